@@ -1,0 +1,209 @@
+"""The typed recipe: every setting, its default, and what it means.
+
+Defaults are the guide's (QLoRA for Llama-3-8B on a 16 or 24 GB card); where they leave it, the
+string below the field says why.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
+Shape = Literal["auto", "text", "prompt-completion", "alpaca", "messages", "sharegpt"]
+LossOn = Literal["auto", "all", "completion", "assistant"]
+Optimizer = Literal[
+    "auto", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "sgd"
+]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Strict and frozen: no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+class Model(Section):
+    name: str = Field(min_length=1)
+    """A hub id, a folder, or `workbench:demo/model` for one that ships with the workbench."""
+    revision: str | None = None
+    """Hub branch, tag or commit; resolved to a commit when the experiment is prepared."""
+    quantization: Literal["nf4", "none"] = "nf4"
+    """The frozen base in 4-bit NormalFloat, or left in the compute precision."""
+    double_quantization: bool = True
+    """Quantise the quantisation scales too: 0.516 bytes a parameter instead of 0.563."""
+    precision: Precision = "auto"
+    """Compute dtype. `auto`: bf16 from compute capability 8.0, fp16 below, fp32 on a CPU card."""
+    attention: Attention = "auto"
+    """`auto` takes the fastest kernel the card supports and says which and why."""
+
+
+class Data(Section):
+    train: str = Field(min_length=1)
+    """A local jsonl, json, csv, parquet or txt file (relative to the recipe), a hub id, or
+    `workbench:demo/data/train.jsonl`."""
+    eval: str | None = None
+    """Held-out rows, named like `train`. Left out: `eval_rows` are split off `train`."""
+    split: str = "train"
+    """Which split of a hub data set to train on."""
+    eval_split: str | None = None
+    """Which split of a hub data set to hold out."""
+    revision: str | None = None
+    """Hub revision of the data set."""
+    eval_rows: Positive = 64
+    """Rows held out (or taken from `eval`, the first so many)."""
+    max_rows: Positive | None = None
+    """Use only the first so many training rows."""
+    shape: Shape = "auto"
+    """How a row is laid out; `auto` recognises it from the columns."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Columns of your rows to the shape's names, e.g. `{question: prompt, answer: completion}`."""
+    system: str | None = None
+    """A system message put before rows that have none."""
+    loss_on: LossOn = "auto"
+    """Which tokens carry loss. `auto`: assistant turns of chats, completions of prompt-completion
+    and alpaca rows, all of plain text."""
+    chat_template: Literal["auto", "never"] = "auto"
+    """`auto` renders prompt-completion and alpaca rows through the tokenizer's chat template when it
+    has one; `never` joins prompt and completion as they stand."""
+    max_tokens: Annotated[int, Field(ge=8)] = 512
+    """Longer rows are cut."""
+    packing: bool = False
+    """Fill rows of `max_tokens` with several examples. It changes the batch, so it is off."""
+    group_by_length: bool = True
+    """Batches of rows of similar length."""
+
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Lora(Section):
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    bias: Literal["none", "all", "lora_only"] = "none"
+    rslora: bool = False
+    """Scale by alpha/sqrt(rank) instead of alpha/rank (arXiv 2312.03732)."""
+    targets: list[str] | Literal["all-linear"] = Field(default_factory=lambda: list(ALL_LINEAR))
+    """Names of the projections that get an adapter, or `all-linear`."""
+
+
+class Train(Section):
+    epochs: Annotated[float, Field(gt=0)] = 1
+    max_steps: Positive | None = None
+    """End after so many optimizer steps, whatever `epochs` says."""
+    batch_size: Positive = 4
+    """Rows in one micro-step as the guide counts them; the plan may cut it finer."""
+    accumulation: Positive = 1
+    """Micro-steps in one optimizer step. batch_size × accumulation rows decide one update."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.001
+    max_grad_norm: Annotated[float, Field(gt=0)] = 0.3
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of all steps over which the learning rate rises from zero."""
+    optimizer: Optimizer = "auto"
+    """`auto`: `paged_adamw_8bit`, the guide's, on a GPU, `adamw_torch` on a CPU card."""
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Recompute activations in the backward pass. `auto`: only where memory asks for it."""
+    save_every: Positive = 25
+    """Optimizer steps between checkpoints."""
+    log_every: Positive = 25
+    """Optimizer steps between metric rows."""
+    seed: int = 42
+
+
+class Evaluate(Section):
+    every: Positive | None = None
+    """Optimizer steps between evaluations of held-out loss; left out: only at the end."""
+    batch_size: Positive = 16
+    answer_pattern: str | None = None
+    """A regular expression whose first group (or whole match) is the answer to compare, e.g.
+    `####\\s*(\\S+)`. With it, answers are generated and scored by exact match."""
+    max_new_tokens: Positive = 256
+    """Tokens generated per answer at most."""
+    samples: Annotated[int, Field(ge=0)] = 3
+    """Generated answers kept for reading."""
+    rank_by: Literal["auto", "exact_match", "loss"] = "auto"
+    """The board's order. `auto`: exact match where there is an answer pattern, else held-out loss."""
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as broken:
+            raise ValueError(f"is not a regular expression: {broken}") from broken
+        return pattern
+
+    @model_validator(mode="after")
+    def _ranked_by_what_is_scored(self) -> Self:
+        if self.rank_by == "exact_match" and self.answer_pattern is None:
+            raise ValueError("rank_by: exact_match needs evaluate.answer_pattern")
+        return self
+
+
+class Range(Section):
+    """A stretch of numbers to draw from (random sweeps)."""
+
+    min: float
+    max: float
+    log: bool = False
+    """Draw the logarithm evenly."""
+    integer: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min < self.max:
+            raise ValueError(f"min {self.min:g} is not below max {self.max:g}")
+        if self.log and self.min <= 0:
+            raise ValueError("a log range starts above zero")
+        return self
+
+
+class Sweep(Section):
+    method: Literal["grid", "random"] = "grid"
+    trials: Positive | None = None
+    """How many trials; a grid without it tries every point, random needs it."""
+    max_parallel: Positive | None = None
+    """Trials of this experiment that may run at once."""
+    seed: int = 0
+    parameters: dict[str, list[Any] | Range] = Field(min_length=1)
+    """Dotted recipe keys to a list of values, or (random) a range."""
+
+    @model_validator(mode="after")
+    def _drawable(self) -> Self:
+        for key, values in self.parameters.items():
+            if isinstance(values, list) and not values:
+                raise ValueError(f"{key} has no values to try")
+            if self.method == "grid" and isinstance(values, Range):
+                raise ValueError(f"{key} is a range; a grid needs a list, or set method: random")
+        if self.method == "random" and self.trials is None:
+            raise ValueError("a random sweep needs trials: how many points to draw")
+        return self
+
+
+class Recipe(Section):
+    """Model, data, LoRA, training, evaluation and, optionally, a sweep."""
+
+    name: str = Field(min_length=1, max_length=80)
+    """What the experiment is called on the screen."""
+    model: Model
+    data: Data
+    lora: Lora = Field(default_factory=Lora)
+    train: Train = Field(default_factory=Train)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    sweep: Sweep | None = None
+
+    @property
+    def rank_by(self) -> Literal["exact_match", "loss"]:
+        """The score the board ranks by, with `auto` resolved."""
+        if self.evaluate.rank_by == "auto":
+            return "exact_match" if self.evaluate.answer_pattern else "loss"
+        return self.evaluate.rank_by

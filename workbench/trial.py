@@ -1,0 +1,114 @@
+"""Where a trial can be, and every move it may make.
+
+To learn how a trial gets from queued to done, read MOVES: each row names the function of
+`workbench.scheduler` that makes the move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    QUEUED = "queued"
+    """Waits for a card; `Trial.waiting` says for what."""
+    STARTING = "starting"
+    """Given to a card's worker, which has not reported yet."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    """Checkpointed and off its card, until somebody resumes it."""
+    DONE = "done"
+    STOPPED = "stopped"
+    """Ended by a person; its last committed checkpoint is its adapter, unless it was killed."""
+    PRUNED = "pruned"
+    """Ended by the early stopper; keeps its adapter."""
+    FAILED = "failed"
+
+    @property
+    def final(self) -> bool:
+        return self in FINAL
+
+    @property
+    def live(self) -> bool:
+        """True while an attempt holds a card."""
+        return self in LIVE
+
+
+FINAL = frozenset({State.DONE, State.STOPPED, State.PRUNED, State.FAILED})
+LIVE = frozenset({State.STARTING, State.RUNNING})
+
+
+class Wanted(StrEnum):
+    """What a person wants of a trial; `settle` works until it is so."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    STOP = "stop"
+    KILL = "kill"
+
+
+class Kind(StrEnum):
+    TUNE = "tune"
+    """Trains one adapter."""
+    BASE = "base"
+    """Scores the untouched base once, for comparison; trains nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    before: State
+    after: State
+    by: str
+    """The function of `workbench.scheduler` that makes this move."""
+
+
+MOVES: tuple[Move, ...] = (
+    Move(State.QUEUED, State.STARTING, by="place"),
+    Move(State.QUEUED, State.PAUSED, by="settle"),
+    Move(State.QUEUED, State.STOPPED, by="settle"),
+    Move(State.QUEUED, State.FAILED, by="place"),
+    Move(State.STARTING, State.RUNNING, by="settle"),
+    Move(State.STARTING, State.DONE, by="settle"),
+    Move(State.STARTING, State.QUEUED, by="settle"),
+    Move(State.STARTING, State.PAUSED, by="settle"),
+    Move(State.STARTING, State.STOPPED, by="settle"),
+    Move(State.STARTING, State.FAILED, by="settle"),
+    Move(State.RUNNING, State.DONE, by="settle"),
+    Move(State.RUNNING, State.QUEUED, by="settle"),
+    Move(State.RUNNING, State.PAUSED, by="settle"),
+    Move(State.RUNNING, State.STOPPED, by="settle"),
+    Move(State.RUNNING, State.PRUNED, by="settle"),
+    Move(State.RUNNING, State.FAILED, by="settle"),
+    Move(State.STARTING, State.QUEUED, by="rescue"),
+    Move(State.STARTING, State.FAILED, by="rescue"),
+    Move(State.RUNNING, State.QUEUED, by="rescue"),
+    Move(State.RUNNING, State.FAILED, by="rescue"),
+    Move(State.PAUSED, State.QUEUED, by="settle"),
+    Move(State.PAUSED, State.STOPPED, by="settle"),
+)
+
+LEGAL = frozenset((move.before, move.after, move.by) for move in MOVES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One point of the search space, as the store last knew it."""
+
+    id: int
+    experiment: int
+    number: int
+    """Its place in the experiment, from 1; 0 is the base."""
+    kind: Kind
+    state: State
+    wanted: Wanted
+    settings: dict[str, object]
+    """Dotted recipe keys that differ from the experiment's recipe, with this trial's values."""
+    checkpoint_step: int | None
+    """Optimizer steps done at its newest committed checkpoint."""
+    waiting: str
+    """While QUEUED: what it waits for, in words."""
+    reason: str
+    """Why it is where it is, for FAILED, STOPPED and PAUSED."""
+    mend: str
+    changed_utc: float
