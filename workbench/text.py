@@ -20,7 +20,7 @@ _CONTROL = re.compile(
 
 
 def safe(text: object, limit: int = LIMIT) -> str:
-    """`text` without terminal escapes, control, zero-width or bidi characters, at most `limit` long.
+    """`text` without terminal escapes, control, zero-width or bidi characters, cut at `limit`.
 
     Tab and newline stay. Work is bounded by `limit`, however long the input is.
     """

@@ -70,8 +70,8 @@ class Data(Section):
     """Which tokens carry loss. `auto`: assistant turns of chats, completions of prompt-completion
     and alpaca rows, all of plain text."""
     chat_template: Literal["auto", "never"] = "auto"
-    """`auto` renders prompt-completion and alpaca rows through the tokenizer's chat template when it
-    has one; `never` joins prompt and completion as they stand."""
+    """`auto` renders prompt-completion and alpaca rows through the tokenizer's chat template when
+    it has one; `never` joins prompt and completion as they stand."""
     max_tokens: Annotated[int, Field(ge=8)] = 512
     """Longer rows are cut."""
     packing: bool = False
@@ -131,7 +131,7 @@ class Evaluate(Section):
     samples: Annotated[int, Field(ge=0)] = 3
     """Generated answers kept for reading."""
     rank_by: Literal["auto", "exact_match", "loss"] = "auto"
-    """The board's order. `auto`: exact match where there is an answer pattern, else held-out loss."""
+    """The board's order. `auto`: exact match where there is an answer pattern, else loss."""
 
     @field_validator("answer_pattern")
     @classmethod
