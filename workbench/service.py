@@ -1,0 +1,273 @@
+"""Everything a front end may ask: snapshots of the store, requests to the engine, its start.
+
+Nothing here talks to the engine or to Ray: the store is read, request files are dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench.errors import EngineError, NotThere
+from workbench.home import Home, find_home
+from workbench.locks import holder
+from workbench.recipe import Recipe
+from workbench.store.board import board
+from workbench.store.reader import Reader
+from workbench.store.requests import drop
+from workbench.store.rows import (
+    Answer,
+    Attempt,
+    BoardRow,
+    CardRow,
+    EventRow,
+    Experiment,
+    MoveRow,
+    Point,
+    Sample,
+    TrialRow,
+)
+
+LATE_S = 10.0
+"""A loop that has not ticked for so long is shown as not answering."""
+
+EngineState = Literal["running", "starting", "late", "stopped", "down"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    state: EngineState
+    """running; starting (a keeper lives, no tick yet); late (no tick for 10 s); stopped (by a
+    person: offer to start it); down (was never started, or died: the next command starts it)."""
+    pid: int | None
+    """The keeper's."""
+    tick_age_s: float | None
+    detail: str
+    """A line for people, empty when all is well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One consistent picture for a screen."""
+
+    engine: Engine
+    cards: list[CardRow]
+    experiments: list[Experiment]
+    trials: list[TrialRow]
+    """Of all experiments, oldest first; `kind` base rows too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialDetail:
+    trial: TrialRow
+    experiment: Experiment
+    attempts: list[Attempt]
+    moves: list[MoveRow]
+    samples: list[Sample]
+    metric_names: list[str]
+
+
+class Service:
+    """One person's view of one home. Not thread-safe: one for each thread that asks."""
+
+    def __init__(self, home: Home | None = None) -> None:
+        self.home = home or find_home()
+        self._reader: Reader | None = None
+        self._inode: int | None = None
+
+    # --- reading ---
+
+    def reader(self) -> Reader | None:
+        """The store, or None where no engine ever ran. Opened anew when the file was replaced."""
+        try:
+            inode = self.home.database.stat().st_ino
+        except FileNotFoundError:
+            return None
+        if self._reader is None or inode != self._inode:
+            reader = Reader.open(self.home.database)
+            if reader.db.execute("pragma user_version").fetchone()[0] == 0:
+                reader.close()  # being created this very moment
+                return None
+            self._reader, self._inode = reader, inode
+        return self._reader
+
+    def _need_reader(self) -> Reader:
+        reader = self.reader()
+        if reader is None:
+            raise NotThere(
+                f"nothing has run in {self.home.root} yet",
+                mend="try `workbench demo`, or `workbench run RECIPE`",
+            )
+        return reader
+
+    def version(self) -> tuple[int, str]:
+        """Differs from the last one when there is something new to show. Costs 0.1 ms."""
+        reader = self.reader()
+        return (reader.data_version() if reader else -1, self.engine().state)
+
+    def snapshot(self) -> Snapshot:
+        reader = self.reader()
+        engine = self.engine()
+        if reader is None:
+            return Snapshot(engine=engine, cards=[], experiments=[], trials=[])
+        with reader.one_view():
+            return Snapshot(
+                engine=engine,
+                cards=reader.cards(),
+                experiments=reader.experiments(),
+                trials=reader.trials(),
+            )
+
+    def experiment(self, key: int | str) -> Experiment:
+        return self._need_reader().experiment(key)
+
+    def trials(self, experiment: int) -> list[TrialRow]:
+        return self._need_reader().trials(experiment)
+
+    def trial(self, id: int) -> TrialDetail:
+        """NotThere when there is no such trial."""
+        reader = self._need_reader()
+        with reader.one_view():
+            trial = reader.trial(id)
+            return TrialDetail(
+                trial=trial,
+                experiment=reader.experiment(trial.experiment),
+                attempts=reader.attempts(id),
+                moves=reader.moves(id),
+                samples=reader.samples(id),
+                metric_names=reader.metric_names(id),
+            )
+
+    def series(self, trial: int, name: str, points: int = 200) -> list[Point]:
+        reader = self.reader()
+        return reader.series(trial, name, points) if reader else []
+
+    def events(
+        self, *, trial: int | None = None, after: int = 0, limit: int = 200
+    ) -> list[EventRow]:
+        reader = self.reader()
+        return reader.events(trial=trial, after=after, limit=limit) if reader else []
+
+    def board(self, key: int | str) -> tuple[Experiment, list[BoardRow]]:
+        """The experiment and its ranked rows, best first; see store.board."""
+        reader = self._need_reader()
+        with reader.one_view():
+            experiment = reader.experiment(key)
+            return experiment, board(reader, experiment, time.time())
+
+    # --- commanding ---
+
+    def submit(self, recipe: Recipe) -> str:
+        """Ask for an experiment; the request's id. The answer's data: {"experiment", "name"}."""
+        return self._drop("submit", {"recipe": recipe.model_dump(mode="json")})
+
+    def stop(self, trial: int, *, kill: bool = False) -> str:
+        """End it: keeping its last checkpoint as the adapter, or (kill) keeping nothing."""
+        return self._drop("kill" if kill else "stop", {"trial": trial})
+
+    def pause(self, trial: int) -> str:
+        return self._drop("pause", {"trial": trial})
+
+    def resume(self, trial: int) -> str:
+        return self._drop("resume", {"trial": trial})
+
+    def _drop(self, verb: str, args: dict[str, Any]) -> str:
+        return drop(self.home.make().requests, verb, args)
+
+    def answer(self, request: str) -> Answer | None:
+        """The engine's answer; None until there is one."""
+        reader = self.reader()
+        return reader.answer(request) if reader else None
+
+    def wait_for_answer(self, request: str, timeout_s: float = 60.0) -> Answer:
+        """Blocks; EngineError when the engine does not answer in time (the request stays)."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            answer = self.answer(request)
+            if answer is not None:
+                return answer
+            time.sleep(0.05)
+        raise EngineError(
+            f"the engine has not answered within {timeout_s:.0f} s; the request waits for it",
+            mend="see `workbench engine status` and the logs in " + str(self.home.logs),
+        )
+
+    # --- the engine ---
+
+    def engine(self) -> Engine:
+        """Read from locks and files; costs well under a millisecond."""
+        keeper = holder(self.home.keeper_lock)
+        age = _age_s(self.home.tick)
+        if keeper is None:
+            stopped = self.home.stopped.exists()
+            return Engine(
+                state="stopped" if stopped else "down",
+                pid=None,
+                tick_age_s=age,
+                detail="stopped by you" if stopped else "not running",
+            )
+        loop = holder(self.home.loop_lock)
+        state: EngineState = "running"
+        detail = self._brake()
+        if loop is None or age is None:
+            state, detail = "starting", "starting Ray and the workers"
+        elif age > LATE_S:
+            state, detail = "late", f"no tick for {age:.0f} s"
+        return Engine(state=state, pid=keeper, tick_age_s=age, detail=detail)
+
+    def _brake(self) -> str:
+        reader = self.reader()
+        return (reader.fact("brake") or "") if reader else ""
+
+    def start_engine(self) -> None:
+        """Start a keeper unless one lives; forgets that the engine was stopped."""
+        self.home.make()
+        self.home.stopped.unlink(missing_ok=True)
+        if holder(self.home.keeper_lock) is not None:
+            return
+        with (self.home.logs / "keeper.log").open("ab") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", "workbench.keeper"],
+                env={**os.environ, "WORKBENCH_HOME": str(self.home.root)},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def ensure_engine(self) -> bool:
+        """Start it if it died or never ran, not if a person stopped it. True when it runs."""
+        state = self.engine().state
+        if state == "down":
+            self.start_engine()
+        return state != "stopped"
+
+    def stop_engine(self) -> str:
+        """Ask for checkpoints, the cards back, and an end; the request's id."""
+        return self._drop("engine-stop", {})
+
+    def wait_for_engine(self, *, running: bool, timeout_s: float) -> None:
+        """Blocks until it ticks, or until its keeper has gone; EngineError after `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            state = self.engine().state
+            if (running and state == "running") or (not running and state in ("stopped", "down")):
+                return
+            time.sleep(0.05)
+        raise EngineError(
+            f"the engine did not {'start' if running else 'stop'} within {timeout_s:.0f} s",
+            mend=f"look into {self.home.logs}/keeper.log and loop.log, or run `workbench doctor`",
+        )
+
+
+def _age_s(path: Path) -> float | None:
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return None

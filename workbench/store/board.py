@@ -1,0 +1,88 @@
+"""The ranked table of an experiment's adapters."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+from workbench.store.reader import Reader
+from workbench.store.rows import BoardRow, Experiment
+from workbench.trial import State
+
+_ROWS = """
+select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
+       d.path as adapter, d.bytes as adapter_bytes,
+       (select count(*) from attempts a where a.trial = t.id) as attempts,
+       (select card from attempts a where a.trial = t.id order by a.id desc limit 1) as card,
+       (select plan from attempts a where a.trial = t.id order by a.id desc limit 1) as plan,
+       (select max(peak_bytes) from attempts a where a.trial = t.id) as peak_bytes,
+       (select predicted_bytes from attempts a where a.trial = t.id order by a.id desc limit 1)
+         as predicted_bytes,
+       (select sum(coalesce(ended_utc, :now) - started_utc) from attempts a where a.trial = t.id)
+         as wall_s,
+       (select avg(value) from metrics m where m.trial = t.id and m.name = 'tokens_per_s')
+         as tokens_per_s
+from trials t left join adapters d on d.trial = t.id
+where t.experiment = :experiment
+"""
+
+
+def board(reader: Reader, experiment: Experiment, now: float) -> list[BoardRow]:
+    """Best first; trials without a score behind those with one; the base last, unranked."""
+    rank_by = experiment.rank_by
+    scores: dict[int, dict[str, float | None]] = {}
+    for row in reader.db.execute(
+        """select s.trial, s.name, s.value from scores s join trials t on t.id = s.trial
+           where t.experiment = ?""",
+        (experiment.id,),
+    ):
+        scores.setdefault(row["trial"], {})[row["name"]] = row["value"]
+    rows = reader.db.execute(_ROWS, {"experiment": experiment.id, "now": now}).fetchall()
+    base = next((r["trial"] for r in rows if r["kind"] == "base"), None)
+    base_score = scores.get(base, {}).get(rank_by) if base is not None else None
+    sign = -1.0 if rank_by == "loss" else 1.0
+
+    def order(row: sqlite3.Row) -> tuple[bool, bool, float, int]:
+        score = scores.get(row["trial"], {}).get(rank_by)
+        return (row["kind"] == "base", score is None, -sign * (score or 0.0), row["number"])
+
+    return [
+        _row(row, place, scores.get(row["trial"], {}), rank_by, base_score, sign)
+        for place, row in enumerate(sorted(rows, key=order), start=1)
+    ]
+
+
+def _row(
+    row: sqlite3.Row,
+    place: int,
+    scores: dict[str, float | None],
+    rank_by: str,
+    base_score: float | None,
+    sign: float,
+) -> BoardRow:
+    score = scores.get(rank_by)
+    tuned = row["kind"] == "tune"
+    gain = None if not tuned or score is None or base_score is None else sign * (score - base_score)
+    plan = json.loads(row["plan"]) if row["plan"] else {}
+    return BoardRow(
+        rank=place if tuned and score is not None else None,
+        trial=row["trial"],
+        number=row["number"],
+        kind=row["kind"],
+        state=State(row["state"]),
+        score=score,
+        base_score=base_score,
+        gain=gain,
+        scores=scores,
+        settings=json.loads(row["settings"]),
+        adapter=row["adapter"],
+        adapter_bytes=row["adapter_bytes"],
+        card=row["card"],
+        attempts=row["attempts"],
+        tokens_per_s=row["tokens_per_s"],
+        peak_bytes=row["peak_bytes"],
+        predicted_bytes=row["predicted_bytes"],
+        wall_s=row["wall_s"],
+        precision=plan.get("precision"),
+        reason=row["reason"],
+    )

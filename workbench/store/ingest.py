@@ -1,0 +1,153 @@
+"""From an attempt's event file into the tables: rows and the offset behind them in one commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.events import BadLine, Event, read_events
+from workbench.store.rows import Attempt
+from workbench.store.writer import Store
+from workbench.text import safe_line
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What an attempt's `end` line says."""
+
+    outcome: str
+    step: int
+    reason: str
+    mend: str
+    cause: str
+
+
+def ingest(store: Store, attempt: Attempt, file: Path) -> End | None:
+    """Everything new in `file`; the attempt's end, when it has come.
+
+    A line that raises is set aside as an event of its own, and never stops the loop.
+    """
+    events, offset = read_events(file, attempt.offset)
+    if offset == attempt.offset:
+        return None
+    ends = []
+    with store.writing():
+        for event in events:
+            try:
+                if isinstance(event, BadLine):
+                    raise ValueError(f"{event.error}: {event.text}")
+                if event.kind == "end":
+                    ends.append(_end(event.data))
+                else:
+                    _HANDLERS.get(event.kind, _unknown)(store, attempt, event)
+            except (ValueError, KeyError, TypeError, ArithmeticError) as broken:
+                store.note(
+                    "bad-line",
+                    f"a line of attempt {attempt.id} was set aside: {safe_line(broken)}",
+                    level="warning",
+                    trial=attempt.trial,
+                    attempt=attempt.id,
+                )
+        store.touch_attempt(attempt.id, offset=offset)
+    return ends[-1] if ends else None
+
+
+def _end(data: dict[str, Any]) -> End:
+    return End(
+        outcome=str(data["outcome"]),
+        step=int(data.get("step") or 0),
+        reason=str(data.get("reason") or ""),
+        mend=str(data.get("mend") or ""),
+        cause=str(data.get("cause") or ""),
+    )
+
+
+def _started(store: Store, attempt: Attempt, event: Event) -> None:
+    store.touch_attempt(
+        attempt.id,
+        reported_utc=event.at_utc,
+        pid=event.data.get("pid"),
+        generation=event.data.get("generation"),
+        plan=json.dumps(event.data.get("plan", attempt.plan)),
+        total_steps=event.data.get("total_steps"),
+    )
+
+
+def _phase(store: Store, attempt: Attempt, event: Event) -> None:
+    told: dict[str, Any] = {"phase": safe_line(event.data["name"], 40)}
+    if event.data.get("total_steps"):
+        told["total_steps"] = int(event.data["total_steps"])
+    store.touch_attempt(attempt.id, **told)
+
+
+def _log(store: Store, attempt: Attempt, event: Event) -> None:
+    level = event.data.get("level", "info")
+    store.note(
+        "log",
+        str(event.data["text"]),
+        level=level if level in ("debug", "info", "warning", "error") else "info",
+        trial=attempt.trial,
+        attempt=attempt.id,
+        at_utc=event.at_utc,
+    )
+
+
+def _metric(store: Store, attempt: Attempt, event: Event) -> None:
+    step = int(event.data["step"])
+    values = {str(k): None if v is None else float(v) for k, v in event.data["values"].items()}
+    store.put_metrics(attempt.trial, step, values)
+    told: dict[str, Any] = {"last_step": step}
+    for name in ("loss", "tokens_per_s"):
+        if values.get(name) is not None:
+            told[name] = values[name]
+    if values.get("peak_bytes"):
+        told["peak_bytes"] = int(values["peak_bytes"] or 0)
+    store.touch_attempt(attempt.id, **told)
+
+
+def _checkpoint(store: Store, attempt: Attempt, event: Event) -> None:
+    step = int(event.data["step"])
+    store.put_checkpoint(attempt.trial, attempt.id, step)
+    store.note(
+        "checkpoint",
+        f"checkpoint at step {step}",
+        level="debug",
+        trial=attempt.trial,
+        attempt=attempt.id,
+        at_utc=event.at_utc,
+    )
+
+
+def _score(store: Store, attempt: Attempt, event: Event) -> None:
+    values = {str(k): None if v is None else float(v) for k, v in event.data["values"].items()}
+    store.put_scores(attempt.trial, attempt.id, int(event.data.get("step") or 0), values)
+
+
+def _sample(store: Store, attempt: Attempt, event: Event) -> None:
+    store.put_sample(attempt.trial, attempt.id, event.n, event.data)
+
+
+def _adapter(store: Store, attempt: Attempt, event: Event) -> None:
+    data = event.data
+    store.put_adapter(
+        attempt.trial, attempt.id, str(data["path"]), int(data["bytes"]), str(data["sha256"])
+    )
+
+
+def _unknown(store: Store, attempt: Attempt, event: Event) -> None:
+    raise ValueError(f"unknown kind {event.kind}")
+
+
+_HANDLERS: dict[str, Callable[[Store, Attempt, Event], None]] = {
+    "started": _started,
+    "phase": _phase,
+    "log": _log,
+    "metric": _metric,
+    "checkpoint": _checkpoint,
+    "score": _score,
+    "sample": _sample,
+    "adapter": _adapter,
+}

@@ -1,0 +1,289 @@
+"""Reading the store: any number of processes, with or without a living writer."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from workbench.errors import NotThere, StoreError
+from workbench.store.rows import (
+    Answer,
+    Attempt,
+    CardRow,
+    EventRow,
+    Experiment,
+    MoveRow,
+    Point,
+    Sample,
+    TrialRow,
+)
+from workbench.trial import Kind, State, Wanted
+
+SCHEMA_VERSION = 1
+BAND_STEPS = 1_024
+"""Steps in one row of metric_bands."""
+
+
+def open_readonly(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write; StoreError when it is no database of ours."""
+    if not path.exists():
+        raise NotThere(
+            f"there is no workbench at {path.parent}", mend="run `workbench demo`, or `workbench`"
+        )
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None
+    )
+    return _ours(connection, path)
+
+
+def _ours(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    connection.row_factory = sqlite3.Row
+    try:
+        version = connection.execute("pragma user_version").fetchone()[0]
+    except sqlite3.DatabaseError as broken:
+        raise StoreError(
+            f"{path} cannot be read: {broken}",
+            mend="is its disk full or read-only? Move the file aside to begin anew",
+        ) from broken
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} was written by a newer workbench (schema {version}, this one knows "
+            f"{SCHEMA_VERSION})",
+            mend="upgrade this workbench",
+        )
+    return connection
+
+
+_TRIALS = """
+select t.*, e.name as experiment_name,
+       a.card, a.phase, coalesce(a.last_step, 0) as step, a.total_steps, a.loss, a.tokens_per_s,
+       a.peak_bytes, a.started_utc,
+       (select count(*) from attempts where trial = t.id) as attempts,
+       s.value as score
+from trials t
+join experiments e on e.id = t.experiment
+left join attempts a on a.id = (select max(id) from attempts where trial = t.id)
+left join scores s on s.trial = t.id and s.name = e.rank_by
+"""
+
+
+class Reader:
+    """Every question the front ends and the scheduler ask of the tables."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.db = connection
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        return cls(open_readonly(path))
+
+    def close(self) -> None:
+        self.db.close()
+
+    def data_version(self) -> int:
+        """Changes when another connection has committed. 0.1 ms."""
+        return int(self.db.execute("pragma data_version").fetchone()[0])
+
+    @contextmanager
+    def one_view(self) -> Iterator[None]:
+        """All reads inside see the same moment."""
+        self.db.execute("begin")
+        try:
+            yield
+        finally:
+            self.db.execute("rollback")
+
+    # --- experiments and trials ---
+
+    def experiments(self) -> list[Experiment]:
+        """Newest first."""
+        counts: dict[int, dict[str, int]] = {}
+        for row in self.db.execute(
+            "select experiment, state, count(*) as n from trials where kind = 'tune' group by 1, 2"
+        ):
+            counts.setdefault(row["experiment"], {})[row["state"]] = row["n"]
+        rows = self.db.execute("select * from experiments order by id desc")
+        return [_experiment(row, counts.get(row["id"], {})) for row in rows]
+
+    def experiment(self, key: int | str) -> Experiment:
+        """By id or by name; NotThere names what there is."""
+        found = self.experiments()
+        for one in found:
+            if str(one.id) == str(key) or one.name == key:
+                return one
+        names = ", ".join(one.name for one in found[:8]) or "none yet"
+        raise NotThere(f"there is no experiment {key}", mend=f"there are: {names}")
+
+    def trials(
+        self, experiment: int | None = None, states: frozenset[State] | None = None
+    ) -> list[TrialRow]:
+        """In the order they were made."""
+        where, args = ["1"], list[Any]()
+        if experiment is not None:
+            where.append("t.experiment = ?")
+            args.append(experiment)
+        if states is not None:
+            where.append(f"t.state in ({','.join('?' * len(states))})")
+            args.extend(states)
+        rows = self.db.execute(f"{_TRIALS} where {' and '.join(where)} order by t.id", args)
+        return [_trial(row) for row in rows]
+
+    def trial(self, id: int) -> TrialRow:
+        row = self.db.execute(f"{_TRIALS} where t.id = ?", (id,)).fetchone()
+        if row is None:
+            last = self.db.execute("select max(id) from trials").fetchone()[0]
+            raise NotThere(
+                f"there is no trial {id}",
+                mend=f"trials go from 1 to {last}; see `workbench ls`"
+                if last
+                else "none was made yet; start one with `workbench run RECIPE`",
+            )
+        return _trial(row)
+
+    def attempts(self, trial: int) -> list[Attempt]:
+        rows = self.db.execute("select * from attempts where trial = ? order by id", (trial,))
+        return [_attempt(row) for row in rows]
+
+    def live_attempts(self) -> list[Attempt]:
+        rows = self.db.execute("select * from attempts where outcome is null order by id")
+        return [_attempt(row) for row in rows]
+
+    def moves(self, trial: int) -> list[MoveRow]:
+        rows = self.db.execute("select * from moves where trial = ? order by id", (trial,))
+        return [
+            MoveRow(
+                trial=r["trial"],
+                before=r["before"],
+                after=r["after"],
+                by=r["made_by"],
+                why=r["why"],
+                at_utc=r["at_utc"],
+            )
+            for r in rows
+        ]
+
+    def samples(self, trial: int) -> list[Sample]:
+        rows = self.db.execute("select * from samples where trial = ? order by n", (trial,))
+        return [
+            Sample(
+                question=r["question"],
+                expected=r["expected"],
+                answer=r["answer"],
+                correct=None if r["correct"] is None else bool(r["correct"]),
+            )
+            for r in rows
+        ]
+
+    # --- metrics ---
+
+    def metric_names(self, trial: int) -> list[str]:
+        rows = self.db.execute("select distinct name from metrics where trial = ?", (trial,))
+        return sorted(row[0] for row in rows)
+
+    def series(self, trial: int, name: str, points: int = 200) -> list[Point]:
+        """At most `points` columns over all steps: each its lowest and highest value.
+
+        Reads at most points × 1,024 metric rows, or the bands when there are more steps than that.
+        """
+        first, last = self.db.execute(
+            "select min(step), max(step) from metrics where trial = ? and name = ?", (trial, name)
+        ).fetchone()
+        if first is None:
+            return []
+        width = (last - first) // points + 1
+        if width >= BAND_STEPS:
+            query = f"""select min(band) * {BAND_STEPS} as step, min(low) as low, max(high) as high
+                from metric_bands where trial = :trial and name = :name
+                group by (band * {BAND_STEPS} - :first) / :width order by 1"""
+        else:
+            query = """select min(step) as step, min(value) as low, max(value) as high
+                from metrics where trial = :trial and name = :name
+                group by (step - :first) / :width order by 1"""
+        rows = self.db.execute(
+            query, {"trial": trial, "name": name, "first": first, "width": width}
+        )
+        return [
+            Point(step=r["step"], low=r["low"], high=r["high"])
+            for r in rows
+            if r["low"] is not None
+        ]
+
+    # --- cards, events, answers ---
+
+    def cards(self) -> list[CardRow]:
+        rows = self.db.execute(
+            """select c.*, a.trial from cards c
+               left join attempts a on a.card = c.uuid and a.outcome is null
+               order by c.present desc, c.kind desc, c.uuid"""
+        )
+        return [_card(row) for row in rows]
+
+    def events(
+        self, *, trial: int | None = None, after: int = 0, limit: int = 200
+    ) -> list[EventRow]:
+        """The newest `limit`, oldest of them first."""
+        where, args = "id > ?", [after]
+        if trial is not None:
+            where, args = f"{where} and trial = ?", [after, trial]
+        rows = self.db.execute(
+            f"select * from events where {where} order by id desc limit ?", (*args, limit)
+        ).fetchall()
+        return [EventRow(**dict(row)) for row in reversed(rows)]
+
+    def answer(self, request: str) -> Answer | None:
+        row = self.db.execute("select * from requests where id = ?", (request,)).fetchone()
+        if row is None:
+            return None
+        return Answer(
+            ok=bool(row["ok"]),
+            text=row["answer"],
+            mend=row["mend"],
+            data=json.loads(row["data"]),
+        )
+
+    def fact(self, key: str) -> str | None:
+        row = self.db.execute("select value from facts where key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+
+def _experiment(row: sqlite3.Row, counts: dict[str, int]) -> Experiment:
+    return Experiment(
+        id=row["id"],
+        name=row["name"],
+        state=row["state"],
+        recipe=json.loads(row["recipe"]),
+        rank_by=row["rank_by"],
+        prepared=json.loads(row["prepared"]) if row["prepared"] else None,
+        reason=row["reason"],
+        mend=row["mend"],
+        priority=row["priority"],
+        held=bool(row["held"]),
+        created_utc=row["created_utc"],
+        counts=counts,
+    )
+
+
+def _trial(row: sqlite3.Row) -> TrialRow:
+    data = dict(row)
+    data["kind"] = Kind(data["kind"])
+    data["state"] = State(data["state"])
+    data["wanted"] = Wanted(data["wanted"])
+    data["settings"] = json.loads(data["settings"])
+    data["phase"] = data["phase"] or ""
+    return TrialRow(**data)
+
+
+def _attempt(row: sqlite3.Row) -> Attempt:
+    return Attempt(**{**dict(row), "plan": json.loads(row["plan"])})
+
+
+def _card(row: sqlite3.Row) -> CardRow:
+    data = dict(row)
+    data["processes"] = json.loads(data["processes"])
+    for flag in ("present", "drained"):
+        data[flag] = bool(data[flag])
+    return CardRow(**data)

@@ -1,0 +1,92 @@
+"""Requests as files: how a front end tells the engine what a person wants.
+
+A request has an id of its own, so it survives any crash and sending it twice is harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import EngineError
+
+MAX_BYTES = 4 << 20
+_ID = re.compile(r"[0-9a-z-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    id: str
+    verb: str
+    """submit, stop, pause, resume, kill, engine-stop, …; see scheduler.obey."""
+    args: dict[str, Any]
+    sent_utc: float
+
+
+@dataclass(frozen=True, slots=True)
+class BadRequest:
+    """A file that is no request; it is moved aside and answered."""
+
+    path: Path
+    error: str
+
+
+def drop(folder: Path, verb: str, args: dict[str, Any], id: str | None = None) -> str:
+    """Write one request whole: temporary file, fsync, rename, fsync of the folder. Its id."""
+    sent = time.time()
+    id = id or f"{int(sent * 1000):013d}-{uuid.uuid4().hex[:12]}"
+    assert _ID.fullmatch(id)
+    body = json.dumps({"id": id, "verb": verb, "args": args, "sent_utc": sent}).encode()
+    partial = folder / f".{id}.tmp"
+    try:
+        with partial.open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(folder / f"{id}.json")
+        fsync_folder(folder)
+    except OSError as refused:
+        raise EngineError(
+            f"the request could not be written to {folder}: {refused.strerror}",
+            mend="free space on that disk, or set WORKBENCH_HOME to a folder of yours",
+        ) from refused
+    return id
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def scan(folder: Path) -> list[tuple[Path, Request | BadRequest]]:
+    """Every request waiting, oldest first."""
+    paths = sorted(p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
+    return [(path, _read(path)) for path in paths]
+
+
+def _read(path: Path) -> Request | BadRequest:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError("too large")
+        data = json.loads(path.read_bytes())
+        request = Request(
+            id=str(data["id"]),
+            verb=str(data["verb"]),
+            args=dict(data["args"]),
+            sent_utc=float(data["sent_utc"]),
+        )
+        if request.id != path.stem or not _ID.fullmatch(request.id):
+            raise ValueError("its id is not its name")
+        return request
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as broken:
+        return BadRequest(path, f"{type(broken).__name__}: {broken}")

@@ -1,0 +1,188 @@
+"""What the store gives out: frozen snapshots of its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.trial import Kind, State, Wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    id: int
+    name: str
+    state: str
+    """preparing, ready or refused."""
+    recipe: dict[str, Any]
+    rank_by: str
+    """exact_match (up is better) or loss (down is better)."""
+    prepared: dict[str, Any] | None
+    reason: str
+    mend: str
+    priority: int
+    held: bool
+    created_utc: float
+    counts: dict[str, int]
+    """Trials by state, the base's own left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One run of a trial on one card; `outcome` is None while it lives."""
+
+    id: int
+    trial: int
+    card: str
+    plan: dict[str, Any]
+    predicted_bytes: int
+    peak_bytes: int | None
+    generation: int | None
+    pid: int | None
+    started_utc: float
+    reported_utc: float | None
+    ended_utc: float | None
+    outcome: str | None
+    reason: str
+    from_step: int
+    last_step: int
+    total_steps: int | None
+    loss: float | None
+    tokens_per_s: float | None
+    checkpoint_step: int | None
+    phase: str
+    halt: str | None
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow:
+    """A trial with its newest attempt, as lists show it."""
+
+    id: int
+    experiment: int
+    experiment_name: str
+    number: int
+    kind: Kind
+    state: State
+    wanted: Wanted
+    settings: dict[str, Any]
+    checkpoint_step: int | None
+    waiting: str
+    reason: str
+    mend: str
+    created_utc: float
+    changed_utc: float
+    attempts: int
+    card: str | None
+    """Of the newest attempt; None before the first."""
+    phase: str
+    step: int
+    total_steps: int | None
+    loss: float | None
+    tokens_per_s: float | None
+    peak_bytes: int | None
+    started_utc: float | None
+    """When the newest attempt began."""
+    score: float | None
+    """By the experiment's ranking score; None before it is scored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardRow:
+    uuid: str
+    kind: str
+    name: str
+    total_bytes: int
+    cap_bytes: int | None
+    capability: str | None
+    free_bytes: int | None
+    utilisation: float | None
+    """Percent."""
+    temperature_c: float | None
+    power_w: float | None
+    processes: list[dict[str, Any]]
+    """Foreign ones: pid and bytes."""
+    present: bool
+    drained: bool
+    quarantined: str
+    problem: str
+    generation: int
+    seen_utc: float
+    trial: int | None
+    """The trial whose attempt holds it now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveRow:
+    trial: int
+    before: str
+    after: str
+    by: str
+    why: str
+    at_utc: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    id: int
+    at_utc: float
+    experiment: int | None
+    trial: int | None
+    attempt: int | None
+    kind: str
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    question: str
+    expected: str
+    answer: str
+    correct: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A chart's column: the lowest and highest value among its steps."""
+
+    step: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    ok: bool
+    text: str
+    mend: str
+    data: dict[str, Any]
+    """What the request made, e.g. {"experiment": 3}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardRow:
+    """One adapter's line on the board; the base has rank None."""
+
+    rank: int | None
+    trial: int
+    number: int
+    kind: str
+    state: str
+    score: float | None
+    base_score: float | None
+    gain: float | None
+    """Better than the base by so much, in the score's own units, up is better."""
+    scores: dict[str, float | None]
+    settings: dict[str, Any]
+    adapter: str | None
+    adapter_bytes: int | None
+    card: str | None
+    attempts: int
+    tokens_per_s: float | None
+    peak_bytes: int | None
+    predicted_bytes: int | None
+    wall_s: float | None
+    precision: str | None
+    reason: str

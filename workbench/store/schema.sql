@@ -1,0 +1,168 @@
+-- Version 1. One writer (the loop); everybody else opens read-only.
+
+create table experiments (
+  id            integer primary key,
+  name          text not null unique,
+  state         text not null check (state in ('preparing', 'ready', 'refused')),
+  recipe        text not null,                -- resolved recipe, JSON
+  rank_by       text not null,                -- the score its board ranks by
+  prepared      text,                         -- prepared.json once READY
+  reason        text not null default '',
+  mend          text not null default '',
+  priority      integer not null default 0,
+  held          integer not null default 0,
+  created_utc   real not null
+) strict;
+
+create table trials (
+  id            integer primary key,
+  experiment    integer not null references experiments,
+  number        integer not null,
+  kind          text not null check (kind in ('tune', 'base')),
+  state         text not null,
+  wanted        text not null default 'run' check (wanted in ('run', 'pause', 'stop', 'kill')),
+  settings      text not null,                -- dotted keys and values, JSON
+  checkpoint_step integer,
+  waiting       text not null default '',
+  reason        text not null default '',
+  mend          text not null default '',
+  created_utc   real not null,
+  changed_utc   real not null,
+  unique (experiment, number)
+) strict;
+create index trials_by_state on trials (state);
+
+create table attempts (
+  id            integer primary key,          -- ever growing: autoincrement by max + 1, rows stay
+  trial         integer not null references trials,
+  card          text not null,
+  plan          text not null,
+  predicted_bytes integer not null,
+  peak_bytes    integer,
+  generation    integer,
+  pid           integer,
+  started_utc   real not null,
+  reported_utc  real,                         -- the first event
+  ended_utc     real,
+  outcome       text,                         -- events.Outcome; null while live
+  reason        text not null default '',
+  from_step     integer not null default 0,
+  last_step     integer not null default 0,
+  total_steps   integer,
+  loss          real,                         -- newest seen
+  tokens_per_s  real,                         -- newest seen
+  checkpoint_step integer,                    -- the newest this attempt committed
+  phase         text not null default '',
+  halt          text,                         -- what it was asked, and is asked again each tick
+  offset        integer not null default 0    -- bytes of events.jsonl that are in the tables
+) strict;
+create index attempts_by_trial on attempts (trial);
+create unique index one_live_attempt_per_trial on attempts (trial) where outcome is null;
+create unique index one_live_attempt_per_card on attempts (card) where outcome is null;
+
+create table moves (
+  id            integer primary key,
+  trial         integer not null references trials,
+  before        text not null,
+  after         text not null,
+  made_by       text not null,
+  why           text not null,
+  at_utc        real not null
+) strict;
+create index moves_by_trial on moves (trial);
+
+create table requests (
+  id            text primary key,
+  verb          text not null,
+  args          text not null,
+  sent_utc      real not null,
+  answered_utc  real not null,
+  ok            integer not null,
+  answer        text not null,
+  mend          text not null default '',
+  data          text not null default '{}'
+) strict;
+
+create table metrics (
+  trial         integer not null references trials,
+  name          text not null,
+  step          integer not null,
+  value         real,                         -- null: NaN or infinite
+  primary key (trial, name, step)
+) strict, without rowid;
+
+-- One row for 1,024 steps: what a chart of millions of points reads instead of them.
+create table metric_bands (
+  trial         integer not null references trials,
+  name          text not null,
+  band          integer not null,
+  low           real,
+  high          real,
+  primary key (trial, name, band)
+) strict, without rowid;
+
+create table events (
+  id            integer primary key,
+  at_utc        real not null,
+  experiment    integer,
+  trial         integer,
+  attempt       integer,
+  kind          text not null,
+  level         text not null default 'info' check (level in ('debug', 'info', 'warning', 'error')),
+  text          text not null
+) strict;
+create index events_by_trial on events (trial, id);
+
+create table samples (
+  trial         integer not null references trials,
+  attempt       integer not null references attempts,
+  n             integer not null,
+  question      text not null,
+  expected      text not null,
+  answer        text not null,
+  correct       integer,
+  primary key (trial, n)
+) strict, without rowid;
+
+create table cards (
+  uuid          text primary key,
+  kind          text not null,
+  name          text not null,
+  total_bytes   integer not null,
+  cap_bytes     integer,
+  capability    text,
+  free_bytes    integer,
+  utilisation   real,
+  temperature_c real,
+  power_w       real,
+  processes     text not null default '[]',   -- pids that are not ours, JSON
+  present       integer not null default 1,
+  drained       integer not null default 0,
+  quarantined   text not null default '',     -- why, or empty
+  problem       text not null default '',
+  generation    integer not null default 0,
+  seen_utc      real not null
+) strict;
+
+create table adapters (
+  trial         integer primary key references trials,
+  attempt       integer not null references attempts,
+  path          text not null,
+  bytes         integer not null,
+  sha256        text not null,
+  made_utc      real not null
+) strict;
+
+create table scores (
+  trial         integer not null references trials,
+  name          text not null,
+  value         real,
+  step          integer not null,
+  attempt       integer not null references attempts,
+  primary key (trial, name)
+) strict, without rowid;
+
+create table facts (
+  key           text primary key,
+  value         text not null
+) strict;

@@ -1,0 +1,336 @@
+"""The one writer. Only the engine's loop opens it, holding the loop's lock."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import IllegalMove, StoreError
+from workbench.store.reader import BAND_STEPS, SCHEMA_VERSION, Reader, _ours
+from workbench.store.requests import Request
+from workbench.store.rows import Answer
+from workbench.text import safe
+from workbench.trial import LEGAL, Kind, State, Wanted
+
+MIGRATIONS: tuple[str, ...] = ((files("workbench.store") / "schema.sql").read_text(),)
+"""Script n takes a database from user_version n to n + 1."""
+
+
+class Store(Reader):
+    """Reads and writes. Every method is one commit, or part of the `writing()` around it."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        connection = sqlite3.connect(path, timeout=5, isolation_level=None)
+        super().__init__(_ours(connection, path))
+        self.clock = clock
+        for pragma in ("journal_mode = wal", "foreign_keys = on", "synchronous = full"):
+            self.db.execute(f"pragma {pragma}")
+        self._migrate()
+
+    def _migrate(self) -> None:
+        version = self.db.execute("pragma user_version").fetchone()[0]
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            self.db.executescript(f"begin; {script}; pragma user_version = {number}; commit;")
+        assert self.db.execute("pragma user_version").fetchone()[0] == SCHEMA_VERSION
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """All or nothing. Nested uses join the outermost."""
+        if self.db.in_transaction:
+            yield
+            return
+        self.db.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("rollback")
+            raise
+        self.db.execute("commit")
+
+    def _insert(self, table: str, **values: Any) -> int:
+        names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+        with self.writing():
+            cursor = self.db.execute(f"insert into {table} ({names}) values ({marks})", values)
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def _update(self, table: str, id: int, **values: Any) -> None:
+        sets = ", ".join(f"{name} = :{name}" for name in values)
+        with self.writing():
+            done = self.db.execute(
+                f"update {table} set {sets} where id = :id", {**values, "id": id}
+            )
+            if done.rowcount != 1:
+                raise StoreError(f"{table} has no row {id}")
+
+    # --- experiments ---
+
+    def add_experiment(self, recipe: dict[str, Any], rank_by: str) -> int:
+        """PREPARING, under the recipe's name, or `name-2`, `name-3`, … when that is taken."""
+        with self.writing():
+            return self._insert(
+                "experiments",
+                name=self._free_name(recipe["name"]),
+                state="preparing",
+                recipe=json.dumps(recipe),
+                rank_by=rank_by,
+                created_utc=self.clock(),
+            )
+
+    def _free_name(self, name: str) -> str:
+        taken = {row[0] for row in self.db.execute("select name from experiments")}
+        number, free = 1, name
+        while free in taken or free.isdecimal():
+            number += 1
+            free = f"{name}-{number}"
+        return free
+
+    def ready(self, experiment: int, prepared: dict[str, Any]) -> None:
+        self._update("experiments", experiment, state="ready", prepared=json.dumps(prepared))
+
+    def refuse(self, experiment: int, reason: str, mend: str) -> None:
+        self._update(
+            "experiments", experiment, state="refused", reason=safe(reason), mend=safe(mend)
+        )
+
+    # --- trials ---
+
+    def add_trial(
+        self, experiment: int, number: int, kind: Kind, settings: dict[str, object]
+    ) -> int:
+        now = self.clock()
+        return self._insert(
+            "trials",
+            experiment=experiment,
+            number=number,
+            kind=kind,
+            state=State.QUEUED,
+            settings=json.dumps(settings),
+            created_utc=now,
+            changed_utc=now,
+        )
+
+    def move(
+        self,
+        trial: int,
+        before: State,
+        after: State,
+        *,
+        by: str,
+        why: str,
+        reason: str = "",
+        mend: str = "",
+    ) -> None:
+        """One step of `trial.MOVES`, with its row of history. IllegalMove when it is not there."""
+        if (before, after, by) not in LEGAL:
+            raise IllegalMove(f"{by} may not move a trial from {before} to {after}")
+        now = self.clock()
+        with self.writing():
+            done = self.db.execute(
+                """update trials set state = ?, reason = ?, mend = ?, waiting = '', changed_utc = ?
+                   where id = ? and state = ?""",
+                (after, safe(reason), safe(mend), now, trial, before),
+            )
+            if done.rowcount != 1:
+                raise IllegalMove(f"trial {trial} is not {before}; it cannot become {after}")
+            self._insert(
+                "moves",
+                trial=trial,
+                before=before,
+                after=after,
+                made_by=by,
+                why=safe(why),
+                at_utc=now,
+            )
+
+    def wish(self, trial: int, wanted: Wanted) -> None:
+        self._update("trials", trial, wanted=wanted)
+
+    def wait_for(self, trial: int, what: str) -> None:
+        """Why it is still queued. Writes only when that changed."""
+        with self.writing():
+            self.db.execute(
+                "update trials set waiting = :w where id = :id and waiting <> :w",
+                {"w": what, "id": trial},
+            )
+
+    # --- attempts ---
+
+    def add_attempt(
+        self, trial: int, card: str, plan: dict[str, Any], predicted_bytes: int, from_step: int
+    ) -> int:
+        return self._insert(
+            "attempts",
+            trial=trial,
+            card=card,
+            plan=json.dumps(plan),
+            predicted_bytes=predicted_bytes,
+            started_utc=self.clock(),
+            from_step=from_step,
+            last_step=from_step,
+        )
+
+    def halt_attempt(self, attempt: int, how: str) -> None:
+        self._update("attempts", attempt, halt=how)
+
+    def end_attempt(self, attempt: int, outcome: str, reason: str) -> None:
+        with self.writing():
+            done = self.db.execute(
+                """update attempts set outcome = ?, reason = ?, ended_utc = ?, phase = ''
+                   where id = ? and outcome is null""",
+                (outcome, safe(reason), self.clock(), attempt),
+            )
+            if done.rowcount != 1:
+                raise StoreError(f"attempt {attempt} has ended already")
+
+    # --- cards ---
+
+    def see_cards(self, cards: list[dict[str, Any]]) -> None:
+        """The newest sample: known cards are updated, new ones added, absent ones marked so."""
+        now = self.clock()
+        with self.writing():
+            self.db.execute("update cards set present = 0")
+            for card in cards:
+                row = {"present": 1, "seen_utc": now, **card}
+                names = ", ".join(row)
+                marks = ", ".join(f":{name}" for name in row)
+                sets = ", ".join(f"{name} = excluded.{name}" for name in row)
+                self.db.execute(
+                    f"""insert into cards ({names}) values ({marks})
+                        on conflict (uuid) do update set {sets}""",
+                    row,
+                )
+
+    def next_generation(self, card: str) -> int:
+        """A number no worker of this card has had."""
+        with self.writing():
+            row = self.db.execute(
+                "update cards set generation = generation + 1 where uuid = ? returning generation",
+                (card,),
+            ).fetchone()
+            if row is None:
+                raise StoreError(f"there is no card {card}")
+            return int(row[0])
+
+    def quarantine(self, card: str, why: str) -> None:
+        with self.writing():
+            self.db.execute("update cards set quarantined = ? where uuid = ?", (safe(why), card))
+
+    # --- events, requests, facts ---
+
+    def note(
+        self,
+        kind: str,
+        text: str,
+        *,
+        level: str = "info",
+        experiment: int | None = None,
+        trial: int | None = None,
+        attempt: int | None = None,
+        at_utc: float | None = None,
+    ) -> None:
+        """A line for people, shown in Events and in the trial's log."""
+        self._insert(
+            "events",
+            at_utc=self.clock() if at_utc is None else at_utc,
+            experiment=experiment,
+            trial=trial,
+            attempt=attempt,
+            kind=kind,
+            level=level,
+            text=safe(text),
+        )
+
+    def answered(self, request: str) -> bool:
+        return self.answer(request) is not None
+
+    def record_answer(self, request: Request, answer: Answer) -> None:
+        self._insert(
+            "requests",
+            id=request.id,
+            verb=request.verb,
+            args=json.dumps(request.args),
+            sent_utc=request.sent_utc,
+            answered_utc=self.clock(),
+            ok=int(answer.ok),
+            answer=safe(answer.text),
+            mend=safe(answer.mend),
+            data=json.dumps(answer.data),
+        )
+
+    def set_fact(self, key: str, value: str) -> None:
+        with self.writing():
+            self.db.execute(
+                "insert into facts values (?, ?) on conflict do update set value = excluded.value",
+                (key, value),
+            )
+
+    # --- what attempts report ---
+
+    def put_metrics(self, trial: int, step: int, values: dict[str, float | None]) -> None:
+        """A later attempt's value for the same step wins."""
+        band = step // BAND_STEPS
+        with self.writing():
+            for name, value in values.items():
+                finite = value if value is not None and math.isfinite(value) else None
+                self.db.execute(
+                    "insert or replace into metrics values (?, ?, ?, ?)",
+                    (trial, name, step, finite),
+                )
+                self.db.execute(
+                    """insert or replace into metric_bands
+                       select trial, name, ?, min(value), max(value) from metrics
+                       where trial = ? and name = ? and step >= ? and step < ?""",
+                    (band, trial, name, band * BAND_STEPS, (band + 1) * BAND_STEPS),
+                )
+
+    def touch_attempt(self, attempt: int, **values: Any) -> None:
+        """What an attempt's events told of it: phase, pid, last_step, loss, offset, …"""
+        self._update("attempts", attempt, **values)
+
+    def put_checkpoint(self, trial: int, attempt: int, step: int) -> None:
+        with self.writing():
+            self._update("trials", trial, checkpoint_step=step)
+            self._update("attempts", attempt, checkpoint_step=step)
+
+    def put_scores(
+        self, trial: int, attempt: int, step: int, values: dict[str, float | None]
+    ) -> None:
+        with self.writing():
+            for name, value in values.items():
+                self.db.execute(
+                    "insert or replace into scores values (?, ?, ?, ?, ?)",
+                    (trial, name, value, step, attempt),
+                )
+
+    def put_sample(self, trial: int, attempt: int, n: int, sample: dict[str, Any]) -> None:
+        with self.writing():
+            self.db.execute(
+                "delete from samples where trial = ? and attempt <> ?", (trial, attempt)
+            )
+            self.db.execute(
+                "insert or replace into samples values (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    trial,
+                    attempt,
+                    n,
+                    safe(sample.get("question", "")),
+                    safe(sample.get("expected", "")),
+                    safe(sample.get("answer", "")),
+                    sample.get("right"),
+                ),
+            )
+
+    def put_adapter(self, trial: int, attempt: int, path: str, size: int, sha256: str) -> None:
+        with self.writing():
+            self.db.execute(
+                "insert or replace into adapters values (?, ?, ?, ?, ?, ?)",
+                (trial, attempt, path, size, sha256, self.clock()),
+            )
