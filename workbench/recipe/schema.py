@@ -7,6 +7,7 @@ string below the field says why.
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -18,14 +19,20 @@ LossOn = Literal["auto", "all", "completion", "assistant"]
 Optimizer = Literal[
     "auto", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "sgd"
 ]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy, which Trainer seeds too, takes."""
 
 
 class Section(BaseModel):
     """Strict and frozen: no unknown keys, no silent conversions."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -72,7 +79,7 @@ class Data(Section):
     chat_template: Literal["auto", "never"] = "auto"
     """`auto` renders prompt-completion and alpaca rows through the tokenizer's chat template when
     it has one; `never` joins prompt and completion as they stand."""
-    max_tokens: Annotated[int, Field(ge=8)] = 512
+    max_tokens: Annotated[int, Field(ge=8, le=2**20)] = 512
     """Longer rows are cut."""
     packing: bool = False
     """Fill rows of `max_tokens` with several examples. It changes the batch, so it is off."""
@@ -116,7 +123,7 @@ class Train(Section):
     """Optimizer steps between checkpoints."""
     log_every: Positive = 25
     """Optimizer steps between metric rows."""
-    seed: int = 42
+    seed: Seed = 42
 
 
 class Evaluate(Section):
@@ -137,8 +144,10 @@ class Evaluate(Section):
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
         try:
-            re.compile(pattern or "")
-        except re.error as broken:
+            with warnings.catch_warnings():  # `[[` may mean something else one day
+                warnings.simplefilter("ignore")
+                re.compile(pattern or "")
+        except (re.error, OverflowError, RecursionError) as broken:
             raise ValueError(f"is not a regular expression: {broken}") from broken
         return pattern
 
@@ -173,7 +182,7 @@ class Sweep(Section):
     """How many trials; a grid without it tries every point, random needs it."""
     max_parallel: Positive | None = None
     """Trials of this experiment that may run at once."""
-    seed: int = 0
+    seed: Seed = 0
     parameters: dict[str, list[Any] | Range] = Field(min_length=1)
     """Dotted recipe keys to a list of values, or (random) a range."""
 

@@ -1,0 +1,44 @@
+"""A recipe as YAML, and the recipe's JSON schema for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from workbench.recipe.keys import leaves
+from workbench.recipe.schema import Recipe
+from workbench.recipe.source import BOOL, FLOAT, INT, NULL
+from workbench.recipe.validate import not_swept
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what our reader would take for something else than text, and nothing more."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _tag, _pattern in (("null", NULL), ("bool", BOOL), ("int", INT), ("float", FLOAT)):
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The recipe with every default spelled out; `load_recipe` reads it back as it was."""
+    return yaml.dump(
+        recipe.model_dump(exclude_none=True),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )
+
+
+def recipe_json_schema() -> dict[str, Any]:
+    """JSON schema of a recipe file, with each setting's meaning as its description."""
+    schema = Recipe.model_json_schema()
+    swept = [key for key in leaves() if not not_swept(key, {"data": {"eval": "given"}})]
+    schema["$defs"]["Sweep"]["properties"]["parameters"]["propertyNames"] = {"enum": swept}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,97 @@
+"""What a model's or a data set's name stands for: shipped, a file or folder here, or the hub's."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import NotThere
+from workbench.recipe.shipped import SHIPPED, shipped_file
+from workbench.recipe.source import Source
+from workbench.recipe.source import Path as KeyPath
+from workbench.text import safe_line
+
+DATA_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+
+_HUB_ID = re.compile(r"[\w][\w.-]{0,95}(?:/[\w][\w.-]{0,95})?\Z", re.ASCII)
+
+
+def is_shipped(name: str) -> bool:
+    return name.startswith(SHIPPED)
+
+
+def is_local(name: str) -> bool:
+    """True for a name that the reader made a path on this machine."""
+    return os.path.isabs(name)
+
+
+def local_path(name: str) -> Path | None:
+    """The file or folder a resolved name stands for; None for a hub id. NotThere if not shipped."""
+    if is_shipped(name):
+        return shipped_file(name)
+    return Path(name) if is_local(name) else None
+
+
+def resolve_names(source: Source, folder: Path) -> None:
+    """Make local names absolute and note those that stand for nothing.
+
+    Names in the file are relative to the file's folder; those of overrides, which were typed in
+    a shell, to the working directory (`source.places` beyond the last line).
+    """
+    for path in (("model", "name"), ("data", "train"), ("data", "eval")):
+        section = source.data.get(path[0]) if isinstance(source.data, dict) else None
+        if isinstance(section, dict) and isinstance(section.get(path[1]), str):
+            name = section[path[1]]
+            section[path[1]] = _resolved(source, path, name, folder, model=path[0] == "model")
+    _resolve_swept(source, folder)
+
+
+def _resolve_swept(source: Source, folder: Path) -> None:
+    data: Any = source.data
+    for part in ("sweep", "parameters", "data.train"):
+        data = data.get(part) if isinstance(data, dict) else None
+    if isinstance(data, list):
+        for index, name in enumerate(data):
+            path = ("sweep", "parameters", "data.train", index)
+            if isinstance(name, str) and name:
+                data[index] = _resolved(source, path, name, folder, model=False)
+
+
+def _resolved(source: Source, path: KeyPath, name: str, folder: Path, *, model: bool) -> str:
+    shown = f"{path[0]}.{path[1]}" if path[0] != "sweep" else "data.train"
+    if not name:
+        return name
+    if is_shipped(name):
+        try:
+            shipped_file(name)
+        except NotThere as gone:
+            source.wrong(path, f"{shown}: {gone.what}")
+        return name
+    from_override = source.place(path).text.startswith("-s ")
+    here = _absolute(name, Path.cwd() if from_override else folder)
+    if not _looks_local(name, here, model=model):
+        if not _HUB_ID.match(name):
+            kind = "folder" if model else "file"
+            source.wrong(path, f"{shown}: {safe_line(name, 80)} is no {kind} here and no hub id")
+        return name
+    if model and not os.path.isdir(here):
+        found = "is a file; a model is a folder" if os.path.exists(here) else "there is no folder"
+        source.wrong(path, f"{shown}: {found} {safe_line(here, 200)}")
+    elif not model and not os.path.isfile(here):
+        found = "is a folder" if os.path.isdir(here) else "there is no file"
+        source.wrong(path, f"{shown}: {found} {safe_line(here, 200)}")
+    return here
+
+
+def _absolute(name: str, folder: Path) -> str:
+    return os.path.abspath(os.path.join(folder, os.path.expanduser(name)))
+
+
+def _looks_local(name: str, here: str, *, model: bool) -> bool:
+    if name.startswith(("./", "../", "/", "~")) or name in (".", ".."):
+        return True
+    if not model and name.lower().endswith(DATA_ENDINGS):
+        return True
+    return os.path.exists(here)

@@ -1,0 +1,109 @@
+"""A recipe from its file: every mistake told at once, each with file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import NotThere, RecipeError
+from workbench.recipe import keys
+from workbench.recipe.names import resolve_names
+from workbench.recipe.overrides import override
+from workbench.recipe.schema import Recipe
+from workbench.recipe.source import MAX_BYTES, Mistake, Place, Source, parse, refuse
+from workbench.recipe.validate import problems, put, validate
+from workbench.text import safe_line
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path` with `overrides` (`lora.rank=8`) applied; names in it are resolved.
+
+    Raises NotThere without the file, RecipeError with one line per mistake.
+    """
+    file = safe_line(path, 200)
+    try:
+        with path.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except FileNotFoundError as gone:
+        mend = "`workbench recipes` lists those that ship"
+        raise NotThere(f"there is no recipe {file}", mend=mend) from gone
+    except (OSError, ValueError) as refused:
+        why = getattr(refused, "strerror", None) or refused
+        raise RecipeError(f"{file}: cannot be read: {why}") from refused
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as broken:
+        line = content.count(b"\n", 0, broken.start) + 1
+        place = Place(line, f"{file}:{line}")
+        raise refuse([Mistake(place, "is not UTF-8 text")], "save the file as UTF-8") from broken
+    return read_recipe(text, file=file, folder=path.absolute().parent, overrides=overrides)
+
+
+def read_recipe(
+    text: str, *, file: str = "recipe.yaml", folder: Path, overrides: Sequence[str] = ()
+) -> Recipe:
+    """The recipe in `text`; local names are relative to `folder`. RecipeError with all mistakes."""
+    source = parse(text, file)
+    override(source, overrides)
+    if not isinstance(source.data, dict):
+        found = "is empty" if source.data is None else "is a list or a word, not settings"
+        raise refuse([*source.mistakes, Mistake(source.place(()), f"the recipe {found}")])
+    _tidy(source)
+    resolve_names(source, folder)
+    recipe = validate(source)
+    if source.mistakes or recipe is None:
+        raise refuse(source.mistakes)
+    return recipe
+
+
+def apply_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
+    """A trial's recipe: dotted `settings` applied, the sweep dropped. RecipeError if one is wrong."""
+    data: dict[str, Any] = {**recipe.model_dump(), "sweep": None}
+    wrong = [keys.unknown(key, safe_line(key, 80)) for key in settings if key not in keys.leaves()]
+    for key, value in settings.items():
+        data = put(data, keys.split(key), value)
+    wrong = wrong or [what for _, what in problems(data)]
+    if wrong:
+        raise RecipeError("\n".join(wrong), mend="settings are dotted recipe keys: lora.rank")
+    return Recipe.model_validate(data)
+
+
+def settings_of(recipe: Recipe, than: Recipe | None = None) -> dict[str, object]:
+    """Every dotted setting with its value, the sweep left out; only those unlike `than`'s if given."""
+    mine = _flat(recipe)
+    theirs = _flat(than) if than is not None else {}
+    return {key: value for key, value in mine.items() if than is None or theirs[key] != value}
+
+
+def _flat(recipe: Recipe) -> dict[str, object]:
+    data = recipe.model_dump()
+    flat: dict[str, object] = {}
+    for key in keys.leaves():
+        section, _, name = key.partition(".")
+        if section != "sweep":
+            flat[key] = data[section][name] if name else data[section]
+    return flat
+
+
+def _tidy(source: Source) -> None:
+    """Empty sections are defaults, and what a text setting says is text, `1234567` too."""
+    for section in keys.sections():
+        if section != "sweep" and section in source.data and source.data[section] is None:
+            source.data[section] = {}
+    for path, text in source.written.items():
+        key = ".".join(str(part) for part in path)
+        if path[:2] == ("sweep", "parameters") and len(path) == 4:
+            key = str(path[2])
+        if keys.takes_text(key):
+            _as_text(source.data, path, text)
+    name = source.data.get("name")
+    if isinstance(name, str) and safe_line(name) != name:
+        source.wrong(("name",), "name holds characters that cannot be shown on one line")
+
+
+def _as_text(data: Any, path: tuple[str | int, ...], text: str) -> None:
+    for part in path[:-1]:
+        data = data[part]
+    if data[path[-1]] is not None:
+        data[path[-1]] = text

@@ -1,0 +1,85 @@
+"""What comes with the workbench: recipes, and the small model and data of the demo."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from workbench.errors import NotThere
+from workbench.text import safe_line
+
+SHIPPED = "workbench:"
+"""Names that start so are files of this package, e.g. `workbench:demo/data/train.jsonl`."""
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippedRecipe:
+    name: str
+    """The file's name without `.yaml`."""
+    about: str
+    """The first sentence of its leading comment."""
+    path: Path
+
+
+def recipes_folder() -> Path:
+    """The folder of the recipes that ship: inside an installed wheel, or beside the package."""
+    installed = PACKAGE / "_recipes"
+    return installed if installed.is_dir() else PACKAGE.parent / "recipes"
+
+
+def list_recipes() -> list[ShippedRecipe]:
+    """Every shipped recipe, by name."""
+    return [
+        ShippedRecipe(name=path.stem, about=_about(path), path=path)
+        for path in sorted(recipes_folder().glob("*.yaml"))
+    ]
+
+
+def find_recipe(name: str) -> Path:
+    """The file meant by `name`: a path, or a shipped recipe's name. NotThere names the nearest."""
+    here = Path(name).expanduser() if "\0" not in name and name[:1] != "~" else _home_path(name)
+    if here is not None and here.is_file():
+        return here
+    shipped = {recipe.name: recipe.path for recipe in list_recipes()}
+    if name.removesuffix(".yaml") in shipped:
+        return shipped[name.removesuffix(".yaml")]
+    near = difflib.get_close_matches(name, list(shipped), n=1)
+    raise NotThere(
+        f"there is no recipe {safe_line(name, 200)}",
+        mend=f"did you mean {near[0]}?" if near else f"give a file, or one of {', '.join(shipped)}",
+    )
+
+
+def shipped_file(name: str) -> Path:
+    """The file or folder behind `workbench:…`; NotThere when there is none inside the package."""
+    inside = PurePosixPath(name.removeprefix(SHIPPED))
+    path = PACKAGE.joinpath(inside)
+    unfit = inside.is_absolute() or ".." in inside.parts or "\0" in name
+    if unfit or not inside.parts or not path.exists():
+        raise NotThere(
+            f"{safe_line(name, 120)} does not ship with the workbench",
+            mend=f"names that ship: {SHIPPED}demo/model, {SHIPPED}demo/data/train.jsonl",
+        )
+    return path
+
+
+def _home_path(name: str) -> Path | None:
+    try:
+        return Path(name).expanduser()
+    except (RuntimeError, ValueError):
+        return None
+
+
+def _about(path: Path) -> str:
+    """The first sentence of the comment a file starts with."""
+    words: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        words.append(line.lstrip("# ").strip())
+        if not words[-1] or words[-1].endswith("."):
+            break
+    return safe_line(" ".join(words).removesuffix("."))

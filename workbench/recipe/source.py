@@ -1,0 +1,225 @@
+"""YAML text to plain values that know where they stand. The one place that reads YAML.
+
+A small and strict YAML: no anchors, aliases or tags, no duplicate keys, bounded size and depth.
+Plain scalars are read as YAML 1.2 reads them, so `1e-4` is a number and `no`, `010` and `12:30`
+are text (PyYAML's own rules, YAML 1.1, make 8 of `010` and 750 of `12:30`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from workbench.errors import RecipeError
+from workbench.text import safe_line
+
+MAX_BYTES = 64 << 10
+MAX_DEPTH = 20
+
+Path = tuple[str | int, ...]
+
+# YAML 1.2 core schema without octal, hexadecimal, .inf and .nan; digits bounded.
+NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
+BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
+INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,39})\Z")
+FLOAT = re.compile(
+    r"[-+]?(?:(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][-+]?[0-9]{1,4})?\Z"
+)
+# Control characters but tab and newline, and halves of surrogate pairs: no setting needs them,
+# and paths, terminals and databases trip over them.
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a value was written: a line of a file, or an override behind all lines."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mistake:
+    place: Place
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.place.text}: {self.what}"
+
+
+@dataclass(slots=True)
+class Source:
+    """Plain values, the place of each, and plain scalars as they were written."""
+
+    file: str
+    data: Any = None
+    places: dict[Path, Place] = field(default_factory=dict)
+    written: dict[Path, str] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    def place(self, path: Path) -> Place:
+        """The place of the longest known part of `path`."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, Place(1, f"{self.file}:1"))
+
+    def wrong(self, path: Path, what: str) -> None:
+        self.mistakes.append(Mistake(self.place(path), what))
+
+
+def refuse(mistakes: list[Mistake], mend: str = "") -> RecipeError:
+    """All mistakes as one error, a line each, in the order of the file."""
+    lines = list(dict.fromkeys(str(mistake) for mistake in sorted(mistakes)))
+    return RecipeError("\n".join(lines), mend=mend or "correct the lines named and try again")
+
+
+def plain(text: str) -> Any:
+    """What an unquoted YAML scalar stands for: None, bool, int, float or the text itself."""
+    if NULL.match(text):
+        return None
+    if BOOL.match(text):
+        return text.lower() == "true"
+    if INT.match(text):
+        return int(text)
+    if FLOAT.match(text):
+        return float(text)
+    return text
+
+
+def parse(text: str, file: str) -> Source:
+    """Read one YAML document; RecipeError where it is no YAML at all.
+
+    What is YAML but not allowed here (duplicates, anchors, tags) is left in `mistakes`.
+    """
+    source = Source(file)
+    if len(text.encode(errors="replace")) > MAX_BYTES:
+        limit = f"a recipe has at most {MAX_BYTES >> 10} KiB"
+        raise refuse([Mistake(Place(1, f"{file}:1"), f"{limit}; is this the right file?")])
+    try:
+        _Walk(source, yaml.parse(text, Loader=yaml.SafeLoader)).document()
+    except yaml.YAMLError as broken:
+        raise refuse([_syntax(broken, text, file)]) from broken
+    except (ValueError, OverflowError) as broken:  # "\UFFFFFFFF", %YAML with 5,000 digits
+        what = f"is not YAML: {safe_line(broken, 120)}"
+        raise refuse([Mistake(Place(1, f"{file}:1"), what)]) from broken
+    return source
+
+
+class _Walk:
+    """Events to values. Recursion is bounded by MAX_DEPTH."""
+
+    def __init__(self, source: Source, events: Iterator[Any]) -> None:
+        self.source = source
+        self.events = events
+
+    def document(self) -> None:
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if self.source.data is not None:
+                    self._wrong(event, "a second document starts; one recipe, one file")
+                    return
+            elif isinstance(event, yaml.NodeEvent):
+                self.source.places[()] = self._place(event)
+                self.source.data = self._node(event, ())
+
+    def _node(self, event: Any, path: Path) -> Any:
+        self._refuse_marks(event)
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event, path)
+        if isinstance(event, yaml.AliasEvent):
+            return None
+        if len(path) >= MAX_DEPTH:
+            line = event.start_mark.line + 1
+            place = Place(line, f"{self.source.file}:{line}")
+            raise refuse([Mistake(place, f"nested more than {MAX_DEPTH} deep")])
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(path)
+        return self._sequence(path)
+
+    def _mapping(self, path: Path) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            key = self._key(event, path)
+            here = (*path, key)
+            if key in mapping:
+                first = self.source.places[here].line
+                self._wrong(
+                    event, f"{dotted(here)} stands here a second time (first: line {first})"
+                )
+            else:
+                self.source.places[here] = self._place(event)
+            value = self._node(next(self.events), here)
+            mapping.setdefault(key, value)
+        return mapping
+
+    def _key(self, event: Any, path: Path) -> str:
+        if isinstance(event, yaml.ScalarEvent):
+            self._refuse_marks(event)
+            return self._text(event, str(event.value))
+        self._wrong(event, "a key is one word, not a list or a mapping")
+        self._node(event, (*path, "?"))
+        return f"?{event.start_mark.index}"
+
+    def _sequence(self, path: Path) -> list[Any]:
+        values: list[Any] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            here = (*path, len(values))
+            self.source.places[here] = self._place(event)
+            values.append(self._node(event, here))
+        return values
+
+    def _scalar(self, event: Any, path: Path) -> Any:
+        text = self._text(event, str(event.value))
+        if event.style is not None or event.tag is not None:
+            return text
+        self.source.written[path] = text
+        return plain(text)
+
+    def _text(self, event: Any, text: str) -> str:
+        if _UNFIT.search(text):
+            self._wrong(event, "holds a control character")
+            return _UNFIT.sub("", text)
+        return text
+
+    def _refuse_marks(self, event: Any) -> None:
+        if isinstance(event, yaml.AliasEvent):
+            self._wrong(event, f"*{safe_line(event.anchor, 40)}: aliases are not read here")
+        elif event.anchor is not None:
+            self._wrong(event, f"&{safe_line(event.anchor, 40)}: anchors are not read here")
+        if getattr(event, "tag", None) is not None:
+            self._wrong(event, f"{safe_line(event.tag, 40)}: tags are not read here")
+
+    def _place(self, event: Any) -> Place:
+        line = event.start_mark.line + 1
+        return Place(line, f"{self.source.file}:{line}")
+
+    def _wrong(self, event: Any, what: str) -> None:
+        self.source.mistakes.append(Mistake(self._place(event), what))
+
+
+def _syntax(broken: yaml.YAMLError, text: str, file: str) -> Mistake:
+    if isinstance(broken, yaml.MarkedYAMLError):
+        mark = broken.problem_mark or broken.context_mark
+        line = mark.line + 1 if mark else 1
+        problem = broken.problem or broken.context or "cannot be read"
+    else:
+        position = getattr(broken, "position", 0)
+        line = text.count("\n", 0, position if isinstance(position, int) else 0) + 1
+        problem = "holds a control character"
+    if "'\\t'" in problem:
+        problem = "a tab; YAML is indented with spaces"
+    elif problem == "mapping values are not allowed here":
+        problem = "a colon where none may stand; is the line indented right, or its text unquoted?"
+    return Mistake(Place(line, f"{file}:{line}"), f"is not YAML: {safe_line(problem, 160)}")
+
+
+def dotted(path: Path) -> str:
+    """`lora.targets[2]`, harmless to print."""
+    shown = ""
+    for part in path:
+        shown += f"[{part + 1}]" if isinstance(part, int) else f".{part}"
+    return safe_line(shown.removeprefix("."), 80) or "the recipe"

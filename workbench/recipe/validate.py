@@ -1,0 +1,201 @@
+"""Plain values to a Recipe, or every mistake in words a person understands."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from workbench.recipe import keys
+from workbench.recipe.schema import Recipe
+from workbench.recipe.source import Path, Source, dotted
+from workbench.text import safe_line
+
+NOT_SWEPT = ("name", "sweep", "model.name", "model.revision", "data.eval", "evaluate")
+"""Trials that differ in one of these cannot be compared; `data.eval` stands for `data.eval_*`."""
+
+_NO_SWEEP = "cannot be swept: its trials could not be compared"
+
+
+def validate(source: Source) -> Recipe | None:
+    """The recipe, or None with the mistakes noted in `source`."""
+    recipe: Recipe | None = None
+    try:
+        recipe = Recipe.model_validate(source.data)
+    except ValidationError as wrong:
+        for path, what in _mistakes(wrong, source.data):
+            source.wrong(path, what)
+    _check_sweep(source)
+    return recipe
+
+
+def problems(data: dict[str, Any]) -> list[tuple[Path, str]]:
+    """The mistakes of plain values, each with its path; none when they are a recipe."""
+    try:
+        Recipe.model_validate(data)
+    except ValidationError as wrong:
+        return list(_mistakes(wrong, data))
+    return []
+
+
+def put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A copy of `data` with one value changed; sections on the way are made."""
+    changed = dict(data)
+    if len(path) == 1:
+        changed[path[0]] = value
+    else:
+        inner = changed.get(path[0])
+        changed[path[0]] = put(inner if isinstance(inner, dict) else {}, path[1:], value)
+    return changed
+
+
+def _mistakes(wrong: ValidationError, data: Any) -> Iterator[tuple[Path, str]]:
+    """One mistake per path; of a union's errors those of the branch the value looks like."""
+    told: dict[Path, str] = {}
+    for error in wrong.errors(include_url=False):
+        path, value = _follow(error, data)
+        kind = error["type"]
+        if kind == "list_type" and isinstance(value, dict):
+            continue
+        if kind in ("model_type", "dict_type", "literal_error") and isinstance(value, list):
+            continue
+        if path not in told:
+            told[path] = _words(error, path, value)
+    if not told:  # every branch was set aside: say at least where
+        told = {(): "is not a recipe"}
+    yield from told.items()
+
+
+def _follow(error: ErrorDetails, data: Any) -> tuple[Path, Any]:
+    """Pydantic's location without its names of union branches, and the value there."""
+    path: Path = ()
+    value = data
+    loc = error["loc"]
+    for index, part in enumerate(loc):
+        if (isinstance(value, dict) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        ):
+            path, value = (*path, part), value[part]
+        elif error["type"] == "missing" and index == len(loc) - 1:
+            path, value = (*path, part), None
+    return path, value
+
+
+_BOUNDS = {
+    "greater_than": ("must be above", "gt"),
+    "greater_than_equal": ("must be at least", "ge"),
+    "less_than": ("must be below", "lt"),
+    "less_than_equal": ("must be at most", "le"),
+}
+
+
+def _words(error: ErrorDetails, path: Path, value: Any) -> str:
+    key = ".".join(str(part) for part in path)
+    name = dotted(path)
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        return keys.unknown(key, name)
+    if kind == "missing":
+        return f"{name} is missing"
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return f"{name} {words} {error.get('ctx', {})[bound]:g}, not {_shown(value)}"
+    if kind == "finite_number":
+        return f"{name} must be a finite number, not {_shown(value)}"
+    if kind == "string_too_short":
+        return f"{name} is empty"
+    if kind == "string_too_long":
+        return (
+            f"{name} has {len(str(value))} characters, at most {error.get('ctx', {})['max_length']}"
+        )
+    if kind == "too_short":
+        return f"{name} is empty"
+    if kind == "value_error":
+        said = safe_line(error.get("ctx", {}).get("error", error["msg"]), 200)
+        return f"{name} {said}" if key in keys.leaves() else f"{name}: {said}"
+    item = isinstance(path[-1], int) if path else False
+    wants = "text" if item else keys.wanted(key)
+    return f"{name} wants {wants}, not {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"the text '{safe_line(value, 40)}'"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, dict):
+        return "a mapping"
+    return safe_line(value, 40)
+
+
+def _check_sweep(source: Source) -> None:
+    """Every swept key must be a setting, and every value one that it takes."""
+    sweep = source.data.get("sweep") if isinstance(source.data, dict) else None
+    parameters = sweep.get("parameters") if isinstance(sweep, dict) else None
+    if not isinstance(parameters, dict):
+        return
+    plain = copy.copy(source.data)
+    plain["sweep"] = None
+    before = {path for path, _ in problems(plain)}
+    for key, values in parameters.items():
+        path = ("sweep", "parameters", key)
+        if refused := not_swept(key, source.data):
+            source.wrong(path, refused)
+        elif isinstance(values, list):
+            for index, value in enumerate(values):
+                _check_value(source, plain, before, key, value, (*path, index))
+        elif isinstance(values, dict):
+            _check_range(source, plain, before, key, values, path)
+
+
+def not_swept(key: str, data: dict[str, Any]) -> str:
+    """Why a key cannot be swept; empty when it can."""
+    shown = safe_line(key, 80)
+    if key.startswith(NOT_SWEPT[4]) or key in NOT_SWEPT or key.split(".")[0] in NOT_SWEPT:
+        return f"{shown} {_NO_SWEEP}"
+    if key not in keys.leaves():
+        return keys.unknown(key, shown)
+    section = data.get("data")
+    if key in ("data.train", "data.split", "data.revision") and not (
+        isinstance(section, dict) and section.get("eval")
+    ):
+        return f"{shown} can be swept only beside data.eval: else each trial holds out other rows"
+    return ""
+
+
+def _check_value(
+    source: Source, plain: dict[str, Any], before: set[Path], key: str, value: Any, path: Path
+) -> None:
+    at = keys.split(key)
+    for place, what in problems(put(plain, at, value)):
+        if place[: len(at)] == at or place not in before:
+            source.wrong(path, f"as a value to try, {what}")
+
+
+def _check_range(
+    source: Source,
+    plain: dict[str, Any],
+    before: set[Path],
+    key: str,
+    values: dict[str, Any],
+    path: Path,
+) -> None:
+    if not keys.takes_numbers(key):
+        source.wrong(path, f"{key} takes no numbers; list the values to try")
+        return
+    if keys.takes_whole_numbers(key) and values.get("integer") is not True:
+        source.wrong(path, f"{key} takes whole numbers; add integer: true to its range")
+        return
+    for end in ("min", "max"):
+        number = values.get(end)
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            whole = keys.takes_whole_numbers(key) and number == number // 1
+            value = int(number) if whole else number
+            _check_value(source, plain, before, key, value, (*path, end))
