@@ -9,8 +9,7 @@ from typing import Any
 
 from workbench.errors import NotThere
 from workbench.recipe.shipped import SHIPPED, shipped_file
-from workbench.recipe.source import Source
-from workbench.recipe.source import Path as KeyPath
+from workbench.recipe.source import KeyPath, Source
 from workbench.text import safe_line
 
 DATA_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")

@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.errors import RecipeError
 from workbench.recipe import keys
-from workbench.recipe.source import Mistake, Path, Place, Source, parse, plain
+from workbench.recipe.source import KeyPath, Mistake, Place, Source, parse, plain
 from workbench.text import safe_line
 
 BEHIND = 1 << 30
@@ -70,7 +70,7 @@ def _typed(key: str, text: str) -> Any:
     return read.data
 
 
-def _forget(source: Source, path: Path) -> None:
+def _forget(source: Source, path: KeyPath) -> None:
     """What stood below a replaced value in the file stands there no longer."""
     for table in (source.places, source.written):
         for old in [old for old in table if old[: len(path)] == path]:

@@ -58,7 +58,7 @@ def read_recipe(
 
 
 def apply_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
-    """A trial's recipe: dotted `settings` applied, the sweep dropped. RecipeError if one is wrong."""
+    """A trial's recipe: `settings` applied, the sweep dropped. RecipeError if one is wrong."""
     data: dict[str, Any] = {**recipe.model_dump(), "sweep": None}
     wrong = [keys.unknown(key, safe_line(key, 80)) for key in settings if key not in keys.leaves()]
     for key, value in settings.items():
@@ -70,7 +70,7 @@ def apply_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
 
 
 def settings_of(recipe: Recipe, than: Recipe | None = None) -> dict[str, object]:
-    """Every dotted setting with its value, the sweep left out; only those unlike `than`'s if given."""
+    """Every dotted setting but the sweep's; only those unlike `than`'s where it is given."""
     mine = _flat(recipe)
     theirs = _flat(than) if than is not None else {}
     return {key: value for key, value in mine.items() if than is None or theirs[key] != value}

@@ -20,7 +20,7 @@ from workbench.text import safe_line
 MAX_BYTES = 64 << 10
 MAX_DEPTH = 20
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 # YAML 1.2 core schema without octal, hexadecimal, .inf and .nan; digits bounded.
 NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
@@ -57,17 +57,17 @@ class Source:
 
     file: str
     data: Any = None
-    places: dict[Path, Place] = field(default_factory=dict)
-    written: dict[Path, str] = field(default_factory=dict)
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+    written: dict[KeyPath, str] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
 
-    def place(self, path: Path) -> Place:
+    def place(self, path: KeyPath) -> Place:
         """The place of the longest known part of `path`."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, Place(1, f"{self.file}:1"))
 
-    def wrong(self, path: Path, what: str) -> None:
+    def wrong(self, path: KeyPath, what: str) -> None:
         self.mistakes.append(Mistake(self.place(path), what))
 
 
@@ -126,7 +126,7 @@ class _Walk:
                 self.source.places[()] = self._place(event)
                 self.source.data = self._node(event, ())
 
-    def _node(self, event: Any, path: Path) -> Any:
+    def _node(self, event: Any, path: KeyPath) -> Any:
         self._refuse_marks(event)
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, path)
@@ -140,7 +140,7 @@ class _Walk:
             return self._mapping(path)
         return self._sequence(path)
 
-    def _mapping(self, path: Path) -> dict[str, Any]:
+    def _mapping(self, path: KeyPath) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self._key(event, path)
@@ -156,7 +156,7 @@ class _Walk:
             mapping.setdefault(key, value)
         return mapping
 
-    def _key(self, event: Any, path: Path) -> str:
+    def _key(self, event: Any, path: KeyPath) -> str:
         if isinstance(event, yaml.ScalarEvent):
             self._refuse_marks(event)
             return self._text(event, str(event.value))
@@ -164,7 +164,7 @@ class _Walk:
         self._node(event, (*path, "?"))
         return f"?{event.start_mark.index}"
 
-    def _sequence(self, path: Path) -> list[Any]:
+    def _sequence(self, path: KeyPath) -> list[Any]:
         values: list[Any] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             here = (*path, len(values))
@@ -172,7 +172,7 @@ class _Walk:
             values.append(self._node(event, here))
         return values
 
-    def _scalar(self, event: Any, path: Path) -> Any:
+    def _scalar(self, event: Any, path: KeyPath) -> Any:
         text = self._text(event, str(event.value))
         if event.style is not None or event.tag is not None:
             return text
@@ -217,7 +217,7 @@ def _syntax(broken: yaml.YAMLError, text: str, file: str) -> Mistake:
     return Mistake(Place(line, f"{file}:{line}"), f"is not YAML: {safe_line(problem, 160)}")
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """`lora.targets[2]`, harmless to print."""
     shown = ""
     for part in path:

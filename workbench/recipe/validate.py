@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from workbench.recipe import keys
 from workbench.recipe.schema import Recipe
-from workbench.recipe.source import Path, Source, dotted
+from workbench.recipe.source import KeyPath, Source, dotted
 from workbench.text import safe_line
 
 NOT_SWEPT = ("name", "sweep", "model.name", "model.revision", "data.eval", "evaluate")
@@ -32,7 +32,7 @@ def validate(source: Source) -> Recipe | None:
     return recipe
 
 
-def problems(data: dict[str, Any]) -> list[tuple[Path, str]]:
+def problems(data: dict[str, Any]) -> list[tuple[KeyPath, str]]:
     """The mistakes of plain values, each with its path; none when they are a recipe."""
     try:
         Recipe.model_validate(data)
@@ -52,9 +52,9 @@ def put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, An
     return changed
 
 
-def _mistakes(wrong: ValidationError, data: Any) -> Iterator[tuple[Path, str]]:
+def _mistakes(wrong: ValidationError, data: Any) -> Iterator[tuple[KeyPath, str]]:
     """One mistake per path; of a union's errors those of the branch the value looks like."""
-    told: dict[Path, str] = {}
+    told: dict[KeyPath, str] = {}
     for error in wrong.errors(include_url=False):
         path, value = _follow(error, data)
         kind = error["type"]
@@ -69,16 +69,16 @@ def _mistakes(wrong: ValidationError, data: Any) -> Iterator[tuple[Path, str]]:
     yield from told.items()
 
 
-def _follow(error: ErrorDetails, data: Any) -> tuple[Path, Any]:
+def _follow(error: ErrorDetails, data: Any) -> tuple[KeyPath, Any]:
     """Pydantic's location without its names of union branches, and the value there."""
-    path: Path = ()
-    value = data
+    path: KeyPath = ()
+    value: Any = data
     loc = error["loc"]
     for index, part in enumerate(loc):
         if (isinstance(value, dict) and part in value) or (
             isinstance(value, list) and isinstance(part, int) and part < len(value)
         ):
-            path, value = (*path, part), value[part]
+            path, value = (*path, part), value[part]  # type: ignore[index]
         elif error["type"] == "missing" and index == len(loc) - 1:
             path, value = (*path, part), None
     return path, value
@@ -92,7 +92,7 @@ _BOUNDS = {
 }
 
 
-def _words(error: ErrorDetails, path: Path, value: Any) -> str:
+def _words(error: ErrorDetails, path: KeyPath, value: Any) -> str:
     key = ".".join(str(part) for part in path)
     name = dotted(path)
     kind = error["type"]
@@ -171,7 +171,7 @@ def not_swept(key: str, data: dict[str, Any]) -> str:
 
 
 def _check_value(
-    source: Source, plain: dict[str, Any], before: set[Path], key: str, value: Any, path: Path
+    source: Source, plain: dict[str, Any], before: set[KeyPath], key: str, value: Any, path: KeyPath
 ) -> None:
     at = keys.split(key)
     for place, what in problems(put(plain, at, value)):
@@ -182,10 +182,10 @@ def _check_value(
 def _check_range(
     source: Source,
     plain: dict[str, Any],
-    before: set[Path],
+    before: set[KeyPath],
     key: str,
     values: dict[str, Any],
-    path: Path,
+    path: KeyPath,
 ) -> None:
     if not keys.takes_numbers(key):
         source.wrong(path, f"{key} takes no numbers; list the values to try")
