@@ -229,7 +229,16 @@ class TestSweep:
 
     @pytest.mark.parametrize(
         "key",
-        ["name", "sweep.seed", "sweep", "model.name", "data.eval", "data.eval_rows", "evaluate.every", "data.train"],
+        [
+            "name",
+            "sweep.seed",
+            "sweep",
+            "model.name",
+            "data.eval",
+            "data.eval_rows",
+            "evaluate.every",
+            "data.train",
+        ],
     )
     def test_what_makes_trials_incomparable_is_not_swept(self, key: str) -> None:
         [line] = self.lines(f"    {key}: [1]\n")
@@ -308,8 +317,46 @@ def test_the_schema_describes_every_setting() -> None:
 
 
 SCRAPS = st.sampled_from(
-    ["name", "model", "data", "lora", "rank", "sweep", "parameters", "lora.rank", "targets", "train", "eval", "min", "max", "true", "null", "1e-4", "~", "#", "&a", "*a", "|", ">", "[", "]", "{", "}", ",", "'", '"', "\\U0", "%YAML", "!!str"]
-    + [": ", ":\n  ", "\n", "- ", "\t", " "]
+    [
+        "name",
+        "model",
+        "data",
+        "lora",
+        "rank",
+        "sweep",
+        "parameters",
+        "lora.rank",
+        "targets",
+        "train",
+        "eval",
+        "min",
+        "max",
+        "true",
+        "null",
+        "1e-4",
+        "~",
+        "#",
+        "&a",
+        "*a",
+        "|",
+        ">",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        "'",
+        '"',
+        "\\U0",
+        "%YAML",
+        "!!str",
+        ": ",
+        ":\n  ",
+        "\n",
+        "- ",
+        "\t",
+        " ",
+    ]
 )
 TEXTS = st.one_of(
     st.text(max_size=120),
