@@ -11,12 +11,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.errors import EngineError, NotThere
 from workbench.home import Home, find_home
 from workbench.locks import holder
-from workbench.recipe import Recipe
 from workbench.store.board import board
 from workbench.store.reader import Reader
 from workbench.store.requests import drop
@@ -32,6 +31,9 @@ from workbench.store.rows import (
     Sample,
     TrialRow,
 )
+
+if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
+    from workbench.recipe import Recipe
 
 LATE_S = 10.0
 """A loop that has not ticked for so long is shown as not answering."""

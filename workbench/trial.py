@@ -89,26 +89,3 @@ MOVES: tuple[Move, ...] = (
 )
 
 LEGAL = frozenset((move.before, move.after, move.by) for move in MOVES)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One point of the search space, as the store last knew it."""
-
-    id: int
-    experiment: int
-    number: int
-    """Its place in the experiment, from 1; 0 is the base."""
-    kind: Kind
-    state: State
-    wanted: Wanted
-    settings: dict[str, object]
-    """Dotted recipe keys that differ from the experiment's recipe, with this trial's values."""
-    checkpoint_step: int | None
-    """Optimizer steps done at its newest committed checkpoint."""
-    waiting: str
-    """While QUEUED: what it waits for, in words."""
-    reason: str
-    """Why it is where it is, for FAILED, STOPPED and PAUSED."""
-    mend: str
-    changed_utc: float

@@ -23,7 +23,7 @@ select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
        (select avg(value) from metrics m where m.trial = t.id and m.name = 'tokens_per_s')
          as tokens_per_s
 from trials t left join adapters d on d.trial = t.id
-where t.experiment = :experiment
+where t.experiment = :experiment and t.kind = 'tune' or t.id = :base
 """
 
 
@@ -33,12 +33,14 @@ def board(reader: Reader, experiment: Experiment, now: float) -> list[BoardRow]:
     scores: dict[int, dict[str, float | None]] = {}
     for row in reader.db.execute(
         """select s.trial, s.name, s.value from scores s join trials t on t.id = s.trial
-           where t.experiment = ?""",
-        (experiment.id,),
+           where t.experiment = ? or t.id = ?""",
+        (experiment.id, experiment.base_trial),
     ):
         scores.setdefault(row["trial"], {})[row["name"]] = row["value"]
-    rows = reader.db.execute(_ROWS, {"experiment": experiment.id, "now": now}).fetchall()
-    base = next((r["trial"] for r in rows if r["kind"] == "base"), None)
+    base = experiment.base_trial
+    rows = reader.db.execute(
+        _ROWS, {"experiment": experiment.id, "base": base, "now": now}
+    ).fetchall()
     base_score = scores.get(base, {}).get(rank_by) if base is not None else None
     sign = -1.0 if rank_by == "loss" else 1.0
 

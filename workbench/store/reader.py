@@ -152,6 +152,45 @@ class Reader:
         rows = self.db.execute("select * from attempts where outcome is null order by id")
         return [_attempt(row) for row in rows]
 
+    def attempt(self, id: int) -> Attempt:
+        return _attempt(self.db.execute("select * from attempts where id = ?", (id,)).fetchone())
+
+    def lost_in_a_row(self, card: str) -> list[int]:
+        """Trials whose attempts this card lost since it last ended one properly."""
+        rows = self.db.execute(
+            """select trial from attempts where card = :card and outcome = 'lost'
+               and id > (select coalesce(max(id), 0) from attempts
+                         where card = :card and outcome is not null and outcome <> 'lost')""",
+            {"card": card},
+        )
+        return [row[0] for row in rows]
+
+    def preparing(self) -> list[Experiment]:
+        """Submitted and not ready yet, oldest first."""
+        rows = self.db.execute("select * from experiments where state = 'preparing' order by id")
+        return [_experiment(row, {}) for row in rows]
+
+    def queue(self, limit: int) -> list[TrialRow]:
+        """Queued trials in the order they are to be placed."""
+        rows = self.db.execute(
+            f"""{_TRIALS} where t.state = 'queued' and not e.held
+                order by e.priority desc, t.id limit ?""",
+            (limit,),
+        )
+        return [_trial(row) for row in rows]
+
+    def unwilling(self) -> list[TrialRow]:
+        """Queued trials that somebody wants paused, stopped or killed."""
+        rows = self.db.execute(f"{_TRIALS} where t.state = 'queued' and t.wanted <> 'run'")
+        return [_trial(row) for row in rows]
+
+    def running_by_experiment(self) -> dict[int, int]:
+        rows = self.db.execute(
+            """select t.experiment, count(*) from attempts a join trials t on t.id = a.trial
+               where a.outcome is null group by 1"""
+        )
+        return {row[0]: row[1] for row in rows}
+
     def moves(self, trial: int) -> list[MoveRow]:
         rows = self.db.execute("select * from moves where trial = ? order by id", (trial,))
         return [
@@ -258,6 +297,8 @@ def _experiment(row: sqlite3.Row, counts: dict[str, int]) -> Experiment:
         recipe=json.loads(row["recipe"]),
         rank_by=row["rank_by"],
         prepared=json.loads(row["prepared"]) if row["prepared"] else None,
+        resolved=json.loads(row["resolved"]),
+        base_trial=row["base_trial"],
         reason=row["reason"],
         mend=row["mend"],
         priority=row["priority"],

@@ -6,7 +6,6 @@ A request has an id of its own, so it survives any crash and sending it twice is
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import uuid
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import EngineError
+from workbench.files import write_durably
 
 MAX_BYTES = 4 << 20
 _ID = re.compile(r"[0-9a-z-]{1,64}")
@@ -43,29 +43,14 @@ def drop(folder: Path, verb: str, args: dict[str, Any], id: str | None = None) -
     id = id or f"{int(sent * 1000):013d}-{uuid.uuid4().hex[:12]}"
     assert _ID.fullmatch(id)
     body = json.dumps({"id": id, "verb": verb, "args": args, "sent_utc": sent}).encode()
-    partial = folder / f".{id}.tmp"
     try:
-        with partial.open("wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(folder / f"{id}.json")
-        fsync_folder(folder)
+        write_durably(folder / f"{id}.json", body)
     except OSError as refused:
         raise EngineError(
             f"the request could not be written to {folder}: {refused.strerror}",
             mend="free space on that disk, or set WORKBENCH_HOME to a folder of yours",
         ) from refused
     return id
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside `folder` last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def scan(folder: Path) -> list[tuple[Path, Request | BadRequest]]:

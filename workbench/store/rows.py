@@ -18,6 +18,10 @@ class Experiment:
     rank_by: str
     """exact_match (up is better) or loss (down is better)."""
     prepared: dict[str, Any] | None
+    resolved: dict[str, Any]
+    """Precision and optimizer, decided once so that its trials stay comparable."""
+    base_trial: int | None
+    """The trial that scored its base; may belong to an earlier experiment on the same base."""
     reason: str
     mend: str
     priority: int
@@ -67,9 +71,13 @@ class TrialRow:
     state: State
     wanted: Wanted
     settings: dict[str, Any]
+    """Dotted recipe keys that differ from the experiment's recipe, with this trial's values."""
     checkpoint_step: int | None
+    """Optimizer steps done at its newest committed checkpoint."""
     waiting: str
+    """While QUEUED: what it waits for, in words."""
     reason: str
+    """Why it is where it is, for FAILED, STOPPED and PAUSED."""
     mend: str
     created_utc: float
     changed_utc: float

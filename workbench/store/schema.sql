@@ -7,6 +7,8 @@ create table experiments (
   recipe        text not null,                -- resolved recipe, JSON
   rank_by       text not null,                -- the score its board ranks by
   prepared      text,                         -- prepared.json once READY
+  resolved      text not null default '{}',   -- settings decided once for all its trials, JSON
+  base_trial    integer references trials,    -- the one that scored this base, maybe another's
   reason        text not null default '',
   mend          text not null default '',
   priority      integer not null default 0,

@@ -92,8 +92,21 @@ class Store(Reader):
             free = f"{name}-{number}"
         return free
 
-    def ready(self, experiment: int, prepared: dict[str, Any]) -> None:
-        self._update("experiments", experiment, state="ready", prepared=json.dumps(prepared))
+    def ready(
+        self,
+        experiment: int,
+        prepared: dict[str, Any],
+        resolved: dict[str, Any],
+        base_trial: int | None,
+    ) -> None:
+        self._update(
+            "experiments",
+            experiment,
+            state="ready",
+            prepared=json.dumps(prepared),
+            resolved=json.dumps(resolved),
+            base_trial=base_trial,
+        )
 
     def refuse(self, experiment: int, reason: str, mend: str) -> None:
         self._update(
@@ -161,6 +174,25 @@ class Store(Reader):
                 {"w": what, "id": trial},
             )
 
+    def wait_all(self, what: str) -> None:
+        """The same reason for everything queued."""
+        with self.writing():
+            self.db.execute(
+                "update trials set waiting = :w where state = 'queued' and waiting <> :w",
+                {"w": what},
+            )
+
+    def wait_rest(self, looked_at: int, what: str) -> None:
+        """The reason of those behind the first `looked_at` in the queue."""
+        with self.writing():
+            self.db.execute(
+                """update trials set waiting = :w where waiting <> :w and id in (
+                     select t.id from trials t join experiments e on e.id = t.experiment
+                     where t.state = 'queued' and not e.held
+                     order by e.priority desc, t.id limit -1 offset :n)""",
+                {"w": what, "n": looked_at},
+            )
+
     # --- attempts ---
 
     def add_attempt(
@@ -176,9 +208,6 @@ class Store(Reader):
             from_step=from_step,
             last_step=from_step,
         )
-
-    def halt_attempt(self, attempt: int, how: str) -> None:
-        self._update("attempts", attempt, halt=how)
 
     def end_attempt(self, attempt: int, outcome: str, reason: str) -> None:
         with self.writing():

@@ -1,0 +1,37 @@
+"""Files that are there whole or not at all, whenever we are killed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fresh_folder(folder: Path) -> Path:
+    """A new, empty folder; what stood there (of a database since removed) is moved aside."""
+    if folder.exists():
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+            number += 1
+        folder.rename(aside)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write_durably(path: Path, body: bytes) -> None:
+    """Whole or not at all: a neighbour file, synced, renamed."""
+    partial = path.with_name(f".{path.name}.tmp")
+    with partial.open("wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    fsync_folder(path.parent)

@@ -1,0 +1,76 @@
+"""Workers in this very process: for tests, and for looking closely without Ray."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, cast
+
+from workbench.assignment import Assignment
+from workbench.cards import Card
+from workbench.fleet import Halt, Phase, Report, WorkerLike
+
+WORKER = "workbench.training.worker:Worker"
+
+
+def load_worker(dotted: str) -> Callable[..., WorkerLike]:
+    """The class named `module:Class`."""
+    module, _, name = dotted.partition(":")
+    return cast(Callable[..., WorkerLike], getattr(importlib.import_module(module), name))
+
+
+def report_from(card: str, generation: int, told: dict[str, Any], silent_s: float) -> Report:
+    """A worker's own words as a Report."""
+    return Report(
+        card=card,
+        generation=generation,
+        phase=Phase(told["phase"]),
+        attempt=told.get("attempt"),
+        last_attempt=told.get("last_attempt"),
+        pid=told.get("pid"),
+        silent_s=silent_s,
+        data=told,
+    )
+
+
+class InlineFleet:
+    """The Fleet promise without processes: each worker is an object with its own thread."""
+
+    def __init__(
+        self, home: str, next_generation: Callable[[str], int], worker: str = WORKER
+    ) -> None:
+        self._home = home
+        self._next_generation = next_generation
+        self._make = load_worker(worker)
+        self._workers: dict[str, tuple[int, WorkerLike]] = {}
+        self._gone: dict[str, Report] = {}
+
+    def start(self, card: Card, assignment: Assignment) -> None:
+        if card.uuid not in self._workers:
+            generation = self._next_generation(card.uuid)
+            worker = self._make(card.to_json(), generation, self._home)
+            self._workers[card.uuid] = (generation, worker)
+        self._workers[card.uuid][1].start(assignment.to_json())
+
+    def halt(self, card: str, attempt: int, how: Halt) -> None:
+        if card in self._workers:
+            self._workers[card][1].halt(attempt, how)
+
+    def end(self, card: str, why: str) -> None:
+        found = self._workers.pop(card, None)
+        if found is not None:
+            found[1].close()
+            self._gone[card] = Report(card=card, generation=found[0], phase=Phase.GONE, reason=why)
+
+    def observe(self) -> dict[str, Report]:
+        gone, self._gone = self._gone, {}
+        here = {
+            card: report_from(card, generation, worker.report(), 0.0)
+            for card, (generation, worker) in self._workers.items()
+        }
+        return {**gone, **here}
+
+    def close(self) -> None:
+        for card in list(self._workers):
+            self.end(card, "the fleet was closed")
+        self._gone.clear()

@@ -1,0 +1,221 @@
+"""Workers as detached Ray actors, one for each card, pinned by UUID. The only importer of ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.assignment import Assignment
+from workbench.cards import Card
+from workbench.fleet import Halt, Phase, Report
+from workbench.fleet.inline_fleet import WORKER, load_worker, report_from
+from workbench.text import safe_line
+
+NAMESPACE = "workbench"
+PING_EVERY_S = 0.5
+START_LIMIT_S = 120.0
+"""A worker that has not answered for so long since its actor was asked for is given up."""
+
+# A driver that lost its head ends in seconds instead of a minute; all read when ray is imported.
+_DRIVER_ENV = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else 127.0.0.1 becomes the host's address
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
+    "RAY_gcs_rpc_server_connect_timeout_s": "1",
+    "RAY_gcs_server_request_timeout_seconds": "3",
+    "RAY_gcs_server_port_wait_time_s": "1",
+    "RAY_py_gcs_connect_timeout_s": "2",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+}
+
+
+class Host:
+    """The actor's body: holds one worker, so that the driver never imports what it runs."""
+
+    def __init__(self, dotted: str, card: dict[str, Any], generation: int, home: str) -> None:
+        self._worker = load_worker(dotted)(card, generation, home)
+
+    def start(self, assignment: dict[str, Any]) -> dict[str, Any]:
+        return self._worker.start(assignment)
+
+    def halt(self, attempt: int, how: str) -> None:
+        self._worker.halt(attempt, how)
+
+    def report(self) -> dict[str, Any]:
+        return self._worker.report()
+
+
+@dataclass(slots=True)
+class _Actor:
+    handle: Any
+    generation: int
+    ping: Any
+    """The report that is under way, or None."""
+    asked_s: float
+    answered_s: float
+    report: Report
+
+
+class RayFleet:
+    """The Fleet promise over one Ray head. Connects when the head's port answers."""
+
+    def __init__(
+        self,
+        home: str,
+        address: str,
+        next_generation: Callable[[str], int],
+        worker: str = WORKER,
+    ) -> None:
+        self._home = home
+        self._address = address
+        self._next_generation = next_generation
+        self._worker = worker
+        self._actors: dict[str, _Actor] = {}
+        self._gone: dict[str, Report] = {}
+        self._ray: Any = None
+
+    def connect(self) -> bool:
+        """True once we are the head's driver; False while its port does not answer yet."""
+        if self._ray is not None:
+            return True
+        host, _, port = self._address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=0.2).close()
+        except OSError:
+            return False
+        os.environ.update(_DRIVER_ENV)
+        import ray
+
+        ray.init(
+            address=self._address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+        self._ray = ray
+        return True
+
+    def start(self, card: Card, assignment: Assignment) -> None:
+        if not self.connect():
+            return
+        if card.uuid not in self._actors:
+            self._actors[card.uuid] = self._hire(card)
+        self._actors[card.uuid].handle.start.remote(assignment.to_json())
+
+    def _hire(self, card: Card) -> _Actor:
+        generation = self._next_generation(card.uuid)
+        handle = (
+            self._ray.remote(Host)
+            .options(
+                name=f"card-{card.uuid}-{generation}",
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0,  # any other number is held for the actor's life
+                num_gpus=0,  # 1 hands out the lowest free index, whichever card was meant
+                max_restarts=0,  # -1 makes it the memory monitor's preferred victim
+                max_task_retries=0,
+                runtime_env={"env_vars": _worker_env(card)},
+            )
+            .remote(self._worker, card.to_json(), generation, self._home)
+        )
+        now = time.monotonic()
+        hired = Report(card=card.uuid, generation=generation, phase=Phase.STARTING)
+        return _Actor(handle, generation, handle.report.remote(), now, now, hired)
+
+    def halt(self, card: str, attempt: int, how: Halt) -> None:
+        if card in self._actors:
+            self._actors[card].handle.halt.remote(attempt, str(how))
+
+    def end(self, card: str, why: str) -> None:
+        actor = self._actors.pop(card, None)
+        if actor is not None:
+            self._ray.kill(actor.handle, no_restart=True)
+            self._gone[card] = self._obituary(card, actor, why)
+
+    def observe(self) -> dict[str, Report]:
+        for card in list(self._actors):
+            self._listen(card, self._actors[card])
+        gone, self._gone = self._gone, {}
+        return {**gone, **{card: actor.report for card, actor in self._actors.items()}}
+
+    def _listen(self, card: str, actor: _Actor) -> None:
+        """Take the report that has come, ask for the next; never waits."""
+        now = time.monotonic()
+        if actor.ping is None:
+            if now - actor.asked_s >= PING_EVERY_S:
+                actor.ping, actor.asked_s = actor.handle.report.remote(), now
+            return
+        if not self._ray.wait([actor.ping], timeout=0)[0]:
+            actor.report = _silent(actor.report, now - actor.answered_s)
+            if actor.report.phase is Phase.STARTING and now - actor.answered_s > START_LIMIT_S:
+                self.end(card, f"its worker did not start within {START_LIMIT_S:.0f} s")
+            return
+        ping, actor.ping = actor.ping, None
+        try:
+            told = self._ray.get(ping)
+        except Exception as died:  # ActorDiedError, or what the worker's own start raised
+            del self._actors[card]
+            self._gone[card] = self._obituary(card, actor, _cause(died))
+            return
+        actor.answered_s = now
+        actor.report = report_from(card, actor.generation, told, 0.0)
+
+    @staticmethod
+    def _obituary(card: str, actor: _Actor, why: str) -> Report:
+        return Report(
+            card=card,
+            generation=actor.generation,
+            phase=Phase.GONE,
+            pid=actor.report.pid,
+            last_attempt=actor.report.last_attempt,
+            reason=why,
+        )
+
+    def close(self) -> None:
+        if self._ray is None:
+            return
+        for card in list(self._actors):
+            self.end(card, "the engine was stopped")
+        self._gone.clear()
+        self._ray.shutdown()
+        self._ray = None
+
+
+def _worker_env(card: Card) -> dict[str, str]:
+    env = {
+        "CUDA_VISIBLE_DEVICES": card.uuid if card.kind == "cuda" else "",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    }
+    if card.kind == "cpu":
+        env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return env
+
+
+def _silent(report: Report, silent_s: float) -> Report:
+    return Report(
+        card=report.card,
+        generation=report.generation,
+        phase=report.phase,
+        attempt=report.attempt,
+        last_attempt=report.last_attempt,
+        pid=report.pid,
+        silent_s=silent_s,
+        data=report.data,
+    )
+
+
+def _cause(died: Exception) -> str:
+    """The line of Ray's long message that says what happened."""
+    lines = [line.strip() for line in str(died).splitlines() if line.strip()]
+    telling = [
+        line
+        for line in lines
+        if "Error" in line or "exit" in line or "killed" in line or "died" in line
+    ]
+    return safe_line((telling or lines or [type(died).__name__])[-1], 300)

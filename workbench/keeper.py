@@ -1,0 +1,308 @@
+"""The keeper: keeps Ray's head and the loop alive as one unit, and samples the cards.
+
+No ray, no torch, no database: it must outlive what it keeps. It ends when the loop says that a
+person stopped the engine, or on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from workbench.files import write_durably
+from workbench.home import Home, find_home, private_temp
+from workbench.locks import Lock, holder
+from workbench.processes import LOOPBACK, MARK, Identity, end, end_unit, identify, listeners, marked
+
+WATCH_S = 0.1
+TICK_LIMIT_S = 30.0
+"""A loop that has not ticked for so long is started anew, with its head."""
+SAMPLE_LIMIT_S = 15.0
+"""A sampler that has not written for so long is ended and started anew."""
+CRASHES, CRASH_WINDOW_S = 5, 600.0
+"""So many loop crashes in so long, and nothing new is placed."""
+PORTS = range(20_000, 30_000)  # above Ray's worker ports (10002–19999), below the ephemeral ones
+LOG_LIMIT_BYTES = 8 << 20
+
+log = logging.getLogger("workbench.keeper")
+
+
+@dataclass(slots=True)
+class Unit:
+    """One head with its loop; they start and end together."""
+
+    name: str
+    head: subprocess.Popen[bytes]
+    loop: subprocess.Popen[bytes]
+    temp: Path
+    started_s: float
+
+
+class Keeper:
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.crashes: deque[float] = deque(maxlen=CRASHES)
+        self.fresh = True
+        self.ending = False
+        self.sampler: subprocess.Popen[bytes] | None = None
+        self._sampling_s = 0.0
+        self._changed: dict[Path, tuple[int, float]] = {}
+        self._checked: set[str] = set()
+
+    # --- life ---
+
+    def run(self) -> None:
+        """Until the loop ends because a person stopped the engine."""
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGINT, self._on_term)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._end_leftovers()
+        self.home.sample.unlink(missing_ok=True)
+        pause_s = 0.0
+        while not self.ending:
+            time.sleep(pause_s)
+            unit = self._start_unit()
+            why = self._watch(unit)
+            log.info("unit %s ends: %s", unit.name, why)
+            self._end_unit(unit)
+            if why == "stopped":
+                break
+            self.crashes.append(time.monotonic())
+            pause_s = min(10.0, 0.5 * 2 ** (len(self._recent()) - 1))
+        self._end_sampler()
+        self.home.runtime.unlink(missing_ok=True)
+
+    def _on_term(self, number: int, frame: FrameType | None) -> None:
+        self.ending = True
+
+    def _recent(self) -> list[float]:
+        now = time.monotonic()
+        return [at for at in self.crashes if now - at < CRASH_WINDOW_S]
+
+    def _end_leftovers(self) -> None:
+        """What a keeper before us left behind ends, by mark and by name; its locks are free then."""
+        try:
+            left = json.loads(self.home.runtime.read_text())
+        except (OSError, ValueError):
+            return
+        for unit in (left.get("unit"), left.get("sampler_unit")):
+            if unit:
+                stubborn = end_unit(str(unit))
+                if stubborn:
+                    log.error("processes %s of unit %s would not die", stubborn, unit)
+        for name in ("head", "loop"):
+            if left.get(name):
+                end(Identity(**left[name]))
+        _remove(left.get("temp"))
+
+    # --- head and loop ---
+
+    def _start_unit(self) -> Unit:
+        port = _free_port()
+        name = f"{port}-{secrets.token_hex(4)}"
+        temp = private_temp() / f"r{name[:8]}"
+        temp.mkdir(mode=0o700, exist_ok=True)
+        env = self._env(name, port)
+        self.home.tick.unlink(missing_ok=True)
+        self._changed.clear()
+        self._note_runtime(unit=name, port=port, temp=str(temp))
+        head = self._spawn("head", _head_command(port, temp), {**env, "CUDA_VISIBLE_DEVICES": ""})
+        loop = self._spawn("loop", [sys.executable, "-m", "workbench.engine"], env)
+        self.fresh = False
+        self._note_runtime(
+            unit=name,
+            port=port,
+            temp=str(temp),
+            head=_named(head.pid),
+            loop=_named(loop.pid),
+        )
+        log.info("unit %s: head %d, loop %d, port %d", name, head.pid, loop.pid, port)
+        return Unit(name, head, loop, temp, time.monotonic())
+
+    def _env(self, unit: str, port: int) -> dict[str, str]:
+        """Ours without any RAY_… of the caller; a token of our own; loopback only."""
+        env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        if not self.home.token.exists():
+            write_durably(self.home.token, secrets.token_hex(32).encode())
+        brake = ""
+        if len(self._recent()) >= CRASHES:
+            brake = (
+                f"the engine crashed {CRASHES} times in ten minutes; nothing new is started. "
+                f"See {self.home.logs}/loop.log, then: workbench engine stop, and start"
+            )
+        return {
+            **env,
+            MARK: unit,
+            "WORKBENCH_HOME": str(self.home.root),
+            "WORKBENCH_RAY": f"127.0.0.1:{port}",
+            "WORKBENCH_FRESH": "1" if self.fresh else "",
+            "WORKBENCH_BRAKE": brake,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.home.token),
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ROTATION_MAX_BYTES": str(1 << 20),
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        }
+
+    def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+        """A child in a session of its own, its output in logs/<name>.log."""
+        path = self.home.logs / f"{name}.log"
+        if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
+            path.rename(path.with_suffix(".log.1"))
+        with path.open("ab") as out:
+            return subprocess.Popen(
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                cwd="/",
+            )
+
+    def _note_runtime(self, **what: object) -> None:
+        known = {"keeper": _named(os.getpid()), **what}
+        if self.sampler is not None:
+            known["sampler_unit"] = f"sampler-{os.getpid()}"
+        with suppress(OSError):  # disk full: the marks in /proc still name what is ours
+            write_durably(self.home.runtime, json.dumps(known).encode())
+
+    def _watch(self, unit: Unit) -> str:
+        """Blocks while all is well; why the unit has to end."""
+        while not self.ending:
+            self._keep_sampling()
+            code = unit.loop.poll()
+            if code is not None:
+                return "stopped" if code == 0 else f"the loop exited with {code}"
+            if unit.head.poll() is not None:
+                return f"Ray's head exited with {unit.head.returncode}"
+            if self._still_s(self.home.tick, unit.started_s) > TICK_LIMIT_S:
+                return f"the loop did not tick for {TICK_LIMIT_S:.0f} s"
+            exposed = self._exposed(unit)
+            if exposed:
+                return f"Ray listens on {exposed}, not on loopback alone"
+            time.sleep(WATCH_S)
+        return "the keeper was told to end"
+
+    def _exposed(self, unit: Unit) -> str:
+        """A listener of ours on another address than loopback; looked for once the loop ticks."""
+        if unit.name in self._checked or time.monotonic() - unit.started_s < 8.0:
+            return ""
+        self._checked.add(unit.name)
+        open_to_all = [a for a in listeners(marked(unit.name)) if a[0] not in LOOPBACK]
+        return f"{open_to_all[0][0]}:{open_to_all[0][1]}" if open_to_all else ""
+
+    def _end_unit(self, unit: Unit) -> None:
+        for child in (unit.loop, unit.head):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        stubborn = end_unit(unit.name)
+        if stubborn:
+            log.error("processes %s of unit %s would not die", stubborn, unit.name)
+        _remove(str(unit.temp))
+
+    # --- cards ---
+
+    def _keep_sampling(self) -> None:
+        """A sampler that hangs in the driver is ended and tried anew; nobody waits for it."""
+        if self.sampler is not None and self.sampler.poll() is None:
+            if self._still_s(self.home.sample, self._sampling_s) < SAMPLE_LIMIT_S:
+                return
+            log.error("the card sampler has stalled")
+            self.sampler.kill()
+        self._sampling_s = time.monotonic()
+        self._changed.pop(self.home.sample, None)
+        self.sampler = self._spawn(
+            "sampler",
+            [sys.executable, "-m", "workbench.card_sampler", str(self.home.sample)],
+            {**os.environ, MARK: f"sampler-{os.getpid()}"},
+        )
+
+    def _end_sampler(self) -> None:
+        if self.sampler is not None:
+            self.sampler.kill()
+
+    def _still_s(self, path: Path, since_s: float) -> float:
+        """Seconds since `path` last changed, by the monotonic clock: the wall clock may jump."""
+        now = time.monotonic()
+        try:
+            stamp = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return now - since_s
+        before = self._changed.get(path)
+        if before is None or before[0] != stamp:
+            self._changed[path] = (stamp, now)
+            return 0.0
+        return now - before[1]
+
+
+def _head_command(port: int, temp: Path) -> list[str]:
+    ray = Path(sys.executable).with_name("ray")
+    options = {
+        "port": str(port),
+        "temp-dir": str(temp),
+        "num-cpus": "2",
+        "num-gpus": "0",
+        "include-dashboard": "false",
+        "include-log-monitor": "false",
+        "object-store-memory": str(128 << 20),
+        "log-style": "record",
+        "log-color": "false",
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    return [str(ray), "start", "--head", "--block", "--disable-usage-stats", *flags]
+
+
+def _free_port() -> int:
+    for port in random.sample(PORTS, 200):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no free port between 20000 and 30000")
+
+
+def _named(pid: int) -> dict[str, int] | None:
+    known = identify(pid)
+    return None if known is None else {"pid": known.pid, "started_ticks": known.started_ticks}
+
+
+def _remove(temp: object) -> None:
+    """A head's temp dir; only ever one of ours."""
+    if temp and Path(str(temp)).parent == private_temp():
+        shutil.rmtree(str(temp), ignore_errors=True)
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    home = find_home().make()
+    lock = Lock(home.keeper_lock)
+    if not lock.take():
+        log.info("process %s keeps %s already", holder(lock.path), home.root)
+        return 0
+    log.info("keeper %d of %s", os.getpid(), home.root)
+    Keeper(home).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""What every part of a tick has before it: the store, the fleet, and what was seen this time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench.assignment import Assignment
+from workbench.cards import Card
+from workbench.fleet import Fleet, Phase, Report
+from workbench.home import Home
+from workbench.scheduler.preparer import Preparer
+from workbench.store import Store
+from workbench.store.rows import Attempt, CardRow
+
+STOPPING = "stopping"
+"""Fact: the engine was asked to stop; holds the time, seconds since the epoch."""
+BRAKE = "brake"
+"""Fact: nothing new is placed, and why; empty when all is well."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    home: Home
+    store: Store
+    fleet: Fleet
+    preparer: Preparer
+    sample: Callable[[], list[dict[str, Any]] | None]
+    """Rows for the cards table when there is a new sample, else None."""
+    fleet_ready: Callable[[], bool] = lambda: True
+    reports: dict[str, Report] = field(default_factory=dict)
+    cards: list[CardRow] = field(default_factory=list)
+    plans: dict[tuple[object, ...], object] = field(default_factory=dict)
+    """Remembered by `place`: planning is pure, and the queue asks the same again and again."""
+
+    def look(self) -> None:
+        """Take in what workers and cards say now."""
+        self.reports = self.fleet.observe() if self.fleet_ready() else {}
+        seen = self.sample()
+        if seen is not None:
+            self.store.see_cards([self._without_ours(card) for card in seen])
+        self.cards = self.store.cards()
+
+    def _without_ours(self, card: dict[str, Any]) -> dict[str, Any]:
+        ours = {r.pid for r in self.reports.values() if r.phase is not Phase.GONE}
+        foreign = [p for p in card.get("processes", []) if p.get("pid") not in ours]
+        return {**card, "processes": json.dumps(foreign)}
+
+    @property
+    def stopping(self) -> bool:
+        return bool(self.store.fact(STOPPING))
+
+    def start(self, attempt: Attempt) -> None:
+        """Send the attempt to its card's worker, again if need be."""
+        row = next((row for row in self.cards if row.uuid == attempt.card), None)
+        if row is not None and self.fleet_ready():
+            self.fleet.start(card_of(row), self.assignment(attempt.id))
+
+    def assignment(self, attempt: int) -> Assignment:
+        """As it was written when the attempt was placed."""
+        return Assignment.from_json(json.loads(assignment_file(self.home, attempt).read_text()))
+
+
+def assignment_file(home: Home, attempt: int) -> Path:
+    return home.attempt(attempt) / "assignment.json"
+
+
+def events_file(home: Home, attempt: int) -> Path:
+    return home.attempt(attempt) / "events.jsonl"
+
+
+def card_of(row: CardRow) -> Card:
+    """The card as planner and worker know it."""
+    capability = tuple(int(part) for part in row.capability.split(".")) if row.capability else None
+    return Card(
+        uuid=row.uuid,
+        kind="cuda" if row.kind == "cuda" else "cpu",
+        name=row.name,
+        total_bytes=row.total_bytes,
+        capability=(capability[0], capability[1]) if capability else None,
+        cap_bytes=row.cap_bytes,
+    )

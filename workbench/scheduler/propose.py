@@ -1,0 +1,114 @@
+"""From a submitted recipe to queued trials: prepare, decide what all trials share, enqueue."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from workbench import search
+from workbench.cards import Card
+from workbench.files import fresh_folder
+from workbench.recipe import Recipe
+from workbench.scheduler.desk import Desk, card_of
+from workbench.store.rows import Experiment
+from workbench.trial import Kind, State
+
+
+def propose(desk: Desk) -> None:
+    """One preparation at a time, oldest first."""
+    if desk.stopping:
+        return
+    for experiment in desk.store.preparing():
+        cards = [card_of(row) for row in desk.cards if row.present]
+        if not cards:
+            return
+        result = desk.preparer.poll(experiment.id)
+        if result is not None:
+            _enqueue(desk, experiment, result, cards)
+        return
+
+
+def _enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: list[Card]) -> None:
+    if not result.get("ok"):
+        _refuse(desk, experiment, str(result.get("error")), str(result.get("mend") or ""))
+        return
+    recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
+    resolved = resolve_once(recipe, cards)
+    settings = search.points(recipe)
+    with desk.store.writing():
+        base = _known_base(desk, experiment, result, resolved)
+        if base is None:
+            base = _add(desk, experiment.id, 0, Kind.BASE, {})
+        for number, point in enumerate(settings, start=1):
+            _add(desk, experiment.id, number, Kind.TUNE, point)
+        desk.store.ready(experiment.id, result, resolved, base)
+        desk.store.note(
+            "ready",
+            f"experiment {experiment.name}: {len(settings)} trials queued",
+            experiment=experiment.id,
+        )
+        for note in result.get("notes", []):
+            desk.store.note("data", str(note), level="warning", experiment=experiment.id)
+
+
+def resolve_once(recipe: Recipe, cards: list[Card]) -> dict[str, Any]:
+    """Precision and optimizer for all trials of an experiment, so that they stay comparable.
+
+    bf16 only when every GPU here has it (compute capability 8.0); else fp16, which all have.
+    """
+    capabilities = [card.capability for card in cards if card.capability]
+    precision, optimizer = recipe.model.precision, recipe.train.optimizer
+    if precision == "auto":
+        precision = "bf16" if capabilities and min(capabilities) >= (8, 0) else "fp16"
+        precision = precision if capabilities else "fp32"
+    if optimizer == "auto":
+        optimizer = "paged_adamw_8bit" if capabilities else "adamw_torch"
+    return {"model.precision": precision, "train.optimizer": optimizer}
+
+
+def _refuse(desk: Desk, experiment: Experiment, reason: str, mend: str) -> None:
+    with desk.store.writing():
+        desk.store.refuse(experiment.id, reason, mend)
+        desk.store.note(
+            "refused",
+            f"experiment {experiment.name} was refused: {reason}",
+            level="error",
+            experiment=experiment.id,
+        )
+
+
+def _add(desk: Desk, experiment: int, number: int, kind: Kind, settings: dict[str, object]) -> int:
+    trial = desk.store.add_trial(experiment, number, kind, settings)
+    fresh_folder(desk.home.trial(trial))
+    return trial
+
+
+def base_key(recipe: dict[str, Any], prepared: dict[str, Any], resolved: dict[str, Any]) -> str:
+    """Equal for experiments whose base has the same scores."""
+    model = prepared["model"]
+    return json.dumps(
+        [
+            model["path"],
+            model["revision"],
+            recipe["model"]["quantization"],
+            recipe["model"]["double_quantization"],
+            recipe["model"]["attention"],
+            resolved.get("model.precision"),
+            prepared["evaluation_digest"],
+        ]
+    )
+
+
+def _known_base(
+    desk: Desk, experiment: Experiment, prepared: dict[str, Any], resolved: dict[str, Any]
+) -> int | None:
+    """The trial that has scored, or is going to score, the very same base."""
+    wanted = base_key(experiment.recipe, prepared, resolved)
+    for other in desk.store.experiments():
+        if other.base_trial is None or other.prepared is None:
+            continue
+        if base_key(other.recipe, other.prepared, other.resolved) == wanted:
+            state = desk.store.trial(other.base_trial).state
+            if state not in (State.FAILED, State.STOPPED):
+                return other.base_trial
+    return None

@@ -1,0 +1,106 @@
+"""What was lost with its worker goes back into the queue, from its last checkpoint."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+
+from workbench.events import Outcome
+from workbench.fleet import Phase, Report
+from workbench.scheduler.desk import Desk
+from workbench.scheduler.settle import take_in
+from workbench.store.rows import Attempt
+from workbench.text import safe_line
+from workbench.trial import State
+
+SILENT_LIMIT_S = 120.0
+"""A worker whose control thread says nothing for so long is replaced."""
+START_LIMIT_S = 300.0
+"""An attempt that no worker has taken for so long is placed anew."""
+BARREN_LIMIT = 3
+"""Attempts lost in a row without a new checkpoint, after which a trial fails."""
+
+
+def rescue(desk: Desk) -> None:
+    for attempt in desk.store.live_attempts():
+        why = _lost(desk, attempt)
+        if why:
+            lose(desk, attempt, why)
+            _blame(desk, attempt.card)
+
+
+def rescue_all(desk: Desk, why: str) -> None:
+    """At the loop's start: whatever was running ran on workers that are gone."""
+    for attempt in desk.store.live_attempts():
+        lose(desk, attempt, why)
+
+
+def _lost(desk: Desk, attempt: Attempt) -> str:
+    """Why its worker will never end this attempt; empty while it may."""
+    report = desk.reports.get(attempt.card)
+    if report is None:
+        if desk.store.clock() - attempt.started_utc > START_LIMIT_S:
+            return f"no worker took it within {START_LIMIT_S:.0f} s"
+        return ""
+    if report.phase is Phase.GONE:
+        return f"the worker of {attempt.card} went away: {safe_line(report.reason, 300)}"
+    if report.silent_s > SILENT_LIMIT_S and report.phase is not Phase.STARTING:
+        why = f"the worker of {attempt.card} did not answer for {report.silent_s:.0f} s"
+        desk.fleet.end(attempt.card, why)
+        return why
+    if _dropped(report, attempt):
+        return f"the worker of {attempt.card} is idle, and left no record of the attempt's end"
+    return ""
+
+
+def _dropped(report: Report, attempt: Attempt) -> bool:
+    return report.phase is Phase.IDLE and (report.last_attempt or 0) >= attempt.id
+
+
+def lose(desk: Desk, attempt: Attempt, why: str) -> None:
+    """End the attempt as lost, unless its file says that it ended by itself."""
+    if take_in(desk, attempt) is not None:
+        return
+    with desk.store.writing():
+        desk.store.end_attempt(attempt.id, Outcome.LOST, why)
+        trial = desk.store.trial(attempt.trial)
+        verdict = hopeless(desk.store.attempts(trial.id))
+        after = State.FAILED if verdict else State.QUEUED
+        since = f"goes on from step {trial.checkpoint_step}" if trial.checkpoint_step else "again"
+        desk.store.move(
+            trial.id,
+            trial.state,
+            after,
+            by="rescue",
+            why=f"{why}; {verdict or since}",
+            reason=verdict,
+            mend="look at its log (workbench logs), then run it again" if verdict else "",
+        )
+        desk.store.note(
+            "lost",
+            f"trial {trial.id}: {why}; {verdict or since}",
+            level="error" if verdict else "warning",
+            trial=trial.id,
+            attempt=attempt.id,
+            experiment=trial.experiment,
+        )
+
+
+def hopeless(attempts: list[Attempt]) -> str:
+    """Why a trial is not tried again; empty while it may be. `attempts` oldest first."""
+    lost = list(takewhile(lambda a: a.outcome == Outcome.LOST, reversed(attempts)))
+    barren = list(takewhile(lambda a: a.checkpoint_step is None, lost))
+    if len(barren) >= BARREN_LIMIT:
+        reasons = "; ".join(a.reason for a in reversed(barren[:BARREN_LIMIT]))
+        return f"{len(barren)} attempts in a row ended without a new checkpoint: {reasons}"
+    if len(lost) >= 2 and lost[0].last_step == lost[1].last_step > lost[0].from_step:
+        return f"two attempts in a row ended at step {lost[0].last_step}: {lost[0].reason}"
+    return ""
+
+
+def _blame(desk: Desk, card: str) -> None:
+    """A card that loses two different trials, with none finished between, gets no more."""
+    trials = desk.store.lost_in_a_row(card)
+    if len(set(trials)) >= 2:
+        why = f"lost trials {' and '.join(str(t) for t in sorted(set(trials)))} in a row"
+        desk.store.quarantine(card, why)
+        desk.store.note("quarantined", f"card {card} is quarantined: it {why}", level="error")

@@ -1,0 +1,132 @@
+"""Make what is so what is wanted: take in reports, end what has ended, ask again what was asked."""
+
+from __future__ import annotations
+
+from workbench.events import Outcome
+from workbench.fleet import Halt, Phase
+from workbench.scheduler.desk import Desk, events_file
+from workbench.store.ingest import End, ingest
+from workbench.store.rows import Attempt, TrialRow
+from workbench.trial import State, Wanted
+
+_HALTS = {Wanted.PAUSE: Halt.YIELD, Wanted.STOP: Halt.FINISH}
+
+
+def settle(desk: Desk) -> None:
+    stopping = desk.stopping
+    for attempt in desk.store.live_attempts():
+        end = take_in(desk, attempt)
+        if end is None:
+            _ask(desk, attempt, stopping)
+    for trial in desk.store.trials(states=frozenset({State.PAUSED})):
+        _settle_paused(desk, trial)
+    for trial in desk.store.unwilling():
+        _settle_queued(desk, trial)
+
+
+def take_in(desk: Desk, attempt: Attempt) -> End | None:
+    """Read what the attempt wrote, and move its trial as it says."""
+    end = ingest(desk.store, attempt, events_file(desk.home, attempt.id))
+    trial = desk.store.trial(attempt.trial)
+    reported = desk.store.attempt(attempt.id).reported_utc
+    if trial.state is State.STARTING and reported is not None:
+        why = f"attempt {attempt.id} began on {attempt.card}"
+        desk.store.move(trial.id, State.STARTING, State.RUNNING, by="settle", why=why)
+    if end is not None:
+        with desk.store.writing():
+            desk.store.end_attempt(attempt.id, end.outcome, end.reason)
+            _finish(desk, desk.store.trial(trial.id), end)
+    return end
+
+
+def _finish(desk: Desk, trial: TrialRow, end: End) -> None:
+    after, why = _after(trial, end)
+    desk.store.move(
+        trial.id, trial.state, after, by="settle", why=why, reason=end.reason, mend=end.mend
+    )
+    if after is State.FAILED:
+        desk.store.note(
+            "failed",
+            f"trial {trial.id} failed: {end.reason}",
+            level="error",
+            trial=trial.id,
+            experiment=trial.experiment,
+        )
+
+
+def _after(trial: TrialRow, end: End) -> tuple[State, str]:
+    if end.outcome == Outcome.DONE:
+        return State.DONE, f"finished at step {end.step}"
+    if end.outcome == Outcome.STOPPED:
+        return State.STOPPED, f"stopped at step {end.step}"
+    if end.outcome == Outcome.YIELDED:
+        if trial.wanted is Wanted.PAUSE:
+            return State.PAUSED, f"paused at step {end.step}"
+        return State.QUEUED, f"gave its card back at step {end.step}"
+    return State.FAILED, end.reason or "failed"
+
+
+def _ask(desk: Desk, attempt: Attempt, stopping: bool) -> None:
+    """Send again what this attempt was told, until it has done so."""
+    trial = desk.store.trial(attempt.trial)
+    report = desk.reports.get(attempt.card)
+    if trial.wanted is Wanted.KILL:
+        _kill(desk, attempt, trial)
+        return
+    how = _HALTS.get(trial.wanted) or (Halt.YIELD if stopping else None)
+    if report is not None and report.attempt == attempt.id:
+        if how is not None:
+            if attempt.halt != how:
+                desk.store.touch_attempt(attempt.id, halt=how)
+            desk.fleet.halt(attempt.card, attempt.id, how)
+    elif how is not None and trial.state is State.STARTING and not _taken(desk, attempt):
+        # Never reached its worker, and is not wanted there any more.
+        with desk.store.writing():
+            desk.store.end_attempt(attempt.id, Outcome.YIELDED, "was not needed any more")
+            _finish(desk, trial, End(Outcome.YIELDED, attempt.from_step, "", "", ""))
+    elif trial.state is State.STARTING and _idle(desk, attempt) and not _taken(desk, attempt):
+        desk.start(attempt)
+
+
+def _idle(desk: Desk, attempt: Attempt) -> bool:
+    report = desk.reports.get(attempt.card)
+    return report is None or report.phase is Phase.IDLE
+
+
+def _taken(desk: Desk, attempt: Attempt) -> bool:
+    """True when its worker has it, or had it."""
+    report = desk.reports.get(attempt.card)
+    return report is not None and (report.last_attempt or 0) >= attempt.id
+
+
+def _kill(desk: Desk, attempt: Attempt, trial: TrialRow) -> None:
+    desk.fleet.end(attempt.card, f"trial {trial.id} was killed")
+    with desk.store.writing():
+        desk.store.end_attempt(attempt.id, Outcome.LOST, "killed by a person")
+        why = f"killed at step {trial.step}"
+        desk.store.move(trial.id, trial.state, State.STOPPED, by="settle", why=why, reason="killed")
+
+
+def _settle_paused(desk: Desk, trial: TrialRow) -> None:
+    if trial.wanted is Wanted.RUN:
+        desk.store.move(trial.id, State.PAUSED, State.QUEUED, by="settle", why="resumed")
+    elif trial.wanted is Wanted.STOP and trial.checkpoint_step:
+        why = f"its checkpoint of step {trial.checkpoint_step} is to be scored and kept"
+        desk.store.move(trial.id, State.PAUSED, State.QUEUED, by="settle", why=why)
+    elif trial.wanted in (Wanted.STOP, Wanted.KILL):
+        _stop_idle(desk, trial)
+
+
+def _settle_queued(desk: Desk, trial: TrialRow) -> None:
+    if trial.wanted is Wanted.PAUSE:
+        desk.store.move(
+            trial.id, State.QUEUED, State.PAUSED, by="settle", why="paused in the queue"
+        )
+    elif trial.wanted is Wanted.KILL or not trial.checkpoint_step:
+        _stop_idle(desk, trial)
+    # else: a stop with something to keep waits for a card, to be scored there
+
+
+def _stop_idle(desk: Desk, trial: TrialRow) -> None:
+    word = "killed" if trial.wanted is Wanted.KILL else "stopped before its first checkpoint"
+    desk.store.move(trial.id, trial.state, State.STOPPED, by="settle", why=word, reason=word)
