@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +35,24 @@ from workbench.store.rows import (
 
 if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
     from workbench.recipe import Recipe
+
+__all__ = [
+    "Answer",
+    "Attempt",
+    "BoardRow",
+    "CardRow",
+    "Engine",
+    "EngineState",
+    "EventRow",
+    "Experiment",
+    "MoveRow",
+    "Point",
+    "Sample",
+    "Service",
+    "Snapshot",
+    "TrialDetail",
+    "TrialRow",
+]
 
 LATE_S = 10.0
 """A loop that has not ticked for so long is shown as not answering."""
@@ -77,8 +96,9 @@ class TrialDetail:
 class Service:
     """One person's view of one home. Not thread-safe: one for each thread that asks."""
 
-    def __init__(self, home: Home | None = None) -> None:
+    def __init__(self, home: Home | None = None, clock: Callable[[], float] = time.time) -> None:
         self.home = home or find_home()
+        self.clock = clock
         self._reader: Reader | None = None
         self._inode: int | None = None
 
@@ -160,7 +180,7 @@ class Service:
         reader = self._need_reader()
         with reader.one_view():
             experiment = reader.experiment(key)
-            return experiment, board(reader, experiment, time.time())
+            return experiment, board(reader, experiment, self.clock())
 
     # --- commanding ---
 
