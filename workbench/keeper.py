@@ -94,7 +94,7 @@ class Keeper:
         return [at for at in self.crashes if now - at < CRASH_WINDOW_S]
 
     def _end_leftovers(self) -> None:
-        """What a keeper before us left behind ends, by mark and by name; its locks are free then."""
+        """What a keeper before us left behind ends, by mark and by name, and so its locks."""
         try:
             left = json.loads(self.home.runtime.read_text())
         except (OSError, ValueError):

@@ -24,11 +24,11 @@ def propose(desk: Desk) -> None:
             return
         result = desk.preparer.poll(experiment.id)
         if result is not None:
-            _enqueue(desk, experiment, result, cards)
+            enqueue(desk, experiment, result, cards)
         return
 
 
-def _enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: list[Card]) -> None:
+def enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: list[Card]) -> None:
     if not result.get("ok"):
         _refuse(desk, experiment, str(result.get("error")), str(result.get("mend") or ""))
         return

@@ -1,0 +1,377 @@
+"""What a tick does, on a real store and an inline fleet; no clock, no threads."""
+
+import sqlite3
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.desks import Bench, cpu_card, recipe
+from workbench import scheduler
+from workbench.errors import IllegalMove
+from workbench.scheduler.desk import BRAKE
+from workbench.scheduler.rescue import rescue_all
+from workbench.store.board import board
+from workbench.store.requests import drop
+from workbench.trial import FINAL, MOVES, State, Wanted
+
+GRID = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1], "lora.rank": [4, 8]}}
+MakeBench = Callable[..., Bench]
+
+
+def test_every_move_names_a_function_of_the_scheduler() -> None:
+    assert {move.by for move in MOVES} <= set(scheduler.__all__)
+
+
+def test_no_final_state_has_a_way_out_and_every_state_can_finish() -> None:
+    assert not [move for move in MOVES if move.before in FINAL]
+    can_finish = set(FINAL)
+    for _ in State:
+        can_finish |= {move.before for move in MOVES if move.after in can_finish}
+    assert can_finish == set(State)
+
+
+def test_stopping_is_legal_from_every_live_state() -> None:
+    stoppable = {move.before for move in MOVES if move.after is State.STOPPED}
+    assert stoppable == set(State) - FINAL
+
+
+def test_a_grid_runs_to_a_ranked_board(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    id = bench.submit(recipe(sweep=GRID))
+    bench.ticks(60)
+    assert {t.state for t in bench.trials()} == {State.DONE}
+    rows = board(bench.store, bench.store.experiment(id), bench.now)
+    scores = [row.score for row in rows if row.rank]
+    assert len(scores) == 6
+    assert scores == sorted(scores, reverse=True)
+    assert rows[0].settings == {"train.learning_rate": 0.1, "lora.rank": 4}
+    assert rows[0].base_score == 0.1
+    assert rows[0].gain == pytest.approx(0.5)
+    assert rows[-1].kind == "base"
+
+
+def test_two_run_at_once_and_a_third_waits_and_says_why(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    bench.submit(recipe(sweep=GRID))
+    bench.ticks(1)
+    live = [t for t in bench.trials() if t.state.live]
+    assert len({t.card for t in live}) == len(live) == 2
+    waiting = next(t for t in bench.trials() if t.state is State.QUEUED)
+    bench.ticks(1)
+    why = bench.store.trial(waiting.id).waiting
+    assert "runs trial" in why
+    assert "cpu-0" in why
+
+
+def test_the_database_refuses_two_live_attempts_on_a_card(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(sweep=GRID))
+    bench.ticks()
+    with pytest.raises(sqlite3.IntegrityError):
+        bench.store.add_attempt(3, "cpu-0", {}, 0, 0)
+
+
+def test_max_parallel_holds_an_experiment_back(bench_of: MakeBench) -> None:
+    bench = bench_of(*[cpu_card(i) for i in range(4)])
+    bench.submit(recipe(sweep={**GRID, "max_parallel": 2}))
+    bench.ticks(3)
+    assert len([t for t in bench.trials() if t.state.live]) == 2
+    queued = [t for t in bench.trials() if t.state is State.QUEUED]
+    assert "2 at once" in queued[0].waiting
+
+
+def test_the_base_is_scored_once_for_two_experiments_on_it(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    bench.submit(recipe())
+    bench.ticks(20)
+    second = bench.submit(recipe())
+    bench.ticks(20)
+    assert [t.kind for t in bench.store.trials(second)] == ["tune"]
+    rows = board(bench.store, bench.store.experiment(second), bench.now)
+    assert rows[0].base_score == 0.1
+    assert bench.store.experiment(second).name == "tiny-2"
+
+
+def test_a_lost_worker_puts_its_trial_back_in_the_queue_from_its_checkpoint(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    trial = bench.trials()[1]
+    bench.until(State.RUNNING, trial.id)
+    bench.ticks(3)
+    bench.desk.fleet.end("cpu-0", "killed by signal 9")
+    bench.ticks(1)
+    last = bench.store.moves(trial.id)[-2:]
+    assert any(m.by == "rescue" and "signal 9" in m.why and "step" in m.why for m in last)
+    assert bench.until(State.DONE, trial.id).attempts == 2
+    resumed = bench.store.attempts(trial.id)[1]
+    assert resumed.from_step == bench.store.attempts(trial.id)[0].checkpoint_step
+    assert resumed.generation == 2
+    steps = [p.step for p in bench.store.series(trial.id, "loss")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_three_losses_without_a_new_checkpoint_fail_the_trial(bench_of: MakeBench) -> None:
+    bench = bench_of(*[cpu_card(i) for i in range(2)])
+    bench.submit(recipe(train={"max_steps": 50, "save_every": 40, "learning_rate": 0.1}))
+    trial = bench.trials()[1].id
+    for steps in (1, 2, 4):
+        bench.until(State.RUNNING, trial)
+        bench.ticks(steps)
+        card = bench.store.trial(trial).card
+        bench.desk.fleet.end(str(card), f"died after {steps}")
+        bench.ticks(1)
+    row = bench.store.trial(trial)
+    assert row.state is State.FAILED
+    assert "3 attempts in a row" in row.reason
+    assert "died after 4" in row.reason
+    assert row.mend
+
+
+def test_losses_are_free_as_long_as_each_attempt_commits_a_checkpoint(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(train={"max_steps": 60, "save_every": 2, "learning_rate": 0.01}))
+    trial = bench.trials()[1].id
+    for extra in (3, 4, 3, 4, 3):
+        bench.until(State.RUNNING, trial)
+        bench.ticks(extra)
+        bench.desk.fleet.end("cpu-0", "supply")
+        bench.ticks(1)
+    assert bench.until(State.DONE, trial).attempts == 6
+
+
+def test_a_card_that_loses_two_different_trials_is_quarantined(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(sweep=GRID))
+    bench.until(State.DONE, 1)
+    first, second = bench.trials()[1].id, bench.trials()[2].id
+    bench.until(State.RUNNING, first)
+    drop(bench.desk.home.requests, "pause", {"trial": first})
+    bench.desk.fleet.end("cpu-0", "fell off the bus")
+    bench.until(State.RUNNING, second)
+    bench.desk.fleet.end("cpu-0", "fell off the bus")
+    bench.ticks(2)
+    card = bench.store.cards()[0]
+    assert "in a row" in card.quarantined
+    assert not [t for t in bench.trials() if t.state.live]
+    drop(bench.desk.home.requests, "release-card", {"card": "cpu-0"})
+    bench.until(State.DONE, second)
+
+
+def test_a_failed_trial_carries_its_reason_and_mend(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(train={"max_steps": 6, "learning_rate": 0.666}))
+    row = bench.until(State.FAILED, 2)
+    assert row.reason == "the loss is NaN"
+    assert row.mend == "lower train.learning_rate"
+    assert row.attempts == 1
+
+
+def test_stop_keeps_what_was_learned(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(train={"max_steps": 500, "save_every": 2, "learning_rate": 0.01}))
+    bench.until(State.RUNNING, 2)
+    bench.ticks(5)
+    id = drop(bench.desk.home.requests, "stop", {"trial": 2})
+    row = bench.until(State.STOPPED, 2)
+    assert row.score is not None
+    answer = bench.store.answer(id)
+    assert answer is not None
+    assert "kept as its adapter" in answer.text
+
+
+def test_pause_gives_the_card_back_and_resume_goes_on(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    bench.ticks(2)
+    drop(bench.desk.home.requests, "pause", {"trial": 2})
+    paused = bench.until(State.PAUSED, 2)
+    assert not bench.store.live_attempts()
+    drop(bench.desk.home.requests, "resume", {"trial": 2})
+    done = bench.until(State.DONE, 2)
+    assert done.attempts == 2
+    assert bench.store.attempts(2)[1].from_step == paused.checkpoint_step
+
+
+def test_stopping_a_paused_trial_scores_its_checkpoint(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    bench.ticks(3)
+    drop(bench.desk.home.requests, "pause", {"trial": 2})
+    bench.until(State.PAUSED, 2)
+    drop(bench.desk.home.requests, "stop", {"trial": 2})
+    row = bench.until(State.STOPPED, 2)
+    assert row.score is not None
+    assert bench.store.attempts(2)[-1].outcome == "stopped"
+
+
+def test_kill_keeps_nothing_and_frees_the_card(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(sweep=GRID))
+    bench.until(State.RUNNING, 2)
+    drop(bench.desk.home.requests, "kill", {"trial": 2})
+    row = bench.until(State.STOPPED, 2)
+    assert row.reason == "killed"
+    assert row.score is None
+    bench.until(State.DONE, 3)
+    assert bench.store.cards()[0].quarantined == ""
+
+
+@pytest.mark.parametrize("verb", ["stop", "kill"])
+def test_a_queued_trial_without_a_checkpoint_stops_at_once(bench_of: MakeBench, verb: str) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(sweep=GRID))
+    bench.ticks(2)
+    drop(bench.desk.home.requests, verb, {"trial": 6})
+    bench.ticks(1)
+    assert bench.store.trial(6).state is State.STOPPED
+
+
+def test_the_same_request_sent_twice_is_carried_out_once(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    body = {"recipe": recipe().model_dump(mode="json")}
+    drop(bench.desk.home.requests, "submit", body, id="a-1")
+    scheduler.obey(bench.desk)
+    drop(bench.desk.home.requests, "submit", body, id="a-1")
+    scheduler.obey(bench.desk)
+    assert len(bench.store.experiments()) == 1
+    assert not list(bench.desk.home.requests.glob("*.json"))
+
+
+def test_a_request_that_cannot_be_read_is_set_aside_and_told(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    (bench.desk.home.requests / "x.json").write_text("{nonsense")
+    bench.ticks(1)
+    assert (bench.desk.home.requests / "bad" / "x.json").exists()
+    assert "requests/bad" in bench.store.events()[-1].text
+
+
+@pytest.mark.parametrize(
+    ("verb", "args", "says"),
+    [
+        ("dance", {}, "does not know dance"),
+        ("stop", {"trial": 99}, "there is no trial 99"),
+        ("stop", {}, "KeyError"),
+        ("submit", {"recipe": {"name": "x"}}, "not valid"),
+    ],
+)
+def test_a_request_that_cannot_be_carried_out_is_answered(
+    bench_of: MakeBench, verb: str, args: dict[str, object], says: str
+) -> None:
+    bench = bench_of(cpu_card(0))
+    id = drop(bench.desk.home.requests, verb, args)
+    bench.ticks(1)
+    answer = bench.store.answer(id)
+    assert answer is not None
+    assert not answer.ok
+    assert says in answer.text
+
+
+def test_a_broken_event_line_never_stops_the_loop(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    attempt = bench.store.live_attempts()[0]
+    with (bench.desk.home.attempt(attempt.id) / "events.jsonl").open("ab") as file:
+        file.write(b"{garbage\n" + b'{"n": 9, "t": 1, "kind": "metric", "step": "x"}\n')
+    bench.until(State.DONE, 2)
+    aside = [e for e in bench.store.events() if e.kind == "bad-line"]
+    assert len(aside) == 2
+
+
+def test_the_engine_stopping_gives_cards_back_and_the_next_one_goes_on(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of()
+    bench.submit(recipe(sweep=GRID))
+    bench.until(State.RUNNING, 2)
+    drop(bench.desk.home.requests, "engine-stop", {})
+    bench.ticks(3)
+    assert not bench.store.live_attempts()
+    assert {t.state for t in bench.trials() if t.id != 1} == {State.QUEUED}
+    bench.store.set_fact("stopping", "")
+    bench.ticks(60)
+    assert {t.state for t in bench.trials()} == {State.DONE}
+
+
+def test_after_a_restart_whatever_ran_goes_on_from_its_checkpoint(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    bench.submit(recipe(sweep=GRID))
+    bench.until(State.RUNNING, 2)
+    bench.ticks(3)
+    bench.desk.fleet.close()
+    rescue_all(bench.desk, "the engine was restarted")
+    assert not bench.store.live_attempts()
+    bench.ticks(60)
+    assert {t.state for t in bench.trials()} == {State.DONE}
+    assert bench.store.trial(2).attempts <= 2
+
+
+def test_an_attempt_placed_but_never_sent_is_sent_again(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    sent: list[int] = []
+    start = bench.desk.fleet.start
+
+    def lose_the_first(card: object, given: object) -> None:
+        sent.append(1)
+        if len(sent) > 1:
+            start(card, given)  # type: ignore[arg-type]
+
+    bench.desk.fleet.start = lose_the_first  # type: ignore[method-assign]
+    bench.until(State.DONE, 1)
+    assert len(sent) >= 2
+
+
+def test_with_the_brake_on_nothing_new_is_placed_and_the_queue_says_why(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of()
+    bench.submit(recipe())
+    bench.store.set_fact(BRAKE, "the engine crashed 5 times")
+    bench.ticks(2)
+    assert {t.waiting for t in bench.trials()} == {"the engine crashed 5 times"}
+
+
+def test_an_illegal_move_is_refused_by_table_and_by_row(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    bench.submit(recipe())
+    with pytest.raises(IllegalMove):
+        bench.store.move(2, State.QUEUED, State.DONE, by="settle", why="")
+    with pytest.raises(IllegalMove):
+        bench.store.move(2, State.RUNNING, State.DONE, by="settle", why="")
+    assert bench.store.moves(2) == []
+
+
+def test_a_trial_goes_to_the_smallest_card_that_takes_it(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0, 24), cpu_card(1, 2), cpu_card(2, 12))
+    bench.submit(recipe())
+    bench.ticks(1)
+    assert bench.store.trial(1).card == "cpu-1"
+    assert bench.store.trial(2).card == "cpu-2"
+
+
+def test_a_trial_that_fits_no_card_here_fails_with_the_arithmetic(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0, 0.05))
+    bench.submit(recipe(data={"train": "/d", "max_tokens": 4096}, train={"batch_size": 64}))
+    bench.ticks(1)
+    row = bench.store.trial(2)
+    assert row.state is State.FAILED
+    assert "GiB" in row.reason or "MiB" in row.reason
+    assert row.mend
+
+
+def test_wanted_survives_a_restart(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    bench.store.wish(2, Wanted.PAUSE)
+    bench.desk.fleet.close()
+    rescue_all(bench.desk, "the engine was restarted")
+    bench.ticks(1)
+    assert bench.store.trial(2).state is State.PAUSED

@@ -1,0 +1,114 @@
+"""A worker that trains nothing: it takes one step each time it is asked for a report.
+
+A second implementation of fleet.WorkerLike, without threads or clocks, so that scheduler tests
+are exact. It writes the same events to the same files as the real one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from workbench.assignment import Assignment
+from workbench.events import EventWriter
+
+
+class TickingWorker:
+    def __init__(self, card: dict[str, Any], generation: int, home: str) -> None:
+        self.card = card
+        self.generation = generation
+        self.given: Assignment | None = None
+        self.last_attempt: int | None = None
+        self.step = 0
+        self.halted: str | None = None
+        self.events: EventWriter | None = None
+
+    def start(self, assignment: dict[str, Any]) -> dict[str, Any]:
+        given = Assignment.from_json(assignment)
+        if given.attempt <= (self.last_attempt or 0):
+            return {"ok": given.attempt == self.last_attempt, "reason": "seen"}
+        if self.given is not None:
+            return {"ok": False, "reason": "busy"}
+        self.given, self.last_attempt, self.halted = given, given.attempt, None
+        self.step = self._newest_checkpoint()
+        self.events = EventWriter(Path(given.folder) / "events.jsonl")
+        self._write("started", pid=os.getpid(), generation=self.generation, plan=given.plan)
+        return {"ok": True}
+
+    def halt(self, attempt: int, how: str) -> None:
+        if self.given is not None and self.given.attempt == attempt:
+            self.halted = how
+
+    def report(self) -> dict[str, Any]:
+        self._advance()
+        return {
+            "phase": "busy" if self.given else "idle",
+            "attempt": self.given.attempt if self.given else None,
+            "last_attempt": self.last_attempt,
+            "pid": os.getpid(),
+        }
+
+    def close(self) -> None:
+        self.given = None
+        if self.events is not None:
+            self.events.close()
+
+    def _write(self, kind: str, **data: Any) -> None:
+        assert self.events is not None
+        self.events.write(kind, **data)
+
+    def _checkpoints(self) -> Path:
+        assert self.given is not None
+        return Path(self.given.trial_folder) / "checkpoints"
+
+    def _newest_checkpoint(self) -> int:
+        folder = self._checkpoints()
+        steps = [int(p.name) for p in folder.iterdir()] if folder.exists() else []
+        return max(steps, default=0)
+
+    def _checkpoint(self) -> None:
+        (self._checkpoints() / str(self.step)).mkdir(parents=True, exist_ok=True)
+        self._write("checkpoint", step=self.step, path="", bytes=0)
+
+    def _advance(self) -> None:
+        if self.given is None:
+            return
+        train = self.given.recipe["train"]
+        if self.halted == "yield":
+            self._checkpoint()
+            self._end("yielded")
+        elif self.halted == "finish" or self.given.finish:
+            if not self.given.finish:
+                self._checkpoint()
+            self._score()
+            self._end("stopped")
+        elif self.given.kind == "base":
+            self._score()
+            self._end("done")
+        else:
+            self.step += 1
+            loss = 5.0 / (self.step + float(train["learning_rate"]))
+            values = {"loss": loss, "tokens_per_s": 100.0, "peak_bytes": 1 << 20}
+            self._write("metric", step=self.step, values=values)
+            if train["learning_rate"] == 0.666:
+                self._end("failed", reason="the loss is NaN", mend="lower train.learning_rate")
+            elif self.step >= train["max_steps"]:
+                self._score()
+                self._end("done")
+            elif self.step % train["save_every"] == 0:
+                self._checkpoint()
+
+    def _score(self) -> None:
+        assert self.given is not None
+        rate = self.given.recipe["train"]["learning_rate"]
+        score = 0.1 if self.given.kind == "base" else min(1.0, rate * self.step)
+        values = {"exact_match": score, "loss": 1.0 - score}
+        self._write("score", subject=self.given.kind, values=values, step=self.step)
+        if self.given.kind != "base":
+            path = f"{self.given.trial_folder}/adapter"
+            self._write("adapter", path=path, bytes=10, sha256="0" * 64)
+
+    def _end(self, outcome: str, reason: str = "", mend: str = "") -> None:
+        self._write("end", outcome=outcome, step=self.step, reason=reason, mend=mend)
+        self.close()
