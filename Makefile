@@ -1,0 +1,41 @@
+# make demo   set up, then run a sweep of real QLoRA trials offline and print the board
+# make test   set up, then pass the tests
+# make check  set up, then lint, types and import contracts
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format clean
+.DELETE_ON_ERROR:
+
+demo: .venv/installed
+	@$(BIN)/workbench demo
+
+test: .venv/tools
+	@$(BIN)/python -m pytest
+
+check: .venv/tools
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: .venv/tools
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+# What runs. Done once, and again when pyproject.toml changes.
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the workbench into .venv (about 2 GB, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# What tests and checks it.
+.venv/tools: .venv/installed pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	@touch $@
+
+clean:
+	rm -rf .venv

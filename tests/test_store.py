@@ -1,0 +1,193 @@
+"""The store: one writer, readers beside it, and what both survive."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.support.desks import recipe
+from workbench.errors import NotThere, StoreError
+from workbench.events import EventWriter, read_events
+from workbench.store import Reader, Store
+from workbench.store.ingest import ingest
+from workbench.store.reader import BAND_STEPS, SCHEMA_VERSION
+from workbench.store.requests import BadRequest, Request, drop, scan
+from workbench.trial import Kind, State
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "workbench.db", clock=lambda: 100.0)
+    made.see_cards([{"uuid": "cpu-0", "kind": "cpu", "name": "CPU", "total_bytes": 1}])
+    wanted = recipe()
+    made.add_experiment(wanted.model_dump(mode="json"), wanted.rank_by)
+    made.add_trial(1, 1, Kind.TUNE, {"lora.rank": 8})
+    return made
+
+
+def test_the_database_is_durable_and_versioned(store: Store) -> None:
+    assert store.db.execute("pragma journal_mode").fetchone()[0] == "wal"
+    assert store.db.execute("pragma foreign_keys").fetchone()[0] == 1
+    assert store.db.execute("pragma synchronous").fetchone()[0] == 2
+    assert store.db.execute("pragma user_version").fetchone()[0] == SCHEMA_VERSION
+
+
+def test_opening_it_again_keeps_everything(store: Store, tmp_path: Path) -> None:
+    store.close()
+    again = Store(tmp_path / "workbench.db")
+    assert again.trial(1).settings == {"lora.rank": 8}
+
+
+def test_a_newer_schema_is_refused(store: Store, tmp_path: Path) -> None:
+    store.db.execute("pragma user_version = 99")
+    store.close()
+    with pytest.raises(StoreError, match="newer workbench"):
+        Reader.open(tmp_path / "workbench.db")
+
+
+def test_what_is_no_database_is_refused_with_a_mend(tmp_path: Path) -> None:
+    (tmp_path / "workbench.db").write_bytes(b"garbage" * 1000)
+    with pytest.raises(StoreError) as refused:
+        Reader.open(tmp_path / "workbench.db")
+    assert refused.value.mend
+
+
+def test_a_reader_cannot_write(store: Store, tmp_path: Path) -> None:
+    reader = Reader.open(tmp_path / "workbench.db")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.db.execute("delete from trials")
+
+
+def test_a_reader_sees_that_something_changed(store: Store, tmp_path: Path) -> None:
+    reader = Reader.open(tmp_path / "workbench.db")
+    before = reader.data_version()
+    assert reader.data_version() == before
+    store.note("x", "y")
+    assert reader.data_version() != before
+
+
+def test_a_commit_that_raises_leaves_nothing(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.writing():
+        store.note("x", "half done")
+        raise ZeroDivisionError
+    assert store.events() == []
+
+
+def test_a_name_that_is_taken_gets_a_number(store: Store) -> None:
+    wanted = recipe()
+    second = store.add_experiment(wanted.model_dump(mode="json"), wanted.rank_by)
+    assert store.experiment(second).name == "tiny-2"
+    assert store.experiment("tiny-2").id == second
+
+
+def test_a_trial_that_is_not_there_says_which_are(store: Store) -> None:
+    with pytest.raises(NotThere) as refused:
+        store.trial(7)
+    assert "1 to 1" in refused.value.mend
+
+
+def test_a_later_attempts_value_wins(store: Store) -> None:
+    store.put_metrics(1, 5, {"loss": 9.0})
+    store.put_metrics(1, 5, {"loss": 1.0})
+    assert [(p.step, p.low, p.high) for p in store.series(1, "loss")] == [(5, 1.0, 1.0)]
+    band = store.db.execute("select low, high from metric_bands").fetchone()
+    assert tuple(band) == (1.0, 1.0)
+
+
+def test_a_series_is_bounded_and_keeps_its_extremes(store: Store) -> None:
+    with store.writing():
+        for step in range(1, 5_001):
+            store.put_metrics(1, step, {"loss": -7.0 if step == 2_345 else 1.0})
+    points = store.series(1, "loss", points=100)
+    assert len(points) <= 100
+    assert min(p.low for p in points) == -7.0
+    assert points[0].step == 1
+
+
+def test_a_series_of_very_many_steps_is_read_from_bands(store: Store) -> None:
+    with store.writing():
+        store.db.execute(
+            """with recursive n(i) as (select 0 union all select i + 1 from n where i < 299999)
+               insert into metrics select 1, 'loss', i, i % 10 from n"""
+        )
+        store.db.execute(
+            "insert into metric_bands select trial, name, step / ?, min(value), max(value)"
+            " from metrics group by 3",
+            (BAND_STEPS,),
+        )
+    points = store.series(1, "loss", points=100)
+    assert 90 <= len(points) <= 100
+    assert {(p.low, p.high) for p in points} == {(0.0, 9.0)}
+
+
+def test_nan_is_kept_as_a_gap(store: Store) -> None:
+    store.put_metrics(1, 1, {"loss": float("nan")})
+    store.put_metrics(1, 2, {"loss": 2.0})
+    assert [p.step for p in store.series(1, "loss")] == [2]
+
+
+def test_rows_and_offset_of_an_event_file_are_one_commit(store: Store, tmp_path: Path) -> None:
+    attempt = store.add_attempt(1, "cpu-0", {}, 0, 0)
+    file = tmp_path / "events.jsonl"
+    writer = EventWriter(file)
+    writer.write("metric", step=1, values={"loss": 2.0})
+    ingest(store, store.attempt(attempt), file)
+    writer.write("metric", step=2, values={"loss": 1.0})
+    ingest(store, store.attempt(attempt), file)
+    assert [p.step for p in store.series(1, "loss")] == [1, 2]
+    assert store.attempt(attempt).offset == file.stat().st_size
+    assert ingest(store, store.attempt(attempt), file) is None
+    writer.close()
+
+
+def test_half_a_line_waits_for_its_other_half(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b'{"n": 1, "t": 1.0, "kind": "log", "text": "a"}\n{"n": 2, "t"')
+    events, offset = read_events(file, 0)
+    assert len(events) == 1
+    assert read_events(file, offset) == ([], offset)
+
+
+def test_a_writer_after_a_crash_goes_on_behind_the_torn_line(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b'{"n": 1, "t": 1.0, "kind": "log", "text": "a"}\n{"n": 2, "t"')
+    writer = EventWriter(file)
+    writer.write("log", text="b")
+    writer.close()
+    kinds = [getattr(event, "kind", "bad") for event in read_events(file, 0)[0]]
+    assert kinds == ["log", "bad", "log"]
+
+
+def test_hostile_text_is_inert_in_the_rows(store: Store, tmp_path: Path) -> None:
+    attempt = store.add_attempt(1, "cpu-0", {}, 0, 0)
+    writer = EventWriter(tmp_path / "events.jsonl")
+    hostile = "\x1b]52;c;aGk=\x07\x1b[31mred\u202e \u200bx\x9b1m"
+    writer.write("log", text=hostile, level="nonsense")
+    writer.write("sample", question=hostile, expected=hostile, answer=hostile, right=True)
+    ingest(store, store.attempt(attempt), tmp_path / "events.jsonl")
+    writer.close()
+    assert store.events()[-1].text == "red x"
+    assert store.samples(1)[0].answer == "red x"
+
+
+def test_a_move_leaves_a_row_of_history(store: Store) -> None:
+    store.move(1, State.QUEUED, State.STARTING, by="place", why="fits cpu-0")
+    [row] = store.moves(1)
+    assert (row.before, row.after, row.by, row.why) == ("queued", "starting", "place", "fits cpu-0")
+    assert row.at_utc == 100.0
+
+
+def test_a_request_is_one_whole_file(tmp_path: Path) -> None:
+    id = drop(tmp_path, "stop", {"trial": 7})
+    (tmp_path / ".half.tmp").write_text("{")
+    [(path, found)] = scan(tmp_path)
+    assert path.name == f"{id}.json"
+    assert isinstance(found, Request)
+    assert found.args == {"trial": 7}
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{}", '{"id": "../x"}', "[" * 100_000, "null"])
+def test_what_is_no_request_is_known_as_such(tmp_path: Path, body: str) -> None:
+    (tmp_path / "a.json").write_text(body)
+    [(_, found)] = scan(tmp_path)
+    assert isinstance(found, BadRequest)
