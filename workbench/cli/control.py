@@ -1,0 +1,166 @@
+"""Asking the engine: stop, kill, pause, resume; and waking it when it should run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Annotated
+
+import typer
+
+from workbench import present
+from workbench.cli.errors import tell_error
+from workbench.cli.tables import out, tell
+from workbench.errors import EngineError, UsageError, WorkbenchError
+from workbench.service import Service
+from workbench.store.rows import Answer
+from workbench.trial import State
+
+ANSWER_S = 60.0
+GRACE_S = 8.0
+"""A keeper has so long to take its lock before it counts as dead."""
+UNFINISHED = frozenset({State.QUEUED, State.STARTING, State.RUNNING})
+
+Trials = Annotated[list[int], typer.Argument(metavar="TRIAL…", help="Ids, as `ls` shows them.")]
+
+
+def stop(trials: Trials) -> None:
+    """End trials early; what they learned is scored and kept."""
+    _each(trials, lambda service, trial: service.stop(trial))
+
+
+def kill(
+    trials: Trials,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the id.")] = False,
+) -> None:
+    """End trials at once and keep nothing; asks for the id."""
+    if not yes:
+        _confirm(trials)
+    _each(trials, lambda service, trial: service.stop(trial, kill=True))
+
+
+def pause(trials: Trials) -> None:
+    """Checkpoint trials and take them off their cards."""
+    _each(trials, lambda service, trial: service.pause(trial))
+
+
+def resume(trials: Trials) -> None:
+    """Let paused trials go on from their checkpoints."""
+    _each(trials, lambda service, trial: service.resume(trial))
+
+
+def _confirm(trials: Iterable[int]) -> None:
+    service = Service()
+    for trial in dict.fromkeys(trials):
+        row = service.trial(trial).trial
+        tell(
+            f"{present.who(row)} ({row.state}, step {present.steps(row.step, row.total_steps)}): "
+            "nothing of it is scored or kept"
+        )
+        sys.stderr.write(f"type {trial} to kill it: ")
+        sys.stderr.flush()
+        typed = sys.stdin.readline()
+        if not typed:
+            raise UsageError(
+                "kill wants the trial's id typed", mend=f"workbench kill --yes {trial}"
+            )
+        if typed.strip() != str(trial):
+            raise WorkbenchError(f"that was not {trial}; nothing was killed")
+
+
+def _each(trials: Iterable[int], send: Callable[[Service, int], str]) -> None:
+    """Send all, then print every answer; the first refusal's exit code."""
+    service = Service()
+    wanted = list(dict.fromkeys(trials))
+    for trial in wanted:
+        service.trial(trial)
+    need_engine(service)
+    code = 0
+    for request in [send(service, trial) for trial in wanted]:
+        try:
+            out(answered(service, request).text)
+        except EngineError:
+            raise
+        except WorkbenchError as refused:
+            tell_error(refused)
+            code = code or refused.exit_code
+    raise typer.Exit(code)
+
+
+# --- the engine, as commands need it ---
+
+
+def revive(service: Service) -> None:
+    """For commands that read: start a dead engine if work waits for it, say what is wrong.
+
+    Never fails: what can be read is shown whatever state the engine is in.
+    """
+    if not service.home.database.exists():
+        return
+    engine = service.engine()
+    try:
+        if engine.state in ("down", "stopped") and not _work_waits(service):
+            return
+        if engine.state == "down":
+            tell("the engine was not running and work waits: starting it")
+            service.start_engine()
+        elif engine.state == "stopped":
+            tell("the engine is stopped; `workbench engine start` lets training go on")
+        elif engine.detail:
+            tell(f"engine: {engine.detail}")
+    except (WorkbenchError, OSError) as refused:
+        tell(f"the engine cannot be started: {refused}")
+
+
+def _work_waits(service: Service) -> bool:
+    snapshot = service.snapshot()
+    return (
+        any(trial.state in UNFINISHED for trial in snapshot.trials)
+        or any(one.state == "preparing" for one in snapshot.experiments)
+        or any(service.home.requests.glob("[!.]*.json"))
+    )
+
+
+def need_engine(service: Service) -> None:
+    """For commands that want something done: EngineError when a person stopped the engine."""
+    state = service.engine().state
+    if state == "stopped":
+        raise EngineError(
+            "the engine is stopped, so nobody would carry this out",
+            mend="`workbench engine start`, then the same again",
+        )
+    if state == "down":
+        tell("starting the engine (some seconds)")
+        service.start_engine()
+
+
+def answered(service: Service, request: str, timeout_s: float = ANSWER_S) -> Answer:
+    """Wait for the answer; a refusal is raised with the exit code the engine gave it."""
+    answer = _wait(service, request, timeout_s)
+    if not answer.ok:
+        refused = WorkbenchError(answer.text, mend=answer.mend)
+        refused.exit_code = int(answer.data.get("exit_code", 1))
+        raise refused
+    return answer
+
+
+def _wait(service: Service, request: str, timeout_s: float) -> Answer:
+    began = time.monotonic()
+    while True:
+        answer = service.answer(request)
+        if answer is not None:
+            return answer
+        waited = time.monotonic() - began
+        gone = service.engine().state in ("down", "stopped")
+        if gone and waited > GRACE_S:
+            raise EngineError(
+                "the engine ended before it answered; the request waits for it",
+                mend=f"see {service.home.logs}/keeper.log, or run `workbench doctor`",
+            )
+        if waited > timeout_s:
+            raise EngineError(
+                f"the engine has not answered within {timeout_s:.0f} s; the request waits for it",
+                mend=f"see `workbench engine status` and the logs in {service.home.logs}",
+            )
+        time.sleep(0.05)

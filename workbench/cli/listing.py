@@ -1,0 +1,178 @@
+"""What there is: experiments and trials, one trial, the board."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from workbench import present
+from workbench.cli.control import revive
+from workbench.cli.tables import as_json, out, out_table, tell
+from workbench.cli.trial_page import print_page
+from workbench.errors import NotThere
+from workbench.service import Service
+from workbench.store.rows import BoardRow, Experiment, TrialRow
+from workbench.text import safe_line
+
+RECENT = 10
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TrialId = Annotated[int, typer.Argument(metavar="TRIAL", help="Its id, as `ls` shows it.")]
+Name = Annotated[str | None, typer.Argument(metavar="[EXPERIMENT]", help="Its name or id.")]
+
+
+def ls(
+    experiment: Name = None,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Old experiments and base trials too.")
+    ] = False,
+    as_data: Json = False,
+) -> None:
+    """List experiments and their trials."""
+    service = Service()
+    revive(service)
+    snapshot = service.snapshot()
+    if experiment is not None:
+        found = [service.experiment(experiment)]
+    else:
+        found = snapshot.experiments[: None if everything else RECENT]
+    trials = [t for t in snapshot.trials if everything or t.kind == "tune"]
+    if as_data:
+        as_json([_experiment_data(one, trials) for one in found])
+        return
+    if not found:
+        tell(f"nothing has run in {service.home.root} yet; try `workbench demo`")
+        return
+    _print_experiments(found)
+    for one in found:
+        if experiment is not None or everything or one is found[0] or _unfinished(one):
+            _print_trials(one, [t for t in trials if t.experiment == one.id])
+    if len(found) < len(snapshot.experiments) and experiment is None:
+        tell(f"{len(snapshot.experiments) - len(found)} older experiments: workbench ls --all")
+
+
+def _unfinished(one: Experiment) -> bool:
+    return any(one.counts.get(s) for s in ("queued", "starting", "running", "paused"))
+
+
+def _experiment_data(one: Experiment, trials: Iterable[TrialRow]) -> dict[str, Any]:
+    mine = [asdict(trial) for trial in trials if trial.experiment == one.id]
+    return {
+        "id": one.id,
+        "name": one.name,
+        "state": one.state,
+        "reason": one.reason,
+        "mend": one.mend,
+        "rank_by": one.rank_by,
+        "counts": one.counts,
+        "created_utc": one.created_utc,
+        "trials": mine,
+    }
+
+
+def _print_experiments(found: list[Experiment]) -> None:
+    rows = [
+        (
+            one.id,
+            one.name,
+            one.state,
+            present.counts_line(one.counts) if one.state == "ready" else one.reason or "-",
+            present.moment(one.created_utc),
+        )
+        for one in found
+    ]
+    out_table(("id", "experiment", "state", "trials", "submitted"), rows, right=("id",), flexible=3)
+
+
+def _print_trials(one: Experiment, trials: list[TrialRow]) -> None:
+    if not trials:
+        return
+    out()
+    out(f"{safe_line(one.name)}, by {one.rank_by}", "bold")
+    rows = [
+        (
+            trial.id,
+            trial.state,
+            present.steps(trial.step, trial.total_steps),
+            present.number(trial.loss),
+            present.score(trial.score),
+            trial.card or "-",
+            _about(trial),
+        )
+        for trial in trials
+    ]
+    heads = ("trial", "state", "step", "loss", "score", "card", "settings")
+    out_table(heads, rows, right=("trial", "step", "loss", "score"), flexible=6, optional=("card",))
+
+
+def _about(trial: TrialRow) -> str:
+    """Its settings, and what it waits for or why it ended."""
+    settings = "the base" if trial.kind == "base" else present.settings_line(trial.settings)
+    why = trial.waiting if trial.state == "queued" else trial.reason
+    return "  ".join(part for part in (settings, safe_line(why)) if part)
+
+
+def show(trial: TrialId, as_data: Json = False) -> None:
+    """Show everything about one trial."""
+    service = Service()
+    revive(service)
+    detail = service.trial(trial)
+    rows = service.board(detail.experiment.id)[1]
+    row = next((row for row in rows if row.trial == trial), None)
+    if as_data:
+        as_json({**asdict(detail), "board": None if row is None else asdict(row)})
+    else:
+        print_page(detail, row)
+
+
+def board(experiment: Name = None, as_data: Json = False) -> None:
+    """Rank an experiment's adapters, best first; the newest by default."""
+    service = Service()
+    revive(service)
+    found, rows = service.board(experiment if experiment is not None else _newest(service))
+    if as_data:
+        as_json(board_data(rows))
+    else:
+        print_board(found, rows)
+
+
+def _newest(service: Service) -> int:
+    experiments = service.snapshot().experiments
+    if not experiments:
+        raise NotThere(
+            f"nothing has run in {service.home.root} yet",
+            mend="try `workbench demo`, or `workbench run RECIPE`",
+        )
+    return experiments[0].id
+
+
+def board_data(rows: Iterable[BoardRow]) -> list[dict[str, Any]]:
+    """Best first; the base's own row left out, its score stands in every row."""
+    return [asdict(row) for row in rows if row.kind == "tune"]
+
+
+def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
+    up = "lower is better" if experiment.rank_by == "loss" else "higher is better"
+    out(f"{safe_line(experiment.name)}, by {experiment.rank_by} ({up})", "bold")
+    lines = [
+        (
+            row.rank or "-",
+            row.trial,
+            row.state,
+            present.score(row.score),
+            present.score(row.gain, sign=True),
+            present.rate(row.tokens_per_s),
+            present.size(row.peak_bytes),
+            present.duration(row.wall_s),
+            "the base, untrained" if row.kind == "base" else present.settings_line(row.settings),
+        )
+        for row in rows
+    ]
+    heads = ("rank", "trial", "state", "score", "vs base", "tok/s", "peak", "time", "settings")
+    right = ("rank", "trial", "score", "vs base", "tok/s", "peak", "time")
+    out_table(heads, lines, right=right, flexible=8, optional=("tok/s", "time", "peak"))
+    for row in rows:
+        if row.state == "failed" and row.reason:
+            out(f"trial {row.trial}: failed: {safe_line(row.reason)}")

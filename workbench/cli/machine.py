@@ -1,0 +1,94 @@
+"""`workbench cards` and `workbench doctor`: this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from workbench import present
+from workbench.cli.control import revive
+from workbench.cli.tables import STATE_COLOURS, as_json, out, out_table, paint, tell
+from workbench.service import Service
+from workbench.store.rows import CardRow
+from workbench.text import safe_line
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def cards(as_data: Json = False) -> None:
+    """List the cards and what holds them."""
+    service = Service()
+    revive(service)
+    snapshot = service.snapshot()
+    found = [asdict(card) for card in snapshot.cards] or _detected()
+    if as_data:
+        as_json(found)
+    elif not found:
+        tell("no card was found; `workbench doctor` says why")
+    else:
+        _print(found)
+
+
+def _detected() -> list[dict[str, Any]]:
+    """The cards as rows of the store, for a machine where no engine has run yet."""
+    from workbench.cards import detect_cards
+
+    rows = []
+    for card in detect_cards(os.environ):
+        row: dict[str, Any] = dict.fromkeys(CardRow.__dataclass_fields__)
+        row |= {"processes": [], "present": True, "drained": False, "quarantined": ""}
+        row |= {"problem": "", "generation": 0, **card.to_json()}
+        if card.capability:
+            row["capability"] = ".".join(str(part) for part in card.capability)
+        rows.append(row)
+    return rows
+
+
+def _print(found: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            card["uuid"],
+            card["name"],
+            card["capability"] or "-",
+            present.size(card["cap_bytes"] or card["total_bytes"]),
+            present.size(card["free_bytes"]),
+            "-" if card["utilisation"] is None else f"{card['utilisation']:.0f} %",
+            "-" if card["temperature_c"] is None else f"{card['temperature_c']:.0f} °C",
+            _doing(card),
+        )
+        for card in found
+    ]
+    heads = ("card", "name", "cc", "usable", "free", "load", "temp", "doing")
+    right = ("cc", "usable", "free", "load", "temp")
+    out_table(heads, rows, right=right, flexible=0, optional=("cc", "temp"))
+
+
+def _doing(card: dict[str, Any]) -> str:
+    if not card["present"]:
+        return "absent"
+    for word in ("quarantined", "problem"):
+        if card[word]:
+            return f"{word}: {safe_line(card[word])}"
+    if card["trial"] is not None:
+        return f"trial {card['trial']}"
+    return "drained" if card["drained"] else "idle"
+
+
+def doctor(as_data: Json = False) -> None:
+    """Check this machine; every finding comes with its mend."""
+    from workbench.doctor import checks
+
+    rows = []
+    for check in checks():
+        rows.append(asdict(check))
+        if not as_data:
+            status = paint(f"{check.status:<4}", STATE_COLOURS[check.status])
+            print(f"{status}  {safe_line(check.name)}: {safe_line(check.finding)}", flush=True)
+            if check.mend and check.status != "ok":
+                out(f"      → {check.mend}")
+    if as_data:
+        as_json(rows)
+    raise typer.Exit(1 if any(row["status"] == "fail" for row in rows) else 0)

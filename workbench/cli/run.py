@@ -1,0 +1,90 @@
+"""`workbench run`: submit a recipe, and follow it if asked to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench import present
+from workbench.cli.control import answered
+from workbench.cli.follow import follow
+from workbench.cli.listing import board_data, print_board
+from workbench.cli.tables import as_json, out, tell
+from workbench.service import Service
+from workbench.text import safe_line
+
+if TYPE_CHECKING:
+    from workbench.recipe import Recipe
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A file, or the name of a shipped recipe.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a setting: -s lora.rank=8"),
+]
+
+
+def run(
+    recipe: RecipeName,
+    settings: Settings = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow in plain lines to the end.")
+    ] = False,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train a recipe's trials, one on each card, many at once."""
+    service = Service()
+    submitted = submit(service, read(recipe, settings))
+    if not as_data:
+        trials = present.plural(submitted["trials"], "trial")
+        out(f"experiment {safe_line(submitted['name'])}: {trials}")
+    if not watch:
+        if as_data:
+            as_json(submitted)
+        else:
+            out("its data is checked, then its trials are queued; closing this changes nothing")
+            out(f"follow: workbench ls {submitted['experiment']}, or the screen: workbench")
+        return
+    experiment = watched(service, submitted["experiment"])
+    found, rows = service.board(experiment)
+    if as_data:
+        as_json({**submitted, "board": board_data(rows)})
+    else:
+        print_board(found, rows)
+    raise typer.Exit(1 if any(row.state == "failed" for row in rows) else 0)
+
+
+def read(name: str, settings: list[str] | None) -> Recipe:
+    """The recipe meant by a path or a shipped name, with the command line's settings."""
+    from workbench.recipe import find_recipe, load_recipe
+
+    return load_recipe(find_recipe(name), settings or [])
+
+
+def submit(service: Service, recipe: Recipe) -> dict[str, Any]:
+    """Hand the recipe to the engine, started if need be: experiment, name, trials."""
+    service.home.make()
+    state = service.engine().state
+    if state == "stopped":
+        tell("the engine was stopped: starting it again")
+    elif state == "down":
+        tell("starting the engine (some seconds)")
+    service.start_engine()
+    answer = answered(service, service.submit(recipe))
+    return {
+        "experiment": int(answer.data["experiment"]),
+        "name": str(answer.data["name"]),
+        "trials": present.trial_count(recipe.model_dump(mode="json")),
+    }
+
+
+def watched(service: Service, experiment: int) -> int:
+    """Follow on stderr; leaving with ctrl-c leaves the training alone."""
+    try:
+        follow(service, experiment, tell)
+    except KeyboardInterrupt:
+        tell(f"left; training goes on (workbench ls {experiment}, or workbench)")
+        raise
+    return experiment

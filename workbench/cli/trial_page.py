@@ -1,0 +1,91 @@
+"""Everything about one trial, as a page of text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from workbench import present
+from workbench.cli.tables import STATE_COLOURS, out, out_table
+from workbench.service import TrialDetail
+from workbench.store.rows import Attempt, BoardRow
+from workbench.text import safe, safe_line
+
+
+def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
+    trial = detail.trial
+    name = safe_line(detail.experiment.name)
+    out(f"{present.who(trial)} of {name}: {trial.state}", STATE_COLOURS.get(trial.state, "bold"))
+    for head, text in _facts(detail, row):
+        out(f"  {head:<12}{text}")
+    if detail.attempts:
+        _attempts(detail.attempts)
+    if detail.moves:
+        out("\nmoves", "bold")
+        rows = [(present.moment(m.at_utc), m.before, m.after, m.why) for m in detail.moves]
+        out_table(("when", "from", "to", "why"), rows, flexible=3)
+    for sample in detail.samples:
+        verdict = {True: "right", False: "wrong", None: "not judged"}[sample.correct]
+        out(f"\nsample, {verdict}", "bold")
+        for head, text in (
+            ("question", sample.question),
+            ("expected", sample.expected),
+            ("answer", sample.answer),
+        ):
+            out(f"  {head:<10}" + safe(text).replace("\n", "\n" + " " * 12))
+
+
+def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str]]:
+    trial = detail.trial
+    yield "settings", present.settings_line(trial.settings) or "the recipe's own"
+    if trial.state == "queued" and trial.waiting:
+        yield "waits", safe_line(trial.waiting)
+    if trial.reason:
+        yield "why", safe_line(trial.reason)
+    if trial.mend:
+        yield "mend", "→ " + safe_line(trial.mend)
+    if not trial.state.final and trial.wanted != "run":
+        yield "wanted", f"{trial.wanted}, asked for and not done yet"
+    if trial.attempts:
+        rate = f", {present.rate(trial.tokens_per_s)} tokens/s" if trial.tokens_per_s else ""
+        loss = f", loss {present.number(trial.loss)}" if trial.loss is not None else ""
+        phase = f", {safe_line(trial.phase)}" if trial.phase else ""
+        yield "step", f"{present.steps(trial.step, trial.total_steps)}{loss}{rate}{phase}"
+    if trial.checkpoint_step is not None:
+        yield "checkpoint", f"step {trial.checkpoint_step}"
+    if row is not None and row.scores:
+        gain = f" ({present.score(row.gain, sign=True)} against the base)" if row.gain else ""
+        scores = (f"{safe_line(name)} {present.score(v)}" for name, v in sorted(row.scores.items()))
+        yield "scores", ", ".join(scores) + gain
+    if row is not None and row.adapter:
+        yield "adapter", f"{safe_line(row.adapter)} ({present.size(row.adapter_bytes)})"
+    if detail.metric_names:
+        yield "metrics", safe_line(", ".join(detail.metric_names))
+
+
+def _attempts(attempts: list[Attempt]) -> None:
+    out("\nattempts", "bold")
+    rows = [
+        (
+            a.id,
+            a.card,
+            f"{a.from_step}-{a.last_step}",
+            a.outcome or "live",
+            present.size(a.predicted_bytes),
+            present.size(a.peak_bytes),
+            present.duration((a.ended_utc or a.reported_utc or a.started_utc) - a.started_utc),
+            a.reason or "-",
+        )
+        for a in attempts
+    ]
+    heads = ("id", "card", "steps", "outcome", "predicted", "measured", "time", "why")
+    out_table(heads, rows, right=("id", "steps", "predicted", "measured", "time"), flexible=7)
+    for attempt in attempts:
+        out(f"  plan of {attempt.id}: {_plan(attempt)}")
+
+
+def _plan(attempt: Attempt) -> str:
+    """The plan's settings; its byte buckets are in the JSON."""
+    plan = {k: v for k, v in attempt.plan.items() if k not in ("buckets", "predicted_bytes")}
+    told = (f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in plan.items())
+    return safe_line(" ".join(told)) or "none"

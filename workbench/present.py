@@ -1,0 +1,124 @@
+"""Words for people: numbers, times, settings and states as short plain text."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.store.rows import TrialRow
+from workbench.text import safe_line
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+STATE_ORDER = (
+    "running",
+    "starting",
+    "queued",
+    "paused",
+    "done",
+    "pruned",
+    "stopped",
+    "failed",
+)
+
+
+def size(n_bytes: int | None) -> str:
+    """`5.3 GiB`, `312 MiB`, `-` for what is not known."""
+    if n_bytes is None:
+        return "-"
+    if n_bytes >= GIB:
+        return f"{n_bytes / GIB:.1f} GiB"
+    return f"{n_bytes / MIB:.0f} MiB" if n_bytes >= MIB else f"{n_bytes} B"
+
+
+def duration(seconds: float | None) -> str:
+    """`42 s`, `3 min 20 s`, `5 h 02 min`, `3 d 4 h`."""
+    if seconds is None:
+        return "-"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def clock(at_utc: float) -> str:
+    """The local time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(at_utc))
+
+
+def moment(at_utc: float) -> str:
+    """The local date and time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_utc))
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Few digits, no exponent where none is needed."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}g}" if math.isfinite(value) else "not a number"
+
+
+def score(value: float | None, *, sign: bool = False) -> str:
+    """Three digits behind the point; a gain (`sign`) shows its direction."""
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" if sign else f"{value:.3f}"
+
+
+def rate(tokens_per_s: float | None) -> str:
+    return "-" if tokens_per_s is None else f"{tokens_per_s:,.0f}"
+
+
+def setting(value: object) -> str:
+    """A value as a recipe would have it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return "[" + ", ".join(setting(one) for one in value) + "]"
+    return safe_line(value)
+
+
+def settings_line(settings: Mapping[str, object]) -> str:
+    """`lora.rank=8 train.learning_rate=0.001`; what a trial is told apart by."""
+    return " ".join(f"{safe_line(key)}={setting(value)}" for key, value in settings.items())
+
+
+def counts_line(counts: Mapping[str, int]) -> str:
+    """`2 running, 1 queued, 3 done`."""
+    told = [f"{counts[state]} {state}" for state in STATE_ORDER if counts.get(state)]
+    return ", ".join(told) or "no trials yet"
+
+
+def steps(step: int, total: int | None) -> str:
+    return f"{step}/{total}" if total else str(step)
+
+
+def who(trial: TrialRow) -> str:
+    """`trial 7`, or `the base` for the trial that scores the untouched model."""
+    return f"trial {trial.id}" + (" (the base)" if trial.kind == "base" else "")
+
+
+def trial_count(recipe: Mapping[str, Any]) -> int:
+    """How many trials a recipe (as plain data) asks for."""
+    sweep = recipe.get("sweep")
+    if not sweep:
+        return 1
+    if sweep["method"] == "random":
+        return int(sweep["trials"])
+    grid = math.prod(len(values) for values in sweep["parameters"].values())
+    return min(grid, sweep["trials"] or grid)
+
+
+def plural(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
