@@ -1,4 +1,4 @@
-"""What a trial takes on a card, and how to run it there. Pure arithmetic; no GPU, no torch."""
+"""How a trial will be run on a given card."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Plan:
     """Peak bytes on the card, CUDA context included."""
     buckets: dict[str, int] = field(default_factory=dict)
     """predicted_bytes, by what takes them."""
+    eval_batch: int = 1
+    """Rows in one evaluation or generation step: the recipe's, or as many as fit."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,0 +1,303 @@
+"""What fits a card: anchored to measured peaks, and never more than the card has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from workbench.cards import Card
+from workbench.errors import DoesNotFit, ModelError, WorkbenchError
+from workbench.footprint import ModelShape, Plan, choose_plan, named_config, precision_for
+from workbench.footprint.choose import limit_bytes
+from workbench.footprint.shapes import _SHAPES
+from workbench.recipe import Recipe, apply_settings
+
+GIB = 1 << 30
+GUIDE = Recipe.model_validate(
+    {"name": "guide", "model": {"name": "meta-llama/Meta-Llama-3-8B"}, "data": {"train": "a/b"}}
+)
+
+
+def config(name: str) -> dict[str, Any]:
+    found = named_config(name)
+    assert found is not None
+    return found
+
+
+LLAMA = config("meta-llama/Meta-Llama-3-8B")
+
+
+def card(gib: float, capability: tuple[int, int] = (8, 6)) -> Card:
+    return Card(
+        uuid="GPU-1",
+        kind="cuda",
+        name=f"a {gib:g} GiB card",
+        total_bytes=int(gib * GIB),
+        capability=capability,
+    )
+
+
+CPU = Card(uuid="cpu-0", kind="cpu", name="CPU card 0", total_bytes=16 * GIB)
+T4 = card(15, (7, 5))
+BIG = card(640, (9, 0))
+
+
+def with_(**changes: object) -> Recipe:
+    return apply_settings(GUIDE, {key.replace("__", "."): value for key, value in changes.items()})
+
+
+class TestAnchors:
+    """Peaks measured on an 8B Llama shape; the CUDA context is ours on top."""
+
+    def test_the_loaded_base_is_as_measured(self) -> None:
+        buckets = choose_plan(GUIDE, LLAMA, BIG).buckets
+        assert (buckets["base"] + buckets["embeddings"]) / GIB == pytest.approx(5.32, abs=0.02)
+
+    def test_recompute_is_a_little_over_what_was_measured(self) -> None:
+        on = with_(train__gradient_checkpointing="on")
+        peak = choose_plan(on, LLAMA, BIG, longest=256).predicted_bytes / GIB
+        assert 6.7 < peak < 6.7 + 1.5
+
+    def test_no_recompute_is_a_little_over_what_was_measured(self) -> None:
+        peak = choose_plan(GUIDE, LLAMA, BIG, longest=230).predicted_bytes / GIB
+        assert 14.0 < peak < 14.0 + 1.5
+
+    def test_the_guides_settings_fit_its_cards(self) -> None:
+        assert choose_plan(GUIDE, LLAMA, card(24)).micro_batch == 4
+        assert choose_plan(GUIDE, LLAMA, T4).micro_batch == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("meta-llama/Meta-Llama-3-8B", 8.03),
+        ("meta-llama/Llama-3.1-8B-Instruct", 8.03),
+        ("meta-llama/Llama-3.2-1B", 1.24),
+        ("meta-llama/Llama-3.2-3B", 3.21),
+        ("meta-llama/Llama-3.1-70B", 70.55),
+        ("Qwen/Qwen2.5-0.5B", 0.49),
+        ("Qwen/Qwen2.5-7B-Instruct", 7.62),
+        ("Qwen/Qwen2.5-32B", 32.76),
+        ("Qwen/Qwen3-0.6B", 0.60),
+        ("Qwen/Qwen3-4B", 4.02),
+        ("Qwen/Qwen3-8B", 8.19),
+        ("mistralai/Mistral-7B-v0.3", 7.25),
+        ("google/gemma-2-2b-it", 2.61),
+        ("google/gemma-2-9b", 9.24),
+        ("google/gemma-3-1b-pt", 1.00),
+        ("microsoft/Phi-3-mini-4k-instruct", 3.82),
+        ("microsoft/phi-4", 14.66),
+        ("HuggingFaceTB/SmolLM2-135M", 0.13),
+        ("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1.71),
+    ],
+)
+def test_a_named_shape_has_the_published_number_of_parameters(name: str, billions: float) -> None:
+    assert ModelShape.of(config(name)).params / 1e9 == pytest.approx(billions, abs=0.006)
+
+
+def test_an_unknown_name_has_no_shape() -> None:
+    assert named_config("acme/tiny") is None
+
+
+class TestShape:
+    def test_a_text_model_inside_a_larger_one_is_found(self) -> None:
+        inner = {**config("google/gemma-3-1b"), "model_type": "gemma3_text"}
+        outer = {"model_type": "gemma3", "text_config": inner}
+        assert ModelShape.of(outer) == ModelShape.of(inner)
+
+    def test_missing_measures_are_named(self) -> None:
+        with pytest.raises(ModelError, match="no hidden_size"):
+            ModelShape.of({"model_type": "llama", "num_attention_heads": 4})
+
+    @pytest.mark.parametrize("value", ["4096", -1, 0, 2.5, True, 1 << 40])
+    def test_measures_that_are_none_are_refused(self, value: object) -> None:
+        with pytest.raises(ModelError, match="hidden_size"):
+            ModelShape.of({**LLAMA, "hidden_size": value})
+
+    def test_a_mixture_of_experts_is_refused(self) -> None:
+        with pytest.raises(ModelError, match="mixture of experts"):
+            ModelShape.of({**LLAMA, "num_local_experts": 8})
+
+    def test_what_old_configs_leave_out_is_derived(self) -> None:
+        keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+        shape = ModelShape.of({key: LLAMA[key] for key in keys})
+        assert (shape.kv_heads, shape.head_dim, shape.ffn) == (32, 128, 16384)
+
+
+class TestChoice:
+    def test_room_enough_means_no_recompute(self) -> None:
+        plan = choose_plan(GUIDE, LLAMA, BIG)
+        assert (plan.micro_batch, plan.micro_steps, plan.recompute) == (4, 1, False)
+
+    def test_less_room_means_recompute_of_the_whole_batch(self) -> None:
+        plan = choose_plan(GUIDE, LLAMA, card(16))
+        assert (plan.micro_batch, plan.micro_steps, plan.recompute) == (4, 1, True)
+
+    def test_little_room_means_smaller_micro_batches(self) -> None:
+        plan = choose_plan(GUIDE, LLAMA, card(8))
+        assert plan.micro_batch * plan.micro_steps == 4
+        assert plan.micro_batch < 4
+        assert plan.recompute
+
+    def test_recompute_on_and_off_are_respected(self) -> None:
+        on = with_(train__gradient_checkpointing="on")
+        off = with_(train__gradient_checkpointing="off")
+        assert choose_plan(on, LLAMA, BIG).recompute
+        assert not choose_plan(off, LLAMA, card(16)).recompute
+
+    def test_short_rows_need_less_than_the_recipe_allows(self) -> None:
+        short = choose_plan(GUIDE, LLAMA, BIG, longest=100)
+        assert short.predicted_bytes < choose_plan(GUIDE, LLAMA, BIG).predicted_bytes
+
+    def test_packing_fills_rows_whatever_the_longest_is(self) -> None:
+        packed = with_(data__packing=True)
+        assert choose_plan(packed, LLAMA, BIG, longest=100) == choose_plan(packed, LLAMA, BIG)
+
+    def test_free_bytes_bound_the_plan(self) -> None:
+        assert choose_plan(GUIDE, LLAMA, card(24), free_bytes=9 * GIB).predicted_bytes <= 9 * GIB
+
+    def test_a_persons_cap_bounds_the_plan(self) -> None:
+        capped = Card.from_json({**card(24).to_json(), "cap_bytes": 8 * GIB})
+        assert choose_plan(GUIDE, LLAMA, capped).predicted_bytes <= 8 * GIB
+
+    def test_a_t4_computes_in_fp16_without_flash_attention(self) -> None:
+        plan = choose_plan(GUIDE, LLAMA, T4)
+        assert (plan.precision, plan.attention) == ("fp16", "sdpa")
+        assert "7.5" in plan.attention_why
+
+    def test_a_cpu_card_computes_in_fp32_with_a_plain_optimizer(self) -> None:
+        plan = choose_plan(GUIDE, config("HuggingFaceTB/SmolLM2-135M"), CPU)
+        assert (plan.precision, plan.optimizer) == ("fp32", "adamw_torch")
+
+    def test_a_named_optimizer_is_taken(self) -> None:
+        assert choose_plan(with_(train__optimizer="sgd"), LLAMA, BIG).optimizer == "sgd"
+
+    def test_evaluation_is_cut_to_what_fits(self) -> None:
+        assert choose_plan(GUIDE, LLAMA, BIG).eval_batch == 16
+        assert 1 <= choose_plan(GUIDE, LLAMA, card(8)).eval_batch < 16
+
+    def test_a_plan_goes_over_the_wire_and_back(self) -> None:
+        plan = choose_plan(GUIDE, LLAMA, card(24))
+        assert Plan.from_json(plan.to_json()) == plan
+
+
+class TestRefusal:
+    def refusal(self, recipe: Recipe, on: Card) -> DoesNotFit:
+        with pytest.raises(DoesNotFit) as refused:
+            choose_plan(recipe, LLAMA, on)
+        return refused.value
+
+    def test_the_longest_rows_that_fit_are_named_and_do_fit(self) -> None:
+        recipe = with_(data__max_tokens=4096)
+        mend = self.refusal(recipe, card(8)).mend
+        assert mend.startswith("lower data.max_tokens to ")
+        tokens = int(mend.removeprefix("lower data.max_tokens to ").split(",")[0])
+        choose_plan(with_(data__max_tokens=tokens), LLAMA, card(8))
+        with pytest.raises(DoesNotFit):
+            choose_plan(with_(data__max_tokens=tokens + 64), LLAMA, card(8))
+
+    def test_a_smaller_rank_that_fits_is_named(self) -> None:
+        assert "lower lora.rank to 16" in self.refusal(with_(lora__rank=64), card(8)).mend
+
+    def test_recompute_is_named_where_it_would_fit(self) -> None:
+        recipe = with_(train__gradient_checkpointing="off", data__max_tokens=2048)
+        assert "train.gradient_checkpointing: auto" in self.refusal(recipe, card(16)).mend
+
+    def test_four_bits_are_named_where_they_would_fit(self) -> None:
+        recipe = with_(model__quantization="none")
+        assert "model.quantization: nf4" in self.refusal(recipe, T4).mend
+
+    def test_a_card_that_would_do_is_named_and_does(self) -> None:
+        mend = self.refusal(GUIDE, card(4)).mend
+        gib = int(mend.rsplit("use a card with ", 1)[1].removesuffix(" GiB"))
+        choose_plan(GUIDE, LLAMA, card(gib))
+
+    def test_the_whole_story_is_told(self) -> None:
+        assert self.refusal(GUIDE, card(4)).what.startswith("guide needs at least 7.")
+
+
+def test_precision_that_a_card_lacks_is_refused() -> None:
+    with pytest.raises(WorkbenchError, match="bf16 needs compute capability"):
+        precision_for(T4, "bf16")
+    with pytest.raises(WorkbenchError, match="fp16 training needs a GPU"):
+        precision_for(CPU, "fp16")
+
+
+CONFIGS = st.sampled_from(sorted(_SHAPES)).map(config)
+RECIPES = st.builds(
+    lambda tokens, rank, rows, steps, mode, dropout: with_(
+        data__max_tokens=tokens,
+        lora__rank=rank,
+        lora__dropout=dropout,
+        train__batch_size=rows,
+        train__accumulation=steps,
+        train__gradient_checkpointing=mode,
+    ),
+    st.integers(8, 8192),
+    st.integers(1, 256),
+    st.integers(1, 32),
+    st.integers(1, 8),
+    st.sampled_from(["auto", "on", "off"]),
+    st.sampled_from([0, 0.05]),
+)
+CARDS = st.one_of(
+    st.builds(card, st.floats(1, 96), st.sampled_from([(7, 0), (7, 5), (8, 0), (9, 0)])),
+    st.just(CPU),
+)
+
+
+def chosen(recipe: Recipe, model: dict[str, Any], on: Card) -> Plan | None:
+    try:
+        return choose_plan(recipe, model, on)
+    except DoesNotFit as refused:
+        assert refused.mend  # noqa: PT017
+        return None
+
+
+@settings(max_examples=150, deadline=None)
+@given(recipe=RECIPES, model=CONFIGS, on=CARDS)
+def test_no_plan_exceeds_its_card_or_changes_the_batch(
+    recipe: Recipe, model: dict[str, Any], on: Card
+) -> None:
+    plan = chosen(recipe, model, on)
+    assume(plan is not None)
+    assert plan is not None
+    assert plan.predicted_bytes <= limit_bytes(on)
+    assert plan.predicted_bytes == sum(plan.buckets.values())
+    batch = recipe.train.batch_size * recipe.train.accumulation
+    assert plan.micro_batch * plan.micro_steps == batch
+
+
+@settings(max_examples=60, deadline=None)
+@given(recipe=RECIPES, model=CONFIGS, more=st.integers(1, 64))
+def test_more_tokens_rank_or_layers_take_more(
+    recipe: Recipe, model: dict[str, Any], more: int
+) -> None:
+    endless = card(1 << 30)
+    peak = choose_plan(recipe, model, endless).predicted_bytes
+    longer = apply_settings(recipe, {"data.max_tokens": recipe.data.max_tokens + more})
+    higher = apply_settings(recipe, {"lora.rank": recipe.lora.rank + more})
+    deeper = {**model, "num_hidden_layers": model["num_hidden_layers"] + more}
+    assert choose_plan(longer, model, endless).predicted_bytes > peak
+    assert choose_plan(higher, model, endless).predicted_bytes > peak
+    assert choose_plan(recipe, deeper, endless).predicted_bytes > peak
+
+
+def test_a_plan_takes_no_time() -> None:
+    began = time.perf_counter()
+    for _ in range(20):
+        choose_plan(with_(data__max_tokens=512), LLAMA, card(8))
+    assert (time.perf_counter() - began) / 20 < 0.01
+
+
+def test_planning_and_reading_recipes_import_no_heavy_library() -> None:
+    heavy = "{'torch', 'transformers', 'ray', 'textual', 'datasets'}"
+    modules = "workbench.footprint, workbench.recipe, workbench.attention, workbench.cards"
+    code = f"import sys, {modules}; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

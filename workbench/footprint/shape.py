@@ -1,0 +1,130 @@
+"""A model's measures, from its config.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.errors import ModelError
+
+_TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3", "gemma3_text")
+_FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
+_NORMED_HEADS = ("qwen3", "gemma3", "gemma3_text")
+_BIASED_QKV = ("qwen2",)
+_FUSED = ("phi3",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """A decoder with gated feed-forward blocks: Llama, Mistral, Qwen 2 and 3, Gemma, Phi 3."""
+
+    kind: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    tied: bool
+    """Input and output embeddings are one matrix."""
+    softcap: bool = False
+    """Attention scores are capped (Gemma 2)."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> ModelShape:
+        """From config.json as a dict; ModelError where it lacks or hides what is needed."""
+        text = config.get("text_config")
+        flat = {**config, **text} if isinstance(text, Mapping) else dict(config)
+        kind = str(flat.get("model_type", "?"))
+        if flat.get("num_local_experts") or flat.get("num_experts"):
+            raise ModelError(
+                f"{kind} is a mixture of experts, whose memory the planner cannot tell",
+                mend="choose a dense model",
+            )
+        heads = _measure(flat, "num_attention_heads", "n_head")
+        width = _measure(flat, "hidden_size", "n_embd")
+        return cls(
+            kind=kind,
+            layers=_measure(flat, "num_hidden_layers", "n_layer"),
+            width=width,
+            heads=heads,
+            kv_heads=_measure(flat, "num_key_value_heads", default=heads),
+            head_dim=_measure(flat, "head_dim", default=max(width // heads, 1)),
+            ffn=_measure(flat, "intermediate_size", "n_inner", default=4 * width),
+            vocab=_measure(flat, "vocab_size"),
+            tied=bool(flat.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
+            softcap=bool(flat.get("attn_logit_softcapping")),
+        )
+
+    @property
+    def q_width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    @property
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of one block by name: (in, out)."""
+        d, f, q, kv = self.width, self.ffn, self.q_width, self.kv_width
+        if self.kind in _FUSED:
+            return {
+                "qkv_proj": (d, q + 2 * kv),
+                "o_proj": (q, d),
+                "gate_up_proj": (d, 2 * f),
+                "down_proj": (f, d),
+            }
+        return {
+            "q_proj": (d, q),
+            "k_proj": (d, kv),
+            "v_proj": (d, kv),
+            "o_proj": (q, d),
+            "gate_proj": (d, f),
+            "up_proj": (d, f),
+            "down_proj": (f, d),
+        }
+
+    @property
+    def linear_params(self) -> int:
+        """Parameters that quantisation reaches."""
+        return self.layers * sum(i * o for i, o in self.projections.values())
+
+    @property
+    def other_params(self) -> int:
+        """Embeddings, head, norms and biases: what stays in 16 bits."""
+        embeddings = self.vocab * self.width * (1 if self.tied else 2)
+        bias = self.q_width + 2 * self.kv_width if self.kind in _BIASED_QKV else 0
+        return embeddings + self.layers * (self.norms * self.width + self.head_norms + bias)
+
+    @property
+    def norms(self) -> int:
+        """Norms over the width in one block."""
+        return 4 if self.kind in _FOUR_NORMS else 2
+
+    @property
+    def head_norms(self) -> int:
+        """Parameters of the norms on queries and keys in one block."""
+        return 2 * self.head_dim if self.kind in _NORMED_HEADS else 0
+
+    @property
+    def params(self) -> int:
+        return self.linear_params + self.other_params + self.width
+
+
+def _measure(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
+    for name in names:
+        value = config.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
+            raise ModelError(f"the model's config.json has {name}: {str(value)[:40]}")
+        return value
+    if default is None:
+        raise ModelError(
+            f"the model's config.json has no {names[0]}",
+            mend="choose a decoder such as Llama, Mistral, Qwen, Gemma or Phi",
+        )
+    return default
