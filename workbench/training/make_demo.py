@@ -2,7 +2,7 @@
 
     python -m workbench.training.make_demo [--data-only] [--out DIR] [--steps N]
 
-The rows take a second, the model TIME_NOTE. The model's files are written
+The rows take a second, the model about eleven minutes on two CPU cores. Its files are written
 every `SAVE_EVERY` steps, so stopping early leaves a usable, weaker model. Rows and tokenizer
 come out byte for byte the same everywhere; weights only up to the rounding of the machine's
 matrix kernels.
