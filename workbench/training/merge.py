@@ -1,0 +1,88 @@
+"""An adapter merged into its base: one plain transformers folder, in 16 bits, never in 4.
+
+Merging into 4-bit weights would round the adapter away; the original weights are used, or, where
+a base exists only quantised, those weights dequantised first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from workbench.errors import ModelError, NotThere
+from workbench.recipe.names import local_path
+from workbench.text import safe_line
+from workbench.training import staging
+
+PROBE = "The quick brown fox jumps over the lazy dog. 17 + 25 = 42"
+SHARD = "4GB"
+
+
+def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None) -> dict[str, Any]:
+    """Write base + adapter to `out`, whole or not at all; what was done, and how near it came.
+
+    Runs on the CPU; takes the base's 16-bit size in memory and on disk. The report: `base`,
+    `dtype`, `dequantized`, `bytes`, `max_logits_difference` (base with adapter against merged, on
+    PROBE, in the merged dtype) and `max_logit`, to compare it with. NotThere, ModelError.
+    """
+    if not (adapter_folder / "adapter_config.json").is_file():
+        raise NotThere(f"{safe_line(adapter_folder)} holds no adapter", mend="give its folder")
+    base = base_path or _base_of(adapter_folder)
+    model, dequantized = _load(base)
+    tokenizer = AutoTokenizer.from_pretrained(adapter_folder, trust_remote_code=False)
+    ids = torch.tensor([tokenizer(PROBE)["input_ids"]])
+    adapted = PeftModel.from_pretrained(model, adapter_folder).eval()
+    apart = _logits(adapted, ids)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    together = _logits(merged, ids)
+    merged.config.__dict__.pop("quantization_config", None)
+    with staging.whole_folder(out) as staged:
+        merged.save_pretrained(staged, max_shard_size=SHARD)
+        tokenizer.save_pretrained(staged)
+    return {
+        "base": base_path
+        or str(PeftConfig.from_pretrained(adapter_folder).base_model_name_or_path),
+        "dtype": str(merged.dtype).removeprefix("torch."),
+        "dequantized": dequantized,
+        "bytes": sum(file.stat().st_size for file in out.iterdir()),
+        "max_logits_difference": float((apart - together).abs().max()),
+        "max_logit": float(apart.abs().max()),
+    }
+
+
+def _base_of(adapter_folder: Path) -> str:
+    """Folder or hub id of the base that the adapter names."""
+    name = str(PeftConfig.from_pretrained(adapter_folder).base_model_name_or_path)
+    folder = local_path(name)
+    return name if folder is None else str(folder)
+
+
+def _load(base: str) -> tuple[PreTrainedModel, bool]:
+    """The base in the 16 (or 32) bits it was published in; True when they had to be made."""
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        quantized = getattr(config, "quantization_config", None) is not None
+        model = AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype="auto",
+            device_map={"": "cpu"},
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as refused:
+        raise ModelError(
+            f"the base model cannot be loaded: {safe_line(refused)}",
+            mend="give the base's folder, or download it again",
+        ) from refused
+    return (model.dequantize() if quantized else model), quantized
+
+
+def _logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=ids).logits
+    return logits.float()

@@ -1,0 +1,213 @@
+"""The worker of one card: takes attempts, runs them one after another on a thread of its own.
+
+Control calls return at once and never touch CUDA; torch is loaded on the training thread only.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.assignment import Assignment
+from workbench.cards import Card
+from workbench.errors import EngineError
+from workbench.events import EventWriter
+from workbench.fleet import Halt, Phase
+from workbench.home import private_temp
+from workbench.locks import Lock, holder
+from workbench.training import failure
+from workbench.training.control import Control
+from workbench.training.libraries import warm
+from workbench.training.memory import Meter, resident_bytes
+
+if TYPE_CHECKING:
+    from workbench.training.base import Resident
+
+IDLE_S = 600.0
+"""Idle so long, a worker lets its base go."""
+
+_one_at_a_time = threading.Lock()
+"""accelerate's state and torch's random numbers belong to the process: workers that share one
+(stand-ins made of CPU cores, in tests) train one after another."""
+
+
+def lock_path(card: Card, home: Path) -> Path:
+    """One lock a card: of this machine for a GPU, so that two homes never share it."""
+    folder = private_temp() / "locks" if card.kind == "cuda" else home / "locks"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / f"card-{card.uuid}.lock"
+
+
+class Worker:
+    """Implements fleet.WorkerLike. Holds its card's lock for life: EngineError when it is taken."""
+
+    def __init__(
+        self, card: dict[str, Any], generation: int, home: str, *, idle_s: float = IDLE_S
+    ) -> None:
+        self.card = Card.from_json(card)
+        self.generation = generation
+        self._idle_s = idle_s
+        self._lock = Lock(lock_path(self.card, Path(home)))
+        if not self._lock.take():
+            pid = holder(self._lock.path)
+            raise EngineError(
+                f"card {self.card.uuid} is in the hands of process {pid}",
+                mend=f"stop the other workbench, or end process {pid}",
+            )
+        self._changed = threading.Condition()
+        self._waiting: Assignment | None = None
+        self._control: Control | None = None
+        self._attempt: int | None = None
+        self._last_attempt: int | None = None
+        self._progress_utc = time.time()
+        self._base: str | None = None
+        self._broken = ""
+        self._closing = False
+        self._thread = threading.Thread(target=self._live, name="training", daemon=True)
+        self._thread.start()
+
+    # -- control: any thread, returns at once
+
+    def start(self, assignment: dict[str, Any]) -> dict[str, Any]:
+        """Take an attempt: {"ok": True}, also when it had it before, or {"ok": False, reason}."""
+        given = Assignment.from_json(assignment)
+        with self._changed:
+            refusal = self._refusal(given.attempt)
+            if refusal:
+                return {"ok": False, "reason": refusal}
+            if given.attempt != self._last_attempt:
+                self._waiting, self._control = given, Control()
+                self._attempt = self._last_attempt = given.attempt
+                self._changed.notify_all()
+        return {"ok": True}
+
+    def _refusal(self, attempt: int) -> str:
+        last = self._last_attempt
+        if self._broken:
+            return self._broken
+        if self._closing:
+            return "the worker is closing"
+        if last is not None and attempt < last:
+            return f"attempt {attempt} is older than attempt {last}, seen before"
+        if self._attempt is not None and attempt != self._attempt:
+            return f"busy with attempt {self._attempt}"
+        return ""
+
+    def halt(self, attempt: int, how: str) -> None:
+        """Ask the running attempt to end at its next step boundary; others are left alone."""
+        with self._changed:
+            if self._attempt == attempt and self._control is not None:
+                self._control.ask(Halt(how))
+
+    def report(self) -> dict[str, Any]:
+        """What it does now; `gone` when its card's context broke and it can run nothing more."""
+        with self._changed:
+            phase = Phase.BUSY if self._attempt is not None else Phase.IDLE
+            if self._broken:
+                phase = Phase.GONE
+            control = self._control
+            return {
+                "phase": phase.value,
+                "attempt": self._attempt,
+                "last_attempt": self._last_attempt,
+                "pid": os.getpid(),
+                "generation": self.generation,
+                "progress_utc": control.progress_utc if control else self._progress_utc,
+                "rss_bytes": resident_bytes(),
+                "base": self._base,
+                "reason": self._broken,
+            }
+
+    def close(self) -> None:
+        """End the running attempt at its next step boundary, then let card and lock go."""
+        with self._changed:
+            self._closing = True
+            if self._control is not None:
+                self._control.ask(Halt.YIELD)
+            self._changed.notify_all()
+
+    def wait(
+        self, until: Callable[[dict[str, Any]], bool], timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Block until a report satisfies `until`, or the time is over; that report."""
+        with self._changed:
+            self._changed.wait_for(lambda: until(self.report()), timeout_s)
+            return self.report()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """After `close`: wait for the training thread's end; False when it goes on."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # -- the training thread
+
+    def _live(self) -> None:
+        try:
+            meter, resident = self._warm()
+            while (given := self._next(resident)) is not None:
+                self._run(given, resident, meter)
+            resident.release()
+        except Exception as broken:
+            self._break(f"the worker cannot work: {type(broken).__name__}: {broken}")
+        finally:
+            self._lock.release()
+            with self._changed:
+                self._changed.notify_all()
+
+    def _warm(self) -> tuple[Meter, Resident]:
+        """Imports and CUDA context, before anybody asks for them."""
+        warm(threads=1 if self.card.kind == "cpu" else None)
+        from workbench.training import trial_run  # noqa: F401
+        from workbench.training.base import Resident
+
+        return Meter(self.card), Resident()
+
+    def _next(self, resident: Resident) -> Assignment | None:
+        """The next attempt; None to end. Lets the base go after a long idle time."""
+        with self._changed:
+            due = lambda: self._waiting is not None or self._closing  # noqa: E731
+            if resident.spec is not None and not self._changed.wait_for(due, self._idle_s):
+                resident.release()
+                self._base = None
+                self._changed.notify_all()
+            self._changed.wait_for(due)
+            given, self._waiting = self._waiting, None
+            return given
+
+    def _run(self, given: Assignment, resident: Resident, meter: Meter) -> None:
+        from workbench.training.trial_run import run
+
+        assert self._control is not None
+        try:
+            writer = EventWriter(Path(given.folder) / "events.jsonl")
+            try:
+                with _one_at_a_time:
+                    run(
+                        given,
+                        resident=resident,
+                        meter=meter,
+                        emit=writer.write,
+                        control=self._control,
+                        generation=self.generation,
+                    )
+            finally:
+                writer.close()
+        except failure.CardLost as lost:
+            self._break(lost.what)
+        except Exception as broken:  # the end event itself could not be written
+            self._break(f"the attempt's events cannot be written: {broken}")
+        with self._changed:
+            self._base = resident.spec.path if resident.spec else None
+            self._attempt, self._control = None, None
+            self._progress_utc = time.time()
+            self._changed.notify_all()
+
+    def _break(self, why: str) -> None:
+        """Run nothing more; the fleet starts another generation."""
+        with self._changed:
+            self._broken = why
+            self._changed.notify_all()
