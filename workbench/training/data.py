@@ -1,0 +1,178 @@
+"""Rows made ready to train on, and kept: read, checked, split, tokenised, cut, written once.
+
+Train columns: `input_ids`, `labels` (-100 where a token carries no loss), `length`. Eval has
+besides `prompt_ids` (up to where generation starts), `question` and `answer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import DataError
+from workbench.recipe.schema import Data, Recipe
+from workbench.training.make_rows import Progress, make_rows
+from workbench.training.sources import Source, find_sources
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = 1
+"""Raise it when the same rows would come out differently: what is cached is then made anew."""
+
+_STALE_S = 86_400
+_IRRELEVANT = {"packing", "group_by_length", "train", "eval", "revision"}
+"""Settings that change no row; the names' part is played by their contents' digests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    folder: Path
+    digest: str
+    """Of everything the rows depend on: data, settings, tokenizer, FORMAT."""
+    eval_digest: str
+    """Of the held-out rows alone; two trials with the same one are scored on the same rows."""
+    shape: str
+    train_rows: int
+    eval_rows: int
+    min_length: int
+    """Tokens per training row, after cutting; so are the next four."""
+    median_length: int
+    p95_length: int
+    max_length: int
+    mean_length: float
+    target_tokens: int
+    """Tokens of all training rows that carry loss."""
+    cut_rows: int
+    """Training rows longer than data.max_tokens."""
+    dropped_rows: int
+    """Training rows without a token to learn."""
+    highest_id: int
+    """Of all tokens; the model must have an embedding for it."""
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def prepare_data(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Path,
+    progress: Progress,
+    *,
+    refresh: bool = False,
+) -> Prepared:
+    """The recipe's rows as tokens, from `cache` when they were made before (milliseconds).
+
+    `refresh` asks the hub whether a branch has moved; without it the commit last seen is used.
+    DataError names the row and the mend of what cannot be trained on.
+    """
+    data = recipe.data
+    if data.packing:
+        raise DataError(
+            "data.packing is not available yet: packed examples would see one another",
+            mend="set data.packing: false; rows of similar length share a batch anyway",
+        )
+    train, held = find_sources(data, cache / "sources", refresh=refresh)
+    digest = _digest(data, tokenizer, train, held)
+    folder = cache / digest
+    if (known := _known(folder)) is not None:
+        return known
+    cache.mkdir(parents=True, exist_ok=True)
+    _sweep(cache)
+    staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=cache))
+    try:
+        about = make_rows(data, tokenizer, (train, held), staged, progress)
+        text = json.dumps({"digest": digest, **about}, ensure_ascii=False)
+        (staged / "about.json").write_text(text, encoding="utf-8")
+        _commit(staged, folder)
+    except OSError as refused:
+        raise DataError(
+            f"the prepared rows cannot be written to {cache}: {refused.strerror or refused}",
+            mend="free space on that disk, or set WORKBENCH_HOME to another",
+        ) from refused
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    made = _known(folder)
+    assert made is not None, folder
+    return made
+
+
+def load_prepared(prepared: Prepared) -> tuple[Dataset, Dataset]:
+    """(train, eval), memory-mapped."""
+    from datasets import Dataset
+
+    train, held = (prepared.folder / f"{name}.arrow" for name in ("train", "eval"))
+    return Dataset.from_file(str(train)), Dataset.from_file(str(held))
+
+
+# ── the cache ────────────────────────────────────────────────────────────────────────────────
+
+
+def _digest(
+    data: Data, tokenizer: PreTrainedTokenizerBase, train: Source, held: Source | None
+) -> str:
+    what = {
+        "format": FORMAT,
+        "settings": data.model_dump(mode="json", exclude=_IRRELEVANT),
+        "train": train.digest,
+        "eval": held.digest if held else None,
+        "tokenizer": _tokenizer_digest(tokenizer),
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of all that decides which ids a text gets."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    rest = [type(tokenizer).__name__, tokenizer.chat_template, tokenizer.special_tokens_map]
+    text = backend.to_str() + json.dumps(rest, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _known(folder: Path) -> Prepared | None:
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Prepared(folder=folder, **about)
+
+
+def _commit(staged: Path, folder: Path) -> None:
+    """Everything on disk, then the name. Who comes second finds the same rows there."""
+    for path in (*staged.iterdir(), staged):
+        _fsync(path)
+    try:
+        staged.rename(folder)
+    except OSError:
+        if _known(folder) is None:
+            raise
+    _fsync(folder.parent)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what preparations that were killed left behind."""
+    for left in cache.glob(".staged-*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,166 @@
+"""Everything about an experiment that can be known before a card is asked for.
+
+    python -m workbench.training.prepare EXPERIMENT_FOLDER CACHE_FOLDER
+
+Reads `recipe.json` in the experiment's folder, pins the model, makes the rows. Leaves
+`prepare.progress.json` while it works and `prepared.json` at the end; no GPU is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from workbench.errors import DataError, ModelError, RecipeError, WorkbenchError
+from workbench.recipe.schema import Recipe
+from workbench.text import safe, safe_line
+from workbench.training.model_source import ModelSource, resolve_model
+
+if TYPE_CHECKING:
+    from workbench.training.data import Prepared
+    from workbench.training.make_rows import Progress
+
+log = logging.getLogger(__name__)
+
+RECIPE, PROGRESS, RESULT = "recipe.json", "prepare.progress.json", "prepared.json"
+_PROGRESS_EVERY_S = 0.25
+
+
+def prepare_experiment(folder: Path, cache: Path, progress: Progress) -> dict[str, Any]:
+    """Prepare the experiment in `folder` and return what `prepared.json` then holds.
+
+    Raises what it refuses (DataError, ModelError, RecipeError), after writing it there too.
+    """
+    try:
+        result = _prepare(_recipe(folder / RECIPE), cache, progress)
+    except WorkbenchError as refused:
+        _write(folder / RESULT, {"ok": False, "error": refused.what, "mend": refused.mend})
+        raise
+    _write(folder / RESULT, result)
+    return result
+
+
+def _prepare(recipe: Recipe, cache: Path, progress: Progress) -> dict[str, Any]:
+    progress("finding the model", 0, 0)
+    model = resolve_model(recipe.model)
+    progress("loading the tokenizer", 0, 0)
+    from workbench.training.data import prepare_data  # seconds: transformers, pyarrow
+    from workbench.training.tokens import load_tokenizer
+
+    tokenizer = load_tokenizer(model.path, model.revision)
+    prepared = prepare_data(recipe, tokenizer, cache, progress, refresh=True)
+    _check_against(model, prepared, int(tokenizer.pad_token_id))
+    about = prepared.to_json()
+    notes = about.pop("notes")
+    return {
+        "ok": True,
+        "model": model.to_json(),
+        "data": about,
+        "evaluation_digest": evaluation_digest(recipe, prepared),
+        "notes": notes,
+    }
+
+
+def evaluation_digest(recipe: Recipe, prepared: Prepared) -> str:
+    """Equal digests mean comparable scores: the same rows, asked and judged alike."""
+    judged = recipe.evaluate.model_dump(mode="json", include={"answer_pattern", "max_new_tokens"})
+    text = json.dumps([prepared.eval_digest, judged], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _check_against(model: ModelSource, prepared: Prepared, pad_id: int) -> None:
+    """Rows and tokenizer must stay within what the model has embeddings and positions for."""
+    config = model.config.get("text_config") or model.config
+    vocabulary = config.get("vocab_size")
+    highest = max(prepared.highest_id, pad_id)
+    if isinstance(vocabulary, int) and highest >= vocabulary:
+        raise ModelError(
+            f"the tokenizer gives token {highest}, but the model has embeddings for {vocabulary}",
+            mend="tokenizer and model do not belong together; take both from the same release",
+        )
+    positions = config.get("max_position_embeddings")
+    if isinstance(positions, int) and prepared.max_length > positions:
+        raise DataError(
+            f"the longest row has {prepared.max_length} tokens, the model reads {positions}",
+            mend=f"lower data.max_tokens to {positions} or less",
+        )
+
+
+def _recipe(path: Path) -> Recipe:
+    try:
+        return Recipe.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as broken:
+        raise RecipeError(
+            f"{path} is no resolved recipe: {safe(broken, 400)}",
+            mend="submit the recipe again",
+        ) from broken
+
+
+# ── as a process ─────────────────────────────────────────────────────────────────────────────
+
+
+class ProgressFile:
+    """Writes {stage, done, total} at most four times a second; a new stage at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stage = ""
+        self._next_s = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        if now_s < self._next_s and stage == self._stage:
+            return
+        self._stage, self._next_s = stage, now_s + _PROGRESS_EVERY_S
+        _write(self._path, {"stage": stage, "done": done, "total": total}, durable=False)
+
+
+def _write(path: Path, what: dict[str, Any], *, durable: bool = True) -> None:
+    staged = path.with_name(f"{path.name}.{os.getpid()}")
+    with staged.open("w", encoding="utf-8") as file:
+        json.dump(what, file, ensure_ascii=False)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    staged.replace(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when the experiment is ready, 1 when it was refused; `prepared.json` says why."""
+    # Set before anything imports torch or the hub's client.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "8")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.umask(0o077)
+    parser = argparse.ArgumentParser(prog="python -m workbench.training.prepare")
+    parser.add_argument("experiment_folder", type=Path)
+    parser.add_argument("cache_folder", type=Path)
+    asked = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    folder: Path = asked.experiment_folder
+    try:
+        prepare_experiment(folder, asked.cache_folder, ProgressFile(folder / PROGRESS))
+    except WorkbenchError as refused:
+        log.error("preparation refused: %s", refused.what)
+        return 1
+    except Exception as broken:
+        log.exception("preparation failed")
+        what = f"preparing failed: {type(broken).__name__}: {safe_line(broken, 200)}"
+        mend = "the experiment's log has the whole story; `workbench doctor` checks the machine"
+        _write(folder / RESULT, {"ok": False, "error": what, "mend": mend})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
