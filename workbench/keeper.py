@@ -112,7 +112,7 @@ class Keeper:
     # --- head and loop ---
 
     def _start_unit(self) -> Unit:
-        port = _free_port()
+        port = free_port()
         name = f"{port}-{secrets.token_hex(4)}"
         temp = private_temp() / f"r{name[:8]}"
         temp.mkdir(mode=0o700, exist_ok=True)
@@ -120,7 +120,7 @@ class Keeper:
         self.home.tick.unlink(missing_ok=True)
         self._changed.clear()
         self._note_runtime(unit=name, port=port, temp=str(temp))
-        head = self._spawn("head", _head_command(port, temp), {**env, "CUDA_VISIBLE_DEVICES": ""})
+        head = self._spawn("head", head_command(port, temp), {**env, "CUDA_VISIBLE_DEVICES": ""})
         loop = self._spawn("loop", [sys.executable, "-m", "workbench.engine"], env)
         self.fresh = False
         self._note_runtime(
@@ -253,7 +253,7 @@ class Keeper:
         return now - before[1]
 
 
-def _head_command(port: int, temp: Path) -> list[str]:
+def head_command(port: int, temp: Path) -> list[str]:
     ray = Path(sys.executable).with_name("ray")
     options = {
         "port": str(port),
@@ -270,7 +270,7 @@ def _head_command(port: int, temp: Path) -> list[str]:
     return [str(ray), "start", "--head", "--block", "--disable-usage-stats", *flags]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     for port in random.sample(PORTS, 200):
         with socket.socket() as probe:
             try:

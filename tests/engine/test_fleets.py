@@ -1,0 +1,193 @@
+"""One promise, two fleets."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.desks import WORKER, recipe
+from tests.support.heads import ray_head
+from tests.support.waiting import wait_for
+from workbench.assignment import Assignment
+from workbench.cards import Card
+from workbench.events import Event, read_events
+from workbench.fleet import Fleet, Halt, Phase, Report
+from workbench.fleet.inline_fleet import InlineFleet
+from workbench.fleet.ray_fleet import RayFleet
+
+CARDS = [Card(uuid=f"cpu-{i}", kind="cpu", name="CPU", total_bytes=1 << 30) for i in range(2)]
+
+
+class FleetContract:
+    """What scheduler and tests may rely on, whichever fleet it is."""
+
+    @pytest.fixture
+    def fleet(self) -> Iterator[Fleet]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def numbers(self) -> Iterator[int]:
+        """Attempt numbers, ever growing over all tests that share a fleet."""
+        raise NotImplementedError
+
+    @staticmethod
+    def given(tmp_path: Path, attempt: int, steps: int) -> Assignment:
+        return Assignment(
+            attempt=attempt,
+            trial=attempt,
+            experiment=1,
+            kind="tune",
+            recipe=recipe(train={"max_steps": steps, "save_every": 2}).model_dump(mode="json"),
+            card={},
+            plan={},
+            folder=str(tmp_path / f"attempt-{attempt}"),
+            trial_folder=str(tmp_path / f"trial-{attempt}"),
+            experiment_folder=str(tmp_path),
+        )
+
+    @staticmethod
+    def kinds(given: Assignment) -> list[str]:
+        events, _ = read_events(Path(given.folder) / "events.jsonl", 0)
+        return [event.kind for event in events if isinstance(event, Event)]
+
+    @staticmethod
+    def until(fleet: Fleet, card: Card, fact: Callable[[Report | None], bool]) -> Report | None:
+        def look() -> Report | None:
+            report = fleet.observe().get(card.uuid)
+            return report if fact(report) else None
+
+        return wait_for(look, f"the report of {card.uuid}")
+
+    def test_a_worker_runs_what_it_is_given_and_is_idle_again(
+        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        given = self.given(tmp_path, next(numbers), 3)
+        fleet.start(CARDS[0], given)
+        report = self.until(
+            fleet,
+            CARDS[0],
+            lambda r: r is not None and r.last_attempt == given.attempt and r.phase is Phase.IDLE,
+        )
+        assert report is not None
+        assert report.pid
+        assert self.kinds(given)[0] == "started"
+        assert self.kinds(given)[-1] == "end"
+
+    def test_starting_twice_is_starting_once(
+        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        given = self.given(tmp_path, next(numbers), 3)
+        fleet.start(CARDS[0], given)
+        fleet.start(CARDS[0], given)
+        self.until(
+            fleet,
+            CARDS[0],
+            lambda r: r is not None and r.last_attempt == given.attempt and r.phase is Phase.IDLE,
+        )
+        assert self.kinds(given).count("started") == 1
+
+    def test_two_cards_work_at_the_same_time(
+        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        both = [self.given(tmp_path, next(numbers), 1_000_000) for _ in CARDS]
+        for card, given in zip(CARDS, both, strict=True):
+            fleet.start(card, given)
+        for card, given in zip(CARDS, both, strict=True):
+            self.until(fleet, card, lambda r, g=given: r is not None and r.attempt == g.attempt)
+        phases = {fleet.observe()[card.uuid].phase for card in CARDS}
+        assert phases == {Phase.BUSY}
+        for card, given in zip(CARDS, both, strict=True):
+            fleet.halt(card.uuid, given.attempt, Halt.YIELD)
+            self.until(fleet, card, lambda r: r is not None and r.phase is Phase.IDLE)
+
+    def test_a_halt_ends_the_attempt_at_its_next_step(
+        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        given = self.given(tmp_path, next(numbers), 1_000_000)
+        fleet.start(CARDS[0], given)
+        self.until(fleet, CARDS[0], lambda r: r is not None and r.attempt == given.attempt)
+        fleet.halt("cpu-0", given.attempt - 1, Halt.FINISH)  # another attempt's: ignored
+        fleet.halt("cpu-0", given.attempt, Halt.YIELD)
+        self.until(fleet, CARDS[0], lambda r: r is not None and r.phase is Phase.IDLE)
+        end = read_events(Path(given.folder) / "events.jsonl", 0)[0][-1]
+        assert isinstance(end, Event)
+        assert end.data["outcome"] == "yielded"
+
+    def test_an_ended_worker_says_so_once_and_the_next_is_a_new_generation(
+        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        given = self.given(tmp_path, next(numbers), 1_000_000)
+        fleet.start(CARDS[1], given)
+        before = self.until(fleet, CARDS[1], lambda r: r is not None and r.attempt == given.attempt)
+        fleet.end("cpu-1", "because")
+        gone = fleet.observe()["cpu-1"]
+        assert (gone.phase, gone.reason) == (Phase.GONE, "because")
+        assert "cpu-1" not in fleet.observe()
+        fleet.start(CARDS[1], self.given(tmp_path, next(numbers), 2))
+        after = self.until(fleet, CARDS[1], lambda r: r is not None and r.phase is Phase.IDLE)
+        assert before is not None
+        assert after is not None
+        assert after.generation > before.generation
+
+
+class TestInlineFleet(FleetContract):
+    @pytest.fixture
+    def numbers(self) -> Iterator[int]:
+        return itertools.count(1)
+
+    @pytest.fixture
+    def fleet(self, tmp_path: Path) -> Iterator[Fleet]:
+        count = itertools.count(1)
+        made = InlineFleet(str(tmp_path), lambda card: next(count), worker=WORKER)
+        yield made
+        made.close()
+
+
+class TestRayFleet(FleetContract):
+    _numbers = itertools.count(1)
+
+    @pytest.fixture
+    def numbers(self) -> Iterator[int]:
+        return self._numbers
+
+    @pytest.fixture(scope="class")
+    def fleet(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+        count = itertools.count(1)
+        root = str(Path(__file__).parents[2])
+        os.environ["PYTHONPATH"] = root
+        with ray_head() as address:
+            home = str(tmp_path_factory.mktemp("home"))
+            made = RayFleet(home, address, lambda card: next(count), worker=WORKER)
+            while not made.connect():
+                pass
+            yield made
+            made.close()
+
+    def test_a_worker_killed_from_outside_is_noticed(
+        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        given = self.given(tmp_path, next(numbers), 1_000_000)
+        fleet.start(CARDS[0], given)
+        report = self.until(fleet, CARDS[0], lambda r: r is not None and r.attempt == given.attempt)
+        assert report is not None
+        assert report.pid
+        os.kill(report.pid, 9)
+        gone = self.until(fleet, CARDS[0], lambda r: r is not None and r.phase is Phase.GONE)
+        assert gone is not None
+        assert gone.reason
+
+    def test_each_card_has_a_process_of_its_own(
+        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        pids = set()
+        for card in CARDS:
+            fleet.start(card, self.given(tmp_path, next(numbers), 1))
+            report = self.until(fleet, card, lambda r: r is not None and r.phase is Phase.IDLE)
+            assert report is not None
+            pids.add(report.pid)
+        assert len(pids) == 2
+        assert os.getpid() not in pids
