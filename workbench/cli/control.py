@@ -22,7 +22,7 @@ GRACE_S = 8.0
 """A keeper has so long to take its lock before it counts as dead."""
 UNFINISHED = frozenset({State.QUEUED, State.STARTING, State.RUNNING})
 
-Trials = Annotated[list[int], typer.Argument(metavar="TRIAL…", help="Ids, as `ls` shows them.")]
+Trials = Annotated[list[int], typer.Argument(help="Ids, as `ls` shows them.")]
 
 
 def stop(trials: Trials) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ def report(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         _hush()
         return 1
-    if isinstance(error, sqlite3.DatabaseError):
+    if type(error).__module__ == "sqlite3":  # only the store imports it
         error = StoreError(
             f"the database cannot be read: {error}",
             mend="is its disk full, or is it being replaced? Try again, then `workbench doctor`",

@@ -19,8 +19,8 @@ from workbench.text import safe_line
 
 RECENT = 10
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TrialId = Annotated[int, typer.Argument(metavar="TRIAL", help="Its id, as `ls` shows it.")]
-Name = Annotated[str | None, typer.Argument(metavar="[EXPERIMENT]", help="Its name or id.")]
+TrialId = Annotated[int, typer.Argument(help="Its id, as `ls` shows it.")]
+Name = Annotated[str | None, typer.Argument(help="Its name or id.")]
 
 
 def ls(

@@ -24,7 +24,7 @@ MODULE = "workbench.training.merge"
 
 
 def merge(
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, or an adapter.")],
+    trial: Annotated[str, typer.Argument(help="A trial's id, or an adapter.")],
     target: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where it goes.")],
     base: Annotated[
         Path | None, typer.Option("--base", metavar="PATH", help="Another place of the base model.")

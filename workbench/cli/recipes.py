@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from workbench.cli.tables import as_json, out, out_table
+from workbench.cli.tables import as_json, out, width
 from workbench.errors import NotThere, UsageError
 from workbench.text import safe_line
 
 app = typer.Typer(help="List, show or copy the recipes that ship.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="As `recipes ls` shows it.")]
+Name = Annotated[str, typer.Argument(help="As `recipes ls` shows it.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -36,8 +37,10 @@ def _list(as_data: bool) -> None:
     if as_data:
         as_json([{"name": one.name, "about": one.about, "path": str(one.path)} for one in found])
     else:
-        rows = [(one.name, one.about) for one in found]
-        out_table(("recipe", "what it is for"), rows, flexible=1)
+        margin = max(len(one.name) for one in found) + 2
+        for one in found:
+            about = textwrap.wrap(one.about, max(20, width() - margin))
+            out(f"{one.name:<{margin}}" + f"\n{'':<{margin}}".join(about))
 
 
 @app.command()
@@ -55,7 +58,7 @@ def show(name: Name, as_data: Json = False) -> None:
 @app.command()
 def copy(
     name: Name,
-    dest: Annotated[Path | None, typer.Argument(metavar="[DEST]", help="File or folder.")] = None,
+    dest: Annotated[Path | None, typer.Argument(help="File or folder.")] = None,
 ) -> None:
     """Copy one here, to make it your own."""
     source = _shipped(name)

@@ -1,0 +1,98 @@
+"""An engine in a thread of the test: the real loop's tick, a real store, a worker without torch."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from tests.support.desks import PREPARED, cpu_card
+from tests.support.ticking_worker import TickingWorker
+from workbench.fleet.inline_fleet import InlineFleet
+from workbench.home import Home
+from workbench.locks import Lock
+from workbench.scheduler import Desk, tick
+from workbench.scheduler.preparer import Preparer
+from workbench.store import Store
+
+STEPS = 6
+
+
+class ShortWorker(TickingWorker):
+    """Trains for a few steps where the recipe leaves their number open."""
+
+    def start(self, assignment: dict[str, Any]) -> dict[str, Any]:
+        train = assignment["recipe"]["train"]
+        train["max_steps"] = train["max_steps"] or STEPS
+        return super().start(assignment)
+
+
+class AtOnce(Preparer):
+    """Prepares nothing; refuses what is called so."""
+
+    def poll(self, experiment: int) -> dict[str, Any]:
+        if "refused" in (self._home.experiment(experiment) / "recipe.json").read_text():
+            return {"ok": False, "error": "no rows in train", "mend": "name a file with rows"}
+        return PREPARED
+
+
+class Engine(threading.Thread):
+    """Ticks until it is closed or a person stops it; holds the locks that say so."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(daemon=True)
+        self.home = home.make()
+        self.up, self.ending = threading.Event(), threading.Event()
+
+    def begin(self) -> None:
+        self.start()
+        assert self.up.wait(20)
+
+    def close(self) -> None:
+        self.ending.set()
+        self.join(20)
+
+    def run(self) -> None:
+        locks = [Lock(self.home.keeper_lock), Lock(self.home.loop_lock)]
+        assert all(lock.take() for lock in locks)
+        store = Store(self.home.database)
+        desk = self._desk(store)
+        try:
+            while not self.ending.wait(0.01):
+                self.home.tick.touch()
+                tick(desk)
+                self.up.set()
+                if desk.stopping and not store.live_attempts():
+                    self.home.stopped.touch()
+                    break
+        finally:
+            desk.fleet.close()
+            store.close()
+            for lock in locks:
+                lock.release()
+
+    def _desk(self, store: Store) -> Desk:
+        worker = f"{__name__}:ShortWorker"
+        return Desk(
+            home=self.home,
+            store=store,
+            fleet=InlineFleet(str(self.home.root), store.next_generation, worker=worker),
+            preparer=AtOnce(self.home),
+            sample=lambda: [cpu_card(0), cpu_card(1)],
+        )
+
+
+def recipe_file(folder: Path, name: str = "tiny", **changes: str) -> Path:
+    """A recipe for the engine above; `changes` are lines put at its end."""
+    (folder / "d.jsonl").write_text('{"prompt": "1+1", "completion": "#### 2"}\n')
+    (folder / "m").mkdir(exist_ok=True)
+    (folder / "m" / "config.json").write_text("{}")
+    text = f"""name: {name}
+model: {{name: ./m}}
+data: {{train: ./d.jsonl, max_tokens: 64}}
+train: {{max_steps: {changes.pop("max_steps", "6")}, save_every: 2, learning_rate: 0.1}}
+evaluate: {{answer_pattern: '####'}}
+"""
+    path = folder / f"{name}.yaml"
+    path.write_text(text + "".join(f"{key}: {value}\n" for key, value in changes.items()))
+    return path

@@ -1,0 +1,152 @@
+"""Listings: what they print, and the shape of their JSON."""
+
+from __future__ import annotations
+
+from tests.cli.conftest import Workbench
+from tests.support.desks import Bench, recipe
+from workbench.trial import Kind, State
+
+SWEEP = {"parameters": {"train.learning_rate": [0.01, 0.1]}}
+BOARD_KEYS = {
+    "trial",
+    "state",
+    "score",
+    "base_score",
+    "settings",
+    "adapter",
+    "tokens_per_s",
+    "peak_bytes",
+    "wall_s",
+}
+HOSTILE = "\x1b]0;gone\x07\x1b[2J\u202eevil\x9b31m"
+
+
+def _trained(bench: Bench) -> None:
+    """Experiment 1: the base (trial 1), and trials 2 and 3, done."""
+    bench.submit(recipe(sweep=SWEEP))
+    bench.until(State.DONE, 2)
+    bench.until(State.DONE, 3)
+
+
+def test_a_home_where_nothing_ran_lists_nothing(workbench: Workbench) -> None:
+    said = workbench("ls")
+    assert (said.code, said.out) == (0, "")
+    assert "workbench demo" in said.err
+    assert workbench("ls", "--json").data == []
+
+
+def test_ls_shows_experiments_and_trials(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    said = workbench("ls")
+    assert said.code == 0
+    assert "2 done" in said.out
+    assert "train.learning_rate=0.1" in said.out
+    assert "the base" not in said.out
+    assert all(len(line) <= 80 for line in said.out.splitlines())
+
+
+def test_ls_all_shows_the_base_too(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    assert "the base" in workbench("ls", "--all").out
+
+
+def test_ls_json_holds_experiments_with_their_trials(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    (one,) = workbench("ls", "tiny", "--json").data
+    assert (one["name"], one["state"], one["counts"]) == ("tiny", "ready", {"done": 2})
+    assert [trial["id"] for trial in one["trials"]] == [2, 3]
+    assert list(one) == sorted(one)
+
+
+def test_an_unknown_experiment_names_those_there_are(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    said = workbench("ls", "huge")
+    assert (said.code, said.out) == (3, "")
+    assert "error: there is no experiment huge" in said.err
+    assert "→ there are: tiny" in said.err
+
+
+def test_board_json_is_ranked_and_leaves_the_base_out(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    rows = workbench("board", "--json").data
+    assert [row["trial"] for row in rows] == [3, 2]
+    assert set(rows[0]) >= BOARD_KEYS
+    assert rows[0]["base_score"] == 0.1
+    assert rows[0]["settings"] == {"train.learning_rate": 0.1}
+
+
+def test_board_shows_the_base_below_what_was_trained(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    said = workbench("board", "1")
+    assert said.code == 0
+    assert said.out.splitlines()[0] == "tiny, by exact_match (higher is better)"
+    assert said.out.splitlines()[-1].endswith("the base, untrained")
+    assert all(len(line) <= 80 for line in said.out.splitlines())
+
+
+def test_a_board_of_nothing_is_exit_code_three(workbench: Workbench) -> None:
+    said = workbench("board", "--json")
+    assert (said.code, said.out) == (3, "")
+
+
+def test_show_tells_moves_attempts_scores_and_samples(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    bench.store.put_sample(
+        3, 3, 1, {"question": "1+1?", "expected": "2", "answer": "#### 2", "right": True}
+    )
+    said = workbench("show", "3")
+    assert said.code == 0
+    for words in ("trial 3 of tiny: done", "queued", "starting", "plan of", "exact_match 0.600"):
+        assert words in said.out
+    assert "sample, right" in said.out
+
+
+def test_show_json_holds_everything(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    data = workbench("show", "3", "--json").data
+    assert data["trial"]["state"] == "done"
+    assert [move["after"] for move in data["moves"]] == ["starting", "running", "done"]
+    assert data["attempts"][0]["plan"]["precision"] == "fp32"
+    assert data["board"]["rank"] == 1
+
+
+def test_an_unknown_trial_is_exit_code_three(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    for command in ("show", "logs", "stop", "merge"):
+        more = ["-o", "/nowhere"] if command == "merge" else []
+        said = workbench(command, "99", *more)
+        assert (said.code, said.out) == (3, "")
+        assert "error: there is no trial 99\n  → trials go from 1 to 3" in said.err
+
+
+def test_logs_prints_the_newest_lines(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    for n in range(5):
+        bench.store.note("log", f"line {n}", trial=2)
+    said = workbench("logs", "2", "-n", "2")
+    assert [line.split("  ")[1] for line in said.out.splitlines()] == ["line 3", "line 4"]
+
+
+def test_hostile_text_is_inert_wherever_it_is_printed(bench: Bench, workbench: Workbench) -> None:
+    wild = recipe(name="x").model_copy(update={"name": HOSTILE})
+    bench.store.add_experiment(wild.model_dump(mode="json"), "loss")
+    trial = bench.store.add_trial(1, 1, Kind.TUNE, {"lora.rank": HOSTILE})
+    bench.store.ready(1, {}, {}, None)
+    bench.store.db.execute("update trials set waiting = ?, reason = ?", (HOSTILE, HOSTILE))
+    bench.store.db.execute(
+        "insert into events values (9, 0, 1, 1, null, 'log', 'error', ?)", (HOSTILE,)
+    )
+    for command in (["ls", "--all"], ["show", str(trial)], ["logs", "1"], ["board"]):
+        said = workbench(*command)
+        assert said.code == 0
+        assert "evil" in said.out
+        for bad in "\x1b\x07\x9b\u202e":
+            assert bad not in said.out + said.err
+    for command in (["ls"], ["show", "1"], ["board"]):
+        assert not set("\x1b\x07\x9b\u202e") & set(workbench(*command, "--json").out)
+
+
+def test_cards_lists_what_the_engine_saw(bench: Bench, workbench: Workbench) -> None:
+    rows = workbench("cards", "--json").data
+    assert [row["uuid"] for row in rows] == ["cpu-0", "cpu-1"]
+    assert "24.0 GiB" in workbench("cards").out
