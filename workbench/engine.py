@@ -12,8 +12,7 @@ import sys
 import time
 from typing import Any
 
-from workbench.card_sampler import STALLED, read_sample
-from workbench.cards import Card
+from workbench.card_sampler import CardSample, read_sample
 from workbench.errors import EngineError, WorkbenchError
 from workbench.files import write_durably
 from workbench.fleet.ray_fleet import RayFleet
@@ -112,7 +111,7 @@ def _stop(desk: Desk) -> None:
 
 
 class CardWatch:
-    """Rows for the cards table, once for each new sample."""
+    """Rows for the cards table, once for each new sample and once when it has stalled."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -120,28 +119,28 @@ class CardWatch:
 
     def __call__(self) -> list[dict[str, Any]] | None:
         sample = read_sample(self._home.sample, time.time())
-        if sample is None or sample.key == self._seen:
+        key = (sample.at_utc, sample.stalled)
+        if not sample.cards or key == self._seen:
             return None
-        self._seen = sample.key
-        return [_row(card, sample.stalled) for card in sample.cards]
+        self._seen = key
+        return [_row(card, sample.problem if sample.stalled else "") for card in sample.cards]
 
 
-def _row(card: dict[str, Any], stalled: bool) -> dict[str, Any]:
-    known = Card.from_json({name: card[name] for name in Card.__slots__})
-    capability = known.capability
+def _row(seen: CardSample, problem: str) -> dict[str, Any]:
+    card = seen.card
     return {
-        "uuid": known.uuid,
-        "kind": known.kind,
-        "name": known.name,
-        "total_bytes": known.total_bytes,
-        "cap_bytes": known.cap_bytes,
-        "capability": f"{capability[0]}.{capability[1]}" if capability else None,
-        "free_bytes": card.get("free_bytes"),
-        "utilisation": card.get("utilisation"),
-        "temperature_c": card.get("temperature_c"),
-        "power_w": card.get("power_w"),
-        "processes": card.get("processes", []),
-        "problem": STALLED if stalled else str(card.get("problem") or ""),
+        "uuid": card.uuid,
+        "kind": card.kind,
+        "name": card.name,
+        "total_bytes": card.total_bytes,
+        "cap_bytes": card.cap_bytes,
+        "capability": f"{card.capability[0]}.{card.capability[1]}" if card.capability else None,
+        "free_bytes": seen.free_bytes,
+        "utilisation": seen.utilisation,
+        "temperature_c": seen.temperature_c,
+        "power_w": seen.power_w,
+        "processes": [{"pid": pid, "bytes": size} for pid, size in seen.processes],
+        "problem": problem or seen.problem,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -14,6 +15,8 @@ from workbench.cards import Card
 from workbench.fleet import Halt, Phase, Report
 from workbench.fleet.inline_fleet import WORKER, load_worker, report_from
 from workbench.text import safe_line
+
+log = logging.getLogger("workbench.fleet")
 
 NAMESPACE = "workbench"
 PING_EVERY_S = 0.5
@@ -79,7 +82,10 @@ class RayFleet:
         self._ray: Any = None
 
     def connect(self) -> bool:
-        """True once we are the head's driver; False while its port does not answer yet."""
+        """True once we are the head's driver; False while the head is still coming up.
+
+        A head that never comes up is its keeper's to notice: it exits, or our tick grows old.
+        """
         if self._ray is not None:
             return True
         host, _, port = self._address.rpartition(":")
@@ -90,12 +96,17 @@ class RayFleet:
         os.environ.update(_DRIVER_ENV)
         import ray
 
-        ray.init(
-            address=self._address,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        try:
+            ray.init(
+                address=self._address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except (ConnectionError, RuntimeError) as early:  # the port answers before the rest does
+            log.info("Ray is not ready: %s", safe_line(early))
+            ray.shutdown()
+            return False
         self._ray = ray
         return True
 
