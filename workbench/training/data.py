@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raise it when the same rows would come out differently: what is cached is then made anew."""
 
+_STAGED = ".staged-"
 _STALE_S = 86_400
 _IRRELEVANT = {"packing", "group_by_length", "train", "eval", "revision"}
 """Settings that change no row; the names' part is played by their contents' digests."""
@@ -88,21 +89,21 @@ def prepare_data(
     folder = cache / digest
     if (known := _known(folder)) is not None:
         return known
-    cache.mkdir(parents=True, exist_ok=True)
-    _sweep(cache)
-    staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=cache))
     try:
-        about = make_rows(data, tokenizer, (train, held), staged, progress)
-        text = json.dumps({"digest": digest, **about}, ensure_ascii=False)
-        (staged / "about.json").write_text(text, encoding="utf-8")
-        _commit(staged, folder)
+        cache.mkdir(parents=True, exist_ok=True)
+        _sweep(cache)
+        with tempfile.TemporaryDirectory(prefix=_STAGED, dir=cache) as name:
+            staged = Path(name) / "rows"
+            staged.mkdir()
+            about = make_rows(data, tokenizer, (train, held), staged, progress)
+            text = json.dumps({"digest": digest, **about}, ensure_ascii=False)
+            (staged / "about.json").write_text(text, encoding="utf-8")
+            _commit(staged, folder)
     except OSError as refused:
         raise DataError(
             f"the prepared rows cannot be written to {cache}: {refused.strerror or refused}",
             mend="free space on that disk, or set WORKBENCH_HOME to another",
         ) from refused
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     made = _known(folder)
     assert made is not None, folder
     return made
@@ -172,7 +173,7 @@ def _fsync(path: Path) -> None:
 
 def _sweep(cache: Path) -> None:
     """Remove what preparations that were killed left behind."""
-    for left in cache.glob(".staged-*"):
+    for left in cache.glob(f"{_STAGED}*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _STALE_S:
                 shutil.rmtree(left, ignore_errors=True)

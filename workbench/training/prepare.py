@@ -110,7 +110,7 @@ def _recipe(path: Path) -> Recipe:
 
 
 class ProgressFile:
-    """Writes {stage, done, total} at most four times a second; a new stage at once."""
+    """Writes {stage, done, total} at most four times a second; a stage's begin and end at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -119,7 +119,7 @@ class ProgressFile:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now_s = time.monotonic()
-        if now_s < self._next_s and stage == self._stage:
+        if now_s < self._next_s and stage == self._stage and done != total:
             return
         self._stage, self._next_s = stage, now_s + _PROGRESS_EVERY_S
         _write(self._path, {"stage": stage, "done": done, "total": total}, durable=False)

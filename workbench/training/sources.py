@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,9 @@ def _load(entry: Path) -> dict[str, object]:
 
 def _save(entry: Path, about: dict[str, object]) -> None:
     """Only a memory: a lost or late entry costs one more hash."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    staged = entry.with_suffix(f".{os.getpid()}")
+    staged = entry.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     with contextlib.suppress(OSError):
+        entry.parent.mkdir(parents=True, exist_ok=True)
         staged.write_text(json.dumps(about))
         staged.replace(entry)
 

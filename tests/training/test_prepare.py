@@ -1,0 +1,266 @@
+"""An experiment prepared, as a function and as a process; where its model comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.errors import DataError, ModelError
+from workbench.recipe import Recipe, load_recipe, shipped_file
+from workbench.recipe.schema import Model
+from workbench.training.model_source import resolve_model
+from workbench.training.prepare import ProgressFile, main, prepare_experiment
+
+RecipeOf = Callable[..., Recipe]
+WriteRows = Callable[..., Path]
+
+PAIRS = [{"prompt": f"What is {n} + 1?", "completion": f"#### {n + 1}"} for n in range(10)]
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Callable[[Recipe], Path]:
+    def build(recipe: Recipe) -> Path:
+        folder = tmp_path / "experiment"
+        folder.mkdir()
+        (folder / "recipe.json").write_text(recipe.model_dump_json())
+        return folder
+
+    return build
+
+
+@pytest.fixture
+def copied_model(tmp_path: Path) -> Callable[..., Model]:
+    """The demo's model with other entries in its config."""
+
+    def build(**config: Any) -> Model:
+        model = tmp_path / "model"
+        model.mkdir()
+        for path in shipped_file("workbench:demo/model").iterdir():
+            (model / path.name).write_bytes(path.read_bytes())
+        former = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(former | config))
+        return Model(name=str(model))
+
+    return build
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "prepared.json").read_text())
+    return found
+
+
+def test_the_demo_recipe_is_prepared(experiment: Callable[[Recipe], Path], tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent.parent
+    recipe = load_recipe(root / "recipes" / "demo.yaml")
+    folder = experiment(recipe)
+    stages: list[str] = []
+    result = prepare_experiment(folder, tmp_path / "cache", lambda stage, *_: stages.append(stage))
+    assert result == result_of(folder)
+    assert result["ok"] is True
+    assert result["model"]["model_type"] == "llama"
+    assert result["model"]["revision"] is None
+    assert result["data"]["eval_rows"] == recipe.data.eval_rows
+    assert result["data"]["max_length"] <= 128
+    assert result["data"]["dropped_rows"] == 0
+    assert Path(result["data"]["folder"], "train.arrow").is_file()
+    assert {"finding the model", "tokenising train rows", "tokenising eval rows"} <= set(stages)
+
+
+def test_scores_compare_only_where_rows_and_judgement_are_the_same(
+    experiment: Callable[[Recipe], Path],
+    recipe_of: RecipeOf,
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    recipe = recipe_of(write_rows(PAIRS))
+    folder = experiment(recipe)
+    digests = []
+    for evaluate in ({}, {"batch_size": 3}, {"max_new_tokens": 7}):
+        changed = recipe.model_dump() | {"evaluate": evaluate}
+        (folder / "recipe.json").write_text(Recipe.model_validate(changed).model_dump_json())
+        result = prepare_experiment(folder, tmp_path / "cache", lambda *_: None)
+        digests.append(result["evaluation_digest"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_refusal_is_raised_and_left_in_the_folder(
+    experiment: Callable[[Recipe], Path],
+    recipe_of: RecipeOf,
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    folder = experiment(recipe_of(write_rows([*PAIRS, {"prompt": "q", "completion": None}])))
+    with pytest.raises(DataError) as refused:
+        prepare_experiment(folder, tmp_path / "cache", lambda *_: None)
+    assert result_of(folder) == {
+        "ok": False,
+        "error": "train.jsonl:11: completion holds nothing (null), not text",
+        "mend": refused.value.mend,
+    }
+
+
+def test_a_tokenizer_beyond_the_models_vocabulary_is_refused(
+    experiment: Callable[[Recipe], Path],
+    recipe_of: RecipeOf,
+    write_rows: WriteRows,
+    copied_model: Callable[..., Model],
+    tmp_path: Path,
+) -> None:
+    model = copied_model(vocab_size=500)
+    recipe = recipe_of(write_rows(PAIRS)).model_copy(update={"model": model})
+    with pytest.raises(ModelError, match="embeddings for 500"):
+        prepare_experiment(experiment(recipe), tmp_path / "cache", lambda *_: None)
+
+
+def test_the_process_leaves_result_and_progress_that_only_the_user_can_read(
+    experiment: Callable[[Recipe], Path],
+    recipe_of: RecipeOf,
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    folder = experiment(recipe_of(write_rows(PAIRS)))
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench.training.prepare", folder, tmp_path / "cache"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert result_of(folder)["ok"] is True
+    last = json.loads((folder / "prepare.progress.json").read_text())
+    assert last == {"stage": "tokenising eval rows", "done": 2, "total": 2}
+    assert (folder / "prepared.json").stat().st_mode & 0o077 == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "prepare.progress.json",
+        "prepared.json",
+        "recipe.json",
+    ]
+
+
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What `main` sets for its process is as it was again afterwards."""
+    for name in ("CUDA_VISIBLE_DEVICES", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_refused_preparation_exits_1(tmp_path: Path) -> None:
+    assert main([str(tmp_path), str(tmp_path / "cache")]) == 1
+    assert result_of(tmp_path)["error"].endswith(
+        f"No such file or directory: '{tmp_path / 'recipe.json'}'"
+    )
+
+
+@pytest.mark.usefixtures("restored")
+def test_what_nobody_foresaw_becomes_a_result_too(
+    experiment: Callable[[Recipe], Path],
+    recipe_of: RecipeOf,
+    write_rows: WriteRows,
+    copied_model: Callable[..., Model],
+    tmp_path: Path,
+) -> None:
+    model = copied_model(text_config=3)
+    recipe = recipe_of(write_rows(PAIRS)).model_copy(update={"model": model})
+    folder = experiment(recipe)
+    assert main([str(folder), str(tmp_path / "cache")]) == 1
+    assert result_of(folder)["error"].startswith("preparing failed: ")
+    assert "log" in result_of(folder)["mend"]
+
+
+def test_progress_is_written_when_the_stage_changes_and_seldom_within_one(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    progress = ProgressFile(path)
+    progress("one", 0, 9)
+    progress("one", 1, 9)
+    assert json.loads(path.read_text()) == {"stage": "one", "done": 0, "total": 9}
+    progress("two", 5, 9)
+    assert json.loads(path.read_text()) == {"stage": "two", "done": 5, "total": 9}
+
+
+# ── the model ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({}, "has no config.json"),
+        ({"config.json": "{}", "model.safetensors": ""}, "cannot be used: KeyError"),
+        ({"config.json": "{", "model.safetensors": ""}, "cannot be used"),
+        ({"config.json": '{"model_type": "llama"}'}, "holds no weights"),
+        (
+            {"config.json": '{"model_type": "llama"}', "pytorch_model.bin": ""},
+            "pickled weights only",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused_with_a_mend(
+    tmp_path: Path, files: dict[str, str], complaint: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ModelError, match=complaint) as refused:
+        resolve_model(Model(name=str(tmp_path)))
+    assert refused.value.mend
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB = """
+import sys
+from workbench.errors import ModelError
+from workbench.recipe.schema import Model
+from workbench.training.model_source import resolve_model
+try:
+    found = resolve_model(Model(name="someone/tiny", revision=(sys.argv[1:] or [None])[0]))
+    print(found.path, found.revision, found.model_type)
+except ModelError as refused:
+    print(refused.what, "|", refused.mend)
+print("torch" in sys.modules)
+"""
+
+
+def asked_offline(cache: Path, *arguments: str) -> list[str]:
+    """What a process without a network finds; the hub's client reads its environment at import."""
+    done = subprocess.run(
+        [sys.executable, "-c", HUB, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"},
+    )
+    return done.stdout.splitlines()
+
+
+def test_a_hub_that_cannot_be_reached_is_told_with_a_mend_and_without_torch(
+    tmp_path: Path,
+) -> None:
+    said, torch_loaded = asked_offline(tmp_path)
+    assert said.startswith("the hub cannot be asked about someone/tiny: ")
+    assert "hf download" in said
+    assert torch_loaded == "False"
+
+
+@pytest.mark.parametrize("revision", [(), (COMMIT,)])
+def test_without_a_network_the_cached_commit_is_used(
+    tmp_path: Path, revision: tuple[str, ...]
+) -> None:
+    repo = tmp_path / "models--someone--tiny"
+    snapshot = repo / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(COMMIT)
+    (snapshot / "config.json").write_text('{"model_type": "llama"}')
+    (snapshot / "model.safetensors").write_bytes(b"")
+    assert asked_offline(tmp_path, *revision)[0] == f"someone/tiny {COMMIT} llama"
