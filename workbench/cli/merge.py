@@ -44,11 +44,13 @@ def merge(
         as_json(report)
         return
     out(f"merged into {safe_line(target)}")
-    for key in sorted(report):
-        out(f"  {safe_line(key):<28}{_word(report[key])}")
+    for key, value in sorted(report.items()):
+        out(f"  {safe_line(key).replace('_', ' '):<24}{_word(key, value)}")
 
 
-def _word(value: object) -> str:
+def _word(key: str, value: object) -> str:
+    if key == "bytes" and isinstance(value, int):
+        return present.size(value)
     return present.number(value) if isinstance(value, float) else present.setting(value)
 
 

@@ -1,0 +1,151 @@
+"""Commands that ask the engine: each waits for the answer of the one writer."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Workbench
+from tests.cli.engines import Engine, recipe_file
+from tests.support.desks import Bench, recipe
+from workbench.home import Home
+from workbench.store.requests import scan
+from workbench.trial import State
+
+LONG = str(10**9)
+
+
+def _long_run(workbench: Workbench, folder: Path) -> None:
+    """Trial 2 trains for as long as the test likes."""
+    assert workbench("run", recipe_file(folder, max_steps=LONG)).code == 0
+
+
+def test_run_prints_name_trials_and_what_comes_next(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    sweep = "{parameters: {lora.rank: [4, 8], train.seed: [1, 2, 3]}}"
+    said = workbench("run", recipe_file(tmp_path, sweep=sweep))
+    assert said.code == 0
+    assert said.out.splitlines()[0] == "experiment tiny: 6 trials"
+    assert "closing this changes nothing" in said.out
+
+
+def test_run_json_names_the_experiment(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    said = workbench("run", recipe_file(tmp_path), "-s", "lora.rank=2", "--json")
+    assert said.data == {"experiment": 1, "name": "tiny", "trials": 1}
+    again = workbench("run", recipe_file(tmp_path), "--json")
+    assert again.data["name"] == "tiny-2"
+
+
+def test_stop_prints_what_will_happen(engine: Engine, workbench: Workbench, tmp_path: Path) -> None:
+    _long_run(workbench, tmp_path)
+    assert workbench("pause", "2").code == 0
+    said = workbench("stop", "2")
+    assert said.code == 0
+    assert said.out.startswith("trial 2 (")
+
+
+def test_stopping_what_has_ended_is_refused_with_the_engines_exit_code(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    workbench("run", recipe_file(tmp_path), "--watch")
+    said = workbench("stop", "2", "2")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.count("error: trial 2 is done already") == 1
+
+
+def test_kill_asks_for_the_id(
+    engine: Engine, workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _long_run(workbench, tmp_path)
+    workbench("pause", "2")
+    monkeypatch.setattr("sys.stdin", io.StringIO("3\n"))
+    wrong = workbench("kill", "2")
+    assert (wrong.code, wrong.out) == (1, "")
+    assert "that was not 2; nothing was killed" in wrong.err
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    nobody = workbench("kill", "2")
+    assert nobody.code == 2
+    assert "workbench kill --yes 2" in nobody.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("2\n"))
+    right = workbench("kill", "2")
+    assert right.code == 0
+    assert "nothing is scored or kept" in right.out
+
+
+def test_kill_yes_does_not_ask(engine: Engine, workbench: Workbench, tmp_path: Path) -> None:
+    _long_run(workbench, tmp_path)
+    assert workbench("kill", "--yes", "2").code == 0
+
+
+def test_resume_of_a_paused_trial_is_answered(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    _long_run(workbench, tmp_path)
+    workbench("pause", "2")
+    said = workbench("resume", "2")
+    assert said.code == 0
+    assert "goes on" in said.out
+
+
+def test_nothing_is_asked_of_an_engine_that_a_person_stopped(
+    bench: Bench, home: Home, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.submit(recipe())
+    bench.ticks(3)
+    monkeypatch.setattr("workbench.service.holder", lambda _: None)
+    home.stopped.touch()
+    said = workbench("stop", "1")
+    assert said.code == 1
+    assert "the engine is stopped" in said.err
+    assert "workbench engine start" in said.err
+    assert scan(home.requests) == []
+
+
+def test_reading_says_that_a_stopped_engine_lets_work_wait(
+    home: Home, workbench: Workbench, tmp_path: Path
+) -> None:
+    running = Engine(home)
+    running.begin()
+    _long_run(workbench, tmp_path)
+    workbench("pause", "2")
+    workbench("run", recipe_file(tmp_path, name="waits"))
+    workbench("pause", "3")
+    running.close()
+    home.stopped.touch()
+    said = workbench("ls")
+    assert said.code == 0
+    assert "paused" in said.out
+
+
+def test_engine_stop_waits_until_it_has_gone(
+    engine: Engine, home: Home, workbench: Workbench
+) -> None:
+    assert workbench("engine", "status", "--json").data["state"] == "running"
+    said = workbench("engine", "stop", "--json")
+    assert said.code == 0
+    assert said.data["state"] == "stopped"
+    assert "the engine stops; nothing is running" in said.err
+    assert "workbench engine start" in workbench("engine", "status").out
+
+
+def test_engine_stop_of_a_dead_engine_keeps_it_down(home: Home, workbench: Workbench) -> None:
+    said = workbench("engine", "stop")
+    assert said.code == 0
+    assert home.stopped.exists()
+    assert scan(home.requests) == []
+
+
+def test_a_request_is_dropped_as_one_file(bench: Bench, home: Home) -> None:
+    from workbench.service import Service
+
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    Service(home).stop(2)
+    ((path, request),) = scan(home.requests)
+    assert path.suffix == ".json"
+    assert getattr(request, "args", None) == {"trial": 2}

@@ -1,0 +1,116 @@
+"""Every error is words, a mend and an exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Workbench
+from workbench import __version__
+from workbench.cli.errors import report
+from workbench.errors import DoesNotFit
+from workbench.home import Home
+
+COMMANDS = (
+    *("run", "ls", "show", "logs", "stop", "kill", "pause", "resume", "board", "demo", "train"),
+    *("merge", "engine", "recipes", "schema", "doctor", "cards"),
+)
+
+
+def test_the_version_is_printed(workbench: Workbench) -> None:
+    said = workbench("--version")
+    assert (said.code, said.out) == (0, f"workbench {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["nonsense"], ["run"], ["show", "seven"], ["ls", "--jsn"], ["merge", "1"], ["recipes", "x"]],
+    ids=" ".join,
+)
+def test_usage_errors_are_exit_code_two(workbench: Workbench, argv: list[str]) -> None:
+    said = workbench(*argv)
+    assert (said.code, said.out) == (2, "")
+    assert "Usage: workbench" in said.err
+
+
+def test_every_command_has_help(workbench: Workbench) -> None:
+    top = workbench("--help").out
+    for heading in ("Train:", "Look:", "Steer:", "Machine:"):
+        assert heading in top
+    for command in COMMANDS:
+        said = workbench(command, "--help")
+        assert said.code == 0
+        assert f"Usage: workbench {command}" in said.out
+
+
+def test_a_wrong_setting_is_told_with_the_nearest(workbench: Workbench) -> None:
+    said = workbench("run", "demo", "-s", "lora.rnak=8")
+    assert (said.code, said.out) == (2, "")
+    assert "error: -s lora.rnak=8: lora.rnak is not a setting. Did you mean lora.rank?" in said.err
+
+
+def test_all_mistakes_of_a_recipe_are_told_with_their_lines(
+    workbench: Workbench, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: bad\nmodle: {}\nlora: {rank: none}\n")
+    said = workbench("run", path)
+    assert said.code == 2
+    assert f"{path}:2:" in said.err
+    assert f"{path}:3:" in said.err
+
+
+def test_an_unknown_recipe_names_the_nearest(workbench: Workbench) -> None:
+    said = workbench("run", "dmo")
+    assert said.code == 3
+    assert "did you mean demo?" in said.err
+
+
+@pytest.mark.parametrize("command", [["run", "demo"], ["demo"], ["engine", "stop"]], ids=" ".join)
+def test_a_home_that_cannot_be_written_is_told(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("WORKBENCH_HOME", "/dev/null/x")
+    said = workbench(*command)
+    assert said.code == 1
+    assert "error: " in said.err
+    assert "/dev/null/x" in said.err
+    assert "WORKBENCH_HOME" in said.err
+
+
+def test_a_database_that_is_none_is_told(home: Home, workbench: Workbench) -> None:
+    home.make()
+    home.database.write_bytes(b"no database, by far" * 100)
+    said = workbench("ls")
+    assert said.code == 1
+    assert "cannot be read" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_an_unexpected_error_leaves_its_traceback_in_a_file(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.make()
+    assert report(ZeroDivisionError("oh")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: unexpected ZeroDivisionError: oh\n  → the traceback is in ")
+    (file,) = home.logs.glob("workbench-*.txt")
+    assert "ZeroDivisionError" in file.read_text()
+
+
+def test_debugging_shows_the_traceback(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_DEBUG", "1")
+    assert report(ZeroDivisionError("oh")) == 1
+    assert "ZeroDivisionError: oh" in capsys.readouterr().err
+
+
+def test_every_line_of_an_error_and_its_mend_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(DoesNotFit("one\ntwo\x1b[31m", mend="less")) == 1
+    assert capsys.readouterr().err == "error: one\ntwo\n  → less\n"
+
+
+def test_interruption_is_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(KeyboardInterrupt()) == 130

@@ -1,0 +1,97 @@
+"""Following an experiment in plain lines, and the demo."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from tests.cli.conftest import Workbench
+from tests.cli.engines import Engine, recipe_file
+from tests.support.desks import Bench, recipe
+from workbench.cli.follow import Story
+from workbench.trial import State
+
+
+def test_watch_tells_the_way_on_stderr_and_the_board_on_stdout(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    said = workbench("run", recipe_file(tmp_path), "--watch")
+    assert said.code == 0
+    assert "trial 2  done  score 0.600" in said.err
+    assert "trial 1 (the base)  done  score 0.100" in said.err
+    assert "tiny, by exact_match" in said.out
+
+
+def test_watch_json_prints_the_board_and_nothing_else(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    said = workbench("run", recipe_file(tmp_path), "--watch", "--json")
+    assert said.data["experiment"] == 1
+    assert [row["trial"] for row in said.data["board"]] == [2]
+
+
+def test_watch_ends_with_one_when_a_trial_fails(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    said = workbench("run", recipe_file(tmp_path), "-s", "train.learning_rate=0.666", "-w")
+    assert said.code == 1
+    assert "the loss is NaN  → lower train.learning_rate" in said.err
+    assert "trial 2: failed: the loss is NaN" in said.out
+
+
+def test_watch_tells_why_an_experiment_was_refused(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    said = workbench("run", recipe_file(tmp_path, name="refused"), "-w")
+    assert said.code == 1
+    assert "error: refused was refused: no rows in train\n  → name a file" in said.err
+
+
+def test_the_demo_prints_its_board_as_json_and_nothing_else(
+    engine: Engine, workbench: Workbench
+) -> None:
+    said = workbench("demo", "--json")
+    assert said.code == 0
+    assert len(said.data) == 6
+    assert all(row["state"] == "done" and row["score"] is not None for row in said.data)
+    assert "6 trials of a 1M-parameter model" in said.err
+    assert "workbench merge" in said.err
+
+
+def test_the_demo_prints_its_board_for_people(engine: Engine, workbench: Workbench) -> None:
+    said = workbench("demo")
+    assert said.code == 0
+    assert said.out.splitlines()[0].startswith("demo, by exact_match")
+    assert "its adapter lies in" in said.err
+
+
+def test_a_story_tells_only_news(bench: Bench) -> None:
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    row = bench.store.trial(2)
+    story = Story(clock=lambda: 0.0)
+    first = list(story.news([row]))
+    assert "trial 2  running  on cpu-" in first[0]
+    assert list(story.news([row])) == []
+    moved = dataclasses.replace(row, step=50, total_steps=100, loss=1.5, tokens_per_s=1234.0)
+    (line,) = story.news([moved])
+    assert line.endswith("trial 2  step 50/100  loss 1.5  1,234 tokens/s")
+    assert list(story.news([dataclasses.replace(moved, step=60)])) == []
+
+
+def test_a_story_speaks_after_a_quiet_minute(bench: Bench) -> None:
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    row = dataclasses.replace(bench.store.trial(2), step=1, total_steps=1000)
+    now = [0.0]
+    story = Story(clock=lambda: now[0])
+    assert len(list(story.news([row]))) == 1
+    now[0] = 61.0
+    assert len(list(story.news([row]))) == 1
+
+
+def test_a_story_tells_what_a_queued_trial_waits_for(bench: Bench) -> None:
+    bench.submit(recipe())
+    row = dataclasses.replace(bench.store.trial(2), waiting="no card is free")
+    (line,) = Story(clock=lambda: 0.0).news([row])
+    assert line.endswith("trial 2  waits: no card is free")

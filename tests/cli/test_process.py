@@ -1,0 +1,107 @@
+"""The command as a shell sees it: a fresh process, its streams, signals and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.conftest import Workbench
+from tests.cli.engines import Engine, recipe_file
+from tests.support.desks import Bench, recipe
+from workbench.home import Home
+
+COMMAND = [sys.executable, "-m", "workbench"]
+HEAVY = "{'torch', 'ray', 'transformers', 'textual', 'yaml', 'rich', 'datasets'}"
+
+
+def _run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *argv],
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_without_a_terminal_the_short_help_comes_and_exit_code_two(home: Home) -> None:
+    said = _run()
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "workbench demo" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_a_listing_starts_without_heavy_imports(home: Home) -> None:
+    script = f"""
+import sys, time
+from workbench.cli import main
+assert main(["ls"]) == 0
+print(sorted({HEAVY} & set(sys.modules)), time.process_time() < 0.4)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert said.stdout == "[] True\n"
+
+
+def test_a_reader_that_leaves_early_is_no_drama(bench: Bench, home: Home) -> None:
+    bench.submit(recipe())
+    read, write = os.pipe()
+    os.close(read)
+    said = subprocess.run(
+        [*COMMAND, "ls", "--json"], stdout=write, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(write)
+    assert (said.returncode, said.stderr) == (1, "")
+
+
+def test_ctrl_c_leaves_the_watch_and_the_training_alone(
+    engine: Engine, home: Home, workbench: Workbench, tmp_path: Path
+) -> None:
+    path = recipe_file(tmp_path, max_steps=str(10**9))
+    with subprocess.Popen(
+        [*COMMAND, "run", str(path), "--watch"], stderr=subprocess.PIPE, text=True, stdout=-3
+    ) as watch:
+        assert watch.stderr is not None
+        first = watch.stderr.readline()
+        watch.send_signal(signal.SIGINT)
+        rest = watch.stderr.read()
+    assert watch.returncode == 130
+    assert "trial" in first
+    assert "training goes on" in rest
+    assert "Traceback" not in rest
+    assert workbench("ls", "--json").data[0]["trials"][0]["state"] not in ("stopped", "failed")
+
+
+def test_logs_follow_until_the_trial_ends(
+    engine: Engine, home: Home, workbench: Workbench, tmp_path: Path
+) -> None:
+    workbench("run", recipe_file(tmp_path, max_steps=str(10**9)))
+    with subprocess.Popen(
+        [*COMMAND, "logs", "2", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as logs:
+        assert logs.stdout is not None
+        assert logs.stderr is not None
+        first = logs.stdout.readline()
+        assert workbench("stop", "2").code == 0
+        rest, told = logs.stdout.read(), logs.stderr.read()
+    assert first
+    assert "Traceback" not in rest
+    assert logs.returncode == 0
+    assert told.startswith("trial 2 is stopped")
+
+
+def test_a_narrow_plain_terminal_gets_plain_ascii_safe_output(home: Home) -> None:
+    said = _run("recipes", COLUMNS="60", PYTHONIOENCODING="ascii", NO_COLOR="1")
+    assert said.returncode == 0
+    assert max(len(line) for line in said.stdout.splitlines()) <= 60
+
+
+def test_the_schema_is_json(home: Home) -> None:
+    said = _run("schema")
+    assert "lora" in json.loads(said.stdout)["properties"]

@@ -1,0 +1,84 @@
+"""Tables, colours, and words for people."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from workbench import present
+from workbench.cli.tables import cells, cut, paint, table
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _eighty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def test_columns_are_aligned() -> None:
+    lines = table(("id", "name"), [(1, "a"), (22, "bb")], right=("id",))
+    assert lines == ["id  name", " 1  a", "22  bb"]
+
+
+def test_a_long_line_is_cut_in_its_flexible_column() -> None:
+    (_, line) = table(("id", "name"), [(1, "x" * 200)], flexible=1)
+    assert cells(line) == 80
+    assert line.endswith("…")
+
+
+def test_optional_columns_go_first() -> None:
+    rows = [("a" * 30, "b" * 30, "c" * 30)]
+    assert table(("a", "b", "c"), rows, flexible=0, optional=("b",))[0].split() == ["a", "c"]
+
+
+def test_wide_characters_take_two_columns() -> None:
+    assert cells("語") == 2
+    assert cut("語語語", 5) == "語語…"
+
+
+def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paint("done", "green", Terminal()) == "\x1b[32mdone\x1b[0m"
+    assert paint("done", "green", io.StringIO()) == "done"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint("done", "green", Terminal()) == "done"
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert paint("done", "green", Terminal()) == "done"
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (present.size(None), "-"),
+        (present.size(5 << 29), "2.5 GiB"),
+        (present.size(312 << 20), "312 MiB"),
+        (present.duration(42.4), "42 s"),
+        (present.duration(200), "3 min 20 s"),
+        (present.duration(18_120), "5 h 02 min"),
+        (present.duration(273_600), "3 d 4 h"),
+        (present.score(0.12345), "0.123"),
+        (present.score(0.5, sign=True), "+0.500"),
+        (present.number(float("nan")), "not a number"),
+        (present.settings_line({"lora.rank": 8, "a": None}), "lora.rank=8 a=none"),
+        (present.setting([True, 1e-4, "x"]), "[true, 0.0001, x]"),
+        (present.counts_line({"done": 2, "running": 1}), "1 running, 2 done"),
+        (present.plural(1, "trial"), "1 trial"),
+    ],
+)
+def test_words_for_people(told: str, words: str) -> None:
+    assert told == words
+
+
+def test_a_recipes_trials_are_counted() -> None:
+    grid = {"method": "grid", "trials": None, "parameters": {"a": [1, 2], "b": [1, 2, 3]}}
+    assert present.trial_count({"sweep": None}) == 1
+    assert present.trial_count({"sweep": grid}) == 6
+    assert present.trial_count({"sweep": {**grid, "trials": 4}}) == 4
+    assert present.trial_count({"sweep": {**grid, "method": "random", "trials": 9}}) == 9
