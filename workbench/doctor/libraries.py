@@ -1,0 +1,135 @@
+"""What children told about libraries, the driver and each card, judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.attention import attention_for
+from workbench.card_sampler import CardSample, Sample
+from workbench.doctor.check import Check
+from workbench.footprint import precision_for
+
+GIB = 1 << 30
+OLDEST_SQLITE = (3, 37)
+"""Strict tables: sqlite.org/stricttables.html."""
+
+
+def check_sqlite(answer: Mapping[str, Any]) -> Check:
+    name = "sqlite"
+    mend = "use a Python whose sqlite3 is 3.37 or newer"
+    if problem := answer.get("problem"):
+        return Check(name=name, status="fail", finding=str(problem), mend=mend)
+    version = str(answer["version"])
+    old = tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SQLITE
+    return Check(
+        name=name, status="fail" if old else "ok", finding=version, mend=mend if old else ""
+    )
+
+
+def check_ray(answer: Mapping[str, Any]) -> Check:
+    if answer.get("problem"):
+        return _library("ray", answer)
+    return Check(name="ray", status="ok", finding=str(answer["version"]))
+
+
+def check_bitsandbytes(answer: Mapping[str, Any]) -> Check:
+    name = "bitsandbytes"
+    if answer.get("problem"):
+        return _library(name, answer)
+    finding = f"{answer['version']}, NF4 works on {answer['device']}"
+    if not float(answer["error"]) < 0.1:  # NF4 of values in [-1, 1] is off by 0.03 on average
+        finding = f"{answer['version']}: NF4 on {answer['device']} gives wrong numbers"
+        mend = "install the build for your CUDA anew: pip install --force-reinstall bitsandbytes"
+        return Check(name=name, status="fail", finding=finding, mend=mend)
+    return Check(name=name, status="ok", finding=finding)
+
+
+def check_driver(sample: Sample) -> Check:
+    name = "driver"
+    if sample.problem:
+        mend = "reboot if the driver was just upgraded; else see dmesg and `nvidia-smi`"
+        if "WORKBENCH_CARDS" in sample.problem or "CUDA_VISIBLE_DEVICES" in sample.problem:
+            mend = "correct or unset the variable"
+        return Check(name=name, status="fail", finding=sample.problem, mend=mend)
+    if not sample.driver:
+        finding = "no NVIDIA driver; trials run on CPU cards, slowly"
+        return Check(name=name, status="warn", finding=finding, mend="fine for the demo")
+    return Check(name=name, status="ok", finding=f"NVIDIA {sample.driver}")
+
+
+def check_torch(answer: Mapping[str, Any], sample: Sample) -> Check:
+    name = "torch"
+    if answer.get("problem"):
+        return _library(name, answer)
+    finding = f"{answer['version']}, {'CUDA ' + answer['cuda'] if answer['cuda'] else 'CPU build'}"
+    gpus = [card for card in sample.cards if card.card.kind == "cuda"]
+    if gpus and not answer["cuda"]:
+        mend = "install the CUDA build: pip install --force-reinstall 'torch>=2.11,<2.14'"
+        finding += f", but there is a {gpus[0].card.name}"
+        return Check(name=name, status="fail", finding=finding, mend=mend)
+    if gpus and not answer["available"]:
+        mend = "compare its CUDA with the driver's in `nvidia-smi`; a newer driver runs older CUDA"
+        finding += ", which cannot reach the GPU"
+        return Check(name=name, status="fail", finding=finding, mend=mend)
+    return Check(name=name, status="ok", finding=finding)
+
+
+def check_card(sample: CardSample, torch: Mapping[str, Any]) -> Check:
+    """Name, bytes, what the installed torch carries for it, precision and attention with why."""
+    card = sample.card
+    name = f"card {card.uuid[:12]}"
+    facts = f"{card.name}, {sample.free_bytes / GIB:.1f} of {card.total_bytes / GIB:.1f} GiB free"
+    if card.cap_bytes:
+        facts += f", capped at {card.cap_bytes / GIB:.1f}"
+    if not sample.ok:
+        finding = f"{facts}: {sample.problem}"
+        return Check(name=name, status="fail", finding=finding, mend="reboot, check its power")
+    if card.capability:
+        facts += f", compute capability {card.capability[0]}.{card.capability[1]}"
+    arches = [str(arch) for arch in torch.get("arches") or ()]
+    if card.capability and arches and not carried(card.capability, arches):
+        finding = f"{facts}; torch {torch['version']} carries no code for it ({' '.join(arches)})"
+        mend = "install torch for an older CUDA, e.g. the cu126 index, which carries sm_50 to sm_90"
+        return Check(name=name, status="fail", finding=finding, mend=mend)
+    attention, why = attention_for(card, "auto")
+    finding = f"{facts}; {precision_for(card, 'auto')}, {attention}: {why}"
+    return Check(name=name, status="ok", finding=finding)
+
+
+def carried(capability: tuple[int, int], arches: list[str]) -> bool:
+    """Does a build for `arches` (sm_80, sm_90a, compute_90) run on `capability`?
+
+    Code runs on its own major version from its minor up, PTX on all that came later; an `a` or
+    `f` behind the number binds it (CUDA C++ programming guide, §compute capabilities).
+    """
+    major, minor = capability
+    for arch in arches:
+        kind, _, number = arch.partition("_")
+        digits = number.rstrip("af")
+        if len(digits) < 2 or not digits.isdigit():
+            continue
+        built = (int(digits[:-1]), int(digits[-1]))
+        if digits != number:
+            fits = built == capability
+        elif kind == "compute":
+            fits = built <= capability
+        else:
+            fits = built[0] == major and built[1] <= minor
+        if fits:
+            return True
+    return False
+
+
+def _library(name: str, answer: Mapping[str, Any]) -> Check:
+    if answer.get("slow"):
+        mend = "try again: the first import after an install is slow"
+        return Check(name=name, status="warn", finding=str(answer["problem"]), mend=mend)
+    mend = "install the workbench anew: pip install --force-reinstall qlora-workbench"
+    return Check(name=name, status="fail", finding=str(answer["problem"]), mend=mend)
+
+
+def sample_of(answer: dict[str, Any]) -> Sample:
+    if "cards" not in answer:
+        return Sample(at_utc=0.0, cards=(), problem=str(answer.get("problem", "no answer")))
+    return Sample.from_json(answer)

@@ -1,0 +1,122 @@
+"""Checks of the home, the disk, the temp folder, the terminal and the hub: no child needed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from workbench.doctor.check import Check
+from workbench.errors import WorkbenchError
+from workbench.home import Home, private_temp
+
+GIB = 1 << 30
+LOW_DISK_BYTES, LITTLE_DISK_BYTES = 5 * GIB, 40 * GIB
+"""Below the first nothing can be kept safely; an 8B model and some trials take the second."""
+RAY_TEMP_CHARACTERS = 43
+"""Longest temp folder whose sockets stay within Linux's 107 bytes (tried with ray 2.60)."""
+RAY_FOLDER_CHARACTERS = 9
+"""What a head's own folder adds."""
+
+
+def check_python() -> Check:
+    """For the record: an older Python than 3.11 does not get this far."""
+    version = f"{platform.python_version()} at {sys.executable}"
+    return Check(name="python", status="ok", finding=version)
+
+
+def check_home(home: Home) -> Check:
+    """Is the home ours alone, and can we write there? Makes nothing that stays."""
+    root = home.root
+    there = _existing(root)
+    if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
+        mend = "set WORKBENCH_HOME to a folder of yours"
+        return Check(name="home", status="fail", finding=f"{there} is not writable", mend=mend)
+    if there != root:
+        return Check(name="home", status="ok", finding=f"{root}, made at the first run")
+    mode = root.stat().st_mode & 0o777
+    if mode & 0o077:
+        finding = f"{root} is open to others (mode {mode:o})"
+        return Check(name="home", status="warn", finding=finding, mend=f"chmod 700 {root}")
+    return Check(name="home", status="ok", finding=f"{root}, yours alone")
+
+
+def check_disk(home: Home) -> Check:
+    free = shutil.disk_usage(_existing(home.root)).free
+    finding = f"{free / GIB:.0f} GiB free at {home.root}"
+    mend = "free some space, or set WORKBENCH_HOME to a folder on a larger disk"
+    if free < LOW_DISK_BYTES:
+        return Check(name="disk", status="fail", finding=finding, mend=mend)
+    if free < LITTLE_DISK_BYTES:
+        finding += "; an 8B model alone takes 16"
+        return Check(name="disk", status="warn", finding=finding, mend=mend)
+    return Check(name="disk", status="ok", finding=finding)
+
+
+def check_temp() -> Check:
+    """Ray's sockets live in the temp folder, and their paths must be short."""
+    name = "temp folder"
+    mend = "set TMPDIR to a short folder of yours on a local disk, e.g. /tmp"
+    try:
+        folder = private_temp()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, WorkbenchError) as refused:
+        finding = f"{tempfile.gettempdir()}: {refused}"
+        return Check(name=name, status="fail", finding=finding, mend=mend)
+    characters = len(str(folder)) + RAY_FOLDER_CHARACTERS
+    if characters > RAY_TEMP_CHARACTERS:
+        finding = f"{folder} makes paths of {characters} characters; {RAY_TEMP_CHARACTERS} fit"
+        return Check(name=name, status="fail", finding=finding, mend=mend)
+    return Check(name=name, status="ok", finding=f"{folder}, yours alone")
+
+
+def check_terminal(env: Mapping[str, str]) -> Check:
+    name = "terminal"
+    if not sys.stdout.isatty():
+        return Check(name=name, status="ok", finding="output goes to a file or a pipe")
+    columns, lines = shutil.get_terminal_size()
+    finding = f"{columns}×{lines}, {_colours(env)}"
+    if columns < 80 or lines < 24:
+        return Check(name=name, status="warn", finding=finding, mend="make it 80×24 or larger")
+    if env.get("TERM", "dumb") == "dumb":
+        mend = "set TERM, e.g. TERM=xterm-256color"
+        return Check(name=name, status="warn", finding=f"{finding}, TERM is not set", mend=mend)
+    return Check(name=name, status="ok", finding=finding)
+
+
+def check_hub(env: Mapping[str, str]) -> Check:
+    """Is there a token for gated models? Says whether, never which."""
+    name = "hugging face"
+    user_cache = Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or "~", ".cache"))
+    cache = Path(env.get("HF_HOME") or user_cache.expanduser() / "huggingface")
+    hub = Path(env.get("HF_HUB_CACHE") or cache / "hub")
+    kept = f"cache at {hub}" if hub.is_dir() else f"nothing cached yet at {hub}"
+    if env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return Check(name=name, status="ok", finding=f"{kept}; offline by HF_HUB_OFFLINE")
+    file = Path(env.get("HF_TOKEN_PATH") or cache / "token")
+    if env.get("HF_TOKEN") or file.is_file():
+        return Check(name=name, status="ok", finding=f"{kept}; a token is there")
+    return Check(
+        name=name,
+        status="warn",
+        finding=f"{kept}; no token, so gated models such as Llama cannot be downloaded",
+        mend="run `hf auth login` once",
+    )
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that is there."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _colours(env: Mapping[str, str]) -> str:
+    if env.get("NO_COLOR"):
+        return "no colours (NO_COLOR)"
+    if env.get("COLORTERM") in ("truecolor", "24bit"):
+        return "16 million colours"
+    return "256 colours" if "256" in env.get("TERM", "") else "16 colours"
