@@ -94,6 +94,17 @@ def settings_line(settings: Mapping[str, object]) -> str:
     return " ".join(f"{safe_line(key)}={setting(value)}" for key, value in settings.items())
 
 
+def brief(settings: Mapping[str, object]) -> str:
+    """The same for a table: `rank=8 learning_rate=0.001`, sections left out where that is clear."""
+    last = [key.rpartition(".")[2] for key in settings]
+    return settings_line(
+        {
+            short if last.count(short) == 1 else key: value
+            for short, (key, value) in zip(last, settings.items(), strict=True)
+        }
+    )
+
+
 def counts_line(counts: Mapping[str, int]) -> str:
     """`2 running, 1 queued, 3 done`."""
     told = [f"{counts[state]} {state}" for state in STATE_ORDER if counts.get(state)]

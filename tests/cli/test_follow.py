@@ -79,19 +79,29 @@ def test_a_story_tells_only_news(bench: Bench) -> None:
     assert list(story.news([dataclasses.replace(moved, step=60)])) == []
 
 
-def test_a_story_speaks_after_a_quiet_minute(bench: Bench) -> None:
+def test_a_story_grows_quieter(bench: Bench) -> None:
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     row = dataclasses.replace(bench.store.trial(2), step=1, total_steps=1000)
     now = [0.0]
     story = Story(clock=lambda: now[0])
     assert len(list(story.news([row]))) == 1
-    now[0] = 61.0
+    now[0] = 10.0
+    assert len(list(story.news([row]))) == 1
+    now[0] = 20.0
+    assert list(story.news([row])) == []
+    now[0] = 30.0
     assert len(list(story.news([row]))) == 1
 
 
-def test_a_story_tells_what_a_queued_trial_waits_for(bench: Bench) -> None:
+def test_a_story_tells_once_what_the_queue_has_been_waiting_for(bench: Bench) -> None:
     bench.submit(recipe())
     row = dataclasses.replace(bench.store.trial(2), waiting="no card is free")
-    (line,) = Story(clock=lambda: 0.0).news([row])
-    assert line.endswith("trial 2  waits: no card is free")
+    now = [0.0]
+    story = Story(clock=lambda: now[0])
+    assert list(story.news([row])) == []
+    now[0] = 5.0
+    (line,) = story.news([row])
+    assert line.endswith("nothing runs now: no card is free")
+    now[0] = 50.0
+    assert list(story.news([row])) == []

@@ -40,7 +40,7 @@ def test_ls_shows_experiments_and_trials(bench: Bench, workbench: Workbench) -> 
     said = workbench("ls")
     assert said.code == 0
     assert "2 done" in said.out
-    assert "train.learning_rate=0.1" in said.out
+    assert " learning_rate=0.1" in said.out
     assert "the base" not in said.out
     assert all(len(line) <= 80 for line in said.out.splitlines())
 

@@ -67,6 +67,8 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
         (present.score(0.5, sign=True), "+0.500"),
         (present.number(float("nan")), "not a number"),
         (present.settings_line({"lora.rank": 8, "a": None}), "lora.rank=8 a=none"),
+        (present.brief({"lora.rank": 8, "train.seed": 1}), "rank=8 seed=1"),
+        (present.brief({"a.seed": 8, "b.seed": 1}), "a.seed=8 b.seed=1"),
         (present.setting([True, 1e-4, "x"]), "[true, 0.0001, x]"),
         (present.counts_line({"done": 2, "running": 1}), "1 running, 2 done"),
         (present.plural(1, "trial"), "1 trial"),

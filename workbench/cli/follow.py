@@ -14,8 +14,11 @@ from workbench.text import safe_line
 from workbench.trial import State
 
 POLL_S = 0.2
-QUIET_S = 60.0
-"""A running trial is heard of at least so often."""
+LOOK_S = 2.0
+"""Looked at so often even where nothing changed: quiet is news too."""
+STUCK_S = 4.0
+QUIET_S, MOST_QUIET_S = 10.0, 600.0
+"""A running trial is heard of after so long, then after twice that, and so on up to the most."""
 STARTS = 3
 """How often a dead engine is started again before we say that it keeps ending."""
 
@@ -26,36 +29,50 @@ class Story:
 
     clock: Callable[[], float] = time.time
     states: dict[int, str] = field(default_factory=dict)
-    waits: dict[int, str] = field(default_factory=dict)
-    progress: dict[int, tuple[int, float]] = field(default_factory=dict)
+    waits: tuple[str, float, bool] = ("", 0.0, False)
+    """Why nothing runs, since when, and whether that was told."""
+    progress: dict[int, tuple[int, float, float]] = field(default_factory=dict)
+    """Quarters told of a trial, when, and how long it may stay quiet now."""
 
     def news(self, trials: list[TrialRow]) -> Iterator[str]:
         """Lines about what changed since the last call."""
         for trial in trials:
             for line in self._of(trial):
                 yield f"{present.clock(self.clock())}  {line}"
+        if why := self._stuck(trials):
+            yield f"{present.clock(self.clock())}  nothing runs now: {why}"
+
+    def _stuck(self, trials: list[TrialRow]) -> str:
+        """What the queue has been waiting for, once that is no passing thing."""
+        idle = not any(trial.state.live for trial in trials)
+        queued = (safe_line(t.waiting) for t in trials if t.state is State.QUEUED and t.waiting)
+        why = next(queued, "") if idle else ""
+        was, since_utc, told = self.waits
+        if why != was:
+            self.waits = (why, self.clock(), False)
+        elif why and not told and self.clock() - since_utc >= STUCK_S:
+            self.waits = (why, since_utc, True)
+            return why
+        return ""
 
     def _of(self, trial: TrialRow) -> Iterator[str]:
         if self.states.get(trial.id) != trial.state:
             first = trial.id not in self.states
             self.states[trial.id] = trial.state
-            self.progress[trial.id] = (0, self.clock())
+            self.progress[trial.id] = (0, self.clock(), QUIET_S)
             if not (first and trial.state is State.QUEUED):
                 yield _arrival(trial)
-        if trial.state is State.QUEUED and trial.waiting != self.waits.get(trial.id, ""):
-            self.waits[trial.id] = trial.waiting
-            if trial.waiting:
-                yield f"{present.who(trial)}  waits: {safe_line(trial.waiting)}"
         if trial.state is State.RUNNING and self._due(trial):
             yield _progress(trial)
 
     def _due(self, trial: TrialRow) -> bool:
-        """At every quarter of the way, and after a minute without a word."""
+        """At every quarter of the way, and ever more rarely in between."""
         quarter = 4 * trial.step // trial.total_steps if trial.total_steps else 0
-        told, at_utc = self.progress[trial.id]
-        if trial.step == 0 or (quarter <= told and self.clock() - at_utc < QUIET_S):
+        told, at_utc, quiet_s = self.progress[trial.id]
+        if trial.step == 0 or (quarter <= told and self.clock() - at_utc < quiet_s):
             return False
-        self.progress[trial.id] = (quarter, self.clock())
+        longer_s = quiet_s if quarter > told else min(2 * quiet_s, MOST_QUIET_S)
+        self.progress[trial.id] = (quarter, self.clock(), longer_s)
         return True
 
 
@@ -64,7 +81,7 @@ def _arrival(trial: TrialRow) -> str:
     about = [f"{present.who(trial)}  {trial.state}"]
     if trial.state.live:
         on = f"on {safe_line(trial.card)}" if trial.card else ""
-        about += [on, present.settings_line(trial.settings)]
+        about += [on, present.brief(trial.settings)]
     elif trial.score is not None:
         about.append(f"score {present.score(trial.score)}")
     elif trial.reason:
@@ -86,12 +103,15 @@ def follow(service: Service, experiment: int, say: Callable[[str], None]) -> Exp
 
     Raises what refused the experiment, and EngineError when nobody goes on with it.
     """
-    story, starts, seen, trouble = Story(), 0, None, ""
+    story, starts, trouble = Story(), 0, ""
+    seen, looked_s = None, 0.0
     while True:
         version = service.version()
-        if version != seen or version[1] != "running":
+        if version != seen or time.monotonic() - looked_s > LOOK_S:
             seen, snapshot = version, service.snapshot()
             found = _mine(snapshot, experiment)
+            if looked_s == 0.0 and found[0].state == "preparing":
+                say(f"{present.clock(time.time())}  model and data are checked first")
             for line in story.news(found[1]):
                 say(line)
             if _ended(*found):
@@ -103,6 +123,7 @@ def follow(service: Service, experiment: int, say: Callable[[str], None]) -> Exp
             if snapshot.engine.state != trouble and snapshot.engine.detail:
                 say(f"engine: {snapshot.engine.detail}")
             trouble = snapshot.engine.state
+            looked_s = time.monotonic()
         time.sleep(POLL_S)
 
 

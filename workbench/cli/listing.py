@@ -109,7 +109,7 @@ def _print_trials(one: Experiment, trials: list[TrialRow]) -> None:
 
 def _about(trial: TrialRow) -> str:
     """Its settings, and what it waits for or why it ended."""
-    settings = "the base" if trial.kind == "base" else present.settings_line(trial.settings)
+    settings = "the base" if trial.kind == "base" else present.brief(trial.settings)
     why = trial.waiting if trial.state == "queued" else trial.reason
     return "  ".join(part for part in (settings, safe_line(why)) if part)
 
@@ -166,7 +166,7 @@ def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
             present.rate(row.tokens_per_s),
             present.size(row.peak_bytes),
             present.duration(row.wall_s),
-            "the base, untrained" if row.kind == "base" else present.settings_line(row.settings),
+            "the base, untrained" if row.kind == "base" else present.brief(row.settings),
         )
         for row in rows
     ]

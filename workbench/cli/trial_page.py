@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 
 from workbench import present
@@ -73,7 +74,7 @@ def _attempts(attempts: list[Attempt]) -> None:
             a.outcome or "live",
             present.size(a.predicted_bytes),
             present.size(a.peak_bytes),
-            present.duration((a.ended_utc or a.reported_utc or a.started_utc) - a.started_utc),
+            present.duration((a.ended_utc or time.time()) - a.started_utc),
             a.reason or "-",
         )
         for a in attempts
