@@ -45,7 +45,7 @@ def main() -> int:
         return refused.exit_code
 
 
-def _take(lock: Lock, patience_s: float = 10.0) -> None:
+def _take(lock: Lock, patience_s: float = 3.0) -> None:
     until = time.monotonic() + patience_s
     while not lock.take():
         if time.monotonic() > until:

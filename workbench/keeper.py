@@ -299,6 +299,9 @@ def main() -> int:
     if not lock.take():
         log.info("process %s keeps %s already", holder(lock.path), home.root)
         return 0
+    if os.fork():  # the one who started us has not to wait for us; the child keeps the lock
+        os._exit(0)
+    lock.sign()
     log.info("keeper %d of %s", os.getpid(), home.root)
     Keeper(home).run()
     return 0

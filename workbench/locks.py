@@ -24,10 +24,15 @@ class Lock:
         except BlockingIOError:
             os.close(handle)
             return False
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         self._handle = handle
+        self.sign()
         return True
+
+    def sign(self) -> None:
+        """Write our pid into it; a child that inherited the lock by fork signs anew."""
+        assert self._handle is not None
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         if self._handle is not None:

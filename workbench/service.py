@@ -253,8 +253,9 @@ class Service:
         if holder(self.home.keeper_lock) is not None:
             return
         with (self.home.logs / "keeper.log").open("ab") as log:
-            subprocess.Popen(
+            subprocess.run(  # returns when the keeper has its lock, or found another's
                 [sys.executable, "-m", "workbench.keeper"],
+                check=False,
                 env={**os.environ, "WORKBENCH_HOME": str(self.home.root)},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
