@@ -136,7 +136,7 @@ def test_the_process_leaves_result_and_progress_that_only_the_user_can_read(
     assert (done.returncode, done.stdout) == (0, "")
     assert result_of(folder)["ok"] is True
     last = json.loads((folder / "prepare.progress.json").read_text())
-    assert last == {"stage": "tokenising eval rows", "done": 2, "total": 2}
+    assert last == {"stage": "fetching the model", "done": 0, "total": 0}
     assert (folder / "prepared.json").stat().st_mode & 0o077 == 0
     assert sorted(path.name for path in folder.iterdir()) == [
         "prepare.progress.json",
@@ -148,8 +148,7 @@ def test_the_process_leaves_result_and_progress_that_only_the_user_can_read(
 @pytest.fixture
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What `main` sets for its process is as it was again afterwards."""
-    for name in ("CUDA_VISIBLE_DEVICES", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DISABLE_TELEMETRY"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setattr(os, "environ", os.environ.copy())
     before = os.umask(0o077)
     yield
     os.umask(before)
@@ -220,9 +219,10 @@ HUB = """
 import sys
 from workbench.errors import ModelError
 from workbench.recipe.schema import Model
-from workbench.training.model_source import resolve_model
+from workbench.training.model_source import fetch_weights, resolve_model
 try:
     found = resolve_model(Model(name="someone/tiny", revision=(sys.argv[1:] or [None])[0]))
+    fetch_weights(found)
     print(found.path, found.revision, found.model_type)
 except ModelError as refused:
     print(refused.what, "|", refused.mend)

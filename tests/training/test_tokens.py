@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import DataError, ModelError
 from workbench.recipe import shipped_file
+from workbench.training.render import Renderer, Tokens
 from workbench.training.shapes import Chat, Pair, Text
-from workbench.training.tokens import Renderer, Tokens, load_tokenizer
+from workbench.training.tokens import load_tokenizer
 
 UNMARKED = (
     "{{- bos_token -}}{%- for m in messages -%}"
@@ -36,6 +37,9 @@ END_UNMARKED = (
     "{%- if add_generation_prompt -%}"
     "{{- '<|start_header_id|>assistant<|end_header_id|>' -}}{%- endif -%}"
 )
+
+END_OF_ALL = UNMARKED + "{%- if not add_generation_prompt -%}{{- '<|end_of_text|>' -}}{%- endif -%}"
+"""Phi-3's habit: one more token behind the last turn's end."""
 
 TURNS = Chat(
     (
@@ -106,7 +110,7 @@ def test_a_token_across_prompt_and_completion_carries_loss(
     assert tokens.agrees == (learned(tokenizer, tokens) == "les.<|eot_id|>")
 
 
-@pytest.mark.parametrize("template", [None, UNMARKED, END_UNMARKED, THINKING])
+@pytest.mark.parametrize("template", [None, UNMARKED, END_UNMARKED, THINKING, END_OF_ALL])
 def test_every_answer_and_its_end_token_carry_loss_whatever_the_template(
     tokenizer: PreTrainedTokenizerBase, template: str | None
 ) -> None:
@@ -167,6 +171,17 @@ def test_a_template_whose_prefixes_disagree_is_refused(
     with pytest.raises(DataError, match=r"train\.jsonl:7.*otherwise") as refused:
         Renderer(tokenizer, "assistant").tokens_of(TURNS, "train.jsonl:7")
     assert "data.chat_template: never" in refused.value.mend
+
+
+def test_a_template_that_leaves_out_plain_text_is_refused(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}{% for part in m['content'] %}"
+        "{{ part.text }}{% endfor %}{{ '<|eot_id|>' }}{% endfor %}"
+    )
+    with pytest.raises(DataError, match="leaves out what turns say"):
+        Renderer(tokenizer, "assistant")
 
 
 def test_what_a_template_refuses_is_told_with_its_place(

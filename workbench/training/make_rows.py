@@ -11,11 +11,11 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
 from workbench.training.heldout import hold_out
+from workbench.training.render import Renderer
 from workbench.training.rows import Row
 from workbench.training.shapes import Example, example_of, find_shape
 from workbench.training.sources import Source
 from workbench.training.tally import Kept, Tally
-from workbench.training.tokens import Renderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -22,6 +22,7 @@ TIMEOUT_S = 8.0
 """For one answer of the hub."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+_NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -45,6 +46,30 @@ def resolve_model(model: Model) -> ModelSource:
     if folder is not None:
         return _from_folder(folder)
     return _from_hub(model.name, model.revision)
+
+
+def fetch_weights(source: ModelSource) -> None:
+    """Bring a hub model's files to this machine before a card waits for them; resumes, and costs
+    one question when they are here. Nothing to do for a folder. ModelError when they don't come.
+    """
+    if source.revision is None:
+        return
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(
+            source.path,
+            revision=source.revision,
+            allow_patterns=_NEEDED,
+            ignore_patterns=["*/*"],
+            etag_timeout=TIMEOUT_S,
+        )
+    except Exception as refused:  # the hub's errors, OSError, and those of whichever httpx it uses
+        raise ModelError(
+            f"the files of {safe_line(source.path, 200)} do not come: {safe_line(refused, 160)}",
+            mend="check network and disk space, and submit again: the download goes on where it "
+            "stopped",
+        ) from refused
 
 
 def _from_folder(folder: Path) -> ModelSource:

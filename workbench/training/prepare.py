@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from workbench.errors import DataError, ModelError, RecipeError, WorkbenchError
 from workbench.recipe.schema import Recipe
 from workbench.text import safe, safe_line
-from workbench.training.model_source import ModelSource, resolve_model
+from workbench.training.model_source import ModelSource, fetch_weights, resolve_model
 
 if TYPE_CHECKING:
     from workbench.training.data import Prepared
@@ -60,6 +60,8 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress) -> dict[str, Any]:
     tokenizer = load_tokenizer(model.path, model.revision)
     prepared = prepare_data(recipe, tokenizer, cache, progress, refresh=True)
     _check_against(model, prepared, int(tokenizer.pad_token_id))
+    progress("fetching the model", 0, 0)
+    fetch_weights(model)
     about = prepared.to_json()
     notes = about.pop("notes")
     return {
@@ -141,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "8")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.umask(0o077)
     parser = argparse.ArgumentParser(prog="python -m workbench.training.prepare")
     parser.add_argument("experiment_folder", type=Path)

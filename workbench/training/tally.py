@@ -8,7 +8,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from workbench.errors import DataError
-from workbench.training.tokens import Tokens
+from workbench.training.render import Tokens
 
 IGNORED = -100
 """The label of a token without loss, as torch's cross entropy has it."""
