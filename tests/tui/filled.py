@@ -1,0 +1,528 @@
+"""A store with a convincing picture in it, made by the store's own methods and legal moves.
+
+python -m tests.tui.filled FOLDER        # then: WORKBENCH_HOME=FOLDER workbench
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from workbench.footprint import Plan
+from workbench.home import Home
+from workbench.locks import Lock
+from workbench.store.writer import Store
+from workbench.trial import Kind, State, Wanted
+
+NOW = 1_763_900_000.0
+"""Where the clock of tests stands: 2025-11-23, 12:13:20 UTC."""
+GIB = 1 << 30
+CARDS = (
+    ("GPU-6f1a2b3c-0d4e-4f5a-8b6c-7d8e9fa0b1c2", "NVIDIA GeForce RTX 4090", 24, "8.9"),
+    ("GPU-a02b9c1d-2e3f-4a5b-9c6d-7e8f90a1b2c3", "NVIDIA GeForce RTX 3090", 24, "8.6"),
+    ("GPU-c77d4e5f-6a7b-4c8d-8e9f-0a1b2c3d4e5f", "NVIDIA GeForce RTX 3090", 24, "8.6"),
+    ("GPU-19be8f70-1a2b-4c3d-9e4f-5a6b7c8d9e0f", "Tesla T4", 15, "7.5"),
+)
+HERE_4090, HERE_3090, THERE_3090, HERE_T4 = (card[0] for card in CARDS)
+
+SUPPORT = {
+    "name": "llama3-8b-support",
+    "model": {"name": "meta-llama/Meta-Llama-3-8B", "quantization": "nf4", "precision": "auto"},
+    "data": {"train": "support/train.jsonl", "eval": "support/eval.jsonl", "max_tokens": 1024},
+    "lora": {"rank": 16, "alpha": 16.0, "dropout": 0.05},
+    "train": {"epochs": 1.0, "batch_size": 4, "learning_rate": 2e-4, "save_every": 25},
+}
+DEMO = {
+    "name": "demo",
+    "model": {"name": "workbench:demo/model", "quantization": "nf4", "precision": "auto"},
+    "data": {"train": "workbench:demo/data/train.jsonl", "max_tokens": 128},
+    "lora": {"rank": 8, "alpha": 16.0},
+    "train": {"epochs": 1.0, "batch_size": 8, "learning_rate": 1e-3, "save_every": 10},
+}
+
+
+@dataclass
+class Clock:
+    """The time the store's rows are written at."""
+
+    at: float
+
+    def __call__(self) -> float:
+        return self.at
+
+
+class Filler:
+    """Writes rows as the engine would, with the clock set to when it would have been."""
+
+    def __init__(self, home: Home, now: float) -> None:
+        home.make()
+        self.now = now
+        self.clock = Clock(now)
+        self.store = Store(home.database, clock=self.clock)
+
+    def set(self, ago_s: float) -> None:
+        self.clock.at = self.now - ago_s
+
+    def experiment(self, recipe: dict[str, object], rank_by: str, ago_s: float) -> int:
+        self.set(ago_s)
+        id = self.store.add_experiment(recipe, rank_by)
+        self.store.note("submitted", f"experiment {recipe['name']} was submitted", experiment=id)
+        return id
+
+    def start(
+        self, trial: int, card: str, ago_s: float, *, predicted: float, from_step: int = 0
+    ) -> int:
+        """QUEUED → STARTING, with its attempt."""
+        self.set(ago_s)
+        plan = _plan(card, int(predicted * GIB))
+        self.store.move(trial, State.QUEUED, State.STARTING, by="place", why=f"fits {_name(card)}")
+        return self.store.add_attempt(
+            trial, card, asdict(plan), plan.predicted_bytes, from_step=from_step
+        )
+
+    def run(self, trial: int, attempt: int, ago_s: float, total: int) -> None:
+        """STARTING → RUNNING: its worker has reported."""
+        self.set(ago_s)
+        self.store.touch_attempt(
+            attempt, reported_utc=self.clock.at, total_steps=total, phase="training", pid=4242
+        )
+        self.store.move(
+            trial, State.STARTING, State.RUNNING, by="settle", why="its worker reported"
+        )
+        self.log(trial, attempt, "base is resident: meta-llama/Meta-Llama-3-8B, nf4, bf16")
+        self.log(trial, attempt, "adapter of 41.9 M parameters on 224 projections")
+
+    def train(
+        self,
+        trial: int,
+        attempt: int,
+        steps: range,
+        curve: tuple[float, float, float],
+        *,
+        rate: float,
+        peak: float,
+        seed: int,
+    ) -> None:
+        """Metric rows; `curve` is start, floor and how many steps the fall takes."""
+        dice = random.Random(seed)
+        loss = 0.0
+        for step in steps:
+            fall = math.exp(-step / curve[2])
+            loss = curve[1] + (curve[0] - curve[1]) * fall + dice.gauss(0, 0.035)
+            values: dict[str, float | None] = {
+                "loss": loss,
+                "grad_norm": 0.3 + abs(dice.gauss(0, 0.2)) + fall,
+                "learning_rate": 2e-4,
+                "tokens_per_s": rate * (1 + dice.gauss(0, 0.02)),
+            }
+            if step % 50 == 0:
+                values["eval_loss"] = loss + 0.06
+            self.store.put_metrics(trial, step, values)
+        self.store.touch_attempt(
+            attempt,
+            last_step=steps[-1],
+            loss=loss,
+            tokens_per_s=rate,
+            peak_bytes=int(peak * GIB),
+        )
+
+    def checkpoint(self, trial: int, attempt: int, step: int, ago_s: float) -> None:
+        self.set(ago_s)
+        self.store.put_checkpoint(trial, attempt, step)
+        self.store.note(
+            "checkpoint",
+            f"checkpoint at step {step}",
+            level="debug",
+            trial=trial,
+            attempt=attempt,
+        )
+
+    def log(self, trial: int, attempt: int, text: str, level: str = "info") -> None:
+        self.store.note("log", text, level=level, trial=trial, attempt=attempt)
+
+    def end(
+        self,
+        trial: int,
+        attempt: int,
+        after: State,
+        ago_s: float,
+        *,
+        outcome: str,
+        why: str,
+        scores: dict[str, float | None] | None = None,
+        reason: str = "",
+        mend: str = "",
+        step: int = 0,
+    ) -> None:
+        """RUNNING → `after`, its attempt ended, its adapter and scores kept."""
+        self.set(ago_s)
+        if scores:
+            self.store.put_scores(trial, attempt, step, scores)
+            self.store.put_adapter(trial, attempt, f"trials/{trial}/adapter", 84_000_000, "0" * 64)
+        self.store.end_attempt(attempt, outcome, reason)
+        self.store.move(trial, State.RUNNING, after, by="settle", why=why, reason=reason, mend=mend)
+
+    def samples(
+        self, trial: int, attempt: int, kept: tuple[tuple[str, str, str, int], ...]
+    ) -> None:
+        for n, (question, expected, answer, right) in enumerate(kept, start=1):
+            self.store.put_sample(
+                trial,
+                attempt,
+                n,
+                {"question": question, "expected": expected, "answer": answer, "right": right},
+            )
+
+
+def _name(card: str) -> str:
+    return next(f"{name.rpartition('NVIDIA ')[2]}" for uuid, name, *_ in CARDS if uuid == card)
+
+
+def _plan(card: str, predicted: int) -> Plan:
+    small = card == HERE_T4
+    return Plan(
+        precision="fp16" if small else "bf16",
+        attention="sdpa" if small else "flash_attention_2",
+        attention_why="a T4 has no Flash Attention 2" if small else "sm_80 or newer",
+        optimizer="paged_adamw_8bit",
+        micro_batch=4,
+        micro_steps=1,
+        recompute=small,
+        predicted_bytes=predicted,
+        buckets={
+            "base in 4 bits": int(4.06 * GIB),
+            "rest in 16 bits": int(1.96 * GIB),
+            "activations": predicted - int(8.4 * GIB),
+            "logits": int(0.98 * GIB),
+            "adapter": int(0.31 * GIB),
+            "optimizer": int(0.16 * GIB),
+            "context and slack": int(0.9 * GIB),
+        },
+    )
+
+
+def fill(home: Home, now: float = NOW) -> None:
+    """Three experiments with trials in every state, four cards, curves, scores, a history."""
+    filler = Filler(home, now)
+    with filler.store.writing():
+        _cards(filler)
+        _demo(filler)
+        _support(filler)
+        _others(filler)
+    filler.store.close()
+
+
+def _cards(filler: Filler) -> None:
+    filler.set(2)
+    load = ((15.2, 97, 71, 402), (15.9, 99, 84, 347), (6.4, 12, 52, 118), (0.4, 0, 38, 11))
+    filler.store.see_cards(
+        [
+            {
+                "uuid": uuid,
+                "kind": "cuda",
+                "name": name,
+                "total_bytes": gib * GIB,
+                "capability": capability,
+                "free_bytes": int((gib - used) * GIB),
+                "utilisation": util,
+                "temperature_c": heat,
+                "power_w": power,
+            }
+            for (uuid, name, gib, capability), (used, util, heat, power) in zip(
+                CARDS, load, strict=True
+            )
+        ]
+    )
+
+
+def _demo(filler: Filler) -> None:
+    """Yesterday's: six adapters and the base, all done."""
+    demo = filler.experiment(DEMO, "exact_match", 26 * 3_600)
+    store = filler.store
+    base = store.add_trial(demo, 0, Kind.BASE, {})
+    store.ready(demo, {}, {}, base)
+    points = [(rate, rank) for rate in (3e-4, 1e-3, 3e-3) for rank in (4, 16)]
+    trials = [
+        store.add_trial(demo, n, Kind.TUNE, {"train.learning_rate": rate, "lora.rank": rank})
+        for n, (rate, rank) in enumerate(points, start=1)
+    ]
+    found = (0.34375, 0.5, 0.71875, 0.84375, 0.65625, 0.28125)
+    began = 25.9 * 3_600
+    attempt = filler.start(base, HERE_T4, began, predicted=8.7)
+    filler.run(base, attempt, began - 5, 0)
+    filler.end(
+        base,
+        attempt,
+        State.DONE,
+        began - 20,
+        outcome="done",
+        why="scored",
+        scores={"exact_match": 0.03125, "loss": 2.61},
+    )
+    for n, (trial, score) in enumerate(zip(trials, found, strict=True)):
+        began = 25.8 * 3_600 - n * 130
+        attempt = filler.start(trial, HERE_T4, began, predicted=8.7)
+        filler.run(trial, attempt, began - 4, 60)
+        filler.train(
+            trial,
+            attempt,
+            range(5, 61, 5),
+            (2.6, 1.4 - score, 18),
+            rate=5_400 + 37 * n,
+            peak=1.1,
+            seed=n,
+        )
+        filler.checkpoint(trial, attempt, 60, began - 110)
+        filler.end(
+            trial,
+            attempt,
+            State.DONE,
+            began - 121 - n,
+            outcome="done",
+            why="trained to its end and scored",
+            scores={"exact_match": score, "loss": 1.44 - score},
+            step=60,
+        )
+
+
+def _support(filler: Filler) -> None:
+    """Today's: half done, three at work, three waiting."""
+    support = filler.experiment(SUPPORT, "loss", 3.1 * 3_600)
+    store = filler.store
+    base = store.add_trial(support, 0, Kind.BASE, {})
+    store.ready(support, {}, {}, base)
+    store.note("ready", "experiment llama3-8b-support: 12 trials queued", experiment=support)
+    points = [(rate, rank) for rate in (1e-4, 2e-4, 5e-4) for rank in (8, 16, 32, 64)]
+    ids = [
+        store.add_trial(support, n, Kind.TUNE, {"train.learning_rate": rate, "lora.rank": rank})
+        for n, (rate, rank) in enumerate(points, start=1)
+    ]
+    began = 3 * 3_600
+    attempt = filler.start(base, HERE_4090, began, predicted=9.0)
+    filler.run(base, attempt, began - 20, 0)
+    filler.end(
+        base,
+        attempt,
+        State.DONE,
+        began - 200,
+        outcome="done",
+        why="scored",
+        scores={"loss": 1.873},
+    )
+    _ended(filler, ids)
+    _live(filler, ids)
+    _waiting(filler, ids)
+
+
+def _ended(filler: Filler, ids: list[int]) -> None:
+    done = ((ids[0], HERE_4090, 1.031, 2_410.0), (ids[1], HERE_3090, 0.974, 1_630.0))
+    for n, (trial, card, score, rate) in enumerate(done):
+        began = 2.9 * 3_600 - 60 * n
+        attempt = filler.start(trial, card, began, predicted=15.1)
+        filler.run(trial, attempt, began - 26, 600)
+        filler.train(
+            trial, attempt, range(5, 601, 5), (2.4, score - 0.05, 90), rate=rate, peak=14.8, seed=n
+        )
+        filler.checkpoint(trial, attempt, 600, began - 3_300)
+        filler.samples(trial, attempt, _SAMPLES)
+        filler.end(
+            trial,
+            attempt,
+            State.DONE,
+            began - 3_420 - 700 * n,
+            outcome="done",
+            why="trained to its end and scored",
+            scores={"loss": score},
+            step=600,
+        )
+    _pruned(filler, ids[8])
+    _failed(filler, ids[11])
+    _stopped(filler, ids[3])
+
+
+def _pruned(filler: Filler, trial: int) -> None:
+    began = 2.7 * 3_600
+    attempt = filler.start(trial, THERE_3090, began, predicted=15.1)
+    filler.run(trial, attempt, began - 30, 600)
+    filler.train(
+        trial, attempt, range(5, 151, 5), (2.4, 1.52, 40), rate=1_640.0, peak=14.8, seed=31
+    )
+    filler.end(
+        trial,
+        attempt,
+        State.PRUNED,
+        began - 900,
+        outcome="stopped",
+        why="behind the median at step 150",
+        scores={"loss": 1.581},
+        reason="behind the median of its experiment at step 150",
+        step=150,
+    )
+
+
+def _failed(filler: Filler, trial: int) -> None:
+    began = 2.3 * 3_600
+    attempt = filler.start(trial, THERE_3090, began, predicted=16.2)
+    filler.run(trial, attempt, began - 30, 600)
+    filler.train(trial, attempt, range(5, 41, 5), (2.4, 2.2, 40), rate=1_580.0, peak=15.9, seed=41)
+    filler.log(trial, attempt, "loss is NaN at step 42", level="error")
+    filler.end(
+        trial,
+        attempt,
+        State.FAILED,
+        began - 240,
+        outcome="failed",
+        why="its loss became NaN at step 42",
+        reason="its loss became NaN at step 42",
+        mend="lower train.learning_rate, or raise train.warmup",
+    )
+    filler.store.note(
+        "failed",
+        f"trial {trial} failed: its loss became NaN at step 42",
+        level="error",
+        trial=trial,
+    )
+
+
+def _stopped(filler: Filler, trial: int) -> None:
+    began = 2.1 * 3_600
+    attempt = filler.start(trial, THERE_3090, began, predicted=15.6)
+    filler.run(trial, attempt, began - 30, 600)
+    filler.train(
+        trial, attempt, range(5, 301, 5), (2.4, 1.06, 90), rate=1_610.0, peak=15.2, seed=51
+    )
+    filler.checkpoint(trial, attempt, 300, began - 1_500)
+    filler.store.wish(trial, Wanted.STOP)
+    filler.end(
+        trial,
+        attempt,
+        State.STOPPED,
+        began - 1_560,
+        outcome="stopped",
+        why="a person asked",
+        scores={"loss": 1.117},
+        reason="stopped by you",
+        step=300,
+    )
+
+
+def _live(filler: Filler, ids: list[int]) -> None:
+    first = filler.start(ids[4], HERE_4090, 2_300, predicted=15.1)
+    filler.run(ids[4], first, 2_274, 600)
+    filler.train(ids[4], first, range(5, 421, 5), (2.4, 0.9, 75), rate=2_390.0, peak=14.9, seed=61)
+    filler.checkpoint(ids[4], first, 400, 110)
+    filler.log(ids[4], first, "evaluated at step 400: loss 0.981")
+    filler.set(9)
+    filler.log(ids[4], first, "checkpoint of step 400 verified, 2 kept")
+
+    lost = filler.start(ids[5], THERE_3090, 2_900, predicted=15.1)
+    filler.run(ids[5], lost, 2_870, 600)
+    filler.train(ids[5], lost, range(5, 131, 5), (2.4, 0.87, 70), rate=1_610.0, peak=15.0, seed=71)
+    filler.checkpoint(ids[5], lost, 125, 2_100)
+    filler.set(2_000)
+    filler.store.end_attempt(lost, "lost", "its worker went away")
+    filler.store.move(ids[5], State.RUNNING, State.QUEUED, by="rescue", why="its worker went away")
+    filler.store.note(
+        "lost",
+        f"trial {ids[5]}: its worker went away; it resumes at step 125",
+        level="warning",
+        trial=ids[5],
+    )
+    again = filler.start(ids[5], HERE_3090, 1_950, predicted=15.1, from_step=125)
+    filler.run(ids[5], again, 1_920, 600)
+    filler.train(
+        ids[5], again, range(130, 321, 5), (2.4, 0.87, 70), rate=1_605.0, peak=15.4, seed=72
+    )
+    filler.checkpoint(ids[5], again, 300, 150)
+    filler.set(4)
+    filler.log(ids[5], again, "gradient norm 4.1 was clipped to 0.3 at step 318", level="warning")
+
+
+def _waiting(filler: Filler, ids: list[int]) -> None:
+    store = filler.store
+    began = 1.5 * 3_600
+    paused = filler.start(ids[2], THERE_3090, began, predicted=15.6)
+    filler.run(ids[2], paused, began - 30, 600)
+    filler.train(ids[2], paused, range(5, 206, 5), (2.4, 1.0, 80), rate=1_600.0, peak=15.3, seed=81)
+    filler.checkpoint(ids[2], paused, 205, 3_300)
+    store.wish(ids[2], Wanted.PAUSE)
+    filler.set(3_280)
+    store.end_attempt(paused, "yielded", "paused by you")
+    store.move(
+        ids[2],
+        State.RUNNING,
+        State.PAUSED,
+        by="settle",
+        why="a person asked",
+        reason="paused by you",
+    )
+    filler.start(ids[6], THERE_3090, 14, predicted=15.1)
+    store.wait_for(ids[7], "waits for a card: GPU-19be has 14.6 GiB, it needs 15.6 GiB")
+    store.wait_for(ids[9], "its experiment runs 3 at once at most")
+    store.wait_for(ids[10], "its experiment runs 3 at once at most")
+
+
+def _others(filler: Filler) -> None:
+    bad = {**SUPPORT, "name": "qwen-tickets"}
+    refused = filler.experiment(bad, "loss", 1_900)
+    filler.store.refuse(
+        refused,
+        "tickets.jsonl:17: unknown chat role 'custmer'",
+        "write user, assistant or system in that row",
+    )
+    filler.store.note(
+        "refused",
+        "experiment qwen-tickets was refused: tickets.jsonl:17: unknown chat role 'custmer'",
+        level="error",
+        experiment=refused,
+    )
+    filler.experiment({**SUPPORT, "name": "mistral-7b-support"}, "loss", 6)
+
+
+_SAMPLES = (
+    (
+        "My invoice of March was charged twice. What now?",
+        "billing/duplicate-charge",
+        "billing/duplicate-charge",
+        1,
+    ),
+    ("The app logs me out every few minutes since the update.", "app/session", "app/login", 0),
+    ("Can I move my number to another contract?", "contract/port", "contract/port", 1),
+)
+
+
+@contextmanager
+def engine_running(home: Home) -> Iterator[None]:
+    """Hold the locks a keeper and its loop hold, and tick once."""
+    locks = (Lock(home.keeper_lock), Lock(home.loop_lock))
+    for lock in locks:
+        assert lock.take()
+    home.tick.touch()
+    try:
+        yield
+    finally:
+        for lock in locks:
+            lock.release()
+
+
+def main(folder: str) -> None:
+    home = Home(Path(folder).absolute())
+    if not home.database.exists():
+        fill(home, time.time())
+    with engine_running(home):
+        while True:
+            home.tick.touch()
+            filler = Filler(home, time.time())
+            _cards(filler)
+            filler.store.close()
+            time.sleep(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,223 @@
+"""The app: modes for the six views, one poller, and what a person's acts become."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+from textual import on, work
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from tui import messages as facts
+from tui import theme
+from tui.acts import Started, dropper, farewell, in_words, looker, refusal, starter
+from tui.desk import Desk
+from tui.poll import Poller
+from tui.screens.asking import help_panel, stop_panel
+from tui.screens.board import Board
+from tui.screens.cards import Cards
+from tui.screens.dashboard import Dashboard
+from tui.screens.events import Events
+from tui.screens.panel import Panel, error_panel
+from tui.screens.queue import Queue
+from tui.screens.trial import Trial
+from tui.screens.trials import Trials
+from tui.screens.view import BackAsked, View
+from tui.terminal import guard
+from workbench.home import Home
+from workbench.service import Service
+
+VIEWS: tuple[type[View], ...] = (Dashboard, Trials, Queue, Board, Cards, Events)
+LOCAL_S = 0.5
+REMOTE_S = 1.0
+
+
+class WorkbenchApp(App[int]):
+    """Shows one home. `now` is the clock of ages and times left; `guarded` minds signals."""
+
+    TITLE = "workbench"
+    CSS_PATH = "workbench.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(str(digit), f"app.view('{view.HERE}')", view.HERE)
+            for digit, view in enumerate(VIEWS, start=1)
+        ),
+        Binding("E", "app.start_engine", "Start the engine"),
+        Binding("question_mark", "app.keys", "The keys", key_display="?"),
+        Binding("colon", "app.command_palette", "The palette", key_display=":"),
+        Binding("q,ctrl+q", "app.leave", "Leave; training goes on", priority=False),
+    ]
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        now: Callable[[], float] = time.time,
+        guarded: bool = False,
+        period_s: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.desk = Desk(now)
+        remote = "SSH_CONNECTION" in os.environ
+        period = period_s or (REMOTE_S if remote else LOCAL_S)
+        self.poller = Poller(service, self.post_message, period)
+        self._guarded = guarded
+        self._unguard: Callable[[], None] = lambda: None
+
+    def on_mount(self) -> None:
+        for one in theme.THEMES:
+            self.register_theme(one)
+        self.theme = theme.choose()
+        for view in VIEWS:
+            self.add_mode(view.HERE, lambda view=view: view(self.desk))  # type: ignore[misc]
+        self.switch_mode(Dashboard.HERE)
+        if self._guarded:
+            self._unguard = guard(self.exit)
+        self._poll()
+        self.poller.ask(starter(asked=False))
+        self.set_interval(1.0, self._tick)
+
+    def on_unmount(self) -> None:
+        self.poller.stop()
+        self._unguard()
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return theme.DEFAULTS
+
+    @work(thread=True, exit_on_error=False, name="poller")
+    def _poll(self) -> None:
+        self.poller.run()
+
+    # --- painting ---
+
+    def _views(self) -> list[View]:
+        """Those of the current mode, also under a panel."""
+        return [screen for screen in self.screen_stack if isinstance(screen, View)]
+
+    def _tick(self) -> None:
+        """Ages and times left go on while nothing changes; unchanged rows are not painted."""
+        for view in self._views()[-1:]:
+            view.paint()
+
+    @on(facts.Seen)
+    def _seen(self, fact: facts.Seen) -> None:
+        self.desk.see(fact.picture)
+        try:
+            for view in self._views()[-1:]:
+                view.paint()
+                self.poller.want(view.wants())
+        finally:
+            self.call_after_refresh(self.poller.painted)
+
+    @on(facts.ReadFailed)
+    def _read_failed(self, fact: facts.ReadFailed) -> None:
+        self.desk.read_error = fact.what
+        self._tick()
+        self.push_screen(error_panel(fact.what, fact.mend))
+
+    @on(facts.WantsChanged)
+    def _wants_changed(self, fact: facts.WantsChanged) -> None:
+        self.poller.want(fact.wants)
+
+    # --- going about ---
+
+    def action_view(self, name: str) -> None:
+        while len(self.screen_stack) > 1 and isinstance(self.screen, Trial):
+            self.pop_screen()
+        self.switch_mode(name)
+
+    @on(facts.TrialOpened)
+    def _trial_opened(self, fact: facts.TrialOpened) -> None:
+        self.push_screen(Trial(self.desk, fact.trial))
+
+    @on(BackAsked)
+    def _back(self) -> None:
+        if len(self.screen_stack) > 1:
+            self.pop_screen()
+        elif self.current_mode != Dashboard.HERE:
+            self.switch_mode(Dashboard.HERE)
+
+    def action_keys(self) -> None:
+        self.push_screen(help_panel())
+
+    def action_leave(self) -> None:
+        self.exit(0)
+
+    # --- acts ---
+
+    @on(facts.ActAsked)
+    def _act_asked(self, fact: facts.ActAsked) -> None:
+        row = self.desk.trial(fact.trial)
+        why_not = "it is not there any more" if row is None else refusal(fact.verb, row)
+        if why_not:
+            self._say(f"trial {fact.trial}: {why_not}", bad=True)
+        elif fact.verb in ("stop", "kill"):
+            self.poller.ask(looker(fact.trial, kill=fact.verb == "kill"))
+        else:
+            self.poller.ask(dropper(fact.verb, fact.trial))
+
+    @on(facts.StopLookedUp)
+    def _stop_looked_up(self, fact: facts.StopLookedUp) -> None:
+        trial = fact.detail.trial.id
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.poller.ask(dropper("kill" if fact.kill else "stop", trial))
+
+        self.push_screen(stop_panel(fact, self.desk.now()), answered)
+
+    @on(facts.RequestDropped)
+    def _request_dropped(self, fact: facts.RequestDropped) -> None:
+        engine = self.desk.snapshot.engine.state if self.desk.snapshot else "down"
+        self._say(in_words(fact.verb, fact.trial, engine))
+
+    @on(facts.RequestAnswered)
+    def _request_answered(self, fact: facts.RequestAnswered) -> None:
+        if not fact.answer.ok:
+            self.push_screen(error_panel(fact.answer.text, fact.answer.mend))
+
+    @on(facts.AskFailed)
+    def _ask_failed(self, fact: facts.AskFailed) -> None:
+        self.push_screen(error_panel(fact.what, fact.mend))
+
+    def action_start_engine(self) -> None:
+        self.poller.ask(starter(asked=True))
+
+    @on(Started)
+    def _started(self, fact: Started) -> None:
+        if fact.words:
+            self._say(fact.words)
+
+    def _say(self, text: str, *, bad: bool = False) -> None:
+        self.notify(text, severity="warning" if bad else "information", markup=False, timeout=4)
+
+    # --- the palette ---
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        for view in VIEWS:
+            yield SystemCommand(view.HERE, "Go there", lambda n=view.HERE: self.action_view(n))
+        if isinstance(screen, View) and not isinstance(screen, Panel) and screen.chosen is not None:
+            for verb in ("stop", "pause", "resume", "kill"):
+                words = f"{verb.capitalize()} trial {screen.chosen}"
+                yield SystemCommand(words, "", lambda v=verb: screen.action_act(v))
+        yield SystemCommand("Start the engine", "When it was stopped", self.action_start_engine)
+        yield SystemCommand("Light or dark", "The other palette", self._other_theme)
+        yield SystemCommand("Keys", "What the keys do", self.action_keys)
+        yield SystemCommand("Leave", "Training goes on", self.action_leave)
+
+    def _other_theme(self) -> None:
+        light = self.theme == theme.LIGHT.name
+        self.theme = theme.DARK.name if light else theme.LIGHT.name
+
+
+def run(home: Home | None = None) -> int:
+    """Show `home` until the person leaves; then say, on stdout, what goes on without them."""
+    app = WorkbenchApp(Service(home), guarded=True)
+    code = app.run()
+    if not code:
+        print(farewell(app.desk.snapshot))
+    return code or 0

@@ -1,0 +1,115 @@
+"""What happened, as frozen facts. The poller posts some, widgets and screens the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from textual.message import Message
+
+from workbench.service import (
+    Answer,
+    BoardRow,
+    EventRow,
+    Experiment,
+    Point,
+    Snapshot,
+    TrialDetail,
+)
+
+ALL_EVENTS = -1
+"""In place of a trial's id: the events of everything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wants:
+    """What the visible screen shows beside the snapshot."""
+
+    series: tuple[tuple[int, str], ...] = ()
+    """Trial and metric of each curve."""
+    detail: int | None = None
+    board: int | None = None
+    """An experiment."""
+    events_of: int | None = None
+    events: int = 60
+    """The newest so many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Everything a screen paints, read at one moment."""
+
+    snapshot: Snapshot
+    wants: Wants
+    at_utc: float
+    series: dict[tuple[int, str], tuple[Point, ...]] = field(default_factory=dict)
+    detail: TrialDetail | None = None
+    board: tuple[Experiment, tuple[BoardRow, ...]] | None = None
+    events: tuple[EventRow, ...] = ()
+
+
+class Seen(Message):
+    """The store was read and something had changed."""
+
+    def __init__(self, picture: Picture) -> None:
+        super().__init__()
+        self.picture = picture
+
+
+class ReadFailed(Message):
+    """The store could not be read; it is tried again."""
+
+    def __init__(self, what: str, mend: str) -> None:
+        super().__init__()
+        self.what, self.mend = what, mend
+
+
+class AskFailed(Message):
+    """Something a person asked for could not be done."""
+
+    def __init__(self, what: str, mend: str) -> None:
+        super().__init__()
+        self.what, self.mend = what, mend
+
+
+class RequestDropped(Message):
+    """A request lies in the engine's folder."""
+
+    def __init__(self, request: str, verb: str, trial: int) -> None:
+        super().__init__()
+        self.request, self.verb, self.trial = request, verb, trial
+
+
+class RequestAnswered(Message):
+    def __init__(self, verb: str, trial: int, answer: Answer) -> None:
+        super().__init__()
+        self.verb, self.trial, self.answer = verb, trial, answer
+
+
+class StopLookedUp(Message):
+    """What stopping or killing this trial would mean, read a moment ago."""
+
+    def __init__(self, detail: TrialDetail, checkpoint_utc: float | None, kill: bool) -> None:
+        super().__init__()
+        self.detail, self.checkpoint_utc, self.kill = detail, checkpoint_utc, kill
+
+
+class WantsChanged(Message):
+    """The screen shows something else now."""
+
+    def __init__(self, wants: Wants) -> None:
+        super().__init__()
+        self.wants = wants
+
+
+class TrialOpened(Message):
+    def __init__(self, trial: int) -> None:
+        super().__init__()
+        self.trial = trial
+
+
+class ActAsked(Message):
+    """A person asked to stop, kill, pause or resume a trial."""
+
+    def __init__(self, verb: str, trial: int) -> None:
+        super().__init__()
+        self.verb, self.trial = verb, trial

@@ -1,0 +1,1 @@
+"""One file for each view, and for what is laid over them."""

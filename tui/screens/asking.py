@@ -1,0 +1,80 @@
+"""What a person is told before a trial is stopped or killed, and the keys there are."""
+
+from __future__ import annotations
+
+from tui import present
+from tui.messages import StopLookedUp
+from tui.paint import Line, plain
+from tui.screens.panel import Confirm, Panel, TypeId
+from workbench.trial import State
+
+
+def stop_panel(fact: StopLookedUp, now: float) -> Confirm | TypeId:
+    """Names the step, the last checkpoint and its age, and what will happen."""
+    row = fact.detail.trial
+    age = None if fact.checkpoint_utc is None else now - fact.checkpoint_utc
+    lines: list[Line] = [_where(fact), _checkpoint(fact, age), (), ((_outcome(fact), ""),)]
+    if fact.kill:
+        return TypeId(f"Kill trial {row.id}?", lines, row.id)
+    return Confirm(f"Stop trial {row.id}?", lines, "stop it", "let it be")
+
+
+def _where(fact: StopLookedUp) -> Line:
+    row = fact.detail.trial
+    settings = present.settings(row.settings)
+    of = f" of {row.total_steps:,}" if row.total_steps else ""
+    at = f", at step {row.step:,}{of}" if row.state.live else ""
+    return (
+        plain(f"{row.experiment_name}  ", "dim"),
+        plain(f"{settings}  ") if settings else ("", ""),
+        plain(f"{row.state}{at}", "bold"),
+    )
+
+
+def _checkpoint(fact: StopLookedUp, age_s: float | None) -> Line:
+    row = fact.detail.trial
+    if row.checkpoint_step is None:
+        return (("It has no checkpoint yet.", "warn"),)
+    old = "" if age_s is None else f", {present.ago(age_s)}"
+    return ((f"Its last checkpoint is of step {row.checkpoint_step:,}{old}.", ""),)
+
+
+def _outcome(fact: StopLookedUp) -> str:
+    row = fact.detail.trial
+    if fact.kill:
+        return "It ends at once. Nothing is scored and no adapter is kept. This cannot be undone."
+    later = " To go on with it later, pause it instead (p)."
+    if row.state is State.RUNNING:
+        return (
+            "It ends after its current step; what it has learned by then is scored and kept as its "
+            "adapter. Should it fail before that, its last checkpoint is." + later
+        )
+    if row.checkpoint_step is not None:
+        return "Its last checkpoint is scored and kept as its adapter, once a card is free."
+    return "It is not trained, and leaves no adapter."
+
+
+KEYS = (
+    ("1 … 6", "Dashboard, Trials, Queue, Board, Cards, Events"),
+    ("↑ ↓ j k", "move; page up and down, home, end"),
+    ("enter", "drill in: a trial, an event's whole text"),
+    ("esc", "step out one layer"),
+    ("/", "filter the list by words; esc clears it"),
+    ("space", "mark a trial: marked curves are drawn together"),
+    ("[ ]", "on the board: another experiment"),
+    ("m", "in a trial: chart the next metric"),
+    ("s", "stop the trial; its last checkpoint becomes its adapter"),
+    ("p  r", "pause it and free its card; resume it"),
+    ("K", "kill it and keep nothing; its id must be typed"),
+    ("E", "start the engine"),
+    (": ctrl+p", "the palette: every command by name"),
+    ("q", "leave; training goes on"),
+)
+
+
+def help_panel() -> Panel:
+    lines: list[Line] = [((f"{key:<10}", "accent"), (meaning, "")) for key, meaning in KEYS]
+    legend: Line = (
+        ("○ queued ◐ starting ● running ‖ paused ✓ done ■ stopped ⊘ pruned ✗ failed", "dim"),
+    )
+    return Panel("Keys", [*lines, (), legend])

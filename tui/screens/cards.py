@@ -1,0 +1,53 @@
+"""5: the cards, and everything known of the one under the cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual import on
+from textual.widget import Widget
+
+from tui.messages import TrialOpened
+from tui.screens.view import View
+from tui.tables import cards
+from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.rowlist import RowList
+from workbench.service import CardRow, Snapshot
+
+
+class Cards(View):
+    HERE = "Cards"
+    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (("enter", "open its trial"), ("s", "stop it"))
+
+    def body(self) -> Iterable[Widget]:
+        yield RowList(id="cards", empty="no cards seen yet: the engine looks for them")
+        yield LineBox(id="about", wrapped=True)
+
+    def _card(self) -> CardRow | None:
+        key = self.query_one("#cards", RowList).key
+        known = self.desk.snapshot.cards if self.desk.snapshot else []
+        return next((card for card in known if card.uuid == key), None)
+
+    @property
+    def chosen(self) -> int | None:
+        card = self._card()
+        return card.trial if card else None
+
+    def paint_body(self, snapshot: Snapshot) -> None:
+        now = self.desk.now()
+        rows, about = self.query_one("#cards", RowList), self.query_one("#about", LineBox)
+        rows.styles.height = max(1, len(snapshot.cards)) + 2
+        rows.show(cards.COLUMNS, cards.rows(snapshot.cards, snapshot.trials, now))
+        busy = sum(card.trial is not None for card in snapshot.cards)
+        entitle(rows, f"Cards · {busy} of {len(snapshot.cards)} busy")
+        card = self._card()
+        about.display = card is not None
+        if card is not None:
+            about.show(cards.about(card, self.desk.trial(card.trial), now))
+            entitle(about, cards.short_name(card.name))
+
+    @on(RowList.Opened)
+    def _open(self, _event: RowList.Opened) -> None:
+        if self.chosen is not None:
+            self.post_message(TrialOpened(self.chosen))

@@ -1,0 +1,127 @@
+"""1: what runs now, on which card, how its loss goes, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual import on
+from textual.containers import Horizontal
+from textual.widget import Widget
+
+from tui.messages import TrialOpened, Wants
+from tui.paint import wrap
+from tui.present import trial_name
+from tui.screens.view import ACTS, View
+from tui.screens.welcome import WELCOME
+from tui.tables import cards, events, trials
+from tui.widgets.curves import Curves
+from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.rowlist import RowList
+from workbench.service import Snapshot
+
+_MOST_CARDS = {"-short": 4, "-tall": 8, "-high": 12}
+_TAIL = 40
+
+
+class Dashboard(View):
+    HERE = "Dashboard"
+    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("enter", "open"),
+        ("space", "mark"),
+        ("/", "filter"),
+        *ACTS,
+    )
+    FILTERS = True
+
+    def body(self) -> Iterable[Widget]:
+        yield LineBox(id="welcome", wrapped=True)
+        yield LineBox(id="preparing")
+        yield RowList(id="cards", header=False, cursor=False, empty="no cards seen yet")
+        yield RowList(id="trials", empty="no trial matches the filter")
+        yield Horizontal(
+            Curves(id="curves", empty="curves come with the first logged steps"),
+            LineBox(id="tail"),
+            id="below",
+        )
+
+    @property
+    def chosen(self) -> int | None:
+        key = self.query_one("#trials", RowList).key
+        return key if isinstance(key, int) else None
+
+    def wants(self) -> Wants:
+        series = tuple((id, "loss") for id in self.desk.drawn())
+        return Wants(series=series, events_of=self._talker(), events=_TAIL)
+
+    def _talker(self) -> int | None:
+        """Whose log is shown: the chosen trial's."""
+        return self.chosen
+
+    def paint_body(self, snapshot: Snapshot) -> None:
+        now = self.desk.now()
+        empty = not snapshot.trials and not snapshot.experiments
+        self.query_one("#welcome").display = empty
+        for id in ("#trials", "#below"):
+            self.query_one(id).display = not empty
+        self.query_one("#welcome", LineBox).show(WELCOME if empty else ())
+        self._paint_preparing(snapshot)
+        self._paint_cards(snapshot, now)
+        if not empty:
+            self._paint_trials(snapshot, now)
+            self._paint_below()
+
+    def _paint_preparing(self, snapshot: Snapshot) -> None:
+        box = self.query_one("#preparing", LineBox)
+        newest = max((one.id for one in snapshot.experiments), default=0)
+        lines = [
+            trials.preparing(one)
+            for one in snapshot.experiments
+            if one.state == "preparing" or (one.state == "refused" and one.id == newest)
+        ]
+        box.show(lines[:2])
+        box.display = bool(lines)
+
+    def _paint_cards(self, snapshot: Snapshot, now: float) -> None:
+        rows = self.query_one("#cards", RowList)
+        most = next((n for name, n in _MOST_CARDS.items() if self.has_class(name)), 4)
+        shown = snapshot.cards[:most]
+        rows.styles.height = max(1, len(shown)) + 1
+        rows.show(cards.COLUMNS, cards.rows(shown, snapshot.trials, now))
+        busy = sum(card.trial is not None for card in snapshot.cards)
+        more = f", {len(snapshot.cards) - most} more in 5" if len(snapshot.cards) > most else ""
+        entitle(rows, f"Cards · {busy} of {len(snapshot.cards)} busy{more}")
+
+    def _paint_trials(self, snapshot: Snapshot, now: float) -> None:
+        rows = self.query_one("#trials", RowList)
+        shown = [row for row in snapshot.trials if trials.matches(row, self.filter)]
+        empty = "no trial matches the filter" if self.filter else "no trials yet"
+        rows.show(trials.DASHBOARD, trials.dashboard(shown, self.desk, now), empty)
+        self.title_of(rows, "Trials", len(shown), len(snapshot.trials))
+
+    def _paint_below(self) -> None:
+        curves = self.query_one("#curves", Curves)
+        curves.show(self.desk.curves("loss"))
+        which = "marked" if self.desk.marked else "live"
+        entitle(curves, f"Loss · {which} trials")
+        picture, tail = self.desk.picture, self.query_one("#tail", LineBox)
+        row = self.desk.trial(self._talker())
+        entitle(tail, f"Log · {trial_name(row)}" if row else "Log")
+        if picture is None or picture.wants.events_of != self._talker():
+            return
+        room = max(1, tail.size.height)
+        said = [
+            row for line in events.lines(picture.events) for row in wrap(line, tail.size.width, 11)
+        ]
+        tail.show(said[-room:] or [(("nothing said yet", "dim"),)])
+
+    @on(RowList.Opened, "#trials")
+    def _open(self, event: RowList.Opened) -> None:
+        if isinstance(event.key, int):
+            self.post_message(TrialOpened(event.key))
+
+    @on(RowList.Marked, "#trials")
+    def _mark(self, event: RowList.Marked) -> None:
+        if isinstance(event.key, int) and not self.desk.toggle(event.key):
+            self.notify("eight curves can be told apart; unmark one first", markup=False)
+        self.repaint()

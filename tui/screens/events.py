@@ -1,0 +1,79 @@
+"""6: what happened, the newest at the bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.binding import BindingType
+from textual.widget import Widget
+
+from tui import present
+from tui.messages import ALL_EVENTS, TrialOpened, Wants
+from tui.paint import Line, plain
+from tui.screens.panel import Panel
+from tui.screens.view import View
+from tui.tables import events
+from tui.widgets.rowlist import RowList
+from workbench.service import EventRow, Snapshot
+
+NEWEST = 500
+
+
+class Events(View):
+    HERE = "Events"
+    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("enter", "whole text"),
+        ("o", "open its trial"),
+        ("/", "filter"),
+        ("end", "newest"),
+    )
+    FILTERS = True
+    BINDINGS: ClassVar[list[BindingType]] = [("o", "trial", "Open the event's trial")]
+
+    def body(self) -> Iterable[Widget]:
+        yield RowList(id="events", follow=True, empty="nothing has happened yet")
+
+    def wants(self) -> Wants:
+        return Wants(events_of=ALL_EVENTS, events=NEWEST)
+
+    def _known(self) -> Sequence[EventRow]:
+        picture = self.desk.picture
+        return picture.events if picture and picture.wants.events_of == ALL_EVENTS else ()
+
+    def _event(self) -> EventRow | None:
+        key = self.query_one("#events", RowList).key
+        return next((event for event in self._known() if event.id == key), None)
+
+    @property
+    def chosen(self) -> int | None:
+        event = self._event()
+        return event.trial if event else None
+
+    def paint_body(self, snapshot: Snapshot) -> None:
+        picture = self.desk.picture
+        if picture is None or picture.wants.events_of != ALL_EVENTS:
+            return  # being read
+        rows, known = self.query_one("#events", RowList), self._known()
+        shown = [event for event in known if events.matches(event, self.filter)]
+        empty = "no event matches the filter" if self.filter else "nothing has happened yet"
+        rows.show(events.COLUMNS, events.rows(shown), empty)
+        self.title_of(rows, "Events", len(shown), len(known))
+
+    @on(RowList.Opened)
+    def _open(self, _event: RowList.Opened) -> None:
+        event = self._event()
+        if event is None:
+            return
+        head: Line = (
+            (f"{present.clock(event.at_utc)}  ", "dim"),
+            present.level(event.level),
+            plain(f" {event.level}  {event.kind}", "dim"),
+        )
+        text = [(plain(line, limit=2_000),) for line in event.text.splitlines()]
+        self.app.push_screen(Panel("Event", [head, (), *text]))
+
+    def action_trial(self) -> None:
+        if self.chosen is not None:
+            self.post_message(TrialOpened(self.chosen))

@@ -1,0 +1,108 @@
+"""Panels laid over a view: something to read, a yes or no, an id to type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Input
+
+from tui.paint import Line
+from tui.widgets.linebox import LineBox, entitle
+
+
+class Panel(ModalScreen[None]):
+    """Text to read; any of the usual keys closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("escape,enter,q,question_mark", "dismiss", "Close"),
+    ]
+
+    def __init__(self, title: str, lines: Sequence[Line], *, bad: bool = False) -> None:
+        super().__init__(classes="-bad" if bad else "")
+        self._title = title
+        self._text = lines
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="panel"):
+            yield LineBox(wrapped=True)
+
+    def on_mount(self) -> None:
+        entitle(self.query_one(".panel"), f" {self._title} ")
+        self.query_one(".panel").border_subtitle = " esc closes "
+        self.query_one(LineBox).show(self._text)
+
+
+def error_panel(what: str, mend: str) -> Panel:
+    """What went wrong, and what mends it."""
+    lines: list[Line] = [((what, ""),)]
+    if mend:
+        lines += [(), (("mend  ", "dim"), (mend, "accent"))]
+    return Panel("That did not work", lines, bad=True)
+
+
+class Confirm(ModalScreen[bool]):
+    """y or N."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("y", "dismiss(True)", "Yes"),
+        ("n,N,escape,enter,q", "dismiss(False)", "No"),
+    ]
+
+    def __init__(self, title: str, lines: Sequence[Line], yes: str, no: str) -> None:
+        super().__init__()
+        self._title, self._text, self._yes, self._no = title, lines, yes, no
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="panel"):
+            yield LineBox(wrapped=True)
+
+    def on_mount(self) -> None:
+        entitle(self.query_one(".panel"), f" {self._title} ")
+        answers: Line = (
+            ("y", "accent"),
+            (f"  {self._yes}    ", ""),
+            ("N", "accent"),
+            (f"  {self._no}", ""),
+        )
+        self.query_one(LineBox).show([*self._text, (), answers])
+
+
+class TypeId(ModalScreen[bool]):
+    """For what cannot be undone: its id must be typed."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(False)", "No")]
+
+    def __init__(self, title: str, lines: Sequence[Line], id: int) -> None:
+        super().__init__()
+        self._title, self._text, self._trial = title, lines, id
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="panel"):
+            yield LineBox(wrapped=True)
+            yield Input(id="typed", compact=True, restrict=r"[0-9]*", max_length=12)
+
+    def on_mount(self) -> None:
+        entitle(self.query_one(".panel"), f" {self._title} ")
+        ask: Line = (
+            ("Type ", ""),
+            (str(self._trial), "accent"),
+            (" and enter, or ", ""),
+            ("esc", "accent"),
+            (" to leave it be.", ""),
+        )
+        self.query_one(LineBox).show([*self._text, (), ask])
+        self.query_one(Input).focus()
+
+    @on(Input.Submitted)
+    def _typed(self, event: Input.Submitted) -> None:
+        if event.value.strip() == str(self._trial):
+            self.dismiss(True)
+        else:
+            self.app.bell()
+            event.input.value = ""

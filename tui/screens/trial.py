@@ -1,0 +1,143 @@
+"""A trial drilled into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import Container, VerticalScroll
+from textual.widget import Widget
+
+from tui.chart import Curve
+from tui.desk import Desk
+from tui.messages import Picture, Wants
+from tui.screens.view import ACTS, View
+from tui.tables import detail as sections
+from tui.tables import events
+from tui.widgets.curves import Curves
+from tui.widgets.linebox import LineBox, entitle
+from workbench.service import Snapshot
+
+_TAIL = 200
+_TOGETHER = {"loss": "eval_loss", "eval_loss": "loss"}
+"""Drawn on one chart."""
+
+
+class Trial(View):
+    HERE = "Trials"
+    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("esc", "back"),
+        ("m", "other metric"),
+        ("↑↓", "scroll"),
+        *ACTS,
+        ("r", "resume"),
+        ("K", "kill"),
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("m", "metric(1)", "Chart the next metric"),
+        Binding("M", "metric(-1)", "Chart the metric before", show=False),
+    ]
+
+    def __init__(self, desk: Desk, trial: int) -> None:
+        super().__init__(desk)
+        self.trial = trial
+        self.metric = "loss"
+        self.names: tuple[str, ...] = ("loss",)
+
+    @property
+    def chosen(self) -> int | None:
+        return self.trial
+
+    def body(self) -> Iterable[Widget]:
+        yield LineBox(id="head", wrapped=True)
+        left = Container(
+            Curves(id="curves"),
+            LineBox(id="metrics"),
+            LineBox(id="samples", wrapped=True),
+            LineBox(id="tail", wrapped=True),
+            id="left",
+        )
+        right = Container(
+            LineBox(id="plan", wrapped=True),
+            LineBox(id="attempts", wrapped=True),
+            LineBox(id="history", wrapped=True),
+            LineBox(id="settings", wrapped=True),
+            id="right",
+        )
+        yield VerticalScroll(Container(left, right, id="columns"), id="scroll")
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        for id, title in _TITLES.items():
+            entitle(self.query_one(f"#{id}"), title)
+        self.query_one("#scroll").focus()
+
+    def wants(self) -> Wants:
+        return Wants(
+            detail=self.trial,
+            series=tuple((self.trial, name) for name in self.names),
+            events_of=self.trial,
+            events=_TAIL,
+        )
+
+    def paint_body(self, snapshot: Snapshot) -> None:
+        picture = self.desk.picture
+        if picture is None or picture.wants.detail != self.trial:
+            return  # being read
+        detail, now = picture.detail, self.desk.now()
+        if detail is None:
+            self.query_one("#head", LineBox).show([((f"trial {self.trial} is gone", "bad"),)])
+            return
+        names = tuple(detail.metric_names) or ("loss",)
+        if names != self.names:
+            self.names = names
+            self.metric = self.metric if self.metric in names else names[0]
+            self.call_after_refresh(self.repaint)
+        row = detail.trial
+        attempt = detail.attempts[-1] if detail.attempts else None
+        card = next((c for c in snapshot.cards if attempt and c.uuid == attempt.card), None)
+        self._box("head").show(sections.head(detail, row, snapshot.cards, self.desk))
+        self._box("plan").show(sections.plan(attempt, card))
+        self._box("attempts").show(sections.attempts(detail.attempts, snapshot.cards, now))
+        self._box("history").show(sections.history(detail.moves))
+        self._box("settings").show(sections.settings(row, detail.experiment.recipe))
+        self._box("samples").show(sections.samples(detail.samples))
+        self._box("tail").show(
+            events.lines(picture.events)[::-1] or [(("nothing said yet", "dim"),)]
+        )
+        self._paint_metrics(picture)
+
+    def _box(self, id: str) -> LineBox:
+        return self.query_one(f"#{id}", LineBox)
+
+    def _paint_metrics(self, picture: Picture) -> None:
+        series = {name: picture.series.get((self.trial, name), ()) for name in self.names}
+        shown = [self.metric]
+        other = _TOGETHER.get(self.metric, "")
+        if other in self.names:
+            shown = ["loss", "eval_loss"]
+        chart = self.query_one("#curves", Curves)
+        chart.show(
+            [Curve(name.replace("_", " "), slot, series[name]) for slot, name in enumerate(shown)]
+        )
+        entitle(chart, " and ".join(name.replace("_", " ") for name in shown).capitalize())
+        box = self._box("metrics")
+        width = box.size.width or 60
+        box.show(sections.metrics(self.names, series, self.metric, min(width, 90)))
+
+    def action_metric(self, by: int) -> None:
+        at = self.names.index(self.metric) if self.metric in self.names else 0
+        self.metric = self.names[(at + by) % len(self.names)]
+        self.repaint()
+
+
+_TITLES = {
+    "metrics": "Metrics · m charts the next",
+    "samples": "Samples",
+    "tail": "Log, newest first",
+    "plan": "Plan and memory",
+    "attempts": "Attempts",
+    "history": "History, newest first",
+    "settings": "Settings",
+}

@@ -1,0 +1,58 @@
+"""2: every trial there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual import on
+from textual.widget import Widget
+
+from tui.messages import TrialOpened
+from tui.screens.view import ACTS, View
+from tui.tables import trials
+from tui.widgets.rowlist import RowList
+from workbench.service import Snapshot
+
+
+class Trials(View):
+    HERE = "Trials"
+    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("enter", "open"),
+        ("space", "mark for the chart"),
+        ("/", "filter"),
+        *ACTS,
+        ("r", "resume"),
+        ("K", "kill"),
+    )
+    FILTERS = True
+
+    def body(self) -> Iterable[Widget]:
+        yield RowList(id="trials")
+
+    @property
+    def chosen(self) -> int | None:
+        key = self.query_one("#trials", RowList).key
+        return key if isinstance(key, int) else None
+
+    def paint_body(self, snapshot: Snapshot) -> None:
+        rows = self.query_one("#trials", RowList)
+        shown = [row for row in snapshot.trials if trials.matches(row, self.filter)]
+        empty = "no trial matches the filter" if self.filter else "no trials yet"
+        rows.show(
+            trials.FULL,
+            trials.full(shown, self.desk, snapshot.experiments, self.desk.now()),
+            empty,
+        )
+        self.title_of(rows, "Trials", len(shown), len(snapshot.trials))
+
+    @on(RowList.Opened)
+    def _open(self, event: RowList.Opened) -> None:
+        if isinstance(event.key, int):
+            self.post_message(TrialOpened(event.key))
+
+    @on(RowList.Marked)
+    def _mark(self, event: RowList.Marked) -> None:
+        if isinstance(event.key, int) and not self.desk.toggle(event.key):
+            self.notify("eight curves can be told apart; unmark one first", markup=False)
+        self.repaint()

@@ -1,0 +1,174 @@
+"""What every view is: a line above, a banner if need be, its body, a filter, the keys below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.message import Message
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Input
+
+from tui.desk import Desk
+from tui.messages import ActAsked, Wants, WantsChanged
+from tui.widgets.frame import OneLine, banner_lines, key_line, top_line
+from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.rowlist import RowList
+from workbench.service import Snapshot
+
+ACTS = (("s", "stop"), ("p", "pause"))
+ALWAYS = (("?", "keys"), ("q", "leave"))
+
+
+class BackAsked(Message):
+    """Escape was pressed where nothing was left to close on this screen."""
+
+
+class View(Screen[None]):
+    """Paints from the desk; `paint` may be called at any time and repaints what differs."""
+
+    HERE: ClassVar[str] = ""
+    KEYS: ClassVar[tuple[tuple[str, str], ...]] = ()
+    FILTERS: ClassVar[bool] = False
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-middle"), (140, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall"), (46, "-high")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "act('stop')", "Stop the trial, keeping its last checkpoint"),
+        Binding("K", "act('kill')", "Kill the trial, keeping nothing"),
+        Binding("p", "act('pause')", "Pause the trial and free its card"),
+        Binding("r", "act('resume')", "Resume a paused trial"),
+        Binding("slash", "filter", "Filter the list", key_display="/"),
+        Binding("escape", "back", "Step out one layer"),
+    ]
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self.desk = desk
+        self.filter = ""
+        self._ready = False
+
+    # --- for each view to say ---
+
+    def body(self) -> Iterable[Widget]:
+        """Its widgets, between the banner and the keys."""
+        raise NotImplementedError
+
+    def paint_body(self, snapshot: Snapshot) -> None:
+        """Bring its widgets up to date; they repaint what differs."""
+        raise NotImplementedError
+
+    def wants(self) -> Wants:
+        return Wants()
+
+    @property
+    def chosen(self) -> int | None:
+        """The trial that s, K, p and r are about."""
+        return None
+
+    # --- the frame ---
+
+    def compose(self) -> ComposeResult:
+        yield OneLine(id="top")
+        yield LineBox(id="banner", wrapped=True)
+        with Container(id="body"):
+            yield from self.body()
+        yield Input(id="filter", placeholder="words that must all be there", compact=True)
+        yield OneLine(id="keys")
+
+    def on_mount(self) -> None:
+        self.query_one("#filter", Input).display = False
+        self._ready = True
+        self.paint()
+
+    def on_screen_resume(self) -> None:
+        self.paint()
+        self.post_message(WantsChanged(self.wants()))
+
+    def on_resize(self) -> None:
+        self.paint()
+
+    def paint(self) -> None:
+        """Everything, from the newest picture."""
+        if not self._ready:
+            return
+        snapshot = self.desk.snapshot
+        cells = self.size.width
+        self.query_one("#top", OneLine).paint(top_line(self.HERE, snapshot, cells))
+        self.query_one("#keys", OneLine).paint(key_line((*self.KEYS, *ALWAYS), cells))
+        self._paint_banner()
+        if snapshot is not None:
+            self.paint_body(snapshot)
+
+    def _paint_banner(self) -> None:
+        picture, banner = self.desk.picture, self.query_one("#banner", LineBox)
+        lines = []
+        if picture is not None:
+            lines = banner_lines(
+                picture.snapshot.engine, picture.at_utc, self.desk.now(), self.desk.read_error
+            )
+        elif self.desk.read_error:
+            lines = [((self.desk.read_error, "bad"),)]
+        banner.show(lines)
+        banner.display = bool(lines)
+
+    def repaint(self) -> None:
+        """After something here changed that also changes what is to be read."""
+        self.paint()
+        self.post_message(WantsChanged(self.wants()))
+
+    # --- keys ---
+
+    def action_act(self, verb: str) -> None:
+        if self.chosen is None:
+            self.app.bell()
+        else:
+            self.post_message(ActAsked(verb, self.chosen))
+
+    def action_filter(self) -> None:
+        if self.FILTERS:
+            field = self.query_one("#filter", Input)
+            field.display = True
+            field.focus()
+
+    def action_back(self) -> None:
+        field = self.query_one("#filter", Input)
+        if field.display or self.filter:
+            field.value = ""
+            self._close_filter()
+            self._filter("")
+        else:
+            self.post_message(BackAsked())
+
+    @on(Input.Changed, "#filter")
+    def _typed(self, event: Input.Changed) -> None:
+        self._filter(event.value)
+
+    @on(Input.Submitted, "#filter")
+    def _kept(self, _event: Input.Submitted) -> None:
+        self._close_filter()
+
+    def _close_filter(self) -> None:
+        self.query_one("#filter", Input).display = False
+        lists = [rows for rows in self.query(RowList) if rows.can_focus]
+        if lists:
+            lists[0].focus()
+
+    def _filter(self, text: str) -> None:
+        if text != self.filter:
+            self.filter = text
+            self.repaint()
+
+    @on(RowList.Reached)
+    def _reached(self, _event: RowList.Reached) -> None:
+        self.repaint()
+
+    def title_of(self, widget: Widget, name: str, shown: int, of: int) -> None:
+        """`Trials · 3 of 12 · filter: rank 16` on the widget's upper edge."""
+        count = f"{shown}" if shown == of else f"{shown} of {of}"
+        filtered = f" · filter: {self.filter}" if self.filter else ""
+        entitle(widget, f"{name} · {count}{filtered}")

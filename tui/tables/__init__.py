@@ -1,0 +1,1 @@
+"""From snapshots to rows and columns; no Textual here but the row's own type."""

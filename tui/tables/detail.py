@@ -1,0 +1,234 @@
+"""A trial drilled into: each section as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tui import present
+from tui.chart import spark
+from tui.desk import Desk
+from tui.paint import Line, Part, bar, join, plain
+from tui.tables.cards import short_name
+from workbench.service import Attempt, CardRow, MoveRow, Point, Sample, TrialDetail, TrialRow
+from workbench.trial import Kind, State
+
+_BAR = 24
+_NAME = 20
+
+
+def head(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], desk: Desk) -> list[Line]:
+    """State, how far, how fast, how long; where; and what went wrong."""
+    now = desk.now()
+    name = "the untouched base" if row.kind is Kind.BASE else f"trial {row.id}"
+    settings = present.settings(row.settings)
+    lines: list[Line] = [
+        join(
+            (
+                present.state(row),
+                ((name, "bold"),),
+                (plain(detail.experiment.name, "dim"),),
+                (plain(settings),) if settings else (),
+            ),
+            ("   ", ""),
+        ),
+        _progress(row, desk.pace.left_s(row, now)),
+        _where(detail, row, cards, now),
+    ]
+    if row.state is State.QUEUED and row.waiting:
+        lines.append((("waits: ", "dim"), plain(row.waiting)))
+    if row.reason:
+        tone = "bad" if row.state is State.FAILED else ""
+        lines.append((("why:   ", "dim"), plain(row.reason, tone, 2_000)))
+    if row.mend:
+        lines.append((("mend:  ", "dim"), plain(row.mend, "accent", 2_000)))
+    return lines
+
+
+def _progress(row: TrialRow, left_s: float | None) -> Line:
+    done = present.share(row)
+    steps = f"step {row.step:,}" + (f" of {row.total_steps:,}" if row.total_steps else "")
+    facts = [(f"{done:.0%}", "bold") if done is not None else ("", ""), (steps, "")]
+    if row.loss is not None:
+        facts.append((f"loss {present.number(row.loss)}", ""))
+    if row.tokens_per_s is not None:
+        facts.append((f"{present.rate(row.tokens_per_s)} tok/s", ""))
+    if row.state is State.RUNNING:
+        known = left_s is not None
+        facts.append((f"{present.eta(left_s)} left" if known else "time left: not known yet", ""))
+    return join(
+        (bar(done, _BAR, "live" if row.state.live else "dim"), *((fact,) for fact in facts)),
+        ("   ", ""),
+    )
+
+
+def _where(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], now: float) -> Line:
+    parts: list[Part] = []
+    if row.card:
+        known = next((card for card in cards if card.uuid == row.card), None)
+        card = f"{short_name(known.name)} {present.short_uuid(row.card)}" if known else row.card
+        began = "" if row.started_utc is None else f" since {present.span(now - row.started_utc)}"
+        parts.append(plain(f"on {card}{began}" if row.state.live else f"last on {card}"))
+    if row.checkpoint_step is not None:
+        parts.append((f"last checkpoint: step {row.checkpoint_step:,}", ""))
+    if row.score is not None:
+        score = present.score(row.score, detail.experiment.rank_by)
+        parts.append((f"score {score} ({present.ranked_by(detail.experiment.rank_by)})", ""))
+    if row.attempts > 1:
+        parts.append((f"attempt {row.attempts}", ""))
+    return join(tuple((part,) for part in parts), (" · ", "faint")) or (("not started yet", "dim"),)
+
+
+def metrics(
+    names: Sequence[str], series: Mapping[str, Sequence[Point]], shown: str, cells: int
+) -> list[Line]:
+    """Each metric's newest value and its course in blocks; the one on the chart is pointed at."""
+    return [
+        (
+            ("▸ " if name == shown else "  ", "accent"),
+            plain(f"{name:<{_NAME - 2}}"[: _NAME - 2] + " ", "bold" if name == shown else "dim"),
+            (" " * max(0, _NAME - 2 - len(name)), ""),
+            (f"{_newest(series.get(name, ())):>10}  ", ""),
+            (spark(series.get(name, ()), max(8, cells - _NAME - 14)), "live"),
+        )
+        for name in names
+    ]
+
+
+def _newest(points: Sequence[Point]) -> str:
+    if not points:
+        return present.NONE
+    value = (points[-1].low + points[-1].high) / 2
+    return present.rate(value) if value >= 1_000 else present.number(value)
+
+
+def _fact(name: str, *parts: Part) -> Line:
+    return ((f"{name:<{_NAME}}", "dim"), *parts)
+
+
+def plan(attempt: Attempt | None, card: CardRow | None) -> list[Line]:
+    """How it is run, and predicted against measured bytes."""
+    if attempt is None:
+        return [(("made when a card is free", "dim"),)]
+    given = attempt.plan
+    lines = [
+        _fact("precision", plain(given.get("precision", present.NONE))),
+        _fact(
+            "attention",
+            plain(given.get("attention", present.NONE)),
+            plain(f"  {given.get('attention_why', '')}", "dim"),
+        ),
+        _fact("optimizer", plain(given.get("optimizer", present.NONE))),
+        _fact(
+            "batch",
+            plain(f"{given.get('micro_batch', '?')} rows × {given.get('micro_steps', '?')}"),
+        ),
+        _fact("recomputes", (_yes(given.get("recompute")), "")),
+        *_memory(attempt, card),
+    ]
+    buckets = given.get("buckets")
+    if isinstance(buckets, dict):
+        known = [(str(k), v) for k, v in buckets.items() if isinstance(v, int) and v > 0]
+        for name, size in sorted(known, key=lambda pair: -pair[1]):
+            lines.append(
+                _fact(f"  {name.replace('_', ' ')}"[: _NAME - 1], (f"{present.gib(size):>9}", ""))
+            )
+    return lines
+
+
+def _yes(value: object) -> str:
+    return "all layers" if value else "nothing"
+
+
+def _memory(attempt: Attempt, card: CardRow | None) -> list[Line]:
+    total = card.total_bytes if card else max(attempt.predicted_bytes, attempt.peak_bytes or 0)
+    lines = [
+        _fact(
+            "predicted peak",
+            (f"{present.gib(attempt.predicted_bytes):>9}  ", ""),
+            *bar(attempt.predicted_bytes / max(1, total), 16, "dim"),
+        )
+    ]
+    if attempt.peak_bytes is not None:
+        off = (attempt.peak_bytes - attempt.predicted_bytes) / max(1, attempt.predicted_bytes)
+        lines.append(
+            _fact(
+                "measured peak",
+                (f"{present.gib(attempt.peak_bytes):>9}  ", "bold"),
+                *bar(attempt.peak_bytes / max(1, total), 16, "live"),
+                (f" {off:+.0%}", "dim"),
+            )
+        )
+    if card is not None:
+        lines.append(_fact("the card has", (f"{present.gib(card.total_bytes):>9}", "")))
+    return lines
+
+
+def settings(row: TrialRow, recipe: Mapping[str, object]) -> list[Line]:
+    """What this trial sets, then the recipe's own where one would look for it."""
+    lines = [_fact(key[:_NAME], plain(present.value(v), "bold")) for key, v in row.settings.items()]
+    for section in ("model", "data", "lora", "train"):
+        part = recipe.get(section)
+        for key, value in part.items() if isinstance(part, dict) else ():
+            if f"{section}.{key}" in row.settings or value in (None, {}, []):
+                continue
+            lines.append(_fact(f"{section}.{key}"[: _NAME - 1], plain(present.value(value), "dim")))
+    return lines
+
+
+def attempts(tries: Sequence[Attempt], cards: Sequence[CardRow], now: float) -> list[Line]:
+    names = {card.uuid: short_name(card.name) for card in cards}
+    lines: list[Line] = []
+    for place, one in enumerate(tries, start=1):
+        took = present.span((one.ended_utc or now) - one.started_utc)
+        outcome: Part = ("● runs", "live") if one.outcome is None else _outcome(one.outcome)
+        lines.append(
+            (
+                (f"{place}  ", "dim"),
+                outcome,
+                plain(f"  on {names.get(one.card, '')} {present.short_uuid(one.card)}"),
+                (f"  steps {one.from_step:,}–{one.last_step:,}  {took}", "dim"),
+                *((("  ", ""), plain(one.reason, "dim")) if one.reason else ()),
+            )
+        )
+    return lines or [(("none yet", "dim"),)]
+
+
+def _outcome(word: str) -> Part:
+    glyphs: dict[str, Part] = {
+        "done": ("✓ done", "good"),
+        "failed": ("✗ failed", "bad"),
+        "lost": ("! lost", "warn"),
+    }
+    return glyphs.get(word, plain(f"■ {word}", "dim", 14))
+
+
+def history(moves: Sequence[MoveRow]) -> list[Line]:
+    """Every move, the newest first."""
+    return [
+        (
+            (f"{present.clock(move.at_utc)}  ", "faint"),
+            *present.state_word(move.after),
+            (" " * max(1, 10 - len(move.after)), ""),
+            plain(move.why),
+            (f"  ({move.by})", "faint"),
+        )
+        for move in reversed(moves)
+    ] or [(("queued, and nothing since", "dim"),)]
+
+
+def samples(kept: Sequence[Sample]) -> list[Line]:
+    """What it answers to held-out questions."""
+    lines: list[Line] = []
+    for sample in kept:
+        verdict: Part = {
+            True: ("✓ right", "good"),
+            False: ("✗ wrong", "bad"),
+            None: ("· not judged", "dim"),
+        }[sample.correct]
+        lines += [
+            (("asked     ", "dim"), plain(sample.question, "", 1_000)),
+            (("expected  ", "dim"), plain(sample.expected, "", 1_000)),
+            (("answered  ", "dim"), plain(sample.answer, "", 1_000), ("  ", ""), verdict),
+            (),
+        ]
+    return lines[:-1] or [(("none yet: they come with an evaluation", "dim"),)]

@@ -1,0 +1,77 @@
+"""Leaving in order: on signals, and when the line to the terminal is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+RESTORE = (
+    b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1015l"  # mouse
+    b"\x1b[?1004l\x1b[?2004l"  # focus, paste
+    b"\x1b[<u"  # kitty keys
+    b"\x1b[?25h\x1b[?1049l\x1b[0m"  # cursor, main screen, no colour
+)
+PATIENCE_S = 3.0
+"""For an orderly end; after it the process ends as it is."""
+LOOK_S = 1.0
+_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+def guard(leave: Callable[[int], object]) -> Callable[[], None]:
+    """Call `leave(128 + signal)` on SIGTERM, SIGHUP and a hung-up line; undo with what returns.
+
+    Call it inside the running loop, in the main thread.
+    """
+    loop = asyncio.get_running_loop()
+    done = threading.Event()
+
+    def go(number: int) -> None:
+        threading.Thread(target=_force, args=(number, done), daemon=True).start()
+        leave(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, go, int(number))
+
+    def hung_up() -> None:
+        loop.call_soon_threadsafe(go, int(signal.SIGHUP))
+
+    threading.Thread(target=_watch, args=(done, hung_up), daemon=True).start()
+
+    def undo() -> None:
+        done.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    return undo
+
+
+def _watch(done: threading.Event, hung_up: Callable[[], None]) -> None:
+    """Without it a dropped line leaves a process that reads end-of-file for ever."""
+    poll = select.poll()
+    poll.register(sys.__stdin__.fileno() if sys.__stdin__ else 0, 0)
+    while not done.wait(LOOK_S):
+        if any(what & _GONE for _, what in poll.poll(0)):
+            hung_up()
+            return
+
+
+def _force(number: int, done: threading.Event) -> None:
+    if done.wait(PATIENCE_S):
+        return
+    try:
+        import termios
+
+        os.set_blocking(1, False)
+        os.write(1, RESTORE)
+        mode = termios.tcgetattr(0)
+        mode[3] |= termios.ECHO | termios.ICANON | termios.ISIG
+        termios.tcsetattr(0, termios.TCSANOW, mode)
+    except (OSError, termios.error):
+        pass  # the line is gone, and so is whom it would help
+    os._exit(128 + number)

@@ -1,0 +1,285 @@
+"""A list of rows in columns, with a cursor that stays on its row whatever happens around it.
+
+Painted line by line: an update repaints the rows that changed and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from tui.paint import Gauge, Line, Span, fit
+from tui.widgets import strips
+
+GAP = 2
+Key = int | str
+Cell = Line | Gauge | Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    title: str
+    width: int
+    """At least so many cells."""
+    grow: int = 0
+    """Its share of the cells that are left over."""
+    most: int = 400
+    drop: int = 0
+    """Where there is no room the highest number goes first; 0 stays."""
+    right: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    key: Key
+    cells: tuple[Cell, ...]
+    """One for each column; those behind a Span may be left out."""
+
+
+def arrange(columns: Sequence[Column], width: int) -> list[int | None]:
+    """Each column's cells, None for one that is left out."""
+    shown = list(range(len(columns)))
+
+    def need() -> int:
+        return sum(columns[i].width for i in shown) + GAP * (len(shown) - 1)
+
+    while need() > width and any(columns[i].drop for i in shown):
+        shown.remove(max(shown, key=lambda i: (columns[i].drop, i)))
+    widths = {i: columns[i].width for i in shown}
+    spare = width - need()
+    while spare > 0:
+        open_ = [i for i in shown if columns[i].grow and widths[i] < columns[i].most]
+        weight = sum(columns[i].grow for i in open_)
+        if not open_:
+            break
+        before = spare
+        for i in open_:
+            more = min(columns[i].most - widths[i], before * columns[i].grow // weight, spare)
+            widths[i] += more
+            spare -= more
+        if spare == before:
+            widths[open_[0]] += 1
+            spare -= 1
+    return [widths.get(i) for i in range(len(columns))]
+
+
+class RowList(ScrollView, can_focus=True):
+    """Rows by key. Says where its cursor went, and what was opened or marked."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("down,j", "move(1)", show=False),
+        Binding("up,k", "move(-1)", show=False),
+        Binding("pagedown", "page(1)", show=False),
+        Binding("pageup", "page(-1)", show=False),
+        Binding("home,g", "to(0)", show=False),
+        Binding("end,G", "to(-1)", show=False),
+        Binding("enter", "open", show=False),
+        Binding("space", "mark", show=False),
+    ]
+
+    class Reached(Message):
+        """The cursor stands on another row."""
+
+        def __init__(self, rows: RowList, key: Key | None) -> None:
+            super().__init__()
+            self.rows, self.key = rows, key
+
+        @property
+        def control(self) -> RowList:
+            return self.rows
+
+    class Opened(Reached):
+        """Enter was pressed, or the row under the cursor clicked again."""
+
+    class Marked(Reached):
+        """Space was pressed."""
+
+    def __init__(
+        self,
+        *,
+        id: str | None = None,
+        header: bool = True,
+        cursor: bool = True,
+        follow: bool = False,
+        empty: str = "",
+    ) -> None:
+        """`follow`: the cursor stays at the end when it is there and rows are added."""
+        super().__init__(id=id)
+        self.can_focus = cursor
+        self._head = int(header)
+        self._has_cursor = cursor
+        self._follow = follow
+        self._empty = empty
+        self._columns: tuple[Column, ...] = ()
+        self._widths: list[int | None] = []
+        self._arranged_for = 0
+        self._rows: list[Row] = []
+        self._at = 0
+
+    # --- what it shows ---
+
+    @property
+    def key(self) -> Key | None:
+        """Of the row under the cursor."""
+        return self._rows[self._at].key if self._rows else None
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        return self._rows
+
+    def show(self, columns: Sequence[Column], rows: Sequence[Row], empty: str = "") -> None:
+        """Paint what differs from before; the cursor stays on its key, else at its place."""
+        old, key, last = self._rows, self.key, self._at >= len(self._rows) - 1
+        self._rows = list(rows)
+        redo = tuple(columns) != self._columns or (empty or self._empty) != self._empty
+        self._empty = empty or self._empty
+        if tuple(columns) != self._columns:
+            self._columns = tuple(columns)
+            self._arrange()
+        self._at = self._place(key, follow=self._follow and last)
+        if redo or len(old) != len(self._rows):
+            self._measure()
+            self.refresh()
+        else:
+            self._refresh_changed(old, key)
+        if self.key != key:
+            self.post_message(self.Reached(self, self.key))
+        self._show_cursor()
+
+    def _place(self, key: Key | None, *, follow: bool) -> int:
+        end = max(0, len(self._rows) - 1)
+        if follow:
+            return end
+        found = next((i for i, row in enumerate(self._rows) if row.key == key), None)
+        return min(self._at, end) if found is None else found
+
+    def _refresh_changed(self, old: Sequence[Row], key: Key | None) -> None:
+        for i, (before, after) in enumerate(zip(old, self._rows, strict=True)):
+            if before != after or (before.key == key) != (i == self._at):
+                self.refresh_line(i + self._head)
+
+    def to_key(self, key: Key) -> None:
+        found = next((i for i, row in enumerate(self._rows) if row.key == key), None)
+        if found is not None:
+            self._go(found)
+
+    # --- moving ---
+
+    def action_move(self, by: int) -> None:
+        self._go(self._at + by)
+
+    def action_page(self, by: int) -> None:
+        self._go(self._at + by * max(1, self.size.height - self._head - 1))
+
+    def action_to(self, at: int) -> None:
+        self._go(at if at >= 0 else len(self._rows) - 1)
+
+    def action_open(self) -> None:
+        self.post_message(self.Opened(self, self.key))
+
+    def action_mark(self) -> None:
+        self.post_message(self.Marked(self, self.key))
+        self._go(self._at + 1)
+
+    def _go(self, at: int) -> None:
+        at = max(0, min(len(self._rows) - 1, at))
+        if at == self._at or not self._rows:
+            return
+        before, self._at = self._at, at
+        for i in (before, at):
+            self.refresh_line(i + self._head)
+        self._show_cursor()
+        self.post_message(self.Reached(self, self.key))
+
+    def _show_cursor(self) -> None:
+        room = self.size.height - self._head
+        if room <= 0:
+            return
+        top = self.scroll_offset.y
+        if self._follow and not self._has_cursor:
+            self.scroll_to(y=max(0, len(self._rows) - room), animate=False)
+        elif self._at < top:
+            self.scroll_to(y=self._at, animate=False)
+        elif self._at >= top + room:
+            self.scroll_to(y=self._at - room + 1, animate=False)
+
+    def on_click(self, event: events.Click) -> None:
+        at = event.y - self._head + self.scroll_offset.y
+        if event.y < self._head or at >= len(self._rows) or not self._has_cursor:
+            return
+        if at == self._at:
+            self.action_open()
+        else:
+            self._go(at)
+
+    # --- painting ---
+
+    def on_resize(self) -> None:
+        self._arrange()
+        self._measure()
+        self.refresh()
+        self._show_cursor()
+
+    def _arrange(self) -> None:
+        self._arranged_for = self.room
+        self._widths = arrange(self._columns, self.room)
+
+    def _measure(self) -> None:
+        self.virtual_size = Size(self.room, len(self._rows) + self._head)
+
+    @property
+    def room(self) -> int:
+        """Cells of a row, beside the scrollbar."""
+        return self.scrollable_content_region.width
+
+    def watch_has_focus(self, _has_focus: bool) -> None:
+        self.refresh_line(self._at + self._head)
+
+    def render_line(self, y: int) -> Strip:
+        width = self.room
+        if width != self._arranged_for:
+            self._arrange()
+        if y < self._head:
+            return strips.strip(self, self._header(), width)
+        at = y - self._head + self.scroll_offset.y
+        if at >= len(self._rows):
+            note: Line = ((self._empty, "dim"),) if not self._rows and at == 0 else ()
+            return strips.strip(self, note, width)
+        shade = ""
+        if self._has_cursor and at == self._at:
+            shade = "cursor" if self.has_focus else "cursor-blur"
+        return strips.strip(self, self._joined(self._rows[at].cells), width, shade)
+
+    def _header(self) -> Line:
+        return self._joined(tuple(((column.title, "head"),) for column in self._columns))
+
+    def _joined(self, cells: Sequence[Cell]) -> Line:
+        line: list[tuple[str, str]] = []
+        room = self.room
+        for column, cell, width in zip(self._columns, cells, self._widths, strict=False):
+            if isinstance(cell, Span):
+                line.append((" " * GAP, ""))
+                line.extend(fit(cell.line, room - GAP))
+                break
+            if width is None:
+                continue
+            if line:
+                line.append((" " * GAP, ""))
+                room -= GAP
+            room -= width
+            content = cell.line(width) if isinstance(cell, Gauge) else cell
+            line.extend(fit(content, width, "right" if column.right else "left"))
+        return tuple(line)
+
+    def refresh_line(self, y: int) -> None:
+        """`y` counts from the header; the header does not scroll."""
+        self.refresh(Region(0, y - self.scroll_offset.y, self.size.width, 1))
