@@ -5,10 +5,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from tests.support.desks import Bench, recipe
+from workbench.cli.demo import need_all_done
 from workbench.cli.follow import Story
+from workbench.errors import WorkbenchError
+from workbench.home import Home
+from workbench.service import Service
 from workbench.trial import State
 
 
@@ -45,6 +51,7 @@ def test_watch_tells_why_an_experiment_was_refused(
     said = workbench("run", recipe_file(tmp_path, name="refused"), "-w")
     assert said.code == 1
     assert "error: refused was refused: no rows in train\n  → name a file" in said.err
+    assert "no rows in train\n  → name a file with rows" in workbench("ls").out
 
 
 def test_the_demo_prints_its_board_as_json_and_nothing_else(
@@ -63,6 +70,16 @@ def test_the_demo_prints_its_board_for_people(engine: Engine, workbench: Workben
     assert said.code == 0
     assert said.out.splitlines()[0].startswith("demo, by exact_match")
     assert "its adapter lies in" in said.err
+
+
+def test_the_demo_fails_with_what_failed_and_its_mend(
+    engine: Engine, workbench: Workbench, home: Home, tmp_path: Path
+) -> None:
+    workbench("run", recipe_file(tmp_path), "-s", "train.learning_rate=0.666", "-w")
+    service = Service(home)
+    with pytest.raises(WorkbenchError, match="trial 2 is failed: the loss is NaN") as failed:
+        need_all_done(service, service.board(1)[1])
+    assert failed.value.mend == "lower train.learning_rate"
 
 
 def test_a_story_tells_only_news(bench: Bench) -> None:

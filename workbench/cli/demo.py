@@ -33,18 +33,19 @@ def demo(as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
         as_json(board_data(rows))
     else:
         print_board(experiment, rows)
-    _check(rows)
+    need_all_done(service, rows)
     _next(rows)
 
 
-def _check(rows: Iterable[BoardRow]) -> None:
+def need_all_done(service: Service, rows: Iterable[BoardRow]) -> None:
     """Raises what failed, and the mend, unless every trial is done with a score."""
     short = [r for r in rows if r.kind == "tune" and (r.state != State.DONE or r.score is None)]
     if short:
         told = (f"trial {r.trial} is {r.state}{_why(r)}" for r in short)
         raise WorkbenchError(
             "\n".join(told),
-            mend=f"see `workbench logs {short[0].trial}`, then `workbench doctor`",
+            mend=service.trial(short[0].trial).trial.mend
+            or f"see `workbench logs {short[0].trial}`, then `workbench doctor`",
         )
 
 

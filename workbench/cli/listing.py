@@ -84,6 +84,9 @@ def _print_experiments(found: list[Experiment]) -> None:
         for one in found
     ]
     out_table(("id", "experiment", "state", "trials", "submitted"), rows, right=("id",), flexible=3)
+    for one in found:
+        if one.state == "refused" and one.mend:
+            out(f"{safe_line(one.name)} was refused: {safe_line(one.reason)}\n  → {one.mend}")
 
 
 def _print_trials(one: Experiment, trials: list[TrialRow]) -> None:

@@ -57,6 +57,8 @@ def _wait_for_news(service: Service) -> None:
     seen = service.version()
     while service.version() == seen:
         time.sleep(POLL_S)
+    if seen[1] != "stopped" and service.version()[1] == "stopped":
+        tell("the engine was stopped; `workbench engine start` lets training go on")
 
 
 def _print_event(event: EventRow) -> None:
