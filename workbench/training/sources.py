@@ -159,6 +159,6 @@ def _read_hub(name: str, split: str, commit: str) -> Iterator[Row]:
     except (OSError, ValueError, RuntimeError) as refused:
         raise DataError(
             f"{shown} cannot be loaded: {safe_line(refused, 300)}",
-            mend="check data.split; a set of several configurations, or one that is not reached: "
-            "download one of its files and name that in data.train",
+            mend="check data.split and the network; of a set with several configurations, download "
+            "the file you mean and name that in data.train",
         ) from refused
