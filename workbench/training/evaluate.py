@@ -14,6 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from workbench.training.base import DTYPES
 from workbench.training.control import Control
+from workbench.training.failure import diverged
 
 Result = TypeVar("Result")
 
@@ -72,7 +73,7 @@ def held_out(
     """loss (nats per target token, over all tokens), perplexity, token_accuracy, targets.
 
     `model` is the transformers model, adapter layers inside or not. Logits are never held whole:
-    TRL's head scores them in chunks.
+    TRL's head scores them in chunks. Diverged when the loss is no number.
     """
     if "forward" not in model.__dict__:  # TRL's trainer has put the same head on
         add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
@@ -89,6 +90,8 @@ def held_out(
         sums = torch.stack(in_batches(order, batch_size, control, work)).sum(0)
     nats, right, targets = sums.tolist()
     loss = nats / max(targets, 1)
+    if not math.isfinite(loss):
+        raise diverged("on the held-out rows")
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),

@@ -34,6 +34,18 @@ class CardLost(EngineError):
     """The CUDA context is no good any more; this process can run nothing on the card again."""
 
 
+class Diverged(WorkbenchError):
+    """The loss is no number any more."""
+
+
+def diverged(when: str) -> Diverged:
+    return Diverged(
+        f"the loss became NaN or infinite {when}",
+        mend="lower train.learning_rate, raise train.warmup, or look at the rows with "
+        "`workbench check`",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     cause: str
@@ -95,7 +107,8 @@ def _cause(error: WorkbenchError) -> str:
         (DataError, "data"),
         (ModelError, "model"),
         (CheckpointError, "recipe"),
+        (Diverged, "recipe"),
     ):
         if isinstance(error, kind):
             return cause
-    return getattr(error, "cause", "bug")
+    return "bug"

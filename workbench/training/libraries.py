@@ -5,6 +5,7 @@ Importing this module loads none of them.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -72,6 +73,10 @@ def warm(*, threads: int | None) -> None:
     import bitsandbytes  # noqa: F401
     import peft  # noqa: F401
     import trl  # noqa: F401
+
+    if gc.get_freeze_count() == 0:  # a collection then skips the libraries: 15 ms, not 240
+        gc.collect()
+        gc.freeze()
 
 
 class _ToEvents(logging.Handler):

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from workbench.errors import ModelError, NotThere
 from workbench.recipe.names import local_path
 from workbench.text import safe_line
-from workbench.training import staging
+from workbench.training import libraries, staging
 
 PROBE = "The quick brown fox jumps over the lazy dog. 17 + 25 = 42"
 SHARD = "4GB"
@@ -32,6 +32,7 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
     """
     if not (adapter_folder / "adapter_config.json").is_file():
         raise NotThere(f"{safe_line(adapter_folder)} holds no adapter", mend="give its folder")
+    libraries.hush()
     base = base_path or _base_of(adapter_folder)
     model, dequantized = _load(base)
     tokenizer = AutoTokenizer.from_pretrained(adapter_folder, trust_remote_code=False)

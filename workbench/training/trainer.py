@@ -16,7 +16,6 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from workbench.errors import WorkbenchError
 from workbench.fleet import Halt
 from workbench.footprint import Plan
 from workbench.recipe.schema import Recipe
@@ -24,18 +23,13 @@ from workbench.training import checkpoint, staging
 from workbench.training.adapter import load_weights, save_weights
 from workbench.training.checkpoint import WEIGHTS, Belongs, Checkpoint
 from workbench.training.control import Control, Emit, Interrupted
+from workbench.training.failure import diverged
 from workbench.training.memory import Meter
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 """transformers' plain `constant` ignores the warm-up without a word."""
 MAX_BEHIND = 1 << 20
 """Factor between a seed and its epochs, so that (seed, epoch) names one order."""
-
-
-class Diverged(WorkbenchError):
-    """The loss is no number any more."""
-
-    cause = "recipe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,11 +275,7 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _finite(self, sums: dict[str, float]) -> None:
         if not math.isfinite(sums["nats"]):
-            raise Diverged(
-                f"the loss became NaN or infinite by step {self.state.global_step}",
-                mend="lower train.learning_rate, raise train.warmup, or look at the rows with "
-                "`workbench check`",
-            )
+            raise diverged(f"by step {self.state.global_step}")
 
     # -- held-out loss
 

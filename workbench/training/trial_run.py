@@ -74,8 +74,8 @@ def run(
         predicted = int(assignment.plan["predicted_bytes"])
         found = failure.classify(error, folder=trial, predicted_bytes=predicted)
         end = End(outcome=Outcome.FAILED, reason=found.reason, mend=found.mend, cause=found.cause)
-        error.__traceback__ = None  # frames hold tensors
-    gc.collect()
+        error.__traceback__ = None  # its frames hold tensors
+        gc.collect()
     meter.release()
     emit(
         "end",

@@ -1,0 +1,49 @@
+"""An adapter merged into its base gives what base and adapter give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.training.trials import Bench, recipe
+from workbench.errors import NotThere
+from workbench.training.merge import merge_adapter
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    home = tmp_path_factory.mktemp("home")
+    bench = Bench(home, recipe(model__quantization="nf4"))
+    bench.run()
+    return home / "merged", merge_adapter(bench.trial / "adapter", home / "merged")
+
+
+def test_the_merged_model_gives_nearly_the_same_logits(
+    merged: tuple[Path, dict[str, Any]],
+) -> None:
+    _, report = merged
+    assert report["max_logits_difference"] < 0.02 * report["max_logit"]  # bfloat16: 8 bits
+    assert report["dequantized"] is False
+    assert report["base"] == "workbench:demo/model"
+
+
+def test_the_merged_model_loads_in_plain_transformers(
+    merged: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, report = merged
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert str(model.dtype) == f"torch.{report['dtype']}" == "torch.bfloat16"
+    assert getattr(model.config, "quantization_config", None) is None
+    assert tokenizer.chat_template
+    with torch.no_grad():
+        assert torch.isfinite(model(**tokenizer("1 + 1", return_tensors="pt")).logits).all()
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotThere):
+        merge_adapter(tmp_path, tmp_path / "out")

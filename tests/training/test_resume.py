@@ -1,0 +1,82 @@
+"""A resumed trial gives what an uninterrupted one gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.trials import Bench, halt_at, plan, recipe
+from workbench.events import Outcome
+from workbench.fleet import Halt
+
+SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__save_every": 5, "train__log_every": 3}
+"""Twelve steps; step 10 lies in the middle of the second epoch, and in a metric window."""
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "quantization", "cut"),
+    [
+        ("adamw_torch", "none", {"micro_batch": 2, "micro_steps": 2, "recompute": True}),
+        ("paged_adamw_8bit", "nf4", {"micro_batch": 4, "micro_steps": 1}),
+    ],
+)
+def test_a_resumed_trial_repeats_the_uninterrupted_one(
+    optimizer: str, quantization: str, cut: dict[str, int], tmp_path: Path
+) -> None:
+    settings = recipe(model__quantization=quantization, **SETTINGS)
+    plans = plan(optimizer=optimizer, **cut)
+    straight = Bench(tmp_path / "a", settings, plan=plans)
+    expected = straight.run()
+    broken = Bench(tmp_path / "b", settings, plan=plans)
+    first = broken.run(on=halt_at(3, Halt.YIELD))
+    second = broken.run(on=halt_at(9, Halt.YIELD))
+    third = broken.run()
+    assert [log.end["step"] for log in (first, second, third)] == [4, 10, 12]
+    losses = {**first.losses, **second.losses, **third.losses}
+    assert losses == pytest.approx(expected.losses, rel=1e-6)
+    assert third.scores == pytest.approx(expected.scores, rel=1e-6)
+    weights = "adapter/adapter_model.safetensors"
+    left, right = (load_file(bench.trial / weights) for bench in (straight, broken))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_resumed_trial_refuses_a_changed_recipe(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, recipe())
+    bench.run(on=halt_at(2, Halt.YIELD))
+    bench.recipe = recipe(train__learning_rate=1e-3)
+    log = bench.run()
+    assert log.outcome is Outcome.FAILED
+    assert "the recipe changed" in log.end["reason"]
+    assert "clone" in log.end["mend"]
+
+
+def test_a_resumed_trial_refuses_changed_rows(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = [f'{{"prompt": "{n} and", "completion": "{n}"}}\n' for n in range(32)]
+    rows.write_text("".join(lines))
+    settings = recipe(data__train=str(rows), data__eval=None, data__columns={})
+    bench = Bench(tmp_path / "home", settings)
+    bench.run(on=halt_at(2, Halt.YIELD))
+    rows.write_text("".join(lines).replace('"31"', '"32"').replace('"30"', '"33"'))
+    assert "rows changed" in bench.run().end["reason"]
+
+
+def test_a_resumed_trial_refuses_another_precision(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, recipe())
+    bench.run(on=halt_at(2, Halt.YIELD))
+    bench.plan = plan(precision="bf16")
+    log = bench.run()
+    assert "precision fp32, not bf16" in log.end["reason"]
+
+
+def test_a_resumed_trial_may_be_cut_finer(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, recipe())
+    bench.run(on=halt_at(2, Halt.YIELD))
+    bench.plan = plan(micro_batch=1, micro_steps=4, recompute=True)
+    log = bench.run()
+    assert log.outcome is Outcome.DONE
+    assert log.end["step"] == 6

@@ -1,0 +1,209 @@
+"""One attempt from assignment to end event."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.training.trials import Bench, halt_at, plan, recipe, spec
+from workbench.events import Outcome
+from workbench.fleet import Halt
+from workbench.recipe import load_recipe, shipped_file
+from workbench.training import libraries
+from workbench.training.adapter import load_weights, put_on
+from workbench.training.base import Resident
+from workbench.training.checkpoint import WEIGHTS, newest_verified
+from workbench.training.control import Control
+
+ANSWERS = {"evaluate__answer_pattern": r"####\s*(\S+)", "evaluate__max_new_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Any]:
+    """One whole trial with everything on."""
+    settings = recipe(evaluate__every=2, **ANSWERS)
+    bench = Bench(tmp_path_factory.mktemp("home"), settings)
+    return bench, bench.run()
+
+
+def test_a_trial_runs_to_its_end_and_says_so_last(done: tuple[Bench, Any]) -> None:
+    _, log = done
+    assert log.outcome is Outcome.DONE, log.end
+    assert log.events[-1][0] == "end"
+    assert log.end["step"] == 6
+
+
+def test_phases_come_in_order(done: tuple[Bench, Any]) -> None:
+    names = [phase["name"] for phase in done[1].of("phase")]
+    assert list(dict.fromkeys(names)) == [
+        "preparing", "loading", "training", "evaluating", "saving",
+    ]  # fmt: skip
+
+
+def test_the_start_names_plan_and_versions(done: tuple[Bench, Any]) -> None:
+    (started,) = done[1].of("started")
+    assert started["plan"]["micro_batch"] == 4
+    assert started["versions"]["torch"] == torch.__version__
+
+
+def test_metric_rows_carry_what_the_screen_shows(done: tuple[Bench, Any]) -> None:
+    rows = [row for row in done[1].of("metric") if "loss" in row["values"]]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    wanted = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "peak_bytes", "step_s"}
+    assert all(wanted <= set(row["values"]) for row in rows)
+    assert all(math.isfinite(value) for row in rows for value in row["values"].values())
+
+
+def test_held_out_loss_comes_at_its_cadence_and_at_the_end(done: tuple[Bench, Any]) -> None:
+    rows = [row for row in done[1].of("metric") if "eval_loss" in row["values"]]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert rows[-1]["values"]["eval_loss"] == done[1].scores["loss"]
+
+
+def test_checkpoints_come_at_their_cadence_and_at_the_end(done: tuple[Bench, Any]) -> None:
+    assert [row["step"] for row in done[1].of("checkpoint")] == [4, 6]
+
+
+def test_training_lowers_the_held_out_loss(done: tuple[Bench, Any]) -> None:
+    told = [row["values"].get("eval_loss") for row in done[1].of("metric")]
+    losses = [loss for loss in told if loss is not None]
+    assert losses[-1] < losses[0]
+
+
+def test_answers_are_scored_and_a_few_kept_for_reading(done: tuple[Bench, Any]) -> None:
+    _, log = done
+    assert 0 <= log.scores["exact_match"] <= 1
+    assert log.scores["answers"] == 8
+    assert len(log.of("sample")) == 3
+    assert set(log.of("sample")[0]) == {"question", "expected", "answer", "right"}
+
+
+def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Bench(tmp_path, recipe(train__max_steps=2)).run()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_adapter_loads_in_plain_peft_with_the_same_logits(done: tuple[Bench, Any]) -> None:
+    bench, _ = done
+    folder = bench.trial / "adapter"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer("Mia has 27 coins.", return_tensors="pt")
+    plain = AutoModelForCausalLM.from_pretrained(
+        shipped_file("workbench:demo/model"), dtype=torch.float32
+    )
+    found = newest_verified(bench.checkpoints)
+    assert found is not None
+    libraries.hush()
+    with torch.no_grad(), Resident().lend(spec()) as base:
+        ours = put_on(base, bench.recipe, lambda *_, **__: None).eval()
+        load_weights(ours, found.path / WEIGHTS)
+        expected = ours(**inputs).logits
+        logits = PeftModel.from_pretrained(plain, folder).eval()(**inputs).logits
+    assert torch.equal(logits, expected)
+
+
+def test_the_adapter_folder_tells_its_recipe_and_scores(done: tuple[Bench, Any]) -> None:
+    bench, log = done
+    folder = bench.trial / "adapter"
+    assert load_recipe(folder / "recipe.yaml") == bench.recipe
+    assert json.loads((folder / "scores.json").read_text())["values"] == log.scores
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "workbench:demo/model"
+
+
+def test_no_path_of_this_machine_leaves_with_the_adapter(done: tuple[Bench, Any]) -> None:
+    bench, _ = done
+    folder = bench.trial / "adapter"
+    for path in folder.iterdir():
+        assert str(bench.home).encode() not in path.read_bytes(), path.name
+        assert str(shipped_file("workbench:demo/model")).encode() not in path.read_bytes()
+
+
+def test_a_finish_keeps_the_adapter_of_the_step_it_stopped_at(tmp_path: Path) -> None:
+    log = Bench(tmp_path, recipe()).run(on=halt_at(2, Halt.FINISH))
+    assert log.outcome is Outcome.STOPPED
+    assert log.of("checkpoint")[-1]["step"] == log.end["step"] == 3
+    assert log.scores["loss"] > 0
+    assert (tmp_path / "trials/1/adapter/adapter_model.safetensors").is_file()
+
+
+def test_a_yield_leaves_a_checkpoint_and_nothing_scored(tmp_path: Path) -> None:
+    log = Bench(tmp_path, recipe()).run(on=halt_at(2, Halt.YIELD))
+    assert log.outcome is Outcome.YIELDED
+    assert log.of("checkpoint")[-1]["step"] == log.end["step"] == 3
+    assert not log.of("score")
+    assert not (tmp_path / "trials/1/adapter").exists()
+
+
+def test_a_yield_while_answers_are_generated_is_obeyed(tmp_path: Path) -> None:
+    def on(kind: str, data: dict[str, Any], control: Control) -> None:
+        if kind == "phase" and data["detail"] == "answers":
+            control.ask(Halt.YIELD)
+
+    bench = Bench(tmp_path, recipe(train__max_steps=2, **ANSWERS))
+    assert bench.run(on=on).outcome is Outcome.YIELDED
+    again = bench.run()
+    assert again.outcome is Outcome.DONE
+    assert not again.losses
+
+
+def test_finishing_scores_the_newest_checkpoint_without_training(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, recipe())
+    bench.run(on=halt_at(4, Halt.YIELD))
+    log = bench.run(finish=True)
+    assert log.outcome is Outcome.STOPPED
+    assert log.end["step"] == 5
+    assert not log.losses
+    assert log.of("adapter")
+
+
+def test_finishing_without_a_checkpoint_ends_stopped_with_a_reason(tmp_path: Path) -> None:
+    log = Bench(tmp_path, recipe()).run(finish=True)
+    assert log.outcome is Outcome.STOPPED
+    assert "no adapter" in log.end["reason"]
+    assert not log.of("adapter")
+
+
+def test_the_base_is_scored_untouched(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, recipe(**ANSWERS), kind="base")
+    log = bench.run()
+    assert log.outcome is Outcome.DONE
+    assert log.of("score")[0]["subject"] == "base"
+    assert log.scores["exact_match"] == 0
+    assert not log.of("adapter")
+
+
+def test_a_loss_that_is_no_number_ends_the_trial(tmp_path: Path) -> None:
+    log = Bench(tmp_path, recipe(train__learning_rate=1e30)).run()
+    assert log.outcome is Outcome.FAILED
+    assert log.end["cause"] == "recipe"
+    assert "learning_rate" in log.end["mend"]
+
+
+def test_targets_the_model_does_not_have_are_the_recipes_fault(tmp_path: Path) -> None:
+    log = Bench(tmp_path, recipe(lora__targets=["qkv_proj"])).run()
+    assert log.end["cause"] == "recipe"
+    assert "q_proj" in log.end["mend"]
+
+
+def test_a_bug_leaves_its_traceback_in_a_file_only(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, recipe(), plan=plan(attention="no_such_kernel"))
+    log = bench.run()
+    assert log.outcome is Outcome.FAILED
+    assert "Traceback" in (tmp_path / "attempts/1/traceback.txt").read_text()
+    assert "Traceback" not in json.dumps(log.events)
+
+
+def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> None:
+    settings = recipe(lora__dropout=0.0)
+    whole = Bench(tmp_path / "a", settings, plan=plan(micro_batch=4, micro_steps=1)).run()
+    cut = Bench(tmp_path / "b", settings, plan=plan(micro_batch=1, micro_steps=4)).run()
+    for step, (loss, norm) in whole.losses.items():
+        assert cut.losses[step] == pytest.approx((loss, norm), rel=2e-4)

@@ -1,0 +1,126 @@
+"""A worker: what it takes, what it refuses, and whose card it holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.training.trials import CARD, Bench, events_of, recipe
+from workbench.errors import EngineError
+from workbench.training.worker import Worker
+
+LIMIT_S = 120.0
+MakeWorker = Callable[..., Worker]
+
+
+@pytest.fixture
+def make_worker(tmp_path: Path) -> Iterator[MakeWorker]:
+    made = []
+
+    def make(**changed: float) -> Worker:
+        made.append(Worker(CARD.to_json(), 1, str(tmp_path), **changed))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.close()
+        assert worker.join(LIMIT_S)
+
+
+def idle(report: dict[str, object]) -> bool:
+    return report["phase"] == "idle"
+
+
+def test_attempts_run_one_after_another_and_the_base_stays(
+    make_worker: MakeWorker, tmp_path: Path
+) -> None:
+    bench, worker = Bench(tmp_path, recipe(train__max_steps=2)), make_worker()
+    first, second = bench.assignment(), bench.assignment()
+    assert worker.start(first.to_json()) == {"ok": True}
+    report = worker.wait(idle, LIMIT_S)
+    assert (report["attempt"], report["last_attempt"]) == (None, first.attempt)
+    assert report["base"].endswith("demo/model")
+    worker.start(second.to_json())
+    worker.wait(idle, LIMIT_S)
+    phases = [event.data for event in events_of(Path(second.folder)) if event.kind == "phase"]
+    assert {"name": "loading", "detail": "resident"} in phases
+    assert events_of(Path(first.folder))[-1].data["outcome"] == "done"
+
+
+def test_starting_twice_runs_once(make_worker: MakeWorker, tmp_path: Path) -> None:
+    bench, worker = Bench(tmp_path, recipe(train__max_steps=1)), make_worker()
+    assignment = bench.assignment()
+    answers = [worker.start(assignment.to_json()) for _ in range(2)]
+    worker.wait(idle, LIMIT_S)
+    answers.append(worker.start(assignment.to_json()))
+    worker.wait(idle, LIMIT_S)
+    kinds = [event.kind for event in events_of(Path(assignment.folder))]
+    assert answers == [{"ok": True}] * 3
+    assert kinds.count("started") == kinds.count("end") == 1
+
+
+def test_an_older_attempt_and_a_second_one_are_refused(
+    make_worker: MakeWorker, tmp_path: Path
+) -> None:
+    bench, worker = Bench(tmp_path, recipe(train__max_steps=1)), make_worker()
+    older, running, newer = (bench.assignment() for _ in range(3))
+    worker.start(running.to_json())
+    refused = worker.start(older.to_json())
+    busy = worker.start(newer.to_json())
+    assert not refused["ok"]
+    assert "older" in refused["reason"]
+    assert not busy["ok"]
+    assert "busy with attempt 2" in busy["reason"]
+
+
+def test_a_halt_ends_the_attempt_it_names_and_no_other(
+    make_worker: MakeWorker, tmp_path: Path
+) -> None:
+    bench, worker = Bench(tmp_path, recipe(train__epochs=50)), make_worker()
+    assignment = bench.assignment()
+    worker.start(assignment.to_json())
+    worker.halt(assignment.attempt + 1, "yield")
+    worker.halt(assignment.attempt, "yield")
+    worker.wait(idle, LIMIT_S)
+    assert events_of(Path(assignment.folder))[-1].data["outcome"] == "yielded"
+
+
+def test_a_report_before_anything_is_loaded(make_worker: MakeWorker) -> None:
+    report = make_worker().report()
+    assert (report["phase"], report["attempt"], report["pid"]) == ("idle", None, os.getpid())
+    assert report["rss_bytes"] > 0
+
+
+def test_a_card_has_one_worker_at_a_time(make_worker: MakeWorker, tmp_path: Path) -> None:
+    worker = make_worker()
+    with pytest.raises(EngineError, match=str(os.getpid())):
+        make_worker()
+    worker.close()
+    assert worker.join(LIMIT_S)
+    make_worker()
+
+
+def test_a_worker_idle_for_long_lets_its_base_go(make_worker: MakeWorker, tmp_path: Path) -> None:
+    bench, worker = Bench(tmp_path, recipe(train__max_steps=1)), make_worker(idle_s=0.01)
+    worker.start(bench.assignment().to_json())
+    worker.wait(lambda report: idle(report) and report["last_attempt"] == 1, LIMIT_S)
+    assert worker.wait(lambda report: report["base"] is None, LIMIT_S)["base"] is None
+
+
+def test_a_failed_attempt_leaves_a_worker_that_goes_on(
+    make_worker: MakeWorker, tmp_path: Path
+) -> None:
+    worker = make_worker()
+    broken = Bench(tmp_path, recipe(lora__targets=["nothing"]))
+    failed = broken.assignment()
+    worker.start(failed.to_json())
+    worker.wait(idle, LIMIT_S)
+    broken.recipe = recipe(train__max_steps=1)
+    good = broken.assignment()
+    worker.start(good.to_json())
+    worker.wait(idle, LIMIT_S)
+    ends = [events_of(Path(given.folder))[-1].data["outcome"] for given in (failed, good)]
+    assert ends == ["failed", "done"]

@@ -1,0 +1,189 @@
+"""Real trials on the demo model, small enough for one core: a home, an assignment, a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.assignment import Assignment
+from workbench.cards import Card
+from workbench.events import Event, Outcome, read_events
+from workbench.footprint import Plan
+from workbench.recipe import Recipe, shipped_file
+from workbench.training import libraries
+from workbench.training.base import BaseSpec, Resident
+from workbench.training.control import Control
+from workbench.training.memory import Meter
+from workbench.training.prepare import prepare_experiment
+
+CARD = Card(uuid="cpu-0", kind="cpu", name="stand-in", total_bytes=8 << 30)
+SETTINGS: dict[str, Any] = {
+    "name": "test",
+    "model": {"name": "workbench:demo/model", "quantization": "none"},
+    "data": {
+        "train": "workbench:demo/data/train.jsonl",
+        "eval": "workbench:demo/data/eval.jsonl",
+        "max_rows": 24,
+        "eval_rows": 8,
+        "max_tokens": 96,
+        "columns": {"question": "prompt", "answer": "completion"},
+    },
+    "lora": {"rank": 4},
+    "train": {"learning_rate": 3e-3, "save_every": 4, "log_every": 2},
+}
+"""Six steps of four rows an epoch; not quantised unless asked, which is faster on a CPU."""
+
+
+def merged(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
+    """`left` with the dotted keys of `right` set."""
+    made: dict[str, Any] = json.loads(json.dumps(left))
+    for key, value in right.items():
+        section, _, name = key.rpartition(".")
+        (made.setdefault(section, {}) if section else made)[name] = value
+    return made
+
+
+def recipe(**settings: Any) -> Recipe:
+    """recipe(train__epochs=2) -> SETTINGS with train.epochs set."""
+    dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    return Recipe.model_validate(merged(SETTINGS, dotted))
+
+
+def plan(**changed: Any) -> Plan:
+    made = Plan(
+        precision="fp32",
+        attention="sdpa",
+        attention_why="a test",
+        optimizer="adamw_torch",
+        micro_batch=4,
+        micro_steps=1,
+        recompute=False,
+        predicted_bytes=1 << 30,
+    )
+    return replace(made, **changed)
+
+
+@dataclass
+class Bench:
+    """A home with one prepared experiment and one trial; each `run` is its next attempt."""
+
+    home: Path
+    recipe: Recipe
+    plan: Plan = field(default_factory=plan)
+    kind: str = "tune"
+    attempts: int = 0
+
+    def __post_init__(self) -> None:
+        folder = self.home / "experiments" / "1"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.recipe.model_dump_json()
+        (folder / "recipe.json").write_text(text, encoding="utf-8")
+        prepare_experiment(folder, self.home / "cache" / "data", lambda *_: None)
+
+    @property
+    def trial(self) -> Path:
+        return self.home / "trials" / "1"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.trial / "checkpoints"
+
+    def assignment(self, **changed: Any) -> Assignment:
+        self.attempts += 1
+        return Assignment(
+            attempt=self.attempts,
+            trial=1,
+            experiment=1,
+            kind=self.kind,
+            recipe=self.recipe.model_dump(mode="json"),
+            card=CARD.to_json(),
+            plan=self.plan.to_json(),
+            folder=str(self.home / "attempts" / str(self.attempts)),
+            trial_folder=str(self.trial),
+            experiment_folder=str(self.home / "experiments" / "1"),
+            **changed,
+        )
+
+    def run(
+        self,
+        resident: Resident | None = None,
+        on: Callable[[str, dict[str, Any], Control], None] = lambda *_: None,
+        **changed: Any,
+    ) -> Log:
+        """One attempt; `on` sees every event as it comes and may ask for a halt."""
+        from workbench.training.trial_run import run
+
+        libraries.warm(threads=1)
+        log, control = Log(), Control()
+
+        def emit(kind: str, *, durable: bool = False, **data: Any) -> None:
+            log.events.append((kind, json.loads(json.dumps(data))))
+            on(kind, data, control)
+
+        log.outcome = run(
+            self.assignment(**changed),
+            resident=resident or Resident(),
+            meter=Meter(CARD),
+            emit=emit,
+            control=control,
+        )
+        return log
+
+
+@dataclass
+class Log:
+    """What an attempt said."""
+
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    outcome: Outcome | None = None
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [data for told, data in self.events if told == kind]
+
+    @property
+    def end(self) -> dict[str, Any]:
+        return self.of("end")[-1]
+
+    @property
+    def losses(self) -> dict[int, tuple[float, float]]:
+        """Training loss and gradient norm by step."""
+        rows = [row for row in self.of("metric") if "loss" in row["values"]]
+        return {row["step"]: (row["values"]["loss"], row["values"]["grad_norm"]) for row in rows}
+
+    @property
+    def scores(self) -> dict[str, float]:
+        values: dict[str, float] = self.of("score")[-1]["values"]
+        return values
+
+
+def halt_at(step: int, how: Any) -> Callable[[str, dict[str, Any], Control], None]:
+    """For Bench.run: ask for a halt when `step`'s metric row comes."""
+
+    def on(kind: str, data: dict[str, Any], control: Control) -> None:
+        if kind == "metric" and data["step"] == step:
+            control.ask(how)
+
+    return on
+
+
+def spec(**changed: Any) -> BaseSpec:
+    made = BaseSpec(
+        path=str(shipped_file("workbench:demo/model")),
+        revision=None,
+        quantization="none",
+        double_quantization=True,
+        precision="fp32",
+        attention="sdpa",
+        device="cpu",
+    )
+    return replace(made, **changed)
+
+
+def events_of(folder: Path) -> list[Event]:
+    """A worker's events; a bad line fails the test."""
+    found, _ = read_events(folder / "events.jsonl", 0)
+    assert all(isinstance(event, Event) for event in found), found
+    return [event for event in found if isinstance(event, Event)]
