@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -124,3 +126,9 @@ def test_a_failed_attempt_leaves_a_worker_that_goes_on(
     worker.wait(idle, LIMIT_S)
     ends = [events_of(Path(given.folder))[-1].data["outcome"] for given in (failed, good)]
     assert ends == ["failed", "done"]
+
+
+def test_making_a_worker_loads_no_heavy_library() -> None:
+    code = "import sys, workbench.training.worker; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"

@@ -105,6 +105,7 @@ def leave(
     recipe: Recipe,
     folder: Path,
     *,
+    revision: str | None,
     scores: dict[str, Any],
     versions: dict[str, str],
 ) -> tuple[int, str]:
@@ -113,7 +114,7 @@ def leave(
     with staging.whole_folder(folder) as staged:
         save_weights(model, staged / WEIGHTS)
         told = {**config.to_dict(), "inference_mode": True}
-        told["base_model_name_or_path"] = recipe.model.name
+        told |= {"base_model_name_or_path": recipe.model.name, "revision": revision}
         text = json.dumps(told, indent=2, sort_keys=True, default=_plain)
         (staged / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
         tokenizer.save_pretrained(staged)

@@ -26,7 +26,7 @@ class Answer:
     """What was generated, special tokens removed."""
     right: bool
     scorable: bool
-    """False when the expected answer itself does not match the pattern."""
+    """False when there is no question, or the expected answer does not match the pattern."""
 
 
 def extract(pattern: str, text: str) -> str | None:
@@ -64,8 +64,12 @@ def generate_answers(
 ) -> list[Answer]:
     """One greedy answer per row, in the rows' order. The key-value cache goes with each batch."""
     prompts: list[list[int]] = list(rows["prompt_ids"])
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    wanted = [extract(pattern, text) for text in rows["answer"]]
+    asked = [i for i, prompt in enumerate(prompts) if prompt]
+    order = sorted(asked, key=lambda i: -len(prompts[i]))
+    wanted = [
+        extract(pattern, text) if prompt else None
+        for text, prompt in zip(rows["answer"], prompts, strict=True)
+    ]
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -103,7 +107,7 @@ def generate_answers(
     return [
         Answer(
             row=i,
-            text=texts[i],
+            text=texts.get(i, ""),
             right=wanted[i] is not None and extract(pattern, texts[i]) == wanted[i],
             scorable=wanted[i] is not None,
         )

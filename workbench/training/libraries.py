@@ -60,6 +60,7 @@ def warm(*, threads: int | None) -> None:
         os.environ.setdefault(name, value)
     for name in SPOKEN:  # without a handler of their own, warnings would go to stderr
         logging.getLogger(name).addHandler(logging.NullHandler())
+    logging.captureWarnings(True)
     import torch
 
     if threads is not None:
@@ -91,7 +92,10 @@ class _ToEvents(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.thread != self._thread:
             return
-        text = safe_line(record.getMessage())
+        text = record.getMessage()
+        if record.name == "py.warnings":  # path:line: Category: text, then the line of code
+            text = text.partition("Warning: ")[2].partition("\n")[0] or text
+        text = safe_line(text)
         if text in self._said or any(word in text for word in _DROPPED):
             return
         self._said.add(text)

@@ -6,6 +6,9 @@ a base exists only quantised, those weights dequantised first.
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from workbench.errors import ModelError, NotThere
+from workbench.errors import ModelError, NotThere, WorkbenchError
 from workbench.recipe.names import local_path
 from workbench.text import safe_line
 from workbench.training import libraries, staging
@@ -32,9 +35,10 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
     """
     if not (adapter_folder / "adapter_config.json").is_file():
         raise NotThere(f"{safe_line(adapter_folder)} holds no adapter", mend="give its folder")
-    libraries.hush()
-    base = base_path or _base_of(adapter_folder)
-    model, dequantized = _load(base)
+    libraries.warm(threads=None)
+    named = PeftConfig.from_pretrained(adapter_folder)
+    base = base_path or _path_of(str(named.base_model_name_or_path))
+    model, dequantized = _load(base, None if base_path else named.revision)
     tokenizer = AutoTokenizer.from_pretrained(adapter_folder, trust_remote_code=False)
     ids = torch.tensor([tokenizer(PROBE)["input_ids"]])
     adapted = PeftModel.from_pretrained(model, adapter_folder).eval()
@@ -46,8 +50,7 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
         merged.save_pretrained(staged, max_shard_size=SHARD)
         tokenizer.save_pretrained(staged)
     return {
-        "base": base_path
-        or str(PeftConfig.from_pretrained(adapter_folder).base_model_name_or_path),
+        "base": base_path or str(named.base_model_name_or_path),
         "dtype": str(merged.dtype).removeprefix("torch."),
         "dequantized": dequantized,
         "bytes": sum(file.stat().st_size for file in out.iterdir()),
@@ -56,20 +59,20 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
     }
 
 
-def _base_of(adapter_folder: Path) -> str:
-    """Folder or hub id of the base that the adapter names."""
-    name = str(PeftConfig.from_pretrained(adapter_folder).base_model_name_or_path)
+def _path_of(name: str) -> str:
+    """Folder or hub id of the base that an adapter names."""
     folder = local_path(name)
     return name if folder is None else str(folder)
 
 
-def _load(base: str) -> tuple[PreTrainedModel, bool]:
+def _load(base: str, revision: str | None) -> tuple[PreTrainedModel, bool]:
     """The base in the 16 (or 32) bits it was published in; True when they had to be made."""
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
         quantized = getattr(config, "quantization_config", None) is not None
         model = AutoModelForCausalLM.from_pretrained(
             base,
+            revision=revision,
             dtype="auto",
             device_map={"": "cpu"},
             trust_remote_code=False,
@@ -87,3 +90,24 @@ def _logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         logits: torch.Tensor = model(input_ids=ids).logits
     return logits.float()
+
+
+def main() -> int:
+    """`python -m workbench.training.merge ADAPTER OUT [--base PATH] --json`: prints the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("adapter", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--base")
+    parser.add_argument("--json", action="store_true", help="what it prints in any case")
+    options = parser.parse_args()
+    try:
+        report = merge_adapter(options.adapter, options.out, options.base)
+    except WorkbenchError as refused:
+        print(f"error: {refused.what}\n  → {refused.mend}", file=sys.stderr)
+        return refused.exit_code
+    print(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,159 +3,24 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_pt_utils import get_length_grouped_indices
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from workbench.fleet import Halt
-from workbench.footprint import Plan
-from workbench.recipe.schema import Recipe
 from workbench.training import checkpoint, staging
 from workbench.training.adapter import load_weights, save_weights
-from workbench.training.checkpoint import WEIGHTS, Belongs, Checkpoint
-from workbench.training.control import Control, Emit, Interrupted
+from workbench.training.checkpoint import WEIGHTS, Checkpoint
+from workbench.training.control import Interrupted
+from workbench.training.course import Course, config
 from workbench.training.failure import diverged
-from workbench.training.memory import Meter
-
-SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-"""transformers' plain `constant` ignores the warm-up without a word."""
-MAX_BEHIND = 1 << 20
-"""Factor between a seed and its epochs, so that (seed, epoch) names one order."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """What one attempt's training needs beside model and rows."""
-
-    recipe: Recipe
-    plan: Plan
-    device: str
-    """cpu or cuda."""
-    checkpoints: Path
-    scratch: Path
-    """Where the trainer believes it may write; it does not."""
-    belongs: Belongs
-    emit: Emit
-    control: Control
-    meter: Meter
-    held_out: Callable[[], dict[str, float]]
-    """Scores the held-out rows with the adapter as it is."""
-
-
-def config(course: Course) -> SFTConfig:
-    """A fresh one for every trial: making it resets accelerate's process-wide state."""
-    plan, train = course.plan, course.recipe.train
-    return SFTConfig(
-        output_dir=str(course.scratch),
-        num_train_epochs=train.epochs,
-        max_steps=train.max_steps or -1,
-        per_device_train_batch_size=plan.micro_batch,
-        gradient_accumulation_steps=plan.micro_steps,
-        learning_rate=train.learning_rate,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        lr_scheduler_type=SCHEDULES[train.schedule],
-        warmup_steps=train.warmup,  # below 1: a share of all steps
-        optim=plan.optimizer,
-        seed=train.seed,
-        bf16=plan.precision == "bf16",
-        fp16=plan.precision == "fp16",
-        activation_checkpointing=plan.recompute,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        max_length=None,  # rows come cut
-        packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        use_cpu=course.device == "cpu",
-        dataloader_pin_memory=course.device == "cuda",
-        logging_nan_inf_filter=False,  # else a NaN loss is logged as 0.0
-        logging_strategy="no",  # Boundary decides
-        save_strategy="no",
-        eval_strategy="no",
-        save_total_limit=None,
-        report_to="none",
-        disable_tqdm=True,
-        push_to_hub=False,
-    )
-
-
-class EpochOrder(torch.utils.data.Sampler[int]):
-    """Row numbers of one epoch, from (seed, epoch) alone: a resumed epoch has the same order."""
-
-    def __init__(
-        self, lengths: list[int], rows_per_step: int, seed: int, epoch: Callable[[], int], by: bool
-    ) -> None:
-        self._lengths = lengths
-        self._rows_per_step = rows_per_step
-        self._seed = seed
-        self._epoch = epoch
-        self._grouped = by
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        chance = torch.Generator()
-        chance.manual_seed(self._seed * MAX_BEHIND + self._epoch())
-        if self._grouped:
-            # Groups of whole optimizer batches, so the order never depends on the card's cut.
-            return iter(
-                get_length_grouped_indices(self._lengths, self._rows_per_step, generator=chance)
-            )
-        return iter(torch.randperm(len(self._lengths), generator=chance).tolist())
-
-
-class Window:
-    """Sums since the last metric row; on the card, so that a step waits for nothing."""
-
-    def __init__(self, device: str) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64, device=device)
-        self.steps = 0
-        self.seconds = 0.0
-        self._since = time.monotonic()
-
-    def add(self, loss: torch.Tensor, targets: torch.Tensor, tokens: torch.Tensor) -> None:
-        """One micro-step: its share of the batch's mean loss, the batch's targets, its tokens."""
-        self._sums[0] += loss.double() * targets
-        self._sums[2] += tokens
-
-    def step(self, targets: torch.Tensor) -> None:
-        self._sums[1] += targets
-        self.steps += 1
-
-    def pause(self) -> None:
-        self.seconds += time.monotonic() - self._since
-
-    def go_on(self) -> None:
-        self._since = time.monotonic()
-
-    def read(self) -> dict[str, float]:
-        """nats, targets, tokens, steps, seconds; waits for the card."""
-        nats, targets, tokens = self._sums.tolist()
-        seconds = self.seconds + time.monotonic() - self._since
-        return {
-            "nats": nats,
-            "targets": targets,
-            "tokens": tokens,
-            "steps": self.steps,
-            "seconds": seconds,
-        }
-
-    def put(self, sums: dict[str, float]) -> None:
-        """Go on from what a checkpoint kept, or from nothing ({})."""
-        at = [sums.get(name, 0.0) for name in ("nats", "targets", "tokens")]
-        self._sums.copy_(torch.tensor(at, dtype=torch.float64))
-        self.steps = int(sums.get("steps", 0))
-        self.seconds = sums.get("seconds", 0.0)
-        self.go_on()
+from workbench.training.pace import EpochOrder, Window
 
 
 class Boundary(TrainerCallback):  # type: ignore[misc]
@@ -223,14 +88,12 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
     # -- the rows
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochOrder:
-        rows = train_dataset if train_dataset is not None else self.train_dataset
-        train = self.course.recipe.train
         return EpochOrder(
-            list(self.train_dataset["length"]) if rows is not None else [],
+            list(self.train_dataset["length"]),
             self._rows_per_step,
-            train.seed,
+            self.course.recipe.train.seed,
             lambda: int(self.state.global_step) // self._steps_per_epoch,
-            self.course.recipe.data.group_by_length,
+            grouped=self.course.recipe.data.group_by_length,
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> torch.Tensor:

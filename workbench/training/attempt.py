@@ -1,0 +1,244 @@
+"""The steps of one attempt: prepare, load, train, score, leave an adapter."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from torch import nn
+
+from workbench import __version__
+from workbench.assignment import Assignment
+from workbench.cards import Card
+from workbench.errors import DataError, EngineError
+from workbench.events import Outcome
+from workbench.fleet import Halt
+from workbench.footprint import Plan
+from workbench.recipe.schema import Recipe
+from workbench.training import adapter, checkpoint, libraries
+from workbench.training.base import BaseSpec, Resident
+from workbench.training.checkpoint import Belongs, Checkpoint
+from workbench.training.control import Control, Emit, Interrupted
+from workbench.training.course import Course
+from workbench.training.data import load_prepared, prepare_data
+from workbench.training.memory import Meter
+from workbench.training.prepare import evaluation_digest
+from workbench.training.scoring import Scorer
+from workbench.training.tokens import load_tokenizer
+from workbench.training.trainer import TrialTrainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How an attempt ended; becomes its end event."""
+
+    outcome: Outcome
+    step: int | None = None
+    reason: str = ""
+    mend: str = ""
+    cause: str = ""
+
+
+class Attempt:
+    """The steps of a run, with what they share."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        resident: Resident,
+        meter: Meter,
+        emit: Emit,
+        control: Control,
+        generation: int,
+    ) -> None:
+        self.a = assignment
+        self.recipe = Recipe.model_validate(assignment.recipe)
+        self.plan = Plan.from_json(assignment.plan)
+        self.card = Card.from_json(assignment.card)
+        self.resident, self.meter, self.emit, self.control = resident, meter, emit, control
+        self.generation = generation
+        self.trial = Path(assignment.trial_folder)
+        self.checkpoints = self.trial / "checkpoints"
+        self.versions = {"workbench": __version__, **libraries.versions()}
+
+    def run(self) -> End:
+        self.emit(
+            "started",
+            pid=os.getpid(),
+            card=self.card.uuid,
+            generation=self.generation,
+            plan=self.plan.to_json(),
+            versions=self.versions,
+        )
+        self._phase("preparing")
+        self.meter.start()
+        rows, eval_rows, prepared = self._data()
+        self._phase("loading", "" if self.resident.spec != self._spec() else "resident")
+        with self.resident.lend(self._spec()) as base:
+            self.control.beat()
+            if self.a.kind == "base":
+                return self._score_base(base, eval_rows)
+            return self._tune(base, rows, eval_rows, prepared)
+
+    # -- preparing
+
+    def _data(self) -> tuple[Dataset, Dataset, str]:
+        """Training rows, held-out rows, digest of the training rows."""
+        told = self._prepared()
+        model = told["model"]
+        self.model_path, self.revision = str(model["path"]), model.get("revision")
+        self.tokenizer = load_tokenizer(self.model_path, self.revision)
+        home = Path(self.a.experiment_folder).parent.parent
+        cache = home / "cache" / "data"
+        prepared = prepare_data(self.recipe, self.tokenizer, cache, lambda *_: self.control.beat())
+        self.evaluation_digest = evaluation_digest(self.recipe, prepared)
+        rows, eval_rows = load_prepared(prepared)
+        if len(rows) == 0 and self.a.kind == "tune":
+            raise DataError("there are no training rows", mend="check data.train and data.max_rows")
+        return rows, eval_rows, prepared.digest
+
+    def _prepared(self) -> dict[str, Any]:
+        path = Path(self.a.experiment_folder) / "prepared.json"
+        try:
+            told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as gone:
+            raise EngineError(
+                "the experiment was not prepared", mend="submit the recipe again"
+            ) from gone
+        if not told.get("ok"):
+            raise DataError(str(told.get("error", "refused")), mend=str(told.get("mend", "")))
+        return told
+
+    def _spec(self) -> BaseSpec:
+        model = self.recipe.model
+        return BaseSpec(
+            path=self.model_path,
+            revision=self.revision,
+            quantization=model.quantization,
+            double_quantization=model.double_quantization,
+            precision=self.plan.precision,
+            attention=self.plan.attention,
+            device=self.card.kind,
+        )
+
+    # -- training
+
+    def _tune(self, base: nn.Module, rows: Dataset, eval_rows: Dataset, data: str) -> End:
+        found = checkpoint.newest_verified(self.checkpoints)
+        if self.a.finish or self.control.halt is not None:
+            if found is None or self.control.halt is Halt.YIELD:
+                return self._before_training(found)
+            return self._finish(base, eval_rows, found)
+        if found is not None:
+            checkpoint.check_belongs(found, self._belongs(data))
+        model = adapter.put_on(base, self.recipe, self.emit)
+        course = self._course(base, eval_rows, data)
+        trainer = TrialTrainer(model, rows, self.tokenizer, course)
+        steps, complete = trainer.run(found, lambda total: self._phase("training", steps=total))
+        del trainer
+        if not complete and self.control.halt is Halt.YIELD:
+            return End(outcome=Outcome.YIELDED, step=steps, reason="asked to give the card back")
+        stopped = not complete
+        return self._score_and_leave(base, model, eval_rows, steps, stopped=stopped)
+
+    def _before_training(self, found: Checkpoint | None) -> End:
+        step = found.step if found else 0
+        if self.control.halt is Halt.YIELD:
+            reason = "asked to give the card back before its first step"
+            return End(outcome=Outcome.YIELDED, step=step, reason=reason)
+        reason = "stopped before its first checkpoint: there is no adapter"
+        return End(outcome=Outcome.STOPPED, step=step, reason=reason)
+
+    def _finish(self, base: nn.Module, eval_rows: Dataset, found: Checkpoint) -> End:
+        """Score the newest checkpoint and keep it; nothing is trained."""
+        model = adapter.put_on(base, self.recipe, self.emit)
+        adapter.load_weights(model, found.path / checkpoint.WEIGHTS)
+        return self._score_and_leave(base, model, eval_rows, found.step, stopped=True)
+
+    def _belongs(self, data: str) -> Belongs:
+        return Belongs(
+            recipe=checkpoint.recipe_digest(self.recipe),
+            data=data,
+            precision=self.plan.precision,
+            optimizer=self.plan.optimizer,
+            versions=libraries.versions(),
+        )
+
+    def _course(self, base: nn.Module, eval_rows: Dataset, data: str) -> Course:
+        return Course(
+            recipe=self.recipe,
+            plan=self.plan,
+            device=self.card.kind,
+            checkpoints=self.checkpoints,
+            scratch=Path(self.a.folder) / "scratch",
+            belongs=self._belongs(data),
+            emit=self.emit,
+            control=self.control,
+            meter=self.meter,
+            held_out=self._scorer(base, eval_rows).held_out,
+        )
+
+    # -- scoring
+
+    def _scorer(self, base: nn.Module, rows: Dataset) -> Scorer:
+        return Scorer(
+            model=base,
+            rows=rows,
+            tokenizer=self.tokenizer,
+            evaluate=self.recipe.evaluate,
+            precision=self.plan.precision,
+            emit=self.emit,
+            control=self.control,
+        )
+
+    def _score_base(self, base: nn.Module, eval_rows: Dataset) -> End:
+        self._phase("evaluating")
+        try:
+            if self.control.halt is Halt.FINISH:
+                return End(outcome=Outcome.STOPPED, step=0, reason="stopped before it was scored")
+            values = self._scorer(base, eval_rows).scores()
+        except Interrupted:
+            return End(outcome=Outcome.YIELDED, step=0, reason="asked to give the card back")
+        self.emit("score", durable=True, subject="base", values=values, step=0)
+        return End(outcome=Outcome.DONE, step=0)
+
+    def _score_and_leave(
+        self, base: nn.Module, model: PeftModel, eval_rows: Dataset, step: int, *, stopped: bool
+    ) -> End:
+        self._phase("evaluating")
+        try:
+            values = self._scorer(base, eval_rows).scores()
+        except Interrupted:
+            return End(outcome=Outcome.YIELDED, step=step, reason="asked to give the card back")
+        self.emit("metric", step=step, values={"eval_loss": values["loss"]})
+        self.emit("score", durable=True, subject="trial", values=values, step=step)
+        self._phase("saving")
+        folder = self.trial / "adapter"
+        scores = {
+            "step": step,
+            "values": values,
+            "evaluation_digest": self.evaluation_digest,
+            "versions": self.versions,
+        }
+        size, sha256 = adapter.leave(
+            model,
+            self.tokenizer,
+            self.recipe,
+            folder,
+            revision=self.revision,
+            scores=scores,
+            versions=self.versions,
+        )
+        self.emit("adapter", durable=True, path=str(folder), bytes=size, sha256=sha256)
+        if stopped:
+            return End(outcome=Outcome.STOPPED, step=step, reason="asked to finish early")
+        return End(outcome=Outcome.DONE, step=step)
+
+    def _phase(self, name: str, detail: str = "", **more: Any) -> None:
+        self.control.beat()
+        self.emit("phase", name=name, detail=detail, **more)

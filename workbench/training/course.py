@@ -1,0 +1,73 @@
+"""What one attempt's training is told: its settings for the trainer, and whom it reports to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trl import SFTConfig
+
+from workbench.footprint import Plan
+from workbench.recipe.schema import Recipe
+from workbench.training.checkpoint import Belongs
+from workbench.training.control import Control, Emit
+from workbench.training.memory import Meter
+
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+"""transformers' plain `constant` ignores the warm-up without a word."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What one attempt's training needs beside model and rows."""
+
+    recipe: Recipe
+    plan: Plan
+    device: str
+    """cpu or cuda."""
+    checkpoints: Path
+    scratch: Path
+    """Where the trainer believes it may write; it does not."""
+    belongs: Belongs
+    emit: Emit
+    control: Control
+    meter: Meter
+    held_out: Callable[[], dict[str, float]]
+    """Scores the held-out rows with the adapter as it is."""
+
+
+def config(course: Course) -> SFTConfig:
+    """A fresh one for every trial: making it resets accelerate's process-wide state."""
+    plan, train = course.plan, course.recipe.train
+    return SFTConfig(
+        output_dir=str(course.scratch),
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps or -1,
+        per_device_train_batch_size=plan.micro_batch,
+        gradient_accumulation_steps=plan.micro_steps,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        lr_scheduler_type=SCHEDULES[train.schedule],
+        warmup_steps=train.warmup,  # below 1: a share of all steps
+        optim=plan.optimizer,
+        seed=train.seed,
+        bf16=plan.precision == "bf16",
+        fp16=plan.precision == "fp16",
+        activation_checkpointing=plan.recompute,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        max_length=None,  # rows come cut
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        use_cpu=course.device == "cpu",
+        dataloader_pin_memory=course.device == "cuda",
+        logging_nan_inf_filter=False,  # else a NaN loss is logged as 0.0
+        logging_strategy="no",  # Boundary decides
+        save_strategy="no",
+        eval_strategy="no",
+        save_total_limit=None,
+        report_to="none",
+        disable_tqdm=True,
+        push_to_hub=False,
+    )

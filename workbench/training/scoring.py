@@ -1,0 +1,80 @@
+"""A model's scores on the held-out rows: loss, and exact match where the recipe has a pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+
+from workbench.recipe.schema import Evaluate
+from workbench.text import safe
+from workbench.training.answers import Answer, generate_answers
+from workbench.training.control import Control, Emit
+from workbench.training.evaluate import held_out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """Scores `model` as it is, adapter layers inside or not. Both methods raise Interrupted."""
+
+    model: nn.Module
+    rows: Dataset
+    tokenizer: Any
+    evaluate: Evaluate
+    precision: str
+    emit: Emit
+    control: Control
+
+    def held_out(self) -> dict[str, float]:
+        """loss, perplexity, token_accuracy, targets; see evaluate.held_out."""
+        return held_out(
+            self.model,
+            self.rows,
+            pad_id=self.tokenizer.pad_token_id,
+            batch_size=self.evaluate.batch_size,
+            precision=self.precision,
+            control=self.control,
+        )
+
+    def scores(self) -> dict[str, float]:
+        """The same with `rows` and, with an answer pattern, `exact_match`; emits the samples."""
+        values = {**self.held_out(), "rows": len(self.rows)}
+        if self.evaluate.answer_pattern is not None:
+            self.emit("phase", name="evaluating", detail="answers")
+            values |= self._exact_match(self.evaluate.answer_pattern)
+        return values
+
+    def _exact_match(self, pattern: str) -> dict[str, float]:
+        answers = generate_answers(
+            self.model,
+            self.rows,
+            self.tokenizer,
+            pattern=pattern,
+            batch_size=self.evaluate.batch_size,
+            max_new_tokens=self.evaluate.max_new_tokens,
+            precision=self.precision,
+            control=self.control,
+        )
+        for answer in answers[: self.evaluate.samples]:
+            self._show(answer)
+        scored = [answer for answer in answers if answer.scorable]
+        if len(scored) < len(answers):
+            left = f"{len(answers) - len(scored)} of {len(answers)} held-out rows"
+            text = f"{left} have no answer that matches evaluate.answer_pattern: not scored"
+            self.emit("log", level="warning", text=text)
+        if not scored:
+            return {}
+        right = sum(answer.right for answer in scored)
+        return {"exact_match": right / len(scored), "answers": len(scored)}
+
+    def _show(self, answer: Answer) -> None:
+        row = self.rows[answer.row]
+        self.emit(
+            "sample",
+            question=safe(row["question"]),
+            expected=safe(row["answer"]),
+            answer=safe(answer.text),
+            right=answer.right,
+        )
