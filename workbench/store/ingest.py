@@ -72,14 +72,13 @@ def _started(store: Store, attempt: Attempt, event: Event) -> None:
         pid=event.data.get("pid"),
         generation=event.data.get("generation"),
         plan=json.dumps(event.data.get("plan", attempt.plan)),
-        total_steps=event.data.get("total_steps"),
     )
 
 
 def _phase(store: Store, attempt: Attempt, event: Event) -> None:
     told: dict[str, Any] = {"phase": safe_line(event.data["name"], 40)}
-    if event.data.get("total_steps"):
-        told["total_steps"] = int(event.data["total_steps"])
+    if event.data.get("steps"):
+        told["total_steps"] = int(event.data["steps"])
     store.touch_attempt(attempt.id, **told)
 
 

@@ -43,8 +43,8 @@ class EpochOrder(torch.utils.data.Sampler[int]):
         size = self._rows_per_step
         batches = [rows[at : at + size] for at in range(0, len(rows), size)]
         # transformers leaves them sorted from long to short, 50 batches at a time, which trains on
-        # short rows last (exact match on the demo: 0.44 so, 0.8 shuffled). The first keeps its
-        # place, for it holds the longest row; so does the last, which may not be full.
+        # short rows last (the demo at 6e-3, rank 16: held-out loss 0.188 so, 0.136 shuffled). The
+        # first keeps its place, for it holds the longest row; so does the last, maybe not full.
         inner = torch.randperm(max(0, len(batches) - 2), generator=chance).tolist()
         order = [0, *(1 + i for i in inner), len(batches) - 1][: len(batches)]
         return iter([row for batch in order for row in batches[batch]])

@@ -1,0 +1,133 @@
+"""One QLoRA trial of a Llama-3-8B-shaped model through the whole engine, on the card that is here.
+
+    python benchmarks/llama8b.py --data train.jsonl [--steps 50] [--shape llama-3-8b]
+
+Writes the model (random weights), runs the recipe with the guide's settings, prints the losses, the
+predicted and the measured peak, tokens/s and where the time went, and loads the adapter in plain
+PEFT. Exit 1 when the trial is not done, the loss is not finite, or does not fall.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from shaped import write_shaped_model
+
+from workbench.home import Home
+from workbench.recipe import load_recipe
+from workbench.service import Service
+
+RECIPE = """
+name: llama8b
+model: {{name: {model}}}
+data:
+  train: {data}
+  columns: {{question: prompt, answer: completion}}
+  eval_rows: 32
+  max_tokens: 512
+train: {{max_steps: {steps}, log_every: 5, save_every: 25}}
+evaluate: {{batch_size: 4}}
+"""
+
+
+def main() -> int:
+    options = _options()
+    root = Path(tempfile.mkdtemp(prefix="wb-"))
+    started = time.monotonic()
+    model = write_shaped_model(options.model, options.shape)
+    print(f"model written in {time.monotonic() - started:.0f} s", flush=True)
+    recipe = root / "recipe.yaml"
+    data = options.data.resolve()
+    recipe.write_text(RECIPE.format(model=model, data=data, steps=options.steps))
+    service = Service(Home(root / "home").make())
+    service.start_engine()
+    try:
+        return _report(service, _run(service, recipe), model)
+    finally:
+        service.stop_engine()
+        service.wait_for_engine(running=False, timeout_s=120)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="GSM8K's train.jsonl")
+    parser.add_argument("--model", type=Path, default=Path("/tmp/shaped-llama-3-8b"))
+    parser.add_argument("--shape", default="llama-3-8b")
+    parser.add_argument("--steps", type=int, default=50)
+    return parser.parse_args()
+
+
+def _run(service: Service, recipe: Path) -> int:
+    """Submit, wait for the end; the trial's id."""
+    answer = service.wait_for_answer(service.submit(load_recipe(recipe)))
+    experiment = int(answer.data["experiment"])
+    while True:
+        told = service.experiment(experiment)
+        if told.state == "refused":
+            sys.exit(f"refused: {told.reason}")
+        tuned = [t for t in service.trials(experiment) if t.kind == "tune"]
+        if tuned and all(t.state.final for t in tuned):
+            return tuned[0].id
+        time.sleep(0.5)
+
+
+def _report(service: Service, trial: int, model: Path) -> int:
+    detail = service.trial(trial)
+    losses = [round(point.low, 4) for point in service.series(trial, "loss")]
+    rates = [point.high for point in service.series(trial, "tokens_per_s")]
+    attempt = detail.attempts[-1]
+    card = next(c for c in service.snapshot().cards if c.uuid == attempt.card)
+    done = str(detail.trial.state) == "done"
+    falling = bool(losses) and all(map(math.isfinite, losses)) and losses[-1] < losses[0]
+    adapter = service.home.trial(trial) / "adapter"
+    _, board = service.board(detail.experiment.id)
+    told = {
+        "state": detail.trial.state,
+        "reason": detail.trial.reason,
+        "card": f"{card.name} {card.uuid}",
+        "losses": losses,
+        "tokens_per_s": sorted(rates)[len(rates) // 2] if rates else None,
+        "predicted_gib": round(attempt.predicted_bytes / 2**30, 2),
+        "measured_gib": round((attempt.peak_bytes or 0) / 2**30, 2),
+        "plan": {k: v for k, v in attempt.plan.items() if k not in ("buckets", "attention_why")},
+        "scores": board[0].scores,
+        "moves": [(m.after, round(m.at_utc - detail.moves[0].at_utc, 1)) for m in detail.moves],
+        "plain_peft": _loads_in_plain_peft(model, adapter) if done else None,
+    }
+    print(json.dumps(told, indent=1, default=str), flush=True)
+    return 0 if done and falling else 1
+
+
+def _loads_in_plain_peft(model: Path, adapter: Path) -> str:
+    """What a person outside the project would do with the adapter."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    four = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    base = AutoModelForCausalLM.from_pretrained(
+        model, quantization_config=four, dtype=torch.bfloat16, device_map="auto"
+    )
+    tokens = torch.arange(16, device=base.device)[None]
+    with torch.no_grad():
+        plain = base(tokens).logits.float()
+        tuned = PeftModel.from_pretrained(base, adapter)(tokens).logits.float()
+    assert torch.isfinite(tuned).all()
+    return f"loaded; largest change of a logit {(tuned - plain).abs().max():.3f}"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""One trial here and now: `python -m workbench.training.foreground FOLDER`.
+
+FOLDER holds recipe.json and gets everything else: what was prepared, checkpoints, the adapter. Run
+again on the same folder it goes on from its newest checkpoint. Prints what it does, line by line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from workbench.assignment import Assignment
+from workbench.cards import Card, detect_cards
+from workbench.errors import WorkbenchError
+from workbench.events import Outcome
+from workbench.fleet import Halt
+from workbench.footprint import choose_plan
+from workbench.recipe import Recipe
+from workbench.text import safe, safe_line
+from workbench.training.control import Control
+from workbench.training.prepare import prepare_experiment
+
+GIB = 1 << 30
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 done, 1 failed, 130 interrupted (checkpointed first)."""
+    os.umask(0o077)
+    folder = Path((arguments or sys.argv[1:])[0]).absolute()
+    try:
+        return train_here(folder)
+    except WorkbenchError as refused:
+        print(f"error: {refused.what}", file=sys.stderr)
+        if refused.mend:
+            print(f"  → {refused.mend}", file=sys.stderr)
+        return refused.exit_code
+
+
+def train_here(folder: Path) -> int:
+    """Prepare, plan for the roomiest card, train. An interrupt checkpoints and leaves."""
+    recipe = Recipe.model_validate_json((folder / "recipe.json").read_bytes())
+    control = Control()
+    signal.signal(signal.SIGINT, lambda *_: control.ask(Halt.YIELD))
+    experiment = folder / "experiments" / "1"
+    experiment.mkdir(parents=True, exist_ok=True)
+    (experiment / "recipe.json").write_text(recipe.model_dump_json())
+    prepared = prepare_experiment(experiment, folder / "cache" / "data", lambda *_: None)
+    for note in prepared.get("notes", []):
+        print(f"data: {safe_line(note)}", flush=True)
+    card = max(detect_cards(os.environ), key=lambda one: one.usable_bytes)
+    plan = choose_plan(recipe, prepared["model"]["config"], card)
+    _tell_plan(card, plan.to_json())
+    if card.kind == "cuda":  # before torch is imported
+        os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
+
+    from workbench.training.trial_run import run_foreground  # seconds: torch, transformers, trl
+
+    number = 1 + len(list((folder / "attempts").glob("*")))
+    given = Assignment(
+        attempt=number,
+        trial=1,
+        experiment=1,
+        kind="tune",
+        recipe=recipe.model_dump(mode="json"),
+        card=card.to_json(),
+        plan=plan.to_json(),
+        folder=str(folder / "attempts" / str(number)),
+        trial_folder=str(folder),
+        experiment_folder=str(experiment),
+    )
+    return _exit_code(run_foreground(given, _tell, control), folder)
+
+
+def _exit_code(outcome: Outcome, folder: Path) -> int:
+    if outcome is Outcome.YIELDED:
+        print(f"left at a checkpoint; the same command with --out {folder} goes on", flush=True)
+        return 130
+    return 0 if outcome is Outcome.DONE else 1
+
+
+def _tell_plan(card: Card, plan: dict[str, Any]) -> None:
+    rows = f"{plan['micro_batch']} rows × {plan['micro_steps']} micro-steps"
+    again = "recomputing every layer" if plan["recompute"] else "no recompute"
+    print(f"card  {card.uuid} {card.name}, {card.usable_bytes / GIB:.1f} GiB")
+    print(f"plan  {rows}, {again}, {plan['precision']}, {plan['optimizer']}")
+    print(f"      attention {plan['attention']}: {plan['attention_why']}")
+    print(f"      {plan['predicted_bytes'] / GIB:.2f} GiB predicted", flush=True)
+
+
+def _tell(kind: str, data: dict[str, Any]) -> None:
+    line = _line(kind, data)
+    if line:
+        print(line, flush=True)
+
+
+def _line(kind: str, data: dict[str, Any]) -> str:
+    """An event for people; empty for those that only machines want."""
+    if kind == "metric":
+        values = "  ".join(f"{name} {value:.5g}" for name, value in data["values"].items())
+        return f"step {data['step']:>5}  {values}"
+    if kind == "phase":
+        return f"-- {data['name']} {data.get('detail') or ''}".rstrip()
+    if kind == "log":
+        return f"{data['level']}: {safe(data['text'])}"
+    if kind == "checkpoint":
+        return f"checkpoint at step {data['step']}"
+    if kind == "score":
+        return "scores " + json.dumps(data["values"])
+    if kind == "sample":
+        verdict = "right" if data["right"] else "wrong"
+        return f"sample, {verdict}: {safe_line(data['question'])} → {safe_line(data['answer'])}"
+    if kind == "adapter":
+        return f"adapter {data['path']}"
+    if kind == "end" and data["outcome"] != Outcome.DONE:
+        return f"{data['outcome']}: {data['reason']}\n  → {data['mend']}"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
