@@ -74,6 +74,7 @@ class Bench:
     recipe: Recipe
     plan: Plan = field(default_factory=plan)
     kind: str = "tune"
+    card: Card = CARD
     attempts: int = 0
 
     def __post_init__(self) -> None:
@@ -99,7 +100,7 @@ class Bench:
             experiment=1,
             kind=self.kind,
             recipe=self.recipe.model_dump(mode="json"),
-            card=CARD.to_json(),
+            card=self.card.to_json(),
             plan=self.plan.to_json(),
             folder=str(self.home / "attempts" / str(self.attempts)),
             trial_folder=str(self.trial),
@@ -126,7 +127,7 @@ class Bench:
         log.outcome = run(
             self.assignment(**changed),
             resident=resident or Resident(),
-            meter=Meter(CARD),
+            meter=Meter(self.card),
             emit=emit,
             control=control,
         )
