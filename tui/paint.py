@@ -95,15 +95,26 @@ def wrap(line: Line, cells: int, indent: int = 0) -> list[Line]:
     room = cells
     for word, tone in _words(line, cells - indent):
         if cell_len(word) > room and row:
-            out.append(tuple(row))
+            out.append(merged(row))
             row = [(" " * indent, "")] if indent else []
             room = cells - indent
             word = word.lstrip()
         row.append((word, tone))
         room -= cell_len(word)
     if row or not out:
-        out.append(tuple(row))
+        out.append(merged(row))
     return out
+
+
+def merged(parts: Iterable[Part]) -> Line:
+    """The same text with neighbours of one tone made one."""
+    out: list[Part] = []
+    for text, tone in parts:
+        if out and out[-1][1] == tone:
+            out[-1] = (out[-1][0] + text, tone)
+        else:
+            out.append((text, tone))
+    return tuple(out)
 
 
 def _words(line: Line, cells: int) -> Iterable[Part]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from workbench.footprint import Plan
 from workbench.home import Home
@@ -65,6 +66,15 @@ class Filler:
         self.now = now
         self.clock = Clock(now)
         self.store = Store(home.database, clock=self.clock)
+        self.notes: list[tuple[float, str, str, dict[str, Any]]] = []
+
+    def note(self, kind: str, text: str, **about: Any) -> None:
+        """Kept back, so that events can be written in the order of their times."""
+        self.notes.append((self.clock.at, kind, text, about))
+
+    def write_notes(self) -> None:
+        for at_utc, kind, text, about in sorted(self.notes, key=lambda note: note[0]):
+            self.store.note(kind, text, at_utc=at_utc, **about)
 
     def set(self, ago_s: float) -> None:
         self.clock.at = self.now - ago_s
@@ -72,7 +82,7 @@ class Filler:
     def experiment(self, recipe: dict[str, object], rank_by: str, ago_s: float) -> int:
         self.set(ago_s)
         id = self.store.add_experiment(recipe, rank_by)
-        self.store.note("submitted", f"experiment {recipe['name']} was submitted", experiment=id)
+        self.note("submitted", f"experiment {recipe['name']} was submitted", experiment=id)
         return id
 
     def start(
@@ -135,7 +145,7 @@ class Filler:
     def checkpoint(self, trial: int, attempt: int, step: int, ago_s: float) -> None:
         self.set(ago_s)
         self.store.put_checkpoint(trial, attempt, step)
-        self.store.note(
+        self.note(
             "checkpoint",
             f"checkpoint at step {step}",
             level="debug",
@@ -144,7 +154,7 @@ class Filler:
         )
 
     def log(self, trial: int, attempt: int, text: str, level: str = "info") -> None:
-        self.store.note("log", text, level=level, trial=trial, attempt=attempt)
+        self.note("log", text, level=level, trial=trial, attempt=attempt)
 
     def end(
         self,
@@ -215,6 +225,7 @@ def fill(home: Home, now: float = NOW) -> None:
         _demo(filler)
         _support(filler)
         _others(filler)
+        filler.write_notes()
     filler.store.close()
 
 
@@ -297,7 +308,7 @@ def _support(filler: Filler) -> None:
     store = filler.store
     base = store.add_trial(support, 0, Kind.BASE, {})
     store.ready(support, {}, {}, base)
-    store.note("ready", "experiment llama3-8b-support: 12 trials queued", experiment=support)
+    filler.note("ready", "experiment llama3-8b-support: 12 trials queued", experiment=support)
     points = [(rate, rank) for rate in (1e-4, 2e-4, 5e-4) for rank in (8, 16, 32, 64)]
     ids = [
         store.add_trial(support, n, Kind.TUNE, {"train.learning_rate": rate, "lora.rank": rank})
@@ -382,7 +393,7 @@ def _failed(filler: Filler, trial: int) -> None:
         reason="its loss became NaN at step 42",
         mend="lower train.learning_rate, or raise train.warmup",
     )
-    filler.store.note(
+    filler.note(
         "failed",
         f"trial {trial} failed: its loss became NaN at step 42",
         level="error",
@@ -428,7 +439,7 @@ def _live(filler: Filler, ids: list[int]) -> None:
     filler.set(2_000)
     filler.store.end_attempt(lost, "lost", "its worker went away")
     filler.store.move(ids[5], State.RUNNING, State.QUEUED, by="rescue", why="its worker went away")
-    filler.store.note(
+    filler.note(
         "lost",
         f"trial {ids[5]}: its worker went away; it resumes at step 125",
         level="warning",
@@ -476,7 +487,7 @@ def _others(filler: Filler) -> None:
         "tickets.jsonl:17: unknown chat role 'custmer'",
         "write user, assistant or system in that row",
     )
-    filler.store.note(
+    filler.note(
         "refused",
         "experiment qwen-tickets was refused: tickets.jsonl:17: unknown chat role 'custmer'",
         level="error",

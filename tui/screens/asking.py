@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tui import present
 from tui.messages import StopLookedUp
-from tui.paint import Line, plain
+from tui.paint import Line, join, plain
 from tui.screens.panel import Confirm, Panel, TypeId
 from workbench.trial import State
 
@@ -25,8 +25,10 @@ def _where(fact: StopLookedUp) -> Line:
     of = f" of {row.total_steps:,}" if row.total_steps else ""
     at = f", at step {row.step:,}{of}" if row.state.live else ""
     return (
-        plain(f"{row.experiment_name}  ", "dim"),
-        plain(f"{settings}  ") if settings else ("", ""),
+        plain(row.experiment_name, "dim"),
+        ("  ", ""),
+        plain(settings),
+        ("  " if settings else "", ""),
         plain(f"{row.state}{at}", "bold"),
     )
 
@@ -54,6 +56,7 @@ def _outcome(fact: StopLookedUp) -> str:
     return "It is not trained, and leaves no adapter."
 
 
+_GAP = ("   ", "")
 KEYS = (
     ("1 … 6", "Dashboard, Trials, Queue, Board, Cards, Events"),
     ("↑ ↓ j k", "move; page up and down, home, end"),
@@ -74,7 +77,5 @@ KEYS = (
 
 def help_panel() -> Panel:
     lines: list[Line] = [((f"{key:<10}", "accent"), (meaning, "")) for key, meaning in KEYS]
-    legend: Line = (
-        ("○ queued ◐ starting ● running ‖ paused ✓ done ■ stopped ⊘ pruned ✗ failed", "dim"),
-    )
-    return Panel("Keys", [*lines, (), legend])
+    states: list[Line] = [present.state_word(word) for word in State]
+    return Panel("Keys", [*lines, (), join(states[:4], _GAP), join(states[4:], _GAP)])

@@ -17,6 +17,7 @@ from tui.tables import board
 from tui.widgets.linebox import LineBox, entitle
 from tui.widgets.rowlist import RowList
 from workbench.service import Experiment, Snapshot
+from workbench.trial import State
 
 
 class Board(View):
@@ -36,7 +37,7 @@ class Board(View):
     """Shown now; the newest one with trials until a person turned to another."""
 
     def body(self) -> Iterable[Widget]:
-        yield LineBox(id="about")
+        yield LineBox(id="about", wrapped=True, indent=2)
         yield RowList(id="board", empty="no experiment has trials yet")
 
     @property
@@ -77,18 +78,20 @@ class Board(View):
     def _about(self, experiment: Experiment) -> list[Line]:
         choice = self._choice()
         place = next(i for i, one in enumerate(choice, start=1) if one.id == experiment.id)
-        counts = ", ".join(f"{n} {state}" for state, n in experiment.counts.items())
+        counts = " · ".join(
+            f"{experiment.counts[state]} {state}" for state in State if experiment.counts.get(state)
+        )
         model = experiment.recipe.get("model")
         name = model.get("name", "") if isinstance(model, dict) else ""
         return [
             (
-                ("‹ ", "accent" if place > 1 else "faint"),
+                ("‹ ", "accent" if len(choice) > 1 else "faint"),
                 plain(experiment.name, "bold"),
-                (" ›", "accent" if place < len(choice) else "faint"),
-                (f"   {place} of {len(choice)}", "dim"),
-                plain(f"   {counts}", "dim"),
-            )[: 5 if counts else 4],
-            (("  ", ""), plain(name, "dim")),
+                (" ›", "accent" if len(choice) > 1 else "faint"),
+                (f"  {place} of {len(choice)}   ", "dim"),
+                plain(name, "dim", 60),
+            ),
+            (("  ", ""), (counts, "dim")),
         ]
 
     def action_turn(self, by: int) -> None:

@@ -22,7 +22,7 @@ class Cards(View):
 
     def body(self) -> Iterable[Widget]:
         yield RowList(id="cards", empty="no cards seen yet: the engine looks for them")
-        yield LineBox(id="about", wrapped=True)
+        yield LineBox(id="about", wrapped=True, indent=20)
 
     def _card(self) -> CardRow | None:
         key = self.query_one("#cards", RowList).key

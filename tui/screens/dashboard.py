@@ -37,7 +37,12 @@ class Dashboard(View):
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="welcome", wrapped=True)
         yield LineBox(id="preparing")
-        yield RowList(id="cards", header=False, cursor=False, empty="no cards seen yet")
+        yield RowList(
+            id="cards",
+            header=False,
+            cursor=False,
+            empty="no cards seen yet: the engine looks for them",
+        )
         yield RowList(id="trials", empty="no trial matches the filter")
         yield Horizontal(
             Curves(id="curves", empty="curves come with the first logged steps"),
@@ -90,7 +95,8 @@ class Dashboard(View):
         rows.show(cards.COLUMNS, cards.rows(shown, snapshot.trials, now))
         busy = sum(card.trial is not None for card in snapshot.cards)
         more = f", {len(snapshot.cards) - most} more in 5" if len(snapshot.cards) > most else ""
-        entitle(rows, f"Cards · {busy} of {len(snapshot.cards)} busy{more}")
+        count = f" · {busy} of {len(snapshot.cards)} busy{more}" if snapshot.cards else ""
+        entitle(rows, f"Cards{count}")
 
     def _paint_trials(self, snapshot: Snapshot, now: float) -> None:
         rows = self.query_one("#trials", RowList)

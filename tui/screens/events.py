@@ -69,7 +69,8 @@ class Events(View):
         head: Line = (
             (f"{present.clock(event.at_utc)}  ", "dim"),
             present.level(event.level),
-            plain(f" {event.level}  {event.kind}", "dim"),
+            (" ", ""),
+            plain(f"{event.level}, {event.kind}", "dim"),
         )
         text = [(plain(line, limit=2_000),) for line in event.text.splitlines()]
         self.app.push_screen(Panel("Event", [head, (), *text]))

@@ -8,6 +8,7 @@ from typing import ClassVar
 from textual import on
 from textual.widget import Widget
 
+from tui import present
 from tui.messages import TrialOpened
 from tui.screens.view import ACTS, View
 from tui.tables import trials
@@ -24,8 +25,9 @@ class Queue(View):
     FILTERS = True
 
     def body(self) -> Iterable[Widget]:
-        yield LineBox(id="experiments", wrapped=True)
+        yield LineBox(id="experiments", wrapped=True, indent=2)
         yield RowList(id="queue")
+        yield LineBox(id="why", wrapped=True)
 
     @property
     def chosen(self) -> int | None:
@@ -40,6 +42,17 @@ class Queue(View):
         empty = "no trial matches the filter" if self.filter else "nothing waits"
         rows.show(trials.QUEUE, trials.queue(snapshot, shown, self.desk.now()), empty)
         self.title_of(rows, "Waiting trials, next first", len(shown), len(waiting))
+
+        self._paint_why(snapshot)
+
+    def _paint_why(self, snapshot: Snapshot) -> None:
+        """The whole reason of the trial under the cursor."""
+        box, row = self.query_one("#why", LineBox), self.desk.trial(self.chosen)
+        box.display = row is not None
+        if row is not None:
+            held = {one.id for one in snapshot.experiments if one.held}
+            name = (f"{present.trial_name(row)}  ", "bold")
+            box.show([(name, *trials.reason(row, held))])
 
     def _paint_experiments(self, snapshot: Snapshot) -> None:
         box = self.query_one("#experiments", LineBox)

@@ -50,19 +50,19 @@ class Trial(View):
         return self.trial
 
     def body(self) -> Iterable[Widget]:
-        yield LineBox(id="head", wrapped=True)
+        yield LineBox(id="head", wrapped=True, indent=3)
         left = Container(
             Curves(id="curves"),
             LineBox(id="metrics"),
-            LineBox(id="samples", wrapped=True),
-            LineBox(id="tail", wrapped=True),
+            LineBox(id="samples", wrapped=True, indent=10),
+            LineBox(id="tail", wrapped=True, indent=11),
             id="left",
         )
         right = Container(
-            LineBox(id="plan", wrapped=True),
-            LineBox(id="attempts", wrapped=True),
-            LineBox(id="history", wrapped=True),
-            LineBox(id="settings", wrapped=True),
+            LineBox(id="plan", wrapped=True, indent=20),
+            LineBox(id="attempts", wrapped=True, indent=3),
+            LineBox(id="history", wrapped=True, indent=10),
+            LineBox(id="settings", wrapped=True, indent=20),
             id="right",
         )
         yield VerticalScroll(Container(left, right, id="columns"), id="scroll")

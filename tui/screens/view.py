@@ -109,7 +109,7 @@ class View(Screen[None]):
         lines = []
         if picture is not None:
             lines = banner_lines(
-                picture.snapshot.engine, picture.at_utc, self.desk.now(), self.desk.read_error
+                picture.snapshot, picture.at_utc, self.desk.now(), self.desk.read_error
             )
         elif self.desk.read_error:
             lines = [((self.desk.read_error, "bad"),)]

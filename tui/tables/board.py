@@ -8,6 +8,7 @@ from tui import present
 from tui.paint import Line, cut_to, plain
 from tui.widgets.rowlist import Column, Row
 from workbench.service import BoardRow
+from workbench.trial import State
 
 _WIDEST = 14
 
@@ -82,4 +83,6 @@ def _gain(row: BoardRow, rank_by: str) -> Line:
 
 
 def _why(row: BoardRow) -> Line:
-    return (("  ", ""), plain(row.reason, "dim")) if row.reason else ()
+    """Of a failed one; that others were stopped or pruned says it all."""
+    failed = row.state == State.FAILED and row.reason
+    return (("  ", ""), plain(row.reason, "dim")) if failed else ()

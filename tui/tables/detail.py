@@ -12,7 +12,7 @@ from tui.tables.cards import short_name
 from workbench.service import Attempt, CardRow, MoveRow, Point, Sample, TrialDetail, TrialRow
 from workbench.trial import Kind, State
 
-_BAR = 24
+_BAR = 14
 _NAME = 20
 
 
@@ -53,10 +53,12 @@ def _progress(row: TrialRow, left_s: float | None) -> Line:
     if row.tokens_per_s is not None:
         facts.append((f"{present.rate(row.tokens_per_s)} tok/s", ""))
     if row.state is State.RUNNING:
-        known = left_s is not None
-        facts.append((f"{present.eta(left_s)} left" if known else "time left: not known yet", ""))
+        facts.append((f"{present.eta(left_s)} left", "") if left_s is not None else ("", ""))
     return join(
-        (bar(done, _BAR, "live" if row.state.live else "dim"), *((fact,) for fact in facts)),
+        (
+            bar(done, _BAR, "live" if row.state.live else "dim"),
+            *((fact,) for fact in facts if fact[0]),
+        ),
         ("   ", ""),
     )
 
@@ -115,7 +117,8 @@ def plan(attempt: Attempt | None, card: CardRow | None) -> list[Line]:
         _fact(
             "attention",
             plain(given.get("attention", present.NONE)),
-            plain(f"  {given.get('attention_why', '')}", "dim"),
+            ("  ", ""),
+            plain(given.get("attention_why", ""), "dim"),
         ),
         _fact("optimizer", plain(given.get("optimizer", present.NONE))),
         _fact(
@@ -145,7 +148,7 @@ def _memory(attempt: Attempt, card: CardRow | None) -> list[Line]:
         _fact(
             "predicted peak",
             (f"{present.gib(attempt.predicted_bytes):>9}  ", ""),
-            *bar(attempt.predicted_bytes / max(1, total), 16, "dim"),
+            *bar(attempt.predicted_bytes / max(1, total), 10, "dim"),
         )
     ]
     if attempt.peak_bytes is not None:
@@ -154,7 +157,7 @@ def _memory(attempt: Attempt, card: CardRow | None) -> list[Line]:
             _fact(
                 "measured peak",
                 (f"{present.gib(attempt.peak_bytes):>9}  ", "bold"),
-                *bar(attempt.peak_bytes / max(1, total), 16, "live"),
+                *bar(attempt.peak_bytes / max(1, total), 10, "live"),
                 (f" {off:+.0%}", "dim"),
             )
         )
@@ -180,12 +183,13 @@ def attempts(tries: Sequence[Attempt], cards: Sequence[CardRow], now: float) -> 
     lines: list[Line] = []
     for place, one in enumerate(tries, start=1):
         took = present.span((one.ended_utc or now) - one.started_utc)
-        outcome: Part = ("● runs", "live") if one.outcome is None else _outcome(one.outcome)
+        outcome: Part = ("● running", "live") if one.outcome is None else _outcome(one.outcome)
         lines.append(
             (
                 (f"{place}  ", "dim"),
                 outcome,
-                plain(f"  on {names.get(one.card, '')} {present.short_uuid(one.card)}"),
+                ("  ", ""),
+                plain(f"{names.get(one.card, '')} {present.short_uuid(one.card)}"),
                 (f"  steps {one.from_step:,}–{one.last_step:,}  {took}", "dim"),
                 *((("  ", ""), plain(one.reason, "dim")) if one.reason else ()),
             )
@@ -210,7 +214,6 @@ def history(moves: Sequence[MoveRow]) -> list[Line]:
             *present.state_word(move.after),
             (" " * max(1, 10 - len(move.after)), ""),
             plain(move.why),
-            (f"  ({move.by})", "faint"),
         )
         for move in reversed(moves)
     ] or [(("queued, and nothing since", "dim"),)]

@@ -12,10 +12,10 @@ from workbench.service import EventRow
 COLUMNS = (
     Column(title="when", width=8),
     Column(title="", width=1),
-    Column(title="level", width=7, drop=2),
+    Column(title="level", width=7, drop=1),
     Column(title="trial", width=5),
-    Column(title="what", width=11, drop=1),
-    Column(title="", width=30, grow=1),
+    Column(title="what", width=11, drop=2),
+    Column(title="", width=44, grow=1),
 )
 TAIL = (
     Column(title="when", width=8),

@@ -23,9 +23,9 @@ DASHBOARD = (
     Column(title="", width=2),
     Column(title="trial", width=5),
     Column(title="experiment", width=12, most=24, grow=1, drop=3),
-    Column(title="settings", width=16, most=50, grow=2),
+    Column(title="settings", width=17, most=50, grow=2),
     Column(title="state", width=11),
-    Column(title="progress", width=12, most=20, grow=1),
+    Column(title="progress", width=11, most=20, grow=1),
     Column(title="loss", width=5, right=True),
     Column(title="tok/s", width=6, right=True, drop=4),
     Column(title="left or why", width=14, grow=4),
@@ -33,25 +33,25 @@ DASHBOARD = (
 FULL = (
     Column(title="", width=2),
     Column(title="trial", width=5),
-    Column(title="experiment", width=12, most=24, grow=1),
-    Column(title="settings", width=16, most=60, grow=3, drop=7),
+    Column(title="experiment", width=12, most=24, grow=2, drop=4),
+    Column(title="settings", width=17, most=50, grow=2),
     Column(title="state", width=11),
-    Column(title="progress", width=12, most=20, grow=1, drop=3),
-    Column(title="loss", width=5, right=True, drop=2),
+    Column(title="progress", width=11, most=20, grow=1, drop=2),
+    Column(title="loss", width=5, right=True, drop=3),
     Column(title="score", width=7, right=True, drop=1),
     Column(title="tok/s", width=6, right=True, drop=8),
     Column(title="peak", width=8, right=True, drop=5),
     Column(title="card", width=8, drop=6),
     Column(title="tries", width=5, right=True, drop=9),
-    Column(title="left or why", width=14, grow=3),
+    Column(title="left or why", width=12, grow=3),
 )
 QUEUE = (
     Column(title="", width=3, right=True),
     Column(title="trial", width=5),
-    Column(title="experiment", width=12, most=24, grow=1),
-    Column(title="settings", width=22, most=50, grow=2, drop=1),
-    Column(title="since", width=10, drop=2),
-    Column(title="what it waits for", width=26, grow=4),
+    Column(title="experiment", width=12, most=24, grow=2),
+    Column(title="settings", width=17, most=40, grow=1, drop=1),
+    Column(title="waits", width=10, right=True, drop=2),
+    Column(title="for what", width=28, grow=6),
 )
 
 
@@ -192,15 +192,16 @@ def queue(snapshot: Snapshot, trials: Sequence[TrialRow], now: float) -> list[Ro
                 ((present.trial_name(row), "bold"),),
                 (plain(row.experiment_name, "dim"),),
                 _settings(row),
-                ((present.ago(now - row.changed_utc), "dim"),),
-                _reason(row, held),
+                ((present.span(now - row.changed_utc), "dim"),),
+                reason(row, held),
             ),
         )
         for row in trials
     ]
 
 
-def _reason(row: TrialRow, held: set[int]) -> Line:
+def reason(row: TrialRow, held: set[int]) -> Line:
+    """What it waits for, and where it will go on."""
     if row.experiment in held:
         return (("its experiment is held", "warn"),)
     again: Line = ((f"resumes at step {row.checkpoint_step}; ", "dim"),)

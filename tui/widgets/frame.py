@@ -85,8 +85,9 @@ def key_line(keys: Sequence[tuple[str, str]], cells: int) -> Line:
     return tuple(piece for part in parts for piece in part)
 
 
-def banner_lines(engine: Engine, at_utc: float, now: float, read_error: str) -> list[Line]:
+def banner_lines(snapshot: Snapshot, at_utc: float, now: float, read_error: str) -> list[Line]:
     """What a person should know before anything else; empty when all is well."""
+    engine = snapshot.engine
     if read_error:
         return [((f"! {read_error}", "bad"), (" It is read again all the time.", "dim"))]
     if engine.state == "starting":
@@ -109,14 +110,19 @@ def banner_lines(engine: Engine, at_utc: float, now: float, read_error: str) -> 
             )
         ]
     if engine.state == "down":
-        return [
-            (
-                ("✗ The engine is gone", "bad"),
-                (" — what trained goes on from its last checkpoint once it is back. ", ""),
-                ("E", "accent"),
-                (" starts it.", ""),
-            )
-        ]
+        return [_down(bool(snapshot.trials))]
     if engine.detail:
         return [(("! Nothing new is started: ", "warn"), plain(engine.detail))]
     return []
+
+
+def _down(trained: bool) -> Line:
+    start: Line = (("E", "accent"), (" starts it.", ""))
+    if not trained:
+        return (("✗ The engine is not running. ", "warn"), *start)
+    return (
+        ("✗ The engine is not running", "bad"),
+        (" — trials may be training on without it; what ended goes on from its last ", ""),
+        ("checkpoint once it is back. ", ""),
+        *start,
+    )

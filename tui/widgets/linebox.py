@@ -21,49 +21,46 @@ def entitle(widget: Widget, title: str) -> None:
 
 
 class LineBox(Widget):
-    """Shows lines as they are; `wrapped` breaks long ones between words."""
+    """Shows lines as they are; `wrapped` breaks long ones between words, and indents the rest."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     DEFAULT_CSS = "LineBox { height: auto; }"
 
-    def __init__(
-        self, *, id: str | None = None, classes: str | None = None, wrapped: bool = False
-    ) -> None:
-        super().__init__(id=id, classes=classes)
-        self._wrapped = wrapped
+    def __init__(self, *, id: str | None = None, wrapped: bool = False, indent: int = 0) -> None:
+        super().__init__(id=id)
+        self._wrapped, self._indent = wrapped, indent
         self._given: tuple[Line, ...] = ()
-        self._lines: list[Line] = []
-        self._laid_out_for = 0
+        self._laid_out: dict[int, list[Line]] = {}
 
     def show(self, lines: Sequence[Line]) -> None:
         given = tuple(lines)
         if given == self._given:
             return
+        width = self.size.width
+        old = self._at(width)
         self._given = given
-        self._lay_out(self._laid_out_for)
-
-    def _lay_out(self, width: int) -> None:
-        old = self._lines
-        self._laid_out_for = width
-        self._lines = (
-            [row for line in self._given for row in wrap(line, width, indent=2)]
-            if self._wrapped and width
-            else list(self._given)
-        )
-        if len(old) != len(self._lines):
+        self._laid_out.clear()
+        new = self._at(width)
+        if len(old) != len(new) or not width:
             self.refresh(layout=True)
             return
-        for y, (before, after) in enumerate(zip(old, self._lines, strict=True)):
+        for y, (before, after) in enumerate(zip(old, new, strict=True)):
             if before != after:
-                self.refresh(Region(0, y, self.size.width, 1))
+                self.refresh(Region(0, y, width, 1))
+
+    def _at(self, width: int) -> list[Line]:
+        """The lines as they stand at that width; a layout may try several."""
+        if not self._wrapped or not width:
+            return list(self._given)
+        if width not in self._laid_out:
+            self._laid_out[width] = [
+                row for line in self._given for row in wrap(line, width, self._indent)
+            ]
+        return self._laid_out[width]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        if width != self._laid_out_for:
-            self._lay_out(width)
-        return len(self._lines)
+        return len(self._at(width))
 
     def render_line(self, y: int) -> Strip:
-        if self._wrapped and self.size.width != self._laid_out_for:
-            self._lay_out(self.size.width)
-        line = self._lines[y] if y < len(self._lines) else ()
-        return strips.strip(self, line, self.size.width)
+        lines = self._at(self.size.width)
+        return strips.strip(self, lines[y] if y < len(lines) else (), self.size.width)

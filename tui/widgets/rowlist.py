@@ -206,11 +206,11 @@ class RowList(ScrollView, can_focus=True):
             return
         top = self.scroll_offset.y
         if self._follow and not self._has_cursor:
-            self.scroll_to(y=max(0, len(self._rows) - room), animate=False)
+            self.scroll_to(y=max(0, len(self._rows) - room), animate=False, force=True)
         elif self._at < top:
-            self.scroll_to(y=self._at, animate=False)
+            self.scroll_to(y=self._at, animate=False, force=True)
         elif self._at >= top + room:
-            self.scroll_to(y=self._at - room + 1, animate=False)
+            self.scroll_to(y=self._at - room + 1, animate=False, force=True)
 
     def on_click(self, event: events.Click) -> None:
         at = event.y - self._head + self.scroll_offset.y

@@ -1,0 +1,121 @@
+"""A filled home, an app over it with a frozen clock, and waiting for facts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from tests.tui.filled import NOW, engine_running, fill
+from tui.app import WorkbenchApp
+from tui.screens.view import View
+from workbench.home import Home
+from workbench.service import Service
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+class NoEngine(Service):
+    """Leaves a mark where the real one would start a keeper."""
+
+    def start_engine(self) -> None:
+        self.home.make()
+        self.home.stopped.unlink(missing_ok=True)
+        (self.home.root / "started").touch()
+
+
+@pytest.fixture(autouse=True)
+def _plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("SSH_CONNECTION", "NO_COLOR", "COLORFGBG", "WORKBENCH_THEME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("filled") / "home"
+    fill(Home(root))
+    return root
+
+
+@pytest.fixture
+def home(template: Path, tmp_path: Path) -> Home:
+    """Filled, with no engine about it."""
+    shutil.copytree(template, tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "nothing" / "here")
+
+
+@pytest.fixture
+def running(home: Home) -> Iterator[Home]:
+    """Filled, with an engine that ticks."""
+    with engine_running(home):
+        yield home
+
+
+async def until(pilot: Pilot[Any], fact: Callable[[], object]) -> None:
+    """Wait until it is so."""
+    end = time.monotonic() + 10
+    while not fact():
+        assert time.monotonic() < end, "it never came to be so"
+        await pilot.pause(0.01)
+
+
+async def settled(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
+    """Wait until what the screen wants was read, and painted."""
+
+    def read() -> bool:
+        picture = app.desk.picture
+        view = app.screen
+        return picture is not None and (not isinstance(view, View) or picture.wants == view.wants())
+
+    await until(pilot, read)
+    await pilot.pause()
+    await pilot.pause()
+
+
+@asynccontextmanager
+async def shown(
+    home: Home, width: int = 120, height: int = 40, now: Callable[[], float] = lambda: NOW
+) -> AsyncIterator[tuple[WorkbenchApp, Pilot[Any]]]:
+    """The app over `home`, once its first picture is painted."""
+    app = WorkbenchApp(NoEngine(home, now), now=now, period_s=0.02)
+    async with app.run_test(size=(width, height), notifications=True) as pilot:
+        await settled(app, pilot)
+        yield app, pilot
+
+
+def frame(app: WorkbenchApp) -> list[str]:
+    """The screen as plain text."""
+    strips = app.screen._compositor.render_strips()
+    return ["".join(segment.text for segment in strip) for strip in strips]
+
+
+def text(app: WorkbenchApp) -> str:
+    return "\n".join(frame(app))
+
+
+def matches_golden(app: WorkbenchApp, name: str) -> None:
+    """Compare with `goldens/name.txt`; WORKBENCH_GOLDENS=write makes it anew."""
+    shown_now = "".join(f"{line.rstrip()}\n" for line in frame(app))
+    path = GOLDENS / f"{name}.txt"
+    if os.environ.get("WORKBENCH_GOLDENS") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(shown_now)
+    assert path.exists(), f"no golden {name}; make it with WORKBENCH_GOLDENS=write"
+    assert shown_now == path.read_text()
