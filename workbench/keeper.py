@@ -254,7 +254,6 @@ class Keeper:
 
 
 def head_command(port: int, temp: Path) -> list[str]:
-    ray = Path(sys.executable).with_name("ray")
     options = {
         "port": str(port),
         "temp-dir": str(temp),
@@ -267,7 +266,8 @@ def head_command(port: int, temp: Path) -> list[str]:
         "log-color": "false",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    return [str(ray), "start", "--head", "--block", "--disable-usage-stats", *flags]
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]  # the console script may lie elsewhere
+    return [*ray, "start", "--head", "--block", "--disable-usage-stats", *flags]
 
 
 def free_port() -> int:
