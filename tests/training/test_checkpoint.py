@@ -71,6 +71,7 @@ def test_death_before_the_rename_leaves_the_one_before(tmp_path: Path) -> None:
 
 
 def test_what_a_death_left_staged_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    staged(tmp_path, 20)
     staged(tmp_path, 25)
     assert commit(tmp_path, 25).step == 25
     assert [path.name for path in tmp_path.iterdir()] == ["step-000025"]

@@ -147,7 +147,8 @@ def test_a_yield_while_answers_are_generated_is_obeyed(tmp_path: Path) -> None:
         if kind == "phase" and data["detail"] == "answers":
             control.ask(Halt.YIELD)
 
-    bench = Bench(tmp_path, recipe(train__max_steps=2, **ANSWERS))
+    settings = recipe(train__max_steps=2, **ANSWERS)
+    bench = Bench(tmp_path, settings, plan=plan(recompute=True))
     assert bench.run(on=on).outcome is Outcome.YIELDED
     again = bench.run()
     assert again.outcome is Outcome.DONE

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.training.trials import CARD, Bench, events_of, recipe
+from workbench.cards import Card
 from workbench.errors import EngineError
-from workbench.training.worker import Worker
+from workbench.training.worker import Worker, lock_path
 
 LIMIT_S = 120.0
 MakeWorker = Callable[..., Worker]
@@ -132,3 +133,10 @@ def test_making_a_worker_loads_no_heavy_library() -> None:
     code = "import sys, workbench.training.worker; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"
+
+
+def test_a_gpu_has_one_lock_for_all_homes(tmp_path: Path) -> None:
+    card = Card(uuid="GPU-0", kind="cuda", name="a card", total_bytes=1)
+    paths = {lock_path(card, tmp_path / home) for home in ("a", "b")}
+    assert len(paths) == 1
+    assert paths.pop().parent.stat().st_mode & 0o077 == 0

@@ -175,7 +175,7 @@ class Attempt:
             plan=self.plan,
             device=self.card.kind,
             checkpoints=self.checkpoints,
-            scratch=Path(self.a.folder) / "scratch",
+            scratch=Path(self.a.folder),
             belongs=self._belongs(data),
             emit=self.emit,
             control=self.control,

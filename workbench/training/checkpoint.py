@@ -83,8 +83,8 @@ def commit(
 
 
 def tidy(checkpoints: Path) -> None:
-    """Remove all but the newest KEEP."""
-    for path in _newest_first(checkpoints)[KEEP:]:
+    """Remove all but the newest KEEP, and what deaths left half done."""
+    for path in [*_newest_first(checkpoints)[KEEP:], *checkpoints.glob(".step-*")]:
         shutil.rmtree(path, ignore_errors=True)
 
 

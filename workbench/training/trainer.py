@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,19 +163,26 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
         self._finite(sums)
         self.window.pause()
         step = int(self.state.global_step)
-        staged = staging.stage(checkpoint.folder_of(self.course.checkpoints, step))
+        checkpoints, belongs = self.course.checkpoints, self.course.belongs
+        staged = staging.stage(checkpoint.folder_of(checkpoints, step))
+        try:
+            self._fill(staged)
+            done = checkpoint.commit(staged, checkpoints, step=step, belongs=belongs, window=sums)
+        except BaseException:  # on a full disk, what is half written stands in everybody's way
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        self.course.emit(
+            "checkpoint", durable=True, step=step, path=str(done.path), bytes=done.bytes
+        )
+        self.window.go_on()
+
+    def _fill(self, staged: Path) -> None:
+        """Everything a resumed trial needs; never training_args.bin, which is a pickle."""
         save_weights(self.model, staged / WEIGHTS)
         self._save_optimizer_and_scheduler(str(staged))
         self._save_scaler(str(staged))
         self._save_rng_state(str(staged))
         self.state.save_to_json(str(staged / "trainer_state.json"))
-        done = checkpoint.commit(
-            staged, self.course.checkpoints, step=step, belongs=self.course.belongs, window=sums
-        )
-        self.course.emit(
-            "checkpoint", durable=True, step=step, path=str(done.path), bytes=done.bytes
-        )
-        self.window.go_on()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.model, Path(resume_from_checkpoint) / WEIGHTS)

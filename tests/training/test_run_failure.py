@@ -1,0 +1,63 @@
+"""Failures, in words a person can act on."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import CheckpointError, DataError, ModelError, RecipeError
+from workbench.training.failure import classify, diverged, is_poisoned
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
+        (MemoryError(), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "out_of_memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
+        (RecipeError("what", mend="mend"), "recipe"),
+        (CheckpointError("what", mend="mend"), "recipe"),
+        (diverged("by step 3"), "recipe"),
+        (DataError("what", mend="mend"), "data"),
+        (ModelError("what", mend="mend"), "model"),
+        (KeyError("x"), "bug"),
+    ],
+)
+def test_a_failure_has_a_cause_a_reason_and_a_mend(
+    error: Exception, cause: str, tmp_path: Path
+) -> None:
+    found = classify(error, folder=tmp_path / "not" / "there", predicted_bytes=3 << 30)
+    assert found.cause == cause
+    assert found.reason
+    assert found.mend
+
+
+def test_out_of_memory_names_what_the_plan_had_predicted(tmp_path: Path) -> None:
+    found = classify(OutOfMemoryError(), folder=tmp_path, predicted_bytes=3 << 30)
+    assert "3.0 GiB" in found.reason
+
+
+def test_foreign_text_in_a_failure_is_made_harmless(tmp_path: Path) -> None:
+    found = classify(ValueError("\x1b[2Jboo\nline"), folder=tmp_path, predicted_bytes=0)
+    assert found.reason == "ValueError: boo line"
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("CUDA error: device-side assert triggered", True),
+        ("CUDA error: out of memory", False),
+        ("shapes cannot be multiplied", False),
+    ],
+)
+def test_a_broken_context_is_told_from_other_errors(text: str, broken: bool) -> None:
+    assert is_poisoned(RuntimeError(text)) is broken
