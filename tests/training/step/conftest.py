@@ -1,0 +1,157 @@
+"""Tiny models of each family, rows of unequal length, and the plain way to get their gradients."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from workbench.training.step import Rows, Step, StepOptions, collate
+from workbench.training.step.masks import keep_mask, keys_for
+from workbench.training.step.rows import IGNORE, examples_of
+
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PHI_LINEARS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+SIZES: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MORE: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 6},
+    "gemma2": {"sliding_window": 6, "query_pre_attn_scalar": 8},
+    "gemma3_text": {"sliding_window": 6, "query_pre_attn_scalar": 8},
+}
+ModelOf = Callable[..., PeftModel]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def model_of() -> ModelOf:
+    """model_of(family, sizes={}, **lora settings) -> a tiny fp32 model with a LoRA that is not 0."""
+
+    def build(family: str = "llama", sizes: dict[str, Any] | None = None, **lora: Any) -> PeftModel:
+        torch.manual_seed(0)
+        settings = SIZES | MORE.get(family, {}) | (sizes or {})
+        config = AutoConfig.for_model(family, **settings)
+        base = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        for name, param in base.named_parameters():
+            if "norm" in name:
+                nn.init.normal_(param, 0.5, 0.2)
+        targets = PHI_LINEARS if family == "phi3" else LINEARS
+        lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": targets, **lora}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by an old name
+            model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **lora))
+        for name, param in model.named_parameters():
+            if param.requires_grad and "lora_B" in name:
+                nn.init.normal_(param, 0.0, 0.3)
+        return model
+
+    return build
+
+
+@pytest.fixture
+def rows() -> Rows:
+    """Four rows of 5 to 17 tokens; the first half of two of them carries no loss."""
+    chance = torch.Generator().manual_seed(1)
+    examples = []
+    for index, length in enumerate((5, 17, 9, 12)):
+        ids = torch.randint(3, 97, (length,), generator=chance).tolist()
+        hidden = length // 2 if index % 2 else 0
+        examples.append({"input_ids": ids, "labels": [IGNORE] * hidden + ids[hidden:]})
+    return collate(examples)
+
+
+class KnownDropout(nn.Module):
+    """nn.Dropout with masks from outside; `at` says where in the batch the running row starts."""
+
+    def __init__(self, mask_TD: Tensor, p: float) -> None:
+        super().__init__()
+        self.mask_TD, self.p, self.at = mask_TD, p, 0
+
+    def forward(self, x_1TD: Tensor) -> Tensor:
+        mask = self.mask_TD[self.at : self.at + x_1TD.shape[1]]
+        return x_1TD * mask / (1 - self.p)
+
+
+def options(**changes: Any) -> StepOptions:
+    settings = {"precision": "fp32", "rows_per_micro": 4, "max_grad_norm": None, "seed": 7}
+    return StepOptions(**(settings | changes))
+
+
+def plain_gradients(model: PeftModel, rows: Rows, drops: list[KnownDropout]) -> tuple[float, Any]:
+    """(loss, gradients by name) by plain transformers and PEFT, one row at a time."""
+    model.train()
+    total, at = 0.0, 0
+    for example in examples_of(rows):
+        for drop in drops:
+            drop.at = at
+        ids, labels = (torch.tensor([example[key]]) for key in ("input_ids", "labels"))
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+        nats = nn.functional.cross_entropy(
+            logits[0, :-1], labels[0, 1:], ignore_index=IGNORE, reduction="sum"
+        )
+        loss = nats / rows.targets
+        loss.backward()
+        total += float(loss.detach())
+        at += len(example["input_ids"])
+    named = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return total, named
+
+
+def with_known_masks(model: PeftModel, step: Step, rows: Rows) -> list[KnownDropout]:
+    """Puts the masks that the step will draw in its first micro-step into PEFT's modules."""
+    assert step._fused is not None
+    sites = torch.arange(step._fused.sites)
+    keys_S2 = keys_for(torch.tensor(step.options.seed), torch.tensor(step.counter), sites)
+    drops = []
+    for group in step._fused.groups:
+        for part in group.projections:
+            module: Any = part.module
+            if part.low is None or part.low.dropout == 0:
+                continue
+            shape = (rows.tokens, module.get_base_layer().in_features)
+            mask = keep_mask(shape, keys_S2[part.low.site], part.low.dropout)
+            drops.append(KnownDropout(mask, part.low.dropout))
+            module.lora_dropout["default"] = drops[-1]
+    return drops
+
+
+def assert_same_gradients(model: PeftModel, rows: Rows, step: Step) -> None:
+    """Loss and every gradient of the step to 1e-5 of the plain ones (relative to their norm)."""
+    loss = float(step.forward_backward(rows))
+    names = {id(param): name for name, param in model.named_parameters()}
+    ours = {names[id(param)]: step.flat.grad(param).clone() for param in step.flat.params}
+    drops = with_known_masks(model, step_at_first(step), rows) if step._fused else []
+    step.restore()
+    plain_loss, plain = plain_gradients(model, rows, drops)
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    assert ours.keys() == plain.keys()
+    for name, grad in plain.items():
+        error = (ours[name] - grad).norm() / grad.norm().clamp(min=1e-12)
+        assert float(error) < 1e-5, name
+
+
+def step_at_first(step: Step) -> Step:
+    step.counter = 0
+    return step

@@ -1,0 +1,108 @@
+"""The Triton kernels against torch; on a card, or on a CPU under TRITON_INTERPRET=1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workbench.training.step import triton_ops
+from workbench.training.step.head import _plain
+from workbench.training.step.masks import dropped, keys_for
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = pytest.mark.skipif(
+    not triton_ops.usable(DEVICE), reason="Triton needs a CUDA card or TRITON_INTERPRET=1"
+)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    chance = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=chance).to(DEVICE)
+
+
+def key() -> Tensor:
+    at = torch.tensor
+    return keys_for(at(5), at(3), torch.arange(2)).to(DEVICE)[1]
+
+
+def test_the_mask_is_the_one_that_torch_computes() -> None:
+    x_TK = drawn(70, 96)
+    torch.testing.assert_close(triton_ops.dropout(x_TK, key(), 0.3), dropped(x_TK, key(), 0.3))
+
+
+@pytest.mark.parametrize("rank", [4, 16, 40])
+@pytest.mark.parametrize("p", [0.0, 0.25])
+def test_low_rank_backward(p: float, rank: int) -> None:
+    x_TK, dx_TK = drawn(150, 80), drawn(150, 80, seed=1)
+    dlow_TR, a_RK = drawn(150, rank, seed=2), drawn(rank, 80, seed=3)
+    want_dx = dx_TK + dropped(dlow_TR @ a_RK, key(), p)
+    want_da = dlow_TR.T @ dropped(x_TK, key(), p)
+    da = triton_ops.lora_backward(x_TK, dx_TK, dlow_TR, a_RK, key(), p)
+    torch.testing.assert_close(dx_TK, want_dx, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(da, want_da, rtol=1e-4, atol=1e-4)
+    again = triton_ops.lora_backward(x_TK, None, dlow_TR, a_RK, key(), p)
+    torch.testing.assert_close(again, want_da, rtol=1e-4, atol=1e-4)
+
+
+def test_nf4_dequantize_gives_the_values_of_bitsandbytes() -> None:
+    functional: Any = pytest.importorskip("bitsandbytes.functional")
+    weight = drawn(48, 704)
+    packed, state = functional.quantize_4bit(weight, compress_statistics=True, quant_type="nf4")
+    want = functional.dequantize_4bit(packed, state)
+    got = triton_ops.nf4_dequantize(packed, state, torch.full_like(weight, float("nan")))
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("gemma", [False, True])
+def test_rms_norm(gemma: bool) -> None:
+    x, weight, dy = drawn(5, 9, 72).requires_grad_(), drawn(72, seed=1), drawn(5, 9, 72, seed=2)
+    w = weight + 1 if gemma else weight
+    want = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * w
+    (want_dx,) = torch.autograd.grad(want, x, dy)
+    got = triton_ops.RmsNorm.apply(x, weight, 1e-5, gemma)
+    (dx,) = torch.autograd.grad(got, x, dy)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_gated_linear(gelu: bool, chunked: bool) -> None:
+    both = drawn(1, 11, 2 * 80).requires_grad_()
+    gate, up = both.chunk(2, -1)
+    if not chunked:
+        gate, up = gate.contiguous(), up.contiguous()
+    dy = drawn(1, 11, 80, seed=2)
+    act = nn.functional.gelu(gate, approximate="tanh") if gelu else nn.functional.silu(gate)
+    (want,) = torch.autograd.grad(act * up, both, dy, retain_graph=True)
+    out = triton_ops.GatedLinear.apply(gate, up, gelu)
+    (got,) = torch.autograd.grad(out, both, dy)
+    torch.testing.assert_close(out, act * up, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_rotary() -> None:
+    x = drawn(1, 13, 3, 16).transpose(1, 2).requires_grad_()
+    angle = drawn(1, 13, 8, seed=1)
+    cos, sin = (torch.cat([turn, turn], -1) for turn in (angle.cos(), angle.sin()))
+    left, right = x.chunk(2, -1)
+    want = x * cos[:, None] + torch.cat([-right, left], -1) * sin[:, None]
+    dy = drawn(1, 3, 13, 16, seed=2)
+    (want_dx,) = torch.autograd.grad(want, x, dy, retain_graph=True)
+    got = triton_ops.Rotary.apply(x, cos, sin)
+    (dx,) = torch.autograd.grad(got, x, dy)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_cross_entropy(softcap: float | None) -> None:
+    logits, targets = drawn(6, 200) * 4, torch.tensor([3, -100, 199, 0, -100, 7], device=DEVICE)
+    factor = torch.tensor(0.25, device=DEVICE)
+    want_nll, want_grad = _plain(logits, targets, factor, softcap)
+    nll = triton_ops.cross_entropy(logits, targets, factor, softcap, -100)
+    torch.testing.assert_close(nll, want_nll, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, want_grad, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,80 @@
+"""A frozen weight as the matrix products need it, and the one workspace 4-bit ones unpack into.
+
+Saves memory: at any moment one layer's weight is unpacked, in a buffer made once. NF4 and its
+double-quantised scales: Dettmers et al. 2023, arXiv 2305.14314, §3.
+"""
+
+# N outputs, K inputs
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.training.step import triton_ops
+
+
+class Workspace:
+    """Grows to the largest weight asked for; what it gave before is overwritten by the next."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._buffer = torch.empty(0, device=device, dtype=dtype)
+
+    def reserve(self, elements: int) -> None:
+        """Before any capture: a buffer that moves would leave graphs writing to the old one."""
+        if self._buffer.numel() < elements:
+            self._buffer = self._buffer.new_empty(elements)
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        count = torch.Size(shape).numel()
+        self.reserve(count)
+        return self._buffer[:count].view(shape)
+
+
+class FrozenWeight:
+    """W_NK of a linear layer, plain or NF4."""
+
+    def __init__(
+        self, linear: nn.Linear, dtype: torch.dtype, workspace: Workspace, *, unpacked: bool = False
+    ) -> None:
+        self.shape_NK = (linear.out_features, linear.in_features)
+        self._dtype = dtype
+        self._workspace = workspace
+        self._weight: Any = linear.weight
+        self._state: Any = getattr(linear.weight, "quant_state", None)
+        self._resident: Tensor | None = None
+        if self._state is None:
+            self._resident = linear.weight.data.to(dtype)
+        elif unpacked:
+            self._resident = self._unpack(None).clone()
+        else:
+            workspace.reserve(self.shape_NK[0] * self.shape_NK[1])
+
+    def dense(self) -> Tensor:
+        """W_NK in the compute dtype. Of a 4-bit weight: valid until the next call of any of them,
+        so use it at once.
+        """
+        if self._resident is not None:
+            return self._resident
+        return self._unpack(self._workspace.take(self.shape_NK))
+
+    def _unpack(self, out: Tensor | None) -> Tensor:
+        packed, state = self._weight.data, self._state
+        if triton_ops.usable(packed.device) and state.nested and state.quant_type == "nf4":
+            out = packed.new_empty(self.shape_NK, dtype=self._dtype) if out is None else out
+            return triton_ops.nf4_dequantize(packed, state, out)
+        return _bitsandbytes_unpack(packed, state, self._dtype)
+
+
+def _bitsandbytes_unpack(packed: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
+    scales = state.absmax
+    if state.nested:
+        from bitsandbytes.functional import dequantize_blockwise
+
+        scales = (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()
+    result: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
+        packed, scales, state.blocksize, state.quant_type, list(state.shape), dtype
+    )
+    return result

@@ -1,0 +1,282 @@
+# mypy: ignore-errors
+"""The Triton kernels; triton_ops.py wraps them. Triton's language is not Python's typing.
+
+What each saves is said there. All arithmetic is fp32; loads and stores are the tensors' dtypes.
+"""
+
+# T tokens, K width, R rank, V vocabulary
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def mix(x):
+    """masks.mix on uint32."""
+    x = x ^ (x >> 16)
+    x = x * tl.full((), 0x7FEB352D, tl.uint32)
+    x = x ^ (x >> 15)
+    x = x * tl.full((), 0x846CA68B, tl.uint32)
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def kept(element, keys, THRESHOLD: tl.constexpr):
+    first = tl.load(keys).to(tl.uint32)
+    second = tl.load(keys + 1).to(tl.uint32)
+    bits = mix(mix(element.to(tl.uint32) + first) ^ second)
+    return bits >= tl.full((), THRESHOLD, tl.uint32)
+
+
+@triton.jit
+def dropout(
+    x, out, keys, count, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, BLOCK: tl.constexpr
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    value = tl.where(kept(at, keys, THRESHOLD), value * INVERSE, 0.0)
+    tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def lora_backward(
+    x_TK,
+    dx_TK,
+    dlow_TR,
+    a_RK,
+    da_SRK,
+    keys,
+    T,
+    K,
+    R,
+    rows_each,
+    INVERSE: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    HAS_DX: tl.constexpr,
+    DROP: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """dx += mask · (dlow @ A) / (1-p) and da[s] = dlow^T @ (mask · x / (1-p)), in one reading."""
+    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    split = tl.program_id(1)
+    r = tl.arange(0, BLOCK_R)
+    in_k = k < K
+    in_r = r < R
+    a = tl.load(a_RK + r[:, None] * K + k[None, :], mask=in_r[:, None] & in_k[None, :], other=0.0)
+    total = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
+    first = split * rows_each
+    for start in range(first, tl.minimum(first + rows_each, T), BLOCK_T):
+        t = start + tl.arange(0, BLOCK_T)
+        in_t = (t < T) & (t < first + rows_each)
+        low = tl.load(
+            dlow_TR + t[:, None] * R + r[None, :], mask=in_t[:, None] & in_r[None, :], other=0.0
+        )
+        at = t[:, None].to(tl.int64) * K + k[None, :]
+        inside = in_t[:, None] & in_k[None, :]
+        x = tl.load(x_TK + at, mask=inside, other=0.0)
+        if DROP:
+            keep = kept(at, keys, THRESHOLD)
+            x = tl.where(keep, x.to(tl.float32) * INVERSE, 0.0).to(low.dtype)
+        total += tl.dot(tl.trans(low), x, input_precision="ieee")
+        if HAS_DX:
+            delta = tl.dot(low, a, input_precision="ieee")
+            if DROP:
+                delta = tl.where(keep, delta * INVERSE, 0.0)
+            delta += tl.load(dx_TK + at, mask=inside, other=0.0).to(tl.float32)
+            tl.store(dx_TK + at, delta.to(dx_TK.dtype.element_ty), mask=inside)
+    to = da_SRK + (split * R + r[:, None]) * K + k[None, :]
+    tl.store(to, total, mask=in_r[:, None] & in_k[None, :])
+
+
+@triton.jit
+def nf4_dequantize(
+    packed,
+    scales_8bit,
+    scale_code,
+    super_scales,
+    offset,
+    table,
+    out,
+    scale_count,
+    HALF_BLOCK: tl.constexpr,
+    PER_SUPER: tl.constexpr,
+    SCALES: tl.constexpr,
+):
+    """SCALES blocks of 2·HALF_BLOCK weights a program; the high nibble comes first."""
+    s = tl.program_id(0).to(tl.int64) * SCALES + tl.arange(0, SCALES)
+    inside = s < scale_count
+    code = tl.load(scales_8bit + s, mask=inside, other=0)
+    scale = tl.load(scale_code + code) * tl.load(
+        super_scales + s // PER_SUPER, mask=inside, other=0
+    )
+    scale += tl.load(offset)
+    b = s[:, None] * HALF_BLOCK + tl.arange(0, HALF_BLOCK)[None, :]
+    byte = tl.load(packed + b, mask=inside[:, None], other=0)
+    high = tl.load(table + (byte >> 4)) * scale[:, None]
+    low = tl.load(table + (byte & 15)) * scale[:, None]
+    both = tl.interleave(high, low)
+    to = s[:, None] * (2 * HALF_BLOCK) + tl.arange(0, 2 * HALF_BLOCK)[None, :]
+    tl.store(out + to, both.to(out.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit
+def rms_norm(x, weight, out, rstd, width, eps, GEMMA: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < width
+    value = tl.load(x + row * width + at, mask=inside, other=0.0).to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(value * value, 0) / width + eps)
+    tl.store(rstd + row, inverse)
+    w = tl.load(weight + at, mask=inside, other=0.0)
+    if GEMMA:
+        value = value * inverse * (1.0 + w.to(tl.float32))
+    else:
+        value = (value * inverse).to(out.dtype.element_ty).to(tl.float32) * w.to(tl.float32)
+    tl.store(out + row * width + at, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def rms_norm_backward(dy, x, weight, rstd, dx, width, GEMMA: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < width
+    w = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+    if GEMMA:
+        w += 1.0
+    inverse = tl.load(rstd + row)
+    normal = tl.load(x + row * width + at, mask=inside, other=0.0).to(tl.float32) * inverse
+    wdy = tl.load(dy + row * width + at, mask=inside, other=0.0).to(tl.float32) * w
+    mean = tl.sum(wdy * normal, 0) / width
+    tl.store(
+        dx + row * width + at,
+        ((wdy - normal * mean) * inverse).to(dx.dtype.element_ty),
+        mask=inside,
+    )
+
+
+@triton.jit
+def tanh(x):
+    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
+
+
+@triton.jit
+def activated(gate, GELU: tl.constexpr):
+    """(act(gate), its derivative): silu, or gelu by tanh."""
+    if GELU:
+        inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
+        t = tanh(inner)
+        slope = 0.7978845608028654 * (1.0 + 3.0 * 0.044715 * gate * gate)
+        return 0.5 * gate * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * slope
+    s = tl.sigmoid(gate)
+    return gate * s, s * (1.0 + gate * (1.0 - s))
+
+
+@triton.jit
+def glu(gate, up, out, width, gate_stride, up_stride, GELU: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < width
+    g = tl.load(gate + row * gate_stride + at, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + row * up_stride + at, mask=inside, other=0.0).to(tl.float32)
+    act, _ = activated(g, GELU)
+    act = act.to(out.dtype.element_ty).to(tl.float32)
+    tl.store(out + row * width + at, (act * u).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def glu_backward(
+    dy, gate, up, dgate, dup, width, gate_stride, up_stride, GELU: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < width
+    d = tl.load(dy + row * width + at, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(gate + row * gate_stride + at, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + row * up_stride + at, mask=inside, other=0.0).to(tl.float32)
+    act, slope = activated(g, GELU)
+    tl.store(dgate + row * width + at, (d * u * slope).to(dgate.dtype.element_ty), mask=inside)
+    tl.store(dup + row * width + at, (d * act).to(dup.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def rotate(
+    x,
+    cos,
+    sin,
+    out,
+    H,
+    x_stride_t,
+    x_stride_h,
+    SIGN: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """One token's heads; out is (T, H, 2·HALF), contiguous."""
+    t = tl.program_id(0).to(tl.int64)
+    h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    d = tl.arange(0, BLOCK_D)
+    in_d = d < HALF
+    inside = (h < H)[:, None] & in_d[None, :]
+    c = tl.load(cos + t * 2 * HALF + d, mask=in_d, other=0.0).to(tl.float32)[None, :]
+    s = tl.load(sin + t * 2 * HALF + d, mask=in_d, other=0.0).to(tl.float32)[None, :] * SIGN
+    at = t * x_stride_t + h[:, None] * x_stride_h + d[None, :]
+    left = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    right = tl.load(x + at + HALF, mask=inside, other=0.0).to(tl.float32)
+    to = out + (t * H + h[:, None]) * (2 * HALF) + d[None, :]
+    tl.store(to, (left * c - right * s).to(out.dtype.element_ty), mask=inside)
+    tl.store(to + HALF, (right * c + left * s).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def cross_entropy(
+    logits,
+    targets,
+    nll,
+    factor,
+    V,
+    softcap,
+    IGNORE: tl.constexpr,
+    CAPPED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One position: its loss, and over its logits their gradient times `factor`."""
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * V
+    target = tl.load(targets + row)
+    at = tl.arange(0, BLOCK)
+    if target == IGNORE:
+        for start in range(0, V, BLOCK):
+            zero = tl.zeros((BLOCK,), dtype=logits.dtype.element_ty)
+            tl.store(logits + start + at, zero, mask=start + at < V)
+        tl.store(nll + row, 0.0)
+    else:
+        top = float("-inf")
+        total = 0.0
+        for start in range(0, V, BLOCK):
+            z = tl.load(logits + start + at, mask=start + at < V, other=float("-inf")).to(
+                tl.float32
+            )
+            if CAPPED:
+                z = tl.where(start + at < V, softcap * tanh(z / softcap), float("-inf"))
+            higher = tl.maximum(top, tl.max(z, 0))
+            total = total * tl.exp(top - higher) + tl.sum(tl.exp(z - higher), 0)
+            top = higher
+        lse = top + tl.log(total)
+        own = tl.load(logits + target).to(tl.float32)
+        if CAPPED:
+            own = softcap * tanh(own / softcap)
+        scale = tl.load(factor)
+        for start in range(0, V, BLOCK):
+            z = tl.load(logits + start + at, mask=start + at < V, other=0.0).to(tl.float32)
+            slope = 1.0
+            if CAPPED:
+                t = tanh(z / softcap)
+                z = softcap * t
+                slope = 1.0 - t * t
+            grad = (tl.exp(z - lse) - tl.where(start + at == target, 1.0, 0.0)) * slope * scale
+            tl.store(logits + start + at, grad.to(logits.dtype.element_ty), mask=start + at < V)
+        tl.store(nll + row, lse - own)

@@ -1,0 +1,56 @@
+"""Dropout masks as a pure function of (seed, micro-step, projection, element).
+
+Saves the mask: nothing is stored between forward and backward, not even a generator's state, so
+recompute and CUDA-graph replays draw the same mask, on every device, and a checkpoint needs two
+integers. The bits are two rounds of a 32-bit mixer over the element's number, keyed per projection
+(lowbias32: C. Wellons, github.com/skeeto/hash-prospector). Counter-based generators: Salmon et
+al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+"""
+
+# S projections (sites), T tokens, D width
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LOW_32 = 0xFFFFFFFF
+GOLDEN = 0x9E3779B9
+"""2^32 / golden ratio: spreads consecutive numbers (Knuth, TAOCP 3, §6.4)."""
+
+
+def mix(x: Tensor) -> Tensor:
+    """lowbias32 on int64 tensors that hold values below 2^32; products wrap, low bits stay right."""
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & LOW_32
+    x = x ^ (x >> 15)
+    x = (x * 0x846CA68B) & LOW_32
+    return x ^ (x >> 16)
+
+
+def keys_for(seed: Tensor, counter: Tensor, sites: Tensor) -> Tensor:
+    """keys_S2 of one micro-step: two 32-bit keys a projection. No host sync; can be captured."""
+    first = mix((sites * GOLDEN + seed) & LOW_32)
+    first = mix((first + (seed >> 32) + counter * 0x85EBCA6B) & LOW_32)
+    second = mix((first ^ (counter & LOW_32)) + 0x68E31DA4 & LOW_32)
+    return torch.stack([first, second], dim=-1)
+
+
+def threshold(p: float) -> int:
+    """Elements whose bits lie below this are dropped."""
+    return min(round(p * 2**32), LOW_32)
+
+
+def keep_mask(shape_TD: tuple[int, int], key_2: Tensor, p: float) -> Tensor:
+    """True where an element stays."""
+    tokens, width = shape_TD
+    element = torch.arange(tokens * width, device=key_2.device)
+    bits = mix(mix((element + key_2[0]) & LOW_32) ^ key_2[1])
+    return (bits >= threshold(p)).view(tokens, width)
+
+
+def dropped(x_TD: Tensor, key_2: Tensor, p: float) -> Tensor:
+    """x with elements dropped and the rest scaled by 1 / (1 - p), as nn.Dropout does."""
+    if p == 0.0:
+        return x_TD
+    return x_TD * keep_mask((x_TD.shape[0], x_TD.shape[1]), key_2, p) / (1.0 - p)

@@ -1,0 +1,34 @@
+"""The path of models outside the allow-list: a padded batch through the model's own forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.training.step.rows import IGNORE, Rows
+
+
+def plain_micro(
+    model: Any, part: Rows, divisor: int, dtype: torch.dtype, device: torch.device, scale: Tensor
+) -> Tensor:
+    """Adds the part's gradients times `scale` where parameters have them; its share of the loss."""
+    ids = _padded(part.ids_T, part.lengths, 0).to(device)
+    targets = _padded(part.targets_T, part.lengths, IGNORE).to(device)
+    mask = _padded(torch.ones_like(part.ids_T), part.lengths, 0).to(device)
+    half = dtype is not torch.float32
+    with torch.autocast(device.type, dtype=dtype if half else None, enabled=half):
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    nats = nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+    loss = nats / max(divisor, 1)
+    (loss * scale).backward()
+    return loss.detach()
+
+
+def _padded(row_T: Tensor, lengths: tuple[int, ...], value: int) -> Tensor:
+    return nn.utils.rnn.pad_sequence(
+        list(row_T.split(list(lengths))), batch_first=True, padding_value=value
+    )

@@ -1,0 +1,334 @@
+"""The training step: an optimizer batch in, gradients out, one update.
+
+Ties the levers of design §8 together. Each is its own module and says there what it saves.
+"""
+
+# T tokens, D width
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import WorkbenchError
+from workbench.training.step import attention, triton_ops
+from workbench.training.step.graphs import Runner
+from workbench.training.step.lora import CannotFuse, FusedProjections
+from workbench.training.step.masks import keys_for
+from workbench.training.step.models import Parts, SmallKernels, parts_of
+from workbench.training.step.optimizer import FlatAdamW, FlatParameters
+from workbench.training.step.options import LEVERS, Lever, StepOptions
+from workbench.training.step.plain import plain_micro
+from workbench.training.step.recompute import Recompute
+from workbench.training.step.ring import Ring
+from workbench.training.step.rows import IGNORE, Micro, Rows, bucket, grain
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+MAX_SKIPPED = 20
+"""Steps in a row without a finite gradient after which the trial has failed."""
+
+
+class StepsSkipped(WorkbenchError):
+    """The gradient is no number, again and again; the adapter was never touched by it."""
+
+    cause = "recipe"
+
+
+class Step:
+    """Trains a PEFT model's adapter; make it after everything else has wrapped the model.
+
+    `forward_backward(rows)` gives the mean loss of the batch as a tensor on the card;
+    `optimizer_step()` clips and updates; `measured()` reads what the steps since the last call
+    measured. `restore()` leaves model and modules as they were, with the trained weights.
+    """
+
+    def __init__(self, model: nn.Module, options: StepOptions) -> None:
+        self.options = options
+        self._model = model
+        self._dtype = DTYPES[options.precision]
+        self._why: dict[str, tuple[bool, str]] = {}
+        found = parts_of(model)
+        self._parts = found if isinstance(found, Parts) else None
+        named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+        self.device = named[0][1].device
+        self.flat = FlatParameters(named, self._dtype)
+        self.counter = 0
+        """Micro-steps done; with the seed it names every dropout mask, so checkpoints keep it."""
+        self._loss = torch.zeros((), device=self.device)
+        names = ("loss", "grad_norm", "skipped", "skipped_in_a_row", "loss_scale")
+        self._ring = Ring(max(options.log_every, 1) * 4, names, self.device)
+        self._fused: FusedProjections | None = None
+        self._small: SmallKernels | None = None
+        self._recompute: Recompute | None = None
+        if self._parts is None:
+            self._off("padding_free", str(found))
+            self._off("fused_lora", str(found))
+            self._off("small_kernels", str(found))
+            self._off("chunked_head", str(found))
+        else:
+            self._put_on(self._parts)
+        self.optimizer = self._optimizer()
+        self._runner = self._make_runner()
+        self._tell_rest()
+
+    # -- one step
+
+    def forward_backward(self, rows: Rows) -> Tensor:
+        """Gradients of the batch's mean loss a target token; the loss, on the card."""
+        options = self.options
+        if not self._model.training:
+            self._model.train()
+        self.flat.grads.zero_()
+        self.flat.refresh()
+        self._loss.zero_()
+        self._attach()
+        divisor = rows.targets
+        alone = 1 if "whole_batch" in options.off else options.rows_per_micro
+        for part in rows.cut(alone, options.tokens_per_micro):
+            self._micro(part, divisor)
+            self.counter += 1
+        return self._loss.clone()
+
+    def optimizer_step(self) -> None:
+        """Clip, update unless the gradient is not finite, and note the step's numbers."""
+        self.optimizer.step()
+        state = self.optimizer
+        self._ring.write(self._loss, state.norm, state.skipped, state.skipped_in_a_row, state.scale)
+        if "ring" in self.options.off:
+            self.measured()
+
+    def measured(self) -> list[dict[str, float]]:
+        """loss, grad_norm, skipped (so far), skipped_in_a_row, loss_scale of each step since last.
+
+        Waits for the card. Raises StepsSkipped when 20 in a row had no finite gradient.
+        """
+        rows = self._ring.read()
+        worst = max((row["skipped_in_a_row"] for row in rows), default=0.0)
+        if worst >= MAX_SKIPPED:
+            raise StepsSkipped(
+                f"{int(worst)} steps in a row had a gradient that is NaN or infinite",
+                mend="lower train.learning_rate, or set model.precision: bf16 where the card has "
+                "it; the last checkpoint is good",
+            )
+        return rows
+
+    # -- what a checkpoint keeps, and the end
+
+    def state_dict(self) -> dict[str, Any]:
+        """Besides the adapter and optimizer.state_dict(): what dropout's masks depend on."""
+        return {"seed": self.options.seed, "counter": self.counter}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counter = int(state["counter"])
+
+    def levers(self) -> list[Lever]:
+        """All nine, in order of worth."""
+        if self._runner is not None and not self._runner.capturing and self._why["graphs"][0]:
+            self._off("graphs", self._runner.why_not)
+        return [Lever(name=name, on=self._why[name][0], why=self._why[name][1]) for name in LEVERS]
+
+    def release_graphs(self) -> None:
+        """Before generation: their memory is wanted there. They are captured again when needed."""
+        if self._runner is not None:
+            self._runner.release()
+
+    def restore(self) -> None:
+        self.release_graphs()
+        for part in (self._small, self._fused, self._recompute):
+            if part is not None:
+                part.restore()
+        self.flat.release()
+
+    # -- making it
+
+    def _on(self, name: str, why: str) -> None:
+        self._why[name] = (True, why)
+
+    def _off(self, name: str, why: str) -> None:
+        self._why[name] = (False, why)
+
+    def _wanted(self, name: str) -> bool:
+        if name in self.options.off:
+            self._off(name, "switched off")
+            return False
+        return True
+
+    def _put_on(self, parts: Parts) -> None:
+        options, config = self.options, parts.config
+        softcap = getattr(config, "attn_logit_softcapping", None) is not None
+        head_width = getattr(config, "head_dim", None) or (
+            config.hidden_size // config.num_attention_heads
+        )
+        self._choice = attention.choose(
+            self.device,
+            self._dtype,
+            capability=options.pretend_capability,
+            softcap=softcap,
+            head_width=head_width,
+        )
+        if self._wanted("padding_free"):
+            self._on("padding_free", self._choice.why)
+        if self._wanted("fused_lora"):
+            self._fuse(parts)
+        if self._wanted("small_kernels"):
+            if triton_ops.usable(self.device):
+                self._small = SmallKernels(parts)
+                self._on("small_kernels", "Triton")
+            else:
+                self._off("small_kernels", triton_ops.why_not(self.device))
+        if self._wanted("chunked_head"):
+            self._on("chunked_head", "gradient in the forward pass, chunk by chunk")
+        count = len(parts.layers) if "no_recompute" in options.off else options.recompute_layers
+        self._recompute = Recompute(parts.layers, count)
+
+    def _fuse(self, parts: Parts) -> None:
+        try:
+            self._fused = FusedProjections(
+                parts.layers, self.flat, self._dtype, unpacked=self.options.resident_16bit
+            )
+        except CannotFuse as refused:
+            self._off("fused_lora", str(refused))
+            return
+        self._sites = torch.arange(max(self._fused.sites, 1), device=self.device)
+        self._on("fused_lora", f"{len(self._fused.groups)} groups of projections")
+
+    def _optimizer(self) -> FlatAdamW:
+        options = self.options
+        return FlatAdamW(
+            self.flat,
+            lr=options.learning_rate,
+            weight_decay=options.weight_decay,
+            max_grad_norm=options.max_grad_norm,
+            loss_scaling=options.precision == "fp16",
+        )
+
+    def _make_runner(self) -> Runner | None:
+        if self._parts is None:
+            self._off("graphs", "the plain path's shapes change with every batch")
+            return None
+        unowned = [p for p in self.flat.params if self._fused and id(p) not in self._fused.owned]
+        why = ""
+        if self.device.type != "cuda":
+            why = "no CUDA card"
+        elif self._choice.kind == "loop":
+            why = "attention row by row reads lengths on the host"
+        elif unowned:
+            why = f"{len(unowned)} trained parameters lie outside the fused projections"
+        wanted = self._wanted("graphs")
+        if wanted and why:
+            self._off("graphs", why)
+        elif wanted:
+            self._on("graphs", "captured per token bucket")
+        return Runner(
+            self._body,
+            self.device,
+            capture=wanted and not why,
+            max_graphs=self.options.max_graphs,
+            rows=self.options.rows_per_micro,
+        )
+
+    def _tell_rest(self) -> None:
+        options = self.options
+        if self._wanted("whole_batch"):
+            self._on("whole_batch", f"up to {options.rows_per_micro} rows a micro-step")
+        if self._wanted("no_recompute"):
+            count = self._recompute.count if self._recompute else 0
+            self._on("no_recompute", f"{count} layers recompute")
+        if self._wanted("flat_adamw"):
+            self._on("flat_adamw", f"{self.flat.values.numel():,} elements in one buffer")
+        if self._wanted("ring"):
+            self._on("ring", f"read every {options.log_every} steps")
+
+    # -- one micro-step
+
+    def _attach(self) -> None:
+        """Gradients that autograd adds itself go to the flat buffer as well."""
+        owned = self._fused.owned if self._fused else set()
+        self.flat.attach_grads(p for p in self.flat.params if id(p) not in owned)
+
+    def _micro(self, part: Rows, divisor: int) -> None:
+        if self._runner is None:
+            self._loss += plain_micro(
+                self._model, part, divisor, self._dtype, self.device, self.optimizer.scale
+            )
+            return
+        if "padding_free" in self.options.off:
+            part = padded(part)
+        tokens, max_length = part.tokens, max(part.lengths)
+        if self._runner.capturing:  # only the bucket decides shapes, whatever rows are in it
+            longest = bucket(max(self.options.max_length, max_length))
+            tokens = bucket(part.tokens)
+            max_length = max(min(tokens, longest), grain(tokens))
+        self._runner.run(
+            part,
+            tokens,
+            max_length,
+            divisor=divisor,
+            seed=self.options.seed,
+            counter=self.counter,
+        )
+
+    def _body(self, micro: Micro) -> None:
+        parts = self._parts
+        assert parts is not None
+        if self._fused is not None:
+            self._fused.draw.keys_S2 = keys_for(micro.seed, micro.counter, self._sites)
+        cu = micro.cu_lengths.int()
+        with attention.using(parts.config, self._choice):  # recompute attends in the backward
+            with self._casting():
+                hidden_TD = parts.decoder(
+                    input_ids=micro.ids_1T,
+                    position_ids=micro.positions_1T,
+                    use_cache=False,
+                    cu_seq_lens_q=cu,
+                    cu_seq_lens_k=cu,
+                    max_length_q=micro.max_length,
+                    max_length_k=micro.max_length,
+                ).last_hidden_state[0]
+                loss, root = self._loss_of(parts, hidden_TD, micro)
+            root.backward()  # type: ignore[no-untyped-call]
+        self._loss += loss.detach()
+
+    def _loss_of(self, parts: Parts, hidden_TD: Tensor, micro: Micro) -> tuple[Tensor, Tensor]:
+        """The loss, and what to go backward from: its gradients are those of loss · loss scale."""
+        scale = self.optimizer.scale
+        if self._why["chunked_head"][0]:
+            loss = parts.head.loss(hidden_TD, micro.targets_T, micro.divisor, scale)
+            return loss, loss
+        logits_TV = parts.causal.lm_head(hidden_TD).float()
+        if (cap := parts.head.softcap) is not None:
+            logits_TV = torch.tanh(logits_TV / cap) * cap
+        nats = nn.functional.cross_entropy(
+            logits_TV, micro.targets_T, ignore_index=IGNORE, reduction="sum"
+        )
+        loss = nats / micro.divisor.clamp(min=1)
+        return loss, loss * scale
+
+    def _casting(self) -> AbstractContextManager[Any]:
+        """The fused path is in the compute dtype throughout; PEFT's own modules need autocast."""
+        kind = self.device.type
+        if self._fused is not None or self._dtype is torch.float32:
+            return (
+                torch.autocast(kind, enabled=False)
+                if torch.is_autocast_enabled(kind)
+                else nullcontext()
+            )
+        return torch.autocast(kind, dtype=self._dtype, cache_enabled=False)
+
+
+def padded(part: Rows) -> Rows:
+    """Every row as long as the longest, as a padded batch computes it."""
+    width = max(part.lengths)
+    ids: list[Tensor] = []
+    targets: list[Tensor] = []
+    row_ids: Sequence[Tensor] = part.ids_T.split(list(part.lengths))
+    row_targets: Sequence[Tensor] = part.targets_T.split(list(part.lengths))
+    for row, target in zip(row_ids, row_targets, strict=True):
+        more = width - len(row)
+        ids.append(nn.functional.pad(row, (0, more)))
+        targets.append(nn.functional.pad(target, (0, more), value=IGNORE))
+    return Rows(ids_T=torch.cat(ids), targets_T=torch.cat(targets), lengths=(width,) * len(ids))

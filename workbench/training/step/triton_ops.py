@@ -1,0 +1,195 @@
+"""Typed entrances to the Triton kernels, and whether they can run here.
+
+They save launches and trips through memory; the arithmetic is the models' own. Where Triton does
+not run, callers use the plain torch form beside each call. Norm, rotary and gated-linear kernels
+after Liger (Hsu et al. 2024, arXiv 2410.10989), without the weight gradients frozen norms have no
+use for; unpacking after bitsandbytes' kDequantizeBlockwise, with the double-quantised scales
+undone in the same launch.
+"""
+
+# T tokens, K width, R rank, N gated width, V vocabulary, H heads, D head width
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.training.step.masks import threshold
+
+switched_off = False
+"""True: every caller takes its torch form (to measure what the kernels give)."""
+
+
+@cache
+def _kernels() -> Any:
+    return importlib.import_module("workbench.training.step.kernels")
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def usable(device: torch.device) -> bool:
+    """On a CUDA card with Triton; on a CPU only under Triton's interpreter."""
+    if switched_off or not _installed():
+        return False
+    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def why_not(device: torch.device) -> str:
+    if switched_off:
+        return "switched off"
+    return "Triton is not installed" if not _installed() else f"Triton does not run on {device}"
+
+
+def _power(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _split(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def dropout(x_TK: Tensor, key_2: Tensor, p: float) -> Tensor:
+    """masks.dropped in one reading and one writing."""
+    out, block = torch.empty_like(x_TK), 2048
+    _kernels().dropout[(_split(x_TK.numel(), block),)](
+        x_TK, out, key_2, x_TK.numel(), 1 / (1 - p), threshold(p), block
+    )
+    return out
+
+
+def lora_backward(
+    x_TK: Tensor, dx_TK: Tensor | None, dlow_TR: Tensor, a_RK: Tensor, key_2: Tensor, p: float
+) -> Tensor:
+    """da_RK in fp32; adds the low-rank path's share to dx in place. Reads x once, stores no mask.
+
+    Deterministic: parts of T are summed in a second launch, never by atomics.
+    """
+    (tokens, width), rank = x_TK.shape, a_RK.shape[0]
+    block_r = max(16, _power(rank))
+    block_k, block_t = (64, 64) if block_r <= 32 else (32, 32)
+    parts = max(1, min(_split(264 * block_k, width), _split(tokens, block_t)))
+    rows_each = _split(_split(tokens, parts), block_t) * block_t
+    parts = _split(tokens, rows_each)
+    da_SRK = x_TK.new_empty(parts, rank, width, dtype=torch.float32)
+    _kernels().lora_backward[(_split(width, block_k), parts)](
+        x_TK, dx_TK if dx_TK is not None else x_TK, dlow_TR, a_RK, da_SRK, key_2,
+        tokens, width, rank, rows_each,
+        1 / (1 - p), threshold(p), dx_TK is not None, p > 0.0,
+        block_t, block_k, block_r,
+    )  # fmt: skip
+    return da_SRK[0] if parts == 1 else da_SRK.sum(0)
+
+
+def nf4_dequantize(packed: Tensor, state: Any, out: Tensor) -> Tensor:
+    """Fills `out` with the weight of a double-quantised NF4 tensor."""
+    scales, each = state.absmax, 32
+    _kernels().nf4_dequantize[(_split(scales.numel(), each),)](
+        packed, scales, state.state2.code, state.state2.absmax, state.offset, state.code, out,
+        scales.numel(), state.blocksize // 2, state.state2.blocksize, each,
+    )  # fmt: skip
+    return out
+
+
+class RmsNorm(torch.autograd.Function):
+    """Forward and backward in one launch each; saves the input and one number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool) -> Tensor:
+        x = x.contiguous()
+        width = x.shape[-1]
+        out, rows = torch.empty_like(x), x.numel() // width
+        rstd = x.new_empty(rows, dtype=torch.float32)
+        ctx.launch = {"num_warps": 4 if width <= 4096 else 8}
+        _kernels().rms_norm[(rows,)](
+            x, weight, out, rstd, width, eps, gemma, _power(width), **ctx.launch
+        )
+        ctx.save_for_backward(x, weight, rstd)
+        ctx.gemma = gemma
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        x, weight, rstd = ctx.saved_tensors
+        dy, dx, width = dy.contiguous(), torch.empty_like(x), x.shape[-1]
+        _kernels().rms_norm_backward[(rstd.numel(),)](
+            dy, x, weight, rstd, dx, width, ctx.gemma, _power(width), **ctx.launch
+        )
+        return dx, None, None, None
+
+
+class GatedLinear(torch.autograd.Function):
+    """act(gate) · up, SiLU or tanh-GELU; saves its two inputs alone."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
+        width = gate.shape[-1]
+        gate_TN, up_TN = gate.reshape(-1, width), up.reshape(-1, width)
+        out = gate.new_empty(gate.shape)
+        block = min(2048, _power(width))
+        _kernels().glu[(gate_TN.shape[0], _split(width, block))](
+            gate_TN, up_TN, out, width, gate_TN.stride(0), up_TN.stride(0), gelu, block
+        )
+        ctx.save_for_backward(gate_TN, up_TN)
+        ctx.gelu, ctx.block, ctx.shape = gelu, block, gate.shape
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        gate_TN, up_TN = ctx.saved_tensors
+        width, dy = gate_TN.shape[-1], dy.contiguous()
+        dgate, dup = dy.new_empty(ctx.shape), dy.new_empty(ctx.shape)
+        _kernels().glu_backward[(gate_TN.shape[0], _split(width, ctx.block))](
+            dy, gate_TN, up_TN, dgate, dup, width, gate_TN.stride(0), up_TN.stride(0),
+            ctx.gelu, ctx.block,
+        )  # fmt: skip
+        return dgate, dup, None
+
+
+class Rotary(torch.autograd.Function):
+    """x_1HTD turned by its position; saves no activation. Backward turns it back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return _rotated(dy, cos, sin, -1), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    _, heads, tokens, width = x.shape
+    out = x.new_empty(tokens, heads, width)
+    block_h = min(8, _power(heads))
+    _kernels().rotate[(tokens, _split(heads, block_h))](
+        x, cos.contiguous(), sin.contiguous(), out, heads, x.stride(2), x.stride(1),
+        sign, width // 2, block_h, _power(width // 2),
+    )  # fmt: skip
+    return out.transpose(0, 1)[None]
+
+
+def cross_entropy(
+    logits_TV: Tensor, targets_T: Tensor, factor: Tensor, softcap: float | None, ignore: int
+) -> Tensor:
+    """nll_T; logits become their gradient times `factor`, in place: two readings, one writing."""
+    tokens, vocabulary = logits_TV.shape
+    nll_T = logits_TV.new_empty(tokens, dtype=torch.float32)
+    block = min(8192, _power(vocabulary))
+    _kernels().cross_entropy[(tokens,)](
+        logits_TV, targets_T, nll_T, factor, vocabulary, softcap or 1.0,
+        ignore, softcap is not None, block, num_warps=16 if block >= 8192 else 4,
+    )  # fmt: skip
+    return nll_T
