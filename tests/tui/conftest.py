@@ -91,12 +91,18 @@ async def settled(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
 
 @asynccontextmanager
 async def shown(
-    home: Home, width: int = 120, height: int = 40, now: Callable[[], float] = lambda: NOW
+    home: Home,
+    width: int = 120,
+    height: int = 40,
+    *,
+    now: Callable[[], float] = lambda: NOW,
+    readable: bool = True,
 ) -> AsyncIterator[tuple[WorkbenchApp, Pilot[Any]]]:
     """The app over `home`, once its first picture is painted."""
     app = WorkbenchApp(NoEngine(home, now), now=now, period_s=0.02)
     async with app.run_test(size=(width, height), notifications=True) as pilot:
-        await settled(app, pilot)
+        if readable:
+            await settled(app, pilot)
         yield app, pilot
 
 

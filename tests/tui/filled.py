@@ -105,8 +105,7 @@ class Filler:
         self.store.move(
             trial, State.STARTING, State.RUNNING, by="settle", why="its worker reported"
         )
-        self.log(trial, attempt, "base is resident: meta-llama/Meta-Llama-3-8B, nf4, bf16")
-        self.log(trial, attempt, "adapter of 41.9 M parameters on 224 projections")
+        self.log(trial, attempt, "the base is resident: nf4, its adapter on 224 projections")
 
     def train(
         self,
@@ -428,7 +427,7 @@ def _live(filler: Filler, ids: list[int]) -> None:
     filler.run(ids[4], first, 2_274, 600)
     filler.train(ids[4], first, range(5, 421, 5), (2.4, 0.9, 75), rate=2_390.0, peak=14.9, seed=61)
     filler.checkpoint(ids[4], first, 400, 110)
-    filler.log(ids[4], first, "evaluated at step 400: loss 0.981")
+    filler.log(ids[4], first, "held-out loss at step 400: 0.981")
     filler.set(9)
     filler.log(ids[4], first, "checkpoint of step 400 verified, 2 kept")
 

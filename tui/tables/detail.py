@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from tui import present
 from tui.chart import spark
 from tui.desk import Desk
-from tui.paint import Line, Part, bar, join, plain
+from tui.paint import Line, Part, bar, cut_to, join, plain
 from tui.tables.cards import short_name
 from workbench.service import Attempt, CardRow, MoveRow, Point, Sample, TrialDetail, TrialRow
 from workbench.trial import Kind, State
@@ -104,7 +104,8 @@ def _newest(points: Sequence[Point]) -> str:
 
 
 def _fact(name: str, *parts: Part) -> Line:
-    return ((f"{name:<{_NAME}}", "dim"), *parts)
+    """A label as wide as all labels, and what it names; names may be foreign text."""
+    return ((f"{cut_to(plain(name)[0], _NAME - 1):<{_NAME}}", "dim"), *parts)
 
 
 def plan(attempt: Attempt | None, card: CardRow | None) -> list[Line]:
@@ -132,9 +133,7 @@ def plan(attempt: Attempt | None, card: CardRow | None) -> list[Line]:
     if isinstance(buckets, dict):
         known = [(str(k), v) for k, v in buckets.items() if isinstance(v, int) and v > 0]
         for name, size in sorted(known, key=lambda pair: -pair[1]):
-            lines.append(
-                _fact(f"  {name.replace('_', ' ')}"[: _NAME - 1], (f"{present.gib(size):>9}", ""))
-            )
+            lines.append(_fact(f"· {name.replace('_', ' ')}", (f"{present.gib(size):>9}", "")))
     return lines
 
 
@@ -168,13 +167,13 @@ def _memory(attempt: Attempt, card: CardRow | None) -> list[Line]:
 
 def settings(row: TrialRow, recipe: Mapping[str, object]) -> list[Line]:
     """What this trial sets, then the recipe's own where one would look for it."""
-    lines = [_fact(key[:_NAME], plain(present.value(v), "bold")) for key, v in row.settings.items()]
+    lines = [_fact(key, plain(present.value(v), "bold")) for key, v in row.settings.items()]
     for section in ("model", "data", "lora", "train"):
         part = recipe.get(section)
         for key, value in part.items() if isinstance(part, dict) else ():
             if f"{section}.{key}" in row.settings or value in (None, {}, []):
                 continue
-            lines.append(_fact(f"{section}.{key}"[: _NAME - 1], plain(present.value(value), "dim")))
+            lines.append(_fact(f"{section}.{key}", plain(present.value(value), "dim")))
     return lines
 
 

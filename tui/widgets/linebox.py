@@ -12,12 +12,14 @@ from textual.widget import Widget
 
 from tui.paint import Line, wrap
 from tui.widgets import strips
+from workbench.text import safe_line
 
 
 def entitle(widget: Widget, title: str) -> None:
     """Set a border title as text, never as markup; repaints only when it changed."""
-    if str(widget.border_title or "") != title:
-        widget.border_title = Content(title)
+    clean = safe_line(title)
+    if str(widget.border_title or "") != clean:
+        widget.border_title = Content(clean)
 
 
 class LineBox(Widget):

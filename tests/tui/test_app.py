@@ -1,0 +1,379 @@
+"""Keys, filters, requests, updates: what a person does, and what comes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from tests.tui.conftest import frame, settled, shown, text, until
+from tests.tui.filled import NOW, engine_running
+from tui.app import WorkbenchApp
+from tui.screens.panel import Confirm, Panel, TypeId
+from tui.screens.trial import Trial
+from tui.widgets.rowlist import RowList
+from workbench.home import Home
+from workbench.store.writer import Store
+from workbench.trial import Kind, State
+
+RUNNING, RESUMED, PAUSED, DONE = 13, 14, 11, 9
+
+
+def trials(app: WorkbenchApp) -> RowList:
+    return app.screen.query_one("#trials", RowList)
+
+
+def requests(home: Home) -> list[dict[str, Any]]:
+    return [json.loads(path.read_bytes()) for path in sorted(home.requests.glob("*.json"))]
+
+
+async def press(app: WorkbenchApp, pilot: Pilot[Any], *keys: str) -> None:
+    await pilot.press(*keys)
+    await settled(app, pilot)
+
+
+# --- going about ---
+
+
+async def test_digits_change_the_view_and_escape_comes_back(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        for digit, name in enumerate(("Trials", "Queue", "Board", "Cards", "Events"), start=2):
+            await press(app, pilot, str(digit))
+            assert app.current_mode == name
+        await press(app, pilot, "escape")
+        assert app.current_mode == "Dashboard"
+
+
+async def test_enter_drills_in_and_escape_steps_out_one_layer(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, "2", "down", "enter")
+        assert isinstance(app.screen, Trial)
+        assert app.screen.trial == RESUMED
+        await press(app, pilot, "escape")
+        assert app.current_mode == "Trials"
+        assert trials(app).key == RESUMED
+
+
+async def test_a_digit_leaves_a_trial_for_the_view(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, "enter")
+        await press(app, pilot, "4")
+        assert app.current_mode == "Board"
+        await press(app, pilot, "1")
+        assert not isinstance(app.screen, Trial)
+
+
+async def test_m_charts_the_next_metric(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, "enter")
+        assert "Loss and eval loss" in text(app)
+        await press(app, pilot, "m")
+        assert "Tokens per s" in text(app)
+
+
+async def test_the_board_turns_to_the_other_experiment(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, "4")
+        assert "llama3-8b-support" in text(app)
+        await press(app, pilot, "[")
+        await until(pilot, lambda: "workbench:demo/model" in text(app))
+        assert "84.4%" in text(app)
+        await press(app, pilot, "tab")
+        await until(pilot, lambda: "Meta-Llama" in text(app))
+
+
+async def test_the_palette_opens_and_the_keys_are_told(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Panel))
+        assert "training goes on" in text(app)
+        await pilot.press("escape", "colon")
+        await until(pilot, lambda: "CommandPalette" in type(app.screen).__name__)
+
+
+async def test_an_event_opens_whole(running: Home) -> None:
+    async with shown(running, 80, 24) as (app, pilot):
+        await press(app, pilot, "6")
+        await pilot.press("slash", *"refused", "enter", "enter")
+        await until(pilot, lambda: isinstance(app.screen, Panel))
+        await pilot.pause()
+        assert "unknown chat role 'custmer'" in text(app)
+
+
+# --- filter, marks ---
+
+
+async def test_a_filter_keeps_rows_with_all_its_words(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, "2", "slash", *"demo rank 16")
+        assert "Trials · 3 of 20 · filter: demo rank 16" in text(app)
+        await press(app, pilot, "enter")
+        assert not app.screen.query_one("#filter", Input).display
+        assert trials(app).has_focus
+        await press(app, pilot, "escape")
+        assert "Trials · 20" in text(app)
+
+
+async def test_a_filter_that_matches_nothing_says_so(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, "2", "slash", *"zebra")
+        assert "no trial matches the filter" in text(app)
+
+
+async def test_marked_trials_are_drawn_together_with_glyphs_of_their_own(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        assert "Loss · live trials" in text(app)
+        await press(app, pilot, "space", "space")
+        assert app.desk.marked == {RUNNING, RESUMED}
+        await until(pilot, lambda: "▲ #14" in text(app))
+        assert "Loss · marked trials" in text(app)
+        assert "● #13" in text(app)
+
+
+# --- updates ---
+
+
+async def test_the_cursor_stays_on_its_trial_when_others_move(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, "2", "down")
+        assert trials(app).key == RESUMED
+        store = Store(running.database)
+        first = store.attempts(RUNNING)[-1]
+        store.end_attempt(first.id, "done", "")
+        store.move(RUNNING, State.RUNNING, State.DONE, by="settle", why="trained to its end")
+        store.close()
+        await until(pilot, lambda: app.desk.trial(RUNNING).state is State.DONE)  # type: ignore[union-attr]
+        await settled(app, pilot)
+        assert trials(app).key == RESUMED
+        assert trials(app).rows[0].key == RESUMED
+
+
+async def test_only_the_row_that_changed_is_painted(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, "2")
+        rows = trials(app)
+        painted: list[int] = []
+        plain_paint = rows.render_line
+
+        def counted(y: int) -> Any:
+            painted.append(y)
+            return plain_paint(y)
+
+        rows.render_line = counted  # type: ignore[method-assign]
+        store = Store(running.database)
+        store.touch_attempt(store.attempts(RESUMED)[-1].id, last_step=325, loss=0.85)
+        store.close()
+        await until(pilot, lambda: "54%" in text(app))
+        assert set(painted) == {2}
+
+
+async def test_nothing_is_painted_while_nothing_changes(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        before = app.desk.picture
+        app._tick()
+        for _ in range(20):
+            await pilot.pause(0.01)
+        assert app.desk.picture is before
+
+
+async def test_a_new_trial_appears_by_itself(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        store = Store(running.database)
+        store.add_trial(2, 99, Kind.TUNE, {"lora.rank": 128})
+        store.close()
+        await until(pilot, lambda: "rank 128" in text(app))
+
+
+# --- acts ---
+
+
+async def test_stopping_asks_and_drops_a_request(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await pilot.press("s")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await pilot.pause()
+        told = text(app)
+        assert "running, at step 420 of 600" in told
+        assert "Its last checkpoint is of step 400, 1 min ago." in told
+        assert "kept as its" in told
+        await pilot.press("y")
+        await until(pilot, lambda: requests(running))
+        [request] = requests(running)
+        assert (request["verb"], request["args"]) == ("stop", {"trial": RUNNING})
+
+
+@pytest.mark.parametrize("key", ["n", "enter", "escape"])
+async def test_anything_but_y_lets_it_be(running: Home, key: str) -> None:
+    async with shown(running) as (app, pilot):
+        await pilot.press("s")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await pilot.press(key)
+        await until(pilot, lambda: not isinstance(app.screen, Confirm))
+        assert requests(running) == []
+
+
+async def test_killing_wants_the_id_typed(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await pilot.press("K")
+        await until(pilot, lambda: isinstance(app.screen, TypeId))
+        await pilot.press("9", "enter")
+        assert isinstance(app.screen, TypeId)
+        assert requests(running) == []
+        await pilot.press("1", "3", "enter")
+        await until(pilot, lambda: requests(running))
+        assert requests(running)[0]["verb"] == "kill"
+
+
+async def test_pause_and_resume_act_at_once(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await pilot.press("p")
+        await until(pilot, lambda: requests(running))
+        await until(pilot, lambda: "r undoes it" in text(app))
+        trials(app).to_key(PAUSED)
+        await pilot.press("r")
+        await until(pilot, lambda: len(requests(running)) == 2)
+        assert [(r["verb"], r["args"]["trial"]) for r in requests(running)] == [
+            ("pause", RUNNING),
+            ("resume", PAUSED),
+        ]
+
+
+async def test_an_ended_trial_cannot_be_stopped(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        trials(app).to_key(DONE)
+        await pilot.press("s")
+        await until(pilot, lambda: "it has ended already (done)" in text(app))
+        assert requests(running) == []
+
+
+async def test_a_request_that_cannot_be_written_opens_a_panel_with_the_mend(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        running.requests.rmdir()
+        running.requests.touch()
+        await pilot.press("p")
+        await until(pilot, lambda: isinstance(app.screen, Panel))
+        await pilot.pause()
+        assert "mend" in text(app)
+        assert "WORKBENCH_HOME" in text(app)
+
+
+# --- the engine ---
+
+
+async def test_an_engine_that_died_is_started(home: Home) -> None:
+    async with shown(home) as (_app, pilot):
+        await until(pilot, lambda: (home.root / "started").exists())
+
+
+async def test_an_engine_that_was_stopped_is_only_offered(home: Home) -> None:
+    home.stopped.touch()
+    async with shown(home) as (app, pilot):
+        assert "stopped by you" in text(app)
+        assert not (home.root / "started").exists()
+        await pilot.press("E")
+        await until(pilot, lambda: (home.root / "started").exists())
+
+
+async def test_an_engine_that_goes_is_told_and_comes_back_by_itself(home: Home) -> None:
+    async with shown(home) as (app, pilot):
+        assert "The engine is not running" in text(app)
+        with engine_running(home):
+            await until(pilot, lambda: "The engine is not running" not in text(app))
+            assert "● engine running" in text(app)
+        await until(pilot, lambda: "The engine is not running" in text(app))
+        assert "training on without it" in " ".join(text(app).split())
+
+
+async def test_an_engine_that_does_not_tick_is_told(running: Home) -> None:
+    os.utime(running.tick, (1_000_000_000, 1_000_000_000))
+    async with shown(running) as (app, _pilot):
+        assert "The engine is not answering" in text(app)
+        assert "training may be going on" in text(app)
+
+
+async def test_a_broken_store_opens_a_panel_and_heals_by_itself(running: Home) -> None:
+    whole = running.database.read_bytes()
+    running.database.write_bytes(b"no database at all, but long enough to look like one" * 99)
+    async with shown(running, readable=False) as (app, pilot):
+        await until(pilot, lambda: isinstance(app.screen, Panel))
+        assert "cannot be read" in text(app)
+        healed = running.root / "healed"
+        healed.write_bytes(whole)
+        healed.rename(running.database)
+        await pilot.press("escape")
+        await until(pilot, lambda: "Trials · 20" in text(app))
+
+
+# --- foreign text, other terminals ---
+
+HOSTILE = "[red]x[/]\x1b[2J\x1b]52;c;aGFja2Vk\x07\x9b31m[/nope] \u202egnp"
+
+
+async def test_hostile_text_stays_text(running: Home) -> None:
+    store = Store(running.database, clock=lambda: NOW)
+    experiment = store.add_experiment({"name": HOSTILE, "model": {"name": HOSTILE}}, "loss")
+    base = store.add_trial(experiment, 0, Kind.BASE, {})
+    store.ready(experiment, {}, {}, base)
+    trial = store.add_trial(experiment, 1, Kind.TUNE, {HOSTILE: HOSTILE})
+    store.wait_for(trial, HOSTILE)
+    store.note(HOSTILE, HOSTILE, trial=trial, level="warning")
+    store.put_metrics(trial, 1, {HOSTILE: 1.0, "loss": 2.0})
+    store.see_cards(
+        [{"uuid": HOSTILE, "kind": "cuda", "name": HOSTILE, "total_bytes": 1, "problem": HOSTILE}]
+    )
+    store.close()
+    async with shown(running) as (app, pilot):
+        seen = []
+        for digit in "123456":
+            await press(app, pilot, digit)
+            seen.append(text(app))
+        await press(app, pilot, "2")
+        trials(app).to_key(trial)
+        await press(app, pilot, "enter")
+        seen.append(text(app))
+        await pilot.press("s")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await pilot.pause()
+        seen.append(text(app))
+        everything = "\n".join(seen)
+        assert "[red]x[/]" in everything
+        assert not set(everything) & {"\x1b", "\x07", "\x9b", "\u202e"}
+
+
+@pytest.mark.parametrize("size", [(20, 8), (40, 12), (250, 70)])
+async def test_odd_sizes_do_not_break_it(running: Home, size: tuple[int, int]) -> None:
+    async with shown(running, *size) as (app, pilot):
+        for digit in "23456":
+            await press(app, pilot, digit)
+        await press(app, pilot, "1", "enter")
+        assert len(frame(app)) == size[1]
+
+
+async def test_no_color_is_honoured(running: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, "2", "enter")
+        assert "trial 13" in text(app)
+
+
+async def test_the_light_palette_can_be_had(running: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_THEME", "light")
+    async with shown(running) as (app, _pilot):
+        assert app.theme == "workbench-light"
+
+
+def test_importing_the_app_leaves_ray_and_torch_out() -> None:
+    code = (
+        "import sys, tui.app; "
+        "print(sorted({'ray', 'torch', 'transformers', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
