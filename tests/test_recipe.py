@@ -316,48 +316,9 @@ def test_the_schema_describes_every_setting() -> None:
     assert "name" not in swept
 
 
-SCRAPS = st.sampled_from(
-    [
-        "name",
-        "model",
-        "data",
-        "lora",
-        "rank",
-        "sweep",
-        "parameters",
-        "lora.rank",
-        "targets",
-        "train",
-        "eval",
-        "min",
-        "max",
-        "true",
-        "null",
-        "1e-4",
-        "~",
-        "#",
-        "&a",
-        "*a",
-        "|",
-        ">",
-        "[",
-        "]",
-        "{",
-        "}",
-        ",",
-        "'",
-        '"',
-        "\\U0",
-        "%YAML",
-        "!!str",
-        ": ",
-        ":\n  ",
-        "\n",
-        "- ",
-        "\t",
-        " ",
-    ]
-)
+WORDY = """name model data lora rank sweep parameters lora.rank targets train eval min max true
+null 1e-4 ~ # &a *a | > [ ] { } , ' " \\U0 %YAML !!str"""
+SCRAPS = st.sampled_from([*WORDY.split(), ": ", ":\n  ", "\n", "- ", "\t", " "])
 TEXTS = st.one_of(
     st.text(max_size=120),
     st.lists(st.one_of(SCRAPS, st.text(max_size=3)), max_size=40).map("".join),
