@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from workbench import __version__
 from workbench.assignment import Assignment
 from workbench.cards import Card
-from workbench.errors import DataError, EngineError
+from workbench.errors import DataError
 from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan
@@ -24,7 +25,7 @@ from workbench.training import adapter, checkpoint, libraries
 from workbench.training.base import BaseSpec, Resident
 from workbench.training.checkpoint import Belongs, Checkpoint
 from workbench.training.control import Control, Emit, Interrupted
-from workbench.training.course import Course
+from workbench.training.course import Course, what_was_prepared
 from workbench.training.data import load_prepared, prepare_data
 from workbench.training.memory import Meter
 from workbench.training.prepare import evaluation_digest
@@ -78,18 +79,30 @@ class Attempt:
         self._phase("preparing")
         self.meter.start()
         rows, eval_rows, prepared = self._data()
-        self._phase("loading", "" if self.resident.spec != self._spec() else "resident")
-        with self.resident.lend(self._spec()) as base:
-            self.control.beat()
-            if self.a.kind == "base":
+        if self.a.kind == "base":
+            with self._base() as base:
                 return self._score_base(base, eval_rows)
-            return self._tune(base, rows, eval_rows, prepared)
+        found = checkpoint.newest_verified(self.checkpoints)
+        if self._is_over(found):
+            return self._over(found)
+        if found is not None and not self.a.finish:
+            checkpoint.check_belongs(found, self._belongs(prepared))
+        with self._base() as base:
+            return self._tune(base, rows, eval_rows, found, prepared)
+
+    @contextmanager
+    def _base(self) -> Iterator[nn.Module]:
+        spec = self._spec()
+        self._phase("loading", "resident" if self.resident.spec == spec else "")
+        with self.resident.lend(spec) as base:
+            self.control.beat()
+            yield base
 
     # -- preparing
 
     def _data(self) -> tuple[Dataset, Dataset, str]:
         """Training rows, held-out rows, digest of the training rows."""
-        told = self._prepared()
+        told = what_was_prepared(Path(self.a.experiment_folder))
         model = told["model"]
         self.model_path, self.revision = str(model["path"]), model.get("revision")
         self.tokenizer = load_tokenizer(self.model_path, self.revision)
@@ -101,18 +114,6 @@ class Attempt:
         if len(rows) == 0 and self.a.kind == "tune":
             raise DataError("there are no training rows", mend="check data.train and data.max_rows")
         return rows, eval_rows, prepared.digest
-
-    def _prepared(self) -> dict[str, Any]:
-        path = Path(self.a.experiment_folder) / "prepared.json"
-        try:
-            told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as gone:
-            raise EngineError(
-                "the experiment was not prepared", mend="submit the recipe again"
-            ) from gone
-        if not told.get("ok"):
-            raise DataError(str(told.get("error", "refused")), mend=str(told.get("mend", "")))
-        return told
 
     def _spec(self) -> BaseSpec:
         model = self.recipe.model
@@ -128,14 +129,18 @@ class Attempt:
 
     # -- training
 
-    def _tune(self, base: nn.Module, rows: Dataset, eval_rows: Dataset, data: str) -> End:
-        found = checkpoint.newest_verified(self.checkpoints)
-        if self.a.finish or self.control.halt is not None:
-            if found is None or self.control.halt is Halt.YIELD:
-                return self._before_training(found)
+    def _tune(
+        self,
+        base: nn.Module,
+        rows: Dataset,
+        eval_rows: Dataset,
+        found: Checkpoint | None,
+        data: str,
+    ) -> End:
+        if self._is_over(found):
+            return self._over(found)
+        if found is not None and (self.a.finish or self.control.halt is Halt.FINISH):
             return self._finish(base, eval_rows, found)
-        if found is not None:
-            checkpoint.check_belongs(found, self._belongs(data))
         model = adapter.put_on(base, self.recipe, self.emit)
         course = self._course(base, eval_rows, data)
         trainer = TrialTrainer(model, rows, self.tokenizer, course)
@@ -146,10 +151,15 @@ class Attempt:
         stopped = not complete
         return self._score_and_leave(base, model, eval_rows, steps, stopped=stopped)
 
-    def _before_training(self, found: Checkpoint | None) -> End:
+    def _is_over(self, found: Checkpoint | None) -> bool:
+        """True when nothing is to be trained or scored any more."""
+        finish = self.a.finish or self.control.halt is Halt.FINISH
+        return self.control.halt is Halt.YIELD or (finish and found is None)
+
+    def _over(self, found: Checkpoint | None) -> End:
         step = found.step if found else 0
         if self.control.halt is Halt.YIELD:
-            reason = "asked to give the card back before its first step"
+            reason = "asked to give the card back before it trained"
             return End(outcome=Outcome.YIELDED, step=step, reason=reason)
         reason = "stopped before its first checkpoint: there is no adapter"
         return End(outcome=Outcome.STOPPED, step=step, reason=reason)

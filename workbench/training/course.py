@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trl import SFTConfig
 
+from workbench.errors import DataError, EngineError
 from workbench.footprint import Plan
 from workbench.recipe.schema import Recipe
 from workbench.training.checkpoint import Belongs
@@ -35,6 +38,20 @@ class Course:
     meter: Meter
     held_out: Callable[[], dict[str, float]]
     """Scores the held-out rows with the adapter as it is."""
+
+
+def what_was_prepared(experiment: Path) -> dict[str, Any]:
+    """prepared.json of the experiment; what it refused is raised as DataError."""
+    try:
+        text = (experiment / "prepared.json").read_text(encoding="utf-8")
+        told: dict[str, Any] = json.loads(text)
+    except (OSError, ValueError) as gone:
+        raise EngineError(
+            "the experiment was not prepared", mend="submit the recipe again"
+        ) from gone
+    if not told.get("ok"):
+        raise DataError(str(told.get("error", "refused")), mend=str(told.get("mend", "")))
+    return told
 
 
 def config(course: Course) -> SFTConfig:
