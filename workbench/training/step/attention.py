@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -186,7 +187,7 @@ def _loop(
     ends = cu.tolist()  # on a CPU this waits for nothing
     k_THD, v_THD = _grown(k_TGD, q_THD), _grown(v_TGD, q_THD)
     outs = []
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in pairwise(ends):
         if end == start:
             continue
         q_1HQD, k_1HKD, v_1HKD = (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class Runner:
         self.why_not = "" if capture else "switched off"
         self._max_graphs = max_graphs
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
         self._warm = 0
 
@@ -67,7 +68,7 @@ class Runner:
 
     def _side(self) -> torch.cuda.Stream:
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self._device)
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         return self._stream
 
     def _warm_up(self, host: Tensor, tokens: int, max_length: int) -> None:

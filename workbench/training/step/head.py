@@ -62,7 +62,7 @@ class _Loss(torch.autograd.Function):
         return nats * inverse
 
     @staticmethod
-    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor, None, None, None, None]:
         (grad_TD,) = ctx.saved_tensors
         return grad_TD * dloss.to(grad_TD.dtype), None, None, None, None
 
@@ -71,7 +71,7 @@ def _chunks(hidden_TD: Tensor, targets_T: Tensor, weight_VD: Tensor) -> list[tup
     row_bytes = weight_VD.shape[0] * hidden_TD.element_size()
     each = max(1, CHUNK_BYTES // row_bytes)
     each = each // 64 * 64 or each
-    return list(zip(hidden_TD.split(each), targets_T.split(each), strict=True))
+    return list(zip(torch.split(hidden_TD, each), torch.split(targets_T, each), strict=True))
 
 
 def _plain(

@@ -102,7 +102,7 @@ class _Projections(torch.autograd.Function):
         return tuple(outs)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         x, *lows = ctx.saved_tensors
         x_TK = x.reshape(-1, x.shape[-1])
         dx_TK: Tensor | None = None

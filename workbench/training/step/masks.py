@@ -20,7 +20,7 @@ GOLDEN = 0x9E3779B9
 
 
 def mix(x: Tensor) -> Tensor:
-    """lowbias32 on int64 tensors that hold values below 2^32; products wrap, low bits stay right."""
+    """lowbias32 on int64 tensors of values below 2^32; products wrap, their low bits are right."""
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & LOW_32
     x = x ^ (x >> 15)

@@ -131,6 +131,9 @@ class FlatAdamW(torch.optim.Optimizer):
             "skipped": zero.clone(),
             "skipped_in_a_row": zero.clone(),
         }
+        self.micro_steps = 0
+        """Micro-steps done; with the seed it names every dropout mask, so it is kept with the rest.
+        """
         self.norm = zero.clone()
         """Of the last step's gradients, before clipping."""
 
@@ -208,17 +211,20 @@ class FlatAdamW(torch.optim.Optimizer):
             {name: value for name, value in group.items() if name != "params"}
             for group in self.param_groups
         ]
-        return {"state": dict(self._flat_state), "param_groups": groups}
+        kept = {**self._flat_state, "micro_steps": self.micro_steps}
+        return {"state": kept, "param_groups": groups}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Exact: every tensor is copied, in its dtype. ValueError when the shapes differ."""
-        found = state_dict["state"]
-        if found.keys() != self._flat_state.keys():
+        found = dict(state_dict["state"])
+        micro_steps = found.pop("micro_steps", None)
+        if micro_steps is None or found.keys() != self._flat_state.keys():
             raise ValueError("this is not the state of a flat AdamW")
         for name, tensor in self._flat_state.items():
             if found[name].shape != tensor.shape:
                 raise ValueError(f"{name} has {found[name].numel()} elements, not {tensor.numel()}")
             tensor.copy_(found[name])
+        self.micro_steps = int(micro_steps)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})

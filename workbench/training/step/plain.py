@@ -24,11 +24,11 @@ def plain_micro(
         logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
     )
     loss = nats / max(divisor, 1)
-    (loss * scale).backward()
+    torch.autograd.backward(loss * scale)
     return loss.detach()
 
 
 def _padded(row_T: Tensor, lengths: tuple[int, ...], value: int) -> Tensor:
     return nn.utils.rnn.pad_sequence(
-        list(row_T.split(list(lengths))), batch_first=True, padding_value=value
+        list(torch.split(row_T, list(lengths))), batch_first=True, padding_value=value
     )

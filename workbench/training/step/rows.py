@@ -105,7 +105,7 @@ class Micro:
     def over(cls, buffer: Tensor, *, tokens: int, rows: int, max_length: int) -> Micro:
         """Views of `buffer`, which has size_of(tokens, rows) int64 elements."""
         sizes = [tokens, tokens, tokens, rows + 2, 1, 1, 1]
-        ids, positions, targets, cu, divisor, seed, counter = buffer.split(sizes)
+        ids, positions, targets, cu, divisor, seed, counter = torch.split(buffer, sizes)
         return cls(
             ids_1T=ids[None],
             positions_1T=positions[None],

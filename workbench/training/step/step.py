@@ -43,7 +43,8 @@ class Step:
 
     `forward_backward(rows)` gives the mean loss of the batch as a tensor on the card;
     `optimizer_step()` clips and updates; `measured()` reads what the steps since the last call
-    measured. `restore()` leaves model and modules as they were, with the trained weights.
+    measured. `optimizer.state_dict()` and the adapter are all that a checkpoint needs. `restore()`
+    leaves model and modules as they were, with the trained weights.
     """
 
     def __init__(self, model: nn.Module, options: StepOptions) -> None:
@@ -56,8 +57,6 @@ class Step:
         named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
         self.device = named[0][1].device
         self.flat = FlatParameters(named, self._dtype)
-        self.counter = 0
-        """Micro-steps done; with the seed it names every dropout mask, so checkpoints keep it."""
         self._loss = torch.zeros((), device=self.device)
         names = ("loss", "grad_norm", "skipped", "skipped_in_a_row", "loss_scale")
         self._ring = Ring(max(options.log_every, 1) * 4, names, self.device)
@@ -90,12 +89,14 @@ class Step:
         alone = 1 if "whole_batch" in options.off else options.rows_per_micro
         for part in rows.cut(alone, options.tokens_per_micro):
             self._micro(part, divisor)
-            self.counter += 1
+            self.optimizer.micro_steps += 1
         return self._loss.clone()
 
     def optimizer_step(self) -> None:
         """Clip, update unless the gradient is not finite, and note the step's numbers."""
         self.optimizer.step()
+
+    def _note(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         state = self.optimizer
         self._ring.write(self._loss, state.norm, state.skipped, state.skipped_in_a_row, state.scale)
         if "ring" in self.options.off:
@@ -116,14 +117,7 @@ class Step:
             )
         return rows
 
-    # -- what a checkpoint keeps, and the end
-
-    def state_dict(self) -> dict[str, Any]:
-        """Besides the adapter and optimizer.state_dict(): what dropout's masks depend on."""
-        return {"seed": self.options.seed, "counter": self.counter}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.counter = int(state["counter"])
+    # -- what it runs on, and the end
 
     def levers(self) -> list[Lever]:
         """All nine, in order of worth."""
@@ -198,13 +192,15 @@ class Step:
 
     def _optimizer(self) -> FlatAdamW:
         options = self.options
-        return FlatAdamW(
+        optimizer = FlatAdamW(
             self.flat,
             lr=options.learning_rate,
             weight_decay=options.weight_decay,
             max_grad_norm=options.max_grad_norm,
             loss_scaling=options.precision == "fp16",
         )
+        optimizer.register_step_post_hook(self._note)
+        return optimizer
 
     def _make_runner(self) -> Runner | None:
         if self._parts is None:
@@ -269,7 +265,7 @@ class Step:
             max_length,
             divisor=divisor,
             seed=self.options.seed,
-            counter=self.counter,
+            counter=self.optimizer.micro_steps,
         )
 
     def _body(self, micro: Micro) -> None:
@@ -290,7 +286,7 @@ class Step:
                     max_length_k=micro.max_length,
                 ).last_hidden_state[0]
                 loss, root = self._loss_of(parts, hidden_TD, micro)
-            root.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(root)
         self._loss += loss.detach()
 
     def _loss_of(self, parts: Parts, hidden_TD: Tensor, micro: Micro) -> tuple[Tensor, Tensor]:
@@ -325,8 +321,8 @@ def padded(part: Rows) -> Rows:
     width = max(part.lengths)
     ids: list[Tensor] = []
     targets: list[Tensor] = []
-    row_ids: Sequence[Tensor] = part.ids_T.split(list(part.lengths))
-    row_targets: Sequence[Tensor] = part.targets_T.split(list(part.lengths))
+    row_ids: Sequence[Tensor] = torch.split(part.ids_T, list(part.lengths))
+    row_targets: Sequence[Tensor] = torch.split(part.targets_T, list(part.lengths))
     for row, target in zip(row_ids, row_targets, strict=True):
         more = width - len(row)
         ids.append(nn.functional.pad(row, (0, more)))

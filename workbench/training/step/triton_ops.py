@@ -117,7 +117,7 @@ class RmsNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         x, weight, rstd = ctx.saved_tensors
         dy, dx, width = dy.contiguous(), torch.empty_like(x), x.shape[-1]
         _kernels().rms_norm_backward[(rstd.numel(),)](
@@ -143,7 +143,7 @@ class GatedLinear(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         gate_TN, up_TN = ctx.saved_tensors
         width, dy = gate_TN.shape[-1], dy.contiguous()
         dgate, dup = dy.new_empty(ctx.shape), dy.new_empty(ctx.shape)
@@ -163,7 +163,7 @@ class Rotary(torch.autograd.Function):
         return _rotated(x, cos, sin, 1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return _rotated(dy, cos, sin, -1), None, None
 

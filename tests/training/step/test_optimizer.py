@@ -1,0 +1,135 @@
+"""The flat AdamW against torch's, its clipping, its skipped steps, its state."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from workbench.training.step.optimizer import FIRST_SCALE, FlatAdamW, FlatParameters
+
+
+def layers() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
+
+
+def flat_of(module: nn.Module, compute: torch.dtype = torch.float32) -> FlatParameters:
+    return FlatParameters(list(module.named_parameters()), compute)
+
+
+def fill_grads(flat: FlatParameters, seed: int, factor: float = 1.0) -> None:
+    torch.manual_seed(seed)
+    for param in flat.params:
+        flat.grad(param).copy_(torch.randn(param.shape) * factor)
+
+
+@pytest.mark.parametrize("clip", [None, 0.3, 100.0])
+def test_it_updates_as_torch_does(clip: float | None) -> None:
+    ours, plain = layers(), layers()
+    flat = flat_of(ours)
+    optimizer = FlatAdamW(flat, lr=0.01, weight_decay=0.1, max_grad_norm=clip)
+    named = dict(plain.named_parameters())
+    groups = [
+        {"params": [p for n, p in named.items() if "bias" not in n], "weight_decay": 0.1},
+        {"params": [p for n, p in named.items() if "bias" in n], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, lr=0.01)
+    for seed in range(5):
+        fill_grads(flat, seed)
+        for name, param in zip(flat.names, flat.params, strict=True):
+            named[name].grad = flat.grad(param).clone()
+        optimizer.step()
+        norm = nn.utils.clip_grad_norm_(plain.parameters(), clip or math.inf)
+        reference.step()
+        torch.testing.assert_close(optimizer.norm, norm)
+    for name, param in ours.named_parameters():
+        torch.testing.assert_close(param, named[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_changes_nothing_and_is_counted(bad: float) -> None:
+    module = layers()
+    flat = flat_of(module)
+    optimizer = FlatAdamW(flat, lr=0.01, max_grad_norm=0.3)
+    fill_grads(flat, 0)
+    optimizer.step()
+    before = copy.deepcopy((flat.values, optimizer.state_dict()["state"]))
+    for _ in range(2):
+        flat.grads[3] = bad
+        optimizer.step()
+    assert torch.equal(flat.values, before[0])
+    state = optimizer.state_dict()["state"]
+    assert all(torch.equal(state[n], before[1][n]) for n in ("exp_avg", "exp_avg_sq", "step"))
+    assert (float(optimizer.skipped), float(optimizer.skipped_in_a_row)) == (2.0, 2.0)
+    fill_grads(flat, 1)
+    optimizer.step()
+    assert (float(optimizer.skipped), float(optimizer.skipped_in_a_row)) == (2.0, 0.0)
+    assert bool(torch.isfinite(flat.values).all())
+
+
+def test_the_loss_scale_divides_out_and_halves_when_it_overflows() -> None:
+    scaled, plain = flat_of(layers()), flat_of(layers())
+    with_scale = FlatAdamW(scaled, lr=0.01, max_grad_norm=0.3, loss_scaling=True)
+    without = FlatAdamW(plain, lr=0.01, max_grad_norm=0.3)
+    fill_grads(scaled, 0, FIRST_SCALE)
+    fill_grads(plain, 0)
+    with_scale.step()
+    without.step()
+    torch.testing.assert_close(scaled.values, plain.values)
+    torch.testing.assert_close(with_scale.norm, without.norm)
+    scaled.grads[0] = math.inf
+    with_scale.step()
+    assert float(with_scale.scale) == FIRST_SCALE / 2
+
+
+def test_its_state_goes_through_a_file_exactly() -> None:
+    flat = flat_of(layers())
+    optimizer = FlatAdamW(flat, lr=0.01, weight_decay=0.1)
+    fill_grads(flat, 0)
+    optimizer.step()
+    optimizer.micro_steps = 3
+    file = io.BytesIO()
+    torch.save({"weights": flat.values, "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    found = torch.load(file, weights_only=True)
+    other = flat_of(layers())
+    resumed = FlatAdamW(other, lr=0.5)
+    other.values.copy_(found["weights"])
+    resumed.load_state_dict(found["optimizer"])
+    for one, opt in ((flat, optimizer), (other, resumed)):
+        fill_grads(one, 1)
+        opt.step()
+    assert torch.equal(flat.values, other.values)
+    assert resumed.micro_steps == 3
+    assert resumed.param_groups[0]["lr"] == 0.01
+
+
+def test_a_state_of_another_shape_is_refused() -> None:
+    small = FlatAdamW(flat_of(nn.Linear(2, 2)), lr=0.1)
+    large = FlatAdamW(flat_of(nn.Linear(20, 20)), lr=0.1)
+    with pytest.raises(ValueError, match="elements"):
+        large.load_state_dict(small.state_dict())
+
+
+def test_masters_stay_fp32_and_compute_copies_follow() -> None:
+    module = layers()
+    flat = flat_of(module, torch.bfloat16)
+    with torch.no_grad():
+        flat.params[0].fill_(1.001)
+    flat.refresh()
+    assert flat.params[0].dtype == torch.float32
+    assert torch.equal(flat.value(flat.params[0]), flat.params[0].bfloat16())
+
+
+def test_released_parameters_keep_their_values_in_storage_of_their_own() -> None:
+    module = layers()
+    before = copy.deepcopy(module.state_dict())
+    flat = flat_of(module)
+    flat.release()
+    flat.values.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

@@ -1,0 +1,124 @@
+"""Rows, masks, attention, the head, the ring: each alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AttentionInterface
+
+from workbench.training.step import Rows, collate
+from workbench.training.step.attention import KERNELS, Choice, Unsupported, choose
+from workbench.training.step.head import Head
+from workbench.training.step.masks import keep_mask, keys_for
+from workbench.training.step.ring import Ring
+from workbench.training.step.rows import IGNORE, Micro, bucket, examples_of, fill, size_of
+
+CPU = torch.device("cpu")
+
+
+def test_targets_are_the_next_token_inside_a_row() -> None:
+    rows = collate([{"input_ids": [5, 6, 7], "labels": [IGNORE, 6, 7]}, {"input_ids": [8, 9]}])
+    assert rows.targets_T.tolist() == [6, 7, IGNORE, 9, IGNORE]
+    assert (rows.tokens, rows.targets, rows.lengths) == (5, 3, (3, 2))
+    assert examples_of(rows)[0] == {"input_ids": [5, 6, 7], "labels": [IGNORE, 6, 7]}
+
+
+def test_a_batch_is_cut_by_rows_and_by_tokens(rows: Rows) -> None:
+    assert [part.lengths for part in rows.cut(3)] == [(5, 17, 9), (12,)]
+    assert [part.lengths for part in rows.cut(4, 16)] == [(5,), (17,), (9,), (12,)]
+    assert [part.lengths for part in rows.cut(4, 27)] == [(5, 17), (9, 12)]
+    assert sum(part.targets for part in rows.cut(1)) == rows.targets
+
+
+def test_the_tail_of_a_bucket_is_a_sequence_without_loss(rows: Rows) -> None:
+    host = fill(rows, 64, 6, divisor=30, seed=1, counter=2)
+    assert host.numel() == size_of(64, 6)
+    micro = Micro.over(host, tokens=64, rows=6, max_length=64)
+    assert micro.cu_lengths.tolist() == [0, 5, 22, 31, 43, 64, 64, 64]
+    assert micro.positions_1T[0, 43:].tolist() == list(range(21))
+    assert int((micro.targets_T[43:] != IGNORE).sum()) == 0
+    assert (int(micro.divisor), int(micro.seed), int(micro.counter)) == (30, 1, 2)
+
+
+def test_buckets_are_tight() -> None:
+    assert [bucket(n) for n in (1, 64, 65, 920, 2049, 8193)] == [64, 64, 128, 960, 2304, 9216]
+
+
+def test_masks_are_fair_and_independent_and_repeat() -> None:
+    seed, counter, sites = torch.tensor(42), torch.tensor(9), torch.arange(3)
+    keys_S2 = keys_for(seed, counter, sites)
+    masks = torch.stack([keep_mask((256, 512), key, 0.25).float() for key in keys_S2])
+    assert (masks.mean((1, 2)) - 0.75).abs().max() < 0.005
+    assert (masks.mean(1) - 0.75).abs().max() < 0.16  # no column is special (6 sigma)
+    correlation = torch.corrcoef(masks.flatten(1))
+    assert (correlation - torch.eye(3)).abs().max() < 0.012
+    flat = masks[0].flatten()
+    for lag in (1, 2, 64, 512):
+        assert torch.corrcoef(torch.stack([flat[lag:], flat[:-lag]]))[0, 1].abs() < 0.012
+    assert torch.equal(keys_S2, keys_for(seed, counter, sites))
+    for other in (keys_for(seed + 1, counter, sites), keys_for(seed, counter + 1, sites)):
+        assert not torch.equal(keys_S2, other)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_row_by_row_and_dense_attention_agree(window: int | None) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(14, 4, 8), torch.randn(14, 2, 8), torch.randn(14, 2, 8)
+    more: dict[str, Any] = {"cu": torch.tensor([0, 3, 12, 14, 14]), "max_length": 9, "scale": 0.3}
+    loop, dense = (
+        KERNELS[kind](q, k, v, window=window, softcap=None, **more) for kind in ("loop", "dense")
+    )
+    torch.testing.assert_close(loop, dense, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_refuses_what_it_does_not_know() -> None:
+    attend = AttentionInterface()[Choice(kind="loop", why="").name]
+    x, cu = torch.randn(1, 2, 4, 8), torch.tensor([0, 4])
+    known: dict[str, Any] = {"cu_seq_lens_q": cu, "max_length_q": 4, "position_ids": cu}
+    attend(nn.Module(), x, x, x, None, **known)
+    for more in ({"s_aux": cu}, {"dropout": 0.1}, {"softcap": 50.0}, {"is_causal": False}):
+        with pytest.raises(Unsupported):
+            attend(nn.Module(), x, x, x, None, **known, **more)
+
+
+def test_every_card_gets_a_kernel_and_a_reason() -> None:
+    cuda, half = torch.device("cuda"), torch.float16
+    assert choose(CPU, torch.float32).kind == "loop"
+    assert choose(CPU, torch.float32, softcap=True).kind == "dense"
+    assert choose(cuda, half, capability=(7, 5)).kind == "efficient"
+    assert choose(cuda, half, capability=(8, 6)).kind in ("torch", "package")
+    assert "7, 5" in choose(cuda, half, capability=(7, 5)).why
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_the_head_in_chunks_is_cross_entropy(
+    softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.training.step.head.CHUNK_BYTES", 3 * 31 * 4)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(11, 6, requires_grad=True), torch.randn(31, 6)
+    targets = torch.tensor([3, IGNORE, 30, 0, 1, IGNORE, 7, 8, 9, 2, 2])
+    logits = hidden @ weight.T
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    want = nn.functional.cross_entropy(logits, targets, reduction="sum") / 20
+    (want_grad,) = torch.autograd.grad(want, hidden)
+    head = Head(weight_VD=weight, bias_V=None, softcap=softcap)
+    loss = head.loss(hidden, targets, torch.tensor(20), torch.tensor(8.0))
+    (grad,) = torch.autograd.grad(loss, hidden)
+    torch.testing.assert_close(loss, want.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(grad, 8 * want_grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_ring_gives_each_step_once_and_forgets_the_oldest() -> None:
+    ring = Ring(3, ("loss",), CPU)
+    for value in (1.0, 2.0):
+        ring.write(torch.tensor(value))
+    assert [row["loss"] for row in ring.read()] == [1.0, 2.0]
+    assert ring.read() == []
+    for value in range(5):
+        ring.write(torch.tensor(float(value)))
+    assert [row["loss"] for row in ring.read()] == [2.0, 3.0, 4.0]

@@ -1,0 +1,150 @@
+"""The step as a whole: it learns, it stops at NaN, it leaves no trace, it lives in a Trainer."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft.utils.save_and_load import get_peft_model_state_dict
+from trl import SFTConfig, SFTTrainer
+
+from tests.training.step.conftest import ModelOf, options
+from workbench.training.step import LEVERS, Rows, Step, StepOptions, StepsSkipped, collate
+from workbench.training.step.in_trainer import StepTraining, step_config
+from workbench.training.step.rows import examples_of
+
+
+def test_it_learns_a_batch_by_heart(model_of: ModelOf, rows: Rows) -> None:
+    step = Step(model_of(lora_dropout=0.05), options(learning_rate=0.1, max_grad_norm=10.0))
+    for _ in range(40):
+        step.forward_backward(rows)
+        step.optimizer_step()
+    losses = [row["loss"] for row in step.measured()]
+    assert len(losses) == 40
+    assert losses[-1] < losses[0] / 2
+
+
+def test_every_lever_is_told_with_a_reason(model_of: ModelOf) -> None:
+    levers = Step(model_of(), options(off=frozenset({"fused_lora"}))).levers()
+    assert [lever.name for lever in levers] == list(LEVERS)
+    assert all(lever.why for lever in levers)
+    assert {lever.name: lever.why for lever in levers}["fused_lora"] == "switched off"
+
+
+def test_twenty_steps_without_a_finite_gradient_are_a_failure(
+    model_of: ModelOf, rows: Rows
+) -> None:
+    step = Step(model_of(), options())
+    before = step.flat.values.clone()
+    for _ in range(20):
+        step.forward_backward(rows)
+        step.flat.grads[0] = math.nan
+        step.optimizer_step()
+    with pytest.raises(StepsSkipped) as failed:
+        step.measured()
+    assert failed.value.mend
+    assert torch.equal(step.flat.values, before)
+
+
+def test_restore_leaves_modules_as_they_were_with_the_trained_weights(
+    model_of: ModelOf, rows: Rows
+) -> None:
+    model = model_of(lora_dropout=0.1)
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    names = set(get_peft_model_state_dict(model))
+    step = Step(model, options(recompute_layers=1))
+    step.forward_backward(rows)
+    step.optimizer_step()
+    trained = {n: v.clone() for n, v in get_peft_model_state_dict(model).items()}
+    step.restore()
+    assert names == set(trained)
+    for module, attributes in before:
+        assert module.__dict__.keys() == attributes.keys()
+        assert "forward" not in module.__dict__
+    after = get_peft_model_state_dict(model)
+    assert all(torch.equal(value, trained[name]) for name, value in after.items())
+
+
+def test_scoring_between_steps_sees_the_trained_adapter(model_of: ModelOf, rows: Rows) -> None:
+    model = model_of()
+    step = Step(model, options(learning_rate=0.02))
+    ids = rows.ids_T[None, :5]
+    for _ in range(3):
+        step.forward_backward(rows)
+        step.optimizer_step()
+    with torch.no_grad():
+        during = model.eval()(input_ids=ids).logits
+        step.restore()
+        after = model(input_ids=ids).logits
+    assert torch.equal(during, after)
+
+
+def test_the_same_seed_draws_the_same_masks_and_another_other_ones(
+    model_of: ModelOf, rows: Rows
+) -> None:
+    losses = []
+    for seed in (1, 1, 2):
+        step = Step(model_of(lora_dropout=0.5), options(seed=seed))
+        losses.append([float(step.forward_backward(rows)) for _ in range(2)])
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+    assert losses[0][0] != losses[0][1]
+
+
+class Trained(StepTraining, SFTTrainer):  # type: ignore[misc]
+    pass
+
+
+def trainer_of(model: Any, rows: Dataset, folder: Path, tokenizer: Any, **more: Any) -> Trained:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trained(
+            model=model,
+            args=SFTConfig(
+                output_dir=str(folder),
+                use_cpu=True,
+                learning_rate=0.01,
+                max_steps=6,
+                lr_scheduler_type="linear",
+                warmup_steps=2,
+                max_length=None,
+                dataset_kwargs={"skip_prepare_dataset": True},
+                dataloader_pin_memory=False,
+                report_to="none",
+                disable_tqdm=True,
+                logging_strategy="no",
+                **(step_config(2) | {"save_strategy": "no"} | more),
+            ),
+            data_collator=collate,
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
+    trainer.step_options = StepOptions(
+        precision="fp32", rows_per_micro=2, learning_rate=0.01, weight_decay=0.0, max_grad_norm=0.3
+    )
+    return trainer
+
+
+def test_a_trainer_resumes_with_it_exactly(
+    model_of: ModelOf, rows: Rows, tmp_path: Path, tokenizer: Any
+) -> None:
+    data = Dataset.from_list([dict(row) for row in examples_of(rows)] * 3)
+    finals = []
+    for resume in (False, True):
+        trainer = trainer_of(
+            model_of(lora_dropout=0.2), data, tmp_path / "run", tokenizer,
+            save_strategy="steps", save_steps=3,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = str(tmp_path / "run" / "checkpoint-3") if resume else None
+            trainer.train(resume_from_checkpoint=found)
+        assert trainer.step is not None
+        assert trainer.state.global_step == 6
+        finals.append(trainer.step.flat.values.clone())
+    assert torch.equal(finals[0], finals[1])

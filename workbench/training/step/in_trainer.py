@@ -1,0 +1,65 @@
+"""The step inside TRL's life cycle: what a Trainer overrides to train with it.
+
+`class TrialTrainer(StepTraining, SFTTrainer)`: data preparation, order, callbacks, schedules,
+checkpoints and resume stay the Trainer's. It must be configured with `step_config()`: whole
+optimizer batches, no mixed precision and no clipping of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.training.step.options import StepOptions
+from workbench.training.step.rows import Rows, collate
+from workbench.training.step.step import Step
+
+
+def step_config(rows_per_step: int) -> dict[str, Any]:
+    """What SFTConfig has to say so that the step decides: whole batches, precision, clipping."""
+    return {
+        "per_device_train_batch_size": rows_per_step,
+        "gradient_accumulation_steps": 1,
+        "max_grad_norm": 0.0,
+        "bf16": False,
+        "fp16": False,
+        "activation_checkpointing": False,
+    }
+
+
+class StepTraining:
+    """Mixin that stands before the Trainer; set `step_options` before train() and pass
+    `data_collator=collate`.
+    """
+
+    step_options: StepOptions
+    step: Step | None = None
+    optimizer: Any
+    model: Any
+    loss_is_scaled_for_ga = True
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Makes the step, after everything has wrapped the model; its optimizer is the Trainer's.
+
+        Loading a checkpoint after this is right: weights and state are copied in place.
+        """
+        if self.step is None:
+            self.step = Step(self.model, self.step_options)
+            self.optimizer = self.step.optimizer
+        optimizer: torch.optim.Optimizer = self.optimizer
+        return optimizer
+
+    def training_step(self, model: Any, inputs: Rows, num_items_in_batch: Any = None) -> Tensor:
+        assert self.step is not None
+        return self.step.forward_backward(inputs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Rows], device: Any) -> int:
+        return sum(rows.targets for rows in batch_samples)
+
+    def floating_point_ops(self, inputs: Rows) -> int:
+        return 0
+
+
+__all__ = ["StepTraining", "collate", "step_config"]
