@@ -103,7 +103,7 @@ def farewell(snapshot: Snapshot | None) -> str:
         return f"The engine is not running, so nothing trains.{left} Come back with `workbench`."
     if not live and not waiting:
         return "Nothing is left to train. Come back with `workbench`."
-    told = [f"{present.count(live, 'trial')} training"] if live else []
+    told = [f"{present.count(live, 'trial')} at work"] if live else []
     told += [f"{waiting} waiting"] if waiting else []
     return (
         f"Training goes on without you: {', '.join(told)}.\n"

@@ -22,7 +22,7 @@ from tui.screens.board import Board
 from tui.screens.cards import Cards
 from tui.screens.dashboard import Dashboard
 from tui.screens.events import Events
-from tui.screens.panel import Panel, error_panel
+from tui.screens.panel import error_panel
 from tui.screens.queue import Queue
 from tui.screens.trial import Trial
 from tui.screens.trials import Trials
@@ -200,7 +200,7 @@ class WorkbenchApp(App[int]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         for view in VIEWS:
             yield SystemCommand(view.HERE, "Go there", lambda n=view.HERE: self.action_view(n))
-        if isinstance(screen, View) and not isinstance(screen, Panel) and screen.chosen is not None:
+        if isinstance(screen, View) and screen.chosen is not None:
             for verb in ("stop", "pause", "resume", "kill"):
                 words = f"{verb.capitalize()} trial {screen.chosen}"
                 yield SystemCommand(words, "", lambda v=verb: screen.action_act(v))

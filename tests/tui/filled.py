@@ -32,14 +32,14 @@ CARDS = (
 )
 HERE_4090, HERE_3090, THERE_3090, HERE_T4 = (card[0] for card in CARDS)
 
-SUPPORT = {
+SUPPORT: dict[str, object] = {
     "name": "llama3-8b-support",
     "model": {"name": "meta-llama/Meta-Llama-3-8B", "quantization": "nf4", "precision": "auto"},
     "data": {"train": "support/train.jsonl", "eval": "support/eval.jsonl", "max_tokens": 1024},
     "lora": {"rank": 16, "alpha": 16.0, "dropout": 0.05},
     "train": {"epochs": 1.0, "batch_size": 4, "learning_rate": 2e-4, "save_every": 25},
 }
-DEMO = {
+DEMO: dict[str, object] = {
     "name": "demo",
     "model": {"name": "workbench:demo/model", "quantization": "nf4", "precision": "auto"},
     "data": {"train": "workbench:demo/data/train.jsonl", "max_tokens": 128},

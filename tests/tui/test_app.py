@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+from textual.command import CommandList
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -190,6 +191,29 @@ async def test_a_new_trial_appears_by_itself(running: Home) -> None:
         await until(pilot, lambda: "rank 128" in text(app))
 
 
+async def test_the_first_trial_can_be_reached_from_the_welcome(empty_home: Home) -> None:
+    async with shown(empty_home) as (app, pilot):
+        assert "Nothing has run here yet." in text(app)
+        empty_home.make()
+        store = Store(empty_home.database, clock=lambda: NOW)
+        experiment = store.add_experiment({"name": "first"}, "loss")
+        store.add_trial(experiment, 1, Kind.TUNE, {"lora.rank": 8})
+        store.close()
+        await until(pilot, lambda: "lora" in text(app) or "rank 8" in text(app))
+        await press(app, pilot, "enter")
+        assert isinstance(app.screen, Trial)
+
+
+async def test_a_click_chooses_a_row_and_another_opens_it(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, "2")
+        await pilot.click("#trials", offset=(8, 4))
+        assert trials(app).key == 15
+        await pilot.click("#trials", offset=(8, 4))
+        await settled(app, pilot)
+        assert isinstance(app.screen, Trial)
+
+
 # --- acts ---
 
 
@@ -242,6 +266,15 @@ async def test_pause_and_resume_act_at_once(running: Home) -> None:
             ("pause", RUNNING),
             ("resume", PAUSED),
         ]
+
+
+async def test_the_palette_acts_on_the_chosen_trial(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await pilot.press("colon", *"Pause")
+        await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
+        await pilot.press("enter")
+        await until(pilot, lambda: requests(running))
+        assert requests(running)[0]["verb"] == "pause"
 
 
 async def test_an_ended_trial_cannot_be_stopped(running: Home) -> None:

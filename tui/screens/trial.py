@@ -68,7 +68,7 @@ class Trial(View):
         yield VerticalScroll(Container(left, right, id="columns"), id="scroll")
 
     def on_mount(self) -> None:
-        super().on_mount()
+        """Beside the one of every view."""
         for id, title in _TITLES.items():
             entitle(self.query_one(f"#{id}"), title)
         self.query_one("#scroll").focus()

@@ -103,6 +103,8 @@ class View(Screen[None]):
         self._paint_banner()
         if snapshot is not None:
             self.paint_body(snapshot)
+            if self.focused is None:
+                self._focus_list()
 
     def _paint_banner(self) -> None:
         picture, banner = self.desk.picture, self.query_one("#banner", LineBox)
@@ -154,7 +156,11 @@ class View(Screen[None]):
 
     def _close_filter(self) -> None:
         self.query_one("#filter", Input).display = False
-        lists = [rows for rows in self.query(RowList) if rows.can_focus]
+        self._focus_list()
+
+    def _focus_list(self) -> None:
+        """The list that keys are for, where it is shown."""
+        lists = [rows for rows in self.query(RowList) if rows.focusable]
         if lists:
             lists[0].focus()
 

@@ -63,15 +63,19 @@ def _row(row: BoardRow, keys: Sequence[str], rank_by: str, best: bool) -> Row:
         (
             (("★ " if best else "", "accent"), (str(row.rank or ""), "bold" if best else "")),
             (("base" if base else f"#{row.trial}", "bold" if best else tone),),
-            ((present.score(row.score, rank_by), "bold" if best else tone),),
+            _known(present.score(row.score, rank_by), "bold" if best else tone),
             _gain(row, rank_by),
             *settings,
-            ((present.rate(row.tokens_per_s), tone),),
-            ((present.gib(row.peak_bytes), tone),),
-            ((present.span(row.wall_s), tone),),
+            _known(present.rate(row.tokens_per_s), tone),
+            _known(present.gib(row.peak_bytes), tone),
+            _known(present.span(row.wall_s), tone),
             (*present.state_word(row.state), *_why(row)),
         ),
     )
+
+
+def _known(text: str, tone: str) -> Line:
+    return ((text, "faint" if text == present.NONE else tone),)
 
 
 def _gain(row: BoardRow, rank_by: str) -> Line:

@@ -213,8 +213,11 @@ class RowList(ScrollView, can_focus=True):
             self.scroll_to(y=self._at - room + 1, animate=False, force=True)
 
     def on_click(self, event: events.Click) -> None:
-        at = event.y - self._head + self.scroll_offset.y
-        if event.y < self._head or at >= len(self._rows) or not self._has_cursor:
+        offset = event.get_content_offset(self)
+        if offset is None or offset.y < self._head or not self._has_cursor:
+            return
+        at = offset.y - self._head + self.scroll_offset.y
+        if at >= len(self._rows):
             return
         if at == self._at:
             self.action_open()
