@@ -102,14 +102,13 @@ class WorkbenchApp(App[int]):
         """Ages and times left go on while nothing changes; unchanged rows are not painted."""
         for view in self._views()[-1:]:
             view.paint()
+            self.poller.want(view.wants())
 
     @on(facts.Seen)
     def _seen(self, fact: facts.Seen) -> None:
         self.desk.see(fact.picture)
         try:
-            for view in self._views()[-1:]:
-                view.paint()
-                self.poller.want(view.wants())
+            self._tick()
         finally:
             self.call_after_refresh(self.poller.painted)
 
@@ -120,8 +119,10 @@ class WorkbenchApp(App[int]):
         self.push_screen(error_panel(fact.what, fact.mend))
 
     @on(facts.WantsChanged)
-    def _wants_changed(self, fact: facts.WantsChanged) -> None:
-        self.poller.want(fact.wants)
+    def _wants_changed(self) -> None:
+        """Of whichever screen; what the one on top wants counts."""
+        for view in self._views()[-1:]:
+            self.poller.want(view.wants())
 
     # --- going about ---
 

@@ -94,11 +94,7 @@ class StopLookedUp(Message):
 
 
 class WantsChanged(Message):
-    """The screen shows something else now."""
-
-    def __init__(self, wants: Wants) -> None:
-        super().__init__()
-        self.wants = wants
+    """A screen shows something else now."""
 
 
 class TrialOpened(Message):

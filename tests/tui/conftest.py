@@ -86,7 +86,6 @@ async def settled(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
 
     await until(pilot, read)
     await pilot.pause()
-    await pilot.pause()
 
 
 @asynccontextmanager

@@ -101,7 +101,7 @@ async def test_the_palette_opens_and_the_keys_are_told(running: Home) -> None:
 async def test_an_event_opens_whole(running: Home) -> None:
     async with shown(running, 80, 24) as (app, pilot):
         await press(app, pilot, "6")
-        await pilot.press("slash", *"refused", "enter", "enter")
+        await pilot.press("slash", *"fus", "enter", "enter")
         await until(pilot, lambda: isinstance(app.screen, Panel))
         await pilot.pause()
         assert "role 'custmer'" in text(app)
@@ -112,8 +112,8 @@ async def test_an_event_opens_whole(running: Home) -> None:
 
 async def test_a_filter_keeps_rows_with_all_its_words(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await press(app, pilot, "2", "slash", *"demo rank 16")
-        assert "Trials · 3 of 20 · filter: demo rank 16" in text(app)
+        await press(app, pilot, "2", "slash", *"dem 16")
+        assert "Trials · 3 of 20 · filter: dem 16" in text(app)
         await press(app, pilot, "enter")
         assert not app.screen.query_one("#filter", Input).display
         assert trials(app).has_focus
@@ -123,7 +123,7 @@ async def test_a_filter_keeps_rows_with_all_its_words(running: Home) -> None:
 
 async def test_a_filter_that_matches_nothing_says_so(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await press(app, pilot, "2", "slash", *"zebra")
+        await press(app, pilot, "2", "slash", *"zz")
         assert "no trial matches the filter" in text(app)
 
 
@@ -232,13 +232,13 @@ async def test_stopping_asks_and_drops_a_request(running: Home) -> None:
         assert (request["verb"], request["args"]) == ("stop", {"trial": RUNNING})
 
 
-@pytest.mark.parametrize("key", ["n", "enter", "escape"])
-async def test_anything_but_y_lets_it_be(running: Home, key: str) -> None:
+async def test_anything_but_y_lets_it_be(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await pilot.press("s")
-        await until(pilot, lambda: isinstance(app.screen, Confirm))
-        await pilot.press(key)
-        await until(pilot, lambda: not isinstance(app.screen, Confirm))
+        for key in ("n", "enter", "escape"):
+            await pilot.press("s")
+            await until(pilot, lambda: isinstance(app.screen, Confirm))
+            await pilot.press(key)
+            await until(pilot, lambda: not isinstance(app.screen, Confirm))
         assert requests(running) == []
 
 
@@ -270,7 +270,7 @@ async def test_pause_and_resume_act_at_once(running: Home) -> None:
 
 async def test_the_palette_acts_on_the_chosen_trial(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await pilot.press("colon", *"Pause")
+        await pilot.press("colon", *"Pau")
         await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
         await pilot.press("enter")
         await until(pilot, lambda: requests(running))
@@ -379,7 +379,7 @@ async def test_hostile_text_stays_text(running: Home) -> None:
         assert not set(everything) & {"\x1b", "\x07", "\x9b", "\u202e"}
 
 
-@pytest.mark.parametrize("size", [(20, 8), (40, 12), (250, 70)])
+@pytest.mark.parametrize("size", [(20, 8), (250, 70)])
 async def test_odd_sizes_do_not_break_it(running: Home, size: tuple[int, int]) -> None:
     async with shown(running, *size) as (app, pilot):
         for digit in "23456":
@@ -391,7 +391,7 @@ async def test_odd_sizes_do_not_break_it(running: Home, size: tuple[int, int]) -
 async def test_no_color_is_honoured(running: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     async with shown(running) as (app, pilot):
-        await press(app, pilot, "2", "enter")
+        await press(app, pilot, "enter")
         assert "trial 13" in text(app)
 
 

@@ -13,12 +13,14 @@ from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from tui.paint import Line
+from tui.widgets import strips
 from tui.widgets.linebox import LineBox, entitle
 
 
 class Panel(ModalScreen[None]):
     """Text to read; any of the usual keys closes it."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
         ("escape,enter,q,question_mark", "dismiss", "Close"),
     ]
@@ -49,6 +51,7 @@ def error_panel(what: str, mend: str) -> Panel:
 class Confirm(ModalScreen[bool]):
     """y or N."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
         ("y", "dismiss(True)", "Yes"),
         ("n,N,escape,enter,q", "dismiss(False)", "No"),
@@ -76,6 +79,7 @@ class Confirm(ModalScreen[bool]):
 class TypeId(ModalScreen[bool]):
     """For what cannot be undone: its id must be typed."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(False)", "No")]
 
     def __init__(self, title: str, lines: Sequence[Line], id: int) -> None:

@@ -16,6 +16,7 @@ from textual.widgets import Input
 
 from tui.desk import Desk
 from tui.messages import ActAsked, Wants, WantsChanged
+from tui.widgets import strips
 from tui.widgets.frame import OneLine, banner_lines, key_line, top_line
 from tui.widgets.linebox import LineBox, entitle
 from tui.widgets.rowlist import RowList
@@ -32,6 +33,7 @@ class BackAsked(Message):
 class View(Screen[None]):
     """Paints from the desk; `paint` may be called at any time and repaints what differs."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     HERE: ClassVar[str] = ""
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = ()
     FILTERS: ClassVar[bool] = False
@@ -87,7 +89,7 @@ class View(Screen[None]):
 
     def on_screen_resume(self) -> None:
         self.paint()
-        self.post_message(WantsChanged(self.wants()))
+        self.post_message(WantsChanged())
 
     def on_resize(self) -> None:
         self.paint()
@@ -121,7 +123,7 @@ class View(Screen[None]):
     def repaint(self) -> None:
         """After something here changed that also changes what is to be read."""
         self.paint()
-        self.post_message(WantsChanged(self.wants()))
+        self.post_message(WantsChanged())
 
     # --- keys ---
 

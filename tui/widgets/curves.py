@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from textual.geometry import Region
 from textual.strip import Strip
@@ -20,8 +19,6 @@ _LEGEND = 8
 
 class Curves(Widget):
     """Several curves with a legend above; `empty` is said while there is nothing to draw."""
-
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
 
     def __init__(self, *, id: str | None = None, empty: str = "no values yet") -> None:
         super().__init__(id=id)

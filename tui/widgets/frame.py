@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from textual.geometry import Region
 from textual.strip import Strip
@@ -28,8 +27,6 @@ _ENGINE: dict[str, Part] = {
 
 class OneLine(Widget):
     """One line, repainted when it changed."""
-
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from textual.content import Content
 from textual.geometry import Region, Size
@@ -25,7 +24,6 @@ def entitle(widget: Widget, title: str) -> None:
 class LineBox(Widget):
     """Shows lines as they are; `wrapped` breaks long ones between words, and indents the rest."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     DEFAULT_CSS = "LineBox { height: auto; }"
 
     def __init__(self, *, id: str | None = None, wrapped: bool = False, indent: int = 0) -> None:

@@ -74,7 +74,6 @@ def arrange(columns: Sequence[Column], width: int) -> list[int | None]:
 class RowList(ScrollView, can_focus=True):
     """Rows by key. Says where its cursor went, and what was opened or marked."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "move(1)", show=False),
         Binding("up,k", "move(-1)", show=False),

@@ -12,14 +12,14 @@ from tui.paint import TONES, Line, fit
 SHADES = ("cursor", "cursor-blur")
 """Backgrounds laid over a whole line."""
 CLASSES = {f"tone--{name}" for name in (*TONES, *SHADES)}
-"""COMPONENT_CLASSES of every widget that paints lines."""
+"""COMPONENT_CLASSES of every screen; its widgets take their tones from it."""
 
 
 def strip(widget: Widget, line: Line, width: int, shade: str = "") -> Strip:
     """`line` on exactly `width` cells, over the widget's background or one of SHADES."""
     base = widget.visual_style.rich_style
     if shade:
-        base += widget.get_component_rich_style(f"tone--{shade}", partial=True)
+        base += widget.screen.get_component_rich_style(f"tone--{shade}", partial=True)
     return Strip(
         [Segment(text, base + _tone(widget, tone)) for text, tone in fit(line, width)], width
     )
@@ -28,4 +28,4 @@ def strip(widget: Widget, line: Line, width: int, shade: str = "") -> Strip:
 def _tone(widget: Widget, tone: str) -> Style:
     if not tone:
         return Style.null()
-    return widget.get_component_rich_style(f"tone--{tone}", partial=True)
+    return widget.screen.get_component_rich_style(f"tone--{tone}", partial=True)
