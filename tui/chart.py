@@ -107,17 +107,15 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     return []
 
 
-def label(value: float, low: float, high: float) -> str:
-    """A tick's text, with as many places as the axis needs to tell ticks apart."""
-    size = max(abs(low), abs(high))
-    if size >= 10_000:
-        power, unit = (1e9, "G") if size >= 1e10 else (1e6, "M") if size >= 1e6 else (1e3, "k")
-        places = 1 if (high - low) / power < 8 else 0
-        return f"{value / power:.{places}f}{unit}"
-    if size < 1e-3:
-        return f"{value:.1e}".replace("e-0", "e-")
-    places = max(0, min(4, 1 - math.floor(math.log10(high - low))))
-    return f"{value:.{places}f}"
+def label(value: float, step: float, high: float) -> str:
+    """A tick's text: as many places as the step between ticks has, thousands as k, M, G."""
+    powers = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+    power, unit = next((p for p in powers if abs(high) >= 10 * p[0]), (1.0, ""))
+    if max(abs(value), step) < 1e-3:
+        return "0" if value == 0 else f"{value:.1e}".replace("e-0", "e-")
+    size = step / power
+    places = next((p for p in range(4) if abs(round(size, p) - size) < size * 1e-6), 4)
+    return f"{value / power:.{places}f}{unit}"
 
 
 class _Canvas:
@@ -158,7 +156,8 @@ def draw(curves: Sequence[Curve], width: int, height: int, unit: str = "step") -
     coarse = [runs(c.points, first, last, 2 * width) for c in drawn]
     low, high = y_range(coarse)
     marks = ticks(low, high, max(2, rows * 2 // 5))
-    texts = {_row_of(v, low, high, rows): label(v, low, high) for v in marks}
+    step = marks[1] - marks[0] if len(marks) > 1 else abs(marks[0]) if marks else 1.0
+    texts = {_row_of(v, low, high, rows): label(v, step, high) for v in marks}
     margin = max((len(t) for t in texts.values()), default=0) + 1
     canvas = _Canvas(width - margin - 1, rows)
     for order, curve in enumerate(drawn):

@@ -92,8 +92,7 @@ async def test_the_board_turns_to_the_other_experiment(running: Home) -> None:
 async def test_the_palette_opens_and_the_keys_are_told(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await pilot.press("question_mark")
-        await until(pilot, lambda: isinstance(app.screen, Panel))
-        assert "training goes on" in text(app)
+        await until(pilot, lambda: "training goes on" in text(app))
         await pilot.press("escape", "colon")
         await until(pilot, lambda: "CommandPalette" in type(app.screen).__name__)
 
@@ -102,9 +101,7 @@ async def test_an_event_opens_whole(running: Home) -> None:
     async with shown(running, 80, 24) as (app, pilot):
         await press(app, pilot, "6")
         await pilot.press("slash", *"fus", "enter", "enter")
-        await until(pilot, lambda: isinstance(app.screen, Panel))
-        await pilot.pause()
-        assert "role 'custmer'" in text(app)
+        await until(pilot, lambda: "role 'custmer'" in text(app))
 
 
 # --- filter, marks ---
@@ -220,8 +217,8 @@ async def test_a_click_chooses_a_row_and_another_opens_it(running: Home) -> None
 async def test_stopping_asks_and_drops_a_request(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await pilot.press("s")
-        await until(pilot, lambda: isinstance(app.screen, Confirm))
-        await pilot.pause()
+        await until(pilot, lambda: "let it be" in text(app))
+        assert isinstance(app.screen, Confirm)
         told = text(app)
         assert "running, at step 420 of 600" in told
         assert "Its last checkpoint is of step 400, 1 min ago." in told
@@ -290,9 +287,8 @@ async def test_a_request_that_cannot_be_written_opens_a_panel_with_the_mend(runn
         running.requests.rmdir()
         running.requests.touch()
         await pilot.press("p")
-        await until(pilot, lambda: isinstance(app.screen, Panel))
-        await pilot.pause()
-        assert "mend" in text(app)
+        await until(pilot, lambda: "mend" in text(app))
+        assert isinstance(app.screen, Panel)
         assert "WORKBENCH_HOME" in text(app)
 
 
@@ -334,8 +330,8 @@ async def test_a_broken_store_opens_a_panel_and_heals_by_itself(running: Home) -
     whole = running.database.read_bytes()
     running.database.write_bytes(b"no database at all, but long enough to look like one" * 99)
     async with shown(running, readable=False) as (app, pilot):
-        await until(pilot, lambda: isinstance(app.screen, Panel))
-        assert "cannot be read" in text(app)
+        await until(pilot, lambda: "cannot be read" in text(app))
+        assert isinstance(app.screen, Panel)
         healed = running.root / "healed"
         healed.write_bytes(whole)
         healed.rename(running.database)
@@ -371,8 +367,7 @@ async def test_hostile_text_stays_text(running: Home) -> None:
         await press(app, pilot, "enter")
         seen.append(text(app))
         await pilot.press("s")
-        await until(pilot, lambda: isinstance(app.screen, Confirm))
-        await pilot.pause()
+        await until(pilot, lambda: "let it be" in text(app))
         seen.append(text(app))
         everything = "\n".join(seen)
         assert "[red]x[/]" in everything

@@ -53,18 +53,21 @@ def test_ticks_are_round_and_few() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "high", "told"),
+    ("value", "step", "high", "told"),
     [
-        (1.5, 0.8, 2.4, "1.5"),
-        (16_000.0, 0.0, 20_000.0, "16k"),
-        (2e-4, 0.0, 4e-4, "2.0e-4"),
-        (0.975, 0.95, 1.0, "0.975"),
+        (1.5, 0.5, 2.4, "1.5"),
+        (1.75, 0.25, 2.4, "1.75"),
+        (12.0, 2.0, 14.0, "12"),
+        (16_000.0, 2_000.0, 20_000.0, "16k"),
+        (2_250.0, 250.0, 3_000.0, "2250"),
+        (2e-4, 1e-4, 4e-4, "2.0e-4"),
+        (0.0, 1e-4, 4e-4, "0"),
     ],
 )
-def test_a_label_has_the_places_its_axis_needs(
-    value: float, low: float, high: float, told: str
+def test_a_label_has_the_places_its_step_needs(
+    value: float, step: float, high: float, told: str
 ) -> None:
-    assert label(value, low, high) == told
+    assert label(value, step, high) == told
 
 
 def test_a_chart_is_as_large_as_asked_and_has_its_axes() -> None:

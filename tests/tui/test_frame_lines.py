@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tui.acts import farewell
+from tui.paint import Line, text_of, width
+from tui.widgets.frame import banner_lines, key_line, top_line
+from workbench.home import Home
+from workbench.service import Engine, EngineState, Service, Snapshot
+
+
+@pytest.fixture
+def snapshot(home: Home) -> Snapshot:
+    return Service(home).snapshot()
+
+
+def engine(snapshot: Snapshot, state: EngineState, detail: str = "") -> Snapshot:
+    return replace(snapshot, engine=Engine(state=state, pid=1, tick_age_s=12.0, detail=detail))
+
+
+def told(lines: list[Line]) -> str:
+    return " ".join(text_of(line) for line in lines)
+
+
+def test_all_is_well_needs_no_banner(snapshot: Snapshot) -> None:
+    assert banner_lines(engine(snapshot, "running"), 0, 0, "") == []
+
+
+def test_why_nothing_new_is_started_is_told(snapshot: Snapshot) -> None:
+    lines = banner_lines(engine(snapshot, "running", "five crashes [x]"), 0, 0, "")
+    assert told(lines) == "! Nothing new is started: five crashes [x]"
+
+
+def test_an_engine_that_is_late_ages_while_nobody_reads(snapshot: Snapshot) -> None:
+    lines = banner_lines(engine(snapshot, "late"), 100, 130, "")
+    assert "for 42 s now" in told(lines)
+
+
+@pytest.mark.parametrize("state", ["starting", "stopped", "down"])
+def test_every_other_state_says_what_it_means(snapshot: Snapshot, state: EngineState) -> None:
+    assert len(told(banner_lines(engine(snapshot, state), 0, 0, ""))) > 20
+
+
+@pytest.mark.parametrize("cells", [40, 80, 120, 200])
+def test_the_lines_above_and_below_fit(snapshot: Snapshot, cells: int) -> None:
+    keys = (("enter", "open"), ("space", "mark"), ("/", "filter"), ("?", "keys"), ("q", "leave"))
+    assert width(key_line(keys, cells)) <= cells
+    assert "leave" in text_of(key_line(keys, cells))
+    if cells >= 80:
+        above = top_line("Board", engine(snapshot, "stopped"), cells)
+        assert width(above) <= cells
+        assert "■ engine stopped" in text_of(above)
+
+
+def test_leaving_tells_what_goes_on(snapshot: Snapshot) -> None:
+    assert "3 trials at work, 3 waiting" in farewell(engine(snapshot, "running"))
+    assert "nothing trains" in farewell(engine(snapshot, "stopped"))
+    assert "workbench demo" in farewell(None)
