@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workbench.training.step import triton_ops
 from workbench.training.step.head import _plain
-from workbench.training.step.masks import dropped, keys_for
+from workbench.training.step.masks import hashed_mask, keys_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.skipif(
@@ -21,6 +21,10 @@ pytestmark = pytest.mark.skipif(
 def drawn(*shape: int, seed: int = 0) -> Tensor:
     chance = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=chance).to(DEVICE)
+
+
+def dropped(x_TK: Tensor, key_2: Tensor, p: float) -> Tensor:
+    return x_TK * hashed_mask((x_TK.shape[0], x_TK.shape[1]), key_2, p) / (1 - p)
 
 
 def key() -> Tensor:

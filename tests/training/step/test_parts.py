@@ -12,7 +12,7 @@ from transformers import AttentionInterface
 from workbench.training.step import Rows, collate
 from workbench.training.step.attention import KERNELS, Choice, Unsupported, choose
 from workbench.training.step.head import Head
-from workbench.training.step.masks import keep_mask, keys_for
+from workbench.training.step.masks import hashed_mask, keep_mask, keys_for
 from workbench.training.step.ring import Ring
 from workbench.training.step.rows import IGNORE, Micro, bucket, examples_of, fill, size_of
 
@@ -47,10 +47,11 @@ def test_buckets_are_tight() -> None:
     assert [bucket(n) for n in (1, 64, 65, 920, 2049, 8193)] == [64, 64, 128, 960, 2304, 9216]
 
 
-def test_masks_are_fair_and_independent_and_repeat() -> None:
+@pytest.mark.parametrize("draw", [keep_mask, hashed_mask])
+def test_masks_are_fair_and_independent_and_repeat(draw: Any) -> None:
     seed, counter, sites = torch.tensor(42), torch.tensor(9), torch.arange(3)
     keys_S2 = keys_for(seed, counter, sites)
-    masks = torch.stack([keep_mask((256, 512), key, 0.25).float() for key in keys_S2])
+    masks = torch.stack([draw((256, 512), key, 0.25).float() for key in keys_S2])
     assert (masks.mean((1, 2)) - 0.75).abs().max() < 0.005
     assert (masks.mean(1) - 0.75).abs().max() < 0.16  # no column is special (6 sigma)
     correlation = torch.corrcoef(masks.flatten(1))

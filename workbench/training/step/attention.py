@@ -25,7 +25,7 @@ from transformers import AttentionInterface
 
 Kernel = Callable[..., Tensor]
 PREFIX = "workbench_varlen_"
-IGNORED = frozenset({"position_ids", "use_cache", "cache_position", "output_attentions"})
+IGNORED = frozenset({"position_ids", "seq_idx", "use_cache", "cache_position", "output_attentions"})
 """What models pass along that changes nothing here."""
 
 

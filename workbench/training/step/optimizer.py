@@ -201,6 +201,10 @@ class FlatAdamW(torch.optim.Optimizer):
                 state["scale"], state["good_steps"], bad, 2.0, 0.5, GROWTH_INTERVAL
             )
 
+    @property
+    def learning_rate(self) -> float:
+        return float(self.param_groups[0]["lr"])
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zeroes the flat buffer, whatever is asked: graphs write to it."""
         self.flat.grads.zero_()
@@ -228,3 +232,28 @@ class FlatAdamW(torch.optim.Optimizer):
         self.micro_steps = int(micro_steps)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})
+
+
+class TensorwiseAdamW(FlatAdamW):
+    """One tensor after another, as without this lever; to measure what it gives."""
+
+    _inner: torch.optim.Optimizer | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        if self._inner is None:
+            self._inner = _stock_adamw(self.flat.params, self.learning_rate)
+        self.flat.attach_grads(self.flat.params)
+        limit = self.max_grad_norm or float("inf")
+        self.norm.copy_(nn.utils.clip_grad_norm_(self.flat.params, limit))
+        self._inner.step()
+        return None
+
+
+def _stock_adamw(params: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    if params[0].device.type != "cuda":
+        return torch.optim.AdamW(params, lr=lr)
+    from bitsandbytes.optim import AdamW8bit
+
+    optimizer: torch.optim.Optimizer = AdamW8bit(params, lr=lr)
+    return optimizer

@@ -20,7 +20,7 @@ from workbench.training.step.graphs import Runner
 from workbench.training.step.lora import CannotFuse, FusedProjections
 from workbench.training.step.masks import keys_for
 from workbench.training.step.models import Parts, SmallKernels, parts_of
-from workbench.training.step.optimizer import FlatAdamW, FlatParameters
+from workbench.training.step.optimizer import FlatAdamW, FlatParameters, TensorwiseAdamW
 from workbench.training.step.options import LEVERS, Lever, StepOptions
 from workbench.training.step.plain import plain_micro
 from workbench.training.step.recompute import Recompute
@@ -192,7 +192,8 @@ class Step:
 
     def _optimizer(self) -> FlatAdamW:
         options = self.options
-        optimizer = FlatAdamW(
+        kind = TensorwiseAdamW if "flat_adamw" in options.off else FlatAdamW
+        optimizer = kind(
             self.flat,
             lr=options.learning_rate,
             weight_decay=options.weight_decay,

@@ -1,0 +1,521 @@
+"""The training step against TRL and the peer, in one run on one machine.
+
+    python benchmarks/step.py --data train.jsonl [--shapes 8b,1b] [--settings guide]
+        [--contestants a,b,d,e] [--repeats 3] [--out benchmarks/results/step-h100.json]
+
+Contestants: a = TRL as the 2024 guide's settings run today; b = TRL with its best stock options
+(padding-free, PyTorch's varlen attention, Liger kernels, no recompute); c = Unsloth when it is
+installed; d = the workbench; e = d with each lever removed alone; d-recompute = every layer
+recomputes; d-16bit = NF4's values kept in 16 bits; d-t4 = fp16, attention as on a T4.
+
+All train the same rows in the same order, rank 16 on all seven projections, whole optimizer step
+with clipping. A useful token is one that is not padding. Timed windows hold no first run of a
+shape. GPU time is the sum of kernel times in a profiled window of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import re
+import statistics
+import sys
+import time
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from nf4_model import make_nf4_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from workbench.training.base import Snapshot
+from workbench.training.step import LEVERS, StepOptions, collate
+from workbench.training.step.attention import Choice
+from workbench.training.step.in_trainer import StepTraining, step_config
+
+warnings.simplefilter("ignore")
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PERIOD = 8
+"""Optimizer batches before the rows repeat: a warm-up of so many has seen every shape."""
+HEADER = 48
+"""Tokens of a chat header and system line before each row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    rows: int
+    max_length: int
+    full: bool = False
+    """Rows of exactly max_length tokens instead of GSM8K's."""
+
+
+SETTINGS = {
+    "guide": Setting(rows=4, max_length=512),
+    "8x512": Setting(rows=8, max_length=512, full=True),
+    "8x2048": Setting(rows=8, max_length=2048, full=True),
+    "1x8192": Setting(rows=1, max_length=8192, full=True),
+}
+
+
+@dataclass(slots=True)
+class Result:
+    """What one run of one contestant measured."""
+
+    tokens_per_s: float = 0.0
+    gpu_ms_per_1k_tokens: float = 0.0
+    launches_per_step: float = 0.0
+    peak_gib: float = 0.0
+    reserved_gib: float = 0.0
+    loss: float = float("nan")
+    losses: list[float] = field(default_factory=list)
+    kernels: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def rows_of(file: Path, setting: Setting, vocabulary: int) -> Dataset:
+    """PERIOD batches: GSM8K's text in pieces hashed to ids, or random ids to full length."""
+    examples = []
+    chance = torch.Generator().manual_seed(3)
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for line in lines[: PERIOD * setting.rows]:
+        row = json.loads(line)
+        text = row["question"] + "\n" + row["answer"]
+        pieces = re.findall(r"[A-Za-z]+|\d|[^\w\s]|\n", text)
+        ids = list(range(3, 3 + HEADER))
+        ids += [zlib.crc32(piece.encode()) % (vocabulary - 600) + 100 for piece in pieces]
+        if setting.full:
+            ids = torch.randint(
+                3, vocabulary - 600, (setting.max_length,), generator=chance
+            ).tolist()
+        ids = ids[: setting.max_length]
+        examples.append({"input_ids": ids, "labels": list(ids), "length": len(ids)})
+    return Dataset.from_list(examples)
+
+
+class Clock(TrainerCallback):  # type: ignore[misc]
+    """Times a window of steps, profiles another, and keeps what the card says."""
+
+    def __init__(self, tokens: list[int], warm: int, timed: int, profiled: int) -> None:
+        self.tokens = tokens
+        self.warm, self.timed, self.profiled = warm, timed, profiled
+        self.result = Result()
+        self._profiler: Any = None
+        self._since = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step = state.global_step
+        if step == self.warm:
+            synchronize()
+            self._since = time.perf_counter()
+        if self.profiled and CUDA and step == self.warm + self.timed:
+            synchronize()
+            self._profiler = torch.profiler.profile(
+                activities=[torch.profiler.ProfilerActivity.CUDA]
+            )
+            self._profiler.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        done = state.global_step
+        if done == self.warm + self.timed:
+            synchronize()
+            seconds = time.perf_counter() - self._since
+            self.result.tokens_per_s = self._tokens(self.warm, self.timed) / seconds
+        if self._profiler is not None and done == self.warm + self.timed + self.profiled:
+            synchronize()
+            self._profiler.stop()
+            self._read(self._profiler)
+            self._profiler = None
+
+    def _tokens(self, first: int, count: int) -> int:
+        return sum(self.tokens[step % len(self.tokens)] for step in range(first, first + count))
+
+    def _read(self, profiler: Any) -> None:
+        times: Counter[str] = Counter()
+        launches = 0
+        for event in profiler.profiler.kineto_results.events():
+            if event.device_type() == torch.autograd.DeviceType.CUDA:
+                times[event.name()] += event.duration_ns()
+            elif "Launch" in event.name():
+                launches += 1
+        tokens = self._tokens(self.warm + self.timed, self.profiled)
+        per_1k = 1e-6 * 1000 / tokens
+        self.result.gpu_ms_per_1k_tokens = sum(times.values()) * per_1k
+        self.result.launches_per_step = launches / self.profiled
+        self.result.kernels = {
+            name[:90]: round(time_ns * per_1k, 3) for name, time_ns in times.most_common(24)
+        }
+
+
+def synchronize() -> None:
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+class Noting(SFTTrainer):  # type: ignore[misc]
+    """Keeps each step's loss on the card; the rows come in the order they have."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(*args, **kwargs)
+        self.__dict__.setdefault("kept", []).append(loss.detach().clone())
+        return loss
+
+
+class Workbench(StepTraining, SFTTrainer):  # type: ignore[misc]
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(*args, **kwargs)
+        self.__dict__.setdefault("kept", []).append(loss)
+        if self.state.global_step % 25 == 24:
+            assert self.step is not None
+            self.step.measured()
+        return loss
+
+
+@dataclass(slots=True)
+class Bench:
+    """One model and its rows, lent to one contestant after another."""
+
+    shape: str
+    base: Any
+    snapshot: Snapshot
+    rows: Dataset
+    setting: Setting
+
+    @property
+    def tokens(self) -> list[int]:
+        lengths, each = self.rows["length"], self.setting.rows
+        return [sum(lengths[i : i + each]) for i in range(0, len(lengths), each)]
+
+    def adapted(self, dropout: float = 0.05) -> PeftModel:
+        set_seed(42)
+        return get_peft_model(
+            self.base,
+            LoraConfig(
+                r=16, lora_alpha=16, lora_dropout=dropout, target_modules=LINEARS,
+                task_type="CAUSAL_LM",
+            ),
+        )  # fmt: skip
+
+    def run(
+        self, make: Callable[[Bench, int], Any], steps: tuple[int, int, int], end: int
+    ) -> Result:
+        """`make(bench, total steps)` gives a trainer; the base is as before afterwards."""
+        warm, timed, profiled = steps
+        total = max(end, warm + timed + profiled)
+        clean()
+        clock = Clock(self.tokens, warm, timed, profiled)
+        trainer = None
+        try:
+            trainer = make(self, total)
+            trainer.remove_callback(PrinterCallback)
+            trainer.add_callback(clock)
+            trainer.train()
+            result = clock.result
+            result.losses = [round(float(loss), 4) for loss in trainer.kept]
+            result.loss = statistics.mean(result.losses[-PERIOD:])
+            if (step := getattr(trainer, "step", None)) is not None:
+                result.notes["levers"] = {lever.name: lever.why for lever in step.levers()}
+                result.notes["graphs"] = step._runner.captured
+                result.notes["skipped"] = float(step.optimizer.skipped)
+            if CUDA:
+                result.peak_gib = torch.cuda.max_memory_allocated() / 2**30
+                result.reserved_gib = torch.cuda.max_memory_reserved() / 2**30
+            return result
+        finally:
+            if (step := getattr(trainer, "step", None)) is not None:
+                step.restore()
+            del trainer, step
+            self.snapshot.restore()
+            clean()
+
+
+def clean() -> None:
+    gc.collect()
+    if CUDA:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def common(setting: Setting, total: int) -> dict[str, Any]:
+    return {
+        "output_dir": "/tmp/step-benchmark",
+        "max_steps": total,
+        "learning_rate": 2e-4,
+        "weight_decay": 0.001,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 2,
+        "train_sampling_strategy": "sequential",
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "max_length": None,
+        "logging_steps": 25,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not CUDA,
+        "dataloader_pin_memory": CUDA,
+        "seed": 42,
+    }
+
+
+def stock(setting: Setting, total: int, **more: Any) -> SFTConfig:
+    return SFTConfig(
+        **common(setting, total),
+        per_device_train_batch_size=setting.rows,
+        max_grad_norm=0.3,
+        bf16=True,
+        optim="adamw_8bit" if CUDA else "adamw_torch",
+        **more,
+    )
+
+
+class Tokenizer:
+    """What SFTTrainer asks of one when the rows come tokenised."""
+
+    @staticmethod
+    def load() -> Any:
+        from workbench.recipe import shipped_file
+        from workbench.training.tokens import load_tokenizer
+
+        return load_tokenizer(str(shipped_file("workbench:demo/model")), None)
+
+
+def trl_guide(bench: Bench, total: int) -> Any:
+    tokenizer = Tokenizer.load()
+    args = stock(
+        bench.setting, total,
+        activation_checkpointing=True, activation_checkpointing_kwargs={"use_reentrant": False},
+    )  # fmt: skip
+    return Noting(
+        model=bench.adapted(), args=args, train_dataset=bench.rows, processing_class=tokenizer,
+        data_collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
+    )  # fmt: skip
+
+
+def trl_best(bench: Bench, total: int) -> Any:
+    if CUDA:
+        from liger_kernel.transformers import apply_liger_kernel_to_llama
+
+        apply_liger_kernel_to_llama(
+            cross_entropy=False, fused_linear_cross_entropy=False, model=bench.base
+        )
+        kind = "torch"
+    else:
+        kind = "loop"
+    bench.base.config._attn_implementation_internal = Choice(kind=kind, why="").name
+    args = stock(bench.setting, total, padding_free=True, activation_checkpointing=False)
+    return Noting(
+        model=bench.adapted(), args=args, train_dataset=bench.rows,
+        processing_class=Tokenizer.load(),
+    )  # fmt: skip
+
+
+def workbench(**changes: Any) -> Callable[[Bench, int], Any]:
+    def make(bench: Bench, total: int) -> Any:
+        setting = bench.setting
+        model = bench.adapted()
+        masters = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
+        trainer = Workbench(
+            model=model,
+            args=SFTConfig(**common(setting, total), **step_config(setting.rows)),
+            data_collator=collate,
+            train_dataset=bench.rows,
+            processing_class=Tokenizer.load(),
+        )
+        for name, param in model.named_parameters():
+            if param.requires_grad:
+                param.data = masters[name].float()
+        options = {
+            "precision": "bf16", "rows_per_micro": setting.rows, "max_length": setting.max_length,
+            **changes,
+        }  # fmt: skip
+        trainer.step_options = StepOptions(**options)
+        return trainer
+
+    return make
+
+
+CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
+    "a": trl_guide,
+    "b": trl_best,
+    "d": workbench(),
+    "d-recompute": workbench(recompute_layers=10_000),
+    "d-16bit": workbench(resident_16bit=True),
+    "d-t4": workbench(precision="fp16", pretend_capability=(7, 5)),
+    **{f"e-{lever}": workbench(off=frozenset({lever})) for lever in LEVERS},
+}
+DROPOUT = dict.fromkeys(CONTESTANTS, 0.05) | {"c": 0.0}
+
+
+@contextmanager
+def llama_names() -> Iterator[None]:
+    """Liger replaces names of transformers' module; puts them back."""
+    from transformers.models.llama import modeling_llama
+
+    names = dict(vars(modeling_llama))
+    try:
+        yield
+    finally:
+        vars(modeling_llama).update(names)
+
+
+def matmul_peak() -> float:
+    """Operations a second of one large bf16 product, measured."""
+    if not CUDA:
+        return float("nan")
+    a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in "ab")
+    times = []
+    for _ in range(12):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in "ab")
+        start.record()
+        a @ b
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop) / 1000)
+    return float(2 * 8192**3 / statistics.median(times[2:]))
+
+
+def operations_per_token(base: Any) -> float:
+    """4N: forward and the gradient of the inputs; frozen weights want none. Attention left out."""
+    linear = sum(
+        m.in_features * m.out_features for m in base.modules() if hasattr(m, "in_features")
+    )
+    return 4.0 * linear
+
+
+def main() -> int:
+    options = parse()
+    peak = matmul_peak()
+    versions = {name: version(name) for name in ("torch", "transformers", "trl", "peft", "triton")}
+    name = torch.cuda.get_device_name() if CUDA else "cpu"
+    print(f"{name}; matmul {peak / 1e12:.0f} TFLOP/s; {versions}", flush=True)
+    rows: list[dict[str, Any]] = []
+    wanted = [c for c in options.contestants if c != "e"]
+    wanted += [c for c in CONTESTANTS if c.startswith("e-") and "e" in options.contestants]
+    if "c" in wanted:
+        wanted.remove("c")
+        print("c (the peer): " + ("no runner here" if find_spec("unsloth") else "not installed"))
+    for shape in options.shapes:
+        base = make_nf4_model(shape, DEVICE, torch.bfloat16)
+        snapshot = Snapshot(base)
+        for label in options.settings:
+            setting = SETTINGS[label]
+            data = rows_of(options.data, setting, base.config.vocab_size)
+            bench = Bench(shape, base, snapshot, data, setting)
+            for turn in range(options.repeats):
+                for contestant in wanted:
+                    if turn and contestant.startswith("e-"):
+                        continue
+                    row = measured(bench, contestant, label, turn, peak, options)
+                    rows.append(row | {"card": name, "versions": versions})
+                    options.out.parent.mkdir(parents=True, exist_ok=True)
+                    options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        del base, snapshot, bench
+        clean()
+    report(rows)
+    return 0
+
+
+def measured(
+    bench: Bench, contestant: str, label: str, turn: int, peak: float, options: argparse.Namespace
+) -> dict[str, Any]:
+    began = time.perf_counter()
+    warm = PERIOD + 3 if contestant[0] != "a" else 3
+    steps = (warm, options.timed, 0 if turn else options.profiled)
+    row: dict[str, Any] = {"contestant": contestant, "shape": bench.shape, "setting": label}
+    row |= {"turn": turn, "dropout": DROPOUT[contestant]}
+    try:
+        with llama_names():
+            end = options.steps if turn == 0 and not contestant.startswith("e-") else 0
+            result = bench.run(CONTESTANTS[contestant], steps, end)
+    except Exception as broken:
+        if options.strict:
+            raise
+        row["error"] = f"{type(broken).__name__}: {str(broken)[:300]}"
+        print(f"{contestant:18} {row['error']}", flush=True)
+        return row
+    share = result.tokens_per_s * operations_per_token(bench.base) / peak
+    row |= {
+        "tokens_per_s": round(result.tokens_per_s, 1),
+        "gpu_ms_per_1k_tokens": round(result.gpu_ms_per_1k_tokens, 2),
+        "launches_per_step": round(result.launches_per_step, 1),
+        "peak_gib": round(result.peak_gib, 2),
+        "reserved_gib": round(result.reserved_gib, 2),
+        "matmul_share": round(share, 3),
+        "loss": round(result.loss, 4),
+        "losses": result.losses,
+        "kernels": result.kernels,
+        "notes": result.notes,
+    }
+    print(
+        f"{contestant:18} {bench.shape} {label} {result.tokens_per_s:9.0f} tok/s "
+        f"{result.gpu_ms_per_1k_tokens:7.1f} ms/1k {result.launches_per_step:8.0f} launches "
+        f"{result.peak_gib:6.2f} GiB ({result.reserved_gib:.2f} reserved) {share:.2f} of matmul "
+        f"loss {result.loss:.4f} [{time.perf_counter() - began:.0f} s]",
+        flush=True,
+    )
+    return row
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """Medians over repeats, and d against each."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if "error" not in row:
+            groups.setdefault((row["shape"], row["setting"], row["contestant"]), []).append(row)
+    for (shape, setting, contestant), runs in groups.items():
+        ours = groups.get((shape, setting, "d"))
+        speed = statistics.median(run["tokens_per_s"] for run in runs)
+        line = f"{shape} {setting} {contestant:18} median {speed:9.0f} tok/s"
+        if ours and contestant != "d":
+            d_speed = statistics.median(run["tokens_per_s"] for run in ours)
+            line += f"  d is {d_speed / speed:5.2f} x"
+            if runs[0]["gpu_ms_per_1k_tokens"]:
+                share = ours[0]["gpu_ms_per_1k_tokens"] / runs[0]["gpu_ms_per_1k_tokens"]
+                line += f" and takes {share:.2f} of its GPU time"
+        print(line)
+
+
+def version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as of
+
+    try:
+        return of(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def parse() -> argparse.Namespace:
+    def names(text: str) -> list[str]:
+        return text.split(",")
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="GSM8K's train.jsonl")
+    parser.add_argument("--shapes", type=names, default=["8b"])
+    parser.add_argument("--settings", type=names, default=["guide"])
+    parser.add_argument("--contestants", type=names, default=["a", "b", "c", "d", "e"])
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=30, help="until the loss is told")
+    parser.add_argument("--timed", type=int, default=PERIOD)
+    parser.add_argument("--profiled", type=int, default=2)
+    parser.add_argument("--strict", action="store_true", help="stop at the first error")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step-h100.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""On a card: kernels of attention, 16-bit gradients against PEFT's, replays, the T4 path."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from tests.training.step.conftest import LINEARS
+from workbench.training.step import Rows, Step, StepOptions, collate
+from workbench.training.step.attention import KERNELS
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card"),
+]
+CUDA = torch.device("cuda", 0)
+
+
+def model(dtype: torch.dtype = torch.bfloat16, dropout: float = 0.0) -> Any:
+    from nf4_model import make_nf4_model
+
+    base = make_nf4_model("tiny", CUDA, dtype)
+    torch.manual_seed(1)
+    config = LoraConfig(r=8, lora_dropout=dropout, target_modules=LINEARS, task_type="CAUSAL_LM")
+    adapted = get_peft_model(base, config)
+    for name, param in adapted.named_parameters():
+        if param.requires_grad and "lora_B" in name:
+            torch.nn.init.normal_(param, 0.0, 0.05)
+    return adapted
+
+
+@pytest.fixture
+def long_rows() -> Rows:
+    chance = torch.Generator().manual_seed(1)
+    rows = [torch.randint(3, 2000, (n,), generator=chance).tolist() for n in (130, 7, 221, 64)]
+    return collate([{"input_ids": ids} for ids in rows])
+
+
+def options(**changes: Any) -> StepOptions:
+    return StepOptions(**({"precision": "bf16", "max_length": 256} | changes))
+
+
+@pytest.mark.parametrize("window", [None, 48])
+@pytest.mark.parametrize("kind", ["torch", "efficient", "dense"])
+def test_kernels_of_attention_agree_with_sdpa_row_by_row(kind: str, window: int | None) -> None:
+    torch.manual_seed(0)
+    cu = torch.tensor([0, 130, 137, 358, 422, 448, 448], device=CUDA)
+    inputs = [
+        torch.randn(448, heads, 64, device=CUDA).half().requires_grad_() for heads in (8, 2, 2)
+    ]
+    grad = torch.randn(448, 8, 64, device=CUDA).half()
+    more: dict[str, Any] = {"max_length": 256, "scale": 0.125, "window": window, "softcap": None}
+    found = []
+    for name in ("loop", kind):
+        out = KERNELS[name](*inputs, cu=cu, **more)
+        found.append([out.detach(), *torch.autograd.grad(out, inputs, grad)])
+    for want, got in zip(*found, strict=True):
+        assert float((want - got).float().norm() / want.float().norm()) < 5e-3
+
+
+def test_fused_16_bit_gradients_are_pefts(long_rows: Rows) -> None:
+    grads = {}
+    for off in (frozenset[str](), frozenset({"fused_lora", "small_kernels", "chunked_head"})):
+        step = Step(model(), options(off=off | {"graphs"}))
+        loss = step.forward_backward(long_rows)
+        grads[off] = (float(loss), step.flat.grads.clone())
+    (loss, fused), (plain_loss, plain) = grads.values()
+    assert loss == pytest.approx(plain_loss, rel=5e-3)
+    assert float(torch.cosine_similarity(fused, plain, dim=0)) > 0.998
+    assert float(fused.norm()) == pytest.approx(float(plain.norm()), rel=0.02)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("recompute", [0, 1])
+def test_a_replay_gives_what_an_eager_run_gives(
+    dropout: float, recompute: int, long_rows: Rows
+) -> None:
+    found = []
+    for off in (frozenset[str](), frozenset({"graphs"})):
+        step = Step(model(dropout=dropout), options(off=off, recompute_layers=recompute))
+        for _ in range(4):
+            loss = step.forward_backward(long_rows)
+        assert step._runner is not None
+        assert step._runner.captured == (0 if off else 1), step.levers()
+        found.append((float(loss), step.flat.grads.clone()))
+    (loss, replayed), (eager_loss, eager) = found
+    assert loss == pytest.approx(eager_loss, rel=1e-3)
+    assert float((replayed - eager).norm() / eager.norm()) < 1e-2
+
+
+@pytest.mark.parametrize("capability", [(7, 5), None])
+def test_fp16_trains_200_steps_without_a_nan(
+    capability: tuple[int, int] | None, long_rows: Rows
+) -> None:
+    step = Step(
+        model(torch.float16, dropout=0.05),
+        options(precision="fp16", pretend_capability=capability, log_every=60, learning_rate=2e-3),
+    )
+    for _ in range(200):
+        step.forward_backward(long_rows)
+        step.optimizer_step()
+    rows = step.measured()
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    assert rows[-1]["skipped"] < 10
+    assert rows[-1]["loss"] < 0.9 * math.log(2048)
+    assert bool(torch.isfinite(step.flat.values).all())
