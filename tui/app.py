@@ -110,7 +110,7 @@ class WorkbenchApp(App[int]):
         try:
             self._tick()
         finally:
-            self.call_after_refresh(self.poller.painted)
+            self.call_later(self.poller.painted)  # behind what the paint itself has posted
 
     @on(facts.ReadFailed)
     def _read_failed(self, fact: facts.ReadFailed) -> None:

@@ -70,7 +70,7 @@ def running(home: Home) -> Iterator[Home]:
 
 async def until(pilot: Pilot[Any], fact: Callable[[], object]) -> None:
     """Wait until it is so."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 20
     while not fact():
         assert time.monotonic() < end, "it never came to be so"
         await pilot.pause(0.01)

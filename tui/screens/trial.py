@@ -93,7 +93,7 @@ class Trial(View):
         if names != self.names:
             self.names = names
             self.metric = self.metric if self.metric in names else names[0]
-            self.call_after_refresh(self.repaint)
+            self.call_later(self.repaint)
         row = detail.trial
         attempt = detail.attempts[-1] if detail.attempts else None
         card = next((c for c in snapshot.cards if attempt and c.uuid == attempt.card), None)
