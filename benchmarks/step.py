@@ -109,8 +109,11 @@ def rows_of(file: Path, setting: Setting, vocabulary: int) -> Dataset:
 class Clock(TrainerCallback):  # type: ignore[misc]
     """Times a window of steps, profiles another, and keeps what the card says."""
 
-    def __init__(self, tokens: list[int], warm: int, timed: int, profiled: int) -> None:
+    def __init__(
+        self, tokens: list[int], warm: int, timed: int, profiled: int, *, ops: bool
+    ) -> None:
         self.tokens = tokens
+        self.ops = ops
         self.warm, self.timed, self.profiled = warm, timed, profiled
         self.result = Result()
         self._profiler: Any = None
@@ -123,8 +126,10 @@ class Clock(TrainerCallback):  # type: ignore[misc]
             self._since = time.perf_counter()
         if self.profiled and CUDA and step == self.warm + self.timed:
             synchronize()
+            kinds = torch.profiler.ProfilerActivity
             self._profiler = torch.profiler.profile(
-                activities=[torch.profiler.ProfilerActivity.CUDA]
+                activities=[kinds.CUDA, kinds.CPU] if self.ops else [kinds.CUDA],
+                record_shapes=self.ops,
             )
             self._profiler.start()
 
@@ -137,6 +142,16 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         if self._profiler is not None and done == self.warm + self.timed + self.profiled:
             synchronize()
             self._profiler.stop()
+            if self.ops:
+                table = self._profiler.key_averages(group_by_input_shape=True)
+                print(
+                    table.table(
+                        sort_by="self_cuda_time_total",
+                        row_limit=70,
+                        max_name_column_width=50,
+                        max_shapes_column_width=60,
+                    )
+                )
             self._read(self._profiler)
             self._profiler = None
 
@@ -145,19 +160,28 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
     def _read(self, profiler: Any) -> None:
         times: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         launches = 0
         for event in profiler.profiler.kineto_results.events():
             if event.device_type() == torch.autograd.DeviceType.CUDA:
                 times[event.name()] += event.duration_ns()
+                counts[event.name()] += 1
             elif "Launch" in event.name():
                 launches += 1
         tokens = self._tokens(self.warm + self.timed, self.profiled)
         per_1k = 1e-6 * 1000 / tokens
         self.result.gpu_ms_per_1k_tokens = sum(times.values()) * per_1k
         self.result.launches_per_step = launches / self.profiled
+        self.result.notes["kernels_per_step"] = sum(counts.values()) / self.profiled
         self.result.kernels = {
-            name[:90]: round(time_ns * per_1k, 3) for name, time_ns in times.most_common(24)
+            f"{counts[name] / self.profiled:.0f} x {_short(name)}": round(time_ns * per_1k, 3)
+            for name, time_ns in times.most_common(40)
         }
+
+
+def _short(name: str) -> str:
+    """Kernel names without their first template arguments, which are all alike."""
+    return name if len(name) <= 110 else name[:40] + " … " + name[-66:]
 
 
 def synchronize() -> None:
@@ -176,7 +200,9 @@ class Noting(SFTTrainer):  # type: ignore[misc]
 
 class Workbench(StepTraining, SFTTrainer):  # type: ignore[misc]
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
         loss = super().training_step(*args, **kwargs)
+        self.__dict__.setdefault("host_s", []).append(time.perf_counter() - began)
         self.__dict__.setdefault("kept", []).append(loss)
         if self.state.global_step % 25 == 24:
             assert self.step is not None
@@ -193,6 +219,7 @@ class Bench:
     snapshot: Snapshot
     rows: Dataset
     setting: Setting
+    ops: bool = False
 
     @property
     def tokens(self) -> list[int]:
@@ -216,7 +243,7 @@ class Bench:
         warm, timed, profiled = steps
         total = max(end, warm + timed + profiled)
         clean()
-        clock = Clock(self.tokens, warm, timed, profiled)
+        clock = Clock(self.tokens, warm, timed, profiled, ops=self.ops)
         trainer = None
         try:
             trainer = make(self, total)
@@ -228,6 +255,7 @@ class Bench:
             result.loss = statistics.mean(result.losses[-PERIOD:])
             if (step := getattr(trainer, "step", None)) is not None:
                 result.notes["levers"] = {lever.name: lever.why for lever in step.levers()}
+                result.notes["host_ms"] = round(1000 * statistics.median(trainer.host_s), 2)
                 result.notes["graphs"] = step._runner.captured
                 result.notes["skipped"] = float(step.optimizer.skipped)
             if CUDA:
@@ -414,7 +442,7 @@ def main() -> int:
         for label in options.settings:
             setting = SETTINGS[label]
             data = rows_of(options.data, setting, base.config.vocab_size)
-            bench = Bench(shape, base, snapshot, data, setting)
+            bench = Bench(shape, base, snapshot, data, setting, options.ops)
             for turn in range(options.repeats):
                 for contestant in wanted:
                     if turn and contestant.startswith("e-"):
@@ -460,11 +488,13 @@ def measured(
         "kernels": result.kernels,
         "notes": result.notes,
     }
+    told = {k: v for k, v in result.notes.items() if k != "levers"}
+    off = [k for k, v in result.notes.get("levers", {}).items() if "fail" in v]
     print(
         f"{contestant:18} {bench.shape} {label} {result.tokens_per_s:9.0f} tok/s "
         f"{result.gpu_ms_per_1k_tokens:7.1f} ms/1k {result.launches_per_step:8.0f} launches "
         f"{result.peak_gib:6.2f} GiB ({result.reserved_gib:.2f} reserved) {share:.2f} of matmul "
-        f"loss {result.loss:.4f} [{time.perf_counter() - began:.0f} s]",
+        f"loss {result.loss:.4f} {told} {off} [{time.perf_counter() - began:.0f} s]",
         flush=True,
     )
     return row
@@ -512,6 +542,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30, help="until the loss is told")
     parser.add_argument("--timed", type=int, default=PERIOD)
     parser.add_argument("--profiled", type=int, default=2)
+    parser.add_argument(
+        "--ops", action="store_true", help="print operations of the profiled window"
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first error")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step-h100.json"))
     return parser.parse_args()

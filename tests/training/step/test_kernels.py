@@ -27,28 +27,37 @@ def dropped(x_TK: Tensor, key_2: Tensor, p: float) -> Tensor:
     return x_TK * hashed_mask((x_TK.shape[0], x_TK.shape[1]), key_2, p) / (1 - p)
 
 
-def key() -> Tensor:
-    at = torch.tensor
-    return keys_for(at(5), at(3), torch.arange(2)).to(DEVICE)[1]
-
-
-def test_the_mask_is_the_one_that_torch_computes() -> None:
-    x_TK = drawn(70, 96)
-    torch.testing.assert_close(triton_ops.dropout(x_TK, key(), 0.3), dropped(x_TK, key(), 0.3))
-
-
+@pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("rank", [4, 16, 40])
 @pytest.mark.parametrize("p", [0.0, 0.25])
-def test_low_rank_backward(p: float, rank: int) -> None:
-    x_TK, dx_TK = drawn(150, 80), drawn(150, 80, seed=1)
-    dlow_TR, a_RK = drawn(150, rank, seed=2), drawn(rank, 80, seed=3)
-    want_dx = dx_TK + dropped(dlow_TR @ a_RK, key(), p)
-    want_da = dlow_TR.T @ dropped(x_TK, key(), p)
-    da = triton_ops.lora_backward(x_TK, dx_TK, dlow_TR, a_RK, key(), p)
+def test_low_rank_forward_and_backward(p: float, rank: int, count: int) -> None:
+    keys = keys_for(torch.tensor(5), torch.tensor(3), torch.arange(count)).to(DEVICE)
+    x_TK, dx_TK, a_PRK = drawn(150, 300), drawn(150, 300, seed=1), drawn(count, rank, 300, seed=3)
+    dlow_PTR = drawn(count, 150, rank, seed=2)
+    kept = [dropped(x_TK, key, p) for key in keys]
+    want_low = torch.stack([x @ a.T for x, a in zip(kept, a_PRK, strict=True)]) * 2
+    want_da = torch.stack([low.T @ x for low, x in zip(dlow_PTR, kept, strict=True)]) * 2
+    each = zip(dlow_PTR, a_PRK, keys, strict=True)
+    want_dx = dx_TK + 2 * sum(dropped(low @ a, key, p) for low, a, key in each)
+    low_PTR = triton_ops.lora_down(x_TK, a_PRK, keys, p, 2.0)
+    torch.testing.assert_close(low_PTR, want_low, rtol=1e-4, atol=1e-4)
+    grad = torch.full_like(a_PRK, float("nan"))
+    more: tuple[Any, ...] = (dlow_PTR, a_PRK, grad, keys, p, 2.0)
+    triton_ops.lora_backward(x_TK, dx_TK, *more, add=False)
     torch.testing.assert_close(dx_TK, want_dx, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(da, want_da, rtol=1e-4, atol=1e-4)
-    again = triton_ops.lora_backward(x_TK, None, dlow_TR, a_RK, key(), p)
-    torch.testing.assert_close(again, want_da, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(grad, want_da, rtol=1e-4, atol=2e-4)
+    triton_ops.lora_backward(x_TK, None, *more, add=True)
+    torch.testing.assert_close(grad, 2 * want_da, rtol=1e-4, atol=4e-4)
+
+
+@pytest.mark.parametrize("width", [96, 9000])
+def test_gradient_of_b(width: int) -> None:
+    dy_TN, low_TR = drawn(150, width), drawn(150, 5, seed=1)
+    grad = torch.full((width, 5), float("nan"), device=DEVICE)
+    triton_ops.up_backward(dy_TN, low_TR, grad, add=False)
+    torch.testing.assert_close(grad, dy_TN.T @ low_TR, rtol=1e-4, atol=1e-4)
+    triton_ops.up_backward(dy_TN, low_TR, grad, add=True)
+    torch.testing.assert_close(grad, 2 * dy_TN.T @ low_TR, rtol=1e-4, atol=2e-4)
 
 
 def test_nf4_dequantize_gives_the_values_of_bitsandbytes() -> None:

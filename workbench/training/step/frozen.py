@@ -52,6 +52,16 @@ class FrozenWeight:
         else:
             workspace.reserve(self.shape_NK[0] * self.shape_NK[1])
 
+    @property
+    def packed(self) -> bool:
+        return self._resident is None
+
+    def unpack_into(self, out_NK: Tensor) -> None:
+        """Of a packed weight."""
+        made = self._unpack(out_NK)
+        if made is not out_NK:
+            out_NK.copy_(made)
+
     def dense(self) -> Tensor:
         """W_NK in the compute dtype. Of a 4-bit weight: valid until the next call of any of them,
         so use it at once.

@@ -35,15 +35,26 @@ class Runner:
         self.capturing = capture
         self.why_not = "" if capture else "switched off"
         self._max_graphs = max_graphs
-        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[tuple[int, int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
         self._warm = 0
 
     def run(
-        self, part: Rows, tokens: int, max_length: int, *, divisor: int, seed: int, counter: int
+        self,
+        part: Rows,
+        tokens: int,
+        max_length: int,
+        *,
+        divisor: int,
+        seed: int,
+        counter: int,
+        first: bool,
     ) -> None:
-        """Raises what the body raises; a capture that fails is logged and run eagerly instead."""
+        """`first` of its batch: its graph writes gradients, the others' add.
+
+        Raises what the body raises; a capture that fails is logged and run eagerly instead.
+        """
         host = fill(part, tokens, self._rows, divisor=divisor, seed=seed, counter=counter)
         if self._device.type == "cuda":
             host = host.pin_memory()
@@ -52,7 +63,7 @@ class Runner:
         elif self._warm < 2:  # libraries set themselves up in a first run: not inside a capture
             self._warm_up(host, tokens, max_length)
         else:
-            self._replay(host, tokens, max_length)
+            self._replay(host, tokens, max_length, first)
 
     @property
     def captured(self) -> int:
@@ -82,10 +93,12 @@ class Runner:
             torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
 
-    def _replay(self, host: Tensor, tokens: int, max_length: int) -> None:
-        found = self._graphs.get((tokens, max_length))
+    def _replay(self, host: Tensor, tokens: int, max_length: int, first: bool) -> None:
+        found = self._graphs.get((tokens, max_length, first))
         if found is None and len(self._graphs) < self._max_graphs:
             found = self._capture(tokens, max_length)
+            if found is not None:
+                self._graphs[tokens, max_length, first] = found
         if found is None:
             self._body(self._micro(host.to(self._device, non_blocking=True), tokens, max_length))
             return
@@ -110,5 +123,4 @@ class Runner:
             self.why_not = f"capture failed: {str(refused).splitlines()[0]}"
             log.warning("no CUDA graphs", extra={"why": self.why_not})
             return None
-        self._graphs[tokens, max_length] = graph, buffer
         return graph, buffer

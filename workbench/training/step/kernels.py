@@ -4,7 +4,7 @@
 What each saves is said there. All arithmetic is fp32; loads and stores are the tensors' dtypes.
 """
 
-# T tokens, K width, R rank, V vocabulary
+# T tokens, K inputs, N outputs, R rank, P projections of a group, S parts, V vocabulary
 
 import triton
 import triton.language as tl
@@ -29,66 +29,178 @@ def kept(element, keys, THRESHOLD: tl.constexpr):
 
 
 @triton.jit
-def dropout(
-    x, out, keys, count, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, BLOCK: tl.constexpr
-):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def masked(x, at, keys, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr):
+    if DROP:
+        return tl.where(kept(at, keys, THRESHOLD), x.to(tl.float32) * INVERSE, 0.0).to(x.dtype)
+    return x
+
+
+@triton.jit
+def down(
+    x, at, a_RK, keys, k, in_k, r, R, K,
+    INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
+):  # fmt: skip
+    inside = in_k[:, None] & (r < R)[None, :]
+    a = tl.load(a_RK + r[None, :] * K + k[:, None], mask=inside, other=0.0)
+    return tl.dot(masked(x, at, keys, INVERSE, THRESHOLD, DROP), a, input_precision="ieee")
+
+
+@triton.jit
+def lora_down(
+    x_TK, a_PRK, parts_SPTR, keys, T, K, R, k_each,
+    INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr, P: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """parts[s, p] = (mask_p · x / (1-p)) @ A_p^T over one stretch of K, for up to three p."""
+    t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    split = tl.program_id(1)
+    r = tl.arange(0, BLOCK_R)
+    in_t = t < T
+    first = split * k_each
+    low0 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
+    low1 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
+    low2 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
+    for start in range(first, tl.minimum(first + k_each, K), BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        in_k = (k < K) & (k < first + k_each)
+        at = t[:, None].to(tl.int64) * K + k[None, :]
+        x = tl.load(x_TK + at, mask=in_t[:, None] & in_k[None, :], other=0.0)
+        low0 += down(x, at, a_PRK, keys, k, in_k, r, R, K, INVERSE, THRESHOLD, DROP)
+        if P > 1:
+            a1 = a_PRK + R * K
+            low1 += down(x, at, a1, keys + 2, k, in_k, r, R, K, INVERSE, THRESHOLD, DROP)
+        if P > 2:
+            a2 = a_PRK + 2 * R * K
+            low2 += down(x, at, a2, keys + 4, k, in_k, r, R, K, INVERSE, THRESHOLD, DROP)
+    inside = in_t[:, None] & (r < R)[None, :]
+    to = parts_SPTR + split.to(tl.int64) * P * T * R + t[:, None] * R + r[None, :]
+    tl.store(to, low0, mask=inside)
+    if P > 1:
+        tl.store(to + T * R, low1, mask=inside)
+    if P > 2:
+        tl.store(to + 2 * T * R, low2, mask=inside)
+
+
+@triton.jit
+def reduce_parts(parts, out, count, S, SCALE: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr):
+    """out (+)= SCALE · sum over S of parts."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    value = tl.where(kept(at, keys, THRESHOLD), value * INVERSE, 0.0)
-    tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for s in range(S):
+        total += tl.load(parts + s * count + at, mask=inside, other=0.0)
+    total *= SCALE
+    if ADD:
+        total += tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def up_backward(
+    dy_TN, low_TR, grad_NR, T, N, R, ADD: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """grad_B (+)= dy^T @ low in fp32; low carries the adapter's scaling already."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    r = tl.arange(0, BLOCK_R)
+    in_n = n < N
+    in_r = r < R
+    total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
+    for start in range(0, T, BLOCK_T):
+        t = start + tl.arange(0, BLOCK_T)
+        in_t = t < T
+        at = t[:, None].to(tl.int64) * N + n[None, :]
+        dy = tl.load(dy_TN + at, mask=in_t[:, None] & in_n[None, :], other=0.0)
+        low = tl.load(
+            low_TR + t[:, None] * R + r[None, :], mask=in_t[:, None] & in_r[None, :], other=0.0
+        )
+        total += tl.dot(tl.trans(dy), low, input_precision="ieee")
+    to = grad_NR + n[:, None] * R + r[None, :]
+    inside = in_n[:, None] & in_r[None, :]
+    if ADD:
+        total += tl.load(to, mask=inside, other=0.0)
+    tl.store(to, total, mask=inside)
+
+
+@triton.jit
+def down_backward(
+    x, at, dlow_TR, a_RK, keys, t, in_t, k, in_k, r, R, K,
+    SCALE: tl.constexpr, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
+    HAS_DX: tl.constexpr,
+):  # fmt: skip
+    """(share of dA, share of dx) of one projection on one tile."""
+    in_r = r < R
+    inside = in_t[:, None] & in_r[None, :]
+    low = tl.load(dlow_TR + t[:, None] * R + r[None, :], mask=inside, other=0.0)
+    delta = tl.zeros(x.shape, dtype=tl.float32)
+    kept_x = x
+    if DROP:
+        keep = kept(at, keys, THRESHOLD)
+        kept_x = tl.where(keep, x.to(tl.float32) * INVERSE, 0.0).to(x.dtype)
+    if HAS_DX:
+        a = tl.load(
+            a_RK + r[:, None] * K + k[None, :], mask=in_r[:, None] & in_k[None, :], other=0.0
+        )
+        delta = tl.dot(low, a, input_precision="ieee") * SCALE
+        if DROP:
+            delta = tl.where(keep, delta * INVERSE, 0.0)
+    return tl.dot(tl.trans(low), kept_x, input_precision="ieee"), delta
 
 
 @triton.jit
 def lora_backward(
-    x_TK,
-    dx_TK,
-    dlow_TR,
-    a_RK,
-    da_SRK,
-    keys,
-    T,
-    K,
-    R,
-    rows_each,
-    INVERSE: tl.constexpr,
-    THRESHOLD: tl.constexpr,
-    HAS_DX: tl.constexpr,
-    DROP: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-):
-    """dx += mask · (dlow @ A) / (1-p) and da[s] = dlow^T @ (mask · x / (1-p)), in one reading."""
+    x_TK, dx_TK, dlow_PTR, a_PRK, da_SPRK, keys, T, K, R, rows_each,
+    SCALE: tl.constexpr, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
+    HAS_DX: tl.constexpr, P: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """dx += mask_p · (dlow_p @ A_p) · s/(1-p) for all p; da[., p] = dlow_p^T @ (mask_p · x/(1-p)).
+
+    x and dx are read once for up to three projections. da still lacks the scaling s.
+    """
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     split = tl.program_id(1)
     r = tl.arange(0, BLOCK_R)
     in_k = k < K
-    in_r = r < R
-    a = tl.load(a_RK + r[:, None] * K + k[None, :], mask=in_r[:, None] & in_k[None, :], other=0.0)
-    total = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
+    da0 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
+    da1 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
+    da2 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     first = split * rows_each
     for start in range(first, tl.minimum(first + rows_each, T), BLOCK_T):
         t = start + tl.arange(0, BLOCK_T)
         in_t = (t < T) & (t < first + rows_each)
-        low = tl.load(
-            dlow_TR + t[:, None] * R + r[None, :], mask=in_t[:, None] & in_r[None, :], other=0.0
-        )
         at = t[:, None].to(tl.int64) * K + k[None, :]
         inside = in_t[:, None] & in_k[None, :]
         x = tl.load(x_TK + at, mask=inside, other=0.0)
-        if DROP:
-            keep = kept(at, keys, THRESHOLD)
-            x = tl.where(keep, x.to(tl.float32) * INVERSE, 0.0).to(low.dtype)
-        total += tl.dot(tl.trans(low), x, input_precision="ieee")
+        part, dx = down_backward(
+            x, at, dlow_PTR, a_PRK, keys, t, in_t, k, in_k, r, R, K,
+            SCALE, INVERSE, THRESHOLD, DROP, HAS_DX,
+        )  # fmt: skip
+        da0 += part
+        if P > 1:
+            part, more = down_backward(
+                x, at, dlow_PTR + T * R, a_PRK + R * K, keys + 2, t, in_t, k, in_k, r, R, K,
+                SCALE, INVERSE, THRESHOLD, DROP, HAS_DX,
+            )  # fmt: skip
+            da1 += part
+            dx += more
+        if P > 2:
+            part, more = down_backward(
+                x, at, dlow_PTR + 2 * T * R, a_PRK + 2 * R * K, keys + 4, t, in_t, k, in_k, r, R,
+                K, SCALE, INVERSE, THRESHOLD, DROP, HAS_DX,
+            )  # fmt: skip
+            da2 += part
+            dx += more
         if HAS_DX:
-            delta = tl.dot(low, a, input_precision="ieee")
-            if DROP:
-                delta = tl.where(keep, delta * INVERSE, 0.0)
-            delta += tl.load(dx_TK + at, mask=inside, other=0.0).to(tl.float32)
-            tl.store(dx_TK + at, delta.to(dx_TK.dtype.element_ty), mask=inside)
-    to = da_SRK + (split * R + r[:, None]) * K + k[None, :]
-    tl.store(to, total, mask=in_r[:, None] & in_k[None, :])
+            dx += tl.load(dx_TK + at, mask=inside, other=0.0).to(tl.float32)
+            tl.store(dx_TK + at, dx.to(dx_TK.dtype.element_ty), mask=inside)
+    to = da_SPRK + (split * P * R + r[:, None]) * K + k[None, :]
+    inside = (r < R)[:, None] & in_k[None, :]
+    tl.store(to, da0, mask=inside)
+    if P > 1:
+        tl.store(to + R * K, da1, mask=inside)
+    if P > 2:
+        tl.store(to + 2 * R * K, da2, mask=inside)
 
 
 @triton.jit

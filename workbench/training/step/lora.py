@@ -8,7 +8,7 @@ replaced. LoRA: Hu et al. 2022, arXiv 2106.09685; the hand-written backward is U
 (github.com/unslothai/unsloth), rank-stabilised scale arXiv 2312.03732 (PEFT's `scaling` has it).
 """
 
-# T tokens, K inputs, N outputs, R rank, S sites
+# T tokens, K inputs, N outputs, R rank, S sites, P adapters of a stack
 
 from __future__ import annotations
 
@@ -29,6 +29,20 @@ SHARING = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of projections that read the same tensor in every family of the allow-list."""
 
 
+def together(names: list[str]) -> list[int]:
+    """An order of parameters in which the A's of projections that share an input lie together."""
+    seen: dict[tuple[str, object], int] = {}
+
+    def place(index: int) -> tuple[int, bool, int]:
+        owner, _, rest = names[index].partition(".lora_")
+        parent, _, last = owner.rpartition(".")
+        shared: object = next((group for group in SHARING if last in group), last)
+        key = (parent, shared) if rest else (names[index], None)
+        return seen.setdefault(key, len(seen)), not rest.startswith("A"), index
+
+    return sorted(range(len(names)), key=place)
+
+
 class CannotFuse(ValueError):
     """A layer this path does not know; the reason is the message."""
 
@@ -38,20 +52,44 @@ class Draw:
     """The dropout keys of the micro-step that is running."""
 
     keys_S2: Tensor
+    first: bool = True
+    """Of its optimizer batch: kernels then write gradients instead of adding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowRank:
     """One adapter: compute-dtype views of A and B, fp32 views of their gradients."""
 
-    a_RK: Tensor
+    a: nn.Parameter
     b_NR: Tensor
-    grad_a_RK: Tensor
     grad_b_NR: Tensor
     scaling: float
     dropout: float
     site: int
     """Which of the S masks is this projection's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Adapters of one group that are alike, so that one launch serves them all."""
+
+    members: tuple[int, ...]
+    """Which projections of the group."""
+    a_PRK: Tensor
+    grad_a_PRK: Tensor
+    lows: tuple[LowRank, ...]
+
+    @property
+    def site(self) -> int:
+        return self.lows[0].site
+
+    @property
+    def scaling(self) -> float:
+        return self.lows[0].scaling
+
+    @property
+    def dropout(self) -> float:
+        return self.lows[0].dropout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +107,11 @@ class Group:
     """Projections that read one tensor. The first to be called computes all; the others collect."""
 
     projections: list[Projection]
+    stacks: list[Stack]
     draw: Draw
     anchor: nn.Parameter | None
     """Any trained parameter of the group, so that autograd visits it though its input is frozen."""
+    workspace: Workspace
     _made_for: Tensor | None = None
     _made: dict[int, Tensor] = field(default_factory=dict)
 
@@ -84,22 +124,39 @@ class Group:
             self._made_for = None
         return out
 
+    def products(self, x_TK: Tensor) -> list[Tensor]:
+        """x @ W^T of every projection; where all are packed and small, as one product."""
+        parts = self.projections
+        if len(parts) < 3 or any(p.bias_N is not None or not p.weight.packed for p in parts):
+            return [nn.functional.linear(x_TK, p.weight.dense(), p.bias_N) for p in parts]
+        return list(torch.split(x_TK @ self._unpacked().T, self._outputs(), dim=1))
+
+    def _outputs(self) -> list[int]:
+        return [part.weight.shape_NK[0] for part in self.projections]
+
+    def _unpacked(self) -> Tensor:
+        """W of all projections below each other."""
+        outputs = self._outputs()
+        all_NK = self.workspace.take((sum(outputs), self.projections[0].weight.shape_NK[1]))
+        for part, w_NK in zip(self.projections, torch.split(all_NK, outputs), strict=True):
+            part.weight.unpack_into(w_NK)
+        return all_NK
+
 
 class _Projections(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor | None, group: Group) -> tuple[Tensor, ...]:
         x_TK = x.reshape(-1, x.shape[-1])
-        keys_S2, outs, lows = group.draw.keys_S2, [], []
-        for part in group.projections:
-            y_TN = nn.functional.linear(x_TK, part.weight.dense(), part.bias_N)
-            if (low := part.low) is not None:
-                low_TR = _dropped(x_TK, keys_S2, low) @ low.a_RK.T
-                y_TN.addmm_(low_TR, low.b_NR.T, alpha=low.scaling)
-                lows.append(low_TR)
-            outs.append(y_TN.view(*x.shape[:-1], -1))
+        keys_S2, lows = group.draw.keys_S2, []
+        outs = group.products(x_TK)
+        for stack in group.stacks:
+            low_PTR = _down(x_TK, stack, keys_S2)
+            for index, low, low_TR in zip(stack.members, stack.lows, low_PTR, strict=True):
+                outs[index].addmm_(low_TR, low.b_NR.T)
+            lows.append(low_PTR)
         ctx.save_for_backward(x, *lows)
-        ctx.group, ctx.keys_S2 = group, keys_S2
-        return tuple(outs)
+        ctx.group, ctx.keys_S2, ctx.first = group, keys_S2, group.draw.first
+        return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
@@ -107,49 +164,61 @@ class _Projections(torch.autograd.Function):
         x_TK = x.reshape(-1, x.shape[-1])
         dx_TK: Tensor | None = None
         dys = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-        if ctx.needs_input_grad[0]:
-            for part, dy_TN in zip(ctx.group.projections, dys, strict=True):
+        for part, dy_TN in zip(ctx.group.projections, dys, strict=True):
+            if ctx.needs_input_grad[0]:
                 w_NK = part.weight.dense()
                 dx_TK = dy_TN @ w_NK if dx_TK is None else dx_TK.addmm_(dy_TN, w_NK)
-        at = iter(lows)
-        for part, dy_TN in zip(ctx.group.projections, dys, strict=True):
             if part.grad_bias_N is not None:
                 part.grad_bias_N.add_(dy_TN.sum(0, dtype=part.grad_bias_N.dtype))
-            if part.low is not None:
-                _low_rank_backward(x_TK, dx_TK, dy_TN, next(at), part.low, ctx.keys_S2)
+        for stack, low_PTR in zip(ctx.group.stacks, lows, strict=True):
+            ours = [dys[index] for index in stack.members]
+            _low_rank_backward(x_TK, dx_TK, ours, low_PTR, stack, ctx.keys_S2, first=ctx.first)
         return (None if dx_TK is None else dx_TK.view(x.shape)), None, None
 
 
-def _dropped(x_TK: Tensor, keys_S2: Tensor, low: LowRank) -> Tensor:
-    if low.dropout == 0.0:
-        return x_TK
+def _down(x_TK: Tensor, stack: Stack, keys_S2: Tensor) -> Tensor:
+    """low_PTR, with the adapter's scaling in it."""
+    p = stack.dropout
     if triton_ops.usable(x_TK.device):
-        return triton_ops.dropout(x_TK, keys_S2[low.site], low.dropout)
-    return dropped(x_TK, keys_S2[low.site], low.dropout)
+        return triton_ops.lora_down(x_TK, stack.a_PRK, keys_S2[stack.site :], p, stack.scaling)
+    lows = [
+        dropped(x_TK, keys_S2[low.site], p) @ a_RK.T
+        for low, a_RK in zip(stack.lows, stack.a_PRK, strict=True)
+    ]
+    return torch.stack(lows) * stack.scaling
 
 
 def _low_rank_backward(
-    x_TK: Tensor, dx_TK: Tensor | None, dy_TN: Tensor, low_TR: Tensor, low: LowRank, keys_S2: Tensor
+    x_TK: Tensor,
+    dx_TK: Tensor | None,
+    dys: list[Tensor],
+    low_PTR: Tensor,
+    stack: Stack,
+    keys_S2: Tensor,
+    *,
+    first: bool,
 ) -> None:
-    """Adds to the adapter's gradients, and its share to dx in place."""
-    dlow_TR = torch.empty_like(low_TR).addmm_(dy_TN, low.b_NR, beta=0, alpha=low.scaling)
-    _add_product(low.grad_b_NR, dy_TN.T, low_TR, low.scaling)
-    key_2 = keys_S2[low.site]
-    if triton_ops.usable(x_TK.device):
-        low.grad_a_RK.add_(
-            triton_ops.lora_backward(x_TK, dx_TK, dlow_TR, low.a_RK, key_2, low.dropout)
-        )
+    """Adds to the adapters' gradients (`first`: writes them), and their share to dx in place."""
+    dlow_PTR = torch.empty_like(low_PTR)
+    fused = triton_ops.usable(x_TK.device)
+    for low, dy_TN, low_TR, dlow_TR in zip(stack.lows, dys, low_PTR, dlow_PTR, strict=True):
+        torch.mm(dy_TN, low.b_NR, out=dlow_TR)
+        if fused:
+            triton_ops.up_backward(dy_TN, low_TR, low.grad_b_NR, add=not first)
+        else:
+            low.grad_b_NR.add_(dy_TN.T @ low_TR)
+    if fused:
+        triton_ops.lora_backward(
+            x_TK, dx_TK, dlow_PTR, stack.a_PRK, stack.grad_a_PRK, keys_S2[stack.site :],
+            stack.dropout, stack.scaling, add=not first,
+        )  # fmt: skip
         return
-    _add_product(low.grad_a_RK, dlow_TR.T, dropped(x_TK, key_2, low.dropout), 1.0)
-    if dx_TK is not None:
-        dx_TK += dropped(dlow_TR @ low.a_RK, key_2, low.dropout)
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor, alpha: float) -> None:
-    if left.dtype == total.dtype:
-        total.addmm_(left, right, alpha=alpha)
-    else:
-        total.add_(left @ right, alpha=alpha)
+    each = zip(stack.lows, dlow_PTR, stack.a_PRK, stack.grad_a_PRK, strict=True)
+    for low, dlow_TR, a_RK, grad_RK in each:
+        key_2 = keys_S2[low.site]
+        grad_RK.add_(dlow_TR.T @ dropped(x_TK, key_2, low.dropout), alpha=low.scaling)
+        if dx_TK is not None:
+            dx_TK.add_(dropped(dlow_TR @ a_RK, key_2, low.dropout), alpha=low.scaling)
 
 
 class FusedProjections:
@@ -210,7 +279,31 @@ class FusedProjections:
     def _group(self, modules: dict[str, nn.Module]) -> Group:
         parts = [self._projection(name, module) for name, module in modules.items()]
         trained = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-        return Group(parts, self.draw, trained[0] if trained else None)
+        if len(parts) > 2:
+            rows = sum(part.weight.shape_NK[0] for part in parts)
+            self._workspace.reserve(rows * parts[0].weight.shape_NK[1])
+        anchor = trained[0] if trained else None
+        return Group(parts, self._stacks(parts), self.draw, anchor, self._workspace)
+
+    def _stacks(self, parts: list[Projection]) -> list[Stack]:
+        """One for all adapters of the group when they are alike and lie together, else one each."""
+        members = [(index, part.low) for index, part in enumerate(parts) if part.low is not None]
+        alike = {(low.a.shape, low.scaling, low.dropout) for _, low in members}
+        a_PRK = self._flat.stacked([low.a for _, low in members]) if len(alike) == 1 else None
+        if a_PRK is not None:
+            return [self._stack(members)]
+        return [self._stack([member]) for member in members]
+
+    def _stack(self, members: list[tuple[int, LowRank]]) -> Stack:
+        params = [low.a for _, low in members]
+        found = self._flat.stacked(params)
+        assert found is not None
+        return Stack(
+            members=tuple(index for index, _ in members),
+            a_PRK=found[0],
+            grad_a_PRK=found[1],
+            lows=tuple(low for _, low in members),
+        )
 
     def _projection(self, name: str, module: nn.Module) -> Projection:
         base: Any = module.get_base_layer() if isinstance(module, LoraLayer) else module
@@ -230,8 +323,11 @@ class FusedProjections:
         return self._flat.value(bias) if bias.requires_grad else bias.data.to(self._dtype)
 
     def _grad(self, param: nn.Parameter) -> Tensor:
+        return self._flat.grad(self._owned(param))
+
+    def _owned(self, param: nn.Parameter) -> nn.Parameter:
         self.owned.add(id(param))
-        return self._flat.grad(param)
+        return param
 
     def _low_rank(self, name: str, layer: Any) -> LowRank:
         active = layer.active_adapters
@@ -246,9 +342,8 @@ class FusedProjections:
         drop = layer.lora_dropout[adapter]
         self.sites += 1
         return LowRank(
-            a_RK=self._flat.value(a),
+            a=self._owned(a),
             b_NR=self._flat.value(b),
-            grad_a_RK=self._grad(a),
             grad_b_NR=self._grad(b),
             scaling=float(layer.scaling[adapter]),
             dropout=float(drop.p) if isinstance(drop, nn.Dropout) else 0.0,

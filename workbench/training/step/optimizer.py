@@ -63,6 +63,18 @@ class FlatParameters:
     def grad(self, param: nn.Parameter) -> Tensor:
         return self._view(self.grads, param)
 
+    def stacked(self, params: list[nn.Parameter]) -> tuple[Tensor, Tensor] | None:
+        """(values in the compute dtype, gradients) of equal tensors that lie together, as one."""
+        starts = [self._at[id(param)][0] for param in params]
+        count, shape = params[0].numel(), params[0].shape
+        if any(p.shape != shape for p in params):
+            return None
+        if any(start != starts[0] + i * count for i, start in enumerate(starts)):
+            return None
+        span = slice(starts[0], starts[0] + count * len(params))
+        sizes = (len(params), *shape)
+        return self.compute[span].view(sizes), self.grads[span].view(sizes)
+
     def refresh(self) -> None:
         """Cast masters to the compute dtype: one launch."""
         if self.compute is not self.values:

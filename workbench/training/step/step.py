@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from workbench.errors import WorkbenchError
 from workbench.training.step import attention, triton_ops
 from workbench.training.step.graphs import Runner
-from workbench.training.step.lora import CannotFuse, FusedProjections
+from workbench.training.step.lora import CannotFuse, FusedProjections, together
 from workbench.training.step.masks import keys_for
 from workbench.training.step.models import Parts, SmallKernels, parts_of
 from workbench.training.step.optimizer import FlatAdamW, FlatParameters, TensorwiseAdamW
@@ -55,6 +55,7 @@ class Step:
         found = parts_of(model)
         self._parts = found if isinstance(found, Parts) else None
         named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+        named = [named[index] for index in together([name for name, _ in named])]
         self.device = named[0][1].device
         self.flat = FlatParameters(named, self._dtype)
         self._loss = torch.zeros((), device=self.device)
@@ -87,8 +88,10 @@ class Step:
         self._attach()
         divisor = rows.targets
         alone = 1 if "whole_batch" in options.off else options.rows_per_micro
-        for part in rows.cut(alone, options.tokens_per_micro):
-            self._micro(part, divisor)
+        for index, part in enumerate(rows.cut(alone, options.tokens_per_micro)):
+            if self._fused is not None:
+                self._fused.draw.first = index == 0
+            self._micro(part, divisor, first=index == 0)
             self.optimizer.micro_steps += 1
         return self._loss.clone()
 
@@ -247,7 +250,7 @@ class Step:
         owned = self._fused.owned if self._fused else set()
         self.flat.attach_grads(p for p in self.flat.params if id(p) not in owned)
 
-    def _micro(self, part: Rows, divisor: int) -> None:
+    def _micro(self, part: Rows, divisor: int, *, first: bool) -> None:
         if self._runner is None:
             self._loss += plain_micro(
                 self._model, part, divisor, self._dtype, self.device, self.optimizer.scale
@@ -267,6 +270,7 @@ class Step:
             divisor=divisor,
             seed=self.options.seed,
             counter=self.optimizer.micro_steps,
+            first=first,
         )
 
     def _body(self, micro: Micro) -> None:

@@ -7,7 +7,7 @@ use for; unpacking after bitsandbytes' kDequantizeBlockwise, with the double-qua
 undone in the same launch.
 """
 
-# T tokens, K width, R rank, N gated width, V vocabulary, H heads, D head width
+# T tokens, K inputs, N outputs, R rank, P projections of a group, S parts, V vocabulary, H heads
 
 from __future__ import annotations
 
@@ -57,36 +57,73 @@ def _split(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def dropout(x_TK: Tensor, key_2: Tensor, p: float) -> Tensor:
-    """masks.dropped in one reading and one writing."""
-    out, block = torch.empty_like(x_TK), 2048
-    _kernels().dropout[(_split(x_TK.numel(), block),)](
-        x_TK, out, key_2, x_TK.numel(), 1 / (1 - p), threshold(p), block
+def lora_down(x_TK: Tensor, a_PRK: Tensor, keys: Tensor, p: float, scaling: float) -> Tensor:
+    """low_PTR = scaling · dropout_p(x) @ A_p^T for up to three projections, x read once."""
+    (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
+    block_r = max(16, _power(rank))
+    block_t, block_k = (64, 64) if block_r <= 32 else (32, 32)
+    blocks = _split(tokens, block_t)
+    parts = max(1, min(_split(264, blocks), _split(width, 4 * block_k)))
+    k_each = _split(_split(width, parts), block_k) * block_k
+    parts = _split(width, k_each)
+    parts_SPTR = x_TK.new_empty(parts, count, tokens, rank, dtype=torch.float32)
+    _kernels().lora_down[(blocks, parts)](
+        x_TK, a_PRK, parts_SPTR, keys, tokens, width, rank, k_each,
+        1 / (1 - p), threshold(p), p > 0.0, count, block_t, block_k, block_r,
+    )  # fmt: skip
+    return _reduced(parts_SPTR, x_TK.new_empty(count, tokens, rank), scaling, add=False)
+
+
+def up_backward(dy_TN: Tensor, low_TR: Tensor, grad_NR: Tensor, *, add: bool) -> None:
+    """grad_B (+)= dy^T @ low, in fp32, straight into the flat buffer."""
+    (tokens, width), rank = dy_TN.shape, low_TR.shape[1]
+    dy_TN = dy_TN.contiguous()
+    block_r = max(16, _power(rank))
+    block_n = 64 if width >= 8192 else 32
+    _kernels().up_backward[(_split(width, block_n),)](
+        dy_TN, low_TR, grad_NR, tokens, width, rank, add, 64, block_n, block_r
     )
-    return out
 
 
 def lora_backward(
-    x_TK: Tensor, dx_TK: Tensor | None, dlow_TR: Tensor, a_RK: Tensor, key_2: Tensor, p: float
-) -> Tensor:
-    """da_RK in fp32; adds the low-rank path's share to dx in place. Reads x once, stores no mask.
+    x_TK: Tensor,
+    dx_TK: Tensor | None,
+    dlow_PTR: Tensor,
+    a_PRK: Tensor,
+    grad_PRK: Tensor,
+    keys: Tensor,
+    p: float,
+    scaling: float,
+    *,
+    add: bool,
+) -> None:
+    """grad_A (+)= its gradient; dx += the low-rank path's share. x and dx are read once for up to
+    three projections and no mask is stored.
 
     Deterministic: parts of T are summed in a second launch, never by atomics.
     """
-    (tokens, width), rank = x_TK.shape, a_RK.shape[0]
+    (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     block_r = max(16, _power(rank))
     block_k, block_t = (64, 64) if block_r <= 32 else (32, 32)
     parts = max(1, min(_split(264 * block_k, width), _split(tokens, block_t)))
     rows_each = _split(_split(tokens, parts), block_t) * block_t
     parts = _split(tokens, rows_each)
-    da_SRK = x_TK.new_empty(parts, rank, width, dtype=torch.float32)
+    da_SPRK = x_TK.new_empty(parts, count, rank, width, dtype=torch.float32)
     _kernels().lora_backward[(_split(width, block_k), parts)](
-        x_TK, dx_TK if dx_TK is not None else x_TK, dlow_TR, a_RK, da_SRK, key_2,
+        x_TK, dx_TK if dx_TK is not None else x_TK, dlow_PTR, a_PRK, da_SPRK, keys,
         tokens, width, rank, rows_each,
-        1 / (1 - p), threshold(p), dx_TK is not None, p > 0.0,
+        scaling, 1 / (1 - p), threshold(p), p > 0.0, dx_TK is not None, count,
         block_t, block_k, block_r,
     )  # fmt: skip
-    return da_SRK[0] if parts == 1 else da_SRK.sum(0)
+    _reduced(da_SPRK, grad_PRK, scaling, add=add)
+
+
+def _reduced(parts: Tensor, out: Tensor, scaling: float, *, add: bool) -> Tensor:
+    block = 1024
+    _kernels().reduce_parts[(_split(out.numel(), block),)](
+        parts, out, out.numel(), parts.shape[0], scaling, add, block
+    )
+    return out
 
 
 def nf4_dequantize(packed: Tensor, state: Any, out: Tensor) -> Tensor:
