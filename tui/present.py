@@ -33,9 +33,11 @@ _LEVELS: dict[str, Part] = {
 
 
 def gib(n: int | None) -> str:
-    """1 decimal, binary: `7.9 GiB`; small things in MiB."""
+    """1 decimal, binary: `7.9 GiB`; small things in MiB or KiB."""
     if n is None:
         return NONE
+    if 0 < abs(n) < 1 << 20:
+        return f"{n / 1024:.0f} KiB"
     if abs(n) < GIB // 10:
         return f"{n / (1 << 20):.0f} MiB"
     return f"{n / GIB:.1f} GiB"
@@ -128,6 +130,8 @@ def value(thing: object) -> str:
         return _tidy(f"{thing:.3e}")
     if isinstance(thing, list | tuple):
         return ",".join(value(one) for one in thing)
+    if isinstance(thing, dict):
+        return ", ".join(f"{plain(key)[0]}: {value(one)}" for key, one in thing.items())
     return plain(thing)[0]
 
 

@@ -152,6 +152,24 @@ async def test_the_cursor_stays_on_its_trial_when_others_move(running: Home) -> 
         assert trials(app).rows[0].key == RESUMED
 
 
+async def test_a_cursor_nobody_moved_stays_at_the_top(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        assert trials(app).key == RUNNING
+        store = Store(running.database)
+        store.end_attempt(store.attempts(RUNNING)[-1].id, "done", "")
+        store.move(RUNNING, State.RUNNING, State.DONE, by="settle", why="trained to its end")
+        store.close()
+        await until(pilot, lambda: trials(app).key == RESUMED)
+
+
+async def test_the_base_has_no_chart(running: Home) -> None:
+    async with shown(running, 80, 24) as (app, pilot):
+        trials(app).to_key(8)
+        await press(app, pilot, "enter")
+        await until(pilot, lambda: "the untouched base" in text(app))
+        assert "step" not in text(app).split("Samples")[0]
+
+
 async def test_only_the_row_that_changed_is_painted(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await press(app, pilot, "2")

@@ -9,7 +9,13 @@ GIB = 1 << 30
 
 @pytest.mark.parametrize(
     ("n", "told"),
-    [(None, "—"), (int(7.94 * GIB), "7.9 GiB"), (0, "0 MiB"), (50 << 20, "50 MiB")],
+    [
+        (None, "—"),
+        (int(7.94 * GIB), "7.9 GiB"),
+        (0, "0 MiB"),
+        (50 << 20, "50 MiB"),
+        (507_120, "495 KiB"),
+    ],
 )
 def test_bytes_are_told_in_gib_and_small_ones_in_mib(n: int | None, told: str) -> None:
     assert present.gib(n) == told
@@ -49,7 +55,15 @@ def test_numbers_keep_what_matters(value: float | None, told: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [(2e-4, "2e-4"), (0.05, "0.05"), (16, "16"), (True, "yes"), (None, "—"), (["a", "b"], "a,b")],
+    [
+        (2e-4, "2e-4"),
+        (0.05, "0.05"),
+        (16, "16"),
+        (True, "yes"),
+        (None, "—"),
+        (["a", "b"], "a,b"),
+        ({"a": 1}, "a: 1"),
+    ],
 )
 def test_a_setting_is_told_as_one_would_type_it(value: object, told: str) -> None:
     assert present.value(value) == told

@@ -20,7 +20,7 @@ from tui.widgets.linebox import LineBox, entitle
 from tui.widgets.rowlist import RowList
 from workbench.service import Snapshot
 
-_MOST_CARDS = {"-short": 4, "-tall": 8, "-high": 12}
+_MOST_CARDS = {"-short": 4, "-mid": 6, "-tall": 8, "-high": 12}
 _TAIL = 40
 
 

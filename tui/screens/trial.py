@@ -18,6 +18,7 @@ from tui.tables import events
 from tui.widgets.curves import Curves
 from tui.widgets.linebox import LineBox, entitle
 from workbench.service import Snapshot
+from workbench.trial import Kind
 
 _TAIL = 200
 _TOGETHER = {"loss": "eval_loss", "eval_loss": "loss"}
@@ -106,6 +107,8 @@ class Trial(View):
         self._box("tail").show(
             events.lines(picture.events)[::-1] or [(("nothing said yet", "dim"),)]
         )
+        for id in ("curves", "metrics"):
+            self.query_one(f"#{id}").display = row.kind is not Kind.BASE
         self._paint_metrics(picture)
 
     def _box(self, id: str) -> LineBox:

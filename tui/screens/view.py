@@ -38,7 +38,7 @@ class View(Screen[None]):
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = ()
     FILTERS: ClassVar[bool] = False
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-middle"), (140, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall"), (46, "-high")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (28, "-mid"), (34, "-tall"), (46, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "act('stop')", "Stop the trial, keeping its last checkpoint"),
         Binding("K", "act('kill')", "Kill the trial, keeping nothing"),

@@ -31,7 +31,7 @@ def head(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], desk: Des
             ),
             ("   ", ""),
         ),
-        _progress(row, desk.pace.left_s(row, now)),
+        *([] if row.kind is Kind.BASE else [_progress(row, desk.pace.left_s(row, now))]),
         _where(detail, row, cards, now),
     ]
     if row.state is State.QUEUED and row.waiting:
@@ -89,17 +89,19 @@ def metrics(
             ("▸ " if name == shown else "  ", "accent"),
             plain(f"{name:<{_NAME - 2}}"[: _NAME - 2] + " ", "bold" if name == shown else "dim"),
             (" " * max(0, _NAME - 2 - len(name)), ""),
-            (f"{_newest(series.get(name, ())):>10}  ", ""),
+            (f"{_newest(name, series.get(name, ())):>10}  ", ""),
             (spark(series.get(name, ()), max(8, cells - _NAME - 14)), "live"),
         )
         for name in names
     ]
 
 
-def _newest(points: Sequence[Point]) -> str:
+def _newest(name: str, points: Sequence[Point]) -> str:
     if not points:
         return present.NONE
     value = (points[-1].low + points[-1].high) / 2
+    if name.endswith("_bytes"):
+        return present.gib(int(value))
     return present.rate(value) if value >= 1_000 else present.number(value)
 
 

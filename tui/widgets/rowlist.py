@@ -123,6 +123,8 @@ class RowList(ScrollView, can_focus=True):
         self._arranged_for = 0
         self._rows: list[Row] = []
         self._at = 0
+        self._moved = False
+        """By a person; until then the cursor stays at the top."""
 
     # --- what it shows ---
 
@@ -136,7 +138,7 @@ class RowList(ScrollView, can_focus=True):
         return self._rows
 
     def show(self, columns: Sequence[Column], rows: Sequence[Row], empty: str = "") -> None:
-        """Paint what differs from before; the cursor stays on its key, else at its place."""
+        """Paint what differs from before. Once moved, the cursor stays on its key."""
         old, key, last = self._rows, self.key, self._at >= len(self._rows) - 1
         self._rows = list(rows)
         redo = tuple(columns) != self._columns or (empty or self._empty) != self._empty
@@ -158,6 +160,8 @@ class RowList(ScrollView, can_focus=True):
         end = max(0, len(self._rows) - 1)
         if follow:
             return end
+        if not self._moved:
+            return 0
         found = next((i for i, row in enumerate(self._rows) if row.key == key), None)
         return min(self._at, end) if found is None else found
 
@@ -193,7 +197,7 @@ class RowList(ScrollView, can_focus=True):
         at = max(0, min(len(self._rows) - 1, at))
         if at == self._at or not self._rows:
             return
-        before, self._at = self._at, at
+        before, self._at, self._moved = self._at, at, True
         for i in (before, at):
             self.refresh_line(i + self._head)
         self._show_cursor()
