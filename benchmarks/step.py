@@ -442,7 +442,7 @@ def main() -> int:
         for label in options.settings:
             setting = SETTINGS[label]
             data = rows_of(options.data, setting, base.config.vocab_size)
-            bench = Bench(shape, base, snapshot, data, setting, options.ops)
+            bench = Bench(shape, base, snapshot, data, setting)
             for turn in range(options.repeats):
                 for contestant in wanted:
                     if turn and contestant.startswith("e-"):
@@ -467,6 +467,7 @@ def measured(
     row |= {"turn": turn, "dropout": DROPOUT[contestant]}
     try:
         with llama_names():
+            bench.ops = options.ops and contestant == "e-graphs"  # a replay has no operations
             end = options.steps if turn == 0 and not contestant.startswith("e-") else 0
             result = bench.run(CONTESTANTS[contestant], steps, end)
     except Exception as broken:

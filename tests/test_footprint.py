@@ -60,7 +60,7 @@ class TestAnchors:
         assert (buckets["base"] + buckets["embeddings"]) / GIB == pytest.approx(5.32, abs=0.02)
 
     def test_recompute_is_a_little_over_what_was_measured(self) -> None:
-        on = with_(train__gradient_checkpointing="on")
+        on = with_(train__gradient_checkpointing="on", train__optimizer="paged_adamw_8bit")
         peak = choose_plan(on, LLAMA, BIG, longest=256).predicted_bytes / GIB
         assert 6.7 < peak < 6.7 + 1.5
 

@@ -41,6 +41,8 @@ class Outcome(StrEnum):
     FAILED = "failed"
     LOST = "lost"
     """The worker went away; written by the loop, never by a worker."""
+    KILLED = "killed"
+    """A person ended it with its worker; written by the loop."""
 
 
 @dataclass(frozen=True, slots=True)

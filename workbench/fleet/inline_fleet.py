@@ -29,6 +29,7 @@ def report_from(card: str, generation: int, told: dict[str, Any], silent_s: floa
         last_attempt=told.get("last_attempt"),
         pid=told.get("pid"),
         silent_s=silent_s,
+        reason=str(told.get("reason") or ""),
         data=told,
     )
 
@@ -63,12 +64,15 @@ class InlineFleet:
             self._gone[card] = Report(card=card, generation=found[0], phase=Phase.GONE, reason=why)
 
     def observe(self) -> dict[str, Report]:
-        gone, self._gone = self._gone, {}
         here = {
             card: report_from(card, generation, worker.report(), 0.0)
             for card, (generation, worker) in self._workers.items()
         }
-        return {**gone, **here}
+        for card, report in here.items():
+            if report.phase is Phase.GONE:  # it gave itself up: a broken context, a full disk
+                self.end(card, report.reason)
+        gone, self._gone = self._gone, {}
+        return {**here, **gone}
 
     def close(self) -> None:
         for card in list(self._workers):

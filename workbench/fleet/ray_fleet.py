@@ -174,6 +174,8 @@ class RayFleet:
             return
         actor.answered_s = now
         actor.report = report_from(card, actor.generation, told, 0.0)
+        if actor.report.phase is Phase.GONE:  # it gave itself up: a broken context, a full disk
+            self.end(card, actor.report.reason)
 
     @staticmethod
     def _obituary(card: str, actor: _Actor, why: str) -> Report:

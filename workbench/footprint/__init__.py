@@ -6,4 +6,12 @@ from workbench.footprint.plan import Plan
 from workbench.footprint.shape import ModelShape
 from workbench.footprint.shapes import named_config
 
-__all__ = ["ModelShape", "Plan", "choose_plan", "named_config", "precision_for", "predict"]
+__all__ = [
+    "ModelShape",
+    "Plan",
+    "choose_plan",
+    "named_config",
+    "optimizer_for",
+    "precision_for",
+    "predict",
+]

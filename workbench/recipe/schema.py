@@ -116,7 +116,8 @@ class Train(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Share of all steps over which the learning rate rises from zero."""
     optimizer: Optimizer = "auto"
-    """`auto`: `paged_adamw_8bit`, the guide's, on a GPU, `adamw_torch` on a CPU card."""
+    """`auto`: `adamw_torch`, whose states are small for an adapter, where it fits; else
+    `paged_adamw_8bit`, the guide's, which saves most of them and costs time."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Recompute activations in the backward pass. `auto`: only where memory asks for it."""
     save_every: Positive = 25

@@ -7,8 +7,10 @@ from typing import Any
 
 from workbench import search
 from workbench.cards import Card
+from workbench.errors import WorkbenchError
 from workbench.files import fresh_folder
-from workbench.recipe import Recipe
+from workbench.footprint import choose_plan
+from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler.desk import Desk, card_of
 from workbench.store.rows import Experiment
 from workbench.trial import Kind, State
@@ -33,7 +35,7 @@ def enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: l
         _refuse(desk, experiment, str(result.get("error")), str(result.get("mend") or ""))
         return
     recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
-    resolved = resolve_once(recipe, cards)
+    resolved = resolve_once(recipe, result["model"]["config"], cards)
     settings = search.points(recipe)
     with desk.store.writing():
         base = _known_base(desk, experiment, result, resolved)
@@ -51,19 +53,31 @@ def enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: l
             desk.store.note("data", str(note), level="warning", experiment=experiment.id)
 
 
-def resolve_once(recipe: Recipe, cards: list[Card]) -> dict[str, Any]:
+def resolve_once(recipe: Recipe, config: dict[str, Any], cards: list[Card]) -> dict[str, Any]:
     """Precision and optimizer for all trials of an experiment, so that they stay comparable.
 
-    bf16 only when every GPU here has it (compute capability 8.0); else fp16, which all have.
+    bf16 only when every GPU here has it (compute capability 8.0), else fp16, which all have; the
+    frugal optimizer as soon as one card that could run the recipe needs it.
     """
     capabilities = [card.capability for card in cards if card.capability]
-    precision, optimizer = recipe.model.precision, recipe.train.optimizer
+    precision = recipe.model.precision
     if precision == "auto":
         precision = "bf16" if capabilities and min(capabilities) >= (8, 0) else "fp16"
         precision = precision if capabilities else "fp32"
+    recipe = apply_settings(recipe, {"model.precision": precision})
+    optimizer = recipe.train.optimizer
     if optimizer == "auto":
-        optimizer = "paged_adamw_8bit" if capabilities else "adamw_torch"
+        chosen = [_optimizer(recipe, config, card) for card in cards]
+        optimizer = "paged_adamw_8bit" if "paged_adamw_8bit" in chosen else "adamw_torch"
     return {"model.precision": precision, "train.optimizer": optimizer}
+
+
+def _optimizer(recipe: Recipe, config: dict[str, Any], card: Card) -> str | None:
+    """What the planner would take on this card; None where the recipe does not run there."""
+    try:
+        return choose_plan(recipe, config, card).optimizer
+    except WorkbenchError:
+        return None
 
 
 def _refuse(desk: Desk, experiment: Experiment, reason: str, mend: str) -> None:

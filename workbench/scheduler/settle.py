@@ -102,7 +102,7 @@ def _taken(desk: Desk, attempt: Attempt) -> bool:
 def _kill(desk: Desk, attempt: Attempt, trial: TrialRow) -> None:
     desk.fleet.end(attempt.card, f"trial {trial.id} was killed")
     with desk.store.writing():
-        desk.store.end_attempt(attempt.id, Outcome.LOST, "killed by a person")
+        desk.store.end_attempt(attempt.id, Outcome.KILLED, "by a person")
         why = f"killed at step {trial.step}"
         desk.store.move(trial.id, trial.state, State.STOPPED, by="settle", why=why, reason="killed")
 

@@ -54,6 +54,12 @@ def what_was_prepared(experiment: Path) -> dict[str, Any]:
     return told
 
 
+def _optimizer(course: Course) -> str:
+    """transformers' name: one kernel for all tensors where there is a card."""
+    fused = course.device == "cuda" and course.plan.optimizer == "adamw_torch"
+    return "adamw_torch_fused" if fused else course.plan.optimizer
+
+
 def config(course: Course) -> SFTConfig:
     """A fresh one for every trial: making it resets accelerate's process-wide state."""
     plan, train = course.plan, course.recipe.train
@@ -68,7 +74,7 @@ def config(course: Course) -> SFTConfig:
         max_grad_norm=train.max_grad_norm,
         lr_scheduler_type=SCHEDULES[train.schedule],
         warmup_steps=train.warmup,  # below 1: a share of all steps
-        optim=plan.optimizer,
+        optim=_optimizer(course),
         seed=train.seed,
         bf16=plan.precision == "bf16",
         fp16=plan.precision == "fp16",
