@@ -17,11 +17,6 @@ COLUMNS = (
     Column(title="what", width=11, drop=2),
     Column(title="", width=44, grow=1),
 )
-TAIL = (
-    Column(title="when", width=8),
-    Column(title="", width=1),
-    Column(title="", width=20, grow=1),
-)
 _TONES = {"error": "bad", "warning": "warn", "debug": "dim"}
 
 
@@ -42,22 +37,8 @@ def rows(events: Sequence[EventRow]) -> list[Row]:
     ]
 
 
-def tail(events: Sequence[EventRow]) -> list[Row]:
-    return [
-        Row(
-            event.id,
-            (
-                ((present.clock(event.at_utc), "faint"),),
-                (present.level(event.level),),
-                (plain(event.text, _TONES.get(event.level, "")),),
-            ),
-        )
-        for event in events
-    ]
-
-
 def lines(events: Sequence[EventRow]) -> list[Line]:
-    """The same, to be wrapped."""
+    """As the tail of a log, to be wrapped."""
     return [
         (
             (present.clock(event.at_utc), "faint"),
