@@ -247,6 +247,16 @@ def _axis(first: int, last: int, margin: int, width: int, unit: str) -> Line:
     return tuple(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Spark:
+    """A curve in one line of blocks, as wide as the room it is given."""
+
+    points: tuple[Point, ...]
+
+    def line(self, cells: int) -> Line:
+        return ((spark(self.points, cells), "live"),)
+
+
 _SPARK = "▁▂▃▄▅▆▇█"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from rich.cells import cell_len, set_cell_size
 
@@ -135,6 +136,12 @@ def bar(share: float | None, cells: int, tone: str = "live") -> Line:
         return (("┄" * cells, "faint"),)
     full = min(cells, max(0, int(share * cells + 0.5)))
     return (("━" * full, tone), ("─" * (cells - full), "faint"))
+
+
+class Fluid(Protocol):
+    """Something that is drawn as wide as its column turns out to be."""
+
+    def line(self, cells: int) -> Line: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ class Dashboard(View):
         entitle(tail, f"Log · {trial_name(row)}" if row else "Log")
         if picture is None or picture.wants.events_of != self._talker():
             return
+        if not tail.size.width:
+            return  # too narrow for it, or not laid out yet
         room = max(1, tail.size.height)
         said = [
             row for line in events.lines(picture.events) for row in wrap(line, tail.size.width, 11)

@@ -17,6 +17,7 @@ from tui.tables import detail as sections
 from tui.tables import events
 from tui.widgets.curves import Curves
 from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.rowlist import RowList
 from workbench.service import Snapshot
 from workbench.trial import Kind
 
@@ -54,7 +55,7 @@ class Trial(View):
         yield LineBox(id="head", wrapped=True, indent=3)
         left = Container(
             Curves(id="curves"),
-            LineBox(id="metrics"),
+            RowList(id="metrics", header=False, cursor=False),
             LineBox(id="samples", wrapped=True, indent=10),
             LineBox(id="tail", wrapped=True, indent=11),
             id="left",
@@ -125,9 +126,9 @@ class Trial(View):
             [Curve(name.replace("_", " "), slot, series[name]) for slot, name in enumerate(shown)]
         )
         entitle(chart, " and ".join(name.replace("_", " ") for name in shown).capitalize())
-        box = self._box("metrics")
-        width = box.size.width or 60
-        box.show(sections.metrics(self.names, series, self.metric, min(width, 90)))
+        rows = self.query_one("#metrics", RowList)
+        rows.styles.height = len(self.names) + 2
+        rows.show(sections.METRICS, sections.metrics(self.names, series, self.metric))
 
     def action_metric(self, by: int) -> None:
         at = self.names.index(self.metric) if self.metric in self.names else 0

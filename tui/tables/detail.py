@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tui import present
-from tui.chart import spark
+from tui.chart import Spark
 from tui.desk import Desk
 from tui.paint import Line, Part, bar, cut_to, join, plain
 from tui.tables.cards import short_name
+from tui.widgets.rowlist import Column, Row
 from workbench.service import Attempt, CardRow, MoveRow, Point, Sample, TrialDetail, TrialRow
 from workbench.trial import Kind, State
 
@@ -80,17 +81,25 @@ def _where(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], now: fl
     return join(tuple((part,) for part in parts), (" · ", "faint")) or (("not started yet", "dim"),)
 
 
-def metrics(
-    names: Sequence[str], series: Mapping[str, Sequence[Point]], shown: str, cells: int
-) -> list[Line]:
+METRICS = (
+    Column(title="", width=1),
+    Column(title="", width=14, most=22, grow=1),
+    Column(title="", width=9, right=True),
+    Column(title="", width=8, most=60, grow=4),
+)
+
+
+def metrics(names: Sequence[str], series: Mapping[str, tuple[Point, ...]], shown: str) -> list[Row]:
     """Each metric's newest value and its course in blocks; the one on the chart is pointed at."""
     return [
-        (
-            ("▸ " if name == shown else "  ", "accent"),
-            plain(f"{name:<{_NAME - 2}}"[: _NAME - 2] + " ", "bold" if name == shown else "dim"),
-            (" " * max(0, _NAME - 2 - len(name)), ""),
-            (f"{_newest(name, series.get(name, ())):>10}  ", ""),
-            (spark(series.get(name, ()), max(8, cells - _NAME - 14)), "live"),
+        Row(
+            name,
+            (
+                (("▸" if name == shown else " ", "accent"),),
+                (plain(name, "bold" if name == shown else "dim"),),
+                ((_newest(name, series.get(name, ())), ""),),
+                Spark(series.get(name, ())),
+            ),
         )
         for name in names
     ]

@@ -16,12 +16,12 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.paint import Gauge, Line, Span, fit
+from tui.paint import Fluid, Line, Span, fit
 from tui.widgets import strips
 
 GAP = 2
 Key = int | str
-Cell = Line | Gauge | Span
+Cell = Line | Fluid | Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +282,7 @@ class RowList(ScrollView, can_focus=True):
                 line.append((" " * GAP, ""))
                 room -= GAP
             room -= width
-            content = cell.line(width) if isinstance(cell, Gauge) else cell
+            content = cell if isinstance(cell, tuple) else cell.line(width)
             line.extend(fit(content, width, "right" if column.right else "left"))
         return tuple(line)
 
