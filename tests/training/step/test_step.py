@@ -29,6 +29,14 @@ def test_it_learns_a_batch_by_heart(model_of: ModelOf, rows: Rows) -> None:
     assert max(losses[-5:]) < losses[0] - 0.05
 
 
+def test_a_base_in_eval_mode_trains_all_the_same(model_of: ModelOf, rows: Rows) -> None:
+    model = model_of()
+    model.get_base_model().eval()
+    model.training = True  # as PEFT leaves it on a base that was loaded to score
+    Step(model, options()).forward_backward(rows)
+    assert all(module.training for module in model.modules())
+
+
 def test_every_lever_is_told_with_a_reason(model_of: ModelOf) -> None:
     levers = Step(model_of(), options(off=frozenset({"fused_lora"}))).levers()
     assert [lever.name for lever in levers] == list(LEVERS)

@@ -110,9 +110,9 @@ def _interface(kernel: Kernel) -> Callable[..., tuple[Tensor, None]]:
             raise Unsupported(f"varlen attention does not know {asked}")
         window = sliding_window if sliding_window and sliding_window < max_length_q else None
         out_THD = kernel(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
+            query.squeeze(0).transpose(0, 1),  # not [0]: its gradient would be a copy
+            key.squeeze(0).transpose(0, 1),
+            value.squeeze(0).transpose(0, 1),
             cu=cu_seq_lens_q,
             max_length=max_length_q,
             scale=scaling if scaling is not None else query.shape[-1] ** -0.5,
@@ -175,7 +175,7 @@ def _efficient(
         q_THD[None], _grown(k_TGD, q_THD)[None], _grown(v_TGD, q_THD)[None],
         None, cu, cu, max_length, max_length, 0.0, causal_from_top_left, True, scale=scale,
     )[0]  # fmt: skip
-    return out_1THD[0]
+    return out_1THD.squeeze(0)
 
 
 def _loop(

@@ -24,7 +24,7 @@ def mix(x):
 def kept(element, keys, THRESHOLD: tl.constexpr):
     first = tl.load(keys).to(tl.uint32)
     second = tl.load(keys + 1).to(tl.uint32)
-    bits = mix(mix(element.to(tl.uint32) + first) ^ second)
+    bits = mix(element.to(tl.uint32) * (second | 1) + first)
     return bits >= tl.full((), THRESHOLD, tl.uint32)
 
 
@@ -63,7 +63,7 @@ def lora_down(
     for start in range(first, tl.minimum(first + k_each, K), BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         in_k = (k < K) & (k < first + k_each)
-        at = t[:, None].to(tl.int64) * K + k[None, :]
+        at = t[:, None] * K + k[None, :]
         x = tl.load(x_TK + at, mask=in_t[:, None] & in_k[None, :], other=0.0)
         low0 += down(x, at, a_PRK, keys, k, in_k, r, R, K, INVERSE, THRESHOLD, DROP)
         if P > 1:
@@ -169,7 +169,7 @@ def lora_backward(
     for start in range(first, tl.minimum(first + rows_each, T), BLOCK_T):
         t = start + tl.arange(0, BLOCK_T)
         in_t = (t < T) & (t < first + rows_each)
-        at = t[:, None].to(tl.int64) * K + k[None, :]
+        at = t[:, None] * K + k[None, :]
         inside = in_t[:, None] & in_k[None, :]
         x = tl.load(x_TK + at, mask=inside, other=0.0)
         part, dx = down_backward(

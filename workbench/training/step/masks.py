@@ -2,8 +2,8 @@
 
 Saves the mask: nothing is stored between forward and backward, not even a generator's state, so
 recompute and CUDA-graph replays draw the same mask and a checkpoint needs two integers. The bits
-are two rounds of a 32-bit mixer over the element's number, keyed per projection (lowbias32:
-C. Wellons, github.com/skeeto/hash-prospector). Counter-based generators: Salmon et al. 2011,
+are a 32-bit mixer (lowbias32: C. Wellons, github.com/skeeto/hash-prospector) over the element's
+number in a Weyl sequence of each projection's own. Counter-based generators: Salmon et al. 2011,
 "Parallel random numbers: as easy as 1, 2, 3".
 """
 
@@ -53,7 +53,7 @@ def hashed_mask(shape_TD: tuple[int, int], key_2: Tensor, p: float) -> Tensor:
     """The mask as the Triton kernels draw it, bit by bit."""
     tokens, width = shape_TD
     element = torch.arange(tokens * width, device=key_2.device)
-    bits = mix(mix((element + key_2[0]) & LOW_32) ^ key_2[1])
+    bits = mix((element * (key_2[1] | 1) + key_2[0]) & LOW_32)
     return (bits >= threshold(p)).view(tokens, width)
 
 

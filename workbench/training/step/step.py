@@ -54,6 +54,7 @@ class Step:
         self._why: dict[str, tuple[bool, str]] = {}
         found = parts_of(model)
         self._parts = found if isinstance(found, Parts) else None
+        self._modules = list(model.modules())
         named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
         named = [named[index] for index in together([name for name, _ in named])]
         self.device = named[0][1].device
@@ -80,7 +81,7 @@ class Step:
     def forward_backward(self, rows: Rows) -> Tensor:
         """Gradients of the batch's mean loss a target token; the loss, on the card."""
         options = self.options
-        if not self._model.training:
+        if not all(module.training for module in self._modules):  # PEFT keeps a base in eval mode
             self._model.train()
         self.flat.grads.zero_()
         self.flat.refresh()
@@ -289,7 +290,7 @@ class Step:
                     cu_seq_lens_k=cu,
                     max_length_q=micro.max_length,
                     max_length_k=micro.max_length,
-                ).last_hidden_state[0]
+                ).last_hidden_state.squeeze(0)
                 loss, root = self._loss_of(parts, hidden_TD, micro)
             torch.autograd.backward(root)
         self._loss += loss.detach()

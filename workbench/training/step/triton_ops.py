@@ -59,6 +59,7 @@ def _split(count: int, size: int) -> int:
 
 def lora_down(x_TK: Tensor, a_PRK: Tensor, keys: Tensor, p: float, scaling: float) -> Tensor:
     """low_PTR = scaling · dropout_p(x) @ A_p^T for up to three projections, x read once."""
+    assert x_TK.numel() < 2**31  # elements are numbered in 32 bits
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     block_r = max(16, _power(rank))
     block_t, block_k = (64, 64) if block_r <= 32 else (32, 32)
