@@ -381,7 +381,7 @@ CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
     "b": trl_best,
     "d": workbench(),
     "d-recompute": workbench(recompute_layers=10_000),
-    "d-16bit": workbench(resident_16bit=True),
+    "d-16bit": workbench(resident_layers=10_000),
     "d-t4": workbench(precision="fp16", pretend_capability=(7, 5)),
     **{f"e-{lever}": workbench(off=frozenset({lever})) for lever in LEVERS},
 }

@@ -74,7 +74,10 @@ def test_a_model_outside_the_list_trains_plainly_and_says_why(
     assert_same_gradients(model, rows, step)
 
 
-def test_nf4_weights_give_the_gradients_of_bitsandbytes(rows: Rows, model_of: ModelOf) -> None:
+@pytest.mark.parametrize("resident", [0, 1])
+def test_nf4_weights_give_the_gradients_of_bitsandbytes(
+    resident: int, rows: Rows, model_of: ModelOf
+) -> None:
     bnb = pytest.importorskip("bitsandbytes")
     model = model_of(sizes={"hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
     for module in list(model.modules()):
@@ -89,4 +92,4 @@ def test_nf4_weights_give_the_gradients_of_bitsandbytes(rows: Rows, model_of: Mo
             )
             packed.support_avx512bf16_for_cpu = False
             module.base_layer = packed.to("cpu")
-    assert_same_gradients(model, rows, Step(model, options()))
+    assert_same_gradients(model, rows, Step(model, options(resident_layers=resident)))

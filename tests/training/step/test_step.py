@@ -14,8 +14,10 @@ from peft.utils.save_and_load import get_peft_model_state_dict
 from trl import SFTConfig, SFTTrainer
 
 from tests.training.step.conftest import ModelOf, options
+from workbench.footprint.plan import Plan
+from workbench.recipe.schema import Recipe
 from workbench.training.step import LEVERS, Rows, Step, StepOptions, StepsSkipped, collate
-from workbench.training.step.in_trainer import StepTraining, step_config
+from workbench.training.step.in_trainer import StepTraining, options_from, step_config
 from workbench.training.step.rows import examples_of
 
 
@@ -35,6 +37,20 @@ def test_a_base_in_eval_mode_trains_all_the_same(model_of: ModelOf, rows: Rows) 
     model.training = True  # as PEFT leaves it on a base that was loaded to score
     Step(model, options()).forward_backward(rows)
     assert all(module.training for module in model.modules())
+
+
+def test_plan_and_recipe_decide_its_options() -> None:
+    recipe = Recipe.model_validate(
+        {"name": "x", "model": {"name": "m"}, "data": {"train": "t", "max_tokens": 64}}
+    )
+    plan = Plan(
+        precision="fp16", attention="sdpa", attention_why="", optimizer="adamw_torch",
+        micro_batch=2, micro_steps=2, recompute=True, predicted_bytes=0,
+    )  # fmt: skip
+    made = options_from(plan, recipe)
+    assert (made.precision, made.rows_per_micro, made.max_length) == ("fp16", 2, 64)
+    assert made.recompute_layers > 100
+    assert (made.learning_rate, made.max_grad_norm) == (2e-4, 0.3)
 
 
 def test_every_lever_is_told_with_a_reason(model_of: ModelOf) -> None:

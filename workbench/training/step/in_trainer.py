@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.footprint.plan import Plan
+from workbench.recipe.schema import Recipe
 from workbench.training.step.options import StepOptions
 from workbench.training.step.rows import Rows, collate
 from workbench.training.step.step import Step
@@ -27,6 +29,22 @@ def step_config(rows_per_step: int) -> dict[str, Any]:
         "fp16": False,
         "activation_checkpointing": False,
     }
+
+
+def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
+    """The step's options as plan and recipe say."""
+    train = recipe.train
+    return StepOptions(
+        precision=plan.precision,
+        rows_per_micro=plan.micro_batch,
+        max_length=recipe.data.max_tokens,
+        recompute_layers=10_000 if plan.recompute else 0,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        seed=train.seed,
+        log_every=train.log_every,
+    )
 
 
 class StepTraining:
@@ -62,4 +80,4 @@ class StepTraining:
         return 0
 
 
-__all__ = ["StepTraining", "collate", "step_config"]
+__all__ = ["StepTraining", "collate", "options_from", "step_config"]

@@ -230,17 +230,22 @@ class FusedProjections:
         flat: FlatParameters,
         dtype: torch.dtype,
         *,
-        unpacked: bool = False,
+        resident: int = 0,
     ) -> None:
-        """Raises CannotFuse, having changed nothing. `unpacked`: keep 4-bit weights in 16 bits."""
+        """Raises CannotFuse, having changed nothing. `resident`: so many layers' 4-bit weights
+        stay unpacked in the compute dtype (the same values, made once).
+        """
         device = flat.values.device
         self.draw = Draw(torch.zeros(1, 2, dtype=torch.int64, device=device))
         self.owned: set[int] = set()
         """Parameters whose gradients these functions add, by id."""
-        self._flat, self._dtype, self._unpacked = flat, dtype, unpacked
+        self._flat, self._dtype, self._unpacked = flat, dtype, False
         self._workspace = Workspace(device, dtype)
         self.sites = 0
-        self.groups = [group for layer in layers for group in self._groups_of(layer)]
+        self.groups: list[Group] = []
+        for index, layer in enumerate(layers):
+            self._unpacked = index >= len(layers) - resident
+            self.groups += self._groups_of(layer)
         self._were: list[tuple[nn.Module, Any]] = []
         for group in self.groups:
             for index, part in enumerate(group.projections):

@@ -32,8 +32,8 @@ class StepOptions:
     """No row is longer (data.max_tokens)."""
     recompute_layers: int = 0
     """The first so many layers recompute their activations."""
-    resident_16bit: bool = False
-    """Keep NF4's values unpacked in 16 bits: no unpacking, two bytes a weight more."""
+    resident_layers: int = 0
+    """The last so many layers keep NF4's values unpacked: no unpacking, 2 bytes a weight more."""
     learning_rate: float = 2e-4
     weight_decay: float = 0.001
     max_grad_norm: float | None = 0.3

@@ -186,7 +186,7 @@ class Step:
     def _fuse(self, parts: Parts) -> None:
         try:
             self._fused = FusedProjections(
-                parts.layers, self.flat, self._dtype, unpacked=self.options.resident_16bit
+                parts.layers, self.flat, self._dtype, resident=self.options.resident_layers
             )
         except CannotFuse as refused:
             self._off("fused_lora", str(refused))
