@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from workbench import __version__
-from workbench.cli import control, demo, engine, listing, logs, machine, merge, recipes, run, train
+from workbench.cli import (
+    control,
+    demo,
+    engine,
+    listing,
+    logs,
+    machine,
+    merge,
+    plan,
+    recipes,
+    run,
+    train,
+)
 from workbench.cli.errors import report
 from workbench.cli.tables import tell
 from workbench.service import Service
@@ -81,13 +93,14 @@ def root(
     raise typer.Exit(run_screen(service.home))
 
 
-for _group, _commands in {
-    TRAIN: (run.run, demo.demo, train.train),
+_GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+    TRAIN: (plan.plan, run.run, demo.demo, train.train),
     LOOK: (listing.ls, listing.show, logs.logs, listing.board),
     STEER: (control.stop, control.kill, control.pause, control.resume),
     KEEP: (merge.merge, recipes.schema),
     MACHINE: (machine.cards, machine.doctor),
-}.items():
+}
+for _group, _commands in _GROUPS.items():
     for _command in _commands:
         app.command(rich_help_panel=_group)(_command)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=KEEP)

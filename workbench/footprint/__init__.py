@@ -11,7 +11,6 @@ __all__ = [
     "Plan",
     "choose_plan",
     "named_config",
-    "optimizer_for",
     "precision_for",
     "predict",
 ]

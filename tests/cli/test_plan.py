@@ -1,0 +1,112 @@
+"""`workbench plan`: what a recipe takes on a card, told without GPU, weights or torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Workbench
+from tests.support.desks import TINY, Bench
+from workbench.home import Home
+
+KEYS = {"fits", "peak_bytes", "card_bytes", "buckets", "plan", "suggestions"}
+GUIDE = "llama3-8b-qlora"
+
+
+def test_the_guides_recipe_fits_a_3090(workbench: Workbench) -> None:
+    said = workbench("plan", GUIDE, "--card", "3090", "--json")
+    assert said.code == 0
+    assert set(said.data) >= KEYS
+    assert said.data["fits"] is True
+    assert said.data["peak_bytes"] == sum(said.data["buckets"].values())
+    assert said.data["peak_bytes"] <= said.data["card_bytes"] == 24 << 30
+    sizes = [one["card"] for one in said.data["usual"]]
+    assert sizes == [f"{gb} GB" for gb in (8, 12, 16, 24, 32, 48, 80)]
+
+
+def test_what_does_not_fit_is_exit_code_one_and_every_setting_named_then_fits(
+    workbench: Workbench,
+) -> None:
+    asked = [GUIDE, "-s", "data.max_tokens=8192", "--vram", "8GiB", "--json"]
+    said = workbench("plan", *asked)
+    assert (said.code, said.data["fits"]) == (1, False)
+    settings = [one["settings"] for one in said.data["suggestions"] if one["settings"]]
+    assert settings
+    for changes in settings:
+        changed = [word for key, value in changes.items() for word in ("-s", f"{key}={value}")]
+        assert workbench("plan", *asked, *changed).code == 0
+
+
+def test_a_page_for_people_stays_within_the_terminal(workbench: Workbench) -> None:
+    said = workbench("plan", GUIDE, "--card", "t4")
+    assert said.code == 0
+    for words in ("fits: peak", "micro-step", "recompute", "Tesla T4", "\n24 GB ", "bytes of"):
+        assert words in said.out
+    bar = next(line for line in said.out.splitlines() if line.startswith("  ["))
+    assert len(bar) == 80
+
+
+def test_what_does_not_fit_comes_with_its_mends(workbench: Workbench) -> None:
+    said = workbench("plan", GUIDE, "--vram", "4GiB")
+    assert said.code == 1
+    assert "does not fit: the leanest way needs" in said.out
+    assert "  → use a 8 GB card" in said.out
+
+
+def test_of_a_sweep_the_hungriest_point_is_planned(workbench: Workbench) -> None:
+    said = workbench("plan", f"{GUIDE}-sweep", "--card", "4090", "--json").data
+    assert said["point"] == {"lora.rank": 64}
+    alone = workbench("plan", GUIDE, "-s", "lora.rank=64", "--card", "4090", "--json").data
+    assert said["peak_bytes"] == alone["peak_bytes"]
+
+
+def test_the_cards_here_are_meant_where_they_are_known(bench: Bench, workbench: Workbench) -> None:
+    said = workbench("plan", "demo", "--json").data
+    assert (said["card"], said["plan"]["precision"]) == ("CPU card", "fp32")
+
+
+def test_a_card_nobody_knows_names_the_nearest(workbench: Workbench) -> None:
+    said = workbench("plan", "demo", "--card", "rtx 3091")
+    assert (said.code, said.out) == (2, "")
+    assert "did you mean 3090?" in said.err
+    assert workbench("plan", "demo", "--card", "3090", "--vram", "8GiB").code == 2
+    assert workbench("plan", "demo", "--vram", "big").code == 2
+
+
+def test_precision_that_the_card_lacks_is_told(workbench: Workbench) -> None:
+    said = workbench("plan", "demo", "-s", "model.precision=bf16", "--card", "t4")
+    assert said.code == 1
+    assert "bf16 needs compute capability" in said.err
+
+
+def test_a_model_in_the_hubs_cache_needs_its_config_alone(
+    workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    asked = ("plan", "demo", "-s", "model.name=someone/tiny", "--vram", "8GiB")
+    gone = workbench(*asked)
+    assert gone.code == 1
+    assert "hf download someone/tiny config.json" in gone.err
+    snapshot = tmp_path / "models--someone--tiny" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(TINY))
+    assert "the hub's cache" in workbench(*asked).out
+    (snapshot / "config.json").write_text("[")
+    assert "is not JSON" in workbench(*asked).err
+
+
+def test_planning_loads_nothing_heavy_and_takes_no_time(home: Home) -> None:
+    heavy = "{'torch', 'transformers', 'ray', 'textual', 'datasets', 'huggingface_hub', 'numpy'}"
+    script = f"""
+import sys, time
+from workbench.cli import main
+assert main(["plan", "{GUIDE}-sweep", "--vram", "6GiB"]) == 1
+print(sorted({heavy} & set(sys.modules)), time.process_time() < 1, file=sys.stderr)
+"""
+    command = [sys.executable, "-c", script]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert said.stderr == "[] True\n"

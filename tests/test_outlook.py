@@ -1,0 +1,118 @@
+"""What would make a recipe fit: each suggestion is computed, and holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from workbench.cards import Card
+from workbench.errors import UsageError
+from workbench.footprint import choose_plan, named_config
+from workbench.footprint.outlook import hungriest, look
+from workbench.footprint.shapes import _SHAPES
+from workbench.footprint.usual_cards import SIZES_GB, card_of_size, usual_card
+from workbench.recipe import Recipe, apply_settings
+
+GIB = 1 << 30
+GUIDE = Recipe.model_validate(
+    {"name": "guide", "model": {"name": "meta-llama/Meta-Llama-3-8B"}, "data": {"train": "a/b"}}
+)
+
+
+def config(name: str) -> dict[str, Any]:
+    found = named_config(name)
+    assert found is not None
+    return found
+
+
+def swept(**parameters: Any) -> Recipe:
+    named = {key.replace("__", "."): value for key, value in parameters.items()}
+    sweep = {"method": "random", "trials": 3, "parameters": named}
+    return Recipe.model_validate({**GUIDE.model_dump(), "sweep": sweep})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(_SHAPES)),
+    gib=st.floats(2, 90),
+    tokens=st.integers(64, 32_768),
+    rank=st.integers(1, 512),
+    mode=st.sampled_from(["auto", "on", "off"]),
+    quantization=st.sampled_from(["nf4", "none"]),
+    optimizer=st.sampled_from(["auto", "adamw_torch", "paged_adamw_32bit"]),
+)
+def test_every_setting_a_refusal_names_then_fits(
+    name: str, gib: float, tokens: int, rank: int, mode: str, quantization: str, optimizer: str
+) -> None:
+    changes = {
+        "data.max_tokens": tokens,
+        "lora.rank": rank,
+        "train.gradient_checkpointing": mode,
+        "model.quantization": quantization,
+        "train.optimizer": optimizer,
+    }
+    recipe, card = apply_settings(GUIDE, changes), card_of_size(int(gib * GIB), "a card")
+    outlook = look(recipe, config(name), card)
+    assume(not outlook.fits)
+    assert outlook.suggestions
+    for suggestion in outlook.suggestions:
+        if suggestion.settings:
+            mended = choose_plan(apply_settings(recipe, suggestion.settings), config(name), card)
+            assert mended.predicted_bytes == suggestion.peak_bytes
+    needed = int(outlook.suggestions[-1].words.rsplit(" needs ")[1].removesuffix(" GiB"))
+    choose_plan(recipe, config(name), card_of_size(needed * GIB, "the card named"))
+
+
+def test_settings_that_only_cost_speed_come_without_those_that_are_not_needed() -> None:
+    slow = {"train.gradient_checkpointing": "off", "train.optimizer": "adamw_torch"}
+    outlook = look(
+        apply_settings(GUIDE, {**slow, "model.quantization": "none"}),
+        config("meta-llama/Meta-Llama-3-8B"),
+        usual_card("3060"),
+    )
+    assert outlook.suggestions[0].settings == {
+        "train.gradient_checkpointing": "auto",
+        "model.quantization": "nf4",
+    }
+
+
+def test_the_hungriest_point_takes_the_end_of_each_range_that_needs_most() -> None:
+    recipe = swept(
+        lora__rank=[64, 8],
+        train__learning_rate={"min": 1e-5, "max": 1e-3},
+        data__max_tokens={"min": 128, "max": 1024, "integer": True},
+        train__gradient_checkpointing=["on", "off"],
+    )
+    point, told = hungriest(recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090"))
+    assert told == {
+        "lora.rank": 64,
+        "data.max_tokens": 1024,
+        "train.gradient_checkpointing": "off",
+    }
+    assert point.lora.rank == 64
+    assert point.sweep is None
+
+
+def test_usual_cards_are_found_by_their_everyday_names() -> None:
+    assert usual_card("3090") == usual_card("NVIDIA GeForce RTX 3090")
+    assert usual_card("A100-80GB").total_bytes == 80 * GIB
+    assert usual_card("tesla t4").capability == (7, 5)
+    with pytest.raises(UsageError, match="no card that is known") as refused:
+        usual_card("h200x")
+    assert "--vram" in refused.value.mend
+
+
+def test_the_usual_sizes_rise_and_each_takes_a_small_model() -> None:
+    cards = [card_of_size(gb * GIB, f"{gb} GB") for gb in SIZES_GB]
+    small = config("HuggingFaceTB/SmolLM2-135M")
+    assert all(look(GUIDE, small, card).fits for card in cards)
+    assert list(SIZES_GB) == sorted(SIZES_GB)
+
+
+def test_a_cpu_card_is_planned_for_too() -> None:
+    card = Card(uuid="cpu-0", kind="cpu", name="CPU card 0", total_bytes=2 * GIB)
+    outlook = look(GUIDE, config("HuggingFaceTB/SmolLM2-135M"), card)
+    assert (outlook.fits, outlook.plan.precision) == (True, "fp32")

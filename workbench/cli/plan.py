@@ -1,0 +1,241 @@
+"""`workbench plan`: what a recipe takes on a card and how it would run; no GPU, no weights."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench import present
+from workbench.cli.run import RecipeName, Settings, read
+from workbench.cli.tables import as_json, out, out_table, paint, width
+from workbench.errors import ModelError, UsageError, WorkbenchError
+from workbench.service import Service
+from workbench.text import safe_line
+
+if TYPE_CHECKING:
+    from workbench.cards import Card
+    from workbench.footprint import Plan
+    from workbench.footprint.outlook import Outlook
+    from workbench.recipe import Recipe
+
+GIB = 1 << 30
+COLOURS = ("cyan", "green", "yellow", "blue", "red")
+
+
+def plan(
+    recipe: RecipeName,
+    settings: Settings = None,
+    card: Annotated[
+        str | None, typer.Option("--card", metavar="NAME", help="A usual card: 3090, t4, a100-80gb")
+    ] = None,
+    vram: Annotated[
+        str | None, typer.Option("--vram", metavar="SIZE", help="Any card by its size: 24GiB")
+    ] = None,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what a recipe takes on a card; exit code 1 if it does not fit."""
+    from workbench.footprint.config import find_config
+    from workbench.footprint.outlook import hungriest
+
+    wanted = read(recipe, settings)
+    config, source = find_config(wanted.model)
+    cards, why = meant_cards(Service(), card, vram)
+    roomiest = max(cards, key=lambda one: one.usable_bytes)
+    point, swept = hungriest(wanted, config, roomiest)
+    looked = outlooks(point, config, cards)
+    main = looked[0]
+    usual = _usual(point, config)
+    if as_data:
+        about = {"recipe": wanted.name, "model": wanted.model.name, "measures": source}
+        data = {**about, **told(main), "point": swept, "cards": [_brief(one) for one in looked]}
+        as_json({**data, "usual": [_brief(one) for one in usual]})
+    else:
+        out(f"{safe_line(wanted.name)}: {safe_line(wanted.model.name)} ({source})", "bold")
+        if swept:
+            out(f"of its sweep, what takes most: {present.settings_line(swept)}")
+        _print(main, point, why)
+        for one in [*looked[1:], *usual]:
+            out(_line(one))
+    raise typer.Exit(0 if any(one.fits for one in looked) else 1)
+
+
+def meant_cards(service: Service, card: str | None, vram: str | None) -> tuple[list[Card], str]:
+    """The cards asked about, and how they were found: named, sized, here, or a 24 GiB one."""
+    from workbench.cards import parse_bytes
+    from workbench.footprint.usual_cards import card_of_size, usual_card
+
+    if card is not None and vram is not None:
+        raise UsageError("--card and --vram both name a card", mend="give one of them")
+    if card is not None:
+        return [usual_card(card)], ""
+    if vram is not None:
+        size = parse_bytes(vram)
+        return [card_of_size(size, f"a card of {present.size(size)}")], ""
+    if here := cards_here(service):
+        return here, "the roomiest card here" if len(here) > 1 else "the card here"
+    return [card_of_size(24 * GIB, "a card of 24.0 GiB")], "no card is known here yet"
+
+
+def cards_here(service: Service) -> list[Card]:
+    """As the engine last saw them; none where it never ran."""
+    from workbench.cards import Card
+
+    found = []
+    for row in service.snapshot().cards:
+        if row.present:
+            parts = [int(part) for part in row.capability.split(".")] if row.capability else None
+            found.append(
+                Card(
+                    uuid=row.uuid,
+                    kind="cuda" if row.kind == "cuda" else "cpu",
+                    name=row.name,
+                    total_bytes=row.total_bytes,
+                    capability=(parts[0], parts[1]) if parts else None,
+                    cap_bytes=row.cap_bytes,
+                )
+            )
+    return found
+
+
+def outlooks(
+    recipe: Recipe, config: dict[str, Any], cards: list[Card], longest: int | None = None
+) -> list[Outlook]:
+    """One for each card unlike the others; the roomiest of those that fit first.
+
+    WorkbenchError where none of them has what the recipe asks for by name, e.g. bf16.
+    """
+    from workbench.footprint.outlook import look
+
+    unlike = {(c.kind, c.name, c.usable_bytes, c.total_bytes, c.capability): c for c in cards}
+    found, lacking = [], []
+    for card in unlike.values():
+        try:
+            found.append(look(recipe, config, card, longest))
+        except ModelError:
+            raise
+        except WorkbenchError as refused:
+            lacking.append(refused)
+    if lacking and not found:
+        raise lacking[0]
+    return sorted(found, key=lambda one: (not one.fits, -one.room_bytes))
+
+
+def told(one: Outlook) -> dict[str, Any]:
+    """An outlook for programs."""
+    return {
+        "fits": one.fits,
+        "peak_bytes": one.plan.predicted_bytes,
+        "card_bytes": one.card.usable_bytes,
+        "room_bytes": one.room_bytes,
+        "left_bytes": one.left_bytes,
+        "card": one.card.name,
+        "buckets": one.plan.buckets,
+        "plan": one.plan.to_json(),
+        "reason": one.reason,
+        "suggestions": [asdict(suggestion) for suggestion in one.suggestions],
+    }
+
+
+def _brief(one: Outlook) -> dict[str, Any]:
+    full = told(one)
+    keys = ("card", "fits", "peak_bytes", "card_bytes", "room_bytes", "left_bytes", "plan")
+    return {key: full[key] for key in keys}
+
+
+def _usual(recipe: Recipe, config: dict[str, Any]) -> list[Outlook]:
+    """The recipe on cards of the usual sizes."""
+    from workbench.footprint.outlook import look
+    from workbench.footprint.usual_cards import SIZES_GB, card_of_size
+
+    sized = (card_of_size(gb * GIB, f"{gb} GB") for gb in SIZES_GB)
+    return [look(recipe, config, card) for card in sized]
+
+
+# ── for people ───────────────────────────────────────────────────────────────────────────────
+
+
+def _print(one: Outlook, recipe: Recipe, why: str) -> None:
+    out(f"on {safe_line(one.card.name)}" + (f" ({why})" if why else ""))
+    out()
+    print_buckets(one)
+    out()
+    peak, room = present.size(one.plan.predicted_bytes), present.size(one.room_bytes)
+    if one.fits:
+        out(f"fits: peak {peak} of {room}, {present.size(one.left_bytes)} left", "green")
+    else:
+        out(f"does not fit: the leanest way needs {peak}, there is room for {room}", "red")
+        for suggestion in one.suggestions:
+            out(f"  → {suggestion.words}")
+    out()
+    for head, text in plan_lines(one.plan, recipe):
+        out(f"  {head:<12}{text}")
+    out()
+
+
+def print_buckets(one: Outlook) -> None:
+    """A bar of the whole card, and what its letters stand for."""
+    sizes = {name: size for name, size in one.plan.buckets.items() if size > 0}
+    letters = _letters(sizes)
+    whole = max(one.room_bytes, one.plan.predicted_bytes)
+    columns = min(width(), 100) - 4
+    bar, before, painted = [], 0, 0
+    for name, size in sizes.items():
+        before += size
+        cells = round(before / whole * columns) - painted
+        painted += cells
+        bar.append(paint(letters[name] * cells, _colour(list(sizes).index(name))))
+    bar.append("." * (columns - painted))
+    sys.stdout.write(f"  [{''.join(bar)}]\n")
+    rows = [
+        (letters[name], name, present.size(size), f"{size / whole:.0%}")
+        for name, size in sizes.items()
+    ]
+    rows.append(("", "peak", present.size(one.plan.predicted_bytes), ""))
+    out_table(("", "bytes of", "size", "of the card"), rows, right=("size", "of the card"))
+
+
+def _letters(names: dict[str, int]) -> dict[str, str]:
+    """A capital for each bucket, its own initial where that is free."""
+    given: dict[str, str] = {}
+    for name in names:
+        wanted = f"{name.upper()}ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+        given[name] = next(c for c in wanted if c.isalpha() and c not in given.values())
+    return given
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def plan_lines(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
+    """The plan, a line for each thing it decides."""
+    tokens = plan.micro_batch * recipe.data.max_tokens
+    base = "16 bits, in the compute precision"
+    if recipe.model.quantization == "nf4":
+        base = "4-bit nf4" + (", scales quantised" if recipe.model.double_quantization else "")
+    rows = present.plural(plan.micro_batch, "row")
+    return [
+        ("micro-step", f"{rows} of at most {recipe.data.max_tokens:,} tokens, {tokens:,} in all"),
+        ("step", f"{present.plural(plan.micro_steps, 'micro-step')} accumulated"),
+        ("recompute", "every layer" if plan.recompute else "none"),
+        ("attention", f"{plan.attention} ({safe_line(plan.attention_why)})"),
+        ("precision", plan.precision),
+        ("base", base if plan.precision != "fp32" else base.replace("16", "32")),
+        ("optimizer", plan.optimizer),
+        ("evaluation", f"{present.plural(plan.eval_batch, 'row')} at once"),
+    ]
+
+
+def _line(one: Outlook) -> str:
+    """`24 GB   fits  peak 19.8 GiB, 3.7 GiB left, 4 rows × 1, no recompute`."""
+    peak = present.size(one.plan.predicted_bytes)
+    name = f"{safe_line(one.card.name, 24):<8}"
+    if not one.fits:
+        return f"{name} no    needs {peak}, has {present.size(one.room_bytes)}"
+    rows = f"{one.plan.micro_batch} x {one.plan.micro_steps} rows"
+    recompute = "recompute" if one.plan.recompute else "no recompute"
+    left = present.size(one.left_bytes)
+    return f"{name} fits  peak {peak}, {left} left; {rows}, {recompute}, {one.plan.optimizer}"

@@ -1,0 +1,250 @@
+"""What a recipe would do on a card: its plan, or what would make it fit. Everything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.cards import Card
+from workbench.errors import DoesNotFit, WorkbenchError
+from workbench.footprint.choose import choose_plan, limit_bytes
+from workbench.footprint.plan import Plan
+from workbench.footprint.usual_cards import GIB, SIZES_GB
+from workbench.recipe import apply_settings
+from workbench.recipe.schema import Range, Recipe
+
+STEP_BYTES = GIB // 8
+"""How finely the smallest card that takes a recipe is looked for."""
+_MOST_GIB = 4_096
+_TELLING = (
+    "lora.rank",
+    "lora.dropout",
+    "lora.targets",
+    "data.max_tokens",
+    "data.packing",
+    "train.batch_size",
+    "train.accumulation",
+    "train.optimizer",
+    "train.gradient_checkpointing",
+    "model.quantization",
+    "model.double_quantization",
+    "model.precision",
+    "model.attention",
+)
+"""Settings on which bytes depend, of those that a sweep may vary."""
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """A change with which the recipe fits."""
+
+    words: str
+    settings: dict[str, object]
+    """Empty where it is another card that is needed."""
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """A recipe on a card."""
+
+    card: Card
+    fits: bool
+    room_bytes: int
+    """What a plan may take there."""
+    plan: Plan
+    """How it runs; where it does not fit, how it would with the fewest bytes."""
+    reason: str = ""
+    """Why it does not fit."""
+    suggestions: tuple[Suggestion, ...] = ()
+
+    @property
+    def left_bytes(self) -> int:
+        return self.room_bytes - self.plan.predicted_bytes
+
+
+def look(recipe: Recipe, config: Config, card: Card, longest: int | None = None) -> Outlook:
+    """The recipe on that card, all of it free. Takes some ms, a tenth of a second without room.
+
+    ModelError for an unknown kind of model, WorkbenchError where the card lacks what the recipe
+    asks for by name, or no card at all would do.
+    """
+    room = limit_bytes(card)
+    try:
+        plan = choose_plan(recipe, config, card, longest=longest)
+    except DoesNotFit as refused:
+        leanest = _leanest(recipe, config, card, longest)
+        return Outlook(
+            card=card,
+            fits=False,
+            room_bytes=room,
+            plan=leanest[1],
+            reason=refused.what,
+            suggestions=tuple(_suggestions(recipe, config, card, longest, leanest)),
+        )
+    return Outlook(card=card, fits=True, room_bytes=room, plan=plan)
+
+
+def hungriest(recipe: Recipe, config: Config, card: Card) -> tuple[Recipe, dict[str, object]]:
+    """The point of a sweep that takes the most bytes, and its settings; the recipe without one."""
+    plain = recipe.model_copy(update={"sweep": None})
+    if recipe.sweep is None:
+        return plain, {}
+    point: dict[str, object] = {}
+    for key, values in recipe.sweep.parameters.items():
+        if key in _TELLING:
+            tried = _ends(values) if isinstance(values, Range) else values
+            point[key] = max(tried, key=lambda v: _hunger(plain, {key: v}, config, card))
+    return apply_settings(plain, point), point
+
+
+def _ends(values: Range) -> list[float]:
+    whole = values.integer
+    return [int(end) if whole else end for end in (values.min, values.max)]
+
+
+def _hunger(
+    recipe: Recipe, settings: dict[str, object], config: Config, card: Card
+) -> tuple[int, int]:
+    """The smallest card that takes it, then its bytes with room enough."""
+    tried = apply_settings(recipe, settings)
+    endless = _sized(card, _MOST_GIB * GIB)
+    try:
+        return _leanest(tried, config, card, None)[0], choose_plan(
+            tried, config, endless
+        ).predicted_bytes
+    except WorkbenchError:  # a point that cannot run here at all is the one to tell of
+        return _MOST_GIB * GIB, 0
+
+
+def _leanest(recipe: Recipe, config: Config, card: Card, longest: int | None) -> tuple[int, Plan]:
+    """Bytes of the smallest card of that kind that takes the recipe, and its plan there."""
+
+    def plan_on(total: int) -> Plan | None:
+        return _try(recipe, config, _sized(card, total), longest)
+
+    high = next((n for n in (1 << k for k in range(13)) if plan_on(n * GIB) is not None), _MOST_GIB)
+    low, high = high // 2 * GIB // STEP_BYTES, high * GIB // STEP_BYTES
+    while low < high:
+        middle = (low + high) // 2
+        if plan_on(middle * STEP_BYTES) is None:
+            low = middle + 1
+        else:
+            high = middle
+    plan = choose_plan(recipe, config, _sized(card, high * STEP_BYTES), longest=longest)
+    return high * STEP_BYTES, plan
+
+
+def _sized(card: Card, total_bytes: int) -> Card:
+    return replace(card, total_bytes=max(1, total_bytes), cap_bytes=None)
+
+
+def _try(recipe: Recipe, config: Config, card: Card, longest: int | None) -> Plan | None:
+    try:
+        return choose_plan(recipe, config, card, longest=longest)
+    except DoesNotFit:
+        return None
+
+
+def _suggestions(
+    recipe: Recipe, config: Config, card: Card, longest: int | None, leanest: tuple[int, Plan]
+) -> Iterator[Suggestion]:
+    """The nearest settings that fit: each alone where that does, else together; then a card."""
+
+    def fits(changes: dict[str, object]) -> Plan | None:
+        return _try(apply_settings(recipe, changes), config, card, longest)
+
+    cheap = _cheaper(recipe)
+    alone = [{key: value} for key, value in cheap.items()]
+    found = list(_fitting([*alone, *_lower(recipe, {}, longest, fits)], fits))
+    if not found and cheap:
+        together = [_needed(cheap, fits), *_lower(recipe, cheap, longest, fits)]
+        found = list(_fitting(together, fits))[:1]
+    if not found:
+        least: dict[str, object] = {**cheap, "lora.rank": min(8, recipe.lora.rank)}
+        found = list(_fitting(list(_lower(recipe, least, longest, fits)), fits))[:1]
+    yield from found
+    gib = -(-leanest[0] // GIB)
+    size = next((f"a {gb} GB card" for gb in SIZES_GB if gb >= gib), f"a card of {gib} GiB")
+    yield Suggestion(
+        words=f"use {size}: it needs {gib} GiB",
+        settings={},
+        peak_bytes=leanest[1].predicted_bytes,
+    )
+
+
+def _needed(
+    changes: dict[str, object], fits: Callable[[dict[str, object]], Plan | None]
+) -> dict[str, object]:
+    """Those of the changes without which it does not fit."""
+    kept = dict(changes)
+    for key in changes:
+        without = {k: v for k, v in kept.items() if k != key}
+        if fits(without) is not None:
+            kept = without
+    return kept
+
+
+def _cheaper(recipe: Recipe) -> dict[str, object]:
+    """Settings that cost speed and not quality."""
+    changes: dict[str, object] = {}
+    if recipe.train.optimizer not in ("auto", "paged_adamw_8bit", "sgd"):
+        changes["train.optimizer"] = "paged_adamw_8bit"
+    if recipe.train.gradient_checkpointing == "off":
+        changes["train.gradient_checkpointing"] = "auto"
+    if recipe.model.quantization == "none":
+        changes["model.quantization"] = "nf4"
+    elif not recipe.model.double_quantization:
+        changes["model.double_quantization"] = True
+    return changes
+
+
+def _lower(
+    recipe: Recipe,
+    besides: dict[str, object],
+    longest: int | None,
+    fits: Callable[[dict[str, object]], Plan | None],
+) -> Iterator[dict[str, object]]:
+    """The longest rows, then the highest rank, that fit."""
+    tokens = min(recipe.data.max_tokens, longest or recipe.data.max_tokens)
+    steps = [*range(8, 64, 8), *range(64, tokens, 64)]
+    yield from _most("data.max_tokens", [n for n in steps if n < tokens], besides, fits)
+    ranks = [1 << power for power in range(recipe.lora.rank.bit_length())]
+    yield from _most("lora.rank", [n for n in ranks if n < recipe.lora.rank], besides, fits)
+
+
+def _most(
+    key: str,
+    values: list[int],
+    besides: dict[str, object],
+    fits: Callable[[dict[str, object]], Plan | None],
+) -> Iterator[dict[str, object]]:
+    """The largest of rising values that fits, by bisection."""
+    low, high = 0, len(values)
+    while low < high:
+        middle = (low + high) // 2
+        if fits({**besides, key: values[middle]}) is None:
+            high = middle
+        else:
+            low = middle + 1
+    if low:
+        yield {**besides, key: values[low - 1]}
+
+
+def _fitting(
+    candidates: list[dict[str, object]], fits: Callable[[dict[str, object]], Plan | None]
+) -> Iterator[Suggestion]:
+    for changes in candidates:
+        plan = fits(changes)
+        if plan is not None:
+            words = " and ".join(f"{key}: {_shown(value)}" for key, value in changes.items())
+            yield Suggestion(
+                words=f"set {words}", settings=changes, peak_bytes=plan.predicted_bytes
+            )
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,85 @@
+"""Usual cards by their everyday names: bytes and compute capability, for plans without the card.
+
+MiB as NVIDIA's driver reports the total (nvidia-smi, with ECC as the card ships); capabilities
+from NVIDIA's table, developer.nvidia.com/cuda-gpus.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from workbench.cards import Card
+from workbench.errors import UsageError
+from workbench.text import safe_line
+
+MIB = 1 << 20
+GIB = 1 << 30
+SIZES_GB = (8, 12, 16, 24, 32, 48, 80)
+"""What a plan is told for, besides the card asked about."""
+SIZE_CAPABILITY = (8, 6)
+"""Of a card known by its size alone: an RTX 30, the oldest with bf16 and Flash Attention 2."""
+
+_CARDS: dict[str, tuple[str, int, tuple[int, int]]] = {
+    "2080ti": ("RTX 2080 Ti", 11_264, (7, 5)),
+    "3060": ("RTX 3060", 12_288, (8, 6)),
+    "3070": ("RTX 3070", 8_192, (8, 6)),
+    "3080": ("RTX 3080", 10_240, (8, 6)),
+    "3090": ("RTX 3090", 24_576, (8, 6)),
+    "4060": ("RTX 4060", 8_188, (8, 9)),
+    "4060ti-16gb": ("RTX 4060 Ti 16 GB", 16_380, (8, 9)),
+    "4070": ("RTX 4070", 12_282, (8, 9)),
+    "4080": ("RTX 4080", 16_376, (8, 9)),
+    "4090": ("RTX 4090", 24_564, (8, 9)),
+    "5080": ("RTX 5080", 16_303, (12, 0)),
+    "5090": ("RTX 5090", 32_607, (12, 0)),
+    "t4": ("Tesla T4", 15_360, (7, 5)),
+    "v100": ("Tesla V100 16 GB", 16_384, (7, 0)),
+    "v100-32gb": ("Tesla V100 32 GB", 32_768, (7, 0)),
+    "a10": ("A10", 23_028, (8, 6)),
+    "a5000": ("RTX A5000", 24_564, (8, 6)),
+    "a6000": ("RTX A6000", 49_140, (8, 6)),
+    "l4": ("L4", 23_034, (8, 9)),
+    "l40s": ("L40S", 46_068, (8, 9)),
+    "a100-40gb": ("A100 40 GB", 40_960, (8, 0)),
+    "a100-80gb": ("A100 80 GB", 81_920, (8, 0)),
+    "h100": ("H100 80 GB", 81_559, (9, 0)),
+}
+
+
+def usual_card(name: str) -> Card:
+    """The card called `3090`, `RTX 4090` or `a100-80gb`; UsageError names the nearest."""
+    key = _key(name)
+    found = next((word for word in _CARDS if _key(word) == key), None)
+    if found is None:
+        near = difflib.get_close_matches(key, _CARDS, n=1, cutoff=0.6)
+        raise UsageError(
+            f"{safe_line(name, 40)} is no card that is known here",
+            mend=(f"did you mean {near[0]}? " if near else "")
+            + f"There are {', '.join(_CARDS)}; any other by its size: --vram 24GiB",
+        )
+    words, mib, capability = _CARDS[found]
+    return Card(
+        uuid=f"usual-{found}",
+        kind="cuda",
+        name=words,
+        total_bytes=mib * MIB,
+        capability=capability,
+    )
+
+
+def card_of_size(total_bytes: int, name: str) -> Card:
+    """A card of which only the size is known."""
+    return Card(
+        uuid="usual-size",
+        kind="cuda",
+        name=name,
+        total_bytes=total_bytes,
+        capability=SIZE_CAPABILITY,
+    )
+
+
+def _key(name: str) -> str:
+    plain = name.lower().replace(" ", "").replace("-", "").replace("_", "")
+    for maker in ("nvidia", "geforce", "rtx", "tesla"):
+        plain = plain.replace(maker, "")
+    return plain
