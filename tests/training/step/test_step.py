@@ -154,8 +154,9 @@ def trainer_of(model: Any, rows: Dataset, folder: Path, tokenizer: Any, **more: 
     return trainer
 
 
+@pytest.mark.parametrize("stock", [False, True])
 def test_a_trainer_resumes_with_it_exactly(
-    model_of: ModelOf, rows: Rows, tmp_path: Path, tokenizer: Any
+    stock: bool, model_of: ModelOf, rows: Rows, tmp_path: Path, tokenizer: Any
 ) -> None:
     data = Dataset.from_list([dict(row) for row in examples_of(rows)] * 3)
     finals = []
@@ -164,6 +165,7 @@ def test_a_trainer_resumes_with_it_exactly(
             model_of(lora_dropout=0.2), data, tmp_path / "run", tokenizer,
             save_strategy="steps", save_steps=3,
         )  # fmt: skip
+        trainer.stock_optimizer = stock
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = str(tmp_path / "run" / "checkpoint-3") if resume else None

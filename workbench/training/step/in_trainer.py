@@ -18,6 +18,9 @@ from workbench.training.step.options import StepOptions
 from workbench.training.step.rows import Rows, collate
 from workbench.training.step.step import Step
 
+MICRO_STEPS_AT_MOST = 1 << 10
+"""Of one optimizer batch; numbers of micro-steps are that far apart from step to step."""
+
 
 def step_config(rows_per_step: int) -> dict[str, Any]:
     """What SFTConfig has to say so that the step decides: whole batches, precision, clipping."""
@@ -53,9 +56,13 @@ class StepTraining:
     """
 
     step_options: StepOptions
+    stock_optimizer = False
+    """The Trainer makes, clips and steps its own (paged, 8-bit, SGD); a bad gradient is then found
+    at the next log line. Not with fp16: the loss scale is the flat AdamW's."""
     step: Step | None = None
     optimizer: Any
     model: Any
+    state: Any
     loss_is_scaled_for_ga = True
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -65,13 +72,32 @@ class StepTraining:
         """
         if self.step is None:
             self.step = Step(self.model, self.step_options)
+        if self.stock_optimizer:
+            stock: Any = super()
+            self.optimizer = stock.create_optimizer(model)
+        else:
             self.optimizer = self.step.optimizer
         optimizer: torch.optim.Optimizer = self.optimizer
         return optimizer
 
     def training_step(self, model: Any, inputs: Rows, num_items_in_batch: Any = None) -> Tensor:
+        """The batch's mean loss; its micro-steps are numbered from the optimizer step's number, so
+        a resumed trial draws the same masks whatever the optimizer keeps.
+        """
+        step = self.step
+        assert step is not None
+        step.optimizer.micro_steps = int(self.state.global_step) * MICRO_STEPS_AT_MOST
+        loss = step.forward_backward(inputs)
+        if self.stock_optimizer:
+            step.flat.attach_grads(step.flat.params)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Before clipping; a tensor on the card, read only when a log line is due."""
+        if self.stock_optimizer:
+            return grad_norm
         assert self.step is not None
-        return self.step.forward_backward(inputs)
+        return self.step.optimizer.norm
 
     def _get_num_items_in_batch(self, batch_samples: list[Rows], device: Any) -> int:
         return sum(rows.targets for rows in batch_samples)
