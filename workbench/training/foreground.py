@@ -21,6 +21,7 @@ from workbench.fleet import Halt
 from workbench.footprint import choose_plan
 from workbench.recipe import Recipe
 from workbench.text import safe, safe_line
+from workbench.training import libraries
 from workbench.training.control import Control
 from workbench.training.prepare import prepare_experiment
 
@@ -30,6 +31,7 @@ GIB = 1 << 30
 def main(arguments: list[str] | None = None) -> int:
     """0 done, 1 failed, 130 interrupted (checkpointed first)."""
     os.umask(0o077)
+    libraries.hush()
     folder = Path((arguments or sys.argv[1:])[0]).absolute()
     try:
         return train_here(folder)

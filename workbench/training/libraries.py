@@ -44,7 +44,12 @@ FORCED = (
 
 
 def hush() -> None:
-    """Ignore FORCED; repeating it is harmless."""
+    """Nothing of theirs on stderr by itself, and FORCED ignored. Call it before they are imported;
+
+    repeating it is harmless.
+    """
+    for name in SPOKEN:  # without a handler of their own, warnings would go to stderr
+        logging.getLogger(name).addHandler(logging.NullHandler())
     for text in FORCED:
         warnings.filterwarnings("ignore", message=re.escape(text))
 
@@ -58,8 +63,7 @@ def warm(*, threads: int | None) -> None:
     """Import everything a trial needs (4 to 20 s the first time), progress bars off."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for name in SPOKEN:  # without a handler of their own, warnings would go to stderr
-        logging.getLogger(name).addHandler(logging.NullHandler())
+    hush()
     logging.captureWarnings(True)
     import torch
 
