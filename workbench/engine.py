@@ -20,7 +20,7 @@ from workbench.home import Home, find_home
 from workbench.locks import Lock, holder
 from workbench.processes import die_with_parent
 from workbench.scheduler import Desk, tick
-from workbench.scheduler.desk import BRAKE, STOPPING
+from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, STOPPING
 from workbench.scheduler.preparer import Preparer
 from workbench.scheduler.rescue import rescue_all
 from workbench.store import Store
@@ -65,7 +65,7 @@ def _run(home: Home) -> int:
         store=store,
         fleet=fleet,
         preparer=Preparer(home),
-        sample=CardWatch(home),
+        sample=CardWatch(home, store),
         fleet_ready=fleet.connect,
     )
     _begin(desk)
@@ -113,16 +113,20 @@ def _stop(desk: Desk) -> None:
 class CardWatch:
     """Rows for the cards table, once for each new sample and once when it has stalled."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, store: Store) -> None:
         self._home = home
+        self._store = store
         self._seen: object = None
 
     def __call__(self) -> list[dict[str, Any]] | None:
         sample = read_sample(self._home.sample, time.time())
         key = (sample.at_utc, sample.stalled)
-        if not sample.cards or key == self._seen:
+        if key == self._seen:
             return None
         self._seen = key
+        self._store.set_fact(CARDS_PROBLEM, sample.problem)
+        if not sample.cards:
+            return None
         return [_row(card, sample.problem if sample.stalled else "") for card in sample.cards]
 
 

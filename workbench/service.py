@@ -235,16 +235,19 @@ class Service:
             )
         loop = holder(self.home.loop_lock)
         state: EngineState = "running"
-        detail = self._brake()
+        detail = self._trouble()
         if loop is None or age is None:
             state, detail = "starting", "starting Ray and the workers"
         elif age > LATE_S:
             state, detail = "late", f"no tick for {age:.0f} s"
         return Engine(state=state, pid=keeper, tick_age_s=age, detail=detail)
 
-    def _brake(self) -> str:
+    def _trouble(self) -> str:
+        """Why nothing new is placed although the engine runs; empty when all is well."""
         reader = self.reader()
-        return (reader.fact("brake") or "") if reader else ""
+        if reader is None:
+            return ""
+        return reader.fact("brake") or reader.fact("cards-problem") or ""
 
     def start_engine(self) -> None:
         """Start a keeper unless one lives; forgets that the engine was stopped."""

@@ -21,6 +21,9 @@ STOPPING = "stopping"
 BRAKE = "brake"
 """Fact: nothing new is placed, and why; empty when all is well."""
 
+CARDS_PROBLEM = "cards-problem"
+"""Fact: why the cards cannot be told, in words; empty when they can."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Desk:

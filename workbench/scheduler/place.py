@@ -11,7 +11,7 @@ from workbench.files import write_durably
 from workbench.fleet import Phase
 from workbench.footprint import Plan, choose_plan
 from workbench.recipe import Recipe, apply_settings
-from workbench.scheduler.desk import BRAKE, Desk, assignment_file, card_of
+from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, Desk, assignment_file, card_of
 from workbench.store.rows import CardRow, Experiment, TrialRow
 from workbench.trial import Kind, State, Wanted
 
@@ -49,7 +49,7 @@ def _hold(desk: Desk) -> str:
     if brake:
         return brake
     if not any(row.present for row in desk.cards):
-        return "no card has been seen yet"
+        return desk.store.fact(CARDS_PROBLEM) or "no card has been seen yet"
     return "" if desk.fleet_ready() else "Ray is starting"
 
 
