@@ -7,10 +7,8 @@ old, and its reader sees that. Ends with its parent.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from typing import Any, Self
 from workbench.cards import CARDS_VARIABLE, Card, available_memory, cards_from
 from workbench.errors import WorkbenchError
 from workbench.nvml import Driver, DriverProblem, GpuFacts, NoDriver, NvmlDriver
+from workbench.processes import die_with_parent
 from workbench.text import safe_line
 
 DEADLINE_S = 10.0
@@ -203,14 +202,6 @@ def write_sample(path: Path, sample: Sample) -> None:
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     staged.write_text(json.dumps(sample.to_json()))
     staged.replace(path)
-
-
-def die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent ends; elsewhere the loop's own check must do."""
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    except (OSError, AttributeError):
-        return
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside `folder` last."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder with the renames inside it, is on disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -34,4 +34,4 @@ def write_durably(path: Path, body: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-    fsync_folder(path.parent)
+    sync(path.parent)

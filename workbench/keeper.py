@@ -231,7 +231,10 @@ class Keeper:
         self._changed.pop(self.home.sample, None)
         self.sampler = self._spawn(
             "sampler",
-            [sys.executable, "-m", "workbench.card_sampler", str(self.home.sample)],
+            [
+                *(sys.executable, "-m", "workbench.card_sampler", str(self.home.sample)),
+                f"--parent={os.getpid()}",
+            ],
             {**os.environ, MARK: f"sampler-{os.getpid()}"},
         )
 
