@@ -96,8 +96,8 @@ class View(Screen[None]):
 
     def paint(self) -> None:
         """Everything, from the newest picture."""
-        if not self._ready:
-            return
+        if not (self._ready and self.display and self.is_attached and self.app.is_running):
+            return  # not composed yet, or being taken down
         snapshot = self.desk.snapshot
         cells = self.size.width
         self.query_one("#top", OneLine).paint(top_line(self.HERE, snapshot, cells))
