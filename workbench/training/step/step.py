@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from workbench.errors import WorkbenchError
 from workbench.training.step import attention, triton_ops
@@ -54,7 +55,6 @@ class Step:
         self._why: dict[str, tuple[bool, str]] = {}
         found = parts_of(model)
         self._parts = found if isinstance(found, Parts) else None
-        self._modules = list(model.modules())
         named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
         named = [named[index] for index in together([name for name, _ in named])]
         self.device = named[0][1].device
@@ -73,6 +73,17 @@ class Step:
         else:
             self._put_on(self._parts)
         self.optimizer = self._optimizer()
+        owned: set[int] = self._fused.owned if self._fused else set()
+        self._unowned = [param for param in self.flat.params if id(param) not in owned]
+        """Their gradients autograd itself adds, into the flat buffer as well."""
+        self._watched = [
+            module
+            for module in model.modules()
+            if "forward" in module.__dict__ or isinstance(module, GradientCheckpointingLayer)
+        ] or list(model.modules())
+        # A Trainer calls it after each step; walking thousands of modules takes the host longer
+        # than all else, and there is nothing to clear: gradients live in the flat buffer.
+        model.__dict__["zero_grad"] = lambda set_to_none=True: None
         self._runner = self._make_runner()
         self._tell_rest()
 
@@ -81,12 +92,12 @@ class Step:
     def forward_backward(self, rows: Rows) -> Tensor:
         """Gradients of the batch's mean loss a target token; the loss, on the card."""
         options = self.options
-        if not all(module.training for module in self._modules):  # PEFT keeps a base in eval mode
+        if not all(module.training for module in self._watched):  # PEFT keeps a base in eval mode
             self._model.train()
         self.flat.grads.zero_()
         self.flat.refresh()
         self._loss.zero_()
-        self._attach()
+        self.flat.attach_grads(self._unowned)
         divisor = rows.targets
         alone = 1 if "whole_batch" in options.off else options.rows_per_micro
         for index, part in enumerate(rows.cut(alone, options.tokens_per_micro)):
@@ -139,6 +150,7 @@ class Step:
         for part in (self._small, self._fused, self._recompute):
             if part is not None:
                 part.restore()
+        self._model.__dict__.pop("zero_grad", None)
         self.flat.release()
 
     # -- making it
@@ -211,14 +223,13 @@ class Step:
         if self._parts is None:
             self._off("graphs", "the plain path's shapes change with every batch")
             return None
-        unowned = [p for p in self.flat.params if self._fused and id(p) not in self._fused.owned]
         why = ""
         if self.device.type != "cuda":
             why = "no CUDA card"
         elif self._choice.kind == "loop":
             why = "attention row by row reads lengths on the host"
-        elif unowned:
-            why = f"{len(unowned)} trained parameters lie outside the fused projections"
+        elif self._fused and self._unowned:
+            why = f"{len(self._unowned)} trained parameters lie outside the fused projections"
         wanted = self._wanted("graphs")
         if wanted and why:
             self._off("graphs", why)
@@ -245,11 +256,6 @@ class Step:
             self._on("ring", f"read every {options.log_every} steps")
 
     # -- one micro-step
-
-    def _attach(self) -> None:
-        """Gradients that autograd adds itself go to the flat buffer as well."""
-        owned = self._fused.owned if self._fused else set()
-        self.flat.attach_grads(p for p in self.flat.params if id(p) not in owned)
 
     def _micro(self, part: Rows, divisor: int, *, first: bool) -> None:
         if self._runner is None:
