@@ -120,6 +120,7 @@ def test_long_rows_are_cut_and_those_without_an_answer_left_are_left_out(
     assert prepared.notes == [
         "2 train rows longer than 64 tokens and cut (first: train.jsonl:9)",
         "1 train row left out, because cutting took their whole answer (first: train.jsonl:10)",
+        "1 train row whose answer's end was cut off (first: train.jsonl:9)",
     ]
 
 

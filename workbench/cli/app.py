@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from workbench import __version__
 from workbench.cli import (
+    check,
     control,
     demo,
     engine,
@@ -94,7 +95,7 @@ def root(
 
 
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
-    TRAIN: (plan.plan, run.run, demo.demo, train.train),
+    TRAIN: (check.check, plan.plan, run.run, demo.demo, train.train),
     LOOK: (listing.ls, listing.show, logs.logs, listing.board),
     STEER: (control.stop, control.kill, control.pause, control.resume),
     KEEP: (merge.merge, recipes.schema),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -18,15 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import DataError
+from workbench.files import sync
 from workbench.recipe.schema import Data, Recipe
-from workbench.training.make_rows import Progress, make_rows
+from workbench.training.make_rows import make_rows
 from workbench.training.sources import Source, find_sources
+from workbench.training.survey import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the same rows would come out differently: what is cached is then made anew."""
 
 _STAGED = ".staged-"
@@ -43,6 +44,8 @@ class Prepared:
     eval_digest: str
     """Of the held-out rows alone; two trials with the same one are scored on the same rows."""
     shape: str
+    read_rows: int
+    """Of the training data, before rows were held out or left out."""
     train_rows: int
     eval_rows: int
     min_length: int
@@ -60,6 +63,8 @@ class Prepared:
     highest_id: int
     """Of all tokens; the model must have an embedding for it."""
     notes: list[str]
+    examples: list[dict[str, Any]]
+    """The first few training rows, in parts with and without loss; see training.examples."""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "folder": str(self.folder)}
@@ -154,21 +159,13 @@ def _known(folder: Path) -> Prepared | None:
 def _commit(staged: Path, folder: Path) -> None:
     """Everything on disk, then the name. Who comes second finds the same rows there."""
     for path in (*staged.iterdir(), staged):
-        _fsync(path)
+        sync(path)
     try:
         staged.rename(folder)
     except OSError:
         if _known(folder) is None:
             raise
-    _fsync(folder.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(folder.parent)
 
 
 def _sweep(cache: Path) -> None:

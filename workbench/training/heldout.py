@@ -4,38 +4,69 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 
 from workbench.errors import DataError
 from workbench.training.rows import Row
 
+_SPARE = 4_096
 
-def hold_out(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row], list[str]]:
-    """(train, eval, notes): `count` rows drawn by what they hold, not by a seed.
 
-    A row's copies leave training with it, so that nothing held out is trained on. Both keep the
-    file's order. DataError when nothing would be left to train on.
+class HeldOut:
+    """Draws `count` rows by what they hold, not by order or seed: first all are seen, then asked.
+
+    A row's copies leave training with it, so that nothing held out is trained on. Keeps a few
+    thousand hashes besides those of the rows drawn.
     """
-    keys = [_key(row) for row in rows]
-    chosen = set(sorted(set(keys))[:count])
-    train = [row for row, key in zip(rows, keys, strict=True) if key not in chosen]
-    if not train:
-        raise DataError(
-            f"{len(rows)} rows, of which {count} are to be held out, leave none to train on",
-            mend=f"lower data.eval_rows below {max(len(set(keys)), 1)}, or give data.eval a file",
-        )
-    first: dict[str, Row] = {}
-    for row, key in zip(rows, keys, strict=True):
-        if key in chosen:
-            first.setdefault(key, row)
-    notes = [f"{len(first)} of {len(rows)} training rows are held out for evaluation"]
-    if gone := len(rows) - len(train) - len(first):
-        notes.append(f"{gone} copies of held-out rows are not trained on")
-    if len(first) * 3 > len(rows):
-        notes.append("more than a third of the rows is held out; data.eval_rows says how many")
-    return train, list(first.values()), notes
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._keys: set[bytes] = set()
+        self._taken: set[bytes] = set()
+        self._seen = 0
+        self._copies = 0
+
+    def see(self, row: Row) -> None:
+        self._seen += 1
+        self._keys.add(_key(row))
+        if len(self._keys) > 2 * self._count + _SPARE:
+            self._draw()
+
+    def all_seen(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        self._keys = set(sorted(self._keys)[: self._count])
+
+    def part_of(self, row: Row) -> str:
+        """`train`, `eval`, or nothing for a copy of what is held out."""
+        key = _key(row)
+        if key not in self._keys:
+            return "train"
+        if key in self._taken:
+            self._copies += 1
+            return ""
+        self._taken.add(key)
+        return "eval"
+
+    def check(self, train_rows: int) -> None:
+        """DataError when nothing is left to train on."""
+        if train_rows == 0:
+            raise DataError(
+                f"{self._seen} rows, of which {self._count} are to be held out, leave none to "
+                "train on",
+                mend=f"lower data.eval_rows below {max(len(self._keys), 1)}, or give data.eval a "
+                "file",
+            )
+
+    def notes(self) -> list[str]:
+        notes = [f"{len(self._taken)} of {self._seen} training rows are held out for evaluation"]
+        if self._copies:
+            notes.append(f"{self._copies} copies of held-out rows are not trained on")
+        if len(self._taken) * 3 > self._seen:
+            notes.append("more than a third of the rows is held out; data.eval_rows says how many")
+        return notes
 
 
-def _key(row: Row) -> str:
+def _key(row: Row) -> bytes:
     text = json.dumps(row.values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

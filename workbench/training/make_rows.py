@@ -1,33 +1,26 @@
-"""From data files to arrow files: read, split, understand, render, cut, write."""
+"""From data files to arrow files: read, split, understand, render, cut, write.
+
+Two passes over the rows, neither of which keeps them: memory does not grow with the file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
-
-from workbench.errors import DataError
 from workbench.recipe.schema import Data
-from workbench.training.heldout import hold_out
+from workbench.training.heldout import HeldOut
+from workbench.training.reading import Reader
 from workbench.training.render import Renderer
 from workbench.training.rows import Row
-from workbench.training.shapes import Example, example_of, find_shape
 from workbench.training.sources import Source
-from workbench.training.tally import Kept, Tally
+from workbench.training.survey import Progress, again, survey
+from workbench.training.writing import BATCH_ROWS, EVAL, TRAIN, Writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Progress = Callable[[str, int, int], None]
-"""Stage, done, total (0 while it is not known)."""
-
-_IDS = pa.list_(pa.int32())
-_TRAIN = pa.schema([("input_ids", _IDS), ("labels", _IDS), ("length", pa.int32())])
-_EVAL = pa.schema(
-    [*_TRAIN, ("prompt_ids", _IDS), ("question", pa.string()), ("answer", pa.string())]
-)
 
 
 def make_rows(
@@ -41,100 +34,110 @@ def make_rows(
 
     `sources` are train and eval. DataError for rows that cannot be trained on.
     """
-    train, held, notes = _split(data, sources, progress)
-    shape = find_shape(data, train[0])
-    loss_on = _loss_on(data, shape)
-    templated = data.chat_template == "auto" and bool(tokenizer.chat_template)
-    if shape in ("messages", "sharegpt") and not templated:
-        raise DataError(
-            "chats need a chat template, and "
-            + ("data.chat_template is never" if tokenizer.chat_template else "this model has none"),
-            mend="pick an instruction-tuned model (often named …-Instruct), or give the rows as "
-            "prompt and completion",
+    reader = Reader(data, templates=bool(tokenizer.chat_template))
+    split = _Split(data, sources, reader, progress)
+    renderer = Renderer(tokenizer, reader.loss_on)
+    with ExitStack() as files:
+        train, held = (
+            files.enter_context(
+                Writer(folder / f"{name}.arrow", schema, name, reader, renderer, tokenizer)
+            )
+            for name, schema in (("train", TRAIN), ("eval", EVAL))
         )
-    renderer = Renderer(tokenizer, loss_on)
-
-    def read(row: Row) -> Example:
-        return example_of(data, shape, row, templated=templated)
-
-    made = []
-    for name, rows, schema in (("train", train, _TRAIN), ("eval", held, _EVAL)):
-        find_shape(data, rows[0])
-        tally = Tally(name, data.max_tokens)
-        _write(folder / f"{name}.arrow", schema, rows, read, renderer, tally, progress)
-        tally.check()
-        made.append(tally)
+        split.write(train, held, progress)
+    train.tally.check()
+    held.tally.check()
     return {
-        "eval_digest": made[1].digest(),
-        "shape": shape,
-        **made[0].numbers(),
-        "train_rows": made[0].kept,
-        "eval_rows": made[1].kept,
-        "highest_id": max(tally.highest_id for tally in made),
-        "notes": [*notes, *made[0].notes(), *made[1].notes(), *made[1].shared_with(made[0])],
+        "eval_digest": held.tally.digest(),
+        "shape": reader.shape,
+        **train.tally.numbers(),
+        "read_rows": split.train_rows,
+        "train_rows": train.tally.kept,
+        "eval_rows": held.tally.kept,
+        "highest_id": max(train.tally.highest_id, held.tally.highest_id),
+        "examples": train.examples.rows,
+        "notes": [
+            *split.notes(),
+            *reader.notes(renderer),
+            *train.tally.notes(),
+            *train.doubts.notes(),
+            *held.tally.notes(),
+            *held.doubts.notes(),
+            *held.tally.shared_with(train.tally),
+        ],
     }
 
 
-def _split(
-    data: Data, sources: tuple[Source, Source | None], progress: Progress
-) -> tuple[list[Row], list[Row], list[str]]:
-    """(train, eval, notes), neither of them empty."""
-    train = _read(sources[0], "training", progress, None if sources[1] is None else data.max_rows)
-    if sources[1] is not None:
-        held = _read(sources[1], "held-out", progress, data.eval_rows)
-        return train, held, []
-    train, held, notes = hold_out(train, data.eval_rows)
-    return train[: data.max_rows], held, notes
+class _Split:
+    """The rows of each part, read twice."""
+
+    def __init__(
+        self,
+        data: Data,
+        sources: tuple[Source, Source | None],
+        reader: Reader,
+        progress: Progress,
+    ) -> None:
+        self._data = data
+        self._train, self._eval = sources
+        self._held = HeldOut(data.eval_rows)
+        looks: list[Callable[[Row], object]] = [reader.read]
+        if self._eval is not None:
+            self.train_rows = survey(self._train, "training", progress, data.max_rows, looks)
+            looks = [_Once(reader.check_columns), reader.read]
+            self.eval_rows = survey(self._eval, "held-out", progress, data.eval_rows, looks)
+            return
+        if data.max_rows is not None:  # rows that are not used need not be right
+            looks = [_Once(reader.read)]
+        looks.insert(0, self._held.see)
+        self.train_rows = survey(self._train, "training", progress, None, looks)
+        self.eval_rows = 0
+        self._held.all_seen()
+
+    def write(self, train: Writer, held: Writer, progress: Progress) -> None:
+        if self._eval is None:
+            self._write_split(train, held, progress)
+            return
+        parts = (
+            (self._train, self._data.max_rows, self.train_rows, train),
+            (self._eval, self._data.eval_rows, self.eval_rows, held),
+        )
+        for source, limit, total, writer in parts:
+            stage = f"tokenising {writer.tally.name} rows"
+            for number, row in enumerate(again(source, limit)):
+                if number % BATCH_ROWS == 0:
+                    progress(stage, number, total)
+                writer.add(row)
+            progress(stage, total, total)
+
+    def _write_split(self, train: Writer, held: Writer, progress: Progress) -> None:
+        limit = self._data.max_rows or self.train_rows
+        trained = 0
+        for number, row in enumerate(again(self._train, None)):
+            if number % BATCH_ROWS == 0:
+                progress("tokenising train rows", number, self.train_rows)
+            part = self._held.part_of(row)
+            if part == "eval":
+                held.add(row)
+            elif part == "train":
+                trained += 1
+                if trained <= limit:
+                    train.add(row)
+        self._held.check(trained)
+        progress("tokenising train rows", self.train_rows, self.train_rows)
+        progress("tokenising eval rows", held.tally.kept, held.tally.kept)
+
+    def notes(self) -> list[str]:
+        return [] if self._eval is not None else self._held.notes()
 
 
-def _read(source: Source, what: str, progress: Progress, limit: int | None) -> list[Row]:
-    rows = []
-    for row in source.read():
-        rows.append(row)
-        if len(rows) % 1000 == 0:
-            progress(f"reading {what} rows", len(rows), limit or 0)
-        if len(rows) == limit:
-            break
-    if rows:
-        return rows
-    name = source.path.name if source.path else source.name
-    raise DataError(
-        f"{name} holds no {what} rows",
-        mend="the file is empty; check data.train and data.eval",
-    )
+class _Once:
+    """A look at the first row only."""
 
+    def __init__(self, look: Callable[[Row], object]) -> None:
+        self._look: Callable[[Row], object] | None = look
 
-def _loss_on(data: Data, shape: str) -> str:
-    if shape == "text":
-        if data.loss_on in ("completion", "assistant"):
-            raise DataError(
-                f"data.loss_on is {data.loss_on}, but plain text has no such part",
-                mend="set data.loss_on: all, or give the rows as prompt and completion",
-            )
-        return "all"
-    if data.loss_on != "auto":
-        return data.loss_on
-    return "assistant" if shape in ("messages", "sharegpt") else "completion"
-
-
-def _write(
-    path: Path,
-    schema: pa.Schema,
-    rows: list[Row],
-    read: Callable[[Row], Example],
-    renderer: Renderer,
-    tally: Tally,
-    progress: Progress,
-) -> None:
-    with path.open("wb") as file, pa.ipc.new_stream(file, schema) as stream:
-        for start in range(0, len(rows), 256):
-            progress(f"tokenising {tally.name} rows", start, len(rows))
-            kept: list[Kept] = []
-            for row in rows[start : start + 256]:
-                made = tally.add(renderer.tokens_of(read(row), row.place), row.place, renderer.ends)
-                if made is not None:
-                    kept.append(made)
-            columns = [[getattr(row, name) for row in kept] for name in schema.names]
-            arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
-            stream.write_batch(pa.record_batch(arrays, schema=schema))
-    progress(f"tokenising {tally.name} rows", len(rows), len(rows))
+    def __call__(self, row: Row) -> None:
+        if self._look is not None:
+            look, self._look = self._look, None
+            look(row)

@@ -1,6 +1,6 @@
 """Everything about an experiment that can be known before a card is asked for.
 
-    python -m workbench.training.prepare EXPERIMENT_FOLDER CACHE_FOLDER
+    python -m workbench.training.prepare EXPERIMENT_FOLDER CACHE_FOLDER [--rows-only]
 
 Reads `recipe.json` in the experiment's folder, pins the model, makes the rows. Leaves
 `prepare.progress.json` while it works and `prepared.json` at the end; no GPU is touched.
@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from workbench.errors import DataError, ModelError, RecipeError, WorkbenchError
+from workbench.processes import die_with_parent
 from workbench.recipe.schema import Recipe
 from workbench.text import safe, safe_line
 from workbench.training.model_source import ModelSource, fetch_weights, resolve_model
 
 if TYPE_CHECKING:
     from workbench.training.data import Prepared
-    from workbench.training.make_rows import Progress
+    from workbench.training.survey import Progress
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,16 @@ RECIPE, PROGRESS, RESULT = "recipe.json", "prepare.progress.json", "prepared.jso
 _PROGRESS_EVERY_S = 0.25
 
 
-def prepare_experiment(folder: Path, cache: Path, progress: Progress) -> dict[str, Any]:
+def prepare_experiment(
+    folder: Path, cache: Path, progress: Progress, *, weights: bool = True
+) -> dict[str, Any]:
     """Prepare the experiment in `folder` and return what `prepared.json` then holds.
 
+    Without `weights` those of a hub model are not fetched: rows need the tokenizer alone.
     Raises what it refuses (DataError, ModelError, RecipeError), after writing it there too.
     """
     try:
-        result = _prepare(_recipe(folder / RECIPE), cache, progress)
+        result = _prepare(_recipe(folder / RECIPE), cache, progress, weights=weights)
     except WorkbenchError as refused:
         _write(folder / RESULT, {"ok": False, "error": refused.what, "mend": refused.mend})
         raise
@@ -50,7 +54,7 @@ def prepare_experiment(folder: Path, cache: Path, progress: Progress) -> dict[st
     return result
 
 
-def _prepare(recipe: Recipe, cache: Path, progress: Progress) -> dict[str, Any]:
+def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) -> dict[str, Any]:
     progress("finding the model", 0, 0)
     model = resolve_model(recipe.model)
     progress("loading the tokenizer", 0, 0)
@@ -60,16 +64,18 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress) -> dict[str, Any]:
     tokenizer = load_tokenizer(model.path, model.revision)
     prepared = prepare_data(recipe, tokenizer, cache, progress, refresh=True)
     _check_against(model, prepared, int(tokenizer.pad_token_id))
-    progress("fetching the model", 0, 0)
-    fetch_weights(model)
+    if weights:
+        progress("fetching the model", 0, 0)
+        fetch_weights(model)
     about = prepared.to_json()
-    notes = about.pop("notes")
+    notes, examples = about.pop("notes"), about.pop("examples")
     return {
         "ok": True,
         "model": model.to_json(),
         "data": about,
         "evaluation_digest": evaluation_digest(recipe, prepared),
         "notes": notes,
+        "examples": examples,
     }
 
 
@@ -148,11 +154,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.training.prepare")
     parser.add_argument("experiment_folder", type=Path)
     parser.add_argument("cache_folder", type=Path)
+    parser.add_argument(
+        "--rows-only", action="store_true", help="fetch no weights, and end with the parent"
+    )
     asked = parser.parse_args(arguments)
+    if asked.rows_only:
+        die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     folder: Path = asked.experiment_folder
     try:
-        prepare_experiment(folder, asked.cache_folder, ProgressFile(folder / PROGRESS))
+        progress, weights = ProgressFile(folder / PROGRESS), not asked.rows_only
+        prepare_experiment(folder, asked.cache_folder, progress, weights=weights)
     except WorkbenchError as refused:
         log.error("preparation refused: %s", refused.what)
         return 1

@@ -54,7 +54,8 @@ class Renderer:
         self._tokenizer = tokenizer
         self._loss_on = loss_on
         template = tokenizer.chat_template
-        self._marked = isinstance(template, str) and MARKS.search(template) is not None
+        self.marked = isinstance(template, str) and MARKS.search(template) is not None
+        """The template says itself what the assistant generates."""
         self.ends = self._find_ends() if template else {int(tokenizer.eos_token_id)}
         """Ids of the tokens that close a turn."""
 
@@ -99,7 +100,7 @@ class Renderer:
         turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
         if self._loss_on == "completion":
             turns = turns[-1:]
-        if self._marked:
+        if self.marked:
             ids, runs = self._marked_runs(messages, place)
             runs = runs[-1:] if self._loss_on == "completion" else runs
         else:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from workbench.errors import DataError
+from workbench.training.copies import Seen
 from workbench.training.render import Tokens
 
 IGNORED = -100
@@ -26,33 +28,53 @@ class Kept:
     answer: str
 
 
+@dataclass(slots=True)
+class Count:
+    """How many rows something holds for, and the first of them."""
+
+    rows: int = 0
+    first: str = ""
+
+    def add(self, place: str) -> None:
+        self.rows += 1
+        self.first = self.first or place
+
+    def note(self, name: str, words: str, mend: str = "") -> list[str]:
+        """`2 train rows <words> (first: t.jsonl:9); <mend>`, or nothing."""
+        if not self.rows:
+            return []
+        rows = f"{self.rows} {name} row{'s' if self.rows > 1 else ''}"
+        return [f"{rows} {words} (first: {self.first})" + (f"; {mend}" if mend else "")]
+
+
 class Tally:
-    """Keeps a few numbers and a hash a row."""
+    """Keeps a few numbers, and sixteen bytes a row."""
 
-    def __init__(self, name: str, max_tokens: int) -> None:
+    def __init__(self, name: str, max_tokens: int, *, answers: bool = True) -> None:
+        """`answers`: rows hold answers that must end; plain text may go on for ever."""
         self.name = name
-        self._max_tokens = max_tokens
-        self._lengths: list[int] = []
-        self._target_tokens = 0
         self.highest_id = 0
-        self._seen: dict[bytes, str] = {}
-        self._copies = _Count()
-        self._cut = _Count()
-        self._cut_away = _Count()
-        self._silent = _Count()
-        self._endless = _Count()
-        self._apart = _Count()
+        self.kept = 0
+        self._max_tokens = max_tokens
+        self._answers = answers
+        self._lengths: Counter[int] = Counter()
+        self._uncut: Counter[int] = Counter()
+        self._target_tokens = 0
+        self._seen = Seen()
+        self._cut = Count()
+        self._cut_away = Count()
+        self._cut_end = Count()
+        self._silent = Count()
+        self._endless = Count()
+        self._apart = Count()
         self._all = hashlib.sha256()
-
-    @property
-    def kept(self) -> int:
-        return len(self._lengths)
 
     def add(self, tokens: Tokens, place: str, ends: Set[int]) -> Kept | None:
         """The row, cut; None when it has no token to learn besides the end of a turn."""
         if not any(_learned(tokens, len(tokens.ids), ends)):
             self._silent.add(place)
             return None
+        self._uncut[len(tokens.ids)] += 1
         if len(tokens.ids) > self._max_tokens:
             self._cut.add(place)
             if not any(_learned(tokens, self._max_tokens, ends)):
@@ -60,6 +82,8 @@ class Tally:
                 return None
         if not tokens.ended:
             self._endless.add(place)
+        elif self._answers and not _ends_within(tokens, self._max_tokens, ends):
+            self._cut_end.add(place)
         if not tokens.agrees:
             self._apart.add(place)
         kept = _cut(tokens, self._max_tokens)
@@ -67,24 +91,22 @@ class Tally:
         return kept
 
     def _note(self, kept: Kept, place: str) -> None:
-        self._lengths.append(kept.length)
+        self.kept += 1
+        self._lengths[kept.length] += 1
         self.highest_id = max(self.highest_id, *kept.input_ids, *kept.prompt_ids)
         self._target_tokens += sum(label != IGNORED for label in kept.labels[1:])
-        ids = hashlib.sha256(repr(kept.input_ids).encode()).digest()[:16]
-        if ids in self._seen:
-            self._copies.add(place)
-        self._seen.setdefault(ids, place)
+        self._seen.add(kept.input_ids, place)
         row = [kept.input_ids, kept.labels, kept.prompt_ids, kept.answer]
         self._all.update(json.dumps(row).encode())
 
     def check(self) -> None:
-        """DataError when the majority of rows cannot be learned from."""
+        """DataError when the majority of rows cannot be learned from, or none says when to end."""
         total = self.kept + self._silent.rows + self._cut_away.rows
         if self._cut_away.rows * 2 > total:
             raise DataError(
                 f"{self._cut_away.first}: {self._cut_away.rows} of {total} {self.name} rows lose "
                 f"their whole answer when cut at {self._max_tokens} tokens",
-                mend="raise data.max_tokens, or shorten the prompts",
+                mend=self._longer(),
             )
         if (self._silent.rows + self._cut_away.rows) * 2 > total or not self.kept:
             raise DataError(
@@ -99,19 +121,31 @@ class Tally:
                 "the end of the trained turn carries no loss, so the model would not learn to stop",
                 mend="use a chat template that closes each turn with its end token",
             )
+        if self._cut_end.rows == self.kept:
+            raise DataError(
+                f"{self._cut_end.first}: all {self.kept} {self.name} rows lose the end of their "
+                f"answer when cut at {self._max_tokens} tokens, so the model would not learn to "
+                "stop",
+                mend=self._longer(),
+            )
+
+    def _longer(self) -> str:
+        """A limit that leaves nineteen rows in twenty whole."""
+        enough = -(-_at(self._uncut, 0.95) // 64) * 64
+        return f"raise data.max_tokens to {min(enough, 1 << 20)}, or shorten the rows"
 
     def digest(self) -> str:
         """Of all kept rows, in order."""
         return self._all.hexdigest()[:32]
 
     def numbers(self) -> dict[str, int | float]:
-        ordered = sorted(self._lengths)
+        total = sum(length * rows for length, rows in self._lengths.items())
         return {
-            "min_length": ordered[0],
-            "median_length": ordered[len(ordered) // 2],
-            "p95_length": ordered[int(len(ordered) * 0.95)],
-            "max_length": ordered[-1],
-            "mean_length": round(sum(ordered) / len(ordered), 2),
+            "min_length": min(self._lengths),
+            "median_length": _at(self._lengths, 0.5),
+            "p95_length": _at(self._lengths, 0.95),
+            "max_length": max(self._lengths),
+            "mean_length": round(total / self.kept, 2),
             "target_tokens": self._target_tokens,
             "cut_rows": self._cut.rows,
             "dropped_rows": self._silent.rows + self._cut_away.rows,
@@ -124,33 +158,28 @@ class Tally:
             (self._cut_away, "left out, because cutting took their whole answer"),
             (self._silent, "left out, because no token of theirs carries loss"),
             (self._endless, "trained without the end of their last turn"),
+            (self._cut_end, "whose answer's end was cut off"),
             (self._apart, "whose prompt has other tokens alone than with its answer behind it"),
-            (self._copies, "copies of earlier ones"),
+            (Count(*self._seen.copies()), "copies of earlier ones"),
         )
-        return [
-            f"{count.rows} {self.name} row{'s' if count.rows > 1 else ''} {words} "
-            f"(first: {count.first})"
-            for count, words in said
-            if count.rows
-        ]
+        return [note for count, words in said for note in count.note(self.name, words)]
 
     def shared_with(self, train: Tally) -> list[str]:
         """A note when held-out rows are trained on."""
-        both = self._seen.keys() & train._seen.keys()
-        if not both:
+        rows, first = self._seen.shared_with(train._seen)
+        if not rows:
             return []
-        first = next(place for ids, place in self._seen.items() if ids in both)
-        return [f"{len(both)} held-out rows also stand in the training rows (first: {first})"]
+        return [f"{rows} held-out rows also stand in the training rows (first: {first})"]
 
 
-@dataclass(slots=True)
-class _Count:
-    rows: int = 0
-    first: str = ""
-
-    def add(self, place: str) -> None:
-        self.rows += 1
-        self.first = self.first or place
+def _at(lengths: Counter[int], share: float) -> int:
+    """The length that so many of the rows are no longer than."""
+    place = int(lengths.total() * share)
+    for length in sorted(lengths):
+        place -= lengths[length]
+        if place < 0:
+            return length
+    return max(lengths)
 
 
 def _learned(tokens: Tokens, limit: int, ends: Set[int]) -> Iterator[bool]:
@@ -160,6 +189,14 @@ def _learned(tokens: Tokens, limit: int, ends: Set[int]) -> Iterator[bool]:
     """
     pairs = zip(tokens.ids[1:limit], tokens.trained[1:limit], strict=True)
     return (trained and id not in ends for id, trained in pairs)
+
+
+def _ends_within(tokens: Tokens, limit: int, ends: Set[int]) -> bool:
+    """True where a trained turn's end is left by cutting."""
+    if len(tokens.ids) <= limit:
+        return True
+    pairs = zip(tokens.ids[1:limit], tokens.trained[1:limit], strict=True)
+    return any(trained and id in ends for id, trained in pairs)
 
 
 def _cut(tokens: Tokens, limit: int) -> Kept:

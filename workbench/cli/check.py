@@ -1,0 +1,150 @@
+"""`workbench check`: the data as training would see it, before anything is queued."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench import present
+from workbench.cli.errors import tell_error
+from workbench.cli.plan import cards_here, meant_cards, outlooks, told
+from workbench.cli.prepare import prepared
+from workbench.cli.run import RecipeName, Settings, read
+from workbench.cli.tables import as_json, out, paint
+from workbench.errors import DataError, WorkbenchError
+from workbench.service import Service
+from workbench.text import safe, safe_line
+
+if TYPE_CHECKING:
+    from workbench.footprint.outlook import Outlook
+    from workbench.recipe import Recipe
+
+
+def check(
+    recipe: RecipeName,
+    settings: Settings = None,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Read a recipe's data as training would, and show what is learned; exit code 1 if refused.
+
+    Example rows show in brackets (and in green, unless NO_COLOR is set) what carries loss.
+    """
+    wanted = read(recipe, settings)
+    service = Service()
+    result = prepared(wanted, service.home.make())
+    if not result["ok"]:
+        if as_data:
+            as_json({"ok": False, "error": result["error"], "mend": result["mend"]})
+        else:
+            tell_error(DataError(result["error"], mend=result["mend"]))
+        raise typer.Exit(1)
+    known = bool(cards_here(service))
+    looked, lacking = _fit(wanted, result, service)
+    fits = any(one.fits for one in looked)
+    if as_data:
+        as_json(_data(result, looked, lacking))
+    else:
+        _print(wanted, result)
+        for line, colour in _fit_lines(looked, lacking, known=known):
+            out(line, colour)
+    raise typer.Exit(1 if known and not fits else 0)
+
+
+def _fit(
+    recipe: Recipe, result: dict[str, Any], service: Service
+) -> tuple[list[Outlook], WorkbenchError | None]:
+    """The hungriest trial on each kind of card here (24 GiB where none is known), or why not."""
+    from workbench.footprint.outlook import hungriest
+
+    cards, _ = meant_cards(service, None, None)
+    config = result["model"]["config"]
+    try:
+        roomiest = max(cards, key=lambda one: one.usable_bytes)
+        point, swept = hungriest(recipe, config, roomiest)
+        longest = None if "data.max_tokens" in swept else int(result["data"]["max_length"])
+        return outlooks(point, config, cards, longest), None
+    except WorkbenchError as refused:
+        return [], refused
+
+
+def _fit_lines(
+    looked: list[Outlook], lacking: WorkbenchError | None, *, known: bool
+) -> list[tuple[str, str]]:
+    if lacking is not None:
+        return [(f"it cannot run here: {lacking.what}", "red"), (f"  → {lacking.mend}", "")]
+    best = looked[0]
+    name = safe_line(best.card.name) + ("" if known else " (no card is known here yet)")
+    peak, room = present.size(best.plan.predicted_bytes), present.size(best.room_bytes)
+    if best.fits:
+        rows = present.plural(best.plan.micro_batch, "row")
+        return [(f"fits {name}: peak {peak} of {room}, {rows} at a time", "green")]
+    lines = [(f"does not fit {name}: it needs {peak} of {room}", "red")]
+    return lines + [(f"  → {suggestion.words}", "") for suggestion in best.suggestions]
+
+
+def _data(
+    result: dict[str, Any], looked: list[Outlook], lacking: WorkbenchError | None
+) -> dict[str, Any]:
+    fit: dict[str, Any] = {"fits": False, "reason": lacking.what if lacking else ""}
+    return {
+        "ok": True,
+        "data": result["data"],
+        "warnings": result["notes"],
+        "examples": result["examples"],
+        "fit": told(looked[0]) if looked else fit,
+    }
+
+
+# ── for people ───────────────────────────────────────────────────────────────────────────────
+
+
+def _print(recipe: Recipe, result: dict[str, Any]) -> None:
+    data = result["data"]
+    out(f"{safe_line(recipe.name)}: {safe_line(recipe.data.train)}", "bold")
+    for head, text in (
+        ("read", f"{data['read_rows']:,} rows, shape {data['shape']}"),
+        ("trained on", f"{data['train_rows']:,} rows; {data['target_tokens']:,} tokens carry loss"),
+        ("held out", f"{data['eval_rows']:,} rows"),
+        ("tokens a row", _lengths(data)),
+        ("cut", f"{data['cut_rows']:,} rows longer than {recipe.data.max_tokens:,} tokens"),
+        ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
+    ):
+        out(f"  {head:<14}{text}")
+    left, right = _brackets()
+    out()
+    out(f"examples; what carries loss stands in {left}brackets{right}", "bold")
+    for example in result["examples"]:
+        _print_example(example, left, right)
+    out()
+    for note in result["notes"]:
+        out(f"note: {safe_line(note, 600)}", "yellow")
+
+
+def _lengths(data: dict[str, Any]) -> str:
+    named = (("min", "min"), ("median", "median"), ("p95", "95 %"), ("max", "max"))
+    return ", ".join(f"{words} {data[f'{key}_length']:,}" for key, words in named)
+
+
+def _print_example(example: dict[str, Any], left: str, right: str) -> None:
+    """The row as it is read, set in by two columns; the brackets are ours."""
+    learned = sum(part["tokens"] for part in example["parts"] if part["loss"])
+    tokens = present.plural(example["tokens"], "token")
+    out()
+    out(f"{safe_line(example['place'])}: {tokens}, {learned:,} with loss")
+    painted = []
+    for part in example["parts"]:
+        text = safe(part["text"], 1 << 16)
+        text = f"{left}{text}{right}" if part["loss"] else text
+        lines = (paint(line, "green" if part["loss"] else "dim") for line in text.split("\n"))
+        painted.append("\n  ".join(lines))
+    sys.stdout.write("  " + "".join(painted) + "\n")
+
+
+def _brackets() -> tuple[str, str]:
+    try:
+        "⟦⟧".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "[[", "]]"
+    return "⟦", "⟧"
