@@ -1,5 +1,6 @@
 """The store: one writer, readers beside it, and what both survive."""
 
+import resource
 import sqlite3
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from workbench.store.ingest import ingest
 from workbench.store.reader import BAND_STEPS, SCHEMA_VERSION
 from workbench.store.requests import BadRequest, Request, drop, scan
 from workbench.trial import Kind, State
+
+HUGE_TIME = f'{{"id": "a", "verb": "stop", "args": {{}}, "sent_utc": 1{"0" * 400}}}'
+NO_TIME = '{"id": "a", "verb": "stop", "args": {}, "sent_utc": NaN}'
 
 
 @pytest.fixture
@@ -186,8 +190,67 @@ def test_a_request_is_one_whole_file(tmp_path: Path) -> None:
     assert found.args == {"trial": 7}
 
 
-@pytest.mark.parametrize("body", ["", "[]", "{}", '{"id": "../x"}', "[" * 100_000, "null"])
+@pytest.mark.parametrize(
+    "body", [HUGE_TIME, NO_TIME, "", "[]", "{}", '{"id": "../x"}', "[" * 100_000, "null"]
+)
 def test_what_is_no_request_is_known_as_such(tmp_path: Path, body: str) -> None:
     (tmp_path / "a.json").write_text(body)
     [(_, found)] = scan(tmp_path)
     assert isinstance(found, BadRequest)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"n": Infinity, "t": 1, "kind": "log", "text": "x"}',
+        '{"n": 1, "t": NaN, "kind": "log", "text": "x"}',
+        '{"n": 1, "t": 1, "kind": "metric", "step": 1, "values": [1]}',
+        '{"n": 1, "t": 1, "kind": "metric", "step": 1, "values": {"loss": {}}}',
+        '{"n": 1, "t": 1, "kind": "started", "pid": "many"}',
+        '{"n": 1, "t": 1, "kind": "started", "pid": {"a": 1}}',
+        '{"n": 1, "t": 1, "kind": "sample", "question": "q", "right": "perhaps"}',
+        '{"n": 1, "t": 1, "kind": "checkpoint", "step": 1e400}',
+    ],
+)
+def test_an_event_of_odd_values_is_set_aside(store: Store, tmp_path: Path, line: str) -> None:
+    attempt = store.attempt(store.add_attempt(1, "cpu-0", {}, 0, 0))
+    (tmp_path / "events.jsonl").write_text(line + "\n")
+    ingest(store, attempt, tmp_path / "events.jsonl")
+    assert store.events()[-1].kind == "bad-line"
+    assert store.attempt(attempt.id).offset == len(line) + 1
+
+
+def test_an_infinite_score_is_kept_as_none(store: Store, tmp_path: Path) -> None:
+    attempt = store.attempt(store.add_attempt(1, "cpu-0", {}, 0, 0))
+    writer = EventWriter(tmp_path / "events.jsonl")
+    writer.write("score", values={"loss": float("inf")}, step=1)
+    writer.write("metric", values={"loss": float("inf")}, step=1)
+    writer.close()
+    ingest(store, attempt, tmp_path / "events.jsonl")
+    kept = store.db.execute("select value from scores").fetchone()[0]
+    assert kept is None
+    assert store.attempt(attempt.id).loss is None
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(store: Store) -> None:
+    pages = store.db.execute("pragma page_count").fetchone()[0]
+    store.db.execute(f"pragma max_page_count = {pages}")
+    with pytest.raises(sqlite3.OperationalError, match="full"), store.writing():
+        for _ in range(100):
+            store.note("log", "x" * 4_000)
+    assert not store.db.in_transaction
+
+
+def test_a_line_that_met_a_full_disk_does_not_spoil_the_next(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = EventWriter(tmp_path / "events.jsonl")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="large"):
+            writer.write("log", text="x" * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    writer.write("end", outcome="done")
+    writer.close()
+    found, _ = read_events(tmp_path / "events.jsonl", 0)
+    assert [getattr(event, "kind", "bad") for event in found] == ["bad", "end"]

@@ -19,6 +19,7 @@ A loss is nats per target token, times are seconds, rates are target and context
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -67,34 +68,43 @@ class EventWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._n = 0
-        torn = False
+        self._torn = False
         if path.exists():
             text = path.read_bytes()
             self._n = text.count(b"\n")
-            torn = bool(text) and not text.endswith(b"\n")
+            self._torn = bool(text) and not text.endswith(b"\n")
         self._file = path.open("ab", buffering=0)
-        if torn:
-            self._file.write(b"\n")
 
     def write(self, kind: str, *, durable: bool = False, **data: Any) -> None:
         """One line; `durable` waits until it is on disk (checkpoints and ends)."""
         self._n += 1
         line = {"n": self._n, "t": round(time.time(), 3), "kind": kind, **data}
-        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         if durable:
             os.fsync(self._file.fileno())
+
+    def _append(self, line: bytes) -> None:
+        """All of it, on a line of its own: a disk that fills up takes the first part only."""
+        left = b"\n" + line if self._torn else line
+        self._torn = True
+        while left:
+            left = left[self._file.write(left) or 0 :]
+        self._torn = False
 
     def close(self) -> None:
         self._file.close()
 
 
 def read_events(path: Path, offset: int) -> tuple[list[Event | BadLine], int]:
-    """Whole lines from byte `offset` on, and the offset behind them. A missing file is empty."""
+    """Whole lines from byte `offset` on, and the offset behind them.
+
+    A file that is missing or cannot be read is empty: its worker's end will tell.
+    """
     try:
         with path.open("rb") as file:
             file.seek(offset)
             chunk = file.read(READ_BYTES)
-    except FileNotFoundError:
+    except OSError:
         return [], offset
     end = chunk.rfind(b"\n") + 1
     if end == 0 and len(chunk) == READ_BYTES:  # one line longer than a read: set it aside
@@ -107,9 +117,19 @@ def _parse(line: bytes) -> Event | BadLine:
         if len(line) > MAX_LINE_BYTES:
             raise ValueError("line too long")
         data = json.loads(line)
-        return Event(int(data.pop("n")), float(data.pop("t")), str(data.pop("kind")), data)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as broken:
-        return BadLine(_shown(line), f"{type(broken).__name__}: {broken}")
+        event = Event(int(data.pop("n")), float(data.pop("t")), str(data.pop("kind")), data)
+        if not math.isfinite(event.at_utc):
+            raise ValueError("its time is no time")
+        return event
+    except (
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as bad:
+        return BadLine(_shown(line), f"{type(bad).__name__}: {bad}")
 
 
 def _shown(line: bytes) -> str:

@@ -5,29 +5,46 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Iterator
 from typing import Any
 
+from workbench.errors import UsageError
 from workbench.recipe import Recipe
 from workbench.recipe.schema import Range, Sweep
+
+MOST_TRIALS = 10_000
+"""Of one experiment: more is a slip of the pen, and would fill memory before anything ran."""
 
 
 def points(recipe: Recipe) -> list[dict[str, Any]]:
     """The settings of every trial, in order; one trial without settings when nothing is swept.
 
     Grid and random do not look at results, so their trials can all stand in the queue at once.
+    UsageError when there are more than MOST_TRIALS.
     """
     sweep = recipe.sweep
     if sweep is None:
         return [{}]
     if sweep.method == "grid":
-        return _grid(sweep)[: sweep.trials]
+        lists = [values for values in sweep.parameters.values() if isinstance(values, list)]
+        _within_reason(min(sweep.trials or math.inf, math.prod(len(one) for one in lists)))
+        return list(itertools.islice(_grid(sweep), sweep.trials))
+    _within_reason(sweep.trials or 0)
     return [_draw(sweep, number) for number in range(1, (sweep.trials or 0) + 1)]
 
 
-def _grid(sweep: Sweep) -> list[dict[str, Any]]:
+def _within_reason(trials: float) -> None:
+    if trials > MOST_TRIALS:
+        raise UsageError(
+            f"the sweep has {trials:.6g} trials; one experiment takes {MOST_TRIALS:,} at most",
+            mend="set sweep.trials, or try fewer values",
+        )
+
+
+def _grid(sweep: Sweep) -> Iterator[dict[str, Any]]:
     """Every combination; the last parameter changes fastest."""
     lists = [values for values in sweep.parameters.values() if isinstance(values, list)]
-    return [dict(zip(sweep.parameters, row, strict=True)) for row in itertools.product(*lists)]
+    return (dict(zip(sweep.parameters, row, strict=True)) for row in itertools.product(*lists))
 
 
 def _draw(sweep: Sweep, number: int) -> dict[str, Any]:

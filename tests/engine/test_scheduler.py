@@ -7,9 +7,11 @@ import pytest
 
 from tests.support.desks import Bench, cpu_card, recipe
 from workbench import scheduler
-from workbench.errors import IllegalMove
-from workbench.scheduler.desk import BRAKE
+from workbench.errors import IllegalMove, UsageError
+from workbench.events import EventWriter
+from workbench.scheduler.desk import BRAKE, events_file
 from workbench.scheduler.rescue import rescue_all
+from workbench.search import points
 from workbench.store.board import board
 from workbench.store.requests import drop
 from workbench.trial import FINAL, MOVES, State, Wanted
@@ -378,3 +380,84 @@ def test_wanted_survives_a_restart(bench_of: MakeBench) -> None:
     rescue_all(bench.desk, "the engine was restarted")
     bench.ticks(1)
     assert bench.store.trial(2).state is State.PAUSED
+
+
+def test_killed_before_a_trial_was_moved_its_end_is_read_again(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    move = bench.store.move
+
+    def killed(trial: int, before: State, after: State, **told: str) -> None:
+        if after is State.DONE:
+            raise KeyboardInterrupt
+        move(trial, before, after, **told)
+
+    bench.store.move = killed  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        bench.ticks(20)
+    bench.store.move = move  # type: ignore[method-assign]
+    bench.desk.fleet.close()
+    rescue_all(bench.desk, "the engine was restarted")
+    assert bench.store.trial(2).state is State.DONE
+    assert bench.store.trial(2).attempts == 1
+
+
+def test_an_end_behind_megabytes_of_events_is_found_before_an_attempt_is_given_up(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    attempt = bench.store.live_attempts()[0]
+    writer = EventWriter(events_file(bench.desk.home, attempt.id))
+    for _ in range(6):
+        writer.write("log", text="x" * 1_000_000)
+    writer.write("end", outcome="done", step=6)
+    writer.close()
+    bench.desk.fleet.close()
+    rescue_all(bench.desk, "the engine was restarted")
+    assert bench.store.trial(2).state is State.DONE
+
+
+@pytest.mark.parametrize("trial", [10**30, float("inf"), [], None])
+def test_a_request_with_an_odd_number_is_answered(bench_of: MakeBench, trial: object) -> None:
+    bench = bench_of(cpu_card(0))
+    id = drop(bench.desk.home.requests, "stop", {"trial": trial})
+    bench.ticks(1)
+    answer = bench.store.answer(id)
+    assert answer is not None
+    assert not answer.ok
+
+
+def test_a_verb_that_no_table_can_hold_is_answered(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    id = drop(bench.desk.home.requests, "\ud800\x1b[31m", {})
+    bench.ticks(1)
+    assert bench.store.answer(id) is not None
+
+
+def test_a_requests_folder_that_is_gone_stops_nothing(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.desk.home.requests.rmdir()
+    bench.until(State.DONE, 2)
+
+
+def test_an_experiment_whose_folder_is_gone_is_refused_and_stops_nothing(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    lost = bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")
+    bench.ticks(1)
+    assert bench.store.experiment(lost).state == "refused"
+    assert "could not be queued" in bench.store.experiment(lost).reason
+
+
+def test_a_sweep_without_end_is_refused_before_it_fills_memory() -> None:
+    values = list(range(1, 101))
+    keys = ("lora.rank", "train.seed", "train.batch_size", "train.save_every", "train.log_every")
+    with pytest.raises(UsageError, match="10,000 at most"):
+        points(recipe(sweep={"parameters": dict.fromkeys(keys, values)}))
+    some = points(recipe(sweep={"parameters": dict.fromkeys(keys, values), "trials": 3}))
+    assert len(some) == 3

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from workbench.errors import NotThere, UsageError, WorkbenchError
-from workbench.files import fresh_folder, write_durably
+from workbench.files import fresh_folder, sync, write_durably
 from workbench.recipe import Recipe
 from workbench.scheduler.desk import STOPPING, Desk
+from workbench.store import Blocked
 from workbench.store.requests import BadRequest, Request, scan
 from workbench.store.rows import Answer, TrialRow
 from workbench.text import safe_line
@@ -34,7 +35,9 @@ def _carry_out(desk: Desk, request: Request) -> None:
         with desk.store.writing():
             answer = _verb(request)(desk, request.args)
             desk.store.record_answer(request, answer)
-    except (WorkbenchError, ValueError, KeyError, TypeError, OSError) as refused:
+    except Blocked:  # the disk's or a lock's fault, not the request's
+        raise
+    except Exception as refused:
         what = refused.what if isinstance(refused, WorkbenchError) else _words(refused)
         mend = refused.mend if isinstance(refused, WorkbenchError) else ""
         with desk.store.writing():
@@ -53,8 +56,11 @@ def _exit(refused: Exception) -> dict[str, Any]:
 
 def _set_aside(desk: Desk, bad: BadRequest) -> None:
     folder = desk.home.requests / "bad"
-    folder.mkdir(exist_ok=True)
-    bad.path.rename(folder / bad.path.name)
+    try:
+        folder.mkdir(exist_ok=True)
+        bad.path.rename(folder / bad.path.name)
+    except OSError:  # gone meanwhile, or not ours to move
+        return
     desk.store.note(
         "refused",
         f"a request that could not be read was moved to requests/bad: {safe_line(bad.error)}",
@@ -84,6 +90,7 @@ def _submit(desk: Desk, args: dict[str, Any]) -> Answer:
     name = desk.store.experiment(id).name
     folder = fresh_folder(desk.home.experiment(id))
     write_durably(folder / "recipe.json", recipe.model_dump_json(indent=2).encode())
+    sync(folder.parent)  # else the row may outlive the folder when the power goes
     desk.store.note("submitted", f"experiment {name} was submitted", experiment=id)
     return _done(f"experiment {name} is being prepared", experiment=id, name=name)
 

@@ -38,7 +38,7 @@ class Preparer:
         try:
             result = json.loads(self._result(experiment).read_text())
             return dict(result)
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return {
                 "ok": False,
                 "error": f"preparation ended with exit code {code} and left no result",

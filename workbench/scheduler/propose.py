@@ -12,7 +12,9 @@ from workbench.files import fresh_folder
 from workbench.footprint import choose_plan
 from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler.desk import Desk, card_of
+from workbench.store import Blocked
 from workbench.store.rows import Experiment
+from workbench.text import safe_line
 from workbench.trial import Kind, State
 
 
@@ -24,9 +26,17 @@ def propose(desk: Desk) -> None:
         cards = [card_of(row) for row in desk.cards if row.present]
         if not cards:
             return
-        result = desk.preparer.poll(experiment.id)
-        if result is not None:
-            enqueue(desk, experiment, result, cards)
+        try:
+            result = desk.preparer.poll(experiment.id)
+            if result is not None:
+                enqueue(desk, experiment, result, cards)
+        except Blocked:  # the disk's or a lock's fault, not the experiment's
+            raise
+        except WorkbenchError as refused:
+            _refuse(desk, experiment, refused.what, refused.mend)
+        except Exception as broken:
+            why = f"it could not be queued: {type(broken).__name__}: {safe_line(broken)}"
+            _refuse(desk, experiment, why, "submit its recipe again")
         return
 
 
@@ -121,7 +131,11 @@ def _known_base(
     for other in desk.store.experiments():
         if other.base_trial is None or other.prepared is None:
             continue
-        if base_key(other.recipe, other.prepared, other.resolved) == wanted:
+        try:
+            known = base_key(other.recipe, other.prepared, other.resolved)
+        except (KeyError, TypeError):  # of an older workbench
+            continue
+        if known == wanted:
             state = desk.store.trial(other.base_trial).state
             if state not in (State.FAILED, State.STOPPED):
                 return other.base_trial

@@ -58,7 +58,7 @@ def _dropped(report: Report, attempt: Attempt) -> bool:
 
 def lose(desk: Desk, attempt: Attempt, why: str) -> None:
     """End the attempt as lost, unless its file says that it ended by itself."""
-    if take_in(desk, attempt) is not None:
+    if _ended_by_itself(desk, attempt):
         return
     with desk.store.writing():
         desk.store.end_attempt(attempt.id, Outcome.LOST, why)
@@ -83,6 +83,17 @@ def lose(desk: Desk, attempt: Attempt, why: str) -> None:
             attempt=attempt.id,
             experiment=trial.experiment,
         )
+
+
+def _ended_by_itself(desk: Desk, attempt: Attempt) -> bool:
+    """True when its file, read to the last line, holds its end."""
+    before = -1
+    while attempt.offset != before:
+        before = attempt.offset
+        if take_in(desk, attempt) is not None:
+            return True
+        attempt = desk.store.attempt(attempt.id)
+    return False
 
 
 def hopeless(attempts: list[Attempt]) -> str:

@@ -25,15 +25,18 @@ def settle(desk: Desk) -> None:
 
 
 def take_in(desk: Desk, attempt: Attempt) -> End | None:
-    """Read what the attempt wrote, and move its trial as it says."""
-    end = ingest(desk.store, attempt, events_file(desk.home, attempt.id))
-    trial = desk.store.trial(attempt.trial)
-    reported = desk.store.attempt(attempt.id).reported_utc
-    if trial.state is State.STARTING and reported is not None:
-        why = f"attempt {attempt.id} began on {attempt.card}"
-        desk.store.move(trial.id, State.STARTING, State.RUNNING, by="settle", why=why)
-    if end is not None:
-        with desk.store.writing():
+    """Read what the attempt wrote, and move its trial as it says.
+
+    One commit: an end whose line counts as read has ended its attempt, wherever we are killed.
+    """
+    with desk.store.writing():
+        end = ingest(desk.store, attempt, events_file(desk.home, attempt.id))
+        trial = desk.store.trial(attempt.trial)
+        reported = desk.store.attempt(attempt.id).reported_utc
+        if trial.state is State.STARTING and reported is not None:
+            why = f"attempt {attempt.id} began on {attempt.card}"
+            desk.store.move(trial.id, State.STARTING, State.RUNNING, by="settle", why=why)
+        if end is not None:
             desk.store.end_attempt(attempt.id, end.outcome, end.reason)
             _finish(desk, desk.store.trial(trial.id), end)
     return end

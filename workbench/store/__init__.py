@@ -1,6 +1,6 @@
 """The store: one database, one writer, any number of readers, and request files."""
 
 from workbench.store.reader import Reader
-from workbench.store.writer import Store
+from workbench.store.writer import Blocked, Store
 
-__all__ = ["Reader", "Store"]
+__all__ = ["Blocked", "Reader", "Store"]

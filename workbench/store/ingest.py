@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from workbench.events import BadLine, Event, read_events
 from workbench.store.rows import Attempt
-from workbench.store.writer import Store
+from workbench.store.writer import Blocked, Store
 from workbench.text import safe_line
 
 
@@ -43,7 +44,9 @@ def ingest(store: Store, attempt: Attempt, file: Path) -> End | None:
                     ends.append(_end(event.data))
                 else:
                     _HANDLERS.get(event.kind, _unknown)(store, attempt, event)
-            except (ValueError, KeyError, TypeError, ArithmeticError) as broken:
+            except Blocked:  # the disk's or a lock's fault, not the line's
+                raise
+            except Exception as broken:
                 store.note(
                     "bad-line",
                     f"a line of attempt {attempt.id} was set aside: {safe_line(broken)}",
@@ -96,7 +99,7 @@ def _log(store: Store, attempt: Attempt, event: Event) -> None:
 
 def _metric(store: Store, attempt: Attempt, event: Event) -> None:
     step = int(event.data["step"])
-    values = {str(k): None if v is None else float(v) for k, v in event.data["values"].items()}
+    values = _numbers(event.data["values"])
     store.put_metrics(attempt.trial, step, values)
     told: dict[str, Any] = {"last_step": step}
     for name in ("loss", "tokens_per_s"):
@@ -105,6 +108,12 @@ def _metric(store: Store, attempt: Attempt, event: Event) -> None:
     if values.get("peak_bytes"):
         told["peak_bytes"] = int(values["peak_bytes"] or 0)
     store.touch_attempt(attempt.id, **told)
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float | None]:
+    """None for what is no finite number: JSON has no word for it, and no list could rank it."""
+    numbers = {safe_line(k, 80): None if v is None else float(v) for k, v in values.items()}
+    return {k: v if v is not None and math.isfinite(v) else None for k, v in numbers.items()}
 
 
 def _checkpoint(store: Store, attempt: Attempt, event: Event) -> None:
@@ -121,7 +130,7 @@ def _checkpoint(store: Store, attempt: Attempt, event: Event) -> None:
 
 
 def _score(store: Store, attempt: Attempt, event: Event) -> None:
-    values = {str(k): None if v is None else float(v) for k, v in event.data["values"].items()}
+    values = _numbers(event.data["values"])
     store.put_scores(attempt.trial, attempt.id, int(event.data.get("step") or 0), values)
 
 

@@ -6,6 +6,7 @@ A request has an id of its own, so it survives any crash and sending it twice is
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 import uuid
@@ -15,6 +16,7 @@ from typing import Any
 
 from workbench.errors import EngineError
 from workbench.files import write_durably
+from workbench.text import safe_line
 
 MAX_BYTES = 4 << 20
 _ID = re.compile(r"[0-9a-z-]{1,64}")
@@ -54,8 +56,11 @@ def drop(folder: Path, verb: str, args: dict[str, Any], id: str | None = None) -
 
 
 def scan(folder: Path) -> list[tuple[Path, Request | BadRequest]]:
-    """Every request waiting, oldest first."""
-    paths = sorted(p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
+    """Every request waiting, oldest first; none where the folder is gone."""
+    try:
+        paths = sorted(p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
+    except FileNotFoundError:
+        return []
     return [(path, _read(path)) for path in paths]
 
 
@@ -66,12 +71,14 @@ def _read(path: Path) -> Request | BadRequest:
         data = json.loads(path.read_bytes())
         request = Request(
             id=str(data["id"]),
-            verb=str(data["verb"]),
+            verb=safe_line(data["verb"], 40),
             args=dict(data["args"]),
             sent_utc=float(data["sent_utc"]),
         )
         if request.id != path.stem or not _ID.fullmatch(request.id):
             raise ValueError("its id is not its name")
+        if not math.isfinite(request.sent_utc):
+            raise ValueError("its time is no time")
         return request
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as broken:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as broken:
         return BadRequest(path, f"{type(broken).__name__}: {broken}")

@@ -22,6 +22,9 @@ from workbench.trial import LEGAL, Kind, State, Wanted
 MIGRATIONS: tuple[str, ...] = ((files("workbench.store") / "schema.sql").read_text(),)
 """Script n takes a database from user_version n to n + 1."""
 
+Blocked = sqlite3.OperationalError
+"""A full disk or somebody else's lock: nothing was written, and it is worth trying again."""
+
 
 class Store(Reader):
     """Reads and writes. Every method is one commit, or part of the `writing()` around it."""
@@ -49,10 +52,11 @@ class Store(Reader):
         self.db.execute("begin immediate")
         try:
             yield
+            self.db.execute("commit")
         except BaseException:
-            self.db.execute("rollback")
+            if self.db.in_transaction:  # on a full disk SQLite may have rolled back by itself
+                self.db.execute("rollback")
             raise
-        self.db.execute("commit")
 
     def _insert(self, table: str, **values: Any) -> int:
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
