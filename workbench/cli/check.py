@@ -47,7 +47,7 @@ def check(
         as_json(_data(result, looked, lacking))
     else:
         _print(wanted, result)
-        for line, colour in _fit_lines(looked, lacking, known=known):
+        for line, colour in fit_lines(looked, lacking, known=known):
             out(line, colour)
     raise typer.Exit(1 if known and not fits else 0)
 
@@ -69,7 +69,7 @@ def _fit(
         return [], refused
 
 
-def _fit_lines(
+def fit_lines(
     looked: list[Outlook], lacking: WorkbenchError | None, *, known: bool
 ) -> list[tuple[str, str]]:
     if lacking is not None:
@@ -112,11 +112,11 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
         ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
     ):
         out(f"  {head:<14}{text}")
-    left, right = _brackets()
+    left, right = brackets()
     out()
     out(f"examples; what carries loss stands in {left}brackets{right}", "bold")
     for example in result["examples"]:
-        _print_example(example, left, right)
+        print_example(example, left, right)
     out()
     for note in result["notes"]:
         out(f"note: {safe_line(note, 600)}", "yellow")
@@ -127,7 +127,7 @@ def _lengths(data: dict[str, Any]) -> str:
     return ", ".join(f"{words} {data[f'{key}_length']:,}" for key, words in named)
 
 
-def _print_example(example: dict[str, Any], left: str, right: str) -> None:
+def print_example(example: dict[str, Any], left: str, right: str) -> None:
     """The row as it is read, set in by two columns; the brackets are ours."""
     learned = sum(part["tokens"] for part in example["parts"] if part["loss"])
     tokens = present.plural(example["tokens"], "token")
@@ -142,7 +142,7 @@ def _print_example(example: dict[str, Any], left: str, right: str) -> None:
     sys.stdout.write("  " + "".join(painted) + "\n")
 
 
-def _brackets() -> tuple[str, str]:
+def brackets() -> tuple[str, str]:
     try:
         "⟦⟧".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:

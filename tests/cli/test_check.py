@@ -1,0 +1,191 @@
+"""`workbench check`: the data as training would see it, told before anything is queued."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Workbench
+from tests.support.desks import Bench
+from workbench.cli.check import brackets, fit_lines, print_example
+from workbench.cli.prepare import Progress, bar
+from workbench.errors import WorkbenchError
+from workbench.footprint import named_config
+from workbench.footprint.outlook import look
+from workbench.footprint.usual_cards import card_of_size, usual_card
+from workbench.home import Home
+from workbench.recipe import Recipe
+
+PAIRS = [{"prompt": f"What is {n} + 1?", "completion": f"#### {n + 1}"} for n in range(10)]
+COMMAND = [sys.executable, "-m", "workbench", "check"]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose cache the tests share: a child costs seconds."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def home(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("WORKBENCH_HOME", str(shared))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    return Home(shared)
+
+
+def recipe_with(folder: Path, rows: list[Any]) -> Path:
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "mine.yaml"
+    path.write_text(
+        "name: mine\nmodel: {name: workbench:demo/model}\n"
+        "data: {train: ./train.jsonl, eval_rows: 2, max_tokens: 128}\n"
+    )
+    return path
+
+
+def test_what_was_read_is_told_with_three_examples_and_a_line_on_the_card(
+    workbench: Workbench, home: Home, tmp_path: Path
+) -> None:
+    said = workbench("check", recipe_with(tmp_path, [*PAIRS, PAIRS[0], PAIRS[0]]))
+    assert said.code == 0
+    assert "read          12 rows, shape prompt-completion" in said.out
+    assert "tokens a row  min " in said.out
+    assert said.out.count("⟦#### ") == 3
+    assert said.out.count("<|eot_id|>⟧") == 3
+    assert "\x1b" not in said.out
+    assert "note: 2 of 12 training rows are held out" in said.out
+    assert said.out.splitlines()[-1].startswith("fits a card of 24.0 GiB (no card is known")
+    assert "loading the tokenizer" in said.err
+    left = sorted(path.name for path in home.root.iterdir())
+    assert left == ["cache", "logs", "requests"]
+
+
+def test_a_refusal_is_exit_code_one_with_file_line_and_mend(
+    workbench: Workbench, tmp_path: Path
+) -> None:
+    said = workbench("check", recipe_with(tmp_path, [*PAIRS, {"prompt": "q", "completion": 4}]))
+    assert (said.code, said.out) == (1, "")
+    assert "error: train.jsonl:11: completion holds a number, not text" in said.err
+    assert '  → write "42" for 42' in said.err
+
+
+def test_a_refusal_is_json_too(workbench: Workbench, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()  # refused before anything slow is imported
+    model = f"model.name={tmp_path / 'model'}"
+    said = workbench("check", recipe_with(tmp_path, PAIRS), "-s", model, "--json")
+    assert said.code == 1
+    assert set(said.data) == {"ok", "error", "mend"}
+    assert said.data["ok"] is False
+    assert said.data["error"].endswith("has no config.json")
+
+
+class Terminal(io.StringIO):
+    encoding = "ascii"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_colour_and_brackets_that_it_can_show(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    parts = [
+        {"text": "2 + 2 =", "tokens": 4, "loss": False},
+        {"text": " 4\n", "tokens": 2, "loss": True},
+    ]
+    print_example({"place": "t.jsonl:1", "tokens": 6, "parts": parts}, *brackets())
+    said = sys.stdout.getvalue()
+    assert "t.jsonl:1: 6 tokens, 2 with loss" in said
+    assert "\x1b[2m2 + 2 =\x1b[0m\x1b[32m[[ 4\x1b[0m\n  \x1b[32m]]\x1b[0m\n" in said
+
+
+def test_progress_is_painted_over_on_a_terminal_and_told_by_stage_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "progress.json"
+    file.write_text('{"stage": "tokenising", "done": 1, "total": 4}')
+    monkeypatch.setenv("TERM", "xterm")
+    painted = {Terminal(): "\r\x1b[Ktokenising [#####...............] 1 of 4", io.StringIO(): ""}
+    for stream, bar_there in painted.items():
+        monkeypatch.setattr(sys, "stderr", stream)
+        progress = Progress(file)
+        progress.look()
+        progress.look()
+        progress.end()
+        assert stream.getvalue() == (bar_there * 2 + "\r\x1b[K" if bar_there else "tokenising\n")
+
+
+def test_ctrl_c_ends_the_child_and_leaves_nothing(tmp_path: Path) -> None:
+    rows = [{"text": f"{n} apples and books " * 50} for n in range(20_000)]
+    env = {**os.environ, "WORKBENCH_HOME": str(tmp_path / "home")}
+    path = str(recipe_with(tmp_path, rows))
+    with subprocess.Popen(
+        [*COMMAND, path], stdout=-3, stderr=subprocess.PIPE, text=True, env=env
+    ) as child:
+        assert child.stderr is not None
+        first = child.stderr.readline()
+        child.send_signal(signal.SIGINT)
+        rest = child.stderr.read()
+    assert child.returncode == 130
+    assert first
+    assert rest.endswith("interrupted\n")
+    assert "Traceback" not in rest
+    left = sorted(path.name for path in (tmp_path / "home").iterdir())
+    assert left == ["cache", "logs", "requests"]
+
+
+def test_a_bar_tells_how_far_it_is() -> None:
+    assert bar("reading", 0, 0) == "reading"
+    assert bar("reading", 1_500, 0) == "reading 1,500"
+    assert bar("tokenising", 1, 4) == "tokenising [#####...............] 1 of 4"
+
+
+class TestCards:
+    """With a store that knows cards, in a home of its own."""
+
+    @pytest.fixture
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+        monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+        return Home(tmp_path / "home")
+
+    def test_json_holds_numbers_warnings_examples_and_that_no_card_here_takes_it(
+        self, bench: Bench, workbench: Workbench, tmp_path: Path
+    ) -> None:
+        bench.store.db.execute("update cards set total_bytes = 1 << 29")
+        said = workbench("check", recipe_with(tmp_path, [*PAIRS, PAIRS[0]]), "--json")
+        assert said.code == 1
+        assert said.data["ok"] is True
+        assert said.data["data"]["read_rows"] == 11
+        assert any("copies" in note for note in said.data["warnings"])
+        assert len(said.data["examples"]) == 3
+        assert said.data["fit"]["fits"] is False
+        assert said.data["fit"]["suggestions"]
+
+
+def test_what_does_not_fit_is_told_with_its_mends() -> None:
+    recipe = Recipe.model_validate(
+        {"name": "x", "model": {"name": "a/b"}, "data": {"train": "/d.jsonl"}}
+    )
+    shape = named_config("meta-llama/Meta-Llama-3-8B")
+    assert shape is not None
+    looked = [look(recipe, shape, usual_card("3070"), 20_000)]
+    (line, colour), *_ = fit_lines(looked, None, known=True)
+    assert (line.split(":")[0], colour) == ("fits RTX 3070", "green")
+    tiny = [look(recipe, shape, card_of_size(4 << 30, "a card of 4 GiB"), None)]
+    (line, colour), (mend, _) = fit_lines(tiny, None, known=False)
+    assert line.startswith("does not fit a card of 4 GiB (no card is known here yet): it needs 7")
+    assert (colour, mend.startswith("  → use a 8 GB card")) == ("red", True)
+    lacking = WorkbenchError("bf16 needs more", mend="set model.precision: auto")
+    assert fit_lines([], lacking, known=True)[1][0] == "  → set model.precision: auto"
