@@ -12,8 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workbench.training.step import Rows, Step, StepOptions, collate
-from workbench.training.step.masks import keep_mask, keys_for
+from workbench.training.step import Rows, Step, StepOptions, collate, triton_ops
+from workbench.training.step.masks import hashed_mask, keep_mask, keys_for
 from workbench.training.step.rows import IGNORE, examples_of
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -125,13 +125,14 @@ def with_known_masks(model: PeftModel, step: Step, rows: Rows) -> list[KnownDrop
     sites = torch.arange(step._fused.sites)
     keys_S2 = keys_for(torch.tensor(step.options.seed), torch.tensor(0), sites)
     drops = []
+    draw = hashed_mask if triton_ops.usable(step.device) else keep_mask
     for group in step._fused.groups:
         for part in group.projections:
             module: Any = part.module
             if part.low is None or part.low.dropout == 0:
                 continue
             shape = (rows.tokens, module.get_base_layer().in_features)
-            mask = keep_mask(shape, keys_S2[part.low.site], part.low.dropout)
+            mask = draw(shape, keys_S2[part.low.site], part.low.dropout)
             drops.append(KnownDropout(mask, part.low.dropout))
             module.lora_dropout["default"] = drops[-1]
     return drops

@@ -17,7 +17,7 @@ FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3
 def test_every_family_has_the_plain_gradients(family: str, model_of: ModelOf, rows: Rows) -> None:
     model = model_of(family)
     step = Step(model, options())
-    assert {lever.name for lever in step.levers() if not lever.on} == {"graphs", "small_kernels"}
+    assert {lever.name for lever in step.levers() if not lever.on} <= {"graphs", "small_kernels"}
     assert_same_gradients(model, rows, step)
 
 
