@@ -16,7 +16,8 @@ from workbench.recipe.schema import Range, Recipe
 
 STEP_BYTES = GIB // 8
 """How finely the smallest card that takes a recipe is looked for."""
-_MOST_GIB = 4_096
+_MOST_GIB = 1 << 20
+"""More than anything asks for: Gemma 2 attends eagerly, which is quadratic in the tokens."""
 _TELLING = (
     "lora.rank",
     "lora.dropout",
@@ -96,14 +97,18 @@ def hungriest(recipe: Recipe, config: Config, card: Card) -> tuple[Recipe, dict[
     point: dict[str, object] = {}
     for key, values in recipe.sweep.parameters.items():
         if key in _TELLING:
-            tried = _ends(values) if isinstance(values, Range) else values
+            tried = _telling(values)
             point[key] = max(tried, key=lambda v: _hunger(plain, {key: v}, config, card))
     return apply_settings(plain, point), point
 
 
-def _ends(values: Range) -> list[float]:
-    whole = values.integer
-    return [int(end) if whole else end for end in (values.min, values.max)]
+def _telling(values: list[Any] | Range) -> list[Any]:
+    """Of numbers both ends, since bytes rise or fall with them; of words all."""
+    if isinstance(values, Range):
+        return [int(end) if values.integer else end for end in (values.min, values.max)]
+    if all(isinstance(value, int | float) for value in values):
+        return [min(values), max(values)]
+    return values
 
 
 def _hunger(
