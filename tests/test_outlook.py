@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from workbench.cards import Card
 from workbench.errors import UsageError
 from workbench.footprint import choose_plan, named_config
-from workbench.footprint.outlook import hungriest, look
+from workbench.footprint.hungriest import hungriest
+from workbench.footprint.outlook import look
 from workbench.footprint.shapes import _SHAPES
 from workbench.footprint.usual_cards import SIZES_GB, card_of_size, usual_card
 from workbench.recipe import Recipe, apply_settings

@@ -186,6 +186,6 @@ def test_what_does_not_fit_is_told_with_its_mends() -> None:
     tiny = [look(recipe, shape, card_of_size(4 << 30, "a card of 4 GiB"), None)]
     (line, colour), (mend, _) = fit_lines(tiny, None, known=False)
     assert line.startswith("does not fit a card of 4 GiB (no card is known here yet): it needs 7")
-    assert (colour, mend.startswith("  → use a 8 GB card")) == ("red", True)
+    assert (colour, mend.startswith("  → use a card of 8 GB")) == ("red", True)
     lacking = WorkbenchError("bf16 needs more", mend="set model.precision: auto")
     assert fit_lines([], lacking, known=True)[1][0] == "  → set model.precision: auto"

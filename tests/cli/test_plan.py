@@ -54,7 +54,7 @@ def test_what_does_not_fit_comes_with_its_mends(workbench: Workbench) -> None:
     said = workbench("plan", GUIDE, "--vram", "4GiB")
     assert said.code == 1
     assert "does not fit: the leanest way needs" in said.out
-    assert "  → use a 8 GB card" in said.out
+    assert "  → use a card of 8 GB" in said.out
 
 
 def test_of_a_sweep_the_hungriest_point_is_planned(workbench: Workbench) -> None:

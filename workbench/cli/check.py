@@ -27,9 +27,11 @@ def check(
     settings: Settings = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Read a recipe's data as training would, and show what is learned; exit code 1 if refused.
+    """Check a recipe's data, and show what carries loss.
 
-    Example rows show in brackets (and in green, unless NO_COLOR is set) what carries loss.
+    Rows are read, split and tokenised as for training; what cannot be trained on is refused with
+    file, line and mend, and exit code 1. Example rows have in brackets (and green, unless NO_COLOR
+    is set) what carries loss. Then: whether it fits the cards here.
     """
     wanted = read(recipe, settings)
     service = Service()
@@ -56,7 +58,7 @@ def _fit(
     recipe: Recipe, result: dict[str, Any], service: Service
 ) -> tuple[list[Outlook], WorkbenchError | None]:
     """The hungriest trial on each kind of card here (24 GiB where none is known), or why not."""
-    from workbench.footprint.outlook import hungriest
+    from workbench.footprint.hungriest import hungriest
 
     cards, _ = meant_cards(service, None, None)
     config = result["model"]["config"]
@@ -118,6 +120,11 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
     for example in result["examples"]:
         print_example(example, left, right)
     out()
+    swept = (
+        [key for key in recipe.sweep.parameters if key.startswith("data.")] if recipe.sweep else []
+    )
+    if swept:
+        out(f"note: the sweep varies {safe_line(', '.join(swept))}; this is the recipe's own value")
     for note in result["notes"]:
         out(f"note: {safe_line(note, 600)}", "yellow")
 

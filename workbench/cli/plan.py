@@ -36,9 +36,13 @@ def plan(
     ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what a recipe takes on a card; exit code 1 if it does not fit."""
+    """Tell what a recipe takes on a card, before anything runs.
+
+    Bytes, the plan, and what would make it fit where it does not; then exit code 1. Needs no GPU
+    and no weights. Without --card and --vram: the cards here, else one of 24 GiB.
+    """
     from workbench.footprint.config import find_config
-    from workbench.footprint.outlook import hungriest
+    from workbench.footprint.hungriest import hungriest
 
     wanted = read(recipe, settings)
     config, source = find_config(wanted.model)

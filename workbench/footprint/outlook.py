@@ -7,34 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.cards import Card
-from workbench.errors import DoesNotFit, WorkbenchError
+from workbench.errors import DoesNotFit
 from workbench.footprint.choose import choose_plan, limit_bytes
 from workbench.footprint.plan import Plan
 from workbench.footprint.usual_cards import GIB, SIZES_GB
 from workbench.recipe import apply_settings
-from workbench.recipe.schema import Range, Recipe
+from workbench.recipe.schema import Recipe
 
 STEP_BYTES = GIB // 8
 """How finely the smallest card that takes a recipe is looked for."""
-_MOST_GIB = 1 << 20
+MOST_GIB = 1 << 20
 """More than anything asks for: Gemma 2 attends eagerly, which is quadratic in the tokens."""
-_TELLING = (
-    "lora.rank",
-    "lora.dropout",
-    "lora.targets",
-    "data.max_tokens",
-    "data.packing",
-    "train.batch_size",
-    "train.accumulation",
-    "train.optimizer",
-    "train.gradient_checkpointing",
-    "model.quantization",
-    "model.double_quantization",
-    "model.precision",
-    "model.attention",
-)
-"""Settings on which bytes depend, of those that a sweep may vary."""
-
 Config = Mapping[str, Any]
 
 
@@ -77,61 +60,25 @@ def look(recipe: Recipe, config: Config, card: Card, longest: int | None = None)
     try:
         plan = choose_plan(recipe, config, card, longest=longest)
     except DoesNotFit as refused:
-        leanest = _leanest(recipe, config, card, longest)
+        least = leanest(recipe, config, card, longest)
         return Outlook(
             card=card,
             fits=False,
             room_bytes=room,
-            plan=leanest[1],
+            plan=least[1],
             reason=refused.what,
-            suggestions=tuple(_suggestions(recipe, config, card, longest, leanest)),
+            suggestions=tuple(_suggestions(recipe, config, card, longest, least)),
         )
     return Outlook(card=card, fits=True, room_bytes=room, plan=plan)
 
 
-def hungriest(recipe: Recipe, config: Config, card: Card) -> tuple[Recipe, dict[str, object]]:
-    """The point of a sweep that takes the most bytes, and its settings; the recipe without one."""
-    plain = recipe.model_copy(update={"sweep": None})
-    if recipe.sweep is None:
-        return plain, {}
-    point: dict[str, object] = {}
-    for key, values in recipe.sweep.parameters.items():
-        if key in _TELLING:
-            tried = _telling(values)
-            point[key] = max(tried, key=lambda v: _hunger(plain, {key: v}, config, card))
-    return apply_settings(plain, point), point
-
-
-def _telling(values: list[Any] | Range) -> list[Any]:
-    """Of numbers both ends, since bytes rise or fall with them; of words all."""
-    if isinstance(values, Range):
-        return [int(end) if values.integer else end for end in (values.min, values.max)]
-    if all(isinstance(value, int | float) for value in values):
-        return [min(values), max(values)]
-    return values
-
-
-def _hunger(
-    recipe: Recipe, settings: dict[str, object], config: Config, card: Card
-) -> tuple[int, int]:
-    """The smallest card that takes it, then its bytes with room enough."""
-    tried = apply_settings(recipe, settings)
-    endless = _sized(card, _MOST_GIB * GIB)
-    try:
-        return _leanest(tried, config, card, None)[0], choose_plan(
-            tried, config, endless
-        ).predicted_bytes
-    except WorkbenchError:  # a point that cannot run here at all is the one to tell of
-        return _MOST_GIB * GIB, 0
-
-
-def _leanest(recipe: Recipe, config: Config, card: Card, longest: int | None) -> tuple[int, Plan]:
+def leanest(recipe: Recipe, config: Config, card: Card, longest: int | None) -> tuple[int, Plan]:
     """Bytes of the smallest card of that kind that takes the recipe, and its plan there."""
 
     def plan_on(total: int) -> Plan | None:
-        return _try(recipe, config, _sized(card, total), longest)
+        return _try(recipe, config, sized(card, total), longest)
 
-    high = next((n for n in (1 << k for k in range(13)) if plan_on(n * GIB) is not None), _MOST_GIB)
+    high = next((n for n in (1 << k for k in range(13)) if plan_on(n * GIB) is not None), MOST_GIB)
     low, high = high // 2 * GIB // STEP_BYTES, high * GIB // STEP_BYTES
     while low < high:
         middle = (low + high) // 2
@@ -139,11 +86,11 @@ def _leanest(recipe: Recipe, config: Config, card: Card, longest: int | None) ->
             low = middle + 1
         else:
             high = middle
-    plan = choose_plan(recipe, config, _sized(card, high * STEP_BYTES), longest=longest)
+    plan = choose_plan(recipe, config, sized(card, high * STEP_BYTES), longest=longest)
     return high * STEP_BYTES, plan
 
 
-def _sized(card: Card, total_bytes: int) -> Card:
+def sized(card: Card, total_bytes: int) -> Card:
     return replace(card, total_bytes=max(1, total_bytes), cap_bytes=None)
 
 
@@ -155,7 +102,7 @@ def _try(recipe: Recipe, config: Config, card: Card, longest: int | None) -> Pla
 
 
 def _suggestions(
-    recipe: Recipe, config: Config, card: Card, longest: int | None, leanest: tuple[int, Plan]
+    recipe: Recipe, config: Config, card: Card, longest: int | None, least: tuple[int, Plan]
 ) -> Iterator[Suggestion]:
     """The nearest settings that fit: each alone where that does, else together; then a card."""
 
@@ -169,15 +116,15 @@ def _suggestions(
         together = [_needed(cheap, fits), *_lower(recipe, cheap, longest, fits)]
         found = list(_fitting(together, fits))[:1]
     if not found:
-        least: dict[str, object] = {**cheap, "lora.rank": min(8, recipe.lora.rank)}
-        found = list(_fitting(list(_lower(recipe, least, longest, fits)), fits))[:1]
+        small: dict[str, object] = {**cheap, "lora.rank": min(8, recipe.lora.rank)}
+        found = list(_fitting(list(_lower(recipe, small, longest, fits)), fits))[:1]
     yield from found
-    gib = -(-leanest[0] // GIB)
-    size = next((f"a {gb} GB card" for gb in SIZES_GB if gb >= gib), f"a card of {gib} GiB")
+    gib = -(-least[0] // GIB)
+    size = next((f"card of {gb} GB" for gb in SIZES_GB if gb >= gib), f"card of {gib} GiB")
     yield Suggestion(
-        words=f"use {size}: it needs {gib} GiB",
+        words=f"use a {size}: it needs {gib} GiB",
         settings={},
-        peak_bytes=leanest[1].predicted_bytes,
+        peak_bytes=least[1].predicted_bytes,
     )
 
 

@@ -89,6 +89,7 @@ def prepare_data(
             "data.packing is not available yet: packed examples would see one another",
             mend="set data.packing: false; rows of similar length share a batch anyway",
         )
+    progress("looking for the data", 0, 0)
     train, held = find_sources(data, cache / "sources", refresh=refresh)
     digest = _digest(data, tokenizer, train, held)
     folder = cache / digest

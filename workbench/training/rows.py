@@ -88,10 +88,13 @@ def _parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=512):
+            for batch in file.iter_batches(batch_size=64):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(f"{name_of(path)} row {number}", values)
+                    place = f"{name_of(path)} row {number}"
+                    if any(isinstance(v, str) and len(v) > MOST_BYTES for v in values.values()):
+                        raise too_long(place)
+                    yield Row(place, values)
     except (pa.ArrowException, UnicodeDecodeError) as broken:
         raise DataError(
             f"{name_of(path)}, after row {number}: cannot be read: {safe_line(broken, 160)}",
