@@ -11,7 +11,11 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.support.desks import TINY, Bench
+from workbench.cli.plan import outlooks
+from workbench.errors import WorkbenchError
+from workbench.footprint.usual_cards import usual_card
 from workbench.home import Home
+from workbench.recipe import Recipe
 
 KEYS = {"fits", "peak_bytes", "card_bytes", "buckets", "plan", "suggestions"}
 GUIDE = "llama3-8b-qlora"
@@ -81,6 +85,21 @@ def test_precision_that_the_card_lacks_is_told(workbench: Workbench) -> None:
     said = workbench("plan", "demo", "-s", "model.precision=bf16", "--card", "t4")
     assert said.code == 1
     assert "bf16 needs compute capability" in said.err
+
+
+def test_cards_that_lack_the_precision_do_not_speak_for_those_that_have_it() -> None:
+    recipe = Recipe.model_validate(
+        {
+            "name": "x",
+            "model": {"name": "a/b", "precision": "bf16"},
+            "data": {"train": "/d.jsonl"},
+        }
+    )
+    cards = [usual_card(name) for name in ("t4", "3060", "3090", "3090")]
+    looked = outlooks(recipe, TINY, cards)
+    assert [one.card.name for one in looked] == ["RTX 3090", "RTX 3060"]
+    with pytest.raises(WorkbenchError, match="bf16 needs compute capability"):
+        outlooks(recipe, TINY, cards[:1])
 
 
 def test_a_model_in_the_hubs_cache_needs_its_config_alone(

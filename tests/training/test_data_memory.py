@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from transformers import PreTrainedTokenizerBase
 
@@ -103,6 +105,13 @@ def test_a_row_of_200_mb_is_refused_with_its_line_and_never_held(
     with peak() as held, pytest.raises(DataError, match=rf"^{name}:2: .* longer than 16 MiB"):
         list(read_file(path))
     assert held[0] < 6 * MOST_BYTES
+
+
+def test_a_parquet_row_beyond_the_bound_is_refused_with_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": ["a", "a" * (MOST_BYTES + 1)]}), path)
+    with pytest.raises(DataError, match=r"^t\.parquet row 2: .* longer than 16 MiB"):
+        list(read_file(path))
 
 
 def test_objects_across_the_stretches_of_an_array_come_out_whole(tmp_path: Path) -> None:
