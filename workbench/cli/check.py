@@ -57,16 +57,18 @@ def check(
 def _fit(
     recipe: Recipe, result: dict[str, Any], service: Service
 ) -> tuple[list[Outlook], WorkbenchError | None]:
-    """The hungriest trial on each kind of card here (24 GiB where none is known), or why not."""
+    """The hungriest trial on each kind of card here (24 GiB where none is known), or why not.
+
+    For rows of data.max_tokens, as the engine plans, though the data's longest may be shorter.
+    """
     from workbench.footprint.hungriest import hungriest
 
     cards, _ = meant_cards(service, None, None)
     config = result["model"]["config"]
     try:
         roomiest = max(cards, key=lambda one: one.usable_bytes)
-        point, swept = hungriest(recipe, config, roomiest)
-        longest = None if "data.max_tokens" in swept else int(result["data"]["max_length"])
-        return outlooks(point, config, cards, longest), None
+        point, _ = hungriest(recipe, config, roomiest)
+        return outlooks(point, config, cards), None
     except WorkbenchError as refused:
         return [], refused
 

@@ -104,9 +104,7 @@ def cards_here(service: Service) -> list[Card]:
     return found
 
 
-def outlooks(
-    recipe: Recipe, config: dict[str, Any], cards: list[Card], longest: int | None = None
-) -> list[Outlook]:
+def outlooks(recipe: Recipe, config: dict[str, Any], cards: list[Card]) -> list[Outlook]:
     """One for each card unlike the others; the roomiest of those that fit first.
 
     WorkbenchError where none of them has what the recipe asks for by name, e.g. bf16.
@@ -117,7 +115,7 @@ def outlooks(
     found, lacking = [], []
     for card in unlike.values():
         try:
-            found.append(look(recipe, config, card, longest))
+            found.append(look(recipe, config, card))
         except ModelError:
             raise
         except WorkbenchError as refused:
