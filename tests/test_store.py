@@ -254,3 +254,19 @@ def test_a_line_that_met_a_full_disk_does_not_spoil_the_next(tmp_path: Path) -> 
     writer.close()
     found, _ = read_events(tmp_path / "events.jsonl", 0)
     assert [getattr(event, "kind", "bad") for event in found] == ["bad", "end"]
+
+
+@pytest.mark.parametrize("key", [10**30, "10" * 20, "٣", "1 or 1", "\ud800"])
+def test_an_experiment_by_an_odd_key_is_not_there(store: Store, key: int | str) -> None:
+    with pytest.raises(NotThere):
+        store.experiment(key)
+
+
+def test_a_trial_with_a_number_no_table_can_hold_is_not_there(store: Store) -> None:
+    with pytest.raises(NotThere):
+        store.trial(10**30)
+
+
+def test_an_experiment_is_found_by_name_and_by_number(store: Store) -> None:
+    assert store.experiment("tiny") == store.experiment(1) == store.experiment("1")
+    assert store.experiment(1).counts == {"queued": 1}

@@ -42,6 +42,8 @@ class Outcome(StrEnum):
     FAILED = "failed"
     LOST = "lost"
     """The worker went away; written by the loop, never by a worker."""
+    CUT = "cut"
+    """The engine went away under it; written by the next loop."""
     KILLED = "killed"
     """A person ended it with its worker; written by the loop."""
 

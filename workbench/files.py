@@ -15,6 +15,12 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def free_bytes(folder: Path) -> int:
+    """What its disk has left for us."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
 def fresh_folder(folder: Path) -> Path:
     """A new, empty folder; what stood there (of a database since removed) is moved aside."""
     if folder.exists():

@@ -66,6 +66,11 @@ class Home:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    def card_lock(self, uuid: str, kind: str) -> Path:
+        """Of the worker that has the card: one on this machine for a GPU, one a home for cores."""
+        folder = private_temp() / "locks" if kind == "cuda" else self.root / "locks"
+        return folder / f"card-{uuid}.lock"
+
     def experiment(self, id: int) -> Path:
         return self.root / "experiments" / str(id)
 
@@ -102,7 +107,7 @@ def private_temp() -> Path:
     """A folder of ours under the system's temp dir, 0700, short enough for Ray's sockets."""
     folder = Path(tempfile.gettempdir()) / f"workbench-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise EngineError(f"{folder} belongs to somebody else", mend="set TMPDIR to another folder")
     folder.chmod(0o700)
     return folder

@@ -1,5 +1,6 @@
 """What a tick does, on a real store and an inline fleet; no clock, no threads."""
 
+import os
 import sqlite3
 from collections.abc import Callable
 
@@ -9,7 +10,8 @@ from tests.support.desks import Bench, cpu_card, recipe
 from workbench import scheduler
 from workbench.errors import IllegalMove, UsageError
 from workbench.events import EventWriter
-from workbench.scheduler.desk import BRAKE, events_file
+from workbench.locks import Lock
+from workbench.scheduler.desk import BRAKE, assignment_file, events_file
 from workbench.scheduler.rescue import rescue_all
 from workbench.search import points
 from workbench.store.board import board
@@ -461,3 +463,134 @@ def test_a_sweep_without_end_is_refused_before_it_fills_memory() -> None:
         points(recipe(sweep={"parameters": dict.fromkeys(keys, values)}))
     some = points(recipe(sweep={"parameters": dict.fromkeys(keys, values), "trials": 3}))
     assert len(some) == 3
+
+
+def test_an_experiment_at_its_limit_keeps_no_card_from_the_others(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    many = [1e-4 * n for n in range(1, 301)]
+    sweep = {"parameters": {"train.learning_rate": many}, "max_parallel": 1}
+    bench.submit(recipe(sweep=sweep, train={"max_steps": 900}))
+    other = bench.submit(recipe(train={"max_steps": 900}))
+    bench.ticks(4)
+    assert [t.state for t in bench.store.trials(other)] == [State.RUNNING]
+
+
+def test_trials_that_wait_for_a_big_card_keep_no_small_one_from_others(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0, 2), cpu_card(1, 64))
+    big = recipe(
+        data={"train": "/d", "max_tokens": 32768},
+        train={"batch_size": 64, "gradient_checkpointing": "off", "max_steps": 900},
+        sweep={"parameters": {"train.seed": list(range(300))}},
+    )
+    bench.submit(big)
+    other = bench.submit(recipe(train={"max_steps": 900}))
+    bench.ticks(60)
+    assert [t.card for t in bench.store.trials(other)] == ["cpu-0"]
+
+
+def test_an_assignment_that_cannot_be_read_is_written_anew(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    start = bench.desk.fleet.start
+    bench.desk.fleet.start = lambda card, given: None  # type: ignore[method-assign]
+    bench.ticks(1)
+    bench.desk.fleet.start = start  # type: ignore[method-assign]
+    [attempt] = bench.store.live_attempts()
+    assignment_file(bench.desk.home, attempt.id).write_text('{"attempt": 1}')
+    bench.until(State.DONE, 2)
+    assert "cannot be read" in bench.store.attempt(attempt.id).reason
+    assert bench.store.cards()[0].quarantined == ""
+
+
+def test_what_an_earlier_databases_attempt_wrote_speaks_for_nobody(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    writer = EventWriter(events_file(bench.desk.home, 1))
+    writer.write("end", outcome="done", step=99)
+    writer.close()
+    bench.submit(recipe())
+    bench.ticks(1)
+    bench.until(State.DONE, 2)
+    assert bench.store.trial(1).score is not None
+    assert "99" not in bench.store.moves(1)[-1].why
+
+
+def test_a_recipe_that_no_longer_validates_fails_its_trials_and_stops_nothing(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of()
+    old = bench.submit(recipe())
+    new = bench.submit(recipe())
+    with bench.store.writing():
+        bench.store.db.execute(
+            "update experiments set recipe = json_set(recipe, '$.gone', 1) where id = ?", (old,)
+        )
+    bench.ticks(20)
+    failed = bench.store.trials(old)
+    assert {t.state for t in failed} == {State.FAILED}
+    assert "cannot be planned" in failed[0].reason
+    assert failed[0].mend
+    assert {t.state for t in bench.store.trials(new)} == {State.DONE}
+
+
+def test_trials_wait_for_a_card_that_is_gone_for_now(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0, 0.05), cpu_card(1, 64))
+    bench.seen = [cpu_card(0, 0.05)]
+    bench.ticks(1)
+    bench.submit(
+        recipe(data={"train": "/d", "max_tokens": 4096}, train={"batch_size": 64, "max_steps": 3})
+    )
+    bench.ticks(2)
+    assert bench.store.trial(2).state is State.QUEUED
+    assert "cpu-1 gone" in bench.store.trial(2).waiting
+    bench.seen = [cpu_card(0, 0.05), cpu_card(1, 64)]
+    bench.until(State.DONE, 2)
+
+
+def test_nothing_is_placed_on_a_full_disk(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.desk.disk_free = lambda folder: 5 << 20
+    bench.submit(recipe())
+    bench.ticks(2)
+    assert "5 MiB left" in bench.store.trial(2).waiting
+    bench.desk.disk_free = lambda folder: 1 << 40
+    bench.until(State.DONE, 2)
+
+
+def test_a_card_in_the_hands_of_another_home_is_waited_for(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    path = bench.desk.home.card_lock("cpu-0", "cpu")
+    path.parent.mkdir()
+    other = Lock(path)
+    assert other.take()
+    bench.submit(recipe())
+    bench.ticks(2)
+    assert f"in the hands of process {os.getpid()}" in bench.store.trial(2).waiting
+    other.release()
+    bench.until(State.DONE, 2)
+
+
+def test_what_went_with_the_engine_is_not_the_cards_fault(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(sweep=GRID))
+    bench.until(State.DONE, 1)
+    bench.until(State.RUNNING, 2)
+    bench.desk.fleet.close()
+    rescue_all(bench.desk, "the engine was restarted")
+    bench.store.wish(2, Wanted.PAUSE)
+    bench.until(State.RUNNING, 3)
+    bench.desk.fleet.end("cpu-0", "died once")
+    bench.ticks(2)
+    assert bench.store.cards()[0].quarantined == ""
+
+
+def test_a_misfit_asked_for_again_and_again_keeps_no_traceback(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0, 0.05), cpu_card(1, 64))
+    bench.seen = [cpu_card(0, 0.05)]
+    bench.ticks(1)
+    bench.submit(recipe(data={"train": "/d", "max_tokens": 4096}, train={"batch_size": 64}))
+    bench.ticks(10)
+    kept = [plan for plan in bench.desk.plans.values() if isinstance(plan, Exception)]
+    assert kept
+    assert all(misfit.__traceback__ is None for misfit in kept)

@@ -10,11 +10,13 @@ from typing import Any
 
 from workbench.assignment import Assignment
 from workbench.cards import Card
+from workbench.files import free_bytes
 from workbench.fleet import Fleet, Phase, Report
 from workbench.home import Home
 from workbench.scheduler.preparer import Preparer
 from workbench.store import Store
 from workbench.store.rows import Attempt, CardRow
+from workbench.text import safe_line
 
 STOPPING = "stopping"
 """Fact: the engine was asked to stop; holds the time, seconds since the epoch."""
@@ -34,8 +36,11 @@ class Desk:
     sample: Callable[[], list[dict[str, Any]] | None]
     """Rows for the cards table when there is a new sample, else None."""
     fleet_ready: Callable[[], bool] = lambda: True
+    disk_free: Callable[[Path], int] = free_bytes
     reports: dict[str, Report] = field(default_factory=dict)
     cards: list[CardRow] = field(default_factory=list)
+    unsendable: dict[int, str] = field(default_factory=dict)
+    """Attempts whose assignment cannot be read, and why; `rescue` places their trials anew."""
     plans: dict[tuple[object, ...], object] = field(default_factory=dict)
     """Remembered by `place`: planning is pure, and the queue asks the same again and again."""
 
@@ -59,8 +64,14 @@ class Desk:
     def start(self, attempt: Attempt) -> None:
         """Send the attempt to its card's worker, again if need be."""
         row = next((row for row in self.cards if row.uuid == attempt.card), None)
-        if row is not None and self.fleet_ready():
-            self.fleet.start(card_of(row), self.assignment(attempt.id))
+        if row is None or not self.fleet_ready():
+            return
+        try:
+            given = self.assignment(attempt.id)
+        except (OSError, ValueError, TypeError) as damaged:
+            self.unsendable[attempt.id] = f"its assignment cannot be read: {safe_line(damaged)}"
+            return
+        self.fleet.start(card_of(row), given)
 
     def assignment(self, attempt: int) -> Assignment:
         """As it was written when the attempt was placed."""

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from workbench.assignment import Assignment
 from workbench.cards import Card
-from workbench.errors import DoesNotFit, WorkbenchError
-from workbench.files import write_durably
+from workbench.errors import DoesNotFit, EngineError, WorkbenchError
+from workbench.files import fresh_folder, write_durably
 from workbench.fleet import Phase
 from workbench.footprint import Plan, choose_plan
+from workbench.locks import holder
 from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, Desk, assignment_file, card_of
 from workbench.store.rows import CardRow, Experiment, TrialRow
+from workbench.text import safe_line
 from workbench.trial import Kind, State, Wanted
 
-LOOK_AHEAD = 64
-"""Queued trials looked at in one tick; more could not be placed anyway."""
+LOOK_AHEAD, OF_EACH = 128, 16
+"""Queued trials looked at in one tick, and of one experiment: a tick stays short, and no
+experiment that waits for one card keeps the others from theirs."""
+PLANS_A_TICK = 24
+"""New plans made in one tick, at 2 ms each; the rest of the queue is looked at in the next."""
+PLANS_KEPT = 8_192
+LEAST_DISK_BYTES = 256 << 20
+"""With less free on the home's disk nothing is placed: every trial would fail, one by one."""
 
 
 def place(desk: Desk) -> None:
@@ -24,21 +33,45 @@ def place(desk: Desk) -> None:
     if hold:
         desk.store.wait_all(hold)
         return
-    free = {row.uuid: row for row in desk.cards if not _busy(desk, row)}
+    if len(desk.plans) > PLANS_KEPT:
+        desk.plans.clear()
+    enough = len(desk.plans) + PLANS_A_TICK
+    busy = {row.uuid: _busy(desk, row) for row in desk.cards}
+    free = {row.uuid: row for row in desk.cards if not busy[row.uuid]}
     running = desk.store.running_by_experiment()
-    for trial in desk.store.queue(LOOK_AHEAD):
-        experiment = desk.store.experiment(trial.experiment)
-        limit = _limit(experiment)
-        if limit and running.get(experiment.id, 0) >= limit:
-            desk.store.wait_for(trial.id, f"its experiment runs {limit} at once at most")
+    known = {id: desk.store.experiment(id) for id in running}
+    full = {id: limit for id in known if (limit := _limit(known[id])) and running[id] >= limit}
+    waits: dict[int, str] = {}
+    for trial in desk.store.queue(LOOK_AHEAD, of_each=OF_EACH, without=full):
+        if len(desk.plans) >= enough:
+            break
+        if trial.experiment in full:
             continue
+        if trial.experiment not in known:
+            known[trial.experiment] = desk.store.experiment(trial.experiment)
+        experiment = known[trial.experiment]
         chosen = _choose(desk, trial, experiment, free)
-        if chosen is not None:
-            card, plan = chosen
-            _start(desk, trial, experiment, card, plan)
-            del free[card.uuid]
-            running[experiment.id] = running.get(experiment.id, 0) + 1
-    desk.store.wait_rest(LOOK_AHEAD, "waits its turn")
+        if chosen is None:
+            waits[trial.id] = _reasons(desk, trial, experiment, busy)
+            continue
+        card, plan = chosen
+        _start(desk, trial, experiment, card, plan)
+        del free[card.uuid]
+        running[experiment.id] = running.get(experiment.id, 0) + 1
+        if (limit := _limit(experiment)) and running[experiment.id] >= limit:
+            full[experiment.id] = limit
+    _tell(desk, waits, full)
+
+
+def _tell(desk: Desk, waits: dict[int, str], full: dict[int, int]) -> None:
+    """What every queued trial waits for, in one commit; an empty reason: it can run nowhere."""
+    store = desk.store
+    with store.writing():
+        for experiment, limit in full.items():
+            store.wait_experiment(experiment, f"its experiment runs {limit} at once at most")
+        for trial, reason in waits.items():
+            store.wait_for(trial, reason)
+        store.wait_rest(waits, full, "waits its turn")
 
 
 def _hold(desk: Desk) -> str:
@@ -50,6 +83,9 @@ def _hold(desk: Desk) -> str:
         return brake
     if not any(row.present for row in desk.cards):
         return desk.store.fact(CARDS_PROBLEM) or "no card has been seen yet"
+    room = desk.disk_free(desk.home.root)
+    if room < LEAST_DISK_BYTES:
+        return f"the disk of {desk.home.root} has {room >> 20} MiB left; free some"
     return "" if desk.fleet_ready() else "Ray is starting"
 
 
@@ -73,23 +109,30 @@ def _busy(desk: Desk, row: CardRow) -> str:
     report = desk.reports.get(row.uuid)
     if report is not None and report.phase in (Phase.BUSY, Phase.GONE):
         return "its worker is not free yet"
+    if report is None and (pid := holder(desk.home.card_lock(row.uuid, row.kind))) is not None:
+        return f"is in the hands of process {pid}"  # an old worker's, or another home's
     return ""
 
 
 def _choose(
     desk: Desk, trial: TrialRow, experiment: Experiment, free: dict[str, CardRow]
 ) -> tuple[Card, Plan] | None:
-    """The smallest free card that takes it, with its plan; else what it waits for is noted."""
-    misfit: WorkbenchError | None = None
+    """The smallest free card that takes it, with its plan."""
     for row in sorted(free.values(), key=lambda r: (card_of(r).usable_bytes, r.uuid)):
         card = card_of(row)
-        try:
+        with suppress(WorkbenchError):
             return card, _plan(desk, trial, experiment, card, _free_bytes(desk, row))
-        except WorkbenchError as refused:
-            misfit = refused
-    able = [row for row in desk.cards if row.present and _ever(desk, trial, experiment, row)]
-    if not able and misfit is not None:
-        reason = _nowhere(desk, trial, experiment) or misfit
+    return None
+
+
+def _reasons(desk: Desk, trial: TrialRow, experiment: Experiment, busy: dict[str, str]) -> str:
+    """What it waits for; a trial that no card we know could ever take fails instead.
+
+    A card that is gone for now may come back: its driver did not load, its riser is loose.
+    """
+    able = [row for row in desk.cards if _ever(desk, trial, experiment, row)]
+    reason = None if able else _nowhere(desk, trial, experiment)
+    if reason is not None:
         desk.store.move(
             trial.id,
             State.QUEUED,
@@ -99,10 +142,8 @@ def _choose(
             reason=reason.what,
             mend=reason.mend,
         )
-        return None
-    reasons = "; ".join(f"{row.uuid} {_busy(desk, row) or 'has too little free'}" for row in able)
-    desk.store.wait_for(trial.id, f"waits for a card: {reasons}" if reasons else "waits for a card")
-    return None
+    reasons = "; ".join(f"{row.uuid} {busy[row.uuid] or 'has too little free'}" for row in able)
+    return f"waits for a card: {reasons}" if reasons else ""
 
 
 def _ever(desk: Desk, trial: TrialRow, experiment: Experiment, row: CardRow) -> bool:
@@ -144,7 +185,10 @@ def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
 def _plan(
     desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, free_bytes: int | None
 ) -> Plan:
-    """Remembered for each trial's settings, card and GiB of room. DoesNotFit or UsageError."""
+    """Remembered for each trial's settings, card and GiB of room.
+
+    DoesNotFit, UsageError, or what an older workbench's recipe, or a strange model, led to.
+    """
     room = None if free_bytes is None else free_bytes >> 28
     key = (experiment.id, json.dumps(trial.settings, sort_keys=True), card, room)
     if key not in desk.plans:
@@ -157,10 +201,15 @@ def _plan(
                 free_bytes=free_bytes,
             )
         except WorkbenchError as refused:
-            desk.plans[key] = refused
+            desk.plans[key] = refused.with_traceback(None)
+        except Exception as broken:
+            desk.plans[key] = EngineError(
+                f"it cannot be planned: {type(broken).__name__}: {safe_line(broken)}",
+                mend="submit its recipe again",
+            )
     found = desk.plans[key]
-    if isinstance(found, WorkbenchError):
-        raise found
+    if isinstance(found, WorkbenchError):  # a new one: each raising makes a traceback longer
+        raise type(found)(found.what, mend=found.mend)
     assert isinstance(found, Plan)
     return found
 
@@ -185,7 +234,7 @@ def _start(desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, plan
             experiment_folder=str(home.experiment(experiment.id)),
             finish=trial.wanted is Wanted.STOP,
         )
-        home.attempt(attempt).mkdir(parents=True, exist_ok=True)
+        fresh_folder(home.attempt(attempt))  # else another database's attempt would speak for it
         write_durably(assignment_file(home, attempt), json.dumps(given.to_json()).encode())
         why = f"fits {card.uuid} with {plan.predicted_bytes / 2**30:.1f} GiB"
         store.move(trial.id, State.QUEUED, State.STARTING, by="place", why=why)

@@ -26,12 +26,14 @@ def rescue(desk: Desk) -> None:
         if why:
             lose(desk, attempt, why)
             _blame(desk, attempt.card)
+        elif attempt.id in desk.unsendable:
+            lose(desk, attempt, desk.unsendable.pop(attempt.id), Outcome.CUT)
 
 
 def rescue_all(desk: Desk, why: str) -> None:
     """At the loop's start: whatever was running ran on workers that are gone."""
     for attempt in desk.store.live_attempts():
-        lose(desk, attempt, why)
+        lose(desk, attempt, why, Outcome.CUT)
 
 
 def _lost(desk: Desk, attempt: Attempt) -> str:
@@ -56,12 +58,12 @@ def _dropped(report: Report, attempt: Attempt) -> bool:
     return report.phase is Phase.IDLE and (report.last_attempt or 0) >= attempt.id
 
 
-def lose(desk: Desk, attempt: Attempt, why: str) -> None:
-    """End the attempt as lost, unless its file says that it ended by itself."""
+def lose(desk: Desk, attempt: Attempt, why: str, outcome: Outcome = Outcome.LOST) -> None:
+    """End the attempt so, unless its file says that it ended by itself."""
     if _ended_by_itself(desk, attempt):
         return
     with desk.store.writing():
-        desk.store.end_attempt(attempt.id, Outcome.LOST, why)
+        desk.store.end_attempt(attempt.id, outcome, why)
         trial = desk.store.trial(attempt.trial)
         verdict = hopeless(desk.store.attempts(trial.id))
         after = State.FAILED if verdict else State.QUEUED
@@ -98,7 +100,8 @@ def _ended_by_itself(desk: Desk, attempt: Attempt) -> bool:
 
 def hopeless(attempts: list[Attempt]) -> str:
     """Why a trial is not tried again; empty while it may be. `attempts` oldest first."""
-    lost = list(takewhile(lambda a: a.outcome == Outcome.LOST, reversed(attempts)))
+    gone = (Outcome.LOST, Outcome.CUT)
+    lost = list(takewhile(lambda a: a.outcome in gone, reversed(attempts)))
     barren = list(takewhile(lambda a: a.checkpoint_step is None, lost))
     if len(barren) >= BARREN_LIMIT:
         reasons = "; ".join(a.reason for a in reversed(barren[:BARREN_LIMIT]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -111,12 +111,22 @@ class Reader:
 
     def experiment(self, key: int | str) -> Experiment:
         """By id or by name; NotThere names what there is."""
-        found = self.experiments()
-        for one in found:
-            if str(one.id) == str(key) or one.name == key:
-                return one
-        names = ", ".join(one.name for one in found[:8]) or "none yet"
-        raise NotThere(f"there is no experiment {key}", mend=f"there are: {names}")
+        word = str(key).encode(errors="replace").decode()  # no name is all digits
+        id = int(word) if word.isascii() and word.isdecimal() and len(word) < 19 else -1
+        row = self.db.execute(
+            "select * from experiments where name = ? or id = ?",
+            (word, id if str(id) == word else -1),
+        ).fetchone()
+        if row is None:
+            newest = self.db.execute("select name from experiments order by id desc limit 8")
+            names = ", ".join(one["name"] for one in newest) or "none yet"
+            raise NotThere(f"there is no experiment {word}", mend=f"there are: {names}")
+        counts = self.db.execute(
+            """select state, count(*) from trials where experiment = ? and kind = 'tune'
+               group by 1""",
+            (row["id"],),
+        )
+        return _experiment(row, dict(counts.fetchall()))
 
     def trials(
         self, experiment: int | None = None, states: frozenset[State] | None = None
@@ -133,7 +143,8 @@ class Reader:
         return [_trial(row) for row in rows]
 
     def trial(self, id: int) -> TrialRow:
-        row = self.db.execute(f"{_TRIALS} where t.id = ?", (id,)).fetchone()
+        known = id if 0 < id < 1 << 63 else 0  # what SQLite can hold
+        row = self.db.execute(f"{_TRIALS} where t.id = ?", (known,)).fetchone()
         if row is None:
             last = self.db.execute("select max(id) from trials").fetchone()[0]
             raise NotThere(
@@ -156,11 +167,14 @@ class Reader:
         return _attempt(self.db.execute("select * from attempts where id = ?", (id,)).fetchone())
 
     def lost_in_a_row(self, card: str) -> list[int]:
-        """Trials whose attempts this card lost since it last ended one properly."""
+        """Trials whose attempts this card lost since it last ended one properly.
+
+        What went with the engine is neither its fault nor its merit.
+        """
         rows = self.db.execute(
             """select trial from attempts where card = :card and outcome = 'lost'
                and id > (select coalesce(max(id), 0) from attempts
-                         where card = :card and outcome is not null and outcome <> 'lost')""",
+                         where card = :card and outcome not in ('lost', 'cut'))""",
             {"card": card},
         )
         return [row[0] for row in rows]
@@ -170,12 +184,20 @@ class Reader:
         rows = self.db.execute("select * from experiments where state = 'preparing' order by id")
         return [_experiment(row, {}) for row in rows]
 
-    def queue(self, limit: int) -> list[TrialRow]:
-        """Queued trials in the order they are to be placed."""
+    def queue(self, limit: int, *, of_each: int, without: Collection[int] = ()) -> list[TrialRow]:
+        """Queued trials in the order they are to be placed: the first `of_each` of an experiment,
+        so that none can stand before all others; of those in `without` none."""
         rows = self.db.execute(
-            f"""{_TRIALS} where t.state = 'queued' and not e.held
-                order by e.priority desc, t.id limit ?""",
-            (limit,),
+            f"""{_TRIALS} where t.id in (
+                  select id from (
+                    select q.id, e.priority, row_number()
+                           over (partition by q.experiment order by q.id) as place
+                    from trials q join experiments e on e.id = q.experiment
+                    where q.state = 'queued' and not e.held
+                      and e.id not in (select value from json_each(:without)))
+                  where place <= :of_each order by priority desc, id limit :limit)
+                order by e.priority desc, t.id""",
+            {"limit": limit, "of_each": of_each, "without": json.dumps(list(without))},
         )
         return [_trial(row) for row in rows]
 
@@ -220,7 +242,7 @@ class Reader:
     # --- metrics ---
 
     def metric_names(self, trial: int) -> list[str]:
-        rows = self.db.execute("select distinct name from metrics where trial = ?", (trial,))
+        rows = self.db.execute("select distinct name from metric_bands where trial = ?", (trial,))
         return sorted(row[0] for row in rows)
 
     def series(self, trial: int, name: str, points: int = 200) -> list[Point]:
@@ -228,8 +250,10 @@ class Reader:
 
         Reads at most points × 1,024 metric rows, or the bands when there are more steps than that.
         """
-        first, last = self.db.execute(
-            "select min(step), max(step) from metrics where trial = ? and name = ?", (trial, name)
+        one = "from metrics where trial = :trial and name = :name)"
+        first, last = self.db.execute(  # both at once would read every row
+            f"select (select min(step) {one}, (select max(step) {one}",
+            {"trial": trial, "name": name},
         ).fetchone()
         if first is None:
             return []

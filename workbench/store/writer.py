@@ -6,7 +6,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -178,6 +178,15 @@ class Store(Reader):
                 {"w": what, "id": trial},
             )
 
+    def wait_experiment(self, experiment: int, what: str) -> None:
+        """The same reason for all of an experiment that is queued."""
+        with self.writing():
+            self.db.execute(
+                """update trials set waiting = :w
+                   where experiment = :id and state = 'queued' and waiting <> :w""",
+                {"w": what, "id": experiment},
+            )
+
     def wait_all(self, what: str) -> None:
         """The same reason for everything queued."""
         with self.writing():
@@ -186,15 +195,14 @@ class Store(Reader):
                 {"w": what},
             )
 
-    def wait_rest(self, looked_at: int, what: str) -> None:
-        """The reason of those behind the first `looked_at` in the queue."""
+    def wait_rest(self, told: Collection[int], experiments: Collection[int], what: str) -> None:
+        """The reason of everything queued but the trials `told`, and those of `experiments`."""
         with self.writing():
             self.db.execute(
-                """update trials set waiting = :w where waiting <> :w and id in (
-                     select t.id from trials t join experiments e on e.id = t.experiment
-                     where t.state = 'queued' and not e.held
-                     order by e.priority desc, t.id limit -1 offset :n)""",
-                {"w": what, "n": looked_at},
+                """update trials set waiting = :w where state = 'queued' and waiting <> :w
+                   and id not in (select value from json_each(:told))
+                   and experiment not in (select value from json_each(:experiments))""",
+                {"w": what, "told": json.dumps([*told]), "experiments": json.dumps([*experiments])},
             )
 
     # --- attempts ---

@@ -17,7 +17,7 @@ from workbench.cards import Card
 from workbench.errors import EngineError
 from workbench.events import EventWriter
 from workbench.fleet import Halt, Phase
-from workbench.home import private_temp
+from workbench.home import Home
 from workbench.locks import Lock, holder
 from workbench.training import failure
 from workbench.training.control import Control
@@ -37,9 +37,9 @@ _one_at_a_time = threading.Lock()
 
 def lock_path(card: Card, home: Path) -> Path:
     """One lock a card: of this machine for a GPU, so that two homes never share it."""
-    folder = private_temp() / "locks" if card.kind == "cuda" else home / "locks"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder / f"card-{card.uuid}.lock"
+    path = Home(home).card_lock(card.uuid, card.kind)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
 
 
 class Worker:
