@@ -25,8 +25,9 @@ from workbench.training import adapter, checkpoint, libraries
 from workbench.training.base import BaseSpec, Resident
 from workbench.training.checkpoint import Belongs, Checkpoint
 from workbench.training.control import Control, Emit, Interrupted
-from workbench.training.course import Course, what_was_prepared
+from workbench.training.course import Course, fast_step, what_was_prepared
 from workbench.training.data import load_prepared, prepare_data
+from workbench.training.fast_trainer import FastTrialTrainer
 from workbench.training.memory import Meter
 from workbench.training.prepare import evaluation_digest
 from workbench.training.scoring import Scorer
@@ -143,7 +144,8 @@ class Attempt:
             return self._finish(base, eval_rows, found)
         model = adapter.put_on(base, self.recipe, self.emit)
         course = self._course(base, eval_rows, data)
-        trainer = TrialTrainer(model, rows, self.tokenizer, course)
+        kind = FastTrialTrainer if course.fast else TrialTrainer
+        trainer = kind(model, rows, self.tokenizer, course)
         steps, complete = trainer.run(found, lambda total: self._phase("training", steps=total))
         del trainer
         if not complete and self.control.halt is Halt.YIELD:
@@ -175,7 +177,7 @@ class Attempt:
             recipe=checkpoint.recipe_digest(self.recipe),
             data=data,
             precision=self.plan.precision,
-            optimizer=self.plan.optimizer,
+            optimizer=self.plan.optimizer + (", fast step" if fast_step() else ""),
             versions=libraries.versions(),
         )
 
@@ -190,6 +192,7 @@ class Attempt:
             emit=self.emit,
             control=self.control,
             meter=self.meter,
+            fast=fast_step(),
             held_out=self._scorer(base, eval_rows).held_out,
         )
 

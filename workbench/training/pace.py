@@ -59,12 +59,14 @@ class Window:
         self.seconds = 0.0
         self._since = time.monotonic()
 
-    def add(self, loss: torch.Tensor, targets: torch.Tensor, tokens: torch.Tensor) -> None:
+    def add(
+        self, loss: torch.Tensor, targets: torch.Tensor | int, tokens: torch.Tensor | int
+    ) -> None:
         """One micro-step: its share of the batch's mean loss, the batch's targets, its tokens."""
         self._sums[0] += loss.double() * targets
         self._sums[2] += tokens
 
-    def step(self, targets: torch.Tensor) -> None:
+    def step(self, targets: torch.Tensor | int) -> None:
         self._sums[1] += targets
         self.steps += 1
 

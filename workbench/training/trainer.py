@@ -55,7 +55,7 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=config(course),
-            data_collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
+            data_collator=self.collator(tokenizer),
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[Boundary(course)],
@@ -65,6 +65,10 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
             param.data = master
         self.window = Window(course.device)
         self._targets = torch.zeros((), dtype=torch.int64)
+
+    @staticmethod
+    def collator(tokenizer: Any) -> Any:
+        return DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
 
     def run(self, found: Checkpoint | None, begin: Callable[[int], None]) -> tuple[int, bool]:
         """Train from `found` or from the start: (steps done, whether that was all of them).
