@@ -6,6 +6,7 @@ when a person asked the engine to stop; its keeper takes any other end for a cra
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -18,12 +19,12 @@ from workbench.files import write_durably
 from workbench.fleet.ray_fleet import RayFleet
 from workbench.home import Home, find_home
 from workbench.locks import Lock, holder
-from workbench.processes import die_with_parent
+from workbench.processes import KEEPER, die_with_parent
 from workbench.scheduler import Desk, tick
 from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, STOPPING
 from workbench.scheduler.preparer import Preparer
 from workbench.scheduler.rescue import rescue_all
-from workbench.store import Store
+from workbench.store import Blocked, Store
 
 TICK_S = 0.25
 STOP_LIMIT_S = 90.0
@@ -35,9 +36,9 @@ log = logging.getLogger("workbench.engine")
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     die_with_parent()
-    home = find_home().make()
-    lock = Lock(home.loop_lock)
     try:
+        home = find_home().make()
+        lock = Lock(home.loop_lock)
         _take(lock)
         return _run(home)
     except WorkbenchError as refused:
@@ -69,16 +70,31 @@ def _run(home: Home) -> int:
         fleet_ready=fleet.connect,
     )
     _begin(desk)
-    keeper = os.getppid()
+    keeper = int(os.environ.get(KEEPER) or os.getppid())  # it may have died before we asked
+    patience = Patience()
     while os.getppid() == keeper:
-        home.tick.touch()
-        tick(desk)
-        if _may_stop(desk):
-            _stop(desk)
-            return 0
+        try:
+            home.tick.touch()
+            tick(desk)
+            if _may_stop(desk, patience):
+                _stop(desk)
+                return 0
+        except (OSError, Blocked) as full:
+            if not passes(full):
+                raise
+            log.error("this tick was cut short: %s", full)
+            time.sleep(1.0)
         time.sleep(TICK_S)
     log.error("the keeper is gone")
     return 1
+
+
+def passes(error: Exception) -> bool:
+    """True for a full disk and for somebody else's lock on the database: trials train on
+    meanwhile, and the next tick tries again."""
+    if isinstance(error, Blocked):
+        return error.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL")
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _begin(desk: Desk) -> None:
@@ -92,22 +108,36 @@ def _begin(desk: Desk) -> None:
     log.info("loop up")
 
 
-def _may_stop(desk: Desk) -> bool:
-    since = desk.store.fact(STOPPING)
-    if not since:
-        return False
-    waited_s = abs(desk.store.clock() - float(since))
-    return not desk.store.live_attempts() or waited_s > STOP_LIMIT_S
+class Patience:
+    """How long we have been stopping, by the monotonic clock: the wall clock may jump."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+
+    def over(self, stopping: bool, now_s: float) -> bool:
+        if not stopping:
+            self._since_s = None
+        elif self._since_s is None:
+            self._since_s = now_s
+        return self._since_s is not None and now_s - self._since_s > STOP_LIMIT_S
+
+
+def _may_stop(desk: Desk, patience: Patience) -> bool:
+    over = patience.over(desk.stopping, time.monotonic())
+    return desk.stopping and (over or not desk.store.live_attempts())
 
 
 def _stop(desk: Desk) -> None:
-    """Workers end, the marker is set; the keeper sees our exit and ends the head."""
+    """Workers end, the marker is set; the keeper sees our exit and ends the head.
+
+    STOPPING goes last: killed before, the next loop has still to stop, and not to train on.
+    """
     desk.preparer.close()
     desk.fleet.close()
     rescue_all(desk, "the engine was stopped before it had checkpointed")
-    desk.store.set_fact(STOPPING, "")
     desk.store.note("engine", "the engine was stopped", level="info")
     write_durably(desk.home.stopped, b"stopped by a person\n")
+    desk.store.set_fact(STOPPING, "")
 
 
 class CardWatch:

@@ -26,13 +26,25 @@ from types import FrameType
 from workbench.files import write_durably
 from workbench.home import Home, find_home, private_temp
 from workbench.locks import Lock, holder
-from workbench.processes import LOOPBACK, MARK, Identity, end, end_unit, identify, listeners, marked
+from workbench.processes import (
+    KEEPER,
+    LOOPBACK,
+    MARK,
+    Identity,
+    end,
+    end_unit,
+    identify,
+    listeners,
+    marked,
+)
 
 WATCH_S = 0.1
 TICK_LIMIT_S = 30.0
 """A loop that has not ticked for so long is started anew, with its head."""
 SAMPLE_LIMIT_S = 15.0
 """A sampler that has not written for so long is ended and started anew."""
+SAMPLER_PAUSE_S = 2.0
+"""Between two starts of a sampler, however it ended."""
 CRASHES, CRASH_WINDOW_S = 5, 600.0
 """So many loop crashes in so long, and nothing new is placed."""
 PORTS = range(20_000, 30_000)  # above Ray's worker ports (10002–19999), below the ephemeral ones
@@ -53,13 +65,15 @@ class Unit:
 
 
 class Keeper:
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, lock: Lock) -> None:
         self.home = home
+        self.lock = lock
         self.crashes: deque[float] = deque(maxlen=CRASHES)
         self.fresh = True
         self.ending = False
         self.sampler: subprocess.Popen[bytes] | None = None
-        self._sampling_s = 0.0
+        self._sampling_s = -SAMPLER_PAUSE_S
+        self._stalled = False
         self._changed: dict[Path, tuple[int, float]] = {}
         self._checked: set[str] = set()
 
@@ -75,16 +89,23 @@ class Keeper:
         pause_s = 0.0
         while not self.ending:
             time.sleep(pause_s)
-            unit = self._start_unit()
-            why = self._watch(unit)
-            log.info("unit %s ends: %s", unit.name, why)
-            self._end_unit(unit)
-            if why == "stopped":
+            if not self.lock.stands():
                 break
+            try:
+                unit = self._start_unit()
+            except OSError as refused:  # a full disk, no process to be had: it may pass
+                log.error("head and loop could not be started: %s", refused)
+            else:
+                why = self._watch(unit)
+                log.info("unit %s ends: %s", unit.name, why)
+                self._end_unit(unit)
+                if why == "stopped":
+                    break
             self.crashes.append(time.monotonic())
             pause_s = min(10.0, 0.5 * 2 ** (len(self._recent()) - 1))
         self._end_sampler()
-        self.home.runtime.unlink(missing_ok=True)
+        if self.lock.stands():
+            self.home.runtime.unlink(missing_ok=True)
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         self.ending = True
@@ -99,14 +120,17 @@ class Keeper:
             left = json.loads(self.home.runtime.read_text())
         except (OSError, ValueError):
             return
+        if not isinstance(left, dict):
+            return
         for unit in (left.get("unit"), left.get("sampler_unit")):
             if unit:
                 stubborn = end_unit(str(unit))
                 if stubborn:
                     log.error("processes %s of unit %s would not die", stubborn, unit)
         for name in ("head", "loop"):
-            if left.get(name):
-                end(Identity(**left[name]))
+            with suppress(TypeError):  # what we did not write
+                if left.get(name):
+                    end(Identity(**left[name]))
         _remove(left.get("temp"))
 
     # --- head and loop ---
@@ -121,7 +145,12 @@ class Keeper:
         self._changed.clear()
         self._note_runtime(unit=name, port=port, temp=str(temp))
         head = self._spawn("head", head_command(port, temp), {**env, "CUDA_VISIBLE_DEVICES": ""})
-        loop = self._spawn("loop", [sys.executable, "-m", "workbench.engine"], env)
+        try:
+            loop = self._spawn("loop", [sys.executable, "-m", "workbench.engine"], env)
+        except OSError:
+            end_unit(name)
+            head.wait()
+            raise
         self.fresh = False
         self._note_runtime(
             unit=name,
@@ -147,6 +176,7 @@ class Keeper:
         return {
             **env,
             MARK: unit,
+            KEEPER: str(os.getpid()),
             "WORKBENCH_HOME": str(self.home.root),
             "WORKBENCH_RAY": f"127.0.0.1:{port}",
             "WORKBENCH_FRESH": "1" if self.fresh else "",
@@ -186,6 +216,9 @@ class Keeper:
     def _watch(self, unit: Unit) -> str:
         """Blocks while all is well; why the unit has to end."""
         while not self.ending:
+            if not self.lock.stands():  # its folder was removed: a new keeper may have taken over
+                self.ending = True
+                break
             self._keep_sampling()
             code = unit.loop.poll()
             if code is not None:
@@ -221,22 +254,30 @@ class Keeper:
     # --- cards ---
 
     def _keep_sampling(self) -> None:
-        """A sampler that hangs in the driver is ended and tried anew; nobody waits for it."""
+        """A sampler that hangs in the driver is ended, and tried anew once it has gone: one that
+        cannot be killed would only be joined by others. Nobody waits for it."""
         if self.sampler is not None and self.sampler.poll() is None:
-            if self._still_s(self.home.sample, self._sampling_s) < SAMPLE_LIMIT_S:
-                return
-            log.error("the card sampler has stalled")
-            self.sampler.kill()
-        self._sampling_s = time.monotonic()
+            still_s = self._still_s(self.home.sample, self._sampling_s)
+            if still_s >= SAMPLE_LIMIT_S and not self._stalled:
+                log.error("the card sampler has stalled")
+                self.sampler.kill()
+                self._stalled = True
+            return
+        if time.monotonic() - self._sampling_s < SAMPLER_PAUSE_S:
+            return
+        self._sampling_s, self._stalled = time.monotonic(), False
         self._changed.pop(self.home.sample, None)
-        self.sampler = self._spawn(
-            "sampler",
-            [
-                *(sys.executable, "-m", "workbench.card_sampler", str(self.home.sample)),
-                f"--parent={os.getpid()}",
-            ],
-            {**os.environ, MARK: f"sampler-{os.getpid()}"},
-        )
+        try:
+            self.sampler = self._spawn(
+                "sampler",
+                [
+                    *(sys.executable, "-m", "workbench.card_sampler", str(self.home.sample)),
+                    f"--parent={os.getpid()}",
+                ],
+                {**os.environ, MARK: f"sampler-{os.getpid()}"},
+            )
+        except OSError as refused:
+            log.error("the card sampler could not be started: %s", refused)
 
     def _end_sampler(self) -> None:
         if self.sampler is not None:
@@ -306,7 +347,7 @@ def main() -> int:
         os._exit(0)
     lock.sign()
     log.info("keeper %d of %s", os.getpid(), home.root)
-    Keeper(home).run()
+    Keeper(home, lock).run()
     return 0
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 MARK = "WORKBENCH_UNIT"
 """In the environment of everything the keeper starts: which head-and-loop unit it belongs to."""
+KEEPER = "WORKBENCH_KEEPER"
+"""In the loop's environment: the pid of the keeper it may not outlive."""
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -78,7 +80,7 @@ def end(identity: Identity, deadline_s: float = 10.0) -> bool:
 def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return
 
 
@@ -100,7 +102,11 @@ def listeners(pids: Iterable[int]) -> list[tuple[str, int]]:
             continue
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:  # a kernel without IPv6 has no tcp6
+            continue
+        for line in lines:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in inodes:  # 0A: listening
                 address, port = fields[1].split(":")

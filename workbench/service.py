@@ -108,7 +108,7 @@ class Service:
         """The store, or None where no engine ever ran. Opened anew when the file was replaced."""
         try:
             inode = self.home.database.stat().st_ino
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         if self._reader is None or inode != self._inode:
             reader = Reader.open(self.home.database)
@@ -295,5 +295,5 @@ class Service:
 def _age_s(path: Path) -> float | None:
     try:
         return max(0.0, time.time() - path.stat().st_mtime)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None

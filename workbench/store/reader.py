@@ -140,7 +140,7 @@ class Reader:
             where.append(f"t.state in ({','.join('?' * len(states))})")
             args.extend(states)
         rows = self.db.execute(f"{_TRIALS} where {' and '.join(where)} order by t.id", args)
-        return [_trial(row) for row in rows]
+        return _trials(rows)
 
     def trial(self, id: int) -> TrialRow:
         known = id if 0 < id < 1 << 63 else 0  # what SQLite can hold
@@ -153,7 +153,7 @@ class Reader:
                 if last
                 else "none was made yet; start one with `workbench run RECIPE`",
             )
-        return _trial(row)
+        return _trial(dict(row))
 
     def attempts(self, trial: int) -> list[Attempt]:
         rows = self.db.execute("select * from attempts where trial = ? order by id", (trial,))
@@ -199,12 +199,12 @@ class Reader:
                 order by e.priority desc, t.id""",
             {"limit": limit, "of_each": of_each, "without": json.dumps(list(without))},
         )
-        return [_trial(row) for row in rows]
+        return _trials(rows)
 
     def unwilling(self) -> list[TrialRow]:
         """Queued trials that somebody wants paused, stopped or killed."""
         rows = self.db.execute(f"{_TRIALS} where t.state = 'queued' and t.wanted <> 'run'")
-        return [_trial(row) for row in rows]
+        return _trials(rows)
 
     def running_by_experiment(self) -> dict[int, int]:
         rows = self.db.execute(
@@ -332,11 +332,19 @@ def _experiment(row: sqlite3.Row, counts: dict[str, int]) -> Experiment:
     )
 
 
-def _trial(row: sqlite3.Row) -> TrialRow:
-    data = dict(row)
-    data["kind"] = Kind(data["kind"])
-    data["state"] = State(data["state"])
-    data["wanted"] = Wanted(data["wanted"])
+_KINDS, _STATES, _WANTED = ({one.value: one for one in each} for each in (Kind, State, Wanted))
+"""Ten thousand trials are read for one screen: a look-up costs a fifth of an enum's call."""
+
+
+def _trials(cursor: sqlite3.Cursor) -> list[TrialRow]:
+    names = [column[0] for column in cursor.description]
+    return [_trial(dict(zip(names, row, strict=True))) for row in cursor]
+
+
+def _trial(data: dict[str, Any]) -> TrialRow:
+    data["kind"] = _KINDS[data["kind"]]
+    data["state"] = _STATES[data["state"]]
+    data["wanted"] = _WANTED[data["wanted"]]
     data["settings"] = json.loads(data["settings"])
     data["phase"] = data["phase"] or ""
     return TrialRow(**data)

@@ -157,7 +157,13 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _newest_first(checkpoints: Path) -> list[Path]:
-    return sorted(checkpoints.glob("step-*"), reverse=True)
+    """By number: as text, step-1000000 would come before step-999999."""
+    return sorted(checkpoints.glob("step-*"), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
 
 
 def _set_aside(path: Path) -> None:

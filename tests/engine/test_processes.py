@@ -1,0 +1,117 @@
+"""Keeper, loop and locks, without Ray: what must hold when something else goes wrong."""
+
+import errno
+import fcntl
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from workbench.engine import STOP_LIMIT_S, Patience, passes
+from workbench.home import Home
+from workbench.keeper import Keeper
+from workbench.locks import Lock, holder
+from workbench.processes import KEEPER
+from workbench.service import Service
+from workbench.store import Store
+from workbench.training import checkpoint
+
+
+def kept(folder: Path) -> Keeper:
+    home = Home(folder / "home").make()
+    lock = Lock(home.keeper_lock)
+    assert lock.take()
+    return Keeper(home, lock)
+
+
+def test_a_lock_that_somebody_only_looked_at_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    looking = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.03, os.close, [looking]).start()
+    assert Lock(path).take()
+
+
+def test_a_lock_whose_file_was_removed_no_longer_stands(tmp_path: Path) -> None:
+    lock = Lock(tmp_path / "lock")
+    assert lock.take()
+    assert lock.stands()
+    (tmp_path / "lock").unlink()
+    (tmp_path / "lock").touch()
+    assert not lock.stands()
+
+
+def test_a_keeper_whose_home_was_removed_ends(tmp_path: Path) -> None:
+    keeper = kept(tmp_path)
+    keeper.home.keeper_lock.unlink()
+    keeper.run()
+    assert not keeper.home.runtime.exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", '{"head": {"pid": "x"}}', '{"unit": 7}'])
+def test_a_damaged_runtime_file_does_not_stop_a_keeper(tmp_path: Path, text: str) -> None:
+    keeper = kept(tmp_path)
+    keeper.home.runtime.write_text(text)
+    keeper._end_leftovers()
+
+
+def test_a_loop_whose_keeper_died_while_it_was_starting_ends(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").make()
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench.engine"],
+        env={
+            **os.environ,
+            KEEPER: "1",
+            "WORKBENCH_HOME": str(home.root),
+            "WORKBENCH_RAY": "127.0.0.1:1",
+        },
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"the keeper is gone" in done.stderr
+
+
+def test_stopping_takes_its_time_by_the_monotonic_clock() -> None:
+    patience = Patience()
+    assert not patience.over(stopping=True, now_s=5.0)
+    assert not patience.over(stopping=True, now_s=4.0 + STOP_LIMIT_S)
+    assert patience.over(stopping=True, now_s=6.0 + STOP_LIMIT_S)
+    assert not patience.over(stopping=False, now_s=7.0 + STOP_LIMIT_S)
+    assert not patience.over(stopping=True, now_s=8.0 + STOP_LIMIT_S)
+
+
+def test_a_full_disk_and_a_held_database_pass_and_a_broken_one_does_not(tmp_path: Path) -> None:
+    store = Store(tmp_path / "w.db")
+    pages = store.db.execute("pragma page_count").fetchone()[0]
+    store.db.execute(f"pragma max_page_count = {pages}")
+    with pytest.raises(sqlite3.OperationalError) as full, store.writing():
+        for _ in range(100):
+            store.note("log", "x" * 4_000)
+    with pytest.raises(sqlite3.OperationalError) as broken:
+        store.db.execute("select nothing from nowhere")
+    store.close()
+    assert passes(full.value)
+    assert passes(OSError(errno.ENOSPC, "no space"))
+    assert not passes(broken.value)
+    assert not passes(FileNotFoundError(errno.ENOENT, "gone"))
+
+
+def test_a_home_under_a_file_is_answered_like_one_that_never_ran(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    service = Service(Home(tmp_path / "file" / "home"))
+    assert holder(service.home.keeper_lock) is None
+    assert service.snapshot().engine.state == "down"
+    assert service.snapshot().trials == []
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_highest_step(tmp_path: Path) -> None:
+    for step in (999_975, 1_000_000, 999_950):
+        checkpoint.folder_of(tmp_path, step).mkdir()
+    checkpoint.tidy(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-999975", "step-1000000"}
