@@ -270,3 +270,11 @@ def test_a_trial_with_a_number_no_table_can_hold_is_not_there(store: Store) -> N
 def test_an_experiment_is_found_by_name_and_by_number(store: Store) -> None:
     assert store.experiment("tiny") == store.experiment(1) == store.experiment("1")
     assert store.experiment(1).counts == {"queued": 1}
+
+
+def test_a_band_holds_its_extremes_whatever_came_first_and_was_replaced(store: Store) -> None:
+    for step, value in ((1, None), (2, 3.0), (3, float("nan")), (4, -1.0), (5, 9.0)):
+        store.put_metrics(1, step, {"loss": value})
+    store.put_metrics(1, 5, {"loss": 4.0})
+    band = store.db.execute("select low, high from metric_bands").fetchall()
+    assert [tuple(row) for row in band] == [(-1.0, 4.0)]

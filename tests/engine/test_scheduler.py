@@ -3,6 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -395,7 +396,7 @@ def test_killed_before_a_trial_was_moved_its_end_is_read_again(bench_of: MakeBen
             raise KeyboardInterrupt
         move(trial, before, after, **told)
 
-    bench.store.move = killed  # type: ignore[method-assign, assignment]
+    bench.store.move = killed  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         bench.ticks(20)
     bench.store.move = move  # type: ignore[method-assign]
@@ -594,3 +595,19 @@ def test_a_misfit_asked_for_again_and_again_keeps_no_traceback(bench_of: MakeBen
     kept = [plan for plan in bench.desk.plans.values() if isinstance(plan, Exception)]
     assert kept
     assert all(misfit.__traceback__ is None for misfit in kept)
+
+
+def test_training_that_hangs_behind_a_worker_that_answers_is_tried_again(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    observe = bench.desk.fleet.observe
+    bench.desk.fleet.observe = lambda: {  # type: ignore[method-assign]
+        card: replace(report, data={"still_s": 9_000.0}) for card, report in observe().items()
+    }
+    bench.ticks(1)
+    bench.desk.fleet.observe = observe  # type: ignore[method-assign]
+    assert "no progress for 150 min" in bench.store.attempts(2)[0].reason
+    assert bench.until(State.DONE, 2).attempts == 2

@@ -14,6 +14,9 @@ from workbench.trial import State
 
 SILENT_LIMIT_S = 120.0
 """A worker whose control thread says nothing for so long is replaced."""
+STILL_LIMIT_S = 7_200.0
+"""Training that makes no progress for so long hangs, whatever its control thread says: far above
+the slowest optimizer step, and below never."""
 START_LIMIT_S = 300.0
 """An attempt that no worker has taken for so long is placed anew."""
 BARREN_LIMIT = 3
@@ -47,6 +50,11 @@ def _lost(desk: Desk, attempt: Attempt) -> str:
         return f"the worker of {attempt.card} went away: {safe_line(report.reason, 300)}"
     if report.silent_s > SILENT_LIMIT_S and report.phase is not Phase.STARTING:
         why = f"the worker of {attempt.card} did not answer for {report.silent_s:.0f} s"
+        desk.fleet.end(attempt.card, why)
+        return why
+    still_s = float((report.data or {}).get("still_s") or 0.0)
+    if report.attempt == attempt.id and still_s > STILL_LIMIT_S:
+        why = f"training on {attempt.card} made no progress for {still_s / 60:.0f} min"
         desk.fleet.end(attempt.card, why)
         return why
     if _dropped(report, attempt):

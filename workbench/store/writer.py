@@ -321,16 +321,28 @@ class Store(Reader):
         with self.writing():
             for name, value in values.items():
                 finite = value if value is not None and math.isfinite(value) else None
-                self.db.execute(
-                    "insert or replace into metrics values (?, ?, ?, ?)",
-                    (trial, name, step, finite),
-                )
+                row = (trial, name, step, finite)
+                if self.db.execute(
+                    "insert or ignore into metrics values (?, ?, ?, ?)", row
+                ).rowcount:
+                    self._widen_band(trial, name, band, finite)
+                    continue
+                self.db.execute("insert or replace into metrics values (?, ?, ?, ?)", row)
                 self.db.execute(
                     """insert or replace into metric_bands
                        select trial, name, ?, min(value), max(value) from metrics
                        where trial = ? and name = ? and step >= ? and step < ?""",
                     (band, trial, name, band * BAND_STEPS, (band + 1) * BAND_STEPS),
                 )
+
+    def _widen_band(self, trial: int, name: str, band: int, value: float | None) -> None:
+        """Take in a new step's value; min and max of a null and a number are null in SQLite."""
+        self.db.execute(
+            """insert into metric_bands values (?1, ?2, ?3, ?4, ?4) on conflict do update set
+               low = min(coalesce(low, ?4), coalesce(?4, low)),
+               high = max(coalesce(high, ?4), coalesce(?4, high))""",
+            (trial, name, band, value),
+        )
 
     def touch_attempt(self, attempt: int, **values: Any) -> None:
         """What an attempt's events told of it: phase, pid, last_step, loss, offset, …"""

@@ -23,14 +23,19 @@ class Control:
 
     def __init__(self) -> None:
         self.halt: Halt | None = None
-        self.progress_utc = time.time()
+        self.beat()
 
     def ask(self, how: Halt) -> None:
         """Wish for an end at the next step boundary; the last wish counts."""
         self.halt = how
 
     def beat(self) -> None:
-        self.progress_utc = time.time()
+        self.progress_utc, self._beat_s = time.time(), time.monotonic()
+
+    @property
+    def still_s(self) -> float:
+        """Seconds since it last made progress, by a clock that does not jump."""
+        return time.monotonic() - self._beat_s
 
     def check(self) -> None:
         """Progress was made; raises Interrupted when the card is wanted back."""

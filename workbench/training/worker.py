@@ -117,6 +117,7 @@ class Worker:
                 "pid": os.getpid(),
                 "generation": self.generation,
                 "progress_utc": control.progress_utc if control else self._progress_utc,
+                "still_s": control.still_s if control else 0.0,
                 "rss_bytes": resident_bytes(),
                 "base": self._base,
                 "reason": self._broken,
