@@ -278,3 +278,14 @@ def test_a_band_holds_its_extremes_whatever_came_first_and_was_replaced(store: S
     store.put_metrics(1, 5, {"loss": 4.0})
     band = store.db.execute("select low, high from metric_bands").fetchall()
     assert [tuple(row) for row in band] == [(-1.0, 4.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("a\x1b[31mb", "ab"), ("\u202eabc", "abc"), ("\x00", "experiment"), ("a\nb", "a b")],
+)
+def test_a_hostile_name_is_made_harmless_where_it_enters(
+    store: Store, name: str, kept: str
+) -> None:
+    id = store.add_experiment({"name": name}, "loss")
+    assert store.experiment(id).name == kept

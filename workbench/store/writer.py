@@ -16,7 +16,7 @@ from workbench.errors import IllegalMove, StoreError
 from workbench.store.reader import BAND_STEPS, SCHEMA_VERSION, Reader, _ours
 from workbench.store.requests import Request
 from workbench.store.rows import Answer
-from workbench.text import safe
+from workbench.text import safe, safe_line
 from workbench.trial import LEGAL, Kind, State, Wanted
 
 MIGRATIONS: tuple[str, ...] = ((files("workbench.store") / "schema.sql").read_text(),)
@@ -81,7 +81,7 @@ class Store(Reader):
         with self.writing():
             return self._insert(
                 "experiments",
-                name=self._free_name(recipe["name"]),
+                name=self._free_name(safe_line(recipe["name"], 80) or "experiment"),
                 state="preparing",
                 recipe=json.dumps(recipe),
                 rank_by=rank_by,
