@@ -118,14 +118,14 @@ def test_a_model_in_the_hubs_cache_needs_its_config_alone(
     assert "is not JSON" in workbench(*asked).err
 
 
-def test_planning_loads_nothing_heavy_and_takes_no_time(home: Home) -> None:
+def test_planning_loads_nothing_heavy(home: Home) -> None:
     heavy = "{'torch', 'transformers', 'ray', 'textual', 'datasets', 'huggingface_hub', 'numpy'}"
     script = f"""
-import sys, time
+import sys
 from workbench.cli import main
 assert main(["plan", "{GUIDE}-sweep", "--vram", "6GiB"]) == 1
-print(sorted({heavy} & set(sys.modules)), time.process_time() < 1, file=sys.stderr)
+print(sorted({heavy} & set(sys.modules)), file=sys.stderr)
 """
     command = [sys.executable, "-c", script]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert said.stderr == "[] True\n"
+    assert said.stderr == "[]\n"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 
@@ -90,13 +89,6 @@ def test_each_curve_ends_in_its_own_glyph() -> None:
 def test_no_size_breaks_it(size: tuple[int, int]) -> None:
     assert len(draw([Curve("a", 0, points(1.0))], *size)) == size[1]
     assert len(draw([], *size)) == size[1]
-
-
-def test_eight_long_curves_cost_little() -> None:
-    long = tuple(Point(step=s, low=math.sin(s), high=math.sin(s) + 0.1) for s in range(400))
-    began = time.perf_counter()
-    draw([Curve(str(n), n, long) for n in range(8)], 120, 30)
-    assert time.perf_counter() - began < 0.5
 
 
 def test_a_spark_is_one_line_of_blocks() -> None:
