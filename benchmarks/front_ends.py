@@ -1,7 +1,7 @@
 """What a person waits for at the keyboard: `python benchmarks/front_ends.py`. Needs no GPU.
 
-Medians of nine: commands as child processes (CPU seconds of the child), a plan, and a chart of eight
-curves at 120 × 30.
+Medians of nine: commands as child processes (CPU seconds of the child), a plan, and a chart of
+eight curves at 120 × 30.
 """
 
 from __future__ import annotations

@@ -81,9 +81,17 @@ class Home:
         return self.root / "attempts" / str(id)
 
     def make(self) -> Home:
-        """Create what is missing, 0700; EngineError when that cannot be done."""
+        """Create what is missing, 0700; EngineError when that cannot be done.
+
+        A folder with other things in it is refused: its permissions are not ours to change.
+        """
         os.umask(0o077)
         try:
+            if not self.requests.exists() and self.root.is_dir() and any(self.root.iterdir()):
+                raise EngineError(
+                    f"{self.root} is no workbench's home: it holds other things",
+                    mend="set WORKBENCH_HOME to an empty folder, or to one that does not exist",
+                )
             for folder in (self.root, self.requests, self.cache, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
             self.root.chmod(0o700)
