@@ -168,21 +168,13 @@ def test_a_killed_worker_is_replaced_and_its_neighbour_untouched(whole: Whole) -
     assert neighbour.id in {a.id for a in whole.live()}
 
 
-def test_a_killed_loop_is_back_by_itself(whole: Whole) -> None:
+@pytest.mark.parametrize("who", ["loop", "head"])
+def test_a_killed_loop_or_head_is_back_by_itself(whole: Whole, who: str) -> None:
     before = whole.until_both_commit()
     counts = {t.id: t.attempts for t in whole.tuned()}
-    loop = whole.pid("loop")
-    os.kill(loop, signal.SIGKILL)
-    wait_for(lambda: whole.pid("loop") not in (0, loop), "a new loop")
-    _resumed(whole, before, counts)
-
-
-def test_a_killed_head_is_back_by_itself(whole: Whole) -> None:
-    before = whole.until_both_commit()
-    counts = {t.id: t.attempts for t in whole.tuned()}
-    head = whole.pid("head")
-    os.kill(head, signal.SIGKILL)
-    wait_for(lambda: whole.pid("head") not in (0, head), "a new head")
+    old = whole.pid(who)
+    os.kill(old, signal.SIGKILL)
+    wait_for(lambda: whole.pid(who) not in (0, old), f"a new {who}")
     _resumed(whole, before, counts)
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from workbench.assignment import Assignment
 from workbench.cards import Card
-from workbench.errors import DoesNotFit, EngineError, WorkbenchError
+from workbench.errors import EngineError, WorkbenchError
 from workbench.files import fresh_folder, write_durably
 from workbench.fleet import Phase
 from workbench.footprint import Plan, choose_plan
@@ -239,6 +239,3 @@ def _start(desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, plan
         why = f"fits {card.uuid} with {plan.predicted_bytes / 2**30:.1f} GiB"
         store.move(trial.id, State.QUEUED, State.STARTING, by="place", why=why)
     desk.fleet.start(card, given)
-
-
-__all__ = ["DoesNotFit", "place", "trial_recipe"]
