@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from workbench import faults
 from workbench.cards import CARDS_VARIABLE, Card, available_memory, cards_from
 from workbench.errors import WorkbenchError
 from workbench.nvml import Driver, DriverProblem, GpuFacts, NoDriver, NvmlDriver
@@ -132,6 +133,7 @@ class Sampler:
 
     def take(self, now: float) -> Sample:
         """One sample. Raises nothing: what fails is told in it."""
+        faults.at("sampler.asking")
         try:
             facts = self._driver.gpus()
             version = self._driver.version()

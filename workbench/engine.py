@@ -13,6 +13,7 @@ import sys
 import time
 from typing import Any
 
+from workbench import faults
 from workbench.card_sampler import CardSample, read_sample
 from workbench.errors import EngineError, WorkbenchError
 from workbench.files import write_durably
@@ -136,6 +137,7 @@ def _stop(desk: Desk) -> None:
     desk.fleet.close()
     rescue_all(desk, "the engine was stopped before it had checkpointed")
     desk.store.note("engine", "the engine was stopped", level="info")
+    faults.at("engine.before_stopped")
     write_durably(desk.home.stopped, b"stopped by a person\n")
     desk.store.set_fact(STOPPING, "")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from workbench import faults
 from workbench.errors import EngineError, NotThere
 from workbench.home import Home, find_home
 from workbench.locks import holder
@@ -251,6 +252,7 @@ class Service:
 
     def start_engine(self) -> None:
         """Start a keeper unless one lives; forgets that the engine was stopped."""
+        faults.check()
         self.home.make()
         self.home.stopped.unlink(missing_ok=True)
         if holder(self.home.keeper_lock) is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from workbench import faults
 from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.files import fresh_folder, sync, write_durably
 from workbench.recipe import Recipe
@@ -27,6 +28,7 @@ def obey(desk: Desk) -> None:
             continue
         if not desk.store.answered(request.id):
             _carry_out(desk, request)
+            faults.at("obey.after_commit")
         path.unlink(missing_ok=True)
 
 
@@ -35,6 +37,7 @@ def _carry_out(desk: Desk, request: Request) -> None:
         with desk.store.writing():
             answer = _verb(request)(desk, request.args)
             desk.store.record_answer(request, answer)
+            faults.at("obey.before_commit")
     except Blocked:  # the disk's or a lock's fault, not the request's
         raise
     except Exception as refused:

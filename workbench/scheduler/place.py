@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 
+from workbench import faults
 from workbench.assignment import Assignment
 from workbench.cards import Card
 from workbench.errors import EngineError, WorkbenchError
@@ -217,6 +218,7 @@ def _plan(
 def _start(desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, plan: Plan) -> None:
     """Attempt, assignment and move in one commit; sending it is settle's to repeat."""
     store, home = desk.store, desk.home
+    faults.at("place.before_row")
     with store.writing():
         attempt = store.add_attempt(
             trial.id, card.uuid, plan.to_json(), plan.predicted_bytes, trial.checkpoint_step or 0
@@ -238,4 +240,7 @@ def _start(desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, plan
         write_durably(assignment_file(home, attempt), json.dumps(given.to_json()).encode())
         why = f"fits {card.uuid} with {plan.predicted_bytes / 2**30:.1f} GiB"
         store.move(trial.id, State.QUEUED, State.STARTING, by="place", why=why)
+        faults.at("place.before_commit")
+    faults.at("place.after_commit")
     desk.fleet.start(card, given)
+    faults.at("place.after_start")

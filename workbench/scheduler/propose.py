@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from workbench import search
+from workbench import faults, search
 from workbench.cards import Card
 from workbench.errors import WorkbenchError
 from workbench.files import fresh_folder
@@ -61,6 +61,8 @@ def enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: l
         )
         for note in result.get("notes", []):
             desk.store.note("data", str(note), level="warning", experiment=experiment.id)
+        faults.at("propose.before_commit")
+    faults.at("propose.after_commit")
 
 
 def resolve_once(recipe: Recipe, config: dict[str, Any], cards: list[Card]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 
+from workbench import faults
 from workbench.events import Outcome
 from workbench.fleet import Phase, Report
 from workbench.scheduler.desk import Desk
@@ -93,6 +94,8 @@ def lose(desk: Desk, attempt: Attempt, why: str, outcome: Outcome = Outcome.LOST
             attempt=attempt.id,
             experiment=trial.experiment,
         )
+        faults.at("rescue.before_commit")
+    faults.at("rescue.after_commit")
 
 
 def _ended_by_itself(desk: Desk, attempt: Attempt) -> bool:

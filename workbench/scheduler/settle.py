@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from workbench import faults
 from workbench.events import Outcome
 from workbench.fleet import Halt, Phase
 from workbench.scheduler.desk import Desk, events_file
@@ -39,6 +40,7 @@ def take_in(desk: Desk, attempt: Attempt) -> End | None:
         if end is not None:
             desk.store.end_attempt(attempt.id, end.outcome, end.reason)
             _finish(desk, desk.store.trial(trial.id), end)
+    faults.at("ingest.after_commit")
     return end
 
 
@@ -82,6 +84,7 @@ def _ask(desk: Desk, attempt: Attempt, stopping: bool) -> None:
             if attempt.halt != how:
                 desk.store.touch_attempt(attempt.id, halt=how)
             desk.fleet.halt(attempt.card, attempt.id, how)
+            faults.at("settle.after_halt")
     elif how is not None and trial.state is State.STARTING and not _taken(desk, attempt):
         # Never reached its worker, and is not wanted there any more.
         with desk.store.writing():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench import faults
 from workbench.events import BadLine, Event, read_events
 from workbench.store.rows import Attempt
 from workbench.store.writer import Blocked, Store
@@ -55,6 +56,7 @@ def ingest(store: Store, attempt: Attempt, file: Path) -> End | None:
                     attempt=attempt.id,
                 )
         store.touch_attempt(attempt.id, offset=offset)
+        faults.at("ingest.before_commit")
     return ends[-1] if ends else None
 
 

@@ -13,6 +13,7 @@ from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_s
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from workbench import faults
 from workbench.errors import CheckpointError, RecipeError
 from workbench.recipe.dump import to_yaml
 from workbench.recipe.names import is_local, is_shipped
@@ -122,6 +123,8 @@ def leave(
         (staged / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
         card = model_card(recipe, scores, versions)
         (staged / "README.md").write_text(card, encoding="utf-8")
+        faults.at("adapter.before_rename", staged / WEIGHTS)
+    faults.at("adapter.after_rename", folder / WEIGHTS)
     weights = folder / WEIGHTS
     return weights.stat().st_size, staging.sha256(weights)
 

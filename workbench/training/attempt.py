@@ -13,7 +13,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 
-from workbench import __version__
+from workbench import __version__, faults
 from workbench.assignment import Assignment
 from workbench.cards import Card
 from workbench.errors import DataError
@@ -95,6 +95,7 @@ class Attempt:
     def _base(self) -> Iterator[nn.Module]:
         spec = self._spec()
         self._phase("loading", "resident" if self.resident.spec == spec else "")
+        faults.at("worker.loading")
         with self.resident.lend(spec) as base:
             self.control.beat()
             yield base

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workbench import faults
 from workbench.errors import CheckpointError
 from workbench.recipe.schema import Recipe
 from workbench.training import staging
@@ -69,6 +70,7 @@ def commit(
 
     Costs one read of the files for their SHA-256 and an fsync of each.
     """
+    faults.at("checkpoint.filled", staged / WEIGHTS)
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": staging.sha256(path)}
         for path in sorted(staged.iterdir())
@@ -77,7 +79,9 @@ def commit(
     body = {"step": step, "files": files, "belongs": asdict(belongs), "window": window}
     text = json.dumps({**body, "sha256": digest(body)}, indent=1)
     (staged / COMMIT).write_text(text, encoding="utf-8")
+    faults.at("checkpoint.before_rename", staged / WEIGHTS)
     staging.publish(staged, folder_of(checkpoints, step))
+    faults.at("checkpoint.after_rename", folder_of(checkpoints, step) / WEIGHTS)
     tidy(checkpoints)
     return _read(folder_of(checkpoints, step))
 

@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch import nn
 from trl.trainer.utils import add_fused_lm_head
 
+from workbench import faults
 from workbench.training.base import DTYPES
 from workbench.training.control import Control
 from workbench.training.failure import diverged
@@ -79,6 +80,7 @@ def held_out(
         add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
     lengths = list(rows["length"])
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    faults.at("worker.evaluating")
     with scoring(model, precision) as device:
 
         def work(batch: list[int]) -> torch.Tensor:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from workbench import faults
 from workbench.errors import DataError, ModelError, RecipeError, WorkbenchError
 from workbench.processes import die_with_parent
 from workbench.recipe.schema import Recipe
@@ -50,6 +51,7 @@ def prepare_experiment(
     except WorkbenchError as refused:
         _write(folder / RESULT, {"ok": False, "error": refused.what, "mend": refused.mend})
         raise
+    faults.at("prepare.before_result")
     _write(folder / RESULT, result)
     return result
 

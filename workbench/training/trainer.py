@@ -14,6 +14,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from workbench import faults
 from workbench.fleet import Halt
 from workbench.training import checkpoint, staging
 from workbench.training.adapter import load_weights, save_weights
@@ -31,6 +32,7 @@ class Boundary(TrainerCallback):  # type: ignore[misc]
         self._course = course
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        faults.at("worker.step")
         step, train = state.global_step, self._course.recipe.train
         every = self._course.recipe.evaluate.every
         halt = self._course.control.halt

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench import faults
 from workbench.assignment import Assignment
 from workbench.cards import Card
 from workbench.errors import EngineError
@@ -105,6 +106,7 @@ class Worker:
 
     def report(self) -> dict[str, Any]:
         """What it does now; `gone` when its card's context broke and it can run nothing more."""
+        faults.at("worker.report")
         with self._changed:
             phase = Phase.BUSY if self._attempt is not None else Phase.IDLE
             if self._broken:

@@ -1,0 +1,151 @@
+"""Faults at named points, for tests and the soak: nothing happens unless WORKBENCH_FAULT arms one.
+
+WORKBENCH_FAULT="checkpoint.before_rename=kill@2,worker.step=hang"
+    each process, when it comes by for the second time; so does everything it starts
+WORKBENCH_FAULT=/a/file
+    what stands in that file while it is there, in the same words: the first process to whom it
+    happens takes the file away (`/a/file.fired` says who), so that its successor is spared
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from workbench.errors import UsageError
+
+VARIABLE = "WORKBENCH_FAULT"
+
+POINTS = {
+    "obey.before_commit": "scheduler/obey.py",
+    "obey.after_commit": "scheduler/obey.py",
+    "ingest.before_commit": "store/ingest.py",
+    "ingest.after_commit": "scheduler/settle.py",
+    "settle.after_halt": "scheduler/settle.py",
+    "rescue.before_commit": "scheduler/rescue.py",
+    "rescue.after_commit": "scheduler/rescue.py",
+    "propose.before_commit": "scheduler/propose.py",
+    "propose.after_commit": "scheduler/propose.py",
+    "place.before_row": "scheduler/place.py",
+    "place.before_commit": "scheduler/place.py",
+    "place.after_commit": "scheduler/place.py",
+    "place.after_start": "scheduler/place.py",
+    "engine.before_stopped": "engine.py",
+    "sampler.asking": "card_sampler.py",
+    "prepare.before_result": "training/prepare.py",
+    "worker.report": "training/worker.py",
+    "worker.loading": "training/attempt.py",
+    "worker.step": "training/trainer.py",
+    "worker.evaluating": "training/evaluate.py",
+    "checkpoint.filled": "training/checkpoint.py",
+    "checkpoint.before_rename": "training/checkpoint.py",
+    "checkpoint.after_rename": "training/checkpoint.py",
+    "adapter.before_rename": "training/adapter.py",
+    "adapter.after_rename": "training/adapter.py",
+}
+"""Every point, and the one file of workbench/ that has it."""
+
+
+class Injected(RuntimeError):
+    """What `raise` raises: an error that nobody foresaw."""
+
+
+def at(point: str, file: Path | None = None) -> None:
+    """Do here what is armed; `file` is what `truncate` cuts. Costs half a microsecond unarmed."""
+    source = os.environ.get(VARIABLE)
+    if source:
+        _come_by(point, file, source)
+
+
+def armed(source: str) -> dict[str, tuple[str, int]]:
+    """point → (action, at which passage); UsageError for what is no point, action or number."""
+    found = {}
+    for one in filter(None, (part.strip() for part in source.replace("\n", ",").split(","))):
+        point, _, told = one.partition("=")
+        action, _, passage = told.partition("@")
+        if point not in POINTS:
+            raise UsageError(f"{VARIABLE}: {point} is no point", mend=f"one of {', '.join(POINTS)}")
+        if action not in ACTIONS or not (passage or "1").isdecimal():
+            known = ", ".join(ACTIONS)
+            raise UsageError(f"{VARIABLE}: cannot do {told}", mend=f"one of {known}, with @2 or so")
+        found[point] = (action, int(passage or 1))
+    return found
+
+
+def check() -> None:
+    """UsageError when what is armed in the environment makes no sense."""
+    _armed_now(os.environ.get(VARIABLE, ""))
+
+
+def _armed_now(source: str) -> dict[str, tuple[str, int]]:
+    if not source.startswith("/"):
+        return armed(source)
+    try:
+        return armed(Path(source).read_text())
+    except FileNotFoundError:
+        return {}
+
+
+_passed: Counter[tuple[str, str, int]] = Counter()
+
+
+def _come_by(point: str, file: Path | None, source: str) -> None:
+    if point not in POINTS:
+        raise UsageError(f"{point} is not among the points of workbench/faults.py")
+    found = _armed_now(source).get(point)
+    if found is None:
+        return
+    action, passage = found
+    _passed[point, action, passage] += 1
+    if _passed[point, action, passage] == passage and _is_ours(source, point):
+        ACTIONS[action](file)
+
+
+def _is_ours(source: str, point: str) -> bool:
+    """False where another process took the fault first."""
+    if not source.startswith("/"):
+        return True
+    fired = Path(f"{source}.fired")
+    try:
+        os.rename(source, fired)
+    except FileNotFoundError:
+        return False
+    fired.write_text(f"{point} {os.getpid()}\n")
+    _passed.clear()
+    return True
+
+
+def _kill(_: Path | None) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _raise(_: Path | None) -> None:
+    raise Injected("a fault was injected here")
+
+
+def _hang(_: Path | None) -> None:
+    while True:
+        time.sleep(3600)
+
+
+def _no_space(_: Path | None) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _truncate(file: Path | None) -> None:
+    assert file is not None, "this point names no file"
+    os.truncate(file, file.stat().st_size // 2)
+
+
+ACTIONS: dict[str, Callable[[Path | None], None]] = {
+    "kill": _kill,
+    "raise": _raise,
+    "hang": _hang,
+    "no_space": _no_space,
+    "truncate": _truncate,
+}
