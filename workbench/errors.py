@@ -72,3 +72,7 @@ class IllegalMove(StoreError):
 
 class CheckpointError(WorkbenchError):
     pass
+
+
+class Diverged(WorkbenchError):
+    """The loss or the gradient is no number any more; no adapter was touched by it."""

@@ -24,16 +24,12 @@ SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__save_every": 5, "train__
         ("paged_adamw_8bit", "nf4", {"micro_batch": 4, "micro_steps": 1}),
     ],
 )
-@pytest.mark.parametrize("step", ["trl", "fast"])
 def test_a_resumed_trial_repeats_the_uninterrupted_one(
     optimizer: str,
     quantization: str,
     cut: dict[str, int],
-    step: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("WORKBENCH_STEP", step)
     settings = recipe(model__quantization=quantization, **SETTINGS)
     plans = plan(optimizer=optimizer, **cut)
     straight = Bench(tmp_path / "a", settings, plan=plans)

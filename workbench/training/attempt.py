@@ -25,9 +25,8 @@ from workbench.training import adapter, checkpoint, libraries
 from workbench.training.base import BaseSpec, Resident
 from workbench.training.checkpoint import Belongs, Checkpoint
 from workbench.training.control import Control, Emit, Interrupted
-from workbench.training.course import Course, fast_step, what_was_prepared
+from workbench.training.course import Course, what_was_prepared
 from workbench.training.data import load_prepared, prepare_data
-from workbench.training.fast_trainer import FastTrialTrainer
 from workbench.training.memory import Meter
 from workbench.training.prepare import evaluation_digest
 from workbench.training.scoring import Scorer
@@ -145,8 +144,7 @@ class Attempt:
             return self._finish(base, eval_rows, found)
         model = adapter.put_on(base, self.recipe, self.emit)
         course = self._course(base, eval_rows, data)
-        kind = FastTrialTrainer if course.fast else TrialTrainer
-        trainer = kind(model, rows, self.tokenizer, course)
+        trainer = TrialTrainer(model, rows, self.tokenizer, course)
         steps, complete = trainer.run(found, lambda total: self._phase("training", steps=total))
         del trainer
         if not complete and self.control.halt is Halt.YIELD:
@@ -178,7 +176,7 @@ class Attempt:
             recipe=checkpoint.recipe_digest(self.recipe),
             data=data,
             precision=self.plan.precision,
-            optimizer=self.plan.optimizer + (", fast step" if fast_step() else ""),
+            optimizer=self.plan.optimizer,
             versions=libraries.versions(),
         )
 
@@ -193,7 +191,6 @@ class Attempt:
             emit=self.emit,
             control=self.control,
             meter=self.meter,
-            fast=fast_step(),
             held_out=self._scorer(base, eval_rows).held_out,
         )
 

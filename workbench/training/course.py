@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +39,6 @@ class Course:
     meter: Meter
     held_out: Callable[[], dict[str, float]]
     """Scores the held-out rows with the adapter as it is."""
-    fast: bool = False
-    """Train with the step of `workbench.training.step` instead of TRL's own."""
 
 
 def what_was_prepared(experiment: Path) -> dict[str, Any]:
@@ -58,45 +55,9 @@ def what_was_prepared(experiment: Path) -> dict[str, Any]:
     return told
 
 
-def _optimizer(course: Course) -> str:
-    """transformers' name: one kernel for all tensors where there is a card."""
-    fused = course.device == "cuda" and course.plan.optimizer == "adamw_torch"
-    return "adamw_torch_fused" if fused else course.plan.optimizer
-
-
-def fast_step() -> bool:
-    """Whether the person asked for it (WORKBENCH_STEP=fast in the engine's environment)."""
-    return os.environ.get("WORKBENCH_STEP") == "fast"
-
-
-def stock_optimizer(course: Course) -> bool:
-    """With the fast step: whether the Trainer's own optimizer steps. fp16's loss scale is the flat
-    AdamW's alone."""
-    return course.plan.optimizer != "adamw_torch" and course.plan.precision != "fp16"
-
-
-def _fast(course: Course) -> dict[str, Any]:
-    """What differs where the step cuts the batch, keeps the precision and clips."""
-    if not course.fast:
-        return {}
-    clip = course.recipe.train.max_grad_norm if stock_optimizer(course) else 0.0
-    plan = course.plan
-    return {**step_config(plan.micro_batch * plan.micro_steps), "max_grad_norm": clip}
-
-
 def config(course: Course) -> SFTConfig:
     """A fresh one for every trial: making it resets accelerate's process-wide state."""
     plan, train = course.plan, course.recipe.train
-    cut = {
-        "per_device_train_batch_size": plan.micro_batch,
-        "gradient_accumulation_steps": plan.micro_steps,
-        "max_grad_norm": train.max_grad_norm,
-        "bf16": plan.precision == "bf16",
-        "fp16": plan.precision == "fp16",
-        "activation_checkpointing": plan.recompute,
-        "activation_checkpointing_kwargs": {"use_reentrant": False},
-        **_fast(course),
-    }
     return SFTConfig(
         output_dir=str(course.scratch),
         num_train_epochs=train.epochs,
@@ -105,13 +66,12 @@ def config(course: Course) -> SFTConfig:
         weight_decay=train.weight_decay,
         lr_scheduler_type=SCHEDULES[train.schedule],
         warmup_steps=train.warmup,  # below 1: a share of all steps
-        optim=_optimizer(course),
         seed=train.seed,
         max_length=None,  # rows come cut
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         use_cpu=course.device == "cpu",
-        dataloader_pin_memory=course.device == "cuda" and not course.fast,
+        dataloader_pin_memory=False,  # the step pins what it copies
         logging_nan_inf_filter=False,  # else a NaN loss is logged as 0.0
         logging_strategy="no",  # Boundary decides
         save_strategy="no",
@@ -120,5 +80,5 @@ def config(course: Course) -> SFTConfig:
         report_to="none",
         disable_tqdm=True,
         push_to_hub=False,
-        **cut,
+        **step_config(plan.micro_batch * plan.micro_steps),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from workbench.errors import (
     CheckpointError,
     DataError,
+    Diverged,
     EngineError,
     ModelError,
     RecipeError,
@@ -32,10 +33,6 @@ _POISONED = re.compile(
 
 class CardLost(EngineError):
     """The CUDA context is no good any more; this process can run nothing on the card again."""
-
-
-class Diverged(WorkbenchError):
-    """The loss is no number any more."""
 
 
 def diverged(when: str) -> Diverged:

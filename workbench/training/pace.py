@@ -59,15 +59,13 @@ class Window:
         self.seconds = 0.0
         self._since = time.monotonic()
 
-    def add(
-        self, loss: torch.Tensor, targets: torch.Tensor | int, tokens: torch.Tensor | int
-    ) -> None:
-        """One micro-step: its share of the batch's mean loss, the batch's targets, its tokens."""
-        self._sums[0] += loss.double() * targets
+    def add(self, loss: torch.Tensor, targets: int, tokens: int) -> None:
+        """One optimizer batch: its mean loss a target, its targets, its tokens. A loss that is no
+        number is left out, like the step it would have made."""
+        good = torch.isfinite(loss)
+        self._sums[0] += torch.where(good, loss.double() * targets, 0.0)
+        self._sums[1] += good * targets
         self._sums[2] += tokens
-
-    def step(self, targets: torch.Tensor | int) -> None:
-        self._sums[1] += targets
         self.steps += 1
 
     def pause(self) -> None:

@@ -1,4 +1,4 @@
-"""TRL's trainer, with our order of the rows, our metric rows, and our checkpoints."""
+"""TRL's life cycle with our step, our order of the rows, our metric rows, our checkpoints."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from workbench import faults
 from workbench.fleet import Halt
@@ -21,8 +19,9 @@ from workbench.training.adapter import load_weights, save_weights
 from workbench.training.checkpoint import WEIGHTS, Checkpoint
 from workbench.training.control import Interrupted
 from workbench.training.course import Course, config
-from workbench.training.failure import diverged
 from workbench.training.pace import EpochOrder, Window
+from workbench.training.step import Lever, Rows
+from workbench.training.step.in_trainer import StepTraining, collate, options_from
 
 
 class Boundary(TrainerCallback):  # type: ignore[misc]
@@ -43,10 +42,11 @@ class Boundary(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = last or halt is not None
 
 
-class TrialTrainer(SFTTrainer):  # type: ignore[misc]
-    """Trains the adapter on a lent base. Masters stay fp32: TRL's cast to bf16 is undone."""
+class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
+    """Trains the adapter on a lent base. Masters stay fp32: TRL's cast to bf16 is undone.
 
-    loss_is_scaled_for_ga = True  # divided by the whole batch's targets, not by micro-steps
+    Raises Diverged at a log line or a checkpoint when twenty steps in a row had no finite gradient.
+    """
 
     def __init__(self, model: Any, rows: Dataset, tokenizer: Any, course: Course) -> None:
         self.course = course
@@ -57,7 +57,7 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=config(course),
-            data_collator=self.collator(tokenizer),
+            data_collator=collate,
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[Boundary(course)],
@@ -65,12 +65,9 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         for param, master in zip(trained, masters, strict=True):
             param.data = master
+        self.step_options = options_from(course.plan, course.recipe)
         self.window = Window(course.device)
-        self._targets = torch.zeros((), dtype=torch.int64)
-
-    @staticmethod
-    def collator(tokenizer: Any) -> Any:
-        return DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
+        self._told: list[Lever] = []
 
     def run(self, found: Checkpoint | None, begin: Callable[[int], None]) -> tuple[int, bool]:
         """Train from `found` or from the start: (steps done, whether that was all of them).
@@ -84,7 +81,11 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
             load_weights(self.model, found.path / WEIGHTS)
             return found.step, True
         self.window.put(found.window if found else {})
-        self.train(resume_from_checkpoint=str(found.path) if found else None)
+        try:
+            self.train(resume_from_checkpoint=str(found.path) if found else None)
+        finally:
+            if self.step is not None:
+                self.step.restore()
         return int(self.state.global_step), int(self.state.global_step) >= total
 
     def steps(self) -> int:
@@ -103,32 +104,24 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
             grouped=self.course.recipe.data.group_by_length,
         )
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> torch.Tensor:
-        """Target tokens of a whole optimizer batch; the first token of a row is never one."""
-        counts = [batch["labels"][..., 1:].ne(-100).sum() for batch in batch_samples]
-        self._targets = torch.stack(counts).sum().to(device) if counts else self._targets
-        self.window.step(self._targets)
-        return self._targets
-
     # -- the step
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        tokens = inputs["attention_mask"].sum()
+    def training_step(self, model: Any, inputs: Rows, num_items_in_batch: Any = None) -> Any:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.window.add(loss, self._targets, tokens)
+        self.window.add(loss, inputs.targets, inputs.tokens)
         self.course.control.beat()
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """One metric row; Diverged when the window's loss is no number."""
+        """One metric row. Its loss is of the steps that were made; how many were not is in it."""
         self._metrics["train"].clear()
         if "loss" not in logs:  # the trainer's own summary at the end
             return
+        self._check()
         sums = self.window.read()
-        self._finite(sums)
         seconds, steps = max(sums["seconds"], 1e-9), max(sums["steps"], 1)
         values = {
-            "loss": sums["nats"] / max(sums["targets"], 1),
+            "loss": sums["nats"] / sums["targets"] if sums["targets"] else math.nan,
             "learning_rate": logs["learning_rate"],
             "grad_norm": float(logs.get("grad_norm", math.nan)),
             "tokens_per_s": sums["tokens"] / seconds,
@@ -136,6 +129,9 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
             "peak_bytes": self.course.meter.peak_bytes(),
             "epoch": float(self.state.epoch or 0.0),
         }
+        assert self.step is not None
+        if skipped := float(self.step.optimizer.skipped):
+            values["skipped_steps"] = skipped
         self.emit_metric(values)
         self.window.put({})
 
@@ -143,14 +139,24 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
         told = {name: value for name, value in values.items() if math.isfinite(value)}
         self.course.emit("metric", step=int(self.state.global_step), values=told)
 
-    def _finite(self, sums: dict[str, float]) -> None:
-        if not math.isfinite(sums["nats"]):
-            raise diverged(f"by step {self.state.global_step}")
+    def _check(self) -> None:
+        """Diverged when steps were skipped again and again; tells what the step runs on, once."""
+        assert self.step is not None
+        self.step.measured()
+        levers = self.step.levers()
+        for lever in levers:
+            if lever not in self._told:
+                level = "debug" if lever.on else "info"
+                text = f"{lever.name}: {lever.why}" if lever.on else f"no {lever.name}: {lever.why}"
+                self.course.emit("log", level=level, text=text)
+        self._told = levers
 
     # -- held-out loss
 
     def _evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         self.window.pause()
+        if self.step is not None:
+            self.step.release_graphs()  # scoring wants their memory; they are captured anew
         try:
             scores = self.course.held_out()
         except Interrupted:
@@ -165,8 +171,8 @@ class TrialTrainer(SFTTrainer):  # type: ignore[misc]
     # -- checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._check()
         sums = self.window.read()
-        self._finite(sums)
         self.window.pause()
         step = int(self.state.global_step)
         checkpoints, belongs = self.course.checkpoints, self.course.belongs

@@ -2,6 +2,6 @@
 
 from workbench.training.step.options import LEVERS, Lever, StepOptions
 from workbench.training.step.rows import Rows, collate
-from workbench.training.step.step import Step, StepsSkipped
+from workbench.training.step.step import Step
 
-__all__ = ["LEVERS", "Lever", "Rows", "Step", "StepOptions", "StepsSkipped", "collate"]
+__all__ = ["LEVERS", "Lever", "Rows", "Step", "StepOptions", "collate"]

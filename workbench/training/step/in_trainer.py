@@ -39,6 +39,7 @@ def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
     train = recipe.train
     return StepOptions(
         precision=plan.precision,
+        optimizer=plan.optimizer,
         rows_per_micro=plan.micro_batch,
         max_length=recipe.data.max_tokens,
         recompute_layers=10_000 if plan.recompute else 0,
@@ -56,9 +57,6 @@ class StepTraining:
     """
 
     step_options: StepOptions
-    stock_optimizer = False
-    """The Trainer makes, clips and steps its own (paged, 8-bit, SGD); a bad gradient is then found
-    at the next log line. Not with fp16: the loss scale is the flat AdamW's."""
     step: Step | None = None
     optimizer: Any
     model: Any
@@ -72,13 +70,8 @@ class StepTraining:
         """
         if self.step is None:
             self.step = Step(self.model, self.step_options)
-        if self.stock_optimizer:
-            stock: Any = super()
-            self.optimizer = stock.create_optimizer(model)
-        else:
-            self.optimizer = self.step.optimizer
-        optimizer: torch.optim.Optimizer = self.optimizer
-        return optimizer
+        self.optimizer = self.step.optimizer
+        return self.step.optimizer
 
     def training_step(self, model: Any, inputs: Rows, num_items_in_batch: Any = None) -> Tensor:
         """The batch's mean loss; its micro-steps are numbered from the optimizer step's number, so
@@ -87,15 +80,10 @@ class StepTraining:
         step = self.step
         assert step is not None
         step.optimizer.micro_steps = int(self.state.global_step) * MICRO_STEPS_AT_MOST
-        loss = step.forward_backward(inputs)
-        if self.stock_optimizer:
-            step.flat.attach_grads(step.flat.params)
-        return loss
+        return step.forward_backward(inputs)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Before clipping; a tensor on the card, read only when a log line is due."""
-        if self.stock_optimizer:
-            return grad_norm
         assert self.step is not None
         return self.step.optimizer.norm
 

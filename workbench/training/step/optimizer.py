@@ -1,4 +1,4 @@
-"""AdamW over one flat fp32 buffer, with clipping, loss scale and skipped steps on the card.
+"""The update of one flat fp32 buffer, with clipping, loss scale and skipped steps on the card.
 
 Saves launches and waits: bitsandbytes' optimizers synchronise after each of an 8B adapter's 448
 tensors (30-40 ms a step on a slow host), and clipping over 448 tensors is hundreds of launches;
@@ -101,14 +101,14 @@ def decays(name: str) -> bool:
 
 
 def _padded(param: nn.Parameter) -> int:
-    return -(-param.numel() // 64) * 64  # tensors start where vector loads and TMA like it
+    return -(-param.numel() // 256) * 256  # where vector loads, TMA and 8-bit blocks like it
 
 
-class FlatAdamW(torch.optim.Optimizer):
-    """A torch optimizer, so schedules and the Trainer's life cycle work on it.
+class FlatOptimizer(torch.optim.Optimizer):
+    """A torch optimizer over the flat buffers: schedules and the Trainer's life cycle work on it.
 
-    A step whose gradient norm is not finite changes nothing and is counted; nothing here waits
-    for the card. State: `exp_avg` and `exp_avg_sq` (flat), `step`, the loss scale, the counts.
+    Clips, undoes the loss scale, and counts: a step whose gradient norm is not finite changes
+    nothing. State: the loss scale, the counts, and what the update keeps.
     """
 
     def __init__(
@@ -135,9 +135,6 @@ class FlatAdamW(torch.optim.Optimizer):
         device = flat.values.device
         zero = torch.zeros((), device=device)
         self._flat_state: dict[str, Tensor] = {
-            "exp_avg": torch.zeros_like(flat.values),
-            "exp_avg_sq": torch.zeros_like(flat.values),
-            "step": zero.clone(),
             "scale": torch.full((), FIRST_SCALE if loss_scaling else 1.0, device=device),
             "good_steps": torch.zeros((), dtype=torch.int32, device=device),
             "skipped": zero.clone(),
@@ -163,43 +160,25 @@ class FlatAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One launch for the update of each decay group, about ten small ones around it."""
         assert closure is None
-        state, grads = self._flat_state, self.flat.grads
-        norm = torch.linalg.vector_norm(grads) / state["scale"]
+        state = self._flat_state
+        norm = torch.linalg.vector_norm(self.flat.grads) / state["scale"]
         bad = (~torch.isfinite(norm)).float()
         shrink = state["scale"]
         if self.max_grad_norm is not None:
             over = (norm + NORM_EPS) / self.max_grad_norm
             shrink = shrink * over.clamp(min=1.0).nan_to_num(1.0, 1.0, 1.0)
-        for group, span in zip(self.param_groups, self._spans(), strict=True):
-            self._update(group, span, shrink, bad)
-        state["step"] += 1 - bad
+        self._update(shrink, bad)
         self._count(bad)
         self.norm.copy_(norm)
         return None
 
-    def _update(self, group: dict[str, Any], span: slice, shrink: Tensor, bad: Tensor) -> None:
-        state, (beta1, beta2) = self._flat_state, group["betas"]
-        torch._fused_adamw_(
-            [self.flat.values[span]],
-            [self.flat.grads[span]],
-            [state["exp_avg"][span]],
-            [state["exp_avg_sq"][span]],
-            [],
-            [state["step"] + 1],
-            lr=float(group["lr"]),
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-            grad_scale=shrink,
-            found_inf=bad,
-        )
+    def _update(self, shrink: Tensor, bad: Tensor) -> None:
+        """Update from the gradients divided by `shrink`; nothing where `bad` is 1."""
+        raise NotImplementedError
 
     def _spans(self) -> list[slice]:
+        """Of the flat buffer, one for each group."""
         decayed, count = self.flat.decayed, self.flat.values.numel()
         spans = [slice(0, decayed), slice(decayed, count)]
         return [span for span in spans if span.start != span.stop]
@@ -236,7 +215,7 @@ class FlatAdamW(torch.optim.Optimizer):
         found = dict(state_dict["state"])
         micro_steps = found.pop("micro_steps", None)
         if micro_steps is None or found.keys() != self._flat_state.keys():
-            raise ValueError("this is not the state of a flat AdamW")
+            raise ValueError("this is not the state of this flat optimizer")
         for name, tensor in self._flat_state.items():
             if found[name].shape != tensor.shape:
                 raise ValueError(f"{name} has {found[name].numel()} elements, not {tensor.numel()}")
@@ -244,6 +223,101 @@ class FlatAdamW(torch.optim.Optimizer):
         self.micro_steps = int(micro_steps)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})
+
+
+class FlatAdamW(FlatOptimizer):
+    """One launch for the update of each decay group, about ten small ones around it; nothing here
+    waits for the card. Keeps `exp_avg`, `exp_avg_sq` (fp32, flat) and `step`.
+    """
+
+    def __init__(self, flat: FlatParameters, **settings: Any) -> None:
+        super().__init__(flat, **settings)
+        self._flat_state |= {
+            "exp_avg": torch.zeros_like(flat.values),
+            "exp_avg_sq": torch.zeros_like(flat.values),
+            "step": torch.zeros((), device=flat.values.device),
+        }
+
+    def _update(self, shrink: Tensor, bad: Tensor) -> None:
+        state = self._flat_state
+        for group, span in zip(self.param_groups, self._spans(), strict=True):
+            beta1, beta2 = group["betas"]
+            torch._fused_adamw_(
+                [self.flat.values[span]],
+                [self.flat.grads[span]],
+                [state["exp_avg"][span]],
+                [state["exp_avg_sq"][span]],
+                [],
+                [state["step"] + 1],
+                lr=float(group["lr"]),
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+                grad_scale=shrink,
+                found_inf=bad,
+            )
+        state["step"] += 1 - bad
+
+
+class FlatStock(FlatOptimizer):
+    """Another library's optimizer over the flat buffer as one tensor: bitsandbytes' then wait for
+    the card once a step instead of once a tensor. A tensor starts on a multiple of their block of
+    256, so 8-bit states are the same as tensor by tensor.
+    """
+
+    def __init__(self, flat: FlatParameters, *, kind: str, **settings: Any) -> None:
+        super().__init__(flat, **settings)
+        self._flats = [nn.Parameter(flat.values[span]) for span in self._spans()]
+        for param, span in zip(self._flats, self._spans(), strict=True):
+            param.grad = flat.grads[span]
+        groups = [
+            {"params": [param], **{name: group[name] for name in ("lr", "weight_decay")}}
+            for param, group in zip(self._flats, self.param_groups, strict=True)
+        ]
+        self._inner = _stock(kind, groups, settings["lr"])
+
+    def _update(self, shrink: Tensor, bad: Tensor) -> None:
+        if bool(bad):  # a wait; these optimizers wait anyway
+            return
+        self.flat.grads.div_(shrink)
+        for ours, theirs in zip(self.param_groups, self._inner.param_groups, strict=True):
+            theirs["lr"] = ours["lr"]
+        self._inner.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        told = super().state_dict()
+        return {**told, "inner": [dict(self._inner.state[param]) for param in self._flats]}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Paged states stay paged, where bitsandbytes' own loading leaves them on the card."""
+        super().load_state_dict(state_dict)
+        for index, (param, saved) in enumerate(zip(self._flats, state_dict["inner"], strict=True)):
+            if saved and hasattr(self._inner, "init_state"):
+                self._inner.init_state(self._inner.param_groups[index], param, index, 0)
+            state = self._inner.state[param]
+            for name, value in saved.items():
+                if isinstance(state.get(name), Tensor):
+                    state[name].copy_(value)
+                else:
+                    state[name] = value
+
+
+def _stock(kind: str, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    """By the recipe's name of it."""
+    if kind == "sgd":
+        return torch.optim.SGD(groups, lr=lr)
+    from bitsandbytes.optim import AdamW
+
+    bits, paged = (32 if "32bit" in kind else 8), "paged" in kind
+    on_card = groups[0]["params"][0].device.type == "cuda"
+    made: torch.optim.Optimizer = AdamW(
+        groups, lr=lr, eps=1e-8, optim_bits=bits, is_paged=paged and on_card
+    )
+    return made
 
 
 class TensorwiseAdamW(FlatAdamW):

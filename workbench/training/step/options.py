@@ -34,6 +34,8 @@ class StepOptions:
     """The first so many layers recompute their activations."""
     resident_layers: int = 0
     """The last so many layers keep NF4's values unpacked: no unpacking, 2 bytes a weight more."""
+    optimizer: str = "adamw_torch"
+    """By the recipe's name of it; every one steps over the flat buffer."""
     learning_rate: float = 2e-4
     weight_decay: float = 0.001
     max_grad_norm: float | None = 0.3

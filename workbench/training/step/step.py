@@ -15,13 +15,19 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from workbench.errors import WorkbenchError
+from workbench.errors import Diverged
 from workbench.training.step import attention, triton_ops
 from workbench.training.step.graphs import Runner
 from workbench.training.step.lora import CannotFuse, FusedProjections, together
 from workbench.training.step.masks import keys_for
 from workbench.training.step.models import Parts, SmallKernels, parts_of
-from workbench.training.step.optimizer import FlatAdamW, FlatParameters, TensorwiseAdamW
+from workbench.training.step.optimizer import (
+    FlatAdamW,
+    FlatOptimizer,
+    FlatParameters,
+    FlatStock,
+    TensorwiseAdamW,
+)
 from workbench.training.step.options import LEVERS, Lever, StepOptions
 from workbench.training.step.plain import plain_micro
 from workbench.training.step.recompute import Recompute
@@ -33,12 +39,6 @@ MAX_SKIPPED = 20
 """Steps in a row without a finite gradient after which the trial has failed."""
 
 
-class StepsSkipped(WorkbenchError):
-    """The gradient is no number, again and again; the adapter was never touched by it."""
-
-    cause = "recipe"
-
-
 class Step:
     """Trains a PEFT model's adapter; make it after everything else has wrapped the model.
 
@@ -48,7 +48,7 @@ class Step:
     leaves model and modules as they were, with the trained weights.
     """
 
-    def __init__(self, model: nn.Module, options: StepOptions) -> None:
+    def __init__(self, model: Any, options: StepOptions) -> None:
         self.options = options
         self._model = model
         self._dtype = DTYPES[options.precision]
@@ -66,6 +66,7 @@ class Step:
         self._small: SmallKernels | None = None
         self._recompute: Recompute | None = None
         if self._parts is None:
+            self._recompute_plainly()
             self._off("padding_free", str(found))
             self._off("fused_lora", str(found))
             self._off("small_kernels", str(found))
@@ -120,12 +121,12 @@ class Step:
     def measured(self) -> list[dict[str, float]]:
         """loss, grad_norm, skipped (so far), skipped_in_a_row, loss_scale of each step since last.
 
-        Waits for the card. Raises StepsSkipped when 20 in a row had no finite gradient.
+        Waits for the card. Raises Diverged when 20 in a row had no finite gradient.
         """
         rows = self._ring.read()
         worst = max((row["skipped_in_a_row"] for row in rows), default=0.0)
         if worst >= MAX_SKIPPED:
-            raise StepsSkipped(
+            raise Diverged(
                 f"{int(worst)} steps in a row had a gradient that is NaN or infinite",
                 mend="lower train.learning_rate, or set model.precision: bf16 where the card has "
                 "it; the last checkpoint is good",
@@ -150,6 +151,8 @@ class Step:
         for part in (self._small, self._fused, self._recompute):
             if part is not None:
                 part.restore()
+        if self._parts is None and self.options.recompute_layers:
+            self._model.gradient_checkpointing_disable()
         self._model.__dict__.pop("zero_grad", None)
         self.flat.release()
 
@@ -166,6 +169,13 @@ class Step:
             self._off(name, "switched off")
             return False
         return True
+
+    def _recompute_plainly(self) -> None:
+        """All layers or none: what every transformers model can do."""
+        if self.options.recompute_layers:
+            self._model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
 
     def _put_on(self, parts: Parts) -> None:
         options, config = self.options, parts.config
@@ -206,16 +216,21 @@ class Step:
         self._sites = torch.arange(max(self._fused.sites, 1), device=self.device)
         self._on("fused_lora", f"{len(self._fused.groups)} groups of projections")
 
-    def _optimizer(self) -> FlatAdamW:
+    def _optimizer(self) -> FlatOptimizer:
         options = self.options
-        kind = TensorwiseAdamW if "flat_adamw" in options.off else FlatAdamW
-        optimizer = kind(
-            self.flat,
-            lr=options.learning_rate,
-            weight_decay=options.weight_decay,
-            max_grad_norm=options.max_grad_norm,
-            loss_scaling=options.precision == "fp16",
-        )
+        settings: dict[str, Any] = {
+            "lr": options.learning_rate,
+            "weight_decay": options.weight_decay,
+            "max_grad_norm": options.max_grad_norm,
+            "loss_scaling": options.precision == "fp16",
+        }
+        optimizer: FlatOptimizer
+        if options.optimizer != "adamw_torch":
+            optimizer = FlatStock(self.flat, kind=options.optimizer, **settings)
+        elif "flat_adamw" in options.off:
+            optimizer = TensorwiseAdamW(self.flat, **settings)
+        else:
+            optimizer = FlatAdamW(self.flat, **settings)
         optimizer.register_step_post_hook(self._note)
         return optimizer
 

@@ -1,0 +1,127 @@
+"""The trial's trainer gives what TRL's own gives, and skips a step that has no finite gradient."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from tests.training.trials import Bench, Log, plan, recipe, spec
+from workbench.events import Outcome
+from workbench.recipe import Recipe
+from workbench.training import adapter
+from workbench.training.base import Resident
+from workbench.training.data import load_prepared, prepare_data
+from workbench.training.pace import EpochOrder
+from workbench.training.step import Step
+from workbench.training.tokens import load_tokenizer
+
+
+class Stock(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer, over rows in the trial's order."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
+        lengths = list(self.train_dataset["length"])
+        return EpochOrder(lengths, 4, self.args.seed, lambda: 0, grouped=True)
+
+
+def losses_of_trl(made: Recipe, folder: Path) -> dict[int, tuple[float, float]]:
+    """Loss and gradient norm of each step, of a padded batch without any of our step."""
+    tokenizer = load_tokenizer(spec().path, None)
+    rows, _ = load_prepared(prepare_data(made, tokenizer, folder / "cache", lambda *_: None))
+    train = made.train
+    args = SFTConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        per_device_train_batch_size=4,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=train.warmup,
+        num_train_epochs=1,
+        seed=train.seed,
+        logging_steps=1,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        activation_checkpointing=False,
+        dataloader_pin_memory=False,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    with Resident().lend(spec(quantization=made.model.quantization)) as base:
+        model = adapter.put_on(base, made, lambda *_, **__: None)
+        masters = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
+        trainer = Stock(
+            model=model,
+            args=args,
+            data_collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
+            train_dataset=rows,
+            processing_class=tokenizer,
+        )
+        for name, param in model.named_parameters():  # TRL casts them to bf16
+            if param.requires_grad:
+                param.data = masters[name]
+        trainer.train()
+        history = [row for row in trainer.state.log_history if "loss" in row]
+    return {row["step"]: (row["loss"], row["grad_norm"]) for row in history}
+
+
+@pytest.mark.parametrize(
+    "cut", [{}, {"micro_batch": 2, "micro_steps": 2}, {"recompute": True}], ids=str
+)
+def test_losses_and_gradients_are_those_of_trl(cut: dict[str, Any], tmp_path: Path) -> None:
+    made = recipe(lora__dropout=0.0, model__quantization="nf4", train__log_every=1)
+    log = Bench(tmp_path / "ours", made, plan=plan(**cut)).run()
+    assert log.outcome is Outcome.DONE
+    expected = losses_of_trl(made, tmp_path)
+    assert log.losses.keys() == expected.keys()
+    for step, row in expected.items():
+        assert log.losses[step] == pytest.approx(row, rel=1e-3)
+
+
+def spoilt(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
+    """The gradients of these steps are no numbers."""
+    forward_backward = Step.forward_backward
+    seen = iter(range(10**6))
+
+    def spoil(self: Step, rows: Any) -> torch.Tensor:
+        loss = forward_backward(self, rows)
+        if next(seen) in steps:
+            self.flat.grads[0] = math.nan
+            return loss * math.nan
+        return loss
+
+    monkeypatch.setattr(Step, "forward_backward", spoil)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_8bit"])
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt(monkeypatch, range(1, 3))
+    log = Bench(tmp_path, recipe(), plan=plan(optimizer=optimizer)).run()
+    assert log.outcome is Outcome.DONE
+    skipped = [row["values"].get("skipped_steps") for row in log.of("metric")]
+    assert skipped[:3] == [1.0, 2.0, 2.0]
+    rows = [row["values"] for row in log.of("metric") if "learning_rate" in row["values"]]
+    assert all("loss" in row for row in rows)
+    assert math.isfinite(log.scores["loss"])
+
+
+def test_twenty_in_a_row_end_the_trial_with_a_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt(monkeypatch, range(4, 10**6))
+    log: Log = Bench(tmp_path, recipe(train__epochs=5)).run()
+    assert log.outcome is Outcome.FAILED
+    assert log.end["cause"] == "recipe"
+    assert "learning_rate" in log.end["mend"]
+    assert {row["step"] for row in log.of("checkpoint")} >= {4}
