@@ -1,4 +1,4 @@
-"""Queued trials onto free cards: in order, each on the smallest card that takes it."""
+"""Queued trials onto free cards: in turn, each on the smallest card that takes it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from workbench.footprint import Plan, choose_plan
 from workbench.locks import holder
 from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, Desk, assignment_file, card_of
+from workbench.scheduler.turns import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow
 from workbench.text import safe_line
 from workbench.trial import Kind, State, Wanted
@@ -41,15 +42,16 @@ def place(desk: Desk) -> None:
     free = {row.uuid: row for row in desk.cards if not busy[row.uuid]}
     running = desk.store.running_by_experiment()
     known = {id: desk.store.experiment(id) for id in running}
-    full = {id: limit for id in known if (limit := _limit(known[id])) and running[id] >= limit}
+    full = {id: limit for id in known if (limit := known[id].max_parallel) and running[id] >= limit}
     waits: dict[int, str] = {}
-    for trial in desk.store.queue(LOOK_AHEAD, of_each=OF_EACH, without=full):
+    queued = desk.store.queue(LOOK_AHEAD, of_each=OF_EACH, without=full)
+    known |= {id: desk.store.experiment(id) for id in {t.experiment for t in queued} - set(known)}
+    turns = take_turns(desk, queued, known, running)
+    for trial in turns:
         if len(desk.plans) >= enough:
             break
         if trial.experiment in full:
             continue
-        if trial.experiment not in known:
-            known[trial.experiment] = desk.store.experiment(trial.experiment)
         experiment = known[trial.experiment]
         chosen = _choose(desk, trial, experiment, free)
         if chosen is None:
@@ -57,9 +59,10 @@ def place(desk: Desk) -> None:
             continue
         card, plan = chosen
         _start(desk, trial, experiment, card, plan)
+        turns.placed(trial)
         del free[card.uuid]
         running[experiment.id] = running.get(experiment.id, 0) + 1
-        if (limit := _limit(experiment)) and running[experiment.id] >= limit:
+        if (limit := experiment.max_parallel) and running[experiment.id] >= limit:
             full[experiment.id] = limit
     _tell(desk, waits, full)
 
@@ -88,11 +91,6 @@ def _hold(desk: Desk) -> str:
     if room < LEAST_DISK_BYTES:
         return f"the disk of {desk.home.root} has {room >> 20} MiB left; free some"
     return "" if desk.fleet_ready() else "Ray is starting"
-
-
-def _limit(experiment: Experiment) -> int | None:
-    sweep = experiment.recipe.get("sweep") or {}
-    return sweep.get("max_parallel")
 
 
 def _busy(desk: Desk, row: CardRow) -> str:

@@ -185,8 +185,8 @@ class Reader:
         return [_experiment(row, {}) for row in rows]
 
     def queue(self, limit: int, *, of_each: int, without: Collection[int] = ()) -> list[TrialRow]:
-        """Queued trials in the order they are to be placed: the first `of_each` of an experiment,
-        so that none can stand before all others; of those in `without` none."""
+        """The first `of_each` queued trials of every experiment but those in `without`: higher
+        priority first, then every experiment's first before anyone's second."""
         rows = self.db.execute(
             f"""{_TRIALS} where t.id in (
                   select id from (
@@ -195,11 +195,22 @@ class Reader:
                     from trials q join experiments e on e.id = q.experiment
                     where q.state = 'queued' and not e.held
                       and e.id not in (select value from json_each(:without)))
-                  where place <= :of_each order by priority desc, id limit :limit)
+                  where place <= :of_each order by priority desc, place, id limit :limit)
                 order by e.priority desc, t.id""",
             {"limit": limit, "of_each": of_each, "without": json.dumps(list(without))},
         )
         return _trials(rows)
+
+    def card_seconds(self, since_utc: float, now: float) -> dict[int, float]:
+        """Seconds that each experiment has held cards since then, over all cards."""
+        rows = self.db.execute(
+            """select t.experiment,
+                      sum(max(0, coalesce(a.ended_utc, :now) - max(a.started_utc, :since)))
+               from attempts a join trials t on t.id = a.trial
+               where a.ended_utc is null or a.ended_utc > :since group by 1""",
+            {"since": since_utc, "now": now},
+        )
+        return {row[0]: float(row[1]) for row in rows}
 
     def unwilling(self) -> list[TrialRow]:
         """Queued trials that somebody wants paused, stopped or killed."""
@@ -327,6 +338,8 @@ def _experiment(row: sqlite3.Row, counts: dict[str, int]) -> Experiment:
         mend=row["mend"],
         priority=row["priority"],
         held=bool(row["held"]),
+        max_parallel=row["max_parallel"],
+        searching=bool(row["searching"]),
         created_utc=row["created_utc"],
         counts=counts,
     )

@@ -26,6 +26,10 @@ class Experiment:
     mend: str
     priority: int
     held: bool
+    max_parallel: int | None
+    """Trials of it that may run at once; None: as many as there are cards."""
+    searching: bool
+    """Its sweep may still ask for trials: it is not over when all it has are."""
     created_utc: float
     counts: dict[str, int]
     """Trials by state, the base's own left out."""

@@ -13,6 +13,8 @@ create table experiments (
   mend          text not null default '',
   priority      integer not null default 0,
   held          integer not null default 0,
+  max_parallel  integer,                      -- trials of it that may run at once; null: any number
+  searching     integer not null default 0,   -- its sweep may still ask for trials
   created_utc   real not null
 ) strict;
 
@@ -59,6 +61,7 @@ create table attempts (
   offset        integer not null default 0    -- bytes of events.jsonl that are in the tables
 ) strict;
 create index attempts_by_trial on attempts (trial);
+create index attempts_by_end on attempts (ended_utc);
 create unique index one_live_attempt_per_trial on attempts (trial) where outcome is null;
 create unique index one_live_attempt_per_card on attempts (card) where outcome is null;
 

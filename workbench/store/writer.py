@@ -85,6 +85,7 @@ class Store(Reader):
                 state="preparing",
                 recipe=json.dumps(recipe),
                 rank_by=rank_by,
+                max_parallel=(recipe.get("sweep") or {}).get("max_parallel"),
                 created_utc=self.clock(),
             )
 
