@@ -105,7 +105,9 @@ def _begin(desk: Desk) -> None:
         store.set_fact(STOPPING, "")
     store.set_fact(BRAKE, os.environ.get("WORKBENCH_BRAKE", ""))
     rescue_all(desk, "the engine was restarted")
-    store.note("engine", "the engine is up", level="debug")
+    why = os.environ.get("WORKBENCH_WHY", "")
+    again = f"the engine was restarted: {why}; what ran goes on from its last checkpoint"
+    store.note("engine", again if why else "the engine is up", level="warning" if why else "debug")
     log.info("loop up")
 
 

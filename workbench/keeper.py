@@ -70,6 +70,8 @@ class Keeper:
         self.lock = lock
         self.crashes: deque[float] = deque(maxlen=CRASHES)
         self.fresh = True
+        self.why = ""
+        """Why the unit before this one ended; empty for a start that a person asked for."""
         self.ending = False
         self.sampler: subprocess.Popen[bytes] | None = None
         self._sampling_s = -SAMPLER_PAUSE_S
@@ -96,10 +98,10 @@ class Keeper:
             except OSError as refused:  # a full disk, no process to be had: it may pass
                 log.error("head and loop could not be started: %s", refused)
             else:
-                why = self._watch(unit)
-                log.info("unit %s ends: %s", unit.name, why)
+                self.why = self._watch(unit)
+                log.info("unit %s ends: %s", unit.name, self.why)
                 self._end_unit(unit)
-                if why == "stopped":
+                if self.why == "stopped":
                     break
             self.crashes.append(time.monotonic())
             pause_s = min(10.0, 0.5 * 2 ** (len(self._recent()) - 1))
@@ -122,6 +124,7 @@ class Keeper:
             return
         if not isinstance(left, dict):
             return
+        self.why = "its keeper was gone (killed, or a reboot)"
         for unit in (left.get("unit"), left.get("sampler_unit")):
             if unit:
                 stubborn = end_unit(str(unit))
@@ -180,6 +183,7 @@ class Keeper:
             "WORKBENCH_HOME": str(self.home.root),
             "WORKBENCH_RAY": f"127.0.0.1:{port}",
             "WORKBENCH_FRESH": "1" if self.fresh else "",
+            "WORKBENCH_WHY": self.why,
             "WORKBENCH_BRAKE": brake,
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "RAY_AUTH_MODE": "token",

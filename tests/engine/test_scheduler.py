@@ -13,7 +13,7 @@ from workbench.errors import IllegalMove, UsageError
 from workbench.events import EventWriter
 from workbench.locks import Lock
 from workbench.scheduler.desk import BRAKE, assignment_file, events_file
-from workbench.scheduler.rescue import rescue_all
+from workbench.scheduler.rescue import hopeless, rescue_all
 from workbench.search import points
 from workbench.store.board import board
 from workbench.store.requests import drop
@@ -611,3 +611,34 @@ def test_training_that_hangs_behind_a_worker_that_answers_is_tried_again(
     bench.desk.fleet.observe = observe  # type: ignore[method-assign]
     assert "no progress for 150 min" in bench.store.attempts(2)[0].reason
     assert bench.until(State.DONE, 2).attempts == 2
+
+
+def test_training_that_is_still_for_long_is_asked_for_a_checkpoint_first(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    observe = bench.desk.fleet.observe
+    bench.desk.fleet.observe = lambda: {  # type: ignore[method-assign]
+        card: replace(report, data={"still_s": 6_000.0}) for card, report in observe().items()
+    }
+    bench.ticks(2)
+    bench.desk.fleet.observe = observe  # type: ignore[method-assign]
+    assert bench.until(State.DONE, 2).attempts == 2
+    assert bench.store.attempts(2)[0].outcome == "yielded"
+    assert [e.kind for e in bench.store.events(trial=2)].count("hangs") == 1
+
+
+def test_dying_at_one_step_again_is_its_fault_only_when_it_got_no_further(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    (attempt,) = bench.store.live_attempts()
+    died = replace(attempt, outcome="lost", from_step=2, last_step=5, checkpoint_step=4)
+    again = replace(died, from_step=4, checkpoint_step=None)
+    assert "two attempts in a row ended at step 5" in hopeless([died, again])
+    assert not hopeless([died, replace(again, checkpoint_step=5)])
+    assert not hopeless([died, replace(again, outcome="cut")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,26 @@ def test_a_resumed_trial_refuses_changed_rows(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "home", settings)
     bench.run(on=halt_at(2, Halt.YIELD))
     rows.write_text("".join(lines).replace('"31"', '"32"').replace('"30"', '"33"'))
-    assert "rows changed" in bench.run().end["reason"]
+    end = bench.run().end
+    assert "rows changed in" in end["reason"]
+    assert "submit the recipe again" in end["mend"]
+    rows.write_text("".join(lines))
+    assert bench.run().outcome is Outcome.DONE
+
+
+def test_damaged_checkpoints_are_told_and_without_a_whole_one_it_starts_anew(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, recipe(train__epochs=2))
+    bench.run(on=halt_at(10, Halt.YIELD))
+    os.truncate(bench.checkpoints / "step-000008" / "optimizer.pt", 100)
+    os.truncate(bench.checkpoints / "step-000011" / "optimizer.pt", 100)
+    log = bench.run()
+    assert log.outcome is Outcome.DONE
+    told = [line["text"] for line in log.of("log") if "damaged" in line["text"]]
+    assert len(told) == 2
+    assert "step-000011 is damaged: optimizer.pt" in told[0]
+    assert min(row["step"] for row in log.of("metric")) == 2
 
 
 def test_a_resumed_trial_refuses_another_precision(tmp_path: Path) -> None:

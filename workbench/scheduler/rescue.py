@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from itertools import takewhile
 
 from workbench import faults
 from workbench.events import Outcome
-from workbench.fleet import Phase, Report
+from workbench.fleet import Halt, Phase, Report
 from workbench.scheduler.desk import Desk
 from workbench.scheduler.settle import take_in
 from workbench.store.rows import Attempt
 from workbench.text import safe_line
 from workbench.trial import State
 
-SILENT_LIMIT_S = 120.0
-"""A worker whose control thread says nothing for so long is replaced."""
-STILL_LIMIT_S = 7_200.0
+SILENT_LIMIT_S = float(os.environ.get("WORKBENCH_SILENT_S") or 120.0)
+"""A worker whose control thread says nothing for so long is replaced; it is asked all the while."""
+STILL_LIMIT_S = float(os.environ.get("WORKBENCH_STILL_S") or 7_200.0)
 """Training that makes no progress for so long hangs, whatever its control thread says: far above
 the slowest optimizer step, and below never."""
+ASK_SHARE = 0.8
+"""Of that time, after which it is asked to checkpoint and give its card back."""
 START_LIMIT_S = 300.0
 """An attempt that no worker has taken for so long is placed anew."""
 BARREN_LIMIT = 3
@@ -58,9 +61,28 @@ def _lost(desk: Desk, attempt: Attempt) -> str:
         why = f"training on {attempt.card} made no progress for {still_s / 60:.0f} min"
         desk.fleet.end(attempt.card, why)
         return why
+    if report.attempt == attempt.id and still_s > ASK_SHARE * STILL_LIMIT_S:
+        _ask_back(desk, attempt, still_s)
     if _dropped(report, attempt):
         return f"the worker of {attempt.card} is idle, and left no record of the attempt's end"
     return ""
+
+
+def _ask_back(desk: Desk, attempt: Attempt, still_s: float) -> None:
+    """It may only be slow: then it checkpoints, and goes on elsewhere."""
+    desk.fleet.halt(attempt.card, attempt.id, Halt.YIELD)
+    if attempt.halt is not None:
+        return
+    with desk.store.writing():
+        desk.store.touch_attempt(attempt.id, halt=Halt.YIELD)
+        desk.store.note(
+            "hangs",
+            f"trial {attempt.trial} made no progress on {attempt.card} for {still_s / 60:.1f} min; "
+            "it was asked for a checkpoint, and is replaced if none comes",
+            level="warning",
+            trial=attempt.trial,
+            attempt=attempt.id,
+        )
 
 
 def _dropped(report: Report, attempt: Attempt) -> bool:
@@ -117,9 +139,19 @@ def hopeless(attempts: list[Attempt]) -> str:
     if len(barren) >= BARREN_LIMIT:
         reasons = "; ".join(a.reason for a in reversed(barren[:BARREN_LIMIT]))
         return f"{len(barren)} attempts in a row ended without a new checkpoint: {reasons}"
-    if len(lost) >= 2 and lost[0].last_step == lost[1].last_step > lost[0].from_step:
+    if _same_step(lost):
         return f"two attempts in a row ended at step {lost[0].last_step}: {lost[0].reason}"
     return ""
+
+
+def _same_step(lost: list[Attempt]) -> bool:
+    """True when the two newest died at one step with their workers: it is the step's doing."""
+    if len(lost) < 2 or any(a.outcome != Outcome.LOST for a in lost[:2]):
+        return False
+    newest, former = lost[:2]
+    return newest.checkpoint_step is None and (
+        newest.last_step == former.last_step > newest.from_step
+    )
 
 
 def _blame(desk: Desk, card: str) -> None:

@@ -26,7 +26,7 @@ from workbench.training.base import BaseSpec, Resident
 from workbench.training.checkpoint import Belongs, Checkpoint
 from workbench.training.control import Control, Emit, Interrupted
 from workbench.training.course import Course, what_was_prepared
-from workbench.training.data import load_prepared, prepare_data
+from workbench.training.data import check_unchanged, load_prepared, prepare_data
 from workbench.training.memory import Meter
 from workbench.training.prepare import evaluation_digest
 from workbench.training.scoring import Scorer
@@ -82,7 +82,7 @@ class Attempt:
         if self.a.kind == "base":
             with self._base() as base:
                 return self._score_base(base, eval_rows)
-        found = checkpoint.newest_verified(self.checkpoints)
+        found = checkpoint.newest_verified(self.checkpoints, self._warn)
         if self._is_over(found):
             return self._over(found)
         if found is not None and not self.a.finish:
@@ -109,6 +109,7 @@ class Attempt:
         self.tokenizer = load_tokenizer(self.model_path, self.revision)
         home = Path(self.a.experiment_folder).parent.parent
         cache = home / "cache" / "data"
+        check_unchanged(self.recipe.data, told["data"]["sources"], cache)
         prepared = prepare_data(self.recipe, self.tokenizer, cache, lambda *_: self.control.beat())
         self.evaluation_digest = evaluation_digest(self.recipe, prepared)
         rows, eval_rows = load_prepared(prepared)
@@ -249,6 +250,9 @@ class Attempt:
         if stopped:
             return End(outcome=Outcome.STOPPED, step=step, reason="asked to finish early")
         return End(outcome=Outcome.DONE, step=step)
+
+    def _warn(self, text: str) -> None:
+        self.emit("log", level="warning", text=text)
 
     def _phase(self, name: str, detail: str = "", **more: Any) -> None:
         self.control.beat()

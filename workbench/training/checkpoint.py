@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,16 +93,19 @@ def tidy(checkpoints: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def newest_verified(checkpoints: Path) -> Checkpoint | None:
-    """The newest whose every byte is as it was written; damaged ones are set aside.
+def newest_verified(
+    checkpoints: Path, tell: Callable[[str], None] = lambda _: None
+) -> Checkpoint | None:
+    """The newest whose every byte is as it was written; damaged ones are set aside, and told.
 
     Reads each candidate once (about 1 GB/s). None where there is none.
     """
     for path in _newest_first(checkpoints):
         try:
             return verify(path)
-        except CheckpointError:
+        except CheckpointError as damaged:
             _set_aside(path)
+            tell(f"{damaged.what}; it was moved to {ASIDE}/, and the one before it is used")
     return None
 
 

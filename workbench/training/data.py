@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import DataError
 from workbench.files import sync
 from workbench.recipe.schema import Data, Recipe
+from workbench.text import safe_line
 from workbench.training.make_rows import make_rows
 from workbench.training.sources import Source, find_sources
 from workbench.training.survey import Progress
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the same rows would come out differently: what is cached is then made anew."""
 
 _STAGED = ".staged-"
@@ -41,6 +42,8 @@ class Prepared:
     folder: Path
     digest: str
     """Of everything the rows depend on: data, settings, tokenizer, FORMAT."""
+    sources: list[str | None]
+    """Digests of what was read, train and eval: a file's bytes, or the hub's commit."""
     eval_digest: str
     """Of the held-out rows alone; two trials with the same one are scored on the same rows."""
     shape: str
@@ -102,7 +105,8 @@ def prepare_data(
             staged = Path(name) / "rows"
             staged.mkdir()
             about = make_rows(data, tokenizer, (train, held), staged, progress)
-            text = json.dumps({"digest": digest, **about}, ensure_ascii=False)
+            told = {"digest": digest, "sources": _digests(train, held), **about}
+            text = json.dumps(told, ensure_ascii=False)
             (staged / "about.json").write_text(text, encoding="utf-8")
             _commit(staged, folder)
     except OSError as refused:
@@ -115,6 +119,19 @@ def prepare_data(
     return made
 
 
+def check_unchanged(data: Data, sources: list[str | None], cache: Path) -> None:
+    """DataError when a file holds other rows than when its experiment was prepared: its trials
+    would no longer be comparable. Reads no file whose size and time are as they were."""
+    now = find_sources(data, cache / "sources", refresh=False)
+    for source, before, after in zip(now, sources, _digests(*now), strict=True):
+        if before != after:
+            name = source.name if source else data.train
+            raise DataError(
+                f"the rows changed in {safe_line(name, 200)} since this experiment was submitted",
+                mend="put the data back as it was and retry the trial, or submit the recipe again",
+            )
+
+
 def load_prepared(prepared: Prepared) -> tuple[Dataset, Dataset]:
     """(train, eval), memory-mapped."""
     from datasets import Dataset
@@ -124,6 +141,10 @@ def load_prepared(prepared: Prepared) -> tuple[Dataset, Dataset]:
 
 
 # ── the cache ────────────────────────────────────────────────────────────────────────────────
+
+
+def _digests(train: Source, held: Source | None) -> list[str | None]:
+    return [train.digest, held.digest if held else None]
 
 
 def _digest(
