@@ -15,17 +15,18 @@ from typing import Any
 
 from workbench import faults
 from workbench.card_sampler import CardSample, read_sample
-from workbench.errors import EngineError, WorkbenchError
+from workbench.errors import EngineError, StoreError, WorkbenchError
 from workbench.files import write_durably
 from workbench.fleet.ray_fleet import RayFleet
-from workbench.home import Home, find_home
+from workbench.home import STOPPED_BY_A_PERSON, Home, find_home
 from workbench.locks import Lock, holder
 from workbench.processes import KEEPER, die_with_parent
 from workbench.scheduler import Desk, tick
 from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, STOPPING
 from workbench.scheduler.preparer import Preparer
 from workbench.scheduler.rescue import rescue_all
-from workbench.store import Blocked, Store
+from workbench.store import Blocked, Store, damage
+from workbench.store.backup import Daily
 
 TICK_S = 0.25
 STOP_LIMIT_S = 90.0
@@ -41,7 +42,13 @@ def main() -> int:
         home = find_home().make()
         lock = Lock(home.loop_lock)
         _take(lock)
-        return _run(home)
+        try:
+            store = Store(home.database)
+        except StoreError as refused:  # trying again mends nothing: as if a person had stopped it
+            log.error("%s; %s", refused.what, refused.mend)
+            write_durably(home.stopped, f"{refused.what}\n{refused.mend}\n".encode())
+            return 0
+        return _run(home, store)
     except WorkbenchError as refused:
         log.error("%s; %s", refused.what, refused.mend)
         return refused.exit_code
@@ -58,8 +65,7 @@ def _take(lock: Lock, patience_s: float = 3.0) -> None:
         time.sleep(0.05)
 
 
-def _run(home: Home) -> int:
-    store = Store(home.database)
+def _run(home: Home, store: Store) -> int:
     address = os.environ["WORKBENCH_RAY"]
     fleet = RayFleet(str(home.root), address, store.next_generation)
     desk = Desk(
@@ -72,11 +78,13 @@ def _run(home: Home) -> int:
     )
     _begin(desk)
     keeper = int(os.environ.get(KEEPER) or os.getppid())  # it may have died before we asked
-    patience = Patience()
+    patience, daily = Patience(), Daily(home.database, home.backups)
     while os.getppid() == keeper:
         try:
             home.tick.touch()
             tick(desk)
+            if trouble := daily.look():
+                store.note("backup", trouble, level="warning")
             if _may_stop(desk, patience):
                 _stop(desk)
                 return 0
@@ -94,7 +102,7 @@ def passes(error: Exception) -> bool:
     """True for a full disk and for somebody else's lock on the database: trials train on
     meanwhile, and the next tick tries again."""
     if isinstance(error, Blocked):
-        return error.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL")
+        return damage.passes(error)
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -140,7 +148,7 @@ def _stop(desk: Desk) -> None:
     rescue_all(desk, "the engine was stopped before it had checkpointed")
     desk.store.note("engine", "the engine was stopped", level="info")
     faults.at("engine.before_stopped")
-    write_durably(desk.home.stopped, b"stopped by a person\n")
+    write_durably(desk.home.stopped, STOPPED_BY_A_PERSON)
     desk.store.set_fact(STOPPING, "")
 
 

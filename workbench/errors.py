@@ -9,7 +9,8 @@ WorkbenchError (1)
 ├── DoesNotFit (1)          more bytes than a card has
 ├── EngineError (1)         the engine, its home, its lock
 ├── StoreError (1)          the database
-│   └── IllegalMove (1)     a trial was not where its move starts
+│   ├── IllegalMove (1)     a trial was not where its move starts
+│   └── DatabaseDamaged (1) it lost rows, or cannot be read: `workbench repair`
 └── CheckpointError (1)     a checkpoint that does not verify or does not belong here
 """
 
@@ -67,6 +68,10 @@ class StoreError(WorkbenchError):
 
 
 class IllegalMove(StoreError):
+    pass
+
+
+class DatabaseDamaged(StoreError):
     pass
 
 

@@ -97,15 +97,17 @@ class EventWriter:
         self._file.close()
 
 
-def read_events(path: Path, offset: int) -> tuple[list[Event | BadLine], int]:
-    """Whole lines from byte `offset` on, and the offset behind them.
+def read_events(
+    path: Path, offset: int, until: int | None = None
+) -> tuple[list[Event | BadLine], int]:
+    """Whole lines from byte `offset` on (up to byte `until`), and the offset behind them.
 
     A file that is missing or cannot be read is empty: its worker's end will tell.
     """
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            chunk = file.read(READ_BYTES)
+            chunk = file.read(READ_BYTES if until is None else min(READ_BYTES, until - offset))
     except OSError:
         return [], offset
     end = chunk.rfind(b"\n") + 1

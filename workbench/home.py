@@ -11,6 +11,8 @@ from platformdirs import user_data_path
 
 from workbench.errors import EngineError
 
+STOPPED_BY_A_PERSON = b"stopped by a person\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -50,7 +52,8 @@ class Home:
 
     @property
     def stopped(self) -> Path:
-        """There while the engine was stopped by a person and not started since."""
+        """There while the engine was stopped and not started since: by a person (so it says, or it
+        is empty), or by itself: then why, and in the next line the mend."""
         return self.root / "stopped"
 
     @property
@@ -61,6 +64,10 @@ class Home:
     @property
     def token(self) -> Path:
         return self.root / "token"
+
+    @property
+    def backups(self) -> Path:
+        return self.root / "backups"
 
     @property
     def logs(self) -> Path:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from workbench import faults
 from workbench.errors import EngineError, NotThere
-from workbench.home import Home, find_home
+from workbench.home import STOPPED_BY_A_PERSON, Home, find_home
 from workbench.locks import holder
 from workbench.store.board import board
+from workbench.store.journal import gone, journal_of, stands_at
 from workbench.store.reader import Reader
 from workbench.store.requests import drop
 from workbench.store.rows import (
@@ -33,6 +34,7 @@ from workbench.store.rows import (
     Sample,
     TrialRow,
 )
+from workbench.text import safe_line
 
 if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
     from workbench.recipe import Recipe
@@ -110,6 +112,8 @@ class Service:
         try:
             inode = self.home.database.stat().st_ino
         except (FileNotFoundError, NotADirectoryError):
+            if stands_at(journal_of(self.home.database)):
+                raise gone(self.home.database) from None
             return None
         if self._reader is None or inode != self._inode:
             reader = Reader.open(self.home.database)
@@ -227,12 +231,12 @@ class Service:
         keeper = holder(self.home.keeper_lock)
         age = _age_s(self.home.tick)
         if keeper is None:
-            stopped = self.home.stopped.exists()
+            why = self._why_stopped()
             return Engine(
-                state="stopped" if stopped else "down",
+                state="down" if why is None else "stopped",
                 pid=None,
                 tick_age_s=age,
-                detail="stopped by you" if stopped else "not running",
+                detail="not running" if why is None else why[0] or "stopped by you",
             )
         loop = holder(self.home.loop_lock)
         state: EngineState = "running"
@@ -242,6 +246,17 @@ class Service:
         elif age > LATE_S:
             state, detail = "late", f"no tick for {age:.0f} s"
         return Engine(state=state, pid=keeper, tick_age_s=age, detail=detail)
+
+    def _why_stopped(self) -> tuple[str, str] | None:
+        """Why the engine ended by itself, and the mend; empty when a person stopped it."""
+        try:
+            told = self.home.stopped.read_bytes()[:4_000]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if told in (b"", STOPPED_BY_A_PERSON):
+            return ("", "")
+        what, _, mend = told.decode(errors="replace").partition("\n")
+        return (safe_line(what), safe_line(mend))
 
     def _trouble(self) -> str:
         """Why nothing new is placed although the engine runs; empty when all is well."""
@@ -287,6 +302,8 @@ class Service:
             state = self.engine().state
             if (running and state == "running") or (not running and state in ("stopped", "down")):
                 return
+            if state == "stopped" and (why := self._why_stopped()) and why[0]:
+                raise EngineError(f"the engine does not start: {why[0]}", mend=why[1])
             time.sleep(0.05)
         raise EngineError(
             f"the engine did not {'start' if running else 'stop'} within {timeout_s:.0f} s",

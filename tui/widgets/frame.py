@@ -100,7 +100,7 @@ def banner_lines(snapshot: Snapshot, at_utc: float, now: float, read_error: str)
     if engine.state == "stopped":
         return [
             (
-                ("■ The engine was stopped by you", "warn"),
+                (f"■ The engine was {engine.detail}", "warn"),
                 (" — nothing trains, trials wait. ", ""),
                 ("E", "accent"),
                 (" starts it.", ""),

@@ -21,6 +21,7 @@ from workbench.cli import (
     merge,
     plan,
     recipes,
+    repair,
     run,
     train,
 )
@@ -99,7 +100,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     LOOK: (listing.ls, listing.show, logs.logs, listing.board),
     STEER: (control.stop, control.kill, control.pause, control.resume),
     KEEP: (merge.merge, recipes.schema),
-    MACHINE: (machine.cards, machine.doctor),
+    MACHINE: (machine.cards, machine.doctor, repair.repair),
 }
 for _group, _commands in _GROUPS.items():
     for _command in _commands:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from pathlib import Path
 
 from workbench.store.reader import Reader
 from workbench.store.rows import BoardRow, Experiment
@@ -49,7 +50,7 @@ def board(reader: Reader, experiment: Experiment, now: float) -> list[BoardRow]:
         return (row["kind"] == "base", score is None, -sign * (score or 0.0), row["number"])
 
     return [
-        _row(row, place, scores.get(row["trial"], {}), rank_by, base_score, sign)
+        _row(row, place, scores.get(row["trial"], {}), rank_by, base_score, sign, reader.root)
         for place, row in enumerate(sorted(rows, key=order), start=1)
     ]
 
@@ -61,6 +62,7 @@ def _row(
     rank_by: str,
     base_score: float | None,
     sign: float,
+    root: Path,
 ) -> BoardRow:
     score = scores.get(rank_by)
     tuned = row["kind"] == "tune"
@@ -77,7 +79,7 @@ def _row(
         gain=gain,
         scores=scores,
         settings=json.loads(row["settings"]),
-        adapter=row["adapter"],
+        adapter=None if row["adapter"] is None else str(root / row["adapter"]),
         adapter_bytes=row["adapter_bytes"],
         card=row["card"],
         attempts=row["attempts"],

@@ -27,12 +27,12 @@ class End:
     cause: str
 
 
-def ingest(store: Store, attempt: Attempt, file: Path) -> End | None:
-    """Everything new in `file`; the attempt's end, when it has come.
+def ingest(store: Store, attempt: Attempt, file: Path, until: int | None = None) -> End | None:
+    """Everything new in `file`, up to byte `until`; the attempt's end, when it has come.
 
     A line that raises is set aside as an event of its own, and never stops the loop.
     """
-    events, offset = read_events(file, attempt.offset)
+    events, offset = read_events(file, attempt.offset, until)
     if offset == attempt.offset:
         return None
     ends = []
@@ -142,8 +142,11 @@ def _sample(store: Store, attempt: Attempt, event: Event) -> None:
 
 def _adapter(store: Store, attempt: Attempt, event: Event) -> None:
     data = event.data
+    path = f"trials/{attempt.trial}/adapter"  # from the home, which may be moved
+    if not str(data["path"]).endswith(path):
+        path = safe_line(data["path"])
     store.put_adapter(
-        attempt.trial, attempt.id, str(data["path"]), int(data["bytes"]), str(data["sha256"])
+        attempt.trial, attempt.id, path, int(data["bytes"]), str(data["sha256"]), event.at_utc
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from workbench.errors import NotThere, StoreError
+from workbench.store.damage import in_words, passes
+from workbench.store.journal import check_stand, gone, journal_of, stands_at
 from workbench.store.rows import (
     Answer,
     Attempt,
@@ -29,32 +31,40 @@ BAND_STEPS = 1_024
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write; StoreError when it is no database of ours."""
+    """A connection that cannot write; StoreError when it is no database of ours, or damaged."""
+    told = stands_at(journal_of(path))
     if not path.exists():
+        if told:
+            raise gone(path)
         raise NotThere(
             f"there is no workbench at {path.parent}", mend="run `workbench demo`, or `workbench`"
         )
     connection = sqlite3.connect(
         f"{path.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None
     )
-    return _ours(connection, path)
+    return _ours(connection, path, told)
 
 
-def _ours(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+def _ours(connection: sqlite3.Connection, path: Path, told: int) -> sqlite3.Connection:
+    """`told`: where its journal stood before it was opened; see store.journal."""
     connection.row_factory = sqlite3.Row
     try:
         version = connection.execute("pragma user_version").fetchone()[0]
-    except sqlite3.DatabaseError as broken:
-        raise StoreError(
-            f"{path} cannot be read: {broken}",
-            mend="is its disk full or read-only? Move the file aside to begin anew",
-        ) from broken
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} was written by a newer workbench (schema {version}, this one knows "
-            f"{SCHEMA_VERSION})",
-            mend="upgrade this workbench",
-        )
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{path} was written by a newer workbench (schema {version}, this one knows "
+                f"{SCHEMA_VERSION})",
+                mend="upgrade this workbench",
+            )
+        check_stand(connection, path, told)
+    except sqlite3.Error as broken:
+        connection.close()
+        if passes(broken):
+            raise
+        raise in_words(broken, path) from broken
+    except StoreError:
+        connection.close()
+        raise
     return connection
 
 
@@ -83,6 +93,11 @@ class Reader:
 
     def close(self) -> None:
         self.db.close()
+
+    @property
+    def root(self) -> Path:
+        """The folder of the database: the home."""
+        return Path(self.db.execute("pragma database_list").fetchone()["file"]).parent
 
     def data_version(self) -> int:
         """Changes when another connection has committed. 0.1 ms."""

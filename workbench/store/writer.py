@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import IllegalMove, StoreError
+from workbench.store.damage import in_words, look_through, passes
+from workbench.store.journal import Journal, journal_of, stands_at
 from workbench.store.reader import BAND_STEPS, SCHEMA_VERSION, Reader, _ours
 from workbench.store.requests import Request
 from workbench.store.rows import Answer
@@ -29,13 +31,27 @@ Blocked = sqlite3.OperationalError
 class Store(Reader):
     """Reads and writes. Every method is one commit, or part of the `writing()` around it."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        connection = sqlite3.connect(path, timeout=5, isolation_level=None)
-        super().__init__(_ours(connection, path))
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.time, *, journal: bool = True
+    ) -> None:
+        """StoreError, with its mend, for a database that is damaged or cannot be written.
+
+        Looks through all of it, for five seconds at most.
+        """
         self.clock = clock
-        for pragma in ("journal_mode = wal", "foreign_keys = on", "synchronous = full"):
-            self.db.execute(f"pragma {pragma}")
-        self._migrate()
+        told = stands_at(journal_of(path)) if journal else 0
+        try:
+            connection = sqlite3.connect(path, timeout=5, isolation_level=None)
+            super().__init__(_ours(connection, path, told))
+            look_through(self.db, path)
+            for pragma in ("journal_mode = wal", "foreign_keys = on", "synchronous = full"):
+                self.db.execute(f"pragma {pragma}")
+            self._migrate()
+            self._journal = Journal(self.db, journal_of(path)) if journal else None
+        except sqlite3.Error as refused:
+            if passes(refused):
+                raise
+            raise in_words(refused, path) from refused
 
     def _migrate(self) -> None:
         version = self.db.execute("pragma user_version").fetchone()[0]
@@ -52,11 +68,20 @@ class Store(Reader):
         self.db.execute("begin immediate")
         try:
             yield
+            if self._journal is not None:
+                self._journal.prepare()
             self.db.execute("commit")
         except BaseException:
             if self.db.in_transaction:  # on a full disk SQLite may have rolled back by itself
                 self.db.execute("rollback")
             raise
+        if self._journal is not None:
+            self._journal.committed()
+
+    def close(self) -> None:
+        super().close()
+        if self._journal is not None:
+            self._journal.close()
 
     def _insert(self, table: str, **values: Any) -> int:
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
@@ -382,9 +407,19 @@ class Store(Reader):
                 ),
             )
 
-    def put_adapter(self, trial: int, attempt: int, path: str, size: int, sha256: str) -> None:
+    def put_adapter(
+        self,
+        trial: int,
+        attempt: int,
+        path: str,
+        size: int,
+        sha256: str,
+        at_utc: float | None = None,
+    ) -> None:
+        """`path` is relative to the home, or absolute."""
+        made = self.clock() if at_utc is None else at_utc
         with self.writing():
             self.db.execute(
                 "insert or replace into adapters values (?, ?, ?, ?, ?, ?)",
-                (trial, attempt, path, size, sha256, self.clock()),
+                (trial, attempt, path, size, sha256, made),
             )

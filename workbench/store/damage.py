@@ -1,0 +1,65 @@
+"""What is wrong with a database, in words and with its mend; told by everybody who opens it."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from workbench.errors import DatabaseDamaged, StoreError
+
+REPAIR = "run `workbench repair`: it rebuilds the database from what the home still holds"
+CHECK_S = 5.0
+"""Ten million metric rows are looked through in less; on a slow disk the rest is trusted."""
+CHECK_EVERY = 100_000
+"""Steps of SQLite's between two looks at the clock."""
+
+
+def passes(error: sqlite3.Error) -> bool:
+    """True for a full disk and for somebody else's lock on the database."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL"))
+
+
+def in_words(error: sqlite3.Error, path: Path | str = "the database") -> StoreError:
+    """Any error of SQLite's as one for people."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return DatabaseDamaged(f"{path} is damaged: {error}", mend=REPAIR)
+    if name.startswith("SQLITE_READONLY"):
+        return StoreError(
+            f"{path} cannot be written: it, or its disk, is read-only",
+            mend="give it back to you (chown, chmod u+w), or mount its disk for writing",
+        )
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+        return StoreError(
+            f"{path} cannot be opened: {error}",
+            mend="check who owns it and its folder; WORKBENCH_HOME names the workbench's folder",
+        )
+    if name.startswith("SQLITE_IOERR"):
+        return StoreError(
+            f"{path} cannot be read: {error}",
+            mend="its disk fails or is full: look at `dmesg`, free space, then try again",
+        )
+    if name == "SQLITE_ERROR" and "no such" in str(error):  # a table or a column
+        return DatabaseDamaged(f"{path} lacks what the workbench keeps there: {error}", mend=REPAIR)
+    return StoreError(
+        f"{path} cannot be read: {error}",
+        mend="is its disk full, or is it being replaced? Try again, then `workbench doctor`",
+    )
+
+
+def look_through(db: sqlite3.Connection, path: Path, limit_s: float = CHECK_S) -> None:
+    """StoreError when SQLite finds damage in it, looking for `limit_s` at most."""
+    until = time.monotonic() + limit_s
+    db.set_progress_handler(lambda: int(time.monotonic() > until), CHECK_EVERY)
+    try:
+        found = [str(row[0]) for row in db.execute("pragma quick_check(3)")]
+    except sqlite3.OperationalError as cut_short:
+        if cut_short.sqlite_errorname != "SQLITE_INTERRUPT":
+            raise
+        return
+    finally:
+        db.set_progress_handler(None, 0)
+    if found != ["ok"]:
+        raise DatabaseDamaged(f"{path} is damaged: {found[0]}", mend=REPAIR)
