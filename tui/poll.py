@@ -24,6 +24,7 @@ from tui.messages import (
 )
 from workbench.errors import NotThere, WorkbenchError
 from workbench.service import Service
+from workbench.store.damage import in_words
 from workbench.text import safe_line
 
 POINTS = 400
@@ -174,6 +175,8 @@ def _close(service: Service) -> None:
 
 def _told(broken: Exception) -> tuple[str, str]:
     """What happened and its mend, of any error."""
+    if type(broken).__module__ == "sqlite3":
+        broken = in_words(broken)
     if isinstance(broken, WorkbenchError):
         return safe_line(broken.what), safe_line(broken.mend)
     return (

@@ -84,7 +84,8 @@ def test_a_database_that_is_none_is_told(home: Home, workbench: Workbench) -> No
     home.database.write_bytes(b"no database, by far" * 100)
     said = workbench("ls")
     assert said.code == 1
-    assert "cannot be read" in said.err
+    assert "is damaged" in said.err
+    assert "workbench repair" in said.err
     assert "Traceback" not in said.err
 
 

@@ -348,8 +348,9 @@ async def test_a_broken_store_opens_a_panel_and_heals_by_itself(running: Home) -
     whole = running.database.read_bytes()
     running.database.write_bytes(b"no database at all, but long enough to look like one" * 99)
     async with shown(running, readable=False) as (app, pilot):
-        await until(pilot, lambda: "cannot be read" in text(app))
+        await until(pilot, lambda: "is damaged" in text(app))
         assert isinstance(app.screen, Panel)
+        assert "workbench repair" in text(app)
         healed = running.root / "healed"
         healed.write_bytes(whole)
         healed.rename(running.database)

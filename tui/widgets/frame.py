@@ -98,9 +98,11 @@ def banner_lines(snapshot: Snapshot, at_utc: float, now: float, read_error: str)
             )
         ]
     if engine.state == "stopped":
+        by_you = engine.detail == "stopped by you"
+        how = "was stopped by you" if by_you else f"ended by itself: {engine.detail}"
         return [
             (
-                (f"■ The engine was {engine.detail}", "warn"),
+                (f"■ The engine {how}", "warn"),
                 (" — nothing trains, trials wait. ", ""),
                 ("E", "accent"),
                 (" starts it.", ""),

@@ -74,7 +74,7 @@ def _words(engine: Engine, service: Service) -> str:
         "down": "; the next `workbench run` starts it",
         "late": "; its keeper starts it anew after 30 s",
     }.get(engine.state, "")
-    words = {"down": "not running", "late": "not answering", "stopped": engine.detail}
+    words = {"down": "not running", "late": "not answering", "stopped": engine.detail or "stopped"}
     counts = present.counts_line(_counts(service))
     return (
         f"engine {words.get(engine.state, engine.state)}{running}{why}{mend}\n"

@@ -13,8 +13,9 @@ import traceback
 from pathlib import Path
 
 from workbench.cli.tables import tell
-from workbench.errors import StoreError, WorkbenchError
+from workbench.errors import WorkbenchError
 from workbench.home import find_home
+from workbench.store.damage import in_words
 from workbench.text import safe_line
 
 INTERRUPTED = 130
@@ -30,10 +31,7 @@ def report(error: BaseException) -> int:
         _hush()
         return 1
     if type(error).__module__ == "sqlite3":  # only the store imports it
-        error = StoreError(
-            f"the database cannot be read: {error}",
-            mend="is its disk full, or is it being replaced? Try again, then `workbench doctor`",
-        )
+        error = in_words(error)
     elif isinstance(error, OSError) and error.filename is not None:
         error = WorkbenchError(
             f"{safe_line(error.filename)}: {error.strerror}",

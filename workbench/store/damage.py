@@ -21,7 +21,7 @@ def passes(error: sqlite3.Error) -> bool:
     return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL"))
 
 
-def in_words(error: sqlite3.Error, path: Path | str = "the database") -> StoreError:
+def in_words(error: BaseException, path: Path | str = "the database") -> StoreError:
     """Any error of SQLite's as one for people."""
     name = getattr(error, "sqlite_errorname", None) or ""
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
