@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from shaped import write_shaped_model
+from nf4_model import write_shaped_model
 
 from workbench.home import Home
 from workbench.recipe import load_recipe

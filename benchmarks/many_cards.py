@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shaped import write_shaped_model
+from nf4_model import write_shaped_model
 
 from workbench.home import Home
 from workbench.processes import marked

@@ -1,58 +1,85 @@
-"""An NF4 model with the shape of a real one and random weights, made on the card in seconds."""
+"""A model with the shape of a real one and random weights, made on the card in seconds."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-LLAMA: dict[str, Any] = {
-    "vocab_size": 128_256,
-    "max_position_embeddings": 8_192,
-    "rms_norm_eps": 1e-5,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0},
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "pad_token_id": 128_002,
-}
-SHAPES: dict[str, dict[str, Any]] = {
-    "8b": {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32},
-    "3b": {
-        "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
-        "num_attention_heads": 24, "tie_word_embeddings": True,
-    },
-    "1b": {
-        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "head_dim": 64,
-        "tie_word_embeddings": True,
-    },
-    "tiny": {
-        "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "head_dim": 64,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048, "pad_token_id": 0,
-    },
+from workbench.footprint import named_config
+from workbench.recipe import shipped_file
+
+SHAPES = {
+    "8b": "llama-3.1-8b", "3b": "llama-3.2-3b", "1b": "llama-3.2-1b", "qwen3": "qwen3-4b",
+    "gemma3": "gemma-3-1b", "phi3": "phi-3-mini-4k", "qwen2.5": "qwen2.5-1.5b",
+    "gemma2": "gemma-2-2b",
 }  # fmt: skip
-"""Llama 3 8B, Llama 3.2 3B and 1B, and one to try the script with."""
+"""Short names of the shapes that benchmarks use; any other of workbench.footprint.shapes works."""
+TINY: dict[str, int] = {
+    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "head_dim": 64,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048,
+}  # fmt: skip
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def make_nf4_model(shape: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """As from_pretrained with the guide's quantisation would give it: NF4, doubly quantised."""
-    config = AutoConfig.for_model("llama", **(LLAMA | SHAPES[shape]))
+def measures(shape: str) -> dict[str, Any]:
+    """config.json's, of `8b` or `qwen3-8b`; `tiny` or `tiny-qwen3` is small, to try a script."""
+    tiny, _, rest = shape.partition("-") if shape.startswith("tiny") else ("", "", shape)
+    name = rest or "8b"
+    found = named_config(SHAPES.get(name, name))
+    assert found is not None, f"{name} is no known shape"
+    return {**found, **TINY} if tiny else found
+
+
+def make_nf4_model(
+    shape: str, device: torch.device, dtype: torch.dtype, *, quantised: bool = True
+) -> Any:
+    """As from_pretrained would give it: NF4, doubly quantised, unless told otherwise."""
+    return _made(measures(shape), device, dtype, quantised=quantised)
+
+
+def _made(
+    known: dict[str, Any], device: torch.device, dtype: torch.dtype, *, quantised: bool
+) -> Any:
+    config = AutoConfig.for_model(**known, max_position_embeddings=32_768, **_TOKENS)
+    attends = "eager" if known.get("attn_logit_softcapping") else "sdpa"
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attends)
     torch.manual_seed(0)
-    for parent in model.model.layers.modules():
+    for parent in model.model.layers.modules() if quantised else ():
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(parent, name, _nf4(child, device, dtype))
     _fill(model, device, dtype)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
+    _fill_buffers(model, config, device)
     model.tie_weights()
-    model.is_loaded_in_4bit = True
+    if quantised:
+        model.is_loaded_in_4bit = True  # what PEFT asks
     model.requires_grad_(False)
     return model.eval()
+
+
+def write_shaped_model(folder: Path, shape: str, device: str = "cuda") -> Path:
+    """A bf16 checkpoint of that shape with the demo's tokenizer, for what loads from a folder.
+
+    Nothing is done when `folder` holds one already. An 8B shape takes 16 GB and about 25 s.
+    """
+    if (folder / "tokenizer.json").exists():
+        return folder
+    demo = shipped_file("workbench:demo/model")
+    model = make_nf4_model(shape, torch.device(device), torch.bfloat16, quantised=False)
+    model.save_pretrained(folder, max_shard_size="4GB")
+    for file in demo.iterdir():
+        if "token" in file.name or "template" in file.name:
+            shutil.copy(file, folder / file.name)
+    del model
+    if device != "cpu":
+        torch.cuda.empty_cache()
+    return folder
 
 
 def _drawn(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -60,14 +87,19 @@ def _drawn(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch
 
 
 def _nf4(linear: nn.Linear, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    import bitsandbytes as bnb
+
     sizes = linear.in_features, linear.out_features
-    packed = bnb.nn.Linear4bit(*sizes, bias=False, compute_dtype=dtype, device="meta")
+    has_bias = linear.bias is not None
+    packed = bnb.nn.Linear4bit(*sizes, bias=has_bias, compute_dtype=dtype, device="meta")
     packed.weight = bnb.nn.Params4bit(
         _drawn(linear.weight.shape, device, dtype),
         requires_grad=False,
         quant_type="nf4",
         compress_statistics=True,
     )
+    if has_bias:
+        packed.bias = nn.Parameter(_drawn(linear.bias.shape, device, dtype), requires_grad=False)
     packed.__dict__["support_avx512bf16_for_cpu"] = False
     return packed.to(device)
 
@@ -76,7 +108,18 @@ def _fill(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     for module in model.modules():
         for name, param in list(module._parameters.items()):
             if param is not None and param.device.type == "meta":
-                norm = param.ndim == 1
+                norm = param.ndim == 1 and not name.endswith("bias")
                 value = torch.ones if norm else _drawn
                 made = value(param.shape, device=device, dtype=dtype)
                 module._parameters[name] = nn.Parameter(made, requires_grad=False)
+
+
+def _fill_buffers(model: Any, config: Any, device: torch.device) -> None:
+    """Rotary frequencies and Gemma's scale, which no checkpoint holds."""
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
+    embedding = model.model.embed_tokens
+    if "embed_scale" in embedding._buffers:
+        scale = torch.tensor(config.hidden_size**0.5, device=device)
+        embedding._buffers["embed_scale"] = scale
+    left = [name for name, buffer in model.named_buffers() if buffer.device.type == "meta"]
+    assert not left, left

@@ -26,7 +26,7 @@ OPTIMIZER_BYTES = {
     "sgd": 0,
 }
 CONTEXT_BYTES = {"cuda": 3 * GIB // 4, "cpu": GIB}
-"""CUDA context and kernels (benchmarks/footprint_peaks.py on an H100); on a CPU card the process
+"""CUDA context and kernels (docs/notes/2026-11-23-footprint-peaks.md); on a CPU card the process
 with its libraries."""
 SLACK_BYTES = 3 * GIB // 10
 SLACK_SHARE = 0.05

@@ -96,8 +96,13 @@ class ModelShape:
     def other_params(self) -> int:
         """Embeddings, head, norms and biases: what stays in 16 bits."""
         embeddings = self.vocab * self.width * (1 if self.tied else 2)
-        bias = self.q_width + 2 * self.kv_width if self.kind in _BIASED_QKV else 0
+        bias = self.q_width + 2 * self.kv_width if self.biased else 0
         return embeddings + self.layers * (self.norms * self.width + self.head_norms + bias)
+
+    @property
+    def biased(self) -> bool:
+        """Queries, keys and values have a bias."""
+        return self.kind in _BIASED_QKV
 
     @property
     def norms(self) -> int:

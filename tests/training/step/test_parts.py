@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from workbench.footprint.micro import bucket
 from workbench.training.step import Rows, collate
 from workbench.training.step.attention import KERNELS, Choice, Unsupported, choose
 from workbench.training.step.head import Head
 from workbench.training.step.masks import hashed_mask, keep_mask, keys_for
 from workbench.training.step.ring import Ring
-from workbench.training.step.rows import IGNORE, Micro, bucket, examples_of, fill, size_of
+from workbench.training.step.rows import IGNORE, Micro, examples_of, fill, size_of
 
 CPU = torch.device("cpu")
 

@@ -10,6 +10,7 @@ arXiv 2410.10989). No host sync, so it can be captured: it divides by a count th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +48,8 @@ class _Loss(torch.autograd.Function):
         inverse = divisor.float().clamp(min=1).reciprocal()
         factor = inverse * scale
         nats = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
-        grads = []
-        for hidden_CD, targets_C in _chunks(hidden_TD, targets_T, head.weight_VD):
+        grad_TD = torch.empty_like(hidden_TD, dtype=head.weight_VD.dtype)
+        for hidden_CD, targets_C, grad_CD in _chunks(hidden_TD, targets_T, grad_TD, head.weight_VD):
             logits_CV = nn.functional.linear(hidden_CD, head.weight_VD, head.bias_V)
             if triton_ops.usable(logits_CV.device):
                 cap = head.softcap
@@ -57,8 +58,9 @@ class _Loss(torch.autograd.Function):
             else:
                 nll_C, dlogits_CV = _plain(logits_CV, targets_C, factor, head.softcap)
             nats += nll_C.sum()
-            grads.append(dlogits_CV @ head.weight_VD)
-        ctx.save_for_backward(grads[0] if len(grads) == 1 else torch.cat(grads))
+            torch.mm(dlogits_CV, head.weight_VD, out=grad_CD)
+            del logits_CV, dlogits_CV  # before the next chunk's are made
+        ctx.save_for_backward(grad_TD)
         return nats * inverse
 
     @staticmethod
@@ -67,11 +69,14 @@ class _Loss(torch.autograd.Function):
         return grad_TD * dloss.to(grad_TD.dtype), None, None, None, None
 
 
-def _chunks(hidden_TD: Tensor, targets_T: Tensor, weight_VD: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _chunks(
+    hidden_TD: Tensor, targets_T: Tensor, grad_TD: Tensor, weight_VD: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     row_bytes = weight_VD.shape[0] * hidden_TD.element_size()
     each = max(1, CHUNK_BYTES // row_bytes)
     each = each // 64 * 64 or each
-    return list(zip(torch.split(hidden_TD, each), torch.split(targets_T, each), strict=True))
+    parts = (torch.split(tensor, each) for tensor in (hidden_TD, targets_T, grad_TD))
+    return zip(*parts, strict=True)
 
 
 def _plain(

@@ -75,16 +75,6 @@ def collate(examples: Iterable[Mapping[str, Sequence[int]]]) -> Rows:
     )
 
 
-def grain(tokens: int) -> int:
-    return 64 if tokens <= 2048 else 256 if tokens <= 8192 else 1024
-
-
-def bucket(tokens: int) -> int:
-    """The captured size that `tokens` go into: at most 1/8 more above 512, so few and tight."""
-    each = grain(tokens)
-    return -(-tokens // each) * each
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Micro:
     """One forward's inputs on the card, views of one buffer that one copy fills."""

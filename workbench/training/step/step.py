@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from workbench.errors import Diverged
+from workbench.footprint.micro import bucket, grain
 from workbench.training.step import attention, triton_ops
 from workbench.training.step.graphs import Runner
 from workbench.training.step.lora import CannotFuse, FusedProjections, together
@@ -32,7 +33,7 @@ from workbench.training.step.options import LEVERS, Lever, StepOptions
 from workbench.training.step.plain import plain_micro
 from workbench.training.step.recompute import Recompute
 from workbench.training.step.ring import Ring
-from workbench.training.step.rows import IGNORE, Micro, Rows, bucket, grain
+from workbench.training.step.rows import IGNORE, Micro, Rows
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MAX_SKIPPED = 20
