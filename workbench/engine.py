@@ -87,6 +87,7 @@ def _run(home: Home, store: Store) -> int:
                 store.note("backup", trouble, level="warning")
             if _may_stop(desk, patience):
                 _stop(desk)
+                store.close()  # folds its log into it: one file is left
                 return 0
         except (OSError, Blocked) as full:
             if not passes(full):

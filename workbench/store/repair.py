@@ -19,8 +19,8 @@ from typing import Any
 
 from workbench.errors import DatabaseDamaged, EngineError, NotThere, WorkbenchError
 from workbench.events import Event, Outcome, read_events
-from workbench.files import sync
-from workbench.home import Home
+from workbench.files import sync, write_durably
+from workbench.home import STOPPED_BY_A_PERSON, Home
 from workbench.locks import Lock, holder
 from workbench.store import journal
 from workbench.store.backup import backups
@@ -141,6 +141,8 @@ def _repair(home: Home, wrong: str, say: Say) -> Repaired:
     found.backup = backup.name if backup else ""
     found.aside = _swap(home, staging / home.database.name)
     shutil.rmtree(staging, ignore_errors=True)
+    if home.stopped.exists():  # it may say that the database is damaged
+        write_durably(home.stopped, STOPPED_BY_A_PERSON)
     return found
 
 

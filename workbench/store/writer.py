@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import IllegalMove, StoreError
+from workbench.store.backup import back_up
 from workbench.store.damage import in_words, look_through, passes
 from workbench.store.journal import Journal, journal_of, stands_at
 from workbench.store.reader import BAND_STEPS, SCHEMA_VERSION, Reader, _ours
@@ -46,15 +47,18 @@ class Store(Reader):
             look_through(self.db, path)
             for pragma in ("journal_mode = wal", "foreign_keys = on", "synchronous = full"):
                 self.db.execute(f"pragma {pragma}")
-            self._migrate()
+            self._migrate(path)
+            self.db.execute(f"pragma user_version = {SCHEMA_VERSION}")  # a read-only one is told
             self._journal = Journal(self.db, journal_of(path)) if journal else None
         except sqlite3.Error as refused:
             if passes(refused):
                 raise
             raise in_words(refused, path) from refused
 
-    def _migrate(self) -> None:
+    def _migrate(self, path: Path) -> None:
         version = self.db.execute("pragma user_version").fetchone()[0]
+        if 0 < version < SCHEMA_VERSION:
+            back_up(path, path.parent / "backups")
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
             self.db.executescript(f"begin; {script}; pragma user_version = {number}; commit;")
         assert self.db.execute("pragma user_version").fetchone()[0] == SCHEMA_VERSION
