@@ -280,18 +280,20 @@ class Service:
 
     def stopping(self) -> bool:
         """True while it carries out a stop."""
+        if holder(self.home.keeper_lock) is None:
+            return False
         reader = self.reader()
-        return bool(reader and reader.fact("stopping") and holder(self.home.keeper_lock))
+        return self.home.stopped.exists() or bool(reader and reader.fact("stopping"))
 
     def start_engine(self) -> None:
         """Start a keeper unless one lives; forgets that the engine was stopped."""
         faults.check()
         self.home.make()
-        self.home.stopped.unlink(missing_ok=True)
         if holder(self.home.keeper_lock) is not None:
             if self.stopping():
                 self._drop("engine-start", {})
             return
+        self.home.stopped.unlink(missing_ok=True)
         with (self.home.logs / "keeper.log").open("ab") as log:
             subprocess.run(  # returns when the keeper has its lock, or found another's
                 [sys.executable, "-m", "workbench.keeper"],
