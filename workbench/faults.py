@@ -137,6 +137,10 @@ def _no_space(_: Path | None) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def _out_of_memory(_: Path | None) -> None:
+    raise MemoryError("out of memory, injected here")
+
+
 def _truncate(file: Path | None) -> None:
     assert file is not None, "this point names no file"
     os.truncate(file, file.stat().st_size // 2)
@@ -147,5 +151,6 @@ ACTIONS: dict[str, Callable[[Path | None], None]] = {
     "raise": _raise,
     "hang": _hang,
     "no_space": _no_space,
+    "oom": _out_of_memory,
     "truncate": _truncate,
 }

@@ -99,11 +99,11 @@ class Bench:
         return self.store.trials()
 
 
-def make_bench(folder: Path, cards: list[dict[str, Any]]) -> Bench:
+def make_bench(folder: Path, cards: list[dict[str, Any]], worker: str = WORKER) -> Bench:
     home = Home(folder / "home").make()
     bench: Bench
     store = Store(home.database, clock=lambda: bench.now)
-    fleet = InlineFleet(str(home.root), store.next_generation, worker=WORKER)
+    fleet = InlineFleet(str(home.root), store.next_generation, worker=worker)
     desk = Desk(
         home=home,
         store=store,

@@ -55,9 +55,27 @@ def test_foreign_text_in_a_failure_is_made_harmless(tmp_path: Path) -> None:
     [
         ("CUDA error: an illegal memory access was encountered", True),
         ("CUDA error: device-side assert triggered", True),
+        ("CUDA error: uncorrectable ECC error encountered", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", True),
         ("CUDA error: out of memory", False),
+        ("CUDA error: operation failed due to a previous error during capture", False),
+        ("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", False),
         ("shapes cannot be multiplied", False),
     ],
 )
 def test_a_broken_context_is_told_from_other_errors(text: str, broken: bool) -> None:
     assert is_poisoned(RuntimeError(text)) is broken
+
+
+def test_a_broken_context_is_found_behind_another_error() -> None:
+    error = ModelError("the model cannot be loaded")
+    error.__cause__ = RuntimeError("CUDA error: an illegal memory access was encountered")
+    assert is_poisoned(error)
+
+
+def test_out_of_memory_is_found_behind_a_failed_capture(tmp_path: Path) -> None:
+    error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    error.__context__ = OutOfMemoryError("CUDA out of memory")
+    assert classify(error, folder=tmp_path, predicted_bytes=1).cause == "out_of_memory"

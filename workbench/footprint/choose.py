@@ -45,7 +45,7 @@ def choose_plan(
         tokens=_tokens(recipe, longest),
         recompute=False,
         card_kind=card.kind,
-        quadratic=_quadratic(shape, card, attention),
+        quadratic=is_quadratic(shape, card, attention),
     )
     limit = limit_bytes(card, free_bytes)
     batch = recipe.train.batch_size * recipe.train.accumulation
@@ -109,7 +109,7 @@ def _tokens(recipe: Recipe, longest: int | None) -> int:
     return max(1, min(longest, recipe.data.max_tokens))
 
 
-def _quadratic(shape: ModelShape, card: Card, attention: str) -> bool:
+def is_quadratic(shape: ModelShape, card: Card, attention: str) -> bool:
     """Eager holds all scores; so does SDPA for grouped queries before Ampere (math path)."""
     old = card.kind == "cuda" and (card.capability or (0, 0)) < (8, 0)
     return attention == "eager" or (attention == "sdpa" and old and shape.kv_heads != shape.heads)

@@ -12,6 +12,7 @@ from workbench.assignment import Assignment
 from workbench.cards import Card
 from workbench.files import free_bytes
 from workbench.fleet import Fleet, Phase, Report
+from workbench.footprint.ladder import Fall
 from workbench.home import Home
 from workbench.scheduler.preparer import Preparer
 from workbench.store import Store
@@ -20,8 +21,6 @@ from workbench.text import safe_line
 
 STOPPING = "stopping"
 """Fact: the engine was asked to stop; holds the time, seconds since the epoch."""
-HELD = "held"
-"""Fact: a person holds the queue, nothing new is placed; empty when it goes on."""
 BRAKE = "brake"
 """Fact: nothing new is placed, and why; empty when all is well."""
 
@@ -37,8 +36,6 @@ class Desk:
     preparer: Preparer
     sample: Callable[[], list[dict[str, Any]] | None]
     """Rows for the cards table when there is a new sample, else None."""
-    keeper: int | None = None
-    """The process that keeps this loop; a stop meant for an earlier one is not obeyed."""
     fleet_ready: Callable[[], bool] = lambda: True
     disk_free: Callable[[Path], int] = free_bytes
     reports: dict[str, Report] = field(default_factory=dict)
@@ -48,8 +45,12 @@ class Desk:
     plans: dict[tuple[object, ...], object] = field(default_factory=dict)
     """Remembered by `place`: planning is pure, and the queue asks the same again and again."""
 
+    falls: dict[int, tuple[Fall, ...]] = field(default_factory=dict)
+    """By experiment, what ran out of memory; read anew in each tick that asks."""
+
     def look(self) -> None:
         """Take in what workers and cards say now."""
+        self.falls.clear()
         self.reports = self.fleet.observe() if self.fleet_ready() else {}
         seen = self.sample()
         if seen is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from workbench import faults
 from workbench.events import Outcome
 from workbench.fleet import Halt, Phase
+from workbench.scheduler import ladder
 from workbench.scheduler.desk import Desk, events_file
 from workbench.store.ingest import End, ingest
 from workbench.store.rows import Attempt, TrialRow
@@ -38,14 +39,16 @@ def take_in(desk: Desk, attempt: Attempt) -> End | None:
             why = f"attempt {attempt.id} began on {attempt.card}"
             desk.store.move(trial.id, State.STARTING, State.RUNNING, by="settle", why=why)
         if end is not None:
-            desk.store.end_attempt(attempt.id, end.outcome, end.reason)
+            desk.store.end_attempt(
+                attempt.id, end.outcome, end.reason, cause=end.cause, stage=end.stage
+            )
             _finish(desk, desk.store.trial(trial.id), end)
     faults.at("ingest.after_commit")
     return end
 
 
 def _finish(desk: Desk, trial: TrialRow, end: End) -> None:
-    after, why = _after(trial, end)
+    after, why = ladder.after(desk, trial, end) or _after(trial, end)
     desk.store.move(
         trial.id, trial.state, after, by="settle", why=why, reason=end.reason, mend=end.mend
     )
@@ -78,8 +81,7 @@ def _ask(desk: Desk, attempt: Attempt, stopping: bool) -> None:
     if trial.wanted is Wanted.KILL:
         _kill(desk, attempt, trial)
         return
-    # Who was asked to end cannot be told to go on: it gives its card back, and goes on from there.
-    how = _HALTS.get(trial.wanted) or (Halt.YIELD if stopping or attempt.halt else None)
+    how = _HALTS.get(trial.wanted) or (Halt.YIELD if stopping else None)
     if report is not None and report.attempt == attempt.id:
         if how is not None:
             if attempt.halt != how:

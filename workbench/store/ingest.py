@@ -25,6 +25,8 @@ class End:
     reason: str
     mend: str
     cause: str
+    stage: str = ""
+    """What it was doing when it failed."""
 
 
 def ingest(store: Store, attempt: Attempt, file: Path, until: int | None = None) -> End | None:
@@ -67,6 +69,7 @@ def _end(data: dict[str, Any]) -> End:
         reason=str(data.get("reason") or ""),
         mend=str(data.get("mend") or ""),
         cause=str(data.get("cause") or ""),
+        stage=str(data.get("stage") or ""),
     )
 
 

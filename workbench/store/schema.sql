@@ -15,8 +15,6 @@ create table experiments (
   held          integer not null default 0,
   max_parallel  integer,                      -- trials of it that may run at once; null: any number
   searching     integer not null default 0,   -- its sweep may still ask for trials
-  warm_trial    integer references trials,    -- its trials start from this one's adapter
-  ended_utc     real,                         -- when all of it had ended, and that was told
   created_utc   real not null
 ) strict;
 
@@ -28,9 +26,6 @@ create table trials (
   state         text not null,
   wanted        text not null default 'run' check (wanted in ('run', 'pause', 'stop', 'kill')),
   settings      text not null,                -- dotted keys and values, JSON
-  rank          real,                         -- lower is placed first; null: its id; below 0: first of all
-  wanted_card   text,                         -- the only card it may be placed on next
-  warm_trial    integer references trials,    -- it starts from this one's adapter
   checkpoint_step integer,
   waiting       text not null default '',
   reason        text not null default '',
@@ -55,6 +50,8 @@ create table attempts (
   ended_utc     real,
   outcome       text,                         -- events.Outcome; null while live
   reason        text not null default '',
+  cause         text not null default '',     -- of a failure: out_of_memory, data, …
+  stage         text not null default '',     -- and what it was doing
   from_step     integer not null default 0,
   last_step     integer not null default 0,
   total_steps   integer,
@@ -67,6 +64,7 @@ create table attempts (
 ) strict;
 create index attempts_by_trial on attempts (trial);
 create index attempts_by_end on attempts (ended_utc);
+create index attempts_out_of_memory on attempts (trial) where cause = 'out_of_memory';
 create unique index one_live_attempt_per_trial on attempts (trial) where outcome is null;
 create unique index one_live_attempt_per_card on attempts (card) where outcome is null;
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,7 @@ def generate_answers(
     max_new_tokens: int,
     precision: str,
     control: Control,
+    shrunk: Callable[[int], None] = lambda size: None,
 ) -> list[Answer]:
     """One greedy answer per row, in the rows' order. The key-value cache goes with each batch."""
     prompts: list[list[int]] = list(rows["prompt_ids"])
@@ -103,7 +105,7 @@ def generate_answers(
             said = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
             texts.update(zip(batch, said, strict=True))
 
-        in_batches(order, batch_size, control, work)
+        in_batches(order, batch_size, control, work, shrunk)
     return [
         Answer(
             row=i,

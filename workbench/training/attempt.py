@@ -21,7 +21,7 @@ from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan
 from workbench.recipe.schema import Recipe
-from workbench.training import adapter, checkpoint, libraries, warm
+from workbench.training import adapter, checkpoint, libraries
 from workbench.training.base import BaseSpec, Resident
 from workbench.training.checkpoint import Belongs, Checkpoint
 from workbench.training.control import Control, Emit, Interrupted
@@ -43,6 +43,8 @@ class End:
     reason: str = ""
     mend: str = ""
     cause: str = ""
+    stage: str = ""
+    """What a failed one was doing."""
 
 
 class Attempt:
@@ -63,6 +65,7 @@ class Attempt:
         self.card = Card.from_json(assignment.card)
         self.resident, self.meter, self.emit, self.control = resident, meter, emit, control
         self.generation = generation
+        self.scorer: Scorer | None = None
         self.trial = Path(assignment.trial_folder)
         self.checkpoints = self.trial / "checkpoints"
         self.versions = {"workbench": __version__, **libraries.versions()}
@@ -87,8 +90,6 @@ class Attempt:
             return self._over(found)
         if found is not None and not self.a.finish:
             checkpoint.check_belongs(found, self._belongs(prepared))
-        if found is None and self.a.warm is not None:
-            warm.check(self.a.warm, self.recipe)
         with self._base() as base:
             return self._tune(base, rows, eval_rows, found, prepared)
 
@@ -146,8 +147,6 @@ class Attempt:
         if found is not None and (self.a.finish or self.control.halt is Halt.FINISH):
             return self._finish(base, eval_rows, found)
         model = adapter.put_on(base, self.recipe, self.emit)
-        if found is None and self.a.warm is not None:
-            warm.load(model, self.a.warm, self.emit)
         course = self._course(base, eval_rows, data)
         trainer = TrialTrainer(model, rows, self.tokenizer, course)
         steps, complete = trainer.run(found, lambda total: self._phase("training", steps=total))
@@ -202,6 +201,11 @@ class Attempt:
     # -- scoring
 
     def _scorer(self, base: nn.Module, rows: Dataset) -> Scorer:
+        if self.scorer is None:
+            self.scorer = self._new_scorer(base, rows)
+        return self.scorer
+
+    def _new_scorer(self, base: nn.Module, rows: Dataset) -> Scorer:
         return Scorer(
             model=base,
             rows=rows,
@@ -210,6 +214,7 @@ class Attempt:
             precision=self.plan.precision,
             emit=self.emit,
             control=self.control,
+            rows_at_once=min(self.plan.eval_batch, self.recipe.evaluate.batch_size),
         )
 
     def _score_base(self, base: nn.Module, eval_rows: Dataset) -> End:
@@ -260,4 +265,5 @@ class Attempt:
 
     def _phase(self, name: str, detail: str = "", **more: Any) -> None:
         self.control.beat()
+        self.control.stage = name
         self.emit("phase", name=name, detail=detail, **more)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from workbench.fleet import Halt
@@ -23,11 +25,25 @@ class Control:
 
     def __init__(self) -> None:
         self.halt: Halt | None = None
+        self.stage = ""
+        """What it is doing, for the record of a failure."""
+        self.step: int | None = None
         self.beat()
 
     def ask(self, how: Halt) -> None:
         """Wish for an end at the next step boundary; the last wish counts."""
         self.halt = how
+
+    @contextmanager
+    def doing(self, stage: str) -> Iterator[None]:
+        """Inside the block `stage` is what it does; after an error it stays so, for the record."""
+        before, self.stage = self.stage, stage
+        try:
+            yield
+        except Interrupted:
+            self.stage = before
+            raise
+        self.stage = before
 
     def beat(self) -> None:
         self.progress_utc, self._beat_s = time.time(), time.monotonic()

@@ -15,7 +15,7 @@ from trl.trainer.utils import add_fused_lm_head
 from workbench import faults
 from workbench.training.base import DTYPES
 from workbench.training.control import Control
-from workbench.training.failure import diverged
+from workbench.training.failure import diverged, is_out_of_memory
 
 Result = TypeVar("Result")
 
@@ -41,12 +41,16 @@ def scoring(model: nn.Module, precision: str) -> Iterator[str]:
 
 
 def in_batches(
-    order: Sequence[int], size: int, control: Control, work: Callable[[list[int]], Result]
+    order: Sequence[int],
+    size: int,
+    control: Control,
+    work: Callable[[list[int]], Result],
+    shrunk: Callable[[int], None] = lambda size: None,
 ) -> list[Result]:
     """`work` on `size` of `order` at a time, on fewer when the card has no room for more.
 
-    Raises Interrupted between batches when the card is wanted back, and OutOfMemoryError when
-    not even one row fits.
+    `shrunk` is told a new size. Raises Interrupted between batches when the card is wanted back,
+    and what work raised when not even one row fits.
     """
     results, at = [], 0
     while at < len(order):
@@ -54,11 +58,14 @@ def in_batches(
         try:
             results.append(work(list(order[at : at + size])))
             at += size
-        except torch.OutOfMemoryError:
-            if size == 1:
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not is_out_of_memory(error):
                 raise
             size = math.ceil(size / 2)
-            torch.cuda.empty_cache()
+            shrunk(size)
+        else:
+            continue
+        torch.cuda.empty_cache()  # here, where the error's frames hold nothing any more
     return results
 
 
@@ -70,6 +77,7 @@ def held_out(
     batch_size: int,
     precision: str,
     control: Control,
+    shrunk: Callable[[int], None] = lambda size: None,
 ) -> dict[str, float]:
     """loss (nats per target token, over all tokens), perplexity, token_accuracy, targets.
 
@@ -89,7 +97,7 @@ def held_out(
             sums = (-out.log_probs.double().sum(), out.is_top1.sum(), out.label_mask.sum())
             return torch.stack([value.double() for value in sums])
 
-        sums = torch.stack(in_batches(order, batch_size, control, work)).sum(0)
+        sums = torch.stack(in_batches(order, batch_size, control, work, shrunk)).sum(0)
     nats, right, targets = sums.tolist()
     loss = nats / max(targets, 1)
     if not math.isfinite(loss):

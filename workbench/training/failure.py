@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +26,15 @@ _NO_MEMORY = re.compile(
     r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|DefaultCPUAllocator: can't allocate memory", re.I
 )
 _POISONED = re.compile(
-    r"illegal memory access|unspecified launch failure|device-side assert|CUDA error: (?!out of)"
-    r"|misaligned address|CUDNN_STATUS_EXECUTION_FAILED|CUBLAS_STATUS_EXECUTION_FAILED|Xid",
+    r"illegal memory access|unspecified launch failure|device-side assert|misaligned address"
+    r"|CUDA error: (?!out of|operation failed due to a previous error during capture)"
+    r"|CUDA driver error|ECC error|Xid"
+    r"|(CUDNN|CUBLAS|CUSOLVER)_STATUS_(NOT_INITIALIZED|INTERNAL_ERROR|EXECUTION_FAILED"
+    r"|MAPPING_ERROR)",
     re.I,
 )
+"""cuBLAS and cuDNN say "not initialised" when they were first asked for without memory left, and
+go on saying so."""
 
 
 class CardLost(EngineError):
@@ -53,15 +59,28 @@ class Failure:
 
 def is_poisoned(error: BaseException) -> bool:
     """True when the card's context is beyond use: only a new process can go on."""
-    return isinstance(error, RuntimeError) and bool(_POISONED.search(str(error)))
+    return any(
+        isinstance(one, RuntimeError) and _POISONED.search(str(one)) is not None
+        for one in _chain(error)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Known by class name, so that torch need not be loaded to ask."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"OutOfMemoryError", "MemoryError"}:
-        return True
-    return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
+    for one in _chain(error):
+        names = {kind.__name__ for kind in type(one).__mro__}
+        if names & {"OutOfMemoryError", "MemoryError"}:
+            return True
+        if isinstance(one, RuntimeError) and _NO_MEMORY.search(str(one)):
+            return True
+    return False
 
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:
@@ -75,13 +94,22 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
     return disk.f_bavail * disk.f_frsize < FULL_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
 
 
-def classify(error: BaseException, *, folder: Path, predicted_bytes: int) -> Failure:
-    """The failure of an attempt whose trial lives in `folder`."""
+def classify(
+    error: BaseException,
+    *,
+    folder: Path,
+    predicted_bytes: int,
+    peak_bytes: int | None = None,
+    when: str = "",
+) -> Failure:
+    """The failure of an attempt whose trial lives in `folder`; `when`: in training at step 7."""
     if is_out_of_memory(error):
+        taken = f"; {peak_bytes / 2**30:.1f} GiB were taken" if peak_bytes else ""
         return Failure(
             "out_of_memory",
-            f"out of memory; the plan had predicted {predicted_bytes / 2**30:.1f} GiB",
-            "it is tried again with a smaller micro-step; else lower data.max_tokens",
+            f"out of memory{f' in {when}' if when else ''}{taken}, {predicted_bytes / 2**30:.1f} "
+            "GiB predicted",
+            "it is tried again with fewer rows at a time; else lower data.max_tokens",
         )
     if is_disk_full(error, folder):
         return Failure(

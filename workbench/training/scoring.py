@@ -15,7 +15,7 @@ from workbench.training.control import Control, Emit
 from workbench.training.evaluate import held_out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Scorer:
     """Scores `model` as it is, adapter layers inside or not. Both methods raise Interrupted."""
 
@@ -26,6 +26,8 @@ class Scorer:
     precision: str
     emit: Emit
     control: Control
+    rows_at_once: int
+    """As the plan says; fewer from the moment they proved too many."""
 
     def held_out(self) -> dict[str, float]:
         """loss, perplexity, token_accuracy, targets; see evaluate.held_out."""
@@ -33,10 +35,16 @@ class Scorer:
             self.model,
             self.rows,
             pad_id=self.tokenizer.pad_token_id,
-            batch_size=self.evaluate.batch_size,
+            batch_size=self.rows_at_once,
             precision=self.precision,
             control=self.control,
+            shrunk=self._shrunk,
         )
+
+    def _shrunk(self, size: int) -> None:
+        text = f"out of memory scoring {self.rows_at_once} rows at a time: {size} from now on"
+        self.emit("log", level="warning", text=text)
+        self.rows_at_once = size
 
     def scores(self) -> dict[str, float]:
         """The same with `rows` and, with an answer pattern, `exact_match`; emits the samples."""
@@ -52,10 +60,11 @@ class Scorer:
             self.rows,
             self.tokenizer,
             pattern=pattern,
-            batch_size=self.evaluate.batch_size,
+            batch_size=self.rows_at_once,
             max_new_tokens=self.evaluate.max_new_tokens,
             precision=self.precision,
             control=self.control,
+            shrunk=self._shrunk,
         )
         for answer in answers[: self.evaluate.samples]:
             self._show(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from workbench.training.adapter import load_weights, save_weights
 from workbench.training.checkpoint import WEIGHTS, Checkpoint
 from workbench.training.control import Interrupted
 from workbench.training.course import Course, config
+from workbench.training.failure import is_out_of_memory
 from workbench.training.pace import EpochOrder, Window
 from workbench.training.step import Lever, Rows
 from workbench.training.step.in_trainer import StepTraining, collate, options_from
@@ -31,8 +33,9 @@ class Boundary(TrainerCallback):  # type: ignore[misc]
         self._course = course
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        faults.at("worker.step")
         step, train = state.global_step, self._course.recipe.train
+        self._course.control.step = step
+        faults.at("worker.step")
         every = self._course.recipe.evaluate.every
         halt = self._course.control.halt
         last = step >= state.max_steps
@@ -107,10 +110,27 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
     # -- the step
 
     def training_step(self, model: Any, inputs: Rows, num_items_in_batch: Any = None) -> Any:
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        loss = self.relieved(lambda: super(TrialTrainer, self).training_step(model, inputs))
         self.window.add(loss, inputs.targets, inputs.tokens)
         self.course.control.beat()
         return loss
+
+    def relieved(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives; out of memory, once more on an emptied card. Nothing was added up by
+        then that a second go would add again: a step begins by zeroing its gradients."""
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        stage, step = self.course.control.stage, int(self.state.global_step)
+        text = f"out of memory in {stage} at step {step}: once more on an emptied card"
+        self.course.emit("log", level="warning", text=text)
+        if self.step is not None:
+            self.step.release_graphs()
+        gc.collect()
+        self.course.meter.release()
+        return work()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """One metric row. Its loss is of the steps that were made; how many were not is in it."""
@@ -158,7 +178,8 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         if self.step is not None:
             self.step.release_graphs()  # scoring wants their memory; they are captured anew
         try:
-            scores = self.course.held_out()
+            with self.course.control.doing("evaluating"):
+                scores = self.course.held_out()
         except Interrupted:
             self.control.should_save = self.control.should_training_stop = True
             return {}
@@ -171,9 +192,14 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
     # -- checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._check()
-        sums = self.window.read()
-        self.window.pause()
+        with self.course.control.doing("saving"):
+            self._check()
+            sums = self.window.read()
+            self.window.pause()
+            self.relieved(lambda: self._commit(sums))
+            self.window.go_on()
+
+    def _commit(self, sums: dict[str, float]) -> None:
         step = int(self.state.global_step)
         checkpoints, belongs = self.course.checkpoints, self.course.belongs
         staged = staging.stage(checkpoint.folder_of(checkpoints, step))
@@ -186,7 +212,6 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         self.course.emit(
             "checkpoint", durable=True, step=step, path=str(done.path), bytes=done.bytes
         )
-        self.window.go_on()
 
     def _fill(self, staged: Path) -> None:
         """Everything a resumed trial needs; never training_args.bin, which is a pickle."""

@@ -32,7 +32,6 @@ def run(
 
     Only failure.CardLost is raised, without an end event: the attempt was lost, not failed.
     """
-    trial = Path(assignment.trial_folder)
     try:
         with libraries.warnings_as_events(emit):
             end = Attempt(assignment, resident, meter, emit, control, generation).run()
@@ -41,10 +40,10 @@ def run(
         if assignment.card["kind"] == "cuda" and failure.is_poisoned(error):
             lost = "the card's context broke; see traceback.txt in the attempt's folder"
             raise failure.CardLost(lost, mend="it is tried again in a new process") from error
-        predicted = int(assignment.plan["predicted_bytes"])
-        found = failure.classify(error, folder=trial, predicted_bytes=predicted)
-        end = End(outcome=Outcome.FAILED, reason=found.reason, mend=found.mend, cause=found.cause)
+        end = _failed(error, assignment, control, meter)
         _forget_frames(error)
+        if end.cause == "out_of_memory":  # the next attempt begins on an emptied card
+            resident.release()
         gc.collect()
     meter.release()
     emit(
@@ -55,8 +54,28 @@ def run(
         reason=end.reason,
         mend=end.mend,
         cause=end.cause,
+        stage=end.stage,
     )
     return end.outcome
+
+
+def _failed(error: Exception, given: Assignment, control: Control, meter: Meter) -> End:
+    when = control.stage if control.step is None else f"{control.stage} at step {control.step}"
+    found = failure.classify(
+        error,
+        folder=Path(given.trial_folder),
+        predicted_bytes=int(given.plan["predicted_bytes"]),
+        peak_bytes=meter.peak_bytes(),
+        when=when,
+    )
+    return End(
+        outcome=Outcome.FAILED,
+        step=control.step,
+        reason=found.reason,
+        mend=found.mend,
+        cause=found.cause,
+        stage=control.stage,
+    )
 
 
 def run_foreground(

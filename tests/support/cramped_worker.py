@@ -1,0 +1,42 @@
+"""A ticking worker on a card that is smaller than was predicted."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tests.support.ticking_worker import TickingWorker
+
+
+class CrampedWorker(TickingWorker):
+    """Runs out of memory at its third step, or its next one, when its plan asks for more rows at a
+    time than `holds` says of its card, or than 1 without recompute when that is 0."""
+
+    holds: ClassVar[dict[str, int]] = {}
+    ran: ClassVar[list[tuple[str, int, int, bool]]] = []
+    """(card, trial, rows, recompute) of each attempt that began to train."""
+
+    def _advance(self) -> None:
+        if self.given is None or self.given.kind == "base":
+            super()._advance()
+            return
+        plan = self.given.plan
+        rows, recompute = int(plan["micro_batch"]), bool(plan["recompute"])
+        holds = self.holds.get(str(self.card["uuid"]), 1 << 20)
+        if self.step == self._newest_checkpoint() and self.halted is None:
+            self.ran.append((str(self.card["uuid"]), self.given.trial, rows, recompute))
+        if self.step >= 3 and rows > holds and not (holds == 0 and rows == 1 and recompute):
+            self._fall()
+        else:
+            super()._advance()
+
+    def _fall(self) -> None:
+        self._write(
+            "end",
+            outcome="failed",
+            step=self.step,
+            reason=f"out of memory in training at step {self.step}",
+            mend="fewer rows",
+            cause="out_of_memory",
+            stage="training",
+        )
+        self.close()

@@ -1,0 +1,135 @@
+"""The way down when a card runs out of memory all the same: finer micro-steps, then recompute.
+
+Nothing is kept beside the record of attempts: which plans ran out on a kind of card says on which
+rung the next attempt there begins, for every trial of the experiment that would take the same plan.
+The batch, and with it the losses, stay those of the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.cards import Card
+from workbench.footprint.buckets import Run, predict
+from workbench.footprint.choose import is_quadratic
+from workbench.footprint.plan import Plan
+from workbench.footprint.shape import ModelShape
+from workbench.recipe.schema import Recipe
+
+EMPTIED = ("training", "saving")
+"""Stages in which the worker itself has emptied the cache and tried once more before it gave up."""
+_BESIDE = ("predicted_bytes", "buckets", "attention_why")
+"""What does not make two plans two ways of running."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fall:
+    """An attempt that ran out of memory."""
+
+    card: tuple[object, ...]
+    """kind_of its card."""
+    plan: dict[str, Any]
+    stage: str
+    """What it was doing: loading, rehearsing, training, evaluating, saving."""
+
+
+def kind_of(card: Card) -> tuple[object, ...]:
+    """Equal for cards of which one tells what the other can do. CPU cards differ in name alone."""
+    name = card.name if card.kind == "cuda" else ""
+    return (card.kind, name, card.total_bytes, card.cap_bytes)
+
+
+def climb_down(
+    plan: Plan, falls: Iterable[Fall], *, recompute: bool, price: Callable[[Plan], Plan]
+) -> Plan | None:
+    """The first rung from `plan` on that none of `falls` has shown to be too much; None if none is.
+
+    `recompute`: whether the recipe allows it. `price` predicts a plan's bytes.
+    """
+    known = list(falls)
+    while (stage := _ran_out(plan, known)) is not None:
+        lower = squeeze(plan, stage, recompute=recompute)
+        if lower is None:
+            return None
+        plan = price(lower)
+    return plan
+
+
+def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> Plan | None:
+    """The rung below: half the rows at a time, then every layer recomputed; None at the last.
+
+    Out of memory in an evaluation: half its rows. While loading, there is nothing to make smaller.
+    """
+    if stage == "evaluating":
+        half = plan.eval_batch // 2
+        return replace(plan, eval_batch=half) if half else None
+    if stage == "loading":
+        return None
+    batch = plan.micro_batch * plan.micro_steps
+    if plan.micro_batch > 1:
+        rows = next(n for n in range(plan.micro_batch // 2, 0, -1) if batch % n == 0)
+        return replace(plan, micro_batch=rows, micro_steps=batch // rows)
+    if recompute and not plan.recompute:
+        return replace(plan, recompute=True)
+    return None
+
+
+def words(plan: Plan | Mapping[str, Any]) -> str:
+    """A rung for people: `2 rows × 2, recomputing every layer`."""
+    told = plan.to_json() if isinstance(plan, Plan) else plan
+    rows = int(told.get("micro_batch") or 1)
+    cut = f"{rows} row{'s' if rows > 1 else ''} × {told.get('micro_steps', '?')}"
+    return cut + (", recomputing every layer" if told.get("recompute") else "")
+
+
+def raw_bytes(plan: Mapping[str, Any]) -> int:
+    """What was predicted before any correction by what was measured."""
+    buckets = plan.get("buckets") or {}
+    return sum(int(size) for size in buckets.values()) or int(plan.get("predicted_bytes") or 0)
+
+
+def priced(
+    plan: Plan,
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    card: Card,
+    longest: int | None = None,
+) -> Plan:
+    """`plan` with the bytes predicted for the way it is now."""
+    shape = ModelShape.of(config)
+    run = Run(
+        precision=plan.precision,
+        attention=plan.attention,
+        optimizer=plan.optimizer,
+        rows=plan.micro_batch,
+        tokens=min(recipe.data.max_tokens, longest or recipe.data.max_tokens),
+        recompute=plan.recompute,
+        card_kind=card.kind,
+        quadratic=is_quadratic(shape, card, plan.attention),
+    )
+    buckets = predict(shape, recipe, run)
+    return replace(plan, buckets=buckets, predicted_bytes=sum(buckets.values()))
+
+
+def _ran_out(plan: Plan, falls: Iterable[Fall]) -> str | None:
+    """In which stage this way of running has proved too much; None while it may be tried.
+
+    A plan that was meant to take less tells of this one too; one that took more does not.
+    """
+    mine = plan.to_json()
+    tries: dict[str, int] = {}
+    for fall in falls:
+        if raw_bytes(fall.plan) > raw_bytes(mine) or not _alike(mine, fall.plan, fall.stage):
+            continue
+        tries[fall.stage] = tries.get(fall.stage, 0) + (2 if fall.stage in EMPTIED else 1)
+        if tries[fall.stage] >= 2:  # once more on an emptied card, then no more
+            return fall.stage
+    return None
+
+
+def _alike(mine: Mapping[str, Any], other: Mapping[str, Any], stage: str) -> bool:
+    beside = _BESIDE if stage == "evaluating" else (*_BESIDE, "eval_batch")
+    keys = {*mine, *other} - set(beside)
+    return all(mine.get(key) == other.get(key) for key in keys)

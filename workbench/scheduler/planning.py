@@ -1,0 +1,39 @@
+"""How a trial is to run on a card: the planner's choice, for the rows there really are, on the rung
+that has not run out of memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.cards import Card
+from workbench.footprint import Plan, choose_plan
+from workbench.recipe import Recipe
+from workbench.scheduler import ladder
+from workbench.scheduler.desk import Desk
+from workbench.store.rows import Experiment
+
+
+def plan_for(
+    desk: Desk, recipe: Recipe, experiment: Experiment, card: Card, free_bytes: int | None
+) -> Plan:
+    """DoesNotFit, or what the recipe or a strange model leads to."""
+    assert experiment.prepared is not None
+    tokens = longest(recipe, experiment)
+    config = experiment.prepared["model"]["config"]
+    plan = choose_plan(recipe, config, card, free_bytes=free_bytes, longest=tokens)
+    known = ladder.falls(desk, experiment.id)
+    return ladder.on_its_rung(plan, known, recipe, experiment, card, free_bytes, tokens)
+
+
+def longest(recipe: Recipe, experiment: Experiment) -> int | None:
+    """Tokens of the longest row that was prepared; None where this trial's rows are others."""
+    assert experiment.prepared is not None
+    data: dict[str, Any] = experiment.prepared["data"]
+    same = recipe.data.model_dump(mode="json") == experiment.recipe.get("data")
+    found = data.get("longest") or data.get("max_length")
+    return int(found) if same and found else None
+
+
+def record(desk: Desk, experiment: int) -> tuple[object, ...]:
+    """Changes when what was learned of this experiment's plans does."""
+    return (len(ladder.falls(desk, experiment)),)
