@@ -31,6 +31,9 @@ class Assignment:
     finish: bool = False
     """Train no further: score the newest checkpoint, keep it as the adapter, end as stopped."""
 
+    warm: dict[str, Any] | None = None
+    """Start from this adapter instead of a fresh one: {trial, folder, sha256}."""
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

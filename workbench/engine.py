@@ -75,6 +75,7 @@ def _run(home: Home, store: Store) -> int:
         preparer=Preparer(home),
         sample=CardWatch(home, store),
         fleet_ready=fleet.connect,
+        keeper=int(os.environ.get(KEEPER) or 0) or None,
     )
     _begin(desk)
     keeper = int(os.environ.get(KEEPER) or os.getppid())  # it may have died before we asked

@@ -189,9 +189,13 @@ class Service:
 
     # --- commanding ---
 
-    def submit(self, recipe: Recipe) -> str:
+    def submit(self, recipe: Recipe, warm_trial: int | None = None) -> str:
         """Ask for an experiment; the request's id. The answer's data: {"experiment", "name"}."""
-        return self._drop("submit", {"recipe": recipe.model_dump(mode="json")})
+        return self.send("submit", recipe=recipe.model_dump(mode="json"), warm_trial=warm_trial)
+
+    def send(self, verb: str, **args: Any) -> str:
+        """Ask for any of docs/control.md's verbs; the request's id."""
+        return self._drop(verb, args)
 
     def stop(self, trial: int, *, kill: bool = False) -> str:
         """End it: keeping its last checkpoint as the adapter, or (kill) keeping nothing."""
@@ -263,15 +267,33 @@ class Service:
         reader = self.reader()
         if reader is None:
             return ""
-        return reader.fact("brake") or reader.fact("cards-problem") or ""
+        if reader.fact("stopping"):
+            return "the engine is stopping; what runs checkpoints first"
+        held = "the queue is held; `workbench release` lets it go on"
+        brake = reader.fact("brake") or (held if reader.fact("held") else "")
+        return brake or reader.fact("cards-problem") or ""
+
+    def waits_for_a_person(self) -> bool:
+        """True while a person holds the queue, or stops the engine: nothing is wrong."""
+        reader = self.reader()
+        return bool(reader and (reader.fact("held") or reader.fact("stopping")))
+
+    def stopping(self) -> bool:
+        """True while it carries out a stop."""
+        if holder(self.home.keeper_lock) is None:
+            return False
+        reader = self.reader()
+        return self.home.stopped.exists() or bool(reader and reader.fact("stopping"))
 
     def start_engine(self) -> None:
         """Start a keeper unless one lives; forgets that the engine was stopped."""
         faults.check()
         self.home.make()
-        self.home.stopped.unlink(missing_ok=True)
         if holder(self.home.keeper_lock) is not None:
+            if self.stopping():
+                self._drop("engine-start", {})
             return
+        self.home.stopped.unlink(missing_ok=True)
         with (self.home.logs / "keeper.log").open("ab") as log:
             subprocess.run(  # returns when the keeper has its lock, or found another's
                 [sys.executable, "-m", "workbench.keeper"],
@@ -293,15 +315,20 @@ class Service:
 
     def stop_engine(self) -> str:
         """Ask for checkpoints, the cards back, and an end; the request's id."""
-        return self._drop("engine-stop", {})
+        return self._drop("engine-stop", {"keeper": holder(self.home.keeper_lock)})
 
     def wait_for_engine(self, *, running: bool, timeout_s: float) -> None:
         """Blocks until it ticks, or until its keeper has gone; EngineError after `timeout_s`."""
-        until = time.monotonic() + timeout_s
+        until, was_stopping = time.monotonic() + timeout_s, self.stopping()
         while time.monotonic() < until:
-            state = self.engine().state
-            if (running and state == "running") or (not running and state in ("stopped", "down")):
+            state, stopping = self.engine().state, self.stopping()
+            gone = state in ("stopped", "down")
+            if gone if not running else state == "running" and not stopping:
                 return
+            if running and gone and was_stopping:  # too late to go on: it is started anew
+                self.start_engine()
+                state = "starting"
+            was_stopping = stopping
             if state == "stopped" and (why := self._why_stopped()) and why[0]:
                 raise EngineError(f"the engine does not start: {why[0]}", mend=why[1])
             time.sleep(0.05)

@@ -15,6 +15,8 @@ from workbench.home import Home
 COMMANDS = (
     *("run", "ls", "show", "logs", "stop", "kill", "pause", "resume", "board", "demo", "train"),
     *("merge", "engine", "recipes", "schema", "doctor", "cards"),
+    *("clone", "extend", "add", "move", "order", "priority", "parallel", "hold", "release"),
+    *("drain", "undrain"),
 )
 
 
@@ -36,7 +38,7 @@ def test_usage_errors_are_exit_code_two(workbench: Workbench, argv: list[str]) -
 
 def test_every_command_has_help(workbench: Workbench) -> None:
     top = workbench("--help").out
-    for heading in ("Train:", "Look:", "Steer:", "Machine:"):
+    for heading in ("Train:", "Look:", "Steer trials:", "Machine:"):
         assert heading in top
     for command in COMMANDS:
         said = workbench(command, "--help")

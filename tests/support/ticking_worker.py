@@ -106,8 +106,10 @@ class TickingWorker:
         values = {"exact_match": score, "loss": 1.0 - score}
         self._write("score", subject=self.given.kind, values=values, step=self.step)
         if self.given.kind != "base":
-            path = f"{self.given.trial_folder}/adapter"
-            self._write("adapter", path=path, bytes=10, sha256="0" * 64)
+            folder = Path(self.given.trial_folder) / "adapter"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "adapter_model.safetensors").write_bytes(b"0" * 10)
+            self._write("adapter", path=str(folder), bytes=10, sha256="0" * 64)
 
     def _end(self, outcome: str, reason: str = "", mend: str = "") -> None:
         self._write("end", outcome=outcome, step=self.step, reason=reason, mend=mend)

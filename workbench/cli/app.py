@@ -23,13 +23,15 @@ from workbench.cli import (
     recipes,
     repair,
     run,
+    steer,
     train,
 )
 from workbench.cli.errors import report
 from workbench.cli.tables import tell
 from workbench.service import Service
 
-TRAIN, LOOK, STEER, KEEP, MACHINE = "Train", "Look", "Steer", "Adapters and recipes", "Machine"
+TRAIN, LOOK, KEEP, MACHINE = "Train", "Look", "Adapters and recipes", "Machine"
+TRIALS, QUEUE = "Steer trials", "Steer the queue and the cards"
 
 
 class Commands(TyperGroup):
@@ -98,13 +100,21 @@ def root(
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     TRAIN: (check.check, plan.plan, run.run, demo.demo, train.train),
     LOOK: (listing.ls, listing.show, logs.logs, listing.board),
-    STEER: (control.stop, control.kill, control.pause, control.resume),
+    TRIALS: (
+        *(control.pause, control.resume, control.stop, control.kill),
+        *(steer.clone, steer.extend, steer.add, steer.move, steer.order),
+    ),
+    QUEUE: (
+        *(steer.priority, steer.parallel, steer.hold, steer.release),
+        *(steer.drain, steer.undrain),
+    ),
     KEEP: (merge.merge, recipes.schema),
     MACHINE: (machine.cards, machine.doctor, repair.repair),
 }
 for _group, _commands in _GROUPS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_group)(_command)
+        negative = {"ignore_unknown_options": _command is steer.priority}  # -5 is no option
+        app.command(rich_help_panel=_group, context_settings=negative)(_command)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=KEEP)
 app.add_typer(engine.app, name="engine", rich_help_panel=MACHINE)
 

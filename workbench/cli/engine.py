@@ -23,8 +23,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def start(as_data: Json = False) -> None:
     """Start the engine; unfinished trials go on from their checkpoints."""
     service = Service()
-    if service.engine().state != "running":
-        tell("starting the engine (some seconds)")
+    stopping = service.stopping()
+    if stopping or service.engine().state != "running":
+        tell("it was stopping: it goes on" if stopping else "starting the engine (some seconds)")
         service.start_engine()
         service.wait_for_engine(running=True, timeout_s=START_S)
     _print(service, as_data)

@@ -164,5 +164,9 @@ def _check(service: Service, snapshot: Snapshot, trials: list[TrialRow]) -> None
             mend="`workbench engine start` lets training go on",
         )
     braked = snapshot.engine.state == "running" and snapshot.engine.detail
-    if braked and not any(trial.state.live for trial in trials):
+    if (
+        braked
+        and not service.waits_for_a_person()
+        and not any(trial.state.live for trial in trials)
+    ):
         raise EngineError(snapshot.engine.detail, mend=f"see {service.home.logs}/loop.log")

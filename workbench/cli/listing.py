@@ -66,6 +66,10 @@ def _experiment_data(one: Experiment, trials: Iterable[TrialRow]) -> dict[str, A
         "reason": one.reason,
         "mend": one.mend,
         "rank_by": one.rank_by,
+        "priority": one.priority,
+        "max_parallel": one.max_parallel,
+        "held": one.held,
+        "ended_utc": one.ended_utc,
         "counts": one.counts,
         "created_utc": one.created_utc,
         "trials": mine,
@@ -77,7 +81,7 @@ def _print_experiments(found: list[Experiment]) -> None:
         (
             one.id,
             one.name,
-            one.state,
+            f"{one.state}, held" if one.held else one.state,
             present.counts_line(one.counts) if one.state == "ready" else one.reason or "-",
             present.moment(one.created_utc),
         )

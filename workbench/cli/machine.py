@@ -73,7 +73,7 @@ def _doing(card: dict[str, Any]) -> str:
         if card[word]:
             return f"{word}: {safe_line(card[word])}"
     if card["trial"] is not None:
-        return f"trial {card['trial']}"
+        return f"trial {card['trial']}" + (", then drained" if card["drained"] else "")
     return "drained" if card["drained"] else "idle"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench import present
-from workbench.cli.control import answered
+from workbench.cli.control import ANSWER_S, answered
 from workbench.cli.follow import follow
 from workbench.cli.listing import board_data, print_board
 from workbench.cli.tables import as_json, out, tell
@@ -30,11 +30,15 @@ def run(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Follow in plain lines to the end.")
     ] = False,
+    warm_start: Annotated[
+        int | None,
+        typer.Option(metavar="TRIAL", help="Start every trial from this one's adapter."),
+    ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train a recipe's trials, one on each card, many at once."""
     service = Service()
-    submitted = submit(service, read(recipe, settings))
+    submitted = submit(service, read(recipe, settings), warm_start)
     if not as_data:
         trials = present.plural(submitted["trials"], "trial")
         out(f"experiment {safe_line(submitted['name'])}: {trials}")
@@ -61,7 +65,7 @@ def read(name: str, settings: list[str] | None) -> Recipe:
     return load_recipe(find_recipe(name), settings or [])
 
 
-def submit(service: Service, recipe: Recipe) -> dict[str, Any]:
+def submit(service: Service, recipe: Recipe, warm_trial: int | None = None) -> dict[str, Any]:
     """Hand the recipe to the engine, started if need be: experiment, name, trials."""
     service.home.make()
     state = service.engine().state
@@ -69,8 +73,12 @@ def submit(service: Service, recipe: Recipe) -> dict[str, Any]:
         tell("the engine was stopped: starting it again")
     elif state == "down":
         tell("starting the engine (some seconds)")
+    stopping = service.stopping()
     service.start_engine()
-    answer = answered(service, service.submit(recipe))
+    if stopping:
+        tell("the engine was stopping: it goes on")
+        service.wait_for_engine(running=True, timeout_s=ANSWER_S)
+    answer = answered(service, service.submit(recipe, warm_trial))
     return {
         "experiment": int(answer.data["experiment"]),
         "name": str(answer.data["name"]),

@@ -39,6 +39,10 @@ def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
 def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str]]:
     trial = detail.trial
     yield "settings", present.settings_line(trial.settings) or "the recipe's own"
+    if trial.warm_trial is not None:
+        yield "warm start", f"from the adapter of trial {trial.warm_trial}"
+    if trial.wanted_card is not None:
+        yield "goes to", safe_line(trial.wanted_card)
     if trial.state == "queued" and trial.waiting:
         yield "waits", safe_line(trial.waiting)
     if trial.reason:

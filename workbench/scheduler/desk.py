@@ -21,6 +21,8 @@ from workbench.text import safe_line
 
 STOPPING = "stopping"
 """Fact: the engine was asked to stop; holds the time, seconds since the epoch."""
+HELD = "held"
+"""Fact: a person holds the queue, nothing new is placed; empty when it goes on."""
 BRAKE = "brake"
 """Fact: nothing new is placed, and why; empty when all is well."""
 
@@ -36,6 +38,8 @@ class Desk:
     preparer: Preparer
     sample: Callable[[], list[dict[str, Any]] | None]
     """Rows for the cards table when there is a new sample, else None."""
+    keeper: int | None = None
+    """The process that keeps this loop; a stop meant for an earlier one is not obeyed."""
     fleet_ready: Callable[[], bool] = lambda: True
     disk_free: Callable[[Path], int] = free_bytes
     reports: dict[str, Report] = field(default_factory=dict)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from typing import Any
 
-from pydantic import ValidationError
-
 from workbench import faults
-from workbench.errors import NotThere, UsageError, WorkbenchError
-from workbench.files import fresh_folder, sync, write_durably
-from workbench.recipe import Recipe
-from workbench.scheduler.desk import STOPPING, Desk
+from workbench.errors import UsageError, WorkbenchError
+from workbench.scheduler.desk import Desk
+from workbench.scheduler.verbs import Verb, cards, engine, making, queue, trials
 from workbench.store import Blocked
 from workbench.store.requests import BadRequest, Request, scan
-from workbench.store.rows import Answer, TrialRow
+from workbench.store.rows import Answer
 from workbench.text import safe_line
-from workbench.trial import State, Wanted
 
 
 def obey(desk: Desk) -> None:
@@ -71,7 +65,7 @@ def _set_aside(desk: Desk, bad: BadRequest) -> None:
     )
 
 
-def _verb(request: Request) -> Callable[[Desk, dict[str, Any]], Answer]:
+def _verb(request: Request) -> Verb:
     if request.verb not in VERBS:
         raise UsageError(
             f"the engine does not know {safe_line(request.verb, 40)}",
@@ -80,99 +74,24 @@ def _verb(request: Request) -> Callable[[Desk, dict[str, Any]], Answer]:
     return VERBS[request.verb]
 
 
-def _done(text: str, **data: Any) -> Answer:
-    return Answer(ok=True, text=text, mend="", data=data)
-
-
-def _submit(desk: Desk, args: dict[str, Any]) -> Answer:
-    try:
-        recipe = Recipe.model_validate_json(json.dumps(args["recipe"]))
-    except ValidationError as wrong:
-        raise UsageError(f"the recipe is not valid: {wrong.errors()[0]['msg']}") from wrong
-    id = desk.store.add_experiment(recipe.model_dump(mode="json"), recipe.rank_by)
-    name = desk.store.experiment(id).name
-    folder = fresh_folder(desk.home.experiment(id))
-    write_durably(folder / "recipe.json", recipe.model_dump_json(indent=2).encode())
-    sync(folder.parent)  # else the row may outlive the folder when the power goes
-    desk.store.note("submitted", f"experiment {name} was submitted", experiment=id)
-    return _done(f"experiment {name} is being prepared", experiment=id, name=name)
-
-
-def _live(desk: Desk, args: dict[str, Any]) -> TrialRow:
-    trial = desk.store.trial(int(args["trial"]))
-    if trial.state.final:
-        raise UsageError(
-            f"trial {trial.id} is {trial.state} already",
-            mend="its adapter stands on the board" if trial.score is not None else "",
-        )
-    return trial
-
-
-def _where(trial: TrialRow) -> str:
-    steps = f"step {trial.step}" + (f" of {trial.total_steps}" if trial.total_steps else "")
-    return f"trial {trial.id} ({trial.state}, {steps})"
-
-
-def _stop(desk: Desk, args: dict[str, Any]) -> Answer:
-    trial = _live(desk, args)
-    desk.store.wish(trial.id, Wanted.STOP)
-    if trial.state.live:
-        then = "ends at its next step; what it has learned is scored and kept as its adapter"
-    elif trial.checkpoint_step:
-        then = f"its checkpoint of step {trial.checkpoint_step} is scored and kept as its adapter"
-    else:
-        then = "ends now; it has no checkpoint, so there is nothing to keep"
-    return _done(f"{_where(trial)}: {then}", trial=trial.id)
-
-
-def _kill(desk: Desk, args: dict[str, Any]) -> Answer:
-    trial = _live(desk, args)
-    desk.store.wish(trial.id, Wanted.KILL)
-    return _done(f"{_where(trial)}: is killed now; nothing is scored or kept", trial=trial.id)
-
-
-def _pause(desk: Desk, args: dict[str, Any]) -> Answer:
-    trial = _live(desk, args)
-    desk.store.wish(trial.id, Wanted.PAUSE)
-    then = "checkpoints at its next step and gives its card back"
-    if not trial.state.live:
-        then = "is paused; it takes no card until it is resumed"
-    return _done(f"{_where(trial)}: {then}", trial=trial.id)
-
-
-def _resume(desk: Desk, args: dict[str, Any]) -> Answer:
-    trial = _live(desk, args)
-    desk.store.wish(trial.id, Wanted.RUN)
-    if trial.state is not State.PAUSED:
-        return _done(f"{_where(trial)}: goes on", trial=trial.id)
-    since = f"from step {trial.checkpoint_step}" if trial.checkpoint_step else "from its start"
-    return _done(f"{_where(trial)}: goes on {since} as soon as a card is free", trial=trial.id)
-
-
-def _release_card(desk: Desk, args: dict[str, Any]) -> Answer:
-    card = next((c for c in desk.store.cards() if c.uuid.startswith(str(args["card"]))), None)
-    if card is None:
-        known = ", ".join(c.uuid for c in desk.store.cards()) or "none"
-        raise NotThere(
-            f"there is no card {safe_line(args['card'], 60)}", mend=f"there are: {known}"
-        )
-    desk.store.quarantine(card.uuid, "")
-    return _done(f"card {card.uuid} takes trials again", card=card.uuid)
-
-
-def _engine_stop(desk: Desk, args: dict[str, Any]) -> Answer:
-    desk.store.set_fact(STOPPING, str(desk.store.clock()))
-    live = len(desk.store.live_attempts())
-    what = f"{live} running trials checkpoint first" if live else "nothing is running"
-    return _done(f"the engine stops; {what}")
-
-
-VERBS: dict[str, Callable[[Desk, dict[str, Any]], Answer]] = {
-    "submit": _submit,
-    "stop": _stop,
-    "kill": _kill,
-    "pause": _pause,
-    "resume": _resume,
-    "release-card": _release_card,
-    "engine-stop": _engine_stop,
+VERBS: dict[str, Verb] = {
+    "submit": making.submit,
+    "clone": making.clone,
+    "extend": making.extend,
+    "add": making.add,
+    "stop": trials.stop,
+    "kill": trials.kill,
+    "pause": trials.pause,
+    "resume": trials.resume,
+    "order": trials.order,
+    "move": trials.move,
+    "priority": queue.priority,
+    "max-parallel": queue.max_parallel,
+    "hold": queue.hold,
+    "release": queue.release,
+    "drain": cards.drain,
+    "undrain": cards.undrain,
+    "release-card": cards.release,
+    "engine-stop": engine.stop,
+    "engine-start": engine.start,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from typing import Any
 
 from workbench import faults
 from workbench.assignment import Assignment
@@ -15,7 +16,14 @@ from workbench.footprint import Plan
 from workbench.footprint.ladder import words
 from workbench.locks import holder
 from workbench.recipe import Recipe, apply_settings
-from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, Desk, assignment_file, card_of
+from workbench.scheduler.desk import (
+    BRAKE,
+    CARDS_PROBLEM,
+    HELD,
+    Desk,
+    assignment_file,
+    card_of,
+)
 from workbench.scheduler.planning import plan_for, record
 from workbench.scheduler.turns import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow
@@ -77,7 +85,10 @@ def _tell(desk: Desk, waits: dict[int, str], full: dict[int, int]) -> None:
             store.wait_experiment(experiment, f"its experiment runs {limit} at once at most")
         for trial, reason in waits.items():
             store.wait_for(trial, reason)
-        store.wait_rest(waits, full, "waits its turn")
+        held = store.held()
+        for experiment in held:
+            store.wait_experiment(experiment, "its experiment is held")
+        store.wait_rest(waits, {*full, *held}, "waits its turn")
 
 
 def _hold(desk: Desk) -> str:
@@ -87,6 +98,8 @@ def _hold(desk: Desk) -> str:
     brake = desk.store.fact(BRAKE)
     if brake:
         return brake
+    if desk.store.fact(HELD):
+        return "the queue is held; `workbench release` lets it go on"
     if not any(row.present for row in desk.cards):
         return desk.store.fact(CARDS_PROBLEM) or "no card has been seen yet"
     room = desk.disk_free(desk.home.root)
@@ -119,7 +132,8 @@ def _choose(
     desk: Desk, trial: TrialRow, experiment: Experiment, free: dict[str, CardRow]
 ) -> tuple[Card, Plan] | None:
     """The smallest free card that takes it, with its plan."""
-    for row in sorted(free.values(), key=lambda r: (card_of(r).usable_bytes, r.uuid)):
+    allowed = [row for row in free.values() if trial.wanted_card in (None, row.uuid)]
+    for row in sorted(allowed, key=lambda r: (card_of(r).usable_bytes, r.uuid)):
         card = card_of(row)
         with suppress(WorkbenchError):
             return card, _plan(desk, trial, experiment, card, _free_bytes(desk, row))
@@ -131,6 +145,8 @@ def _reasons(desk: Desk, trial: TrialRow, experiment: Experiment, busy: dict[str
 
     A card that is gone for now may come back: its driver did not load, its riser is loose.
     """
+    if trial.wanted_card is not None:
+        return f"waits for {trial.wanted_card}: {busy.get(trial.wanted_card) or 'too little free'}"
     able = [row for row in desk.cards if _ever(desk, trial, experiment, row)]
     reason = None if able else _nowhere(desk, trial, experiment)
     if reason is not None:
@@ -211,6 +227,15 @@ def _plan(
     return found
 
 
+def warm_start(desk: Desk, trial: TrialRow) -> dict[str, Any] | None:
+    """The adapter it starts from: {trial, folder, sha256}; None for a fresh one."""
+    source = trial.warm_trial
+    if source is None:
+        return None
+    folder = str(desk.home.trial(source) / "adapter")
+    return {"trial": source, "folder": folder, "sha256": desk.store.adapter_sha256(source)}
+
+
 def _start(desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, plan: Plan) -> None:
     """Attempt, assignment and move in one commit; sending it is settle's to repeat."""
     store, home = desk.store, desk.home
@@ -231,11 +256,13 @@ def _start(desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, plan
             trial_folder=str(home.trial(trial.id)),
             experiment_folder=str(home.experiment(experiment.id)),
             finish=trial.wanted is Wanted.STOP,
+            warm=warm_start(desk, trial),
         )
         fresh_folder(home.attempt(attempt))  # else another database's attempt would speak for it
         write_durably(assignment_file(home, attempt), json.dumps(given.to_json()).encode())
         why = f"fits {card.uuid} with {plan.predicted_bytes / 2**30:.1f} GiB, {words(plan)}"
         store.move(trial.id, State.QUEUED, State.STARTING, by="place", why=why)
+        store.steer_trial(trial.id, wanted_card=None)
         faults.at("place.before_commit")
     faults.at("place.after_commit")
     desk.fleet.start(card, given)

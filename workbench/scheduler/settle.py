@@ -81,7 +81,8 @@ def _ask(desk: Desk, attempt: Attempt, stopping: bool) -> None:
     if trial.wanted is Wanted.KILL:
         _kill(desk, attempt, trial)
         return
-    how = _HALTS.get(trial.wanted) or (Halt.YIELD if stopping else None)
+    # Who was asked to end cannot be told to go on: it gives its card back, and goes on from there.
+    how = _HALTS.get(trial.wanted) or (Halt.YIELD if stopping or attempt.halt else None)
     if report is not None and report.attempt == attempt.id:
         if how is not None:
             if attempt.halt != how:

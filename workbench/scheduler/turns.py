@@ -12,9 +12,10 @@ from workbench.store.rows import Experiment, TrialRow
 class Turns:
     """Queued trials in the order they may be placed; it changes as they are.
 
-    Among experiments of one priority the next trial is of the one that runs fewest, and of those
-    the one that had the fewest card-hours: with one card they take turns by time spent, with more
-    they share the cards. Costs one comparison an experiment and trial.
+    Among experiments of one priority a trial that a person put to the front comes first, then one
+    of the experiment that runs fewest, and of those the one that had the fewest card-hours: with
+    one card they take turns by time spent, with more they share the cards. Costs one comparison
+    an experiment and trial.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class Turns:
                 del self._left[next_one]
             yield trial
 
-    def _standing(self, experiment: int) -> tuple[int, int, float, int]:
+    def _standing(self, experiment: int) -> tuple[int, float, int, float, int]:
         return (
             -self._priority.get(experiment, 0),
+            min(self._left[experiment][0].rank or 0, 0),
             self._running.get(experiment, 0),
             self._card_s.get(experiment, 0.0),
             experiment,

@@ -215,12 +215,12 @@ class Reader:
             f"""{_TRIALS} where t.id in (
                   select id from (
                     select q.id, e.priority, row_number()
-                           over (partition by q.experiment order by q.id) as place
+                           over (partition by q.experiment order by coalesce(q.rank, q.id)) as place
                     from trials q join experiments e on e.id = q.experiment
                     where q.state = 'queued' and not e.held
                       and e.id not in (select value from json_each(:without)))
                   where place <= :of_each order by priority desc, place, id limit :limit)
-                order by e.priority desc, t.id""",
+                order by e.priority desc, coalesce(t.rank, t.id)""",
             {"limit": limit, "of_each": of_each, "without": json.dumps(list(without))},
         )
         return _trials(rows)
@@ -235,6 +235,26 @@ class Reader:
             {"since": since_utc, "now": now},
         )
         return {row[0]: float(row[1]) for row in rows}
+
+    def held(self) -> set[int]:
+        """Experiments of which nothing is placed until a person lets them go on."""
+        return {row[0] for row in self.db.execute("select id from experiments where held")}
+
+    def just_ended(self) -> list[int]:
+        """Experiments that have nothing to do any more, which nobody was told yet."""
+        rows = self.db.execute(
+            """select id from experiments e where ended_utc is null and (state = 'refused'
+                 or state = 'ready' and not searching and not exists (
+                   select 1 from trials t where (t.experiment = e.id or t.id = e.base_trial)
+                   and t.state in ('queued', 'starting', 'running', 'paused')))
+               order by id"""
+        )
+        return [row[0] for row in rows]
+
+    def adapter_sha256(self, trial: int) -> str | None:
+        """Of its adapter's weights; None when it left none."""
+        row = self.db.execute("select sha256 from adapters where trial = ?", (trial,)).fetchone()
+        return None if row is None else str(row[0])
 
     def unwilling(self) -> list[TrialRow]:
         """Queued trials that somebody wants paused, stopped or killed."""
@@ -364,6 +384,8 @@ def _experiment(row: sqlite3.Row, counts: dict[str, int]) -> Experiment:
         held=bool(row["held"]),
         max_parallel=row["max_parallel"],
         searching=bool(row["searching"]),
+        warm_trial=row["warm_trial"],
+        ended_utc=row["ended_utc"],
         created_utc=row["created_utc"],
         counts=counts,
     )

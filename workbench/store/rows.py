@@ -30,6 +30,10 @@ class Experiment:
     """Trials of it that may run at once; None: as many as there are cards."""
     searching: bool
     """Its sweep may still ask for trials: it is not over when all it has are."""
+    warm_trial: int | None
+    """Its trials start from this one's adapter; None: from fresh ones."""
+    ended_utc: float | None
+    """When its last trial had ended; None while there is something to do."""
     created_utc: float
     counts: dict[str, int]
     """Trials by state, the base's own left out."""
@@ -80,6 +84,13 @@ class TrialRow:
     wanted: Wanted
     settings: dict[str, Any]
     """Dotted recipe keys that differ from the experiment's recipe, with this trial's values."""
+    rank: float | None
+    """Its place in the queue, where a person moved it: lower goes first, others go by their ids.
+    Below 0: before those of other experiments too."""
+    wanted_card: str | None
+    """The only card it may be placed on next; None: any."""
+    warm_trial: int | None
+    """Its weights start from this one's adapter; None: from a fresh one."""
     checkpoint_step: int | None
     """Optimizer steps done at its newest committed checkpoint."""
     waiting: str

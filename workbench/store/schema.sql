@@ -15,6 +15,8 @@ create table experiments (
   held          integer not null default 0,
   max_parallel  integer,                      -- trials of it that may run at once; null: any number
   searching     integer not null default 0,   -- its sweep may still ask for trials
+  warm_trial    integer references trials,    -- its trials start from this one's adapter
+  ended_utc     real,                         -- when all of it had ended, and that was told
   created_utc   real not null
 ) strict;
 
@@ -26,6 +28,9 @@ create table trials (
   state         text not null,
   wanted        text not null default 'run' check (wanted in ('run', 'pause', 'stop', 'kill')),
   settings      text not null,                -- dotted keys and values, JSON
+  rank          real,                         -- lower is placed first; null: its id; below 0: first of all
+  wanted_card   text,                         -- the only card it may be placed on next
+  warm_trial    integer references trials,    -- it starts from this one's adapter
   checkpoint_step integer,
   waiting       text not null default '',
   reason        text not null default '',

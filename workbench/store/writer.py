@@ -105,7 +105,9 @@ class Store(Reader):
 
     # --- experiments ---
 
-    def add_experiment(self, recipe: dict[str, Any], rank_by: str) -> int:
+    def add_experiment(
+        self, recipe: dict[str, Any], rank_by: str, warm_trial: int | None = None
+    ) -> int:
         """PREPARING, under the recipe's name, or `name-2`, `name-3`, … when that is taken."""
         with self.writing():
             return self._insert(
@@ -115,6 +117,7 @@ class Store(Reader):
                 recipe=json.dumps(recipe),
                 rank_by=rank_by,
                 max_parallel=(recipe.get("sweep") or {}).get("max_parallel"),
+                warm_trial=warm_trial,
                 created_utc=self.clock(),
             )
 
@@ -150,19 +153,41 @@ class Store(Reader):
     # --- trials ---
 
     def add_trial(
-        self, experiment: int, number: int, kind: Kind, settings: dict[str, object]
+        self,
+        experiment: int,
+        number: int,
+        kind: Kind,
+        settings: dict[str, object],
+        warm_trial: int | None = None,
     ) -> int:
+        """QUEUED, behind the others of its experiment, which has something to do again."""
         now = self.clock()
-        return self._insert(
-            "trials",
-            experiment=experiment,
-            number=number,
-            kind=kind,
-            state=State.QUEUED,
-            settings=json.dumps(settings),
-            created_utc=now,
-            changed_utc=now,
-        )
+        with self.writing():
+            self._update("experiments", experiment, ended_utc=None)
+            if warm_trial is None and kind is Kind.TUNE:
+                warm_trial = self.experiment_warm_trial(experiment)
+            return self._insert(
+                "trials",
+                experiment=experiment,
+                number=number,
+                kind=kind,
+                state=State.QUEUED,
+                settings=json.dumps(settings),
+                warm_trial=warm_trial,
+                created_utc=now,
+                changed_utc=now,
+            )
+
+    def experiment_warm_trial(self, experiment: int) -> int | None:
+        row = self.db.execute("select warm_trial from experiments where id = ?", (experiment,))
+        found: int | None = row.fetchone()[0]
+        return found
+
+    def next_number(self, experiment: int) -> int:
+        row = self.db.execute(
+            "select coalesce(max(number), 0) + 1 from trials where experiment = ?", (experiment,)
+        ).fetchone()
+        return int(row[0])
 
     def move(
         self,
@@ -199,6 +224,26 @@ class Store(Reader):
 
     def wish(self, trial: int, wanted: Wanted) -> None:
         self._update("trials", trial, wanted=wanted)
+
+    def steer_trial(self, trial: int, **values: Any) -> None:
+        """What a person wants of its placing: rank, wanted_card."""
+        self._update("trials", trial, **values)
+
+    def steer_experiment(self, experiment: int, **values: Any) -> None:
+        """What a person wants of its queue: priority, max_parallel, held."""
+        self._update("experiments", experiment, **values)
+
+    def to_front(self, trial: int) -> None:
+        """Before every other queued trial of its experiment's priority."""
+        with self.writing():
+            first = self.db.execute(
+                "select min(0, coalesce(min(rank), 0)) from trials where state = 'queued'"
+            ).fetchone()[0]
+            self._update("trials", trial, rank=float(first) - 1)
+
+    def conclude(self, experiment: int) -> None:
+        """All of it has ended; forgotten when a trial is added."""
+        self._update("experiments", experiment, ended_utc=self.clock())
 
     def wait_for(self, trial: int, what: str) -> None:
         """Why it is still queued. Writes only when that changed."""
@@ -291,6 +336,10 @@ class Store(Reader):
             if row is None:
                 raise StoreError(f"there is no card {card}")
             return int(row[0])
+
+    def drain(self, card: str, drained: bool) -> None:
+        with self.writing():
+            self.db.execute("update cards set drained = ? where uuid = ?", (int(drained), card))
 
     def quarantine(self, card: str, why: str) -> None:
         with self.writing():

@@ -21,7 +21,7 @@ from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan
 from workbench.recipe.schema import Recipe
-from workbench.training import adapter, checkpoint, libraries
+from workbench.training import adapter, checkpoint, libraries, warm
 from workbench.training.base import BaseSpec, Resident
 from workbench.training.checkpoint import Belongs, Checkpoint
 from workbench.training.control import Control, Emit, Interrupted
@@ -90,6 +90,8 @@ class Attempt:
             return self._over(found)
         if found is not None and not self.a.finish:
             checkpoint.check_belongs(found, self._belongs(prepared))
+        if found is None and self.a.warm is not None:
+            warm.check(self.a.warm, self.recipe)
         with self._base() as base:
             return self._tune(base, rows, eval_rows, found, prepared)
 
@@ -147,6 +149,8 @@ class Attempt:
         if found is not None and (self.a.finish or self.control.halt is Halt.FINISH):
             return self._finish(base, eval_rows, found)
         model = adapter.put_on(base, self.recipe, self.emit)
+        if found is None and self.a.warm is not None:
+            warm.load(model, self.a.warm, self.emit)
         course = self._course(base, eval_rows, data)
         trainer = TrialTrainer(model, rows, self.tokenizer, course)
         steps, complete = trainer.run(found, lambda total: self._phase("training", steps=total))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workbench.training.step import Rows, Step, StepOptions, collate, triton_ops
-from workbench.training.step.masks import hashed_mask, keep_mask, keys_for
+from workbench.training.step.masks import hashed_mask, inverse, keep_mask, keys_for
 from workbench.training.step.rows import IGNORE, examples_of
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -125,16 +125,21 @@ def with_known_masks(model: PeftModel, step: Step, rows: Rows) -> list[KnownDrop
     sites = torch.arange(step._fused.sites)
     keys_S2 = keys_for(torch.tensor(step.options.seed), torch.tensor(0), sites)
     drops = []
-    draw = hashed_mask if triton_ops.usable(step.device) else keep_mask
+    hashed = triton_ops.usable(step.device)
     for group in step._fused.groups:
-        for part in group.projections:
-            module: Any = part.module
-            if part.low is None or part.low.dropout == 0:
-                continue
-            shape = (rows.tokens, module.get_base_layer().in_features)
-            mask = draw(shape, keys_S2[part.low.site], part.low.dropout)
-            drops.append(KnownDropout(mask, part.low.dropout))
-            module.lora_dropout["default"] = drops[-1]
+        for stack in group.stacks:
+            for field, (index, low) in enumerate(zip(stack.members, stack.lows, strict=True)):
+                if low.dropout == 0:
+                    continue
+                module: Any = group.projections[index].module
+                shape = (rows.tokens, module.get_base_layer().in_features)
+                if hashed:  # the kernels take three masks from one key
+                    mask = hashed_mask(shape, keys_S2[stack.site], low.dropout, field)
+                else:
+                    mask = keep_mask(shape, keys_S2[low.site], low.dropout)
+                share = 1 - 1 / inverse(low.dropout) if hashed else low.dropout
+                drops.append(KnownDropout(mask, share))
+                module.lora_dropout["default"] = drops[-1]
     return drops
 
 
@@ -148,6 +153,7 @@ def assert_same_gradients(model: PeftModel, rows: Rows, step: Step) -> None:
     plain_loss, plain = plain_gradients(model, rows, drops)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     assert ours.keys() == plain.keys()
+    limit = 3e-5 if triton_ops.usable(step.device) else 1e-5  # kernels sum in another order
     for name, grad in plain.items():
         error = (ours[name] - grad).norm() / grad.norm().clamp(min=1e-12)
-        assert float(error) < 1e-5, name
+        assert float(error) < limit, name

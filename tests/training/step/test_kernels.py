@@ -23,30 +23,33 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=chance).to(DEVICE)
 
 
-def dropped(x_TK: Tensor, key_2: Tensor, p: float) -> Tensor:
-    return x_TK * hashed_mask((x_TK.shape[0], x_TK.shape[1]), key_2, p) / (1 - p)
+def dropped(x_TK: Tensor, key_2: Tensor, p: float, field: int) -> Tensor:
+    return x_TK * hashed_mask((x_TK.shape[0], x_TK.shape[1]), key_2, p, field) / (1 - p)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("rank", [4, 16, 40])
 @pytest.mark.parametrize("p", [0.0, 0.25])
 def test_low_rank_forward_and_backward(p: float, rank: int, count: int) -> None:
-    keys = keys_for(torch.tensor(5), torch.tensor(3), torch.arange(count)).to(DEVICE)
+    keys = keys_for(torch.tensor(5), torch.tensor(3), torch.arange(1)).to(DEVICE)
     x_TK, dx_TK, a_PRK = drawn(150, 300), drawn(150, 300, seed=1), drawn(count, rank, 300, seed=3)
     dlow_PTR = drawn(count, 150, rank, seed=2)
-    kept = [dropped(x_TK, key, p) for key in keys]
+    kept = [dropped(x_TK, keys[0], p, field) for field in range(count)]
     want_low = torch.stack([x @ a.T for x, a in zip(kept, a_PRK, strict=True)]) * 2
     want_da = torch.stack([low.T @ x for low, x in zip(dlow_PTR, kept, strict=True)]) * 2
-    each = zip(dlow_PTR, a_PRK, keys, strict=True)
-    want_dx = dx_TK + 2 * sum(dropped(low @ a, key, p) for low, a, key in each)
+    each = enumerate(zip(dlow_PTR, a_PRK, strict=True))
+    more_dx = 2 * sum(dropped(low @ a, keys[0], p, field) for field, (low, a) in each)
+    want_dx = dx_TK + more_dx
     low_PTR = triton_ops.lora_down(x_TK, a_PRK, keys, p, 2.0)
     torch.testing.assert_close(low_PTR, want_low, rtol=1e-4, atol=1e-4)
     grad = torch.full_like(a_PRK, float("nan"))
     more: tuple[Any, ...] = (dlow_PTR, a_PRK, grad, keys, p, 2.0)
-    triton_ops.lora_backward(x_TK, dx_TK, *more, add=False)
+    triton_ops.lora_backward(x_TK, dx_TK, *more, add=False, add_dx=True)
     torch.testing.assert_close(dx_TK, want_dx, rtol=1e-4, atol=1e-4)
+    triton_ops.lora_backward(x_TK, dx_TK, *more, add=False, add_dx=False)
+    torch.testing.assert_close(dx_TK, more_dx, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(grad, want_da, rtol=1e-4, atol=2e-4)
-    triton_ops.lora_backward(x_TK, None, *more, add=True)
+    triton_ops.lora_backward(x_TK, None, *more, add=True, add_dx=False)
     torch.testing.assert_close(grad, 2 * want_da, rtol=1e-4, atol=4e-4)
 
 

@@ -21,28 +21,37 @@ def mix(x):
 
 
 @triton.jit
-def kept(element, keys, THRESHOLD: tl.constexpr):
-    first = tl.load(keys).to(tl.uint32)
-    second = tl.load(keys + 1).to(tl.uint32)
-    bits = mix(element.to(tl.uint32) * (second | 1) + first)
-    return bits >= tl.full((), THRESHOLD, tl.uint32)
+def drawn(element, keys, DROP: tl.constexpr):
+    """30 random bits an element: ten for each of up to three masks."""
+    if DROP:
+        first = tl.load(keys).to(tl.uint32)
+        second = tl.load(keys + 1).to(tl.uint32)
+        return mix(element.to(tl.uint32) * (second | 1) + first)
+    return element
 
 
 @triton.jit
-def masked(x, at, keys, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr):
+def kept(bits, FIELD: tl.constexpr, THRESHOLD: tl.constexpr):
+    return ((bits >> (10 * FIELD)) & 1023) >= THRESHOLD
+
+
+@triton.jit
+def masked(x, bits, FIELD: tl.constexpr, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr,
+           DROP: tl.constexpr):  # fmt: skip
     if DROP:
-        return tl.where(kept(at, keys, THRESHOLD), x.to(tl.float32) * INVERSE, 0.0).to(x.dtype)
+        keep = kept(bits, FIELD, THRESHOLD)
+        return tl.where(keep, x.to(tl.float32) * INVERSE, 0.0).to(x.dtype)
     return x
 
 
 @triton.jit
 def down(
-    x, at, a_RK, keys, k, in_k, r, R, K,
+    x, bits, a_RK, k, in_k, r, R, K, FIELD: tl.constexpr,
     INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     inside = in_k[:, None] & (r < R)[None, :]
     a = tl.load(a_RK + r[None, :] * K + k[:, None], mask=inside, other=0.0)
-    return tl.dot(masked(x, at, keys, INVERSE, THRESHOLD, DROP), a, input_precision="ieee")
+    return tl.dot(masked(x, bits, FIELD, INVERSE, THRESHOLD, DROP), a, input_precision="ieee")
 
 
 @triton.jit
@@ -65,13 +74,14 @@ def lora_down(
         in_k = (k < K) & (k < first + k_each)
         at = t[:, None] * K + k[None, :]
         x = tl.load(x_TK + at, mask=in_t[:, None] & in_k[None, :], other=0.0)
-        low0 += down(x, at, a_PRK, keys, k, in_k, r, R, K, INVERSE, THRESHOLD, DROP)
+        bits = drawn(at, keys, DROP)
+        low0 += down(x, bits, a_PRK, k, in_k, r, R, K, 0, INVERSE, THRESHOLD, DROP)
         if P > 1:
             a1 = a_PRK + R * K
-            low1 += down(x, at, a1, keys + 2, k, in_k, r, R, K, INVERSE, THRESHOLD, DROP)
+            low1 += down(x, bits, a1, k, in_k, r, R, K, 1, INVERSE, THRESHOLD, DROP)
         if P > 2:
             a2 = a_PRK + 2 * R * K
-            low2 += down(x, at, a2, keys + 4, k, in_k, r, R, K, INVERSE, THRESHOLD, DROP)
+            low2 += down(x, bits, a2, k, in_k, r, R, K, 2, INVERSE, THRESHOLD, DROP)
     inside = in_t[:, None] & (r < R)[None, :]
     to = parts_SPTR + split.to(tl.int64) * P * T * R + t[:, None] * R + r[None, :]
     tl.store(to, low0, mask=inside)
@@ -124,7 +134,7 @@ def up_backward(
 
 @triton.jit
 def down_backward(
-    x, at, dlow_TR, a_RK, keys, t, in_t, k, in_k, r, R, K,
+    x, bits, dlow_TR, a_RK, t, in_t, k, in_k, r, R, K, FIELD: tl.constexpr,
     SCALE: tl.constexpr, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
     HAS_DX: tl.constexpr,
 ):  # fmt: skip
@@ -135,7 +145,7 @@ def down_backward(
     delta = tl.zeros(x.shape, dtype=tl.float32)
     kept_x = x
     if DROP:
-        keep = kept(at, keys, THRESHOLD)
+        keep = kept(bits, FIELD, THRESHOLD)
         kept_x = tl.where(keep, x.to(tl.float32) * INVERSE, 0.0).to(x.dtype)
     if HAS_DX:
         a = tl.load(
@@ -151,12 +161,12 @@ def down_backward(
 def lora_backward(
     x_TK, dx_TK, dlow_PTR, a_PRK, da_SPRK, keys, T, K, R, rows_each,
     SCALE: tl.constexpr, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
-    HAS_DX: tl.constexpr, P: tl.constexpr,
+    HAS_DX: tl.constexpr, ADD_DX: tl.constexpr, P: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """dx += mask_p · (dlow_p @ A_p) · s/(1-p) for all p; da[., p] = dlow_p^T @ (mask_p · x/(1-p)).
+    """dx (+)= sum over p of mask_p · (dlow_p @ A_p) · s/(1-p); da[., p] = dlow_p^T @ masked_p(x).
 
-    x and dx are read once for up to three projections. da still lacks the scaling s.
+    x is read once for up to three projections. da still lacks the scaling s.
     """
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     split = tl.program_id(1)
@@ -172,27 +182,29 @@ def lora_backward(
         at = t[:, None] * K + k[None, :]
         inside = in_t[:, None] & in_k[None, :]
         x = tl.load(x_TK + at, mask=inside, other=0.0)
+        bits = drawn(at, keys, DROP)
         part, dx = down_backward(
-            x, at, dlow_PTR, a_PRK, keys, t, in_t, k, in_k, r, R, K,
+            x, bits, dlow_PTR, a_PRK, t, in_t, k, in_k, r, R, K, 0,
             SCALE, INVERSE, THRESHOLD, DROP, HAS_DX,
         )  # fmt: skip
         da0 += part
         if P > 1:
             part, more = down_backward(
-                x, at, dlow_PTR + T * R, a_PRK + R * K, keys + 2, t, in_t, k, in_k, r, R, K,
+                x, bits, dlow_PTR + T * R, a_PRK + R * K, t, in_t, k, in_k, r, R, K, 1,
                 SCALE, INVERSE, THRESHOLD, DROP, HAS_DX,
             )  # fmt: skip
             da1 += part
             dx += more
         if P > 2:
             part, more = down_backward(
-                x, at, dlow_PTR + 2 * T * R, a_PRK + 2 * R * K, keys + 4, t, in_t, k, in_k, r, R,
-                K, SCALE, INVERSE, THRESHOLD, DROP, HAS_DX,
+                x, bits, dlow_PTR + 2 * T * R, a_PRK + 2 * R * K, t, in_t, k, in_k, r, R,
+                K, 2, SCALE, INVERSE, THRESHOLD, DROP, HAS_DX,
             )  # fmt: skip
             da2 += part
             dx += more
-        if HAS_DX:
+        if ADD_DX:
             dx += tl.load(dx_TK + at, mask=inside, other=0.0).to(tl.float32)
+        if HAS_DX:
             tl.store(dx_TK + at, dx.to(dx_TK.dtype.element_ty), mask=inside)
     to = da_SPRK + (split * P * R + r[:, None]) * K + k[None, :]
     inside = (r < R)[:, None] & in_k[None, :]

@@ -124,12 +124,29 @@ class Group:
             self._made_for = None
         return out
 
-    def products(self, x_TK: Tensor) -> list[Tensor]:
-        """x @ W^T of every projection; where all are packed and small, as one product."""
+    def products(self, x_TK: Tensor, lows: list[Tensor]) -> list[Tensor]:
+        """x @ W^T + low @ B^T of every projection; where all are packed and small, as one product.
+
+        The thin product is written first and the large one added to it, so that no output is read
+        once more for it.
+        """
         parts = self.projections
-        if len(parts) < 3 or any(p.bias_N is not None or not p.weight.packed for p in parts):
-            return [nn.functional.linear(x_TK, p.weight.dense(), p.bias_N) for p in parts]
-        return list(torch.split(x_TK @ self._unpacked().T, self._outputs(), dim=1))
+        all_TN = x_TK.new_empty(x_TK.shape[0], sum(self._outputs()))
+        outs = list(torch.split(all_TN, self._outputs(), dim=1))
+        started = [False] * len(parts)
+        for stack, low_PTR in zip(self.stacks, lows, strict=True):
+            for index, low, low_TR in zip(stack.members, stack.lows, low_PTR, strict=True):
+                torch.mm(low_TR, low.b_NR.T, out=outs[index])
+                started[index] = True
+        if len(parts) > 2 and all(started) and all(part.weight.packed for part in parts):
+            all_TN.addmm_(x_TK, self._unpacked().T)
+        else:
+            for part, out_TN, begun in zip(parts, outs, started, strict=True):
+                out_TN.addmm_(x_TK, part.weight.dense().T, beta=int(begun))
+        for part, out_TN in zip(parts, outs, strict=True):
+            if part.bias_N is not None:
+                out_TN.add_(part.bias_N)
+        return outs
 
     def _outputs(self) -> list[int]:
         return [part.weight.shape_NK[0] for part in self.projections]
@@ -147,13 +164,9 @@ class _Projections(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor | None, group: Group) -> tuple[Tensor, ...]:
         x_TK = x.reshape(-1, x.shape[-1])
-        keys_S2, lows = group.draw.keys_S2, []
-        outs = group.products(x_TK)
-        for stack in group.stacks:
-            low_PTR = _down(x_TK, stack, keys_S2)
-            for index, low, low_TR in zip(stack.members, stack.lows, low_PTR, strict=True):
-                outs[index].addmm_(low_TR, low.b_NR.T)
-            lows.append(low_PTR)
+        keys_S2 = group.draw.keys_S2
+        lows = [_down(x_TK, stack, keys_S2) for stack in group.stacks]
+        outs = group.products(x_TK, lows)
         ctx.save_for_backward(x, *lows)
         ctx.group, ctx.keys_S2, ctx.first = group, keys_S2, group.draw.first
         return tuple(out.view(*x.shape[:-1], -1) for out in outs)
@@ -162,18 +175,30 @@ class _Projections(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         x, *lows = ctx.saved_tensors
         x_TK = x.reshape(-1, x.shape[-1])
-        dx_TK: Tensor | None = None
+        dx = _Sum(torch.empty_like(x_TK)) if ctx.needs_input_grad[0] else None
         dys = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        for stack, low_PTR in zip(ctx.group.stacks, lows, strict=True):  # before the large products
+            ours = [dys[index] for index in stack.members]
+            _low_rank_backward(x_TK, dx, ours, low_PTR, stack, ctx.keys_S2, first=ctx.first)
         for part, dy_TN in zip(ctx.group.projections, dys, strict=True):
-            if ctx.needs_input_grad[0]:
-                w_NK = part.weight.dense()
-                dx_TK = dy_TN @ w_NK if dx_TK is None else dx_TK.addmm_(dy_TN, w_NK)
+            if dx is not None:
+                dx.total.addmm_(dy_TN, part.weight.dense(), beta=int(dx.begin()))
             if part.grad_bias_N is not None:
                 part.grad_bias_N.add_(dy_TN.sum(0, dtype=part.grad_bias_N.dtype))
-        for stack, low_PTR in zip(ctx.group.stacks, lows, strict=True):
-            ours = [dys[index] for index in stack.members]
-            _low_rank_backward(x_TK, dx_TK, ours, low_PTR, stack, ctx.keys_S2, first=ctx.first)
-        return (None if dx_TK is None else dx_TK.view(x.shape)), None, None
+        return (None if dx is None else dx.total.view(x.shape)), None, None
+
+
+@dataclass(slots=True)
+class _Sum:
+    """A tensor that terms are added to; the first overwrites what was there."""
+
+    total: Tensor
+    _begun: bool = False
+
+    def begin(self) -> bool:
+        """True when something was added before."""
+        begun, self._begun = self._begun, True
+        return begun
 
 
 def _down(x_TK: Tensor, stack: Stack, keys_S2: Tensor) -> Tensor:
@@ -190,7 +215,7 @@ def _down(x_TK: Tensor, stack: Stack, keys_S2: Tensor) -> Tensor:
 
 def _low_rank_backward(
     x_TK: Tensor,
-    dx_TK: Tensor | None,
+    dx: _Sum | None,
     dys: list[Tensor],
     low_PTR: Tensor,
     stack: Stack,
@@ -198,7 +223,7 @@ def _low_rank_backward(
     *,
     first: bool,
 ) -> None:
-    """Adds to the adapters' gradients (`first`: writes them), and their share to dx in place."""
+    """Adds to the adapters' gradients (`first`: writes them), and their share to dx."""
     dlow_PTR = torch.empty_like(low_PTR)
     fused = triton_ops.usable(x_TK.device)
     for low, dy_TN, low_TR, dlow_TR in zip(stack.lows, dys, low_PTR, dlow_PTR, strict=True):
@@ -209,16 +234,18 @@ def _low_rank_backward(
             low.grad_b_NR.add_(dy_TN.T @ low_TR)
     if fused:
         triton_ops.lora_backward(
-            x_TK, dx_TK, dlow_PTR, stack.a_PRK, stack.grad_a_PRK, keys_S2[stack.site :],
-            stack.dropout, stack.scaling, add=not first,
+            x_TK, None if dx is None else dx.total, dlow_PTR, stack.a_PRK, stack.grad_a_PRK,
+            keys_S2[stack.site :], stack.dropout, stack.scaling,
+            add=not first, add_dx=dx is not None and dx.begin(),
         )  # fmt: skip
         return
     each = zip(stack.lows, dlow_PTR, stack.a_PRK, stack.grad_a_PRK, strict=True)
     for low, dlow_TR, a_RK, grad_RK in each:
         key_2 = keys_S2[low.site]
         grad_RK.add_(dlow_TR.T @ dropped(x_TK, key_2, low.dropout), alpha=low.scaling)
-        if dx_TK is not None:
-            dx_TK.add_(dropped(dlow_TR @ a_RK, key_2, low.dropout), alpha=low.scaling)
+        if dx is not None:
+            more = dropped(dlow_TR @ a_RK, key_2, low.dropout) * low.scaling
+            dx.total.add_(more) if dx.begin() else dx.total.copy_(more)
 
 
 class FusedProjections:

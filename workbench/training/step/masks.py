@@ -36,9 +36,18 @@ def keys_for(seed: Tensor, counter: Tensor, sites: Tensor) -> Tensor:
     return torch.stack([first, second], dim=-1)
 
 
+STEPS = 1 << 10
+"""Ten bits a mask, so three masks take one mixing; on a card p is a multiple of 1/1,024."""
+
+
 def threshold(p: float) -> int:
-    """Elements whose bits lie below this are dropped."""
-    return min(round(p * 2**32), LOW_32)
+    """Elements whose ten bits lie below this are dropped; 0 only for p = 0."""
+    return min(max(round(p * STEPS), int(p > 0)), STEPS - 1)
+
+
+def inverse(p: float) -> float:
+    """What elements that stay are multiplied with: 1 / (1 - p), of the p that is drawn."""
+    return STEPS / (STEPS - threshold(p))
 
 
 def keep_mask(shape_TD: tuple[int, int], key_2: Tensor, p: float) -> Tensor:
@@ -49,16 +58,17 @@ def keep_mask(shape_TD: tuple[int, int], key_2: Tensor, p: float) -> Tensor:
     return torch.rand(shape_TD, generator=generator) >= p
 
 
-def hashed_mask(shape_TD: tuple[int, int], key_2: Tensor, p: float) -> Tensor:
-    """The mask as the Triton kernels draw it, bit by bit."""
+def hashed_mask(shape_TD: tuple[int, int], key_2: Tensor, p: float, field: int = 0) -> Tensor:
+    """The mask as the Triton kernels draw it, bit by bit: `field`, of three that share a key."""
     tokens, width = shape_TD
     element = torch.arange(tokens * width, device=key_2.device)
     bits = mix((element * (key_2[1] | 1) + key_2[0]) & LOW_32)
-    return (bits >= threshold(p)).view(tokens, width)
+    return (bits >> (10 * field) & (STEPS - 1) >= threshold(p)).view(tokens, width)
 
 
 def dropped(x_TD: Tensor, key_2: Tensor, p: float) -> Tensor:
     """x with elements dropped and the rest scaled by 1 / (1 - p), as nn.Dropout does."""
     if p == 0.0:
         return x_TD
-    return x_TD * keep_mask((x_TD.shape[0], x_TD.shape[1]), key_2, p) / (1.0 - p)
+    scale = 1 / (1 - p) if key_2.device.type == "cpu" else inverse(p)
+    return x_TD * keep_mask((x_TD.shape[0], x_TD.shape[1]), key_2, p) * scale

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.training.step.masks import threshold
+from workbench.training.step.masks import inverse, threshold
 
 switched_off = False
 """True: every caller takes its torch form (to measure what the kernels give)."""
@@ -70,7 +70,7 @@ def lora_down(x_TK: Tensor, a_PRK: Tensor, keys: Tensor, p: float, scaling: floa
     parts_SPTR = x_TK.new_empty(parts, count, tokens, rank, dtype=torch.float32)
     _kernels().lora_down[(blocks, parts)](
         x_TK, a_PRK, parts_SPTR, keys, tokens, width, rank, k_each,
-        1 / (1 - p), threshold(p), p > 0.0, count, block_t, block_k, block_r,
+        inverse(p), threshold(p), p > 0.0, count, block_t, block_k, block_r,
     )  # fmt: skip
     return _reduced(parts_SPTR, x_TK.new_empty(count, tokens, rank), scaling, add=False)
 
@@ -97,9 +97,10 @@ def lora_backward(
     scaling: float,
     *,
     add: bool,
+    add_dx: bool,
 ) -> None:
-    """grad_A (+)= its gradient; dx += the low-rank path's share. x and dx are read once for up to
-    three projections and no mask is stored.
+    """grad_A (+)= its gradient; dx (+)= the low-rank path's share. x is read once for up to three
+    projections and no mask is stored. `keys`: of the first of them; they share it.
 
     Deterministic: parts of T are summed in a second launch, never by atomics.
     """
@@ -113,7 +114,7 @@ def lora_backward(
     _kernels().lora_backward[(_split(width, block_k), parts)](
         x_TK, dx_TK if dx_TK is not None else x_TK, dlow_PTR, a_PRK, da_SPRK, keys,
         tokens, width, rank, rows_each,
-        scaling, 1 / (1 - p), threshold(p), p > 0.0, dx_TK is not None, count,
+        scaling, inverse(p), threshold(p), p > 0.0, dx_TK is not None, add_dx, count,
         block_t, block_k, block_r,
     )  # fmt: skip
     _reduced(da_SPRK, grad_PRK, scaling, add=add)

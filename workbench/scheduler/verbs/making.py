@@ -1,0 +1,263 @@
+"""New trials and experiments: submit, clone, extend, add."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from workbench import search
+from workbench.errors import CheckpointError, DoesNotFit, UsageError, WorkbenchError
+from workbench.files import fresh_folder, sync, write_durably
+from workbench.footprint import choose_plan
+from workbench.recipe import Recipe, apply_settings
+from workbench.scheduler.desk import Desk, card_of
+from workbench.scheduler.verbs import done
+from workbench.scheduler.verbs.queue import whole
+from workbench.store.rows import Answer, Experiment, TrialRow
+from workbench.text import safe_line
+from workbench.trial import Kind
+
+SHARED = ("lora.", "train.", "data.group_by_length")
+"""Settings in which trials of one experiment may differ: they are trained on the same rows and
+scored on the same ones, against the same base. Its own sweep may name others."""
+WEIGHTS = "adapter_model.safetensors"
+
+
+def submit(desk: Desk, args: dict[str, Any]) -> Answer:
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(args["recipe"]))
+    except ValidationError as wrong:
+        raise UsageError(f"the recipe is not valid: {wrong.errors()[0]['msg']}") from wrong
+    warm = _warm(desk, args.get("warm_trial"), recipe)
+    id, name = _new_experiment(desk, recipe, warm)
+    text = f"experiment {name} is being prepared{_warm_words(warm)}"
+    return done(text, experiment=id, name=name)
+
+
+def _new_experiment(desk: Desk, recipe: Recipe, warm: int | None) -> tuple[int, str]:
+    id = desk.store.add_experiment(recipe.model_dump(mode="json"), recipe.rank_by, warm)
+    name = desk.store.experiment(id).name
+    folder = fresh_folder(desk.home.experiment(id))
+    write_durably(folder / "recipe.json", recipe.model_dump_json(indent=2).encode())
+    sync(folder.parent)  # else the row may outlive the folder when the power goes
+    desk.store.note("submitted", f"experiment {name} was submitted", experiment=id)
+    return id, name
+
+
+def clone(desk: Desk, args: dict[str, Any]) -> Answer:
+    """The same trial with other settings: beside it where the two can be compared, else as an
+    experiment of its own."""
+    source = _tuned(desk, args["trial"])
+    experiment = desk.store.experiment(source.experiment)
+    edits = dict(args.get("settings") or {})
+    recipe = apply_settings(_recipe(experiment), {**source.settings, **edits})
+    warm = _warm(desk, args.get("warm_trial", source.warm_trial), recipe)
+    apart = sorted(key for key in edits if not _shared(key, experiment))
+    if apart:
+        id, name = _new_experiment(desk, recipe, warm)
+        text = (
+            f"trial {source.id} is cloned into a new experiment, {name}: with another "
+            f"{safe_line(', '.join(apart), 120)} its scores could not be compared in "
+            f"{experiment.name}; its data is checked first{_warm_words(warm)}"
+        )
+        return done(text, experiment=id, name=name)
+    id = _add(desk, experiment, {**source.settings, **edits}, warm)
+    changed = "with " + _words(edits) if edits else "with the same settings, so the same numbers"
+    text = f"trial {id} is trial {source.id} again, {changed}; it {_when(desk)}{_warm_words(warm)}"
+    return done(text, trial=id, experiment=experiment.id, name=experiment.name)
+
+
+def extend(desk: Desk, args: dict[str, Any]) -> Answer:
+    """Train on from what an ended trial left, for so many epochs or steps more."""
+    source = _tuned(desk, args["trial"])
+    if not source.state.final:
+        raise UsageError(
+            f"trial {source.id} is {source.state}; only what has ended can be extended",
+            mend=f"wait for its end, or `workbench clone {source.id} -s train.epochs=…`",
+        )
+    experiment = desk.store.experiment(source.experiment)
+    before = apply_settings(_recipe(experiment), source.settings)
+    more = _more(args)
+    seed = (before.train.seed + 1) % 2**32  # else the rows would come in the same order again
+    settings = {**source.settings, **more, "train.seed": seed}
+    warm = _warm(desk, source.id, apply_settings(_recipe(experiment), settings))
+    id = _add(desk, experiment, settings, warm)
+    amount = _words({key: value for key, value in more.items() if value is not None})
+    text = (
+        f"trial {id} trains on from the adapter of trial {source.id} with {amount}; it "
+        f"{_when(desk)}. A warm start: the weights go on, optimizer and schedule begin anew "
+        f"({before.train.schedule}, warm-up included), rows come in another order"
+    )
+    return done(text, trial=id, experiment=experiment.id, name=experiment.name)
+
+
+def _more(args: dict[str, Any]) -> dict[str, Any]:
+    """How much longer, as settings of a trial that begins at step 0."""
+    steps, epochs = args.get("steps"), args.get("epochs")
+    if (steps is None) == (epochs is None):
+        raise UsageError("say how much longer", mend="--epochs +1, or --steps +100")
+    if steps is not None:
+        return {"train.max_steps": whole(steps, 1, 10**9, "it")}
+    return {"train.epochs": float(epochs), "train.max_steps": None}  # type: ignore[arg-type]
+
+
+def add(desk: Desk, args: dict[str, Any]) -> Answer:
+    """A trial with settings of one's own, or so many more of what the sweep would try next."""
+    experiment = desk.store.experiment(args["experiment"])
+    name = safe_line(experiment.name)
+    if experiment.state != "ready":
+        raise UsageError(
+            f"experiment {name} is {experiment.state}: it has no trials to add to",
+            mend="wait until it is ready" if experiment.state == "preparing" else experiment.mend,
+        )
+    if args.get("trials") is not None:
+        return _more_of_sweep(desk, experiment, whole(args["trials"], 1, search.MOST_TRIALS, "it"))
+    settings = dict(args.get("settings") or {})
+    apart = sorted(key for key in settings if not _shared(key, experiment))
+    if apart:
+        raise UsageError(
+            f"{safe_line(', '.join(apart), 120)}: trials that differ in it could not be compared "
+            f"in experiment {name}",
+            mend="submit it as an experiment of its own: `workbench clone TRIAL -s …`",
+        )
+    recipe = apply_settings(_recipe(experiment), settings)
+    warm = _warm(desk, args.get("warm_trial") or experiment.warm_trial, recipe)
+    id = _add(desk, experiment, settings, warm)
+    text = f"trial {id} was added to {name}, with {_words(settings) or 'the recipe as it is'}; it "
+    text += f"{_when(desk)}{_warm_words(warm)}"
+    return done(text, trial=id, experiment=experiment.id, name=name)
+
+
+def _more_of_sweep(desk: Desk, experiment: Experiment, count: int) -> Answer:
+    recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
+    if recipe.sweep is None:
+        raise UsageError(
+            f"experiment {experiment.name} has no sweep to draw more trials from",
+            mend=f"workbench add {experiment.id} -s train.learning_rate=1e-4",
+        )
+    before = len(search.points(recipe))
+    sweep = recipe.sweep.model_copy(update={"trials": before + count})
+    wider = recipe.model_copy(update={"sweep": sweep})
+    points = search.points(wider)[before:]
+    if not points:
+        key = next(iter(sweep.parameters))
+        raise UsageError(
+            f"all {before} points of its grid are tried already",
+            mend=f"name one yourself: workbench add {experiment.id} -s {key}=…",
+        )
+    desk.store.steer_experiment(experiment.id, recipe=wider.model_dump_json())
+    ids = [_add(desk, experiment, point, experiment.warm_trial) for point in points]
+    few = "" if len(points) == count else f" (its {sweep.method} has no more)"
+    which = f"trial {ids[0]}" if len(ids) == 1 else f"trials {ids[0]} to {ids[-1]}"
+    text = f"{which} of {experiment.name}{few}: {'it' if len(ids) == 1 else 'they'} {_when(desk)}"
+    return done(text, trials=ids, experiment=experiment.id, name=experiment.name)
+
+
+# --- what they share ---
+
+
+def _tuned(desk: Desk, trial: object) -> TrialRow:
+    found = desk.store.trial(int(trial))  # type: ignore[call-overload]
+    if found.kind is Kind.BASE:
+        raise UsageError(
+            f"trial {found.id} scores the untouched base: there is nothing to train in it",
+            mend="choose a trial that trains an adapter; see `workbench ls`",
+        )
+    return found
+
+
+def _recipe(experiment: Experiment) -> Recipe:
+    return Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
+
+
+def _shared(key: str, experiment: Experiment) -> bool:
+    sweep = experiment.recipe.get("sweep") or {}
+    return key.startswith(SHARED) or key in (sweep.get("parameters") or {})
+
+
+def _add(desk: Desk, experiment: Experiment, settings: dict[str, Any], warm: int | None) -> int:
+    """A queued trial with its folder; DoesNotFit when no card here could take it."""
+    _check_fits(desk, experiment, settings)
+    number = desk.store.next_number(experiment.id)
+    id = desk.store.add_trial(experiment.id, number, Kind.TUNE, settings, warm)
+    fresh_folder(desk.home.trial(id))
+    text = f"trial {id} was added to {experiment.name}: {_words(settings) or 'as in the recipe'}"
+    desk.store.note("added", text, trial=id, experiment=experiment.id)
+    return id
+
+
+def _check_fits(desk: Desk, experiment: Experiment, settings: dict[str, Any]) -> None:
+    assert experiment.prepared is not None
+    recipe = apply_settings(_recipe(experiment), {**experiment.resolved, **settings})
+    misfit: WorkbenchError | None = None
+    cards = sorted(desk.cards, key=lambda row: -card_of(row).usable_bytes)
+    for row in cards:
+        try:
+            choose_plan(recipe, experiment.prepared["model"]["config"], card_of(row))
+            return
+        except DoesNotFit as small:  # the roomiest card's words
+            misfit = misfit or small
+    if misfit is not None:
+        raise DoesNotFit(f"it would fit no card here: {misfit.what}", mend=misfit.mend)
+
+
+def _words(settings: dict[str, Any]) -> str:
+    told = (f"{safe_line(key, 60)}={safe_line(json.dumps(v), 60)}" for key, v in settings.items())
+    return safe_line(" ".join(told), 300)
+
+
+def _when(desk: Desk) -> str:
+    if not any(card.present and card.trial is None for card in desk.cards):
+        return "waits for its turn on a card"
+    return "starts as soon as it is its turn on a free card"
+
+
+# --- warm starts ---
+
+
+def _warm_words(warm: int | None) -> str:
+    return "" if warm is None else f"; its weights start from the adapter of trial {warm}"
+
+
+def _warm(desk: Desk, trial: object, recipe: Recipe) -> int | None:
+    """The trial whose adapter `recipe` can start from. UsageError says what stands in the way."""
+    if trial is None:
+        return None
+    source = _tuned(desk, trial)
+    if desk.store.adapter_sha256(source.id) is None:
+        raise UsageError(
+            f"trial {source.id} has left no adapter to start from ({source.state})",
+            mend="wait for its end, or choose one of the board: workbench board",
+        )
+    if not (Path(desk.home.trial(source.id)) / "adapter" / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"the adapter of trial {source.id} is gone from {desk.home.trial(source.id)}",
+            mend="choose another trial to start from",
+        )
+    of = desk.store.experiment(source.experiment)
+    _check_alike(source.id, apply_settings(_recipe(of), source.settings), recipe)
+    return source.id
+
+
+def _check_alike(source: int, theirs: Recipe, mine: Recipe) -> None:
+    """Another shape cannot be loaded; another scale would silently weigh it otherwise."""
+    if (theirs.model.name, theirs.model.revision) != (mine.model.name, mine.model.revision):
+        raise UsageError(
+            f"the adapter of trial {source} is for {safe_line(theirs.model.name)}, not for "
+            f"{safe_line(mine.model.name)}",
+            mend="start from a trial on the same model",
+        )
+    for name in ("rank", "alpha", "rslora", "bias", "targets"):
+        there, here = getattr(theirs.lora, name), getattr(mine.lora, name)
+        if name == "targets" and isinstance(there, list) and isinstance(here, list):
+            there, here = sorted(there), sorted(here)
+        if there != here:
+            told = f"[{', '.join(there)}]" if isinstance(there, list) else there
+            raise UsageError(
+                f"lora.{name} is {safe_line(here, 200)}, and the adapter of trial {source} has "
+                f"{safe_line(there, 200)}: it cannot start from it",
+                mend=f"-s lora.{name}={safe_line(told, 200)}, or without the warm start",
+            )

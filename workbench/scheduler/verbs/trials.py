@@ -1,0 +1,188 @@
+"""Trials: stop, kill, pause, resume; which goes first; which card it goes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.errors import UsageError, WorkbenchError
+from workbench.fleet import Halt
+from workbench.footprint import choose_plan
+from workbench.scheduler.desk import Desk, card_of
+from workbench.scheduler.place import trial_recipe
+from workbench.scheduler.verbs import done
+from workbench.scheduler.verbs.cards import find_card
+from workbench.store.rows import Answer, Attempt, CardRow, TrialRow
+from workbench.text import safe_line
+from workbench.trial import State, Wanted
+
+
+def unended(desk: Desk, args: dict[str, Any]) -> TrialRow:
+    """The trial meant; UsageError when it has ended."""
+    trial = desk.store.trial(int(args["trial"]))
+    if trial.state.final:
+        mend = "its adapter stands on the board" if trial.score is not None else ""
+        if trial.score is not None:
+            mend += f"; `workbench extend {trial.id}` trains on from it"
+        raise UsageError(f"trial {trial.id} is {trial.state} already", mend=mend)
+    return trial
+
+
+def where(trial: TrialRow) -> str:
+    steps = f"step {trial.step}" + (f" of {trial.total_steps}" if trial.total_steps else "")
+    return f"trial {trial.id} ({trial.state}, {steps})"
+
+
+def live_attempt(desk: Desk, trial: int) -> Attempt | None:
+    return next((a for a in desk.store.live_attempts() if a.trial == trial), None)
+
+
+def stop(desk: Desk, args: dict[str, Any]) -> Answer:
+    trial = unended(desk, args)
+    desk.store.wish(trial.id, Wanted.STOP)
+    if trial.state.live:
+        then = "ends at its next step; what it has learned is scored and kept as its adapter"
+    elif trial.checkpoint_step:
+        then = f"its checkpoint of step {trial.checkpoint_step} is scored and kept as its adapter"
+    else:
+        then = "ends now; it has no checkpoint, so there is nothing to keep"
+    return done(f"{where(trial)}: {then}", trial=trial.id)
+
+
+def kill(desk: Desk, args: dict[str, Any]) -> Answer:
+    trial = unended(desk, args)
+    desk.store.wish(trial.id, Wanted.KILL)
+    return done(f"{where(trial)}: is killed now; nothing is scored or kept", trial=trial.id)
+
+
+def pause(desk: Desk, args: dict[str, Any]) -> Answer:
+    trial = unended(desk, args)
+    desk.store.wish(trial.id, Wanted.PAUSE)
+    then = "checkpoints at its next step and gives its card back"
+    if not trial.state.live:
+        then = "is paused; it takes no card until it is resumed"
+    return done(f"{where(trial)}: {then}", trial=trial.id)
+
+
+def resume(desk: Desk, args: dict[str, Any]) -> Answer:
+    """A worker that was asked to end cannot be told to go on: it yields, and is placed again."""
+    trial = unended(desk, args)
+    desk.store.wish(trial.id, Wanted.RUN)
+    attempt = live_attempt(desk, trial.id)
+    halted = attempt.halt if attempt is not None else None
+    asked = attempt is not None and (halted is not None or trial.wanted is not Wanted.RUN)
+    if asked and (halted == Halt.FINISH or trial.wanted is Wanted.STOP):
+        then = (
+            "was being stopped; it gives its card back at its next step instead, and goes on from "
+            "there as soon as a card is free, unless it has been scored by then"
+        )
+    elif asked:
+        then = (
+            "was asked for its card; it checkpoints, and goes on from there as soon as one is free"
+        )
+    elif trial.state.live:
+        then = "is at work already; nothing changes"
+    elif trial.state is State.QUEUED:
+        then = "waits for a card; nothing else holds it"
+    else:
+        since = f"from step {trial.checkpoint_step}" if trial.checkpoint_step else "from its start"
+        then = f"goes on {since} as soon as a card is free"
+    return done(f"{where(trial)}: {then}", trial=trial.id)
+
+
+# --- which goes first ---
+
+
+def order(desk: Desk, args: dict[str, Any]) -> Answer:
+    """Front, up, down or back; a place in the queue, whatever else decides when a card is free."""
+    trial, to = unended(desk, args), str(args["to"])
+    if trial.state is not State.QUEUED:
+        raise UsageError(
+            f"trial {trial.id} is {trial.state}; only what waits in the queue can change places",
+            mend="see `workbench ls`",
+        )
+    if to == "front":
+        desk.store.to_front(trial.id)
+        return done(
+            f"trial {trial.id} is next: it takes the first card that is free and fits, before all "
+            "others of its experiment's priority",
+            trial=trial.id,
+        )
+    mine = sorted(desk.store.trials(trial.experiment, frozenset({State.QUEUED})), key=place_of)
+    at = [t.id for t in mine].index(trial.id)
+    found = _between(mine, at, to)
+    if found is None:
+        edge = "first" if to == "up" else "last"
+        return done(f"trial {trial.id} is the {edge} of its experiment already", trial=trial.id)
+    rank, words = found
+    desk.store.steer_trial(trial.id, rank=rank)
+    return done(f"trial {trial.id} goes {words}", trial=trial.id)
+
+
+def place_of(trial: TrialRow) -> float:
+    return float(trial.id) if trial.rank is None else trial.rank
+
+
+def _between(mine: list[TrialRow], at: int, to: str) -> tuple[float, str] | None:
+    """Its new rank and the words for it; None when it stands there already."""
+    if to == "up" and at > 0:
+        before = mine[at - 1]
+        low = place_of(mine[at - 2]) if at > 1 else place_of(before) - 1
+        return (low + place_of(before)) / 2, f"before trial {before.id}"
+    if to == "down" and at + 1 < len(mine):
+        behind = mine[at + 1]
+        high = place_of(mine[at + 2]) if at + 2 < len(mine) else place_of(behind) + 1
+        return (place_of(behind) + high) / 2, f"behind trial {behind.id}"
+    if to == "back" and at + 1 < len(mine):
+        return place_of(mine[-1]) + 0.5, "behind all others of its experiment"
+    if to not in ("up", "down", "back"):
+        raise UsageError(f"{safe_line(to, 20)} is no place", mend="front, up, down or back")
+    return None
+
+
+# --- which card ---
+
+
+def move(desk: Desk, args: dict[str, Any]) -> Answer:
+    """Checkpoint, give the card back, go on on the named one; any card when it is named `any`."""
+    trial = unended(desk, args)
+    if args["card"] == "any":
+        desk.store.steer_trial(trial.id, wanted_card=None)
+        return done(f"{where(trial)}: takes any card that is free and fits", trial=trial.id)
+    card = find_card(desk, args["card"])
+    attempt = live_attempt(desk, trial.id)
+    if attempt is not None and attempt.card == card.uuid:
+        return done(f"{where(trial)}: is on {card.uuid} already", trial=trial.id, card=card.uuid)
+    _check_takes(desk, trial, card)
+    desk.store.steer_trial(trial.id, wanted_card=card.uuid)
+    desk.store.to_front(trial.id)
+    if attempt is not None:
+        desk.store.touch_attempt(attempt.id, halt=Halt.YIELD)
+        then = f"checkpoints at its next step, and goes on on {card.uuid}"
+    elif trial.state is State.PAUSED:
+        return done(f"{where(trial)}: goes to {card.uuid} once it is resumed", trial=trial.id)
+    else:
+        then = f"goes to {card.uuid}"
+    when = f"once that is free of trial {card.trial}" if card.trial else "now, if that is free"
+    return done(f"{where(trial)}: {then} {when}", trial=trial.id, card=card.uuid)
+
+
+def _check_takes(desk: Desk, trial: TrialRow, card: CardRow) -> None:
+    """Raises what keeps the card from ever taking this trial, as things stand."""
+    stands = "" if card.present else "is gone"
+    stands = stands or ("is drained" if card.drained else "")
+    stands = stands or (f"is quarantined ({card.quarantined})" if card.quarantined else "")
+    if stands:
+        raise UsageError(
+            f"card {card.uuid} {stands}; trial {trial.id} stays where it is",
+            mend=f"`workbench undrain {card.uuid}` lets it take trials again"
+            if card.present
+            else "see `workbench cards`",
+        )
+    experiment = desk.store.experiment(trial.experiment)
+    assert experiment.prepared is not None
+    try:
+        config = experiment.prepared["model"]["config"]
+        choose_plan(trial_recipe(trial, experiment), config, card_of(card))
+    except WorkbenchError as misfit:
+        what = f"trial {trial.id} cannot go to {card.uuid}, so it stays where it is: {misfit.what}"
+        raise type(misfit)(what, mend=misfit.mend) from misfit
