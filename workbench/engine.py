@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from workbench import faults
@@ -23,10 +24,12 @@ from workbench.locks import Lock, holder
 from workbench.processes import KEEPER, die_with_parent
 from workbench.scheduler import Desk, tick
 from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, STOPPING
+from workbench.scheduler.notifier import Notifier
 from workbench.scheduler.preparer import Preparer
 from workbench.scheduler.rescue import rescue_all
 from workbench.store import Blocked, Store, damage
 from workbench.store.backup import Daily
+from workbench.user_config import ConfigWatch
 
 TICK_S = 0.25
 STOP_LIMIT_S = 90.0
@@ -75,6 +78,7 @@ def _run(home: Home, store: Store) -> int:
         preparer=Preparer(home),
         sample=CardWatch(home, store),
         fleet_ready=fleet.connect,
+        notifier=Notifier(home, _notify_command()),
         keeper=int(os.environ.get(KEEPER) or 0) or None,
     )
     _begin(desk)
@@ -98,6 +102,12 @@ def _run(home: Home, store: Store) -> int:
         time.sleep(TICK_S)
     log.error("the keeper is gone")
     return 1
+
+
+def _notify_command() -> Callable[[], list[str] | None]:
+    """From the user's own configuration alone: a recipe may come from a stranger."""
+    watch = ConfigWatch()
+    return lambda: watch().notify.command
 
 
 def passes(error: Exception) -> bool:

@@ -48,6 +48,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
 
 
+def notice(text: str) -> str:
+    """For a terminal: its bell, and OSC 9, which many show as a desktop notice."""
+    return f"\x1b]9;{safe_line(text, 200)}\x1b\\\x07"
+
+
 def clock(at_utc: float) -> str:
     """The local time of day."""
     return time.strftime("%H:%M:%S", time.localtime(at_utc))

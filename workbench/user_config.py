@@ -154,7 +154,7 @@ def _text(path: Path) -> str:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise _error(path, [(0, "is no file")])
-        if found.st_uid not in (os.getuid(), 0) or found.st_mode & stat.S_IWOTH:
+        if found.st_uid not in (os.getuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ConfigError(
                 f"{path}: others may write it, so it is not read",
                 mend=f"chmod 600 {path}, and see that it is yours",

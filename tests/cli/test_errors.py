@@ -16,7 +16,7 @@ COMMANDS = (
     *("run", "ls", "show", "logs", "stop", "kill", "pause", "resume", "board", "demo", "train"),
     *("merge", "engine", "recipes", "schema", "doctor", "cards"),
     *("clone", "extend", "add", "move", "order", "priority", "parallel", "hold", "release"),
-    *("drain", "undrain"),
+    *("drain", "undrain", "watch"),
 )
 
 

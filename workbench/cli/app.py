@@ -25,6 +25,7 @@ from workbench.cli import (
     run,
     steer,
     train,
+    watch,
 )
 from workbench.cli.errors import report
 from workbench.cli.tables import tell
@@ -99,7 +100,7 @@ def root(
 
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     TRAIN: (check.check, plan.plan, run.run, demo.demo, train.train),
-    LOOK: (listing.ls, listing.show, logs.logs, listing.board),
+    LOOK: (watch.watch, listing.ls, listing.show, logs.logs, listing.board),
     TRIALS: (
         *(control.pause, control.resume, control.stop, control.kill),
         *(steer.clone, steer.extend, steer.add, steer.move, steer.order),

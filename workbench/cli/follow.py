@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ POLL_S = 0.2
 LOOK_S = 2.0
 """Looked at so often even where nothing changed: quiet is news too."""
 STUCK_S = 4.0
+MOST_TOLD = 4
+"""Running trials in a line that says how it stands."""
 QUIET_S, MOST_QUIET_S = 10.0, 600.0
 """A running trial is heard of after so long, then after twice that, and so on up to the most."""
 STARTS = 3
@@ -98,12 +101,32 @@ def _progress(trial: TrialRow) -> str:
     )
 
 
-def follow(service: Service, experiment: int, say: Callable[[str], None]) -> Experiment:
+def heartbeat(experiment: Experiment, trials: list[TrialRow], at_utc: float) -> str:
+    """How it stands, in a line."""
+    counts = dict(Counter(str(t.state) for t in trials if t.kind == "tune"))
+    told = [present.counts_line(counts)]
+    told += [
+        f"trial {t.id} step {present.steps(t.step, t.total_steps)} loss {present.number(t.loss)}"
+        for t in trials
+        if t.state is State.RUNNING and t.kind == "tune"
+    ][:MOST_TOLD]
+    held = ["held by a person"] if experiment.held else []
+    return f"{present.clock(at_utc)}  {safe_line(experiment.name)}: {'; '.join(told + held)}"
+
+
+def follow(
+    service: Service,
+    experiment: int,
+    say: Callable[[str], None],
+    beat_s: float | None = None,
+) -> Experiment:
     """Say what happens until every trial has ended, base included. Waits; costs next to nothing.
+    With `beat_s`, how it stands after so long a silence.
 
     Raises what refused the experiment, and EngineError when nobody goes on with it.
     """
     story, starts, trouble = Story(), 0, ""
+    said_s = time.monotonic()
     seen, looked_s = None, 0.0
     while True:
         version = service.version()
@@ -114,6 +137,7 @@ def follow(service: Service, experiment: int, say: Callable[[str], None]) -> Exp
                 say(f"{present.clock(time.time())}  model and data are checked first")
             for line in story.news(found[1]):
                 say(line)
+                said_s = time.monotonic()
             if _ended(*found):
                 return found[0]
             if snapshot.engine.state == "down":
@@ -123,6 +147,9 @@ def follow(service: Service, experiment: int, say: Callable[[str], None]) -> Exp
             if snapshot.engine.state != trouble and snapshot.engine.detail:
                 say(f"engine: {snapshot.engine.detail}")
             trouble = snapshot.engine.state
+            if beat_s is not None and time.monotonic() - said_s >= beat_s:
+                say(heartbeat(*found, time.time()))
+                said_s = time.monotonic()
             looked_s = time.monotonic()
         time.sleep(POLL_S)
 
@@ -142,7 +169,8 @@ def _ended(experiment: Experiment, trials: list[TrialRow]) -> bool:
         raise WorkbenchError(
             f"{safe_line(experiment.name)} was refused: {experiment.reason}", mend=experiment.mend
         )
-    return experiment.state == "ready" and all(trial.state.final for trial in trials)
+    over = experiment.state == "ready" and not experiment.searching
+    return over and all(trial.state.final for trial in trials)
 
 
 def _restart(service: Service, starts: int, say: Callable[[str], None]) -> None:

@@ -138,14 +138,14 @@ def board(experiment: Name = None, as_data: Json = False) -> None:
     """Rank an experiment's adapters, best first; the newest by default."""
     service = Service()
     revive(service)
-    found, rows = service.board(experiment if experiment is not None else _newest(service))
+    found, rows = service.board(experiment if experiment is not None else newest(service))
     if as_data:
         as_json(board_data(rows))
     else:
         print_board(found, rows)
 
 
-def _newest(service: Service) -> int:
+def newest(service: Service) -> int:
     experiments = service.snapshot().experiments
     if not experiments:
         raise NotThere(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from workbench.cli.control import ANSWER_S, answered
 from workbench.cli.follow import follow
 from workbench.cli.listing import board_data, print_board
 from workbench.cli.tables import as_json, out, tell
+from workbench.cli.watch import ring
 from workbench.service import Service
 from workbench.text import safe_line
 
@@ -93,4 +95,7 @@ def watched(service: Service, experiment: int) -> int:
     except KeyboardInterrupt:
         tell(f"left; training goes on (workbench ls {experiment}, or workbench)")
         raise
+    found = service.experiment(experiment)
+    counts = present.counts_line(found.counts)
+    ring(f"{safe_line(found.name)} has ended: {counts}", sys.stderr)
     return experiment

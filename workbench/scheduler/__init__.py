@@ -1,8 +1,10 @@
-"""One tick of the engine, a few times a second: obey → settle → rescue → propose → place.
+"""One tick of the engine, a few times a second: obey → settle → rescue → propose → place, and
+what has ended is told.
 
 Each may be cut off at any line; the next tick goes on from what the store says.
 """
 
+from workbench.scheduler.conclude import conclude
 from workbench.scheduler.desk import Desk
 from workbench.scheduler.obey import obey
 from workbench.scheduler.place import place
@@ -10,7 +12,7 @@ from workbench.scheduler.propose import propose
 from workbench.scheduler.rescue import rescue
 from workbench.scheduler.settle import settle
 
-__all__ = ["Desk", "obey", "place", "propose", "rescue", "settle", "tick"]
+__all__ = ["Desk", "conclude", "obey", "place", "propose", "rescue", "settle", "tick"]
 
 
 def tick(desk: Desk) -> None:
@@ -21,3 +23,4 @@ def tick(desk: Desk) -> None:
     rescue(desk)
     propose(desk)
     place(desk)
+    conclude(desk)

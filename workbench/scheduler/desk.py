@@ -14,6 +14,7 @@ from workbench.files import free_bytes
 from workbench.fleet import Fleet, Phase, Report
 from workbench.footprint.ladder import Fall
 from workbench.home import Home
+from workbench.scheduler.notifier import Notifier
 from workbench.scheduler.preparer import Preparer
 from workbench.store import Store
 from workbench.store.rows import Attempt, CardRow
@@ -38,6 +39,7 @@ class Desk:
     preparer: Preparer
     sample: Callable[[], list[dict[str, Any]] | None]
     """Rows for the cards table when there is a new sample, else None."""
+    notifier: Notifier | None = None
     keeper: int | None = None
     """The process that keeps this loop; a stop meant for an earlier one is not obeyed."""
     fleet_ready: Callable[[], bool] = lambda: True

@@ -1,0 +1,58 @@
+"""An experiment's end, said once: an event, and the user's own command if they named one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from workbench.scheduler.desk import Desk
+from workbench.store.board import board
+from workbench.store.rows import BoardRow, Experiment
+from workbench.trial import State
+
+
+def conclude(desk: Desk) -> None:
+    """Once for each end, whenever we are killed: it counts as told before the command starts, and
+    what has begun anew because trials were added may end again."""
+    notifier = desk.notifier
+    for name in notifier.failed() if notifier else ():
+        text = f"notify.command failed for {name}; see {desk.home.logs / 'notify.log'}"
+        desk.store.note("notify", text, level="warning")
+    for id in desk.store.just_ended():
+        if notifier and notifier.busy:
+            return
+        experiment = desk.store.experiment(id)
+        rows = board(desk.store, experiment, desk.store.clock())
+        run = notifier.ready(experiment.name, as_data(experiment, rows)) if notifier else None
+        with desk.store.writing():
+            desk.store.conclude(id)
+            desk.store.note("ended", in_words(experiment, rows), experiment=id)
+        if run:
+            run()
+
+
+def in_words(experiment: Experiment, rows: list[BoardRow]) -> str:
+    """`experiment demo has ended: 6 done; best trial 9, exact_match 0.688`."""
+    if experiment.state == "refused":
+        return f"experiment {experiment.name} has ended: refused, {experiment.reason}"
+    states = [state for state in State if experiment.counts.get(state)]
+    counts = ", ".join(f"{experiment.counts[state]} {state}" for state in states)
+    best = next((row for row in rows if row.rank == 1), None)
+    score = "" if best is None or best.score is None else f", {experiment.rank_by} {best.score:.3f}"
+    winner = "" if best is None else f"; best trial {best.trial}{score}"
+    return f"experiment {experiment.name} has ended: {counts or 'no trials'}{winner}"
+
+
+def as_data(experiment: Experiment, rows: list[BoardRow]) -> dict[str, Any]:
+    """What the command reads."""
+    return {
+        "experiment": experiment.id,
+        "name": experiment.name,
+        "state": experiment.state,
+        "reason": experiment.reason,
+        "mend": experiment.mend,
+        "rank_by": experiment.rank_by,
+        "counts": experiment.counts,
+        "text": in_words(experiment, rows),
+        "board": [asdict(row) for row in rows],
+    }

@@ -1,0 +1,49 @@
+"""`python -m workbench.telling LOG SECONDS COMMAND …`: run it within a time, its output to LOG.
+
+A process of its own, so that a command that hangs, or lies on a disk that does, holds up nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+LOG_LIMIT_BYTES = 1 << 20
+
+
+def main(arguments: list[str]) -> int:
+    """The command's exit code; 124 when its time was over, 127 when it could not be started."""
+    log, limit_s, command = Path(arguments[0]), float(arguments[1]), arguments[2:]
+    with suppress(OSError):
+        if log.stat().st_size > LOG_LIMIT_BYTES:
+            log.rename(log.with_suffix(".log.1"))
+    with log.open("ab", buffering=0) as out:
+        code = _run(command, limit_s, out.fileno())
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        with suppress(OSError):
+            out.write(f"{stamp} {command[0]!r} ended with {code}\n".encode(errors="replace"))
+    return code
+
+
+def _run(command: list[str], limit_s: float, out: int) -> int:
+    try:
+        child = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    except (OSError, ValueError) as refused:
+        os.write(out, f"it could not be started: {refused}\n".encode(errors="replace"))
+        return 127
+    try:
+        return abs(child.wait(limit_s))
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        return 124
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
