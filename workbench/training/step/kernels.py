@@ -23,11 +23,12 @@ def mix(x):
 @triton.jit
 def drawn(element, keys, DROP: tl.constexpr):
     """30 random bits an element: ten for each of up to three masks."""
+    bits = element.to(tl.uint32)
     if DROP:
         first = tl.load(keys).to(tl.uint32)
         second = tl.load(keys + 1).to(tl.uint32)
-        return mix(element.to(tl.uint32) * (second | 1) + first)
-    return element
+        bits = mix(bits * (second | 1) + first)
+    return bits
 
 
 @triton.jit
