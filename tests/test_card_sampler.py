@@ -56,7 +56,18 @@ def test_a_sample_is_written_and_read_back(tmp_path: Path) -> None:
 
 
 def test_the_file_tells_all_of_a_card(tmp_path: Path) -> None:
-    write_sample(tmp_path / "cards.json", Sampler({}, Table(FIRST)).take(1000.0))
+    (tmp_path / "proc/4242").mkdir(parents=True)
+    (tmp_path / "proc/4242/comm").write_text("python\n")
+    full = replace(
+        FIRST,
+        power_limit_w=370.0,
+        energy_j=7200.5,
+        ecc_errors=0,
+        graphics=((9, GIB),),
+        watched=True,
+        xids=(31,),
+    )
+    write_sample(tmp_path / "cards.json", Sampler({}, Table(full), tmp_path).take(1000.0))
     data = json.loads((tmp_path / "cards.json").read_text())
     assert (data["at_utc"], data["driver"], data["problem"]) == (1000.0, "580.65.06", "")
     assert data["cards"] == [
@@ -72,7 +83,17 @@ def test_the_file_tells_all_of_a_card(tmp_path: Path) -> None:
             "utilisation": 93,
             "temperature_c": 71,
             "power_w": 349.5,
-            "processes": [{"pid": 4242, "bytes": 4 * GIB}, {"pid": 17, "bytes": None}],
+            "power_limit_w": 370.0,
+            "energy_j": 7200.5,
+            "ecc_errors": 0,
+            "processes": [
+                {"pid": 4242, "bytes": 4 * GIB, "name": "python", "draws": False},
+                {"pid": 17, "bytes": None, "name": "", "draws": False},
+                {"pid": 9, "bytes": GIB, "name": "", "draws": True},
+            ],
+            "xid_watch": True,
+            "xids": [[1000.0, 31]],
+            "lost": False,
             "ok": True,
             "problem": "",
         }
@@ -110,6 +131,43 @@ def test_a_card_that_is_gone_from_the_bus_is_told_and_not_forgotten() -> None:
     assert not second.ok
     assert second.free_bytes == 0
     assert "gone from the bus" in second.problem
+
+
+def test_a_card_missed_once_is_not_lost_yet() -> None:
+    table = Table(FIRST, SECOND)
+    sampler = Sampler({}, table)
+    sampler.take(1.0)
+    table.facts = [FIRST]
+    assert [sampler.take(at).cards[1].lost for at in (2.0, 3.0)] == [False, True]
+    table.facts = [FIRST, SECOND]
+    back = sampler.take(4.0).cards[1]
+    assert (back.lost, back.ok) == (False, True)
+
+
+def test_a_driver_that_fails_has_lost_no_card() -> None:
+    table = Table(FIRST)
+    sampler = Sampler({}, table)
+    sampler.take(1.0)
+    table.problem = "Unknown Error"
+    assert [sampler.take(at).cards[0].lost for at in (2.0, 3.0, 4.0)] == [False] * 3
+
+
+def test_xid_errors_stand_in_the_samples_after_theirs_too() -> None:
+    table = Table(replace(FIRST, xids=(31, 43)))
+    sampler = Sampler({}, table)
+    sampler.take(1.0)
+    table.facts = [FIRST]
+    assert sampler.take(2.0).cards[0].xids == ((1.0, 31), (1.0, 43))
+    table.facts = [replace(FIRST, xids=(13,) * 40)]
+    assert sampler.take(3.0).cards[0].xids == ((3.0, 13),) * 16
+
+
+def test_a_programs_name_is_made_harmless(tmp_path: Path) -> None:
+    (tmp_path / "proc/4242").mkdir(parents=True)
+    (tmp_path / "proc/4242/comm").write_bytes(b"\x1b[31mevil\xff\n")
+    [card] = Sampler({}, Table(FIRST), tmp_path).take(1.0).cards
+    assert "\x1b" not in card.processes[0].name
+    assert "evil" in card.processes[0].name
 
 
 def test_the_last_card_gone_is_not_replaced_by_stand_ins() -> None:

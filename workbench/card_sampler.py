@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,24 @@ DEADLINE_S = 10.0
 """A sample older than this tells nothing; the sampler hangs or is gone."""
 
 
+XIDS_KEPT = 16
+"""Of a card, in each sample: whoever reads only some of the samples misses none."""
+LOST_TWICE = 2
+"""Samples in a row without a card, before it counts as lost: one may be the driver's stumble."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """Somebody who uses a card."""
+
+    pid: int
+    bytes: int | None
+    name: str = ""
+    """Its program; empty where it is not of our pid namespace, e.g. seen from a container."""
+    draws: bool = False
+    """Only draws: a desktop's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardSample:
     """One card at one moment; None where it does not tell."""
@@ -37,8 +55,18 @@ class CardSample:
     """Percent."""
     temperature_c: int | None = None
     power_w: float | None = None
-    processes: tuple[tuple[int, int | None], ...] = ()
-    """(pid, bytes)"""
+    power_limit_w: float | None = None
+    energy_j: float | None = None
+    """Since the driver was loaded."""
+    ecc_errors: int | None = None
+    """Not correctable, since the driver was loaded."""
+    processes: tuple[Process, ...] = ()
+    xid_watch: bool | None = None
+    """Whether its Xid errors are told to us; None on a CPU card."""
+    xids: tuple[tuple[float, int], ...] = ()
+    """When (seconds since the epoch) and which, the newest last."""
+    lost: bool = False
+    """The driver is well, and has lost this card."""
     problem: str = ""
     """Why it cannot be used; empty while it can."""
 
@@ -54,7 +82,13 @@ class CardSample:
             "utilisation": self.utilisation,
             "temperature_c": self.temperature_c,
             "power_w": self.power_w,
-            "processes": [{"pid": pid, "bytes": size} for pid, size in self.processes],
+            "power_limit_w": self.power_limit_w,
+            "energy_j": self.energy_j,
+            "ecc_errors": self.ecc_errors,
+            "processes": [asdict(process) for process in self.processes],
+            "xid_watch": self.xid_watch,
+            "xids": self.xids,
+            "lost": self.lost,
             "ok": self.ok,
             "problem": self.problem,
         }
@@ -69,7 +103,13 @@ class CardSample:
             utilisation=data["utilisation"],
             temperature_c=data["temperature_c"],
             power_w=data["power_w"],
-            processes=tuple((each["pid"], each["bytes"]) for each in data["processes"]),
+            power_limit_w=data["power_limit_w"],
+            energy_j=data["energy_j"],
+            ecc_errors=data["ecc_errors"],
+            processes=tuple(Process(**each) for each in data["processes"]),
+            xid_watch=data["xid_watch"],
+            xids=tuple((float(at), int(code)) for at, code in data["xids"]),
+            lost=bool(data["lost"]),
             problem=str(data["problem"]),
         )
 
@@ -129,6 +169,8 @@ class Sampler:
         self._driver = driver
         self._root = root
         self._seen: dict[str, Card] = {}
+        self._missed: dict[str, int] = {}
+        self._xids: dict[str, tuple[tuple[float, int], ...]] = {}
         self._jiffies = (0, 0)
 
     def take(self, now: float) -> Sample:
@@ -149,17 +191,63 @@ class Sampler:
         by_uuid = {fact.uuid: fact for fact in facts}
         utilisation = self._cpu_utilisation()
         samples = tuple(
-            self._cpu(card, utilisation) if card.kind == "cpu" else _gpu(card, by_uuid.get(uuid))
+            self._cpu(card, utilisation)
+            if card.kind == "cpu"
+            else self._gpu(card, by_uuid.get(uuid), now)
             for uuid, card in self._seen.items()
         )
         return Sample(at_utc=now, cards=samples, driver=version)
 
     def _failed(self, now: float, problem: str) -> Sample:
         lost = tuple(
-            CardSample(card=card, free_bytes=0, used_bytes=0, problem=safe_line(problem))
-            for card in self._seen.values()
+            CardSample(
+                card=card,
+                free_bytes=0,
+                used_bytes=0,
+                xids=self._xids.get(uuid, ()),
+                problem=safe_line(problem),
+            )
+            for uuid, card in self._seen.items()
         )
         return Sample(at_utc=now, cards=lost, problem=safe_line(problem))
+
+    def _gpu(self, card: Card, fact: GpuFacts | None, now: float) -> CardSample:
+        gone = fact is None or fact.lost
+        missed = self._missed[card.uuid] = self._missed.get(card.uuid, 0) + 1 if gone else 0
+        told = [(round(now, 3), code) for code in (fact.xids if fact else ())]
+        xids = self._xids[card.uuid] = (*self._xids.get(card.uuid, ()), *told)[-XIDS_KEPT:]
+        sample = CardSample(
+            card=card, free_bytes=0, used_bytes=0, xids=xids, lost=missed >= LOST_TWICE
+        )
+        if fact is None:
+            why = "gone from the bus: the driver no longer lists it; check power, then reboot"
+            return replace(sample, problem=why)
+        return replace(
+            sample,
+            free_bytes=fact.free_bytes,
+            used_bytes=fact.used_bytes,
+            utilisation=fact.utilisation,
+            temperature_c=fact.temperature_c,
+            power_w=fact.power_w,
+            power_limit_w=fact.power_limit_w,
+            energy_j=fact.energy_j,
+            ecc_errors=fact.ecc_errors,
+            processes=(
+                *(self._process(pid, size, False) for pid, size in fact.processes),
+                *(self._process(pid, size, True) for pid, size in fact.graphics),
+            ),
+            xid_watch=fact.watched,
+            problem=safe_line(fact.problem),
+        )
+
+    def _process(self, pid: int, size: int | None, draws: bool) -> Process:
+        """With its program's name, which anybody may read; never its arguments, which may hold
+        secrets."""
+        try:
+            name = safe_line((self._root / f"proc/{pid}/comm").read_text(errors="replace"), 40)
+        except OSError:
+            name = ""
+        return Process(pid=pid, bytes=size, name=name, draws=draws)
 
     def _cpu(self, card: Card, utilisation: int | None) -> CardSample:
         free = min(card.total_bytes, available_memory(self._root))
@@ -181,22 +269,6 @@ class Sampler:
         before, self._jiffies = self._jiffies, (idle, total)
         spent = total - before[1]
         return round(100 * (1 - (idle - before[0]) / spent)) if before[1] and spent > 0 else None
-
-
-def _gpu(card: Card, fact: GpuFacts | None) -> CardSample:
-    if fact is None:
-        gone = "gone from the bus: the driver no longer lists it; check power, then reboot"
-        return CardSample(card=card, free_bytes=0, used_bytes=0, problem=gone)
-    return CardSample(
-        card=card,
-        free_bytes=fact.free_bytes,
-        used_bytes=fact.used_bytes,
-        utilisation=fact.utilisation,
-        temperature_c=fact.temperature_c,
-        power_w=fact.power_w,
-        processes=fact.processes,
-        problem=safe_line(fact.problem),
-    )
 
 
 def write_sample(path: Path, sample: Sample) -> None:

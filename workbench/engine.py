@@ -7,11 +7,13 @@ when a person asked the engine to stop; its keeper takes any other end for a cra
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from workbench import faults
@@ -24,6 +26,7 @@ from workbench.locks import Lock, holder
 from workbench.processes import KEEPER, die_with_parent
 from workbench.scheduler import Desk, tick
 from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, STOPPING
+from workbench.scheduler.disk import give_up_ballast
 from workbench.scheduler.notifier import Notifier
 from workbench.scheduler.preparer import Preparer
 from workbench.scheduler.rescue import rescue_all
@@ -95,9 +98,7 @@ def _run(home: Home, store: Store) -> int:
                 store.close()  # folds its log into it: one file is left
                 return 0
         except (OSError, Blocked) as full:
-            if not passes(full):
-                raise
-            log.error("this tick was cut short: %s", full)
+            ride_out(desk, full)
             time.sleep(1.0)
         time.sleep(TICK_S)
     log.error("the keeper is gone")
@@ -110,11 +111,24 @@ def _notify_command() -> Callable[[], list[str] | None]:
     return lambda: watch().notify.command
 
 
+def ride_out(desk: Desk, error: OSError | Blocked) -> None:
+    """What cut a tick short and passes: on a full disk the ballast goes. Raises what does not."""
+    if not passes(error):
+        raise error
+    log.error("this tick was cut short: %s", error)
+    if is_full(error):
+        give_up_ballast(desk)
+
+
 def passes(error: Exception) -> bool:
     """True for a full disk and for somebody else's lock on the database: trials train on
     meanwhile, and the next tick tries again."""
+    return is_full(error) or (isinstance(error, Blocked) and damage.passes(error))
+
+
+def is_full(error: Exception) -> bool:
     if isinstance(error, Blocked):
-        return damage.passes(error)
+        return error.sqlite_errorname == "SQLITE_FULL"
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -156,6 +170,7 @@ def _stop(desk: Desk) -> None:
     STOPPING goes last: killed before, the next loop has still to stop, and not to train on.
     """
     desk.preparer.close()
+    desk.thinner.close()
     desk.fleet.close()
     rescue_all(desk, "the engine was stopped before it had checkpointed")
     desk.store.note("engine", "the engine was stopped", level="info")
@@ -197,7 +212,13 @@ def _row(seen: CardSample, problem: str) -> dict[str, Any]:
         "utilisation": seen.utilisation,
         "temperature_c": seen.temperature_c,
         "power_w": seen.power_w,
-        "processes": [{"pid": pid, "bytes": size} for pid, size in seen.processes],
+        "power_limit_w": seen.power_limit_w,
+        "energy_j": seen.energy_j,
+        "ecc_errors": seen.ecc_errors,
+        "processes": [asdict(process) for process in seen.processes],
+        "xid_watch": None if seen.xid_watch is None else int(seen.xid_watch),
+        "xids": json.dumps(seen.xids),
+        "lost": int(seen.lost),
         "problem": problem or seen.problem,
     }
 

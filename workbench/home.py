@@ -62,6 +62,11 @@ class Home:
         return self.root / "cards.json"
 
     @property
+    def ballast(self) -> Path:
+        """Takes up room that the loop gives up on a full disk."""
+        return self.root / "ballast"
+
+    @property
     def token(self) -> Path:
         return self.root / "token"
 

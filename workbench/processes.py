@@ -54,6 +54,16 @@ def marked(unit: str) -> list[int]:
     return [pid for pid in found if identify(pid) is not None]
 
 
+def of_unit(pid: int, unit: str | None = None) -> bool:
+    """True for a process that our own unit started, or the `unit` named."""
+    name = unit or os.environ.get(MARK)
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes() if name else b""
+    except OSError:  # another user's, or gone meanwhile
+        return False
+    return f"{MARK}={name}".encode() in environ.split(b"\0")
+
+
 def end_unit(unit: str, deadline_s: float = 10.0) -> list[int]:
     """SIGKILL everything of `unit` until nothing is left; what would not die by the deadline."""
     until = time.monotonic() + deadline_s

@@ -271,7 +271,8 @@ class Service:
             return "the engine is stopping; what runs checkpoints first"
         held = "the queue is held; `workbench release` lets it go on"
         brake = reader.fact("brake") or (held if reader.fact("held") else "")
-        return brake or reader.fact("cards-problem") or ""
+        facts = ("cards-problem", "disk-low", "config-problem")
+        return brake or next((told for fact in facts if (told := reader.fact(fact))), "")
 
     def waits_for_a_person(self) -> bool:
         """True while a person holds the queue, or stops the engine: nothing is wrong."""

@@ -59,7 +59,7 @@ class Guards(Section):
     """A card that was too hot takes trials again once it is so far below `no_start_above_c`."""
     disk_floor: Size = 2 << 30
     """With less free on the home's disk nothing new starts, and checkpoints are thinned."""
-    ballast: Size = 64 << 20
+    ballast: Size = 32 << 20
     """Size of a file that is given up on a full disk, so that what happened can be written down;
     0 for none."""
     share: bool = False

@@ -17,6 +17,7 @@ from workbench.scheduler.propose import enqueue
 from workbench.store import Store
 from workbench.store.rows import TrialRow
 from workbench.trial import State
+from workbench.user_config import ConfigWatch
 
 WORKER = "tests.support.ticking_worker:TickingWorker"
 GIB = 1 << 30
@@ -62,6 +63,22 @@ def cpu_card(index: int, gib: float = 24.0) -> dict[str, Any]:
     }
 
 
+def gpu_card(index: int, gib: float = 24.0, **changes: Any) -> dict[str, Any]:
+    """As the engine makes it of a sample."""
+    return {
+        **cpu_card(index, gib),
+        "uuid": f"GPU-{index}",
+        "kind": "cuda",
+        "name": "RTX 3090",
+        "capability": "8.6",
+        "free_bytes": int(gib * GIB),
+        "temperature_c": 60.0,
+        "power_w": 100.0,
+        "problem": "",
+        **changes,
+    }
+
+
 @dataclass
 class Bench:
     """A desk and the clock in its hand."""
@@ -95,6 +112,10 @@ class Bench:
             self.ticks()
         raise AssertionError(f"trial {trial} is {row.state} ({row.reason}), not {state}")
 
+    def configure(self, guards: str) -> None:
+        """What the user's configuration says under [guards]."""
+        (self.desk.home.root / "config.toml").write_text(f"[guards]\n{guards}\n")
+
     def trials(self) -> list[TrialRow]:
         return self.store.trials()
 
@@ -104,8 +125,11 @@ def make_bench(folder: Path, cards: list[dict[str, Any]], worker: str = WORKER) 
     bench: Bench
     store = Store(home.database, clock=lambda: bench.now)
     fleet = InlineFleet(str(home.root), store.next_generation, worker=worker)
+    config = home.root / "config.toml"
+    config.write_text('[guards]\nballast = "0"\n')
     desk = Desk(
         home=home,
+        config=ConfigWatch(config),
         store=store,
         fleet=fleet,
         preparer=Preparer(home),

@@ -14,11 +14,15 @@ from workbench.files import free_bytes
 from workbench.fleet import Fleet, Phase, Report
 from workbench.footprint.ladder import Fall
 from workbench.home import Home
+from workbench.processes import of_unit
+from workbench.scheduler.guards import see_sample, without_nameless
 from workbench.scheduler.notifier import Notifier
 from workbench.scheduler.preparer import Preparer
+from workbench.scheduler.thinner import Thinner
 from workbench.store import Store
 from workbench.store.rows import Attempt, CardRow
 from workbench.text import safe_line
+from workbench.user_config import ConfigWatch
 
 STOPPING = "stopping"
 """Fact: the engine was asked to stop; holds the time, seconds since the epoch."""
@@ -48,11 +52,22 @@ class Desk:
     cards: list[CardRow] = field(default_factory=list)
     unsendable: dict[int, str] = field(default_factory=dict)
     """Attempts whose assignment cannot be read, and why; `rescue` places their trials anew."""
+    config: ConfigWatch = field(default_factory=ConfigWatch)
+    metered: dict[str, CardRow] = field(default_factory=dict)
+    """Cards as they were when their energy was last billed; of this loop, so that the time in which
+    none looked is billed to nobody."""
+    thinner: Thinner = field(init=False)
+    thinned_utc: float = 0.0
+    ballast_freed: int = 0
+    """Given up on a full disk, and not told yet."""
     plans: dict[tuple[object, ...], object] = field(default_factory=dict)
     """Remembered by `place`: planning is pure, and the queue asks the same again and again."""
 
     falls: dict[int, tuple[Fall, ...]] = field(default_factory=dict)
     """By experiment, what ran out of memory; read anew in each tick that asks."""
+
+    def __post_init__(self) -> None:
+        self.thinner = Thinner(self.home)
 
     def look(self) -> None:
         """Take in what workers and cards say now."""
@@ -60,12 +75,16 @@ class Desk:
         self.reports = self.fleet.observe() if self.fleet_ready() else {}
         seen = self.sample()
         if seen is not None:
-            self.store.see_cards([self._without_ours(card) for card in seen])
+            see_sample(self, [self._without_ours(card) for card in seen])
         self.cards = self.store.cards()
 
     def _without_ours(self, card: dict[str, Any]) -> dict[str, Any]:
         ours = {r.pid for r in self.reports.values() if r.phase is not Phase.GONE}
-        foreign = [p for p in card.get("processes", []) if p.get("pid") not in ours]
+        processes = card.get("processes", [])
+        foreign = [p for p in processes if p.get("pid") not in ours and not of_unit(p.get("pid"))]
+        report = self.reports.get(card["uuid"])
+        if report is not None and report.phase is not Phase.GONE and len(foreign) == len(processes):
+            foreign = without_nameless(foreign)
         return {**card, "processes": json.dumps(foreign)}
 
     @property

@@ -16,6 +16,7 @@ from workbench.footprint import Plan
 from workbench.footprint.ladder import words
 from workbench.locks import holder
 from workbench.recipe import Recipe, apply_settings
+from workbench.scheduler import guards
 from workbench.scheduler.desk import (
     BRAKE,
     CARDS_PROBLEM,
@@ -24,6 +25,7 @@ from workbench.scheduler.desk import (
     assignment_file,
     card_of,
 )
+from workbench.scheduler.disk import DISK_LOW
 from workbench.scheduler.planning import plan_for, record
 from workbench.scheduler.turns import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow
@@ -36,8 +38,6 @@ experiment that waits for one card keeps the others from theirs."""
 PLANS_A_TICK = 24
 """New plans made in one tick, at 2 ms each; the rest of the queue is looked at in the next."""
 PLANS_KEPT = 8_192
-LEAST_DISK_BYTES = 256 << 20
-"""With less free on the home's disk nothing is placed: every trial would fail, one by one."""
 
 
 def place(desk: Desk) -> None:
@@ -50,6 +50,7 @@ def place(desk: Desk) -> None:
     enough = len(desk.plans) + PLANS_A_TICK
     busy = {row.uuid: _busy(desk, row) for row in desk.cards}
     free = {row.uuid: row for row in desk.cards if not busy[row.uuid]}
+    guards.stagger(desk, free, busy)
     running = desk.store.running_by_experiment()
     known = {id: desk.store.experiment(id) for id in running}
     full = {id: limit for id in known if (limit := known[id].max_parallel) and running[id] >= limit}
@@ -71,6 +72,7 @@ def place(desk: Desk) -> None:
         _start(desk, trial, experiment, card, plan)
         turns.placed(trial)
         del free[card.uuid]
+        guards.stagger(desk, free, busy)
         running[experiment.id] = running.get(experiment.id, 0) + 1
         if (limit := experiment.max_parallel) and running[experiment.id] >= limit:
             full[experiment.id] = limit
@@ -102,9 +104,8 @@ def _hold(desk: Desk) -> str:
         return "the queue is held; `workbench release` lets it go on"
     if not any(row.present for row in desk.cards):
         return desk.store.fact(CARDS_PROBLEM) or "no card has been seen yet"
-    room = desk.disk_free(desk.home.root)
-    if room < LEAST_DISK_BYTES:
-        return f"the disk of {desk.home.root} has {room >> 20} MiB left; free some"
+    if low := desk.store.fact(DISK_LOW):
+        return low
     return "" if desk.fleet_ready() else "Ray is starting"
 
 
@@ -120,6 +121,8 @@ def _busy(desk: Desk, row: CardRow) -> str:
         return row.problem
     if row.trial is not None:
         return f"runs trial {row.trial}"
+    if row.guard:
+        return row.guard
     report = desk.reports.get(row.uuid)
     if report is not None and report.phase in (Phase.BUSY, Phase.GONE):
         return "its worker is not free yet"

@@ -8,7 +8,9 @@ from itertools import takewhile
 from workbench import faults
 from workbench.events import Outcome
 from workbench.fleet import Halt, Phase, Report
+from workbench.scheduler import guards
 from workbench.scheduler.desk import Desk
+from workbench.scheduler.disk import how_lost
 from workbench.scheduler.settle import take_in
 from workbench.store.rows import Attempt
 from workbench.text import safe_line
@@ -31,7 +33,7 @@ def rescue(desk: Desk) -> None:
     for attempt in desk.store.live_attempts():
         why = _lost(desk, attempt)
         if why:
-            lose(desk, attempt, why)
+            lose(desk, attempt, why, how_lost(desk))
             _blame(desk, attempt.card)
         elif attempt.id in desk.unsendable:
             lose(desk, attempt, desk.unsendable.pop(attempt.id), Outcome.CUT)
@@ -45,6 +47,9 @@ def rescue_all(desk: Desk, why: str) -> None:
 
 def _lost(desk: Desk, attempt: Attempt) -> str:
     """Why its worker will never end this attempt; empty while it may."""
+    if why := guards.unfit(desk, attempt):
+        desk.fleet.end(attempt.card, why)
+        return why
     report = desk.reports.get(attempt.card)
     if report is None:
         if desk.store.clock() - attempt.started_utc > START_LIMIT_S:
@@ -156,6 +161,8 @@ def _same_step(lost: list[Attempt]) -> bool:
 
 def _blame(desk: Desk, card: str) -> None:
     """A card that loses two different trials, with none finished between, gets no more."""
+    if any(row.uuid == card and row.quarantined for row in desk.cards):
+        return
     trials = desk.store.lost_in_a_row(card)
     if len(set(trials)) >= 2:
         why = f"lost trials {' and '.join(str(t) for t in sorted(set(trials)))} in a row"

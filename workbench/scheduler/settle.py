@@ -5,7 +5,7 @@ from __future__ import annotations
 from workbench import faults
 from workbench.events import Outcome
 from workbench.fleet import Halt, Phase
-from workbench.scheduler import ladder
+from workbench.scheduler import disk, guards, ladder
 from workbench.scheduler.desk import Desk, events_file
 from workbench.store.ingest import End, ingest
 from workbench.store.rows import Attempt, TrialRow
@@ -48,7 +48,10 @@ def take_in(desk: Desk, attempt: Attempt) -> End | None:
 
 
 def _finish(desk: Desk, trial: TrialRow, end: End) -> None:
-    after, why = ladder.after(desk, trial, end) or _after(trial, end)
+    after, why = (
+        ladder.after(desk, trial, end) or disk.after(desk, trial, end) or _after(trial, end)
+    )
+    why += guards.because(desk, trial) if after is State.QUEUED else ""
     desk.store.move(
         trial.id, trial.state, after, by="settle", why=why, reason=end.reason, mend=end.mend
     )
@@ -83,6 +86,7 @@ def _ask(desk: Desk, attempt: Attempt, stopping: bool) -> None:
         return
     # Who was asked to end cannot be told to go on: it gives its card back, and goes on from there.
     how = _HALTS.get(trial.wanted) or (Halt.YIELD if stopping or attempt.halt else None)
+    how = how or guards.halt(desk, attempt)
     if report is not None and report.attempt == attempt.id:
         if how is not None:
             if attempt.halt != how:

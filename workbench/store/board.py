@@ -21,6 +21,7 @@ select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
          as predicted_bytes,
        (select sum(coalesce(ended_utc, :now) - started_utc) from attempts a where a.trial = t.id)
          as wall_s,
+       (select sum(energy_wh) from attempts a where a.trial = t.id) as energy_wh,
        (select avg(value) from metrics m where m.trial = t.id and m.name = 'tokens_per_s')
          as tokens_per_s
 from trials t left join adapters d on d.trial = t.id
@@ -87,6 +88,7 @@ def _row(
         peak_bytes=row["peak_bytes"],
         predicted_bytes=row["predicted_bytes"],
         wall_s=row["wall_s"],
+        energy_wh=row["energy_wh"],
         precision=plan.get("precision"),
         reason=row["reason"],
     )

@@ -203,6 +203,28 @@ class Reader:
         )
         return [(row["card"], json.loads(row["plan"]), row["stage"]) for row in rows]
 
+    def last_starts(self) -> dict[str, float]:
+        """When each card last began an attempt, as far as the newest 64 tell."""
+        rows = self.db.execute("select card, started_utc from attempts order by id desc limit 64")
+        return {row[0]: row[1] for row in reversed(rows.fetchall())}
+
+    def thin_order(self, limit: int) -> list[int]:
+        """Trials that have a checkpoint, in the order in which they give older ones: those that
+        have ended first, of them the worst of their experiment, then the oldest; running ones
+        last."""
+        rows = self.db.execute(
+            """select t.id, t.state in ('starting', 'running') as live,
+                      t.state in ('done', 'stopped', 'pruned', 'failed') as ended,
+                      percent_rank() over (partition by t.experiment order by s.value is not null,
+                        case e.rank_by when 'loss' then -s.value else s.value end) as place
+               from trials t join experiments e on e.id = t.experiment
+               left join scores s on s.trial = t.id and s.name = e.rank_by
+               where t.checkpoint_step is not null
+               order by live, ended desc, place, t.changed_utc, t.id limit ?""",
+            (limit,),
+        )
+        return [row["id"] for row in rows]
+
     def preparing(self) -> list[Experiment]:
         """Submitted and not ready yet, oldest first."""
         rows = self.db.execute("select * from experiments where state = 'preparing' order by id")
@@ -415,7 +437,10 @@ def _attempt(row: sqlite3.Row) -> Attempt:
 
 def _card(row: sqlite3.Row) -> CardRow:
     data = dict(row)
-    data["processes"] = json.loads(data["processes"])
-    for flag in ("present", "drained"):
+    for name in ("processes", "xids"):
+        data[name] = json.loads(data[name])
+    for flag in ("present", "drained", "lost"):
         data[flag] = bool(data[flag])
+    if data["xid_watch"] is not None:
+        data["xid_watch"] = bool(data["xid_watch"])
     return CardRow(**data)

@@ -65,6 +65,8 @@ class Attempt:
     total_steps: int | None
     loss: float | None
     tokens_per_s: float | None
+    energy_wh: float | None
+    """What its card drew meanwhile; None where the card does not tell."""
     checkpoint_step: int | None
     phase: str
     halt: str | None
@@ -128,8 +130,25 @@ class CardRow:
     """Percent."""
     temperature_c: float | None
     power_w: float | None
+    power_limit_w: float | None
+    energy_j: float | None
+    """As the card counts, since its driver was loaded."""
+    ecc_errors: int | None
+    """Memory errors that could not be corrected, since its driver was loaded."""
     processes: list[dict[str, Any]]
-    """Foreign ones: pid and bytes."""
+    """Foreign ones: pid, bytes, name, draws (a desktop's)."""
+    xid_watch: bool | None
+    """Whether the driver tells us of Xid errors; None where there can be none."""
+    xids: list[list[float]]
+    """[at_utc, code] of the last ones, the newest last."""
+    lost: bool
+    """The driver is well, and has lost it."""
+    heat: str
+    """warm: too hot for a new trial; hot: too hot for the one it has; empty: neither."""
+    guard: str
+    """Why a guard keeps new trials off it; empty while none does."""
+    energy_wh: float | None
+    """What our attempts drew on it, all together."""
     present: bool
     drained: bool
     quarantined: str
@@ -211,5 +230,7 @@ class BoardRow:
     peak_bytes: int | None
     predicted_bytes: int | None
     wall_s: float | None
+    energy_wh: float | None
+    """Drawn by its card during all its attempts; None where none was measured."""
     precision: str | None
     reason: str

@@ -62,6 +62,7 @@ create table attempts (
   total_steps   integer,
   loss          real,                         -- newest seen
   tokens_per_s  real,                         -- newest seen
+  energy_wh     real,                         -- null where the card tells neither energy nor power
   checkpoint_step integer,                    -- the newest this attempt committed
   phase         text not null default '',
   halt          text,                         -- what it was asked, and is asked again each tick
@@ -70,6 +71,7 @@ create table attempts (
 create index attempts_by_trial on attempts (trial);
 create index attempts_by_end on attempts (ended_utc);
 create index attempts_out_of_memory on attempts (trial) where cause = 'out_of_memory';
+create index attempts_by_card on attempts (card, ended_utc);
 create unique index one_live_attempt_per_trial on attempts (trial) where outcome is null;
 create unique index one_live_attempt_per_card on attempts (card) where outcome is null;
 
@@ -148,7 +150,16 @@ create table cards (
   utilisation   real,
   temperature_c real,
   power_w       real,
+  power_limit_w real,
+  energy_j      real,                         -- as the card counts, since its driver was loaded
+  energy_wh     real,                         -- drawn by all attempts on it
+  ecc_errors    integer,                      -- not correctable, since its driver was loaded
   processes     text not null default '[]',   -- pids that are not ours, JSON
+  xid_watch     integer,                      -- whether the driver tells us of Xid errors
+  xids          text not null default '[]',   -- [[at_utc, code], …], the newest last, JSON
+  lost          integer not null default 0,   -- the driver is well, and has lost it
+  heat          text not null default '' check (heat in ('', 'warm', 'hot')),
+  guard         text not null default '',     -- why a guard keeps new trials off it, or empty
   present       integer not null default 1,
   drained       integer not null default 0,
   quarantined   text not null default '',     -- why, or empty

@@ -326,6 +326,37 @@ class Store(Reader):
                     row,
                 )
 
+    def touch_card(self, card: str, **values: Any) -> None:
+        """What the guards found out about it."""
+        sets = ", ".join(f"{name} = :{name}" for name in values)
+        with self.writing():
+            self.db.execute(f"update cards set {sets} where uuid = :uuid", {**values, "uuid": card})
+
+    def bill(self, card: str, since_utc: float, until_utc: float, energy_wh: float) -> None:
+        """Energy that a card drew between two moments, to the attempts it had meanwhile: to each
+        the share of that time in which it ran."""
+        span = {"card": card, "since": since_utc, "until": until_utc, "wh": energy_wh}
+        with self.writing():
+            for row in self.db.execute(
+                """select id, ended_utc is not null as ended,
+                          (min(coalesce(ended_utc, :until), :until) - max(started_utc, :since))
+                          / (:until - :since) * :wh as wh
+                   from attempts where card = :card and started_utc < :until
+                     and (ended_utc is null or ended_utc > :since)""",
+                span,
+            ).fetchall():
+                self.db.execute(  # its outcome, too: that is what the journal watches
+                    """update attempts set energy_wh = coalesce(energy_wh, 0) + ?,
+                       outcome = outcome where id = ?"""
+                    if row["ended"]
+                    else "update attempts set energy_wh = coalesce(energy_wh, 0) + ? where id = ?",
+                    (row["wh"], row["id"]),
+                )
+                self.db.execute(
+                    "update cards set energy_wh = coalesce(energy_wh, 0) + ? where uuid = ?",
+                    (row["wh"], card),
+                )
+
     def next_generation(self, card: str) -> int:
         """A number no worker of this card has had."""
         with self.writing():

@@ -89,7 +89,7 @@ def commit(
 
 def tidy(checkpoints: Path) -> None:
     """Remove all but the newest KEEP, and what deaths left half done."""
-    for path in [*_newest_first(checkpoints)[KEEP:], *checkpoints.glob(".step-*")]:
+    for path in [*newest_first(checkpoints)[KEEP:], *checkpoints.glob(".step-*")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -100,7 +100,7 @@ def newest_verified(
 
     Reads each candidate once (about 1 GB/s). None where there is none.
     """
-    for path in _newest_first(checkpoints):
+    for path in newest_first(checkpoints):
         try:
             return verify(path)
         except CheckpointError as damaged:
@@ -164,7 +164,7 @@ def _read(path: Path) -> Checkpoint:
         raise _damaged(path, f"{COMMIT} cannot be read") from broken
 
 
-def _newest_first(checkpoints: Path) -> list[Path]:
+def newest_first(checkpoints: Path) -> list[Path]:
     """By number: as text, step-1000000 would come before step-999999."""
     return sorted(checkpoints.glob("step-*"), key=_step, reverse=True)
 
