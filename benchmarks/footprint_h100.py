@@ -31,7 +31,7 @@ from nf4_model import SHAPES, make_nf4_model, measures
 from peft import LoraConfig, get_peft_model
 
 from workbench.footprint import ModelShape
-from workbench.footprint.fast import Way, predict
+from workbench.footprint.buckets import Run, predict
 from workbench.recipe.schema import Recipe
 from workbench.training.base import Snapshot
 from workbench.training.step import Step, StepOptions, collate
@@ -131,13 +131,14 @@ class Bench:
         recompute = layers // 2 if case.recompute == SOME else min(case.recompute, layers)
         resident = min(case.resident, layers)
         recipe = recipe_of(case)
-        way = Way(
+        run = Run(
             precision="bf16", kernel="dense" if self.shape.softcap else "torch",
-            optimizer=case.optimizer, tokens=case.tokens, recompute_layers=recompute,
-            resident_layers=resident,
+            optimizer=case.optimizer, tokens=case.tokens, longest=case.longest,
+            recompute_layers=recompute, resident_layers=resident,
             major=torch.cuda.get_device_capability()[0] if CUDA else 9,
         )  # fmt: skip
-        buckets = predict(self.shape, recipe, way)
+        buckets = predict(self.shape, recipe, run)
+        buckets["evaluation"] = 0  # none runs here
         predicted = sum(buckets.values()) - buckets["context"]
         told: dict[str, Any] = {
             **asdict(case), "model": self.name, "recompute_layers": recompute,

@@ -70,7 +70,7 @@ def test_every_setting_a_refusal_names_then_fits(
 def test_settings_that_only_cost_speed_come_without_those_that_are_not_needed() -> None:
     slow = {"train.gradient_checkpointing": "off", "train.optimizer": "adamw_torch"}
     outlook = look(
-        apply_settings(GUIDE, {**slow, "model.quantization": "none"}),
+        apply_settings(GUIDE, {**slow, "model.quantization": "none", "data.max_tokens": 1024}),
         config("meta-llama/Meta-Llama-3-8B"),
         usual_card("3060"),
     )

@@ -18,6 +18,8 @@ MOST_CPU_CARDS = 8
 """Made by themselves on a machine without GPU; a person may name more."""
 CPU_MEMORY_SHARE = 0.8
 """Of the machine's memory, shared by CPU cards; the rest is the system's and the engine's."""
+CAP_SLACK_BYTES = 300 << 20
+"""Left free below a person's cap, for what the driver takes outside the allocator."""
 _EXAMPLE = f"e.g. {CARDS_VARIABLE}=GPU-6f1=24GiB, or {CARDS_VARIABLE}=cpu:8GiB,cpu:8GiB"
 
 

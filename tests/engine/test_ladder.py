@@ -7,7 +7,9 @@ import pytest
 
 from tests.support.cramped_worker import CrampedWorker
 from tests.support.desks import Bench, cpu_card, make_bench, recipe
+from workbench.footprint import Plan
 from workbench.scheduler.rescue import rescue_all
+from workbench.store.rows import Attempt
 from workbench.trial import State, Wanted
 
 WORKER = "tests.support.cramped_worker:CrampedWorker"
@@ -36,6 +38,10 @@ def cramped(tmp_path: Path) -> Iterator[MakeBench]:
         bench.store.close()
 
 
+def rows_at_once(attempt: Attempt) -> int:
+    return Plan.from_json(attempt.plan).micro_batch
+
+
 def rows_tried(trial: int) -> list[tuple[int, bool]]:
     """(rows, recompute) of its attempts, in order, each once."""
     tried = [(rows, again) for _, one, rows, again in CrampedWorker.ran if one == trial]
@@ -51,10 +57,10 @@ def test_a_trial_that_runs_out_goes_on_from_its_checkpoint_with_half_the_rows(
     assert bench.until(State.DONE, trial).attempts == 2
     first, second = bench.store.attempts(trial)
     assert (first.outcome, first.cause, first.stage) == ("failed", "out_of_memory", "training")
-    assert (first.plan["micro_batch"], second.plan["micro_batch"]) == (4, 2)
+    assert (rows_at_once(first), rows_at_once(second)) == (4, 2)
     assert second.plan["micro_steps"] == 2
     assert second.from_step == 2
-    assert second.predicted_bytes < first.predicted_bytes
+    assert second.plan["buckets"]["activations"] < first.plan["buckets"]["activations"]
 
 
 def test_every_rung_is_a_move_and_an_event_with_its_reason(cramped: MakeBench) -> None:
@@ -91,7 +97,7 @@ def test_below_the_last_rung_it_waits_for_a_bigger_card(cramped: MakeBench) -> N
     assert "cpu-0" not in waiting
     bench.store.quarantine("cpu-1", "")
     bench.until(State.DONE, trial)
-    tried = [(one.card, one.plan["micro_batch"]) for one in bench.store.attempts(trial)]
+    tried = [(one.card, rows_at_once(one)) for one in bench.store.attempts(trial)]
     assert tried == [("cpu-0", 4), ("cpu-0", 2), ("cpu-0", 1), ("cpu-0", 1), ("cpu-1", 4)]
 
 
@@ -134,7 +140,7 @@ def test_a_rung_holds_for_cards_of_the_same_kind_only(cramped: MakeBench) -> Non
         bench.until(State.DONE, trial)
     tried = [one for trial in tuned for one in bench.store.attempts(trial)]
     fell = min(one.id for one in tried if one.cause)
-    later = {(one.card, one.plan["micro_batch"]) for one in tried if one.id > fell + 2}
+    later = {(one.card, rows_at_once(one)) for one in tried if one.id > fell + 2}
     assert later == {("cpu-0", 2), ("cpu-1", 2), ("cpu-2", 4)}
 
 
@@ -161,7 +167,7 @@ def test_a_rung_survives_the_engine(cramped: MakeBench) -> None:
     bench.desk.falls.clear()
     rescue_all(bench.desk, "the engine was restarted")
     bench.until(State.DONE, trial)
-    assert [a.plan["micro_batch"] for a in bench.store.attempts(trial)] == [4, 2, 2, 1]
+    assert [rows_at_once(a) for a in bench.store.attempts(trial)] == [4, 2, 2, 1]
 
 
 def test_a_pause_asked_for_meanwhile_is_kept(cramped: MakeBench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from tests.support.ticking_worker import TickingWorker
+from workbench.footprint import Plan
 
 
 class CrampedWorker(TickingWorker):
@@ -19,8 +20,8 @@ class CrampedWorker(TickingWorker):
         if self.given is None or self.given.kind == "base":
             super()._advance()
             return
-        plan = self.given.plan
-        rows, recompute = int(plan["micro_batch"]), bool(plan["recompute"])
+        plan = Plan.from_json(self.given.plan)
+        rows, recompute = plan.micro_batch, plan.recompute_layers > 0
         holds = self.holds.get(str(self.card["uuid"]), 1 << 20)
         if self.step == self._newest_checkpoint() and self.halted is None:
             self.ran.append((str(self.card["uuid"]), self.given.trial, rows, recompute))

@@ -54,10 +54,10 @@ def test_a_setting_reaches_the_trainer(
 @pytest.mark.parametrize(
     ("cut", "name", "value"),
     [
-        ({"micro_batch": 2, "micro_steps": 3}, "per_device_train_batch_size", 6),
-        ({"micro_batch": 2, "micro_steps": 3}, "gradient_accumulation_steps", 1),
+        ({"rows_per_step": 6, "micro_steps": 3}, "per_device_train_batch_size", 6),
+        ({"rows_per_step": 6, "micro_steps": 3}, "gradient_accumulation_steps", 1),
         ({"precision": "bf16"}, "bf16", False),
-        ({"recompute": True}, "activation_checkpointing", False),
+        ({"recompute_layers": 5}, "activation_checkpointing", False),
     ],
 )
 def test_the_trainer_leaves_cut_precision_and_recompute_to_the_step(

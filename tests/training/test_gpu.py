@@ -43,7 +43,7 @@ def test_a_quantised_trial_trains_scores_and_leaves(
     optimizer: str, precision: str, tmp_path: Path
 ) -> None:
     made = recipe(model__quantization="nf4", train__epochs=2, evaluate__every=4, **ANSWERS)
-    cut = plan(precision=precision, optimizer=optimizer, recompute=True)
+    cut = plan(precision=precision, optimizer=optimizer, recompute_layers=5)
     log = Bench(tmp_path, made, plan=cut, card=card()).run()
     assert log.outcome is Outcome.DONE, log.end
     told = [row["values"]["eval_loss"] for row in log.of("metric") if "eval_loss" in row["values"]]
@@ -74,7 +74,9 @@ def test_the_peak_stays_below_the_cap(tmp_path: Path) -> None:
 
 def test_too_little_memory_is_told_as_such(tmp_path: Path) -> None:
     made = recipe(model__quantization="none", train__batch_size=24)
-    cut = plan(precision="bf16", micro_batch=24, predicted_bytes=123 << 20)
+    cut = plan(
+        precision="bf16", rows_per_step=24, tokens_per_micro=24 * 96, predicted_bytes=123 << 20
+    )
     log = Bench(tmp_path, made, plan=cut, card=card(1)).run()
     torch.cuda.set_per_process_memory_fraction(1.0)
     assert log.outcome is Outcome.FAILED

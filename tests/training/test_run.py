@@ -49,7 +49,7 @@ def test_phases_come_in_order(done: tuple[Bench, Any]) -> None:
 
 def test_the_start_names_plan_and_versions(done: tuple[Bench, Any]) -> None:
     (started,) = done[1].of("started")
-    assert started["plan"]["micro_batch"] == 4
+    assert started["plan"]["rows_per_step"] == 4
     assert started["versions"]["torch"] == torch.__version__
 
 
@@ -148,7 +148,7 @@ def test_a_yield_while_answers_are_generated_is_obeyed(tmp_path: Path) -> None:
             control.ask(Halt.YIELD)
 
     settings = recipe(train__max_steps=2, **ANSWERS)
-    bench = Bench(tmp_path, settings, plan=plan(recompute=True))
+    bench = Bench(tmp_path, settings, plan=plan(recompute_layers=5))
     assert bench.run(on=on).outcome is Outcome.YIELDED
     again = bench.run()
     assert again.outcome is Outcome.DONE
@@ -204,7 +204,7 @@ def test_a_bug_leaves_its_traceback_in_a_file_only(tmp_path: Path) -> None:
 
 def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> None:
     settings = recipe(lora__dropout=0.0)
-    whole = Bench(tmp_path / "a", settings, plan=plan(micro_batch=4, micro_steps=1)).run()
-    cut = Bench(tmp_path / "b", settings, plan=plan(micro_batch=1, micro_steps=4)).run()
+    whole = Bench(tmp_path / "a", settings, plan=plan()).run()
+    cut = Bench(tmp_path / "b", settings, plan=plan(tokens_per_micro=96, micro_steps=4)).run()
     for step, (loss, norm) in whole.losses.items():
         assert cut.losses[step] == pytest.approx((loss, norm), rel=2e-4)

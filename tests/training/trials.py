@@ -58,9 +58,10 @@ def plan(**changed: Any) -> Plan:
         attention="sdpa",
         attention_why="a test",
         optimizer="adamw_torch",
-        micro_batch=4,
+        rows_per_step=4,
+        tokens_per_micro=4 * 96,
         micro_steps=1,
-        recompute=False,
+        layers=5,
         predicted_bytes=1 << 30,
     )
     return replace(made, **changed)

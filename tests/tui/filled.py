@@ -200,9 +200,11 @@ def _plan(card: str, predicted: int) -> Plan:
         attention="sdpa" if small else "flash_attention_2",
         attention_why="a T4 has no Flash Attention 2" if small else "sm_80 or newer",
         optimizer="paged_adamw_8bit",
-        micro_batch=4,
+        rows_per_step=4,
+        tokens_per_micro=2_048,
         micro_steps=1,
-        recompute=small,
+        recompute_layers=12 if small else 0,
+        layers=32,
         predicted_bytes=predicted,
         buckets={
             "base in 4 bits": int(4.06 * GIB),

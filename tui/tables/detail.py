@@ -10,6 +10,7 @@ from tui.desk import Desk
 from tui.paint import Line, Part, bar, cut_to, join, plain
 from tui.tables.cards import short_name
 from tui.widgets.rowlist import Column, Row
+from workbench.footprint.plan import shown
 from workbench.service import Attempt, CardRow, MoveRow, Point, Sample, TrialDetail, TrialRow
 from workbench.trial import Kind, State
 
@@ -133,11 +134,7 @@ def plan(attempt: Attempt | None, card: CardRow | None) -> list[Line]:
             plain(given.get("attention_why", ""), "dim"),
         ),
         _fact("optimizer", plain(given.get("optimizer", present.NONE))),
-        _fact(
-            "batch",
-            plain(f"{given.get('micro_batch', '?')} rows × {given.get('micro_steps', '?')}"),
-        ),
-        _fact("recomputes", (_yes(given.get("recompute")), "")),
+        *(_fact(name, plain(text)) for name, text in shown(given).items()),
         *_memory(attempt, card),
     ]
     buckets = given.get("buckets")
@@ -146,10 +143,6 @@ def plan(attempt: Attempt | None, card: CardRow | None) -> list[Line]:
         for name, size in sorted(known, key=lambda pair: -pair[1]):
             lines.append(_fact(f"· {name.replace('_', ' ')}", (f"{present.gib(size):>9}", "")))
     return lines
-
-
-def _yes(value: object) -> str:
-    return "all layers" if value else "nothing"
 
 
 def _memory(attempt: Attempt, card: CardRow | None) -> list[Line]:

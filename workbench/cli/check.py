@@ -82,8 +82,8 @@ def fit_lines(
     name = safe_line(best.card.name) + ("" if known else " (no card is known here yet)")
     peak, room = present.size(best.plan.predicted_bytes), present.size(best.room_bytes)
     if best.fits:
-        rows = present.plural(best.plan.micro_batch, "row")
-        return [(f"fits {name}: peak {peak} of {room}, {rows} at a time", "green")]
+        tokens = f"{best.plan.tokens_per_micro:,} tokens at a time"
+        return [(f"fits {name}: peak {peak} of {room}, {tokens}", "green")]
     lines = [(f"does not fit {name}: it needs {peak} of {room}", "red")]
     return lines + [(f"  → {suggestion.words}", "") for suggestion in best.suggestions]
 

@@ -214,30 +214,39 @@ def _colour(index: int) -> str:
 
 def plan_lines(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
     """The plan, a line for each thing it decides."""
-    tokens = plan.micro_batch * recipe.data.max_tokens
-    base = "16 bits, in the compute precision"
+    from workbench.footprint.plan import shown
+
+    wide = "32 bits" if plan.precision == "fp32" else "16 bits"
+    words = shown(plan.to_json())
+    base = f"{wide}, in the compute precision"
     if recipe.model.quantization == "nf4":
         base = "4-bit nf4" + (", scales quantised" if recipe.model.double_quantization else "")
-    rows = present.plural(plan.micro_batch, "row")
+        if plan.resident_layers:
+            base += f"; {words['unpacked']} also unpacked in {wide}"
     return [
-        ("micro-step", f"{rows} of at most {recipe.data.max_tokens:,} tokens, {tokens:,} in all"),
-        ("step", f"{present.plural(plan.micro_steps, 'micro-step')} accumulated"),
-        ("recompute", "every layer" if plan.recompute else "none"),
-        ("attention", f"{plan.attention} ({safe_line(plan.attention_why)})"),
+        ("micro-step", words["micro-step"]),
+        ("step", words["step"]),
+        ("recompute", words["recompute"]),
+        ("attention", safe_line(plan.attention_why)),
         ("precision", plan.precision),
-        ("base", base if plan.precision != "fp32" else base.replace("16", "32")),
+        ("base", base),
         ("optimizer", plan.optimizer),
         ("evaluation", f"{present.plural(plan.eval_batch, 'row')} at once"),
     ]
 
 
 def _line(one: Outlook) -> str:
-    """`24 GB   fits  peak 19.8 GiB, 3.7 GiB left, 4 rows × 1, no recompute`."""
-    peak = present.size(one.plan.predicted_bytes)
+    """`24 GB   fits  peak 19.8 GiB, 3.7 GiB left; 2,048 tokens x 1, no recompute, adamw_torch`."""
+    from workbench.footprint.plan import shown
+
+    plan = one.plan
+    peak = present.size(plan.predicted_bytes)
     name = f"{safe_line(one.card.name, 24):<8}"
     if not one.fits:
         return f"{name} no    needs {peak}, has {present.size(one.room_bytes)}"
-    rows = f"{one.plan.micro_batch} x {one.plan.micro_steps} rows"
-    recompute = "recompute" if one.plan.recompute else "no recompute"
-    left = present.size(one.left_bytes)
-    return f"{name} fits  peak {peak}, {left} left; {rows}, {recompute}, {one.plan.optimizer}"
+    cut = f"{plan.tokens_per_micro:,} tokens x {plan.micro_steps}"
+    words, left = shown(plan.to_json()), present.size(one.left_bytes)
+    how = f"recompute {words['recompute']}" if plan.recompute_layers else "no recompute"
+    if plan.resident_layers:
+        how += f", {words['unpacked']} unpacked"
+    return f"{name} fits  peak {peak}, {left} left; {cut}, {how}, {plan.optimizer}"

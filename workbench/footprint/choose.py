@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from itertools import product
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.attention import attention_for, capability_words
-from workbench.cards import Card
+from workbench.cards import CAP_SLACK_BYTES, Card
 from workbench.errors import DoesNotFit, WorkbenchError
-from workbench.footprint.buckets import GIB, Run, eval_row_bytes, predict
+from workbench.footprint.buckets import GIB, Run, predict
+from workbench.footprint.cost import step_cost
+from workbench.footprint.kernels import kernel_for
 from workbench.footprint.plan import Plan
 from workbench.footprint.shape import ModelShape
 from workbench.recipe.schema import Recipe
 
 DRIVER_BYTES = GIB // 2
 """Of NVML's total, what no process gets: 0.47 GiB on an H100 (NVML's total less CUDA's)."""
+RESIDENT_SHARE = 0.95
+"""Of the room, up to which layers are kept unpacked: what only saves time leaves some."""
 
 
 def choose_plan(
@@ -25,47 +28,164 @@ def choose_plan(
     card: Card,
     free_bytes: int | None = None,
     longest: int | None = None,
+    mean: float | None = None,
 ) -> Plan:
     """How to run `recipe` on `card`; `config` is the model's config.json.
 
-    `free_bytes`: what can be had there now; left out, the whole card. `longest`: tokens of the
-    longest row, where known. The whole batch in one micro-step is best, first without recompute,
-    then with, then cut finer; micro_batch × micro_steps is always the recipe's batch.
+    `free_bytes`: what can be had there now; left out, the whole card. `longest`, `mean`: tokens of
+    the longest and of the average row, where known. Of all ways to cut the batch into micro-steps,
+    each with as few recomputing layers as it needs and as many unpacked ones as there is room for,
+    the one that takes least time (footprint/cost.py). The batch is always the recipe's.
     Raises DoesNotFit with the nearest settings that fit, ModelError for an unknown kind of model,
     WorkbenchError where the card lacks the precision or attention asked for by name.
     """
-    shape = ModelShape.of(config)
-    precision = precision_for(card, recipe.model.precision)
-    attention, why = attention_for(card, recipe.model.attention, softcap=shape.softcap)
-    run = Run(
-        precision=precision,
-        attention=attention,
-        optimizer=_optimizers(recipe)[-1],
-        rows=1,
-        tokens=_tokens(recipe, longest),
-        recompute=False,
-        card_kind=card.kind,
-        quadratic=is_quadratic(shape, card, attention),
-    )
+    search = _Search.of(recipe, config, card, longest, mean)
     limit = limit_bytes(card, free_bytes)
-    batch = recipe.train.batch_size * recipe.train.accumulation
-    for optimizer, (rows, recompute) in product(_optimizers(recipe), _ways(recipe, batch)):
-        tried = replace(run, rows=rows, recompute=recompute, optimizer=optimizer)
-        buckets = predict(shape, recipe, tried)
-        if sum(buckets.values()) <= limit:
-            return Plan(
-                precision=precision,
-                attention=attention,
-                attention_why=why,
-                optimizer=optimizer,
-                micro_batch=rows,
-                micro_steps=batch // rows,
-                recompute=recompute,
-                predicted_bytes=sum(buckets.values()),
-                buckets=buckets,
-                eval_batch=_eval_batch(shape, recipe, tried, buckets, limit),
-            )
-    raise _refusal(shape, recipe, run, card, limit)
+    for optimizer in _optimizers(recipe):
+        found = search.fastest(optimizer, limit)
+        if found is not None:
+            return search.plan(found, limit)
+    raise _refusal(search, card, limit)
+
+
+def priced(
+    plan: Plan, recipe: Recipe, config: Mapping[str, Any], card: Card, longest: int | None = None
+) -> Plan:
+    """`plan`, changed by hand, with the bytes that it takes the way it is now."""
+    search = _Search.of(recipe, config, card, longest, None)
+    run = replace(
+        search.run,
+        optimizer=plan.optimizer,
+        precision=plan.precision,
+        tokens=plan.tokens_per_micro,
+        recompute_layers=plan.recompute_layers,
+        resident_layers=plan.resident_layers,
+        eval_rows=plan.eval_batch,
+    )
+    buckets = predict(search.shape, recipe, run)
+    return replace(plan, buckets=buckets, predicted_bytes=sum(buckets.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """What all ways to run one recipe on one card have in common."""
+
+    shape: ModelShape
+    recipe: Recipe
+    run: Run
+    """One row at a time, nothing recomputed."""
+    attention: str
+    why: str
+    mean: float
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        config: Mapping[str, Any],
+        card: Card,
+        longest: int | None,
+        mean: float | None,
+    ) -> _Search:
+        shape = ModelShape.of(config)
+        precision = precision_for(card, recipe.model.precision)
+        attention, why = attention_for(card, recipe.model.attention, softcap=shape.softcap)
+        tokens = _tokens(recipe, longest)
+        kernel, kernel_why = kernel_for(card, precision, shape, recipe.data.max_tokens)
+        run = Run(
+            precision=precision,
+            kernel=kernel,
+            optimizer=_optimizers(recipe)[-1],
+            tokens=tokens,
+            longest=tokens,
+            card_kind=card.kind,
+            major=(card.capability or (0, 0))[0],
+            eager=_quadratic(shape, card, attention),
+        )
+        known = mean if mean is not None and not recipe.data.packing else tokens
+        trains = f"trains with {kernel_why}; scores with {attention}: " if shape.fused else ""
+        return cls(
+            shape=shape,
+            recipe=recipe,
+            run=run,
+            attention=attention,
+            why=trains + why,
+            mean=min(max(1.0, known), tokens),
+        )
+
+    @property
+    def batch(self) -> int:
+        return self.recipe.train.batch_size * self.recipe.train.accumulation
+
+    def needs(self, run: Run) -> int:
+        return sum(predict(self.shape, self.recipe, run).values())
+
+    def fastest(self, optimizer: str, limit: int) -> Run | None:
+        """None where nothing fits."""
+        best: tuple[float, Run] | None = None
+        for rows in _divisors(self.batch):
+            start = replace(self.run, optimizer=optimizer, tokens=rows * self.run.longest)
+            found = self._fitted(start, limit)
+            if found is not None and (best is None or self._cost(found) < best[0]):
+                best = (self._cost(found), found)
+        return best[1] if best else None
+
+    def plan(self, run: Run, limit: int) -> Plan:
+        """With as many rows in an evaluation as there is room for."""
+        rows = max(
+            1,
+            _most(
+                self.recipe.evaluate.batch_size,
+                lambda n: self.needs(replace(run, eval_rows=n)) <= limit,
+            ),
+        )
+        buckets = predict(self.shape, self.recipe, replace(run, eval_rows=rows))
+        return Plan(
+            precision=run.precision,
+            attention=self.attention,
+            attention_why=self.why,
+            optimizer=run.optimizer,
+            rows_per_step=self.batch,
+            tokens_per_micro=run.tokens,
+            micro_steps=self.batch * run.longest // run.tokens,
+            recompute_layers=run.recompute_layers,
+            resident_layers=run.resident_layers,
+            layers=self.shape.layers,
+            predicted_bytes=sum(buckets.values()),
+            buckets=buckets,
+            eval_batch=rows,
+        )
+
+    def _fitted(self, run: Run, limit: int) -> Run | None:
+        """With the fewest layers recomputed; where none is, with the most unpacked."""
+        layers = self.shape.layers
+        asked = self.recipe.train.gradient_checkpointing
+        if self.shape.fused:
+            choices = {"auto": range(layers + 1), "on": (layers,), "off": (0,)}[asked]
+        else:  # other families recompute all layers or none
+            choices = {"auto": (0, layers), "on": (layers,), "off": (0,)}[asked]
+        counts = list(choices)
+        index = _first(counts, lambda n: self.needs(replace(run, recompute_layers=n)) <= limit)
+        if index is None:
+            return None
+        run = replace(run, recompute_layers=counts[index])
+        unpackable = self.recipe.model.quantization == "nf4" and self.shape.fused
+        if run.recompute_layers or not unpackable or run.card_kind != "cuda":
+            return run
+        room = int(limit * RESIDENT_SHARE)
+        most = _most(layers, lambda n: self.needs(replace(run, resident_layers=n)) <= room)
+        return replace(run, resident_layers=most)
+
+    def _cost(self, run: Run) -> float:
+        return step_cost(
+            self.batch * self.mean,
+            run.tokens,
+            layers=self.shape.layers,
+            again=run.recompute_layers,
+            resident=run.resident_layers,
+            packed=self.recipe.model.quantization == "nf4",
+            new=run.major >= 9,
+        )
 
 
 def precision_for(card: Card, wanted: str) -> str:
@@ -87,8 +207,10 @@ def precision_for(card: Card, wanted: str) -> str:
 
 
 def limit_bytes(card: Card, free_bytes: int | None = None) -> int:
-    """What a plan on `card` may take."""
+    """What a plan on `card` may take. Under a person's cap the worker keeps some to itself."""
     had = card.total_bytes - (DRIVER_BYTES if card.kind == "cuda" else 0)
+    if card.cap_bytes is not None and card.kind == "cuda":
+        had = min(had, card.cap_bytes - CAP_SLACK_BYTES)
     return min(card.usable_bytes, had, had if free_bytes is None else free_bytes)
 
 
@@ -109,19 +231,10 @@ def _tokens(recipe: Recipe, longest: int | None) -> int:
     return max(1, min(longest, recipe.data.max_tokens))
 
 
-def is_quadratic(shape: ModelShape, card: Card, attention: str) -> bool:
+def _quadratic(shape: ModelShape, card: Card, attention: str) -> bool:
     """Eager holds all scores; so does SDPA for grouped queries before Ampere (math path)."""
     old = card.kind == "cuda" and (card.capability or (0, 0)) < (8, 0)
     return attention == "eager" or (attention == "sdpa" and old and shape.kv_heads != shape.heads)
-
-
-def _ways(recipe: Recipe, batch: int) -> Iterator[tuple[int, bool]]:
-    """(rows, recompute), fastest first."""
-    asked = recipe.train.gradient_checkpointing
-    recomputes = {"auto": (False, True), "on": (True,), "off": (False,)}[asked]
-    for rows in _divisors(batch):
-        for recompute in recomputes:
-            yield rows, recompute
 
 
 def _divisors(number: int) -> list[int]:
@@ -130,39 +243,38 @@ def _divisors(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)}, reverse=True)
 
 
-def _eval_batch(
-    shape: ModelShape, recipe: Recipe, run: Run, buckets: dict[str, int], limit: int
-) -> int:
-    moving = ("activations", "transient", "logits")
-    room = limit - sum(size for name, size in buckets.items() if name not in moving)
-    row = eval_row_bytes(shape, recipe, run.precision, run.tokens)
-    return max(1, min(recipe.evaluate.batch_size, room // row))
-
-
-def _refusal(shape: ModelShape, recipe: Recipe, run: Run, card: Card, limit: int) -> DoesNotFit:
-    run = replace(run, rows=1, recompute=recipe.train.gradient_checkpointing != "off")
+def _refusal(search: _Search, card: Card, limit: int) -> DoesNotFit:
+    recipe = search.recipe
+    off = recipe.train.gradient_checkpointing == "off"
+    run = replace(search.run, recompute_layers=0 if off else search.shape.layers)
 
     def need(changed: Recipe = recipe, **how: Any) -> int:
-        return sum(predict(shape, changed, replace(run, **how)).values())
+        return sum(predict(search.shape, changed, replace(run, **how)).values())
 
     least = need()
-    mends = list(_mends(recipe, run, need, limit))
+    mends = list(_mends(search, run, need, limit))
     mends.append(f"use a card with {_gib_up(least + DRIVER_BYTES)} GiB")
     return DoesNotFit(
-        f"{recipe.name} needs at least {least / GIB:.1f} GiB, one row of {run.tokens} tokens at a "
+        f"{recipe.name} needs at least {least / GIB:.1f} GiB, one row of {run.longest} tokens at a "
         f"time; {card.name} has {limit / GIB:.1f} GiB to give",
         mend=", or ".join(mends),
     )
 
 
-def _mends(recipe: Recipe, run: Run, need: Callable[..., int], limit: int) -> Iterator[str]:
+def _mends(search: _Search, run: Run, need: Callable[..., int], limit: int) -> Iterator[str]:
     """The nearest settings that fit, each alone."""
-    if not run.recompute and need(recompute=True) <= limit:
+    recipe = search.recipe
+    if not run.recompute_layers and need(recompute_layers=search.shape.layers) <= limit:
         yield "set train.gradient_checkpointing: auto"
     nf4 = _with(recipe, "model", quantization="nf4")
     if recipe.model.quantization == "none" and need(nf4) <= limit:
         yield "set model.quantization: nf4"
-    if tokens := _most(run.tokens - 1, lambda n: need(tokens=n) <= limit):
+
+    def shorter(tokens: int) -> bool:
+        cut = _with(recipe, "data", max_tokens=tokens)
+        return need(cut, tokens=tokens, longest=tokens) <= limit
+
+    if tokens := _most(run.longest - 1, shorter):
         nice = tokens // 64 * 64 or tokens
         if nice >= 8:
             yield f"lower data.max_tokens to {nice}"
@@ -183,6 +295,15 @@ def _most(top: int, fits: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
+
+
+def _first(counts: list[int], fits: Callable[[int], bool]) -> int | None:
+    """The index of the first of the rising counts that fits, by bisection; None where none does."""
+    low, high = 0, len(counts)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(counts[middle]) else (middle + 1, high)
+    return low if low < len(counts) else None
 
 
 def _gib_up(size: int) -> int:

@@ -12,11 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.cards import Card
-from workbench.footprint.buckets import Run, predict
-from workbench.footprint.choose import is_quadratic
-from workbench.footprint.plan import Plan
-from workbench.footprint.shape import ModelShape
-from workbench.recipe.schema import Recipe
+from workbench.footprint.plan import Plan, shown
 
 EMPTIED = ("training", "saving")
 """Stages in which the worker itself has emptied the cache and tried once more before it gave up."""
@@ -58,7 +54,8 @@ def climb_down(
 
 
 def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> Plan | None:
-    """The rung below: half the rows at a time, then every layer recomputed; None at the last.
+    """The rung below: no layer unpacked, half the rows at a time, every layer recomputed; None at
+    the last.
 
     Out of memory in an evaluation: half its rows. While loading, there is nothing to make smaller.
     """
@@ -67,50 +64,30 @@ def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> P
         return replace(plan, eval_batch=half) if half else None
     if stage == "loading":
         return None
-    batch = plan.micro_batch * plan.micro_steps
+    if plan.resident_layers:
+        return replace(plan, resident_layers=0)
     if plan.micro_batch > 1:
+        batch, each = plan.rows_per_step, plan.tokens_per_micro // plan.micro_batch
         rows = next(n for n in range(plan.micro_batch // 2, 0, -1) if batch % n == 0)
-        return replace(plan, micro_batch=rows, micro_steps=batch // rows)
-    if recompute and not plan.recompute:
-        return replace(plan, recompute=True)
+        return replace(plan, tokens_per_micro=rows * each, micro_steps=batch // rows)
+    if recompute and plan.recompute_layers < plan.layers:
+        return replace(plan, recompute_layers=plan.layers)
     return None
 
 
 def words(plan: Plan | Mapping[str, Any]) -> str:
     """A rung for people: `2 rows × 2, recomputing every layer`."""
-    told = plan.to_json() if isinstance(plan, Plan) else plan
-    rows = int(told.get("micro_batch") or 1)
-    cut = f"{rows} row{'s' if rows > 1 else ''} × {told.get('micro_steps', '?')}"
-    return cut + (", recomputing every layer" if told.get("recompute") else "")
+    told = plan if isinstance(plan, Plan) else Plan.from_json(dict(plan))
+    rows = told.micro_batch
+    cut = f"{rows} row{'s' if rows > 1 else ''} × {told.micro_steps}"
+    again = shown(told.to_json())["recompute"]
+    return cut + (f", recomputing {again}" if told.recompute_layers else "")
 
 
 def raw_bytes(plan: Mapping[str, Any]) -> int:
     """What was predicted before any correction by what was measured."""
     buckets = plan.get("buckets") or {}
     return sum(int(size) for size in buckets.values()) or int(plan.get("predicted_bytes") or 0)
-
-
-def priced(
-    plan: Plan,
-    recipe: Recipe,
-    config: Mapping[str, Any],
-    card: Card,
-    longest: int | None = None,
-) -> Plan:
-    """`plan` with the bytes predicted for the way it is now."""
-    shape = ModelShape.of(config)
-    run = Run(
-        precision=plan.precision,
-        attention=plan.attention,
-        optimizer=plan.optimizer,
-        rows=plan.micro_batch,
-        tokens=min(recipe.data.max_tokens, longest or recipe.data.max_tokens),
-        recompute=plan.recompute,
-        card_kind=card.kind,
-        quadratic=is_quadratic(shape, card, plan.attention),
-    )
-    buckets = predict(shape, recipe, run)
-    return replace(plan, buckets=buckets, predicted_bytes=sum(buckets.values()))
 
 
 def _ran_out(plan: Plan, falls: Iterable[Fall]) -> str | None:

@@ -1,8 +1,9 @@
-"""What the fast step holds of one layer, tensor by tensor.
+"""What the step holds of one layer, tensor by tensor.
 
-Counted from the autograd functions of workbench.training.step (lora, kernels, attention) and
-transformers' decoder layers, on a card where Triton runs. One tensor that two functions save
-counts once. tests/training/step/test_saved.py counts the same tensors in a real step.
+`fused` is counted from the autograd functions of workbench.training.step (lora, kernels, attention)
+and transformers' decoder layers, on a card where Triton runs; one tensor that two functions save
+counts once. tests/training/step/test_saved.py counts the same tensors in a real step. `plain` is of
+PEFT's own modules under autocast, which other families train with, and errs upward.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from workbench.footprint.shape import ModelShape
 from workbench.recipe.schema import Lora
 
 VALUE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
-GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,19 +29,24 @@ class Layer:
     kept_pairs: float = 0
     peak_pairs: float = 0
 
+    def of(self, tokens: int, longest: int) -> float:
+        """Kept of so many tokens, of which each sees at most `longest` others."""
+        return tokens * (self.kept + self.kept_pairs * longest)
 
-def layer(shape: ModelShape, lora: Lora, precision: str, kernel: str, *, one_buffer: bool) -> Layer:
-    """`kernel`: package, torch, efficient or dense attention. `one_buffer`: q, k and v come out of
-    one product, whose whole output lives as long as v, a slice of it.
-    """
+    def on_top(self, tokens: int, longest: int) -> float:
+        return tokens * (self.peak + self.peak_pairs * longest)
+
+
+def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
+    """`kernel`: package, torch, efficient or dense attention."""
     value = VALUE_BYTES[precision]
     width, ffn, q, kv = shape.width, shape.ffn, shape.q_width, shape.kv_width
     shared = kv == q
     widths = 2 * shape.norms  # each norm's input and output: the next product's input, or added
     if shape.norms == 4:
         widths -= 2  # the outputs of the two norms behind the products are added, not kept
-    low = value * lora.rank * sum(name in lora_names(shape, lora) for name in shape.projections)
-    mixed = (q + 2 * kv) if one_buffer else kv  # v, or all that v is a slice of
+    low = value * lora.rank * len(targeted(shape, lora))
+    mixed = q + 2 * kv  # the output of their product, which lives as long as v, a slice of it
     mixed += q + kv  # turned q and k
     if kernel in ("efficient", "dense") and not shared:
         mixed = q + 2 * q  # turned q; k and v once for every query head
@@ -51,7 +56,6 @@ def layer(shape: ModelShape, lora: Lora, precision: str, kernel: str, *, one_buf
     numbers = 4 * shape.norms + 4 * shape.heads  # fp32: a norm's one a row, attention's log-sums
     if shape.head_norms:
         numbers += 4 * (shape.heads + shape.kv_heads)
-    kept = value * (widths * width + mixed + 3 * ffn) + low + numbers
     # Going backward through the gated activation: its gradient came in, those of gate and up go
     # out, while its output has gone; besides them the gradient of the residual stream.
     gated = value * (width + 2 * ffn)
@@ -59,31 +63,46 @@ def layer(shape: ModelShape, lora: Lora, precision: str, kernel: str, *, one_buf
     # an fp32 accumulator of dq, and dk and dv for every query head before they are summed.
     half = value * (widths // 2 * width + 3 * ffn)
     attended = value * (width + 2 * q + 2 * kv + (0 if shared else 2 * q)) + 4 * q - half
-    pairs = peak_pairs = 0.0
-    if kernel == "dense":
-        cast = value if value < 4 else 0
-        pairs = shape.heads * (4 + cast + (4 if shape.softcap else 0)) + 1
-        peak_pairs = shape.heads * 12
+    cast = value if value < 4 else 0
+    dense = kernel == "dense"
     return Layer(
         input=value * width,
-        kept=kept,
+        kept=value * (widths * width + mixed + 3 * ffn) + low + numbers,
         peak=max(gated, attended),
-        kept_pairs=pairs,
-        peak_pairs=peak_pairs,
+        kept_pairs=shape.heads * (4 + cast + (4 if shape.softcap else 0)) + 1 if dense else 0,
+        peak_pairs=shape.heads * 12 if dense else 0,
     )
 
 
-def lora_names(shape: ModelShape, lora: Lora) -> set[str]:
+def plain(shape: ModelShape, lora: Lora, precision: str, *, quadratic: bool) -> Layer:
+    """`quadratic`: attention that holds all its scores."""
+    value = VALUE_BYTES[precision]
+    sizes = targeted(shape, lora)
+    norms = shape.norms * 4 * shape.width  # their fp32 inputs
+    head_norms = 4 * (shape.q_width + shape.kv_width) if shape.head_norms else 0
+    attention = 4 * shape.q_width * value + 4 * shape.heads  # q, k, v (repeated), out; log-sums
+    low = len(sizes) * lora.rank * value
+    if lora.dropout > 0:  # each projection keeps its own mask and its own dropped input
+        low += sum(i for i, _ in sizes.values()) * (value + 1)
+    inputs = (2 * shape.width + shape.q_width + shape.ffn) * value
+    scores = shape.heads * (4 + value + 2) if quadratic else 0  # fp32 softmax, its cast, its mask
+    return Layer(
+        input=shape.width * value,
+        kept=norms + head_norms + attention + 3 * shape.ffn * value + low + inputs,
+        peak=2 * (shape.ffn + shape.width) * value + shape.width * (value + 4),
+        kept_pairs=scores,
+        peak_pairs=scores / 2,
+    )
+
+
+def targeted(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, int]]:
     """The projections that get an adapter; all of them where none of the names is known."""
-    every = set(shape.projections)
+    every = shape.projections
     if lora.targets == "all-linear":
         return every
-    return {name for name in every if name in {t.rsplit(".", 1)[-1] for t in lora.targets}} or every
+    ends = {name.rsplit(".", 1)[-1] for name in lora.targets}
+    return {name: size for name, size in every.items() if name in ends} or every
 
 
-def one_buffer(shape: ModelShape, *, packed: bool) -> bool:
-    """Whether q, k and v are slices of one tensor: a fused projection, or three packed ones without
-    bias, which the step multiplies as one (lora.Group.products)."""
-    if "qkv_proj" in shape.projections:
-        return True
-    return packed and not shape.biased
+def lora_params(shape: ModelShape, lora: Lora) -> int:
+    return shape.layers * lora.rank * sum(i + o for i, o in targeted(shape, lora).values())

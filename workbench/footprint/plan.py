@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a trial will be run on a given card."""
+    """How a trial will be run on a given card. The batch is the recipe's, however it is cut."""
 
     precision: str
     """bf16, fp16 or fp32."""
     attention: str
-    """What transformers is told: flash_attention_2, sdpa, eager."""
+    """What transformers is told: flash_attention_2, sdpa, eager. The step has kernels of its own
+    for training, which `attention_why` names first."""
     attention_why: str
     optimizer: str
     """One of the recipe's optimizers, never `auto`."""
-    micro_batch: int
-    """Rows in one forward; micro_batch × micro_steps is the recipe's effective batch."""
+    rows_per_step: int
+    """That decide one update: the recipe's batch_size × accumulation."""
+    tokens_per_micro: int
+    """In one forward at most: so many of the step's rows go together; a longer row goes alone."""
     micro_steps: int
-    recompute: bool
-    """Gradient checkpointing on every layer."""
+    """Of an optimizer step at most, when every row is as long as the longest; divides its rows."""
+    recompute_layers: int = 0
+    """The first so many layers recompute their activations in the backward pass."""
+    resident_layers: int = 0
+    """The last so many layers keep NF4's values unpacked in the compute precision."""
+    layers: int
+    """Of the model."""
     predicted_bytes: int
     """Peak bytes on the card, CUDA context included."""
     buckets: dict[str, int] = field(default_factory=dict)
@@ -29,9 +38,40 @@ class Plan:
     eval_batch: int = 1
     """Rows in one evaluation or generation step: the recipe's, or as many as fit."""
 
+    @property
+    def micro_batch(self) -> int:
+        """Rows of the longest kind in one micro-step; micro_batch × micro_steps is the batch."""
+        return self.rows_per_step // self.micro_steps
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         return cls(**data)
+
+
+def shown(plan: Mapping[str, Any]) -> dict[str, str]:
+    """What a plan (as plain data) decides, in words; a dash for what it does not tell."""
+    tokens, rows, cuts = (
+        plan.get(key) for key in ("tokens_per_micro", "rows_per_step", "micro_steps")
+    )
+    step = "-"
+    if isinstance(rows, int) and isinstance(cuts, int):
+        step = f"{rows} row{'s' * (rows != 1)} in "
+        step += "one micro-step" if cuts == 1 else f"{cuts} micro-steps at most"
+    return {
+        "micro-step": f"{tokens:,} tokens at most" if isinstance(tokens, int) else "-",
+        "step": step,
+        "recompute": _share(plan.get("recompute_layers"), plan.get("layers")),
+        "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
+    }
+
+
+def _share(count: object, layers: object) -> str:
+    """`none`, `12 of 32 layers`, `every layer`."""
+    if not isinstance(count, int) or not isinstance(layers, int):
+        return "-"
+    if count == 0:
+        return "none"
+    return "every layer" if count >= layers else f"{count} of {layers} layers"

@@ -13,6 +13,9 @@ _FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
 _NORMED_HEADS = ("qwen3", "gemma3", "gemma3_text")
 _BIASED_QKV = ("qwen2",)
 _FUSED = ("phi3",)
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"})
+"""model_type of architectures whose every layer the step's fused path knows. Others train plainly.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,10 @@ class ModelShape:
     """Input and output embeddings are one matrix."""
     softcap: bool = False
     """Attention scores are capped (Gemma 2)."""
+    inner: bool = False
+    """The text model inside one for more than text, which trains plainly."""
+    window: int | None = None
+    """Keys that a query sees at most, where a layer has such a limit."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelShape:
@@ -56,7 +63,19 @@ class ModelShape:
             vocab=_measure(flat, "vocab_size"),
             tied=bool(flat.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
             softcap=bool(flat.get("attn_logit_softcapping")),
+            inner=isinstance(text, Mapping),
+            window=_window(flat),
         )
+
+    @property
+    def fused(self) -> bool:
+        """The step's fused path takes it; else it trains by transformers' and PEFT's modules."""
+        return self.kind in FAMILIES and not self.inner
+
+    @property
+    def rotaries(self) -> int:
+        """Tables of positions: Gemma 3 has one for each kind of attention."""
+        return 2 if self.kind.startswith("gemma3") else 1
 
     @property
     def q_width(self) -> int:
@@ -96,13 +115,8 @@ class ModelShape:
     def other_params(self) -> int:
         """Embeddings, head, norms and biases: what stays in 16 bits."""
         embeddings = self.vocab * self.width * (1 if self.tied else 2)
-        bias = self.q_width + 2 * self.kv_width if self.biased else 0
+        bias = self.q_width + 2 * self.kv_width if self.kind in _BIASED_QKV else 0
         return embeddings + self.layers * (self.norms * self.width + self.head_norms + bias)
-
-    @property
-    def biased(self) -> bool:
-        """Queries, keys and values have a bias."""
-        return self.kind in _BIASED_QKV
 
     @property
     def norms(self) -> int:
@@ -117,6 +131,12 @@ class ModelShape:
     @property
     def params(self) -> int:
         return self.linear_params + self.other_params + self.width
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    if config.get("use_sliding_window") is False or not config.get("sliding_window"):
+        return None
+    return _measure(config, "sliding_window")
 
 
 def _measure(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:

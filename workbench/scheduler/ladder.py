@@ -7,8 +7,8 @@ from itertools import takewhile
 from workbench.cards import Card
 from workbench.errors import DoesNotFit
 from workbench.footprint import Plan
-from workbench.footprint.choose import limit_bytes
-from workbench.footprint.ladder import Fall, climb_down, kind_of, priced, raw_bytes, words
+from workbench.footprint.choose import limit_bytes, priced
+from workbench.footprint.ladder import Fall, climb_down, kind_of, raw_bytes, words
 from workbench.recipe import Recipe
 from workbench.scheduler.desk import Desk, card_of
 from workbench.store.ingest import End

@@ -20,7 +20,8 @@ def plan_for(
     assert experiment.prepared is not None
     tokens = longest(recipe, experiment)
     config = experiment.prepared["model"]["config"]
-    plan = choose_plan(recipe, config, card, free_bytes=free_bytes, longest=tokens)
+    mean = experiment.prepared["data"].get("mean_length") if tokens else None
+    plan = choose_plan(recipe, config, card, free_bytes, longest=tokens, mean=mean)
     known = ladder.falls(desk, experiment.id)
     return ladder.on_its_rung(plan, known, recipe, experiment, card, free_bytes, tokens)
 

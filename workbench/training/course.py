@@ -80,5 +80,5 @@ def config(course: Course) -> SFTConfig:
         report_to="none",
         disable_tqdm=True,
         push_to_hub=False,
-        **step_config(plan.micro_batch * plan.micro_steps),
+        **step_config(plan.rows_per_step),
     )

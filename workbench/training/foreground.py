@@ -18,7 +18,8 @@ from workbench.cards import Card, detect_cards
 from workbench.errors import WorkbenchError
 from workbench.events import Outcome
 from workbench.fleet import Halt
-from workbench.footprint import choose_plan
+from workbench.footprint import Plan, choose_plan
+from workbench.footprint.plan import shown
 from workbench.recipe import Recipe
 from workbench.text import safe, safe_line
 from workbench.training import libraries
@@ -55,7 +56,7 @@ def train_here(folder: Path) -> int:
         print(f"data: {safe_line(note)}", flush=True)
     card = max(detect_cards(os.environ), key=lambda one: one.usable_bytes)
     plan = choose_plan(recipe, prepared["model"]["config"], card)
-    _tell_plan(card, plan.to_json())
+    _tell_plan(card, plan)
     if card.kind == "cuda":  # before torch is imported
         os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
 
@@ -84,13 +85,13 @@ def _exit_code(outcome: Outcome, folder: Path) -> int:
     return 0 if outcome is Outcome.DONE else 1
 
 
-def _tell_plan(card: Card, plan: dict[str, Any]) -> None:
-    rows = f"{plan['micro_batch']} rows × {plan['micro_steps']} micro-steps"
-    again = "recomputing every layer" if plan["recompute"] else "no recompute"
+def _tell_plan(card: Card, plan: Plan) -> None:
     print(f"card  {card.uuid} {card.name}, {card.usable_bytes / GIB:.1f} GiB")
-    print(f"plan  {rows}, {again}, {plan['precision']}, {plan['optimizer']}")
-    print(f"      attention {plan['attention']}: {plan['attention_why']}")
-    print(f"      {plan['predicted_bytes'] / GIB:.2f} GiB predicted", flush=True)
+    words = shown(plan.to_json())
+    print(f"plan  {words['step']}, {words['micro-step']}, {plan.precision}, {plan.optimizer}")
+    print(f"      recompute: {words['recompute']}; kept in 16 bits: {words['unpacked']}")
+    print(f"      {plan.attention_why}")
+    print(f"      {plan.predicted_bytes / GIB:.2f} GiB predicted", flush=True)
 
 
 def _tell(kind: str, data: dict[str, Any]) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import resource
 
-from workbench.cards import Card
+from workbench.cards import CAP_SLACK_BYTES, Card
 
-SLACK_BYTES = 300 << 20
-"""Left free below a person's cap, for what the driver takes outside the allocator."""
 MAX_CONTEXT_BYTES = 1 << 30
 """A CUDA context with this stack's kernels is smaller; more is somebody else's memory."""
 
@@ -34,7 +32,7 @@ class Meter:
         free, total = torch.cuda.mem_get_info()
         context = min(total - free, MAX_CONTEXT_BYTES)
         if self.card.cap_bytes is not None:
-            left = self.card.cap_bytes - context - SLACK_BYTES
+            left = self.card.cap_bytes - context - CAP_SLACK_BYTES
             torch.cuda.set_per_process_memory_fraction(min(1.0, max(left, 1) / total))
         return context
 

@@ -53,7 +53,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, model: Any, rows: Dataset, tokenizer: Any, course: Course) -> None:
         self.course = course
-        self._rows_per_step = course.plan.micro_batch * course.plan.micro_steps
+        self._rows_per_step = course.plan.rows_per_step
         self._steps_per_epoch = math.ceil(len(rows) / self._rows_per_step)
         trained = [param for param in model.parameters() if param.requires_grad]
         masters = [param.data.float() for param in trained]

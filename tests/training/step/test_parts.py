@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from transformers import AttentionInterface
 
@@ -18,6 +20,26 @@ from workbench.training.step.ring import Ring
 from workbench.training.step.rows import IGNORE, Micro, examples_of, fill, size_of
 
 CPU = torch.device("cpu")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=24),
+    cuts=st.integers(1, 24),
+    padded=st.booleans(),
+)
+def test_any_rows_are_cut_into_no_more_micro_steps_than_planned(
+    lengths: list[int], cuts: int, padded: bool
+) -> None:
+    each = -(-len(lengths) // cuts)
+    budget = each * max(lengths)
+    rows = collate({"input_ids": [7] * length} for length in lengths)
+    parts = rows.cut(len(lengths), budget, padded=padded)
+    assert sum((part.lengths for part in parts), ()) == tuple(lengths)
+    assert len(parts) <= -(-len(lengths) // each)
+    for part in parts:
+        taken = len(part.lengths) * max(part.lengths) if padded else part.tokens
+        assert taken <= budget
 
 
 def test_targets_are_the_next_token_inside_a_row() -> None:

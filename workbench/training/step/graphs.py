@@ -73,6 +73,8 @@ class Runner:
         """Give the graphs' memory back (before generation, at the end of a trial)."""
         self._graphs.clear()
         self._pool = None
+        if self._device.type == "cuda":  # else it would stay reserved, beside what comes next
+            torch.cuda.empty_cache()
 
     def _micro(self, buffer: Tensor, tokens: int, max_length: int) -> Micro:
         return Micro.over(buffer, tokens=tokens, rows=self._rows, max_length=max_length)

@@ -40,9 +40,11 @@ def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
     return StepOptions(
         precision=plan.precision,
         optimizer=plan.optimizer,
-        rows_per_micro=plan.micro_batch,
+        rows_per_micro=plan.rows_per_step,
+        tokens_per_micro=plan.tokens_per_micro,
         max_length=recipe.data.max_tokens,
-        recompute_layers=10_000 if plan.recompute else 0,
+        recompute_layers=plan.recompute_layers,
+        resident_layers=plan.resident_layers,
         learning_rate=train.learning_rate,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,

@@ -15,11 +15,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from workbench.footprint.shape import FAMILIES
 from workbench.training.step import triton_ops
 from workbench.training.step.head import Head
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"})
-"""model_type of architectures whose every layer the fused path knows. Others train plainly."""
 GELU = frozenset({"gelu_pytorch_tanh", "gelu_tanh"})
 
 

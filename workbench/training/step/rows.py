@@ -38,15 +38,22 @@ class Rows:
         """Positions that carry loss."""
         return int((self.targets_T != IGNORE).sum())
 
-    def cut(self, max_rows: int, max_tokens: int | None = None) -> list[Rows]:
-        """Consecutive rows, so many rows and tokens at most a part (one row always goes in)."""
-        parts, first, count = [], 0, 0
+    def cut(
+        self, max_rows: int, max_tokens: int | None = None, *, padded: bool = False
+    ) -> list[Rows]:
+        """Consecutive rows, so many rows and tokens at most a part (one row always goes in).
+
+        `padded`: each row counts as long as the longest of its part.
+        """
+        parts, first, count, widest = [], 0, 0, 0
         for index, length in enumerate(self.lengths):
             full = index - first >= max_rows
-            heavy = max_tokens is not None and count + length > max_tokens
+            widest = max(widest, length)
+            more = widest * (index - first + 1) if padded else count + length
+            heavy = max_tokens is not None and more > max_tokens
             if index > first and (full or heavy):
                 parts.append(self._part(first, index))
-                first, count = index, 0
+                first, count, widest = index, 0, length
             count += length
         return [*parts, self._part(first, len(self.lengths))]
 

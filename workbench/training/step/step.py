@@ -102,12 +102,16 @@ class Step:
         self.flat.attach_grads(self._unowned)
         divisor = rows.targets
         alone = 1 if "whole_batch" in options.off else options.rows_per_micro
-        for index, part in enumerate(rows.cut(alone, options.tokens_per_micro)):
+        for index, part in enumerate(self._cut(rows, alone)):
             if self._fused is not None:
                 self._fused.draw.first = index == 0
             self._micro(part, divisor, first=index == 0)
             self.optimizer.micro_steps += 1
         return self._loss.clone()
+
+    def _cut(self, rows: Rows, max_rows: int) -> list[Rows]:
+        fills = self._parts is None or "padding_free" in self.options.off
+        return rows.cut(max_rows, self.options.tokens_per_micro, padded=fills)
 
     def optimizer_step(self) -> None:
         """Clip, update unless the gradient is not finite, and note the step's numbers."""
