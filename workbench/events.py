@@ -3,8 +3,8 @@
 Line: `{"n": 12, "t": 1763900000.1, "kind": "metric", …}`. Kinds and what they carry:
 
     started     pid, card, generation, plan, versions
-    phase       name (preparing, loading, training, evaluating, saving), detail; steps (training:
-                how many the whole trial has)
+    phase       name (preparing, loading, rehearsing, training, evaluating, saving), detail; steps
+                (training: how many the whole trial has)
     log         level, text
     metric      step, values {name: number}
     checkpoint  step, path, bytes

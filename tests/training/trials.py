@@ -113,6 +113,7 @@ class Bench:
         self,
         resident: Resident | None = None,
         on: Callable[[str, dict[str, Any], Control], None] = lambda *_: None,
+        rehearse: bool | None = None,
         **changed: Any,
     ) -> Log:
         """One attempt; `on` sees every event as it comes and may ask for a halt."""
@@ -131,6 +132,7 @@ class Bench:
             meter=Meter(self.card),
             emit=emit,
             control=control,
+            rehearse=rehearse,
         )
         return log
 

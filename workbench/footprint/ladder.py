@@ -14,7 +14,7 @@ from typing import Any
 from workbench.cards import Card
 from workbench.footprint.plan import Plan, shown
 
-EMPTIED = ("training", "saving")
+EMPTIED = ("rehearsing", "training", "saving")
 """Stages in which the worker itself has emptied the cache and tried once more before it gave up."""
 _BESIDE = ("predicted_bytes", "buckets", "attention_why")
 """What does not make two plans two ways of running."""
@@ -104,6 +104,11 @@ def _ran_out(plan: Plan, falls: Iterable[Fall]) -> str | None:
         if tries[fall.stage] >= 2:  # once more on an emptied card, then no more
             return fall.stage
     return None
+
+
+def way_of(plan: Plan) -> dict[str, Any]:
+    """What of a plan decides how a trial runs, and not what was predicted of it."""
+    return {key: value for key, value in plan.to_json().items() if key not in _BESIDE}
 
 
 def _alike(mine: Mapping[str, Any], other: Mapping[str, Any], stage: str) -> bool:

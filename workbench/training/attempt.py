@@ -20,6 +20,7 @@ from workbench.errors import DataError
 from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan
+from workbench.footprint.ladder import kind_of, way_of
 from workbench.recipe.schema import Recipe
 from workbench.training import adapter, checkpoint, libraries, warm
 from workbench.training.base import BaseSpec, Resident
@@ -29,6 +30,7 @@ from workbench.training.course import Course, what_was_prepared
 from workbench.training.data import check_unchanged, load_prepared, prepare_data
 from workbench.training.memory import Meter
 from workbench.training.prepare import evaluation_digest
+from workbench.training.rehearsal import Rehearsal
 from workbench.training.scoring import Scorer
 from workbench.training.tokens import load_tokenizer
 from workbench.training.trainer import TrialTrainer
@@ -58,6 +60,7 @@ class Attempt:
         emit: Emit,
         control: Control,
         generation: int,
+        rehearse: bool | None = None,
     ) -> None:
         self.a = assignment
         self.recipe = Recipe.model_validate(assignment.recipe)
@@ -65,8 +68,10 @@ class Attempt:
         self.card = Card.from_json(assignment.card)
         self.resident, self.meter, self.emit, self.control = resident, meter, emit, control
         self.generation = generation
+        self.rehearse = rehearse
         self.scorer: Scorer | None = None
         self.trial = Path(assignment.trial_folder)
+        self.home = Path(assignment.experiment_folder).parent.parent
         self.checkpoints = self.trial / "checkpoints"
         self.versions = {"workbench": __version__, **libraries.versions()}
 
@@ -112,8 +117,7 @@ class Attempt:
         model = told["model"]
         self.model_path, self.revision = str(model["path"]), model.get("revision")
         self.tokenizer = load_tokenizer(self.model_path, self.revision)
-        home = Path(self.a.experiment_folder).parent.parent
-        cache = home / "cache" / "data"
+        cache = self.home / "cache" / "data"
         check_unchanged(self.recipe.data, told["data"]["sources"], cache)
         prepared = prepare_data(self.recipe, self.tokenizer, cache, lambda *_: self.control.beat())
         self.evaluation_digest = evaluation_digest(self.recipe, prepared)
@@ -188,7 +192,21 @@ class Attempt:
             versions=libraries.versions(),
         )
 
+    def _rehearsal(self, scorer: Scorer, data: str) -> Rehearsal | None:
+        """On a GPU, unless told otherwise: a CPU card has the machine's memory."""
+        if not (self.card.kind == "cuda" if self.rehearse is None else self.rehearse):
+            return None
+        recipe = self.recipe.model_dump(mode="json", include={"model", "lora"})
+        rows = [data, self.evaluation_digest]
+        what = checkpoint.digest([recipe, rows, way_of(self.plan), kind_of(self.card)])
+        return Rehearsal(
+            remembered=self.home / "cache" / "rehearsed" / what,
+            score=scorer.one_batch,
+            optimizer_bytes=self.plan.buckets.get("optimizer", 0),
+        )
+
     def _course(self, base: nn.Module, eval_rows: Dataset, data: str) -> Course:
+        scorer = self._scorer(base, eval_rows)
         return Course(
             recipe=self.recipe,
             plan=self.plan,
@@ -199,7 +217,8 @@ class Attempt:
             emit=self.emit,
             control=self.control,
             meter=self.meter,
-            held_out=self._scorer(base, eval_rows).held_out,
+            held_out=scorer.held_out,
+            rehearsal=self._rehearsal(scorer, data),
         )
 
     # -- scoring

@@ -16,6 +16,7 @@ from workbench.recipe.schema import Recipe
 from workbench.training.checkpoint import Belongs
 from workbench.training.control import Control, Emit
 from workbench.training.memory import Meter
+from workbench.training.rehearsal import Rehearsal
 from workbench.training.step.in_trainer import step_config
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
@@ -39,6 +40,8 @@ class Course:
     meter: Meter
     held_out: Callable[[], dict[str, float]]
     """Scores the held-out rows with the adapter as it is."""
+    rehearsal: Rehearsal | None = None
+    """Of the worst batch, before anything is trained; None where there is no need."""
 
 
 def what_was_prepared(experiment: Path) -> dict[str, Any]:

@@ -31,15 +31,29 @@ class Scorer:
 
     def held_out(self) -> dict[str, float]:
         """loss, perplexity, token_accuracy, targets; see evaluate.held_out."""
+        return self._held_out(self.rows)
+
+    def _held_out(self, rows: Dataset) -> dict[str, float]:
         return held_out(
             self.model,
-            self.rows,
+            rows,
             pad_id=self.tokenizer.pad_token_id,
             batch_size=self.rows_at_once,
             precision=self.precision,
             control=self.control,
             shrunk=self._shrunk,
         )
+
+    def one_batch(self) -> None:
+        """What scoring takes at most: the longest rows, and the longest questions, once."""
+        longest = self._longest([len(ids) for ids in self.rows["input_ids"]])
+        self._held_out(self.rows.select(longest))
+        if self.evaluate.answer_pattern is not None:
+            asked = self._longest([len(ids) for ids in self.rows["prompt_ids"]])
+            self._answers(self.rows.select(asked), self.evaluate.answer_pattern, 1)
+
+    def _longest(self, lengths: list[int]) -> list[int]:
+        return sorted(range(len(lengths)), key=lambda i: -lengths[i])[: self.rows_at_once]
 
     def _shrunk(self, size: int) -> None:
         text = f"out of memory scoring {self.rows_at_once} rows at a time: {size} from now on"
@@ -55,17 +69,7 @@ class Scorer:
         return values
 
     def _exact_match(self, pattern: str) -> dict[str, float]:
-        answers = generate_answers(
-            self.model,
-            self.rows,
-            self.tokenizer,
-            pattern=pattern,
-            batch_size=self.rows_at_once,
-            max_new_tokens=self.evaluate.max_new_tokens,
-            precision=self.precision,
-            control=self.control,
-            shrunk=self._shrunk,
-        )
+        answers = self._answers(self.rows, pattern, self.evaluate.max_new_tokens)
         for answer in answers[: self.evaluate.samples]:
             self._show(answer)
         scored = [answer for answer in answers if answer.scorable]
@@ -77,6 +81,19 @@ class Scorer:
             return {}
         right = sum(answer.right for answer in scored)
         return {"exact_match": right / len(scored), "answers": len(scored)}
+
+    def _answers(self, rows: Dataset, pattern: str, max_new_tokens: int) -> list[Answer]:
+        return generate_answers(
+            self.model,
+            rows,
+            self.tokenizer,
+            pattern=pattern,
+            batch_size=self.rows_at_once,
+            max_new_tokens=max_new_tokens,
+            precision=self.precision,
+            control=self.control,
+            shrunk=self._shrunk,
+        )
 
     def _show(self, answer: Answer) -> None:
         row = self.rows[answer.row]

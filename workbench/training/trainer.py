@@ -6,6 +6,7 @@ import gc
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from workbench.training.control import Interrupted
 from workbench.training.course import Course, config
 from workbench.training.failure import is_out_of_memory
 from workbench.training.pace import EpochOrder, Window
+from workbench.training.rehearsal import same_chance, train_once, worst_batch
 from workbench.training.step import Lever, Rows
 from workbench.training.step.in_trainer import StepTraining, collate, options_from
 
@@ -71,6 +73,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         self.step_options = options_from(course.plan, course.recipe)
         self.window = Window(course.device)
         self._told: list[Lever] = []
+        self._rehearsed = False
 
     def run(self, found: Checkpoint | None, begin: Callable[[int], None]) -> tuple[int, bool]:
         """Train from `found` or from the start: (steps done, whether that was all of them).
@@ -110,10 +113,32 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
     # -- the step
 
     def training_step(self, model: Any, inputs: Rows, num_items_in_batch: Any = None) -> Any:
+        self._rehearse()
         loss = self.relieved(lambda: super(TrialTrainer, self).training_step(model, inputs))
         self.window.add(loss, inputs.targets, inputs.tokens)
         self.course.control.beat()
         return loss
+
+    def _rehearse(self) -> None:
+        """The worst batch, before the first step, where it was never tried so."""
+        rehearsal, step, control = self.course.rehearsal, self.step, self.course.control
+        if self._rehearsed or rehearsal is None or not rehearsal.due:
+            return
+        assert step is not None
+        self._rehearsed = True
+        self.window.pause()
+        self.course.emit("phase", name="rehearsing", detail="the longest rows")
+        worst = worst_batch(self.train_dataset, self._rows_per_step)
+        with suppress(Interrupted), same_chance(step.device):  # it is told so again, after the step
+            with control.doing("rehearsing"):
+                self.relieved(lambda: train_once(step, worst, rehearsal.optimizer_bytes))
+            with control.doing("evaluating"):
+                rehearsal.score()
+            rehearsal.remember()
+        self.model.train()
+        self.course.meter.release()
+        self.course.emit("phase", name="training", detail="")
+        self.window.go_on()
 
     def relieved(self, work: Callable[[], Any]) -> Any:
         """What `work` gives; out of memory, once more on an emptied card. Nothing was added up by

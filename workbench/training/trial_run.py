@@ -27,6 +27,7 @@ def run(
     emit: Emit,
     control: Control,
     generation: int = 0,
+    rehearse: bool | None = None,
 ) -> Outcome:
     """Run the attempt; every way it can go ends in one durable end event, and its outcome here.
 
@@ -34,7 +35,7 @@ def run(
     """
     try:
         with libraries.warnings_as_events(emit):
-            end = Attempt(assignment, resident, meter, emit, control, generation).run()
+            end = Attempt(assignment, resident, meter, emit, control, generation, rehearse).run()
     except Exception as error:
         _keep_traceback(Path(assignment.folder), error)
         if assignment.card["kind"] == "cuda" and failure.is_poisoned(error):

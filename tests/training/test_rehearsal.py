@@ -1,0 +1,112 @@
+"""The worst batch comes first, once, and leaves no trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.test_ladder import holds
+from tests.training.trials import Bench, halt_at, plan, recipe
+from workbench.events import Outcome
+from workbench.fleet import Halt
+
+SETTINGS: dict[str, Any] = {
+    "train__epochs": 2,
+    "train__log_every": 1,
+    "evaluate__answer_pattern": r"####\s*(\S+)",
+    "evaluate__max_new_tokens": 4,
+}
+
+
+def phases(log: Any) -> list[str]:
+    return [row["name"] for row in log.of("phase")]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "cut"),
+    [
+        ("adamw_torch", {"micro_batch": 4, "micro_steps": 1}),
+        ("paged_adamw_8bit", {"micro_batch": 2, "micro_steps": 2, "recompute": True}),
+    ],
+)
+def test_losses_and_weights_are_those_of_a_trial_without_it(
+    optimizer: str, cut: dict[str, Any], tmp_path: Path
+) -> None:
+    how = plan(optimizer=optimizer, **cut)
+    without = Bench(tmp_path / "a", recipe(**SETTINGS), plan=how).run()
+    log = Bench(tmp_path / "b", recipe(**SETTINGS), plan=how).run(rehearse=True)
+    assert "rehearsing" in phases(log)
+    assert "rehearsing" not in phases(without)
+    assert log.losses == without.losses
+    assert log.scores == without.scores
+    weights = "trials/1/adapter/adapter_model.safetensors"
+    assert (tmp_path / "a" / weights).read_bytes() == (tmp_path / "b" / weights).read_bytes()
+
+
+def test_a_resumed_trial_that_rehearses_repeats_the_uninterrupted_one(tmp_path: Path) -> None:
+    expected = Bench(tmp_path / "a", recipe(**SETTINGS)).run()
+    broken = Bench(tmp_path / "b", recipe(**SETTINGS))
+    first = broken.run(on=halt_at(6, Halt.YIELD))
+    second = broken.run(rehearse=True)
+    assert "rehearsing" in phases(second)
+    assert {**first.losses, **second.losses} == pytest.approx(expected.losses, rel=1e-6)
+
+
+def test_it_tries_the_longest_rows_there_are(tmp_path: Path) -> None:
+    sizes: list[tuple[bool, int]] = []
+
+    def look(module: nn.Module, inputs: Any) -> None:
+        if isinstance(module, nn.Embedding):
+            sizes.append((torch.is_grad_enabled(), inputs[0].numel()))
+
+    hook = nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        Bench(tmp_path, recipe(**SETTINGS)).run(rehearse=True)
+    finally:
+        hook.remove()
+    assert sizes[0] == (True, max(size for trains, size in sizes if trains))
+    assert sizes[1] == (False, max(size for trains, size in sizes if not trains))
+
+
+def test_it_is_remembered_until_plan_or_rows_are_others(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, recipe(**SETTINGS, train__max_steps=1))
+    told = [phases(bench.run(rehearse=True)).count("rehearsing")]
+    bench.trial.rename(tmp_path / "first")
+    told.append(phases(bench.run(rehearse=True)).count("rehearsing"))
+    bench.trial.rename(tmp_path / "second")
+    bench.plan = plan(micro_batch=2, micro_steps=2)
+    told.append(phases(bench.run(rehearse=True)).count("rehearsing"))
+    bench.trial.rename(tmp_path / "third")
+    bench.recipe = recipe(**SETTINGS, train__max_steps=1, data__max_rows=20)
+    told.append(phases(bench.run(rehearse=True)).count("rehearsing"))
+    assert told == [1, 0, 1, 1]
+
+
+def test_out_of_memory_there_comes_before_any_training(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, recipe(**SETTINGS))
+    with holds(200):
+        log = bench.run(rehearse=True)
+    assert log.outcome is Outcome.FAILED
+    assert (log.end["cause"], log.end["stage"]) == ("out_of_memory", "rehearsing")
+    assert not log.losses
+    bench.plan = plan(micro_batch=1, micro_steps=4)
+    with holds(200):
+        log = bench.run(rehearse=True)
+    assert log.outcome is Outcome.DONE
+    assert "rehearsing" in phases(log)
+
+
+def test_a_wish_for_the_card_during_it_is_obeyed_at_the_first_step(tmp_path: Path) -> None:
+    def on(kind: str, data: dict[str, Any], control: Any) -> None:
+        if kind == "phase" and data["name"] == "rehearsing":
+            control.ask(Halt.YIELD)
+
+    bench = Bench(tmp_path, recipe(**SETTINGS))
+    log = bench.run(on=on, rehearse=True)
+    assert log.outcome is Outcome.YIELDED
+    assert log.end["step"] == 1
+    assert "rehearsing" in phases(bench.run(rehearse=True)), "it had not gone well yet"
