@@ -24,6 +24,7 @@ from workbench.fleet.ray_fleet import RayFleet
 from workbench.home import STOPPED_BY_A_PERSON, Home, find_home
 from workbench.locks import Lock, holder
 from workbench.processes import KEEPER, die_with_parent
+from workbench.redact import log_without_secrets
 from workbench.scheduler import Desk, tick
 from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, STOPPING
 from workbench.scheduler.disk import give_up_ballast
@@ -42,7 +43,7 @@ log = logging.getLogger("workbench.engine")
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_without_secrets("%(asctime)s %(levelname)s %(message)s")
     die_with_parent()
     try:
         home = find_home().make()

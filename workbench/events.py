@@ -28,6 +28,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from workbench.redact import redact
+
 MAX_LINE_BYTES = 1 << 20
 READ_BYTES = 4 << 20
 """Read in one go, so that a tick stays short whatever a worker wrote."""
@@ -82,7 +84,7 @@ class EventWriter:
         """One line; `durable` waits until it is on disk (checkpoints and ends)."""
         self._n += 1
         line = {"n": self._n, "t": round(time.time(), 3), "kind": kind, **data}
-        self._append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._append(redact(json.dumps(line, ensure_ascii=False)).encode(errors="replace") + b"\n")
         if durable:
             os.fsync(self._file.fileno())
 

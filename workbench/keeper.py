@@ -37,6 +37,7 @@ from workbench.processes import (
     listeners,
     marked,
 )
+from workbench.redact import log_without_secrets
 
 WATCH_S = 0.1
 TICK_LIMIT_S = 30.0
@@ -341,7 +342,7 @@ def _remove(temp: object) -> None:
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_without_secrets("%(asctime)s %(levelname)s %(message)s")
     home = find_home().make()
     lock = Lock(home.keeper_lock)
     if not lock.take():

@@ -79,9 +79,31 @@ class Notify(Section):
     """Run when an experiment ends, with its board as JSON on stdin; no shell reads it."""
 
 
+class TrustedModel(Section):
+    name: str = Field(min_length=1)
+    """A hub id, or the absolute path of a folder."""
+    revision: str | None = None
+    """The full commit: a branch may be another tomorrow. A folder has none."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> TrustedModel:
+        if os.path.isabs(self.name):
+            if self.revision is not None:
+                raise ValueError("a folder has no revision")
+        elif not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("revision wants the full commit of 40 digits")
+        return self
+
+
+class Models(Section):
+    trust_remote_code: Annotated[list[TrustedModel], Field(max_length=256)] = []
+    """Models whose own code may run here, each pinned. No recipe can say so."""
+
+
 class UserConfig(Section):
     guards: Guards = Guards()
     notify: Notify = Notify()
+    models: Models = Models()
 
 
 class ConfigError(UsageError):
@@ -109,6 +131,15 @@ def read_user_config(path: Path | None = None) -> UserConfig:
     except ValidationError as wrong:
         told = [_mistake(error, text) for error in wrong.errors(include_url=False)]
         raise _error(path, sorted(set(told))) from wrong
+
+
+def may_run_its_code(model: str, revision: str | None) -> bool:
+    """True for a model that the user's file names, at just this revision; never by mistake."""
+    try:
+        trusted = read_user_config().models.trust_remote_code
+    except WorkbenchError:
+        return False
+    return any((one.name, one.revision) == (model, revision) for one in trusted)
 
 
 class ConfigWatch:

@@ -15,6 +15,7 @@ from pathlib import Path
 from workbench.cli.tables import tell
 from workbench.errors import WorkbenchError
 from workbench.home import find_home
+from workbench.redact import redact
 from workbench.store.damage import in_words
 from workbench.text import safe_line
 
@@ -53,7 +54,7 @@ def tell_error(error: WorkbenchError) -> None:
 def _unexpected(error: BaseException) -> int:
     what = f"error: unexpected {type(error).__name__}: {safe_line(error, 200)}"
     if os.environ.get("WORKBENCH_DEBUG"):
-        traceback.print_exception(error, file=sys.stderr)
+        sys.stderr.write(redact("".join(traceback.format_exception(error))))
         tell(what, "red")
         return 1
     tell(what, "red")
@@ -70,7 +71,7 @@ def _keep_traceback(error: BaseException) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     handle, name = tempfile.mkstemp(prefix=f"workbench-{stamp}-", suffix=".txt", dir=folder)
     with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-        traceback.print_exception(error, file=file)
+        file.write(redact("".join(traceback.format_exception(error))))
     return Path(name)
 
 

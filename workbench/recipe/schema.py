@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from workbench.redact import has_secret
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
@@ -24,6 +27,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What numpy, which Trainer seeds too, takes."""
 
 
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _texts(key)
+            yield from _texts(one)
+
+
 class Section(BaseModel):
     """Strict and frozen: no unknown keys, no silent conversions."""
 
@@ -34,6 +49,17 @@ class Section(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    @field_validator("*")
+    @classmethod
+    def _no_secrets(cls, value: Any) -> Any:
+        """A recipe is copied to the database and beside every adapter."""
+        if any(has_secret(text) for text in _texts(value)):
+            raise ValueError(
+                "looks like a secret (a token, key or password), and a recipe is copied to every "
+                "adapter; take it out, and log in instead: hf auth login, or HF_TOKEN"
+            )
+        return value
 
 
 class Model(Section):

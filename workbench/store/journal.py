@@ -137,6 +137,8 @@ class Journal:
 
     def _write_anew(self, era: str) -> None:
         partial = self._path.with_name(f".{self._path.name}.tmp")
+        partial.unlink(missing_ok=True)
+        partial.touch(mode=0o600)
         with partial.open("wb") as file:
             file.write(_line({"era": era}))
             for table in TABLES:

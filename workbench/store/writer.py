@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import IllegalMove, StoreError
+from workbench.redact import redact
 from workbench.store.backup import back_up
 from workbench.store.damage import in_words, look_through, passes
-from workbench.store.journal import Journal, journal_of, stands_at
+from workbench.store.journal import Journal, gone, journal_of, stands_at
 from workbench.store.reader import BAND_STEPS, SCHEMA_VERSION, Reader, _ours
 from workbench.store.requests import Request
 from workbench.store.rows import Answer
@@ -27,6 +28,8 @@ MIGRATIONS: tuple[str, ...] = ((files("workbench.store") / "schema.sql").read_te
 
 Blocked = sqlite3.OperationalError
 """A full disk or somebody else's lock: nothing was written, and it is worth trying again."""
+
+_TOLD_BY_DRIVERS = frozenset({"uuid", "name", "problem"})
 
 
 class Store(Reader):
@@ -41,6 +44,9 @@ class Store(Reader):
         """
         self.clock = clock
         told = stands_at(journal_of(path)) if journal else 0
+        if told and not path.exists():
+            raise gone(path)
+        path.touch(mode=0o600)  # its log takes after it
         try:
             connection = sqlite3.connect(path, timeout=5, isolation_level=None)
             super().__init__(_ours(connection, path, told))
@@ -317,6 +323,7 @@ class Store(Reader):
             self.db.execute("update cards set present = 0")
             for card in cards:
                 row = {"present": 1, "seen_utc": now, **card}
+                row |= {k: safe_line(v) for k, v in row.items() if k in _TOLD_BY_DRIVERS and v}
                 names = ", ".join(row)
                 marks = ", ".join(f":{name}" for name in row)
                 sets = ", ".join(f"{name} = excluded.{name}" for name in row)
@@ -409,7 +416,7 @@ class Store(Reader):
             "requests",
             id=request.id,
             verb=request.verb,
-            args=json.dumps(request.args),
+            args=redact(json.dumps(request.args)),
             sent_utc=request.sent_utc,
             answered_utc=self.clock(),
             ok=int(answer.ok),

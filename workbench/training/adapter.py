@@ -18,6 +18,7 @@ from workbench.errors import CheckpointError, RecipeError
 from workbench.recipe.dump import to_yaml
 from workbench.recipe.names import is_local, is_shipped
 from workbench.recipe.schema import Lora, Recipe
+from workbench.redact import redact
 from workbench.training import staging
 from workbench.training.control import Emit
 
@@ -150,7 +151,7 @@ def model_card(recipe: Recipe, scores: dict[str, Any], versions: dict[str, str])
         for name, value in values.items()
         if isinstance(value, int | float) and math.isfinite(value)
     ]
-    return "\n".join(
+    card = "\n".join(
         [
             *front,
             "---",
@@ -174,3 +175,4 @@ def model_card(recipe: Recipe, scores: dict[str, Any], versions: dict[str, str])
             "",
         ]
     )
+    return redact(card)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedCon
 
 from workbench.errors import ModelError
 from workbench.text import safe_line
+from workbench.user_config import may_run_its_code
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -88,8 +89,9 @@ class _Held:
 def load_base(spec: BaseSpec) -> nn.Module:
     """The model, frozen, in eval mode, quantised as its weights stream in.
 
-    Safetensors only, no code from the model's repository. Embeddings, head and norms stay in the
-    compute dtype: an upcast to fp32 costs 2 GiB on 8B and buys nothing.
+    Safetensors only, and no code from the model's repository unless the user's own file trusts it.
+    Embeddings, head and norms stay in the compute dtype: an upcast to fp32 costs 2 GiB on 8B and
+    buys nothing.
     """
     dtype = DTYPES[spec.precision]
     quantization = None
@@ -108,7 +110,7 @@ def load_base(spec: BaseSpec) -> nn.Module:
             dtype=dtype,
             device_map={"": 0 if spec.device == "cuda" else "cpu"},
             attn_implementation=spec.attention,
-            trust_remote_code=False,
+            trust_remote_code=may_run_its_code(spec.path, spec.revision),
             use_safetensors=True,
         )
     except torch.OutOfMemoryError:

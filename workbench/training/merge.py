@@ -21,6 +21,7 @@ from workbench.errors import ModelError, NotThere, WorkbenchError
 from workbench.recipe.names import local_path
 from workbench.text import safe_line
 from workbench.training import libraries, staging
+from workbench.user_config import may_run_its_code
 
 PROBE = "The quick brown fox jumps over the lazy dog. 17 + 25 = 42"
 SHARD = "4GB"
@@ -35,6 +36,11 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
     """
     if not (adapter_folder / "adapter_config.json").is_file():
         raise NotThere(f"{safe_line(adapter_folder)} holds no adapter", mend="give its folder")
+    if not (adapter_folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"{safe_line(adapter_folder)} holds no safetensors weights; pickled ones can run code",
+            mend="give an adapter with adapter_model.safetensors",
+        )
     libraries.warm(threads=None)
     named = PeftConfig.from_pretrained(adapter_folder)
     base = base_path or _path_of(str(named.base_model_name_or_path))
@@ -68,14 +74,15 @@ def _path_of(name: str) -> str:
 def _load(base: str, revision: str | None) -> tuple[PreTrainedModel, bool]:
     """The base in the 16 (or 32) bits it was published in; True when they had to be made."""
     try:
-        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
+        trusted = may_run_its_code(base, revision)
+        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trusted)
         quantized = getattr(config, "quantization_config", None) is not None
         model = AutoModelForCausalLM.from_pretrained(
             base,
             revision=revision,
             dtype="auto",
             device_map={"": "cpu"},
-            trust_remote_code=False,
+            trust_remote_code=trusted,
             use_safetensors=True,
         )
     except (OSError, ValueError, ImportError, KeyError) as refused:

@@ -25,6 +25,7 @@ from workbench import faults
 from workbench.errors import DataError, ModelError, RecipeError, WorkbenchError
 from workbench.processes import die_with_parent
 from workbench.recipe.schema import Recipe
+from workbench.redact import log_without_secrets
 from workbench.text import safe, safe_line
 from workbench.training.model_source import ModelSource, fetch_weights, resolve_model
 
@@ -162,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if asked.rows_only:
         die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    log_without_secrets("%(levelname)s %(message)s")
     folder: Path = asked.experiment_folder
     try:
         progress, weights = ProgressFile(folder / PROGRESS), not asked.rows_only

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from workbench.errors import ModelError
 from workbench.text import safe_line
+from workbench.user_config import may_run_its_code
 
 _PADS = ("<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]", "<|reserved_special_token_0|>")
 _RESERVED = re.compile(r"reserved|unused|placeholder|extra_id|<\|dummy", re.IGNORECASE)
@@ -17,7 +18,10 @@ def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
     """The model's tokenizer, padding right with a token it already has; ModelError if unfit."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False, padding_side="right"
+            path,
+            revision=revision,
+            trust_remote_code=may_run_its_code(path, revision),
+            padding_side="right",
         )
     except Exception as broken:  # OSError, ValueError, and whatever tokenizers raises
         raise ModelError(

@@ -12,6 +12,7 @@ from typing import Any
 from workbench.assignment import Assignment
 from workbench.cards import Card
 from workbench.events import EventWriter, Outcome
+from workbench.redact import redact
 from workbench.training import failure, libraries
 from workbench.training.attempt import Attempt, End
 from workbench.training.base import Resident
@@ -109,7 +110,7 @@ def run_foreground(
 
 
 def _keep_traceback(folder: Path, error: BaseException) -> None:
-    text = "".join(traceback.format_exception(error))
+    text = redact("".join(traceback.format_exception(error)))
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "traceback.txt").write_text(text, encoding="utf-8")

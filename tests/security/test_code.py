@@ -1,0 +1,149 @@
+"""A recipe alone runs no code; the user's own file can allow one model, at one revision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import ModelError, RecipeError
+from workbench.recipe import load_recipe
+from workbench.recipe.shipped import PACKAGE
+from workbench.training.merge import merge_adapter
+from workbench.training.model_source import resolve_model
+from workbench.user_config import may_run_its_code, read_user_config
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PLAIN = "name: x\nmodel: {name: org/model}\ndata: {train: org/rows}\n"
+
+STRANGE = """
+from pathlib import Path
+Path({marker!r}).touch()
+from transformers import LlamaConfig, LlamaForCausalLM
+class StrangeConfig(LlamaConfig):
+    model_type = "strange"
+class Strange(LlamaForCausalLM):
+    config_class = StrangeConfig
+"""
+LOAD = """
+import json, os, sys
+from pathlib import Path
+from workbench.errors import ModelError
+from workbench.training.base import BaseSpec, load_base
+from workbench.training.tokens import load_tokenizer
+folder, marker, config = map(Path, sys.argv[1:])
+spec = BaseSpec(path=str(folder), revision=None, quantization="none", double_quantization=False,
+                precision="fp32", attention="eager", device="cpu")
+told = []
+for trusted in ("", "/another", str(folder)):
+    text = f'[models]\\ntrust_remote_code = [{{name = "{trusted}"}}]\\n' if trusted else ""
+    (config / "workbench" / "config.toml").write_text(text)
+    try:
+        load_tokenizer(str(folder), None)
+        loaded = type(load_base(spec)).__name__
+    except ModelError:
+        loaded = ""
+    told.append([loaded, marker.exists()])
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model: {name: org/model, trust_remote_code: true}",
+        "model: {name: org/model, code: os.system}",
+        "trust_remote_code: true",
+        "notify: {command: [touch, /tmp/x]}",
+        "hooks: {before: touch /tmp/x}",
+        "model: !!python/object/apply:os.system ['touch /tmp/x']",
+        "model: !!python/name:os.system",
+        "model: &a {name: *a}",
+        "model: {name: 'org/model; touch x'}",
+        "model: {name: $(touch x)}",
+    ],
+)
+def test_no_recipe_can_name_code_or_a_command(tmp_path: Path, line: str) -> None:
+    lines = [part for part in PLAIN.splitlines() if part.split(":")[0] != line.split(":")[0]]
+    path = tmp_path / "r.yaml"
+    path.write_text("\n".join([*lines, line]) + "\n")
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(path, [])
+    assert refused.value.mend
+
+
+def test_a_models_own_code_runs_only_where_the_user_said_so(tmp_path: Path) -> None:
+    folder, marker, config = tmp_path / "model", tmp_path / "ran", tmp_path / "config"
+    shutil.copytree(PACKAGE / "demo" / "model", folder)
+    about = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "strange.StrangeConfig", "AutoModelForCausalLM": "strange.Strange"}
+    about |= {"model_type": "strange", "auto_map": names, "architectures": ["Strange"]}
+    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "strange.py").write_text(STRANGE.format(marker=str(marker)))
+    (config / "workbench").mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(folder), str(marker), str(config)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "1",
+            "XDG_CONFIG_HOME": str(config),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [["", False], ["", False], ["Strange", True]]
+
+
+def test_trust_is_for_one_revision_of_one_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "workbench").mkdir()
+    file = tmp_path / "workbench" / "config.toml"
+    assert not may_run_its_code("org/model", COMMIT)
+    file.write_text(f'[models]\ntrust_remote_code = [{{name="org/model", revision="{COMMIT}"}}]\n')
+    assert may_run_its_code("org/model", COMMIT)
+    assert not may_run_its_code("org/model", COMMIT[::-1])
+    assert not may_run_its_code("org/model", None)
+    assert not may_run_its_code("org/other", COMMIT)
+    file.write_text("[models\n")
+    assert not may_run_its_code("org/model", COMMIT)
+
+
+@pytest.mark.parametrize("entry", ['{name="org/model"}', '{name="org/model", revision="main"}'])
+def test_trust_without_a_full_commit_is_refused(tmp_path: Path, entry: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"[models]\ntrust_remote_code = [{entry}]\n")
+    with pytest.raises(Exception, match="full commit"):
+        read_user_config(file)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "last.ckpt"])
+def test_pickled_weights_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch x'\ntR.")
+    wanted = load_recipe_with(str(tmp_path))
+    with pytest.raises(ModelError, match="can run code") as refused:
+        resolve_model(wanted)
+    assert "safetensors" in refused.value.mend
+
+
+def load_recipe_with(folder: str):  # type: ignore[no-untyped-def]
+    from workbench.recipe.schema import Model
+
+    return Model(name=folder)
+
+
+def test_a_pickled_adapter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'touch x'\ntR.")
+    with pytest.raises(ModelError, match="can run code"):
+        merge_adapter(tmp_path, tmp_path / "out")

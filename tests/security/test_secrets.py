@@ -1,0 +1,187 @@
+"""Tokens and passwords never reach the database, a log, a recipe's copy or a model card."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.desks import Bench, cpu_card, make_bench, recipe
+from workbench.cli import main
+from workbench.cli.errors import report
+from workbench.errors import RecipeError
+from workbench.events import EventWriter
+from workbench.home import Home
+from workbench.recipe import load_recipe
+from workbench.redact import MASK, learn, redact
+from workbench.scheduler import obey
+from workbench.store.requests import drop
+from workbench.text import safe
+from workbench.trial import State
+
+FORMED = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh"
+NAMED = 'correct horse "battery" staple'
+SHAPES = (
+    FORMED,
+    "sk-proj-0123456789abcdefghij",
+    "ghp_0123456789abcdefghijABCDEFGHIJ456789",
+    "AKIAIOSFODNN7EXAMPLE",
+)
+URLS = (
+    ("https://me:pass-w0rd@host/model", "pass-w0rd"),
+    ("https://host/rows.jsonl?access_token=tell-nobody&x=1", "tell-nobody"),
+    ("s3://bucket/x?X-Amz-Signature=abcdef0123", "abcdef0123"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    learn({"WANDB_API_KEY": NAMED, "SOME_TOKEN": FORMED, "TOKENIZERS_PARALLELISM": "false"})
+    yield
+    learn(os.environ)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    bench = make_bench(tmp_path, [cpu_card(0)])
+    yield bench
+    bench.desk.fleet.close()
+    bench.store.close()
+
+
+def leaks(home: Home, *secrets: str) -> list[str]:
+    """Files that hold one, as it is or as JSON writes it."""
+    told = {form.encode() for one in secrets for form in (one, json.dumps(one)[1:-1])}
+    files = (path for path in home.root.rglob("*") if path.is_file())
+    return [str(path) for path in files if any(one in path.read_bytes() for one in told)]
+
+
+@pytest.mark.parametrize("secret", [*SHAPES, NAMED])
+def test_what_is_secret_is_masked_wherever_text_is_made_safe(secret: str) -> None:
+    assert safe(f"401 for {secret}, sorry") == f"401 for {MASK}, sorry"
+
+
+@pytest.mark.parametrize(("url", "secret"), URLS)
+def test_a_url_keeps_its_place_and_loses_its_secret(url: str, secret: str) -> None:
+    assert secret not in redact(url)
+    assert redact(url).split("://")[0] == url.split("://")[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "learning_rate=0.001 max_tokens=512",
+        "the pad token is <|finetune_right_pad_id|>",
+        "https://huggingface.co/org/model/resolve/main/config.json?download=true",
+        "task-level-1 disk-full-at-some-later-point false",
+        "12:30 a:b@c",
+    ],
+)
+def test_plain_text_stays_as_it_is(text: str) -> None:
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"name: {FORMED}",
+        f"model: {{name: org/{FORMED}}}",
+        f"model: {{name: org/model, revision: {FORMED}}}",
+        "data: {train: 'https://me:pass-w0rd@host/rows.jsonl'}",
+        f"data: {{train: org/rows, columns: {{{FORMED}: text}}}}",
+        f"data: {{train: org/rows, system: 'my key is {FORMED}'}}",
+        f"evaluate: {{answer_pattern: '{FORMED}'}}",
+        f"sweep: {{parameters: {{lora.bias: ['{FORMED}']}}}}",
+        f"{FORMED}: 3",
+    ],
+)
+def test_a_recipe_with_a_secret_is_refused_and_not_repeated(tmp_path: Path, line: str) -> None:
+    whole = {
+        "name": "name: x",
+        "model": "model: {name: org/model}",
+        "data": "data: {train: org/rows}",
+    }
+    whole[line.split(":")[0]] = line
+    path = tmp_path / "r.yaml"
+    path.write_text("\n".join(whole.values()))
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(path, [])
+    assert FORMED not in refused.value.what
+    assert "pass-w0rd" not in refused.value.what
+
+
+def test_a_request_that_holds_one_is_refused_and_kept_without_it(bench: Bench) -> None:
+    wanted = recipe().model_dump(mode="json")
+    wanted["model"]["revision"] = FORMED
+    id = drop(bench.desk.home.requests, "submit", {"recipe": wanted, "note": NAMED})
+    obey(bench.desk)
+    answer = bench.store.answer(id)
+    assert answer is not None
+    assert not answer.ok
+    assert leaks(bench.desk.home, FORMED, NAMED) == []
+
+
+def test_what_a_worker_says_reaches_neither_its_file_nor_the_store(bench: Bench) -> None:
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    [attempt, *_] = bench.store.live_attempts()
+    writer = EventWriter(bench.desk.home.attempt(attempt.id) / "events.jsonl")
+    writer.write("log", text=f"GET https://u:pass-w0rd@hub with {FORMED} and {NAMED}")
+    writer.write("sample", question=FORMED, expected=NAMED, answer=FORMED, right=True)
+    writer.write("end", outcome="failed", reason=f"401 {FORMED}", mend=NAMED)
+    writer.close()
+    bench.ticks(2)
+    bench.store.note("x", f"{FORMED} {NAMED}")
+    assert bench.store.trial(2).reason == f"401 {MASK}"
+    assert leaks(bench.desk.home, FORMED, NAMED, "pass-w0rd") == []
+
+
+def test_what_reaches_the_store_past_it_is_masked_on_the_terminal(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.submit(recipe())
+    bench.store.db.execute("update trials set reason = ?, waiting = ?", (FORMED, NAMED))
+    for command in (["ls", "--all"], ["show", "2"], ["board"], ["logs", "2"]):
+        main(command)
+        said = capsys.readouterr()
+        assert not {FORMED, NAMED} & set((said.out + said.err).split("  "))
+        assert FORMED not in said.out + said.err
+
+
+def test_a_traceback_is_kept_without_it(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(ZeroDivisionError(f"while sending {FORMED}")) == 1
+    assert FORMED not in capsys.readouterr().err
+    kept = [*bench.desk.home.logs.glob("workbench-*.txt")]
+    assert kept
+    assert leaks(bench.desk.home, FORMED) == []
+
+
+def test_the_logs_of_our_processes_are_without_it() -> None:
+    code = """
+import logging
+from workbench.redact import log_without_secrets
+log_without_secrets("%(levelname)s %(message)s")
+logging.getLogger("x").error("with %s", "a-long-password")
+raise ValueError("once more: a-long-password")
+"""
+    env = {**os.environ, "DB_PASSWORD": "a-long-password"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stderr.startswith(f"ERROR with {MASK}\n")
+    assert done.stderr.endswith(f"ValueError: once more: {MASK}\n")
+    assert "a-long-password" not in done.stderr
+    assert logging.getLogger().level != logging.CRITICAL
+
+
+def test_the_model_card_is_without_it() -> None:
+    from workbench.training.adapter import model_card
+
+    wild = recipe()
+    wild = wild.model_copy(update={"name": f"run {FORMED}"})
+    assert FORMED not in model_card(wild, {"values": {}, "step": 1}, {"torch": "2"})

@@ -1,0 +1,79 @@
+"""Secrets out of text before it is kept or shown: tokens by their form, and what the environment
+calls a token, key, secret or password by its value."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from types import TracebackType
+
+MASK = "***"
+_NAMED = re.compile(r"token|key|secret|passw", re.IGNORECASE)
+_LEAST = 8
+"""A shorter value is a word; masking it would mask half of what is said."""
+_PATHS = re.compile(r"[/~.]")
+
+_FORMS = (
+    r"\b(?:hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}"
+    r"|github_pat_[A-Za-z0-9_]{30,}|xox[abprs]-[A-Za-z0-9-]{20,}|AKIA[0-9A-Z]{16}\b)"
+    r"|(:/{1,2})[^\s/@:\"'\\]{0,200}:[^\s/@\"'\\]{1,200}(?=@)"  # user:password@host
+    r"|((?i:[?&][\w-]{0,40}(?:token|key|secret|passw|signature)[\w-]{0,40}=))[^\s&#\"'\\]+"
+    r"|(\bBearer )[\w.~+/-]{16,}"
+)
+
+
+_HINTS = (
+    *("hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox", "AKIA"),
+    *(":/", "?", "&", "Bearer "),
+)
+"""Text without any of these has no secret of a known form: looking costs a tenth of matching."""
+
+
+def _compile(environ: Mapping[str, str]) -> tuple[tuple[str, ...], re.Pattern[str]]:
+    values = {value for name, value in environ.items() if _NAMED.search(name)}
+    values = {v for v in values if len(v) >= _LEAST and not _PATHS.match(v)}  # not a file's path
+    told = values | {json.dumps(value)[1:-1] for value in values}
+    longest = sorted((re.escape(value) for value in told), key=len, reverse=True)
+    return (*_HINTS, *sorted(told)), re.compile("|".join([*longest, _FORMS]))
+
+
+_hints, _secrets = _compile(os.environ)
+
+
+def learn(environ: Mapping[str, str]) -> None:
+    """Mask the secrets of this environment; a process's own are known from its start."""
+    global _hints, _secrets
+    _hints, _secrets = _compile(environ)
+
+
+def redact(text: str) -> str:
+    """`text` with every secret as `***`; what is JSON stays JSON."""
+    if not any(hint in text for hint in _hints):
+        return text
+    return _secrets.sub(lambda m: f"{m[1] or m[2] or m[3] or ''}{MASK}", text)
+
+
+def has_secret(text: str) -> bool:
+    return _secrets.search(text) is not None
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def log_without_secrets(form: str) -> None:
+    """Logging to stderr, and tracebacks nobody caught, go through `redact`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter(form))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    sys.excepthook = _tell
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
