@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual import on, work
 from textual.app import App, SystemCommand
@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from tui import messages as facts
-from tui import theme
+from tui import steer, theme
 from tui.acts import Started, dropper, farewell, in_words, looker, refusal, starter
 from tui.desk import Desk
 from tui.poll import Poller
@@ -29,9 +29,17 @@ from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
 from tui.terminal import guard
 from workbench.home import Home
-from workbench.service import Service
+from workbench.present import counts_line, notice
+from workbench.service import Experiment, Service
 
 VIEWS: tuple[type[View], ...] = (Dashboard, Trials, Queue, Board, Cards, Events)
+_WITH_WORDS = {
+    "clone": "Clone trial {} with other settings",
+    "extend": "Extend trial {}",
+    "add": "Add a trial beside trial {}",
+    "move": "Move trial {} to another card",
+    "max-parallel": "Run so many at once of the experiment of trial {}",
+}
 LOCAL_S = 0.5
 REMOTE_S = 1.0
 
@@ -66,6 +74,9 @@ class WorkbenchApp(App[int]):
         period = period_s or (REMOTE_S if remote else LOCAL_S)
         self.poller = Poller(service, self.post_message, period)
         self._guarded = guarded
+        self._typed: dict[tuple[str, int], str] = {}
+        """What was typed for an act, kept until one is carried out: a slip loses nothing."""
+        self._ended: frozenset[int] | None = None
         self._unguard: Callable[[], None] = lambda: None
 
     def on_mount(self) -> None:
@@ -107,10 +118,23 @@ class WorkbenchApp(App[int]):
     @on(facts.Seen)
     def _seen(self, fact: facts.Seen) -> None:
         self.desk.see(fact.picture)
+        self._ring(fact.picture.snapshot.experiments)
         try:
             self._tick()
         finally:
             self.call_later(self.poller.painted)  # behind what the paint itself has posted
+
+    def _ring(self, experiments: Iterable[Experiment]) -> None:
+        """Bell and desktop notice for what has ended since the last look."""
+        ended = {one.id: one for one in experiments if one.ended_utc is not None}
+        known, self._ended = self._ended, frozenset(ended)
+        for id in sorted(frozenset(ended) - known) if known is not None else ():
+            one = ended[id]
+            told = counts_line(one.counts) if one.state == "ready" else one.state
+            text = f"{one.name} has ended: {told}"
+            self._say(text)
+            if self._driver is not None:
+                self._driver.write(notice(text))
 
     @on(facts.ReadFailed)
     def _read_failed(self, fact: facts.ReadFailed) -> None:
@@ -171,15 +195,45 @@ class WorkbenchApp(App[int]):
 
         self.push_screen(stop_panel(fact, self.desk.now()), answered)
 
+    @on(facts.WordsAsked)
+    def _words_asked(self, fact: facts.WordsAsked) -> None:
+        row, snapshot = self.desk.trial(fact.trial), self.desk.snapshot
+        if row is None or snapshot is None:
+            return
+        if why_not := steer.refusal(fact.verb, row):
+            self._say(f"trial {fact.trial}: {why_not}", bad=True)
+            return
+        experiment = next(one for one in snapshot.experiments if one.id == row.experiment)
+        key, cards = (fact.verb, fact.trial), list(snapshot.cards)
+
+        def answered(words: str | None) -> None:
+            if words:
+                self._typed[key] = words
+                self.poller.ask(steer.asker(fact.verb, row, experiment, cards, words))
+
+        typed = self._typed.get(key, "")
+        self.push_screen(steer.words_panel(fact.verb, row, experiment, cards, typed), answered)
+
+    @on(facts.SendAsked)
+    def _send_asked(self, fact: facts.SendAsked) -> None:
+        self.poller.ask(steer.sender(fact.verb, undo=fact.undo, **fact.args))
+
     @on(facts.RequestDropped)
     def _request_dropped(self, fact: facts.RequestDropped) -> None:
         engine = self.desk.snapshot.engine.state if self.desk.snapshot else "down"
-        self._say(in_words(fact.verb, fact.trial, engine))
+        if fact.trial is not None:
+            self._say(in_words(fact.verb, fact.trial, engine))
+        elif engine != "running":
+            self._say("it is carried out once the engine is running")
 
     @on(facts.RequestAnswered)
     def _request_answered(self, fact: facts.RequestAnswered) -> None:
         if not fact.answer.ok:
             self.push_screen(error_panel(fact.answer.text, fact.answer.mend))
+        elif fact.dropped.trial is None:
+            undo = f"\n{fact.dropped.undo}" if fact.dropped.undo else ""
+            self._say(fact.answer.text + undo)
+            self._typed.clear()
 
     @on(facts.AskFailed)
     def _ask_failed(self, fact: facts.AskFailed) -> None:
@@ -194,7 +248,8 @@ class WorkbenchApp(App[int]):
             self._say(fact.words)
 
     def _say(self, text: str, *, bad: bool = False) -> None:
-        self.notify(text, severity="warning" if bad else "information", markup=False, timeout=4)
+        kind: Literal["warning", "information"] = "warning" if bad else "information"
+        self.notify(text, severity=kind, markup=False, timeout=4 + len(text) / 30)
 
     # --- the palette ---
 
@@ -205,10 +260,32 @@ class WorkbenchApp(App[int]):
             for verb in ("stop", "pause", "resume", "kill"):
                 words = f"{verb.capitalize()} trial {screen.chosen}"
                 yield SystemCommand(words, "", lambda v=verb: screen.action_act(v))
+            for verb, named in _WITH_WORDS.items():
+                words = named.format(screen.chosen)
+                yield SystemCommand(words, "", lambda v=verb: screen.action_words(v))
+        yield from self._steering(screen)
         yield SystemCommand("Start the engine", "When it was stopped", self.action_start_engine)
         yield SystemCommand("Light or dark", "The other palette", self._other_theme)
         yield SystemCommand("Keys", "What the keys do", self.action_keys)
         yield SystemCommand("Leave", "Training goes on", self.action_leave)
+
+    def _steering(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What Queue and Cards have keys for."""
+        held = self.desk.snapshot is not None and self.desk.snapshot.held
+        hold = "Release the queue" if held else "Hold the queue"
+        verb = "release" if held else "hold"
+        yield SystemCommand(
+            hold, "Whether trials are started", lambda: self.poller.ask(steer.sender(verb))
+        )
+        if isinstance(screen, Queue) and screen.chosen is not None:
+            one = f"trial {screen.chosen}"
+            yield SystemCommand(f"Front: {one}", "", lambda: screen.action_order("front"))
+            yield SystemCommand(f"Up: {one}", "", lambda: screen.action_order("up"))
+            yield SystemCommand(f"Down: {one}", "", lambda: screen.action_order("down"))
+            yield SystemCommand(f"Hold or release the experiment of {one}", "", screen.action_hold)
+        if isinstance(screen, Cards):
+            yield SystemCommand("Drain or undrain the card", "", lambda: screen.action_drain(False))
+            yield SystemCommand("Drain the card now", "", lambda: screen.action_drain(True))
 
     def _other_theme(self) -> None:
         light = self.theme == theme.LIGHT.name

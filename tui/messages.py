@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from textual.message import Message
 
@@ -74,15 +75,15 @@ class AskFailed(Message):
 class RequestDropped(Message):
     """A request lies in the engine's folder."""
 
-    def __init__(self, request: str, verb: str, trial: int) -> None:
+    def __init__(self, request: str, verb: str, trial: int | None = None, undo: str = "") -> None:
         super().__init__()
-        self.request, self.verb, self.trial = request, verb, trial
+        self.request, self.verb, self.trial, self.undo = request, verb, trial, undo
 
 
 class RequestAnswered(Message):
-    def __init__(self, verb: str, trial: int, answer: Answer) -> None:
+    def __init__(self, dropped: RequestDropped, answer: Answer) -> None:
         super().__init__()
-        self.verb, self.trial, self.answer = verb, trial, answer
+        self.dropped, self.answer = dropped, answer
 
 
 class StopLookedUp(Message):
@@ -101,6 +102,22 @@ class TrialOpened(Message):
     def __init__(self, trial: int) -> None:
         super().__init__()
         self.trial = trial
+
+
+class WordsAsked(Message):
+    """A person wants to clone, extend, move … a trial, and will be asked how."""
+
+    def __init__(self, verb: str, trial: int) -> None:
+        super().__init__()
+        self.verb, self.trial = verb, trial
+
+
+class SendAsked(Message):
+    """A person wants this request sent; `undo` says how it is taken back."""
+
+    def __init__(self, verb: str, undo: str = "", **args: Any) -> None:
+        super().__init__()
+        self.verb, self.undo, self.args = verb, undo, args
 
 
 class ActAsked(Message):

@@ -46,7 +46,7 @@ class Poller:
         self._period_s = period_s
         self._wants = Wants()
         self._questions: queue.SimpleQueue[Question] = queue.SimpleQueue()
-        self._waiting: dict[str, tuple[str, int]] = {}
+        self._waiting: dict[str, RequestDropped] = {}
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._painted = threading.Event()
@@ -101,7 +101,7 @@ class Poller:
                 self._post(AskFailed(*_told(broken)))
                 continue
             if isinstance(fact, RequestDropped):
-                self._waiting[fact.request] = (fact.verb, fact.trial)
+                self._waiting[fact.request] = fact
             self._post(fact)
 
     def _look(self, service: Service) -> bool:
@@ -129,11 +129,11 @@ class Poller:
         return True
 
     def _answers(self, service: Service) -> None:
-        for request, (verb, trial) in list(self._waiting.items()):
+        for request, dropped in list(self._waiting.items()):
             answer = service.answer(request)
             if answer is not None:
                 del self._waiting[request]
-                self._post(RequestAnswered(verb, trial, answer))
+                self._post(RequestAnswered(dropped, answer))
 
 
 def look(service: Service, wants: Wants) -> Picture:

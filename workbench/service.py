@@ -84,6 +84,8 @@ class Snapshot:
     experiments: list[Experiment]
     trials: list[TrialRow]
     """Of all experiments, oldest first; `kind` base rows too."""
+    held: bool = False
+    """A person holds the whole queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +150,7 @@ class Service:
                 cards=reader.cards(),
                 experiments=reader.experiments(),
                 trials=reader.trials(),
+                held=bool(reader.fact("held")),
             )
 
     def experiment(self, key: int | str) -> Experiment:

@@ -60,18 +60,20 @@ _GAP = ("   ", "")
 KEYS = (
     ("1 … 6", "Dashboard, Trials, Queue, Board, Cards, Events"),
     ("↑ ↓ j k", "move; page up and down, home, end"),
-    ("enter", "drill in: a trial, an event's whole text"),
-    ("esc", "step out one layer"),
+    ("enter esc", "drill in: a trial, an event's text; step out"),
     ("/", "filter the list by words; esc clears it"),
     ("space", "mark a trial: marked curves are drawn together"),
-    ("[ ]", "on the board: another experiment"),
-    ("m", "in a trial: chart the next metric"),
+    ("[ ]  m", "on the board: other experiment; in a trial: next metric"),
     ("s", "stop the trial; its last checkpoint becomes its adapter"),
     ("p  r", "pause it and free its card; resume it"),
     ("K", "kill it and keep nothing; its id must be typed"),
-    ("E", "start the engine"),
+    ("c  x  a", "clone it with edits; extend an ended one; add a trial"),
+    ("v", "move it to another card"),
+    ("f u d", "in Queue: to the front, up, down"),
+    ("+ - h H", "in Queue: priority; hold its experiment, hold everything"),
+    ("d  D", "in Cards: drain or undrain; drain now"),
     (": ctrl+p", "the palette: every command by name"),
-    ("q", "leave; training goes on"),
+    ("E  q", "start the engine; leave, training goes on"),
 )
 
 

@@ -25,6 +25,8 @@ class Board(View):
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("[ ]", "other experiment"),
         ("enter", "open"),
+        ("c", "clone"),
+        ("x", "extend"),
         ("s", "stop"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from textual import on
+from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
-from tui.messages import TrialOpened
+from tui.messages import SendAsked, TrialOpened
 from tui.screens.view import View
 from tui.tables import cards
 from tui.widgets.linebox import LineBox, entitle
@@ -18,7 +19,17 @@ from workbench.service import CardRow, Snapshot
 
 class Cards(View):
     HERE = "Cards"
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (("enter", "open its trial"), ("s", "stop it"))
+    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("enter", "open its trial"),
+        ("d", "drain, undrain"),
+        ("D", "drain now"),
+        ("v", "move its trial"),
+        ("s", "stop it"),
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("d", "drain(False)", "Drain the card, or let it take trials again"),
+        Binding("D", "drain(True)", "Drain the card now: its trial goes on elsewhere"),
+    ]
 
     def body(self) -> Iterable[Widget]:
         yield RowList(id="cards", empty="no cards seen yet: the engine looks for them")
@@ -33,6 +44,15 @@ class Cards(View):
     def chosen(self) -> int | None:
         card = self._card()
         return card.trial if card else None
+
+    def action_drain(self, now: bool) -> None:
+        card = self._card()
+        if card is None:
+            self.app.bell()
+        elif card.drained and not now:
+            self.post_message(SendAsked("undrain", "d undoes it", card=card.uuid))
+        else:
+            self.post_message(SendAsked("drain", "d undoes it", card=card.uuid, now=now))
 
     def paint_body(self, snapshot: Snapshot) -> None:
         now = self.desk.now()

@@ -76,6 +76,35 @@ class Confirm(ModalScreen[bool]):
         self.query_one(LineBox).show([*self._text, (), answers])
 
 
+class Words(ModalScreen[str | None]):
+    """A line to type; None when the person leaves it be."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(None)", "Leave it")]
+
+    def __init__(self, title: str, lines: Sequence[Line], first: str = "") -> None:
+        super().__init__()
+        self._title, self._text, self._first = title, lines, first
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="panel"):
+            yield LineBox(wrapped=True)
+            yield Input(self._first, id="typed", compact=True, max_length=2_000)
+
+    def on_mount(self) -> None:
+        entitle(self.query_one(".panel"), f" {self._title} ")
+        self.query_one(".panel").border_subtitle = " enter asks for it · esc leaves it be "
+        self.query_one(LineBox).show(self._text)
+        self.query_one(Input).focus()
+
+    @on(Input.Submitted)
+    def _typed(self, event: Input.Submitted) -> None:
+        if event.value.strip():
+            self.dismiss(event.value.strip())
+        else:
+            self.app.bell()
+
+
 class TypeId(ModalScreen[bool]):
     """For what cannot be undone: its id must be typed."""
 

@@ -6,23 +6,39 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from textual import on
+from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
 from tui import present
-from tui.messages import TrialOpened
+from tui.messages import SendAsked, TrialOpened
 from tui.screens.view import ACTS, View
 from tui.tables import trials
 from tui.widgets.linebox import LineBox, entitle
 from tui.widgets.rowlist import RowList
-from workbench.service import Snapshot
+from workbench.service import Experiment, Snapshot
 
 _REFUSED = 3
 
 
 class Queue(View):
     HERE = "Queue"
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (("enter", "open"), ("/", "filter"), *ACTS)
+    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("enter", "open"),
+        ("f u d", "reorder"),
+        ("+ -", "priority"),
+        ("h H", "hold"),
+        *ACTS,
+    )
     FILTERS = True
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f", "order('front')", "To the front of the queue"),
+        Binding("u", "order('up')", "Up in the queue"),
+        Binding("d", "order('down')", "Down in the queue"),
+        Binding("plus", "priority(1)", "Its experiment goes first", key_display="+"),
+        Binding("minus", "priority(-1)", "Its experiment goes later", key_display="-"),
+        Binding("h", "hold", "Hold its experiment, or let it go on"),
+        Binding("H", "hold_all", "Hold the whole queue, or let it go on"),
+    ]
 
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="experiments", wrapped=True, indent=2)
@@ -33,6 +49,38 @@ class Queue(View):
     def chosen(self) -> int | None:
         key = self.query_one("#queue", RowList).key
         return key if isinstance(key, int) else None
+
+    def _experiment(self) -> Experiment | None:
+        """Of the trial under the cursor."""
+        row, snapshot = self.desk.trial(self.chosen), self.desk.snapshot
+        known = snapshot.experiments if snapshot and row else []
+        return next((one for one in known if row and one.id == row.experiment), None)
+
+    def action_order(self, to: str) -> None:
+        if self.chosen is None:
+            self.app.bell()
+        else:
+            undo = {"up": "d undoes it", "down": "u undoes it"}.get(to, "")
+            self.post_message(SendAsked("order", undo, trial=self.chosen, to=to))
+
+    def action_priority(self, by: int) -> None:
+        if (found := self._experiment()) is None:
+            self.app.bell()
+            return
+        undo = f"{'-' if by > 0 else '+'} undoes it"
+        wanted = found.priority + by
+        self.post_message(SendAsked("priority", undo, experiment=found.id, priority=wanted))
+
+    def action_hold(self) -> None:
+        if (found := self._experiment()) is None:
+            self.app.bell()
+            return
+        verb = "release" if found.held else "hold"
+        self.post_message(SendAsked(verb, "h undoes it", experiment=found.id))
+
+    def action_hold_all(self) -> None:
+        held = self.desk.snapshot is not None and self.desk.snapshot.held
+        self.post_message(SendAsked("release" if held else "hold", "H undoes it"))
 
     def paint_body(self, snapshot: Snapshot) -> None:
         self._paint_experiments(snapshot)

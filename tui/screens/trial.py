@@ -34,6 +34,9 @@ class Trial(View):
         ("↑↓", "scroll"),
         *ACTS,
         ("r", "resume"),
+        ("c", "clone"),
+        ("x", "extend"),
+        ("v", "move"),
         ("K", "kill"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -23,6 +23,9 @@ class Trials(View):
         ("/", "filter"),
         *ACTS,
         ("r", "resume"),
+        ("c", "clone"),
+        ("x", "extend"),
+        ("v", "move"),
         ("K", "kill"),
     )
     FILTERS = True

@@ -15,7 +15,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from tui.desk import Desk
-from tui.messages import ActAsked, Wants, WantsChanged
+from tui.messages import ActAsked, Wants, WantsChanged, WordsAsked
 from tui.widgets import strips
 from tui.widgets.frame import OneLine, banner_lines, key_line, top_line
 from tui.widgets.linebox import LineBox, entitle
@@ -44,6 +44,10 @@ class View(Screen[None]):
         Binding("K", "act('kill')", "Kill the trial, keeping nothing"),
         Binding("p", "act('pause')", "Pause the trial and free its card"),
         Binding("r", "act('resume')", "Resume a paused trial"),
+        Binding("c", "words('clone')", "Clone the trial with other settings"),
+        Binding("x", "words('extend')", "Train on from an ended trial's adapter"),
+        Binding("a", "words('add')", "Add a trial to its experiment"),
+        Binding("v", "words('move')", "Move the trial to another card"),
         Binding("slash", "filter", "Filter the list", key_display="/"),
         Binding("escape", "back", "Step out one layer"),
     ]
@@ -132,6 +136,12 @@ class View(Screen[None]):
             self.app.bell()
         else:
             self.post_message(ActAsked(verb, self.chosen))
+
+    def action_words(self, verb: str) -> None:
+        if self.chosen is None:
+            self.app.bell()
+        else:
+            self.post_message(WordsAsked(verb, self.chosen))
 
     def action_filter(self) -> None:
         if self.FILTERS:

@@ -36,6 +36,10 @@ def head(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], desk: Des
         *([] if row.kind is Kind.BASE else [_progress(row, desk.pace.left_s(row, now))]),
         _where(detail, row, cards, now),
     ]
+    if row.warm_trial is not None:
+        lines.append((("starts from the adapter of trial ", "dim"), (str(row.warm_trial), "")))
+    if row.wanted_card is not None:
+        lines.append((("goes to ", "dim"), plain(row.wanted_card)))
     if row.state is State.QUEUED and row.waiting:
         lines.append((("waits: ", "dim"), plain(row.waiting)))
     if row.reason:

@@ -175,10 +175,18 @@ def _whole(row: TrialRow, desk: Desk, drawn: dict[int, int], now: float, rank_by
 
 
 def waiting(snapshot: Snapshot) -> list[TrialRow]:
-    """As they will be placed: by the experiment's priority, then as they were made."""
+    """As they will be placed: by the experiment's priority, what a person put to the front, then as
+    they stand; experiments of one priority take turns."""
     rank = {one.id: -one.priority for one in snapshot.experiments}
     queued = [row for row in snapshot.trials if row.state is State.QUEUED]
-    return sorted(queued, key=lambda row: (rank.get(row.experiment, 0), row.id))
+    return sorted(
+        queued,
+        key=lambda row: (
+            rank.get(row.experiment, 0),
+            min(row.rank or 0.0, 0.0),
+            row.id if row.rank is None else row.rank,
+        ),
+    )
 
 
 def queue(snapshot: Snapshot, trials: Sequence[TrialRow], now: float) -> list[Row]:
