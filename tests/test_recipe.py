@@ -247,7 +247,7 @@ class TestSweep:
     def test_a_grid_has_no_ranges(self) -> None:
         [line] = self.lines("    train.learning_rate: {min: 1e-5, max: 1e-3}\n")
         assert line.endswith("train.learning_rate is a range; a grid needs a list, or set "
-                             "method: random")  # fmt: skip
+                             "method: random or tpe")  # fmt: skip
 
     def test_a_range_ends_where_its_setting_does(self) -> None:
         [line] = self.lines("    lora.dropout: {min: 0.1, max: 2}\n", "random")

@@ -11,8 +11,8 @@ Line: `{"n": 12, "t": 1763900000.1, "kind": "metric", …}`. Kinds and what they
     score       subject (trial, base), values {name: number}, step
     sample      question, expected, answer, right
     adapter     path, bytes, sha256
-    end         outcome (done, stopped, yielded, failed), step, reason, mend; of a failure: cause,
-                and stage, what it was doing
+    end         outcome (done, stopped, yielded, failed, diverged), step, reason, mend; of a
+                failure: cause, and stage, what it was doing
 
 A loss is nats per target token, times are seconds, rates are target and context tokens per second.
 """
@@ -43,6 +43,9 @@ class Outcome(StrEnum):
     YIELDED = "yielded"
     """Asked to give the card back: checkpoint committed, nothing scored."""
     FAILED = "failed"
+    DIVERGED = "diverged"
+    """Its loss was no number any more, or ten times what it began with; its last good checkpoint
+    is scored and kept, where it has one."""
     LOST = "lost"
     """The worker went away; written by the loop, never by a worker."""
     CUT = "cut"

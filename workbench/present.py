@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from workbench.store.rows import TrialRow
 from workbench.text import safe_line
@@ -125,15 +124,9 @@ def who(trial: TrialRow) -> str:
     return f"trial {trial.id}" + (" (the base)" if trial.kind == "base" else "")
 
 
-def trial_count(recipe: Mapping[str, Any]) -> int:
-    """How many trials a recipe (as plain data) asks for."""
-    sweep = recipe.get("sweep")
-    if not sweep:
-        return 1
-    if sweep["method"] == "random":
-        return int(sweep["trials"])
-    grid = math.prod(len(values) for values in sweep["parameters"].values())
-    return min(grid, sweep["trials"] or grid)
+def trials(count: int | None) -> str:
+    """`6 trials`, or what ends a sweep that has no number of them."""
+    return "trials until its budget is spent" if count is None else plural(count, "trial")
 
 
 def plural(n: int, word: str) -> str:

@@ -22,7 +22,8 @@ class State(StrEnum):
     STOPPED = "stopped"
     """Ended by a person; its last committed checkpoint is its adapter, unless it was killed."""
     PRUNED = "pruned"
-    """Ended by the early stopper; keeps its adapter."""
+    """Ended early: by the early stopper or because its loss went away, with its adapter kept; or
+    never begun, because its sweep's budget was spent."""
     FAILED = "failed"
 
     @property
@@ -67,6 +68,7 @@ MOVES: tuple[Move, ...] = (
     Move(State.QUEUED, State.STARTING, by="place"),
     Move(State.QUEUED, State.PAUSED, by="settle"),
     Move(State.QUEUED, State.STOPPED, by="settle"),
+    Move(State.QUEUED, State.PRUNED, by="settle"),
     Move(State.QUEUED, State.FAILED, by="place"),
     Move(State.STARTING, State.RUNNING, by="settle"),
     Move(State.STARTING, State.DONE, by="settle"),

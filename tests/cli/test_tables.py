@@ -76,11 +76,3 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_words_for_people(told: str, words: str) -> None:
     assert told == words
-
-
-def test_a_recipes_trials_are_counted() -> None:
-    grid = {"method": "grid", "trials": None, "parameters": {"a": [1, 2], "b": [1, 2, 3]}}
-    assert present.trial_count({"sweep": None}) == 1
-    assert present.trial_count({"sweep": grid}) == 6
-    assert present.trial_count({"sweep": {**grid, "trials": 4}}) == 4
-    assert present.trial_count({"sweep": {**grid, "method": "random", "trials": 9}}) == 9

@@ -14,6 +14,11 @@ from workbench.assignment import Assignment
 from workbench.events import EventWriter
 
 
+def held_out(rate: float, step: int) -> float:
+    """Lower for a higher rate and with every step; courses never cross."""
+    return (2.0 - rate) / step
+
+
 class TickingWorker:
     def __init__(self, card: dict[str, Any], generation: int, home: str) -> None:
         self.card = card
@@ -90,8 +95,15 @@ class TickingWorker:
             self.step += 1
             loss = 5.0 / (self.step + float(train["learning_rate"]))
             values = {"loss": loss, "tokens_per_s": 100.0, "peak_bytes": 1 << 20}
+            every = self.given.recipe["evaluate"]["every"]
+            if every and self.step % every == 0:
+                values["eval_loss"] = held_out(train["learning_rate"], self.step)
             self._write("metric", step=self.step, values=values)
-            if train["learning_rate"] == 0.666:
+            if train["learning_rate"] == 0.777 and self.step == 4:
+                if self._newest_checkpoint():
+                    self._score()
+                self._end("diverged", reason="the loss became NaN", mend="lower the rate")
+            elif train["learning_rate"] == 0.666:
                 self._end("failed", reason="the loss is NaN", mend="lower train.learning_rate")
             elif self.step >= train["max_steps"]:
                 self._score()

@@ -19,7 +19,7 @@ from workbench.recipe import load_recipe, shipped_file
 from workbench.training import libraries
 from workbench.training.adapter import load_weights, put_on
 from workbench.training.base import Resident
-from workbench.training.checkpoint import WEIGHTS, newest_verified
+from workbench.training.checkpoint import COMMIT, WEIGHTS, digest, newest_verified
 from workbench.training.control import Control
 
 ANSWERS = {"evaluate__answer_pattern": r"####\s*(\S+)", "evaluate__max_new_tokens": 24}
@@ -183,9 +183,39 @@ def test_the_base_is_scored_untouched(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_ends_the_trial(tmp_path: Path) -> None:
     log = Bench(tmp_path, recipe(train__learning_rate=1e30)).run()
-    assert log.outcome is Outcome.FAILED
+    assert log.outcome is Outcome.DIVERGED
+    assert not log.of("adapter")
     assert log.end["cause"] == "recipe"
     assert "learning_rate" in log.end["mend"]
+
+
+def test_a_loss_ten_times_its_start_ends_the_trial_with_its_last_checkpoint(tmp_path: Path) -> None:
+    """What it began with is in the checkpoint; here it is made to have begun with a tenth."""
+    bench = Bench(tmp_path, recipe(train__save_every=1, train__log_every=1))
+    first = bench.run(on=halt_at(2, Halt.YIELD)).losses[1][0]
+    found = newest_verified(bench.checkpoints)
+    assert found is not None
+    assert found.window["start_loss"] == pytest.approx(first)
+    sealed = json.loads((found.path / COMMIT).read_text())
+    sealed["window"]["start_loss"] = first / 30
+    body = {key: value for key, value in sealed.items() if key != "sha256"}
+    (found.path / COMMIT).write_text(json.dumps({**body, "sha256": digest(body)}))
+    log = bench.run()
+    assert log.outcome is Outcome.DIVERGED, log.end
+    assert "more than 10 times the" in log.end["reason"]
+    assert log.end["mend"].startswith("lower train.learning_rate")
+    assert log.end["step"] == log.of("score")[-1]["step"] == found.step
+    assert len(log.of("adapter")) == 1
+
+
+def test_steps_that_cannot_be_made_end_the_trial_with_its_last_checkpoint(tmp_path: Path) -> None:
+    wild = recipe(
+        train__save_every=2, train__log_every=1, train__max_steps=40, train__learning_rate=10.0
+    )
+    log = Bench(tmp_path, wild).run()
+    assert log.outcome is Outcome.DIVERGED, log.end
+    assert "NaN" in log.end["reason"]
+    assert len(log.of("adapter")) == 1
 
 
 def test_targets_the_model_does_not_have_are_the_recipes_fault(tmp_path: Path) -> None:

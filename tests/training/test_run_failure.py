@@ -25,7 +25,7 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (RecipeError("what", mend="mend"), "recipe"),
         (CheckpointError("what", mend="mend"), "recipe"),
-        (diverged("by step 3"), "recipe"),
+        (diverged("was 9 by step 3"), "recipe"),
         (DataError("what", mend="mend"), "data"),
         (ModelError("what", mend="mend"), "model"),
         (KeyError("x"), "bug"),

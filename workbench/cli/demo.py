@@ -20,12 +20,13 @@ from workbench.trial import State
 
 def demo(as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Fine-tune a tiny model six ways, with what ships; takes minutes."""
+    from workbench.recipe import trial_count
+
     service = Service()
     recipe = read("demo", None)
-    trials = present.trial_count(recipe.model_dump(mode="json"))
     tell(
-        f"{trials} trials of a 1M-parameter model on short sums, two at a time; nothing is "
-        "downloaded"
+        f"{present.trials(trial_count(recipe.sweep))} of a 1M-parameter model on short sums, two "
+        "at a time; nothing is downloaded"
     )
     submitted = submit(service, recipe)
     experiment, rows = service.board(watched(service, submitted["experiment"]))

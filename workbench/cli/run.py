@@ -42,8 +42,7 @@ def run(
     service = Service()
     submitted = submit(service, read(recipe, settings), warm_start)
     if not as_data:
-        trials = present.plural(submitted["trials"], "trial")
-        out(f"experiment {safe_line(submitted['name'])}: {trials}")
+        out(f"experiment {safe_line(submitted['name'])}: {present.trials(submitted['trials'])}")
     if not watch:
         if as_data:
             as_json(submitted)
@@ -68,7 +67,10 @@ def read(name: str, settings: list[str] | None) -> Recipe:
 
 
 def submit(service: Service, recipe: Recipe, warm_trial: int | None = None) -> dict[str, Any]:
-    """Hand the recipe to the engine, started if need be: experiment, name, trials."""
+    """Hand the recipe to the engine, started if need be: experiment, name, trials (at most; None
+    where a budget alone ends its sweep)."""
+    from workbench.recipe import trial_count
+
     service.home.make()
     state = service.engine().state
     if state == "stopped":
@@ -84,7 +86,7 @@ def submit(service: Service, recipe: Recipe, warm_trial: int | None = None) -> d
     return {
         "experiment": int(answer.data["experiment"]),
         "name": str(answer.data["name"]),
-        "trials": present.trial_count(recipe.model_dump(mode="json")),
+        "trials": trial_count(recipe.sweep),
     }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from workbench.cards import Card
@@ -10,7 +13,8 @@ from workbench.footprint.choose import choose_plan
 from workbench.footprint.outlook import MOST_GIB, Config, leanest, sized
 from workbench.footprint.usual_cards import GIB
 from workbench.recipe import apply_settings
-from workbench.recipe.schema import Range, Recipe
+from workbench.recipe.schema import Choice, Parameter, Range, Recipe
+from workbench.recipe.space import condition_of, grid, values_of
 
 _TELLING = (
     "lora.rank",
@@ -36,17 +40,43 @@ def hungriest(recipe: Recipe, config: Config, card: Card) -> tuple[Recipe, dict[
     if recipe.sweep is None:
         return plain, {}
     point: dict[str, object] = {}
-    for key, values in recipe.sweep.parameters.items():
+    parameters = recipe.sweep.parameters
+    if any(condition_of(parameters[key]) for key in _TELLING if key in parameters):
+        point = max(_corners(parameters), key=lambda p: _hunger(plain, _told(p), config, card))
+        return apply_settings(plain, point), point
+    for key, values in parameters.items():
         if key in _TELLING:
             tried = _telling(values)
             point[key] = max(tried, key=lambda v: _hunger(plain, {key: v}, config, card))
     return apply_settings(plain, point), point
 
 
-def _telling(values: list[Any] | Range) -> list[Any]:
+MOST_CORNERS = 256
+
+
+def _corners(parameters: Mapping[str, Parameter]) -> list[dict[str, Any]]:
+    """Points that can exist: the ends of what tells of bytes, with all that its conditions name."""
+    asked = {key for one in parameters.values() for key in condition_of(one)}
+    ends: dict[str, Parameter] = {}
+    for key, parameter in parameters.items():
+        values = values_of(parameter)
+        if key in asked and values is not None:
+            ends[key] = Choice(values=values, when=condition_of(parameter))
+        elif key in _TELLING:
+            ends[key] = Choice(values=_telling(parameter), when=condition_of(parameter))
+    return list(islice(grid(ends), MOST_CORNERS))
+
+
+def _told(point: Mapping[str, Any]) -> dict[str, object]:
+    return {key: value for key, value in point.items() if key in _TELLING}
+
+
+def _telling(parameter: Parameter) -> list[Any]:
     """Of numbers both ends, since bytes rise or fall with them; of words all."""
-    if isinstance(values, Range):
-        return [int(end) if values.integer else end for end in (values.min, values.max)]
+    if isinstance(parameter, Range):
+        ends = (math.ceil(parameter.min), math.floor(parameter.max))
+        return list(ends if parameter.integer else (parameter.min, parameter.max))
+    values = values_of(parameter) or []
     if all(isinstance(value, int | float) for value in values):
         return [min(values), max(values)]
     return values

@@ -11,6 +11,7 @@ from workbench.recipe.shipped import (
     recipes_folder,
     shipped_file,
 )
+from workbench.recipe.space import trial_count
 
 __all__ = [
     "Recipe",
@@ -26,4 +27,5 @@ __all__ = [
     "settings_of",
     "shipped_file",
     "to_yaml",
+    "trial_count",
 ]

@@ -59,9 +59,18 @@ def leaves() -> dict[str, FieldInfo]:
 
 @cache
 def sections() -> dict[str, type[BaseModel]]:
-    """Every section by its name."""
-    found = {key: _section(info.annotation) for key, info in Recipe.model_fields.items()}
-    return {key: section for key, section in found.items() if section is not None}
+    """Every section by its dotted name."""
+    return dict(_sections(Recipe, ""))
+
+
+def _sections(section: type[BaseModel], prefix: str) -> list[tuple[str, type[BaseModel]]]:
+    found: list[tuple[str, type[BaseModel]]] = []
+    for name, info in section.model_fields.items():
+        inner = _section(info.annotation)
+        found += (
+            [(f"{prefix}{name}", inner), *_sections(inner, f"{prefix}{name}.")] if inner else []
+        )
+    return found
 
 
 def _leaves(section: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo]]:
@@ -121,6 +130,8 @@ def takes_whole_numbers(key: str) -> bool:
 def wanted(key: str) -> str:
     """What a setting takes, in words: `a whole number`, `one of nf4, none`."""
     if key.startswith("sweep.parameters."):
+        if key.endswith(".when"):
+            return "settings and their values, like {lora.rslora: true}"
         return "a list of values, or a range with min and max"
     if key.startswith("data.columns."):
         return "text"

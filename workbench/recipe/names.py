@@ -49,11 +49,14 @@ def resolve_names(source: Source, folder: Path) -> None:
 
 def _resolve_swept(source: Source, folder: Path) -> None:
     data: Any = source.data
-    for part in ("sweep", "parameters", "data.train"):
+    at: KeyPath = ("sweep", "parameters", "data.train")
+    for part in at:
         data = data.get(part) if isinstance(data, dict) else None
+    if isinstance(data, dict):
+        data, at = data.get("values"), (*at, "values")
     if isinstance(data, list):
         for index, name in enumerate(data):
-            path = ("sweep", "parameters", "data.train", index)
+            path = (*at, index)
             if isinstance(name, str) and name:
                 data[index] = _resolved(source, path, name, folder, model=False)
 

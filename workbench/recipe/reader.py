@@ -93,8 +93,8 @@ def _tidy(source: Source) -> None:
             source.data[section] = {}
     for path, text in source.written.items():
         key = ".".join(str(part) for part in path)
-        if path[:2] == ("sweep", "parameters") and len(path) == 4:
-            key = str(path[2])
+        if path[:2] == ("sweep", "parameters") and len(path) >= 4:
+            key = str(path[4]) if path[3] == "when" and len(path) > 4 else str(path[2])
         if keys.takes_text(key):
             _as_text(source.data, path, text)
     name = source.data.get("name")

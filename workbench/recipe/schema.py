@@ -6,12 +6,21 @@ string below the field says why.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from workbench.redact import has_secret
 
@@ -22,6 +31,7 @@ LossOn = Literal["auto", "all", "completion", "assistant"]
 Optimizer = Literal[
     "auto", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "sgd"
 ]
+Objective = Literal["auto", "exact_match", "loss", "perplexity", "token_accuracy", "eval_loss"]
 Positive = Annotated[int, Field(gt=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What numpy, which Trainer seeds too, takes."""
@@ -186,13 +196,16 @@ class Evaluate(Section):
 
 
 class Range(Section):
-    """A stretch of numbers to draw from (random sweeps)."""
+    """A stretch of numbers to draw from (random and tpe)."""
 
     min: float
     max: float
     log: bool = False
     """Draw the logarithm evenly."""
     integer: bool = False
+    when: dict[str, Any] = Field(default_factory=dict)
+    """Exists only where these swept settings have these values: `{lora.rslora: true}`, or one of
+    several: `{train.schedule: [cosine, linear]}`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -200,18 +213,94 @@ class Range(Section):
             raise ValueError(f"min {self.min:g} is not below max {self.max:g}")
         if self.log and self.min <= 0:
             raise ValueError("a log range starts above zero")
+        if self.integer and math.ceil(self.min) > math.floor(self.max):
+            raise ValueError(f"there is no whole number from {self.min:g} to {self.max:g}")
         return self
 
 
+class Choice(Section):
+    """Values to try where a condition holds; without one, a plain list does."""
+
+    values: list[Any] = Field(min_length=1)
+    when: dict[str, Any] = Field(default_factory=dict)
+    """Exists only where these swept settings have these values: `{lora.rslora: true}`."""
+
+
+def _kind_of_parameter(given: Any) -> str:
+    """Tells the three forms of a swept parameter apart, so that mistakes are told of one."""
+    if isinstance(given, Choice) or (isinstance(given, dict) and "values" in given):
+        return "choice"
+    return "range" if isinstance(given, Range | dict) else "list"
+
+
+Parameter = list[Any] | Range | Choice
+_Parameter = Annotated[
+    Annotated[list[Any], Tag("list")]
+    | Annotated[Range, Tag("range")]
+    | Annotated[Choice, Tag("choice")],
+    Discriminator(_kind_of_parameter),
+]
+
+
+class EarlyStop(Section):
+    """Which trials end before their time, by their held-out loss at each evaluation."""
+
+    method: Literal["asha", "median", "patience", "threshold"] = "asha"
+    """`asha`: at each rung only the best go on (successive halving, arXiv 1810.05934). `median`:
+    ends what is worse than half of the finished trials were at that step. `patience`: ends what
+    stopped getting better. `threshold`: ends what is above a given loss."""
+    from_step: Positive | None = None
+    """No trial ends before this optimizer step; asha's first rung. Left out: `evaluate.every`."""
+    reduction: Annotated[int, Field(ge=2, le=100)] = 3
+    """asha: one in so many goes on, and each rung is so many times the steps of the one before."""
+    trials: Positive = 5
+    """median: how many must have finished before one is measured against them."""
+    evaluations: Positive = 3
+    """patience: evaluations in a row without a lower loss."""
+    improvement: Annotated[float, Field(ge=0)] = 0.0
+    """patience: by how much lower, in nats, to count."""
+    above: float | None = None
+    """threshold: the loss, in nats."""
+
+    @model_validator(mode="after")
+    def _says_what_its_method_takes(self) -> Self:
+        for name, method in _BELONGS.items():
+            unused = getattr(self, name) != type(self).model_fields[name].default
+            if unused and method != self.method:
+                raise ValueError(f"{name} belongs to method: {method}, not {self.method}")
+        if self.method == "threshold" and self.above is None:
+            raise ValueError("method: threshold needs above: the loss at which a trial ends")
+        return self
+
+
+_BELONGS = {
+    "reduction": "asha",
+    "trials": "median",
+    "evaluations": "patience",
+    "improvement": "patience",
+    "above": "threshold",
+}
+
+
 class Sweep(Section):
-    method: Literal["grid", "random"] = "grid"
+    method: Literal["grid", "random", "tpe"] = "grid"
+    """`grid` tries every point, `random` draws them, `tpe` draws where trials did well so far."""
     trials: Positive | None = None
-    """How many trials; a grid without it tries every point, random needs it."""
+    """How many trials; a grid without it tries every point, random and tpe need it or a budget."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Begin no trial later than so many hours after the first began."""
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """Begin no trial after so many card-hours, all cards of all its trials together."""
     max_parallel: Positive | None = None
     """Trials of this experiment that may run at once."""
+    objective: Objective = "auto"
+    """The score the search goes by; `auto`: the board's. `eval_loss`: the newest of its curve."""
+    direction: Literal["auto", "minimize", "maximize"] = "auto"
+    """`auto`: up for exact match and accuracy, down for the rest."""
+    early_stop: EarlyStop | None = None
     seed: Seed = 0
-    parameters: dict[str, list[Any] | Range] = Field(min_length=1)
-    """Dotted recipe keys to a list of values, or (random) a range."""
+    parameters: dict[str, _Parameter] = Field(min_length=1)
+    """Dotted recipe keys to a list of values, a range (random, tpe), or values with a condition."""
 
     @model_validator(mode="after")
     def _drawable(self) -> Self:
@@ -219,9 +308,14 @@ class Sweep(Section):
             if isinstance(values, list) and not values:
                 raise ValueError(f"{key} has no values to try")
             if self.method == "grid" and isinstance(values, Range):
-                raise ValueError(f"{key} is a range; a grid needs a list, or set method: random")
-        if self.method == "random" and self.trials is None:
-            raise ValueError("a random sweep needs trials: how many points to draw")
+                raise ValueError(
+                    f"{key} is a range; a grid needs a list, or set method: random or tpe"
+                )
+        if self.method != "grid" and not (self.trials or self.hours or self.gpu_hours):
+            raise ValueError(
+                f"a {self.method} sweep needs trials: how many points to draw; "
+                "or a budget in hours or gpu_hours"
+            )
         return self
 
 
@@ -243,3 +337,12 @@ class Recipe(Section):
         if self.evaluate.rank_by == "auto":
             return "exact_match" if self.evaluate.answer_pattern else "loss"
         return self.evaluate.rank_by
+
+    @property
+    def objective(self) -> tuple[str, bool]:
+        """The score the search goes by, and whether up is better."""
+        sweep = self.sweep
+        name = self.rank_by if sweep is None or sweep.objective == "auto" else sweep.objective
+        if sweep is None or sweep.direction == "auto":
+            return name, name in ("exact_match", "token_accuracy")
+        return name, sweep.direction == "maximize"

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from workbench.recipe import keys
 from workbench.recipe.schema import Recipe
 from workbench.recipe.source import KeyPath, Source, dotted
+from workbench.recipe.space import condition_of, in_order, meets, values_of
 from workbench.text import safe_line
 
 NOT_SWEPT = ("name", "sweep", "model.name", "model.revision", "data.eval", "evaluate")
@@ -29,6 +30,9 @@ def validate(source: Source) -> Recipe | None:
         for path, what in _mistakes(wrong, source.data):
             source.wrong(path, what)
     _check_sweep(source)
+    if recipe is not None:
+        _check_scores(source, recipe)
+        _check_conditions(source, recipe)
     return recipe
 
 
@@ -148,11 +152,67 @@ def _check_sweep(source: Source) -> None:
         path = ("sweep", "parameters", key)
         if refused := not_swept(key, source.data):
             source.wrong(path, refused)
-        elif isinstance(values, list):
-            for index, value in enumerate(values):
-                _check_value(source, plain, before, key, value, (*path, index))
-        elif isinstance(values, dict):
+        elif isinstance(values, dict) and "values" not in values:
             _check_range(source, plain, before, key, values, path)
+        else:
+            at: KeyPath = (*path, "values") if isinstance(values, dict) else path
+            listed = values["values"] if isinstance(values, dict) else values
+            for index, value in enumerate(listed if isinstance(listed, list) else ()):
+                _check_value(source, plain, before, key, value, (*at, index))
+
+
+def _check_conditions(source: Source, recipe: Recipe) -> None:
+    """Every `when` must look at a swept list, and hold for one of its values."""
+    parameters = recipe.sweep.parameters if recipe.sweep is not None else {}
+    for key, parameter in parameters.items():
+        for other, wanted in condition_of(parameter).items():
+            path = ("sweep", "parameters", key, "when", other)
+            values = values_of(parameters[other]) if other in parameters else []
+            if other not in parameters:
+                shown = safe_line(other, 80)
+                source.wrong(path, f"{key} exists when {shown} has a value, which is not swept")
+            elif values is None:
+                source.wrong(path, f"{key} looks at {other}, which is a range; list its values")
+            elif not any(meets(value, wanted) for value in values):
+                source.wrong(path, f"{key} never exists: {other} is never {_shown(wanted)}")
+    try:
+        in_order(parameters)
+    except ValueError as circle:
+        source.wrong(("sweep", "parameters"), safe_line(circle, 200))
+
+
+def _check_scores(source: Source, recipe: Recipe) -> None:
+    """A search can go by nothing that its trials do not leave."""
+    sweep = recipe.sweep
+    if sweep is None:
+        return
+    if sweep.objective == "exact_match" and recipe.evaluate.answer_pattern is None:
+        what = "sweep.objective: exact_match needs evaluate.answer_pattern"
+        source.wrong(("sweep", "objective"), what)
+    if sweep.objective == "eval_loss" and recipe.evaluate.every is None:
+        source.wrong(("sweep", "objective"), f"sweep.objective: eval_loss {_NO_CURVE}")
+    if sweep.early_stop is not None:
+        if recipe.evaluate.every is None:
+            source.wrong(("sweep", "early_stop"), f"sweep.early_stop {_NO_CURVE}")
+        elif recipe.train.max_steps and (why := no_curve(recipe, recipe.train.max_steps)):
+            source.wrong(("sweep", "early_stop"), f"sweep.early_stop: {why}")
+
+
+_NO_CURVE = "needs a curve of held-out losses; set evaluate.every to some optimizer steps, e.g. 25"
+
+
+def no_curve(recipe: Recipe, steps: int) -> str:
+    """Why trials of so many steps would never be stopped early; empty when they can be."""
+    sweep, every = recipe.sweep, recipe.evaluate.every
+    if sweep is None or sweep.early_stop is None or every is None:
+        return ""
+    first = max(sweep.early_stop.from_step or every, every)
+    if first < steps:
+        return ""
+    return (
+        f"trials have {steps} steps and the first evaluation that counts is at step {first}; "
+        "lower evaluate.every (or sweep.early_stop.from_step)"
+    )
 
 
 def not_swept(key: str, data: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from workbench.fleet import Fleet, Phase, Report
 from workbench.footprint.ladder import Fall
 from workbench.home import Home
 from workbench.processes import of_unit
+from workbench.recipe.schema import EarlyStop
 from workbench.scheduler.guards import see_sample, without_nameless
 from workbench.scheduler.notifier import Notifier
 from workbench.scheduler.preparer import Preparer
@@ -60,6 +61,8 @@ class Desk:
     thinned_utc: float = 0.0
     ballast_freed: int = 0
     """Given up on a full disk, and not told yet."""
+    early_stops: dict[int, EarlyStop | None] = field(default_factory=dict)
+    """Remembered by `early_stop`: each experiment's rule."""
     plans: dict[tuple[object, ...], object] = field(default_factory=dict)
     """Remembered by `place`: planning is pure, and the queue asks the same again and again."""
 

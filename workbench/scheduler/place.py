@@ -258,7 +258,7 @@ def _start(desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, plan
             folder=str(home.attempt(attempt)),
             trial_folder=str(home.trial(trial.id)),
             experiment_folder=str(home.experiment(experiment.id)),
-            finish=trial.wanted is Wanted.STOP,
+            finish=trial.wanted is Wanted.STOP or bool(trial.pruned),
             warm=warm_start(desk, trial),
         )
         fresh_folder(home.attempt(attempt))  # else another database's attempt would speak for it

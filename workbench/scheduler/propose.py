@@ -12,6 +12,7 @@ from workbench.files import fresh_folder
 from workbench.footprint import choose_plan
 from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler.desk import Desk, card_of
+from workbench.scheduler.searching import ask_for_more
 from workbench.store import Blocked
 from workbench.store.rows import Experiment
 from workbench.text import safe_line
@@ -19,9 +20,10 @@ from workbench.trial import Kind, State
 
 
 def propose(desk: Desk) -> None:
-    """One preparation at a time, oldest first."""
+    """What sweeps ask for next; then one preparation at a time, oldest first."""
     if desk.stopping:
         return
+    ask_for_more(desk)
     for experiment in desk.store.preparing():
         cards = [card_of(row) for row in desk.cards if row.present]
         if not cards:
@@ -46,7 +48,9 @@ def enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: l
         return
     recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
     resolved = resolve_once(recipe, result["model"]["config"], cards)
-    settings = search.points(recipe)
+    sweep = recipe.sweep
+    bit_by_bit = search.one_by_one(sweep)
+    settings = [] if bit_by_bit else search.points(recipe)
     with desk.store.writing():
         base = _known_base(desk, experiment, result, resolved)
         if base is None:
@@ -54,9 +58,13 @@ def enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: l
         for number, point in enumerate(settings, start=1):
             _add(desk, experiment.id, number, Kind.TUNE, point)
         desk.store.ready(experiment.id, result, resolved, base)
+        if sweep is not None and (bit_by_bit or sweep.hours or sweep.gpu_hours):
+            most = sweep.trials if bit_by_bit else None
+            desk.store.search(experiment.id, on=True, most_trials=most)
         desk.store.note(
             "ready",
-            f"experiment {experiment.name}: {len(settings)} trials queued",
+            f"experiment {experiment.name}: "
+            + ("its sweep begins" if bit_by_bit else f"{len(settings)} trials queued"),
             experiment=experiment.id,
         )
         for note in result.get("notes", []):

@@ -7,6 +7,7 @@ from workbench.events import Outcome
 from workbench.fleet import Halt, Phase
 from workbench.scheduler import disk, guards, ladder
 from workbench.scheduler.desk import Desk, events_file
+from workbench.scheduler.early_stop import judge
 from workbench.store.ingest import End, ingest
 from workbench.store.rows import Attempt, TrialRow
 from workbench.trial import State, Wanted
@@ -22,8 +23,9 @@ def settle(desk: Desk) -> None:
             _ask(desk, attempt, stopping)
     for trial in desk.store.trials(states=frozenset({State.PAUSED})):
         _settle_paused(desk, trial)
-    for trial in desk.store.unwilling():
-        _settle_queued(desk, trial)
+    with desk.store.writing():  # a budget that is spent gives up thousands at once
+        for trial in desk.store.unwilling():
+            _settle_queued(desk, trial)
 
 
 def take_in(desk: Desk, attempt: Attempt) -> End | None:
@@ -34,8 +36,10 @@ def take_in(desk: Desk, attempt: Attempt) -> End | None:
     with desk.store.writing():
         end = ingest(desk.store, attempt, events_file(desk.home, attempt.id))
         trial = desk.store.trial(attempt.trial)
-        reported = desk.store.attempt(attempt.id).reported_utc
-        if trial.state is State.STARTING and reported is not None:
+        now = desk.store.attempt(attempt.id)
+        if now.offset != attempt.offset:
+            judge(desk, trial, now)
+        if trial.state is State.STARTING and now.reported_utc is not None:
             why = f"attempt {attempt.id} began on {attempt.card}"
             desk.store.move(trial.id, State.STARTING, State.RUNNING, by="settle", why=why)
         if end is not None:
@@ -49,25 +53,33 @@ def take_in(desk: Desk, attempt: Attempt) -> End | None:
 
 def _finish(desk: Desk, trial: TrialRow, end: End) -> None:
     after, why = (
-        ladder.after(desk, trial, end) or disk.after(desk, trial, end) or _after(trial, end)
+        ladder.after(desk, trial, end)
+        or disk.after(desk, trial, end)
+        or _after(trial, end, desk.store.adapter_sha256(trial.id) is not None)
     )
     why += guards.because(desk, trial) if after is State.QUEUED else ""
+    reason = why if after is State.PRUNED else end.reason
     desk.store.move(
-        trial.id, trial.state, after, by="settle", why=why, reason=end.reason, mend=end.mend
+        trial.id, trial.state, after, by="settle", why=why, reason=reason, mend=end.mend
     )
-    if after is State.FAILED:
+    if after in (State.FAILED, State.PRUNED):
+        failed = after is State.FAILED
         desk.store.note(
-            "failed",
-            f"trial {trial.id} failed: {end.reason}",
-            level="error",
+            "failed" if failed else "pruned",
+            f"trial {trial.id} {'failed' if failed else 'ended early'}: {reason}",
+            level="error" if failed else "info",
             trial=trial.id,
             experiment=trial.experiment,
         )
 
 
-def _after(trial: TrialRow, end: End) -> tuple[State, str]:
+def _after(trial: TrialRow, end: End, kept: bool) -> tuple[State, str]:
     if end.outcome == Outcome.DONE:
         return State.DONE, f"finished at step {end.step}"
+    if end.outcome == Outcome.DIVERGED and kept:
+        return State.PRUNED, f"{end.reason}; what it was at step {end.step} is kept"
+    if end.outcome == Outcome.STOPPED and trial.pruned and trial.wanted is not Wanted.STOP:
+        return State.PRUNED, trial.pruned
     if end.outcome == Outcome.STOPPED:
         return State.STOPPED, f"stopped at step {end.step}"
     if end.outcome == Outcome.YIELDED:
@@ -85,8 +97,9 @@ def _ask(desk: Desk, attempt: Attempt, stopping: bool) -> None:
         _kill(desk, attempt, trial)
         return
     # Who was asked to end cannot be told to go on: it gives its card back, and goes on from there.
-    how = _HALTS.get(trial.wanted) or (Halt.YIELD if stopping or attempt.halt else None)
-    how = how or guards.halt(desk, attempt)
+    how = _HALTS.get(trial.wanted) or (Halt.YIELD if stopping else None)
+    how = how or (Halt.FINISH if trial.pruned else None)
+    how = how or (Halt.YIELD if attempt.halt else guards.halt(desk, attempt))
     if report is not None and report.attempt == attempt.id:
         if how is not None:
             if attempt.halt != how:
@@ -136,9 +149,13 @@ def _settle_queued(desk: Desk, trial: TrialRow) -> None:
         desk.store.move(
             trial.id, State.QUEUED, State.PAUSED, by="settle", why="paused in the queue"
         )
+    elif trial.wanted is Wanted.RUN:
+        if not trial.checkpoint_step:
+            why = trial.pruned
+            desk.store.move(trial.id, State.QUEUED, State.PRUNED, by="settle", why=why, reason=why)
     elif trial.wanted is Wanted.KILL or not trial.checkpoint_step:
         _stop_idle(desk, trial)
-    # else: a stop with something to keep waits for a card, to be scored there
+    # else: an end with something to keep waits for a card, to be scored there
 
 
 def _stop_idle(desk: Desk, trial: TrialRow) -> None:

@@ -240,6 +240,7 @@ class Reader:
                            over (partition by q.experiment order by coalesce(q.rank, q.id)) as place
                     from trials q join experiments e on e.id = q.experiment
                     where q.state = 'queued' and not e.held
+                      and (q.pruned = '' or q.checkpoint_step is not null)
                       and e.id not in (select value from json_each(:without)))
                   where place <= :of_each order by priority desc, place, id limit :limit)
                 order by e.priority desc, coalesce(t.rank, t.id)""",
@@ -278,9 +279,49 @@ class Reader:
         row = self.db.execute("select sha256 from adapters where trial = ?", (trial,)).fetchone()
         return None if row is None else str(row[0])
 
+    def going(self, experiment: int) -> tuple[int, int]:
+        """Tuned trials of it that hold a card, and that are queued."""
+        rows = self.db.execute(
+            """select state, count(*) from trials where experiment = ? and kind = 'tune'
+               and state in ('queued', 'starting', 'running') group by 1""",
+            (experiment,),
+        )
+        counts = {row[0]: int(row[1]) for row in rows}
+        queued = counts.pop("queued", 0)
+        return sum(counts.values()), queued
+
+    def spent(self, experiment: int, now: float) -> tuple[float | None, float]:
+        """When its first attempt began, and card-seconds of all; its base is not counted."""
+        row = self.db.execute(
+            """select min(a.started_utc), sum(coalesce(a.ended_utc, :now) - a.started_utc)
+               from attempts a join trials t on t.id = a.trial
+               where t.experiment = :experiment and t.kind = 'tune'""",
+            {"experiment": experiment, "now": now},
+        ).fetchone()
+        return row[0], float(row[1] or 0.0)
+
+    def unfinished(self, experiment: int) -> bool:
+        """True while one of its trials may still move."""
+        row = self.db.execute(
+            """select 1 from trials where experiment = ? and kind = 'tune'
+               and state in ('queued', 'starting', 'running', 'paused') limit 1""",
+            (experiment,),
+        ).fetchone()
+        return row is not None
+
+    def searching(self) -> list[Experiment]:
+        """Those whose sweep may still ask for trials, the oldest first."""
+        rows = self.db.execute(
+            "select * from experiments where searching and state = 'ready' order by id"
+        )
+        return [_experiment(row, {}) for row in rows]
+
     def unwilling(self) -> list[TrialRow]:
-        """Queued trials that somebody wants paused, stopped or killed."""
-        rows = self.db.execute(f"{_TRIALS} where t.state = 'queued' and t.wanted <> 'run'")
+        """Queued trials that are not to run on: somebody wants them paused, stopped or killed, or
+        they are to end early."""
+        rows = self.db.execute(
+            f"{_TRIALS} where t.state = 'queued' and (t.wanted <> 'run' or t.pruned <> '')"
+        )
         return _trials(rows)
 
     def running_by_experiment(self) -> dict[int, int]:
@@ -405,6 +446,7 @@ def _experiment(row: sqlite3.Row, counts: dict[str, int]) -> Experiment:
         priority=row["priority"],
         held=bool(row["held"]),
         max_parallel=row["max_parallel"],
+        most_trials=row["most_trials"],
         searching=bool(row["searching"]),
         warm_trial=row["warm_trial"],
         ended_utc=row["ended_utc"],

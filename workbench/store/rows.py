@@ -28,6 +28,8 @@ class Experiment:
     held: bool
     max_parallel: int | None
     """Trials of it that may run at once; None: as many as there are cards."""
+    most_trials: int | None
+    """How many trials its sweep may come to; None: until its budget or its space is spent."""
     searching: bool
     """Its sweep may still ask for trials: it is not over when all it has are."""
     warm_trial: int | None
@@ -93,6 +95,8 @@ class TrialRow:
     """The only card it may be placed on next; None: any."""
     warm_trial: int | None
     """Its weights start from this one's adapter; None: from a fresh one."""
+    pruned: str
+    """Why it is to end early, or did; empty while it is not."""
     checkpoint_step: int | None
     """Optimizer steps done at its newest committed checkpoint."""
     waiting: str

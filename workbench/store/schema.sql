@@ -14,6 +14,7 @@ create table experiments (
   priority      integer not null default 0,
   held          integer not null default 0,
   max_parallel  integer,                      -- trials of it that may run at once; null: any number
+  most_trials   integer,                      -- after which its sweep asks for no more; null: any
   searching     integer not null default 0,   -- its sweep may still ask for trials
   warm_trial    integer references trials,    -- its trials start from this one's adapter
   ended_utc     real,                         -- when all of it had ended, and that was told
@@ -31,6 +32,7 @@ create table trials (
   rank          real,                         -- lower is placed first; null: its id; below 0: first of all
   wanted_card   text,                         -- the only card it may be placed on next
   warm_trial    integer references trials,    -- it starts from this one's adapter
+  pruned        text not null default '',     -- why it is to end early; settle sees to it
   checkpoint_step integer,
   waiting       text not null default '',
   reason        text not null default '',
@@ -184,6 +186,15 @@ create table scores (
   step          integer not null,
   attempt       integer not null references attempts,
   primary key (trial, name)
+) strict, without rowid;
+
+-- Where successive halving has judged a trial, each rung once.
+create table rungs (
+  trial         integer not null references trials,
+  rung          integer not null,             -- from 0
+  step          integer not null,             -- of the evaluation that reached it
+  value         real,                         -- held-out loss there; null: not a number
+  primary key (trial, rung)
 ) strict, without rowid;
 
 create table facts (

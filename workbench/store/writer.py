@@ -151,6 +151,10 @@ class Store(Reader):
             base_trial=base_trial,
         )
 
+    def search(self, experiment: int, *, on: bool, most_trials: int | None = None) -> None:
+        """Whether its sweep asks for more trials, and how many it may come to."""
+        self._update("experiments", experiment, searching=int(on), most_trials=most_trials)
+
     def refuse(self, experiment: int, reason: str, mend: str) -> None:
         self._update(
             "experiments", experiment, state="refused", reason=safe(reason), mend=safe(mend)
@@ -250,6 +254,19 @@ class Store(Reader):
     def conclude(self, experiment: int) -> None:
         """All of it has ended; forgotten when a trial is added."""
         self._update("experiments", experiment, ended_utc=self.clock())
+
+    def prune(self, trial: int, why: str) -> None:
+        """It is to end early, scored and kept."""
+        self._update("trials", trial, pruned=safe(why))
+
+    def prune_unbegun(self, experiment: int, why: str) -> None:
+        """Its queued trials that no card ever had are given up."""
+        with self.writing():
+            self.db.execute(
+                """update trials set pruned = ? where experiment = ? and state = 'queued'
+                   and kind = 'tune' and id not in (select trial from attempts)""",
+                (safe(why), experiment),
+            )
 
     def wait_for(self, trial: int, what: str) -> None:
         """Why it is still queued. Writes only when that changed."""
@@ -466,6 +483,13 @@ class Store(Reader):
     def touch_attempt(self, attempt: int, **values: Any) -> None:
         """What an attempt's events told of it: phase, pid, last_step, loss, offset, …"""
         self._update("attempts", attempt, **values)
+
+    def put_rung(self, trial: int, rung: int, step: int, value: float | None) -> None:
+        """It has come so far; what was judged once stays."""
+        with self.writing():
+            self.db.execute(
+                "insert or ignore into rungs values (?, ?, ?, ?)", (trial, rung, step, value)
+            )
 
     def put_checkpoint(self, trial: int, attempt: int, step: int) -> None:
         with self.writing():

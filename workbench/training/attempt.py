@@ -16,7 +16,7 @@ from torch import nn
 from workbench import __version__, faults
 from workbench.assignment import Assignment
 from workbench.cards import Card
-from workbench.errors import DataError
+from workbench.errors import DataError, Diverged
 from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan
@@ -157,8 +157,14 @@ class Attempt:
             warm.load(model, self.a.warm, self.emit)
         course = self._course(base, eval_rows, data)
         trainer = TrialTrainer(model, rows, self.tokenizer, course)
-        steps, complete = trainer.run(found, lambda total: self._phase("training", steps=total))
+        gone: Diverged | None = None
+        try:
+            steps, complete = trainer.run(found, lambda total: self._phase("training", steps=total))
+        except Diverged as error:
+            gone = error.with_traceback(None)  # its frames hold tensors
         del trainer
+        if gone is not None:
+            return self._keep_what_was(base, model, eval_rows, gone)
         if not complete and self.control.halt is Halt.YIELD:
             return End(outcome=Outcome.YIELDED, step=steps, reason="asked to give the card back")
         stopped = not complete
@@ -182,6 +188,25 @@ class Attempt:
         model = adapter.put_on(base, self.recipe, self.emit)
         adapter.load_weights(model, found.path / checkpoint.WEIGHTS)
         return self._score_and_leave(base, model, eval_rows, found.step, stopped=True)
+
+    def _keep_what_was(
+        self, base: nn.Module, model: PeftModel, eval_rows: Dataset, gone: Diverged
+    ) -> End:
+        """The loss went away: the newest checkpoint is scored and kept. Raises where none is."""
+        found = checkpoint.newest_verified(self.checkpoints)
+        if found is None:
+            raise gone
+        adapter.load_weights(model, found.path / checkpoint.WEIGHTS)
+        end = self._score_and_leave(base, model, eval_rows, found.step, stopped=True)
+        if end.outcome is Outcome.YIELDED:
+            return end
+        return End(
+            outcome=Outcome.DIVERGED,
+            step=found.step,
+            reason=gone.what,
+            mend=gone.mend,
+            cause="recipe",
+        )
 
     def _belongs(self, data: str) -> Belongs:
         return Belongs(

@@ -101,7 +101,7 @@ def held_out(
     nats, right, targets = sums.tolist()
     loss = nats / max(targets, 1)
     if not math.isfinite(loss):
-        raise diverged("on the held-out rows")
+        raise diverged("became NaN or infinite on the held-out rows")
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),

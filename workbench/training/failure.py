@@ -41,9 +41,9 @@ class CardLost(EngineError):
     """The CUDA context is no good any more; this process can run nothing on the card again."""
 
 
-def diverged(when: str) -> Diverged:
+def diverged(how: str) -> Diverged:
     return Diverged(
-        f"the loss became NaN or infinite {when}",
+        f"the loss {how}",
         mend="lower train.learning_rate, raise train.warmup, or look at the rows with "
         "`workbench check`",
     )

@@ -21,11 +21,17 @@ from workbench.training.adapter import load_weights, save_weights
 from workbench.training.checkpoint import WEIGHTS, Checkpoint
 from workbench.training.control import Interrupted
 from workbench.training.course import Course, config
-from workbench.training.failure import is_out_of_memory
+from workbench.training.failure import diverged, is_out_of_memory
 from workbench.training.pace import EpochOrder, Window
 from workbench.training.rehearsal import same_chance, train_once, worst_batch
 from workbench.training.step import Lever, Rows
 from workbench.training.step.in_trainer import StepTraining, collate, options_from
+
+FAR, LEAST_START = 10, 0.1
+"""A loss so many times the first window's has gone away. A start below so many nats counts as that:
+what was learned well before may waver."""
+START = "start_loss"
+"""In a checkpoint's window: the first window's loss."""
 
 
 class Boundary(TrainerCallback):  # type: ignore[misc]
@@ -72,6 +78,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             param.data = master
         self.step_options = options_from(course.plan, course.recipe)
         self.window = Window(course.device)
+        self._start_loss: float | None = None
         self._told: list[Lever] = []
         self._rehearsed = False
 
@@ -87,6 +94,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             load_weights(self.model, found.path / WEIGHTS)
             return found.step, True
         self.window.put(found.window if found else {})
+        self._start_loss = found.window.get(START) if found else None
         try:
             self.train(resume_from_checkpoint=str(found.path) if found else None)
         finally:
@@ -164,9 +172,10 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             return
         self._check()
         sums = self.window.read()
+        loss = sums["nats"] / sums["targets"] if sums["targets"] else math.nan
         seconds, steps = max(sums["seconds"], 1e-9), max(sums["steps"], 1)
         values = {
-            "loss": sums["nats"] / sums["targets"] if sums["targets"] else math.nan,
+            "loss": loss,
             "learning_rate": logs["learning_rate"],
             "grad_norm": float(logs.get("grad_norm", math.nan)),
             "tokens_per_s": sums["tokens"] / seconds,
@@ -179,6 +188,17 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             values["skipped_steps"] = skipped
         self.emit_metric(values)
         self.window.put({})
+        self._compare(loss)
+
+    def _compare(self, loss: float) -> None:
+        """Diverged when a window's loss is far above the first one's. NaN: no step was made."""
+        if self._start_loss is None:
+            self._start_loss = loss if math.isfinite(loss) else None
+        elif loss > FAR * max(self._start_loss, LEAST_START):
+            raise diverged(
+                f"was {loss:.4g} by step {self.state.global_step}, more than {FAR} times the "
+                f"{self._start_loss:.4g} it began with"
+            )
 
     def emit_metric(self, values: dict[str, float]) -> None:
         told = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -220,6 +240,8 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         with self.course.control.doing("saving"):
             self._check()
             sums = self.window.read()
+            if self._start_loss is not None:
+                sums[START] = self._start_loss
             self.window.pause()
             self.relieved(lambda: self._commit(sums))
             self.window.go_on()

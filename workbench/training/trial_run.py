@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.assignment import Assignment
 from workbench.cards import Card
+from workbench.errors import Diverged
 from workbench.events import EventWriter, Outcome
 from workbench.redact import redact
 from workbench.training import failure, libraries
@@ -71,7 +72,7 @@ def _failed(error: Exception, given: Assignment, control: Control, meter: Meter)
         when=when,
     )
     return End(
-        outcome=Outcome.FAILED,
+        outcome=Outcome.DIVERGED if isinstance(error, Diverged) else Outcome.FAILED,
         step=control.step,
         reason=found.reason,
         mend=found.mend,

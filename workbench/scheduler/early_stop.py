@@ -1,0 +1,81 @@
+"""End trials that are not worth their card: judged at each evaluation of held-out loss.
+
+Called in the commit that takes a trial's new events in, so that each evaluation is judged once,
+wherever we are killed. Here only `trials.pruned` is written; `settle` ends the trial, which is
+scored and keeps its adapter.
+"""
+
+from __future__ import annotations
+
+from workbench.recipe.schema import EarlyStop
+from workbench.scheduler.desk import Desk
+from workbench.search import stopping
+from workbench.store.history import at_rung, curve, finished_at, rungs_of
+from workbench.store.rows import Attempt, TrialRow
+from workbench.trial import Kind
+
+
+def judge(desk: Desk, trial: TrialRow, attempt: Attempt) -> None:
+    """Whether the trial goes on, after what `attempt` has just told. One look-up where its
+    experiment stops nothing early."""
+    rule = _rule(desk, trial.experiment)
+    if rule is None or trial.pruned or trial.kind is Kind.BASE:
+        return
+    told = curve(desk.store, trial.id)
+    why = _why(desk, trial, rule, told) if told else ""
+    last = attempt.total_steps is not None and bool(told) and told[-1][0] >= attempt.total_steps
+    if why and not last:
+        desk.store.prune(trial.id, why)
+
+
+def _rule(desk: Desk, experiment: int) -> EarlyStop | None:
+    """The experiment's, with its first step filled in. Remembered: a recipe never changes."""
+    if experiment not in desk.early_stops:
+        recipe = desk.store.experiment(experiment).recipe
+        rule = (recipe.get("sweep") or {}).get("early_stop")
+        every = recipe["evaluate"]["every"]
+        if rule is not None and every is not None:
+            first = rule.get("from_step") or every
+            rule = EarlyStop.model_validate({**rule, "from_step": first})
+        desk.early_stops[experiment] = rule if every is not None else None
+    return desk.early_stops[experiment]
+
+
+def _why(desk: Desk, trial: TrialRow, rule: EarlyStop, told: stopping.Curve) -> str:
+    """Why it is to end now, in words; empty while it goes on."""
+    step, loss = told[-1]
+    assert rule.from_step is not None
+    if rule.method == "asha":
+        return _halving(desk, trial, rule, told)
+    if step < rule.from_step:
+        return ""
+    at = f"at step {step} its held-out loss"
+    shown = "is no number" if loss is None else f"{loss:.4g}"
+    if rule.method == "median":
+        finished = finished_at(desk.store, trial.experiment, step)
+        if stopping.behind_the_median(told, finished, rule.trials):
+            return f"median: {at} {shown} is behind half of the {len(finished)} finished trials"
+    elif rule.method == "patience":
+        if stopping.out_of_patience(told, rule.evaluations, rule.improvement):
+            return f"patience: {at} {shown} is the {rule.evaluations}th in a row that got no lower"
+    elif rule.above is not None and (loss is None or loss > rule.above):
+        return f"threshold: {at} {shown} is above {rule.above:g}"
+    return ""
+
+
+def _halving(desk: Desk, trial: TrialRow, rule: EarlyStop, told: stopping.Curve) -> str:
+    """Each rung it has newly come to: taken down, and judged among those who came there before."""
+    assert rule.from_step is not None
+    judged = rungs_of(desk.store, trial.id)
+    rungs = list(stopping.reached(told, rule.from_step, rule.reduction))
+    for rung, (step, value) in enumerate(rungs[judged:], start=judged):
+        desk.store.put_rung(trial.id, rung, step, value)
+        others = at_rung(desk.store, trial.experiment, rung)
+        if not stopping.goes_on(value, others, rule.reduction):
+            shown = "no number" if value is None else f"{value:.4g}"
+            best = max(1, len(others) // rule.reduction)
+            return (
+                f"asha: rung {rung + 1} (step {step}), held-out loss {shown} is not among the "
+                f"best {best} of {len(others)}"
+            )
+    return ""
