@@ -91,11 +91,12 @@ class Bench:
     def store(self) -> Store:
         return self.desk.store
 
-    def submit(self, wanted: Recipe) -> int:
+    def submit(self, wanted: Recipe, config: dict[str, Any] | None = None) -> int:
         """An experiment that is prepared already; its id."""
         id = self.store.add_experiment(wanted.model_dump(mode="json"), wanted.rank_by)
         cards = [card_of(row) for row in self.store.cards()]
-        enqueue(self.desk, self.store.experiment(id), PREPARED, cards)
+        model = {**PREPARED["model"], "config": config or TINY}  # type: ignore[dict-item]
+        enqueue(self.desk, self.store.experiment(id), {**PREPARED, "model": model}, cards)
         return id
 
     def ticks(self, count: int = 1) -> None:

@@ -195,6 +195,14 @@ def _name(card: str) -> str:
 
 def _plan(card: str, predicted: int) -> Plan:
     small = card == HERE_T4
+    fixed = {
+        "base in 4 bits": int(4.06 * GIB),
+        "rest in 16 bits": int(1.96 * GIB),
+        "logits": int(0.98 * GIB),
+        "adapter": int(0.31 * GIB),
+        "optimizer": int(0.16 * GIB),
+        "context and slack": int(0.9 * GIB),
+    }
     return Plan(
         precision="fp16" if small else "bf16",
         attention="sdpa" if small else "flash_attention_2",
@@ -206,15 +214,7 @@ def _plan(card: str, predicted: int) -> Plan:
         recompute_layers=12 if small else 0,
         layers=32,
         predicted_bytes=predicted,
-        buckets={
-            "base in 4 bits": int(4.06 * GIB),
-            "rest in 16 bits": int(1.96 * GIB),
-            "activations": predicted - int(8.4 * GIB),
-            "logits": int(0.98 * GIB),
-            "adapter": int(0.31 * GIB),
-            "optimizer": int(0.16 * GIB),
-            "context and slack": int(0.9 * GIB),
-        },
+        buckets={**fixed, "activations": predicted - sum(fixed.values())},
     )
 
 

@@ -154,10 +154,20 @@ def _memory(attempt: Attempt, card: CardRow | None) -> list[Line]:
     lines = [
         _fact(
             "predicted peak",
-            (f"{present.gib(attempt.predicted_bytes):>9}  ", ""),
-            *bar(attempt.predicted_bytes / max(1, total), 10, "dim"),
+            (f"{present.gib(attempt.uncorrected_bytes):>9}  ", ""),
+            *bar(attempt.uncorrected_bytes / max(1, total), 10, "dim"),
         )
     ]
+    if attempt.predicted_bytes != attempt.uncorrected_bytes:
+        more = attempt.predicted_bytes / max(1, attempt.uncorrected_bytes) - 1
+        lines.append(
+            _fact(
+                "corrected peak",
+                (f"{present.gib(attempt.predicted_bytes):>9}  ", ""),
+                *bar(attempt.predicted_bytes / max(1, total), 10, "dim"),
+                (f" {more:+.0%} by what was measured here", "dim"),
+            )
+        )
     if attempt.peak_bytes is not None:
         off = (attempt.peak_bytes - attempt.predicted_bytes) / max(1, attempt.predicted_bytes)
         lines.append(

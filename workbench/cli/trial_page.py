@@ -76,7 +76,7 @@ def _attempts(attempts: list[Attempt]) -> None:
             a.card,
             f"{a.from_step}-{a.last_step}",
             a.outcome or "live",
-            present.size(a.predicted_bytes),
+            _predicted(a),
             present.size(a.peak_bytes),
             present.duration((a.ended_utc or time.time()) - a.started_utc),
             a.reason or "-",
@@ -87,6 +87,12 @@ def _attempts(attempts: list[Attempt]) -> None:
     out_table(heads, rows, right=("id", "steps", "predicted", "measured", "time"), flexible=7)
     for attempt in attempts:
         out(f"  plan of {attempt.id}: {_plan(attempt)}")
+
+
+def _predicted(attempt: Attempt) -> str:
+    """`9.8 GiB`, or `9.8 GiB → 10.3 GiB` where earlier attempts corrected it."""
+    first, last = attempt.uncorrected_bytes, attempt.predicted_bytes
+    return present.size(last) if first == last else f"{present.size(first)} → {present.size(last)}"
 
 
 def _plan(attempt: Attempt) -> str:

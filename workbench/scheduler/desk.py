@@ -72,9 +72,15 @@ class Desk:
     def __post_init__(self) -> None:
         self.thinner = Thinner(self.home)
 
+    measured: int | None = None
+    """The newest attempt with a measured peak; asked for once in a tick."""
+    factors: tuple[object, dict[tuple[object, ...], float]] | None = None
+    """What measured peaks correct predictions by, and up to which attempt; see residuals.py."""
+
     def look(self) -> None:
         """Take in what workers and cards say now."""
         self.falls.clear()
+        self.measured = None
         self.reports = self.fleet.observe() if self.fleet_ready() else {}
         seen = self.sample()
         if seen is not None:

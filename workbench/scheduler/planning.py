@@ -1,5 +1,5 @@
-"""How a trial is to run on a card: the planner's choice, for the rows there really are, on the rung
-that has not run out of memory."""
+"""How a trial is to run on a card: the planner's choice for the rows there really are, corrected by
+what was measured there, on the rung that has not run out of memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from workbench.cards import Card
 from workbench.footprint import Plan, choose_plan
 from workbench.recipe import Recipe
-from workbench.scheduler import ladder
+from workbench.scheduler import ladder, residuals
 from workbench.scheduler.desk import Desk
 from workbench.store.rows import Experiment
 
@@ -21,9 +21,14 @@ def plan_for(
     tokens = longest(recipe, experiment)
     config = experiment.prepared["model"]["config"]
     mean = experiment.prepared["data"].get("mean_length") if tokens else None
-    plan = choose_plan(recipe, config, card, free_bytes, longest=tokens, mean=mean)
+
+    def make(room: int | None) -> Plan:
+        return choose_plan(recipe, config, card, room, longest=tokens, mean=mean)
+
+    plan = residuals.choose(desk, make, config, card, free_bytes)
     known = ladder.falls(desk, experiment.id)
-    return ladder.on_its_rung(plan, known, recipe, experiment, card, free_bytes, tokens)
+    lower = ladder.on_its_rung(plan, known, recipe, experiment, card, free_bytes, tokens)
+    return residuals.corrected(desk, lower, config, card)
 
 
 def longest(recipe: Recipe, experiment: Experiment) -> int | None:
@@ -37,4 +42,5 @@ def longest(recipe: Recipe, experiment: Experiment) -> int | None:
 
 def record(desk: Desk, experiment: int) -> tuple[object, ...]:
     """Changes when what was learned of this experiment's plans does."""
-    return (len(ladder.falls(desk, experiment)),)
+    factors = residuals.known(desk)
+    return (len(ladder.falls(desk, experiment)), hash(frozenset(factors.items())))

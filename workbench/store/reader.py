@@ -80,6 +80,11 @@ left join attempts a on a.id = (select max(id) from attempts where trial = t.id)
 left join scores s on s.trial = t.id and s.name = e.rank_by
 """
 
+_MEASURED = """from attempts a join cards c on c.uuid = a.card
+join trials t on t.id = a.trial join experiments e on e.id = t.experiment
+where a.outcome in ('done', 'stopped') and a.peak_bytes > 0 and c.kind = 'cuda'
+and t.kind = 'tune'"""
+
 
 class Reader:
     """Every question the front ends and the scheduler ask of the tables."""
@@ -224,6 +229,27 @@ class Reader:
             (limit,),
         )
         return [row["id"] for row in rows]
+
+    def newest_measured(self) -> int:
+        """The newest attempt on a GPU that finished with a peak; 0 before the first."""
+        row = self.db.execute(
+            f"select a.id {_MEASURED} order by a.id desc limit 1",
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def measured(self, limit: int = 256) -> list[tuple[str, dict[str, Any], int, dict[str, Any]]]:
+        """(card, plan, peak bytes, the model's config) of those, newest first."""
+        rows = self.db.execute(
+            f"""select a.card, a.plan, a.peak_bytes,
+                       json_extract(e.prepared, '$.model.config') as config
+                {_MEASURED} order by a.id desc limit ?""",
+            (limit,),
+        )
+        return [
+            (row["card"], json.loads(row["plan"]), row["peak_bytes"], json.loads(row["config"]))
+            for row in rows
+            if row["config"]
+        ]
 
     def preparing(self) -> list[Experiment]:
         """Submitted and not ready yet, oldest first."""

@@ -74,6 +74,13 @@ class Attempt:
     halt: str | None
     offset: int
 
+    @property
+    def uncorrected_bytes(self) -> int:
+        """predicted_bytes before what earlier attempts measured on such a card corrected it."""
+        buckets = self.plan.get("buckets")
+        known = buckets.values() if isinstance(buckets, dict) else ()
+        return sum(size for size in known if isinstance(size, int)) or self.predicted_bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRow:

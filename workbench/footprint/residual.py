@@ -1,0 +1,61 @@
+"""What finished attempts measured, against what was predicted: corrects the next prediction.
+
+For each kind of card and class of plan, the median ratio of the newest attempts: one odd run among
+them moves it little, and none moves it before there are three.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+NEWEST, LEAST = 9, 3
+"""Attempts that are looked at, and without how many nothing is corrected."""
+FLOOR, CEILING = 0.98, 1.5
+"""A prediction is lowered by 2 % at most: short rows measure little and promise nothing. One that
+is raised by half says that something else is wrong."""
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One finished attempt."""
+
+    key: Key
+    predicted_bytes: int
+    """Before any correction."""
+    peak_bytes: int
+
+
+def key_of(card: Key, config: Mapping[str, Any], plan: Mapping[str, Any]) -> Key:
+    """What has one ratio: a kind of card, a model's shape, and how layers are held."""
+    text = config.get("text_config")
+    flat = {**config, **text} if isinstance(text, Mapping) else config
+    model = tuple(flat.get(name) for name in ("model_type", "hidden_size", "num_hidden_layers"))
+    layers = plan.get("layers")
+    held = tuple(_share(plan.get(f"{name}_layers"), layers) for name in ("recompute", "resident"))
+    return (*card, *model, plan.get("precision"), plan.get("optimizer"), *held)
+
+
+def factors(newest_first: Iterable[Measured]) -> dict[Key, float]:
+    """By key, what to multiply a prediction with; rounded up to whole percents."""
+    ratios: dict[Key, list[float]] = {}
+    for one in newest_first:
+        known = ratios.setdefault(one.key, [])
+        if len(known) < NEWEST and one.predicted_bytes > 0:
+            known.append(one.peak_bytes / one.predicted_bytes)
+    return {key: _factor(known) for key, known in ratios.items() if len(known) >= LEAST}
+
+
+def _factor(ratios: list[float]) -> float:
+    whole = math.ceil(round(median(ratios) * 100, 6)) / 100
+    return min(max(whole, FLOOR), CEILING)
+
+
+def _share(count: object, layers: object) -> str:
+    if not isinstance(count, int) or not isinstance(layers, int) or count == 0:
+        return "none"
+    return "all" if count >= layers else "some"
