@@ -8,10 +8,9 @@ from tests.engine.test_residuals import finish, gpu, make
 from tests.support.desks import Bench, make_bench, recipe
 from tui.paint import Line
 from tui.tables import detail
+from workbench import present
 from workbench.cli import trial_page
 from workbench.store.rows import Attempt
-
-GIB = 1 << 30
 
 
 @pytest.fixture
@@ -52,8 +51,8 @@ def test_the_page_shows_all_three(
     trial_page._attempts([attempt])
     said = capsys.readouterr().out
     first, last, peak = (
-        f"{size / GIB:.1f} GiB"
-        for size in (attempt.uncorrected_bytes, attempt.predicted_bytes, attempt.peak_bytes or 0)
+        present.size(size)
+        for size in (attempt.uncorrected_bytes, attempt.predicted_bytes, attempt.peak_bytes)
     )
     assert f"{first} → {last}" in said
     assert peak in said
