@@ -32,14 +32,18 @@ HEAD_CHUNK_BYTES = 256 * MIB
 """Logits held at once (training/step/head.py)."""
 PAGE_BYTES = 20 * MIB
 """What PyTorch's allocator asks of the driver at a time, with expandable segments."""
+POOLS = 5
+"""Each ends on a page that is not full: of the main stream, the graphs' stream and the graphs, for
+small blocks and for large ones (those of the graphs' stream are nearly empty)."""
 WORKSPACE_BYTES = {True: 32 * MIB, False: 8 * MIB + 128 * 1024}
 """cuBLAS's, for each pair of thread and stream: from Hopper on, and before
 (aten/src/ATen/cuda/CUDABlas, getChosenWorkspaceSize)."""
 WORKSPACES = 3
 """Forward and backward thread on the graphs' stream, and the main stream."""
-CONTEXT_BYTES = {"cuda": 3 * GIB // 4, "cpu": GIB}
-"""CUDA context and kernels, measured on an H100; on a CPU card the process with its libraries."""
-FRAGMENTS = 0.02
+CONTEXT_BYTES = {"cuda": 870 * MIB, "cpu": GIB}
+"""CUDA context (0.61 GiB on an H200), kernels and graphs (0.85 with them); on a CPU card the
+process with its libraries."""
+FRAGMENTS = 0.005
 """Of what comes and goes: free blocks between others."""
 CPU_SLACK_BYTES = 3 * GIB // 10
 
@@ -75,7 +79,7 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
         eager=run.eager,
     )  # fmt: skip
     moving["evaluation"] = max(0, scored - sum(moving.values()))
-    slack = 2 * PAGE_BYTES if run.card_kind == "cuda" else CPU_SLACK_BYTES
+    slack = POOLS * PAGE_BYTES if run.card_kind == "cuda" else CPU_SLACK_BYTES
     slack += int(FRAGMENTS * sum(moving.values()))
     return {**still, **moving, "slack": slack, "context": CONTEXT_BYTES[run.card_kind]}
 
@@ -159,8 +163,9 @@ def _logits(shape: ModelShape, run: Run, tokens: int, value: int) -> int:
 
 def _unpacking(shape: ModelShape, recipe: Recipe, run: Run) -> int:
     """The largest weight, or those of q, k and v together, unpacked."""
-    if not _quantised(recipe) or (shape.fused and run.resident_layers >= shape.layers):
-        return 0
     sizes = {name: i * o for name, (i, o) in shape.projections.items()}
     together = sum(sizes.get(name, 0) for name in ("q_proj", "k_proj", "v_proj"))
-    return max(together, *sizes.values()) * VALUE_BYTES[run.precision]
+    value = VALUE_BYTES[run.precision]
+    if not _quantised(recipe) or (shape.fused and run.resident_layers >= shape.layers):
+        return 0
+    return max(together, *sizes.values()) * value

@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",  # no threads beside the training thread
     "BITSANDBYTES_NOWELCOME": "1",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # freed memory of any size serves again
 }
 
 _DROPPED = (

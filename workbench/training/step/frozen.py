@@ -48,7 +48,7 @@ class FrozenWeight:
         if self._state is None:
             self._resident = linear.weight.data.to(dtype)
         elif unpacked:
-            self._resident = self._unpack(None).clone()
+            self._resident = self._unpack(None)
         else:
             workspace.reserve(self.shape_NK[0] * self.shape_NK[1])
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,13 @@ log = logging.getLogger(__name__)
 
 Body = Callable[[Micro], None]
 """One forward and backward, from static inputs into static outputs."""
+
+
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all steps of the process: cuBLAS keeps a workspace (32 MiB on Hopper) for each stream
+    it ever multiplied on, two with the backward thread's."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Runner:
@@ -37,7 +45,6 @@ class Runner:
         self._max_graphs = max_graphs
         self._graphs: dict[tuple[int, int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._pool: Any = None
-        self._stream: torch.cuda.Stream | None = None
         self._warm = 0
 
     def run(
@@ -79,14 +86,9 @@ class Runner:
     def _micro(self, buffer: Tensor, tokens: int, max_length: int) -> Micro:
         return Micro.over(buffer, tokens=tokens, rows=self._rows, max_length=max_length)
 
-    def _side(self) -> torch.cuda.Stream:
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        return self._stream
-
     def _warm_up(self, host: Tensor, tokens: int, max_length: int) -> None:
         self._warm += 1
-        side, main = self._side(), torch.cuda.current_stream(self._device)
+        side, main = side_stream(self._device), torch.cuda.current_stream(self._device)
         side.wait_stream(main)
         with torch.cuda.stream(side):
             self._body(self._micro(host.to(self._device, non_blocking=True), tokens, max_length))
@@ -96,11 +98,14 @@ class Runner:
             torch.cuda.empty_cache()
 
     def _replay(self, host: Tensor, tokens: int, max_length: int, first: bool) -> None:
-        found = self._graphs.get((tokens, max_length, first))
-        if found is None and len(self._graphs) < self._max_graphs:
+        key = (tokens, max_length, first)
+        found = self._graphs.pop(key, None)
+        if found is None:
+            if len(self._graphs) >= self._max_graphs:  # an eager run would need memory beside them
+                del self._graphs[next(iter(self._graphs))]
             found = self._capture(tokens, max_length)
-            if found is not None:
-                self._graphs[tokens, max_length, first] = found
+        if found is not None:
+            self._graphs[key] = found  # the last used is the last
         if found is None:
             self._body(self._micro(host.to(self._device, non_blocking=True), tokens, max_length))
             return
@@ -115,7 +120,10 @@ class Runner:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._side(), capture_error_mode="thread_local"
+                graph,
+                pool=self._pool,
+                stream=side_stream(self._device),
+                capture_error_mode="thread_local",
             ):
                 self._body(self._micro(buffer, tokens, max_length))
         except torch.OutOfMemoryError:

@@ -311,7 +311,7 @@ class FusedProjections:
     def _group(self, modules: dict[str, nn.Module]) -> Group:
         parts = [self._projection(name, module) for name, module in modules.items()]
         trained = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-        if len(parts) > 2:
+        if len(parts) > 2 and all(part.weight.packed for part in parts):
             rows = sum(part.weight.shape_NK[0] for part in parts)
             self._workspace.reserve(rows * parts[0].weight.shape_NK[1])
         anchor = trained[0] if trained else None

@@ -38,13 +38,6 @@ class FlatParameters:
         self.decayed = sum(_padded(p) for n, p in pairs if decays(n))
         """Elements that decay; they come first."""
         self.values = torch.zeros(count, device=device)
-        self.grads = torch.zeros(count, device=device)
-        self.compute = (
-            self.values
-            if compute is torch.float32
-            else torch.zeros_like(self.values, dtype=compute)
-        )
-        """The values in the compute dtype; refresh() makes them so."""
         self._at: dict[int, tuple[int, torch.Size]] = {}
         at = 0
         for param in self.params:
@@ -54,6 +47,12 @@ class FlatParameters:
             param.data = view
             param.grad = None
             at += _padded(param)
+        if device.type == "cuda":  # the parameters' old memory makes room for what follows
+            torch.cuda.empty_cache()
+        self.grads = torch.zeros(count, device=device)
+        half = compute is not torch.float32
+        self.compute = torch.zeros_like(self.values, dtype=compute) if half else self.values
+        """The values in the compute dtype; refresh() makes them so."""
         self.refresh()
 
     def value(self, param: nn.Parameter) -> Tensor:

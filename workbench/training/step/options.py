@@ -45,7 +45,7 @@ class StepOptions:
     pretend_capability: tuple[int, int] | None = None
     """Choose attention as on another card (tests of the T4 path)."""
     max_graphs: int = 48
-    """Buckets captured at most; further ones run eagerly."""
+    """Kept at most; one more takes the place of the one that was not used for longest."""
     off: frozenset[str] = frozenset()
     """Levers switched off, to measure what each gives."""
 

@@ -1,0 +1,73 @@
+"""What a real step keeps between forward and backward is what footprint.layers says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.step.conftest import PHI_LINEARS, SIZES, ModelOf, options
+from workbench.footprint import ModelShape
+from workbench.footprint.layers import fused
+from workbench.recipe.schema import Lora
+from workbench.training.step import Rows, Step, collate, triton_ops
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
+PRECISION = "bf16" if CUDA else "fp32"
+pytestmark = pytest.mark.skipif(
+    not triton_ops.usable(DEVICE), reason="Triton needs a CUDA card or TRITON_INTERPRET=1"
+)
+TOKENS, RANK = 64, 4
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"]
+
+
+def kept_bytes(step: Step, rows: Rows) -> int:
+    """Bytes of all tensors that the forward pass of one micro-step saves, parameters left out."""
+    seen: dict[int, int] = {}
+    held: list[torch.Tensor] = []
+    constant = {param.untyped_storage().data_ptr() for param in step._model.parameters()}
+    constant |= {buffer.untyped_storage().data_ptr() for buffer in step._model.buffers()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in constant:
+            seen[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        step.forward_backward(rows)
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_more_layer_keeps_what_is_predicted(
+    family: str, dropout: float, model_of: ModelOf
+) -> None:
+    rows = collate([{"input_ids": [5] * TOKENS}])
+    more = {"sliding_window": 1_000} if family in ("mistral", "gemma2", "gemma3_text") else {}
+    kept = []
+    for layers in (2, 3):
+        sizes = {"num_hidden_layers": layers, **more}
+        model = model_of(family, sizes, r=RANK, lora_dropout=dropout).to(DEVICE)
+        for param in model.parameters():
+            if CUDA and not param.requires_grad:
+                param.data = param.data.bfloat16()
+        step = Step(model, options(precision=PRECISION))
+        kept.append(kept_bytes(step, rows))
+        step.restore()
+    config: dict[str, Any] = {**SIZES, "model_type": family}
+    if family == "gemma2":
+        config["attn_logit_softcapping"] = 50.0
+    shape = ModelShape.of(config)
+    targets = PHI_LINEARS if family == "phi3" else list(shape.projections)
+    lora = Lora(rank=RANK, targets=targets, dropout=dropout)
+    kernel = "dense" if family == "gemma2" else "torch" if CUDA else "efficient"
+    layer = fused(shape, lora, PRECISION, kernel)
+    predicted = layer.of(TOKENS, TOKENS)
+    if kernel == "efficient":  # row by row on a CPU: the rows' outputs, and then all together
+        predicted += 4 * shape.q_width * TOKENS
+    assert kept[1] - kept[0] == pytest.approx(predicted, rel=0.03)
