@@ -12,12 +12,10 @@ import triton.language as tl
 
 @triton.jit
 def mix(x):
-    """masks.mix on uint32."""
-    x = x ^ (x >> 16)
-    x = x * tl.full((), 0x7FEB352D, tl.uint32)
+    """masks.mix_once on uint32."""
     x = x ^ (x >> 15)
     x = x * tl.full((), 0x846CA68B, tl.uint32)
-    return x ^ (x >> 16)
+    return x ^ (x >> 14)
 
 
 @triton.jit
@@ -37,31 +35,29 @@ def kept(bits, FIELD: tl.constexpr, THRESHOLD: tl.constexpr):
 
 
 @triton.jit
-def masked(x, bits, FIELD: tl.constexpr, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr,
-           DROP: tl.constexpr):  # fmt: skip
+def masked(x, bits, FIELD: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr):
     if DROP:
-        keep = kept(bits, FIELD, THRESHOLD)
-        return tl.where(keep, x.to(tl.float32) * INVERSE, 0.0).to(x.dtype)
+        x = tl.where(kept(bits, FIELD, THRESHOLD), x, 0.0)
     return x
 
 
 @triton.jit
 def down(
     x, bits, a_RK, k, in_k, r, R, K, FIELD: tl.constexpr,
-    INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
+    THRESHOLD: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     inside = in_k[:, None] & (r < R)[None, :]
     a = tl.load(a_RK + r[None, :] * K + k[:, None], mask=inside, other=0.0)
-    return tl.dot(masked(x, bits, FIELD, INVERSE, THRESHOLD, DROP), a, input_precision="ieee")
+    return tl.dot(masked(x, bits, FIELD, THRESHOLD, DROP), a, input_precision="ieee")
 
 
 @triton.jit
 def lora_down(
     x_TK, a_PRK, parts_SPTR, keys, T, K, R, k_each,
-    INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr, P: tl.constexpr,
+    THRESHOLD: tl.constexpr, DROP: tl.constexpr, P: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """parts[s, p] = (mask_p · x / (1-p)) @ A_p^T over one stretch of K, for up to three p."""
+    """parts[s, p] = (mask_p · x) @ A_p^T over one stretch of K, for up to three p."""
     t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     split = tl.program_id(1)
     r = tl.arange(0, BLOCK_R)
@@ -76,13 +72,13 @@ def lora_down(
         at = t[:, None] * K + k[None, :]
         x = tl.load(x_TK + at, mask=in_t[:, None] & in_k[None, :], other=0.0)
         bits = drawn(at, keys, DROP)
-        low0 += down(x, bits, a_PRK, k, in_k, r, R, K, 0, INVERSE, THRESHOLD, DROP)
+        low0 += down(x, bits, a_PRK, k, in_k, r, R, K, 0, THRESHOLD, DROP)
         if P > 1:
             a1 = a_PRK + R * K
-            low1 += down(x, bits, a1, k, in_k, r, R, K, 1, INVERSE, THRESHOLD, DROP)
+            low1 += down(x, bits, a1, k, in_k, r, R, K, 1, THRESHOLD, DROP)
         if P > 2:
             a2 = a_PRK + 2 * R * K
-            low2 += down(x, bits, a2, k, in_k, r, R, K, 2, INVERSE, THRESHOLD, DROP)
+            low2 += down(x, bits, a2, k, in_k, r, R, K, 2, THRESHOLD, DROP)
     inside = in_t[:, None] & (r < R)[None, :]
     to = parts_SPTR + split.to(tl.int64) * P * T * R + t[:, None] * R + r[None, :]
     tl.store(to, low0, mask=inside)
@@ -136,7 +132,7 @@ def up_backward(
 @triton.jit
 def down_backward(
     x, bits, dlow_TR, a_RK, t, in_t, k, in_k, r, R, K, FIELD: tl.constexpr,
-    SCALE: tl.constexpr, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
+    SCALE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
     HAS_DX: tl.constexpr,
 ):  # fmt: skip
     """(share of dA, share of dx) of one projection on one tile."""
@@ -144,30 +140,27 @@ def down_backward(
     inside = in_t[:, None] & in_r[None, :]
     low = tl.load(dlow_TR + t[:, None] * R + r[None, :], mask=inside, other=0.0)
     delta = tl.zeros(x.shape, dtype=tl.float32)
-    kept_x = x
-    if DROP:
-        keep = kept(bits, FIELD, THRESHOLD)
-        kept_x = tl.where(keep, x.to(tl.float32) * INVERSE, 0.0).to(x.dtype)
+    kept_x = masked(x, bits, FIELD, THRESHOLD, DROP)
     if HAS_DX:
         a = tl.load(
             a_RK + r[:, None] * K + k[None, :], mask=in_r[:, None] & in_k[None, :], other=0.0
         )
         delta = tl.dot(low, a, input_precision="ieee") * SCALE
         if DROP:
-            delta = tl.where(keep, delta * INVERSE, 0.0)
+            delta = tl.where(kept(bits, FIELD, THRESHOLD), delta, 0.0)
     return tl.dot(tl.trans(low), kept_x, input_precision="ieee"), delta
 
 
 @triton.jit
 def lora_backward(
     x_TK, dx_TK, dlow_PTR, a_PRK, da_SPRK, keys, T, K, R, rows_each,
-    SCALE: tl.constexpr, INVERSE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
+    SCALE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
     HAS_DX: tl.constexpr, ADD_DX: tl.constexpr, P: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """dx (+)= sum over p of mask_p · (dlow_p @ A_p) · s/(1-p); da[., p] = dlow_p^T @ masked_p(x).
+    """dx (+)= sum over p of mask_p · (dlow_p @ A_p) · SCALE; da[., p] = dlow_p^T @ (mask_p · x).
 
-    x is read once for up to three projections. da still lacks the scaling s.
+    x is read once for up to three projections. da still lacks the scale, s / (1 - dropout).
     """
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     split = tl.program_id(1)
@@ -186,20 +179,20 @@ def lora_backward(
         bits = drawn(at, keys, DROP)
         part, dx = down_backward(
             x, bits, dlow_PTR, a_PRK, t, in_t, k, in_k, r, R, K, 0,
-            SCALE, INVERSE, THRESHOLD, DROP, HAS_DX,
+            SCALE, THRESHOLD, DROP, HAS_DX,
         )  # fmt: skip
         da0 += part
         if P > 1:
             part, more = down_backward(
                 x, bits, dlow_PTR + T * R, a_PRK + R * K, t, in_t, k, in_k, r, R, K, 1,
-                SCALE, INVERSE, THRESHOLD, DROP, HAS_DX,
+                SCALE, THRESHOLD, DROP, HAS_DX,
             )  # fmt: skip
             da1 += part
             dx += more
         if P > 2:
             part, more = down_backward(
                 x, bits, dlow_PTR + 2 * T * R, a_PRK + 2 * R * K, t, in_t, k, in_k, r, R,
-                K, 2, SCALE, INVERSE, THRESHOLD, DROP, HAS_DX,
+                K, 2, SCALE, THRESHOLD, DROP, HAS_DX,
             )  # fmt: skip
             da2 += part
             dx += more

@@ -62,7 +62,7 @@ def lora_down(x_TK: Tensor, a_PRK: Tensor, keys: Tensor, p: float, scaling: floa
     assert x_TK.numel() < 2**31  # elements are numbered in 32 bits
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     block_r = max(16, _power(rank))
-    block_t, block_k = (64, 64) if block_r <= 32 else (32, 32)
+    block_t, block_k = (64, 128 if width > 8192 else 64) if block_r <= 32 else (32, 32)
     blocks = _split(tokens, block_t)
     parts = max(1, min(_split(264, blocks), _split(width, 4 * block_k)))
     k_each = _split(_split(width, parts), block_k) * block_k
@@ -70,9 +70,10 @@ def lora_down(x_TK: Tensor, a_PRK: Tensor, keys: Tensor, p: float, scaling: floa
     parts_SPTR = x_TK.new_empty(parts, count, tokens, rank, dtype=torch.float32)
     _kernels().lora_down[(blocks, parts)](
         x_TK, a_PRK, parts_SPTR, keys, tokens, width, rank, k_each,
-        inverse(p), threshold(p), p > 0.0, count, block_t, block_k, block_r,
+        threshold(p), p > 0.0, count, block_t, block_k, block_r,
     )  # fmt: skip
-    return _reduced(parts_SPTR, x_TK.new_empty(count, tokens, rank), scaling, add=False)
+    low_PTR = x_TK.new_empty(count, tokens, rank)
+    return _reduced(parts_SPTR, low_PTR, scaling * inverse(p), add=False)
 
 
 def up_backward(dy_TN: Tensor, low_TR: Tensor, grad_NR: Tensor, *, add: bool) -> None:
@@ -80,9 +81,9 @@ def up_backward(dy_TN: Tensor, low_TR: Tensor, grad_NR: Tensor, *, add: bool) ->
     (tokens, width), rank = dy_TN.shape, low_TR.shape[1]
     dy_TN = dy_TN.contiguous()
     block_r = max(16, _power(rank))
-    block_n = 64 if width >= 8192 else 32
+    block_t, block_n = (128, 64) if block_r <= 32 else (64, 32)
     _kernels().up_backward[(_split(width, block_n),)](
-        dy_TN, low_TR, grad_NR, tokens, width, rank, add, 64, block_n, block_r
+        dy_TN, low_TR, grad_NR, tokens, width, rank, add, block_t, block_n, block_r
     )
 
 
@@ -114,10 +115,10 @@ def lora_backward(
     _kernels().lora_backward[(_split(width, block_k), parts)](
         x_TK, dx_TK if dx_TK is not None else x_TK, dlow_PTR, a_PRK, da_SPRK, keys,
         tokens, width, rank, rows_each,
-        scaling, inverse(p), threshold(p), p > 0.0, dx_TK is not None, add_dx, count,
+        scaling * inverse(p), threshold(p), p > 0.0, dx_TK is not None, add_dx, count,
         block_t, block_k, block_r,
     )  # fmt: skip
-    _reduced(da_SPRK, grad_PRK, scaling, add=add)
+    _reduced(da_SPRK, grad_PRK, scaling * inverse(p), add=add)
 
 
 def _reduced(parts: Tensor, out: Tensor, scaling: float, *, add: bool) -> Tensor:
@@ -133,7 +134,7 @@ def nf4_dequantize(packed: Tensor, state: Any, out: Tensor) -> Tensor:
     scales, each = state.absmax, 32
     _kernels().nf4_dequantize[(_split(scales.numel(), each),)](
         packed, scales, state.state2.code, state.state2.absmax, state.offset, state.code, out,
-        scales.numel(), state.blocksize // 2, state.state2.blocksize, each,
+        scales.numel(), state.blocksize // 2, state.state2.blocksize, each, num_warps=2,
     )  # fmt: skip
     return out
 
