@@ -3,8 +3,8 @@
 Saves the mask: nothing is stored between forward and backward, not even a generator's state, so
 recompute and CUDA-graph replays draw the same mask and a checkpoint needs two integers. The bits
 are half a 32-bit mixer (lowbias32: C. Wellons, github.com/skeeto/hash-prospector) over the
-element's number in a Weyl sequence of each input's own, whose keys the whole mixer makes. Counter-based generators: Salmon et al. 2011,
-"Parallel random numbers: as easy as 1, 2, 3".
+element's number in a Weyl sequence of each input's own, whose keys the whole mixer makes.
+Counter-based generators: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
 
 # S projections (sites), T tokens, D width
