@@ -7,6 +7,11 @@ import time
 from collections.abc import Mapping
 
 from tui.paint import Line, Part, plain
+from workbench.present import energy as energy
+from workbench.present import guards_line as guards_line
+from workbench.present import heat_limits as heat_limits
+from workbench.present import power as power
+from workbench.present import xid_watch as xid_watch
 from workbench.service import TrialRow
 from workbench.trial import Kind, State, Wanted
 

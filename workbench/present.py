@@ -76,6 +76,52 @@ def score(value: float | None, *, sign: bool = False) -> str:
     return f"{value:+.3f}" if sign else f"{value:.3f}"
 
 
+def energy(watt_hours: float | None) -> str:
+    """`0.42 Wh`, `37 Wh`, `1.24 kWh`, `-` for what was not measured."""
+    if watt_hours is None:
+        return "-"
+    if watt_hours >= 1_000:
+        return f"{watt_hours / 1_000:.2f} kWh"
+    return f"{watt_hours:.0f} Wh" if watt_hours >= 10 else f"{watt_hours:.2g} Wh"
+
+
+def temperature(degrees: float | None) -> str:
+    return "-" if degrees is None else f"{degrees:.0f} °C"
+
+
+def power(watts: float | None, limit_w: float | None = None) -> str:
+    """`212 W`, `212 of 350 W`."""
+    if watts is None:
+        return "-"
+    return f"{watts:.0f} W" if limit_w is None else f"{watts:.0f} of {limit_w:.0f} W"
+
+
+def heat_limits(guards: Mapping[str, Any]) -> str:
+    """`no new trial above 84 °C, pauses above 90 °C`; empty where no engine told its guards."""
+    if not guards:
+        return ""
+    start, pause = guards["no_start_above_c"], guards["pause_above_c"]
+    return f"no new trial above {start:g} °C, pauses above {pause:g} °C"
+
+
+def guards_line(guards: Mapping[str, Any]) -> str:
+    """What the guards hold to, on one line."""
+    if not guards:
+        return ""
+    gap = guards["start_gap_s"]
+    floor = f"disk floor {size(guards['disk_floor'])}, ballast {size(guards['ballast'])}"
+    shares = "shares cards in use" if guards["share"] else "leaves cards in use alone"
+    gaps = "2 s between GPU starts" if gap is None else f"{gap:g} s between starts"
+    return f"{heat_limits(guards)}; {gaps}; {shares}; {floor}"
+
+
+def xid_watch(watched: bool | None) -> str:
+    """Whether failures of a card would be told; empty for one that has none."""
+    if watched is None:
+        return ""
+    return "watched" if watched else "its driver tells of none (see dmesg for Xid)"
+
+
 def rate(tokens_per_s: float | None) -> str:
     return "-" if tokens_per_s is None else f"{tokens_per_s:,.0f}"
 

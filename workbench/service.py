@@ -5,12 +5,13 @@ Nothing here talks to the engine or to Ray: the store is read, request files are
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,6 +87,8 @@ class Snapshot:
     """Of all experiments, oldest first; `kind` base rows too."""
     held: bool = False
     """A person holds the whole queue."""
+    guards: dict[str, Any] = field(default_factory=dict)
+    """The [guards] that the engine holds to; empty before one ran. See user_config.Guards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +154,7 @@ class Service:
                 experiments=reader.experiments(),
                 trials=reader.trials(),
                 held=bool(reader.fact("held")),
+                guards=json.loads(reader.fact("guards") or "{}"),
             )
 
     def experiment(self, key: int | str) -> Experiment:

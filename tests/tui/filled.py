@@ -5,6 +5,7 @@ python -m tests.tui.filled FOLDER        # then: WORKBENCH_HOME=FOLDER workbench
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import sys
@@ -20,6 +21,7 @@ from workbench.home import Home
 from workbench.locks import Lock
 from workbench.store.writer import Store
 from workbench.trial import Kind, State, Wanted
+from workbench.user_config import Guards
 
 NOW = 1_763_900_000.0
 """Where the clock of tests stands: 2025-11-23, 12:13:20 UTC."""
@@ -139,6 +141,7 @@ class Filler:
             loss=loss,
             tokens_per_s=rate,
             peak_bytes=int(peak * GIB),
+            energy_wh=0.11 * len(steps),
         )
 
     def checkpoint(self, trial: int, attempt: int, step: int, ago_s: float) -> None:
@@ -232,7 +235,7 @@ def fill(home: Home, now: float = NOW) -> None:
 
 def _cards(filler: Filler) -> None:
     filler.set(2)
-    load = ((15.2, 97, 71, 402), (15.9, 99, 84, 347), (6.4, 12, 52, 118), (0.4, 0, 38, 11))
+    load = ((15.2, 97, 71, 402), (15.9, 99, 85, 347), (6.4, 12, 52, 118), (5.6, 88, 61, 64))
     filler.store.see_cards(
         [
             {
@@ -245,12 +248,21 @@ def _cards(filler: Filler) -> None:
                 "utilisation": util,
                 "temperature_c": heat,
                 "power_w": power,
+                "power_limit_w": 70 if uuid == HERE_T4 else 350,
+                "xid_watch": int(uuid != HERE_T4),
             }
             for (uuid, name, gib, capability), (used, util, heat, power) in zip(
                 CARDS, load, strict=True
             )
         ]
     )
+    blender = {"pid": 7311, "bytes": int(5.2 * GIB), "name": "blender", "draws": False}
+    guard = "in use by pid 7311 (blender, 5.2 GiB)"
+    filler.store.touch_card(HERE_T4, processes=json.dumps([blender]), guard=guard)
+    filler.store.touch_card(
+        HERE_3090, heat="warm", guard="cools: at 85 °C, takes trials again at 76 °C"
+    )
+    filler.store.set_fact("guards", Guards().model_dump_json())
 
 
 def _demo(filler: Filler) -> None:

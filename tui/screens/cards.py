@@ -64,7 +64,7 @@ class Cards(View):
         card = self._card()
         about.display = card is not None
         if card is not None:
-            about.show(cards.about(card, self.desk.trial(card.trial), now))
+            about.show(cards.about(card, self.desk.trial(card.trial), now, snapshot.guards))
             entitle(about, cards.short_name(card.name))
 
     @on(RowList.Opened)

@@ -32,8 +32,13 @@ def columns(rows: Sequence[BoardRow], rank_by: str) -> tuple[Column, ...]:
         Column(title="tok/s", width=6, right=True, drop=2),
         Column(title="peak", width=8, right=True, drop=3),
         Column(title="wall", width=10, right=True, drop=40),
+        *([Column(title="energy", width=8, right=True, drop=41)] if _metered(rows) else []),
         Column(title="state", width=10, grow=1),
     )
+
+
+def _metered(rows: Sequence[BoardRow]) -> bool:
+    return any(row.energy_wh is not None for row in rows)
 
 
 def _setting_column(key: str, rows: Sequence[BoardRow], drop: int) -> Column:
@@ -49,10 +54,11 @@ def _setting_column(key: str, rows: Sequence[BoardRow], drop: int) -> Column:
 def rows(board: Sequence[BoardRow], rank_by: str) -> list[Row]:
     keys = differing(board)
     best = next((row.trial for row in board if row.rank == 1), None)
-    return [_row(row, keys, rank_by, row.trial == best) for row in board]
+    metered = _metered(board)
+    return [_row(row, keys, rank_by, row.trial == best, metered) for row in board]
 
 
-def _row(row: BoardRow, keys: Sequence[str], rank_by: str, best: bool) -> Row:
+def _row(row: BoardRow, keys: Sequence[str], rank_by: str, best: bool, metered: bool) -> Row:
     base = row.kind == "base"
     tone = "dim" if base else ""
     settings: list[Line] = [
@@ -69,6 +75,7 @@ def _row(row: BoardRow, keys: Sequence[str], rank_by: str, best: bool) -> Row:
             _known(present.rate(row.tokens_per_s), tone),
             _known(present.gib(row.peak_bytes), tone),
             _known(present.span(row.wall_s), tone),
+            *([_known(present.energy(row.energy_wh), tone)] if metered else []),
             (*present.state_word(row.state), *_why(row)),
         ),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from tui import present
 from tui.paint import Gauge, Line, Part, plain
 from tui.widgets.rowlist import Column, Row
+from workbench import xid
 from workbench.service import CardRow, TrialRow
 
 STALE_S = 30.0
@@ -59,7 +61,7 @@ def _measured(value: float | None, unit: str, tone: str) -> Part:
 
 
 def _heat(card: CardRow) -> str:
-    return "warn" if (card.temperature_c or 0) >= 83 else "dim"
+    return {"hot": "bad", "warm": "warn"}.get(card.heat, "dim")
 
 
 def does(card: CardRow, trial: TrialRow | None) -> Line:
@@ -79,10 +81,14 @@ def does(card: CardRow, trial: TrialRow | None) -> Line:
         )
     if card.problem:
         return (("! ", "warn"), plain(card.problem, "warn"))
+    if card.guard:
+        return (("‖ ", "warn"), plain(card.guard, "warn"))
     return (("‖", "warn"), *drain) if drain else (("○ free", "dim"),)
 
 
-def about(card: CardRow, trial: TrialRow | None, now: float) -> list[Line]:
+def about(
+    card: CardRow, trial: TrialRow | None, now: float, guards: Mapping[str, Any]
+) -> list[Line]:
     """Everything known of it, one fact a line."""
     facts: list[tuple[str, Line]] = [
         ("card", (plain(card.name, "bold"),)),
@@ -94,19 +100,48 @@ def about(card: CardRow, trial: TrialRow | None, now: float) -> list[Line]:
     facts.append(("memory", (_memory(card),)))
     if card.cap_bytes is not None:
         facts.append(("your own limit", ((present.gib(card.cap_bytes), ""),)))
+    facts += _measures(card, guards)
     facts.append(("does", does(card, trial)))
     if trial is not None:
         facts.append(("settings", (plain(present.settings(trial.settings) or present.NONE),)))
     for process in card.processes[:6]:
-        text = f"pid {process.get('pid', '?')}, {present.gib(_bytes(process))}"
+        name = process.get("name") or "a program"
+        does_what = "draws" if process.get("draws") else "computes"
+        text = f"{name} {does_what}, pid {process.get('pid', '?')}, {present.gib(_bytes(process))}"
         facts.append(("somebody else's", (plain(text, "warn"),)))
     if card.quarantined:
-        facts.append(("quarantined", (plain(card.quarantined, "bad"),)))
+        facts.append(("quarantined", (plain(card.quarantined, "bad", 600),)))
+    elif card.guard and trial is not None:
+        facts.append(("after this trial", (plain(card.guard, "warn"),)))
     if card.problem:
         facts.append(("problem", (plain(card.problem, "warn"),)))
     if card.drained:
         facts.append(("drained", (("gets no new trials", "warn"),)))
     return [((f"{name:<20}", "dim"), *line) for name, line in facts]
+
+
+def _measures(card: CardRow, guards: Mapping[str, Any]) -> Iterator[tuple[str, Line]]:
+    """Heat, power, energy, and what watches the card; each where it is told."""
+    if card.temperature_c is not None:
+        limits = present.heat_limits(guards)
+        said = f"{card.temperature_c:.0f} °C"
+        yield "temperature", ((said, _heat(card)), (f"  {limits}", "dim"))
+    if card.power_w is not None:
+        yield "power", ((present.power(card.power_w, card.power_limit_w), ""),)
+    if card.energy_wh is not None:
+        yield "drew for trials", ((present.energy(card.energy_wh), ""),)
+    if card.ecc_errors:
+        yield "memory errors", ((f"{card.ecc_errors} not corrected since boot", "bad"),)
+    if card.xid_watch is not None:
+        tone = "dim" if card.xid_watch else "warn"
+        yield "Xid errors", (plain(present.xid_watch(card.xid_watch), tone), *_last_xid(card))
+
+
+def _last_xid(card: CardRow) -> Line:
+    if not card.xids:
+        return ()
+    at_utc, code = card.xids[-1]
+    return ((f"; last {xid.words(int(code))} at {present.clock(at_utc)}", "warn"),)
 
 
 def _memory(card: CardRow) -> Part:

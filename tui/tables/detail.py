@@ -81,6 +81,9 @@ def _where(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], now: fl
     if row.score is not None:
         score = present.score(row.score, detail.experiment.rank_by)
         parts.append((f"score {score} ({present.ranked_by(detail.experiment.rank_by)})", ""))
+    drawn = [one.energy_wh for one in detail.attempts if one.energy_wh is not None]
+    if drawn:
+        parts.append((f"drew {present.energy(sum(drawn))}", ""))
     if row.attempts > 1:
         parts.append((f"attempt {row.attempts}", ""))
     return join(tuple((part,) for part in parts), (" · ", "faint")) or (("not started yet", "dim"),)
@@ -208,6 +211,7 @@ def attempts(tries: Sequence[Attempt], cards: Sequence[CardRow], now: float) -> 
                 ("  ", ""),
                 plain(f"{names.get(one.card, '')} {present.short_uuid(one.card)}"),
                 (f"  steps {one.from_step:,}–{one.last_step:,}  {took}", "dim"),
+                *(((f"  {present.energy(one.energy_wh)}", "dim"),) if one.energy_wh else ()),
                 *((("  ", ""), plain(one.reason, "dim")) if one.reason else ()),
             )
         )

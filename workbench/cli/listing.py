@@ -173,13 +173,15 @@ def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
             present.rate(row.tokens_per_s),
             present.size(row.peak_bytes),
             present.duration(row.wall_s),
+            present.energy(row.energy_wh),
             "the base, untrained" if row.kind == "base" else present.brief(row.settings),
         )
         for row in rows
     ]
-    heads = ("rank", "trial", "state", "score", "vs base", "tok/s", "peak", "time", "settings")
-    right = ("rank", "trial", "score", "vs base", "tok/s", "peak", "time")
-    out_table(heads, lines, right=right, flexible=8, optional=("tok/s", "time", "peak"))
+    right = ("rank", "trial", "score", "vs base", "tok/s", "peak", "time", "energy")
+    heads = ("rank", "trial", "state", *right[2:], "settings")
+    optional = ("tok/s", "energy", "time", "peak")
+    out_table(heads, lines, right=right, flexible=9, optional=optional)
     for row in rows:
         if row.state == "failed" and row.reason:
             out(f"trial {row.trial}: failed: {safe_line(row.reason)}")

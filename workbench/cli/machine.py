@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -30,6 +31,8 @@ def cards(as_data: Json = False) -> None:
         tell("no card was found; `workbench doctor` says why")
     else:
         _print(found)
+        if line := present.guards_line(snapshot.guards):
+            tell(f"guards: {line}")
 
 
 def _detected() -> list[dict[str, Any]]:
@@ -40,7 +43,8 @@ def _detected() -> list[dict[str, Any]]:
     for card in detect_cards(os.environ):
         row: dict[str, Any] = dict.fromkeys(CardRow.__dataclass_fields__)
         row |= {"processes": [], "present": True, "drained": False, "quarantined": ""}
-        row |= {"problem": "", "generation": 0, **card.to_json()}
+        row |= {"problem": "", "guard": "", "heat": "", "xids": [], "lost": False, "generation": 0}
+        row |= card.to_json()
         if card.capability:
             row["capability"] = ".".join(str(part) for part in card.capability)
         rows.append(row)
@@ -48,6 +52,7 @@ def _detected() -> list[dict[str, Any]]:
 
 
 def _print(found: list[dict[str, Any]]) -> None:
+    heads = ["card", "name", "cc", "usable", "free", "load", "temp", "power", "energy", "doing"]
     rows = [
         (
             card["uuid"],
@@ -56,22 +61,40 @@ def _print(found: list[dict[str, Any]]) -> None:
             present.size(card["cap_bytes"] or card["total_bytes"]),
             present.size(card["free_bytes"]),
             "-" if card["utilisation"] is None else f"{card['utilisation']:.0f} %",
-            "-" if card["temperature_c"] is None else f"{card['temperature_c']:.0f} °C",
+            present.temperature(card["temperature_c"]),
+            present.power(card["power_w"], card["power_limit_w"]),
+            present.energy(card["energy_wh"]),
             _doing(card),
         )
         for card in found
     ]
-    heads = ("card", "name", "cc", "usable", "free", "load", "temp", "doing")
-    right = ("cc", "usable", "free", "load", "temp")
-    out_table(heads, rows, right=right, flexible=0, optional=("cc", "temp"))
+    right = ("cc", "usable", "free", "load", "temp", "power", "energy")
+    optional = ("cc", "energy", "power", "temp")
+    out_table(heads, rows, right=right, flexible=0, optional=optional)
+    for card in found:
+        for text in _ailing(card):
+            out(f"{card['uuid']}: {text}")
+
+
+def _ailing(card: dict[str, Any]) -> Iterator[str]:
+    """What a row of the table has no room for."""
+    if card["quarantined"]:
+        yield f"quarantined: {safe_line(card['quarantined'])}"
+    if card["guard"] and not card["quarantined"]:
+        yield safe_line(card["guard"])
+    if card["xid_watch"] is False:
+        yield f"Xid errors: {present.xid_watch(False)}"
 
 
 def _doing(card: dict[str, Any]) -> str:
     if not card["present"]:
         return "absent"
-    for word in ("quarantined", "problem"):
-        if card[word]:
-            return f"{word}: {safe_line(card[word])}"
+    if card["quarantined"]:
+        return "quarantined"
+    if card["problem"]:
+        return f"problem: {safe_line(card['problem'])}"
+    if card["trial"] is None and card["guard"]:
+        return "left alone"
     if card["trial"] is not None:
         return f"trial {card['trial']}" + (", then drained" if card["drained"] else "")
     return "drained" if card["drained"] else "idle"

@@ -108,14 +108,16 @@ def table(
 ) -> list[str]:
     """Aligned lines of at most the terminal's width, heads first.
 
-    `right`: heads of the columns flush right. Where a line would be too long, `optional` columns
-    are left out, first named first; then the `flexible` one is cut.
+    `right`: heads of the columns flush right. `optional` columns are left out where nothing is
+    known of any row; where a line would be too long, the others of them, first named first. Then
+    the `flexible` one is cut.
     """
     text = [[safe_line(cell) for cell in row] for row in rows]
     widths = [max(cells(line[n]) for line in [list(heads), *text]) for n in range(len(heads))]
     kept = list(range(len(heads)))
-    for head in optional:
-        if _total(widths, kept) > width():
+    empty = [head for n, head in enumerate(heads) if text and all(row[n] == "-" for row in text)]
+    for head in sorted(optional, key=lambda head: head not in empty):
+        if head in empty or _total(widths, kept) > width():
             kept.remove(list(heads).index(head))
     over = _total(widths, kept) - width()
     if over > 0:

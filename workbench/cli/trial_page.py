@@ -56,6 +56,8 @@ def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str
         loss = f", loss {present.number(trial.loss)}" if trial.loss is not None else ""
         phase = f", {safe_line(trial.phase)}" if trial.phase else ""
         yield "step", f"{present.steps(trial.step, trial.total_steps)}{loss}{rate}{phase}"
+    if row is not None and row.energy_wh is not None:
+        yield "energy", present.energy(row.energy_wh)
     if trial.checkpoint_step is not None:
         yield "checkpoint", f"step {trial.checkpoint_step}"
     if row is not None and row.scores:
@@ -79,12 +81,14 @@ def _attempts(attempts: list[Attempt]) -> None:
             _predicted(a),
             present.size(a.peak_bytes),
             present.duration((a.ended_utc or time.time()) - a.started_utc),
+            present.energy(a.energy_wh),
             a.reason or "-",
         )
         for a in attempts
     ]
-    heads = ("id", "card", "steps", "outcome", "predicted", "measured", "time", "why")
-    out_table(heads, rows, right=("id", "steps", "predicted", "measured", "time"), flexible=7)
+    heads = ("id", "card", "steps", "outcome", "predicted", "measured", "time", "energy", "why")
+    right = ("id", "steps", "predicted", "measured", "time", "energy")
+    out_table(heads, rows, right=right, flexible=8, optional=("energy",))
     for attempt in attempts:
         out(f"  plan of {attempt.id}: {_plan(attempt)}")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from workbench import present
 from workbench.attention import attention_for
 from workbench.card_sampler import CardSample, Sample
 from workbench.doctor.check import Check
@@ -92,9 +93,24 @@ def check_card(sample: CardSample, torch: Mapping[str, Any]) -> Check:
         finding = f"{facts}; torch {torch['version']} carries no code for it ({' '.join(arches)})"
         mend = "install torch for an older CUDA, e.g. the cu126 index, which carries sm_50 to sm_90"
         return Check(name=name, status="fail", finding=finding, mend=mend)
+    facts += "".join(f", {told}" for told in _watched(sample))
     attention, why = attention_for(card, "auto")
     finding = f"{facts}; {precision_for(card, 'auto')}, {attention}: {why}"
     return Check(name=name, status="ok", finding=finding)
+
+
+def _watched(sample: CardSample) -> Iterator[str]:
+    """What the guards have to go by on this card."""
+    if sample.card.kind != "cuda":
+        return
+    yield present.temperature(sample.temperature_c) if sample.temperature_c else "no temperature"
+    counted = sample.energy_j is not None
+    by_power = "energy by its power" if sample.power_w is not None else "no energy"
+    yield "energy by its counter" if counted else by_power
+    yield "Xid errors told" if sample.xid_watch else "no Xid errors told"
+    for one in sample.processes:
+        if not one.draws:
+            yield f"pid {one.pid} ({one.name or 'unknown'}) computes on it"
 
 
 def carried(capability: tuple[int, int], arches: list[str]) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from workbench.doctor.check import Check
 from workbench.errors import WorkbenchError
 from workbench.home import Home, private_temp
+from workbench.present import guards_line
 
 GIB = 1 << 30
 LOW_DISK_BYTES, LITTLE_DISK_BYTES = 5 * GIB, 40 * GIB
@@ -43,6 +44,19 @@ def check_home(home: Home) -> Check:
         finding = f"{root} is open to others (mode {mode:o})"
         return Check(name="home", status="warn", finding=finding, mend=f"chmod 700 {root}")
     return Check(name="home", status="ok", finding=f"{root}, yours alone")
+
+
+def check_config(path: Path | None = None) -> Check:
+    """Is the user's own configuration one that holds? And what the guards hold to by it."""
+    from workbench.user_config import config_file, read_user_config
+
+    path = path or config_file()
+    try:
+        guards = read_user_config(path).guards.model_dump()
+    except WorkbenchError as wrong:
+        return Check(name="configuration", status="warn", finding=wrong.what, mend=wrong.mend)
+    where = str(path) if path.exists() else f"none at {path}; the defaults hold"
+    return Check(name="configuration", status="ok", finding=f"{where}; {guards_line(guards)}")
 
 
 def check_disk(home: Home) -> Check:

@@ -23,6 +23,7 @@ def checks(env: Mapping[str, str] | None = None, home: Home | None = None) -> It
     quick: list[Callable[[], Check]] = [
         machine.check_python,
         partial(machine.check_home, home),
+        machine.check_config,
         partial(machine.check_disk, home),
         machine.check_temp,
         partial(machine.check_terminal, asked),
