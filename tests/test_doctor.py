@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.card_sampler import CardSample, Sample
+from workbench.card_sampler import CardSample, Process, Sample
 from workbench.cards import Card
 from workbench.doctor import libraries, machine, probes
 from workbench.doctor.libraries import carried
@@ -62,12 +62,32 @@ def test_a_build_runs_where_its_architectures_do(
     assert carried(capability, arches) is runs
 
 
+def test_a_configuration_with_a_mistake_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    assert machine.check_config(file).status == "ok"
+    file.write_text("[guards]\nsahre = true\n")
+    check = machine.check_config(file)
+    assert check.status == "warn"
+    assert f"{file}:2" in check.finding
+    file.write_text("[guards]\npause_above_c = 87\n")
+    assert "pauses above 87 °C" in machine.check_config(file).finding
+
+
 class TestCards:
     def test_a_card_tells_what_it_gets_and_why(self) -> None:
         check = libraries.check_card(ADA, TORCH)
         assert check.status == "ok"
         assert "15.0 of 16.0 GiB free" in check.finding
         assert "bf16" in check.finding
+
+    def test_what_the_guards_have_to_go_by_is_told(self) -> None:
+        user = Process(pid=7311, bytes=GIB, name="blender")
+        seen = replace(ADA, temperature_c=61, energy_j=5.0, xid_watch=True, processes=(user,))
+        finding = libraries.check_card(seen, TORCH).finding
+        for told in ("61 °C", "energy by its counter", "Xid errors told", "pid 7311 (blender)"):
+            assert told in finding
+        silent = libraries.check_card(ADA, TORCH).finding
+        assert "no temperature, no energy, no Xid errors told" in silent
 
     def test_a_card_that_torch_left_behind_is_named(self) -> None:
         check = libraries.check_card(V100, TORCH)

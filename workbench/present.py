@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from workbench.store.rows import TrialRow
 from workbench.text import safe_line
