@@ -10,11 +10,13 @@ import pytest
 
 from tests.support.desks import Bench, cpu_card, recipe
 from workbench import scheduler
+from workbench.locks import Lock
 from workbench.scheduler import obey
 from workbench.scheduler.desk import assignment_file
 from workbench.scheduler.obey import VERBS
 from workbench.scheduler.rescue import rescue_all
-from workbench.store.requests import drop
+from workbench.service import Service
+from workbench.store.requests import drop, scan
 from workbench.store.rows import Answer, TrialRow
 from workbench.trial import State
 
@@ -317,12 +319,15 @@ def test_a_trial_is_added_to_a_running_experiment(bench_of: MakeBench) -> None:
 
 
 def test_a_random_sweep_draws_more_and_the_same_as_if_it_had_at_once(bench_of: MakeBench) -> None:
-    bench = bench_of()
+    bench = bench_of(*[cpu_card(i) for i in range(6)])
     span = {"train.learning_rate": {"min": 0.01, "max": 0.5}}
     short = bench.submit(recipe(sweep={"method": "random", "trials": 2, "parameters": span}))
     long = bench.submit(recipe(sweep={"method": "random", "trials": 5, "parameters": span}))
-    assert ask(bench, "add", experiment=short, trials=2).ok
+    assert "2 more for tiny, 4 in all" in ask(bench, "add", experiment=short, trials=2).text
     assert ask(bench, "add", experiment=short, trials=1).ok
+    bench.ticks(60)
+    assert set(states(bench, short)) == {State.DONE}
+    assert bench.store.experiment(short).ended_utc
     drawn = [t.settings for t in bench.store.trials(short) if t.number]
     assert drawn == [t.settings for t in bench.store.trials(long) if t.number]
 
@@ -331,9 +336,40 @@ def test_a_whole_grid_has_no_more(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.submit(recipe(sweep=GRID))
     answer = ask(bench, "add", experiment=id, trials=3)
-    assert "all 6 points" in answer.text
+    assert "all points of its grid" in answer.text
+    cut = bench.submit(recipe(sweep={**GRID, "trials": 4}))
+    assert len(ask(bench, "add", experiment=cut, trials=1).data["trials"]) == 1
+    assert "has no more" in ask(bench, "add", experiment=cut, trials=9).text
+    settings = [t.settings for t in bench.store.trials(cut) if t.number]
+    assert settings == [t.settings for t in bench.store.trials(id) if t.number]
     single = bench.submit(recipe())
     assert "has no sweep" in ask(bench, "add", experiment=single, trials=3).text
+
+
+def test_a_sweep_by_tpe_goes_on_where_it_ended(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    span = {"train.learning_rate": {"min": 0.01, "max": 0.5}}
+    id = bench.submit(recipe(sweep={"method": "tpe", "trials": 2, "parameters": span}))
+    bench.ticks(40)
+    assert bench.store.experiment(id).ended_utc
+    ask(bench, "add", experiment=id, trials=2)
+    assert bench.store.experiment(id).ended_utc is None
+    bench.ticks(60)
+    assert len(states(bench, id)) == 5
+    assert set(states(bench, id)) == {State.DONE}
+
+
+def test_a_sweep_whose_budget_is_spent_draws_no_more(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    span = {"train.learning_rate": {"min": 0.01, "max": 0.5}}
+    sweep = {"method": "random", "hours": 0.001, "parameters": span}
+    id = bench.submit(recipe(sweep=sweep))
+    assert "until its budget" in ask(bench, "add", experiment=id, trials=2).text
+    bench.ticks(60)
+    answer = ask(bench, "add", experiment=id, trials=2)
+    assert "budget of 0.001 h is spent" in answer.text
+    assert not answer.ok
+    assert ask(bench, "add", experiment=id, settings={"train.learning_rate": 0.2}).ok
 
 
 # --- the queue ---
@@ -597,3 +633,33 @@ def test_an_engine_that_is_stopping_goes_on_when_it_is_started(bench_of: MakeBen
     assert "goes on" in ask(bench, "engine-start").text
     bench.ticks(3)
     assert bench.store.trial(2).state is State.RUNNING
+
+
+def test_a_trial_that_is_pruned_goes_on_when_a_person_resumes_it(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(train=LONG))
+    bench.until(State.RUNNING, 2)
+    bench.ticks(2)
+    bench.store.prune(2, "median: behind")
+    assert ask(bench, "resume", trial=2).ok
+    bench.ticks(4)
+    assert bench.store.trial(2).state is State.RUNNING
+
+
+def test_a_start_while_it_stops_is_a_request_to_go_on(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    home = bench.desk.home
+    service, keeper = Service(home), Lock(home.keeper_lock)
+    assert keeper.take()
+    service.start_engine()
+    assert scan(home.requests) == []
+    ask(bench, "engine-stop")
+    assert service.stopping()
+    service.start_engine()
+    obey(bench.desk)
+    assert not bench.desk.stopping
+    assert not service.stopping()
+    home.stopped.touch()  # too late: it is on its way out
+    assert service.stopping()
+    keeper.release()
+    assert not service.stopping()

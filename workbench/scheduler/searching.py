@@ -40,7 +40,7 @@ def ask_for_more(desk: Desk) -> None:
 
 def _advance(desk: Desk, experiment: Experiment) -> None:
     recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
-    if why := _spent(desk, experiment, recipe):
+    if why := spent(desk, experiment, recipe):
         _end(desk, experiment, why, give_up=True)
         return
     if not search.one_by_one(recipe.sweep) and experiment.most_trials is None:
@@ -93,7 +93,7 @@ def _broke(one: Past) -> bool:
     return one.state is State.FAILED and one.outcome != Outcome.DIVERGED
 
 
-def _spent(desk: Desk, experiment: Experiment, recipe: Recipe) -> str:
+def spent(desk: Desk, experiment: Experiment, recipe: Recipe) -> str:
     """Which budget is spent, in words; empty while there is some left, or none was set."""
     assert recipe.sweep is not None
     hours, gpu_hours = recipe.sweep.hours, recipe.sweep.gpu_hours

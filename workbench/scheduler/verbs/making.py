@@ -13,6 +13,8 @@ from workbench.errors import CheckpointError, DoesNotFit, UsageError, WorkbenchE
 from workbench.files import fresh_folder, sync, write_durably
 from workbench.footprint import choose_plan
 from workbench.recipe import Recipe, apply_settings
+from workbench.recipe.space import grid
+from workbench.scheduler import searching
 from workbench.scheduler.desk import Desk, card_of
 from workbench.scheduler.verbs import done
 from workbench.scheduler.verbs.queue import whole
@@ -138,19 +140,44 @@ def _more_of_sweep(desk: Desk, experiment: Experiment, count: int) -> Answer:
             f"experiment {experiment.name} has no sweep to draw more trials from",
             mend=f"workbench add {experiment.id} -s train.learning_rate=1e-4",
         )
-    before = len(search.points(recipe))
-    sweep = recipe.sweep.model_copy(update={"trials": before + count})
-    wider = recipe.model_copy(update={"sweep": sweep})
-    points = search.points(wider)[before:]
-    if not points:
-        key = next(iter(sweep.parameters))
+    if why := searching.spent(desk, experiment, recipe):
         raise UsageError(
-            f"all {before} points of its grid are tried already",
-            mend=f"name one yourself: workbench add {experiment.id} -s {key}=…",
+            f"experiment {experiment.name} draws no more: {why}",
+            mend=f"name a trial yourself: workbench add {experiment.id} -s KEY=VALUE",
         )
-    desk.store.steer_experiment(experiment.id, recipe=wider.model_dump_json())
-    ids = [_add(desk, experiment, point, experiment.warm_trial) for point in points]
-    few = "" if len(points) == count else f" (its {sweep.method} has no more)"
+    if recipe.sweep.method == "grid":
+        return _more_of_grid(desk, experiment, recipe, count)
+    if experiment.searching and search.one_by_one(recipe.sweep) and experiment.most_trials is None:
+        raise UsageError(
+            f"experiment {experiment.name} draws trials until its budget is spent already",
+            mend=f"to have another one at once: workbench add {experiment.id} -s KEY=VALUE",
+        )
+    tuned = sum(t.kind is Kind.TUNE for t in desk.store.trials(experiment.id))
+    before = experiment.most_trials if experiment.searching else None
+    most = (tuned if before is None else before) + count
+    if most > search.MOST_TRIALS:
+        raise UsageError(f"an experiment has {search.MOST_TRIALS:,} trials at most")
+    desk.store.search(experiment.id, on=True, most_trials=most)
+    desk.store.steer_experiment(experiment.id, ended_utc=None)
+    text = (
+        f"{recipe.sweep.method} draws {count} more for {experiment.name}, {most} in all: each as a "
+        "card comes free, so that it knows what the others came to"
+    )
+    return done(text, experiment=experiment.id, name=experiment.name)
+
+
+def _more_of_grid(desk: Desk, experiment: Experiment, recipe: Recipe, count: int) -> Answer:
+    """Its next points in their order, where `trials` had cut it short."""
+    assert recipe.sweep is not None
+    tried = [trial.settings for trial in desk.store.trials(experiment.id)]
+    left = [point for point in grid(recipe.sweep.parameters) if point not in tried][:count]
+    if not left:
+        raise UsageError(
+            "all points of its grid are tried already",
+            mend=f"name a trial yourself: workbench add {experiment.id} -s KEY=VALUE",
+        )
+    ids = [_add(desk, experiment, point, experiment.warm_trial) for point in left]
+    few = "" if len(ids) == count else " (its grid has no more)"
     which = f"trial {ids[0]}" if len(ids) == 1 else f"trials {ids[0]} to {ids[-1]}"
     text = f"{which} of {experiment.name}{few}: {'it' if len(ids) == 1 else 'they'} {_when(desk)}"
     return done(text, trials=ids, experiment=experiment.id, name=experiment.name)

@@ -68,6 +68,8 @@ def resume(desk: Desk, args: dict[str, Any]) -> Answer:
     trial = unended(desk, args)
     desk.store.wish(trial.id, Wanted.RUN)
     attempt = live_attempt(desk, trial.id)
+    if trial.pruned:  # the next evaluation judges it again
+        desk.store.steer_trial(trial.id, pruned="")
     halted = attempt.halt if attempt is not None else None
     asked = attempt is not None and (halted is not None or trial.wanted is not Wanted.RUN)
     if asked and (halted == Halt.FINISH or trial.wanted is Wanted.STOP):
