@@ -82,12 +82,29 @@ class TestAnchors:
         ("google/gemma-3-1b-pt", 1.00),
         ("microsoft/Phi-3-mini-4k-instruct", 3.82),
         ("microsoft/phi-4", 14.66),
+        ("Qwen/Qwen2.5-72B-Instruct", 72.71),
+        ("Qwen/Qwen2.5-Coder-7B-Instruct", 7.62),
+        ("Qwen/Qwen3-4B-Instruct-2507", 4.02),
+        ("mistralai/Mistral-7B-Instruct-v0.2", 7.24),
+        ("google/gemma-3-270m-it", 0.27),
+        ("google/gemma-2-27b-it", 27.23),
+        ("microsoft/Phi-3-medium-128k-instruct", 13.96),
+        ("microsoft/Phi-4-mini-instruct", 3.84),
+        ("HuggingFaceTB/SmolLM3-3B", 3.08),
+        ("HuggingFaceTB/SmolLM-360M", 0.36),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1.10),
         ("HuggingFaceTB/SmolLM2-135M", 0.13),
         ("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1.71),
     ],
 )
 def test_a_named_shape_has_the_published_number_of_parameters(name: str, billions: float) -> None:
     assert ModelShape.of(config(name)).params / 1e9 == pytest.approx(billions, abs=0.006)
+
+
+def test_a_model_that_sees_counts_its_eyes_and_trains_plainly() -> None:
+    shape = ModelShape.of(config("google/gemma-3-4b-it"))
+    assert shape.params / 1e9 == pytest.approx(4.30, abs=0.02)
+    assert not shape.fused
 
 
 def test_an_unknown_name_has_no_shape() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, recipe
+from tests.support.desks import Bench, cpu_card, gpu_card, recipe
 from workbench import scheduler
 from workbench.errors import IllegalMove, UsageError
 from workbench.events import EventWriter
@@ -489,6 +489,33 @@ def test_trials_that_wait_for_a_big_card_keep_no_small_one_from_others(
     other = bench.submit(recipe(train={"max_steps": 900}))
     bench.ticks(60)
     assert [t.card for t in bench.store.trials(other)] == ["cpu-0"]
+
+
+def test_big_trials_do_not_starve_behind_small_ones(bench_of: MakeBench) -> None:
+    """Cards of 24, 12 and 8 GiB, forty small trials and then three that only the first takes."""
+    bench = bench_of(gpu_card(0, 24), gpu_card(1, 12), gpu_card(2, 8))
+    seeds = {"parameters": {"train.seed": list(range(40))}}
+    small = bench.submit(recipe(train={"max_steps": 30}, sweep=seeds))
+    longest = recipe(
+        data={"train": "/d", "max_tokens": 1 << 20},
+        lora={"rank": 256},
+        train={"max_steps": 3, "batch_size": 1, "gradient_checkpointing": "off"},
+        evaluate={"batch_size": 1},
+        sweep={"parameters": {"train.seed": [0, 1, 2]}},
+    )
+    big = bench.submit(longest)
+    bench.ticks(8)  # cards are taken, and one after another comes free again
+    for _ in range(400):
+        if all(trial.state.final for trial in bench.store.trials(big)):
+            break
+        bench.ticks()
+    done = bench.store.trials(big)
+    assert {trial.state for trial in done} == {State.DONE}
+    assert {bench.store.attempts(trial.id)[0].card for trial in done} == {"GPU-0"}
+    rest = bench.store.trials(small)
+    assert sum(not trial.state.final for trial in rest) > 10
+    used = {attempt.card for trial in rest for attempt in bench.store.attempts(trial.id)}
+    assert used >= {"GPU-1", "GPU-2"}
 
 
 def test_an_assignment_that_cannot_be_read_is_written_anew(bench_of: MakeBench) -> None:

@@ -20,19 +20,21 @@ def evaluation_bytes(
     """Of `rows` rows of `tokens` at a time."""
     value = VALUE_BYTES[precision]
     tile = min(rows * tokens, TILE_TOKENS) * min(shape.vocab, TILE_WIDTH) * value
-    return rows * row_bytes(shape, recipe, precision, tokens, eager=eager) + tile
+    row = _row_bytes(shape, recipe, precision, tokens, eager=eager, padded=rows > 1)
+    return rows * row + tile
 
 
-def row_bytes(
-    shape: ModelShape, recipe: Recipe, precision: str, tokens: int, *, eager: bool
+def _row_bytes(
+    shape: ModelShape, recipe: Recipe, precision: str, tokens: int, *, eager: bool, padded: bool
 ) -> int:
     """One row: its widest moment in the forward pass, or the cache it generates with."""
     value = VALUE_BYTES[precision]
     # In `up`: the gate's activation, the base's product and its copy, the adapter's, their sum;
     # besides them the residual stream and what was normed.
     wide = value * (5 * shape.ffn + 4 * shape.width)
-    # In attention: q, keys and values once for every query head, the output, and a mask.
-    attends = value * (4 * shape.q_width + 4 * shape.width) + tokens * value
+    # In attention: q, keys and values once for every query head, the output; where rows are of
+    # unlike length, which pairs of tokens count, told once and once more as numbers to add.
+    attends = value * (4 * shape.q_width + 4 * shape.width) + padded * tokens * (1 + value)
     if eager:
         attends += tokens * shape.heads * (8 + value)
     forward = tokens * max(wide, attends)

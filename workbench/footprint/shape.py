@@ -36,6 +36,8 @@ class ModelShape:
     """Attention scores are capped (Gemma 2)."""
     inner: bool = False
     """The text model inside one for more than text, which trains plainly."""
+    beside: int = 0
+    """Parameters of what is not the text model."""
     window: int | None = None
     """Keys that a query sees at most, where a layer has such a limit."""
 
@@ -64,6 +66,7 @@ class ModelShape:
             tied=bool(flat.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
             softcap=bool(flat.get("attn_logit_softcapping")),
             inner=isinstance(text, Mapping),
+            beside=_seeing(flat.get("vision_config")),
             window=_window(flat),
         )
 
@@ -113,10 +116,11 @@ class ModelShape:
 
     @property
     def other_params(self) -> int:
-        """Embeddings, head, norms and biases: what stays in 16 bits."""
+        """Embeddings, head, norms and biases: what stays in 16 bits. And eyes, where it has any."""
         embeddings = self.vocab * self.width * (1 if self.tied else 2)
         bias = self.q_width + 2 * self.kv_width if self.kind in _BIASED_QKV else 0
-        return embeddings + self.layers * (self.norms * self.width + self.head_norms + bias)
+        layers = self.layers * (self.norms * self.width + self.head_norms + bias)
+        return embeddings + layers + self.beside
 
     @property
     def norms(self) -> int:
@@ -131,6 +135,14 @@ class ModelShape:
     @property
     def params(self) -> int:
         return self.linear_params + self.other_params + self.width
+
+
+def _seeing(vision: object) -> int:
+    """Parameters of a vision tower's layers; 0 without one."""
+    if not isinstance(vision, Mapping):
+        return 0
+    width, ffn = (_measure(vision, name) for name in ("hidden_size", "intermediate_size"))
+    return _measure(vision, "num_hidden_layers") * (4 * width * width + 2 * width * ffn)
 
 
 def _window(config: Mapping[str, Any]) -> int | None:

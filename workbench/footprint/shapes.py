@@ -5,6 +5,7 @@ From each model's config.json on the hub; a test holds them to the published par
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _KEYS = (
@@ -25,13 +26,20 @@ _SHAPES: dict[str, tuple[str, _Row]] = {
     "meta-llama-3-70b": ("llama", (8192, 80, 64, 8, 128, 28672, 128256, False)),
     "llama-3.1-70b": ("llama", (8192, 80, 64, 8, 128, 28672, 128256, False)),
     "llama-3.3-70b": ("llama", (8192, 80, 64, 8, 128, 28672, 128256, False)),
+    "llama-3.1-405b": ("llama", (16384, 126, 128, 8, 128, 53248, 128256, False)),
     "llama-3.2-1b": ("llama", (2048, 16, 32, 8, 64, 8192, 128256, True)),
     "llama-3.2-3b": ("llama", (3072, 28, 24, 8, 128, 8192, 128256, True)),
     "tinyllama-1.1b": ("llama", (2048, 22, 32, 4, 64, 5632, 32000, False)),
+    "tinyllama-1.1b-v1.0": ("llama", (2048, 22, 32, 4, 64, 5632, 32000, False)),
+    "smollm-135m": ("llama", (576, 30, 9, 3, 64, 1536, 49152, True)),
+    "smollm-360m": ("llama", (960, 32, 15, 5, 64, 2560, 49152, True)),
+    "smollm-1.7b": ("llama", (2048, 24, 32, 32, 64, 8192, 49152, True)),
     "smollm2-135m": ("llama", (576, 30, 9, 3, 64, 1536, 49152, True)),
     "smollm2-360m": ("llama", (960, 32, 15, 5, 64, 2560, 49152, True)),
     "smollm2-1.7b": ("llama", (2048, 24, 32, 32, 64, 8192, 49152, True)),
+    "smollm3-3b": ("smollm3", (2048, 36, 16, 4, 128, 11008, 128256, True)),
     "mistral-7b-v0.1": ("mistral", (4096, 32, 32, 8, 128, 14336, 32000, False)),
+    "mistral-7b-v0.2": ("mistral", (4096, 32, 32, 8, 128, 14336, 32000, False)),
     "mistral-7b-v0.3": ("mistral", (4096, 32, 32, 8, 128, 14336, 32768, False)),
     "qwen2.5-0.5b": ("qwen2", (896, 24, 14, 2, 64, 4864, 151936, True)),
     "qwen2.5-1.5b": ("qwen2", (1536, 28, 12, 2, 128, 8960, 151936, True)),
@@ -39,6 +47,7 @@ _SHAPES: dict[str, tuple[str, _Row]] = {
     "qwen2.5-7b": ("qwen2", (3584, 28, 28, 4, 128, 18944, 152064, False)),
     "qwen2.5-14b": ("qwen2", (5120, 48, 40, 8, 128, 13824, 152064, False)),
     "qwen2.5-32b": ("qwen2", (5120, 64, 40, 8, 128, 27648, 152064, False)),
+    "qwen2.5-72b": ("qwen2", (8192, 80, 64, 8, 128, 29568, 152064, False)),
     "qwen3-0.6b": ("qwen3", (1024, 28, 16, 8, 128, 3072, 151936, True)),
     "qwen3-1.7b": ("qwen3", (2048, 28, 16, 8, 128, 6144, 151936, True)),
     "qwen3-4b": ("qwen3", (2560, 36, 32, 8, 128, 9728, 151936, True)),
@@ -48,25 +57,54 @@ _SHAPES: dict[str, tuple[str, _Row]] = {
     "gemma-2-2b": ("gemma2", (2304, 26, 8, 4, 256, 9216, 256000, True)),
     "gemma-2-9b": ("gemma2", (3584, 42, 16, 8, 256, 14336, 256000, True)),
     "gemma-2-27b": ("gemma2", (4608, 46, 32, 16, 128, 36864, 256000, True)),
+    "gemma-3-270m": ("gemma3_text", (640, 18, 4, 1, 256, 2048, 262144, True)),
     "gemma-3-1b": ("gemma3_text", (1152, 26, 4, 1, 256, 6912, 262144, True)),
     "phi-3-mini-4k": ("phi3", (3072, 32, 32, 32, 96, 8192, 32064, False)),
+    "phi-3-mini-128k": ("phi3", (3072, 32, 32, 32, 96, 8192, 32064, False)),
+    "phi-3-medium-4k": ("phi3", (5120, 40, 40, 10, 128, 17920, 32064, False)),
+    "phi-3-medium-128k": ("phi3", (5120, 40, 40, 10, 128, 17920, 32064, False)),
+    "phi-3.5-mini": ("phi3", (3072, 32, 32, 32, 96, 8192, 32064, False)),
+    "phi-4-mini": ("phi3", (3072, 32, 24, 8, 128, 8192, 200064, True)),
     "phi-4": ("phi3", (5120, 40, 40, 10, 128, 17920, 100352, False)),
 }
-_ENDINGS = ("-instruct", "-it", "-pt", "-chat", "-base")
+_SEEING: dict[str, _Row] = {
+    "gemma-3-4b": (2560, 34, 8, 4, 256, 10240, 262208, True),
+    "gemma-3-12b": (3840, 48, 16, 8, 256, 15360, 262208, True),
+    "gemma-3-27b": (5376, 62, 32, 16, 128, 21504, 262208, True),
+}
+"""Models that read pictures too: a text model inside a larger one."""
+_EYES = {"hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304}
+_WINDOWS = {
+    "mistral-7b-v0.1": 4096,
+    "gemma-2-2b": 4096,
+    "gemma-2-9b": 4096,
+    "gemma-2-27b": 4096,
+    "gemma-3-270m": 512,
+    "gemma-3-1b": 512,
+    "phi-3-mini-4k": 2047,
+    "phi-3-medium-4k": 2047,
+}
+"""Keys that a query sees at most, in some layers or all."""
+_TUNED = re.compile(r"-(instruct|it|pt|chat|base|hf|2507|coder)(?=-|$)")
 
 
 def named_config(name: str) -> dict[str, Any] | None:
     """config.json's measures for a hub id such as `meta-llama/Meta-Llama-3-8B`; None if unknown."""
-    last = name.rsplit("/", 1)[-1].lower()
-    for ending in _ENDINGS:
-        last = last.removesuffix(ending)
-    found = (
-        _SHAPES.get(last) or _SHAPES.get(f"meta-{last}") or _SHAPES.get(last.removeprefix("meta-"))
-    )
-    if found is None:
+    last = _TUNED.sub("", name.rsplit("/", 1)[-1].lower())
+    key = next((k for k in (last, f"meta-{last}", last.removeprefix("meta-")) if k in _SHAPES), "")
+    if last in _SEEING:
+        text = {"model_type": "gemma3_text", **_measures(_SEEING[last]), "sliding_window": 1024}
+        return {"model_type": "gemma3", "text_config": text, "vision_config": dict(_EYES)}
+    if not key:
         return None
-    kind, row = found
-    config: dict[str, Any] = {"model_type": kind, **dict(zip(_KEYS, row, strict=True))}
+    kind, row = _SHAPES[key]
+    config: dict[str, Any] = {"model_type": kind, **_measures(row)}
+    if key in _WINDOWS:
+        config["sliding_window"] = _WINDOWS[key]
     if kind == "gemma2":
         config["attn_logit_softcapping"] = 50.0
     return config
+
+
+def _measures(row: _Row) -> dict[str, Any]:
+    return dict(zip(_KEYS, row, strict=True))

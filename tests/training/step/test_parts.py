@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AttentionInterface
 
+from workbench.cards import Card
+from workbench.footprint import ModelShape, named_config
+from workbench.footprint.kernels import kernel_for
 from workbench.footprint.micro import bucket
+from workbench.training.base import DTYPES
 from workbench.training.step import Rows, collate
 from workbench.training.step.attention import KERNELS, Choice, Unsupported, choose
 from workbench.training.step.head import Head
@@ -20,6 +25,7 @@ from workbench.training.step.ring import Ring
 from workbench.training.step.rows import IGNORE, Micro, examples_of, fill, size_of
 
 CPU = torch.device("cpu")
+LLAMA = named_config("llama-3.2-1b") or {}
 
 
 @settings(max_examples=100, deadline=None)
@@ -40,6 +46,25 @@ def test_any_rows_are_cut_into_no_more_micro_steps_than_planned(
     for part in parts:
         taken = len(part.lengths) * max(part.lengths) if padded else part.tokens
         assert taken <= budget
+
+
+@pytest.mark.parametrize("capability", [(7, 0), (7, 5), (8, 0), (8, 6), (9, 0), (12, 0)])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("softcap", [False, True])
+@pytest.mark.parametrize("head_width", [64, 256, 320])
+def test_the_planner_knows_which_attention_a_card_will_use(
+    capability: tuple[int, int], precision: str, softcap: bool, head_width: int
+) -> None:
+    card = Card(uuid="GPU-1", kind="cuda", name="x", total_bytes=1, capability=capability)
+    shape = replace(ModelShape.of(LLAMA), softcap=softcap, head_dim=head_width)
+    taken = choose(
+        torch.device("cuda"), DTYPES[precision], capability=capability, softcap=softcap,
+        head_width=head_width,
+    )  # fmt: skip
+    assert kernel_for(card, precision, shape, 512)[0] == taken.kind
+    cpu = Card(uuid="cpu-0", kind="cpu", name="x", total_bytes=1)
+    taken = choose(CPU, torch.float32, softcap=softcap)
+    assert kernel_for(cpu, "fp32", shape, 512)[0] == taken.kind
 
 
 def test_targets_are_the_next_token_inside_a_row() -> None:
