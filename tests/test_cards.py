@@ -184,6 +184,8 @@ class TestCpu:
         (cgroup / "memory.current").write_text(f"{GIB // 4}\n")
         assert total_memory(tmp_path) == GIB
         assert available_memory(tmp_path) == GIB * 3 // 4
+        (cgroup / "memory.stat").write_text(f"anon 1\ninactive_file {GIB // 8}\nactive_file 0\n")
+        assert available_memory(tmp_path) == GIB * 7 // 8, "what holds files is given back"
         (cgroup / "memory.max").write_text("max\n")
         assert available_memory(tmp_path) == 2 * GIB
 

@@ -123,8 +123,8 @@ def available_memory(root: Path = Path("/")) -> int:
     """Bytes of memory to be had now, a container's limit counted."""
     free = _meminfo(root, "MemAvailable")
     limit = _container(root, "memory.max")
-    taken = _container(root, "memory.current") or 0
-    return free if limit is None else max(0, min(free, limit - taken))
+    taken = (_container(root, "memory.current") or 0) - _file_cache(root)
+    return free if limit is None else max(0, min(free, limit - max(0, taken)))
 
 
 def _meminfo(root: Path, field: str) -> int:
@@ -142,6 +142,16 @@ def _container(root: Path, field: str) -> int | None:
         return int((root / "sys/fs/cgroup" / field).read_text())
     except (OSError, ValueError):  # no such file, or "max"
         return None
+
+
+def _file_cache(root: Path) -> int:
+    """Of the container's memory, what holds files and is given back when it is wanted."""
+    try:
+        lines = (root / "sys/fs/cgroup/memory.stat").read_text().splitlines()
+        stat = {name: int(value) for name, value in (line.split() for line in lines)}
+    except (OSError, ValueError):
+        return 0
+    return stat.get("inactive_file", 0) + stat.get("active_file", 0)
 
 
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]?)(iB|B)?\s*\Z", re.IGNORECASE)

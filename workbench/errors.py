@@ -81,3 +81,7 @@ class CheckpointError(WorkbenchError):
 
 class Diverged(WorkbenchError):
     """The loss or the gradient is no number any more; no adapter was touched by it."""
+
+
+class HostMemory(WorkbenchError):
+    """The machine itself has too little memory left."""

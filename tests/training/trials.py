@@ -16,6 +16,7 @@ from workbench.recipe import Recipe, shipped_file
 from workbench.training import libraries
 from workbench.training.base import BaseSpec, Resident
 from workbench.training.control import Control
+from workbench.training.host import Host
 from workbench.training.memory import Meter
 from workbench.training.prepare import prepare_experiment
 
@@ -114,6 +115,7 @@ class Bench:
         resident: Resident | None = None,
         on: Callable[[str, dict[str, Any], Control], None] = lambda *_: None,
         rehearse: bool | None = None,
+        host: Callable[[Any, Control, Path], Host] = Host,
         **changed: Any,
     ) -> Log:
         """One attempt; `on` sees every event as it comes and may ask for a halt."""
@@ -133,6 +135,7 @@ class Bench:
             emit=emit,
             control=control,
             rehearse=rehearse,
+            host=host(emit, control, self.home),
         )
         return log
 

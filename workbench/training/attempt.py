@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from workbench.training.checkpoint import Belongs, Checkpoint
 from workbench.training.control import Control, Emit, Interrupted
 from workbench.training.course import Course, what_was_prepared
 from workbench.training.data import check_unchanged, load_prepared, prepare_data
+from workbench.training.host import Host, loading_bytes
 from workbench.training.memory import Meter
 from workbench.training.prepare import evaluation_digest
 from workbench.training.rehearsal import Rehearsal
@@ -61,6 +62,7 @@ class Attempt:
         control: Control,
         generation: int,
         rehearse: bool | None = None,
+        host: Host | None = None,
     ) -> None:
         self.a = assignment
         self.recipe = Recipe.model_validate(assignment.recipe)
@@ -72,6 +74,7 @@ class Attempt:
         self.scorer: Scorer | None = None
         self.trial = Path(assignment.trial_folder)
         self.home = Path(assignment.experiment_folder).parent.parent
+        self.host = host or Host(emit, control, self.home)
         self.checkpoints = self.trial / "checkpoints"
         self.versions = {"workbench": __version__, **libraries.versions()}
 
@@ -87,6 +90,12 @@ class Attempt:
         self._phase("preparing")
         self.meter.start()
         rows, eval_rows, prepared = self._data()
+        try:
+            return self._on_base(rows, eval_rows, prepared)
+        except Interrupted:  # while it waited for the machine's memory
+            return End(outcome=Outcome.YIELDED, reason="asked to give the card back")
+
+    def _on_base(self, rows: Dataset, eval_rows: Dataset, prepared: str) -> End:
         if self.a.kind == "base":
             with self._base() as base:
                 return self._score_base(base, eval_rows)
@@ -105,7 +114,11 @@ class Attempt:
         spec = self._spec()
         self._phase("loading", "resident" if self.resident.spec == spec else "")
         faults.at("worker.loading")
-        with self.resident.lend(spec) as base:
+        need = loading_bytes(self.plan, self.card.kind, spec.path)
+        held = self.resident.spec == spec
+        with ExitStack() as held_now:
+            with self.host.room_for(0 if held else need):
+                base = held_now.enter_context(self.resident.lend(spec))
             self.control.beat()
             yield base
 
@@ -244,6 +257,7 @@ class Attempt:
             meter=self.meter,
             held_out=scorer.held_out,
             rehearsal=self._rehearsal(scorer, data),
+            host=self.host,
         )
 
     # -- scoring

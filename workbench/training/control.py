@@ -28,11 +28,17 @@ class Control:
         self.stage = ""
         """What it is doing, for the record of a failure."""
         self.step: int | None = None
+        self.short_of_memory = False
         self.beat()
 
     def ask(self, how: Halt) -> None:
         """Wish for an end at the next step boundary; the last wish counts."""
         self.halt = how
+
+    def yield_host_memory(self) -> None:
+        """The same wish by the worker itself, whose base is then let go, too."""
+        self.short_of_memory = True
+        self.halt = self.halt or Halt.YIELD
 
     @contextmanager
     def doing(self, stage: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ from workbench.footprint import Plan
 from workbench.recipe.schema import Recipe
 from workbench.training.checkpoint import Belongs
 from workbench.training.control import Control, Emit
+from workbench.training.host import Host
 from workbench.training.memory import Meter
 from workbench.training.rehearsal import Rehearsal
 from workbench.training.step.in_trainer import step_config
@@ -40,6 +41,8 @@ class Course:
     meter: Meter
     held_out: Callable[[], dict[str, float]]
     """Scores the held-out rows with the adapter as it is."""
+    host: Host | None = None
+    """The machine's memory, looked at between two steps."""
     rehearsal: Rehearsal | None = None
     """Of the worst batch, before anything is trained; None where there is no need."""
 

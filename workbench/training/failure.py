@@ -14,6 +14,7 @@ from workbench.errors import (
     DataError,
     Diverged,
     EngineError,
+    HostMemory,
     ModelError,
     RecipeError,
     WorkbenchError,
@@ -133,6 +134,7 @@ def _cause(error: WorkbenchError) -> str:
         (ModelError, "model"),
         (CheckpointError, "recipe"),
         (Diverged, "recipe"),
+        (HostMemory, "host_memory"),
     ):
         if isinstance(error, kind):
             return cause

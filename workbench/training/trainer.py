@@ -125,6 +125,8 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         loss = self.relieved(lambda: super(TrialTrainer, self).training_step(model, inputs))
         self.window.add(loss, inputs.targets, inputs.tokens)
         self.course.control.beat()
+        if self.course.host is not None:
+            self.course.host.look()
         return loss
 
     def _rehearse(self) -> None:

@@ -18,6 +18,7 @@ from workbench.training import failure, libraries
 from workbench.training.attempt import Attempt, End
 from workbench.training.base import Resident
 from workbench.training.control import Control, Emit
+from workbench.training.host import Host, trim
 from workbench.training.memory import Meter
 
 
@@ -30,6 +31,7 @@ def run(
     control: Control,
     generation: int = 0,
     rehearse: bool | None = None,
+    host: Host | None = None,
 ) -> Outcome:
     """Run the attempt; every way it can go ends in one durable end event, and its outcome here.
 
@@ -37,7 +39,9 @@ def run(
     """
     try:
         with libraries.warnings_as_events(emit):
-            end = Attempt(assignment, resident, meter, emit, control, generation, rehearse).run()
+            end = Attempt(  # unnamed: what it holds must be gone when memory is given back
+                assignment, resident, meter, emit, control, generation, rehearse, host
+            ).run()
     except Exception as error:
         _keep_traceback(Path(assignment.folder), error)
         if assignment.card["kind"] == "cuda" and failure.is_poisoned(error):
@@ -48,6 +52,9 @@ def run(
         if end.cause == "out_of_memory":  # the next attempt begins on an emptied card
             resident.release()
         gc.collect()
+    if control.short_of_memory:
+        resident.release()
+        trim()
     meter.release()
     emit(
         "end",
