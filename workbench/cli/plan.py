@@ -236,17 +236,15 @@ def plan_lines(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _line(one: Outlook) -> str:
-    """`24 GB   fits  peak 19.8 GiB, 3.7 GiB left; 2,048 tokens x 1, no recompute, adamw_torch`."""
-    from workbench.footprint.plan import shown
-
+    """`24 GB    fits  peak 19.8 GiB, 3.7 GiB left; 1 x 2,048 tokens, recompute 0/32, sgd`."""
     plan = one.plan
     peak = present.size(plan.predicted_bytes)
     name = f"{safe_line(one.card.name, 24):<8}"
     if not one.fits:
         return f"{name} no    needs {peak}, has {present.size(one.room_bytes)}"
-    cut = f"{plan.tokens_per_micro:,} tokens x {plan.micro_steps}"
-    words, left = shown(plan.to_json()), present.size(one.left_bytes)
-    how = f"recompute {words['recompute']}" if plan.recompute_layers else "no recompute"
+    how = f"{plan.micro_steps} x {plan.tokens_per_micro:,} tokens, "
+    how += f"recompute {plan.recompute_layers}/{plan.layers}"
     if plan.resident_layers:
-        how += f", {words['unpacked']} unpacked"
-    return f"{name} fits  peak {peak}, {left} left; {cut}, {how}, {plan.optimizer}"
+        how += f", unpacked {plan.resident_layers}/{plan.layers}"
+    left = present.size(one.left_bytes)
+    return f"{name} fits  peak {peak}, {left} left; {how}, {plan.optimizer}"

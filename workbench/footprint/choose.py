@@ -103,13 +103,13 @@ class _Search:
             eager=_quadratic(shape, card, attention),
         )
         known = mean if mean is not None and not recipe.data.packing else tokens
-        trains = f"trains with {kernel_why}; scores with {attention}: " if shape.fused else ""
+        trains = f"{kernel_why}; scores with {attention}"
         return cls(
             shape=shape,
             recipe=recipe,
             run=run,
             attention=attention,
-            why=trains + why,
+            why=trains if shape.fused else why,
             mean=min(max(1.0, known), tokens),
         )
 

@@ -28,6 +28,7 @@ def kernel_for(
         return kind, "row by row in PyTorch's own attention"
     half = precision in ("bf16", "fp16")
     installed = find_spec("flash_attn") is not None if flash_installed is None else flash_installed
+    has = ".".join(map(str, card.capability or (0, 0)))
     capable = (card.capability or (0, 0)) >= (8, 0)
     if half and capable and shape.head_dim <= WIDEST_HEAD:
         if installed:
@@ -37,5 +38,5 @@ def kernel_for(
         return "dense", "all pairs of tokens: only the flash-attn package knows capped scores"
     banded = shape.window is not None and shape.window < longest
     if half and not shape.softcap and not banded:
-        return "efficient", "PyTorch's memory-efficient kernel"
+        return "efficient", f"PyTorch's memory-efficient kernel: compute capability {has}"
     return "dense", "all pairs of tokens: no other kernel here does what the model asks"
