@@ -1,11 +1,12 @@
 # make demo   set up, then run a sweep of real QLoRA trials offline and print the board
 # make test   set up, then pass the tests
+# make faults set up, then break a real engine in every way we know, and look what is left of it
 # make check  set up, then lint, types and import contracts
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test faults check format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -13,6 +14,9 @@ demo: .venv/installed
 
 test: .venv/tools
 	@$(BIN)/python -m pytest
+
+faults: .venv/tools
+	@$(BIN)/python -m pytest -m "fault and not slow and not gpu" tests/faults
 
 check: .venv/tools
 	@$(BIN)/ruff format --check .

@@ -12,10 +12,12 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import UsageError
 
@@ -146,6 +148,19 @@ def _truncate(file: Path | None) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
+def _cuda_illegal_access(_: Path | None) -> None:
+    torch: Any = sys.modules["torch"]  # only where somebody trains
+    nowhere = torch._C._construct_storage_from_data_pointer(
+        1 << 44, torch.device("cuda:0"), 1 << 10
+    )
+    torch.empty(0, device="cuda").set_(nowhere).sum().item()
+
+
+def _cuda_out_of_memory(_: Path | None) -> None:
+    torch: Any = sys.modules["torch"]
+    torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+
+
 ACTIONS: dict[str, Callable[[Path | None], None]] = {
     "kill": _kill,
     "raise": _raise,
@@ -153,4 +168,6 @@ ACTIONS: dict[str, Callable[[Path | None], None]] = {
     "no_space": _no_space,
     "oom": _out_of_memory,
     "truncate": _truncate,
+    "cuda_illegal_access": _cuda_illegal_access,
+    "cuda_out_of_memory": _cuda_out_of_memory,
 }

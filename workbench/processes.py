@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,28 +41,42 @@ def alive(identity: Identity) -> bool:
 
 
 def marked(unit: str) -> list[int]:
-    """Pids of this user whose environment names `unit`, ourselves left out."""
-    wanted = f"{MARK}={unit}".encode()
-    found = []
+    """Pids of this user whose environment names `unit`, ourselves left out, and of the sessions
+    they are in: Ray writes the titles of some of its processes over their environment."""
+    wanted, sessions = f"{MARK}={unit}".encode(), _sessions()
+    named = {pid for pid in sessions if wanted in _environ(pid)}
+    ours = {sessions[pid] for pid in named} - {os.getsid(0)}
+    return [
+        pid
+        for pid, session in sessions.items()
+        if (pid in named or session in ours) and identify(pid) is not None
+    ]
+
+
+def _sessions() -> dict[int, int]:
+    """pid → session, of every other process of this user."""
+    found = {}
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:  # another user's, or gone meanwhile
-            continue
-    return [pid for pid in found if identify(pid) is not None]
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):  # gone meanwhile
+                if entry.stat().st_uid == os.getuid():
+                    found[int(entry.name)] = os.getsid(int(entry.name))
+    return found
+
+
+def _environ(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # not ours to read, or gone meanwhile
+        return []
 
 
 def of_unit(pid: int, unit: str | None = None) -> bool:
     """True for a process that our own unit started, or the `unit` named."""
     name = unit or os.environ.get(MARK)
-    try:
-        environ = Path(f"/proc/{pid}/environ").read_bytes() if name else b""
-    except OSError:  # another user's, or gone meanwhile
+    if not name:
         return False
-    return f"{MARK}={name}".encode() in environ.split(b"\0")
+    return f"{MARK}={name}".encode() in _environ(pid) or pid in marked(name)
 
 
 def end_unit(unit: str, deadline_s: float = 10.0) -> list[int]:

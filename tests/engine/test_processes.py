@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_for
 from workbench.engine import STOP_LIMIT_S, Patience, passes
 from workbench.home import Home
 from workbench.keeper import Keeper
 from workbench.locks import Lock, holder
 from workbench.processes import KEEPER
+from workbench.scheduler.preparer import KILLED_LIMIT, Preparer
 from workbench.service import Service
 from workbench.store import Store
 from workbench.training import checkpoint
@@ -115,3 +117,17 @@ def test_the_newest_checkpoint_is_the_one_of_the_highest_step(tmp_path: Path) ->
         checkpoint.folder_of(tmp_path, step).mkdir()
     checkpoint.tidy(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"step-999975", "step-1000000"}
+
+
+@pytest.mark.parametrize(("kills", "ok"), [(KILLED_LIMIT, True), (KILLED_LIMIT + 1, False)])
+def test_a_preparation_that_was_killed_begins_anew_but_not_for_ever(
+    kills: int, ok: bool, tmp_path: Path
+) -> None:
+    home = Home(tmp_path / "home").make()
+    home.experiment(1).mkdir(parents=True)
+    (home.experiment(1) / "kills").write_text(str(kills))
+    preparer = Preparer(home, "tests.support.mortal_preparation")
+    result = wait_for(lambda: preparer.poll(1), "it is prepared or refused")
+    assert result is not None
+    assert result["ok"] is ok
+    assert ok or "killed 4 times (signal 9" in result["error"]

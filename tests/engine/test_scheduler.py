@@ -669,3 +669,55 @@ def test_dying_at_one_step_again_is_its_fault_only_when_it_got_no_further(
     assert "two attempts in a row ended at step 5" in hopeless([died, again])
     assert not hopeless([died, replace(again, checkpoint_step=5)])
     assert not hopeless([died, replace(again, outcome="cut")])
+
+
+def test_a_released_card_is_not_blamed_for_what_it_lost_before(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(sweep={"parameters": {"train.learning_rate": [0.1, 0.2]}}))
+    for trial in (2, 3):
+        bench.until(State.RUNNING, trial)
+        bench.desk.fleet.end("cpu-0", "died")
+        bench.ticks()
+        if trial == 2:
+            drop(bench.desk.home.requests, "pause", {"trial": 2})
+            bench.ticks()
+    assert bench.store.cards()[0].quarantined
+    drop(bench.desk.home.requests, "release-card", {"card": "cpu-0"})
+    bench.until(State.RUNNING, 3)
+    bench.desk.fleet.end("cpu-0", "died again")
+    bench.ticks()
+    assert not bench.store.cards()[0].quarantined
+
+
+def test_a_stop_is_carried_out_by_a_worker_that_takes_its_time_to_start(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    bench.ticks(3)
+    bench.desk.fleet.end("cpu-0", "died")
+    drop(bench.desk.home.requests, "stop", {"trial": 2})
+    start = bench.desk.fleet.start
+    bench.desk.fleet.start = lambda card, given: None  # type: ignore[method-assign]
+    bench.ticks(5)
+    bench.desk.fleet.start = start  # type: ignore[method-assign]
+    assert bench.until(State.STOPPED, 2).attempts == 2
+    assert bench.store.trial(2).score is not None
+
+
+def test_a_start_that_arrives_after_it_was_called_off_trains_nothing(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(train={"max_steps": 1_000, "save_every": 2, "learning_rate": 0.1}))
+    bench.until(State.DONE, 1)
+    start, late = bench.desk.fleet.start, []
+    bench.desk.fleet.end("cpu-0", "so that a new worker has to start")
+    bench.desk.fleet.start = lambda *told: late.append(told)  # type: ignore[method-assign]
+    bench.ticks(2)
+    drop(bench.desk.home.requests, "pause", {"trial": 2})
+    bench.until(State.PAUSED, 2)
+    bench.desk.fleet.start = start  # type: ignore[method-assign]
+    start(*late[0])
+    bench.ticks(4)
+    assert bench.desk.fleet.observe()["cpu-0"].attempt is None
+    assert bench.store.trial(2).state is State.PAUSED

@@ -12,6 +12,8 @@ from typing import Any
 from workbench.home import Home
 
 MODULE = "workbench.training.prepare"
+KILLED_LIMIT = 3
+"""So often a preparation that was killed begins anew; after that its experiment is refused."""
 
 
 class Preparer:
@@ -22,6 +24,7 @@ class Preparer:
         self._module = module
         self._child: subprocess.Popen[bytes] | None = None
         self._experiment: int | None = None
+        self._killed = 0
 
     @property
     def busy(self) -> bool:
@@ -35,13 +38,18 @@ class Preparer:
         if self._experiment != experiment or self._child.poll() is None:
             return None
         code, self._child = self._child.returncode, None
+        if code < 0 and self._killed < KILLED_LIMIT:  # by the kernel for memory, or by a person
+            self._killed += 1
+            self._start(experiment)
+            return None
+        self._killed = 0
         try:
             result = json.loads(self._result(experiment).read_text())
             return dict(result)
         except (OSError, ValueError, TypeError):
             return {
                 "ok": False,
-                "error": f"preparation ended with exit code {code} and left no result",
+                "error": f"preparation {_end(code)} and left no result",
                 "mend": f"see {self._log(experiment)}",
             }
 
@@ -69,3 +77,9 @@ class Preparer:
             self._child.kill()
             self._child.wait()
             self._child = None
+
+
+def _end(code: int) -> str:
+    if code < 0:
+        return f"was killed {KILLED_LIMIT + 1} times (signal {-code}; for its memory?)"
+    return f"ended with exit code {code}"

@@ -21,11 +21,20 @@ def settle(desk: Desk) -> None:
         end = take_in(desk, attempt)
         if end is None:
             _ask(desk, attempt, stopping)
+    _call_back(desk)
     for trial in desk.store.trials(states=frozenset({State.PAUSED})):
         _settle_paused(desk, trial)
     with desk.store.writing():  # a budget that is spent gives up thousands at once
         for trial in desk.store.unwilling():
             _settle_queued(desk, trial)
+
+
+def _call_back(desk: Desk) -> None:
+    """A worker may take an attempt after it was called off: its start was on the way."""
+    live = {attempt.id for attempt in desk.store.live_attempts()}
+    for card, report in desk.reports.items():
+        if report.attempt is not None and report.attempt not in live:
+            desk.fleet.halt(card, report.attempt, Halt.YIELD)
 
 
 def take_in(desk: Desk, attempt: Attempt) -> End | None:
@@ -106,13 +115,19 @@ def _ask(desk: Desk, attempt: Attempt, stopping: bool) -> None:
                 desk.store.touch_attempt(attempt.id, halt=how)
             desk.fleet.halt(attempt.card, attempt.id, how)
             faults.at("settle.after_halt")
-    elif how is not None and trial.state is State.STARTING and not _taken(desk, attempt):
+    elif how and _needless(trial, how, stopping=stopping) and not _taken(desk, attempt):
         # Never reached its worker, and is not wanted there any more.
         with desk.store.writing():
             desk.store.end_attempt(attempt.id, Outcome.YIELDED, "was not needed any more")
             _finish(desk, trial, End(Outcome.YIELDED, attempt.from_step, "", "", ""))
     elif trial.state is State.STARTING and _idle(desk, attempt) and not _taken(desk, attempt):
         desk.start(attempt)
+
+
+def _needless(trial: TrialRow, how: Halt, *, stopping: bool) -> bool:
+    """True for a start that may as well not be; what is to be finished has to get to a worker."""
+    to_be_finished = how is Halt.FINISH and bool(trial.checkpoint_step) and not stopping
+    return trial.state is State.STARTING and not to_be_finished
 
 
 def _idle(desk: Desk, attempt: Attempt) -> bool:

@@ -187,12 +187,13 @@ class Reader:
         return _attempt(self.db.execute("select * from attempts where id = ?", (id,)).fetchone())
 
     def lost_in_a_row(self, card: str) -> list[int]:
-        """Trials whose attempts this card lost since it last ended one properly.
+        """Trials whose attempts this card lost since it last ended one properly, or was released.
 
         What went with the engine is neither its fault nor its merit.
         """
         rows = self.db.execute(
             """select trial from attempts where card = :card and outcome = 'lost'
+               and id > (select forgiven from cards where uuid = :card)
                and id > (select coalesce(max(id), 0) from attempts
                          where card = :card and outcome not in ('lost', 'cut'))""",
             {"card": card},
@@ -505,6 +506,7 @@ def _attempt(row: sqlite3.Row) -> Attempt:
 
 def _card(row: sqlite3.Row) -> CardRow:
     data = dict(row)
+    del data["forgiven"]  # for the scheduler alone
     for name in ("processes", "xids"):
         data[name] = json.loads(data[name])
     for flag in ("present", "drained", "lost"):

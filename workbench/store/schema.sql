@@ -165,6 +165,7 @@ create table cards (
   present       integer not null default 1,
   drained       integer not null default 0,
   quarantined   text not null default '',     -- why, or empty
+  forgiven      integer not null default 0,   -- attempts up to this one were before its release
   problem       text not null default '',
   generation    integer not null default 0,
   seen_utc      real not null

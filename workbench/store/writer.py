@@ -397,8 +397,13 @@ class Store(Reader):
             self.db.execute("update cards set drained = ? where uuid = ?", (int(drained), card))
 
     def quarantine(self, card: str, why: str) -> None:
+        """Or, without a reason, release it: what it lost before no longer counts."""
         with self.writing():
-            self.db.execute("update cards set quarantined = ? where uuid = ?", (safe(why), card))
+            self.db.execute(
+                """update cards set quarantined = ?,
+                   forgiven = (select coalesce(max(id), 0) from attempts) where uuid = ?""",
+                (safe(why), card),
+            )
 
     # --- events, requests, facts ---
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from queue import Empty, Queue
+from typing import Any, TypeVar, cast
 
 from workbench.errors import ModelError
 from workbench.recipe.names import local_path
@@ -20,7 +22,10 @@ from workbench.text import safe_line
 
 TIMEOUT_S = 8.0
 """For one answer of the hub."""
+ALL_TRIES_S = 60.0
+"""For a model's description, tries and all: the hub's client goes on for minutes."""
 
+Given = TypeVar("Given")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -96,10 +101,14 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
 
     if _COMMIT.match(revision or "") and (cached := _cached(name, revision)):
         return cached
-    try:
+
+    def ask() -> tuple[str, str]:
         commit, names = _ask_hub(name, revision)
         _check_weights(names, safe_line(name, 200))
-        config = hf_hub_download(name, "config.json", revision=commit, etag_timeout=TIMEOUT_S)
+        return commit, hf_hub_download(name, "config.json", revision=commit, etag_timeout=TIMEOUT_S)
+
+    try:
+        commit, config = within(ALL_TRIES_S, ask)
     except ModelError:
         raise
     except Exception as refused:  # the hub's errors, OSError, and those of whichever httpx it uses
@@ -107,6 +116,26 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
             return cached
         raise _no_model(name, revision, refused) from refused
     return _source(name, commit, Path(config))
+
+
+def within(limit_s: float, work: Callable[[], Given]) -> Given:
+    """What `work` gives or raises; TimeoutError, and `work` left to itself, after `limit_s`."""
+    done: Queue[tuple[Given | None, Exception | None]] = Queue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except Exception as raised:
+            done.put((None, raised))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        given, raised = done.get(timeout=limit_s)
+    except Empty:
+        raise TimeoutError(f"no whole answer within {limit_s:.0f} s") from None
+    if raised is not None:
+        raise raised
+    return cast(Given, given)
 
 
 def _ask_hub(name: str, revision: str | None) -> tuple[str, list[str]]:

@@ -1,0 +1,31 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("tests.support.sound")
+
+from tests.support.whole import Whole, whole_engine  # noqa: E402
+
+CLOCK = Path(__file__).parent / "clock"
+
+
+@pytest.fixture(scope="package")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """One engine for all tests here. Its Python processes read a clock that a test can set."""
+    folder = tmp_path_factory.mktemp("whole")
+    env = {
+        "PYTHONPATH": os.pathsep.join([str(CLOCK), os.environ.get("PYTHONPATH", "")]),
+        "FAULTS_CLOCK": str(folder / "clock"),
+        "WORKBENCH_SILENT_S": "30",
+        "WORKBENCH_STILL_S": "30",
+    }
+    with whole_engine(folder, **env) as made:
+        yield made
+
+
+@pytest.fixture
+def clock(whole: Whole) -> Path:
+    """The seconds in this file are added to what every process of the engine takes for the time."""
+    return whole.armed.with_name("clock")

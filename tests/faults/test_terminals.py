@@ -1,0 +1,93 @@
+"""Terminals killed, cut off, and commanding at once; requests that come twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.waiting import wait_for
+from tests.support.whole import LIMIT_S, Whole, short_recipe
+from tests.tui.test_terminal import CODE, Terminal
+from workbench.store.requests import drop
+
+pytestmark = pytest.mark.fault
+
+
+@pytest.fixture
+def terminal(whole: Whole) -> Iterator[Callable[[], Terminal]]:
+    opened: list[Terminal] = []
+
+    def open_one() -> Terminal:
+        opened.append(Terminal(whole.home, CODE))
+        opened[-1].read_until(lambda: b"Dashboard" in opened[-1].seen, LIMIT_S)
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "hung up"])
+def test_a_screen_that_goes_changes_nothing(
+    how: str, whole: Whole, terminal: Callable[[], Terminal]
+) -> None:
+    before = whole.two_running()
+    attempts = {a.id for a in whole.live()}
+    with whole.unharmed():
+        one = terminal()
+        if how == "killed":
+            one.process.kill()
+        else:
+            os.close(one.master)
+            one.master = -1
+        assert one.process.wait(60) == (-signal.SIGKILL if how == "killed" else 128 + signal.SIGHUP)
+        whole.until_further(before)
+    assert {a.id for a in whole.live()} == attempts
+
+
+def test_two_screens_that_command_at_once_are_both_answered(
+    whole: Whole, terminal: Callable[[], Terminal]
+) -> None:
+    whole.two_running()
+    with whole.unharmed():
+        pair = [terminal(), terminal()]
+        for one in pair:
+            os.write(one.master, b"2")
+        for one in pair:
+            one.read_until(lambda one=one: b"demo" in one.seen, LIMIT_S)  # type: ignore[misc]
+        pausing = len(_asked(whole, "pause"))
+        for one in pair:
+            os.write(one.master, b"p")
+        wait_for(lambda: len(_asked(whole, "pause")) == pausing + 2, "both are answered", LIMIT_S)
+        (trial,) = {args for args, _ in _asked(whole, "pause")[pausing:]}
+        assert all(ok for _, ok in _asked(whole, "pause")[pausing:])
+        for one in pair:
+            one.close()
+        assert trial
+
+
+def _asked(whole: Whole, verb: str) -> list[tuple[str, int]]:
+    """(arguments, whether it was granted) of every request of that verb, oldest first."""
+    reader = whole.service.reader()
+    assert reader is not None
+    query = "select args, ok from requests where verb = ? order by answered_utc, id"
+    return [(row["args"], row["ok"]) for row in reader.db.execute(query, (verb,))]
+
+
+def test_the_same_request_sent_twice_is_carried_out_once(whole: Whole) -> None:
+    whole.two_running()
+    before = len(whole.service.snapshot().experiments)
+    recipe = short_recipe("train.max_steps=4").model_dump(mode="json")
+    with whole.unharmed():
+        for _ in range(2):
+            drop(whole.home.requests, "submit", {"recipe": recipe}, id="sent-twice")
+            whole.obeyed("sent-twice")
+            left = whole.home.requests / "sent-twice.json"
+            wait_for(lambda left=left: not left.exists(), "it is taken away", LIMIT_S)  # type: ignore[misc]
+        assert len(whole.service.snapshot().experiments) == before + 1
+        answer = whole.service.answer("sent-twice")
+        assert answer is not None
+        whole.give_up(answer.data["experiment"])

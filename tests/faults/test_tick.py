@@ -1,0 +1,90 @@
+"""The engine killed at every named point of its tick: the next one goes on as if nothing had been.
+
+What leads a tick to the point is in the second column.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.whole import Whole, short_recipe
+from workbench.trial import State
+
+pytestmark = pytest.mark.fault
+
+BACK = r"the engine was restarted: the loop exited with -9; what ran goes on from its last"
+TICK_POINTS = [
+    ("obey.before_commit", "pause"),
+    ("obey.after_commit", "pause"),
+    ("settle.after_halt", "pause"),
+    ("ingest.before_commit", "nothing"),
+    ("ingest.after_commit", "nothing"),
+    ("rescue.before_commit", "worker"),
+    ("rescue.after_commit", "worker"),
+    ("place.before_row", "worker"),
+    ("place.before_commit", "worker"),
+    ("place.after_commit", "worker"),
+    ("place.after_start", "worker"),
+    ("propose.before_commit", "submit"),
+    ("propose.after_commit", "submit"),
+]
+
+
+@pytest.mark.parametrize(("point", "by"), TICK_POINTS)
+def test_the_engine_killed_at(point: str, by: str, whole: Whole) -> None:
+    whole.two_running()
+    before = whole.live()
+    loop = whole.pid("loop")
+    with whole.unharmed(told=BACK):
+        whole.arm(f"{point}=kill")
+        undo = _provoke(whole, by)
+        assert whole.fired() == loop
+        undo()
+        whole.until_later_attempts(before)
+
+
+def _provoke(whole: Whole, by: str) -> Callable[[], None]:
+    """Something that makes the tick come by; gives what is to be waited for and put back after."""
+    victim = sorted(whole.live(), key=lambda a: a.card)[0]
+    if by == "pause":
+        request = whole.service.pause(victim.trial)
+
+        def resume() -> None:
+            whole.obeyed(request)
+            whole.until_state(victim.trial, State.PAUSED)
+            whole.obeyed(whole.service.resume(victim.trial))
+
+        return resume
+    if by == "worker":
+        whole.kill(victim.pid or 0)
+    if by == "submit":
+        request = whole.service.submit(short_recipe("train.max_steps=4"))
+
+        def prepared_once() -> None:
+            """Its only trial was queued once, behind the long ones."""
+            whole.obeyed(request)
+            answer = whole.service.answer(request)
+            assert answer is not None
+            whole.give_up(answer.data["experiment"])
+            trials = whole.service.trials(answer.data["experiment"])
+            assert [t.number for t in trials if t.kind == "tune"] == [1]
+
+        return prepared_once
+    return lambda: None
+
+
+@pytest.mark.slow
+def test_the_engine_killed_at_random_moments_for_a_minute(whole: Whole) -> None:
+    dice = random.Random(7)
+    whole.two_running()
+    until = time.monotonic() + 60
+    with whole.unharmed(told=BACK):
+        while time.monotonic() < until:
+            whole.two_running()
+            whole.until_further({t: s + dice.randrange(20) for t, s in whole.steps().items()})
+            whole.kill(whole.pid("loop"))
+        whole.two_running()

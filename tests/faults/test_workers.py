@@ -1,0 +1,126 @@
+"""Workers killed, hanging, and finding their checkpoints damaged."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import wait_for
+from tests.support.whole import LIMIT_S, Whole
+from workbench.store.rows import Attempt
+from workbench.training import checkpoint
+from workbench.trial import State
+
+pytestmark = pytest.mark.fault
+
+WENT_AWAY = r"trial \d+: the worker of cpu-\d went away: .+; goes on from step \d+"
+
+
+def whose(pid: int, among: list[Attempt]) -> Attempt:
+    (met,) = (attempt for attempt in among if attempt.pid == pid)
+    return met
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["worker.step", "checkpoint.filled", "checkpoint.before_rename", "checkpoint.after_rename"],
+)
+def test_a_worker_killed_while_it_trains_is_replaced_and_its_neighbour_untouched(
+    point: str, whole: Whole
+) -> None:
+    whole.two_running()
+    before = whole.live()
+    with whole.unharmed(told=WENT_AWAY):
+        whole.arm(f"{point}=kill")
+        victim = whose(whole.fired(), before)
+        whole.until_later_attempts([victim])
+    (neighbour,) = (attempt for attempt in before if attempt.id != victim.id)
+    assert neighbour.id in {attempt.id for attempt in whole.live()}
+    resumed = whole.service.trial(victim.trial).attempts[-1]
+    assert resumed.generation == (victim.generation or 0) + 1
+
+
+def test_a_worker_killed_while_it_loads_is_replaced(whole: Whole) -> None:
+    whole.two_running()
+    victim = whole.live()[0]
+    with whole.unharmed(told=WENT_AWAY):
+        whole.arm("worker.loading=kill")
+        whole.kill(victim.pid or 0)
+        assert whole.fired() != victim.pid
+        whole.until_later_attempts([victim])
+    assert whole.service.trial(victim.trial).trial.attempts >= 3
+
+
+@pytest.mark.parametrize(
+    "point", ["worker.evaluating", "adapter.before_rename", "adapter.after_rename"]
+)
+def test_a_worker_killed_while_it_ends_a_trial_leaves_one_whole_adapter(
+    point: str, whole: Whole
+) -> None:
+    whole.two_running()
+    victim = whole.live()[0]
+    with whole.unharmed(told=WENT_AWAY):
+        whole.arm(f"{point}=kill")
+        whole.obeyed(whole.service.stop(victim.trial))
+        assert whole.fired() == victim.pid
+        whole.until_state(victim.trial, State.STOPPED)
+    experiment = whole.service.trial(victim.trial).experiment.id
+    (row,) = (r for r in whole.service.board(experiment)[1] if r.trial == victim.trial)
+    assert row.score is not None
+    assert row.adapter is not None
+    assert {p.name for p in Path(row.adapter).parent.iterdir()} == {"adapter", "checkpoints"}
+
+
+@pytest.mark.parametrize("damage", ["a file cut short", "a bit flipped"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
+    damage: str, whole: Whole
+) -> None:
+    whole.two_running()
+    trial = whole.live()[0].trial
+    checkpoints = whole.home.trial(trial) / "checkpoints"
+    wait_for(lambda: len(list(checkpoints.glob("step-*"))) == 2, "there are two", LIMIT_S)
+    with whole.unharmed(told=r"checkpoint step-\d+ is damaged: .+ the one before it", intervals=2):
+        whole.obeyed(whole.service.pause(trial))
+        whole.until_state(trial, State.PAUSED)
+        older, newest = sorted(checkpoints.glob("step-*"))
+        weights = newest / checkpoint.WEIGHTS
+        if damage == "a bit flipped":
+            body = bytearray(weights.read_bytes())
+            body[len(body) // 2] ^= 1
+            weights.write_bytes(body)
+        else:
+            os.truncate(weights, weights.stat().st_size // 2)
+        whole.obeyed(whole.service.resume(trial))
+        whole.until_both_commit()
+    assert (checkpoints / checkpoint.ASIDE / newest.name).is_dir()
+    assert int(older.name[5:]) < int(newest.name[5:])
+
+
+def test_a_checkpoint_cut_as_it_was_written_is_not_resumed_from(whole: Whole) -> None:
+    whole.two_running()
+    with whole.unharmed(told=r"checkpoint step-\d+ is damaged", intervals=2):
+        before = whole.live()
+        whole.arm("checkpoint.after_rename=truncate")
+        victim = whose(whole.fired(), before)
+        whole.kill(victim.pid or 0)
+        whole.until_later_attempts([victim])
+
+
+def test_workers_that_hang_are_asked_and_then_replaced_whether_they_answer_or_not(
+    whole: Whole,
+) -> None:
+    """One stands still in a step and answers; the other is frozen whole."""
+    whole.two_running()
+    before = whole.live()
+    with whole.unharmed(told=r"made no progress on cpu-\d for .+ asked for a checkpoint"):
+        whole.arm("worker.step=hang")
+        still = whose(whole.fired(), before)
+        (frozen,) = (attempt for attempt in before if attempt.id != still.id)
+        os.kill(frozen.pid or 0, signal.SIGSTOP)
+        whole.until_later_attempts([still, frozen])
+    reasons = {a.id: a.reason for t in whole.tuned() for a in whole.service.trial(t.id).attempts}
+    assert "made no progress" in reasons[still.id]
+    assert "did not answer" in reasons[frozen.id]

@@ -1,0 +1,231 @@
+"""A whole engine on a home of its own - real processes, real Ray, the real trainer on the demo
+model, two CPU cards - and what can be done to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.support.sound import SECRET, newest_event, of_home, sound
+from tests.support.waiting import wait_for
+from workbench import faults
+from workbench.home import Home
+from workbench.keeper import CRASHES
+from workbench.locks import holder
+from workbench.processes import end_unit, identify, marked
+from workbench.recipe import Recipe, find_recipe, load_recipe
+from workbench.service import Service
+from workbench.store.requests import drop
+from workbench.store.rows import Attempt, TrialRow
+from workbench.trial import State
+
+LIMIT_S = 240.0
+LONG = ["train.max_steps=100000", "train.epochs=1000", "train.save_every=8", "train.log_every=1"]
+TWO = "{parameters: {train.learning_rate: [0.001, 0.002]}}"
+
+
+def short_recipe(*more: str, sweep: str = "null") -> Recipe:
+    overrides = [
+        "data.eval_rows=8",
+        "train.batch_size=1",
+        "evaluate.answer_pattern=null",
+        "evaluate.every=null",
+        f"sweep={sweep}",
+        *LONG,
+        *more,
+    ]
+    return load_recipe(find_recipe("demo"), overrides)
+
+
+@dataclass
+class Whole:
+    home: Home
+    service: Service
+    armed: Path
+    """The file that WORKBENCH_FAULT names for everything of this engine."""
+    _units_before: int = field(default=0)
+
+    # --- what there is
+
+    def runtime(self) -> dict[str, object]:
+        try:
+            return dict(json.loads(self.home.runtime.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def pid(self, who: str) -> int:
+        """Of head or loop; 0 while it is being started."""
+        named = self.runtime().get(who)
+        return int(named["pid"]) if isinstance(named, dict) else 0
+
+    def keeper(self) -> int:
+        return holder(self.home.keeper_lock) or 0
+
+    def process(self, name: str) -> int:
+        """The process of this unit whose command line has `name`, Ray's among them; 0 without."""
+        for pid in marked(str(self.runtime().get("unit"))):
+            try:
+                if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+            except OSError:
+                continue
+        return 0
+
+    def tuned(self) -> list[TrialRow]:
+        return [t for t in self.service.snapshot().trials if t.kind == "tune"]
+
+    def live(self) -> list[Attempt]:
+        reader = self.service.reader()
+        return reader.live_attempts() if reader else []
+
+    def state(self, trial: int) -> State:
+        return self.service.trial(trial).trial.state
+
+    # --- what to wait for
+
+    def until_both_commit(self) -> dict[int, int]:
+        """Two trials run and have committed a checkpoint in this very attempt; trial → step."""
+
+        def committed() -> dict[int, int]:
+            fresh = {a.trial: a.checkpoint_step or 0 for a in self.live()}
+            return fresh if len(fresh) == 2 and all(fresh.values()) else {}
+
+        return wait_for(committed, "both trials commit a checkpoint", LIMIT_S)
+
+    def until_later_attempts(self, than: list[Attempt]) -> None:
+        """Each of these trials is in a later attempt and has committed there."""
+        newest = {a.trial: a.id for a in than}
+
+        def later() -> bool:
+            live = {a.trial: a for a in self.live() if a.checkpoint_step}
+            return all(t in live and live[t].id > id for t, id in newest.items())
+
+        wait_for(later, "later attempts commit", LIMIT_S)
+
+    def until_state(self, trial: int, *states: State) -> None:
+        wait_for(lambda: self.state(trial) in states, f"trial {trial} is {states}", LIMIT_S)
+
+    # --- what to do
+
+    def two_running(self) -> dict[int, int]:
+        """Both cards train a long trial that has committed; whatever was before goes on."""
+        self.armed.unlink(missing_ok=True)
+        if self.crashes() >= CRASHES - 2:  # each test begins with a keeper that trusts its loop
+            self.end_everything()
+        self.start()
+        for trial in self.tuned():
+            if trial.state is State.PAUSED:
+                self.obeyed(self.service.resume(trial.id))
+        for card in self.service.snapshot().cards:  # earlier tests' losses are not its fault
+            self.obeyed(drop(self.home.requests, "release-card", {"card": card.uuid}))
+        missing = 2 - len([t for t in self.tuned() if not t.state.final])
+        if missing:
+            sweep = TWO if missing == 2 else "null"
+            self.obeyed(self.service.submit(short_recipe(sweep=sweep)))
+        return self.until_both_commit()
+
+    def start(self) -> None:
+        """Up, and what the loop before it ran is taken from it."""
+        if not self.keeper():
+            self._units_before = self._units()
+        self.service.start_engine()
+        self.service.wait_for_engine(running=True, timeout_s=LIMIT_S)
+
+    def obeyed(self, request: str) -> None:
+        answer = self.service.wait_for_answer(request, LIMIT_S)
+        assert answer.ok, answer
+
+    def give_up(self, experiment: int) -> None:
+        """Kill its trials, once it is prepared."""
+        ready = lambda: self.service.experiment(experiment).state == "ready"  # noqa: E731
+        wait_for(ready, "it is prepared", LIMIT_S)
+        for trial in self.service.trials(experiment):
+            if not trial.state.final:
+                self.obeyed(self.service.stop(trial.id, kill=True))
+                self.until_state(trial.id, State.STOPPED)
+
+    def arm(self, told: str) -> None:
+        faults.armed(told)
+        self.armed.with_suffix(".fired").unlink(missing_ok=True)
+        staged = self.armed.with_suffix(".new")
+        staged.write_text(told)
+        staged.rename(self.armed)
+
+    def fired(self) -> int:
+        """Waits until the armed fault came; the pid of who met it."""
+        path = self.armed.with_suffix(".fired")
+        told = wait_for(lambda: path.exists() and path.read_text(), "the fault comes", LIMIT_S)
+        return int(str(told).split()[1])
+
+    def kill(self, pid: int) -> None:
+        """And wait until it has gone, with its locks."""
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: identify(pid) is None, f"{pid} ends")
+
+    def end_everything(self) -> None:
+        """As a reboot does: every process of this home, at once."""
+        for pid in of_home(self.home) | {self.keeper()} - {0}:
+            if identify(pid) is not None:
+                os.kill(pid, signal.SIGKILL)
+        for unit in ("unit", "sampler_unit"):
+            if unit in self.runtime():
+                assert end_unit(str(self.runtime()[unit])) == []
+        wait_for(lambda: not self.keeper(), "the keeper ends")
+
+    def _units(self) -> int:
+        log = self.home.logs / "keeper.log"
+        return len(re.findall(r" ends: ", log.read_text())) if log.exists() else 0
+
+    def crashes(self) -> int:
+        return self._units() - self._units_before
+
+    # --- what must hold
+
+    def steps(self) -> dict[int, int]:
+        return {trial.id: trial.step for trial in self.tuned()}
+
+    def until_further(self, than: dict[int, int]) -> None:
+        """Each of these trials is beyond that step."""
+        further = lambda: all(self.steps()[t] > step for t, step in than.items())  # noqa: E731
+        wait_for(further, "training goes on", LIMIT_S)
+
+    @contextmanager
+    def unharmed(self, told: str = "", *, intervals: int = 1) -> Iterator[None]:
+        """What is done inside harms nothing: the nine clauses hold after it."""
+        since = newest_event(self.home)
+        yield
+        sound(self.home, told=told, since=since, intervals=intervals)
+
+
+@contextmanager
+def whole_engine(folder: Path, config: str = "", **env: str) -> Iterator[Whole]:
+    """Started, with that configuration; whatever is left of it is ended at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        (folder / "config" / "workbench").mkdir(parents=True)
+        (folder / "config" / "workbench" / "config.toml").write_text(config)
+        armed = folder / "fault"
+        surroundings = {
+            "WORKBENCH_CARDS": "cpu:4GiB,cpu:4GiB",
+            faults.VARIABLE: str(armed),
+            "XDG_CONFIG_HOME": str(folder / "config"),
+            "HF_TOKEN": SECRET,
+            **env,
+        }
+        for name, value in surroundings.items():
+            patch.setenv(name, value)
+        home = Home(folder / "home").make()
+        made = Whole(home, Service(home), armed)
+        made.start()
+        try:
+            yield made
+        finally:
+            made.end_everything()
