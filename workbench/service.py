@@ -329,13 +329,16 @@ class Service:
         """Blocks until it ticks, or until its keeper has gone; EngineError after `timeout_s`."""
         until, was_stopping = time.monotonic() + timeout_s, self.stopping()
         while time.monotonic() < until:
-            state, stopping = self.engine().state, self.stopping()
+            stopping = self.stopping()  # before the state: a keeper that is gone stops nothing
+            state = self.engine().state
             gone = state in ("stopped", "down")
             if gone if not running else state == "running" and not stopping:
                 return
             if running and gone and was_stopping:  # too late to go on: it is started anew
                 self.start_engine()
                 state = "starting"
+            if not running and was_stopping and not stopping and state == "running":
+                raise EngineError("it was started again before it had ended", mend="stop it again")
             was_stopping = stopping
             if state == "stopped" and (why := self._why_stopped()) and why[0]:
                 raise EngineError(f"the engine does not start: {why[0]}", mend=why[1])

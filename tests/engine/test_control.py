@@ -10,12 +10,13 @@ import pytest
 
 from tests.support.desks import Bench, cpu_card, recipe
 from workbench import scheduler
+from workbench.errors import EngineError
 from workbench.locks import Lock
 from workbench.scheduler import obey
 from workbench.scheduler.desk import assignment_file
 from workbench.scheduler.obey import VERBS
 from workbench.scheduler.rescue import rescue_all
-from workbench.service import Service
+from workbench.service import Engine, Service
 from workbench.store.requests import drop, scan
 from workbench.store.rows import Answer, TrialRow
 from workbench.trial import State
@@ -659,7 +660,33 @@ def test_a_start_while_it_stops_is_a_request_to_go_on(bench_of: MakeBench) -> No
     obey(bench.desk)
     assert not bench.desk.stopping
     assert not service.stopping()
+    home.tick.touch()
+    loop = Lock(home.loop_lock)
+    assert loop.take()
+    ask(bench, "engine-stop")
     home.stopped.touch()  # too late: it is on its way out
     assert service.stopping()
+    loop.release()
     keeper.release()
     assert not service.stopping()
+
+
+def test_who_waits_for_a_stop_is_told_that_it_was_taken_back(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    home = bench.desk.home
+    locks = [Lock(home.keeper_lock), Lock(home.loop_lock)]
+    assert all(lock.take() for lock in locks)
+    home.tick.touch()
+    ask(bench, "engine-stop")
+
+    class Meanwhile(Service):
+        """Another terminal starts the engine while this one waits."""
+
+        def engine(self) -> Engine:
+            ask(bench, "engine-start")
+            return super().engine()
+
+    with pytest.raises(EngineError, match="started again"):
+        Meanwhile(home).wait_for_engine(running=False, timeout_s=30)
+    for lock in locks:
+        lock.release()
