@@ -19,6 +19,7 @@ from workbench.home import Home
 from workbench.locks import Lock
 from workbench.store import Reader, Store, journal
 from workbench.store.backup import back_up
+from workbench.store.board import board
 from workbench.store.repair import Repaired, equals_repaired, repair
 from workbench.store.requests import drop
 from workbench.trial import FINAL, LEGAL, State
@@ -154,6 +155,35 @@ def test_an_attempt_that_ended_while_nobody_looked_is_taken_in_later(
     again.ticks(1)
     assert again.store.trial(attempt.trial).state is State.DONE
     again.store.close()
+
+
+def test_an_experiment_that_was_being_prepared_is_held(busy: Bench) -> None:
+    id = busy.store.add_experiment(recipe(name="raw").model_dump(mode="json"), "loss")
+    busy.store.close()
+    busy.desk.home.database.unlink()
+    assert repair(busy.desk.home).held == [id]
+    reader = Reader.open(busy.desk.home.database)
+    assert reader.experiment(id).held
+    reader.close()
+
+
+def test_a_home_may_be_moved(home: Home, tmp_path: Path) -> None:
+    new = tmp_path / "elsewhere"
+    new.mkdir()
+    home.root.rename(new / "home")
+    moved = make_bench(new, [cpu_card(0), cpu_card(1)])
+    for trial in moved.trials():
+        if trial.state is State.PAUSED:
+            drop(moved.desk.home.requests, "resume", {"trial": trial.id})
+    moved.ticks(80)
+    assert {trial.state for trial in moved.trials()} == {State.DONE, State.FAILED}
+    for row in board(moved.store, moved.store.experiment(1), 0.0):
+        if row.adapter is not None:
+            assert Path(row.adapter) == moved.desk.home.trial(row.trial) / "adapter"
+    assert not home.root.exists()
+    assert equals_repaired(moved.desk.home) == []
+    moved.desk.fleet.close()
+    moved.store.close()
 
 
 def test_answers_are_remembered_so_that_nothing_is_done_twice(home: Home, tmp_path: Path) -> None:

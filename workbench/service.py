@@ -36,6 +36,7 @@ from workbench.store.rows import (
     TrialRow,
 )
 from workbench.text import safe_line
+from workbench.trial import State
 
 if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
     from workbench.recipe import Recipe
@@ -156,6 +157,16 @@ class Service:
                 held=bool(reader.fact("held")),
                 guards=json.loads(reader.fact("guards") or "{}"),
             )
+
+    def experiments(self) -> list[Experiment]:
+        """Newest first; none where nothing ran."""
+        reader = self.reader()
+        return reader.experiments() if reader else []
+
+    def any_trials(self, states: frozenset[State]) -> bool:
+        """Whether any trial, a base's too, is in one of them. Looks at one."""
+        reader = self.reader()
+        return reader is not None and reader.any_trials(states)
 
     def experiment(self, key: int | str) -> Experiment:
         return self._need_reader().experiment(key)

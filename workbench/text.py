@@ -30,7 +30,9 @@ def safe(text: object, limit: int = LIMIT) -> str:
     Tab and newline stay. Work is bounded by `limit`, however long the input is.
     """
     head = str(text)[: limit * 4]
-    clean = redact(_CONTROL.sub("", _ESCAPES.sub("", head.replace("\r\n", "\n"))))
+    if not head.isprintable():  # nearly all text is: escapes, controls and what nobody sees are not
+        head = _CONTROL.sub("", _ESCAPES.sub("", head.replace("\r\n", "\n")))
+    clean = redact(head)
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 

@@ -114,10 +114,9 @@ def revive(service: Service) -> None:
 
 
 def _work_waits(service: Service) -> bool:
-    snapshot = service.snapshot()
     return (
-        any(trial.state in UNFINISHED for trial in snapshot.trials)
-        or any(one.state == "preparing" for one in snapshot.experiments)
+        service.any_trials(UNFINISHED)
+        or any(one.state == "preparing" for one in service.experiments())
         or any(service.home.requests.glob("[!.]*.json"))
     )
 

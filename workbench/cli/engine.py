@@ -85,7 +85,7 @@ def _words(engine: Engine, service: Service) -> str:
 
 def _counts(service: Service) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for experiment in service.snapshot().experiments:
+    for experiment in service.experiments():
         for state, n in experiment.counts.items():
             counts[state] = counts.get(state, 0) + n
     return counts

@@ -33,14 +33,17 @@ def ls(
     """List experiments and their trials."""
     service = Service()
     revive(service)
-    snapshot = service.snapshot()
+    known = service.experiments()
     if experiment is not None:
         found = [service.experiment(experiment)]
     else:
-        found = snapshot.experiments[: None if everything else RECENT]
-    trials = [t for t in snapshot.trials if everything or t.kind == "tune"]
+        found = known[: None if everything else RECENT]
+
+    def trials(one: Experiment) -> list[TrialRow]:
+        return [t for t in service.trials(one.id) if everything or t.kind == "tune"]
+
     if as_data:
-        as_json([_experiment_data(one, trials) for one in found])
+        as_json([_experiment_data(one, trials(one)) for one in found])
         return
     if not found:
         tell(f"nothing has run in {service.home.root} yet; try `workbench demo`")
@@ -48,9 +51,9 @@ def ls(
     _print_experiments(found)
     for one in found:
         if experiment is not None or everything or one is found[0] or _unfinished(one):
-            _print_trials(one, [t for t in trials if t.experiment == one.id])
-    if len(found) < len(snapshot.experiments) and experiment is None:
-        tell(f"{len(snapshot.experiments) - len(found)} older experiments: workbench ls --all")
+            _print_trials(one, trials(one))
+    if len(found) < len(known) and experiment is None:
+        tell(f"{len(known) - len(found)} older experiments: workbench ls --all")
 
 
 def _unfinished(one: Experiment) -> bool:
@@ -58,7 +61,7 @@ def _unfinished(one: Experiment) -> bool:
 
 
 def _experiment_data(one: Experiment, trials: Iterable[TrialRow]) -> dict[str, Any]:
-    mine = [asdict(trial) for trial in trials if trial.experiment == one.id]
+    mine = [asdict(trial) for trial in trials]
     return {
         "id": one.id,
         "name": one.name,
@@ -146,7 +149,7 @@ def board(experiment: Name = None, as_data: Json = False) -> None:
 
 
 def newest(service: Service) -> int:
-    experiments = service.snapshot().experiments
+    experiments = service.experiments()
     if not experiments:
         raise NotThere(
             f"nothing has run in {service.home.root} yet",

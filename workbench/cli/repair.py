@@ -43,6 +43,8 @@ def repair(
         ids = " ".join(str(id) for id in found.paused[:20])
         more = " …" if len(found.paused) > 20 else ""
         out(f"paused: {present.plural(len(found.paused), 'trial')}; workbench resume {ids}{more}")
+    for id in found.held:
+        out(f"held, for it would make more trials: workbench release {id}")
     if found.pending:
         ids = ", ".join(str(id) for id in found.pending[:20])
         out(f"ended meanwhile, and taken in when the engine starts: trials {ids}")

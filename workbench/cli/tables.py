@@ -78,6 +78,8 @@ def width() -> int:
 
 def cells(text: str) -> int:
     """Columns `text` takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text

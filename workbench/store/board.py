@@ -22,8 +22,9 @@ select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
        (select sum(coalesce(ended_utc, :now) - started_utc) from attempts a where a.trial = t.id)
          as wall_s,
        (select sum(energy_wh) from attempts a where a.trial = t.id) as energy_wh,
-       (select avg(value) from metrics m where m.trial = t.id and m.name = 'tokens_per_s')
-         as tokens_per_s
+       (select avg(value) from
+         (select value from metrics m where m.trial = t.id and m.name = 'tokens_per_s'
+          order by step desc limit 200)) as tokens_per_s  -- of millions of steps the newest do
 from trials t left join adapters d on d.trial = t.id
 where t.experiment = :experiment and t.kind = 'tune' or t.id = :base
 """

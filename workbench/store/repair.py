@@ -55,6 +55,8 @@ class Repaired:
     counts: dict[str, int] = field(default_factory=dict)
     paused: list[int] = field(default_factory=list)
     """Trials that wait to be resumed."""
+    held: list[int] = field(default_factory=list)
+    """Experiments that would have made more trials: they wait to be released."""
     pending: list[int] = field(default_factory=list)
     """Trials that ended while nobody looked: the engine takes them in when it starts."""
     lost: list[str] = field(default_factory=list)
@@ -271,7 +273,8 @@ def _pause(store: Store, found: Repaired) -> None:
             found.paused.append(trial.id)
             if trial.id not in found.pending and trial.state is not State.PAUSED:
                 store.move(trial.id, trial.state, State.PAUSED, by="settle", why=WHY)
-        store.db.execute("update experiments set held = 1 where state = 'preparing'")
+        held = "update experiments set held = 1 where state = 'preparing' or searching returning id"
+        found.held = sorted(row[0] for row in store.db.execute(held))
 
 
 def _cut(store: Store, attempt: Attempt) -> None:
