@@ -17,6 +17,7 @@ from tests.support.desks import Bench, cpu_card, make_bench, recipe
 from workbench.errors import DatabaseDamaged, EngineError, NotThere, StoreError
 from workbench.home import Home
 from workbench.locks import Lock
+from workbench.scheduler.rescue import rescue_all
 from workbench.store import Reader, Store, journal
 from workbench.store.backup import back_up
 from workbench.store.board import board
@@ -172,6 +173,7 @@ def test_a_home_may_be_moved(home: Home, tmp_path: Path) -> None:
     new.mkdir()
     home.root.rename(new / "home")
     moved = make_bench(new, [cpu_card(0), cpu_card(1)])
+    rescue_all(moved.desk, "the engine was restarted")  # as an engine does at its start
     for trial in moved.trials():
         if trial.state is State.PAUSED:
             drop(moved.desk.home.requests, "resume", {"trial": trial.id})
