@@ -116,8 +116,12 @@ def text(app: WorkbenchApp) -> str:
 
 
 def matches_golden(app: WorkbenchApp, name: str) -> None:
-    """Compare with `goldens/name.txt`; WORKBENCH_GOLDENS=write makes it anew."""
-    shown_now = "".join(f"{line.rstrip()}\n" for line in frame(app))
+    """Compare the screen with `goldens/name.txt`; WORKBENCH_GOLDENS=write makes it anew."""
+    matches(name, frame(app))
+
+
+def matches(name: str, lines: list[str]) -> None:
+    shown_now = "".join(f"{line.rstrip()}\n" for line in lines)
     path = GOLDENS / f"{name}.txt"
     if os.environ.get("WORKBENCH_GOLDENS") == "write":
         path.parent.mkdir(exist_ok=True)
