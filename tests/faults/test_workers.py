@@ -40,7 +40,7 @@ def test_a_worker_killed_while_it_trains_is_replaced_and_its_neighbour_untouched
     (neighbour,) = (attempt for attempt in before if attempt.id != victim.id)
     assert neighbour.id in {attempt.id for attempt in whole.live()}
     resumed = whole.service.trial(victim.trial).attempts[-1]
-    assert resumed.generation == (victim.generation or 0) + 1
+    assert (resumed.generation or 0) > (victim.generation or 0)
 
 
 def test_a_worker_killed_while_it_loads_is_replaced(whole: Whole) -> None:
