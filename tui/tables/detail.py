@@ -10,7 +10,6 @@ from tui.desk import Desk
 from tui.paint import Line, Part, bar, cut_to, join, plain
 from tui.tables.cards import short_name
 from tui.widgets.rowlist import Column, Row
-from workbench.footprint.plan import shown
 from workbench.service import Attempt, CardRow, MoveRow, Point, Sample, TrialDetail, TrialRow
 from workbench.trial import Kind, State
 
@@ -129,6 +128,8 @@ def _fact(name: str, *parts: Part) -> Line:
 
 def plan(attempt: Attempt | None, card: CardRow | None) -> list[Line]:
     """How it is run, and predicted against measured bytes."""
+    from workbench.footprint.plan import shown  # pydantic: 0.1 s of a start that has no plan
+
     if attempt is None:
         return [(("made when a card is free", "dim"),)]
     given = attempt.plan
