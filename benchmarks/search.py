@@ -2,7 +2,11 @@
 
 record   trains a 6 × 6 grid (learning rate × rank) on the demo model, every trial to its end, and
          writes its held-out curves to benchmarks/results/search-grid.json. Goes on where it was
-         interrupted. About 20 minutes on two idle cores.
+         interrupted. About 25 minutes on two cores.
+replay   runs grid, random, TPE, each with and without ASHA, on that table over ten seeds: the
+         engine's own functions, two cards, no training. Seconds.
+live     one TPE + ASHA sweep of the same space through a real engine and Ray, on two CPU cards,
+         held against the table. Some minutes.
 """
 
 from __future__ import annotations
@@ -10,15 +14,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
+import statistics
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workbench import search
 from workbench.assignment import Assignment
 from workbench.cards import Card
+from workbench.cli.follow import follow
 from workbench.footprint import choose_plan
+from workbench.home import Home
 from workbench.recipe import Recipe, apply_settings, find_recipe, load_recipe
+from workbench.recipe.schema import EarlyStop
+from workbench.search import Tried, stopping
+from workbench.search.history import Fate
+from workbench.service import Service
 
 TABLE = Path(__file__).parent / "results" / "search-grid.json"
 RATES = [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]
@@ -112,13 +127,171 @@ class Trainer:
         return told
 
 
+# ── replay ───────────────────────────────────────────────────────────────────────────────────
+
+CARDS, SEEDS = 2, range(10)
+REDUCTION = 3
+
+
+@dataclass
+class Course:
+    """One trial of a replayed sweep."""
+
+    number: int
+    settings: dict[str, Any]
+    whole: list[tuple[int, float]]
+    told: list[tuple[int, float]] = field(default_factory=list)
+    cut: bool = False
+
+    @property
+    def over(self) -> bool:
+        return self.cut or len(self.told) == len(self.whole)
+
+    def tried(self) -> Tried:
+        step, loss = self.told[-1] if self.told else (None, None)
+        fate: Fate = "going" if not self.over else "cut" if self.cut else "scored"
+        return Tried(
+            number=self.number,
+            settings=self.settings,
+            fate=fate,
+            score=loss if fate == "scored" else None,
+            step=step,
+            eval_loss=loss,
+        )
+
+
+def replay(
+    table: dict[str, Any], method: str, trials: int, seed: int, first: int | None, reduction: int
+) -> tuple[float, int]:
+    """Best held-out loss among its adapters, and optimizer steps of all its trials. `first`: the
+    first rung of its early stopping, if any."""
+    curves = {(t["learning_rate"], t["rank"]): t["curve"] for t in table["trials"]}
+    sweep = {
+        "method": method,
+        "trials": trials,
+        "seed": seed,
+        "parameters": {"train.learning_rate": RATES, "lora.rank": RANKS},
+    }
+    recipe = swept_recipe(sweep)
+    queue = search.points(recipe) if method == "grid" else []
+    dice = random.Random(seed)  # which card is the faster one
+    dice.shuffle(queue)
+    begun: list[Course] = []
+    live: list[Course] = []
+    rungs: dict[int, list[float | None]] = {}
+    while True:
+        while len(live) < CARDS and len(begun) < trials:
+            number = len(begun) + 1
+            point = (
+                queue[number - 1]
+                if method == "grid"
+                else search.next_point(recipe, number, [one.tried() for one in begun])
+            )
+            if point is None:
+                break
+            whole = curves[point["train.learning_rate"], point["lora.rank"]]
+            begun.append(Course(number, point, [(s, v) for s, v in whole]))
+            live.append(begun[-1])
+        if not live:
+            break
+        one = dice.choice(live)
+        one.told.append(one.whole[len(one.told)])
+        if first is not None and len(one.told) < len(one.whole):
+            before = len(list(stopping.reached(one.told[:-1], first, reduction)))
+            reached = list(stopping.reached(one.told, first, reduction))
+            for rung, (_, value) in list(enumerate(reached))[before:]:
+                rungs.setdefault(rung, []).append(value)
+                one.cut = one.cut or not stopping.goes_on(value, rungs[rung], reduction)
+        if one.over:
+            live.remove(one)
+    return min(c.told[-1][1] for c in begun), sum(c.told[-1][0] for c in begun)
+
+
+def swept_recipe(sweep: dict[str, Any]) -> Recipe:
+    plain = load_recipe(find_recipe("demo"), CHANGES)
+    return Recipe.model_validate({**plain.model_dump(), "sweep": sweep})
+
+
+def replay_all(path: Path) -> None:
+    table = json.loads(path.read_text())
+    best = min(t["curve"][-1][1] for t in table["trials"])
+    whole = table["steps"] * len(table["trials"])
+    print(f"the grid's best loss {best:.4f}; all of it takes {whole:,} steps\n")
+    print(
+        "| search | trials | best loss, median (worst) | within 1 % | steps, median | of the grid |"
+    )
+    print("|---|---|---|---|---|---|")
+    late = EarlyStop(reduction=REDUCTION).first_step(table["every"], table["steps"])
+    for method, trials, first in (
+        ("grid", 36, None),
+        ("random", 12, None),
+        ("tpe", 12, None),
+        ("random", 24, None),
+        ("tpe", 24, None),
+        ("grid", 36, EVERY),
+        ("tpe", 36, EVERY),
+        ("grid", 36, late),
+        ("random", 16, late),
+        ("tpe", 16, late),
+        ("tpe", 24, late),
+    ):
+        found = [replay(table, method, trials, seed, first, REDUCTION) for seed in SEEDS]
+        losses, steps = [loss for loss, _ in found], statistics.median(s for _, s in found)
+        near = sum(loss <= best * 1.01 for loss in losses)
+        name = method + (f" + asha, first rung at {first}" if first else "")
+        print(
+            f"| {name} | {trials} | {statistics.median(losses):.4f} ({max(losses):.4f}) "
+            f"| {near} of {len(losses)} | {steps:,.0f} | {steps / whole:.0%} |",
+            flush=True,
+        )
+
+
+# ── live ─────────────────────────────────────────────────────────────────────────────────────
+
+LIVE_TRIALS = 16
+
+
+def live(path: Path) -> None:
+    table = json.loads(path.read_text())
+    best = min(t["curve"][-1][1] for t in table["trials"])
+    sweep = {
+        "method": "tpe",
+        "trials": LIVE_TRIALS,
+        "parameters": {"train.learning_rate": RATES, "lora.rank": RANKS},
+        "early_stop": {"method": "asha", "reduction": REDUCTION},
+    }
+    with tempfile.TemporaryDirectory(prefix="wb-live-") as folder:
+        os.environ["WORKBENCH_CARDS"] = "cpu:8GiB,cpu:8GiB"
+        service = Service(Home(Path(folder) / "home"))
+        service.start_engine()
+        service.wait_for_engine(running=True, timeout_s=120)
+        began = time.monotonic()
+        try:
+            answer = service.wait_for_answer(service.submit(swept_recipe(sweep)), 120)
+            experiment = follow(service, int(answer.data["experiment"]), lambda line: print(line))
+            _, rows = service.board(experiment.id)
+            trials = service.trials(experiment.id)
+        finally:
+            service.stop_engine()
+            service.wait_for_engine(running=False, timeout_s=120)
+        scores = [row.score for row in rows if row.kind == "tune" and row.score is not None]
+        steps = sum(t.step for t in trials if t.kind == "tune")
+        states = Counter(str(t.state) for t in trials if t.kind == "tune")
+        whole = table["steps"] * len(table["trials"])
+        print(
+            f"live: {dict(states)}; best loss {min(scores):.4f} (the grid's: {best:.4f}); "
+            f"{steps:,} steps, {steps / whole:.0%} of the grid's; "
+            f"{time.monotonic() - began:.0f} s"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["record"])
-    parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("what", choices=["record", "replay", "live"])
+    parser.add_argument("--table", type=Path, default=TABLE)
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    record(given.out)
+    {"record": record, "replay": replay_all, "live": live}[given.what](given.table)
 
 
 if __name__ == "__main__":

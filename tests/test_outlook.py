@@ -97,6 +97,22 @@ def test_the_hungriest_point_takes_the_end_of_each_range_that_needs_most() -> No
     assert point.sweep is None
 
 
+def test_the_hungriest_point_is_one_that_can_exist() -> None:
+    """The long rows exist only with the small batch, and the big batch only without them."""
+    recipe = swept(
+        train__batch_size=[1, 64],
+        data__max_tokens={"values": [1024, 2048], "when": {"train.batch_size": 1}},
+        lora__rank={"min": 8, "max": 64, "integer": True, "when": {"train.batch_size": [64]}},
+        train__learning_rate={"min": 1e-5, "max": 1e-3},
+    )
+    _, told = hungriest(recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090"))
+    possible = [
+        {"train.batch_size": 1, "data.max_tokens": 2048},
+        {"train.batch_size": 64, "lora.rank": 64},
+    ]
+    assert told in possible
+
+
 def test_usual_cards_are_found_by_their_everyday_names() -> None:
     assert usual_card("3090") == usual_card("NVIDIA GeForce RTX 3090")
     assert usual_card("A100-80GB").total_bytes == 80 * GIB

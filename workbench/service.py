@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from workbench import faults
 from workbench.errors import EngineError, NotThere
 from workbench.home import STOPPED_BY_A_PERSON, Home, find_home
+from workbench.importance import LEAST_TRIALS, Importance, Outcome, importance
 from workbench.locks import holder
 from workbench.store.board import board
+from workbench.store.history import in_order_of_merit
 from workbench.store.journal import gone, journal_of, stands_at
 from workbench.store.reader import Reader
 from workbench.store.requests import drop
@@ -50,6 +52,7 @@ __all__ = [
     "EngineState",
     "EventRow",
     "Experiment",
+    "ImportanceReport",
     "MoveRow",
     "Point",
     "Sample",
@@ -100,6 +103,21 @@ class TrialDetail:
     moves: list[MoveRow]
     samples: list[Sample]
     metric_names: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportanceReport:
+    experiment: str
+    trials: int
+    """Those that were scored or ended early."""
+    least: int
+    """So many it takes to tell anything."""
+    settings: list[Importance]
+    """The most telling first."""
+
+    @property
+    def enough(self) -> bool:
+        return self.trials >= self.least
 
 
 class Service:
@@ -204,6 +222,20 @@ class Service:
         with reader.one_view():
             experiment = reader.experiment(key)
             return experiment, board(reader, experiment, self.clock())
+
+    def importance(self, key: int | str) -> ImportanceReport:
+        """Which settings mattered; see workbench.importance. Some tenths of a second."""
+        reader = self._need_reader()
+        with reader.one_view():
+            experiment = reader.experiment(key)
+            trials = in_order_of_merit(reader, experiment)
+        outcomes = [Outcome(settings=t, place=n) for n, t in enumerate(trials, start=1)]
+        return ImportanceReport(
+            experiment=experiment.name,
+            trials=len(outcomes),
+            least=LEAST_TRIALS,
+            settings=importance(outcomes),
+        )
 
     # --- commanding ---
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.desks import Bench, cpu_card, make_bench, recipe
 from workbench.scheduler.rescue import rescue_all
+from workbench.service import Service
 from workbench.store.board import board
 from workbench.store.requests import drop
 from workbench.trial import State
@@ -183,7 +184,7 @@ def test_halving_lets_the_best_go_on_and_the_rest_keep_their_adapters(bench_of: 
     falling = [0.09, 0.08, 0.07, 0.06, 0.05, 0.04]
     id = bench.submit(
         recipe(
-            sweep=rates(*falling, method="asha"),
+            sweep=rates(*falling, method="asha", from_step=2),
             evaluate=EVERY_TWO,
             train={"max_steps": 12, "save_every": 3, "log_every": 1},
         )
@@ -200,12 +201,25 @@ def test_halving_lets_the_best_go_on_and_the_rest_keep_their_adapters(bench_of: 
     assert all(row.adapter for row in rows[:6])
 
 
+def test_the_first_rung_is_at_a_third_of_a_trial_where_none_is_named(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(
+        recipe(
+            sweep=rates(0.09, 0.01, method="asha"),
+            evaluate=EVERY_TWO,
+            train={"max_steps": 20, "save_every": 3, "log_every": 1},
+        )
+    )
+    row = bench.until(State.PRUNED, 3)
+    assert "rung 1 (step 6)" in row.reason
+
+
 def test_each_rung_is_judged_once_wherever_the_engine_is_killed(bench_of: MakeBench) -> None:
     """A trial that went on is not ended by a better one that comes to the same rung later."""
     bench = bench_of(cpu_card(0), cpu_card(1))
     bench.submit(
         recipe(
-            sweep={**rates(0.01, 0.09, method="asha"), "max_parallel": 1},
+            sweep={**rates(0.01, 0.09, method="asha", from_step=4), "max_parallel": 1},
             evaluate={**EVERY_TWO, "every": 4},
             train={"max_steps": 9, "save_every": 2, "log_every": 1},
         )
@@ -322,3 +336,17 @@ def test_a_diverged_trial_keeps_what_it_has(bench_of: MakeBench, kept: bool) -> 
     assert "became NaN" in row.reason
     assert row.mend
     assert (row.score is not None) is kept
+
+
+def test_a_sweep_tells_which_of_its_settings_mattered(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    grid = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1, 0.15], "lora.rank": [4, 8]}}
+    id = bench.submit(recipe(sweep=grid))
+    service = Service(bench.desk.home)
+    bench.ticks(2)
+    assert not service.importance(id).enough
+    bench.ticks(70)
+    report = service.importance(id)
+    assert (report.trials, report.enough) == (8, True)
+    assert report.settings[0].key == "train.learning_rate"
+    assert report.settings[0].best == "0.15"

@@ -39,6 +39,8 @@ class TickingWorker:
         self.step = self._newest_checkpoint()
         self.events = EventWriter(Path(given.folder) / "events.jsonl")
         self._write("started", pid=os.getpid(), generation=self.generation, plan=given.plan)
+        if given.kind != "base":
+            self._write("phase", name="training", steps=given.recipe["train"]["max_steps"])
         return {"ok": True}
 
     def halt(self, attempt: int, how: str) -> None:

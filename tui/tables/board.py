@@ -94,6 +94,6 @@ def _gain(row: BoardRow, rank_by: str) -> Line:
 
 
 def _why(row: BoardRow) -> Line:
-    """Of a failed one; that others were stopped or pruned says it all."""
-    failed = row.state == State.FAILED and row.reason
-    return (("  ", ""), plain(row.reason, "dim")) if failed else ()
+    """Of a failed one, and of one that ended early; that others were stopped says it all."""
+    early = row.state in (State.FAILED, State.PRUNED) and row.reason
+    return (("  ", ""), plain(row.reason, "dim")) if early else ()

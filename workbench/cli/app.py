@@ -15,6 +15,7 @@ from workbench.cli import (
     control,
     demo,
     engine,
+    importance,
     listing,
     logs,
     machine,
@@ -100,7 +101,7 @@ def root(
 
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     TRAIN: (check.check, plan.plan, run.run, demo.demo, train.train),
-    LOOK: (watch.watch, listing.ls, listing.show, logs.logs, listing.board),
+    LOOK: (watch.watch, listing.ls, listing.show, logs.logs, listing.board, importance.importance),
     TRIALS: (
         *(control.pause, control.resume, control.stop, control.kill),
         *(steer.clone, steer.extend, steer.add, steer.move, steer.order),

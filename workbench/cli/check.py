@@ -105,6 +105,8 @@ def _data(
 
 
 def _print(recipe: Recipe, result: dict[str, Any]) -> None:
+    from workbench.recipe import no_curve_for
+
     data = result["data"]
     out(f"{safe_line(recipe.name)}: {safe_line(recipe.data.train)}", "bold")
     for head, text in (
@@ -127,6 +129,8 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
     )
     if swept:
         out(f"note: the sweep varies {safe_line(', '.join(swept))}; this is the recipe's own value")
+    if unstopped := no_curve_for(recipe, int(data["train_rows"])):
+        out(f"note: no trial will be stopped early: {safe_line(unstopped)}", "yellow")
     for note in result["notes"]:
         out(f"note: {safe_line(note, 600)}", "yellow")
 

@@ -186,5 +186,5 @@ def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
     optional = ("tok/s", "energy", "time", "peak")
     out_table(heads, lines, right=right, flexible=9, optional=optional)
     for row in rows:
-        if row.state == "failed" and row.reason:
-            out(f"trial {row.trial}: failed: {safe_line(row.reason)}")
+        if row.state in ("failed", "pruned") and row.reason:
+            out(f"trial {row.trial}: {row.state}: {safe_line(row.reason)}")

@@ -12,6 +12,7 @@ from workbench.recipe.shipped import (
     shipped_file,
 )
 from workbench.recipe.space import trial_count
+from workbench.recipe.validate import no_curve_for
 
 __all__ = [
     "Recipe",
@@ -21,6 +22,7 @@ __all__ = [
     "list_recipes",
     "load_recipe",
     "local_path",
+    "no_curve_for",
     "read_recipe",
     "recipe_json_schema",
     "recipes_folder",

@@ -250,7 +250,8 @@ class EarlyStop(Section):
     ends what is worse than half of the finished trials were at that step. `patience`: ends what
     stopped getting better. `threshold`: ends what is above a given loss."""
     from_step: Positive | None = None
-    """No trial ends before this optimizer step; asha's first rung. Left out: `evaluate.every`."""
+    """No trial ends before this optimizer step; asha's first rung. Left out: the first evaluation;
+    for asha, 1/reduction of the trial's steps: earlier, curves still cross (docs/search.md)."""
     reduction: Annotated[int, Field(ge=2, le=100)] = 3
     """asha: one in so many goes on, and each rung is so many times the steps of the one before."""
     trials: Positive = 5
@@ -261,6 +262,11 @@ class EarlyStop(Section):
     """patience: by how much lower, in nats, to count."""
     above: float | None = None
     """threshold: the loss, in nats."""
+
+    def first_step(self, every: int, steps: int) -> int:
+        """The first evaluation at which a trial of so many steps may end."""
+        due = self.from_step or (steps // self.reduction if self.method == "asha" else every)
+        return -(-max(due, 1) // every) * every
 
     @model_validator(mode="after")
     def _says_what_its_method_takes(self) -> Self:

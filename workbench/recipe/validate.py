@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -206,13 +207,20 @@ def no_curve(recipe: Recipe, steps: int) -> str:
     sweep, every = recipe.sweep, recipe.evaluate.every
     if sweep is None or sweep.early_stop is None or every is None:
         return ""
-    first = max(sweep.early_stop.from_step or every, every)
+    first = sweep.early_stop.first_step(every, steps)
     if first < steps:
         return ""
     return (
         f"trials have {steps} steps and the first evaluation that counts is at step {first}; "
         "lower evaluate.every (or sweep.early_stop.from_step)"
     )
+
+
+def no_curve_for(recipe: Recipe, rows: int) -> str:
+    """The same where only the number of training rows tells how many steps there are."""
+    train = recipe.train
+    a_step = train.batch_size * train.accumulation
+    return no_curve(recipe, train.max_steps or math.ceil(train.epochs * math.ceil(rows / a_step)))
 
 
 def not_swept(key: str, data: dict[str, Any]) -> str:

@@ -61,8 +61,8 @@ class Desk:
     thinned_utc: float = 0.0
     ballast_freed: int = 0
     """Given up on a full disk, and not told yet."""
-    early_stops: dict[int, EarlyStop | None] = field(default_factory=dict)
-    """Remembered by `early_stop`: each experiment's rule."""
+    early_stops: dict[int, tuple[EarlyStop, int] | None] = field(default_factory=dict)
+    """Remembered by `early_stop`: each experiment's rule, and its steps between evaluations."""
     plans: dict[tuple[object, ...], object] = field(default_factory=dict)
     """Remembered by `place`: planning is pure, and the queue asks the same again and again."""
 

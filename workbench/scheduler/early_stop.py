@@ -19,35 +19,34 @@ def judge(desk: Desk, trial: TrialRow, attempt: Attempt) -> None:
     """Whether the trial goes on, after what `attempt` has just told. One look-up where its
     experiment stops nothing early."""
     rule = _rule(desk, trial.experiment)
-    if rule is None or trial.pruned or trial.kind is Kind.BASE:
+    if rule is None or trial.pruned or trial.kind is Kind.BASE or not attempt.total_steps:
         return
     told = curve(desk.store, trial.id)
-    why = _why(desk, trial, rule, told) if told else ""
-    last = attempt.total_steps is not None and bool(told) and told[-1][0] >= attempt.total_steps
-    if why and not last:
+    if not told:
+        return
+    stop, every = rule
+    why = _why(desk, trial, stop, stop.first_step(every, attempt.total_steps), told)
+    if why and told[-1][0] < attempt.total_steps:
         desk.store.prune(trial.id, why)
 
 
-def _rule(desk: Desk, experiment: int) -> EarlyStop | None:
-    """The experiment's, with its first step filled in. Remembered: a recipe never changes."""
+def _rule(desk: Desk, experiment: int) -> tuple[EarlyStop, int] | None:
+    """The experiment's, and its steps between evaluations. Remembered: a recipe never changes."""
     if experiment not in desk.early_stops:
         recipe = desk.store.experiment(experiment).recipe
-        rule = (recipe.get("sweep") or {}).get("early_stop")
+        stop = (recipe.get("sweep") or {}).get("early_stop")
         every = recipe["evaluate"]["every"]
-        if rule is not None and every is not None:
-            first = rule.get("from_step") or every
-            rule = EarlyStop.model_validate({**rule, "from_step": first})
-        desk.early_stops[experiment] = rule if every is not None else None
+        whole = stop is not None and every is not None
+        desk.early_stops[experiment] = (EarlyStop.model_validate(stop), every) if whole else None
     return desk.early_stops[experiment]
 
 
-def _why(desk: Desk, trial: TrialRow, rule: EarlyStop, told: stopping.Curve) -> str:
+def _why(desk: Desk, trial: TrialRow, rule: EarlyStop, first: int, told: stopping.Curve) -> str:
     """Why it is to end now, in words; empty while it goes on."""
     step, loss = told[-1]
-    assert rule.from_step is not None
     if rule.method == "asha":
-        return _halving(desk, trial, rule, told)
-    if step < rule.from_step:
+        return _halving(desk, trial, rule.reduction, first, told)
+    if step < first:
         return ""
     at = f"at step {step} its held-out loss"
     shown = "is no number" if loss is None else f"{loss:.4g}"
@@ -63,17 +62,16 @@ def _why(desk: Desk, trial: TrialRow, rule: EarlyStop, told: stopping.Curve) -> 
     return ""
 
 
-def _halving(desk: Desk, trial: TrialRow, rule: EarlyStop, told: stopping.Curve) -> str:
+def _halving(desk: Desk, trial: TrialRow, reduction: int, first: int, told: stopping.Curve) -> str:
     """Each rung it has newly come to: taken down, and judged among those who came there before."""
-    assert rule.from_step is not None
     judged = rungs_of(desk.store, trial.id)
-    rungs = list(stopping.reached(told, rule.from_step, rule.reduction))
+    rungs = list(stopping.reached(told, first, reduction))
     for rung, (step, value) in enumerate(rungs[judged:], start=judged):
         desk.store.put_rung(trial.id, rung, step, value)
         others = at_rung(desk.store, trial.experiment, rung)
-        if not stopping.goes_on(value, others, rule.reduction):
+        if not stopping.goes_on(value, others, reduction):
             shown = "no number" if value is None else f"{value:.4g}"
-            best = max(1, len(others) // rule.reduction)
+            best = max(1, len(others) // reduction)
             return (
                 f"asha: rung {rung + 1} (step {step}), held-out loss {shown} is not among the "
                 f"best {best} of {len(others)}"

@@ -10,7 +10,7 @@ from workbench.cards import Card
 from workbench.errors import WorkbenchError
 from workbench.files import fresh_folder
 from workbench.footprint import choose_plan
-from workbench.recipe import Recipe, apply_settings
+from workbench.recipe import Recipe, apply_settings, no_curve_for
 from workbench.scheduler.desk import Desk, card_of
 from workbench.scheduler.searching import ask_for_more
 from workbench.store import Blocked
@@ -67,6 +67,10 @@ def enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: l
             + ("its sweep begins" if bit_by_bit else f"{len(settings)} trials queued"),
             experiment=experiment.id,
         )
+        unstopped = no_curve_for(recipe, int(result["data"]["train_rows"]))
+        if unstopped:
+            text = f"no trial will be stopped early: {unstopped}"
+            desk.store.note("search", text, level="warning", experiment=experiment.id)
         for note in result.get("notes", []):
             desk.store.note("data", str(note), level="warning", experiment=experiment.id)
         faults.at("propose.before_commit")

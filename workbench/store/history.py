@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.events import Outcome
 from workbench.store.reader import Reader
+from workbench.store.rows import Experiment
 from workbench.trial import State
 
 CURVE = "eval_loss"
 """The metric that early stopping and the search look at while a trial runs."""
+ENDED_EARLY = (Outcome.STOPPED, Outcome.DIVERGED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,3 +94,17 @@ def at_rung(reader: Reader, experiment: int, rung: int) -> list[float | None]:
         (experiment, rung),
     )
     return [row[0] for row in rows]
+
+
+def in_order_of_merit(reader: Reader, experiment: Experiment) -> list[dict[str, Any]]:
+    """Settings of the trials that tell, the best first: those that finished, by score; then those
+    that ended early, by how far they came and how well they stood there."""
+    sign = 1.0 if experiment.rank_by == "loss" else -1.0
+    told: list[tuple[tuple[float, ...], int, dict[str, Any]]] = []
+    for one in past(reader, experiment.id, experiment.rank_by):
+        if one.state is State.DONE and one.score is not None:
+            told.append(((0, sign * one.score), one.number, one.settings))
+        elif one.state in (State.PRUNED, State.FAILED) and one.outcome in ENDED_EARLY:
+            loss = math.inf if one.eval_loss is None else one.eval_loss
+            told.append(((1, -(one.step or 0), loss), one.number, one.settings))
+    return [settings for _, _, settings in sorted(told, key=lambda one: one[:2])]
