@@ -1,12 +1,14 @@
 """The training step against TRL and the peer, in one run on one machine.
 
     python benchmarks/step.py --data train.jsonl [--shapes 8b,1b] [--settings guide]
-        [--contestants a,b,d,e] [--repeats 3] [--out benchmarks/results/step-h100.json]
+        [--contestants a,b,d,e] [--repeats 3] [--out benchmarks/results/step.json]
 
 Contestants: a = TRL as the 2024 guide's settings run today; b = TRL with its best stock options
-(padding-free, PyTorch's varlen attention, Liger kernels, no recompute); c = Unsloth when it is
-installed; d = the workbench; e = d with each lever removed alone; d-recompute = every layer
-recomputes; d-16bit = NF4's values kept in 16 bits; d-t4 = fp16, attention as on a T4.
+(padding-free, PyTorch's varlen attention, Liger kernels, no recompute); c = Unsloth, which has a
+script of its own (step_peer.py); d = the workbench as it plans for a card of 24 GiB, e = that with
+each lever removed alone; d-16gib = as it plans for 16 GiB; d-nf4 = nothing kept unpacked, nothing
+recomputed; d-recompute = every layer recomputes, 8-bit AdamW; d-16bit = NF4's values all kept in
+16 bits; d-t4 = fp16, attention as on a T4.
 
 All train the same rows in the same order, rank 16 on all seven projections, whole optimizer step
 with clipping. A useful token is one that is not padding. Timed windows hold no first run of a
@@ -28,18 +30,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from nf4_model import make_nf4_model
+from nf4_model import make_nf4_model, measures
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from workbench.cards import Card
+from workbench.footprint import choose_plan
+from workbench.recipe.schema import Recipe
 from workbench.training.base import Snapshot
 from workbench.training.step import LEVERS, StepOptions, collate
 from workbench.training.step.attention import Choice
@@ -254,6 +258,13 @@ class Bench:
             result.losses = [round(float(loss), 4) for loss in trainer.kept]
             result.loss = statistics.mean(result.losses[-PERIOD:])
             if (step := getattr(trainer, "step", None)) is not None:
+                told = step.options
+                result.notes["plan"] = {
+                    "tokens_per_micro": told.tokens_per_micro,
+                    "recompute_layers": told.recompute_layers,
+                    "resident_layers": told.resident_layers,
+                    "optimizer": told.optimizer,
+                }
                 result.notes["levers"] = {lever.name: lever.why for lever in step.levers()}
                 result.notes["host_ms"] = round(1000 * statistics.median(trainer.host_s), 2)
                 result.notes["graphs"] = step._runner.captured
@@ -351,7 +362,29 @@ def trl_best(bench: Bench, total: int) -> Any:
     )  # fmt: skip
 
 
-def workbench(**changes: Any) -> Callable[[Bench, int], Any]:
+def planned(bench: Bench, gib: int) -> dict[str, Any]:
+    """What the planner chooses for a card of so many GiB that can what this one can."""
+    setting, lengths = bench.setting, bench.rows["length"]
+    recipe = Recipe.model_validate(
+        {
+            "name": "step",
+            "model": {"name": bench.shape, "precision": "bf16"},
+            "data": {"train": "rows", "max_tokens": setting.max_length},
+            "train": {"batch_size": setting.rows},
+        }
+    )
+    card = Card(uuid="GPU-0", kind="cuda", name="planned", total_bytes=gib << 30, capability=(8, 6))
+    config = measures(bench.shape)
+    plan = choose_plan(recipe, config, card, longest=max(lengths), mean=statistics.mean(lengths))
+    return {
+        "tokens_per_micro": plan.tokens_per_micro,
+        "recompute_layers": plan.recompute_layers,
+        "resident_layers": plan.resident_layers,
+        "optimizer": plan.optimizer,
+    }
+
+
+def workbench(*, card_gib: int | None = None, **changes: Any) -> Callable[[Bench, int], Any]:
     def make(bench: Bench, total: int) -> Any:
         setting = bench.setting
         model = bench.adapted()
@@ -368,7 +401,7 @@ def workbench(**changes: Any) -> Callable[[Bench, int], Any]:
                 param.data = masters[name].float()
         options = {
             "precision": "bf16", "rows_per_micro": setting.rows, "max_length": setting.max_length,
-            **changes,
+            **(planned(bench, card_gib) if card_gib else {}), **changes,
         }  # fmt: skip
         trainer.step_options = StepOptions(**options)
         return trainer
@@ -379,11 +412,13 @@ def workbench(**changes: Any) -> Callable[[Bench, int], Any]:
 CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
     "a": trl_guide,
     "b": trl_best,
-    "d": workbench(),
-    "d-recompute": workbench(recompute_layers=10_000),
+    "d": workbench(card_gib=24),
+    "d-16gib": workbench(card_gib=16),
+    "d-nf4": workbench(),
+    "d-recompute": workbench(recompute_layers=10_000, optimizer="adamw_8bit"),
     "d-16bit": workbench(resident_layers=10_000),
     "d-t4": workbench(precision="fp16", pretend_capability=(7, 5)),
-    **{f"e-{lever}": workbench(off=frozenset({lever})) for lever in LEVERS},
+    **{f"e-{lever}": workbench(card_gib=24, off=frozenset({lever})) for lever in LEVERS},
 }
 DROPOUT = dict.fromkeys(CONTESTANTS, 0.05) | {"c": 0.0}
 
@@ -435,7 +470,7 @@ def main() -> int:
     wanted += [c for c in CONTESTANTS if c.startswith("e-") and "e" in options.contestants]
     if "c" in wanted:
         wanted.remove("c")
-        print("c (the peer): " + ("no runner here" if find_spec("unsloth") else "not installed"))
+        print("c (the peer) runs by itself: benchmarks/step_peer.py")
     for shape in options.shapes:
         base = make_nf4_model(shape, DEVICE, torch.bfloat16)
         snapshot = Snapshot(base)
@@ -547,7 +582,7 @@ def parse() -> argparse.Namespace:
         "--ops", action="store_true", help="print operations of the profiled window"
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first error")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step-h100.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step.json"))
     return parser.parse_args()
 
 

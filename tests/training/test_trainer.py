@@ -30,24 +30,28 @@ class Stock(SFTTrainer):  # type: ignore[misc]
         return EpochOrder(lengths, 4, self.args.seed, lambda: 0, grouped=True)
 
 
-def losses_of_trl(made: Recipe, folder: Path) -> dict[int, tuple[float, float]]:
-    """Loss and gradient norm of each step, of a padded batch without any of our step."""
+def losses_of_trl(
+    made: Recipe, folder: Path, *, device: str = "cpu"
+) -> dict[int, tuple[float, float]]:
+    """Loss and gradient norm at each log line, of padded batches without any of our step."""
+    card = device == "cuda"
     tokenizer = load_tokenizer(spec().path, None)
     rows, _ = load_prepared(prepare_data(made, tokenizer, folder / "cache", lambda *_: None))
     train = made.train
     args = SFTConfig(
         output_dir=str(folder),
-        use_cpu=True,
-        bf16=False,
+        use_cpu=not card,
+        bf16=card,
         per_device_train_batch_size=4,
         learning_rate=train.learning_rate,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=train.warmup,
-        num_train_epochs=1,
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps or -1,
         seed=train.seed,
-        logging_steps=1,
+        logging_steps=train.log_every,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         activation_checkpointing=False,
@@ -56,7 +60,9 @@ def losses_of_trl(made: Recipe, folder: Path) -> dict[int, tuple[float, float]]:
         disable_tqdm=True,
         save_strategy="no",
     )
-    with Resident().lend(spec(quantization=made.model.quantization)) as base:
+    precision = "bf16" if card else "fp32"
+    way = spec(quantization=made.model.quantization, device=device, precision=precision)
+    with Resident().lend(way) as base:
         model = adapter.put_on(base, made, lambda *_, **__: None)
         masters = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
         trainer = Stock(

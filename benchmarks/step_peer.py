@@ -1,0 +1,136 @@
+"""The peer (Unsloth) on the rows of step.py, in a process and an environment of its own.
+
+    python benchmarks/step_peer.py --data train.jsonl --model FOLDER [--out FILE]
+
+FOLDER: a Llama-shaped checkpoint (`write_shaped_model` of nf4_model.py makes one). The peer's own
+4-bit loading, LoRA (dropout 0: its fast path), gradient checkpointing and kernels; the loop around
+them is plain PyTorch with bitsandbytes' 8-bit AdamW and clipping at 0.3, which is kinder to it than
+a Trainer's. Rows are padded to the longest of their batch. Needs nothing of the workbench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from unsloth import FastLanguageModel  # isort: skip  (wants to be first)
+
+import torch
+from bitsandbytes.optim import AdamW8bit
+
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PERIOD, HEADER, ROWS, LONGEST = 8, 48, 4, 512
+WARM, TIMED, PROFILED = PERIOD + 3, PERIOD, 2
+
+
+def batches(file: Path, vocabulary: int) -> list[dict[str, Any]]:
+    """step.py's rows: GSM8K's text in pieces hashed to ids, padded to the longest of four."""
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines()[: PERIOD * ROWS]:
+        row = json.loads(line)
+        pieces = re.findall(r"[A-Za-z]+|\d|[^\w\s]|\n", row["question"] + "\n" + row["answer"])
+        ids = list(range(3, 3 + HEADER))
+        ids += [zlib.crc32(piece.encode()) % (vocabulary - 600) + 100 for piece in pieces]
+        rows.append(torch.tensor(ids[:LONGEST]))
+    made = []
+    for first in range(0, len(rows), ROWS):
+        part = rows[first : first + ROWS]
+        ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
+        masks = [torch.ones_like(row) for row in part]
+        mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)
+        labels = ids.masked_fill(mask == 0, -100)
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        made.append({k: v.cuda() for k, v in batch.items()} | {"tokens": int(mask.sum())})
+    return made
+
+
+def main() -> int:
+    options = parse()
+    model, _ = FastLanguageModel.from_pretrained(
+        str(options.model), max_seq_length=LONGEST, dtype=torch.bfloat16, load_in_4bit=True,
+        fix_tokenizer=False,
+    )  # fmt: skip
+    model = FastLanguageModel.get_peft_model(
+        model, r=16, target_modules=LINEARS, lora_alpha=16, lora_dropout=0, bias="none",
+        use_gradient_checkpointing="unsloth", random_state=42,
+    )  # fmt: skip
+    model.train()
+    trained = [param for param in model.parameters() if param.requires_grad]
+    optimizer = AdamW8bit(trained, lr=2e-4, weight_decay=0.001)
+    rows = batches(options.data, model.config.vocab_size)
+    losses: list[torch.Tensor] = []
+
+    def step(number: int) -> int:
+        batch = dict(rows[number % len(rows)])
+        tokens = batch.pop("tokens")
+        loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 0.3)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.detach())
+        return int(tokens)
+
+    torch.cuda.reset_peak_memory_stats()
+    for number in range(WARM):
+        step(number)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    tokens = sum(step(WARM + number) for number in range(TIMED))
+    torch.cuda.synchronize()
+    speed = tokens / (time.perf_counter() - began)
+    kinds = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[kinds.CUDA]) as profiler:
+        profiled = sum(step(WARM + TIMED + number) for number in range(PROFILED))
+        torch.cuda.synchronize()
+    nanoseconds, launches, kernels = 0, 0, Counter[str]()
+    for event in profiler.profiler.kineto_results.events():
+        if event.device_type() == torch.autograd.DeviceType.CUDA:
+            nanoseconds += event.duration_ns()
+            kernels[event.name()] += event.duration_ns()
+        elif "Launch" in event.name():
+            launches += 1
+    for number in range(WARM + TIMED + PROFILED, 30):
+        step(number)
+    row = {
+        "contestant": "c",
+        "shape": "8b",
+        "setting": "guide",
+        "dropout": 0.0,
+        "card": torch.cuda.get_device_name(),
+        "tokens_per_s": round(speed, 1),
+        "gpu_ms_per_1k_tokens": round(nanoseconds / profiled / 1000, 2),
+        "launches_per_step": launches / PROFILED,
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
+        "matmul_share": None,
+        "loss": round(float(torch.stack(losses[-PERIOD:]).mean()), 4),
+        "losses": [round(float(loss), 4) for loss in losses],
+        "kernels": {
+            name[:110]: round(time_ns / profiled / 1000, 3)
+            for name, time_ns in kernels.most_common(20)
+        },
+    }
+    print({k: v for k, v in row.items() if k not in ("losses", "kernels")})
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps([row], indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="GSM8K's train.jsonl")
+    parser.add_argument("--model", type=Path, required=True, help="a checkpoint's folder")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step-peer.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
