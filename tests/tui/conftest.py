@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -127,4 +128,9 @@ def matches(name: str, lines: list[str]) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(shown_now)
     assert path.exists(), f"no golden {name}; make it with WORKBENCH_GOLDENS=write"
-    assert shown_now == path.read_text()
+    assert _unscrolled(shown_now) == _unscrolled(path.read_text())
+
+
+def _unscrolled(text: str) -> str:
+    """Without the end of a scroll bar's thumb: Textual draws it a frame later, or not yet."""
+    return re.sub(r"[▁-▇]?[ ]*$", "", text, flags=re.MULTILINE)
