@@ -133,4 +133,4 @@ def matches(name: str, lines: list[str]) -> None:
 
 def _unscrolled(text: str) -> str:
     """Without the end of a scroll bar's thumb: Textual draws it a frame later, or not yet."""
-    return re.sub(r"[▁-▇]?[ ]*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"[ ]*[▁-▇]?[ ]*$", "", text, flags=re.MULTILINE)
