@@ -217,9 +217,12 @@ def _syntax(broken: yaml.YAMLError, text: str, file: str) -> Mistake:
     return Mistake(Place(line, f"{file}:{line}"), f"is not YAML: {safe_line(problem, 160)}")
 
 
+NAMELESS = "(an empty name)"
+
+
 def dotted(path: KeyPath) -> str:
     """`lora.targets[2]`, harmless to print."""
     shown = ""
     for part in path:
-        shown += f"[{part + 1}]" if isinstance(part, int) else f".{part}"
+        shown += f"[{part + 1}]" if isinstance(part, int) else f".{safe_line(part, 80) or NAMELESS}"
     return safe_line(shown.removeprefix("."), 80) or "the recipe"
