@@ -170,4 +170,6 @@ def nearest(key: str) -> str | None:
 def unknown(key: str, shown: str) -> str:
     """`lora.rnak is not a setting. Did you mean lora.rank?`"""
     meant = nearest(key[:80])
-    return f"{shown or 'an empty name'} is not a setting." + (f" Did you mean {meant}?" if meant else "")
+    return f"{shown or 'an empty name'} is not a setting." + (
+        f" Did you mean {meant}?" if meant else ""
+    )
