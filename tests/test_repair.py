@@ -141,6 +141,36 @@ def test_after_a_repair_trials_go_on_to_their_end(home: Home, tmp_path: Path) ->
     again.store.close()
 
 
+def test_after_a_repair_halving_ends_whom_it_would_have_ended(tmp_path: Path) -> None:
+    """What came to each rung before is remembered: without that, the next to come goes on."""
+    falling = {"train.learning_rate": [0.09, 0.08, 0.07, 0.06, 0.05, 0.04]}
+    wanted = recipe(
+        sweep={"parameters": falling, "early_stop": {"method": "asha", "from_step": 2}},
+        evaluate={"answer_pattern": "####", "every": 2},
+        train={"max_steps": 12, "save_every": 3, "log_every": 1},
+    )
+    told = []
+    for name in ("sound", "repaired"):
+        bench = make_bench(tmp_path / name, [cpu_card(0)])
+        bench.submit(wanted)
+        bench.until(State.PRUNED, 4)
+        if name == "repaired":
+            bench.desk.fleet.close()
+            bench.store.close()
+            home = bench.desk.home
+            home.database.unlink()
+            for trial in repair(home).paused:
+                drop(home.requests, "resume", {"trial": trial})
+            bench = make_bench(tmp_path / name, [cpu_card(0)])
+        bench.ticks(80)
+        told.append([(trial.state, trial.reason) for trial in bench.trials()])
+        bench.desk.fleet.close()
+        bench.store.close()
+    assert told[0] == told[1]
+    assert told[0][-1][0] is State.PRUNED
+    assert told[0][-1][1].endswith("is not among the best 2 of 6")
+
+
 def test_an_attempt_that_ended_while_nobody_looked_is_taken_in_later(
     busy: Bench, tmp_path: Path
 ) -> None:

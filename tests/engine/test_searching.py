@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +107,43 @@ def test_a_restart_changes_no_proposal(tmp_path: Path) -> None:
         bench.store.close()
     assert found[0] == found[1]
     assert len(found[0]) == 12
+
+
+ASK = """
+import json, sys
+from pathlib import Path
+from workbench import search
+from workbench.recipe import Recipe
+from workbench.scheduler.searching import tried
+from workbench.store import Reader
+from workbench.store.history import past
+reader = Reader.open(Path(sys.argv[1]))
+recipe = Recipe.model_validate_json(json.dumps(reader.experiment(1).recipe))
+history = [tried(one) for one in past(reader, 1, recipe.objective[0])]
+print(json.dumps(search.next_point(recipe, len(history) + 1, history)))
+"""
+
+
+@pytest.mark.parametrize("trials", [2, 9])
+def test_another_process_asks_the_store_and_gets_the_same_trial(
+    bench_of: MakeBench, trials: int
+) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(sweep=sweep(trials=12)))
+    while [t.state for t in tuned(bench)] != [*[State.DONE] * (trials - 1), State.RUNNING]:
+        bench.ticks(1)
+    drop(bench.desk.home.requests, "hold", {"experiment": 1})
+    bench.until(State.DONE, trials + 1)
+    child = subprocess.run(
+        [sys.executable, "-c", ASK, str(bench.desk.home.database)],
+        env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        check=True,
+    )
+    drop(bench.desk.home.requests, "release", {"experiment": 1})
+    bench.ticks(2)
+    assert len(settings(bench)) == trials + 1
+    assert settings(bench)[-1] == json.loads(child.stdout)
 
 
 def test_a_small_space_ends_its_sweep(bench_of: MakeBench) -> None:

@@ -1,7 +1,7 @@
 """Rows that nothing else could tell again, kept in lines of text beside the database.
 
 `journal.jsonl` gets a line before each commit that makes or changes an experiment, a trial, an
-attempt, a move or a request; `store.repair` reads it when the database is gone. Lines:
+attempt, a move, a request or a rung; `store.repair` reads it when the database is gone. Lines:
 
     {"era": "…"}                                       first: which database this belongs to
     {"c": 18, "rows": [["trials", 7, {"id": 7, …}]]}   commit 18: whole rows, synced before it
@@ -41,6 +41,7 @@ TABLES: dict[str, Callable[[str], bool] | None] = {
     "attempts": lambda column: column == "outcome",
     "moves": None,
     "requests": None,
+    "rungs": None,
 }
 """Which columns' changes are written down; None: its rows never change."""
 

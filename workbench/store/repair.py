@@ -33,7 +33,7 @@ from workbench.text import safe_line
 from workbench.trial import State, Wanted
 
 WHY = "the database was repaired"
-REBUILT = ("experiments", "trials", "attempts", "metrics", "adapters", "scores")
+REBUILT = ("experiments", "trials", "attempts", "metrics", "adapters", "scores", "rungs")
 """What is equal to what it was, up to the last line that an attempt wrote."""
 RETOLD = (*journal.TABLES, "metrics", "metric_bands", "scores", "samples", "adapters", "events")
 """Tables filled here; all others are the last backup's."""

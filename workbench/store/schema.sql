@@ -191,12 +191,13 @@ create table scores (
 
 -- Where successive halving has judged a trial, each rung once.
 create table rungs (
+  id            integer primary key,
   trial         integer not null references trials,
   rung          integer not null,             -- from 0
   step          integer not null,             -- of the evaluation that reached it
   value         real,                         -- held-out loss there; null: not a number
-  primary key (trial, rung)
-) strict, without rowid;
+  unique (trial, rung)
+) strict;
 
 create table facts (
   key           text primary key,

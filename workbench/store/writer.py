@@ -493,7 +493,8 @@ class Store(Reader):
         """It has come so far; what was judged once stays."""
         with self.writing():
             self.db.execute(
-                "insert or ignore into rungs values (?, ?, ?, ?)", (trial, rung, step, value)
+                "insert or ignore into rungs (trial, rung, step, value) values (?, ?, ?, ?)",
+                (trial, rung, step, value),
             )
 
     def put_checkpoint(self, trial: int, attempt: int, step: int) -> None:

@@ -1,0 +1,51 @@
+"""`workbench importance`: what it says of a sweep, and when it says that it cannot tell."""
+
+from __future__ import annotations
+
+from tests.cli.conftest import Workbench
+from tests.support.desks import Bench, recipe
+
+GRID = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1, 0.15], "lora.rank": [4, 8]}}
+
+
+def test_it_tells_what_mattered_and_how_sure_that_is(bench: Bench, workbench: Workbench) -> None:
+    bench.submit(recipe(sweep=GRID))
+    bench.ticks(70)
+    said = workbench("importance", "tiny")
+    assert said.code == 0
+    title, heads, rate, rank = said.out.splitlines()
+    assert title == "tiny: 8 trials tell"
+    assert heads.split() == ["setting", "explains", "90", "%", "best"]
+    assert rate.split()[0] == "train.learning_rate"
+    assert rate.endswith("0.15")
+    assert " to " in rate
+    assert rank.startswith("lora.rank")
+    assert "not told from chance (p " in rank
+
+
+def test_as_json_it_tells_the_same(bench: Bench, workbench: Workbench) -> None:
+    bench.submit(recipe(sweep=GRID))
+    bench.ticks(70)
+    told = workbench("importance", "1", "--json").data
+    assert (told["experiment"], told["trials"], told["enough"]) == ("tiny", 8, True)
+    rate, rank = told["settings"]
+    assert rate["low"] <= rate["share"] <= rate["high"]
+    assert rate["chance"] <= 0.05 < rank["chance"]
+
+
+def test_below_eight_trials_it_says_so(bench: Bench, workbench: Workbench) -> None:
+    bench.submit(recipe(sweep={"parameters": {"lora.rank": [4, 8]}}))
+    bench.ticks(30)
+    said = workbench("importance", "tiny")
+    assert said.out.splitlines() == [
+        "tiny: 2 trials tell",
+        "too few trials: it takes 8 that were scored or ended early",
+    ]
+    assert workbench("importance", "tiny", "--json").data["enough"] is False
+
+
+def test_an_unknown_experiment_names_those_there_are(bench: Bench, workbench: Workbench) -> None:
+    bench.submit(recipe())
+    said = workbench("importance", "huge")
+    assert said.code == 3
+    assert "there are: tiny" in said.err
