@@ -89,6 +89,20 @@ def test_the_objective_is_the_boards_where_none_is_named() -> None:
     assert read(FULL, "sweep.objective=token_accuracy", "sweep.direction=auto").objective[1]
 
 
+def test_the_board_ranks_by_the_objective_unless_it_is_told_otherwise() -> None:
+    answers = "evaluate.answer_pattern=x"
+    assert read(FULL, answers).rank_by == "loss"
+    assert read(FULL, answers, "sweep.objective=perplexity").rank_by == "perplexity"
+    assert read(FULL, answers, "sweep.objective=eval_loss").rank_by == "loss"  # where it ends
+    assert read(FULL, answers, "evaluate.rank_by=exact_match").rank_by == "exact_match"
+
+
+def test_a_direction_that_seeks_the_worst_is_refused_with_its_line() -> None:
+    assert mistakes(FULL.replace("minimize", "maximize")) == [
+        "recipe.yaml:11: sweep.direction: loss is better when it is lower; leave the direction out"
+    ]
+
+
 @pytest.mark.parametrize(
     ("parameters", "told"),
     [
@@ -159,7 +173,10 @@ def test_early_stopping_that_cannot_work_is_told(text: str, told: str) -> None:
 
 
 def test_an_objective_that_no_trial_leaves_is_told() -> None:
-    assert "needs evaluate.answer_pattern" in mistakes(FULL, "sweep.objective=exact_match")[0]
+    assert (
+        "needs evaluate.answer_pattern"
+        in mistakes(FULL, "sweep.objective=exact_match", "sweep.direction=auto")[0]
+    )
     text = FULL.replace("every: 10", "every: null")
     told = mistakes(text, "sweep.objective=eval_loss", "sweep.early_stop=null")
     assert "eval_loss needs a curve" in told[0]

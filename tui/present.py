@@ -13,7 +13,7 @@ from workbench.present import heat_limits as heat_limits
 from workbench.present import power as power
 from workbench.present import xid_watch as xid_watch
 from workbench.service import TrialRow
-from workbench.trial import Kind, State, Wanted
+from workbench.trial import Kind, State, Wanted, up_is_better
 
 NONE = "—"
 GIB = 1 << 30
@@ -111,18 +111,19 @@ def gain(value: float | None) -> str:
 def score(value: float | None, rank_by: str) -> str:
     if value is None:
         return NONE
-    return f"{value:.1%}" if rank_by == "exact_match" else number(value)
+    return f"{value:.1%}" if up_is_better(rank_by) else number(value)
 
 
 def score_gain(value: float | None, rank_by: str) -> str:
-    """Of exact match in points of a hundred, of a loss in nats; up is better in both."""
+    """Of shares in points of a hundred, of a loss in nats; up is better in both."""
     if value is None:
         return NONE
-    return f"{value * 100:+.1f} pt" if rank_by == "exact_match" else gain(value)
+    return f"{value * 100:+.1f} pt" if up_is_better(rank_by) else gain(value)
 
 
 def ranked_by(rank_by: str) -> str:
-    return "exact match, up is better" if rank_by == "exact_match" else "loss, down is better"
+    way = "up" if up_is_better(rank_by) else "down"
+    return f"{rank_by.replace('_', ' ')}, {way} is better"
 
 
 def value(thing: object) -> str:

@@ -56,6 +56,14 @@ class Kind(StrEnum):
     """Scores the untouched base once, for comparison; trains nothing."""
 
 
+UP_IS_BETTER = frozenset({"exact_match", "token_accuracy"})
+"""Of the scores a trial leaves; of the others (loss, perplexity) down is."""
+
+
+def up_is_better(score: str) -> bool:
+    return score in UP_IS_BETTER
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     before: State

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -46,6 +47,17 @@ def test_a_tpe_sweep_runs_its_trials_to_a_ranked_board(bench_of: MakeBench) -> N
     rows = board(bench.store, bench.store.experiment(id), bench.now)
     assert rows[0].score is not None
     assert rows[0].score > 0.9  # of rates from 0.001 on, those above 0.15 reach this
+
+
+def test_the_board_ranks_by_what_the_search_goes_by(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    grid = {"objective": "perplexity", "parameters": {"train.learning_rate": [0.1, 0.01, 0.05]}}
+    id = bench.submit(recipe(sweep=grid))
+    bench.ticks(40)
+    rows = board(bench.store, bench.store.experiment(id), bench.now)
+    assert [row.trial for row in rows] == [2, 4, 3, 1]  # the lowest perplexity first
+    assert rows[0].score == pytest.approx(math.exp(0.4))
+    assert rows[0].gain == pytest.approx(math.exp(0.9) - math.exp(0.4))
 
 
 def test_trials_are_asked_for_as_cards_become_free_and_not_before(bench_of: MakeBench) -> None:

@@ -6,6 +6,7 @@ are exact. It writes the same events to the same files as the real one.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ class TickingWorker:
         assert self.given is not None
         rate = self.given.recipe["train"]["learning_rate"]
         score = 0.1 if self.given.kind == "base" else min(1.0, rate * self.step)
-        values = {"exact_match": score, "loss": 1.0 - score}
+        loss = 1.0 - score
+        values = {"exact_match": score, "loss": loss, "perplexity": math.exp(loss)}
         self._write("score", subject=self.given.kind, values=values, step=self.step)
         if self.given.kind != "base":
             folder = Path(self.given.trial_folder) / "adapter"

@@ -81,6 +81,7 @@ def test_the_time_left_is_a_dash_while_nothing_is_known() -> None:
 def test_gains_of_exact_match_are_points_and_of_a_loss_nats() -> None:
     assert present.score_gain(0.125, "exact_match") == "+12.5 pt"
     assert present.score_gain(-0.1, "loss") == "-0.100"
+    assert present.ranked_by("perplexity") == "perplexity, down is better"
 
 
 def test_every_state_has_a_glyph_and_a_word() -> None:

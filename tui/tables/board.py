@@ -11,6 +11,7 @@ from workbench.service import BoardRow
 from workbench.trial import State
 
 _WIDEST = 14
+_HEADS = {"exact_match": "exact", "token_accuracy": "tokens", "perplexity": "ppl"}
 
 
 def differing(rows: Sequence[BoardRow]) -> list[str]:
@@ -26,7 +27,7 @@ def columns(rows: Sequence[BoardRow], rank_by: str) -> tuple[Column, ...]:
     return (
         Column(title="", width=3, right=True),
         Column(title="trial", width=5),
-        Column(title="exact" if rank_by == "exact_match" else "loss", width=7, right=True),
+        Column(title=_HEADS.get(rank_by, rank_by), width=7, right=True),
         Column(title="over base", width=9, right=True),
         *(_setting_column(key, rows, 4 + n) for n, key in enumerate(keys)),
         Column(title="tok/s", width=6, right=True, drop=2),

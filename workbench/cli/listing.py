@@ -16,6 +16,7 @@ from workbench.errors import NotThere
 from workbench.service import Service
 from workbench.store.rows import BoardRow, Experiment, TrialRow
 from workbench.text import safe_line
+from workbench.trial import up_is_better
 
 RECENT = 10
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -164,7 +165,7 @@ def board_data(rows: Iterable[BoardRow]) -> list[dict[str, Any]]:
 
 
 def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
-    up = "lower is better" if experiment.rank_by == "loss" else "higher is better"
+    up = "higher is better" if up_is_better(experiment.rank_by) else "lower is better"
     out(f"{safe_line(experiment.name)}, by {experiment.rank_by} ({up})", "bold")
     lines = [
         (

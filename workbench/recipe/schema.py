@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from workbench.redact import has_secret
+from workbench.trial import up_is_better
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
@@ -175,7 +176,8 @@ class Evaluate(Section):
     samples: Annotated[int, Field(ge=0)] = 3
     """Generated answers kept for reading."""
     rank_by: Literal["auto", "exact_match", "loss"] = "auto"
-    """The board's order. `auto`: exact match where there is an answer pattern, else loss."""
+    """The board's order. `auto`: the sweep's objective if it names one, else exact match where
+    there is an answer pattern, else loss."""
 
     @field_validator("answer_pattern")
     @classmethod
@@ -302,7 +304,7 @@ class Sweep(Section):
     objective: Objective = "auto"
     """The score the search goes by; `auto`: the board's. `eval_loss`: the newest of its curve."""
     direction: Literal["auto", "minimize", "maximize"] = "auto"
-    """`auto`: up for exact match and accuracy, down for the rest."""
+    """Up for exact match and accuracy, down for the rest; another one is refused."""
     early_stop: EarlyStop | None = None
     seed: Seed = 0
     parameters: dict[str, _Parameter] = Field(min_length=1)
@@ -338,11 +340,14 @@ class Recipe(Section):
     sweep: Sweep | None = None
 
     @property
-    def rank_by(self) -> Literal["exact_match", "loss"]:
-        """The score the board ranks by, with `auto` resolved."""
-        if self.evaluate.rank_by == "auto":
-            return "exact_match" if self.evaluate.answer_pattern else "loss"
-        return self.evaluate.rank_by
+    def rank_by(self) -> str:
+        """The score the board ranks by: the one named, else the sweep's objective, else exact
+        match where answers are scored, else loss (which is also where `eval_loss` ends)."""
+        if self.evaluate.rank_by != "auto":
+            return self.evaluate.rank_by
+        if self.sweep is not None and self.sweep.objective != "auto":
+            return "loss" if self.sweep.objective == "eval_loss" else self.sweep.objective
+        return "exact_match" if self.evaluate.answer_pattern else "loss"
 
     @property
     def objective(self) -> tuple[str, bool]:
@@ -350,5 +355,5 @@ class Recipe(Section):
         sweep = self.sweep
         name = self.rank_by if sweep is None or sweep.objective == "auto" else sweep.objective
         if sweep is None or sweep.direction == "auto":
-            return name, name in ("exact_match", "token_accuracy")
+            return name, up_is_better(name)
         return name, sweep.direction == "maximize"

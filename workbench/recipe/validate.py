@@ -15,6 +15,7 @@ from workbench.recipe.schema import Recipe
 from workbench.recipe.source import KeyPath, Source, dotted
 from workbench.recipe.space import condition_of, in_order, meets, values_of
 from workbench.text import safe_line
+from workbench.trial import up_is_better
 
 NOT_SWEPT = ("name", "sweep", "model.name", "model.revision", "data.eval", "evaluate")
 """Trials that differ in one of these cannot be compared; `data.eval` stands for `data.eval_*`."""
@@ -192,6 +193,11 @@ def _check_scores(source: Source, recipe: Recipe) -> None:
         source.wrong(("sweep", "objective"), what)
     if sweep.objective == "eval_loss" and recipe.evaluate.every is None:
         source.wrong(("sweep", "objective"), f"sweep.objective: eval_loss {_NO_CURVE}")
+    name = recipe.objective[0]
+    if sweep.direction == ("minimize" if up_is_better(name) else "maximize"):
+        way = "higher" if up_is_better(name) else "lower"
+        what = f"sweep.direction: {name} is better when it is {way}; leave the direction out"
+        source.wrong(("sweep", "direction"), what)
     if sweep.early_stop is not None:
         if recipe.evaluate.every is None:
             source.wrong(("sweep", "early_stop"), f"sweep.early_stop {_NO_CURVE}")

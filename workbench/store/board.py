@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workbench.store.reader import Reader
 from workbench.store.rows import BoardRow, Experiment
-from workbench.trial import State
+from workbench.trial import State, up_is_better
 
 _ROWS = """
 select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
@@ -45,7 +45,7 @@ def board(reader: Reader, experiment: Experiment, now: float) -> list[BoardRow]:
         _ROWS, {"experiment": experiment.id, "base": base, "now": now}
     ).fetchall()
     base_score = scores.get(base, {}).get(rank_by) if base is not None else None
-    sign = -1.0 if rank_by == "loss" else 1.0
+    sign = 1.0 if up_is_better(rank_by) else -1.0
 
     def order(row: sqlite3.Row) -> tuple[bool, bool, float, int]:
         score = scores.get(row["trial"], {}).get(rank_by)

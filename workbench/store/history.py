@@ -10,7 +10,7 @@ from typing import Any
 from workbench.events import Outcome
 from workbench.store.reader import Reader
 from workbench.store.rows import Experiment
-from workbench.trial import State
+from workbench.trial import State, up_is_better
 
 CURVE = "eval_loss"
 """The metric that early stopping and the search look at while a trial runs."""
@@ -99,7 +99,7 @@ def at_rung(reader: Reader, experiment: int, rung: int) -> list[float | None]:
 def in_order_of_merit(reader: Reader, experiment: Experiment) -> list[dict[str, Any]]:
     """Settings of the trials that tell, the best first: those that finished, by score; then those
     that ended early, by how far they came and how well they stood there."""
-    sign = 1.0 if experiment.rank_by == "loss" else -1.0
+    sign = -1.0 if up_is_better(experiment.rank_by) else 1.0
     told: list[tuple[tuple[float, ...], int, dict[str, Any]]] = []
     for one in past(reader, experiment.id, experiment.rank_by):
         if one.state is State.DONE and one.score is not None:

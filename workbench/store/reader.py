@@ -241,7 +241,8 @@ class Reader:
             """select t.id, t.state in ('starting', 'running') as live,
                       t.state in ('done', 'stopped', 'pruned', 'failed') as ended,
                       percent_rank() over (partition by t.experiment order by s.value is not null,
-                        case e.rank_by when 'loss' then -s.value else s.value end) as place
+                        case when e.rank_by in ('exact_match', 'token_accuracy')
+                          then s.value else -s.value end) as place
                from trials t join experiments e on e.id = t.experiment
                left join scores s on s.trial = t.id and s.name = e.rank_by
                where t.checkpoint_step is not null

@@ -16,7 +16,7 @@ class Experiment:
     """preparing, ready or refused."""
     recipe: dict[str, Any]
     rank_by: str
-    """exact_match (up is better) or loss (down is better)."""
+    """A score; see `trial.up_is_better`."""
     prepared: dict[str, Any] | None
     resolved: dict[str, Any]
     """Precision and optimizer, decided once so that its trials stay comparable."""
