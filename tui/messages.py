@@ -30,6 +30,8 @@ class Wants:
     detail: int | None = None
     board: int | None = None
     """An experiment."""
+    queue: bool = False
+    """In which order trials will be placed."""
     events_of: int | None = None
     events: int = 60
     """The newest so many."""
@@ -45,6 +47,7 @@ class Picture:
     series: dict[tuple[int, str], tuple[Point, ...]] = field(default_factory=dict)
     detail: TrialDetail | None = None
     board: tuple[Experiment, tuple[BoardRow, ...]] | None = None
+    queue: tuple[int, ...] = ()
     events: tuple[EventRow, ...] = ()
 
 

@@ -160,6 +160,7 @@ def look(service: Service, wants: Wants) -> Picture:
         series={key: tuple(service.series(*key, points=POINTS)) for key in wants.series},
         detail=detail,
         board=board,
+        queue=tuple(service.queue()) if wants.queue else (),
         events=tuple(events),
     )
 

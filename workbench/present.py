@@ -176,5 +176,11 @@ def trials(count: int | None) -> str:
     return "trials until its budget is spent" if count is None else plural(count, "trial")
 
 
+def ordinal(n: int) -> str:
+    """`1st`, `2nd`, `11th`."""
+    teens = 10 < n % 100 < 14
+    return f"{n}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}"
+
+
 def plural(n: int, word: str) -> str:
     return f"{n} {word}" if n == 1 else f"{n} {word}s"

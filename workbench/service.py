@@ -37,6 +37,7 @@ from workbench.store.rows import (
     Sample,
     TrialRow,
 )
+from workbench.store.turns import line_up
 from workbench.text import safe_line
 from workbench.trial import State
 
@@ -191,6 +192,14 @@ class Service:
 
     def trials(self, experiment: int) -> list[TrialRow]:
         return self._need_reader().trials(experiment)
+
+    def queue(self) -> list[int]:
+        """Queued trials in the order they will be placed, by what is known now."""
+        reader = self.reader()
+        if reader is None:
+            return []
+        with reader.one_view():
+            return [trial.id for trial in line_up(reader, self.clock())]
 
     def trial(self, id: int) -> TrialDetail:
         """NotThere when there is no such trial."""

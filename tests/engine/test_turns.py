@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.desks import Bench, cpu_card, recipe
-from workbench.scheduler.turns import Turns
 from workbench.store.rows import TrialRow
+from workbench.store.turns import Turns, line_up
 from workbench.trial import State
 
 MakeBench = Callable[..., Bench]
@@ -102,3 +102,53 @@ def test_a_trial_that_found_no_card_counts_for_nothing(bench_of: MakeBench, plac
             turns.placed(trial)
     owners = [trial.experiment for trial in order[:4]]
     assert owners == ([1, 2, 1, 2] if place else [1, 1, 1, 1])
+
+
+def foretold(bench: Bench) -> list[int]:
+    return [trial.id for trial in line_up(bench.store, bench.now)]
+
+
+def placed(bench: Bench, since: int) -> list[int]:
+    """Trials in the order in which they began, of attempts after that one."""
+    rows = bench.store.db.execute("select trial from attempts where id > ? order by id", (since,))
+    return [row[0] for row in rows]
+
+
+@pytest.mark.parametrize("cards", [1, 2, 3])
+def test_the_queue_is_shown_in_the_order_in_which_it_is_placed(
+    bench_of: MakeBench, cards: int
+) -> None:
+    bench = bench_of(*[cpu_card(i) for i in range(cards)])
+    seeds = {"parameters": {"train.seed": [1, 2, 3, 4]}}
+    bench.submit(recipe(sweep={**seeds, "max_parallel": 1}))
+    bench.submit(recipe(sweep=seeds))
+    urgent = bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2]}}))
+    bench.store.steer_experiment(urgent, priority=5)
+    bench.store.to_front(9)  # of the second one
+    bench.ticks(12)
+    since = max(a.id for a in bench.store.live_attempts())
+    shown = foretold(bench)
+    bench.ticks(200)
+    assert shown == placed(bench, since)
+    assert len(shown) >= 4
+
+
+def test_what_is_held_stands_last_in_the_queue(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    held = bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2]}}))
+    bench.store.steer_experiment(held, held=1, priority=9)
+    bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2]}}, train={"max_steps": 900}))
+    bench.ticks(12)
+    assert foretold(bench) == [5, 1, 2, 3]
+
+
+def test_of_a_very_long_queue_the_next_are_foretold_and_all_are_listed(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    for _ in range(2):
+        seeds = {"parameters": {"train.seed": list(range(300))}}
+        bench.submit(recipe(sweep=seeds, train={"max_steps": 900}))
+    bench.ticks(12)
+    waiting = [t.id for t in bench.trials() if t.state is State.QUEUED]
+    assert sorted(foretold(bench)) == waiting

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
 from tui import present
-from tui.messages import SendAsked, TrialOpened
+from tui.messages import SendAsked, TrialOpened, Wants
 from tui.screens.view import ACTS, View
 from tui.tables import trials
 from tui.widgets.linebox import LineBox, entitle
@@ -50,6 +50,9 @@ class Queue(View):
         key = self.query_one("#queue", RowList).key
         return key if isinstance(key, int) else None
 
+    def wants(self) -> Wants:
+        return Wants(queue=True)
+
     def _experiment(self) -> Experiment | None:
         """Of the trial under the cursor."""
         row, snapshot = self.desk.trial(self.chosen), self.desk.snapshot
@@ -85,10 +88,11 @@ class Queue(View):
     def paint_body(self, snapshot: Snapshot) -> None:
         self._paint_experiments(snapshot)
         rows = self.query_one("#queue", RowList)
-        waiting = trials.waiting(snapshot)
-        shown = [row for row in waiting if trials.matches(row, self.filter)]
+        picture = self.desk.picture
+        waiting = trials.waiting(snapshot, picture.queue if picture else ())
+        shown = {row.id for row in waiting if trials.matches(row, self.filter)}
         empty = "no trial matches the filter" if self.filter else "nothing waits"
-        rows.show(trials.QUEUE, trials.queue(snapshot, shown, self.desk.now()), empty)
+        rows.show(trials.QUEUE, trials.queue(snapshot, waiting, self.desk.now(), shown), empty)
         self.title_of(rows, "Waiting trials, next first", len(shown), len(waiting))
 
         self._paint_why(snapshot)

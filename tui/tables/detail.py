@@ -40,7 +40,7 @@ def head(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], desk: Des
     if row.wanted_card is not None:
         lines.append((("goes to ", "dim"), plain(row.wanted_card)))
     if row.state is State.QUEUED and row.waiting:
-        lines.append((("waits: ", "dim"), plain(row.waiting)))
+        lines.append((("waits: ", "dim"), plain(row.waiting.removeprefix("waits "))))
     if row.reason:
         tone = "bad" if row.state is State.FAILED else ""
         lines.append((("why:   ", "dim"), plain(row.reason, tone, 2_000)))

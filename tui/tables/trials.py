@@ -174,29 +174,21 @@ def _whole(row: TrialRow, desk: Desk, drawn: dict[int, int], now: float, rank_by
     return Row(row.id, (*_named(row, desk, drawn), *numbers, told))
 
 
-def waiting(snapshot: Snapshot) -> list[TrialRow]:
-    """As they will be placed: by the experiment's priority, what a person put to the front, then as
-    they stand; experiments of one priority take turns."""
-    rank = {one.id: -one.priority for one in snapshot.experiments}
+def waiting(snapshot: Snapshot, order: Sequence[int]) -> list[TrialRow]:
+    """In the order in which they will be placed; what that does not tell of yet, last."""
+    places = {id: place for place, id in enumerate(order)}
     queued = [row for row in snapshot.trials if row.state is State.QUEUED]
-    return sorted(
-        queued,
-        key=lambda row: (
-            rank.get(row.experiment, 0),
-            min(row.rank or 0.0, 0.0),
-            row.id if row.rank is None else row.rank,
-        ),
-    )
+    return sorted(queued, key=lambda row: places.get(row.id, len(places)))
 
 
-def queue(snapshot: Snapshot, trials: Sequence[TrialRow], now: float) -> list[Row]:
-    places = {row.id: place for place, row in enumerate(waiting(snapshot), start=1)}
+def queue(snapshot: Snapshot, order: Sequence[TrialRow], now: float, shown: set[int]) -> list[Row]:
+    """Of all that wait, in their order, those that are shown."""
     held = {one.id for one in snapshot.experiments if one.held}
     return [
         Row(
             row.id,
             (
-                ((str(places[row.id]), "dim"),),
+                ((str(place), "dim"),),
                 ((present.trial_name(row), "bold"),),
                 (plain(row.experiment_name, "dim"),),
                 _settings(row),
@@ -204,7 +196,8 @@ def queue(snapshot: Snapshot, trials: Sequence[TrialRow], now: float) -> list[Ro
                 reason(row, held),
             ),
         )
-        for row in trials
+        for place, row in enumerate(order, start=1)
+        if row.id in shown
     ]
 
 
@@ -213,7 +206,7 @@ def reason(row: TrialRow, held: set[int]) -> Line:
     if row.experiment in held:
         return (("its experiment is held", "warn"),)
     again: Line = ((f"resumes at step {row.checkpoint_step}; ", "dim"),)
-    text = plain(row.waiting or "for its turn")
+    text = plain(row.waiting.removeprefix("waits for ") or "its turn")
     return (*again, text) if row.checkpoint_step is not None else (text,)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -40,11 +40,13 @@ def ls(
     else:
         found = known[: None if everything else RECENT]
 
+    places = {id: place for place, id in enumerate(service.queue(), start=1)}
+
     def trials(one: Experiment) -> list[TrialRow]:
         return [t for t in service.trials(one.id) if everything or t.kind == "tune"]
 
     if as_data:
-        as_json([_experiment_data(one, trials(one)) for one in found])
+        as_json([_experiment_data(one, trials(one), places) for one in found])
         return
     if not found:
         tell(f"nothing has run in {service.home.root} yet; try `workbench demo`")
@@ -52,7 +54,7 @@ def ls(
     _print_experiments(found)
     for one in found:
         if experiment is not None or everything or one is found[0] or _unfinished(one):
-            _print_trials(one, trials(one))
+            _print_trials(one, trials(one), places)
     if len(found) < len(known) and experiment is None:
         tell(f"{len(known) - len(found)} older experiments: workbench ls --all")
 
@@ -61,8 +63,11 @@ def _unfinished(one: Experiment) -> bool:
     return any(one.counts.get(s) for s in ("queued", "starting", "running", "paused"))
 
 
-def _experiment_data(one: Experiment, trials: Iterable[TrialRow]) -> dict[str, Any]:
-    mine = [asdict(trial) for trial in trials]
+def _experiment_data(
+    one: Experiment, trials: Iterable[TrialRow], places: Mapping[int, int]
+) -> dict[str, Any]:
+    """`place`: in the queue, 1 is next; None where it does not wait."""
+    mine = [{**asdict(trial), "place": places.get(trial.id)} for trial in trials]
     return {
         "id": one.id,
         "name": one.name,
@@ -97,7 +102,7 @@ def _print_experiments(found: list[Experiment]) -> None:
             out(f"{safe_line(one.name)} was refused: {safe_line(one.reason)}\n  → {one.mend}")
 
 
-def _print_trials(one: Experiment, trials: list[TrialRow]) -> None:
+def _print_trials(one: Experiment, trials: list[TrialRow], places: Mapping[int, int]) -> None:
     if not trials:
         return
     out()
@@ -105,7 +110,7 @@ def _print_trials(one: Experiment, trials: list[TrialRow]) -> None:
     rows = [
         (
             trial.id,
-            trial.state,
+            _state(trial, places),
             present.steps(trial.step, trial.total_steps),
             present.number(trial.loss),
             present.score(trial.score),
@@ -116,6 +121,12 @@ def _print_trials(one: Experiment, trials: list[TrialRow]) -> None:
     ]
     heads = ("trial", "state", "step", "loss", "score", "card", "settings")
     out_table(heads, rows, right=("trial", "step", "loss", "score"), flexible=6, optional=("card",))
+
+
+def _state(trial: TrialRow, places: Mapping[int, int]) -> str:
+    """`queued, 3rd`: it gets the third card that comes free."""
+    place = places.get(trial.id)
+    return trial.state if place is None else f"{trial.state}, {present.ordinal(place)}"
 
 
 def _about(trial: TrialRow) -> str:

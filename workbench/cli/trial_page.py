@@ -44,7 +44,7 @@ def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str
     if trial.wanted_card is not None:
         yield "goes to", safe_line(trial.wanted_card)
     if trial.state == "queued" and trial.waiting:
-        yield "waits", safe_line(trial.waiting)
+        yield "waits", safe_line(trial.waiting.removeprefix("waits "))
     if trial.reason:
         yield "why", safe_line(trial.reason)
     if trial.mend:

@@ -27,8 +27,8 @@ from workbench.scheduler.desk import (
 )
 from workbench.scheduler.disk import DISK_LOW
 from workbench.scheduler.planning import plan_for, record
-from workbench.scheduler.turns import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow
+from workbench.store.turns import take_turns
 from workbench.text import safe_line
 from workbench.trial import Kind, State, Wanted
 
@@ -57,7 +57,7 @@ def place(desk: Desk) -> None:
     waits: dict[int, str] = {}
     queued = desk.store.queue(LOOK_AHEAD, of_each=OF_EACH, without=full)
     known |= {id: desk.store.experiment(id) for id in {t.experiment for t in queued} - set(known)}
-    turns = take_turns(desk, queued, known, running)
+    turns = take_turns(desk.store, desk.store.clock(), queued, known, running)
     for trial in turns:
         if len(desk.plans) >= enough:
             break

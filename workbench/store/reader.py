@@ -306,6 +306,16 @@ class Reader:
         )
         return {row[0]: float(row[1]) for row in rows}
 
+    def trial_seconds(self) -> dict[int, float]:
+        """How long trials of each experiment took, as far as the newest 512 attempts tell."""
+        rows = self.db.execute(
+            """select t.experiment, avg(a.ended_utc - a.started_utc)
+               from attempts a join trials t on t.id = a.trial
+               where a.outcome in ('done', 'stopped') and t.kind = 'tune'
+               and a.id > (select max(id) from attempts) - 512 group by 1"""
+        )
+        return {row[0]: float(row[1]) for row in rows}
+
     def held(self) -> set[int]:
         """Experiments of which nothing is placed until a person lets them go on."""
         return {row[0] for row in self.db.execute("select id from experiments where held")}

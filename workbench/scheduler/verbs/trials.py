@@ -12,6 +12,7 @@ from workbench.scheduler.place import trial_recipe
 from workbench.scheduler.verbs import done
 from workbench.scheduler.verbs.cards import find_card
 from workbench.store.rows import Answer, Attempt, CardRow, TrialRow
+from workbench.store.turns import place_of
 from workbench.text import safe_line
 from workbench.trial import State, Wanted
 
@@ -118,10 +119,6 @@ def order(desk: Desk, args: dict[str, Any]) -> Answer:
     rank, words = found
     desk.store.steer_trial(trial.id, rank=rank)
     return done(f"trial {trial.id} goes {words}", trial=trial.id)
-
-
-def place_of(trial: TrialRow) -> float:
-    return float(trial.id) if trial.rank is None else trial.rank
 
 
 def _between(mine: list[TrialRow], at: int, to: str) -> tuple[float, str] | None:
