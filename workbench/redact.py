@@ -17,26 +17,36 @@ _NAMED = re.compile(r"token|key|secret|passw", re.IGNORECASE)
 _LEAST = 8
 """A shorter value is a word; masking it would mask half of what is said."""
 _PATHS = re.compile(r"[/~.]")
+_LOGIN = re.compile(r"://[^\s/@:]*:([^\s/@]+)@")
 
 _FORMS = (
     r"\b(?:hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}"
     r"|github_pat_[A-Za-z0-9_]{30,}|xox[abprs]-[A-Za-z0-9-]{20,}|AKIA[0-9A-Z]{16}\b)"
     r"|(:/{1,2})[^\s/@:\"'\\]{0,200}:[^\s/@\"'\\]{1,200}(?=@)"  # user:password@host
+    r"|(://)[^\s/@:\"'\\]{16,200}(?=@)"  # token@host
     r"|((?i:[?&][\w-]{0,40}(?:token|key|secret|passw|signature)[\w-]{0,40}=))[^\s&#\"'\\]+"
-    r"|(\bBearer )[\w.~+/-]{16,}"
+    r"|(\bBearer |\bAuthorization: Basic )[\w.~+/=-]{16,}"
+    r"|(\b[A-Z0-9_]{0,60}(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)=)[^\s\"'\\]{8,}"
 )
 
 
 _HINTS = (
     *("hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox", "AKIA"),
-    *(":/", "?", "&", "Bearer "),
+    *(":/", "?", "&", "Bearer ", "Basic ", "TOKEN=", "KEY=", "SECRET=", "PASSWORD=", "PASSWD="),
 )
 """Text without any of these has no secret of a known form: looking costs a tenth of matching."""
 
 
+def _path(name: str, value: str) -> bool:
+    """A file's, which is no secret: its name says so, or it is there. Keys may begin with / too."""
+    told = name.upper().endswith(("PATH", "FILE", "DIR"))
+    return bool(_PATHS.match(value)) and (told or os.path.exists(os.path.expanduser(value)))
+
+
 def _compile(environ: Mapping[str, str]) -> tuple[tuple[str, ...], re.Pattern[str]]:
-    values = {value for name, value in environ.items() if _NAMED.search(name)}
-    values = {v for v in values if len(v) >= _LEAST and not _PATHS.match(v)}  # not a file's path
+    values = {v for name, v in environ.items() if _NAMED.search(name) and not _path(name, v)}
+    values |= {told[1] for value in environ.values() if (told := _LOGIN.search(value))}
+    values = {value for value in values if len(value) >= _LEAST}
     told = values | {json.dumps(value)[1:-1] for value in values}
     longest = sorted((re.escape(value) for value in told), key=len, reverse=True)
     return (*_HINTS, *sorted(told)), re.compile("|".join([*longest, _FORMS]))
@@ -55,7 +65,7 @@ def redact(text: str) -> str:
     """`text` with every secret as `***`; what is JSON stays JSON."""
     if not any(hint in text for hint in _hints):
         return text
-    return _secrets.sub(lambda m: f"{m[1] or m[2] or m[3] or ''}{MASK}", text)
+    return _secrets.sub(lambda m: f"{next(filter(None, m.groups()), '')}{MASK}", text)
 
 
 def has_secret(text: str) -> bool:

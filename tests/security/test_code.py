@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.training import trials
 from workbench.errors import ModelError, RecipeError
+from workbench.fleet import Halt
 from workbench.recipe import load_recipe
 from workbench.recipe.shipped import PACKAGE
+from workbench.training import checkpoint
 from workbench.training.merge import merge_adapter
 from workbench.training.model_source import resolve_model
 from workbench.user_config import may_run_its_code, read_user_config
@@ -140,6 +145,32 @@ def load_recipe_with(folder: str):  # type: ignore[no-untyped-def]
     from workbench.recipe.schema import Model
 
     return Model(name=folder)
+
+
+class Touch:
+    """Pickled, it makes a folder when it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self._marker),)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
+def test_a_checkpoint_with_more_than_numbers_is_refused_whatever_its_digests(
+    tmp_path: Path, name: str
+) -> None:
+    bench = trials.Bench(tmp_path / "home", trials.recipe())
+    bench.run(on=trials.halt_at(2, Halt.YIELD))
+    [path] = checkpoint.newest_first(bench.checkpoints)
+    found = checkpoint.verify(path)
+    (path / checkpoint.COMMIT).unlink()
+    torch.save(Touch(tmp_path / "ran"), path / name)
+    checkpoint.commit(path, bench.checkpoints, step=4, belongs=found.belongs, window=found.window)
+    log = bench.run()
+    assert "holds more than numbers" in log.end["reason"]
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_pickled_adapter_is_refused(tmp_path: Path) -> None:

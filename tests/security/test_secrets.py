@@ -37,6 +37,13 @@ URLS = (
     ("https://me:pass-w0rd@host/model", "pass-w0rd"),
     ("https://host/rows.jsonl?access_token=tell-nobody&x=1", "tell-nobody"),
     ("s3://bucket/x?X-Amz-Signature=abcdef0123", "abcdef0123"),
+    ("https://0123456789abcdef0123@host/org/model", "0123456789abcdef0123"),
+)
+IN_WORDS = (
+    ("Authorization: Bearer abcdefgh.ijklmnop.qrst", "abcdefgh.ijklmnop.qrst"),
+    ("Authorization: Basic dXNlcjpwYXNzLXcwcmQ=", "dXNlcjpwYXNzLXcwcmQ="),
+    ("env: HF_TOKEN=tell-nobody PATH=/bin", "tell-nobody"),
+    ("AWS_SECRET_ACCESS_KEY=/0123456789/+abc", "/0123456789/+abc"),
 )
 
 
@@ -74,6 +81,29 @@ def test_a_url_keeps_its_place_and_loses_its_secret(url: str, secret: str) -> No
     assert redact(url).split("://")[0] == url.split("://")[0]
 
 
+@pytest.mark.parametrize(("text", "secret"), IN_WORDS)
+def test_what_is_named_a_secret_loses_it(text: str, secret: str) -> None:
+    assert secret not in redact(text)
+    assert redact(text).startswith(text[:6])
+
+
+def test_the_environments_secrets_are_known_whatever_they_look_like(tmp_path: Path) -> None:
+    key = tmp_path / "id_rsa"
+    key.touch()
+    learn(
+        {
+            "AWS_SECRET_ACCESS_KEY": "/wJalrXUtnFEMI/K7MDENG",
+            "HTTPS_PROXY": "http://me:pass-w0rd@proxy:3128",
+            "SSH_KEY": str(key),
+            "TOKEN_PATH": "/not/made/yet",
+        }
+    )
+    for secret in ("/wJalrXUtnFEMI/K7MDENG", "pass-w0rd"):
+        assert redact(f"refused: {secret}") == f"refused: {MASK}"
+    for path in (str(key), "/not/made/yet"):
+        assert redact(path) == path
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -82,6 +112,7 @@ def test_a_url_keeps_its_place_and_loses_its_secret(url: str, secret: str) -> No
         "https://huggingface.co/org/model/resolve/main/config.json?download=true",
         "task-level-1 disk-full-at-some-later-point false",
         "12:30 a:b@c",
+        "ssh://git@github.com/org/model MAX_TOKENS=123456789 a Basic misunderstanding",
     ],
 )
 def test_plain_text_stays_as_it_is(text: str) -> None:

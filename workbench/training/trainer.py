@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from datasets import Dataset
@@ -15,6 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 from workbench import faults
+from workbench.errors import CheckpointError
 from workbench.fleet import Halt
 from workbench.training import checkpoint, staging
 from workbench.training.adapter import load_weights, save_weights
@@ -97,6 +99,13 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         self._start_loss = found.window.get(START) if found else None
         try:
             self.train(resume_from_checkpoint=str(found.path) if found else None)
+        except UnpicklingError as refused:
+            assert found is not None
+            raise CheckpointError(
+                f"the checkpoint of step {found.step} holds more than numbers, which could run "
+                "code; it was not opened",
+                mend=f"look who wrote {found.path}; clone the trial: a clone starts anew",
+            ) from refused
         finally:
             if self.step is not None:
                 self.step.restore()
