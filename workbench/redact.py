@@ -45,7 +45,7 @@ def _path(name: str, value: str) -> bool:
 
 def _compile(environ: Mapping[str, str]) -> tuple[tuple[str, ...], re.Pattern[str]]:
     values = {v for name, v in environ.items() if _NAMED.search(name) and not _path(name, v)}
-    values |= {told[1] for value in environ.values() if (told := _LOGIN.search(value))}
+    values |= {login[1] for value in environ.values() if (login := _LOGIN.search(value))}
     values = {value for value in values if len(value) >= _LEAST}
     told = values | {json.dumps(value)[1:-1] for value in values}
     longest = sorted((re.escape(value) for value in told), key=len, reverse=True)
