@@ -29,6 +29,7 @@ from workbench.cards import CARDS_VARIABLE, Card, detect_cards
 from workbench.errors import DoesNotFit
 from workbench.events import Outcome
 from workbench.footprint import choose_plan
+from workbench.footprint.lengths import lengths_of
 from workbench.recipe.schema import Recipe
 
 GIB = 1 << 30
@@ -108,7 +109,7 @@ def one(
     try:
         plan = choose_plan(
             recipe, prepared["model"]["config"], card,
-            longest=data["max_length"], mean=data["mean_length"],
+            **lengths_of(data),
         )  # fmt: skip
     except DoesNotFit as refused:
         return {**told, "outcome": "does not fit", "reason": refused.what, "mend": refused.mend}

@@ -134,7 +134,7 @@ class Bench:
         run = Run(
             precision="bf16", kernel="dense" if self.shape.softcap else "torch",
             optimizer=case.optimizer, tokens=case.tokens, longest=case.longest,
-            recompute_layers=recompute, resident_layers=resident,
+            scored=case.longest, recompute_layers=recompute, resident_layers=resident,
             major=torch.cuda.get_device_capability()[0] if CUDA else 9,
         )  # fmt: skip
         buckets = predict(self.shape, recipe, run)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Workbench
-from tests.support.desks import Bench
-from workbench.cli.check import brackets, fit_lines, print_example
+from tests.support.desks import TINY, Bench
+from workbench.cli.check import _fit, brackets, fit_lines, print_example
 from workbench.cli.prepare import Progress, bar
 from workbench.errors import WorkbenchError
 from workbench.footprint import named_config
@@ -23,6 +23,7 @@ from workbench.footprint.outlook import look
 from workbench.footprint.usual_cards import card_of_size, usual_card
 from workbench.home import Home
 from workbench.recipe import Recipe
+from workbench.service import Service
 
 PAIRS = [{"prompt": f"What is {n} + 1?", "completion": f"#### {n + 1}"} for n in range(10)]
 COMMAND = [sys.executable, "-m", "workbench", "check"]
@@ -173,6 +174,18 @@ class TestCards:
         assert said.data["fit"]["fits"] is False
         assert said.data["fit"]["suggestions"]
 
+    def test_it_is_the_rows_there_are_that_must_fit(self, bench: Bench) -> None:
+        bench.store.db.execute("update cards set total_bytes = 3400 << 20")
+        data = {"train": "/d.jsonl", "max_tokens": 1 << 18}
+        recipe = Recipe.model_validate({"name": "x", "model": {"name": "a/b"}, "data": data})
+        read = {"max_length": 40, "mean_length": 20.0, "eval_max_length": 40}
+        result = {"model": {"config": TINY}, "data": read}
+        assert _fit(recipe, result, Service())[0][0].fits
+        assert not _fit(recipe, {**result, "data": {}}, Service())[0][0].fits
+        sweep = {"parameters": {"data.max_tokens": [64, 1 << 19]}}
+        swept = recipe.model_validate({**recipe.model_dump(), "sweep": sweep})
+        assert not _fit(swept, result, Service())[0][0].fits, "its longest trial reads others"
+
 
 def test_what_does_not_fit_is_told_with_its_mends() -> None:
     recipe = Recipe.model_validate(
@@ -180,10 +193,10 @@ def test_what_does_not_fit_is_told_with_its_mends() -> None:
     )
     shape = named_config("meta-llama/Meta-Llama-3-8B")
     assert shape is not None
-    looked = [look(recipe, shape, usual_card("3070"), 20_000)]
+    looked = [look(recipe, shape, usual_card("3070"))]
     (line, colour), *_ = fit_lines(looked, None, known=True)
     assert (line.split(":")[0], colour) == ("fits RTX 3070", "green")
-    tiny = [look(recipe, shape, card_of_size(4 << 30, "a card of 4 GiB"), None)]
+    tiny = [look(recipe, shape, card_of_size(4 << 30, "a card of 4 GiB"))]
     (line, colour), (mend, _) = fit_lines(tiny, None, known=False)
     assert line.startswith("does not fit a card of 4 GiB (no card is known here yet): it needs 7")
     assert (colour, mend.startswith("  → use a card of 8 GB")) == ("red", True)

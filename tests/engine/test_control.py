@@ -187,6 +187,20 @@ def test_a_clone_that_fits_no_card_is_refused_with_the_arithmetic(bench_of: Make
     assert len(bench.trials()) == 2
 
 
+def test_a_clone_of_short_rows_is_judged_by_them_and_not_by_max_tokens(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0, 3), cpu_card(1, 3.1))
+    long = {"train": "/d.jsonl", "max_tokens": 1 << 18}
+    rows = {"max_length": 40, "mean_length": 20.0, "eval_max_length": 40}
+    bench.submit(recipe(data=long, train=LONG), **rows)
+    bench.ticks(2)
+    assert ask(bench, "clone", trial=2, settings={"train.seed": 7}).ok
+    assert ask(bench, "move", trial=2, card="cpu-1").ok
+    said = ask(bench, "clone", trial=2, settings={"lora.rank": 10**6})
+    assert "fit no card here" in said.text
+
+
 def test_the_base_cannot_be_cloned(bench_of: MakeBench) -> None:
     bench = bench_of()
     bench.submit(recipe())

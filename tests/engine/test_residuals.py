@@ -9,6 +9,7 @@ from tests.support.desks import TINY, Bench, cpu_card, recipe
 from workbench.errors import DoesNotFit
 from workbench.footprint import named_config
 from workbench.footprint.ladder import raw_bytes
+from workbench.footprint.lengths import UNREAD
 from workbench.scheduler import planning, residuals
 from workbench.scheduler.desk import card_of
 from workbench.scheduler.place import trial_recipe
@@ -127,6 +128,6 @@ def test_short_data_gets_the_plan_of_its_longest_row(bench: Bench) -> None:
     assert experiment.prepared is not None
     assert experiment.prepared["model"]["config"] == TINY
     experiment.prepared["data"]["max_length"] = 20
-    assert planning.longest(wanted, experiment) == 20
+    assert planning.lengths(wanted, experiment)["longest"] == 20
     longer = wanted.model_copy(update={"data": wanted.data.model_copy(update={"max_tokens": 99})})
-    assert planning.longest(longer, experiment) is None, "its rows are cut elsewhere"
+    assert planning.lengths(longer, experiment) == UNREAD, "its rows are cut elsewhere"

@@ -91,12 +91,14 @@ class Bench:
     def store(self) -> Store:
         return self.desk.store
 
-    def submit(self, wanted: Recipe, config: dict[str, Any] | None = None) -> int:
-        """An experiment that is prepared already; its id."""
+    def submit(self, wanted: Recipe, config: dict[str, Any] | None = None, **data: Any) -> int:
+        """An experiment that is prepared already, `data` told of its rows; its id."""
         id = self.store.add_experiment(wanted.model_dump(mode="json"), wanted.rank_by)
         cards = [card_of(row) for row in self.store.cards()]
         model = {**PREPARED["model"], "config": config or TINY}  # type: ignore[dict-item]
-        enqueue(self.desk, self.store.experiment(id), {**PREPARED, "model": model}, cards)
+        rows = {**PREPARED["data"], **data}  # type: ignore[dict-item]
+        prepared = {**PREPARED, "model": model, "data": rows}
+        enqueue(self.desk, self.store.experiment(id), prepared, cards)
         return id
 
     def ticks(self, count: int = 1) -> None:

@@ -106,6 +106,17 @@ def test_rows_cut_so_that_the_answer_is_lost_are_refused_with_a_length_that_work
     assert check(rows, max_tokens=enough).dropped_rows == 0
 
 
+def test_a_question_beyond_the_cut_is_told_and_not_asked(check: Check) -> None:
+    """Else scoring would read rows far longer than any that fit was promised for."""
+    long = {"role": "user", "content": "why " * 200}
+    prepared = check(chats(ASKED, ANSWERED, long, ANSWERED), max_tokens=64)
+    held = load_prepared(prepared)[1]
+    assert [row["prompt_ids"] for row in held] == [[], []]
+    assert prepared.eval_max_length == 64
+    beyond = "2 eval rows whose last answer begins beyond the cut, so it is not asked for (first: "
+    assert any(note.startswith(beyond) for note in prepared.notes)
+
+
 def test_another_familys_end_marker_in_the_text_is_told_with_its_mend(check: Check) -> None:
     rows = [{"text": f"<s>[INST] {n}? [/INST] {n}! </s>"} for n in range(10)]
     note, of_eval = (note for note in check(rows).notes if "</s>" in note)

@@ -59,16 +59,18 @@ def _fit(
 ) -> tuple[list[Outlook], WorkbenchError | None]:
     """The hungriest trial on each kind of card here (24 GiB where none is known), or why not.
 
-    For rows of data.max_tokens, as the engine plans, though the data's longest may be shorter.
+    For the rows that were read, as the engine plans; for data.max_tokens where its rows are others.
     """
     from workbench.footprint.hungriest import hungriest
+    from workbench.footprint.lengths import lengths_of
 
     cards, _ = meant_cards(service, None, None)
     config = result["model"]["config"]
     try:
         roomiest = max(cards, key=lambda one: one.usable_bytes)
         point, _ = hungriest(recipe, config, roomiest)
-        return outlooks(point, config, cards), None
+        rows = lengths_of(result["data"]) if point.data == recipe.data else None
+        return outlooks(point, config, cards, rows), None
     except WorkbenchError as refused:
         return [], refused
 

@@ -18,6 +18,7 @@ from workbench.text import safe_line
 if TYPE_CHECKING:
     from workbench.cards import Card
     from workbench.footprint import Plan
+    from workbench.footprint.lengths import Lengths
     from workbench.footprint.outlook import Outlook
     from workbench.recipe import Recipe
 
@@ -104,18 +105,21 @@ def cards_here(service: Service) -> list[Card]:
     return found
 
 
-def outlooks(recipe: Recipe, config: dict[str, Any], cards: list[Card]) -> list[Outlook]:
+def outlooks(
+    recipe: Recipe, config: dict[str, Any], cards: list[Card], lengths: Lengths | None = None
+) -> list[Outlook]:
     """One for each card unlike the others; the roomiest of those that fit first.
 
     WorkbenchError where none of them has what the recipe asks for by name, e.g. bf16.
     """
+    from workbench.footprint.lengths import UNREAD
     from workbench.footprint.outlook import look
 
     unlike = {(c.kind, c.name, c.usable_bytes, c.total_bytes, c.capability): c for c in cards}
     found, lacking = [], []
     for card in unlike.values():
         try:
-            found.append(look(recipe, config, card))
+            found.append(look(recipe, config, card, lengths or UNREAD))
         except ModelError:
             raise
         except WorkbenchError as refused:

@@ -60,6 +60,8 @@ class Run:
     """In one micro-step at most."""
     longest: int
     """Tokens of the longest row."""
+    scored: int
+    """Tokens of the longest held-out row."""
     recompute_layers: int = 0
     resident_layers: int = 0
     eval_rows: int = 1
@@ -75,7 +77,7 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     still = standing(shape, recipe, run)
     moving = moving_bytes(shape, recipe, run)
     scored = evaluation_bytes(
-        shape, recipe, run.precision, rows=run.eval_rows, tokens=recipe.data.max_tokens,
+        shape, recipe, run.precision, rows=run.eval_rows, tokens=run.scored,
         eager=run.eager,
     )  # fmt: skip
     moving["evaluation"] = max(0, scored - sum(moving.values()))

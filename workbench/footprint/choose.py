@@ -12,6 +12,7 @@ from workbench.errors import DoesNotFit, WorkbenchError
 from workbench.footprint.buckets import GIB, Run, predict
 from workbench.footprint.cost import step_cost
 from workbench.footprint.kernels import kernel_for
+from workbench.footprint.lengths import UNREAD, Lengths
 from workbench.footprint.plan import Plan
 from workbench.footprint.shape import ModelShape
 from workbench.recipe.schema import Recipe
@@ -29,17 +30,19 @@ def choose_plan(
     free_bytes: int | None = None,
     longest: int | None = None,
     mean: float | None = None,
+    scored: int | None = None,
 ) -> Plan:
     """How to run `recipe` on `card`; `config` is the model's config.json.
 
     `free_bytes`: what can be had there now; left out, the whole card. `longest`, `mean`: tokens of
-    the longest and of the average row, where known. Of all ways to cut the batch into micro-steps,
-    each with as few recomputing layers as it needs and as many unpacked ones as there is room for,
-    the one that takes least time (footprint/cost.py). The batch is always the recipe's.
+    the longest and of the average row, `scored` of the longest held-out one, where known. Of all
+    ways to cut the batch into micro-steps, each with as few recomputing layers as it needs and as
+    many unpacked ones as there is room for, the one that takes least time (footprint/cost.py). The
+    batch is always the recipe's.
     Raises DoesNotFit with the nearest settings that fit, ModelError for an unknown kind of model,
     WorkbenchError where the card lacks the precision or attention asked for by name.
     """
-    search = _Search.of(recipe, config, card, longest, mean)
+    search = _Search.of(recipe, config, card, longest, mean, scored)
     limit = limit_bytes(card, free_bytes)
     for optimizer in _optimizers(recipe):
         found = search.fastest(optimizer, limit)
@@ -49,10 +52,14 @@ def choose_plan(
 
 
 def priced(
-    plan: Plan, recipe: Recipe, config: Mapping[str, Any], card: Card, longest: int | None = None
+    plan: Plan,
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    card: Card,
+    lengths: Lengths = UNREAD,
 ) -> Plan:
     """`plan`, changed by hand, with the bytes that it takes the way it is now."""
-    search = _Search.of(recipe, config, card, longest, None)
+    search = _Search.of(recipe, config, card, **lengths)
     run = replace(
         search.run,
         optimizer=plan.optimizer,
@@ -86,6 +93,7 @@ class _Search:
         card: Card,
         longest: int | None,
         mean: float | None,
+        scored: int | None,
     ) -> _Search:
         shape = ModelShape.of(config)
         precision = precision_for(card, recipe.model.precision)
@@ -98,6 +106,7 @@ class _Search:
             optimizer=_optimizers(recipe)[-1],
             tokens=tokens,
             longest=tokens,
+            scored=min(scored or recipe.data.max_tokens, recipe.data.max_tokens),
             card_kind=card.kind,
             major=(card.capability or (0, 0))[0],
             eager=_quadratic(shape, card, attention),
@@ -272,7 +281,8 @@ def _mends(search: _Search, run: Run, need: Callable[..., int], limit: int) -> I
 
     def shorter(tokens: int) -> bool:
         cut = _with(recipe, "data", max_tokens=tokens)
-        return need(cut, tokens=tokens, longest=tokens) <= limit
+        scored = min(tokens, run.scored)
+        return need(cut, tokens=tokens, longest=tokens, scored=scored) <= limit
 
     if tokens := _most(run.longest - 1, shorter):
         nice = tokens // 64 * 64 or tokens

@@ -89,8 +89,6 @@ def _hunger(
     tried = apply_settings(recipe, settings)
     endless = sized(card, MOST_GIB * GIB)
     try:
-        return leanest(tried, config, card, None)[0], choose_plan(
-            tried, config, endless
-        ).predicted_bytes
+        return leanest(tried, config, card)[0], choose_plan(tried, config, endless).predicted_bytes
     except WorkbenchError:  # a point that cannot run here at all is the one to tell of
         return MOST_GIB * GIB, 0

@@ -9,6 +9,7 @@ from typing import Any
 from workbench.cards import Card
 from workbench.errors import DoesNotFit
 from workbench.footprint.choose import choose_plan, limit_bytes
+from workbench.footprint.lengths import UNREAD, Lengths
 from workbench.footprint.plan import Plan
 from workbench.footprint.usual_cards import GIB, SIZES_GB
 from workbench.recipe import apply_settings
@@ -50,7 +51,7 @@ class Outlook:
         return self.room_bytes - self.plan.predicted_bytes
 
 
-def look(recipe: Recipe, config: Config, card: Card, longest: int | None = None) -> Outlook:
+def look(recipe: Recipe, config: Config, card: Card, lengths: Lengths = UNREAD) -> Outlook:
     """The recipe on that card, all of it free. Takes some ms, a tenth of a second without room.
 
     ModelError for an unknown kind of model, WorkbenchError where the card lacks what the recipe
@@ -58,25 +59,27 @@ def look(recipe: Recipe, config: Config, card: Card, longest: int | None = None)
     """
     room = limit_bytes(card)
     try:
-        plan = choose_plan(recipe, config, card, longest=longest)
+        plan = choose_plan(recipe, config, card, **lengths)
     except DoesNotFit as refused:
-        least = leanest(recipe, config, card, longest)
+        least = leanest(recipe, config, card, lengths)
         return Outlook(
             card=card,
             fits=False,
             room_bytes=room,
             plan=least[1],
             reason=refused.what,
-            suggestions=tuple(_suggestions(recipe, config, card, longest, least)),
+            suggestions=tuple(_suggestions(recipe, config, card, lengths, least)),
         )
     return Outlook(card=card, fits=True, room_bytes=room, plan=plan)
 
 
-def leanest(recipe: Recipe, config: Config, card: Card, longest: int | None) -> tuple[int, Plan]:
+def leanest(
+    recipe: Recipe, config: Config, card: Card, lengths: Lengths = UNREAD
+) -> tuple[int, Plan]:
     """Bytes of the smallest card of that kind that takes the recipe, and its plan there."""
 
     def plan_on(total: int) -> Plan | None:
-        return _try(recipe, config, sized(card, total), longest)
+        return _try(recipe, config, sized(card, total), lengths)
 
     high = next((n for n in (1 << k for k in range(13)) if plan_on(n * GIB) is not None), MOST_GIB)
     low, high = high // 2 * GIB // STEP_BYTES, high * GIB // STEP_BYTES
@@ -86,7 +89,7 @@ def leanest(recipe: Recipe, config: Config, card: Card, longest: int | None) -> 
             low = middle + 1
         else:
             high = middle
-    plan = choose_plan(recipe, config, sized(card, high * STEP_BYTES), longest=longest)
+    plan = choose_plan(recipe, config, sized(card, high * STEP_BYTES), **lengths)
     return high * STEP_BYTES, plan
 
 
@@ -94,22 +97,22 @@ def sized(card: Card, total_bytes: int) -> Card:
     return replace(card, total_bytes=max(1, total_bytes), cap_bytes=None)
 
 
-def _try(recipe: Recipe, config: Config, card: Card, longest: int | None) -> Plan | None:
+def _try(recipe: Recipe, config: Config, card: Card, lengths: Lengths) -> Plan | None:
     try:
-        return choose_plan(recipe, config, card, longest=longest)
+        return choose_plan(recipe, config, card, **lengths)
     except DoesNotFit:
         return None
 
 
 def _suggestions(
-    recipe: Recipe, config: Config, card: Card, longest: int | None, least: tuple[int, Plan]
+    recipe: Recipe, config: Config, card: Card, lengths: Lengths, least: tuple[int, Plan]
 ) -> Iterator[Suggestion]:
     """The nearest settings that fit: each alone where that does, else together; then a card."""
 
     def fits(changes: dict[str, object]) -> Plan | None:
-        return _try(apply_settings(recipe, changes), config, card, longest)
+        return _try(apply_settings(recipe, changes), config, card, lengths)
 
-    cheap = _cheaper(recipe)
+    longest, cheap = lengths["longest"], _cheaper(recipe)
     alone = [{key: value} for key, value in cheap.items()]
     found = list(_fitting([*alone, *_lower(recipe, {}, longest, fits)], fits))
     if not found and cheap:

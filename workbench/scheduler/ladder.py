@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import takewhile
 
 from workbench.cards import Card
@@ -9,6 +10,7 @@ from workbench.errors import DoesNotFit
 from workbench.footprint import Plan
 from workbench.footprint.choose import limit_bytes, priced
 from workbench.footprint.ladder import Fall, climb_down, kind_of, raw_bytes, words
+from workbench.footprint.lengths import UNREAD, Lengths
 from workbench.recipe import Recipe
 from workbench.scheduler.desk import Desk, card_of
 from workbench.store.ingest import End
@@ -43,7 +45,7 @@ def on_its_rung(
     experiment: Experiment,
     card: Card,
     free_bytes: int | None = None,
-    longest: int | None = None,
+    rows: Lengths = UNREAD,
 ) -> Plan:
     """`plan`, or the rung below that has not run out on this kind of card. DoesNotFit after the
     last, with the arithmetic."""
@@ -56,15 +58,17 @@ def on_its_rung(
         plan,
         mine,
         recompute=recipe.train.gradient_checkpointing != "off",
-        price=lambda lower: priced(lower, recipe, config, card, longest),
+        price=lambda lower: priced(lower, recipe, config, card, rows),
     )
     if found is not None:
         return found
     tried = {words(fall.plan): raw_bytes(fall.plan) / GIB for fall in mine}
     told = "; ".join(f"{way}: {size:.1f} GiB predicted" for way, size in tried.items())
-    half = recipe.data.model_copy(update={"max_tokens": max(8, recipe.data.max_tokens // 2)})
+    longest = min(rows["longest"] or recipe.data.max_tokens, recipe.data.max_tokens)
+    half = recipe.data.model_copy(update={"max_tokens": max(8, longest // 2)})
     last = Plan.from_json(mine[-1].plan)
-    less = priced(last, recipe.model_copy(update={"data": half}), config, card)
+    last = replace(last, tokens_per_micro=last.micro_batch * half.max_tokens)
+    less = priced(last, recipe.model_copy(update={"data": half}), config, card, rows)
     raise DoesNotFit(
         f"it ran out of memory on {card.name} on every rung ({told}) of "
         f"{limit_bytes(card, free_bytes) / GIB:.1f} GiB to be had",

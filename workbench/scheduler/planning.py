@@ -3,10 +3,9 @@ what was measured there, on the rung that has not run out of memory."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from workbench.cards import Card
 from workbench.footprint import Plan, choose_plan
+from workbench.footprint.lengths import UNREAD, Lengths, lengths_of
 from workbench.recipe import Recipe
 from workbench.scheduler import ladder, residuals
 from workbench.scheduler.desk import Desk
@@ -18,26 +17,30 @@ def plan_for(
 ) -> Plan:
     """DoesNotFit, or what the recipe or a strange model leads to."""
     assert experiment.prepared is not None
-    tokens = longest(recipe, experiment)
+    rows = lengths(recipe, experiment)
     config = experiment.prepared["model"]["config"]
-    mean = experiment.prepared["data"].get("mean_length") if tokens else None
 
     def make(room: int | None) -> Plan:
-        return choose_plan(recipe, config, card, room, longest=tokens, mean=mean)
+        return choose_plan(recipe, config, card, room, **rows)
 
     plan = residuals.choose(desk, make, config, card, free_bytes)
     known = ladder.falls(desk, experiment.id)
-    lower = ladder.on_its_rung(plan, known, recipe, experiment, card, free_bytes, tokens)
+    lower = ladder.on_its_rung(plan, known, recipe, experiment, card, free_bytes, rows)
     return residuals.corrected(desk, lower, config, card)
 
 
-def longest(recipe: Recipe, experiment: Experiment) -> int | None:
-    """Tokens of the longest row that was prepared; None where this trial's rows are others."""
+def lengths(recipe: Recipe, experiment: Experiment) -> Lengths:
+    """Of the rows that were prepared; unread where this trial's rows are others."""
     assert experiment.prepared is not None
-    data: dict[str, Any] = experiment.prepared["data"]
     same = recipe.data.model_dump(mode="json") == experiment.recipe.get("data")
-    found = data.get("longest") or data.get("max_length")
-    return int(found) if same and found else None
+    return lengths_of(experiment.prepared["data"]) if same else UNREAD
+
+
+def check_fits(recipe: Recipe, experiment: Experiment, card: Card) -> None:
+    """DoesNotFit where the card, all of it, does not take a trial with that recipe."""
+    assert experiment.prepared is not None
+    config = experiment.prepared["model"]["config"]
+    choose_plan(recipe, config, card, **lengths(recipe, experiment))
 
 
 def record(desk: Desk, experiment: int) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from workbench.cards import Card
 from workbench.errors import WorkbenchError
 from workbench.files import fresh_folder
 from workbench.footprint import choose_plan
+from workbench.footprint.lengths import UNREAD, Lengths, lengths_of
 from workbench.recipe import Recipe, apply_settings, no_curve_for
 from workbench.scheduler.desk import Desk, card_of
 from workbench.scheduler.searching import ask_for_more
@@ -47,7 +48,7 @@ def enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: l
         _refuse(desk, experiment, str(result.get("error")), str(result.get("mend") or ""))
         return
     recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
-    resolved = resolve_once(recipe, result["model"]["config"], cards)
+    resolved = resolve_once(recipe, result["model"]["config"], cards, lengths_of(result["data"]))
     sweep = recipe.sweep
     bit_by_bit = search.one_by_one(sweep)
     settings = [] if bit_by_bit else search.points(recipe)
@@ -77,7 +78,9 @@ def enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: l
     faults.at("propose.after_commit")
 
 
-def resolve_once(recipe: Recipe, config: dict[str, Any], cards: list[Card]) -> dict[str, Any]:
+def resolve_once(
+    recipe: Recipe, config: dict[str, Any], cards: list[Card], lengths: Lengths = UNREAD
+) -> dict[str, Any]:
     """Precision and optimizer for all trials of an experiment, so that they stay comparable.
 
     bf16 only when every GPU here has it (compute capability 8.0), else fp16, which all have; the
@@ -91,15 +94,15 @@ def resolve_once(recipe: Recipe, config: dict[str, Any], cards: list[Card]) -> d
     recipe = apply_settings(recipe, {"model.precision": precision})
     optimizer = recipe.train.optimizer
     if optimizer == "auto":
-        chosen = [_optimizer(recipe, config, card) for card in cards]
+        chosen = [_optimizer(recipe, config, card, lengths) for card in cards]
         optimizer = "paged_adamw_8bit" if "paged_adamw_8bit" in chosen else "adamw_torch"
     return {"model.precision": precision, "train.optimizer": optimizer}
 
 
-def _optimizer(recipe: Recipe, config: dict[str, Any], card: Card) -> str | None:
+def _optimizer(recipe: Recipe, config: dict[str, Any], card: Card, lengths: Lengths) -> str | None:
     """What the planner would take on this card; None where the recipe does not run there."""
     try:
-        return choose_plan(recipe, config, card).optimizer
+        return choose_plan(recipe, config, card, **lengths).optimizer
     except WorkbenchError:
         return None
 

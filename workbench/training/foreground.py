@@ -19,6 +19,7 @@ from workbench.errors import WorkbenchError
 from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan, choose_plan
+from workbench.footprint.lengths import lengths_of
 from workbench.footprint.plan import shown
 from workbench.recipe import Recipe
 from workbench.text import safe, safe_line
@@ -55,7 +56,8 @@ def train_here(folder: Path) -> int:
     for note in prepared.get("notes", []):
         print(f"data: {safe_line(note)}", flush=True)
     card = max(detect_cards(os.environ), key=lambda one: one.usable_bytes)
-    plan = choose_plan(recipe, prepared["model"]["config"], card)
+    rows = lengths_of(prepared["data"])
+    plan = choose_plan(recipe, prepared["model"]["config"], card, **rows)
     _tell_plan(card, plan)
     if card.kind == "cuda":  # before torch is imported
         os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid

@@ -54,6 +54,7 @@ def make_rows(
         "read_rows": split.train_rows,
         "train_rows": train.tally.kept,
         "eval_rows": held.tally.kept,
+        "eval_max_length": held.tally.longest,
         "highest_id": max(train.tally.highest_id, held.tally.highest_id),
         "examples": train.examples.rows,
         "notes": [

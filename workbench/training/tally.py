@@ -24,6 +24,7 @@ class Kept:
     labels: list[int]
     length: int
     prompt_ids: list[int]
+    """What generation starts from; empty where there is nothing to ask within the cut."""
     question: str
     answer: str
 
@@ -67,6 +68,7 @@ class Tally:
         self._silent = Count()
         self._endless = Count()
         self._apart = Count()
+        self._beyond = Count()
         self._all = hashlib.sha256()
 
     def add(self, tokens: Tokens, place: str, ends: Set[int]) -> Kept | None:
@@ -86,6 +88,8 @@ class Tally:
             self._cut_end.add(place)
         if not tokens.agrees:
             self._apart.add(place)
+        if len(tokens.prompt_ids) > self._max_tokens:
+            self._beyond.add(place)
         kept = _cut(tokens, self._max_tokens)
         self._note(kept, place)
         return kept
@@ -138,13 +142,18 @@ class Tally:
         """Of all kept rows, in order."""
         return self._all.hexdigest()[:32]
 
+    @property
+    def longest(self) -> int:
+        """Tokens, after cutting."""
+        return max(self._lengths)
+
     def numbers(self) -> dict[str, int | float]:
         total = sum(length * rows for length, rows in self._lengths.items())
         return {
             "min_length": min(self._lengths),
             "median_length": _at(self._lengths, 0.5),
             "p95_length": _at(self._lengths, 0.95),
-            "max_length": max(self._lengths),
+            "max_length": self.longest,
             "mean_length": round(total / self.kept, 2),
             "target_tokens": self._target_tokens,
             "cut_rows": self._cut.rows,
@@ -159,6 +168,7 @@ class Tally:
             (self._silent, "left out, because no token of theirs carries loss"),
             (self._endless, "trained without the end of their last turn"),
             (self._cut_end, "whose answer's end was cut off"),
+            (self._beyond, "whose last answer begins beyond the cut, so it is not asked for"),
             (self._apart, "whose prompt has other tokens alone than with its answer behind it"),
             (Count(*self._seen.copies()), "copies of earlier ones"),
         )
@@ -203,4 +213,5 @@ def _cut(tokens: Tokens, limit: int) -> Kept:
     ids = tokens.ids[:limit]
     pairs = zip(ids, tokens.trained[:limit], strict=True)
     labels = [id if trained else IGNORED for id, trained in pairs]
-    return Kept(ids, labels, len(ids), tokens.prompt_ids, tokens.question, tokens.answer)
+    asked = tokens.prompt_ids if len(tokens.prompt_ids) <= limit else []
+    return Kept(ids, labels, len(ids), asked, tokens.question, tokens.answer)

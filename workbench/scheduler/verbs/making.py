@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from workbench import search
 from workbench.errors import CheckpointError, DoesNotFit, UsageError, WorkbenchError
 from workbench.files import fresh_folder, sync, write_durably
-from workbench.footprint import choose_plan
 from workbench.recipe import Recipe, apply_settings
 from workbench.recipe.space import grid
 from workbench.scheduler import searching
 from workbench.scheduler.desk import Desk, card_of
+from workbench.scheduler.planning import check_fits
 from workbench.scheduler.verbs import done
 from workbench.scheduler.verbs.queue import whole
 from workbench.store.rows import Answer, Experiment, TrialRow
@@ -217,13 +217,12 @@ def _add(desk: Desk, experiment: Experiment, settings: dict[str, Any], warm: int
 
 
 def _check_fits(desk: Desk, experiment: Experiment, settings: dict[str, Any]) -> None:
-    assert experiment.prepared is not None
     recipe = apply_settings(_recipe(experiment), {**experiment.resolved, **settings})
     misfit: WorkbenchError | None = None
     cards = sorted(desk.cards, key=lambda row: -card_of(row).usable_bytes)
     for row in cards:
         try:
-            choose_plan(recipe, experiment.prepared["model"]["config"], card_of(row))
+            check_fits(recipe, experiment, card_of(row))
             return
         except DoesNotFit as small:  # the roomiest card's words
             misfit = misfit or small

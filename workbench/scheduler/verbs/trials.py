@@ -6,9 +6,9 @@ from typing import Any
 
 from workbench.errors import UsageError, WorkbenchError
 from workbench.fleet import Halt
-from workbench.footprint import choose_plan
 from workbench.scheduler.desk import Desk, card_of
 from workbench.scheduler.place import trial_recipe
+from workbench.scheduler.planning import check_fits
 from workbench.scheduler.verbs import done
 from workbench.scheduler.verbs.cards import find_card
 from workbench.store.rows import Answer, Attempt, CardRow, TrialRow
@@ -178,10 +178,8 @@ def _check_takes(desk: Desk, trial: TrialRow, card: CardRow) -> None:
             else "see `workbench cards`",
         )
     experiment = desk.store.experiment(trial.experiment)
-    assert experiment.prepared is not None
     try:
-        config = experiment.prepared["model"]["config"]
-        choose_plan(trial_recipe(trial, experiment), config, card_of(card))
+        check_fits(trial_recipe(trial, experiment), experiment, card_of(card))
     except WorkbenchError as misfit:
         what = f"trial {trial.id} cannot go to {card.uuid}, so it stays where it is: {misfit.what}"
         raise type(misfit)(what, mend=misfit.mend) from misfit
