@@ -518,6 +518,27 @@ def test_big_trials_do_not_starve_behind_small_ones(bench_of: MakeBench) -> None
     assert used >= {"GPU-1", "GPU-2"}
 
 
+def test_small_trials_of_a_sweep_use_the_cards_that_its_big_ones_cannot(
+    bench_of: MakeBench,
+) -> None:
+    """Forty that only the roomiest card takes stand in front of them."""
+    bench = bench_of(gpu_card(0, 24), gpu_card(1, 12), gpu_card(2, 8))
+    grid = {"data.max_tokens": [1 << 20, 64], "train.seed": list(range(40))}
+    big = recipe(
+        lora={"rank": 256},
+        train={"max_steps": 900, "batch_size": 1, "gradient_checkpointing": "off"},
+        evaluate={"batch_size": 1},
+        sweep={"parameters": grid},
+    )
+    bench.submit(big)
+    bench.ticks(12)
+    tuned = [trial for trial in bench.trials() if trial.kind == "tune"]
+    tokens = {t.card: t.settings["data.max_tokens"] for t in tuned if t.state.live}
+    assert tokens == {"GPU-0": 1 << 20, "GPU-1": 64, "GPU-2": 64}
+    waiting = [t.waiting for t in tuned if t.settings["data.max_tokens"] == 1 << 20]
+    assert any(why.startswith("waits for a card: GPU-0 runs trial") for why in waiting)
+
+
 def test_an_assignment_that_cannot_be_read_is_written_anew(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe())

@@ -34,6 +34,11 @@ _TELLING = (
 """Settings on which bytes depend, of those that a sweep may vary."""
 
 
+def bears_on_bytes(key: str) -> bool:
+    """Whether a trial with another value of this setting may take other bytes."""
+    return key in _TELLING or not key.startswith("train.")
+
+
 def hungriest(recipe: Recipe, config: Config, card: Card) -> tuple[Recipe, dict[str, object]]:
     """The point of a sweep that takes the most bytes, and its settings; the recipe without one."""
     plain = recipe.model_copy(update={"sweep": None})

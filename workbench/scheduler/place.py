@@ -13,6 +13,7 @@ from workbench.errors import EngineError, WorkbenchError
 from workbench.files import fresh_folder, write_durably
 from workbench.fleet import Phase
 from workbench.footprint import Plan
+from workbench.footprint.hungriest import bears_on_bytes
 from workbench.footprint.ladder import words
 from workbench.locks import holder
 from workbench.recipe import Recipe, apply_settings
@@ -32,9 +33,9 @@ from workbench.store.turns import take_turns
 from workbench.text import safe_line
 from workbench.trial import Kind, State, Wanted
 
-LOOK_AHEAD, OF_EACH = 128, 16
-"""Queued trials looked at in one tick, and of one experiment: a tick stays short, and no
-experiment that waits for one card keeps the others from theirs."""
+LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
+"""Queued trials looked at in one tick, and of one experiment: a tick stays short, and none that
+waits for one card keeps others from theirs. Further where a card is free (True)."""
 PLANS_A_TICK = 24
 """New plans made in one tick, at 2 ms each; the rest of the queue is looked at in the next."""
 PLANS_KEPT = 8_192
@@ -55,7 +56,9 @@ def place(desk: Desk) -> None:
     known = {id: desk.store.experiment(id) for id in running}
     full = {id: limit for id in known if (limit := known[id].max_parallel) and running[id] >= limit}
     waits: dict[int, str] = {}
-    queued = desk.store.queue(LOOK_AHEAD, of_each=OF_EACH, without=full)
+    stuck: dict[str, str] = {}
+    any_free = bool(free)
+    queued = desk.store.queue(LOOK_AHEAD[any_free], of_each=OF_EACH[any_free], without=full)
     known |= {id: desk.store.experiment(id) for id in {t.experiment for t in queued} - set(known)}
     turns = take_turns(desk.store, desk.store.clock(), queued, known, running)
     for trial in turns:
@@ -64,9 +67,15 @@ def place(desk: Desk) -> None:
         if trial.experiment in full:
             continue
         experiment = known[trial.experiment]
+        like = _like(trial)
+        if like in stuck:  # no card became free since the one before it
+            waits[trial.id] = stuck[like]
+            continue
         chosen = _choose(desk, trial, experiment, free)
         if chosen is None:
-            waits[trial.id] = _reasons(desk, trial, experiment, busy)
+            waits[trial.id] = reason = _reasons(desk, trial, experiment, busy)
+            if reason:
+                stuck[like] = reason
             continue
         card, plan = chosen
         _start(desk, trial, experiment, card, plan)
@@ -77,6 +86,12 @@ def place(desk: Desk) -> None:
         if (limit := experiment.max_parallel) and running[experiment.id] >= limit:
             full[experiment.id] = limit
     _tell(desk, waits, full)
+
+
+def _like(trial: TrialRow) -> str:
+    """Equal for trials of which each takes the cards that the others take."""
+    settings = {key: value for key, value in trial.settings.items() if bears_on_bytes(key)}
+    return json.dumps([trial.experiment, trial.wanted_card, settings], sort_keys=True)
 
 
 def _tell(desk: Desk, waits: dict[int, str], full: dict[int, int]) -> None:
