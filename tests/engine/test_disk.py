@@ -88,6 +88,8 @@ class TestFullDiskUnderATrial:
         assert "10 MiB left" in trial.waiting
         assert bench.store.attempts(2)[0].cause == "disk_full"
         assert bench.store.cards()[0].quarantined == ""
+        said = [event.text for event in bench.store.events() if event.kind == "disk"]
+        assert any(text.startswith("trial 2: the disk was full at step") for text in said), said
         bench.desk.disk_free = lambda folder: 1 << 40
         bench.until(State.RUNNING, 2)
 

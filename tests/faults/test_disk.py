@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import wait_for
-from tests.support.whole import LIMIT_S, whole_engine
+from tests.support.whole import LIMIT_S, Whole, whole_engine, whose, workbench
 
 pytestmark = pytest.mark.fault
 SIZE = 512 << 20
@@ -31,9 +31,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(folder: Path) -> Path:
+def fill(folder: Path, name: str) -> Path:
     """To the last byte."""
-    path = folder / "somebody-elses"
+    path = folder / name
     with path.open("wb", buffering=0) as file:
         for size in (1 << 20, 4096, 1):
             try:
@@ -48,16 +48,31 @@ def fill(folder: Path) -> Path:
 def test_a_full_disk_is_said_and_when_there_is_room_again_everything_goes_on(
     small_disk: Path,
 ) -> None:
-    with whole_engine(
-        small_disk, config='guards = {disk_floor = "64MiB", ballast = "8MiB"}\n'
-    ) as it:
+    """First with a ballast to give up, then without: nobody can write a byte, whatever it is."""
+    config = 'guards = {disk_floor = "64MiB", ballast = "8MiB"}\n'
+    with whole_engine(small_disk, config) as it:
         trials = set(it.two_running())
-        with it.unharmed(told=r"trial \d+: .*disk.*goes on from step \d+"):
+        with it.unharmed(told=r"the disk was full: .+ of ballast were given up"):
             wait_for(it.home.ballast.exists, "there is a ballast", LIMIT_S)
-            filling = fill(small_disk)
+            first = fill(small_disk, "somebody-elses")
             wait_for(lambda: not it.home.ballast.exists(), "the ballast is given up", LIMIT_S)
-            wait_for(lambda: not it.live(), "both trials ended for it", LIMIT_S)
-            waiting = {t.waiting for t in it.tuned()}
-            assert all("free some" in reason for reason in waiting), waiting
-            filling.unlink()
+            second = fill(small_disk, "still-more")
+            refused = workbench(it.home, "pause", str(min(trials)))
+            assert refused.returncode == 1
+            assert "No space left" in refused.stderr
+            first.unlink()
+            second.unlink()
             assert set(it.two_running()) == trials
+
+
+@pytest.mark.parametrize("point", ["checkpoint.filled", "checkpoint.before_rename"])
+def test_a_checkpoint_that_found_no_room_is_said_and_its_trial_goes_on(
+    point: str, whole: Whole
+) -> None:
+    whole.two_running()
+    before = whole.live()
+    told = r"trial \d+: the disk was full at step \d+; goes on from step \d+ when there is room"
+    with whole.unharmed(told=told):
+        whole.arm(f"{point}=no_space")
+        victim = whose(whole.fired(), before)
+        whole.until_later_attempts([victim])

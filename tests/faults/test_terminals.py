@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole, short_recipe
 from tests.tui.test_terminal import CODE, Terminal
 from workbench.store.requests import drop
+from workbench.trial import State
 
 pytestmark = pytest.mark.fault
 
@@ -52,21 +54,18 @@ def test_two_screens_that_command_at_once_are_both_answered(
     whole: Whole, terminal: Callable[[], Terminal]
 ) -> None:
     whole.two_running()
+    asked = len(_asked(whole, "pause"))
     with whole.unharmed():
         pair = [terminal(), terminal()]
         for one in pair:
-            os.write(one.master, b"2")
-        for one in pair:
-            one.read_until(lambda one=one: b"demo" in one.seen, LIMIT_S)  # type: ignore[misc]
-        pausing = len(_asked(whole, "pause"))
+            one.read_until(lambda one=one: b"running" in one.seen, LIMIT_S)  # type: ignore[misc]
         for one in pair:
             os.write(one.master, b"p")
-        wait_for(lambda: len(_asked(whole, "pause")) == pausing + 2, "both are answered", LIMIT_S)
-        (trial,) = {args for args, _ in _asked(whole, "pause")[pausing:]}
-        assert all(ok for _, ok in _asked(whole, "pause")[pausing:])
-        for one in pair:
-            one.close()
-        assert trial
+        wait_for(lambda: len(_asked(whole, "pause")) == asked + 2, "both are answered", LIMIT_S)
+        (first, _), (second, _) = _asked(whole, "pause")[asked:]
+        assert first == second
+        assert all(ok for _, ok in _asked(whole, "pause")[asked:])
+        whole.until_state(json.loads(first)["trial"], State.PAUSED)
 
 
 def _asked(whole: Whole, verb: str) -> list[tuple[str, int]]:

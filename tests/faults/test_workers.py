@@ -9,19 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import wait_for
-from tests.support.whole import LIMIT_S, Whole
-from workbench.store.rows import Attempt
+from tests.support.whole import LIMIT_S, Whole, whose
 from workbench.training import checkpoint
 from workbench.trial import State
 
 pytestmark = pytest.mark.fault
 
 WENT_AWAY = r"trial \d+: the worker of cpu-\d went away: .+; goes on from step \d+"
-
-
-def whose(pid: int, among: list[Attempt]) -> Attempt:
-    (met,) = (attempt for attempt in among if attempt.pid == pid)
-    return met
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def _people_are_told(reader: Reader, told: str, since: int) -> None:
     for trial in reader.trials():
         assert trial.state is not State.FAILED or (trial.reason and trial.mend), trial.id
     said = [row["text"] for row in _rows(reader, "select text from events where id > ?", since)]
-    assert not told or any(re.search(told, text) for text in said), (told, said[-20:])
+    assert not told or any(re.search(told, text) for text in said), "\n".join([told, *said[-40:]])
 
 
 # 8

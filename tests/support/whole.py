@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +45,24 @@ def short_recipe(*more: str, sweep: str = "null") -> Recipe:
         *more,
     ]
     return load_recipe(find_recipe("demo"), overrides)
+
+
+def workbench(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of a person."""
+    return subprocess.run(
+        [sys.executable, "-m", "workbench", *words],
+        env={**os.environ, "WORKBENCH_HOME": str(home.root)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+def whose(pid: int, among: list[Attempt]) -> Attempt:
+    """The attempt in which that process met the fault."""
+    (met,) = (attempt for attempt in among if attempt.pid == pid)
+    return met
 
 
 @dataclass

@@ -102,7 +102,17 @@ def after(desk: Desk, trial: TrialRow, end: End) -> tuple[State, str] | None:
     )
     if len(list(tries)) >= BARREN_LIMIT:
         return None
-    return State.QUEUED, f"the disk was full at step {end.step}"
+    why = f"the disk was full at step {end.step}"
+    step = trial.checkpoint_step
+    on = f"goes on from step {step}" if step else "begins again"
+    desk.store.note(
+        "disk",
+        f"trial {trial.id}: {why}; {on} when there is room",
+        level="warning",
+        trial=trial.id,
+        experiment=trial.experiment,
+    )
+    return State.QUEUED, why
 
 
 def how_lost(desk: Desk) -> Outcome:

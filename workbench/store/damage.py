@@ -24,6 +24,8 @@ def passes(error: sqlite3.Error) -> bool:
 def in_words(error: BaseException, path: Path | str = "the database") -> StoreError:
     """Any error of SQLite's as one for people."""
     name = getattr(error, "sqlite_errorname", None) or ""
+    if name == "SQLITE_IOERR_SHORT_READ":  # it, or its log, ends before what its other half tells
+        return DatabaseDamaged(f"{path} is damaged: it was cut short", mend=REPAIR)
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return DatabaseDamaged(f"{path} is damaged: {error}", mend=REPAIR)
     if name.startswith("SQLITE_READONLY"):

@@ -1,0 +1,97 @@
+"""What the home holds is damaged, moved, or no longer what it was: said, mended, and it goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import wait_for
+from tests.support.whole import LIMIT_S, Whole, short_recipe, workbench
+from workbench.home import Home
+from workbench.service import Service
+from workbench.trial import State
+
+pytestmark = pytest.mark.fault
+
+
+def cut_short(database: Path) -> None:
+    """With its log, which of a young home holds everything."""
+    for ending in ("", "-wal"):
+        file = database.with_name(database.name + ending)
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def without_its_log(database: Path) -> None:
+    for ending in ("-wal", "-shm"):
+        database.with_name(database.name + ending).unlink(missing_ok=True)
+
+
+def gone(database: Path) -> None:
+    without_its_log(database)
+    database.unlink()
+
+
+@pytest.mark.parametrize("harm", [cut_short, without_its_log, gone])
+def test_a_damaged_database_is_refused_and_repaired_and_everything_goes_on(
+    harm: Callable[[Path], None], whole: Whole
+) -> None:
+    whole.two_running()
+    before = whole.live()
+    with whole.unharmed():
+        whole.end_everything()
+        harm(whole.home.database)
+        refused = workbench(whole.home, "ls")
+        assert refused.returncode == 1
+        assert "workbench repair" in refused.stderr
+        repaired = workbench(whole.home, "repair")
+        assert repaired.returncode == 0, repaired.stderr
+        whole.start()
+        assert {whole.state(a.trial) for a in before} == {State.PAUSED}
+        whole.two_running()
+        whole.until_later_attempts(before)
+
+
+def test_a_home_that_was_moved_goes_on_from_its_checkpoints(whole: Whole) -> None:
+    whole.two_running()
+    before, old = whole.live(), whole.home.root
+    with whole.unharmed():
+        whole.end_everything()
+        whole.home = Home(old.with_name("moved"))
+        old.rename(whole.home.root)
+        whole.service = Service(whole.home)
+        whole.start()
+        whole.until_later_attempts(before)
+        assert all(a.from_step for a in whole.live())
+    assert not old.exists()
+
+
+def test_a_data_file_that_changed_under_its_experiment_is_refused_with_a_mend(
+    whole: Whole, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = [f'{{"question": "What is {n} and 1?", "answer": "{n + 1}"}}\n' for n in range(64)]
+    rows.write_text("".join(lines))
+    whole.two_running()
+    for attempt in whole.live():
+        whole.obeyed(whole.service.pause(attempt.trial))
+        whole.until_state(attempt.trial, State.PAUSED)
+    recipe = short_recipe(f"data.train={rows}", "data.eval=null")
+    with whole.unharmed():
+        request = whole.service.submit(recipe)
+        whole.obeyed(request)
+        answer = whole.service.answer(request)
+        assert answer is not None
+        wait_for(lambda: [a for a in whole.live() if a.checkpoint_step], "it commits", LIMIT_S)
+        (trial,) = {a.trial for a in whole.live()}
+        whole.obeyed(whole.service.pause(trial))
+        whole.until_state(trial, State.PAUSED)
+        rows.write_text("".join([*lines[:-1], lines[0]]))
+        whole.obeyed(whole.service.resume(trial))
+        whole.until_state(trial, State.FAILED)
+        row = whole.service.trial(trial).trial
+        assert "the rows changed in" in row.reason
+        assert "submit the recipe again" in row.mend
+        whole.two_running()
