@@ -66,6 +66,8 @@ def test_two_screens_that_command_at_once_are_both_answered(
         assert first == second
         assert all(ok for _, ok in _asked(whole, "pause")[asked:])
         whole.until_state(json.loads(first)["trial"], State.PAUSED)
+        for one in pair:
+            one.close()
 
 
 def _asked(whole: Whole, verb: str) -> list[tuple[str, int]]:

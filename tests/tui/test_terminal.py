@@ -53,6 +53,7 @@ class Terminal:
         self.process.wait()
         if self.master >= 0:
             os.close(self.master)
+            self.master = -1
 
 
 @pytest.fixture
