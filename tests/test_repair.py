@@ -17,6 +17,7 @@ from tests.support.desks import Bench, cpu_card, make_bench, recipe
 from workbench.errors import DatabaseDamaged, EngineError, NotThere, StoreError
 from workbench.home import Home
 from workbench.locks import Lock
+from workbench.recipe import Recipe
 from workbench.scheduler.rescue import rescue_all
 from workbench.store import Reader, Store, journal
 from workbench.store.backup import back_up
@@ -185,6 +186,61 @@ def test_an_attempt_that_ended_while_nobody_looked_is_taken_in_later(
     again = make_bench(tmp_path, [cpu_card(0)])
     again.ticks(1)
     assert again.store.trial(attempt.trial).state is State.DONE
+    again.store.close()
+
+
+def salvageable(bench: Bench, wanted: Recipe) -> None:
+    """Submitted, with the files that a preparation leaves in its folder."""
+    id = bench.submit(wanted)
+    folder = bench.desk.home.experiment(id)
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(wanted.model_dump_json())
+    (folder / "prepared.json").write_text(json.dumps(bench.store.experiment(id).prepared))
+
+
+@pytest.mark.parametrize("kept", ["nothing", "a backup"])
+def test_without_database_and_journal_the_folders_tell_what_they_know(
+    bench: Bench, tmp_path: Path, kept: str
+) -> None:
+    home = bench.desk.home
+    salvageable(bench, recipe(**SWEPT))
+    bench.ticks(9)
+    if kept == "a backup":
+        back_up(home.database, home.backups)
+    salvageable(bench, recipe(sweep={**SWEPT["sweep"], "method": "tpe", "trials": 3}))
+    bench.ticks(20)
+    before = tables(home)
+    bench.desk.fleet.close()
+    bench.store.close()
+    for path in home.root.glob("workbench.db*"):
+        path.unlink()
+    journal.journal_of(home.database).unlink()
+    found = repair(home)
+    after = tables(home)
+    for name in ("metrics", "scores", "adapters"):
+        assert after[name] == before[name], name
+    begun = {row["trial"] for row in before["attempts"]}
+    same = ("id", "experiment", "number", "kind", "settings", "checkpoint_step")
+    for was in before["trials"]:
+        now = next((row for row in after["trials"] if row["id"] == was["id"]), None)
+        if was["id"] in begun:
+            assert now is not None
+            assert {key: now[key] for key in same} == {key: was[key] for key in same}
+            assert now["state"] == (was["state"] if was["state"] in FINAL else State.PAUSED)
+    for was, now in zip(before["experiments"], after["experiments"], strict=True):
+        for key in ("id", "name", "state", "recipe", "prepared", "resolved", "rank_by"):
+            assert now[key] == was[key], key
+    assert found.held == [2]
+    assert "moves, answers, priorities" in found.lost[0]
+    again = make_bench(tmp_path, [cpu_card(0), cpu_card(1)])
+    for trial in found.paused:
+        drop(home.requests, "resume", {"trial": trial})
+    drop(home.requests, "release", {"experiment": 2})
+    again.ticks(80)
+    assert {trial.state for trial in again.trials()} <= {State.DONE, State.FAILED}
+    assert len(again.store.trials(2)) == 3
+    assert equals_repaired(home) == []
+    again.desk.fleet.close()
     again.store.close()
 
 

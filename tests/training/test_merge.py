@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.trials import Bench, recipe
-from workbench.errors import NotThere
+from workbench.errors import ModelError, NotThere
+from workbench.training.adapter import WEIGHTS
 from workbench.training.merge import merge_adapter
 
 
@@ -47,3 +49,15 @@ def test_the_merged_model_loads_in_plain_transformers(
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotThere):
         merge_adapter(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "tokenizer.json", WEIGHTS])
+def test_an_adapter_that_is_damaged_is_told_in_words(
+    merged: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(merged[0].parent / "trials" / "1" / "adapter", adapter)
+    (adapter / name).write_text("\x1b[31mnot what it was")
+    with pytest.raises(ModelError, match="cannot be used") as refused:
+        merge_adapter(adapter, tmp_path / "out")
+    assert "\x1b" not in refused.value.what

@@ -38,7 +38,8 @@ def repair(
     counts = (present.plural(n, name.rstrip("s")) for name, n in found.counts.items())
     out(f"came back: {', '.join(counts)}")
     source = f"its backup {found.backup}" if found.backup else "no backup"
-    out(f"from: its journal, the attempts' event files, {source}")
+    first = "the home's folders" if found.salvaged else "its journal"
+    out(f"from: {first}, the attempts' event files, {source}")
     if found.paused:
         ids = " ".join(str(id) for id in found.paused[:20])
         more = " …" if len(found.paused) > 20 else ""

@@ -1,8 +1,8 @@
 """The store built anew from what the home still holds.
 
-Rows come from the journal (store.journal), over those of the last backup; metrics, scores,
-adapters, samples, log lines and progress from the attempts' event files. Nothing is deleted: the
-database that stood there is put aside.
+Rows come from the journal (store.journal), or where it is gone from the folders (store.salvage),
+over those of the last backup; metrics, scores, adapters, samples, log lines and progress from the
+attempts' event files. Nothing is deleted: the database that stood there is put aside.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from workbench.events import Event, Outcome, read_events
 from workbench.files import sync, write_durably
 from workbench.home import STOPPED_BY_A_PERSON, Home
 from workbench.locks import Lock, holder
-from workbench.store import journal
+from workbench.store import journal, salvage
 from workbench.store.backup import backups
 from workbench.store.damage import look_through
 from workbench.store.ingest import ingest
@@ -60,6 +60,8 @@ class Repaired:
     pending: list[int] = field(default_factory=list)
     """Trials that ended while nobody looked: the engine takes them in when it starts."""
     lost: list[str] = field(default_factory=list)
+    salvaged: bool = False
+    """There was no journal: the folders told what they know."""
     backup: str = ""
     aside: str = ""
     """Where the old database is."""
@@ -122,8 +124,10 @@ def _repair(home: Home, wrong: str, say: Say) -> Repaired:
     )
     if damaged := journal.damaged_lines(source):
         found.lost.append(f"{damaged} lines of {journal.NAME} cannot be read")
-    if not rows:
-        found.lost.append(f"{journal.NAME} tells nothing, and there is no backup")
+    found.salvaged = not last
+    if found.salvaged:
+        found.lost.append(f"{journal.NAME} is gone, and with it moves, answers, priorities, rungs")
+        found.lost += salvage.fill(home, rows)
     store = Store(staging / home.database.name, journal=False)
     try:
         store.db.execute("pragma synchronous = off")

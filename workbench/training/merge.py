@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +44,14 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
             mend="give an adapter with adapter_model.safetensors",
         )
     libraries.warm(threads=None)
-    named = PeftConfig.from_pretrained(adapter_folder)
+    with _in_words(adapter_folder):
+        named = PeftConfig.from_pretrained(adapter_folder)
+        tokenizer = AutoTokenizer.from_pretrained(adapter_folder, trust_remote_code=False)
     base = base_path or _path_of(str(named.base_model_name_or_path))
     model, dequantized = _load(base, None if base_path else named.revision)
-    tokenizer = AutoTokenizer.from_pretrained(adapter_folder, trust_remote_code=False)
     ids = torch.tensor([tokenizer(PROBE)["input_ids"]])
-    adapted = PeftModel.from_pretrained(model, adapter_folder).eval()
+    with _in_words(adapter_folder):
+        adapted = PeftModel.from_pretrained(model, adapter_folder).eval()
     apart = _logits(adapted, ids)
     merged = adapted.merge_and_unload(safe_merge=True)
     together = _logits(merged, ids)
@@ -63,6 +67,19 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
         "max_logits_difference": float((apart - together).abs().max()),
         "max_logit": float(apart.abs().max()),
     }
+
+
+@contextmanager
+def _in_words(adapter_folder: Path) -> Iterator[None]:
+    """What is wrong with a stranger's files, as ModelError: their readers raise anything."""
+    try:
+        yield
+    except Exception as broken:
+        raise ModelError(
+            f"the adapter in {safe_line(adapter_folder)} cannot be used: "
+            f"{type(broken).__name__}: {safe_line(broken, 160)}",
+            mend="give an adapter as PEFT or the workbench wrote it, for this base",
+        ) from broken
 
 
 def _path_of(name: str) -> str:

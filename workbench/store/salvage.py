@@ -1,0 +1,209 @@
+"""Rows from the folders alone, for a home that lost its database and its journal.
+
+`experiments/<id>/` has the recipe and what was prepared, `attempts/<id>/assignment.json` which
+trial of which experiment ran on which card with which settings, and its event file how that ended.
+Not told anywhere: trials that never began, moves, priorities, answers, judged rungs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from workbench.assignment import Assignment
+from workbench.events import Event, Outcome, read_events
+from workbench.home import Home
+from workbench.recipe import Recipe
+from workbench.recipe.space import exists, in_order
+from workbench.text import safe, safe_line
+from workbench.trial import Kind, State, Wanted
+
+Rows = dict[str, dict[Any, dict[str, Any]]]
+RESOLVED = ("model.precision", "train.optimizer")
+"""Settings that are decided once for all trials of an experiment."""
+GOES_ON = ("out_of_memory", "host_memory", "disk_full")
+"""Causes of a failed attempt whose trial goes on."""
+
+
+def fill(home: Home, rows: Rows) -> list[str]:
+    """Put into `rows` what they lack, or have only begun; what could not be read, in words.
+
+    Reads every event file once.
+    """
+    lost: list[str] = []
+    for id, folder in _numbered(home.root / "experiments"):
+        old = rows.setdefault("experiments", {}).get(id)
+        if old is None or old["state"] == "preparing":
+            try:
+                rows["experiments"][id] = {**(old or {}), **_experiment(id, folder)}
+            except (OSError, ValueError, KeyError, TypeError) as broken:
+                lost.append(f"experiment {id}: {safe_line(broken, 200)}")
+    _unlike_names(rows["experiments"])
+    for id, _ in _numbered(home.root / "attempts"):
+        try:
+            _attempt(home, id, rows)
+        except (OSError, ValueError, KeyError, TypeError) as broken:
+            lost.append(f"attempt {id}: {safe_line(broken, 200)}")
+    known = rows.get("trials", {})
+    if unknown := [str(id) for id, _ in _numbered(home.root / "trials") if id not in known]:
+        lost.append(f"trials that had not begun: {safe_line(', '.join(unknown), 200)}")
+    return lost
+
+
+def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
+    found = folder.iterdir() if folder.is_dir() else ()
+    yield from sorted((int(path.name), path) for path in found if path.name.isdecimal())
+
+
+def _experiment(id: int, folder: Path) -> dict[str, Any]:
+    file = folder / "recipe.json"
+    recipe = Recipe.model_validate_json(file.read_bytes())
+    sweep, prepared = recipe.sweep, _prepared(folder)
+    asks = sweep is not None and (
+        sweep.method == "tpe" or (sweep.method == "random" and sweep.trials is None)
+    )
+    ready = prepared is not None and bool(prepared.get("ok"))
+    refused = prepared is not None and not ready
+    return {
+        "id": id,
+        "name": safe_line(recipe.name, 80),
+        "state": "ready" if ready else "refused" if refused else "preparing",
+        "recipe": json.dumps(recipe.model_dump(mode="json")),
+        "rank_by": recipe.rank_by,
+        "prepared": json.dumps(prepared) if ready else None,
+        "resolved": "{}",
+        "reason": safe((prepared or {}).get("error") or "") if refused else "",
+        "mend": safe((prepared or {}).get("mend") or "") if refused else "",
+        "max_parallel": sweep.max_parallel if sweep else None,
+        "most_trials": sweep.trials if sweep and asks else None,
+        "searching": int(ready and asks),
+        "created_utc": file.stat().st_mtime,
+    }
+
+
+def _prepared(folder: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((folder / "prepared.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _unlike_names(experiments: dict[Any, dict[str, Any]]) -> None:
+    taken: set[str] = set()
+    for _, row in sorted(experiments.items()):
+        name, number = row["name"], 1
+        while row["name"] in taken or row["name"].isdecimal():
+            number += 1
+            row["name"] = f"{name}-{number}"
+        taken.add(row["name"])
+
+
+def _attempt(home: Home, id: int, rows: Rows) -> None:
+    """The attempt's row, and its trial's as this attempt left it."""
+    attempts, trials = rows.setdefault("attempts", {}), rows.setdefault("trials", {})
+    if (attempts.get(id) or {}).get("outcome"):
+        return
+    file = home.attempt(id) / "assignment.json"
+    given = Assignment.from_json(json.loads(file.read_bytes()))
+    began = file.stat().st_mtime
+    size, last = _last(home.attempt(id) / "events.jsonl")
+    told = last.data if last and last.kind == "end" else {"outcome": Outcome.CUT}
+    ended = last.at_utc if last else began
+    attempts[id] = {
+        "from_step": attempts.get(id, {}).get("from_step", 0),
+        "id": id,
+        "trial": given.trial,
+        "card": safe_line(given.card["uuid"], 80),
+        "plan": json.dumps(given.plan),
+        "predicted_bytes": int(given.plan["predicted_bytes"]),
+        "started_utc": began,
+        "ended_utc": ended,
+        "outcome": Outcome(told["outcome"]),
+        "reason": safe(told.get("reason") or ""),
+        "offset": size,
+    }
+    experiment = rows["experiments"][given.experiment]
+    old = trials.get(given.trial)
+    if old is not None and State(old["state"]).final:
+        return
+    (old or {}).pop("checkpoint_step", None)  # the events tell the newest
+    trials[given.trial] = {
+        "number": _number(given, trials),
+        "settings": json.dumps(_settings(given, experiment)),
+        "created_utc": began,
+        "wanted": Wanted.RUN,
+        **(old or {}),
+        "id": given.trial,
+        "experiment": given.experiment,
+        "kind": given.kind,
+        "state": _state(told, experiment, home.trial(given.trial)),
+        "reason": safe(told.get("reason") or ""),
+        "mend": safe(told.get("mend") or ""),
+        "changed_utc": ended,
+    }
+    if given.kind == Kind.BASE:
+        experiment["base_trial"] = given.trial
+
+
+def _last(events: Path) -> tuple[int, Event | None]:
+    """How many bytes of whole lines there are, and the last of them."""
+    offset, last = 0, None
+    while True:
+        found, behind = read_events(events, offset)
+        if behind == offset:
+            return offset, last
+        offset = behind
+        last = next((one for one in reversed(found) if isinstance(one, Event)), last)
+
+
+def _state(told: dict[str, Any], experiment: dict[str, Any], trial: Path) -> State:
+    """Where its last attempt left the trial; one that is to go on waits in the queue."""
+    sweep = json.loads(experiment["recipe"])["sweep"] or {}
+    match told["outcome"]:
+        case Outcome.DONE:
+            return State.DONE
+        case Outcome.STOPPED:
+            return State.PRUNED if sweep.get("early_stop") else State.STOPPED
+        case Outcome.DIVERGED if (trial / "adapter").is_dir():
+            return State.PRUNED
+        case Outcome.DIVERGED | Outcome.FAILED if told.get("cause") not in GOES_ON:
+            return State.FAILED
+    return State.QUEUED
+
+
+def _number(given: Assignment, trials: dict[Any, dict[str, Any]]) -> int:
+    if given.kind == Kind.BASE:
+        return 0
+    beside = (row["number"] for row in trials.values() if row["experiment"] == given.experiment)
+    return 1 + max(beside, default=0)
+
+
+def _settings(given: Assignment, experiment: dict[str, Any]) -> dict[str, Any]:
+    """What its sweep set, and whatever else differs from the experiment's recipe."""
+    recipe = Recipe.model_validate_json(experiment["recipe"])
+    here, there = _leaves(given.recipe), _leaves(json.loads(experiment["recipe"]))
+    resolved = {key: here[key] for key in RESOLVED}
+    experiment["resolved"] = json.dumps({**resolved, **json.loads(experiment["resolved"])})
+    found: dict[str, Any] = {}
+    if recipe.sweep is not None and given.kind == Kind.TUNE:
+        for key, parameter in in_order(recipe.sweep.parameters).items():
+            if exists(parameter, found):
+                found[key] = here[key]
+    return found | {
+        key: value
+        for key, value in here.items()
+        if key not in resolved and not key.startswith("sweep") and value != there.get(key)
+    }
+
+
+def _leaves(recipe: dict[str, Any]) -> dict[str, Any]:
+    """{"lora.rank": 8, …}"""
+    found: dict[str, Any] = {}
+    for section, values in recipe.items():
+        if isinstance(values, dict):
+            found |= {f"{section}.{key}": value for key, value in values.items()}
+        else:
+            found[section] = values
+    return found
