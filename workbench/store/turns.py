@@ -91,8 +91,8 @@ def _since(waiting: Sequence[Experiment]) -> float:
 
 
 def line_up(reader: Reader, now: float) -> list[TrialRow]:
-    """What is queued, in the order it will be placed by what is known now: as if every trial took as
-    long as those of its experiment that have ended. Held ones last."""
+    """What is queued, in the order it will be placed by what is known now: as if every trial took
+    as long as those of its experiment that have ended. Held ones last."""
     queued = sorted(reader.trials(states=frozenset({State.QUEUED})), key=place_of)
     known = {one.id: one for one in reader.experiments()}
     if len({trial.experiment for trial in queued}) < 2:
