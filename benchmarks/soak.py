@@ -111,7 +111,7 @@ class Soak:
         self.whole.start()
         for card in self.whole.service.snapshot().cards:
             if card.quarantined:
-                drop(self.whole.home.requests, "release-card", {"card": card.uuid})
+                drop(self.whole.home.requests, "undrain", {"card": card.uuid, "quarantine": True})
         self.feed()
 
     def feed(self) -> None:

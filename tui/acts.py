@@ -5,13 +5,17 @@ from __future__ import annotations
 from textual.message import Message
 
 from tui import present
-from tui.messages import RequestDropped, StopLookedUp
+from tui.messages import MatteredTold, RequestDropped, StopLookedUp
 from tui.poll import Question
-from workbench.service import EngineState, Service, Snapshot, TrialRow
+from workbench.service import Service, Snapshot, TrialRow
 from workbench.trial import Kind, State
 
 _EVENTS = 400
 """Read back to find when the last checkpoint was made."""
+_UNDO = {
+    "pause": "r undoes it",
+    "resume": "p undoes it",
+}
 _PAUSABLE = (State.QUEUED, State.STARTING, State.RUNNING)
 
 
@@ -54,6 +58,11 @@ def looker(trial: int, *, kill: bool) -> Question:
     return question
 
 
+def mattered(experiment: int) -> Question:
+    """Which of its settings mattered."""
+    return lambda service: MatteredTold(service.importance(experiment))
+
+
 def dropper(verb: str, trial: int) -> Question:
     """Leave a request of that verb for the engine."""
 
@@ -64,7 +73,7 @@ def dropper(verb: str, trial: int) -> Question:
             request = service.resume(trial)
         else:
             request = service.stop(trial, kill=verb == "kill")
-        return RequestDropped(request, verb, trial)
+        return RequestDropped(request, verb, trial, _UNDO.get(verb, ""))
 
     return question
 
@@ -78,17 +87,6 @@ def refusal(verb: str, row: TrialRow) -> str:
     if verb == "resume" and row.state is not State.PAUSED and row.wanted == "run":
         return f"it is {row.state}; only a paused one can be resumed"
     return ""
-
-
-def in_words(verb: str, trial: int, engine: EngineState) -> str:
-    """Said once the request lies there."""
-    said = {
-        "stop": f"trial {trial} will stop after its current step",
-        "kill": f"trial {trial} will be killed",
-        "pause": f"trial {trial} will pause after its current step; r undoes it",
-        "resume": f"trial {trial} waits for a card again; p undoes it",
-    }[verb]
-    return said if engine == "running" else f"{said}, once the engine is running"
 
 
 def farewell(snapshot: Snapshot | None) -> str:

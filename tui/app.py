@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from textual import on, work
 from textual.app import App, SystemCommand
@@ -14,23 +14,25 @@ from textual.screen import Screen
 
 from tui import messages as facts
 from tui import steer, theme
-from tui.acts import Started, dropper, farewell, in_words, looker, refusal, starter
+from tui.acts import Started, dropper, farewell, looker, mattered, refusal, starter
 from tui.desk import Desk
 from tui.poll import Poller
-from tui.screens.asking import help_panel, stop_panel
+from tui.screens.asking import help_panel, quarantine_panel, stop_panel
 from tui.screens.board import Board
 from tui.screens.cards import Cards
 from tui.screens.dashboard import Dashboard
 from tui.screens.events import Events
-from tui.screens.panel import error_panel
+from tui.screens.panel import Panel, error_panel
 from tui.screens.queue import Queue
 from tui.screens.trial import Trial
 from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
+from tui.tables.mattered import lines as mattered_lines
 from tui.terminal import guard
 from workbench.home import Home
 from workbench.present import counts_line, notice
 from workbench.service import Experiment, Service
+from workbench.text import safe_line
 
 VIEWS: tuple[type[View], ...] = (Dashboard, Trials, Queue, Board, Cards, Events)
 _WITH_WORDS = {
@@ -195,6 +197,22 @@ class WorkbenchApp(App[int]):
 
         self.push_screen(stop_panel(fact, self.desk.now()), answered)
 
+    @on(facts.MatteredAsked)
+    def _mattered_asked(self, fact: facts.MatteredAsked) -> None:
+        self.poller.ask(mattered(fact.experiment))
+
+    @on(facts.MatteredTold)
+    def _mattered_told(self, fact: facts.MatteredTold) -> None:
+        self.push_screen(Panel("Which settings mattered", mattered_lines(fact.report)))
+
+    @on(facts.QuarantineAsked)
+    def _quarantine_asked(self, fact: facts.QuarantineAsked) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.poller.ask(steer.sender("undrain", card=fact.card.uuid, quarantine=True))
+
+        self.push_screen(quarantine_panel(fact.card), answered)
+
     @on(facts.WordsAsked)
     def _words_asked(self, fact: facts.WordsAsked) -> None:
         row, snapshot = self.desk.trial(fact.trial), self.desk.snapshot
@@ -219,21 +237,21 @@ class WorkbenchApp(App[int]):
         self.poller.ask(steer.sender(fact.verb, undo=fact.undo, **fact.args))
 
     @on(facts.RequestDropped)
-    def _request_dropped(self, fact: facts.RequestDropped) -> None:
+    def _request_dropped(self, _fact: facts.RequestDropped) -> None:
+        """Its answer comes in a moment, where there is an engine."""
         engine = self.desk.snapshot.engine.state if self.desk.snapshot else "down"
-        if fact.trial is not None:
-            self._say(in_words(fact.verb, fact.trial, engine))
-        elif engine != "running":
+        if engine != "running":
             self._say("it is carried out once the engine is running")
 
     @on(facts.RequestAnswered)
     def _request_answered(self, fact: facts.RequestAnswered) -> None:
         if not fact.answer.ok:
             self.push_screen(error_panel(fact.answer.text, fact.answer.mend))
-        elif fact.dropped.trial is None:
+        else:
             undo = f"\n{fact.dropped.undo}" if fact.dropped.undo else ""
             self._say(fact.answer.text + undo)
-            self._typed.clear()
+            if fact.dropped.trial is None:
+                self._typed.clear()
 
     @on(facts.AskFailed)
     def _ask_failed(self, fact: facts.AskFailed) -> None:
@@ -277,15 +295,32 @@ class WorkbenchApp(App[int]):
         yield SystemCommand(
             hold, "Whether trials are started", lambda: self.poller.ask(steer.sender(verb))
         )
+        if isinstance(screen, View) and (row := self.desk.trial(screen.chosen)) is not None:
+            yield from self._of_experiment(row.experiment)
         if isinstance(screen, Queue) and screen.chosen is not None:
             one = f"trial {screen.chosen}"
             yield SystemCommand(f"Front: {one}", "", lambda: screen.action_order("front"))
             yield SystemCommand(f"Up: {one}", "", lambda: screen.action_order("up"))
             yield SystemCommand(f"Down: {one}", "", lambda: screen.action_order("down"))
-            yield SystemCommand(f"Hold or release the experiment of {one}", "", screen.action_hold)
+            yield SystemCommand(f"Back: {one}", "", lambda: screen.action_order("back"))
         if isinstance(screen, Cards):
             yield SystemCommand("Drain or undrain the card", "", lambda: screen.action_drain(False))
             yield SystemCommand("Drain the card now", "", lambda: screen.action_drain(True))
+
+    def _of_experiment(self, id: int) -> Iterable[SystemCommand]:
+        """Of the one whose trial is chosen, whether or not any of its trials waits."""
+        known = self.desk.snapshot.experiments if self.desk.snapshot else []
+        one = next(one for one in known if one.id == id)
+        name, verb = safe_line(one.name, 40), "release" if one.held else "hold"
+
+        def ask(verb: str, **args: Any) -> Callable[[], None]:
+            return lambda: self.poller.ask(steer.sender(verb, experiment=id, **args))
+
+        yield SystemCommand(f"{verb.capitalize()} experiment {name}", "", ask(verb))
+        for by, word in ((1, "first"), (-1, "later")):
+            wanted = one.priority + by
+            words = f"Experiment {name} goes {word}: priority {wanted}"
+            yield SystemCommand(words, "", ask("priority", priority=wanted))
 
     def _other_theme(self) -> None:
         light = self.theme == theme.LIGHT.name

@@ -10,8 +10,10 @@ from textual.message import Message
 from workbench.service import (
     Answer,
     BoardRow,
+    CardRow,
     EventRow,
     Experiment,
+    ImportanceReport,
     Point,
     Snapshot,
     TrialDetail,
@@ -95,6 +97,28 @@ class StopLookedUp(Message):
     def __init__(self, detail: TrialDetail, checkpoint_utc: float | None, kill: bool) -> None:
         super().__init__()
         self.detail, self.checkpoint_utc, self.kill = detail, checkpoint_utc, kill
+
+
+class MatteredAsked(Message):
+    """A person wants to know which settings of this experiment mattered."""
+
+    def __init__(self, experiment: int) -> None:
+        super().__init__()
+        self.experiment = experiment
+
+
+class MatteredTold(Message):
+    def __init__(self, report: ImportanceReport) -> None:
+        super().__init__()
+        self.report = report
+
+
+class QuarantineAsked(Message):
+    """A person wants this card, which failed, to take trials again."""
+
+    def __init__(self, card: CardRow) -> None:
+        super().__init__()
+        self.card = card
 
 
 class WantsChanged(Message):

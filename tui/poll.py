@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from textual.message import Message
@@ -29,6 +30,8 @@ from workbench.text import safe_line
 
 POINTS = 400
 """Asked of the store for one curve: two for each cell of a wide chart."""
+QUICK_S, ANSWERED_S = 0.1, 5.0
+"""While a person waits for an answer it is looked for so often, for so long."""
 PAINT_LIMIT_S = 10.0
 """A picture nobody acknowledged for so long is taken for painted."""
 
@@ -47,6 +50,7 @@ class Poller:
         self._wants = Wants()
         self._questions: queue.SimpleQueue[Question] = queue.SimpleQueue()
         self._waiting: dict[str, RequestDropped] = {}
+        self._quick_until_s = 0.0
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._painted = threading.Event()
@@ -81,7 +85,8 @@ class Poller:
                 if not self._look(service):
                     _close(service)
                     service = self._fresh()
-                self._wake.wait(self._period_s)
+                quick = self._waiting and time.monotonic() < self._quick_until_s
+                self._wake.wait(min(QUICK_S, self._period_s) if quick else self._period_s)
                 self._wake.clear()
         finally:
             _close(service)
@@ -102,6 +107,7 @@ class Poller:
                 continue
             if isinstance(fact, RequestDropped):
                 self._waiting[fact.request] = fact
+                self._quick_until_s = time.monotonic() + ANSWERED_S
             self._post(fact)
 
     def _look(self, service: Service) -> bool:

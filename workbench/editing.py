@@ -6,6 +6,10 @@ The names of local files among them are relative to where the person stands.
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +25,38 @@ def as_recipe(experiment: Experiment, settings: Mapping[str, object]) -> Recipe:
     return apply_settings(whole, settings)
 
 
-def as_text(recipe: Recipe) -> str:
+def as_text(recipe: Recipe, trial: int) -> str:
     """For an editor."""
-    return to_yaml(recipe)
+    return (
+        f"# Trial {trial} as a recipe. Change what should differ in its clone, save, and leave;\n"
+        f"# unchanged, or left with an error (vim: :cq), nothing is cloned.\n{to_yaml(recipe)}"
+    )
+
+
+def new_text(text: str) -> Path:
+    """A file of one's own that holds it."""
+    handle, name = tempfile.mkstemp(prefix="workbench-clone-", suffix=".yaml")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    return Path(name)
+
+
+def edit(path: Path, begun: str) -> str:
+    """Its text, once a person has left $VISUAL or $EDITOR. UsageError when that fails: the file is
+    gone then, unless something else than `begun` stands in it."""
+    words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    try:
+        code = subprocess.run([*words, str(path)], check=False).returncode
+        wrong, mend = f"the editor ended with {code}; nothing was cloned", ""
+    except OSError as missing:
+        code, wrong = 1, f"the editor {words[0]} cannot be run: {missing.strerror}"
+        mend = "set EDITOR, or give the changes with -s KEY=VALUE"
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if code:
+        if text == begun:
+            path.unlink()
+        raise UsageError(wrong, mend=mend if text == begun else f"your text is in {path}")
+    return text
 
 
 def changed(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 LEAST_TRIALS = 8
 """With fewer, even a setting that decides everything is not told from chance."""
 DRAWS = 400
+SURE = 0.05
 GROUPS = 3
 """Parts into which the values of a range are put, as many trials in each."""
 
@@ -41,6 +42,11 @@ class Importance:
     """How often shuffled ranks give it as much; above 0.05 it is not told from chance."""
     best: str
     """The value, or part of the range, whose trials did best."""
+
+    @property
+    def sure(self) -> bool:
+        """It is told from chance."""
+        return self.chance <= SURE
 
 
 def importance(outcomes: Sequence[Outcome], seed: int = 0) -> list[Importance]:

@@ -82,6 +82,19 @@ def test_kill_yes_does_not_ask(engine: Engine, workbench: Workbench, tmp_path: P
     assert workbench("kill", "--yes", "2").code == 0
 
 
+def test_what_several_trials_were_told_is_printed_for_programs(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    _long_run(workbench, tmp_path)
+    assert [one["trial"] for one in workbench("pause", "2", "1", "--json").data] == [2, 1]
+    assert [one["trial"] for one in workbench("resume", "2", "--json").data] == [2]
+    (killed,) = workbench("kill", "--yes", "2", "--json").data
+    assert "nothing is scored or kept" in killed["answer"]
+    refused = workbench("stop", "2", "--json")
+    assert refused.code == 2
+    assert "is stopped already" in refused.err
+
+
 def test_resume_of_a_paused_trial_is_answered(
     engine: Engine, workbench: Workbench, tmp_path: Path
 ) -> None:

@@ -96,10 +96,18 @@ def test_a_story_tells_only_news(bench: Bench) -> None:
     assert list(story.news([dataclasses.replace(moved, step=60)])) == []
 
 
+def test_of_a_resumed_trial_nothing_is_told_before_it_has_numbers(bench: Bench) -> None:
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    row = dataclasses.replace(bench.store.trial(2), step=175, total_steps=400, loss=None)
+    (line,) = Story(clock=lambda: 0.0).news([row])
+    assert "running" in line
+
+
 def test_a_story_grows_quieter(bench: Bench) -> None:
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
-    row = dataclasses.replace(bench.store.trial(2), step=1, total_steps=1000)
+    row = dataclasses.replace(bench.store.trial(2), step=1, total_steps=1000, loss=2.0)
     now = [0.0]
     story = Story(clock=lambda: now[0])
     assert len(list(story.news([row]))) == 1

@@ -63,11 +63,37 @@ def test_a_clone_that_starts_warm(ended: Workbench) -> None:
     said = ended("clone", "2", "-s", "train.seed=7", "--warm-start", "2", "--json")
     assert said.data["trial"] == 3
     assert "weights start from the adapter of trial 2" in said.data["answer"]
+    assert "same numbers" not in ended("clone", "2", "--warm-start", "2").out
+    assert "same numbers" in ended("clone", "2").out
     assert "warm start" in ended("show", "3").out
     refused = ended("clone", "2", "-s", "lora.rank=64", "--warm-start", "2")
     assert refused.code == 2
     assert "-s lora.rank=16" in refused.err
     assert ended("clone", "3", "-s", "lora.rank=64", "--warm-start", "none").code == 0
+
+
+@pytest.mark.parametrize("editor", ["/no/such/editor", "false"])
+def test_an_editor_that_fails_leaves_nothing_behind(
+    ended: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, editor: str
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", editor)
+    assert ended("clone", "2", "--edit").code == 2
+    assert not list(tmp_path.glob("workbench-clone-*"))
+
+
+def test_what_was_typed_in_an_editor_that_failed_is_kept(
+    ended: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    editor(tmp_path, monkeypatch, "s/seed: 42/seed: 43/")
+    with (tmp_path / "editor").open("a") as script:
+        script.write("exit 3\n")
+    said = ended("clone", "2", "--edit")
+    [kept] = tmp_path.glob("workbench-clone-*.yaml")
+    assert str(kept) in said.err
+    assert "seed: 43" in kept.read_text()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +105,9 @@ def test_a_clone_that_starts_warm(ended: Workbench) -> None:
         (("clone", "2", "--warm-start", "seven"), "wants a trial's id"),
         (("extend", "2", "--epochs", "lots"), "lots is no number"),
         (("extend", "2"), "say how much longer"),
+        (("extend", "2", "--epochs", "0"), "--epochs +1"),
+        (("extend", "2", "--epochs", "nan"), "--epochs +1"),
+        (("parallel", "tiny", "x"), "a number, or none"),
         (("add", "tiny"), "say which trial to add"),
         (("priority", "tiny", "99999"), "from -1000 to 1000"),
         (("parallel", "tiny", "0"), "from 1"),
@@ -165,12 +194,14 @@ def test_cards_are_drained(busy: Workbench, home: Home) -> None:
     said = busy("drain", "cpu-0", "--now")
     assert "takes no more trials" in said.out
     assert "drained" in busy("cards").out
-    assert "takes trials again" in busy("undrain", "cpu-0", "--quarantine").out
+    said = busy("undrain", "cpu-0", "--quarantine", "--json")
+    assert said.data == {"answer": "card cpu-0 takes trials again", "card": "cpu-0"}
     assert busy("drain", "GPU-0").code == 3
 
 
 def test_a_trial_may_go_anywhere_again(busy: Workbench) -> None:
-    assert "takes any card" in busy("move", "2", "any").out
+    busy("pause", "2")
+    assert busy("move", "2", "any").code == 0
     assert busy("move", "2", "GPU-nowhere").code == 3
 
 

@@ -585,6 +585,13 @@ def test_a_move_to_where_it_cannot_run_is_refused_politely(bench_of: MakeBench) 
     assert bench.store.trial(2).attempts == 1
 
 
+def test_what_runs_stays_where_it_is_when_it_may_go_anywhere(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    bench.submit(recipe(train={"max_steps": 900}))
+    row = bench.until(State.RUNNING, 2)
+    assert f"stays on {row.card}" in ask(bench, "move", trial=2, card="any").text
+
+
 def test_a_wish_for_a_card_can_be_taken_back(bench_of: MakeBench) -> None:
     bench = bench_of()
     bench.submit(recipe(train=LONG))

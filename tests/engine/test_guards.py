@@ -433,7 +433,7 @@ class TestFailingCards:
         bench.ticks(3)
         assert card(bench, "GPU-1").quarantined
         assert told(bench, "card-back") == ["card GPU-1 is back; it is still quarantined"]
-        drop(bench.desk.home.requests, "release-card", {"card": "GPU-1"})
+        drop(bench.desk.home.requests, "undrain", {"card": "GPU-1", "quarantine": True})
         bench.ticks(3)
         assert card(bench, "GPU-1").quarantined == ""  # its old errors are known, and no new ones
 

@@ -162,7 +162,7 @@ def test_a_card_that_loses_two_different_trials_is_quarantined(bench_of: MakeBen
     card = bench.store.cards()[0]
     assert "in a row" in card.quarantined
     assert not [t for t in bench.trials() if t.state.live]
-    drop(bench.desk.home.requests, "release-card", {"card": "cpu-0"})
+    drop(bench.desk.home.requests, "undrain", {"card": "cpu-0", "quarantine": True})
     bench.until(State.DONE, second)
 
 
@@ -703,7 +703,7 @@ def test_a_released_card_is_not_blamed_for_what_it_lost_before(bench_of: MakeBen
             drop(bench.desk.home.requests, "pause", {"trial": 2})
             bench.ticks()
     assert bench.store.cards()[0].quarantined
-    drop(bench.desk.home.requests, "release-card", {"card": "cpu-0"})
+    drop(bench.desk.home.requests, "undrain", {"card": "cpu-0", "quarantine": True})
     bench.until(State.RUNNING, 3)
     bench.desk.fleet.end("cpu-0", "died again")
     bench.ticks()

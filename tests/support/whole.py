@@ -145,7 +145,9 @@ class Whole:
             if trial.state is State.PAUSED:
                 self.obeyed(self.service.resume(trial.id))
         for card in self.service.snapshot().cards:  # earlier tests' losses are not its fault
-            self.obeyed(drop(self.home.requests, "release-card", {"card": card.uuid}))
+            self.obeyed(
+                drop(self.home.requests, "undrain", {"card": card.uuid, "quarantine": True})
+            )
         missing = 2 - len([t for t in self.tuned() if not t.state.final])
         if missing:
             sweep = TWO if missing == 2 else "null"

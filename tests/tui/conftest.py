@@ -19,6 +19,9 @@ from tui.app import WorkbenchApp
 from tui.screens.view import View
 from workbench.home import Home
 from workbench.service import Service
+from workbench.store.requests import Request, scan
+from workbench.store.rows import Answer
+from workbench.store.writer import Store
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -67,6 +70,16 @@ def running(home: Home) -> Iterator[Home]:
     """Filled, with an engine that ticks."""
     with engine_running(home):
         yield home
+
+
+def answer(home: Home, ok: bool, said: str, mend: str = "") -> None:
+    """As the engine would: in the store, and the file is gone."""
+    store = Store(home.database, clock=lambda: NOW)
+    for path, request in scan(home.requests):
+        assert isinstance(request, Request)
+        store.record_answer(request, Answer(ok=ok, text=said, mend=mend, data={}))
+        path.unlink()
+    store.close()
 
 
 async def until(pilot: Pilot[Any], fact: Callable[[], object]) -> None:

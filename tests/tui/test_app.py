@@ -13,7 +13,7 @@ from textual.command import CommandList
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests.tui.conftest import frame, settled, shown, text, until
+from tests.tui.conftest import answer, frame, settled, shown, text, until
 from tests.tui.filled import NOW, engine_running
 from tui.app import WorkbenchApp
 from tui.screens.panel import Confirm, Panel, TypeId
@@ -273,14 +273,16 @@ async def test_pause_and_resume_act_at_once(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await pilot.press("p")
         await until(pilot, lambda: requests(running))
-        await until(pilot, lambda: "r undoes it" in text(app))
+        [pause] = requests(running)
+        assert (pause["verb"], pause["args"]["trial"]) == ("pause", RUNNING)
+        answer(running, True, "trial 13 (running, step 320): gives its card back")
+        await until(pilot, lambda: "gives its card back" in text(app))
+        assert "r undoes it" in text(app)
         trials(app).to_key(PAUSED)
         await pilot.press("r")
-        await until(pilot, lambda: len(requests(running)) == 2)
-        assert [(r["verb"], r["args"]["trial"]) for r in requests(running)] == [
-            ("pause", RUNNING),
-            ("resume", PAUSED),
-        ]
+        await until(pilot, lambda: requests(running))
+        [resume] = requests(running)
+        assert (resume["verb"], resume["args"]["trial"]) == ("resume", PAUSED)
 
 
 async def test_the_palette_acts_on_the_chosen_trial(running: Home) -> None:

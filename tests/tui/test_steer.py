@@ -11,15 +11,17 @@ from textual.command import CommandList
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests.tui.conftest import frame, matches, settled, shown, text, until
+from tests.tui.conftest import answer, frame, matches, settled, shown, text, until
 from tests.tui.filled import NOW
 from tui.app import WorkbenchApp
-from tui.screens.panel import Panel, Words
+from tui.screens.panel import Confirm, Panel, Words
+from tui.tables import mattered
 from tui.widgets.rowlist import RowList
 from workbench.home import Home
+from workbench.importance import Importance
 from workbench.recipe import Recipe
+from workbench.service import ImportanceReport
 from workbench.store.requests import Request, scan
-from workbench.store.rows import Answer
 from workbench.store.writer import Store
 from workbench.trial import State
 
@@ -45,16 +47,6 @@ async def view(app: WorkbenchApp, pilot: Pilot[Any], digit: str, list: str, row:
     await settled(app, pilot)
     app.screen.query_one(f"#{list}", RowList).to_key(row)
     await settled(app, pilot)
-
-
-def answer(home: Home, ok: bool, said: str, mend: str = "") -> None:
-    """As the engine would: in the store, and the file is gone."""
-    store = Store(home.database, clock=lambda: NOW)
-    for path, request in scan(home.requests):
-        assert isinstance(request, Request)
-        store.record_answer(request, Answer(ok=ok, text=said, mend=mend, data={}))
-        path.unlink()
-    store.close()
 
 
 @pytest.fixture
@@ -312,3 +304,57 @@ async def test_requests_are_whole_json(running: Home) -> None:
         await until(pilot, lambda: sent(running))
         [path] = running.requests.glob("*.json")
         assert json.loads(path.read_bytes())["verb"] == "hold"
+
+
+async def test_a_quarantine_is_ended_with_its_reason_before_ones_eyes(running: Home) -> None:
+    store = Store(running.database, clock=lambda: NOW)
+    uuid = store.cards()[0].uuid
+    store.quarantine(uuid, "Xid 79, fell off the bus; reseat it")
+    store.close()
+    async with shown(running, 80, 24) as (app, pilot):
+        await view(app, pilot, "5", "cards", uuid)
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await until(pilot, lambda: "fell off the bus" in text(app))
+        await pilot.press("y")
+        await until(pilot, lambda: sent(running))
+        assert sent(running) == [("undrain", {"card": uuid, "quarantine": True})]
+
+
+async def test_the_board_tells_which_settings_mattered(running: Home) -> None:
+    async with shown(running, 80, 24) as (app, pilot):
+        await pilot.press("4")
+        await settled(app, pilot)
+        await pilot.press("i")
+        await until(pilot, lambda: "Which settings mattered" in text(app))
+        await until(pilot, lambda: "Too few to tell" in text(app))
+
+
+def test_what_mattered_is_a_line_each() -> None:
+    sure = Importance(
+        key="train.learning_rate", share=0.71, low=0.5, high=0.88, chance=0.002, best="0.004"
+    )
+    chance = Importance(key="lora.rank", share=0.02, low=0.0, high=0.2, chance=0.4, best="8")
+    report = ImportanceReport(experiment="demo", trials=36, least=8, settings=[sure, chance])
+    told = ["".join(part for part, _ in line) for line in mattered.lines(report)]
+    assert told[2].split() == ["lr", "71%", "50%", "to", "88%", "best", "0.004"]
+    assert told[3].endswith("not told from chance (p 0.40)")
+
+
+async def test_the_palette_steers_an_experiment_of_which_nothing_waits(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await view(app, pilot, "2", "trials", DONE)
+        await pilot.press("colon", *"Hold exp")
+        await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
+        await pilot.press("enter")
+        await until(pilot, lambda: sent(running))
+        [(verb, args)] = sent(running)
+        assert (verb, list(args)) == ("hold", ["experiment"])
+
+
+async def test_b_puts_a_trial_to_the_back(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await view(app, pilot, "3", "queue", QUEUED)
+        await pilot.press("b")
+        await until(pilot, lambda: sent(running))
+        assert sent(running) == [("order", {"trial": QUEUED, "to": "back"})]

@@ -6,6 +6,7 @@ from tui import present
 from tui.messages import StopLookedUp
 from tui.paint import Line, join, plain
 from tui.screens.panel import Confirm, Panel, TypeId
+from workbench.service import CardRow
 from workbench.trial import State
 
 
@@ -56,6 +57,17 @@ def _outcome(fact: StopLookedUp) -> str:
     return "It is not trained, and leaves no adapter."
 
 
+def quarantine_panel(card: CardRow) -> Confirm:
+    """Why it was taken out of use, and what saying yes means."""
+    lines: list[Line] = [
+        (plain(card.name, "bold"), ("  ", ""), plain(card.uuid, "dim")),
+        (plain(card.quarantined, "bad", 600),),
+        (),
+        (("It takes trials again. Should it fail again, so does what runs there.", ""),),
+    ]
+    return Confirm("End its quarantine?", lines, "end it", "leave it")
+
+
 _GAP = ("   ", "")
 KEYS = (
     ("1 … 6", "Dashboard, Trials, Queue, Board, Cards, Events"),
@@ -63,15 +75,16 @@ KEYS = (
     ("enter esc", "drill in: a trial, an event's text; step out"),
     ("/", "filter the list by words; esc clears it"),
     ("space", "mark a trial: marked curves are drawn together"),
-    ("[ ]  m", "on the board: other experiment; in a trial: next metric"),
-    ("s", "stop the trial; its last checkpoint becomes its adapter"),
+    ("s  K", "stop it and keep what it learned; kill it and keep nothing"),
     ("p  r", "pause it and free its card; resume it"),
-    ("K", "kill it and keep nothing; its id must be typed"),
     ("c  x  a", "clone it with edits; extend an ended one; add a trial"),
     ("v", "move it to another card"),
-    ("f u d", "in Queue: to the front, up, down"),
+    ("m", "in a trial: chart the next metric"),
+    ("f u d b", "in Queue: to the front, up, down, to the back"),
     ("+ - h H", "in Queue: priority; hold its experiment, hold everything"),
-    ("d  D", "in Cards: drain or undrain; drain now"),
+    ("[ ]  i", "on the Board: other experiment; which settings mattered"),
+    ("d  D", "in Cards: drain, undrain or end a quarantine; drain now"),
+    ("o", "in Events: open the trial it is about"),
     (": ctrl+p", "the palette: every command by name"),
     ("E  q", "start the engine; leave, training goes on"),
 )
@@ -80,4 +93,4 @@ KEYS = (
 def help_panel() -> Panel:
     lines: list[Line] = [((f"{key:<10}", "accent"), (meaning, "")) for key, meaning in KEYS]
     states: list[Line] = [present.state_word(word) for word in State]
-    return Panel("Keys", [*lines, (), join(states[:4], _GAP), join(states[4:], _GAP)])
+    return Panel("Keys", [*lines, join(states[:4], _GAP), join(states[4:], _GAP)], tight=True)

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
 from tui import present
-from tui.messages import TrialOpened, Wants
+from tui.messages import MatteredAsked, TrialOpened, Wants
 from tui.paint import Line, plain
 from tui.screens.view import View
 from tui.tables import board
@@ -25,6 +25,7 @@ class Board(View):
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("[ ]", "other experiment"),
         ("enter", "open"),
+        ("i", "what mattered"),
         ("c", "clone"),
         ("x", "extend"),
         ("s", "stop"),
@@ -32,6 +33,7 @@ class Board(View):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left_square_bracket", "turn(-1)", "The experiment before", key_display="["),
         Binding("right_square_bracket,tab", "turn(1)", "The next experiment", key_display="]"),
+        Binding("i", "mattered", "Which settings mattered"),
         Binding("shift+tab", "turn(-1)", show=False),
     ]
 
@@ -103,6 +105,12 @@ class Board(View):
         at = next(i for i, one in enumerate(choice) if one.id == found.id)
         self.experiment = choice[(at + by) % len(choice)].id
         self.repaint()
+
+    def action_mattered(self) -> None:
+        if (found := self._shown()) is None:
+            self.app.bell()
+        else:
+            self.post_message(MatteredAsked(found.id))
 
     @on(RowList.Opened)
     def _open(self, event: RowList.Opened) -> None:

@@ -9,7 +9,7 @@ from textual import on
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
-from tui.messages import SendAsked, TrialOpened
+from tui.messages import QuarantineAsked, SendAsked, TrialOpened
 from tui.screens.view import View
 from tui.tables import cards
 from tui.widgets.linebox import LineBox, entitle
@@ -27,7 +27,7 @@ class Cards(View):
         ("s", "stop it"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("d", "drain(False)", "Drain the card, or let it take trials again"),
+        Binding("d", "drain(False)", "Drain it; undrain it; end its quarantine"),
         Binding("D", "drain(True)", "Drain the card now: its trial goes on elsewhere"),
     ]
 
@@ -49,6 +49,8 @@ class Cards(View):
         card = self._card()
         if card is None:
             self.app.bell()
+        elif card.quarantined and not now:
+            self.post_message(QuarantineAsked(card))
         elif card.drained and not now:
             self.post_message(SendAsked("undrain", "d undoes it", card=card.uuid))
         else:

@@ -25,8 +25,11 @@ class Panel(ModalScreen[None]):
         ("escape,enter,q,question_mark", "dismiss", "Close"),
     ]
 
-    def __init__(self, title: str, lines: Sequence[Line], *, bad: bool = False) -> None:
-        super().__init__(classes="-bad" if bad else "")
+    def __init__(
+        self, title: str, lines: Sequence[Line], *, bad: bool = False, tight: bool = False
+    ) -> None:
+        """`tight`: without a margin, so that 21 lines are seen at once at 80 × 24."""
+        super().__init__(classes=" ".join(["-bad"] * bad + ["-tight"] * tight))
         self._title = title
         self._text = lines
 

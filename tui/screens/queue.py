@@ -24,7 +24,7 @@ class Queue(View):
     HERE = "Queue"
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("enter", "open"),
-        ("f u d", "reorder"),
+        ("f u d b", "reorder"),
         ("+ -", "priority"),
         ("h H", "hold"),
         *ACTS,
@@ -34,6 +34,7 @@ class Queue(View):
         Binding("f", "order('front')", "To the front of the queue"),
         Binding("u", "order('up')", "Up in the queue"),
         Binding("d", "order('down')", "Down in the queue"),
+        Binding("b", "order('back')", "To the back of its experiment"),
         Binding("plus", "priority(1)", "Its experiment goes first", key_display="+"),
         Binding("minus", "priority(-1)", "Its experiment goes later", key_display="-"),
         Binding("h", "hold", "Hold its experiment, or let it go on"),

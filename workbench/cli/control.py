@@ -11,7 +11,7 @@ import typer
 
 from workbench import present
 from workbench.cli.errors import tell_error
-from workbench.cli.tables import out, tell
+from workbench.cli.tables import as_json, out, tell
 from workbench.errors import EngineError, UsageError, WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import Answer
@@ -23,31 +23,33 @@ GRACE_S = 8.0
 UNFINISHED = frozenset({State.QUEUED, State.STARTING, State.RUNNING})
 
 Trials = Annotated[list[int], typer.Argument(help="Ids, as `ls` shows them.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def stop(trials: Trials) -> None:
+def stop(trials: Trials, as_data: Json = False) -> None:
     """End trials early; what they learned is scored and kept."""
-    _each(trials, lambda service, trial: service.stop(trial))
+    _each(trials, lambda service, trial: service.stop(trial), as_data)
 
 
 def kill(
     trials: Trials,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the id.")] = False,
+    as_data: Json = False,
 ) -> None:
     """End trials at once and keep nothing; asks for the id."""
     if not yes:
         _confirm(trials)
-    _each(trials, lambda service, trial: service.stop(trial, kill=True))
+    _each(trials, lambda service, trial: service.stop(trial, kill=True), as_data)
 
 
-def pause(trials: Trials) -> None:
+def pause(trials: Trials, as_data: Json = False) -> None:
     """Checkpoint trials and take them off their cards."""
-    _each(trials, lambda service, trial: service.pause(trial))
+    _each(trials, lambda service, trial: service.pause(trial), as_data)
 
 
-def resume(trials: Trials) -> None:
+def resume(trials: Trials, as_data: Json = False) -> None:
     """Let paused trials go on from their checkpoints."""
-    _each(trials, lambda service, trial: service.resume(trial))
+    _each(trials, lambda service, trial: service.resume(trial), as_data)
 
 
 def _confirm(trials: Iterable[int]) -> None:
@@ -69,22 +71,27 @@ def _confirm(trials: Iterable[int]) -> None:
             raise WorkbenchError(f"that was not {trial}; nothing was killed")
 
 
-def _each(trials: Iterable[int], send: Callable[[Service, int], str]) -> None:
+def _each(trials: Iterable[int], send: Callable[[Service, int], str], as_data: bool) -> None:
     """Send all, then print every answer; the first refusal's exit code."""
     service = Service()
     wanted = list(dict.fromkeys(trials))
     for trial in wanted:
         service.trial(trial)
     need_engine(service)
-    code = 0
+    code, answers = 0, []
     for request in [send(service, trial) for trial in wanted]:
         try:
-            out(answered(service, request).text)
+            answer = answered(service, request)
+            answers.append({"answer": answer.text, **answer.data})
+            if not as_data:
+                out(answer.text)
         except EngineError:
             raise
         except WorkbenchError as refused:
             tell_error(refused)
             code = code or refused.exit_code
+    if as_data:
+        as_json(answers)
     raise typer.Exit(code)
 
 

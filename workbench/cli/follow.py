@@ -72,7 +72,11 @@ class Story:
         """At every quarter of the way, and ever more rarely in between."""
         quarter = 4 * trial.step // trial.total_steps if trial.total_steps else 0
         told, at_utc, quiet_s = self.progress[trial.id]
-        if trial.step == 0 or (quarter <= told and self.clock() - at_utc < quiet_s):
+        if (
+            trial.step == 0
+            or trial.loss is None
+            or (quarter <= told and self.clock() - at_utc < quiet_s)
+        ):
             return False
         longer_s = quiet_s if quarter > told else min(2 * quiet_s, MOST_QUIET_S)
         self.progress[trial.id] = (quarter, self.clock(), longer_s)

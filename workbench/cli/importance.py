@@ -9,15 +9,16 @@ import typer
 
 from workbench import present
 from workbench.cli.control import revive
+from workbench.cli.listing import newest
 from workbench.cli.tables import as_json, out, out_table
 from workbench.service import Service
 from workbench.text import safe_line
 
-SURE = 0.05
-
 
 def importance(
-    experiment: Annotated[str, typer.Argument(help="Its name or id.")],
+    experiment: Annotated[
+        str | None, typer.Argument(help="Its name or id; left out: the newest.")
+    ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell which settings of a sweep mattered, and how sure that is.
@@ -27,7 +28,7 @@ def importance(
     """
     service = Service()
     revive(service)
-    found = service.importance(experiment)
+    found = service.importance(experiment if experiment is not None else newest(service))
     if as_data:
         as_json({**asdict(found), "enough": found.enough})
         return
@@ -43,8 +44,8 @@ def importance(
             one.key,
             f"{one.share:.0%}",
             f"{one.low:.0%} to {one.high:.0%}",
-            one.best if one.chance <= SURE else "-",
-            "" if one.chance <= SURE else f"not told from chance (p {one.chance:.2f})",
+            one.best if one.sure else "-",
+            "" if one.sure else f"not told from chance (p {one.chance:.2f})",
         )
         for one in found.settings
     ]

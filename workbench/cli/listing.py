@@ -132,7 +132,8 @@ def _state(trial: TrialRow, places: Mapping[int, int]) -> str:
 def _about(trial: TrialRow) -> str:
     """Its settings, and what it waits for or why it ended."""
     settings = "the base" if trial.kind == "base" else present.brief(trial.settings)
-    why = trial.waiting if trial.state == "queued" else trial.reason
+    waits = trial.waiting.removeprefix("waits for a card: ")
+    why = waits if trial.state == "queued" else trial.reason
     return "  ".join(part for part in (settings, safe_line(why)) if part)
 
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -52,25 +47,21 @@ def clone(
     recipe = as_recipe(found.experiment, found.trial.settings)
     edits = changed(recipe, settings or [])
     if edit:
-        edits = _edited(recipe, settings or [])
+        edits = _edited(trial, recipe, settings or [])
     args: dict[str, Any] = {"trial": trial, "settings": edits}
     if warm_start is not None:
         args["warm_trial"] = _trial_or_none(warm_start)
     _ask(service, "clone", as_data, **args)
 
 
-def _edited(recipe: Any, settings: list[str]) -> dict[str, Any]:
+def _edited(trial: int, recipe: Any, settings: list[str]) -> dict[str, Any]:
     """What a person changed in $EDITOR; a text with mistakes is offered again, and kept."""
-    from workbench.editing import as_text, changed
+    from workbench.editing import as_text, changed, edit, new_text
 
-    begun = as_text(recipe) if not settings else as_text(_with(recipe, settings))
-    handle, name = tempfile.mkstemp(prefix="workbench-clone-", suffix=".yaml")
-    path = Path(name)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(begun)
+    begun = as_text(_with(recipe, settings) if settings else recipe, trial)
+    path = new_text(begun)
     while True:
-        _edit(path)
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = edit(path, begun)
         try:
             edits = changed(recipe, text=text, file=path.name)
         except WorkbenchError as wrong:
@@ -88,19 +79,6 @@ def _with(recipe: Any, settings: list[str]) -> Any:
     from workbench.recipe import apply_settings
 
     return apply_settings(recipe, changed(recipe, settings))
-
-
-def _edit(path: Path) -> None:
-    words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
-    try:
-        code = subprocess.run([*words, str(path)], check=False).returncode
-    except OSError as missing:
-        raise UsageError(
-            f"the editor {words[0]} cannot be run: {missing.strerror}",
-            mend="set EDITOR, or give the changes with -s KEY=VALUE",
-        ) from missing
-    if code:
-        raise UsageError(f"the editor ended with {code}; nothing was cloned")
 
 
 def _again(wrong: WorkbenchError) -> bool:
@@ -140,11 +118,11 @@ def extend(
     _ask(Service(), "extend", as_data, **args)
 
 
-def _number(word: str, kind: type[int] | type[float]) -> int | float:
+def _number(word: str, kind: type[int] | type[float], mend: str = "like +1") -> int | float:
     try:
         return kind(word)
     except ValueError as wrong:
-        raise UsageError(f"{word} is no number", mend="like +1") from wrong
+        raise UsageError(f"{word} is no number", mend=mend) from wrong
 
 
 def add(
@@ -202,7 +180,7 @@ def parallel(
     as_data: Json = False,
 ) -> None:
     """Say how many of an experiment's trials run at once."""
-    wanted = None if limit == "none" else _number(limit, int)
+    wanted = None if limit == "none" else _number(limit, int, "a number, or none")
     _ask(Service(), "max-parallel", as_data, experiment=experiment, limit=wanted)
 
 
@@ -235,10 +213,7 @@ def undrain(
     as_data: Json = False,
 ) -> None:
     """Let a card take trials again."""
-    service = Service()
-    if quarantine:
-        _ask(service, "release-card", False, card=card)
-    _ask(service, "undrain", as_data, card=card)
+    _ask(Service(), "undrain", as_data, card=card, quarantine=quarantine)
 
 
 def _ask(service: Service, verb: str, as_data: bool, /, **args: Any) -> None:

@@ -91,7 +91,6 @@ VERBS: dict[str, Verb] = {
     "release": queue.release,
     "drain": cards.drain,
     "undrain": cards.undrain,
-    "release-card": cards.release,
     "engine-stop": engine.stop,
     "engine-start": engine.start,
 }

@@ -11,6 +11,7 @@ from workbench.errors import WorkbenchError
 from workbench.files import fresh_folder
 from workbench.footprint import choose_plan
 from workbench.footprint.lengths import UNREAD, Lengths, lengths_of
+from workbench.present import plural
 from workbench.recipe import Recipe, apply_settings, no_curve_for
 from workbench.scheduler.desk import Desk, card_of
 from workbench.scheduler.searching import ask_for_more
@@ -65,7 +66,7 @@ def enqueue(desk: Desk, experiment: Experiment, result: dict[str, Any], cards: l
         desk.store.note(
             "ready",
             f"experiment {experiment.name}: "
-            + ("its sweep begins" if bit_by_bit else f"{len(settings)} trials queued"),
+            + ("its sweep begins" if bit_by_bit else f"{plural(len(settings), 'trial')} queued"),
             experiment=experiment.id,
         )
         unstopped = no_curve_for(recipe, int(result["data"]["train_rows"]))

@@ -44,13 +44,12 @@ def drain(desk: Desk, args: dict[str, Any]) -> Answer:
 
 
 def undrain(desk: Desk, args: dict[str, Any]) -> Answer:
+    """It takes trials again; `quarantine`: also where it was taken out of use for a failure."""
     card = find_card(desk, args["card"])
     desk.store.drain(card.uuid, False)
-    but = f", once its quarantine ends ({card.quarantined})" if card.quarantined else ""
-    return done(f"card {card.uuid} takes trials again{but}", card=card.uuid)
-
-
-def release(desk: Desk, args: dict[str, Any]) -> Answer:
-    card = find_card(desk, args["card"])
-    desk.store.quarantine(card.uuid, "")
+    if args.get("quarantine"):
+        desk.store.quarantine(card.uuid, "")
+    elif card.quarantined:
+        but = f"once its quarantine ends ({card.quarantined})"
+        return done(f"card {card.uuid} takes trials again {but}", card=card.uuid)
     return done(f"card {card.uuid} takes trials again", card=card.uuid)

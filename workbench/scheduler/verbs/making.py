@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def clone(desk: Desk, args: dict[str, Any]) -> Answer:
         )
         return done(text, experiment=id, name=name)
     id = _add(desk, experiment, {**source.settings, **edits}, warm)
-    changed = "with " + _words(edits) if edits else "with the same settings, so the same numbers"
+    same = "so the same numbers" if warm == source.warm_trial else "from other weights"
+    changed = "with " + _words(edits) if edits else f"with the same settings, {same}"
     text = f"trial {id} is trial {source.id} again, {changed}; it {_when(desk)}{_warm_words(warm)}"
     return done(text, trial=id, experiment=experiment.id, name=experiment.name)
 
@@ -102,8 +104,11 @@ def _more(args: dict[str, Any]) -> dict[str, Any]:
     if (steps is None) == (epochs is None):
         raise UsageError("say how much longer", mend="--epochs +1, or --steps +100")
     if steps is not None:
-        return {"train.max_steps": whole(steps, 1, 10**9, "it")}
-    return {"train.epochs": float(epochs), "train.max_steps": None}  # type: ignore[arg-type]
+        return {"train.max_steps": whole(steps, 1, 10**9, "how many steps more")}
+    longer = float(epochs)  # type: ignore[arg-type]
+    if not 0 < longer < math.inf:
+        raise UsageError(f"{longer:g} epochs more is no training", mend="--epochs +1, or +0.5")
+    return {"train.epochs": longer, "train.max_steps": None}
 
 
 def add(desk: Desk, args: dict[str, Any]) -> Answer:
@@ -116,7 +121,9 @@ def add(desk: Desk, args: dict[str, Any]) -> Answer:
             mend="wait until it is ready" if experiment.state == "preparing" else experiment.mend,
         )
     if args.get("trials") is not None:
-        return _more_of_sweep(desk, experiment, whole(args["trials"], 1, search.MOST_TRIALS, "it"))
+        return _more_of_sweep(
+            desk, experiment, whole(args["trials"], 1, search.MOST_TRIALS, "how many more")
+        )
     settings = dict(args.get("settings") or {})
     apart = sorted(key for key in settings if not _shared(key, experiment))
     if apart:

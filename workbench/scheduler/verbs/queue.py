@@ -28,7 +28,8 @@ def priority(desk: Desk, args: dict[str, Any]) -> Answer:
 def max_parallel(desk: Desk, args: dict[str, Any]) -> Answer:
     """`limit` trials at once at most; None: as many as there are cards."""
     experiment = desk.store.experiment(args["experiment"])
-    limit = args["limit"] if args["limit"] is None else whole(args["limit"], 1, 10_000, "it")
+    limit = args["limit"]
+    limit = None if limit is None else whole(limit, 1, 10_000, "how many at once")
     desk.store.steer_experiment(experiment.id, max_parallel=limit)
     running = desk.store.running_by_experiment().get(experiment.id, 0)
     if limit is None:

@@ -144,11 +144,13 @@ def _between(mine: list[TrialRow], at: int, to: str) -> tuple[float, str] | None
 def move(desk: Desk, args: dict[str, Any]) -> Answer:
     """Checkpoint, give the card back, go on on the named one; any card when it is named `any`."""
     trial = unended(desk, args)
+    attempt = live_attempt(desk, trial.id)
     if args["card"] == "any":
         desk.store.steer_trial(trial.id, wanted_card=None)
-        return done(f"{where(trial)}: takes any card that is free and fits", trial=trial.id)
+        stays = attempt is not None and attempt.halt is None
+        then = f"stays on {attempt.card}" if attempt and stays else "takes any card that is free"
+        return done(f"{where(trial)}: {then}{'' if stays else ' and fits'}", trial=trial.id)
     card = find_card(desk, args["card"])
-    attempt = live_attempt(desk, trial.id)
     if attempt is not None and attempt.card == card.uuid:
         return done(f"{where(trial)}: is on {card.uuid} already", trial=trial.id, card=card.uuid)
     _check_takes(desk, trial, card)
