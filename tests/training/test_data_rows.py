@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from workbench.errors import DataError
 from workbench.training.rows import Row, read_file
+from workbench.training.sources import Source
+from workbench.training.survey import survey
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -96,3 +99,23 @@ def test_any_bytes_are_rows_or_a_data_error(
     path = written(tmp_path_factory.getbasetemp(), f"any.{ending}", content)
     with contextlib.suppress(DataError):
         assert all(isinstance(row.values, dict) for row in read_file(path))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "txt", "parquet"])
+def test_how_far_reading_is_can_be_told_from_its_first_rows(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"t.{ending}"
+    texts = [f"{n:05} apples and books " * 100 for n in range(3_000)]
+    if ending == "parquet":
+        pq.write_table(pa.table({"text": texts}), path)
+    elif ending == "json":
+        path.write_text(json.dumps([{"text": text} for text in texts]))
+    else:
+        lines = [json.dumps({"text": text}) if ending == "jsonl" else text for text in texts]
+        path.write_text("\n".join((["text"] if ending == "csv" else []) + lines))
+    told: list[tuple[str, int, int]] = []
+    source = Source(name="t", path=path, split="train", digest="d")
+    rows = survey(source, "training", lambda *seen: told.append(seen), None, [])
+    assert rows == 3_000
+    assert [done for _, done, _ in told] == [*range(500, 3_001, 500), 3_000]
+    assert all(2_300 <= total <= 3_100 for _, _, total in told)
+    assert told[-1] == ("reading training rows", 3_000, 3_000)

@@ -82,10 +82,12 @@ def prepare_data(
     progress: Progress,
     *,
     refresh: bool = False,
+    processes: int = 1,
 ) -> Prepared:
     """The recipe's rows as tokens, from `cache` when they were made before (milliseconds).
 
     `refresh` asks the hub whether a branch has moved; without it the commit last seen is used.
+    Many rows are tokenised by so many `processes`.
     DataError names the row and the mend of what cannot be trained on.
     """
     data = recipe.data
@@ -106,7 +108,7 @@ def prepare_data(
         with tempfile.TemporaryDirectory(prefix=_STAGED, dir=cache) as name:
             staged = Path(name) / "rows"
             staged.mkdir()
-            about = make_rows(data, tokenizer, (train, held), staged, progress)
+            about = make_rows(data, tokenizer, (train, held), staged, progress, processes)
             told = {"digest": digest, "sources": _digests(train, held), **about}
             text = json.dumps(told, ensure_ascii=False)
             (staged / "about.json").write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,9 @@ from workbench.text import safe_line
 from workbench.training.lines import (
     MOST_BYTES,
     NOT_UTF8,
+    Lines,
     Row,
     kind_of,
-    lines,
     place_of,
     too_long,
 )
@@ -36,7 +37,8 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> Iterator[Row]:
-    for number, line in lines(path):
+    lines = Lines(path)
+    for number, line in lines:
         if line.strip():
             place = place_of(path, number)
             try:
@@ -46,7 +48,7 @@ def _lines(path: Path) -> Iterator[Row]:
                 if isinstance(broken, json.JSONDecodeError):
                     column = f" at column {broken.colno}"
                 raise _not_json(broken, place, column) from broken
-            yield Row(place, _object(value, place))
+            yield Row(place, _object(value, place), lines.share)
 
 
 def _array(path: Path) -> Iterator[Row]:
@@ -59,7 +61,7 @@ def _array(path: Path) -> Iterator[Row]:
             place = text.place
             if not text.next:
                 raise DataError(f"{place}: the array is not closed by ]", mend=_MEND)
-            yield Row(place, _object(text.value(), place))
+            yield Row(place, _object(text.value(), place), text.share)
             text.skip()
             if text.next == ",":
                 text.take()
@@ -78,6 +80,7 @@ class _Text:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
         self._file = file
+        self._size = max(1, os.fstat(file.fileno()).st_size)
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._text = ""
         self._at = 0
@@ -91,6 +94,11 @@ class _Text:
     def next(self) -> str:
         """The character there; empty at the end."""
         return self._text[self._at : self._at + 1]
+
+    @property
+    def share(self) -> float:
+        """Of the file, how much has been passed, a character counted as a byte."""
+        return (self._file.tell() - len(self._text) + self._at) / self._size
 
     def take(self) -> None:
         self._at += 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,24 +21,42 @@ class Row:
     place: str
     """`train.jsonl:17`, or `train.parquet row 17` where there are no lines; counted from 1."""
     values: dict[str, Any]
+    share: float = field(default=0.0, compare=False)
+    """Of the file, how much has been read up to here; 0 where it cannot be told."""
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
+class Lines:
     """Numbered lines with their ends, decoded one by one so that a broken byte has a line."""
-    with path.open("rb") as file:
-        for number in count(1):
-            line = file.readline(MOST_BYTES + 1)
-            if not line:
-                return
-            if len(line) > MOST_BYTES:
-                raise too_long(place_of(path, number))
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as broken:
-                raise DataError(
-                    f"{place_of(path, number)}: byte {broken.start + 1} of the line is not UTF-8",
-                    mend=NOT_UTF8,
-                ) from broken
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._bytes, self._all_bytes = 0, 1
+
+    @property
+    def share(self) -> float:
+        """Of the file, how much has been read."""
+        return self._bytes / self._all_bytes
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        with self._path.open("rb") as file:
+            self._all_bytes = max(1, os.fstat(file.fileno()).st_size)
+            for number in count(1):
+                line = file.readline(MOST_BYTES + 1)
+                if not line:
+                    return
+                self._bytes += len(line)
+                yield number, self._decoded(line, number)
+
+    def _decoded(self, line: bytes, number: int) -> str:
+        if len(line) > MOST_BYTES:
+            raise too_long(place_of(self._path, number))
+        try:
+            return line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as broken:
+            place = place_of(self._path, number)
+            raise DataError(
+                f"{place}: byte {broken.start + 1} of the line is not UTF-8", mend=NOT_UTF8
+            ) from broken
 
 
 NOT_UTF8 = "save the file as UTF-8, e.g. iconv -f latin1 -t utf-8 old > new"

@@ -5,15 +5,16 @@ Two passes over the rows, neither of which keeps them: memory does not grow with
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.recipe.schema import Data
+from workbench.training.crew import MANY_ROWS, Crew
 from workbench.training.heldout import HeldOut
 from workbench.training.reading import Reader
-from workbench.training.render import Renderer
 from workbench.training.rows import Row
 from workbench.training.sources import Source
 from workbench.training.survey import Progress, again, survey
@@ -29,22 +30,25 @@ def make_rows(
     sources: tuple[Source, Source | None],
     folder: Path,
     progress: Progress,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Write train.arrow and eval.arrow into `folder`; returns what data.Prepared tells of them.
 
-    `sources` are train and eval. DataError for rows that cannot be trained on.
+    `sources` are train and eval; many rows are tokenised by so many `processes`. DataError for
+    rows that cannot be trained on.
     """
     reader = Reader(data, templates=bool(tokenizer.chat_template))
     split = _Split(data, sources, reader, progress)
-    renderer = Renderer(tokenizer, reader.loss_on)
+    many = min(data.max_rows or split.train_rows, split.train_rows) >= MANY_ROWS
+    crew = Crew(reader, tokenizer, processes=processes if many else 1)
     with ExitStack() as files:
         train, held = (
             files.enter_context(
-                Writer(folder / f"{name}.arrow", schema, name, reader, renderer, tokenizer)
+                Writer(folder / f"{name}.arrow", schema, name, reader, crew.renderer, tokenizer)
             )
             for name, schema in (("train", TRAIN), ("eval", EVAL))
         )
-        split.write(train, held, progress)
+        split.write(train, held, crew, progress)
     train.tally.check()
     held.tally.check()
     return {
@@ -59,7 +63,7 @@ def make_rows(
         "examples": train.examples.rows,
         "notes": [
             *split.notes(),
-            *reader.notes(renderer),
+            *reader.notes(crew.renderer),
             *train.tally.notes(),
             *train.doubts.notes(),
             *held.tally.notes(),
@@ -95,9 +99,9 @@ class _Split:
         self.eval_rows = 0
         self._held.all_seen()
 
-    def write(self, train: Writer, held: Writer, progress: Progress) -> None:
+    def write(self, train: Writer, held: Writer, crew: Crew, progress: Progress) -> None:
         if self._eval is None:
-            self._write_split(train, held, progress)
+            self._write_split(train, held, crew, progress)
             return
         parts = (
             (self._train, self._data.max_rows, self.train_rows, train),
@@ -105,28 +109,32 @@ class _Split:
         )
         for source, limit, total, writer in parts:
             stage = f"tokenising {writer.tally.name} rows"
-            for number, row in enumerate(again(source, limit)):
+            for number, (row, tokens) in enumerate(crew.tokens(again(source, limit))):
                 if number % BATCH_ROWS == 0:
                     progress(stage, number, total)
-                writer.add(row)
+                writer.add(row, tokens)
             progress(stage, total, total)
 
-    def _write_split(self, train: Writer, held: Writer, progress: Progress) -> None:
+    def _write_split(self, train: Writer, held: Writer, crew: Crew, progress: Progress) -> None:
+        parts: deque[str] = deque()  # of the rows that the crew has in hand
+        for row, tokens in crew.tokens(self._drawn(parts, progress)):
+            (held if parts.popleft() == "eval" else train).add(row, tokens)
+        progress("tokenising train rows", self.train_rows, self.train_rows)
+        progress("tokenising eval rows", held.tally.kept, held.tally.kept)
+
+    def _drawn(self, parts: deque[str], progress: Progress) -> Iterator[Row]:
+        """The rows that are used, and to `parts` what for."""
         limit = self._data.max_rows or self.train_rows
         trained = 0
         for number, row in enumerate(again(self._train, None)):
             if number % BATCH_ROWS == 0:
                 progress("tokenising train rows", number, self.train_rows)
             part = self._held.part_of(row)
-            if part == "eval":
-                held.add(row)
-            elif part == "train":
-                trained += 1
-                if trained <= limit:
-                    train.add(row)
+            trained += part == "train"
+            if part == "eval" or (part == "train" and trained <= limit):
+                parts.append(part)
+                yield row
         self._held.check(trained)
-        progress("tokenising train rows", self.train_rows, self.train_rows)
-        progress("tokenising eval rows", held.tally.kept, held.tally.kept)
 
     def notes(self) -> list[str]:
         return [] if self._eval is not None else self._held.notes()

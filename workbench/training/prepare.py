@@ -61,11 +61,14 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
     progress("finding the model", 0, 0)
     model = resolve_model(recipe.model)
     progress("loading the tokenizer", 0, 0)
-    from workbench.training.data import prepare_data  # seconds: transformers, pyarrow
+    from workbench.training.crew import spare_processes  # seconds: transformers, pyarrow
+    from workbench.training.data import prepare_data
     from workbench.training.tokens import load_tokenizer
 
     tokenizer = load_tokenizer(model.path, model.revision)
-    prepared = prepare_data(recipe, tokenizer, cache, progress, refresh=True)
+    prepared = prepare_data(
+        recipe, tokenizer, cache, progress, refresh=True, processes=spare_processes()
+    )
     _check_against(model, prepared, int(tokenizer.pad_token_id))
     if weights:
         progress("fetching the model", 0, 0)

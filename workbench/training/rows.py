@@ -13,7 +13,7 @@ from pathlib import Path
 from workbench.errors import DataError
 from workbench.text import safe_line
 from workbench.training.json_rows import json_rows
-from workbench.training.lines import MOST_BYTES, Row, kind_of, lines, name_of, place_of, too_long
+from workbench.training.lines import MOST_BYTES, Lines, Row, kind_of, name_of, place_of, too_long
 
 __all__ = ["Row", "kind_of", "read_file"]
 
@@ -40,7 +40,8 @@ def read_file(path: Path) -> Iterator[Row]:
 
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(MOST_BYTES)  # its own 131,072 would refuse long documents
-    records = csv.reader((line for _, line in lines(path)), strict=True)
+    lines = Lines(path)
+    records = csv.reader((line for _, line in lines), strict=True)
     header: list[str] = []
     began = 1
     try:
@@ -56,7 +57,7 @@ def _csv(path: Path) -> Iterator[Row]:
                     f"{place}: has {len(record)} fields, the header {len(header)}",
                     mend='put fields that hold commas or line ends into double quotes: "a, b"',
                 )
-            yield Row(place, dict(zip(header, record, strict=True)))
+            yield Row(place, dict(zip(header, record, strict=True)), lines.share)
     except csv.Error as broken:
         if "field larger" in str(broken):
             raise too_long(place_of(path, began)) from broken
@@ -76,9 +77,10 @@ def _header(names: list[str], place: str) -> list[str]:
 
 
 def _txt(path: Path) -> Iterator[Row]:
-    for number, line in lines(path):
+    lines = Lines(path)
+    for number, line in lines:
         if line.strip():
-            yield Row(place_of(path, number), {"text": line.rstrip("\r\n")})
+            yield Row(place_of(path, number), {"text": line.rstrip("\r\n")}, lines.share)
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -88,13 +90,14 @@ def _parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            total = max(1, file.metadata.num_rows)
             for batch in file.iter_batches(batch_size=64):
                 for values in batch.to_pylist():
                     number += 1
                     place = f"{name_of(path)} row {number}"
                     if any(isinstance(v, str) and len(v) > MOST_BYTES for v in values.values()):
                         raise too_long(place)
-                    yield Row(place, values)
+                    yield Row(place, values, number / total)
     except (pa.ArrowException, UnicodeDecodeError) as broken:
         raise DataError(
             f"{name_of(path)}, after row {number}: cannot be read: {safe_line(broken, 160)}",

@@ -155,7 +155,7 @@ def _read_hub(name: str, split: str, commit: str) -> Iterator[Row]:
     try:
         loaded = datasets.load_dataset(name, split=split, revision=commit)
         for number, values in enumerate(loaded, start=1):
-            yield Row(f"{shown} row {number}", values)
+            yield Row(f"{shown} row {number}", values, number / max(1, len(loaded)))
     except (OSError, ValueError, RuntimeError) as refused:
         raise DataError(
             f"{shown} cannot be loaded: {safe_line(refused, 300)}",

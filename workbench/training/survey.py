@@ -35,7 +35,7 @@ def survey(
     for row in islice(source.read(), limit):
         rows += 1
         if rows % _EVERY == 0:
-            progress(f"reading {what} rows", rows, limit or 0)
+            progress(f"reading {what} rows", rows, limit or _about(rows, row.share))
         try:
             for look in looks:
                 look(row)
@@ -52,6 +52,14 @@ def survey(
     refused.check(rows)
     progress(f"reading {what} rows", rows, rows)
     return rows
+
+
+def _about(rows: int, share: float) -> int:
+    """How many rows there will be, to two digits, so that it stays put; 0 if nothing tells."""
+    if not share:
+        return 0
+    total = int(rows / share)
+    return max(rows, round(total, 2 - len(str(total))))
 
 
 class _Refused:

@@ -51,13 +51,17 @@ class Count:
 class Tally:
     """Keeps a few numbers, and sixteen bytes a row."""
 
-    def __init__(self, name: str, max_tokens: int, *, answers: bool = True) -> None:
-        """`answers`: rows hold answers that must end; plain text may go on for ever."""
+    def __init__(
+        self, name: str, max_tokens: int, *, answers: bool = True, judged: bool = False
+    ) -> None:
+        """`answers`: rows hold answers that must end; plain text may go on for ever. `judged`: a
+        digest of them is wanted."""
         self.name = name
         self.highest_id = 0
         self.kept = 0
         self._max_tokens = max_tokens
         self._answers = answers
+        self._judged = judged
         self._lengths: Counter[int] = Counter()
         self._uncut: Counter[int] = Counter()
         self._target_tokens = 0
@@ -98,10 +102,12 @@ class Tally:
         self.kept += 1
         self._lengths[kept.length] += 1
         self.highest_id = max(self.highest_id, *kept.input_ids, *kept.prompt_ids)
-        self._target_tokens += sum(label != IGNORED for label in kept.labels[1:])
+        self._target_tokens += len(kept.labels) - 1 - kept.labels.count(IGNORED)
+        self._target_tokens += kept.labels[0] == IGNORED  # the first is nobody's target
         self._seen.add(kept.input_ids, place)
-        row = [kept.input_ids, kept.labels, kept.prompt_ids, kept.answer]
-        self._all.update(json.dumps(row).encode())
+        if self._judged:
+            row = [kept.input_ids, kept.labels, kept.prompt_ids, kept.answer]
+            self._all.update(json.dumps(row).encode())
 
     def check(self) -> None:
         """DataError when the majority of rows cannot be learned from, or none says when to end."""
@@ -140,6 +146,7 @@ class Tally:
 
     def digest(self) -> str:
         """Of all kept rows, in order."""
+        assert self._judged
         return self._all.hexdigest()[:32]
 
     @property

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from workbench.training.doubts import Doubts
 from workbench.training.examples import Examples
 from workbench.training.reading import Reader
-from workbench.training.render import Renderer
+from workbench.training.render import Renderer, Tokens
 from workbench.training.rows import Row
 from workbench.training.tally import Kept, Tally
 
@@ -41,7 +43,7 @@ class Writer:
         self._rows: list[Kept] = []
         self._tokens = 0
         answers = reader.shape != "text"
-        self.tally = Tally(name, reader.max_tokens, answers=answers)
+        self.tally = Tally(name, reader.max_tokens, answers=answers, judged=schema is EVAL)
         self.doubts = Doubts(name, tokenizer)
         self.examples = Examples(tokenizer)
         self._path = path
@@ -57,13 +59,11 @@ class Writer:
         self._stream.close()
         self._file.close()
 
-    def add(self, row: Row) -> None:
-        example = self._reader.read(row)
-        tokens = self._renderer.tokens_of(example, row.place)
+    def add(self, row: Row, tokens: Tokens) -> None:
         kept = self.tally.add(tokens, row.place, self._renderer.ends)
         if kept is None:
             return
-        self.doubts.look(example, tokens, row.place)
+        self.doubts.look(self._reader.read(row), tokens, row.place)
         self.examples.take(kept, row.place)
         self._rows.append(kept)
         self._tokens += kept.length
@@ -73,6 +73,16 @@ class Writer:
     def _flush(self) -> None:
         columns = [[getattr(row, name) for row in self._rows] for name in self._schema.names]
         fields = zip(columns, self._schema, strict=True)
-        arrays = [pa.array(column, field.type) for column, field in fields]
+        arrays = [
+            _lists(column) if field.type == _IDS else pa.array(column, field.type)
+            for column, field in fields
+        ]
         self._stream.write_batch(pa.record_batch(arrays, schema=self._schema))
         self._rows, self._tokens = [], 0
+
+
+def _lists(column: list[list[int]]) -> pa.Array:
+    """What pa.array makes of them, in a sixth of its time."""
+    flat = np.fromiter(chain.from_iterable(column), np.int32)
+    ends = np.cumsum([0, *map(len, column)], dtype=np.int32)
+    return pa.ListArray.from_arrays(ends, flat)
