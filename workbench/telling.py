@@ -1,6 +1,7 @@
 """`python -m workbench.telling LOG SECONDS COMMAND …`: run it within a time, its output to LOG.
 
 A process of its own, so that a command that hangs, or lies on a disk that does, holds up nobody.
+What it prints (`curl -v` prints a token) is kept without secrets and escapes.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
-LOG_LIMIT_BYTES = 1 << 20
+from workbench.text import safe, safe_line
+
+LOG_LIMIT_BYTES, KEPT_BYTES = 1 << 20, 1 << 16
 
 
 def main(arguments: list[str]) -> int:
@@ -22,11 +26,14 @@ def main(arguments: list[str]) -> int:
     with suppress(OSError):
         if log.stat().st_size > LOG_LIMIT_BYTES:
             log.rename(log.with_suffix(".log.1"))
-    with log.open("ab", buffering=0) as out:
-        code = _run(command, limit_s, out.fileno())
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with suppress(OSError):
-            out.write(f"{stamp} {command[0]!r} ended with {code}\n".encode(errors="replace"))
+    with tempfile.TemporaryFile(dir=log.parent) as said:
+        code = _run(command, limit_s, said.fileno())
+        said.seek(0)
+        told = safe(said.read(KEPT_BYTES).decode(errors="replace"), KEPT_BYTES).rstrip("\n")
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    end = f"{stamp} {safe_line(repr(command[0]))} ended with {code}"
+    with suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as out:
+        out.write(f"{told}\n{end}\n" if told else f"{end}\n")
     return code
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.desks import Bench, cpu_card, make_bench, recipe
+from tests.support.waiting import wait_for
 from workbench.cli import main
 from workbench.cli.errors import report
 from workbench.errors import RecipeError
@@ -21,6 +22,7 @@ from workbench.home import Home
 from workbench.recipe import load_recipe
 from workbench.redact import MASK, learn, redact
 from workbench.scheduler import obey
+from workbench.scheduler.notifier import Notifier
 from workbench.store.requests import drop
 from workbench.text import safe
 from workbench.trial import State
@@ -179,11 +181,28 @@ def test_what_reaches_the_store_past_it_is_masked_on_the_terminal(
 ) -> None:
     bench.submit(recipe())
     bench.store.db.execute("update trials set reason = ?, waiting = ?", (FORMED, NAMED))
-    for command in (["ls", "--all"], ["show", "2"], ["board"], ["logs", "2"]):
+    commands = (["ls", "--all"], ["show", "2"], ["board"], ["logs", "2"], ["ls", "--all", "--json"])
+    for command in commands:
         main(command)
         said = capsys.readouterr()
         assert not {FORMED, NAMED} & set((said.out + said.err).split("  "))
         assert FORMED not in said.out + said.err
+
+
+def test_what_an_end_tells_and_what_its_command_prints_is_without_it(
+    bench: Bench, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    script = f"import sys; open({str(kept)!r}, 'w').write(sys.stdin.read()); print({FORMED!r})"
+    command = [sys.executable, "-c", script]
+    notifier = bench.desk.notifier = Notifier(bench.desk.home, lambda: command)
+    id = bench.submit(recipe())
+    bench.store.refuse(id, "no", "")
+    bench.store.db.execute("update experiments set reason = ?", (f"401 {FORMED}",))
+    bench.ticks(1)
+    wait_for(lambda: all(child.poll() is not None for _, child in notifier._running), "its end")
+    assert json.loads(kept.read_text())["reason"] == f"401 {MASK}"
+    assert (bench.desk.home.logs / "notify.log").read_text().startswith(f"{MASK}\n")
 
 
 def test_a_traceback_is_kept_without_it(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, TextIO
 
+from workbench.redact import redact
 from workbench.text import safe, safe_line
 
 LONG = 1 << 22
@@ -43,7 +44,8 @@ def tell(text: str, colour: str = "") -> None:
 
 def as_json(value: Any) -> None:
     """The answer for programs: sorted keys, plain ASCII, so escapes in it stay asleep."""
-    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=_plain) + "\n")
+    text = json.dumps(value, indent=2, sort_keys=True, default=_plain)
+    sys.stdout.write(redact(text) + "\n")
 
 
 def _plain(value: Any) -> Any:

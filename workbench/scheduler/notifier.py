@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from workbench.home import Home
+from workbench.redact import redact
 
 AT_ONCE = 4
 """Commands that run at one time; the next experiment's end waits for one of them."""
@@ -37,7 +38,7 @@ class Notifier:
         if not command:
             return lambda: None
         body = tempfile.TemporaryFile(dir=self._home.root)  # noqa: SIM115 (closed by `run`)
-        body.write(json.dumps(told).encode())
+        body.write(redact(json.dumps(told)).encode())
         body.seek(0)
         log, limit = str(self._home.logs / "notify.log"), str(self._limit_s)
 
