@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from platformdirs import user_data_path
 
 from workbench.errors import EngineError
 
+_UNFIT = re.compile(r"[^A-Za-z0-9-]")
 STOPPED_BY_A_PERSON = b"stopped by a person\n"
 
 
@@ -81,7 +83,7 @@ class Home:
     def card_lock(self, uuid: str, kind: str) -> Path:
         """Of the worker that has the card: one on this machine for a GPU, one a home for cores."""
         folder = private_temp() / "locks" if kind == "cuda" else self.root / "locks"
-        return folder / f"card-{uuid}.lock"
+        return folder / f"card-{_UNFIT.sub('_', uuid)[:80]}.lock"  # a driver's word, maybe with a /
 
     def experiment(self, id: int) -> Path:
         return self.root / "experiments" / str(id)

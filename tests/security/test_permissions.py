@@ -73,6 +73,26 @@ def test_a_database_is_nobody_elses_by_itself(wide_open: None, tmp_path: Path) -
     store.close()
 
 
+def test_a_database_that_was_copied_is_closed_to_others(tmp_path: Path) -> None:
+    Store(tmp_path / "workbench.db").close()
+    (tmp_path / "workbench.db").chmod(0o644)
+    store = Store(tmp_path / "workbench.db")
+    store.note("x", "y")
+    assert mode(tmp_path / "workbench.db") == mode(tmp_path / "workbench.db-wal") == 0o600
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["../../outside", "/outside", "a\0b\nc", "MIG-GPU-1/2/0", "n" * 300]
+)
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_a_cards_name_leads_nowhere(tmp_path: Path, name: str, kind: str) -> None:
+    home = Home(tmp_path / "home")
+    lock = home.card_lock(name, kind)
+    assert lock.parent == home.card_lock("GPU-1", kind).parent
+    (tmp_path / lock.name).touch()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiments_name_leads_nowhere(bench: Bench, tmp_path: Path, name: str) -> None:
     home = bench.desk.home

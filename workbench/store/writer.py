@@ -7,7 +7,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ class Store(Reader):
         if told and not path.exists():
             raise gone(path)
         path.touch(mode=0o600)  # its log takes after it
+        with suppress(OSError):  # one that was copied here is nobody else's either
+            path.chmod(path.stat().st_mode & 0o700)
         try:
             connection = sqlite3.connect(path, timeout=5, isolation_level=None)
             super().__init__(_ours(connection, path, told))
