@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import shutil
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,6 +53,7 @@ COMMANDS = (
     ["logs", "2"],
     ["board"],
     ["cards"],
+    ["importance", "tiny"],
     ["engine", "status"],
 )
 
@@ -147,6 +154,28 @@ def test_commands_print_none_of_it(
     out, err = capfdbinary.readouterr()
     assert not raw(out.decode() + err.decode())
     assert len(out) < 200_000
+
+
+@pytest.mark.parametrize("command", [["show", "2"], ["logs", "2"]], ids=" ".join)
+def test_a_terminal_gets_no_sequence_but_our_colours(poisoned: Home, command: list[str]) -> None:
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "workbench", *command],
+        env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": ""},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    out = b""
+    with suppress(OSError):  # its end
+        while some := os.read(ours, 1 << 16):
+            out += some
+    os.close(ours)
+    assert child.wait() == 0
+    said = re.sub(r"\x1b\[(?:0|1|2|3[1-6])m", "", out.decode())
+    assert said != out.decode()
+    assert not raw(said.replace("\r\n", "\n"))
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] != "logs"], ids=" ".join)
