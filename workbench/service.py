@@ -232,6 +232,11 @@ class Service:
             experiment = reader.experiment(key)
             return experiment, board(reader, experiment, self.clock())
 
+    def measured(self) -> list[tuple[str, dict[str, Any], int, dict[str, Any]]]:
+        """(card, plan, peak bytes, model's config) of attempts done on GPUs, newest first."""
+        reader = self.reader()
+        return reader.measured() if reader else []
+
     def importance(self, key: int | str) -> ImportanceReport:
         """Which settings mattered; see workbench.importance. Some tenths of a second."""
         reader = self._need_reader()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Workbench
-from tests.support.desks import TINY, Bench
+from tests.support.desks import TINY, Bench, gpu_card, make_bench
 from workbench.cli.plan import outlooks
 from workbench.errors import WorkbenchError
+from workbench.footprint import named_config
 from workbench.footprint.usual_cards import usual_card
 from workbench.home import Home
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, find_recipe, load_recipe
 
 KEYS = {"fits", "peak_bytes", "card_bytes", "buckets", "plan", "suggestions"}
 GUIDE = "llama3-8b-qlora"
@@ -71,6 +73,31 @@ def test_of_a_sweep_the_hungriest_point_is_planned(workbench: Workbench) -> None
 def test_the_cards_here_are_meant_where_they_are_known(bench: Bench, workbench: Workbench) -> None:
     said = workbench("plan", "demo", "--json").data
     assert (said["card"], said["plan"]["precision"]) == ("CPU card", "fp32")
+
+
+@pytest.mark.parametrize("asked", [("--card", "3090"), ()])
+def test_what_such_a_card_measured_corrects_the_plan(
+    asked: tuple[str, ...], home: Home, workbench: Workbench, tmp_path: Path
+) -> None:
+    bench = make_bench(tmp_path, [gpu_card(0, name="NVIDIA GeForce RTX 3090")])
+    config = named_config("meta-llama/Meta-Llama-3-8B")
+    bench.submit(load_recipe(find_recipe(GUIDE), []), config)
+    before = workbench("plan", GUIDE, *asked, "--json").data
+    predicted = sum(before["buckets"].values())
+    for _ in range(3):
+        attempt = bench.store.add_attempt(2, "GPU-0", before["plan"], predicted, 0)
+        bench.store.touch_attempt(attempt, peak_bytes=int(predicted * 1.05))
+        bench.store.end_attempt(attempt, "done", "")
+    after = workbench("plan", GUIDE, *asked, "--json").data
+    assert (before["peak_bytes"], before["measured_factor"]) == (predicted, 1)
+    assert after["measured_factor"] == pytest.approx(1.05, abs=1e-3)
+    assert after["peak_bytes"] == int(sum(after["buckets"].values()) * 1.05)
+    assert after["peak_bytes"] <= after["room_bytes"]
+    assert re.search(r"measured +× 1\.05", workbench("plan", GUIDE, *asked).out)
+    other = workbench("plan", GUIDE, "--card", "4090", "--json").data
+    assert other["measured_factor"] == 1
+    bench.desk.fleet.close()
+    bench.store.close()
 
 
 def test_a_card_nobody_knows_names_the_nearest(workbench: Workbench) -> None:

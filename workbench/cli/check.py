@@ -9,7 +9,7 @@ import typer
 
 from workbench import present
 from workbench.cli.errors import tell_error
-from workbench.cli.plan import cards_here, meant_cards, outlooks, told
+from workbench.cli.plan import cards_here, history, meant_cards, outlooks, told
 from workbench.cli.prepare import prepared
 from workbench.cli.run import RecipeName, Settings, read
 from workbench.cli.tables import as_json, out, paint
@@ -70,7 +70,7 @@ def _fit(
         roomiest = max(cards, key=lambda one: one.usable_bytes)
         point, _ = hungriest(recipe, config, roomiest)
         rows = lengths_of(result["data"]) if point.data == recipe.data else None
-        return outlooks(point, config, cards, rows), None
+        return outlooks(point, config, cards, rows, history(service, config)), None
     except WorkbenchError as refused:
         return [], refused
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from workbench import present
 from workbench.cli.run import RecipeName, Settings, read
 from workbench.cli.tables import as_json, out, out_table, paint, width
 from workbench.errors import ModelError, UsageError, WorkbenchError
-from workbench.service import Service
+from workbench.service import CardRow, Service
 from workbench.text import safe_line
 
 if TYPE_CHECKING:
@@ -47,10 +48,12 @@ def plan(
 
     wanted = read(recipe, settings)
     config, source = find_config(wanted.model)
-    cards, why = meant_cards(Service(), card, vram)
+    service = Service()
+    cards, why = meant_cards(service, card, vram)
     roomiest = max(cards, key=lambda one: one.usable_bytes)
     point, swept = hungriest(wanted, config, roomiest)
-    looked = outlooks(point, config, cards)
+    factors = history(service, config, by_name=card is not None)
+    looked = outlooks(point, config, cards, factors=factors)
     main = looked[0]
     usual = _usual(point, config)
     if as_data:
@@ -86,40 +89,61 @@ def meant_cards(service: Service, card: str | None, vram: str | None) -> tuple[l
 
 def cards_here(service: Service) -> list[Card]:
     """As the engine last saw them; none where it never ran."""
+    return [card_of(row) for row in service.snapshot().cards if row.present]
+
+
+def card_of(row: CardRow) -> Card:
     from workbench.cards import Card
 
-    found = []
-    for row in service.snapshot().cards:
-        if row.present:
-            parts = [int(part) for part in row.capability.split(".")] if row.capability else None
-            found.append(
-                Card(
-                    uuid=row.uuid,
-                    kind="cuda" if row.kind == "cuda" else "cpu",
-                    name=row.name,
-                    total_bytes=row.total_bytes,
-                    capability=(parts[0], parts[1]) if parts else None,
-                    cap_bytes=row.cap_bytes,
-                )
-            )
-    return found
+    parts = [int(part) for part in row.capability.split(".")] if row.capability else None
+    return Card(
+        uuid=row.uuid,
+        kind="cuda" if row.kind == "cuda" else "cpu",
+        name=row.name,
+        total_bytes=row.total_bytes,
+        capability=(parts[0], parts[1]) if parts else None,
+        cap_bytes=row.cap_bytes,
+    )
+
+
+def history(
+    service: Service, config: dict[str, Any], *, by_name: bool = False
+) -> Callable[[Card], Callable[[Plan], float]]:
+    """For a card, what the engine corrects a plan's bytes by: the median of what attempts measured
+    on such cards. `by_name`: a card of that name, whatever its size and cap."""
+    from workbench.footprint.ladder import kind_of
+    from workbench.footprint.residual import key_of, learned
+    from workbench.footprint.usual_cards import everyday
+
+    def kind(card: Card) -> tuple[object, ...]:
+        return (card.kind, everyday(card.name)) if by_name else kind_of(card)
+
+    cards = [card_of(row) for row in service.snapshot().cards if row.kind == "cuda"]
+    found = learned(service.measured(), {card.uuid: kind(card) for card in cards}) if cards else {}
+    return lambda card: lambda plan: found.get(key_of(kind(card), config, plan.to_json()), 1.0)
 
 
 def outlooks(
-    recipe: Recipe, config: dict[str, Any], cards: list[Card], lengths: Lengths | None = None
+    recipe: Recipe,
+    config: dict[str, Any],
+    cards: list[Card],
+    lengths: Lengths | None = None,
+    factors: Callable[[Card], Callable[[Plan], float]] | None = None,
 ) -> list[Outlook]:
     """One for each card unlike the others; the roomiest of those that fit first.
 
     WorkbenchError where none of them has what the recipe asks for by name, e.g. bf16.
     """
     from workbench.footprint.lengths import UNREAD
-    from workbench.footprint.outlook import look
+    from workbench.footprint.outlook import NOTHING, Known, look
 
     unlike = {(c.kind, c.name, c.usable_bytes, c.total_bytes, c.capability): c for c in cards}
     found, lacking = [], []
     for card in unlike.values():
         try:
-            found.append(look(recipe, config, card, lengths or UNREAD))
+            factor = factors(card) if factors else NOTHING.factor
+            known = Known(lengths=lengths or UNREAD, factor=factor)
+            found.append(look(recipe, config, card, known))
         except ModelError:
             raise
         except WorkbenchError as refused:
@@ -134,6 +158,7 @@ def told(one: Outlook) -> dict[str, Any]:
     return {
         "fits": one.fits,
         "peak_bytes": one.plan.predicted_bytes,
+        "measured_factor": one.factor,
         "card_bytes": one.card.usable_bytes,
         "room_bytes": one.room_bytes,
         "left_bytes": one.left_bytes,
@@ -199,6 +224,8 @@ def print_buckets(one: Outlook) -> None:
         (letters[name], name, present.size(size), f"{size / whole:.0%}")
         for name, size in sizes.items()
     ]
+    if one.factor != 1:
+        rows.append(("", "measured", f"× {one.factor:.2f}", ""))
     rows.append(("", "peak", present.size(one.plan.predicted_bytes), ""))
     out_table(("", "bytes of", "size", "of the card"), rows, right=("size", "of the card"))
 

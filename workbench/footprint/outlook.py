@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.cards import Card
@@ -11,6 +11,7 @@ from workbench.errors import DoesNotFit
 from workbench.footprint.choose import choose_plan, limit_bytes
 from workbench.footprint.lengths import UNREAD, Lengths
 from workbench.footprint.plan import Plan
+from workbench.footprint.residual import fitted
 from workbench.footprint.usual_cards import GIB, SIZES_GB
 from workbench.recipe import apply_settings
 from workbench.recipe.schema import Recipe
@@ -20,6 +21,23 @@ STEP_BYTES = GIB // 8
 MOST_GIB = 1 << 20
 """More than anything asks for: Gemma 2 attends eagerly, which is quadratic in the tokens."""
 Config = Mapping[str, Any]
+
+
+def _as_predicted(plan: Plan) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known besides recipe and card."""
+
+    lengths: Lengths = field(default_factory=lambda: UNREAD)
+    """Of the rows."""
+    factor: Callable[[Plan], float] = _as_predicted
+    """What attempts measured on such a card, against what was predicted of them."""
+
+
+NOTHING = Known()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +65,16 @@ class Outlook:
     suggestions: tuple[Suggestion, ...] = ()
 
     @property
+    def factor(self) -> float:
+        """What the peak was corrected by, after what was measured on such a card; 1 for nothing."""
+        return round(self.plan.predicted_bytes / sum(self.plan.buckets.values()), 4)
+
+    @property
     def left_bytes(self) -> int:
         return self.room_bytes - self.plan.predicted_bytes
 
 
-def look(recipe: Recipe, config: Config, card: Card, lengths: Lengths = UNREAD) -> Outlook:
+def look(recipe: Recipe, config: Config, card: Card, known: Known = NOTHING) -> Outlook:
     """The recipe on that card, all of it free. Takes some ms, a tenth of a second without room.
 
     ModelError for an unknown kind of model, WorkbenchError where the card lacks what the recipe
@@ -59,27 +82,34 @@ def look(recipe: Recipe, config: Config, card: Card, lengths: Lengths = UNREAD) 
     """
     room = limit_bytes(card)
     try:
-        plan = choose_plan(recipe, config, card, **lengths)
+        plan = planned(recipe, config, card, known)
     except DoesNotFit as refused:
-        least = leanest(recipe, config, card, lengths)
+        least = leanest(recipe, config, card, known)
         return Outlook(
             card=card,
             fits=False,
             room_bytes=room,
             plan=least[1],
             reason=refused.what,
-            suggestions=tuple(_suggestions(recipe, config, card, lengths, least)),
+            suggestions=tuple(_suggestions(recipe, config, card, known, least)),
         )
     return Outlook(card=card, fits=True, room_bytes=room, plan=plan)
 
 
-def leanest(
-    recipe: Recipe, config: Config, card: Card, lengths: Lengths = UNREAD
-) -> tuple[int, Plan]:
+def planned(recipe: Recipe, config: Config, card: Card, known: Known) -> Plan:
+    """As the engine plans on that card, all of it free; its peak is the one to be expected."""
+
+    def make(room: int | None) -> Plan:
+        return choose_plan(recipe, config, card, room, **known.lengths)
+
+    return fitted(make, known.factor, None, limit_bytes(card))
+
+
+def leanest(recipe: Recipe, config: Config, card: Card, known: Known = NOTHING) -> tuple[int, Plan]:
     """Bytes of the smallest card of that kind that takes the recipe, and its plan there."""
 
     def plan_on(total: int) -> Plan | None:
-        return _try(recipe, config, sized(card, total), lengths)
+        return _try(recipe, config, sized(card, total), known)
 
     high = next((n for n in (1 << k for k in range(13)) if plan_on(n * GIB) is not None), MOST_GIB)
     low, high = high // 2 * GIB // STEP_BYTES, high * GIB // STEP_BYTES
@@ -89,7 +119,7 @@ def leanest(
             low = middle + 1
         else:
             high = middle
-    plan = choose_plan(recipe, config, sized(card, high * STEP_BYTES), **lengths)
+    plan = planned(recipe, config, sized(card, high * STEP_BYTES), known)
     return high * STEP_BYTES, plan
 
 
@@ -97,22 +127,22 @@ def sized(card: Card, total_bytes: int) -> Card:
     return replace(card, total_bytes=max(1, total_bytes), cap_bytes=None)
 
 
-def _try(recipe: Recipe, config: Config, card: Card, lengths: Lengths) -> Plan | None:
+def _try(recipe: Recipe, config: Config, card: Card, known: Known) -> Plan | None:
     try:
-        return choose_plan(recipe, config, card, **lengths)
+        return planned(recipe, config, card, known)
     except DoesNotFit:
         return None
 
 
 def _suggestions(
-    recipe: Recipe, config: Config, card: Card, lengths: Lengths, least: tuple[int, Plan]
+    recipe: Recipe, config: Config, card: Card, known: Known, least: tuple[int, Plan]
 ) -> Iterator[Suggestion]:
     """The nearest settings that fit: each alone where that does, else together; then a card."""
 
     def fits(changes: dict[str, object]) -> Plan | None:
-        return _try(apply_settings(recipe, changes), config, card, lengths)
+        return _try(apply_settings(recipe, changes), config, card, known)
 
-    longest, cheap = lengths["longest"], _cheaper(recipe)
+    longest, cheap = known.lengths["longest"], _cheaper(recipe)
     alone = [{key: value} for key, value in cheap.items()]
     found = list(_fitting([*alone, *_lower(recipe, {}, longest, fits)], fits))
     if not found and cheap:

@@ -7,10 +7,14 @@ them moves it little, and none moves it before there are three.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
+
+from workbench.errors import DoesNotFit
+from workbench.footprint.ladder import raw_bytes
+from workbench.footprint.plan import Plan
 
 NEWEST, LEAST = 9, 3
 """Attempts that are looked at, and without how many nothing is corrected."""
@@ -48,6 +52,46 @@ def factors(newest_first: Iterable[Measured]) -> dict[Key, float]:
         if len(known) < NEWEST and one.predicted_bytes > 0:
             known.append(one.peak_bytes / one.predicted_bytes)
     return {key: _factor(known) for key, known in ratios.items() if len(known) >= LEAST}
+
+
+def learned(
+    measured: Iterable[tuple[str, Mapping[str, Any], int, Mapping[str, Any]]],
+    kinds: Mapping[str, Key],
+) -> dict[Key, float]:
+    """The same from (card, plan, peak bytes, the model's config), newest first, on `kinds` of cards
+    by their uuid."""
+    return factors(
+        Measured(
+            key=key_of(kinds[card], config, plan), predicted_bytes=raw_bytes(plan), peak_bytes=peak
+        )
+        for card, plan, peak, config in measured
+        if card in kinds
+    )
+
+
+def fitted(
+    make: Callable[[int | None], Plan],
+    factor: Callable[[Plan], float],
+    room: int | None,
+    limit: int,
+) -> Plan:
+    """The plan that `make` gives for so much room that it keeps within `limit` after its
+    correction, too."""
+    tighter = 1.0
+    plan = corrected(make(room), factor)
+    while plan.predicted_bytes > limit:
+        tighter = max(tighter * 1.001, plan.predicted_bytes / raw_bytes(plan.to_json()))
+        try:
+            plan = corrected(make(int(limit / tighter)), factor)
+        except DoesNotFit as refused:
+            more = f"; by what was measured here, it takes {tighter - 1:.0%} more than that"
+            raise DoesNotFit(refused.what + more, mend=refused.mend) from None
+    return plan
+
+
+def corrected(plan: Plan, factor: Callable[[Plan], float]) -> Plan:
+    """With the peak that is to be expected."""
+    return replace(plan, predicted_bytes=int(raw_bytes(plan.to_json()) * factor(plan)))
 
 
 def _factor(ratios: list[float]) -> float:

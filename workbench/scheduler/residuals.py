@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from workbench.cards import Card
-from workbench.errors import DoesNotFit
-from workbench.footprint import Plan
+from workbench.footprint import Plan, residual
 from workbench.footprint.choose import limit_bytes
-from workbench.footprint.ladder import kind_of, raw_bytes
-from workbench.footprint.residual import Key, Measured, factors, key_of
+from workbench.footprint.ladder import kind_of
+from workbench.footprint.residual import Key, key_of, learned
 from workbench.scheduler.desk import Desk, card_of
 
 
@@ -24,23 +22,14 @@ def known(desk: Desk) -> dict[Key, float]:
     if desk.measured is None:
         desk.measured = desk.store.newest_measured()
     if desk.factors is None or desk.factors[0] != desk.measured:
-        found = factors(
-            Measured(
-                key=key_of(kinds[card], config, plan),
-                predicted_bytes=raw_bytes(plan),
-                peak_bytes=peak,
-            )
-            for card, plan, peak, config in desk.store.measured()
-            if card in kinds
-        )
+        found = learned(desk.store.measured(), kinds)
         desk.factors = (desk.measured, found)
     return desk.factors[1]
 
 
 def corrected(desk: Desk, plan: Plan, config: Mapping[str, Any], card: Card) -> Plan:
     """`plan` with the peak that is to be expected."""
-    factor = known(desk).get(key_of(kind_of(card), config, plan.to_json()), 1.0)
-    return replace(plan, predicted_bytes=int(raw_bytes(plan.to_json()) * factor))
+    return residual.corrected(plan, _factor(desk, config, card))
 
 
 def choose(
@@ -51,13 +40,10 @@ def choose(
     free_bytes: int | None,
 ) -> Plan:
     """The plan that `make` gives for so much room that it fits after its correction, too."""
-    limit, tighter = limit_bytes(card, free_bytes), 1.0
-    plan = corrected(desk, make(free_bytes), config, card)
-    while plan.predicted_bytes > limit:
-        tighter = max(tighter * 1.001, plan.predicted_bytes / raw_bytes(plan.to_json()))
-        try:
-            plan = corrected(desk, make(int(limit / tighter)), config, card)
-        except DoesNotFit as refused:
-            more = f"; by what was measured here, it takes {tighter - 1:.0%} more than that"
-            raise DoesNotFit(refused.what + more, mend=refused.mend) from None
-    return plan
+    limit = limit_bytes(card, free_bytes)
+    return residual.fitted(make, _factor(desk, config, card), free_bytes, limit)
+
+
+def _factor(desk: Desk, config: Mapping[str, Any], card: Card) -> Callable[[Plan], float]:
+    found, kind = known(desk), kind_of(card)
+    return lambda plan: found.get(key_of(kind, config, plan.to_json()), 1.0)
