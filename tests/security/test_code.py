@@ -141,6 +141,33 @@ def test_pickled_weights_are_refused(tmp_path: Path, name: str) -> None:
     assert "safetensors" in refused.value.mend
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"attn_implementation": "stranger/kernel"},
+        {"_attn_implementation": {"": "sdpa", "text_config": "stranger/kernel:fast"}},
+        {"text_config": {"_attn_implementation_internal": "paged|stranger/kernel"}},
+    ],
+)
+def test_a_models_configuration_names_no_kernel_of_strangers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, object], trusted: bool
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    folder = tmp_path / "model"
+    shutil.copytree(PACKAGE / "demo" / "model", folder)
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**about, **named}))
+    (tmp_path / "workbench").mkdir()
+    if trusted:
+        text = f'[models]\ntrust_remote_code = [{{name = "{folder}"}}]\n'
+        (tmp_path / "workbench" / "config.toml").write_text(text)
+        assert resolve_model(load_recipe_with(str(folder))).model_type == "llama"
+    else:
+        with pytest.raises(ModelError, match="code from the hub"):
+            resolve_model(load_recipe_with(str(folder)))
+
+
 def load_recipe_with(folder: str):  # type: ignore[no-untyped-def]
     from workbench.recipe.schema import Model
 

@@ -93,10 +93,12 @@ def _load(base: str, revision: str | None) -> tuple[PreTrainedModel, bool]:
     try:
         trusted = may_run_its_code(base, revision)
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trusted)
+        config._attn_implementation = "eager"  # whatever it names: that could be code from the hub
         quantized = getattr(config, "quantization_config", None) is not None
         model = AutoModelForCausalLM.from_pretrained(
             base,
             revision=revision,
+            config=config,
             dtype="auto",
             device_map={"": "cpu"},
             trust_remote_code=trusted,

@@ -19,6 +19,7 @@ from workbench.errors import ModelError
 from workbench.recipe.names import local_path
 from workbench.recipe.schema import Model
 from workbench.text import safe_line
+from workbench.user_config import may_run_its_code
 
 TIMEOUT_S = 8.0
 """For one answer of the hub."""
@@ -29,6 +30,7 @@ Given = TypeVar("Given")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+_IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,4 +224,24 @@ def _source(path: str, revision: str | None, config_file: Path) -> ModelSource:
             f"{type(broken).__name__}: {safe_line(broken, 120)}",
             mend="it is a JSON object that names model_type; download the file anew",
         ) from broken
+    if (kernel := _kernel_in(config)) and not may_run_its_code(path, revision):
+        raise ModelError(
+            f"config.json of {safe_line(path, 200)} wants code from the hub to be run: "
+            f"{safe_line(kernel, 80)}",
+            mend="take attn_implementation out of it, in a copy of your own",
+        )
     return ModelSource(path=path, revision=revision, config=config, model_type=str(model_type))
+
+
+def _kernel_in(config: object) -> str:
+    """A repository that transformers would take attention or experts from; empty without one."""
+    if not isinstance(config, dict):
+        return ""
+    for key, value in config.items():
+        if str(key).strip("_").removesuffix("_internal") in _IMPLEMENTATIONS:
+            named = value.values() if isinstance(value, dict) else [value]
+            if found := next((str(one) for one in named if "/" in str(one)), ""):
+                return found
+        elif found := _kernel_in(value):
+            return found
+    return ""
