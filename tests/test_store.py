@@ -144,6 +144,16 @@ def test_rows_and_offset_of_an_event_file_are_one_commit(store: Store, tmp_path:
     writer.close()
 
 
+def test_a_checkpoint_between_two_metrics_counts_as_a_step(store: Store, tmp_path: Path) -> None:
+    attempt = store.add_attempt(1, "cpu-0", {}, 0, 0)
+    writer = EventWriter(tmp_path / "events.jsonl")
+    writer.write("metric", step=115, values={"loss": 2.0})
+    writer.write("checkpoint", step=117)
+    writer.close()
+    ingest(store, store.attempt(attempt), tmp_path / "events.jsonl")
+    assert store.trial(1).step == store.trial(1).checkpoint_step == 117
+
+
 def test_half_a_line_waits_for_its_other_half(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     file.write_bytes(b'{"n": 1, "t": 1.0, "kind": "log", "text": "a"}\n{"n": 2, "t"')

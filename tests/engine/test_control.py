@@ -711,3 +711,14 @@ def test_who_waits_for_a_stop_is_told_that_it_was_taken_back(bench_of: MakeBench
         Meanwhile(home).wait_for_engine(running=False, timeout_s=30)
     for lock in locks:
         lock.release()
+
+
+def test_where_it_was_paused_or_stopped_is_its_reason(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    bench.submit(recipe(train={"max_steps": 900}, sweep={"parameters": {"train.seed": [1, 2]}}))
+    bench.ticks(12)
+    ask(bench, "pause", trial=2)
+    ask(bench, "stop", trial=3)
+    paused, stopped = bench.until(State.PAUSED, 2), bench.until(State.STOPPED, 3)
+    assert paused.reason == f"paused at step {paused.checkpoint_step}"
+    assert stopped.reason.startswith("stopped at step ")

@@ -67,7 +67,7 @@ def _finish(desk: Desk, trial: TrialRow, end: End) -> None:
         or _after(trial, end, desk.store.adapter_sha256(trial.id) is not None)
     )
     why += guards.because(desk, trial) if after is State.QUEUED else ""
-    reason = why if after is State.PRUNED else end.reason
+    reason = why if after in (State.PAUSED, State.STOPPED, State.PRUNED) else end.reason
     desk.store.move(
         trial.id, trial.state, after, by="settle", why=why, reason=reason, mend=end.mend
     )

@@ -124,6 +124,7 @@ def _numbers(values: dict[str, Any]) -> dict[str, float | None]:
 def _checkpoint(store: Store, attempt: Attempt, event: Event) -> None:
     step = int(event.data["step"])
     store.put_checkpoint(attempt.trial, attempt.id, step)
+    store.touch_attempt(attempt.id, last_step=step)  # the newest metric may be some steps older
     store.note(
         "checkpoint",
         f"checkpoint at step {step}",
