@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from textual import on, work
-from textual.app import App, SystemCommand
+from textual.app import App, SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
@@ -16,23 +17,25 @@ from tui import messages as facts
 from tui import steer, theme
 from tui.acts import Started, dropper, farewell, looker, mattered, refusal, starter
 from tui.desk import Desk
+from tui.lending import edited
 from tui.poll import Poller
 from tui.screens.asking import help_panel, quarantine_panel, stop_panel
 from tui.screens.board import Board
 from tui.screens.cards import Cards
 from tui.screens.dashboard import Dashboard
 from tui.screens.events import Events
-from tui.screens.panel import Panel, error_panel
+from tui.screens.panel import EDITOR, Panel, error_panel
 from tui.screens.queue import Queue
 from tui.screens.trial import Trial
 from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
 from tui.tables.mattered import lines as mattered_lines
 from tui.terminal import guard
+from workbench.errors import WorkbenchError
 from workbench.home import Home
 from workbench.present import counts_line, notice
-from workbench.service import Experiment, Service
-from workbench.text import safe_line
+from workbench.service import Experiment, Service, TrialRow
+from workbench.text import safe, safe_line
 
 VIEWS: tuple[type[View], ...] = (Dashboard, Trials, Queue, Board, Cards, Events)
 _WITH_WORDS = {
@@ -78,6 +81,7 @@ class WorkbenchApp(App[int]):
         self._guarded = guarded
         self._typed: dict[tuple[str, int], str] = {}
         """What was typed for an act, kept until one is carried out: a slip loses nothing."""
+        self._drafts: dict[int, Path] = {}
         self._ended: frozenset[int] | None = None
         self._unguard: Callable[[], None] = lambda: None
 
@@ -225,12 +229,25 @@ class WorkbenchApp(App[int]):
         key, cards = (fact.verb, fact.trial), list(snapshot.cards)
 
         def answered(words: str | None) -> None:
-            if words:
+            if words == EDITOR:
+                self._edit(row, experiment)
+            elif words:
                 self._typed[key] = words
                 self.poller.ask(steer.asker(fact.verb, row, experiment, cards, words))
 
         typed = self._typed.get(key, "")
         self.push_screen(steer.words_panel(fact.verb, row, experiment, cards, typed), answered)
+
+    def _edit(self, row: TrialRow, experiment: Experiment) -> None:
+        """A clone, changed in the person's editor; the screen stands still meanwhile."""
+        try:
+            settings = edited(self, row, experiment, self._drafts)
+        except SuspendNotSupported:
+            self._say("this terminal cannot be lent to an editor", bad=True)
+        except WorkbenchError as wrong:
+            self.push_screen(error_panel(safe(wrong.what), safe(wrong.mend)))
+        else:
+            self.poller.ask(steer.sender("clone", trial=row.id, settings=settings))
 
     @on(facts.SendAsked)
     def _send_asked(self, fact: facts.SendAsked) -> None:

@@ -49,7 +49,7 @@ def words_panel(
         "move": _move,
         "max-parallel": _parallel,
     }[verb](row, experiment, cards)
-    return Words(title, lines, typed or first)
+    return Words(title, lines, typed or first, offered=verb == "clone")
 
 
 Asked = tuple[str, list[Line], str]
@@ -68,6 +68,7 @@ def _clone(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> A
             (),
             (("lora.rank=32 train.learning_rate=1e-4", "accent"), ("  what differs", "dim")),
             (("warm=7", "accent"), ("  starts from trial 7's adapter", "dim")),
+            (("ctrl+o", "accent"), ("  opens its whole recipe in $EDITOR instead", "dim")),
             (),
             (("Other data or another model make an experiment of its own.", "dim"),),
         ],

@@ -18,11 +18,14 @@ from tests.tui.filled import NOW, engine_running, fill
 from tui.app import WorkbenchApp
 from tui.screens.view import View
 from workbench.home import Home
+from workbench.recipe import Recipe
 from workbench.service import Service
 from workbench.store.requests import Request, scan
 from workbench.store.rows import Answer
 from workbench.store.writer import Store
 
+VALID = {"name": "whole", "model": {"name": "workbench:demo/model"}}
+VALID |= {"data": {"train": "workbench:demo/data/train.jsonl"}}
 GOLDENS = Path(__file__).parent / "goldens"
 
 
@@ -80,6 +83,17 @@ def answer(home: Home, ok: bool, said: str, mend: str = "") -> None:
         store.record_answer(request, Answer(ok=ok, text=said, mend=mend, data={}))
         path.unlink()
     store.close()
+
+
+@pytest.fixture
+def whole(running: Home) -> Home:
+    """With experiment recipes that are whole, as the engine's own are."""
+    store = Store(running.database, clock=lambda: NOW)
+    recipe = Recipe.model_validate(VALID).model_dump_json()
+    with store.writing():
+        store.db.execute("update experiments set recipe = ?", (recipe,))
+    store.close()
+    return running
 
 
 async def until(pilot: Pilot[Any], fact: Callable[[], object]) -> None:

@@ -19,15 +19,12 @@ from tui.tables import mattered
 from tui.widgets.rowlist import RowList
 from workbench.home import Home
 from workbench.importance import Importance
-from workbench.recipe import Recipe
 from workbench.service import ImportanceReport
 from workbench.store.requests import Request, scan
 from workbench.store.writer import Store
 from workbench.trial import State
 
 RUNNING, RESUMED, PAUSED, DONE, BASE, QUEUED = 13, 14, 11, 9, 8, 16
-VALID = {"name": "whole", "model": {"name": "workbench:demo/model"}}
-VALID |= {"data": {"train": "workbench:demo/data/train.jsonl"}}
 
 
 def sent(home: Home) -> list[tuple[str, dict[str, Any]]]:
@@ -47,17 +44,6 @@ async def view(app: WorkbenchApp, pilot: Pilot[Any], digit: str, list: str, row:
     await settled(app, pilot)
     app.screen.query_one(f"#{list}", RowList).to_key(row)
     await settled(app, pilot)
-
-
-@pytest.fixture
-def whole(running: Home) -> Home:
-    """With experiment recipes that are whole, as the engine's own are."""
-    store = Store(running.database, clock=lambda: NOW)
-    recipe = Recipe.model_validate(VALID).model_dump_json()
-    with store.writing():
-        store.db.execute("update experiments set recipe = ?", (recipe,))
-    store.close()
-    return running
 
 
 async def test_c_clones_with_what_is_typed(whole: Home) -> None:

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from workbench.home import Home
+from workbench.store.requests import Request, scan
 
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 CODE = "import sys; from tui.app import run; sys.exit(run())"
@@ -92,3 +94,26 @@ def test_a_dropped_line_ends_the_app_even_where_hang_ups_are_ignored(
     os.close(one.master)
     one.master = -1
     assert one.process.wait(10) == 128 + signal.SIGHUP
+
+
+def test_a_clone_is_changed_in_ones_editor_and_the_screen_comes_back(
+    whole: Home,
+    terminal: Callable[[str], Terminal],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho my editor\nsed -i "s/seed: .*/seed: 4711/" "$1"\n')
+    editor.chmod(0o700)
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", str(editor))
+    one = terminal(CODE)
+    os.write(one.master, b"c")
+    one.read_until(lambda: b"ctrl+o" in one.seen)
+    os.write(one.master, b"\x0f")
+    one.read_until(lambda: b"my editor" in one.seen)
+    one.read_until(lambda: bool(scan(whole.requests)))
+    ((_, request),) = scan(whole.requests)
+    assert isinstance(request, Request)
+    assert (request.verb, request.args["settings"]) == ("clone", {"train.seed": 4711})
+    assert one.seen.index(LEAVE) < one.seen.index(b"my editor") < one.seen.rindex(ENTER)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input
@@ -79,15 +79,30 @@ class Confirm(ModalScreen[bool]):
         self.query_one(LineBox).show([*self._text, (), answers])
 
 
+EDITOR = "\x0f"
+"""In place of words: the person wants an editor for them."""
+
+
 class Words(ModalScreen[str | None]):
-    """A line to type; None when the person leaves it be."""
+    """A line to type; None when the person leaves it be, EDITOR where that is `offered`."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
-    BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(None)", "Leave it")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("escape", "dismiss(None)", "Leave it"),
+        Binding("ctrl+o", "editor", "Open $EDITOR", priority=True),
+    ]
 
-    def __init__(self, title: str, lines: Sequence[Line], first: str = "") -> None:
+    def __init__(
+        self, title: str, lines: Sequence[Line], first: str = "", *, offered: bool = False
+    ) -> None:
         super().__init__()
-        self._title, self._text, self._first = title, lines, first
+        self._title, self._text, self._first, self._offered = title, lines, first, offered
+
+    def action_editor(self) -> None:
+        if self._offered:
+            self.dismiss(EDITOR)
+        else:
+            self.app.bell()
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="panel"):
