@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -305,6 +306,31 @@ def test_no_plan_exceeds_its_card_or_changes_the_batch(
     assert plan.recompute_layers == 0 or plan.resident_layers == 0
     again = priced(plan, recipe, model, on)
     assert again == plan
+
+
+MENDS = re.compile(r"(?:set|lower) ([a-z_.]+)(?:: | to )(\w+)$")
+
+
+@settings(max_examples=100, deadline=None)
+@given(recipe=RECIPES, model=CONFIGS, on=CARDS, quantization=st.sampled_from(["nf4", "none"]))
+def test_every_way_out_that_a_refusal_names_is_one(
+    recipe: Recipe, model: dict[str, Any], on: Card, quantization: str
+) -> None:
+    asked = apply_settings(recipe, {"model.quantization": quantization})
+    try:
+        choose_plan(asked, model, on)
+    except DoesNotFit as refused:
+        *changes, bigger = refused.mend.split(", or ")
+    else:
+        assume(False)
+    for change in changes:
+        found = MENDS.match(change)
+        assert found, change
+        key, value = found.groups()
+        setting = {key: int(value) if value.isdigit() else value}
+        choose_plan(apply_settings(asked, setting), model, on)
+    gib = int(bigger.removeprefix("use a card with ").removesuffix(" GiB"))
+    choose_plan(asked, model, replace(on, total_bytes=gib * GIB, cap_bytes=None))
 
 
 @settings(max_examples=60, deadline=None)
