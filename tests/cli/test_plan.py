@@ -100,6 +100,17 @@ def test_what_such_a_card_measured_corrects_the_plan(
     bench.store.close()
 
 
+def test_what_no_card_here_could_ever_take_is_refused_at_submission(
+    bench: Bench, workbench: Workbench, home: Home
+) -> None:
+    bench.store.db.execute("update cards set total_bytes = 4 << 30")
+    said = workbench("run", GUIDE)
+    assert (said.code, said.out) == (1, "")
+    assert "no card here can ever take it: llama3-8b-qlora needs at least" in said.err
+    assert "use a card with " in said.err
+    assert list(home.requests.iterdir()) == []
+
+
 def test_a_card_nobody_knows_names_the_nearest(workbench: Workbench) -> None:
     said = workbench("plan", "demo", "--card", "rtx 3091")
     assert (said.code, said.out) == (2, "")

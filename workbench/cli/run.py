@@ -13,6 +13,7 @@ from workbench.cli.follow import follow
 from workbench.cli.listing import board_data, print_board
 from workbench.cli.tables import as_json, out, tell
 from workbench.cli.watch import ring
+from workbench.errors import DoesNotFit, WorkbenchError
 from workbench.service import Service
 from workbench.text import safe_line
 
@@ -71,6 +72,7 @@ def submit(service: Service, recipe: Recipe, warm_trial: int | None = None) -> d
     where a budget alone ends its sweep)."""
     from workbench.recipe import trial_count
 
+    check_ever_fits(service, recipe)
     service.home.make()
     state = service.engine().state
     if state == "stopped":
@@ -88,6 +90,36 @@ def submit(service: Service, recipe: Recipe, warm_trial: int | None = None) -> d
         "name": str(answer.data["name"]),
         "trials": trial_count(recipe.sweep),
     }
+
+
+def check_ever_fits(service: Service, recipe: Recipe) -> None:
+    """DoesNotFit where no card that the engine has could take the model even with rows of one
+    token: said before weights are fetched for it. Nothing is said where that cannot be told."""
+    from workbench.cli.plan import card_of
+    from workbench.footprint import choose_plan
+    from workbench.footprint.config import find_config
+
+    swept = recipe.sweep.parameters if recipe.sweep else {}
+    open_yet = any(key.startswith(("model.", "lora.", "train.optimizer")) for key in swept)
+    if open_yet or service.engine().state != "running":
+        return
+    try:
+        config, _ = find_config(recipe.model)
+    except WorkbenchError:  # preparing finds it, or says why not
+        return
+    plain = recipe.model_copy(update={"sweep": None})
+    misfits: list[DoesNotFit] = []
+    for card in map(card_of, service.snapshot().cards):
+        try:
+            choose_plan(plain, config, card, longest=1, mean=1, scored=1)
+        except DoesNotFit as small:
+            misfits.append(small)
+        except WorkbenchError:  # a precision or an attention that this card lacks
+            continue
+        else:
+            return
+    if misfits:
+        raise DoesNotFit(f"no card here can ever take it: {misfits[0].what}", mend=misfits[0].mend)
 
 
 def watched(service: Service, experiment: int) -> int:
