@@ -79,6 +79,8 @@ class Engine:
     tick_age_s: float | None
     detail: str
     """A line for people, empty when all is well."""
+    braked: bool = False
+    """Nothing new is placed, for the reason in `detail`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,12 +310,12 @@ class Service:
             )
         loop = holder(self.home.loop_lock)
         state: EngineState = "running"
-        detail = self._trouble()
+        detail, braked = self._trouble()
         if loop is None or age is None:
             state, detail = "starting", "starting Ray and the workers"
         elif age > LATE_S:
             state, detail = "late", f"no tick for {age:.0f} s"
-        return Engine(state=state, pid=keeper, tick_age_s=age, detail=detail)
+        return Engine(state=state, pid=keeper, tick_age_s=age, detail=detail, braked=braked)
 
     def _why_stopped(self) -> tuple[str, str] | None:
         """Why the engine ended by itself, and the mend; empty when a person stopped it."""
@@ -326,17 +328,18 @@ class Service:
         what, _, mend = told.decode(errors="replace").partition("\n")
         return (safe_line(what), safe_line(mend))
 
-    def _trouble(self) -> str:
-        """Why nothing new is placed although the engine runs; empty when all is well."""
+    def _trouble(self) -> tuple[str, bool]:
+        """What is wrong although the engine runs, and whether nothing new is placed for it."""
         reader = self.reader()
         if reader is None:
-            return ""
+            return "", False
         if reader.fact("stopping"):
-            return "the engine is stopping; what runs checkpoints first"
+            return "the engine is stopping; what runs checkpoints first", True
         held = "the queue is held; `workbench release` lets it go on"
         brake = reader.fact("brake") or (held if reader.fact("held") else "")
-        facts = ("cards-problem", "disk-low", "config-problem")
-        return brake or next((told for fact in facts if (told := reader.fact(fact))), "")
+        facts = ("cards-problem", "disk-low")
+        brake = brake or next((told for fact in facts if (told := reader.fact(fact))), "")
+        return (brake, True) if brake else (reader.fact("config-problem") or "", False)
 
     def waits_for_a_person(self) -> bool:
         """True while a person holds the queue, or stops the engine: nothing is wrong."""

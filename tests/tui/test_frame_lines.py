@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from tests.tui.filled import NOW
 from tui.acts import farewell
 from tui.paint import Line, text_of, width
 from tui.widgets.frame import banner_lines, key_line, top_line
 from workbench.home import Home
 from workbench.service import Engine, EngineState, Service, Snapshot
+from workbench.store.writer import Store
 
 
 @pytest.fixture
@@ -16,8 +18,11 @@ def snapshot(home: Home) -> Snapshot:
     return Service(home).snapshot()
 
 
-def engine(snapshot: Snapshot, state: EngineState, detail: str = "") -> Snapshot:
-    return replace(snapshot, engine=Engine(state=state, pid=1, tick_age_s=12.0, detail=detail))
+def engine(
+    snapshot: Snapshot, state: EngineState, detail: str = "", braked: bool = False
+) -> Snapshot:
+    now = Engine(state=state, pid=1, tick_age_s=12.0, detail=detail, braked=braked)
+    return replace(snapshot, engine=now)
 
 
 def told(lines: list[Line]) -> str:
@@ -29,8 +34,16 @@ def test_all_is_well_needs_no_banner(snapshot: Snapshot) -> None:
 
 
 def test_why_nothing_new_is_started_is_told(snapshot: Snapshot) -> None:
-    lines = banner_lines(engine(snapshot, "running", "five crashes [x]"), 0, 0, "")
+    lines = banner_lines(engine(snapshot, "running", "five crashes [x]", braked=True), 0, 0, "")
     assert told(lines) == "! Nothing new is started: five crashes [x]"
+
+
+def test_a_mistake_in_the_configuration_is_told_and_stops_nothing(running: Home) -> None:
+    store = Store(running.database, clock=lambda: NOW)
+    store.set_fact("config-problem", "config.toml:2: guards.start_gap is not a setting")
+    store.close()
+    lines = banner_lines(Service(running).snapshot(), 0, 0, "")
+    assert told(lines) == "! config.toml:2: guards.start_gap is not a setting"
 
 
 def test_an_engine_that_is_late_ages_while_nobody_reads(snapshot: Snapshot) -> None:

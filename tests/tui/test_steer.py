@@ -344,3 +344,20 @@ async def test_b_puts_a_trial_to_the_back(running: Home) -> None:
         await pilot.press("b")
         await until(pilot, lambda: sent(running))
         assert sent(running) == [("order", {"trial": QUEUED, "to": "back"})]
+
+
+async def test_what_was_acted_on_stays_under_the_cursor(running: Home) -> None:
+    """Else `h undoes it` would be said, and h would hold another one."""
+    async with shown(running) as (app, pilot):
+        await pilot.press("3")
+        await settled(app, pilot)
+        rows = app.screen.query_one("#queue", RowList)
+        first = rows.key
+        assert isinstance(first, int)
+        await pilot.press("p")
+        await until(pilot, lambda: sent(running))
+        store = Store(running.database, clock=lambda: NOW)
+        store.to_front(next(row.key for row in rows.rows if row.key != first))  # type: ignore[arg-type]
+        store.close()
+        await until(pilot, lambda: rows.rows[0].key != first)
+        assert rows.key == first

@@ -64,6 +64,7 @@ class Queue(View):
         if self.chosen is None:
             self.app.bell()
         else:
+            self.pin()
             undo = {"up": "d undoes it", "down": "u undoes it"}.get(to, "")
             self.post_message(SendAsked("order", undo, trial=self.chosen, to=to))
 
@@ -71,6 +72,7 @@ class Queue(View):
         if (found := self._experiment()) is None:
             self.app.bell()
             return
+        self.pin()
         undo = f"{'-' if by > 0 else '+'} undoes it"
         wanted = found.priority + by
         self.post_message(SendAsked("priority", undo, experiment=found.id, priority=wanted))
@@ -79,6 +81,7 @@ class Queue(View):
         if (found := self._experiment()) is None:
             self.app.bell()
             return
+        self.pin()
         verb = "release" if found.held else "hold"
         self.post_message(SendAsked(verb, "h undoes it", experiment=found.id))
 

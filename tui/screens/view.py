@@ -131,16 +131,23 @@ class View(Screen[None]):
 
     # --- keys ---
 
+    def pin(self) -> None:
+        """What is acted on stays under the cursor: the next key is meant for it too."""
+        for rows in self.query(RowList):
+            rows.pin()
+
     def action_act(self, verb: str) -> None:
         if self.chosen is None:
             self.app.bell()
         else:
+            self.pin()
             self.post_message(ActAsked(verb, self.chosen))
 
     def action_words(self, verb: str) -> None:
         if self.chosen is None:
             self.app.bell()
         else:
+            self.pin()
             self.post_message(WordsAsked(verb, self.chosen))
 
     def action_filter(self) -> None:

@@ -111,7 +111,8 @@ def banner_lines(snapshot: Snapshot, at_utc: float, now: float, read_error: str)
     if engine.state == "down":
         return [_down(bool(snapshot.trials))]
     if engine.detail:
-        return [(("! Nothing new is started: ", "warn"), plain(engine.detail))]
+        lead = "! Nothing new is started: " if engine.braked else "! "
+        return [((lead, "warn"), plain(engine.detail))]
     return []
 
 

@@ -170,6 +170,10 @@ class RowList(ScrollView, can_focus=True):
             if before != after or (before.key == key) != (i == self._at):
                 self.refresh_line(i + self._head)
 
+    def pin(self) -> None:
+        """From now on the cursor stays on its key: something was done to it, and may be undone."""
+        self._moved = True
+
     def to_key(self, key: Key) -> None:
         found = next((i for i, row in enumerate(self._rows) if row.key == key), None)
         if found is not None:

@@ -195,7 +195,7 @@ def _check(service: Service, snapshot: Snapshot, trials: list[TrialRow]) -> None
             "the engine was stopped; nothing is lost",
             mend="`workbench engine start` lets training go on",
         )
-    braked = snapshot.engine.state == "running" and snapshot.engine.detail
+    braked = snapshot.engine.state == "running" and snapshot.engine.braked
     if (
         braked
         and not service.waits_for_a_person()
