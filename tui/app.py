@@ -112,12 +112,13 @@ class WorkbenchApp(App[int]):
     # --- painting ---
 
     def _views(self) -> list[View]:
-        """Those of the current mode, also under a panel."""
-        return [screen for screen in self.screen_stack if isinstance(screen, View)]
+        """The topmost of the current mode, also under a panel; none while it is being composed."""
+        views = [screen for screen in self.screen_stack if isinstance(screen, View)][-1:]
+        return [view for view in views if view.there]
 
     def _tick(self) -> None:
         """Ages and times left go on while nothing changes; unchanged rows are not painted."""
-        for view in self._views()[-1:]:
+        for view in self._views():
             view.paint()
             self.poller.want(view.wants())
 
@@ -151,7 +152,7 @@ class WorkbenchApp(App[int]):
     @on(facts.WantsChanged)
     def _wants_changed(self) -> None:
         """Of whichever screen; what the one on top wants counts."""
-        for view in self._views()[-1:]:
+        for view in self._views():
             self.poller.want(view.wants())
 
     # --- going about ---

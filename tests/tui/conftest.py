@@ -110,7 +110,9 @@ async def settled(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
     def read() -> bool:
         picture = app.desk.picture
         view = app.screen
-        return picture is not None and (not isinstance(view, View) or picture.wants == view.wants())
+        if picture is None or not isinstance(view, View):
+            return picture is not None
+        return view.there and picture.wants == view.wants()
 
     await until(pilot, read)
     await pilot.pause()

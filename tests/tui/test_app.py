@@ -16,6 +16,7 @@ from textual.widgets import Input
 from tests.tui.conftest import answer, frame, settled, shown, text, until
 from tests.tui.filled import NOW, engine_running
 from tui.app import WorkbenchApp
+from tui.screens.dashboard import Dashboard
 from tui.screens.panel import Confirm, Panel, TypeId
 from tui.screens.trial import Trial
 from tui.widgets.rowlist import RowList
@@ -430,3 +431,12 @@ def test_importing_the_app_leaves_ray_and_torch_out() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+async def test_a_screen_that_is_being_composed_is_left_alone(running: Home) -> None:
+    """On a slow machine the clock ticks before it is there."""
+    async with shown(running) as (app, pilot):
+        app.push_screen(Dashboard(app.desk))
+        app._tick()
+        await settled(app, pilot)
+        assert "Trials" in text(app)

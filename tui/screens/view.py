@@ -98,10 +98,15 @@ class View(Screen[None]):
     def on_resize(self) -> None:
         self.paint()
 
+    @property
+    def there(self) -> bool:
+        """False while it is not composed yet, or is being taken down."""
+        return self._ready and self.display and self.is_attached and self.app.is_running
+
     def paint(self) -> None:
         """Everything, from the newest picture."""
-        if not (self._ready and self.display and self.is_attached and self.app.is_running):
-            return  # not composed yet, or being taken down
+        if not self.there:
+            return
         snapshot = self.desk.snapshot
         cells = self.size.width
         self.query_one("#top", OneLine).paint(top_line(self.HERE, snapshot, cells))
