@@ -104,8 +104,8 @@ def whats_wrong(database: Path) -> str:
             connection.close()
     except DatabaseDamaged as broken:
         return broken.what
-    except NotThere as gone:
-        return gone.what
+    except NotThere:
+        return f"{database} is gone"
     return ""
 
 
