@@ -38,6 +38,8 @@ STEPS = 240
 UNFINISHED = 4
 """So many trials wait or run at any time."""
 SETTLE_S = 900.0
+WORKER_S = 60.0
+"""A worker is waited for so long when it is its turn: it is the last to come up."""
 EVERY_S = 300.0
 """Between two looks at the nine clauses."""
 PARTS = ["worker", "loop", "keeper", "head", "raylet", "gcs_server", "sampler", "preparation"]
@@ -82,9 +84,9 @@ class Soak:
         if what == "keeper":
             found = whole.keeper()
         elif what == "worker":
-            pids = [attempt.pid for attempt in whole.live() if attempt.pid]
-            found = self.dice.choice(pids or [0])
-            found = found if found in of_home(whole.home) else 0
+            with suppress(AssertionError):  # none comes up, e.g. while everything is prepared
+                wait_for(self._workers, "a worker trains", WORKER_S)
+            found = self.dice.choice(self._workers() or [0])
         elif what == "sampler":
             found = self._named("workbench.card_sampler")
         elif what == "preparation":
@@ -94,6 +96,10 @@ class Soak:
         else:
             found = whole.process(f"/{what}")
         return [found] if found else []
+
+    def _workers(self) -> list[int]:
+        there = of_home(self.whole.home)
+        return [attempt.pid for attempt in self.whole.live() if attempt.pid in there]
 
     def _named(self, name: str) -> int:
         for pid in of_home(self.whole.home):
