@@ -215,6 +215,8 @@ def test_without_database_and_journal_the_folders_tell_what_they_know(
     for path in home.root.glob("workbench.db*"):
         path.unlink()
     journal.journal_of(home.database).unlink()
+    with pytest.raises(DatabaseDamaged, match="is gone"):
+        Store(home.database)
     found = repair(home)
     after = tables(home)
     for name in ("metrics", "scores", "adapters"):

@@ -22,7 +22,7 @@ from workbench.importance import LEAST_TRIALS, Importance, Outcome, importance
 from workbench.locks import holder
 from workbench.store.board import board
 from workbench.store.history import in_order_of_merit
-from workbench.store.journal import gone, journal_of, stands_at
+from workbench.store.journal import gone, was_there
 from workbench.store.reader import Reader
 from workbench.store.requests import drop
 from workbench.store.rows import (
@@ -139,7 +139,7 @@ class Service:
         try:
             inode = self.home.database.stat().st_ino
         except (FileNotFoundError, NotADirectoryError):
-            if stands_at(journal_of(self.home.database)):
+            if was_there(self.home.database):
                 raise gone(self.home.database) from None
             return None
         if self._reader is None or inode != self._inode:

@@ -173,9 +173,14 @@ def check_stand(db: sqlite3.Connection, path: Path, told: int) -> None:
         )
 
 
+def was_there(path: Path) -> bool:
+    """True where journal or experiments tell of a database that is not there any more."""
+    return bool(stands_at(journal_of(path)) or any((path.parent / "experiments").glob("[0-9]*")))
+
+
 def gone(path: Path) -> DatabaseDamaged:
     return DatabaseDamaged(
-        f"{path} is gone or empty, but {NAME} beside it tells of its rows",
+        f"{path} is gone or empty, but what is beside it tells of its rows",
         mend=f"{REPAIR}. To begin anew instead, move the whole folder aside",
     )
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from workbench.errors import NotThere, StoreError
 from workbench.store.damage import in_words, passes
-from workbench.store.journal import check_stand, gone, journal_of, stands_at
+from workbench.store.journal import check_stand, gone, journal_of, stands_at, was_there
 from workbench.store.rows import (
     Answer,
     Attempt,
@@ -34,7 +34,7 @@ def open_readonly(path: Path) -> sqlite3.Connection:
     """A connection that cannot write; StoreError when it is no database of ours, or damaged."""
     told = stands_at(journal_of(path))
     if not path.exists():
-        if told:
+        if was_there(path):
             raise gone(path)
         raise NotThere(
             f"there is no workbench at {path.parent}", mend="run `workbench demo`, or `workbench`"

@@ -16,7 +16,7 @@ from workbench.errors import IllegalMove, StoreError
 from workbench.redact import redact
 from workbench.store.backup import back_up
 from workbench.store.damage import in_words, look_through, passes
-from workbench.store.journal import Journal, gone, journal_of, stands_at
+from workbench.store.journal import Journal, gone, journal_of, stands_at, was_there
 from workbench.store.reader import BAND_STEPS, SCHEMA_VERSION, Reader, _ours
 from workbench.store.requests import Request
 from workbench.store.rows import Answer
@@ -44,7 +44,7 @@ class Store(Reader):
         """
         self.clock = clock
         told = stands_at(journal_of(path)) if journal else 0
-        if told and not path.exists():
+        if journal and not path.exists() and was_there(path):
             raise gone(path)
         path.touch(mode=0o600)  # its log takes after it
         with suppress(OSError):  # one that was copied here is nobody else's either
