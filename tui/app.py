@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,7 +31,7 @@ from tui.screens.trial import Trial
 from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
 from tui.tables.mattered import lines as mattered_lines
-from tui.terminal import guard
+from tui.terminal import guard, hush
 from workbench.errors import WorkbenchError
 from workbench.home import Home
 from workbench.present import counts_line, notice
@@ -349,6 +350,8 @@ def run(home: Home | None = None) -> int:
     """Show `home` until the person leaves; then say, on stdout, what goes on without them."""
     app = WorkbenchApp(Service(home), guarded=True)
     code = app.run()
+    if code == 128 + signal.SIGHUP:
+        hush()
     if not code:
         print(farewell(app.desk.snapshot))
     return code or 0
