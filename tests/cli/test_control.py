@@ -17,9 +17,9 @@ from workbench.trial import State
 LONG = str(10**9)
 
 
-def _long_run(workbench: Workbench, folder: Path) -> None:
+def _long_run(workbench: Workbench, folder: Path, sweep: str = "null") -> None:
     """Trial 2 trains for as long as the test likes."""
-    assert workbench("run", recipe_file(folder, max_steps=LONG)).code == 0
+    assert workbench("run", recipe_file(folder, max_steps=LONG, sweep=sweep)).code == 0
 
 
 def test_run_prints_name_trials_and_what_comes_next(
@@ -85,8 +85,8 @@ def test_kill_yes_does_not_ask(engine: Engine, workbench: Workbench, tmp_path: P
 def test_what_several_trials_were_told_is_printed_for_programs(
     engine: Engine, workbench: Workbench, tmp_path: Path
 ) -> None:
-    _long_run(workbench, tmp_path)
-    assert [one["trial"] for one in workbench("pause", "2", "1", "--json").data] == [2, 1]
+    _long_run(workbench, tmp_path, sweep="{parameters: {train.seed: [1, 2]}}")
+    assert [one["trial"] for one in workbench("pause", "3", "2", "--json").data] == [3, 2]
     assert [one["trial"] for one in workbench("resume", "2", "--json").data] == [2]
     (killed,) = workbench("kill", "--yes", "2", "--json").data
     assert "nothing is scored or kept" in killed["answer"]
