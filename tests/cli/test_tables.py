@@ -76,3 +76,8 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_words_for_people(told: str, words: str) -> None:
     assert told == words
+
+
+def test_without_a_terminal_lines_are_as_long_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")
+    assert table(["why"], [["x" * 300]])[1] == "x" * 300

@@ -73,9 +73,12 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not plain
 
 
+UNCUT = 10_000
+
+
 def width() -> int:
-    """Columns of the terminal, 80 where there is none."""
-    return max(40, shutil.get_terminal_size((80, 24)).columns)
+    """Columns of the terminal; without one, and without COLUMNS, lines are as long as they are."""
+    return max(40, shutil.get_terminal_size((UNCUT, 24)).columns)
 
 
 def cells(text: str) -> int:
