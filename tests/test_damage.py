@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from workbench.cli import main
-from workbench.errors import EngineError
+from workbench.errors import DatabaseDamaged, EngineError
 from workbench.home import Home
 from workbench.service import Service
 from workbench.store import Store
 from workbench.store.damage import look_through
+from workbench.store.reader import Reader
 
 COMMANDS = (["ls"], ["board"], ["show", "1"], ["engine", "status"], ["logs", "1"], ["pause", "1"])
 
@@ -108,6 +109,30 @@ def test_the_engine_ends_and_says_why_and_is_not_started_again(home: Home, harm:
     with pytest.raises(EngineError, match="is damaged") as refused:
         Service(home).wait_for_engine(running=True, timeout_s=5)
     assert "workbench repair" in refused.value.mend
+
+
+def test_one_cut_short_under_somebody_who_reads_is_told(home: Home) -> None:
+    reader = Reader.open(home.database)
+    writer = Store(home.database)
+    writer.add_experiment({"name": "the last"}, "loss")
+    assert writer.db.execute("pragma wal_checkpoint(truncate)").fetchone()[0] == 0
+    os.truncate(home.database, home.database.stat().st_size - 4096)
+    with pytest.raises(DatabaseDamaged, match="cut short"):
+        Reader.open(home.database)
+    writer.close()
+    reader.close()
+
+
+def test_waiting_for_an_engine_that_ended_by_itself_starts_no_other(home: Home) -> None:
+    with home.database.open("rb+") as file:  # where only the engine looks
+        file.seek(-4096, os.SEEK_END)
+        file.write(os.urandom(4096))
+    service = Service(home)
+    service.start_engine()
+    with pytest.raises(EngineError, match=r"does not start: .* is damaged"):
+        service.wait_for_engine(running=True, timeout_s=60)
+    keepers = (home.logs / "keeper.log").read_text().count(" INFO keeper ")
+    assert keepers == 1
 
 
 def test_a_read_only_database_is_told(home: Home) -> None:

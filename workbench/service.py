@@ -392,6 +392,8 @@ class Service:
             stopping = self.stopping()  # before the state: a keeper that is gone stops nothing
             state = self.engine().state
             gone = state in ("stopped", "down")
+            if running and state == "stopped" and (why := self._why_stopped()) and why[0]:
+                raise EngineError(f"the engine does not start: {why[0]}", mend=why[1])
             if gone if not running else state == "running" and not stopping:
                 return
             if running and gone and was_stopping:  # too late to go on: it is started anew
@@ -400,8 +402,6 @@ class Service:
             if not running and was_stopping and not stopping and state == "running":
                 raise EngineError("it was started again before it had ended", mend="stop it again")
             was_stopping = stopping
-            if state == "stopped" and (why := self._why_stopped()) and why[0]:
-                raise EngineError(f"the engine does not start: {why[0]}", mend=why[1])
             time.sleep(0.05)
         raise EngineError(
             f"the engine did not {'start' if running else 'stop'} within {timeout_s:.0f} s",

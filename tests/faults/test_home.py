@@ -54,9 +54,10 @@ def test_a_damaged_database_is_refused_and_repaired_and_everything_goes_on(
             whole.obeyed(whole.service.pause(before[0].trial))  # stays in the log: somebody reads
             whole.end_everything()
         harm(whole.home.database)
-        refused = workbench(whole.home, "ls")
-        assert refused.returncode == 1
-        assert "workbench repair" in refused.stderr
+        for words in ("ls", "engine start"):
+            refused = workbench(whole.home, *words.split())
+            assert refused.returncode == 1
+            assert "workbench repair" in refused.stderr
         repaired = workbench(whole.home, "repair")
         assert repaired.returncode == 0, repaired.stderr
         whole.start()

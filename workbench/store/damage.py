@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from workbench.errors import DatabaseDamaged, StoreError
+from workbench.text import safe_line
 
 REPAIR = "run `workbench repair`: it rebuilds the database from what the home still holds"
 CHECK_S = 5.0
@@ -25,7 +26,7 @@ def in_words(error: BaseException, path: Path | str = "the database") -> StoreEr
     """Any error of SQLite's as one for people."""
     name = getattr(error, "sqlite_errorname", None) or ""
     if name == "SQLITE_IOERR_SHORT_READ":  # it, or its log, ends before what its other half tells
-        return DatabaseDamaged(f"{path} is damaged: it was cut short", mend=REPAIR)
+        return cut_short(path)
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return DatabaseDamaged(f"{path} is damaged: {error}", mend=REPAIR)
     if name.startswith("SQLITE_READONLY"):
@@ -51,6 +52,21 @@ def in_words(error: BaseException, path: Path | str = "the database") -> StoreEr
     )
 
 
+def check_length(db: sqlite3.Connection, path: Path) -> None:
+    """DatabaseDamaged where the file ends before its last page; its log, if any, may hold that.
+
+    SQLite itself does not look while somebody else has it open, and reads zeros there.
+    """
+    (pages,), (size,) = (db.execute(f"pragma page_{what}").fetchone() for what in ("count", "size"))
+    log = path.with_name(f"{path.name}-wal")
+    if not (log.exists() and log.stat().st_size) and path.stat().st_size < pages * size:
+        raise cut_short(path)
+
+
+def cut_short(path: Path | str) -> DatabaseDamaged:
+    return DatabaseDamaged(f"{path} is damaged: it was cut short", mend=REPAIR)
+
+
 def look_through(db: sqlite3.Connection, path: Path, limit_s: float = CHECK_S) -> None:
     """StoreError when SQLite finds damage in it, looking for `limit_s` at most."""
     until = time.monotonic() + limit_s
@@ -64,4 +80,4 @@ def look_through(db: sqlite3.Connection, path: Path, limit_s: float = CHECK_S) -
     finally:
         db.set_progress_handler(None, 0)
     if found != ["ok"]:
-        raise DatabaseDamaged(f"{path} is damaged: {found[0]}", mend=REPAIR)
+        raise DatabaseDamaged(f"{path} is damaged: {safe_line(found[0], 120)}", mend=REPAIR)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from workbench.errors import NotThere, StoreError
-from workbench.store.damage import in_words, passes
+from workbench.store.damage import check_length, in_words, passes
 from workbench.store.journal import check_stand, gone, journal_of, stands_at, was_there
 from workbench.store.rows import (
     Answer,
@@ -56,6 +56,7 @@ def _ours(connection: sqlite3.Connection, path: Path, told: int) -> sqlite3.Conn
                 f"{SCHEMA_VERSION})",
                 mend="upgrade this workbench",
             )
+        check_length(connection, path)
         check_stand(connection, path, told)
     except sqlite3.Error as broken:
         connection.close()
