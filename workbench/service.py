@@ -354,8 +354,10 @@ class Service:
         return self.home.stopped.exists() or bool(reader and reader.fact("stopping"))
 
     def start_engine(self) -> None:
-        """Start a keeper unless one lives; forgets that the engine was stopped."""
+        """Start a keeper unless one lives; forgets that the engine was stopped. StoreError, with
+        nothing started, where the database cannot be used."""
         faults.check()
+        self.reader()
         self.home.make()
         if holder(self.home.keeper_lock) is not None:
             if self.stopping():
