@@ -180,6 +180,7 @@ def test_what_reaches_the_store_past_it_is_masked_on_the_terminal(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench.submit(recipe())
+    bench.desk.home.stopped.touch()  # else `ls` starts an engine: work waits
     bench.store.db.execute("update trials set reason = ?, waiting = ?", (FORMED, NAMED))
     commands = (["ls", "--all"], ["show", "2"], ["board"], ["logs", "2"], ["ls", "--all", "--json"])
     for command in commands:
