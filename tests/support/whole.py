@@ -213,7 +213,8 @@ class Whole:
     # --- what must hold
 
     def steps(self) -> dict[int, int]:
-        return {trial.id: trial.step for trial in self.tuned()}
+        """Of the trials that have not ended."""
+        return {trial.id: trial.step for trial in self.tuned() if not trial.state.final}
 
     def until_further(self, than: dict[int, int]) -> None:
         """Each of these trials is beyond that step."""
