@@ -143,7 +143,11 @@ def preparations(
             one.process.wait()
 
 
-@pytest.mark.parametrize("asked", ASKED, ids=" ".join)
+@pytest.mark.parametrize(
+    "asked",
+    [pytest.param(a, marks=pytest.mark.slow if a[2] == "hangs in a file" else ()) for a in ASKED],
+    ids=" ".join,
+)
 def test_a_hub_that(
     asked: tuple[str, str, str], preparations: dict[tuple[str, ...], Preparation]
 ) -> None:

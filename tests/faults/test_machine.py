@@ -80,7 +80,9 @@ def test_a_hang_up_of_the_terminal_changes_nothing(whole: Whole) -> None:
     assert whole.keeper() == keeper
 
 
-@pytest.mark.parametrize("who", ["raylet", "head", "gcs_server"])
+@pytest.mark.parametrize(
+    "who", ["raylet", "head", pytest.param("gcs_server", marks=pytest.mark.slow)]
+)
 def test_ray_killed_is_back_by_itself(who: str, whole: Whole) -> None:
     whole.two_running()
     before, unit = whole.live(), whole.runtime()["unit"]

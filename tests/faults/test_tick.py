@@ -1,6 +1,7 @@
 """The engine killed at every named point of its tick: the next one goes on as if nothing had been.
 
-What leads a tick to the point is in the second column.
+What leads a tick to the point is in the second column. Three points whose neighbours tell as much
+are `slow`: each costs ten seconds.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ TICK_POINTS = [
     ("settle.after_halt", "pause"),
     ("ingest.before_commit", "nothing"),
     ("ingest.after_commit", "nothing"),
-    ("rescue.before_commit", "worker"),
+    pytest.param("rescue.before_commit", "worker", marks=pytest.mark.slow),
     ("rescue.after_commit", "worker"),
-    ("place.before_row", "worker"),
+    pytest.param("place.before_row", "worker", marks=pytest.mark.slow),
     ("place.before_commit", "worker"),
     ("place.after_commit", "worker"),
     ("place.after_start", "worker"),
-    ("propose.before_commit", "submit"),
+    pytest.param("propose.before_commit", "submit", marks=pytest.mark.slow),
     ("propose.after_commit", "submit"),
 ]
 
