@@ -27,7 +27,6 @@ from workbench.fleet.inline_fleet import InlineFleet
 from workbench.home import Home
 from workbench.recipe import Recipe
 from workbench.scheduler import Desk, tick
-from workbench.scheduler.desk import card_of
 from workbench.scheduler.preparer import Preparer
 from workbench.scheduler.propose import enqueue
 from workbench.service import Service
@@ -35,6 +34,7 @@ from workbench.store import Store
 from workbench.store.backup import back_up
 from workbench.store.damage import look_through
 from workbench.store.reader import BAND_STEPS
+from workbench.store.rows import card_of
 from workbench.trial import State
 
 EXPERIMENTS, TRIALS, POINTS, CARDS, TURNS = 200, 50, 50_000, 8, 9

@@ -31,10 +31,11 @@ from tui.screens.trial import Trial
 from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
 from tui.tables.mattered import lines as mattered_lines
-from tui.terminal import guard, hush
+from tui.terminal import guard
 from workbench.errors import WorkbenchError
 from workbench.home import Home
 from workbench.present import counts_line, notice
+from workbench.processes import hush
 from workbench.service import Experiment, Service, TrialRow
 from workbench.text import safe, safe_line
 
@@ -351,7 +352,7 @@ def run(home: Home | None = None) -> int:
     app = WorkbenchApp(Service(home), guarded=True)
     code = app.run()
     if code == 128 + signal.SIGHUP:
-        hush()
+        hush(1, 2)
     if not code:
         print(farewell(app.desk.snapshot))
     return code or 0

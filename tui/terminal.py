@@ -51,14 +51,6 @@ def guard(leave: Callable[[int], object]) -> Callable[[], None]:
     return undo
 
 
-def hush() -> None:
-    """Nobody is there any more: the interpreter's last flush goes nowhere, or it ends with 120."""
-    sink = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(sink, stream)
-    os.close(sink)
-
-
 def _watch(done: threading.Event, hung_up: Callable[[], None]) -> None:
     """Without it a dropped line leaves a process that reads end-of-file for ever."""
     poll = select.poll()

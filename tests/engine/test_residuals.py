@@ -11,8 +11,8 @@ from workbench.footprint import named_config
 from workbench.footprint.ladder import raw_bytes
 from workbench.footprint.lengths import UNREAD
 from workbench.scheduler import planning, residuals
-from workbench.scheduler.desk import card_of
 from workbench.scheduler.place import trial_recipe
+from workbench.store.rows import card_of
 
 GIB = 1 << 30
 MakeBench = Callable[..., Bench]

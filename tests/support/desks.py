@@ -11,11 +11,10 @@ from workbench.fleet.inline_fleet import InlineFleet
 from workbench.home import Home
 from workbench.recipe import Recipe
 from workbench.scheduler import Desk, tick
-from workbench.scheduler.desk import card_of
 from workbench.scheduler.preparer import Preparer
 from workbench.scheduler.propose import enqueue
 from workbench.store import Store
-from workbench.store.rows import TrialRow
+from workbench.store.rows import TrialRow, card_of
 from workbench.trial import State
 from workbench.user_config import ConfigWatch
 

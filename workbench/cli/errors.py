@@ -15,6 +15,7 @@ from pathlib import Path
 from workbench.cli.tables import tell
 from workbench.errors import WorkbenchError
 from workbench.home import find_home
+from workbench.processes import hush
 from workbench.redact import redact
 from workbench.store.damage import in_words
 from workbench.text import safe_line
@@ -29,7 +30,7 @@ def report(error: BaseException) -> int:
         tell("interrupted")
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        _hush()
+        hush(1)
         return 1
     if type(error).__module__ == "sqlite3":  # only the store imports it
         error = in_words(error)
@@ -73,10 +74,3 @@ def _keep_traceback(error: BaseException) -> Path:
     with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
         file.write(redact("".join(traceback.format_exception(error))))
     return Path(name)
-
-
-def _hush() -> None:
-    """The reader has gone: nothing more is written, not by the interpreter's last flush either."""
-    sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 1)
-    os.close(sink)

@@ -13,7 +13,8 @@ from workbench import present
 from workbench.cli.run import RecipeName, Settings, read
 from workbench.cli.tables import as_json, out, out_table, paint, width
 from workbench.errors import ModelError, UsageError, WorkbenchError
-from workbench.service import CardRow, Service
+from workbench.service import Service
+from workbench.store.rows import card_of
 from workbench.text import safe_line
 
 if TYPE_CHECKING:
@@ -92,27 +93,13 @@ def cards_here(service: Service) -> list[Card]:
     return [card_of(row) for row in service.snapshot().cards if row.present]
 
 
-def card_of(row: CardRow) -> Card:
-    from workbench.cards import Card
-
-    parts = [int(part) for part in row.capability.split(".")] if row.capability else None
-    return Card(
-        uuid=row.uuid,
-        kind="cuda" if row.kind == "cuda" else "cpu",
-        name=row.name,
-        total_bytes=row.total_bytes,
-        capability=(parts[0], parts[1]) if parts else None,
-        cap_bytes=row.cap_bytes,
-    )
-
-
 def history(
     service: Service, config: dict[str, Any], *, by_name: bool = False
 ) -> Callable[[Card], Callable[[Plan], float]]:
     """For a card, what the engine corrects a plan's bytes by: the median of what attempts measured
     on such cards. `by_name`: a card of that name, whatever its size and cap."""
     from workbench.footprint.ladder import kind_of
-    from workbench.footprint.residual import key_of, learned
+    from workbench.footprint.residual import factor_of, learned
     from workbench.footprint.usual_cards import everyday
 
     def kind(card: Card) -> tuple[object, ...]:
@@ -120,7 +107,7 @@ def history(
 
     cards = [card_of(row) for row in service.snapshot().cards if row.kind == "cuda"]
     found = learned(service.measured(), {card.uuid: kind(card) for card in cards}) if cards else {}
-    return lambda card: lambda plan: found.get(key_of(kind(card), config, plan.to_json()), 1.0)
+    return lambda card: factor_of(found, kind(card), config)
 
 
 def outlooks(

@@ -15,6 +15,7 @@ from workbench.cli.tables import as_json, out, tell
 from workbench.cli.watch import ring
 from workbench.errors import DoesNotFit, WorkbenchError
 from workbench.service import Service
+from workbench.store.rows import card_of
 from workbench.text import safe_line
 
 if TYPE_CHECKING:
@@ -95,7 +96,6 @@ def submit(service: Service, recipe: Recipe, warm_trial: int | None = None) -> d
 def check_ever_fits(service: Service, recipe: Recipe) -> None:
     """DoesNotFit where no card that the engine has could take the model even with rows of one
     token: said before weights are fetched for it. Nothing is said where that cannot be told."""
-    from workbench.cli.plan import card_of
     from workbench.footprint import choose_plan
     from workbench.footprint.config import find_config
 

@@ -69,6 +69,13 @@ def learned(
     )
 
 
+def factor_of(
+    found: Mapping[Key, float], kind: Key, config: Mapping[str, Any]
+) -> Callable[[Plan], float]:
+    """What a plan's bytes are multiplied by on that kind of card; 1 where nothing was learned."""
+    return lambda plan: found.get(key_of(kind, config, plan.to_json()), 1.0)
+
+
 def fitted(
     make: Callable[[int | None], Plan],
     factor: Callable[[Plan], float],

@@ -83,6 +83,14 @@ def grid_size(parameters: Mapping[str, Parameter]) -> int | None:
     return sum(1 for _ in itertools.islice(grid(parameters), MOST_TRIALS + 1))
 
 
+def one_by_one(sweep: Sweep | None) -> bool:
+    """True where trials are asked for as cards become free, because they
+    depend on results, or nobody knows how many there will be."""
+    return sweep is not None and (
+        sweep.method == "tpe" or (sweep.method == "random" and sweep.trials is None)
+    )
+
+
 def trial_count(sweep: Sweep | None) -> int | None:
     """How many trials it has at most; None when only a budget or the space ends it."""
     if sweep is None:

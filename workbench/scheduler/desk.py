@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench.assignment import Assignment
-from workbench.cards import Card
 from workbench.files import free_bytes
 from workbench.fleet import Fleet, Phase, Report
 from workbench.footprint.ladder import Fall
@@ -21,7 +20,7 @@ from workbench.scheduler.notifier import Notifier
 from workbench.scheduler.preparer import Preparer
 from workbench.scheduler.thinner import Thinner
 from workbench.store import Store
-from workbench.store.rows import Attempt, CardRow
+from workbench.store.rows import Attempt, CardRow, card_of
 from workbench.text import safe_line
 from workbench.user_config import ConfigWatch
 
@@ -123,16 +122,3 @@ def assignment_file(home: Home, attempt: int) -> Path:
 
 def events_file(home: Home, attempt: int) -> Path:
     return home.attempt(attempt) / "events.jsonl"
-
-
-def card_of(row: CardRow) -> Card:
-    """The card as planner and worker know it."""
-    capability = tuple(int(part) for part in row.capability.split(".")) if row.capability else None
-    return Card(
-        uuid=row.uuid,
-        kind="cuda" if row.kind == "cuda" else "cpu",
-        name=row.name,
-        total_bytes=row.total_bytes,
-        capability=(capability[0], capability[1]) if capability else None,
-        cap_bytes=row.cap_bytes,
-    )

@@ -12,9 +12,9 @@ from workbench.footprint.choose import limit_bytes, priced
 from workbench.footprint.ladder import Fall, climb_down, kind_of, raw_bytes, words
 from workbench.footprint.lengths import UNREAD, Lengths
 from workbench.recipe import Recipe
-from workbench.scheduler.desk import Desk, card_of
+from workbench.scheduler.desk import Desk
 from workbench.store.ingest import End
-from workbench.store.rows import Experiment, TrialRow
+from workbench.store.rows import Experiment, TrialRow, card_of
 from workbench.trial import State
 
 OUT_OF_MEMORY = "out_of_memory"

@@ -24,11 +24,10 @@ from workbench.scheduler.desk import (
     HELD,
     Desk,
     assignment_file,
-    card_of,
 )
 from workbench.scheduler.disk import DISK_LOW
 from workbench.scheduler.planning import plan_for, record
-from workbench.store.rows import CardRow, Experiment, TrialRow
+from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 from workbench.store.turns import take_turns
 from workbench.text import safe_line
 from workbench.trial import Kind, State, Wanted

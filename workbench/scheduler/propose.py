@@ -13,10 +13,10 @@ from workbench.footprint import choose_plan
 from workbench.footprint.lengths import UNREAD, Lengths, lengths_of
 from workbench.present import plural
 from workbench.recipe import Recipe, apply_settings, no_curve_for
-from workbench.scheduler.desk import Desk, card_of
+from workbench.scheduler.desk import Desk
 from workbench.scheduler.searching import ask_for_more
 from workbench.store import Blocked
-from workbench.store.rows import Experiment
+from workbench.store.rows import Experiment, card_of
 from workbench.text import safe_line
 from workbench.trial import Kind, State
 

@@ -9,8 +9,9 @@ from workbench.cards import Card
 from workbench.footprint import Plan, residual
 from workbench.footprint.choose import limit_bytes
 from workbench.footprint.ladder import kind_of
-from workbench.footprint.residual import Key, key_of, learned
-from workbench.scheduler.desk import Desk, card_of
+from workbench.footprint.residual import Key, learned
+from workbench.scheduler.desk import Desk
+from workbench.store.rows import card_of
 
 
 def known(desk: Desk) -> dict[Key, float]:
@@ -45,5 +46,4 @@ def choose(
 
 
 def _factor(desk: Desk, config: Mapping[str, Any], card: Card) -> Callable[[Plan], float]:
-    found, kind = known(desk), kind_of(card)
-    return lambda plan: found.get(key_of(kind, config, plan.to_json()), 1.0)
+    return residual.factor_of(known(desk), kind_of(card), config)

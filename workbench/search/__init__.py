@@ -14,8 +14,7 @@ from typing import Any
 
 from workbench.errors import UsageError
 from workbench.recipe import Recipe
-from workbench.recipe.schema import Sweep
-from workbench.recipe.space import MOST_TRIALS, grid, grid_size
+from workbench.recipe.space import MOST_TRIALS, grid, grid_size, one_by_one
 from workbench.search.draws import draw
 from workbench.search.history import Tried
 
@@ -24,14 +23,6 @@ __all__ = ["MOST_TRIALS", "Tried", "next_point", "one_by_one", "points"]
 ASKS, REDRAWS = 4, 64
 """How often the estimator is asked for a point that was not tried before, and how many points are
 drawn then, before the first that is left of a small space is taken."""
-
-
-def one_by_one(sweep: Sweep | None) -> bool:
-    """True where trials are asked for as cards become free, with `next_point`: they depend on
-    results, or nobody knows how many there will be."""
-    return sweep is not None and (
-        sweep.method == "tpe" or (sweep.method == "random" and sweep.trials is None)
-    )
 
 
 def points(recipe: Recipe) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from workbench.store.rows import (
     Sample,
     TrialRow,
 )
-from workbench.trial import Kind, State, Wanted
+from workbench.trial import UP_IS_BETTER, Kind, State, Wanted
 
 SCHEMA_VERSION = 1
 BAND_STEPS = 1_024
@@ -242,13 +242,13 @@ class Reader:
             """select t.id, t.state in ('starting', 'running') as live,
                       t.state in ('done', 'stopped', 'pruned', 'failed') as ended,
                       percent_rank() over (partition by t.experiment order by s.value is not null,
-                        case when e.rank_by in ('exact_match', 'token_accuracy')
+                        case when e.rank_by in (select value from json_each(?))
                           then s.value else -s.value end) as place
                from trials t join experiments e on e.id = t.experiment
                left join scores s on s.trial = t.id and s.name = e.rank_by
                where t.checkpoint_step is not null
                order by live, ended desc, place, t.changed_utc, t.id limit ?""",
-            (limit,),
+            (json.dumps(sorted(UP_IS_BETTER)), limit),
         )
         return [row["id"] for row in rows]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.trial import Kind, State, Wanted
+
+if TYPE_CHECKING:
+    from workbench.cards import Card
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +171,21 @@ class CardRow:
     seen_utc: float
     trial: int | None
     """The trial whose attempt holds it now."""
+
+
+def card_of(row: CardRow) -> Card:
+    """The card as planner and worker know it."""
+    from workbench.cards import Card  # listing needs none of what it brings
+
+    parts = [int(part) for part in row.capability.split(".")] if row.capability else None
+    return Card(
+        uuid=row.uuid,
+        kind="cuda" if row.kind == "cuda" else "cpu",
+        name=row.name,
+        total_bytes=row.total_bytes,
+        capability=(parts[0], parts[1]) if parts else None,
+        cap_bytes=row.cap_bytes,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from typing import Any
 from workbench.assignment import Assignment
 from workbench.events import Event, Outcome, read_events
 from workbench.home import Home
-from workbench.recipe import Recipe
-from workbench.recipe.space import exists, in_order
+from workbench.recipe import Recipe, settings_of
+from workbench.recipe.space import exists, in_order, one_by_one
 from workbench.text import safe, safe_line
 from workbench.trial import Kind, State, Wanted
 
@@ -61,9 +61,7 @@ def _experiment(id: int, folder: Path) -> dict[str, Any]:
     file = folder / "recipe.json"
     recipe = Recipe.model_validate_json(file.read_bytes())
     sweep, prepared = recipe.sweep, _prepared(folder)
-    asks = sweep is not None and (
-        sweep.method == "tpe" or (sweep.method == "random" and sweep.trials is None)
-    )
+    asks = one_by_one(sweep)
     ready = prepared is not None and bool(prepared.get("ok"))
     refused = prepared is not None and not ready
     return {
@@ -183,7 +181,8 @@ def _number(given: Assignment, trials: dict[Any, dict[str, Any]]) -> int:
 def _settings(given: Assignment, experiment: dict[str, Any]) -> dict[str, Any]:
     """What its sweep set, and whatever else differs from the experiment's recipe."""
     recipe = Recipe.model_validate_json(experiment["recipe"])
-    here, there = _leaves(given.recipe), _leaves(json.loads(experiment["recipe"]))
+    mine = Recipe.model_validate_json(json.dumps(given.recipe))
+    here = settings_of(mine)
     resolved = {key: here[key] for key in RESOLVED}
     experiment["resolved"] = json.dumps({**resolved, **json.loads(experiment["resolved"])})
     found: dict[str, Any] = {}
@@ -191,19 +190,5 @@ def _settings(given: Assignment, experiment: dict[str, Any]) -> dict[str, Any]:
         for key, parameter in in_order(recipe.sweep.parameters).items():
             if exists(parameter, found):
                 found[key] = here[key]
-    return found | {
-        key: value
-        for key, value in here.items()
-        if key not in resolved and not key.startswith("sweep") and value != there.get(key)
-    }
-
-
-def _leaves(recipe: dict[str, Any]) -> dict[str, Any]:
-    """{"lora.rank": 8, …}"""
-    found: dict[str, Any] = {}
-    for section, values in recipe.items():
-        if isinstance(values, dict):
-            found |= {f"{section}.{key}": value for key, value in values.items()}
-        else:
-            found[section] = values
-    return found
+    differs = settings_of(mine, recipe)
+    return found | {key: value for key, value in differs.items() if key not in resolved}

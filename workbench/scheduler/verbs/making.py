@@ -15,11 +15,11 @@ from workbench.files import fresh_folder, sync, write_durably
 from workbench.recipe import Recipe, apply_settings
 from workbench.recipe.space import grid
 from workbench.scheduler import searching
-from workbench.scheduler.desk import Desk, card_of
+from workbench.scheduler.desk import Desk
 from workbench.scheduler.planning import check_fits
 from workbench.scheduler.verbs import done
 from workbench.scheduler.verbs.queue import whole
-from workbench.store.rows import Answer, Experiment, TrialRow
+from workbench.store.rows import Answer, Experiment, TrialRow, card_of
 from workbench.text import safe_line
 from workbench.trial import Kind
 

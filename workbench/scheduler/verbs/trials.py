@@ -6,12 +6,12 @@ from typing import Any
 
 from workbench.errors import UsageError, WorkbenchError
 from workbench.fleet import Halt
-from workbench.scheduler.desk import Desk, card_of
+from workbench.scheduler.desk import Desk
 from workbench.scheduler.place import trial_recipe
 from workbench.scheduler.planning import check_fits
 from workbench.scheduler.verbs import done
 from workbench.scheduler.verbs.cards import find_card
-from workbench.store.rows import Answer, Attempt, CardRow, TrialRow
+from workbench.store.rows import Answer, Attempt, CardRow, TrialRow, card_of
 from workbench.store.turns import place_of
 from workbench.text import safe_line
 from workbench.trial import State, Wanted
