@@ -1,13 +1,14 @@
 """Predicted against measured peak bytes of the fast step, over shapes, tokens, ranks, recompute.
 
-    python benchmarks/footprint_h100.py [--only 8b] [--seconds 300] [--out FILE]
+    python benchmarks/footprint_h100.py [--only 8b] [--jobs 1] [--seconds 300] [--out FILE]
     python benchmarks/footprint_h100.py --rehearse     (tiny models, any machine, nothing measured)
 
 Each case trains an adapter on a base of random weights with the real step: two eager micro-steps,
 then captured ones, the smaller size before the larger, as rows come. Measured is what PyTorch's
 allocator reserved at most, the base included; the CUDA context is told apart (`context_bytes`: what
-the card has lost beside it). Written to --out after every case; a case that runs out of memory is
-noted and the next one begun.
+the card has lost beside it; not told with --jobs, when others share the card). Each model has a
+process of its own, as it has in a worker: what one leaves in the allocator is not the next one's.
+Written to --out after every model; a case that runs out of memory is noted and the next one begun.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import argparse
 import gc
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -33,7 +36,7 @@ from peft import LoraConfig, get_peft_model
 from workbench.footprint import ModelShape
 from workbench.footprint.buckets import Run, predict
 from workbench.recipe.schema import Recipe
-from workbench.training.base import Snapshot
+from workbench.training.base import Snapshot, close_gaps
 from workbench.training.step import Step, StepOptions, collate
 
 GIB = 1 << 30
@@ -103,6 +106,8 @@ def cases() -> Iterator[Case]:
     dense = Case(shape="gemma2", tokens=512, longest=512)  # soft-capped: attention is quadratic
     yield dense
     yield replace(dense, tokens=1_024, recompute=ALL)
+    yield replace(dense, tokens=2_048)
+    yield replace(dense, tokens=1_024, recompute=SOME, optimizer="adamw_8bit")
 
 
 class Bench:
@@ -112,6 +117,7 @@ class Bench:
         self.tiny = tiny
         self.name = f"tiny-{case.shape}" if tiny else SHAPES[case.shape]
         self.base = make_nf4_model(self.name, DEVICE, torch.bfloat16, quantised=case.quantised)
+        close_gaps(self.base)
         clean()
         self.loaded = torch.cuda.memory_allocated() if CUDA else 0
         self.snapshot = Snapshot(self.base)
@@ -231,14 +237,38 @@ def line(told: dict[str, Any]) -> str:
     error = (told["predicted_bytes"] / measured - 1) * 100 if measured else float("nan")
     return (
         f"{words:70} predicted {told['predicted_bytes'] / GIB:6.2f} measured {measured / GIB:6.2f} "
-        f"GiB {error:+6.1f} %  allocated {told.get('allocated_bytes', 0) / GIB:6.2f} context "
-        f"{told.get('context_bytes', 0) / GIB:.2f} {told.get('graphs', 0)} graphs "
-        f"{told['seconds']:.1f} s"
+        f"GiB {error:+6.1f} %  allocated {told.get('allocated_bytes', 0) / GIB:6.2f} "
+        f"{told.get('graphs', 0)} graphs {told['seconds']:.1f} s"
     )
 
 
 def main() -> int:
     options = parse()
+    if options.model is not None:
+        return one_model(options)
+    models = list(dict.fromkeys((case.shape, case.quantised) for case in cases()))
+    wanted = [model for model in models if not options.only or model[0] in options.only]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for made in pool.map(lambda model: in_a_process(options, *model), wanted):
+            rows += made
+            options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return table(rows)
+
+
+def in_a_process(options: argparse.Namespace, shape: str, quantised: bool) -> list[dict[str, Any]]:
+    file = options.out.with_suffix(f".{shape}{'' if quantised else '-plain'}.json")
+    command = [sys.executable, *sys.argv, "--model", shape, "--model-out", str(file)]
+    subprocess.run(command + ["--plain"] * (not quantised), check=False)
+    if not file.exists():
+        return [{"shape": shape, "error": "the process died"}]
+    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    file.unlink()
+    return rows
+
+
+def one_model(options: argparse.Namespace) -> int:
     began = time.perf_counter()
     if CUDA:
         torch.zeros(1, device=DEVICE)
@@ -246,33 +276,24 @@ def main() -> int:
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, "
               f"context {(total - free) / GIB:.2f} GiB", flush=True)  # fmt: skip
     rows: list[dict[str, Any]] = []
-    wanted = [case for case in cases() if not options.only or case.shape in options.only]
-    for (_, _), group in groupby(wanted, lambda case: (case.shape, case.quantised)):
-        bench = None
-        for rank, ranked in groupby(list(group), lambda case: case.rank):
-            model = None
-            for case in ranked:
-                if time.perf_counter() - began > options.seconds:
-                    print(f"{options.seconds} s are over; {len(rows)} cases ran")
-                    return table(rows)
-                if bench is None:
-                    made = time.perf_counter()
-                    bench = Bench(case, tiny=options.rehearse)
-                    print(f"{bench.name}: {bench.loaded / GIB:.2f} GiB in "
-                          f"{time.perf_counter() - made:.1f} s", flush=True)  # fmt: skip
-                if model is None:
-                    model = bench.adapted(rank)
-                told = bench.run(case, model)
-                rows.append(told)
-                print(line(told), flush=True)
-                options.out.parent.mkdir(parents=True, exist_ok=True)
-                options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-            if bench is not None:
-                del model
-                bench.snapshot.restore()
-        del bench
-        clean()
-    return table(rows)
+    mine = [c for c in cases() if (c.shape, c.quantised) == (options.model, not options.plain)]
+    bench = Bench(mine[0], tiny=options.rehearse)
+    print(f"{bench.name}: {bench.loaded / GIB:.2f} GiB", flush=True)
+    for rank, ranked in groupby(mine, lambda case: case.rank):
+        model = bench.adapted(rank)
+        for case in ranked:
+            if time.perf_counter() - began > options.seconds:
+                print(f"{options.seconds} s are over; {len(rows)} cases of {bench.name} ran")
+                break
+            told = bench.run(case, model)
+            if options.jobs > 1:
+                told.pop("context_bytes", None)
+            rows.append(told)
+            print(line(told), flush=True)
+            options.model_out.write_text(json.dumps(rows), encoding="utf-8")
+        del model
+        bench.snapshot.restore()
+    return 0
 
 
 def table(rows: list[dict[str, Any]]) -> int:
@@ -293,8 +314,12 @@ def table(rows: list[dict[str, Any]]) -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=list(SHAPES), help="these shapes alone")
+    parser.add_argument("--jobs", type=int, default=1, help="models at once on the card")
     parser.add_argument("--seconds", type=float, default=300, help="begin no case after so many")
     parser.add_argument("--rehearse", action="store_true", help="tiny models")
+    parser.add_argument("--model", help=argparse.SUPPRESS)
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--model-out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/footprint-h100.json"))
     return parser.parse_args()
 

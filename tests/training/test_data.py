@@ -203,7 +203,7 @@ def test_settings_that_change_no_row_share_the_cache(
     prepare: Prepare, recipe_of: RecipeOf, write_rows: WriteRows
 ) -> None:
     path = write_rows(PAIRS)
-    one, two = prepare(recipe_of(path)), prepare(recipe_of(path, group_by_length=False))
+    one, two = prepare(recipe_of(path)), prepare(recipe_of(path, group_by_length=True))
     assert one == two
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_a_resumed_trial_repeats_the_uninterrupted_one(precision: str, tmp_path:
     first = broken.run(on=halt_at(7, Halt.YIELD))
     losses = {**first.losses, **broken.run().losses}
     for step, (loss, norm) in expected.losses.items():
-        assert losses[step] == pytest.approx((loss, norm), rel=1e-2, abs=1e-3)
+        assert losses[step] == pytest.approx((loss, norm), rel=1e-2, abs=1e-3, nan_ok=True)
 
 
 def test_the_peak_stays_below_the_cap(tmp_path: Path) -> None:
@@ -90,15 +91,18 @@ def test_200_steps_lie_within_three_seeds_of_trl(tmp_path: Path) -> None:
     def made(seed: int) -> Recipe:
         return recipe(
             model__quantization="nf4", data__max_rows=800, train__max_steps=200,
-            train__log_every=50, train__seed=seed, train__learning_rate=1e-3,
+            train__log_every=1, train__seed=seed, train__learning_rate=1e-3,
         )  # fmt: skip
+
+    def mean(losses: dict[int, tuple[float, float]], last: int) -> float:
+        return statistics.mean(losses[step][0] for step in range(last - 49, last + 1))
 
     ours = Bench(tmp_path / "ours", made(1), plan=plan(precision="bf16"), card=card()).run()
     theirs = [losses_of_trl(made(seed), tmp_path / str(seed), device="cuda") for seed in (1, 2, 3)]
     for step in (50, 100, 150, 200):
-        seeds = [losses[step][0] for losses in theirs]
+        seeds = [mean(losses, step) for losses in theirs]
         spread = max(seeds) - min(seeds)
-        loss = ours.losses[step][0]
+        loss = mean(ours.losses, step)
         print(f"step {step}: ours {loss:.4f}, TRL {[round(one, 4) for one in seeds]}")
         assert min(seeds) - spread <= loss <= max(seeds) + spread
 

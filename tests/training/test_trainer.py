@@ -27,7 +27,7 @@ class Stock(SFTTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
         lengths = list(self.train_dataset["length"])
-        return EpochOrder(lengths, 4, self.args.seed, lambda: 0, grouped=True)
+        return EpochOrder(lengths, 4, self.args.seed, lambda: 0, grouped=False)
 
 
 def losses_of_trl(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,9 +157,10 @@ class Log:
 
     @property
     def losses(self) -> dict[int, tuple[float, float]]:
-        """Training loss and gradient norm by step."""
+        """Training loss and gradient norm by step; NaN where the step was skipped."""
         rows = [row for row in self.of("metric") if "loss" in row["values"]]
-        return {row["step"]: (row["values"]["loss"], row["values"]["grad_norm"]) for row in rows}
+        norms = [row["values"].get("grad_norm", math.nan) for row in rows]
+        return {row["step"]: (row["values"]["loss"], n) for row, n in zip(rows, norms, strict=True)}
 
     @property
     def scores(self) -> dict[str, float]:

@@ -43,8 +43,8 @@ WORKSPACES = 3
 CONTEXT_BYTES = {"cuda": 870 * MIB, "cpu": GIB}
 """CUDA context (0.61 GiB on an H200), kernels and graphs (0.85 with them); on a CPU card the
 process with its libraries."""
-FRAGMENTS = 0.005
-"""Of what comes and goes: free blocks between others."""
+FRAGMENTS = {True: 0.05, False: 0.005}
+"""Of what comes and goes: free blocks between others, with dense attention and without."""
 CPU_SLACK_BYTES = 3 * GIB // 10
 
 
@@ -82,7 +82,7 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     )  # fmt: skip
     moving["evaluation"] = max(0, scored - sum(moving.values()))
     slack = POOLS * PAGE_BYTES if run.card_kind == "cuda" else CPU_SLACK_BYTES
-    slack += int(FRAGMENTS * sum(moving.values()))
+    slack += int(FRAGMENTS[run.kernel == "dense"] * sum(moving.values()))
     return {**still, **moving, "slack": slack, "context": CONTEXT_BYTES[run.card_kind]}
 
 
@@ -111,16 +111,19 @@ def moving_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     again = min(run.recompute_layers, shape.layers)
     one = _layer(shape, recipe, run)
     inputs = again * one.input * tokens
-    kept = inputs + (shape.layers - again) * one.of(tokens, longest)
+    whole = one.of(tokens, longest)
+    kept = inputs + (shape.layers - again) * whole
+    backward = one.on_top(tokens, longest)
+    loss = 2 * width + _logits(shape, run, tokens, value)  # the final norm's input, the gradient
+    moments: list[tuple[str, float, float]] = [("logits", kept, loss)]
+    if again < shape.layers:
+        moments.append(("transient", kept, backward))
     if again:  # the first to recompute stands on the inputs of those before it
-        kept = max(kept, inputs - one.input * tokens + one.of(tokens, longest))
+        moments.append(("transient", inputs - one.input * tokens + whole, backward))
+    name, kept, top = max(moments, key=lambda moment: moment[1] + moment[2])
     # Cosine and sine of the positions, for each kind of attention; and the final norm's output,
     # which outlives the loss that was computed from it.
     kept += tokens * 2 * shape.head_dim * value * shape.rotaries + width
-    backward = one.on_top(tokens, longest)
-    loss = 2 * width + _logits(shape, run, tokens, value)  # the final norm's input, the gradient
-    top = max(backward, loss)
-    name = "transient" if backward >= loss else "logits"
     return {"activations": int(kept), "transient": 0, "logits": 0, name: int(top)}
 
 

@@ -120,8 +120,10 @@ class Data(Section):
     """Longer rows are cut."""
     packing: bool = False
     """Fill rows of `max_tokens` with several examples. It changes the batch, so it is off."""
-    group_by_length: bool = True
-    """Batches of rows of similar length."""
+    group_by_length: bool = False
+    """Batches of rows of similar length. They save padding where a model trains padded; the fast
+    step pads nothing, and batches that are alike make noisier steps
+    (docs/notes/2026-11-25-grouped-rows.md)."""
 
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

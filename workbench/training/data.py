@@ -94,7 +94,7 @@ def prepare_data(
     if data.packing:
         raise DataError(
             "data.packing is not available yet: packed examples would see one another",
-            mend="set data.packing: false; rows of similar length share a batch anyway",
+            mend="set data.packing: false; the fast step lays rows end to end anyway",
         )
     progress("looking for the data", 0, 0)
     train, held = find_sources(data, cache / "sources", refresh=refresh)

@@ -32,7 +32,7 @@ class Rehearsal:
     score: Callable[[], None]
     """Scores one batch of the longest held-out rows."""
     optimizer_bytes: int
-    """What the optimizer will keep: one that makes its state in its first step has none yet."""
+    """What the optimizer will keep; one that makes its state in its first step has none yet."""
 
     @property
     def due(self) -> bool:
@@ -55,7 +55,8 @@ def train_once(step: Step, worst: Rows, optimizer_bytes: int) -> None:
     """Gradients of the worst batch, and nothing of them left."""
     device = step.device
     times = CAPTURED_AFTER if device.type == "cuda" else 1
-    reserved = torch.empty(optimizer_bytes, dtype=torch.uint8, device=device)
+    lacking = max(0, optimizer_bytes - step.optimizer.state_bytes())
+    reserved = torch.empty(lacking, dtype=torch.uint8, device=device)
     try:
         with same_chance(device):
             for _ in range(times):

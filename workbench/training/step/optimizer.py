@@ -195,6 +195,10 @@ class FlatOptimizer(torch.optim.Optimizer):
     def learning_rate(self) -> float:
         return float(self.param_groups[0]["lr"])
 
+    def state_bytes(self) -> int:
+        """What it keeps by now; a stock one makes its moments in its first step."""
+        return _bytes_of(self._flat_state.values())
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zeroes the flat buffer, whatever is asked: graphs write to it."""
         self.flat.grads.zero_()
@@ -286,6 +290,10 @@ class FlatStock(FlatOptimizer):
             theirs["lr"] = ours["lr"]
         self._inner.step()
 
+    def state_bytes(self) -> int:
+        made = [value for state in self._inner.state.values() for value in state.values()]
+        return super().state_bytes() + _bytes_of(v for v in made if isinstance(v, Tensor))
+
     def state_dict(self) -> dict[str, Any]:
         told = super().state_dict()
         return {**told, "inner": [dict(self._inner.state[param]) for param in self._flats]}
@@ -303,6 +311,10 @@ class FlatStock(FlatOptimizer):
                     state[name].copy_(value)
                 else:
                     state[name] = value
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _stock(kind: str, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:

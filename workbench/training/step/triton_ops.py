@@ -62,7 +62,7 @@ def lora_down(x_TK: Tensor, a_PRK: Tensor, keys: Tensor, p: float, scaling: floa
     assert x_TK.numel() < 2**31  # elements are numbered in 32 bits
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     block_r = max(16, _power(rank))
-    block_t, block_k = (64, 128 if width > 8192 else 64) if block_r <= 32 else (32, 32)
+    block_t, block_k = (64 if width > 8192 else 32, 128) if block_r <= 32 else (32, 32)
     blocks = _split(tokens, block_t)
     parts = max(1, min(_split(264, blocks), _split(width, 4 * block_k)))
     k_each = _split(_split(width, parts), block_k) * block_k
@@ -107,7 +107,7 @@ def lora_backward(
     """
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     block_r = max(16, _power(rank))
-    block_k, block_t = (64, 64) if block_r <= 32 else (32, 32)
+    block_k, block_t = (32, 64) if block_r <= 32 else (32, 32)
     parts = max(1, min(_split(264 * block_k, width), _split(tokens, block_t)))
     rows_each = _split(_split(tokens, parts), block_t) * block_t
     parts = _split(tokens, rows_each)
@@ -116,7 +116,7 @@ def lora_backward(
         x_TK, dx_TK if dx_TK is not None else x_TK, dlow_PTR, a_PRK, da_SPRK, keys,
         tokens, width, rank, rows_each,
         scaling * inverse(p), threshold(p), p > 0.0, dx_TK is not None, add_dx, count,
-        block_t, block_k, block_r,
+        block_t, block_k, block_r, num_stages=2 if count > 2 else 3,
     )  # fmt: skip
     _reduced(da_SPRK, grad_PRK, scaling * inverse(p), add=add)
 
