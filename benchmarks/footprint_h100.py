@@ -36,7 +36,7 @@ from peft import LoraConfig, get_peft_model
 from workbench.footprint import ModelShape
 from workbench.footprint.buckets import Run, predict
 from workbench.recipe.schema import Recipe
-from workbench.training.base import Snapshot, close_gaps
+from workbench.training.base import Snapshot
 from workbench.training.step import Step, StepOptions, collate
 
 GIB = 1 << 30
@@ -117,7 +117,6 @@ class Bench:
         self.tiny = tiny
         self.name = f"tiny-{case.shape}" if tiny else SHAPES[case.shape]
         self.base = make_nf4_model(self.name, DEVICE, torch.bfloat16, quantised=case.quantised)
-        close_gaps(self.base)
         clean()
         self.loaded = torch.cuda.memory_allocated() if CUDA else 0
         self.snapshot = Snapshot(self.base)

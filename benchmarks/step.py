@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import re
 import statistics
@@ -421,6 +422,8 @@ CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
     **{f"e-{lever}": workbench(card_gib=24, off=frozenset({lever})) for lever in LEVERS},
 }
 DROPOUT = dict.fromkeys(CONTESTANTS, 0.05) | {"c": 0.0}
+FP16 = frozenset({"d-t4"})
+"""Contestants whose base is of that precision."""
 
 
 @contextmanager
@@ -471,15 +474,18 @@ def main() -> int:
     if "c" in wanted:
         wanted.remove("c")
         print("c (the peer) runs by itself: benchmarks/step_peer.py")
-    for shape in options.shapes:
-        base = make_nf4_model(shape, DEVICE, torch.bfloat16)
+    for shape, dtype in itertools.product(options.shapes, (torch.bfloat16, torch.float16)):
+        mine = [c for c in wanted if (c in FP16) == (dtype is torch.float16)]
+        if not mine:
+            continue
+        base = make_nf4_model(shape, DEVICE, dtype)
         snapshot = Snapshot(base)
         for label in options.settings:
             setting = SETTINGS[label]
             data = rows_of(options.data, setting, base.config.vocab_size)
             bench = Bench(shape, base, snapshot, data, setting)
             for turn in range(options.repeats):
-                for contestant in wanted:
+                for contestant in mine:
                     if turn and contestant.startswith("e-"):
                         continue
                     row = measured(bench, contestant, label, turn, peak, options)

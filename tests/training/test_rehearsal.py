@@ -110,3 +110,21 @@ def test_a_wish_for_the_card_during_it_is_obeyed_at_the_first_step(tmp_path: Pat
     assert log.outcome is Outcome.YIELDED
     assert log.end["step"] == 1
     assert "rehearsing" in phases(bench.run(rehearse=True)), "it had not gone well yet"
+
+
+@pytest.mark.parametrize(("optimizer", "made"), [("adamw_torch", True), ("sgd", False)])
+def test_it_leaves_room_for_the_moments_that_are_still_to_be_made(
+    optimizer: str, made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flat AdamW has its own from the start: room for them twice would be out of memory."""
+    plain, sizes = torch.empty, list[int]()
+
+    def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if kwargs.get("dtype") is torch.uint8 and isinstance(args[0], int):
+            sizes.append(args[0])
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    how = plan(optimizer=optimizer, buckets={"optimizer": 5_000})
+    Bench(tmp_path, recipe(train__max_steps=1), plan=how).run(rehearse=True)
+    assert sizes[0] == 0 if made else sizes[0] > 4_000

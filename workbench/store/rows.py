@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from workbench.trial import Kind, State, Wanted
 
@@ -83,6 +83,25 @@ class Attempt:
         buckets = self.plan.get("buckets")
         known = buckets.values() if isinstance(buckets, dict) else ()
         return sum(size for size in known if isinstance(size, int)) or self.predicted_bytes
+
+
+class Waiting(Protocol):
+    """What the order of the queue asks of a trial."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def experiment(self) -> int: ...
+    @property
+    def rank(self) -> float | None: ...
+
+
+class Queued(NamedTuple):
+    """A queued trial where nothing but its place matters."""
+
+    id: int
+    experiment: int
+    rank: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from typing import Generic, TypeVar
 
 from workbench.store.reader import Reader
-from workbench.store.rows import Experiment, TrialRow
-from workbench.trial import State
+from workbench.store.rows import Experiment, Queued, Waiting
 
-FAR = 256
+T = TypeVar("T", bound=Waiting)
+FAR = 64
 """Trials whose turns are foretold; who comes behind is told by priority and place alone."""
 TRIAL_S = 600.0
 """Foretold of a trial where none of its experiment has ended yet."""
 
 
-class Turns:
+class Turns(Generic[T]):
     """Queued trials in the order they may be placed; it changes as they are.
 
     Among experiments of one priority a trial that a person put to the front comes first, then one
@@ -27,22 +28,22 @@ class Turns:
 
     def __init__(
         self,
-        queued: Iterable[TrialRow],
+        queued: Iterable[T],
         priority: Mapping[int, int],
         running: Mapping[int, int],
         card_s: Mapping[int, float],
     ) -> None:
-        self.left: dict[int, deque[TrialRow]] = {}
+        self.left: dict[int, deque[T]] = {}
         for trial in queued:
             self.left.setdefault(trial.experiment, deque()).append(trial)
         self.running, self.card_s = dict(running), dict(card_s)
         self._priority = priority
 
-    def __iter__(self) -> Iterator[TrialRow]:
+    def __iter__(self) -> Iterator[T]:
         while self.left:
             yield self.next_of(self.left)
 
-    def next_of(self, experiments: Iterable[int]) -> TrialRow:
+    def next_of(self, experiments: Iterable[int]) -> T:
         """The first of these experiments' trials, taken out of what is left."""
         next_one = min(experiments, key=self._standing)
         trials = self.left[next_one]
@@ -60,7 +61,7 @@ class Turns:
             experiment,
         )
 
-    def placed(self, trial: TrialRow, for_s: float = 0.0) -> None:
+    def placed(self, trial: T, for_s: float = 0.0) -> None:
         """It got its card: others come before the next of its experiment."""
         self.running[trial.experiment] = self.running.get(trial.experiment, 0) + 1
         self.card_s[trial.experiment] = self.card_s.get(trial.experiment, 0.0) + for_s
@@ -69,10 +70,10 @@ class Turns:
 def take_turns(
     reader: Reader,
     now: float,
-    queued: Sequence[TrialRow],
+    queued: Sequence[T],
     known: Mapping[int, Experiment],
     running: Mapping[int, int],
-) -> Turns:
+) -> Turns[T]:
     """The turns of what is queued now. One query, and none where a single experiment waits."""
     waiting = {trial.experiment for trial in queued}
     if len(waiting) < 2:
@@ -90,10 +91,10 @@ def _since(waiting: Sequence[Experiment]) -> float:
 # --- for people ---
 
 
-def line_up(reader: Reader, now: float) -> list[TrialRow]:
+def line_up(reader: Reader, now: float) -> list[Queued]:
     """What is queued, in the order it will be placed by what is known now: as if every trial took
     as long as those of its experiment that have ended. Held ones last."""
-    queued = sorted(reader.trials(states=frozenset({State.QUEUED})), key=place_of)
+    queued = sorted(reader.queued(), key=place_of)
     known = {one.id: one for one in reader.experiments()}
     if len({trial.experiment for trial in queued}) < 2:
         return queued
@@ -111,15 +112,15 @@ def line_up(reader: Reader, now: float) -> list[TrialRow]:
 
 
 def _foretell(
-    turns: Turns,
+    turns: Turns[Queued],
     known: Mapping[int, Experiment],
     on_cards: list[tuple[float, int]],
     slots: int,
     now: float,
     each_s: Mapping[int, float],
-) -> list[TrialRow]:
+) -> list[Queued]:
     """The first trials to come, taken out of `turns`; `on_cards`: when whose trials will end."""
-    lined: list[TrialRow] = []
+    lined: list[Queued] = []
     heapify(on_cards)
     while len(lined) < FAR:
         able = [id for id in turns.left if _able(known[id], turns.running.get(id, 0))]
@@ -144,11 +145,11 @@ def _able(experiment: Experiment, running: int) -> bool:
     return not experiment.held and (limit is None or running < limit)
 
 
-def place_of(trial: TrialRow) -> float:
+def place_of(trial: Waiting) -> float:
     """Within its experiment; lower goes first."""
     return float(trial.id) if trial.rank is None else trial.rank
 
 
-def _by_rule(trial: TrialRow, experiment: Experiment) -> tuple[bool, int, float, float]:
+def _by_rule(trial: Queued, experiment: Experiment) -> tuple[bool, int, float, float]:
     place = place_of(trial)
     return (experiment.held, -experiment.priority, min(trial.rank or 0.0, 0.0), place)

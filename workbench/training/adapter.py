@@ -26,7 +26,10 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def put_on(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
-    """A fresh LoRA on `base`, fp32, drawn from the recipe's seed. RecipeError for its targets."""
+    """A fresh LoRA on `base`, fp32, drawn from the recipe's seed. RecipeError for its targets.
+
+    Drawn on the card itself: 42 million numbers of an 8B adapter take a host core 0.3 s.
+    """
     from transformers import set_seed
 
     lora = recipe.lora
@@ -41,7 +44,8 @@ def put_on(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
         target_modules=lora.targets,
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(base, config)
+    with next(base.parameters()).device:
+        model = get_peft_model(base, config)
     for param in model.parameters():
         if param.requires_grad:  # biases of a 16-bit base; LoRA itself is fp32 already
             param.data = param.data.float()

@@ -123,25 +123,7 @@ def load_base(spec: BaseSpec) -> nn.Module:
         ) from refused
     model.requires_grad_(False)
     _keep_layout(model)
-    close_gaps(model)
     return model.eval()
-
-
-def close_gaps(model: nn.Module) -> None:
-    """Move the weights that lie last on a card into what loading left free between others.
-
-    Such gaps stay reserved, and the step's graphs, whose pool is their own, cannot use them: 200
-    MiB on Phi-3 mini, where weights of 16 bits had stood while they were packed.
-    """
-    on_card = [param for param in model.parameters() if param.is_cuda]
-    for param in sorted(on_card, key=lambda param: -param.data_ptr()):
-        if param.nbytes > torch.cuda.memory_reserved() - torch.cuda.memory_allocated():
-            continue
-        moved = param.data.clone()
-        if moved.data_ptr() < param.data_ptr():
-            param.data = moved
-    if on_card:
-        torch.cuda.empty_cache()
 
 
 def _keep_layout(model: nn.Module) -> None:

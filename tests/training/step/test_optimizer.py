@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.training.step.optimizer import FIRST_SCALE, FlatAdamW, FlatParameters
+from workbench.training.step.optimizer import (
+    FIRST_SCALE,
+    FlatAdamW,
+    FlatParameters,
+    FlatStock,
+)
 
 
 def layers() -> nn.Module:
@@ -133,3 +138,14 @@ def test_released_parameters_keep_their_values_in_storage_of_their_own() -> None
     flat.release()
     flat.values.zero_()
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_it_tells_what_its_moments_take_once_they_are_made() -> None:
+    flat = flat_of(layers())
+    moments = 8 * flat.values.numel()
+    assert FlatAdamW(flat, lr=0.01).state_bytes() >= moments
+    stock = FlatStock(flat, kind="paged_adamw_32bit", lr=0.01)
+    assert stock.state_bytes() < 100
+    fill_grads(flat, 1)
+    stock.step()
+    assert stock.state_bytes() >= moments
