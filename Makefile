@@ -13,7 +13,7 @@ demo: .venv/installed
 	@$(BIN)/workbench demo
 
 test: .venv/tools
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 faults: .venv/tools
 	@$(BIN)/python -m pytest -m "fault and not slow and not gpu" tests/faults
