@@ -149,6 +149,7 @@ class Bench:
             **asdict(case), "model": self.name, "recompute_layers": recompute,
             "resident_layers": resident, "predicted_bytes": predicted, "buckets": buckets,
             "loaded_bytes": self.loaded,
+            "card": torch.cuda.get_device_name() if CUDA else "cpu",
         }  # fmt: skip
         clean()
         if CUDA:

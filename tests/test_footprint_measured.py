@@ -12,7 +12,7 @@ from workbench.footprint import ModelShape, named_config
 from workbench.footprint.buckets import Run, predict
 from workbench.recipe import Recipe
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "results" / "footprint-h200.json"
+FILE = Path(__file__).parents[1] / "benchmarks" / "results" / "footprint-h100.json"
 ROWS: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
 
 
