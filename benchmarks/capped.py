@@ -28,7 +28,7 @@ from workbench.assignment import Assignment
 from workbench.cards import CARDS_VARIABLE, Card, detect_cards
 from workbench.errors import DoesNotFit
 from workbench.events import Outcome
-from workbench.footprint import choose_plan
+from workbench.footprint import Plan, choose_plan
 from workbench.footprint.lengths import lengths_of
 from workbench.recipe.schema import Recipe
 
@@ -92,15 +92,11 @@ def one(
     options: argparse.Namespace, card: Card, tokens: int, resident: Any, meter: Any
 ) -> dict[str, Any]:
     from workbench.training.control import Control
-    from workbench.training.prepare import prepare_experiment
     from workbench.training.trial_run import run
 
     home = Path(tempfile.mkdtemp(prefix="wb-capped-"))
-    experiment = home / "experiments" / "1"
-    experiment.mkdir(parents=True)
     recipe = recipe_of(options, home, tokens)
-    (experiment / "recipe.json").write_text(recipe.model_dump_json())
-    prepared = prepare_experiment(experiment, home / "cache" / "data", lambda *_: None)
+    prepared = prepare(home, recipe)
     data = prepared["data"]
     told: dict[str, Any] = {
         "cap_gib": options.cap, "tokens": tokens, "card": card.name, "mean": data["mean_length"],
@@ -113,13 +109,7 @@ def one(
         )  # fmt: skip
     except DoesNotFit as refused:
         return {**told, "outcome": "does not fit", "reason": refused.what, "mend": refused.mend}
-    folder = home / "attempts" / "1"
-    folder.mkdir(parents=True)
-    given = Assignment(
-        attempt=1, trial=1, experiment=1, kind="tune", recipe=recipe.model_dump(mode="json"),
-        card=card.to_json(), plan=plan.to_json(), folder=str(folder),
-        trial_folder=str(home / "trials" / "1"), experiment_folder=str(experiment),
-    )  # fmt: skip
+    given = assigned(home, 1, recipe, card, plan)
     events: list[tuple[str, dict[str, Any]]] = []
 
     def emit(kind: str, *, durable: bool = False, **data: Any) -> None:
@@ -144,6 +134,28 @@ def one(
         "warnings": [data["text"] for kind, data in events if kind == "log"],
         "plan": plan.to_json(),
     }
+
+
+def prepare(home: Path, recipe: Recipe) -> dict[str, Any]:
+    """What preparing tells of the recipe's model and rows, as the home's first experiment."""
+    from workbench.training.prepare import prepare_experiment
+
+    experiment = home / "experiments" / "1"
+    experiment.mkdir(parents=True, exist_ok=True)
+    (experiment / "recipe.json").write_text(recipe.model_dump_json())
+    return prepare_experiment(experiment, home / "cache" / "data", lambda *_: None)
+
+
+def assigned(home: Path, trial: int, recipe: Recipe, card: Card, plan: Plan) -> Assignment:
+    """The first attempt of a trial of that experiment."""
+    folder = home / "attempts" / str(trial)
+    folder.mkdir(parents=True)
+    return Assignment(
+        attempt=trial, trial=trial, experiment=1, kind="tune",
+        recipe=recipe.model_dump(mode="json"), card=card.to_json(), plan=plan.to_json(),
+        folder=str(folder), trial_folder=str(home / "trials" / str(trial)),
+        experiment_folder=str(home / "experiments" / "1"),
+    )  # fmt: skip
 
 
 def the_card(cap_gib: float, *, rehearse: bool) -> Card:

@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as a worker has it
 
 import torch
-from capped import the_card, write_rows
+from capped import assigned, prepare, the_card, write_rows
 from nf4_model import write_shaped_model
 
 from workbench.assignment import Assignment
@@ -33,7 +33,6 @@ from workbench.training import libraries
 from workbench.training.base import Resident
 from workbench.training.control import Control
 from workbench.training.memory import Meter
-from workbench.training.prepare import prepare_experiment
 from workbench.training.trial_run import run
 
 
@@ -44,24 +43,14 @@ def main() -> int:
     card = the_card(24, rehearse=options.rehearse)
     libraries.warm(threads=2 if card.kind == "cpu" else None)
     home = Path(tempfile.mkdtemp(prefix="wb-start-"))
-    experiment = home / "experiments" / "1"
-    experiment.mkdir(parents=True)
     write_rows(options.model, home / "rows.jsonl", 512)
     meter, resident, taken = Meter(card), Resident(), []
     for trial in range(1, options.trials + 1):
         recipe = recipe_of(options, home, learning_rate=1e-4 * trial)
-        (experiment / "recipe.json").write_text(recipe.model_dump_json())
-        prepared = prepare_experiment(experiment, home / "cache" / "data", lambda *_: None)
+        prepared = prepare(home, recipe)
         lengths = lengths_of(prepared["data"])
         plan = choose_plan(recipe, prepared["model"]["config"], card, **lengths)
-        folder = home / "attempts" / str(trial)
-        folder.mkdir(parents=True)
-        given = Assignment(
-            attempt=trial, trial=trial, experiment=1, kind="tune",
-            recipe=recipe.model_dump(mode="json"), card=card.to_json(), plan=plan.to_json(),
-            folder=str(folder), trial_folder=str(home / "trials" / str(trial)),
-            experiment_folder=str(experiment),
-        )  # fmt: skip
+        given = assigned(home, trial, recipe, card, plan)
         seconds = first_step(given, resident, meter)
         print(f"trial {trial}: {told(seconds)}", flush=True)
         taken.append(seconds["step 1"])

@@ -107,7 +107,7 @@ def lora_backward(
     """
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     block_r = max(16, _power(rank))
-    block_k, block_t = (32, 64) if block_r <= 32 else (32, 32)
+    block_k, block_t = 32, 64 if block_r <= 32 else 32
     parts = max(1, min(_split(264 * block_k, width), _split(tokens, block_t)))
     rows_each = _split(_split(tokens, parts), block_t) * block_t
     parts = _split(tokens, rows_each)
