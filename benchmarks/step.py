@@ -7,7 +7,8 @@ Contestants: a = TRL as the 2024 guide's settings run today; b = TRL with its be
 (padding-free, PyTorch's varlen attention, Liger kernels, no recompute); c = Unsloth, which has a
 script of its own (step_peer.py); d = the workbench as it plans for a card of 24 GiB, e = that with
 each lever removed alone; d-16gib = as it plans for 16 GiB; d-nf4 = nothing kept unpacked, nothing
-recomputed; d-recompute = every layer recomputes, 8-bit AdamW; d-16bit = NF4's values all kept in
+recomputed; d-recompute = every layer recomputes, 8-bit AdamW; d-offload = and their inputs wait in
+the machine's memory; d-16bit = NF4's values all kept in
 16 bits; d-t4 = fp16, attention as on a T4.
 
 All train the same rows in the same order, rank 16 on all seven projections, whole optimizer step
@@ -263,6 +264,7 @@ class Bench:
                 result.notes["plan"] = {
                     "tokens_per_micro": told.tokens_per_micro,
                     "recompute_layers": told.recompute_layers,
+                    "offload": told.offload,
                     "resident_layers": told.resident_layers,
                     "optimizer": told.optimizer,
                 }
@@ -380,6 +382,7 @@ def planned(bench: Bench, gib: int) -> dict[str, Any]:
     return {
         "tokens_per_micro": plan.tokens_per_micro,
         "recompute_layers": plan.recompute_layers,
+        "offload": plan.host_bytes > 0,
         "resident_layers": plan.resident_layers,
         "optimizer": plan.optimizer,
     }
@@ -417,6 +420,7 @@ CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
     "d-16gib": workbench(card_gib=16),
     "d-nf4": workbench(),
     "d-recompute": workbench(recompute_layers=10_000, optimizer="adamw_8bit"),
+    "d-offload": workbench(recompute_layers=10_000, optimizer="adamw_8bit", offload=True),
     "d-16bit": workbench(resident_layers=10_000),
     "d-t4": workbench(precision="fp16", pretend_capability=(7, 5)),
     **{f"e-{lever}": workbench(card_gib=24, off=frozenset({lever})) for lever in LEVERS},

@@ -27,6 +27,8 @@ class Plan:
     """Of an optimizer step at most, when every row is as long as the longest; divides its rows."""
     recompute_layers: int = 0
     """The first so many layers recompute their activations in the backward pass."""
+    host_bytes: int = 0
+    """Of the machine's memory, where the inputs of those layers wait; 0: they stay on the card."""
     resident_layers: int = 0
     """The last so many layers keep NF4's values unpacked in the compute precision."""
     layers: int

@@ -95,6 +95,43 @@ def test_a_replay_gives_what_an_eager_run_gives(
     assert float((replayed - eager).norm() / eager.norm()) < 1e-2
 
 
+def test_inputs_that_left_the_card_give_the_same_gradients_with_less_memory() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {
+        "hidden_size": 1024, "intermediate_size": 512, "num_hidden_layers": 12, "vocab_size": 512,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64,
+    }  # fmt: skip
+    row = torch.randint(3, 500, (2048,), generator=torch.Generator().manual_seed(1)).tolist()
+    long = collate([{"input_ids": row}])
+    found = []
+    for offload in (False, True):
+        torch.manual_seed(0)
+        base = LlamaForCausalLM(LlamaConfig(**sizes)).to(CUDA, torch.bfloat16)
+        adapted = get_peft_model(base, LoraConfig(r=4, lora_dropout=0.1, target_modules=LINEARS))
+        told = options(recompute_layers=12, offload=offload, max_length=2048, rows_per_micro=1)
+        step = Step(adapted, told)
+        peaks, losses, grads = [], [], []
+        for _ in range(6):  # two eagerly, then a capture and its replays
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            losses.append(float(step.forward_backward(long)))
+            grads.append(step.flat.grads.clone())
+            peaks.append(torch.cuda.max_memory_allocated() - before)
+            step.optimizer.micro_steps = 0
+        assert step._runner is not None
+        assert step._runner.captured == 1, step.levers()
+        assert losses == pytest.approx([losses[0]] * 6, rel=1e-3)
+        for grad in grads[1:]:
+            assert float((grad - grads[0]).norm() / grads[0].norm()) < 1e-2
+        found.append((peaks[1], losses[0], grads[0]))
+        step.restore()
+    (kept, loss, grad), (away, same_loss, same_grad) = found
+    assert kept - away > 9 * 2048 * 1024 * 2  # of twelve inputs at most two are there, and one more
+    assert same_loss == pytest.approx(loss, rel=1e-3)
+    assert float((same_grad - grad).norm() / grad.norm()) < 1e-2
+
+
 @pytest.mark.parametrize("capability", [(7, 5), None])
 def test_fp16_trains_200_steps_without_a_nan(
     capability: tuple[int, int] | None, long_rows: Rows

@@ -51,6 +51,9 @@ def test_low_rank_forward_and_backward(p: float, rank: int, count: int) -> None:
     torch.testing.assert_close(grad, want_da, rtol=1e-4, atol=2e-4)
     triton_ops.lora_backward(x_TK, None, *more, add=True, add_dx=False)
     torch.testing.assert_close(grad, 2 * want_da, rtol=1e-4, atol=4e-4)
+    triton_ops.lora_backward(x_TK, x_TK, *more, add=False, add_dx=False)  # in the input's place
+    torch.testing.assert_close(x_TK, more_dx, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(grad, want_da, rtol=1e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("width", [96, 9000])
@@ -59,7 +62,8 @@ def test_gradient_of_b(width: int) -> None:
     grad = torch.full((width, 5), float("nan"), device=DEVICE)
     triton_ops.up_backward(dy_TN, low_TR, grad, add=False)
     torch.testing.assert_close(grad, dy_TN.T @ low_TR, rtol=1e-4, atol=1e-4)
-    triton_ops.up_backward(dy_TN, low_TR, grad, add=True)
+    beside_TN = torch.cat([dy_TN, dy_TN], 1)[:, width:]  # as gradients of gate and up lie
+    triton_ops.up_backward(beside_TN, low_TR, grad, add=True)
     torch.testing.assert_close(grad, 2 * dy_TN.T @ low_TR, rtol=1e-4, atol=2e-4)
 
 
@@ -93,10 +97,11 @@ def test_gated_linear(gelu: bool, chunked: bool) -> None:
         gate, up = gate.contiguous(), up.contiguous()
     dy = drawn(1, 11, 80, seed=2)
     act = nn.functional.gelu(gate, approximate="tanh") if gelu else nn.functional.silu(gate)
-    (want,) = torch.autograd.grad(act * up, both, dy, retain_graph=True)
+    want_out = act * up
+    (want,) = torch.autograd.grad(want_out, both, dy, retain_graph=True)
     out = triton_ops.GatedLinear.apply(gate, up, gelu)
-    (got,) = torch.autograd.grad(out, both, dy)
-    torch.testing.assert_close(out, act * up, rtol=1e-4, atol=1e-5)
+    (got,) = torch.autograd.grad(out, both, dy)  # overwrites gate and up
+    torch.testing.assert_close(out, want_out, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from tests.training.step.conftest import ModelOf, assert_same_gradients, options
 from workbench.training.step import Rows, Step
+from workbench.training.step.offload import Offload
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3"]
 
@@ -48,6 +50,44 @@ def test_every_kind_of_adapter_has_the_plain_gradients(
 def test_recomputing_layers_draw_the_same_masks(layers: int, model_of: ModelOf, rows: Rows) -> None:
     model = model_of(lora_dropout=0.3)
     assert_same_gradients(model, rows, Step(model, options(recompute_layers=layers)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inputs_that_left_the_card_change_no_number(
+    family: str, model_of: ModelOf, rows: Rows
+) -> None:
+    model = model_of(family)
+    assert_same_gradients(model, rows, Step(model, options(recompute_layers=2, offload=True)))
+
+
+def test_all_inputs_but_the_last_leave_the_card(
+    model_of: ModelOf, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(sizes={"num_hidden_layers": 4})
+    put, inputs, moved, there = Offload.put, [], [], []
+
+    def note(offload: Offload, index: int, tensor: torch.Tensor) -> None:
+        put(offload, index, tensor)
+        moved.append(offload.moved)
+        inputs.append(weakref.ref(tensor))
+        there.append([ref() is not None for ref in inputs])
+
+    monkeypatch.setattr(Offload, "put", note)
+    step = Step(model, options(recompute_layers=4, offload=True))
+    assert_same_gradients(model, rows, step)
+    assert moved == [1, 2, 3, 3]
+    assert there[-1][1:] == [False, False, True]  # the decoder holds the first while it runs
+    step.restore()
+
+
+def test_a_pass_that_failed_leaves_nothing_to_the_next(model_of: ModelOf, rows: Rows) -> None:
+    model = model_of(lora_dropout=0.3)
+    step = Step(model, options(recompute_layers=2, offload=True))
+    assert step._recompute is not None
+    assert step._recompute.offload is not None
+    for index in range(2):
+        step._recompute.offload.put(index, torch.full((1, 4, 8), torch.nan))
+    assert_same_gradients(model, rows, step)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from workbench.training.step import triton_ops
 from workbench.training.step.rows import IGNORE
 
-CHUNK_BYTES = 256 * 2**20
+CHUNK_BYTES = 128 * 2**20
 """Logits held at once, at most."""
 
 

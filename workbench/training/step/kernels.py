@@ -104,7 +104,7 @@ def reduce_parts(parts, out, count, S, SCALE: tl.constexpr, ADD: tl.constexpr, B
 
 @triton.jit
 def up_backward(
-    dy_TN, low_TR, grad_NR, T, N, R, ADD: tl.constexpr,
+    dy_TN, low_TR, grad_NR, T, N, R, dy_stride, ADD: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """grad_B (+)= dy^T @ low in fp32; low carries the adapter's scaling already."""
@@ -116,7 +116,7 @@ def up_backward(
     for start in range(0, T, BLOCK_T):
         t = start + tl.arange(0, BLOCK_T)
         in_t = t < T
-        at = t[:, None].to(tl.int64) * N + n[None, :]
+        at = t[:, None].to(tl.int64) * dy_stride + n[None, :]
         dy = tl.load(dy_TN + at, mask=in_t[:, None] & in_n[None, :], other=0.0)
         low = tl.load(
             low_TR + t[:, None] * R + r[None, :], mask=in_t[:, None] & in_r[None, :], other=0.0
@@ -306,8 +306,9 @@ def glu(gate, up, out, width, gate_stride, up_stride, GELU: tl.constexpr, BLOCK:
 
 @triton.jit
 def glu_backward(
-    dy, gate, up, dgate, dup, width, gate_stride, up_stride, GELU: tl.constexpr, BLOCK: tl.constexpr
+    dy, gate, up, width, gate_stride, up_stride, GELU: tl.constexpr, BLOCK: tl.constexpr
 ):
+    """gate and up become their gradients."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
@@ -315,8 +316,9 @@ def glu_backward(
     g = tl.load(gate + row * gate_stride + at, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(up + row * up_stride + at, mask=inside, other=0.0).to(tl.float32)
     act, slope = activated(g, GELU)
-    tl.store(dgate + row * width + at, (d * u * slope).to(dgate.dtype.element_ty), mask=inside)
-    tl.store(dup + row * width + at, (d * act).to(dup.dtype.element_ty), mask=inside)
+    dgate, dup = (d * u * slope).to(gate.dtype.element_ty), (d * act).to(up.dtype.element_ty)
+    tl.store(gate + row * gate_stride + at, dgate, mask=inside)
+    tl.store(up + row * up_stride + at, dup, mask=inside)
 
 
 @triton.jit

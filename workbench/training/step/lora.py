@@ -27,6 +27,8 @@ from workbench.training.step.optimizer import FlatParameters
 
 SHARING = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of projections that read the same tensor in every family of the allow-list."""
+LAST_READER = "down_proj"
+"""Keeps an input, the gated activation, that nothing else keeps: its gradient takes its place."""
 
 
 def together(names: list[str]) -> list[int]:
@@ -112,6 +114,8 @@ class Group:
     anchor: nn.Parameter | None
     """Any trained parameter of the group, so that autograd visits it though its input is frozen."""
     workspace: Workspace
+    last_reader: bool = False
+    """Its input may be overwritten in the backward pass, by a kernel that reads it first."""
     _made_for: Tensor | None = None
     _made: dict[int, Tensor] = field(default_factory=dict)
 
@@ -175,7 +179,9 @@ class _Projections(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         x, *lows = ctx.saved_tensors
         x_TK = x.reshape(-1, x.shape[-1])
-        dx = _Sum(torch.empty_like(x_TK)) if ctx.needs_input_grad[0] else None
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = _Sum(x_TK if ctx.group.last_reader else torch.empty_like(x_TK))
         dys = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
         for stack, low_PTR in zip(ctx.group.stacks, lows, strict=True):  # before the large products
             ours = [dys[index] for index in stack.members]
@@ -315,7 +321,9 @@ class FusedProjections:
             rows = sum(part.weight.shape_NK[0] for part in parts)
             self._workspace.reserve(rows * parts[0].weight.shape_NK[1])
         anchor = trained[0] if trained else None
-        return Group(parts, self._stacks(parts), self.draw, anchor, self._workspace)
+        fused = triton_ops.usable(self._flat.values.device)  # torch's form reads x more than once
+        last = fused and [part.name for part in parts] == [LAST_READER]
+        return Group(parts, self._stacks(parts), self.draw, anchor, self._workspace, last)
 
     def _stacks(self, parts: list[Projection]) -> list[Stack]:
         """One for all adapters of the group when they are alike and lie together, else one each."""

@@ -32,6 +32,8 @@ class StepOptions:
     """No row is longer (data.max_tokens)."""
     recompute_layers: int = 0
     """The first so many layers recompute their activations."""
+    offload: bool = False
+    """Inputs of layers that recompute wait in the machine's memory."""
     resident_layers: int = 0
     """The last so many layers keep NF4's values unpacked: no unpacking, 2 bytes a weight more."""
     optimizer: str = "adamw_torch"

@@ -8,34 +8,42 @@ never stands on top of the peak. Chen et al. 2016, arXiv 1604.06174.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from workbench.training.step.offload import Offload
+
 _FLAGS = ("gradient_checkpointing", "_gradient_checkpointing_func")
+# Masks are functions of (seed, step), so no generator's state needs keeping.
+_again = partial(
+    checkpoint, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
+)
 
 
 class Recompute:
     """Switches layers on; all others off, whatever someone set before. Undone by restore()."""
 
-    def __init__(self, layers: nn.ModuleList, count: int) -> None:
+    def __init__(self, layers: nn.ModuleList, count: int, offload: Offload | None = None) -> None:
+        """`offload` keeps the layers' inputs."""
         self.count = min(count, len(layers))
+        self.offload = offload
         self._were = [
             (layer, {name: layer.__dict__.get(name) for name in _FLAGS}) for layer in layers
         ]
-        # Masks are functions of (seed, step), so no generator's state needs keeping.
-        again = partial(
-            checkpoint, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
-        )
         for index, layer in enumerate(layers):
             if not isinstance(layer, GradientCheckpointingLayer):
                 continue
             attributes: dict[str, Any] = layer.__dict__
             attributes["gradient_checkpointing"] = index < self.count
-            attributes["_gradient_checkpointing_func"] = again
+            attributes["_gradient_checkpointing_func"] = (
+                _again if offload is None else partial(_away, offload, index)
+            )
 
     def restore(self) -> None:
         for layer, were in self._were:
@@ -45,3 +53,24 @@ class Recompute:
                 else:
                     layer.__dict__[name] = value
         self._were = []
+        if self.offload is not None:
+            self.offload.release()
+
+
+def _away(
+    offload: Offload, index: int, layer: Callable[..., Any], hidden: Tensor, *more: Any
+) -> Any:
+    """The layer, recomputed later, when its input is fetched."""
+    at = hidden.data_ptr()  # a closure over the tensor itself would keep it where it is
+
+    def keep(tensor: Tensor) -> Tensor | int:
+        if tensor.data_ptr() != at:
+            return tensor
+        offload.put(index, tensor)
+        return index
+
+    def give(kept: Tensor | int) -> Tensor:
+        return offload.get(kept) if isinstance(kept, int) else kept
+
+    with saved_tensors_hooks(keep, give):
+        return _again(layer, hidden, *more)

@@ -22,6 +22,7 @@ from workbench.training.step.graphs import Runner
 from workbench.training.step.lora import CannotFuse, FusedProjections, together
 from workbench.training.step.masks import keys_for
 from workbench.training.step.models import Parts, SmallKernels, parts_of
+from workbench.training.step.offload import Offload
 from workbench.training.step.optimizer import (
     FlatAdamW,
     FlatOptimizer,
@@ -207,8 +208,18 @@ class Step:
                 self._off("small_kernels", triton_ops.why_not(self.device))
         if self._wanted("chunked_head"):
             self._on("chunked_head", "gradient in the forward pass, chunk by chunk")
-        count = len(parts.layers) if "no_recompute" in options.off else options.recompute_layers
-        self._recompute = Recompute(parts.layers, count)
+        asked = len(parts.layers) if "no_recompute" in options.off else options.recompute_layers
+        count = min(asked, len(parts.layers))
+        self._recompute = Recompute(parts.layers, count, self._offload(parts, count))
+
+    def _offload(self, parts: Parts, count: int) -> Offload | None:
+        options = self.options
+        if not options.offload:
+            return None
+        most = options.rows_per_micro * options.max_length
+        tokens = bucket(min(most, options.tokens_per_micro or most))
+        embedded = parts.decoder.embed_tokens.weight
+        return Offload(count, tokens * embedded.shape[1], embedded.dtype, self.device)
 
     def _fuse(self, parts: Parts) -> None:
         try:
@@ -269,7 +280,8 @@ class Step:
             self._on("whole_batch", f"up to {options.rows_per_micro} rows a micro-step")
         if self._wanted("no_recompute"):
             count = self._recompute.count if self._recompute else 0
-            self._on("no_recompute", f"{count} layers recompute")
+            where = ", inputs in the machine's memory" if options.offload else ""
+            self._on("no_recompute", f"{count} layers recompute{where if count else ''}")
         if self._wanted("flat_adamw"):
             self._on("flat_adamw", f"{self.flat.values.numel():,} elements in one buffer")
         if self._wanted("ring"):

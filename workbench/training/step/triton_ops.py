@@ -79,12 +79,14 @@ def lora_down(x_TK: Tensor, a_PRK: Tensor, keys: Tensor, p: float, scaling: floa
 def up_backward(dy_TN: Tensor, low_TR: Tensor, grad_NR: Tensor, *, add: bool) -> None:
     """grad_B (+)= dy^T @ low, in fp32, straight into the flat buffer."""
     (tokens, width), rank = dy_TN.shape, low_TR.shape[1]
-    dy_TN = dy_TN.contiguous()
+    if dy_TN.stride(1) != 1:
+        dy_TN = dy_TN.contiguous()
     block_r = max(16, _power(rank))
     block_t, block_n = (128, 64) if block_r <= 32 else (64, 32)
     _kernels().up_backward[(_split(width, block_n),)](
-        dy_TN, low_TR, grad_NR, tokens, width, rank, add, block_t, block_n, block_r
-    )
+        dy_TN, low_TR, grad_NR, tokens, width, rank, dy_TN.stride(0), add,
+        block_t, block_n, block_r,
+    )  # fmt: skip
 
 
 def lora_backward(
@@ -101,7 +103,8 @@ def lora_backward(
     add_dx: bool,
 ) -> None:
     """grad_A (+)= its gradient; dx (+)= the low-rank path's share. x is read once for up to three
-    projections and no mask is stored. `keys`: of the first of them; they share it.
+    projections and no mask is stored. `keys`: of the first of them; they share it. `dx_TK` may be
+    x itself, unless it is added to.
 
     Deterministic: parts of T are summed in a second launch, never by atomics.
     """
@@ -167,7 +170,9 @@ class RmsNorm(torch.autograd.Function):
 
 
 class GatedLinear(torch.autograd.Function):
-    """act(gate) · up, SiLU or tanh-GELU; saves its two inputs alone."""
+    """act(gate) · up, SiLU or tanh-GELU; saves its two inputs alone, and writes their gradients in
+    their place: nothing else keeps what those projections give. So it goes backward only once.
+    """
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
@@ -179,19 +184,18 @@ class GatedLinear(torch.autograd.Function):
             gate_TN, up_TN, out, width, gate_TN.stride(0), up_TN.stride(0), gelu, block
         )
         ctx.save_for_backward(gate_TN, up_TN)
-        ctx.gelu, ctx.block, ctx.shape = gelu, block, gate.shape
+        ctx.gelu, ctx.block = gelu, block
         return out
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         gate_TN, up_TN = ctx.saved_tensors
-        width, dy = gate_TN.shape[-1], dy.contiguous()
-        dgate, dup = dy.new_empty(ctx.shape), dy.new_empty(ctx.shape)
+        shape, dy = dy.shape, dy.contiguous()
+        width = shape[-1]
         _kernels().glu_backward[(gate_TN.shape[0], _split(width, ctx.block))](
-            dy, gate_TN, up_TN, dgate, dup, width, gate_TN.stride(0), up_TN.stride(0),
-            ctx.gelu, ctx.block,
-        )  # fmt: skip
-        return dgate, dup, None
+            dy, gate_TN, up_TN, width, gate_TN.stride(0), up_TN.stride(0), ctx.gelu, ctx.block
+        )
+        return gate_TN.view(shape), up_TN.view(shape), None
 
 
 class Rotary(torch.autograd.Function):

@@ -1,0 +1,149 @@
+"""Inputs of recomputed layers, in the machine's memory until the backward pass wants them.
+
+Saves what a layer that recomputes keeps on the card: 8 KiB a token of an 8B shape, for all layers
+as much as everything else that a token takes there. Copies run on a stream of their own: one layer
+runs while the input of the one below leaves, and goes backward while the next one comes. The idea
+is Unsloth's (unsloth.ai/blog/long-context).
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.errors import HostMemory
+
+GIB = 1 << 30
+
+
+@cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """One for all steps of the process."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+class Offload:
+    """Inputs of the layers 0 to `count` - 1, put in that order, got back in the other.
+
+    Two are on the card at any moment, one of them on its way; the last is wanted first and stays.
+    Addresses are static, so both ways can be captured. HostMemory where the machine has no room.
+    """
+
+    def __init__(self, count: int, elements: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Of at most `elements` each; a larger one stays on the card."""
+        self._last = count - 1
+        self._stream = _copying(device) if device.type == "cuda" else None
+        self._away = _room((max(self._last, 0), elements), dtype)
+        if self._stream is not None:
+            _lock(self._away, device)
+            self._unlock = weakref.finalize(self, _unlock, self._away)
+        self._moved: dict[int, torch.Size] = {}
+        self._here: dict[int, Tensor] = {}
+        self._leaving: Tensor | None = None
+        """Its memory must not be used again before it has been copied."""
+        self._copying = False
+
+    def put(self, index: int, tensor: Tensor) -> None:
+        if index == 0:  # whatever a pass that failed has left
+            self._forget()
+        self._wait()
+        self._leaving = None
+        fits = tensor.numel() <= self._away.shape[1] and tensor.dtype is self._away.dtype
+        if index == self._last or not fits:
+            self._here[index] = tensor
+            return
+        with self._beside():
+            self._place(index, tensor.shape).copy_(tensor.detach(), non_blocking=True)
+        self._leaving = tensor
+        self._moved[index] = tensor.shape
+
+    def get(self, index: int) -> Tensor:
+        """The input of that layer; the one before it is on its way then."""
+        self._fetch(index)
+        self._wait()
+        self._fetch(index - 1)
+        return self._here.pop(index)
+
+    @property
+    def moved(self) -> int:
+        """Inputs that are away now."""
+        return len(self._moved)
+
+    def release(self) -> None:
+        """Give the machine its memory back; no graph that was captured may run any more."""
+        self._forget()
+        if self._stream is not None:
+            self._stream.synchronize()
+            self._unlock()
+        self._away = self._away.new_empty((0, 0))
+
+    def _forget(self) -> None:
+        self._moved.clear()
+        self._here.clear()
+        self._leaving = None
+        self._copying = False
+
+    def _fetch(self, index: int) -> None:
+        shape = self._moved.pop(index, None)
+        if shape is None:
+            return
+        away = self._place(index, shape)
+        device = away.device if self._stream is None else self._stream.device
+        tensor = away.new_empty(shape, device=device)  # of the layers' stream, as all that it meets
+        with self._beside():
+            tensor.copy_(away, non_blocking=True)
+        self._here[index] = tensor
+
+    def _place(self, index: int, shape: torch.Size) -> Tensor:
+        return self._away[index, : shape.numel()].view(shape)
+
+    def _beside(self) -> Any:
+        """The block is done on the copies' stream, after all that the layers' has so far."""
+        self._copying = True
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        return torch.cuda.stream(self._stream)
+
+    def _wait(self) -> None:
+        """What follows comes after the copies. A capture may not wait for what came before it."""
+        if self._copying and self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+        self._copying = False
+
+
+def _room(sizes: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    try:
+        return torch.empty(sizes, dtype=dtype)
+    except RuntimeError as refused:
+        raise _too_much(sizes[0] * sizes[1] * dtype.itemsize) from refused
+
+
+def _lock(tensor: Tensor, device: torch.device) -> None:
+    """So that the card copies by itself. PyTorch's own allocator of such memory takes the next
+    power of two, and keeps it."""
+    size = tensor.numel() * tensor.element_size()
+    if size and int(_runtime().cudaHostRegister(tensor.data_ptr(), size, 0)) != 0:
+        with suppress(RuntimeError):  # the next launch would report it as its own
+            torch.zeros(1, device=device)
+        raise _too_much(size)
+
+
+def _unlock(tensor: Tensor) -> None:
+    if tensor.numel():
+        _runtime().cudaHostUnregister(tensor.data_ptr())
+
+
+def _runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
+
+
+def _too_much(size: int) -> HostMemory:
+    return HostMemory(
+        f"the machine did not give {size / GIB:.1f} GiB of memory for the inputs of layers",
+        mend="lower data.max_tokens, or run fewer trials at once",
+    )
