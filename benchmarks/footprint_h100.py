@@ -56,6 +56,7 @@ class Case:
     longest: int = 2_048
     """Tokens of a row at most."""
     recompute: int = 0
+    offload: bool = False
     resident: int = 0
     rank: int = 8
     optimizer: str = "adamw_torch"
@@ -75,6 +76,8 @@ def cases() -> Iterator[Case]:
     yield replace(big, tokens=8_192, recompute=SOME)
     yield replace(big, tokens=16_384, recompute=ALL)
     yield replace(big, tokens=16_384, recompute=ALL, longest=16_384)
+    yield replace(big, tokens=2_048, recompute=ALL, offload=True)
+    yield replace(big, tokens=16_384, recompute=ALL, offload=True, longest=16_384)
     yield replace(big, tokens=4_096, resident=16)
     yield replace(big, tokens=1_024, resident=ALL)
     yield replace(big, tokens=1_000)
@@ -87,6 +90,7 @@ def cases() -> Iterator[Case]:
         yield replace(small, tokens=512)
         yield replace(small, tokens=8_192, recompute=ALL)
         yield replace(small, tokens=16_384, recompute=SOME)
+        yield replace(small, tokens=8_192, recompute=ALL, offload=True)
         yield replace(small, tokens=4_096, longest=4_096, optimizer="adamw_8bit")
         yield replace(small, tokens=512, rank=64, recompute=ALL)
         yield replace(small, tokens=4_096, rank=64)
@@ -140,6 +144,7 @@ class Bench:
             precision="bf16", kernel="dense" if self.shape.softcap else "torch",
             optimizer=case.optimizer, tokens=case.tokens, longest=case.longest,
             scored=case.longest, recompute_layers=recompute, resident_layers=resident,
+            offload=case.offload,
             major=torch.cuda.get_device_capability()[0] if CUDA else 9,
         )  # fmt: skip
         buckets = predict(self.shape, recipe, run)
@@ -158,7 +163,7 @@ class Bench:
         options = StepOptions(
             rows_per_micro=-(-case.tokens // case.longest) + 1, tokens_per_micro=case.tokens,
             max_length=case.longest, recompute_layers=recompute, resident_layers=resident,
-            optimizer=case.optimizer,
+            offload=case.offload, optimizer=case.optimizer,
         )  # fmt: skip
         began = time.perf_counter()
         step = Step(model, options)
@@ -225,7 +230,7 @@ def line(told: dict[str, Any]) -> str:
     if told["longest"] != 2_048:
         how.append(f"rows of {told['longest']:,}")
     if told["recompute_layers"]:
-        how.append(f"{told['recompute_layers']} recompute")
+        how.append(f"{told['recompute_layers']} recompute" + ", offloaded" * told["offload"])
     if told["resident_layers"]:
         how.append(f"{told['resident_layers']} in 16 bits")
     how += [told["optimizer"]] * (told["optimizer"] != "adamw_torch")

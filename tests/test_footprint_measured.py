@@ -33,7 +33,8 @@ def reserved_bytes(row: dict[str, Any]) -> int:
     run = Run(
         precision="bf16", kernel="dense" if shape.softcap else "torch", optimizer=row["optimizer"],
         tokens=row["tokens"], longest=row["longest"], scored=1,
-        recompute_layers=row["recompute_layers"], resident_layers=row["resident_layers"], major=9,
+        recompute_layers=row["recompute_layers"], offload=row["offload"],
+        resident_layers=row["resident_layers"], major=9,
     )  # fmt: skip
     buckets = predict(shape, recipe, run)
     return sum(buckets.values()) - buckets["context"] - buckets["evaluation"]

@@ -28,9 +28,9 @@ OPTIMIZER_BYTES = {
     "paged_adamw_32bit": 8,
     "sgd": 0,
 }
-HEAD_CHUNK_BYTES = 256 * MIB
+HEAD_CHUNK_BYTES = 128 * MIB
 """Logits held at once (training/step/head.py)."""
-GAPS_BYTES = 140 * MIB
+GAPS_BYTES = 150 * MIB
 """Pages of 20 MiB that are not full, of PyTorch's pools of the main stream, the graphs' stream and
 the graphs: 36 to 170 MiB in 53 of 57 runs, most of them 80 to 115. More where loading left gaps
 between the weights (Phi-3: 260), which graphs cannot use."""
@@ -62,6 +62,8 @@ class Run:
     scored: int
     """Tokens of the longest held-out row."""
     recompute_layers: int = 0
+    offload: bool = False
+    """Inputs of those layers wait in the machine's memory."""
     resident_layers: int = 0
     eval_rows: int = 1
     card_kind: str = "cuda"
@@ -109,7 +111,8 @@ def moving_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     width = tokens * shape.width * value
     again = min(run.recompute_layers, shape.layers)
     one = _layer(shape, recipe, run)
-    inputs = again * one.input * tokens
+    there = min(again, 2) if run.offload else again  # one in use, one on its way
+    inputs = there * one.input * tokens
     whole = one.of(tokens, longest)
     kept = inputs + (shape.layers - again) * whole
     backward = one.on_top(tokens, longest)
@@ -124,6 +127,14 @@ def moving_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     # which outlives the loss that was computed from it.
     kept += tokens * 2 * shape.head_dim * value * shape.rotaries + width
     return {"activations": int(kept), "transient": 0, "logits": 0, name: int(top)}
+
+
+def host_bytes(shape: ModelShape, run: Run) -> int:
+    """Of the machine's memory, for inputs that wait there; the last layer's stays on the card."""
+    if not run.offload:
+        return 0
+    away = max(0, min(run.recompute_layers, shape.layers) - 1)
+    return away * bucket(run.tokens) * shape.width * VALUE_BYTES[run.precision]
 
 
 def _layer(shape: ModelShape, recipe: Recipe, run: Run) -> Layer:

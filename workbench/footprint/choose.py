@@ -9,7 +9,7 @@ from typing import Any
 from workbench.attention import attention_for, capability_words
 from workbench.cards import CAP_SLACK_BYTES, Card
 from workbench.errors import DoesNotFit, WorkbenchError
-from workbench.footprint.buckets import GIB, Run, predict
+from workbench.footprint.buckets import GIB, Run, host_bytes, predict
 from workbench.footprint.cost import step_cost
 from workbench.footprint.kernels import kernel_for
 from workbench.footprint.lengths import UNREAD, Lengths
@@ -37,8 +37,9 @@ def choose_plan(
     `free_bytes`: what can be had there now; left out, the whole card. `longest`, `mean`: tokens of
     the longest and of the average row, `scored` of the longest held-out one, where known. Of all
     ways to cut the batch into micro-steps, each with as few recomputing layers as it needs and as
-    many unpacked ones as there is room for, the one that takes least time (footprint/cost.py). The
-    batch is always the recipe's.
+    many unpacked ones as there is room for, the one that takes least time (footprint/cost.py).
+    Where recomputing all does not suffice, their inputs wait in the machine's memory. The batch is
+    always the recipe's.
     Raises DoesNotFit with the nearest settings that fit, ModelError for an unknown kind of model,
     WorkbenchError where the card lacks the precision or attention asked for by name.
     """
@@ -66,11 +67,17 @@ def priced(
         precision=plan.precision,
         tokens=plan.tokens_per_micro,
         recompute_layers=plan.recompute_layers,
+        offload=plan.host_bytes > 0 and search.offloads,
         resident_layers=plan.resident_layers,
         eval_rows=plan.eval_batch,
     )
     buckets = predict(search.shape, recipe, run)
-    return replace(plan, buckets=buckets, predicted_bytes=sum(buckets.values()))
+    return replace(
+        plan,
+        buckets=buckets,
+        predicted_bytes=sum(buckets.values()),
+        host_bytes=host_bytes(search.shape, run),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +133,11 @@ class _Search:
     def batch(self) -> int:
         return self.recipe.train.batch_size * self.recipe.train.accumulation
 
+    @property
+    def offloads(self) -> bool:
+        """Whether layers' inputs can leave the card."""
+        return self.shape.fused and self.run.card_kind == "cuda"
+
     def needs(self, run: Run) -> int:
         return sum(predict(self.shape, self.recipe, run).values())
 
@@ -158,6 +170,7 @@ class _Search:
             tokens_per_micro=run.tokens,
             micro_steps=self.batch * run.longest // run.tokens,
             recompute_layers=run.recompute_layers,
+            host_bytes=host_bytes(self.shape, run),
             resident_layers=run.resident_layers,
             layers=self.shape.layers,
             predicted_bytes=sum(buckets.values()),
@@ -166,7 +179,8 @@ class _Search:
         )
 
     def _fitted(self, run: Run, limit: int) -> Run | None:
-        """With the fewest layers recomputed; where none is, with the most unpacked."""
+        """With the fewest layers recomputed; where none is, with the most unpacked; where all are
+        too few, with their inputs in the machine's memory."""
         layers = self.shape.layers
         asked = self.recipe.train.gradient_checkpointing
         if self.shape.fused:
@@ -176,7 +190,8 @@ class _Search:
         counts = list(choices)
         index = _first(counts, lambda n: self.needs(replace(run, recompute_layers=n)) <= limit)
         if index is None:
-            return None
+            last = replace(run, recompute_layers=counts[-1], offload=counts[-1] > 0)
+            return last if self.offloads and self.needs(last) <= limit else None
         run = replace(run, recompute_layers=counts[index])
         unpackable = self.recipe.model.quantization == "nf4" and self.shape.fused
         if run.recompute_layers or not unpackable or run.card_kind != "cuda":
@@ -193,6 +208,7 @@ class _Search:
             again=run.recompute_layers,
             resident=run.resident_layers,
             packed=self.recipe.model.quantization == "nf4",
+            offload=run.offload,
             new=run.major >= 9,
         )
 
@@ -255,7 +271,8 @@ def _divisors(number: int) -> list[int]:
 def _refusal(search: _Search, card: Card, limit: int) -> DoesNotFit:
     recipe = search.recipe
     off = recipe.train.gradient_checkpointing == "off"
-    run = replace(search.run, recompute_layers=0 if off else search.shape.layers)
+    again = 0 if off else search.shape.layers
+    run = replace(search.run, recompute_layers=again, offload=search.offloads and not off)
 
     def need(changed: Recipe = recipe, **how: Any) -> int:
         return sum(predict(search.shape, changed, replace(run, **how)).values())
@@ -273,7 +290,8 @@ def _refusal(search: _Search, card: Card, limit: int) -> DoesNotFit:
 def _mends(search: _Search, run: Run, need: Callable[..., int], limit: int) -> Iterator[str]:
     """The nearest settings that fit, each alone."""
     recipe = search.recipe
-    if not run.recompute_layers and need(recompute_layers=search.shape.layers) <= limit:
+    every = {"recompute_layers": search.shape.layers, "offload": search.offloads}
+    if not run.recompute_layers and need(**every) <= limit:
         yield "set train.gradient_checkpointing: auto"
     nf4 = _with(recipe, "model", quantization="nf4")
     if recipe.model.quantization == "none" and need(nf4) <= limit:

@@ -9,6 +9,8 @@ GPU time:
 * cut into 4 micro-steps it takes 83 ms more, 27 for each further one: 12.7 of unpacking, and 14 of
   products and kernels that do not get shorter with fewer tokens, 7 a pass: 400 tokens;
 * what is left of the 78.0, without two passes of every token, is 17.2 ms: one pass a token;
+* layers' inputs that wait in the machine's memory add 1 to 2 % where all recompute, though copied
+  beside the layers: a tenth of a pass a token (docs/notes/2026-11-25-offload.md);
 * recomputing every layer adds 34.0 ms: a pass of every token, its unpacking and what does not get
   shorter, and 0.3 of a pass a token.
 
@@ -23,6 +25,7 @@ import math
 
 REST, REST_AGAIN = 1.0, 0.3
 """Everything but products and unpacking, and of it what a recomputing layer does again."""
+OFFLOAD = 0.1
 UNPACK = {True: 358.0, False: 80.0}
 """Tokens whose pass takes as long as unpacking every weight once; from Hopper on, and before."""
 FLOOR = {True: 400.0, False: 76.0}
@@ -37,6 +40,7 @@ def step_cost(
     again: int,
     resident: int,
     packed: bool,
+    offload: bool,
     new: bool,
 ) -> float:
     """Of an optimizer step over `tokens`, in micro-steps of `per_micro` at most.
@@ -47,4 +51,5 @@ def step_cost(
     share = again / layers
     unpacking = UNPACK[new] * (1 - resident / layers) if packed else 0.0
     fixed = (2 + share) * (FLOOR[new] + unpacking)
-    return tokens * (2 + share + REST + REST_AGAIN * share) + micro_steps * fixed
+    moved = OFFLOAD * share if offload else 0.0
+    return tokens * (2 + share + REST + REST_AGAIN * share + moved) + micro_steps * fixed

@@ -1,4 +1,5 @@
-"""The way down when a card runs out of memory all the same: finer micro-steps, then recompute.
+"""The way down when a card runs out of memory all the same: finer micro-steps, then recompute,
+then layers' inputs in the machine's memory.
 
 Nothing is kept beside the record of attempts: which plans ran out on a kind of card says on which
 rung the next attempt there begins, for every trial of the experiment that would take the same plan.
@@ -47,15 +48,16 @@ def climb_down(
     known = list(falls)
     while (stage := _ran_out(plan, known)) is not None:
         lower = squeeze(plan, stage, recompute=recompute)
-        if lower is None:
+        if lower is None or way_of(lower := price(lower)) == way_of(plan):
             return None
-        plan = price(lower)
+        plan = lower
     return plan
 
 
 def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> Plan | None:
-    """The rung below: no layer unpacked, half the rows at a time, every layer recomputed; None at
-    the last.
+    """The rung below: no layer unpacked, half the rows at a time, every layer recomputed, their
+    inputs in the machine's memory; None at the last. What of that it takes, pricing tells; a card
+    or a model that cannot do it is left with the same plan.
 
     Out of memory in an evaluation: half its rows. While loading, there is nothing to make smaller.
     """
@@ -72,6 +74,8 @@ def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> P
         return replace(plan, tokens_per_micro=rows * each, micro_steps=batch // rows)
     if recompute and plan.recompute_layers < plan.layers:
         return replace(plan, recompute_layers=plan.layers)
+    if recompute and not plan.host_bytes:
+        return replace(plan, host_bytes=1)
     return None
 
 

@@ -25,7 +25,9 @@ class Layer:
     kept: float
     """Saved in the forward pass until the layer goes backward."""
     peak: float
-    """On top of `kept` while the layer goes backward."""
+    """On top of `kept` while its feed-forward half goes backward."""
+    attended: float
+    """While its attention does, when the other half has gone."""
     kept_pairs: float = 0
     peak_pairs: float = 0
 
@@ -34,7 +36,7 @@ class Layer:
         return tokens * (self.kept + self.kept_pairs * longest)
 
     def on_top(self, tokens: int, longest: int) -> float:
-        return tokens * (self.peak + self.peak_pairs * longest)
+        return tokens * max(self.peak, self.attended + self.peak_pairs * longest)
 
 
 def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
@@ -56,9 +58,9 @@ def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
     numbers = 4 * shape.norms + 4 * shape.heads  # fp32: a norm's one a row, attention's log-sums
     if shape.head_norms:
         numbers += 4 * (shape.heads + shape.kv_heads)
-    # Going backward through the gated activation: its gradient came in, those of gate and up go
-    # out, while its output has gone; besides them the gradient of the residual stream.
-    gated = value * (width + 2 * ffn)
+    # Going backward through the feed-forward half, gradients take the place of the gated activation
+    # and of what it was made of; on top of them is that of the residual stream.
+    gated = value * width
     # Through attention, when the feed-forward half has gone: gradients of its output, of q, k, v,
     # an fp32 accumulator of dq, and dk and dv for every query head before they are summed.
     half = value * (widths // 2 * width + 3 * ffn)
@@ -68,7 +70,8 @@ def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
     return Layer(
         input=value * width,
         kept=value * (widths * width + mixed + 3 * ffn) + low + numbers,
-        peak=max(gated, attended),
+        peak=gated,
+        attended=attended,
         kept_pairs=shape.heads * (4 + cast + (4 if shape.softcap else 0)) + 1 if dense else 0,
         peak_pairs=shape.heads * 12 if dense else 0,
     )
@@ -86,10 +89,12 @@ def plain(shape: ModelShape, lora: Lora, precision: str, *, quadratic: bool) -> 
         low += sum(i for i, _ in sizes.values()) * (value + 1)
     inputs = (2 * shape.width + shape.q_width + shape.ffn) * value
     scores = shape.heads * (4 + value + 2) if quadratic else 0  # fp32 softmax, its cast, its mask
+    peak = 2 * (shape.ffn + shape.width) * value + shape.width * (value + 4)
     return Layer(
         input=shape.width * value,
         kept=norms + head_norms + attention + 3 * shape.ffn * value + low + inputs,
-        peak=2 * (shape.ffn + shape.width) * value + shape.width * (value + 4),
+        peak=peak,
+        attended=peak,
         kept_pairs=scores,
         peak_pairs=scores / 2,
     )

@@ -65,9 +65,16 @@ def shown(plan: Mapping[str, Any]) -> dict[str, str]:
     return {
         "micro-step": f"{tokens:,} tokens at most" if isinstance(tokens, int) else "-",
         "step": step,
-        "recompute": _share(plan.get("recompute_layers"), plan.get("layers")),
+        "recompute": _share(plan.get("recompute_layers"), plan.get("layers")) + _away(plan),
         "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
     }
+
+
+def _away(plan: Mapping[str, Any]) -> str:
+    size = plan.get("host_bytes")
+    if not isinstance(size, int) or not size:
+        return ""
+    return f", inputs in host memory ({size / (1 << 30):.1f} GiB)"
 
 
 def _share(count: object, layers: object) -> str:

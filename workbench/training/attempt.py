@@ -117,7 +117,7 @@ class Attempt:
         need = loading_bytes(self.plan, self.card.kind, spec.path)
         held = self.resident.spec == spec
         with ExitStack() as held_now:
-            with self.host.room_for(0 if held else need):
+            with self.host.room_for((0 if held else need) + self.plan.host_bytes):
                 base = held_now.enter_context(self.resident.lend(spec))
             self.control.beat()
             yield base

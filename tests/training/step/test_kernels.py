@@ -89,17 +89,18 @@ def test_rms_norm(gemma: bool) -> None:
 
 
 @pytest.mark.parametrize("gelu", [False, True])
-@pytest.mark.parametrize("chunked", [False, True])
-def test_gated_linear(gelu: bool, chunked: bool) -> None:
+@pytest.mark.parametrize("kind", ["apart", "chunked", "one"])
+def test_gated_linear(gelu: bool, kind: str) -> None:
     both = drawn(1, 11, 2 * 80).requires_grad_()
     gate, up = both.chunk(2, -1)
-    if not chunked:
+    if kind == "apart":
         gate, up = gate.contiguous(), up.contiguous()
     dy = drawn(1, 11, 80, seed=2)
     act = nn.functional.gelu(gate, approximate="tanh") if gelu else nn.functional.silu(gate)
     want_out = act * up
     (want,) = torch.autograd.grad(want_out, both, dy, retain_graph=True)
-    out = triton_ops.GatedLinear.apply(gate, up, gelu)
+    pair = (both * 1, None) if kind == "one" else (gate, up)
+    out = triton_ops.GatedLinear.apply(*pair, gelu)
     (got,) = torch.autograd.grad(out, both, dy)  # overwrites gate and up
     torch.testing.assert_close(out, want_out, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

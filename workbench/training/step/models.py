@@ -111,7 +111,7 @@ def _gated(mlp: Any, config: Any) -> Callable[[Tensor], Tensor] | None:
         if not mlp.training:
             result: Tensor = plain(x)
             return result
-        gate, up = mlp.gate_up_proj(x).chunk(2, -1) if fused else (mlp.gate_proj(x), mlp.up_proj(x))
+        gate, up = (mlp.gate_up_proj(x), None) if fused else (mlp.gate_proj(x), mlp.up_proj(x))
         out: Tensor = mlp.down_proj(triton_ops.GatedLinear.apply(gate, up, gelu))  # type: ignore[no-untyped-call]
         return out
 

@@ -172,30 +172,43 @@ class RmsNorm(torch.autograd.Function):
 class GatedLinear(torch.autograd.Function):
     """act(gate) · up, SiLU or tanh-GELU; saves its two inputs alone, and writes their gradients in
     their place: nothing else keeps what those projections give. So it goes backward only once.
+
+    Without `up`, gate and up are the halves of one tensor, and so are their gradients.
     """
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
-        width = gate.shape[-1]
-        gate_TN, up_TN = gate.reshape(-1, width), up.reshape(-1, width)
-        out = gate.new_empty(gate.shape)
+    def forward(ctx: Any, gate: Tensor, up: Tensor | None, gelu: bool) -> Tensor:
+        gate_TN, up_TN = _halves(gate) if up is None else (_flat(gate), _flat(up))
+        width = gate_TN.shape[1]
+        out = gate.new_empty(*gate.shape[:-1], width)
         block = min(2048, _power(width))
         _kernels().glu[(gate_TN.shape[0], _split(width, block))](
             gate_TN, up_TN, out, width, gate_TN.stride(0), up_TN.stride(0), gelu, block
         )
-        ctx.save_for_backward(gate_TN, up_TN)
+        ctx.save_for_backward(*((_flat(gate),) if up is None else (gate_TN, up_TN)))
         ctx.gelu, ctx.block = gelu, block
         return out
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
-        gate_TN, up_TN = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        gate_TN, up_TN = saved if len(saved := ctx.saved_tensors) == 2 else _halves(saved[0])
         shape, dy = dy.shape, dy.contiguous()
         width = shape[-1]
         _kernels().glu_backward[(gate_TN.shape[0], _split(width, ctx.block))](
             dy, gate_TN, up_TN, width, gate_TN.stride(0), up_TN.stride(0), ctx.gelu, ctx.block
         )
+        if len(saved) == 1:
+            return saved[0].view(*shape[:-1], -1), None, None
         return gate_TN.view(shape), up_TN.view(shape), None
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    left, right = _flat(tensor).chunk(2, -1)
+    return left, right
 
 
 class Rotary(torch.autograd.Function):
