@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from workbench.cards import CAP_SLACK_BYTES, Card
 from workbench.errors import DoesNotFit, ModelError, WorkbenchError
 from workbench.footprint import ModelShape, Plan, choose_plan, named_config, precision_for
 from workbench.footprint.choose import limit_bytes, priced
+from workbench.footprint.ladder import Fall, climb_down, kind_of
 from workbench.footprint.shapes import _SHAPES
 from workbench.recipe import Recipe, apply_settings
 
@@ -173,6 +175,36 @@ class TestChoice:
         assert choose_plan(GUIDE, other, card(48)).resident_layers == 0
         padded = choose_plan(GUIDE, other, card(48)).predicted_bytes
         assert padded > choose_plan(GUIDE, LLAMA, card(16)).predicted_bytes
+
+    def test_where_recomputing_all_is_not_enough_inputs_wait_in_host_memory(self) -> None:
+        tight = card(8)
+        long = with_(data__max_tokens=2048, train__batch_size=1)
+        plan = choose_plan(long, LLAMA, tight)
+        assert plan.recompute_layers == 32
+        assert plan.host_bytes == 31 * 2048 * 4096 * 2
+        there = priced(replace(plan, host_bytes=0), long, LLAMA, tight)
+        assert there.host_bytes == 0
+        assert there.predicted_bytes > limit_bytes(tight) >= plan.predicted_bytes
+        inputs = 30 * 2048 * 4096 * 2  # less what scoring takes in any case
+        assert 0.6 * inputs < there.predicted_bytes - plan.predicted_bytes <= 1.01 * inputs
+        assert choose_plan(long, LLAMA, card(12)).host_bytes == 0
+        with pytest.raises(DoesNotFit):
+            choose_plan(with_(train__gradient_checkpointing="off"), LLAMA, tight)
+
+    def test_the_last_rung_is_taken_only_where_inputs_can_leave_the_card(self) -> None:
+        on_card = card(12)
+        for config_, least in ((LLAMA, 1), ({**LLAMA, "model_type": "olmo2"}, 0)):
+            plan = choose_plan(with_(data__max_tokens=512), config_, on_card)
+            plan = replace(plan, micro_steps=4, tokens_per_micro=512, recompute_layers=32)
+            plan = priced(replace(plan, resident_layers=0), GUIDE, config_, on_card)
+            fall = Fall(card=kind_of(on_card), plan=plan.to_json(), stage="training")
+            lower = climb_down(
+                plan,
+                [fall],
+                recompute=True,
+                price=partial(priced, recipe=GUIDE, config=config_, card=on_card),
+            )
+            assert (lower is not None and lower.host_bytes > 0) == bool(least)
 
     def test_recompute_on_and_off_are_respected(self) -> None:
         on = with_(train__gradient_checkpointing="on")
