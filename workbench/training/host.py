@@ -55,7 +55,7 @@ class Host:
             raise HostMemory(
                 f"loading takes {need / GIB:.1f} GiB of the machine's memory, which has "
                 f"{self._total / GIB:.1f} GiB in all",
-                mend="use a smaller base model, or a machine with more memory",
+                mend="use a smaller base model or shorter rows, or a machine with more memory",
             )
         try:
             self._wait(lambda: self._may_load(need, keep), need + keep, LOAD_PATIENCE_S)

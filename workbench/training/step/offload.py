@@ -1,7 +1,7 @@
 """Inputs of recomputed layers, in the machine's memory until the backward pass wants them.
 
 Saves what a layer that recomputes keeps on the card: 8 KiB a token of an 8B shape, for all layers
-as much as everything else that a token takes there. Copies run on a stream of their own: one layer
+more than all else that a token takes there. Copies run on a stream of their own: one layer
 runs while the input of the one below leaves, and goes backward while the next one comes. The idea
 is Unsloth's (unsloth.ai/blog/long-context).
 """
