@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from workbench.footprint import layers
 from workbench.footprint.evaluation import evaluation_bytes
 from workbench.footprint.layers import VALUE_BYTES, Layer, lora_params
-from workbench.footprint.micro import bucket
+from workbench.footprint.micro import bucket, chunk_rows
 from workbench.footprint.shape import ModelShape
 from workbench.recipe.schema import Recipe
 
@@ -28,8 +28,6 @@ OPTIMIZER_BYTES = {
     "paged_adamw_32bit": 8,
     "sgd": 0,
 }
-HEAD_CHUNK_BYTES = 128 * MIB
-"""Logits held at once (training/step/head.py)."""
 GAPS_BYTES = 140 * MIB
 """Pages of 20 MiB that are not full, of PyTorch's pools of the main stream, the graphs' stream and
 the graphs: 36 to 170 MiB in most of 66 runs, 80 to 115 in the middle."""
@@ -174,8 +172,7 @@ def _logits(shape: ModelShape, run: Run, tokens: int, value: int) -> int:
     the model's own head is used all of them, in fp32, with logarithms and gradients."""
     if not shape.fused:
         return tokens * shape.vocab * (2 * value + 12)
-    each = max(1, HEAD_CHUNK_BYTES // (shape.vocab * value))
-    each = each // 64 * 64 or each
+    each = chunk_rows(shape.vocab * value)
     per_logit = value if run.card_kind == "cuda" else 12
     return min(tokens, each) * shape.vocab * per_logit
 

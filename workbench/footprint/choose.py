@@ -138,6 +138,17 @@ class _Search:
         """Whether layers' inputs can leave the card."""
         return self.shape.fused and self.run.card_kind == "cuda"
 
+    def ways(self, asked: str) -> list[dict[str, Any]]:
+        """To recompute, as train.gradient_checkpointing asks: the fastest first, then leaner."""
+        layers = self.shape.layers
+        # Other families recompute all layers or none.
+        some = range(layers + 1) if self.shape.fused else (0, layers)
+        counts = {"auto": some, "on": (layers,), "off": (0,)}[asked]
+        found: list[dict[str, Any]] = [{"recompute_layers": count} for count in counts]
+        if self.offloads and asked != "off":
+            found.append({"recompute_layers": layers, "offload": True})
+        return found
+
     def needs(self, run: Run) -> int:
         return sum(predict(self.shape, self.recipe, run).values())
 
@@ -182,17 +193,11 @@ class _Search:
         """With the fewest layers recomputed; where none is, with the most unpacked; where all are
         too few, with their inputs in the machine's memory."""
         layers = self.shape.layers
-        asked = self.recipe.train.gradient_checkpointing
-        if self.shape.fused:
-            choices = {"auto": range(layers + 1), "on": (layers,), "off": (0,)}[asked]
-        else:  # other families recompute all layers or none
-            choices = {"auto": (0, layers), "on": (layers,), "off": (0,)}[asked]
-        counts = list(choices)
-        index = _first(counts, lambda n: self.needs(replace(run, recompute_layers=n)) <= limit)
-        if index is None:
-            last = replace(run, recompute_layers=counts[-1], offload=counts[-1] > 0)
-            return last if self.offloads and self.needs(last) <= limit else None
-        run = replace(run, recompute_layers=counts[index])
+        ways = [replace(run, **way) for way in self.ways(self.recipe.train.gradient_checkpointing)]
+        first = _first(ways, lambda way: self.needs(way) <= limit)
+        if first is None:
+            return None
+        run = first
         unpackable = self.recipe.model.quantization == "nf4" and self.shape.fused
         if run.recompute_layers or not unpackable or run.card_kind != "cuda":
             return run
@@ -270,9 +275,7 @@ def _divisors(number: int) -> list[int]:
 
 def _refusal(search: _Search, card: Card, limit: int) -> DoesNotFit:
     recipe = search.recipe
-    off = recipe.train.gradient_checkpointing == "off"
-    again = 0 if off else search.shape.layers
-    run = replace(search.run, recompute_layers=again, offload=search.offloads and not off)
+    run = replace(search.run, **search.ways(recipe.train.gradient_checkpointing)[-1])
 
     def need(changed: Recipe = recipe, **how: Any) -> int:
         return sum(predict(search.shape, changed, replace(run, **how)).values())
@@ -290,8 +293,7 @@ def _refusal(search: _Search, card: Card, limit: int) -> DoesNotFit:
 def _mends(search: _Search, run: Run, need: Callable[..., int], limit: int) -> Iterator[str]:
     """The nearest settings that fit, each alone."""
     recipe = search.recipe
-    every = {"recompute_layers": search.shape.layers, "offload": search.offloads}
-    if not run.recompute_layers and need(**every) <= limit:
+    if not run.recompute_layers and need(**search.ways("auto")[-1]) <= limit:
         yield "set train.gradient_checkpointing: auto"
     nf4 = _with(recipe, "model", quantization="nf4")
     if recipe.model.quantization == "none" and need(nf4) <= limit:
@@ -325,13 +327,13 @@ def _most(top: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _first(counts: list[int], fits: Callable[[int], bool]) -> int | None:
-    """The index of the first of the rising counts that fits, by bisection; None where none does."""
-    low, high = 0, len(counts)
+def _first(ways: list[Run], fits: Callable[[Run], bool]) -> Run | None:
+    """The first that fits, by bisection: each takes less than the one before; None if none does."""
+    low, high = 0, len(ways)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(counts[middle]) else (middle + 1, high)
-    return low if low < len(counts) else None
+        low, high = (low, middle) if fits(ways[middle]) else (middle + 1, high)
+    return ways[low] if low < len(ways) else None
 
 
 def _gib_up(size: int) -> int:

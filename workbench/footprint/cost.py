@@ -26,6 +26,7 @@ import math
 REST, REST_AGAIN = 1.0, 0.3
 """Everything but products and unpacking, and of it what a recomputing layer does again."""
 OFFLOAD = 0.1
+"""Where inputs of recomputing layers leave the card and come back."""
 UNPACK = {True: 358.0, False: 80.0}
 """Tokens whose pass takes as long as unpacking every weight once; from Hopper on, and before."""
 FLOOR = {True: 400.0, False: 76.0}
@@ -45,7 +46,8 @@ def step_cost(
 ) -> float:
     """Of an optimizer step over `tokens`, in micro-steps of `per_micro` at most.
 
-    `again`: layers that recompute; `resident`: layers kept unpacked; `new`: Hopper or later.
+    `again`: layers that recompute; `offload`: their inputs leave the card; `resident`: layers kept
+    unpacked; `new`: Hopper or later.
     """
     micro_steps = max(1, math.ceil(tokens / per_micro))
     share = again / layers

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+CHUNK_BYTES = 128 * 2**20
+"""Logits held at once, at most."""
+
 
 def grain(tokens: int) -> int:
     return 64 if tokens <= 2048 else 256 if tokens <= 8192 else 1024
@@ -11,3 +14,9 @@ def bucket(tokens: int) -> int:
     """The captured size that `tokens` go into: at most 1/8 more above 512, so few and tight."""
     each = grain(tokens)
     return -(-tokens // each) * each
+
+
+def chunk_rows(row_bytes: int) -> int:
+    """Positions whose logits are held at once, of so many bytes each."""
+    each = max(1, CHUNK_BYTES // row_bytes)
+    return each // 64 * 64 or each

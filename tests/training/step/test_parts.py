@@ -146,7 +146,7 @@ def test_every_card_gets_a_kernel_and_a_reason() -> None:
 def test_the_head_in_chunks_is_cross_entropy(
     softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workbench.training.step.head.CHUNK_BYTES", 3 * 31 * 4)
+    monkeypatch.setattr("workbench.footprint.micro.CHUNK_BYTES", 3 * 31 * 4)
     torch.manual_seed(0)
     hidden, weight = torch.randn(11, 6, requires_grad=True), torch.randn(31, 6)
     targets = torch.tensor([3, IGNORE, 30, 0, 1, IGNORE, 7, 8, 9, 2, 2])

@@ -17,11 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.footprint.micro import chunk_rows
 from workbench.training.step import triton_ops
 from workbench.training.step.rows import IGNORE
-
-CHUNK_BYTES = 128 * 2**20
-"""Logits held at once, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +70,7 @@ class _Loss(torch.autograd.Function):
 def _chunks(
     hidden_TD: Tensor, targets_T: Tensor, grad_TD: Tensor, weight_VD: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    row_bytes = weight_VD.shape[0] * hidden_TD.element_size()
-    each = max(1, CHUNK_BYTES // row_bytes)
-    each = each // 64 * 64 or each
+    each = chunk_rows(weight_VD.shape[0] * hidden_TD.element_size())
     parts = (torch.split(tensor, each) for tensor in (hidden_TD, targets_T, grad_TD))
     return zip(*parts, strict=True)
 
