@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.desks import recipe
-from workbench.errors import NotThere, StoreError
+from workbench.errors import EngineError, NotThere, StoreError
 from workbench.events import EventWriter, read_events
 from workbench.store import Reader, Store
 from workbench.store.ingest import ingest
@@ -189,6 +189,13 @@ def test_a_move_leaves_a_row_of_history(store: Store) -> None:
     [row] = store.moves(1)
     assert (row.before, row.after, row.by, row.why) == ("queued", "starting", "place", "fits cpu-0")
     assert row.at_utc == 100.0
+
+
+def test_a_request_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "one.json").mkdir()  # in the way of the last rename, as a disk may be full before
+    with pytest.raises(EngineError, match="could not be written"):
+        drop(tmp_path, "pause", {"trial": 1}, id="one")
+    assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
 
 
 def test_a_request_is_one_whole_file(tmp_path: Path) -> None:

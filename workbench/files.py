@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -33,11 +34,16 @@ def fresh_folder(folder: Path) -> Path:
 
 
 def write_durably(path: Path, body: bytes) -> None:
-    """Whole or not at all: a neighbour file, synced, renamed."""
+    """Whole or not at all: a neighbour file, synced, renamed. OSError leaves nothing of it."""
     partial = path.with_name(f".{path.name}.tmp")
-    with partial.open("wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
     sync(path.parent)

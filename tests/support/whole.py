@@ -27,7 +27,7 @@ from workbench.recipe import Recipe, find_recipe, load_recipe
 from workbench.service import Service
 from workbench.store.requests import drop
 from workbench.store.rows import Attempt, TrialRow
-from workbench.trial import State
+from workbench.trial import State, Wanted
 
 LIMIT_S = 240.0
 LONG = ["train.max_steps=100000", "train.epochs=1000", "train.save_every=8", "train.log_every=1"]
@@ -142,7 +142,8 @@ class Whole:
             self.end_everything()
         self.start()
         for trial in self.tuned():
-            if trial.state is State.PAUSED:
+            pausing = trial.wanted is Wanted.PAUSE and not trial.state.final
+            if pausing or trial.state is State.PAUSED:
                 self.obeyed(self.service.resume(trial.id))
         for card in self.service.snapshot().cards:  # earlier tests' losses are not its fault
             self.obeyed(
