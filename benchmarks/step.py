@@ -382,7 +382,7 @@ def planned(bench: Bench, gib: int) -> dict[str, Any]:
     return {
         "tokens_per_micro": plan.tokens_per_micro,
         "recompute_layers": plan.recompute_layers,
-        "offload": plan.host_bytes > 0,
+        "offload": plan.offload,
         "resident_layers": plan.resident_layers,
         "optimizer": plan.optimizer,
     }

@@ -182,7 +182,7 @@ class TestChoice:
         plan = choose_plan(long, LLAMA, tight)
         assert plan.recompute_layers == 32
         assert plan.host_bytes == 31 * 2048 * 4096 * 2
-        there = priced(replace(plan, host_bytes=0), long, LLAMA, tight)
+        there = priced(replace(plan, offload=False), long, LLAMA, tight)
         assert there.host_bytes == 0
         assert there.predicted_bytes > limit_bytes(tight) >= plan.predicted_bytes
         inputs = 30 * 2048 * 4096 * 2  # less what scoring takes in any case
@@ -204,7 +204,7 @@ class TestChoice:
                 recompute=True,
                 price=partial(priced, recipe=GUIDE, config=config_, card=on_card),
             )
-            assert (lower is not None and lower.host_bytes > 0) == bool(least)
+            assert (lower is not None and lower.offload) == bool(least)
 
     def test_recompute_on_and_off_are_respected(self) -> None:
         on = with_(train__gradient_checkpointing="on")

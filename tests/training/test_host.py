@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.trials import Bench, plan, recipe
+from tests.training.trials import Bench, halt_at, plan, recipe
 from workbench.errors import HostMemory
 from workbench.events import Outcome
 from workbench.fleet import Halt
@@ -132,6 +132,47 @@ def test_a_trial_without_memory_to_load_says_whose_fault_it_is(
     log = bench.run(host=partial(Host, root=machine.root, pause=machine.pause))
     assert (log.outcome, log.end["cause"]) == (Outcome.FAILED, "host_memory")
     assert "waiting for host memory" in [row["name"] for row in log.of("phase")]
+
+
+def offloading(folder: Path) -> Bench:
+    """All layers recompute, and their inputs are to wait in 60 GiB of a machine of 100."""
+    made = plan(recompute_layers=5, offload=True, host_bytes=60 * GIB)
+    return Bench(folder, recipe(model__quantization="nf4"), plan=made)
+
+
+def test_inputs_that_leave_the_card_wait_for_room_once_the_base_is_there(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.free(50)
+    machine.then = lambda n: machine.free(90)
+    log = offloading(tmp_path).run(host=partial(Host, root=machine.root, pause=machine.pause))
+    assert (log.outcome, machine.waited) == (Outcome.DONE, 1)
+    names = [row["name"] for row in log.of("phase")]
+    assert names.index("loading") < names.index("training") < names.index("waiting for host memory")
+
+
+def test_a_wish_for_the_card_ends_that_waiting_too_and_the_step_reached_is_told(
+    machine: Machine, tmp_path: Path
+) -> None:
+    bench, make = offloading(tmp_path), partial(Host, root=machine.root, pause=machine.pause)
+    reached = bench.run(on=halt_at(4, Halt.YIELD), host=make).end["step"]
+    assert reached > 0
+    machine.free(50)
+
+    def on(kind: str, data: dict[str, Any], control: Control) -> None:
+        if kind == "phase" and data["name"] == "waiting for host memory":
+            control.ask(Halt.YIELD)
+
+    log = bench.run(on=on, host=make)
+    assert (log.outcome, log.end["step"]) == (Outcome.YIELDED, reached)
+
+
+def test_scoring_the_base_asks_for_none_of_it(machine: Machine, tmp_path: Path) -> None:
+    machine.free(50)
+    bench = offloading(tmp_path)
+    bench.kind = "base"
+    log = bench.run(host=partial(Host, root=machine.root, pause=machine.pause))
+    assert (log.outcome, machine.waited) == (Outcome.DONE, 0)
 
 
 def test_training_waits_while_memory_is_short_and_loses_nothing(

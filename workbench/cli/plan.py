@@ -262,7 +262,7 @@ def _line(one: Outlook) -> str:
         return f"{name} no    needs {peak}, has {present.size(one.room_bytes)}"
     how = f"{plan.micro_steps} x {plan.tokens_per_micro:,} tokens, "
     how += f"recompute {plan.recompute_layers}/{plan.layers}"
-    if plan.host_bytes:
+    if plan.offload:
         how += f", {present.size(plan.host_bytes)} in host memory"
     if plan.resident_layers:
         how += f", unpacked {plan.resident_layers}/{plan.layers}"

@@ -67,7 +67,7 @@ def priced(
         precision=plan.precision,
         tokens=plan.tokens_per_micro,
         recompute_layers=plan.recompute_layers,
-        offload=plan.host_bytes > 0 and search.offloads,
+        offload=plan.offload and search.offloads,
         resident_layers=plan.resident_layers,
         eval_rows=plan.eval_batch,
     )
@@ -76,6 +76,7 @@ def priced(
         plan,
         buckets=buckets,
         predicted_bytes=sum(buckets.values()),
+        offload=run.offload,
         host_bytes=host_bytes(search.shape, run),
     )
 
@@ -181,6 +182,7 @@ class _Search:
             tokens_per_micro=run.tokens,
             micro_steps=self.batch * run.longest // run.tokens,
             recompute_layers=run.recompute_layers,
+            offload=run.offload,
             host_bytes=host_bytes(self.shape, run),
             resident_layers=run.resident_layers,
             layers=self.shape.layers,

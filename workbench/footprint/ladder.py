@@ -17,7 +17,7 @@ from workbench.footprint.plan import Plan, shown
 
 EMPTIED = ("rehearsing", "training", "saving")
 """Stages in which the worker itself has emptied the cache and tried once more before it gave up."""
-_BESIDE = ("predicted_bytes", "buckets", "attention_why")
+_BESIDE = ("predicted_bytes", "host_bytes", "buckets", "attention_why")
 """What does not make two plans two ways of running."""
 
 
@@ -56,8 +56,8 @@ def climb_down(
 
 def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> Plan | None:
     """The rung below: no layer unpacked, half the rows at a time, every layer recomputed, their
-    inputs in the machine's memory; None at the last. What of that it takes, pricing tells; a card
-    or a model that cannot do it is left with the same plan.
+    inputs in the machine's memory; None at the last. Pricing takes back what the card or the model
+    cannot do.
 
     Out of memory in an evaluation: half its rows. While loading, there is nothing to make smaller.
     """
@@ -74,8 +74,8 @@ def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> P
         return replace(plan, tokens_per_micro=rows * each, micro_steps=batch // rows)
     if recompute and plan.recompute_layers < plan.layers:
         return replace(plan, recompute_layers=plan.layers)
-    if recompute and not plan.host_bytes:
-        return replace(plan, host_bytes=1)
+    if recompute and not plan.offload:
+        return replace(plan, offload=True)
     return None
 
 

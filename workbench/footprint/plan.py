@@ -27,8 +27,10 @@ class Plan:
     """Of an optimizer step at most, when every row is as long as the longest; divides its rows."""
     recompute_layers: int = 0
     """The first so many layers recompute their activations in the backward pass."""
+    offload: bool = False
+    """The inputs of those layers wait in the machine's memory."""
     host_bytes: int = 0
-    """Of the machine's memory, where the inputs of those layers wait; 0: they stay on the card."""
+    """Of the machine's memory, that this takes."""
     resident_layers: int = 0
     """The last so many layers keep NF4's values unpacked in the compute precision."""
     layers: int
@@ -72,7 +74,7 @@ def shown(plan: Mapping[str, Any]) -> dict[str, str]:
 
 def _away(plan: Mapping[str, Any]) -> str:
     size = plan.get("host_bytes")
-    if not isinstance(size, int) or not size:
+    if not plan.get("offload") or not isinstance(size, int):
         return ""
     return f", inputs in host memory ({size / (1 << 30):.1f} GiB)"
 

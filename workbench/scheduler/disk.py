@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from workbench import ballast
 from workbench.events import Outcome
+from workbench.present import size
 from workbench.store.ingest import End
 from workbench.store.rows import TrialRow
 from workbench.trial import State
@@ -48,7 +49,7 @@ def keep_room(desk: Desk, guards: Guards) -> None:
             if not before:
                 desk.store.note("disk", told, level="warning")
             elif not told:
-                desk.store.note("disk", f"the disk has {_size(room)} free again")
+                desk.store.note("disk", f"the disk has {size(room)} free again")
     _thin(desk, guards.disk_floor - room if low else 0)
 
 
@@ -56,13 +57,13 @@ def give_up_ballast(desk: Desk) -> None:
     """Also when a tick could not write: the next one can, and tells of it."""
     freed = ballast.release(desk.home.ballast)
     if freed:
-        log.error("the disk is full: %s of ballast were given up", _size(freed))
+        log.error("the disk is full: %s of ballast were given up", size(freed))
         desk.ballast_freed += freed
 
 
 def _tell_ballast(desk: Desk) -> None:
     if desk.ballast_freed:
-        freed = _size(desk.ballast_freed)
+        freed = size(desk.ballast_freed)
         text = f"the disk was full: {freed} of ballast were given up to write this down"
         desk.store.note("disk", text, level="error")
         desk.ballast_freed = 0
@@ -70,7 +71,7 @@ def _tell_ballast(desk: Desk) -> None:
 
 def _words(desk: Desk, room: int, guards: Guards) -> str:
     return (
-        f"the disk of {desk.home.root} has {_size(room)} left, below {_size(guards.disk_floor)} "
+        f"the disk of {desk.home.root} has {size(room)} left, below {size(guards.disk_floor)} "
         "(guards.disk_floor): nothing new starts; free some"
     )
 
@@ -80,7 +81,7 @@ def _thin(desk: Desk, need_bytes: int) -> None:
     done = desk.thinner.poll()
     if done is not None and done.get("removed"):
         trials = ", ".join(str(trial) for trial in done["trials"])
-        what = f"{done['removed']} older checkpoints ({_size(done['bytes'])}) of trials {trials}"
+        what = f"{done['removed']} older checkpoints ({size(done['bytes'])}) of trials {trials}"
         desk.store.note("disk", f"removed {what}: the disk was low", level="warning")
     now = desk.store.clock()
     if need_bytes <= 0 or desk.thinner.busy or abs(now - desk.thinned_utc) < THIN_EVERY_S:
@@ -118,7 +119,3 @@ def after(desk: Desk, trial: TrialRow, end: End) -> tuple[State, str] | None:
 def how_lost(desk: Desk) -> Outcome:
     """A worker that ends on a full disk is not its card's fault."""
     return Outcome.CUT if desk.store.fact(DISK_LOW) else Outcome.LOST
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 1 << 30 else f"{count >> 20} MiB"

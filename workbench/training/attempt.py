@@ -72,6 +72,8 @@ class Attempt:
         self.generation = generation
         self.rehearse = rehearse
         self.scorer: Scorer | None = None
+        self.reached = 0
+        """The step it goes on from."""
         self.trial = Path(assignment.trial_folder)
         self.home = Path(assignment.experiment_folder).parent.parent
         self.host = host or Host(emit, control, self.home)
@@ -93,13 +95,15 @@ class Attempt:
         try:
             return self._on_base(rows, eval_rows, prepared)
         except Interrupted:  # while it waited for the machine's memory
-            return End(outcome=Outcome.YIELDED, reason="asked to give the card back")
+            reason = "asked to give the card back"
+            return End(outcome=Outcome.YIELDED, step=self.reached, reason=reason)
 
     def _on_base(self, rows: Dataset, eval_rows: Dataset, prepared: str) -> End:
         if self.a.kind == "base":
             with self._base() as base:
                 return self._score_base(base, eval_rows)
         found = checkpoint.newest_verified(self.checkpoints, self._warn)
+        self.reached = found.step if found else 0
         if self._is_over(found):
             return self._over(found)
         if found is not None and not self.a.finish:
@@ -117,7 +121,7 @@ class Attempt:
         need = loading_bytes(self.plan, self.card.kind, spec.path)
         held = self.resident.spec == spec
         with ExitStack() as held_now:
-            with self.host.room_for((0 if held else need) + self.plan.host_bytes):
+            with self.host.room_for(0 if held else need):
                 base = held_now.enter_context(self.resident.lend(spec))
             self.control.beat()
             yield base

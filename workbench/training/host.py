@@ -17,8 +17,8 @@ from workbench.training.control import Control, Emit
 
 GIB = 1 << 30
 RESERVE, FLOOR = 0.08, 0.06
-"""Of the machine's memory: what a load leaves free, and below what training waits. Ray's monitor
-ends workers at 95 % taken."""
+"""Of the machine's memory: what `room_for` leaves free, and below what training waits. Ray's
+monitor ends workers at 95 % taken."""
 IN_FLIGHT_BYTES = 2 * GIB
 """Of weights on their way to a GPU, at most: they stream tensor by tensor, several at once."""
 PROCESS_BYTES = GIB // 2
@@ -53,7 +53,7 @@ class Host:
         keep = int(RESERVE * self._total)
         if need + keep > self._total:
             raise HostMemory(
-                f"loading takes {need / GIB:.1f} GiB of the machine's memory, which has "
+                f"{need / GIB:.1f} GiB of the machine's memory are wanted, which has "
                 f"{self._total / GIB:.1f} GiB in all",
                 mend="use a smaller base model or shorter rows, or a machine with more memory",
             )

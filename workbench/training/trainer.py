@@ -6,7 +6,7 @@ import gc
 import math
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -58,7 +58,8 @@ class Boundary(TrainerCallback):  # type: ignore[misc]
 class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
     """Trains the adapter on a lent base. Masters stay fp32: TRL's cast to bf16 is undone.
 
-    Raises Diverged at a log line or a checkpoint when twenty steps in a row had no finite gradient.
+    Raises Diverged at a log line or a checkpoint when twenty steps in a row had no finite gradient;
+    HostMemory and Interrupted while the step waits for the machine's memory.
     """
 
     def __init__(self, model: Any, rows: Dataset, tokenizer: Any, course: Course) -> None:
@@ -128,6 +129,12 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         )
 
     # -- the step
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """And the step, which takes what plan.host_bytes says of the machine's memory."""
+        need, host = self.course.plan.host_bytes, self.course.host
+        with host.room_for(need) if need and host is not None else nullcontext():
+            return super().create_optimizer(model)
 
     def training_step(self, model: Any, inputs: Rows, num_items_in_batch: Any = None) -> Any:
         self._rehearse()
