@@ -6,11 +6,13 @@ WorkbenchError (1)
 ├── NotThere (3)            no such trial, experiment, card, recipe
 ├── DataError (1)           rows that cannot be trained on
 ├── ModelError (1)          a model that cannot be had or loaded
-├── DoesNotFit (1)          more bytes than a card has
+├── DoesNotFit (1)          more bytes than a card, or the machine, has
+├── HostMemory (1)          the machine has too little memory left for now
 ├── EngineError (1)         the engine, its home, its lock
 ├── StoreError (1)          the database
 │   ├── IllegalMove (1)     a trial was not where its move starts
 │   └── DatabaseDamaged (1) it lost rows, or cannot be read: `workbench repair`
+├── Diverged (1)            the loss or the gradient is no number any more
 └── CheckpointError (1)     a checkpoint that does not verify or does not belong here
 """
 
@@ -84,4 +86,4 @@ class Diverged(WorkbenchError):
 
 
 class HostMemory(WorkbenchError):
-    """The machine itself has too little memory left."""
+    """The machine itself has too little memory left for now."""

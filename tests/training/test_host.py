@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.training.trials import Bench, halt_at, plan, recipe
-from workbench.errors import HostMemory
+from workbench.errors import DoesNotFit, HostMemory
 from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.locks import Lock
@@ -92,7 +92,7 @@ def test_a_load_that_waits_too_long_gives_up(host: Host, machine: Machine) -> No
 
 
 def test_what_the_machine_can_never_hold_is_refused_at_once(host: Host, machine: Machine) -> None:
-    with pytest.raises(HostMemory, match="GiB in all") as refused, host.room_for(95 * GIB):
+    with pytest.raises(DoesNotFit, match="GiB in all") as refused, host.room_for(95 * GIB):
         pass
     assert machine.waited == 0
     assert refused.value.mend
@@ -173,6 +173,14 @@ def test_scoring_the_base_asks_for_none_of_it(machine: Machine, tmp_path: Path) 
     bench.kind = "base"
     log = bench.run(host=partial(Host, root=machine.root, pause=machine.pause))
     assert (log.outcome, machine.waited) == (Outcome.DONE, 0)
+
+
+def test_a_trial_that_the_machine_can_never_hold_fails_at_once(tmp_path: Path) -> None:
+    small = Machine(tmp_path / "small", total_gib=1.0)
+    bench = Bench(tmp_path / "home", recipe(train__max_steps=1))
+    log = bench.run(host=partial(Host, root=small.root, pause=small.pause))
+    assert (log.outcome, log.end["cause"], small.waited) == (Outcome.FAILED, "recipe", 0)
+    assert log.end["mend"]
 
 
 def test_training_waits_while_memory_is_short_and_loses_nothing(

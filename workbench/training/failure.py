@@ -13,6 +13,7 @@ from workbench.errors import (
     CheckpointError,
     DataError,
     Diverged,
+    DoesNotFit,
     EngineError,
     HostMemory,
     ModelError,
@@ -130,6 +131,7 @@ def classify(
 def _cause(error: WorkbenchError) -> str:
     for kind, cause in (
         (RecipeError, "recipe"),
+        (DoesNotFit, "recipe"),
         (DataError, "data"),
         (ModelError, "model"),
         (CheckpointError, "recipe"),

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from workbench.cards import available_memory, total_memory
-from workbench.errors import HostMemory
+from workbench.errors import DoesNotFit, HostMemory
 from workbench.footprint import Plan
 from workbench.locks import Lock
 from workbench.training.control import Control, Emit
@@ -49,12 +49,12 @@ class Host:
     @contextmanager
     def room_for(self, need: int) -> Iterator[None]:
         """The block may take `need` bytes. Waits for them; Interrupted when the card is wanted
-        back meanwhile, HostMemory when they cannot come, or do not."""
+        back meanwhile, HostMemory when they do not come, DoesNotFit when they never can."""
         keep = int(RESERVE * self._total)
         if need + keep > self._total:
-            raise HostMemory(
-                f"{need / GIB:.1f} GiB of the machine's memory are wanted, which has "
-                f"{self._total / GIB:.1f} GiB in all",
+            raise DoesNotFit(
+                f"{need / GIB:.1f} GiB of the machine's memory are wanted, and {keep / GIB:.1f} GiB "
+                f"to stay free; it has {self._total / GIB:.1f} GiB in all",
                 mend="use a smaller base model or shorter rows, or a machine with more memory",
             )
         try:
