@@ -53,8 +53,8 @@ class Host:
         keep = int(RESERVE * self._total)
         if need + keep > self._total:
             raise DoesNotFit(
-                f"{need / GIB:.1f} GiB of the machine's memory are wanted, and {keep / GIB:.1f} GiB "
-                f"to stay free; it has {self._total / GIB:.1f} GiB in all",
+                f"{need / GIB:.1f} GiB of the machine's memory are wanted, with "
+                f"{keep / GIB:.1f} GiB left over; it has {self._total / GIB:.1f} GiB in all",
                 mend="use a smaller base model or shorter rows, or a machine with more memory",
             )
         try:

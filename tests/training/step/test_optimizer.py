@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -13,8 +15,10 @@ from torch import nn
 from workbench.training.step.optimizer import (
     FIRST_SCALE,
     FlatAdamW,
+    FlatOptimizer,
     FlatParameters,
     FlatStock,
+    TensorwiseAdamW,
 )
 
 
@@ -149,3 +153,22 @@ def test_it_tells_what_its_moments_take_once_they_are_made() -> None:
     fill_grads(flat, 1)
     stock.step()
     assert stock.state_bytes() >= moments
+
+
+@pytest.mark.parametrize(
+    "make", [FlatAdamW, partial(FlatStock, kind="adamw_8bit"), TensorwiseAdamW]
+)
+def test_each_steps_by_the_schedule_and_skips_what_is_no_number(
+    make: Callable[..., FlatOptimizer],
+) -> None:
+    flat = flat_of(layers())
+    optimizer = make(flat, lr=0.01, max_grad_norm=0.3)
+    start = flat.values.clone()
+    for rate, grad, moves in ((0.0, 1.0, False), (0.01, math.nan, False), (0.01, 1.0, True)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        flat.grads.fill_(grad)
+        optimizer.step()
+        assert torch.equal(flat.values, start) != moves
+    assert float(optimizer.skipped) == 1.0
+    assert bool(torch.isfinite(flat.values).all())

@@ -286,9 +286,7 @@ class FlatStock(FlatOptimizer):
         if bool(bad):  # a wait; these optimizers wait anyway
             return
         self.flat.grads.div_(shrink)
-        for ours, theirs in zip(self.param_groups, self._inner.param_groups, strict=True):
-            theirs["lr"] = ours["lr"]
-        self._inner.step()
+        _step_at(self._inner, self.param_groups)
 
     def state_bytes(self) -> int:
         made = [value for state in self._inner.state.values() for value in state.values()]
@@ -331,26 +329,26 @@ def _stock(kind: str, groups: list[dict[str, Any]], lr: float) -> torch.optim.Op
     return made
 
 
-class TensorwiseAdamW(FlatAdamW):
-    """One tensor after another, as without this lever; to measure what it gives."""
+class TensorwiseAdamW(FlatOptimizer):
+    """bitsandbytes' 8-bit AdamW one tensor after another, as without this lever; to measure what it
+    gives."""
 
-    _inner: torch.optim.Optimizer | None = None
+    def __init__(self, flat: FlatParameters, **settings: Any) -> None:
+        super().__init__(flat, **settings)
+        kept = ("params", "lr", "weight_decay")
+        groups = [{name: group[name] for name in kept} for group in self.param_groups]
+        self._inner = _stock("adamw_8bit", groups, settings["lr"])
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        if self._inner is None:
-            self._inner = _stock_adamw(self.flat.params, self.learning_rate)
+    def _update(self, shrink: Tensor, bad: Tensor) -> None:
+        if bool(bad):
+            return
         self.flat.attach_grads(self.flat.params)
-        limit = self.max_grad_norm or float("inf")
-        self.norm.copy_(nn.utils.clip_grad_norm_(self.flat.params, limit))
-        self._inner.step()
-        return None
+        torch._foreach_div_([self.flat.grad(param) for param in self.flat.params], shrink)
+        _step_at(self._inner, self.param_groups)
 
 
-def _stock_adamw(params: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    if params[0].device.type != "cuda":
-        return torch.optim.AdamW(params, lr=lr)
-    from bitsandbytes.optim import AdamW8bit
-
-    optimizer: torch.optim.Optimizer = AdamW8bit(params, lr=lr)
-    return optimizer
+def _step_at(inner: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
+    """With the learning rate that a schedule has set by now."""
+    for ours, theirs in zip(groups, inner.param_groups, strict=True):
+        theirs["lr"] = ours["lr"]
+    inner.step()
