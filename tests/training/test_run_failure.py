@@ -10,6 +10,9 @@ import pytest
 from workbench.errors import CheckpointError, DataError, ModelError, RecipeError
 from workbench.training.failure import classify, diverged, is_poisoned
 
+CUBLAS_WITHOUT_MEMORY = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+"""As torch words it, which puts its own "CUDA error" before any name of cuBLAS's."""
+
 
 class OutOfMemoryError(RuntimeError):
     """Named as torch names it."""
@@ -21,7 +24,8 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
         (MemoryError(), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
-        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "out_of_memory"),
+        (RuntimeError(CUBLAS_WITHOUT_MEMORY), "out_of_memory"),
+        (RuntimeError("CUDA driver error: out of memory"), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (RecipeError("what", mend="mend"), "recipe"),
         (CheckpointError("what", mend="mend"), "recipe"),
@@ -61,7 +65,9 @@ def test_foreign_text_in_a_failure_is_made_harmless(tmp_path: Path) -> None:
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", True),
         ("CUDA error: out of memory", False),
         ("CUDA error: operation failed due to a previous error during capture", False),
-        ("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", False),
+        (CUBLAS_WITHOUT_MEMORY, False),
+        ("CUDA driver error: out of memory", False),
+        ("CUDA driver error: device not ready", True),
         ("shapes cannot be multiplied", False),
     ],
 )

@@ -46,6 +46,7 @@ def plan(
     """
     from workbench.footprint.config import find_config
     from workbench.footprint.hungriest import hungriest
+    from workbench.footprint.outlook import look_at_usual
 
     wanted = read(recipe, settings)
     config, source = find_config(wanted.model)
@@ -56,7 +57,7 @@ def plan(
     factors = history(service, config, by_name=card is not None)
     looked = outlooks(point, config, cards, factors=factors)
     main = looked[0]
-    usual = _usual(point, config)
+    usual = look_at_usual(point, config)
     if as_data:
         about = {"recipe": wanted.name, "model": wanted.model.name, "measures": source}
         data = {**about, **told(main), "point": swept, "cards": [_brief(one) for one in looked]}
@@ -161,15 +162,6 @@ def _brief(one: Outlook) -> dict[str, Any]:
     full = told(one)
     keys = ("card", "fits", "peak_bytes", "card_bytes", "room_bytes", "left_bytes", "plan")
     return {key: full[key] for key in keys}
-
-
-def _usual(recipe: Recipe, config: dict[str, Any]) -> list[Outlook]:
-    """The recipe on cards of the usual sizes."""
-    from workbench.footprint.outlook import look
-    from workbench.footprint.usual_cards import SIZES_GB, card_of_size
-
-    sized = (card_of_size(gb * GIB, f"{gb} GB") for gb in SIZES_GB)
-    return [look(recipe, config, card) for card in sized]
 
 
 # ── for people ───────────────────────────────────────────────────────────────────────────────

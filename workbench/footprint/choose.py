@@ -31,6 +31,8 @@ def choose_plan(
     longest: int | None = None,
     mean: float | None = None,
     scored: int | None = None,
+    *,
+    advise: bool = True,
 ) -> Plan:
     """How to run `recipe` on `card`; `config` is the model's config.json.
 
@@ -40,7 +42,8 @@ def choose_plan(
     many unpacked ones as there is room for, the one that takes least time (footprint/cost.py).
     Where recomputing all does not suffice, their inputs wait in the machine's memory. The batch is
     always the recipe's.
-    Raises DoesNotFit with the nearest settings that fit, ModelError for an unknown kind of model,
+    Raises DoesNotFit with the nearest settings that fit (to `advise` takes longer than the rest),
+    ModelError for an unknown kind of model,
     WorkbenchError where the card lacks the precision or attention asked for by name.
     """
     search = _Search.of(recipe, config, card, longest, mean, scored)
@@ -49,7 +52,19 @@ def choose_plan(
         found = search.fastest(optimizer, limit)
         if found is not None:
             return search.plan(found, limit)
-    raise _refusal(search, card, limit)
+    raise _refusal(search, card, limit, advise)
+
+
+def least_bytes(
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    card: Card,
+    longest: int | None = None,
+    mean: float | None = None,
+    scored: int | None = None,
+) -> int:
+    """What a plan on a card of this kind takes at least. Raises as choose_plan, but DoesNotFit."""
+    return _Search.of(recipe, config, card, longest, mean, scored).least
 
 
 def priced(
@@ -150,6 +165,15 @@ class _Search:
             found.append({"recompute_layers": layers, "offload": True})
         return found
 
+    @property
+    def leanest(self) -> Run:
+        """One row at a time, and as much recomputed as the recipe lets."""
+        return replace(self.run, **self.ways(self.recipe.train.gradient_checkpointing)[-1])
+
+    @property
+    def least(self) -> int:
+        return self.needs(self.leanest)
+
     def needs(self, run: Run) -> int:
         return sum(predict(self.shape, self.recipe, run).values())
 
@@ -196,10 +220,9 @@ class _Search:
         too few, with their inputs in the machine's memory."""
         layers = self.shape.layers
         ways = [replace(run, **way) for way in self.ways(self.recipe.train.gradient_checkpointing)]
-        first = _first(ways, lambda way: self.needs(way) <= limit)
-        if first is None:
+        if self.needs(ways[-1]) > limit:
             return None
-        run = first
+        run = _first(ways, lambda way: self.needs(way) <= limit)
         unpackable = self.recipe.model.quantization == "nf4" and self.shape.fused
         if run.recompute_layers or not unpackable or run.card_kind != "cuda":
             return run
@@ -275,15 +298,13 @@ def _divisors(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)}, reverse=True)
 
 
-def _refusal(search: _Search, card: Card, limit: int) -> DoesNotFit:
-    recipe = search.recipe
-    run = replace(search.run, **search.ways(recipe.train.gradient_checkpointing)[-1])
+def _refusal(search: _Search, card: Card, limit: int, advise: bool) -> DoesNotFit:
+    recipe, run, least = search.recipe, search.leanest, search.least
 
     def need(changed: Recipe = recipe, **how: Any) -> int:
         return sum(predict(search.shape, changed, replace(run, **how)).values())
 
-    least = need()
-    mends = list(_mends(search, run, need, limit))
+    mends = list(_mends(search, run, need, limit)) if advise else []
     mends.append(f"use a card with {_gib_up(least + DRIVER_BYTES)} GiB")
     return DoesNotFit(
         f"{recipe.name} needs at least {least / GIB:.1f} GiB, one row of {run.longest} tokens at a "
@@ -329,13 +350,13 @@ def _most(top: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _first(ways: list[Run], fits: Callable[[Run], bool]) -> Run | None:
-    """The first that fits, by bisection: each takes less than the one before; None if none does."""
-    low, high = 0, len(ways)
+def _first(ways: list[Run], fits: Callable[[Run], bool]) -> Run:
+    """The first that fits, by bisection: each takes less than the one before, and the last fits."""
+    low, high = 0, len(ways) - 1
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(ways[middle]) else (middle + 1, high)
-    return ways[low] if low < len(ways) else None
+    return ways[low]
 
 
 def _gib_up(size: int) -> int:

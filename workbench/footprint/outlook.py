@@ -8,18 +8,18 @@ from typing import Any
 
 from workbench.cards import Card
 from workbench.errors import DoesNotFit
-from workbench.footprint.choose import choose_plan, limit_bytes
+from workbench.footprint.choose import choose_plan, least_bytes, limit_bytes
 from workbench.footprint.lengths import UNREAD, Lengths
 from workbench.footprint.plan import Plan
-from workbench.footprint.residual import fitted
-from workbench.footprint.usual_cards import GIB, SIZES_GB
+from workbench.footprint.residual import FLOOR, fitted
+from workbench.footprint.usual_cards import GIB, SIZES_GB, card_of_size
 from workbench.recipe import apply_settings
 from workbench.recipe.schema import Recipe
 
 STEP_BYTES = GIB // 8
 """How finely the smallest card that takes a recipe is looked for."""
 MOST_GIB = 1 << 20
-"""More than anything asks for: Gemma 2 attends eagerly, which is quadratic in the tokens."""
+"""More than what is asked for in earnest."""
 Config = Mapping[str, Any]
 
 
@@ -78,29 +78,43 @@ def look(recipe: Recipe, config: Config, card: Card, known: Known = NOTHING) -> 
     """The recipe on that card, all of it free. Takes some ms, a tenth of a second without room.
 
     ModelError for an unknown kind of model, WorkbenchError where the card lacks what the recipe
-    asks for by name, or no card at all would do.
+    asks for by name.
     """
-    room = limit_bytes(card)
     try:
-        plan = planned(recipe, config, card, known)
+        return _fitting_on(card, planned(recipe, config, card, known))
     except DoesNotFit as refused:
         least = leanest(recipe, config, card, known)
-        return Outlook(
-            card=card,
-            fits=False,
-            room_bytes=room,
-            plan=least[1],
-            reason=refused.what,
-            suggestions=tuple(_suggestions(recipe, config, card, known, least)),
-        )
-    return Outlook(card=card, fits=True, room_bytes=room, plan=plan)
+        found = tuple(_suggestions(recipe, config, card, known, least))
+        return replace(_refused_by(card, refused, least[1]), suggestions=found)
 
 
-def planned(recipe: Recipe, config: Config, card: Card, known: Known) -> Plan:
+def look_at_usual(recipe: Recipe, config: Config) -> list[Outlook]:
+    """The recipe on cards of the usual sizes, without suggestions."""
+    found: list[Outlook] = []
+    least: Plan | None = None
+    for card in (card_of_size(gb * GIB, f"{gb} GB") for gb in SIZES_GB):
+        try:
+            found.append(_fitting_on(card, planned(recipe, config, card)))
+        except DoesNotFit as refused:  # all are of one kind: what takes least there is the same
+            least = least or leanest(recipe, config, card)[1]
+            found.append(_refused_by(card, refused, least))
+    return found
+
+
+def _fitting_on(card: Card, plan: Plan) -> Outlook:
+    return Outlook(card=card, fits=True, room_bytes=limit_bytes(card), plan=plan)
+
+
+def _refused_by(card: Card, refused: DoesNotFit, least: Plan) -> Outlook:
+    room = limit_bytes(card)
+    return Outlook(card=card, fits=False, room_bytes=room, plan=least, reason=refused.what)
+
+
+def planned(recipe: Recipe, config: Config, card: Card, known: Known = NOTHING) -> Plan:
     """As the engine plans on that card, all of it free; its peak is the one to be expected."""
 
     def make(room: int | None) -> Plan:
-        return choose_plan(recipe, config, card, room, **known.lengths)
+        return choose_plan(recipe, config, card, room, **known.lengths, advise=False)
 
     return fitted(make, known.factor, None, limit_bytes(card))
 
@@ -108,19 +122,21 @@ def planned(recipe: Recipe, config: Config, card: Card, known: Known) -> Plan:
 def leanest(recipe: Recipe, config: Config, card: Card, known: Known = NOTHING) -> tuple[int, Plan]:
     """Bytes of the smallest card of that kind that takes the recipe, and its plan there."""
 
-    def plan_on(total: int) -> Plan | None:
-        return _try(recipe, config, sized(card, total), known)
+    def plan_on(steps: int) -> Plan | None:
+        return _try(recipe, config, sized(card, steps * STEP_BYTES), known)
 
-    high = next((n for n in (1 << k for k in range(13)) if plan_on(n * GIB) is not None), MOST_GIB)
-    low, high = high // 2 * GIB // STEP_BYTES, high * GIB // STEP_BYTES
+    low = int(least_bytes(recipe, config, card, **known.lengths) * FLOOR) // STEP_BYTES
+    reach = 8
+    while (best := plan_on(low + reach)) is None:
+        low, reach = low + reach + 1, 2 * reach
+    high = low + reach
     while low < high:
         middle = (low + high) // 2
-        if plan_on(middle * STEP_BYTES) is None:
+        if (found := plan_on(middle)) is None:
             low = middle + 1
         else:
-            high = middle
-    plan = planned(recipe, config, sized(card, high * STEP_BYTES), known)
-    return high * STEP_BYTES, plan
+            high, best = middle, found
+    return high * STEP_BYTES, best
 
 
 def sized(card: Card, total_bytes: int) -> Card:

@@ -34,7 +34,7 @@ FORMAT = 4
 _STAGED = ".staged-"
 _STALE_S = 86_400
 _IRRELEVANT = {"packing", "group_by_length", "train", "eval", "revision"}
-"""Settings that change no row; the names' part is played by their contents' digests."""
+"""Settings that change no row; for names stand the digests of their contents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +157,9 @@ def _digest(
     what = {
         "format": FORMAT,
         "settings": data.model_dump(mode="json", exclude=_IRRELEVANT),
-        "train": train.digest,
-        "eval": held.digest if held else None,
+        "sources": _digests(train, held),
+        # A name's ending says how a file is read, and places in notes bear the name.
+        "files": [source.path.name for source in (train, held) if source and source.path],
         "tokenizer": _tokenizer_digest(tokenizer),
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
