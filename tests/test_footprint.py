@@ -130,9 +130,45 @@ class TestShape:
         with pytest.raises(ModelError, match="hidden_size"):
             ModelShape.of({**LLAMA, "hidden_size": value})
 
-    def test_a_mixture_of_experts_is_refused(self) -> None:
+    @pytest.mark.parametrize(
+        "told",
+        [
+            {"num_local_experts": 8},
+            {"num_experts": 128},
+            {"n_routed_experts": 256},
+            {"moe_num_experts": 64},
+            {"ffn_config": {"moe_num_experts": 16}},
+        ],
+        ids=str,
+    )
+    def test_a_mixture_of_experts_is_refused(self, told: dict[str, Any]) -> None:
         with pytest.raises(ModelError, match="mixture of experts"):
-            ModelShape.of({**LLAMA, "num_local_experts": 8})
+            ModelShape.of({**LLAMA, **told})
+        with pytest.raises(ModelError, match="mixture of experts"):
+            ModelShape.of({"model_type": "outer", "text_config": {**LLAMA, **told}})
+
+    def test_one_expert_is_none(self) -> None:
+        assert ModelShape.of({**LLAMA, "num_experts": 1}) == ModelShape.of(LLAMA)
+
+    @pytest.mark.parametrize(
+        "told", [{"num_hidden_layers": 1 << 30}, {"model_type": ["llama"]}], ids=str
+    )
+    def test_what_no_model_has_is_refused_with_a_mend(self, told: dict[str, Any]) -> None:
+        with pytest.raises(ModelError) as refused:
+            ModelShape.of({**LLAMA, **told})
+        assert refused.value.mend
+
+    def test_a_vision_tower_by_other_names_is_counted(self) -> None:
+        seeing = {"depth": 32, "embed_dim": 1280, "hidden_size": 3584}  # as Qwen 2 VL has it
+        shape = ModelShape.of({"text_config": LLAMA, "vision_config": seeing})
+        assert shape.beside == 32 * 12 * 1280 * 1280
+
+    def test_a_gemma_3_as_the_hub_has_it_is_that_known_by_its_name(self) -> None:
+        """Its config.json leaves out what transformers' class has by itself."""
+        known = config("google/gemma-3-4b-it")
+        kept = ("hidden_size", "intermediate_size", "model_type", "num_hidden_layers")
+        told = {name: known["text_config"][name] for name in (*kept, "sliding_window")}
+        assert ModelShape.of({**known, "text_config": told}) == ModelShape.of(known)
 
     def test_what_old_configs_leave_out_is_derived(self) -> None:
         keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -10,9 +12,9 @@ from hypothesis import strategies as st
 
 from workbench.cards import Card
 from workbench.errors import UsageError
-from workbench.footprint import choose_plan, named_config
+from workbench.footprint import choose_plan, named_config, predict
 from workbench.footprint.hungriest import hungriest
-from workbench.footprint.outlook import look
+from workbench.footprint.outlook import leanest, look, look_at_usual
 from workbench.footprint.shapes import _SHAPES
 from workbench.footprint.usual_cards import SIZES_GB, card_of_size, usual_card
 from workbench.recipe import Recipe, apply_settings
@@ -65,6 +67,35 @@ def test_every_setting_a_refusal_names_then_fits(
             assert mended.predicted_bytes == suggestion.peak_bytes
     needed = int(outlook.suggestions[-1].words.rsplit(" needs ")[1].removesuffix(" GiB"))
     choose_plan(recipe, config(name), card_of_size(needed * GIB, "the card named"))
+
+
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-70B", "google/gemma-2-27b"])
+def test_a_refusal_takes_a_bounded_number_of_predictions(name: str) -> None:
+    """Some 20 µs each: `plan` answers within a second, whatever the recipe."""
+    changes: dict[str, object] = {"train.batch_size": 240, "data.max_tokens": 131_072}
+    recipe, made = apply_settings(GUIDE, changes), 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal made
+        made += event == "call" and frame.f_code is predict.__code__
+
+    sys.setprofile(count)
+    try:
+        look(recipe, config(name), usual_card("3090"))
+        look_at_usual(recipe, config(name))
+    finally:
+        sys.setprofile(None)
+    assert made < 3_000
+
+
+def test_the_leanest_way_takes_no_more_on_a_larger_card() -> None:
+    """Where attention is quadratic, what a row of 131,072 tokens takes is beyond any card."""
+    long = apply_settings(GUIDE, {"data.max_tokens": 131_072, "train.batch_size": 1})
+    gemma = config("google/gemma-2-27b")
+    size, plan = leanest(long, gemma, usual_card("3090"))
+    assert size > 1 << 42
+    assert plan.recompute_layers == plan.layers
+    assert size - plan.predicted_bytes < GIB
 
 
 def test_settings_that_only_cost_speed_come_without_those_that_are_not_needed() -> None:

@@ -20,6 +20,8 @@ CPU_MEMORY_SHARE = 0.8
 """Of the machine's memory, shared by CPU cards; the rest is the system's and the engine's."""
 CAP_SLACK_BYTES = 300 << 20
 """Left free below a person's cap, for what the driver takes outside the allocator."""
+LEAST_CARD_BYTES = 64 << 20
+"""Less is a number whose unit was forgotten."""
 _EXAMPLE = f"e.g. {CARDS_VARIABLE}=GPU-6f1=24GiB, or {CARDS_VARIABLE}=cpu:8GiB,cpu:8GiB"
 
 
@@ -169,6 +171,17 @@ def parse_bytes(text: str) -> int:
     return max(1, int(float(found[1]) * base**power))
 
 
+def card_bytes(text: str) -> int:
+    """A card's size, as parse_bytes reads it; UsageError also for what no card can be."""
+    size = parse_bytes(text)
+    if size < LEAST_CARD_BYTES:
+        raise UsageError(
+            f"{safe_line(text, 40)!r} is {size:,} bytes, too little for a card",
+            mend="write it with its unit, like 24GiB",
+        )
+    return size
+
+
 def _names_cpu_cards(env: Mapping[str, str]) -> bool:
     return env.get(CARDS_VARIABLE, "").lstrip(", ").startswith("cpu")
 
@@ -216,7 +229,7 @@ def _cap(cards: list[Card], wish: str) -> list[Card]:
 
 def _size(wish: str, size: str) -> int:
     try:
-        return parse_bytes(size)
+        return card_bytes(size)
     except UsageError as unread:
         what = f"{CARDS_VARIABLE}: {unread.what} in {safe_line(wish, 40)!r}"
         raise UsageError(what, mend=_EXAMPLE) from unread

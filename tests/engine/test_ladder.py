@@ -8,7 +8,9 @@ import pytest
 from tests.support.cramped_worker import CrampedWorker
 from tests.support.desks import Bench, cpu_card, make_bench, recipe
 from workbench.footprint import Plan
+from workbench.scheduler.ladder import MOST_FALLS, MOST_WAITS, after
 from workbench.scheduler.rescue import rescue_all
+from workbench.store.ingest import End
 from workbench.store.rows import Attempt
 from workbench.trial import State, Wanted
 
@@ -154,6 +156,26 @@ def test_a_trial_that_takes_less_does_not_begin_on_a_hungrier_ones_rung(
     for trial in tuned:
         bench.until(State.DONE, trial)
     assert [rows_tried(trial)[0] for trial in tuned] == [(4, False), (4, False), (2, False)]
+
+
+@pytest.mark.parametrize(
+    ("cause", "most"), [("out_of_memory", MOST_FALLS), ("host_memory", MOST_WAITS)]
+)
+def test_whatever_rungs_are_left_so_many_in_a_row_are_the_end(
+    cramped: MakeBench, cause: str, most: int
+) -> None:
+    bench = cramped({}, cpu_card(0))
+    bench.submit(recipe(train=TRAIN))
+    trial = bench.trials()[1]
+    end = End("failed", 0, "no memory", "a mend", cause)
+    states = []
+    for _ in range(most):
+        attempt = bench.store.add_attempt(trial.id, "cpu-0", {}, 0, 0)
+        bench.store.end_attempt(attempt, "failed", "no memory", cause=cause)
+        found = after(bench.desk, trial, end)
+        assert found is not None
+        states.append(found[0])
+    assert states == [State.QUEUED] * (most - 1) + [State.FAILED]
 
 
 def test_a_rung_survives_the_engine(cramped: MakeBench) -> None:

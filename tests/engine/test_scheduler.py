@@ -9,8 +9,10 @@ import pytest
 
 from tests.support.desks import Bench, cpu_card, gpu_card, recipe
 from workbench import scheduler
+from workbench.cards import Card
 from workbench.errors import IllegalMove, UsageError
 from workbench.events import EventWriter
+from workbench.footprint import choose_plan, named_config
 from workbench.locks import Lock
 from workbench.scheduler.desk import BRAKE, assignment_file, events_file
 from workbench.scheduler.rescue import hopeless, rescue_all
@@ -489,6 +491,37 @@ def test_trials_that_wait_for_a_big_card_keep_no_small_one_from_others(
     other = bench.submit(recipe(train={"max_steps": 900}))
     bench.ticks(60)
     assert [t.card for t in bench.store.trials(other)] == ["cpu-0"]
+
+
+def test_no_plan_takes_more_than_is_free_by_however_little_that_has_changed(
+    bench_of: MakeBench,
+) -> None:
+    """The first plan takes all there is to the byte; a MiB less is free when it goes on."""
+    llama = named_config("meta-llama/Meta-Llama-3-8B") or {}
+    long = recipe(train={"max_steps": 900, "gradient_checkpointing": "on"})
+    plain = long.model_copy(update={"sweep": None})
+    whole = gpu_card(0, 24)
+    card = Card(uuid="", kind="cuda", name="", total_bytes=24 << 30, capability=(8, 6))
+    free = choose_plan(plain, llama, card).predicted_bytes
+    bench = bench_of(whole)
+    bench.configure("share = true")
+
+    def left(bytes_: int) -> None:
+        theirs = [{"pid": 1, "bytes": (24 << 30) - bytes_, "name": "x", "draws": False}]
+        bench.seen = [{**whole, "free_bytes": bytes_, "processes": theirs}]
+
+    left(free)
+    bench.submit(long, llama)
+    bench.until(State.RUNNING, 2)
+    bench.store.wish(2, Wanted.PAUSE)
+    bench.until(State.PAUSED, 2)
+    left(free - (1 << 20))
+    bench.store.wish(2, Wanted.RUN)
+    bench.ticks(4)
+    taken = [attempt.predicted_bytes for attempt in bench.store.attempts(2)]
+    assert len(taken) == 2
+    assert taken[0] <= free
+    assert taken[1] <= free - (1 << 20)
 
 
 def test_big_trials_do_not_starve_behind_small_ones(bench_of: MakeBench) -> None:

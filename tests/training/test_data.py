@@ -199,6 +199,17 @@ def test_changed_rows_settings_or_tokenizers_are_prepared_anew(
     assert len(set(digests)) == 4
 
 
+def test_a_renamed_file_is_read_by_its_ending_and_named_by_its_name(
+    prepare: Prepare, recipe_of: RecipeOf, write_rows: WriteRows
+) -> None:
+    path = write_rows(PAIRS, "rows.txt")
+    assert prepare(recipe_of(path)).shape == "text"
+    renamed = path.rename(path.with_suffix(".jsonl"))
+    again = prepare(recipe_of(renamed))
+    assert again.shape != "text"
+    assert again.examples[0]["place"].startswith("rows.jsonl:")
+
+
 def test_settings_that_change_no_row_share_the_cache(
     prepare: Prepare, recipe_of: RecipeOf, write_rows: WriteRows
 ) -> None:

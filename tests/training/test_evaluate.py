@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -72,6 +73,22 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_lost() -> None:
 
     in_batches(range(7), 6, Control(), work)
     assert sorted(row for batch in seen for row in batch) == list(range(7))
+
+
+def test_one_row_is_tried_once_more_on_an_emptied_card() -> None:
+    tries: list[list[int]] = []
+
+    def work(batch: list[int], fails: int) -> None:
+        tries.append(batch)
+        if len(tries) <= fails:
+            raise torch.OutOfMemoryError
+
+    in_batches([0], 1, Control(), partial(work, fails=1))
+    assert tries == [[0], [0]]
+    tries.clear()
+    with pytest.raises(torch.OutOfMemoryError):
+        in_batches([0], 1, Control(), partial(work, fails=2))
+    assert tries == [[0], [0]]
 
 
 def test_a_wish_for_the_card_ends_an_evaluation_between_batches(base: Any) -> None:

@@ -74,7 +74,7 @@ def plan(
 
 def meant_cards(service: Service, card: str | None, vram: str | None) -> tuple[list[Card], str]:
     """The cards asked about, and how they were found: named, sized, here, or a 24 GiB one."""
-    from workbench.cards import parse_bytes
+    from workbench.cards import card_bytes
     from workbench.footprint.usual_cards import card_of_size, usual_card
 
     if card is not None and vram is not None:
@@ -82,7 +82,7 @@ def meant_cards(service: Service, card: str | None, vram: str | None) -> tuple[l
     if card is not None:
         return [usual_card(card)], ""
     if vram is not None:
-        size = parse_bytes(vram)
+        size = card_bytes(vram)
         return [card_of_size(size, f"a card of {present.size(size)}")], ""
     if here := cards_here(service):
         return here, "the roomiest card here" if len(here) > 1 else "the card here"

@@ -266,7 +266,7 @@ def limit_bytes(card: Card, free_bytes: int | None = None) -> int:
     had = card.total_bytes - (DRIVER_BYTES if card.kind == "cuda" else 0)
     if card.cap_bytes is not None and card.kind == "cuda":
         had = min(had, card.cap_bytes - CAP_SLACK_BYTES)
-    return min(card.usable_bytes, had, had if free_bytes is None else free_bytes)
+    return max(0, min(card.usable_bytes, had, had if free_bytes is None else free_bytes))
 
 
 def _optimizers(recipe: Recipe) -> tuple[str, ...]:

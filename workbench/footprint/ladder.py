@@ -15,7 +15,7 @@ from typing import Any
 from workbench.cards import Card
 from workbench.footprint.plan import Plan, shown
 
-EMPTIED = ("rehearsing", "training", "saving")
+EMPTIED = ("rehearsing", "training", "evaluating", "saving")
 """Stages in which the worker itself has emptied the cache and tried once more before it gave up."""
 _BESIDE = ("predicted_bytes", "host_bytes", "buckets", "attention_why")
 """What does not make two plans two ways of running."""
@@ -59,13 +59,13 @@ def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> P
     inputs in the machine's memory; None at the last. Pricing takes back what the card or the model
     cannot do.
 
-    Out of memory in an evaluation: half its rows. While loading, there is nothing to make smaller.
+    Out of memory in an evaluation: its worker had come down to one row, so that only unpacked
+    layers are left to give up. While loading, there is nothing to make smaller.
     """
-    if stage == "evaluating":
-        half = plan.eval_batch // 2
-        return replace(plan, eval_batch=half) if half else None
-    if stage == "loading":
+    if stage == "loading" or (stage == "evaluating" and not plan.resident_layers):
         return None
+    if stage == "evaluating":
+        return replace(plan, resident_layers=0, eval_batch=1)
     if plan.resident_layers:
         return replace(plan, resident_layers=0)
     if plan.micro_batch > 1:
@@ -102,7 +102,7 @@ def _ran_out(plan: Plan, falls: Iterable[Fall]) -> str | None:
     mine = plan.to_json()
     tries: dict[str, int] = {}
     for fall in falls:
-        if raw_bytes(fall.plan) > raw_bytes(mine) or not _alike(mine, fall.plan, fall.stage):
+        if raw_bytes(fall.plan) > raw_bytes(mine) or not _alike(mine, fall.plan):
             continue
         tries[fall.stage] = tries.get(fall.stage, 0) + (2 if fall.stage in EMPTIED else 1)
         if tries[fall.stage] >= 2:  # once more on an emptied card, then no more
@@ -115,7 +115,7 @@ def way_of(plan: Plan) -> dict[str, Any]:
     return {key: value for key, value in plan.to_json().items() if key not in _BESIDE}
 
 
-def _alike(mine: Mapping[str, Any], other: Mapping[str, Any], stage: str) -> bool:
-    beside = _BESIDE if stage == "evaluating" else (*_BESIDE, "eval_batch")
-    keys = {*mine, *other} - set(beside)
+def _alike(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Rows scored at once do not count: whoever ran out had come down to one where they matter."""
+    keys = {*mine, *other} - {*_BESIDE, "eval_batch"}
     return all(mine.get(key) == other.get(key) for key in keys)

@@ -7,12 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import ModelError
+from workbench.text import safe_line
 
-_TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3", "gemma3_text")
+_TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3", "gemma3_text", "smollm3")
 _FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
 _NORMED_HEADS = ("qwen3", "gemma3", "gemma3_text")
 _BIASED_QKV = ("qwen2",)
 _FUSED = ("phi3",)
+_LEFT_OUT: dict[str, dict[str, int]] = {
+    "gemma2": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
+    | {"vocab_size": 256_000},
+    "gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
+    | {"vocab_size": 262_208},
+    "mistral": {"num_key_value_heads": 8},
+    "qwen3": {"head_dim": 128},
+    "smollm3": {"num_key_value_heads": 4},
+}
+"""What a config.json may leave out, because transformers' class for that kind has it: Gemma 3's do.
+"""
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+MOST_LAYERS = 4_096
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"})
 """model_type of architectures whose every layer the step's fused path knows. Others train plainly.
 """
@@ -46,8 +60,11 @@ class ModelShape:
         """From config.json as a dict; ModelError where it lacks or hides what is needed."""
         text = config.get("text_config")
         flat = {**config, **text} if isinstance(text, Mapping) else dict(config)
-        kind = str(flat.get("model_type", "?"))
-        if flat.get("num_local_experts") or flat.get("num_experts"):
+        kind = flat.get("model_type", "?")
+        if not isinstance(kind, str):
+            raise _odd("model_type", kind)
+        flat = {**_LEFT_OUT.get(kind, {}), **flat}
+        if _experts(flat) or _experts(flat.get("ffn_config")):
             raise ModelError(
                 f"{kind} is a mixture of experts, whose memory the planner cannot tell",
                 mend="choose a dense model",
@@ -56,7 +73,7 @@ class ModelShape:
         width = _measure(flat, "hidden_size", "n_embd")
         return cls(
             kind=kind,
-            layers=_measure(flat, "num_hidden_layers", "n_layer"),
+            layers=_measure(flat, "num_hidden_layers", "n_layer", most=MOST_LAYERS),
             width=width,
             heads=heads,
             kv_heads=_measure(flat, "num_key_value_heads", default=heads),
@@ -141,8 +158,17 @@ def _seeing(vision: object) -> int:
     """Parameters of a vision tower's layers; 0 without one."""
     if not isinstance(vision, Mapping):
         return 0
-    width, ffn = (_measure(vision, name) for name in ("hidden_size", "intermediate_size"))
-    return _measure(vision, "num_hidden_layers") * (4 * width * width + 2 * width * ffn)
+    width = _measure(vision, "embed_dim", "hidden_size", "width")
+    ffn = _measure(vision, "intermediate_size", default=4 * width)
+    layers = _measure(vision, "num_hidden_layers", "depth", "layers", most=MOST_LAYERS)
+    return layers * (4 * width * width + 2 * width * ffn)
+
+
+def _experts(config: object) -> bool:
+    """Whether a feed-forward block is several, of which each token takes a few."""
+    if not isinstance(config, Mapping):
+        return False
+    return any(config.get(name) not in (None, 0, 1) for name in _EXPERTS)
 
 
 def _window(config: Mapping[str, Any]) -> int | None:
@@ -151,13 +177,15 @@ def _window(config: Mapping[str, Any]) -> int | None:
     return _measure(config, "sliding_window")
 
 
-def _measure(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
+def _measure(
+    config: Mapping[str, Any], *names: str, default: int | None = None, most: int = (1 << 31) - 1
+) -> int:
     for name in names:
         value = config.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
-            raise ModelError(f"the model's config.json has {name}: {str(value)[:40]}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            raise _odd(name, value)
         return value
     if default is None:
         raise ModelError(
@@ -165,3 +193,10 @@ def _measure(config: Mapping[str, Any], *names: str, default: int | None = None)
             mend="choose a decoder such as Llama, Mistral, Qwen, Gemma or Phi",
         )
     return default
+
+
+def _odd(name: str, value: object) -> ModelError:
+    return ModelError(
+        f"the model's config.json has {name}: {safe_line(value, 40)}",
+        mend="download the file anew, or choose another model",
+    )

@@ -38,6 +38,8 @@ waits for one card keeps others from theirs. Further where a card is free (True)
 PLANS_A_TICK = 24
 """New plans made in one tick, at 2 ms each; the rest of the queue is looked at in the next."""
 PLANS_KEPT = 8_192
+ROOM_STEP_BYTES = 1 << 26
+"""How finely a card's free bytes are told apart: they never stand still."""
 
 
 def place(desk: Desk) -> None:
@@ -219,17 +221,17 @@ def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
 def _plan(
     desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, free_bytes: int | None
 ) -> Plan:
-    """Remembered for each trial's settings, card and GiB of room.
+    """Remembered for each trial's settings, card and room, which is rounded down.
 
     DoesNotFit, UsageError, or what an older workbench's recipe, or a strange model, led to.
     """
-    room = None if free_bytes is None else free_bytes >> 28
+    room = None if free_bytes is None else free_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES
     settings = json.dumps(trial.settings, sort_keys=True)
     key = (experiment.id, settings, card, room, *record(desk, experiment.id))
     if key not in desk.plans:
         try:
             recipe = trial_recipe(trial, experiment)
-            desk.plans[key] = plan_for(desk, recipe, experiment, card, free_bytes)
+            desk.plans[key] = plan_for(desk, recipe, experiment, card, room)
         except WorkbenchError as refused:
             desk.plans[key] = refused.with_traceback(None)
         except Exception as broken:

@@ -50,22 +50,24 @@ def in_batches(
     """`work` on `size` of `order` at a time, on fewer when the card has no room for more.
 
     `shrunk` is told a new size. Raises Interrupted between batches when the card is wanted back,
-    and what work raised when not even one row fits.
+    and what work raised when not even one row fits an emptied card.
     """
-    results, at = [], 0
+    results, at, emptied = [], 0, False
     while at < len(order):
         control.check()
         try:
             results.append(work(list(order[at : at + size])))
             at += size
         except (RuntimeError, MemoryError) as error:
-            if size == 1 or not is_out_of_memory(error):
+            if not is_out_of_memory(error) or (size == 1 and emptied):
                 raise
-            size = math.ceil(size / 2)
-            shrunk(size)
+            if size > 1:
+                size = math.ceil(size / 2)
+                shrunk(size)
         else:
             continue
         torch.cuda.empty_cache()  # here, where the error's frames hold nothing any more
+        emptied = True
     return results
 
 

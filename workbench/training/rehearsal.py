@@ -51,12 +51,21 @@ def worst_batch(rows: Dataset, size: int) -> Rows:
     return collate(rows[i] for i in longest)
 
 
-def train_once(step: Step, worst: Rows, optimizer_bytes: int) -> None:
+@contextmanager
+def room_for_moments(step: Step, optimizer_bytes: int) -> Iterator[None]:
+    """Inside, the card is as full as once the optimizer has made all that it keeps."""
+    lacking = max(0, optimizer_bytes - step.optimizer.state_bytes())
+    reserved = torch.empty(lacking, dtype=torch.uint8, device=step.device)
+    try:
+        yield
+    finally:
+        del reserved
+
+
+def train_once(step: Step, worst: Rows) -> None:
     """Gradients of the worst batch, and nothing of them left."""
     device = step.device
     times = CAPTURED_AFTER if device.type == "cuda" else 1
-    lacking = max(0, optimizer_bytes - step.optimizer.state_bytes())
-    reserved = torch.empty(lacking, dtype=torch.uint8, device=device)
     try:
         with same_chance(device):
             for _ in range(times):
@@ -64,7 +73,6 @@ def train_once(step: Step, worst: Rows, optimizer_bytes: int) -> None:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
     finally:
-        del reserved
         step.flat.grads.zero_()
         step.release_graphs()
 

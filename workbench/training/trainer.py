@@ -25,7 +25,12 @@ from workbench.training.control import Interrupted
 from workbench.training.course import Course, config
 from workbench.training.failure import diverged, is_out_of_memory
 from workbench.training.pace import EpochOrder, Window
-from workbench.training.rehearsal import same_chance, train_once, worst_batch
+from workbench.training.rehearsal import (
+    room_for_moments,
+    same_chance,
+    train_once,
+    worst_batch,
+)
 from workbench.training.step import Lever, Rows
 from workbench.training.step.in_trainer import StepTraining, collate, options_from
 
@@ -156,10 +161,11 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         self.course.emit("phase", name="rehearsing", detail="the longest rows")
         worst = worst_batch(self.train_dataset, self._rows_per_step)
         with suppress(Interrupted), same_chance(step.device):  # it is told so again, after the step
-            with control.doing("rehearsing"):
-                self.relieved(lambda: train_once(step, worst, rehearsal.optimizer_bytes))
-            with control.doing("evaluating"):
-                rehearsal.score()
+            with room_for_moments(step, rehearsal.optimizer_bytes):
+                with control.doing("rehearsing"):
+                    self.relieved(lambda: train_once(step, worst))
+                with control.doing("evaluating"):
+                    rehearsal.score()
             rehearsal.remember()
         self.model.train()
         self.course.meter.release()

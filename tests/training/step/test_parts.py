@@ -10,12 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AutoConfig
 
 from workbench.cards import Card
 from workbench.footprint import ModelShape, named_config
 from workbench.footprint.kernels import kernel_for
 from workbench.footprint.micro import bucket
+from workbench.footprint.shape import FAMILIES
 from workbench.training.base import DTYPES
 from workbench.training.step import Rows, collate
 from workbench.training.step.attention import KERNELS, Choice, Unsupported, choose
@@ -171,3 +172,14 @@ def test_the_ring_gives_each_step_once_and_forgets_the_oldest() -> None:
     for value in range(5):
         ring.write(torch.tensor(float(value)))
     assert [row["loss"] for row in ring.read()] == [2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("kind", sorted({*FAMILIES, "smollm3"}))
+def test_measures_that_a_config_leaves_out_are_those_of_transformers(kind: str) -> None:
+    told = {"hidden_size": 4096, "intermediate_size": 64, "num_hidden_layers": 2}
+    told |= {"num_attention_heads": 32, "vocab_size": 97}
+    whole = AutoConfig.for_model(kind, **told)
+    shape = ModelShape.of({"model_type": kind, **told})
+    assert shape.kv_heads == whole.num_key_value_heads
+    assert shape.head_dim == (getattr(whole, "head_dim", None) or 128)
+    assert shape.tied == whole.tie_word_embeddings
