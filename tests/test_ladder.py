@@ -1,0 +1,92 @@
+"""Down the ladder: which rung is below which, and when there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from workbench.cards import Card
+from workbench.footprint import Plan
+from workbench.footprint.ladder import Fall, climb_down, kind_of, squeeze
+
+CARD = Card(uuid="GPU-1", kind="cuda", name="RTX 3090", total_bytes=24 << 30, capability=(8, 6))
+PLAN = Plan(
+    precision="bf16", attention="sdpa", attention_why="", optimizer="adamw_torch",
+    rows_per_step=4, tokens_per_micro=2048, micro_steps=1, layers=32, resident_layers=14,
+    predicted_bytes=1000, buckets={"base": 1000}, eval_batch=16,
+)  # fmt: skip
+
+
+def way(plan: Plan | None) -> dict[str, Any] | None:
+    """What of a plan the ladder moves."""
+    if plan is None:
+        return None
+    keys = ("resident_layers", "micro_steps", "recompute_layers", "offload", "eval_batch")
+    return {key: getattr(plan, key) for key in keys}
+
+
+def rungs(stage: str, plan: Plan = PLAN, **how: Any) -> list[dict[str, Any] | None]:
+    """From `plan` to the last rung."""
+    found = []
+    lower: Plan | None = plan
+    while lower is not None:
+        lower = squeeze(lower, stage, **how)
+        found.append(way(lower))
+    return found[:-1]
+
+
+def changed(**told: Any) -> dict[str, Any]:
+    return {**(way(PLAN) or {}), **told}
+
+
+@pytest.mark.parametrize("stage", ["rehearsing", "training", "saving"])
+def test_training_gives_up_unpacked_layers_then_rows_then_what_recompute_saves(stage: str) -> None:
+    assert rungs(stage) == [
+        changed(resident_layers=0),
+        changed(resident_layers=0, micro_steps=2),
+        changed(resident_layers=0, micro_steps=4),
+        changed(resident_layers=0, micro_steps=4, recompute_layers=32),
+        changed(resident_layers=0, micro_steps=4, recompute_layers=32, offload=True),
+    ]
+
+
+def test_without_recompute_it_ends_at_one_row() -> None:
+    assert rungs("training", recompute=False)[-1] == changed(resident_layers=0, micro_steps=4)
+
+
+def test_scoring_has_come_down_to_one_row_by_itself_and_gives_up_unpacked_layers() -> None:
+    assert rungs("evaluating") == [changed(resident_layers=0, eval_batch=1)]
+    assert rungs("evaluating", replace(PLAN, resident_layers=0)) == []
+
+
+def test_loading_has_nothing_to_make_smaller() -> None:
+    assert rungs("loading") == []
+
+
+def down(*falls: tuple[Plan, str]) -> dict[str, Any] | None:
+    told = [Fall(card=kind_of(CARD), plan=plan.to_json(), stage=stage) for plan, stage in falls]
+    return way(climb_down(PLAN, told, recompute=True, price=lambda plan: plan))
+
+
+@pytest.mark.parametrize("stage", ["rehearsing", "training", "evaluating", "saving"])
+def test_one_end_is_enough_where_the_worker_has_tried_on_an_emptied_card(stage: str) -> None:
+    assert down((PLAN, stage)) != way(PLAN)
+
+
+def test_loading_is_tried_once_more() -> None:
+    assert down((PLAN, "loading")) == way(PLAN)
+    assert down((PLAN, "loading"), (PLAN, "loading")) is None
+
+
+def test_it_ends_below_the_last_rung() -> None:
+    less = replace(PLAN, resident_layers=0, eval_batch=1)
+    assert down((PLAN, "evaluating")) == way(less)
+    assert down((PLAN, "evaluating"), (less, "evaluating")) is None
+
+
+def test_a_plan_meant_to_take_less_tells_of_this_one_and_one_that_took_more_does_not() -> None:
+    less, more = (replace(PLAN, buckets={"base": size}) for size in (900, 1100))
+    assert down((less, "training")) != way(PLAN)
+    assert down((more, "training")) == way(PLAN)
