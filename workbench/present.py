@@ -26,12 +26,14 @@ STATE_ORDER = (
 
 
 def size(n_bytes: int | None) -> str:
-    """`5.3 GiB`, `312 MiB`, `-` for what is not known."""
+    """`5.3 GiB`, `312 MiB`, `4 KiB`, `-` for what is not known."""
     if n_bytes is None:
         return "-"
     if n_bytes >= GIB:
         return f"{n_bytes / GIB:.1f} GiB"
-    return f"{n_bytes / MIB:.0f} MiB" if n_bytes >= MIB else f"{n_bytes} B"
+    if n_bytes >= MIB:
+        return f"{n_bytes / MIB:.0f} MiB"
+    return f"{n_bytes / 1024:.0f} KiB" if n_bytes >= 1024 else f"{n_bytes} B"
 
 
 def duration(seconds: float | None) -> str:

@@ -16,6 +16,7 @@ import pytest
 from tests.cli.conftest import Workbench
 from tests.support.desks import TINY, Bench
 from workbench.cli.check import _fit, brackets, fit_lines, print_example
+from workbench.cli.plan import cards_here
 from workbench.cli.prepare import Progress, bar
 from workbench.errors import WorkbenchError
 from workbench.footprint import named_config
@@ -63,7 +64,7 @@ def test_what_was_read_is_told_with_three_examples_and_a_line_on_the_card(
     assert said.out.count("⟦#### ") == 3
     assert said.out.count("<|eot_id|>⟧") == 3
     assert "\x1b" not in said.out
-    assert "note: 2 of 12 training rows are held out" in said.out
+    assert "held out      2 rows of the same data (data.eval_rows), not trained on" in said.out
     assert said.out.splitlines()[-1].startswith("fits a card of 24.0 GiB (no card is known")
     assert "loading the tokenizer" in said.err
     left = sorted(path.name for path in home.root.iterdir())
@@ -169,7 +170,7 @@ class TestCards:
         assert said.code == 1
         assert said.data["ok"] is True
         assert said.data["data"]["read_rows"] == 11
-        assert any("copies" in note for note in said.data["warnings"])
+        assert any("repeat" in note for note in said.data["warnings"])
         assert len(said.data["examples"]) == 3
         assert said.data["fit"]["fits"] is False
         assert said.data["fit"]["suggestions"]
@@ -180,11 +181,12 @@ class TestCards:
         recipe = Recipe.model_validate({"name": "x", "model": {"name": "a/b"}, "data": data})
         read = {"max_length": 40, "mean_length": 20.0, "eval_max_length": 40}
         result = {"model": {"config": TINY}, "data": read}
-        assert _fit(recipe, result, Service())[0][0].fits
-        assert not _fit(recipe, {**result, "data": {}}, Service())[0][0].fits
+        cards = cards_here(service := Service())
+        assert _fit(recipe, result, service, cards)[0][0].fits
+        assert not _fit(recipe, {**result, "data": {}}, service, cards)[0][0].fits
         sweep = {"parameters": {"data.max_tokens": [64, 1 << 19]}}
         swept = recipe.model_validate({**recipe.model_dump(), "sweep": sweep})
-        assert not _fit(swept, result, Service())[0][0].fits, "its longest trial reads others"
+        assert not _fit(swept, result, service, cards)[0][0].fits, "its longest trial reads others"
 
 
 def test_what_does_not_fit_is_told_with_its_mends() -> None:
@@ -198,7 +200,7 @@ def test_what_does_not_fit_is_told_with_its_mends() -> None:
     assert (line.split(":")[0], colour) == ("fits RTX 3070", "green")
     tiny = [look(recipe, shape, card_of_size(4 << 30, "a card of 4 GiB"))]
     (line, colour), (mend, _) = fit_lines(tiny, None, known=False)
-    assert line.startswith("does not fit a card of 4 GiB (no card is known here yet): it needs 7")
+    assert line.startswith("does not fit a card of 4 GiB (no card is known here): it needs 7")
     assert (colour, mend.startswith("  → use a card of 8 GB")) == ("red", True)
     lacking = WorkbenchError("bf16 needs more", mend="set model.precision: auto")
     assert fit_lines([], lacking, known=True)[1][0] == "  → set model.precision: auto"

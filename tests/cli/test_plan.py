@@ -75,6 +75,28 @@ def test_the_cards_here_are_meant_where_they_are_known(bench: Bench, workbench: 
     assert (said["card"], said["plan"]["precision"]) == ("CPU card", "fp32")
 
 
+def test_where_no_engine_ran_the_cards_a_person_named_are_asked(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_CARDS", "cpu:300MiB")
+    said = workbench("plan", "demo", "--json")
+    assert (said.code, said.data["card"], said.data["fits"]) == (1, "CPU card 0", False)
+
+
+def test_a_size_without_its_unit_is_no_card(workbench: Workbench) -> None:
+    said = workbench("plan", GUIDE, "--vram", "24")
+    assert said.code == 2
+    assert "'24' is 24 bytes, too little for a card" in said.err
+    assert "like 24GiB" in said.err
+
+
+def test_shares_are_of_the_card_also_where_nothing_fits(workbench: Workbench) -> None:
+    said = workbench("plan", GUIDE, "--vram", "4GiB")
+    assert "there is room for 3.5 GiB" in said.out
+    base = next(line for line in said.out.splitlines() if line.startswith("B  base"))
+    assert base.split()[-1] == "96%"  # 3.4 of 3.5 GiB
+
+
 @pytest.mark.parametrize("asked", [("--card", "3090"), ()])
 def test_what_such_a_card_measured_corrects_the_plan(
     asked: tuple[str, ...], home: Home, workbench: Workbench, tmp_path: Path

@@ -82,8 +82,9 @@ def test_the_split_does_not_depend_on_order_and_keeps_copies_together(
     assert set(held_one["question"]) == set(held_two["question"])
     assert two.eval_rows == 2
     assert not set(texts(tokenizer, load_prepared(two)[0])) & set(texts(tokenizer, held_two))
-    assert "2 copies of held-out rows are not trained on" in two.notes
-    assert any("8 train rows copies" in note for note in two.notes)
+    repeated = "2 train rows left out, because they repeat held-out ones (first: twice.jsonl:"
+    assert any(note.startswith(repeated) for note in two.notes)
+    assert any("8 train rows repeating earlier ones" in note for note in two.notes)
 
 
 def test_trials_of_a_data_size_sweep_share_their_held_out_rows(
@@ -102,9 +103,10 @@ def test_held_out_rows_that_are_trained_on_are_noted(
     held = write_rows([PAIRS[3], {"prompt": "New?", "completion": "Yes."}], "eval.jsonl")
     prepared = prepare(recipe_of(write_rows(PAIRS), eval=str(held)))
     assert (prepared.train_rows, prepared.eval_rows) == (10, 2)
-    assert prepared.notes == [
-        "1 held-out rows also stand in the training rows (first: eval.jsonl:1)"
-    ]
+    [note] = prepared.notes
+    assert note.startswith(
+        "1 held-out row standing in the training rows, too (first: eval.jsonl:1); take them out"
+    )
 
 
 def test_long_rows_are_cut_and_those_without_an_answer_left_are_left_out(
@@ -117,11 +119,15 @@ def test_long_rows_are_cut_and_those_without_an_answer_left_are_left_out(
     prepared = prepare(recipe_of(path, eval=str(held), max_tokens=64))
     assert (prepared.train_rows, prepared.max_length) == (9, 64)
     assert (prepared.cut_rows, prepared.dropped_rows) == (2, 1)
+    all_whole = "data.max_tokens: 1024 would leave all of them whole"
+    raised = "raise data.max_tokens to 1024, or shorten the rows"
     assert prepared.notes == [
-        "2 train rows longer than 64 tokens and cut (first: train.jsonl:9)",
-        "1 train row left out, because cutting took their whole answer (first: train.jsonl:10)",
-        "1 train row whose answer's end was cut off (first: train.jsonl:9)",
+        f"2 train rows longer than 64 tokens and cut (first: train.jsonl:9); {all_whole}",
+        "1 train row left out, because cutting took their whole answer (first: train.jsonl:10); "
+        + raised,
+        f"1 train row whose answer's end was cut off (first: train.jsonl:9); {raised}",
     ]
+    assert prepared.uncut_max_length > 600
 
 
 @pytest.mark.parametrize(

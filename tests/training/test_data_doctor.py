@@ -113,15 +113,15 @@ def test_a_question_beyond_the_cut_is_told_and_not_asked(check: Check) -> None:
     held = load_prepared(prepared)[1]
     assert [row["prompt_ids"] for row in held] == [[], []]
     assert prepared.eval_max_length == 64
-    beyond = "2 eval rows whose last answer begins beyond the cut, so it is not asked for (first: "
+    beyond = "2 eval rows whose last answer begins beyond the cut, so it is not asked (first: "
     assert any(note.startswith(beyond) for note in prepared.notes)
 
 
 def test_another_familys_end_marker_in_the_text_is_told_with_its_mend(check: Check) -> None:
     rows = [{"text": f"<s>[INST] {n}? [/INST] {n}! </s>"} for n in range(10)]
     note, of_eval = (note for note in check(rows).notes if "</s>" in note)
-    assert of_eval.startswith("2 eval rows hold </s>")
-    assert note.startswith("8 train rows hold </s>, another model family's end marker")
+    assert of_eval.startswith("2 eval rows with </s>")
+    assert note.startswith("8 train rows with </s>, another model family's end marker")
     assert "(first: train.jsonl:" in note
     assert "take it out of the rows: this model's own end is <|eot_id|>" in note
 
@@ -138,7 +138,7 @@ def test_a_template_without_marks_is_told_where_loss_is_on_the_assistant(check: 
 
 def test_a_template_with_two_begin_tokens_is_told(check: Check) -> None:
     notes = check(chats(ASKED, ANSWERED), TWO_BEGINS).notes
-    assert any("8 train rows begin with two begin tokens (first: " in note for note in notes)
+    assert any("8 train rows with a second begin token (first: " in note for note in notes)
 
 
 def test_a_begin_token_in_the_text_is_not_doubled(
@@ -174,18 +174,80 @@ def test_duplicates_and_held_out_rows_that_are_trained_on_are_told(
 ) -> None:
     held = write_rows([PAIRS[2], PAIRS[2], {"prompt": "?", "completion": "!"}], "eval.jsonl")
     prepared = check([*PAIRS, PAIRS[4], PAIRS[5]], eval=str(held), eval_rows=9)
-    assert "2 train rows copies of earlier ones (first: train.jsonl:11)" in prepared.notes
-    shared = "1 held-out rows also stand in the training rows (first: eval.jsonl:1)"
-    assert shared in prepared.notes
+    repeated = "2 train rows repeating earlier ones (first: train.jsonl:11); each counts again"
+    shared = "1 held-out row standing in the training rows, too (first: eval.jsonl:1); take them"
+    for said in (repeated, shared):
+        assert any(note.startswith(said) for note in prepared.notes), said
 
 
 def test_empty_answers_are_left_out_and_empty_prompts_told(check: Check) -> None:
     rows = [*PAIRS, {"prompt": "q", "completion": ""}, {"prompt": "", "completion": "a"}]
     prepared = check(rows, eval=None, eval_rows=1)
     assert prepared.dropped_rows == 1
-    left_out = "left out, because no token of theirs carries loss (first: train.jsonl:11)"
-    assert f"1 train row {left_out}" in prepared.notes
+    left_out = "left out, because no token of theirs carries loss (first: train.jsonl:11); give"
+    assert any(note.startswith(f"1 train row {left_out}") for note in prepared.notes)
     assert any("train row whose prompt is empty (first: train" in note for note in prepared.notes)
+
+
+def test_every_note_names_its_mend(check: Check, write_rows: Callable[..., Path]) -> None:
+    long = {"prompt": "why " * 200, "completion": "So."}
+    rows = [*PAIRS * 3, *[{**long, "completion": "because " * n} for n in (1, 200)], long]
+    held = write_rows(PAIRS[:3], "eval.jsonl")
+    empty = [{"prompt": "", "completion": "a"}, {"prompt": "q", "completion": ""}]
+    notes = check([*rows, *empty], eval=str(held), max_tokens=64).notes
+    assert len(notes) >= 6
+    assert all("(first: " in note and "); " in note for note in notes), notes
+
+
+def test_a_begin_token_inside_a_row_is_told(check: Check) -> None:
+    rows = [
+        {"prompt": f"<|begin_of_text|>What is {n}?", "completion": "A number."} for n in range(9)
+    ]
+    assert any("rows with a second begin token (first: " in note for note in check(rows).notes)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": " \n"},
+        {"messages": [ASKED, {"role": "assistant", "content": " "}, ASKED, ANSWERED]},
+    ],
+    ids=["text", "chat"],
+)
+def test_blanks_where_text_is_learned_are_told(check: Check, row: dict[str, Any]) -> None:
+    plain = [{"text": f"{n} apples"} for n in range(9)]
+    rows = [*(plain if "text" in row else chats(ASKED, ANSWERED)), row]
+    told = "row with nothing but blanks where text is learned (first: train.jsonl:1"
+    notes = check(rows, eval_rows=1).notes
+    assert any(told in note for note in notes), notes
+
+
+def test_rows_that_are_all_alike_leave_nothing_to_train_on(check: Check) -> None:
+    for count in (1, 50):
+        said = refusal(check, [PAIRS[0]] * count, eval_rows=1)
+        assert "one and the same" in said
+        assert "| add rows that differ, or give data.eval a file" in said
+
+
+def test_columns_under_their_own_names_are_not_offered_to_be_renamed(
+    check: Check, write_rows: Callable[..., Path]
+) -> None:
+    held = write_rows(chats(ASKED, ANSWERED), "eval.jsonl")
+    said = refusal(check, PAIRS, eval=str(held))
+    assert "data.columns: {}" not in said
+
+
+@pytest.mark.parametrize("given", [0, False, []], ids=str)
+def test_an_input_that_is_no_text_is_refused_however_empty(check: Check, given: object) -> None:
+    rows = [{"instruction": "Add.", "input": "1 + 1", "output": "2"}] * 3
+    said = refusal(check, [*rows, {**rows[0], "input": given}])
+    assert said.startswith("train.jsonl:4: input holds")
+
+
+@pytest.mark.parametrize("part", [{"type": "text", "text": 5}, {"type": "text"}], ids=str)
+def test_a_part_of_a_turn_that_holds_no_text_is_refused(check: Check, part: dict[str, Any]) -> None:
+    rows = [{"messages": [{"role": "user", "content": [part]}, ANSWERED]}]
+    assert "train.jsonl:1: turn 1 of messages holds" in refusal(check, rows)
 
 
 def test_a_column_missing_in_three_rows_of_ten_thousand_is_told_with_all_three(

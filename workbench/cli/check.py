@@ -9,7 +9,7 @@ import typer
 
 from workbench import present
 from workbench.cli.errors import tell_error
-from workbench.cli.plan import cards_here, history, meant_cards, outlooks, told
+from workbench.cli.plan import cards_here, history, outlooks, stand_in, told
 from workbench.cli.prepare import prepared
 from workbench.cli.run import RecipeName, Settings, read
 from workbench.cli.tables import as_json, out, paint
@@ -18,6 +18,7 @@ from workbench.service import Service
 from workbench.text import safe, safe_line
 
 if TYPE_CHECKING:
+    from workbench.cards import Card
     from workbench.footprint.outlook import Outlook
     from workbench.recipe import Recipe
 
@@ -42,8 +43,9 @@ def check(
         else:
             tell_error(DataError(result["error"], mend=result["mend"]))
         raise typer.Exit(1)
-    known = bool(cards_here(service))
-    looked, lacking = _fit(wanted, result, service)
+    cards = cards_here(service)
+    known = bool(cards)
+    looked, lacking = _fit(wanted, result, service, cards or [stand_in()])
     fits = any(one.fits for one in looked)
     if as_data:
         as_json(_data(result, looked, lacking))
@@ -55,16 +57,15 @@ def check(
 
 
 def _fit(
-    recipe: Recipe, result: dict[str, Any], service: Service
+    recipe: Recipe, result: dict[str, Any], service: Service, cards: list[Card]
 ) -> tuple[list[Outlook], WorkbenchError | None]:
-    """The hungriest trial on each kind of card here (24 GiB where none is known), or why not.
+    """The hungriest trial on each kind of card, or why not.
 
     For the rows that were read, as the engine plans; for data.max_tokens where its rows are others.
     """
     from workbench.footprint.hungriest import hungriest
     from workbench.footprint.lengths import lengths_of
 
-    cards, _ = meant_cards(service, None, None)
     config = result["model"]["config"]
     try:
         roomiest = max(cards, key=lambda one: one.usable_bytes)
@@ -81,7 +82,7 @@ def fit_lines(
     if lacking is not None:
         return [(f"it cannot run here: {lacking.what}", "red"), (f"  → {lacking.mend}", "")]
     best = looked[0]
-    name = safe_line(best.card.name) + ("" if known else " (no card is known here yet)")
+    name = safe_line(best.card.name) + ("" if known else " (no card is known here)")
     peak, room = present.size(best.plan.predicted_bytes), present.size(best.room_bytes)
     if best.fits:
         tokens = f"{best.plan.tokens_per_micro:,} tokens at a time"
@@ -114,7 +115,7 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
     for head, text in (
         ("read", f"{data['read_rows']:,} rows, shape {data['shape']}"),
         ("trained on", f"{data['train_rows']:,} rows; {data['target_tokens']:,} tokens carry loss"),
-        ("held out", f"{data['eval_rows']:,} rows"),
+        ("held out", f"{data['eval_rows']:,} rows" + _drawn(recipe)),
         ("tokens a row", _lengths(data)),
         ("cut", f"{data['cut_rows']:,} rows longer than {recipe.data.max_tokens:,} tokens"),
         ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
@@ -137,9 +138,17 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
         out(f"note: {safe_line(note, 600)}", "yellow")
 
 
+def _drawn(recipe: Recipe) -> str:
+    own = recipe.data.eval or recipe.data.eval_split
+    return "" if own else " of the same data (data.eval_rows), not trained on"
+
+
 def _lengths(data: dict[str, Any]) -> str:
     named = (("min", "min"), ("median", "median"), ("p95", "95 %"), ("max", "max"))
-    return ", ".join(f"{words} {data[f'{key}_length']:,}" for key, words in named)
+    told = ", ".join(f"{words} {data[f'{key}_length']:,}" for key, words in named)
+    if data["cut_rows"]:
+        told += f"; uncut 95 % {data['uncut_p95_length']:,}, max {data['uncut_max_length']:,}"
+    return told
 
 
 def print_example(example: dict[str, Any], left: str, right: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from workbench.recipe import Recipe
 
 GIB = 1 << 30
+ASK_S = 3.0
+"""Waited for the driver, on a machine where no engine has asked it."""
 COLOURS = ("cyan", "green", "yellow", "blue", "red")
 
 
@@ -86,12 +89,32 @@ def meant_cards(service: Service, card: str | None, vram: str | None) -> tuple[l
         return [card_of_size(size, f"a card of {present.size(size)}")], ""
     if here := cards_here(service):
         return here, "the roomiest card here" if len(here) > 1 else "the card here"
-    return [card_of_size(24 * GIB, "a card of 24.0 GiB")], "no card is known here yet"
+    return [stand_in()], "no card is known here"
+
+
+def stand_in() -> Card:
+    """What a plan is for where there is no card."""
+    from workbench.footprint.usual_cards import card_of_size
+
+    return card_of_size(24 * GIB, "a card of 24.0 GiB")
 
 
 def cards_here(service: Service) -> list[Card]:
-    """As the engine last saw them; none where it never ran."""
-    return [card_of(row) for row in service.snapshot().cards if row.present]
+    """As the engine last saw them; where it never ran, as the driver tells them."""
+    known = [card_of(row) for row in service.snapshot().cards if row.present]
+    return known or _cards_asked()
+
+
+def _cards_asked() -> list[Card]:
+    """GPUs, or the CPU cards that WORKBENCH_CARDS names; none where the driver does not answer at
+    once. A stand-in that nobody asked for is not what a person plans for."""
+    from workbench.cards import CARDS_VARIABLE
+    from workbench.doctor.libraries import sample_of
+    from workbench.doctor.probes import ask_cards
+
+    sample = sample_of(ask_cards(os.environ, ASK_S))
+    named = bool(os.environ.get(CARDS_VARIABLE))
+    return [one.card for one in sample.cards if one.ok and (named or one.card.kind == "cuda")]
 
 
 def history(
@@ -186,7 +209,7 @@ def _print(one: Outlook, recipe: Recipe, why: str) -> None:
 
 
 def print_buckets(one: Outlook) -> None:
-    """A bar of the whole card, and what its letters stand for."""
+    """A bar of the whole card, or of more where it is too small, and what its letters stand for."""
     sizes = {name: size for name, size in one.plan.buckets.items() if size > 0}
     letters = _letters(sizes)
     whole = max(one.room_bytes, one.plan.predicted_bytes)
@@ -200,7 +223,7 @@ def print_buckets(one: Outlook) -> None:
     bar.append("." * (columns - painted))
     sys.stdout.write(f"  [{''.join(bar)}]\n")
     rows = [
-        (letters[name], name, present.size(size), f"{size / whole:.0%}")
+        (letters[name], name, present.size(size), f"{size / max(1, one.room_bytes):.0%}")
         for name, size in sizes.items()
     ]
     if one.factor != 1:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 4
+FORMAT = 5
 """Raise it when the same rows would come out differently: what is cached is then made anew."""
 
 _STAGED = ".staged-"
@@ -57,6 +57,9 @@ class Prepared:
     p95_length: int
     max_length: int
     mean_length: float
+    uncut_p95_length: int
+    """The same before cutting; so is the next."""
+    uncut_max_length: int
     eval_max_length: int
     """Tokens of the longest held-out row, after cutting."""
     target_tokens: int

@@ -26,6 +26,7 @@ class Doubts:
     def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
         self._name = name
         self._begin = tokenizer.bos_token_id
+        self._begin_text = str(tokenizer.bos_token)
         self._own_end = str(tokenizer.eos_token)
         own = {str(token) for token in tokenizer.added_tokens_decoder.values()}
         foreign = [re.escape(marker) for marker in END_MARKERS if marker not in own]
@@ -34,26 +35,37 @@ class Doubts:
         self._begins = Count()
         self._order = Count()
         self._unasked = Count()
+        self._blank = Count()
 
     def look(self, example: Example, tokens: Tokens, place: str) -> None:
-        for marker in sorted(set(self._foreign.findall(_said(example)))):
+        said = _said(example)
+        for marker in sorted(set(self._foreign.findall(said))):
             self._markers[marker].add(place)
-        if self._begin is not None and tokens.ids[:2] == [self._begin, self._begin]:
+        if self._begin is not None and self._begins_twice(said, tokens.ids):
             self._begins.add(place)
         if isinstance(example, Chat) and out_of_order(example):
             self._order.add(place)
+        if _learns_blanks(example):
+            self._blank.add(place)
         if not isinstance(example, Text) and tokens.prompt_ids and not tokens.question.strip():
             self._unasked.add(place)
 
+    def _begins_twice(self, said: str, ids: list[int]) -> bool:
+        """At the front, or in the middle because the row's own text has it: a template may put one
+        before every turn."""
+        if ids[:2] == [self._begin, self._begin]:
+            return True
+        return self._begin_text in said and self._begin in ids[1:]
+
     def notes(self) -> list[str]:
-        said = []
+        said: list[str] = []
         for marker, count in self._markers.items():
-            words = f"hold {marker}, another model family's end marker, as plain text"
+            words = f"with {marker}, another model family's end marker, as plain text"
             mend = f"take it out of the rows: this model's own end is {self._own_end}, put there"
             said += count.note(self._name, words, f"{mend} by itself")
         said += self._begins.note(
             self._name,
-            "begin with two begin tokens",
+            "with a second begin token",
             "take the begin token out of the rows; the tokenizer or the template puts one there",
         )
         said += self._order.note(
@@ -61,7 +73,12 @@ class Doubts:
             "whose turns are out of order",
             "user and assistant take turns, the user first, a system message before them",
         )
-        return said + self._unasked.note(self._name, "whose prompt is empty")
+        said += self._unasked.note(
+            self._name, "whose prompt is empty", "fill it, or take the rows out"
+        )
+        return said + self._blank.note(
+            self._name, "with nothing but blanks where text is learned", "fill it, or take them out"
+        )
 
 
 def out_of_order(chat: Chat) -> bool:
@@ -74,6 +91,16 @@ def out_of_order(chat: Chat) -> bool:
     if "tool" in roles:
         return roles[0] != "user"
     return any(role != ("user", "assistant")[n % 2] for n, role in enumerate(roles))
+
+
+def _learns_blanks(example: Example) -> bool:
+    """Whether text that may carry loss is empty; rows in which all of it is are left out before."""
+    if isinstance(example, Text):
+        return not example.text.strip()
+    if isinstance(example, Pair):
+        return not example.completion.strip()
+    answers = (one["content"] for one in example.messages if one["role"] == "assistant")
+    return not all(answer.strip() for answer in answers)
 
 
 def _said(example: Example) -> str:

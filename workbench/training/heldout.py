@@ -7,6 +7,7 @@ import json
 
 from workbench.errors import DataError
 from workbench.training.rows import Row
+from workbench.training.tally import Count
 
 _SPARE = 4_096
 
@@ -23,7 +24,7 @@ class HeldOut:
         self._keys: set[bytes] = set()
         self._taken: set[bytes] = set()
         self._seen = 0
-        self._copies = 0
+        self._copies = Count()
 
     def see(self, row: Row) -> None:
         self._seen += 1
@@ -43,25 +44,31 @@ class HeldOut:
         if key not in self._keys:
             return "train"
         if key in self._taken:
-            self._copies += 1
+            self._copies.add(row.place)
             return ""
         self._taken.add(key)
         return "eval"
 
     def check(self, train_rows: int) -> None:
         """DataError when nothing is left to train on."""
-        if train_rows == 0:
+        if train_rows:
+            return
+        if len(self._keys) < 2:
             raise DataError(
-                f"{self._seen} rows, of which {self._count} are to be held out, leave none to "
-                "train on",
-                mend=f"lower data.eval_rows below {max(len(self._keys), 1)}, or give data.eval a "
-                "file",
+                "all rows are one and the same, which is held out: none is left to train on",
+                mend="add rows that differ, or give data.eval a file",
             )
+        raise DataError(
+            f"{self._seen} rows, of which {self._count} are to be held out, leave none to train on",
+            mend=f"lower data.eval_rows below {len(self._keys)}, or give data.eval a file",
+        )
 
     def notes(self) -> list[str]:
-        notes = [f"{len(self._taken)} of {self._seen} training rows are held out for evaluation"]
-        if self._copies:
-            notes.append(f"{self._copies} copies of held-out rows are not trained on")
+        notes = self._copies.note(
+            "train",
+            "left out, because they repeat held-out ones",
+            "take out those that are not meant",
+        )
         if len(self._taken) * 3 > self._seen:
             notes.append("more than a third of the rows is held out; data.eval_rows says how many")
         return notes

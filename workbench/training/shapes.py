@@ -112,7 +112,7 @@ def _alpaca(
     columns: Mapping[str, Any], row: Row, system: str | None, *, templated: bool
 ) -> Example:
     instruction, output = _text(columns, "instruction", row), _text(columns, "output", row)
-    given = _text(columns, "input", row) if columns.get("input") else ""
+    given = "" if columns.get("input") is None else _text(columns, "input", row)
     if templated:
         asked = f"{instruction}\n\n{given}" if given else instruction
         return _pair(asked, output, system, templated=True)
@@ -169,7 +169,7 @@ def _content(content: Any, place: str) -> str:
             raise DataError(
                 f"{place} holds something other than text", mend="leave out images and sounds"
             )
-        content = "".join(str(part.get("text", "")) for part in content)
+        content = "".join(checked_text(part.get("text"), place) for part in content)
     return checked_text(content, place)
 
 
@@ -237,7 +237,7 @@ def _mapping_offer(columns: Iterable[str]) -> str:
             pairs = ", ".join(
                 f"{safe_line(f, 60)}: {w}" for f, w in zip(found, wanted, strict=True) if f != w
             )
-            return f"write data.columns: {{{pairs}}}"
+            return f"write data.columns: {{{pairs}}}" if pairs else ""
     return ""
 
 

@@ -16,6 +16,12 @@ IGNORED = -100
 """The label of a token without loss, as torch's cross entropy has it."""
 
 
+ANSWER_THEM = "give them an answer, or take them out"
+CLOSE_TURNS = "use a chat template that closes each turn with its end token"
+BREAK = "let the prompt end, or the answer begin, with a line break"
+UNREPEAT = "each counts again in every epoch: take out those that are not meant"
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """One row as it is written."""
@@ -129,7 +135,7 @@ class Tally:
             raise DataError(
                 f"{self._endless.first}: in {self._endless.rows} of {self.kept} {self.name} rows "
                 "the end of the trained turn carries no loss, so the model would not learn to stop",
-                mend="use a chat template that closes each turn with its end token",
+                mend=CLOSE_TURNS,
             )
         if self._cut_end.rows == self.kept:
             raise DataError(
@@ -140,9 +146,17 @@ class Tally:
             )
 
     def _longer(self) -> str:
-        """A limit that leaves nineteen rows in twenty whole."""
-        enough = -(-_at(self._uncut, 0.95) // 64) * 64
-        return f"raise data.max_tokens to {min(enough, 1 << 20)}, or shorten the rows"
+        return f"raise data.max_tokens to {self._limit(0.95)}, or shorten the rows"
+
+    def _whole(self) -> str:
+        most, all_ = self._limit(0.95), self._limit(1.0)
+        if most <= self._max_tokens or most == all_:
+            return f"data.max_tokens: {all_} would leave all of them whole"
+        return f"data.max_tokens: {most} would leave 95 % of all rows whole, {all_} every one"
+
+    def _limit(self, share: float) -> int:
+        """For data.max_tokens, that leaves so many of the rows whole."""
+        return min(-(-_at(self._uncut, share) // 64) * 64, 1 << 20)
 
     def digest(self) -> str:
         """Of all kept rows, in order."""
@@ -163,30 +177,37 @@ class Tally:
             "max_length": self.longest,
             "mean_length": round(total / self.kept, 2),
             "target_tokens": self._target_tokens,
+            "uncut_p95_length": _at(self._uncut, 0.95),
+            "uncut_max_length": max(self._uncut),
             "cut_rows": self._cut.rows,
             "dropped_rows": self._silent.rows + self._cut_away.rows,
         }
 
     def notes(self) -> list[str]:
         """What a person should know, in words; each with the first row it holds for."""
+        longer = self._longer()
         said = (
-            (self._cut, f"longer than {self._max_tokens} tokens and cut"),
-            (self._cut_away, "left out, because cutting took their whole answer"),
-            (self._silent, "left out, because no token of theirs carries loss"),
-            (self._endless, "trained without the end of their last turn"),
-            (self._cut_end, "whose answer's end was cut off"),
-            (self._beyond, "whose last answer begins beyond the cut, so it is not asked for"),
-            (self._apart, "whose prompt has other tokens alone than with its answer behind it"),
-            (Count(*self._seen.copies()), "copies of earlier ones"),
+            (self._cut, f"longer than {self._max_tokens} tokens and cut", self._whole()),
+            (self._cut_away, "left out, because cutting took their whole answer", longer),
+            (self._silent, "left out, because no token of theirs carries loss", ANSWER_THEM),
+            (self._endless, "trained without the end of their last turn", CLOSE_TURNS),
+            (self._cut_end, "whose answer's end was cut off", longer),
+            (self._beyond, "whose last answer begins beyond the cut, so it is not asked", longer),
+            (self._apart, "whose prompt has other tokens than with its answer behind it", BREAK),
+            (Count(*self._seen.copies()), "repeating earlier ones", UNREPEAT),
         )
-        return [note for count, words in said for note in count.note(self.name, words)]
+        return [note for count, *words in said for note in count.note(self.name, *words)]
 
     def shared_with(self, train: Tally) -> list[str]:
         """A note when held-out rows are trained on."""
         rows, first = self._seen.shared_with(train._seen)
         if not rows:
             return []
-        return [f"{rows} held-out rows also stand in the training rows (first: {first})"]
+        return Count(rows, first).note(
+            "held-out",
+            "standing in the training rows, too",
+            "take them out of one of the two: what was trained on scores too well",
+        )
 
 
 def _at(lengths: Counter[int], share: float) -> int:
