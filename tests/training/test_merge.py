@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.trials import Bench, recipe
-from workbench.errors import ModelError, NotThere
+from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
 from workbench.training.adapter import WEIGHTS
 from workbench.training.merge import merge_adapter
 
@@ -49,6 +50,55 @@ def test_the_merged_model_loads_in_plain_transformers(
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotThere):
         merge_adapter(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "here"])
+def test_what_stands_at_the_target_is_never_touched(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, target = tmp_path / "adapter", tmp_path / "target"
+    adapter.mkdir()
+    for name in ("adapter_config.json", WEIGHTS):
+        (adapter / name).write_text("{}")
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "link":
+        target.symlink_to(tmp_path / "elsewhere")
+    else:
+        target.mkdir()
+    if kind == "folder":
+        (target / "mine").write_text("mine")
+    if kind == "here":
+        monkeypatch.chdir(target)
+        target = Path(".")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="is there already") as refused:
+        merge_adapter(adapter, target)
+    assert refused.value.mend
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_where_nothing_can_be_written_is_told_before_anything_is_loaded(
+    merged: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    adapter = merged[0].parent / "trials" / "1" / "adapter"
+    with pytest.raises(WorkbenchError, match="cannot be written") as refused:
+        merge_adapter(adapter, tmp_path / "file" / "out", "/no/base")
+    assert refused.value.mend
+
+
+def test_an_empty_folder_is_filled_with_files_as_the_umask_says(
+    merged: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    before = os.umask(0o027)
+    try:
+        merge_adapter(merged[0].parent / "trials" / "1" / "adapter", out)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in out.iterdir()} == {0o640}
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "tokenizer.json", WEIGHTS])

@@ -21,6 +21,8 @@ from workbench.service import Service
 from workbench.text import safe_line
 
 MODULE = "workbench.training.merge"
+ROUNDING = 0.05
+"""Of the largest logit, what 8 bits of mantissa over some tens of layers may come to."""
 
 
 def merge(
@@ -44,8 +46,18 @@ def merge(
         as_json(report)
         return
     out(f"merged into {safe_line(target)}")
+    near, most = report.pop("max_logits_difference"), report.pop("max_logit")
     for key, value in sorted(report.items()):
         out(f"  {safe_line(key).replace('_', ' '):<24}{_word(key, value)}")
+    out(f"  {'logits':<24}{_nearness(near, most)}", "" if near <= ROUNDING * most else "yellow")
+
+
+def _nearness(difference: float, largest: float) -> str:
+    """How far the merged model is from base and adapter, for a person to judge."""
+    told = f"differ by {difference:.2g} at most, of {largest:.3g}"
+    if difference <= ROUNDING * largest:
+        return f"{told}: what rounding does"
+    return f"{told}: more than rounding does; compare its answers with the adapter's"
 
 
 def _word(key: str, value: object) -> str:

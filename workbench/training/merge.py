@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from peft import PeftConfig, PeftModel
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-
-from workbench.errors import ModelError, NotThere, WorkbenchError
+from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
 from workbench.recipe.names import local_path
 from workbench.text import safe_line
 from workbench.training import libraries, staging
 from workbench.user_config import may_run_its_code
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
 
 PROBE = "The quick brown fox jumps over the lazy dog. 17 + 25 = 42"
 SHARD = "4GB"
@@ -34,8 +35,10 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
 
     Runs on the CPU; takes the base's 16-bit size in memory and on disk. The report: `base`,
     `dtype`, `dequantized`, `bytes`, `max_logits_difference` (base with adapter against merged, on
-    PROBE, in the merged dtype) and `max_logit`, to compare it with. NotThere, ModelError.
+    PROBE, in the merged dtype) and `max_logit`, to compare it with. NotThere, ModelError;
+    UsageError where something stands at `out`, WorkbenchError where nothing can be written there.
     """
+    out = free_place(out)
     if not (adapter_folder / "adapter_config.json").is_file():
         raise NotThere(f"{safe_line(adapter_folder)} holds no adapter", mend="give its folder")
     if not (adapter_folder / "adapter_model.safetensors").is_file():
@@ -43,7 +46,43 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
             f"{safe_line(adapter_folder)} holds no safetensors weights; pickled ones can run code",
             mend="give an adapter with adapter_model.safetensors",
         )
+    try:
+        with staging.whole_folder(out) as staged:  # before anything is loaded: it may be refused
+            report = _merge(adapter_folder, staged, base_path)
+            _as_others_are(staged)
+            return report
+    except OSError as refused:
+        raise WorkbenchError(
+            f"{safe_line(out)} cannot be written: {safe_line(refused.strerror or refused)}",
+            mend="free space on that disk, or name a folder of yours",
+        ) from refused
+
+
+def free_place(out: Path) -> Path:
+    """`out` in full; UsageError where something stands there that would be lost."""
+    whole = Path(os.path.abspath(out))
+    empty = whole.is_dir() and not whole.is_symlink() and not any(whole.iterdir())
+    if os.path.lexists(whole) and (not empty or whole == Path.cwd()):
+        raise UsageError(
+            f"{safe_line(whole)} is there already", mend="name a folder that is not there yet"
+        )
+    return whole
+
+
+def _as_others_are(folder: Path) -> None:
+    """safetensors makes its files for their owner alone; the person's umask decides."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~umask)
+
+
+def _merge(adapter_folder: Path, staged: Path, base_path: str | None) -> dict[str, Any]:
     libraries.warm(threads=None)
+    import torch
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoTokenizer
+
     with _in_words(adapter_folder):
         named = PeftConfig.from_pretrained(adapter_folder)
         tokenizer = AutoTokenizer.from_pretrained(adapter_folder, trust_remote_code=False)
@@ -56,14 +95,13 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
     merged = adapted.merge_and_unload(safe_merge=True)
     together = _logits(merged, ids)
     merged.config.__dict__.pop("quantization_config", None)
-    with staging.whole_folder(out) as staged:
-        merged.save_pretrained(staged, max_shard_size=SHARD)
-        tokenizer.save_pretrained(staged)
+    merged.save_pretrained(staged, max_shard_size=SHARD)
+    tokenizer.save_pretrained(staged)
     return {
         "base": base_path or str(named.base_model_name_or_path),
         "dtype": str(merged.dtype).removeprefix("torch."),
         "dequantized": dequantized,
-        "bytes": sum(file.stat().st_size for file in out.iterdir()),
+        "bytes": sum(file.stat().st_size for file in staged.iterdir()),
         "max_logits_difference": float((apart - together).abs().max()),
         "max_logit": float(apart.abs().max()),
     }
@@ -90,6 +128,8 @@ def _path_of(name: str) -> str:
 
 def _load(base: str, revision: str | None) -> tuple[PreTrainedModel, bool]:
     """The base in the 16 (or 32) bits it was published in; True when they had to be made."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     try:
         trusted = may_run_its_code(base, revision)
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trusted)
@@ -113,6 +153,8 @@ def _load(base: str, revision: str | None) -> tuple[PreTrainedModel, bool]:
 
 
 def _logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    import torch
+
     with torch.no_grad():
         logits: torch.Tensor = model(input_ids=ids).logits
     return logits.float()
