@@ -63,7 +63,7 @@ class WorkbenchApp(App[int]):
         ),
         Binding("E", "app.start_engine", "Start the engine"),
         Binding("question_mark", "app.keys", "The keys", key_display="?"),
-        Binding("colon", "app.command_palette", "The palette", key_display=":"),
+        Binding("colon,ctrl+p", "app.command_palette", "The palette", key_display=":"),
         Binding("q,ctrl+q", "app.leave", "Leave; training goes on", priority=False),
     ]
 

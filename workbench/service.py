@@ -311,7 +311,9 @@ class Service:
         loop = holder(self.home.loop_lock)
         state: EngineState = "running"
         detail, braked = self._trouble()
-        if loop is None or age is None:
+        if loop is None and self._why_stopped() is not None:  # the marker goes when it starts
+            detail = "the engine is stopping; Ray is being ended"
+        elif loop is None or age is None:
             state, detail = "starting", "starting Ray and the workers"
         elif age > LATE_S:
             state, detail = "late", f"no tick for {age:.0f} s"

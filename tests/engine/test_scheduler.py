@@ -42,6 +42,19 @@ def test_stopping_is_legal_from_every_live_state() -> None:
     assert stoppable == set(State) - FINAL
 
 
+def test_of_equal_scores_the_lower_held_out_loss_ranks_first(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    id = bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2, 3]}}))
+    for trial, loss in ((2, 0.3), (3, 0.1), (4, 0.2)):
+        bench.store.put_scores(trial, 1, {"exact_match": 0.5, "loss": loss})
+    ranked = board(bench.store, bench.store.experiment(id), 0.0)
+    assert [(row.rank, row.trial) for row in ranked if row.kind == "tune"] == [
+        (1, 3),
+        (2, 4),
+        (3, 2),
+    ]
+
+
 def test_a_grid_runs_to_a_ranked_board(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.submit(recipe(sweep=GRID))

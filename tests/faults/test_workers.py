@@ -15,7 +15,9 @@ from workbench.trial import State
 
 pytestmark = pytest.mark.fault
 
-WENT_AWAY = r"trial \d+: the worker of cpu-\d went away: .+; goes on from step \d+"
+WENT_AWAY = (
+    r"trial \d+: the worker of cpu-\d went away: its process ended: .+; goes on from step \d+"
+)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,14 @@ async def test_the_palette_opens_and_the_keys_are_told(running: Home) -> None:
         await until(pilot, lambda: "CommandPalette" in type(app.screen).__name__)
 
 
+@pytest.mark.parametrize("view", "123456")
+async def test_ctrl_p_opens_the_palette_in_every_view(running: Home, view: str) -> None:
+    async with shown(running) as (app, pilot):
+        await press(app, pilot, view)
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: "CommandPalette" in type(app.screen).__name__)
+
+
 async def test_an_event_opens_whole(running: Home) -> None:
     async with shown(running, 80, 24) as (app, pilot):
         await press(app, pilot, "6")

@@ -72,7 +72,7 @@ def _words(engine: Engine, service: Service) -> str:
     why = f": {engine.detail}" if engine.detail and engine.state not in ("stopped", "down") else ""
     mend = {
         "stopped": "; `workbench engine start` lets training go on",
-        "down": "; the next `workbench run` starts it",
+        "down": "; the next command that lists or runs something starts it",
         "late": "; its keeper starts it anew after 30 s",
     }.get(engine.state, "")
     words = {"down": "not running", "late": "not answering", "stopped": engine.detail or "stopped"}

@@ -137,8 +137,11 @@ def add(
     """Add a trial to an experiment, or more of its sweep."""
     service = Service()
     if (trials is None) == (not settings):
+        what = "say which trial to add, or how many of the sweep"
+        if settings:
+            what = "-s adds one trial, --trials so many more of the sweep: not both at once"
         raise UsageError(
-            "say which trial to add, or how many of the sweep",
+            what,
             mend=f"workbench add {experiment} -s train.learning_rate=1e-4, or --trials 4",
         )
     if trials is not None:

@@ -223,8 +223,20 @@ def _silent(report: Report, silent_s: float) -> Report:
     )
 
 
+_ENDS = {
+    "low memory": "Ray ended it, because the machine had too little memory left",
+    "worker process has died": "its process ended: it crashed, or was killed, by a person or for "
+    "want of the machine's memory (`dmesg` tells)",
+}
+"""What Ray says of a worker that is gone, and in words for a person."""
+
+
 def _cause(died: Exception) -> str:
-    """The line of Ray's long message that says what happened."""
+    """What happened, of Ray's long message; all of it goes to the log."""
+    log.warning("a worker is gone: %s", safe_line(died, 2_000))
+    for sign, words in _ENDS.items():
+        if sign in str(died):
+            return words
     lines = [line.strip() for line in str(died).splitlines() if line.strip()]
     telling = [
         line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from pathlib import Path
 
@@ -31,7 +32,8 @@ where t.experiment = :experiment and t.kind = 'tune' or t.id = :base
 
 
 def board(reader: Reader, experiment: Experiment, now: float) -> list[BoardRow]:
-    """Best first; trials without a score behind those with one; the base last, unranked."""
+    """Best first, of equals the one with the lower held-out loss; trials without a score behind
+    those with one; the base last, unranked."""
     rank_by = experiment.rank_by
     scores: dict[int, dict[str, float | None]] = {}
     for row in reader.db.execute(
@@ -47,9 +49,16 @@ def board(reader: Reader, experiment: Experiment, now: float) -> list[BoardRow]:
     base_score = scores.get(base, {}).get(rank_by) if base is not None else None
     sign = 1.0 if up_is_better(rank_by) else -1.0
 
-    def order(row: sqlite3.Row) -> tuple[bool, bool, float, int]:
-        score = scores.get(row["trial"], {}).get(rank_by)
-        return (row["kind"] == "base", score is None, -sign * (score or 0.0), row["number"])
+    def order(row: sqlite3.Row) -> tuple[bool, bool, float, float, int]:
+        told = scores.get(row["trial"], {})
+        score, loss = told.get(rank_by), told.get("loss")
+        return (
+            row["kind"] == "base",
+            score is None,
+            -sign * (score or 0.0),
+            math.inf if loss is None else loss,
+            row["number"],
+        )
 
     return [
         _row(row, place, scores.get(row["trial"], {}), rank_by, base_score, sign, reader.root)

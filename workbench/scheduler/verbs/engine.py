@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from workbench.present import plural
 from workbench.scheduler.desk import STOPPING, Desk
 from workbench.scheduler.verbs import done
 from workbench.store.rows import Answer
@@ -16,8 +17,8 @@ def stop(desk: Desk, args: dict[str, Any]) -> Answer:
         return done("the engine that was to stop had ended by then; this one goes on")
     desk.store.set_fact(STOPPING, str(desk.store.clock()))
     live = len(desk.store.live_attempts())
-    what = f"{live} running trials checkpoint first" if live else "nothing is running"
-    return done(f"the engine stops; {what}")
+    what = f"{plural(live, 'trial')} checkpoint{'s' * (live == 1)} first"
+    return done(f"the engine stops; {what if live else 'nothing is running'}")
 
 
 def start(desk: Desk, args: dict[str, Any]) -> Answer:
