@@ -46,13 +46,11 @@ def test_of_equal_scores_the_lower_held_out_loss_ranks_first(bench_of: MakeBench
     bench = bench_of()
     id = bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2, 3]}}))
     for trial, loss in ((2, 0.3), (3, 0.1), (4, 0.2)):
-        bench.store.put_scores(trial, 1, {"exact_match": 0.5, "loss": loss})
+        attempt = bench.store.add_attempt(trial, "cpu-0", {}, 0, 0)
+        bench.store.put_scores(trial, attempt, 6, {"exact_match": 0.5, "loss": loss})
+        bench.store.end_attempt(attempt, "done", "")
     ranked = board(bench.store, bench.store.experiment(id), 0.0)
-    assert [(row.rank, row.trial) for row in ranked if row.kind == "tune"] == [
-        (1, 3),
-        (2, 4),
-        (3, 2),
-    ]
+    assert [row.trial for row in ranked if row.rank] == [3, 4, 2]
 
 
 def test_a_grid_runs_to_a_ranked_board(bench_of: MakeBench) -> None:
