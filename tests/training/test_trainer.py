@@ -20,6 +20,7 @@ from workbench.training.data import load_prepared, prepare_data
 from workbench.training.pace import EpochOrder
 from workbench.training.step import Step
 from workbench.training.tokens import load_tokenizer
+from workbench.training.trainer import CHECK_EVERY
 
 
 class Stock(SFTTrainer):  # type: ignore[misc]
@@ -131,3 +132,13 @@ def test_twenty_in_a_row_end_the_trial_with_a_mend(
     assert log.end["cause"] == "recipe"
     assert "learning_rate" in log.end["mend"]
     assert {row["step"] for row in log.of("checkpoint")} >= {4}
+
+
+def test_that_is_noticed_within_some_steps_however_rarely_it_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt(monkeypatch, range(10**6))
+    settings = recipe(train__epochs=20, train__log_every=1000, train__save_every=1000)
+    log = Bench(tmp_path, settings).run()
+    assert log.outcome is Outcome.DIVERGED
+    assert log.end["step"] <= 2 * CHECK_EVERY

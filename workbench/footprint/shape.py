@@ -27,6 +27,8 @@ _LEFT_OUT: dict[str, dict[str, int]] = {
 """
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 MOST_LAYERS = 4_096
+OWN_DROPOUTS = ("attention_dropout", "resid_pdrop")
+"""A model's own dropout, in these settings, which the fused path has no masks for."""
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"})
 """model_type of architectures whose every layer the step's fused path knows. Others train plainly.
 """
@@ -52,6 +54,8 @@ class ModelShape:
     """The text model inside one for more than text, which trains plainly."""
     beside: int = 0
     """Parameters of what is not the text model."""
+    dropout: bool = False
+    """The model drops something by itself, and so trains plainly."""
     window: int | None = None
     """Keys that a query sees at most, where a layer has such a limit."""
 
@@ -84,13 +88,14 @@ class ModelShape:
             softcap=bool(flat.get("attn_logit_softcapping")),
             inner=isinstance(text, Mapping),
             beside=_seeing(flat.get("vision_config")),
+            dropout=any(flat.get(name) for name in OWN_DROPOUTS),
             window=_window(flat),
         )
 
     @property
     def fused(self) -> bool:
         """The step's fused path takes it; else it trains by transformers' and PEFT's modules."""
-        return self.kind in FAMILIES and not self.inner
+        return self.kind in FAMILIES and not self.inner and not self.dropout
 
     @property
     def rotaries(self) -> int:

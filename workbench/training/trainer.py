@@ -37,6 +37,8 @@ from workbench.training.step.in_trainer import StepTraining, collate, options_fr
 FAR, LEAST_START = 10, 0.1
 """A loss so many times the first window's has gone away. A start below so many nats counts as that:
 what was learned well before may waver."""
+CHECK_EVERY = 25
+"""Steps after which the card is asked at the latest whether gradients are finite."""
 START = "start_loss"
 """In a checkpoint's window: the first window's loss."""
 
@@ -143,6 +145,8 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: Rows, num_items_in_batch: Any = None) -> Any:
         self._rehearse()
+        if self.state.global_step % CHECK_EVERY == 0 and self.state.global_step:
+            self._check()
         loss = self.relieved(lambda: super(TrialTrainer, self).training_step(model, inputs))
         self.window.add(loss, inputs.targets, inputs.tokens)
         self.course.control.beat()

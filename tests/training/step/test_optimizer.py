@@ -14,6 +14,7 @@ from torch import nn
 
 from workbench.training.step.optimizer import (
     FIRST_SCALE,
+    GROWTH_INTERVAL,
     FlatAdamW,
     FlatOptimizer,
     FlatParameters,
@@ -94,6 +95,32 @@ def test_the_loss_scale_divides_out_and_halves_when_it_overflows() -> None:
     scaled.grads[0] = math.inf
     with_scale.step()
     assert float(with_scale.scale) == FIRST_SCALE / 2
+
+
+def test_the_loss_scale_doubles_after_many_good_steps_and_is_kept_in_the_state() -> None:
+    flat = flat_of(layers())
+    optimizer = FlatAdamW(flat, lr=0.01, loss_scaling=True)
+    optimizer._flat_state["good_steps"].fill_(GROWTH_INTERVAL - 1)
+    fill_grads(flat, 0)
+    optimizer.step()
+    assert float(optimizer.scale) == 2 * FIRST_SCALE
+    resumed = FlatAdamW(flat_of(layers()), lr=0.01, loss_scaling=True)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert float(resumed.scale) == 2 * FIRST_SCALE
+
+
+def test_another_librarys_optimizer_clips_and_undoes_the_loss_scale() -> None:
+    scaled, plain = flat_of(layers()), flat_of(layers())
+    ours = FlatStock(scaled, kind="sgd", lr=0.1, max_grad_norm=0.3, loss_scaling=True)
+    reference = torch.optim.SGD(plain.params, lr=0.1)
+    for seed in range(3):
+        fill_grads(scaled, seed, FIRST_SCALE)
+        fill_grads(plain, seed)
+        plain.attach_grads(plain.params)
+        nn.utils.clip_grad_norm_(plain.params, 0.3)
+        ours.step()
+        reference.step()
+    torch.testing.assert_close(scaled.values, plain.values)
 
 
 def test_its_state_goes_through_a_file_exactly() -> None:

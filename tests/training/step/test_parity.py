@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from tests.training.step.conftest import ModelOf, assert_same_gradients, options
+from workbench.errors import HostMemory
+from workbench.footprint import ModelShape
 from workbench.training.step import Rows, Step
 from workbench.training.step.offload import Offload
 
@@ -90,11 +93,14 @@ def test_a_pass_that_failed_leaves_nothing_to_the_next(model_of: ModelOf, rows: 
     assert_same_gradients(model, rows, step)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize(
     "off", ["padding_free", "whole_batch", "no_recompute", "fused_lora", "chunked_head"]
 )
-def test_a_lever_switched_off_changes_no_number(off: str, model_of: ModelOf, rows: Rows) -> None:
-    model = model_of()
+def test_a_lever_switched_off_changes_no_number(
+    off: str, family: str, model_of: ModelOf, rows: Rows
+) -> None:
+    model = model_of(family)
     step = Step(model, options(off=frozenset({off})))
     assert_same_gradients(model, rows, step)
 
@@ -102,6 +108,112 @@ def test_a_lever_switched_off_changes_no_number(off: str, model_of: ModelOf, row
 def test_cutting_the_batch_changes_no_number(model_of: ModelOf, rows: Rows) -> None:
     model = model_of()
     assert_same_gradients(model, rows, Step(model, options(rows_per_micro=3, tokens_per_micro=20)))
+
+
+@pytest.mark.parametrize("lora", [{}, {"use_dora": True}], ids=str)
+def test_layers_that_draw_masks_of_their_own_draw_the_same_again(
+    lora: dict[str, Any], model_of: ModelOf, rows: Rows
+) -> None:
+    """PEFT's own dropout, where the projections are not fused."""
+    off = frozenset() if lora else frozenset({"fused_lora"})
+
+    def gradients(recompute: int) -> torch.Tensor:
+        model = model_of(lora_dropout=0.3, **lora)
+        step = Step(model, options(off=off, recompute_layers=recompute))
+        torch.manual_seed(5)
+        step.forward_backward(rows)
+        return step.flat.grads.clone()
+
+    torch.testing.assert_close(gradients(2), gradients(0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("setting", ["attention_dropout", "resid_pdrop"])
+def test_a_model_with_a_dropout_of_its_own_trains_plainly_and_says_why(
+    setting: str, model_of: ModelOf, rows: Rows
+) -> None:
+    model = model_of("phi3", {setting: 0.1})
+    step = Step(model, options())
+    why = {lever.name: lever.why for lever in step.levers() if not lever.on}
+    assert setting in why["fused_lora"]
+    assert math.isfinite(float(step.forward_backward(rows)))
+    config = {**model.config.to_dict(), "model_type": "phi3"}
+    assert not ModelShape.of(config).fused
+
+
+SCALED: dict[str, tuple[str, dict[str, Any]]] = {
+    "fused": ("llama", {}),
+    "not fused": ("llama", {"off": frozenset({"fused_lora"})}),
+    "whole head": ("gemma2", {"off": frozenset({"chunked_head"})}),
+    "plain": ("olmo2", {}),
+}
+
+
+@pytest.mark.parametrize("case", SCALED)
+def test_gradients_carry_the_loss_scale_on_every_path(
+    case: str, model_of: ModelOf, rows: Rows
+) -> None:
+    family, changes = SCALED[case]
+    step = Step(model_of(family), options(**changes))
+    loss = step.forward_backward(rows)
+    plain = step.flat.grads.clone()
+    step.optimizer.scale.fill_(1024.0)
+    torch.testing.assert_close(step.forward_backward(rows), loss)
+    torch.testing.assert_close(step.flat.grads, 1024 * plain, rtol=1e-5, atol=1e-6)
+
+
+def test_16_bit_copies_follow_the_masters(model_of: ModelOf, rows: Rows) -> None:
+    """What three steps have learned counts in the fourth, of adapters and of biases."""
+    model = model_of("qwen2", bias="all")
+    for param in model.parameters():
+        if not param.requires_grad:
+            param.data = param.data.bfloat16()
+    step = Step(model, options(precision="bf16", learning_rate=0.05))
+    for _ in range(3):
+        step.forward_backward(rows)
+        step.optimizer_step()
+    loss = step.forward_backward(rows)
+    step.restore()
+    afresh = Step(model, options(precision="bf16"))
+    assert torch.equal(loss, afresh.forward_backward(rows))
+
+
+def test_the_first_layers_are_those_that_recompute(model_of: ModelOf) -> None:
+    """The last would stand on top of the peak."""
+    model = model_of(sizes={"num_hidden_layers": 4})
+    Step(model, options(recompute_layers=1))
+    layers = model.get_base_model().model.layers
+    assert [layer.gradient_checkpointing for layer in layers] == [True, False, False, False]
+
+
+def test_a_pass_that_failed_between_projections_holds_nothing(
+    model_of: ModelOf, rows: Rows
+) -> None:
+    model = model_of("qwen3")
+    step = Step(model, options())
+
+    def refuse(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = model.get_base_model().model.layers[0].self_attn.q_norm.register_forward_hook(refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        step.forward_backward(rows)
+    hook.remove()
+    assert step._fused is not None
+    assert any(group._made for group in step._fused.groups)
+    step.release_graphs()
+    assert not any(group._made for group in step._fused.groups)
+    assert_same_gradients(model, rows, step)
+
+
+def test_a_step_that_cannot_be_made_leaves_the_model_as_it_was(model_of: ModelOf) -> None:
+    model = model_of()
+    before = [dict(module.__dict__) for module in model.modules()]
+    beyond_any = options(offload=True, recompute_layers=2, max_length=1 << 40)
+    with pytest.raises(HostMemory):
+        Step(model, beyond_any)
+    for module, was in zip(model.modules(), before, strict=True):
+        assert module.__dict__.keys() == was.keys()
+        assert "forward" not in module.__dict__
 
 
 def test_a_model_outside_the_list_trains_plainly_and_says_why(

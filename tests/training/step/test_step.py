@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +45,7 @@ def test_a_base_in_eval_mode_trains_all_the_same(model_of: ModelOf, rows: Rows) 
 def test_plan_and_recipe_decide_its_options() -> None:
     recipe = Recipe.model_validate(
         {"name": "x", "model": {"name": "m"}, "data": {"train": "t", "max_tokens": 64}}
+        | {"train": {"weight_decay": 0.02, "seed": 7, "log_every": 9}}
     )
     plan = Plan(
         precision="fp16", attention="sdpa", attention_why="", optimizer="adamw_torch",
@@ -54,6 +57,7 @@ def test_plan_and_recipe_decide_its_options() -> None:
     assert (made.rows_per_micro, made.recompute_layers, made.resident_layers) == (4, 3, 0)
     assert made.offload
     assert (made.learning_rate, made.max_grad_norm) == (2e-4, 0.3)
+    assert (made.weight_decay, made.seed, made.log_every) == (0.02, 7, 9)
 
 
 def test_every_lever_is_told_with_a_reason(model_of: ModelOf) -> None:
@@ -76,6 +80,35 @@ def test_twenty_steps_without_a_finite_gradient_are_a_failure(
         step.measured()
     assert failed.value.mend
     assert torch.equal(step.flat.values, before)
+
+
+def test_twenty_bad_steps_are_a_failure_also_where_a_good_one_follows(
+    model_of: ModelOf, rows: Rows
+) -> None:
+    step = Step(model_of(), options())
+    for turn in range(21):
+        step.forward_backward(rows)
+        if turn < 20:
+            step.flat.grads[0] = math.nan
+        step.optimizer_step()
+    with pytest.raises(Diverged):
+        step.measured()
+
+
+def test_no_two_optimizer_steps_share_a_mask(model_of: ModelOf, rows: Rows) -> None:
+    """However many micro-steps each is cut into."""
+
+    class Trains(StepTraining):
+        step = Step(model_of(lora_dropout=0.3), options(rows_per_micro=1))
+        state = SimpleNamespace(global_step=0)
+
+    trains, ends = Trains(), []
+    for number in range(3):
+        trains.state.global_step = number
+        trains.training_step(None, rows)
+        assert trains.step is not None
+        ends.append(trains.step.optimizer.micro_steps)
+    assert all(after - 4 >= before for before, after in pairwise(ends))
 
 
 def test_restore_leaves_modules_as_they_were_with_the_trained_weights(

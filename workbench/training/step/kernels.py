@@ -374,6 +374,10 @@ def cross_entropy(
             tl.store(logits + start + at, zero, mask=start + at < V)
         tl.store(nll + row, 0.0)
     else:
+        # Before the reductions: after them, the warp that is first overwrites this very logit.
+        own = tl.load(logits + target).to(tl.float32)
+        if CAPPED:
+            own = softcap * tanh(own / softcap)
         top = float("-inf")
         total = 0.0
         for start in range(0, V, BLOCK):
@@ -386,9 +390,6 @@ def cross_entropy(
             total = total * tl.exp(top - higher) + tl.sum(tl.exp(z - higher), 0)
             top = higher
         lse = top + tl.log(total)
-        own = tl.load(logits + target).to(tl.float32)
-        if CAPPED:
-            own = softcap * tanh(own / softcap)
         scale = tl.load(factor)
         for start in range(0, V, BLOCK):
             z = tl.load(logits + start + at, mask=start + at < V, other=0.0).to(tl.float32)

@@ -128,6 +128,10 @@ class Group:
             self._made_for = None
         return out
 
+    def forget(self) -> None:
+        """What was computed and never collected, because a pass failed in between."""
+        self._made_for, self._made = None, {}
+
     def products(self, x_TK: Tensor, lows: list[Tensor]) -> list[Tensor]:
         """x @ W^T + low @ B^T of every projection; where all are packed and small, as one product.
 
@@ -283,6 +287,10 @@ class FusedProjections:
         for group in self.groups:
             for index, part in enumerate(group.projections):
                 self._replace(group, index, part.module)
+
+    def forget(self) -> None:
+        for group in self.groups:
+            group.forget()
 
     def restore(self) -> None:
         for module, was in self._were:

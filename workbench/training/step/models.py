@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from workbench.footprint.shape import FAMILIES
+from workbench.footprint.shape import FAMILIES, OWN_DROPOUTS
 from workbench.training.step import triton_ops
 from workbench.training.step.head import Head
 
@@ -40,6 +40,9 @@ def parts_of(model: PeftModel | nn.Module) -> Parts | str:
     kind = causal.config.model_type
     if kind not in FAMILIES:
         return f"{kind} is not in the allow-list ({', '.join(sorted(FAMILIES))})"
+    for name in OWN_DROPOUTS:
+        if getattr(causal.model.config, name, None):
+            return f"its config has {name}, for which the fused path has no masks"
     head = getattr(causal, "lm_head", None)
     if type(head) is not nn.Linear:
         return f"its head is a {type(head).__name__}, not a plain linear layer"

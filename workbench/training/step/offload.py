@@ -49,8 +49,8 @@ class Offload:
         self._copying = False
 
     def put(self, index: int, tensor: Tensor) -> None:
-        if index == 0:  # whatever a pass that failed has left
-            self._forget()
+        if index == 0:
+            self.forget()
         self._wait()
         self._leaving = None
         fits = tensor.numel() <= self._away.shape[1] and tensor.dtype is self._away.dtype
@@ -76,13 +76,14 @@ class Offload:
 
     def release(self) -> None:
         """Give the machine its memory back; no graph that was captured may run any more."""
-        self._forget()
+        self.forget()
         if self._stream is not None:
-            self._stream.synchronize()
+            torch.cuda.synchronize(self._stream.device)  # a replay's copies run on its own stream
             self._unlock()
         self._away = self._away.new_empty((0, 0))
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Whatever a pass that failed has left."""
         self._moved.clear()
         self._here.clear()
         self._leaving = None

@@ -20,19 +20,26 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from workbench.training.step.offload import Offload
 
 _FLAGS = ("gradient_checkpointing", "_gradient_checkpointing_func")
-# Masks are functions of (seed, step), so no generator's state needs keeping.
-_again = partial(
-    checkpoint, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
-)
+_again = partial(checkpoint, use_reentrant=False, determinism_check="none")
 
 
 class Recompute:
     """Switches layers on; all others off, whatever someone set before. Undone by restore()."""
 
-    def __init__(self, layers: nn.ModuleList, count: int, offload: Offload | None = None) -> None:
-        """`offload` keeps the layers' inputs."""
+    def __init__(
+        self,
+        layers: nn.ModuleList,
+        count: int,
+        offload: Offload | None = None,
+        *,
+        draws: bool = False,
+    ) -> None:
+        """`offload` keeps the layers' inputs. `draws`: layers draw random numbers from torch's
+        generator, whose state is then kept; the fused path's masks are functions of (seed, step).
+        """
         self.count = min(count, len(layers))
         self.offload = offload
+        again = partial(_again, preserve_rng_state=draws)
         self._were = [
             (layer, {name: layer.__dict__.get(name) for name in _FLAGS}) for layer in layers
         ]
@@ -42,7 +49,7 @@ class Recompute:
             attributes: dict[str, Any] = layer.__dict__
             attributes["gradient_checkpointing"] = index < self.count
             attributes["_gradient_checkpointing_func"] = (
-                _again if offload is None else partial(_away, offload, index)
+                again if offload is None else partial(_away, again, offload, index)
             )
 
     def restore(self) -> None:
@@ -58,7 +65,12 @@ class Recompute:
 
 
 def _away(
-    offload: Offload, index: int, layer: Callable[..., Any], hidden: Tensor, *more: Any
+    again: Callable[..., Any],
+    offload: Offload,
+    index: int,
+    layer: Callable[..., Any],
+    hidden: Tensor,
+    *more: Any,
 ) -> Any:
     """The layer, recomputed later, when its input is fetched."""
     at = hidden.data_ptr()  # a closure over the tensor itself would keep it where it is
@@ -73,4 +85,4 @@ def _away(
         return offload.get(kept) if isinstance(kept, int) else kept
 
     with saved_tensors_hooks(keep, give):
-        return _again(layer, hidden, *more)
+        return again(layer, hidden, *more)

@@ -72,6 +72,7 @@ def collate(examples: Iterable[Mapping[str, Sequence[int]]]) -> Rows:
     for example in examples:
         row = list(example["input_ids"])
         labels = list(example.get("labels") or row)
+        assert 0 < len(row) == len(labels), (len(row), len(labels))
         ids += row
         targets += [*labels[1:], IGNORE]
         lengths.append(len(row))

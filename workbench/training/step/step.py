@@ -67,12 +67,19 @@ class Step:
         self._fused: FusedProjections | None = None
         self._small: SmallKernels | None = None
         self._recompute: Recompute | None = None
+        self._runner: Runner | None = None
+        try:
+            self._take_over(str(found))
+        except BaseException:  # modules of transformers would stay changed for the whole process
+            self.restore()
+            raise
+
+    def _take_over(self, refusal: str) -> None:
+        model = self._model
         if self._parts is None:
             self._recompute_plainly()
-            self._off("padding_free", str(found))
-            self._off("fused_lora", str(found))
-            self._off("small_kernels", str(found))
-            self._off("chunked_head", str(found))
+            for name in ("padding_free", "fused_lora", "small_kernels", "chunked_head"):
+                self._off(name, refusal)
         else:
             self._put_on(self._parts)
         self.optimizer = self._optimizer()
@@ -148,9 +155,14 @@ class Step:
         return [Lever(name=name, on=self._why[name][0], why=self._why[name][1]) for name in LEVERS]
 
     def release_graphs(self) -> None:
-        """Before generation: their memory is wanted there. They are captured again when needed."""
+        """Before generation: their memory is wanted there. They are captured again when needed.
+        With them goes what a pass that failed has left."""
         if self._runner is not None:
             self._runner.release()
+        if self._fused is not None:
+            self._fused.forget()
+        if self._recompute is not None and self._recompute.offload is not None:
+            self._recompute.offload.forget()
 
     def restore(self) -> None:
         self.release_graphs()
@@ -210,7 +222,15 @@ class Step:
             self._on("chunked_head", "gradient in the forward pass, chunk by chunk")
         asked = len(parts.layers) if "no_recompute" in options.off else options.recompute_layers
         count = min(asked, len(parts.layers))
-        self._recompute = Recompute(parts.layers, count, self._offload(parts, count))
+        offload, draws = self._offload(parts, count), self._draws(parts)
+        self._recompute = Recompute(parts.layers, count, offload, draws=draws)
+
+    def _draws(self, parts: Parts) -> bool:
+        """Whether layers draw masks of their own: PEFT's dropout, where it is not ours."""
+        if self._fused is not None and self._fused.owned.issuperset(map(id, self.flat.params)):
+            return False
+        modules = parts.layers.modules()
+        return any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
 
     def _offload(self, parts: Parts, count: int) -> Offload | None:
         options = self.options
@@ -261,6 +281,8 @@ class Step:
             why = "attention row by row reads lengths on the host"
         elif self._fused and self._unowned:
             why = f"{len(self._unowned)} trained parameters lie outside the fused projections"
+        elif self._recompute and self._recompute.count and self._draws(self._parts):
+            why = "layers that recompute draw their masks once more"
         wanted = self._wanted("graphs")
         if wanted and why:
             self._off("graphs", why)
