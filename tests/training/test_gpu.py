@@ -9,16 +9,16 @@ import math
 import os
 import statistics
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.training.test_run import logits_of_saved
 from tests.training.test_trainer import losses_of_trl
 from tests.training.trials import Bench, halt_at, plan, recipe
 from workbench.cards import Card
 from workbench.events import Outcome
 from workbench.fleet import Halt
-from workbench.recipe import Recipe, shipped_file
+from workbench.recipe import Recipe
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -108,34 +108,7 @@ def test_200_steps_lie_within_three_seeds_of_trl(tmp_path: Path) -> None:
 
 
 def test_a_saved_adapter_gives_the_same_logits_in_plain_peft(tmp_path: Path) -> None:
-    """In fp32 on the same base, so that what differs is what was saved."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    made = recipe(train__epochs=4, evaluate__every=6)
-    log = Bench(tmp_path, made, plan=plan(precision="bf16"), card=card()).run()
-    assert log.outcome is Outcome.DONE
-    folder = str(shipped_file("workbench:demo/model"))
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).cuda()
-    ids = torch.arange(3, 90, device="cuda")[None]
-    plain = base(ids).logits.float()
-    tuned = PeftModel.from_pretrained(base, tmp_path / "trials/1/adapter").eval()
-    loss = held_out_loss(tuned, tmp_path, made)
-    assert not torch.allclose(plain, tuned(ids).logits.float(), atol=1e-2)
-    assert loss == pytest.approx(log.scores["loss"], rel=0.02)
-
-
-def held_out_loss(model: Any, home: Path, made: Recipe) -> float:
-    """Nats a target over the held-out rows, one at a time, by the model's own forward."""
-    from workbench.training.data import load_prepared, prepare_data
-    from workbench.training.tokens import load_tokenizer
-
-    tokenizer = load_tokenizer(str(shipped_file("workbench:demo/model")), None)
-    prepared = prepare_data(made, tokenizer, home / "cache" / "data", lambda *_: None)
-    nats, targets = 0.0, 0
-    for row in load_prepared(prepared)[1]:
-        ids, labels = (torch.tensor([row[key]]).cuda() for key in ("input_ids", "labels"))
-        logits = model(ids).logits.float()[0, :-1]
-        nats += float(torch.nn.functional.cross_entropy(logits, labels[0, 1:], reduction="sum"))
-        targets += int((labels[0, 1:] != -100).sum())
-    return nats / targets
+    """bf16 has 8 bits: what differs is the order in which layers of it are added up."""
+    trained, loaded, plain = logits_of_saved(tmp_path, "bf16", card())
+    moved = float((trained - plain).abs().max())
+    assert float((trained - loaded).abs().max()) < 0.02 * float(trained.abs().max()) < moved

@@ -167,7 +167,7 @@ def test_16_bit_copies_follow_the_masters(model_of: ModelOf, rows: Rows) -> None
     for param in model.parameters():
         if not param.requires_grad:
             param.data = param.data.bfloat16()
-    step = Step(model, options(precision="bf16", learning_rate=0.05))
+    step = Step(model, options(precision="bf16", learning_rate=0.01))
     for _ in range(3):
         step.forward_backward(rows)
         step.optimizer_step()
