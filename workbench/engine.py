@@ -174,6 +174,7 @@ def _stop(desk: Desk) -> None:
     desk.thinner.close()
     desk.fleet.close()
     rescue_all(desk, "the engine was stopped before it had checkpointed")
+    desk.store.wait_all("the engine is stopped")
     desk.store.note("engine", "the engine was stopped", level="info")
     faults.at("engine.before_stopped")
     write_durably(desk.home.stopped, STOPPED_BY_A_PERSON)

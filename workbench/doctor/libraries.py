@@ -139,7 +139,7 @@ def carried(capability: tuple[int, int], arches: list[str]) -> bool:
 
 def _library(name: str, answer: Mapping[str, Any]) -> Check:
     if answer.get("slow"):
-        mend = "try again: the first import after an install is slow"
+        mend = "try again when the machine is less busy: the first import is slow, too"
         return Check(name=name, status="warn", finding=str(answer["problem"]), mend=mend)
     mend = "install the workbench anew: pip install --force-reinstall qlora-workbench"
     return Check(name=name, status="fail", finding=str(answer["problem"]), mend=mend)

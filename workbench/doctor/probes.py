@@ -16,7 +16,7 @@ from typing import Any
 
 from workbench.text import safe_line
 
-DEADLINE_S = 14.0
+DEADLINE_S = 30.0
 
 SQLITE = """
 import json, sqlite3

@@ -6,7 +6,6 @@ again on the same folder it goes on from its newest checkpoint. Prints what it d
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -105,16 +104,15 @@ def _tell(kind: str, data: dict[str, Any]) -> None:
 def _line(kind: str, data: dict[str, Any]) -> str:
     """An event for people; empty for those that only machines want."""
     if kind == "metric":
-        values = "  ".join(f"{name} {value:.5g}" for name, value in data["values"].items())
-        return f"step {data['step']:>5}  {values}"
+        return f"step {data['step']:>5}  {_values(data['values'])}"
     if kind == "phase":
         return f"-- {data['name']} {data.get('detail') or ''}".rstrip()
-    if kind == "log":
+    if kind == "log" and data["level"] != "debug":
         return f"{data['level']}: {safe(data['text'])}"
     if kind == "checkpoint":
         return f"checkpoint at step {data['step']}"
     if kind == "score":
-        return "scores " + json.dumps(data["values"])
+        return f"scores  {_values(data['values'])}"
     if kind == "sample":
         verdict = "right" if data["right"] else "wrong"
         return f"sample, {verdict}: {safe_line(data['question'])} → {safe_line(data['answer'])}"
@@ -123,6 +121,15 @@ def _line(kind: str, data: dict[str, Any]) -> str:
     if kind == "end" and data["outcome"] != Outcome.DONE:
         return f"{data['outcome']}: {data['reason']}\n  → {data['mend']}"
     return ""
+
+
+def _values(values: dict[str, float]) -> str:
+    return "  ".join(
+        f"{name.removesuffix('_bytes')} {value / GIB:.2f} GiB"
+        if name.endswith("_bytes")
+        else f"{name} {value:.5g}"
+        for name, value in values.items()
+    )
 
 
 if __name__ == "__main__":
