@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.training.trials import CARD, Bench, halt_at, plan, recipe
 from workbench.cards import Card
 from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.recipe import load_recipe, shipped_file
+from workbench.training.adapter import WEIGHTS
 from workbench.training.base import DTYPES, Resident
 from workbench.training.checkpoint import COMMIT, digest, newest_verified
 from workbench.training.control import Control
@@ -121,6 +124,29 @@ def test_the_saved_adapter_gives_the_same_logits_in_plain_peft(tmp_path: Path) -
     trained, loaded, plain = logits_of_saved(tmp_path, "fp32")
     torch.testing.assert_close(loaded, trained, rtol=1e-4, atol=1e-4)
     assert float((trained - plain).abs().max()) > 0.1
+
+
+def test_of_a_model_that_sees_the_text_model_is_trained_fused(tmp_path: Path) -> None:
+    """Gemma 3 from 4B on: its eyes get no adapter."""
+    folder, demo = tmp_path / "model", shipped_file("workbench:demo/model")
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024}
+    eyes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    eyes |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=eyes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(demo / name, folder)
+    settings = recipe(model__name=str(folder), train__save_every=2, evaluate__every=2, **ANSWERS)
+    bench = Bench(tmp_path / "home", settings, plan=plan(recompute_layers=2, layers=2))
+    log = bench.run()
+    assert log.outcome is Outcome.DONE, log.end
+    assert "no fused_lora" not in " ".join(row["text"] for row in log.of("log"))
+    names = load_file(bench.trial / "adapter" / WEIGHTS)
+    assert names
+    assert all(".language_model.layers." in name for name in names)
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    PeftModel.from_pretrained(plain, bench.trial / "adapter")
 
 
 def test_the_adapter_folder_tells_its_recipe_and_scores(done: tuple[Bench, Any]) -> None:

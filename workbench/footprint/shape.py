@@ -32,6 +32,8 @@ OWN_DROPOUTS = ("attention_dropout", "resid_pdrop")
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"})
 """model_type of architectures whose every layer the step's fused path knows. Others train plainly.
 """
+AROUND = frozenset({"gemma3"})
+"""model_type of those for more than text, in which it takes the text model by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ class ModelShape:
     softcap: bool = False
     """Attention scores are capped (Gemma 2)."""
     inner: bool = False
-    """The text model inside one for more than text, which trains plainly."""
+    """The text model inside one for more than text that the step does not know."""
     beside: int = 0
     """Parameters of what is not the text model."""
     dropout: bool = False
@@ -86,7 +88,7 @@ class ModelShape:
             vocab=_measure(flat, "vocab_size"),
             tied=bool(flat.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
             softcap=bool(flat.get("attn_logit_softcapping")),
-            inner=isinstance(text, Mapping),
+            inner=isinstance(text, Mapping) and config.get("model_type") not in AROUND,
             beside=_seeing(flat.get("vision_config")),
             dropout=any(flat.get(name) for name in OWN_DROPOUTS),
             window=_window(flat),

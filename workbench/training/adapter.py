@@ -42,6 +42,7 @@ def put_on(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
         bias=lora.bias,
         use_rslora=lora.rslora,
         target_modules=lora.targets,
+        exclude_modules=_unread(base),
         task_type="CAUSAL_LM",
     )
     with next(base.parameters()).device:
@@ -50,6 +51,12 @@ def put_on(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
         if param.requires_grad:  # biases of a 16-bit base; LoRA itself is fp32 already
             param.data = param.data.float()
     return model
+
+
+def _unread(base: nn.Module) -> str | None:
+    """A pattern for the modules that text never passes, in a model for more than text."""
+    inside = any(name.rpartition(".")[2] == "language_model" for name, _ in base.named_modules())
+    return r"(?!(.*\.)?language_model\.).*" if inside else None
 
 
 def _check_targets(base: nn.Module, lora: Lora, emit: Emit) -> None:

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from workbench.training.adapter import _unread
 from workbench.training.step import Rows, Step, StepOptions, collate, triton_ops
 from workbench.training.step.masks import hashed_mask, inverse, keep_mask, keys_for
 from workbench.training.step.rows import IGNORE, examples_of
@@ -36,6 +37,8 @@ MORE: dict[str, dict[str, Any]] = {
     "gemma2": {"sliding_window": 6, "query_pre_attn_scalar": 8},
     "gemma3_text": {"sliding_window": 6, "query_pre_attn_scalar": 8},
 }
+EYES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+EYES |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 ModelOf = Callable[..., PeftModel]
 
 
@@ -51,6 +54,9 @@ def model_of() -> ModelOf:
     def build(family: str = "llama", sizes: dict[str, Any] | None = None, **lora: Any) -> PeftModel:
         torch.manual_seed(0)
         settings = SIZES | MORE.get(family, {}) | (sizes or {})
+        if family == "gemma3":  # which sees, too
+            text = {**SIZES, **MORE["gemma3_text"], **(sizes or {})}
+            settings = {"text_config": text, "vision_config": EYES, "mm_tokens_per_image": 4}
         config = AutoConfig.for_model(family, **settings)
         base = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         for name, param in base.named_parameters():
@@ -58,6 +64,7 @@ def model_of() -> ModelOf:
                 nn.init.normal_(param, 0.5, 0.2)
         targets = PHI_LINEARS if family == "phi3" else LINEARS
         lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": targets, **lora}
+        lora["exclude_modules"] = _unread(base)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by an old name
             model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **lora))

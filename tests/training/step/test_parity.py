@@ -15,7 +15,7 @@ from workbench.footprint import ModelShape
 from workbench.training.step import Rows, Step
 from workbench.training.step.offload import Offload
 
-FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3"]
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from workbench.footprint.shape import FAMILIES, OWN_DROPOUTS
+from workbench.footprint.shape import AROUND, FAMILIES, OWN_DROPOUTS
 from workbench.training.step import triton_ops
 from workbench.training.step.head import Head
 
@@ -38,22 +38,23 @@ def parts_of(model: PeftModel | nn.Module) -> Parts | str:
     """The parts, or why the model takes the plain path."""
     causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     kind = causal.config.model_type
-    if kind not in FAMILIES:
-        return f"{kind} is not in the allow-list ({', '.join(sorted(FAMILIES))})"
+    if kind not in FAMILIES | AROUND:
+        return f"{kind} is not in the allow-list ({', '.join(sorted(FAMILIES | AROUND))})"
+    decoder = causal.model.language_model if kind in AROUND else causal.model
     for name in OWN_DROPOUTS:
-        if getattr(causal.model.config, name, None):
+        if getattr(decoder.config, name, None):
             return f"its config has {name}, for which the fused path has no masks"
     head = getattr(causal, "lm_head", None)
     if type(head) is not nn.Linear:
         return f"its head is a {type(head).__name__}, not a plain linear layer"
     bias = None if head.bias is None else head.bias.data
-    softcap = getattr(causal.config, "final_logit_softcapping", None)
+    softcap = getattr(decoder.config, "final_logit_softcapping", None)
     return Parts(
         causal=causal,
-        decoder=causal.model,
-        layers=causal.model.layers,
+        decoder=decoder,
+        layers=decoder.layers,
         head=Head(weight_VD=head.weight.data, bias_V=bias, softcap=softcap),
-        config=causal.model.config,
+        config=decoder.config,
     )
 
 
