@@ -39,6 +39,8 @@ class Plan:
     """Peak bytes on the card, CUDA context included."""
     buckets: dict[str, int] = field(default_factory=dict)
     """predicted_bytes, by what takes them."""
+    off: tuple[str, ...] = ()
+    """Levers of the step that are switched off, by the names of training/step/options.py."""
     eval_batch: int = 1
     """Rows in one evaluation or generation step: the recipe's, or as many as fit."""
 
@@ -48,11 +50,11 @@ class Plan:
         return self.rows_per_step // self.micro_steps
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "off": list(self.off)}  # as it comes back
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        return cls(**data)
+        return cls(**{**data, "off": tuple(data.get("off", ()))})
 
 
 def shown(plan: Mapping[str, Any]) -> dict[str, str]:

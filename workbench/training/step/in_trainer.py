@@ -51,6 +51,7 @@ def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
         max_grad_norm=train.max_grad_norm,
         seed=train.seed,
         log_every=train.log_every,
+        off=frozenset(plan.off),
     )
 
 
