@@ -54,7 +54,8 @@ def _setting_column(key: str, rows: Sequence[BoardRow], drop: int) -> Column:
 
 def rows(board: Sequence[BoardRow], rank_by: str) -> list[Row]:
     keys = differing(board)
-    best = next((row.trial for row in board if row.rank == 1 and (row.gain or 0) >= 0), None)
+    better = (one.trial for one in board if one.rank == 1 and (one.gain is None or one.gain > 0))
+    best = next(better, None)
     metered = _metered(board)
     return [_row(row, keys, rank_by, row.trial == best, metered) for row in board]
 

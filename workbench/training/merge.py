@@ -47,7 +47,8 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
             mend="give an adapter with adapter_model.safetensors",
         )
     try:
-        with staging.whole_folder(out) as staged:  # before anything is loaded: it may be refused
+        # Before anything is loaded: it may be refused.
+        with staging.whole_folder(out, replace=False) as staged:
             report = _merge(adapter_folder, staged, base_path)
             _as_others_are(staged)
             return report

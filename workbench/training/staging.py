@@ -19,11 +19,12 @@ def stage(target: Path) -> Path:
     return staging
 
 
-def publish(staging: Path, target: Path) -> None:
-    """Sync every file, rename to `target` (what stood there goes), sync the parent."""
+def publish(staging: Path, target: Path, *, replace: bool = True) -> None:
+    """Sync every file, rename to `target`, sync the parent. What stood there goes; without
+    `replace` OSError where that is more than an empty folder."""
     sync_tree(staging)
     old = target.parent / f".{target.name}.old"
-    if target.exists():
+    if replace and target.exists():
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     staging.rename(target)
@@ -32,12 +33,12 @@ def publish(staging: Path, target: Path) -> None:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Fill the folder given; it becomes `target` at the end, or vanishes with an exception."""
     staging = stage(target)
     try:
         yield staging
-        publish(staging, target)
+        publish(staging, target, replace=replace)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
