@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from workbench.home import Home
+from workbench.locks import holder
 from workbench.store.requests import scan
 
 LONG = str(10**9)
@@ -209,3 +210,15 @@ def test_nothing_is_dropped_twice(busy: Workbench, home: Home) -> None:
     busy("hold", "tiny")
     assert [path for path, _ in scan(home.requests)] == []
     assert not list(Path(os.environ["WORKBENCH_HOME"]).glob("requests/bad/*"))
+
+
+@pytest.mark.parametrize(
+    "words", [("hold", "nope"), ("priority", "nope", "3"), ("move", "7", "cpu-0")]
+)
+def test_a_name_that_is_not_there_starts_no_engine(
+    words: tuple[str, ...], home: Home, workbench: Workbench
+) -> None:
+    said = workbench(*words)
+    assert said.code == 3
+    assert "starting the engine" not in said.err
+    assert holder(home.keeper_lock) is None

@@ -221,6 +221,9 @@ def undrain(
 
 def _ask(service: Service, verb: str, as_data: bool, /, **args: Any) -> None:
     """One request; its answer on stdout. A refusal is raised with the engine's exit code."""
+    for named, look in (("experiment", service.experiment), ("trial", service.trial)):
+        if args.get(named) is not None:
+            look(args[named])  # a slip starts no engine
     need_engine(service)
     answer = answered(service, service.send(verb, **args))
     if as_data:
