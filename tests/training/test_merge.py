@@ -91,14 +91,16 @@ def test_where_nothing_can_be_written_is_told_before_anything_is_loaded(
 def test_an_empty_folder_is_filled_with_files_as_the_umask_says(
     merged: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
+    out, mine = tmp_path / "out", tmp_path / ".out.old"
     out.mkdir()
+    mine.mkdir()
     before = os.umask(0o027)
     try:
         merge_adapter(merged[0].parent / "trials" / "1" / "adapter", out)
     finally:
         os.umask(before)
     assert {file.stat().st_mode & 0o777 for file in out.iterdir()} == {0o640}
+    assert mine.is_dir()
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "tokenizer.json", WEIGHTS])

@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.training.step.conftest import EYES
 from tests.training.trials import CARD, Bench, halt_at, plan, recipe
 from workbench.cards import Card
 from workbench.events import Outcome
@@ -131,9 +132,7 @@ def test_of_a_model_that_sees_the_text_model_is_trained_fused(tmp_path: Path) ->
     folder, demo = tmp_path / "model", shipped_file("workbench:demo/model")
     text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024}
-    eyes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
-    eyes |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=eyes)
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=EYES)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(demo / name, folder)

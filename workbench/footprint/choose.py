@@ -43,8 +43,8 @@ def choose_plan(
     Where recomputing all does not suffice, their inputs wait in the machine's memory. The batch is
     always the recipe's.
     Raises DoesNotFit with the nearest settings that fit (to `advise` takes longer than the rest),
-    ModelError for an unknown kind of model,
-    WorkbenchError where the card lacks the precision or attention asked for by name.
+    ModelError for an unknown kind of model, WorkbenchError where the card lacks the precision or
+    attention asked for by name.
     """
     search = _Search.of(recipe, config, card, longest, mean, scored)
     limit = limit_bytes(card, free_bytes)
@@ -56,15 +56,10 @@ def choose_plan(
 
 
 def least_bytes(
-    recipe: Recipe,
-    config: Mapping[str, Any],
-    card: Card,
-    longest: int | None = None,
-    mean: float | None = None,
-    scored: int | None = None,
+    recipe: Recipe, config: Mapping[str, Any], card: Card, lengths: Lengths = UNREAD
 ) -> int:
     """What a plan on a card of this kind takes at least. Raises as choose_plan, but DoesNotFit."""
-    return _Search.of(recipe, config, card, longest, mean, scored).least
+    return _Search.of(recipe, config, card, **lengths).least
 
 
 def priced(

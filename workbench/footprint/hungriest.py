@@ -10,7 +10,7 @@ from typing import Any
 from workbench.cards import Card
 from workbench.errors import WorkbenchError
 from workbench.footprint.choose import choose_plan
-from workbench.footprint.outlook import MOST_GIB, Config, leanest, sized
+from workbench.footprint.outlook import Config, leanest, sized
 from workbench.footprint.usual_cards import GIB
 from workbench.recipe import apply_settings
 from workbench.recipe.schema import Choice, Parameter, Range, Recipe
@@ -57,6 +57,8 @@ def hungriest(recipe: Recipe, config: Config, card: Card) -> tuple[Recipe, dict[
 
 
 MOST_CORNERS = 256
+MOST_GIB = 1 << 20
+"""More than what is asked for in earnest."""
 
 
 def _corners(parameters: Mapping[str, Parameter]) -> list[dict[str, Any]]:

@@ -18,8 +18,6 @@ from workbench.recipe.schema import Recipe
 
 STEP_BYTES = GIB // 8
 """How finely the smallest card that takes a recipe is looked for."""
-MOST_GIB = 1 << 20
-"""More than what is asked for in earnest."""
 Config = Mapping[str, Any]
 
 
@@ -125,7 +123,7 @@ def leanest(recipe: Recipe, config: Config, card: Card, known: Known = NOTHING) 
     def plan_on(steps: int) -> Plan | None:
         return _try(recipe, config, sized(card, steps * STEP_BYTES), known)
 
-    low = int(least_bytes(recipe, config, card, **known.lengths) * FLOOR) // STEP_BYTES
+    low = int(least_bytes(recipe, config, card, known.lengths) * FLOOR) // STEP_BYTES
     reach = 8
     while (best := plan_on(low + reach)) is None:
         low, reach = low + reach + 1, 2 * reach

@@ -14,11 +14,10 @@ _FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
 _NORMED_HEADS = ("qwen3", "gemma3", "gemma3_text")
 _BIASED_QKV = ("qwen2",)
 _FUSED = ("phi3",)
+_GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
 _LEFT_OUT: dict[str, dict[str, int]] = {
-    "gemma2": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
-    | {"vocab_size": 256_000},
-    "gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
-    | {"vocab_size": 262_208},
+    "gemma2": {**_GEMMA, "vocab_size": 256_000},
+    "gemma3_text": {**_GEMMA, "vocab_size": 262_208},
     "mistral": {"num_key_value_heads": 8},
     "qwen3": {"head_dim": 128},
     "smollm3": {"num_key_value_heads": 4},

@@ -29,7 +29,8 @@ _NO_MEMORY = re.compile(
 )
 _POISONED = re.compile(
     r"illegal memory access|unspecified launch failure|device-side assert|misaligned address"
-    r"|CUDA error: (?!out of|CUBLAS_STATUS_ALLOC_FAILED|operation failed due to a previous error)"
+    r"|CUDA error: (?!out of|CUBLAS_STATUS_ALLOC_FAILED"
+    r"|operation failed due to a previous error during capture)"
     r"|CUDA driver error: (?!out of memory)|ECC error|Xid"
     r"|(CUDNN|CUBLAS|CUSOLVER)_STATUS_(NOT_INITIALIZED|INTERNAL_ERROR|EXECUTION_FAILED"
     r"|MAPPING_ERROR)",

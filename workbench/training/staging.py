@@ -29,7 +29,8 @@ def publish(staging: Path, target: Path, *, replace: bool = True) -> None:
         target.rename(old)
     staging.rename(target)
     sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if replace:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

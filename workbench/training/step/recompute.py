@@ -38,7 +38,7 @@ class Recompute:
         generator, whose state is then kept; the fused path's masks are functions of (seed, step).
         """
         self.count = min(count, len(layers))
-        self.offload = offload
+        self.offload, self.draws = offload, draws
         again = partial(_again, preserve_rng_state=draws)
         self._were = [
             (layer, {name: layer.__dict__.get(name) for name in _FLAGS}) for layer in layers

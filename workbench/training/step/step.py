@@ -86,6 +86,8 @@ class Step:
         owned: set[int] = self._fused.owned if self._fused else set()
         self._unowned = [param for param in self.flat.params if id(param) not in owned]
         """Their gradients autograd itself adds, into the flat buffer as well."""
+        if self._parts is not None:
+            self._recompute = self._make_recompute(self._parts)
         self._watched = [
             module
             for module in model.modules()
@@ -220,17 +222,15 @@ class Step:
                 self._off("small_kernels", triton_ops.why_not(self.device))
         if self._wanted("chunked_head"):
             self._on("chunked_head", "gradient in the forward pass, chunk by chunk")
+
+    def _make_recompute(self, parts: Parts) -> Recompute:
+        options = self.options
         asked = len(parts.layers) if "no_recompute" in options.off else options.recompute_layers
         count = min(asked, len(parts.layers))
-        offload, draws = self._offload(parts, count), self._draws(parts)
-        self._recompute = Recompute(parts.layers, count, offload, draws=draws)
-
-    def _draws(self, parts: Parts) -> bool:
-        """Whether layers draw masks of their own: PEFT's dropout, where it is not ours."""
-        if self._fused is not None and self._fused.owned.issuperset(map(id, self.flat.params)):
-            return False
-        modules = parts.layers.modules()
-        return any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
+        # PEFT's dropout draws from torch's generator, wherever it is not ours that is applied.
+        drops = any(isinstance(one, nn.Dropout) and one.p > 0 for one in parts.layers.modules())
+        draws = drops and (self._fused is None or bool(self._unowned))
+        return Recompute(parts.layers, count, self._offload(parts, count), draws=draws)
 
     def _offload(self, parts: Parts, count: int) -> Offload | None:
         options = self.options
@@ -281,7 +281,7 @@ class Step:
             why = "attention row by row reads lengths on the host"
         elif self._fused and self._unowned:
             why = f"{len(self._unowned)} trained parameters lie outside the fused projections"
-        elif self._recompute and self._recompute.count and self._draws(self._parts):
+        elif self._recompute and self._recompute.count and self._recompute.draws:
             why = "layers that recompute draw their masks once more"
         wanted = self._wanted("graphs")
         if wanted and why:
