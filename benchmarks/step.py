@@ -1,19 +1,21 @@
 """The training step against TRL and the peer, in one run on one machine.
 
     python benchmarks/step.py --data train.jsonl [--shapes 8b,1b] [--settings guide]
-        [--contestants a,b,d,e] [--repeats 3] [--out benchmarks/results/step.json]
+        [--contestants a,b,c,d,e] [--peer FOLDER] [--repeats 3] [--out FILE]
 
 Contestants: a = TRL as the 2024 guide's settings run today; b = TRL with its best stock options
-(padding-free, PyTorch's varlen attention, Liger kernels, no recompute); c = Unsloth, which has a
-script of its own (step_peer.py); d = the workbench as it plans for a card of 24 GiB, e = that with
-each lever removed alone; d-16gib = as it plans for 16 GiB; d-nf4 = nothing kept unpacked, nothing
+(padding-free, PyTorch's varlen attention, Liger kernels, no recompute); c = Unsloth
+in a process of its own (step_peer.py), with what `--peer` holds before other packages; d = the workbench as it plans for a card of 24 GiB, e = that with
+each lever removed alone; d-16gib, d-12gib = as it plans for such cards, -unread without knowing how
+long rows are but for the longest; d-nf4 = nothing kept unpacked, nothing
 recomputed; d-recompute = every layer recomputes, 8-bit AdamW; d-offload = and their inputs wait in
 the machine's memory; d-16bit = NF4's values all kept in
 16 bits; d-t4 = fp16, attention as on a T4.
 
 All train the same rows in the same order, rank 16 on all seven projections, whole optimizer step
 with clipping. A useful token is one that is not padding. Timed windows hold no first run of a
-shape. GPU time is the sum of kernel times in a profiled window of its own.
+shape. GPU time is the sum of kernel times in a profiled window of its own; each window holds every
+batch once. Contestants alternate; each turn is warmed up anew.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ import argparse
 import gc
 import itertools
 import json
+import os
 import re
 import statistics
+import subprocess
 import sys
 import time
 import warnings
@@ -37,7 +41,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from nf4_model import make_nf4_model, measures
+from nf4_model import make_nf4_model, measures, write_shaped_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
@@ -67,10 +71,13 @@ class Setting:
     max_length: int
     full: bool = False
     """Rows of exactly max_length tokens instead of GSM8K's."""
+    tail: int = 0
+    """Each so manieth row is of exactly max_length tokens."""
 
 
 SETTINGS = {
     "guide": Setting(rows=4, max_length=512),
+    "tailed": Setting(rows=4, max_length=2048, tail=16),
     "8x512": Setting(rows=8, max_length=512, full=True),
     "8x2048": Setting(rows=8, max_length=2048, full=True),
     "1x8192": Setting(rows=1, max_length=8192, full=True),
@@ -97,13 +104,13 @@ def rows_of(file: Path, setting: Setting, vocabulary: int) -> Dataset:
     examples = []
     chance = torch.Generator().manual_seed(3)
     lines = file.read_text(encoding="utf-8").splitlines()
-    for line in lines[: PERIOD * setting.rows]:
+    for number, line in enumerate(lines[: PERIOD * setting.rows]):
         row = json.loads(line)
         text = row["question"] + "\n" + row["answer"]
         pieces = re.findall(r"[A-Za-z]+|\d|[^\w\s]|\n", text)
         ids = list(range(3, 3 + HEADER))
         ids += [zlib.crc32(piece.encode()) % (vocabulary - 600) + 100 for piece in pieces]
-        if setting.full:
+        if setting.full or (setting.tail and number % setting.tail == setting.tail // 2):
             ids = torch.randint(
                 3, vocabulary - 600, (setting.max_length,), generator=chance
             ).tolist()
@@ -264,6 +271,7 @@ class Bench:
                 result.notes["plan"] = {
                     "tokens_per_micro": told.tokens_per_micro,
                     "recompute_layers": told.recompute_layers,
+                    "long_recompute_layers": told.long_recompute_layers,
                     "offload": told.offload,
                     "resident_layers": told.resident_layers,
                     "optimizer": told.optimizer,
@@ -365,8 +373,9 @@ def trl_best(bench: Bench, total: int) -> Any:
     )  # fmt: skip
 
 
-def planned(bench: Bench, gib: int) -> dict[str, Any]:
-    """What the planner chooses for a card of so many GiB that can what this one can."""
+def planned(bench: Bench, gib: int, *, read: bool) -> dict[str, Any]:
+    """What the planner chooses for a card of so many GiB that can what this one can; where rows
+    were not `read`, all might be as long as the longest."""
     setting, lengths = bench.setting, bench.rows["length"]
     recipe = Recipe.model_validate(
         {
@@ -378,17 +387,21 @@ def planned(bench: Bench, gib: int) -> dict[str, Any]:
     )
     card = Card(uuid="GPU-0", kind="cuda", name="planned", total_bytes=gib << 30, capability=(8, 6))
     config = measures(bench.shape)
-    plan = choose_plan(recipe, config, card, longest=max(lengths), mean=statistics.mean(lengths))
+    sample = lengths if read else None
+    plan = choose_plan(recipe, config, card, longest=max(lengths), sample=sample)
     return {
         "tokens_per_micro": plan.tokens_per_micro,
         "recompute_layers": plan.recompute_layers,
+        "long_recompute_layers": plan.long_recompute_layers,
         "offload": plan.offload,
         "resident_layers": plan.resident_layers,
         "optimizer": plan.optimizer,
     }
 
 
-def workbench(*, card_gib: int | None = None, **changes: Any) -> Callable[[Bench, int], Any]:
+def workbench(
+    *, card_gib: int | None = None, read: bool = True, **changes: Any
+) -> Callable[[Bench, int], Any]:
     def make(bench: Bench, total: int) -> Any:
         setting = bench.setting
         model = bench.adapted()
@@ -405,7 +418,7 @@ def workbench(*, card_gib: int | None = None, **changes: Any) -> Callable[[Bench
                 param.data = masters[name].float()
         options = {
             "precision": "bf16", "rows_per_micro": setting.rows, "max_length": setting.max_length,
-            **(planned(bench, card_gib) if card_gib else {}), **changes,
+            **(planned(bench, card_gib, read=read) if card_gib else {}), **changes,
         }  # fmt: skip
         trainer.step_options = StepOptions(**options)
         return trainer
@@ -417,7 +430,10 @@ CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
     "a": trl_guide,
     "b": trl_best,
     "d": workbench(card_gib=24),
+    "d-unread": workbench(card_gib=24, read=False),
     "d-16gib": workbench(card_gib=16),
+    "d-12gib": workbench(card_gib=12),
+    "d-12gib-unread": workbench(card_gib=12, read=False),
     "d-nf4": workbench(),
     "d-recompute": workbench(recompute_layers=10_000, optimizer="adamw_8bit"),
     "d-offload": workbench(recompute_layers=10_000, optimizer="adamw_8bit", offload=True),
@@ -425,9 +441,38 @@ CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
     "d-t4": workbench(precision="fp16", pretend_capability=(7, 5)),
     **{f"e-{lever}": workbench(card_gib=24, off=frozenset({lever})) for lever in LEVERS},
 }
-DROPOUT = dict.fromkeys(CONTESTANTS, 0.05) | {"c": 0.0}
+DROPOUT = dict.fromkeys(CONTESTANTS, 0.05)
 FP16 = frozenset({"d-t4"})
 """Contestants whose base is of that precision."""
+
+
+class Peer:
+    """Contestant c: loaded once, in another process; between its turns it waits."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        model = write_shaped_model(Path("/tmp/shaped-llama-3-8b"), "8b")
+        told = ["--data", str(options.data), "--model", str(model), "--asked"]
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("step_peer.py")), *told,
+             "--turns", str(options.repeats)],
+            env={**os.environ, "PYTHONPATH": str(options.peer), "UNSLOTH_DISABLE_STATISTICS": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def turn(self) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("ROW "):
+                return dict(json.loads(line.removeprefix("ROW ")))
+        raise RuntimeError(f"the peer ended with exit code {self._process.wait()}")
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
 @contextmanager
@@ -475,9 +520,10 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     wanted = [c for c in options.contestants if c != "e"]
     wanted += [c for c in CONTESTANTS if c.startswith("e-") and "e" in options.contestants]
-    if "c" in wanted:
+    if "c" in wanted and (options.peer is None or options.shapes != ["8b"]):
         wanted.remove("c")
-        print("c (the peer) runs by itself: benchmarks/step_peer.py")
+        print("c (the peer) is skipped: it wants --peer, and shape 8b alone")
+    peer = Peer(options) if "c" in wanted else None
     for shape, dtype in itertools.product(options.shapes, (torch.bfloat16, torch.float16)):
         mine = [c for c in wanted if (c in FP16) == (dtype is torch.float16)]
         if not mine:
@@ -492,12 +538,19 @@ def main() -> int:
                 for contestant in mine:
                     if turn and contestant.startswith("e-"):
                         continue
-                    row = measured(bench, contestant, label, turn, peak, options)
+                    if contestant == "c":
+                        assert peer is not None
+                        row = peer.turn()
+                        print(line_of(row), flush=True)
+                    else:
+                        row = measured(bench, contestant, label, turn, peak, options)
                     rows.append(row | {"card": name, "versions": versions})
                     options.out.parent.mkdir(parents=True, exist_ok=True)
                     options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         del base, snapshot, bench
         clean()
+    if peer is not None:
+        peer.close()
     report(rows)
     return 0
 
@@ -507,13 +560,13 @@ def measured(
 ) -> dict[str, Any]:
     began = time.perf_counter()
     warm = PERIOD + 3 if contestant[0] != "a" else 3
-    steps = (warm, options.timed, 0 if turn else options.profiled)
+    steps = (warm, options.timed, options.profiled)
     row: dict[str, Any] = {"contestant": contestant, "shape": bench.shape, "setting": label}
     row |= {"turn": turn, "dropout": DROPOUT[contestant]}
     try:
         with llama_names():
             bench.ops = options.ops and contestant == "e-graphs"  # a replay has no operations
-            end = options.steps if turn == 0 and not contestant.startswith("e-") else 0
+            end = options.steps if turn == 0 else 0
             result = bench.run(CONTESTANTS[contestant], steps, end)
     except Exception as broken:
         if options.strict:
@@ -536,14 +589,18 @@ def measured(
     }
     told = {k: v for k, v in result.notes.items() if k != "levers"}
     off = [k for k, v in result.notes.get("levers", {}).items() if "fail" in v]
-    print(
-        f"{contestant:18} {bench.shape} {label} {result.tokens_per_s:9.0f} tok/s "
-        f"{result.gpu_ms_per_1k_tokens:7.1f} ms/1k {result.launches_per_step:8.0f} launches "
-        f"{result.peak_gib:6.2f} GiB ({result.reserved_gib:.2f} reserved) {share:.2f} of matmul "
-        f"loss {result.loss:.4f} {told} {off} [{time.perf_counter() - began:.0f} s]",
-        flush=True,
-    )
+    print(f"{line_of(row)} {told} {off} [{time.perf_counter() - began:.0f} s]", flush=True)
     return row
+
+
+def line_of(row: dict[str, Any]) -> str:
+    share = row["matmul_share"]
+    return (
+        f"{row['contestant']:18} {row['shape']} {row['setting']} {row['tokens_per_s']:9.0f} tok/s "
+        f"{row['gpu_ms_per_1k_tokens']:7.1f} ms/1k {row['launches_per_step']:8.0f} launches "
+        f"{row['peak_gib']:6.2f} GiB ({row['reserved_gib']:.2f} reserved) "
+        f"{'-' if share is None else f'{share:.2f}'} of matmul loss {row['loss']:.4f}"
+    )
 
 
 def report(rows: list[dict[str, Any]]) -> None:
@@ -552,16 +609,18 @@ def report(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if "error" not in row:
             groups.setdefault((row["shape"], row["setting"], row["contestant"]), []).append(row)
+    def middle(runs: list[dict[str, Any]], name: str) -> float:
+        return statistics.median(run[name] for run in runs)
+
     for (shape, setting, contestant), runs in groups.items():
         ours = groups.get((shape, setting, "d"))
-        speed = statistics.median(run["tokens_per_s"] for run in runs)
-        line = f"{shape} {setting} {contestant:18} median {speed:9.0f} tok/s"
+        speed, gpu = middle(runs, "tokens_per_s"), middle(runs, "gpu_ms_per_1k_tokens")
+        line = f"{shape} {setting} {contestant:18} median {speed:9.0f} tok/s {gpu:7.1f} ms/1k"
         if ours and contestant != "d":
-            d_speed = statistics.median(run["tokens_per_s"] for run in ours)
-            line += f"  d is {d_speed / speed:5.2f} x"
-            if runs[0]["gpu_ms_per_1k_tokens"]:
-                share = ours[0]["gpu_ms_per_1k_tokens"] / runs[0]["gpu_ms_per_1k_tokens"]
-                line += f" and takes {share:.2f} of its GPU time"
+            line += f"  d is {middle(ours, 'tokens_per_s') / speed:5.2f} x"
+            if gpu:
+                share = middle(ours, "gpu_ms_per_1k_tokens") / gpu
+                line += f" and takes {share:.3f} of its GPU time"
         print(line)
 
 
@@ -587,7 +646,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--steps", type=int, default=30, help="until the loss is told")
     parser.add_argument("--timed", type=int, default=PERIOD)
-    parser.add_argument("--profiled", type=int, default=2)
+    parser.add_argument("--profiled", type=int, default=PERIOD)
+    parser.add_argument("--peer", type=Path, help="a folder with the peer's packages")
     parser.add_argument(
         "--ops", action="store_true", help="print operations of the profiled window"
     )

@@ -1,8 +1,10 @@
 """The peer (Unsloth) on the rows of step.py, in a process and an environment of its own.
 
-    python benchmarks/step_peer.py --data train.jsonl --model FOLDER [--out FILE]
+    python benchmarks/step_peer.py --data train.jsonl --model FOLDER [--turns N]
 
-FOLDER: a Llama-shaped checkpoint (`write_shaped_model` of nf4_model.py makes one). The peer's own
+FOLDER: a Llama-shaped checkpoint (`write_shaped_model` of nf4_model.py makes one). Prints one line
+a turn, ROW and what it measured as JSON. step.py runs it as its contestant c, with `--asked`: then
+each turn waits for a line on standard input, so that it alternates with the others. The peer's own
 4-bit loading, LoRA (dropout 0: its fast path), gradient checkpointing and kernels; the loop around
 them is plain PyTorch with bitsandbytes' 8-bit AdamW and clipping at 0.3, which is kinder to it than
 a Trainer's. Rows are padded to the longest of their batch. Needs nothing of the workbench.
@@ -11,12 +13,14 @@ a Trainer's. Rows are padded to the longest of their batch. Needs nothing of the
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ from bitsandbytes.optim import AdamW8bit
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PERIOD, HEADER, ROWS, LONGEST = 8, 48, 4, 512
-WARM, TIMED, PROFILED = PERIOD + 3, PERIOD, 2
+WARM, WARM_AGAIN, TIMED, PROFILED, STEPS = PERIOD + 3, 3, PERIOD, PERIOD, 30
 
 
 def batches(file: Path, vocabulary: int) -> list[dict[str, Any]]:
@@ -79,16 +83,26 @@ def main() -> int:
         return int(tokens)
 
     torch.cuda.reset_peak_memory_stats()
-    for number in range(WARM):
-        step(number)
+    for turn in range(options.turns):
+        if options.asked and not sys.stdin.readline():
+            break
+        print("ROW", json.dumps(measured(step, turn, losses)), flush=True)
+    return 0
+
+
+def measured(step: Callable[[int], int], turn: int, losses: list[torch.Tensor]) -> dict[str, Any]:
+    """One turn: steps to warm up, steps by the clock, steps in the profiler."""
+    number = itertools.count(len(losses))
+    for _ in range(WARM_AGAIN if turn else WARM):
+        step(next(number))
     torch.cuda.synchronize()
     began = time.perf_counter()
-    tokens = sum(step(WARM + number) for number in range(TIMED))
+    tokens = sum(step(next(number)) for _ in range(TIMED))
     torch.cuda.synchronize()
     speed = tokens / (time.perf_counter() - began)
     kinds = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[kinds.CUDA]) as profiler:
-        profiled = sum(step(WARM + TIMED + number) for number in range(PROFILED))
+        profiled = sum(step(next(number)) for _ in range(PROFILED))
         torch.cuda.synchronize()
     nanoseconds, launches, kernels = 0, 0, Counter[str]()
     for event in profiler.profiler.kineto_results.events():
@@ -97,12 +111,14 @@ def main() -> int:
             kernels[event.name()] += event.duration_ns()
         elif "Launch" in event.name():
             launches += 1
-    for number in range(WARM + TIMED + PROFILED, 30):
-        step(number)
-    row = {
+    while len(losses) < STEPS:
+        step(next(number))
+    told = losses[:STEPS]  # of a first turn, as the others tell it
+    return {
         "contestant": "c",
         "shape": "8b",
         "setting": "guide",
+        "turn": turn,
         "dropout": 0.0,
         "card": torch.cuda.get_device_name(),
         "tokens_per_s": round(speed, 1),
@@ -111,24 +127,21 @@ def main() -> int:
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
         "matmul_share": None,
-        "loss": round(float(torch.stack(losses[-PERIOD:]).mean()), 4),
-        "losses": [round(float(loss), 4) for loss in losses],
+        "loss": round(float(torch.stack(told[-PERIOD:]).mean()), 4),
+        "losses": [round(float(loss), 4) for loss in told],
         "kernels": {
             name[:110]: round(time_ns / profiled / 1000, 3)
             for name, time_ns in kernels.most_common(20)
         },
     }
-    print({k: v for k, v in row.items() if k not in ("losses", "kernels")})
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps([row], indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="GSM8K's train.jsonl")
     parser.add_argument("--model", type=Path, required=True, help="a checkpoint's folder")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step-peer.json"))
+    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--asked", action="store_true", help="each turn waits for a line")
     return parser.parse_args()
 
 

@@ -202,7 +202,7 @@ class TestChoice:
     def test_short_rows_are_what_the_cut_is_chosen_for(self) -> None:
         """Two whole rows fit; four of average length do too, and then one micro-step is best."""
         tight = card(12)
-        long, short = (choose_plan(GUIDE, LLAMA, tight, mean=mean) for mean in (512.0, 64.0))
+        long, short = (choose_plan(GUIDE, LLAMA, tight, sample=[mean]) for mean in (512, 64))
         assert short.recompute_layers < long.recompute_layers
         assert short.tokens_per_micro >= 512
 
@@ -233,7 +233,7 @@ class TestChoice:
         on_card = card(12)
         for config_, least in ((LLAMA, 1), ({**LLAMA, "model_type": "olmo2"}, 0)):
             plan = choose_plan(with_(data__max_tokens=512), config_, on_card)
-            plan = replace(plan, micro_steps=4, tokens_per_micro=512, recompute_layers=32)
+            plan = replace(plan, tokens_per_micro=512, recompute_layers=32)
             plan = priced(replace(plan, resident_layers=0), GUIDE, config_, on_card)
             fall = Fall(card=kind_of(on_card), plan=plan.to_json(), stage="training")
             lower = climb_down(

@@ -14,7 +14,7 @@ from workbench.footprint.ladder import Fall, climb_down, kind_of, squeeze
 CARD = Card(uuid="GPU-1", kind="cuda", name="RTX 3090", total_bytes=24 << 30, capability=(8, 6))
 PLAN = Plan(
     precision="bf16", attention="sdpa", attention_why="", optimizer="adamw_torch",
-    rows_per_step=4, tokens_per_micro=2048, micro_steps=1, layers=32, resident_layers=14,
+    rows_per_step=4, tokens_per_micro=2048, longest=512, layers=32, resident_layers=14,
     predicted_bytes=1000, buckets={"base": 1000}, eval_batch=16,
 )  # fmt: skip
 

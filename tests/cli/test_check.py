@@ -179,7 +179,7 @@ class TestCards:
         bench.store.db.execute("update cards set total_bytes = 3400 << 20")
         data = {"train": "/d.jsonl", "max_tokens": 1 << 18}
         recipe = Recipe.model_validate({"name": "x", "model": {"name": "a/b"}, "data": data})
-        read = {"max_length": 40, "mean_length": 20.0, "eval_max_length": 40}
+        read = {"max_length": 40, "length_sample": [20], "eval_max_length": 40}
         result = {"model": {"config": TINY}, "data": read}
         cards = cards_here(service := Service())
         assert _fit(recipe, result, service, cards)[0][0].fits

@@ -192,7 +192,7 @@ def test_a_clone_of_short_rows_is_judged_by_them_and_not_by_max_tokens(
 ) -> None:
     bench = bench_of(cpu_card(0, 3), cpu_card(1, 3.1))
     long = {"train": "/d.jsonl", "max_tokens": 1 << 18}
-    rows = {"max_length": 40, "mean_length": 20.0, "eval_max_length": 40}
+    rows = {"max_length": 40, "length_sample": [20], "eval_max_length": 40}
     bench.submit(recipe(data=long, train=LONG), **rows)
     bench.ticks(2)
     assert ask(bench, "clone", trial=2, settings={"train.seed": 7}).ok

@@ -54,8 +54,8 @@ def test_a_setting_reaches_the_trainer(
 @pytest.mark.parametrize(
     ("cut", "name", "value"),
     [
-        ({"rows_per_step": 6, "micro_steps": 3}, "per_device_train_batch_size", 6),
-        ({"rows_per_step": 6, "micro_steps": 3}, "gradient_accumulation_steps", 1),
+        ({"rows_per_step": 6, "tokens_per_micro": 192}, "per_device_train_batch_size", 6),
+        ({"rows_per_step": 6, "tokens_per_micro": 192}, "gradient_accumulation_steps", 1),
         ({"precision": "bf16"}, "bf16", False),
         ({"recompute_layers": 5}, "activation_checkpointing", False),
     ],

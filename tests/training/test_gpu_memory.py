@@ -71,9 +71,9 @@ def test_a_capped_card_that_runs_out_ends_on_a_rung_that_holds(
         precision="bf16",
         rows_per_step=ROWS,
         tokens_per_micro=ROWS * TOKENS,
-        micro_steps=1,
+        longest=TOKENS,
     )
-    narrow = plan(precision="bf16", rows_per_step=ROWS, tokens_per_micro=TOKENS, micro_steps=ROWS)
+    narrow = plan(precision="bf16", rows_per_step=ROWS, tokens_per_micro=TOKENS, longest=TOKENS)
     straight = Bench(tmp_path / "wide", recipe(**WIDE), plan=wide, card=card()).run()
     most = int(torch.cuda.max_memory_reserved())
     emptied()

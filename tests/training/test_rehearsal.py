@@ -30,7 +30,7 @@ def phases(log: Any) -> list[str]:
     ("optimizer", "cut"),
     [
         ("adamw_torch", {}),
-        ("paged_adamw_8bit", {"tokens_per_micro": 192, "micro_steps": 2, "recompute_layers": 5}),
+        ("paged_adamw_8bit", {"tokens_per_micro": 192, "recompute_layers": 5}),
     ],
 )
 def test_losses_and_weights_are_those_of_a_trial_without_it(
@@ -78,7 +78,7 @@ def test_it_is_remembered_until_plan_or_rows_are_others(tmp_path: Path) -> None:
     bench.trial.rename(tmp_path / "first")
     told.append(phases(bench.run(rehearse=True)).count("rehearsing"))
     bench.trial.rename(tmp_path / "second")
-    bench.plan = plan(tokens_per_micro=192, micro_steps=2)
+    bench.plan = plan(tokens_per_micro=192)
     told.append(phases(bench.run(rehearse=True)).count("rehearsing"))
     bench.trial.rename(tmp_path / "third")
     bench.recipe = recipe(**SETTINGS, train__max_steps=1, data__max_rows=20)
@@ -93,7 +93,7 @@ def test_out_of_memory_there_comes_before_any_training(tmp_path: Path) -> None:
     assert log.outcome is Outcome.FAILED
     assert (log.end["cause"], log.end["stage"]) == ("out_of_memory", "rehearsing")
     assert not log.losses
-    bench.plan = plan(tokens_per_micro=96, micro_steps=4)
+    bench.plan = plan(tokens_per_micro=96)
     with holds(200):
         log = bench.run(rehearse=True)
     assert log.outcome is Outcome.DONE

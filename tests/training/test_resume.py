@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__save_every": 5, "train__
 @pytest.mark.parametrize(
     ("optimizer", "quantization", "cut"),
     [
-        ("adamw_torch", "none", {"tokens_per_micro": 192, "micro_steps": 2, "recompute_layers": 5}),
+        ("adamw_torch", "none", {"tokens_per_micro": 192, "recompute_layers": 5}),
         ("paged_adamw_8bit", "nf4", {"resident_layers": 2}),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_resumed_trial_refuses_another_precision(tmp_path: Path) -> None:
 def test_a_resumed_trial_may_be_cut_finer(tmp_path: Path) -> None:
     bench = Bench(tmp_path, recipe())
     bench.run(on=halt_at(2, Halt.YIELD))
-    bench.plan = plan(tokens_per_micro=96, micro_steps=4, recompute_layers=5)
+    bench.plan = plan(tokens_per_micro=96, recompute_layers=5)
     log = bench.run()
     assert log.outcome is Outcome.DONE
     assert log.end["step"] == 6

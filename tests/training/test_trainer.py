@@ -82,7 +82,7 @@ def losses_of_trl(
 
 
 @pytest.mark.parametrize(
-    "cut", [{}, {"tokens_per_micro": 192, "micro_steps": 2}, {"recompute_layers": 3}], ids=str
+    "cut", [{}, {"tokens_per_micro": 192}, {"recompute_layers": 3}], ids=str
 )
 def test_losses_and_gradients_are_those_of_trl(cut: dict[str, Any], tmp_path: Path) -> None:
     made = recipe(lora__dropout=0.0, model__quantization="nf4", train__log_every=1)

@@ -62,7 +62,7 @@ def plan(**changed: Any) -> Plan:
         optimizer="adamw_torch",
         rows_per_step=4,
         tokens_per_micro=4 * 96,
-        micro_steps=1,
+        longest=96,
         layers=5,
         predicted_bytes=1 << 30,
     )

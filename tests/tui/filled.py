@@ -213,7 +213,7 @@ def _plan(card: str, predicted: int) -> Plan:
         optimizer="paged_adamw_8bit",
         rows_per_step=4,
         tokens_per_micro=2_048,
-        micro_steps=1,
+        longest=512,
         recompute_layers=12 if small else 0,
         layers=32,
         predicted_bytes=predicted,

@@ -111,7 +111,7 @@ def check_ever_fits(service: Service, recipe: Recipe) -> None:
     misfits: list[DoesNotFit] = []
     for card in map(card_of, service.snapshot().cards):
         try:
-            choose_plan(plain, config, card, longest=1, mean=1, scored=1)
+            choose_plan(plain, config, card, longest=1, sample=[1], scored=1)
         except DoesNotFit as small:
             misfits.append(small)
         except WorkbenchError:  # a precision or an attention that this card lacks

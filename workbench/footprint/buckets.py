@@ -7,7 +7,7 @@ docs/notes/2026-11-24-footprint.md holds it against measured peaks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workbench.footprint import layers
 from workbench.footprint.evaluation import evaluation_bytes
@@ -62,6 +62,8 @@ class Run:
     scored: int
     """Tokens of the longest held-out row."""
     recompute_layers: int = 0
+    long_recompute_layers: int = 0
+    """In the pass of a row that is longer than `tokens`."""
     offload: bool = False
     """Inputs of those layers wait in the machine's memory."""
     resident_layers: int = 0
@@ -105,7 +107,13 @@ def standing(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
 
 
 def moving_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
-    """What comes and goes with each micro-step, at its worst moment."""
+    """What comes and goes with each micro-step, at the worst moment of the worst one."""
+    if run.longest > run.tokens:
+        again = run.long_recompute_layers
+        alone = replace(run, tokens=run.longest, recompute_layers=again)
+        together = replace(run, longest=run.tokens)
+        both = (moving_bytes(shape, recipe, one) for one in (together, alone))
+        return max(both, key=lambda found: sum(found.values()))
     graphs = run.card_kind == "cuda" and shape.fused
     tokens = bucket(run.tokens) if graphs else run.tokens
     longest = tokens if graphs else run.longest  # dense attention sees the whole row of rows

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from workbench.attention import attention_for, capability_words
 from workbench.cards import CAP_SLACK_BYTES, Card
 from workbench.errors import DoesNotFit, WorkbenchError
 from workbench.footprint.buckets import GIB, Run, host_bytes, predict
-from workbench.footprint.cost import step_cost
+from workbench.footprint.cost import passes
 from workbench.footprint.kernels import kernel_for
-from workbench.footprint.lengths import UNREAD, Lengths
+from workbench.footprint.lengths import UNREAD, Lengths, sampled_batches
+from workbench.footprint.micro import bucket, parts
 from workbench.footprint.plan import Plan
 from workbench.footprint.shape import ModelShape
 from workbench.recipe.schema import Recipe
@@ -21,6 +24,8 @@ DRIVER_BYTES = GIB // 2
 """Of NVML's total, what no process gets: 0.47 GiB on an H100 (NVML's total less CUDA's)."""
 RESIDENT_SHARE = 0.95
 """Of the room, up to which layers are kept unpacked: what only saves time leaves some."""
+FINER = 1.08
+"""Ratio of sizes that a micro-step is tried with, where lengths are known."""
 
 
 def choose_plan(
@@ -29,24 +34,25 @@ def choose_plan(
     card: Card,
     free_bytes: int | None = None,
     longest: int | None = None,
-    mean: float | None = None,
+    sample: Sequence[int] | None = None,
     scored: int | None = None,
     *,
     advise: bool = True,
 ) -> Plan:
     """How to run `recipe` on `card`; `config` is the model's config.json.
 
-    `free_bytes`: what can be had there now; left out, the whole card. `longest`, `mean`: tokens of
-    the longest and of the average row, `scored` of the longest held-out one, where known. Of all
-    ways to cut the batch into micro-steps, each with as few recomputing layers as it needs and as
-    many unpacked ones as there is room for, the one that takes least time (footprint/cost.py).
-    Where recomputing all does not suffice, their inputs wait in the machine's memory. The batch is
-    always the recipe's.
+    `free_bytes`: what can be had there now; left out, the whole card. `longest`: tokens of the
+    longest row, `sample` of rows that stand for all, `scored` of the longest held-out one, where
+    known. Of all ways to cut the batch into micro-steps, each with as few recomputing layers as it
+    needs and as many unpacked ones as there is room for, the one that takes least time
+    (footprint/cost.py) on batches of such rows; rows that are seldom as long may go alone, with
+    more recomputing. Where recomputing all does not suffice, their inputs wait in the machine's
+    memory. The batch is always the recipe's.
     Raises DoesNotFit with the nearest settings that fit (to `advise` takes longer than the rest),
     ModelError for an unknown kind of model, WorkbenchError where the card lacks the precision or
     attention asked for by name.
     """
-    search = _Search.of(recipe, config, card, longest, mean, scored)
+    search = _Search.of(recipe, config, card, longest, sample, scored)
     limit = limit_bytes(card, free_bytes)
     for optimizer in _optimizers(recipe):
         found = search.fastest(optimizer, limit)
@@ -77,6 +83,7 @@ def priced(
         precision=plan.precision,
         tokens=plan.tokens_per_micro,
         recompute_layers=plan.recompute_layers,
+        long_recompute_layers=plan.long_recompute_layers,
         offload=plan.offload and search.offloads,
         resident_layers=plan.resident_layers,
         eval_rows=plan.eval_batch,
@@ -101,7 +108,8 @@ class _Search:
     """One row at a time, nothing recomputed."""
     attention: str
     why: str
-    mean: float
+    batches: Sequence[Sequence[int]]
+    """Tokens of their rows, by which ways are compared."""
 
     @classmethod
     def of(
@@ -110,7 +118,7 @@ class _Search:
         config: Mapping[str, Any],
         card: Card,
         longest: int | None,
-        mean: float | None,
+        sample: Sequence[int] | None,
         scored: int | None,
     ) -> _Search:
         shape = ModelShape.of(config)
@@ -129,7 +137,8 @@ class _Search:
             major=(card.capability or (0, 0))[0],
             eager=_quadratic(shape, card, attention),
         )
-        known = mean if mean is not None and not recipe.data.packing else tokens
+        known = [tokens] if not sample or recipe.data.packing else sample
+        batch = recipe.train.batch_size * recipe.train.accumulation
         trains = f"{kernel_why}; scores with {attention}"
         return cls(
             shape=shape,
@@ -137,7 +146,11 @@ class _Search:
             run=run,
             attention=attention,
             why=trains if shape.fused else why,
-            mean=min(max(1.0, known), tokens),
+            batches=sampled_batches(
+                [max(1, min(length, tokens)) for length in known],
+                batch,
+                grouped=recipe.data.group_by_length,
+            ),
         )
 
     @property
@@ -175,12 +188,27 @@ class _Search:
     def fastest(self, optimizer: str, limit: int) -> Run | None:
         """None where nothing fits."""
         best: tuple[float, Run] | None = None
-        for rows in _divisors(self.batch):
-            start = replace(self.run, optimizer=optimizer, tokens=rows * self.run.longest)
-            found = self._fitted(start, limit)
-            if found is not None and (best is None or self._cost(found) < best[0]):
-                best = (self._cost(found), found)
+        for tokens in self._sizes():
+            found = self._fitted(replace(self.run, optimizer=optimizer, tokens=tokens), limit)
+            if found is None:
+                continue
+            cost = self._cost(found)
+            if best is None or cost < best[0]:
+                best = (cost, found)
         return best[1] if best else None
+
+    def _sizes(self) -> list[int]:
+        """Of a micro-step, to be tried: so many whole rows; and what batches really hold."""
+        longest = self.run.longest
+        sizes = {rows * longest for rows in _divisors(self.batch)}
+        if self.shape.fused and self.run.card_kind == "cuda" and len(self.batches) > 1:
+            least, most = (f(map(sum, self.batches)) for f in (min, max))
+            size = float(min(longest, least / max(1, len(self.batches[0]))))
+            while size < most * FINER:
+                if size >= longest or self.recipe.train.gradient_checkpointing == "auto":
+                    sizes.add(min(bucket(math.ceil(size)), self.batch * longest))
+                size *= FINER
+        return sorted(sizes, reverse=True)
 
     def plan(self, run: Run, limit: int) -> Plan:
         """With as many rows in an evaluation as there is room for."""
@@ -199,8 +227,9 @@ class _Search:
             optimizer=run.optimizer,
             rows_per_step=self.batch,
             tokens_per_micro=run.tokens,
-            micro_steps=self.batch * run.longest // run.tokens,
+            longest=run.longest,
             recompute_layers=run.recompute_layers,
+            long_recompute_layers=max(run.recompute_layers, run.long_recompute_layers),
             offload=run.offload,
             host_bytes=host_bytes(self.shape, run),
             resident_layers=run.resident_layers,
@@ -212,30 +241,41 @@ class _Search:
 
     def _fitted(self, run: Run, limit: int) -> Run | None:
         """With the fewest layers recomputed; where none is, with the most unpacked; where all are
-        too few, with their inputs in the machine's memory."""
-        layers = self.shape.layers
+        too few, with their inputs in the machine's memory. Rows that go alone first get as much
+        recomputed as there are layers, and then as few as leave the rest as it is."""
+        layers, alone = self.shape.layers, run.tokens < run.longest
         ways = [replace(run, **way) for way in self.ways(self.recipe.train.gradient_checkpointing)]
+        if alone:
+            ways = [replace(way, long_recompute_layers=layers) for way in ways if not way.offload]
         if self.needs(ways[-1]) > limit:
             return None
         run = _first(ways, lambda way: self.needs(way) <= limit)
         unpackable = self.recipe.model.quantization == "nf4" and self.shape.fused
-        if run.recompute_layers or not unpackable or run.card_kind != "cuda":
-            return run
-        room = int(limit * RESIDENT_SHARE)
-        most = _most(layers, lambda n: self.needs(replace(run, resident_layers=n)) <= room)
-        return replace(run, resident_layers=most)
+        if not run.recompute_layers and unpackable and run.card_kind == "cuda":
+            limit = int(limit * RESIDENT_SHARE)
+            most = _most(layers, lambda n: self.needs(replace(run, resident_layers=n)) <= limit)
+            run = replace(run, resident_layers=most)
+        if alone:
+            counts = range(run.recompute_layers, layers + 1)
+            leaner = [replace(run, long_recompute_layers=count) for count in counts]
+            run = _first(leaner, lambda way: self.needs(way) <= limit)
+        return run
 
     def _cost(self, run: Run) -> float:
-        return step_cost(
-            self.batch * self.mean,
-            run.tokens,
+        """Passes of a token that the sampled batches take."""
+        held = [tokens for batch in self.batches for tokens in parts(batch, run.tokens)]
+        longer = [tokens for tokens in held if tokens > run.tokens]
+        total, long = sum(held), sum(longer)
+        passed = partial(
+            passes,
             layers=self.shape.layers,
-            again=run.recompute_layers,
             resident=run.resident_layers,
             packed=self.recipe.model.quantization == "nf4",
             offload=run.offload,
             new=run.major >= 9,
         )
+        short = passed(total - long, len(held) - len(longer), again=run.recompute_layers)
+        return short + passed(long, len(longer), again=run.long_recompute_layers)
 
 
 def precision_for(card: Card, wanted: str) -> str:

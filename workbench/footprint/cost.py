@@ -21,8 +21,6 @@ as 76: arithmetic, not measured.
 
 from __future__ import annotations
 
-import math
-
 REST, REST_AGAIN = 1.0, 0.3
 """Everything but products and unpacking, and of it what a recomputing layer does again."""
 OFFLOAD = 0.1
@@ -33,9 +31,9 @@ FLOOR = {True: 400.0, False: 76.0}
 """What a pass takes besides, however few its tokens are."""
 
 
-def step_cost(
-    tokens: float,
-    per_micro: int,
+def passes(
+    tokens: int,
+    count: int,
     *,
     layers: int,
     again: int,
@@ -44,14 +42,13 @@ def step_cost(
     offload: bool,
     new: bool,
 ) -> float:
-    """Of an optimizer step over `tokens`, in micro-steps of `per_micro` at most.
+    """Of `count` micro-steps with so many tokens together.
 
     `again`: layers that recompute; `offload`: their inputs leave the card; `resident`: layers kept
     unpacked; `new`: Hopper or later.
     """
-    micro_steps = max(1, math.ceil(tokens / per_micro))
     share = again / layers
     unpacking = UNPACK[new] * (1 - resident / layers) if packed else 0.0
     fixed = (2 + share) * (FLOOR[new] + unpacking)
     moved = OFFLOAD * share if offload else 0.0
-    return tokens * (2 + share + REST + REST_AGAIN * share + moved) + micro_steps * fixed
+    return tokens * (2 + share + REST + REST_AGAIN * share + moved) + count * fixed

@@ -55,9 +55,9 @@ def climb_down(
 
 
 def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> Plan | None:
-    """The rung below: no layer unpacked, half the rows at a time, every layer recomputed, their
-    inputs in the machine's memory; None at the last. Pricing takes back what the card or the model
-    cannot do.
+    """The rung below: no layer unpacked, all recomputed in longer rows that go alone, half the rows
+    at a time, every layer recomputed, their inputs in the machine's memory; None at the last.
+    Pricing takes back what the card or the model cannot do.
 
     Out of memory in an evaluation: its worker had come down to one row, so that only unpacked
     layers are left to give up. While loading, there is nothing to make smaller.
@@ -68,24 +68,29 @@ def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> P
         return replace(plan, resident_layers=0, eval_batch=1)
     if plan.resident_layers:
         return replace(plan, resident_layers=0)
-    if plan.micro_batch > 1:
-        batch, each = plan.rows_per_step, plan.tokens_per_micro // plan.micro_batch
-        rows = next(n for n in range(plan.micro_batch // 2, 0, -1) if batch % n == 0)
-        return replace(plan, tokens_per_micro=rows * each, micro_steps=batch // rows)
-    if recompute and plan.recompute_layers < plan.layers:
-        return replace(plan, recompute_layers=plan.layers)
+    longest, layers = plan.longest, plan.layers
+    if plan.tokens_per_micro < longest and plan.long_recompute_layers < layers and recompute:
+        return replace(plan, long_recompute_layers=layers)
+    if plan.tokens_per_micro > longest:
+        batch, most = plan.rows_per_step, max(1, plan.micro_batch // 2)
+        rows = next(n for n in range(most, 0, -1) if batch % n == 0)
+        return replace(plan, tokens_per_micro=rows * longest)
+    if recompute and plan.recompute_layers < layers:
+        return replace(plan, recompute_layers=layers, long_recompute_layers=layers)
     if recompute and not plan.offload:
-        return replace(plan, offload=True)
+        return replace(plan, offload=True, tokens_per_micro=longest)
     return None
 
 
 def words(plan: Plan | Mapping[str, Any]) -> str:
     """A rung for people: `2 rows × 2, recomputing every layer`."""
     told = plan if isinstance(plan, Plan) else Plan.from_json(dict(plan))
-    rows = told.micro_batch
+    rows, tokens = told.micro_batch, told.tokens_per_micro
     cut = f"{rows} row{'s' if rows > 1 else ''} × {told.micro_steps}"
+    if tokens != rows * told.longest:
+        cut = f"{tokens:,} tokens at a time"
     again = shown(told.to_json())["recompute"]
-    return cut + (f", recomputing {again}" if told.recompute_layers else "")
+    return cut + (f", recomputing {again}" if told.long_recompute_layers else "")
 
 
 def raw_bytes(plan: Mapping[str, Any]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 CHUNK_BYTES = 128 * 2**20
 """Logits held at once, at most."""
 
@@ -14,6 +16,18 @@ def bucket(tokens: int) -> int:
     """The captured size that `tokens` go into: at most 1/8 more above 512, so few and tight."""
     each = grain(tokens)
     return -(-tokens // each) * each
+
+
+def parts(lengths: Iterable[int], most: int) -> Iterator[int]:
+    """Tokens of each micro-step: consecutive rows, `most` tokens at most; a longer row alone."""
+    held = 0
+    for length in lengths:
+        if held and held + length > most:
+            yield held
+            held = 0
+        held += length
+    if held:
+        yield held
 
 
 def chunk_rows(row_bytes: int) -> int:

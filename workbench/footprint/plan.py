@@ -23,10 +23,12 @@ class Plan:
     """That decide one update: the recipe's batch_size × accumulation."""
     tokens_per_micro: int
     """In one forward at most: so many of the step's rows go together; a longer row goes alone."""
-    micro_steps: int
-    """Of an optimizer step at most, when every row is as long as the longest; divides its rows."""
+    longest: int
+    """Tokens of the longest row there is."""
     recompute_layers: int = 0
     """The first so many layers recompute their activations in the backward pass."""
+    long_recompute_layers: int = 0
+    """The same in the pass of a row that is longer than tokens_per_micro, so at least as many."""
     offload: bool = False
     """The inputs of those layers wait in the machine's memory."""
     host_bytes: int = 0
@@ -46,15 +48,25 @@ class Plan:
 
     @property
     def micro_batch(self) -> int:
-        """Rows of the longest kind in one micro-step; micro_batch × micro_steps is the batch."""
-        return self.rows_per_step // self.micro_steps
+        """Rows of the longest kind in one micro-step."""
+        return min(self.rows_per_step, max(1, self.tokens_per_micro // self.longest))
+
+    @property
+    def micro_steps(self) -> int:
+        """Of an optimizer step at most: when every row is as long as the longest."""
+        return -(-self.rows_per_step // self.micro_batch)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "off": list(self.off)}  # as it comes back
+        """With micro_steps, for people; plain as it comes back from a file."""
+        return {**asdict(self), "off": list(self.off), "micro_steps": self.micro_steps}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        return cls(**{**data, "off": tuple(data.get("off", ()))})
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        told = {**data, "off": tuple(data.get("off", ()))}
+        micro_steps = told.pop("micro_steps", 1)
+        if "longest" not in told:  # as it was written while rows were only cut by their number
+            told["longest"] = told["tokens_per_micro"] * micro_steps // told["rows_per_step"]
+        return cls(**told)
 
 
 def shown(plan: Mapping[str, Any]) -> dict[str, str]:
@@ -67,11 +79,27 @@ def shown(plan: Mapping[str, Any]) -> dict[str, str]:
         step = f"{rows} row{'s' * (rows != 1)} in "
         step += "one micro-step" if cuts == 1 else f"{cuts} micro-steps at most"
     return {
-        "micro-step": f"{tokens:,} tokens at most" if isinstance(tokens, int) else "-",
+        "micro-step": f"{tokens:,} tokens at most{_alone(plan)}" if tokens else "-",
         "step": step,
-        "recompute": _share(plan.get("recompute_layers"), plan.get("layers")) + _away(plan),
+        "recompute": _again(plan) + _away(plan),
         "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
     }
+
+
+def _alone(plan: Mapping[str, Any]) -> str:
+    longest = plan.get("longest")
+    return f", longer rows alone (up to {longest:,})" if _has_longer(plan) else ""
+
+
+def _has_longer(plan: Mapping[str, Any]) -> bool:
+    return int(plan.get("longest") or 0) > int(plan.get("tokens_per_micro") or 0)
+
+
+def _again(plan: Mapping[str, Any]) -> str:
+    layers = plan.get("layers")
+    told = _share(plan.get("recompute_layers"), layers)
+    longer = _share(plan.get("long_recompute_layers"), layers)
+    return f"{told}, {longer} in longer rows" if _has_longer(plan) and longer != told else told
 
 
 def _away(plan: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ NEWEST, LEAST = 9, 3
 FLOOR, CEILING = 0.98, 1.5
 """A prediction is lowered by 2 % at most: short rows measure little and promise nothing. One that
 is raised by half says that something else is wrong."""
+HELD = ("recompute", "long_recompute", "resident")
 Key = tuple[object, ...]
 
 
@@ -40,7 +41,7 @@ def key_of(card: Key, config: Mapping[str, Any], plan: Mapping[str, Any]) -> Key
     flat = {**config, **text} if isinstance(text, Mapping) else config
     model = tuple(flat.get(name) for name in ("model_type", "hidden_size", "num_hidden_layers"))
     layers = plan.get("layers")
-    held = tuple(_share(plan.get(f"{name}_layers"), layers) for name in ("recompute", "resident"))
+    held = tuple(_share(plan.get(f"{name}_layers"), layers) for name in HELD)
     return (*card, *model, plan.get("precision"), plan.get("optimizer"), *held)
 
 

@@ -67,7 +67,8 @@ def on_its_rung(
     longest = min(rows["longest"] or recipe.data.max_tokens, recipe.data.max_tokens)
     half = recipe.data.model_copy(update={"max_tokens": max(8, longest // 2)})
     last = Plan.from_json(mine[-1].plan)
-    last = replace(last, tokens_per_micro=last.micro_batch * half.max_tokens)
+    tokens = last.micro_batch * half.max_tokens
+    last = replace(last, tokens_per_micro=tokens, longest=half.max_tokens)
     less = priced(last, recipe.model_copy(update={"data": half}), config, card, rows)
     raise DoesNotFit(
         f"it ran out of memory on {card.name} on every rung ({told}) of "

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 5
+FORMAT = 6
 """Raise it when the same rows would come out differently: what is cached is then made anew."""
 
 _STAGED = ".staged-"
@@ -52,11 +52,13 @@ class Prepared:
     train_rows: int
     eval_rows: int
     min_length: int
-    """Tokens per training row, after cutting; so are the next four."""
+    """Tokens per training row, after cutting; so are the next five."""
     median_length: int
     p95_length: int
     max_length: int
     mean_length: float
+    length_sample: list[int]
+    """Rows that stand for all, in tokens: evenly spaced quantiles."""
     uncut_p95_length: int
     """The same before cutting; so is the next."""
     uncut_max_length: int

@@ -1,7 +1,7 @@
 """Worst batch first: a run that would die in hour four dies in second four.
 
-One forward and backward over the longest rows there are, and one batch of scoring, before anything
-is trained. Once for a way of running, its rows and a kind of card; what it moved is put back.
+One forward and backward over the fullest micro-steps and the longest rows there are, and one batch
+of scoring, before anything is trained. Once for a way of running, its rows and a kind of card; what it moved is put back.
 """
 
 from __future__ import annotations
@@ -44,11 +44,21 @@ class Rehearsal:
             self.remembered.touch()
 
 
-def worst_batch(rows: Dataset, size: int) -> Rows:
-    """The `size` longest rows as one optimizer batch."""
+def worst_batches(rows: Dataset, size: int, tokens: int) -> list[Rows]:
+    """Of the `size` longest rows: a batch whose first micro-step holds all of `tokens`, for which
+    one row is cut; and one with the rows whole, where the longest goes alone.
+    """
     lengths: Sequence[int] = rows["length"]
-    longest = sorted(range(len(lengths)), key=lambda i: -lengths[i])[:size]
-    return collate(rows[i] for i in longest)
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])[:size]
+    whole = [rows[i] for i in order]
+    filled, left = [], tokens
+    for index, row in enumerate(whole):
+        if lengths[order[index]] > left > 0:
+            row = {name: row[name][:left] for name in ("input_ids", "labels")}
+        left -= min(left, lengths[order[index]])
+        filled.append(row)
+    longer = lengths[order[0]] > tokens
+    return [collate(batch) for batch in ([filled, whole] if longer else [filled])]
 
 
 @contextmanager
@@ -62,14 +72,14 @@ def room_for_moments(step: Step, optimizer_bytes: int) -> Iterator[None]:
         del reserved
 
 
-def train_once(step: Step, worst: Rows) -> None:
-    """Gradients of the worst batch, and nothing of them left."""
+def train_once(step: Step, worst: Sequence[Rows]) -> None:
+    """Gradients of the worst batches, and nothing of them left."""
     device = step.device
     times = CAPTURED_AFTER if device.type == "cuda" else 1
     try:
         with same_chance(device):
-            for _ in range(times):
-                step.forward_backward(worst)
+            for batch in (batch for batch in worst for _ in range(times)):
+                step.forward_backward(batch)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
     finally:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 from workbench.errors import DataError
 from workbench.training.copies import Seen
@@ -14,7 +17,8 @@ from workbench.training.render import Tokens
 
 IGNORED = -100
 """The label of a token without loss, as torch's cross entropy has it."""
-
+SAMPLED = 64
+"""Lengths that stand for those of all rows."""
 
 ANSWER_THEM = "give them an answer, or take them out"
 CLOSE_TURNS = "use a chat template that closes each turn with its end token"
@@ -168,7 +172,7 @@ class Tally:
         """Tokens, after cutting."""
         return max(self._lengths)
 
-    def numbers(self) -> dict[str, int | float]:
+    def numbers(self) -> dict[str, Any]:
         total = sum(length * rows for length, rows in self._lengths.items())
         return {
             "min_length": min(self._lengths),
@@ -176,6 +180,7 @@ class Tally:
             "p95_length": _at(self._lengths, 0.95),
             "max_length": self.longest,
             "mean_length": round(total / self.kept, 2),
+            "length_sample": _quantiles(self._lengths, SAMPLED),
             "target_tokens": self._target_tokens,
             "uncut_p95_length": _at(self._uncut, 0.95),
             "uncut_max_length": max(self._uncut),
@@ -218,6 +223,14 @@ def _at(lengths: Counter[int], share: float) -> int:
         if place < 0:
             return length
     return max(lengths)
+
+
+def _quantiles(lengths: Counter[int], count: int) -> list[int]:
+    """So many lengths, evenly spaced among those of all rows."""
+    known = sorted(lengths)
+    ends = list(accumulate(lengths[length] for length in known))
+    places = ((2 * n + 1) * ends[-1] // (2 * count) for n in range(count))
+    return [known[bisect_right(ends, place)] for place in places]
 
 
 def _learned(tokens: Tokens, limit: int, ends: Set[int]) -> Iterator[bool]:

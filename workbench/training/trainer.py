@@ -29,7 +29,7 @@ from workbench.training.rehearsal import (
     room_for_moments,
     same_chance,
     train_once,
-    worst_batch,
+    worst_batches,
 )
 from workbench.training.step import Lever, Rows
 from workbench.training.step.in_trainer import StepTraining, collate, options_from
@@ -163,7 +163,8 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         self._rehearsed = True
         self.window.pause()
         self.course.emit("phase", name="rehearsing", detail="the longest rows")
-        worst = worst_batch(self.train_dataset, self._rows_per_step)
+        tokens = self.course.plan.tokens_per_micro
+        worst = worst_batches(self.train_dataset, self._rows_per_step, tokens)
         with suppress(Interrupted), same_chance(step.device):  # it is told so again, after the step
             with room_for_moments(step, rehearsal.optimizer_bytes):
                 with control.doing("rehearsing"):

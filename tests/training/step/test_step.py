@@ -50,7 +50,7 @@ def test_plan_and_recipe_decide_its_options() -> None:
     )
     plan = Plan(
         precision="fp16", attention="sdpa", attention_why="", optimizer="adamw_torch",
-        rows_per_step=4, tokens_per_micro=128, micro_steps=2, recompute_layers=3, layers=8,
+        rows_per_step=4, tokens_per_micro=128, longest=64, recompute_layers=3, layers=8,
         predicted_bytes=0, offload=True, off=("graphs",),
     )  # fmt: skip
     made = options_from(plan, recipe)

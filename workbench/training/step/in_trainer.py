@@ -44,6 +44,7 @@ def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
         tokens_per_micro=plan.tokens_per_micro,
         max_length=recipe.data.max_tokens,
         recompute_layers=plan.recompute_layers,
+        long_recompute_layers=plan.long_recompute_layers,
         offload=plan.offload,
         resident_layers=plan.resident_layers,
         learning_rate=train.learning_rate,

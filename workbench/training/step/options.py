@@ -32,6 +32,8 @@ class StepOptions:
     """No row is longer (data.max_tokens)."""
     recompute_layers: int = 0
     """The first so many layers recompute their activations."""
+    long_recompute_layers: int = 0
+    """The same in the pass of a row that is longer than tokens_per_micro."""
     offload: bool = False
     """Inputs of layers that recompute wait in the machine's memory."""
     resident_layers: int = 0

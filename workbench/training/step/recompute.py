@@ -24,7 +24,9 @@ _again = partial(checkpoint, use_reentrant=False, determinism_check="none")
 
 
 class Recompute:
-    """Switches layers on; all others off, whatever someone set before. Undone by restore()."""
+    """Switches the first layers on, all others off, whatever someone set before; use() moves the
+    border, restore() undoes it all.
+    """
 
     def __init__(
         self,
@@ -34,7 +36,7 @@ class Recompute:
         *,
         draws: bool = False,
     ) -> None:
-        """`offload` keeps the layers' inputs. `draws`: layers draw random numbers from torch's
+        """`count`: layers at most. `offload` keeps their inputs. `draws`: layers draw random numbers from torch's
         generator, whose state is then kept; the fused path's masks are functions of (seed, step).
         """
         self.count = min(count, len(layers))
@@ -44,13 +46,17 @@ class Recompute:
             (layer, {name: layer.__dict__.get(name) for name in _FLAGS}) for layer in layers
         ]
         for index, layer in enumerate(layers):
-            if not isinstance(layer, GradientCheckpointingLayer):
-                continue
-            attributes: dict[str, Any] = layer.__dict__
-            attributes["gradient_checkpointing"] = index < self.count
-            attributes["_gradient_checkpointing_func"] = (
-                again if offload is None else partial(_away, again, offload, index)
-            )
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.__dict__["_gradient_checkpointing_func"] = (
+                    again if offload is None else partial(_away, again, offload, index)
+                )
+        self.use(self.count)
+
+    def use(self, count: int) -> None:
+        """So many layers recompute in the next pass."""
+        for index, (layer, _) in enumerate(self._were):
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.__dict__["gradient_checkpointing"] = index < count
 
     def restore(self) -> None:
         for layer, were in self._were:

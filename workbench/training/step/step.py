@@ -224,13 +224,20 @@ class Step:
             self._on("chunked_head", "gradient in the forward pass, chunk by chunk")
 
     def _make_recompute(self, parts: Parts) -> Recompute:
-        options = self.options
-        asked = len(parts.layers) if "no_recompute" in options.off else options.recompute_layers
-        count = min(asked, len(parts.layers))
+        count = self._again(alone=True)
         # PEFT's dropout draws from torch's generator, wherever it is not ours that is applied.
         drops = any(isinstance(one, nn.Dropout) and one.p > 0 for one in parts.layers.modules())
         draws = drops and (self._fused is None or bool(self._unowned))
         return Recompute(parts.layers, count, self._offload(parts, count), draws=draws)
+
+    def _again(self, *, alone: bool) -> int:
+        """Layers that recompute: where one row longer than tokens_per_micro goes `alone`, or not."""
+        assert self._parts is not None
+        options, layers = self.options, len(self._parts.layers)
+        asked = options.recompute_layers
+        if alone:
+            asked = max(asked, options.long_recompute_layers)
+        return layers if "no_recompute" in options.off else min(asked, layers)
 
     def _offload(self, parts: Parts, count: int) -> Offload | None:
         options = self.options
@@ -301,9 +308,11 @@ class Step:
         if self._wanted("whole_batch"):
             self._on("whole_batch", f"up to {options.rows_per_micro} rows a micro-step")
         if self._wanted("no_recompute"):
-            count = self._recompute.count if self._recompute else 0
-            where = ", inputs in the machine's memory" if options.offload else ""
-            self._on("no_recompute", f"{count} layers recompute{where if count else ''}")
+            count = self._again(alone=False) if self._recompute else 0
+            longer = self._again(alone=True) if self._recompute else 0
+            where = ", inputs in the machine's memory" if options.offload and count else ""
+            rare = f", {longer} in a longer row" if longer > count else ""
+            self._on("no_recompute", f"{count} layers recompute{rare}{where}")
         if self._wanted("flat_adamw"):
             self._on("flat_adamw", f"{self.flat.values.numel():,} elements in one buffer")
         if self._wanted("ring"):
@@ -324,6 +333,9 @@ class Step:
             longest = bucket(max(self.options.max_length, max_length))
             tokens = bucket(part.tokens)
             max_length = max(min(tokens, longest), grain(tokens))
+        if self._recompute is not None:
+            most = bucket(self.options.tokens_per_micro or part.tokens)
+            self._recompute.use(self._again(alone=bucket(part.tokens) > most))
         self._runner.run(
             part,
             tokens,
