@@ -59,8 +59,10 @@ warnings.simplefilter("ignore")
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-PERIOD = 8
+PERIOD = 16
 """Optimizer batches before the rows repeat: a warm-up of so many has seen every shape."""
+TOLD = slice(22, 30)
+"""Steps whose mean loss is told."""
 HEADER = 48
 """Tokens of a chat header and system line before each row."""
 
@@ -265,7 +267,7 @@ class Bench:
             trainer.train()
             result = clock.result
             result.losses = [round(float(loss), 4) for loss in trainer.kept]
-            result.loss = statistics.mean(result.losses[-PERIOD:])
+            result.loss = statistics.mean(result.losses[TOLD] or result.losses)
             if (step := getattr(trainer, "step", None)) is not None:
                 told = step.options
                 result.notes["plan"] = {
@@ -644,7 +646,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--settings", type=names, default=["guide"])
     parser.add_argument("--contestants", type=names, default=["a", "b", "c", "d", "e"])
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=30, help="until the loss is told")
+    parser.add_argument("--steps", type=int, default=30, help="at least, in a first turn")
     parser.add_argument("--timed", type=int, default=PERIOD)
     parser.add_argument("--profiled", type=int, default=PERIOD)
     parser.add_argument("--peer", type=Path, help="a folder with the peer's packages")

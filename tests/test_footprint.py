@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from workbench.cards import CAP_SLACK_BYTES, Card
 from workbench.errors import DoesNotFit, ModelError, WorkbenchError
 from workbench.footprint import ModelShape, Plan, choose_plan, named_config, precision_for
-from workbench.footprint.choose import limit_bytes, priced
+from workbench.footprint.choose import RESIDENT_SHARE, limit_bytes, priced
 from workbench.footprint.ladder import Fall, climb_down, kind_of
 from workbench.footprint.shapes import _SHAPES
 from workbench.recipe import Recipe, apply_settings
@@ -185,7 +185,7 @@ class TestChoice:
         assert (plan.recompute_layers, plan.resident_layers) == (0, 32)
 
     def test_less_room_means_fewer_unpacked_layers_then_finer_steps_or_recompute(self) -> None:
-        plans = [choose_plan(GUIDE, LLAMA, card(gib)) for gib in (48, 24, 16, 12, 8)]
+        plans = [choose_plan(GUIDE, LLAMA, card(gib)) for gib in (48, 24, 16, 9, 8.5)]
         unpacked = [plan.resident_layers for plan in plans]
         assert unpacked == sorted(unpacked, reverse=True)
         assert [plan.recompute_layers for plan in plans[:3]] == [0, 0, 0]
@@ -201,10 +201,49 @@ class TestChoice:
 
     def test_short_rows_are_what_the_cut_is_chosen_for(self) -> None:
         """Two whole rows fit; four of average length do too, and then one micro-step is best."""
-        tight = card(12)
+        tight = card(8.5)
         long, short = (choose_plan(GUIDE, LLAMA, tight, sample=[mean]) for mean in (512, 64))
         assert short.recompute_layers < long.recompute_layers
         assert short.tokens_per_micro >= 512
+
+    def test_rows_that_are_seldom_long_do_not_decide_how_the_others_run(self) -> None:
+        """One row in 64 is of 2,048 tokens, the others of 256."""
+        recipe = with_(data__max_tokens=2048)
+        unread = choose_plan(recipe, LLAMA, card(12))
+        plan = choose_plan(recipe, LLAMA, card(12), sample=[256] * 63 + [2048])
+        assert unread.recompute_layers > 5
+        assert plan.recompute_layers == 0
+        assert 256 <= plan.tokens_per_micro < 2048
+        assert plan.long_recompute_layers >= unread.recompute_layers
+        assert plan.predicted_bytes <= limit_bytes(card(12))
+        less = replace(plan, long_recompute_layers=plan.long_recompute_layers - 1, eval_batch=1)
+        taken = priced(less, recipe, LLAMA, card(12)).predicted_bytes
+        assert taken > limit_bytes(card(12)) * RESIDENT_SHARE
+        for asked in ("on", "off"):
+            fixed = with_(data__max_tokens=1024, train__gradient_checkpointing=asked)
+            made = choose_plan(fixed, LLAMA, card(12), sample=[256] * 63 + [1024])
+            assert made.tokens_per_micro >= 1024
+
+    def test_a_micro_step_is_as_large_as_batches_are(self) -> None:
+        """Four rows of up to 512 tokens, but seldom more than 1,100 together."""
+        lengths = list(range(150, 350, 5)) + [512]
+        whole = choose_plan(GUIDE, LLAMA, card(24))
+        plan = choose_plan(GUIDE, LLAMA, card(24), sample=lengths)
+        assert whole.tokens_per_micro == 2048
+        assert 900 < plan.tokens_per_micro < 1500
+        assert plan.tokens_per_micro % 64 == 0
+        assert plan.resident_layers > whole.resident_layers
+        assert plan.micro_steps == 2
+
+    def test_the_longest_rows_come_together_where_rows_are_grouped(self) -> None:
+        lengths = [100] * 60 + [500] * 4
+        mixed, grouped = (
+            choose_plan(
+                with_(data__group_by_length=group), LLAMA, card(12), longest=500, sample=lengths
+            )
+            for group in (False, True)
+        )
+        assert grouped.tokens_per_micro >= mixed.tokens_per_micro
 
     def test_a_family_that_trains_plainly_recomputes_all_layers_or_none(self) -> None:
         other = {**LLAMA, "model_type": "olmo2"}
@@ -285,6 +324,13 @@ class TestChoice:
         plan = choose_plan(GUIDE, LLAMA, card(24))
         assert Plan.from_json(plan.to_json()) == plan
 
+    def test_a_plan_of_before_tells_its_longest_row_by_its_micro_steps(self) -> None:
+        plan = choose_plan(with_(train__batch_size=8), LLAMA, card(16))
+        told = plan.to_json()
+        del told["longest"], told["long_recompute_layers"]
+        assert told["micro_steps"] == plan.micro_steps > 1
+        assert Plan.from_json(told).longest == 512
+
 
 class TestRefusal:
     def refusal(self, recipe: Recipe, on: Card) -> DoesNotFit:
@@ -305,7 +351,7 @@ class TestRefusal:
         assert "lower lora.rank to 16" in self.refusal(with_(lora__rank=64), card(8)).mend
 
     def test_recompute_is_named_where_it_would_fit(self) -> None:
-        recipe = with_(train__gradient_checkpointing="off", data__max_tokens=2048)
+        recipe = with_(train__gradient_checkpointing="off", data__max_tokens=4096)
         assert "train.gradient_checkpointing: auto" in self.refusal(recipe, card(16)).mend
 
     def test_four_bits_are_named_where_they_would_fit(self) -> None:

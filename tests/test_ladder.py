@@ -9,7 +9,7 @@ import pytest
 
 from workbench.cards import Card
 from workbench.footprint import Plan
-from workbench.footprint.ladder import Fall, climb_down, kind_of, squeeze
+from workbench.footprint.ladder import Fall, climb_down, kind_of, squeeze, words
 
 CARD = Card(uuid="GPU-1", kind="cuda", name="RTX 3090", total_bytes=24 << 30, capability=(8, 6))
 PLAN = Plan(
@@ -50,6 +50,23 @@ def test_training_gives_up_unpacked_layers_then_rows_then_what_recompute_saves(s
         changed(resident_layers=0, micro_steps=4, recompute_layers=32),
         changed(resident_layers=0, micro_steps=4, recompute_layers=32, offload=True),
     ]
+
+
+def test_longer_rows_that_go_alone_recompute_all_before_the_others_do() -> None:
+    keys = ("tokens_per_micro", "recompute_layers", "long_recompute_layers", "offload")
+    plan = replace(PLAN, longest=2048, tokens_per_micro=1280, long_recompute_layers=9)
+    plan, told = replace(plan, resident_layers=0), []
+    while (lower := squeeze(plan)) is not None:
+        told.append(tuple(getattr(lower, key) for key in keys))
+        plan = lower
+    assert told == [(1280, 0, 32, False), (1280, 32, 32, False), (2048, 32, 32, True)]
+
+
+def test_what_is_no_number_of_rows_comes_down_to_one() -> None:
+    plan = replace(PLAN, resident_layers=0, tokens_per_micro=800)
+    assert squeeze(plan) == replace(plan, tokens_per_micro=512)
+    assert words(plan) == "800 tokens at a time"
+    assert words(PLAN) == "4 rows × 1"
 
 
 def test_without_recompute_it_ends_at_one_row() -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import nn
 
 from tests.training.test_ladder import holds
 from tests.training.trials import Bench, halt_at, plan, recipe
 from workbench.events import Outcome
 from workbench.fleet import Halt
+from workbench.training.rehearsal import worst_batches
 
 SETTINGS: dict[str, Any] = {
     "train__epochs": 2,
@@ -70,6 +72,24 @@ def test_it_tries_the_longest_rows_there_are(tmp_path: Path) -> None:
         hook.remove()
     assert sizes[0] == (True, max(size for trains, size in sizes if trains))
     assert sizes[1] == (False, max(size for trains, size in sizes if not trains))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (40, [(20, 15, 5, 8)]),  # the third row is cut to what there is room for
+        (43, [(20, 15, 8, 8)]),
+        (12, [(12, 15, 10, 8), (20, 15, 10, 8)]),  # the longest go alone, so as they are as well
+    ],
+)
+def test_the_worst_batches_fill_a_micro_step(tokens: int, expected: list[Any]) -> None:
+    lengths = [8, 20, 3, 10, 15]
+    rows = Dataset.from_list(
+        [{"input_ids": [7] * n, "labels": [7] * n, "length": n} for n in lengths]
+    )
+    made = worst_batches(rows, 4, tokens)
+    assert [batch.lengths for batch in made] == expected
+    assert made[0].cut(4, tokens)[0].tokens == tokens
 
 
 def test_it_is_remembered_until_plan_or_rows_are_others(tmp_path: Path) -> None:

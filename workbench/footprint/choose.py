@@ -22,7 +22,7 @@ from workbench.recipe.schema import Recipe
 
 DRIVER_BYTES = GIB // 2
 """Of NVML's total, what no process gets: 0.47 GiB on an H100 (NVML's total less CUDA's)."""
-RESIDENT_SHARE = 0.95
+RESIDENT_SHARE = 0.98
 """Of the room, up to which layers are kept unpacked: what only saves time leaves some."""
 FINER = 1.08
 """Ratio of sizes that a micro-step is tried with, where lengths are known."""

@@ -44,32 +44,33 @@ def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
     value = VALUE_BYTES[precision]
     width, ffn, q, kv = shape.width, shape.ffn, shape.q_width, shape.kv_width
     shared = kv == q
-    widths = 2 * shape.norms  # each norm's input and output: the next product's input, or added
-    if shape.norms == 4:
-        widths -= 2  # the outputs of the two norms behind the products are added, not kept
+    # Of norms the input; what they give, and the gated activation, are made again (remake.py).
+    norms = shape.norms * width
     low = value * lora.rank * len(targeted(shape, lora))
-    mixed = q + 2 * kv  # the output of their product, which lives as long as v, a slice of it
-    mixed += q + kv  # turned q and k
-    if kernel in ("efficient", "dense") and not shared:
-        mixed = q + 2 * q  # turned q; k and v once for every query head
-    if shape.head_norms:
-        mixed += q + kv  # the inputs of the norms on queries and keys
+    product = q + 2 * kv  # of the three projections; it lives as long as any slice of it
+    if kernel not in ("efficient", "dense"):
+        mixed = product + (q + kv if shape.head_norms else 0)  # q and k are turned where they are
+    elif shared:
+        mixed = product + q + kv  # turned q and k
+    else:
+        mixed = 3 * q  # turned q; k and v once for every query head
+        mixed += product if shape.head_norms else 0  # whose norms keep q and k as they came
     mixed += q  # attention's output, which the next product reads
     numbers = 4 * shape.norms + 4 * shape.heads  # fp32: a norm's one a row, attention's log-sums
     if shape.head_norms:
         numbers += 4 * (shape.heads + shape.kv_heads)
-    # Going backward through the feed-forward half, gradients take the place of the gated activation
-    # and of what it was made of; on top of them is that of the residual stream.
-    gated = value * width
+    # Going backward through the feed-forward half, gradients take the place of the gated activation,
+    # made again, and of what it was made of; besides them is that of the residual stream.
+    gated = value * (width + ffn)
     # Through attention, when the feed-forward half has gone: gradients of its output, of q, k, v,
     # an fp32 accumulator of dq, and dk and dv for every query head before they are summed.
-    half = value * (widths // 2 * width + 3 * ffn)
+    half = value * (norms // 2 + 2 * ffn)
     attended = value * (width + 2 * q + 2 * kv + (0 if shared else 2 * q)) + 4 * q - half
     cast = value if value < 4 else 0
     dense = kernel == "dense"
     return Layer(
         input=value * width,
-        kept=value * (widths * width + mixed + 3 * ffn) + low + numbers,
+        kept=value * (norms + mixed + 2 * ffn) + low + numbers,
         peak=gated,
         attended=attended,
         kept_pairs=shape.heads * (4 + cast + (4 if shape.softcap else 0)) + 1 if dense else 0,

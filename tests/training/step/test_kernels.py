@@ -88,6 +88,21 @@ def test_rms_norm(gemma: bool) -> None:
     torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["tokens first", "heads first"])
+def test_rms_norm_of_heads_reads_them_where_they_lie(turned: bool) -> None:
+    both, weight = drawn(1, 5, 3 * 16 + 8).requires_grad_(), drawn(16, seed=1)
+    x = both[..., :48].view(1, 5, 3, 16)
+    x = x.transpose(1, 2) if turned else x
+    want = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight
+    dy = drawn(*want.shape, seed=2)
+    (want_dx,) = torch.autograd.grad(want, both, dy)
+    got = triton_ops.RmsNorm.apply(x, weight, 1e-5, False)
+    assert got.grad_fn.saved_tensors[0].data_ptr() == both.data_ptr()
+    (dx,) = torch.autograd.grad(got, both, dy)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("kind", ["apart", "chunked", "one"])
 def test_gated_linear(gelu: bool, kind: str) -> None:
@@ -114,10 +129,13 @@ def test_rotary() -> None:
     want = x * cos[:, None] + torch.cat([-right, left], -1) * sin[:, None]
     dy = drawn(1, 3, 13, 16, seed=2)
     (want_dx,) = torch.autograd.grad(want, x, dy, retain_graph=True)
-    got = triton_ops.Rotary.apply(x, cos, sin)
-    (dx,) = torch.autograd.grad(got, x, dy)
-    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)
+    for in_place in (False, True):
+        turned = x * 1  # strides as x has them
+        got = triton_ops.Rotary.apply(turned, cos, sin, in_place)
+        assert (got.data_ptr() == turned.data_ptr()) == in_place
+        (dx,) = torch.autograd.grad(got, x, dy)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

@@ -110,6 +110,24 @@ def test_cutting_the_batch_changes_no_number(model_of: ModelOf, rows: Rows) -> N
     assert_same_gradients(model, rows, Step(model, options(rows_per_micro=3, tokens_per_micro=20)))
 
 
+def test_in_a_row_that_goes_alone_more_layers_recompute(model_of: ModelOf, rows: Rows) -> None:
+    model = model_of(sizes={"num_hidden_layers": 3})
+    how = options(tokens_per_micro=16, recompute_layers=1, long_recompute_layers=3)
+    step, calls = Step(model, how), []
+    hooks = [
+        module.register_forward_pre_hook(lambda *_: calls.append(1))
+        for name, module in model.named_modules()
+        if name.endswith("mlp")
+    ]
+    step.forward_backward(rows)
+    assert rows.lengths == (5, 17, 9, 12)
+    assert len(calls) == 4 + 6 + 4 + 4
+    assert step.levers()[2].why == "1 layers recompute, 3 in a longer row"
+    for hook in hooks:
+        hook.remove()
+    assert_same_gradients(model, rows, step)
+
+
 @pytest.mark.parametrize("lora", [{}, {"use_dora": True}], ids=str)
 def test_layers_that_draw_masks_of_their_own_draw_the_same_again(
     lora: dict[str, Any], model_of: ModelOf, rows: Rows

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import AttentionInterface, AutoConfig
 
 from workbench.cards import Card
-from workbench.footprint import ModelShape, named_config
+from workbench.footprint import ModelShape, Plan, named_config
 from workbench.footprint.kernels import kernel_for
-from workbench.footprint.micro import bucket
+from workbench.footprint.micro import bucket, parts
 from workbench.footprint.shape import FAMILIES
 from workbench.training.base import DTYPES
 from workbench.training.step import Rows, collate
@@ -27,6 +27,22 @@ from workbench.training.step.rows import IGNORE, Micro, examples_of, fill, size_
 
 CPU = torch.device("cpu")
 LLAMA = named_config("llama-3.2-1b") or {}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=24),
+    most=st.integers(1, 900),
+)
+def test_the_planner_cuts_as_the_step_does(lengths: list[int], most: int) -> None:
+    rows = collate({"input_ids": [7] * length} for length in lengths)
+    told = [part.tokens for part in rows.cut(len(lengths), most)]
+    assert list(parts(lengths, most)) == told
+    planned = Plan(
+        precision="bf16", attention="sdpa", attention_why="", optimizer="sgd", layers=1,
+        rows_per_step=len(lengths), tokens_per_micro=most, longest=max(lengths), predicted_bytes=1,
+    )  # fmt: skip
+    assert len(told) <= planned.micro_steps <= len(lengths)
 
 
 @settings(max_examples=100, deadline=None)

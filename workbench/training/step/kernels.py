@@ -241,11 +241,16 @@ def nf4_dequantize(
 
 
 @triton.jit
-def rms_norm(x, weight, out, rstd, width, eps, GEMMA: tl.constexpr, BLOCK: tl.constexpr):
+def rms_norm(
+    x, weight, out, rstd, width, inner, outer_stride, inner_stride, eps,
+    GEMMA: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A row a program; x has them in two dimensions, the second `inner` long."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < width
-    value = tl.load(x + row * width + at, mask=inside, other=0.0).to(tl.float32)
+    x += row // inner * outer_stride + row % inner * inner_stride
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     inverse = tl.rsqrt(tl.sum(value * value, 0) / width + eps)
     tl.store(rstd + row, inverse)
     w = tl.load(weight + at, mask=inside, other=0.0)
@@ -257,7 +262,11 @@ def rms_norm(x, weight, out, rstd, width, eps, GEMMA: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit
-def rms_norm_backward(dy, x, weight, rstd, dx, width, GEMMA: tl.constexpr, BLOCK: tl.constexpr):
+def rms_norm_backward(
+    dy, x, weight, rstd, dx, width, inner, outer_stride, inner_stride,
+    GEMMA: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dy and dx are contiguous; x as in the forward pass."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < width
@@ -265,7 +274,8 @@ def rms_norm_backward(dy, x, weight, rstd, dx, width, GEMMA: tl.constexpr, BLOCK
     if GEMMA:
         w += 1.0
     inverse = tl.load(rstd + row)
-    normal = tl.load(x + row * width + at, mask=inside, other=0.0).to(tl.float32) * inverse
+    x += row // inner * outer_stride + row % inner * inner_stride
+    normal = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * inverse
     wdy = tl.load(dy + row * width + at, mask=inside, other=0.0).to(tl.float32) * w
     mean = tl.sum(wdy * normal, 0) / width
     tl.store(
@@ -330,12 +340,14 @@ def rotate(
     H,
     x_stride_t,
     x_stride_h,
+    out_stride_t,
+    out_stride_h,
     SIGN: tl.constexpr,
     HALF: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One token's heads; out is (T, H, 2·HALF), contiguous."""
+    """One token's heads, 2·HALF wide; out may be x."""
     t = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     d = tl.arange(0, BLOCK_D)
@@ -346,7 +358,7 @@ def rotate(
     at = t * x_stride_t + h[:, None] * x_stride_h + d[None, :]
     left = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     right = tl.load(x + at + HALF, mask=inside, other=0.0).to(tl.float32)
-    to = out + (t * H + h[:, None]) * (2 * HALF) + d[None, :]
+    to = out + t * out_stride_t + h[:, None] * out_stride_h + d[None, :]
     tl.store(to, (left * c - right * s).to(out.dtype.element_ty), mask=inside)
     tl.store(to + HALF, (right * c + left * s).to(out.dtype.element_ty), mask=inside)
 

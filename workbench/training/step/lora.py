@@ -1,7 +1,7 @@
 """LoRA projections as one autograd function per group that shares an input.
 
 Saves, against PEFT over bitsandbytes: the input is kept once a group instead of once a projection
-and once more per dropout; no mask is kept; a weight is unpacked once a pass, into a shared
+and once more per dropout, or not at all (remake.py); no mask is kept; a weight is unpacked once a pass, into a shared
 workspace; the low-rank product is added in place instead of through three temporaries; gradients
 go straight into the flat buffer. PEFT's modules and state dict stay, only their `forward` is
 replaced. LoRA: Hu et al. 2022, arXiv 2106.09685; the hand-written backward is Unsloth's idea
@@ -24,11 +24,10 @@ from workbench.training.step import triton_ops
 from workbench.training.step.frozen import FrozenWeight, Workspace
 from workbench.training.step.masks import dropped
 from workbench.training.step.optimizer import FlatParameters
+from workbench.training.step.remake import Remake, remake_of
 
 SHARING = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of projections that read the same tensor in every family of the allow-list."""
-LAST_READER = "down_proj"
-"""Keeps an input, the gated activation, that nothing else keeps: its gradient takes its place."""
 
 
 def together(names: list[str]) -> list[int]:
@@ -114,14 +113,14 @@ class Group:
     anchor: nn.Parameter | None
     """Any trained parameter of the group, so that autograd visits it though its input is frozen."""
     workspace: Workspace
-    last_reader: bool = False
-    """Its input may be overwritten in the backward pass, by a kernel that reads it first."""
+    reads_once: bool = False
+    """Going backward, one kernel reads the input, and may write its gradient in its place."""
     _made_for: Tensor | None = None
     _made: dict[int, Tensor] = field(default_factory=dict)
 
     def forward(self, index: int, x: Tensor) -> Tensor:
         if self._made_for is not x or index not in self._made:
-            outs = _Projections.apply(x, self.anchor, self)  # type: ignore[no-untyped-call]
+            outs = _Projections.apply(x, self.anchor, self, remake_of(x))  # type: ignore[no-untyped-call]
             self._made_for, self._made = x, dict(enumerate(outs))
         out = self._made.pop(index)
         if not self._made:
@@ -170,32 +169,46 @@ class Group:
 
 class _Projections(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor | None, group: Group) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, anchor: Tensor | None, group: Group, remake: Remake | None
+    ) -> tuple[Tensor, ...]:
         x_TK = x.reshape(-1, x.shape[-1])
         keys_S2 = group.draw.keys_S2
         lows = [_down(x_TK, stack, keys_S2) for stack in group.stacks]
         outs = group.products(x_TK, lows)
-        ctx.save_for_backward(x, *lows)
+        kept: tuple[Tensor, ...] = ()
+        if group.stacks:  # else nothing of x is asked for again
+            kept = remake.kept if remake is not None else (x,)
+        ctx.save_for_backward(*kept, *lows)
         ctx.group, ctx.keys_S2, ctx.first = group, keys_S2, group.draw.first
+        ctx.shape, ctx.kept = x.shape, len(kept)
+        ctx.make = None if remake is None else remake.make
         return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
-        x, *lows = ctx.saved_tensors
-        x_TK = x.reshape(-1, x.shape[-1])
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
+        group, saved = ctx.group, ctx.saved_tensors
+        kept, lows = saved[: ctx.kept], saved[ctx.kept :]
+        if not kept:
+            x, ours = grads[0].new_empty(ctx.shape), True
+        elif ctx.make is None:
+            x, ours = kept[0], False
+        else:
+            x, ours = ctx.make(*kept), group.reads_once
+        x_TK = x.reshape(-1, ctx.shape[-1])
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = _Sum(x_TK if ctx.group.last_reader else torch.empty_like(x_TK))
+            dx = _Sum(x_TK if ours else torch.empty_like(x_TK))
         dys = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-        for stack, low_PTR in zip(ctx.group.stacks, lows, strict=True):  # before the large products
+        for stack, low_PTR in zip(group.stacks, lows, strict=True):  # before the large products
             ours = [dys[index] for index in stack.members]
             _low_rank_backward(x_TK, dx, ours, low_PTR, stack, ctx.keys_S2, first=ctx.first)
-        for part, dy_TN in zip(ctx.group.projections, dys, strict=True):
+        for part, dy_TN in zip(group.projections, dys, strict=True):
             if dx is not None:
                 dx.total.addmm_(dy_TN, part.weight.dense(), beta=int(dx.begin()))
             if part.grad_bias_N is not None:
                 part.grad_bias_N.add_(dy_TN.sum(0, dtype=part.grad_bias_N.dtype))
-        return (None if dx is None else dx.total.view(x.shape)), None, None
+        return (None if dx is None else dx.total.view(ctx.shape)), None, None, None
 
 
 @dataclass(slots=True)
@@ -329,9 +342,10 @@ class FusedProjections:
             rows = sum(part.weight.shape_NK[0] for part in parts)
             self._workspace.reserve(rows * parts[0].weight.shape_NK[1])
         anchor = trained[0] if trained else None
-        fused = triton_ops.usable(self._flat.values.device)  # torch's form reads x more than once
-        last = fused and [part.name for part in parts] == [LAST_READER]
-        return Group(parts, self._stacks(parts), self.draw, anchor, self._workspace, last)
+        stacks = self._stacks(parts)
+        # Torch's form reads it more than once.
+        once = triton_ops.usable(self._flat.values.device) and len(stacks) == 1
+        return Group(parts, stacks, self.draw, anchor, self._workspace, once)
 
     def _stacks(self, parts: list[Projection]) -> list[Stack]:
         """One for all adapters of the group when they are alike and lie together, else one each."""

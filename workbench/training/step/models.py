@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from workbench.footprint.shape import AROUND, FAMILIES, OWN_DROPOUTS
 from workbench.training.step import triton_ops
 from workbench.training.step.head import Head
+from workbench.training.step.remake import remember
 
 GELU = frozenset({"gelu_pytorch_tanh", "gelu_tanh"})
 
@@ -61,7 +63,9 @@ def parts_of(model: PeftModel | nn.Module) -> Parts | str:
 class SmallKernels:
     """RMSNorm, rotary and gated-linear kernels on one model, while it is training."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, *, turn_in_place: bool) -> None:
+        """`turn_in_place`: attention keeps queries and keys as they come, so that turning them where
+        they are saves a copy."""
         self._were: list[tuple[dict[str, Any], str, Any]] = []
         gemma = parts.config.model_type.startswith("gemma")
         for module in parts.decoder.modules():
@@ -76,7 +80,7 @@ class SmallKernels:
         if "apply_rotary_pos_emb" in names:
             plain = names["apply_rotary_pos_emb"]
             self._were.append((names, "apply_rotary_pos_emb", plain))
-            names["apply_rotary_pos_emb"] = _rotary(plain)
+            names["apply_rotary_pos_emb"] = _rotary(plain, in_place=turn_in_place)
 
     def restore(self) -> None:
         for attributes, name, was in reversed(self._were):
@@ -100,7 +104,10 @@ def _norm(module: Any, gemma: bool) -> Callable[[Tensor], Tensor]:
             result: Tensor = plain(x)
             return result
         out: Tensor = triton_ops.RmsNorm.apply(x, module.weight, eps, gemma)  # type: ignore[no-untyped-call]
-        return out
+        return remember(out, again, x, module.weight)
+
+    def again(x: Tensor, weight: Tensor) -> Tensor:
+        return triton_ops.normed(x, weight, eps=eps, gemma=gemma)[0]
 
     return forward
 
@@ -115,21 +122,26 @@ def _gated(mlp: Any, config: Any) -> Callable[[Tensor], Tensor] | None:
         if not mlp.training:
             result: Tensor = plain(x)
             return result
-        gate, up = (mlp.gate_up_proj(x), None) if fused else (mlp.gate_proj(x), mlp.up_proj(x))
-        out: Tensor = mlp.down_proj(triton_ops.GatedLinear.apply(gate, up, gelu))  # type: ignore[no-untyped-call]
+        parts = [mlp.gate_up_proj(x)] if fused else [mlp.gate_proj(x), mlp.up_proj(x)]
+        gate, up = parts[0], None if fused else parts[1]
+        inner: Tensor = triton_ops.GatedLinear.apply(gate, up, gelu)  # type: ignore[no-untyped-call]
+        out: Tensor = mlp.down_proj(remember(inner, again, *parts))
         return out
 
+    again = partial(triton_ops.gated, gelu=gelu)
     return forward
 
 
-def _rotary(plain: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+def _rotary(
+    plain: Callable[..., tuple[Tensor, Tensor]], *, in_place: bool
+) -> Callable[..., tuple[Tensor, Tensor]]:
     def apply(
         q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
     ) -> tuple[Tensor, Tensor]:
         one = q.shape[0] == 1 and unsqueeze_dim == 1 and cos.shape[-1] == q.shape[-1]
         if not (one and torch.is_grad_enabled() and triton_ops.usable(q.device)):
             return plain(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
-        turned = [triton_ops.Rotary.apply(x, cos, sin) for x in (q, k)]  # type: ignore[no-untyped-call]
+        turned = [triton_ops.Rotary.apply(x, cos, sin, in_place) for x in (q, k)]  # type: ignore[no-untyped-call]
         return turned[0], turned[1]
 
     return apply

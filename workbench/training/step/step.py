@@ -216,7 +216,8 @@ class Step:
             self._fuse(parts)
         if self._wanted("small_kernels"):
             if triton_ops.usable(self.device):
-                self._small = SmallKernels(parts)
+                in_place = self._choice.kind in ("package", "torch")
+                self._small = SmallKernels(parts, turn_in_place=in_place)
                 self._on("small_kernels", "Triton")
             else:
                 self._off("small_kernels", triton_ops.why_not(self.device))
@@ -334,8 +335,8 @@ class Step:
             tokens = bucket(part.tokens)
             max_length = max(min(tokens, longest), grain(tokens))
         if self._recompute is not None:
-            most = bucket(self.options.tokens_per_micro or part.tokens)
-            self._recompute.use(self._again(alone=bucket(part.tokens) > most))
+            most = self.options.tokens_per_micro or part.tokens
+            self._recompute.use(self._again(alone=part.tokens > most))
         self._runner.run(
             part,
             tokens,

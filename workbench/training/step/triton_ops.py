@@ -143,18 +143,14 @@ def nf4_dequantize(packed: Tensor, state: Any, out: Tensor) -> Tensor:
 
 
 class RmsNorm(torch.autograd.Function):
-    """Forward and backward in one launch each; saves the input and one number a row."""
+    """Forward and backward in one launch each; saves the input and one number a row. Heads' norms
+    read queries and keys where they lie.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool) -> Tensor:
-        x = x.contiguous()
-        width = x.shape[-1]
-        out, rows = torch.empty_like(x), x.numel() // width
-        rstd = x.new_empty(rows, dtype=torch.float32)
-        ctx.launch = {"num_warps": 4 if width <= 4096 else 8}
-        _kernels().rms_norm[(rows,)](
-            x, weight, out, rstd, width, eps, gemma, _power(width), **ctx.launch
-        )
+        x = x if _rows(x) else x.contiguous()
+        out, rstd = normed(x, weight, eps=eps, gemma=gemma)
         ctx.save_for_backward(x, weight, rstd)
         ctx.gemma = gemma
         return out
@@ -162,11 +158,39 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         x, weight, rstd = ctx.saved_tensors
-        dy, dx, width = dy.contiguous(), torch.empty_like(x), x.shape[-1]
+        dy, width = dy.contiguous(), x.shape[-1]
+        dx = x.new_empty(x.shape)
         _kernels().rms_norm_backward[(rstd.numel(),)](
-            dy, x, weight, rstd, dx, width, ctx.gemma, _power(width), **ctx.launch
-        )
+            dy, x, weight, rstd, dx, width, *_rows(x), ctx.gemma, _power(width),
+            num_warps=_warps(width),
+        )  # fmt: skip
         return dx, None, None, None
+
+
+def normed(x: Tensor, weight: Tensor, *, eps: float, gemma: bool) -> tuple[Tensor, Tensor]:
+    """(out, contiguous; the inverse root mean square of each row)."""
+    width = x.shape[-1]
+    out, rstd = x.new_empty(x.shape), x.new_empty(x.numel() // width, dtype=torch.float32)
+    _kernels().rms_norm[(rstd.numel(),)](
+        x, weight, out, rstd, width, *_rows(x), eps, gemma, _power(width),
+        num_warps=_warps(width),
+    )  # fmt: skip
+    return out, rstd
+
+
+def _warps(width: int) -> int:
+    return 4 if width <= 4096 else 8
+
+
+def _rows(x: Tensor) -> tuple[int, int, int] | tuple[()]:
+    """How x's rows lie: (size of the inner dimension, strides of the outer and of it); () where
+    there are more dimensions than two of them.
+    """
+    if x.is_contiguous():
+        return 1, x.shape[-1], 0
+    if x.ndim == 4 and x.shape[0] == 1 and x.stride(3) == 1:
+        return x.shape[2], x.stride(1), x.stride(2)
+    return ()
 
 
 class GatedLinear(torch.autograd.Function):
@@ -178,15 +202,9 @@ class GatedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor | None, gelu: bool) -> Tensor:
-        gate_TN, up_TN = _halves(gate) if up is None else (_flat(gate), _flat(up))
-        width = gate_TN.shape[1]
-        out = gate.new_empty(*gate.shape[:-1], width)
-        block = min(2048, _power(width))
-        _kernels().glu[(gate_TN.shape[0], _split(width, block))](
-            gate_TN, up_TN, out, width, gate_TN.stride(0), up_TN.stride(0), gelu, block
-        )
-        ctx.save_for_backward(*((_flat(gate),) if up is None else (gate_TN, up_TN)))
-        ctx.gelu, ctx.block = gelu, block
+        out = gated(gate, up, gelu=gelu)
+        ctx.save_for_backward(*((_flat(gate),) if up is None else (_flat(gate), _flat(up))))
+        ctx.gelu = gelu
         return out
 
     @staticmethod
@@ -194,12 +212,23 @@ class GatedLinear(torch.autograd.Function):
         gate_TN, up_TN = saved if len(saved := ctx.saved_tensors) == 2 else _halves(saved[0])
         shape, dy = dy.shape, dy.contiguous()
         width = shape[-1]
-        _kernels().glu_backward[(gate_TN.shape[0], _split(width, ctx.block))](
-            dy, gate_TN, up_TN, width, gate_TN.stride(0), up_TN.stride(0), ctx.gelu, ctx.block
+        block = min(2048, _power(width))
+        _kernels().glu_backward[(gate_TN.shape[0], _split(width, block))](
+            dy, gate_TN, up_TN, width, gate_TN.stride(0), up_TN.stride(0), ctx.gelu, block
         )
         if len(saved) == 1:
             return saved[0].view(*shape[:-1], -1), None, None
         return gate_TN.view(shape), up_TN.view(shape), None
+
+
+def gated(gate: Tensor, up: Tensor | None = None, *, gelu: bool) -> Tensor:
+    gate_TN, up_TN = _halves(gate) if up is None else (_flat(gate), _flat(up))
+    width = gate_TN.shape[1]
+    out, block = gate.new_empty(*gate.shape[:-1], width), min(2048, _power(width))
+    _kernels().glu[(gate_TN.shape[0], _split(width, block))](
+        gate_TN, up_TN, out, width, gate_TN.stride(0), up_TN.stride(0), gelu, block
+    )
+    return out
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -212,30 +241,35 @@ def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Rotary(torch.autograd.Function):
-    """x_1HTD turned by its position; saves no activation. Backward turns it back."""
+    """x_1HTD turned by its position; saves no activation. Backward turns it back.
+
+    `in_place`: x becomes what it is turned to. Only for an x that nothing else keeps or reads.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, in_place: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin, 1)
+        return _rotated(x, cos, sin, 1, in_place=in_place and x.stride(-1) == 1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotated(dy, cos, sin, -1), None, None
+        return _rotated(dy, cos, sin, -1), None, None, None
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+def _rotated(
+    x: Tensor, cos: Tensor, sin: Tensor, sign: int, *, in_place: bool = False
+) -> Tensor:
     if x.stride(-1) != 1:
         x = x.contiguous()
     _, heads, tokens, width = x.shape
-    out = x.new_empty(tokens, heads, width)
+    out = x if in_place else x.new_empty(1, tokens, heads, width).transpose(1, 2)
     block_h = min(8, _power(heads))
     _kernels().rotate[(tokens, _split(heads, block_h))](
         x, cos.contiguous(), sin.contiguous(), out, heads, x.stride(2), x.stride(1),
-        sign, width // 2, block_h, _power(width // 2),
+        out.stride(2), out.stride(1), sign, width // 2, block_h, _power(width // 2),
     )  # fmt: skip
-    return out.transpose(0, 1)[None]
+    return out
 
 
 def cross_entropy(
