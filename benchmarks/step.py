@@ -39,6 +39,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as a worker has it
+
 import torch
 from datasets import Dataset
 from nf4_model import make_nf4_model, measures, write_shaped_model
@@ -59,7 +61,7 @@ warnings.simplefilter("ignore")
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-PERIOD = 16
+PERIOD = 12
 """Optimizer batches before the rows repeat: a warm-up of so many has seen every shape."""
 TOLD = slice(22, 30)
 """Steps whose mean loss is told."""

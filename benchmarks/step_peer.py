@@ -30,7 +30,7 @@ import torch
 from bitsandbytes.optim import AdamW8bit
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-PERIOD, HEADER, ROWS, LONGEST = 16, 48, 4, 512
+PERIOD, HEADER, ROWS, LONGEST = 12, 48, 4, 512
 WARM, WARM_AGAIN, TIMED, PROFILED, STEPS = PERIOD + 3, 3, PERIOD, PERIOD, 30
 
 

@@ -131,7 +131,8 @@ def moving_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     if again < shape.layers:
         moments.append(("transient", kept, backward))
     if again:  # the first to recompute stands on the inputs of those before it
-        moments.append(("transient", inputs - one.input * tokens + whole, backward))
+        top = max(backward, one.again * tokens)
+        moments.append(("transient", inputs - one.input * tokens + whole, top))
     name, kept, top = max(moments, key=lambda moment: moment[1] + moment[2])
     # Cosine and sine of the positions, for each kind of attention; and the final norm's output,
     # which outlives the loss that was computed from it.

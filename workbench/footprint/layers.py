@@ -28,6 +28,8 @@ class Layer:
     """On top of `kept` while its feed-forward half goes backward."""
     attended: float
     """While its attention does, when the other half has gone."""
+    again: float = 0.0
+    """While its last product is computed once more, where it recomputes."""
     kept_pairs: float = 0
     peak_pairs: float = 0
 
@@ -73,6 +75,9 @@ def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
         kept=value * (norms + mixed + 2 * ffn) + low + numbers,
         peak=gated,
         attended=attended,
+        # The gated activation and the product's output, which is kept where a norm reads it; the
+        # output of the norm before them, which a caller holds; the residual stream's gradient.
+        again=value * (ffn + (3 if shape.norms == 2 else 2) * width),
         kept_pairs=shape.heads * (4 + cast + (4 if shape.softcap else 0)) + 1 if dense else 0,
         peak_pairs=shape.heads * 12 if dense else 0,
     )

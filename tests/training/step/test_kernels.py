@@ -98,6 +98,7 @@ def test_rms_norm_of_heads_reads_them_where_they_lie(turned: bool) -> None:
     (want_dx,) = torch.autograd.grad(want, both, dy)
     got = triton_ops.RmsNorm.apply(x, weight, 1e-5, False)
     assert got.grad_fn.saved_tensors[0].data_ptr() == both.data_ptr()
+    assert (got.transpose(1, 2) if turned else got).is_contiguous()
     (dx,) = torch.autograd.grad(got, both, dy)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)

@@ -149,22 +149,24 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool) -> Tensor:
+        ctx.turned = x.ndim == 4 and x.stride(1) < x.stride(2)  # heads first: as they lie in memory
+        x = x.transpose(1, 2) if ctx.turned else x
         x = x if _rows(x) else x.contiguous()
         out, rstd = normed(x, weight, eps=eps, gemma=gemma)
         ctx.save_for_backward(x, weight, rstd)
         ctx.gemma = gemma
-        return out
+        return out.transpose(1, 2) if ctx.turned else out
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         x, weight, rstd = ctx.saved_tensors
-        dy, width = dy.contiguous(), x.shape[-1]
+        dy, width = (dy.transpose(1, 2) if ctx.turned else dy).contiguous(), x.shape[-1]
         dx = x.new_empty(x.shape)
         _kernels().rms_norm_backward[(rstd.numel(),)](
             dy, x, weight, rstd, dx, width, *_rows(x), ctx.gemma, _power(width),
             num_warps=_warps(width),
         )  # fmt: skip
-        return dx, None, None, None
+        return dx.transpose(1, 2) if ctx.turned else dx, None, None, None
 
 
 def normed(x: Tensor, weight: Tensor, *, eps: float, gemma: bool) -> tuple[Tensor, Tensor]:
