@@ -4,13 +4,13 @@
         [--contestants a,b,c,d,e] [--peer FOLDER] [--repeats 3] [--out FILE]
 
 Contestants: a = TRL as the 2024 guide's settings run today; b = TRL with its best stock options
-(padding-free, PyTorch's varlen attention, Liger kernels, no recompute); c = Unsloth
-in a process of its own (step_peer.py), with what `--peer` holds before other packages; d = the workbench as it plans for a card of 24 GiB, e = that with
-each lever removed alone; d-16gib, d-12gib = as it plans for such cards, -unread without knowing how
-long rows are but for the longest; d-nf4 = nothing kept unpacked, nothing
-recomputed; d-recompute = every layer recomputes, 8-bit AdamW; d-offload = and their inputs wait in
-the machine's memory; d-16bit = NF4's values all kept in
-16 bits; d-t4 = fp16, attention as on a T4.
+(padding-free, PyTorch's varlen attention, Liger kernels, no recompute); c = Unsloth in a process of
+its own (step_peer.py), with what `--peer` holds before other packages; d = the workbench as it
+plans for a card of 24 GiB; e = that with each lever removed alone; d-16gib, d-12gib = as it plans
+for such cards, -unread without knowing how long rows are but for the longest; d-nf4 = nothing kept
+unpacked, nothing recomputed; d-recompute = every layer recomputes, 8-bit AdamW; d-offload = and
+their inputs wait in the machine's memory; d-16bit = NF4's values all kept in 16 bits; d-t4 = fp16,
+attention as on a T4.
 
 All train the same rows in the same order, rank 16 on all seven projections, whole optimizer step
 with clipping. A useful token is one that is not padding. Timed windows hold no first run of a
@@ -613,6 +613,7 @@ def report(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if "error" not in row:
             groups.setdefault((row["shape"], row["setting"], row["contestant"]), []).append(row)
+
     def middle(runs: list[dict[str, Any]], name: str) -> float:
         return statistics.median(run[name] for run in runs)
 

@@ -226,7 +226,7 @@ class TestChoice:
 
     def test_a_micro_step_is_as_large_as_batches_are(self) -> None:
         """Four rows of up to 512 tokens, but seldom more than 1,100 together."""
-        lengths = list(range(150, 350, 5)) + [512]
+        lengths = [*range(150, 350, 5), 512]
         whole = choose_plan(GUIDE, LLAMA, card(24))
         plan = choose_plan(GUIDE, LLAMA, card(24), sample=lengths)
         assert whole.tokens_per_micro == 2048

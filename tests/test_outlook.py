@@ -101,7 +101,7 @@ def test_the_leanest_way_takes_no_more_on_a_larger_card() -> None:
 def test_settings_that_only_cost_speed_come_without_those_that_are_not_needed() -> None:
     slow = {"train.gradient_checkpointing": "off", "train.optimizer": "adamw_torch"}
     outlook = look(
-        apply_settings(GUIDE, {**slow, "model.quantization": "none", "data.max_tokens": 1024}),
+        apply_settings(GUIDE, {**slow, "model.quantization": "none", "data.max_tokens": 2048}),
         config("meta-llama/Meta-Llama-3-8B"),
         usual_card("3060"),
     )

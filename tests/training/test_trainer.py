@@ -81,9 +81,7 @@ def losses_of_trl(
     return {row["step"]: (row["loss"], row["grad_norm"]) for row in history}
 
 
-@pytest.mark.parametrize(
-    "cut", [{}, {"tokens_per_micro": 192}, {"recompute_layers": 3}], ids=str
-)
+@pytest.mark.parametrize("cut", [{}, {"tokens_per_micro": 192}, {"recompute_layers": 3}], ids=str)
 def test_losses_and_gradients_are_those_of_trl(cut: dict[str, Any], tmp_path: Path) -> None:
     made = recipe(lora__dropout=0.0, model__quantization="nf4", train__log_every=1)
     log = Bench(tmp_path / "ours", made, plan=plan(**cut)).run()

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class Filler:
         plan = _plan(card, int(predicted * GIB))
         self.store.move(trial, State.QUEUED, State.STARTING, by="place", why=f"fits {_name(card)}")
         return self.store.add_attempt(
-            trial, card, asdict(plan), plan.predicted_bytes, from_step=from_step
+            trial, card, plan.to_json(), plan.predicted_bytes, from_step=from_step
         )
 
     def run(self, trial: int, attempt: int, ago_s: float, total: int) -> None:

@@ -61,8 +61,8 @@ def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
     numbers = 4 * shape.norms + 4 * shape.heads  # fp32: a norm's one a row, attention's log-sums
     if shape.head_norms:
         numbers += 4 * (shape.heads + shape.kv_heads)
-    # Going backward through the feed-forward half, gradients take the place of the gated activation,
-    # made again, and of what it was made of; besides them is that of the residual stream.
+    # Going backward through the feed-forward half, gradients take the place of the gated
+    # activation, made again, and of what it was made of; besides is the residual stream's.
     gated = value * (width + ffn)
     # Through attention, when the feed-forward half has gone: gradients of its output, of q, k, v,
     # an fp32 accumulator of dq, and dk and dv for every query head before they are summed.

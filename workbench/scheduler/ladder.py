@@ -31,7 +31,7 @@ def falls(desk: Desk, experiment: int) -> tuple[Fall, ...]:
     if experiment not in desk.falls:
         kinds = {row.uuid: kind_of(card_of(row)) for row in desk.cards}
         desk.falls[experiment] = tuple(
-            Fall(card=kinds[card], plan=plan, stage=stage)
+            Fall(card=kinds[card], plan=Plan.from_json(plan).to_json(), stage=stage)
             for card, plan, stage in desk.store.out_of_memory(experiment)
             if card in kinds
         )

@@ -1,7 +1,8 @@
 """Worst batch first: a run that would die in hour four dies in second four.
 
 One forward and backward over the fullest micro-steps and the longest rows there are, and one batch
-of scoring, before anything is trained. Once for a way of running, its rows and a kind of card; what it moved is put back.
+of scoring, before anything is trained. Once for a way of running, its rows and a kind of card; what
+it moved is put back.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """LoRA projections as one autograd function per group that shares an input.
 
 Saves, against PEFT over bitsandbytes: the input is kept once a group instead of once a projection
-and once more per dropout, or not at all (remake.py); no mask is kept; a weight is unpacked once a pass, into a shared
-workspace; the low-rank product is added in place instead of through three temporaries; gradients
-go straight into the flat buffer. PEFT's modules and state dict stay, only their `forward` is
-replaced. LoRA: Hu et al. 2022, arXiv 2106.09685; the hand-written backward is Unsloth's idea
-(github.com/unslothai/unsloth), rank-stabilised scale arXiv 2312.03732 (PEFT's `scaling` has it).
+and once more per dropout, or not at all (remake.py); no mask is kept; a weight is unpacked once a
+pass, into a shared workspace; the low-rank product is added in place instead of through three
+temporaries; gradients go straight into the flat buffer. PEFT's modules and state dict stay, only
+their `forward` is replaced. LoRA: Hu et al. 2022, arXiv 2106.09685; the hand-written backward is
+Unsloth's idea (github.com/unslothai/unsloth), rank-stabilised scale arXiv 2312.03732 (PEFT's
+`scaling` has it).
 """
 
 # T tokens, K inputs, N outputs, R rank, S sites, P adapters of a stack
@@ -190,15 +191,15 @@ class _Projections(torch.autograd.Function):
         group, saved = ctx.group, ctx.saved_tensors
         kept, lows = saved[: ctx.kept], saved[ctx.kept :]
         if not kept:
-            x, ours = grads[0].new_empty(ctx.shape), True
+            x, free = grads[0].new_empty(ctx.shape), True
         elif ctx.make is None:
-            x, ours = kept[0], False
+            x, free = kept[0], False
         else:
-            x, ours = ctx.make(*kept), group.reads_once
+            x, free = ctx.make(*kept), group.reads_once
         x_TK = x.reshape(-1, ctx.shape[-1])
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = _Sum(x_TK if ours else torch.empty_like(x_TK))
+            dx = _Sum(x_TK if free else torch.empty_like(x_TK))
         dys = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
         for stack, low_PTR in zip(group.stacks, lows, strict=True):  # before the large products
             ours = [dys[index] for index in stack.members]

@@ -64,7 +64,7 @@ class SmallKernels:
     """RMSNorm, rotary and gated-linear kernels on one model, while it is training."""
 
     def __init__(self, parts: Parts, *, turn_in_place: bool) -> None:
-        """`turn_in_place`: attention keeps queries and keys as they come, so that turning them where
+        """`turn_in_place`: attention keeps queries and keys as they come, so turning them where
         they are saves a copy."""
         self._were: list[tuple[dict[str, Any], str, Any]] = []
         gemma = parts.config.model_type.startswith("gemma")
@@ -97,7 +97,7 @@ class SmallKernels:
 
 def _norm(module: Any, gemma: bool) -> Callable[[Tensor], Tensor]:
     plain = module.forward
-    eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", 1e-6)
+    eps: float = getattr(module, "variance_epsilon", 0.0) or getattr(module, "eps", 1e-6)
 
     def forward(x: Tensor) -> Tensor:
         if not module.training:

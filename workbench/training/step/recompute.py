@@ -36,8 +36,9 @@ class Recompute:
         *,
         draws: bool = False,
     ) -> None:
-        """`count`: layers at most. `offload` keeps their inputs. `draws`: layers draw random numbers from torch's
-        generator, whose state is then kept; the fused path's masks are functions of (seed, step).
+        """`count`: layers at most. `offload` keeps their inputs. `draws`: layers draw random
+        numbers from torch's generator, whose state is then kept; the fused path's masks are
+        functions of (seed, step).
         """
         self.count = min(count, len(layers))
         self.offload, self.draws = offload, draws

@@ -232,7 +232,7 @@ class Step:
         return Recompute(parts.layers, count, self._offload(parts, count), draws=draws)
 
     def _again(self, *, alone: bool) -> int:
-        """Layers that recompute: where one row longer than tokens_per_micro goes `alone`, or not."""
+        """Layers that recompute, where a row longer than tokens_per_micro goes `alone` or not."""
         assert self._parts is not None
         options, layers = self.options, len(self._parts.layers)
         asked = options.recompute_layers

@@ -259,9 +259,7 @@ class Rotary(torch.autograd.Function):
         return _rotated(dy, cos, sin, -1), None, None, None
 
 
-def _rotated(
-    x: Tensor, cos: Tensor, sin: Tensor, sign: int, *, in_place: bool = False
-) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int, *, in_place: bool = False) -> Tensor:
     if x.stride(-1) != 1:
         x = x.contiguous()
     _, heads, tokens, width = x.shape
