@@ -10,6 +10,7 @@ import pytest
 from workbench.cards import Card
 from workbench.footprint import Plan
 from workbench.footprint.ladder import Fall, climb_down, kind_of, squeeze, words
+from workbench.footprint.plan import shown
 
 CARD = Card(uuid="GPU-1", kind="cuda", name="RTX 3090", total_bytes=24 << 30, capability=(8, 6))
 PLAN = Plan(
@@ -67,6 +68,14 @@ def test_what_is_no_number_of_rows_comes_down_to_one() -> None:
     assert squeeze(plan) == replace(plan, tokens_per_micro=512)
     assert words(plan) == "800 tokens at a time"
     assert words(PLAN) == "4 rows × 1"
+
+
+def test_what_longer_rows_recompute_is_told_in_words() -> None:
+    plan = replace(PLAN, longest=2048, tokens_per_micro=1280, long_recompute_layers=9)
+    assert words(plan) == "1,280 tokens at a time, recomputing 9 of 32 layers in longer rows"
+    told = shown(replace(plan, recompute_layers=2).to_json())
+    assert told["micro-step"] == "1,280 tokens, longer rows alone"
+    assert told["recompute"] == "2 of 32 layers, 9 in longer rows"
 
 
 def test_without_recompute_it_ends_at_one_row() -> None:

@@ -83,6 +83,29 @@ def test_where_no_engine_ran_the_cards_a_person_named_are_asked(
     assert (said.code, said.data["card"], said.data["fits"]) == (1, "CPU card 0", False)
 
 
+@pytest.mark.parametrize("command", ["cards", "plan demo", "check demo"])
+def test_cards_that_cannot_be_read_are_an_error_before_anything_else(
+    command: str, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_CARDS", "bogus")
+    said = workbench(*command.split())
+    assert (said.code, said.out) == (2, "")
+    assert "WORKBENCH_CARDS: cannot read 'bogus'" in said.err
+    assert "WORKBENCH_CARDS=cpu:8GiB,cpu:8GiB" in said.err
+
+
+def test_a_driver_that_does_not_answer_holds_nobody_up(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.cli.machine.ASK_S", 0.0)
+    said = workbench("plan", GUIDE)
+    assert (said.code, "no card is known here" in said.out) == (0, True)
+    assert "the cards could not be asked" in said.err
+    said = workbench("cards")
+    assert (said.code, said.out) == (1, "")
+    assert "`workbench doctor` tells more" in said.err
+
+
 def test_a_size_without_its_unit_is_no_card(workbench: Workbench) -> None:
     said = workbench("plan", GUIDE, "--vram", "24")
     assert said.code == 2

@@ -36,6 +36,7 @@ def check(
     """
     wanted = read(recipe, settings)
     service = Service()
+    cards = cards_here(service)
     result = prepared(wanted, service.home.make())
     if not result["ok"]:
         if as_data:
@@ -43,7 +44,6 @@ def check(
         else:
             tell_error(DataError(result["error"], mend=result["mend"]))
         raise typer.Exit(1)
-    cards = cards_here(service)
     known = bool(cards)
     looked, lacking = _fit(wanted, result, service, cards or [stand_in()])
     fits = any(one.fits for one in looked)

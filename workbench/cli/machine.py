@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench import present
 from workbench.cli.control import revive
 from workbench.cli.tables import STATE_COLOURS, as_json, out, out_table, paint, tell
+from workbench.errors import UsageError, WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import CardRow
 from workbench.text import safe_line
 
+if TYPE_CHECKING:
+    from workbench.card_sampler import CardSample, Sample
+
+ASK_S = 3.0
+"""How long a command waits for the driver."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -24,7 +30,12 @@ def cards(as_data: Json = False) -> None:
     service = Service()
     revive(service)
     snapshot = service.snapshot()
-    found = [asdict(card) for card in snapshot.cards] or _detected()
+    found = [asdict(card) for card in snapshot.cards]
+    if not found:
+        sample = cards_asked()
+        if sample.problem and not sample.cards:
+            raise WorkbenchError(sample.problem, mend="`workbench doctor` tells more")
+        found = [_row(card) for card in sample.cards]
     if as_data:
         as_json(found)
     elif not found:
@@ -35,20 +46,30 @@ def cards(as_data: Json = False) -> None:
             tell(f"guards: {line}")
 
 
-def _detected() -> list[dict[str, Any]]:
-    """The cards as rows of the store, for a machine where no engine has run yet."""
-    from workbench.cards import detect_cards
+def cards_asked() -> Sample:
+    """The cards as WORKBENCH_CARDS and the driver tell them, where no engine has run; asked in a
+    child, since a driver can hang. UsageError for a variable that cannot be read.
+    """
+    from workbench.cards import CARDS_VARIABLE
+    from workbench.doctor.libraries import sample_of
+    from workbench.doctor.probes import ask_cards
 
-    rows = []
-    for card in detect_cards(os.environ):
-        row: dict[str, Any] = dict.fromkeys(CardRow.__dataclass_fields__)
-        row |= {"processes": [], "present": True, "drained": False, "quarantined": ""}
-        row |= {"problem": "", "guard": "", "heat": "", "xids": [], "lost": False, "generation": 0}
-        row |= card.to_json()
-        if card.capability:
-            row["capability"] = ".".join(str(part) for part in card.capability)
-        rows.append(row)
-    return rows
+    sample = sample_of(ask_cards(os.environ, ASK_S))
+    if sample.problem.startswith(CARDS_VARIABLE):
+        what, _, example = sample.problem.partition(" (")
+        raise UsageError(what, mend=example.removesuffix(")"))
+    return sample
+
+
+def _row(card: CardSample) -> dict[str, Any]:
+    """As the store would have it."""
+    row: dict[str, Any] = dict.fromkeys(CardRow.__dataclass_fields__)
+    row |= {"present": True, "drained": False, "quarantined": "", "guard": "", "heat": ""}
+    row |= {key: value for key, value in card.to_json().items() if key in row}
+    row["generation"] = 0
+    if card.card.capability:
+        row["capability"] = ".".join(str(part) for part in card.card.capability)
+    return row
 
 
 def _print(found: list[dict[str, Any]]) -> None:

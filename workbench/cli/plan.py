@@ -12,7 +12,7 @@ import typer
 
 from workbench import present
 from workbench.cli.run import RecipeName, Settings, read
-from workbench.cli.tables import as_json, out, out_table, paint, width
+from workbench.cli.tables import as_json, out, out_table, paint, tell, width
 from workbench.errors import ModelError, UsageError, WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import card_of
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from workbench.recipe import Recipe
 
 GIB = 1 << 30
-ASK_S = 3.0
-"""Waited for the driver, on a machine where no engine has asked it."""
 COLOURS = ("cyan", "green", "yellow", "blue", "red")
 
 
@@ -109,10 +107,11 @@ def _cards_asked() -> list[Card]:
     """GPUs, or the CPU cards that WORKBENCH_CARDS names; none where the driver does not answer at
     once. A stand-in that nobody asked for is not what a person plans for."""
     from workbench.cards import CARDS_VARIABLE
-    from workbench.doctor.libraries import sample_of
-    from workbench.doctor.probes import ask_cards
+    from workbench.cli.machine import cards_asked
 
-    sample = sample_of(ask_cards(os.environ, ASK_S))
+    sample = cards_asked()
+    if sample.problem:
+        tell(f"the cards could not be asked: {safe_line(sample.problem)}")
     named = bool(os.environ.get(CARDS_VARIABLE))
     return [one.card for one in sample.cards if one.ok and (named or one.card.kind == "cuda")]
 

@@ -79,7 +79,7 @@ def shown(plan: Mapping[str, Any]) -> dict[str, str]:
         step = f"{rows} row{'s' * (rows != 1)} in "
         step += "one micro-step" if cuts == 1 else f"{cuts} micro-steps at most"
     return {
-        "micro-step": f"{tokens:,} tokens at most{_alone(plan)}" if tokens else "-",
+        "micro-step": f"{tokens:,} tokens{_alone(plan)}" if tokens else "-",
         "step": step,
         "recompute": _again(plan) + _away(plan),
         "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
@@ -87,8 +87,7 @@ def shown(plan: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _alone(plan: Mapping[str, Any]) -> str:
-    longest = plan.get("longest")
-    return f", longer rows alone (up to {longest:,})" if _has_longer(plan) else ""
+    return ", longer rows alone" if _has_longer(plan) else " at most"
 
 
 def _has_longer(plan: Mapping[str, Any]) -> bool:
@@ -96,10 +95,14 @@ def _has_longer(plan: Mapping[str, Any]) -> bool:
 
 
 def _again(plan: Mapping[str, Any]) -> str:
-    layers = plan.get("layers")
-    told = _share(plan.get("recompute_layers"), layers)
-    longer = _share(plan.get("long_recompute_layers"), layers)
-    return f"{told}, {longer} in longer rows" if _has_longer(plan) and longer != told else told
+    count, longer, layers = (
+        plan.get(key) for key in ("recompute_layers", "long_recompute_layers", "layers")
+    )
+    if not _has_longer(plan) or longer == count:
+        return _share(count, layers)
+    if not count:
+        return f"{_share(longer, layers)} in longer rows"
+    return f"{_share(count, layers)}, {longer} in longer rows"
 
 
 def _away(plan: Mapping[str, Any]) -> str:
