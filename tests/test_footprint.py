@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from workbench.errors import DoesNotFit, ModelError, WorkbenchError
 from workbench.footprint import ModelShape, Plan, choose_plan, named_config, precision_for
 from workbench.footprint.choose import RESIDENT_SHARE, limit_bytes, priced
 from workbench.footprint.ladder import Fall, climb_down, kind_of
+from workbench.footprint.lengths import Lengths, lengths_of, sampled_batches
 from workbench.footprint.shapes import _SHAPES
 from workbench.recipe import Recipe, apply_settings
 
@@ -332,6 +334,28 @@ class TestChoice:
         assert Plan.from_json(told).longest == 512
 
 
+class TestLengths:
+    def test_batches_are_drawn_from_the_sample_and_always_the_same(self) -> None:
+        sample = [10, 20, 30, 40]
+        batches = sampled_batches(sample, 3, grouped=False)
+        assert batches == sampled_batches(sample, 3, grouped=False)
+        assert {len(batch) for batch in batches} == {3}
+        drawn = [length for batch in batches for length in batch]
+        assert set(drawn) == set(sample)
+        assert len(drawn) > 500
+        spread = {sum(batch) for batch in batches}
+        assert min(spread) < 75 < max(spread)
+
+    def test_rows_of_like_length_come_together_where_they_are_grouped(self) -> None:
+        batches = sampled_batches([10, 20, 30, 40], 2, grouped=True)
+        assert all(max(batch) - min(batch) <= 10 for batch in batches)
+
+    def test_what_an_older_workbench_prepared_counts_by_its_mean(self) -> None:
+        told = lengths_of({"max_length": 90, "mean_length": 40.4})
+        assert told == {"longest": 90, "sample": [40], "scored": None}
+        assert sampled_batches([40], 4, grouped=False) == [[40] * 4]
+
+
 class TestRefusal:
     def refusal(self, recipe: Recipe, on: Card) -> DoesNotFit:
         with pytest.raises(DoesNotFit) as refused:
@@ -422,6 +446,31 @@ def test_no_plan_exceeds_its_card_or_changes_the_batch(
     assert plan.recompute_layers == 0 or plan.resident_layers == 0
     again = priced(plan, recipe, model, on)
     assert again == plan
+
+
+@settings(max_examples=150, deadline=None)
+@given(recipe=RECIPES, model=CONFIGS, on=CARDS, sample=st.lists(st.integers(1, 8192), min_size=1))
+def test_neither_does_one_that_knows_how_long_rows_are(
+    recipe: Recipe, model: dict[str, Any], on: Card, sample: list[int]
+) -> None:
+    lengths: Lengths = {"longest": max(sample), "sample": sample, "scored": None}
+    unread = chosen(recipe, model, on)
+    try:
+        plan = choose_plan(recipe, model, on, **lengths)
+    except DoesNotFit:
+        assert unread is None
+        return
+    assert plan.predicted_bytes <= limit_bytes(on)
+    assert plan.rows_per_step == recipe.train.batch_size * recipe.train.accumulation
+    assert plan.longest == min(max(sample), recipe.data.max_tokens)
+    assert plan.recompute_layers <= plan.long_recompute_layers <= plan.layers
+    if plan.tokens_per_micro < plan.longest:
+        assert recipe.train.gradient_checkpointing == "auto"
+        assert not plan.offload
+    else:
+        assert plan.long_recompute_layers == plan.recompute_layers
+    assert priced(plan, recipe, model, on, lengths) == plan
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 MENDS = re.compile(r"(?:set|lower) ([a-z_.]+)(?:: | to )(\w+)$")

@@ -118,6 +118,12 @@ def test_long_rows_are_cut_and_those_without_an_answer_left_are_left_out(
     path = write_rows([*PAIRS[2:], long_answer, long_prompt])
     prepared = prepare(recipe_of(path, eval=str(held), max_tokens=64))
     assert (prepared.train_rows, prepared.max_length) == (9, 64)
+    assert prepared.length_sample == sorted(prepared.length_sample)
+    assert len(prepared.length_sample) == 64
+    assert prepared.length_sample[0] == prepared.min_length
+    assert prepared.length_sample[-1] == 64
+    mean = sum(prepared.length_sample) / 64
+    assert mean == pytest.approx(prepared.mean_length, rel=0.1)
     assert (prepared.cut_rows, prepared.dropped_rows) == (2, 1)
     all_whole = "data.max_tokens: 1024 would leave all of them whole"
     raised = "raise data.max_tokens to 1024, or shorten the rows"
