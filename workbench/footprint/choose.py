@@ -201,9 +201,10 @@ class _Search:
         """Of a micro-step, to be tried: so many whole rows; and what batches really hold."""
         longest = self.run.longest
         sizes = {rows * longest for rows in _divisors(self.batch)}
-        if self.shape.fused and self.run.card_kind == "cuda" and len(self.batches) > 1:
+        known = len({length for batch in self.batches for length in batch}) > 1
+        if known and self.shape.fused and self.run.card_kind == "cuda":
             least, most = (f(map(sum, self.batches)) for f in (min, max))
-            size = float(min(longest, least / max(1, len(self.batches[0]))))
+            size = min(longest, least / len(self.batches[0]))
             while size < most * FINER:
                 if size >= longest or self.recipe.train.gradient_checkpointing == "auto":
                     sizes.add(min(bucket(math.ceil(size)), self.batch * longest))

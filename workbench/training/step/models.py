@@ -104,7 +104,8 @@ def _norm(module: Any, gemma: bool) -> Callable[[Tensor], Tensor]:
             result: Tensor = plain(x)
             return result
         out: Tensor = triton_ops.RmsNorm.apply(x, module.weight, eps, gemma)  # type: ignore[no-untyped-call]
-        return remember(out, again, x, module.weight)
+        heads = out.ndim == 4  # attention reads them, which keeps what it reads
+        return out if heads else remember(out, again, x, module.weight)
 
     def again(x: Tensor, weight: Tensor) -> Tensor:
         return triton_ops.normed(x, weight, eps=eps, gemma=gemma)[0]
