@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from workbench.cards import CAP_SLACK_BYTES, Card
 from workbench.errors import DoesNotFit, ModelError, WorkbenchError
 from workbench.footprint import ModelShape, Plan, choose_plan, named_config, precision_for
-from workbench.footprint.choose import RESIDENT_SHARE, limit_bytes, priced
+from workbench.footprint.choose import RESIDENT_SHARE, _Search, limit_bytes, priced
 from workbench.footprint.ladder import Fall, climb_down, kind_of
 from workbench.footprint.lengths import Lengths, lengths_of, sampled_batches
 from workbench.footprint.shapes import _SHAPES
@@ -245,7 +245,7 @@ class TestChoice:
             )
             for group in (False, True)
         )
-        assert grouped.tokens_per_micro >= mixed.tokens_per_micro
+        assert grouped.tokens_per_micro > mixed.tokens_per_micro
 
     def test_a_family_that_trains_plainly_recomputes_all_layers_or_none(self) -> None:
         other = {**LLAMA, "model_type": "olmo2"}
@@ -328,10 +328,71 @@ class TestChoice:
 
     def test_a_plan_of_before_tells_its_longest_row_by_its_micro_steps(self) -> None:
         plan = choose_plan(with_(train__batch_size=8), LLAMA, card(16))
-        told = plan.to_json()
+        told = replace(plan, recompute_layers=5).to_json()
         del told["longest"], told["long_recompute_layers"]
         assert told["micro_steps"] == plan.micro_steps > 1
-        assert Plan.from_json(told).longest == 512
+        read = Plan.from_json(told)
+        assert (read.longest, read.recompute_layers, read.long_recompute_layers) == (512, 5, 5)
+
+    def test_a_trial_that_began_keeps_its_cut_while_it_fits(self) -> None:
+        lengths = [*range(150, 350, 5), 512]
+
+        def cuts(kept: int | None) -> set[int]:
+            found = set()
+            for step in range(40):
+                free = 20 * GIB + step * GIB // 16
+                plan = choose_plan(GUIDE, LLAMA, card(24), free, sample=lengths, cut=kept)
+                assert plan.predicted_bytes <= free
+                found.add(plan.tokens_per_micro)
+            return found
+
+        assert len(cuts(None)) > 1
+        assert cuts(1024) == {1024}
+        little = choose_plan(GUIDE, LLAMA, card(24), 8 * GIB, sample=lengths, cut=2048)
+        assert little.predicted_bytes <= 8 * GIB
+
+    def test_large_batches_are_cut_finely_too(self) -> None:
+        big = with_(train__batch_size=256, train__accumulation=2)
+        for group in (False, True):
+            recipe = apply_settings(big, {"data.group_by_length": group})
+            plan = choose_plan(recipe, LLAMA, card(24), sample=[*range(100, 300, 4), 512])
+            assert plan.tokens_per_micro not in {512 << power for power in range(10)}
+
+    def test_seldom_long_rows_recompute_no_more_than_they_must(self) -> None:
+        """Where no layer stays unpacked, up to all of the room."""
+        recipe = with_(data__max_tokens=1024)
+        lengths = [*range(100, 400, 6), 1024]
+        for eighths in range(68, 84):
+            on = card(eighths / 8)
+            plan = choose_plan(recipe, LLAMA, on, sample=lengths)
+            if plan.tokens_per_micro < 1024 and plan.long_recompute_layers > plan.recompute_layers:
+                count = plan.long_recompute_layers - 1
+                less = replace(plan, long_recompute_layers=count, eval_batch=1)
+                room = limit_bytes(on) * (RESIDENT_SHARE if plan.resident_layers else 1)
+                told: Lengths = {"longest": None, "sample": lengths, "scored": None}
+                assert priced(less, recipe, LLAMA, on, told).predicted_bytes > room
+
+    def test_what_long_rows_recompute_costs_time(self) -> None:
+        search = _Search.of(GUIDE, LLAMA, card(12), 512, [100, 512], None)
+        run = replace(search.run, tokens=256)
+        none, some = (search._cost(replace(run, long_recompute_layers=count)) for count in (0, 32))
+        assert some > 1.2 * none
+        shorter = _Search.of(GUIDE, LLAMA, card(12), 512, [100, 200], None)
+        assert shorter._cost(run) == shorter._cost(replace(run, long_recompute_layers=32))
+
+    def test_heads_that_are_turned_in_part_are_copied(self) -> None:
+        whole = config("microsoft/Phi-4-mini-instruct")
+        assert whole["partial_rotary_factor"] == 0.75
+        taken = [
+            choose_plan(GUIDE, told, BIG).buckets["activations"]
+            for told in (
+                whole,
+                {**whole, "partial_rotary_factor": 1.0},
+                {**whole, "rope_parameters": {"partial_rotary_factor": 1.0}},
+            )
+        ]
+        assert taken[1] == taken[2]
+        assert taken[0] - taken[1] == 2048 * 32 * 2 * (24 + 8) * 128
 
 
 class TestLengths:
@@ -349,6 +410,9 @@ class TestLengths:
     def test_rows_of_like_length_come_together_where_they_are_grouped(self) -> None:
         batches = sampled_batches([10, 20, 30, 40], 2, grouped=True)
         assert all(max(batch) - min(batch) <= 10 for batch in batches)
+        for rows in (2, 12, 300, 600):
+            drawn = sampled_batches([100] * 40 + [2000] * 24, rows, grouped=True)
+            assert max(map(sum, drawn)) == 2000 * rows if rows <= 12 else 2000 in drawn[0]
 
     def test_what_an_older_workbench_prepared_counts_by_its_mean(self) -> None:
         told = lengths_of({"max_length": 90, "mean_length": 40.4})

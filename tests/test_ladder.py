@@ -63,6 +63,12 @@ def test_longer_rows_that_go_alone_recompute_all_before_the_others_do() -> None:
     assert told == [(1280, 0, 32, False), (1280, 32, 32, False), (2048, 32, 32, True)]
 
 
+def test_half_the_rows_are_half_also_of_odd_numbers() -> None:
+    for tokens, half in ((2048, 1024), (7 * 512, 3 * 512), (8000, 8 * 512), (1500, 512)):
+        plan = replace(PLAN, resident_layers=0, rows_per_step=16, tokens_per_micro=tokens)
+        assert squeeze(plan) == replace(plan, tokens_per_micro=half)
+
+
 def test_what_is_no_number_of_rows_comes_down_to_one() -> None:
     plan = replace(PLAN, resident_layers=0, tokens_per_micro=800)
     assert squeeze(plan) == replace(plan, tokens_per_micro=512)

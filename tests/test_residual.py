@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.footprint.residual import CEILING, FLOOR, Measured, factors
+from workbench.footprint.residual import CEILING, FLOOR, Measured, factors, key_of
 
 GIB = 1 << 30
 KEY = ("cuda", "RTX 3090")
@@ -21,6 +21,16 @@ def measured(*ratios: float) -> list[Measured]:
 def test_the_median_of_the_newest_corrects() -> None:
     assert factors(measured(1.05, 1.04, 1.06))[KEY] == 1.05
     assert factors(measured(*[1.1] * 9, *[1.3] * 20))[KEY] == 1.1
+
+
+@pytest.mark.parametrize("held", ["recompute", "long_recompute", "resident"])
+def test_how_layers_are_held_makes_a_class_of_plans(held: str) -> None:
+    plan = {"layers": 32, "recompute_layers": 0, "long_recompute_layers": 0, "resident_layers": 0}
+    none, some, more, every = (
+        key_of(KEY, {}, {**plan, f"{held}_layers": count}) for count in (0, 3, 9, 32)
+    )
+    assert some == more
+    assert len({none, some, every}) == 3
 
 
 @pytest.mark.parametrize("odd", [0.01, 9.0])

@@ -87,11 +87,15 @@ def test_where_no_engine_ran_the_cards_a_person_named_are_asked(
 def test_cards_that_cannot_be_read_are_an_error_before_anything_else(
     command: str, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORKBENCH_CARDS", "bogus")
+    monkeypatch.setenv("WORKBENCH_CARDS", "bogus (x")
     said = workbench(*command.split())
     assert (said.code, said.out) == (2, "")
-    assert "WORKBENCH_CARDS: cannot read 'bogus'" in said.err
+    assert "WORKBENCH_CARDS: cannot read 'bogus (x'\n" in said.err
     assert "WORKBENCH_CARDS=cpu:8GiB,cpu:8GiB" in said.err
+    monkeypatch.setenv("WORKBENCH_CARDS", "GPU-abc=8GiB")
+    said = workbench(*command.split())
+    assert (said.code, said.out) == (3, "")
+    assert "there is no card GPU-abc" in said.err
 
 
 def test_a_driver_that_does_not_answer_holds_nobody_up(

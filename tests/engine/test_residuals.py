@@ -1,17 +1,19 @@
 """Peaks that attempts measured on a card correct the plans made for it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.support.desks import TINY, Bench, cpu_card, recipe
+from workbench.cards import Card
 from workbench.errors import DoesNotFit
 from workbench.footprint import named_config
 from workbench.footprint.ladder import raw_bytes
 from workbench.footprint.lengths import UNREAD
 from workbench.scheduler import planning, residuals
-from workbench.scheduler.place import trial_recipe
+from workbench.scheduler.place import _plan, trial_recipe
 from workbench.store.rows import card_of
 
 GIB = 1 << 30
@@ -87,6 +89,47 @@ def test_a_plan_that_would_not_fit_after_its_correction_is_not_chosen(
     assert first.predicted_bytes * 1.2 > 24 * GIB
     assert raw_bytes(second.to_json()) < raw_bytes(first.to_json())
     assert second.predicted_bytes <= 24 * GIB
+
+
+def test_a_trial_goes_on_with_the_cut_of_its_checkpoint(bench_of: MakeBench) -> None:
+    """Whatever is free by then: dropout's masks depend on it."""
+    bench = bench_of(gpu(), gpu("GPU-1"), gpu("GPU-2", 48.0))
+    config = named_config("meta-llama/Meta-Llama-3-8B")
+    rows = {"max_length": 512, "length_sample": [*range(150, 350, 5), 512]}
+    bench.submit(recipe(data={"train": "/d.jsonl", "max_tokens": 512}), config, **rows)
+    bench.desk.look()
+    trial = bench.trials()[1]
+    experiment = bench.store.experiment(trial.experiment)
+    card, like, other = (card_of(row) for row in bench.desk.cards)
+
+    def cut(gib: float, on: Card = card) -> int:
+        row = bench.store.trial(trial.id)
+        return _plan(bench.desk, row, experiment, on, int(gib * GIB)).tokens_per_micro
+
+    sizes = {gib: cut(gib) for gib in (9.0, 12.0, 23.5)}
+    assert len(set(sizes.values())) > 1
+    began = replace(_plan(bench.desk, trial, experiment, card, None), tokens_per_micro=640)
+    bench.store.add_attempt(trial.id, card.uuid, began.to_json(), began.predicted_bytes, 0)
+    assert {gib: cut(gib) for gib in sizes} == sizes, "it has no checkpoint yet"
+    bench.store.db.execute("update trials set checkpoint_step = 2 where id = ?", (trial.id,))
+    assert {cut(gib) for gib in sizes} == {640} == {cut(9.0, like)}
+    assert cut(12.0, other) == sizes[12.0], "on another kind of card, what is best there"
+
+
+def test_an_end_that_an_older_workbench_wrote_down_tells_of_todays_plan(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(gpu(gib=9.0))
+    config = named_config("meta-llama/Meta-Llama-3-8B")
+    bench.submit(recipe(data={"train": "/d.jsonl", "max_tokens": 512}), config)
+    plan = make(bench)
+    assert plan.recompute_layers
+    told = plan.to_json()
+    del told["longest"], told["long_recompute_layers"]
+    attempt = bench.store.add_attempt(2, "GPU-0", told, plan.predicted_bytes, 0)
+    bench.store.end_attempt(attempt, "failed", "", cause="out_of_memory", stage="training")
+    bench.desk.look()
+    assert make(bench).recompute_layers > plan.recompute_layers
 
 
 def test_a_refusal_says_that_more_was_measured(bench_of: MakeBench) -> None:

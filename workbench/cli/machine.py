@@ -12,7 +12,7 @@ import typer
 from workbench import present
 from workbench.cli.control import revive
 from workbench.cli.tables import STATE_COLOURS, as_json, out, out_table, paint, tell
-from workbench.errors import UsageError, WorkbenchError
+from workbench.errors import WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import CardRow
 from workbench.text import safe_line
@@ -48,16 +48,16 @@ def cards(as_data: Json = False) -> None:
 
 def cards_asked() -> Sample:
     """The cards as WORKBENCH_CARDS and the driver tell them, where no engine has run; asked in a
-    child, since a driver can hang. UsageError for a variable that cannot be read.
+    child, since a driver can hang. Raises as detect_cards.
     """
-    from workbench.cards import CARDS_VARIABLE
+    from workbench.cards import detect_cards
     from workbench.doctor.libraries import sample_of
     from workbench.doctor.probes import ask_cards
 
-    sample = sample_of(ask_cards(os.environ, ASK_S))
-    if sample.problem.startswith(CARDS_VARIABLE):
-        what, _, example = sample.problem.partition(" (")
-        raise UsageError(what, mend=example.removesuffix(")"))
+    answer = ask_cards(os.environ, ASK_S)
+    sample = sample_of(answer)
+    if sample.problem and not answer.get("slow"):
+        detect_cards(os.environ)  # does not hang, and has the error with its mend
     return sample
 
 

@@ -13,7 +13,7 @@ import typer
 from workbench import present
 from workbench.cli.run import RecipeName, Settings, read
 from workbench.cli.tables import as_json, out, out_table, paint, tell, width
-from workbench.errors import ModelError, UsageError, WorkbenchError
+from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import card_of
 from workbench.text import safe_line
@@ -109,7 +109,13 @@ def _cards_asked() -> list[Card]:
     from workbench.cards import CARDS_VARIABLE
     from workbench.cli.machine import cards_asked
 
-    sample = cards_asked()
+    try:
+        sample = cards_asked()
+    except (UsageError, NotThere):  # what a person said of them
+        raise
+    except WorkbenchError as broken:
+        tell(f"the cards could not be asked: {safe_line(broken.what)}")
+        return []
     if sample.problem:
         tell(f"the cards could not be asked: {safe_line(sample.problem)}")
     named = bool(os.environ.get(CARDS_VARIABLE))

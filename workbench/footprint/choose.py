@@ -37,6 +37,7 @@ def choose_plan(
     sample: Sequence[int] | None = None,
     scored: int | None = None,
     *,
+    cut: int | None = None,
     advise: bool = True,
 ) -> Plan:
     """How to run `recipe` on `card`; `config` is the model's config.json.
@@ -47,17 +48,19 @@ def choose_plan(
     needs and as many unpacked ones as there is room for, the one that takes least time
     (footprint/cost.py) on batches of such rows; rows that are seldom as long may go alone, with
     more recomputing. Where recomputing all does not suffice, their inputs wait in the machine's
-    memory. The batch is always the recipe's.
+    memory. The batch is always the recipe's. `cut`: tokens of the micro-steps that a trial began
+    with, which decide its dropout masks: kept where they can be.
     Raises DoesNotFit with the nearest settings that fit (to `advise` takes longer than the rest),
     ModelError for an unknown kind of model, WorkbenchError where the card lacks the precision or
     attention asked for by name.
     """
     search = _Search.of(recipe, config, card, longest, sample, scored)
     limit = limit_bytes(card, free_bytes)
-    for optimizer in _optimizers(recipe):
-        found = search.fastest(optimizer, limit)
-        if found is not None:
-            return search.plan(found, limit)
+    for sizes in ([cut] if cut else [], search.sizes()):
+        for optimizer in _optimizers(recipe):
+            found = search.fastest(optimizer, sizes, limit)
+            if found is not None:
+                return search.plan(found, limit)
     raise _refusal(search, card, limit, advise)
 
 
@@ -185,11 +188,14 @@ class _Search:
     def needs(self, run: Run) -> int:
         return sum(predict(self.shape, self.recipe, run).values())
 
-    def fastest(self, optimizer: str, limit: int) -> Run | None:
-        """None where nothing fits."""
+    def fastest(self, optimizer: str, sizes: Sequence[int], limit: int) -> Run | None:
+        """Of micro-steps of these sizes; None where none fits."""
         best: tuple[float, Run] | None = None
-        for tokens in self._sizes():
-            found = self._fitted(replace(self.run, optimizer=optimizer, tokens=tokens), limit)
+        for tokens in sizes:
+            start = replace(self.run, optimizer=optimizer, tokens=tokens)
+            if best and self._cost(replace(start, resident_layers=self.shape.layers)) >= best[0]:
+                continue  # not even with all room there is
+            found = self._fitted(start, limit)
             if found is None:
                 continue
             cost = self._cost(found)
@@ -197,7 +203,7 @@ class _Search:
                 best = (cost, found)
         return best[1] if best else None
 
-    def _sizes(self) -> list[int]:
+    def sizes(self) -> list[int]:
         """Of a micro-step, to be tried: so many whole rows; and what batches really hold."""
         longest = self.run.longest
         sizes = {rows * longest for rows in _divisors(self.batch)}
@@ -245,22 +251,25 @@ class _Search:
         too few, with their inputs in the machine's memory. Rows that go alone first get as much
         recomputed as there are layers, and then as few as leave the rest as it is."""
         layers, alone = self.shape.layers, run.tokens < run.longest
-        ways = [replace(run, **way) for way in self.ways(self.recipe.train.gradient_checkpointing)]
+        ways = self.ways(self.recipe.train.gradient_checkpointing)
         if alone:
-            ways = [replace(way, long_recompute_layers=layers) for way in ways if not way.offload]
-        if self.needs(ways[-1]) > limit:
+            ways = [way for way in ways if "offload" not in way]
+            run = replace(run, long_recompute_layers=layers)
+        fewest = _first(run, ways, lambda way: self.needs(way) <= limit)
+        if fewest is None:
             return None
-        run = _first(ways, lambda way: self.needs(way) <= limit)
+        run = fewest
         unpackable = self.recipe.model.quantization == "nf4" and self.shape.fused
         if not run.recompute_layers and unpackable and run.card_kind == "cuda":
-            limit = int(limit * RESIDENT_SHARE)
-            most = _most(layers, lambda n: self.needs(replace(run, resident_layers=n)) <= limit)
+            room = int(limit * RESIDENT_SHARE)
+            most = _most(layers, lambda n: self.needs(replace(run, resident_layers=n)) <= room)
             run = replace(run, resident_layers=most)
-        if alone:
-            counts = range(run.recompute_layers, layers + 1)
-            leaner = [replace(run, long_recompute_layers=count) for count in counts]
-            run = _first(leaner, lambda way: self.needs(way) <= limit)
-        return run
+            limit = room if most else limit
+        if not alone:
+            return run
+        counts = range(run.recompute_layers, layers + 1)
+        leaner = [{"long_recompute_layers": count} for count in counts]
+        return _first(run, leaner, lambda way: self.needs(way) <= limit)
 
     def _cost(self, run: Run) -> float:
         """Passes of a token that the sampled batches take."""
@@ -386,13 +395,16 @@ def _most(top: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _first(ways: list[Run], fits: Callable[[Run], bool]) -> Run:
-    """The first that fits, by bisection: each takes less than the one before, and the last fits."""
+def _first(run: Run, ways: Sequence[dict[str, Any]], fits: Callable[[Run], bool]) -> Run | None:
+    """`run` changed in the first way that fits, by bisection: each takes less than the one before;
+    None where none does."""
     low, high = 0, len(ways) - 1
+    if not fits(replace(run, **ways[high])):
+        return None
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(ways[middle]) else (middle + 1, high)
-    return ways[low]
+        low, high = (low, middle) if fits(replace(run, **ways[middle])) else (middle + 1, high)
+    return replace(run, **ways[low])
 
 
 def _gib_up(size: int) -> int:

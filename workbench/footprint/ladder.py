@@ -72,9 +72,8 @@ def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> P
     if plan.tokens_per_micro < longest and plan.long_recompute_layers < layers and recompute:
         return replace(plan, long_recompute_layers=layers)
     if plan.tokens_per_micro > longest:
-        batch, most = plan.rows_per_step, max(1, plan.micro_batch // 2)
-        rows = next(n for n in range(most, 0, -1) if batch % n == 0)
-        return replace(plan, tokens_per_micro=rows * longest)
+        rows = -(-plan.tokens_per_micro // longest)
+        return replace(plan, tokens_per_micro=max(1, rows // 2) * longest)
     if recompute and plan.recompute_layers < layers:
         return replace(plan, recompute_layers=layers, long_recompute_layers=layers)
     if recompute and not plan.offload:

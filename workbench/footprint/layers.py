@@ -50,8 +50,8 @@ def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
     norms = shape.norms * width
     low = value * lora.rank * len(targeted(shape, lora))
     product = q + 2 * kv  # of the three projections; it lives as long as any slice of it
-    if kernel not in ("efficient", "dense"):
-        mixed = product + (q + kv if shape.head_norms else 0)  # q and k are turned where they are
+    if kernel not in ("efficient", "dense"):  # q and k are turned where they are, or were normed
+        mixed = product + (q + kv if shape.head_norms or shape.partly_turned else 0)
     elif shared:
         mixed = product + q + kv  # turned q and k
     else:

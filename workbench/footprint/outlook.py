@@ -73,7 +73,7 @@ class Outlook:
 
 
 def look(recipe: Recipe, config: Config, card: Card, known: Known = NOTHING) -> Outlook:
-    """The recipe on that card, all of it free. Takes some ms, a tenth of a second without room.
+    """The recipe on that card, all of it free. Takes some 10 ms, up to a second without room.
 
     ModelError for an unknown kind of model, WorkbenchError where the card lacks what the recipe
     asks for by name.

@@ -66,6 +66,7 @@ class Plan:
         micro_steps = told.pop("micro_steps", 1)
         if "longest" not in told:  # as it was written while rows were only cut by their number
             told["longest"] = told["tokens_per_micro"] * micro_steps // told["rows_per_step"]
+            told["long_recompute_layers"] = told.get("recompute_layers", 0)
         return cls(**told)
 
 

@@ -57,6 +57,8 @@ class ModelShape:
     """Parameters of what is not the text model."""
     dropout: bool = False
     """The model drops something by itself, and so trains plainly."""
+    partly_turned: bool = False
+    """Positions turn only a part of each head (Phi 4 mini)."""
     window: int | None = None
     """Keys that a query sees at most, where a layer has such a limit."""
 
@@ -90,6 +92,7 @@ class ModelShape:
             inner=isinstance(text, Mapping) and config.get("model_type") not in AROUND,
             beside=_seeing(flat.get("vision_config")),
             dropout=any(flat.get(name) for name in OWN_DROPOUTS),
+            partly_turned=_partly_turned(flat),
             window=_window(flat),
         )
 
@@ -175,6 +178,13 @@ def _experts(config: object) -> bool:
     if not isinstance(config, Mapping):
         return False
     return any(config.get(name) not in (None, 0, 1) for name in _EXPERTS)
+
+
+def _partly_turned(config: Mapping[str, Any]) -> bool:
+    rope = config.get("rope_parameters")
+    told = rope if isinstance(rope, Mapping) else config
+    factor = told.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    return isinstance(factor, int | float) and factor < 1
 
 
 def _window(config: Mapping[str, Any]) -> int | None:

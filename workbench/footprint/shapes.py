@@ -103,6 +103,8 @@ def named_config(name: str) -> dict[str, Any] | None:
         config["sliding_window"] = _WINDOWS[key]
     if kind == "gemma2":
         config["attn_logit_softcapping"] = 50.0
+    if key == "phi-4-mini":
+        config["partial_rotary_factor"] = 0.75
     return config
 
 

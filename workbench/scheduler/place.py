@@ -14,7 +14,7 @@ from workbench.files import fresh_folder, write_durably
 from workbench.fleet import Phase
 from workbench.footprint import Plan
 from workbench.footprint.hungriest import bears_on_bytes
-from workbench.footprint.ladder import words
+from workbench.footprint.ladder import kind_of, words
 from workbench.locks import holder
 from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler import guards
@@ -36,7 +36,7 @@ LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
 """Queued trials looked at in one tick, and of one experiment: a tick stays short, and none that
 waits for one card keeps others from theirs. Further where a card is free (True)."""
 PLANS_A_TICK = 24
-"""New plans made in one tick, at 2 ms each; the rest of the queue is looked at in the next."""
+"""New plans made in one tick, at 2 to 12 ms each; the rest of the queue waits for the next."""
 PLANS_KEPT = 8_192
 ROOM_STEP_BYTES = 1 << 26
 """How finely a card's free bytes are told apart: they never stand still."""
@@ -221,17 +221,18 @@ def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
 def _plan(
     desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, free_bytes: int | None
 ) -> Plan:
-    """Remembered for each trial's settings, card and room, which is rounded down.
+    """Remembered for each trial's settings and cut, card and room, which is rounded down.
 
     DoesNotFit, UsageError, or what an older workbench's recipe, or a strange model, led to.
     """
     room = None if free_bytes is None else free_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES
     settings = json.dumps(trial.settings, sort_keys=True)
-    key = (experiment.id, settings, card, room, *record(desk, experiment.id))
+    cut = _cut(desk, trial, card)
+    key = (experiment.id, settings, cut, card, room, *record(desk, experiment.id))
     if key not in desk.plans:
         try:
             recipe = trial_recipe(trial, experiment)
-            desk.plans[key] = plan_for(desk, recipe, experiment, card, room)
+            desk.plans[key] = plan_for(desk, recipe, experiment, card, room, cut)
         except WorkbenchError as refused:
             desk.plans[key] = refused.with_traceback(None)
         except Exception as broken:
@@ -253,6 +254,16 @@ def warm_start(desk: Desk, trial: TrialRow) -> dict[str, Any] | None:
         return None
     folder = str(desk.home.trial(source) / "adapter")
     return {"trial": source, "folder": folder, "sha256": desk.store.adapter_sha256(source)}
+
+
+def _cut(desk: Desk, trial: TrialRow, card: Card) -> int | None:
+    """Tokens of a micro-step in the attempt before, where that was on such a card: what goes on
+    from a checkpoint draws the same masks, whatever else is free now. Else None."""
+    tries = desk.store.attempts(trial.id) if trial.checkpoint_step else []
+    cards = [card_of(row) for row in desk.cards if tries and row.uuid == tries[-1].card]
+    if not cards or kind_of(cards[0]) != kind_of(card):
+        return None
+    return Plan.from_json(tries[-1].plan).tokens_per_micro
 
 
 def _start(desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, plan: Plan) -> None:

@@ -13,15 +13,20 @@ from workbench.store.rows import Experiment
 
 
 def plan_for(
-    desk: Desk, recipe: Recipe, experiment: Experiment, card: Card, free_bytes: int | None
+    desk: Desk,
+    recipe: Recipe,
+    experiment: Experiment,
+    card: Card,
+    free_bytes: int | None,
+    cut: int | None = None,
 ) -> Plan:
-    """DoesNotFit, or what the recipe or a strange model leads to."""
+    """`cut`: as choose_plan has it. DoesNotFit, or what the recipe or a strange model leads to."""
     assert experiment.prepared is not None
     rows = lengths(recipe, experiment)
     config = experiment.prepared["model"]["config"]
 
     def make(room: int | None) -> Plan:
-        return choose_plan(recipe, config, card, room, **rows)
+        return choose_plan(recipe, config, card, room, **rows, cut=cut)
 
     plan = residuals.choose(desk, make, config, card, free_bytes)
     known = ladder.falls(desk, experiment.id)

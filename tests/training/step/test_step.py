@@ -51,12 +51,12 @@ def test_plan_and_recipe_decide_its_options() -> None:
     plan = Plan(
         precision="fp16", attention="sdpa", attention_why="", optimizer="adamw_torch",
         rows_per_step=4, tokens_per_micro=128, longest=64, recompute_layers=3, layers=8,
-        predicted_bytes=0, offload=True, off=("graphs",),
+        long_recompute_layers=5, predicted_bytes=0, offload=True, off=("graphs",),
     )  # fmt: skip
     made = options_from(plan, recipe)
     assert (made.precision, made.tokens_per_micro, made.max_length) == ("fp16", 128, 64)
     assert (made.rows_per_micro, made.recompute_layers, made.resident_layers) == (4, 3, 0)
-    assert made.offload
+    assert (made.offload, made.long_recompute_layers) == (True, 5)
     assert made.off == {"graphs"}
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     assert (made.learning_rate, made.max_grad_norm) == (2e-4, 0.3)
