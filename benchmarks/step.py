@@ -65,6 +65,13 @@ PERIOD = 12
 """Optimizer batches before the rows repeat: a warm-up of so many has seen every shape."""
 TOLD = slice(22, 30)
 """Steps whose mean loss is told."""
+DROPOUT = 0.05
+"""Of all but the peer, whose fast path has none."""
+PLANNED = (
+    "tokens_per_micro", "recompute_layers", "long_recompute_layers", "offload", "resident_layers",
+    "optimizer",
+)  # fmt: skip
+"""What a plan decides of the step, and its options tell."""
 HEADER = 48
 """Tokens of a chat header and system line before each row."""
 
@@ -243,12 +250,12 @@ class Bench:
         lengths, each = self.rows["length"], self.setting.rows
         return [sum(lengths[i : i + each]) for i in range(0, len(lengths), each)]
 
-    def adapted(self, dropout: float = 0.05) -> PeftModel:
+    def adapted(self) -> PeftModel:
         set_seed(42)
         return get_peft_model(
             self.base,
             LoraConfig(
-                r=16, lora_alpha=16, lora_dropout=dropout, target_modules=LINEARS,
+                r=16, lora_alpha=16, lora_dropout=DROPOUT, target_modules=LINEARS,
                 task_type="CAUSAL_LM",
             ),
         )  # fmt: skip
@@ -271,15 +278,7 @@ class Bench:
             result.losses = [round(float(loss), 4) for loss in trainer.kept]
             result.loss = statistics.mean(result.losses[TOLD] or result.losses)
             if (step := getattr(trainer, "step", None)) is not None:
-                told = step.options
-                result.notes["plan"] = {
-                    "tokens_per_micro": told.tokens_per_micro,
-                    "recompute_layers": told.recompute_layers,
-                    "long_recompute_layers": told.long_recompute_layers,
-                    "offload": told.offload,
-                    "resident_layers": told.resident_layers,
-                    "optimizer": told.optimizer,
-                }
+                result.notes["plan"] = {key: getattr(step.options, key) for key in PLANNED}
                 result.notes["levers"] = {lever.name: lever.why for lever in step.levers()}
                 result.notes["host_ms"] = round(1000 * statistics.median(trainer.host_s), 2)
                 result.notes["graphs"] = step._runner.captured
@@ -393,14 +392,7 @@ def planned(bench: Bench, gib: int, *, read: bool) -> dict[str, Any]:
     config = measures(bench.shape)
     sample = lengths if read else None
     plan = choose_plan(recipe, config, card, longest=max(lengths), sample=sample)
-    return {
-        "tokens_per_micro": plan.tokens_per_micro,
-        "recompute_layers": plan.recompute_layers,
-        "long_recompute_layers": plan.long_recompute_layers,
-        "offload": plan.offload,
-        "resident_layers": plan.resident_layers,
-        "optimizer": plan.optimizer,
-    }
+    return {key: getattr(plan, key) for key in PLANNED}
 
 
 def workbench(
@@ -445,7 +437,6 @@ CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
     "d-t4": workbench(precision="fp16", pretend_capability=(7, 5)),
     **{f"e-{lever}": workbench(card_gib=24, off=frozenset({lever})) for lever in LEVERS},
 }
-DROPOUT = dict.fromkeys(CONTESTANTS, 0.05)
 FP16 = frozenset({"d-t4"})
 """Contestants whose base is of that precision."""
 
@@ -566,7 +557,7 @@ def measured(
     warm = PERIOD + 3 if contestant[0] != "a" else 3
     steps = (warm, options.timed, options.profiled)
     row: dict[str, Any] = {"contestant": contestant, "shape": bench.shape, "setting": label}
-    row |= {"turn": turn, "dropout": DROPOUT[contestant]}
+    row |= {"turn": turn, "dropout": DROPOUT}
     try:
         with llama_names():
             bench.ops = options.ops and contestant == "e-graphs"  # a replay has no operations

@@ -13,7 +13,7 @@ from workbench.footprint import named_config
 from workbench.footprint.ladder import raw_bytes
 from workbench.footprint.lengths import UNREAD
 from workbench.scheduler import planning, residuals
-from workbench.scheduler.place import _plan, trial_recipe
+from workbench.scheduler.place import _cut, _plan, trial_recipe
 from workbench.store.rows import card_of
 
 GIB = 1 << 30
@@ -104,7 +104,8 @@ def test_a_trial_goes_on_with_the_cut_of_its_checkpoint(bench_of: MakeBench) -> 
 
     def cut(gib: float, on: Card = card) -> int:
         row = bench.store.trial(trial.id)
-        return _plan(bench.desk, row, experiment, on, int(gib * GIB)).tokens_per_micro
+        kept = _cut(bench.desk, row, on)
+        return _plan(bench.desk, row, experiment, on, int(gib * GIB), kept).tokens_per_micro
 
     sizes = {gib: cut(gib) for gib in (9.0, 12.0, 23.5)}
     assert len(set(sizes.values())) > 1

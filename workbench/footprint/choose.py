@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -113,6 +113,8 @@ class _Search:
     why: str
     batches: Sequence[Sequence[int]]
     """Tokens of their rows, by which ways are compared."""
+    held: dict[int, list[int]] = field(default_factory=dict)
+    """Tokens of all their micro-steps, by the size that was asked about."""
 
     @classmethod
     def of(
@@ -141,7 +143,6 @@ class _Search:
             eager=_quadratic(shape, card, attention),
         )
         known = [tokens] if not sample or recipe.data.packing else sample
-        batch = recipe.train.batch_size * recipe.train.accumulation
         trains = f"{kernel_why}; scores with {attention}"
         return cls(
             shape=shape,
@@ -151,14 +152,14 @@ class _Search:
             why=trains if shape.fused else why,
             batches=sampled_batches(
                 [max(1, min(length, tokens)) for length in known],
-                batch,
+                recipe.train.rows_per_step,
                 grouped=recipe.data.group_by_length,
             ),
         )
 
     @property
     def batch(self) -> int:
-        return self.recipe.train.batch_size * self.recipe.train.accumulation
+        return self.recipe.train.rows_per_step
 
     @property
     def offloads(self) -> bool:
@@ -273,7 +274,10 @@ class _Search:
 
     def _cost(self, run: Run) -> float:
         """Passes of a token that the sampled batches take."""
-        held = [tokens for batch in self.batches for tokens in parts(batch, run.tokens)]
+        held = self.held.get(run.tokens)
+        if held is None:
+            held = [tokens for batch in self.batches for tokens in parts(batch, run.tokens)]
+            self.held[run.tokens] = held
         longer = [tokens for tokens in held if tokens > run.tokens]
         total, long = sum(held), sum(longer)
         passed = partial(

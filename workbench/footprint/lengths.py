@@ -44,10 +44,8 @@ def sampled_batches(sample: Sequence[int], rows: int, *, grouped: bool) -> list[
     if len(set(sample)) == 1:
         return [[sample[0]] * rows]
     drawn = list(sample) * -(-max(DRAWN, rows) // len(sample))
-    count = max(1, len(drawn) // rows)
     if grouped:
-        drawn.sort()
-        ends = [len(drawn) - rows * turn for turn in range(count)]
-        return [drawn[end - rows : end] for end in ends]
-    random.Random(0).shuffle(drawn)
-    return [drawn[rows * turn : rows * (turn + 1)] for turn in range(count)]
+        drawn.sort(reverse=True)  # what is left over at the end are short ones
+    else:
+        random.Random(0).shuffle(drawn)
+    return [drawn[at : at + rows] for at in range(0, len(drawn) - rows + 1, rows)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 CHUNK_BYTES = 128 * 2**20
 """Logits held at once, at most."""
@@ -18,16 +19,29 @@ def bucket(tokens: int) -> int:
     return -(-tokens // each) * each
 
 
-def parts(lengths: Iterable[int], most: int) -> Iterator[int]:
-    """Tokens of each micro-step: consecutive rows, `most` tokens at most; a longer row alone."""
-    held = 0
-    for length in lengths:
-        if held and held + length > most:
-            yield held
-            held = 0
-        held += length
-    if held:
-        yield held
+def cuts(
+    lengths: Sequence[int], max_rows: int, max_tokens: int | None, *, padded: bool = False
+) -> Iterator[tuple[int, int]]:
+    """(first, end) of the rows of each micro-step: consecutive ones, so many rows and tokens at
+    most; a longer row alone. `padded`: each counts as long as the longest of its micro-step.
+    """
+    most = math.inf if max_tokens is None else max_tokens
+    first, count, widest = 0, 0, 0
+    for index, length in enumerate(lengths):
+        count += length
+        if padded:
+            widest = max(widest, length)
+            count = widest * (index - first + 1)
+        if index > first and (count > most or index - first >= max_rows):
+            yield first, index
+            first, count, widest = index, length, length
+    yield first, len(lengths)
+
+
+def parts(lengths: Sequence[int], most: int) -> Iterator[int]:
+    """Tokens of each micro-step of a batch."""
+    for first, end in cuts(lengths, len(lengths), most):
+        yield sum(lengths[first:end])
 
 
 def chunk_rows(row_bytes: int) -> int:

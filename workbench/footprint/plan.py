@@ -80,7 +80,7 @@ def shown(plan: Mapping[str, Any]) -> dict[str, str]:
         step = f"{rows} row{'s' * (rows != 1)} in "
         step += "one micro-step" if cuts == 1 else f"{cuts} micro-steps at most"
     return {
-        "micro-step": f"{tokens:,} tokens{_alone(plan)}" if tokens else "-",
+        "micro-step": f"{tokens:,} tokens{_alone(plan)}" if isinstance(tokens, int) else "-",
         "step": step,
         "recompute": _again(plan) + _away(plan),
         "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
@@ -92,7 +92,8 @@ def _alone(plan: Mapping[str, Any]) -> str:
 
 
 def _has_longer(plan: Mapping[str, Any]) -> bool:
-    return int(plan.get("longest") or 0) > int(plan.get("tokens_per_micro") or 0)
+    longest, tokens = plan.get("longest"), plan.get("tokens_per_micro")
+    return isinstance(longest, int) and isinstance(tokens, int) and longest > tokens
 
 
 def _again(plan: Mapping[str, Any]) -> str:

@@ -165,6 +165,10 @@ class Train(Section):
     """Optimizer steps between metric rows."""
     seed: Seed = 42
 
+    @property
+    def rows_per_step(self) -> int:
+        return self.batch_size * self.accumulation
+
 
 class Evaluate(Section):
     every: Positive | None = None

@@ -225,8 +225,8 @@ def no_curve(recipe: Recipe, steps: int) -> str:
 def no_curve_for(recipe: Recipe, rows: int) -> str:
     """The same where only the number of training rows tells how many steps there are."""
     train = recipe.train
-    a_step = train.batch_size * train.accumulation
-    return no_curve(recipe, train.max_steps or math.ceil(train.epochs * math.ceil(rows / a_step)))
+    an_epoch = math.ceil(rows / train.rows_per_step)
+    return no_curve(recipe, train.max_steps or math.ceil(train.epochs * an_epoch))
 
 
 def not_swept(key: str, data: dict[str, Any]) -> str:

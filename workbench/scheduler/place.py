@@ -155,7 +155,8 @@ def _choose(
     for row in sorted(allowed, key=lambda r: (card_of(r).usable_bytes, r.uuid)):
         card = card_of(row)
         with suppress(WorkbenchError):
-            return card, _plan(desk, trial, experiment, card, _free_bytes(desk, row))
+            free_bytes, cut = _free_bytes(desk, row), _cut(desk, trial, card)
+            return card, _plan(desk, trial, experiment, card, free_bytes, cut)
     return None
 
 
@@ -219,15 +220,20 @@ def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
 
 
 def _plan(
-    desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, free_bytes: int | None
+    desk: Desk,
+    trial: TrialRow,
+    experiment: Experiment,
+    card: Card,
+    free_bytes: int | None,
+    cut: int | None = None,
 ) -> Plan:
-    """Remembered for each trial's settings and cut, card and room, which is rounded down.
+    """Remembered for each trial's settings, cut, card and room, which is rounded down. `cut`: as
+    choose_plan has it; whether there is a plan does not depend on it.
 
     DoesNotFit, UsageError, or what an older workbench's recipe, or a strange model, led to.
     """
     room = None if free_bytes is None else free_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES
     settings = json.dumps(trial.settings, sort_keys=True)
-    cut = _cut(desk, trial, card)
     key = (experiment.id, settings, cut, card, room, *record(desk, experiment.id))
     if key not in desk.plans:
         try:

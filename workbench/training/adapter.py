@@ -173,7 +173,7 @@ def model_card(recipe: Recipe, scores: dict[str, Any], versions: dict[str, str])
             f"{scores.get('step', 0)} steps on {public_name(recipe.data.train)}.",
             "",
             f"Rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}; learning rate "
-            f"{train.learning_rate:g}, {train.batch_size * train.accumulation} rows a step, "
+            f"{train.learning_rate:g}, {train.rows_per_step} rows a step, "
             f"seed {train.seed}; base in {model.quantization}. All settings: `recipe.yaml`.",
             "",
             "| held-out | |",

@@ -53,12 +53,13 @@ def worst_batches(rows: Dataset, size: int, tokens: int) -> list[Rows]:
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])[:size]
     whole = [rows[i] for i in order]
     filled, left = [], tokens
-    for index, row in enumerate(whole):
-        if lengths[order[index]] > left > 0:
+    for row in whole:
+        length = len(row["input_ids"])
+        if length > left > 0:
             row = {name: row[name][:left] for name in ("input_ids", "labels")}
-        left -= min(left, lengths[order[index]])
+        left -= min(left, length)
         filled.append(row)
-    longer = lengths[order[0]] > tokens
+    longer = len(whole[0]["input_ids"]) > tokens
     return [collate(batch) for batch in ([filled, whole] if longer else [filled])]
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from workbench.errors import DataError
@@ -180,7 +178,9 @@ class Tally:
             "p95_length": _at(self._lengths, 0.95),
             "max_length": self.longest,
             "mean_length": round(total / self.kept, 2),
-            "length_sample": _quantiles(self._lengths, SAMPLED),
+            "length_sample": [
+                _at(self._lengths, (2 * n + 1) / (2 * SAMPLED)) for n in range(SAMPLED)
+            ],
             "target_tokens": self._target_tokens,
             "uncut_p95_length": _at(self._uncut, 0.95),
             "uncut_max_length": max(self._uncut),
@@ -223,14 +223,6 @@ def _at(lengths: Counter[int], share: float) -> int:
         if place < 0:
             return length
     return max(lengths)
-
-
-def _quantiles(lengths: Counter[int], count: int) -> list[int]:
-    """So many lengths, evenly spaced among those of all rows."""
-    known = sorted(lengths)
-    ends = list(accumulate(lengths[length] for length in known))
-    places = ((2 * n + 1) * ends[-1] // (2 * count) for n in range(count))
-    return [known[bisect_right(ends, place)] for place in places]
 
 
 def _learned(tokens: Tokens, limit: int, ends: Set[int]) -> Iterator[bool]:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.footprint.micro import cuts
+
 IGNORE = -100
 """The label that carries no loss (torch.nn.functional.cross_entropy's default)."""
 
@@ -41,21 +43,9 @@ class Rows:
     def cut(
         self, max_rows: int, max_tokens: int | None = None, *, padded: bool = False
     ) -> list[Rows]:
-        """Consecutive rows, so many rows and tokens at most a part (one row always goes in).
-
-        `padded`: each row counts as long as the longest of its part.
-        """
-        parts, first, count, widest = [], 0, 0, 0
-        for index, length in enumerate(self.lengths):
-            full = index - first >= max_rows
-            widest = max(widest, length)
-            more = widest * (index - first + 1) if padded else count + length
-            heavy = max_tokens is not None and more > max_tokens
-            if index > first and (full or heavy):
-                parts.append(self._part(first, index))
-                first, count, widest = index, 0, length
-            count += length
-        return [*parts, self._part(first, len(self.lengths))]
+        """One part for each micro-step, as the planner cuts."""
+        ends = cuts(self.lengths, max_rows, max_tokens, padded=padded)
+        return [self._part(first, end) for first, end in ends]
 
     def _part(self, first: int, end: int) -> Rows:
         before = sum(self.lengths[:first])
