@@ -53,7 +53,7 @@ class Run:
 
     precision: str
     kernel: str
-    """Attention of the step: package, torch, efficient or dense; on a CPU loop or dense."""
+    """Attention of the step: package, torch, triton, efficient or dense; on a CPU loop or dense."""
     optimizer: str
     tokens: int
     """In one micro-step at most."""

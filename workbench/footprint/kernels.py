@@ -22,7 +22,7 @@ def kernel_for(
     *,
     flash_installed: bool | None = None,
 ) -> tuple[str, str]:
-    """(package, torch, efficient, loop or dense; why). `longest`: tokens of a row."""
+    """(package, torch, triton, efficient, loop or dense; why). `longest`: tokens of a row."""
     if card.kind != "cuda":
         kind = "dense" if shape.softcap else "loop"
         return kind, "row by row in PyTorch's own attention"
@@ -35,7 +35,7 @@ def kernel_for(
             return "package", "Flash Attention 2 from the flash-attn package"
         if not shape.softcap:
             return "torch", "Flash Attention 2 as PyTorch bundles it"
-        return "dense", "all pairs of tokens: only the flash-attn package knows capped scores"
+        return "triton", "Flash Attention 2 in Triton: it has capped scores"
     banded = shape.window is not None and shape.window < longest
     if half and not shape.softcap and not banded:
         return "efficient", f"PyTorch's memory-efficient kernel: compute capability {has}"

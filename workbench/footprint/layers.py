@@ -42,7 +42,7 @@ class Layer:
 
 
 def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
-    """`kernel`: package, torch, efficient or dense attention."""
+    """`kernel`: package, torch, triton, efficient or dense attention."""
     value = VALUE_BYTES[precision]
     width, ffn, q, kv = shape.width, shape.ffn, shape.q_width, shape.kv_width
     shared = kv == q

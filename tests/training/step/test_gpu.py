@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.training.step.conftest import LINEARS
-from workbench.training.step import Rows, Step, StepOptions, collate
+from workbench.training.step import Rows, Step, StepOptions, attention, collate
 from workbench.training.step.attention import KERNELS
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
@@ -48,15 +48,20 @@ def options(**changes: Any) -> StepOptions:
 
 
 @pytest.mark.parametrize("window", [None, 48])
-@pytest.mark.parametrize("kind", ["torch", "efficient", "dense"])
-def test_kernels_of_attention_agree_with_sdpa_row_by_row(kind: str, window: int | None) -> None:
+@pytest.mark.parametrize("kind", ["torch", "triton", "efficient", "dense"])
+@pytest.mark.parametrize("width", [64, 96, 128, 256])
+def test_kernels_of_attention_agree_with_sdpa_row_by_row(
+    kind: str, width: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SHORT", 0)  # the library's own
     torch.manual_seed(0)
     cu = torch.tensor([0, 130, 137, 358, 422, 448, 448], device=CUDA)
     inputs = [
-        torch.randn(448, heads, 64, device=CUDA).half().requires_grad_() for heads in (8, 2, 2)
+        torch.randn(448, heads, width, device=CUDA).half().requires_grad_() for heads in (8, 2, 2)
     ]
-    grad = torch.randn(448, 8, 64, device=CUDA).half()
-    more: dict[str, Any] = {"max_length": 256, "scale": 0.125, "window": window, "softcap": None}
+    grad = torch.randn(448, 8, width, device=CUDA).half()
+    more: dict[str, Any] = {"max_length": 256, "window": window, "softcap": None}
+    more["scale"] = width**-0.5
     found = []
     for name in ("loop", kind):
         out = KERNELS[name](*inputs, cu=cu, **more)

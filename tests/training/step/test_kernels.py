@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.training.step import triton_ops
+from workbench.training.step.attention import KERNELS
 from workbench.training.step.head import _plain
 from workbench.training.step.masks import hashed_mask, keys_for
 
@@ -56,15 +57,49 @@ def test_low_rank_forward_and_backward(p: float, rank: int, count: int) -> None:
     torch.testing.assert_close(grad, want_da, rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("width", [96, 9000])
-def test_gradient_of_b(width: int) -> None:
-    dy_TN, low_TR = drawn(150, width), drawn(150, 5, seed=1)
-    grad = torch.full((width, 5), float("nan"), device=DEVICE)
-    triton_ops.up_backward(dy_TN, low_TR, grad, add=False)
-    torch.testing.assert_close(grad, dy_TN.T @ low_TR, rtol=1e-4, atol=1e-4)
-    beside_TN = torch.cat([dy_TN, dy_TN], 1)[:, width:]  # as gradients of gate and up lie
-    triton_ops.up_backward(beside_TN, low_TR, grad, add=True)
-    torch.testing.assert_close(grad, 2 * dy_TN.T @ low_TR, rtol=1e-4, atol=2e-4)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("p", [0.0, 0.25])
+@pytest.mark.parametrize("kind", ["apart", "halves"])
+def test_low_rank_backward_through_a_gated_activation(kind: str, p: float, gelu: bool) -> None:
+    keys = keys_for(torch.tensor(5), torch.tensor(3), torch.arange(1)).to(DEVICE)
+    both = drawn(150, 2 * 300).requires_grad_()
+    gate, up = both.chunk(2, 1)
+    a_1RK, dlow_1TR, dx_TK = drawn(1, 8, 300, seed=3), drawn(1, 150, 8, seed=2), drawn(150, 300)
+    act = nn.functional.gelu(gate, approximate="tanh") if gelu else nn.functional.silu(gate)
+    x_TK = act * up
+    kept = dropped(x_TK, keys[0], p, 0)
+    want_grad = 2 * (dlow_1TR[0].T @ kept)[None]
+    more = 2 * dropped(dlow_1TR[0] @ a_1RK[0], keys[0], p, 0)
+    (want,) = torch.autograd.grad(x_TK, both, dx_TK + more)
+    parts = [gate.detach(), up.detach()]
+    if kind == "apart":
+        parts = [part.clone() for part in parts]
+    grad = torch.full_like(a_1RK, float("nan"))
+    triton_ops.gated_lora_backward(
+        *parts, dx_TK, dlow_1TR, a_1RK, grad, keys, p, 2.0, gelu=gelu, add=False
+    )
+    torch.testing.assert_close(torch.cat(parts, 1), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(grad, want_grad, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("rank", [5, 40])
+@pytest.mark.parametrize("sizes", [(96,), (9000,), (128, 64), (512, 256, 256), (96, 40)])
+@pytest.mark.parametrize("lie", ["beside", "apart", "turned"])
+def test_backward_of_b(lie: str, sizes: tuple[int, ...], rank: int) -> None:
+    dys, low_PTR = drawn(150, sum(sizes)).split(sizes, 1), drawn(len(sizes), 150, rank, seed=1)
+    if lie == "apart":
+        dys = tuple(dy_TN.contiguous() for dy_TN in dys)
+    elif lie == "turned":
+        dys = tuple(dy_TN.T.contiguous().T for dy_TN in dys)
+    b_NR = drawn(sum(sizes), rank, seed=2)
+    each = list(zip(dys, low_PTR, b_NR.split(sizes), strict=True))
+    want_grad = torch.cat([dy_TN.T @ low_TR for dy_TN, low_TR, _ in each])
+    want_dlow = torch.stack([dy_TN @ b for dy_TN, _, b in each])
+    grad = torch.full((sum(sizes), rank), float("nan"), device=DEVICE)
+    for times, add in ((1, False), (2, True)):
+        dlow = triton_ops.up_backward(list(dys), low_PTR, b_NR, grad, add=add)
+        torch.testing.assert_close(dlow, want_dlow, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(grad, times * want_grad, rtol=1e-4, atol=2e-4)
 
 
 def test_nf4_dequantize_gives_the_values_of_bitsandbytes() -> None:
@@ -128,15 +163,41 @@ def test_rotary() -> None:
     cos, sin = (torch.cat([turn, turn], -1) for turn in (angle.cos(), angle.sin()))
     left, right = x.chunk(2, -1)
     want = x * cos[:, None] + torch.cat([-right, left], -1) * sin[:, None]
-    dy = drawn(1, 3, 13, 16, seed=2)
+    dy = drawn(1, 13, 3, 16, seed=2).transpose(1, 2)
     (want_dx,) = torch.autograd.grad(want, x, dy, retain_graph=True)
     for in_place in (False, True):
         turned = x * 1  # strides as x has them
         got = triton_ops.Rotary.apply(turned, cos, sin, in_place)
         assert (got.data_ptr() == turned.data_ptr()) == in_place
-        (dx,) = torch.autograd.grad(got, x, dy)
+        (dx,) = torch.autograd.grad(got, turned, dy)
+        assert (dx.data_ptr() == dy.data_ptr()) == in_place
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [16, 24, 72])
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_attention_in_short_rows(softcap: float | None, window: int | None, width: int) -> None:
+    cu = torch.tensor([0, 70, 72, 150, 151, 151], device=DEVICE)
+    parts = drawn(151, 8 * width).requires_grad_()  # as they come out of one product
+    q_THD, k_TGD, v_TGD = (
+        x.view(151, -1, width) for x in parts.split([4 * width, 2 * width, 2 * width], dim=1)
+    )
+    grad = drawn(151, 4, width, seed=1)
+    scale = width**-0.5
+    want = KERNELS["dense"](
+        q_THD, k_TGD, v_TGD, cu=cu, max_length=78, scale=scale, window=window, softcap=softcap
+    )
+    (want_grad,) = torch.autograd.grad(want, parts, grad, retain_graph=True)
+    got = KERNELS["triton"](
+        q_THD, k_TGD, v_TGD, cu=cu, max_length=78, scale=scale, window=window, softcap=softcap
+    )
+    grads = torch.autograd.grad(got, [q_THD, k_TGD, v_TGD], grad)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    together = triton_ops.beside([grad.flatten(1) for grad in grads])
+    assert together is not None  # so that the projections go backward in one product
+    torch.testing.assert_close(together, want_grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

@@ -65,7 +65,9 @@ def test_one_more_layer_keeps_what_is_predicted(
     shape = ModelShape.of(config)
     targets = PHI_LINEARS if family == "phi3" else list(shape.projections)
     lora = Lora(rank=RANK, targets=targets, dropout=dropout)
-    kernel = "dense" if family == "gemma2" else "torch" if CUDA else "efficient"
+    kernel = "dense" if family == "gemma2" else "efficient"
+    if CUDA:
+        kernel = "triton" if family == "gemma2" else "torch"
     layer = fused(shape, lora, PRECISION, kernel)
     predicted = layer.of(TOKENS, TOKENS)
     if kernel == "efficient":  # row by row on a CPU: the rows' outputs, and then all together

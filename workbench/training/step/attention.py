@@ -2,9 +2,10 @@
 
 Saves all attention between padding, and the mask. Kernels: flash-attn's varlen form (Dao 2023,
 arXiv 2307.08691) where that package is installed, PyTorch's bundled one
-(torch.nn.attention.varlen) from compute capability 8.0, the memory-efficient kernel (Rabe and
-Staats 2021, arXiv 2112.05682; xformers) below, and plain SDPA row by row on a CPU. The registered
-names contain no "flash": transformers would look for a hub kernel of that name.
+(torch.nn.attention.varlen) from compute capability 8.0, both with our own for short rows, which
+has capped scores as well (short_rows.py); the memory-efficient kernel (Rabe and Staats 2021, arXiv
+2112.05682; xformers) below, and plain SDPA row by row on a CPU. The registered names contain no
+"flash": transformers would look for a hub kernel of that name.
 """
 
 # T tokens, H query heads, G key/value heads, D head width, Q queries, K keys
@@ -23,8 +24,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from workbench.training.step import triton_ops
+from workbench.training.step.short_rows import ShortRows
+
 Kernel = Callable[..., Tensor]
 PREFIX = "workbench_varlen_"
+SHORT = 1024
+"""Tokens of the longest row up to which our own kernel is faster than the libraries'."""
 IGNORED = frozenset({"position_ids", "seq_idx", "use_cache", "cache_position", "output_attentions"})
 """What models pass along that changes nothing here."""
 
@@ -36,7 +42,7 @@ class Unsupported(ValueError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     kind: str
-    """package, torch, efficient, loop or dense."""
+    """package, torch, triton, efficient, loop or dense."""
     why: str
 
     @property
@@ -51,8 +57,11 @@ def choose(
     capability: tuple[int, int] | None = None,
     softcap: bool = False,
     head_width: int = 128,
+    triton: bool = True,
 ) -> Choice:
-    """The kernel for a card. `capability` pretends another card (for tests of the T4 path)."""
+    """The kernel for a card. `capability` pretends another card (for tests of the T4 path);
+    `triton` runs there.
+    """
     if device.type != "cuda":
         kind = "dense" if softcap else "loop"
         return Choice(kind=kind, why="SDPA row by row: no CUDA card")
@@ -61,8 +70,10 @@ def choose(
     if has >= (8, 0) and half and head_width <= 256:
         if find_spec("flash_attn") is not None:
             return Choice(kind="package", why="Flash Attention 2 from the flash-attn package")
+        if softcap and triton:
+            return Choice(kind="triton", why="Flash Attention 2 in Triton: it has capped scores")
         if softcap:
-            why = "soft-capped scores: only the flash-attn package has them, and it is missing"
+            why = "soft-capped scores: the flash-attn package has them, or Triton; both are missing"
             return Choice(kind="dense", why=why)
         return Choice(kind="torch", why="Flash Attention 2 as PyTorch bundles it")
     if softcap:
@@ -131,6 +142,11 @@ def _package(
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found,unused-ignore]
 
     cu = cu.int()
+    if _short(max_length, q_THD):
+        return _triton(
+            q_THD, k_TGD, v_TGD, cu=cu, max_length=max_length, scale=scale, window=window,
+            softcap=softcap,
+        )  # fmt: skip
     out: Tensor = flash_attn_varlen_func(
         q_THD, k_TGD, v_TGD, cu, cu, max_length, max_length,
         softmax_scale=scale, causal=True,
@@ -148,15 +164,34 @@ def _torch_varlen(
 
     if softcap is not None:
         raise Unsupported("PyTorch's varlen attention has no soft cap")
+    cu = cu.int()
+    if _short(max_length, q_THD):
+        return _triton(
+            q_THD, k_TGD, v_TGD, cu=cu, max_length=max_length, scale=scale, window=window,
+            softcap=softcap,
+        )  # fmt: skip
     more: dict[str, Any] = {}
     if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # torch 2.12 and newer ask for it
         more["enable_gqa"] = q_THD.shape[1] != k_TGD.shape[1]
-    cu = cu.int()
     out = varlen_attn(
         q_THD, k_TGD, v_TGD, cu, cu, max_length, max_length,
         scale=scale, window_size=(window - 1, 0) if window else (-1, 0), **more,
     )  # fmt: skip
     assert isinstance(out, Tensor)
+    return out
+
+
+def _short(max_length: int, q_THD: Tensor) -> bool:
+    return max_length <= SHORT and triton_ops.usable(q_THD.device)
+
+
+def _triton(
+    q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, *, cu: Tensor, max_length: int, scale: float,
+    window: int | None, softcap: float | None,
+) -> Tensor:  # fmt: skip
+    out: Tensor = ShortRows.apply(  # type: ignore[no-untyped-call]
+        q_THD, k_TGD, v_TGD, cu.int(), max_length, scale, window, softcap
+    )
     return out
 
 
@@ -235,6 +270,7 @@ def _band(length: int, window: int | None, device: torch.device) -> Tensor:
 KERNELS: dict[str, Kernel] = {
     "package": _package,
     "torch": _torch_varlen,
+    "triton": _triton,
     "efficient": _efficient,
     "loop": _loop,
     "dense": _dense,

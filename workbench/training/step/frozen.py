@@ -36,25 +36,22 @@ class Workspace:
 class FrozenWeight:
     """W_NK of a linear layer, plain or NF4."""
 
-    def __init__(
-        self, linear: nn.Linear, dtype: torch.dtype, workspace: Workspace, *, unpacked: bool = False
-    ) -> None:
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype, workspace: Workspace) -> None:
         self.shape_NK = (linear.out_features, linear.in_features)
         self._dtype = dtype
         self._workspace = workspace
         self._weight: Any = linear.weight
         self._state: Any = getattr(linear.weight, "quant_state", None)
-        self._resident: Tensor | None = None
-        if self._state is None:
-            self._resident = linear.weight.data.to(dtype)
-        elif unpacked:
-            self._resident = self._unpack(None)
-        else:
-            workspace.reserve(self.shape_NK[0] * self.shape_NK[1])
+        self._resident = linear.weight.data.to(dtype) if self._state is None else None
 
     @property
     def packed(self) -> bool:
         return self._resident is None
+
+    def stay_unpacked(self, place_NK: Tensor) -> None:
+        """Of a packed weight: from now on its values are there, made once."""
+        self.unpack_into(place_NK)
+        self._resident = place_NK
 
     def unpack_into(self, out_NK: Tensor) -> None:
         """Of a packed weight."""
@@ -63,17 +60,16 @@ class FrozenWeight:
             out_NK.copy_(made)
 
     def dense(self) -> Tensor:
-        """W_NK in the compute dtype. Of a 4-bit weight: valid until the next call of any of them,
+        """W_NK in the compute dtype. Of a packed weight: valid until the next call of any of them,
         so use it at once.
         """
         if self._resident is not None:
             return self._resident
         return self._unpack(self._workspace.take(self.shape_NK))
 
-    def _unpack(self, out: Tensor | None) -> Tensor:
+    def _unpack(self, out: Tensor) -> Tensor:
         packed, state = self._weight.data, self._state
         if triton_ops.usable(packed.device) and state.nested and state.quant_type == "nf4":
-            out = packed.new_empty(self.shape_NK, dtype=self._dtype) if out is None else out
             return triton_ops.nf4_dequantize(packed, state, out)
         return _bitsandbytes_unpack(packed, state, self._dtype)
 

@@ -89,14 +89,23 @@ def lora_down(
 
 
 @triton.jit
-def reduce_parts(parts, out, count, S, SCALE: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr):
-    """out (+)= SCALE · sum over S of parts."""
+def reduce_parts(
+    parts, out, count, END0, END1, END2, SCALE: tl.constexpr, ADD: tl.constexpr,
+    TILE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out[p] (+)= SCALE · sum of parts, of which those of p end at END_p."""
+    p = tl.program_id(1)
+    first = tl.where(p == 0, 0, tl.where(p == 1, END0, END1))
+    end = tl.where(p == 0, END0, tl.where(p == 1, END1, END2))
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for s in range(S):
-        total += tl.load(parts + s * count + at, mask=inside, other=0.0)
+    for start in range(first, end, TILE):
+        s = start + tl.arange(0, TILE)
+        each = s[:, None].to(tl.int64) * count + at[None, :]
+        total += tl.sum(tl.load(parts + each, mask=(s < end)[:, None] & inside, other=0.0), 0)
     total *= SCALE
+    out += p.to(tl.int64) * count
     if ADD:
         total += tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
@@ -104,26 +113,36 @@ def reduce_parts(parts, out, count, S, SCALE: tl.constexpr, ADD: tl.constexpr, B
 
 @triton.jit
 def up_backward(
-    dy_TN, low_TR, grad_NR, T, N, R, dy_stride, ADD: tl.constexpr,
+    dy_TN, low_PTR, b_NR, grad_SNR, dlow_STR, T, N, R, dy_stride, end0, end1, rows_each,
+    ADD: tl.constexpr, DLOW: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """grad_B (+)= dy^T @ low in fp32; low carries the adapter's scaling already."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    """grad_B (+)= dy^T @ low in fp32; low carries the adapter's scaling already. And this block's
+    share of dlow = dy @ B. dy is read once for both.
+    """
+    block, split = tl.program_id(0), tl.program_id(1)
+    n = block * BLOCK_N + tl.arange(0, BLOCK_N)
     r = tl.arange(0, BLOCK_R)
-    in_n = n < N
-    in_r = r < R
-    total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
-    for start in range(0, T, BLOCK_T):
-        t = start + tl.arange(0, BLOCK_T)
-        in_t = t < T
-        at = t[:, None].to(tl.int64) * dy_stride + n[None, :]
-        dy = tl.load(dy_TN + at, mask=in_t[:, None] & in_n[None, :], other=0.0)
-        low = tl.load(
-            low_TR + t[:, None] * R + r[None, :], mask=in_t[:, None] & in_r[None, :], other=0.0
-        )
-        total += tl.dot(tl.trans(dy), low, input_precision="ieee")
-    to = grad_NR + n[:, None] * R + r[None, :]
+    in_n, in_r = n < N, r < R
     inside = in_n[:, None] & in_r[None, :]
+    low_PTR += ((block * BLOCK_N >= end0).to(tl.int64) + (block * BLOCK_N >= end1)) * T * R
+    dlow_STR += block.to(tl.int64) * T * R
+    if DLOW:
+        b = tl.load(b_NR + n[:, None] * R + r[None, :], mask=inside, other=0.0)
+    total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
+    first = split * rows_each
+    for start in range(first, tl.minimum(first + rows_each, T), BLOCK_T):
+        t = start + tl.arange(0, BLOCK_T)
+        in_t = t < tl.minimum(first + rows_each, T)
+        at = t[:, None].to(tl.int64) * dy_stride + n[None, :]
+        at_low = t[:, None] * R + r[None, :]
+        in_low = in_t[:, None] & in_r[None, :]
+        dy = tl.load(dy_TN + at, mask=in_t[:, None] & in_n[None, :], other=0.0)
+        low = tl.load(low_PTR + at_low, mask=in_low, other=0.0)
+        total += tl.dot(tl.trans(dy), low, input_precision="ieee")
+        if DLOW:
+            tl.store(dlow_STR + at_low, tl.dot(dy, b, input_precision="ieee"), mask=in_low)
+    to = grad_SNR + split.to(tl.int64) * N * R + n[:, None] * R + r[None, :]
     if ADD:
         total += tl.load(to, mask=inside, other=0.0)
     tl.store(to, total, mask=inside)
@@ -153,14 +172,17 @@ def down_backward(
 
 @triton.jit
 def lora_backward(
-    x_TK, dx_TK, dlow_PTR, a_PRK, da_SPRK, keys, T, K, R, rows_each,
+    x_TK, up_TK, dx_TK, dlow_PTR, a_PRK, da_SPRK, keys, T, K, R, rows_each, x_stride, up_stride,
     SCALE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
     HAS_DX: tl.constexpr, ADD_DX: tl.constexpr, P: tl.constexpr,
+    GATED: tl.constexpr, GELU: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """dx (+)= sum over p of mask_p · (dlow_p @ A_p) · SCALE; da[., p] = dlow_p^T @ (mask_p · x).
 
     x is read once for up to three projections. da still lacks the scale, s / (1 - dropout).
+    GATED: x is the gate and what is read act(gate) · up; both become their gradients, instead of
+    dx, which is read.
     """
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     split = tl.program_id(1)
@@ -175,7 +197,13 @@ def lora_backward(
         in_t = (t < T) & (t < first + rows_each)
         at = t[:, None] * K + k[None, :]
         inside = in_t[:, None] & in_k[None, :]
-        x = tl.load(x_TK + at, mask=inside, other=0.0)
+        at_x = t[:, None].to(tl.int64) * x_stride + k[None, :]
+        x = tl.load(x_TK + at_x, mask=inside, other=0.0)
+        if GATED:
+            at_up = t[:, None].to(tl.int64) * up_stride + k[None, :]
+            up = tl.load(up_TK + at_up, mask=inside, other=0.0).to(tl.float32)
+            act, slope = activated(x.to(tl.float32), GELU)
+            x = (act.to(x.dtype).to(tl.float32) * up).to(x.dtype)
         bits = drawn(at, keys, DROP)
         part, dx = down_backward(
             x, bits, dlow_PTR, a_PRK, t, in_t, k, in_k, r, R, K, 0,
@@ -198,7 +226,10 @@ def lora_backward(
             dx += more
         if ADD_DX:
             dx += tl.load(dx_TK + at, mask=inside, other=0.0).to(tl.float32)
-        if HAS_DX:
+        if GATED:
+            tl.store(x_TK + at_x, (dx * up * slope).to(x.dtype), mask=inside)
+            tl.store(up_TK + at_up, (dx * act).to(x.dtype), mask=inside)
+        elif HAS_DX:
             tl.store(dx_TK + at, dx.to(dx_TK.dtype.element_ty), mask=inside)
     to = da_SPRK + (split * P * R + r[:, None]) * K + k[None, :]
     inside = (r < R)[:, None] & in_k[None, :]

@@ -60,11 +60,12 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowRank:
-    """One adapter: compute-dtype views of A and B, fp32 views of their gradients."""
+    """One adapter."""
 
     a: nn.Parameter
+    b: nn.Parameter
     b_NR: Tensor
-    grad_b_NR: Tensor
+    """In the compute dtype."""
     scaling: float
     dropout: float
     site: int
@@ -73,13 +74,24 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """Adapters of one group that are alike, so that one launch serves them all."""
+    """Adapters of one group that are alike, so that one launch serves them all: views of their
+    A and B in the compute dtype, and of the gradients in fp32.
+    """
 
     members: tuple[int, ...]
     """Which projections of the group."""
     a_PRK: Tensor
     grad_a_PRK: Tensor
+    b_NR: Tensor
+    """Below each other."""
+    grad_b_NR: Tensor
     lows: tuple[LowRank, ...]
+
+    @property
+    def by_kernels(self) -> bool:
+        """Else by torch's operations, which draw other masks."""
+        narrow = self.a_PRK.shape[1] <= triton_ops.WIDEST_RANK
+        return narrow and triton_ops.usable(self.a_PRK.device)
 
     @property
     def site(self) -> int:
@@ -114,6 +126,8 @@ class Group:
     anchor: nn.Parameter | None
     """Any trained parameter of the group, so that autograd visits it though its input is frozen."""
     workspace: Workspace
+    resident_NK: Tensor | None = None
+    """W of all projections below each other, where they stay unpacked."""
     reads_once: bool = False
     """Going backward, one kernel reads the input, and may write its gradient in its place."""
     _made_for: Tensor | None = None
@@ -128,12 +142,22 @@ class Group:
             self._made_for = None
         return out
 
+    @property
+    def reads_gated(self) -> bool:
+        """gated() can take the place of forward()."""
+        return self.reads_once and len(self.projections) == 1
+
+    def gated(self, gate: Tensor, up: Tensor | None, *, gelu: bool) -> Tensor:
+        """Of act(gate) · up; without `up`, they are the halves of `gate`."""
+        out: Tensor = _GatedProjection.apply(gate, up, self.anchor, self, gelu)  # type: ignore[no-untyped-call]
+        return out
+
     def forget(self) -> None:
         """What was computed and never collected, because a pass failed in between."""
         self._made_for, self._made = None, {}
 
     def products(self, x_TK: Tensor, lows: list[Tensor]) -> list[Tensor]:
-        """x @ W^T + low @ B^T of every projection; where all are packed and small, as one product.
+        """x @ W^T + low @ B^T of every projection, as one product where their W can lie together.
 
         The thin product is written first and the large one added to it, so that no output is read
         once more for it.
@@ -146,8 +170,8 @@ class Group:
             for index, low, low_TR in zip(stack.members, stack.lows, low_PTR, strict=True):
                 torch.mm(low_TR, low.b_NR.T, out=outs[index])
                 started[index] = True
-        if len(parts) > 2 and all(started) and all(part.weight.packed for part in parts):
-            all_TN.addmm_(x_TK, self._unpacked().T)
+        if self._lie_together() and len(set(started)) == 1:
+            all_TN.addmm_(x_TK, self._whole().T, beta=int(started[0]))
         else:
             for part, out_TN, begun in zip(parts, outs, started, strict=True):
                 out_TN.addmm_(x_TK, part.weight.dense().T, beta=int(begun))
@@ -156,16 +180,40 @@ class Group:
                 out_TN.add_(part.bias_N)
         return outs
 
+    def add_to_dx(self, dx: _Sum, dys: list[Tensor]) -> None:
+        """dx (+)= dy @ W of every projection, as one product where dy lie together as well."""
+        all_TN = triton_ops.beside(dys) if self._lie_together() else None
+        if all_TN is not None:
+            dx.total.addmm_(all_TN, self._whole(), beta=int(dx.begin()))
+            return
+        for part, dy_TN in zip(self.projections, dys, strict=True):
+            dx.total.addmm_(dy_TN, part.weight.dense(), beta=int(dx.begin()))
+
+    def add_to_bias(self, dys: list[Tensor]) -> None:
+        for part, dy_TN in zip(self.projections, dys, strict=True):
+            if part.grad_bias_N is not None:
+                part.grad_bias_N.add_(dy_TN.sum(0, dtype=part.grad_bias_N.dtype))
+
     def _outputs(self) -> list[int]:
         return [part.weight.shape_NK[0] for part in self.projections]
 
-    def _unpacked(self) -> Tensor:
+    def _lie_together(self) -> bool:
+        return self.resident_NK is not None or unpack_together(self.projections)
+
+    def _whole(self) -> Tensor:
         """W of all projections below each other."""
+        if self.resident_NK is not None:
+            return self.resident_NK
         outputs = self._outputs()
         all_NK = self.workspace.take((sum(outputs), self.projections[0].weight.shape_NK[1]))
         for part, w_NK in zip(self.projections, torch.split(all_NK, outputs), strict=True):
             part.weight.unpack_into(w_NK)
         return all_NK
+
+
+def unpack_together(projections: list[Projection]) -> bool:
+    """q, k and v; two large ones would take a workspace twice as large."""
+    return len(projections) > 2 and all(part.weight.packed for part in projections)
 
 
 class _Projections(torch.autograd.Function):
@@ -204,12 +252,45 @@ class _Projections(torch.autograd.Function):
         for stack, low_PTR in zip(group.stacks, lows, strict=True):  # before the large products
             ours = [dys[index] for index in stack.members]
             _low_rank_backward(x_TK, dx, ours, low_PTR, stack, ctx.keys_S2, first=ctx.first)
-        for part, dy_TN in zip(group.projections, dys, strict=True):
-            if dx is not None:
-                dx.total.addmm_(dy_TN, part.weight.dense(), beta=int(dx.begin()))
-            if part.grad_bias_N is not None:
-                part.grad_bias_N.add_(dy_TN.sum(0, dtype=part.grad_bias_N.dtype))
+        if dx is not None:
+            group.add_to_dx(dx, dys)
+        group.add_to_bias(dys)
         return (None if dx is None else dx.total.view(ctx.shape)), None, None, None
+
+
+class _GatedProjection(torch.autograd.Function):
+    """What reads a gated activation, and that activation. Saves, against GatedLinear before it:
+    the activation is not made again, and its gradient is neither added to nor read once more.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor | None, anchor: Tensor | None, group: Group, gelu: bool
+    ) -> Tensor:
+        x_TK = triton_ops.flat(triton_ops.gated(gate, up, gelu=gelu))
+        keys_S2 = group.draw.keys_S2
+        low_PTR = _down(x_TK, group.stacks[0], keys_S2)
+        kept = [triton_ops.flat(part) for part in (gate, up) if part is not None]
+        ctx.save_for_backward(low_PTR, *kept)
+        ctx.group, ctx.keys_S2, ctx.first = group, keys_S2, group.draw.first
+        ctx.shape, ctx.gelu = gate.shape, gelu
+        return group.products(x_TK, [low_PTR])[0].view(*gate.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        low_PTR, *kept = ctx.saved_tensors
+        gate_TK, up_TK = kept if len(kept) == 2 else triton_ops.halves(kept[0])
+        group, add, dy_TN = ctx.group, not ctx.first, dy.reshape(-1, dy.shape[-1])
+        stack = group.stacks[0]
+        dlow_PTR = triton_ops.up_backward([dy_TN], low_PTR, stack.b_NR, stack.grad_b_NR, add=add)
+        triton_ops.gated_lora_backward(
+            gate_TK, up_TK, dy_TN @ group.projections[0].weight.dense(), dlow_PTR, stack.a_PRK,
+            stack.grad_a_PRK, ctx.keys_S2[stack.site :], stack.dropout, stack.scaling,
+            gelu=ctx.gelu, add=add,
+        )  # fmt: skip
+        group.add_to_bias([dy_TN])
+        grads = [part.view(ctx.shape) for part in kept]  # gate and up became them
+        return grads[0], grads[1] if len(grads) == 2 else None, None, None, None
 
 
 @dataclass(slots=True)
@@ -228,7 +309,7 @@ class _Sum:
 def _down(x_TK: Tensor, stack: Stack, keys_S2: Tensor) -> Tensor:
     """low_PTR, with the adapter's scaling in it."""
     p = stack.dropout
-    if triton_ops.usable(x_TK.device):
+    if stack.by_kernels:
         return triton_ops.lora_down(x_TK, stack.a_PRK, keys_S2[stack.site :], p, stack.scaling)
     lows = [
         dropped(x_TK, keys_S2[low.site], p) @ a_RK.T
@@ -248,27 +329,22 @@ def _low_rank_backward(
     first: bool,
 ) -> None:
     """Adds to the adapters' gradients (`first`: writes them), and their share to dx."""
-    dlow_PTR = torch.empty_like(low_PTR)
-    fused = triton_ops.usable(x_TK.device)
-    for low, dy_TN, low_TR, dlow_TR in zip(stack.lows, dys, low_PTR, dlow_PTR, strict=True):
-        torch.mm(dy_TN, low.b_NR, out=dlow_TR)
-        if fused:
-            triton_ops.up_backward(dy_TN, low_TR, low.grad_b_NR, add=not first)
-        else:
-            low.grad_b_NR.add_(dy_TN.T @ low_TR)
-    if fused:
+    if stack.by_kernels:
+        dlow_PTR = triton_ops.up_backward(dys, low_PTR, stack.b_NR, stack.grad_b_NR, add=not first)
         triton_ops.lora_backward(
             x_TK, None if dx is None else dx.total, dlow_PTR, stack.a_PRK, stack.grad_a_PRK,
             keys_S2[stack.site :], stack.dropout, stack.scaling,
             add=not first, add_dx=dx is not None and dx.begin(),
         )  # fmt: skip
         return
-    each = zip(stack.lows, dlow_PTR, stack.a_PRK, stack.grad_a_PRK, strict=True)
-    for low, dlow_TR, a_RK, grad_RK in each:
-        key_2 = keys_S2[low.site]
-        grad_RK.add_(dlow_TR.T @ dropped(x_TK, key_2, low.dropout), alpha=low.scaling)
+    grads_NR = torch.split(stack.grad_b_NR, [dy_TN.shape[1] for dy_TN in dys])
+    for index, (low, dy_TN, grad_NR) in enumerate(zip(stack.lows, dys, grads_NR, strict=True)):
+        grad_NR.add_(dy_TN.T @ low_PTR[index])
+        dlow_TR, key_2 = dy_TN @ low.b_NR, keys_S2[low.site]
+        grad_RK = dlow_TR.T @ dropped(x_TK, key_2, low.dropout)
+        stack.grad_a_PRK[index].add_(grad_RK, alpha=low.scaling)
         if dx is not None:
-            more = dropped(dlow_TR @ a_RK, key_2, low.dropout) * low.scaling
+            more = dropped(dlow_TR @ stack.a_PRK[index], key_2, low.dropout) * low.scaling
             dx.total.add_(more) if dx.begin() else dx.total.copy_(more)
 
 
@@ -301,6 +377,13 @@ class FusedProjections:
         for group in self.groups:
             for index, part in enumerate(group.projections):
                 self._replace(group, index, part.module)
+
+    def group_of(self, module: nn.Module) -> Group | None:
+        """The one that computes this module and no other."""
+        for group in self.groups:
+            if [part.module for part in group.projections] == [module]:
+                return group
+        return None
 
     def forget(self) -> None:
         for group in self.groups:
@@ -339,32 +422,54 @@ class FusedProjections:
     def _group(self, modules: dict[str, nn.Module]) -> Group:
         parts = [self._projection(name, module) for name, module in modules.items()]
         trained = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-        if len(parts) > 2 and all(part.weight.packed for part in parts):
-            rows = sum(part.weight.shape_NK[0] for part in parts)
-            self._workspace.reserve(rows * parts[0].weight.shape_NK[1])
-        anchor = trained[0] if trained else None
         stacks = self._stacks(parts)
-        # Torch's form reads it more than once.
-        once = triton_ops.usable(self._flat.values.device) and len(stacks) == 1
-        return Group(parts, stacks, self.draw, anchor, self._workspace, once)
+        return Group(
+            projections=parts,
+            stacks=stacks,
+            draw=self.draw,
+            anchor=trained[0] if trained else None,
+            workspace=self._workspace,
+            resident_NK=self._place(parts),
+            # Torch's form reads it more than once.
+            reads_once=len(stacks) == 1 and stacks[0].by_kernels,
+        )
+
+    def _place(self, parts: list[Projection]) -> Tensor | None:
+        """Where 4-bit weights stay unpacked, if they do; else the workspace has room for them."""
+        packed = [part.weight for part in parts if part.weight.packed]
+        if not packed:
+            return None
+        sizes = [weight.shape_NK[0] for weight in packed]
+        width = packed[0].shape_NK[1]
+        if self._unpacked:
+            all_NK = self._flat.values.new_empty((sum(sizes), width), dtype=self._dtype)
+            for weight, place_NK in zip(packed, torch.split(all_NK, sizes), strict=True):
+                weight.stay_unpacked(place_NK)
+            return all_NK if len(packed) == len(parts) else None
+        self._workspace.reserve((sum if unpack_together(parts) else max)(sizes) * width)
+        return None
 
     def _stacks(self, parts: list[Projection]) -> list[Stack]:
         """One for all adapters of the group when they are alike and lie together, else one each."""
         members = [(index, part.low) for index, part in enumerate(parts) if part.low is not None]
         alike = {(low.a.shape, low.scaling, low.dropout) for _, low in members}
-        a_PRK = self._flat.stacked([low.a for _, low in members]) if len(alike) == 1 else None
-        if a_PRK is not None:
-            return [self._stack(members)]
-        return [self._stack([member]) for member in members]
+        whole = self._stack(members) if len(alike) == 1 else None
+        if whole is not None:
+            return [whole]
+        return [stack for member in members if (stack := self._stack([member]))]
 
-    def _stack(self, members: list[tuple[int, LowRank]]) -> Stack:
-        params = [low.a for _, low in members]
-        found = self._flat.stacked(params)
-        assert found is not None
+    def _stack(self, members: list[tuple[int, LowRank]]) -> Stack | None:
+        a = self._flat.joined([low.a for _, low in members])
+        b = self._flat.joined([low.b for _, low in members])
+        if a is None or b is None:
+            return None
+        sizes = (len(members), *members[0][1].a.shape)
         return Stack(
             members=tuple(index for index, _ in members),
-            a_PRK=found[0],
-            grad_a_PRK=found[1],
+            a_PRK=a[0].view(sizes),
+            grad_a_PRK=a[1].view(sizes),
+            b_NR=b[0],
+            grad_b_NR=b[1],
             lows=tuple(low for _, low in members),
         )
 
@@ -376,7 +481,7 @@ class FusedProjections:
         return Projection(
             name=name,
             module=module,
-            weight=FrozenWeight(base, self._dtype, self._workspace, unpacked=self._unpacked),
+            weight=FrozenWeight(base, self._dtype, self._workspace),
             bias_N=None if bias is None else self._bias(bias),
             grad_bias_N=self._grad(bias) if bias is not None and bias.requires_grad else None,
             low=self._low_rank(name, module) if isinstance(module, LoraLayer) else None,
@@ -406,8 +511,8 @@ class FusedProjections:
         self.sites += 1
         return LowRank(
             a=self._owned(a),
+            b=self._owned(b),
             b_NR=self._flat.value(b),
-            grad_b_NR=self._grad(b),
             scaling=float(layer.scaling[adapter]),
             dropout=float(drop.p) if isinstance(drop, nn.Dropout) else 0.0,
             site=self.sites - 1,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from workbench.footprint.shape import AROUND, FAMILIES, OWN_DROPOUTS
 from workbench.training.step import triton_ops
 from workbench.training.step.head import Head
+from workbench.training.step.lora import FusedProjections
 from workbench.training.step.remake import remember
 
 GELU = frozenset({"gelu_pytorch_tanh", "gelu_tanh"})
@@ -63,7 +64,9 @@ def parts_of(model: PeftModel | nn.Module) -> Parts | str:
 class SmallKernels:
     """RMSNorm, rotary and gated-linear kernels on one model, while it is training."""
 
-    def __init__(self, parts: Parts, *, turn_in_place: bool) -> None:
+    def __init__(
+        self, parts: Parts, fused: FusedProjections | None, *, turn_in_place: bool
+    ) -> None:
         """`turn_in_place`: attention keeps queries and keys as they come, so turning them where
         they are saves a copy."""
         self._were: list[tuple[dict[str, Any], str, Any]] = []
@@ -73,7 +76,7 @@ class SmallKernels:
                 self._put(module, _norm(module, gemma))
         for layer in parts.layers:
             if (mlp := getattr(layer, "mlp", None)) is not None:
-                gated = _gated(mlp, parts.config)
+                gated = _gated(mlp, parts.config, fused)
                 if gated is not None:
                     self._put(mlp, gated)
         names = sys.modules[type(parts.decoder).__module__].__dict__
@@ -113,11 +116,14 @@ def _norm(module: Any, gemma: bool) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _gated(mlp: Any, config: Any) -> Callable[[Tensor], Tensor] | None:
+def _gated(
+    mlp: Any, config: Any, projections: FusedProjections | None
+) -> Callable[[Tensor], Tensor] | None:
     act = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     if act not in GELU and act != "silu":
         return None
     gelu, plain, fused = act in GELU, mlp.forward, hasattr(mlp, "gate_up_proj")
+    down = None if projections is None else projections.group_of(mlp.down_proj)
 
     def forward(x: Tensor) -> Tensor:
         if not mlp.training:
@@ -125,6 +131,8 @@ def _gated(mlp: Any, config: Any) -> Callable[[Tensor], Tensor] | None:
             return result
         parts = [mlp.gate_up_proj(x)] if fused else [mlp.gate_proj(x), mlp.up_proj(x)]
         gate, up = parts[0], None if fused else parts[1]
+        if down is not None and down.reads_gated:
+            return down.gated(gate, up, gelu=gelu)
         inner: Tensor = triton_ops.GatedLinear.apply(gate, up, gelu)  # type: ignore[no-untyped-call]
         out: Tensor = mlp.down_proj(remember(inner, again, *parts))
         return out

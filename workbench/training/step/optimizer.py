@@ -62,17 +62,18 @@ class FlatParameters:
     def grad(self, param: nn.Parameter) -> Tensor:
         return self._view(self.grads, param)
 
-    def stacked(self, params: list[nn.Parameter]) -> tuple[Tensor, Tensor] | None:
-        """(values in the compute dtype, gradients) of equal tensors that lie together, as one."""
-        starts = [self._at[id(param)][0] for param in params]
-        count, shape = params[0].numel(), params[0].shape
-        if any(p.shape != shape for p in params):
-            return None
-        if any(start != starts[0] + i * count for i, start in enumerate(starts)):
-            return None
-        span = slice(starts[0], starts[0] + count * len(params))
-        sizes = (len(params), *shape)
-        return self.compute[span].view(sizes), self.grads[span].view(sizes)
+    def joined(self, params: list[nn.Parameter]) -> tuple[Tensor, Tensor] | None:
+        """(values in the compute dtype, gradients) of matrices of one width that lie below each
+        other; None where they do not.
+        """
+        width = params[0].shape[1]
+        first = end = self._at[id(params[0])][0]
+        for param in params:
+            at, shape = self._at[id(param)]
+            if at != end or shape[1] != width:
+                return None
+            end += shape.numel()
+        return self.compute[first:end].view(-1, width), self.grads[first:end].view(-1, width)
 
     def refresh(self) -> None:
         """Cast masters to the compute dtype: one launch."""

@@ -209,6 +209,7 @@ class Step:
             capability=options.pretend_capability,
             softcap=softcap,
             head_width=head_width,
+            triton=triton_ops.usable(self.device),
         )
         if self._wanted("padding_free"):
             self._on("padding_free", self._choice.why)
@@ -216,8 +217,8 @@ class Step:
             self._fuse(parts)
         if self._wanted("small_kernels"):
             if triton_ops.usable(self.device):
-                in_place = self._choice.kind in ("package", "torch")
-                self._small = SmallKernels(parts, turn_in_place=in_place)
+                in_place = self._choice.kind in ("package", "torch", "triton")
+                self._small = SmallKernels(parts, self._fused, turn_in_place=in_place)
                 self._on("small_kernels", "Triton")
             else:
                 self._off("small_kernels", triton_ops.why_not(self.device))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from workbench.training.step.masks import inverse, threshold
 
+WIDEST_RANK = 256
+"""Of the low-rank kernels: what a program holds of A and B has to fit shared memory."""
 switched_off = False
 """True: every caller takes its torch form (to measure what the kernels give)."""
 
@@ -57,6 +60,17 @@ def _split(count: int, size: int) -> int:
     return -(-count // size)
 
 
+def _roomy(x: Tensor) -> bool:
+    """Large tiles of it fit shared memory: a T4 has 64 KiB, a 3090 99."""
+    capability = torch.cuda.get_device_capability(x.device) if x.is_cuda else (8, 6)
+    return x.dtype.itemsize < 4 and capability >= (8, 0)
+
+
+def _stages(x: Tensor, stages: int) -> int:
+    """Loads under way at once; fp32 tiles are twice as large."""
+    return stages if x.dtype.itemsize < 4 else 1
+
+
 def lora_down(x_TK: Tensor, a_PRK: Tensor, keys: Tensor, p: float, scaling: float) -> Tensor:
     """low_PTR = scaling · dropout_p(x) @ A_p^T for up to three projections, x read once."""
     assert x_TK.numel() < 2**31  # elements are numbered in 32 bits
@@ -71,22 +85,66 @@ def lora_down(x_TK: Tensor, a_PRK: Tensor, keys: Tensor, p: float, scaling: floa
     _kernels().lora_down[(blocks, parts)](
         x_TK, a_PRK, parts_SPTR, keys, tokens, width, rank, k_each,
         threshold(p), p > 0.0, count, block_t, block_k, block_r,
+        num_stages=_stages(x_TK, 2 if count * block_r > 512 else 3),
     )  # fmt: skip
     low_PTR = x_TK.new_empty(count, tokens, rank)
     return _reduced(parts_SPTR, low_PTR, scaling * inverse(p), add=False)
 
 
-def up_backward(dy_TN: Tensor, low_TR: Tensor, grad_NR: Tensor, *, add: bool) -> None:
-    """grad_B (+)= dy^T @ low, in fp32, straight into the flat buffer."""
-    (tokens, width), rank = dy_TN.shape, low_TR.shape[1]
-    if dy_TN.stride(1) != 1:
-        dy_TN = dy_TN.contiguous()
-    block_r = max(16, _power(rank))
-    block_t, block_n = (128, 64) if block_r <= 32 else (64, 32)
-    _kernels().up_backward[(_split(width, block_n),)](
-        dy_TN, low_TR, grad_NR, tokens, width, rank, dy_TN.stride(0), add,
-        block_t, block_n, block_r,
+def up_backward(
+    dys: list[Tensor], low_PTR: Tensor, b_NR: Tensor, grad_NR: Tensor, *, add: bool
+) -> Tensor:
+    """grad_B (+)= dy^T @ low of up to three projections, whose B lie below each other, in fp32;
+    and dlow_PTR = dy @ B. In one launch where dys lie beside each other, in one each elsewhere.
+    """
+    tokens, rank = low_PTR.shape[1:]
+    dys = [dy_TN if dy_TN.stride(1) == 1 else dy_TN.contiguous() for dy_TN in dys]
+    sizes = [dy_TN.shape[1] for dy_TN in dys]
+    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
+    dlow_PTR = torch.empty_like(low_PTR)
+    few = rank <= 32  # else shares of dlow would be as large as dy
+    block_t, block_n = (64 if _roomy(dys[0]) else 32, 256) if few else (64, 32)
+    while few and block_n > 32 and any(end % block_n for end in ends[:-1]):
+        block_n //= 2
+    apart = any(end % block_n for end in ends[:-1])
+    dy_TN = None if apart else beside(dys)
+    if dy_TN is None:
+        each = zip(dys, low_PTR, torch.split(b_NR, sizes), torch.split(grad_NR, sizes), strict=True)
+        return torch.cat(
+            [up_backward([dy], low[None], b, grad, add=add) for dy, low, b, grad in each]
+        )
+    blocks, width = _split(ends[-1], block_n), ends[-1]
+    parts = max(1, min(132 // blocks, _split(tokens, block_t)))
+    rows_each = _split(_split(tokens, parts), block_t) * block_t
+    parts = _split(tokens, rows_each)
+    grad_SNR = grad_NR
+    if parts > 1:
+        grad_SNR = grad_NR.new_empty(parts, width, rank)
+    dlow_STR = grad_NR.new_empty(blocks, tokens, rank) if few else grad_NR
+    _kernels().up_backward[(blocks, parts)](
+        dy_TN, low_PTR, b_NR, grad_SNR, dlow_STR, tokens, width, rank, dy_TN.stride(0),
+        ends[0], ends[min(1, len(ends) - 1)], rows_each, add and parts == 1, few,
+        block_t, block_n, max(16, _power(rank)), num_stages=_stages(dy_TN, 3),
     )  # fmt: skip
+    if parts > 1:
+        _reduced(grad_SNR, grad_NR, 1.0, add=add)
+    if few:
+        return _reduced(dlow_STR, dlow_PTR, 1.0, [end // block_n for end in ends[:-1]], add=False)
+    for dy, b, dlow_TR in zip(dys, torch.split(b_NR, sizes), dlow_PTR, strict=True):
+        torch.mm(dy, b, out=dlow_TR)
+    return dlow_PTR
+
+
+def beside(parts: list[Tensor]) -> Tensor | None:
+    """Matrices that lie beside each other in memory, as one; None where they do not."""
+    first, at = parts[0], parts[0].storage_offset()
+    for part in parts:
+        same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or part.storage_offset() != at or part.stride() != (first.stride(0), 1):
+            return None
+        at += part.shape[1]
+    width = at - first.storage_offset()
+    return first.as_strided((first.shape[0], width), (first.stride(0), 1))
 
 
 def lora_backward(
@@ -108,26 +166,77 @@ def lora_backward(
 
     Deterministic: parts of T are summed in a second launch, never by atomics.
     """
+    _lora_backward(
+        x_TK, x_TK, x_TK if dx_TK is None else dx_TK, dlow_PTR, a_PRK, grad_PRK, keys, p, scaling,
+        add=add, has_dx=dx_TK is not None, add_dx=add_dx,
+    )  # fmt: skip
+
+
+def gated_lora_backward(
+    gate_TK: Tensor,
+    up_TK: Tensor,
+    dx_TK: Tensor,
+    dlow_PTR: Tensor,
+    a_PRK: Tensor,
+    grad_PRK: Tensor,
+    keys: Tensor,
+    p: float,
+    scaling: float,
+    *,
+    gelu: bool,
+    add: bool,
+) -> None:
+    """The same for a projection that reads act(gate) · up, made here as it is read; `dx_TK` is the
+    gradient of that without the low-rank path's share. gate and up become their gradients.
+    """
+    _lora_backward(
+        gate_TK, up_TK, dx_TK, dlow_PTR, a_PRK, grad_PRK, keys, p, scaling,
+        add=add, has_dx=True, add_dx=True, gated=True, gelu=gelu,
+    )  # fmt: skip
+
+
+def _lora_backward(
+    x_TK: Tensor,
+    up_TK: Tensor,
+    dx_TK: Tensor,
+    dlow_PTR: Tensor,
+    a_PRK: Tensor,
+    grad_PRK: Tensor,
+    keys: Tensor,
+    p: float,
+    scaling: float,
+    *,
+    add: bool,
+    has_dx: bool,
+    add_dx: bool,
+    gated: bool = False,
+    gelu: bool = False,
+) -> None:
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     block_r = max(16, _power(rank))
     block_k, block_t = 32, 64 if block_r <= 32 else 32
-    parts = max(1, min(_split(264 * block_k, width), _split(tokens, block_t)))
+    parts = min(max(2, _split(264 * block_k, width)), _split(tokens, block_t))
     rows_each = _split(_split(tokens, parts), block_t) * block_t
     parts = _split(tokens, rows_each)
     da_SPRK = x_TK.new_empty(parts, count, rank, width, dtype=torch.float32)
     _kernels().lora_backward[(_split(width, block_k), parts)](
-        x_TK, dx_TK if dx_TK is not None else x_TK, dlow_PTR, a_PRK, da_SPRK, keys,
-        tokens, width, rank, rows_each,
-        scaling * inverse(p), threshold(p), p > 0.0, dx_TK is not None, add_dx, count,
-        block_t, block_k, block_r, num_stages=2 if count > 2 else 3,
+        x_TK, up_TK, dx_TK, dlow_PTR, a_PRK, da_SPRK, keys,
+        tokens, width, rank, rows_each, x_TK.stride(0), up_TK.stride(0),
+        scaling * inverse(p), threshold(p), p > 0.0, has_dx, add_dx, count, gated, gelu,
+        block_t, block_k, block_r, num_stages=_stages(x_TK, 2 if count > 2 else 3),
     )  # fmt: skip
     _reduced(da_SPRK, grad_PRK, scaling * inverse(p), add=add)
 
 
-def _reduced(parts: Tensor, out: Tensor, scaling: float, *, add: bool) -> Tensor:
-    block = 1024
-    _kernels().reduce_parts[(_split(out.numel(), block),)](
-        parts, out, out.numel(), parts.shape[0], scaling, add, block
+def _reduced(
+    parts: Tensor, out: Tensor, scaling: float, ends: Sequence[int] = (), *, add: bool
+) -> Tensor:
+    """`ends`: of the parts of all outputs but the last; there are at most three."""
+    count, most = out.numel() // (len(ends) + 1), parts.shape[0]
+    tile = min(16, _power(most))
+    block = 1024 // tile
+    _kernels().reduce_parts[(_split(count, block), len(ends) + 1)](
+        parts, out, count, *(*ends, most, most, most)[:3], scaling, add, tile, block
     )
     return out
 
@@ -205,13 +314,13 @@ class GatedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor | None, gelu: bool) -> Tensor:
         out = gated(gate, up, gelu=gelu)
-        ctx.save_for_backward(*((_flat(gate),) if up is None else (_flat(gate), _flat(up))))
+        ctx.save_for_backward(*((flat(gate),) if up is None else (flat(gate), flat(up))))
         ctx.gelu = gelu
         return out
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        gate_TN, up_TN = saved if len(saved := ctx.saved_tensors) == 2 else _halves(saved[0])
+        gate_TN, up_TN = saved if len(saved := ctx.saved_tensors) == 2 else halves(saved[0])
         shape, dy = dy.shape, dy.contiguous()
         width = shape[-1]
         block = min(2048, _power(width))
@@ -224,7 +333,7 @@ class GatedLinear(torch.autograd.Function):
 
 
 def gated(gate: Tensor, up: Tensor | None = None, *, gelu: bool) -> Tensor:
-    gate_TN, up_TN = _halves(gate) if up is None else (_flat(gate), _flat(up))
+    gate_TN, up_TN = halves(gate) if up is None else (flat(gate), flat(up))
     width = gate_TN.shape[1]
     out, block = gate.new_empty(*gate.shape[:-1], width), min(2048, _power(width))
     _kernels().glu[(gate_TN.shape[0], _split(width, block))](
@@ -233,35 +342,37 @@ def gated(gate: Tensor, up: Tensor | None = None, *, gelu: bool) -> Tensor:
     return out
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def flat(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    left, right = _flat(tensor).chunk(2, -1)
+def halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    left, right = flat(tensor).chunk(2, -1)
     return left, right
 
 
 class Rotary(torch.autograd.Function):
     """x_1HTD turned by its position; saves no activation. Backward turns it back.
 
-    `in_place`: x becomes what it is turned to. Only for an x that nothing else keeps or reads.
+    `in_place`: x becomes what it is turned to, and so does its gradient. Only for an x that nothing
+    else keeps or reads, and whose reader gives a gradient of its own.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, in_place: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin, 1, in_place=in_place and x.stride(-1) == 1)
+        ctx.in_place = in_place
+        return _rotated(x, cos, sin, 1, in_place=in_place)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotated(dy, cos, sin, -1), None, None, None
+        return _rotated(dy, cos, sin, -1, in_place=ctx.in_place), None, None, None
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int, *, in_place: bool = False) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int, *, in_place: bool) -> Tensor:
     if x.stride(-1) != 1:
-        x = x.contiguous()
+        x, in_place = x.contiguous(), False
     _, heads, tokens, width = x.shape
     out = x if in_place else x.new_empty(1, tokens, heads, width).transpose(1, 2)
     block_h = min(8, _power(heads))

@@ -1,0 +1,149 @@
+"""What the Triton kernels take of a card's shared memory, by compiling them for cards that are not
+here. A kernel that asks for more fails when it is launched, in the first step of a trial; and a
+data-centre card has twice as much as the cards people own.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from workbench.training.step import short_rows, triton_ops
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles nothing"),
+]
+SHARED_KIB = {75: 64, 86: 99}
+"""A T4's; a 3090's, which cards of compute capability 8.9 and 12.0 have as well."""
+META = torch.device("meta")
+DTYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+DTYPES |= {torch.int64: "*i64", torch.int32: "*i32"}
+
+
+class Compiling:
+    """In the place of a module of kernels: a launch compiles for another card instead."""
+
+    def __init__(self, module: Any, capability: int) -> None:
+        self.module, self.capability = module, capability
+        self.taken: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        kernel = getattr(self.module, name)
+        return _Launch(self, name, kernel)
+
+
+class _Launch:
+    def __init__(self, compiling: Compiling, name: str, kernel: Any) -> None:
+        self.compiling, self.name, self.kernel = compiling, name, kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return self.compile
+
+    def compile(self, *args: Any, **named: Any) -> None:
+        from triton import compile as compiled
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+
+        options = {key: named.pop(key) for key in ("num_warps", "num_stages") if key in named}
+        given = dict(zip(self.kernel.arg_names, args, strict=False)) | named
+        fixed = {p.name for p in self.kernel.params if p.is_constexpr}
+        types, constants, aligned = {}, {}, {}
+        for index, name in enumerate(self.kernel.arg_names):
+            value = given[name]
+            if name in fixed:
+                types[name], constants[(index,)] = "constexpr", value
+                continue
+            types[name] = _type(value)
+            if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
+                aligned[(index,)] = [["tt.divisibility", 16]]
+        source = ASTSource(self.kernel, types, constants, aligned)
+        target = GPUTarget("cuda", self.compiling.capability, 32)
+        made: Any = compiled(source, target=target, options=options)
+        most = max(self.compiling.taken.get(self.name, 0), made.metadata.shared)
+        self.compiling.taken[self.name] = most
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return DTYPES[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+CARDS = [(75, torch.float16), (86, torch.float16), (86, torch.float32)]
+
+
+@pytest.fixture(params=CARDS, ids=["T4", "3090", "3090 in fp32"])
+def card(request: pytest.FixtureRequest) -> tuple[int, torch.dtype]:
+    result: tuple[int, torch.dtype] = request.param
+    return result
+
+
+@pytest.fixture
+def compiling(card: tuple[int, torch.dtype], monkeypatch: pytest.MonkeyPatch) -> Compiling:
+    pytest.importorskip("triton")
+    found = Compiling(triton_ops._kernels(), card[0])
+    monkeypatch.setattr(triton_ops, "_kernels", lambda: found)
+    return found
+
+
+def assert_fits(compiling: Compiling) -> None:
+    limit = SHARED_KIB[compiling.capability] << 10
+    assert compiling.taken
+    assert {name: most for name, most in compiling.taken.items() if most > limit} == {}
+
+
+@pytest.mark.parametrize("rank", [16, 32, 128, 256])
+@pytest.mark.parametrize("count", [1, 3])
+def test_low_rank_kernels_fit(
+    compiling: Compiling, card: tuple[int, torch.dtype], rank: int, count: int
+) -> None:
+    dtype = card[1]
+    x_TK, a_PRK = (
+        torch.empty(*shape, dtype=dtype, device=META)
+        for shape in ((2048, 14336), (count, rank, 14336))
+    )
+    keys = torch.empty(1, 2, dtype=torch.int64, device=META)
+    low_PTR = triton_ops.lora_down(x_TK, a_PRK, keys, 0.05, 2.0)
+    more: tuple[Any, ...] = (low_PTR, a_PRK, a_PRK.float(), keys, 0.05, 2.0)
+    triton_ops.lora_backward(x_TK, x_TK, *more, add=True, add_dx=True)
+    if count == 1:
+        up_TK = torch.empty_like(x_TK)
+        triton_ops.gated_lora_backward(x_TK, up_TK, x_TK, *more, gelu=True, add=True)
+    all_TN = torch.empty(2048, count * 4096, dtype=dtype, device=META)
+    b_NR = torch.empty(count * 4096, rank, dtype=dtype, device=META)
+    dys = list(all_TN.split(4096, 1))
+    triton_ops.up_backward(dys, low_PTR, b_NR, b_NR.float(), add=True)
+    assert compiling.taken.keys() == {"lora_down", "lora_backward", "up_backward", "reduce_parts"}
+    assert_fits(compiling)
+
+
+def test_small_kernels_fit(compiling: Compiling) -> None:
+    x, weight = torch.empty(1, 64, 8192, device=META), torch.empty(8192, device=META)
+    triton_ops.normed(x, weight, eps=1e-5, gemma=True)
+    triton_ops.gated(x, gelu=True)
+    targets = torch.empty(64, dtype=torch.int64, device=META)
+    logits_TV = torch.empty(64, 262144, dtype=torch.float16, device=META)
+    triton_ops.cross_entropy(logits_TV, targets, torch.empty((), device=META), 30.0, -100)
+    assert_fits(compiling)
+
+
+@pytest.mark.parametrize("width", [64, 96, 128, 256])
+@pytest.mark.parametrize("softcap", [None, 50.0])
+def test_attention_fits(width: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    compiling = Compiling(short_rows._kernels(), 86)  # a T4 takes another kernel
+    monkeypatch.setattr(short_rows, "_kernels", lambda: compiling)
+    parts = torch.empty(512, 64 * width, dtype=torch.bfloat16, device=META, requires_grad=True)
+    q_THD, k_TGD, v_TGD = (
+        part.view(512, -1, width) for part in parts.split([32 * width, 16 * width, 16 * width], 1)
+    )
+    cu = torch.empty(6, dtype=torch.int32, device=META)
+    out: Any = short_rows.ShortRows.apply(q_THD, k_TGD, v_TGD, cu, 512, 0.1, 300, softcap)
+    out.sum().backward()
+    assert len(compiling.taken) == 3
+    assert_fits(compiling)
