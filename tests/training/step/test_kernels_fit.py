@@ -88,6 +88,7 @@ def compiling(card: tuple[int, torch.dtype], monkeypatch: pytest.MonkeyPatch) ->
     pytest.importorskip("triton")
     found = Compiling(triton_ops._kernels(), card[0])
     monkeypatch.setattr(triton_ops, "_kernels", lambda: found)
+    monkeypatch.setattr(triton_ops, "_capability", lambda device: divmod(card[0], 10))
     return found
 
 

@@ -62,8 +62,11 @@ def _split(count: int, size: int) -> int:
 
 def _roomy(x: Tensor) -> bool:
     """Large tiles of it fit shared memory: a T4 has 64 KiB, a 3090 99."""
-    capability = torch.cuda.get_device_capability(x.device) if x.is_cuda else (8, 6)
-    return x.dtype.itemsize < 4 and capability >= (8, 0)
+    return x.dtype.itemsize < 4 and _capability(x.device) >= (8, 0)
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
 def _stages(x: Tensor, stages: int) -> int:
@@ -215,7 +218,10 @@ def _lora_backward(
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     block_r = max(16, _power(rank))
     block_k, block_t = 32, 64 if block_r <= 32 else 32
-    parts = min(max(2, _split(264 * block_k, width)), _split(tokens, block_t))
+    parts = max(2, _split(264 * block_k, width))
+    if gated and block_r <= 32:
+        block_k, block_t, parts = 128, 16, _split(tokens, 400)
+    parts = min(parts, _split(tokens, block_t))
     rows_each = _split(_split(tokens, parts), block_t) * block_t
     parts = _split(tokens, rows_each)
     da_SPRK = x_TK.new_empty(parts, count, rank, width, dtype=torch.float32)
