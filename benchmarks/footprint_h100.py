@@ -107,11 +107,11 @@ def cases() -> Iterator[Case]:
     yield replace(plain, tokens=512, rank=64, optimizer="adamw_8bit")
     yield Case(shape="qwen3", tokens=1_024, quantised=False)
     yield Case(shape="qwen3", tokens=4_096, recompute=SOME, quantised=False)
-    dense = Case(shape="gemma2", tokens=512, longest=512)  # soft-capped: attention is quadratic
-    yield dense
-    yield replace(dense, tokens=1_024, recompute=ALL)
-    yield replace(dense, tokens=2_048)
-    yield replace(dense, tokens=1_024, recompute=SOME, optimizer="adamw_8bit")
+    capped = Case(shape="gemma2", tokens=2_048)
+    yield capped
+    yield replace(capped, tokens=512, longest=512)
+    yield replace(capped, tokens=8_192, longest=8_192, recompute=ALL)
+    yield replace(capped, tokens=1_024, recompute=SOME, optimizer="adamw_8bit")
 
 
 class Bench:
@@ -141,7 +141,7 @@ class Bench:
         resident = min(case.resident, layers)
         recipe = recipe_of(case)
         run = Run(
-            precision="bf16", kernel="dense" if self.shape.softcap else "torch",
+            precision="bf16", kernel="triton" if self.shape.softcap else "torch",
             optimizer=case.optimizer, tokens=case.tokens, longest=min(case.tokens, case.longest),
             scored=case.longest, recompute_layers=recompute, resident_layers=resident,
             offload=case.offload,

@@ -85,14 +85,14 @@ def test_a_refusal_takes_a_bounded_number_of_predictions(name: str) -> None:
         look_at_usual(recipe, config(name))
     finally:
         sys.setprofile(None)
-    assert made < 3_000
+    assert made < 5_000
 
 
 def test_the_leanest_way_takes_no_more_on_a_larger_card() -> None:
     """Where attention is quadratic, what a row of 131,072 tokens takes is beyond any card."""
     long = apply_settings(GUIDE, {"data.max_tokens": 131_072, "train.batch_size": 1})
     gemma = config("google/gemma-2-27b")
-    size, plan = leanest(long, gemma, usual_card("3090"))
+    size, plan = leanest(long, gemma, usual_card("t4"))
     assert size > 1 << 42
     assert plan.recompute_layers == plan.layers
     assert size - plan.predicted_bytes < GIB
