@@ -1,4 +1,5 @@
-"""Which attention the step trains with on a card, without asking torch.
+"""Which attention the step trains with on a card, without asking torch; Triton comes with every
+CUDA build of it.
 
 The same choice as training/step/attention.py makes on the card itself; a test holds them together.
 """
@@ -12,6 +13,9 @@ from workbench.footprint.shape import ModelShape
 
 WIDEST_HEAD = 256
 """Of Flash Attention 2."""
+WIDEST_RANK = 256
+"""Of the step's low-rank kernels: what a program holds of A and B has to fit shared memory. Higher
+ranks take torch's operations."""
 
 
 def kernel_for(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workbench.footprint.kernels import WIDEST_RANK
 from workbench.footprint.shape import ModelShape
 from workbench.recipe.schema import Lora
 
@@ -64,6 +65,8 @@ def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
     # Going backward through the feed-forward half, gradients take the place of the gated
     # activation, made again, and of what it was made of; besides is the residual stream's.
     gated = value * (width + ffn)
+    if lora.rank > WIDEST_RANK:  # torch's masks are of 64-bit integers; dx takes no other's place
+        gated += (48 if lora.dropout > 0 else 2 * value) * ffn
     # Through attention, when the feed-forward half has gone: gradients of its output, of q, k, v,
     # an fp32 accumulator of dq, and dk and dv for every query head before they are summed.
     half = value * (norms // 2 + 2 * ffn)

@@ -70,6 +70,24 @@ def test_kernels_of_attention_agree_with_sdpa_row_by_row(
         assert float((want - got).float().norm() / want.float().norm()) < 5e-3
 
 
+@pytest.mark.parametrize("window", [None, 48])
+def test_capped_scores_agree_with_dense_attention(window: int | None) -> None:
+    torch.manual_seed(0)
+    cu = torch.tensor([0, 130, 137, 358, 422, 448, 448], device=CUDA)
+    inputs = [
+        (4 * torch.randn(448, heads, 256, device=CUDA)).bfloat16().requires_grad_()
+        for heads in (8, 4, 4)
+    ]
+    grad = torch.randn(448, 8, 256, device=CUDA).bfloat16()
+    more: dict[str, Any] = {"max_length": 256, "window": window, "softcap": 50.0, "scale": 1 / 16}
+    found = []
+    for name in ("dense", "triton"):
+        out = KERNELS[name](*inputs, cu=cu, **more)
+        found.append([out.detach(), *torch.autograd.grad(out, inputs, grad)])
+    for want, got in zip(*found, strict=True):
+        assert float((want - got).float().norm() / want.float().norm()) < 2e-2
+
+
 def test_fused_16_bit_gradients_are_pefts(long_rows: Rows) -> None:
     grads = {}
     for off in (frozenset[str](), frozenset({"fused_lora", "small_kernels", "chunked_head"})):

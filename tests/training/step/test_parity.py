@@ -12,8 +12,17 @@ import torch
 from tests.training.step.conftest import ModelOf, assert_same_gradients, options
 from workbench.errors import HostMemory
 from workbench.footprint import ModelShape
-from workbench.training.step import Rows, Step
+from workbench.training.step import Rows, Step, attention, triton_ops
 from workbench.training.step.offload import Offload
+
+
+@pytest.fixture(autouse=True)
+def _attention_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under Triton's interpreter the step attends as on a card."""
+    if triton_ops.usable(torch.device("cpu")):
+        kernel = attention.Choice(kind="triton", why="as on a card")
+        monkeypatch.setattr(attention, "choose", lambda *_, **__: kernel)
+
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3"]
 
@@ -37,6 +46,8 @@ LORAS: dict[str, dict[str, Any]] = {
     },
     "q alone": {"target_modules": ["q_proj"]},
     "q alone, dropout": {"target_modules": ["q_proj"], "lora_dropout": 0.5},
+    "down alone": {"target_modules": ["down_proj"]},
+    "wider than the kernels": {"r": 300},
     "one layer": {"target_modules": ["v_proj", "up_proj"], "layers_to_transform": [1]},
 }
 

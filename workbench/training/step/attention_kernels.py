@@ -11,6 +11,8 @@ k and v, are of one sequence; programs beyond its end leave at once.
 import triton
 import triton.language as tl
 
+from workbench.training.step.kernels import tanh
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 NEVER = tl.constexpr(-1.0e30)
 
@@ -24,7 +26,7 @@ def scored(q, k, m, n, length, scale, softcap, WINDOW: tl.constexpr, CAPPED: tl.
     s = tl.dot(q, k, input_precision="ieee")
     slope = 1.0
     if CAPPED:
-        t = 2.0 * tl.sigmoid(2.0 * (s * (scale / softcap))) - 1.0
+        t = tanh(s * (scale / softcap))
         slope = 1.0 - t * t
         s = t * (softcap * LOG2_E)
     else:
@@ -62,8 +64,8 @@ def attend(
     for at in range(low, tl.minimum(first + M, length), N):
         n = at + tl.arange(0, N)
         in_k = (n < length)[:, None] & (d < D)[None, :]
-        k_ND = tl.load(k + n[:, None] * k_stride + d[None, :], mask=in_k, other=0.0)
-        v_ND = tl.load(v + n[:, None] * v_stride + d[None, :], mask=in_k, other=0.0)
+        k_ND = tl.load(k + n[:, None].to(tl.int64) * k_stride + d[None, :], mask=in_k, other=0.0)
+        v_ND = tl.load(v + n[:, None].to(tl.int64) * v_stride + d[None, :], mask=in_k, other=0.0)
         s, _ = scored(
             q_MD, tl.trans(k_ND), m[:, None], n[None, :], length, scale, softcap, WINDOW, CAPPED
         )
@@ -112,8 +114,8 @@ def attend_backward_q(
     for at in range(low, tl.minimum(first + M, length), N):
         n = at + tl.arange(0, N)
         in_k = (n < length)[:, None] & (d < D)[None, :]
-        k_ND = tl.load(k + n[:, None] * k_stride + d[None, :], mask=in_k, other=0.0)
-        v_ND = tl.load(v + n[:, None] * v_stride + d[None, :], mask=in_k, other=0.0)
+        k_ND = tl.load(k + n[:, None].to(tl.int64) * k_stride + d[None, :], mask=in_k, other=0.0)
+        v_ND = tl.load(v + n[:, None].to(tl.int64) * v_stride + d[None, :], mask=in_k, other=0.0)
         s, slope = scored(
             q_MD, tl.trans(k_ND), m[:, None], n[None, :], length, scale, softcap, WINDOW, CAPPED
         )

@@ -21,6 +21,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from workbench.footprint.kernels import WIDEST_RANK
 from workbench.training.step import triton_ops
 from workbench.training.step.frozen import FrozenWeight, Workspace
 from workbench.training.step.masks import dropped
@@ -90,7 +91,7 @@ class Stack:
     @property
     def by_kernels(self) -> bool:
         """Else by torch's operations, which draw other masks."""
-        narrow = self.a_PRK.shape[1] <= triton_ops.WIDEST_RANK
+        narrow = self.a_PRK.shape[1] <= WIDEST_RANK
         return narrow and triton_ops.usable(self.a_PRK.device)
 
     @property

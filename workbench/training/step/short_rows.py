@@ -30,8 +30,10 @@ BLOCKS: dict[int, dict[str, tuple[int, int, int, int]]] = {
     128: {"attend": (64, 64, 4, 3), "q": (64, 32, 4, 3), "kv": (64, 64, 4, 1)},
     256: {"attend": (64, 32, 4, 2), "q": (32, 32, 4, 2), "kv": (32, 32, 4, 2)},
 }
-"""Width of heads and kernel: (queries, keys, warps, stages) of a program. All take less than the
-99 KiB of shared memory of compute capability 8.6 to 12.0."""
+"""Width of heads and kernel: (queries, keys, warps, stages) of a program. In 16 bits all take
+less than the 99 KiB of shared memory of compute capability 8.6 to 12.0."""
+FP32 = (32, 32, 4, 1)
+"""The same for tests: no plan attends so in fp32."""
 
 
 class ShortRows(torch.autograd.Function):
@@ -91,7 +93,8 @@ def _settings(
 ) -> dict[str, Any]:
     heads, width = q_THD.shape[1:]
     block = max(16, 1 << (width - 1).bit_length())
-    queries, keys, warps, stages = BLOCKS[max(block, 64)][kernel]
+    half = q_THD.dtype.itemsize == 2
+    queries, keys, warps, stages = BLOCKS[max(block, 64)][kernel] if half else FP32
     return {
         "GROUP": heads // k_TGD.shape[1], "H": heads, "WINDOW": window or 0,
         "CAPPED": softcap is not None, "D": width, "BLOCK_D": block, "M": queries, "N": keys,

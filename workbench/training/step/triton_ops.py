@@ -23,8 +23,6 @@ from torch import Tensor
 
 from workbench.training.step.masks import inverse, threshold
 
-WIDEST_RANK = 256
-"""Of the low-rank kernels: what a program holds of A and B has to fit shared memory."""
 switched_off = False
 """True: every caller takes its torch form (to measure what the kernels give)."""
 
@@ -98,15 +96,18 @@ def up_backward(
     dys: list[Tensor], low_PTR: Tensor, b_NR: Tensor, grad_NR: Tensor, *, add: bool
 ) -> Tensor:
     """grad_B (+)= dy^T @ low of up to three projections, whose B lie below each other, in fp32;
-    and dlow_PTR = dy @ B. In one launch where dys lie beside each other, in one each elsewhere.
+    and dlow_PTR = dy @ B, from the same reading up to rank 32. Together where dys lie beside each
+    other, one by one elsewhere.
     """
     tokens, rank = low_PTR.shape[1:]
     dys = [dy_TN if dy_TN.stride(1) == 1 else dy_TN.contiguous() for dy_TN in dys]
     sizes = [dy_TN.shape[1] for dy_TN in dys]
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
     dlow_PTR = torch.empty_like(low_PTR)
-    few = rank <= 32  # else shares of dlow would be as large as dy
-    block_t, block_n = (64 if _roomy(dys[0]) else 32, 256) if few else (64, 32)
+    few = rank <= 32  # else shares of dlow would soon be larger than dy
+    block_t, block_n = (64, 256) if few else (64, 32)
+    if not _roomy(dys[0]):
+        block_t, block_n = 32, block_n if dys[0].dtype.itemsize < 4 else min(block_n, 128)
     while few and block_n > 32 and any(end % block_n for end in ends[:-1]):
         block_n //= 2
     apart = any(end % block_n for end in ends[:-1])
@@ -140,6 +141,8 @@ def up_backward(
 
 def beside(parts: list[Tensor]) -> Tensor | None:
     """Matrices that lie beside each other in memory, as one; None where they do not."""
+    if len(parts) == 1:
+        return parts[0]
     first, at = parts[0], parts[0].storage_offset()
     for part in parts:
         same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
@@ -220,7 +223,10 @@ def _lora_backward(
     block_k, block_t = 32, 64 if block_r <= 32 else 32
     parts = max(2, _split(264 * block_k, width))
     if gated and block_r <= 32:
-        block_k, block_t, parts = 128, 16, _split(tokens, 400)
+        block_k, block_t = 128, 16
+        parts = min(_split(tokens, 400), max(2, _split(1056 * block_k, width)))
+    elif x_TK.dtype.itemsize == 4 and block_r > 128:
+        block_t = 16
     parts = min(parts, _split(tokens, block_t))
     rows_each = _split(_split(tokens, parts), block_t) * block_t
     parts = _split(tokens, rows_each)
