@@ -45,7 +45,7 @@ import torch
 from datasets import Dataset
 from nf4_model import make_nf4_model, measures, write_shaped_model
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import AttentionInterface, PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -54,7 +54,7 @@ from workbench.footprint import choose_plan
 from workbench.recipe.schema import Recipe
 from workbench.training.base import Snapshot
 from workbench.training.step import LEVERS, StepOptions, collate
-from workbench.training.step.attention import Choice
+from workbench.training.step.attention import KERNELS, interface
 from workbench.training.step.in_trainer import StepTraining, step_config
 
 warnings.simplefilter("ignore")
@@ -365,10 +365,10 @@ def trl_best(bench: Bench, total: int) -> Any:
         apply_liger_kernel_to_llama(
             cross_entropy=False, fused_linear_cross_entropy=False, model=bench.base
         )
-        kind = "torch"
-    else:
-        kind = "loop"
-    bench.base.config._attn_implementation_internal = Choice(kind=kind, why="").name
+    kernel = KERNELS["torch" if CUDA else "loop"]
+    # Not by its own name: under that, short rows would get the workbench's kernel.
+    AttentionInterface.register("library", interface(lambda *qkv, **more: kernel(*qkv, **more)))
+    bench.base.config._attn_implementation_internal = "library"
     args = stock(bench.setting, total, padding_free=True, activation_checkpointing=False)
     return Noting(
         model=bench.adapted(), args=args, train_dataset=bench.rows,

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.training.step.conftest import LINEARS
-from workbench.training.step import Rows, Step, StepOptions, attention, collate
+from workbench.training.step import Rows, Step, StepOptions, collate
 from workbench.training.step.attention import KERNELS
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
@@ -51,9 +51,8 @@ def options(**changes: Any) -> StepOptions:
 @pytest.mark.parametrize("kind", ["torch", "triton", "efficient", "dense"])
 @pytest.mark.parametrize("width", [64, 96, 128, 256])
 def test_kernels_of_attention_agree_with_sdpa_row_by_row(
-    kind: str, width: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+    kind: str, width: int, window: int | None
 ) -> None:
-    monkeypatch.setattr(attention, "SHORT", 0)  # the library's own
     torch.manual_seed(0)
     cu = torch.tensor([0, 130, 137, 358, 422, 448, 448], device=CUDA)
     inputs = [

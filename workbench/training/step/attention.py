@@ -94,7 +94,9 @@ def using(config: Any, choice: Choice) -> Iterator[None]:
         config._attn_implementation_internal = was
 
 
-def _interface(kernel: Kernel) -> Callable[..., tuple[Tensor, None]]:
+def interface(kernel: Kernel) -> Callable[..., tuple[Tensor, None]]:
+    """As transformers calls it."""
+
     def attend(
         module: nn.Module,
         query: Tensor,
@@ -120,7 +122,9 @@ def _interface(kernel: Kernel) -> Callable[..., tuple[Tensor, None]]:
             asked = ", ".join(sorted(unknown)) or "a mask, dropout or no causality"
             raise Unsupported(f"varlen attention does not know {asked}")
         window = sliding_window if sliding_window and sliding_window < max_length_q else None
-        out_THD = kernel(
+        short = max_length_q <= SHORT and triton_ops.usable(query.device)
+        attend_by = _triton if short and kernel in (_package, _torch_varlen) else kernel
+        out_THD = attend_by(
             query.squeeze(0).transpose(0, 1),  # not [0]: its gradient would be a copy
             key.squeeze(0).transpose(0, 1),
             value.squeeze(0).transpose(0, 1),
@@ -142,11 +146,6 @@ def _package(
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found,unused-ignore]
 
     cu = cu.int()
-    if _short(max_length, q_THD):
-        return _triton(
-            q_THD, k_TGD, v_TGD, cu=cu, max_length=max_length, scale=scale, window=window,
-            softcap=softcap,
-        )  # fmt: skip
     out: Tensor = flash_attn_varlen_func(
         q_THD, k_TGD, v_TGD, cu, cu, max_length, max_length,
         softmax_scale=scale, causal=True,
@@ -165,11 +164,6 @@ def _torch_varlen(
     if softcap is not None:
         raise Unsupported("PyTorch's varlen attention has no soft cap")
     cu = cu.int()
-    if _short(max_length, q_THD):
-        return _triton(
-            q_THD, k_TGD, v_TGD, cu=cu, max_length=max_length, scale=scale, window=window,
-            softcap=softcap,
-        )  # fmt: skip
     more: dict[str, Any] = {}
     if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # torch 2.12 and newer ask for it
         more["enable_gqa"] = q_THD.shape[1] != k_TGD.shape[1]
@@ -179,10 +173,6 @@ def _torch_varlen(
     )  # fmt: skip
     assert isinstance(out, Tensor)
     return out
-
-
-def _short(max_length: int, q_THD: Tensor) -> bool:
-    return max_length <= SHORT and triton_ops.usable(q_THD.device)
 
 
 def _triton(
@@ -276,4 +266,4 @@ KERNELS: dict[str, Kernel] = {
     "dense": _dense,
 }
 for _kind, _kernel in KERNELS.items():
-    AttentionInterface.register(PREFIX + _kind, _interface(_kernel))
+    AttentionInterface.register(PREFIX + _kind, interface(_kernel))
