@@ -148,6 +148,11 @@ def _truncate(file: Path | None) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
+def _truncate_and_kill(file: Path | None) -> None:
+    _truncate(file)
+    _kill(file)
+
+
 def _cuda_illegal_access(_: Path | None) -> None:
     torch: Any = sys.modules["torch"]  # only where somebody trains
     nowhere = torch._C._construct_storage_from_data_pointer(
@@ -168,6 +173,7 @@ ACTIONS: dict[str, Callable[[Path | None], None]] = {
     "no_space": _no_space,
     "oom": _out_of_memory,
     "truncate": _truncate,
+    "truncate_and_kill": _truncate_and_kill,
     "cuda_illegal_access": _cuda_illegal_access,
     "cuda_out_of_memory": _cuda_out_of_memory,
 }
