@@ -75,9 +75,10 @@ def test_low_rank_backward_through_a_gated_activation(kind: str, p: float, gelu:
     if kind == "apart":
         parts = [part.clone() for part in parts]
     grad = torch.full_like(a_1RK, float("nan"))
-    triton_ops.gated_lora_backward(
-        *parts, dx_TK, dlow_1TR, a_1RK, grad, keys, p, 2.0, gelu=gelu, add=False
-    )
+    triton_ops.lora_backward(
+        parts[0], dx_TK, dlow_1TR, a_1RK, grad, keys, p, 2.0,
+        add=False, add_dx=True, up_TK=parts[1], gelu=gelu,
+    )  # fmt: skip
     torch.testing.assert_close(torch.cat(parts, 1), want, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(grad, want_grad, rtol=1e-4, atol=2e-4)
 

@@ -116,7 +116,8 @@ def test_low_rank_kernels_fit(
     if count == 1:
         up_TK = torch.empty_like(x_TK)
         for gelu in (False, True):
-            triton_ops.gated_lora_backward(x_TK, up_TK, x_TK, *more, gelu=gelu, add=True)
+            gated: dict[str, Any] = {"up_TK": up_TK, "gelu": gelu}
+            triton_ops.lora_backward(x_TK, x_TK, *more, add=True, add_dx=True, **gated)
         assert compiling.taken.pop("lora_backward_gated") <= SHARED_KIB[card[0]] << 10
     all_TN = torch.empty(2048, count * 4096, dtype=dtype, device=META)
     b_NR = torch.empty(count * 4096, rank, dtype=dtype, device=META)

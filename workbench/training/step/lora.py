@@ -284,10 +284,10 @@ class _GatedProjection(torch.autograd.Function):
         group, add, dy_TN = ctx.group, not ctx.first, dy.reshape(-1, dy.shape[-1])
         stack = group.stacks[0]
         dlow_PTR = triton_ops.up_backward([dy_TN], low_PTR, stack.b_NR, stack.grad_b_NR, add=add)
-        triton_ops.gated_lora_backward(
-            gate_TK, up_TK, dy_TN @ group.projections[0].weight.dense(), dlow_PTR, stack.a_PRK,
+        triton_ops.lora_backward(
+            gate_TK, dy_TN @ group.projections[0].weight.dense(), dlow_PTR, stack.a_PRK,
             stack.grad_a_PRK, ctx.keys_S2[stack.site :], stack.dropout, stack.scaling,
-            gelu=ctx.gelu, add=add,
+            add=add, add_dx=True, up_TK=up_TK, gelu=ctx.gelu,
         )  # fmt: skip
         group.add_to_bias([dy_TN])
         grads = [part.view(ctx.shape) for part in kept]  # gate and up became them

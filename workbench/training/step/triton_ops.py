@@ -165,60 +165,20 @@ def lora_backward(
     *,
     add: bool,
     add_dx: bool,
+    up_TK: Tensor | None = None,
+    gelu: bool = False,
 ) -> None:
     """grad_A (+)= its gradient; dx (+)= the low-rank path's share. x is read once for up to three
     projections and no mask is stored. `keys`: of the first of them; they share it. `dx_TK` may be
     x itself, unless it is added to.
 
+    With `up_TK`, x is a gate: what the projection reads is act(x) · up, made here. `dx_TK` is then
+    only read, and x and up become their gradients.
+
     Deterministic: parts of T are summed in a second launch, never by atomics.
     """
-    _lora_backward(
-        x_TK, x_TK, x_TK if dx_TK is None else dx_TK, dlow_PTR, a_PRK, grad_PRK, keys, p, scaling,
-        add=add, has_dx=dx_TK is not None, add_dx=add_dx,
-    )  # fmt: skip
-
-
-def gated_lora_backward(
-    gate_TK: Tensor,
-    up_TK: Tensor,
-    dx_TK: Tensor,
-    dlow_PTR: Tensor,
-    a_PRK: Tensor,
-    grad_PRK: Tensor,
-    keys: Tensor,
-    p: float,
-    scaling: float,
-    *,
-    gelu: bool,
-    add: bool,
-) -> None:
-    """The same for a projection that reads act(gate) · up, made here as it is read; `dx_TK` is the
-    gradient of that without the low-rank path's share. gate and up become their gradients.
-    """
-    _lora_backward(
-        gate_TK, up_TK, dx_TK, dlow_PTR, a_PRK, grad_PRK, keys, p, scaling,
-        add=add, has_dx=True, add_dx=True, gated=True, gelu=gelu,
-    )  # fmt: skip
-
-
-def _lora_backward(
-    x_TK: Tensor,
-    up_TK: Tensor,
-    dx_TK: Tensor,
-    dlow_PTR: Tensor,
-    a_PRK: Tensor,
-    grad_PRK: Tensor,
-    keys: Tensor,
-    p: float,
-    scaling: float,
-    *,
-    add: bool,
-    has_dx: bool,
-    add_dx: bool,
-    gated: bool = False,
-    gelu: bool = False,
-) -> None:
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
+    gated = up_TK is not None
     block_r = max(16, _power(rank))
     block_k, block_t = 32, 64 if block_r <= 32 else 32
     parts = max(2, _split(264 * block_k, width))
@@ -230,11 +190,12 @@ def _lora_backward(
     parts = min(parts, _split(tokens, block_t))
     rows_each = _split(_split(tokens, parts), block_t) * block_t
     parts = _split(tokens, rows_each)
+    up_TK = x_TK if up_TK is None else up_TK
     da_SPRK = x_TK.new_empty(parts, count, rank, width, dtype=torch.float32)
     _kernels().lora_backward[(_split(width, block_k), parts)](
-        x_TK, up_TK, dx_TK, dlow_PTR, a_PRK, da_SPRK, keys,
+        x_TK, up_TK, x_TK if dx_TK is None else dx_TK, dlow_PTR, a_PRK, da_SPRK, keys,
         tokens, width, rank, rows_each, x_TK.stride(0), up_TK.stride(0),
-        scaling * inverse(p), threshold(p), p > 0.0, has_dx, add_dx, count, gated, gelu,
+        scaling * inverse(p), threshold(p), p > 0.0, dx_TK is not None, add_dx, count, gated, gelu,
         block_t, block_k, block_r, num_stages=_stages(x_TK, 2 if count > 2 else 3),
     )  # fmt: skip
     _reduced(da_SPRK, grad_PRK, scaling * inverse(p), add=add)
