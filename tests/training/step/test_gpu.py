@@ -70,21 +70,21 @@ def test_kernels_of_attention_agree_with_sdpa_row_by_row(
 
 
 @pytest.mark.parametrize("window", [None, 48])
-def test_capped_scores_agree_with_dense_attention(window: int | None) -> None:
+def test_capped_scores_are_nearer_to_fp32_than_dense_attention_is(window: int | None) -> None:
     torch.manual_seed(0)
     cu = torch.tensor([0, 130, 137, 358, 422, 448, 448], device=CUDA)
-    inputs = [
-        (4 * torch.randn(448, heads, 256, device=CUDA)).bfloat16().requires_grad_()
-        for heads in (8, 4, 4)
-    ]
+    inputs = [(4 * torch.randn(448, heads, 256, device=CUDA)).bfloat16() for heads in (8, 4, 4)]
     grad = torch.randn(448, 8, 256, device=CUDA).bfloat16()
     more: dict[str, Any] = {"max_length": 256, "window": window, "softcap": 50.0, "scale": 1 / 16}
-    found = []
-    for name in ("dense", "triton"):
-        out = KERNELS[name](*inputs, cu=cu, **more)
-        found.append([out.detach(), *torch.autograd.grad(out, inputs, grad)])
-    for want, got in zip(*found, strict=True):
-        assert float((want - got).float().norm() / want.float().norm()) < 2e-2
+
+    def attended(kind: str, dtype: torch.dtype) -> list[torch.Tensor]:
+        leaves = [each.to(dtype).requires_grad_() for each in inputs]
+        out = KERNELS[kind](*leaves, cu=cu, **more)
+        return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(dtype))]
+
+    exact, dense = attended("dense", torch.float32), attended("dense", torch.bfloat16)
+    for want, near, got in zip(exact, dense, attended("triton", torch.bfloat16), strict=True):
+        assert float((want - got).norm()) < float((want - near).norm()) < 0.03 * float(want.norm())
 
 
 def test_fused_16_bit_gradients_are_pefts(long_rows: Rows) -> None:

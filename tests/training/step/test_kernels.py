@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ def test_low_rank_forward_and_backward(p: float, rank: int, count: int) -> None:
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("p", [0.0, 0.25])
 @pytest.mark.parametrize("kind", ["apart", "halves"])
-def test_low_rank_backward_through_a_gated_activation(kind: str, p: float, gelu: bool) -> None:
+def test_low_rank_kernels_through_a_gated_activation(kind: str, p: float, gelu: bool) -> None:
     keys = keys_for(torch.tensor(5), torch.tensor(3), torch.arange(1)).to(DEVICE)
     both = drawn(150, 2 * 300).requires_grad_()
     gate, up = both.chunk(2, 1)
@@ -74,13 +75,35 @@ def test_low_rank_backward_through_a_gated_activation(kind: str, p: float, gelu:
     parts = [gate.detach(), up.detach()]
     if kind == "apart":
         parts = [part.clone() for part in parts]
-    grad = torch.full_like(a_1RK, float("nan"))
+    gated, made_TK = triton_ops.Gated(up_TK=parts[1], gelu=gelu), torch.full_like(dx_TK, math.nan)
+    low_1TR = triton_ops.lora_down(parts[0], a_1RK, keys, p, 2.0, gated=gated, made_TK=made_TK)
+    torch.testing.assert_close(made_TK, x_TK, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(low_1TR[0], 2 * kept @ a_1RK[0].T, rtol=1e-4, atol=1e-4)
+    grad = torch.full_like(a_1RK, math.nan)
     triton_ops.lora_backward(
-        parts[0], dx_TK, dlow_1TR, a_1RK, grad, keys, p, 2.0,
-        add=False, add_dx=True, up_TK=parts[1], gelu=gelu,
-    )  # fmt: skip
+        parts[0], dx_TK, dlow_1TR, a_1RK, grad, keys, p, 2.0, add=False, add_dx=True, made=gated
+    )
     torch.testing.assert_close(torch.cat(parts, 1), want, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(grad, want_grad, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("gemma", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_low_rank_backward_reads_a_norms_input(count: int, gemma: bool) -> None:
+    keys = keys_for(torch.tensor(5), torch.tensor(3), torch.arange(1)).to(DEVICE)
+    x_TK, weight_K = drawn(150, 300), drawn(300, seed=1)
+    dlow_PTR, a_PRK = drawn(count, 150, 8, seed=2), drawn(count, 8, 300, seed=3)
+    out_TK, rstd_T = triton_ops.normed(x_TK, weight_K, eps=1e-5, gemma=gemma)
+    norm = triton_ops.Normed(rstd_T=rstd_T, weight_K=weight_K, gemma=gemma)
+    found = []
+    for read_TK, made in ((out_TK, None), (x_TK, norm)):
+        dx_TK, grad = (torch.full_like(like, math.nan) for like in (x_TK, a_PRK))
+        triton_ops.lora_backward(
+            read_TK, dx_TK, dlow_PTR, a_PRK, grad, keys, 0.25, 2.0,
+            add=False, add_dx=False, made=made,
+        )  # fmt: skip
+        found.append((dx_TK, grad))
+    assert all(torch.equal(want, got) for want, got in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("rank", [5, 40])
@@ -118,7 +141,7 @@ def test_rms_norm(gemma: bool) -> None:
     w = weight + 1 if gemma else weight
     want = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * w
     (want_dx,) = torch.autograd.grad(want, x, dy)
-    got = triton_ops.RmsNorm.apply(x, weight, 1e-5, gemma)
+    got, _ = triton_ops.RmsNorm.apply(x, weight, 1e-5, gemma)
     (dx,) = torch.autograd.grad(got, x, dy)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)
@@ -132,7 +155,7 @@ def test_rms_norm_of_heads_reads_them_where_they_lie(turned: bool) -> None:
     want = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight
     dy = drawn(*want.shape, seed=2)
     (want_dx,) = torch.autograd.grad(want, both, dy)
-    got = triton_ops.RmsNorm.apply(x, weight, 1e-5, False)
+    got, _ = triton_ops.RmsNorm.apply(x, weight, 1e-5, False)
     assert got.grad_fn.saved_tensors[0].data_ptr() == both.data_ptr()
     assert (got.transpose(1, 2) if turned else got).is_contiguous()
     (dx,) = torch.autograd.grad(got, both, dy)

@@ -65,7 +65,7 @@ class _Launch:
         target = GPUTarget("cuda", self.compiling.capability, 32)
         made: Any = compiled(source, target=target, options=options)
         taken = self.compiling.taken
-        name = self.name + "_gated" * bool(given.get("GATED"))
+        name = self.name + "".join(f" {how}" for how in ("GATED", "NORMED") if given.get(how))
         taken[name] = max(taken.get(name, 0), made.metadata.shared)
 
 
@@ -112,18 +112,22 @@ def test_low_rank_kernels_fit(
     keys = torch.empty(1, 2, dtype=torch.int64, device=META)
     low_PTR = triton_ops.lora_down(x_TK, a_PRK, keys, 0.05, 2.0)
     more: tuple[Any, ...] = (low_PTR, a_PRK, a_PRK.float(), keys, 0.05, 2.0)
-    triton_ops.lora_backward(x_TK, x_TK, *more, add=True, add_dx=True)
-    if count == 1:
-        up_TK = torch.empty_like(x_TK)
-        for gelu in (False, True):
-            gated: dict[str, Any] = {"up_TK": up_TK, "gelu": gelu}
-            triton_ops.lora_backward(x_TK, x_TK, *more, add=True, add_dx=True, **gated)
-        assert compiling.taken.pop("lora_backward_gated") <= SHARED_KIB[card[0]] << 10
+    rows_T, weight_K = (torch.empty(size, device=META) for size in (2048, 14336))
+    for gemma in (False, True):
+        normed = triton_ops.Normed(rstd_T=rows_T, weight_K=weight_K.to(dtype), gemma=gemma)
+        for made in (None, normed):
+            triton_ops.lora_backward(x_TK, x_TK, *more, add=True, add_dx=True, made=made)
+    for gelu in (False, True) if count == 1 else ():
+        gated = triton_ops.Gated(up_TK=torch.empty_like(x_TK), gelu=gelu)
+        triton_ops.lora_down(x_TK, a_PRK, keys, 0.05, 2.0, gated=gated, made_TK=x_TK)
+        triton_ops.lora_backward(x_TK, x_TK, *more, add=True, add_dx=True, made=gated)
     all_TN = torch.empty(2048, count * 4096, dtype=dtype, device=META)
     b_NR = torch.empty(count * 4096, rank, dtype=dtype, device=META)
     dys = list(all_TN.split(4096, 1))
     triton_ops.up_backward(dys, low_PTR, b_NR, b_NR.float(), add=True)
-    assert compiling.taken.keys() == {"lora_down", "lora_backward", "up_backward", "reduce_parts"}
+    known = {"lora_down", "lora_backward", "lora_backward NORMED", "up_backward", "reduce_parts"}
+    known |= {"lora_down GATED", "lora_backward GATED"} if count == 1 else set()
+    assert compiling.taken.keys() == known
     assert_fits(compiling)
 
 
@@ -133,7 +137,7 @@ def test_small_kernels_fit(compiling: Compiling) -> None:
     for gemma in (False, True):
         normed: Any = triton_ops.RmsNorm.apply(x, weight, 1e-5, gemma)
         gated: Any = triton_ops.GatedLinear.apply(x, None, gemma)
-        (normed.sum() + gated.sum()).backward()
+        (normed[0].sum() + gated.sum()).backward()
     heads, turn = x.view(1, 64, 64, 128).transpose(1, 2), torch.empty(1, 64, 128, device=META)
     turned: Any = triton_ops.Rotary.apply(heads, turn, turn, False)
     turned.sum().backward()

@@ -42,6 +42,43 @@ def masked(x, bits, FIELD: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.const
 
 
 @triton.jit
+def tanh(x):
+    """By its series where the other form would cancel digits."""
+    square = x * x
+    series = x * (1.0 - square * (1.0 / 3.0 - square * (2.0 / 15.0 - square * (17.0 / 315.0))))
+    return tl.where(square < 0.04, series, 2.0 * tl.sigmoid(2.0 * x) - 1.0)
+
+
+@triton.jit
+def activated(gate, GELU: tl.constexpr):
+    """(act(gate), its derivative): silu, or gelu by tanh."""
+    if GELU:
+        inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
+        t = tanh(inner)
+        slope = 0.7978845608028654 * (1.0 + 3.0 * 0.044715 * gate * gate)
+        return 0.5 * gate * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * slope
+    s = tl.sigmoid(gate)
+    return gate * s, s * (1.0 + gate * (1.0 - s))
+
+
+@triton.jit
+def gated(act, up):
+    """act(gate) · up, rounded as the models round it."""
+    return (act.to(up.dtype).to(tl.float32) * up.to(tl.float32)).to(up.dtype)
+
+
+@triton.jit
+def normal(x, rstd, w, GEMMA: tl.constexpr):
+    """RMSNorm's output, rounded as the models round it."""
+    value = x.to(tl.float32) * rstd
+    if GEMMA:
+        value *= 1.0 + w.to(tl.float32)
+    else:
+        value = value.to(x.dtype).to(tl.float32) * w.to(tl.float32)
+    return value.to(x.dtype)
+
+
+@triton.jit
 def down(
     x, bits, a_RK, k, in_k, r, R, K, FIELD: tl.constexpr,
     THRESHOLD: tl.constexpr, DROP: tl.constexpr,
@@ -53,11 +90,15 @@ def down(
 
 @triton.jit
 def lora_down(
-    x_TK, a_PRK, parts_SPTR, keys, T, K, R, k_each,
+    x_TK, up_TK, made_TK, a_PRK, parts_SPTR, keys, T, K, R, k_each, x_stride, up_stride,
     THRESHOLD: tl.constexpr, DROP: tl.constexpr, P: tl.constexpr,
+    GATED: tl.constexpr, GELU: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """parts[s, p] = (mask_p · x) @ A_p^T over one stretch of K, for up to three p."""
+    """parts[s, p] = (mask_p · x) @ A_p^T over one stretch of K, for up to three p.
+
+    GATED: x is the gate; what is read, and written to `made`, is act(x) · up.
+    """
     t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     split = tl.program_id(1)
     r = tl.arange(0, BLOCK_R)
@@ -70,7 +111,14 @@ def lora_down(
         k = start + tl.arange(0, BLOCK_K)
         in_k = (k < K) & (k < first + k_each)
         at = t[:, None] * K + k[None, :]
-        x = tl.load(x_TK + at, mask=in_t[:, None] & in_k[None, :], other=0.0)
+        inside = in_t[:, None] & in_k[None, :]
+        rows = t[:, None].to(tl.int64)
+        x = tl.load(x_TK + rows * x_stride + k[None, :], mask=inside, other=0.0)
+        if GATED:
+            up = tl.load(up_TK + rows * up_stride + k[None, :], mask=inside, other=0.0)
+            act, _ = activated(x.to(tl.float32), GELU)
+            x = gated(act, up)
+            tl.store(made_TK + at, x, mask=inside)
         bits = drawn(at, keys, DROP)
         low0 += down(x, bits, a_PRK, k, in_k, r, R, K, 0, THRESHOLD, DROP)
         if P > 1:
@@ -89,14 +137,11 @@ def lora_down(
 
 
 @triton.jit
-def reduce_parts(
-    parts, out, count, END0, END1, END2, SCALE: tl.constexpr, ADD: tl.constexpr,
+def sum_parts(
+    parts, out, count, first, end, SCALE: tl.constexpr, ADD: tl.constexpr,
     TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out[p] (+)= SCALE · sum of parts, of which those of p end at END_p."""
-    p = tl.program_id(1)
-    first = tl.where(p == 0, 0, tl.where(p == 1, END0, END1))
-    end = tl.where(p == 0, END0, tl.where(p == 1, END1, END2))
+    """out (+)= SCALE · sum of parts from `first` to `end`."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     total = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -105,10 +150,30 @@ def reduce_parts(
         each = s[:, None].to(tl.int64) * count + at[None, :]
         total += tl.sum(tl.load(parts + each, mask=(s < end)[:, None] & inside, other=0.0), 0)
     total *= SCALE
-    out += p.to(tl.int64) * count
     if ADD:
         total += tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def reduce_parts(
+    parts, out, count, END0, END1, END2, SCALE: tl.constexpr, ADD: tl.constexpr,
+    TILE: tl.constexpr, BLOCK: tl.constexpr,
+    also, also_out, also_count, also_end, ALSO: tl.constexpr, ALSO_ADD: tl.constexpr,
+    ALSO_TILE: tl.constexpr, ALSO_BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out[p] (+)= SCALE · sum of parts, of which those of p end at END_p.
+
+    With ALSO, the last row of programs sums other parts.
+    """
+    p = tl.program_id(1)
+    if ALSO and p == tl.num_programs(1) - 1:
+        sum_parts(also, also_out, also_count, 0, also_end, 1.0, ALSO_ADD, ALSO_TILE, ALSO_BLOCK)
+    elif tl.program_id(0) * BLOCK < count:
+        first = tl.where(p == 0, 0, tl.where(p == 1, END0, END1))
+        end = tl.where(p == 0, END0, tl.where(p == 1, END1, END2))
+        out += p.to(tl.int64) * count
+        sum_parts(parts, out, count, first, end, SCALE, ADD, TILE, BLOCK)
 
 
 @triton.jit
@@ -172,17 +237,18 @@ def down_backward(
 
 @triton.jit
 def lora_backward(
-    x_TK, up_TK, dx_TK, dlow_PTR, a_PRK, da_SPRK, keys, T, K, R, rows_each, x_stride, up_stride,
+    x_TK, up_TK, weight_K, rstd_T, dx_TK, dlow_PTR, a_PRK, da_SPRK, keys, T, K, R, rows_each,
+    x_stride, up_stride,
     SCALE: tl.constexpr, THRESHOLD: tl.constexpr, DROP: tl.constexpr,
     HAS_DX: tl.constexpr, ADD_DX: tl.constexpr, P: tl.constexpr,
-    GATED: tl.constexpr, GELU: tl.constexpr,
+    GATED: tl.constexpr, GELU: tl.constexpr, NORMED: tl.constexpr, GEMMA: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """dx (+)= sum over p of mask_p · (dlow_p @ A_p) · SCALE; da[., p] = dlow_p^T @ (mask_p · x).
 
     x is read once for up to three projections. da still lacks the scale, s / (1 - dropout).
     GATED: x is the gate and what is read act(gate) · up; both become their gradients, instead of
-    dx, which is read.
+    dx, which is read. NORMED: what is read is the norm's output, and x its input.
     """
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     split = tl.program_id(1)
@@ -191,6 +257,8 @@ def lora_backward(
     da0 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     da1 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     da2 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
+    if NORMED:
+        w = tl.load(weight_K + k, mask=in_k, other=0.0)[None, :]
     first = split * rows_each
     for start in range(first, tl.minimum(first + rows_each, T), BLOCK_T):
         t = start + tl.arange(0, BLOCK_T)
@@ -201,9 +269,12 @@ def lora_backward(
         x = tl.load(x_TK + at_x, mask=inside, other=0.0)
         if GATED:
             at_up = t[:, None].to(tl.int64) * up_stride + k[None, :]
-            up = tl.load(up_TK + at_up, mask=inside, other=0.0).to(tl.float32)
+            up = tl.load(up_TK + at_up, mask=inside, other=0.0)
             act, slope = activated(x.to(tl.float32), GELU)
-            x = (act.to(x.dtype).to(tl.float32) * up).to(x.dtype)
+            x = gated(act, up)
+        if NORMED:
+            rstd = tl.load(rstd_T + t, mask=in_t, other=0.0)[:, None]
+            x = normal(x, rstd, w, GEMMA)
         bits = drawn(at, keys, DROP)
         part, dx = down_backward(
             x, bits, dlow_PTR, a_PRK, t, in_t, k, in_k, r, R, K, 0,
@@ -227,7 +298,7 @@ def lora_backward(
         if ADD_DX:
             dx += tl.load(dx_TK + at, mask=inside, other=0.0).to(tl.float32)
         if GATED:
-            tl.store(x_TK + at_x, (dx * up * slope).to(x.dtype), mask=inside)
+            tl.store(x_TK + at_x, (dx * up.to(tl.float32) * slope).to(x.dtype), mask=inside)
             tl.store(up_TK + at_up, (dx * act).to(x.dtype), mask=inside)
         elif HAS_DX:
             tl.store(dx_TK + at, dx.to(dx_TK.dtype.element_ty), mask=inside)
@@ -281,15 +352,12 @@ def rms_norm(
     at = tl.arange(0, BLOCK)
     inside = at < width
     x += row // inner * outer_stride + row % inner * inner_stride
-    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    read = tl.load(x + at, mask=inside, other=0.0)
+    value = read.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(value * value, 0) / width + eps)
     tl.store(rstd + row, inverse)
     w = tl.load(weight + at, mask=inside, other=0.0)
-    if GEMMA:
-        value = value * inverse * (1.0 + w.to(tl.float32))
-    else:
-        value = (value * inverse).to(out.dtype.element_ty).to(tl.float32) * w.to(tl.float32)
-    tl.store(out + row * width + at, value.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * width + at, normal(read, inverse, w, GEMMA), mask=inside)
 
 
 @triton.jit
@@ -306,34 +374,14 @@ def rms_norm_backward(
         w += 1.0
     inverse = tl.load(rstd + row)
     x += row // inner * outer_stride + row % inner * inner_stride
-    normal = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * inverse
+    unit = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * inverse
     wdy = tl.load(dy + row * width + at, mask=inside, other=0.0).to(tl.float32) * w
-    mean = tl.sum(wdy * normal, 0) / width
+    mean = tl.sum(wdy * unit, 0) / width
     tl.store(
         dx + row * width + at,
-        ((wdy - normal * mean) * inverse).to(dx.dtype.element_ty),
+        ((wdy - unit * mean) * inverse).to(dx.dtype.element_ty),
         mask=inside,
     )
-
-
-@triton.jit
-def tanh(x):
-    """By its series where the other form would cancel digits."""
-    square = x * x
-    series = x * (1.0 - square * (1.0 / 3.0 - square * (2.0 / 15.0 - square * (17.0 / 315.0))))
-    return tl.where(square < 0.04, series, 2.0 * tl.sigmoid(2.0 * x) - 1.0)
-
-
-@triton.jit
-def activated(gate, GELU: tl.constexpr):
-    """(act(gate), its derivative): silu, or gelu by tanh."""
-    if GELU:
-        inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
-        t = tanh(inner)
-        slope = 0.7978845608028654 * (1.0 + 3.0 * 0.044715 * gate * gate)
-        return 0.5 * gate * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * slope
-    s = tl.sigmoid(gate)
-    return gate * s, s * (1.0 + gate * (1.0 - s))
 
 
 @triton.jit
@@ -342,10 +390,9 @@ def glu(gate, up, out, width, gate_stride, up_stride, GELU: tl.constexpr, BLOCK:
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
     g = tl.load(gate + row * gate_stride + at, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(up + row * up_stride + at, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + row * up_stride + at, mask=inside, other=0.0)
     act, _ = activated(g, GELU)
-    act = act.to(out.dtype.element_ty).to(tl.float32)
-    tl.store(out + row * width + at, (act * u).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * width + at, gated(act, u), mask=inside)
 
 
 @triton.jit

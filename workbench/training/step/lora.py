@@ -14,7 +14,7 @@ Unsloth's idea (github.com/unslothai/unsloth), rank-stabilised scale arXiv 2312.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -232,19 +232,22 @@ class _Projections(torch.autograd.Function):
         ctx.save_for_backward(*kept, *lows)
         ctx.group, ctx.keys_S2, ctx.first = group, keys_S2, group.draw.first
         ctx.shape, ctx.kept = x.shape, len(kept)
-        ctx.make = None if remake is None else remake.make
+        ctx.remake = remake and replace(remake, kept=())
         return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
         group, saved = ctx.group, ctx.saved_tensors
         kept, lows = saved[: ctx.kept], saved[ctx.kept :]
+        made = None
         if not kept:
             x, free = grads[0].new_empty(ctx.shape), True
-        elif ctx.make is None:
+        elif ctx.remake is None:
             x, free = kept[0], False
+        elif ctx.remake.normed is not None and group.reads_once:
+            x, free, made = kept[0], False, ctx.remake.normed(kept[1])
         else:
-            x, free = ctx.make(*kept), group.reads_once
+            x, free = ctx.remake.make(*kept), group.reads_once
         x_TK = x.reshape(-1, ctx.shape[-1])
         dx = None
         if ctx.needs_input_grad[0]:
@@ -252,7 +255,7 @@ class _Projections(torch.autograd.Function):
         dys = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
         for stack, low_PTR in zip(group.stacks, lows, strict=True):  # before the large products
             ours = [dys[index] for index in stack.members]
-            _low_rank_backward(x_TK, dx, ours, low_PTR, stack, ctx.keys_S2, first=ctx.first)
+            _low_rank_backward(x_TK, made, dx, ours, low_PTR, stack, ctx.keys_S2, first=ctx.first)
         if dx is not None:
             group.add_to_dx(dx, dys)
         group.add_to_bias(dys)
@@ -261,17 +264,22 @@ class _Projections(torch.autograd.Function):
 
 class _GatedProjection(torch.autograd.Function):
     """What reads a gated activation, and that activation. Saves, against GatedLinear before it:
-    the activation is not made again, and its gradient is neither added to nor read once more.
+    the activation is not read for its low-rank product, nor made again, and its gradient is neither
+    added to nor read once more.
     """
 
     @staticmethod
     def forward(
         ctx: Any, gate: Tensor, up: Tensor | None, anchor: Tensor | None, group: Group, gelu: bool
     ) -> Tensor:
-        x_TK = triton_ops.flat(triton_ops.gated(gate, up, gelu=gelu))
-        keys_S2 = group.draw.keys_S2
-        low_PTR = _down(x_TK, group.stacks[0], keys_S2)
         kept = [triton_ops.flat(part) for part in (gate, up) if part is not None]
+        gate_TK, up_TK = kept if len(kept) == 2 else triton_ops.halves(kept[0])
+        x_TK = gate_TK.new_empty(gate_TK.shape)
+        keys_S2, stack = group.draw.keys_S2, group.stacks[0]
+        low_PTR = triton_ops.lora_down(
+            gate_TK, stack.a_PRK, keys_S2[stack.site :], stack.dropout, stack.scaling,
+            gated=triton_ops.Gated(up_TK=up_TK, gelu=gelu), made_TK=x_TK,
+        )  # fmt: skip
         ctx.save_for_backward(low_PTR, *kept)
         ctx.group, ctx.keys_S2, ctx.first = group, keys_S2, group.draw.first
         ctx.shape, ctx.gelu = gate.shape, gelu
@@ -287,7 +295,7 @@ class _GatedProjection(torch.autograd.Function):
         triton_ops.lora_backward(
             gate_TK, dy_TN @ group.projections[0].weight.dense(), dlow_PTR, stack.a_PRK,
             stack.grad_a_PRK, ctx.keys_S2[stack.site :], stack.dropout, stack.scaling,
-            add=add, add_dx=True, up_TK=up_TK, gelu=ctx.gelu,
+            add=add, add_dx=True, made=triton_ops.Gated(up_TK=up_TK, gelu=ctx.gelu),
         )  # fmt: skip
         group.add_to_bias([dy_TN])
         grads = [part.view(ctx.shape) for part in kept]  # gate and up became them
@@ -321,6 +329,7 @@ def _down(x_TK: Tensor, stack: Stack, keys_S2: Tensor) -> Tensor:
 
 def _low_rank_backward(
     x_TK: Tensor,
+    made: triton_ops.Normed | None,
     dx: _Sum | None,
     dys: list[Tensor],
     low_PTR: Tensor,
@@ -335,7 +344,7 @@ def _low_rank_backward(
         triton_ops.lora_backward(
             x_TK, None if dx is None else dx.total, dlow_PTR, stack.a_PRK, stack.grad_a_PRK,
             keys_S2[stack.site :], stack.dropout, stack.scaling,
-            add=not first, add_dx=dx is not None and dx.begin(),
+            add=not first, add_dx=dx is not None and dx.begin(), made=made,
         )  # fmt: skip
         return
     grads_NR = torch.split(stack.grad_b_NR, [dy_TN.shape[1] for dy_TN in dys])

@@ -106,12 +106,17 @@ def _norm(module: Any, gemma: bool) -> Callable[[Tensor], Tensor]:
         if not module.training:
             result: Tensor = plain(x)
             return result
-        out: Tensor = triton_ops.RmsNorm.apply(x, module.weight, eps, gemma)  # type: ignore[no-untyped-call]
-        heads = out.ndim == 4  # attention reads them, which keeps what it reads
-        return out if heads else remember(out, again, x, module.weight)
+        out, rstd = triton_ops.RmsNorm.apply(x, module.weight, eps, gemma)  # type: ignore[no-untyped-call]
+        if out.ndim == 4:  # heads: attention reads them, which keeps what it reads
+            normal: Tensor = out
+            return normal
+        return remember(out, again, x, rstd, normed=as_read)
 
-    def again(x: Tensor, weight: Tensor) -> Tensor:
-        return triton_ops.normed(x, weight, eps=eps, gemma=gemma)[0]
+    def again(x: Tensor, _: Tensor) -> Tensor:
+        return triton_ops.normed(x, module.weight, eps=eps, gemma=gemma)[0]
+
+    def as_read(rstd_T: Tensor) -> triton_ops.Normed:
+        return triton_ops.Normed(rstd_T=rstd_T, weight_K=module.weight, gemma=gemma)
 
     return forward
 

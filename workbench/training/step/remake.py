@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.training.step.triton_ops import Normed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remake:
@@ -21,12 +23,19 @@ class Remake:
     kept: tuple[Tensor, ...]
     make: Callable[..., Tensor]
     """Of those: new memory with the same values."""
+    normed: Callable[[Tensor], Normed] | None = None
+    """Of the second: it need not be made where a kernel can read the first as Normed."""
 
 
-def remember(out: Tensor, make: Callable[..., Tensor], *kept: Tensor) -> Tensor:
+def remember(
+    out: Tensor,
+    make: Callable[..., Tensor],
+    *kept: Tensor,
+    normed: Callable[[Tensor], Normed] | None = None,
+) -> Tensor:
     """`out`, which carries to its reader how it is made again."""
     told: Any = out
-    told.remake = Remake(kept=tuple(tensor.detach() for tensor in kept), make=make)
+    told.remake = Remake(kept=tuple(part.detach() for part in kept), make=make, normed=normed)
     return out
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -72,24 +73,60 @@ def _stages(x: Tensor, stages: int) -> int:
     return stages if x.dtype.itemsize < 4 else 1
 
 
-def lora_down(x_TK: Tensor, a_PRK: Tensor, keys: Tensor, p: float, scaling: float) -> Tensor:
-    """low_PTR = scaling · dropout_p(x) @ A_p^T for up to three projections, x read once."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gated:
+    """A projection reads act(gate) · up."""
+
+    up_TK: Tensor
+    gelu: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normed:
+    """A projection reads a norm's output."""
+
+    rstd_T: Tensor
+    """The inverse root mean square of each row of the norm's input."""
+    weight_K: Tensor
+    gemma: bool
+
+
+def lora_down(
+    x_TK: Tensor,
+    a_PRK: Tensor,
+    keys: Tensor,
+    p: float,
+    scaling: float,
+    *,
+    gated: Gated | None = None,
+    made_TK: Tensor | None = None,
+) -> Tensor:
+    """low_PTR = scaling · dropout_p(x) @ A_p^T for up to three projections, x read once.
+
+    With `gated`, x is the gate; what the projection reads is made here and written to `made_TK`.
+    """
     assert x_TK.numel() < 2**31  # elements are numbered in 32 bits
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
     block_r = max(16, _power(rank))
     block_t, block_k = (64 if width > 8192 else 32, 128) if block_r <= 32 else (32, 32)
+    programs = 264
+    if gated and block_r <= 32:
+        block_t, programs = 16, 1056
     blocks = _split(tokens, block_t)
-    parts = max(1, min(_split(264, blocks), _split(width, 4 * block_k)))
+    parts = max(1, min(_split(programs, blocks), _split(width, 4 * block_k)))
     k_each = _split(_split(width, parts), block_k) * block_k
     parts = _split(width, k_each)
     parts_SPTR = x_TK.new_empty(parts, count, tokens, rank, dtype=torch.float32)
+    up_TK = gated.up_TK if gated else x_TK
     _kernels().lora_down[(blocks, parts)](
-        x_TK, a_PRK, parts_SPTR, keys, tokens, width, rank, k_each,
-        threshold(p), p > 0.0, count, block_t, block_k, block_r,
+        x_TK, up_TK, x_TK if made_TK is None else made_TK, a_PRK, parts_SPTR, keys,
+        tokens, width, rank, k_each, x_TK.stride(0), up_TK.stride(0),
+        threshold(p), p > 0.0, count, gated is not None, gated is not None and gated.gelu,
+        block_t, block_k, block_r,
         num_stages=_stages(x_TK, 2 if count * block_r > 512 else 3),
     )  # fmt: skip
     low_PTR = x_TK.new_empty(count, tokens, rank)
-    return _reduced(parts_SPTR, low_PTR, scaling * inverse(p), add=False)
+    return _reduced(Sum(parts=parts_SPTR, out=low_PTR, scaling=scaling * inverse(p)))
 
 
 def up_backward(
@@ -130,10 +167,12 @@ def up_backward(
         ends[0], ends[min(1, len(ends) - 1)], rows_each, add and parts == 1, few,
         block_t, block_n, max(16, _power(rank)), num_stages=_stages(dy_TN, 3),
     )  # fmt: skip
-    if parts > 1:
-        _reduced(grad_SNR, grad_NR, 1.0, add=add)
+    also = Sum(parts=grad_SNR, out=grad_NR, add=add) if parts > 1 else None
     if few:
-        return _reduced(dlow_STR, dlow_PTR, 1.0, [end // block_n for end in ends[:-1]], add=False)
+        ends = [end // block_n for end in ends[:-1]]
+        return _reduced(Sum(parts=dlow_STR, out=dlow_PTR), ends, also=also)
+    if also is not None:
+        _reduced(also)
     for dy, b, dlow_TR in zip(dys, torch.split(b_NR, sizes), dlow_PTR, strict=True):
         torch.mm(dy, b, out=dlow_TR)
     return dlow_PTR
@@ -165,20 +204,20 @@ def lora_backward(
     *,
     add: bool,
     add_dx: bool,
-    up_TK: Tensor | None = None,
-    gelu: bool = False,
+    made: Gated | Normed | None = None,
 ) -> None:
     """grad_A (+)= its gradient; dx (+)= the low-rank path's share. x is read once for up to three
     projections and no mask is stored. `keys`: of the first of them; they share it. `dx_TK` may be
     x itself, unless it is added to.
 
-    With `up_TK`, x is a gate: what the projection reads is act(x) · up, made here. `dx_TK` is then
-    only read, and x and up become their gradients.
+    With `made`, x is the gate or the norm's input; what the projection reads is made here. Of a
+    gate, `dx_TK` is only read, and x and up become their gradients.
 
     Deterministic: parts of T are summed in a second launch, never by atomics.
     """
     (tokens, width), (count, rank, _) = x_TK.shape, a_PRK.shape
-    gated = up_TK is not None
+    gated = made if isinstance(made, Gated) else None
+    normed = made if isinstance(made, Normed) else None
     block_r = max(16, _power(rank))
     block_k, block_t = 32, 64 if block_r <= 32 else 32
     parts = max(2, _split(264 * block_k, width))
@@ -190,28 +229,51 @@ def lora_backward(
     parts = min(parts, _split(tokens, block_t))
     rows_each = _split(_split(tokens, parts), block_t) * block_t
     parts = _split(tokens, rows_each)
-    up_TK = x_TK if up_TK is None else up_TK
+    up_TK = gated.up_TK if gated else x_TK
     da_SPRK = x_TK.new_empty(parts, count, rank, width, dtype=torch.float32)
     _kernels().lora_backward[(_split(width, block_k), parts)](
-        x_TK, up_TK, x_TK if dx_TK is None else dx_TK, dlow_PTR, a_PRK, da_SPRK, keys,
+        x_TK, up_TK, normed.weight_K if normed else x_TK, normed.rstd_T if normed else x_TK,
+        x_TK if dx_TK is None else dx_TK, dlow_PTR, a_PRK, da_SPRK, keys,
         tokens, width, rank, rows_each, x_TK.stride(0), up_TK.stride(0),
-        scaling * inverse(p), threshold(p), p > 0.0, dx_TK is not None, add_dx, count, gated, gelu,
+        scaling * inverse(p), threshold(p), p > 0.0, dx_TK is not None, add_dx, count,
+        gated is not None, gated is not None and gated.gelu,
+        normed is not None, normed is not None and normed.gemma,
         block_t, block_k, block_r, num_stages=_stages(x_TK, 2 if count > 2 else 3),
     )  # fmt: skip
-    _reduced(da_SPRK, grad_PRK, scaling * inverse(p), add=add)
+    _reduced(Sum(parts=da_SPRK, out=grad_PRK, scaling=scaling * inverse(p), add=add))
 
 
-def _reduced(
-    parts: Tensor, out: Tensor, scaling: float, ends: Sequence[int] = (), *, add: bool
-) -> Tensor:
-    """`ends`: of the parts of all outputs but the last; there are at most three."""
-    count, most = out.numel() // (len(ends) + 1), parts.shape[0]
-    tile = min(16, _power(most))
-    block = 1024 // tile
-    _kernels().reduce_parts[(_split(count, block), len(ends) + 1)](
-        parts, out, count, *(*ends, most, most, most)[:3], scaling, add, tile, block
-    )
-    return out
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sum:
+    """out (+)= scaling · sum of parts."""
+
+    parts: Tensor
+    out: Tensor
+    scaling: float = 1.0
+    add: bool = False
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Of parts, of elements."""
+        tile = min(16, _power(self.parts.shape[0]))
+        return tile, 1024 // tile
+
+
+def _reduced(these: Sum, ends: Sequence[int] = (), *, also: Sum | None = None) -> Tensor:
+    """`ends`: of the parts of all outputs but the last; there are at most three. `also`: one more
+    output in the same launch.
+    """
+    count, most = these.out.numel() // (len(ends) + 1), these.parts.shape[0]
+    more, has_more = also or these, also is not None
+    blocks = _split(count, these.tile[1])
+    if has_more:
+        blocks = max(blocks, _split(more.out.numel(), more.tile[1]))
+    _kernels().reduce_parts[(blocks, len(ends) + 1 + has_more)](
+        these.parts, these.out, count, *(*ends, most, most, most)[:3], these.scaling, these.add,
+        *these.tile, more.parts, more.out, more.out.numel(), more.parts.shape[0],
+        has_more, more.add, *more.tile,
+    )  # fmt: skip
+    return these.out
 
 
 def nf4_dequantize(packed: Tensor, state: Any, out: Tensor) -> Tensor:
@@ -225,22 +287,25 @@ def nf4_dequantize(packed: Tensor, state: Any, out: Tensor) -> Tensor:
 
 
 class RmsNorm(torch.autograd.Function):
-    """Forward and backward in one launch each; saves the input and one number a row. Heads' norms
-    read queries and keys where they lie.
+    """(out, rstd). Forward and backward in one launch each; saves the input and one number a row.
+    Heads' norms read queries and keys where they lie.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool
+    ) -> tuple[Tensor, Tensor]:
         ctx.turned = x.ndim == 4 and x.stride(1) < x.stride(2)  # heads first: as they lie in memory
         x = x.transpose(1, 2) if ctx.turned else x
         x = x if _rows(x) else x.contiguous()
         out, rstd = normed(x, weight, eps=eps, gemma=gemma)
         ctx.save_for_backward(x, weight, rstd)
+        ctx.mark_non_differentiable(rstd)
         ctx.gemma = gemma
-        return out.transpose(1, 2) if ctx.turned else out
+        return out.transpose(1, 2) if ctx.turned else out, rstd
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         x, weight, rstd = ctx.saved_tensors
         dy, width = (dy.transpose(1, 2) if ctx.turned else dy).contiguous(), x.shape[-1]
         dx = x.new_empty(x.shape)
