@@ -84,10 +84,13 @@ class Setting:
     """Rows of exactly max_length tokens instead of GSM8K's."""
     tail: int = 0
     """Each so manieth row is of exactly max_length tokens."""
+    answers: bool = False
+    """The loss is on GSM8K's answers alone, as in recipes/gsm8k-chat.yaml."""
 
 
 SETTINGS = {
     "guide": Setting(rows=4, max_length=512),
+    "answers": Setting(rows=4, max_length=512, answers=True),
     "tailed": Setting(rows=4, max_length=2048, tail=16),
     "8x512": Setting(rows=8, max_length=512, full=True),
     "8x2048": Setting(rows=8, max_length=2048, full=True),
@@ -117,16 +120,23 @@ def rows_of(file: Path, setting: Setting, vocabulary: int) -> Dataset:
     lines = file.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines[: PERIOD * setting.rows]):
         row = json.loads(line)
-        text = row["question"] + "\n" + row["answer"]
-        pieces = re.findall(r"[A-Za-z]+|\d|[^\w\s]|\n", text)
+        question, answer = (
+            re.findall(r"[A-Za-z]+|\d|[^\w\s]|\n", text)
+            for text in (row["question"] + "\n", row["answer"])
+        )
         ids = list(range(3, 3 + HEADER))
-        ids += [zlib.crc32(piece.encode()) % (vocabulary - 600) + 100 for piece in pieces]
+        ids += [
+            zlib.crc32(piece.encode()) % (vocabulary - 600) + 100 for piece in question + answer
+        ]
         if setting.full or (setting.tail and number % setting.tail == setting.tail // 2):
             ids = torch.randint(
                 3, vocabulary - 600, (setting.max_length,), generator=chance
             ).tolist()
         ids = ids[: setting.max_length]
-        examples.append({"input_ids": ids, "labels": list(ids), "length": len(ids)})
+        labels = list(ids)
+        if setting.answers:
+            labels[: HEADER + len(question)] = [-100] * min(len(ids), HEADER + len(question))
+        examples.append({"input_ids": ids, "labels": labels, "length": len(ids)})
     return Dataset.from_list(examples)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from workbench.footprint import layers
 from workbench.footprint.evaluation import evaluation_bytes
 from workbench.footprint.layers import VALUE_BYTES, Layer, lora_params
-from workbench.footprint.micro import bucket, chunk_rows
+from workbench.footprint.micro import bucket, most_chunk_rows
 from workbench.footprint.shape import ModelShape
 from workbench.recipe.schema import Recipe
 
@@ -181,7 +181,7 @@ def _logits(shape: ModelShape, run: Run, tokens: int, value: int) -> int:
     the model's own head is used all of them, in fp32, with logarithms and gradients."""
     if not shape.fused:
         return tokens * shape.vocab * (2 * value + 12)
-    each = chunk_rows(shape.vocab * value)
+    each = most_chunk_rows(shape.vocab * value)
     per_logit = value if run.card_kind == "cuda" else 12
     return min(tokens, each) * shape.vocab * per_logit
 

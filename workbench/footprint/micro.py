@@ -44,7 +44,14 @@ def parts(lengths: Sequence[int], most: int) -> Iterator[int]:
         yield sum(lengths[first:end])
 
 
-def chunk_rows(row_bytes: int) -> int:
-    """Positions whose logits are held at once, of so many bytes each."""
-    each = max(1, CHUNK_BYTES // row_bytes)
-    return each // 64 * 64 or each
+def most_chunk_rows(row_bytes: int) -> int:
+    """Positions whose logits, of so many bytes each, are held at once at most."""
+    most = max(1, CHUNK_BYTES // row_bytes)
+    return most // 64 * 64 or most
+
+
+def chunk_rows(row_bytes: int, rows: int) -> int:
+    """So many in chunks about equal: a short one reads the head's weight as a long one does."""
+    most = most_chunk_rows(row_bytes)
+    equal = math.ceil(rows / max(1, math.ceil(rows / most)))
+    return min(most, max(1, math.ceil(equal / 64)) * 64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from tests.training.step.conftest import LINEARS
 from workbench.training.step import Rows, Step, StepOptions, collate
 from workbench.training.step.attention import KERNELS
+from workbench.training.step.rows import IGNORE
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 pytestmark = [
@@ -115,6 +117,23 @@ def test_a_replay_gives_what_an_eager_run_gives(
     (loss, replayed), (eager_loss, eager) = found
     assert loss == pytest.approx(eager_loss, rel=1e-3)
     assert float((replayed - eager).norm() / eager.norm()) < 1e-2
+
+
+def test_a_graph_is_captured_anew_when_more_positions_carry_loss(long_rows: Rows) -> None:
+    asked = long_rows.targets_T.clone()
+    asked[: sum(long_rows.lengths) * 2 // 3] = IGNORE
+    answers = replace(long_rows, targets_T=asked)
+    found = []
+    for off in (frozenset[str](), frozenset({"graphs"})):
+        step, grads = Step(model(), options(off=off)), []
+        for rows in (answers, answers, answers, long_rows, answers):
+            step.forward_backward(rows)
+            grads.append(step.flat.grads.clone())
+        assert step._runner is not None
+        assert step._runner.captured == (0 if off else 1), step.levers()
+        found.append(grads)
+    for replayed, eager in zip(*found, strict=True):
+        assert float((replayed - eager).norm() / eager.norm()) < 1e-2
 
 
 def test_inputs_that_left_the_card_give_the_same_gradients_with_less_memory() -> None:

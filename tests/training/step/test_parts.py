@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AutoConfig
 from workbench.cards import Card
 from workbench.footprint import ModelShape, Plan, named_config
 from workbench.footprint.kernels import kernel_for
-from workbench.footprint.micro import bucket, parts
+from workbench.footprint.micro import bucket, chunk_rows, parts
 from workbench.footprint.shape import FAMILIES
 from workbench.training.base import DTYPES
 from workbench.training.step import Rows, collate
@@ -99,13 +99,38 @@ def test_a_batch_is_cut_by_rows_and_by_tokens(rows: Rows) -> None:
 
 
 def test_the_tail_of_a_bucket_is_a_sequence_without_loss(rows: Rows) -> None:
-    host = fill(rows, 64, 6, divisor=30, seed=1, counter=2)
-    assert host.numel() == size_of(64, 6)
-    micro = Micro.over(host, tokens=64, rows=6, max_length=64)
+    host = fill(rows, 64, 6, 64, divisor=30, seed=1, counter=2)
+    assert host.numel() == size_of(64, 6, 64)
+    micro = Micro.over(host, tokens=64, rows=6, carrying=64, max_length=64)
     assert micro.cu_lengths.tolist() == [0, 5, 22, 31, 43, 64, 64, 64]
     assert micro.positions_1T[0, 43:].tolist() == list(range(21))
-    assert int((micro.targets_T[43:] != IGNORE).sum()) == 0
+    assert micro.at_L is None
+    assert int((micro.targets_L[43:] != IGNORE).sum()) == 0
     assert (int(micro.divisor), int(micro.seed), int(micro.counter)) == (30, 1, 2)
+
+
+def test_positions_without_loss_are_left_out(rows: Rows) -> None:
+    host = fill(rows, 64, 6, 48, divisor=30, seed=1, counter=2)
+    micro = Micro.over(host, tokens=64, rows=6, carrying=48, max_length=64)
+    assert micro.at_L is not None
+    carry = [at for at, target in enumerate(rows.targets_T.tolist()) if target != IGNORE]
+    assert micro.at_L.tolist() == carry + [63] * (48 - len(carry))
+    assert micro.targets_L.tolist() == [
+        *rows.targets_T[carry].tolist(), *[IGNORE] * (48 - len(carry))
+    ]  # fmt: skip
+
+
+def test_chunks_of_the_head_are_about_equal() -> None:
+    llama = 128_256 * 2  # at most 512 rows at once
+    assert [chunk_rows(llama, rows) for rows in (64, 512, 576, 960, 1088)] == [
+        64,
+        512,
+        320,
+        512,
+        384,
+    ]
+    assert chunk_rows(2**28, 3) == 1
+    assert chunk_rows(2**21 // 5 * 32, 40) == 10
 
 
 def test_buckets_are_tight() -> None:
@@ -173,10 +198,12 @@ def test_the_head_in_chunks_is_cross_entropy(
     want = nn.functional.cross_entropy(logits, targets, reduction="sum") / 20
     (want_grad,) = torch.autograd.grad(want, hidden)
     head = Head(weight_VD=weight, bias_V=None, softcap=softcap)
-    loss = head.loss(hidden, targets, torch.tensor(20), torch.tensor(8.0))
-    (grad,) = torch.autograd.grad(loss, hidden)
-    torch.testing.assert_close(loss, want.detach(), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(grad, 8 * want_grad, rtol=1e-5, atol=1e-6)
+    at = torch.tensor([0, 2, 3, 4, 6, 7, 8, 9, 10, 5, 5])  # the last two fill up
+    for at_L, targets_L in ((None, targets), (at, targets[at])):
+        loss = head.loss(hidden, at_L, targets_L, torch.tensor(20), torch.tensor(8.0))
+        (grad,) = torch.autograd.grad(loss, hidden)
+        torch.testing.assert_close(loss, want.detach(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(grad, 8 * want_grad, rtol=1e-5, atol=1e-6)
 
 
 def test_the_ring_gives_each_step_once_and_forgets_the_oldest() -> None:

@@ -2,7 +2,9 @@
 
 Saves the host: a stock 8B step is 13,000 launches that Python makes one by one; a replay is one
 call. Addresses are static: one input buffer a bucket, filled by one copy; gradients, masters and
-the loss live outside the graphs' pool, which all buckets share. Capture is thread-local, so a
+the loss live outside the graphs' pool, which all buckets share. A graph has room for so many
+eighths of its positions to carry loss as any batch before it had; one that needs more is captured
+anew. Capture is thread-local, so a
 control thread may use the card meanwhile. CUDA graphs in PyTorch:
 pytorch.org/blog/accelerating-pytorch-with-cuda-graphs. Dropout needs no generator registered:
 masks are functions of (seed, counter) in the input buffer.
@@ -12,7 +14,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -33,6 +36,17 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
+Filling = Callable[[int], Tensor]
+"""The inputs on the host, with room for so many positions that carry loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    buffer: Tensor
+    carrying: int
+
+
 class Runner:
     """Runs the body over a part of a batch: by replay where it can, eagerly where it must."""
 
@@ -43,9 +57,11 @@ class Runner:
         self.capturing = capture
         self.why_not = "" if capture else "switched off"
         self._max_graphs = max_graphs
-        self._graphs: dict[tuple[int, int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[tuple[int, int, bool], _Captured] = {}
         self._pool: Any = None
         self._warm = 0
+        self._eighths = 0
+        """Of its positions, that carried loss in the batch that had most."""
 
     def run(
         self,
@@ -62,15 +78,18 @@ class Runner:
 
         Raises what the body raises; a capture that fails is logged and run eagerly instead.
         """
-        host = fill(part, tokens, self._rows, divisor=divisor, seed=seed, counter=counter)
-        if self._device.type == "cuda":
-            host = host.pin_memory()
+        filling = partial(
+            fill, part, tokens, self._rows, divisor=divisor, seed=seed, counter=counter
+        )
+        targets = part.targets
         if not self.capturing:
-            self._body(self._micro(host.to(self._device, non_blocking=True), tokens, max_length))
-        elif self._warm < 2:  # libraries set themselves up in a first run: not inside a capture
-            self._warm_up(host, tokens, max_length)
+            self._eagerly(filling, tokens, max(targets, 1), max_length)
+            return
+        self._eighths = max(self._eighths, -(-8 * targets // tokens), 1)
+        if self._warm < 2:  # libraries set themselves up in a first run: not inside a capture
+            self._warm_up(filling, tokens, max_length)
         else:
-            self._replay(host, tokens, max_length, first)
+            self._replay(filling, tokens, targets, max_length, first)
 
     @property
     def captured(self) -> int:
@@ -83,38 +102,54 @@ class Runner:
         if self._device.type == "cuda":  # else it would stay reserved, beside what comes next
             torch.cuda.empty_cache()
 
-    def _micro(self, buffer: Tensor, tokens: int, max_length: int) -> Micro:
-        return Micro.over(buffer, tokens=tokens, rows=self._rows, max_length=max_length)
+    def _micro(self, buffer: Tensor, tokens: int, carrying: int, max_length: int) -> Micro:
+        return Micro.over(
+            buffer, tokens=tokens, rows=self._rows, carrying=carrying, max_length=max_length
+        )
 
-    def _warm_up(self, host: Tensor, tokens: int, max_length: int) -> None:
+    def _host(self, filling: Filling, carrying: int) -> Tensor:
+        host = filling(carrying)
+        return host.pin_memory() if self._device.type == "cuda" else host
+
+    def _eagerly(self, filling: Filling, tokens: int, carrying: int, max_length: int) -> None:
+        buffer = self._host(filling, carrying).to(self._device, non_blocking=True)
+        self._body(self._micro(buffer, tokens, carrying, max_length))
+
+    def _room(self, tokens: int) -> int:
+        return max(tokens * self._eighths // 8, 1)
+
+    def _warm_up(self, filling: Filling, tokens: int, max_length: int) -> None:
         self._warm += 1
         side, main = side_stream(self._device), torch.cuda.current_stream(self._device)
         side.wait_stream(main)
         with torch.cuda.stream(side):
-            self._body(self._micro(host.to(self._device, non_blocking=True), tokens, max_length))
+            self._eagerly(filling, tokens, self._room(tokens), max_length)
         main.wait_stream(side)
         if self._warm == 2:  # what eager runs cached would stand beside the graphs' pool
             torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
 
-    def _replay(self, host: Tensor, tokens: int, max_length: int, first: bool) -> None:
+    def _replay(
+        self, filling: Filling, tokens: int, targets: int, max_length: int, first: bool
+    ) -> None:
         key = (tokens, max_length, first)
         found = self._graphs.pop(key, None)
+        if found is not None and found.carrying < targets:
+            found = None
         if found is None:
             if len(self._graphs) >= self._max_graphs:  # an eager run would need memory beside them
                 del self._graphs[next(iter(self._graphs))]
-            found = self._capture(tokens, max_length)
-        if found is not None:
-            self._graphs[key] = found  # the last used is the last
+            found = self._capture(tokens, self._room(tokens), max_length)
         if found is None:
-            self._body(self._micro(host.to(self._device, non_blocking=True), tokens, max_length))
+            self._eagerly(filling, tokens, max(targets, 1), max_length)
             return
-        graph, buffer = found
-        buffer.copy_(host, non_blocking=True)
-        graph.replay()
+        self._graphs[key] = found  # the last used is the last
+        found.buffer.copy_(self._host(filling, found.carrying), non_blocking=True)
+        found.graph.replay()
 
-    def _capture(self, tokens: int, max_length: int) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
-        buffer = torch.zeros(size_of(tokens, self._rows), dtype=torch.int64, device=self._device)
+    def _capture(self, tokens: int, carrying: int, max_length: int) -> _Captured | None:
+        size = size_of(tokens, self._rows, carrying)
+        buffer = torch.zeros(size, dtype=torch.int64, device=self._device)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
@@ -125,7 +160,7 @@ class Runner:
                 stream=side_stream(self._device),
                 capture_error_mode="thread_local",
             ):
-                self._body(self._micro(buffer, tokens, max_length))
+                self._body(self._micro(buffer, tokens, carrying, max_length))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as refused:
@@ -133,4 +168,4 @@ class Runner:
             self.why_not = f"capture failed: {str(refused).splitlines()[0]}"
             log.warning("no CUDA graphs", extra={"why": self.why_not})
             return None
-        return graph, buffer
+        return _Captured(graph, buffer, carrying)

@@ -4,13 +4,15 @@ Saves the logits: 1,024 positions of Llama 3 are 0.5 GiB in fp32, twice with the
 one chunk of 16-bit logits lives at a time and becomes its own gradient in place. The gradient of
 the hidden states is computed in the forward pass (Wijmans et al. 2024, arXiv 2411.09009; Liger,
 arXiv 2410.10989). No host sync, so it can be captured: it divides by a count that is on the card.
+
+Saves the head's two products, too, for positions whose loss nobody asks for: questions, where the
+loss is on answers alone.
 """
 
-# T positions, C positions of a chunk, D width, V vocabulary
+# T positions, L of them that carry loss, C positions of a chunk, D width, V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,49 +32,63 @@ class Head:
     bias_V: Tensor | None
     softcap: float | None
 
-    def loss(self, hidden_TD: Tensor, targets_T: Tensor, divisor: Tensor, scale: Tensor) -> Tensor:
+    def loss(
+        self,
+        hidden_TD: Tensor,
+        at_L: Tensor | None,
+        targets_L: Tensor,
+        divisor: Tensor,
+        scale: Tensor,
+    ) -> Tensor:
         """Sum of nats over positions that carry loss, / divisor. Gradients come out times `scale`
         (loss scaling of fp16: Micikevicius et al. 2018, arXiv 1710.03740), the loss does not.
+
+        `at_L`: the positions of targets_L, all when None; one that carries no loss may come twice.
         """
-        loss: Tensor = _Loss.apply(hidden_TD, targets_T, divisor, scale, self)  # type: ignore[no-untyped-call]
+        loss: Tensor = _Loss.apply(hidden_TD, at_L, targets_L, divisor, scale, self)  # type: ignore[no-untyped-call]
         return loss
 
 
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_TD: Tensor, targets_T: Tensor, divisor: Tensor, scale: Tensor, head: Head
+        ctx: Any,
+        hidden_TD: Tensor,
+        at_L: Tensor | None,
+        targets_L: Tensor,
+        divisor: Tensor,
+        scale: Tensor,
+        head: Head,
     ) -> Tensor:
         inverse = divisor.float().clamp(min=1).reciprocal()
-        factor = inverse * scale
+        factor, weight_VD = inverse * scale, head.weight_VD
         nats = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
-        grad_TD = torch.empty_like(hidden_TD, dtype=head.weight_VD.dtype)
-        for hidden_CD, targets_C, grad_CD in _chunks(hidden_TD, targets_T, grad_TD, head.weight_VD):
-            logits_CV = nn.functional.linear(hidden_CD, head.weight_VD, head.bias_V)
+        make = torch.empty_like if at_L is None else torch.zeros_like
+        grad_TD = make(hidden_TD, dtype=weight_VD.dtype)
+        each = chunk_rows(weight_VD.shape[0] * hidden_TD.element_size(), len(targets_L))
+        for first in range(0, len(targets_L), each):
+            span = slice(first, first + each)
+            hidden_CD = hidden_TD[span if at_L is None else at_L[span]]
+            logits_CV = nn.functional.linear(hidden_CD, weight_VD, head.bias_V)
             if triton_ops.usable(logits_CV.device):
                 cap = head.softcap
-                nll_C = triton_ops.cross_entropy(logits_CV, targets_C, factor, cap, IGNORE)
+                nll_C = triton_ops.cross_entropy(logits_CV, targets_L[span], factor, cap, IGNORE)
                 dlogits_CV = logits_CV
             else:
-                nll_C, dlogits_CV = _plain(logits_CV, targets_C, factor, head.softcap)
+                nll_C, dlogits_CV = _plain(logits_CV, targets_L[span], factor, head.softcap)
             nats += nll_C.sum()
-            torch.mm(dlogits_CV, head.weight_VD, out=grad_CD)
+            if at_L is None:
+                torch.mm(dlogits_CV, weight_VD, out=grad_TD[span])
+            else:
+                grad_TD.index_copy_(0, at_L[span], dlogits_CV @ weight_VD)
             del logits_CV, dlogits_CV  # before the next chunk's are made
         ctx.save_for_backward(grad_TD)
         return nats * inverse
 
     @staticmethod
-    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         (grad_TD,) = ctx.saved_tensors
-        return grad_TD * dloss.to(grad_TD.dtype), None, None, None, None
-
-
-def _chunks(
-    hidden_TD: Tensor, targets_T: Tensor, grad_TD: Tensor, weight_VD: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    each = chunk_rows(weight_VD.shape[0] * hidden_TD.element_size())
-    parts = (torch.split(tensor, each) for tensor in (hidden_TD, targets_T, grad_TD))
-    return zip(*parts, strict=True)
+        return grad_TD * dloss.to(grad_TD.dtype), None, None, None, None, None
 
 
 def _plain(

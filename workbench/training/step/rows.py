@@ -5,7 +5,7 @@ keeps the shapes few enough to capture. Concatenating with cumulative lengths: K
 arXiv 2107.02027; the varlen form: Dao 2023, arXiv 2307.08691.
 """
 
-# T tokens of the concatenated row, R rows
+# T tokens of the concatenated row, L positions of them, R rows
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.footprint.micro import cuts
 
@@ -79,7 +79,9 @@ class Micro:
 
     ids_1T: Tensor
     positions_1T: Tensor
-    targets_T: Tensor
+    at_L: Tensor | None
+    """Positions whose loss is asked for; None: all."""
+    targets_L: Tensor
     cu_lengths: Tensor
     """int64; R + 2 entries, unused ones repeat the end, so its shape never depends on the rows."""
     divisor: Tensor
@@ -90,14 +92,17 @@ class Micro:
     """No sequence of any batch of this bucket is longer."""
 
     @classmethod
-    def over(cls, buffer: Tensor, *, tokens: int, rows: int, max_length: int) -> Micro:
-        """Views of `buffer`, which has size_of(tokens, rows) int64 elements."""
-        sizes = [tokens, tokens, tokens, rows + 2, 1, 1, 1]
-        ids, positions, targets, cu, divisor, seed, counter = torch.split(buffer, sizes)
+    def over(
+        cls, buffer: Tensor, *, tokens: int, rows: int, carrying: int, max_length: int
+    ) -> Micro:
+        """Views of `buffer`, which has size_of(tokens, rows, carrying) int64 elements."""
+        sizes = [tokens, tokens, carrying, carrying, rows + 2, 1, 1, 1]
+        ids, positions, at, targets, cu, divisor, seed, counter = torch.split(buffer, sizes)
         return cls(
             ids_1T=ids[None],
             positions_1T=positions[None],
-            targets_T=targets,
+            at_L=at if carrying < tokens else None,
+            targets_L=targets,
             cu_lengths=cu,
             divisor=divisor[0],
             seed=seed[0],
@@ -106,17 +111,33 @@ class Micro:
         )
 
 
-def size_of(tokens: int, rows: int) -> int:
-    return 3 * tokens + rows + 2 + 3
+def size_of(tokens: int, rows: int, carrying: int) -> int:
+    return 2 * tokens + 2 * carrying + rows + 2 + 3
 
 
 def fill(
-    part: Rows, tokens: int, rows: int, *, divisor: int, seed: int, counter: int, pad_id: int = 0
+    part: Rows,
+    tokens: int,
+    rows: int,
+    carrying: int,
+    *,
+    divisor: int,
+    seed: int,
+    counter: int,
+    pad_id: int = 0,
 ) -> Tensor:
-    """The host's side of Micro's buffer. The tail up to `tokens` is a sequence without loss."""
-    tail = tokens - part.tokens
+    """The host's side of Micro's buffer. The tail up to `tokens` is a sequence without loss; of
+    `carrying` positions those that carry loss come first, and the last one, which never does,
+    fills up.
+    """
+    tail, targets = tokens - part.tokens, part.targets_T
     assert tail >= 0
     assert len(part.lengths) <= rows
+    at = torch.arange(tokens)
+    if carrying < tokens:
+        at = (targets != IGNORE).nonzero()[:, 0]
+        targets = targets[at]
+        at = nn.functional.pad(at, (0, carrying - len(at)), value=tokens - 1)
     lengths = [*part.lengths, tail] if tail else list(part.lengths)
     ends = torch.tensor(lengths).cumsum(0)
     cu = torch.full((rows + 2,), tokens)
@@ -127,8 +148,8 @@ def fill(
             part.ids_T,
             torch.full((tail,), pad_id),
             torch.cat([torch.arange(length) for length in lengths]),
-            part.targets_T,
-            torch.full((tail,), IGNORE),
+            at,
+            nn.functional.pad(targets, (0, carrying - len(targets)), value=IGNORE),
             cu,
             torch.tensor([divisor, seed, counter]),
         ]

@@ -373,13 +373,15 @@ class Step:
         """The loss, and what to go backward from: its gradients are those of loss · loss scale."""
         scale = self.optimizer.scale
         if self._why["chunked_head"][0]:
-            loss = parts.head.loss(hidden_TD, micro.targets_T, micro.divisor, scale)
+            at_L, targets_L = micro.at_L, micro.targets_L
+            loss = parts.head.loss(hidden_TD, at_L, targets_L, micro.divisor, scale)
             return loss, loss
-        logits_TV = parts.causal.lm_head(hidden_TD).float()
+        hidden_LD = hidden_TD if micro.at_L is None else hidden_TD.index_select(0, micro.at_L)
+        logits_LV = parts.causal.lm_head(hidden_LD).float()
         if (cap := parts.head.softcap) is not None:
-            logits_TV = torch.tanh(logits_TV / cap) * cap
+            logits_LV = torch.tanh(logits_LV / cap) * cap
         nats = nn.functional.cross_entropy(
-            logits_TV, micro.targets_T, ignore_index=IGNORE, reduction="sum"
+            logits_LV, micro.targets_L, ignore_index=IGNORE, reduction="sum"
         )
         loss = nats / micro.divisor.clamp(min=1)
         return loss, loss * scale
