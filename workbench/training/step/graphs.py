@@ -133,13 +133,12 @@ class Runner:
         self, filling: Filling, tokens: int, targets: int, max_length: int, first: bool
     ) -> None:
         key = (tokens, max_length, first)
-        found = self._graphs.pop(key, None)
-        if found is not None and found.carrying < targets:
-            found = None
-        if found is None:
+        found = small = self._graphs.pop(key, None)
+        if found is None or found.carrying < targets:
             if len(self._graphs) >= self._max_graphs:  # an eager run would need memory beside them
                 del self._graphs[next(iter(self._graphs))]
             found = self._capture(tokens, self._room(tokens), max_length)
+        del small  # not before: a pool that lost its only graph takes no other
         if found is None:
             self._eagerly(filling, tokens, max(targets, 1), max_length)
             return

@@ -137,11 +137,14 @@ def lora_down(
 
 
 @triton.jit
-def sum_parts(
-    parts, out, count, first, end, SCALE: tl.constexpr, ADD: tl.constexpr,
+def reduce_parts(
+    parts, out, count, END0, END1, END2, SCALE: tl.constexpr, ADD: tl.constexpr,
     TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out (+)= SCALE · sum of parts from `first` to `end`."""
+    """out[p] (+)= SCALE · sum of parts, of which those of p end at END_p."""
+    p = tl.program_id(1)
+    first = tl.where(p == 0, 0, tl.where(p == 1, END0, END1))
+    end = tl.where(p == 0, END0, tl.where(p == 1, END1, END2))
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     total = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -150,30 +153,10 @@ def sum_parts(
         each = s[:, None].to(tl.int64) * count + at[None, :]
         total += tl.sum(tl.load(parts + each, mask=(s < end)[:, None] & inside, other=0.0), 0)
     total *= SCALE
+    out += p.to(tl.int64) * count
     if ADD:
         total += tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def reduce_parts(
-    parts, out, count, END0, END1, END2, SCALE: tl.constexpr, ADD: tl.constexpr,
-    TILE: tl.constexpr, BLOCK: tl.constexpr,
-    also, also_out, also_count, also_end, ALSO: tl.constexpr, ALSO_ADD: tl.constexpr,
-    ALSO_TILE: tl.constexpr, ALSO_BLOCK: tl.constexpr,
-):  # fmt: skip
-    """out[p] (+)= SCALE · sum of parts, of which those of p end at END_p.
-
-    With ALSO, the last row of programs sums other parts.
-    """
-    p = tl.program_id(1)
-    if ALSO and p == tl.num_programs(1) - 1:
-        sum_parts(also, also_out, also_count, 0, also_end, 1.0, ALSO_ADD, ALSO_TILE, ALSO_BLOCK)
-    elif tl.program_id(0) * BLOCK < count:
-        first = tl.where(p == 0, 0, tl.where(p == 1, END0, END1))
-        end = tl.where(p == 0, END0, tl.where(p == 1, END1, END2))
-        out += p.to(tl.int64) * count
-        sum_parts(parts, out, count, first, end, SCALE, ADD, TILE, BLOCK)
 
 
 @triton.jit

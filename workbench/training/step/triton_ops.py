@@ -126,7 +126,7 @@ def lora_down(
         num_stages=_stages(x_TK, 2 if count * block_r > 512 else 3),
     )  # fmt: skip
     low_PTR = x_TK.new_empty(count, tokens, rank)
-    return _reduced(Sum(parts=parts_SPTR, out=low_PTR, scaling=scaling * inverse(p)))
+    return _reduced(parts_SPTR, low_PTR, scaling * inverse(p), add=False)
 
 
 def up_backward(
@@ -167,12 +167,10 @@ def up_backward(
         ends[0], ends[min(1, len(ends) - 1)], rows_each, add and parts == 1, few,
         block_t, block_n, max(16, _power(rank)), num_stages=_stages(dy_TN, 3),
     )  # fmt: skip
-    also = Sum(parts=grad_SNR, out=grad_NR, add=add) if parts > 1 else None
+    if parts > 1:
+        _reduced(grad_SNR, grad_NR, 1.0, add=add)
     if few:
-        ends = [end // block_n for end in ends[:-1]]
-        return _reduced(Sum(parts=dlow_STR, out=dlow_PTR), ends, also=also)
-    if also is not None:
-        _reduced(also)
+        return _reduced(dlow_STR, dlow_PTR, 1.0, [end // block_n for end in ends[:-1]], add=False)
     for dy, b, dlow_TR in zip(dys, torch.split(b_NR, sizes), dlow_PTR, strict=True):
         torch.mm(dy, b, out=dlow_TR)
     return dlow_PTR
@@ -240,40 +238,20 @@ def lora_backward(
         normed is not None, normed is not None and normed.gemma,
         block_t, block_k, block_r, num_stages=_stages(x_TK, 2 if count > 2 else 3),
     )  # fmt: skip
-    _reduced(Sum(parts=da_SPRK, out=grad_PRK, scaling=scaling * inverse(p), add=add))
+    _reduced(da_SPRK, grad_PRK, scaling * inverse(p), add=add)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sum:
-    """out (+)= scaling · sum of parts."""
-
-    parts: Tensor
-    out: Tensor
-    scaling: float = 1.0
-    add: bool = False
-
-    @property
-    def tile(self) -> tuple[int, int]:
-        """Of parts, of elements."""
-        tile = min(16, _power(self.parts.shape[0]))
-        return tile, 1024 // tile
-
-
-def _reduced(these: Sum, ends: Sequence[int] = (), *, also: Sum | None = None) -> Tensor:
-    """`ends`: of the parts of all outputs but the last; there are at most three. `also`: one more
-    output in the same launch.
-    """
-    count, most = these.out.numel() // (len(ends) + 1), these.parts.shape[0]
-    more, has_more = also or these, also is not None
-    blocks = _split(count, these.tile[1])
-    if has_more:
-        blocks = max(blocks, _split(more.out.numel(), more.tile[1]))
-    _kernels().reduce_parts[(blocks, len(ends) + 1 + has_more)](
-        these.parts, these.out, count, *(*ends, most, most, most)[:3], these.scaling, these.add,
-        *these.tile, more.parts, more.out, more.out.numel(), more.parts.shape[0],
-        has_more, more.add, *more.tile,
-    )  # fmt: skip
-    return these.out
+def _reduced(
+    parts: Tensor, out: Tensor, scaling: float, ends: Sequence[int] = (), *, add: bool
+) -> Tensor:
+    """`ends`: of the parts of all outputs but the last; there are at most three."""
+    count, most = out.numel() // (len(ends) + 1), parts.shape[0]
+    tile = min(16, _power(most))
+    block = 1024 // tile
+    _kernels().reduce_parts[(_split(count, block), len(ends) + 1)](
+        parts, out, count, *(*ends, most, most, most)[:3], scaling, add, tile, block
+    )
+    return out
 
 
 def nf4_dequantize(packed: Tensor, state: Any, out: Tensor) -> Tensor:
