@@ -106,11 +106,10 @@ def _norm(module: Any, gemma: bool) -> Callable[[Tensor], Tensor]:
         if not module.training:
             result: Tensor = plain(x)
             return result
-        out, rstd = triton_ops.RmsNorm.apply(x, module.weight, eps, gemma)  # type: ignore[no-untyped-call]
-        if out.ndim == 4:  # heads: attention reads them, which keeps what it reads
-            normal: Tensor = out
-            return normal
-        return remember(out, again, x, rstd, normed=as_read)
+        made: tuple[Tensor, Tensor] = triton_ops.RmsNorm.apply(x, module.weight, eps, gemma)  # type: ignore[no-untyped-call]
+        out, rstd = made
+        heads = out.ndim == 4  # attention reads them, which keeps what it reads
+        return out if heads else remember(out, again, x, rstd, normed=as_read)
 
     def again(x: Tensor, _: Tensor) -> Tensor:
         return triton_ops.normed(x, module.weight, eps=eps, gemma=gemma)[0]
