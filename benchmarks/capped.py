@@ -25,11 +25,11 @@ from typing import Any
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as a worker has it
 
 from workbench.assignment import Assignment
-from workbench.cards import CARDS_VARIABLE, Card, detect_cards
 from workbench.errors import DoesNotFit
 from workbench.events import Outcome
 from workbench.footprint import Plan, choose_plan
-from workbench.footprint.lengths import lengths_of
+from workbench.footprint.row_lengths import lengths_of
+from workbench.machine.cards import CARDS_VARIABLE, Card, detect_cards
 from workbench.recipe.schema import Recipe
 
 GIB = 1 << 30
@@ -74,8 +74,8 @@ def child(options: argparse.Namespace) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
 
     from workbench.training import libraries
-    from workbench.training.base import Resident
-    from workbench.training.memory import Meter
+    from workbench.training.card_memory import Meter
+    from workbench.training.model.base import Resident
 
     libraries.warm(threads=2 if card.kind == "cpu" else None)
     meter, resident = Meter(card), Resident()
@@ -108,7 +108,7 @@ def one(
             **lengths_of(data),
         )  # fmt: skip
     except DoesNotFit as refused:
-        return {**told, "outcome": "does not fit", "reason": refused.what, "mend": refused.mend}
+        return {**told, "outcome": "does not fit", "reason": refused.what, "hint": refused.hint}
     given = assigned(home, 1, recipe, card, plan)
     events: list[tuple[str, dict[str, Any]]] = []
 
@@ -191,7 +191,7 @@ def recipe_of(options: argparse.Namespace, home: Path, tokens: int) -> Recipe:
 
 def write_rows(model: Path, file: Path, tokens: int) -> None:
     """Rows of a prompt and an answer, from half of `tokens` to exactly as many."""
-    from workbench.training.tokens import load_tokenizer
+    from workbench.training.model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(model), None)
     with file.open("w", encoding="utf-8") as out:
@@ -207,7 +207,7 @@ def write_rows(model: Path, file: Path, tokens: int) -> None:
 def line(told: dict[str, Any]) -> str:
     head = f"{told['cap_gib']:g} GiB, {told['tokens']:,} tokens (longest {told['longest']}): "
     if "plan" not in told:
-        return head + f"{told['outcome']}: {told.get('reason', '')} → {told.get('mend', '')}"
+        return head + f"{told['outcome']}: {told.get('reason', '')} → {told.get('hint', '')}"
     plan, measured = told["plan"], told["measured_bytes"]
     return (
         f"{head}{told['outcome']} {told['reason']} predicted {told['predicted_bytes'] / GIB:.2f} "

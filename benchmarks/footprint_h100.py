@@ -36,7 +36,7 @@ from peft import LoraConfig, get_peft_model
 from workbench.footprint import ModelShape
 from workbench.footprint.buckets import Run, predict
 from workbench.recipe.schema import Recipe
-from workbench.training.base import Snapshot
+from workbench.training.model.base import Snapshot
 from workbench.training.step import Step, StepOptions, collate
 
 GIB = 1 << 30

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 
 from tui.chart import Curve, draw
-from workbench.cards import Card
 from workbench.footprint import choose_plan, named_config
+from workbench.machine.cards import Card
 from workbench.recipe import apply_settings, find_recipe, load_recipe
 from workbench.store.rows import Point
 

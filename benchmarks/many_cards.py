@@ -37,7 +37,7 @@ from typing import Any
 from nf4_model import write_shaped_model
 
 from workbench.home import Home
-from workbench.processes import marked
+from workbench.machine.processes import marked
 from workbench.recipe import load_recipe, shipped_file
 from workbench.service import Service
 from workbench.store.rows import Attempt, TrialRow

@@ -18,7 +18,7 @@ SHAPES = {
     "gemma3": "gemma-3-1b", "phi3": "phi-3-mini-4k", "qwen2.5": "qwen2.5-1.5b",
     "gemma2": "gemma-2-2b",
 }  # fmt: skip
-"""Short names of the shapes that benchmarks use; any other of workbench.footprint.shapes works."""
+"""Short names of model shapes; every other name in footprint.model.known_models works too."""
 TINY: dict[str, int] = {
     "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "head_dim": 64,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048,

@@ -26,9 +26,9 @@ from workbench.cli import main as command
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.home import Home
 from workbench.recipe import Recipe
-from workbench.scheduler import Desk, tick
-from workbench.scheduler.preparer import Preparer
-from workbench.scheduler.propose import enqueue
+from workbench.scheduler import TickContext, tick
+from workbench.scheduler.children.preparer import Preparer
+from workbench.scheduler.propose_trials import enqueue
 from workbench.service import Service
 from workbench.store import Store
 from workbench.store.backup import back_up
@@ -99,13 +99,13 @@ def recipe(number: int) -> Recipe:
     )
 
 
-def fill(desk: Desk) -> None:
-    store = desk.store
+def fill(context: TickContext) -> None:
+    store = context.store
     for number in range(EXPERIMENTS):
         wanted = recipe(number)
         id = store.add_experiment(wanted.model_dump(mode="json"), wanted.rank_by)
-        desk.home.experiment(id).mkdir(parents=True)
-        enqueue(desk, store.experiment(id), PREPARED, [card_of(row) for row in store.cards()])
+        context.home.experiment(id).mkdir(parents=True)
+        enqueue(context, store.experiment(id), PREPARED, [card_of(row) for row in store.cards()])
     firsts = [
         row[0]
         for row in store.db.execute(
@@ -133,7 +133,7 @@ def fill(desk: Desk) -> None:
             store.end_attempt(attempt, "done", "")
             for before, after, by in (
                 (State.QUEUED, State.STARTING, "place"),
-                (State.STARTING, State.DONE, "settle"),
+                (State.STARTING, State.DONE, "reconcile"),
             ):
                 store.move(trial, before, after, by=by, why="filled")
 
@@ -171,18 +171,18 @@ def child(*words: str) -> Callable[[], None]:
     return run
 
 
-def desk_of(home: Home, gib: int) -> Desk:
+def desk_of(home: Home, gib: int) -> TickContext:
     store = Store(home.database)
     dotted = f"{Sitting.__module__}:Sitting"
-    desk = Desk(
+    context = TickContext(
         home=home,
         store=store,
         fleet=InlineFleet(str(home.root), store.next_generation, worker=dotted),
         preparer=Preparer(home),
         sample=lambda: [card(n, gib) for n in range(CARDS)],
     )
-    desk.look()
-    return desk
+    context.look()
+    return context
 
 
 def listings(home: Home) -> None:
@@ -200,25 +200,25 @@ def listings(home: Home) -> None:
 
 def ticks(home: Home) -> None:
     for words, gib in (("8 cards that run a trial each", 24), ("8 cards too full for any", 2)):
-        desk = desk_of(home, gib)
+        context = desk_of(home, gib)
         if gib == 2:  # gone for now: nothing fails, everything waits
-            desk.store.db.execute("update cards set drained = 1, total_bytes = 24 << 30")
-            desk.sample = lambda: None
+            context.store.db.execute("update cards set drained = 1, total_bytes = 24 << 30")
+            context.sample = lambda: None
             words = "8 drained cards"
-            for attempt in desk.store.live_attempts():
-                desk.store.end_attempt(attempt.id, "cut", "")
-                desk.store.move(
+            for attempt in context.store.live_attempts():
+                context.store.end_attempt(attempt.id, "cut", "")
+                context.store.move(
                     attempt.trial,
-                    desk.store.trial(attempt.trial).state,
+                    context.store.trial(attempt.trial).state,
                     State.QUEUED,
-                    by="rescue",
+                    by="recover",
                     why="x",
                 )
-            desk.look()
-        measured(f"tick, {words}: the first ten", lambda desk=desk: tick(desk), 10)
-        measured(f"tick, {words}: the next fifty", lambda desk=desk: tick(desk), 50)
-        desk.fleet.close()
-        desk.store.close()
+            context.look()
+        measured(f"tick, {words}: the first ten", lambda context=context: tick(context), 10)
+        measured(f"tick, {words}: the next fifty", lambda context=context: tick(context), 50)
+        context.fleet.close()
+        context.store.close()
 
 
 def _drain(home: Home) -> None:
@@ -265,11 +265,11 @@ def main() -> None:
         shutil.rmtree(options.home, ignore_errors=True)
     home = Home(options.home)
     if not home.database.exists():
-        desk = desk_of(home.make(), 24)
+        context = desk_of(home.make(), 24)
         began = time.perf_counter()
-        fill(desk)
+        fill(context)
         print(f"filled in {time.perf_counter() - began:.0f} s")
-        desk.store.close()
+        context.store.close()
     home.stopped.touch()
     store = Store(home.database)
     for table in ("experiments", "trials", "metrics"):

@@ -25,10 +25,10 @@ from typing import Any
 
 from workbench import search
 from workbench.assignment import Assignment
-from workbench.cards import Card
-from workbench.cli.follow import follow
+from workbench.cli.trials.follow import follow
 from workbench.footprint import choose_plan
 from workbench.home import Home
+from workbench.machine.cards import Card
 from workbench.recipe import Recipe, apply_settings, find_recipe, load_recipe
 from workbench.recipe.schema import EarlyStop
 from workbench.search import Tried, stopping
@@ -75,8 +75,8 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         from workbench.training import libraries
-        from workbench.training.base import Resident
-        from workbench.training.memory import Meter
+        from workbench.training.card_memory import Meter
+        from workbench.training.model.base import Resident
         from workbench.training.prepare import prepare_experiment
 
         libraries.hush()

@@ -88,7 +88,7 @@ class Soak:
                 wait_for(self._workers, "a worker trains", WORKER_S)
             found = self.dice.choice(self._workers() or [0])
         elif what == "sampler":
-            found = self._named("workbench.card_sampler")
+            found = self._named("workbench.machine.sampler")
         elif what == "preparation":
             found = self._named("workbench.training.prepare")
         elif what in ("loop", "head"):

@@ -27,12 +27,12 @@ from nf4_model import write_shaped_model
 
 from workbench.assignment import Assignment
 from workbench.footprint import choose_plan
-from workbench.footprint.lengths import lengths_of
+from workbench.footprint.row_lengths import lengths_of
 from workbench.recipe.schema import Recipe
 from workbench.training import libraries
-from workbench.training.base import Resident
+from workbench.training.card_memory import Meter
 from workbench.training.control import Control
-from workbench.training.memory import Meter
+from workbench.training.model.base import Resident
 from workbench.training.trial_run import run
 
 

@@ -49,10 +49,10 @@ from transformers import AttentionInterface, PrinterCallback, TrainerCallback, s
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from workbench.cards import Card
 from workbench.footprint import choose_plan
+from workbench.machine.cards import Card
 from workbench.recipe.schema import Recipe
-from workbench.training.base import Snapshot
+from workbench.training.model.base import Snapshot
 from workbench.training.step import LEVERS, StepOptions, collate
 from workbench.training.step.attention import KERNELS, interface
 from workbench.training.step.in_trainer import StepTraining, step_config
@@ -351,7 +351,7 @@ class Tokenizer:
     @staticmethod
     def load() -> Any:
         from workbench.recipe import shipped_file
-        from workbench.training.tokens import load_tokenizer
+        from workbench.training.model.tokenizer import load_tokenizer
 
         return load_tokenizer(str(shipped_file("workbench:demo/model")), None)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from workbench.training import demo_data
+from workbench.training.demo import world
 
 transformers = pytest.importorskip("transformers")
 
-DEMO = Path(demo_data.__file__).resolve().parent.parent / "demo"
+DEMO = Path(world.__file__).resolve().parents[2] / "demo"
 SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
@@ -89,14 +89,14 @@ def test_a_tuning_row_is_at_most_eighty_tokens(tokenizer: Any) -> None:
 
 
 def test_the_committed_rows_are_what_the_committed_seed_draws() -> None:
-    for name, drawn in zip(("train", "eval"), demo_data.task_rows(), strict=True):
-        assert (DEMO / "data" / f"{name}.jsonl").read_bytes() == demo_data.jsonl(drawn).encode()
+    for name, drawn in zip(("train", "eval"), world.task_rows(), strict=True):
+        assert (DEMO / "data" / f"{name}.jsonl").read_bytes() == world.jsonl(drawn).encode()
 
 
 def test_no_eval_question_stands_in_train() -> None:
     train, held_out = ({row["question"] for row in rows_of(name)} for name in ("train", "eval"))
-    assert len(train) == demo_data.TRAIN_ROWS
-    assert len(held_out) == demo_data.EVAL_ROWS
+    assert len(train) == world.TRAIN_ROWS
+    assert len(held_out) == world.EVAL_ROWS
     assert not train & held_out
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from workbench.card_sampler import CardSample, Process, Sample
-from workbench.cards import Card
 from workbench.doctor import libraries, machine, probes
 from workbench.doctor.libraries import carried
 from workbench.home import Home
+from workbench.machine.cards import Card
+from workbench.machine.sampler import CardSample, Process, Sample
 
 GIB = 1 << 30
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -94,7 +94,7 @@ class TestCards:
         assert check.status == "fail"
         assert "Tesla V100" in check.finding
         assert "carries no code for it" in check.finding
-        assert "older CUDA" in check.mend
+        assert "older CUDA" in check.hint
 
     def test_a_lost_card_is_told(self) -> None:
         check = libraries.check_card(replace(ADA, problem="GPU is lost"), TORCH)
@@ -117,7 +117,7 @@ class TestTorch:
     def test_a_cuda_build_that_cannot_reach_its_gpu_is_a_failure(self) -> None:
         check = libraries.check_torch({**TORCH, "available": False}, all_of(ADA))
         assert check.status == "fail"
-        assert "driver" in check.mend
+        assert "driver" in check.hint
 
     def test_a_slow_library_is_a_warning_and_a_broken_one_a_failure(self) -> None:
         slow = {"problem": "no answer within 14 s", "slow": True}
@@ -146,7 +146,7 @@ class TestHome:
     def test_a_home_open_to_others_is_a_warning(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o755)
         check = machine.check_home(Home(tmp_path))
-        assert (check.status, check.mend) == ("warn", f"chmod 700 {tmp_path}")
+        assert (check.status, check.hint) == ("warn", f"chmod 700 {tmp_path}")
 
     def test_a_home_of_ones_own_is_well(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
@@ -174,7 +174,7 @@ class TestHub:
 
     def test_no_token_is_a_warning_with_its_mend(self, tmp_path: Path) -> None:
         check = machine.check_hub({"HOME": str(tmp_path)})
-        assert (check.status, check.mend) == ("warn", "run `hf auth login` once")
+        assert (check.status, check.hint) == ("warn", "run `hf auth login` once")
 
 
 class TestProbes:
@@ -198,7 +198,7 @@ class TestProbes:
         answer = probes.ask_cards({"WORKBENCH_CARDS": "nonsense"})
         check = libraries.check_driver(libraries.sample_of(answer))
         assert "WORKBENCH_CARDS" in check.finding
-        assert "variable" in check.mend
+        assert "variable" in check.hint
 
 
 def test_the_doctor_imports_no_heavy_library() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, make_bench, recipe
+from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from workbench.store.board import board
 from workbench.trial import Kind
 
@@ -16,7 +16,7 @@ from workbench.trial import Kind
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = make_bench(tmp_path, [{**cpu_card(0), "problem": "is gone for a walk"}])
     yield bench
-    bench.desk.fleet.close()
+    bench.context.fleet.close()
     bench.store.close()
 
 
@@ -99,7 +99,7 @@ def test_a_board_costs_the_same_after_many_more_steps(bench: Bench) -> None:
 
 
 def test_adding_a_trial_writes_a_line_and_a_metric_writes_none(bench: Bench) -> None:
-    journal = bench.desk.home.root / "journal.jsonl"
+    journal = bench.context.home.root / "journal.jsonl"
     queue_up(bench, 2)
     before = journal.stat().st_size
     attempt = bench.store.add_attempt(2, "cpu-9", {}, 1, 0)

@@ -15,11 +15,10 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from tui import messages as facts
-from tui import steer, theme
-from tui.acts import Started, dropper, farewell, looker, mattered, refusal, starter
-from tui.desk import Desk
-from tui.lending import edited
-from tui.poll import Poller
+from tui import steering, theme
+from tui.actions import Started, dropper, farewell, looker, mattered, refusal, starter
+from tui.external_editor import edited
+from tui.poller import Poller
 from tui.screens.asking import help_panel, quarantine_panel, stop_panel
 from tui.screens.board import Board
 from tui.screens.cards import Cards
@@ -30,12 +29,13 @@ from tui.screens.queue import Queue
 from tui.screens.trial import Trial
 from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
-from tui.tables.mattered import lines as mattered_lines
+from tui.tables.importance import lines as mattered_lines
 from tui.terminal import guard
+from tui.view_state import ViewState
 from workbench.errors import WorkbenchError
+from workbench.formatting import counts_line, notice
 from workbench.home import Home
-from workbench.present import counts_line, notice
-from workbench.processes import hush
+from workbench.machine.processes import hush
 from workbench.service import Experiment, Service, TrialRow
 from workbench.text import safe, safe_line
 
@@ -76,7 +76,7 @@ class WorkbenchApp(App[int]):
         period_s: float | None = None,
     ) -> None:
         super().__init__()
-        self.desk = Desk(now)
+        self.view_state = ViewState(now)
         remote = "SSH_CONNECTION" in os.environ
         period = period_s or (REMOTE_S if remote else LOCAL_S)
         self.poller = Poller(service, self.post_message, period)
@@ -92,7 +92,7 @@ class WorkbenchApp(App[int]):
             self.register_theme(one)
         self.theme = theme.choose()
         for view in VIEWS:
-            self.add_mode(view.HERE, lambda view=view: view(self.desk))  # type: ignore[misc]
+            self.add_mode(view.HERE, lambda view=view: view(self.view_state))  # type: ignore[misc]
         self.switch_mode(Dashboard.HERE)
         if self._guarded:
             self._unguard = guard(self.exit)
@@ -126,7 +126,7 @@ class WorkbenchApp(App[int]):
 
     @on(facts.Seen)
     def _seen(self, fact: facts.Seen) -> None:
-        self.desk.see(fact.picture)
+        self.view_state.see(fact.picture)
         self._ring(fact.picture.snapshot.experiments)
         try:
             self._tick()
@@ -147,9 +147,9 @@ class WorkbenchApp(App[int]):
 
     @on(facts.ReadFailed)
     def _read_failed(self, fact: facts.ReadFailed) -> None:
-        self.desk.read_error = fact.what
+        self.view_state.read_error = fact.what
         self._tick()
-        self.push_screen(error_panel(fact.what, fact.mend))
+        self.push_screen(error_panel(fact.what, fact.hint))
 
     @on(facts.WantsChanged)
     def _wants_changed(self) -> None:
@@ -166,7 +166,7 @@ class WorkbenchApp(App[int]):
 
     @on(facts.TrialOpened)
     def _trial_opened(self, fact: facts.TrialOpened) -> None:
-        self.push_screen(Trial(self.desk, fact.trial))
+        self.push_screen(Trial(self.view_state, fact.trial))
 
     @on(BackAsked)
     def _back(self) -> None:
@@ -185,7 +185,7 @@ class WorkbenchApp(App[int]):
 
     @on(facts.ActAsked)
     def _act_asked(self, fact: facts.ActAsked) -> None:
-        row = self.desk.trial(fact.trial)
+        row = self.view_state.trial(fact.trial)
         why_not = "it is not there any more" if row is None else refusal(fact.verb, row)
         if why_not:
             self._say(f"trial {fact.trial}: {why_not}", bad=True)
@@ -202,7 +202,7 @@ class WorkbenchApp(App[int]):
             if yes:
                 self.poller.ask(dropper("kill" if fact.kill else "stop", trial))
 
-        self.push_screen(stop_panel(fact, self.desk.now()), answered)
+        self.push_screen(stop_panel(fact, self.view_state.now()), answered)
 
     @on(facts.MatteredAsked)
     def _mattered_asked(self, fact: facts.MatteredAsked) -> None:
@@ -216,16 +216,16 @@ class WorkbenchApp(App[int]):
     def _quarantine_asked(self, fact: facts.QuarantineAsked) -> None:
         def answered(yes: bool | None) -> None:
             if yes:
-                self.poller.ask(steer.sender("undrain", card=fact.card.uuid, quarantine=True))
+                self.poller.ask(steering.sender("undrain", card=fact.card.uuid, quarantine=True))
 
         self.push_screen(quarantine_panel(fact.card), answered)
 
     @on(facts.WordsAsked)
     def _words_asked(self, fact: facts.WordsAsked) -> None:
-        row, snapshot = self.desk.trial(fact.trial), self.desk.snapshot
+        row, snapshot = self.view_state.trial(fact.trial), self.view_state.snapshot
         if row is None or snapshot is None:
             return
-        if why_not := steer.refusal(fact.verb, row):
+        if why_not := steering.refusal(fact.verb, row):
             self._say(f"trial {fact.trial}: {why_not}", bad=True)
             return
         experiment = next(one for one in snapshot.experiments if one.id == row.experiment)
@@ -236,10 +236,10 @@ class WorkbenchApp(App[int]):
                 self._edit(row, experiment)
             elif words:
                 self._typed[key] = words
-                self.poller.ask(steer.asker(fact.verb, row, experiment, cards, words))
+                self.poller.ask(steering.asker(fact.verb, row, experiment, cards, words))
 
         typed = self._typed.get(key, "")
-        self.push_screen(steer.words_panel(fact.verb, row, experiment, cards, typed), answered)
+        self.push_screen(steering.words_panel(fact.verb, row, experiment, cards, typed), answered)
 
     def _edit(self, row: TrialRow, experiment: Experiment) -> None:
         """A clone, changed in the person's editor; the screen stands still meanwhile."""
@@ -248,25 +248,25 @@ class WorkbenchApp(App[int]):
         except SuspendNotSupported:
             self._say("this terminal cannot be lent to an editor", bad=True)
         except WorkbenchError as wrong:
-            self.push_screen(error_panel(safe(wrong.what), safe(wrong.mend)))
+            self.push_screen(error_panel(safe(wrong.what), safe(wrong.hint)))
         else:
-            self.poller.ask(steer.sender("clone", trial=row.id, settings=settings))
+            self.poller.ask(steering.sender("clone", trial=row.id, settings=settings))
 
     @on(facts.SendAsked)
     def _send_asked(self, fact: facts.SendAsked) -> None:
-        self.poller.ask(steer.sender(fact.verb, undo=fact.undo, **fact.args))
+        self.poller.ask(steering.sender(fact.verb, undo=fact.undo, **fact.args))
 
     @on(facts.RequestDropped)
     def _request_dropped(self, _fact: facts.RequestDropped) -> None:
         """Its answer comes in a moment, where there is an engine."""
-        engine = self.desk.snapshot.engine.state if self.desk.snapshot else "down"
+        engine = self.view_state.snapshot.engine.state if self.view_state.snapshot else "down"
         if engine != "running":
             self._say("it is carried out once the engine is running")
 
     @on(facts.RequestAnswered)
     def _request_answered(self, fact: facts.RequestAnswered) -> None:
         if not fact.answer.ok:
-            self.push_screen(error_panel(fact.answer.text, fact.answer.mend))
+            self.push_screen(error_panel(fact.answer.text, fact.answer.hint))
         else:
             undo = f"\n{fact.dropped.undo}" if fact.dropped.undo else ""
             self._say(fact.answer.text + undo)
@@ -275,7 +275,7 @@ class WorkbenchApp(App[int]):
 
     @on(facts.AskFailed)
     def _ask_failed(self, fact: facts.AskFailed) -> None:
-        self.push_screen(error_panel(fact.what, fact.mend))
+        self.push_screen(error_panel(fact.what, fact.hint))
 
     def action_start_engine(self) -> None:
         self.poller.ask(starter(asked=True))
@@ -309,13 +309,13 @@ class WorkbenchApp(App[int]):
 
     def _steering(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What Queue and Cards have keys for."""
-        held = self.desk.snapshot is not None and self.desk.snapshot.held
+        held = self.view_state.snapshot is not None and self.view_state.snapshot.held
         hold = "Release the queue" if held else "Hold the queue"
         verb = "release" if held else "hold"
         yield SystemCommand(
-            hold, "Whether trials are started", lambda: self.poller.ask(steer.sender(verb))
+            hold, "Whether trials are started", lambda: self.poller.ask(steering.sender(verb))
         )
-        if isinstance(screen, View) and (row := self.desk.trial(screen.chosen)) is not None:
+        if isinstance(screen, View) and (row := self.view_state.trial(screen.chosen)) is not None:
             yield from self._of_experiment(row.experiment)
         if isinstance(screen, Queue) and screen.chosen is not None:
             one = f"trial {screen.chosen}"
@@ -329,12 +329,12 @@ class WorkbenchApp(App[int]):
 
     def _of_experiment(self, id: int) -> Iterable[SystemCommand]:
         """Of the one whose trial is chosen, whether or not any of its trials waits."""
-        known = self.desk.snapshot.experiments if self.desk.snapshot else []
+        known = self.view_state.snapshot.experiments if self.view_state.snapshot else []
         one = next(one for one in known if one.id == id)
         name, verb = safe_line(one.name, 40), "release" if one.held else "hold"
 
         def ask(verb: str, **args: Any) -> Callable[[], None]:
-            return lambda: self.poller.ask(steer.sender(verb, experiment=id, **args))
+            return lambda: self.poller.ask(steering.sender(verb, experiment=id, **args))
 
         yield SystemCommand(f"{verb.capitalize()} experiment {name}", "", ask(verb))
         for by, word in ((1, "first"), (-1, "later")):
@@ -354,5 +354,5 @@ def run(home: Home | None = None) -> int:
     if code == 128 + signal.SIGHUP:
         hush(1, 2)
     if not code:
-        print(farewell(app.desk.snapshot))
+        print(farewell(app.view_state.snapshot))
     return code or 0

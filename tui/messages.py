@@ -64,17 +64,17 @@ class Seen(Message):
 class ReadFailed(Message):
     """The store could not be read; it is tried again."""
 
-    def __init__(self, what: str, mend: str) -> None:
+    def __init__(self, what: str, hint: str) -> None:
         super().__init__()
-        self.what, self.mend = what, mend
+        self.what, self.hint = what, hint
 
 
 class AskFailed(Message):
     """Something a person asked for could not be done."""
 
-    def __init__(self, what: str, mend: str) -> None:
+    def __init__(self, what: str, hint: str) -> None:
         super().__init__()
-        self.what, self.mend = what, mend
+        self.what, self.hint = what, hint
 
 
 class RequestDropped(Message):

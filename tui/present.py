@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping
 
 from tui.paint import Line, Part, plain
-from workbench.present import energy as energy
-from workbench.present import guards_line as guards_line
-from workbench.present import heat_limits as heat_limits
-from workbench.present import power as power
-from workbench.present import xid_watch as xid_watch
+from workbench.formatting import energy as energy
+from workbench.formatting import guards_line as guards_line
+from workbench.formatting import heat_limits as heat_limits
+from workbench.formatting import power as power
+from workbench.formatting import xid_watch as xid_watch
 from workbench.service import TrialRow
-from workbench.trial import Kind, State, Wanted, up_is_better
+from workbench.trial import DesiredState, Kind, State, up_is_better
 
 NONE = "—"
 GIB = 1 << 30
@@ -28,7 +28,11 @@ _STATES: dict[State, Part] = {
     State.PRUNED: ("⊘", "dim"),
     State.FAILED: ("✗", "bad"),
 }
-_GOING = {Wanted.PAUSE: "pausing", Wanted.STOP: "stopping", Wanted.KILL: "killing"}
+_GOING = {
+    DesiredState.PAUSE: "pausing",
+    DesiredState.STOP: "stopping",
+    DesiredState.KILL: "killing",
+}
 _LEVELS: dict[str, Part] = {
     "debug": ("·", "faint"),
     "info": ("·", "dim"),
@@ -183,9 +187,9 @@ def state(row: TrialRow) -> Line:
     """Glyph and word; what it is about to become, or what it does just now, where that is told."""
     glyph, tone = _STATES[row.state]
     word = str(row.state)
-    if not row.state.final and row.wanted in _GOING:
-        word = _GOING[row.wanted] if row.state is not State.PAUSED else word
-    elif row.state is State.PAUSED and row.wanted is Wanted.RUN:
+    if not row.state.final and row.desired_state in _GOING:
+        word = _GOING[row.desired_state] if row.state is not State.PAUSED else word
+    elif row.state is State.PAUSED and row.desired_state is DesiredState.RUN:
         word = "resuming"
     elif row.state is State.RUNNING and row.phase not in ("", "training"):
         word = row.phase

@@ -16,21 +16,21 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from workbench import faults
-from workbench.card_sampler import CardSample, read_sample
+from workbench import fault_points
 from workbench.errors import EngineError, StoreError, WorkbenchError
-from workbench.files import write_durably
 from workbench.fleet.ray_fleet import RayFleet
 from workbench.home import STOPPED_BY_A_PERSON, Home, find_home
-from workbench.locks import Lock, holder
-from workbench.processes import KEEPER, die_with_parent
+from workbench.machine.files import write_durably
+from workbench.machine.locks import Lock, holder
+from workbench.machine.processes import KEEPER, die_with_parent
+from workbench.machine.sampler import CardSample, read_sample
 from workbench.redact import log_without_secrets
-from workbench.scheduler import Desk, tick
-from workbench.scheduler.desk import BRAKE, CARDS_PROBLEM, STOPPING
-from workbench.scheduler.disk import give_up_ballast
-from workbench.scheduler.notifier import Notifier
-from workbench.scheduler.preparer import Preparer
-from workbench.scheduler.rescue import rescue_all
+from workbench.scheduler import TickContext, tick
+from workbench.scheduler.children.notifier import Notifier
+from workbench.scheduler.children.preparer import Preparer
+from workbench.scheduler.guards.disk import give_up_ballast
+from workbench.scheduler.recover import rescue_all
+from workbench.scheduler.tick_context import BRAKE, CARDS_PROBLEM, STOPPING
 from workbench.store import Blocked, Store, damage
 from workbench.store.backup import Daily
 from workbench.user_config import ConfigWatch
@@ -52,12 +52,12 @@ def main() -> int:
         try:
             store = Store(home.database)
         except StoreError as refused:  # trying again mends nothing: as if a person had stopped it
-            log.error("%s; %s", refused.what, refused.mend)
-            write_durably(home.stopped, f"{refused.what}\n{refused.mend}\n".encode())
+            log.error("%s; %s", refused.what, refused.hint)
+            write_durably(home.stopped, f"{refused.what}\n{refused.hint}\n".encode())
             return 0
         return _run(home, store)
     except WorkbenchError as refused:
-        log.error("%s; %s", refused.what, refused.mend)
+        log.error("%s; %s", refused.what, refused.hint)
         return refused.exit_code
 
 
@@ -67,7 +67,7 @@ def _take(lock: Lock, patience_s: float = 3.0) -> None:
         if time.monotonic() > until:
             raise EngineError(
                 f"process {holder(lock.path)} runs an engine on {lock.path.parent} already",
-                mend="use that one; `workbench engine stop` ends it",
+                hint="use that one; `workbench engine stop` ends it",
             )
         time.sleep(0.05)
 
@@ -75,7 +75,7 @@ def _take(lock: Lock, patience_s: float = 3.0) -> None:
 def _run(home: Home, store: Store) -> int:
     address = os.environ["WORKBENCH_RAY"]
     fleet = RayFleet(str(home.root), address, store.next_generation)
-    desk = Desk(
+    context = TickContext(
         home=home,
         store=store,
         fleet=fleet,
@@ -85,21 +85,21 @@ def _run(home: Home, store: Store) -> int:
         notifier=Notifier(home, _notify_command()),
         keeper=int(os.environ.get(KEEPER) or 0) or None,
     )
-    _begin(desk)
+    _begin(context)
     keeper = int(os.environ.get(KEEPER) or os.getppid())  # it may have died before we asked
     patience, daily = Patience(), Daily(home.database, home.backups)
     while os.getppid() == keeper:
         try:
             home.tick.touch()
-            tick(desk)
+            tick(context)
             if trouble := daily.look():
                 store.note("backup", trouble, level="warning")
-            if _may_stop(desk, patience):
-                _stop(desk)
+            if _may_stop(context, patience):
+                _stop(context)
                 store.close()  # folds its log into it: one file is left
                 return 0
         except (OSError, Blocked) as full:
-            ride_out(desk, full)
+            ride_out(context, full)
             time.sleep(1.0)
         time.sleep(TICK_S)
     log.error("the keeper is gone")
@@ -112,13 +112,13 @@ def _notify_command() -> Callable[[], list[str] | None]:
     return lambda: watch().notify.command
 
 
-def ride_out(desk: Desk, error: OSError | Blocked) -> None:
+def ride_out(context: TickContext, error: OSError | Blocked) -> None:
     """What cut a tick short and passes: on a full disk the ballast goes. Raises what does not."""
     if not passes(error):
         raise error
     log.error("this tick was cut short: %s", error)
     if is_full(error):
-        give_up_ballast(desk)
+        give_up_ballast(context)
 
 
 def passes(error: Exception) -> bool:
@@ -133,13 +133,13 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def _begin(desk: Desk) -> None:
+def _begin(context: TickContext) -> None:
     """Whatever ran before ran on workers that are gone with their head."""
-    store = desk.store
+    store = context.store
     if os.environ.get("WORKBENCH_FRESH"):
         store.set_fact(STOPPING, "")
     store.set_fact(BRAKE, os.environ.get("WORKBENCH_BRAKE", ""))
-    rescue_all(desk, "the engine was restarted")
+    rescue_all(context, "the engine was restarted")
     why = os.environ.get("WORKBENCH_WHY", "")
     again = f"the engine was restarted: {why}; what ran goes on from its last checkpoint"
     store.note("engine", again if why else "the engine is up", level="warning" if why else "debug")
@@ -160,25 +160,25 @@ class Patience:
         return self._since_s is not None and now_s - self._since_s > STOP_LIMIT_S
 
 
-def _may_stop(desk: Desk, patience: Patience) -> bool:
-    over = patience.over(desk.stopping, time.monotonic())
-    return desk.stopping and (over or not desk.store.live_attempts())
+def _may_stop(context: TickContext, patience: Patience) -> bool:
+    over = patience.over(context.stopping, time.monotonic())
+    return context.stopping and (over or not context.store.live_attempts())
 
 
-def _stop(desk: Desk) -> None:
+def _stop(context: TickContext) -> None:
     """Workers end, the marker is set; the keeper sees our exit and ends the head.
 
     STOPPING goes last: killed before, the next loop has still to stop, and not to train on.
     """
-    desk.preparer.close()
-    desk.thinner.close()
-    desk.fleet.close()
-    rescue_all(desk, "the engine was stopped before it had checkpointed")
-    desk.store.wait_all("the engine is stopped")
-    desk.store.note("engine", "the engine was stopped", level="info")
-    faults.at("engine.before_stopped")
-    write_durably(desk.home.stopped, STOPPED_BY_A_PERSON)
-    desk.store.set_fact(STOPPING, "")
+    context.preparer.close()
+    context.thinner.close()
+    context.fleet.close()
+    rescue_all(context, "the engine was stopped before it had checkpointed")
+    context.store.wait_all("the engine is stopped")
+    context.store.note("engine", "the engine was stopped", level="info")
+    fault_points.at("engine.before_stopped")
+    write_durably(context.home.stopped, STOPPED_BY_A_PERSON)
+    context.store.set_fact(STOPPING, "")
 
 
 class CardWatch:

@@ -24,17 +24,17 @@ class WorkbenchError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, mend: str = "") -> None:
+    def __init__(self, what: str, *, hint: str = "") -> None:
         super().__init__(what)
         self.what = what
-        self.mend = mend
+        self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.what, self.mend))
+        return (_rebuild, (type(self), self.what, self.hint))
 
 
-def _rebuild(kind: type[WorkbenchError], what: str, mend: str) -> WorkbenchError:
-    return kind(what, mend=mend)
+def _rebuild(kind: type[WorkbenchError], what: str, hint: str) -> WorkbenchError:
+    return kind(what, hint=hint)
 
 
 class UsageError(WorkbenchError):

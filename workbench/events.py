@@ -11,7 +11,7 @@ Line: `{"n": 12, "t": 1763900000.1, "kind": "metric", …}`. Kinds and what they
     score       subject (trial, base), values {name: number}, step
     sample      question, expected, answer, right
     adapter     path, bytes, sha256
-    end         outcome (done, stopped, yielded, failed, diverged), step, reason, mend; of a
+    end         outcome (done, stopped, yielded, failed, diverged), step, reason, hint; of a
                 failure: cause, and stage, what it was doing
 
 A loss is nats per target token, times are seconds, rates are target and context tokens per second.

@@ -104,7 +104,7 @@ class Home:
             if not self.requests.exists() and self.root.is_dir() and any(self.root.iterdir()):
                 raise EngineError(
                     f"{self.root} is no workbench's home: it holds other things",
-                    mend="set WORKBENCH_HOME to an empty folder, or to one that does not exist",
+                    hint="set WORKBENCH_HOME to an empty folder, or to one that does not exist",
                 )
             for folder in (self.root, self.requests, self.cache, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ class Home:
         except OSError as refused:
             raise EngineError(
                 f"the workbench's home {self.root} is not writable: {refused.strerror}",
-                mend="set WORKBENCH_HOME to a folder of yours, or free space on its disk",
+                hint="set WORKBENCH_HOME to a folder of yours, or free space on its disk",
             ) from refused
         return self
 
@@ -130,6 +130,6 @@ def private_temp() -> Path:
     folder = Path(tempfile.gettempdir()) / f"workbench-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise EngineError(f"{folder} belongs to somebody else", mend="set TMPDIR to another folder")
+        raise EngineError(f"{folder} belongs to somebody else", hint="set TMPDIR to another folder")
     folder.chmod(0o700)
     return folder

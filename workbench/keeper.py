@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from workbench.files import write_durably
 from workbench.home import Home, find_home, private_temp
-from workbench.locks import Lock, holder
-from workbench.processes import (
+from workbench.machine.files import write_durably
+from workbench.machine.locks import Lock, holder
+from workbench.machine.processes import (
     KEEPER,
     LOOPBACK,
     MARK,
@@ -277,7 +277,7 @@ class Keeper:
             self.sampler = self._spawn(
                 "sampler",
                 [
-                    *(sys.executable, "-m", "workbench.card_sampler", str(self.home.sample)),
+                    *(sys.executable, "-m", "workbench.machine.sampler", str(self.home.sample)),
                     f"--parent={os.getpid()}",
                 ],
                 {**os.environ, MARK: f"sampler-{os.getpid()}"},

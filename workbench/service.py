@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from workbench import faults
+from workbench import fault_points
 from workbench.errors import EngineError, NotThere
 from workbench.home import STOPPED_BY_A_PERSON, Home, find_home
 from workbench.importance import LEAST_TRIALS, Importance, Outcome, importance
-from workbench.locks import holder
+from workbench.machine.locks import holder
 from workbench.store.board import board
+from workbench.store.fair_share import line_up
 from workbench.store.history import in_order_of_merit
 from workbench.store.journal import gone, was_there
 from workbench.store.reader import Reader
@@ -37,7 +38,6 @@ from workbench.store.rows import (
     Sample,
     TrialRow,
 )
-from workbench.store.turns import line_up
 from workbench.text import safe_line
 from workbench.trial import State
 
@@ -155,7 +155,7 @@ class Service:
         if reader is None:
             raise NotThere(
                 f"nothing has run in {self.home.root} yet",
-                mend="try `workbench demo`, or `workbench run RECIPE`",
+                hint="try `workbench demo`, or `workbench run RECIPE`",
             )
         return reader
 
@@ -291,7 +291,7 @@ class Service:
             time.sleep(0.05)
         raise EngineError(
             f"the engine has not answered within {timeout_s:.0f} s; the request waits for it",
-            mend="see `workbench engine status` and the logs in " + str(self.home.logs),
+            hint="see `workbench engine status` and the logs in " + str(self.home.logs),
         )
 
     # --- the engine ---
@@ -327,8 +327,8 @@ class Service:
             return None
         if told in (b"", STOPPED_BY_A_PERSON):
             return ("", "")
-        what, _, mend = told.decode(errors="replace").partition("\n")
-        return (safe_line(what), safe_line(mend))
+        what, _, hint = told.decode(errors="replace").partition("\n")
+        return (safe_line(what), safe_line(hint))
 
     def _trouble(self) -> tuple[str, bool]:
         """What is wrong although the engine runs, and whether nothing new is placed for it."""
@@ -358,7 +358,7 @@ class Service:
     def start_engine(self) -> None:
         """Start a keeper unless one lives; forgets that the engine was stopped. StoreError, with
         nothing started, where the database cannot be used."""
-        faults.check()
+        fault_points.check()
         self.reader()
         self.home.make()
         if holder(self.home.keeper_lock) is not None:
@@ -397,19 +397,19 @@ class Service:
             state = self.engine().state
             gone = state in ("stopped", "down")
             if running and state == "stopped" and (why := self._why_stopped()) and why[0]:
-                raise EngineError(f"the engine does not start: {why[0]}", mend=why[1])
+                raise EngineError(f"the engine does not start: {why[0]}", hint=why[1])
             if gone if not running else state == "running" and not stopping:
                 return
             if running and gone and was_stopping:  # too late to go on: it is started anew
                 self.start_engine()
                 state = "starting"
             if not running and was_stopping and not stopping and state == "running":
-                raise EngineError("it was started again before it had ended", mend="stop it again")
+                raise EngineError("it was started again before it had ended", hint="stop it again")
             was_stopping = stopping
             time.sleep(0.05)
         raise EngineError(
             f"the engine did not {'start' if running else 'stop'} within {timeout_s:.0f} s",
-            mend=f"look into {self.home.logs}/keeper.log and loop.log, or run `workbench doctor`",
+            hint=f"look into {self.home.logs}/keeper.log and loop.log, or run `workbench doctor`",
         )
 
 

@@ -40,7 +40,7 @@ FINAL = frozenset({State.DONE, State.STOPPED, State.PRUNED, State.FAILED})
 LIVE = frozenset({State.STARTING, State.RUNNING})
 
 
-class Wanted(StrEnum):
+class DesiredState(StrEnum):
     """What a person wants of a trial; `settle` works until it is so."""
 
     RUN = "run"
@@ -74,28 +74,28 @@ class Move:
 
 MOVES: tuple[Move, ...] = (
     Move(State.QUEUED, State.STARTING, by="place"),
-    Move(State.QUEUED, State.PAUSED, by="settle"),
-    Move(State.QUEUED, State.STOPPED, by="settle"),
-    Move(State.QUEUED, State.PRUNED, by="settle"),
+    Move(State.QUEUED, State.PAUSED, by="reconcile"),
+    Move(State.QUEUED, State.STOPPED, by="reconcile"),
+    Move(State.QUEUED, State.PRUNED, by="reconcile"),
     Move(State.QUEUED, State.FAILED, by="place"),
-    Move(State.STARTING, State.RUNNING, by="settle"),
-    Move(State.STARTING, State.DONE, by="settle"),
-    Move(State.STARTING, State.QUEUED, by="settle"),
-    Move(State.STARTING, State.PAUSED, by="settle"),
-    Move(State.STARTING, State.STOPPED, by="settle"),
-    Move(State.STARTING, State.FAILED, by="settle"),
-    Move(State.RUNNING, State.DONE, by="settle"),
-    Move(State.RUNNING, State.QUEUED, by="settle"),
-    Move(State.RUNNING, State.PAUSED, by="settle"),
-    Move(State.RUNNING, State.STOPPED, by="settle"),
-    Move(State.RUNNING, State.PRUNED, by="settle"),
-    Move(State.RUNNING, State.FAILED, by="settle"),
-    Move(State.STARTING, State.QUEUED, by="rescue"),
-    Move(State.STARTING, State.FAILED, by="rescue"),
-    Move(State.RUNNING, State.QUEUED, by="rescue"),
-    Move(State.RUNNING, State.FAILED, by="rescue"),
-    Move(State.PAUSED, State.QUEUED, by="settle"),
-    Move(State.PAUSED, State.STOPPED, by="settle"),
+    Move(State.STARTING, State.RUNNING, by="reconcile"),
+    Move(State.STARTING, State.DONE, by="reconcile"),
+    Move(State.STARTING, State.QUEUED, by="reconcile"),
+    Move(State.STARTING, State.PAUSED, by="reconcile"),
+    Move(State.STARTING, State.STOPPED, by="reconcile"),
+    Move(State.STARTING, State.FAILED, by="reconcile"),
+    Move(State.RUNNING, State.DONE, by="reconcile"),
+    Move(State.RUNNING, State.QUEUED, by="reconcile"),
+    Move(State.RUNNING, State.PAUSED, by="reconcile"),
+    Move(State.RUNNING, State.STOPPED, by="reconcile"),
+    Move(State.RUNNING, State.PRUNED, by="reconcile"),
+    Move(State.RUNNING, State.FAILED, by="reconcile"),
+    Move(State.STARTING, State.QUEUED, by="recover"),
+    Move(State.STARTING, State.FAILED, by="recover"),
+    Move(State.RUNNING, State.QUEUED, by="recover"),
+    Move(State.RUNNING, State.FAILED, by="recover"),
+    Move(State.PAUSED, State.QUEUED, by="reconcile"),
+    Move(State.PAUSED, State.STOPPED, by="reconcile"),
 )
 
 LEGAL = frozenset((move.before, move.after, move.by) for move in MOVES)

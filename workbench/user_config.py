@@ -17,8 +17,8 @@ from typing import Annotated, Any
 from platformdirs import user_config_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from workbench.cards import parse_bytes
 from workbench.errors import UsageError, WorkbenchError
+from workbench.machine.cards import parse_bytes
 from workbench.text import safe_line
 
 MAX_BYTES = 64 << 10
@@ -33,7 +33,7 @@ def _size(value: object) -> int:
     try:
         return parse_bytes(value)
     except UsageError as unread:
-        raise ValueError(f"{unread.what}; {unread.mend}") from unread
+        raise ValueError(f"{unread.what}; {unread.hint}") from unread
 
 
 Size = Annotated[int, BeforeValidator(_size)]
@@ -188,7 +188,7 @@ def _text(path: Path) -> str:
         if found.st_uid not in (os.getuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ConfigError(
                 f"{path}: others may write it, so it is not read",
-                mend=f"chmod 600 {path}, and see that it is yours",
+                hint=f"chmod 600 {path}, and see that it is yours",
             )
         body = file.read(MAX_BYTES + 1)
     if len(body) > MAX_BYTES:
@@ -202,7 +202,7 @@ def _text(path: Path) -> str:
 
 def _error(path: Path, mistakes: list[tuple[int, str]]) -> ConfigError:
     told = (f"{path}:{line}: {what}" if line else f"{path}: {what}" for line, what in mistakes)
-    return ConfigError("\n".join(told), mend="docs/guards.md has every setting")
+    return ConfigError("\n".join(told), hint="docs/guards.md has every setting")
 
 
 _AT = re.compile(r" \(at line (\d+), column \d+\)$")

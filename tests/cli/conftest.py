@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.cli.engines import Engine
-from tests.support.desks import Bench, cpu_card, make_bench
+from tests.support.tick_contexts import Bench, cpu_card, make_bench
 from workbench.cli import main
 from workbench.home import Home
-from workbench.locks import Lock
+from workbench.machine.locks import Lock
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def bench(home: Home, tmp_path: Path) -> Iterator[Bench]:
     assert all(lock.take() for lock in locks)
     home.tick.touch()
     yield bench
-    bench.desk.fleet.close()
+    bench.context.fleet.close()
     bench.store.close()
     for lock in locks:
         lock.release()

@@ -6,13 +6,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.support.desks import PREPARED, cpu_card
+from tests.support.tick_contexts import PREPARED, cpu_card
 from tests.support.ticking_worker import TickingWorker
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.home import Home
-from workbench.locks import Lock
-from workbench.scheduler import Desk, tick
-from workbench.scheduler.preparer import Preparer
+from workbench.machine.locks import Lock
+from workbench.scheduler import TickContext, tick
+from workbench.scheduler.children.preparer import Preparer
 from workbench.store import Store
 
 STEPS = 6
@@ -32,7 +32,7 @@ class AtOnce(Preparer):
 
     def poll(self, experiment: int) -> dict[str, Any]:
         if "refused" in (self._home.experiment(experiment) / "recipe.json").read_text():
-            return {"ok": False, "error": "no rows in train", "mend": "name a file with rows"}
+            return {"ok": False, "error": "no rows in train", "hint": "name a file with rows"}
         return PREPARED
 
 
@@ -56,24 +56,24 @@ class Engine(threading.Thread):
         locks = [Lock(self.home.keeper_lock), Lock(self.home.loop_lock)]
         assert all(lock.take() for lock in locks)
         store = Store(self.home.database)
-        desk = self._desk(store)
+        context = self._desk(store)
         try:
             while not self.ending.wait(0.01):
                 self.home.tick.touch()
-                tick(desk)
+                tick(context)
                 self.up.set()
-                if desk.stopping and not store.live_attempts():
+                if context.stopping and not store.live_attempts():
                     self.home.stopped.touch()
                     break
         finally:
-            desk.fleet.close()
+            context.fleet.close()
             store.close()
             for lock in locks:
                 lock.release()
 
-    def _desk(self, store: Store) -> Desk:
+    def _desk(self, store: Store) -> TickContext:
         worker = f"{__name__}:ShortWorker"
-        return Desk(
+        return TickContext(
             home=self.home,
             store=store,
             fleet=InlineFleet(str(self.home.root), store.next_generation, worker=worker),

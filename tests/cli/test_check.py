@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Workbench
-from tests.support.desks import TINY, Bench
-from workbench.cli.check import _fit, brackets, fit_lines, print_example
-from workbench.cli.plan import cards_here
-from workbench.cli.prepare import Progress, bar
+from tests.support.tick_contexts import TINY, Bench
+from workbench.cli.recipes.check import _fit, brackets, fit_lines, print_example
+from workbench.cli.recipes.plan import cards_here
+from workbench.cli.recipes.prepare import Progress, bar
 from workbench.errors import WorkbenchError
 from workbench.footprint import named_config
 from workbench.footprint.outlook import look
@@ -85,7 +85,7 @@ def test_a_refusal_is_json_too(workbench: Workbench, tmp_path: Path) -> None:
     model = f"model.name={tmp_path / 'model'}"
     said = workbench("check", recipe_with(tmp_path, PAIRS), "-s", model, "--json")
     assert said.code == 1
-    assert set(said.data) == {"ok", "error", "mend"}
+    assert set(said.data) == {"ok", "error", "hint", "mend"}
     assert said.data["ok"] is False
     assert said.data["error"].endswith("has no config.json")
 
@@ -199,8 +199,8 @@ def test_what_does_not_fit_is_told_with_its_mends() -> None:
     (line, colour), *_ = fit_lines(looked, None, known=True)
     assert (line.split(":")[0], colour) == ("fits RTX 3070", "green")
     tiny = [look(recipe, shape, card_of_size(4 << 30, "a card of 4 GiB"))]
-    (line, colour), (mend, _) = fit_lines(tiny, None, known=False)
+    (line, colour), (hint, _) = fit_lines(tiny, None, known=False)
     assert line.startswith("does not fit a card of 4 GiB (no card is known here): it needs 7")
-    assert (colour, mend.startswith("  → use a card of 8 GB")) == ("red", True)
-    lacking = WorkbenchError("bf16 needs more", mend="set model.precision: auto")
+    assert (colour, hint.startswith("  → use a card of 8 GB")) == ("red", True)
+    lacking = WorkbenchError("bf16 needs more", hint="set model.precision: auto")
     assert fit_lines([], lacking, known=True)[1][0] == "  → set model.precision: auto"

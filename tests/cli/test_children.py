@@ -10,10 +10,10 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.cli.engines import recipe_file
-from tests.support.desks import Bench, recipe
+from tests.support.tick_contexts import Bench, recipe
 from workbench.cli.child import ask_child, run_child
-from workbench.cli.merge import adapter_of
-from workbench.cli.train import default_folder, prepare_folder
+from workbench.cli.recipes.train import default_folder, prepare_folder
+from workbench.cli.trials.merge import adapter_of
 from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.home import Home
 from workbench.recipe import Recipe, load_recipe
@@ -60,7 +60,7 @@ def test_a_recipes_name_never_leaves_the_home(home: Home) -> None:
 def test_merge_finds_the_adapter_of_a_trial(bench: Bench) -> None:
     bench.submit(recipe())
     bench.until(State.DONE, 2)
-    assert adapter_of("2") == Path(bench.desk.home.trial(2) / "adapter")
+    assert adapter_of("2") == Path(bench.context.home.trial(2) / "adapter")
 
 
 def test_merge_takes_an_adapters_folder_too(tmp_path: Path) -> None:

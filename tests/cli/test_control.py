@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
-from tests.support.desks import Bench, recipe
+from tests.support.tick_contexts import Bench, recipe
 from workbench.home import Home
 from workbench.store.requests import scan
 from workbench.trial import State

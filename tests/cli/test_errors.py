@@ -111,7 +111,7 @@ def test_debugging_shows_the_traceback(
 
 
 def test_every_line_of_an_error_and_its_mend_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report(DoesNotFit("one\ntwo\x1b[31m", mend="less")) == 1
+    assert report(DoesNotFit("one\ntwo\x1b[31m", hint="less")) == 1
     assert capsys.readouterr().err == "error: one\ntwo\n  → less\n"
 
 

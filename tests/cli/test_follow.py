@@ -9,9 +9,9 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
-from tests.support.desks import Bench, recipe
-from workbench.cli.demo import need_all_done
-from workbench.cli.follow import Story
+from tests.support.tick_contexts import Bench, recipe
+from workbench.cli.recipes.demo import need_all_done
+from workbench.cli.trials.follow import Story
 from workbench.errors import WorkbenchError
 from workbench.home import Home
 from workbench.service import Service
@@ -79,7 +79,7 @@ def test_the_demo_fails_with_what_failed_and_its_mend(
     service = Service(home)
     with pytest.raises(WorkbenchError, match="trial 2 is failed: the loss is NaN") as failed:
         need_all_done(service, service.board(1)[1])
-    assert failed.value.mend == "lower train.learning_rate"
+    assert failed.value.hint == "lower train.learning_rate"
 
 
 def test_a_story_tells_only_news(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.cli.conftest import Workbench
-from tests.support.desks import Bench, gpu_card, recipe
+from tests.support.tick_contexts import Bench, gpu_card, recipe
 from workbench.trial import State
 
 

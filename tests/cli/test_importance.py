@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.cli.conftest import Workbench
-from tests.support.desks import Bench, recipe
+from tests.support.tick_contexts import Bench, recipe
 
 GRID = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1, 0.15], "lora.rank": [4, 8]}}
 

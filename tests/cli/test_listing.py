@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.cli.conftest import Workbench
-from tests.support.desks import Bench, recipe
+from tests.support.tick_contexts import Bench, recipe
 from workbench.trial import Kind, State
 
 SWEEP = {"parameters": {"train.learning_rate": [0.01, 0.1]}}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Workbench
-from tests.support.desks import TINY, Bench, gpu_card, make_bench
-from workbench.cli.plan import outlooks
+from tests.support.tick_contexts import TINY, Bench, gpu_card, make_bench
+from workbench.cli.recipes.plan import outlooks
 from workbench.errors import WorkbenchError
 from workbench.footprint import named_config
 from workbench.footprint.usual_cards import usual_card
@@ -101,7 +101,7 @@ def test_cards_that_cannot_be_read_are_an_error_before_anything_else(
 def test_a_driver_that_does_not_answer_holds_nobody_up(
     workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workbench.cli.machine.ASK_S", 0.0)
+    monkeypatch.setattr("workbench.cli.machine.cards.ASK_S", 0.0)
     said = workbench("plan", GUIDE)
     assert (said.code, "no card is known here" in said.out) == (0, True)
     assert "the cards could not be asked" in said.err
@@ -145,7 +145,7 @@ def test_what_such_a_card_measured_corrects_the_plan(
     assert re.search(r"measured +× 1\.05", workbench("plan", GUIDE, *asked).out)
     other = workbench("plan", GUIDE, "--card", "4090", "--json").data
     assert other["measured_factor"] == 1
-    bench.desk.fleet.close()
+    bench.context.fleet.close()
     bench.store.close()
 
 

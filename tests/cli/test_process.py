@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
-from tests.support.desks import Bench, recipe
+from tests.support.tick_contexts import Bench, recipe
 from workbench.home import Home
 
 COMMAND = [sys.executable, "-m", "workbench"]

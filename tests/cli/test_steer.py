@@ -11,7 +11,7 @@ import pytest
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from workbench.home import Home
-from workbench.locks import holder
+from workbench.machine.locks import holder
 from workbench.store.requests import scan
 
 LONG = str(10**9)

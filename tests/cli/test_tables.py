@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from workbench import present
+from workbench import formatting
 from workbench.cli.tables import cells, cut, paint, table
 
 
@@ -56,22 +56,22 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        (present.size(None), "-"),
-        (present.size(5 << 29), "2.5 GiB"),
-        (present.size(312 << 20), "312 MiB"),
-        (present.duration(42.4), "42 s"),
-        (present.duration(200), "3 min 20 s"),
-        (present.duration(18_120), "5 h 02 min"),
-        (present.duration(273_600), "3 d 4 h"),
-        (present.score(0.12345), "0.123"),
-        (present.score(0.5, sign=True), "+0.500"),
-        (present.number(float("nan")), "not a number"),
-        (present.settings_line({"lora.rank": 8, "a": None}), "lora.rank=8 a=none"),
-        (present.brief({"lora.rank": 8, "train.seed": 1}), "rank=8 seed=1"),
-        (present.brief({"a.seed": 8, "b.seed": 1}), "a.seed=8 b.seed=1"),
-        (present.setting([True, 1e-4, "x"]), "[true, 0.0001, x]"),
-        (present.counts_line({"done": 2, "running": 1}), "1 running, 2 done"),
-        (present.plural(1, "trial"), "1 trial"),
+        (formatting.size(None), "-"),
+        (formatting.size(5 << 29), "2.5 GiB"),
+        (formatting.size(312 << 20), "312 MiB"),
+        (formatting.duration(42.4), "42 s"),
+        (formatting.duration(200), "3 min 20 s"),
+        (formatting.duration(18_120), "5 h 02 min"),
+        (formatting.duration(273_600), "3 d 4 h"),
+        (formatting.score(0.12345), "0.123"),
+        (formatting.score(0.5, sign=True), "+0.500"),
+        (formatting.number(float("nan")), "not a number"),
+        (formatting.settings_line({"lora.rank": 8, "a": None}), "lora.rank=8 a=none"),
+        (formatting.brief({"lora.rank": 8, "train.seed": 1}), "rank=8 seed=1"),
+        (formatting.brief({"a.seed": 8, "b.seed": 1}), "a.seed=8 b.seed=1"),
+        (formatting.setting([True, 1e-4, "x"]), "[true, 0.0001, x]"),
+        (formatting.counts_line({"done": 2, "running": 1}), "1 running, 2 done"),
+        (formatting.plural(1, "trial"), "1 trial"),
     ],
 )
 def test_words_for_people(told: str, words: str) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
-from tests.support.desks import Bench, recipe
-from workbench import present
-from workbench.cli.follow import follow, heartbeat
-from workbench.cli.watch import ring
+from tests.support.tick_contexts import Bench, recipe
+from workbench import formatting
+from workbench.cli.trials.follow import follow, heartbeat
+from workbench.cli.trials.watch import ring
 from workbench.home import Home
 from workbench.service import Service
 from workbench.trial import State
@@ -88,7 +88,7 @@ def test_the_bell_rings_only_on_a_terminal_and_carries_no_escapes_of_others() ->
     file = io.StringIO()
     ring("done", file)
     assert file.getvalue() == ""
-    notice = present.notice("a\x07b\x1b]52;c;x\x07c\x9d\n" + "d" * 999)
+    notice = formatting.notice("a\x07b\x1b]52;c;x\x07c\x9d\n" + "d" * 999)
     assert notice.startswith("\x1b]9;ab")
     assert notice.endswith("\x1b\\\x07")
     assert not set(notice[4:-3]) & {"\x1b", "\x07", "\x9d", "\n"}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, make_bench
+from tests.support.tick_contexts import Bench, cpu_card, make_bench
 
 
 @pytest.fixture
@@ -19,5 +19,5 @@ def bench_of(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
     yield make
     for bench in made:
-        bench.desk.fleet.close()
+        bench.context.fleet.close()
         bench.store.close()

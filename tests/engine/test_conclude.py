@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, recipe
+from tests.support.tick_contexts import Bench, cpu_card, recipe
 from tests.support.waiting import wait_for
 from workbench.errors import RecipeError
 from workbench.recipe import read_recipe
-from workbench.scheduler import conclude, obey
-from workbench.scheduler.notifier import Notifier
+from workbench.scheduler import conclude, process_requests
+from workbench.scheduler.children.notifier import Notifier
 from workbench.store.requests import drop
 from workbench.trial import State
 from workbench.user_config import ConfigWatch
@@ -44,13 +44,13 @@ def keeper_of(folder: Path) -> list[str]:
 
 
 def with_command(bench: Bench, command: list[str] | None, limit_s: float = 60.0) -> None:
-    bench.desk.notifier = Notifier(bench.desk.home, lambda: command, limit_s)
+    bench.context.notifier = Notifier(bench.context.home, lambda: command, limit_s)
 
 
 def settled(bench: Bench) -> None:
     """Wait until every command has ended."""
-    assert bench.desk.notifier is not None
-    running = bench.desk.notifier._running
+    assert bench.context.notifier is not None
+    running = bench.context.notifier._running
     wait_for(lambda: all(child.poll() is not None for _, child in running), "its end")
 
 
@@ -87,8 +87,8 @@ def test_trials_added_later_make_another_end(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.submit(recipe())
     finish(bench, id)
-    drop(bench.desk.home.requests, "clone", {"trial": 2, "settings": {"train.seed": 1}})
-    obey(bench.desk)
+    drop(bench.context.home.requests, "clone", {"trial": 2, "settings": {"train.seed": 1}})
+    process_requests(bench.context)
     assert bench.store.experiment(id).ended_utc is None
     finish(bench, id)
     assert len(ended(bench)) == 2
@@ -98,15 +98,15 @@ def test_a_refused_experiment_has_ended_too(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")
     bench.store.refuse(id, "no rows in train", "name a file with rows")
-    conclude(bench.desk)
-    conclude(bench.desk)
+    conclude(bench.context)
+    conclude(bench.context)
     assert ended(bench) == ["experiment tiny has ended: refused, no rows in train"]
 
 
 def test_paused_and_held_trials_have_not_ended(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.submit(recipe())
-    drop(bench.desk.home.requests, "pause", {"trial": 2})
+    drop(bench.context.home.requests, "pause", {"trial": 2})
     bench.ticks(20)
     assert bench.store.trial(2).state is State.PAUSED
     assert bench.store.experiment(id).ended_utc is None
@@ -138,7 +138,7 @@ def test_a_command_that_hangs_is_ended_and_holds_up_nobody(bench_of: MakeBench) 
     finish(bench, bench.submit(recipe()))
     finish(bench, bench.submit(recipe()))
     settled(bench)
-    assert "ended with 124" in (bench.desk.home.logs / "notify.log").read_text()
+    assert "ended with 124" in (bench.context.home.logs / "notify.log").read_text()
 
 
 def test_the_fifth_end_waits_for_a_command_to_end(bench_of: MakeBench) -> None:
@@ -149,10 +149,10 @@ def test_the_fifth_end_waits_for_a_command_to_end(bench_of: MakeBench) -> None:
         id = bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")
         bench.store.refuse(id, "no", "")
         ids.append(id)
-    conclude(bench.desk)
+    conclude(bench.context)
     assert [bool(bench.store.experiment(id).ended_utc) for id in ids] == [True] * 4 + [False]
     settled(bench)
-    conclude(bench.desk)
+    conclude(bench.context)
     settled(bench)
     assert bench.store.experiment(ids[4]).ended_utc
 
@@ -182,8 +182,8 @@ def test_a_recipe_can_name_no_command(tmp_path: Path, lines: str) -> None:
 def test_neither_can_a_request(bench_of: MakeBench) -> None:
     bench = bench_of()
     body = {**recipe().model_dump(mode="json"), "notify": {"command": ["evil"]}}
-    id = drop(bench.desk.home.requests, "submit", {"recipe": body})
-    obey(bench.desk)
+    id = drop(bench.context.home.requests, "submit", {"recipe": body})
+    process_requests(bench.context)
     answer = bench.store.answer(id)
     assert answer is not None
     assert "not valid" in answer.text

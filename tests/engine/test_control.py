@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, recipe
+from tests.support.tick_contexts import Bench, cpu_card, recipe
 from workbench import scheduler
 from workbench.errors import EngineError
-from workbench.locks import Lock
-from workbench.scheduler import obey
-from workbench.scheduler.desk import assignment_file
-from workbench.scheduler.obey import VERBS
-from workbench.scheduler.rescue import rescue_all
+from workbench.machine.locks import Lock
+from workbench.scheduler import process_requests
+from workbench.scheduler.process_requests import VERBS
+from workbench.scheduler.recover import rescue_all
+from workbench.scheduler.tick_context import assignment_file
 from workbench.service import Engine, Service
 from workbench.store.requests import drop, scan
 from workbench.store.rows import Answer, TrialRow
@@ -28,10 +28,10 @@ LONG = {"max_steps": 900, "save_every": 2, "learning_rate": 0.01}
 
 def ask(bench: Bench, verb: str, **args: Any) -> Answer:
     """Sent twice under one id: the second time changes nothing."""
-    id = drop(bench.desk.home.requests, verb, args)
-    obey(bench.desk)
-    drop(bench.desk.home.requests, verb, args, id=id)
-    obey(bench.desk)
+    id = drop(bench.context.home.requests, verb, args)
+    process_requests(bench.context)
+    drop(bench.context.home.requests, verb, args, id=id)
+    process_requests(bench.context)
     answer = bench.store.answer(id)
     assert answer is not None
     return answer
@@ -78,7 +78,7 @@ def test_what_is_not_there_is_told_with_what_is(
     answer = ask(bench, verb, **args)
     assert not answer.ok
     assert answer.data["exit_code"] == 3
-    assert answer.mend
+    assert answer.hint
 
 
 @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"engine-stop", "engine-start", "hold"}))
@@ -108,7 +108,7 @@ def test_what_has_ended_cannot_be_steered(
     answer = ask(bench, verb, trial=2, **args)
     assert not answer.ok
     assert "is done already" in answer.text
-    assert "workbench extend 2" in answer.mend
+    assert "workbench extend 2" in answer.hint
 
 
 # --- clone, add, extend, warm start ---
@@ -146,7 +146,7 @@ def test_a_clone_that_could_not_be_compared_is_an_experiment_of_its_own(
     other = bench.store.experiment(answer.data["experiment"])
     assert (other.name, other.state, other.recipe["sweep"]) == ("tiny-2", "preparing", None)
     assert other.recipe["train"]["learning_rate"] == 0.01
-    written = json.loads((bench.desk.home.experiment(other.id) / "recipe.json").read_text())
+    written = json.loads((bench.context.home.experiment(other.id) / "recipe.json").read_text())
     assert written == other.recipe
     assert len(bench.store.trials(id)) == 7
 
@@ -219,7 +219,7 @@ def test_a_failed_trial_is_run_again_as_a_clone(bench_of: MakeBench) -> None:
 def test_killed_before_the_answer_was_kept_there_is_one_clone(bench_of: MakeBench) -> None:
     bench = bench_of()
     bench.submit(recipe())
-    drop(bench.desk.home.requests, "clone", {"trial": 2}, id="c-1")
+    drop(bench.context.home.requests, "clone", {"trial": 2}, id="c-1")
     record = bench.store.record_answer
 
     def killed(*_: object) -> None:
@@ -227,10 +227,10 @@ def test_killed_before_the_answer_was_kept_there_is_one_clone(bench_of: MakeBenc
 
     bench.store.record_answer = killed  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        obey(bench.desk)
+        process_requests(bench.context)
     assert len(bench.trials()) == 2
     bench.store.record_answer = record  # type: ignore[method-assign]
-    obey(bench.desk)
+    process_requests(bench.context)
     assert len(bench.trials()) == 3
     bench.until(State.DONE, 3)
 
@@ -242,10 +242,10 @@ def test_a_warm_start_hands_the_worker_the_adapter_and_its_digest(bench_of: Make
     answer = ask(bench, "clone", trial=2, settings={"train.learning_rate": 0.2}, warm_trial=2)
     assert "start from the adapter of trial 2" in answer.text
     bench.until(State.STARTING, 3)
-    given = json.loads(assignment_file(bench.desk.home, 3).read_text())
-    folder = str(bench.desk.home.trial(2) / "adapter")
+    given = json.loads(assignment_file(bench.context.home, 3).read_text())
+    folder = str(bench.context.home.trial(2) / "adapter")
     assert given["warm"] == {"trial": 2, "folder": folder, "sha256": "0" * 64}
-    assert json.loads(assignment_file(bench.desk.home, 2).read_text())["warm"] is None
+    assert json.loads(assignment_file(bench.context.home, 2).read_text())["warm"] is None
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_a_warm_start_that_cannot_be_loaded_is_refused_at_once(
     answer = ask(bench, "clone", trial=2, settings=settings, warm_trial=2)
     assert not answer.ok
     assert says in answer.text
-    assert answer.mend
+    assert answer.hint
     assert len(bench.store.experiments()) == 1
 
 
@@ -537,7 +537,7 @@ def test_a_trial_moves_to_the_named_card_from_its_checkpoint(bench_of: MakeBench
     assert f"goes on on {there}" in answer.text
     bench.ticks(3)
     row = bench.store.trial(2)
-    assert (row.card, row.attempts, row.wanted_card) == (there, 2, None)
+    assert (row.card, row.attempts, row.desired_card) == (there, 2, None)
     assert bench.store.attempts(2)[1].from_step > 0
     assert "is on" in ask(bench, "move", trial=2, card=there).text
 
@@ -562,8 +562,8 @@ def test_a_trial_moved_while_the_engine_dies_still_arrives(bench_of: MakeBench) 
     here = str(bench.store.trial(2).card)
     there = {"cpu-0": "cpu-1", "cpu-1": "cpu-0"}[here]
     ask(bench, "move", trial=2, card=there)
-    bench.desk.fleet.close()
-    rescue_all(bench.desk, "the engine was restarted")
+    bench.context.fleet.close()
+    rescue_all(bench.context, "the engine was restarted")
     bench.ticks(2)
     assert bench.store.trial(2).card == there
 
@@ -580,7 +580,7 @@ def test_a_move_to_where_it_cannot_run_is_refused_politely(bench_of: MakeBench) 
     drained = {"cpu-1": "cpu-2", "cpu-2": "cpu-1"}[str(bench.store.trial(2).card)]
     answer = ask(bench, "move", trial=2, card=drained)
     assert not answer.ok
-    assert f"workbench undrain {drained}" in answer.mend
+    assert f"workbench undrain {drained}" in answer.hint
     bench.ticks(2)
     assert bench.store.trial(2).attempts == 1
 
@@ -598,9 +598,9 @@ def test_a_wish_for_a_card_can_be_taken_back(bench_of: MakeBench) -> None:
     ask(bench, "pause", trial=2)
     bench.ticks(2)
     assert "once it is resumed" in ask(bench, "move", trial=2, card="cpu-1").text
-    assert bench.store.trial(2).wanted_card == "cpu-1"
+    assert bench.store.trial(2).desired_card == "cpu-1"
     assert "any card" in ask(bench, "move", trial=2, card="any").text
-    assert bench.store.trial(2).wanted_card is None
+    assert bench.store.trial(2).desired_card is None
 
 
 # --- stop, and go on after all ---
@@ -613,10 +613,10 @@ def test_resuming_what_is_being_stopped_goes_on_from_its_checkpoint(bench_of: Ma
     bench.ticks(3)
     ask(bench, "stop", trial=2)
     attempt = bench.store.live_attempts()[0]
-    bench.desk.fleet.halt = lambda *_: None  # type: ignore[method-assign]
-    scheduler.settle(bench.desk)
+    bench.context.fleet.halt = lambda *_: None  # type: ignore[method-assign]
+    scheduler.reconcile(bench.context)
     assert bench.store.attempt(attempt.id).halt == "finish"
-    del bench.desk.fleet.halt  # type: ignore[attr-defined]
+    del bench.context.fleet.halt  # type: ignore[attr-defined]
     answer = ask(bench, "resume", trial=2)
     assert "was being stopped" in answer.text
     bench.ticks(2)
@@ -637,12 +637,12 @@ def test_resuming_what_was_asked_to_pause_goes_on_by_itself(bench_of: MakeBench)
 
 def test_a_stop_meant_for_an_earlier_engine_is_not_obeyed(bench_of: MakeBench) -> None:
     bench = bench_of()
-    bench.desk.keeper = 4321
+    bench.context.keeper = 4321
     answer = ask(bench, "engine-stop", keeper=1234)
     assert "this one goes on" in answer.text
-    assert not bench.desk.stopping
+    assert not bench.context.stopping
     assert "the engine stops" in ask(bench, "engine-stop", keeper=4321).text
-    assert bench.desk.stopping
+    assert bench.context.stopping
 
 
 def test_an_engine_that_is_stopping_goes_on_when_it_is_started(bench_of: MakeBench) -> None:
@@ -651,7 +651,7 @@ def test_an_engine_that_is_stopping_goes_on_when_it_is_started(bench_of: MakeBen
     bench.until(State.RUNNING, 2)
     bench.ticks(2)
     ask(bench, "engine-stop")
-    scheduler.settle(bench.desk)
+    scheduler.reconcile(bench.context)
     assert "goes on" in ask(bench, "engine-start").text
     bench.ticks(3)
     assert bench.store.trial(2).state is State.RUNNING
@@ -670,7 +670,7 @@ def test_a_trial_that_is_pruned_goes_on_when_a_person_resumes_it(bench_of: MakeB
 
 def test_a_start_while_it_stops_is_a_request_to_go_on(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
-    home = bench.desk.home
+    home = bench.context.home
     service, keeper = Service(home), Lock(home.keeper_lock)
     assert keeper.take()
     service.start_engine()
@@ -678,8 +678,8 @@ def test_a_start_while_it_stops_is_a_request_to_go_on(bench_of: MakeBench) -> No
     ask(bench, "engine-stop")
     assert service.stopping()
     service.start_engine()
-    obey(bench.desk)
-    assert not bench.desk.stopping
+    process_requests(bench.context)
+    assert not bench.context.stopping
     assert not service.stopping()
     home.tick.touch()
     loop = Lock(home.loop_lock)
@@ -694,7 +694,7 @@ def test_a_start_while_it_stops_is_a_request_to_go_on(bench_of: MakeBench) -> No
 
 def test_who_waits_for_a_stop_is_told_that_it_was_taken_back(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
-    home = bench.desk.home
+    home = bench.context.home
     locks = [Lock(home.keeper_lock), Lock(home.loop_lock)]
     assert all(lock.take() for lock in locks)
     home.tick.touch()

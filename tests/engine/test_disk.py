@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, make_bench, recipe
-from workbench import ballast
+from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from workbench.engine import ride_out
 from workbench.events import EventWriter
-from workbench.files import free_bytes
+from workbench.machine import reserve_file
+from workbench.machine.files import free_bytes
 from workbench.scheduler import tick
-from workbench.scheduler.desk import events_file
-from workbench.scheduler.disk import DISK_LOW
+from workbench.scheduler.guards.disk import DISK_LOW
+from workbench.scheduler.tick_context import events_file
 from workbench.store import Blocked
 from workbench.trial import State
 
@@ -32,13 +32,13 @@ def told(bench: Bench) -> list[str]:
 class TestFloor:
     def test_below_it_nothing_starts_and_it_says_why(self, bench_of: MakeBench) -> None:
         bench = bench_of(cpu_card(0))
-        bench.desk.disk_free = lambda folder: 1000 * MIB
+        bench.context.disk_free = lambda folder: 1000 * MIB
         bench.submit(recipe())
         bench.ticks(2)
         waiting = bench.store.trial(2).waiting
         assert "has 1000 MiB left, below 2.0 GiB (guards.disk_floor)" in waiting
         assert told(bench) == [waiting]
-        bench.desk.disk_free = lambda folder: 1 << 40
+        bench.context.disk_free = lambda folder: 1 << 40
         bench.until(State.DONE, 2)
         assert bench.store.fact(DISK_LOW) == ""
         assert told(bench)[1:] == ["the disk has 1024.0 GiB free again"]
@@ -47,21 +47,21 @@ class TestFloor:
         bench = bench_of(cpu_card(0))
         bench.submit(recipe(**LONG))
         bench.until(State.RUNNING, 2)
-        bench.desk.disk_free = lambda folder: 1000 * MIB
+        bench.context.disk_free = lambda folder: 1000 * MIB
         bench.ticks(5)
         assert bench.store.trial(2).state is State.RUNNING
 
     def test_it_is_the_users(self, bench_of: MakeBench) -> None:
         bench = bench_of(cpu_card(0))
         bench.configure('disk_floor = "1GB"\nballast = "0"')
-        bench.desk.disk_free = lambda folder: 1000 * MIB
+        bench.context.disk_free = lambda folder: 1000 * MIB
         bench.submit(recipe())
         bench.until(State.DONE, 2)
 
     def test_a_disk_at_its_floor_is_told_of_once(self, bench_of: MakeBench) -> None:
         bench = bench_of(cpu_card(0))
         for room in (2047, 2049, 2047, 2049):
-            bench.desk.disk_free = lambda folder, room=room: room * MIB
+            bench.context.disk_free = lambda folder, room=room: room * MIB
             bench.ticks(1)
         assert len(told(bench)) == 1
 
@@ -70,7 +70,7 @@ class TestFullDiskUnderATrial:
     def end(self, bench: Bench, trial: int) -> None:
         """Its worker writes what one writes that fails on a full disk."""
         attempt = bench.store.attempts(trial)[-1]
-        writer = EventWriter(events_file(bench.desk.home, attempt.id))
+        writer = EventWriter(events_file(bench.context.home, attempt.id))
         writer.write("end", outcome="failed", step=1, reason="the disk is full", cause="disk_full")
         writer.close()
         bench.ticks(1)
@@ -79,9 +79,9 @@ class TestFullDiskUnderATrial:
         bench = bench_of(cpu_card(0))
         bench.submit(recipe(**LONG))
         bench.until(State.RUNNING, 2)
-        bench.desk.disk_free = lambda folder: 10 * MIB
+        bench.context.disk_free = lambda folder: 10 * MIB
         self.end(bench, 2)
-        bench.desk.fleet.end("cpu-0", "its disk was full")
+        bench.context.fleet.end("cpu-0", "its disk was full")
         bench.ticks(2)
         trial = bench.store.trial(2)
         assert trial.state is State.QUEUED
@@ -90,7 +90,7 @@ class TestFullDiskUnderATrial:
         assert bench.store.cards()[0].quarantined == ""
         said = [event.text for event in bench.store.events() if event.kind == "disk"]
         assert any(text.startswith("trial 2: the disk was full at step") for text in said), said
-        bench.desk.disk_free = lambda folder: 1 << 40
+        bench.context.disk_free = lambda folder: 1 << 40
         bench.until(State.RUNNING, 2)
 
     def test_one_that_fills_it_each_time_fails_in_the_end(self, bench_of: MakeBench) -> None:
@@ -99,7 +99,7 @@ class TestFullDiskUnderATrial:
         for _ in range(3):
             bench.until(State.RUNNING, 2)
             self.end(bench, 2)
-            bench.desk.fleet.end("cpu-0", "its disk was full")
+            bench.context.fleet.end("cpu-0", "its disk was full")
         bench.ticks(1)
         trial = bench.store.trial(2)
         assert (trial.state, trial.attempts) == (State.FAILED, 3)
@@ -109,9 +109,9 @@ class TestFullDiskUnderATrial:
         bench = bench_of(cpu_card(0))
         bench.submit(recipe(**LONG))
         bench.until(State.RUNNING, 2)
-        bench.desk.disk_free = lambda folder: 10 * MIB
+        bench.context.disk_free = lambda folder: 10 * MIB
         bench.ticks(1)
-        bench.desk.fleet.end("cpu-0", "the attempt's events cannot be written")
+        bench.context.fleet.end("cpu-0", "the attempt's events cannot be written")
         bench.ticks(1)
         assert bench.store.attempts(2)[0].outcome == "cut"
 
@@ -137,14 +137,14 @@ class TestThinning:
         bench = bench_of(cpu_card(0))
         bench.submit(recipe())
         bench.until(State.DONE, 2)
-        aside = bench.desk.home.trial(2) / "checkpoints" / "damaged" / "step-000001"
+        aside = bench.context.home.trial(2) / "checkpoints" / "damaged" / "step-000001"
         aside.mkdir(parents=True)
         (aside / "optimizer.pt").write_bytes(b"x" * MIB)
-        whole(bench.desk.home.trial(2) / "checkpoints")
-        bench.desk.disk_free = lambda folder: 1000 * MIB
+        whole(bench.context.home.trial(2) / "checkpoints")
+        bench.context.disk_free = lambda folder: 1000 * MIB
         bench.ticks(1)
-        assert bench.desk.thinner.busy
-        child = bench.desk.thinner._child
+        assert bench.context.thinner.busy
+        child = bench.context.thinner._child
         assert child is not None
         child.wait(60)
         bench.ticks(1)
@@ -157,18 +157,18 @@ class TestThinning:
         bench = bench_of(cpu_card(0))
         bench.submit(recipe())
         bench.until(State.DONE, 2)
-        bench.desk.disk_free = lambda folder: 1000 * MIB
+        bench.context.disk_free = lambda folder: 1000 * MIB
         bench.ticks(1)
-        child = bench.desk.thinner._child
+        child = bench.context.thinner._child
         assert child is not None
         child.wait(60)
         bench.ticks(20)
-        assert not bench.desk.thinner.busy
+        assert not bench.context.thinner.busy
 
 
 def whole(checkpoints: Path) -> None:
     """A checkpoint that verifies, so that there is one to keep."""
-    from workbench.training import checkpoint
+    from workbench.training.checkpoints import checkpoint
 
     staged = checkpoints / ".step-000009.new"
     staged.mkdir()
@@ -181,17 +181,17 @@ class TestBallast:
     def test_it_grows_by_and_by_and_is_cut_to_what_is_wanted(self, tmp_path: Path) -> None:
         path = tmp_path / "ballast"
         for _ in range(3):
-            ballast.grow(path, 9 * MIB)
-        assert ballast.held(path) == 9 * MIB
-        ballast.grow(path, 5 * MIB)
-        assert ballast.held(path) == 5 * MIB
-        ballast.grow(path, 0)
+            reserve_file.grow(path, 9 * MIB)
+        assert reserve_file.held(path) == 9 * MIB
+        reserve_file.grow(path, 5 * MIB)
+        assert reserve_file.held(path) == 5 * MIB
+        reserve_file.grow(path, 0)
         assert not path.exists()
 
     def test_giving_it_up_twice_frees_it_once(self, tmp_path: Path) -> None:
-        ballast.grow(tmp_path / "ballast", MIB)
-        assert ballast.release(tmp_path / "ballast") == MIB
-        assert ballast.release(tmp_path / "ballast") == 0
+        reserve_file.grow(tmp_path / "ballast", MIB)
+        assert reserve_file.release(tmp_path / "ballast") == MIB
+        assert reserve_file.release(tmp_path / "ballast") == 0
 
 
 @pytest.fixture
@@ -222,19 +222,19 @@ def test_on_a_full_disk_the_ballast_lets_the_loop_tell_of_it_and_nothing_is_lost
     bench.configure('disk_floor = "8MiB"\nballast = "6MiB"')
     bench.submit(recipe(sweep={"parameters": {"train.learning_rate": [0.1, 0.05]}}))
     bench.until(State.RUNNING, 2)
-    ticks_until(bench, lambda: ballast.held(bench.desk.home.ballast) == 6 * MIB)
+    ticks_until(bench, lambda: reserve_file.held(bench.context.home.ballast) == 6 * MIB)
     somebody = fill(small)
     assert free_bytes(small) == 0
-    ticks_until(bench, lambda: not bench.desk.home.ballast.exists())
+    ticks_until(bench, lambda: not bench.context.home.ballast.exists())
     ticks_until(bench, lambda: any("6 MiB of ballast were given up" in one for one in told(bench)))
     assert "free some" in (bench.store.fact(DISK_LOW) or "")
     known = {trial.id for trial in bench.trials()}
     somebody.unlink()
     ticks_until(bench, lambda: {trial.state for trial in bench.trials()} == {State.DONE})
     assert {trial.id for trial in bench.trials()} == known == {1, 2, 3}
-    ticks_until(bench, lambda: ballast.held(bench.desk.home.ballast) == 6 * MIB)
+    ticks_until(bench, lambda: reserve_file.held(bench.context.home.ballast) == 6 * MIB)
     assert bench.store.db.execute("pragma integrity_check").fetchone()[0] == "ok"
-    bench.desk.fleet.close()
+    bench.context.fleet.close()
     bench.store.close()
 
 
@@ -245,7 +245,7 @@ def ticks_until(bench: Bench, fact: Callable[[], bool], limit: int = 200) -> Non
             return
         bench.now += 1.0
         try:
-            tick(bench.desk)
+            tick(bench.context)
         except (OSError, Blocked) as full:
-            ride_out(bench.desk, full)
+            ride_out(bench.context, full)
     raise AssertionError(told(bench))

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.desks import WORKER, recipe
 from tests.support.heads import ray_head
+from tests.support.tick_contexts import WORKER, recipe
 from tests.support.waiting import wait_for
 from workbench.assignment import Assignment
-from workbench.cards import Card
 from workbench.events import Event, read_events
 from workbench.fleet import Fleet, Halt, Phase, Report
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.fleet.ray_fleet import RayFleet
+from workbench.machine.cards import Card
 
 CARDS = [Card(uuid=f"cpu-{i}", kind="cpu", name="CPU", total_bytes=1 << 30) for i in range(2)]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, gpu_card, recipe
-from workbench import xid
-from workbench.scheduler import guards
-from workbench.scheduler.energy import drawn_wh
-from workbench.scheduler.rescue import rescue_all
+from tests.support.tick_contexts import Bench, cpu_card, gpu_card, recipe
+from workbench.machine import xid
+from workbench.scheduler.guards import card_guards
+from workbench.scheduler.guards.energy import drawn_wh
+from workbench.scheduler.recover import rescue_all
 from workbench.store.board import board
 from workbench.store.requests import drop
 from workbench.store.rows import CardRow
@@ -101,8 +101,8 @@ class TestStaggeredStart:
         bench.submit(recipe(sweep=GRID, **LONG))
         bench.ticks(1)
         first = running(bench)
-        bench.desk.fleet.close()
-        rescue_all(bench.desk, "the engine was restarted")
+        bench.context.fleet.close()
+        rescue_all(bench.context, "the engine was restarted")
         bench.ticks(2)
         assert running(bench) == first
 
@@ -186,19 +186,19 @@ class TestConfiguration:
         bench.submit(recipe())
         bench.ticks(3)
         assert running(bench) == []
-        problem = bench.store.fact(guards.CONFIG_PROBLEM) or ""
+        problem = bench.store.fact(card_guards.CONFIG_PROBLEM) or ""
         assert "config.toml:2" in problem
         assert told(bench, "config") == [problem]
         bench.configure('no_start_above_c = 89\ncooled_by_c = 2\nballast = "0"')
         bench.ticks(1)
-        assert bench.store.fact(guards.CONFIG_PROBLEM) == ""
+        assert bench.store.fact(card_guards.CONFIG_PROBLEM) == ""
         bench.until(State.DONE, 2)
 
     def test_front_ends_find_what_holds(self, bench_of: MakeBench) -> None:
         bench = bench_of()
         bench.configure("pause_above_c = 88")
         bench.ticks(1)
-        assert json.loads(bench.store.fact(guards.GUARDS) or "")["pause_above_c"] == 88
+        assert json.loads(bench.store.fact(card_guards.GUARDS) or "")["pause_above_c"] == 88
 
 
 def user(
@@ -257,10 +257,10 @@ class TestOtherPeoplesPrograms:
         bench = bench_of(gpu_card(0))
         bench.submit(recipe())
         bench.until(State.DONE, 2)
-        assert "GPU-0" in bench.desk.fleet.observe()
+        assert "GPU-0" in bench.context.fleet.observe()
         change(bench, "GPU-0", processes=[user(1, 5)])
         bench.ticks(2)
-        assert bench.desk.fleet.observe() == {}
+        assert bench.context.fleet.observe() == {}
         assert card(bench, "GPU-0").quarantined == ""
 
     def test_our_own_processes_are_nobody_elses(self, bench_of: MakeBench) -> None:
@@ -312,11 +312,11 @@ class TestEnergy:
         bench = bench_of(gpu_card(0, energy_j=0.0))
         id = bench.submit(recipe(**LONG))
         self.run(bench, 2, State.RUNNING)
-        drop(bench.desk.home.requests, "pause", {"trial": 2})
+        drop(bench.context.home.requests, "pause", {"trial": 2})
         self.run(bench, 2, State.PAUSED)
-        drop(bench.desk.home.requests, "resume", {"trial": 2})
+        drop(bench.context.home.requests, "resume", {"trial": 2})
         self.run(bench, 2, State.RUNNING)
-        drop(bench.desk.home.requests, "stop", {"trial": 2})
+        drop(bench.context.home.requests, "stop", {"trial": 2})
         self.run(bench, 2, State.STOPPED)
         first, second = self.wh(bench, 2)
         assert first
@@ -331,10 +331,10 @@ class TestEnergy:
         bench.submit(recipe(**LONG))
         self.run(bench, 2, State.RUNNING)
         before = self.wh(bench, 2)[0] or 0.0
-        bench.desk.fleet.close()
-        bench.desk.metered.clear()  # it was this loop's
+        bench.context.fleet.close()
+        bench.context.metered.clear()  # it was this loop's
         bench.now += 10_000
-        rescue_all(bench.desk, "the engine was restarted")
+        rescue_all(bench.context, "the engine was restarted")
         change(bench, "GPU-0", energy_j=bench.seen[0]["energy_j"] + 1e6)
         bench.ticks(1)
         assert self.wh(bench, 2)[0] == pytest.approx(before)
@@ -433,7 +433,7 @@ class TestFailingCards:
         bench.ticks(3)
         assert card(bench, "GPU-1").quarantined
         assert told(bench, "card-back") == ["card GPU-1 is back; it is still quarantined"]
-        drop(bench.desk.home.requests, "undrain", {"card": "GPU-1", "quarantine": True})
+        drop(bench.context.home.requests, "undrain", {"card": "GPU-1", "quarantine": True})
         bench.ticks(3)
         assert card(bench, "GPU-1").quarantined == ""  # its old errors are known, and no new ones
 
@@ -458,7 +458,7 @@ class TestFailingCards:
 
     def test_the_reason_is_not_lost_behind_a_later_one(self, bench_of: MakeBench) -> None:
         bench = self.two(bench_of)
-        bench.desk.fleet.end("GPU-1", "died once")
+        bench.context.fleet.end("GPU-1", "died once")
         bench.ticks(1)
         bench.until(State.RUNNING, 2)
         on = bench.store.trial(2).card or ""
@@ -484,12 +484,12 @@ class TestFailingCards:
 class TestPoisonedContexts:
     def still(self, bench: Bench, seconds: float) -> None:
         """The worker answers, and its training does not move."""
-        observe = bench.desk.fleet.observe
-        bench.desk.fleet.observe = lambda: {  # type: ignore[method-assign]
+        observe = bench.context.fleet.observe
+        bench.context.fleet.observe = lambda: {  # type: ignore[method-assign]
             uuid: replace(report, data={"still_s": seconds}) for uuid, report in observe().items()
         }
         bench.ticks(1)
-        bench.desk.fleet.observe = observe  # type: ignore[method-assign]
+        bench.context.fleet.observe = observe  # type: ignore[method-assign]
 
     def broken(self, bench_of: MakeBench, code: int) -> Bench:
         bench = bench_of(gpu_card(0))
@@ -536,6 +536,6 @@ class TestPoisonedContexts:
 def test_every_code_is_somebodys_fault_and_has_words() -> None:
     for code in range(1, 200):
         assert xid.words(code).startswith(f"Xid {code}")
-        assert xid.mend(code)
+        assert xid.hint(code)
         if xid.breaks_context(code):
             assert xid.fault(code) is xid.Fault.PROGRAM

@@ -15,12 +15,12 @@ from tests.support.waiting import wait_for
 from workbench.engine import STOP_LIMIT_S, Patience, passes
 from workbench.home import Home
 from workbench.keeper import Keeper
-from workbench.locks import Lock, holder
-from workbench.processes import KEEPER
-from workbench.scheduler.preparer import KILLED_LIMIT, Preparer
+from workbench.machine.locks import Lock, holder
+from workbench.machine.processes import KEEPER
+from workbench.scheduler.children.preparer import KILLED_LIMIT, Preparer
 from workbench.service import Service
 from workbench.store import Store
-from workbench.training import checkpoint
+from workbench.training.checkpoints import checkpoint
 
 
 def kept(folder: Path) -> Keeper:

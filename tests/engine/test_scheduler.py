@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, gpu_card, recipe
+from tests.support.tick_contexts import Bench, cpu_card, gpu_card, recipe
 from workbench import scheduler
-from workbench.cards import Card
 from workbench.errors import IllegalMove, UsageError
 from workbench.events import EventWriter
 from workbench.footprint import choose_plan, named_config
-from workbench.locks import Lock
-from workbench.scheduler.desk import BRAKE, assignment_file, events_file
-from workbench.scheduler.rescue import hopeless, rescue_all
+from workbench.machine.cards import Card
+from workbench.machine.locks import Lock
+from workbench.scheduler.recover import hopeless, rescue_all
+from workbench.scheduler.tick_context import BRAKE, assignment_file, events_file
 from workbench.search import points
 from workbench.store.board import board
 from workbench.store.requests import drop
-from workbench.trial import FINAL, MOVES, State, Wanted
+from workbench.trial import FINAL, MOVES, DesiredState, State
 
 GRID = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1], "lora.rank": [4, 8]}}
 MakeBench = Callable[..., Bench]
@@ -118,10 +118,10 @@ def test_a_lost_worker_puts_its_trial_back_in_the_queue_from_its_checkpoint(
     trial = bench.trials()[1]
     bench.until(State.RUNNING, trial.id)
     bench.ticks(3)
-    bench.desk.fleet.end("cpu-0", "killed by signal 9")
+    bench.context.fleet.end("cpu-0", "killed by signal 9")
     bench.ticks(1)
     last = bench.store.moves(trial.id)[-2:]
-    assert any(m.by == "rescue" and "signal 9" in m.why and "step" in m.why for m in last)
+    assert any(m.by == "recover" and "signal 9" in m.why and "step" in m.why for m in last)
     assert bench.until(State.DONE, trial.id).attempts == 2
     resumed = bench.store.attempts(trial.id)[1]
     assert resumed.from_step == bench.store.attempts(trial.id)[0].checkpoint_step
@@ -138,13 +138,13 @@ def test_three_losses_without_a_new_checkpoint_fail_the_trial(bench_of: MakeBenc
         bench.until(State.RUNNING, trial)
         bench.ticks(steps)
         card = bench.store.trial(trial).card
-        bench.desk.fleet.end(str(card), f"died after {steps}")
+        bench.context.fleet.end(str(card), f"died after {steps}")
         bench.ticks(1)
     row = bench.store.trial(trial)
     assert row.state is State.FAILED
     assert "3 attempts in a row" in row.reason
     assert "died after 4" in row.reason
-    assert row.mend
+    assert row.hint
 
 
 def test_losses_are_free_as_long_as_each_attempt_commits_a_checkpoint(
@@ -156,7 +156,7 @@ def test_losses_are_free_as_long_as_each_attempt_commits_a_checkpoint(
     for extra in (3, 4, 3, 4, 3):
         bench.until(State.RUNNING, trial)
         bench.ticks(extra)
-        bench.desk.fleet.end("cpu-0", "supply")
+        bench.context.fleet.end("cpu-0", "supply")
         bench.ticks(1)
     assert bench.until(State.DONE, trial).attempts == 6
 
@@ -167,15 +167,15 @@ def test_a_card_that_loses_two_different_trials_is_quarantined(bench_of: MakeBen
     bench.until(State.DONE, 1)
     first, second = bench.trials()[1].id, bench.trials()[2].id
     bench.until(State.RUNNING, first)
-    drop(bench.desk.home.requests, "pause", {"trial": first})
-    bench.desk.fleet.end("cpu-0", "fell off the bus")
+    drop(bench.context.home.requests, "pause", {"trial": first})
+    bench.context.fleet.end("cpu-0", "fell off the bus")
     bench.until(State.RUNNING, second)
-    bench.desk.fleet.end("cpu-0", "fell off the bus")
+    bench.context.fleet.end("cpu-0", "fell off the bus")
     bench.ticks(2)
     card = bench.store.cards()[0]
     assert "in a row" in card.quarantined
     assert not [t for t in bench.trials() if t.state.live]
-    drop(bench.desk.home.requests, "undrain", {"card": "cpu-0", "quarantine": True})
+    drop(bench.context.home.requests, "undrain", {"card": "cpu-0", "quarantine": True})
     bench.until(State.DONE, second)
 
 
@@ -184,7 +184,7 @@ def test_a_failed_trial_carries_its_reason_and_mend(bench_of: MakeBench) -> None
     bench.submit(recipe(train={"max_steps": 6, "learning_rate": 0.666}))
     row = bench.until(State.FAILED, 2)
     assert row.reason == "the loss is NaN"
-    assert row.mend == "lower train.learning_rate"
+    assert row.hint == "lower train.learning_rate"
     assert row.attempts == 1
 
 
@@ -193,7 +193,7 @@ def test_stop_keeps_what_was_learned(bench_of: MakeBench) -> None:
     bench.submit(recipe(train={"max_steps": 500, "save_every": 2, "learning_rate": 0.01}))
     bench.until(State.RUNNING, 2)
     bench.ticks(5)
-    id = drop(bench.desk.home.requests, "stop", {"trial": 2})
+    id = drop(bench.context.home.requests, "stop", {"trial": 2})
     row = bench.until(State.STOPPED, 2)
     assert row.score is not None
     answer = bench.store.answer(id)
@@ -206,10 +206,10 @@ def test_pause_gives_the_card_back_and_resume_goes_on(bench_of: MakeBench) -> No
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     bench.ticks(2)
-    drop(bench.desk.home.requests, "pause", {"trial": 2})
+    drop(bench.context.home.requests, "pause", {"trial": 2})
     paused = bench.until(State.PAUSED, 2)
     assert not bench.store.live_attempts()
-    drop(bench.desk.home.requests, "resume", {"trial": 2})
+    drop(bench.context.home.requests, "resume", {"trial": 2})
     done = bench.until(State.DONE, 2)
     assert done.attempts == 2
     assert bench.store.attempts(2)[1].from_step == paused.checkpoint_step
@@ -220,9 +220,9 @@ def test_stopping_a_paused_trial_scores_its_checkpoint(bench_of: MakeBench) -> N
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     bench.ticks(3)
-    drop(bench.desk.home.requests, "pause", {"trial": 2})
+    drop(bench.context.home.requests, "pause", {"trial": 2})
     bench.until(State.PAUSED, 2)
-    drop(bench.desk.home.requests, "stop", {"trial": 2})
+    drop(bench.context.home.requests, "stop", {"trial": 2})
     row = bench.until(State.STOPPED, 2)
     assert row.score is not None
     assert bench.store.attempts(2)[-1].outcome == "stopped"
@@ -232,12 +232,12 @@ def test_kill_keeps_nothing_and_frees_the_card(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe(sweep=GRID))
     bench.until(State.RUNNING, 2)
-    drop(bench.desk.home.requests, "kill", {"trial": 2})
+    drop(bench.context.home.requests, "kill", {"trial": 2})
     row = bench.until(State.STOPPED, 2)
     assert row.reason == "killed"
     assert row.score is None
     bench.until(State.RUNNING, 3)
-    drop(bench.desk.home.requests, "kill", {"trial": 3})
+    drop(bench.context.home.requests, "kill", {"trial": 3})
     bench.until(State.STOPPED, 3)
     assert bench.store.cards()[0].quarantined == ""  # people's kills are not the card's fault
     bench.until(State.DONE, 4)
@@ -248,7 +248,7 @@ def test_a_queued_trial_without_a_checkpoint_stops_at_once(bench_of: MakeBench, 
     bench = bench_of(cpu_card(0))
     bench.submit(recipe(sweep=GRID))
     bench.ticks(2)
-    drop(bench.desk.home.requests, verb, {"trial": 6})
+    drop(bench.context.home.requests, verb, {"trial": 6})
     bench.ticks(1)
     assert bench.store.trial(6).state is State.STOPPED
 
@@ -256,19 +256,19 @@ def test_a_queued_trial_without_a_checkpoint_stops_at_once(bench_of: MakeBench, 
 def test_the_same_request_sent_twice_is_carried_out_once(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     body = {"recipe": recipe().model_dump(mode="json")}
-    drop(bench.desk.home.requests, "submit", body, id="a-1")
-    scheduler.obey(bench.desk)
-    drop(bench.desk.home.requests, "submit", body, id="a-1")
-    scheduler.obey(bench.desk)
+    drop(bench.context.home.requests, "submit", body, id="a-1")
+    scheduler.process_requests(bench.context)
+    drop(bench.context.home.requests, "submit", body, id="a-1")
+    scheduler.process_requests(bench.context)
     assert len(bench.store.experiments()) == 1
-    assert not list(bench.desk.home.requests.glob("*.json"))
+    assert not list(bench.context.home.requests.glob("*.json"))
 
 
 def test_a_request_that_cannot_be_read_is_set_aside_and_told(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
-    (bench.desk.home.requests / "x.json").write_text("{nonsense")
+    (bench.context.home.requests / "x.json").write_text("{nonsense")
     bench.ticks(1)
-    assert (bench.desk.home.requests / "bad" / "x.json").exists()
+    assert (bench.context.home.requests / "bad" / "x.json").exists()
     assert "requests/bad" in bench.store.events()[-1].text
 
 
@@ -285,7 +285,7 @@ def test_a_request_that_cannot_be_carried_out_is_answered(
     bench_of: MakeBench, verb: str, args: dict[str, object], says: str
 ) -> None:
     bench = bench_of(cpu_card(0))
-    id = drop(bench.desk.home.requests, verb, args)
+    id = drop(bench.context.home.requests, verb, args)
     bench.ticks(1)
     answer = bench.store.answer(id)
     assert answer is not None
@@ -298,7 +298,7 @@ def test_a_broken_event_line_never_stops_the_loop(bench_of: MakeBench) -> None:
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     attempt = bench.store.live_attempts()[0]
-    with (bench.desk.home.attempt(attempt.id) / "events.jsonl").open("ab") as file:
+    with (bench.context.home.attempt(attempt.id) / "events.jsonl").open("ab") as file:
         file.write(b"{garbage\n" + b'{"n": 9, "t": 1, "kind": "metric", "step": "x"}\n')
     bench.until(State.DONE, 2)
     aside = [e for e in bench.store.events() if e.kind == "bad-line"]
@@ -311,7 +311,7 @@ def test_the_engine_stopping_gives_cards_back_and_the_next_one_goes_on(
     bench = bench_of()
     bench.submit(recipe(sweep=GRID))
     bench.until(State.RUNNING, 2)
-    drop(bench.desk.home.requests, "engine-stop", {})
+    drop(bench.context.home.requests, "engine-stop", {})
     bench.ticks(3)
     assert not bench.store.live_attempts()
     assert {t.state for t in bench.trials() if t.id != 1} == {State.QUEUED}
@@ -325,8 +325,8 @@ def test_after_a_restart_whatever_ran_goes_on_from_its_checkpoint(bench_of: Make
     bench.submit(recipe(sweep=GRID))
     bench.until(State.RUNNING, 2)
     bench.ticks(3)
-    bench.desk.fleet.close()
-    rescue_all(bench.desk, "the engine was restarted")
+    bench.context.fleet.close()
+    rescue_all(bench.context, "the engine was restarted")
     assert not bench.store.live_attempts()
     bench.ticks(60)
     assert {t.state for t in bench.trials()} == {State.DONE}
@@ -337,14 +337,14 @@ def test_an_attempt_placed_but_never_sent_is_sent_again(bench_of: MakeBench) -> 
     bench = bench_of(cpu_card(0))
     bench.submit(recipe())
     sent: list[int] = []
-    start = bench.desk.fleet.start
+    start = bench.context.fleet.start
 
     def lose_the_first(card: object, given: object) -> None:
         sent.append(1)
         if len(sent) > 1:
             start(card, given)  # type: ignore[arg-type]
 
-    bench.desk.fleet.start = lose_the_first  # type: ignore[method-assign]
+    bench.context.fleet.start = lose_the_first  # type: ignore[method-assign]
     bench.until(State.DONE, 1)
     assert len(sent) >= 2
 
@@ -363,9 +363,9 @@ def test_an_illegal_move_is_refused_by_table_and_by_row(bench_of: MakeBench) -> 
     bench = bench_of()
     bench.submit(recipe())
     with pytest.raises(IllegalMove):
-        bench.store.move(2, State.QUEUED, State.DONE, by="settle", why="")
+        bench.store.move(2, State.QUEUED, State.DONE, by="reconcile", why="")
     with pytest.raises(IllegalMove):
-        bench.store.move(2, State.RUNNING, State.DONE, by="settle", why="")
+        bench.store.move(2, State.RUNNING, State.DONE, by="reconcile", why="")
     assert bench.store.moves(2) == []
 
 
@@ -384,16 +384,16 @@ def test_a_trial_that_fits_no_card_here_fails_with_the_arithmetic(bench_of: Make
     row = bench.store.trial(2)
     assert row.state is State.FAILED
     assert "GiB" in row.reason or "MiB" in row.reason
-    assert row.mend
+    assert row.hint
 
 
 def test_wanted_survives_a_restart(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
-    bench.store.wish(2, Wanted.PAUSE)
-    bench.desk.fleet.close()
-    rescue_all(bench.desk, "the engine was restarted")
+    bench.store.set_desired_state(2, DesiredState.PAUSE)
+    bench.context.fleet.close()
+    rescue_all(bench.context, "the engine was restarted")
     bench.ticks(1)
     assert bench.store.trial(2).state is State.PAUSED
 
@@ -413,8 +413,8 @@ def test_killed_before_a_trial_was_moved_its_end_is_read_again(bench_of: MakeBen
     with pytest.raises(KeyboardInterrupt):
         bench.ticks(20)
     bench.store.move = move  # type: ignore[method-assign]
-    bench.desk.fleet.close()
-    rescue_all(bench.desk, "the engine was restarted")
+    bench.context.fleet.close()
+    rescue_all(bench.context, "the engine was restarted")
     assert bench.store.trial(2).state is State.DONE
     assert bench.store.trial(2).attempts == 1
 
@@ -426,20 +426,20 @@ def test_an_end_behind_megabytes_of_events_is_found_before_an_attempt_is_given_u
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     attempt = bench.store.live_attempts()[0]
-    writer = EventWriter(events_file(bench.desk.home, attempt.id))
+    writer = EventWriter(events_file(bench.context.home, attempt.id))
     for _ in range(6):
         writer.write("log", text="x" * 1_000_000)
     writer.write("end", outcome="done", step=6)
     writer.close()
-    bench.desk.fleet.close()
-    rescue_all(bench.desk, "the engine was restarted")
+    bench.context.fleet.close()
+    rescue_all(bench.context, "the engine was restarted")
     assert bench.store.trial(2).state is State.DONE
 
 
 @pytest.mark.parametrize("trial", [10**30, float("inf"), [], None])
 def test_a_request_with_an_odd_number_is_answered(bench_of: MakeBench, trial: object) -> None:
     bench = bench_of(cpu_card(0))
-    id = drop(bench.desk.home.requests, "stop", {"trial": trial})
+    id = drop(bench.context.home.requests, "stop", {"trial": trial})
     bench.ticks(1)
     answer = bench.store.answer(id)
     assert answer is not None
@@ -448,7 +448,7 @@ def test_a_request_with_an_odd_number_is_answered(bench_of: MakeBench, trial: ob
 
 def test_a_verb_that_no_table_can_hold_is_answered(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
-    id = drop(bench.desk.home.requests, "\ud800\x1b[31m", {})
+    id = drop(bench.context.home.requests, "\ud800\x1b[31m", {})
     bench.ticks(1)
     assert bench.store.answer(id) is not None
 
@@ -456,7 +456,7 @@ def test_a_verb_that_no_table_can_hold_is_answered(bench_of: MakeBench) -> None:
 def test_a_requests_folder_that_is_gone_stops_nothing(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe())
-    bench.desk.home.requests.rmdir()
+    bench.context.home.requests.rmdir()
     bench.until(State.DONE, 2)
 
 
@@ -524,10 +524,10 @@ def test_no_plan_takes_more_than_is_free_by_however_little_that_has_changed(
     left(free)
     bench.submit(long, llama)
     bench.until(State.RUNNING, 2)
-    bench.store.wish(2, Wanted.PAUSE)
+    bench.store.set_desired_state(2, DesiredState.PAUSE)
     bench.until(State.PAUSED, 2)
     left(free - (1 << 20))
-    bench.store.wish(2, Wanted.RUN)
+    bench.store.set_desired_state(2, DesiredState.RUN)
     bench.ticks(4)
     taken = [attempt.predicted_bytes for attempt in bench.store.attempts(2)]
     assert len(taken) == 2
@@ -586,12 +586,12 @@ def test_small_trials_of_a_sweep_use_the_cards_that_its_big_ones_cannot(
 def test_an_assignment_that_cannot_be_read_is_written_anew(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe())
-    start = bench.desk.fleet.start
-    bench.desk.fleet.start = lambda card, given: None  # type: ignore[method-assign]
+    start = bench.context.fleet.start
+    bench.context.fleet.start = lambda card, given: None  # type: ignore[method-assign]
     bench.ticks(1)
-    bench.desk.fleet.start = start  # type: ignore[method-assign]
+    bench.context.fleet.start = start  # type: ignore[method-assign]
     [attempt] = bench.store.live_attempts()
-    assignment_file(bench.desk.home, attempt.id).write_text('{"attempt": 1}')
+    assignment_file(bench.context.home, attempt.id).write_text('{"attempt": 1}')
     bench.until(State.DONE, 2)
     assert "cannot be read" in bench.store.attempt(attempt.id).reason
     assert bench.store.cards()[0].quarantined == ""
@@ -599,7 +599,7 @@ def test_an_assignment_that_cannot_be_read_is_written_anew(bench_of: MakeBench) 
 
 def test_what_an_earlier_databases_attempt_wrote_speaks_for_nobody(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
-    writer = EventWriter(events_file(bench.desk.home, 1))
+    writer = EventWriter(events_file(bench.context.home, 1))
     writer.write("end", outcome="done", step=99)
     writer.close()
     bench.submit(recipe())
@@ -623,7 +623,7 @@ def test_a_recipe_that_no_longer_validates_fails_its_trials_and_stops_nothing(
     failed = bench.store.trials(old)
     assert {t.state for t in failed} == {State.FAILED}
     assert "cannot be planned" in failed[0].reason
-    assert failed[0].mend
+    assert failed[0].hint
     assert {t.state for t in bench.store.trials(new)} == {State.DONE}
 
 
@@ -643,17 +643,17 @@ def test_trials_wait_for_a_card_that_is_gone_for_now(bench_of: MakeBench) -> Non
 
 def test_nothing_is_placed_on_a_full_disk(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
-    bench.desk.disk_free = lambda folder: 5 << 20
+    bench.context.disk_free = lambda folder: 5 << 20
     bench.submit(recipe())
     bench.ticks(2)
     assert "5 MiB left" in bench.store.trial(2).waiting
-    bench.desk.disk_free = lambda folder: 1 << 40
+    bench.context.disk_free = lambda folder: 1 << 40
     bench.until(State.DONE, 2)
 
 
 def test_a_card_in_the_hands_of_another_home_is_waited_for(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
-    path = bench.desk.home.card_lock("cpu-0", "cpu")
+    path = bench.context.home.card_lock("cpu-0", "cpu")
     path.parent.mkdir()
     other = Lock(path)
     assert other.take()
@@ -669,11 +669,11 @@ def test_what_went_with_the_engine_is_not_the_cards_fault(bench_of: MakeBench) -
     bench.submit(recipe(sweep=GRID))
     bench.until(State.DONE, 1)
     bench.until(State.RUNNING, 2)
-    bench.desk.fleet.close()
-    rescue_all(bench.desk, "the engine was restarted")
-    bench.store.wish(2, Wanted.PAUSE)
+    bench.context.fleet.close()
+    rescue_all(bench.context, "the engine was restarted")
+    bench.store.set_desired_state(2, DesiredState.PAUSE)
     bench.until(State.RUNNING, 3)
-    bench.desk.fleet.end("cpu-0", "died once")
+    bench.context.fleet.end("cpu-0", "died once")
     bench.ticks(2)
     assert bench.store.cards()[0].quarantined == ""
 
@@ -684,7 +684,7 @@ def test_a_misfit_asked_for_again_and_again_keeps_no_traceback(bench_of: MakeBen
     bench.ticks(1)
     bench.submit(recipe(data={"train": "/d", "max_tokens": 4096}, train={"batch_size": 64}))
     bench.ticks(10)
-    kept = [plan for plan in bench.desk.plans.values() if isinstance(plan, Exception)]
+    kept = [plan for plan in bench.context.plans.values() if isinstance(plan, Exception)]
     assert kept
     assert all(misfit.__traceback__ is None for misfit in kept)
 
@@ -695,12 +695,12 @@ def test_training_that_hangs_behind_a_worker_that_answers_is_tried_again(
     bench = bench_of(cpu_card(0))
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
-    observe = bench.desk.fleet.observe
-    bench.desk.fleet.observe = lambda: {  # type: ignore[method-assign]
+    observe = bench.context.fleet.observe
+    bench.context.fleet.observe = lambda: {  # type: ignore[method-assign]
         card: replace(report, data={"still_s": 9_000.0}) for card, report in observe().items()
     }
     bench.ticks(1)
-    bench.desk.fleet.observe = observe  # type: ignore[method-assign]
+    bench.context.fleet.observe = observe  # type: ignore[method-assign]
     assert "no progress for 150 min" in bench.store.attempts(2)[0].reason
     assert bench.until(State.DONE, 2).attempts == 2
 
@@ -711,12 +711,12 @@ def test_training_that_is_still_for_long_is_asked_for_a_checkpoint_first(
     bench = bench_of(cpu_card(0))
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
-    observe = bench.desk.fleet.observe
-    bench.desk.fleet.observe = lambda: {  # type: ignore[method-assign]
+    observe = bench.context.fleet.observe
+    bench.context.fleet.observe = lambda: {  # type: ignore[method-assign]
         card: replace(report, data={"still_s": 6_000.0}) for card, report in observe().items()
     }
     bench.ticks(2)
-    bench.desk.fleet.observe = observe  # type: ignore[method-assign]
+    bench.context.fleet.observe = observe  # type: ignore[method-assign]
     assert bench.until(State.DONE, 2).attempts == 2
     assert bench.store.attempts(2)[0].outcome == "yielded"
     assert [e.kind for e in bench.store.events(trial=2)].count("hangs") == 1
@@ -741,15 +741,15 @@ def test_a_released_card_is_not_blamed_for_what_it_lost_before(bench_of: MakeBen
     bench.submit(recipe(sweep={"parameters": {"train.learning_rate": [0.1, 0.2]}}))
     for trial in (2, 3):
         bench.until(State.RUNNING, trial)
-        bench.desk.fleet.end("cpu-0", "died")
+        bench.context.fleet.end("cpu-0", "died")
         bench.ticks()
         if trial == 2:
-            drop(bench.desk.home.requests, "pause", {"trial": 2})
+            drop(bench.context.home.requests, "pause", {"trial": 2})
             bench.ticks()
     assert bench.store.cards()[0].quarantined
-    drop(bench.desk.home.requests, "undrain", {"card": "cpu-0", "quarantine": True})
+    drop(bench.context.home.requests, "undrain", {"card": "cpu-0", "quarantine": True})
     bench.until(State.RUNNING, 3)
-    bench.desk.fleet.end("cpu-0", "died again")
+    bench.context.fleet.end("cpu-0", "died again")
     bench.ticks()
     assert not bench.store.cards()[0].quarantined
 
@@ -761,12 +761,12 @@ def test_a_stop_is_carried_out_by_a_worker_that_takes_its_time_to_start(
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     bench.ticks(3)
-    bench.desk.fleet.end("cpu-0", "died")
-    drop(bench.desk.home.requests, "stop", {"trial": 2})
-    start = bench.desk.fleet.start
-    bench.desk.fleet.start = lambda card, given: None  # type: ignore[method-assign]
+    bench.context.fleet.end("cpu-0", "died")
+    drop(bench.context.home.requests, "stop", {"trial": 2})
+    start = bench.context.fleet.start
+    bench.context.fleet.start = lambda card, given: None  # type: ignore[method-assign]
     bench.ticks(5)
-    bench.desk.fleet.start = start  # type: ignore[method-assign]
+    bench.context.fleet.start = start  # type: ignore[method-assign]
     assert bench.until(State.STOPPED, 2).attempts == 2
     assert bench.store.trial(2).score is not None
 
@@ -775,14 +775,14 @@ def test_a_start_that_arrives_after_it_was_called_off_trains_nothing(bench_of: M
     bench = bench_of(cpu_card(0))
     bench.submit(recipe(train={"max_steps": 1_000, "save_every": 2, "learning_rate": 0.1}))
     bench.until(State.DONE, 1)
-    start, late = bench.desk.fleet.start, []
-    bench.desk.fleet.end("cpu-0", "so that a new worker has to start")
-    bench.desk.fleet.start = lambda *told: late.append(told)  # type: ignore[method-assign]
+    start, late = bench.context.fleet.start, []
+    bench.context.fleet.end("cpu-0", "so that a new worker has to start")
+    bench.context.fleet.start = lambda *told: late.append(told)  # type: ignore[method-assign]
     bench.ticks(2)
-    drop(bench.desk.home.requests, "pause", {"trial": 2})
+    drop(bench.context.home.requests, "pause", {"trial": 2})
     bench.until(State.PAUSED, 2)
-    bench.desk.fleet.start = start  # type: ignore[method-assign]
+    bench.context.fleet.start = start  # type: ignore[method-assign]
     start(*late[0])
     bench.ticks(4)
-    assert bench.desk.fleet.observe()["cpu-0"].attempt is None
+    assert bench.context.fleet.observe()["cpu-0"].attempt is None
     assert bench.store.trial(2).state is State.PAUSED

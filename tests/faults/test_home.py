@@ -105,5 +105,5 @@ def test_a_data_file_that_changed_under_its_experiment_is_refused_with_a_mend(
         whole.until_state(trial, State.FAILED)
         row = whole.service.trial(trial).trial
         assert "the rows changed in" in row.reason
-        assert "submit the recipe again" in row.mend
+        assert "submit the recipe again" in row.hint
         whole.two_running()

@@ -155,6 +155,6 @@ def test_a_hub_that(
     told = preparations[asked].told()
     assert not told["ok"]
     assert name in told["error"]
-    assert told["mend"]
-    assert key == "model.name" or "network" in told["mend"]
-    assert "please report" not in told["mend"]
+    assert told["hint"]
+    assert key == "model.name" or "network" in told["hint"]
+    assert "please report" not in told["hint"]

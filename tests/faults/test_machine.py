@@ -15,7 +15,7 @@ from tests.support.sound import no_orphans
 from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole
 from workbench.home import private_temp
-from workbench.processes import LOOPBACK, identify, listeners, marked
+from workbench.machine.processes import LOOPBACK, identify, listeners, marked
 from workbench.trial import State
 
 pytestmark = pytest.mark.fault

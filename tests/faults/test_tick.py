@@ -19,19 +19,19 @@ pytestmark = pytest.mark.fault
 
 BACK = r"the engine was restarted: the loop exited with -9; what ran goes on from its last"
 TICK_POINTS = [
-    ("obey.before_commit", "pause"),
-    ("obey.after_commit", "pause"),
-    ("settle.after_halt", "pause"),
+    ("process_requests.before_commit", "pause"),
+    ("process_requests.after_commit", "pause"),
+    ("reconcile.after_halt", "pause"),
     ("ingest.before_commit", "nothing"),
     ("ingest.after_commit", "nothing"),
-    pytest.param("rescue.before_commit", "worker", marks=pytest.mark.slow),
-    ("rescue.after_commit", "worker"),
+    pytest.param("recover.before_commit", "worker", marks=pytest.mark.slow),
+    ("recover.after_commit", "worker"),
     pytest.param("place.before_row", "worker", marks=pytest.mark.slow),
     ("place.before_commit", "worker"),
     ("place.after_commit", "worker"),
     ("place.after_start", "worker"),
-    pytest.param("propose.before_commit", "submit", marks=pytest.mark.slow),
-    ("propose.after_commit", "submit"),
+    pytest.param("propose_trials.before_commit", "submit", marks=pytest.mark.slow),
+    ("propose_trials.after_commit", "submit"),
 ]
 
 

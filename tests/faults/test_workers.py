@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole, whose
-from workbench.training import checkpoint
+from workbench.training.checkpoints import checkpoint
 from workbench.trial import State
 
 pytestmark = pytest.mark.fault

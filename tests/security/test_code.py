@@ -17,9 +17,9 @@ from workbench.errors import ModelError, RecipeError
 from workbench.fleet import Halt
 from workbench.recipe import load_recipe
 from workbench.recipe.shipped import PACKAGE
-from workbench.training import checkpoint
-from workbench.training.merge import merge_adapter
-from workbench.training.model_source import resolve_model
+from workbench.training.checkpoints import checkpoint
+from workbench.training.model.merge import merge_adapter
+from workbench.training.model.source import resolve_model
 from workbench.user_config import may_run_its_code, read_user_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -38,8 +38,8 @@ LOAD = """
 import json, os, sys
 from pathlib import Path
 from workbench.errors import ModelError
-from workbench.training.base import BaseSpec, load_base
-from workbench.training.tokens import load_tokenizer
+from workbench.training.model.base import BaseSpec, load_base
+from workbench.training.model.tokenizer import load_tokenizer
 folder, marker, config = map(Path, sys.argv[1:])
 spec = BaseSpec(path=str(folder), revision=None, quantization="none", double_quantization=False,
                 precision="fp32", attention="eager", device="cpu")
@@ -78,7 +78,7 @@ def test_no_recipe_can_name_code_or_a_command(tmp_path: Path, line: str) -> None
     path.write_text("\n".join([*lines, line]) + "\n")
     with pytest.raises(RecipeError) as refused:
         load_recipe(path, [])
-    assert refused.value.mend
+    assert refused.value.hint
 
 
 def test_a_models_own_code_runs_only_where_the_user_said_so(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_pickled_weights_are_refused(tmp_path: Path, name: str) -> None:
     wanted = load_recipe_with(str(tmp_path))
     with pytest.raises(ModelError, match="can run code") as refused:
         resolve_model(wanted)
-    assert "safetensors" in refused.value.mend
+    assert "safetensors" in refused.value.hint
 
 
 @pytest.mark.parametrize("trusted", [False, True])

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, make_bench, recipe
+from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from tests.tui.conftest import shown, text
 from tests.tui.test_app import press, trials
 from workbench.cli import main
 from workbench.events import EventWriter
 from workbench.home import Home
-from workbench.locks import Lock
+from workbench.machine.locks import Lock
 from workbench.text import safe
 from workbench.trial import State
 
@@ -71,9 +71,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     _speak(bench)
-    bench.desk.fleet.close()
+    bench.context.fleet.close()
     bench.store.close()
-    return bench.desk.home.root
+    return bench.context.home.root
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def poisoned(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def _speak(bench: Bench) -> None:
     [attempt] = bench.store.live_attempts()
-    writer = EventWriter(bench.desk.home.attempt(attempt.id) / "events.jsonl")
+    writer = EventWriter(bench.context.home.attempt(attempt.id) / "events.jsonl")
     writer.write("phase", name=HOSTILE)
     for line in (HOSTILE, LONG):
         writer.write("log", level="error", text=line)
@@ -102,12 +102,12 @@ def _speak(bench: Bench) -> None:
     writer.write("sample", question=HOSTILE, expected=HOSTILE, answer=LONG, right=True)
     writer.write(HOSTILE, text=HOSTILE)
     writer.close()
-    file = bench.desk.home.attempt(attempt.id) / "events.jsonl"
+    file = bench.context.home.attempt(attempt.id) / "events.jsonl"
     with file.open("ab") as lines:
         lines.write(HOSTILE.encode(errors="replace").replace(b"\n", b"") + b"\n")
         lines.write(b"\xff\xfe\x1b[31m evil\n" + b"y" * (3 << 20) + b"\n")
     writer = EventWriter(file)
-    writer.write("end", outcome="failed", reason=HOSTILE, mend=HOSTILE)
+    writer.write("end", outcome="failed", reason=HOSTILE, hint=HOSTILE)
     writer.close()
     for _ in range(4):
         bench.ticks()
@@ -141,7 +141,7 @@ def test_rows_hold_none_of_it(poisoned: Home) -> None:
         assert not raw(sample.question + sample.expected + sample.answer)
     trial = reader.trial(2)
     assert trial.state is State.FAILED
-    assert not raw(trial.reason + trial.mend + trial.phase)
+    assert not raw(trial.reason + trial.hint + trial.phase)
     assert not raw("".join(reader.metric_names(2)))
     reader.close()
 

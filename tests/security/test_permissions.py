@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, make_bench, recipe
+from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from workbench.errors import NotThere
 from workbench.home import Home
 from workbench.recipe.shipped import shipped_file
-from workbench.scheduler import obey
+from workbench.scheduler import process_requests
 from workbench.store import Store
 from workbench.store.backup import back_up
 from workbench.store.requests import BadRequest, drop, scan
@@ -45,7 +45,7 @@ def wide_open() -> Iterator[None]:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = make_bench(tmp_path / "around", [cpu_card(0)])
     yield bench
-    bench.desk.fleet.close()
+    bench.context.fleet.close()
     bench.store.close()
 
 
@@ -54,7 +54,7 @@ def mode(path: Path) -> int:
 
 
 def test_home_and_everything_in_it_are_nobody_elses(wide_open: None, bench: Bench) -> None:
-    home = bench.desk.home
+    home = bench.context.home
     bench.submit(recipe())
     bench.until(State.DONE, 2)
     drop(home.requests, "stop", {"trial": 2})
@@ -95,10 +95,10 @@ def test_a_cards_name_leads_nowhere(tmp_path: Path, name: str, kind: str) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiments_name_leads_nowhere(bench: Bench, tmp_path: Path, name: str) -> None:
-    home = bench.desk.home
+    home = bench.context.home
     wanted = recipe(name="x").model_dump(mode="json") | {"name": name}
     drop(home.requests, "submit", {"recipe": wanted})
-    obey(bench.desk)
+    process_requests(bench.context)
     assert [path.name for path in (home.root / "experiments").iterdir()] == ["1"]
     assert [path.name for path in tmp_path.iterdir()] == ["around"]
     assert [path.name for path in (tmp_path / "around").iterdir()] == ["home"]
@@ -109,8 +109,8 @@ def test_an_experiments_name_leads_nowhere(bench: Bench, tmp_path: Path, name: s
 @pytest.mark.parametrize("name", ["", "n" * 81, "n" * 300])
 def test_a_name_without_end_or_without_anything_is_refused(bench: Bench, name: str) -> None:
     wanted = recipe(name="x").model_dump(mode="json") | {"name": name}
-    id = drop(bench.desk.home.requests, "submit", {"recipe": wanted})
-    obey(bench.desk)
+    id = drop(bench.context.home.requests, "submit", {"recipe": wanted})
+    process_requests(bench.context)
     answer = bench.store.answer(id)
     assert answer is not None
     assert not answer.ok

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.desks import Bench, cpu_card, make_bench, recipe
+from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from tests.support.waiting import wait_for
 from workbench.cli import main
 from workbench.cli.errors import report
@@ -21,8 +21,8 @@ from workbench.events import EventWriter
 from workbench.home import Home
 from workbench.recipe import load_recipe
 from workbench.redact import MASK, learn, redact
-from workbench.scheduler import obey
-from workbench.scheduler.notifier import Notifier
+from workbench.scheduler import process_requests
+from workbench.scheduler.children.notifier import Notifier
 from workbench.store.requests import drop
 from workbench.text import safe
 from workbench.trial import State
@@ -61,7 +61,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
     bench = make_bench(tmp_path, [cpu_card(0)])
     yield bench
-    bench.desk.fleet.close()
+    bench.context.fleet.close()
     bench.store.close()
 
 
@@ -153,34 +153,34 @@ def test_a_recipe_with_a_secret_is_refused_and_not_repeated(tmp_path: Path, line
 def test_a_request_that_holds_one_is_refused_and_kept_without_it(bench: Bench) -> None:
     wanted = recipe().model_dump(mode="json")
     wanted["model"]["revision"] = FORMED
-    id = drop(bench.desk.home.requests, "submit", {"recipe": wanted, "note": NAMED})
-    obey(bench.desk)
+    id = drop(bench.context.home.requests, "submit", {"recipe": wanted, "note": NAMED})
+    process_requests(bench.context)
     answer = bench.store.answer(id)
     assert answer is not None
     assert not answer.ok
-    assert leaks(bench.desk.home, FORMED, NAMED) == []
+    assert leaks(bench.context.home, FORMED, NAMED) == []
 
 
 def test_what_a_worker_says_reaches_neither_its_file_nor_the_store(bench: Bench) -> None:
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     [attempt, *_] = bench.store.live_attempts()
-    writer = EventWriter(bench.desk.home.attempt(attempt.id) / "events.jsonl")
+    writer = EventWriter(bench.context.home.attempt(attempt.id) / "events.jsonl")
     writer.write("log", text=f"GET https://u:pass-w0rd@hub with {FORMED} and {NAMED}")
     writer.write("sample", question=FORMED, expected=NAMED, answer=FORMED, right=True)
-    writer.write("end", outcome="failed", reason=f"401 {FORMED}", mend=NAMED)
+    writer.write("end", outcome="failed", reason=f"401 {FORMED}", hint=NAMED)
     writer.close()
     bench.ticks(2)
     bench.store.note("x", f"{FORMED} {NAMED}")
     assert bench.store.trial(2).reason == f"401 {MASK}"
-    assert leaks(bench.desk.home, FORMED, NAMED, "pass-w0rd") == []
+    assert leaks(bench.context.home, FORMED, NAMED, "pass-w0rd") == []
 
 
 def test_what_reaches_the_store_past_it_is_masked_on_the_terminal(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench.submit(recipe())
-    bench.desk.home.stopped.touch()  # else `ls` starts an engine: work waits
+    bench.context.home.stopped.touch()  # else `ls` starts an engine: work waits
     bench.store.db.execute("update trials set reason = ?, waiting = ?", (FORMED, NAMED))
     commands = (["ls", "--all"], ["show", "2"], ["board"], ["logs", "2"], ["ls", "--all", "--json"])
     for command in commands:
@@ -196,22 +196,22 @@ def test_what_an_end_tells_and_what_its_command_prints_is_without_it(
     kept = tmp_path / "kept"
     script = f"import sys; open({str(kept)!r}, 'w').write(sys.stdin.read()); print({FORMED!r})"
     command = [sys.executable, "-c", script]
-    notifier = bench.desk.notifier = Notifier(bench.desk.home, lambda: command)
+    notifier = bench.context.notifier = Notifier(bench.context.home, lambda: command)
     id = bench.submit(recipe())
     bench.store.refuse(id, "no", "")
     bench.store.db.execute("update experiments set reason = ?", (f"401 {FORMED}",))
     bench.ticks(1)
     wait_for(lambda: all(child.poll() is not None for _, child in notifier._running), "its end")
     assert json.loads(kept.read_text())["reason"] == f"401 {MASK}"
-    assert (bench.desk.home.logs / "notify.log").read_text().startswith(f"{MASK}\n")
+    assert (bench.context.home.logs / "notify.log").read_text().startswith(f"{MASK}\n")
 
 
 def test_a_traceback_is_kept_without_it(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert report(ZeroDivisionError(f"while sending {FORMED}")) == 1
     assert FORMED not in capsys.readouterr().err
-    kept = [*bench.desk.home.logs.glob("workbench-*.txt")]
+    kept = [*bench.context.home.logs.glob("workbench-*.txt")]
     assert kept
-    assert leaks(bench.desk.home, FORMED) == []
+    assert leaks(bench.context.home, FORMED) == []
 
 
 def test_the_logs_of_our_processes_are_without_it() -> None:
@@ -231,7 +231,7 @@ raise ValueError("once more: a-long-password")
 
 
 def test_the_model_card_is_without_it() -> None:
-    from workbench.training.adapter import model_card
+    from workbench.training.model.adapter import model_card
 
     wild = recipe()
     wild = wild.model_copy(update={"name": f"run {FORMED}"})

@@ -36,7 +36,7 @@ class CrampedWorker(TickingWorker):
             outcome="failed",
             step=self.step,
             reason=f"out of memory in training at step {self.step}",
-            mend="fewer rows",
+            hint="fewer rows",
             cause="out_of_memory",
             stage="training",
         )

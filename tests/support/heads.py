@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workbench.keeper import free_port, head_command
-from workbench.processes import MARK, end_unit
+from workbench.machine.processes import MARK, end_unit
 
 
 @contextmanager

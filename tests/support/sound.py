@@ -15,9 +15,9 @@ from typing import Any
 
 from workbench.events import Event, read_events
 from workbench.home import Home
-from workbench.locks import holder
-from workbench.processes import identify, marked
-from workbench.scheduler.desk import assignment_file
+from workbench.machine.locks import holder
+from workbench.machine.processes import identify, marked
+from workbench.scheduler.tick_context import assignment_file
 from workbench.store.reader import Reader
 from workbench.store.repair import equals_repaired
 from workbench.trial import LEGAL, State
@@ -126,8 +126,8 @@ def _only_legal_moves_and_one_final_state(reader: Reader) -> None:
 def _every_adapter_verifies_and_is_finite(reader: Reader, home: Home) -> None:
     from safetensors.torch import load_file  # seconds, with torch
 
-    from workbench.training import staging
-    from workbench.training.adapter import WEIGHTS
+    from workbench.machine import staging
+    from workbench.training.model.adapter import WEIGHTS
 
     rows = {row["trial"]: row for row in _rows(reader, "select * from adapters")}
     for row in rows.values():
@@ -218,7 +218,7 @@ def _people_are_told(reader: Reader, told: str, since: int) -> None:
     for row in _rows(reader, "select text from events where kind = 'lost'"):
         assert re.search(r"^trial \d+: .+; (goes on from step \d+|again|.+ ended .+)", row["text"])
     for trial in reader.trials():
-        assert trial.state is not State.FAILED or (trial.reason and trial.mend), trial.id
+        assert trial.state is not State.FAILED or (trial.reason and trial.hint), trial.id
     said = [row["text"] for row in _rows(reader, "select text from events where id > ?", since)]
     assert not told or any(re.search(told, text) for text in said), "\n".join([told, *said[-40:]])
 

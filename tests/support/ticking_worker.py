@@ -105,9 +105,9 @@ class TickingWorker:
             if train["learning_rate"] == 0.777 and self.step == 4:
                 if self._newest_checkpoint():
                     self._score()
-                self._end("diverged", reason="the loss became NaN", mend="lower the rate")
+                self._end("diverged", reason="the loss became NaN", hint="lower the rate")
             elif train["learning_rate"] == 0.666:
-                self._end("failed", reason="the loss is NaN", mend="lower train.learning_rate")
+                self._end("failed", reason="the loss is NaN", hint="lower train.learning_rate")
             elif self.step >= train["max_steps"]:
                 self._score()
                 self._end("done")
@@ -127,6 +127,6 @@ class TickingWorker:
             (folder / "adapter_model.safetensors").write_bytes(b"0" * 10)
             self._write("adapter", path=str(folder), bytes=10, sha256="0" * 64)
 
-    def _end(self, outcome: str, reason: str = "", mend: str = "") -> None:
-        self._write("end", outcome=outcome, step=self.step, reason=reason, mend=mend)
+    def _end(self, outcome: str, reason: str = "", hint: str = "") -> None:
+        self._write("end", outcome=outcome, step=self.step, reason=reason, hint=hint)
         self.close()

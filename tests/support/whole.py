@@ -18,16 +18,16 @@ import pytest
 
 from tests.support.sound import SECRET, newest_event, of_home, sound
 from tests.support.waiting import wait_for
-from workbench import faults
+from workbench import fault_points
 from workbench.home import Home
 from workbench.keeper import CRASHES
-from workbench.locks import holder
-from workbench.processes import end_unit, identify, marked
+from workbench.machine.locks import holder
+from workbench.machine.processes import end_unit, identify, marked
 from workbench.recipe import Recipe, find_recipe, load_recipe
 from workbench.service import Service
 from workbench.store.requests import drop
 from workbench.store.rows import Attempt, TrialRow
-from workbench.trial import State, Wanted
+from workbench.trial import DesiredState, State
 
 LIMIT_S = 240.0
 LONG = ["train.max_steps=100000", "train.epochs=1000", "train.save_every=8", "train.log_every=1"]
@@ -142,7 +142,7 @@ class Whole:
             self.end_everything()
         self.start()
         for trial in self.tuned():
-            pausing = trial.wanted is Wanted.PAUSE and not trial.state.final
+            pausing = trial.desired_state is DesiredState.PAUSE and not trial.state.final
             if pausing or trial.state is State.PAUSED:
                 self.obeyed(self.service.resume(trial.id))
         for card in self.service.snapshot().cards:  # earlier tests' losses are not its fault
@@ -176,7 +176,7 @@ class Whole:
                 self.until_state(trial.id, State.STOPPED)
 
     def arm(self, told: str) -> None:
-        faults.armed(told)
+        fault_points.armed(told)
         self.armed.with_suffix(".fired").unlink(missing_ok=True)
         staged = self.armed.with_suffix(".new")
         staged.write_text(told)
@@ -239,7 +239,7 @@ def whole_engine(folder: Path, config: str = "", **env: str) -> Iterator[Whole]:
         armed = folder / "fault"
         surroundings = {
             "WORKBENCH_CARDS": "cpu:4GiB,cpu:4GiB",
-            faults.VARIABLE: str(armed),
+            fault_points.VARIABLE: str(armed),
             "XDG_CONFIG_HOME": str(folder / "config"),
             "HF_TOKEN": SECRET,
             **env,

@@ -12,7 +12,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from workbench.recipe import Recipe, shipped_file
-from workbench.training.tokens import load_tokenizer
+from workbench.training.model.tokenizer import load_tokenizer
 
 RecipeOf = Callable[..., Recipe]
 WriteRows = Callable[..., Path]

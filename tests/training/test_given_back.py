@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from tests.training.test_ladder import holds
+from tests.training.test_oom_fallback import holds
 from tests.training.trials import Bench, plan, recipe
 from workbench.events import Outcome
-from workbench.training.base import Resident
-from workbench.training.memory import resident_bytes
+from workbench.training.card_memory import resident_bytes
+from workbench.training.model.base import Resident
 
 MIB = 1 << 20
 

@@ -13,12 +13,12 @@ import pytest
 
 from tests.training.test_gpu import card
 from tests.training.trials import Bench, plan, recipe
-from workbench.cards import CAP_SLACK_BYTES
 from workbench.events import Outcome
 from workbench.footprint import Plan
-from workbench.footprint.ladder import squeeze
-from workbench.training.base import Resident
-from workbench.training.memory import Meter
+from workbench.footprint.oom_fallback import squeeze
+from workbench.machine.cards import CAP_SLACK_BYTES
+from workbench.training.card_memory import Meter
+from workbench.training.model.base import Resident
 
 torch = pytest.importorskip("torch")
 pytestmark = [

@@ -15,7 +15,7 @@ import pytest
 from workbench.errors import DataError, ModelError
 from workbench.recipe import Recipe, load_recipe, shipped_file
 from workbench.recipe.schema import Model
-from workbench.training.model_source import resolve_model
+from workbench.training.model.source import resolve_model
 from workbench.training.prepare import ProgressFile, main, prepare_experiment
 
 RecipeOf = Callable[..., Recipe]
@@ -102,7 +102,7 @@ def test_a_refusal_is_raised_and_left_in_the_folder(
     assert result_of(folder) == {
         "ok": False,
         "error": "train.jsonl:11: completion holds nothing (null), not text",
-        "mend": refused.value.mend,
+        "hint": refused.value.hint,
     }
 
 
@@ -175,7 +175,7 @@ def test_what_nobody_foresaw_becomes_a_result_too(
     folder = experiment(recipe)
     assert main([str(folder), str(tmp_path / "cache")]) == 1
     assert result_of(folder)["error"].startswith("preparing failed: ")
-    assert "log" in result_of(folder)["mend"]
+    assert "log" in result_of(folder)["hint"]
 
 
 def test_progress_is_written_when_the_stage_changes_and_seldom_within_one(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_folder_that_is_no_model_is_refused_with_a_mend(
         (tmp_path / name).write_text(text)
     with pytest.raises(ModelError, match=complaint) as refused:
         resolve_model(Model(name=str(tmp_path)))
-    assert refused.value.mend
+    assert refused.value.hint
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -219,13 +219,13 @@ HUB = """
 import sys
 from workbench.errors import ModelError
 from workbench.recipe.schema import Model
-from workbench.training.model_source import fetch_weights, resolve_model
+from workbench.training.model.source import fetch_weights, resolve_model
 try:
     found = resolve_model(Model(name="someone/tiny", revision=(sys.argv[1:] or [None])[0]))
     fetch_weights(found)
     print(found.path, found.revision, found.model_type)
 except ModelError as refused:
-    print(refused.what, "|", refused.mend)
+    print(refused.what, "|", refused.hint)
 print("torch" in sys.modules)
 """
 

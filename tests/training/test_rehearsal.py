@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from tests.training.test_ladder import holds
+from tests.training.test_oom_fallback import holds
 from tests.training.trials import Bench, halt_at, plan, recipe
 from workbench.events import Outcome
 from workbench.fleet import Halt

@@ -55,7 +55,7 @@ def test_a_resumed_trial_refuses_a_changed_recipe(tmp_path: Path) -> None:
     log = bench.run()
     assert log.outcome is Outcome.FAILED
     assert "the recipe changed" in log.end["reason"]
-    assert "clone" in log.end["mend"]
+    assert "clone" in log.end["hint"]
 
 
 def test_a_resumed_trial_refuses_changed_rows(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_resumed_trial_refuses_changed_rows(tmp_path: Path) -> None:
     rows.write_text("".join(lines).replace('"31"', '"32"').replace('"30"', '"33"'))
     end = bench.run().end
     assert "rows changed in" in end["reason"]
-    assert "submit the recipe again" in end["mend"]
+    assert "submit the recipe again" in end["hint"]
     rows.write_text("".join(lines))
     assert bench.run().outcome is Outcome.DONE
 

@@ -16,14 +16,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.training.step.conftest import EYES
 from tests.training.trials import CARD, Bench, halt_at, plan, recipe
-from workbench.cards import Card
 from workbench.events import Outcome
 from workbench.fleet import Halt
+from workbench.machine.cards import Card
 from workbench.recipe import load_recipe, shipped_file
-from workbench.training.adapter import WEIGHTS
-from workbench.training.base import DTYPES, Resident
-from workbench.training.checkpoint import COMMIT, digest, newest_verified
+from workbench.training.checkpoints.checkpoint import COMMIT, digest, newest_verified
 from workbench.training.control import Control
+from workbench.training.model.adapter import WEIGHTS
+from workbench.training.model.base import DTYPES, Resident
 
 ANSWERS = {"evaluate__answer_pattern": r"####\s*(\S+)", "evaluate__max_new_tokens": 24}
 
@@ -226,7 +226,7 @@ def test_a_loss_that_is_no_number_ends_the_trial(tmp_path: Path) -> None:
     assert log.outcome is Outcome.DIVERGED
     assert not log.of("adapter")
     assert log.end["cause"] == "recipe"
-    assert "learning_rate" in log.end["mend"]
+    assert "learning_rate" in log.end["hint"]
 
 
 def test_a_loss_ten_times_its_start_ends_the_trial_with_its_last_checkpoint(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_loss_ten_times_its_start_ends_the_trial_with_its_last_checkpoint(tmp_
     log = bench.run()
     assert log.outcome is Outcome.DIVERGED, log.end
     assert "more than 10 times the" in log.end["reason"]
-    assert log.end["mend"].startswith("lower train.learning_rate")
+    assert log.end["hint"].startswith("lower train.learning_rate")
     assert log.end["step"] == log.of("score")[-1]["step"] == found.step
     assert len(log.of("adapter")) == 1
 
@@ -261,7 +261,7 @@ def test_steps_that_cannot_be_made_end_the_trial_with_its_last_checkpoint(tmp_pa
 def test_targets_the_model_does_not_have_are_the_recipes_fault(tmp_path: Path) -> None:
     log = Bench(tmp_path, recipe(lora__targets=["qkv_proj"])).run()
     assert log.end["cause"] == "recipe"
-    assert "q_proj" in log.end["mend"]
+    assert "q_proj" in log.end["hint"]
 
 
 def test_a_bug_leaves_its_traceback_in_a_file_only(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError(CUBLAS_WITHOUT_MEMORY), "out_of_memory"),
         (RuntimeError("CUDA driver error: out of memory"), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
-        (RecipeError("what", mend="mend"), "recipe"),
-        (CheckpointError("what", mend="mend"), "recipe"),
+        (RecipeError("what", hint="hint"), "recipe"),
+        (CheckpointError("what", hint="hint"), "recipe"),
         (diverged("was 9 by step 3"), "recipe"),
-        (DataError("what", mend="mend"), "data"),
-        (ModelError("what", mend="mend"), "model"),
+        (DataError("what", hint="hint"), "data"),
+        (ModelError("what", hint="hint"), "model"),
         (KeyError("x"), "bug"),
     ],
 )
@@ -41,7 +41,7 @@ def test_a_failure_has_a_cause_a_reason_and_a_mend(
     found = classify(error, folder=tmp_path / "not" / "there", predicted_bytes=3 << 30)
     assert found.cause == cause
     assert found.reason
-    assert found.mend
+    assert found.hint
 
 
 def test_out_of_memory_names_what_the_plan_had_predicted(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from tests.training.trials import Bench, Log, plan, recipe, spec
 from workbench.events import Outcome
 from workbench.recipe import Recipe
-from workbench.training import adapter
-from workbench.training.base import Resident
-from workbench.training.data import load_prepared, prepare_data
-from workbench.training.pace import EpochOrder
+from workbench.training.dataset.prepared import load_prepared, prepare_data
+from workbench.training.model import adapter
+from workbench.training.model.base import Resident
+from workbench.training.model.tokenizer import load_tokenizer
+from workbench.training.row_order import EpochOrder
 from workbench.training.step import Step
-from workbench.training.tokens import load_tokenizer
 from workbench.training.trainer import CHECK_EVERY
 
 
@@ -128,7 +128,7 @@ def test_twenty_in_a_row_end_the_trial_with_a_mend(
     log: Log = Bench(tmp_path, recipe(train__epochs=5)).run()
     assert log.outcome is Outcome.DIVERGED
     assert log.end["cause"] == "recipe"
-    assert "learning_rate" in log.end["mend"]
+    assert "learning_rate" in log.end["hint"]
     assert {row["step"] for row in log.of("checkpoint")} >= {4}
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.trials import CARD, Bench, events_of, recipe
-from workbench.cards import Card
 from workbench.errors import EngineError
+from workbench.machine.cards import Card
 from workbench.training.worker import Worker, lock_path
 
 LIMIT_S = 120.0

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from workbench.assignment import Assignment
-from workbench.cards import Card
 from workbench.events import Event, Outcome, read_events
 from workbench.footprint import Plan
+from workbench.machine.cards import Card
 from workbench.recipe import Recipe, shipped_file
 from workbench.training import libraries
-from workbench.training.base import BaseSpec, Resident
+from workbench.training.card_memory import Meter
 from workbench.training.control import Control
-from workbench.training.host import Host
-from workbench.training.memory import Meter
+from workbench.training.host_memory import Host
+from workbench.training.model.base import BaseSpec, Resident
 from workbench.training.prepare import prepare_experiment
 
 CARD = Card(uuid="cpu-0", kind="cpu", name="stand-in", total_bytes=8 << 30)

@@ -75,12 +75,12 @@ def running(home: Home) -> Iterator[Home]:
         yield home
 
 
-def answer(home: Home, ok: bool, said: str, mend: str = "") -> None:
+def answer(home: Home, ok: bool, said: str, hint: str = "") -> None:
     """As the engine would: in the store, and the file is gone."""
     store = Store(home.database, clock=lambda: NOW)
     for path, request in scan(home.requests):
         assert isinstance(request, Request)
-        store.record_answer(request, Answer(ok=ok, text=said, mend=mend, data={}))
+        store.record_answer(request, Answer(ok=ok, text=said, hint=hint, data={}))
         path.unlink()
     store.close()
 
@@ -108,7 +108,7 @@ async def settled(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
     """Wait until what the screen wants was read, and painted."""
 
     def read() -> bool:
-        picture = app.desk.picture
+        picture = app.view_state.picture
         view = app.screen
         if picture is None or not isinstance(view, View):
             return picture is not None

@@ -18,9 +18,9 @@ from typing import Any
 
 from workbench.footprint import Plan
 from workbench.home import Home
-from workbench.locks import Lock
+from workbench.machine.locks import Lock
 from workbench.store.writer import Store
-from workbench.trial import Kind, State, Wanted
+from workbench.trial import DesiredState, Kind, State
 from workbench.user_config import Guards
 
 NOW = 1_763_900_000.0
@@ -105,7 +105,7 @@ class Filler:
             attempt, reported_utc=self.clock.at, total_steps=total, phase="training", pid=4242
         )
         self.store.move(
-            trial, State.STARTING, State.RUNNING, by="settle", why="its worker reported"
+            trial, State.STARTING, State.RUNNING, by="reconcile", why="its worker reported"
         )
         self.log(trial, attempt, "the base is resident: nf4, its adapter on 224 projections")
 
@@ -169,7 +169,7 @@ class Filler:
         why: str,
         scores: dict[str, float | None] | None = None,
         reason: str = "",
-        mend: str = "",
+        hint: str = "",
         step: int = 0,
     ) -> None:
         """RUNNING → `after`, its attempt ended, its adapter and scores kept."""
@@ -178,7 +178,9 @@ class Filler:
             self.store.put_scores(trial, attempt, step, scores)
             self.store.put_adapter(trial, attempt, f"trials/{trial}/adapter", 84_000_000, "0" * 64)
         self.store.end_attempt(attempt, outcome, reason)
-        self.store.move(trial, State.RUNNING, after, by="settle", why=why, reason=reason, mend=mend)
+        self.store.move(
+            trial, State.RUNNING, after, by="reconcile", why=why, reason=reason, hint=hint
+        )
 
     def samples(
         self, trial: int, attempt: int, kept: tuple[tuple[str, str, str, int], ...]
@@ -404,7 +406,7 @@ def _failed(filler: Filler, trial: int) -> None:
         outcome="failed",
         why="its loss became NaN at step 42",
         reason="its loss became NaN at step 42",
-        mend="lower train.learning_rate, or raise train.warmup",
+        hint="lower train.learning_rate, or raise train.warmup",
     )
     filler.note(
         "failed",
@@ -422,7 +424,7 @@ def _stopped(filler: Filler, trial: int) -> None:
         trial, attempt, range(5, 301, 5), (2.4, 1.06, 90), rate=1_610.0, peak=15.2, seed=51
     )
     filler.checkpoint(trial, attempt, 300, began - 1_500)
-    filler.store.wish(trial, Wanted.STOP)
+    filler.store.set_desired_state(trial, DesiredState.STOP)
     filler.end(
         trial,
         attempt,
@@ -451,7 +453,7 @@ def _live(filler: Filler, ids: list[int]) -> None:
     filler.checkpoint(ids[5], lost, 125, 2_100)
     filler.set(2_000)
     filler.store.end_attempt(lost, "lost", "its worker went away")
-    filler.store.move(ids[5], State.RUNNING, State.QUEUED, by="rescue", why="its worker went away")
+    filler.store.move(ids[5], State.RUNNING, State.QUEUED, by="recover", why="its worker went away")
     filler.note(
         "lost",
         f"trial {ids[5]}: its worker went away; it resumes at step 125",
@@ -475,14 +477,14 @@ def _waiting(filler: Filler, ids: list[int]) -> None:
     filler.run(ids[2], paused, began - 30, 600)
     filler.train(ids[2], paused, range(5, 206, 5), (2.4, 1.0, 80), rate=1_600.0, peak=15.3, seed=81)
     filler.checkpoint(ids[2], paused, 205, 3_300)
-    store.wish(ids[2], Wanted.PAUSE)
+    store.set_desired_state(ids[2], DesiredState.PAUSE)
     filler.set(3_280)
     store.end_attempt(paused, "yielded", "paused by you")
     store.move(
         ids[2],
         State.RUNNING,
         State.PAUSED,
-        by="settle",
+        by="reconcile",
         why="a person asked",
         reason="paused by you",
     )

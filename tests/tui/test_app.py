@@ -137,7 +137,7 @@ async def test_marked_trials_are_drawn_together_with_glyphs_of_their_own(running
     async with shown(running) as (app, pilot):
         assert "Loss · live trials" in text(app)
         await press(app, pilot, "space", "space")
-        assert app.desk.marked == {RUNNING, RESUMED}
+        assert app.view_state.marked == {RUNNING, RESUMED}
         await until(pilot, lambda: "▲ #14" in text(app))
         assert "Loss · marked trials" in text(app)
         assert "● #13" in text(app)
@@ -153,9 +153,9 @@ async def test_the_cursor_stays_on_its_trial_when_others_move(running: Home) -> 
         store = Store(running.database)
         first = store.attempts(RUNNING)[-1]
         store.end_attempt(first.id, "done", "")
-        store.move(RUNNING, State.RUNNING, State.DONE, by="settle", why="trained to its end")
+        store.move(RUNNING, State.RUNNING, State.DONE, by="reconcile", why="trained to its end")
         store.close()
-        await until(pilot, lambda: app.desk.trial(RUNNING).state is State.DONE)  # type: ignore[union-attr]
+        await until(pilot, lambda: app.view_state.trial(RUNNING).state is State.DONE)  # type: ignore[union-attr]
         await settled(app, pilot)
         assert trials(app).key == RESUMED
         assert trials(app).rows[0].key == RESUMED
@@ -166,7 +166,7 @@ async def test_a_cursor_nobody_moved_stays_at_the_top(running: Home) -> None:
         assert trials(app).key == RUNNING
         store = Store(running.database)
         store.end_attempt(store.attempts(RUNNING)[-1].id, "done", "")
-        store.move(RUNNING, State.RUNNING, State.DONE, by="settle", why="trained to its end")
+        store.move(RUNNING, State.RUNNING, State.DONE, by="reconcile", why="trained to its end")
         store.close()
         await until(pilot, lambda: trials(app).key == RESUMED)
 
@@ -200,11 +200,11 @@ async def test_only_the_row_that_changed_is_painted(running: Home) -> None:
 
 async def test_nothing_is_painted_while_nothing_changes(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        before = app.desk.picture
+        before = app.view_state.picture
         app._tick()
         for _ in range(20):
             await pilot.pause(0.01)
-        assert app.desk.picture is before
+        assert app.view_state.picture is before
 
 
 async def test_a_new_trial_appears_by_itself(running: Home) -> None:
@@ -316,7 +316,7 @@ async def test_a_request_that_cannot_be_written_opens_a_panel_with_the_mend(runn
         running.requests.rmdir()
         running.requests.touch()
         await pilot.press("p")
-        await until(pilot, lambda: "mend" in text(app))
+        await until(pilot, lambda: "hint" in text(app))
         assert isinstance(app.screen, Panel)
         assert "WORKBENCH_HOME" in text(app)
 
@@ -444,7 +444,7 @@ def test_importing_the_app_leaves_ray_and_torch_out() -> None:
 async def test_a_screen_that_is_being_composed_is_left_alone(running: Home) -> None:
     """On a slow machine the clock ticks before it is there."""
     async with shown(running) as (app, pilot):
-        app.push_screen(Dashboard(app.desk))
+        app.push_screen(Dashboard(app.view_state))
         app._tick()
         await settled(app, pilot)
         assert "Trials" in text(app)

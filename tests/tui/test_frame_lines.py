@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.tui.filled import NOW
-from tui.acts import farewell
+from tui.actions import farewell
 from tui.paint import Line, text_of, width
 from tui.widgets.frame import banner_lines, key_line, top_line
 from workbench.home import Home

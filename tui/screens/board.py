@@ -55,7 +55,7 @@ class Board(View):
 
     def _choice(self) -> list[Experiment]:
         """Oldest first, as [ and ] turn them; refused ones have no board."""
-        known = self.desk.snapshot.experiments if self.desk.snapshot else []
+        known = self.view_state.snapshot.experiments if self.view_state.snapshot else []
         return [one for one in reversed(known) if one.state == "ready"]
 
     def _shown(self) -> Experiment | None:
@@ -64,7 +64,7 @@ class Board(View):
         return found or (choice[-1] if choice else None)
 
     def paint_body(self, snapshot: Snapshot) -> None:
-        picture = self.desk.picture
+        picture = self.view_state.picture
         rows, about = self.query_one("#board", RowList), self.query_one("#about", LineBox)
         found = self._shown()
         if found is None or picture is None:

@@ -37,7 +37,7 @@ class Cards(View):
 
     def _card(self) -> CardRow | None:
         key = self.query_one("#cards", RowList).key
-        known = self.desk.snapshot.cards if self.desk.snapshot else []
+        known = self.view_state.snapshot.cards if self.view_state.snapshot else []
         return next((card for card in known if card.uuid == key), None)
 
     @property
@@ -57,7 +57,7 @@ class Cards(View):
             self.post_message(SendAsked("drain", "d undoes it", card=card.uuid, now=now))
 
     def paint_body(self, snapshot: Snapshot) -> None:
-        now = self.desk.now()
+        now = self.view_state.now()
         rows, about = self.query_one("#cards", RowList), self.query_one("#about", LineBox)
         rows.styles.height = max(1, len(snapshot.cards)) + 2
         rows.show(cards.COLUMNS, cards.rows(snapshot.cards, snapshot.trials, now))
@@ -66,7 +66,7 @@ class Cards(View):
         card = self._card()
         about.display = card is not None
         if card is not None:
-            about.show(cards.about(card, self.desk.trial(card.trial), now, snapshot.guards))
+            about.show(cards.about(card, self.view_state.trial(card.trial), now, snapshot.guards))
             entitle(about, cards.short_name(card.name))
 
     @on(RowList.Opened)

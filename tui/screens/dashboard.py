@@ -56,7 +56,7 @@ class Dashboard(View):
         return key if isinstance(key, int) else None
 
     def wants(self) -> Wants:
-        series = tuple((id, "loss") for id in self.desk.drawn())
+        series = tuple((id, "loss") for id in self.view_state.drawn())
         return Wants(series=series, events_of=self._talker(), events=_TAIL)
 
     def _talker(self) -> int | None:
@@ -64,7 +64,7 @@ class Dashboard(View):
         return self.chosen
 
     def paint_body(self, snapshot: Snapshot) -> None:
-        now = self.desk.now()
+        now = self.view_state.now()
         empty = not snapshot.trials and not snapshot.experiments
         self.query_one("#welcome").display = empty
         for id in ("#trials", "#below"):
@@ -102,16 +102,16 @@ class Dashboard(View):
         rows = self.query_one("#trials", RowList)
         shown = [row for row in snapshot.trials if trials.matches(row, self.filter)]
         empty = "no trial matches the filter" if self.filter else "no trials yet"
-        rows.show(trials.DASHBOARD, trials.dashboard(shown, self.desk, now), empty)
+        rows.show(trials.DASHBOARD, trials.dashboard(shown, self.view_state, now), empty)
         self.title_of(rows, "Trials", len(shown), len(snapshot.trials))
 
     def _paint_below(self) -> None:
         curves = self.query_one("#curves", Curves)
-        curves.show(self.desk.curves("loss"))
-        which = "marked" if self.desk.marked else "live"
+        curves.show(self.view_state.curves("loss"))
+        which = "marked" if self.view_state.marked else "live"
         entitle(curves, f"Loss · {which} trials")
-        picture, tail = self.desk.picture, self.query_one("#tail", LineBox)
-        row = self.desk.trial(self._talker())
+        picture, tail = self.view_state.picture, self.query_one("#tail", LineBox)
+        row = self.view_state.trial(self._talker())
         entitle(tail, f"Log · {trial_name(row)}" if row else "Log")
         if picture is None or picture.wants.events_of != self._talker():
             return
@@ -130,6 +130,6 @@ class Dashboard(View):
 
     @on(RowList.Marked, "#trials")
     def _mark(self, event: RowList.Marked) -> None:
-        if isinstance(event.key, int) and not self.desk.toggle(event.key):
+        if isinstance(event.key, int) and not self.view_state.toggle(event.key):
             self.notify("eight curves can be told apart; unmark one first", markup=False)
         self.repaint()

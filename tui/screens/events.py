@@ -39,7 +39,7 @@ class Events(View):
         return Wants(events_of=ALL_EVENTS, events=NEWEST)
 
     def _known(self) -> Sequence[EventRow]:
-        picture = self.desk.picture
+        picture = self.view_state.picture
         return picture.events if picture and picture.wants.events_of == ALL_EVENTS else ()
 
     def _event(self) -> EventRow | None:
@@ -52,7 +52,7 @@ class Events(View):
         return event.trial if event else None
 
     def paint_body(self, snapshot: Snapshot) -> None:
-        picture = self.desk.picture
+        picture = self.view_state.picture
         if picture is None or picture.wants.events_of != ALL_EVENTS:
             return  # being read
         rows, known = self.query_one("#events", RowList), self._known()

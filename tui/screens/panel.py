@@ -43,11 +43,11 @@ class Panel(ModalScreen[None]):
         self.query_one(LineBox).show(self._text)
 
 
-def error_panel(what: str, mend: str) -> Panel:
+def error_panel(what: str, hint: str) -> Panel:
     """What went wrong, and what mends it."""
     lines: list[Line] = [((what, ""),)]
-    if mend:
-        lines += [(), (("mend  ", "dim"), (mend, "accent"))]
+    if hint:
+        lines += [(), (("hint  ", "dim"), (hint, "accent"))]
     return Panel("That did not work", lines, bad=True)
 
 

@@ -56,7 +56,7 @@ class Queue(View):
 
     def _experiment(self) -> Experiment | None:
         """Of the trial under the cursor."""
-        row, snapshot = self.desk.trial(self.chosen), self.desk.snapshot
+        row, snapshot = self.view_state.trial(self.chosen), self.view_state.snapshot
         known = snapshot.experiments if snapshot and row else []
         return next((one for one in known if row and one.id == row.experiment), None)
 
@@ -86,24 +86,26 @@ class Queue(View):
         self.post_message(SendAsked(verb, "h undoes it", experiment=found.id))
 
     def action_hold_all(self) -> None:
-        held = self.desk.snapshot is not None and self.desk.snapshot.held
+        held = self.view_state.snapshot is not None and self.view_state.snapshot.held
         self.post_message(SendAsked("release" if held else "hold", "H undoes it"))
 
     def paint_body(self, snapshot: Snapshot) -> None:
         self._paint_experiments(snapshot)
         rows = self.query_one("#queue", RowList)
-        picture = self.desk.picture
+        picture = self.view_state.picture
         waiting = trials.waiting(snapshot, picture.queue if picture else ())
         shown = {row.id for row in waiting if trials.matches(row, self.filter)}
         empty = "no trial matches the filter" if self.filter else "nothing waits"
-        rows.show(trials.QUEUE, trials.queue(snapshot, waiting, self.desk.now(), shown), empty)
+        rows.show(
+            trials.QUEUE, trials.queue(snapshot, waiting, self.view_state.now(), shown), empty
+        )
         self.title_of(rows, "Waiting trials, next first", len(shown), len(waiting))
 
         self._paint_why(snapshot)
 
     def _paint_why(self, snapshot: Snapshot) -> None:
         """The whole reason of the trial under the cursor."""
-        box, row = self.query_one("#why", LineBox), self.desk.trial(self.chosen)
+        box, row = self.query_one("#why", LineBox), self.view_state.trial(self.chosen)
         box.display = row is not None
         if row is not None:
             held = {one.id for one in snapshot.experiments if one.held}

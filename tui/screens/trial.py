@@ -10,11 +10,11 @@ from textual.containers import Container, VerticalScroll
 from textual.widget import Widget
 
 from tui.chart import Curve
-from tui.desk import Desk
 from tui.messages import Picture, Wants
 from tui.screens.view import ACTS, View
 from tui.tables import detail as sections
 from tui.tables import events
+from tui.view_state import ViewState
 from tui.widgets.curves import Curves
 from tui.widgets.linebox import LineBox, entitle
 from tui.widgets.rowlist import RowList
@@ -44,8 +44,8 @@ class Trial(View):
         Binding("M", "metric(-1)", "Chart the metric before", show=False),
     ]
 
-    def __init__(self, desk: Desk, trial: int) -> None:
-        super().__init__(desk)
+    def __init__(self, view_state: ViewState, trial: int) -> None:
+        super().__init__(view_state)
         self.trial = trial
         self.metric = "loss"
         self.names: tuple[str, ...] = ("loss",)
@@ -87,10 +87,10 @@ class Trial(View):
         )
 
     def paint_body(self, snapshot: Snapshot) -> None:
-        picture = self.desk.picture
+        picture = self.view_state.picture
         if picture is None or picture.wants.detail != self.trial:
             return  # being read
-        detail, now = picture.detail, self.desk.now()
+        detail, now = picture.detail, self.view_state.now()
         if detail is None:
             self.query_one("#head", LineBox).show([((f"trial {self.trial} is gone", "bad"),)])
             return
@@ -102,7 +102,7 @@ class Trial(View):
         row = detail.trial
         attempt = detail.attempts[-1] if detail.attempts else None
         card = next((c for c in snapshot.cards if attempt and c.uuid == attempt.card), None)
-        self._box("head").show(sections.head(detail, row, snapshot.cards, self.desk))
+        self._box("head").show(sections.head(detail, row, snapshot.cards, self.view_state))
         self._box("plan").show(sections.plan(attempt, card))
         self._box("attempts").show(sections.attempts(detail.attempts, snapshot.cards, now))
         self._box("history").show(sections.history(detail.moves))

@@ -44,7 +44,7 @@ class Trials(View):
         empty = "no trial matches the filter" if self.filter else "no trials yet"
         rows.show(
             trials.FULL,
-            trials.full(shown, self.desk, snapshot.experiments, self.desk.now()),
+            trials.full(shown, self.view_state, snapshot.experiments, self.view_state.now()),
             empty,
         )
         self.title_of(rows, "Trials", len(shown), len(snapshot.trials))
@@ -56,6 +56,6 @@ class Trials(View):
 
     @on(RowList.Marked)
     def _mark(self, event: RowList.Marked) -> None:
-        if isinstance(event.key, int) and not self.desk.toggle(event.key):
+        if isinstance(event.key, int) and not self.view_state.toggle(event.key):
             self.notify("eight curves can be told apart; unmark one first", markup=False)
         self.repaint()

@@ -14,8 +14,8 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from tui.desk import Desk
 from tui.messages import ActAsked, Wants, WantsChanged, WordsAsked
+from tui.view_state import ViewState
 from tui.widgets import strips
 from tui.widgets.frame import OneLine, banner_lines, key_line, top_line
 from tui.widgets.linebox import LineBox, entitle
@@ -52,9 +52,9 @@ class View(Screen[None]):
         Binding("escape", "back", "Step out one layer"),
     ]
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, view_state: ViewState) -> None:
         super().__init__()
-        self.desk = desk
+        self.view_state = view_state
         self.filter = ""
         self._ready = False
 
@@ -107,7 +107,7 @@ class View(Screen[None]):
         """Everything, from the newest picture."""
         if not self.there:
             return
-        snapshot = self.desk.snapshot
+        snapshot = self.view_state.snapshot
         cells = self.size.width
         self.query_one("#top", OneLine).paint(top_line(self.HERE, snapshot, cells))
         self.query_one("#keys", OneLine).paint(key_line((*self.KEYS, *ALWAYS), cells))
@@ -118,14 +118,14 @@ class View(Screen[None]):
                 self._focus_list()
 
     def _paint_banner(self) -> None:
-        picture, banner = self.desk.picture, self.query_one("#banner", LineBox)
+        picture, banner = self.view_state.picture, self.query_one("#banner", LineBox)
         lines = []
         if picture is not None:
             lines = banner_lines(
-                picture.snapshot, picture.at_utc, self.desk.now(), self.desk.read_error
+                picture.snapshot, picture.at_utc, self.view_state.now(), self.view_state.read_error
             )
-        elif self.desk.read_error:
-            lines = [((self.desk.read_error, "bad"),)]
+        elif self.view_state.read_error:
+            lines = [((self.view_state.read_error, "bad"),)]
         banner.show(lines)
         banner.display = bool(lines)
 

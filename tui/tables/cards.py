@@ -8,7 +8,7 @@ from typing import Any
 from tui import present
 from tui.paint import Gauge, Line, Part, plain
 from tui.widgets.rowlist import Column, Row
-from workbench import xid
+from workbench.machine import xid
 from workbench.service import CardRow, TrialRow
 
 STALE_S = 30.0

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from tui import present
 from tui.chart import Spark
-from tui.desk import Desk
 from tui.paint import Line, Part, bar, cut_to, join, plain
 from tui.tables.cards import short_name
+from tui.view_state import ViewState
 from tui.widgets.rowlist import Column, Row
 from workbench.service import Attempt, CardRow, MoveRow, Point, Sample, TrialDetail, TrialRow
 from workbench.trial import Kind, State
@@ -17,9 +17,11 @@ _BAR = 14
 _NAME = 20
 
 
-def head(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], desk: Desk) -> list[Line]:
+def head(
+    detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], view_state: ViewState
+) -> list[Line]:
     """State, how far, how fast, how long; where; and what went wrong."""
-    now = desk.now()
+    now = view_state.now()
     name = "the untouched base" if row.kind is Kind.BASE else f"trial {row.id}"
     settings = present.settings(row.settings)
     lines: list[Line] = [
@@ -32,20 +34,20 @@ def head(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], desk: Des
             ),
             ("   ", ""),
         ),
-        *([] if row.kind is Kind.BASE else [_progress(row, desk.pace.left_s(row, now))]),
+        *([] if row.kind is Kind.BASE else [_progress(row, view_state.pace.left_s(row, now))]),
         _where(detail, row, cards, now),
     ]
     if row.warm_trial is not None:
         lines.append((("starts from the adapter of trial ", "dim"), (str(row.warm_trial), "")))
-    if row.wanted_card is not None:
-        lines.append((("goes to ", "dim"), plain(row.wanted_card)))
+    if row.desired_card is not None:
+        lines.append((("goes to ", "dim"), plain(row.desired_card)))
     if row.state is State.QUEUED and row.waiting:
         lines.append((("waits: ", "dim"), plain(row.waiting.removeprefix("waits "))))
     if row.reason:
         tone = "bad" if row.state is State.FAILED else ""
         lines.append((("why:   ", "dim"), plain(row.reason, tone, 2_000)))
-    if row.mend:
-        lines.append((("mend:  ", "dim"), plain(row.mend, "accent", 2_000)))
+    if row.hint:
+        lines.append((("hint:  ", "dim"), plain(row.hint, "accent", 2_000)))
     return lines
 
 

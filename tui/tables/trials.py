@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tui import present
 from tui.chart import GLYPHS
-from tui.desk import Desk
 from tui.paint import Gauge, Line, Part, Span, plain
+from tui.view_state import ViewState
 from tui.widgets.rowlist import Cell, Column, Row
 from workbench.service import Experiment, Snapshot, TrialRow
 from workbench.trial import Kind, State
@@ -79,9 +79,9 @@ def matches(row: TrialRow, wanted: str) -> bool:
     return all(word in text for word in wanted.lower().split())
 
 
-def _gutter(row: TrialRow, desk: Desk, drawn: dict[int, int]) -> Line:
+def _gutter(row: TrialRow, view_state: ViewState, drawn: dict[int, int]) -> Line:
     """A bar when it is marked; the glyph of its curve when it is on the chart."""
-    mark: Part = ("┃", "accent") if row.id in desk.marked else (" ", "")
+    mark: Part = ("┃", "accent") if row.id in view_state.marked else (" ", "")
     slot = drawn.get(row.id)
     return (mark, (" ", "") if slot is None else (GLYPHS[slot], f"s{slot}"))
 
@@ -90,10 +90,10 @@ def _progress(row: TrialRow) -> Gauge:
     return Gauge(present.share(row), "live" if row.state.live else "dim", percent=True)
 
 
-def note(row: TrialRow, desk: Desk, now: float) -> Line:
+def note(row: TrialRow, view_state: ViewState, now: float) -> Line:
     """What matters of it now: time left, what it waits for, why it ended."""
     if row.state is State.RUNNING:
-        left = desk.pace.left_s(row, now)
+        left = view_state.pace.left_s(row, now)
         return ((present.eta(left), "" if left is not None else "faint"),)
     if row.state is State.STARTING:
         return (("on its way to a card", "dim"),)
@@ -118,10 +118,10 @@ def _rate(row: TrialRow) -> str:
     return present.rate(row.tokens_per_s) if row.state.live and row.tokens_per_s else ""
 
 
-def _named(row: TrialRow, desk: Desk, drawn: dict[int, int]) -> tuple[Cell, ...]:
+def _named(row: TrialRow, view_state: ViewState, drawn: dict[int, int]) -> tuple[Cell, ...]:
     """What both lists begin with."""
     return (
-        _gutter(row, desk, drawn),
+        _gutter(row, view_state, drawn),
         ((present.trial_name(row), "bold" if row.state.live else ""),),
         (plain(row.experiment_name, "dim"),),
         _settings(row),
@@ -134,34 +134,36 @@ def _in_words(row: TrialRow) -> bool:
     return row.state in (State.QUEUED, State.STARTING, State.FAILED)
 
 
-def dashboard(trials: Sequence[TrialRow], desk: Desk, now: float) -> list[Row]:
-    drawn = desk.drawn()
-    return [_brief(row, desk, drawn, now) for row in in_order(trials)]
+def dashboard(trials: Sequence[TrialRow], view_state: ViewState, now: float) -> list[Row]:
+    drawn = view_state.drawn()
+    return [_brief(row, view_state, drawn, now) for row in in_order(trials)]
 
 
-def _brief(row: TrialRow, desk: Desk, drawn: dict[int, int], now: float) -> Row:
-    told = note(row, desk, now)
+def _brief(row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: float) -> Row:
+    told = note(row, view_state, now)
     if _in_words(row):
-        return Row(row.id, (*_named(row, desk, drawn), Span(told)))
+        return Row(row.id, (*_named(row, view_state, drawn), Span(told)))
     numbers: tuple[Cell, ...] = (_progress(row), ((_known(row.loss), ""),), ((_rate(row), ""),))
-    return Row(row.id, (*_named(row, desk, drawn), *numbers, told))
+    return Row(row.id, (*_named(row, view_state, drawn), *numbers, told))
 
 
 def full(
-    trials: Sequence[TrialRow], desk: Desk, experiments: Sequence[Experiment], now: float
+    trials: Sequence[TrialRow], view_state: ViewState, experiments: Sequence[Experiment], now: float
 ) -> list[Row]:
-    drawn = desk.drawn()
+    drawn = view_state.drawn()
     rank_by = {one.id: one.rank_by for one in experiments}
     return [
-        _whole(row, desk, drawn, now, rank_by.get(row.experiment, "loss"))
+        _whole(row, view_state, drawn, now, rank_by.get(row.experiment, "loss"))
         for row in in_order(trials)
     ]
 
 
-def _whole(row: TrialRow, desk: Desk, drawn: dict[int, int], now: float, rank_by: str) -> Row:
-    told = note(row, desk, now)
+def _whole(
+    row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: float, rank_by: str
+) -> Row:
+    told = note(row, view_state, now)
     if _in_words(row):
-        return Row(row.id, (*_named(row, desk, drawn), Span(told)))
+        return Row(row.id, (*_named(row, view_state, drawn), Span(told)))
     numbers: tuple[Cell, ...] = (
         _progress(row),
         ((_known(row.loss), ""),),
@@ -171,7 +173,7 @@ def _whole(row: TrialRow, desk: Desk, drawn: dict[int, int], now: float, rank_by
         ((present.short_uuid(row.card or ""), "dim"),),
         ((str(row.attempts), "dim"),),
     )
-    return Row(row.id, (*_named(row, desk, drawn), *numbers, told))
+    return Row(row.id, (*_named(row, view_state, drawn), *numbers, told))
 
 
 def waiting(snapshot: Snapshot, order: Sequence[int]) -> list[TrialRow]:
@@ -214,12 +216,12 @@ def preparing(experiment: Experiment) -> Line:
     """An experiment that has no trials yet, in a line."""
     name = plain(experiment.name, "bold", 40)
     if experiment.state == "refused":
-        mend = (("  →  ", "dim"), plain(experiment.mend)) if experiment.mend else ()
+        hint = (("  →  ", "dim"), plain(experiment.hint)) if experiment.hint else ()
         return (
             ("✗ refused ", "bad"),
             name,
             ("  ", ""),
             plain(experiment.reason),
-            *mend,
+            *hint,
         )
     return (("◐ preparing ", "live"), name, ("  its model and data are being read", "dim"))

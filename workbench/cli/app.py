@@ -10,26 +10,11 @@ import typer
 from typer.core import TyperGroup
 
 from workbench import __version__
-from workbench.cli import (
-    check,
-    control,
-    demo,
-    engine,
-    importance,
-    listing,
-    logs,
-    machine,
-    merge,
-    plan,
-    recipes,
-    repair,
-    run,
-    steer,
-    train,
-    watch,
-)
 from workbench.cli.errors import report
+from workbench.cli.machine import cards, engine, repair
+from workbench.cli.recipes import check, demo, plan, run, shipped, train
 from workbench.cli.tables import tell
+from workbench.cli.trials import control, importance, listing, logs, merge, steer, watch
 from workbench.service import Service
 
 TRAIN, LOOK, KEEP, MACHINE = "Train", "Look", "Adapters and recipes", "Machine"
@@ -110,14 +95,14 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
         *(steer.priority, steer.parallel, steer.hold, steer.release),
         *(steer.drain, steer.undrain),
     ),
-    KEEP: (merge.merge, recipes.schema),
-    MACHINE: (machine.cards, machine.doctor, repair.repair),
+    KEEP: (merge.merge, shipped.schema),
+    MACHINE: (cards.cards, cards.doctor, repair.repair),
 }
 for _group, _commands in _GROUPS.items():
     for _command in _commands:
         negative = {"ignore_unknown_options": _command is steer.priority}  # -5 is no option
         app.command(rich_help_panel=_group, context_settings=negative)(_command)
-app.add_typer(recipes.app, name="recipes", rich_help_panel=KEEP)
+app.add_typer(shipped.app, name="recipes", rich_help_panel=KEEP)
 app.add_typer(engine.app, name="engine", rich_help_panel=MACHINE)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from workbench.cli.tables import tell
 from workbench.errors import WorkbenchError
 from workbench.home import find_home
-from workbench.processes import hush
+from workbench.machine.processes import hush
 from workbench.redact import redact
 from workbench.store.damage import in_words
 from workbench.text import safe_line
@@ -37,7 +37,7 @@ def report(error: BaseException) -> int:
     elif isinstance(error, OSError) and error.filename is not None:
         error = WorkbenchError(
             f"{safe_line(error.filename)}: {error.strerror}",
-            mend="check that path and who owns it; WORKBENCH_HOME names the workbench's folder",
+            hint="check that path and who owns it; WORKBENCH_HOME names the workbench's folder",
         )
     if isinstance(error, WorkbenchError):
         tell_error(error)
@@ -48,8 +48,8 @@ def report(error: BaseException) -> int:
 def tell_error(error: WorkbenchError) -> None:
     """`error: what`, and the mend below it."""
     tell(f"error: {error.what}", "red")
-    if error.mend:
-        tell(f"  → {error.mend}")
+    if error.hint:
+        tell(f"  → {error.hint}")
 
 
 def _unexpected(error: BaseException) -> int:

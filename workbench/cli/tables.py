@@ -43,15 +43,26 @@ def tell(text: str, colour: str = "") -> None:
 
 
 def as_json(value: Any) -> None:
-    """The answer for programs: sorted keys, plain ASCII, so escapes in it stay asleep."""
-    text = json.dumps(value, indent=2, sort_keys=True, default=_plain)
+    """Print the answer for programs: sorted keys, and plain ASCII, so no escape sequence acts."""
+    text = json.dumps(_with_old_keys(value), indent=2, sort_keys=True, default=str)
     sys.stdout.write(redact(text) + "\n")
 
 
-def _plain(value: Any) -> Any:
+_OLD_KEYS = {"hint": "mend", "desired_state": "wanted", "desired_card": "wanted_card"}
+"""Keys renamed since the first builds. The old ones are printed beside the new until 0.1.0."""
+
+
+def _with_old_keys(value: Any) -> Any:
+    """Return `value` as JSON values, with each renamed key under its old name too."""
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return str(value)
+        value = asdict(value)
+    if isinstance(value, dict):
+        found = {key: _with_old_keys(one) for key, one in value.items()}
+        old = {_OLD_KEYS[key]: one for key, one in found.items() if key in _OLD_KEYS}
+        return {**old, **found}
+    if isinstance(value, list | tuple):
+        return [_with_old_keys(one) for one in value]
+    return value
 
 
 def _write(stream: TextIO, text: str, colour: str) -> None:

@@ -11,5 +11,5 @@ class Check:
     name: str
     status: Literal["ok", "warn", "fail"]
     finding: str
-    mend: str = ""
+    hint: str = ""
     """What to do about it; empty when there is nothing to do."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from workbench import present
-from workbench.attention import attention_for
-from workbench.card_sampler import CardSample, Sample
+from workbench import formatting
 from workbench.doctor.check import Check
 from workbench.footprint import precision_for
+from workbench.machine.attention import attention_for
+from workbench.machine.sampler import CardSample, Sample
 
 GIB = 1 << 30
 OLDEST_SQLITE = (3, 37)
@@ -18,13 +18,13 @@ OLDEST_SQLITE = (3, 37)
 
 def check_sqlite(answer: Mapping[str, Any]) -> Check:
     name = "sqlite"
-    mend = "use a Python whose sqlite3 is 3.37 or newer"
+    hint = "use a Python whose sqlite3 is 3.37 or newer"
     if problem := answer.get("problem"):
-        return Check(name=name, status="fail", finding=str(problem), mend=mend)
+        return Check(name=name, status="fail", finding=str(problem), hint=hint)
     version = str(answer["version"])
     old = tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SQLITE
     return Check(
-        name=name, status="fail" if old else "ok", finding=version, mend=mend if old else ""
+        name=name, status="fail" if old else "ok", finding=version, hint=hint if old else ""
     )
 
 
@@ -41,21 +41,21 @@ def check_bitsandbytes(answer: Mapping[str, Any]) -> Check:
     finding = f"{answer['version']}, NF4 works on {answer['device']}"
     if not float(answer["error"]) < 0.1:  # NF4 of values in [-1, 1] is off by 0.03 on average
         finding = f"{answer['version']}: NF4 on {answer['device']} gives wrong numbers"
-        mend = "install the build for your CUDA anew: pip install --force-reinstall bitsandbytes"
-        return Check(name=name, status="fail", finding=finding, mend=mend)
+        hint = "install the build for your CUDA anew: pip install --force-reinstall bitsandbytes"
+        return Check(name=name, status="fail", finding=finding, hint=hint)
     return Check(name=name, status="ok", finding=finding)
 
 
 def check_driver(sample: Sample) -> Check:
     name = "driver"
     if sample.problem:
-        mend = "reboot if the driver was just upgraded; else see dmesg and `nvidia-smi`"
+        hint = "reboot if the driver was just upgraded; else see dmesg and `nvidia-smi`"
         if "WORKBENCH_CARDS" in sample.problem or "CUDA_VISIBLE_DEVICES" in sample.problem:
-            mend = "correct or unset the variable"
-        return Check(name=name, status="fail", finding=sample.problem, mend=mend)
+            hint = "correct or unset the variable"
+        return Check(name=name, status="fail", finding=sample.problem, hint=hint)
     if not sample.driver:
         finding = "no NVIDIA driver; trials run on CPU cards, slowly"
-        return Check(name=name, status="warn", finding=finding, mend="fine for the demo")
+        return Check(name=name, status="warn", finding=finding, hint="fine for the demo")
     return Check(name=name, status="ok", finding=f"NVIDIA {sample.driver}")
 
 
@@ -66,13 +66,13 @@ def check_torch(answer: Mapping[str, Any], sample: Sample) -> Check:
     finding = f"{answer['version']}, {'CUDA ' + answer['cuda'] if answer['cuda'] else 'CPU build'}"
     gpus = [card for card in sample.cards if card.card.kind == "cuda"]
     if gpus and not answer["cuda"]:
-        mend = "install the CUDA build: pip install --force-reinstall 'torch>=2.11,<2.14'"
+        hint = "install the CUDA build: pip install --force-reinstall 'torch>=2.11,<2.14'"
         finding += f", but there is a {gpus[0].card.name}"
-        return Check(name=name, status="fail", finding=finding, mend=mend)
+        return Check(name=name, status="fail", finding=finding, hint=hint)
     if gpus and not answer["available"]:
-        mend = "compare its CUDA with the driver's in `nvidia-smi`; a newer driver runs older CUDA"
+        hint = "compare its CUDA with the driver's in `nvidia-smi`; a newer driver runs older CUDA"
         finding += ", which cannot reach the GPU"
-        return Check(name=name, status="fail", finding=finding, mend=mend)
+        return Check(name=name, status="fail", finding=finding, hint=hint)
     return Check(name=name, status="ok", finding=finding)
 
 
@@ -85,14 +85,14 @@ def check_card(sample: CardSample, torch: Mapping[str, Any]) -> Check:
         facts += f", capped at {card.cap_bytes / GIB:.1f}"
     if not sample.ok:
         finding = f"{facts}: {sample.problem}"
-        return Check(name=name, status="fail", finding=finding, mend="reboot, check its power")
+        return Check(name=name, status="fail", finding=finding, hint="reboot, check its power")
     if card.capability:
         facts += f", compute capability {card.capability[0]}.{card.capability[1]}"
     arches = [str(arch) for arch in torch.get("arches") or ()]
     if card.capability and arches and not carried(card.capability, arches):
         finding = f"{facts}; torch {torch['version']} carries no code for it ({' '.join(arches)})"
-        mend = "install torch for an older CUDA, e.g. the cu126 index, which carries sm_50 to sm_90"
-        return Check(name=name, status="fail", finding=finding, mend=mend)
+        hint = "install torch for an older CUDA, e.g. the cu126 index, which carries sm_50 to sm_90"
+        return Check(name=name, status="fail", finding=finding, hint=hint)
     facts += "".join(f", {told}" for told in _watched(sample))
     attention, why = attention_for(card, "auto")
     finding = f"{facts}; {precision_for(card, 'auto')}, {attention}: {why}"
@@ -103,7 +103,7 @@ def _watched(sample: CardSample) -> Iterator[str]:
     """What the guards have to go by on this card."""
     if sample.card.kind != "cuda":
         return
-    yield present.temperature(sample.temperature_c) if sample.temperature_c else "no temperature"
+    yield formatting.temperature(sample.temperature_c) if sample.temperature_c else "no temperature"
     counted = sample.energy_j is not None
     by_power = "energy by its power" if sample.power_w is not None else "no energy"
     yield "energy by its counter" if counted else by_power
@@ -139,10 +139,10 @@ def carried(capability: tuple[int, int], arches: list[str]) -> bool:
 
 def _library(name: str, answer: Mapping[str, Any]) -> Check:
     if answer.get("slow"):
-        mend = "try again when the machine is less busy: the first import is slow, too"
-        return Check(name=name, status="warn", finding=str(answer["problem"]), mend=mend)
-    mend = "install the workbench anew: pip install --force-reinstall qlora-workbench"
-    return Check(name=name, status="fail", finding=str(answer["problem"]), mend=mend)
+        hint = "try again when the machine is less busy: the first import is slow, too"
+        return Check(name=name, status="warn", finding=str(answer["problem"]), hint=hint)
+    hint = "install the workbench anew: pip install --force-reinstall qlora-workbench"
+    return Check(name=name, status="fail", finding=str(answer["problem"]), hint=hint)
 
 
 def sample_of(answer: dict[str, Any]) -> Sample:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from workbench.doctor.check import Check
 from workbench.errors import WorkbenchError
+from workbench.formatting import guards_line
 from workbench.home import Home, private_temp
-from workbench.present import guards_line
 
 GIB = 1 << 30
 LOW_DISK_BYTES, LITTLE_DISK_BYTES = 5 * GIB, 40 * GIB
@@ -35,14 +35,14 @@ def check_home(home: Home) -> Check:
     root = home.root
     there = _existing(root)
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
-        mend = "set WORKBENCH_HOME to a folder of yours"
-        return Check(name="home", status="fail", finding=f"{there} is not writable", mend=mend)
+        hint = "set WORKBENCH_HOME to a folder of yours"
+        return Check(name="home", status="fail", finding=f"{there} is not writable", hint=hint)
     if there != root:
         return Check(name="home", status="ok", finding=f"{root}, made at the first run")
     mode = root.stat().st_mode & 0o777
     if mode & 0o077:
         finding = f"{root} is open to others (mode {mode:o})"
-        return Check(name="home", status="warn", finding=finding, mend=f"chmod 700 {root}")
+        return Check(name="home", status="warn", finding=finding, hint=f"chmod 700 {root}")
     return Check(name="home", status="ok", finding=f"{root}, yours alone")
 
 
@@ -54,7 +54,7 @@ def check_config(path: Path | None = None) -> Check:
     try:
         guards = read_user_config(path).guards.model_dump()
     except WorkbenchError as wrong:
-        return Check(name="configuration", status="warn", finding=wrong.what, mend=wrong.mend)
+        return Check(name="configuration", status="warn", finding=wrong.what, hint=wrong.hint)
     where = str(path) if path.exists() else f"none at {path}; the defaults hold"
     return Check(name="configuration", status="ok", finding=f"{where}; {guards_line(guards)}")
 
@@ -62,30 +62,30 @@ def check_config(path: Path | None = None) -> Check:
 def check_disk(home: Home) -> Check:
     free = shutil.disk_usage(_existing(home.root)).free
     finding = f"{free / GIB:.0f} GiB free at {home.root}"
-    mend = "free some space, or set WORKBENCH_HOME to a folder on a larger disk"
+    hint = "free some space, or set WORKBENCH_HOME to a folder on a larger disk"
     if free < LOW_DISK_BYTES:
-        return Check(name="disk", status="fail", finding=finding, mend=mend)
+        return Check(name="disk", status="fail", finding=finding, hint=hint)
     if free < LITTLE_DISK_BYTES:
         finding += "; an 8B model alone takes 16"
-        return Check(name="disk", status="warn", finding=finding, mend=mend)
+        return Check(name="disk", status="warn", finding=finding, hint=hint)
     return Check(name="disk", status="ok", finding=finding)
 
 
 def check_temp() -> Check:
     """Ray's sockets live in the temp folder, and their paths must be short."""
     name = "temp folder"
-    mend = "set TMPDIR to a short folder of yours on a local disk, e.g. /tmp"
+    hint = "set TMPDIR to a short folder of yours on a local disk, e.g. /tmp"
     try:
         folder = private_temp()
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, WorkbenchError) as refused:
         finding = f"{tempfile.gettempdir()}: {refused}"
-        return Check(name=name, status="fail", finding=finding, mend=mend)
+        return Check(name=name, status="fail", finding=finding, hint=hint)
     characters = len(str(folder)) + RAY_FOLDER_CHARACTERS
     if characters > RAY_TEMP_CHARACTERS:
         finding = f"{folder} makes paths of {characters} characters; {RAY_TEMP_CHARACTERS} fit"
-        return Check(name=name, status="fail", finding=finding, mend=mend)
+        return Check(name=name, status="fail", finding=finding, hint=hint)
     return Check(name=name, status="ok", finding=f"{folder}, yours alone")
 
 
@@ -96,10 +96,10 @@ def check_terminal(env: Mapping[str, str]) -> Check:
     columns, lines = shutil.get_terminal_size()
     finding = f"{columns}×{lines}, {_colours(env)}"
     if columns < 80 or lines < 24:
-        return Check(name=name, status="warn", finding=finding, mend="make it 80×24 or larger")
+        return Check(name=name, status="warn", finding=finding, hint="make it 80×24 or larger")
     if env.get("TERM", "dumb") == "dumb":
-        mend = "set TERM, e.g. TERM=xterm-256color"
-        return Check(name=name, status="warn", finding=f"{finding}, TERM is not set", mend=mend)
+        hint = "set TERM, e.g. TERM=xterm-256color"
+        return Check(name=name, status="warn", finding=f"{finding}, TERM is not set", hint=hint)
     return Check(name=name, status="ok", finding=finding)
 
 
@@ -119,7 +119,7 @@ def check_hub(env: Mapping[str, str]) -> Check:
         name=name,
         status="warn",
         finding=f"{kept}; no token, so gated models such as Llama cannot be downloaded",
-        mend="run `hf auth login` once",
+        hint="run `hf auth login` once",
     )
 
 

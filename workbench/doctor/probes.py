@@ -63,7 +63,7 @@ def ask_cards(env: Mapping[str, str], deadline_s: float = DEADLINE_S) -> dict[st
     package = str(Path(__file__).resolve().parent.parent.parent)
     path = os.pathsep.join(part for part in (package, env.get("PYTHONPATH", "")) if part)
     asked = {**env, "PYTHONPATH": path}
-    return _run(["-P", "-m", "workbench.card_sampler", "--once"], asked, deadline_s)
+    return _run(["-P", "-m", "workbench.machine.sampler", "--once"], asked, deadline_s)
 
 
 def _run(arguments: list[str], env: Mapping[str, str], deadline_s: float) -> dict[str, Any]:

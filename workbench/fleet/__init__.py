@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from workbench.assignment import Assignment
-from workbench.cards import Card
+from workbench.machine.cards import Card
 
 
 class Halt(StrEnum):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from workbench.assignment import Assignment
-from workbench.cards import Card
 from workbench.fleet import Halt, Phase, Report, WorkerLike
+from workbench.machine.cards import Card
 
 WORKER = "workbench.training.worker:Worker"
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.assignment import Assignment
-from workbench.cards import Card
 from workbench.fleet import Halt, Phase, Report
 from workbench.fleet.inline_fleet import WORKER, load_worker, report_from
+from workbench.machine.cards import Card
 from workbench.text import safe_line
 
 log = logging.getLogger("workbench.fleet")

@@ -2,9 +2,9 @@
 
 from workbench.footprint.buckets import predict
 from workbench.footprint.choose import choose_plan, precision_for
+from workbench.footprint.model.known_models import named_config
+from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.plan import Plan
-from workbench.footprint.shape import ModelShape
-from workbench.footprint.shapes import named_config
 
 __all__ = [
     "ModelShape",

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from workbench.footprint import layers
-from workbench.footprint.evaluation import evaluation_bytes
 from workbench.footprint.layers import VALUE_BYTES, Layer, lora_params
-from workbench.footprint.micro import bucket, most_chunk_rows
-from workbench.footprint.shape import ModelShape
+from workbench.footprint.micro_steps import bucket, most_chunk_rows
+from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.scoring_bytes import evaluation_bytes
 from workbench.recipe.schema import Recipe
 
 MIB = 1 << 20

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from workbench.attention import attention_for, capability_words
-from workbench.cards import CAP_SLACK_BYTES, Card
 from workbench.errors import DoesNotFit, WorkbenchError
+from workbench.footprint.attention_path import kernel_for
 from workbench.footprint.buckets import GIB, Run, host_bytes, predict
 from workbench.footprint.cost import passes
-from workbench.footprint.kernels import kernel_for
-from workbench.footprint.lengths import UNREAD, Lengths, sampled_batches
-from workbench.footprint.micro import bucket, parts
+from workbench.footprint.micro_steps import bucket, parts
+from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.plan import Plan
-from workbench.footprint.shape import ModelShape
+from workbench.footprint.row_lengths import UNREAD, Lengths, sampled_batches
+from workbench.machine.attention import attention_for, capability_words
+from workbench.machine.cards import CAP_SLACK_BYTES, Card
 from workbench.recipe.schema import Recipe
 
 DRIVER_BYTES = GIB // 2
@@ -300,12 +300,12 @@ def precision_for(card: Card, wanted: str) -> str:
     if wanted == "bf16" and not has_bf16:
         raise WorkbenchError(
             f"bf16 needs compute capability 8.0; {card.name} {capability_words(card)}",
-            mend="set model.precision: auto, which is fp16 on this card",
+            hint="set model.precision: auto, which is fp16 on this card",
         )
     if wanted == "fp16" and card.kind == "cpu":
         raise WorkbenchError(
             f"fp16 training needs a GPU; {card.name} is a CPU card",
-            mend="set model.precision: auto, which is fp32 on this card",
+            hint="set model.precision: auto, which is fp32 on this card",
         )
     return wanted
 
@@ -358,7 +358,7 @@ def _refusal(search: _Search, card: Card, limit: int, advise: bool) -> DoesNotFi
     return DoesNotFit(
         f"{recipe.name} needs at least {least / GIB:.1f} GiB, one row of {run.longest} tokens at a "
         f"time; {card.name} has {limit / GIB:.1f} GiB to give",
-        mend=", or ".join(mends),
+        hint=", or ".join(mends),
     )
 
 

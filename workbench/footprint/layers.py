@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workbench.footprint.kernels import WIDEST_RANK
-from workbench.footprint.shape import ModelShape
+from workbench.footprint.attention_path import WIDEST_RANK
+from workbench.footprint.model.shape import ModelShape
 from workbench.recipe.schema import Lora
 
 VALUE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}

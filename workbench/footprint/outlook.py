@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from workbench.cards import Card
 from workbench.errors import DoesNotFit
 from workbench.footprint.choose import choose_plan, least_bytes, limit_bytes
-from workbench.footprint.lengths import UNREAD, Lengths
+from workbench.footprint.measured_peaks import FLOOR, fitted
 from workbench.footprint.plan import Plan
-from workbench.footprint.residual import FLOOR, fitted
+from workbench.footprint.row_lengths import UNREAD, Lengths
 from workbench.footprint.usual_cards import GIB, SIZES_GB, card_of_size
+from workbench.machine.cards import Card
 from workbench.recipe import apply_settings
 from workbench.recipe.schema import Recipe
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 
-from workbench.cards import Card
 from workbench.errors import UsageError
+from workbench.machine.cards import Card
 from workbench.text import safe_line
 
 MIB = 1 << 20
@@ -54,7 +54,7 @@ def usual_card(name: str) -> Card:
         near = difflib.get_close_matches(key, _CARDS, n=1, cutoff=0.6)
         raise UsageError(
             f"{safe_line(name, 40)} is no card that is known here",
-            mend=(f"did you mean {near[0]}? " if near else "")
+            hint=(f"did you mean {near[0]}? " if near else "")
             + f"There are {', '.join(_CARDS)}; any other by its size: --vram 24GiB",
         )
     words, mib, capability = _CARDS[found]

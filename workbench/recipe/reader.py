@@ -26,8 +26,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         with path.open("rb") as opened:
             content = opened.read(MAX_BYTES + 1)
     except FileNotFoundError as gone:
-        mend = "`workbench recipes` lists those that ship"
-        raise NotThere(f"there is no recipe {file}", mend=mend) from gone
+        hint = "`workbench recipes` lists those that ship"
+        raise NotThere(f"there is no recipe {file}", hint=hint) from gone
     except (OSError, ValueError) as refused:
         why = getattr(refused, "strerror", None) or refused
         raise RecipeError(f"{file}: cannot be read: {why}") from refused
@@ -65,7 +65,7 @@ def apply_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
         data = put(data, keys.split(key), value)
     wrong = wrong or [what for _, what in problems(data)]
     if wrong:
-        raise RecipeError("\n".join(wrong), mend="settings are dotted recipe keys: lora.rank")
+        raise RecipeError("\n".join(wrong), hint="settings are dotted recipe keys: lora.rank")
     return Recipe.model_validate(data)
 
 

@@ -49,7 +49,7 @@ def find_recipe(name: str) -> Path:
     near = difflib.get_close_matches(name, list(shipped), n=1)
     raise NotThere(
         f"there is no recipe {safe_line(name, 200)}",
-        mend=f"did you mean {near[0]}?" if near else f"give a file, or one of {', '.join(shipped)}",
+        hint=f"did you mean {near[0]}?" if near else f"give a file, or one of {', '.join(shipped)}",
     )
 
 
@@ -61,7 +61,7 @@ def shipped_file(name: str) -> Path:
     if unfit or not inside.parts or not path.exists():
         raise NotThere(
             f"{safe_line(name, 120)} does not ship with the workbench",
-            mend=f"names that ship: {SHIPPED}demo/model, {SHIPPED}demo/data/train.jsonl",
+            hint=f"names that ship: {SHIPPED}demo/model, {SHIPPED}demo/data/train.jsonl",
         )
     return path
 

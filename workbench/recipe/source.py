@@ -71,10 +71,10 @@ class Source:
         self.mistakes.append(Mistake(self.place(path), what))
 
 
-def refuse(mistakes: list[Mistake], mend: str = "") -> RecipeError:
+def refuse(mistakes: list[Mistake], hint: str = "") -> RecipeError:
     """All mistakes as one error, a line each, in the order of the file."""
     lines = list(dict.fromkeys(str(mistake) for mistake in sorted(mistakes)))
-    return RecipeError("\n".join(lines), mend=mend or "correct the lines named and try again")
+    return RecipeError("\n".join(lines), hint=hint or "correct the lines named and try again")
 
 
 def plain(text: str) -> Any:

@@ -1,28 +1,40 @@
-"""One tick of the engine, a few times a second: guard → obey → settle → rescue → propose → place,
-and what has ended is told.
+"""The scheduler: one tick of the engine, a few times a second.
 
-Each may be cut off at any line; the next tick goes on from what the store says.
+A tick runs guard → process_requests → reconcile → recover → propose_trials → place → conclude. Each
+step reads the store and the fleet through one TickContext and writes through the store; a step that
+is killed at any line is repeated by the next tick. The engine's loop calls `tick`. Nothing here may
+import ray, torch or a front end.
 """
 
 from workbench.scheduler.conclude import conclude
-from workbench.scheduler.desk import Desk
-from workbench.scheduler.guards import guard
-from workbench.scheduler.obey import obey
+from workbench.scheduler.guards.card_guards import guard
 from workbench.scheduler.place import place
-from workbench.scheduler.propose import propose
-from workbench.scheduler.rescue import rescue
-from workbench.scheduler.settle import settle
+from workbench.scheduler.process_requests import process_requests
+from workbench.scheduler.propose_trials import propose_trials
+from workbench.scheduler.reconcile import reconcile
+from workbench.scheduler.recover import recover
+from workbench.scheduler.tick_context import TickContext
 
-__all__ = ["Desk", "conclude", "guard", "obey", "place", "propose", "rescue", "settle", "tick"]
+__all__ = [
+    "TickContext",
+    "conclude",
+    "guard",
+    "place",
+    "process_requests",
+    "propose_trials",
+    "reconcile",
+    "recover",
+    "tick",
+]
 
 
-def tick(desk: Desk) -> None:
+def tick(context: TickContext) -> None:
     """Everything that is due now. Waits for nothing."""
-    desk.look()
-    guard(desk)
-    obey(desk)
-    settle(desk)
-    rescue(desk)
-    propose(desk)
-    place(desk)
-    conclude(desk)
+    context.look()
+    guard(context)
+    process_requests(context)
+    reconcile(context)
+    recover(context)
+    propose_trials(context)
+    place(context)
+    conclude(context)

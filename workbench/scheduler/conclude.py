@@ -5,28 +5,28 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from workbench.scheduler.desk import Desk
+from workbench.scheduler.tick_context import TickContext
 from workbench.store.board import board
 from workbench.store.rows import BoardRow, Experiment
 from workbench.trial import State
 
 
-def conclude(desk: Desk) -> None:
+def conclude(context: TickContext) -> None:
     """Once for each end, whenever we are killed: it counts as told before the command starts, and
     what has begun anew because trials were added may end again."""
-    notifier = desk.notifier
+    notifier = context.notifier
     for name in notifier.failed() if notifier else ():
-        text = f"notify.command failed for {name}; see {desk.home.logs / 'notify.log'}"
-        desk.store.note("notify", text, level="warning")
-    for id in desk.store.just_ended():
+        text = f"notify.command failed for {name}; see {context.home.logs / 'notify.log'}"
+        context.store.note("notify", text, level="warning")
+    for id in context.store.just_ended():
         if notifier and notifier.busy:
             return
-        experiment = desk.store.experiment(id)
-        rows = board(desk.store, experiment, desk.store.clock())
+        experiment = context.store.experiment(id)
+        rows = board(context.store, experiment, context.store.clock())
         run = notifier.ready(experiment.name, as_data(experiment, rows)) if notifier else None
-        with desk.store.writing():
-            desk.store.conclude(id)
-            desk.store.note("ended", in_words(experiment, rows), experiment=id)
+        with context.store.writing():
+            context.store.conclude(id)
+            context.store.note("ended", in_words(experiment, rows), experiment=id)
         if run:
             run()
 
@@ -50,7 +50,8 @@ def as_data(experiment: Experiment, rows: list[BoardRow]) -> dict[str, Any]:
         "name": experiment.name,
         "state": experiment.state,
         "reason": experiment.reason,
-        "mend": experiment.mend,
+        "hint": experiment.hint,
+        "mend": experiment.hint,  # the older name of `hint`, until 0.1.0
         "rank_by": experiment.rank_by,
         "counts": experiment.counts,
         "text": in_words(experiment, rows),

@@ -6,31 +6,31 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from workbench import faults
+from workbench import fault_points
 from workbench.assignment import Assignment
-from workbench.cards import Card
 from workbench.errors import EngineError, WorkbenchError
-from workbench.files import fresh_folder, write_durably
 from workbench.fleet import Phase
 from workbench.footprint import Plan
-from workbench.footprint.hungriest import bears_on_bytes
-from workbench.footprint.ladder import kind_of, words
-from workbench.locks import holder
+from workbench.footprint.oom_fallback import kind_of, words
+from workbench.footprint.worst_case import bears_on_bytes
+from workbench.machine.cards import Card
+from workbench.machine.files import fresh_folder, write_durably
+from workbench.machine.locks import holder
 from workbench.recipe import Recipe, apply_settings
-from workbench.scheduler import guards
-from workbench.scheduler.desk import (
+from workbench.scheduler.guards import card_guards
+from workbench.scheduler.guards.disk import DISK_LOW
+from workbench.scheduler.planning import plan_for, record
+from workbench.scheduler.tick_context import (
     BRAKE,
     CARDS_PROBLEM,
     HELD,
-    Desk,
+    TickContext,
     assignment_file,
 )
-from workbench.scheduler.disk import DISK_LOW
-from workbench.scheduler.planning import plan_for, record
+from workbench.store.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
-from workbench.store.turns import take_turns
 from workbench.text import safe_line
-from workbench.trial import Kind, State, Wanted
+from workbench.trial import DesiredState, Kind, State
 
 LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
 """Queued trials looked at in one tick, and of one experiment: a tick stays short, and none that
@@ -42,28 +42,30 @@ ROOM_STEP_BYTES = 1 << 26
 """How finely a card's free bytes are told apart: they never stand still."""
 
 
-def place(desk: Desk) -> None:
-    hold = _hold(desk)
+def place(context: TickContext) -> None:
+    hold = _hold(context)
     if hold:
-        desk.store.wait_all(hold)
+        context.store.wait_all(hold)
         return
-    if len(desk.plans) > PLANS_KEPT:
-        desk.plans.clear()
-    enough = len(desk.plans) + PLANS_A_TICK
-    busy = {row.uuid: _busy(desk, row) for row in desk.cards}
-    free = {row.uuid: row for row in desk.cards if not busy[row.uuid]}
-    guards.stagger(desk, free, busy)
-    running = desk.store.running_by_experiment()
-    known = {id: desk.store.experiment(id) for id in running}
+    if len(context.plans) > PLANS_KEPT:
+        context.plans.clear()
+    enough = len(context.plans) + PLANS_A_TICK
+    busy = {row.uuid: _busy(context, row) for row in context.cards}
+    free = {row.uuid: row for row in context.cards if not busy[row.uuid]}
+    card_guards.stagger(context, free, busy)
+    running = context.store.running_by_experiment()
+    known = {id: context.store.experiment(id) for id in running}
     full = {id: limit for id in known if (limit := known[id].max_parallel) and running[id] >= limit}
     waits: dict[int, str] = {}
     stuck: dict[str, str] = {}
     any_free = bool(free)
-    queued = desk.store.queue(LOOK_AHEAD[any_free], of_each=OF_EACH[any_free], without=full)
-    known |= {id: desk.store.experiment(id) for id in {t.experiment for t in queued} - set(known)}
-    turns = take_turns(desk.store, desk.store.clock(), queued, known, running)
+    queued = context.store.queue(LOOK_AHEAD[any_free], of_each=OF_EACH[any_free], without=full)
+    known |= {
+        id: context.store.experiment(id) for id in {t.experiment for t in queued} - set(known)
+    }
+    turns = take_turns(context.store, context.store.clock(), queued, known, running)
     for trial in turns:
-        if len(desk.plans) >= enough:
+        if len(context.plans) >= enough:
             break
         if trial.experiment in full:
             continue
@@ -72,32 +74,32 @@ def place(desk: Desk) -> None:
         if like in stuck:  # no card became free since the one before it
             waits[trial.id] = stuck[like]
             continue
-        chosen = _choose(desk, trial, experiment, free)
+        chosen = _choose(context, trial, experiment, free)
         if chosen is None:
-            waits[trial.id] = reason = _reasons(desk, trial, experiment, busy)
+            waits[trial.id] = reason = _reasons(context, trial, experiment, busy)
             if reason:
                 stuck[like] = reason
             continue
         card, plan = chosen
-        _start(desk, trial, experiment, card, plan)
+        _start(context, trial, experiment, card, plan)
         turns.placed(trial)
         del free[card.uuid]
-        guards.stagger(desk, free, busy)
+        card_guards.stagger(context, free, busy)
         running[experiment.id] = running.get(experiment.id, 0) + 1
         if (limit := experiment.max_parallel) and running[experiment.id] >= limit:
             full[experiment.id] = limit
-    _tell(desk, waits, full)
+    _tell(context, waits, full)
 
 
 def _like(trial: TrialRow) -> str:
     """Equal for trials of which each takes the cards that the others take."""
     settings = {key: value for key, value in trial.settings.items() if bears_on_bytes(key)}
-    return json.dumps([trial.experiment, trial.wanted_card, settings], sort_keys=True)
+    return json.dumps([trial.experiment, trial.desired_card, settings], sort_keys=True)
 
 
-def _tell(desk: Desk, waits: dict[int, str], full: dict[int, int]) -> None:
+def _tell(context: TickContext, waits: dict[int, str], full: dict[int, int]) -> None:
     """What every queued trial waits for, in one commit; an empty reason: it can run nowhere."""
-    store = desk.store
+    store = context.store
     with store.writing():
         for experiment, limit in full.items():
             store.wait_experiment(experiment, f"its experiment runs {limit} at once at most")
@@ -109,23 +111,23 @@ def _tell(desk: Desk, waits: dict[int, str], full: dict[int, int]) -> None:
         store.wait_rest(waits, {*full, *held}, "waits its turn")
 
 
-def _hold(desk: Desk) -> str:
+def _hold(context: TickContext) -> str:
     """Why nothing at all is placed now; empty when something may be."""
-    if desk.stopping:
+    if context.stopping:
         return "the engine is stopping"
-    brake = desk.store.fact(BRAKE)
+    brake = context.store.fact(BRAKE)
     if brake:
         return brake
-    if desk.store.fact(HELD):
+    if context.store.fact(HELD):
         return "the queue is held; `workbench release` lets it go on"
-    if not any(row.present for row in desk.cards):
-        return desk.store.fact(CARDS_PROBLEM) or "no card has been seen yet"
-    if low := desk.store.fact(DISK_LOW):
+    if not any(row.present for row in context.cards):
+        return context.store.fact(CARDS_PROBLEM) or "no card has been seen yet"
+    if low := context.store.fact(DISK_LOW):
         return low
-    return "" if desk.fleet_ready() else "Ray is starting"
+    return "" if context.fleet_ready() else "Ray is starting"
 
 
-def _busy(desk: Desk, row: CardRow) -> str:
+def _busy(context: TickContext, row: CardRow) -> str:
     """Why this card takes no trial now; empty when it does."""
     if not row.present:
         return "gone"
@@ -139,76 +141,82 @@ def _busy(desk: Desk, row: CardRow) -> str:
         return f"runs trial {row.trial}"
     if row.guard:
         return row.guard
-    report = desk.reports.get(row.uuid)
+    report = context.reports.get(row.uuid)
     if report is not None and report.phase in (Phase.BUSY, Phase.GONE):
         return "its worker is not free yet"
-    if report is None and (pid := holder(desk.home.card_lock(row.uuid, row.kind))) is not None:
+    if report is None and (pid := holder(context.home.card_lock(row.uuid, row.kind))) is not None:
         return f"is in the hands of process {pid}"  # an old worker's, or another home's
     return ""
 
 
 def _choose(
-    desk: Desk, trial: TrialRow, experiment: Experiment, free: dict[str, CardRow]
+    context: TickContext, trial: TrialRow, experiment: Experiment, free: dict[str, CardRow]
 ) -> tuple[Card, Plan] | None:
     """The smallest free card that takes it, with its plan."""
-    allowed = [row for row in free.values() if trial.wanted_card in (None, row.uuid)]
+    allowed = [row for row in free.values() if trial.desired_card in (None, row.uuid)]
     for row in sorted(allowed, key=lambda r: (card_of(r).usable_bytes, r.uuid)):
         card = card_of(row)
         with suppress(WorkbenchError):
-            free_bytes, cut = _free_bytes(desk, row), _cut(desk, trial, card)
-            return card, _plan(desk, trial, experiment, card, free_bytes, cut)
+            free_bytes, cut = _free_bytes(context, row), _cut(context, trial, card)
+            return card, _plan(context, trial, experiment, card, free_bytes, cut)
     return None
 
 
-def _reasons(desk: Desk, trial: TrialRow, experiment: Experiment, busy: dict[str, str]) -> str:
+def _reasons(
+    context: TickContext, trial: TrialRow, experiment: Experiment, busy: dict[str, str]
+) -> str:
     """What it waits for; a trial that no card we know could ever take fails instead.
 
     A card that is gone for now may come back: its driver did not load, its riser is loose.
     """
-    if trial.wanted_card is not None:
-        return f"waits for {trial.wanted_card}: {busy.get(trial.wanted_card) or 'too little free'}"
-    able = [row for row in desk.cards if _ever(desk, trial, experiment, row)]
-    reason = None if able else _nowhere(desk, trial, experiment)
+    if trial.desired_card is not None:
+        return (
+            f"waits for {trial.desired_card}: {busy.get(trial.desired_card) or 'too little free'}"
+        )
+    able = [row for row in context.cards if _ever(context, trial, experiment, row)]
+    reason = None if able else _nowhere(context, trial, experiment)
     if reason is not None:
-        desk.store.move(
+        context.store.move(
             trial.id,
             State.QUEUED,
             State.FAILED,
             by="place",
             why=reason.what,
             reason=reason.what,
-            mend=reason.mend,
+            hint=reason.hint,
         )
     reasons = "; ".join(f"{row.uuid} {busy[row.uuid] or 'has too little free'}" for row in able)
     return f"waits for a card: {reasons}" if reasons else ""
 
 
-def _ever(desk: Desk, trial: TrialRow, experiment: Experiment, row: CardRow) -> bool:
+def _ever(context: TickContext, trial: TrialRow, experiment: Experiment, row: CardRow) -> bool:
     """True when this card could take the trial if it were all its own."""
     try:
-        _plan(desk, trial, experiment, card_of(row), None)
+        _plan(context, trial, experiment, card_of(row), None)
     except WorkbenchError:
         return False
     return True
 
 
-def _nowhere(desk: Desk, trial: TrialRow, experiment: Experiment) -> WorkbenchError | None:
+def _nowhere(
+    context: TickContext, trial: TrialRow, experiment: Experiment
+) -> WorkbenchError | None:
     """What the roomiest card says when asked for all of it."""
-    rows = [row for row in desk.cards if row.present]
+    rows = [row for row in context.cards if row.present]
     roomiest = max(rows, key=lambda row: card_of(row).usable_bytes)
     try:
-        _plan(desk, trial, experiment, card_of(roomiest), None)
+        _plan(context, trial, experiment, card_of(roomiest), None)
     except WorkbenchError as reason:
         return reason
     return None
 
 
-def _free_bytes(desk: Desk, row: CardRow) -> int | None:
+def _free_bytes(context: TickContext, row: CardRow) -> int | None:
     """What NVML says is free, plus what our own idle worker there gives back."""
     if row.kind != "cuda" or row.free_bytes is None:
         return None
     foreign = sum(int(process.get("bytes") or 0) for process in row.processes)
-    if row.uuid in desk.reports:
+    if row.uuid in context.reports:
         return max(row.free_bytes, row.total_bytes - foreign)
     return row.free_bytes
 
@@ -220,7 +228,7 @@ def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
 
 
 def _plan(
-    desk: Desk,
+    context: TickContext,
     trial: TrialRow,
     experiment: Experiment,
     card: Card,
@@ -234,48 +242,50 @@ def _plan(
     """
     room = None if free_bytes is None else free_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES
     settings = json.dumps(trial.settings, sort_keys=True)
-    key = (experiment.id, settings, cut, card, room, *record(desk, experiment.id))
-    if key not in desk.plans:
+    key = (experiment.id, settings, cut, card, room, *record(context, experiment.id))
+    if key not in context.plans:
         try:
             recipe = trial_recipe(trial, experiment)
-            desk.plans[key] = plan_for(desk, recipe, experiment, card, room, cut)
+            context.plans[key] = plan_for(context, recipe, experiment, card, room, cut)
         except WorkbenchError as refused:
-            desk.plans[key] = refused.with_traceback(None)
+            context.plans[key] = refused.with_traceback(None)
         except Exception as broken:
-            desk.plans[key] = EngineError(
+            context.plans[key] = EngineError(
                 f"it cannot be planned: {type(broken).__name__}: {safe_line(broken)}",
-                mend="submit its recipe again",
+                hint="submit its recipe again",
             )
-    found = desk.plans[key]
+    found = context.plans[key]
     if isinstance(found, WorkbenchError):  # a new one: each raising makes a traceback longer
-        raise type(found)(found.what, mend=found.mend)
+        raise type(found)(found.what, hint=found.hint)
     assert isinstance(found, Plan)
     return found
 
 
-def warm_start(desk: Desk, trial: TrialRow) -> dict[str, Any] | None:
+def warm_start(context: TickContext, trial: TrialRow) -> dict[str, Any] | None:
     """The adapter it starts from: {trial, folder, sha256}; None for a fresh one."""
     source = trial.warm_trial
     if source is None:
         return None
-    folder = str(desk.home.trial(source) / "adapter")
-    return {"trial": source, "folder": folder, "sha256": desk.store.adapter_sha256(source)}
+    folder = str(context.home.trial(source) / "adapter")
+    return {"trial": source, "folder": folder, "sha256": context.store.adapter_sha256(source)}
 
 
-def _cut(desk: Desk, trial: TrialRow, card: Card) -> int | None:
+def _cut(context: TickContext, trial: TrialRow, card: Card) -> int | None:
     """Tokens of a micro-step in the attempt before, where that was on such a card: what goes on
     from a checkpoint draws the same masks, whatever else is free now. Else None."""
-    tries = desk.store.attempts(trial.id) if trial.checkpoint_step else []
-    cards = [card_of(row) for row in desk.cards if tries and row.uuid == tries[-1].card]
+    tries = context.store.attempts(trial.id) if trial.checkpoint_step else []
+    cards = [card_of(row) for row in context.cards if tries and row.uuid == tries[-1].card]
     if not cards or kind_of(cards[0]) != kind_of(card):
         return None
     return Plan.from_json(tries[-1].plan).tokens_per_micro
 
 
-def _start(desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, plan: Plan) -> None:
+def _start(
+    context: TickContext, trial: TrialRow, experiment: Experiment, card: Card, plan: Plan
+) -> None:
     """Attempt, assignment and move in one commit; sending it is settle's to repeat."""
-    store, home = desk.store, desk.home
-    faults.at("place.before_row")
+    store, home = context.store, context.home
+    fault_points.at("place.before_row")
     with store.writing():
         attempt = store.add_attempt(
             trial.id, card.uuid, plan.to_json(), plan.predicted_bytes, trial.checkpoint_step or 0
@@ -291,15 +301,15 @@ def _start(desk: Desk, trial: TrialRow, experiment: Experiment, card: Card, plan
             folder=str(home.attempt(attempt)),
             trial_folder=str(home.trial(trial.id)),
             experiment_folder=str(home.experiment(experiment.id)),
-            finish=trial.wanted is Wanted.STOP or bool(trial.pruned),
-            warm=warm_start(desk, trial),
+            finish=trial.desired_state is DesiredState.STOP or bool(trial.pruned),
+            warm=warm_start(context, trial),
         )
         fresh_folder(home.attempt(attempt))  # else another database's attempt would speak for it
         write_durably(assignment_file(home, attempt), json.dumps(given.to_json()).encode())
         why = f"fits {card.uuid} with {plan.predicted_bytes / 2**30:.1f} GiB, {words(plan)}"
         store.move(trial.id, State.QUEUED, State.STARTING, by="place", why=why)
-        store.steer_trial(trial.id, wanted_card=None)
-        faults.at("place.before_commit")
-    faults.at("place.after_commit")
-    desk.fleet.start(card, given)
-    faults.at("place.after_start")
+        store.steer_trial(trial.id, desired_card=None)
+        fault_points.at("place.before_commit")
+    fault_points.at("place.after_commit")
+    context.fleet.start(card, given)
+    fault_points.at("place.after_start")

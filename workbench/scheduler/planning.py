@@ -3,17 +3,17 @@ what was measured there, on the rung that has not run out of memory."""
 
 from __future__ import annotations
 
-from workbench.cards import Card
 from workbench.footprint import Plan, choose_plan
-from workbench.footprint.lengths import UNREAD, Lengths, lengths_of
+from workbench.footprint.row_lengths import UNREAD, Lengths, lengths_of
+from workbench.machine.cards import Card
 from workbench.recipe import Recipe
-from workbench.scheduler import ladder, residuals
-from workbench.scheduler.desk import Desk
+from workbench.scheduler import measured_peaks, oom_fallback
+from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment
 
 
 def plan_for(
-    desk: Desk,
+    context: TickContext,
     recipe: Recipe,
     experiment: Experiment,
     card: Card,
@@ -28,10 +28,10 @@ def plan_for(
     def make(room: int | None) -> Plan:
         return choose_plan(recipe, config, card, room, **rows, cut=cut)
 
-    plan = residuals.choose(desk, make, config, card, free_bytes)
-    known = ladder.falls(desk, experiment.id)
-    lower = ladder.on_its_rung(plan, known, recipe, experiment, card, free_bytes, rows)
-    return residuals.corrected(desk, lower, config, card)
+    plan = measured_peaks.choose(context, make, config, card, free_bytes)
+    known = oom_fallback.falls(context, experiment.id)
+    lower = oom_fallback.on_its_rung(plan, known, recipe, experiment, card, free_bytes, rows)
+    return measured_peaks.corrected(context, lower, config, card)
 
 
 def lengths(recipe: Recipe, experiment: Experiment) -> Lengths:
@@ -48,7 +48,7 @@ def check_fits(recipe: Recipe, experiment: Experiment, card: Card) -> None:
     choose_plan(recipe, config, card, **lengths(recipe, experiment))
 
 
-def record(desk: Desk, experiment: int) -> tuple[object, ...]:
+def record(context: TickContext, experiment: int) -> tuple[object, ...]:
     """Changes when what was learned of this experiment's plans does."""
-    factors = residuals.known(desk)
-    return (len(ladder.falls(desk, experiment)), hash(frozenset(factors.items())))
+    factors = measured_peaks.known(context)
+    return (len(oom_fallback.falls(context, experiment)), hash(frozenset(factors.items())))

@@ -45,7 +45,7 @@ def _within_reason(trials: float) -> None:
     if trials > MOST_TRIALS:
         raise UsageError(
             f"the sweep has more trials than the {MOST_TRIALS:,} at most that one experiment takes",
-            mend="set sweep.trials, or try fewer values",
+            hint="set sweep.trials, or try fewer values",
         )
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench.files import free_bytes, sync
+from workbench.machine.files import free_bytes, sync
 from workbench.store.damage import in_words
 from workbench.text import safe_line
 

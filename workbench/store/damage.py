@@ -28,27 +28,27 @@ def in_words(error: BaseException, path: Path | str = "the database") -> StoreEr
     if name == "SQLITE_IOERR_SHORT_READ":  # it, or its log, ends before what its other half tells
         return cut_short(path)
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return DatabaseDamaged(f"{path} is damaged: {error}", mend=REPAIR)
+        return DatabaseDamaged(f"{path} is damaged: {error}", hint=REPAIR)
     if name.startswith("SQLITE_READONLY"):
         return StoreError(
             f"{path} cannot be written: it, or its disk, is read-only",
-            mend="give it back to you (chown, chmod u+w), or mount its disk for writing",
+            hint="give it back to you (chown, chmod u+w), or mount its disk for writing",
         )
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
         return StoreError(
             f"{path} cannot be opened: {error}",
-            mend="check who owns it and its folder; WORKBENCH_HOME names the workbench's folder",
+            hint="check who owns it and its folder; WORKBENCH_HOME names the workbench's folder",
         )
     if name.startswith("SQLITE_IOERR"):
         return StoreError(
             f"{path} cannot be read: {error}",
-            mend="its disk fails or is full: look at `dmesg`, free space, then try again",
+            hint="its disk fails or is full: look at `dmesg`, free space, then try again",
         )
     if name == "SQLITE_ERROR" and "no such" in str(error):  # a table or a column
-        return DatabaseDamaged(f"{path} lacks what the workbench keeps there: {error}", mend=REPAIR)
+        return DatabaseDamaged(f"{path} lacks what the workbench keeps there: {error}", hint=REPAIR)
     return StoreError(
         f"{path} cannot be read: {error}",
-        mend="is its disk full, or is it being replaced? Try again, then `workbench doctor`",
+        hint="is its disk full, or is it being replaced? Try again, then `workbench doctor`",
     )
 
 
@@ -64,7 +64,7 @@ def check_length(db: sqlite3.Connection, path: Path) -> None:
 
 
 def cut_short(path: Path | str) -> DatabaseDamaged:
-    return DatabaseDamaged(f"{path} is damaged: it was cut short", mend=REPAIR)
+    return DatabaseDamaged(f"{path} is damaged: it was cut short", hint=REPAIR)
 
 
 def look_through(db: sqlite3.Connection, path: Path, limit_s: float = CHECK_S) -> None:
@@ -80,4 +80,4 @@ def look_through(db: sqlite3.Connection, path: Path, limit_s: float = CHECK_S) -
     finally:
         db.set_progress_handler(None, 0)
     if found != ["ok"]:
-        raise DatabaseDamaged(f"{path} is damaged: {safe_line(found[0], 120)}", mend=REPAIR)
+        raise DatabaseDamaged(f"{path} is damaged: {safe_line(found[0], 120)}", hint=REPAIR)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench import faults
+from workbench import fault_points
 from workbench.events import BadLine, Event, read_events
 from workbench.store.rows import Attempt
 from workbench.store.writer import Blocked, Store
@@ -23,7 +23,7 @@ class End:
     outcome: str
     step: int
     reason: str
-    mend: str
+    hint: str
     cause: str
     stage: str = ""
     """What it was doing when it failed."""
@@ -58,7 +58,7 @@ def ingest(store: Store, attempt: Attempt, file: Path, until: int | None = None)
                     attempt=attempt.id,
                 )
         store.touch_attempt(attempt.id, offset=offset)
-        faults.at("ingest.before_commit")
+        fault_points.at("ingest.before_commit")
     return ends[-1] if ends else None
 
 
@@ -67,7 +67,7 @@ def _end(data: dict[str, Any]) -> End:
         outcome=str(data["outcome"]),
         step=int(data.get("step") or 0),
         reason=str(data.get("reason") or ""),
-        mend=str(data.get("mend") or ""),
+        hint=str(data.get("hint") or data.get("mend") or ""),
         cause=str(data.get("cause") or ""),
         stage=str(data.get("stage") or ""),
     )

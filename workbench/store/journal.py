@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import DatabaseDamaged, StoreError
-from workbench.files import sync
+from workbench.machine.files import sync
 from workbench.store.damage import REPAIR
 
 NAME = "journal.jsonl"
@@ -163,13 +163,13 @@ def check_stand(db: sqlite3.Connection, path: Path, told: int) -> None:
         raise DatabaseDamaged(
             f"{path} has lost what was committed (it stands at {has}, its journal at {told}): was "
             "its -wal file removed, or an older copy put in its place?",
-            mend=REPAIR,
+            hint=REPAIR,
         )
     ours, theirs = fact(db, ERA), era_of(journal_of(path))
     if ours is not None and theirs is not None and ours != theirs:
         raise StoreError(
             f"{path} is not the database that {NAME} beside it belongs to",
-            mend="put the two files back that belong together",
+            hint="put the two files back that belong together",
         )
 
 
@@ -181,7 +181,7 @@ def was_there(path: Path) -> bool:
 def gone(path: Path) -> DatabaseDamaged:
     return DatabaseDamaged(
         f"{path} is gone or empty, but what is beside it tells of its rows",
-        mend=f"{REPAIR}. To begin anew instead, move the whole folder aside",
+        hint=f"{REPAIR}. To begin anew instead, move the whole folder aside",
     )
 
 

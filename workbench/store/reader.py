@@ -24,7 +24,7 @@ from workbench.store.rows import (
     Sample,
     TrialRow,
 )
-from workbench.trial import UP_IS_BETTER, Kind, State, Wanted
+from workbench.trial import UP_IS_BETTER, DesiredState, Kind, State
 
 SCHEMA_VERSION = 1
 BAND_STEPS = 1_024
@@ -38,7 +38,7 @@ def open_readonly(path: Path) -> sqlite3.Connection:
         if was_there(path):
             raise gone(path)
         raise NotThere(
-            f"there is no workbench at {path.parent}", mend="run `workbench demo`, or `workbench`"
+            f"there is no workbench at {path.parent}", hint="run `workbench demo`, or `workbench`"
         )
     connection = sqlite3.connect(
         f"{path.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None
@@ -55,7 +55,7 @@ def _ours(connection: sqlite3.Connection, path: Path, told: int) -> sqlite3.Conn
             raise StoreError(
                 f"{path} was written by a newer workbench (schema {version}, this one knows "
                 f"{SCHEMA_VERSION})",
-                mend="upgrade this workbench",
+                hint="upgrade this workbench",
             )
         check_length(connection, path)
         check_stand(connection, path, told)
@@ -144,7 +144,7 @@ class Reader:
         if row is None:
             newest = self.db.execute("select name from experiments order by id desc limit 8")
             names = ", ".join(one["name"] for one in newest) or "none yet"
-            raise NotThere(f"there is no experiment {word}", mend=f"there are: {names}")
+            raise NotThere(f"there is no experiment {word}", hint=f"there are: {names}")
         counts = self.db.execute(
             """select state, count(*) from trials where experiment = ? and kind = 'tune'
                group by 1""",
@@ -183,7 +183,7 @@ class Reader:
             last = self.db.execute("select max(id) from trials").fetchone()[0]
             raise NotThere(
                 f"there is no trial {id}",
-                mend=f"trials go from 1 to {last}; see `workbench ls`"
+                hint=f"trials go from 1 to {last}; see `workbench ls`"
                 if last
                 else "none was made yet; start one with `workbench run RECIPE`",
             )
@@ -486,7 +486,7 @@ class Reader:
         return Answer(
             ok=bool(row["ok"]),
             text=row["answer"],
-            mend=row["mend"],
+            hint=row["mend"],
             data=json.loads(row["data"]),
         )
 
@@ -506,7 +506,7 @@ def _experiment(row: sqlite3.Row, counts: dict[str, int]) -> Experiment:
         resolved=json.loads(row["resolved"]),
         base_trial=row["base_trial"],
         reason=row["reason"],
-        mend=row["mend"],
+        hint=row["mend"],
         priority=row["priority"],
         held=bool(row["held"]),
         max_parallel=row["max_parallel"],
@@ -519,14 +519,18 @@ def _experiment(row: sqlite3.Row, counts: dict[str, int]) -> Experiment:
     )
 
 
-_KINDS, _STATES, _WANTED = ({one.value: one for one in each} for each in (Kind, State, Wanted))
+_KINDS, _STATES, _DESIRED = (
+    {one.value: one for one in each} for each in (Kind, State, DesiredState)
+)
 """Ten thousand trials are read for one screen: a look-up costs a fifth of an enum's call."""
 
 
 def _trial(data: dict[str, Any]) -> TrialRow:
     data["kind"] = _KINDS[data["kind"]]
     data["state"] = _STATES[data["state"]]
-    data["wanted"] = _WANTED[data["wanted"]]
+    data["desired_state"] = _DESIRED[data.pop("wanted")]
+    data["desired_card"] = data.pop("wanted_card")
+    data["hint"] = data.pop("mend")
     data["settings"] = json.loads(data["settings"])
     data["phase"] = data["phase"] or ""
     return TrialRow(**data)

@@ -19,9 +19,9 @@ from typing import Any
 
 from workbench.errors import DatabaseDamaged, EngineError, NotThere, WorkbenchError
 from workbench.events import Event, Outcome, read_events
-from workbench.files import sync, write_durably
 from workbench.home import STOPPED_BY_A_PERSON, Home
-from workbench.locks import Lock, holder
+from workbench.machine.files import sync, write_durably
+from workbench.machine.locks import Lock, holder
 from workbench.store import journal, salvage
 from workbench.store.backup import backups
 from workbench.store.damage import look_through
@@ -30,7 +30,7 @@ from workbench.store.reader import SCHEMA_VERSION, Reader, open_readonly
 from workbench.store.rows import Attempt
 from workbench.store.writer import Store
 from workbench.text import safe_line
-from workbench.trial import State, Wanted
+from workbench.trial import DesiredState, State
 
 WHY = "the database was repaired"
 REBUILT = ("experiments", "trials", "attempts", "metrics", "adapters", "scores", "rungs")
@@ -76,14 +76,14 @@ def repair(home: Home, *, anyway: bool = False, say: Say = lambda line: None) ->
     May be killed at any moment and run again: the old one goes aside when the new one is whole.
     """
     if not home.root.is_dir():
-        raise NotThere(f"there is no workbench at {home.root}", mend="see WORKBENCH_HOME")
+        raise NotThere(f"there is no workbench at {home.root}", hint="see WORKBENCH_HOME")
     locks = [Lock(home.keeper_lock), Lock(home.loop_lock)]
     try:
         for lock in locks:
             if not lock.take():
                 raise EngineError(
                     f"process {holder(lock.path)} runs an engine on {home.root}",
-                    mend="stop it first: workbench engine stop",
+                    hint="stop it first: workbench engine stop",
                 )
         wrong = whats_wrong(home.database)
         if not wrong and not anyway:
@@ -273,10 +273,10 @@ def _pause(store: Store, found: Repaired) -> None:
         for trial in store.trials():
             if trial.state.final:
                 continue
-            store.wish(trial.id, Wanted.PAUSE)
+            store.set_desired_state(trial.id, DesiredState.PAUSE)
             found.paused.append(trial.id)
             if trial.id not in found.pending and trial.state is not State.PAUSED:
-                store.move(trial.id, trial.state, State.PAUSED, by="settle", why=WHY)
+                store.move(trial.id, trial.state, State.PAUSED, by="reconcile", why=WHY)
         held = "update experiments set held = 1 where state = 'preparing' or searching returning id"
         found.held = sorted(row[0] for row in store.db.execute(held))
 

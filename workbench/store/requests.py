@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import EngineError
-from workbench.files import write_durably
+from workbench.machine.files import write_durably
 from workbench.text import safe_line
 
 MAX_BYTES = 4 << 20
@@ -50,7 +50,7 @@ def drop(folder: Path, verb: str, args: dict[str, Any], id: str | None = None) -
     except OSError as refused:
         raise EngineError(
             f"the request could not be written to {folder}: {refused.strerror}",
-            mend="free space on that disk, or set WORKBENCH_HOME to a folder of yours",
+            hint="free space on that disk, or set WORKBENCH_HOME to a folder of yours",
         ) from refused
     return id
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from workbench.trial import Kind, State, Wanted
+from workbench.trial import DesiredState, Kind, State
 
 if TYPE_CHECKING:
-    from workbench.cards import Card
+    from workbench.machine.cards import Card
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Experiment:
     base_trial: int | None
     """The trial that scored its base; may belong to an earlier experiment on the same base."""
     reason: str
-    mend: str
+    hint: str
     priority: int
     held: bool
     max_parallel: int | None
@@ -114,13 +114,13 @@ class TrialRow:
     number: int
     kind: Kind
     state: State
-    wanted: Wanted
+    desired_state: DesiredState
     settings: dict[str, Any]
     """Dotted recipe keys that differ from the experiment's recipe, with this trial's values."""
     rank: float | None
     """Its place in the queue, where a person moved it: lower goes first, others go by their ids.
     Below 0: before those of other experiments too."""
-    wanted_card: str | None
+    desired_card: str | None
     """The only card it may be placed on next; None: any."""
     warm_trial: int | None
     """Its weights start from this one's adapter; None: from a fresh one."""
@@ -132,7 +132,7 @@ class TrialRow:
     """While QUEUED: what it waits for, in words."""
     reason: str
     """Why it is where it is, for FAILED, STOPPED and PAUSED."""
-    mend: str
+    hint: str
     created_utc: float
     changed_utc: float
     attempts: int
@@ -194,7 +194,7 @@ class CardRow:
 
 def card_of(row: CardRow) -> Card:
     """The card as planner and worker know it."""
-    from workbench.cards import Card  # listing needs none of what it brings
+    from workbench.machine.cards import Card  # listing needs none of what it brings
 
     parts = [int(part) for part in row.capability.split(".")] if row.capability else None
     return Card(
@@ -250,7 +250,7 @@ class Point:
 class Answer:
     ok: bool
     text: str
-    mend: str
+    hint: str
     data: dict[str, Any]
     """What the request made, e.g. {"experiment": 3}."""
 

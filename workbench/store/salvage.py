@@ -18,7 +18,7 @@ from workbench.home import Home
 from workbench.recipe import Recipe, settings_of
 from workbench.recipe.space import exists, in_order, one_by_one
 from workbench.text import safe, safe_line
-from workbench.trial import Kind, State, Wanted
+from workbench.trial import DesiredState, Kind, State
 
 Rows = dict[str, dict[Any, dict[str, Any]]]
 RESOLVED = ("model.precision", "train.optimizer")
@@ -73,7 +73,9 @@ def _experiment(id: int, folder: Path) -> dict[str, Any]:
         "prepared": json.dumps(prepared) if ready else None,
         "resolved": "{}",
         "reason": safe((prepared or {}).get("error") or "") if refused else "",
-        "mend": safe((prepared or {}).get("mend") or "") if refused else "",
+        "mend": safe((prepared or {}).get("hint") or (prepared or {}).get("mend") or "")
+        if refused
+        else "",
         "max_parallel": sweep.max_parallel if sweep else None,
         "most_trials": sweep.trials if sweep and asks else None,
         "searching": int(ready and asks),
@@ -131,14 +133,14 @@ def _attempt(home: Home, id: int, rows: Rows) -> None:
         "number": _number(given, trials),
         "settings": json.dumps(_settings(given, experiment)),
         "created_utc": began,
-        "wanted": Wanted.RUN,
+        "wanted": DesiredState.RUN,
         **(old or {}),
         "id": given.trial,
         "experiment": given.experiment,
         "kind": given.kind,
         "state": _state(told, experiment, home.trial(given.trial)),
         "reason": safe(told.get("reason") or ""),
-        "mend": safe(told.get("mend") or ""),
+        "mend": safe(told.get("hint") or told.get("mend") or ""),
         "changed_utc": ended,
     }
     if given.kind == Kind.BASE:

@@ -1,4 +1,6 @@
--- Version 1. One writer (the loop); everybody else opens read-only.
+-- Version 1. One writer (the loop); everybody else opens read-only. Columns `mend` and `wanted`
+-- hold what the code calls `hint` and `desired_state`: they keep their names, so that a home
+-- written by any earlier build can be read before an engine has migrated it.
 
 create table experiments (
   id            integer primary key,
@@ -10,7 +12,7 @@ create table experiments (
   resolved      text not null default '{}',   -- settings decided once for all its trials, JSON
   base_trial    integer references trials,    -- the one that scored this base, maybe another's
   reason        text not null default '',
-  mend          text not null default '',
+  mend          text not null default '',     -- the hint; this name is older
   priority      integer not null default 0,
   held          integer not null default 0,
   max_parallel  integer,                      -- trials of it that may run at once; null: any number
@@ -27,12 +29,13 @@ create table trials (
   number        integer not null,
   kind          text not null check (kind in ('tune', 'base')),
   state         text not null,
-  wanted        text not null default 'run' check (wanted in ('run', 'pause', 'stop', 'kill')),
+  wanted        text not null default 'run'   -- the desired state
+                check (wanted in ('run', 'pause', 'stop', 'kill')),
   settings      text not null,                -- dotted keys and values, JSON
   rank          real,                         -- lower is placed first; null: its id; below 0: first of all
-  wanted_card   text,                         -- the only card it may be placed on next
+  wanted_card   text,                         -- the desired card: the only one it may be placed on next
   warm_trial    integer references trials,    -- it starts from this one's adapter
-  pruned        text not null default '',     -- why it is to end early; settle sees to it
+  pruned        text not null default '',     -- why it ends early; reconcile ends it
   checkpoint_step integer,
   waiting       text not null default '',
   reason        text not null default '',

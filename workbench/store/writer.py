@@ -21,7 +21,7 @@ from workbench.store.reader import BAND_STEPS, SCHEMA_VERSION, Reader, _ours
 from workbench.store.requests import Request
 from workbench.store.rows import Answer
 from workbench.text import safe, safe_line
-from workbench.trial import LEGAL, Kind, State, Wanted
+from workbench.trial import LEGAL, DesiredState, Kind, State
 
 MIGRATIONS: tuple[str, ...] = ((files("workbench.store") / "schema.sql").read_text(),)
 """Script n takes a database from user_version n to n + 1."""
@@ -157,9 +157,9 @@ class Store(Reader):
         """Whether its sweep asks for more trials, and how many it may come to."""
         self._update("experiments", experiment, searching=int(on), most_trials=most_trials)
 
-    def refuse(self, experiment: int, reason: str, mend: str) -> None:
+    def refuse(self, experiment: int, reason: str, hint: str) -> None:
         self._update(
-            "experiments", experiment, state="refused", reason=safe(reason), mend=safe(mend)
+            "experiments", experiment, state="refused", reason=safe(reason), mend=safe(hint)
         )
 
     # --- trials ---
@@ -210,7 +210,7 @@ class Store(Reader):
         by: str,
         why: str,
         reason: str = "",
-        mend: str = "",
+        hint: str = "",
     ) -> None:
         """One step of `trial.MOVES`, with its row of history. IllegalMove when it is not there."""
         if (before, after, by) not in LEGAL:
@@ -220,7 +220,7 @@ class Store(Reader):
             done = self.db.execute(
                 """update trials set state = ?, reason = ?, mend = ?, waiting = '', changed_utc = ?
                    where id = ? and state = ?""",
-                (after, safe(reason), safe(mend), now, trial, before),
+                (after, safe(reason), safe(hint), now, trial, before),
             )
             if done.rowcount != 1:
                 raise IllegalMove(f"trial {trial} is not {before}; it cannot become {after}")
@@ -234,11 +234,13 @@ class Store(Reader):
                 at_utc=now,
             )
 
-    def wish(self, trial: int, wanted: Wanted) -> None:
-        self._update("trials", trial, wanted=wanted)
+    def set_desired_state(self, trial: int, desired: DesiredState) -> None:
+        self._update("trials", trial, wanted=desired)
 
     def steer_trial(self, trial: int, **values: Any) -> None:
-        """What a person wants of its placing: rank, wanted_card."""
+        """What a person wants of its placing: rank, desired_card."""
+        if "desired_card" in values:
+            values["wanted_card"] = values.pop("desired_card")
         self._update("trials", trial, **values)
 
     def steer_experiment(self, experiment: int, **values: Any) -> None:
@@ -445,7 +447,7 @@ class Store(Reader):
             answered_utc=self.clock(),
             ok=int(answer.ok),
             answer=safe(answer.text),
-            mend=safe(answer.mend),
+            mend=safe(answer.hint),
             data=json.dumps(answer.data),
         )
 

@@ -13,28 +13,30 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 
-from workbench import __version__, faults
+from workbench import __version__, fault_points
 from workbench.assignment import Assignment
-from workbench.cards import Card
 from workbench.errors import DataError, Diverged
 from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan
-from workbench.footprint.ladder import kind_of, way_of
+from workbench.footprint.oom_fallback import kind_of, way_of
+from workbench.machine.cards import Card
 from workbench.recipe.schema import Recipe
-from workbench.training import adapter, checkpoint, libraries, warm
-from workbench.training.base import BaseSpec, Resident
-from workbench.training.checkpoint import Belongs, Checkpoint
+from workbench.training import libraries
+from workbench.training.card_memory import Meter
+from workbench.training.checkpoints import checkpoint
+from workbench.training.checkpoints.checkpoint import Belongs, Checkpoint
 from workbench.training.control import Control, Emit, Interrupted
-from workbench.training.course import Course, what_was_prepared
-from workbench.training.data import check_unchanged, load_prepared, prepare_data
-from workbench.training.host import Host, loading_bytes
-from workbench.training.memory import Meter
+from workbench.training.dataset.prepared import check_unchanged, load_prepared, prepare_data
+from workbench.training.host_memory import Host, loading_bytes
+from workbench.training.model import adapter, warm_start
+from workbench.training.model.base import BaseSpec, Resident
+from workbench.training.model.tokenizer import load_tokenizer
 from workbench.training.prepare import evaluation_digest
 from workbench.training.rehearsal import Rehearsal
-from workbench.training.scoring import Scorer
-from workbench.training.tokens import load_tokenizer
+from workbench.training.scoring.scores import Scorer
 from workbench.training.trainer import TrialTrainer
+from workbench.training.training_arguments import Course, what_was_prepared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,7 @@ class End:
     outcome: Outcome
     step: int | None = None
     reason: str = ""
-    mend: str = ""
+    hint: str = ""
     cause: str = ""
     stage: str = ""
     """What a failed one was doing."""
@@ -109,7 +111,7 @@ class Attempt:
         if found is not None and not self.a.finish:
             checkpoint.check_belongs(found, self._belongs(prepared))
         if found is None and self.a.warm is not None:
-            warm.check(self.a.warm, self.recipe)
+            warm_start.check(self.a.warm, self.recipe)
         with self._base() as base:
             return self._tune(base, rows, eval_rows, found, prepared)
 
@@ -117,7 +119,7 @@ class Attempt:
     def _base(self) -> Iterator[nn.Module]:
         spec = self._spec()
         self._phase("loading", "resident" if self.resident.spec == spec else "")
-        faults.at("worker.loading")
+        fault_points.at("worker.loading")
         need = loading_bytes(self.plan, self.card.kind, spec.path)
         held = self.resident.spec == spec
         with ExitStack() as held_now:
@@ -140,7 +142,7 @@ class Attempt:
         self.evaluation_digest = evaluation_digest(self.recipe, prepared)
         rows, eval_rows = load_prepared(prepared)
         if len(rows) == 0 and self.a.kind == "tune":
-            raise DataError("there are no training rows", mend="check data.train and data.max_rows")
+            raise DataError("there are no training rows", hint="check data.train and data.max_rows")
         return rows, eval_rows, prepared.digest
 
     def _spec(self) -> BaseSpec:
@@ -171,7 +173,7 @@ class Attempt:
             return self._finish(base, eval_rows, found)
         model = adapter.put_on(base, self.recipe, self.emit)
         if found is None and self.a.warm is not None:
-            warm.load(model, self.a.warm, self.emit)
+            warm_start.load(model, self.a.warm, self.emit)
         course = self._course(base, eval_rows, data)
         trainer = TrialTrainer(model, rows, self.tokenizer, course)
         gone: Diverged | None = None
@@ -221,7 +223,7 @@ class Attempt:
             outcome=Outcome.DIVERGED,
             step=found.step,
             reason=gone.what,
-            mend=gone.mend,
+            hint=gone.hint,
             cause="recipe",
         )
 

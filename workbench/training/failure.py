@@ -47,7 +47,7 @@ class CardLost(EngineError):
 def diverged(how: str) -> Diverged:
     return Diverged(
         f"the loss {how}",
-        mend="lower train.learning_rate, raise train.warmup, or look at the rows with "
+        hint="lower train.learning_rate, raise train.warmup, or look at the rows with "
         "`workbench check`",
     )
 
@@ -57,7 +57,7 @@ class Failure:
     cause: str
     """recipe, data, model, out_of_memory, disk_full or bug."""
     reason: str
-    mend: str
+    hint: str
 
 
 def is_poisoned(error: BaseException) -> bool:
@@ -121,7 +121,7 @@ def classify(
             "free space on the disk of the workbench's home, then retry the trial",
         )
     if isinstance(error, WorkbenchError):
-        return Failure(_cause(error), safe_line(error.what), safe_line(error.mend))
+        return Failure(_cause(error), safe_line(error.what), safe_line(error.hint))
     return Failure(
         "bug",
         f"{type(error).__name__}: {safe_line(error, 200)}",

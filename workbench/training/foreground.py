@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench.assignment import Assignment
-from workbench.cards import Card, detect_cards
 from workbench.errors import WorkbenchError
 from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan, choose_plan
-from workbench.footprint.lengths import lengths_of
 from workbench.footprint.plan import shown
+from workbench.footprint.row_lengths import lengths_of
+from workbench.machine.cards import Card, detect_cards
 from workbench.recipe import Recipe
 from workbench.text import safe, safe_line
 from workbench.training import libraries
@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         return train_here(folder)
     except WorkbenchError as refused:
         print(f"error: {refused.what}", file=sys.stderr)
-        if refused.mend:
-            print(f"  → {refused.mend}", file=sys.stderr)
+        if refused.hint:
+            print(f"  → {refused.hint}", file=sys.stderr)
         return refused.exit_code
 
 
@@ -119,7 +119,7 @@ def _line(kind: str, data: dict[str, Any]) -> str:
     if kind == "adapter":
         return f"adapter {data['path']}"
     if kind == "end" and data["outcome"] != Outcome.DONE:
-        return f"{data['outcome']}: {data['reason']}\n  → {data['mend']}"
+        return f"{data['outcome']}: {data['reason']}\n  → {data['hint']}"
     return ""
 
 

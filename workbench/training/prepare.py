@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from workbench import faults
+from workbench import fault_points
 from workbench.errors import DataError, ModelError, RecipeError, WorkbenchError
-from workbench.processes import die_with_parent
+from workbench.machine.processes import die_with_parent
 from workbench.recipe.schema import Recipe
 from workbench.redact import log_without_secrets
 from workbench.text import safe, safe_line
-from workbench.training.model_source import ModelSource, fetch_weights, resolve_model
+from workbench.training.model.source import ModelSource, fetch_weights, resolve_model
 
 if TYPE_CHECKING:
-    from workbench.training.data import Prepared
-    from workbench.training.survey import Progress
+    from workbench.training.dataset.first_pass import Progress
+    from workbench.training.dataset.prepared import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,9 @@ def prepare_experiment(
     try:
         result = _prepare(_recipe(folder / RECIPE), cache, progress, weights=weights)
     except WorkbenchError as refused:
-        _write(folder / RESULT, {"ok": False, "error": refused.what, "mend": refused.mend})
+        _write(folder / RESULT, {"ok": False, "error": refused.what, "hint": refused.hint})
         raise
-    faults.at("prepare.before_result")
+    fault_points.at("prepare.before_result")
     _write(folder / RESULT, result)
     return result
 
@@ -61,9 +61,11 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
     progress("finding the model", 0, 0)
     model = resolve_model(recipe.model)
     progress("loading the tokenizer", 0, 0)
-    from workbench.training.crew import spare_processes  # seconds: transformers, pyarrow
-    from workbench.training.data import prepare_data
-    from workbench.training.tokens import load_tokenizer
+    from workbench.training.dataset.prepared import prepare_data
+    from workbench.training.dataset.tokenizer_pool import (
+        spare_processes,  # seconds: transformers, pyarrow
+    )
+    from workbench.training.model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model.path, model.revision)
     prepared = prepare_data(
@@ -100,13 +102,13 @@ def _check_against(model: ModelSource, prepared: Prepared, pad_id: int) -> None:
     if isinstance(vocabulary, int) and highest >= vocabulary:
         raise ModelError(
             f"the tokenizer gives token {highest}, but the model has embeddings for {vocabulary}",
-            mend="tokenizer and model do not belong together; take both from the same release",
+            hint="tokenizer and model do not belong together; take both from the same release",
         )
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and prepared.max_length > positions:
         raise DataError(
             f"the longest row has {prepared.max_length} tokens, the model reads {positions}",
-            mend=f"lower data.max_tokens to {positions} or less",
+            hint=f"lower data.max_tokens to {positions} or less",
         )
 
 
@@ -116,7 +118,7 @@ def _recipe(path: Path) -> Recipe:
     except (OSError, ValidationError) as broken:
         raise RecipeError(
             f"{path} is no resolved recipe: {safe(broken, 400)}",
-            mend="submit the recipe again",
+            hint="submit the recipe again",
         ) from broken
 
 
@@ -177,8 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as broken:
         log.exception("preparation failed")
         what = f"preparing failed: {type(broken).__name__}: {safe_line(broken, 200)}"
-        mend = "the experiment's log has the whole story; `workbench doctor` checks the machine"
-        _write(folder / RESULT, {"ok": False, "error": what, "mend": mend})
+        hint = "the experiment's log has the whole story; `workbench doctor` checks the machine"
+        _write(folder / RESULT, {"ok": False, "error": what, "hint": hint})
         return 1
     return 0
 

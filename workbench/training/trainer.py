@@ -15,24 +15,25 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
-from workbench import faults
+from workbench import fault_points
 from workbench.errors import CheckpointError
 from workbench.fleet import Halt
-from workbench.training import checkpoint, staging
-from workbench.training.adapter import load_weights, save_weights
-from workbench.training.checkpoint import WEIGHTS, Checkpoint
+from workbench.machine import staging
+from workbench.training.checkpoints import checkpoint
+from workbench.training.checkpoints.checkpoint import WEIGHTS, Checkpoint
 from workbench.training.control import Interrupted
-from workbench.training.course import Course, config
 from workbench.training.failure import diverged, is_out_of_memory
-from workbench.training.pace import EpochOrder, Window
+from workbench.training.model.adapter import load_weights, save_weights
 from workbench.training.rehearsal import (
     room_for_moments,
     same_chance,
     train_once,
     worst_batches,
 )
+from workbench.training.row_order import EpochOrder, Window
 from workbench.training.step import Lever, Rows
 from workbench.training.step.in_trainer import StepTraining, collate, options_from
+from workbench.training.training_arguments import Course, config
 
 FAR, LEAST_START = 10, 0.1
 """A loss so many times the first window's has gone away. A start below so many nats counts as that:
@@ -52,7 +53,7 @@ class Boundary(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         step, train = state.global_step, self._course.recipe.train
         self._course.control.step = step
-        faults.at("worker.step")
+        fault_points.at("worker.step")
         every = self._course.recipe.evaluate.every
         halt = self._course.control.halt
         last = step >= state.max_steps
@@ -112,7 +113,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             raise CheckpointError(
                 f"the checkpoint of step {found.step} holds more than numbers, which could run "
                 "code; it was not opened",
-                mend=f"look who wrote {found.path}; clone the trial: a clone starts anew",
+                hint=f"look who wrote {found.path}; clone the trial: a clone starts anew",
             ) from refused
         finally:
             if self.step is not None:

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from workbench.assignment import Assignment
-from workbench.cards import Card
 from workbench.errors import Diverged
 from workbench.events import EventWriter, Outcome
+from workbench.machine.cards import Card
 from workbench.redact import redact
 from workbench.training import failure, libraries
 from workbench.training.attempt import Attempt, End
-from workbench.training.base import Resident
+from workbench.training.card_memory import Meter
 from workbench.training.control import Control, Emit
-from workbench.training.host import Host, trim
-from workbench.training.memory import Meter
+from workbench.training.host_memory import Host, trim
+from workbench.training.model.base import Resident
 
 
 def run(
@@ -46,7 +46,7 @@ def run(
         _keep_traceback(Path(assignment.folder), error)
         if assignment.card["kind"] == "cuda" and failure.is_poisoned(error):
             lost = "the card's context broke; see traceback.txt in the attempt's folder"
-            raise failure.CardLost(lost, mend="it is tried again in a new process") from error
+            raise failure.CardLost(lost, hint="it is tried again in a new process") from error
         end = _failed(error, assignment, control, meter)
         _forget_frames(error)
         if end.cause == "out_of_memory":  # the next attempt begins on an emptied card
@@ -62,7 +62,7 @@ def run(
         outcome=end.outcome.value,
         step=end.step,
         reason=end.reason,
-        mend=end.mend,
+        hint=end.hint,
         cause=end.cause,
         stage=end.stage,
     )
@@ -82,7 +82,7 @@ def _failed(error: Exception, given: Assignment, control: Control, meter: Meter)
         outcome=Outcome.DIVERGED if isinstance(error, Diverged) else Outcome.FAILED,
         step=control.step,
         reason=found.reason,
-        mend=found.mend,
+        hint=found.hint,
         cause=found.cause,
         stage=control.stage,
     )

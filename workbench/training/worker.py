@@ -12,21 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import faults
+from workbench import fault_points
 from workbench.assignment import Assignment
-from workbench.cards import Card
 from workbench.errors import EngineError
 from workbench.events import EventWriter
 from workbench.fleet import Halt, Phase
 from workbench.home import Home
-from workbench.locks import Lock, holder
+from workbench.machine.cards import Card
+from workbench.machine.locks import Lock, holder
 from workbench.training import failure
+from workbench.training.card_memory import Meter, resident_bytes
 from workbench.training.control import Control
 from workbench.training.libraries import warm
-from workbench.training.memory import Meter, resident_bytes
 
 if TYPE_CHECKING:
-    from workbench.training.base import Resident
+    from workbench.training.model.base import Resident
 
 IDLE_S = 600.0
 """Idle so long, a worker lets its base go."""
@@ -57,7 +57,7 @@ class Worker:
             pid = holder(self._lock.path)
             raise EngineError(
                 f"card {self.card.uuid} is in the hands of process {pid}",
-                mend=f"stop the other workbench, or end process {pid}",
+                hint=f"stop the other workbench, or end process {pid}",
             )
         self._changed = threading.Condition()
         self._waiting: Assignment | None = None
@@ -106,7 +106,7 @@ class Worker:
 
     def report(self) -> dict[str, Any]:
         """What it does now; `gone` when its card's context broke and it can run nothing more."""
-        faults.at("worker.report")
+        fault_points.at("worker.report")
         with self._changed:
             phase = Phase.BUSY if self._attempt is not None else Phase.IDLE
             if self._broken:
@@ -165,7 +165,7 @@ class Worker:
         """Imports and CUDA context, before anybody asks for them."""
         warm(threads=1 if self.card.kind == "cpu" else None)
         from workbench.training import trial_run  # noqa: F401
-        from workbench.training.base import Resident
+        from workbench.training.model.base import Resident
 
         return Meter(self.card), Resident()
 

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workbench.training.adapter import _unread
+from workbench.training.model.adapter import _unread
 from workbench.training.step import Rows, Step, StepOptions, collate, triton_ops
 from workbench.training.step.masks import hashed_mask, inverse, keep_mask, keys_for
 from workbench.training.step.rows import IGNORE, examples_of

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AttentionInterface, AutoConfig
 
-from workbench.cards import Card
 from workbench.footprint import ModelShape, Plan, named_config
-from workbench.footprint.kernels import kernel_for
-from workbench.footprint.micro import bucket, chunk_rows, parts
-from workbench.footprint.shape import FAMILIES
-from workbench.training.base import DTYPES
+from workbench.footprint.attention_path import kernel_for
+from workbench.footprint.micro_steps import bucket, chunk_rows, parts
+from workbench.footprint.model.shape import FAMILIES
+from workbench.machine.cards import Card
+from workbench.training.model.base import DTYPES
 from workbench.training.step import Rows, collate
 from workbench.training.step.attention import KERNELS, Choice, Unsupported, choose
 from workbench.training.step.head import Head
@@ -188,7 +188,7 @@ def test_every_card_gets_a_kernel_and_a_reason() -> None:
 def test_the_head_in_chunks_is_cross_entropy(
     softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workbench.footprint.micro.CHUNK_BYTES", 3 * 31 * 4)
+    monkeypatch.setattr("workbench.footprint.micro_steps.CHUNK_BYTES", 3 * 31 * 4)
     torch.manual_seed(0)
     hidden, weight = torch.randn(11, 6, requires_grad=True), torch.randn(31, 6)
     targets = torch.tensor([3, IGNORE, 30, 0, 1, IGNORE, 7, 8, 9, 2, 2])

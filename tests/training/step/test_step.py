@@ -81,7 +81,7 @@ def test_twenty_steps_without_a_finite_gradient_are_a_failure(
         step.optimizer_step()
     with pytest.raises(Diverged) as failed:
         step.measured()
-    assert failed.value.mend
+    assert failed.value.hint
     assert torch.equal(step.flat.values, before)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.footprint.micro import chunk_rows
+from workbench.footprint.micro_steps import chunk_rows
 from workbench.training.step import triton_ops
 from workbench.training.step.rows import IGNORE
 

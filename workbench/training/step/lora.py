@@ -21,7 +21,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from workbench.footprint.kernels import WIDEST_RANK
+from workbench.footprint.attention_path import WIDEST_RANK
 from workbench.training.step import triton_ops
 from workbench.training.step.frozen import FrozenWeight, Workspace
 from workbench.training.step.masks import dropped

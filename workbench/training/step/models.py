@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from workbench.footprint.shape import AROUND, FAMILIES, OWN_DROPOUTS
+from workbench.footprint.model.shape import AROUND, FAMILIES, OWN_DROPOUTS
 from workbench.training.step import triton_ops
 from workbench.training.step.head import Head
 from workbench.training.step.lora import FusedProjections

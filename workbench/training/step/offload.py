@@ -146,5 +146,5 @@ def _runtime() -> Any:
 def _too_much(size: int) -> HostMemory:
     return HostMemory(
         f"the machine did not give {size / GIB:.1f} GiB of memory for the inputs of layers",
-        mend="lower data.max_tokens, or run fewer trials at once",
+        hint="lower data.max_tokens, or run fewer trials at once",
     )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.footprint.micro import cuts
+from workbench.footprint.micro_steps import cuts
 
 IGNORE = -100
 """The label that carries no loss (torch.nn.functional.cross_entropy's default)."""

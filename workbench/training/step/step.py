@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from workbench.errors import Diverged
-from workbench.footprint.micro import bucket, grain
+from workbench.footprint.micro_steps import bucket, grain
 from workbench.training.step import attention, triton_ops
 from workbench.training.step.graphs import Runner
 from workbench.training.step.lora import CannotFuse, FusedProjections, together
@@ -143,7 +143,7 @@ class Step:
         if worst >= MAX_SKIPPED:
             raise Diverged(
                 f"{int(worst)} steps in a row had a gradient that is NaN or infinite",
-                mend="lower train.learning_rate, or set model.precision: bf16 where the card has "
+                hint="lower train.learning_rate, or set model.precision: bf16 where the card has "
                 "it; the last checkpoint is good",
             )
         return rows

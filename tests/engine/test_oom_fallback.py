@@ -1,0 +1,204 @@
+"""Out of memory: rung by rung on a card, remembered for the others, and failing with the sums."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cramped_worker import CrampedWorker
+from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
+from workbench.footprint import Plan
+from workbench.scheduler.oom_fallback import MOST_FALLS, MOST_WAITS, after
+from workbench.scheduler.recover import rescue_all
+from workbench.store.ingest import End
+from workbench.store.rows import Attempt
+from workbench.trial import DesiredState, State
+
+WORKER = "tests.support.cramped_worker:CrampedWorker"
+TRAIN = {
+    "max_steps": 6,
+    "save_every": 2,
+    "log_every": 1,
+    "learning_rate": 0.1,
+    "batch_size": 4,
+}
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def cramped(tmp_path: Path) -> Iterator[MakeBench]:
+    made: list[Bench] = []
+
+    def make(holds: dict[str, int], *cards: dict[str, object]) -> Bench:
+        CrampedWorker.holds, CrampedWorker.ran = holds, []
+        made.append(make_bench(tmp_path, list(cards), WORKER))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.context.fleet.close()
+        bench.store.close()
+
+
+def rows_at_once(attempt: Attempt) -> int:
+    return Plan.from_json(attempt.plan).micro_batch
+
+
+def rows_tried(trial: int) -> list[tuple[int, bool]]:
+    """(rows, recompute) of its attempts, in order, each once."""
+    tried = [(rows, again) for _, one, rows, again in CrampedWorker.ran if one == trial]
+    return list(dict.fromkeys(tried))
+
+
+def test_a_trial_that_runs_out_goes_on_from_its_checkpoint_with_half_the_rows(
+    cramped: MakeBench,
+) -> None:
+    bench = cramped({"cpu-0": 2}, cpu_card(0))
+    bench.submit(recipe(train=TRAIN))
+    trial = bench.trials()[1].id
+    assert bench.until(State.DONE, trial).attempts == 2
+    first, second = bench.store.attempts(trial)
+    assert (first.outcome, first.cause, first.stage) == ("failed", "out_of_memory", "training")
+    assert (rows_at_once(first), rows_at_once(second)) == (4, 2)
+    assert second.plan["micro_steps"] == 2
+    assert second.from_step == 2
+    assert second.plan["buckets"]["activations"] < first.plan["buckets"]["activations"]
+
+
+def test_every_rung_is_a_move_and_an_event_with_its_reason(cramped: MakeBench) -> None:
+    bench = cramped({"cpu-0": 1}, cpu_card(0))
+    bench.submit(recipe(train=TRAIN))
+    trial = bench.trials()[1].id
+    bench.until(State.DONE, trial)
+    back = [m.why for m in bench.store.moves(trial) if m.after == State.QUEUED]
+    assert len(back) == 2
+    assert all("out of memory in training at step 3" in why and "next rung" in why for why in back)
+    told = [event for event in bench.store.events(trial=trial) if event.kind == "out-of-memory"]
+    assert [event.level for event in told] == ["warning", "warning"]
+    placed = [m.why for m in bench.store.moves(trial) if m.after == State.STARTING]
+    assert [why.rpartition(", ")[2] for why in placed] == ["4 rows × 1", "2 rows × 2", "1 row × 4"]
+
+
+def test_the_last_rung_before_another_card_recomputes_every_layer(cramped: MakeBench) -> None:
+    bench = cramped({"cpu-0": 0}, cpu_card(0))
+    bench.submit(recipe(train=TRAIN))
+    trial = bench.trials()[1].id
+    bench.until(State.DONE, trial)
+    assert rows_tried(trial) == [(4, False), (2, False), (1, False), (1, True)]
+
+
+def test_below_the_last_rung_it_waits_for_a_bigger_card(cramped: MakeBench) -> None:
+    bench = cramped({"cpu-0": -1}, cpu_card(0), cpu_card(1, 48.0))
+    bench.store.quarantine("cpu-1", "a test")
+    bench.ticks()
+    bench.submit(recipe(train=TRAIN))
+    trial = bench.trials()[1].id
+    bench.ticks(40)
+    waiting = bench.store.trial(trial).waiting
+    assert "cpu-1 quarantined" in waiting
+    assert "cpu-0" not in waiting
+    bench.store.quarantine("cpu-1", "")
+    bench.until(State.DONE, trial)
+    tried = [(one.card, rows_at_once(one)) for one in bench.store.attempts(trial)]
+    assert tried == [("cpu-0", 4), ("cpu-0", 2), ("cpu-0", 1), ("cpu-0", 1), ("cpu-1", 4)]
+
+
+def test_with_no_bigger_card_it_fails_and_shows_the_sums(cramped: MakeBench) -> None:
+    bench = cramped({"cpu-0": -1}, cpu_card(0))
+    bench.submit(recipe(train=TRAIN))
+    trial = bench.trials()[1].id
+    row = bench.until(State.FAILED, trial)
+    for part in ("4 rows × 1: ", "1 row × 4, recomputing every layer", "GiB predicted", "24.0 GiB"):
+        assert part in row.reason
+    assert "lower data.max_tokens to 32" in row.hint
+    assert row.attempts == 4
+
+
+def test_a_recipe_that_forbids_recompute_gets_none(cramped: MakeBench) -> None:
+    bench = cramped({"cpu-0": -1}, cpu_card(0))
+    bench.submit(recipe(train={**TRAIN, "gradient_checkpointing": "off"}))
+    trial = bench.trials()[1].id
+    bench.until(State.FAILED, trial)
+    assert rows_tried(trial) == [(4, False), (2, False), (1, False)]
+
+
+def test_the_other_trials_begin_on_the_rung_that_was_found(cramped: MakeBench) -> None:
+    bench = cramped({"cpu-0": 1}, cpu_card(0))
+    rates = [0.1, 0.2, 0.3, 0.4]
+    bench.submit(recipe(train=TRAIN, sweep={"parameters": {"train.learning_rate": rates}}))
+    tuned = [trial.id for trial in bench.trials() if trial.kind == "tune"]
+    for trial in tuned:
+        bench.until(State.DONE, trial)
+    assert rows_tried(tuned[0]) == [(4, False), (2, False), (1, False)]
+    assert [bench.store.trial(trial).attempts for trial in tuned] == [3, 1, 1, 1]
+
+
+def test_a_rung_holds_for_cards_of_the_same_kind_only(cramped: MakeBench) -> None:
+    bench = cramped({"cpu-0": 2}, cpu_card(0), cpu_card(1), cpu_card(2, 48.0))
+    rates = [n / 10 for n in range(1, 9)]
+    bench.submit(recipe(train=TRAIN, sweep={"parameters": {"train.learning_rate": rates}}))
+    tuned = [trial.id for trial in bench.trials() if trial.kind == "tune"]
+    for trial in tuned:
+        bench.until(State.DONE, trial)
+    tried = [one for trial in tuned for one in bench.store.attempts(trial)]
+    fell = min(one.id for one in tried if one.cause)
+    later = {(one.card, rows_at_once(one)) for one in tried if one.id > fell + 2}
+    assert later == {("cpu-0", 2), ("cpu-1", 2), ("cpu-2", 4)}
+
+
+def test_a_trial_that_takes_less_does_not_begin_on_a_hungrier_ones_rung(
+    cramped: MakeBench,
+) -> None:
+    bench = cramped({"cpu-0": 2}, cpu_card(0))
+    ranks = {"parameters": {"lora.rank": [64, 4, 128]}}
+    bench.submit(recipe(train=TRAIN, sweep=ranks))
+    tuned = [trial.id for trial in bench.trials() if trial.kind == "tune"]
+    for trial in tuned:
+        bench.until(State.DONE, trial)
+    assert [rows_tried(trial)[0] for trial in tuned] == [(4, False), (4, False), (2, False)]
+
+
+@pytest.mark.parametrize(
+    ("cause", "most"), [("out_of_memory", MOST_FALLS), ("host_memory", MOST_WAITS)]
+)
+def test_whatever_rungs_are_left_so_many_in_a_row_are_the_end(
+    cramped: MakeBench, cause: str, most: int
+) -> None:
+    bench = cramped({}, cpu_card(0))
+    bench.submit(recipe(train=TRAIN))
+    trial = bench.trials()[1]
+    end = End("failed", 0, "no memory", "a mend", cause)
+    states = []
+    for _ in range(most):
+        attempt = bench.store.add_attempt(trial.id, "cpu-0", {}, 0, 0)
+        bench.store.end_attempt(attempt, "failed", "no memory", cause=cause)
+        found = after(bench.context, trial, end)
+        assert found is not None
+        states.append(found[0])
+    assert states == [State.QUEUED] * (most - 1) + [State.FAILED]
+
+
+def test_a_rung_survives_the_engine(cramped: MakeBench) -> None:
+    bench = cramped({"cpu-0": 1}, cpu_card(0))
+    bench.submit(recipe(train=TRAIN))
+    trial = bench.trials()[1].id
+    while len(bench.store.attempts(trial)) < 2:
+        bench.ticks()
+    bench.context.fleet.close()
+    bench.context.plans.clear()
+    bench.context.falls.clear()
+    rescue_all(bench.context, "the engine was restarted")
+    bench.until(State.DONE, trial)
+    assert [rows_at_once(a) for a in bench.store.attempts(trial)] == [4, 2, 2, 1]
+
+
+def test_a_pause_asked_for_meanwhile_is_kept(cramped: MakeBench) -> None:
+    bench = cramped({"cpu-0": 2}, cpu_card(0))
+    bench.submit(recipe(train=TRAIN))
+    trial = bench.trials()[1].id
+    while bench.store.trial(trial).step < 3:
+        bench.ticks()
+    bench.store.set_desired_state(trial, DesiredState.PAUSE)
+    assert bench.until(State.PAUSED, trial).checkpoint_step
+    bench.store.set_desired_state(trial, DesiredState.RUN)
+    bench.until(State.DONE, trial)

@@ -1,0 +1,166 @@
+"""What would make a recipe fit: each suggestion is computed, and holds."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from workbench.errors import UsageError
+from workbench.footprint import choose_plan, named_config, predict
+from workbench.footprint.model.known_models import _SHAPES
+from workbench.footprint.outlook import leanest, look, look_at_usual
+from workbench.footprint.usual_cards import SIZES_GB, card_of_size, usual_card
+from workbench.footprint.worst_case import hungriest
+from workbench.machine.cards import Card
+from workbench.recipe import Recipe, apply_settings
+
+GIB = 1 << 30
+GUIDE = Recipe.model_validate(
+    {"name": "guide", "model": {"name": "meta-llama/Meta-Llama-3-8B"}, "data": {"train": "a/b"}}
+)
+
+
+def config(name: str) -> dict[str, Any]:
+    found = named_config(name)
+    assert found is not None
+    return found
+
+
+def swept(**parameters: Any) -> Recipe:
+    named = {key.replace("__", "."): value for key, value in parameters.items()}
+    sweep = {"method": "random", "trials": 3, "parameters": named}
+    return Recipe.model_validate({**GUIDE.model_dump(), "sweep": sweep})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(_SHAPES)),
+    gib=st.floats(2, 90),
+    tokens=st.integers(64, 32_768),
+    rank=st.integers(1, 512),
+    mode=st.sampled_from(["auto", "on", "off"]),
+    quantization=st.sampled_from(["nf4", "none"]),
+    optimizer=st.sampled_from(["auto", "adamw_torch", "paged_adamw_32bit"]),
+)
+def test_every_setting_a_refusal_names_then_fits(
+    name: str, gib: float, tokens: int, rank: int, mode: str, quantization: str, optimizer: str
+) -> None:
+    changes = {
+        "data.max_tokens": tokens,
+        "lora.rank": rank,
+        "train.gradient_checkpointing": mode,
+        "model.quantization": quantization,
+        "train.optimizer": optimizer,
+    }
+    recipe, card = apply_settings(GUIDE, changes), card_of_size(int(gib * GIB), "a card")
+    outlook = look(recipe, config(name), card)
+    assume(not outlook.fits)
+    assert outlook.suggestions
+    for suggestion in outlook.suggestions:
+        if suggestion.settings:
+            mended = choose_plan(apply_settings(recipe, suggestion.settings), config(name), card)
+            assert mended.predicted_bytes == suggestion.peak_bytes
+    needed = int(outlook.suggestions[-1].words.rsplit(" needs ")[1].removesuffix(" GiB"))
+    choose_plan(recipe, config(name), card_of_size(needed * GIB, "the card named"))
+
+
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-70B", "google/gemma-2-27b"])
+def test_a_refusal_takes_a_bounded_number_of_predictions(name: str) -> None:
+    """Some 20 µs each: `plan` answers within a second, whatever the recipe."""
+    changes: dict[str, object] = {"train.batch_size": 240, "data.max_tokens": 131_072}
+    recipe, made = apply_settings(GUIDE, changes), 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal made
+        made += event == "call" and frame.f_code is predict.__code__
+
+    sys.setprofile(count)
+    try:
+        look(recipe, config(name), usual_card("3090"))
+        look_at_usual(recipe, config(name))
+    finally:
+        sys.setprofile(None)
+    assert made < 5_000
+
+
+def test_the_leanest_way_takes_no_more_on_a_larger_card() -> None:
+    """Where attention is quadratic, what a row of 131,072 tokens takes is beyond any card."""
+    long = apply_settings(GUIDE, {"data.max_tokens": 131_072, "train.batch_size": 1})
+    gemma = config("google/gemma-2-27b")
+    size, plan = leanest(long, gemma, usual_card("t4"))
+    assert size > 1 << 42
+    assert plan.recompute_layers == plan.layers
+    assert size - plan.predicted_bytes < GIB
+
+
+def test_settings_that_only_cost_speed_come_without_those_that_are_not_needed() -> None:
+    slow = {"train.gradient_checkpointing": "off", "train.optimizer": "adamw_torch"}
+    outlook = look(
+        apply_settings(GUIDE, {**slow, "model.quantization": "none", "data.max_tokens": 2048}),
+        config("meta-llama/Meta-Llama-3-8B"),
+        usual_card("3060"),
+    )
+    assert outlook.suggestions[0].settings == {
+        "train.gradient_checkpointing": "auto",
+        "model.quantization": "nf4",
+    }
+
+
+def test_the_hungriest_point_takes_the_end_of_each_range_that_needs_most() -> None:
+    recipe = swept(
+        lora__rank=[64, 8],
+        train__learning_rate={"min": 1e-5, "max": 1e-3},
+        data__max_tokens={"min": 128, "max": 1024, "integer": True},
+        train__gradient_checkpointing=["on", "off"],
+    )
+    point, told = hungriest(recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090"))
+    assert told == {
+        "lora.rank": 64,
+        "data.max_tokens": 1024,
+        "train.gradient_checkpointing": "off",
+    }
+    assert point.lora.rank == 64
+    assert point.sweep is None
+
+
+def test_the_hungriest_point_is_one_that_can_exist() -> None:
+    """The long rows exist only with the small batch, and the big batch only without them."""
+    recipe = swept(
+        train__batch_size=[1, 64],
+        data__max_tokens={"values": [1024, 2048], "when": {"train.batch_size": 1}},
+        lora__rank={"min": 8, "max": 64, "integer": True, "when": {"train.batch_size": [64]}},
+        train__learning_rate={"min": 1e-5, "max": 1e-3},
+    )
+    _, told = hungriest(recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090"))
+    possible = [
+        {"train.batch_size": 1, "data.max_tokens": 2048},
+        {"train.batch_size": 64, "lora.rank": 64},
+    ]
+    assert told in possible
+
+
+def test_usual_cards_are_found_by_their_everyday_names() -> None:
+    assert usual_card("3090") == usual_card("NVIDIA GeForce RTX 3090")
+    assert usual_card("A100-80GB").total_bytes == 80 * GIB
+    assert usual_card("tesla t4").capability == (7, 5)
+    with pytest.raises(UsageError, match="no card that is known") as refused:
+        usual_card("h200x")
+    assert "--vram" in refused.value.hint
+
+
+def test_the_usual_sizes_rise_and_each_takes_a_small_model() -> None:
+    cards = [card_of_size(gb * GIB, f"{gb} GB") for gb in SIZES_GB]
+    small = config("HuggingFaceTB/SmolLM2-135M")
+    assert all(look(GUIDE, small, card).fits for card in cards)
+    assert list(SIZES_GB) == sorted(SIZES_GB)
+
+
+def test_a_cpu_card_is_planned_for_too() -> None:
+    card = Card(uuid="cpu-0", kind="cpu", name="CPU card 0", total_bytes=2 * GIB)
+    outlook = look(GUIDE, config("HuggingFaceTB/SmolLM2-135M"), card)
+    assert (outlook.fits, outlook.plan.precision) == (True, "fp32")

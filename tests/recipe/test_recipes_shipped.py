@@ -1,0 +1,72 @@
+"""Every recipe that ships loads, and fits what it says it fits."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import NotThere
+from workbench.recipe import (
+    find_recipe,
+    list_recipes,
+    load_recipe,
+    read_recipe,
+    shipped_file,
+    to_yaml,
+)
+
+NAMES = [recipe.name for recipe in list_recipes()]
+
+
+def test_the_recipes_are_there() -> None:
+    assert {"demo", "llama3-8b-qlora", "llama3-8b-qlora-16gb", "gsm8k-chat"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_recipe_loads_and_reads_back(name: str, tmp_path: Path) -> None:
+    path = Path(shutil.copy(find_recipe(name), tmp_path))
+    (tmp_path / "train.jsonl").touch()
+    recipe = load_recipe(path)
+    assert recipe.name == name
+    assert read_recipe(to_yaml(recipe), folder=tmp_path) == recipe
+
+
+@pytest.mark.parametrize("recipe", list_recipes(), ids=NAMES)
+def test_a_shipped_recipe_says_what_it_is_for(recipe: object) -> None:
+    about = getattr(recipe, "about", "")
+    assert 20 < len(about) < 120
+
+
+def test_the_guides_settings_are_the_defaults() -> None:
+    told = load_recipe(find_recipe("llama3-8b-qlora"))
+    assert told.train.optimizer == "paged_adamw_8bit"
+    assert told.train.model_dump(exclude={"optimizer"}) == type(told.train)().model_dump(
+        exclude={"optimizer"}
+    )
+    assert told.lora == type(told.lora)()
+
+
+def test_a_t4_recipe_asks_for_nothing_a_t4_lacks() -> None:
+    for name in ("llama3-8b-qlora-16gb", "llama3-8b-qlora-16gb-sweep"):
+        recipe = load_recipe(find_recipe(name))
+        assert (recipe.model.precision, recipe.model.attention) == ("fp16", "sdpa")
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(NotThere) as gone:
+        find_recipe("dmeo")
+    assert gone.value.hint == "did you mean demo?"
+
+
+@pytest.mark.parametrize(
+    "name", ["workbench:../pyproject.toml", "workbench:/etc/passwd", "workbench:", "workbench:no"]
+)
+def test_only_files_of_the_package_ship(name: str) -> None:
+    with pytest.raises(NotThere):
+        shipped_file(name)
+
+
+def test_a_file_of_the_package_is_found() -> None:
+    assert shipped_file("workbench:recipe/schema.py").is_file()

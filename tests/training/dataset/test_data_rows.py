@@ -1,0 +1,121 @@
+"""Data files read row by row, with true line numbers in every complaint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.errors import DataError
+from workbench.training.dataset.files.rows import Row, read_file
+from workbench.training.dataset.files.sources import Source
+from workbench.training.dataset.first_pass import survey
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_blank_lines_are_skipped_and_still_counted(tmp_path: Path) -> None:
+    path = written(tmp_path, "t.jsonl", '\ufeff{"text": "a"}\n\n  \n{"text": "b"}')
+    assert list(read_file(path)) == [
+        Row("t.jsonl:1", {"text": "a"}),
+        Row("t.jsonl:4", {"text": "b"}),
+    ]
+
+
+def test_a_json_array_knows_the_line_of_each_object(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "t.json", '[\n {"text":\n  "a"},\n\n {"text": "b"}, {"text": "c"}\n]\n'
+    )
+    assert [row.place for row in read_file(path)] == ["t.json:2", "t.json:5", "t.json:5"]
+
+
+def test_csv_fields_may_hold_line_ends_and_rows_know_where_they_begin(tmp_path: Path) -> None:
+    path = written(tmp_path, "t.csv", 'prompt,completion\n"a\nb",c\nd,"e, f"\n')
+    assert list(read_file(path)) == [
+        Row("t.csv:2", {"prompt": "a\nb", "completion": "c"}),
+        Row("t.csv:4", {"prompt": "d", "completion": "e, f"}),
+    ]
+
+
+def test_a_text_file_is_a_row_a_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "t.txt", "one\r\n\ntwo\n")
+    assert list(read_file(path)) == [
+        Row("t.txt:1", {"text": "one"}),
+        Row("t.txt:3", {"text": "two"}),
+    ]
+
+
+def test_parquet_rows_are_counted_from_one(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"]}), path)
+    assert [row.place for row in read_file(path)] == ["t.parquet row 1", "t.parquet row 2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("t.jsonl", '{"text": "a"}\n\n{"text": \n', r"^t\.jsonl:3: is not JSON: "),
+        ("t.jsonl", '{"text": "a"}\n"b"\n', r"^t\.jsonl:2: holds text, not an object"),
+        ("t.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"^t\.jsonl:2: byte 11 .* not UTF-8"),
+        ("t.json", '[{"text": "a"},\n {"text": }]', r"^t\.json:2: is not JSON: "),
+        ("t.json", '[{"text": "a"}\n {"text": "b"}]', r"^t\.json:2: a comma is missing"),
+        ("t.json", '[{"text": "a"},\n', r"^t\.json:2: the array is not closed"),
+        ("t.json", '[{"text": "a"}]\n{}', r"something follows"),
+        ("t.json", "[" * 100_000, r"is not JSON"),
+        ("t.csv", "a,b\n1,2\n3\n", r"^t\.csv:3: has 1 fields, the header 2"),
+        ("t.csv", "a,a\n1,2\n", r"^t\.csv:1: the header has a column twice"),
+        ("t.csv", 'a,b\n1,"2\n', r"^t\.csv:2: is not CSV"),
+        ("t.parquet", "PAR1 no", r"^t\.parquet, after row 0: cannot be read"),
+        ("t.xlsx", "", r"is not a kind of file"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_file_line_and_mend(
+    tmp_path: Path, name: str, content: str | bytes, complaint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint) as refused:
+        list(read_file(written(tmp_path, name, content)))
+    assert refused.value.hint
+
+
+def test_a_missing_file_is_told_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.jsonl cannot be read: No such file"):
+        list(read_file(tmp_path / "gone.jsonl"))
+
+
+@given(content=st.binary(max_size=200), ending=st.sampled_from(["jsonl", "json", "csv", "txt"]))
+def test_any_bytes_are_rows_or_a_data_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str
+) -> None:
+    path = written(tmp_path_factory.getbasetemp(), f"any.{ending}", content)
+    with contextlib.suppress(DataError):
+        assert all(isinstance(row.values, dict) for row in read_file(path))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "txt", "parquet"])
+def test_how_far_reading_is_can_be_told_from_its_first_rows(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"t.{ending}"
+    texts = [f"{n:05} apples and books " * 100 for n in range(3_000)]
+    if ending == "parquet":
+        pq.write_table(pa.table({"text": texts}), path)
+    elif ending == "json":
+        path.write_text(json.dumps([{"text": text} for text in texts]))
+    else:
+        lines = [json.dumps({"text": text}) if ending == "jsonl" else text for text in texts]
+        path.write_text("\n".join((["text"] if ending == "csv" else []) + lines))
+    told: list[tuple[str, int, int]] = []
+    source = Source(name="t", path=path, split="train", digest="d")
+    rows = survey(source, "training", lambda *seen: told.append(seen), None, [])
+    assert rows == 3_000
+    assert [done for _, done, _ in told] == [*range(500, 3_001, 500), 3_000]
+    assert all(2_300 <= total <= 3_100 for _, _, total in told)
+    assert told[-1] == ("reading training rows", 3_000, 3_000)

@@ -1,0 +1,115 @@
+"""An adapter merged into its base gives what base and adapter give."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.training.trials import Bench, recipe
+from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
+from workbench.training.model.adapter import WEIGHTS
+from workbench.training.model.merge import merge_adapter
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    home = tmp_path_factory.mktemp("home")
+    bench = Bench(home, recipe(model__quantization="nf4"))
+    bench.run()
+    return home / "merged", merge_adapter(bench.trial / "adapter", home / "merged")
+
+
+def test_the_merged_model_gives_nearly_the_same_logits(
+    merged: tuple[Path, dict[str, Any]],
+) -> None:
+    _, report = merged
+    assert report["max_logits_difference"] < 0.05 * report["max_logit"]  # bfloat16: 8 bits
+    assert report["dequantized"] is False
+    assert report["base"] == "workbench:demo/model"
+
+
+def test_the_merged_model_loads_in_plain_transformers(
+    merged: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, report = merged
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert str(model.dtype) == f"torch.{report['dtype']}" == "torch.bfloat16"
+    assert getattr(model.config, "quantization_config", None) is None
+    assert tokenizer.chat_template
+    with torch.no_grad():
+        assert torch.isfinite(model(**tokenizer("1 + 1", return_tensors="pt")).logits).all()
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotThere):
+        merge_adapter(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "here"])
+def test_what_stands_at_the_target_is_never_touched(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, target = tmp_path / "adapter", tmp_path / "target"
+    adapter.mkdir()
+    for name in ("adapter_config.json", WEIGHTS):
+        (adapter / name).write_text("{}")
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "link":
+        target.symlink_to(tmp_path / "elsewhere")
+    else:
+        target.mkdir()
+    if kind == "folder":
+        (target / "mine").write_text("mine")
+    if kind == "here":
+        monkeypatch.chdir(target)
+        target = Path(".")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="is there already") as refused:
+        merge_adapter(adapter, target)
+    assert refused.value.hint
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_where_nothing_can_be_written_is_told_before_anything_is_loaded(
+    merged: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    adapter = merged[0].parent / "trials" / "1" / "adapter"
+    with pytest.raises(WorkbenchError, match="cannot be written") as refused:
+        merge_adapter(adapter, tmp_path / "file" / "out", "/no/base")
+    assert refused.value.hint
+
+
+def test_an_empty_folder_is_filled_with_files_as_the_umask_says(
+    merged: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out, mine = tmp_path / "out", tmp_path / ".out.old"
+    out.mkdir()
+    mine.mkdir()
+    before = os.umask(0o027)
+    try:
+        merge_adapter(merged[0].parent / "trials" / "1" / "adapter", out)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in out.iterdir()} == {0o640}
+    assert mine.is_dir()
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "tokenizer.json", WEIGHTS])
+def test_an_adapter_that_is_damaged_is_told_in_words(
+    merged: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(merged[0].parent / "trials" / "1" / "adapter", adapter)
+    (adapter / name).write_text("\x1b[31mnot what it was")
+    with pytest.raises(ModelError, match="cannot be used") as refused:
+        merge_adapter(adapter, tmp_path / "out")
+    assert "\x1b" not in refused.value.what

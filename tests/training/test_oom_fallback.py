@@ -1,0 +1,161 @@
+"""Out of memory in a real trial: what it does itself, what it reports, and that no loss changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.trials import Bench, plan, recipe
+from workbench import fault_points
+from workbench.events import Outcome
+from workbench.training.model.base import Resident
+
+SETTINGS: dict[str, Any] = {"lora__dropout": 0.0, "train__epochs": 2, "train__log_every": 1}
+"""Twelve steps of four rows; checkpoints at 4 and 8. Masks would depend on how a batch is cut."""
+
+
+@contextmanager
+def holds(tokens: int, *, after: int = 0, scoring: int = 1 << 30) -> Iterator[None]:
+    """A card that has room for so many tokens in a training forward from the `after`-th on, and for
+    `scoring` in one without gradients."""
+    seen = 0
+
+    def look(module: nn.Module, inputs: Any) -> None:
+        nonlocal seen
+        if not isinstance(module, nn.Embedding):
+            return
+        trains = torch.is_grad_enabled()
+        seen += trains
+        if inputs[0].numel() > (tokens if trains else scoring) and (seen > after or not trains):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.fixture
+def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file to arm a fault in."""
+    monkeypatch.setenv(fault_points.VARIABLE, str(tmp_path / "fault"))
+    return tmp_path / "fault"
+
+
+def warnings_of(log: Any) -> list[str]:
+    return [row["text"] for row in log.of("log") if row["level"] == "warning"]
+
+
+@pytest.mark.parametrize(
+    "rung",
+    [
+        {"tokens_per_micro": 192},
+        {"tokens_per_micro": 96},
+        {"tokens_per_micro": 96, "recompute_layers": 5},
+    ],
+)
+def test_losses_are_the_same_across_a_rung(rung: dict[str, Any], tmp_path: Path) -> None:
+    straight = Bench(tmp_path / "a", recipe(**SETTINGS)).run()
+    climbing = Bench(tmp_path / "b", recipe(**SETTINGS))
+    with holds(150, after=6):
+        first = climbing.run()
+    assert (first.outcome, first.end["cause"]) == (Outcome.FAILED, "out_of_memory")
+    climbing.plan = plan(**rung)
+    second = climbing.run()
+    assert second.outcome is Outcome.DONE
+    assert min(second.losses) == 5, "from the checkpoint of step 4"
+    losses = {**first.losses, **second.losses}
+    assert set(losses) == set(range(1, 13))
+    for step, (loss, norm) in straight.losses.items():
+        assert losses[step][0] == pytest.approx(loss, rel=1e-6, abs=1e-6), step
+        assert losses[step][1] == pytest.approx(norm, rel=1e-5), step
+    assert second.scores["loss"] == pytest.approx(straight.scores["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("after", "step"), [(0, None), (6, 6)])
+def test_an_attempt_says_where_it_ran_out_and_what_it_had(
+    after: int, step: int | None, tmp_path: Path
+) -> None:
+    with holds(0, after=after):
+        log = Bench(tmp_path, recipe(**SETTINGS)).run()
+    assert log.end["stage"] == "training"
+    assert log.end["step"] == step
+    where = "in training" if step is None else f"in training at step {step}"
+    assert where in log.end["reason"]
+    assert "were taken, 1.0 GiB predicted" in log.end["reason"]
+
+
+def test_a_moments_shortage_is_mended_by_an_emptied_card(tmp_path: Path) -> None:
+    straight = Bench(tmp_path / "a", recipe(**SETTINGS)).run()
+    armed = [True]
+
+    def once(module: nn.Module, inputs: Any) -> None:
+        if isinstance(module, nn.Embedding) and armed and torch.is_grad_enabled():
+            armed.clear()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = nn.modules.module.register_module_forward_pre_hook(once)
+    try:
+        log = Bench(tmp_path / "b", recipe(**SETTINGS)).run()
+    finally:
+        hook.remove()
+    assert log.outcome is Outcome.DONE
+    assert log.losses == straight.losses
+    assert "out of memory in training at step 0: once more on an emptied card" in warnings_of(log)
+
+
+def test_a_shortage_while_saving_loses_no_checkpoint(fault: Path, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, recipe(**SETTINGS))
+    fault.write_text("checkpoint.filled=oom@2")
+    log = bench.run()
+    assert log.outcome is Outcome.DONE
+    assert [row["step"] for row in log.of("checkpoint")] == [4, 8, 12]
+    assert "out of memory in saving at step 8: once more on an emptied card" in warnings_of(log)
+
+
+def test_scoring_takes_half_the_rows_at_a_time_from_then_on(tmp_path: Path) -> None:
+    settings = recipe(**SETTINGS, evaluate__every=4)
+    straight = Bench(tmp_path / "a", settings, plan=plan(eval_batch=8)).run()
+    with holds(1 << 30, scoring=300):
+        log = Bench(tmp_path / "b", settings, plan=plan(eval_batch=8)).run()
+    assert log.outcome is Outcome.DONE
+    told = [text for text in warnings_of(log) if "scoring" in text]
+    assert told[0] == "out of memory scoring 8 rows at a time: 4 from now on"
+    assert len(told) == len(set(told)), "each size once, not at every evaluation"
+    assert log.scores["loss"] == pytest.approx(straight.scores["loss"], rel=1e-6)
+
+
+def test_a_card_that_cannot_score_one_row_says_so(tmp_path: Path) -> None:
+    with holds(1 << 30, scoring=0):
+        log = Bench(tmp_path, recipe(**SETTINGS, evaluate__every=4)).run()
+    assert (log.end["cause"], log.end["stage"]) == ("out_of_memory", "evaluating")
+    assert "in evaluating at step 4" in log.end["reason"]
+
+
+def test_the_plan_says_how_many_rows_are_scored_at_once(tmp_path: Path) -> None:
+    sizes = set()
+
+    def look(module: nn.Module, inputs: Any) -> None:
+        if isinstance(module, nn.Embedding) and not torch.is_grad_enabled():
+            sizes.add(inputs[0].shape[0])
+
+    hook = nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        Bench(tmp_path, recipe(train__max_steps=1), plan=plan(eval_batch=3)).run()
+    finally:
+        hook.remove()
+    assert max(sizes) == 3
+
+
+def test_the_base_is_let_go_so_that_the_next_attempt_finds_the_card_empty(tmp_path: Path) -> None:
+    resident = Resident()
+    with holds(0):
+        Bench(tmp_path, recipe(**SETTINGS)).run(resident=resident)
+    assert resident.spec is None

@@ -1,0 +1,363 @@
+"""Steering from the screen: each key drops one request, and the engine's answer is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from textual.command import CommandList
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from tests.tui.conftest import answer, frame, matches, settled, shown, text, until
+from tests.tui.filled import NOW
+from tui.app import WorkbenchApp
+from tui.screens.panel import Confirm, Panel, Words
+from tui.tables import importance
+from tui.widgets.rowlist import RowList
+from workbench.home import Home
+from workbench.importance import Importance
+from workbench.service import ImportanceReport
+from workbench.store.requests import Request, scan
+from workbench.store.writer import Store
+from workbench.trial import State
+
+RUNNING, RESUMED, PAUSED, DONE, BASE, QUEUED = 13, 14, 11, 9, 8, 16
+
+
+def sent(home: Home) -> list[tuple[str, dict[str, Any]]]:
+    return [(r.verb, r.args) for _, r in scan(home.requests) if isinstance(r, Request)]
+
+
+async def asked(app: WorkbenchApp, pilot: Pilot[Any], key: str, words: str) -> None:
+    """Press the key, type the words over what stands there, and enter."""
+    await pilot.press(key)
+    await until(pilot, lambda: isinstance(app.screen, Words))
+    app.screen.query_one(Input).value = words
+    await pilot.press("enter")
+
+
+async def view(app: WorkbenchApp, pilot: Pilot[Any], digit: str, list: str, row: Any) -> None:
+    await pilot.press(digit)
+    await settled(app, pilot)
+    app.screen.query_one(f"#{list}", RowList).to_key(row)
+    await settled(app, pilot)
+
+
+async def test_c_clones_with_what_is_typed(whole: Home) -> None:
+    async with shown(whole) as (app, pilot):
+        await asked(app, pilot, "c", "lora.rank=32 train.seed=7 warm=9")
+        await until(pilot, lambda: sent(whole))
+        [(verb, args)] = sent(whole)
+        assert verb == "clone"
+        assert args["trial"] == RUNNING
+        assert args["warm_trial"] == DONE
+        assert args["settings"]["lora.rank"] == 32
+        assert args["settings"]["train.seed"] == 7
+
+
+async def test_a_slip_is_told_with_its_mend_and_what_was_typed_stays(whole: Home) -> None:
+    async with shown(whole) as (app, pilot):
+        await asked(app, pilot, "c", "lora.rnak=32")
+        await until(pilot, lambda: "Did you mean lora.rank?" in text(app))
+        await pilot.press("escape", "c")
+        await until(pilot, lambda: isinstance(app.screen, Words))
+        assert app.screen.query_one(Input).value == "lora.rnak=32"
+        assert sent(whole) == []
+
+
+@pytest.mark.parametrize("words", ["warm=x", "lora.rank='8", "lora.rank=", "=", "warm=", "[red]"])
+async def test_garbage_opens_a_panel_and_sends_nothing(whole: Home, words: str) -> None:
+    async with shown(whole) as (app, pilot):
+        await asked(app, pilot, "c", words)
+        await until(pilot, lambda: "That did not work" in text(app))
+        assert sent(whole) == []
+
+
+async def test_escape_leaves_it_be(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        for key in "cav":
+            await pilot.press(key)
+            await until(pilot, lambda: isinstance(app.screen, Words))
+            await pilot.press("escape")
+            await until(pilot, lambda: not isinstance(app.screen, Words))
+        assert sent(running) == []
+
+
+async def test_x_extends_what_has_ended(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await pilot.press("x")
+        await until(pilot, lambda: "it is running; only what" in text(app))
+        await view(app, pilot, "2", "trials", DONE)
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, Words))
+        assert app.screen.query_one(Input).value == "+1"
+        await pilot.press("enter")
+        await until(pilot, lambda: sent(running))
+        await asked(app, pilot, "x", "100 steps")
+        await until(pilot, lambda: len(sent(running)) == 2)
+        assert sent(running) == [
+            ("extend", {"trial": DONE, "epochs": 1.0}),
+            ("extend", {"trial": DONE, "steps": 100}),
+        ]
+
+
+async def test_the_base_is_not_cloned(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await view(app, pilot, "2", "trials", BASE)
+        await pilot.press("c")
+        await until(pilot, lambda: "untouched base" in text(app))
+
+
+async def test_v_moves_to_the_card_of_that_number_or_name(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await asked(app, pilot, "v", "1")
+        await until(pilot, lambda: sent(running))
+        await asked(app, pilot, "v", "GPU-c77")
+        await until(pilot, lambda: len(sent(running)) == 2)
+        first, second = sent(running)
+        assert app.view_state.snapshot is not None
+        assert first[1] == {"trial": RUNNING, "card": app.view_state.snapshot.cards[0].uuid}
+        assert second == ("move", {"trial": RUNNING, "card": "GPU-c77"})
+
+
+async def test_a_adds_so_many_or_one_with_settings(whole: Home) -> None:
+    async with shown(whole) as (app, pilot):
+        await asked(app, pilot, "a", "4")
+        await until(pilot, lambda: sent(whole))
+        await asked(app, pilot, "a", "train.learning_rate=1e-4")
+        await until(pilot, lambda: len(sent(whole)) == 2)
+        (_, many), (_, one) = sent(whole)
+        assert many["trials"] == 4
+        assert one["settings"] == {"train.learning_rate": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("key", "verb", "args"),
+    [
+        ("f", "order", {"trial": QUEUED, "to": "front"}),
+        ("u", "order", {"trial": QUEUED, "to": "up"}),
+        ("d", "order", {"trial": QUEUED, "to": "down"}),
+        ("+", "priority", {"experiment": 2, "priority": 1}),
+        ("-", "priority", {"experiment": 2, "priority": -1}),
+        ("h", "hold", {"experiment": 2}),
+        ("H", "hold", {}),
+    ],
+)
+async def test_the_queue_is_steered_by_key(
+    running: Home, key: str, verb: str, args: dict[str, Any]
+) -> None:
+    async with shown(running, 80, 24) as (app, pilot):
+        await view(app, pilot, "3", "queue", QUEUED)
+        await pilot.press({"+": "plus", "-": "minus"}.get(key, key))
+        await until(pilot, lambda: sent(running))
+        assert sent(running) == [(verb, args)]
+
+
+@pytest.mark.parametrize("key", ["h", "H"])
+async def test_the_same_key_lets_a_held_one_go_on(running: Home, key: str) -> None:
+    store = Store(running.database, clock=lambda: NOW)
+    store.steer_experiment(2, held=1)
+    store.set_fact("held", "1")
+    store.close()
+    async with shown(running, 80, 24) as (app, pilot):
+        await view(app, pilot, "3", "queue", QUEUED)
+        assert "its experiment is held" in text(app)
+        await pilot.press(key)
+        await until(pilot, lambda: sent(running))
+        assert sent(running)[0][0] == "release"
+
+
+@pytest.mark.parametrize(
+    ("key", "drained", "verb", "now"),
+    [("d", 0, "drain", False), ("D", 0, "drain", True), ("d", 1, "undrain", None)],
+)
+async def test_cards_are_drained_by_key(
+    running: Home, key: str, drained: int, verb: str, now: bool | None
+) -> None:
+    store = Store(running.database, clock=lambda: NOW)
+    uuid = store.cards()[0].uuid
+    store.drain(uuid, bool(drained))
+    store.close()
+    async with shown(running, 80, 24) as (app, pilot):
+        await view(app, pilot, "5", "cards", uuid)
+        await pilot.press(key)
+        await until(pilot, lambda: sent(running))
+        wanted = {"card": uuid} | ({} if now is None else {"now": now})
+        assert sent(running) == [(verb, wanted)]
+
+
+async def test_the_engines_answer_is_said_and_how_it_is_undone(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await view(app, pilot, "3", "queue", QUEUED)
+        await pilot.press("h")
+        await until(pilot, lambda: sent(running))
+        answer(running, True, "experiment x is held: none of its trials is placed")
+        await until(pilot, lambda: "is held: none of its" in text(app))
+        assert "h undoes it" in text(app)
+
+
+async def test_a_refusal_opens_a_panel_with_the_mend(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await asked(app, pilot, "v", "1")
+        await until(pilot, lambda: sent(running))
+        answer(running, False, "trial 13 cannot go there [red]", "undrain it")
+        await until(pilot, lambda: isinstance(app.screen, Panel))
+        await until(pilot, lambda: "cannot go there [red]" in text(app))
+        assert "undrain it" in text(app)
+
+
+async def test_without_an_engine_it_is_said_that_it_waits(home: Home) -> None:
+    async with shown(home) as (app, pilot):
+        await view(app, pilot, "3", "queue", QUEUED)
+        await pilot.press("f")
+        await until(pilot, lambda: "once the engine is running" in text(app))
+
+
+async def test_the_palette_has_them_too(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await pilot.press("colon", *"Run so")
+        await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Words))
+        app.screen.query_one(Input).value = "2"
+        await pilot.press("enter")
+        await until(pilot, lambda: sent(running))
+        assert sent(running) == [("max-parallel", {"experiment": 2, "limit": 2})]
+
+
+async def test_an_end_rings_and_is_said_once(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        written = wire(app)
+        store = Store(running.database, clock=lambda: NOW)
+        with store.writing():
+            store.db.execute("update experiments set name = ? where id = 2", ("evil\x1b[2J\x07x",))
+        store.conclude(2)
+        store.close()
+        await until(pilot, lambda: "has ended" in text(app))
+        [notice] = [data for data in written if "\x1b]9;" in data]
+        assert notice.startswith("\x1b]9;evilx has ended: ")
+        assert notice.endswith("\x1b\\\x07")
+        assert not set(notice[4:-3]) & {"\x1b", "\x07"}
+
+
+async def test_what_had_ended_before_rings_nobody(running: Home) -> None:
+    store = Store(running.database, clock=lambda: NOW)
+    store.conclude(1)
+    store.close()
+    async with shown(running) as (app, pilot):
+        written = wire(app)
+        store = Store(running.database, clock=lambda: NOW)
+        store.move(QUEUED, State.QUEUED, State.PAUSED, by="reconcile", why="x")
+        store.close()
+        await until(pilot, lambda: app.view_state.trial(QUEUED).state is State.PAUSED)  # type: ignore[union-attr]
+        assert not written
+
+
+def wire(app: WorkbenchApp) -> list[str]:
+    """What the app itself writes to its terminal from now on."""
+    written: list[str] = []
+    assert app._driver is not None
+    write: Callable[[str], None] = app._driver.write
+
+    def both(data: str) -> None:
+        written.append(data)
+        write(data)
+
+    app._driver.write = both  # type: ignore[method-assign]
+    return written
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"), [(("c",), "clone"), (("v",), "move"), (("question_mark",), "help")]
+)
+async def test_how_it_looks(running: Home, keys: tuple[str, ...], name: str) -> None:
+    async with shown(running, 80, 24) as (app, pilot):
+        await pilot.press(*keys)
+        await until(pilot, lambda: not hasattr(app.screen, "HERE"))
+        await pilot.pause()
+        region = app.screen.query_one(".panel").region
+        lines = frame(app)[region.y : region.bottom]
+        matches(f"{name}-80x24", [line[region.x : region.right] for line in lines])
+
+
+async def test_requests_are_whole_json(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await view(app, pilot, "3", "queue", QUEUED)
+        await pilot.press("H")
+        await until(pilot, lambda: sent(running))
+        [path] = running.requests.glob("*.json")
+        assert json.loads(path.read_bytes())["verb"] == "hold"
+
+
+async def test_a_quarantine_is_ended_with_its_reason_before_ones_eyes(running: Home) -> None:
+    store = Store(running.database, clock=lambda: NOW)
+    uuid = store.cards()[0].uuid
+    store.quarantine(uuid, "Xid 79, fell off the bus; reseat it")
+    store.close()
+    async with shown(running, 80, 24) as (app, pilot):
+        await view(app, pilot, "5", "cards", uuid)
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await until(pilot, lambda: "fell off the bus" in text(app))
+        await pilot.press("y")
+        await until(pilot, lambda: sent(running))
+        assert sent(running) == [("undrain", {"card": uuid, "quarantine": True})]
+
+
+async def test_the_board_tells_which_settings_mattered(running: Home) -> None:
+    async with shown(running, 80, 24) as (app, pilot):
+        await pilot.press("4")
+        await settled(app, pilot)
+        await pilot.press("i")
+        await until(pilot, lambda: "Which settings mattered" in text(app))
+        await until(pilot, lambda: "Too few to tell" in text(app))
+
+
+def test_what_mattered_is_a_line_each() -> None:
+    sure = Importance(
+        key="train.learning_rate", share=0.71, low=0.5, high=0.88, chance=0.002, best="0.004"
+    )
+    chance = Importance(key="lora.rank", share=0.02, low=0.0, high=0.2, chance=0.4, best="8")
+    report = ImportanceReport(experiment="demo", trials=36, least=8, settings=[sure, chance])
+    told = ["".join(part for part, _ in line) for line in importance.lines(report)]
+    assert told[2].split() == ["lr", "71%", "50%", "to", "88%", "best", "0.004"]
+    assert told[3].endswith("not told from chance (p 0.40)")
+
+
+async def test_the_palette_steers_an_experiment_of_which_nothing_waits(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await view(app, pilot, "2", "trials", DONE)
+        await pilot.press("colon", *"Hold exp")
+        await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
+        await pilot.press("enter")
+        await until(pilot, lambda: sent(running))
+        [(verb, args)] = sent(running)
+        assert (verb, list(args)) == ("hold", ["experiment"])
+
+
+async def test_b_puts_a_trial_to_the_back(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await view(app, pilot, "3", "queue", QUEUED)
+        await pilot.press("b")
+        await until(pilot, lambda: sent(running))
+        assert sent(running) == [("order", {"trial": QUEUED, "to": "back"})]
+
+
+async def test_what_was_acted_on_stays_under_the_cursor(running: Home) -> None:
+    """Else `h undoes it` would be said, and h would hold another one."""
+    async with shown(running) as (app, pilot):
+        await pilot.press("3")
+        await settled(app, pilot)
+        rows = app.screen.query_one("#queue", RowList)
+        first = rows.key
+        assert isinstance(first, int)
+        await pilot.press("p")
+        await until(pilot, lambda: sent(running))
+        store = Store(running.database, clock=lambda: NOW)
+        store.to_front(next(row.key for row in rows.rows if row.key != first))  # type: ignore[arg-type]
+        store.close()
+        await until(pilot, lambda: rows.rows[0].key != first)
+        assert rows.key == first

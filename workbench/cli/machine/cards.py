@@ -1,0 +1,138 @@
+"""`workbench cards` and `workbench doctor`: this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench import formatting
+from workbench.cli.tables import STATE_COLOURS, as_json, out, out_table, paint, tell
+from workbench.cli.trials.control import revive
+from workbench.errors import WorkbenchError
+from workbench.service import Service
+from workbench.store.rows import CardRow
+from workbench.text import safe_line
+
+if TYPE_CHECKING:
+    from workbench.machine.sampler import CardSample, Sample
+
+ASK_S = 3.0
+"""How long a command waits for the driver."""
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def cards(as_data: Json = False) -> None:
+    """List the cards and what holds them."""
+    service = Service()
+    revive(service)
+    snapshot = service.snapshot()
+    found = [asdict(card) for card in snapshot.cards]
+    if not found:
+        sample = cards_asked()
+        if sample.problem and not sample.cards:
+            raise WorkbenchError(sample.problem, hint="`workbench doctor` tells more")
+        found = [_row(card) for card in sample.cards]
+    if as_data:
+        as_json(found)
+    elif not found:
+        tell("no card was found; `workbench doctor` says why")
+    else:
+        _print(found)
+        if line := formatting.guards_line(snapshot.guards):
+            tell(f"guards: {line}")
+
+
+def cards_asked() -> Sample:
+    """The cards as WORKBENCH_CARDS and the driver tell them, where no engine has run; asked in a
+    child, since a driver can hang. Raises as detect_cards.
+    """
+    from workbench.doctor.libraries import sample_of
+    from workbench.doctor.probes import ask_cards
+    from workbench.machine.cards import detect_cards
+
+    answer = ask_cards(os.environ, ASK_S)
+    sample = sample_of(answer)
+    if sample.problem and not answer.get("slow"):
+        detect_cards(os.environ)  # does not hang, and has the error with its mend
+    return sample
+
+
+def _row(card: CardSample) -> dict[str, Any]:
+    """As the store would have it."""
+    row: dict[str, Any] = dict.fromkeys(CardRow.__dataclass_fields__)
+    row |= {"present": True, "drained": False, "quarantined": "", "guard": "", "heat": ""}
+    row |= {key: value for key, value in card.to_json().items() if key in row}
+    row["generation"] = 0
+    if card.card.capability:
+        row["capability"] = ".".join(str(part) for part in card.card.capability)
+    return row
+
+
+def _print(found: list[dict[str, Any]]) -> None:
+    heads = ["card", "name", "cc", "usable", "free", "load", "temp", "power", "energy", "doing"]
+    rows = [
+        (
+            card["uuid"],
+            card["name"],
+            card["capability"] or "-",
+            formatting.size(card["cap_bytes"] or card["total_bytes"]),
+            formatting.size(card["free_bytes"]),
+            "-" if card["utilisation"] is None else f"{card['utilisation']:.0f} %",
+            formatting.temperature(card["temperature_c"]),
+            formatting.power(card["power_w"], card["power_limit_w"]),
+            formatting.energy(card["energy_wh"]),
+            _doing(card),
+        )
+        for card in found
+    ]
+    right = ("cc", "usable", "free", "load", "temp", "power", "energy")
+    optional = ("cc", "energy", "power", "temp")
+    out_table(heads, rows, right=right, flexible=0, optional=optional)
+    for card in found:
+        for text in _ailing(card):
+            out(f"{card['uuid']}: {text}")
+
+
+def _ailing(card: dict[str, Any]) -> Iterator[str]:
+    """What a row of the table has no room for."""
+    if card["quarantined"]:
+        yield f"quarantined: {safe_line(card['quarantined'])}"
+    if card["guard"] and not card["quarantined"]:
+        yield safe_line(card["guard"])
+    if card["xid_watch"] is False:
+        yield f"Xid errors: {formatting.xid_watch(False)}"
+
+
+def _doing(card: dict[str, Any]) -> str:
+    if not card["present"]:
+        return "absent"
+    if card["quarantined"]:
+        return "quarantined"
+    if card["problem"]:
+        return f"problem: {safe_line(card['problem'])}"
+    if card["trial"] is None and card["guard"]:
+        return "left alone"
+    if card["trial"] is not None:
+        return f"trial {card['trial']}" + (", then drained" if card["drained"] else "")
+    return "drained" if card["drained"] else "idle"
+
+
+def doctor(as_data: Json = False) -> None:
+    """Check this machine; every finding comes with its mend."""
+    from workbench.doctor import checks
+
+    rows = []
+    for check in checks():
+        rows.append(asdict(check))
+        if not as_data:
+            status = paint(f"{check.status:<4}", STATE_COLOURS[check.status])
+            print(f"{status}  {safe_line(check.name)}: {safe_line(check.finding)}", flush=True)
+            if check.hint and check.status != "ok":
+                out(f"      → {check.hint}")
+    if as_data:
+        as_json(rows)
+    raise typer.Exit(1 if any(row["status"] == "fail" for row in rows) else 0)

@@ -1,0 +1,174 @@
+"""`workbench check`: the data as training would see it, before anything is queued."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench import formatting
+from workbench.cli.errors import tell_error
+from workbench.cli.recipes.plan import cards_here, history, outlooks, stand_in, told
+from workbench.cli.recipes.prepare import prepared
+from workbench.cli.recipes.run import RecipeName, Settings, read
+from workbench.cli.tables import as_json, out, paint
+from workbench.errors import DataError, WorkbenchError
+from workbench.service import Service
+from workbench.text import safe, safe_line
+
+if TYPE_CHECKING:
+    from workbench.footprint.outlook import Outlook
+    from workbench.machine.cards import Card
+    from workbench.recipe import Recipe
+
+
+def check(
+    recipe: RecipeName,
+    settings: Settings = None,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a recipe's data, and show what carries loss.
+
+    Rows are read, split and tokenised as for training; what cannot be trained on is refused with
+    file, line and mend, and exit code 1. Example rows have in brackets (and green, unless NO_COLOR
+    is set) what carries loss. Then: whether it fits the cards here.
+    """
+    wanted = read(recipe, settings)
+    service = Service()
+    cards = cards_here(service)
+    result = prepared(wanted, service.home.make())
+    if not result["ok"]:
+        if as_data:
+            as_json({"ok": False, "error": result["error"], "hint": result["hint"]})
+        else:
+            tell_error(DataError(result["error"], hint=result["hint"]))
+        raise typer.Exit(1)
+    known = bool(cards)
+    looked, lacking = _fit(wanted, result, service, cards or [stand_in()])
+    fits = any(one.fits for one in looked)
+    if as_data:
+        as_json(_data(result, looked, lacking))
+    else:
+        _print(wanted, result)
+        for line, colour in fit_lines(looked, lacking, known=known):
+            out(line, colour)
+    raise typer.Exit(1 if known and not fits else 0)
+
+
+def _fit(
+    recipe: Recipe, result: dict[str, Any], service: Service, cards: list[Card]
+) -> tuple[list[Outlook], WorkbenchError | None]:
+    """The hungriest trial on each kind of card, or why not.
+
+    For the rows that were read, as the engine plans; for data.max_tokens where its rows are others.
+    """
+    from workbench.footprint.row_lengths import lengths_of
+    from workbench.footprint.worst_case import hungriest
+
+    config = result["model"]["config"]
+    try:
+        roomiest = max(cards, key=lambda one: one.usable_bytes)
+        point, _ = hungriest(recipe, config, roomiest)
+        rows = lengths_of(result["data"]) if point.data == recipe.data else None
+        return outlooks(point, config, cards, rows, history(service, config)), None
+    except WorkbenchError as refused:
+        return [], refused
+
+
+def fit_lines(
+    looked: list[Outlook], lacking: WorkbenchError | None, *, known: bool
+) -> list[tuple[str, str]]:
+    if lacking is not None:
+        return [(f"it cannot run here: {lacking.what}", "red"), (f"  → {lacking.hint}", "")]
+    best = looked[0]
+    name = safe_line(best.card.name) + ("" if known else " (no card is known here)")
+    peak, room = formatting.size(best.plan.predicted_bytes), formatting.size(best.room_bytes)
+    if best.fits:
+        tokens = f"{best.plan.tokens_per_micro:,} tokens at a time"
+        return [(f"fits {name}: peak {peak} of {room}, {tokens}", "green")]
+    lines = [(f"does not fit {name}: it needs {peak} of {room}", "red")]
+    return lines + [(f"  → {suggestion.words}", "") for suggestion in best.suggestions]
+
+
+def _data(
+    result: dict[str, Any], looked: list[Outlook], lacking: WorkbenchError | None
+) -> dict[str, Any]:
+    fit: dict[str, Any] = {"fits": False, "reason": lacking.what if lacking else ""}
+    return {
+        "ok": True,
+        "data": result["data"],
+        "warnings": result["notes"],
+        "examples": result["examples"],
+        "fit": told(looked[0]) if looked else fit,
+    }
+
+
+# ── for people ───────────────────────────────────────────────────────────────────────────────
+
+
+def _print(recipe: Recipe, result: dict[str, Any]) -> None:
+    from workbench.recipe import no_curve_for
+
+    data = result["data"]
+    out(f"{safe_line(recipe.name)}: {safe_line(recipe.data.train)}", "bold")
+    for head, text in (
+        ("read", f"{data['read_rows']:,} rows, shape {data['shape']}"),
+        ("trained on", f"{data['train_rows']:,} rows; {data['target_tokens']:,} tokens carry loss"),
+        ("held out", f"{data['eval_rows']:,} rows" + _drawn(recipe)),
+        ("tokens a row", _lengths(data)),
+        ("cut", f"{data['cut_rows']:,} rows longer than {recipe.data.max_tokens:,} tokens"),
+        ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
+    ):
+        out(f"  {head:<14}{text}")
+    left, right = brackets()
+    out()
+    out(f"examples; what carries loss stands in {left}brackets{right}", "bold")
+    for example in result["examples"]:
+        print_example(example, left, right)
+    out()
+    swept = (
+        [key for key in recipe.sweep.parameters if key.startswith("data.")] if recipe.sweep else []
+    )
+    if swept:
+        out(f"note: the sweep varies {safe_line(', '.join(swept))}; this is the recipe's own value")
+    if unstopped := no_curve_for(recipe, int(data["train_rows"])):
+        out(f"note: no trial will be stopped early: {safe_line(unstopped)}", "yellow")
+    for note in result["notes"]:
+        out(f"note: {safe_line(note, 600)}", "yellow")
+
+
+def _drawn(recipe: Recipe) -> str:
+    own = recipe.data.eval or recipe.data.eval_split
+    return "" if own else " of the same data (data.eval_rows), not trained on"
+
+
+def _lengths(data: dict[str, Any]) -> str:
+    named = (("min", "min"), ("median", "median"), ("p95", "95 %"), ("max", "max"))
+    told = ", ".join(f"{words} {data[f'{key}_length']:,}" for key, words in named)
+    if data["cut_rows"]:
+        told += f"; uncut 95 % {data['uncut_p95_length']:,}, max {data['uncut_max_length']:,}"
+    return told
+
+
+def print_example(example: dict[str, Any], left: str, right: str) -> None:
+    """The row as it is read, set in by two columns; the brackets are ours."""
+    learned = sum(part["tokens"] for part in example["parts"] if part["loss"])
+    tokens = formatting.plural(example["tokens"], "token")
+    out()
+    out(f"{safe_line(example['place'])}: {tokens}, {learned:,} with loss")
+    painted = []
+    for part in example["parts"]:
+        text = safe(part["text"], 1 << 16)
+        text = f"{left}{text}{right}" if part["loss"] else text
+        lines = (paint(line, "green" if part["loss"] else "dim") for line in text.split("\n"))
+        painted.append("\n  ".join(lines))
+    sys.stdout.write("  " + "".join(painted) + "\n")
+
+
+def brackets() -> tuple[str, str]:
+    try:
+        "⟦⟧".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "[[", "]]"
+    return "⟦", "⟧"

@@ -1,0 +1,96 @@
+"""`workbench recipes` and `workbench schema`: what ships, and what may stand in a recipe."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.tables import as_json, out, width
+from workbench.errors import NotThere, UsageError
+from workbench.text import safe_line
+
+app = typer.Typer(help="List, show or copy the recipes that ship.")
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="As `recipes ls` shows it.")]
+
+
+@app.callback(invoke_without_command=True)
+def recipes(context: typer.Context, as_data: Json = False) -> None:
+    """List, show or copy the recipes that ship."""
+    if context.invoked_subcommand is None:
+        _list(as_data)
+
+
+@app.command()
+def ls(as_data: Json = False) -> None:
+    """List them."""
+    _list(as_data)
+
+
+def _list(as_data: bool) -> None:
+    from workbench.recipe import list_recipes
+
+    found = list_recipes()
+    if as_data:
+        as_json([{"name": one.name, "about": one.about, "path": str(one.path)} for one in found])
+    else:
+        margin = max(len(one.name) for one in found) + 2
+        for one in found:
+            about = textwrap.wrap(one.about, max(20, width() - margin))
+            out(f"{one.name:<{margin}}" + f"\n{'':<{margin}}".join(about))
+
+
+@app.command()
+def show(name: Name, as_data: Json = False) -> None:
+    """Print one as it ships."""
+    path = _shipped(name)
+    if as_data:
+        from workbench.recipe import load_recipe
+
+        as_json(load_recipe(path).model_dump(mode="json"))
+    else:
+        out(path.read_text(encoding="utf-8").rstrip("\n"))
+
+
+@app.command()
+def copy(
+    name: Name,
+    dest: Annotated[Path | None, typer.Argument(help="File or folder.")] = None,
+) -> None:
+    """Copy one here, to make it your own."""
+    source = _shipped(name)
+    target = dest if dest is not None else Path(source.name)
+    target = target / source.name if target.is_dir() else target
+    if not target.parent.is_dir():
+        raise NotThere(f"there is no folder {target.parent}", hint="make it first")
+    try:
+        with target.open("xb") as file:
+            file.write(source.read_bytes())
+    except FileExistsError as taken:
+        raise UsageError(f"{target} is there already", hint="name another file") from taken
+    out(f"{safe_line(target)}")
+
+
+def _shipped(name: str) -> Path:
+    from workbench.recipe import find_recipe, list_recipes
+
+    for one in list_recipes():
+        if one.name == name.removesuffix(".yaml"):
+            return one.path
+    try:
+        find_recipe(name)
+    except NotThere:
+        raise
+    raise NotThere(
+        f"{safe_line(name)} does not ship", hint="`workbench recipes` lists those that do"
+    )
+
+
+def schema() -> None:
+    """Print the recipe's JSON schema, for editors."""
+    from workbench.recipe import recipe_json_schema
+
+    as_json(recipe_json_schema())

@@ -1,0 +1,203 @@
+"""What there is: experiments and trials, one trial, the board."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from workbench import formatting
+from workbench.cli.tables import as_json, out, out_table, tell
+from workbench.cli.trials.control import revive
+from workbench.cli.trials.trial_page import print_page
+from workbench.errors import NotThere
+from workbench.service import Service
+from workbench.store.rows import BoardRow, Experiment, TrialRow
+from workbench.text import safe_line
+from workbench.trial import up_is_better
+
+RECENT = 10
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TrialId = Annotated[int, typer.Argument(help="Its id, as `ls` shows it.")]
+Name = Annotated[str | None, typer.Argument(help="Its name or id.")]
+
+
+def ls(
+    experiment: Name = None,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Old experiments and base trials too.")
+    ] = False,
+    as_data: Json = False,
+) -> None:
+    """List experiments and their trials."""
+    service = Service()
+    revive(service)
+    known = service.experiments()
+    if experiment is not None:
+        found = [service.experiment(experiment)]
+    else:
+        found = known[: None if everything else RECENT]
+
+    places = {id: place for place, id in enumerate(service.queue(), start=1)}
+
+    def trials(one: Experiment) -> list[TrialRow]:
+        return [t for t in service.trials(one.id) if everything or t.kind == "tune"]
+
+    if as_data:
+        as_json([_experiment_data(one, trials(one), places) for one in found])
+        return
+    if not found:
+        tell(f"nothing has run in {service.home.root} yet; try `workbench demo`")
+        return
+    _print_experiments(found)
+    for one in found:
+        if experiment is not None or everything or one is found[0] or _unfinished(one):
+            _print_trials(one, trials(one), places)
+    if len(found) < len(known) and experiment is None:
+        tell(f"{len(known) - len(found)} older experiments: workbench ls --all")
+
+
+def _unfinished(one: Experiment) -> bool:
+    return any(one.counts.get(s) for s in ("queued", "starting", "running", "paused"))
+
+
+def _experiment_data(
+    one: Experiment, trials: Iterable[TrialRow], places: Mapping[int, int]
+) -> dict[str, Any]:
+    """`place`: in the queue, 1 is next; None where it does not wait."""
+    mine = [{**asdict(trial), "place": places.get(trial.id)} for trial in trials]
+    return {
+        "id": one.id,
+        "name": one.name,
+        "state": one.state,
+        "reason": one.reason,
+        "hint": one.hint,
+        "rank_by": one.rank_by,
+        "priority": one.priority,
+        "max_parallel": one.max_parallel,
+        "held": one.held,
+        "ended_utc": one.ended_utc,
+        "counts": one.counts,
+        "created_utc": one.created_utc,
+        "trials": mine,
+    }
+
+
+def _print_experiments(found: list[Experiment]) -> None:
+    rows = [
+        (
+            one.id,
+            one.name,
+            f"{one.state}, held" if one.held else one.state,
+            formatting.counts_line(one.counts) if one.state == "ready" else one.reason or "-",
+            formatting.moment(one.created_utc),
+        )
+        for one in found
+    ]
+    out_table(("id", "experiment", "state", "trials", "submitted"), rows, right=("id",), flexible=3)
+    for one in found:
+        if one.state == "refused" and one.hint:
+            out(f"{safe_line(one.name)} was refused: {safe_line(one.reason)}\n  → {one.hint}")
+
+
+def _print_trials(one: Experiment, trials: list[TrialRow], places: Mapping[int, int]) -> None:
+    if not trials:
+        return
+    out()
+    out(f"{safe_line(one.name)}, by {one.rank_by}", "bold")
+    rows = [
+        (
+            trial.id,
+            _state(trial, places),
+            formatting.steps(trial.step, trial.total_steps),
+            formatting.number(trial.loss),
+            formatting.score(trial.score),
+            trial.card or "-",
+            _about(trial),
+        )
+        for trial in trials
+    ]
+    heads = ("trial", "state", "step", "loss", "score", "card", "settings")
+    out_table(heads, rows, right=("trial", "step", "loss", "score"), flexible=6, optional=("card",))
+
+
+def _state(trial: TrialRow, places: Mapping[int, int]) -> str:
+    """`queued, 3rd`: it gets the third card that comes free."""
+    place = places.get(trial.id)
+    return trial.state if place is None else f"{trial.state}, {formatting.ordinal(place)}"
+
+
+def _about(trial: TrialRow) -> str:
+    """Its settings, and what it waits for or why it ended."""
+    settings = "the base" if trial.kind == "base" else formatting.brief(trial.settings)
+    waits = trial.waiting.removeprefix("waits for a card: ")
+    why = waits if trial.state == "queued" else trial.reason
+    return "  ".join(part for part in (settings, safe_line(why)) if part)
+
+
+def show(trial: TrialId, as_data: Json = False) -> None:
+    """Show everything about one trial."""
+    service = Service()
+    revive(service)
+    detail = service.trial(trial)
+    rows = service.board(detail.experiment.id)[1]
+    row = next((row for row in rows if row.trial == trial), None)
+    if as_data:
+        as_json({**asdict(detail), "board": None if row is None else asdict(row)})
+    else:
+        print_page(detail, row)
+
+
+def board(experiment: Name = None, as_data: Json = False) -> None:
+    """Rank an experiment's adapters, best first; the newest by default."""
+    service = Service()
+    revive(service)
+    found, rows = service.board(experiment if experiment is not None else newest(service))
+    if as_data:
+        as_json(board_data(rows))
+    else:
+        print_board(found, rows)
+
+
+def newest(service: Service) -> int:
+    experiments = service.experiments()
+    if not experiments:
+        raise NotThere(
+            f"nothing has run in {service.home.root} yet",
+            hint="try `workbench demo`, or `workbench run RECIPE`",
+        )
+    return experiments[0].id
+
+
+def board_data(rows: Iterable[BoardRow]) -> list[dict[str, Any]]:
+    """Best first; the base's own row left out, its score stands in every row."""
+    return [asdict(row) for row in rows if row.kind == "tune"]
+
+
+def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
+    up = "higher is better" if up_is_better(experiment.rank_by) else "lower is better"
+    out(f"{safe_line(experiment.name)}, by {experiment.rank_by} ({up})", "bold")
+    lines = [
+        (
+            row.rank or "-",
+            row.trial,
+            row.state,
+            formatting.score(row.score),
+            formatting.score(row.gain, sign=True),
+            formatting.rate(row.tokens_per_s),
+            formatting.size(row.peak_bytes),
+            formatting.duration(row.wall_s),
+            formatting.energy(row.energy_wh),
+            "the base, untrained" if row.kind == "base" else formatting.brief(row.settings),
+        )
+        for row in rows
+    ]
+    right = ("rank", "trial", "score", "vs base", "tok/s", "peak", "time", "energy")
+    heads = ("rank", "trial", "state", *right[2:], "settings")
+    optional = ("tok/s", "energy", "time", "peak")
+    out_table(heads, lines, right=right, flexible=9, optional=optional)
+    for row in rows:
+        if row.state in ("failed", "pruned") and row.reason:
+            out(f"trial {row.trial}: {row.state}: {safe_line(row.reason)}")

@@ -1,0 +1,96 @@
+"""`workbench merge`: base and adapter as one model, in a child.
+
+The child is `python -m workbench.training.model.merge ADAPTER OUT [--base PATH] --json`:
+progress on stderr, the report as one JSON object on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workbench import formatting
+from workbench.cli.child import ask_child
+from workbench.cli.tables import as_json, out, tell
+from workbench.errors import NotThere, WorkbenchError
+from workbench.service import Service
+from workbench.text import safe_line
+
+MODULE = "workbench.training.model.merge"
+ROUNDING = 0.05
+"""Of the largest logit, what 8 bits of mantissa over some tens of layers may come to."""
+
+
+def merge(
+    trial: Annotated[str, typer.Argument(help="A trial's id, or an adapter.")],
+    target: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where it goes.")],
+    base: Annotated[
+        Path | None, typer.Option("--base", metavar="PATH", help="Another place of the base model.")
+    ] = None,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Merge a trial's adapter into its base, in 16 bits."""
+    adapter = adapter_of(trial)
+    tell(f"merging {safe_line(adapter)}")
+    more = [] if base is None else ["--base", str(base)]
+    command = [sys.executable, "-m", MODULE, str(adapter), str(target), *more, "--json"]
+    ended = ask_child(command)
+    if ended.code:
+        raise typer.Exit(ended.code)  # it has told why, on stderr
+    report = _report(ended.stdout)
+    if as_data:
+        as_json(report)
+        return
+    out(f"merged into {safe_line(target)}")
+    near, most = report.pop("max_logits_difference"), report.pop("max_logit")
+    for key, value in sorted(report.items()):
+        out(f"  {safe_line(key).replace('_', ' '):<24}{_word(key, value)}")
+    out(f"  {'logits':<24}{_nearness(near, most)}", "" if near <= ROUNDING * most else "yellow")
+
+
+def _nearness(difference: float, largest: float) -> str:
+    """How far the merged model is from base and adapter, for a person to judge."""
+    told = f"differ by {difference:.2g} at most, of {largest:.3g}"
+    if difference <= ROUNDING * largest:
+        return f"{told}: what rounding does"
+    return f"{told}: more than rounding does; compare its answers with the adapter's"
+
+
+def _word(key: str, value: object) -> str:
+    if key == "bytes" and isinstance(value, int):
+        return formatting.size(value)
+    return formatting.number(value) if isinstance(value, float) else formatting.setting(value)
+
+
+def _report(text: str) -> dict[str, Any]:
+    lines = text.strip().splitlines()
+    try:
+        return dict(json.loads(text if text.lstrip().startswith("{") else lines[-1]))
+    except (ValueError, TypeError, IndexError) as broken:
+        raise WorkbenchError(f"the merge left no report: {safe_line(text)}") from broken
+
+
+def adapter_of(trial: str) -> Path:
+    """The adapter's folder, by its trial's id or as it stands."""
+    folder = Path(trial)
+    if not trial.isdecimal():
+        if (folder / "adapter_config.json").is_file():
+            return folder
+        raise NotThere(
+            f"{safe_line(trial)} is neither a trial's id nor an adapter's folder",
+            hint="`workbench board` shows the trials",
+        )
+    service = Service()
+    found = service.trial(int(trial))
+    rows = service.board(found.experiment.id)[1]
+    path = next((row.adapter for row in rows if row.trial == found.trial.id), None)
+    if path is None:
+        raise NotThere(
+            f"trial {trial} is {found.trial.state} and has no adapter",
+            hint=found.trial.hint or "`workbench board` shows the trials that have one",
+        )
+    return Path(path)

@@ -1,0 +1,112 @@
+"""Everything about one trial, as a page of text."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+from workbench import formatting
+from workbench.cli.tables import STATE_COLOURS, out, out_table
+from workbench.service import TrialDetail
+from workbench.store.rows import Attempt, BoardRow
+from workbench.text import safe, safe_line
+
+
+def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
+    trial = detail.trial
+    name = safe_line(detail.experiment.name)
+    out(f"{formatting.who(trial)} of {name}: {trial.state}", STATE_COLOURS.get(trial.state, "bold"))
+    for head, text in _facts(detail, row):
+        out(f"  {head:<12}{text}")
+    if detail.attempts:
+        _attempts(detail.attempts)
+    if detail.moves:
+        out("\nmoves", "bold")
+        rows = [(formatting.moment(m.at_utc), m.before, m.after, m.why) for m in detail.moves]
+        out_table(("when", "from", "to", "why"), rows, flexible=3)
+    for sample in detail.samples:
+        verdict = {True: "right", False: "wrong", None: "not judged"}[sample.correct]
+        out(f"\nsample, {verdict}", "bold")
+        for head, text in (
+            ("question", sample.question),
+            ("expected", sample.expected),
+            ("answer", sample.answer),
+        ):
+            out(f"  {head:<10}" + safe(text).replace("\n", "\n" + " " * 12))
+
+
+def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str]]:
+    trial = detail.trial
+    yield "settings", formatting.settings_line(trial.settings) or "the recipe's own"
+    if trial.warm_trial is not None:
+        yield "warm start", f"from the adapter of trial {trial.warm_trial}"
+    if trial.desired_card is not None:
+        yield "goes to", safe_line(trial.desired_card)
+    if trial.state == "queued" and trial.waiting:
+        yield "waits", safe_line(trial.waiting.removeprefix("waits "))
+    if trial.reason:
+        yield "why", safe_line(trial.reason)
+    if trial.hint:
+        yield "hint", "→ " + safe_line(trial.hint)
+    if not trial.state.final and trial.desired_state != "run":
+        yield "desired", f"{trial.desired_state}, asked for and not done yet"
+    if trial.attempts:
+        rate = f", {formatting.rate(trial.tokens_per_s)} tokens/s" if trial.tokens_per_s else ""
+        loss = f", loss {formatting.number(trial.loss)}" if trial.loss is not None else ""
+        phase = f", {safe_line(trial.phase)}" if trial.phase else ""
+        yield "step", f"{formatting.steps(trial.step, trial.total_steps)}{loss}{rate}{phase}"
+    if row is not None and row.energy_wh is not None:
+        yield "energy", formatting.energy(row.energy_wh)
+    if trial.checkpoint_step is not None:
+        yield "checkpoint", f"step {trial.checkpoint_step}"
+    if row is not None and row.scores:
+        gain = f" ({formatting.score(row.gain, sign=True)} against the base)" if row.gain else ""
+        scores = (
+            f"{safe_line(name)} {formatting.score(v)}" for name, v in sorted(row.scores.items())
+        )
+        yield "scores", ", ".join(scores) + gain
+    if row is not None and row.adapter:
+        yield "adapter", f"{safe_line(row.adapter)} ({formatting.size(row.adapter_bytes)})"
+    if detail.metric_names:
+        yield "metrics", safe_line(", ".join(detail.metric_names))
+
+
+def _attempts(attempts: list[Attempt]) -> None:
+    out("\nattempts", "bold")
+    rows = [
+        (
+            a.id,
+            a.card,
+            f"{a.from_step}-{a.last_step}",
+            a.outcome or "live",
+            _predicted(a),
+            formatting.size(a.peak_bytes),
+            formatting.duration((a.ended_utc or time.time()) - a.started_utc),
+            formatting.energy(a.energy_wh),
+            a.reason or "-",
+        )
+        for a in attempts
+    ]
+    heads = ("id", "card", "steps", "outcome", "predicted", "measured", "time", "energy", "why")
+    right = ("id", "steps", "predicted", "measured", "time", "energy")
+    out_table(heads, rows, right=right, flexible=8, optional=("energy",))
+    for attempt in attempts:
+        out(f"  plan of {attempt.id}: {_plan(attempt)}")
+
+
+def _predicted(attempt: Attempt) -> str:
+    """`9.8 GiB`, or `9.8 GiB → 10.3 GiB` where earlier attempts corrected it."""
+    first, last = attempt.uncorrected_bytes, attempt.predicted_bytes
+    return (
+        formatting.size(last)
+        if first == last
+        else f"{formatting.size(first)} → {formatting.size(last)}"
+    )
+
+
+def _plan(attempt: Attempt) -> str:
+    """The plan's settings; its byte buckets are in the JSON."""
+    plan = {k: v for k, v in attempt.plan.items() if k not in ("buckets", "predicted_bytes")}
+    told = (f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in plan.items())
+    return safe_line(" ".join(told)) or "none"

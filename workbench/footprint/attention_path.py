@@ -1,0 +1,46 @@
+"""Which attention the step trains with on a card, without asking torch; Triton comes with every
+CUDA build of it.
+
+The same choice as training/step/attention.py makes on the card itself; a test holds them together.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from workbench.footprint.model.shape import ModelShape
+from workbench.machine.cards import Card
+
+WIDEST_HEAD = 256
+"""Of Flash Attention 2."""
+WIDEST_RANK = 256
+"""Of the step's low-rank kernels: what a program holds of A and B has to fit shared memory. Higher
+ranks take torch's operations."""
+
+
+def kernel_for(
+    card: Card,
+    precision: str,
+    shape: ModelShape,
+    longest: int,
+    *,
+    flash_installed: bool | None = None,
+) -> tuple[str, str]:
+    """(package, torch, triton, efficient, loop or dense; why). `longest`: tokens of a row."""
+    if card.kind != "cuda":
+        kind = "dense" if shape.softcap else "loop"
+        return kind, "row by row in PyTorch's own attention"
+    half = precision in ("bf16", "fp16")
+    installed = find_spec("flash_attn") is not None if flash_installed is None else flash_installed
+    has = ".".join(map(str, card.capability or (0, 0)))
+    capable = (card.capability or (0, 0)) >= (8, 0)
+    if half and capable and shape.head_dim <= WIDEST_HEAD:
+        if installed:
+            return "package", "Flash Attention 2 from the flash-attn package"
+        if not shape.softcap:
+            return "torch", "Flash Attention 2 as PyTorch bundles it"
+        return "triton", "Flash Attention 2 in Triton: it has capped scores"
+    banded = shape.window is not None and shape.window < longest
+    if half and not shape.softcap and not banded:
+        return "efficient", f"PyTorch's memory-efficient kernel: compute capability {has}"
+    return "dense", "all pairs of tokens: no other kernel here does what the model asks"

@@ -1,0 +1,80 @@
+"""A model's config.json without asking anybody: a folder, the hub's cache here, or a known name."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import ModelError
+from workbench.footprint.model.known_models import named_config
+from workbench.recipe.names import local_path
+from workbench.recipe.schema import Model
+from workbench.text import safe_line
+
+
+def find_config(model: Model) -> tuple[dict[str, Any], str]:
+    """(config.json, where it was found). No network, no weights; ModelError when it is nowhere."""
+    folder = local_path(model.name)
+    if folder is not None:
+        return _read(folder / "config.json"), "config.json in the model's folder"
+    for snapshot in _snapshots(model.name, model.revision):
+        if (snapshot / "config.json").is_file():
+            return _read(snapshot / "config.json"), "config.json in the hub's cache"
+    named = named_config(model.name)
+    if named is not None:
+        return named, "measures known by the model's name"
+    raise ModelError(
+        f"the measures of {safe_line(model.name, 120)} are not known here",
+        hint=f"fetch them: hf download {safe_line(model.name, 120)} config.json, or give a folder "
+        "that holds config.json as model.name",
+    )
+
+
+def _snapshots(name: str, revision: str | None) -> list[Path]:
+    """Where the hub's client keeps this model: the revision asked for, else the newest first."""
+    repo = _hub_cache() / f"models--{name.replace('/', '--')}"
+    commit = revision or "main"
+    with suppress(OSError, ValueError):  # a commit itself, or a revision never fetched
+        commit = (repo / "refs" / commit).read_text().strip()
+    found = [repo / "snapshots" / commit]
+    if revision is None:
+        found += sorted((repo / "snapshots").glob("*"), key=_age, reverse=True)
+    return found
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _hub_cache() -> Path:
+    """As huggingface_hub finds it, whose import would cost more than the plan."""
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    if named:
+        return Path(named).expanduser()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    home = os.environ.get("HF_HOME")
+    return (Path(home).expanduser() if home else cache / "huggingface") / "hub"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    shown = safe_line(path, 200)
+    try:
+        config = json.loads(path.read_bytes())
+    except OSError as refused:
+        raise ModelError(
+            f"{shown} cannot be read: {safe_line(refused.strerror or refused)}",
+            hint="give the folder that holds config.json and the safetensors files",
+        ) from refused
+    except (ValueError, RecursionError) as broken:
+        raise ModelError(
+            f"{shown} is not JSON: {safe_line(broken, 120)}", hint="download the file anew"
+        ) from broken
+    if not isinstance(config, dict):
+        raise ModelError(f"{shown} is no JSON object", hint="download the file anew")
+    return config

@@ -1,0 +1,218 @@
+"""A model's measures, from its config.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.errors import ModelError
+from workbench.text import safe_line
+
+_TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3", "gemma3_text", "smollm3")
+_FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
+_NORMED_HEADS = ("qwen3", "gemma3", "gemma3_text")
+_BIASED_QKV = ("qwen2",)
+_FUSED = ("phi3",)
+_GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
+_LEFT_OUT: dict[str, dict[str, int]] = {
+    "gemma2": {**_GEMMA, "vocab_size": 256_000},
+    "gemma3_text": {**_GEMMA, "vocab_size": 262_208},
+    "mistral": {"num_key_value_heads": 8},
+    "qwen3": {"head_dim": 128},
+    "smollm3": {"num_key_value_heads": 4},
+}
+"""What a config.json may leave out, because transformers' class for that kind has it: Gemma 3's do.
+"""
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+MOST_LAYERS = 4_096
+OWN_DROPOUTS = ("attention_dropout", "resid_pdrop")
+"""A model's own dropout, in these settings, which the fused path has no masks for."""
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"})
+"""model_type of architectures whose every layer the step's fused path knows. Others train plainly.
+"""
+AROUND = frozenset({"gemma3"})
+"""model_type of those for more than text, in which it takes the text model by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """A decoder with gated feed-forward blocks: Llama, Mistral, Qwen 2 and 3, Gemma, Phi 3."""
+
+    kind: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    tied: bool
+    """Input and output embeddings are one matrix."""
+    softcap: bool = False
+    """Attention scores are capped (Gemma 2)."""
+    inner: bool = False
+    """The text model inside one for more than text that the step does not know."""
+    beside: int = 0
+    """Parameters of what is not the text model."""
+    dropout: bool = False
+    """The model drops something by itself, and so trains plainly."""
+    partly_turned: bool = False
+    """Positions turn only a part of each head (Phi 4 mini)."""
+    window: int | None = None
+    """Keys that a query sees at most, where a layer has such a limit."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> ModelShape:
+        """From config.json as a dict; ModelError where it lacks or hides what is needed."""
+        text = config.get("text_config")
+        flat = {**config, **text} if isinstance(text, Mapping) else dict(config)
+        kind = flat.get("model_type", "?")
+        if not isinstance(kind, str):
+            raise _odd("model_type", kind)
+        flat = {**_LEFT_OUT.get(kind, {}), **flat}
+        if _experts(flat) or _experts(flat.get("ffn_config")):
+            raise ModelError(
+                f"{kind} is a mixture of experts, whose memory the planner cannot tell",
+                hint="choose a dense model",
+            )
+        heads = _measure(flat, "num_attention_heads", "n_head")
+        width = _measure(flat, "hidden_size", "n_embd")
+        return cls(
+            kind=kind,
+            layers=_measure(flat, "num_hidden_layers", "n_layer", most=MOST_LAYERS),
+            width=width,
+            heads=heads,
+            kv_heads=_measure(flat, "num_key_value_heads", default=heads),
+            head_dim=_measure(flat, "head_dim", default=max(width // heads, 1)),
+            ffn=_measure(flat, "intermediate_size", "n_inner", default=4 * width),
+            vocab=_measure(flat, "vocab_size"),
+            tied=bool(flat.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
+            softcap=bool(flat.get("attn_logit_softcapping")),
+            inner=isinstance(text, Mapping) and config.get("model_type") not in AROUND,
+            beside=_seeing(flat.get("vision_config")),
+            dropout=any(flat.get(name) for name in OWN_DROPOUTS),
+            partly_turned=_partly_turned(flat),
+            window=_window(flat),
+        )
+
+    @property
+    def fused(self) -> bool:
+        """The step's fused path takes it; else it trains by transformers' and PEFT's modules."""
+        return self.kind in FAMILIES and not self.inner and not self.dropout
+
+    @property
+    def rotaries(self) -> int:
+        """Tables of positions: Gemma 3 has one for each kind of attention."""
+        return 2 if self.kind.startswith("gemma3") else 1
+
+    @property
+    def q_width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    @property
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of one block by name: (in, out)."""
+        d, f, q, kv = self.width, self.ffn, self.q_width, self.kv_width
+        if self.kind in _FUSED:
+            return {
+                "qkv_proj": (d, q + 2 * kv),
+                "o_proj": (q, d),
+                "gate_up_proj": (d, 2 * f),
+                "down_proj": (f, d),
+            }
+        return {
+            "q_proj": (d, q),
+            "k_proj": (d, kv),
+            "v_proj": (d, kv),
+            "o_proj": (q, d),
+            "gate_proj": (d, f),
+            "up_proj": (d, f),
+            "down_proj": (f, d),
+        }
+
+    @property
+    def linear_params(self) -> int:
+        """Parameters that quantisation reaches."""
+        return self.layers * sum(i * o for i, o in self.projections.values())
+
+    @property
+    def other_params(self) -> int:
+        """Embeddings, head, norms and biases: what stays in 16 bits. And eyes, where it has any."""
+        embeddings = self.vocab * self.width * (1 if self.tied else 2)
+        bias = self.q_width + 2 * self.kv_width if self.kind in _BIASED_QKV else 0
+        layers = self.layers * (self.norms * self.width + self.head_norms + bias)
+        return embeddings + layers + self.beside
+
+    @property
+    def norms(self) -> int:
+        """Norms over the width in one block."""
+        return 4 if self.kind in _FOUR_NORMS else 2
+
+    @property
+    def head_norms(self) -> int:
+        """Parameters of the norms on queries and keys in one block."""
+        return 2 * self.head_dim if self.kind in _NORMED_HEADS else 0
+
+    @property
+    def params(self) -> int:
+        return self.linear_params + self.other_params + self.width
+
+
+def _seeing(vision: object) -> int:
+    """Parameters of a vision tower's layers; 0 without one."""
+    if not isinstance(vision, Mapping):
+        return 0
+    width = _measure(vision, "embed_dim", "hidden_size", "width")
+    ffn = _measure(vision, "intermediate_size", default=4 * width)
+    layers = _measure(vision, "num_hidden_layers", "depth", "layers", most=MOST_LAYERS)
+    return layers * (4 * width * width + 2 * width * ffn)
+
+
+def _experts(config: object) -> bool:
+    """Whether a feed-forward block is several, of which each token takes a few."""
+    if not isinstance(config, Mapping):
+        return False
+    return any(config.get(name) not in (None, 0, 1) for name in _EXPERTS)
+
+
+def _partly_turned(config: Mapping[str, Any]) -> bool:
+    rope = config.get("rope_parameters")
+    told = rope if isinstance(rope, Mapping) else config
+    factor = told.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    return isinstance(factor, int | float) and factor < 1
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    if config.get("use_sliding_window") is False or not config.get("sliding_window"):
+        return None
+    return _measure(config, "sliding_window")
+
+
+def _measure(
+    config: Mapping[str, Any], *names: str, default: int | None = None, most: int = (1 << 31) - 1
+) -> int:
+    for name in names:
+        value = config.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            raise _odd(name, value)
+        return value
+    if default is None:
+        raise ModelError(
+            f"the model's config.json has no {names[0]}",
+            hint="choose a decoder such as Llama, Mistral, Qwen, Gemma or Phi",
+        )
+    return default
+
+
+def _odd(name: str, value: object) -> ModelError:
+    return ModelError(
+        f"the model's config.json has {name}: {safe_line(value, 40)}",
+        hint="download the file anew, or choose another model",
+    )

@@ -1,0 +1,45 @@
+"""What scoring takes: a forward without gradients, and generation's cache.
+
+Scoring goes PEFT's own way under autocast (training/evaluate.py, answers.py): rows are padded, and
+the graphs' memory has been given back.
+"""
+
+from __future__ import annotations
+
+from workbench.footprint.layers import VALUE_BYTES
+from workbench.footprint.model.shape import ModelShape
+from workbench.recipe.schema import Recipe
+
+TILE_TOKENS, TILE_WIDTH = 4_096, 32_768
+"""Logits at once in TRL's head (trl 1.16, kernels/chunked_logprob.py)."""
+
+
+def evaluation_bytes(
+    shape: ModelShape, recipe: Recipe, precision: str, *, rows: int, tokens: int, eager: bool
+) -> int:
+    """Of `rows` rows of `tokens` at a time."""
+    value = VALUE_BYTES[precision]
+    tile = min(rows * tokens, TILE_TOKENS) * min(shape.vocab, TILE_WIDTH) * value
+    row = _row_bytes(shape, recipe, precision, tokens, eager=eager, padded=rows > 1)
+    return rows * row + tile
+
+
+def _row_bytes(
+    shape: ModelShape, recipe: Recipe, precision: str, tokens: int, *, eager: bool, padded: bool
+) -> int:
+    """One row: its widest moment in the forward pass, or the cache it generates with."""
+    value = VALUE_BYTES[precision]
+    # In `up`: the gate's activation, the base's product and its copy, the adapter's, their sum;
+    # besides them the residual stream and what was normed.
+    wide = value * (5 * shape.ffn + 4 * shape.width)
+    # In attention: q, keys and values once for every query head, the output; where rows are of
+    # unlike length, which pairs of tokens count, told once and once more as numbers to add.
+    attends = value * (4 * shape.q_width + 4 * shape.width) + padded * tokens * (1 + value)
+    if eager:
+        attends += tokens * shape.heads * (8 + value)
+    forward = tokens * max(wide, attends)
+    if recipe.evaluate.answer_pattern is None:
+        return int(forward)
+    cached = tokens + recipe.evaluate.max_new_tokens
+    cache = cached * shape.layers * 2 * shape.kv_width * value
+    return int(cache + forward + shape.vocab * (value + 4))

@@ -1,0 +1,259 @@
+"""What NVIDIA's driver says of its GPUs. The one place that imports pynvml."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class DriverProblem(Exception):
+    """The driver is there and does not work, e.g. it was upgraded without a reboot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuFacts:
+    """One GPU at one moment; None where the driver does not tell."""
+
+    uuid: str
+    name: str
+    total_bytes: int
+    capability: tuple[int, int] | None
+    mig: bool = False
+    """Cut into slices (multi-instance GPU): left alone."""
+    free_bytes: int = 0
+    used_bytes: int = 0
+    utilisation: int | None = None
+    """Percent of the last moments in which a kernel ran."""
+    temperature_c: int | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    energy_j: float | None = None
+    """Since the driver was loaded; not every card counts."""
+    ecc_errors: int | None = None
+    """Memory errors that could not be corrected, since the driver was loaded."""
+    processes: tuple[tuple[int, int | None], ...] = ()
+    """(pid, bytes) of each process that computes; no bytes inside some containers."""
+    graphics: tuple[tuple[int, int | None], ...] = ()
+    """The same of those that only draw: a desktop's."""
+    watched: bool | None = None
+    """Whether the driver tells us of its Xid errors."""
+    xids: tuple[int, ...] = ()
+    """Those it told since it was last asked."""
+    problem: str = ""
+    """Why the card cannot be used, e.g. it has fallen off the bus."""
+    lost: bool = False
+    """The driver is well and says that this card is gone."""
+
+
+class Driver(Protocol):
+    """A source of facts about GPUs, in the order of their PCI bus."""
+
+    def version(self) -> str:
+        """Empty where there is no driver. Raises DriverProblem."""
+        ...
+
+    def gpus(self) -> list[GpuFacts]:
+        """Raises DriverProblem; a problem of one card is on its facts."""
+        ...
+
+
+class NoDriver:
+    """A machine without NVIDIA's driver."""
+
+    def version(self) -> str:
+        return ""
+
+    def gpus(self) -> list[GpuFacts]:
+        return []
+
+
+class NvmlDriver:
+    """NVML, opened at the first question and anew after a failure.
+
+    `module` is pynvml, or what speaks like it.
+    """
+
+    def __init__(self, module: Any = None) -> None:
+        self._module = module
+        self._nvml: Any = None
+        self._events: XidEvents | None = None
+        self._known: dict[int, GpuFacts] = {}
+
+    def version(self) -> str:
+        return str(self._ask("nvmlSystemGetDriverVersion")) if self._open() else ""
+
+    def gpus(self) -> list[GpuFacts]:
+        if not self._open():
+            return []
+        facts = [self._gpu(index) for index in range(int(self._ask("nvmlDeviceGetCount")))]
+        assert self._events is not None
+        xids = self._events.drain()
+        return [
+            replace(fact, xids=tuple(xids.get(fact.uuid, ()))) for fact in facts if fact is not None
+        ]
+
+    def _open(self) -> bool:
+        """False where there is no driver at all."""
+        if self._nvml is not None:
+            return True
+        nvml = self._module or _pynvml()
+        try:
+            nvml.nvmlInit()
+        except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
+            return False
+        except nvml.NVMLError as broken:
+            raise DriverProblem(_words(broken)) from broken
+        self._nvml, self._events = nvml, XidEvents(nvml)
+        return True
+
+    def _ask(self, question: str) -> Any:
+        try:
+            return getattr(self._nvml, question)()
+        except self._nvml.NVMLError as broken:
+            self._nvml = None  # opened anew at the next question
+            raise DriverProblem(_words(broken)) from broken
+
+    def _gpu(self, index: int) -> GpuFacts | None:
+        nvml = self._nvml
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            fact = GpuFacts(
+                uuid=str(nvml.nvmlDeviceGetUUID(handle)),
+                name=str(nvml.nvmlDeviceGetName(handle)).removeprefix("NVIDIA "),
+                total_bytes=int(memory.total),
+                free_bytes=int(memory.free),
+                used_bytes=int(memory.used),
+                capability=self._capability(handle),
+            )
+        except nvml.NVMLError as broken:
+            known = self._known.get(index)
+            if known is None:
+                return None
+            gone = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
+            lost = getattr(broken, "value", None) in gone
+            return replace(known, problem=_words(broken), free_bytes=0, lost=lost)
+        self._known[index] = fact
+        return self._with_extras(fact, handle)
+
+    def _with_extras(self, fact: GpuFacts, handle: Any) -> GpuFacts:
+        nvml = self._nvml
+        assert self._events is not None
+        mig = self._or_none(nvml.nvmlDeviceGetMigMode, handle)
+        rates = self._or_none(nvml.nvmlDeviceGetUtilizationRates, handle)
+        sensor = nvml.NVML_TEMPERATURE_GPU
+        compute = _processes(self._or_none(nvml.nvmlDeviceGetComputeRunningProcesses, handle))
+        graphics = _processes(self._or_none(nvml.nvmlDeviceGetGraphicsRunningProcesses, handle))
+        return replace(
+            fact,
+            mig=bool(mig and mig[0]),
+            utilisation=None if rates is None else int(rates.gpu),
+            temperature_c=self._or_none(lambda h: nvml.nvmlDeviceGetTemperature(h, sensor), handle),
+            power_w=_thousandth(self._or_none(nvml.nvmlDeviceGetPowerUsage, handle)),
+            power_limit_w=_thousandth(self._or_none(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
+            energy_j=_thousandth(self._or_none(nvml.nvmlDeviceGetTotalEnergyConsumption, handle)),
+            ecc_errors=self._or_none(self._ecc_errors, handle),
+            processes=tuple(compute.items()),
+            graphics=tuple((pid, size) for pid, size in graphics.items() if pid not in compute),
+            watched=self._events.watch(handle, fact.uuid),
+        )
+
+    def _ecc_errors(self, handle: Any) -> int:
+        nvml = self._nvml
+        kind, since_load = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        return int(nvml.nvmlDeviceGetTotalEccErrors(handle, kind, since_load))
+
+    def _capability(self, handle: Any) -> tuple[int, int] | None:
+        told = self._or_none(self._nvml.nvmlDeviceGetCudaComputeCapability, handle)
+        return (int(told[0]), int(told[1])) if told else None
+
+    def _or_none(self, ask: Callable[[Any], T], handle: Any) -> T | None:
+        """Many cards leave some question unanswered; that is no problem of theirs."""
+        try:
+            return ask(handle)
+        except self._nvml.NVMLError:
+            return None
+
+
+class XidEvents:
+    """The Xid errors that the driver reports, from the moment a card is first watched."""
+
+    MOST = 256
+    """Taken in one go: a card that errs without end must not keep us."""
+
+    def __init__(self, nvml: Any) -> None:
+        self._nvml = nvml
+        self._set: Any = None
+        self._watched: dict[str, bool] = {}
+        self._uuids: dict[int | None, str] = {}
+        """By handle: a card that is lost does not tell its UUID any more."""
+
+    def watch(self, handle: Any, uuid: str) -> bool:
+        """False where this card, or this driver, reports none."""
+        if uuid not in self._watched:
+            self._uuids[_address(handle)] = uuid
+            self._watched[uuid] = self._register(handle)
+        return self._watched[uuid]
+
+    def _register(self, handle: Any) -> bool:
+        nvml = self._nvml
+        try:
+            if self._set is None:
+                self._set = nvml.nvmlEventSetCreate()
+            xid = nvml.nvmlEventTypeXidCriticalError
+            if not nvml.nvmlDeviceGetSupportedEventTypes(handle) & xid:
+                return False
+            nvml.nvmlDeviceRegisterEvents(handle, xid, self._set)
+        except nvml.NVMLError:
+            return False
+        return True
+
+    def drain(self) -> dict[str, list[int]]:
+        """Codes by card, in the order they came; waits for none."""
+        found: dict[str, list[int]] = {}
+        for _ in range(self.MOST if any(self._watched.values()) else 0):
+            try:
+                event = self._nvml.nvmlEventSetWait_v2(self._set, 0)
+            except (
+                self._nvml.NVMLError
+            ):  # a timeout: no more; or a lost card, which is told elsewhere
+                break
+            if event.eventType == self._nvml.nvmlEventTypeXidCriticalError:
+                uuid = self._uuids.get(_address(event.device), "")
+                found.setdefault(uuid, []).append(int(event.eventData))
+        return found
+
+
+def _pynvml() -> Any:
+    import pynvml
+
+    return pynvml
+
+
+def _address(handle: Any) -> int | None:
+    """What tells two handles apart: each call makes a new object of the same pointer."""
+    return ctypes.cast(handle, ctypes.c_void_p).value
+
+
+def _processes(running: Any) -> dict[int, int | None]:
+    return {int(each.pid): each.usedGpuMemory for each in running or ()}
+
+
+def _thousandth(value: float | None) -> float | None:
+    return None if value is None else value / 1000
+
+
+_MENDS = {
+    "Driver/library version mismatch": "the driver was upgraded; reboot to load it",
+    "GPU is lost": "the card has fallen off the bus; reboot, and check power and seating",
+    "Insufficient Permissions": "no permission to ask the driver",
+}
+
+
+def _words(broken: Exception) -> str:
+    said = str(broken)
+    return next((f"{said}: {hint}" for part, hint in _MENDS.items() if part in said), said)

@@ -1,0 +1,57 @@
+"""Thinning checkpoints in a child process: it verifies what stays, at a second a GB."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from workbench.home import Home
+
+MODULE = "workbench.training.checkpoints.prune"
+
+
+class Thinner:
+    """At most one at a time; a tick asks and never waits."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._child: subprocess.Popen[str] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._child is not None
+
+    def start(self, order: list[int], need_bytes: int) -> None:
+        """Free so much from these trials, the first first. OSError where there is no process."""
+        assert self._child is None
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", MODULE, str(self._home.root / "trials"), str(need_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(order))  # below a pipe's 64 KiB
+        self._child.stdin.close()
+
+    def poll(self) -> dict[str, Any] | None:
+        """What it did, once; None while it is under way, or when it left no word."""
+        if self._child is None or self._child.poll() is None:
+            return None
+        child, self._child = self._child, None
+        assert child.stdout is not None
+        with child.stdout:
+            said = child.stdout.read()
+        try:
+            return dict(json.loads(said))
+        except (ValueError, TypeError):
+            return {}
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self.poll()

@@ -1,0 +1,72 @@
+"""The user's own command, run when an experiment has ended: in a child, with the board on stdin."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import IO, Any
+
+from workbench.home import Home
+from workbench.redact import redact
+
+AT_ONCE = 4
+"""Commands that run at one time; the next experiment's end waits for one of them."""
+LIMIT_S = 60.0
+
+
+class Notifier:
+    """Starts and forgets: the child (`workbench.notification`) keeps the time and the log."""
+
+    def __init__(
+        self, home: Home, command: Callable[[], list[str] | None], limit_s: float = LIMIT_S
+    ) -> None:
+        self._home, self._command, self._limit_s = home, command, limit_s
+        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._failed: list[str] = []
+
+    @property
+    def busy(self) -> bool:
+        return len(self._running) >= AT_ONCE
+
+    def ready(self, name: str, told: dict[str, Any]) -> Callable[[], None]:
+        """What runs the user's command, if there is one. OSError when its input cannot be kept."""
+        command = self._command()
+        if not command:
+            return lambda: None
+        body = tempfile.TemporaryFile(dir=self._home.root)  # noqa: SIM115 (closed by `run`)
+        body.write(redact(json.dumps(told)).encode())
+        body.seek(0)
+        log, limit = str(self._home.logs / "notify.log"), str(self._limit_s)
+
+        def run() -> None:
+            with body:
+                self._start(name, body, [log, limit, *command])
+
+        return run
+
+    def _start(self, name: str, body: IO[bytes], arguments: list[str]) -> None:
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "workbench.notification", *arguments],
+                env={k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+                stdin=body,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        except (OSError, ValueError):  # no process to be had; a NUL in its words
+            self._failed.append(name)
+        else:
+            self._running.append((name, child))
+
+    def failed(self) -> list[str]:
+        """Of which experiments the command has ended badly since the last call."""
+        ended = [(name, child) for name, child in self._running if child.poll() is not None]
+        self._running = [one for one in self._running if one not in ended]
+        failed, self._failed = self._failed, []
+        return failed + [name for name, child in ended if child.returncode != 0]

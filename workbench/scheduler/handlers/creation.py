@@ -1,0 +1,304 @@
+"""New trials and experiments: submit, clone, extend, add."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from workbench import search
+from workbench.errors import CheckpointError, DoesNotFit, UsageError, WorkbenchError
+from workbench.machine.files import fresh_folder, sync, write_durably
+from workbench.recipe import Recipe, apply_settings
+from workbench.recipe.space import grid
+from workbench.scheduler import sweeps
+from workbench.scheduler.handlers import done
+from workbench.scheduler.handlers.queue import whole
+from workbench.scheduler.planning import check_fits
+from workbench.scheduler.tick_context import TickContext
+from workbench.store.rows import Answer, Experiment, TrialRow, card_of
+from workbench.text import safe_line
+from workbench.trial import Kind
+
+SHARED = ("lora.", "train.", "data.group_by_length")
+"""Settings in which trials of one experiment may differ: they are trained on the same rows and
+scored on the same ones, against the same base. Its own sweep may name others."""
+WEIGHTS = "adapter_model.safetensors"
+
+
+def submit(context: TickContext, args: dict[str, Any]) -> Answer:
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(args["recipe"]))
+    except ValidationError as wrong:
+        raise UsageError(f"the recipe is not valid: {wrong.errors()[0]['msg']}") from wrong
+    warm = _warm(context, args.get("warm_trial"), recipe)
+    id, name = _new_experiment(context, recipe, warm)
+    text = f"experiment {name} is being prepared{_warm_words(warm)}"
+    return done(text, experiment=id, name=name)
+
+
+def _new_experiment(context: TickContext, recipe: Recipe, warm: int | None) -> tuple[int, str]:
+    id = context.store.add_experiment(recipe.model_dump(mode="json"), recipe.rank_by, warm)
+    name = context.store.experiment(id).name
+    folder = fresh_folder(context.home.experiment(id))
+    write_durably(folder / "recipe.json", recipe.model_dump_json(indent=2).encode())
+    sync(folder.parent)  # else the row may outlive the folder when the power goes
+    context.store.note("submitted", f"experiment {name} was submitted", experiment=id)
+    return id, name
+
+
+def clone(context: TickContext, args: dict[str, Any]) -> Answer:
+    """The same trial with other settings: beside it where the two can be compared, else as an
+    experiment of its own."""
+    source = _tuned(context, args["trial"])
+    experiment = context.store.experiment(source.experiment)
+    edits = dict(args.get("settings") or {})
+    recipe = apply_settings(_recipe(experiment), {**source.settings, **edits})
+    warm = _warm(context, args.get("warm_trial", source.warm_trial), recipe)
+    apart = sorted(key for key in edits if not _shared(key, experiment))
+    if apart:
+        id, name = _new_experiment(context, recipe, warm)
+        text = (
+            f"trial {source.id} is cloned into a new experiment, {name}: with another "
+            f"{safe_line(', '.join(apart), 120)} its scores could not be compared in "
+            f"{experiment.name}; its data is checked first{_warm_words(warm)}"
+        )
+        return done(text, experiment=id, name=name)
+    id = _add(context, experiment, {**source.settings, **edits}, warm)
+    same = "so the same numbers" if warm == source.warm_trial else "from other weights"
+    changed = "with " + _words(edits) if edits else f"with the same settings, {same}"
+    text = (
+        f"trial {id} is trial {source.id} again, {changed}; it {_when(context)}{_warm_words(warm)}"
+    )
+    return done(text, trial=id, experiment=experiment.id, name=experiment.name)
+
+
+def extend(context: TickContext, args: dict[str, Any]) -> Answer:
+    """Train on from what an ended trial left, for so many epochs or steps more."""
+    source = _tuned(context, args["trial"])
+    if not source.state.final:
+        raise UsageError(
+            f"trial {source.id} is {source.state}; only what has ended can be extended",
+            hint=f"wait for its end, or `workbench clone {source.id} -s train.epochs=…`",
+        )
+    experiment = context.store.experiment(source.experiment)
+    before = apply_settings(_recipe(experiment), source.settings)
+    more = _more(args)
+    seed = (before.train.seed + 1) % 2**32  # else the rows would come in the same order again
+    settings = {**source.settings, **more, "train.seed": seed}
+    warm = _warm(context, source.id, apply_settings(_recipe(experiment), settings))
+    id = _add(context, experiment, settings, warm)
+    amount = _words({key: value for key, value in more.items() if value is not None})
+    text = (
+        f"trial {id} trains on from the adapter of trial {source.id} with {amount}; it "
+        f"{_when(context)}. A warm start: the weights go on, optimizer and schedule begin anew "
+        f"({before.train.schedule}, warm-up included), rows come in another order"
+    )
+    return done(text, trial=id, experiment=experiment.id, name=experiment.name)
+
+
+def _more(args: dict[str, Any]) -> dict[str, Any]:
+    """How much longer, as settings of a trial that begins at step 0."""
+    steps, epochs = args.get("steps"), args.get("epochs")
+    if (steps is None) == (epochs is None):
+        raise UsageError("say how much longer", hint="--epochs +1, or --steps +100")
+    if steps is not None:
+        return {"train.max_steps": whole(steps, 1, 10**9, "how many steps more")}
+    longer = float(epochs)  # type: ignore[arg-type]
+    if not 0 < longer < math.inf:
+        raise UsageError(f"{longer:g} epochs more is no training", hint="--epochs +1, or +0.5")
+    return {"train.epochs": longer, "train.max_steps": None}
+
+
+def add(context: TickContext, args: dict[str, Any]) -> Answer:
+    """A trial with settings of one's own, or so many more of what the sweep would try next."""
+    experiment = context.store.experiment(args["experiment"])
+    name = safe_line(experiment.name)
+    if experiment.state != "ready":
+        raise UsageError(
+            f"experiment {name} is {experiment.state}: it has no trials to add to",
+            hint="wait until it is ready" if experiment.state == "preparing" else experiment.hint,
+        )
+    if args.get("trials") is not None:
+        return _more_of_sweep(
+            context, experiment, whole(args["trials"], 1, search.MOST_TRIALS, "how many more")
+        )
+    settings = dict(args.get("settings") or {})
+    apart = sorted(key for key in settings if not _shared(key, experiment))
+    if apart:
+        raise UsageError(
+            f"{safe_line(', '.join(apart), 120)}: trials that differ in it could not be compared "
+            f"in experiment {name}",
+            hint="submit it as an experiment of its own: `workbench clone TRIAL -s …`",
+        )
+    recipe = apply_settings(_recipe(experiment), settings)
+    warm = _warm(context, args.get("warm_trial") or experiment.warm_trial, recipe)
+    id = _add(context, experiment, settings, warm)
+    text = f"trial {id} was added to {name}, with {_words(settings) or 'the recipe as it is'}; it "
+    text += f"{_when(context)}{_warm_words(warm)}"
+    return done(text, trial=id, experiment=experiment.id, name=name)
+
+
+def _more_of_sweep(context: TickContext, experiment: Experiment, count: int) -> Answer:
+    recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
+    if recipe.sweep is None:
+        raise UsageError(
+            f"experiment {experiment.name} has no sweep to draw more trials from",
+            hint=f"workbench add {experiment.id} -s train.learning_rate=1e-4",
+        )
+    if why := sweeps.spent(context, experiment, recipe):
+        raise UsageError(
+            f"experiment {experiment.name} draws no more: {why}",
+            hint=f"name a trial yourself: workbench add {experiment.id} -s KEY=VALUE",
+        )
+    if recipe.sweep.method == "grid":
+        return _more_of_grid(context, experiment, recipe, count)
+    if experiment.searching and search.one_by_one(recipe.sweep) and experiment.most_trials is None:
+        raise UsageError(
+            f"experiment {experiment.name} draws trials until its budget is spent already",
+            hint=f"to have another one at once: workbench add {experiment.id} -s KEY=VALUE",
+        )
+    tuned = sum(t.kind is Kind.TUNE for t in context.store.trials(experiment.id))
+    before = experiment.most_trials if experiment.searching else None
+    most = (tuned if before is None else before) + count
+    if most > search.MOST_TRIALS:
+        raise UsageError(f"an experiment has {search.MOST_TRIALS:,} trials at most")
+    context.store.search(experiment.id, on=True, most_trials=most)
+    context.store.steer_experiment(experiment.id, ended_utc=None)
+    text = (
+        f"{recipe.sweep.method} draws {count} more for {experiment.name}, {most} in all: each as a "
+        "card comes free, so that it knows what the others came to"
+    )
+    return done(text, experiment=experiment.id, name=experiment.name)
+
+
+def _more_of_grid(
+    context: TickContext, experiment: Experiment, recipe: Recipe, count: int
+) -> Answer:
+    """Its next points in their order, where `trials` had cut it short."""
+    assert recipe.sweep is not None
+    tried = [trial.settings for trial in context.store.trials(experiment.id)]
+    left = [point for point in grid(recipe.sweep.parameters) if point not in tried][:count]
+    if not left:
+        raise UsageError(
+            "all points of its grid are tried already",
+            hint=f"name a trial yourself: workbench add {experiment.id} -s KEY=VALUE",
+        )
+    ids = [_add(context, experiment, point, experiment.warm_trial) for point in left]
+    few = "" if len(ids) == count else " (its grid has no more)"
+    which = f"trial {ids[0]}" if len(ids) == 1 else f"trials {ids[0]} to {ids[-1]}"
+    text = (
+        f"{which} of {experiment.name}{few}: {'it' if len(ids) == 1 else 'they'} {_when(context)}"
+    )
+    return done(text, trials=ids, experiment=experiment.id, name=experiment.name)
+
+
+# --- what they share ---
+
+
+def _tuned(context: TickContext, trial: object) -> TrialRow:
+    found = context.store.trial(int(trial))  # type: ignore[call-overload]
+    if found.kind is Kind.BASE:
+        raise UsageError(
+            f"trial {found.id} scores the untouched base: there is nothing to train in it",
+            hint="choose a trial that trains an adapter; see `workbench ls`",
+        )
+    return found
+
+
+def _recipe(experiment: Experiment) -> Recipe:
+    return Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
+
+
+def _shared(key: str, experiment: Experiment) -> bool:
+    sweep = experiment.recipe.get("sweep") or {}
+    return key.startswith(SHARED) or key in (sweep.get("parameters") or {})
+
+
+def _add(
+    context: TickContext, experiment: Experiment, settings: dict[str, Any], warm: int | None
+) -> int:
+    """A queued trial with its folder; DoesNotFit when no card here could take it."""
+    _check_fits(context, experiment, settings)
+    number = context.store.next_number(experiment.id)
+    id = context.store.add_trial(experiment.id, number, Kind.TUNE, settings, warm)
+    fresh_folder(context.home.trial(id))
+    text = f"trial {id} was added to {experiment.name}: {_words(settings) or 'as in the recipe'}"
+    context.store.note("added", text, trial=id, experiment=experiment.id)
+    return id
+
+
+def _check_fits(context: TickContext, experiment: Experiment, settings: dict[str, Any]) -> None:
+    recipe = apply_settings(_recipe(experiment), {**experiment.resolved, **settings})
+    misfit: WorkbenchError | None = None
+    cards = sorted(context.cards, key=lambda row: -card_of(row).usable_bytes)
+    for row in cards:
+        try:
+            check_fits(recipe, experiment, card_of(row))
+            return
+        except DoesNotFit as small:  # the roomiest card's words
+            misfit = misfit or small
+    if misfit is not None:
+        raise DoesNotFit(f"it would fit no card here: {misfit.what}", hint=misfit.hint)
+
+
+def _words(settings: dict[str, Any]) -> str:
+    told = (f"{safe_line(key, 60)}={safe_line(json.dumps(v), 60)}" for key, v in settings.items())
+    return safe_line(" ".join(told), 300)
+
+
+def _when(context: TickContext) -> str:
+    if not any(card.present and card.trial is None for card in context.cards):
+        return "waits for its turn on a card"
+    return "starts as soon as it is its turn on a free card"
+
+
+# --- warm starts ---
+
+
+def _warm_words(warm: int | None) -> str:
+    return "" if warm is None else f"; its weights start from the adapter of trial {warm}"
+
+
+def _warm(context: TickContext, trial: object, recipe: Recipe) -> int | None:
+    """The trial whose adapter `recipe` can start from. UsageError says what stands in the way."""
+    if trial is None:
+        return None
+    source = _tuned(context, trial)
+    if context.store.adapter_sha256(source.id) is None:
+        raise UsageError(
+            f"trial {source.id} has left no adapter to start from ({source.state})",
+            hint="wait for its end, or choose one of the board: workbench board",
+        )
+    if not (Path(context.home.trial(source.id)) / "adapter" / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"the adapter of trial {source.id} is gone from {context.home.trial(source.id)}",
+            hint="choose another trial to start from",
+        )
+    of = context.store.experiment(source.experiment)
+    _check_alike(source.id, apply_settings(_recipe(of), source.settings), recipe)
+    return source.id
+
+
+def _check_alike(source: int, theirs: Recipe, mine: Recipe) -> None:
+    """Another shape cannot be loaded; another scale would silently weigh it otherwise."""
+    if (theirs.model.name, theirs.model.revision) != (mine.model.name, mine.model.revision):
+        raise UsageError(
+            f"the adapter of trial {source} is for {safe_line(theirs.model.name)}, not for "
+            f"{safe_line(mine.model.name)}",
+            hint="start from a trial on the same model",
+        )
+    for name in ("rank", "alpha", "rslora", "bias", "targets"):
+        there, here = getattr(theirs.lora, name), getattr(mine.lora, name)
+        if name == "targets" and isinstance(there, list) and isinstance(here, list):
+            there, here = sorted(there), sorted(here)
+        if there != here:
+            told = f"[{', '.join(there)}]" if isinstance(there, list) else there
+            raise UsageError(
+                f"lora.{name} is {safe_line(here, 200)}, and the adapter of trial {source} has "
+                f"{safe_line(there, 200)}: it cannot start from it",
+                hint=f"-s lora.{name}={safe_line(told, 200)}, or without the warm start",
+            )

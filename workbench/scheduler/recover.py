@@ -1,0 +1,170 @@
+"""What was lost with its worker goes back into the queue, from its last checkpoint."""
+
+from __future__ import annotations
+
+import os
+from itertools import takewhile
+
+from workbench import fault_points
+from workbench.events import Outcome
+from workbench.fleet import Halt, Phase, Report
+from workbench.scheduler.guards import card_guards
+from workbench.scheduler.guards.disk import how_lost
+from workbench.scheduler.reconcile import take_in
+from workbench.scheduler.tick_context import TickContext
+from workbench.store.rows import Attempt
+from workbench.text import safe_line
+from workbench.trial import State
+
+SILENT_LIMIT_S = float(os.environ.get("WORKBENCH_SILENT_S") or 120.0)
+"""A worker whose control thread says nothing for so long is replaced; it is asked all the while."""
+STILL_LIMIT_S = float(os.environ.get("WORKBENCH_STILL_S") or 7_200.0)
+"""Training that makes no progress for so long hangs, whatever its control thread says: far above
+the slowest optimizer step, and below never."""
+ASK_SHARE = 0.8
+"""Of that time, after which it is asked to checkpoint and give its card back."""
+START_LIMIT_S = 300.0
+"""An attempt that no worker has taken for so long is placed anew."""
+BARREN_LIMIT = 3
+"""Attempts lost in a row without a new checkpoint, after which a trial fails."""
+
+
+def recover(context: TickContext) -> None:
+    for attempt in context.store.live_attempts():
+        why = _lost(context, attempt)
+        if why:
+            lose(context, attempt, why, how_lost(context))
+            _blame(context, attempt.card)
+        elif attempt.id in context.unsendable:
+            lose(context, attempt, context.unsendable.pop(attempt.id), Outcome.CUT)
+
+
+def rescue_all(context: TickContext, why: str) -> None:
+    """At the loop's start: whatever was running ran on workers that are gone."""
+    for attempt in context.store.live_attempts():
+        lose(context, attempt, why, Outcome.CUT)
+
+
+def _lost(context: TickContext, attempt: Attempt) -> str:
+    """Why its worker will never end this attempt; empty while it may."""
+    if why := card_guards.unfit(context, attempt):
+        context.fleet.end(attempt.card, why)
+        return why
+    report = context.reports.get(attempt.card)
+    if report is None:
+        if context.store.clock() - attempt.started_utc > START_LIMIT_S:
+            return f"no worker took it within {START_LIMIT_S:.0f} s"
+        return ""
+    if report.phase is Phase.GONE:
+        return f"the worker of {attempt.card} went away: {safe_line(report.reason, 300)}"
+    if report.silent_s > SILENT_LIMIT_S and report.phase is not Phase.STARTING:
+        why = f"the worker of {attempt.card} did not answer for {report.silent_s:.0f} s"
+        context.fleet.end(attempt.card, why)
+        return why
+    still_s = float((report.data or {}).get("still_s") or 0.0)
+    if report.attempt == attempt.id and still_s > STILL_LIMIT_S:
+        why = f"training on {attempt.card} made no progress for {still_s / 60:.0f} min"
+        context.fleet.end(attempt.card, why)
+        return why
+    if report.attempt == attempt.id and still_s > ASK_SHARE * STILL_LIMIT_S:
+        _ask_back(context, attempt, still_s)
+    if _dropped(report, attempt):
+        return f"the worker of {attempt.card} is idle, and left no record of the attempt's end"
+    return ""
+
+
+def _ask_back(context: TickContext, attempt: Attempt, still_s: float) -> None:
+    """It may only be slow: then it checkpoints, and goes on elsewhere."""
+    context.fleet.halt(attempt.card, attempt.id, Halt.YIELD)
+    if attempt.halt is not None:
+        return
+    with context.store.writing():
+        context.store.touch_attempt(attempt.id, halt=Halt.YIELD)
+        context.store.note(
+            "hangs",
+            f"trial {attempt.trial} made no progress on {attempt.card} for {still_s / 60:.1f} min; "
+            "it was asked for a checkpoint, and is replaced if none comes",
+            level="warning",
+            trial=attempt.trial,
+            attempt=attempt.id,
+        )
+
+
+def _dropped(report: Report, attempt: Attempt) -> bool:
+    return report.phase is Phase.IDLE and (report.last_attempt or 0) >= attempt.id
+
+
+def lose(context: TickContext, attempt: Attempt, why: str, outcome: Outcome = Outcome.LOST) -> None:
+    """End the attempt so, unless its file says that it ended by itself."""
+    if _ended_by_itself(context, attempt):
+        return
+    with context.store.writing():
+        context.store.end_attempt(attempt.id, outcome, why)
+        trial = context.store.trial(attempt.trial)
+        verdict = hopeless(context.store.attempts(trial.id))
+        after = State.FAILED if verdict else State.QUEUED
+        since = f"goes on from step {trial.checkpoint_step}" if trial.checkpoint_step else "again"
+        context.store.move(
+            trial.id,
+            trial.state,
+            after,
+            by="recover",
+            why=f"{why}; {verdict or since}",
+            reason=verdict,
+            hint="look at its log (workbench logs), then run it again" if verdict else "",
+        )
+        context.store.note(
+            "lost",
+            f"trial {trial.id}: {why}; {verdict or since}",
+            level="error" if verdict else "warning",
+            trial=trial.id,
+            attempt=attempt.id,
+            experiment=trial.experiment,
+        )
+        fault_points.at("recover.before_commit")
+    fault_points.at("recover.after_commit")
+
+
+def _ended_by_itself(context: TickContext, attempt: Attempt) -> bool:
+    """True when its file, read to the last line, holds its end."""
+    before = -1
+    while attempt.offset != before:
+        before = attempt.offset
+        if take_in(context, attempt) is not None:
+            return True
+        attempt = context.store.attempt(attempt.id)
+    return False
+
+
+def hopeless(attempts: list[Attempt]) -> str:
+    """Why a trial is not tried again; empty while it may be. `attempts` oldest first."""
+    gone = (Outcome.LOST, Outcome.CUT)
+    lost = list(takewhile(lambda a: a.outcome in gone, reversed(attempts)))
+    barren = list(takewhile(lambda a: a.checkpoint_step is None, lost))
+    if len(barren) >= BARREN_LIMIT:
+        reasons = "; ".join(a.reason for a in reversed(barren[:BARREN_LIMIT]))
+        return f"{len(barren)} attempts in a row ended without a new checkpoint: {reasons}"
+    if _same_step(lost):
+        return f"two attempts in a row ended at step {lost[0].last_step}: {lost[0].reason}"
+    return ""
+
+
+def _same_step(lost: list[Attempt]) -> bool:
+    """True when the two newest died at one step with their workers: it is the step's doing."""
+    if len(lost) < 2 or any(a.outcome != Outcome.LOST for a in lost[:2]):
+        return False
+    newest, former = lost[:2]
+    return newest.checkpoint_step is None and (
+        newest.last_step == former.last_step > newest.from_step
+    )
+
+
+def _blame(context: TickContext, card: str) -> None:
+    """A card that loses two different trials, with none finished between, gets no more."""
+    if any(row.uuid == card and row.quarantined for row in context.cards):
+        return
+    trials = context.store.lost_in_a_row(card)
+    if len(set(trials)) >= 2:
+        why = f"lost trials {' and '.join(str(t) for t in sorted(set(trials)))} in a row"
+        context.store.quarantine(card, why)
+        context.store.note("quarantined", f"card {card} is quarantined: it {why}", level="error")

@@ -1,0 +1,122 @@
+"""Reads data files row by row and remembers where each row stands; imports nothing heavy.
+
+`datasets` drops blank lines, numbers rows from 0 and loads broken UTF-8 to die on it later; here
+every row knows its true line, so that a mistake in it can be named.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from workbench.errors import DataError
+from workbench.text import safe_line
+from workbench.training.dataset.files.json_rows import json_rows
+from workbench.training.dataset.files.lines import (
+    MOST_BYTES,
+    Lines,
+    Row,
+    kind_of,
+    name_of,
+    place_of,
+    too_long,
+)
+
+__all__ = ["Row", "kind_of", "read_file"]
+
+
+def read_file(path: Path) -> Iterator[Row]:
+    """The rows of a local file, in order. DataError names file and line of what cannot be read."""
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"{safe_line(path.name, 120)} is not a kind of file that is read here",
+            hint=f"convert it to one of {', '.join(_READERS)}",
+        )
+    try:
+        yield from reader(path)
+    except OSError as refused:
+        raise DataError(
+            f"{safe_line(path, 200)} cannot be read: {safe_line(refused.strerror or refused)}",
+            hint="check the path in data.train and data.eval, and who may read the file",
+        ) from refused
+
+
+# ── csv, txt, parquet ────────────────────────────────────────────────────────────────────────
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(MOST_BYTES)  # its own 131,072 would refuse long documents
+    lines = Lines(path)
+    records = csv.reader((line for _, line in lines), strict=True)
+    header: list[str] = []
+    began = 1
+    try:
+        for record in records:
+            place, began = place_of(path, began), records.line_num + 1
+            if not record:
+                continue
+            if not header:
+                header = _header(record, place)
+                continue
+            if len(record) != len(header):
+                raise DataError(
+                    f"{place}: has {len(record)} fields, the header {len(header)}",
+                    hint='put fields that hold commas or line ends into double quotes: "a, b"',
+                )
+            yield Row(place, dict(zip(header, record, strict=True)), lines.share)
+    except csv.Error as broken:
+        if "field larger" in str(broken):
+            raise too_long(place_of(path, began)) from broken
+        raise DataError(
+            f"{place_of(path, began)}: is not CSV: {safe_line(broken, 120)}",
+            hint='close every quoted field, and write a quote inside one as ""',
+        ) from broken
+
+
+def _header(names: list[str], place: str) -> list[str]:
+    if len(set(names)) == len(names) and all(names):
+        return names
+    raise DataError(
+        f"{place}: the header has a column twice or without a name",
+        hint="give each column a name of its own in the first line",
+    )
+
+
+def _txt(path: Path) -> Iterator[Row]:
+    lines = Lines(path)
+    for number, line in lines:
+        if line.strip():
+            yield Row(place_of(path, number), {"text": line.rstrip("\r\n")}, lines.share)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            total = max(1, file.metadata.num_rows)
+            for batch in file.iter_batches(batch_size=64):
+                for values in batch.to_pylist():
+                    number += 1
+                    place = f"{name_of(path)} row {number}"
+                    if any(isinstance(v, str) and len(v) > MOST_BYTES for v in values.values()):
+                        raise too_long(place)
+                    yield Row(place, values, number / total)
+    except (pa.ArrowException, UnicodeDecodeError) as broken:
+        raise DataError(
+            f"{name_of(path)}, after row {number}: cannot be read: {safe_line(broken, 160)}",
+            hint="write the file anew; its text columns must hold UTF-8",
+        ) from broken
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": json_rows,
+    ".json": json_rows,
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".txt": _txt,
+}

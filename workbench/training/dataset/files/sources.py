@@ -1,0 +1,164 @@
+"""What the recipe's data names stand for: a file with its content's hash, or a pinned hub set."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.errors import DataError
+from workbench.recipe.names import local_path
+from workbench.recipe.schema import Data
+from workbench.text import safe_line
+from workbench.training.dataset.files.rows import Row, read_file
+
+TIMEOUT_S = 8.0
+_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Rows that can be read, and a digest that changes when they do."""
+
+    name: str
+    path: Path | None
+    """None for a hub set."""
+    split: str
+    digest: str
+
+    def read(self) -> Iterator[Row]:
+        if self.path is not None:
+            return read_file(self.path)
+        return _read_hub(self.name, self.split, self.digest)
+
+
+def find_sources(data: Data, index: Path, *, refresh: bool) -> tuple[Source, Source | None]:
+    """(train, eval); no eval source means that eval rows are split off train.
+
+    `index` remembers hashes of unchanged files and the hub commits; `refresh` asks the hub again.
+    """
+    train = _source(data.train, data.split, data.revision, index, refresh=refresh)
+    if data.eval is not None:
+        split = data.eval_split or data.split
+        same = data.revision if data.eval == data.train else None
+        return train, _source(data.eval, split, same, index, refresh=refresh)
+    if data.eval_split is None:
+        return train, None
+    if train.path is not None:
+        raise DataError(
+            f"data.eval_split: {safe_line(train.path.name, 80)} is a file and has no splits",
+            hint="name the held-out file in data.eval, or leave data.eval_split out",
+        )
+    return train, _source(data.train, data.eval_split, data.revision, index, refresh=refresh)
+
+
+def _source(name: str, split: str, revision: str | None, index: Path, *, refresh: bool) -> Source:
+    path = local_path(name)
+    if path is None:
+        commit = _pinned(name, revision, index, refresh=refresh)
+        return Source(name=name, path=None, split=split, digest=commit)
+    try:
+        digest = _file_digest(path, index)
+    except OSError as refused:
+        raise DataError(
+            f"{safe_line(path, 200)} cannot be read: {safe_line(refused.strerror or refused)}",
+            hint="check the path in data.train and data.eval, and who may read the file",
+        ) from refused
+    return Source(name=name, path=path, split=split, digest=digest)
+
+
+# ── local files ──────────────────────────────────────────────────────────────────────────────
+
+
+def _file_digest(path: Path, index: Path) -> str:
+    """SHA-256 of the bytes; not read again while size, time and inode stay."""
+    about = path.stat()
+    seen = [about.st_size, about.st_mtime_ns, about.st_ino, about.st_dev]
+    entry = _entry(index, f"file {path.resolve()}")
+    known = _load(entry)
+    if known.get("seen") == seen:
+        return str(known["digest"])
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _save(entry, {"seen": seen, "digest": digest})
+    return digest
+
+
+def _entry(index: Path, what: str) -> Path:
+    return index / f"{hashlib.sha256(os.fsencode(what)).hexdigest()[:32]}.json"
+
+
+def _load(entry: Path) -> dict[str, object]:
+    try:
+        known = json.loads(entry.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _save(entry: Path, about: dict[str, object]) -> None:
+    """Only a memory: a lost or late entry costs one more hash."""
+    staged = entry.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    with contextlib.suppress(OSError):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text(json.dumps(about))
+        staged.replace(entry)
+
+
+# ── the hub ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _pinned(name: str, revision: str | None, index: Path, *, refresh: bool) -> str:
+    """The commit behind a revision, as last asked; the hub's word when there is a network."""
+    if _COMMIT.match(revision or ""):
+        return str(revision)
+    from huggingface_hub import HfApi, errors
+
+    entry = _entry(index, f"hub {name} {revision}")
+    known = _load(entry).get("commit")
+    if isinstance(known, str) and not refresh:
+        return known
+    try:
+        about = HfApi().dataset_info(name, revision=revision, timeout=TIMEOUT_S)
+    except Exception as refused:  # the hub's errors, OSError, and those of whichever httpx it uses
+        said_no = isinstance(refused, errors.RepositoryNotFoundError | errors.RevisionNotFoundError)
+        if isinstance(known, str) and not said_no:
+            return known
+        raise _no_data(name, refused, said_no=said_no) from refused
+    _save(entry, {"commit": str(about.sha)})
+    return str(about.sha)
+
+
+def _no_data(name: str, refused: Exception, *, said_no: bool) -> DataError:
+    shown = safe_line(name, 120)
+    if said_no:
+        return DataError(
+            f"the hub has no data set {shown} of that revision, or it is private",
+            hint="check data.train and data.revision; for a private one log in: hf auth login",
+        )
+    return DataError(
+        f"the hub cannot be asked about {shown}: {safe_line(refused, 160)}",
+        hint="check the network and HF_HUB_OFFLINE, or download the data to a file and name that",
+    )
+
+
+def _read_hub(name: str, split: str, commit: str) -> Iterator[Row]:
+    import datasets
+
+    shown = f"{safe_line(name, 80)}[{safe_line(split, 40)}]"
+    try:
+        loaded = datasets.load_dataset(name, split=split, revision=commit)
+        for number, values in enumerate(loaded, start=1):
+            yield Row(f"{shown} row {number}", values, number / max(1, len(loaded)))
+    except (OSError, ValueError, RuntimeError) as refused:
+        raise DataError(
+            f"{shown} cannot be loaded: {safe_line(refused, 300)}",
+            hint="check data.split and the network; of a set with several configurations, download "
+            "the file you mean and name that in data.train",
+        ) from refused

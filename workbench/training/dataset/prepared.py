@@ -1,0 +1,208 @@
+"""Rows made ready to train on, and kept: read, checked, split, tokenised, cut, written once.
+
+Train columns: `input_ids`, `labels` (-100 where a token carries no loss), `length`. Eval has
+besides `prompt_ids` (up to where generation starts), `question` and `answer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import DataError
+from workbench.machine.files import sync
+from workbench.recipe.schema import Data, Recipe
+from workbench.text import safe_line
+from workbench.training.dataset.build import make_rows
+from workbench.training.dataset.files.sources import Source, find_sources
+from workbench.training.dataset.first_pass import Progress
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = 6
+"""Raise it when the same rows would come out differently: what is cached is then made anew."""
+
+_STAGED = ".staged-"
+_STALE_S = 86_400
+_IRRELEVANT = {"packing", "group_by_length", "train", "eval", "revision"}
+"""Settings that change no row; for names stand the digests of their contents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    folder: Path
+    digest: str
+    """Of everything the rows depend on: data, settings, tokenizer, FORMAT."""
+    sources: list[str | None]
+    """Digests of what was read, train and eval: a file's bytes, or the hub's commit."""
+    eval_digest: str
+    """Of the held-out rows alone; two trials with the same one are scored on the same rows."""
+    shape: str
+    read_rows: int
+    """Of the training data, before rows were held out or left out."""
+    train_rows: int
+    eval_rows: int
+    min_length: int
+    """Tokens per training row, after cutting; so are the next five."""
+    median_length: int
+    p95_length: int
+    max_length: int
+    mean_length: float
+    length_sample: list[int]
+    """Rows that stand for all, in tokens: evenly spaced quantiles."""
+    uncut_p95_length: int
+    """The same before cutting; so is the next."""
+    uncut_max_length: int
+    eval_max_length: int
+    """Tokens of the longest held-out row, after cutting."""
+    target_tokens: int
+    """Tokens of all training rows that carry loss."""
+    cut_rows: int
+    """Training rows longer than data.max_tokens."""
+    dropped_rows: int
+    """Training rows without a token to learn."""
+    highest_id: int
+    """Of all tokens; the model must have an embedding for it."""
+    notes: list[str]
+    examples: list[dict[str, Any]]
+    """The first few training rows, in parts with and without loss; see training.examples."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def prepare_data(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Path,
+    progress: Progress,
+    *,
+    refresh: bool = False,
+    processes: int = 1,
+) -> Prepared:
+    """The recipe's rows as tokens, from `cache` when they were made before (milliseconds).
+
+    `refresh` asks the hub whether a branch has moved; without it the commit last seen is used.
+    Many rows are tokenised by so many `processes`.
+    DataError names the row and the mend of what cannot be trained on.
+    """
+    data = recipe.data
+    if data.packing:
+        raise DataError(
+            "data.packing is not available yet: packed examples would see one another",
+            hint="set data.packing: false; the fast step lays rows end to end anyway",
+        )
+    progress("looking for the data", 0, 0)
+    train, held = find_sources(data, cache / "sources", refresh=refresh)
+    digest = _digest(data, tokenizer, train, held)
+    folder = cache / digest
+    if (known := _known(folder)) is not None:
+        return known
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        _sweep(cache)
+        with tempfile.TemporaryDirectory(prefix=_STAGED, dir=cache) as name:
+            staged = Path(name) / "rows"
+            staged.mkdir()
+            about = make_rows(data, tokenizer, (train, held), staged, progress, processes)
+            told = {"digest": digest, "sources": _digests(train, held), **about}
+            text = json.dumps(told, ensure_ascii=False)
+            (staged / "about.json").write_text(text, encoding="utf-8")
+            _commit(staged, folder)
+    except OSError as refused:
+        raise DataError(
+            f"the prepared rows cannot be written to {cache}: {refused.strerror or refused}",
+            hint="free space on that disk, or set WORKBENCH_HOME to another",
+        ) from refused
+    made = _known(folder)
+    assert made is not None, folder
+    return made
+
+
+def check_unchanged(data: Data, sources: list[str | None], cache: Path) -> None:
+    """DataError when a file holds other rows than when its experiment was prepared: its trials
+    would no longer be comparable. Reads no file whose size and time are as they were."""
+    now = find_sources(data, cache / "sources", refresh=False)
+    for source, before, after in zip(now, sources, _digests(*now), strict=True):
+        if before != after:
+            name = source.name if source else data.train
+            raise DataError(
+                f"the rows changed in {safe_line(name, 200)} since this experiment was submitted",
+                hint="put the data back as it was and retry the trial, or submit the recipe again",
+            )
+
+
+def load_prepared(prepared: Prepared) -> tuple[Dataset, Dataset]:
+    """(train, eval), memory-mapped."""
+    from datasets import Dataset
+
+    train, held = (prepared.folder / f"{name}.arrow" for name in ("train", "eval"))
+    return Dataset.from_file(str(train)), Dataset.from_file(str(held))
+
+
+# ── the cache ────────────────────────────────────────────────────────────────────────────────
+
+
+def _digests(train: Source, held: Source | None) -> list[str | None]:
+    return [train.digest, held.digest if held else None]
+
+
+def _digest(
+    data: Data, tokenizer: PreTrainedTokenizerBase, train: Source, held: Source | None
+) -> str:
+    what = {
+        "format": FORMAT,
+        "settings": data.model_dump(mode="json", exclude=_IRRELEVANT),
+        "sources": _digests(train, held),
+        # A name's ending says how a file is read, and places in notes bear the name.
+        "files": [source.path.name for source in (train, held) if source and source.path],
+        "tokenizer": _tokenizer_digest(tokenizer),
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of all that decides which ids a text gets."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    rest = [type(tokenizer).__name__, tokenizer.chat_template, tokenizer.special_tokens_map]
+    text = backend.to_str() + json.dumps(rest, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _known(folder: Path) -> Prepared | None:
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Prepared(folder=folder, **about)
+
+
+def _commit(staged: Path, folder: Path) -> None:
+    """Everything on disk, then the name. Who comes second finds the same rows there."""
+    for path in (*staged.iterdir(), staged):
+        sync(path)
+    try:
+        staged.rename(folder)
+    except OSError:
+        if _known(folder) is None:
+            raise
+    sync(folder.parent)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what preparations that were killed left behind."""
+    for left in cache.glob(f"{_STAGED}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,64 @@
+"""What rows say, by the shape that the first of them has."""
+
+from __future__ import annotations
+
+from workbench.errors import DataError
+from workbench.recipe.schema import Data
+from workbench.training.dataset.files.rows import Row
+from workbench.training.dataset.rendering import Renderer
+from workbench.training.dataset.shapes import Example, example_of, find_shape
+
+
+class Reader:
+    """Settles the shape with the first row it reads, then holds every row to it."""
+
+    def __init__(self, data: Data, *, templates: bool) -> None:
+        self._data = data
+        self._templates = templates
+        self._templated = data.chat_template == "auto" and templates
+        self.max_tokens = data.max_tokens
+        self.shape = ""
+        self.loss_on = ""
+
+    def read(self, row: Row) -> Example:
+        if not self.shape:
+            self._settle(row)
+        return example_of(self._data, self.shape, row, templated=self._templated)
+
+    def _settle(self, row: Row) -> None:
+        shape = find_shape(self._data, row)
+        self.loss_on = _loss_on(self._data, shape)
+        if shape in ("messages", "sharegpt") and not self._templated:
+            raise DataError(
+                "chats need a chat template, and "
+                + ("data.chat_template is never" if self._templates else "this model has none"),
+                hint="pick an instruction-tuned model (often named …-Instruct), or give the rows "
+                "as prompt and completion",
+            )
+        self.shape = shape
+
+    def check_columns(self, row: Row) -> None:
+        """For the first of the held-out rows, whose file may be another."""
+        find_shape(self._data, row)
+
+    def notes(self, renderer: Renderer) -> list[str]:
+        chats = self.shape in ("messages", "sharegpt")
+        if not chats or self.loss_on != "assistant" or renderer.marked:
+            return []
+        return [
+            "the chat template has no generation marks: what the assistant says is found by "
+            "rendering each chat up to its turns; look at the examples"
+        ]
+
+
+def _loss_on(data: Data, shape: str) -> str:
+    if shape == "text":
+        if data.loss_on in ("completion", "assistant"):
+            raise DataError(
+                f"data.loss_on is {data.loss_on}, but plain text has no such part",
+                hint="set data.loss_on: all, or give the rows as prompt and completion",
+            )
+        return "all"
+    if data.loss_on != "auto":
+        return data.loss_on
+    return "assistant" if shape in ("messages", "sharegpt") else "completion"

@@ -1,0 +1,247 @@
+"""Where a model comes from, pinned: a shipped or local folder, or a commit of the hub's.
+
+Imports no torch. Asking the hub takes a few seconds at most; without a network, what is in the
+hub's cache on this machine is used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any, TypeVar, cast
+
+from workbench.errors import ModelError
+from workbench.recipe.names import local_path
+from workbench.recipe.schema import Model
+from workbench.text import safe_line
+from workbench.user_config import may_run_its_code
+
+TIMEOUT_S = 8.0
+"""For one answer of the hub."""
+ALL_TRIES_S = 60.0
+"""For a model's description, tries and all: the hub's client goes on for minutes."""
+
+Given = TypeVar("Given")
+_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+_NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+_IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    path: str
+    """A local folder or a hub id, as transformers takes it."""
+    revision: str | None
+    """The hub's commit; None for a folder."""
+    config: dict[str, Any]
+    """config.json as it stands."""
+    model_type: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def resolve_model(model: Model) -> ModelSource:
+    """The model with its revision pinned and its config read; ModelError with what to do else."""
+    folder = local_path(model.name)
+    if folder is not None:
+        return _from_folder(folder)
+    return _from_hub(model.name, model.revision)
+
+
+def fetch_weights(source: ModelSource) -> None:
+    """Bring a hub model's files to this machine before a card waits for them; resumes, and costs
+    one question when they are here. Nothing to do for a folder. ModelError when they don't come.
+    """
+    if source.revision is None:
+        return
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(
+            source.path,
+            revision=source.revision,
+            allow_patterns=_NEEDED,
+            ignore_patterns=["*/*"],
+            etag_timeout=TIMEOUT_S,
+        )
+    except Exception as refused:  # the hub's errors, OSError, and those of whichever httpx it uses
+        raise ModelError(
+            f"the files of {safe_line(source.path, 200)} do not come: {safe_line(refused, 160)}",
+            hint="check network and disk space, and submit again: the download goes on where it "
+            "stopped",
+        ) from refused
+
+
+def _from_folder(folder: Path) -> ModelSource:
+    shown = safe_line(folder, 200)
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError as refused:
+        raise ModelError(
+            f"the model's folder {shown} cannot be read: {safe_line(refused.strerror or refused)}",
+            hint="check model.name; it is a hub id or a folder with config.json and safetensors",
+        ) from refused
+    if "config.json" not in names:
+        raise ModelError(
+            f"{shown} has no config.json",
+            hint="give the folder that holds config.json and the safetensors files; an adapter "
+            "alone is no model",
+        )
+    _check_weights(names, shown)
+    return _source(str(folder), None, folder / "config.json")
+
+
+def _from_hub(name: str, revision: str | None) -> ModelSource:
+    from huggingface_hub import hf_hub_download
+
+    if _COMMIT.match(revision or "") and (cached := _cached(name, revision)):
+        return cached
+
+    def ask() -> tuple[str, str]:
+        commit, names = _ask_hub(name, revision)
+        _check_weights(names, safe_line(name, 200))
+        return commit, hf_hub_download(name, "config.json", revision=commit, etag_timeout=TIMEOUT_S)
+
+    try:
+        commit, config = within(ALL_TRIES_S, ask)
+    except ModelError:
+        raise
+    except Exception as refused:  # the hub's errors, OSError, and those of whichever httpx it uses
+        if not _was_refused(refused) and (cached := _cached(name, revision)):
+            return cached
+        raise _no_model(name, revision, refused) from refused
+    return _source(name, commit, Path(config))
+
+
+def within(limit_s: float, work: Callable[[], Given]) -> Given:
+    """What `work` gives or raises; TimeoutError, and `work` left to itself, after `limit_s`."""
+    done: Queue[tuple[Given | None, Exception | None]] = Queue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except Exception as raised:
+            done.put((None, raised))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        given, raised = done.get(timeout=limit_s)
+    except Empty:
+        raise TimeoutError(f"no whole answer within {limit_s:.0f} s") from None
+    if raised is not None:
+        raise raised
+    return cast(Given, given)
+
+
+def _ask_hub(name: str, revision: str | None) -> tuple[str, list[str]]:
+    from huggingface_hub import HfApi
+
+    about = HfApi().model_info(name, revision=revision, timeout=TIMEOUT_S)
+    return str(about.sha), [file.rfilename for file in about.siblings or []]
+
+
+def _cached(name: str, revision: str | None) -> ModelSource | None:
+    """The newest copy in the hub's cache of this machine, when its weights are there too."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(config, str):
+        return None
+    snapshot = Path(config).parent
+    if not any(snapshot.glob("*.safetensors")):
+        return None
+    return _source(name, snapshot.name, Path(config))
+
+
+def _was_refused(error: Exception) -> bool:
+    """True when the hub said no; a copy in the cache is then no stand-in."""
+    from huggingface_hub import errors
+
+    no = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
+    return isinstance(error, no)
+
+
+def _no_model(name: str, revision: str | None, error: Exception) -> ModelError:
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    shown = safe_line(name, 200)
+    if isinstance(error, GatedRepoError):
+        what = f"{shown} is behind a licence that was not accepted on this account"
+        hint = f"accept it on huggingface.co/{shown}, then log in here: hf auth login"
+    elif isinstance(error, RepositoryNotFoundError | HFValidationError):
+        what = f"the hub has no model {shown}, or it is private"
+        hint = "check model.name for typing mistakes; for a private one log in: hf auth login"
+    elif isinstance(error, RevisionNotFoundError):
+        what = f"{shown} has no revision {safe_line(revision, 80)}"
+        hint = "leave model.revision out for the newest, or name a branch, tag or full commit"
+    elif isinstance(error, EntryNotFoundError) and not isinstance(error, FileNotFoundError):
+        what, hint = f"{shown} has no config.json", "pick a model that transformers can load"
+    else:
+        what = f"the hub cannot be asked about {shown}: {safe_line(error, 160)}"
+        hint = (
+            "check the network and HF_HUB_OFFLINE, or download the model elsewhere with "
+            "`hf download` and give its folder as model.name"
+        )
+    return ModelError(what, hint=hint)
+
+
+def _check_weights(names: Iterable[str], shown: str) -> None:
+    names = list(names)
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    pickled = [name for name in names if name.endswith(_PICKLED)]
+    if pickled:
+        raise ModelError(
+            f"{shown} holds pickled weights only ({safe_line(pickled[0], 60)}), which can run code",
+            hint="pick a model with safetensors, or convert it in a place where you trust it",
+        )
+    raise ModelError(
+        f"{shown} holds no weights",
+        hint="its safetensors files are missing; finish the download",
+    )
+
+
+def _source(path: str, revision: str | None, config_file: Path) -> ModelSource:
+    try:
+        config = json.loads(config_file.read_bytes())
+        model_type = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as broken:
+        raise ModelError(
+            f"config.json of {safe_line(path, 200)} cannot be used: "
+            f"{type(broken).__name__}: {safe_line(broken, 120)}",
+            hint="it is a JSON object that names model_type; download the file anew",
+        ) from broken
+    if (kernel := _kernel_in(config)) and not may_run_its_code(path, revision):
+        raise ModelError(
+            f"config.json of {safe_line(path, 200)} wants code from the hub to be run: "
+            f"{safe_line(kernel, 80)}",
+            hint="take attn_implementation out of it, in a copy of your own",
+        )
+    return ModelSource(path=path, revision=revision, config=config, model_type=str(model_type))
+
+
+def _kernel_in(config: object) -> str:
+    """A repository that transformers would take attention or experts from; empty without one."""
+    if not isinstance(config, dict):
+        return ""
+    for key, value in config.items():
+        if str(key).strip("_").removesuffix("_internal") in _IMPLEMENTATIONS:
+            named = value.values() if isinstance(value, dict) else [value]
+            if found := next((str(one) for one in named if "/" in str(one)), ""):
+                return found
+        elif found := _kernel_in(value):
+            return found
+    return ""

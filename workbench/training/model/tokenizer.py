@@ -1,0 +1,53 @@
+"""A model's tokenizer, fit to train with."""
+
+from __future__ import annotations
+
+import re
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from workbench.errors import ModelError
+from workbench.text import safe_line
+from workbench.user_config import may_run_its_code
+
+_PADS = ("<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]", "<|reserved_special_token_0|>")
+_RESERVED = re.compile(r"reserved|unused|placeholder|extra_id|<\|dummy", re.IGNORECASE)
+
+
+def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, padding right with a token it already has; ModelError if unfit."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path,
+            revision=revision,
+            trust_remote_code=may_run_its_code(path, revision),
+            padding_side="right",
+        )
+    except Exception as broken:  # OSError, ValueError, and whatever tokenizers raises
+        raise ModelError(
+            f"the tokenizer of {safe_line(path, 200)} cannot be loaded: {safe_line(broken, 200)}",
+            hint="the model's folder must hold tokenizer.json and tokenizer_config.json",
+        ) from broken
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{safe_line(path, 200)} has no fast tokenizer",
+            hint="add a tokenizer.json (transformers converts most), or pick another model",
+        )
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of {safe_line(path, 200)} names no end-of-sequence token",
+            hint="set eos_token in its tokenizer_config.json to the token that ends a turn",
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = _pad_token(tokenizer)
+    return tokenizer
+
+
+def _pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """One that stands in no text; never a new one, since embeddings are not in the adapter."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    reserved = [name for name in added if _RESERVED.search(name)]
+    for name in (*_PADS, *reserved):
+        if name in added:
+            return name
+    return str(tokenizer.unk_token or tokenizer.eos_token)

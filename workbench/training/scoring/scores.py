@@ -1,0 +1,106 @@
+"""A model's scores on the held-out rows: loss, and exact match where the recipe has a pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+
+from workbench.recipe.schema import Evaluate
+from workbench.text import safe
+from workbench.training.control import Control, Emit
+from workbench.training.scoring.answers import Answer, generate_answers
+from workbench.training.scoring.held_out_loss import held_out
+
+
+@dataclass(slots=True, kw_only=True)
+class Scorer:
+    """Scores `model` as it is, adapter layers inside or not. Both methods raise Interrupted."""
+
+    model: nn.Module
+    rows: Dataset
+    tokenizer: Any
+    evaluate: Evaluate
+    precision: str
+    emit: Emit
+    control: Control
+    rows_at_once: int
+    """As the plan says; fewer from the moment they proved too many."""
+
+    def held_out(self) -> dict[str, float]:
+        """loss, perplexity, token_accuracy, targets; see evaluate.held_out."""
+        return self._held_out(self.rows)
+
+    def _held_out(self, rows: Dataset) -> dict[str, float]:
+        return held_out(
+            self.model,
+            rows,
+            pad_id=self.tokenizer.pad_token_id,
+            batch_size=self.rows_at_once,
+            precision=self.precision,
+            control=self.control,
+            shrunk=self._shrunk,
+        )
+
+    def one_batch(self) -> None:
+        """What scoring takes at most: the longest rows, and the longest questions, once."""
+        longest = self._longest([len(ids) for ids in self.rows["input_ids"]])
+        self._held_out(self.rows.select(longest))
+        if self.evaluate.answer_pattern is not None:
+            asked = self._longest([len(ids) for ids in self.rows["prompt_ids"]])
+            self._answers(self.rows.select(asked), self.evaluate.answer_pattern, 1)
+
+    def _longest(self, lengths: list[int]) -> list[int]:
+        return sorted(range(len(lengths)), key=lambda i: -lengths[i])[: self.rows_at_once]
+
+    def _shrunk(self, size: int) -> None:
+        text = f"out of memory scoring {self.rows_at_once} rows at a time: {size} from now on"
+        self.emit("log", level="warning", text=text)
+        self.rows_at_once = size
+
+    def scores(self) -> dict[str, float]:
+        """The same with `rows` and, with an answer pattern, `exact_match`; emits the samples."""
+        values = {**self.held_out(), "rows": len(self.rows)}
+        if self.evaluate.answer_pattern is not None:
+            self.emit("phase", name="evaluating", detail="answers")
+            values |= self._exact_match(self.evaluate.answer_pattern)
+        return values
+
+    def _exact_match(self, pattern: str) -> dict[str, float]:
+        answers = self._answers(self.rows, pattern, self.evaluate.max_new_tokens)
+        for answer in answers[: self.evaluate.samples]:
+            self._show(answer)
+        scored = [answer for answer in answers if answer.scorable]
+        if len(scored) < len(answers):
+            left = f"{len(answers) - len(scored)} of {len(answers)} held-out rows"
+            text = f"{left} have no answer that matches evaluate.answer_pattern: not scored"
+            self.emit("log", level="warning", text=text)
+        if not scored:
+            return {}
+        right = sum(answer.right for answer in scored)
+        return {"exact_match": right / len(scored), "answers": len(scored)}
+
+    def _answers(self, rows: Dataset, pattern: str, max_new_tokens: int) -> list[Answer]:
+        return generate_answers(
+            self.model,
+            rows,
+            self.tokenizer,
+            pattern=pattern,
+            batch_size=self.rows_at_once,
+            max_new_tokens=max_new_tokens,
+            precision=self.precision,
+            control=self.control,
+            shrunk=self._shrunk,
+        )
+
+    def _show(self, answer: Answer) -> None:
+        row = self.rows[answer.row]
+        self.emit(
+            "sample",
+            question=safe(row["question"]),
+            expected=safe(row["answer"]),
+            answer=safe(answer.text),
+            right=answer.right,
+        )
