@@ -90,7 +90,7 @@ def test_a_tuning_row_is_at_most_eighty_tokens(tokenizer: Any) -> None:
 
 def test_the_committed_rows_are_what_the_committed_seed_draws() -> None:
     for name, drawn in zip(("train", "eval"), world.task_rows(), strict=True):
-        assert (DEMO / "data" / f"{name}.jsonl").read_bytes() == world.jsonl(drawn).encode()
+        assert (DEMO / "data" / f"{name}.jsonl").read_bytes() == world.jsonl_text(drawn).encode()
 
 
 def test_no_eval_question_stands_in_train() -> None:

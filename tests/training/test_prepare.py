@@ -163,7 +163,7 @@ def test_a_refused_preparation_exits_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("restored")
-def test_what_nobody_foresaw_becomes_a_result_too(
+def test_an_unforeseen_error_becomes_a_result_too(
     experiment: Callable[[Recipe], Path],
     recipe_of: RecipeOf,
     write_rows: WriteRows,
@@ -204,7 +204,7 @@ def test_progress_is_written_when_the_stage_changes_and_seldom_within_one(tmp_pa
         ),
     ],
 )
-def test_a_folder_that_is_no_model_is_refused_with_a_mend(
+def test_a_folder_that_is_no_model_is_refused_with_a_hint(
     tmp_path: Path, files: dict[str, str], complaint: str
 ) -> None:
     for name, text in files.items():
@@ -243,7 +243,7 @@ def asked_offline(cache: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_a_hub_that_cannot_be_reached_is_told_with_a_mend_and_without_torch(
+def test_a_hub_that_cannot_be_reached_is_reported_with_a_hint_and_without_torch(
     tmp_path: Path,
 ) -> None:
     said, torch_loaded = asked_offline(tmp_path)

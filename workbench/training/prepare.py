@@ -1,9 +1,9 @@
-"""Everything about an experiment that can be known before a card is asked for.
+"""Preparation of an experiment: everything that can be checked before a card is needed.
 
     python -m workbench.training.prepare EXPERIMENT_FOLDER CACHE_FOLDER [--rows-only]
 
-Reads `recipe.json` in the experiment's folder, pins the model, makes the rows. Leaves
-`prepare.progress.json` while it works and `prepared.json` at the end; no GPU is touched.
+Reads `recipe.json` in the experiment's folder, pins the model's revision and prepares the rows.
+Writes `prepare.progress.json` while it works and `prepared.json` at the end; touches no GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from workbench.errors import DataError, ModelError, RecipeError, WorkbenchError
 from workbench.machine.processes import die_with_parent
 from workbench.recipe.schema import Recipe
 from workbench.redact import log_without_secrets
-from workbench.text import safe, safe_line
+from workbench.text import safe_line, safe_text
 from workbench.training.model.source import ModelSource, fetch_weights, resolve_model
 
 if TYPE_CHECKING:
@@ -42,10 +42,11 @@ _PROGRESS_EVERY_S = 0.25
 def prepare_experiment(
     folder: Path, cache: Path, progress: Progress, *, weights: bool = True
 ) -> dict[str, Any]:
-    """Prepare the experiment in `folder` and return what `prepared.json` then holds.
+    """Prepare the experiment in `folder`, write `prepared.json` there and return its content.
 
-    Without `weights` those of a hub model are not fetched: rows need the tokenizer alone.
-    Raises what it refuses (DataError, ModelError, RecipeError), after writing it there too.
+    With `weights` the weights of a hub model are downloaded too; rows need only the tokenizer.
+    Takes seconds for small data, about a millisecond a row and process for much. Raises DataError,
+    ModelError or RecipeError for what it refuses, after writing error and hint to `prepared.json`.
     """
     try:
         result = _prepare(_recipe(folder / RECIPE), cache, progress, weights=weights)
@@ -88,14 +89,14 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
 
 
 def evaluation_digest(recipe: Recipe, prepared: Prepared) -> str:
-    """Equal digests mean comparable scores: the same rows, asked and judged alike."""
+    """Return a digest equal for comparable scores: the same rows, asked and judged alike."""
     judged = recipe.evaluate.model_dump(mode="json", include={"answer_pattern", "max_new_tokens"})
     text = json.dumps([prepared.eval_digest, judged], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _check_against(model: ModelSource, prepared: Prepared, pad_id: int) -> None:
-    """Rows and tokenizer must stay within what the model has embeddings and positions for."""
+    """Raise ModelError or DataError where a token has no embedding or a row too many positions."""
     config = model.config.get("text_config") or model.config
     vocabulary = config.get("vocab_size")
     highest = max(prepared.highest_id, pad_id)
@@ -117,7 +118,7 @@ def _recipe(path: Path) -> Recipe:
         return Recipe.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as broken:
         raise RecipeError(
-            f"{path} is no resolved recipe: {safe(broken, 400)}",
+            f"{path} is no resolved recipe: {safe_text(broken, 400)}",
             hint="submit the recipe again",
         ) from broken
 
@@ -126,7 +127,10 @@ def _recipe(path: Path) -> Recipe:
 
 
 class ProgressFile:
-    """Writes {stage, done, total} at most four times a second; a stage's begin and end at once."""
+    """A progress callback that writes {stage, done, total} to a file.
+
+    At most four times a second; the begin and the end of a stage are written at once.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -152,7 +156,7 @@ def _write(path: Path, what: dict[str, Any], *, durable: bool = True) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the experiment is ready, 1 when it was refused; `prepared.json` says why."""
+    """Return 0 when the experiment is ready, 1 when it was refused; `prepared.json` says why."""
     # Set before anything imports torch or the hub's client.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "8")
@@ -179,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as broken:
         log.exception("preparation failed")
         what = f"preparing failed: {type(broken).__name__}: {safe_line(broken, 200)}"
-        hint = "the experiment's log has the whole story; `workbench doctor` checks the machine"
+        hint = "the experiment's log has the details; `workbench doctor` checks the machine"
         _write(folder / RESULT, {"ok": False, "error": what, "hint": hint})
         return 1
     return 0

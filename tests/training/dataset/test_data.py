@@ -159,7 +159,7 @@ def test_long_rows_are_cut_and_those_without_an_answer_left_are_left_out(
         ),
     ],
 )
-def test_rows_that_cannot_be_learned_from_are_refused_with_a_mend(
+def test_rows_that_cannot_be_learned_from_are_refused_with_a_hint(
     prepare: Prepare,
     recipe_of: RecipeOf,
     write_rows: WriteRows,
@@ -196,7 +196,7 @@ def test_a_second_preparation_reads_nothing(
     assert prepare(recipe_of(path)) == first
 
 
-def test_changed_rows_settings_or_tokenizers_are_prepared_anew(
+def test_changed_rows_settings_or_tokenizers_are_prepared_again(
     prepare: Prepare,
     recipe_of: RecipeOf,
     write_rows: WriteRows,
@@ -217,9 +217,9 @@ def test_a_renamed_file_is_read_by_its_ending_and_named_by_its_name(
     path = write_rows(PAIRS, "rows.txt")
     assert prepare(recipe_of(path)).shape == "text"
     renamed = path.rename(path.with_suffix(".jsonl"))
-    again = prepare(recipe_of(renamed))
-    assert again.shape != "text"
-    assert again.examples[0]["place"].startswith("rows.jsonl:")
+    prepared = prepare(recipe_of(renamed))
+    assert prepared.shape != "text"
+    assert prepared.examples[0]["place"].startswith("rows.jsonl:")
 
 
 def test_settings_that_change_no_row_share_the_cache(

@@ -1,4 +1,4 @@
-"""What the data doctor catches: refused or warned of, with the row and what mends it."""
+"""What the data doctor catches: refused or warned of, with the row and a hint that works."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_rows_cut_so_that_the_answer_is_lost_are_refused_with_a_length_that_work
     assert check(rows, max_tokens=enough).dropped_rows == 0
 
 
-def test_a_question_beyond_the_cut_is_told_and_not_asked(check: Check) -> None:
+def test_a_question_beyond_the_cut_is_reported_and_not_asked(check: Check) -> None:
     """Else scoring would read rows far longer than any that fit was promised for."""
     long = {"role": "user", "content": "why " * 200}
     prepared = check(chats(ASKED, ANSWERED, long, ANSWERED), max_tokens=64)
@@ -117,7 +117,7 @@ def test_a_question_beyond_the_cut_is_told_and_not_asked(check: Check) -> None:
     assert any(note.startswith(beyond) for note in prepared.notes)
 
 
-def test_another_familys_end_marker_in_the_text_is_told_with_its_mend(check: Check) -> None:
+def test_another_familys_end_marker_in_the_text_is_reported_with_its_hint(check: Check) -> None:
     rows = [{"text": f"<s>[INST] {n}? [/INST] {n}! </s>"} for n in range(10)]
     note, of_eval = (note for note in check(rows).notes if "</s>" in note)
     assert of_eval.startswith("2 eval rows with </s>")
@@ -131,12 +131,12 @@ def test_the_models_own_end_marker_in_the_text_is_fine(check: Check) -> None:
     assert not [note for note in check(rows).notes if "marker" in note]
 
 
-def test_a_template_without_marks_is_told_where_loss_is_on_the_assistant(check: Check) -> None:
+def test_a_template_without_marks_is_reported_where_loss_is_on_the_assistant(check: Check) -> None:
     notes = check(chats(ASKED, ANSWERED), UNMARKED, loss_on="assistant").notes
     assert any("the chat template has no generation marks" in note for note in notes)
 
 
-def test_a_template_with_two_begin_tokens_is_told(check: Check) -> None:
+def test_a_template_with_two_begin_tokens_is_reported(check: Check) -> None:
     notes = check(chats(ASKED, ANSWERED), TWO_BEGINS).notes
     assert any("8 train rows with a second begin token (first: " in note for note in notes)
 
@@ -158,18 +158,18 @@ def test_a_begin_token_in_the_text_is_not_doubled(
         (ASKED, {"role": "system", "content": "s"}, ANSWERED),
     ],
 )
-def test_turns_out_of_order_are_told(check: Check, turns: tuple[dict[str, str], ...]) -> None:
+def test_turns_out_of_order_are_reported(check: Check, turns: tuple[dict[str, str], ...]) -> None:
     notes = check(chats(*turns)).notes
     assert any("8 train rows whose turns are out of order (first: " in note for note in notes)
 
 
-def test_turns_in_order_are_not_told(check: Check) -> None:
+def test_turns_in_order_are_not_reported(check: Check) -> None:
     system = {"role": "system", "content": "s"}
     notes = check(chats(system, ASKED, ANSWERED, ASKED, ANSWERED)).notes
     assert not [note for note in notes if "order" in note]
 
 
-def test_duplicates_and_held_out_rows_that_are_trained_on_are_told(
+def test_duplicates_and_held_out_rows_that_are_trained_on_are_reported(
     check: Check, write_rows: Callable[..., Path]
 ) -> None:
     held = write_rows([PAIRS[2], PAIRS[2], {"prompt": "?", "completion": "!"}], "eval.jsonl")
@@ -180,7 +180,7 @@ def test_duplicates_and_held_out_rows_that_are_trained_on_are_told(
         assert any(note.startswith(said) for note in prepared.notes), said
 
 
-def test_empty_answers_are_left_out_and_empty_prompts_told(check: Check) -> None:
+def test_empty_answers_are_left_out_and_empty_prompts_reported(check: Check) -> None:
     rows = [*PAIRS, {"prompt": "q", "completion": ""}, {"prompt": "", "completion": "a"}]
     prepared = check(rows, eval=None, eval_rows=1)
     assert prepared.dropped_rows == 1
@@ -189,7 +189,7 @@ def test_empty_answers_are_left_out_and_empty_prompts_told(check: Check) -> None
     assert any("train row whose prompt is empty (first: train" in note for note in prepared.notes)
 
 
-def test_every_note_names_its_mend(check: Check, write_rows: Callable[..., Path]) -> None:
+def test_every_note_names_its_hint(check: Check, write_rows: Callable[..., Path]) -> None:
     long = {"prompt": "why " * 200, "completion": "So."}
     rows = [*PAIRS * 3, *[{**long, "completion": "because " * n} for n in (1, 200)], long]
     held = write_rows(PAIRS[:3], "eval.jsonl")
@@ -199,7 +199,7 @@ def test_every_note_names_its_mend(check: Check, write_rows: Callable[..., Path]
     assert all("(first: " in note and "); " in note for note in notes), notes
 
 
-def test_a_begin_token_inside_a_row_is_told(check: Check) -> None:
+def test_a_begin_token_inside_a_row_is_reported(check: Check) -> None:
     rows = [
         {"prompt": f"<|begin_of_text|>What is {n}?", "completion": "A number."} for n in range(9)
     ]
@@ -214,12 +214,12 @@ def test_a_begin_token_inside_a_row_is_told(check: Check) -> None:
     ],
     ids=["text", "chat"],
 )
-def test_blanks_where_text_is_learned_are_told(check: Check, row: dict[str, Any]) -> None:
+def test_blanks_where_text_is_learned_are_reported(check: Check, row: dict[str, Any]) -> None:
     plain = [{"text": f"{n} apples"} for n in range(9)]
     rows = [*(plain if "text" in row else chats(ASKED, ANSWERED)), row]
-    told = "row with nothing but blanks where text is learned (first: train.jsonl:1"
+    expected = "row with nothing but blanks where text is learned (first: train.jsonl:1"
     notes = check(rows, eval_rows=1).notes
-    assert any(told in note for note in notes), notes
+    assert any(expected in note for note in notes), notes
 
 
 def test_rows_that_are_all_alike_leave_nothing_to_train_on(check: Check) -> None:
@@ -250,7 +250,7 @@ def test_a_part_of_a_turn_that_holds_no_text_is_refused(check: Check, part: dict
     assert "train.jsonl:1: turn 1 of messages holds" in refusal(check, rows)
 
 
-def test_a_column_missing_in_three_rows_of_ten_thousand_is_told_with_all_three(
+def test_a_column_missing_in_three_rows_of_ten_thousand_is_reported_with_all_three(
     check: Check, write_rows: Callable[..., Path]
 ) -> None:
     rows: list[Any] = [{"text": "a"}] * 10_000

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import DataError
-from workbench.training.dataset.files.rows import Row, read_file
-from workbench.training.dataset.files.sources import Source
-from workbench.training.dataset.first_pass import survey
+from workbench.training.dataset.files.lines import DataRow
+from workbench.training.dataset.files.rows import read_file
+from workbench.training.dataset.files.sources import DataSource
+from workbench.training.dataset.first_pass import survey_rows
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -27,8 +28,8 @@ def written(folder: Path, name: str, content: str | bytes) -> Path:
 def test_blank_lines_are_skipped_and_still_counted(tmp_path: Path) -> None:
     path = written(tmp_path, "t.jsonl", '\ufeff{"text": "a"}\n\n  \n{"text": "b"}')
     assert list(read_file(path)) == [
-        Row("t.jsonl:1", {"text": "a"}),
-        Row("t.jsonl:4", {"text": "b"}),
+        DataRow("t.jsonl:1", {"text": "a"}),
+        DataRow("t.jsonl:4", {"text": "b"}),
     ]
 
 
@@ -42,16 +43,16 @@ def test_a_json_array_knows_the_line_of_each_object(tmp_path: Path) -> None:
 def test_csv_fields_may_hold_line_ends_and_rows_know_where_they_begin(tmp_path: Path) -> None:
     path = written(tmp_path, "t.csv", 'prompt,completion\n"a\nb",c\nd,"e, f"\n')
     assert list(read_file(path)) == [
-        Row("t.csv:2", {"prompt": "a\nb", "completion": "c"}),
-        Row("t.csv:4", {"prompt": "d", "completion": "e, f"}),
+        DataRow("t.csv:2", {"prompt": "a\nb", "completion": "c"}),
+        DataRow("t.csv:4", {"prompt": "d", "completion": "e, f"}),
     ]
 
 
 def test_a_text_file_is_a_row_a_line(tmp_path: Path) -> None:
     path = written(tmp_path, "t.txt", "one\r\n\ntwo\n")
     assert list(read_file(path)) == [
-        Row("t.txt:1", {"text": "one"}),
-        Row("t.txt:3", {"text": "two"}),
+        DataRow("t.txt:1", {"text": "one"}),
+        DataRow("t.txt:3", {"text": "two"}),
     ]
 
 
@@ -79,7 +80,7 @@ def test_parquet_rows_are_counted_from_one(tmp_path: Path) -> None:
         ("t.xlsx", "", r"is not a kind of file"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_file_line_and_mend(
+def test_what_cannot_be_read_is_reported_with_file_line_and_hint(
     tmp_path: Path, name: str, content: str | bytes, complaint: str
 ) -> None:
     with pytest.raises(DataError, match=complaint) as refused:
@@ -87,7 +88,7 @@ def test_what_cannot_be_read_is_told_with_file_line_and_mend(
     assert refused.value.hint
 
 
-def test_a_missing_file_is_told_with_its_path(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.jsonl cannot be read: No such file"):
         list(read_file(tmp_path / "gone.jsonl"))
 
@@ -102,7 +103,9 @@ def test_any_bytes_are_rows_or_a_data_error(
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "txt", "parquet"])
-def test_how_far_reading_is_can_be_told_from_its_first_rows(tmp_path: Path, ending: str) -> None:
+def test_how_far_reading_is_can_be_estimated_from_its_first_rows(
+    tmp_path: Path, ending: str
+) -> None:
     path = tmp_path / f"t.{ending}"
     texts = [f"{n:05} apples and books " * 100 for n in range(3_000)]
     if ending == "parquet":
@@ -112,10 +115,10 @@ def test_how_far_reading_is_can_be_told_from_its_first_rows(tmp_path: Path, endi
     else:
         lines = [json.dumps({"text": text}) if ending == "jsonl" else text for text in texts]
         path.write_text("\n".join((["text"] if ending == "csv" else []) + lines))
-    told: list[tuple[str, int, int]] = []
-    source = Source(name="t", path=path, split="train", digest="d")
-    rows = survey(source, "training", lambda *seen: told.append(seen), None, [])
+    updates: list[tuple[str, int, int]] = []
+    source = DataSource(name="t", path=path, split="train", digest="d")
+    rows = survey_rows(source, "training", lambda *seen: updates.append(seen), None, [])
     assert rows == 3_000
-    assert [done for _, done, _ in told] == [*range(500, 3_001, 500), 3_000]
-    assert all(2_300 <= total <= 3_100 for _, _, total in told)
-    assert told[-1] == ("reading training rows", 3_000, 3_000)
+    assert [done for _, done, _ in updates] == [*range(500, 3_001, 500), 3_000]
+    assert all(2_300 <= total <= 3_100 for _, _, total in updates)
+    assert updates[-1] == ("reading training rows", 3_000, 3_000)

@@ -1,4 +1,4 @@
-"""Which shape a row has, and what it says."""
+"""The shape of a row, and the example it holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
-from workbench.training.dataset.files.rows import Row
+from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.shapes import Chat, Example, Pair, Text, example_of, find_shape
 
 ASKED = {"role": "user", "content": "q"}
@@ -16,7 +16,7 @@ ANSWERED = {"role": "assistant", "content": "a"}
 
 
 def read(values: dict[str, Any], *, templated: bool = True, **data: Any) -> Example:
-    settings, row = Data(train="t.jsonl", **data), Row("t.jsonl:3", values)
+    settings, row = Data(train="t.jsonl", **data), DataRow("t.jsonl:3", values)
     return example_of(settings, find_shape(settings, row), row, templated=templated)
 
 
@@ -76,10 +76,10 @@ def test_the_recipes_system_message_goes_before_rows_that_have_none() -> None:
         ({"messages": [{**ANSWERED, "tool_calls": [1]}]}, "tool_calls", "leave such rows out"),
         ({"messages": [{"role": "user", "content": None}]}, r"nothing \(null\), not text", "write"),
         ({"prompt": "q", "completion": 42}, "completion holds a number", '"42"'),
-        ({"text": "\ud83d"}, "half a character", "anew"),
+        ({"text": "\ud83d"}, "half a character", "again"),
     ],
 )
-def test_a_row_that_is_no_example_is_told_with_place_and_mend(
+def test_a_row_that_is_no_example_is_reported_with_place_and_hint(
     values: dict[str, Any], complaint: str, hint: str
 ) -> None:
     with pytest.raises(DataError, match=complaint) as refused:

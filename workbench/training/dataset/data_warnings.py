@@ -1,4 +1,4 @@
-"""What is odd about rows that can be trained on: told with the first row and the mend."""
+"""Warnings about rows that can be trained on but look wrong, each with its first row and a hint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from workbench.training.dataset.rendering import Tokens
-from workbench.training.dataset.row_stats import Count
+from workbench.training.dataset.row_stats import RowCount
 from workbench.training.dataset.shapes import Chat, Example, Pair, Text
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ END_MARKERS = (
     "</s>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
     "<|end|>", "<eos>", "<turn|>",
 )  # fmt: skip
-"""What model families write at the end of a turn or a text."""
+"""The tokens that model families write at the end of a turn or a text."""
 
 
-class Doubts:
-    """Looks at every row that is kept; some microseconds each."""
+class DataWarnings:
+    """Checks of every row that is kept, at some microseconds a row."""
 
     def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
         self._name = name
@@ -31,49 +31,53 @@ class Doubts:
         own = {str(token) for token in tokenizer.added_tokens_decoder.values()}
         foreign = [re.escape(marker) for marker in END_MARKERS if marker not in own]
         self._foreign = re.compile("|".join(foreign) or "(?!)")
-        self._markers: dict[str, Count] = defaultdict(Count)
-        self._begins = Count()
-        self._order = Count()
-        self._unasked = Count()
-        self._blank = Count()
+        self._markers: dict[str, RowCount] = defaultdict(RowCount)
+        self._second_begin = RowCount()
+        self._out_of_order = RowCount()
+        self._empty_prompt = RowCount()
+        self._blank = RowCount()
 
-    def look(self, example: Example, tokens: Tokens, place: str) -> None:
-        said = _said(example)
+    def inspect(self, example: Example, tokens: Tokens, place: str) -> None:
+        """Count the row under every warning that applies to it."""
+        said = _text_of(example)
         for marker in sorted(set(self._foreign.findall(said))):
             self._markers[marker].add(place)
-        if self._begin is not None and self._begins_twice(said, tokens.ids):
-            self._begins.add(place)
+        if self._begin is not None and self._has_second_begin(said, tokens.ids):
+            self._second_begin.add(place)
         if isinstance(example, Chat) and out_of_order(example):
-            self._order.add(place)
-        if _learns_blanks(example):
+            self._out_of_order.add(place)
+        if _learns_blank(example):
             self._blank.add(place)
         if not isinstance(example, Text) and tokens.prompt_ids and not tokens.question.strip():
-            self._unasked.add(place)
+            self._empty_prompt.add(place)
 
-    def _begins_twice(self, said: str, ids: list[int]) -> bool:
-        """At the front, or in the middle because the row's own text has it: a template may put one
-        before every turn."""
+    def _has_second_begin(self, said: str, ids: list[int]) -> bool:
+        """Return whether a second begin token stands in front, or was brought in by the row's text.
+
+        A begin token in the middle alone is no fault: some templates put one before every turn.
+        """
         if ids[:2] == [self._begin, self._begin]:
             return True
         return self._begin_text in said and self._begin in ids[1:]
 
     def notes(self) -> list[str]:
+        """Return the warnings in words, e.g. `2 train rows whose prompt is empty (first: …)`."""
         said: list[str] = []
         for marker, count in self._markers.items():
             words = f"with {marker}, another model family's end marker, as plain text"
             hint = f"take it out of the rows: this model's own end is {self._own_end}, put there"
             said += count.note(self._name, words, f"{hint} by itself")
-        said += self._begins.note(
+        said += self._second_begin.note(
             self._name,
             "with a second begin token",
             "take the begin token out of the rows; the tokenizer or the template puts one there",
         )
-        said += self._order.note(
+        said += self._out_of_order.note(
             self._name,
             "whose turns are out of order",
             "user and assistant take turns, the user first, a system message before them",
         )
-        said += self._unasked.note(
+        said += self._empty_prompt.note(
             self._name, "whose prompt is empty", "fill it, or take the rows out"
         )
         return said + self._blank.note(
@@ -82,7 +86,10 @@ class Doubts:
 
 
 def out_of_order(chat: Chat) -> bool:
-    """True unless turns go (system), user, assistant, user, … with tools where they like."""
+    """Return whether the turns break the order (system), user, assistant, user, …
+
+    Chats with tool turns only have to begin with the user.
+    """
     roles = [message["role"] for message in chat.messages]
     if roles[0] in ("system", "developer"):
         roles = roles[1:]
@@ -93,8 +100,11 @@ def out_of_order(chat: Chat) -> bool:
     return any(role != ("user", "assistant")[n % 2] for n, role in enumerate(roles))
 
 
-def _learns_blanks(example: Example) -> bool:
-    """Whether text that may carry loss is empty; rows in which all of it is are left out before."""
+def _learns_blank(example: Example) -> bool:
+    """Return whether a text that may carry loss is blank.
+
+    Rows in which all of it is empty were left out before.
+    """
     if isinstance(example, Text):
         return not example.text.strip()
     if isinstance(example, Pair):
@@ -103,7 +113,7 @@ def _learns_blanks(example: Example) -> bool:
     return not all(answer.strip() for answer in answers)
 
 
-def _said(example: Example) -> str:
+def _text_of(example: Example) -> str:
     if isinstance(example, Text):
         return example.text
     if isinstance(example, Pair):

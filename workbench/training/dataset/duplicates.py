@@ -1,4 +1,4 @@
-"""Which rows are alike: sixteen bytes a row, however long the rows are."""
+"""Detection of rows with equal tokens, in sixteen bytes a row however long the rows are."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ import numpy as np
 _NUMBERED = re.compile(r"(.*?)(\d+)\Z", re.DOTALL)
 
 
-class Seen:
-    """Rows by the hash of their tokens, and the place of each.
+class RowHashes:
+    """The 64-bit hash of each row's tokens, with the row's place (`train.jsonl:17`).
 
-    Hashes have 64 bits: among two million rows, one in ten million files has a false copy.
+    Two different rows share a hash in one of ten million files of two million rows.
     """
 
     def __init__(self) -> None:
         self._hashes = array("Q")
-        self._numbers = array("Q")
-        self._before = ""
+        self._lines = array("Q")
+        self._label = ""
 
     def add(self, ids: Sequence[int], place: str) -> None:
+        """Remember the row that has the token ids `ids` and stands at `place`."""
         digest = hashlib.sha256(array("q", ids).tobytes()).digest()
         self._hashes.append(int.from_bytes(digest[:8], "little"))
         numbered = _NUMBERED.match(place)
-        self._numbers.append(int(numbered[2]) if numbered else 0)
-        self._before = numbered[1] if numbered else place
+        self._lines.append(int(numbered[2]) if numbered else 0)
+        self._label = numbered[1] if numbered else place
 
     def _place(self, index: int) -> str:
-        return f"{self._before}{self._numbers[index]}"
+        return f"{self._label}{self._lines[index]}"
 
     def copies(self) -> tuple[int, str]:
-        """How many rows stand further up already, and the first of them."""
+        """Return how many rows repeat an earlier row, and the place of the first repetition."""
         hashes = np.frombuffer(self._hashes, np.uint64) if self._hashes else np.empty(0, np.uint64)
         order = np.argsort(hashes, kind="stable")
-        again = order[1:][hashes[order][1:] == hashes[order][:-1]]
-        return (len(again), self._place(int(again.min()))) if len(again) else (0, "")
+        repeats = order[1:][hashes[order][1:] == hashes[order][:-1]]
+        return (len(repeats), self._place(int(repeats.min()))) if len(repeats) else (0, "")
 
-    def shared_with(self, other: Seen) -> tuple[int, str]:
-        """How many of these rows, copies counted once, are the other's too, and the first."""
+    def shared_with(self, other: RowHashes) -> tuple[int, str]:
+        """Return how many distinct rows are also in `other`, and the place of the first."""
         if not self._hashes or not other._hashes:
             return 0, ""
         mine, theirs = (np.frombuffer(seen._hashes, np.uint64) for seen in (self, other))

@@ -1,12 +1,12 @@
-"""A few rows to look at: what they say, and exactly which of it carries loss."""
+"""A few prepared rows as text, with exactly the parts that carry loss, for a person to read."""
 
 from __future__ import annotations
 
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from workbench.text import safe
-from workbench.training.dataset.row_stats import IGNORED, Kept
+from workbench.text import safe_text
+from workbench.training.dataset.row_stats import IGNORED, KeptRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 SHOWN = 3
 _PARTS = 16
 _CHARACTERS = 1_200
-"""Of one part; more are left out in its middle."""
+"""Characters shown of one part; a longer one loses its middle."""
 
 
 class Examples:
-    """The first few rows that are kept."""
+    """The first `SHOWN` rows that are kept, as plain data in `rows`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self.rows: list[dict[str, Any]] = []
 
-    def take(self, kept: Kept, place: str) -> None:
-        """`parts` in their order: text, how many tokens, and whether these carry loss."""
+    def take(self, kept: KeptRow, place: str) -> None:
+        """Add the row while fewer than `SHOWN` are held.
+
+        Its `parts` are in order; each has `text`, `tokens` (a count) and `loss` (true or false).
+        """
         if len(self.rows) == SHOWN:
             return
         # The first token is nobody's target, whatever its label says.
@@ -41,8 +44,8 @@ class Examples:
         ids = [id for id, _ in run]
         half = _CHARACTERS // 2
         head, tail = ids[:_CHARACTERS], ids[-_CHARACTERS:]
-        text = safe(self._tokenizer.decode(head), 1 << 20)
+        text = safe_text(self._tokenizer.decode(head), 1 << 20)
         if len(text) > _CHARACTERS or len(ids) > _CHARACTERS:
-            end = safe(self._tokenizer.decode(tail), 1 << 20)
+            end = safe_text(self._tokenizer.decode(tail), 1 << 20)
             text = f"{text[:half]} … {end[-half:]}"
         return {"text": text, "tokens": len(ids), "loss": run[0][1] != IGNORED}

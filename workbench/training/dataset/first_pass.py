@@ -1,6 +1,6 @@
-"""The first look at rows: all are read once, counted, and what misfits is told together.
+"""The first pass over the rows: each is read and checked, and all refused are reported at once.
 
-Nothing is kept of a row, so a file may be larger than memory; the second look tokenises.
+No row is kept, so a file may be larger than memory; the second pass tokenises.
 """
 
 from __future__ import annotations
@@ -9,36 +9,37 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from workbench.errors import DataError
-from workbench.training.dataset.files.rows import Row
-from workbench.training.dataset.files.sources import Source
+from workbench.training.dataset.files.lines import DataRow
+from workbench.training.dataset.files.sources import DataSource
 
 Progress = Callable[[str, int, int], None]
-"""Stage, done, total (0 while it is not known)."""
+"""A callback (stage, done, total) for progress; total is 0 while it is unknown."""
 
 _EVERY = 500
 _NAMED = 3
 
 
-def survey(
-    source: Source,
+def survey_rows(
+    source: DataSource,
     what: str,
     progress: Progress,
     limit: int | None,
-    looks: list[Callable[[Row], object]],
+    checks: list[Callable[[DataRow], object]],
 ) -> int:
-    """How many rows there are, each shown to `looks`.
+    """Apply `checks` to each of the first `limit` rows and return how many rows there are.
 
-    DataError when there are none, or for the rows that a look refuses: the first with its reason,
-    and how many more there are.
+    `what` names them in progress and messages ("training"). Raises DataError when there are no
+    rows, or when a check refuses some: with the first one's reason and the number of the others.
+    A refused first row ends the pass at once, because it usually stands for all.
     """
     rows, refused = 0, _Refused()
     for row in islice(source.read(), limit):
         rows += 1
         if rows % _EVERY == 0:
-            progress(f"reading {what} rows", rows, limit or _about(rows, row.share))
+            progress(f"reading {what} rows", rows, limit or _estimated_total(rows, row.share))
         try:
-            for look in looks:
-                look(row)
+            for check in checks:
+                check(row)
         except DataError as wrong:
             if rows == 1:
                 raise
@@ -54,8 +55,11 @@ def survey(
     return rows
 
 
-def _about(rows: int, share: float) -> int:
-    """How many rows there will be, to two digits, so that it stays put; 0 if nothing tells."""
+def _estimated_total(rows: int, share: float) -> int:
+    """Estimate the file's row count from the share read so far; 0 where the share is unknown.
+
+    Rounded to two digits, so that the shown total does not change with every update.
+    """
     if not share:
         return 0
     total = int(rows / share)
@@ -63,12 +67,14 @@ def _about(rows: int, share: float) -> int:
 
 
 class _Refused:
+    """The rows that checks refused: the first error, and the places of a few others."""
+
     def __init__(self) -> None:
         self._first: DataError | None = None
         self._others: list[str] = []
         self._rows = 0
 
-    def add(self, row: Row, wrong: DataError) -> None:
+    def add(self, row: DataRow, wrong: DataError) -> None:
         self._rows += 1
         if self._first is None:
             self._first = wrong
@@ -88,6 +94,6 @@ class _Refused:
         )
 
 
-def again(source: Source, limit: int | None) -> Iterator[Row]:
-    """The same rows once more."""
+def reread_rows(source: DataSource, limit: int | None) -> Iterator[DataRow]:
+    """Read the source again from its start, at most `limit` rows."""
     return islice(source.read(), limit)

@@ -1,7 +1,7 @@
-"""Rows made ready to train on, and kept: read, checked, split, tokenised, cut, written once.
+"""The cache of prepared rows: read, checked, split, tokenised, cut and written once per digest.
 
-Train columns: `input_ids`, `labels` (-100 where a token carries no loss), `length`. Eval has
-besides `prompt_ids` (up to where generation starts), `question` and `answer`.
+The train file's columns: `input_ids`, `labels` (-100 where a token carries no loss), `length`. The
+eval file has also `prompt_ids` (up to where generation starts), `question` and `answer`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import DataError
-from workbench.machine.files import sync
+from workbench.machine.files import sync_path
 from workbench.recipe.schema import Data, Recipe
 from workbench.text import safe_line
 from workbench.training.dataset.build import make_rows
-from workbench.training.dataset.files.sources import Source, find_sources
+from workbench.training.dataset.files.sources import DataSource, find_sources
 from workbench.training.dataset.first_pass import Progress
 
 if TYPE_CHECKING:
@@ -29,38 +29,40 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = 6
-"""Raise it when the same rows would come out differently: what is cached is then made anew."""
+"""Version of the prepared rows; raise it when equal input gives other rows, to renew the cache."""
 
 _STAGED = ".staged-"
 _STALE_S = 86_400
 _IRRELEVANT = {"packing", "group_by_length", "train", "eval", "revision"}
-"""Settings that change no row; for names stand the digests of their contents."""
+"""Settings that change no row; file names are covered by the digests of their contents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
+    """Prepared rows in a folder of the cache, and the numbers that describe them."""
+
     folder: Path
     digest: str
-    """Of everything the rows depend on: data, settings, tokenizer, FORMAT."""
+    """Digest of everything the rows depend on: data, settings, tokenizer, FORMAT; 32 hex digits."""
     sources: list[str | None]
     """Digests of what was read, train and eval: a file's bytes, or the hub's commit."""
     eval_digest: str
-    """Of the held-out rows alone; two trials with the same one are scored on the same rows."""
+    """Digest of the held-out rows; trials with equal digests are scored on the same rows."""
     shape: str
     read_rows: int
-    """Of the training data, before rows were held out or left out."""
+    """Training rows read, before some were held out or left out."""
     train_rows: int
     eval_rows: int
     min_length: int
-    """Tokens per training row, after cutting; so are the next five."""
+    """Tokens in the shortest training row after cutting; the next five fields count alike."""
     median_length: int
     p95_length: int
     max_length: int
     mean_length: float
     length_sample: list[int]
-    """Rows that stand for all, in tokens: evenly spaced quantiles."""
+    """Evenly spaced quantiles of the row lengths, in tokens."""
     uncut_p95_length: int
-    """The same before cutting; so is the next."""
+    """95th percentile of the row lengths before cutting; the next field is their maximum."""
     uncut_max_length: int
     eval_max_length: int
     """Tokens of the longest held-out row, after cutting."""
@@ -71,10 +73,11 @@ class Prepared:
     dropped_rows: int
     """Training rows without a token to learn."""
     highest_id: int
-    """Of all tokens; the model must have an embedding for it."""
+    """Largest token id in any row; the model must have an embedding for it."""
     notes: list[str]
+    """Data warnings in words, each with its number of rows, the first row and a hint."""
     examples: list[dict[str, Any]]
-    """The first few training rows, in parts with and without loss; see training.examples."""
+    """The first few training rows, in parts with and without loss; see `examples.Examples.take`."""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "folder": str(self.folder)}
@@ -89,11 +92,12 @@ def prepare_data(
     refresh: bool = False,
     processes: int = 1,
 ) -> Prepared:
-    """The recipe's rows as tokens, from `cache` when they were made before (milliseconds).
+    """Return the recipe's rows as tokens, from `cache` if they were prepared before (milliseconds).
 
-    `refresh` asks the hub whether a branch has moved; without it the commit last seen is used.
-    Many rows are tokenised by so many `processes`.
-    DataError names the row and the mend of what cannot be trained on.
+    Else reads the data twice and tokenises it, about a millisecond a row and process. `refresh`
+    asks the hub whether a branch has moved; without it the commit last seen is used. From
+    `MANY_ROWS` rows on, `processes` processes tokenise. Raises DataError, with the row and a hint,
+    for data that cannot be trained on.
     """
     data = recipe.data
     if data.packing:
@@ -129,8 +133,11 @@ def prepare_data(
 
 
 def check_unchanged(data: Data, sources: list[str | None], cache: Path) -> None:
-    """DataError when a file holds other rows than when its experiment was prepared: its trials
-    would no longer be comparable. Reads no file whose size and time are as they were."""
+    """Raise DataError when a file changed since its experiment was prepared.
+
+    The experiment's trials would no longer be comparable. A file whose size, time and inode are
+    unchanged is not read again.
+    """
     now = find_sources(data, cache / "sources", refresh=False)
     for source, before, after in zip(now, sources, _digests(*now), strict=True):
         if before != after:
@@ -142,7 +149,7 @@ def check_unchanged(data: Data, sources: list[str | None], cache: Path) -> None:
 
 
 def load_prepared(prepared: Prepared) -> tuple[Dataset, Dataset]:
-    """(train, eval), memory-mapped."""
+    """Return (train, eval) as memory-mapped data sets with the columns named at the top."""
     from datasets import Dataset
 
     train, held = (prepared.folder / f"{name}.arrow" for name in ("train", "eval"))
@@ -152,12 +159,12 @@ def load_prepared(prepared: Prepared) -> tuple[Dataset, Dataset]:
 # ── the cache ────────────────────────────────────────────────────────────────────────────────
 
 
-def _digests(train: Source, held: Source | None) -> list[str | None]:
+def _digests(train: DataSource, held: DataSource | None) -> list[str | None]:
     return [train.digest, held.digest if held else None]
 
 
 def _digest(
-    data: Data, tokenizer: PreTrainedTokenizerBase, train: Source, held: Source | None
+    data: Data, tokenizer: PreTrainedTokenizerBase, train: DataSource, held: DataSource | None
 ) -> str:
     what = {
         "format": FORMAT,
@@ -171,7 +178,7 @@ def _digest(
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of all that decides which ids a text gets."""
+    """Return a digest of everything that decides which ids a text gets."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
@@ -189,19 +196,22 @@ def _known(folder: Path) -> Prepared | None:
 
 
 def _commit(staged: Path, folder: Path) -> None:
-    """Everything on disk, then the name. Who comes second finds the same rows there."""
+    """Sync the staged files, then rename the folder into place.
+
+    A second process that prepared the same rows finds the first one's and keeps those.
+    """
     for path in (*staged.iterdir(), staged):
-        sync(path)
+        sync_path(path)
     try:
         staged.rename(folder)
     except OSError:
         if _known(folder) is None:
             raise
-    sync(folder.parent)
+    sync_path(folder.parent)
 
 
 def _sweep(cache: Path) -> None:
-    """Remove what preparations that were killed left behind."""
+    """Remove the staging folders of preparations that were killed, once they are a day old."""
     for left in cache.glob(f"{_STAGED}*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _STALE_S:

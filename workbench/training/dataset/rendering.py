@@ -19,48 +19,48 @@ from workbench.text import safe_line
 from workbench.training.dataset.shapes import Chat, Example, Pair, Text
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-"""Stands in chat templates that say themselves what the assistant generates."""
+"""Matches the marks with which a chat template says itself what the assistant generates."""
 
 _ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<turn|>")
-"""What common templates end a turn with, for those that the probe cannot ask."""
+"""Tokens that end a turn in common templates, for templates that refuse the probe."""
 _QUIET = {"verbose": False}
-"""Rows are cut later; no warning that they are longer than the model reads."""
+"""Silences the tokenizer's warning about rows longer than the model reads; rows are cut later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A row ready to train on, not cut yet."""
+    """A rendered row before it is cut."""
 
     ids: list[int]
     trained: list[bool]
     """True where a token carries loss."""
     prompt_ids: list[int]
-    """What generation starts from; empty for plain text."""
+    """Ids that generation starts from; empty for plain text."""
     question: str
     answer: str
     ended: bool
-    """The last trained turn's end carries loss."""
+    """Whether the end of the last trained turn carries loss."""
 
     @property
     def agrees(self) -> bool:
-        """The row begins with its prompt, so that generation starts as training did."""
+        """Whether the row begins with its prompt, so that generation starts as training did."""
         return self.ids[: len(self.prompt_ids)] == self.prompt_ids
 
 
 class Renderer:
-    """Turns examples into tokens. About half a millisecond a row."""
+    """Renders examples into tokens, at about half a millisecond a row."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> None:
         self._tokenizer = tokenizer
         self._loss_on = loss_on
         template = tokenizer.chat_template
         self.marked = isinstance(template, str) and MARKS.search(template) is not None
-        """The template says itself what the assistant generates."""
+        """Whether the template marks what the assistant generates."""
         self.ends = self._find_ends() if template else {int(tokenizer.eos_token_id)}
         """Ids of the tokens that close a turn."""
 
     def tokens_of(self, example: Example, place: str) -> Tokens:
-        """The example's tokens; DataError, naming `place`, where the template refuses it."""
+        """Return the example's tokens; DataError, naming `place`, where the template refuses it."""
         if isinstance(example, Text):
             return self._text(example)
         if isinstance(example, Pair):
@@ -84,7 +84,7 @@ class Renderer:
         return Tokens(ids, trained, prompt_ids, example.prompt, example.completion, True)
 
     def _plain(self, text: str) -> list[int]:
-        """Ids with the tokenizer's special tokens; one begin token, though the text has it too."""
+        """Return ids with the tokenizer's special tokens; never a second begin token in front."""
         ids = list(self._tokenizer(text, **_QUIET)["input_ids"])
         begin = self._tokenizer.bos_token_id
         return ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
@@ -122,7 +122,7 @@ class Renderer:
         return Tokens(ids, trained, prompt_ids, question, messages[turns[-1]]["content"], ended)
 
     def _marked_runs(self, messages: list[dict[str, str]], place: str) -> _Runs:
-        """Where the template's own marks say that the assistant speaks."""
+        """Return ids and the runs that the template's own generation marks enclose."""
         rendered = self._render(
             messages, place, return_assistant_tokens_mask=True, tokenizer_kwargs=_QUIET
         )
@@ -133,7 +133,7 @@ class Renderer:
     def _found_runs(
         self, messages: list[dict[str, str]], turns: Sequence[int], place: str
     ) -> _Runs:
-        """Where the assistant speaks, found by rendering the chat up to before and after a turn."""
+        """Return ids and the assistant's runs, found by rendering the chat up to each turn."""
         whole = str(self._render(messages, place, tokenize=False))
         encoded = self._tokenizer(
             whole, add_special_tokens=False, return_offsets_mapping=True, **_QUIET
@@ -150,7 +150,7 @@ class Renderer:
     def _span(
         self, whole: str, messages: list[dict[str, str]], turn: int, place: str
     ) -> tuple[int, int]:
-        """First and last character of a turn, its end token and what the template adds to it."""
+        """Return the characters of a turn, with its end token and what the template adds."""
         before = ""
         if turn:
             before = str(
@@ -181,8 +181,8 @@ class Renderer:
         return len(before), found + len(content)
 
     def _end_run(self, ids: list[int], start: int, end: int) -> tuple[int, int]:
-        """The run up to its closing tokens: nothing behind them, never without them."""
-        said = end  # behind the last token that says something
+        """Return the run extended or cut so that it ends with its closing tokens."""
+        said = end  # index behind the last token that is neither blank nor an end
         while said > start and (ids[said - 1] in self.ends or self._blank(ids[said - 1])):
             said -= 1
         close = next((n for n in range(said, end) if ids[n] in self.ends), end)
@@ -209,7 +209,7 @@ class Renderer:
             ) from refused
 
     def _find_ends(self) -> set[int]:
-        """The end-of-sequence token, and what the template puts right behind an answer."""
+        """Return the end-of-sequence token and the tokens the template puts behind an answer."""
         tokenizer = self._tokenizer
         added = {str(token): int(id) for id, token in tokenizer.added_tokens_decoder.items()}
         ends = {int(tokenizer.eos_token_id), *(added[name] for name in _ENDS if name in added)}
@@ -237,6 +237,6 @@ _Runs = tuple[list[int], list[tuple[int, int]]]
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many items both begin with."""
+    """Return the length of the longest common prefix."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(left), len(right)))

@@ -1,16 +1,20 @@
-"""What rows say, by the shape that the first of them has."""
+"""Parsing of rows into examples, by the shape that the first row has."""
 
 from __future__ import annotations
 
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
-from workbench.training.dataset.files.rows import Row
+from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.rendering import Renderer
 from workbench.training.dataset.shapes import Example, example_of, find_shape
 
 
-class Reader:
-    """Settles the shape with the first row it reads, then holds every row to it."""
+class RowParser:
+    """Parses rows into examples; the first row decides the shape, and every other must have it.
+
+    `shape` and `loss_on` are empty strings until the first row was parsed. Picklable, so that the
+    processes of the tokenizer pool share one decision.
+    """
 
     def __init__(self, data: Data, *, templates: bool) -> None:
         self._data = data
@@ -20,12 +24,13 @@ class Reader:
         self.shape = ""
         self.loss_on = ""
 
-    def read(self, row: Row) -> Example:
+    def parse(self, row: DataRow) -> Example:
+        """Return what the row says; raise DataError, naming its place, where it does not fit."""
         if not self.shape:
-            self._settle(row)
+            self._decide_shape(row)
         return example_of(self._data, self.shape, row, templated=self._templated)
 
-    def _settle(self, row: Row) -> None:
+    def _decide_shape(self, row: DataRow) -> None:
         shape = find_shape(self._data, row)
         self.loss_on = _loss_on(self._data, shape)
         if shape in ("messages", "sharegpt") and not self._templated:
@@ -37,11 +42,12 @@ class Reader:
             )
         self.shape = shape
 
-    def check_columns(self, row: Row) -> None:
-        """For the first of the held-out rows, whose file may be another."""
+    def check_columns(self, row: DataRow) -> None:
+        """Raise DataError unless the row has the mapped columns; a separate eval file may not."""
         find_shape(self._data, row)
 
     def notes(self, renderer: Renderer) -> list[str]:
+        """Return the warnings about how the renderer finds the assistant's turns."""
         chats = self.shape in ("messages", "sharegpt")
         if not chats or self.loss_on != "assistant" or renderer.marked:
             return []

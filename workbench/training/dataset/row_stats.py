@@ -1,4 +1,4 @@
-"""Cuts rows, counts what happens to them, and judges whether the lot can be trained on."""
+"""Cutting of rows, statistics over them, and the decision whether they can be trained on."""
 
 from __future__ import annotations
 
@@ -10,60 +10,64 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import DataError
-from workbench.training.dataset.duplicates import Seen
+from workbench.training.dataset.duplicates import RowHashes
 from workbench.training.dataset.rendering import Tokens
 
 IGNORED = -100
 """The label of a token without loss, as torch's cross entropy has it."""
 SAMPLED = 64
-"""Lengths that stand for those of all rows."""
+"""Number of quantiles that stand for the lengths of all rows."""
 
-ANSWER_THEM = "give them an answer, or take them out"
-CLOSE_TURNS = "use a chat template that closes each turn with its end token"
-BREAK = "let the prompt end, or the answer begin, with a line break"
-UNREPEAT = "each counts again in every epoch: take out those that are not meant"
+_ADD_ANSWER = "give them an answer, or take them out"
+_CLOSE_TURNS = "use a chat template that closes each turn with its end token"
+_ADD_BREAK = "let the prompt end, or the answer begin, with a line break"
+_REMOVE_COPIES = "each counts again in every epoch: take out those that are not meant"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """One row as it is written."""
+class KeptRow:
+    """One row as it is written to the arrow file, already cut."""
 
     input_ids: list[int]
     labels: list[int]
     length: int
     prompt_ids: list[int]
-    """What generation starts from; empty where there is nothing to ask within the cut."""
+    """Ids that generation starts from; empty for plain text and for prompts beyond the cut."""
     question: str
     answer: str
 
 
 @dataclass(slots=True)
-class Count:
-    """How many rows something holds for, and the first of them."""
+class RowCount:
+    """A count of rows that share a property, with the place of the first."""
 
     rows: int = 0
     first: str = ""
 
     def add(self, place: str) -> None:
+        """Count one more row."""
         self.rows += 1
         self.first = self.first or place
 
     def note(self, name: str, words: str, hint: str = "") -> list[str]:
-        """`2 train rows <words> (first: t.jsonl:9); <mend>`, or nothing."""
+        """Return `["2 train rows <words> (first: t.jsonl:9); <hint>"]`, or an empty list."""
         if not self.rows:
             return []
         rows = f"{self.rows} {name} row{'s' if self.rows > 1 else ''}"
         return [f"{rows} {words} (first: {self.first})" + (f"; {hint}" if hint else "")]
 
 
-class Tally:
-    """Keeps a few numbers, and sixteen bytes a row."""
+class RowStats:
+    """Statistics over the rows of one part; takes a few numbers and sixteen bytes a row."""
 
     def __init__(
         self, name: str, max_tokens: int, *, answers: bool = True, judged: bool = False
     ) -> None:
-        """`answers`: rows hold answers that must end; plain text may go on for ever. `judged`: a
-        digest of them is wanted."""
+        """Start with no rows.
+
+        `answers` says that rows hold answers, whose end must carry loss; plain text need not end.
+        `judged` says that a digest of the rows is needed.
+        """
         self.name = name
         self.highest_id = 0
         self.kept = 0
@@ -73,20 +77,20 @@ class Tally:
         self._lengths: Counter[int] = Counter()
         self._uncut: Counter[int] = Counter()
         self._target_tokens = 0
-        self._seen = Seen()
-        self._cut = Count()
-        self._cut_away = Count()
-        self._cut_end = Count()
-        self._silent = Count()
-        self._endless = Count()
-        self._apart = Count()
-        self._beyond = Count()
+        self._seen = RowHashes()
+        self._cut = RowCount()
+        self._cut_away = RowCount()
+        self._cut_end = RowCount()
+        self._untaught = RowCount()
+        self._unended = RowCount()
+        self._prompt_differs = RowCount()
+        self._prompt_cut = RowCount()
         self._all = hashlib.sha256()
 
-    def add(self, tokens: Tokens, place: str, ends: Set[int]) -> Kept | None:
-        """The row, cut; None when it has no token to learn besides the end of a turn."""
+    def add(self, tokens: Tokens, place: str, ends: Set[int]) -> KeptRow | None:
+        """Count the row and return it cut; None when it has no token to learn but a turn's end."""
         if not any(_learned(tokens, len(tokens.ids), ends)):
-            self._silent.add(place)
+            self._untaught.add(place)
             return None
         self._uncut[len(tokens.ids)] += 1
         if len(tokens.ids) > self._max_tokens:
@@ -95,49 +99,49 @@ class Tally:
                 self._cut_away.add(place)
                 return None
         if not tokens.ended:
-            self._endless.add(place)
+            self._unended.add(place)
         elif self._answers and not _ends_within(tokens, self._max_tokens, ends):
             self._cut_end.add(place)
         if not tokens.agrees:
-            self._apart.add(place)
+            self._prompt_differs.add(place)
         if len(tokens.prompt_ids) > self._max_tokens:
-            self._beyond.add(place)
+            self._prompt_cut.add(place)
         kept = _cut(tokens, self._max_tokens)
         self._note(kept, place)
         return kept
 
-    def _note(self, kept: Kept, place: str) -> None:
+    def _note(self, kept: KeptRow, place: str) -> None:
         self.kept += 1
         self._lengths[kept.length] += 1
         self.highest_id = max(self.highest_id, *kept.input_ids, *kept.prompt_ids)
         self._target_tokens += len(kept.labels) - 1 - kept.labels.count(IGNORED)
-        self._target_tokens += kept.labels[0] == IGNORED  # the first is nobody's target
+        self._target_tokens += kept.labels[0] == IGNORED  # no position predicts the first token
         self._seen.add(kept.input_ids, place)
         if self._judged:
             row = [kept.input_ids, kept.labels, kept.prompt_ids, kept.answer]
             self._all.update(json.dumps(row).encode())
 
     def check(self) -> None:
-        """DataError when the majority of rows cannot be learned from, or none says when to end."""
-        total = self.kept + self._silent.rows + self._cut_away.rows
+        """Raise DataError when most rows have nothing to learn, or none trains an answer's end."""
+        total = self.kept + self._untaught.rows + self._cut_away.rows
         if self._cut_away.rows * 2 > total:
             raise DataError(
                 f"{self._cut_away.first}: {self._cut_away.rows} of {total} {self.name} rows lose "
                 f"their whole answer when cut at {self._max_tokens} tokens",
                 hint=self._longer(),
             )
-        if (self._silent.rows + self._cut_away.rows) * 2 > total or not self.kept:
+        if (self._untaught.rows + self._cut_away.rows) * 2 > total or not self.kept:
             raise DataError(
-                f"{self._silent.first}: {self._silent.rows} of {total} {self.name} rows have no "
-                "token that carries loss",
+                f"{self._untaught.first}: {self._untaught.rows} of {total} {self.name} rows have "
+                "no token that carries loss",
                 hint="are the answers empty, or do chats lack an assistant's turn? "
                 "Check data.columns and data.loss_on",
             )
-        if self._endless.rows * 2 > self.kept:
+        if self._unended.rows * 2 > self.kept:
             raise DataError(
-                f"{self._endless.first}: in {self._endless.rows} of {self.kept} {self.name} rows "
+                f"{self._unended.first}: in {self._unended.rows} of {self.kept} {self.name} rows "
                 "the end of the trained turn carries no loss, so the model would not learn to stop",
-                hint=CLOSE_TURNS,
+                hint=_CLOSE_TURNS,
             )
         if self._cut_end.rows == self.kept:
             raise DataError(
@@ -157,20 +161,21 @@ class Tally:
         return f"data.max_tokens: {most} would leave 95 % of all rows whole, {all_} every one"
 
     def _limit(self, share: float) -> int:
-        """For data.max_tokens, that leaves so many of the rows whole."""
+        """Return the data.max_tokens, a multiple of 64, that leaves this share of rows uncut."""
         return min(-(-_at(self._uncut, share) // 64) * 64, 1 << 20)
 
     def digest(self) -> str:
-        """Of all kept rows, in order."""
+        """Return the digest of all kept rows, which depends on their order; 32 hex digits."""
         assert self._judged
         return self._all.hexdigest()[:32]
 
     @property
     def longest(self) -> int:
-        """Tokens, after cutting."""
+        """Tokens in the longest kept row, after cutting."""
         return max(self._lengths)
 
     def numbers(self) -> dict[str, Any]:
+        """Return the fields of `Prepared` that describe these rows; lengths in tokens."""
         total = sum(length * rows for length, rows in self._lengths.items())
         return {
             "min_length": min(self._lengths),
@@ -185,30 +190,38 @@ class Tally:
             "uncut_p95_length": _at(self._uncut, 0.95),
             "uncut_max_length": max(self._uncut),
             "cut_rows": self._cut.rows,
-            "dropped_rows": self._silent.rows + self._cut_away.rows,
+            "dropped_rows": self._untaught.rows + self._cut_away.rows,
         }
 
     def notes(self) -> list[str]:
-        """What a person should know, in words; each with the first row it holds for."""
+        """Return the data warnings in words, each with its first row and a hint."""
         longer = self._longer()
         said = (
             (self._cut, f"longer than {self._max_tokens} tokens and cut", self._whole()),
             (self._cut_away, "left out, because cutting took their whole answer", longer),
-            (self._silent, "left out, because no token of theirs carries loss", ANSWER_THEM),
-            (self._endless, "trained without the end of their last turn", CLOSE_TURNS),
+            (self._untaught, "left out, because no token of theirs carries loss", _ADD_ANSWER),
+            (self._unended, "trained without the end of their last turn", _CLOSE_TURNS),
             (self._cut_end, "whose answer's end was cut off", longer),
-            (self._beyond, "whose last answer begins beyond the cut, so it is not asked", longer),
-            (self._apart, "whose prompt has other tokens than with its answer behind it", BREAK),
-            (Count(*self._seen.copies()), "repeating earlier ones", UNREPEAT),
+            (
+                self._prompt_cut,
+                "whose last answer begins beyond the cut, so it is not asked",
+                longer,
+            ),
+            (
+                self._prompt_differs,
+                "whose prompt has other tokens than with its answer behind it",
+                _ADD_BREAK,
+            ),
+            (RowCount(*self._seen.copies()), "repeating earlier ones", _REMOVE_COPIES),
         )
         return [note for count, *words in said for note in count.note(self.name, *words)]
 
-    def shared_with(self, train: Tally) -> list[str]:
-        """A note when held-out rows are trained on."""
+    def shared_with(self, train: RowStats) -> list[str]:
+        """Return a warning when held-out rows are also among the training rows."""
         rows, first = self._seen.shared_with(train._seen)
         if not rows:
             return []
-        return Count(rows, first).note(
+        return RowCount(rows, first).note(
             "held-out",
             "standing in the training rows, too",
             "take them out of one of the two: what was trained on scores too well",
@@ -216,7 +229,7 @@ class Tally:
 
 
 def _at(lengths: Counter[int], share: float) -> int:
-    """The length that so many of the rows are no longer than."""
+    """Return the length that this share of the rows does not exceed, in tokens."""
     place = int(lengths.total() * share)
     for length in sorted(lengths):
         place -= lengths[length]
@@ -226,25 +239,25 @@ def _at(lengths: Counter[int], share: float) -> int:
 
 
 def _learned(tokens: Tokens, limit: int, ends: Set[int]) -> Iterator[bool]:
-    """True for each token within `limit` that carries loss and is no turn's end.
+    """Yield for each token within `limit` whether it carries loss and is no turn's end.
 
-    The first token is nobody's target.
+    The first token is left out: no position predicts it.
     """
     pairs = zip(tokens.ids[1:limit], tokens.trained[1:limit], strict=True)
     return (trained and id not in ends for id, trained in pairs)
 
 
 def _ends_within(tokens: Tokens, limit: int, ends: Set[int]) -> bool:
-    """True where a trained turn's end is left by cutting."""
+    """Return whether a trained turn's end remains within the first `limit` tokens."""
     if len(tokens.ids) <= limit:
         return True
     pairs = zip(tokens.ids[1:limit], tokens.trained[1:limit], strict=True)
     return any(trained and id in ends for id, trained in pairs)
 
 
-def _cut(tokens: Tokens, limit: int) -> Kept:
+def _cut(tokens: Tokens, limit: int) -> KeptRow:
     ids = tokens.ids[:limit]
     pairs = zip(ids, tokens.trained[:limit], strict=True)
     labels = [id if trained else IGNORED for id, trained in pairs]
     asked = tokens.prompt_ids if len(tokens.prompt_ids) <= limit else []
-    return Kept(ids, labels, len(ids), asked, tokens.question, tokens.answer)
+    return KeptRow(ids, labels, len(ids), asked, tokens.question, tokens.answer)

@@ -1,4 +1,4 @@
-"""How a row is laid out, and what it says: plain text, a prompt with its completion, or a chat."""
+"""The shapes of rows, and the example a row holds: plain text, prompt and completion, or a chat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
 from workbench.text import safe_line
-from workbench.training.dataset.files.rows import Row, kind_of
+from workbench.training.dataset.files.lines import DataRow, json_kind
 
 NEEDED: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -27,7 +27,7 @@ SYNONYMS = {
     "text": ("content", "document", "body"),
     "messages": ("chat", "dialog", "dialogue", "conversation"),
 }
-"""What others call our columns; only ever offered in a mend, never assumed."""
+"""Other common names of these columns; offered in a hint, never assumed."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -39,17 +39,23 @@ SHAREGPT_ROLES = {
 
 @dataclass(frozen=True, slots=True)
 class Text:
+    """A plain text, all of which carries loss."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
+    """A prompt and its completion, joined without a chat template."""
+
     prompt: str
     completion: str
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
+    """A conversation that the chat template renders."""
+
     messages: tuple[dict[str, str], ...]
     """`role` and `content` each; roles are ROLES."""
 
@@ -57,10 +63,13 @@ class Chat:
 Example = Text | Pair | Chat
 
 
-def find_shape(data: Data, row: Row) -> str:
-    """The recipe's shape, or the one whose columns the first row has; DataError when none fits."""
+def find_shape(data: Data, row: DataRow) -> str:
+    """Return the recipe's shape, or the one whose columns this row has.
+
+    Raises DataError when none fits, or when data.columns maps a column that the row does not have.
+    """
     _check_mapping(data, row)
-    columns = renamed(data, row)
+    columns = mapped_columns(data, row)
     if data.shape != "auto":
         return data.shape
     for shape, needed in NEEDED.items():
@@ -70,24 +79,27 @@ def find_shape(data: Data, row: Row) -> str:
         return "messages"
     raise DataError(
         f"{row.place}: its columns ({_names(row.values)}) are no shape that is known here",
-        hint=_mapping_offer(row.values)
+        hint=_mapping_hint(row.values)
         or "name the shape's columns in data.columns, e.g. {question: prompt, answer: completion}",
     )
 
 
-def renamed(data: Data, row: Row) -> dict[str, Any]:
-    """The row by the shape's names; a mapped column wins over one that has its name already."""
+def mapped_columns(data: Data, row: DataRow) -> dict[str, Any]:
+    """Return the row's values by the shape's names.
+
+    A mapped column replaces one that already has the target name.
+    """
     kept = {name: value for name, value in row.values.items() if name not in data.columns}
     mapped = {new: row.values[old] for old, new in data.columns.items() if old in row.values}
     return kept | mapped
 
 
-def example_of(data: Data, shape: str, row: Row, *, templated: bool) -> Example:
-    """What the row says; DataError with its place where that is not what the shape asks for.
+def example_of(data: Data, shape: str, row: DataRow, *, templated: bool) -> Example:
+    """Return the example that the row holds; with `templated`, pairs and alpaca rows become chats.
 
-    With `templated`, prompts and completions become chats.
+    Raises DataError, naming the row's place, where a value is not what the shape needs.
     """
-    columns = renamed(data, row)
+    columns = mapped_columns(data, row)
     if shape == "text":
         return Text(_text(columns, "text", row))
     if shape == "messages":
@@ -109,7 +121,7 @@ def _pair(prompt: str, completion: str, system: str | None, *, templated: bool) 
 
 
 def _alpaca(
-    columns: Mapping[str, Any], row: Row, system: str | None, *, templated: bool
+    columns: Mapping[str, Any], row: DataRow, system: str | None, *, templated: bool
 ) -> Example:
     instruction, output = _text(columns, "instruction", row), _text(columns, "output", row)
     given = "" if columns.get("input") is None else _text(columns, "input", row)
@@ -123,12 +135,12 @@ def _alpaca(
 
 
 def _turns(
-    columns: Mapping[str, Any], name: str, row: Row, system: str | None
+    columns: Mapping[str, Any], name: str, row: DataRow, system: str | None
 ) -> tuple[dict[str, str], ...]:
     turns = _value(columns, name, row)
     if not isinstance(turns, list) or not turns:
         raise DataError(
-            f"{row.place}: {name} holds {kind_of(turns) if turns else 'no turns'}",
+            f"{row.place}: {name} holds {json_kind(turns) if turns else 'no turns'}",
             hint=f"{name} is a list of turns, each with a role and its content",
         )
     read = [_turn(turn, f"{row.place}: turn {n} of {name}") for n, turn in enumerate(turns, 1)]
@@ -144,7 +156,7 @@ def _with_system(turns: list[dict[str, str]], system: str | None) -> tuple[dict[
 
 def _turn(turn: Any, place: str) -> dict[str, str]:
     if not isinstance(turn, dict):
-        raise DataError(f"{place} is {kind_of(turn)}", hint='write {"role": …, "content": …}')
+        raise DataError(f"{place} is {json_kind(turn)}", hint='write {"role": …, "content": …}')
     if "from" in turn and "value" in turn:
         role, content = turn["from"], turn["value"]
         known = SHAREGPT_ROLES.get(str(role))
@@ -153,7 +165,7 @@ def _turn(turn: Any, place: str) -> dict[str, str]:
         known = str(role) if role in ROLES else None
     if known is None:
         raise DataError(
-            f"{place} has the unknown role {safe_line(role, 60)}", hint=_role_mend(role)
+            f"{place} has the unknown role {safe_line(role, 60)}", hint=_role_hint(role)
         )
     if turn.get("tool_calls"):
         raise DataError(
@@ -173,7 +185,7 @@ def _content(content: Any, place: str) -> str:
     return checked_text(content, place)
 
 
-def _role_mend(role: Any) -> str:
+def _role_hint(role: Any) -> str:
     meant = SHAREGPT_ROLES.get(str(role).lower())
     near = difflib.get_close_matches(str(role).lower(), ROLES, n=1)
     if meant or near:
@@ -181,25 +193,25 @@ def _role_mend(role: Any) -> str:
     return f"roles are {', '.join(ROLES)}"
 
 
-def _text(columns: Mapping[str, Any], name: str, row: Row) -> str:
+def _text(columns: Mapping[str, Any], name: str, row: DataRow) -> str:
     return checked_text(_value(columns, name, row), f"{row.place}: {name}")
 
 
 def checked_text(value: Any, place: str) -> str:
-    """`value` when it is text that can be encoded, else DataError."""
+    """Return `value` if it is text that UTF-8 can encode; else raise DataError naming `place`."""
     if not isinstance(value, str):
-        raise DataError(f"{place} holds {kind_of(value)}, not text", hint='write "42" for 42')
+        raise DataError(f"{place} holds {json_kind(value)}, not text", hint='write "42" for 42')
     try:
         value.encode()
     except UnicodeEncodeError as broken:
         raise DataError(
             f"{place} holds half a character (a lone surrogate) at {broken.start + 1}",
-            hint="write the text anew from its source; an emoji was cut in two",
+            hint="write the text again from its source; an emoji was cut in two",
         ) from broken
     return value
 
 
-def _value(columns: Mapping[str, Any], name: str, row: Row) -> Any:
+def _value(columns: Mapping[str, Any], name: str, row: DataRow) -> Any:
     if name in columns:
         return columns[name]
     near = difflib.get_close_matches(name, [str(column) for column in columns], n=1)
@@ -208,11 +220,11 @@ def _value(columns: Mapping[str, Any], name: str, row: Row) -> Any:
         hint=f"did you mean {safe_line(near[0], 60)}? Map it: data.columns: "
         f"{{{safe_line(near[0], 60)}: {name}}}"
         if near
-        else _mapping_offer(columns) or f"add the column, or map one to {name} in data.columns",
+        else _mapping_hint(columns) or f"add the column, or map one to {name} in data.columns",
     )
 
 
-def _check_mapping(data: Data, row: Row) -> None:
+def _check_mapping(data: Data, row: DataRow) -> None:
     for old in data.columns:
         if old not in row.values:
             near = difflib.get_close_matches(old, [str(name) for name in row.values], n=1)
@@ -228,14 +240,14 @@ def _check_mapping(data: Data, row: Row) -> None:
         )
 
 
-def _mapping_offer(columns: Iterable[str]) -> str:
-    """`write data.columns: {question: prompt, answer: completion}` where that is likely meant."""
+def _mapping_hint(columns: Iterable[str]) -> str:
+    """Return a hint such as `write data.columns: {question: prompt, …}`, or an empty string."""
     have = {str(name).lower(): str(name) for name in columns}
-    for wanted in (("prompt", "completion"), ("messages",), ("text",)):
-        found = [next((have[s] for s in (w, *SYNONYMS[w]) if s in have), None) for w in wanted]
+    for needed in (("prompt", "completion"), ("messages",), ("text",)):
+        found = [next((have[s] for s in (w, *SYNONYMS[w]) if s in have), None) for w in needed]
         if all(found) and len(set(found)) == len(found):
             pairs = ", ".join(
-                f"{safe_line(f, 60)}: {w}" for f, w in zip(found, wanted, strict=True) if f != w
+                f"{safe_line(f, 60)}: {w}" for f, w in zip(found, needed, strict=True) if f != w
             )
             return f"write data.columns: {{{pairs}}}" if pairs else ""
     return ""

@@ -1,4 +1,4 @@
-"""Which rows are trained on and which are held out; the same for every trial on the same data."""
+"""The choice of held-out rows, equal for every trial on the same data."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import hashlib
 import json
 
 from workbench.errors import DataError
-from workbench.training.dataset.files.rows import Row
-from workbench.training.dataset.row_stats import Count
+from workbench.training.dataset.files.lines import DataRow
+from workbench.training.dataset.row_stats import RowCount
 
 _SPARE = 4_096
 
 
 class HeldOut:
-    """Draws `count` rows by what they hold, not by order or seed: first all are seen, then asked.
+    """A draw of `count` rows by the hash of their contents, independent of order and seed.
 
-    A row's copies leave training with it, so that nothing held out is trained on. Keeps a few
-    thousand hashes besides those of the rows drawn.
+    Call `see` for every row, `all_seen` once, and then `part_of` for every row again. Copies of a
+    held-out row leave training with it, so that no held-out row is trained on. Keeps a few thousand
+    hashes besides those of the drawn rows.
     """
 
     def __init__(self, count: int) -> None:
@@ -24,22 +25,24 @@ class HeldOut:
         self._keys: set[bytes] = set()
         self._taken: set[bytes] = set()
         self._seen = 0
-        self._copies = Count()
+        self._copies = RowCount()
 
-    def see(self, row: Row) -> None:
+    def see(self, row: DataRow) -> None:
+        """Consider the row for the draw."""
         self._seen += 1
         self._keys.add(_key(row))
         if len(self._keys) > 2 * self._count + _SPARE:
             self._draw()
 
     def all_seen(self) -> None:
+        """Fix the draw; `part_of` may be called from now on."""
         self._draw()
 
     def _draw(self) -> None:
         self._keys = set(sorted(self._keys)[: self._count])
 
-    def part_of(self, row: Row) -> str:
-        """`train`, `eval`, or nothing for a copy of what is held out."""
+    def part_of(self, row: DataRow) -> str:
+        """Return `train` or `eval`, or an empty string for a copy of a held-out row."""
         key = _key(row)
         if key not in self._keys:
             return "train"
@@ -50,7 +53,7 @@ class HeldOut:
         return "eval"
 
     def check(self, train_rows: int) -> None:
-        """DataError when nothing is left to train on."""
+        """Raise DataError when no row is left to train on."""
         if train_rows:
             return
         if len(self._keys) < 2:
@@ -64,6 +67,7 @@ class HeldOut:
         )
 
     def notes(self) -> list[str]:
+        """Return the warnings: copies that left training, and a large held-out share."""
         notes = self._copies.note(
             "train",
             "left out, because they repeat held-out ones",
@@ -74,6 +78,6 @@ class HeldOut:
         return notes
 
 
-def _key(row: Row) -> bytes:
+def _key(row: DataRow) -> bytes:
     text = json.dumps(row.values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

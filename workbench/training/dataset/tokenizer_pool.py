@@ -1,4 +1,4 @@
-"""Rows as tokens, by several processes where there are many: a millisecond a row adds up."""
+"""A pool of processes that read and tokenise rows; rendering takes about a millisecond a row."""
 
 from __future__ import annotations
 
@@ -12,45 +12,51 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import DataError
 from workbench.machine.processes import die_with_parent
-from workbench.training.dataset.files.rows import Row
+from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.rendering import Renderer, Tokens
-from workbench.training.dataset.row_parser import Reader
+from workbench.training.dataset.row_parser import RowParser
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MANY_ROWS = 20_000
-"""Below, another process would not have imported its libraries before all is done."""
+"""Rows from which other processes are worth their start: their imports take seconds."""
 MOST_PROCESSES = 8
-"""Each takes some 0.4 GiB."""
+"""Processes at most; each takes about 0.4 GiB."""
 _BATCH = 128
 
 
 def spare_processes() -> int:
-    """Half of the cores: training and the engine have the others."""
+    """Return the number of processes to tokenise with: half of the usable cores, 1 to 8.
+
+    Training and the engine use the other half.
+    """
     return max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) // 2))
 
 
-class Crew:
-    """Reads and renders rows, in their order, a few batches ahead of who asks."""
+class TokenizerPool:
+    """Processes that parse and render rows in order, a few batches ahead of the consumer.
+
+    With `processes` of 1 the rows are rendered in this process.
+    """
 
     def __init__(
-        self, reader: Reader, tokenizer: PreTrainedTokenizerBase, *, processes: int
+        self, parser: RowParser, tokenizer: PreTrainedTokenizerBase, *, processes: int
     ) -> None:
-        self.renderer = Renderer(tokenizer, reader.loss_on)
-        self._reader, self._tokenizer, self._processes = reader, tokenizer, processes
+        self.renderer = Renderer(tokenizer, parser.loss_on)
+        self._parser, self._tokenizer, self._processes = parser, tokenizer, processes
 
-    def tokens(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Tokens]]:
-        """Each with its tokens; DataError for the first that has none."""
+    def tokens(self, rows: Iterable[DataRow]) -> Iterator[tuple[DataRow, Tokens]]:
+        """Yield each row with its tokens, in order; DataError at the first refused row."""
         if self._processes <= 1:
             for row in rows:
-                yield row, self.renderer.tokens_of(self._reader.read(row), row.place)
+                yield row, self.renderer.tokens_of(self._parser.parse(row), row.place)
             return
         pool = ProcessPoolExecutor(
             self._processes,
             mp_context=get_context("spawn"),  # a fork would share locks of our threads
             initializer=_join,
-            initargs=(self._tokenizer, self._reader),
+            initargs=(self._tokenizer, self._parser),
         )
         try:
             yield from self._ahead(pool, iter(rows))
@@ -58,9 +64,9 @@ class Crew:
             pool.shutdown(cancel_futures=True)
 
     def _ahead(
-        self, pool: ProcessPoolExecutor, rows: Iterator[Row]
-    ) -> Iterator[tuple[Row, Tokens]]:
-        under_way: deque[tuple[list[Row], Future[_Made]]] = deque()
+        self, pool: ProcessPoolExecutor, rows: Iterator[DataRow]
+    ) -> Iterator[tuple[DataRow, Tokens]]:
+        under_way: deque[tuple[list[DataRow], Future[_Made]]] = deque()
         while True:
             batch = list(islice(rows, _BATCH))
             if batch:
@@ -78,21 +84,21 @@ class Crew:
 # ── in the other process ─────────────────────────────────────────────────────────────────────
 
 _Made = tuple[list[Tokens], tuple[str, str] | None]
-_joined: list[tuple[Reader, Renderer]] = []
+_joined: list[tuple[RowParser, Renderer]] = []
 
 
-def _join(tokenizer: PreTrainedTokenizerBase, reader: Reader) -> None:
+def _join(tokenizer: PreTrainedTokenizerBase, parser: RowParser) -> None:
     die_with_parent()
-    _joined.append((reader, Renderer(tokenizer, reader.loss_on)))
+    _joined.append((parser, Renderer(tokenizer, parser.loss_on)))
 
 
-def _render(rows: list[Row]) -> _Made:
-    """The tokens of all rows up to one that is refused, and why that is."""
-    reader, renderer = _joined[0]
+def _render(rows: list[DataRow]) -> _Made:
+    """Return the tokens of the rows before the first refused one, and its (error, hint) or None."""
+    parser, renderer = _joined[0]
     made: list[Tokens] = []
     for row in rows:
         try:
-            made.append(renderer.tokens_of(reader.read(row), row.place))
+            made.append(renderer.tokens_of(parser.parse(row), row.place))
         except DataError as refused:
             return made, (refused.what, refused.hint)
     return made, None

@@ -1,4 +1,4 @@
-"""Makes the demo: tokenizer, a small pretrained Llama, and the rows it is tuned on.
+"""A script that makes the demo: the tokenizer, a small pretrained Llama and its fine-tuning rows.
 
     python -m workbench.training.demo.make [--data-only] [--out DIR] [--steps N]
 
@@ -35,7 +35,7 @@ SPECIALS = (
     "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
     *(f"<|reserved_special_token_{n}|>" for n in range(4, 11)),
 )  # fmt: skip
-"""Llama 3's names; the last ids of the vocabulary, as there."""
+"""Special tokens with Llama 3's names; as there, they have the last ids of the vocabulary."""
 
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -61,21 +61,24 @@ CHAT_TEMPLATE = """\
 
 STEPS = 5_000
 ROWS, TOKENS = 8, 192
-"""One optimizer step: rows of whole documents laid end to end, cut at `TOKENS`."""
+"""Rows of one optimizer step, and tokens of a row: whole documents joined and cut at `TOKENS`."""
 PEAK_RATE, WARMUP_STEPS = 3e-3, 100
 SAVE_EVERY = 500
 THREADS = 2
 
 
 def write_rows(out: Path) -> None:
-    """Writes `train.jsonl` and `eval.jsonl` of the fine-tuning task."""
+    """Write `train.jsonl` and `eval.jsonl` of the fine-tuning task to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in zip(("train", "eval"), world.task_rows(), strict=True):
-        (out / f"{name}.jsonl").write_bytes(world.jsonl(rows).encode())
+        (out / f"{name}.jsonl").write_bytes(world.jsonl_text(rows).encode())
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 512 tokens without a pad token; any text tokenises."""
+    """Train a byte-level BPE of 512 tokens without a pad token; every text can be tokenised.
+
+    Takes some seconds and gives the same tokenizer everywhere.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -84,7 +87,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     bpe.decoder = decoders.ByteLevel()
-    texts = itertools.islice(world.documents(), 20_000)
+    texts = itertools.islice(world.corpus_documents(), 20_000)
     bpe.train_from_iterator(
         (text.replace("<|eot_id|>", "\n") for text in texts),
         trainers.BpeTrainer(
@@ -107,7 +110,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A fresh Llama of about a million parameters; every linear dimension is a multiple of 64."""
+    """Return a fresh Llama of about a million parameters.
+
+    Every linear dimension is a multiple of 64, so that weights fill whole NF4 blocks.
+    """
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=128, intermediate_size=384, num_hidden_layers=5,
@@ -118,8 +124,8 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
     return LlamaForCausalLM(config)
 
 
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Writes model, tokenizer and chat template to `out`; the weights in bfloat16."""
+def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write model, tokenizer and chat template to `out`; the weights in bfloat16."""
     ends = [tokenizer.convert_tokens_to_ids(name) for name in ("<|end_of_text|>", "<|eot_id|>")]
     stored = copy.deepcopy(model).bfloat16()
     stored.generation_config = GenerationConfig(
@@ -129,9 +135,9 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     tokenizer.save_pretrained(out)
 
 
-def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tensor]:
-    """Endless (ROWS, TOKENS) id tensors; each row begins at the beginning of a document."""
-    texts = world.documents()
+def token_batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tensor]:
+    """Yield (ROWS, TOKENS) id tensors without end; each row starts at the start of a document."""
+    texts = world.corpus_documents()
     while True:
         rows: list[list[int]] = []
         while len(rows) < ROWS:
@@ -143,12 +149,18 @@ def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tensor]:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up, flat, linear to nothing in the last 40 %."""
+    """Return the share of the peak learning rate, 0 to 1.
+
+    Linear warm-up, then constant, then linear to zero over the last 40 % of the steps.
+    """
     return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (0.4 * steps))
 
 
-def pretrain(out: Path, steps: int = STEPS) -> None:
-    """Trains the demo model from nothing and writes it to `out`."""
+def pretrain_model(out: Path, steps: int = STEPS) -> None:
+    """Train the demo model from random weights and write it to `out`.
+
+    The default number of steps takes about eleven minutes on two CPU cores.
+    """
     torch.set_num_threads(THREADS)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, seed=world.CORPUS_SEED)
@@ -158,7 +170,7 @@ def pretrain(out: Path, steps: int = STEPS) -> None:
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps))
     began_s = time.monotonic()
-    for step, ids in enumerate(itertools.islice(batches(tokenizer), steps), start=1):
+    for step, ids in enumerate(itertools.islice(token_batches(tokenizer), steps), start=1):
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -169,20 +181,20 @@ def pretrain(out: Path, steps: int = STEPS) -> None:
             spent_s = time.monotonic() - began_s
             log.info("step %d of %d: loss %.3f, %.0f s", step, steps, loss.item(), spent_s)
         if step % SAVE_EVERY == 0 or step == steps:
-            save(model, tokenizer, out)
+            save_model(model, tokenizer, out)
 
 
 def main() -> None:
-    """Command line; narrates on stderr."""
+    """Run the command line; progress goes to stderr."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data-only", action="store_true", help="write the rows, not the model")
     parser.add_argument("--out", type=Path, default=DEMO, help="folder that gets model/ and data/")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of pretraining")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    write_rows(asked.out / "data")
-    if not asked.data_only:
-        pretrain(asked.out / "model", asked.steps)
+    write_rows(arguments.out / "data")
+    if not arguments.data_only:
+        pretrain_model(arguments.out / "model", arguments.steps)
 
 
 if __name__ == "__main__":

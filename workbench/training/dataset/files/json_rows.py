@@ -1,4 +1,7 @@
-"""Rows of JSON: an object a line, or one array of objects, of which a stretch is in memory."""
+"""A streaming reader of JSON rows: one object a line, or one array of objects.
+
+Only a stretch of the file is in memory, a little more than its longest row.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +18,38 @@ from workbench.text import safe_line
 from workbench.training.dataset.files.lines import (
     MOST_BYTES,
     NOT_UTF8,
+    DataRow,
     Lines,
-    Row,
-    kind_of,
-    place_of,
+    json_kind,
+    line_place,
     too_long,
 )
 
-_MEND = "write one JSON object a line (jsonl), or one array of objects"
+_HINT = "write one JSON object a line (jsonl), or one array of objects"
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _WORD = 16
-"""Characters of the longest token that is no string; an error so near the end may be the cut's."""
+"""Characters of the longest JSON token that is no string.
+
+A syntax error this near the end of the text read so far may vanish when more is read.
+"""
 
 
-def json_rows(path: Path) -> Iterator[Row]:
-    """Either form, whatever the file is called: the first character tells."""
+def json_rows(path: Path) -> Iterator[DataRow]:
+    """Yield the rows of a JSON file; its first character decides between lines and an array.
+
+    Raises DataError with file and line for what is not JSON, not an object, or too long.
+    """
     with path.open("rb") as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     return _array(path) if start.startswith(b"[") else _lines(path)
 
 
-def _lines(path: Path) -> Iterator[Row]:
+def _lines(path: Path) -> Iterator[DataRow]:
     lines = Lines(path)
     for number, line in lines:
         if line.strip():
-            place = place_of(path, number)
+            place = line_place(path, number)
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as broken:
@@ -48,10 +57,10 @@ def _lines(path: Path) -> Iterator[Row]:
                 if isinstance(broken, json.JSONDecodeError):
                     column = f" at column {broken.colno}"
                 raise _not_json(broken, place, column) from broken
-            yield Row(place, _object(value, place), lines.share)
+            yield DataRow(place, _object(value, place), lines.share)
 
 
-def _array(path: Path) -> Iterator[Row]:
+def _array(path: Path) -> Iterator[DataRow]:
     with path.open("rb") as file:
         text = _Text(path, file)
         text.skip()
@@ -60,22 +69,22 @@ def _array(path: Path) -> Iterator[Row]:
         while text.next != "]":
             place = text.place
             if not text.next:
-                raise DataError(f"{place}: the array is not closed by ]", hint=_MEND)
-            yield Row(place, _object(text.value(), place), text.share)
+                raise DataError(f"{place}: the array is not closed by ]", hint=_HINT)
+            yield DataRow(place, _object(text.value(), place), text.share)
             text.skip()
             if text.next == ",":
                 text.take()
                 text.skip()
             elif text.next and text.next != "]":
-                raise DataError(f"{text.place}: a comma is missing here", hint=_MEND)
+                raise DataError(f"{text.place}: a comma is missing here", hint=_HINT)
         text.take()
         text.skip()
         if text.next:
-            raise DataError(f"{text.place}: something follows the array's end", hint=_MEND)
+            raise DataError(f"{text.place}: something follows the array's end", hint=_HINT)
 
 
 class _Text:
-    """A file's text, read only as far as it is asked for; knows the line where it stands."""
+    """A cursor over a file's text that reads on as needed and knows its line."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
@@ -88,23 +97,23 @@ class _Text:
 
     @property
     def place(self) -> str:
-        return place_of(self._path, self._line)
+        return line_place(self._path, self._line)
 
     @property
     def next(self) -> str:
-        """The character there; empty at the end."""
+        """The character at the cursor; empty at the end of the text read so far."""
         return self._text[self._at : self._at + 1]
 
     @property
     def share(self) -> float:
-        """Of the file, how much has been passed, a character counted as a byte."""
+        """The share of the file that was passed, 0 to 1; a character is counted as a byte."""
         return (self._file.tell() - len(self._text) + self._at) / self._size
 
     def take(self) -> None:
         self._at += 1
 
     def skip(self) -> None:
-        """Go on to what is no space."""
+        """Advance to the next character that is no white space, or to the end of the file."""
         while True:
             space = _SPACE.match(self._text, self._at)
             assert space is not None
@@ -113,7 +122,7 @@ class _Text:
                 return
 
     def value(self) -> Any:
-        """The JSON value there; DataError with its line."""
+        """Return the JSON value at the cursor and advance past it; DataError names its line."""
         decoder = json.JSONDecoder()
         while True:
             try:
@@ -133,7 +142,7 @@ class _Text:
                 return value
 
     def _cut(self, broken: Exception) -> bool:
-        """True where more text may mend it."""
+        """Return whether the error may vanish once more of the file is read."""
         if not isinstance(broken, json.JSONDecodeError):
             return False
         unclosed = broken.msg.startswith("Unterminated string")
@@ -145,14 +154,17 @@ class _Text:
         line = self._line + self._text.count("\n", self._at, broken.pos)
         begin = self._text.rfind("\n", 0, broken.pos)
         column = f" at column {broken.pos - begin}" if begin >= 0 else ""
-        return _not_json(broken, place_of(self._path, line), column)
+        return _not_json(broken, line_place(self._path, line), column)
 
     def _advance(self, to: int) -> None:
         self._line += self._text.count("\n", self._at, to)
         self._at = to
 
     def _more(self) -> bool:
-        """Read on, as much again as is left; False at the end. What was passed is forgotten."""
+        """Read another chunk and drop the passed text; return False at the end of the file.
+
+        The chunk is at least as long as the unread text, so that a long value costs linear time.
+        """
         chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))
         self._text, self._at = self._text[self._at :], 0
         try:
@@ -161,17 +173,17 @@ class _Text:
             line = self._line + self._text.count("\n")
             line += broken.object.count(b"\n", 0, broken.start)
             raise DataError(
-                f"{place_of(self._path, line)}: holds bytes that are not UTF-8", hint=NOT_UTF8
+                f"{line_place(self._path, line)}: holds bytes that are not UTF-8", hint=NOT_UTF8
             ) from broken
         return bool(chunk)
 
 
 def _not_json(broken: Exception, place: str, column: str) -> DataError:
     what = broken.msg if isinstance(broken, json.JSONDecodeError) else safe_line(broken, 120)
-    return DataError(f"{place}: is not JSON: {what}{column}", hint=_MEND)
+    return DataError(f"{place}: is not JSON: {what}{column}", hint=_HINT)
 
 
 def _object(value: Any, place: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
-    raise DataError(f"{place}: holds {kind_of(value)}, not an object", hint=_MEND)
+    raise DataError(f"{place}: holds {json_kind(value)}, not an object", hint=_HINT)

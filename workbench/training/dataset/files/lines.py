@@ -1,4 +1,4 @@
-"""Lines of a data file with their numbers, none of them longer than memory takes."""
+"""The row type, and numbered lines of a data file with a bound on their length."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ from workbench.errors import DataError
 from workbench.text import safe_line
 
 MOST_BYTES = 16 << 20
-"""Of one row. The longest data.max_tokens, 2²⁰, is some 4 MiB of English."""
+"""Bytes of the longest row that is read.
+
+The largest data.max_tokens, 2²⁰, is about 4 MiB of English.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DataRow:
+    """One row of a data file as it was read, with its place for messages."""
+
     place: str
     """`train.jsonl:17`, or `train.parquet row 17` where there are no lines; counted from 1."""
     values: dict[str, Any]
     share: float = field(default=0.0, compare=False)
-    """Of the file, how much has been read up to here; 0 where it cannot be told."""
+    """The share of the file read up to and including this row, 0 to 1; 0 where it is unknown."""
 
 
 class Lines:
-    """Numbered lines with their ends, decoded one by one so that a broken byte has a line."""
+    """The lines of a file as (number, text with its line end), counted from 1.
+
+    Each is decoded by itself, so that the error for a byte that is not UTF-8 names its line.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -34,7 +42,7 @@ class Lines:
 
     @property
     def share(self) -> float:
-        """Of the file, how much has been read."""
+        """The share of the file that was read, 0 to 1."""
         return self._bytes / self._all_bytes
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
@@ -49,11 +57,11 @@ class Lines:
 
     def _decoded(self, line: bytes, number: int) -> str:
         if len(line) > MOST_BYTES:
-            raise too_long(place_of(self._path, number))
+            raise too_long(line_place(self._path, number))
         try:
             return line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as broken:
-            place = place_of(self._path, number)
+            place = line_place(self._path, number)
             raise DataError(
                 f"{place}: byte {broken.start + 1} of the line is not UTF-8", hint=NOT_UTF8
             ) from broken
@@ -63,6 +71,7 @@ NOT_UTF8 = "save the file as UTF-8, e.g. iconv -f latin1 -t utf-8 old > new"
 
 
 def too_long(place: str) -> DataError:
+    """Return the error for a row longer than `MOST_BYTES`."""
     return DataError(
         f"{place}: the row is longer than {MOST_BYTES >> 20} MiB",
         hint="is a quote or a line end missing there? Else split the row into several, or leave it "
@@ -70,16 +79,18 @@ def too_long(place: str) -> DataError:
     )
 
 
-def place_of(path: Path, line: int) -> str:
-    return f"{name_of(path)}:{line}"
+def line_place(path: Path, line: int) -> str:
+    """Return the place of a line, e.g. `train.jsonl:17`, without terminal escapes."""
+    return f"{file_label(path)}:{line}"
 
 
-def name_of(path: Path) -> str:
+def file_label(path: Path) -> str:
+    """Return the file's name without its folder, safe to print."""
     return safe_line(path.name, 120)
 
 
-def kind_of(value: Any) -> str:
-    """What a JSON value is, in words for people."""
+def json_kind(value: Any) -> str:
+    """Return what kind of JSON value this is, in words for people: "text", "a number", …"""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""Reads data files row by row and remembers where each row stands; imports nothing heavy.
+"""Readers of local data files that give every row its true line number.
 
-`datasets` drops blank lines, numbers rows from 0 and loads broken UTF-8 to die on it later; here
-every row knows its true line, so that a mistake in it can be named.
+`datasets` drops blank lines, numbers rows from 0 and fails late on broken UTF-8, so its errors
+cannot name the line; hence these readers. pyarrow is imported only for parquet.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from workbench.text import safe_line
 from workbench.training.dataset.files.json_rows import json_rows
 from workbench.training.dataset.files.lines import (
     MOST_BYTES,
+    DataRow,
     Lines,
-    Row,
-    kind_of,
-    name_of,
-    place_of,
+    file_label,
+    line_place,
     too_long,
 )
 
-__all__ = ["Row", "kind_of", "read_file"]
 
+def read_file(path: Path) -> Iterator[DataRow]:
+    """Yield the rows of a local file in order; the ending of its name decides the format.
 
-def read_file(path: Path) -> Iterator[Row]:
-    """The rows of a local file, in order. DataError names file and line of what cannot be read."""
+    Raises DataError with file and line for what cannot be read, also after some rows were yielded.
+    """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
@@ -46,7 +46,7 @@ def read_file(path: Path) -> Iterator[Row]:
 # ── csv, txt, parquet ────────────────────────────────────────────────────────────────────────
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path) -> Iterator[DataRow]:
     csv.field_size_limit(MOST_BYTES)  # its own 131,072 would refuse long documents
     lines = Lines(path)
     records = csv.reader((line for _, line in lines), strict=True)
@@ -54,7 +54,7 @@ def _csv(path: Path) -> Iterator[Row]:
     began = 1
     try:
         for record in records:
-            place, began = place_of(path, began), records.line_num + 1
+            place, began = line_place(path, began), records.line_num + 1
             if not record:
                 continue
             if not header:
@@ -65,12 +65,12 @@ def _csv(path: Path) -> Iterator[Row]:
                     f"{place}: has {len(record)} fields, the header {len(header)}",
                     hint='put fields that hold commas or line ends into double quotes: "a, b"',
                 )
-            yield Row(place, dict(zip(header, record, strict=True)), lines.share)
+            yield DataRow(place, dict(zip(header, record, strict=True)), lines.share)
     except csv.Error as broken:
         if "field larger" in str(broken):
-            raise too_long(place_of(path, began)) from broken
+            raise too_long(line_place(path, began)) from broken
         raise DataError(
-            f"{place_of(path, began)}: is not CSV: {safe_line(broken, 120)}",
+            f"{line_place(path, began)}: is not CSV: {safe_line(broken, 120)}",
             hint='close every quoted field, and write a quote inside one as ""',
         ) from broken
 
@@ -84,14 +84,14 @@ def _header(names: list[str], place: str) -> list[str]:
     )
 
 
-def _txt(path: Path) -> Iterator[Row]:
+def _txt(path: Path) -> Iterator[DataRow]:
     lines = Lines(path)
     for number, line in lines:
         if line.strip():
-            yield Row(place_of(path, number), {"text": line.rstrip("\r\n")}, lines.share)
+            yield DataRow(line_place(path, number), {"text": line.rstrip("\r\n")}, lines.share)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[DataRow]:
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
@@ -102,18 +102,18 @@ def _parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=64):
                 for values in batch.to_pylist():
                     number += 1
-                    place = f"{name_of(path)} row {number}"
+                    place = f"{file_label(path)} row {number}"
                     if any(isinstance(v, str) and len(v) > MOST_BYTES for v in values.values()):
                         raise too_long(place)
-                    yield Row(place, values, number / total)
+                    yield DataRow(place, values, number / total)
     except (pa.ArrowException, UnicodeDecodeError) as broken:
         raise DataError(
-            f"{name_of(path)}, after row {number}: cannot be read: {safe_line(broken, 160)}",
-            hint="write the file anew; its text columns must hold UTF-8",
+            f"{file_label(path)}, after row {number}: cannot be read: {safe_line(broken, 160)}",
+            hint="write the file again; its text columns must hold UTF-8",
         ) from broken
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[DataRow]]] = {
     ".jsonl": json_rows,
     ".json": json_rows,
     ".csv": _csv,

@@ -1,4 +1,4 @@
-"""What the recipe's data names stand for: a file with its content's hash, or a pinned hub set."""
+"""The data sources a recipe names: a local file with its content hash, or a pinned hub data set."""
 
 from __future__ import annotations
 
@@ -16,32 +16,37 @@ from workbench.errors import DataError
 from workbench.recipe.names import local_path
 from workbench.recipe.schema import Data
 from workbench.text import safe_line
-from workbench.training.dataset.files.rows import Row, read_file
+from workbench.training.dataset.files.lines import DataRow
+from workbench.training.dataset.files.rows import read_file
 
 TIMEOUT_S = 8.0
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Rows that can be read, and a digest that changes when they do."""
+class DataSource:
+    """A source of rows, with a digest that changes when the rows change."""
 
     name: str
     path: Path | None
-    """None for a hub set."""
+    """The local file; None for a hub data set."""
     split: str
     digest: str
+    """SHA-256 of the file's bytes, or the hub data set's commit."""
 
-    def read(self) -> Iterator[Row]:
+    def read(self) -> Iterator[DataRow]:
+        """Yield the rows in order, at each call from the start; DataError for unreadable ones."""
         if self.path is not None:
             return read_file(self.path)
         return _read_hub(self.name, self.split, self.digest)
 
 
-def find_sources(data: Data, index: Path, *, refresh: bool) -> tuple[Source, Source | None]:
-    """(train, eval); no eval source means that eval rows are split off train.
+def find_sources(data: Data, index: Path, *, refresh: bool) -> tuple[DataSource, DataSource | None]:
+    """Return (train, eval); eval is None where held-out rows are to be split off train.
 
-    `index` remembers hashes of unchanged files and the hub commits; `refresh` asks the hub again.
+    `index` is a folder that remembers the hashes of unchanged files and the hub's commits;
+    `refresh` asks the hub again. Reads a new or changed file whole, for its hash. Raises DataError
+    for a file that cannot be read, an unknown data set, or a hub that does not answer.
     """
     train = _source(data.train, data.split, data.revision, index, refresh=refresh)
     if data.eval is not None:
@@ -58,11 +63,13 @@ def find_sources(data: Data, index: Path, *, refresh: bool) -> tuple[Source, Sou
     return train, _source(data.train, data.eval_split, data.revision, index, refresh=refresh)
 
 
-def _source(name: str, split: str, revision: str | None, index: Path, *, refresh: bool) -> Source:
+def _source(
+    name: str, split: str, revision: str | None, index: Path, *, refresh: bool
+) -> DataSource:
     path = local_path(name)
     if path is None:
         commit = _pinned(name, revision, index, refresh=refresh)
-        return Source(name=name, path=None, split=split, digest=commit)
+        return DataSource(name=name, path=None, split=split, digest=commit)
     try:
         digest = _file_digest(path, index)
     except OSError as refused:
@@ -70,14 +77,14 @@ def _source(name: str, split: str, revision: str | None, index: Path, *, refresh
             f"{safe_line(path, 200)} cannot be read: {safe_line(refused.strerror or refused)}",
             hint="check the path in data.train and data.eval, and who may read the file",
         ) from refused
-    return Source(name=name, path=path, split=split, digest=digest)
+    return DataSource(name=name, path=path, split=split, digest=digest)
 
 
 # ── local files ──────────────────────────────────────────────────────────────────────────────
 
 
 def _file_digest(path: Path, index: Path) -> str:
-    """SHA-256 of the bytes; not read again while size, time and inode stay."""
+    """Return the SHA-256 of the file; it is not read again while size, time and inode stay."""
     about = path.stat()
     seen = [about.st_size, about.st_mtime_ns, about.st_ino, about.st_dev]
     entry = _entry(index, f"file {path.resolve()}")
@@ -103,7 +110,7 @@ def _load(entry: Path) -> dict[str, object]:
 
 
 def _save(entry: Path, about: dict[str, object]) -> None:
-    """Only a memory: a lost or late entry costs one more hash."""
+    """Write an index entry without syncing it: a lost one costs one more hash, nothing else."""
     staged = entry.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     with contextlib.suppress(OSError):
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +122,7 @@ def _save(entry: Path, about: dict[str, object]) -> None:
 
 
 def _pinned(name: str, revision: str | None, index: Path, *, refresh: bool) -> str:
-    """The commit behind a revision, as last asked; the hub's word when there is a network."""
+    """Return the commit behind a revision: the hub's answer, or without a network the last one."""
     if _COMMIT.match(revision or ""):
         return str(revision)
     from huggingface_hub import HfApi, errors
@@ -148,14 +155,14 @@ def _no_data(name: str, refused: Exception, *, said_no: bool) -> DataError:
     )
 
 
-def _read_hub(name: str, split: str, commit: str) -> Iterator[Row]:
+def _read_hub(name: str, split: str, commit: str) -> Iterator[DataRow]:
     import datasets
 
     shown = f"{safe_line(name, 80)}[{safe_line(split, 40)}]"
     try:
         loaded = datasets.load_dataset(name, split=split, revision=commit)
         for number, values in enumerate(loaded, start=1):
-            yield Row(f"{shown} row {number}", values, number / max(1, len(loaded)))
+            yield DataRow(f"{shown} row {number}", values, number / max(1, len(loaded)))
     except (OSError, ValueError, RuntimeError) as refused:
         raise DataError(
             f"{shown} cannot be loaded: {safe_line(refused, 300)}",
