@@ -75,10 +75,10 @@ def child(options: argparse.Namespace) -> int:
 
     from workbench.training import libraries
     from workbench.training.card_memory import Meter
-    from workbench.training.model.base import Resident
+    from workbench.training.model.base import ResidentBase
 
-    libraries.warm(threads=2 if card.kind == "cpu" else None)
-    meter, resident = Meter(card), Resident()
+    libraries.import_libraries(threads=2 if card.kind == "cpu" else None)
+    meter, resident = Meter(card), ResidentBase()
     rows = []
     for tokens in options.tokens:
         tokens = tokens // 8 if options.rehearse else tokens
@@ -92,7 +92,7 @@ def one(
     options: argparse.Namespace, card: Card, tokens: int, resident: Any, meter: Any
 ) -> dict[str, Any]:
     from workbench.training.control import Control
-    from workbench.training.trial_run import run
+    from workbench.training.trial_run import run_attempt
 
     home = Path(tempfile.mkdtemp(prefix="wb-capped-"))
     recipe = recipe_of(options, home, tokens)
@@ -116,7 +116,7 @@ def one(
         events.append((kind, data))
 
     began = time.perf_counter()
-    outcome = run(given, resident=resident, meter=meter, emit=emit, control=Control())
+    outcome = run_attempt(given, resident=resident, meter=meter, emit=emit, control=Control())
     end = next(data for kind, data in events if kind == "end")
     metrics = [data["values"] for kind, data in events if kind == "metric"]
     return {

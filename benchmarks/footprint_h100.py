@@ -36,7 +36,6 @@ from peft import LoraConfig, get_peft_model
 from workbench.footprint import ModelShape
 from workbench.footprint.buckets import Run, predict
 from workbench.recipe.schema import Recipe
-from workbench.training.model.base import Snapshot
 from workbench.training.step import Step, StepOptions, collate
 
 GIB = 1 << 30
@@ -123,7 +122,7 @@ class Bench:
         self.base = make_nf4_model(self.name, DEVICE, torch.bfloat16, quantised=case.quantised)
         clean()
         self.loaded = torch.cuda.memory_allocated() if CUDA else 0
-        self.snapshot = Snapshot(self.base)
+        self.snapshot = BaseState(self.base)
         self.shape = ModelShape.of(measures(self.name))
 
     def adapted(self, rank: int) -> Any:
@@ -143,7 +142,7 @@ class Bench:
         run = Run(
             precision="bf16", kernel="triton" if self.shape.softcap else "torch",
             optimizer=case.optimizer, tokens=case.tokens, longest=min(case.tokens, case.longest),
-            scored=case.longest, recompute_layers=recompute, resident_layers=resident,
+            scored=case.longest, recompute_layers=recompute, dequantised_layers=resident,
             offload=case.offload,
             major=torch.cuda.get_device_capability()[0] if CUDA else 9,
         )  # fmt: skip
@@ -162,7 +161,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
         options = StepOptions(
             rows_per_micro=-(-case.tokens // case.longest) + 1, tokens_per_micro=case.tokens,
-            max_length=case.longest, recompute_layers=recompute, resident_layers=resident,
+            max_length=case.longest, recompute_layers=recompute, dequantised_layers=resident,
             offload=case.offload, optimizer=case.optimizer,
         )  # fmt: skip
         began = time.perf_counter()

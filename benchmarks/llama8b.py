@@ -1,10 +1,10 @@
-"""One QLoRA trial of a Llama-3-8B-shaped model through the whole engine, on the card that is here.
+"""Run one QLoRA trial of a Llama-3-8B-shaped model through the whole engine on one card.
 
     python benchmarks/llama8b.py --data train.jsonl [--steps 50] [--shape llama-3-8b]
 
-Writes the model (random weights), runs the recipe with the guide's settings, prints the losses, the
-predicted and the measured peak, tokens/s and where the time went, and loads the adapter in plain
-PEFT. Exit 1 when the trial is not done, the loss is not finite, or does not fall.
+It writes the model (random weights), runs the recipe with the guide's settings, prints the losses,
+the predicted and the measured peak, tokens/s and the time of each phase, and loads the adapter in
+plain PEFT. It exits with 1 when the trial is not done or its loss is not finite or does not fall.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def _options() -> argparse.Namespace:
 
 
 def _run(service: Service, recipe: Path) -> int:
-    """Submit, wait for the end; the trial's id."""
+    """Submit the recipe, wait for the trial's end and return the trial's id."""
     answer = service.wait_for_answer(service.submit(load_recipe(recipe)))
     experiment = int(answer.data["experiment"])
     while True:
-        told = service.experiment(experiment)
-        if told.state == "refused":
-            sys.exit(f"refused: {told.reason}")
+        found = service.experiment(experiment)
+        if found.state == "refused":
+            sys.exit(f"refused: {found.reason}")
         tuned = [t for t in service.trials(experiment) if t.kind == "tune"]
         if tuned and all(t.state.final for t in tuned):
             return tuned[0].id
@@ -88,7 +88,7 @@ def _report(service: Service, trial: int, model: Path) -> int:
     falling = bool(losses) and all(map(math.isfinite, losses)) and losses[-1] < losses[0]
     adapter = service.home.trial(trial) / "adapter"
     _, board = service.board(detail.experiment.id)
-    told = {
+    report = {
         "state": detail.trial.state,
         "reason": detail.trial.reason,
         "card": f"{card.name} {card.uuid}",
@@ -101,12 +101,12 @@ def _report(service: Service, trial: int, model: Path) -> int:
         "moves": [(m.after, round(m.at_utc - detail.moves[0].at_utc, 1)) for m in detail.moves],
         "plain_peft": _loads_in_plain_peft(model, adapter) if done else None,
     }
-    print(json.dumps(told, indent=1, default=str), flush=True)
+    print(json.dumps(report, indent=1, default=str), flush=True)
     return 0 if done and falling else 1
 
 
 def _loads_in_plain_peft(model: Path, adapter: Path) -> str:
-    """What a person outside the project would do with the adapter."""
+    """Load the adapter with PEFT alone, as a stranger would, and return the result in words."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig

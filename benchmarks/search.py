@@ -25,13 +25,13 @@ from typing import Any
 
 from workbench import search
 from workbench.assignment import Assignment
-from workbench.cli.trials.follow import follow
+from workbench.cli.trials.follow import follow_experiment
 from workbench.footprint import choose_plan
 from workbench.home import Home
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, apply_settings, find_recipe, load_recipe
 from workbench.recipe.schema import EarlyStop
-from workbench.search import Tried, stopping
+from workbench.search import PastTrial, stopping
 from workbench.search.history import Fate
 from workbench.service import Service
 
@@ -76,11 +76,11 @@ class Trainer:
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         from workbench.training import libraries
         from workbench.training.card_memory import Meter
-        from workbench.training.model.base import Resident
+        from workbench.training.model.base import ResidentBase
         from workbench.training.prepare import prepare_experiment
 
-        libraries.hush()
-        libraries.warm(threads=1)
+        libraries.silence_loggers()
+        libraries.import_libraries(threads=1)
         self.recipe, self.folder = recipe, folder
         self.card = Card(uuid="cpu-0", kind="cpu", name="CPU", total_bytes=8 << 30)
         self.experiment = folder / "experiments" / "1"
@@ -88,12 +88,12 @@ class Trainer:
         (self.experiment / "recipe.json").write_text(recipe.model_dump_json())
         cache = folder / "cache" / "data"
         self.prepared = prepare_experiment(self.experiment, cache, lambda *_: None)
-        self.resident, self.meter, self.number = Resident(), Meter(self.card), 0
+        self.resident, self.meter, self.number = ResidentBase(), Meter(self.card), 0
 
     def curve(self, settings: dict[str, Any]) -> list[tuple[int, float]]:
         """(step, held-out loss) from first to last."""
         from workbench.training.control import Control
-        from workbench.training.trial_run import run
+        from workbench.training.trial_run import run_attempt
 
         self.number += 1
         recipe = apply_settings(self.recipe, settings)
@@ -106,7 +106,7 @@ class Trainer:
             if kind == "end" and data["outcome"] == "failed":
                 print(f"  {data['reason']}", flush=True)
 
-        run(
+        run_attempt(
             Assignment(
                 attempt=self.number,
                 trial=self.number,
@@ -147,10 +147,10 @@ class Course:
     def over(self) -> bool:
         return self.cut or len(self.told) == len(self.whole)
 
-    def tried(self) -> Tried:
+    def tried(self) -> PastTrial:
         step, loss = self.told[-1] if self.told else (None, None)
-        fate: Fate = "going" if not self.over else "cut" if self.cut else "scored"
-        return Tried(
+        fate: Fate = "running" if not self.over else "ended_early" if self.cut else "scored"
+        return PastTrial(
             number=self.number,
             settings=self.settings,
             fate=fate,
@@ -173,7 +173,7 @@ def replay(
         "parameters": {"train.learning_rate": RATES, "lora.rank": RANKS},
     }
     recipe = swept_recipe(sweep)
-    queue = search.points(recipe) if method == "grid" else []
+    queue = search.initial_points(recipe) if method == "grid" else []
     dice = random.Random(seed)  # which card is the faster one
     dice.shuffle(queue)
     begun: list[Course] = []
@@ -197,11 +197,11 @@ def replay(
         one = dice.choice(live)
         one.told.append(one.whole[len(one.told)])
         if first is not None and len(one.told) < len(one.whole):
-            before = len(list(stopping.reached(one.told[:-1], first, reduction)))
-            reached = list(stopping.reached(one.told, first, reduction))
-            for rung, (_, value) in list(enumerate(reached))[before:]:
+            before = len(list(stopping.rungs_reached(one.told[:-1], first, reduction)))
+            rungs_reached = list(stopping.rungs_reached(one.told, first, reduction))
+            for rung, (_, value) in list(enumerate(rungs_reached))[before:]:
                 rungs.setdefault(rung, []).append(value)
-                one.cut = one.cut or not stopping.goes_on(value, rungs[rung], reduction)
+                one.cut = one.cut or not stopping.survives_rung(value, rungs[rung], reduction)
         if one.over:
             live.remove(one)
     return min(c.told[-1][1] for c in begun), sum(c.told[-1][0] for c in begun)
@@ -268,7 +268,9 @@ def live(path: Path) -> None:
         began = time.monotonic()
         try:
             answer = service.wait_for_answer(service.submit(swept_recipe(sweep)), 120)
-            experiment = follow(service, int(answer.data["experiment"]), lambda line: print(line))
+            experiment = follow_experiment(
+                service, int(answer.data["experiment"]), lambda line: print(line)
+            )
             _, rows = service.board(experiment.id)
             trials = service.trials(experiment.id)
         finally:

@@ -1,11 +1,13 @@
-"""From `start` to the first optimizer step on a warm worker: the base resident, the data prepared.
+"""Measure the time from `start` to the first optimizer step on a warm worker.
+
+The base is resident and the data is prepared, as for every trial of a sweep but the first.
 
     python benchmarks/start.py [--shape 8b] [--trials 4]
     python benchmarks/start.py --rehearse     (a tiny model on a CPU card)
 
-Runs trials of two steps one after another through the worker's own code, in one process. The first
-loads the base; of the others, which differ in their learning rate, it prints the seconds until the
-first step's loss was read back from the card. The longest rows are not tried beforehand.
+It runs trials of two steps one after another through the worker's own code, in one process. The
+first trial loads the base; for the others, which differ in their learning rate, the seconds until
+the first step's loss was read back from the card are printed. The longest rows are not rehearsed.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from workbench.recipe.schema import Recipe
 from workbench.training import libraries
 from workbench.training.card_memory import Meter
 from workbench.training.control import Control
-from workbench.training.model.base import Resident
-from workbench.training.trial_run import run
+from workbench.training.model.base import ResidentBase
+from workbench.training.trial_run import run_attempt
 
 
 def main() -> int:
@@ -41,10 +43,10 @@ def main() -> int:
     shape = "tiny" if options.rehearse else options.shape
     write_shaped_model(options.model, shape, "cpu" if options.rehearse else "cuda")
     card = the_card(24, rehearse=options.rehearse)
-    libraries.warm(threads=2 if card.kind == "cpu" else None)
+    libraries.import_libraries(threads=2 if card.kind == "cpu" else None)
     home = Path(tempfile.mkdtemp(prefix="wb-start-"))
     write_rows(options.model, home / "rows.jsonl", 512)
-    meter, resident, taken = Meter(card), Resident(), []
+    meter, resident, taken = Meter(card), ResidentBase(), []
     for trial in range(1, options.trials + 1):
         recipe = recipe_of(options, home, learning_rate=1e-4 * trial)
         prepared = prepare(home, recipe)
@@ -52,7 +54,7 @@ def main() -> int:
         plan = choose_plan(recipe, prepared["model"]["config"], card, **lengths)
         given = assigned(home, trial, recipe, card, plan)
         seconds = first_step(given, resident, meter)
-        print(f"trial {trial}: {told(seconds)}", flush=True)
+        print(f"trial {trial}: {in_words(seconds)}", flush=True)
         taken.append(seconds["step 1"])
     name = torch.cuda.get_device_name() if card.kind == "cuda" else "cpu"
     print(f"{shape} on {name}: {statistics.median(taken[1:]):.2f} s from start to the first step "
@@ -60,8 +62,8 @@ def main() -> int:
     return 0
 
 
-def first_step(given: Assignment, resident: Resident, meter: Meter) -> dict[str, float]:
-    """Seconds from `start` to each phase, and to the first step."""
+def first_step(given: Assignment, resident: ResidentBase, meter: Meter) -> dict[str, float]:
+    """Run one trial and return the seconds from `start` to each phase and to the first step."""
     began, seconds = time.perf_counter(), {}
 
     def emit(kind: str, *, durable: bool = False, **data: Any) -> None:
@@ -71,11 +73,11 @@ def first_step(given: Assignment, resident: Resident, meter: Meter) -> dict[str,
         if kind == "metric" and "loss" in data["values"]:
             seconds.setdefault(f"step {data['step']}", now)
 
-    run(given, resident=resident, meter=meter, emit=emit, control=Control(), rehearse=False)
+    run_attempt(given, resident=resident, meter=meter, emit=emit, control=Control(), rehearse=False)
     return seconds
 
 
-def told(seconds: dict[str, float]) -> str:
+def in_words(seconds: dict[str, float]) -> str:
     return ", ".join(f"{name} {at:.2f} s" for name, at in seconds.items())
 
 

@@ -52,7 +52,6 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from workbench.footprint import choose_plan
 from workbench.machine.cards import Card
 from workbench.recipe.schema import Recipe
-from workbench.training.model.base import Snapshot
 from workbench.training.step import LEVERS, StepOptions, collate
 from workbench.training.step.attention import KERNELS, interface
 from workbench.training.step.in_trainer import StepTraining, step_config
@@ -250,7 +249,7 @@ class Bench:
 
     shape: str
     base: Any
-    snapshot: Snapshot
+    snapshot: BaseState
     rows: Dataset
     setting: Setting
     ops: bool = False
@@ -443,7 +442,7 @@ CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
     "d-nf4": workbench(),
     "d-recompute": workbench(recompute_layers=10_000, optimizer="adamw_8bit"),
     "d-offload": workbench(recompute_layers=10_000, optimizer="adamw_8bit", offload=True),
-    "d-16bit": workbench(resident_layers=10_000),
+    "d-16bit": workbench(dequantised_layers=10_000),
     "d-t4": workbench(precision="fp16", pretend_capability=(7, 5)),
     **{f"e-{lever}": workbench(card_gib=24, off=frozenset({lever})) for lever in LEVERS},
 }
@@ -534,7 +533,7 @@ def main() -> int:
         if not mine:
             continue
         base = make_nf4_model(shape, DEVICE, dtype)
-        snapshot = Snapshot(base)
+        snapshot = BaseState(base)
         for label in options.settings:
             setting = SETTINGS[label]
             data = rows_of(options.data, setting, base.config.vocab_size)

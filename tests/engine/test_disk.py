@@ -1,4 +1,4 @@
-"""The disk's guard: a floor, a ballast, thinning; on a file system that is really full."""
+"""The disk guard: floor, reserve file, pruning; on a file system that is really full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
-from workbench.engine import ride_out
+from workbench.engine import survive_error
 from workbench.events import EventWriter
 from workbench.machine import reserve_file
 from workbench.machine.files import free_bytes
@@ -143,8 +143,8 @@ class TestThinning:
         whole(bench.context.home.trial(2) / "checkpoints")
         bench.context.disk_free = lambda folder: 1000 * MIB
         bench.ticks(1)
-        assert bench.context.thinner.busy
-        child = bench.context.thinner._child
+        assert bench.context.pruner.busy
+        child = bench.context.pruner._child
         assert child is not None
         child.wait(60)
         bench.ticks(1)
@@ -159,11 +159,11 @@ class TestThinning:
         bench.until(State.DONE, 2)
         bench.context.disk_free = lambda folder: 1000 * MIB
         bench.ticks(1)
-        child = bench.context.thinner._child
+        child = bench.context.pruner._child
         assert child is not None
         child.wait(60)
         bench.ticks(20)
-        assert not bench.context.thinner.busy
+        assert not bench.context.pruner.busy
 
 
 def whole(checkpoints: Path) -> None:
@@ -173,7 +173,7 @@ def whole(checkpoints: Path) -> None:
     staged = checkpoints / ".step-000009.new"
     staged.mkdir()
     (staged / checkpoint.WEIGHTS).write_bytes(b"weights")
-    belongs = checkpoint.Belongs(recipe="", data="", precision="", optimizer="", versions={})
+    belongs = checkpoint.Provenance(recipe="", data="", precision="", optimizer="", versions={})
     checkpoint.commit(staged, checkpoints, step=9, belongs=belongs, window={})
 
 
@@ -181,17 +181,17 @@ class TestBallast:
     def test_it_grows_by_and_by_and_is_cut_to_what_is_wanted(self, tmp_path: Path) -> None:
         path = tmp_path / "ballast"
         for _ in range(3):
-            reserve_file.grow(path, 9 * MIB)
-        assert reserve_file.held(path) == 9 * MIB
-        reserve_file.grow(path, 5 * MIB)
-        assert reserve_file.held(path) == 5 * MIB
-        reserve_file.grow(path, 0)
+            reserve_file.grow_reserve(path, 9 * MIB)
+        assert reserve_file.reserve_size(path) == 9 * MIB
+        reserve_file.grow_reserve(path, 5 * MIB)
+        assert reserve_file.reserve_size(path) == 5 * MIB
+        reserve_file.grow_reserve(path, 0)
         assert not path.exists()
 
     def test_giving_it_up_twice_frees_it_once(self, tmp_path: Path) -> None:
-        reserve_file.grow(tmp_path / "ballast", MIB)
-        assert reserve_file.release(tmp_path / "ballast") == MIB
-        assert reserve_file.release(tmp_path / "ballast") == 0
+        reserve_file.grow_reserve(tmp_path / "ballast", MIB)
+        assert reserve_file.release_reserve(tmp_path / "ballast") == MIB
+        assert reserve_file.release_reserve(tmp_path / "ballast") == 0
 
 
 @pytest.fixture
@@ -215,24 +215,30 @@ def fill(folder: Path) -> Path:
     return path
 
 
-def test_on_a_full_disk_the_ballast_lets_the_loop_tell_of_it_and_nothing_is_lost(
+def test_on_a_full_disk_the_reserve_file_lets_the_loop_report_it_and_nothing_is_lost(
     small: Path,
 ) -> None:
     bench = make_bench(small, [cpu_card(0)])
     bench.configure('disk_floor = "8MiB"\nballast = "6MiB"')
     bench.submit(recipe(sweep={"parameters": {"train.learning_rate": [0.1, 0.05]}}))
     bench.until(State.RUNNING, 2)
-    ticks_until(bench, lambda: reserve_file.held(bench.context.home.ballast) == 6 * MIB)
+    ticks_until(
+        bench, lambda: reserve_file.reserve_size(bench.context.home.reserve_file) == 6 * MIB
+    )
     somebody = fill(small)
     assert free_bytes(small) == 0
-    ticks_until(bench, lambda: not bench.context.home.ballast.exists())
-    ticks_until(bench, lambda: any("6 MiB of ballast were given up" in one for one in told(bench)))
+    ticks_until(bench, lambda: not bench.context.home.reserve_file.exists())
+    ticks_until(
+        bench, lambda: any("the reserve file (6 MiB) was released" in one for one in told(bench))
+    )
     assert "free some" in (bench.store.fact(DISK_LOW) or "")
     known = {trial.id for trial in bench.trials()}
     somebody.unlink()
     ticks_until(bench, lambda: {trial.state for trial in bench.trials()} == {State.DONE})
     assert {trial.id for trial in bench.trials()} == known == {1, 2, 3}
-    ticks_until(bench, lambda: reserve_file.held(bench.context.home.ballast) == 6 * MIB)
+    ticks_until(
+        bench, lambda: reserve_file.reserve_size(bench.context.home.reserve_file) == 6 * MIB
+    )
     assert bench.store.db.execute("pragma integrity_check").fetchone()[0] == "ok"
     bench.context.fleet.close()
     bench.store.close()
@@ -247,5 +253,5 @@ def ticks_until(bench: Bench, fact: Callable[[], bool], limit: int = 200) -> Non
         try:
             tick(bench.context)
         except (OSError, Blocked) as full:
-            ride_out(bench.context, full)
+            survive_error(bench.context, full)
     raise AssertionError(told(bench))

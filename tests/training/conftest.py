@@ -1,4 +1,4 @@
-"""A real tokenizer, and recipes on small files."""
+"""Fixtures: a real tokenizer, and recipes on small files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _demo_tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def tokenizer(_demo_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The demo's, in Llama 3's form: a begin token, headers, `<|eot_id|>`; a copy to change."""
+    """Return a copy of the demo's tokenizer: Llama 3's begin token, headers and `<|eot_id|>`."""
     return copy.deepcopy(_demo_tokenizer)
 
 

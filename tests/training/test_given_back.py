@@ -1,4 +1,4 @@
-"""Memory is really given back: a worker's twentieth trial finds what its first one found."""
+"""A worker's memory is released: its twentieth trial finds what its first one found."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.training.test_oom_fallback import holds
 from tests.training.trials import Bench, plan, recipe
 from workbench.events import Outcome
 from workbench.training.card_memory import resident_bytes
-from workbench.training.model.base import Resident
+from workbench.training.model.base import ResidentBase
 
 MIB = 1 << 20
 
 
 def tensors() -> tuple[int, int]:
-    """Live tensors, and the bytes behind them, each storage once."""
+    """Return the number of live tensors and the bytes behind them, each storage counted once."""
     gc.collect()
     alive = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
     storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in alive}
@@ -25,7 +25,7 @@ def tensors() -> tuple[int, int]:
 
 
 def test_twenty_trials_leave_no_tensor_and_no_bytes_behind(tmp_path: Path) -> None:
-    resident, seen, sizes = Resident(), [], []
+    resident, seen, sizes = ResidentBase(), [], []
     settings = recipe(train__max_steps=2, train__save_every=2, lora__rank=8)
     for turn in range(20):
         cut = plan(recompute_layers=5) if turn % 3 == 2 else plan()
@@ -45,5 +45,5 @@ def test_a_worker_out_of_memory_holds_no_tensor_of_its_attempt(tmp_path: Path) -
     Bench(tmp_path / "a", recipe(train__max_steps=1)).run()
     before = tensors()
     with holds(0):
-        Bench(tmp_path / "b", recipe(train__max_steps=1)).run(Resident())
+        Bench(tmp_path / "b", recipe(train__max_steps=1)).run(ResidentBase())
     assert tensors()[1] <= before[1] + MIB

@@ -76,7 +76,7 @@ def test_the_peak_stays_below_the_cap(tmp_path: Path) -> None:
     assert 0 < max(peaks) < cap
 
 
-def test_too_little_memory_is_told_as_such(tmp_path: Path) -> None:
+def test_too_little_memory_is_reported_as_such(tmp_path: Path) -> None:
     made = recipe(model__quantization="none", train__batch_size=24)
     cut = plan(
         precision="bf16", rows_per_step=24, tokens_per_micro=24 * 96, predicted_bytes=123 << 20
@@ -108,7 +108,7 @@ def test_200_steps_lie_within_three_seeds_of_trl(tmp_path: Path) -> None:
 
 
 def test_a_saved_adapter_gives_the_same_logits_in_plain_peft(tmp_path: Path) -> None:
-    """bf16 has 8 bits: what differs is the order in which layers of it are added up."""
+    """bf16 has 8 bits of mantissa; the logits differ by the order in which layers are summed."""
     trained, loaded, plain = logits_of_saved(tmp_path, "bf16", card())
     moved = float((trained - plain).abs().max())
     assert float((trained - loaded).abs().max()) < 0.02 * float(trained.abs().max()) < moved

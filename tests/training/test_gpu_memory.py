@@ -1,4 +1,4 @@
-"""Memory of a CUDA card: given back after each trial, and the way down when it runs out.
+"""Memory of a CUDA card: released after each trial, and the fallbacks when it runs out.
 
 python -m pytest tests/training/test_gpu_memory.py -m gpu
 """
@@ -15,10 +15,10 @@ from tests.training.test_gpu import card
 from tests.training.trials import Bench, plan, recipe
 from workbench.events import Outcome
 from workbench.footprint import Plan
-from workbench.footprint.oom_fallback import squeeze
+from workbench.footprint.oom_fallback import next_fallback
 from workbench.machine.cards import CAP_SLACK_BYTES
 from workbench.training.card_memory import Meter
-from workbench.training.model.base import Resident
+from workbench.training.model.base import ResidentBase
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -36,11 +36,11 @@ WIDE: dict[str, Any] = {
     "train__save_every": 1,
     "train__log_every": 1,
 }
-"""Three steps of so many rows that how many go at once is most of what they take."""
+"""Three steps of so many rows that the rows at a time decide the memory."""
 
 
 def emptied() -> tuple[int, int]:
-    """Bytes that tensors hold, and free ones on the card, once nothing is cached."""
+    """Return the bytes that tensors hold and the free bytes of the card, with nothing cached."""
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -48,8 +48,8 @@ def emptied() -> tuple[int, int]:
 
 
 def test_fifty_trials_on_one_worker_leave_the_card_as_the_first_left_it(tmp_path: Path) -> None:
-    """Each loads nothing, trains with graphs, scores, checkpoints, leaves an adapter."""
-    resident, left = Resident(), []
+    """Each trial takes the resident base, trains with graphs, scores and saves an adapter."""
+    resident, left = ResidentBase(), []
     for turn in range(50):
         made = recipe(
             model__quantization="nf4", train__max_steps=4, train__save_every=2, train__seed=turn
@@ -63,10 +63,10 @@ def test_fifty_trials_on_one_worker_leave_the_card_as_the_first_left_it(tmp_path
 
 
 @pytest.mark.parametrize("rehearse", [True, False])
-def test_a_capped_card_that_runs_out_ends_on_a_rung_that_holds(
+def test_a_capped_card_that_runs_out_ends_on_a_fallback_step_that_fits(
     rehearse: bool, tmp_path: Path
 ) -> None:
-    """All rows at once take more than the cap, one row at a time less: in between it stops."""
+    """All rows at once exceed the cap and one row at a time fits; a step in between must hold."""
     wide = plan(
         precision="bf16",
         rows_per_step=ROWS,
@@ -94,7 +94,7 @@ def test_a_capped_card_that_runs_out_ends_on_a_rung_that_holds(
             if log.outcome is Outcome.DONE:
                 break
             assert log.end["cause"] == "out_of_memory", log.end
-            lower = squeeze(bench.plan, log.end["stage"])
+            lower = next_fallback(bench.plan, log.end["stage"])
             assert lower is not None, log.end
             bench.plan = lower
     finally:

@@ -1,4 +1,4 @@
-"""The machine's memory: loads wait for it, training makes room for it."""
+"""The machine's memory: loads wait for it, and training yields when it stays low."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from workbench.training.host_memory import (
     IN_FLIGHT_BYTES,
     LOAD_PATIENCE_S,
     TRAIN_PATIENCE_S,
-    Host,
+    MemoryMonitor,
     loading_bytes,
 )
-from workbench.training.model.base import Resident
+from workbench.training.model.base import ResidentBase
 
 GIB = 1 << 30
 
 
 class Machine:
-    """A /proc of our own, and a clock that moves when somebody waits."""
+    """A stand-in for the machine: its own /proc, and a clock that moves when somebody waits."""
 
     def __init__(self, root: Path, total_gib: float = 100.0) -> None:
         self.root, self.waited = root, 0
@@ -60,125 +60,136 @@ def told() -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.fixture
-def host(machine: Machine, told: list[Any], tmp_path: Path) -> Host:
+def host(machine: Machine, told: list[Any], tmp_path: Path) -> MemoryMonitor:
     def emit(kind: str, *, durable: bool = False, **data: Any) -> None:
         told.append((kind, data))
 
-    return Host(emit, Control(), tmp_path, root=machine.root, pause=machine.pause)
+    return MemoryMonitor(emit, Control(), tmp_path, root=machine.root, pause=machine.pause)
 
 
-def test_a_load_that_has_room_waits_for_nothing(host: Host, machine: Machine, told: Any) -> None:
-    with host.room_for(2 * GIB):
+def test_a_load_with_enough_memory_does_not_wait(
+    host: MemoryMonitor, machine: Machine, told: Any
+) -> None:
+    with host.reserve(2 * GIB):
         pass
     assert (machine.waited, told) == (0, [])
 
 
-def test_a_load_waits_for_room_and_says_so_once(host: Host, machine: Machine, told: Any) -> None:
+def test_a_load_waits_for_memory_and_reports_it_once(
+    host: MemoryMonitor, machine: Machine, told: Any
+) -> None:
     machine.free(9)  # 8 of them are to stay free
     machine.then = lambda n: machine.free(20) if n == 3 else None
-    with host.room_for(2 * GIB):
+    with host.reserve(2 * GIB):
         pass
     assert machine.waited == 3
     (phase,) = [data for kind, data in told if kind == "phase"]
     assert phase["name"] == "waiting for host memory"
-    assert phase["detail"] == "9.0 GiB free, 10.0 GiB wanted"
+    assert phase["detail"] == "9.0 GiB free, 10.0 GiB needed"
 
 
-def test_a_load_that_waits_too_long_gives_up(host: Host, machine: Machine) -> None:
+def test_a_load_that_waits_too_long_fails(host: MemoryMonitor, machine: Machine) -> None:
     machine.free(1)
-    with pytest.raises(HostMemory, match="of memory left for 900 s"), host.room_for(GIB):
+    with pytest.raises(HostMemory, match="of memory left for 900 s"), host.reserve(GIB):
         pass
     assert machine.waited == LOAD_PATIENCE_S
 
 
-def test_what_the_machine_can_never_hold_is_refused_at_once(host: Host, machine: Machine) -> None:
-    with pytest.raises(DoesNotFit, match="GiB in all") as refused, host.room_for(95 * GIB):
+def test_a_load_larger_than_the_machine_is_refused_at_once(
+    host: MemoryMonitor, machine: Machine
+) -> None:
+    with pytest.raises(DoesNotFit, match="GiB in all") as refused, host.reserve(95 * GIB):
         pass
     assert machine.waited == 0
     assert refused.value.hint
 
 
-def test_scarce_memory_is_for_one_load_at_a_time(
-    host: Host, machine: Machine, tmp_path: Path
+def test_loads_go_one_after_another_when_memory_is_scarce(
+    host: MemoryMonitor, machine: Machine, tmp_path: Path
 ) -> None:
     machine.free(14)
     other = Lock(tmp_path / "loading.lock")
     assert other.take()
     machine.then = lambda n: other.release() if n == 2 else None
-    with host.room_for(4 * GIB):
+    with host.reserve(4 * GIB):
         assert machine.waited == 2
         assert not other.take()
     assert other.take()
     other.release()
 
 
-def test_a_wish_for_the_card_ends_the_waiting(machine: Machine, tmp_path: Path) -> None:
+def test_a_request_to_yield_ends_the_wait(machine: Machine, tmp_path: Path) -> None:
     machine.free(1)
     bench = Bench(tmp_path / "home", recipe(train__max_steps=1))
 
     def on(kind: str, data: dict[str, Any], control: Control) -> None:
         if kind == "phase" and data["name"] == "waiting for host memory":
-            control.ask(Halt.YIELD)
+            control.request_halt(Halt.YIELD)
 
-    log = bench.run(on=on, host=partial(Host, root=machine.root, pause=machine.pause))
+    log = bench.run(on=on, host=partial(MemoryMonitor, root=machine.root, pause=machine.pause))
     assert log.outcome is Outcome.YIELDED
 
 
-def test_a_trial_without_memory_to_load_says_whose_fault_it_is(
+def test_a_trial_without_memory_to_load_names_host_memory_as_the_cause(
     machine: Machine, tmp_path: Path
 ) -> None:
     machine.free(1)
     bench = Bench(tmp_path / "home", recipe(train__max_steps=1))
-    log = bench.run(host=partial(Host, root=machine.root, pause=machine.pause))
+    log = bench.run(host=partial(MemoryMonitor, root=machine.root, pause=machine.pause))
     assert (log.outcome, log.end["cause"]) == (Outcome.FAILED, "host_memory")
     assert "waiting for host memory" in [row["name"] for row in log.of("phase")]
 
 
 def offloading(folder: Path) -> Bench:
-    """All layers recompute, and their inputs are to wait in 60 GiB of a machine of 100."""
+    """Return a trial that recomputes all layers and offloads 60 GiB on a machine of 100 GiB."""
     made = plan(recompute_layers=5, offload=True, host_bytes=60 * GIB)
     return Bench(folder, recipe(model__quantization="nf4"), plan=made)
 
 
-def test_inputs_that_leave_the_card_wait_for_room_once_the_base_is_there(
+def test_offloaded_inputs_wait_for_memory_after_the_base_is_loaded(
     machine: Machine, tmp_path: Path
 ) -> None:
     machine.free(50)
     machine.then = lambda n: machine.free(90)
-    log = offloading(tmp_path).run(host=partial(Host, root=machine.root, pause=machine.pause))
+    log = offloading(tmp_path).run(
+        host=partial(MemoryMonitor, root=machine.root, pause=machine.pause)
+    )
     assert (log.outcome, machine.waited) == (Outcome.DONE, 1)
     names = [row["name"] for row in log.of("phase")]
     assert names.index("loading") < names.index("training") < names.index("waiting for host memory")
 
 
-def test_a_wish_for_the_card_ends_that_waiting_too_and_the_step_reached_is_told(
+def test_a_request_to_yield_ends_that_wait_too_and_reports_the_step(
     machine: Machine, tmp_path: Path
 ) -> None:
-    bench, make = offloading(tmp_path), partial(Host, root=machine.root, pause=machine.pause)
+    bench, make = (
+        offloading(tmp_path),
+        partial(MemoryMonitor, root=machine.root, pause=machine.pause),
+    )
     reached = bench.run(on=halt_at(4, Halt.YIELD), host=make).end["step"]
     assert reached > 0
     machine.free(50)
 
     def on(kind: str, data: dict[str, Any], control: Control) -> None:
         if kind == "phase" and data["name"] == "waiting for host memory":
-            control.ask(Halt.YIELD)
+            control.request_halt(Halt.YIELD)
 
     log = bench.run(on=on, host=make)
     assert (log.outcome, log.end["step"]) == (Outcome.YIELDED, reached)
 
 
-def test_scoring_the_base_asks_for_none_of_it(machine: Machine, tmp_path: Path) -> None:
+def test_scoring_the_base_needs_no_offload_memory(machine: Machine, tmp_path: Path) -> None:
     machine.free(50)
     bench = offloading(tmp_path)
     bench.kind = "base"
-    log = bench.run(host=partial(Host, root=machine.root, pause=machine.pause))
+    log = bench.run(host=partial(MemoryMonitor, root=machine.root, pause=machine.pause))
     assert (log.outcome, machine.waited) == (Outcome.DONE, 0)
 
 
 def test_a_trial_that_the_machine_can_never_hold_fails_at_once(tmp_path: Path) -> None:
     small = Machine(tmp_path / "small", total_gib=1.0)
     bench = Bench(tmp_path / "home", recipe(train__max_steps=1))
-    log = bench.run(host=partial(Host, root=small.root, pause=small.pause))
+    log = bench.run(host=partial(MemoryMonitor, root=small.root, pause=small.pause))
     assert (log.outcome, log.end["cause"], small.waited) == (Outcome.FAILED, "recipe", 0)
     assert log.end["hint"]
 
@@ -193,7 +204,7 @@ def test_training_waits_while_memory_is_short_and_loses_nothing(
         if kind == "phase" and data["name"] == "training" and not machine.waited:
             machine.free(3)
 
-    make = partial(Host, root=machine.root, pause=machine.pause)
+    make = partial(MemoryMonitor, root=machine.root, pause=machine.pause)
     log = Bench(tmp_path / "b", recipe()).run(on=on, host=make)
     assert log.outcome is Outcome.DONE
     assert machine.waited == 1
@@ -203,16 +214,16 @@ def test_training_waits_while_memory_is_short_and_loses_nothing(
     assert names[at + 1] == "training"
 
 
-def test_training_that_waits_in_vain_checkpoints_and_lets_card_and_base_go(
+def test_training_that_waits_in_vain_checkpoints_and_releases_card_and_base(
     machine: Machine, tmp_path: Path
 ) -> None:
     def on(kind: str, data: dict[str, Any], control: Control) -> None:
         if kind == "phase" and data["name"] == "training":
             machine.free(3)
 
-    resident = Resident()
+    resident = ResidentBase()
     bench = Bench(tmp_path / "home", recipe())
-    make = partial(Host, root=machine.root, pause=machine.pause)
+    make = partial(MemoryMonitor, root=machine.root, pause=machine.pause)
     log = bench.run(on=on, resident=resident, host=make)
     assert log.outcome is Outcome.YIELDED
     assert machine.waited == TRAIN_PATIENCE_S
@@ -222,7 +233,7 @@ def test_training_that_waits_in_vain_checkpoints_and_lets_card_and_base_go(
     assert bench.run().outcome is Outcome.DONE
 
 
-def test_what_loading_takes(tmp_path: Path) -> None:
+def test_the_bytes_a_load_needs(tmp_path: Path) -> None:
     how = plan(predicted_bytes=5 * GIB, buckets={"base": 4 * GIB, "context": GIB})
     assert loading_bytes(how, "cpu", str(tmp_path)) == 4 * GIB
     (tmp_path / "model.safetensors").write_bytes(bytes(1000))

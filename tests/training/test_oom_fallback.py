@@ -1,4 +1,4 @@
-"""Out of memory in a real trial: what it does itself, what it reports, and that no loss changes."""
+"""Out of memory in a real trial: its own retries, its report, and that no loss changes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from torch import nn
 from tests.training.trials import Bench, plan, recipe
 from workbench import fault_points
 from workbench.events import Outcome
-from workbench.training.model.base import Resident
+from workbench.training.model.base import ResidentBase
 
 SETTINGS: dict[str, Any] = {"lora__dropout": 0.0, "train__epochs": 2, "train__log_every": 1}
-"""Twelve steps of four rows; checkpoints at 4 and 8. Masks would depend on how a batch is cut."""
+"""Twelve steps of four rows, with checkpoints at 4 and 8, and without dropout: its masks would
+depend on how a batch is cut."""
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def holds(tokens: int, *, after: int = 0, scoring: int = 1 << 30) -> Iterator[No
 
 @pytest.fixture
 def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file to arm a fault in."""
+    """Return the file in which a fault is armed."""
     monkeypatch.setenv(fault_points.VARIABLE, str(tmp_path / "fault"))
     return tmp_path / "fault"
 
@@ -61,7 +62,7 @@ def warnings_of(log: Any) -> list[str]:
         {"tokens_per_micro": 96, "recompute_layers": 5},
     ],
 )
-def test_losses_are_the_same_across_a_rung(rung: dict[str, Any], tmp_path: Path) -> None:
+def test_losses_are_the_same_across_a_fallback_step(rung: dict[str, Any], tmp_path: Path) -> None:
     straight = Bench(tmp_path / "a", recipe(**SETTINGS)).run()
     climbing = Bench(tmp_path / "b", recipe(**SETTINGS))
     with holds(150, after=6):
@@ -80,7 +81,7 @@ def test_losses_are_the_same_across_a_rung(rung: dict[str, Any], tmp_path: Path)
 
 
 @pytest.mark.parametrize(("after", "step"), [(0, None), (6, 6)])
-def test_an_attempt_says_where_it_ran_out_and_what_it_had(
+def test_an_attempt_reports_where_it_ran_out_of_memory_and_what_it_took(
     after: int, step: int | None, tmp_path: Path
 ) -> None:
     with holds(0, after=after):
@@ -92,7 +93,7 @@ def test_an_attempt_says_where_it_ran_out_and_what_it_had(
     assert "were taken, 1.0 GiB predicted" in log.end["reason"]
 
 
-def test_a_moments_shortage_is_mended_by_an_emptied_card(tmp_path: Path) -> None:
+def test_a_passing_shortage_is_cured_by_emptying_the_card(tmp_path: Path) -> None:
     straight = Bench(tmp_path / "a", recipe(**SETTINGS)).run()
     armed = [True]
 
@@ -139,7 +140,7 @@ def test_a_card_that_cannot_score_one_row_says_so(tmp_path: Path) -> None:
     assert "in evaluating at step 4" in log.end["reason"]
 
 
-def test_the_plan_says_how_many_rows_are_scored_at_once(tmp_path: Path) -> None:
+def test_the_plan_decides_how_many_rows_are_scored_at_once(tmp_path: Path) -> None:
     sizes = set()
 
     def look(module: nn.Module, inputs: Any) -> None:
@@ -154,8 +155,8 @@ def test_the_plan_says_how_many_rows_are_scored_at_once(tmp_path: Path) -> None:
     assert max(sizes) == 3
 
 
-def test_the_base_is_let_go_so_that_the_next_attempt_finds_the_card_empty(tmp_path: Path) -> None:
-    resident = Resident()
+def test_the_base_is_released_so_that_the_next_attempt_finds_the_card_empty(tmp_path: Path) -> None:
+    resident = ResidentBase()
     with holds(0):
         Bench(tmp_path, recipe(**SETTINGS)).run(resident=resident)
     assert resident.spec is None

@@ -1,4 +1,4 @@
-"""The worst batch comes first, once, and leaves no trace."""
+"""The rehearsal tries the worst batch first, once, and changes nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def phases(log: Any) -> list[str]:
         ("paged_adamw_8bit", {"tokens_per_micro": 192, "recompute_layers": 5}),
     ],
 )
-def test_losses_and_weights_are_those_of_a_trial_without_it(
+def test_losses_and_weights_equal_those_of_a_trial_without_a_rehearsal(
     optimizer: str, cut: dict[str, Any], tmp_path: Path
 ) -> None:
     how = plan(optimizer=optimizer, **cut)
@@ -58,7 +58,7 @@ def test_a_resumed_trial_that_rehearses_repeats_the_uninterrupted_one(tmp_path: 
     assert {**first.losses, **second.losses} == pytest.approx(expected.losses, rel=1e-6)
 
 
-def test_it_tries_the_longest_rows_there_are(tmp_path: Path) -> None:
+def test_a_rehearsal_tries_the_longest_rows(tmp_path: Path) -> None:
     sizes: list[tuple[bool, int]] = []
 
     def look(module: nn.Module, inputs: Any) -> None:
@@ -92,7 +92,7 @@ def test_the_worst_batches_fill_a_micro_step(tokens: int, expected: list[Any]) -
     assert made[0].cut(4, tokens)[0].tokens == tokens
 
 
-def test_it_is_remembered_until_plan_or_rows_are_others(tmp_path: Path) -> None:
+def test_a_rehearsal_is_remembered_until_plan_or_rows_change(tmp_path: Path) -> None:
     bench = Bench(tmp_path, recipe(**SETTINGS, train__max_steps=1))
     told = [phases(bench.run(rehearse=True)).count("rehearsing")]
     bench.trial.rename(tmp_path / "first")
@@ -106,7 +106,7 @@ def test_it_is_remembered_until_plan_or_rows_are_others(tmp_path: Path) -> None:
     assert told == [1, 0, 1, 1]
 
 
-def test_out_of_memory_there_comes_before_any_training(tmp_path: Path) -> None:
+def test_out_of_memory_in_a_rehearsal_comes_before_any_training(tmp_path: Path) -> None:
     bench = Bench(tmp_path, recipe(**SETTINGS))
     with holds(200):
         log = bench.run(rehearse=True)
@@ -120,10 +120,12 @@ def test_out_of_memory_there_comes_before_any_training(tmp_path: Path) -> None:
     assert "rehearsing" in phases(log)
 
 
-def test_a_wish_for_the_card_during_it_is_obeyed_at_the_first_step(tmp_path: Path) -> None:
+def test_a_request_to_yield_during_a_rehearsal_takes_effect_at_the_first_step(
+    tmp_path: Path,
+) -> None:
     def on(kind: str, data: dict[str, Any], control: Any) -> None:
         if kind == "phase" and data["name"] == "rehearsing":
-            control.ask(Halt.YIELD)
+            control.request_halt(Halt.YIELD)
 
     bench = Bench(tmp_path, recipe(**SETTINGS))
     log = bench.run(on=on, rehearse=True)
@@ -133,10 +135,10 @@ def test_a_wish_for_the_card_during_it_is_obeyed_at_the_first_step(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("optimizer", "made"), [("adamw_torch", True), ("sgd", False)])
-def test_it_leaves_room_for_the_moments_that_are_still_to_be_made(
+def test_a_rehearsal_leaves_room_for_the_optimizer_state(
     optimizer: str, made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The flat AdamW has its own from the start: room for them twice would be out of memory."""
+    """The flat AdamW allocates its state at once; reserving it again would exceed the memory."""
     plain, sizes = torch.empty, list[int]()
 
     def empty(*args: Any, **kwargs: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A resumed trial gives what an uninterrupted one gives."""
+"""A resumed trial gives the same losses and weights as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from workbench.events import Outcome
 from workbench.fleet import Halt
 
 SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__save_every": 5, "train__log_every": 3}
-"""Twelve steps; step 10 lies in the middle of the second epoch, and in a metric window."""
+"""Twelve steps; step 10 lies in the middle of the second epoch and inside a metric window."""
 
 
 @pytest.mark.parametrize(
     ("optimizer", "quantization", "cut"),
     [
         ("adamw_torch", "none", {"tokens_per_micro": 192, "recompute_layers": 5}),
-        ("paged_adamw_8bit", "nf4", {"resident_layers": 2}),
+        ("paged_adamw_8bit", "nf4", {"dequantised_layers": 2}),
     ],
 )
 def test_a_resumed_trial_repeats_the_uninterrupted_one(
@@ -73,7 +73,7 @@ def test_a_resumed_trial_refuses_changed_rows(tmp_path: Path) -> None:
     assert bench.run().outcome is Outcome.DONE
 
 
-def test_damaged_checkpoints_are_told_and_without_a_whole_one_it_starts_anew(
+def test_damaged_checkpoints_are_reported_and_without_a_whole_one_training_restarts(
     tmp_path: Path,
 ) -> None:
     bench = Bench(tmp_path, recipe(train__epochs=2))

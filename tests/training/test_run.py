@@ -1,4 +1,4 @@
-"""One attempt from assignment to end event."""
+"""One attempt, from its assignment to its end event."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from workbench.recipe import load_recipe, shipped_file
 from workbench.training.checkpoints.checkpoint import COMMIT, digest, newest_verified
 from workbench.training.control import Control
 from workbench.training.model.adapter import WEIGHTS
-from workbench.training.model.base import DTYPES, Resident
+from workbench.training.model.base import DTYPES, ResidentBase
 
 ANSWERS = {"evaluate__answer_pattern": r"####\s*(\S+)", "evaluate__max_new_tokens": 24}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Any]:
-    """One whole trial with everything on."""
+    """Return one whole trial with every feature switched on."""
     settings = recipe(evaluate__every=2, **ANSWERS)
     bench = Bench(tmp_path_factory.mktemp("home"), settings)
     return bench, bench.run()
 
 
-def test_a_trial_runs_to_its_end_and_says_so_last(done: tuple[Bench, Any]) -> None:
+def test_a_trial_runs_to_its_end_and_its_last_event_is_the_end(done: tuple[Bench, Any]) -> None:
     _, log = done
     assert log.outcome is Outcome.DONE, log.end
     assert log.events[-1][0] == "end"
@@ -99,7 +99,7 @@ def logits_of_saved(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of one row: by the model that was trained, as it saved its adapter; by that adapter in plain
     PEFT on a plain base; by the base alone."""
-    made, seen, resident = recipe(train__epochs=4, **settings), [], Resident()
+    made, seen, resident = recipe(train__epochs=4, **settings), [], ResidentBase()
     ids = torch.arange(3, 90, device=card.kind)[None]
 
     def logits(model: Any) -> torch.Tensor:
@@ -128,8 +128,8 @@ def test_the_saved_adapter_gives_the_same_logits_in_plain_peft(tmp_path: Path) -
     assert float((trained - plain).abs().max()) > 0.1
 
 
-def test_of_a_model_that_sees_the_text_model_is_trained_fused(tmp_path: Path) -> None:
-    """Gemma 3 from 4B on: its eyes get no adapter."""
+def test_only_the_text_part_of_a_vision_model_is_trained(tmp_path: Path) -> None:
+    """Gemma 3 from 4B on has a vision tower, which gets no adapter."""
     folder, demo = tmp_path / "model", shipped_file("workbench:demo/model")
     text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024}
@@ -149,7 +149,7 @@ def test_of_a_model_that_sees_the_text_model_is_trained_fused(tmp_path: Path) ->
     PeftModel.from_pretrained(plain, bench.trial / "adapter")
 
 
-def test_the_adapter_folder_tells_its_recipe_and_scores(done: tuple[Bench, Any]) -> None:
+def test_the_adapter_folder_holds_its_recipe_and_scores(done: tuple[Bench, Any]) -> None:
     bench, log = done
     folder = bench.trial / "adapter"
     assert load_recipe(folder / "recipe.yaml") == bench.recipe
@@ -182,10 +182,10 @@ def test_a_yield_leaves_a_checkpoint_and_nothing_scored(tmp_path: Path) -> None:
     assert not (tmp_path / "trials/1/adapter").exists()
 
 
-def test_a_yield_while_answers_are_generated_is_obeyed(tmp_path: Path) -> None:
+def test_a_yield_ends_the_generation_of_answers(tmp_path: Path) -> None:
     def on(kind: str, data: dict[str, Any], control: Control) -> None:
         if kind == "phase" and data["detail"] == "answers":
-            control.ask(Halt.YIELD)
+            control.request_halt(Halt.YIELD)
 
     settings = recipe(train__max_steps=2, **ANSWERS)
     bench = Bench(tmp_path, settings, plan=plan(recompute_layers=5))
@@ -221,7 +221,7 @@ def test_the_base_is_scored_untouched(tmp_path: Path) -> None:
     assert not log.of("adapter")
 
 
-def test_a_loss_that_is_no_number_ends_the_trial(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_trial(tmp_path: Path) -> None:
     log = Bench(tmp_path, recipe(train__learning_rate=1e30)).run()
     assert log.outcome is Outcome.DIVERGED
     assert not log.of("adapter")
@@ -230,7 +230,7 @@ def test_a_loss_that_is_no_number_ends_the_trial(tmp_path: Path) -> None:
 
 
 def test_a_loss_ten_times_its_start_ends_the_trial_with_its_last_checkpoint(tmp_path: Path) -> None:
-    """What it began with is in the checkpoint; here it is made to have begun with a tenth."""
+    """The first loss is in the checkpoint; the test makes it a tenth of what it was."""
     bench = Bench(tmp_path, recipe(train__save_every=1, train__log_every=1))
     first = bench.run(on=halt_at(2, Halt.YIELD)).losses[1][0]
     found = newest_verified(bench.checkpoints)
@@ -248,7 +248,7 @@ def test_a_loss_ten_times_its_start_ends_the_trial_with_its_last_checkpoint(tmp_
     assert len(log.of("adapter")) == 1
 
 
-def test_steps_that_cannot_be_made_end_the_trial_with_its_last_checkpoint(tmp_path: Path) -> None:
+def test_skipped_steps_end_the_trial_with_its_last_checkpoint(tmp_path: Path) -> None:
     wild = recipe(
         train__save_every=2, train__log_every=1, train__max_steps=40, train__learning_rate=10.0
     )

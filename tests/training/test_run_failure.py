@@ -1,4 +1,4 @@
-"""Failures, in words a person can act on."""
+"""Failures are reported in words that a person can act on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from workbench.errors import CheckpointError, DataError, ModelError, RecipeError
 from workbench.training.failure import classify, diverged, is_poisoned
 
 CUBLAS_WITHOUT_MEMORY = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
-"""As torch words it, which puts its own "CUDA error" before any name of cuBLAS's."""
+"""torch's own words: it puts "CUDA error" before any name of cuBLAS."""
 
 
 class OutOfMemoryError(RuntimeError):
-    """Named as torch names it."""
+    """An error with the class name that torch uses."""
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ class OutOfMemoryError(RuntimeError):
         (KeyError("x"), "bug"),
     ],
 )
-def test_a_failure_has_a_cause_a_reason_and_a_mend(
+def test_a_failure_has_a_cause_a_reason_and_a_hint(
     error: Exception, cause: str, tmp_path: Path
 ) -> None:
     found = classify(error, folder=tmp_path / "not" / "there", predicted_bytes=3 << 30)
@@ -71,7 +71,7 @@ def test_foreign_text_in_a_failure_is_made_harmless(tmp_path: Path) -> None:
         ("shapes cannot be multiplied", False),
     ],
 )
-def test_a_broken_context_is_told_from_other_errors(text: str, broken: bool) -> None:
+def test_a_broken_context_is_distinguished_from_other_errors(text: str, broken: bool) -> None:
     assert is_poisoned(RuntimeError(text)) is broken
 
 

@@ -1,4 +1,4 @@
-"""The trial's trainer gives what TRL's own gives, and skips a step that has no finite gradient."""
+"""The trial's trainer gives the losses of TRL's own, and skips steps without finite gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workbench.events import Outcome
 from workbench.recipe import Recipe
 from workbench.training.dataset.prepared import load_prepared, prepare_data
 from workbench.training.model import adapter
-from workbench.training.model.base import Resident
+from workbench.training.model.base import ResidentBase
 from workbench.training.model.tokenizer import load_tokenizer
 from workbench.training.row_order import EpochOrder
 from workbench.training.step import Step
@@ -24,7 +24,7 @@ from workbench.training.trainer import CHECK_EVERY
 
 
 class Stock(SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer, over rows in the trial's order."""
+    """TRL's trainer over rows in the trial's order."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
         lengths = list(self.train_dataset["length"])
@@ -34,7 +34,7 @@ class Stock(SFTTrainer):  # type: ignore[misc]
 def losses_of_trl(
     made: Recipe, folder: Path, *, device: str = "cpu"
 ) -> dict[int, tuple[float, float]]:
-    """Loss and gradient norm at each log line, of padded batches without any of our step."""
+    """Return loss and gradient norm at each log line of TRL's trainer on padded batches."""
     card = device == "cuda"
     tokenizer = load_tokenizer(spec().path, None)
     rows, _ = load_prepared(prepare_data(made, tokenizer, folder / "cache", lambda *_: None))
@@ -63,8 +63,8 @@ def losses_of_trl(
     )
     precision = "bf16" if card else "fp32"
     way = spec(quantization=made.model.quantization, device=device, precision=precision)
-    with Resident().lend(way) as base:
-        model = adapter.put_on(base, made, lambda *_, **__: None)
+    with ResidentBase().acquire(way) as base:
+        model = adapter.add_adapter(base, made, lambda *_, **__: None)
         masters = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
         trainer = Stock(
             model=model,
@@ -93,7 +93,7 @@ def test_losses_and_gradients_are_those_of_trl(cut: dict[str, Any], tmp_path: Pa
 
 
 def spoilt(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
-    """The gradients of these steps are no numbers."""
+    """Make the gradients of these steps NaN."""
     forward_backward = Step.forward_backward
     seen = iter(range(10**6))
 
@@ -121,7 +121,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
     assert math.isfinite(log.scores["loss"])
 
 
-def test_twenty_in_a_row_end_the_trial_with_a_mend(
+def test_twenty_skipped_steps_in_a_row_end_the_trial_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoilt(monkeypatch, range(4, 10**6))
@@ -132,7 +132,7 @@ def test_twenty_in_a_row_end_the_trial_with_a_mend(
     assert {row["step"] for row in log.of("checkpoint")} >= {4}
 
 
-def test_that_is_noticed_within_some_steps_however_rarely_it_logs(
+def test_skipped_steps_are_noticed_however_rarely_metrics_are_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoilt(monkeypatch, range(10**6))

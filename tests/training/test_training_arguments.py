@@ -10,20 +10,20 @@ import pytest
 from tests.training.trials import CARD, plan, recipe
 from workbench.training import libraries
 from workbench.training.card_memory import Meter
-from workbench.training.checkpoints.checkpoint import Belongs
+from workbench.training.checkpoints.checkpoint import Provenance
 from workbench.training.control import Control
 from workbench.training.row_order import EpochOrder
-from workbench.training.training_arguments import Course, config
+from workbench.training.training_arguments import TrainingContext, sft_config
 
 
-def course(folder: Path, cut: dict[str, Any], **settings: Any) -> Course:
-    return Course(
+def context(folder: Path, cut: dict[str, Any], **settings: Any) -> TrainingContext:
+    return TrainingContext(
         recipe=recipe(**settings),
         plan=plan(**cut),
         device="cpu",
         checkpoints=folder,
         scratch=folder,
-        belongs=Belongs(recipe="", data="", precision="", optimizer="", versions={}),
+        belongs=Provenance(recipe="", data="", precision="", optimizer="", versions={}),
         emit=lambda *_, **__: None,
         control=Control(),
         meter=Meter(CARD),
@@ -47,8 +47,8 @@ def course(folder: Path, cut: dict[str, Any], **settings: Any) -> Course:
 def test_a_setting_reaches_the_trainer(
     settings: dict[str, Any], name: str, value: object, tmp_path: Path
 ) -> None:
-    libraries.warm(threads=1)
-    assert getattr(config(course(tmp_path, {}, **settings)), name) == value
+    libraries.import_libraries(threads=1)
+    assert getattr(sft_config(context(tmp_path, {}, **settings)), name) == value
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_a_setting_reaches_the_trainer(
 def test_the_trainer_leaves_cut_precision_and_recompute_to_the_step(
     cut: dict[str, Any], name: str, value: object, tmp_path: Path
 ) -> None:
-    libraries.warm(threads=1)
-    assert getattr(config(course(tmp_path, cut)), name) == value
+    libraries.import_libraries(threads=1)
+    assert getattr(sft_config(context(tmp_path, cut)), name) == value
 
 
 def order(epoch: int, *, grouped: bool, seed: int = 1, rows_per_step: int = 4) -> list[int]:

@@ -1,4 +1,4 @@
-"""A worker: what it takes, what it refuses, and whose card it holds."""
+"""A worker takes attempts, refuses others, and holds the lock of its card."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def test_a_card_has_one_worker_at_a_time(make_worker: MakeWorker, tmp_path: Path
     make_worker()
 
 
-def test_a_worker_idle_for_long_lets_its_base_go(make_worker: MakeWorker, tmp_path: Path) -> None:
+def test_a_worker_releases_its_base_after_a_long_idle_time(
+    make_worker: MakeWorker, tmp_path: Path
+) -> None:
     bench, worker = Bench(tmp_path, recipe(train__max_steps=1)), make_worker(idle_s=0.01)
     worker.start(bench.assignment().to_json())
     worker.wait(lambda report: idle(report) and report["last_attempt"] == 1, LIMIT_S)

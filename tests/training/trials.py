@@ -1,4 +1,4 @@
-"""Real trials on the demo model, small enough for one core: a home, an assignment, a run."""
+"""Real trials on the demo model, small enough for one core."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from workbench.recipe import Recipe, shipped_file
 from workbench.training import libraries
 from workbench.training.card_memory import Meter
 from workbench.training.control import Control
-from workbench.training.host_memory import Host
-from workbench.training.model.base import BaseSpec, Resident
+from workbench.training.host_memory import MemoryMonitor
+from workbench.training.model.base import BaseSpec, ResidentBase
 from workbench.training.prepare import prepare_experiment
 
 CARD = Card(uuid="cpu-0", kind="cpu", name="stand-in", total_bytes=8 << 30)
@@ -71,7 +71,7 @@ def plan(**changed: Any) -> Plan:
 
 @dataclass
 class Bench:
-    """A home with one prepared experiment and one trial; each `run` is its next attempt."""
+    """A home with one prepared experiment and one trial; each call of `run` is its next attempt."""
 
     home: Path
     recipe: Recipe
@@ -113,25 +113,25 @@ class Bench:
 
     def run(
         self,
-        resident: Resident | None = None,
+        resident: ResidentBase | None = None,
         on: Callable[[str, dict[str, Any], Control], None] = lambda *_: None,
         rehearse: bool | None = None,
-        host: Callable[[Any, Control, Path], Host] = Host,
+        host: Callable[[Any, Control, Path], MemoryMonitor] = MemoryMonitor,
         **changed: Any,
     ) -> Log:
         """One attempt; `on` sees every event as it comes and may ask for a halt."""
-        from workbench.training.trial_run import run
+        from workbench.training.trial_run import run_attempt
 
-        libraries.warm(threads=1)
+        libraries.import_libraries(threads=1)
         log, control = Log(), Control()
 
         def emit(kind: str, *, durable: bool = False, **data: Any) -> None:
             log.events.append((kind, json.loads(json.dumps(data))))
             on(kind, data, control)
 
-        log.outcome = run(
+        log.outcome = run_attempt(
             self.assignment(**changed),
-            resident=resident or Resident(),
+            resident=resident or ResidentBase(),
             meter=Meter(self.card),
             emit=emit,
             control=control,
@@ -143,7 +143,7 @@ class Bench:
 
 @dataclass
 class Log:
-    """What an attempt said."""
+    """The events of one attempt."""
 
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     outcome: Outcome | None = None
@@ -169,11 +169,11 @@ class Log:
 
 
 def halt_at(step: int, how: Any) -> Callable[[str, dict[str, Any], Control], None]:
-    """For Bench.run: ask for a halt when `step`'s metric row comes."""
+    """Return a callback for Bench.run that asks for a halt at the metric row of `step`."""
 
     def on(kind: str, data: dict[str, Any], control: Control) -> None:
         if kind == "metric" and data["step"] == step:
-            control.ask(how)
+            control.request_halt(how)
 
     return on
 
@@ -192,7 +192,7 @@ def spec(**changed: Any) -> BaseSpec:
 
 
 def events_of(folder: Path) -> list[Event]:
-    """A worker's events; a bad line fails the test."""
+    """Return a worker's events; a bad line fails the test."""
     found, _ = read_events(folder / "events.jsonl", 0)
     assert all(isinstance(event, Event) for event in found), found
     return [event for event in found if isinstance(event, Event)]

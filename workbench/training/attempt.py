@@ -1,11 +1,10 @@
-"""The steps of one attempt: prepare, load, train, score, leave an adapter."""
+"""The steps of one attempt: prepare the rows, load the base, train, score, save the adapter."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +15,46 @@ from torch import nn
 from workbench import __version__, fault_points
 from workbench.assignment import Assignment
 from workbench.errors import DataError, Diverged
-from workbench.events import Outcome
+from workbench.events import AttemptEnd, Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan
-from workbench.footprint.oom_fallback import kind_of, way_of
+from workbench.footprint.oom_fallback import hardware_key, plan_settings
 from workbench.machine.cards import Card
 from workbench.recipe.schema import Recipe
 from workbench.training import libraries
 from workbench.training.card_memory import Meter
 from workbench.training.checkpoints import checkpoint
-from workbench.training.checkpoints.checkpoint import Belongs, Checkpoint
+from workbench.training.checkpoints.checkpoint import Checkpoint, Provenance
 from workbench.training.control import Control, Emit, Interrupted
 from workbench.training.dataset.prepared import check_unchanged, load_prepared, prepare_data
-from workbench.training.host_memory import Host, loading_bytes
+from workbench.training.host_memory import MemoryMonitor, loading_bytes
 from workbench.training.model import adapter, warm_start
-from workbench.training.model.base import BaseSpec, Resident
+from workbench.training.model.base import BaseSpec, ResidentBase
 from workbench.training.model.tokenizer import load_tokenizer
 from workbench.training.prepare import evaluation_digest
 from workbench.training.rehearsal import Rehearsal
 from workbench.training.scoring.scores import Scorer
 from workbench.training.trainer import TrialTrainer
-from workbench.training.training_arguments import Course, what_was_prepared
+from workbench.training.training_arguments import TrainingContext, read_prepared
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
-    """How an attempt ended; becomes its end event."""
+class AttemptRun:
+    """One run of a trial on one card: its steps, and the state that the steps share.
 
-    outcome: Outcome
-    step: int | None = None
-    reason: str = ""
-    hint: str = ""
-    cause: str = ""
-    stage: str = ""
-    """What a failed one was doing."""
-
-
-class Attempt:
-    """The steps of a run, with what they share."""
+    `rehearse` overrides whether the longest rows are tried first (None: only on a GPU). `host`
+    replaces the monitor of the machine's memory in tests.
+    """
 
     def __init__(
         self,
         assignment: Assignment,
-        resident: Resident,
+        resident: ResidentBase,
         meter: Meter,
         emit: Emit,
         control: Control,
         generation: int,
         rehearse: bool | None = None,
-        host: Host | None = None,
+        host: MemoryMonitor | None = None,
     ) -> None:
         self.a = assignment
         self.recipe = Recipe.model_validate(assignment.recipe)
@@ -75,14 +65,19 @@ class Attempt:
         self.rehearse = rehearse
         self.scorer: Scorer | None = None
         self.reached = 0
-        """The step it goes on from."""
+        """The optimizer step of the checkpoint that training resumes from; 0 without one."""
         self.trial = Path(assignment.trial_folder)
         self.home = Path(assignment.experiment_folder).parent.parent
-        self.host = host or Host(emit, control, self.home)
+        self.host = host or MemoryMonitor(emit, control, self.home)
         self.checkpoints = self.trial / "checkpoints"
         self.versions = {"workbench": __version__, **libraries.versions()}
 
-    def run(self) -> End:
+    def run(self) -> AttemptEnd:
+        """Run all steps and return how they ended.
+
+        Raises WorkbenchError for what a person can change and any library error otherwise;
+        `trial_run.run_attempt` turns both into an end.
+        """
         self.emit(
             "started",
             pid=os.getpid(),
@@ -96,11 +91,10 @@ class Attempt:
         rows, eval_rows, prepared = self._data()
         try:
             return self._on_base(rows, eval_rows, prepared)
-        except Interrupted:  # while it waited for the machine's memory
-            reason = "asked to give the card back"
-            return End(outcome=Outcome.YIELDED, step=self.reached, reason=reason)
+        except Interrupted:  # raised while the load waits for the machine's memory
+            return _yielded(self.reached)
 
-    def _on_base(self, rows: Dataset, eval_rows: Dataset, prepared: str) -> End:
+    def _on_base(self, rows: Dataset, eval_rows: Dataset, prepared: str) -> AttemptEnd:
         if self.a.kind == "base":
             with self._base() as base:
                 return self._score_base(base, eval_rows)
@@ -109,35 +103,36 @@ class Attempt:
         if self._is_over(found):
             return self._over(found)
         if found is not None and not self.a.finish:
-            checkpoint.check_belongs(found, self._belongs(prepared))
+            checkpoint.check_provenance(found, self._provenance(prepared))
         if found is None and self.a.warm is not None:
-            warm_start.check(self.a.warm, self.recipe)
+            warm_start.check_adapter(self.a.warm, self.recipe)
         with self._base() as base:
             return self._tune(base, rows, eval_rows, found, prepared)
 
     @contextmanager
     def _base(self) -> Iterator[nn.Module]:
+        """Load the base, or take the resident one, once the machine has memory for the load."""
         spec = self._spec()
         self._phase("loading", "resident" if self.resident.spec == spec else "")
         fault_points.at("worker.loading")
         need = loading_bytes(self.plan, self.card.kind, spec.path)
         held = self.resident.spec == spec
         with ExitStack() as held_now:
-            with self.host.room_for(0 if held else need):
-                base = held_now.enter_context(self.resident.lend(spec))
+            with self.host.reserve(0 if held else need):
+                base = held_now.enter_context(self.resident.acquire(spec))
             self.control.beat()
             yield base
 
     # -- preparing
 
     def _data(self) -> tuple[Dataset, Dataset, str]:
-        """Training rows, held-out rows, digest of the training rows."""
-        told = what_was_prepared(Path(self.a.experiment_folder))
-        model = told["model"]
+        """Return the training rows, the held-out rows and the digest of the training rows."""
+        prepared_json = read_prepared(Path(self.a.experiment_folder))
+        model = prepared_json["model"]
         self.model_path, self.revision = str(model["path"]), model.get("revision")
         self.tokenizer = load_tokenizer(self.model_path, self.revision)
         cache = self.home / "cache" / "data"
-        check_unchanged(self.recipe.data, told["data"]["sources"], cache)
+        check_unchanged(self.recipe.data, prepared_json["data"]["sources"], cache)
         prepared = prepare_data(self.recipe, self.tokenizer, cache, lambda *_: self.control.beat())
         self.evaluation_digest = evaluation_digest(self.recipe, prepared)
         rows, eval_rows = load_prepared(prepared)
@@ -166,69 +161,72 @@ class Attempt:
         eval_rows: Dataset,
         found: Checkpoint | None,
         data: str,
-    ) -> End:
+    ) -> AttemptEnd:
         if self._is_over(found):
             return self._over(found)
         if found is not None and (self.a.finish or self.control.halt is Halt.FINISH):
             return self._finish(base, eval_rows, found)
-        model = adapter.put_on(base, self.recipe, self.emit)
+        model = adapter.add_adapter(base, self.recipe, self.emit)
         if found is None and self.a.warm is not None:
-            warm_start.load(model, self.a.warm, self.emit)
-        course = self._course(base, eval_rows, data)
-        trainer = TrialTrainer(model, rows, self.tokenizer, course)
-        gone: Diverged | None = None
+            warm_start.load_adapter(model, self.a.warm, self.emit)
+        context = self._context(base, eval_rows, data)
+        trainer = TrialTrainer(model, rows, self.tokenizer, context)
+        divergence: Diverged | None = None
         try:
             steps, complete = trainer.run(found, lambda total: self._phase("training", steps=total))
         except Diverged as error:
-            gone = error.with_traceback(None)  # its frames hold tensors
-        del trainer
-        if gone is not None:
-            return self._keep_what_was(base, model, eval_rows, gone)
+            divergence = error.with_traceback(None)  # its frames hold tensors
+        del trainer  # before scoring: its optimizer state would keep the card's memory
+        if divergence is not None:
+            return self._keep_last_good(base, model, eval_rows, divergence)
         if not complete and self.control.halt is Halt.YIELD:
-            return End(outcome=Outcome.YIELDED, step=steps, reason="asked to give the card back")
+            return _yielded(steps)
         stopped = not complete
         return self._score_and_leave(base, model, eval_rows, steps, stopped=stopped)
 
     def _is_over(self, found: Checkpoint | None) -> bool:
-        """True when nothing is to be trained or scored any more."""
+        """Return True when nothing is left to train or to score."""
         finish = self.a.finish or self.control.halt is Halt.FINISH
         return self.control.halt is Halt.YIELD or (finish and found is None)
 
-    def _over(self, found: Checkpoint | None) -> End:
+    def _over(self, found: Checkpoint | None) -> AttemptEnd:
+        """Return the end of an attempt that was asked to stop before it trained."""
         step = found.step if found else 0
         if self.control.halt is Halt.YIELD:
-            reason = "asked to give the card back before it trained"
-            return End(outcome=Outcome.YIELDED, step=step, reason=reason)
+            return _yielded(step, " before it trained")
         reason = "stopped before its first checkpoint: there is no adapter"
-        return End(outcome=Outcome.STOPPED, step=step, reason=reason)
+        return AttemptEnd(outcome=Outcome.STOPPED, step=step, reason=reason)
 
-    def _finish(self, base: nn.Module, eval_rows: Dataset, found: Checkpoint) -> End:
-        """Score the newest checkpoint and keep it; nothing is trained."""
-        model = adapter.put_on(base, self.recipe, self.emit)
+    def _finish(self, base: nn.Module, eval_rows: Dataset, found: Checkpoint) -> AttemptEnd:
+        """Score the newest checkpoint and save it as the adapter; train nothing."""
+        model = adapter.add_adapter(base, self.recipe, self.emit)
         adapter.load_weights(model, found.path / checkpoint.WEIGHTS)
         return self._score_and_leave(base, model, eval_rows, found.step, stopped=True)
 
-    def _keep_what_was(
-        self, base: nn.Module, model: PeftModel, eval_rows: Dataset, gone: Diverged
-    ) -> End:
-        """The loss went away: the newest checkpoint is scored and kept. Raises where none is."""
+    def _keep_last_good(
+        self, base: nn.Module, model: PeftModel, eval_rows: Dataset, divergence: Diverged
+    ) -> AttemptEnd:
+        """Score and save the newest checkpoint after the loss diverged.
+
+        Raises `divergence` again where there is no checkpoint.
+        """
         found = checkpoint.newest_verified(self.checkpoints)
         if found is None:
-            raise gone
+            raise divergence
         adapter.load_weights(model, found.path / checkpoint.WEIGHTS)
         end = self._score_and_leave(base, model, eval_rows, found.step, stopped=True)
         if end.outcome is Outcome.YIELDED:
             return end
-        return End(
+        return AttemptEnd(
             outcome=Outcome.DIVERGED,
             step=found.step,
-            reason=gone.what,
-            hint=gone.hint,
+            reason=divergence.what,
+            hint=divergence.hint,
             cause="recipe",
         )
 
-    def _belongs(self, data: str) -> Belongs:
-        return Belongs(
+    def _provenance(self, data: str) -> Provenance:
+        return Provenance(
             recipe=checkpoint.recipe_digest(self.recipe),
             data=data,
             precision=self.plan.precision,
@@ -237,27 +235,33 @@ class Attempt:
         )
 
     def _rehearsal(self, scorer: Scorer, data: str) -> Rehearsal | None:
-        """On a GPU, unless told otherwise: a CPU card has the machine's memory."""
+        """Return the rehearsal of the longest rows, or None where it is not due.
+
+        By default only a GPU rehearses: a CPU card shares the machine's memory, which has no hard
+        limit that a rehearsal could find.
+        """
         if not (self.card.kind == "cuda" if self.rehearse is None else self.rehearse):
             return None
         recipe = self.recipe.model_dump(mode="json", include={"model", "lora"})
         rows = [data, self.evaluation_digest]
-        what = checkpoint.digest([recipe, rows, way_of(self.plan), kind_of(self.card)])
+        what = checkpoint.json_digest(
+            [recipe, rows, plan_settings(self.plan), hardware_key(self.card)]
+        )
         return Rehearsal(
             remembered=self.home / "cache" / "rehearsed" / what,
             score=scorer.one_batch,
             optimizer_bytes=self.plan.buckets.get("optimizer", 0),
         )
 
-    def _course(self, base: nn.Module, eval_rows: Dataset, data: str) -> Course:
+    def _context(self, base: nn.Module, eval_rows: Dataset, data: str) -> TrainingContext:
         scorer = self._scorer(base, eval_rows)
-        return Course(
+        return TrainingContext(
             recipe=self.recipe,
             plan=self.plan,
             device=self.card.kind,
             checkpoints=self.checkpoints,
             scratch=Path(self.a.folder),
-            belongs=self._belongs(data),
+            belongs=self._provenance(data),
             emit=self.emit,
             control=self.control,
             meter=self.meter,
@@ -285,25 +289,26 @@ class Attempt:
             rows_at_once=min(self.plan.eval_batch, self.recipe.evaluate.batch_size),
         )
 
-    def _score_base(self, base: nn.Module, eval_rows: Dataset) -> End:
+    def _score_base(self, base: nn.Module, eval_rows: Dataset) -> AttemptEnd:
         self._phase("evaluating")
         try:
             if self.control.halt is Halt.FINISH:
-                return End(outcome=Outcome.STOPPED, step=0, reason="stopped before it was scored")
+                reason = "stopped before it was scored"
+                return AttemptEnd(outcome=Outcome.STOPPED, step=0, reason=reason)
             values = self._scorer(base, eval_rows).scores()
         except Interrupted:
-            return End(outcome=Outcome.YIELDED, step=0, reason="asked to give the card back")
+            return _yielded(0)
         self.emit("score", durable=True, subject="base", values=values, step=0)
-        return End(outcome=Outcome.DONE, step=0)
+        return AttemptEnd(outcome=Outcome.DONE, step=0)
 
     def _score_and_leave(
         self, base: nn.Module, model: PeftModel, eval_rows: Dataset, step: int, *, stopped: bool
-    ) -> End:
+    ) -> AttemptEnd:
         self._phase("evaluating")
         try:
             values = self._scorer(base, eval_rows).scores()
         except Interrupted:
-            return End(outcome=Outcome.YIELDED, step=step, reason="asked to give the card back")
+            return _yielded(step)
         self.emit("metric", step=step, values={"eval_loss": values["loss"]})
         self.emit("score", durable=True, subject="trial", values=values, step=step)
         self._phase("saving")
@@ -314,7 +319,7 @@ class Attempt:
             "evaluation_digest": self.evaluation_digest,
             "versions": self.versions,
         }
-        size, sha256 = adapter.leave(
+        size, sha256 = adapter.save_adapter(
             model,
             self.tokenizer,
             self.recipe,
@@ -325,8 +330,8 @@ class Attempt:
         )
         self.emit("adapter", durable=True, path=str(folder), bytes=size, sha256=sha256)
         if stopped:
-            return End(outcome=Outcome.STOPPED, step=step, reason="asked to finish early")
-        return End(outcome=Outcome.DONE, step=step)
+            return AttemptEnd(outcome=Outcome.STOPPED, step=step, reason="asked to finish early")
+        return AttemptEnd(outcome=Outcome.DONE, step=step)
 
     def _warn(self, text: str) -> None:
         self.emit("log", level="warning", text=text)
@@ -335,3 +340,8 @@ class Attempt:
         self.control.beat()
         self.control.stage = name
         self.emit("phase", name=name, detail=detail, **more)
+
+
+def _yielded(step: int, when: str = "") -> AttemptEnd:
+    reason = f"asked to give the card back{when}"
+    return AttemptEnd(outcome=Outcome.YIELDED, step=step, reason=reason)

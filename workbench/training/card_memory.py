@@ -1,4 +1,4 @@
-"""What a process takes on its card, and the cap it keeps."""
+"""The memory that a worker's process takes on its card, and the cap it must keep to."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import resource
 from workbench.machine.cards import CAP_SLACK_BYTES, Card
 
 MAX_CONTEXT_BYTES = 1 << 30
-"""A CUDA context with this stack's kernels is smaller; more is somebody else's memory."""
+"""An upper bound of a CUDA context with this stack's kernels; bytes above it belong to others."""
 
 
 class Meter:
-    """Peak bytes of one card's process; CUDA is touched, so make it on the training thread."""
+    """A meter of one process's peak bytes on its card.
+
+    Make it on the training thread: it creates the CUDA context there.
+    """
 
     def __init__(self, card: Card) -> None:
         self.card = card
@@ -21,10 +24,10 @@ class Meter:
             self.context_bytes = self._open()
 
     def _open(self) -> int:
-        """Create the context, keep to the card's cap; the context's bytes.
+        """Create the CUDA context, apply the card's cap and return the context's bytes.
 
-        NVML is not asked: the context is what is gone right after it was made, which on a card
-        shared with others also counts theirs, up to MAX_CONTEXT_BYTES.
+        Without NVML the context is measured as the memory that is no longer free right after its
+        creation. On a card that others use too this counts their memory, up to MAX_CONTEXT_BYTES.
         """
         import torch
 
@@ -37,14 +40,17 @@ class Meter:
         return context
 
     def start(self) -> None:
-        """Forget former peaks."""
+        """Begin a new measurement: earlier peaks no longer count."""
         if self.card.kind == "cuda":
             import torch
 
             torch.cuda.reset_peak_memory_stats()
 
     def peak_bytes(self) -> int:
-        """CUDA: reserved at most since `start`, context included. CPU: resident now."""
+        """Return the most bytes reserved on the card since `start`, the context included.
+
+        On a CPU card these are the process's resident bytes now, which know no peak.
+        """
         if self.card.kind == "cuda":
             import torch
 
@@ -52,7 +58,7 @@ class Meter:
         return resident_bytes()
 
     def release(self) -> None:
-        """Give cached blocks back to the card."""
+        """Return the allocator's cached blocks to the card."""
         if self.card.kind == "cuda":
             import torch
 
@@ -60,7 +66,7 @@ class Meter:
 
 
 def resident_bytes() -> int:
-    """This process's resident set; its peak where /proc is missing."""
+    """Return this process's resident bytes; where /proc is missing, their peak."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

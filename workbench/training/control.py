@@ -1,4 +1,4 @@
-"""How the thread that trains and the one that commands speak to each other."""
+"""The messages between the training thread and the thread that commands it: halt and progress."""
 
 from __future__ import annotations
 
@@ -11,38 +11,46 @@ from workbench.fleet import Halt
 
 
 class Emit(Protocol):
-    """Takes one event; `events.EventWriter.write` is one."""
+    """A function that takes one event; `events.EventWriter.write` is one."""
 
     def __call__(self, kind: str, *, durable: bool = False, **data: Any) -> None: ...
 
 
 class Interrupted(Exception):
-    """Raised between two batches of an evaluation when the card is wanted back."""
+    """Scoring or waiting ends at once because the card is to be given back."""
 
 
 class Control:
-    """One attempt's halt flag, and when it last made progress. Safe between threads."""
+    """One attempt's halt flag, and the time of its last progress. Safe between threads."""
 
     def __init__(self) -> None:
         self.halt: Halt | None = None
         self.stage = ""
-        """What it is doing, for the record of a failure."""
+        """The phase the attempt is in; a failure is recorded with it."""
         self.step: int | None = None
+        """Optimizer steps done; None before the first."""
         self.short_of_memory = False
+        """True once the worker itself asked for the end because the machine's memory is low."""
         self.beat()
 
-    def ask(self, how: Halt) -> None:
-        """Wish for an end at the next step boundary; the last wish counts."""
+    def request_halt(self, how: Halt) -> None:
+        """Ask for an end at the next step boundary; a later request replaces an earlier one."""
         self.halt = how
 
     def yield_host_memory(self) -> None:
-        """The same wish by the worker itself, whose base is then let go, too."""
+        """Ask for an end because host memory is low; the worker then also releases its base.
+
+        A request that a person made before keeps its kind.
+        """
         self.short_of_memory = True
         self.halt = self.halt or Halt.YIELD
 
     @contextmanager
     def doing(self, stage: str) -> Iterator[None]:
-        """Inside the block `stage` is what it does; after an error it stays so, for the record."""
+        """Set `stage` inside the block and restore it afterwards.
+
+        After an error the stage stays, so that the failure is recorded with it.
+        """
         before, self.stage = self.stage, stage
         try:
             yield
@@ -52,15 +60,16 @@ class Control:
         self.stage = before
 
     def beat(self) -> None:
+        """Record progress now, so that the stall guard does not act."""
         self.progress_utc, self._beat_s = time.time(), time.monotonic()
 
     @property
     def still_s(self) -> float:
-        """Seconds since it last made progress, by a clock that does not jump."""
+        """Seconds since the last progress, by the monotonic clock."""
         return time.monotonic() - self._beat_s
 
     def check(self) -> None:
-        """Progress was made; raises Interrupted when the card is wanted back."""
+        """Record progress; raise Interrupted when the card is to be given back."""
         self.beat()
         if self.halt is Halt.YIELD:
             raise Interrupted

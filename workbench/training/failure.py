@@ -1,4 +1,4 @@
-"""Why an attempt failed, in words for the person: a cause, what happened, what mends it."""
+"""Classification of failed attempts: a cause, the reason in words, and a hint what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from workbench.errors import (
 from workbench.text import safe_line
 
 FULL_BYTES = 64 << 20
-"""A disk with less is full: torch.save reports a full disk as a failed assertion."""
+"""A disk with fewer free bytes counts as full: torch.save reports a full disk as a failed
+assertion, so the error alone does not show it."""
 _NO_MEMORY = re.compile(
     r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|DefaultCPUAllocator: can't allocate memory", re.I
 )
@@ -36,15 +37,16 @@ _POISONED = re.compile(
     r"|MAPPING_ERROR)",
     re.I,
 )
-"""cuBLAS and cuDNN say "not initialised" when they were first asked for without memory left, and
-go on saying so."""
+"""Messages after which a CUDA context is unusable. cuBLAS and cuDNN belong here: when their first
+call finds no memory they report "not initialised", and keep reporting it."""
 
 
 class CardLost(EngineError):
-    """The CUDA context is no good any more; this process can run nothing on the card again."""
+    """The CUDA context is broken; this process can run nothing on the card again."""
 
 
 def diverged(how: str) -> Diverged:
+    """Return the error "the loss `how`" with the usual hint."""
     return Diverged(
         f"the loss {how}",
         hint="lower train.learning_rate, raise train.warmup, or look at the rows with "
@@ -54,14 +56,16 @@ def diverged(how: str) -> Diverged:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
+    """The classified failure of an attempt."""
+
     cause: str
-    """recipe, data, model, out_of_memory, disk_full or bug."""
+    """One of recipe, data, model, host_memory, out_of_memory, disk_full and bug."""
     reason: str
     hint: str
 
 
 def is_poisoned(error: BaseException) -> bool:
-    """True when the card's context is beyond use: only a new process can go on."""
+    """Return True when the CUDA context is unusable, so that only a new process can go on."""
     return any(
         isinstance(one, RuntimeError) and _POISONED.search(str(one)) is not None
         for one in _chain(error)
@@ -69,14 +73,17 @@ def is_poisoned(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what it was raised from."""
+    """Yield the error and the errors it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Known by class name, so that torch need not be loaded to ask."""
+    """Return True for CUDA's and Python's out-of-memory errors, also as a cause of `error`.
+
+    Classes are compared by name, so that a caller need not import torch.
+    """
     for one in _chain(error):
         names = {kind.__name__ for kind in type(one).__mro__}
         if names & {"OutOfMemoryError", "MemoryError"}:
@@ -87,6 +94,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:
+    """Return True when `error` reports a full disk, or the disk of `folder` is full now.
+
+    A WorkbenchError has its own words and is never taken for a full disk.
+    """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     if isinstance(error, WorkbenchError):
@@ -105,14 +116,19 @@ def classify(
     peak_bytes: int | None = None,
     when: str = "",
 ) -> Failure:
-    """The failure of an attempt whose trial lives in `folder`; `when`: in training at step 7."""
+    """Return the failure for `error` of an attempt whose trial lives in `folder`.
+
+    `when` names the phase for the message, for example "training at step 7". A WorkbenchError keeps
+    its words and hint; what nobody foresaw is a "bug", whose traceback lies in the attempt's
+    folder.
+    """
     if is_out_of_memory(error):
         taken = f"; {peak_bytes / 2**30:.1f} GiB were taken" if peak_bytes else ""
         return Failure(
             "out_of_memory",
             f"out of memory{f' in {when}' if when else ''}{taken}, {predicted_bytes / 2**30:.1f} "
             "GiB predicted",
-            "it is tried again with fewer rows at a time; else lower data.max_tokens",
+            "the trial is retried with fewer rows at a time; if that fails, lower data.max_tokens",
         )
     if is_disk_full(error, folder):
         return Failure(

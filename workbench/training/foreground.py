@@ -1,7 +1,7 @@
-"""One trial here and now: `python -m workbench.training.foreground FOLDER`.
+"""One trial in the foreground: `python -m workbench.training.foreground FOLDER`.
 
-FOLDER holds recipe.json and gets everything else: what was prepared, checkpoints, the adapter. Run
-again on the same folder it goes on from its newest checkpoint. Prints what it does, line by line.
+FOLDER holds recipe.json and receives everything else: the prepared rows, checkpoints, the adapter.
+A second run on the same folder resumes from its newest checkpoint. Events are printed line by line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from workbench.footprint.plan import shown
 from workbench.footprint.row_lengths import lengths_of
 from workbench.machine.cards import Card, detect_cards
 from workbench.recipe import Recipe
-from workbench.text import safe, safe_line
+from workbench.text import safe_line, safe_text
 from workbench.training import libraries
 from workbench.training.control import Control
 from workbench.training.prepare import prepare_experiment
@@ -30,9 +30,9 @@ GIB = 1 << 30
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 done, 1 failed, 130 interrupted (checkpointed first)."""
+    """Train the folder's trial; return 0 when done, 1 when failed, 130 when interrupted."""
     os.umask(0o077)
-    libraries.hush()
+    libraries.silence_loggers()
     folder = Path((arguments or sys.argv[1:])[0]).absolute()
     try:
         return train_here(folder)
@@ -44,10 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train_here(folder: Path) -> int:
-    """Prepare, plan for the roomiest card, train. An interrupt checkpoints and leaves."""
+    """Prepare the rows, plan for the card with the most memory, train; return the exit code.
+
+    An interrupt ends the training at its next step boundary, with a checkpoint.
+    """
     recipe = Recipe.model_validate_json((folder / "recipe.json").read_bytes())
     control = Control()
-    signal.signal(signal.SIGINT, lambda *_: control.ask(Halt.YIELD))
+    signal.signal(signal.SIGINT, lambda *_: control.request_halt(Halt.YIELD))
     experiment = folder / "experiments" / "1"
     experiment.mkdir(parents=True, exist_ok=True)
     (experiment / "recipe.json").write_text(recipe.model_dump_json())
@@ -57,7 +60,7 @@ def train_here(folder: Path) -> int:
     card = max(detect_cards(os.environ), key=lambda one: one.usable_bytes)
     rows = lengths_of(prepared["data"])
     plan = choose_plan(recipe, prepared["model"]["config"], card, **rows)
-    _tell_plan(card, plan)
+    _print_plan(card, plan)
     if card.kind == "cuda":  # before torch is imported
         os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
 
@@ -76,17 +79,17 @@ def train_here(folder: Path) -> int:
         trial_folder=str(folder),
         experiment_folder=str(experiment),
     )
-    return _exit_code(run_foreground(given, _tell, control), folder)
+    return _exit_code(run_foreground(given, _print_event, control), folder)
 
 
 def _exit_code(outcome: Outcome, folder: Path) -> int:
     if outcome is Outcome.YIELDED:
-        print(f"left at a checkpoint; the same command with --out {folder} goes on", flush=True)
+        print(f"stopped; the same command with --out {folder} continues", flush=True)
         return 130
     return 0 if outcome is Outcome.DONE else 1
 
 
-def _tell_plan(card: Card, plan: Plan) -> None:
+def _print_plan(card: Card, plan: Plan) -> None:
     print(f"card  {card.uuid} {card.name}, {card.usable_bytes / GIB:.1f} GiB")
     words = shown(plan.to_json())
     print(f"plan  {words['step']}, {words['micro-step']}, {plan.precision}, {plan.optimizer}")
@@ -95,20 +98,20 @@ def _tell_plan(card: Card, plan: Plan) -> None:
     print(f"      {plan.predicted_bytes / GIB:.2f} GiB predicted", flush=True)
 
 
-def _tell(kind: str, data: dict[str, Any]) -> None:
+def _print_event(kind: str, data: dict[str, Any]) -> None:
     line = _line(kind, data)
     if line:
         print(line, flush=True)
 
 
 def _line(kind: str, data: dict[str, Any]) -> str:
-    """An event for people; empty for those that only machines want."""
+    """Return an event as a line for people; empty for events that only programs need."""
     if kind == "metric":
         return f"step {data['step']:>5}  {_values(data['values'])}"
     if kind == "phase":
         return f"-- {data['name']} {data.get('detail') or ''}".rstrip()
     if kind == "log" and data["level"] != "debug":
-        return f"{data['level']}: {safe(data['text'])}"
+        return f"{data['level']}: {safe_text(data['text'])}"
     if kind == "checkpoint":
         return f"checkpoint at step {data['step']}"
     if kind == "score":

@@ -1,4 +1,4 @@
-"""The heavy libraries: loaded on the training thread, kept quiet, their versions known.
+"""The heavy libraries: their import on the training thread, their warnings, their versions.
 
 Importing this module loads none of them.
 """
@@ -19,80 +19,94 @@ from workbench.text import safe_line
 from workbench.training.control import Emit
 
 NAMES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
-"""Those whose change can change a result; a checkpoint resumes only under the same ones."""
+"""Libraries whose change can change a result; a checkpoint resumes only under the same versions."""
 
-SPOKEN = ("transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "py.warnings")
-"""Loggers whose warnings reach the person, as `log` events."""
+WARNING_LOGGERS = (
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "py.warnings",
+)
+"""Loggers whose warnings reach the person as `log` events."""
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL sends some
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",  # no threads beside the training thread
     "BITSANDBYTES_NOWELCOME": "1",
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # freed memory of any size serves again
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # freed memory of any size is reused
 }
+"""Environment variables that must be set before these libraries are imported."""
 
 _DROPPED = (
     "gemm_4bit_forward",  # a notice about an optional kernel package, harmless
     "The tokenizer has new PAD/BOS/EOS tokens",  # the pad token, aligned on purpose
 )
+"""Parts of warnings that would only confuse the person."""
 
-FORCED = (
+UNAVOIDABLE = (
     "`is_gradient_checkpointing` is deprecated",  # PEFT 0.21 reads it of transformers 5
     "Paged optimizers are not supported on CPU",  # the same updates, not paged
 )
-"""Beginnings of Python warnings that these libraries force on each other and nobody can mend."""
+"""Beginnings of Python warnings that one of these libraries causes in another; no setting of ours
+avoids them."""
 
 
-def hush() -> None:
-    """Nothing of theirs on stderr by itself, and FORCED ignored. Call it before they are imported;
+def silence_loggers() -> None:
+    """Keep the libraries' warnings off stderr, and ignore those of UNAVOIDABLE.
 
-    repeating it is harmless.
+    Call it before the libraries are imported; a second call is harmless.
     """
-    for name in SPOKEN:  # without a handler of their own, warnings would go to stderr
+    for name in WARNING_LOGGERS:  # a logger without any handler writes its warnings to stderr
         logging.getLogger(name).addHandler(logging.NullHandler())
-    for text in FORCED:
+    for text in UNAVOIDABLE:
         warnings.filterwarnings("ignore", message=re.escape(text))
 
 
 def versions() -> dict[str, str]:
-    """Installed version of each of NAMES, without importing it."""
+    """Return the installed version of each library of NAMES, without importing it."""
     return {name: metadata.version(name) for name in NAMES}
 
 
-def warm(*, threads: int | None) -> None:
-    """Import everything a trial needs (4 to 20 s the first time), progress bars off."""
+def import_libraries(*, threads: int | None) -> None:
+    """Import everything a trial needs and turn progress bars off; 4 to 20 s the first time.
+
+    `threads` limits torch's CPU threads (None: torch's default).
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    hush()
+    silence_loggers()
     logging.captureWarnings(True)
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
     from datasets.utils.logging import disable_progress_bar
-    from transformers.utils import logging as spoken
+    from transformers.utils import logging as transformers_logging
 
     disable_progress_bar()
-    spoken.disable_progress_bar()
-    spoken.disable_default_handler()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
     import bitsandbytes  # noqa: F401
     import peft  # noqa: F401
     import trl  # noqa: F401
 
-    if gc.get_freeze_count() == 0:  # a collection then skips the libraries: 15 ms, not 240
+    if gc.get_freeze_count() == 0:  # later collections skip the libraries: 15 ms instead of 240
         gc.collect()
         gc.freeze()
 
 
 class _ToEvents(logging.Handler):
-    """Each distinct warning once, made harmless, as a `log` event; from one thread only."""
+    """A handler that emits each distinct warning of its own thread once, as a `log` event."""
 
     def __init__(self, emit: Emit) -> None:
         super().__init__(level=logging.WARNING)
         self._emit = emit
         self._thread = threading.get_ident()
-        self._said: set[str] = set()
+        self._emitted: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.thread != self._thread:
@@ -101,18 +115,18 @@ class _ToEvents(logging.Handler):
         if record.name == "py.warnings":  # path:line: Category: text, then the line of code
             text = text.partition("Warning: ")[2].partition("\n")[0] or text
         text = safe_line(text)
-        if text in self._said or any(word in text for word in _DROPPED):
+        if text in self._emitted or any(word in text for word in _DROPPED):
             return
-        self._said.add(text)
+        self._emitted.add(text)
         self._emit("log", level=record.levelname.lower(), text=text)
 
 
 @contextmanager
 def warnings_as_events(emit: Emit) -> Iterator[None]:
-    """While open, what the libraries warn of on this thread becomes `log` events."""
+    """Turn the libraries' warnings on this thread into `log` events while the block runs."""
     handler = _ToEvents(emit)
-    loggers = [logging.getLogger(name) for name in SPOKEN]
-    hush()
+    loggers = [logging.getLogger(name) for name in WARNING_LOGGERS]
+    silence_loggers()
     for logger in loggers:
         logger.addHandler(handler)
     try:

@@ -1,8 +1,8 @@
-"""Worst batch first: a run that would die in hour four dies in second four.
+"""The rehearsal: the worst batch is tried before the first step, so that out of memory shows early.
 
-One forward and backward over the fullest micro-steps and the longest rows there are, and one batch
-of scoring, before anything is trained. Once for a way of running, its rows and a kind of card; what
-it moved is put back.
+It runs one forward and backward over the fullest micro-steps and the longest rows, and one batch of
+scoring, once for each combination of plan, rows and kind of card. Afterwards gradients and random
+numbers are as if it had not happened.
 """
 
 from __future__ import annotations
@@ -21,33 +21,37 @@ from workbench.training.step import Rows, Step
 from workbench.training.step.in_trainer import collate
 
 CAPTURED_AFTER = 3
-"""Passes until a graph has been captured and replayed: two warm the libraries up."""
+"""Passes until a CUDA graph has been captured and replayed; the first two warm libraries up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
-    """What is to be rehearsed besides the step, and where it is remembered."""
+    """The part of a rehearsal outside the step, and the marker of one that went well."""
 
     remembered: Path
-    """Exists once it went well."""
+    """A file that exists once this combination was rehearsed without an error."""
     score: Callable[[], None]
     """Scores one batch of the longest held-out rows."""
     optimizer_bytes: int
-    """What the optimizer will keep; one that makes its state in its first step has none yet."""
+    """Bytes of the optimizer's state; most optimizers allocate it only in their first step."""
 
     @property
     def due(self) -> bool:
+        """True unless this combination was rehearsed before."""
         return not self.remembered.exists()
 
     def remember(self) -> None:
-        with suppress(OSError):  # then it is rehearsed again
+        """Write the marker, so that the same combination is not rehearsed again."""
+        with suppress(OSError):  # without the marker it is only rehearsed once more
             self.remembered.parent.mkdir(parents=True, exist_ok=True)
             self.remembered.touch()
 
 
 def worst_batches(rows: Dataset, size: int, tokens: int) -> list[Rows]:
-    """Of the `size` longest rows: a batch whose first micro-step holds all of `tokens`, for which
-    one row is cut; and one with the rows whole, where the longest goes alone.
+    """Return one or two batches of the `size` longest rows that need the most memory.
+
+    The first has a micro-step that is full to `tokens`, for which one row is cut. Where the longest
+    row exceeds `tokens`, a second batch holds the rows whole, and the longest row goes alone.
     """
     lengths: Sequence[int] = rows["length"]
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])[:size]
@@ -65,7 +69,7 @@ def worst_batches(rows: Dataset, size: int, tokens: int) -> list[Rows]:
 
 @contextmanager
 def room_for_moments(step: Step, optimizer_bytes: int) -> Iterator[None]:
-    """Inside, the card is as full as once the optimizer has made all that it keeps."""
+    """Hold the bytes that the optimizer will still allocate while the block runs."""
     lacking = max(0, optimizer_bytes - step.optimizer.state_bytes())
     reserved = torch.empty(lacking, dtype=torch.uint8, device=step.device)
     try:
@@ -75,11 +79,11 @@ def room_for_moments(step: Step, optimizer_bytes: int) -> Iterator[None]:
 
 
 def train_once(step: Step, worst: Sequence[Rows]) -> None:
-    """Gradients of the worst batches, and nothing of them left."""
+    """Run forward and backward over the worst batches, then zero the gradients again."""
     device = step.device
     times = CAPTURED_AFTER if device.type == "cuda" else 1
     try:
-        with same_chance(device):
+        with preserved_rng(device):
             for batch in (batch for batch in worst for _ in range(times)):
                 step.forward_backward(batch)
             if device.type == "cuda":
@@ -90,13 +94,13 @@ def train_once(step: Step, worst: Sequence[Rows]) -> None:
 
 
 @contextmanager
-def same_chance(device: torch.device) -> Iterator[None]:
-    """Random numbers after the block are those that would have come without it."""
-    plain, of_numpy = random.getstate(), numpy.random.get_state()
+def preserved_rng(device: torch.device) -> Iterator[None]:
+    """Restore the random states of Python, numpy and torch after the block."""
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
-        random.setstate(plain)
-        numpy.random.set_state(of_numpy)
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)

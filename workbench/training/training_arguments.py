@@ -1,4 +1,4 @@
-"""What one attempt's training is told: its settings for the trainer, and whom it reports to."""
+"""The arguments of one attempt's training: settings for the trainer, and where it reports."""
 
 from __future__ import annotations
 
@@ -14,58 +14,66 @@ from workbench.errors import DataError, EngineError
 from workbench.footprint import Plan
 from workbench.recipe.schema import Recipe
 from workbench.training.card_memory import Meter
-from workbench.training.checkpoints.checkpoint import Belongs
+from workbench.training.checkpoints.checkpoint import Provenance
 from workbench.training.control import Control, Emit
-from workbench.training.host_memory import Host
+from workbench.training.host_memory import MemoryMonitor
 from workbench.training.rehearsal import Rehearsal
 from workbench.training.step.in_trainer import step_config
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-"""transformers' plain `constant` ignores the warm-up without a word."""
+"""The recipe's schedules under transformers' names; its plain `constant` ignores the warm-up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """What one attempt's training needs beside model and rows."""
+class TrainingContext:
+    """Everything that one attempt's training needs besides model and rows."""
 
     recipe: Recipe
     plan: Plan
     device: str
-    """cpu or cuda."""
+    """Either "cpu" or "cuda"."""
     checkpoints: Path
     scratch: Path
-    """Where the trainer believes it may write; it does not."""
-    belongs: Belongs
+    """The folder that transformers demands as its output folder; nothing is written there."""
+    belongs: Provenance
     emit: Emit
     control: Control
     meter: Meter
     held_out: Callable[[], dict[str, float]]
-    """Scores the held-out rows with the adapter as it is."""
-    host: Host | None = None
-    """The machine's memory, looked at between two steps."""
+    """Scores the held-out rows with the adapter as it is at the moment of the call."""
+    host: MemoryMonitor | None = None
+    """The monitor of the machine's memory, which training asks between two steps."""
     rehearsal: Rehearsal | None = None
-    """Of the worst batch, before anything is trained; None where there is no need."""
+    """The trial of the worst batch before the first step; None where it is not due."""
 
 
-def what_was_prepared(experiment: Path) -> dict[str, Any]:
-    """prepared.json of the experiment; what it refused is raised as DataError."""
+def read_prepared(experiment: Path) -> dict[str, Any]:
+    """Return the experiment's prepared.json.
+
+    Raises DataError with the words of a preparation that was refused, and EngineError where there
+    is no readable prepared.json.
+    """
     try:
         text = (experiment / "prepared.json").read_text(encoding="utf-8")
-        told: dict[str, Any] = json.loads(text)
+        prepared: dict[str, Any] = json.loads(text)
     except (OSError, ValueError) as gone:
         raise EngineError(
             "the experiment was not prepared", hint="submit the recipe again"
         ) from gone
-    if not told.get("ok"):
-        raise DataError(str(told.get("error", "refused")), hint=str(told.get("hint", "")))
-    return told
+    if not prepared.get("ok"):
+        raise DataError(str(prepared.get("error", "refused")), hint=str(prepared.get("hint", "")))
+    return prepared
 
 
-def config(course: Course) -> SFTConfig:
-    """A fresh one for every trial: making it resets accelerate's process-wide state."""
-    plan, train = course.plan, course.recipe.train
+def sft_config(context: TrainingContext) -> SFTConfig:
+    """Return the trainer's settings.
+
+    Make a new one for every trial: its construction resets accelerate's process-wide state, which
+    otherwise keeps the precision and accumulation of the trial before.
+    """
+    plan, train = context.plan, context.recipe.train
     return SFTConfig(
-        output_dir=str(course.scratch),
+        output_dir=str(context.scratch),
         num_train_epochs=train.epochs,
         max_steps=train.max_steps or -1,
         learning_rate=train.learning_rate,
@@ -76,7 +84,7 @@ def config(course: Course) -> SFTConfig:
         max_length=None,  # rows come cut
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-        use_cpu=course.device == "cpu",
+        use_cpu=context.device == "cpu",
         dataloader_pin_memory=False,  # the step pins what it copies
         logging_nan_inf_filter=False,  # else a NaN loss is logged as 0.0
         logging_strategy="no",  # Boundary decides

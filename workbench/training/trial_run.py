@@ -11,35 +11,36 @@ from typing import Any
 
 from workbench.assignment import Assignment
 from workbench.errors import Diverged
-from workbench.events import EventWriter, Outcome
+from workbench.events import AttemptEnd, EventWriter, Outcome
 from workbench.machine.cards import Card
 from workbench.redact import redact
 from workbench.training import failure, libraries
-from workbench.training.attempt import Attempt, End
+from workbench.training.attempt import AttemptRun
 from workbench.training.card_memory import Meter
 from workbench.training.control import Control, Emit
-from workbench.training.host_memory import Host, trim
-from workbench.training.model.base import Resident
+from workbench.training.host_memory import MemoryMonitor, release_free_memory
+from workbench.training.model.base import ResidentBase
 
 
-def run(
+def run_attempt(
     assignment: Assignment,
     *,
-    resident: Resident,
+    resident: ResidentBase,
     meter: Meter,
     emit: Emit,
     control: Control,
     generation: int = 0,
     rehearse: bool | None = None,
-    host: Host | None = None,
+    host: MemoryMonitor | None = None,
 ) -> Outcome:
-    """Run the attempt; every way it can go ends in one durable end event, and its outcome here.
+    """Run the attempt, write its one durable end event and return its outcome.
 
-    Only failure.CardLost is raised, without an end event: the attempt was lost, not failed.
+    Every failure becomes an end event too. Only failure.CardLost is raised, without an end event:
+    a broken CUDA context says nothing about the trial, which is tried again in a new process.
     """
     try:
         with libraries.warnings_as_events(emit):
-            end = Attempt(  # unnamed: what it holds must be gone when memory is given back
+            end = AttemptRun(  # without a name, so that its tensors can be freed below
                 assignment, resident, meter, emit, control, generation, rehearse, host
             ).run()
     except Exception as error:
@@ -49,12 +50,12 @@ def run(
             raise failure.CardLost(lost, hint="it is tried again in a new process") from error
         end = _failed(error, assignment, control, meter)
         _forget_frames(error)
-        if end.cause == "out_of_memory":  # the next attempt begins on an emptied card
+        if end.cause == "out_of_memory":  # so that the next attempt begins on an empty card
             resident.release()
         gc.collect()
     if control.short_of_memory:
         resident.release()
-        trim()
+        release_free_memory()
     meter.release()
     emit(
         "end",
@@ -69,7 +70,7 @@ def run(
     return end.outcome
 
 
-def _failed(error: Exception, given: Assignment, control: Control, meter: Meter) -> End:
+def _failed(error: Exception, given: Assignment, control: Control, meter: Meter) -> AttemptEnd:
     when = control.stage if control.step is None else f"{control.stage} at step {control.step}"
     found = failure.classify(
         error,
@@ -78,9 +79,9 @@ def _failed(error: Exception, given: Assignment, control: Control, meter: Meter)
         peak_bytes=meter.peak_bytes(),
         when=when,
     )
-    return End(
+    return AttemptEnd(
         outcome=Outcome.DIVERGED if isinstance(error, Diverged) else Outcome.FAILED,
-        step=control.step,
+        step=control.step or 0,
         reason=found.reason,
         hint=found.hint,
         cause=found.cause,
@@ -93,12 +94,13 @@ def run_foreground(
     on_event: Callable[[str, dict[str, Any]], None],
     control: Control | None = None,
 ) -> Outcome:
-    """One attempt in this process and thread, without Ray; events to the file and to `on_event`.
+    """Run one attempt in this process and thread, without Ray, and return its outcome.
 
-    `control.ask` may be called from a signal handler or another thread.
+    Events go to the attempt's file and to `on_event`. `control.request_halt` may be called from a
+    signal handler or another thread.
     """
     card = Card.from_json(assignment.card)
-    libraries.warm(threads=1 if card.kind == "cpu" else None)
+    libraries.import_libraries(threads=1 if card.kind == "cpu" else None)
     writer = EventWriter(Path(assignment.folder) / "events.jsonl")
 
     def emit(kind: str, *, durable: bool = False, **data: Any) -> None:
@@ -106,9 +108,9 @@ def run_foreground(
         on_event(kind, data)
 
     try:
-        return run(
+        return run_attempt(
             assignment,
-            resident=Resident(),
+            resident=ResidentBase(),
             meter=Meter(card),
             emit=emit,
             control=control or Control(),
@@ -125,7 +127,7 @@ def _keep_traceback(folder: Path, error: BaseException) -> None:
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Frames of an exception hold the tensors it was raised among."""
+    """Remove the tracebacks of the chain: their frames keep tensors alive."""
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

@@ -1,6 +1,7 @@
-"""The worker of one card: takes attempts, runs them one after another on a thread of its own.
+"""The worker of one card: it takes attempts and runs them one after another on its own thread.
 
-Control calls return at once and never touch CUDA; torch is loaded on the training thread only.
+Control calls return at once and never touch CUDA; torch is imported on the training thread only,
+because the import takes seconds and CUDA's context belongs to the thread that trains.
 """
 
 from __future__ import annotations
@@ -19,32 +20,39 @@ from workbench.events import EventWriter
 from workbench.fleet import Halt, Phase
 from workbench.home import Home
 from workbench.machine.cards import Card
-from workbench.machine.locks import Lock, holder
+from workbench.machine.locks import Lock, lock_holder
 from workbench.training import failure
 from workbench.training.card_memory import Meter, resident_bytes
 from workbench.training.control import Control
-from workbench.training.libraries import warm
+from workbench.training.libraries import import_libraries
 
 if TYPE_CHECKING:
-    from workbench.training.model.base import Resident
+    from workbench.training.model.base import ResidentBase
 
 IDLE_S = 600.0
-"""Idle so long, a worker lets its base go."""
+"""Seconds without an attempt after which a worker releases its base."""
 
 _one_at_a_time = threading.Lock()
-"""accelerate's state and torch's random numbers belong to the process: workers that share one
-(stand-ins made of CPU cores, in tests) train one after another."""
+"""A lock for workers that share a process, as CPU cards do in tests: accelerate's state and torch's
+random numbers belong to the process, so these workers train one after another."""
 
 
 def lock_path(card: Card, home: Path) -> Path:
-    """One lock a card: of this machine for a GPU, so that two homes never share it."""
+    """Return the path of the card's lock and make its folder.
+
+    A GPU's lock belongs to the machine, so that the workers of two homes never share a GPU.
+    """
     path = Home(home).card_lock(card.uuid, card.kind)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 
 class Worker:
-    """Implements fleet.WorkerLike. Holds its card's lock for life: EngineError when it is taken."""
+    """A worker on one card; implements fleet.WorkerLike.
+
+    It holds its card's lock until it ends; the constructor raises EngineError when another process
+    holds it. `idle_s` is the time after which an idle worker releases its base.
+    """
 
     def __init__(
         self, card: dict[str, Any], generation: int, home: str, *, idle_s: float = IDLE_S
@@ -54,9 +62,9 @@ class Worker:
         self._idle_s = idle_s
         self._lock = Lock(lock_path(self.card, Path(home)))
         if not self._lock.take():
-            pid = holder(self._lock.path)
+            pid = lock_holder(self._lock.path)
             raise EngineError(
-                f"card {self.card.uuid} is in the hands of process {pid}",
+                f"card {self.card.uuid} is used by process {pid}",
                 hint=f"stop the other workbench, or end process {pid}",
             )
         self._changed = threading.Condition()
@@ -74,7 +82,10 @@ class Worker:
     # -- control: any thread, returns at once
 
     def start(self, assignment: dict[str, Any]) -> dict[str, Any]:
-        """Take an attempt: {"ok": True}, also when it had it before, or {"ok": False, reason}."""
+        """Take an attempt; return {"ok": True}, or {"ok": False, "reason": text}.
+
+        A repeated call with the same attempt is answered "ok" and starts nothing twice.
+        """
         given = Assignment.from_json(assignment)
         with self._changed:
             refusal = self._refusal(given.attempt)
@@ -99,13 +110,16 @@ class Worker:
         return ""
 
     def halt(self, attempt: int, how: str) -> None:
-        """Ask the running attempt to end at its next step boundary; others are left alone."""
+        """Ask the attempt to end at its next step boundary; ignored when another one runs."""
         with self._changed:
             if self._attempt == attempt and self._control is not None:
-                self._control.ask(Halt(how))
+                self._control.request_halt(Halt(how))
 
     def report(self) -> dict[str, Any]:
-        """What it does now; `gone` when its card's context broke and it can run nothing more."""
+        """Return the worker's phase, attempt, progress and memory, as plain JSON values.
+
+        The phase is "gone" once the card's CUDA context broke: the worker can run nothing more.
+        """
         fault_points.at("worker.report")
         with self._changed:
             phase = Phase.BUSY if self._attempt is not None else Phase.IDLE
@@ -126,23 +140,23 @@ class Worker:
             }
 
     def close(self) -> None:
-        """End the running attempt at its next step boundary, then let card and lock go."""
+        """Ask the running attempt to end at its next step boundary, then release card and lock."""
         with self._changed:
             self._closing = True
             if self._control is not None:
-                self._control.ask(Halt.YIELD)
+                self._control.request_halt(Halt.YIELD)
             self._changed.notify_all()
 
     def wait(
         self, until: Callable[[dict[str, Any]], bool], timeout_s: float | None = None
     ) -> dict[str, Any]:
-        """Block until a report satisfies `until`, or the time is over; that report."""
+        """Block until a report satisfies `until` or `timeout_s` is over; return the last one."""
         with self._changed:
             self._changed.wait_for(lambda: until(self.report()), timeout_s)
             return self.report()
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """After `close`: wait for the training thread's end; False when it goes on."""
+        """Wait after `close` for the training thread's end; return False when it still runs."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -161,16 +175,19 @@ class Worker:
             with self._changed:
                 self._changed.notify_all()
 
-    def _warm(self) -> tuple[Meter, Resident]:
-        """Imports and CUDA context, before anybody asks for them."""
-        warm(threads=1 if self.card.kind == "cpu" else None)
+    def _warm(self) -> tuple[Meter, ResidentBase]:
+        """Import the libraries and make the CUDA context before the first attempt arrives."""
+        import_libraries(threads=1 if self.card.kind == "cpu" else None)
         from workbench.training import trial_run  # noqa: F401
-        from workbench.training.model.base import Resident
+        from workbench.training.model.base import ResidentBase
 
-        return Meter(self.card), Resident()
+        return Meter(self.card), ResidentBase()
 
-    def _next(self, resident: Resident) -> Assignment | None:
-        """The next attempt; None to end. Lets the base go after a long idle time."""
+    def _next(self, resident: ResidentBase) -> Assignment | None:
+        """Wait for the next attempt and return it, or None when the worker closes.
+
+        Releases the base after `idle_s` without an attempt.
+        """
         with self._changed:
             due = lambda: self._waiting is not None or self._closing  # noqa: E731
             if resident.spec is not None and not self._changed.wait_for(due, self._idle_s):
@@ -181,15 +198,15 @@ class Worker:
             given, self._waiting = self._waiting, None
             return given
 
-    def _run(self, given: Assignment, resident: Resident, meter: Meter) -> None:
-        from workbench.training.trial_run import run
+    def _run(self, given: Assignment, resident: ResidentBase, meter: Meter) -> None:
+        from workbench.training.trial_run import run_attempt
 
         assert self._control is not None
         try:
             writer = EventWriter(Path(given.folder) / "events.jsonl")
             try:
                 with _one_at_a_time:
-                    run(
+                    run_attempt(
                         given,
                         resident=resident,
                         meter=meter,
@@ -210,7 +227,7 @@ class Worker:
             self._changed.notify_all()
 
     def _break(self, why: str) -> None:
-        """Run nothing more; the fleet starts another generation."""
+        """Mark this worker as unusable; the fleet then starts the next generation."""
         with self._changed:
             self._broken = why
             self._changed.notify_all()

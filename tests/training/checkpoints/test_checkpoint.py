@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, and a damaged one is never resumed from."""
+"""A checkpoint is whole or absent, and training never resumes from a damaged one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from workbench.errors import CheckpointError
 from workbench.machine import staging
 from workbench.training.checkpoints import checkpoint
-from workbench.training.checkpoints.checkpoint import Belongs, Checkpoint
+from workbench.training.checkpoints.checkpoint import Checkpoint, Provenance
 
-BELONGS = Belongs(
+BELONGS = Provenance(
     recipe="r", data="d", precision="fp32", optimizer="adamw_torch", versions={"torch": "2"}
 )
 
@@ -41,13 +41,13 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_what_was_committed_is_read_back(tmp_path: Path) -> None:
+def test_a_committed_checkpoint_is_read_back(tmp_path: Path) -> None:
     made = commit(tmp_path, 25)
     assert checkpoint.newest_verified(tmp_path) == made
     assert (made.step, made.bytes, made.window) == (25, 1500, {"nats": 0.1})
 
 
-def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+def test_without_a_checkpoint_the_newest_is_none(tmp_path: Path) -> None:
     assert checkpoint.newest_verified(tmp_path / "checkpoints") is None
 
 
@@ -71,7 +71,7 @@ def test_death_before_the_rename_leaves_the_one_before(tmp_path: Path) -> None:
     assert checkpoint.newest_verified(tmp_path) == before
 
 
-def test_what_a_death_left_staged_does_not_stand_in_the_way(tmp_path: Path) -> None:
+def test_a_staged_folder_of_a_dead_process_is_no_obstacle(tmp_path: Path) -> None:
     staged(tmp_path, 20)
     staged(tmp_path, 25)
     assert commit(tmp_path, 25).step == 25
@@ -99,12 +99,12 @@ def test_the_two_newest_are_kept(tmp_path: Path) -> None:
         ({"versions": {"torch": "3"}}, "torch is 3 now and was 2"),
     ],
 )
-def test_what_it_does_not_belong_to_refuses_it(
+def test_a_checkpoint_of_other_provenance_is_refused(
     changed: dict[str, object], word: str, tmp_path: Path
 ) -> None:
     found = commit(tmp_path, 25)
     with pytest.raises(CheckpointError, match=word) as refused:
-        checkpoint.check_belongs(found, replace(BELONGS, **changed))  # type: ignore[arg-type]
+        checkpoint.check_provenance(found, replace(BELONGS, **changed))  # type: ignore[arg-type]
     assert refused.value.hint
 
 

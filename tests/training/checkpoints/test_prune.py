@@ -1,4 +1,4 @@
-"""Older checkpoints make room; the newest that verifies of each trial stays, whatever happens."""
+"""Pruning removes older checkpoints; each trial's newest that verifies always stays."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from workbench.training.checkpoints import checkpoint
-from workbench.training.checkpoints.checkpoint import Belongs
-from workbench.training.checkpoints.prune import spare, thin
+from workbench.training.checkpoints.checkpoint import Provenance
+from workbench.training.checkpoints.prune import prune_checkpoints, removable_checkpoints
 
-BELONGS = Belongs(recipe="r", data="d", precision="fp32", optimizer="adamw", versions={})
+BELONGS = Provenance(recipe="r", data="d", precision="fp32", optimizer="adamw", versions={})
 SIZE = 64 << 10
 ALL = 1 << 40
 
@@ -37,30 +37,30 @@ def flip(path: Path) -> None:
     (path / checkpoint.WEIGHTS).write_bytes(body)
 
 
-def test_the_newest_of_each_stays(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_of_each_trial_stays(tmp_path: Path) -> None:
     folders = [commit(tmp_path, trial, 10, 20) for trial in (1, 2)]
-    done = thin(tmp_path, [1, 2], ALL)
+    done = prune_checkpoints(tmp_path, [1, 2], ALL)
     assert [left(folder) for folder in folders] == [["step-000020"]] * 2
     assert (done.removed, done.trials) == (2, [1, 2])
     assert done.bytes >= 2 * SIZE
 
 
-def test_only_as_much_goes_as_is_needed_and_in_the_order_given(tmp_path: Path) -> None:
+def test_only_the_needed_bytes_are_removed_and_in_the_given_order(tmp_path: Path) -> None:
     folders = {trial: commit(tmp_path, trial, 10, 20) for trial in (1, 2, 3)}
-    thin(tmp_path, [3, 1, 2], SIZE)
+    prune_checkpoints(tmp_path, [3, 1, 2], SIZE)
     assert [len(left(folders[trial])) for trial in (1, 2, 3)] == [2, 2, 1]
 
 
-def test_the_only_one_stays(tmp_path: Path) -> None:
+def test_the_only_checkpoint_stays(tmp_path: Path) -> None:
     folder = commit(tmp_path, 1, 10)
-    assert thin(tmp_path, [1], ALL).removed == 0
+    assert prune_checkpoints(tmp_path, [1], ALL).removed == 0
     assert left(folder) == ["step-000010"]
 
 
 def test_with_the_newest_damaged_the_one_before_it_stays(tmp_path: Path) -> None:
     folder = commit(tmp_path, 1, 10, 20)
     flip(folder / "step-000020")
-    assert thin(tmp_path, [1], ALL).removed == 0
+    assert prune_checkpoints(tmp_path, [1], ALL).removed == 0
     assert checkpoint.newest_verified(folder) is not None
 
 
@@ -68,35 +68,35 @@ def test_where_none_verifies_all_stay(tmp_path: Path) -> None:
     folder = commit(tmp_path, 1, 10, 20)
     for path in folder.iterdir():
         flip(path)
-    assert thin(tmp_path, [1], ALL).removed == 0
+    assert prune_checkpoints(tmp_path, [1], ALL).removed == 0
     assert len(left(folder)) == 2
 
 
-def test_what_was_set_aside_as_damaged_goes_first(tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_removed_first(tmp_path: Path) -> None:
     folder = commit(tmp_path, 1, 10, 20)
     aside = folder / checkpoint.ASIDE / "step-000015"
     shutil.copytree(folder / "step-000010", aside)
-    assert [path.name for path in spare(folder)] == ["step-000015", "step-000010"]
-    thin(tmp_path, [1], SIZE)
+    assert [path.name for path in removable_checkpoints(folder)] == ["step-000015", "step-000010"]
+    prune_checkpoints(tmp_path, [1], SIZE)
     assert not aside.exists()
     assert (folder / "step-000010").exists()
 
 
 def test_steps_are_numbers(tmp_path: Path) -> None:
     folder = commit(tmp_path, 1, 999_999, 1_000_000)
-    thin(tmp_path, [1], ALL)
+    prune_checkpoints(tmp_path, [1], ALL)
     assert left(folder) == ["step-1000000"]
 
 
-def test_trials_that_are_gone_or_strange_are_passed_over(tmp_path: Path) -> None:
+def test_missing_and_strange_trials_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "5").mkdir()
     (tmp_path / "6").write_text("no folder")
     folder = commit(tmp_path, 7, 10, 20)
-    assert thin(tmp_path, [4, 5, 6, 7], ALL).removed == 1
+    assert prune_checkpoints(tmp_path, [4, 5, 6, 7], ALL).removed == 1
     assert left(folder) == ["step-000020"]
 
 
-def test_as_a_process_it_says_what_went(tmp_path: Path) -> None:
+def test_the_pruning_process_prints_its_result(tmp_path: Path) -> None:
     commit(tmp_path, 1, 10, 20)
     done = subprocess.run(
         [sys.executable, "-m", "workbench.training.checkpoints.prune", str(tmp_path), str(ALL)],

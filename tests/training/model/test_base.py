@@ -1,4 +1,4 @@
-"""One base, many trials: it comes back as it was, whatever a trial did to it."""
+"""A base is restored after each trial, whatever the trial did to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.training.trials import Bench, plan, recipe, spec
 from workbench.errors import ModelError
 from workbench.events import Outcome
 from workbench.training import libraries
-from workbench.training.model.base import Resident
+from workbench.training.model.base import ResidentBase
 from workbench.training.scoring.held_out_loss import held_out
 
 KINDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -26,7 +26,7 @@ KINDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 def digest(model: nn.Module) -> list[tuple[str, str, bool, float]]:
-    """Names, dtypes, gradient flags and sums of a model's tensors."""
+    """Return names, dtypes, gradient flags and sums of a model's tensors."""
     params = [
         (name, str(p.dtype), p.requires_grad, float(p.detach().double().sum()))
         for name, p in model.named_parameters()
@@ -52,7 +52,7 @@ def trial(home: Path, kind: int, quantization: str) -> Bench:
 @pytest.mark.filterwarnings("ignore:.*`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_twenty_trials_on_one_base_are_as_good_as_fresh_ones(tmp_path: Path) -> None:
     fresh = [trial(tmp_path / f"fresh-{n}", n, "nf4").run() for n in range(len(KINDS))]
-    shared = Resident()
+    shared = ResidentBase()
     for turn in range(20):
         kind = turn % len(KINDS)
         log = trial(tmp_path / f"turn-{turn}", kind, "nf4").run(shared)
@@ -62,64 +62,64 @@ def test_twenty_trials_on_one_base_are_as_good_as_fresh_ones(tmp_path: Path) -> 
 
 
 def test_a_base_is_restored_after_a_trial_and_after_an_exception(tmp_path: Path) -> None:
-    libraries.warm(threads=1)
-    resident = Resident()
-    with resident.lend(spec(quantization="nf4")) as base:
+    libraries.import_libraries(threads=1)
+    resident = ResidentBase()
+    with resident.acquire(spec(quantization="nf4")) as base:
         before = (digest(base), state(base), dict(base.config.__dict__))
         kept = base
     outcomes = [trial(tmp_path / str(kind), kind, "nf4").run(resident).outcome for kind in (1, 3)]
-    with resident.lend(spec(quantization="nf4")) as base:
+    with resident.acquire(spec(quantization="nf4")) as base:
         assert base is kept
         assert (digest(base), state(base), dict(base.config.__dict__)) == before
     assert outcomes == [Outcome.DONE, Outcome.DIVERGED]
 
 
 def test_trained_biases_of_the_base_are_put_back() -> None:
-    libraries.warm(threads=1)
-    resident = Resident()
-    with resident.lend(spec()) as base:
+    libraries.import_libraries(threads=1)
+    resident = ResidentBase()
+    with resident.acquire(spec()) as base:
         held = resident._held
         assert held is not None
         norm = base.get_submodule("model.norm")
         norm.__dict__["extra"] = 1
         norm.weight.requires_grad_(True)
-        assert held.snapshot.traces()
-    assert not held.snapshot.traces()
+        assert held.state.differences()
+    assert not held.state.differences()
     assert resident.spec is not None
 
 
-def test_a_base_that_was_written_to_is_let_go() -> None:
-    libraries.warm(threads=1)
-    resident = Resident()
-    with resident.lend(spec()) as base, torch.no_grad():
+def test_a_base_that_was_written_to_is_released() -> None:
+    libraries.import_libraries(threads=1)
+    resident = ResidentBase()
+    with resident.acquire(spec()) as base, torch.no_grad():
         next(base.parameters()).add_(1)
     assert resident.spec is None
 
 
 def test_another_base_takes_the_place_of_the_resident_one() -> None:
-    libraries.warm(threads=1)
-    resident = Resident()
-    with resident.lend(spec()) as first:
+    libraries.import_libraries(threads=1)
+    resident = ResidentBase()
+    with resident.acquire(spec()) as first:
         dtype = next(first.parameters()).dtype
-    with resident.lend(spec(precision="bf16")) as second:
+    with resident.acquire(spec(precision="bf16")) as second:
         assert next(second.parameters()).dtype is torch.bfloat16
     assert dtype is torch.float32
 
 
-def test_a_folder_without_a_model_is_refused_with_a_mend(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as refused, Resident().lend(spec(path=str(tmp_path))):
+def test_a_folder_without_a_model_is_refused_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as refused, ResidentBase().acquire(spec(path=str(tmp_path))):
         pass
     assert "safetensors" in refused.value.hint
 
 
 def test_evaluation_leaves_four_bit_weights_as_they_are(tokenizer: Any, tmp_path: Path) -> None:
-    """bitsandbytes repacks them on some CPUs, and training after that has no gradient."""
+    """bitsandbytes would repack them on some CPUs, after which training has no gradient."""
     from datasets import Dataset
 
     from workbench.training.control import Control
 
     rows = Dataset.from_list([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "length": 3}])
-    with Resident().lend(spec(quantization="nf4")) as base:
+    with ResidentBase().acquire(spec(quantization="nf4")) as base:
         before = digest(base)
         held_out(base, rows, pad_id=0, batch_size=1, precision="fp32", control=Control())
         assert digest(base) == before

@@ -1,4 +1,4 @@
-"""An adapter merged into its base gives what base and adapter give."""
+"""A merged model gives the logits of base and adapter."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "here"])
-def test_what_stands_at_the_target_is_never_touched(
+def test_an_existing_target_is_never_touched(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, target = tmp_path / "adapter", tmp_path / "target"
@@ -72,13 +72,13 @@ def test_what_stands_at_the_target_is_never_touched(
         monkeypatch.chdir(target)
         target = Path(".")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match="is there already") as refused:
+    with pytest.raises(UsageError, match="exists already") as refused:
         merge_adapter(adapter, target)
     assert refused.value.hint
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_where_nothing_can_be_written_is_told_before_anything_is_loaded(
+def test_an_unwritable_target_is_reported_before_anything_is_loaded(
     merged: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -104,7 +104,7 @@ def test_an_empty_folder_is_filled_with_files_as_the_umask_says(
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "tokenizer.json", WEIGHTS])
-def test_an_adapter_that_is_damaged_is_told_in_words(
+def test_a_damaged_adapter_is_reported_in_words(
     merged: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
 ) -> None:
     adapter = tmp_path / "adapter"

@@ -65,7 +65,7 @@ def test_the_pad_token_is_a_reserved_one_and_no_token_is_added(
     assert len(tokenizer) == 512
 
 
-def test_a_folder_without_a_tokenizer_is_refused_with_a_mend(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_refused_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="cannot be loaded") as refused:
         load_tokenizer(str(tmp_path), None)

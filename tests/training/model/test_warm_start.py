@@ -1,4 +1,4 @@
-"""A trial that begins with another's weights, and those that cannot."""
+"""Warm starts: trials that begin with another trial's weights, and those that cannot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.training.trials import Bench, halt_at, recipe
 from workbench.events import Outcome
 from workbench.fleet import Halt
-from workbench.machine.staging import sha256
+from workbench.machine.staging import file_sha256
 from workbench.training.model.adapter import WEIGHTS
 
 STILL = {"train__learning_rate": 1e-12, "train__weight_decay": 0.0}
@@ -20,14 +20,16 @@ STILL = {"train__learning_rate": 1e-12, "train__weight_decay": 0.0}
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a trial of three steps has left, as an assignment names it."""
+    """Return the adapter of a trial of three steps, as an assignment names it."""
     bench = Bench(tmp_path_factory.mktemp("source"), recipe(train__max_steps=3))
     assert bench.run().outcome is Outcome.DONE
     folder = bench.trial / "adapter"
-    return {"trial": 7, "folder": str(folder), "sha256": sha256(folder / WEIGHTS)}
+    return {"trial": 7, "folder": str(folder), "sha256": file_sha256(folder / WEIGHTS)}
 
 
-def test_it_starts_from_the_others_weights(source: dict[str, Any], tmp_path: Path) -> None:
+def test_a_warm_start_begins_with_the_other_trials_weights(
+    source: dict[str, Any], tmp_path: Path
+) -> None:
     bench = Bench(tmp_path, recipe(train__max_steps=2, **STILL))
     log = bench.run(warm=source)
     assert log.outcome is Outcome.DONE, log.end
@@ -39,7 +41,7 @@ def test_it_starts_from_the_others_weights(source: dict[str, Any], tmp_path: Pat
         torch.testing.assert_close(mine[name], tensor, rtol=0, atol=1e-9)
 
 
-def test_a_resumed_one_goes_on_from_its_own_checkpoint(
+def test_a_resumed_warm_start_continues_from_its_own_checkpoint(
     source: dict[str, Any], tmp_path: Path
 ) -> None:
     settings = recipe(train__save_every=1, train__log_every=1)
@@ -74,10 +76,10 @@ def test_a_changed_byte_in_the_source_is_found(source: dict[str, Any], tmp_path:
     other = {**source, "sha256": "f" * 64}
     log = Bench(tmp_path, recipe()).run(warm=other)
     assert log.outcome is Outcome.FAILED
-    assert "is not what was left there" in log.end["reason"]
+    assert "changed since it was saved" in log.end["reason"]
 
 
-def test_a_source_that_is_gone_is_told(source: dict[str, Any], tmp_path: Path) -> None:
+def test_a_missing_source_is_reported(source: dict[str, Any], tmp_path: Path) -> None:
     log = Bench(tmp_path, recipe()).run(warm={**source, "folder": str(tmp_path / "gone")})
     assert log.outcome is Outcome.FAILED
     assert "cannot be read" in log.end["reason"]

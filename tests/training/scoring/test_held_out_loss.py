@@ -1,4 +1,4 @@
-"""Held-out loss against a plain forward; answers against their pattern."""
+"""The held-out loss equals that of a plain forward; answers are compared by their pattern."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.training.trials import spec
 from workbench.fleet import Halt
 from workbench.training import libraries
 from workbench.training.control import Control, Interrupted
-from workbench.training.model.base import Resident
-from workbench.training.scoring.answers import end_ids, extract, generate_answers
+from workbench.training.model.base import ResidentBase
+from workbench.training.scoring.answers import end_ids, extract_answer, generate_answers
 from workbench.training.scoring.held_out_loss import held_out, in_batches
 
 PATTERN = r"####\s*(\S+)"
@@ -23,8 +23,8 @@ PATTERN = r"####\s*(\S+)"
 
 @pytest.fixture(scope="module")
 def base() -> Iterator[Any]:
-    libraries.warm(threads=1)
-    with Resident().lend(spec()) as model:
+    libraries.import_libraries(threads=1)
+    with ResidentBase().acquire(spec()) as model:
         yield model
 
 
@@ -91,9 +91,9 @@ def test_one_row_is_tried_once_more_on_an_emptied_card() -> None:
     assert tries == [[0], [0]]
 
 
-def test_a_wish_for_the_card_ends_an_evaluation_between_batches(base: Any) -> None:
+def test_a_request_to_yield_ends_an_evaluation_between_batches(base: Any) -> None:
     control = Control()
-    control.ask(Halt.YIELD)
+    control.request_halt(Halt.YIELD)
     with pytest.raises(Interrupted):
         held_out(base, rows(5), pad_id=0, batch_size=1, precision="fp32", control=control)
 
@@ -108,11 +108,11 @@ def test_a_wish_for_the_card_ends_an_evaluation_between_batches(base: Any) -> No
     ],
 )
 def test_the_last_match_is_the_answer(text: str, answer: str | None) -> None:
-    assert extract(PATTERN, text) == answer
+    assert extract_answer(PATTERN, text) == answer
 
 
 def test_a_pattern_without_a_group_compares_the_whole_match() -> None:
-    assert extract(r"\d+", "1 then 22") == "22"
+    assert extract_answer(r"\d+", "1 then 22") == "22"
 
 
 def test_answers_do_not_depend_on_padding(base: Any, tokenizer: Any) -> None:

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workbench.training.model.adapter import _unread
+from workbench.training.model.adapter import outside_language_model
 from workbench.training.step import Rows, Step, StepOptions, collate, triton_ops
 from workbench.training.step.masks import hashed_mask, inverse, keep_mask, keys_for
 from workbench.training.step.rows import IGNORE, examples_of
@@ -64,7 +64,7 @@ def model_of() -> ModelOf:
                 nn.init.normal_(param, 0.5, 0.2)
         targets = PHI_LINEARS if family == "phi3" else LINEARS
         lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": targets, **lora}
-        lora["exclude_modules"] = _unread(base)
+        lora["exclude_modules"] = outside_language_model(base)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by an old name
             model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **lora))

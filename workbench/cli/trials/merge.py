@@ -1,7 +1,7 @@
-"""`workbench merge`: base and adapter as one model, in a child.
+"""`workbench merge`: base and adapter as one model, merged in a child process.
 
-The child is `python -m workbench.training.model.merge ADAPTER OUT [--base PATH] --json`:
-progress on stderr, the report as one JSON object on stdout.
+The child is `python -m workbench.training.model.merge ADAPTER OUT [--base PATH] --json`: it prints
+progress on stderr and its report as one JSON object on stdout.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import typer
 
 from workbench import formatting
 from workbench.cli.child import ask_child
-from workbench.cli.tables import as_json, out, tell
+from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import NotThere, WorkbenchError
 from workbench.service import Service
 from workbench.text import safe_line
 
 MODULE = "workbench.training.model.merge"
 ROUNDING = 0.05
-"""Of the largest logit, what 8 bits of mantissa over some tens of layers may come to."""
+"""The share of the largest logit that rounding to 8 bits of mantissa may cost over tens of layers.
+"""
 
 
-def merge(
+def merge_command(
     trial: Annotated[str, typer.Argument(help="A trial's id, or an adapter.")],
     target: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where it goes.")],
     base: Annotated[
@@ -35,29 +36,31 @@ def merge(
 ) -> None:
     """Merge a trial's adapter into its base, in 16 bits."""
     adapter = adapter_of(trial)
-    tell(f"merging {safe_line(adapter)}")
+    print_note(f"merging {safe_line(adapter)}")
     more = [] if base is None else ["--base", str(base)]
     command = [sys.executable, "-m", MODULE, str(adapter), str(target), *more, "--json"]
     ended = ask_child(command)
     if ended.code:
-        raise typer.Exit(ended.code)  # it has told why, on stderr
+        raise typer.Exit(ended.code)  # the child has printed the reason on stderr
     report = _report(ended.stdout)
     if as_data:
         as_json(report)
         return
-    out(f"merged into {safe_line(target)}")
+    print_answer(f"merged into {safe_line(target)}")
     near, most = report.pop("max_logits_difference"), report.pop("max_logit")
     for key, value in sorted(report.items()):
-        out(f"  {safe_line(key).replace('_', ' '):<24}{_word(key, value)}")
-    out(f"  {'logits':<24}{_nearness(near, most)}", "" if near <= ROUNDING * most else "yellow")
+        print_answer(f"  {safe_line(key).replace('_', ' '):<24}{_word(key, value)}")
+    print_answer(
+        f"  {'logits':<24}{_nearness(near, most)}", "" if near <= ROUNDING * most else "yellow"
+    )
 
 
 def _nearness(difference: float, largest: float) -> str:
-    """How far the merged model is from base and adapter, for a person to judge."""
-    told = f"differ by {difference:.2g} at most, of {largest:.3g}"
+    """Return how far the merged model is from base and adapter, in words."""
+    apart = f"differ by {difference:.2g} at most, of {largest:.3g}"
     if difference <= ROUNDING * largest:
-        return f"{told}: what rounding does"
-    return f"{told}: more than rounding does; compare its answers with the adapter's"
+        return f"{apart}: what rounding does"
+    return f"{apart}: more than rounding does; compare its answers with the adapter's"
 
 
 def _word(key: str, value: object) -> str:
@@ -75,7 +78,7 @@ def _report(text: str) -> dict[str, Any]:
 
 
 def adapter_of(trial: str) -> Path:
-    """The adapter's folder, by its trial's id or as it stands."""
+    """Return the adapter's folder for a trial's id or for the folder itself; raises NotThere."""
     folder = Path(trial)
     if not trial.isdecimal():
         if (folder / "adapter_config.json").is_file():

@@ -1,0 +1,6 @@
+"""Checkpoints on disk: `checkpoint` commits and verifies them, `prune` removes old ones.
+
+The trainer commits and an attempt resumes; the scheduler starts `prune` as a child when the disk
+runs full. Imports `workbench.machine` and `recipe`, and neither torch nor another package of
+training, so that pruning starts at once.
+"""

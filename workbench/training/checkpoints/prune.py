@@ -1,7 +1,8 @@
 """Prune checkpoints: `python -m workbench.training.checkpoints.prune TRIALS BYTES`.
 
-On stdin the ids of trials, as JSON, in the order in which they give; on stdout what went. Of each
-trial the newest checkpoint that verifies stays, and everything where none does.
+It reads a JSON list of trial ids from stdin, in the order in which they are pruned, and prints a
+PruneResult as JSON. The newest checkpoint of a trial that verifies always stays; where none
+verifies, all of them stay.
 """
 
 from __future__ import annotations
@@ -18,21 +19,30 @@ from workbench.machine.processes import die_with_parent
 from workbench.training.checkpoints import checkpoint
 
 SHOWN = 8
+"""Trials that a result names at most."""
 
 
 @dataclass(slots=True)
-class Thinned:
+class PruneResult:
+    """The outcome of one pruning."""
+
     bytes: int = 0
+    """Bytes of disk that were freed."""
     removed: int = 0
+    """Checkpoints that were removed."""
     trials: list[int] = field(default_factory=list)
-    """The first few that gave."""
+    """The first SHOWN trials whose checkpoints were removed."""
 
 
-def thin(trials: Path, order: Iterable[int], need_bytes: int) -> Thinned:
-    """Remove, oldest first, until so many bytes are free or nothing more may go."""
-    done = Thinned()
+def prune_checkpoints(trials: Path, order: Iterable[int], need_bytes: int) -> PruneResult:
+    """Remove checkpoints, the oldest first, until `need_bytes` are freed or none may be removed.
+
+    `trials` is the folder that holds one folder for each trial; `order` says whose checkpoints go
+    first. Each trial's newest checkpoint is verified, which reads it once.
+    """
+    done = PruneResult()
     for trial in order:
-        for path in spare(trials / str(trial) / "checkpoints"):
+        for path in removable_checkpoints(trials / str(trial) / "checkpoints"):
             if done.bytes >= need_bytes:
                 return done
             done.bytes += _remove(path)
@@ -42,9 +52,12 @@ def thin(trials: Path, order: Iterable[int], need_bytes: int) -> Thinned:
     return done
 
 
-def spare(checkpoints: Path) -> list[Path]:
-    """What may go of a trial's: all that is older than its newest verified one, the oldest first,
-    and before them what was set aside as damaged."""
+def removable_checkpoints(checkpoints: Path) -> list[Path]:
+    """Return a trial's checkpoints that may be removed, in the order of their removal.
+
+    First come those that were set aside as damaged, then those older than the newest verified one,
+    from the oldest on.
+    """
     found = checkpoint.newest_first(checkpoints)
     aside = sorted((checkpoints / checkpoint.ASIDE).glob("step-*"))
     if not aside and len(found) < 2:
@@ -59,22 +72,26 @@ def spare(checkpoints: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> int:
-    """Out of sight first: whoever looks meanwhile finds a whole checkpoint or none."""
-    gone = path.parent / f".{path.name}.gone"
+    """Remove a checkpoint and return the bytes of disk it took.
+
+    It is renamed first, so that a reader at the same moment finds a whole checkpoint or none.
+    """
+    hidden = path.parent / f".{path.name}.gone"
     try:
-        path.rename(gone)
-    except OSError:  # its trial runs, and tidied up itself
+        path.rename(hidden)
+    except OSError:  # its trial runs and has removed the checkpoint itself
         return 0
-    size = sum(file.stat().st_blocks * 512 for file in gone.iterdir() if file.is_file())
-    shutil.rmtree(gone, ignore_errors=True)
+    size = sum(file.stat().st_blocks * 512 for file in hidden.iterdir() if file.is_file())
+    shutil.rmtree(hidden, ignore_errors=True)
     return size
 
 
 def main() -> None:
+    """Prune as the arguments and stdin ask; end when the parent process ends."""
     die_with_parent()
     trials, need_bytes = Path(sys.argv[1]), int(sys.argv[2])
     order = [int(trial) for trial in json.loads(sys.stdin.read())]
-    print(json.dumps(asdict(thin(trials, order, need_bytes))))
+    print(json.dumps(asdict(prune_checkpoints(trials, order, need_bytes))))
 
 
 if __name__ == "__main__":

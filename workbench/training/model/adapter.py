@@ -1,4 +1,4 @@
-"""The LoRA on a base: made fresh, its weights in and out, and what a finished trial leaves."""
+"""The LoRA adapter on a base: its construction, its weights, and the folder a trial ends with."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from workbench.redact import redact
 from workbench.training.control import Emit
 
 WEIGHTS = "adapter_model.safetensors"
+"""The name under which PEFT looks for an adapter's weights."""
 
 
-def put_on(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
-    """A fresh LoRA on `base`, fp32, drawn from the recipe's seed. RecipeError for its targets.
+def add_adapter(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
+    """Return `base` with a new LoRA in fp32, initialised from the recipe's seed.
 
-    Drawn on the card itself: 42 million numbers of an 8B adapter take a host core 0.3 s.
+    The numbers are drawn on the card: 42 million of them for an 8B adapter take a host core 0.3 s.
+    Raises RecipeError when the model has none of `lora.targets`.
     """
     from transformers import set_seed
 
@@ -42,19 +44,22 @@ def put_on(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
         bias=lora.bias,
         use_rslora=lora.rslora,
         target_modules=lora.targets,
-        exclude_modules=_unread(base),
+        exclude_modules=outside_language_model(base),
         task_type="CAUSAL_LM",
     )
     with next(base.parameters()).device:
         model = get_peft_model(base, config)
     for param in model.parameters():
-        if param.requires_grad:  # biases of a 16-bit base; LoRA itself is fp32 already
+        if param.requires_grad:  # trained biases of a 16-bit base; the LoRA itself is fp32 already
             param.data = param.data.float()
     return model
 
 
-def _unread(base: nn.Module) -> str | None:
-    """A pattern for the modules that text never passes, in a model for more than text."""
+def outside_language_model(base: nn.Module) -> str | None:
+    """Return a pattern of the modules that text never passes, for example a vision tower.
+
+    None for a model of text alone.
+    """
     inside = any(name.rpartition(".")[2] == "language_model" for name, _ in base.named_modules())
     return r"(?!(.*\.)?language_model\.).*" if inside else None
 
@@ -82,24 +87,28 @@ def _check_targets(base: nn.Module, lora: Lora, emit: Emit) -> None:
         emit("log", level="warning", text=text)
 
 
-def state_of(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under PEFT's names, on the CPU; CheckpointError if not finite."""
+def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Return the adapter's tensors under PEFT's names, on the CPU.
+
+    Raises CheckpointError when a number is not finite; the check waits for the card.
+    """
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
                 f"adapter weights are not finite: {name}",
-                hint="lower train.learning_rate and start anew",
+                hint="lower train.learning_rate and start again",
             )
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
 def save_weights(model: PeftModel, file: Path) -> None:
-    save_file(state_of(model), file, metadata={"format": "pt"})
+    """Write the adapter's tensors to `file` as safetensors; raises as `adapter_state` does."""
+    save_file(adapter_state(model), file, metadata={"format": "pt"})
 
 
 def load_weights(model: PeftModel, file: Path) -> None:
-    """Copy saved weights into the adapter; CheckpointError when they are of another shape."""
+    """Copy saved weights into the adapter; raise CheckpointError when names or shapes differ."""
     found = load_file(file)
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     if {name: tensor.shape for name, tensor in found.items()} != {
@@ -107,12 +116,12 @@ def load_weights(model: PeftModel, file: Path) -> None:
     }:
         raise CheckpointError(
             "the checkpoint's adapter has another shape than the recipe's",
-            hint="clone the trial: a clone starts anew with the changed settings",
+            hint="clone the trial: a clone starts from step 0 with the changed settings",
         )
     set_peft_model_state_dict(model, found)
 
 
-def leave(
+def save_adapter(
     model: PeftModel,
     tokenizer: Any,
     recipe: Recipe,
@@ -122,13 +131,17 @@ def leave(
     scores: dict[str, Any],
     versions: dict[str, str],
 ) -> tuple[int, str]:
-    """Write what a trial leaves, whole or not at all: (bytes, SHA-256) of its weights."""
+    """Write the adapter's folder, whole or not at all; return its weights' bytes and SHA-256.
+
+    Besides weights and configuration it holds the tokenizer with its chat template, the resolved
+    recipe, the scores and a model card. Raises CheckpointError when a weight is not finite.
+    """
     config = model.peft_config["default"]
     with staging.whole_folder(folder) as staged:
         save_weights(model, staged / WEIGHTS)
-        told = {**config.to_dict(), "inference_mode": True}
-        told |= {"base_model_name_or_path": recipe.model.name, "revision": revision}
-        text = json.dumps(told, indent=2, sort_keys=True, default=_plain)
+        values = {**config.to_dict(), "inference_mode": True}
+        values |= {"base_model_name_or_path": recipe.model.name, "revision": revision}
+        text = json.dumps(values, indent=2, sort_keys=True, default=_plain)
         (staged / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
         tokenizer.save_pretrained(staged)
         (staged / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
@@ -138,7 +151,7 @@ def leave(
         fault_points.at("adapter.before_rename", staged / WEIGHTS)
     fault_points.at("adapter.after_rename", folder / WEIGHTS)
     weights = folder / WEIGHTS
-    return weights.stat().st_size, staging.sha256(weights)
+    return weights.stat().st_size, staging.file_sha256(weights)
 
 
 def _plain(value: Any) -> Any:
@@ -146,12 +159,12 @@ def _plain(value: Any) -> Any:
 
 
 def public_name(name: str) -> str:
-    """A hub id or shipped name as it is; of a local path the last part only."""
+    """Return a hub id or shipped name as it is, and only the last part of a local path."""
     return Path(name).name if is_local(name) else name
 
 
 def model_card(recipe: Recipe, scores: dict[str, Any], versions: dict[str, str]) -> str:
-    """README.md for people and the hub; names no path of this machine."""
+    """Return README.md for people and the hub; it names no path of this machine."""
     model, lora, train = recipe.model, recipe.lora, recipe.train
     hub = not is_local(model.name) and not is_shipped(model.name)
     front = ["---", "library_name: peft", "tags: [lora, qlora, sft]"]

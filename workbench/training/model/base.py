@@ -1,4 +1,4 @@
-"""The frozen base model of a card: loaded once, lent to one trial after another, kept clean."""
+"""The frozen base model of a card: loaded once, then shared by one trial after another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseSpec:
-    """What makes two bases the same, byte for byte."""
+    """The settings that decide a base's bytes; equal specs mean that one base can serve both."""
 
     path: str
     """A folder, or a hub id whose files are in the hub's cache."""
@@ -33,32 +33,34 @@ class BaseSpec:
     precision: str
     attention: str
     device: str
-    """cpu or cuda."""
+    """Either "cpu" or "cuda"."""
 
 
-class Resident:
-    """Holds at most one base between trials."""
+class ResidentBase:
+    """A holder of at most one base, which stays on the card between trials."""
 
     def __init__(self) -> None:
         self._held: _Held | None = None
 
     @property
     def spec(self) -> BaseSpec | None:
+        """The spec of the base that is held; None without one."""
         return self._held.spec if self._held else None
 
     @contextmanager
-    def lend(self, spec: BaseSpec) -> Iterator[nn.Module]:
-        """The base of `spec`, resident or loaded now; restored afterwards, whatever happened.
+    def acquire(self, spec: BaseSpec) -> Iterator[nn.Module]:
+        """Provide the base of `spec`, resident or loaded now, and restore it afterwards.
 
-        Raises ModelError when it cannot be loaded. A base that would not come clean is let go.
+        A base whose state cannot be restored is released, so that no trial inherits it. Raises
+        ModelError when the base cannot be loaded.
         """
         held = self._take(spec)
         try:
             yield held.model
         finally:
-            held.snapshot.restore()
+            held.state.restore()
             gc.collect()
-            if held.snapshot.traces():
+            if held.state.differences():
                 self.release()
 
     def _take(self, spec: BaseSpec) -> _Held:
@@ -66,11 +68,11 @@ class Resident:
         if self._held is None or self._held.spec != spec or self._held.files != files:
             self.release()
             model = load_base(spec)
-            self._held = _Held(spec, files, model, Snapshot(model))
+            self._held = _Held(spec, files, model, BaseState(model))
         return self._held
 
     def release(self) -> None:
-        """Let the base go and give its memory back."""
+        """Release the base and return its memory to the card."""
         self._held = None
         gc.collect()
         if torch.cuda.is_available():
@@ -81,17 +83,19 @@ class Resident:
 class _Held:
     spec: BaseSpec
     files: tuple[tuple[str, int, int], ...]
-    """Name, size and time of a local folder's weights: a folder may change between trials."""
+    """Name, bytes and modification time (ns) of a local folder's weights, which may change between
+    trials."""
     model: nn.Module
-    snapshot: Snapshot
+    state: BaseState
 
 
 def load_base(spec: BaseSpec) -> nn.Module:
-    """The model, frozen, in eval mode, quantised as its weights stream in.
+    """Load the model, frozen and in eval mode; weights are quantised as they stream in.
 
-    Safetensors only, and no code from the model's repository unless the user's own file trusts it.
-    Embeddings, head and norms stay in the compute dtype: an upcast to fp32 costs 2 GiB on 8B and
-    buys nothing.
+    Only safetensors are read, and no code from the model's repository runs unless the user's own
+    configuration trusts it. Embeddings, head and norms stay in the compute dtype: PEFT's usual
+    upcast to fp32 would cost 2 GiB on 8B without a gain. Raises ModelError when it cannot be
+    loaded.
     """
     dtype = DTYPES[spec.precision]
     quantization = None
@@ -127,10 +131,10 @@ def load_base(spec: BaseSpec) -> nn.Module:
 
 
 def _keep_layout(model: nn.Module) -> None:
-    """Keep 4-bit weights on a CPU as they are.
+    """Keep bitsandbytes from repacking 4-bit weights on a CPU with AVX-512-BF16.
 
-    bitsandbytes 0.50 repacks them, rounding their scales, in the first evaluation on a CPU with
-    AVX512-BF16, and the packed product has no gradient: training after it would be silently wrong.
+    bitsandbytes 0.50 repacks them at the first forward in eval mode and rounds their scales; the
+    packed product has no gradient, so that training or merging afterwards would be silently wrong.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -142,13 +146,13 @@ def _files(path: str) -> tuple[tuple[str, int, int], ...]:
     return tuple((file.name, stat.st_size, stat.st_mtime_ns) for file, stat in found)
 
 
-class Snapshot:
-    """Everything a trial can change on a base without touching a frozen weight.
+class BaseState:
+    """A copy of everything that a trial can change on a base besides its frozen weights.
 
-    TRL, PEFT, transformers and accelerate leave traces: layers wrapped, `forward` replaced,
-    hooks, checkpointing flags, token ids in the config, dtypes of trainable biases. So each
-    module's own dictionary is kept (a reference to each value, one level of dictionaries deep)
-    and put back, which also unwraps what an exception left wrapped.
+    TRL, PEFT, transformers and accelerate leave wrapped layers, a replaced `forward`, hooks,
+    checkpointing flags, token ids in the config and other dtypes of trainable biases behind. So
+    each module's own dictionary is kept (a reference to each value, one level of dictionaries deep)
+    and put back, which also unwraps layers that an exception left wrapped.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -168,6 +172,7 @@ class Snapshot:
         ]
 
     def restore(self) -> None:
+        """Put every module, config and parameter back to the copied state."""
         for module, kept in self._modules:
             _put_back(module.__dict__, kept)
         for config, values in self._configs:
@@ -181,10 +186,10 @@ class Snapshot:
             for param, value in self._biases:  # `lora.bias: all` trains the base's own
                 param.copy_(value)
 
-    def traces(self) -> list[str]:
-        """What differs from the snapshot, in words; empty when clean. Costs no weight's read:
+    def differences(self) -> list[str]:
+        """Return the names of what differs from the copied state; empty when nothing does.
 
-        a weight written in place shows in its version counter.
+        No weight is read: a weight written in place shows in its version counter.
         """
         biases = {id(param) for param, _ in self._biases}
         found = [
@@ -234,7 +239,7 @@ def _same_items(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
 
 
 def _config_values(config: Any) -> dict[str, Any]:
-    """A config's values; nested configs as values of their own, so that they stay who they are."""
+    """Return a copy of a config's values, with nested configs as dictionaries of their own."""
     return {
         name: _config_values(value) if isinstance(value, PretrainedConfig) else copy.deepcopy(value)
         for name, value in config.__dict__.items()

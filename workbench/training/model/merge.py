@@ -1,7 +1,7 @@
-"""An adapter merged into its base: one plain transformers folder, in 16 bits, never in 4.
+"""The merge of an adapter into its base: one plain transformers folder, never in 4 bits.
 
-Merging into 4-bit weights would round the adapter away; the original weights are used, or, where
-a base exists only quantised, those weights dequantised first.
+A merge into 4-bit weights would round the adapter away. The base's original weights are used; where
+a base exists only quantised, its weights are dequantised first.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBE = "The quick brown fox jumps over the lazy dog. 17 + 25 = 42"
+"""The text whose logits are compared before and after the merge."""
 SHARD = "4GB"
+"""The largest size of one safetensors file of the merged model."""
 
 
 def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None) -> dict[str, Any]:
-    """Write base + adapter to `out`, whole or not at all; what was done, and how near it came.
+    """Write base and adapter as one model to `out`, whole or not at all, and return a report.
 
-    Runs on the CPU; takes the base's 16-bit size in memory and on disk. The report: `base`,
+    Runs on the CPU and takes the base's 16-bit size in memory and on disk. The report holds `base`,
     `dtype`, `dequantized`, `bytes`, `max_logits_difference` (base with adapter against merged, on
-    PROBE, in the merged dtype) and `max_logit`, to compare it with. NotThere, ModelError;
-    UsageError where something stands at `out`, WorkbenchError where nothing can be written there.
+    PROBE, in the merged dtype) and `max_logit`, to compare it with. Raises NotThere and ModelError
+    for adapter and base, UsageError where `out` exists, WorkbenchError where it cannot be written.
     """
     out = free_place(out)
     if not (adapter_folder / "adapter_config.json").is_file():
@@ -48,10 +50,10 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
             hint="give an adapter with adapter_model.safetensors",
         )
     try:
-        # Before anything is loaded: it may be refused.
+        # The folder is made before the model is loaded, so that a refusal comes at once.
         with staging.whole_folder(out, replace=False) as staged:
             report = _merge(adapter_folder, staged, base_path)
-            _as_others_are(staged)
+            _apply_umask(staged)
             return report
     except OSError as refused:
         raise WorkbenchError(
@@ -61,18 +63,18 @@ def merge_adapter(adapter_folder: Path, out: Path, base_path: str | None = None)
 
 
 def free_place(out: Path) -> Path:
-    """`out` in full; UsageError where something stands there that would be lost."""
+    """Return the absolute path of `out`; raise UsageError where files there would be lost."""
     whole = Path(os.path.abspath(out))
     empty = whole.is_dir() and not whole.is_symlink() and not any(whole.iterdir())
     if os.path.lexists(whole) and (not empty or whole == Path.cwd()):
         raise UsageError(
-            f"{safe_line(whole)} is there already", hint="name a folder that is not there yet"
+            f"{safe_line(whole)} exists already", hint="name a folder that does not exist yet"
         )
     return whole
 
 
-def _as_others_are(folder: Path) -> None:
-    """safetensors makes its files for their owner alone; the person's umask decides."""
+def _apply_umask(folder: Path) -> None:
+    """Give the files the modes of the umask; safetensors makes them readable by the owner alone."""
     umask = os.umask(0o077)
     os.umask(umask)
     for file in folder.iterdir():
@@ -80,18 +82,18 @@ def _as_others_are(folder: Path) -> None:
 
 
 def _merge(adapter_folder: Path, staged: Path, base_path: str | None) -> dict[str, Any]:
-    libraries.warm(threads=None)
+    libraries.import_libraries(threads=None)
     import torch
     from peft import PeftConfig, PeftModel
     from transformers import AutoTokenizer
 
-    with _in_words(adapter_folder):
-        named = PeftConfig.from_pretrained(adapter_folder)
+    with _as_model_error(adapter_folder):
+        config = PeftConfig.from_pretrained(adapter_folder)
         tokenizer = AutoTokenizer.from_pretrained(adapter_folder, trust_remote_code=False)
-    base = base_path or _path_of(str(named.base_model_name_or_path))
-    model, dequantized = _load(base, None if base_path else named.revision)
+    base = base_path or _path_of(str(config.base_model_name_or_path))
+    model, dequantized = _load(base, None if base_path else config.revision)
     ids = torch.tensor([tokenizer(PROBE)["input_ids"]])
-    with _in_words(adapter_folder):
+    with _as_model_error(adapter_folder):
         adapted = PeftModel.from_pretrained(model, adapter_folder).eval()
     apart = _logits(adapted, ids)
     merged = adapted.merge_and_unload(safe_merge=True)
@@ -100,7 +102,7 @@ def _merge(adapter_folder: Path, staged: Path, base_path: str | None) -> dict[st
     merged.save_pretrained(staged, max_shard_size=SHARD)
     tokenizer.save_pretrained(staged)
     return {
-        "base": base_path or str(named.base_model_name_or_path),
+        "base": base_path or str(config.base_model_name_or_path),
         "dtype": str(merged.dtype).removeprefix("torch."),
         "dequantized": dequantized,
         "bytes": sum(file.stat().st_size for file in staged.iterdir()),
@@ -110,8 +112,8 @@ def _merge(adapter_folder: Path, staged: Path, base_path: str | None) -> dict[st
 
 
 @contextmanager
-def _in_words(adapter_folder: Path) -> Iterator[None]:
-    """What is wrong with a stranger's files, as ModelError: their readers raise anything."""
+def _as_model_error(adapter_folder: Path) -> Iterator[None]:
+    """Raise ModelError for any error inside the block: readers of foreign files raise anything."""
     try:
         yield
     except Exception as broken:
@@ -123,19 +125,20 @@ def _in_words(adapter_folder: Path) -> Iterator[None]:
 
 
 def _path_of(name: str) -> str:
-    """Folder or hub id of the base that an adapter names."""
+    """Return the folder or hub id of the base that an adapter names."""
     folder = local_path(name)
     return name if folder is None else str(folder)
 
 
 def _load(base: str, revision: str | None) -> tuple[PreTrainedModel, bool]:
-    """The base in the 16 (or 32) bits it was published in; True when they had to be made."""
+    """Return the base in its published 16 or 32 bits, and True when it had to be dequantised."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         trusted = may_run_its_code(base, revision)
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trusted)
-        config._attn_implementation = "eager"  # whatever it names: that could be code from the hub
+        # Whatever the configuration names: it could be code from the hub.
+        config._attn_implementation = "eager"
         quantized = getattr(config, "quantization_config", None) is not None
         model = AutoModelForCausalLM.from_pretrained(
             base,
@@ -163,12 +166,12 @@ def _logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> int:
-    """Merge as the command line asks, and print the report."""
+    """Merge as the command line asks, print the report as JSON and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("adapter", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--base")
-    parser.add_argument("--json", action="store_true", help="what it prints in any case")
+    parser.add_argument("--json", action="store_true", help="accepted; JSON is always printed")
     options = parser.parse_args()
     try:
         report = merge_adapter(options.adapter, options.out, options.base)

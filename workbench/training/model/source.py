@@ -1,7 +1,7 @@
-"""Where a model comes from, pinned: a shipped or local folder, or a commit of the hub's.
+"""Model sources: a shipped folder, a local folder or a commit on the hub, pinned and checked.
 
-Imports no torch. Asking the hub takes a few seconds at most; without a network, what is in the
-hub's cache on this machine is used.
+Imports no torch. A question to the hub takes a few seconds; without a network the hub's cache on
+this machine is used.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from workbench.text import safe_line
 from workbench.user_config import may_run_its_code
 
 TIMEOUT_S = 8.0
-"""For one answer of the hub."""
+"""Seconds to wait for one answer of the hub."""
 ALL_TRIES_S = 60.0
-"""For a model's description, tries and all: the hub's client goes on for minutes."""
+"""Seconds for a model's description with all retries: the hub's client retries for minutes."""
 
 Given = TypeVar("Given")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
@@ -35,20 +35,28 @@ _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
+    """A model whose place and revision are known, with its configuration."""
+
     path: str
     """A local folder or a hub id, as transformers takes it."""
     revision: str | None
     """The hub's commit; None for a folder."""
     config: dict[str, Any]
-    """config.json as it stands."""
+    """The content of config.json."""
     model_type: str
+    """The architecture's name in config.json, for example "llama"."""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields for prepared.json."""
         return asdict(self)
 
 
 def resolve_model(model: Model) -> ModelSource:
-    """The model with its revision pinned and its config read; ModelError with what to do else."""
+    """Return the model's source with its revision pinned and its config.json read.
+
+    Takes seconds for a hub model (at most ALL_TRIES_S) and reads no weights. Raises ModelError,
+    with a hint, for a model that is missing, behind a licence, pickled, or wants code to be run.
+    """
     folder = local_path(model.name)
     if folder is not None:
         return _from_folder(folder)
@@ -56,8 +64,10 @@ def resolve_model(model: Model) -> ModelSource:
 
 
 def fetch_weights(source: ModelSource) -> None:
-    """Bring a hub model's files to this machine before a card waits for them; resumes, and costs
-    one question when they are here. Nothing to do for a folder. ModelError when they don't come.
+    """Download a hub model's files, so that no card waits for them; do nothing for a folder.
+
+    A broken download resumes, and files that are here cost one question to the hub. Raises
+    ModelError when the download fails.
     """
     if source.revision is None:
         return
@@ -73,8 +83,8 @@ def fetch_weights(source: ModelSource) -> None:
         )
     except Exception as refused:  # the hub's errors, OSError, and those of whichever httpx it uses
         raise ModelError(
-            f"the files of {safe_line(source.path, 200)} do not come: {safe_line(refused, 160)}",
-            hint="check network and disk space, and submit again: the download goes on where it "
+            f"the download of {safe_line(source.path, 200)} failed: {safe_line(refused, 160)}",
+            hint="check network and disk space, and submit again: the download continues where it "
             "stopped",
         ) from refused
 
@@ -110,7 +120,7 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
         return commit, hf_hub_download(name, "config.json", revision=commit, etag_timeout=TIMEOUT_S)
 
     try:
-        commit, config = within(ALL_TRIES_S, ask)
+        commit, config = call_with_timeout(ALL_TRIES_S, ask)
     except ModelError:
         raise
     except Exception as refused:  # the hub's errors, OSError, and those of whichever httpx it uses
@@ -120,8 +130,12 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
     return _source(name, commit, Path(config))
 
 
-def within(limit_s: float, work: Callable[[], Given]) -> Given:
-    """What `work` gives or raises; TimeoutError, and `work` left to itself, after `limit_s`."""
+def call_with_timeout(limit_s: float, work: Callable[[], Given]) -> Given:
+    """Return what `work` returns, or raise what it raises.
+
+    After `limit_s` seconds raises TimeoutError; `work` then continues on a daemon thread of its
+    own, because a blocked network call cannot be cancelled.
+    """
     done: Queue[tuple[Given | None, Exception | None]] = Queue()
 
     def run() -> None:
@@ -148,7 +162,7 @@ def _ask_hub(name: str, revision: str | None) -> tuple[str, list[str]]:
 
 
 def _cached(name: str, revision: str | None) -> ModelSource | None:
-    """The newest copy in the hub's cache of this machine, when its weights are there too."""
+    """Return the newest copy in this machine's hub cache, or None where its weights are missing."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(name, "config.json", revision=revision)
@@ -161,7 +175,7 @@ def _cached(name: str, revision: str | None) -> ModelSource | None:
 
 
 def _was_refused(error: Exception) -> bool:
-    """True when the hub said no; a copy in the cache is then no stand-in."""
+    """Return True when the hub refused the model; a cached copy must then not be used instead."""
     from huggingface_hub import errors
 
     no = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
@@ -222,7 +236,7 @@ def _source(path: str, revision: str | None, config_file: Path) -> ModelSource:
         raise ModelError(
             f"config.json of {safe_line(path, 200)} cannot be used: "
             f"{type(broken).__name__}: {safe_line(broken, 120)}",
-            hint="it is a JSON object that names model_type; download the file anew",
+            hint="it must be a JSON object that names model_type; download the file again",
         ) from broken
     if (kernel := _kernel_in(config)) and not may_run_its_code(path, revision):
         raise ModelError(
@@ -234,7 +248,10 @@ def _source(path: str, revision: str | None, config_file: Path) -> ModelSource:
 
 
 def _kernel_in(config: object) -> str:
-    """A repository that transformers would take attention or experts from; empty without one."""
+    """Return the repository from which transformers would load attention or experts code.
+
+    Empty without one. The keys can stand at any depth of the configuration.
+    """
     if not isinstance(config, dict):
         return ""
     for key, value in config.items():

@@ -1,4 +1,4 @@
-"""A model's tokenizer, fit to train with."""
+"""The loading of a model's tokenizer, with the checks that training needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _RESERVED = re.compile(r"reserved|unused|placeholder|extra_id|<\|dummy", re.IGNO
 
 
 def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, padding right with a token it already has; ModelError if unfit."""
+    """Load the model's tokenizer, padding on the right with a token it already has.
+
+    Raises ModelError when it cannot be loaded, is not a fast tokenizer or names no end token.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path,
@@ -44,7 +47,10 @@ def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
 
 
 def _pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """One that stands in no text; never a new one, since embeddings are not in the adapter."""
+    """Return a token that stands in no text.
+
+    It is never a new one: the adapter holds no embeddings, so that a new token would have none.
+    """
     added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
     reserved = [name for name in added if _RESERVED.search(name)]
     for name in (*_PADS, *reserved):

@@ -1,6 +1,7 @@
-"""Warm starts: a fresh LoRA that begins with another trial's weights.
+"""Warm starts: a new LoRA that begins with another trial's weights.
 
-Weights only. Optimizer and schedule begin anew, so it is no resume, and nothing here says it is.
+Only the weights are taken over. Optimizer and schedule start from zero, so that a warm start is no
+resume.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ ALIKE = {
     "rslora": "use_rslora",
     "bias": "bias",
 }
-"""Our settings, and where an adapter's own configuration has them."""
+"""Settings under `lora` that must be equal, and their keys in an adapter's own configuration."""
 
 
-def check(source: dict[str, Any], recipe: Recipe) -> None:
-    """That the adapter is byte for byte what its trial left, and of the recipe's shape.
+def check_adapter(source: dict[str, Any], recipe: Recipe) -> None:
+    """Check that the adapter is byte for byte what its trial saved, and fits the recipe.
 
-    Reads its weights once. CheckpointError for the file, RecipeError for the shape.
+    Reads the weights once, for their SHA-256. Raises CheckpointError for a changed or missing file
+    and RecipeError for settings under which the weights mean something else.
     """
     folder, who = Path(source["folder"]), f"the adapter of trial {source['trial']}"
     weights = folder / WEIGHTS
     try:
-        told = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        found = staging.sha256(weights)
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        found = staging.file_sha256(weights)
     except (OSError, ValueError) as gone:
         raise CheckpointError(
             f"{who} cannot be read, so nothing can start from it: {gone}",
@@ -43,27 +45,27 @@ def check(source: dict[str, Any], recipe: Recipe) -> None:
         ) from gone
     if found != source["sha256"]:
         raise CheckpointError(
-            f"{who} is not what was left there: its SHA-256 is {found[:12]}…, not "
+            f"{who} changed since it was saved: its SHA-256 is {found[:12]}…, not "
             f"{str(source['sha256'])[:12]}…",
-            hint="bring the file back, or clone this trial with --warm-start of another one",
+            hint="restore the file, or clone this trial with --warm-start of another one",
         )
-    _check_shape(who, told, recipe)
+    _check_shape(who, config, recipe)
 
 
-def _check_shape(who: str, told: dict[str, Any], recipe: Recipe) -> None:
-    if told.get("base_model_name_or_path") != recipe.model.name:
+def _check_shape(who: str, config: dict[str, Any], recipe: Recipe) -> None:
+    if config.get("base_model_name_or_path") != recipe.model.name:
         raise RecipeError(
-            f"{who} is for {told.get('base_model_name_or_path')}, not for {recipe.model.name}",
+            f"{who} is for {config.get('base_model_name_or_path')}, not for {recipe.model.name}",
             hint="start from a trial on the same model",
         )
     for setting, key in ALIKE.items():
-        here, there = getattr(recipe.lora, setting), told.get(key)
+        here, there = getattr(recipe.lora, setting), config.get(key)
         if here != there:
             raise RecipeError(
                 f"lora.{setting} is {here}, and {who} has {there}: it cannot start from it",
                 hint=f"clone this trial with -s lora.{setting}={there}, or without the warm start",
             )
-    here, there = recipe.lora.targets, told.get("target_modules")
+    here, there = recipe.lora.targets, config.get("target_modules")
     if isinstance(here, list) and isinstance(there, list) and set(there) - set(here):
         lost = ", ".join(sorted(set(there) - set(here)))
         raise RecipeError(
@@ -72,8 +74,8 @@ def _check_shape(who: str, told: dict[str, Any], recipe: Recipe) -> None:
         )
 
 
-def load(model: PeftModel, source: dict[str, Any], emit: Emit) -> None:
-    """Its weights into the fresh adapter; CheckpointError when their shapes differ after all."""
+def load_adapter(model: PeftModel, source: dict[str, Any], emit: Emit) -> None:
+    """Copy the adapter's weights into the new one; raise CheckpointError when shapes differ."""
     try:
         load_weights(model, Path(source["folder"]) / WEIGHTS)
     except CheckpointError as other:
@@ -83,6 +85,6 @@ def load(model: PeftModel, source: dict[str, Any], emit: Emit) -> None:
         ) from other
     text = (
         f"warm start: the weights of trial {source['trial']}'s adapter, "
-        f"SHA-256 {str(source['sha256'])[:12]}…; optimizer and schedule begin anew"
+        f"SHA-256 {str(source['sha256'])[:12]}…; optimizer and schedule start from zero"
     )
     emit("log", level="info", text=text)

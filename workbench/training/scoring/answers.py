@@ -1,4 +1,4 @@
-"""Generated answers against expected ones: greedy, in batches, exact match of the pattern."""
+"""Greedy answers in batches, compared with the expected ones by the recipe's pattern."""
 
 from __future__ import annotations
 
@@ -13,25 +13,32 @@ from torch import nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from workbench.training.control import Control
-from workbench.training.scoring.held_out_loss import in_batches, scoring
+from workbench.training.scoring.held_out_loss import in_batches, scoring_mode
 
 TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>")
-"""Tokens that end a turn in common chat templates, beside the tokenizer's own end."""
+"""Tokens that end a turn in common chat templates, besides the tokenizer's own end token."""
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class GeneratedAnswer:
+    """The answer that the model generated for one held-out row."""
+
     row: int
+    """The row's number among the held-out rows."""
     text: str
-    """What was generated, special tokens removed."""
+    """The generated text without special tokens; empty for a row without a question."""
     right: bool
+    """True when the pattern finds the same in the generated and in the expected answer."""
     scorable: bool
     """False when there is no question, or the expected answer does not match the pattern."""
 
 
-def extract(pattern: str, text: str) -> str | None:
-    """The last match's first group (or all of it), stripped, commas in numbers removed."""
+def extract_answer(pattern: str, text: str) -> str | None:
+    """Return the last match's first group (or the whole match), stripped; None without a match.
+
+    Commas between digits are removed, so that 1,000 equals 1000.
+    """
     last = None
     for last in re.finditer(pattern, text):  # noqa: B007
         pass
@@ -42,7 +49,7 @@ def extract(pattern: str, text: str) -> str | None:
 
 
 class _Watch(StoppingCriteria):  # type: ignore[misc]
-    """Makes progress visible at every token, and stops for a wish to have the card back."""
+    """A hook at every token that records progress and raises Interrupted on a request to yield."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -63,13 +70,18 @@ def generate_answers(
     precision: str,
     control: Control,
     shrunk: Callable[[int], None] = lambda size: None,
-) -> list[Answer]:
-    """One greedy answer per row, in the rows' order. The key-value cache goes with each batch."""
+) -> list[GeneratedAnswer]:
+    """Generate one greedy answer for each row and return them in the rows' order.
+
+    Rows are sorted by length and generated `batch_size` at a time, with fewer rows when the card
+    has no room; `shrunk` is called with a new size. The key-value cache is freed after each batch.
+    Raises Interrupted when the card is to be given back.
+    """
     prompts: list[list[int]] = list(rows["prompt_ids"])
     asked = [i for i, prompt in enumerate(prompts) if prompt]
     order = sorted(asked, key=lambda i: -len(prompts[i]))
     wanted = [
-        extract(pattern, text) if prompt else None
+        extract_answer(pattern, text) if prompt else None
         for text, prompt in zip(rows["answer"], prompts, strict=True)
     ]
     settings = GenerationConfig(
@@ -86,7 +98,7 @@ def generate_answers(
     )
     stop = StoppingCriteriaList([_Watch(control)])
     texts: dict[int, str] = {}
-    with scoring(model, precision) as device:
+    with scoring_mode(model, precision) as device:
 
         def work(batch: list[int]) -> None:
             width = max(len(prompts[i]) for i in batch)
@@ -102,15 +114,15 @@ def generate_answers(
                 generation_config=settings,
                 stopping_criteria=stop,
             )
-            said = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-            texts.update(zip(batch, said, strict=True))
+            decoded = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+            texts.update(zip(batch, decoded, strict=True))
 
         in_batches(order, batch_size, control, work, shrunk)
     return [
-        Answer(
+        GeneratedAnswer(
             row=i,
             text=texts.get(i, ""),
-            right=wanted[i] is not None and extract(pattern, texts[i]) == wanted[i],
+            right=wanted[i] is not None and extract_answer(pattern, texts[i]) == wanted[i],
             scorable=wanted[i] is not None,
         )
         for i in range(len(prompts))
@@ -118,10 +130,10 @@ def generate_answers(
 
 
 def end_ids(model: nn.Module, tokenizer: Any) -> list[int]:
-    """Every token that may end an answer: the model's, the tokenizer's, and TURN_ENDS it has."""
+    """Return the ids that may end an answer: the model's, the tokenizer's, those of TURN_ENDS."""
     config = getattr(model, "generation_config", None)
-    told = getattr(config, "eos_token_id", None)
-    ids = set(told if isinstance(told, list) else [told])
+    own = getattr(config, "eos_token_id", None)
+    ids = set(own if isinstance(own, list) else [own])
     ids.add(tokenizer.eos_token_id)
     known = tokenizer.get_added_vocab()
     ids.update(known[name] for name in TURN_ENDS if name in known)

@@ -1,4 +1,4 @@
-"""Held-out loss of the model as it is: every row, nats per target token."""
+"""The held-out loss: every held-out row is scored, in nats per target token."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ from workbench.training.model.base import DTYPES
 Result = TypeVar("Result")
 
 
-def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
-    """The compute dtype of 16-bit precisions; nothing for fp32."""
+def autocast_context(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Return torch's autocast for a 16-bit precision, and a context that does nothing for fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device, dtype=DTYPES[precision])
 
 
 @contextmanager
-def scoring(model: nn.Module, precision: str) -> Iterator[str]:
-    """Eval mode, no gradients, compute dtype; gives the device. The mode is as before after."""
+def scoring_mode(model: nn.Module, precision: str) -> Iterator[str]:
+    """Score inside the block: eval mode, no gradients, the compute dtype; yields the device type.
+
+    The model's mode is restored afterwards.
+    """
     was = model.training
     device = next(model.parameters()).device.type
     model.eval()
     try:
-        with torch.no_grad(), autocast(device, precision):
+        with torch.no_grad(), autocast_context(device, precision):
             yield device
     finally:
         model.train(was)
@@ -47,10 +50,11 @@ def in_batches(
     work: Callable[[list[int]], Result],
     shrunk: Callable[[int], None] = lambda size: None,
 ) -> list[Result]:
-    """`work` on `size` of `order` at a time, on fewer when the card has no room for more.
+    """Call `work` with `size` rows of `order` at a time and return its results.
 
-    `shrunk` is told a new size. Raises Interrupted between batches when the card is wanted back,
-    and what work raised when not even one row fits an emptied card.
+    On out of memory the size is halved and `shrunk` is called with it. Raises Interrupted between
+    batches when the card is to be given back, and the out-of-memory error itself when one row alone
+    does not fit an empty card.
     """
     results, at, emptied = [], 0, False
     while at < len(order):
@@ -66,7 +70,7 @@ def in_batches(
                 shrunk(size)
         else:
             continue
-        torch.cuda.empty_cache()  # here, where the error's frames hold nothing any more
+        torch.cuda.empty_cache()  # outside `except`, where the error's frames hold no tensors
         emptied = True
     return results
 
@@ -81,17 +85,17 @@ def held_out(
     control: Control,
     shrunk: Callable[[int], None] = lambda size: None,
 ) -> dict[str, float]:
-    """loss (nats per target token, over all tokens), perplexity, token_accuracy, targets.
+    """Return loss (nats per target token over all rows), perplexity, token_accuracy and targets.
 
-    `model` is the transformers model, adapter layers inside or not. Logits are never held whole:
-    TRL's head scores them in chunks. Diverged when the loss is no number.
+    `model` is the transformers model, with or without adapter layers inside. Logits are never held
+    whole: TRL's head scores them in chunks. Raises Diverged when the loss is not finite.
     """
-    if "forward" not in model.__dict__:  # TRL's trainer has put the same head on
+    if "forward" not in model.__dict__:  # else TRL's trainer has replaced it with the same head
         add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
     lengths = list(rows["length"])
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     fault_points.at("worker.evaluating")
-    with scoring(model, precision) as device:
+    with scoring_mode(model, precision) as device:
 
         def work(batch: list[int]) -> torch.Tensor:
             inputs = _padded(rows[batch], pad_id, device)
@@ -113,7 +117,7 @@ def held_out(
 
 
 def _padded(columns: dict[str, Any], pad_id: int, device: str) -> dict[str, torch.Tensor]:
-    """Right-padded batch of rows."""
+    """Return rows as one batch, padded on the right."""
     ids, labels = columns["input_ids"], columns["labels"]
     width = max(len(row) for row in ids)
 

@@ -1,4 +1,4 @@
-"""A model's scores on the held-out rows: loss, and exact match where the recipe has a pattern."""
+"""The scores of a model on the held-out rows: loss, and exact match where a pattern is set."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from datasets import Dataset
 from torch import nn
 
 from workbench.recipe.schema import Evaluate
-from workbench.text import safe
+from workbench.text import safe_text
 from workbench.training.control import Control, Emit
-from workbench.training.scoring.answers import Answer, generate_answers
+from workbench.training.scoring.answers import GeneratedAnswer, generate_answers
 from workbench.training.scoring.held_out_loss import held_out
 
 
 @dataclass(slots=True, kw_only=True)
 class Scorer:
-    """Scores `model` as it is, adapter layers inside or not. Both methods raise Interrupted."""
+    """A scorer of `model` as it is, with or without adapter layers inside.
+
+    Every method raises Interrupted when the card is to be given back.
+    """
 
     model: nn.Module
     rows: Dataset
@@ -27,10 +30,10 @@ class Scorer:
     emit: Emit
     control: Control
     rows_at_once: int
-    """As the plan says; fewer from the moment they proved too many."""
+    """Rows in one batch: the plan's number, or fewer after they ran out of memory."""
 
     def held_out(self) -> dict[str, float]:
-        """loss, perplexity, token_accuracy, targets; see evaluate.held_out."""
+        """Return loss, perplexity, token_accuracy and targets, as `held_out_loss.held_out` does."""
         return self._held_out(self.rows)
 
     def _held_out(self, rows: Dataset) -> dict[str, float]:
@@ -45,7 +48,10 @@ class Scorer:
         )
 
     def one_batch(self) -> None:
-        """What scoring takes at most: the longest rows, and the longest questions, once."""
+        """Score one batch of the longest rows and one of the longest questions.
+
+        This takes as much memory as scoring ever will.
+        """
         longest = self._longest([len(ids) for ids in self.rows["input_ids"]])
         self._held_out(self.rows.select(longest))
         if self.evaluate.answer_pattern is not None:
@@ -61,7 +67,10 @@ class Scorer:
         self.rows_at_once = size
 
     def scores(self) -> dict[str, float]:
-        """The same with `rows` and, with an answer pattern, `exact_match`; emits the samples."""
+        """Return the held-out values with `rows` and, with a pattern, `exact_match` and `answers`.
+
+        Emits the sample events that evaluate.samples asks for.
+        """
         values = {**self.held_out(), "rows": len(self.rows)}
         if self.evaluate.answer_pattern is not None:
             self.emit("phase", name="evaluating", detail="answers")
@@ -82,7 +91,7 @@ class Scorer:
         right = sum(answer.right for answer in scored)
         return {"exact_match": right / len(scored), "answers": len(scored)}
 
-    def _answers(self, rows: Dataset, pattern: str, max_new_tokens: int) -> list[Answer]:
+    def _answers(self, rows: Dataset, pattern: str, max_new_tokens: int) -> list[GeneratedAnswer]:
         return generate_answers(
             self.model,
             rows,
@@ -95,12 +104,12 @@ class Scorer:
             shrunk=self._shrunk,
         )
 
-    def _show(self, answer: Answer) -> None:
+    def _show(self, answer: GeneratedAnswer) -> None:
         row = self.rows[answer.row]
         self.emit(
             "sample",
-            question=safe(row["question"]),
-            expected=safe(row["answer"]),
-            answer=safe(answer.text),
+            question=safe_text(row["question"]),
+            expected=safe_text(row["answer"]),
+            answer=safe_text(answer.text),
             right=answer.right,
         )
