@@ -1,4 +1,4 @@
-"""The commands, in the groups `workbench --help` shows them in."""
+"""The `workbench` command: every subcommand, in the groups that `workbench --help` shows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from workbench import __version__
-from workbench.cli.errors import report
-from workbench.cli.machine import cards, engine, repair
+from workbench.cli.errors import report_error
+from workbench.cli.machine import cards, engine, repair, service
 from workbench.cli.recipes import check, demo, plan, run, shipped, train
-from workbench.cli.tables import tell
+from workbench.cli.tables import print_note
 from workbench.cli.trials import control, importance, listing, logs, merge, steer, watch
 from workbench.service import Service
 
@@ -22,7 +22,7 @@ TRIALS, QUEUE = "Steer trials", "Steer the queue and the cards"
 
 
 class Commands(TyperGroup):
-    """Commands in their groups, and one place where all their errors end."""
+    """A command group that lists subcommands by heading and reports every error in one place."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
@@ -41,8 +41,9 @@ class Commands(TyperGroup):
         try:
             value = super().invoke(ctx)
             sys.stdout.flush()
-        except (KeyboardInterrupt, OSError) as error:  # click would answer these in its own way
-            raise typer.Exit(report(error)) from error
+        # click turns these two into its own messages and exit codes, so they are caught first.
+        except (KeyboardInterrupt, OSError) as error:
+            raise typer.Exit(report_error(error)) from error
         return value
 
 
@@ -62,59 +63,92 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def root(
+def root_command(
     context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Many QLoRA fine-tunes at once, from a terminal: which one is best?
+    """Run many QLoRA fine-tunes at once, and find out which one is best.
 
-    Without a command: the full screen. `workbench demo` shows the whole way in minutes.
+    Without a command, the full screen opens. `workbench demo` shows every step in minutes.
     """
     if context.invoked_subcommand is not None:
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        tell(context.get_help())
+        print_note(context.get_help())
         raise typer.Exit(2)
-    from tui.app import run as run_screen
+    from tui.app import run_app
 
     service = Service()
-    control.revive(service)
-    raise typer.Exit(run_screen(service.home))
+    control.revive_engine(service)
+    raise typer.Exit(run_app(service.home))
 
 
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
-    TRAIN: (check.check, plan.plan, run.run, demo.demo, train.train),
-    LOOK: (watch.watch, listing.ls, listing.show, logs.logs, listing.board, importance.importance),
+    TRAIN: (
+        check.check_command,
+        plan.plan_command,
+        run.run_command,
+        demo.demo_command,
+        train.train_command,
+    ),
+    LOOK: (
+        watch.watch_command,
+        listing.ls_command,
+        listing.show_command,
+        logs.logs_command,
+        listing.board_command,
+        importance.importance_command,
+    ),
     TRIALS: (
-        *(control.pause, control.resume, control.stop, control.kill),
-        *(steer.clone, steer.extend, steer.add, steer.move, steer.order),
+        *(
+            control.pause_command,
+            control.resume_command,
+            control.stop_command,
+            control.kill_command,
+        ),
+        *(
+            steer.clone_command,
+            steer.extend_command,
+            steer.add_command,
+            steer.move_command,
+            steer.order_command,
+        ),
     ),
     QUEUE: (
-        *(steer.priority, steer.parallel, steer.hold, steer.release),
-        *(steer.drain, steer.undrain),
+        *(
+            steer.priority_command,
+            steer.parallel_command,
+            steer.hold_command,
+            steer.release_command,
+        ),
+        *(steer.drain_command, steer.undrain_command),
     ),
-    KEEP: (merge.merge, shipped.schema),
-    MACHINE: (cards.cards, cards.doctor, repair.repair),
+    KEEP: (merge.merge_command, shipped.schema_command),
+    MACHINE: (cards.cards_command, cards.doctor_command, repair.repair_command),
 }
 for _group, _commands in _GROUPS.items():
     for _command in _commands:
-        negative = {"ignore_unknown_options": _command is steer.priority}  # -5 is no option
-        app.command(rich_help_panel=_group, context_settings=negative)(_command)
+        _name = _command.__name__.removesuffix("_command")
+        # `priority NAME -5`: a negative number is an argument there, not an option.
+        _negative = {"ignore_unknown_options": _command is steer.priority_command}
+        app.command(_name, rich_help_panel=_group, context_settings=_negative)(_command)
 app.add_typer(shipped.app, name="recipes", rich_help_panel=KEEP)
 app.add_typer(engine.app, name="engine", rich_help_panel=MACHINE)
+app.add_typer(service.app, name="service", rich_help_panel=MACHINE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. Prints every error itself."""
+    """Run one command and return its exit code. Every error is printed here, none is raised."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal without UTF-8 gets `?`, not a traceback
+        # A terminal without UTF-8 shows `?` instead of ending in a traceback.
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
         app(args=None if argv is None else list(argv), prog_name="workbench")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException as error:
-        return report(error)
+        return report_error(error)
     return 0
