@@ -26,7 +26,7 @@ from typing import Any
 from workbench import search
 from workbench.assignment import Assignment
 from workbench.cli.trials.follow import follow_experiment
-from workbench.footprint import choose_plan
+from workbench.footprint import plan_trial
 from workbench.home import Home
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, apply_settings, find_recipe, load_recipe
@@ -97,7 +97,7 @@ class Trainer:
 
         self.number += 1
         recipe = apply_settings(self.recipe, settings)
-        plan = choose_plan(recipe, self.prepared["model"]["config"], self.card)
+        plan = plan_trial(recipe, self.prepared["model"]["config"], self.card)
         told: list[tuple[int, float]] = []
 
         def emit(kind: str, *, durable: bool = False, **data: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from workbench.home import Home
 from workbench.machine.locks import Lock
 from workbench.scheduler import TickContext, tick
 from workbench.scheduler.children.preparer import Preparer
-from workbench.store import Store
+from workbench.store import Store, card_table
 
 STEPS = 6
 
@@ -76,7 +77,9 @@ class Engine(threading.Thread):
         return TickContext(
             home=self.home,
             store=store,
-            fleet=InlineFleet(str(self.home.root), store.next_generation, worker=worker),
+            fleet=InlineFleet(
+                str(self.home.root), partial(card_table.next_generation, store), worker=worker
+            ),
             preparer=AtOnce(self.home),
             sample=lambda: [cpu_card(0), cpu_card(1)],
         )

@@ -17,10 +17,10 @@ from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import TINY, Bench
 from workbench.cli.recipes.check import _fit, brackets, fit_lines, print_example
 from workbench.cli.recipes.plan import cards_here
-from workbench.cli.recipes.prepare import Progress, bar
+from workbench.cli.recipes.prepare import Progress, progress_bar
 from workbench.errors import WorkbenchError
 from workbench.footprint import named_config
-from workbench.footprint.outlook import look
+from workbench.footprint.outlook import outlook_on
 from workbench.footprint.usual_cards import card_of_size, usual_card
 from workbench.home import Home
 from workbench.recipe import Recipe
@@ -123,8 +123,8 @@ def test_progress_is_painted_over_on_a_terminal_and_told_by_stage_elsewhere(
     for stream, bar_there in painted.items():
         monkeypatch.setattr(sys, "stderr", stream)
         progress = Progress(file)
-        progress.look()
-        progress.look()
+        progress.update()
+        progress.update()
         progress.end()
         assert stream.getvalue() == (bar_there * 2 + "\r\x1b[K" if bar_there else "tokenising\n")
 
@@ -149,9 +149,9 @@ def test_ctrl_c_ends_the_child_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_bar_tells_how_far_it_is() -> None:
-    assert bar("reading", 0, 0) == "reading"
-    assert bar("reading", 1_500, 0) == "reading 1,500"
-    assert bar("tokenising", 1, 4) == "tokenising [#####...............] 1 of 4"
+    assert progress_bar("reading", 0, 0) == "reading"
+    assert progress_bar("reading", 1_500, 0) == "reading 1,500"
+    assert progress_bar("tokenising", 1, 4) == "tokenising [#####...............] 1 of 4"
 
 
 class TestCards:
@@ -195,10 +195,10 @@ def test_what_does_not_fit_is_told_with_its_mends() -> None:
     )
     shape = named_config("meta-llama/Meta-Llama-3-8B")
     assert shape is not None
-    looked = [look(recipe, shape, usual_card("3070"))]
+    looked = [outlook_on(recipe, shape, usual_card("3070"))]
     (line, colour), *_ = fit_lines(looked, None, known=True)
     assert (line.split(":")[0], colour) == ("fits RTX 3070", "green")
-    tiny = [look(recipe, shape, card_of_size(4 << 30, "a card of 4 GiB"))]
+    tiny = [outlook_on(recipe, shape, card_of_size(4 << 30, "a card of 4 GiB"))]
     (line, colour), (hint, _) = fit_lines(tiny, None, known=False)
     assert line.startswith("does not fit a card of 4 GiB (no card is known here): it needs 7")
     assert (colour, hint.startswith("  → use a card of 8 GB")) == ("red", True)

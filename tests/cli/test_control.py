@@ -11,7 +11,7 @@ from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from tests.support.tick_contexts import Bench, recipe
 from workbench.home import Home
-from workbench.store.requests import scan
+from workbench.store.requests import scan_requests
 from workbench.trial import State
 
 LONG = str(10**9)
@@ -29,7 +29,7 @@ def test_run_prints_name_trials_and_what_comes_next(
     said = workbench("run", recipe_file(tmp_path, sweep=sweep))
     assert said.code == 0
     assert said.out.splitlines()[0] == "experiment tiny: 6 trials"
-    assert "closing this changes nothing" in said.out
+    assert "you may close this terminal" in said.out
 
 
 def test_run_json_names_the_experiment(
@@ -66,7 +66,7 @@ def test_kill_asks_for_the_id(
     monkeypatch.setattr("sys.stdin", io.StringIO("3\n"))
     wrong = workbench("kill", "2")
     assert (wrong.code, wrong.out) == (1, "")
-    assert "that was not 2; nothing was killed" in wrong.err
+    assert "the id typed is not 2; nothing was killed" in wrong.err
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     nobody = workbench("kill", "2")
     assert nobody.code == 2
@@ -105,18 +105,52 @@ def test_resume_of_a_paused_trial_is_answered(
     assert "goes on" in said.out
 
 
+def test_an_unknown_trial_does_not_keep_the_others_from_being_killed(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    _long_run(workbench, tmp_path)
+    said = workbench("kill", "--yes", "2", "77")
+    assert said.code == 3
+    assert "trial 2" in said.out
+    assert "there is no trial 77" in said.err
+
+
+def _stopped_with_work(bench: Bench, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that a person has stopped while a trial waits."""
+    bench.submit(recipe())
+    bench.ticks(3)
+    monkeypatch.setattr("workbench.service.lock_holder", lambda _: None)
+    home.stopped.touch()
+
+
+def test_run_restarts_no_stopped_queue_without_being_asked(
+    bench: Bench,
+    home: Home,
+    workbench: Workbench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _stopped_with_work(bench, home, monkeypatch)
+    said = workbench("run", recipe_file(tmp_path))
+    assert said.code == 1
+    assert "would continue if it is started" in said.err
+    assert "add --start" in said.err
+    assert home.stopped.exists()
+    assert scan_requests(home.requests) == []
+
+
 def test_nothing_is_asked_of_an_engine_that_a_person_stopped(
     bench: Bench, home: Home, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.submit(recipe())
     bench.ticks(3)
-    monkeypatch.setattr("workbench.service.holder", lambda _: None)
+    monkeypatch.setattr("workbench.service.lock_holder", lambda _: None)
     home.stopped.touch()
     said = workbench("stop", "1")
     assert said.code == 1
     assert "the engine is stopped" in said.err
     assert "workbench engine start" in said.err
-    assert scan(home.requests) == []
+    assert scan_requests(home.requests) == []
 
 
 def test_reading_says_that_a_stopped_engine_lets_work_wait(
@@ -150,7 +184,7 @@ def test_engine_stop_of_a_dead_engine_keeps_it_down(home: Home, workbench: Workb
     said = workbench("engine", "stop")
     assert said.code == 0
     assert home.stopped.exists()
-    assert scan(home.requests) == []
+    assert scan_requests(home.requests) == []
 
 
 def test_a_request_is_dropped_as_one_file(bench: Bench, home: Home) -> None:
@@ -159,6 +193,6 @@ def test_a_request_is_dropped_as_one_file(bench: Bench, home: Home) -> None:
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     Service(home).stop(2)
-    ((path, request),) = scan(home.requests)
+    ((path, request),) = scan_requests(home.requests)
     assert path.suffix == ".json"
     assert getattr(request, "args", None) == {"trial": 2}

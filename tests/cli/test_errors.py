@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from workbench import __version__
-from workbench.cli.errors import report
+from workbench.cli.errors import report_error
 from workbench.errors import DoesNotFit
 from workbench.home import Home
 
@@ -95,7 +95,7 @@ def test_an_unexpected_error_leaves_its_traceback_in_a_file(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home.make()
-    assert report(ZeroDivisionError("oh")) == 1
+    assert report_error(ZeroDivisionError("oh")) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: unexpected ZeroDivisionError: oh\n  → the traceback is in ")
     (file,) = home.logs.glob("workbench-*.txt")
@@ -106,14 +106,14 @@ def test_debugging_shows_the_traceback(
     home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORKBENCH_DEBUG", "1")
-    assert report(ZeroDivisionError("oh")) == 1
+    assert report_error(ZeroDivisionError("oh")) == 1
     assert "ZeroDivisionError: oh" in capsys.readouterr().err
 
 
 def test_every_line_of_an_error_and_its_mend_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report(DoesNotFit("one\ntwo\x1b[31m", hint="less")) == 1
+    assert report_error(DoesNotFit("one\ntwo\x1b[31m", hint="less")) == 1
     assert capsys.readouterr().err == "error: one\ntwo\n  → less\n"
 
 
 def test_interruption_is_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report(KeyboardInterrupt()) == 130
+    assert report_error(KeyboardInterrupt()) == 130

@@ -11,7 +11,7 @@ from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from tests.support.tick_contexts import Bench, recipe
 from workbench.cli.recipes.demo import need_all_done
-from workbench.cli.trials.follow import Story
+from workbench.cli.trials.follow import Narrator
 from workbench.errors import WorkbenchError
 from workbench.home import Home
 from workbench.service import Service
@@ -86,7 +86,7 @@ def test_a_story_tells_only_news(bench: Bench) -> None:
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     row = bench.store.trial(2)
-    story = Story(clock=lambda: 0.0)
+    story = Narrator(clock=lambda: 0.0)
     first = list(story.news([row]))
     assert "trial 2  running  on cpu-" in first[0]
     assert list(story.news([row])) == []
@@ -100,7 +100,7 @@ def test_of_a_resumed_trial_nothing_is_told_before_it_has_numbers(bench: Bench) 
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     row = dataclasses.replace(bench.store.trial(2), step=175, total_steps=400, loss=None)
-    (line,) = Story(clock=lambda: 0.0).news([row])
+    (line,) = Narrator(clock=lambda: 0.0).news([row])
     assert "running" in line
 
 
@@ -109,7 +109,7 @@ def test_a_story_grows_quieter(bench: Bench) -> None:
     bench.until(State.RUNNING, 2)
     row = dataclasses.replace(bench.store.trial(2), step=1, total_steps=1000, loss=2.0)
     now = [0.0]
-    story = Story(clock=lambda: now[0])
+    story = Narrator(clock=lambda: now[0])
     assert len(list(story.news([row]))) == 1
     now[0] = 10.0
     assert len(list(story.news([row]))) == 1
@@ -123,7 +123,7 @@ def test_a_story_tells_once_what_the_queue_has_been_waiting_for(bench: Bench) ->
     bench.submit(recipe())
     row = dataclasses.replace(bench.store.trial(2), waiting="no card is free")
     now = [0.0]
-    story = Story(clock=lambda: now[0])
+    story = Narrator(clock=lambda: now[0])
     assert list(story.news([row])) == []
     now[0] = 5.0
     (line,) = story.news([row])

@@ -1,4 +1,4 @@
-"""What the commands show of heat, energy, limits, and why a card is left alone."""
+"""What the commands show of heat, energy, limits, and why a card is in use by others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_card_in_use_is_shown_as_such(bench: Bench, workbench: Workbench) -> N
     user = {"pid": 7311, "bytes": 5 << 30, "name": "blender", "draws": False}
     drawing(bench, processes=[user])
     said = workbench("cards")
-    assert "left alone" in said.out
+    assert "in use by others" in said.out
     assert "GPU-0: in use by pid 7311 (blender, 5.0 GiB)" in said.out
     assert "in use by pid 7311" in workbench("ls").out
 

@@ -14,13 +14,13 @@ def test_it_tells_what_mattered_and_how_sure_that_is(bench: Bench, workbench: Wo
     said = workbench("importance", "tiny")
     assert said.code == 0
     title, heads, rate, rank = said.out.splitlines()
-    assert title == "tiny: 8 trials tell"
+    assert title == "tiny: 8 trials counted"
     assert heads.split() == ["setting", "explains", "90", "%", "best"]
     assert rate.split()[0] == "train.learning_rate"
     assert rate.endswith("0.15")
     assert " to " in rate
     assert rank.startswith("lora.rank")
-    assert "not told from chance (p " in rank
+    assert "not significant (p " in rank
 
 
 def test_as_json_it_tells_the_same(bench: Bench, workbench: Workbench) -> None:
@@ -38,8 +38,8 @@ def test_below_eight_trials_it_says_so(bench: Bench, workbench: Workbench) -> No
     bench.ticks(30)
     said = workbench("importance", "tiny")
     assert said.out.splitlines() == [
-        "tiny: 2 trials tell",
-        "too few trials: it takes 8 that were scored or ended early",
+        "tiny: 2 trials counted",
+        "too few trials: at least 8 must be scored or ended early",
     ]
     assert workbench("importance", "tiny", "--json").data["enough"] is False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import Bench, recipe
+from workbench.store import results
 from workbench.trial import Kind, State
 
 SWEEP = {"parameters": {"train.learning_rate": [0.01, 0.1]}}
@@ -91,8 +92,12 @@ def test_a_board_of_nothing_is_exit_code_three(workbench: Workbench) -> None:
 
 def test_show_tells_moves_attempts_scores_and_samples(bench: Bench, workbench: Workbench) -> None:
     _trained(bench)
-    bench.store.put_sample(
-        3, 3, 1, {"question": "1+1?", "expected": "2", "answer": "#### 2", "right": True}
+    results.put_sample(
+        bench.store,
+        3,
+        3,
+        1,
+        {"question": "1+1?", "expected": "2", "answer": "#### 2", "right": True},
     )
     said = workbench("show", "3")
     assert said.code == 0
@@ -131,7 +136,7 @@ def test_hostile_text_is_inert_wherever_it_is_printed(bench: Bench, workbench: W
     wild = recipe(name="x").model_copy(update={"name": HOSTILE})
     bench.store.add_experiment(wild.model_dump(mode="json"), "loss")
     trial = bench.store.add_trial(1, 1, Kind.TUNE, {"lora.rank": HOSTILE})
-    bench.store.ready(1, {}, {}, None)
+    bench.store.mark_ready(1, {}, {}, None)
     bench.store.db.execute("update trials set waiting = ?, reason = ?", (HOSTILE, HOSTILE))
     bench.store.db.execute(
         "insert into events values (9, 0, 1, 1, null, 'log', 'error', ?)", (HOSTILE,)

@@ -63,7 +63,7 @@ def test_what_does_not_fit_comes_with_its_mends(workbench: Workbench) -> None:
     assert "  → use a card of 8 GB" in said.out
 
 
-def test_of_a_sweep_the_hungriest_point_is_planned(workbench: Workbench) -> None:
+def test_of_a_sweep_the_worst_case_is_planned(workbench: Workbench) -> None:
     said = workbench("plan", f"{GUIDE}-sweep", "--card", "4090", "--json").data
     assert said["point"] == {"lora.rank": 64}
     alone = workbench("plan", GUIDE, "-s", "lora.rank=64", "--card", "4090", "--json").data

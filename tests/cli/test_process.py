@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from tests.support.tick_contexts import Bench, recipe
@@ -73,7 +75,7 @@ def test_ctrl_c_leaves_the_watch_and_the_training_alone(
         rest = watch.stderr.read()
     assert watch.returncode == 130
     assert first.strip()  # of a trial, or of the data being checked
-    assert "training goes on" in rest
+    assert "training continues" in rest
     assert "Traceback" not in rest
     assert workbench("ls", "--json").data[0]["trials"][0]["state"] not in ("stopped", "failed")
 
@@ -105,3 +107,30 @@ def test_a_narrow_plain_terminal_gets_plain_ascii_safe_output(home: Home) -> Non
 def test_the_schema_is_json(home: Home) -> None:
     said = _run("schema")
     assert "lora" in json.loads(said.stdout)["properties"]
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("status", "workbench engine status"),
+        ("queue", "workbench ls"),
+        ("help", "workbench --help"),
+        ("version", "workbench --version"),
+    ],
+)
+def test_a_word_for_another_command_gets_its_name(
+    word: str, hint: str, workbench: Workbench
+) -> None:
+    said = workbench(word)
+    assert said.code == 2
+    assert hint in said.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_completion_script(shell: str, workbench: Workbench) -> None:
+    assert "_WORKBENCH_COMPLETE" in workbench("completion", shell).out
+
+
+def test_bash_completes_commands(home: Home) -> None:
+    said = _run(_WORKBENCH_COMPLETE="complete_bash", COMP_WORDS="workbench imp", COMP_CWORD="1")
+    assert said.stdout.split() == ["importance"]

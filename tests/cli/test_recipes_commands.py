@@ -38,6 +38,6 @@ def test_a_copy_is_made_once(
     assert (tmp_path / "demo.yaml").read_text() == find_recipe("demo").read_text()
     again = workbench("recipes", "copy", "demo")
     assert again.code == 2
-    assert "is there already" in again.err
+    assert "exists already" in again.err
     assert workbench("recipes", "copy", "demo", "mine.yaml").code == 0
     assert workbench("recipes", "copy", "demo", tmp_path / "no" / "a.yaml").code == 3

@@ -11,8 +11,8 @@ import pytest
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from workbench.home import Home
-from workbench.machine.locks import holder
-from workbench.store.requests import scan
+from workbench.machine.locks import lock_holder
+from workbench.store.requests import scan_requests
 
 LONG = str(10**9)
 SWEEP = "{parameters: {lora.rank: [4, 8]}}"
@@ -103,13 +103,13 @@ def test_what_was_typed_in_an_editor_that_failed_is_kept(
         (("clone", "2", "-s", "lora.rnak=8"), "Did you mean lora.rank?"),
         (("clone", "2", "-s", "lora.rank"), "write it as key=value"),
         (("clone", "2", "-s", "sweep.method=random"), "sweep"),
-        (("clone", "2", "--warm-start", "seven"), "wants a trial's id"),
-        (("extend", "2", "--epochs", "lots"), "lots is no number"),
+        (("clone", "2", "--warm-start", "seven"), "takes a trial's id"),
+        (("extend", "2", "--epochs", "lots"), "lots is not a number"),
         (("extend", "2"), "say how much longer"),
         (("extend", "2", "--epochs", "0"), "--epochs +1"),
         (("extend", "2", "--epochs", "nan"), "--epochs +1"),
         (("parallel", "tiny", "x"), "a number, or none"),
-        (("add", "tiny"), "say which trial to add"),
+        (("add", "tiny"), "neither a trial's settings nor a number of trials was given"),
         (("priority", "tiny", "99999"), "from -1000 to 1000"),
         (("parallel", "tiny", "0"), "from 1"),
         (("order", "2", "sideways"), "is done already"),
@@ -169,7 +169,7 @@ def test_an_ended_trial_is_extended(ended: Workbench) -> None:
     said = ended("extend", "2", "--epochs", "+1")
     assert said.code == 0
     assert "trains on from the adapter of trial 2 with train.epochs=1.0" in said.out
-    assert "optimizer and schedule begin anew" in said.out
+    assert "optimizer and schedule begin again" in said.out
     assert ended("extend", "2", "--steps", "+50", "--json").data["trial"] == 4
 
 
@@ -208,7 +208,7 @@ def test_a_trial_may_go_anywhere_again(busy: Workbench) -> None:
 
 def test_nothing_is_dropped_twice(busy: Workbench, home: Home) -> None:
     busy("hold", "tiny")
-    assert [path for path, _ in scan(home.requests)] == []
+    assert [path for path, _ in scan_requests(home.requests)] == []
     assert not list(Path(os.environ["WORKBENCH_HOME"]).glob("requests/bad/*"))
 
 
@@ -221,4 +221,4 @@ def test_a_name_that_is_not_there_starts_no_engine(
     said = workbench(*words)
     assert said.code == 3
     assert "starting the engine" not in said.err
-    assert holder(home.keeper_lock) is None
+    assert lock_holder(home.keeper_lock) is None

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from workbench import formatting
-from workbench.cli.tables import cells, cut, paint, table
+from workbench.cli.tables import colour_text, count_cells, cut_to_width, format_table
 
 
 class Terminal(io.StringIO):
@@ -23,34 +23,34 @@ def _eighty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_columns_are_aligned() -> None:
-    lines = table(("id", "name"), [(1, "a"), (22, "bb")], right=("id",))
+    lines = format_table(("id", "name"), [(1, "a"), (22, "bb")], right=("id",))
     assert lines == ["id  name", " 1  a", "22  bb"]
 
 
 def test_a_long_line_is_cut_in_its_flexible_column() -> None:
-    (_, line) = table(("id", "name"), [(1, "x" * 200)], flexible=1)
-    assert cells(line) == 80
+    (_, line) = format_table(("id", "name"), [(1, "x" * 200)], flexible=1)
+    assert count_cells(line) == 80
     assert line.endswith("…")
 
 
 def test_optional_columns_go_first() -> None:
     rows = [("a" * 30, "b" * 30, "c" * 30)]
-    assert table(("a", "b", "c"), rows, flexible=0, optional=("b",))[0].split() == ["a", "c"]
+    assert format_table(("a", "b", "c"), rows, flexible=0, optional=("b",))[0].split() == ["a", "c"]
 
 
 def test_wide_characters_take_two_columns() -> None:
-    assert cells("語") == 2
-    assert cut("語語語", 5) == "語語…"
+    assert count_cells("語") == 2
+    assert cut_to_width("語語語", 5) == "語語…"
 
 
 def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert paint("done", "green", Terminal()) == "\x1b[32mdone\x1b[0m"
-    assert paint("done", "green", io.StringIO()) == "done"
+    assert colour_text("done", "green", Terminal()) == "\x1b[32mdone\x1b[0m"
+    assert colour_text("done", "green", io.StringIO()) == "done"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert paint("done", "green", Terminal()) == "done"
+    assert colour_text("done", "green", Terminal()) == "done"
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
-    assert paint("done", "green", Terminal()) == "done"
+    assert colour_text("done", "green", Terminal()) == "done"
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_words_for_people(told: str, words: str) -> None:
 
 def test_without_a_terminal_lines_are_as_long_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS")
-    assert table(["why"], [["x" * 300]])[1] == "x" * 300
+    assert format_table(["why"], [["x" * 300]])[1] == "x" * 300

@@ -15,8 +15,8 @@ from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from tests.support.tick_contexts import Bench, recipe
 from workbench import formatting
-from workbench.cli.trials.follow import follow, heartbeat
-from workbench.cli.trials.watch import ring
+from workbench.cli.trials.follow import follow_experiment, status_line
+from workbench.cli.trials.watch import ring_bell
 from workbench.home import Home
 from workbench.service import Service
 from workbench.trial import State
@@ -70,7 +70,7 @@ def test_silence_is_broken_by_how_it_stands(
         if "tiny: " in line and "step" in line:
             service.stop(2)
 
-    follow(Service(home), 1, say, beat_s=0.1)
+    follow_experiment(Service(home), 1, say, beat_s=0.1)
     assert any("tiny: 1 running; trial 2 step" in line for line in lines)
 
 
@@ -78,7 +78,7 @@ def test_a_heartbeat_is_one_harmless_line(bench: Bench) -> None:
     bench.submit(recipe(name="evil\x1b[2J"))
     bench.until(State.RUNNING, 2)
     experiment = dataclasses.replace(bench.store.experiment(1), held=True)
-    line = heartbeat(experiment, bench.trials(), bench.now)
+    line = status_line(experiment, bench.trials(), bench.now)
     assert "evil: 1 running; trial 2 step" in line
     assert line.endswith("held by a person")
     assert "\n" not in line
@@ -86,7 +86,7 @@ def test_a_heartbeat_is_one_harmless_line(bench: Bench) -> None:
 
 def test_the_bell_rings_only_on_a_terminal_and_carries_no_escapes_of_others() -> None:
     file = io.StringIO()
-    ring("done", file)
+    ring_bell("done", file)
     assert file.getvalue() == ""
     notice = formatting.notice("a\x07b\x1b]52;c;x\x07c\x9d\n" + "d" * 999)
     assert notice.startswith("\x1b]9;ab")
@@ -110,4 +110,4 @@ def test_leaving_says_that_training_goes_on(bench: Bench, home: Home, argv: list
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "training goes on" in err
+    assert "training continues" in err

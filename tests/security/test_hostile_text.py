@@ -23,7 +23,7 @@ from workbench.cli import main
 from workbench.events import EventWriter
 from workbench.home import Home
 from workbench.machine.locks import Lock
-from workbench.text import safe
+from workbench.text import safe_text
 from workbench.trial import State
 
 CHUNKS = {
@@ -120,12 +120,12 @@ def _speak(bench: Bench) -> None:
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_no_chunk_survives(chunk: str) -> None:
-    clean = safe(CHUNKS[chunk])
+    clean = safe_text(CHUNKS[chunk])
     assert not raw(clean)
 
 
 def test_a_megabyte_costs_what_its_beginning_costs() -> None:
-    assert len(safe(LONG)) <= 4_000
+    assert len(safe_text(LONG)) <= 4_000
 
 
 def test_rows_hold_none_of_it(poisoned: Home) -> None:

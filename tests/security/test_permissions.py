@@ -16,7 +16,7 @@ from workbench.recipe.shipped import shipped_file
 from workbench.scheduler import process_requests
 from workbench.store import Store
 from workbench.store.backup import back_up
-from workbench.store.requests import BadRequest, drop, scan
+from workbench.store.requests import BadRequest, drop_request, scan_requests
 from workbench.trial import State
 
 NAMES = (
@@ -57,7 +57,7 @@ def test_home_and_everything_in_it_are_nobody_elses(wide_open: None, bench: Benc
     home = bench.context.home
     bench.submit(recipe())
     bench.until(State.DONE, 2)
-    drop(home.requests, "stop", {"trial": 2})
+    drop_request(home.requests, "stop", {"trial": 2})
     back_up(home.database, home.backups)
     assert mode(home.root) == 0o700
     for path in home.root.rglob("*"):
@@ -97,7 +97,7 @@ def test_a_cards_name_leads_nowhere(tmp_path: Path, name: str, kind: str) -> Non
 def test_an_experiments_name_leads_nowhere(bench: Bench, tmp_path: Path, name: str) -> None:
     home = bench.context.home
     wanted = recipe(name="x").model_dump(mode="json") | {"name": name}
-    drop(home.requests, "submit", {"recipe": wanted})
+    drop_request(home.requests, "submit", {"recipe": wanted})
     process_requests(bench.context)
     assert [path.name for path in (home.root / "experiments").iterdir()] == ["1"]
     assert [path.name for path in tmp_path.iterdir()] == ["around"]
@@ -109,7 +109,7 @@ def test_an_experiments_name_leads_nowhere(bench: Bench, tmp_path: Path, name: s
 @pytest.mark.parametrize("name", ["", "n" * 81, "n" * 300])
 def test_a_name_without_end_or_without_anything_is_refused(bench: Bench, name: str) -> None:
     wanted = recipe(name="x").model_dump(mode="json") | {"name": name}
-    id = drop(bench.context.home.requests, "submit", {"recipe": wanted})
+    id = drop_request(bench.context.home.requests, "submit", {"recipe": wanted})
     process_requests(bench.context)
     answer = bench.store.answer(id)
     assert answer is not None
@@ -130,5 +130,5 @@ def test_a_requests_id_leads_nowhere(tmp_path: Path, id: str) -> None:
     home = Home(tmp_path / "home").make()
     body = json.dumps({"id": id, "verb": "stop", "args": {}, "sent_utc": 1})
     (home.requests / "one.json").write_text(body)
-    [(_, found)] = scan(home.requests)
+    [(_, found)] = scan_requests(home.requests)
     assert isinstance(found, BadRequest)

@@ -15,16 +15,16 @@ import pytest
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from tests.support.waiting import wait_for
 from workbench.cli import main
-from workbench.cli.errors import report
+from workbench.cli.errors import report_error
 from workbench.errors import RecipeError
 from workbench.events import EventWriter
 from workbench.home import Home
 from workbench.recipe import load_recipe
-from workbench.redact import MASK, learn, redact
+from workbench.redact import MASK, learn_secrets, redact
 from workbench.scheduler import process_requests
 from workbench.scheduler.children.notifier import Notifier
-from workbench.store.requests import drop
-from workbench.text import safe
+from workbench.store.requests import drop_request
+from workbench.text import safe_text
 from workbench.trial import State
 
 FORMED = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh"
@@ -51,9 +51,9 @@ IN_WORDS = (
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    learn({"WANDB_API_KEY": NAMED, "SOME_TOKEN": FORMED, "TOKENIZERS_PARALLELISM": "false"})
+    learn_secrets({"WANDB_API_KEY": NAMED, "SOME_TOKEN": FORMED, "TOKENIZERS_PARALLELISM": "false"})
     yield
-    learn(os.environ)
+    learn_secrets(os.environ)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def leaks(home: Home, *secrets: str) -> list[str]:
 
 @pytest.mark.parametrize("secret", [*SHAPES, NAMED])
 def test_what_is_secret_is_masked_wherever_text_is_made_safe(secret: str) -> None:
-    assert safe(f"401 for {secret}, sorry") == f"401 for {MASK}, sorry"
+    assert safe_text(f"401 for {secret}, sorry") == f"401 for {MASK}, sorry"
 
 
 @pytest.mark.parametrize(("url", "secret"), URLS)
@@ -92,7 +92,7 @@ def test_what_is_named_a_secret_loses_it(text: str, secret: str) -> None:
 def test_the_environments_secrets_are_known_whatever_they_look_like(tmp_path: Path) -> None:
     key = tmp_path / "id_rsa"
     key.touch()
-    learn(
+    learn_secrets(
         {
             "AWS_SECRET_ACCESS_KEY": "/wJalrXUtnFEMI/K7MDENG",
             "HTTPS_PROXY": "http://me:pass-w0rd@proxy:3128",
@@ -153,7 +153,7 @@ def test_a_recipe_with_a_secret_is_refused_and_not_repeated(tmp_path: Path, line
 def test_a_request_that_holds_one_is_refused_and_kept_without_it(bench: Bench) -> None:
     wanted = recipe().model_dump(mode="json")
     wanted["model"]["revision"] = FORMED
-    id = drop(bench.context.home.requests, "submit", {"recipe": wanted, "note": NAMED})
+    id = drop_request(bench.context.home.requests, "submit", {"recipe": wanted, "note": NAMED})
     process_requests(bench.context)
     answer = bench.store.answer(id)
     assert answer is not None
@@ -198,7 +198,7 @@ def test_what_an_end_tells_and_what_its_command_prints_is_without_it(
     command = [sys.executable, "-c", script]
     notifier = bench.context.notifier = Notifier(bench.context.home, lambda: command)
     id = bench.submit(recipe())
-    bench.store.refuse(id, "no", "")
+    bench.store.mark_refused(id, "no", "")
     bench.store.db.execute("update experiments set reason = ?", (f"401 {FORMED}",))
     bench.ticks(1)
     wait_for(lambda: all(child.poll() is not None for _, child in notifier._running), "its end")
@@ -207,7 +207,7 @@ def test_what_an_end_tells_and_what_its_command_prints_is_without_it(
 
 
 def test_a_traceback_is_kept_without_it(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report(ZeroDivisionError(f"while sending {FORMED}")) == 1
+    assert report_error(ZeroDivisionError(f"while sending {FORMED}")) == 1
     assert FORMED not in capsys.readouterr().err
     kept = [*bench.context.home.logs.glob("workbench-*.txt")]
     assert kept

@@ -1,4 +1,9 @@
-"""The command line: every command asks `workbench.service`, none imports torch, ray or textual."""
+"""The command line: `workbench COMMAND …`.
+
+`app` registers the commands of the packages `recipes`, `trials` and `machine`; `tables` prints,
+`errors` reports, `child` runs slow work in a child process. Commands know `workbench.service` and
+plain data; none imports torch, ray or textual, so that every command starts at once.
+"""
 
 from workbench.cli.app import main
 

@@ -11,14 +11,32 @@ from typer.core import TyperGroup
 
 from workbench import __version__
 from workbench.cli.errors import report_error
-from workbench.cli.machine import cards, engine, repair, service
+from workbench.cli.machine import cards, completion, engine, repair, service
 from workbench.cli.recipes import check, demo, plan, run, shipped, train
 from workbench.cli.tables import print_note
 from workbench.cli.trials import control, importance, listing, logs, merge, steer, watch
+from workbench.errors import UsageError
 from workbench.service import Service
 
 TRAIN, LOOK, KEEP, MACHINE = "Train", "Look", "Adapters and recipes", "Machine"
 TRIALS, QUEUE = "Steer trials", "Steer the queue and the cards"
+
+
+_MEANT = {
+    "help": "workbench --help, or workbench COMMAND --help",
+    "version": "workbench --version",
+    "status": "workbench ls shows trials, workbench engine status the engine",
+    "queue": "workbench ls lists the queue in its order, workbench order TRIAL changes it",
+    "list": "workbench ls",
+    "ps": "workbench ls",
+    "start": "workbench run RECIPE, or workbench engine start",
+    "restart": "workbench engine stop, then workbench engine start",
+    "delete": "workbench kill TRIAL ends it and keeps nothing",
+    "export": "workbench merge TRIAL -o DIR writes one model",
+    "gpus": "workbench cards",
+    "install": "workbench service install starts the engine at boot",
+}
+"""Words that people type for a command of another name, and what to type instead."""
 
 
 class Commands(TyperGroup):
@@ -36,6 +54,12 @@ class Commands(TyperGroup):
         for heading, lines in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(lines)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in _MEANT and args[0] not in self.commands:
+            error = UsageError(f"there is no command {args[0]}", hint=_MEANT[args[0]])
+            raise typer.Exit(report_error(error))
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -126,7 +150,10 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
         *(steer.drain_command, steer.undrain_command),
     ),
     KEEP: (merge.merge_command, shipped.schema_command),
-    MACHINE: (cards.cards_command, cards.doctor_command, repair.repair_command),
+    MACHINE: (
+        *(cards.cards_command, cards.doctor_command),
+        *(repair.repair_command, completion.completion_command),
+    ),
 }
 for _group, _commands in _GROUPS.items():
     for _command in _commands:
@@ -145,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A terminal without UTF-8 shows `?` instead of ending in a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    completion.answer_shell()
     try:
         app(args=None if argv is None else list(argv), prog_name="workbench")
     except SystemExit as end:

@@ -1,4 +1,4 @@
-"""Slow work in a child process, which may import torch; this one may not."""
+"""Child processes for slow work: a child may import torch, the command itself may not."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAVE_S = 30.0
-"""After ctrl-c the child may write a checkpoint for so long."""
+"""Seconds that the child may take to write a checkpoint after ctrl-c."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ChildResult:
+    """The outcome of a child process that has ended."""
+
     code: int
-    """As a shell would say it: 130 after ctrl-c."""
+    """The exit code in a shell's convention: 130 after ctrl-c."""
     stdout: str
 
 
 def run_child(command: Sequence[str]) -> int:
-    """Run it on our terminal, ctrl-c included; its exit code."""
+    """Run the command on our terminal, where ctrl-c reaches it too, and return its exit code."""
     return _wait(subprocess.Popen(command, text=True)).code
 
 
-def ask_child(command: Sequence[str]) -> Ended:
-    """Run it with its stderr on our terminal and its stdout as the answer."""
+def ask_child(command: Sequence[str]) -> ChildResult:
+    """Run the command with its stderr on our terminal, and return its stdout and exit code."""
     return _wait(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace"))
 
 
-def _wait(child: subprocess.Popen[str]) -> Ended:
-    """Until it has ended; a ctrl-c reached it too, so it is given time to leave by itself."""
+def _wait(child: subprocess.Popen[str]) -> ChildResult:
+    """Wait for the child to end; after ctrl-c, for at most LEAVE_S seconds."""
     try:
         stdout = child.communicate()[0]
     except KeyboardInterrupt:
@@ -41,4 +43,4 @@ def _wait(child: subprocess.Popen[str]) -> Ended:
         raise
     interrupted = child.returncode in (-signal.SIGINT, 130)
     code = 130 if interrupted else 1 if child.returncode < 0 else child.returncode
-    return Ended(code, stdout or "")
+    return ChildResult(code, stdout or "")

@@ -1,6 +1,6 @@
-"""Where errors end: words on stderr and an exit code, never a traceback.
+"""Error reports: words on stderr and an exit code, never a traceback.
 
-0 done · 1 failed · 2 usage or recipe · 3 nothing there · 130 interrupted
+Exit codes: 0 done · 1 failed · 2 usage or recipe · 3 not found · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,28 +12,32 @@ import time
 import traceback
 from pathlib import Path
 
-from workbench.cli.tables import tell
+from workbench.cli.tables import print_note
 from workbench.errors import WorkbenchError
 from workbench.home import find_home
-from workbench.machine.processes import hush
+from workbench.machine.processes import silence_streams
 from workbench.redact import redact
-from workbench.store.damage import in_words
+from workbench.store.damage import to_store_error
 from workbench.text import safe_line
 
 INTERRUPTED = 130
 ISSUES = "report it with that file"
 
 
-def report(error: BaseException) -> int:
-    """Tell it on stderr; its exit code."""
+def report_error(error: BaseException) -> int:
+    """Print the error with its hint on stderr, and return its exit code.
+
+    A closed pipe (`workbench ls | head`) ends quietly with 1. An error that nobody foresaw is
+    written with its traceback to a file in the home's logs; WORKBENCH_DEBUG=1 prints it instead.
+    """
     if isinstance(error, KeyboardInterrupt):
-        tell("interrupted")
+        print_note("interrupted")
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        hush(1)
+        silence_streams(1)
         return 1
     if type(error).__module__ == "sqlite3":  # only the store imports it
-        error = in_words(error)
+        error = to_store_error(error)
     elif isinstance(error, OSError) and error.filename is not None:
         error = WorkbenchError(
             f"{safe_line(error.filename)}: {error.strerror}",
@@ -46,23 +50,23 @@ def report(error: BaseException) -> int:
 
 
 def tell_error(error: WorkbenchError) -> None:
-    """`error: what`, and the mend below it."""
-    tell(f"error: {error.what}", "red")
+    """Print `error: what`, and the hint on the line below."""
+    print_note(f"error: {error.what}", "red")
     if error.hint:
-        tell(f"  → {error.hint}")
+        print_note(f"  → {error.hint}")
 
 
 def _unexpected(error: BaseException) -> int:
     what = f"error: unexpected {type(error).__name__}: {safe_line(error, 200)}"
     if os.environ.get("WORKBENCH_DEBUG"):
         sys.stderr.write(redact("".join(traceback.format_exception(error))))
-        tell(what, "red")
+        print_note(what, "red")
         return 1
-    tell(what, "red")
+    print_note(what, "red")
     try:
-        tell(f"  → the traceback is in {_keep_traceback(error)}; {ISSUES}")
+        print_note(f"  → the traceback is in {_keep_traceback(error)}; {ISSUES}")
     except OSError:
-        tell("  → WORKBENCH_DEBUG=1 shows the traceback")
+        print_note("  → WORKBENCH_DEBUG=1 shows the traceback")
     return 1
 
 

@@ -1,6 +1,7 @@
-"""What goes to the terminal: answers on stdout, narration on stderr, tables, JSON.
+"""Output to the terminal: answers on stdout, narration on stderr, tables, JSON.
 
-Foreign text is made harmless here once more, whatever way it took.
+Text from files, models and users loses control characters and escape sequences here, even if it
+lost them before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any, TextIO
 
 from workbench.redact import redact
-from workbench.text import safe, safe_line
+from workbench.text import safe_line, safe_text
 
 LONG = 1 << 22
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "cyan": 36, "dim": 2, "bold": 1}
@@ -32,13 +33,13 @@ STATE_COLOURS = {
 }
 
 
-def out(text: str = "", colour: str = "") -> None:
-    """A line (or several) of the answer."""
+def print_answer(text: str = "", colour: str = "") -> None:
+    """Print one or more lines of the answer on stdout."""
     _write(sys.stdout, text, colour)
 
 
-def tell(text: str, colour: str = "") -> None:
-    """A line of narration, on stderr."""
+def print_note(text: str, colour: str = "") -> None:
+    """Print a line of narration on stderr."""
     _write(sys.stderr, text, colour)
 
 
@@ -66,12 +67,12 @@ def _with_old_keys(value: Any) -> Any:
 
 
 def _write(stream: TextIO, text: str, colour: str) -> None:
-    stream.write(paint(safe(text, LONG), colour, stream) + "\n")
+    stream.write(colour_text(safe_text(text, LONG), colour, stream) + "\n")
     stream.flush()
 
 
-def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
-    """Coloured where the stream is a terminal that wants colour; the words say it all anyway."""
+def colour_text(text: str, colour: str, stream: TextIO | None = None) -> str:
+    """Return `text` in a colour where the stream is a terminal that shows colours."""
     stream = stream or sys.stdout
     if not colour or not text or not wants_colour(stream):
         return text
@@ -79,21 +80,25 @@ def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """See no-color.org: any non-empty NO_COLOR turns it off."""
+    """Return whether the stream is a terminal that shows colours.
+
+    Any non-empty NO_COLOR turns colour off (no-color.org), and so does TERM=dumb.
+    """
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
     return stream.isatty() and not plain
 
 
 UNCUT = 10_000
+"""Columns assumed where there is no terminal and no COLUMNS: lines are never cut."""
 
 
-def width() -> int:
-    """Columns of the terminal; without one, and without COLUMNS, lines are as long as they are."""
+def terminal_width() -> int:
+    """Return the terminal's columns, at least 40; UNCUT without a terminal and without COLUMNS."""
     return max(40, shutil.get_terminal_size((UNCUT, 24)).columns)
 
 
-def cells(text: str) -> int:
-    """Columns `text` takes: wide characters two, combining ones none."""
+def count_cells(text: str) -> int:
+    """Return the columns that `text` takes: wide characters take two, combining ones none."""
     if text.isascii():
         return len(text)
     return sum(
@@ -102,20 +107,20 @@ def cells(text: str) -> int:
     )
 
 
-def cut(text: str, columns: int) -> str:
-    """`text` in at most so many columns, with `…` where something is missing."""
-    if cells(text) <= columns:
+def cut_to_width(text: str, columns: int) -> str:
+    """Return `text` cut to at most `columns`, ending in `…` where something was cut off."""
+    if count_cells(text) <= columns:
         return text
     kept, used = [], 1
     for character in text:
-        used += cells(character)
+        used += count_cells(character)
         if used > columns:
             break
         kept.append(character)
     return "".join(kept) + "…" if columns > 0 else ""
 
 
-def table(
+def format_table(
     heads: Sequence[str],
     rows: Sequence[Sequence[object]],
     *,
@@ -124,26 +129,29 @@ def table(
     optional: Sequence[str] = (),
     colour: Callable[[str], str] = lambda cell: STATE_COLOURS.get(cell, ""),
 ) -> list[str]:
-    """Aligned lines of at most the terminal's width, heads first.
+    """Return aligned lines, heads first, no wider than the terminal.
 
-    `right`: heads of the columns flush right. `optional` columns are left out where nothing is
-    known of any row; where a line would be too long, the others of them, first named first. Then
-    the `flexible` one is cut.
+    `right` names the heads of right-aligned columns. A column named in `optional` is left out where
+    all its cells are `-`; where lines are still too wide, more optional columns are left out in
+    the order given. Last, the column with index `flexible` is cut to fit.
     """
     text = [[safe_line(cell) for cell in row] for row in rows]
-    widths = [max(cells(line[n]) for line in [list(heads), *text]) for n in range(len(heads))]
+    widths = [max(count_cells(line[n]) for line in [list(heads), *text]) for n in range(len(heads))]
     kept = list(range(len(heads)))
     empty = [head for n, head in enumerate(heads) if text and all(row[n] == "-" for row in text)]
     for head in sorted(optional, key=lambda head: head not in empty):
-        if head in empty or _total(widths, kept) > width():
+        if head in empty or _total(widths, kept) > terminal_width():
             kept.remove(list(heads).index(head))
-    over = _total(widths, kept) - width()
+    over = _total(widths, kept) - terminal_width()
     if over > 0:
         widths[flexible] = max(8, widths[flexible] - over)
 
     def line(row: Sequence[str], paint_cell: Callable[[str], str]) -> str:
         return "  ".join(
-            paint(_pad(cut(row[n], widths[n]), widths[n], heads[n] in right), paint_cell(row[n]))
+            colour_text(
+                _pad(cut_to_width(row[n], widths[n]), widths[n], heads[n] in right),
+                paint_cell(row[n]),
+            )
             for n in kept
         ).rstrip()
 
@@ -155,10 +163,10 @@ def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
 
 
 def _pad(text: str, columns: int, right: bool) -> str:
-    space = " " * (columns - cells(text))
+    space = " " * (columns - count_cells(text))
     return space + text if right else text + space
 
 
 def out_table(heads: Sequence[str], rows: Sequence[Sequence[object]], **how: Any) -> None:
-    """A table as the answer; its cells are safe and its colours are ours."""
-    sys.stdout.write("\n".join(table(heads, rows, **how)) + "\n")
+    """Print a table as the answer. Cells are made safe first, so only our own colours remain."""
+    sys.stdout.write("\n".join(format_table(heads, rows, **how)) + "\n")

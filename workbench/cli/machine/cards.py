@@ -1,4 +1,4 @@
-"""`workbench cards` and `workbench doctor`: this machine."""
+"""`workbench cards` and `workbench doctor`: the cards and the health of this machine."""
 
 from __future__ import annotations
 
@@ -10,59 +10,67 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench import formatting
-from workbench.cli.tables import STATE_COLOURS, as_json, out, out_table, paint, tell
-from workbench.cli.trials.control import revive
+from workbench.cli.tables import (
+    STATE_COLOURS,
+    as_json,
+    colour_text,
+    out_table,
+    print_answer,
+    print_note,
+)
+from workbench.cli.trials.control import revive_engine
 from workbench.errors import WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import CardRow
 from workbench.text import safe_line
 
 if TYPE_CHECKING:
-    from workbench.machine.sampler import CardSample, Sample
+    from workbench.machine.sampler import CardReading, MachineReading
 
 ASK_S = 3.0
-"""How long a command waits for the driver."""
+"""Seconds that a command waits for the driver."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def cards(as_data: Json = False) -> None:
-    """List the cards and what holds them."""
+def cards_command(as_data: Json = False) -> None:
+    """List the cards, and what runs on each."""
     service = Service()
-    revive(service)
+    revive_engine(service)
     snapshot = service.snapshot()
     found = [asdict(card) for card in snapshot.cards]
     if not found:
         sample = cards_asked()
         if sample.problem and not sample.cards:
-            raise WorkbenchError(sample.problem, hint="`workbench doctor` tells more")
+            raise WorkbenchError(sample.problem, hint="`workbench doctor` shows more")
         found = [_row(card) for card in sample.cards]
     if as_data:
         as_json(found)
     elif not found:
-        tell("no card was found; `workbench doctor` says why")
+        print_note("no card was found; `workbench doctor` says why")
     else:
         _print(found)
         if line := formatting.guards_line(snapshot.guards):
-            tell(f"guards: {line}")
+            print_note(f"guards: {line}")
 
 
-def cards_asked() -> Sample:
-    """The cards as WORKBENCH_CARDS and the driver tell them, where no engine has run; asked in a
-    child, since a driver can hang. Raises as detect_cards.
+def cards_asked() -> MachineReading:
+    """Return the cards that WORKBENCH_CARDS and the driver report, where no engine has run.
+
+    A child process asks the driver, because a driver can hang. Raises the errors of detect_cards.
     """
-    from workbench.doctor.libraries import sample_of
-    from workbench.doctor.probes import ask_cards
+    from workbench.doctor.libraries import reading_from
+    from workbench.doctor.probes import probe_cards
     from workbench.machine.cards import detect_cards
 
-    answer = ask_cards(os.environ, ASK_S)
-    sample = sample_of(answer)
+    answer = probe_cards(os.environ, ASK_S)
+    sample = reading_from(answer)
     if sample.problem and not answer.get("slow"):
-        detect_cards(os.environ)  # does not hang, and has the error with its mend
+        detect_cards(os.environ)  # cannot hang here, and raises the error with its hint
     return sample
 
 
-def _row(card: CardSample) -> dict[str, Any]:
-    """As the store would have it."""
+def _row(card: CardReading) -> dict[str, Any]:
+    """Return the card as a row of the store."""
     row: dict[str, Any] = dict.fromkeys(CardRow.__dataclass_fields__)
     row |= {"present": True, "drained": False, "quarantined": "", "guard": "", "heat": ""}
     row |= {key: value for key, value in card.to_json().items() if key in row}
@@ -94,11 +102,11 @@ def _print(found: list[dict[str, Any]]) -> None:
     out_table(heads, rows, right=right, flexible=0, optional=optional)
     for card in found:
         for text in _ailing(card):
-            out(f"{card['uuid']}: {text}")
+            print_answer(f"{card['uuid']}: {text}")
 
 
 def _ailing(card: dict[str, Any]) -> Iterator[str]:
-    """What a row of the table has no room for."""
+    """Yield facts about a card for which the table has no column."""
     if card["quarantined"]:
         yield f"quarantined: {safe_line(card['quarantined'])}"
     if card["guard"] and not card["quarantined"]:
@@ -115,24 +123,24 @@ def _doing(card: dict[str, Any]) -> str:
     if card["problem"]:
         return f"problem: {safe_line(card['problem'])}"
     if card["trial"] is None and card["guard"]:
-        return "left alone"
+        return "in use by others"
     if card["trial"] is not None:
         return f"trial {card['trial']}" + (", then drained" if card["drained"] else "")
     return "drained" if card["drained"] else "idle"
 
 
-def doctor(as_data: Json = False) -> None:
-    """Check this machine; every finding comes with its mend."""
-    from workbench.doctor import checks
+def doctor_command(as_data: Json = False) -> None:
+    """Check this machine; every problem comes with its hint."""
+    from workbench.doctor import run_checks
 
     rows = []
-    for check in checks():
+    for check in run_checks():
         rows.append(asdict(check))
         if not as_data:
-            status = paint(f"{check.status:<4}", STATE_COLOURS[check.status])
+            status = colour_text(f"{check.status:<4}", STATE_COLOURS[check.status])
             print(f"{status}  {safe_line(check.name)}: {safe_line(check.finding)}", flush=True)
             if check.hint and check.status != "ok":
-                out(f"      → {check.hint}")
+                print_answer(f"      → {check.hint}")
     if as_data:
         as_json(rows)
     raise typer.Exit(1 if any(row["status"] == "fail" for row in rows) else 0)

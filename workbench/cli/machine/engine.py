@@ -1,4 +1,4 @@
-"""`workbench engine`: start it, stop it, ask how it is."""
+"""`workbench engine start`, `stop` and `status`."""
 
 from __future__ import annotations
 
@@ -7,47 +7,53 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
-from workbench.cli.tables import as_json, out, tell
-from workbench.cli.trials.control import answered
+from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.control import wait_for_answer
 from workbench.service import Engine, Service
 
 START_S = 90.0
+"""Seconds that a start may take."""
 STOP_S = 600.0
-"""Running trials write a checkpoint first, which a slow disk may take its time for."""
+"""Seconds that a stop may take: running trials write a checkpoint first, maybe to a slow disk."""
 
-app = typer.Typer(help="Start or stop the engine, or ask how it is.", no_args_is_help=True)
+app = typer.Typer(help="Start or stop the engine, or show its state.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command()
-def start(as_data: Json = False) -> None:
-    """Start the engine; unfinished trials go on from their checkpoints."""
+@app.command("start")
+def engine_start_command(as_data: Json = False) -> None:
+    """Start the engine; unfinished trials continue from their checkpoints."""
     service = Service()
     stopping = service.stopping()
     if stopping or service.engine().state != "running":
-        tell("it was stopping: it goes on" if stopping else "starting the engine (some seconds)")
+        print_note(
+            "the engine was stopping; it now continues"
+            if stopping
+            else "starting the engine (takes some seconds)"
+        )
         service.start_engine()
         service.wait_for_engine(running=True, timeout_s=START_S)
     _print(service, as_data)
 
 
-@app.command()
-def stop(as_data: Json = False) -> None:
-    """Checkpoint what runs, give the cards back, and stay stopped."""
+@app.command("stop")
+def engine_stop_command(as_data: Json = False) -> None:
+    """Checkpoint running trials, free the cards, and stay stopped."""
     service = Service()
     state = service.engine().state
     if state == "down":
-        service.home.make().stopped.touch()  # so that no later command starts it unasked
+        # The file keeps later commands from starting the engine without being asked.
+        service.home.make().stopped.touch()
     elif state != "stopped":
         request = service.stop_engine()
-        tell(answered(service, request).text)
+        print_note(wait_for_answer(service, request).text)
         service.wait_for_engine(running=False, timeout_s=STOP_S)
     _print(service, as_data)
 
 
-@app.command()
-def status(as_data: Json = False) -> None:
-    """How the engine is."""
+@app.command("status")
+def engine_status_command(as_data: Json = False) -> None:
+    """Show the engine's state."""
     _print(Service(), as_data)
 
 
@@ -64,16 +70,16 @@ def _print(service: Service, as_data: bool) -> None:
             }
         )
     else:
-        out(_words(engine, service))
+        print_answer(_words(engine, service))
 
 
 def _words(engine: Engine, service: Service) -> str:
     running = "" if engine.pid is None else f" (pid {engine.pid})"
     why = f": {engine.detail}" if engine.detail and engine.state not in ("stopped", "down") else ""
     hint = {
-        "stopped": "; `workbench engine start` lets training go on",
+        "stopped": "; `workbench engine start` continues training",
         "down": "; the next command that lists or runs something starts it",
-        "late": "; its keeper starts it anew after 30 s",
+        "late": "; its keeper restarts it after 30 s",
     }.get(engine.state, "")
     words = {"down": "not running", "late": "not answering", "stopped": engine.detail or "stopped"}
     counts = formatting.counts_line(_counts(service))

@@ -1,4 +1,4 @@
-"""`workbench repair`: the database built anew from the home's own folders."""
+"""`workbench repair`: rebuild the database from the home's folders."""
 
 from __future__ import annotations
 
@@ -7,51 +7,52 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
-from workbench.cli.tables import as_json, out, tell
+from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.home import find_home
 from workbench.text import safe_line
 
 
-def repair(
+def repair_command(
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Rebuild a sound database too, everything paused.")
+        bool,
+        typer.Option("--anyway", help="Rebuild a healthy database too."),
     ] = False,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rebuild a damaged or lost database from what the home still holds.
 
-    Everything comes back paused; `workbench resume` lets a trial go on. Nothing is deleted: the
-    old database is put aside. Wants the engine stopped; may be run again at any time.
+    Every trial comes back paused; `workbench resume` continues it. Nothing is deleted: the old
+    database is kept under another name. The engine must be stopped. It may be run repeatedly.
     """
     from workbench.store import repair as store_repair
 
     home = find_home()
-    found = store_repair.repair(home, anyway=anyway, say=tell)
+    found = store_repair.repair_database(home, anyway=anyway, say=print_note)
     if as_data:
         as_json(found.to_json())
         return
     if found.sound:
-        out(f"{home.database} is sound; nothing was done")
+        print_answer(f"{home.database} is healthy; nothing was done")
         return
     if found.wrong:
-        tell(f"what was wrong: {found.wrong}")
+        print_note(f"the problem was: {found.wrong}")
     counts = (formatting.plural(n, name.rstrip("s")) for name, n in found.counts.items())
-    out(f"came back: {', '.join(counts)}")
+    print_answer(f"restored: {', '.join(counts)}")
     source = f"its backup {found.backup}" if found.backup else "no backup"
     first = "the home's folders" if found.salvaged else "its journal"
-    out(f"from: {first}, the attempts' event files, {source}")
+    print_answer(f"from: {first}, the attempts' event files, {source}")
     if found.paused:
         ids = " ".join(str(id) for id in found.paused[:20])
         more = " …" if len(found.paused) > 20 else ""
-        out(
+        print_answer(
             f"paused: {formatting.plural(len(found.paused), 'trial')}; workbench resume {ids}{more}"
         )
     for id in found.held:
-        out(f"held, for it would make more trials: workbench release {id}")
+        print_answer(f"held, because its sweep would start new trials: workbench release {id}")
     if found.pending:
         ids = ", ".join(str(id) for id in found.pending[:20])
-        out(f"ended meanwhile, and taken in when the engine starts: trials {ids}")
+        print_answer(f"ended meanwhile, recorded when the engine starts: trials {ids}")
     for line in found.lost:
-        out(f"not brought back: {safe_line(line)}", "yellow")
+        print_answer(f"not restored: {safe_line(line)}", "yellow")
     if found.aside:
-        out(f"the old database: {home.root / found.aside}")
+        print_answer(f"the old database is kept in {home.root / found.aside}")

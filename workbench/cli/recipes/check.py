@@ -1,4 +1,4 @@
-"""`workbench check`: the data as training would see it, before anything is queued."""
+"""`workbench check`: shows a recipe's data as training would see it, before anything is queued."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import typer
 
 from workbench import formatting
 from workbench.cli.errors import tell_error
-from workbench.cli.recipes.plan import cards_here, history, outlooks, stand_in, told
-from workbench.cli.recipes.prepare import prepared
-from workbench.cli.recipes.run import RecipeName, Settings, read
-from workbench.cli.tables import as_json, out, paint
+from workbench.cli.recipes.measured_history import measured_history
+from workbench.cli.recipes.plan import cards_here, outlook_data, outlooks, stand_in
+from workbench.cli.recipes.prepare import prepare_in_child
+from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
+from workbench.cli.tables import as_json, colour_text, print_answer
 from workbench.errors import DataError, WorkbenchError
 from workbench.service import Service
-from workbench.text import safe, safe_line
+from workbench.text import safe_line, safe_text
 
 if TYPE_CHECKING:
     from workbench.footprint.outlook import Outlook
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from workbench.recipe import Recipe
 
 
-def check(
+def check_command(
     recipe: RecipeName,
     settings: Settings = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -31,13 +32,13 @@ def check(
     """Check a recipe's data, and show what carries loss.
 
     Rows are read, split and tokenised as for training; what cannot be trained on is refused with
-    file, line and mend, and exit code 1. Example rows have in brackets (and green, unless NO_COLOR
-    is set) what carries loss. Then: whether it fits the cards here.
+    file, line and hint, and exit code 1. Example rows show in brackets (and green, unless NO_COLOR
+    is set) the text that carries loss. The last lines say whether the recipe fits the cards here.
     """
-    wanted = read(recipe, settings)
+    wanted = load_with_settings(recipe, settings)
     service = Service()
     cards = cards_here(service)
-    result = prepared(wanted, service.home.make())
+    result = prepare_in_child(wanted, service.home.make())
     if not result["ok"]:
         if as_data:
             as_json({"ok": False, "error": result["error"], "hint": result["hint"]})
@@ -45,43 +46,49 @@ def check(
             tell_error(DataError(result["error"], hint=result["hint"]))
         raise typer.Exit(1)
     known = bool(cards)
-    looked, lacking = _fit(wanted, result, service, cards or [stand_in()])
-    fits = any(one.fits for one in looked)
+    found, lacking = _fit(wanted, result, service, cards or [stand_in()])
+    fits = any(one.fits for one in found)
     if as_data:
-        as_json(_data(result, looked, lacking))
+        as_json(_data(result, found, lacking))
     else:
         _print(wanted, result)
-        for line, colour in fit_lines(looked, lacking, known=known):
-            out(line, colour)
+        for line, colour in fit_lines(found, lacking, known=known):
+            print_answer(line, colour)
     raise typer.Exit(1 if known and not fits else 0)
 
 
 def _fit(
     recipe: Recipe, result: dict[str, Any], service: Service, cards: list[Card]
 ) -> tuple[list[Outlook], WorkbenchError | None]:
-    """The hungriest trial on each kind of card, or why not.
+    """Return the outlook of the worst case on each kind of card, or why there is none.
 
-    For the rows that were read, as the engine plans; for data.max_tokens where its rows are others.
+    Plans with the rows that were read, as the engine does; with rows of data.max_tokens where the
+    worst case reads other rows.
     """
     from workbench.footprint.row_lengths import lengths_of
-    from workbench.footprint.worst_case import hungriest
+    from workbench.footprint.worst_case import worst_case_recipe
 
     config = result["model"]["config"]
     try:
         roomiest = max(cards, key=lambda one: one.usable_bytes)
-        point, _ = hungriest(recipe, config, roomiest)
+        point, _ = worst_case_recipe(recipe, config, roomiest)
         rows = lengths_of(result["data"]) if point.data == recipe.data else None
-        return outlooks(point, config, cards, rows, history(service, config)), None
+        return outlooks(point, config, cards, rows, measured_history(service)), None
     except WorkbenchError as refused:
         return [], refused
 
 
 def fit_lines(
-    looked: list[Outlook], lacking: WorkbenchError | None, *, known: bool
+    found: list[Outlook], lacking: WorkbenchError | None, *, known: bool
 ) -> list[tuple[str, str]]:
+    """Return (line, colour) about the best card: whether the recipe fits it, and suggestions.
+
+    `lacking` is the error where no card can run the recipe at all; `known` says that the cards are
+    those of this machine.
+    """
     if lacking is not None:
         return [(f"it cannot run here: {lacking.what}", "red"), (f"  → {lacking.hint}", "")]
-    best = looked[0]
+    best = found[0]
     name = safe_line(best.card.name) + ("" if known else " (no card is known here)")
     peak, room = formatting.size(best.plan.predicted_bytes), formatting.size(best.room_bytes)
     if best.fits:
@@ -92,7 +99,7 @@ def fit_lines(
 
 
 def _data(
-    result: dict[str, Any], looked: list[Outlook], lacking: WorkbenchError | None
+    result: dict[str, Any], found: list[Outlook], lacking: WorkbenchError | None
 ) -> dict[str, Any]:
     fit: dict[str, Any] = {"fits": False, "reason": lacking.what if lacking else ""}
     return {
@@ -100,7 +107,7 @@ def _data(
         "data": result["data"],
         "warnings": result["notes"],
         "examples": result["examples"],
-        "fit": told(looked[0]) if looked else fit,
+        "fit": outlook_data(found[0]) if found else fit,
     }
 
 
@@ -108,10 +115,10 @@ def _data(
 
 
 def _print(recipe: Recipe, result: dict[str, Any]) -> None:
-    from workbench.recipe import no_curve_for
+    from workbench.recipe import early_stop_problem_for
 
     data = result["data"]
-    out(f"{safe_line(recipe.name)}: {safe_line(recipe.data.train)}", "bold")
+    print_answer(f"{safe_line(recipe.name)}: {safe_line(recipe.data.train)}", "bold")
     for head, text in (
         ("read", f"{data['read_rows']:,} rows, shape {data['shape']}"),
         ("trained on", f"{data['train_rows']:,} rows; {data['target_tokens']:,} tokens carry loss"),
@@ -120,22 +127,24 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
         ("cut", f"{data['cut_rows']:,} rows longer than {recipe.data.max_tokens:,} tokens"),
         ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
     ):
-        out(f"  {head:<14}{text}")
+        print_answer(f"  {head:<14}{text}")
     left, right = brackets()
-    out()
-    out(f"examples; what carries loss stands in {left}brackets{right}", "bold")
+    print_answer()
+    print_answer(f"examples; what carries loss stands in {left}brackets{right}", "bold")
     for example in result["examples"]:
         print_example(example, left, right)
-    out()
+    print_answer()
     swept = (
         [key for key in recipe.sweep.parameters if key.startswith("data.")] if recipe.sweep else []
     )
     if swept:
-        out(f"note: the sweep varies {safe_line(', '.join(swept))}; this is the recipe's own value")
-    if unstopped := no_curve_for(recipe, int(data["train_rows"])):
-        out(f"note: no trial will be stopped early: {safe_line(unstopped)}", "yellow")
+        print_answer(
+            f"note: the sweep varies {safe_line(', '.join(swept))}; this is the recipe's own value"
+        )
+    if unstopped := early_stop_problem_for(recipe, int(data["train_rows"])):
+        print_answer(f"note: no trial will be stopped early: {safe_line(unstopped)}", "yellow")
     for note in result["notes"]:
-        out(f"note: {safe_line(note, 600)}", "yellow")
+        print_answer(f"note: {safe_line(note, 600)}", "yellow")
 
 
 def _drawn(recipe: Recipe) -> str:
@@ -145,28 +154,29 @@ def _drawn(recipe: Recipe) -> str:
 
 def _lengths(data: dict[str, Any]) -> str:
     named = (("min", "min"), ("median", "median"), ("p95", "95 %"), ("max", "max"))
-    told = ", ".join(f"{words} {data[f'{key}_length']:,}" for key, words in named)
+    text = ", ".join(f"{words} {data[f'{key}_length']:,}" for key, words in named)
     if data["cut_rows"]:
-        told += f"; uncut 95 % {data['uncut_p95_length']:,}, max {data['uncut_max_length']:,}"
-    return told
+        text += f"; uncut 95 % {data['uncut_p95_length']:,}, max {data['uncut_max_length']:,}"
+    return text
 
 
 def print_example(example: dict[str, Any], left: str, right: str) -> None:
-    """The row as it is read, set in by two columns; the brackets are ours."""
+    """Print a row as training reads it, indented by two columns, its learned parts in brackets."""
     learned = sum(part["tokens"] for part in example["parts"] if part["loss"])
     tokens = formatting.plural(example["tokens"], "token")
-    out()
-    out(f"{safe_line(example['place'])}: {tokens}, {learned:,} with loss")
+    print_answer()
+    print_answer(f"{safe_line(example['place'])}: {tokens}, {learned:,} with loss")
     painted = []
     for part in example["parts"]:
-        text = safe(part["text"], 1 << 16)
+        text = safe_text(part["text"], 1 << 16)
         text = f"{left}{text}{right}" if part["loss"] else text
-        lines = (paint(line, "green" if part["loss"] else "dim") for line in text.split("\n"))
+        lines = (colour_text(line, "green" if part["loss"] else "dim") for line in text.split("\n"))
         painted.append("\n  ".join(lines))
     sys.stdout.write("  " + "".join(painted) + "\n")
 
 
 def brackets() -> tuple[str, str]:
+    """Return the brackets that mark learned text: ⟦⟧ where the output's encoding has them."""
     try:
         "⟦⟧".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""`workbench demo`: the whole way in minutes, with what ships."""
+"""`workbench demo`: every step from recipe to ranked adapters, with the shipped model and data."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
-from workbench.cli.recipes.run import read, submit, watched
-from workbench.cli.tables import as_json, tell
+from workbench.cli.recipes.run import follow_to_end, load_with_settings, submit_to_engine
+from workbench.cli.tables import as_json, print_note
 from workbench.cli.trials.listing import board_data, print_board
 from workbench.errors import WorkbenchError
 from workbench.service import Service
@@ -18,18 +18,20 @@ from workbench.text import safe_line
 from workbench.trial import State
 
 
-def demo(as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Fine-tune a tiny model six ways, with what ships; takes minutes."""
+def demo_command(
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fine-tune the shipped tiny model six ways; takes minutes."""
     from workbench.recipe import trial_count
 
     service = Service()
-    recipe = read("demo", None)
-    tell(
+    recipe = load_with_settings("demo", None)
+    print_note(
         f"{formatting.trials(trial_count(recipe.sweep))} of a 1M-parameter model on short sums, "
         "two at a time; nothing is downloaded"
     )
-    submitted = submit(service, recipe)
-    experiment, rows = service.board(watched(service, submitted["experiment"]))
+    submitted = submit_to_engine(service, recipe)
+    experiment, rows = service.board(follow_to_end(service, submitted["experiment"]))
     if as_data:
         as_json(board_data(rows))
     else:
@@ -39,7 +41,7 @@ def demo(as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 
 def need_all_done(service: Service, rows: Iterable[BoardRow]) -> None:
-    """Raises what failed, and the mend, unless every trial is done with a score."""
+    """Raise WorkbenchError with reasons and a hint, unless every trial is done and has a score."""
     short = [r for r in rows if r.kind == "tune" and (r.state != State.DONE or r.score is None)]
     if short:
         told = (f"trial {r.trial} is {r.state}{_why(r)}" for r in short)
@@ -58,15 +60,15 @@ def _why(row: BoardRow) -> str:
 
 def _next(rows: list[BoardRow]) -> None:
     best = rows[0]
-    tell("")
-    tell(f"the best is trial {best.trial}: {formatting.settings_line(best.settings)}")
+    print_note("")
+    print_note(f"the best is trial {best.trial}: {formatting.settings_line(best.settings)}")
     if best.adapter:
-        tell(f"its adapter lies in {safe_line(best.adapter)}")
-    tell("next:")
-    tell("  workbench                          the screen: watch, stop, compare")
-    tell(f"  workbench show {best.trial:<20}its scores, and answers it gave")
-    tell(
+        print_note(f"its adapter lies in {safe_line(best.adapter)}")
+    print_note("next:")
+    print_note("  workbench                          the screen: watch, stop, compare")
+    print_note(f"  workbench show {best.trial:<20}its scores, and answers it gave")
+    print_note(
         f"  workbench merge {best.trial} -o DIR{'':<{max(1, 12 - len(str(best.trial)))}}one model "
         "out of base and adapter"
     )
-    tell("  workbench recipes                  recipes to begin your own from")
+    print_note("  workbench recipes                  recipes to begin your own from")

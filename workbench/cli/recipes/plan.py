@@ -1,25 +1,32 @@
-"""`workbench plan`: what a recipe takes on a card and how it would run; no GPU, no weights."""
+"""`workbench plan`: the bytes a recipe takes on a card and its plan there; no GPU, no weights."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench import formatting
-from workbench.cli.recipes.run import RecipeName, Settings, read
-from workbench.cli.tables import as_json, out, out_table, paint, tell, width
+from workbench.cli.recipes.measured_history import measured_history
+from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
+from workbench.cli.tables import (
+    as_json,
+    colour_text,
+    out_table,
+    print_answer,
+    print_note,
+    terminal_width,
+)
 from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import card_of
 from workbench.text import safe_line
 
 if TYPE_CHECKING:
-    from workbench.footprint import Plan
+    from workbench.footprint import History, Plan
     from workbench.footprint.outlook import Outlook
     from workbench.footprint.row_lengths import Lengths
     from workbench.machine.cards import Card
@@ -29,7 +36,7 @@ GIB = 1 << 30
 COLOURS = ("cyan", "green", "yellow", "blue", "red")
 
 
-def plan(
+def plan_command(
     recipe: RecipeName,
     settings: Settings = None,
     card: Annotated[
@@ -40,41 +47,51 @@ def plan(
     ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what a recipe takes on a card, before anything runs.
+    """Show what a recipe takes on a card, before anything runs.
 
-    Bytes, the plan, and what would make it fit where it does not; then exit code 1. Needs no GPU
-    and no weights. Without --card and --vram: the cards here, else one of 24 GiB.
+    Prints the bytes by what takes them and the plan; where the recipe does not fit, also the
+    settings that would make it fit, and the exit code is 1. Needs no GPU and no weights. Without
+    --card and --vram it plans for the cards here, else for one of 24 GiB.
     """
     from workbench.footprint.model.config import find_config
-    from workbench.footprint.outlook import look_at_usual
-    from workbench.footprint.worst_case import hungriest
+    from workbench.footprint.outlook import usual_outlooks
+    from workbench.footprint.worst_case import worst_case_recipe
 
-    wanted = read(recipe, settings)
+    wanted = load_with_settings(recipe, settings)
     config, source = find_config(wanted.model)
     service = Service()
     cards, why = meant_cards(service, card, vram)
     roomiest = max(cards, key=lambda one: one.usable_bytes)
-    point, swept = hungriest(wanted, config, roomiest)
-    factors = history(service, config, by_name=card is not None)
-    looked = outlooks(point, config, cards, factors=factors)
-    main = looked[0]
-    usual = look_at_usual(point, config)
+    point, swept = worst_case_recipe(wanted, config, roomiest)
+    history = measured_history(service, named=cards[0] if card is not None else None)
+    found = outlooks(point, config, cards, history=history)
+    main = found[0]
+    usual = usual_outlooks(point, config)
     if as_data:
         about = {"recipe": wanted.name, "model": wanted.model.name, "measures": source}
-        data = {**about, **told(main), "point": swept, "cards": [_brief(one) for one in looked]}
+        data = {
+            **about,
+            **outlook_data(main),
+            "point": swept,
+            "cards": [_brief(one) for one in found],
+        }
         as_json({**data, "usual": [_brief(one) for one in usual]})
     else:
-        out(f"{safe_line(wanted.name)}: {safe_line(wanted.model.name)} ({source})", "bold")
+        print_answer(f"{safe_line(wanted.name)}: {safe_line(wanted.model.name)} ({source})", "bold")
         if swept:
-            out(f"of its sweep, what takes most: {formatting.settings_line(swept)}")
+            print_answer(f"its sweep takes most with {formatting.settings_line(swept)}")
         _print(main, point, why)
-        for one in [*looked[1:], *usual]:
-            out(_line(one))
-    raise typer.Exit(0 if any(one.fits for one in looked) else 1)
+        for one in [*found[1:], *usual]:
+            print_answer(_line(one))
+    raise typer.Exit(0 if any(one.fits for one in found) else 1)
 
 
 def meant_cards(service: Service, card: str | None, vram: str | None) -> tuple[list[Card], str]:
-    """The cards asked about, and how they were found: named, sized, here, or a 24 GiB one."""
+    """Return the cards to plan for, and how they were found, in words that may be empty.
+
+    They are the named one, one of that size, the cards here, or a card of 24 GiB where there are
+    none. Raises UsageError for an unknown name, a size that cannot be read, or both at once.
+    """
     from workbench.footprint.usual_cards import card_of_size, usual_card
     from workbench.machine.cards import card_bytes
 
@@ -91,52 +108,38 @@ def meant_cards(service: Service, card: str | None, vram: str | None) -> tuple[l
 
 
 def stand_in() -> Card:
-    """What a plan is for where there is no card."""
+    """Return the card to plan for where no card is known."""
     from workbench.footprint.usual_cards import card_of_size
 
     return card_of_size(24 * GIB, "a card of 24.0 GiB")
 
 
 def cards_here(service: Service) -> list[Card]:
-    """As the engine last saw them; where it never ran, as the driver tells them."""
+    """Return the cards as the engine last saw them, or as the driver reports them now."""
     known = [card_of(row) for row in service.snapshot().cards if row.present]
     return known or _cards_asked()
 
 
 def _cards_asked() -> list[Card]:
-    """GPUs, or the CPU cards that WORKBENCH_CARDS names; none where the driver does not answer at
-    once. A stand-in that nobody asked for is not what a person plans for."""
+    """Return the GPUs, or the CPU cards that WORKBENCH_CARDS names.
+
+    Returns none where the driver does not answer at once. CPU cards that nobody asked for are left
+    out: nobody plans for those.
+    """
     from workbench.cli.machine.cards import cards_asked
     from workbench.machine.cards import CARDS_VARIABLE
 
     try:
         sample = cards_asked()
-    except (UsageError, NotThere):  # what a person said of them
+    except (UsageError, NotThere):  # a mistake in WORKBENCH_CARDS
         raise
     except WorkbenchError as broken:
-        tell(f"the cards could not be asked: {safe_line(broken.what)}")
+        print_note(f"the cards could not be asked: {safe_line(broken.what)}")
         return []
     if sample.problem:
-        tell(f"the cards could not be asked: {safe_line(sample.problem)}")
+        print_note(f"the cards could not be asked: {safe_line(sample.problem)}")
     named = bool(os.environ.get(CARDS_VARIABLE))
     return [one.card for one in sample.cards if one.ok and (named or one.card.kind == "cuda")]
-
-
-def history(
-    service: Service, config: dict[str, Any], *, by_name: bool = False
-) -> Callable[[Card], Callable[[Plan], float]]:
-    """For a card, what the engine corrects a plan's bytes by: the median of what attempts measured
-    on such cards. `by_name`: a card of that name, whatever its size and cap."""
-    from workbench.footprint.measured_peaks import factor_of, learned
-    from workbench.footprint.oom_fallback import kind_of
-    from workbench.footprint.usual_cards import everyday
-
-    def kind(card: Card) -> tuple[object, ...]:
-        return (card.kind, everyday(card.name)) if by_name else kind_of(card)
-
-    cards = [card_of(row) for row in service.snapshot().cards if row.kind == "cuda"]
-    found = learned(service.measured(), {card.uuid: kind(card) for card in cards}) if cards else {}
-    return lambda card: factor_of(found, kind(card), config)
 
 
 def outlooks(
@@ -144,22 +147,23 @@ def outlooks(
     config: dict[str, Any],
     cards: list[Card],
     lengths: Lengths | None = None,
-    factors: Callable[[Card], Callable[[Plan], float]] | None = None,
+    history: History | None = None,
 ) -> list[Outlook]:
-    """One for each card unlike the others; the roomiest of those that fit first.
+    """Return an outlook for each kind of card: those that fit first, the roomiest of them first.
 
-    WorkbenchError where none of them has what the recipe asks for by name, e.g. bf16.
+    Raises WorkbenchError where none of the cards has what the recipe asks for by name, e.g. bf16,
+    and ModelError for a model that cannot be planned.
     """
-    from workbench.footprint.outlook import NOTHING, Known, look
+    from workbench.footprint import NO_HISTORY
+    from workbench.footprint.outlook import outlook_on
     from workbench.footprint.row_lengths import UNREAD
 
     unlike = {(c.kind, c.name, c.usable_bytes, c.total_bytes, c.capability): c for c in cards}
     found, lacking = [], []
     for card in unlike.values():
         try:
-            factor = factors(card) if factors else NOTHING.factor
-            known = Known(lengths=lengths or UNREAD, factor=factor)
-            found.append(look(recipe, config, card, known))
+            one = outlook_on(recipe, config, card, lengths or UNREAD, history or NO_HISTORY)
+            found.append(one)
         except ModelError:
             raise
         except WorkbenchError as refused:
@@ -169,8 +173,8 @@ def outlooks(
     return sorted(found, key=lambda one: (not one.fits, -one.room_bytes))
 
 
-def told(one: Outlook) -> dict[str, Any]:
-    """An outlook for programs."""
+def outlook_data(one: Outlook) -> dict[str, Any]:
+    """Return an outlook as `--json` prints it."""
     return {
         "fits": one.fits,
         "peak_bytes": one.plan.predicted_bytes,
@@ -187,7 +191,7 @@ def told(one: Outlook) -> dict[str, Any]:
 
 
 def _brief(one: Outlook) -> dict[str, Any]:
-    full = told(one)
+    full = outlook_data(one)
     keys = ("card", "fits", "peak_bytes", "card_bytes", "room_bytes", "left_bytes", "plan")
     return {key: full[key] for key in keys}
 
@@ -196,35 +200,40 @@ def _brief(one: Outlook) -> dict[str, Any]:
 
 
 def _print(one: Outlook, recipe: Recipe, why: str) -> None:
-    out(f"on {safe_line(one.card.name)}" + (f" ({why})" if why else ""))
-    out()
+    print_answer(f"on {safe_line(one.card.name)}" + (f" ({why})" if why else ""))
+    print_answer()
     print_buckets(one)
-    out()
+    print_answer()
     peak, room = formatting.size(one.plan.predicted_bytes), formatting.size(one.room_bytes)
     if one.fits:
-        out(f"fits: peak {peak} of {room}, {formatting.size(one.left_bytes)} left", "green")
+        print_answer(
+            f"fits: peak {peak} of {room}, {formatting.size(one.left_bytes)} left", "green"
+        )
     else:
-        out(f"does not fit: the leanest way needs {peak}, there is room for {room}", "red")
+        print_answer(f"does not fit: the leanest way needs {peak}, there is room for {room}", "red")
         for suggestion in one.suggestions:
-            out(f"  → {suggestion.words}")
-    out()
+            print_answer(f"  → {suggestion.words}")
+    print_answer()
     for head, text in plan_lines(one.plan, recipe):
-        out(f"  {head:<12}{text}")
-    out()
+        print_answer(f"  {head:<12}{text}")
+    print_answer()
 
 
 def print_buckets(one: Outlook) -> None:
-    """A bar of the whole card, or of more where it is too small, and what its letters stand for."""
+    """Print a bar of the card's room and a table of its buckets; letters connect the two.
+
+    The bar stands for the room on the card, or for the whole peak where that is larger.
+    """
     sizes = {name: size for name, size in one.plan.buckets.items() if size > 0}
     letters = _letters(sizes)
     whole = max(one.room_bytes, one.plan.predicted_bytes)
-    columns = min(width(), 100) - 4
+    columns = min(terminal_width(), 100) - 4
     bar, before, painted = [], 0, 0
     for name, size in sizes.items():
         before += size
-        cells = round(before / whole * columns) - painted
-        painted += cells
-        bar.append(paint(letters[name] * cells, _colour(list(sizes).index(name))))
+        count_cells = round(before / whole * columns) - painted
+        painted += count_cells
+        bar.append(colour_text(letters[name] * count_cells, _colour(list(sizes).index(name))))
     bar.append("." * (columns - painted))
     sys.stdout.write(f"  [{''.join(bar)}]\n")
     rows = [
@@ -238,7 +247,7 @@ def print_buckets(one: Outlook) -> None:
 
 
 def _letters(names: dict[str, int]) -> dict[str, str]:
-    """A capital for each bucket, its own initial where that is free."""
+    """Return a capital letter for each bucket: its own initial where that is free."""
     given: dict[str, str] = {}
     for name in names:
         wanted = f"{name.upper()}ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -251,15 +260,15 @@ def _colour(index: int) -> str:
 
 
 def plan_lines(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
-    """The plan, a line for each thing it decides."""
-    from workbench.footprint.plan import shown
+    """Return (label, text) for each thing that the plan decides."""
+    from workbench.footprint.plan import describe_plan
 
     wide = "32 bits" if plan.precision == "fp32" else "16 bits"
-    words = shown(plan.to_json())
+    words = describe_plan(plan.to_json())
     base = f"{wide}, in the compute precision"
     if recipe.model.quantization == "nf4":
         base = "4-bit nf4" + (", scales quantised" if recipe.model.double_quantization else "")
-        if plan.resident_layers:
+        if plan.dequantised_layers:
             base += f"; {words['unpacked']} also unpacked in {wide}"
     return [
         ("micro-step", words["micro-step"]),
@@ -274,7 +283,7 @@ def plan_lines(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _line(one: Outlook) -> str:
-    """`24 GB    fits  peak 19.8 GiB, 3.7 GiB left; 1 x 2,048 tokens, recompute 0/32, sgd`."""
+    """Return `24 GB    fits  peak 19.8 GiB, 3.7 GiB left; 1 x 2,048 tokens, recompute 0/32`."""
     plan = one.plan
     peak = formatting.size(plan.predicted_bytes)
     name = f"{safe_line(one.card.name, 24):<8}"
@@ -284,7 +293,7 @@ def _line(one: Outlook) -> str:
     how += f"recompute {plan.recompute_layers}/{plan.layers}"
     if plan.offload:
         how += f", {formatting.size(plan.host_bytes)} in host memory"
-    if plan.resident_layers:
-        how += f", unpacked {plan.resident_layers}/{plan.layers}"
+    if plan.dequantised_layers:
+        how += f", unpacked {plan.dequantised_layers}/{plan.layers}"
     left = formatting.size(one.left_bytes)
     return f"{name} fits  peak {peak}, {left} left; {how}, {plan.optimizer}"

@@ -1,4 +1,4 @@
-"""A recipe's data made ready in a child that sees no GPU, its progress told on stderr."""
+"""Preparation of a recipe's data in a child process that sees no GPU, with progress on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.tables import tell
+from workbench.cli.tables import print_note
 from workbench.home import Home
 from workbench.text import safe_line
 
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 MODULE = "workbench.training.prepare"
 LOOK_S = 0.1
+"""Seconds between two looks at the child's progress file."""
 LEAVE_S = 5.0
-"""After ctrl-c the child may tidy up for so long."""
+"""Seconds that the child may take to clean up after ctrl-c."""
 
 
-def prepared(recipe: Recipe, home: Home) -> dict[str, Any]:
-    """What preparing it leaves: `ok`, then data, notes and examples, or error and mend.
+def prepare_in_child(recipe: Recipe, home: Home) -> dict[str, Any]:
+    """Prepare the recipe's data and return the result: `ok`, then data, notes and examples.
 
-    Rows prepared before come from the cache that the engine uses too. Leaves nothing else behind
-    but logs/check.log; ctrl-c ends the child.
+    With `ok` false the result holds `error` and `hint` instead. Rows prepared earlier come from the
+    cache that the engine uses too. Nothing else is left behind but logs/check.log. ctrl-c ends the
+    child and is raised again.
     """
     with tempfile.TemporaryDirectory(prefix="check-", dir=home.root) as name:
         folder = Path(name)
@@ -41,7 +43,7 @@ def prepared(recipe: Recipe, home: Home) -> dict[str, Any]:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                start_new_session=True,  # ctrl-c reaches it by us, once
+                start_new_session=True,  # so that ctrl-c reaches it once, from us
             )
         code = _wait(child, Progress(folder / "prepare.progress.json"))
         try:
@@ -57,7 +59,7 @@ def _wait(child: subprocess.Popen[bytes], progress: Progress) -> int:
             try:
                 return child.wait(LOOK_S)
             except subprocess.TimeoutExpired:
-                progress.look()
+                progress.update()
     except KeyboardInterrupt:
         child.send_signal(signal.SIGINT)
         try:
@@ -71,34 +73,36 @@ def _wait(child: subprocess.Popen[bytes], progress: Progress) -> int:
 
 
 class Progress:
-    """A bar that is painted over on a terminal, a line for each stage elsewhere."""
+    """A progress bar redrawn in place on a terminal, and one line for each stage elsewhere."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stage = ""
         self._paints = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
-    def look(self) -> None:
+    def update(self) -> None:
+        """Read the child's progress file and show it; an unreadable file shows nothing new."""
         try:
             seen = json.loads(self._path.read_bytes())
             stage, done, total = safe_line(seen["stage"], 60), int(seen["done"]), int(seen["total"])
         except (OSError, ValueError, KeyError, TypeError):
             return
         if self._paints:
-            sys.stderr.write(f"\r\x1b[K{bar(stage, done, total)}")
+            sys.stderr.write(f"\r\x1b[K{progress_bar(stage, done, total)}")
             sys.stderr.flush()
         elif stage != self._stage:
-            tell(stage)
+            print_note(stage)
         self._stage = stage
 
     def end(self) -> None:
+        """Clear the bar."""
         if self._paints and self._stage:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
 
-def bar(stage: str, done: int, total: int) -> str:
-    """`tokenising train rows [######..............] 1,200 of 4,000`."""
+def progress_bar(stage: str, done: int, total: int) -> str:
+    """Return a line such as `tokenising train rows [######..............] 1,200 of 4,000`."""
     if total <= 0:
         return f"{stage} {done:,}" if done else stage
     share = min(1.0, done / total)

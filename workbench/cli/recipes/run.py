@@ -1,4 +1,4 @@
-"""`workbench run`: submit a recipe, and follow it if asked to."""
+"""`workbench run`: submit a recipe to the engine, and follow its experiment if asked to."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench import formatting
-from workbench.cli.tables import as_json, out, tell
-from workbench.cli.trials.control import ANSWER_S, answered
-from workbench.cli.trials.follow import follow
+from workbench.cli.recipes.measured_history import measured_history
+from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.control import ANSWER_S, wait_for_answer
+from workbench.cli.trials.follow import follow_experiment
 from workbench.cli.trials.listing import board_data, print_board
-from workbench.cli.trials.watch import ring
-from workbench.errors import DoesNotFit, WorkbenchError
+from workbench.cli.trials.watch import ring_bell
+from workbench.errors import DoesNotFit, EngineError, WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import card_of
 from workbench.text import safe_line
+from workbench.trial import State
 
 if TYPE_CHECKING:
     from workbench.recipe import Recipe
@@ -28,31 +30,40 @@ Settings = Annotated[
 ]
 
 
-def run(
+def run_command(
     recipe: RecipeName,
     settings: Settings = None,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Follow in plain lines to the end.")
+        bool, typer.Option("--watch", "-w", help="Follow the experiment in plain lines to its end.")
     ] = False,
     warm_start: Annotated[
         int | None,
-        typer.Option(metavar="TRIAL", help="Start every trial from this one's adapter."),
+        typer.Option(metavar="TRIAL", help="Start every trial from this trial's adapter."),
     ] = None,
+    start: Annotated[
+        bool, typer.Option("--start", help="Start an engine that you have stopped, without asking.")
+    ] = False,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Train a recipe's trials, one on each card, many at once."""
+    """Train a recipe's trials: one on each card, many at once."""
     service = Service()
-    submitted = submit(service, read(recipe, settings), warm_start)
+    submitted = submit_to_engine(
+        service, load_with_settings(recipe, settings), warm_start, start=start
+    )
     if not as_data:
-        out(f"experiment {safe_line(submitted['name'])}: {formatting.trials(submitted['trials'])}")
+        print_answer(
+            f"experiment {safe_line(submitted['name'])}: {formatting.trials(submitted['trials'])}"
+        )
     if not watch:
         if as_data:
             as_json(submitted)
         else:
-            out("its data is checked, then its trials are queued; closing this changes nothing")
-            out(f"follow: workbench ls {submitted['experiment']}, or the screen: workbench")
+            print_answer(
+                "its data is checked, then its trials are queued; you may close this terminal"
+            )
+            print_answer(f"follow it: workbench watch {submitted['experiment']}, or workbench")
         return
-    experiment = watched(service, submitted["experiment"])
+    experiment = follow_to_end(service, submitted["experiment"])
     found, rows = service.board(experiment)
     if as_data:
         as_json({**submitted, "board": board_data(rows)})
@@ -61,31 +72,42 @@ def run(
     raise typer.Exit(1 if any(row.state == "failed" for row in rows) else 0)
 
 
-def read(name: str, settings: list[str] | None) -> Recipe:
-    """The recipe meant by a path or a shipped name, with the command line's settings."""
+def load_with_settings(name: str, settings: list[str] | None) -> Recipe:
+    """Return the recipe at a path or of a shipped name, with settings of the command line applied.
+
+    Raises RecipeError with every mistake and its line, or NotThere.
+    """
     from workbench.recipe import find_recipe, load_recipe
 
     return load_recipe(find_recipe(name), settings or [])
 
 
-def submit(service: Service, recipe: Recipe, warm_trial: int | None = None) -> dict[str, Any]:
-    """Hand the recipe to the engine, started if need be: experiment, name, trials (at most; None
-    where a budget alone ends its sweep)."""
+def submit_to_engine(
+    service: Service, recipe: Recipe, warm_trial: int | None = None, *, start: bool = False
+) -> dict[str, Any]:
+    """Submit the recipe to the engine, which is started if it is down.
+
+    Where a person has stopped the engine while trials wait, the person is asked first, unless
+    `start`: starting it continues those trials too. Returns `experiment` (its id), `name` and
+    `trials`: how many there can be at most, None where only a budget ends the sweep.
+    """
     from workbench.recipe import trial_count
 
     check_ever_fits(service, recipe)
     service.home.make()
     state = service.engine().state
     if state == "stopped":
-        tell("the engine was stopped: starting it again")
+        if not start:
+            _ask_to_start(service)
+        print_note("the engine was stopped: starting it again")
     elif state == "down":
-        tell("starting the engine (some seconds)")
+        print_note("starting the engine (takes some seconds)")
     stopping = service.stopping()
     service.start_engine()
     if stopping:
-        tell("the engine was stopping: it goes on")
+        print_note("the engine was stopping; it now continues")
         service.wait_for_engine(running=True, timeout_s=ANSWER_S)
-    answer = answered(service, service.submit(recipe, warm_trial))
+    answer = wait_for_answer(service, service.submit(recipe, warm_trial))
     return {
         "experiment": int(answer.data["experiment"]),
         "name": str(answer.data["name"]),
@@ -93,11 +115,34 @@ def submit(service: Service, recipe: Recipe, warm_trial: int | None = None) -> d
     }
 
 
+def _ask_to_start(service: Service) -> None:
+    """Ask whether a stopped engine may start again, where that continues other trials.
+
+    Raises EngineError where the answer is no, or where nobody can be asked.
+    """
+    unfinished = [state for state in State if not state.final]
+    waiting = sum(one.counts.get(s, 0) for one in service.experiments() for s in unfinished)
+    if not waiting:
+        return
+    count = formatting.plural(waiting, "trial")
+    stopped = f"the engine was stopped, and {count} would continue if it is started"
+    if not sys.stdin.isatty():
+        raise EngineError(stopped, hint="add --start, or kill those trials first")
+    sys.stderr.write(f"{stopped}. Start it? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise EngineError(
+            "the engine stays stopped; nothing was submitted",
+            hint="`workbench run --start` starts it",
+        )
+
+
 def check_ever_fits(service: Service, recipe: Recipe) -> None:
     """DoesNotFit where no card that the engine has could take the model even with rows of one
     token: said before weights are fetched for it. Nothing is said where that cannot be told."""
-    from workbench.footprint import choose_plan
+    from workbench.footprint import plan_trial
     from workbench.footprint.model.config import find_config
+    from workbench.footprint.row_lengths import Lengths
 
     swept = recipe.sweep.parameters if recipe.sweep else {}
     open_yet = any(key.startswith(("model.", "lora.", "train.optimizer")) for key in swept)
@@ -108,10 +153,12 @@ def check_ever_fits(service: Service, recipe: Recipe) -> None:
     except WorkbenchError:  # preparing finds it, or says why not
         return
     plain = recipe.model_copy(update={"sweep": None})
+    shortest: Lengths = {"longest": 1, "sample": [1], "scored": 1}
+    history = measured_history(service)
     misfits: list[DoesNotFit] = []
     for card in map(card_of, service.snapshot().cards):
         try:
-            choose_plan(plain, config, card, longest=1, sample=[1], scored=1)
+            plan_trial(plain, config, card, lengths=shortest, history=history)
         except DoesNotFit as small:
             misfits.append(small)
         except WorkbenchError:  # a precision or an attention that this card lacks
@@ -122,14 +169,19 @@ def check_ever_fits(service: Service, recipe: Recipe) -> None:
         raise DoesNotFit(f"no card here can ever take it: {misfits[0].what}", hint=misfits[0].hint)
 
 
-def watched(service: Service, experiment: int) -> int:
-    """Follow on stderr; leaving with ctrl-c leaves the training alone."""
+def follow_to_end(service: Service, experiment: int) -> int:
+    """Follow the experiment on stderr to its end, and return its id.
+
+    ctrl-c stops following and is raised again; training continues.
+    """
     try:
-        follow(service, experiment, tell)
+        follow_experiment(service, experiment, print_note)
     except KeyboardInterrupt:
-        tell(f"left; training goes on (workbench ls {experiment}, or workbench)")
+        print_note(
+            f"stopped following; training continues (workbench watch {experiment}, or workbench)"
+        )
         raise
     found = service.experiment(experiment)
     counts = formatting.counts_line(found.counts)
-    ring(f"{safe_line(found.name)} has ended: {counts}", sys.stderr)
+    ring_bell(f"{safe_line(found.name)} has ended: {counts}", sys.stderr)
     return experiment

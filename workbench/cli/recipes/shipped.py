@@ -1,4 +1,4 @@
-"""`workbench recipes` and `workbench schema`: what ships, and what may stand in a recipe."""
+"""`workbench recipes` and `workbench schema`: the shipped recipes, and the JSON schema of one."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.tables import as_json, out, width
+from workbench.cli.tables import as_json, print_answer, terminal_width
 from workbench.errors import NotThere, UsageError
 from workbench.text import safe_line
 
 app = typer.Typer(help="List, show or copy the recipes that ship.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(help="As `recipes ls` shows it.")]
+Name = Annotated[str, typer.Argument(help="Its name, as `recipes ls` shows it.")]
 
 
 @app.callback(invoke_without_command=True)
-def recipes(context: typer.Context, as_data: Json = False) -> None:
+def recipes_command(context: typer.Context, as_data: Json = False) -> None:
     """List, show or copy the recipes that ship."""
     if context.invoked_subcommand is None:
         _list(as_data)
 
 
-@app.command()
-def ls(as_data: Json = False) -> None:
-    """List them."""
+@app.command("ls")
+def list_recipes_command(as_data: Json = False) -> None:
+    """List the shipped recipes."""
     _list(as_data)
 
 
@@ -39,39 +39,41 @@ def _list(as_data: bool) -> None:
     else:
         margin = max(len(one.name) for one in found) + 2
         for one in found:
-            about = textwrap.wrap(one.about, max(20, width() - margin))
-            out(f"{one.name:<{margin}}" + f"\n{'':<{margin}}".join(about))
+            about = textwrap.wrap(one.about, max(20, terminal_width() - margin))
+            print_answer(f"{one.name:<{margin}}" + f"\n{'':<{margin}}".join(about))
 
 
-@app.command()
-def show(name: Name, as_data: Json = False) -> None:
-    """Print one as it ships."""
+@app.command("show")
+def show_recipe_command(name: Name, as_data: Json = False) -> None:
+    """Print a shipped recipe."""
     path = _shipped(name)
     if as_data:
         from workbench.recipe import load_recipe
 
         as_json(load_recipe(path).model_dump(mode="json"))
     else:
-        out(path.read_text(encoding="utf-8").rstrip("\n"))
+        print_answer(path.read_text(encoding="utf-8").rstrip("\n"))
 
 
-@app.command()
-def copy(
+@app.command("copy")
+def copy_recipe_command(
     name: Name,
     dest: Annotated[Path | None, typer.Argument(help="File or folder.")] = None,
 ) -> None:
-    """Copy one here, to make it your own."""
+    """Copy a shipped recipe here, to edit it."""
     source = _shipped(name)
     target = dest if dest is not None else Path(source.name)
     target = target / source.name if target.is_dir() else target
     if not target.parent.is_dir():
-        raise NotThere(f"there is no folder {target.parent}", hint="make it first")
+        raise NotThere(
+            f"there is no folder {target.parent}", hint=f"create it: mkdir -p {target.parent}"
+        )
     try:
         with target.open("xb") as file:
             file.write(source.read_bytes())
     except FileExistsError as taken:
-        raise UsageError(f"{target} is there already", hint="name another file") from taken
-    out(f"{safe_line(target)}")
+        raise UsageError(f"{target} exists already", hint="name another file") from taken
+    print_answer(f"{safe_line(target)}")
 
 
 def _shipped(name: str) -> Path:
@@ -85,11 +87,12 @@ def _shipped(name: str) -> Path:
     except NotThere:
         raise
     raise NotThere(
-        f"{safe_line(name)} does not ship", hint="`workbench recipes` lists those that do"
+        f"{safe_line(name)} is not a shipped recipe",
+        hint="`workbench recipes` lists those that ship",
     )
 
 
-def schema() -> None:
+def schema_command() -> None:
     """Print the recipe's JSON schema, for editors."""
     from workbench.recipe import recipe_json_schema
 

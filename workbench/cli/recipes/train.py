@@ -1,12 +1,15 @@
-"""`workbench train`: one trial in the foreground, in a child, without engine or Ray.
+"""`workbench train`: one trial in the foreground, in a child process, without engine or Ray.
 
-The child is `python -m workbench.training.foreground FOLDER`: it reads FOLDER/recipe.json, trains,
-prints plan, metrics, scores and the adapter's path, and leaves everything in FOLDER. Its exit code
-is ours. A folder with the same recipe is gone on with, from its newest checkpoint.
+The child is `python -m workbench.training.foreground FOLDER`. It reads FOLDER/recipe.json and
+FOLDER/factors.json (what the home's attempts measured, since training may not read the store),
+trains, prints plan, metrics, scores and the adapter's path, and leaves everything in FOLDER. The
+command exits with its exit code. A folder that holds the same recipe resumes from its newest
+checkpoint.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -17,10 +20,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workbench.cli.child import run_child
-from workbench.cli.recipes.run import RecipeName, Settings, read
-from workbench.cli.tables import tell
+from workbench.cli.recipes.measured_history import measured_history
+from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
+from workbench.cli.tables import print_note
 from workbench.errors import UsageError, WorkbenchError
 from workbench.home import find_home
+from workbench.service import Service
 
 if TYPE_CHECKING:
     from workbench.recipe import Recipe
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 MODULE = "workbench.training.foreground"
 
 
-def train(
+def train_command(
     recipe: RecipeName,
     settings: Settings = None,
     folder: Annotated[
@@ -36,24 +41,44 @@ def train(
         typer.Option("--out", "-o", metavar="DIR", help="Where checkpoints and adapter go."),
     ] = None,
 ) -> None:
-    """Train one trial here and now, without the engine."""
-    found = read(recipe, settings)
+    """Train one trial in the foreground, without the engine."""
+    found = load_with_settings(recipe, settings)
     if found.sweep is not None:
-        tell("the sweep is left out: one trial with the recipe's own values")
+        print_note("the recipe's sweep is ignored: one trial runs, with the recipe's own values")
         found = found.model_copy(update={"sweep": None})
     run_folder = prepare_folder(folder or default_folder(found.name), found)
-    tell(f"training in {run_folder}; ctrl-c ends it")
+    write_factors(run_folder)
+    print_note(f"training in {run_folder}; ctrl-c checkpoints and ends it")
     raise typer.Exit(run_child([sys.executable, "-m", MODULE, str(run_folder)]))
 
 
+def write_factors(folder: Path) -> None:
+    """Write into the folder what the home's attempts measured, with which the child plans.
+
+    A store that cannot be read costs the correction, not the training.
+    """
+    from workbench.footprint.measured_peaks import factors_to_json
+
+    try:
+        factors = measured_history(Service()).factors
+    except WorkbenchError as broken:
+        print_note(f"planned without what was measured here: {broken.what}")
+        factors = {}
+    (folder / "factors.json").write_text(json.dumps(factors_to_json(factors)), encoding="utf-8")
+
+
 def default_folder(name: str) -> Path:
-    """A new folder under the workbench's home."""
+    """Return a new folder's path under the home, named after the recipe and the time."""
     word = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40] or "trial"
     return find_home().root / "foreground" / f"{word}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def prepare_folder(folder: Path, recipe: Recipe) -> Path:
-    """`folder` with recipe.json in it: new, empty, or holding this very recipe."""
+    """Write recipe.json into `folder` and return its absolute path.
+
+    The folder is created if it is missing. Raises UsageError where it holds another recipe or any
+    other file, WorkbenchError where it cannot be written.
+    """
     os.umask(0o077)
     body = recipe.model_dump_json(indent=2)
     file = folder / "recipe.json"

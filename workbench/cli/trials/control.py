@@ -1,4 +1,4 @@
-"""Asking the engine: stop, kill, pause, resume; and waking it when it should run."""
+"""`workbench stop`, `kill`, `pause`, `resume`; and what every command does about the engine."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import typer
 
 from workbench import formatting
 from workbench.cli.errors import tell_error
-from workbench.cli.tables import as_json, out, tell
-from workbench.errors import EngineError, UsageError, WorkbenchError
+from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.errors import EngineError, NotThere, UsageError, WorkbenchError
 from workbench.service import Service
-from workbench.store.rows import Answer
+from workbench.store.rows import RequestAnswer
 from workbench.trial import State
 
 ANSWER_S = 60.0
+"""Seconds that a command waits for the engine's answer."""
 GRACE_S = 8.0
-"""A keeper has so long to take its lock before it counts as dead."""
+"""Seconds that a new keeper may take to acquire its lock before it counts as dead."""
 UNFINISHED = frozenset({State.QUEUED, State.STARTING, State.RUNNING})
 
-Trials = Annotated[list[int], typer.Argument(help="Ids, as `ls` shows them.")]
+Trials = Annotated[list[int], typer.Argument(help="Ids of trials, as `ls` shows them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def stop(trials: Trials, as_data: Json = False) -> None:
-    """End trials early; what they learned is scored and kept."""
+def stop_command(trials: Trials, as_data: Json = False) -> None:
+    """End trials early; what they have learned is scored and kept."""
     _each(trials, lambda service, trial: service.stop(trial), as_data)
 
 
-def kill(
+def kill_command(
     trials: Trials,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the id.")] = False,
     as_data: Json = False,
@@ -42,13 +43,13 @@ def kill(
     _each(trials, lambda service, trial: service.stop(trial, kill=True), as_data)
 
 
-def pause(trials: Trials, as_data: Json = False) -> None:
+def pause_command(trials: Trials, as_data: Json = False) -> None:
     """Checkpoint trials and take them off their cards."""
     _each(trials, lambda service, trial: service.pause(trial), as_data)
 
 
-def resume(trials: Trials, as_data: Json = False) -> None:
-    """Let paused trials go on from their checkpoints."""
+def resume_command(trials: Trials, as_data: Json = False) -> None:
+    """Let paused trials continue from their checkpoints."""
     _each(trials, lambda service, trial: service.resume(trial), as_data)
 
 
@@ -57,7 +58,7 @@ def _confirm(trials: Iterable[int]) -> None:
     for trial in dict.fromkeys(trials):
         row = service.trial(trial).trial
         progress = formatting.steps(row.step, row.total_steps)
-        tell(
+        print_note(
             f"{formatting.who(row)} ({row.state}, step {progress}): nothing of it is scored or kept"
         )
         sys.stderr.write(f"type {trial} to kill it: ")
@@ -65,43 +66,54 @@ def _confirm(trials: Iterable[int]) -> None:
         typed = sys.stdin.readline()
         if not typed:
             raise UsageError(
-                "kill wants the trial's id typed", hint=f"workbench kill --yes {trial}"
+                "kill needs the trial's id, typed", hint=f"workbench kill --yes {trial}"
             )
         if typed.strip() != str(trial):
-            raise WorkbenchError(f"that was not {trial}; nothing was killed")
+            raise WorkbenchError(f"the id typed is not {trial}; nothing was killed")
 
 
 def _each(trials: Iterable[int], send: Callable[[Service, int], str], as_data: bool) -> None:
-    """Send all, then print every answer; the first refusal's exit code."""
+    """Send every request, then print every answer; exit with the first refusal's exit code.
+
+    An unknown id is reported like a refusal: it does not keep the others from being carried out.
+    """
     service = Service()
-    wanted = list(dict.fromkeys(trials))
-    for trial in wanted:
-        service.trial(trial)
-    need_engine(service)
-    code, answers = 0, []
-    for request in [send(service, trial) for trial in wanted]:
+    known: list[int] = []
+    errors: list[WorkbenchError] = []
+    for trial in dict.fromkeys(trials):
         try:
-            answer = answered(service, request)
+            service.trial(trial)
+            known.append(trial)
+        except NotThere as unknown:
+            errors.append(unknown)
+    if known:
+        need_engine(service)
+    answers = []
+    for request in [send(service, trial) for trial in known]:
+        try:
+            answer = wait_for_answer(service, request)
             answers.append({"answer": answer.text, **answer.data})
             if not as_data:
-                out(answer.text)
+                print_answer(answer.text)
         except EngineError:
             raise
         except WorkbenchError as refused:
-            tell_error(refused)
-            code = code or refused.exit_code
+            errors.append(refused)
+    for error in errors:
+        tell_error(error)
     if as_data:
         as_json(answers)
-    raise typer.Exit(code)
+    raise typer.Exit(errors[0].exit_code if errors else 0)
 
 
-# --- the engine, as commands need it ---
+# --- the engine ---
 
 
-def revive(service: Service) -> None:
-    """For commands that read: start a dead engine if work waits for it, say what is wrong.
+def revive_engine(service: Service) -> None:
+    """Start a dead engine that has work waiting, and report an engine in trouble on stderr.
 
-    Never fails: what can be read is shown whatever state the engine is in.
+    Commands that only read call this first. It raises nothing: what can be read is shown in every
+    state of the engine.
     """
     if not service.home.database.exists():
         return
@@ -110,14 +122,14 @@ def revive(service: Service) -> None:
         if engine.state in ("down", "stopped") and not _work_waits(service):
             return
         if engine.state == "down":
-            tell("the engine was not running and work waits: starting it")
+            print_note("the engine was not running and work waits: starting it")
             service.start_engine()
         elif engine.state == "stopped":
-            tell("the engine is stopped; `workbench engine start` lets training go on")
+            print_note("the engine is stopped; `workbench engine start` continues training")
         elif engine.detail:
-            tell(f"engine: {engine.detail}")
+            print_note(f"engine: {engine.detail}")
     except (WorkbenchError, OSError) as refused:
-        tell(f"the engine cannot be started: {refused}")
+        print_note(f"the engine cannot be started: {refused}")
 
 
 def _work_waits(service: Service) -> bool:
@@ -129,20 +141,27 @@ def _work_waits(service: Service) -> bool:
 
 
 def need_engine(service: Service) -> None:
-    """For commands that want something done: EngineError when a person stopped the engine."""
+    """Start the engine if it is down. Raises EngineError where a person stopped it.
+
+    Commands that change something call this first.
+    """
     state = service.engine().state
     if state == "stopped":
         raise EngineError(
-            "the engine is stopped, so nobody would carry this out",
-            hint="`workbench engine start`, then the same again",
+            "the engine is stopped, so the request would not be carried out",
+            hint="run `workbench engine start`, then this command again",
         )
     if state == "down":
-        tell("starting the engine (some seconds)")
+        print_note("starting the engine (takes some seconds)")
         service.start_engine()
 
 
-def answered(service: Service, request: str, timeout_s: float = ANSWER_S) -> Answer:
-    """Wait for the answer; a refusal is raised with the exit code the engine gave it."""
+def wait_for_answer(service: Service, request: str, timeout_s: float = ANSWER_S) -> RequestAnswer:
+    """Wait for the engine's answer to a request and return it.
+
+    Raises a refusal as WorkbenchError with the exit code that the engine chose, and EngineError
+    where the engine has ended or has not answered within `timeout_s`. The request stays queued.
+    """
     answer = _wait(service, request, timeout_s)
     if not answer.ok:
         refused = WorkbenchError(answer.text, hint=answer.hint)
@@ -151,7 +170,7 @@ def answered(service: Service, request: str, timeout_s: float = ANSWER_S) -> Ans
     return answer
 
 
-def _wait(service: Service, request: str, timeout_s: float) -> Answer:
+def _wait(service: Service, request: str, timeout_s: float) -> RequestAnswer:
     began = time.monotonic()
     while True:
         answer = service.answer(request)
@@ -161,12 +180,12 @@ def _wait(service: Service, request: str, timeout_s: float) -> Answer:
         gone = service.engine().state in ("down", "stopped")
         if gone and waited > GRACE_S:
             raise EngineError(
-                "the engine ended before it answered; the request waits for it",
+                "the engine ended before it answered; the request is kept for its next start",
                 hint=f"see {service.home.logs}/keeper.log, or run `workbench doctor`",
             )
         if waited > timeout_s:
             raise EngineError(
-                f"the engine has not answered within {timeout_s:.0f} s; the request waits for it",
+                f"the engine has not answered within {timeout_s:.0f} s; the request is kept",
                 hint=f"see `workbench engine status` and the logs in {service.home.logs}",
             )
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Following an experiment to its end in plain lines, for any terminal, pipe or log."""
+"""Progress of an experiment to its end as plain lines, for any terminal, pipe or log file."""
 
 from __future__ import annotations
 
@@ -16,49 +16,50 @@ from workbench.trial import State
 
 POLL_S = 0.2
 LOOK_S = 2.0
-"""Looked at so often even where nothing changed: quiet is news too."""
+"""Seconds between two looks where the store did not change: a standstill is worth a line too."""
 STUCK_S = 4.0
-MOST_TOLD = 4
-"""Running trials in a line that says how it stands."""
+"""Seconds that the queue waits for the same reason before the reason is printed."""
+MOST_LISTED = 4
+"""Running trials named in one status line."""
 QUIET_S, MOST_QUIET_S = 10.0, 600.0
-"""A running trial is heard of after so long, then after twice that, and so on up to the most."""
+"""Seconds until a running trial gets a line; they double with each line, up to the maximum."""
 STARTS = 3
-"""How often a dead engine is started again before we say that it keeps ending."""
+"""Starts of a dead engine before following ends with an error."""
 
 
 @dataclass(slots=True)
-class Story:
-    """What was told of an experiment, so that only news is told."""
+class Narrator:
+    """A record of the lines printed about an experiment, so that each fact is printed once."""
 
     clock: Callable[[], float] = time.time
     states: dict[int, str] = field(default_factory=dict)
     waits: tuple[str, float, bool] = ("", 0.0, False)
-    """Why nothing runs, since when, and whether that was told."""
+    """The reason why nothing runs, since when (UTC seconds), and whether it was printed."""
     progress: dict[int, tuple[int, float, float]] = field(default_factory=dict)
-    """Quarters told of a trial, when, and how long it may stay quiet now."""
+    """By trial: quarters printed, when (UTC seconds), and the seconds until its next line."""
 
     def news(self, trials: list[TrialRow]) -> Iterator[str]:
-        """Lines about what changed since the last call."""
+        """Yield a line for each change since the last call."""
         for trial in trials:
-            for line in self._of(trial):
+            for line in self._lines_of(trial):
                 yield f"{formatting.clock(self.clock())}  {line}"
-        if why := self._stuck(trials):
+        if why := self._why_idle(trials):
             yield f"{formatting.clock(self.clock())}  nothing runs now: {why}"
 
-    def _stuck(self, trials: list[TrialRow]) -> str:
-        """What the queue has been waiting for, once that is no passing thing."""
+    def _why_idle(self, trials: list[TrialRow]) -> str:
+        """Return the reason why nothing runs, once, after it has lasted for STUCK_S."""
         idle = not any(trial.state.live for trial in trials)
         queued = (safe_line(t.waiting) for t in trials if t.state is State.QUEUED and t.waiting)
         why = next(queued, "") if idle else ""
-        was, since_utc, told = self.waits
+        was, since_utc, printed = self.waits
         if why != was:
             self.waits = (why, self.clock(), False)
-        elif why and not told and self.clock() - since_utc >= STUCK_S:
+        elif why and not printed and self.clock() - since_utc >= STUCK_S:
             self.waits = (why, since_utc, True)
             return why
         return ""
 
-    def _of(self, trial: TrialRow) -> Iterator[str]:
+    def _lines_of(self, trial: TrialRow) -> Iterator[str]:
         if self.states.get(trial.id) != trial.state:
             first = trial.id not in self.states
             self.states[trial.id] = trial.state
@@ -69,22 +70,22 @@ class Story:
             yield _progress(trial)
 
     def _due(self, trial: TrialRow) -> bool:
-        """At every quarter of the way, and ever more rarely in between."""
+        """Return whether a line is due: at each quarter of the steps, and at growing intervals."""
         quarter = 4 * trial.step // trial.total_steps if trial.total_steps else 0
-        told, at_utc, quiet_s = self.progress[trial.id]
+        printed, at_utc, quiet_s = self.progress[trial.id]
         if (
             trial.step == 0
             or trial.loss is None
-            or (quarter <= told and self.clock() - at_utc < quiet_s)
+            or (quarter <= printed and self.clock() - at_utc < quiet_s)
         ):
             return False
-        longer_s = quiet_s if quarter > told else min(2 * quiet_s, MOST_QUIET_S)
+        longer_s = quiet_s if quarter > printed else min(2 * quiet_s, MOST_QUIET_S)
         self.progress[trial.id] = (quarter, self.clock(), longer_s)
         return True
 
 
 def _arrival(trial: TrialRow) -> str:
-    """The line for a trial's new state."""
+    """Return the line for a trial's new state."""
     about = [f"{formatting.who(trial)}  {trial.state}"]
     if trial.state.live:
         on = f"on {safe_line(trial.card)}" if trial.card else ""
@@ -105,33 +106,34 @@ def _progress(trial: TrialRow) -> str:
     )
 
 
-def heartbeat(experiment: Experiment, trials: list[TrialRow], at_utc: float) -> str:
-    """How it stands, in a line."""
+def status_line(experiment: Experiment, trials: list[TrialRow], at_utc: float) -> str:
+    """Return the counts of an experiment and its running trials in one line."""
     counts = dict(Counter(str(t.state) for t in trials if t.kind == "tune"))
-    told = [formatting.counts_line(counts)]
-    told += [
+    parts = [formatting.counts_line(counts)]
+    parts += [
         f"trial {t.id} step {formatting.steps(t.step, t.total_steps)} "
         f"loss {formatting.number(t.loss)}"
         for t in trials
         if t.state is State.RUNNING and t.kind == "tune"
-    ][:MOST_TOLD]
+    ][:MOST_LISTED]
     held = ["held by a person"] if experiment.held else []
-    return f"{formatting.clock(at_utc)}  {safe_line(experiment.name)}: {'; '.join(told + held)}"
+    return f"{formatting.clock(at_utc)}  {safe_line(experiment.name)}: {'; '.join(parts + held)}"
 
 
-def follow(
+def follow_experiment(
     service: Service,
     experiment: int,
     say: Callable[[str], None],
     beat_s: float | None = None,
 ) -> Experiment:
-    """Say what happens until every trial has ended, base included. Waits; costs next to nothing.
-    With `beat_s`, how it stands after so long a silence.
+    """Pass a line to `say` for each change until every trial has ended, the base included.
 
-    Raises what refused the experiment, and EngineError when nobody goes on with it.
+    Blocks, at next to no cost. With `beat_s`, a status line follows after so many silent seconds.
+    A dead engine is started again, three times at most. Raises WorkbenchError with the reason where
+    the experiment was refused, EngineError where no engine continues it.
     """
-    story, starts, trouble = Story(), 0, ""
-    said_s = time.monotonic()
+    narrator, starts, trouble = Narrator(), 0, ""
+    spoke_s = time.monotonic()
     seen, looked_s = None, 0.0
     while True:
         version = service.version()
@@ -139,22 +141,22 @@ def follow(
             seen, snapshot = version, service.snapshot()
             found = _mine(snapshot, experiment)
             if looked_s == 0.0 and found[0].state == "preparing":
-                say(f"{formatting.clock(time.time())}  model and data are checked first")
-            for line in story.news(found[1]):
+                say(f"{formatting.clock(time.time())}  checking model and data")
+            for line in narrator.news(found[1]):
                 say(line)
-                said_s = time.monotonic()
+                spoke_s = time.monotonic()
             if _ended(*found):
                 return found[0]
             if snapshot.engine.state == "down":
                 starts += 1
                 _restart(service, starts, say)
-            _check(service, snapshot, found[1])
+            _check_engine(service, snapshot, found[1])
             if snapshot.engine.state != trouble and snapshot.engine.detail:
                 say(f"engine: {snapshot.engine.detail}")
             trouble = snapshot.engine.state
-            if beat_s is not None and time.monotonic() - said_s >= beat_s:
-                say(heartbeat(*found, time.time()))
-                said_s = time.monotonic()
+            if beat_s is not None and time.monotonic() - spoke_s >= beat_s:
+                say(status_line(*found, time.time()))
+                spoke_s = time.monotonic()
             looked_s = time.monotonic()
         time.sleep(POLL_S)
 
@@ -189,12 +191,12 @@ def _restart(service: Service, starts: int, say: Callable[[str], None]) -> None:
     service.wait_for_engine(running=True, timeout_s=60)
 
 
-def _check(service: Service, snapshot: Snapshot, trials: list[TrialRow]) -> None:
-    """EngineError when a person stopped the engine, or it places nothing and nothing runs."""
+def _check_engine(service: Service, snapshot: Snapshot, trials: list[TrialRow]) -> None:
+    """Raise EngineError where the engine was stopped, or starts nothing while nothing runs."""
     if snapshot.engine.state == "stopped":
         raise EngineError(
             "the engine was stopped; nothing is lost",
-            hint="`workbench engine start` lets training go on",
+            hint="`workbench engine start` continues training",
         )
     braked = snapshot.engine.state == "running" and snapshot.engine.braked
     if (

@@ -1,4 +1,4 @@
-"""`workbench importance`: which settings of a sweep mattered."""
+"""`workbench importance`: how much each setting of a sweep mattered."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
-from workbench.cli.tables import as_json, out, out_table
-from workbench.cli.trials.control import revive
-from workbench.cli.trials.listing import newest
+from workbench.cli.tables import as_json, out_table, print_answer
+from workbench.cli.trials.control import revive_engine
+from workbench.cli.trials.listing import newest_experiment
 from workbench.service import Service
 from workbench.text import safe_line
 
 
-def importance(
+def importance_command(
     experiment: Annotated[
-        str | None, typer.Argument(help="Its name or id; left out: the newest.")
+        str | None, typer.Argument(help="Its name or id; without one, the newest.")
     ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell which settings of a sweep mattered, and how sure that is.
+    """Show how much each setting of a sweep mattered, and how certain that is.
 
-    For each setting on its own: how much of the differences in rank between the trials it explains,
-    with the interval in which nine of ten bootstrap samples lie.
+    For each setting on its own: the share of the differences in rank between trials that it
+    explains, with a 90 % bootstrap interval.
     """
     service = Service()
-    revive(service)
-    found = service.importance(experiment if experiment is not None else newest(service))
+    revive_engine(service)
+    found = service.importance(experiment if experiment is not None else newest_experiment(service))
     if as_data:
         as_json({**asdict(found), "enough": found.enough})
         return
-    out(f"{safe_line(found.experiment)}: {formatting.plural(found.trials, 'trial')} tell", "bold")
+    print_answer(
+        f"{safe_line(found.experiment)}: {formatting.plural(found.trials, 'trial')} counted", "bold"
+    )
     if not found.enough:
-        out(f"too few trials: it takes {found.least} that were scored or ended early")
+        print_answer(f"too few trials: at least {found.least} must be scored or ended early")
         return
     if not found.settings:
-        out("its trials differ in no setting")
+        print_answer("its trials differ in no setting")
         return
     rows = [
         (
@@ -45,7 +47,7 @@ def importance(
             f"{one.share:.0%}",
             f"{one.low:.0%} to {one.high:.0%}",
             one.best if one.sure else "-",
-            "" if one.sure else f"not told from chance (p {one.chance:.2f})",
+            "" if one.sure else f"not significant (p {one.chance:.2f})",
         )
         for one in found.settings
     ]

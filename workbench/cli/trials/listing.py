@@ -1,4 +1,4 @@
-"""What there is: experiments and trials, one trial, the board."""
+"""`workbench ls`, `show` and `board`: experiments with their trials, one trial, ranked adapters."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from workbench import formatting
-from workbench.cli.tables import as_json, out, out_table, tell
-from workbench.cli.trials.control import revive
+from workbench.cli.tables import as_json, out_table, print_answer, print_note
+from workbench.cli.trials.control import revive_engine
 from workbench.cli.trials.trial_page import print_page
 from workbench.errors import NotThere
 from workbench.service import Service
@@ -19,21 +19,22 @@ from workbench.text import safe_line
 from workbench.trial import up_is_better
 
 RECENT = 10
+"""Experiments that `ls` lists without --all."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TrialId = Annotated[int, typer.Argument(help="Its id, as `ls` shows it.")]
-Name = Annotated[str | None, typer.Argument(help="Its name or id.")]
+TrialId = Annotated[int, typer.Argument(help="The trial's id, as `ls` shows it.")]
+Name = Annotated[str | None, typer.Argument(help="The experiment's name or id.")]
 
 
-def ls(
+def ls_command(
     experiment: Name = None,
     everything: Annotated[
-        bool, typer.Option("--all", "-a", help="Old experiments and base trials too.")
+        bool, typer.Option("--all", "-a", help="List old experiments and base trials too.")
     ] = False,
     as_data: Json = False,
 ) -> None:
     """List experiments and their trials."""
     service = Service()
-    revive(service)
+    revive_engine(service)
     known = service.experiments()
     if experiment is not None:
         found = [service.experiment(experiment)]
@@ -49,14 +50,14 @@ def ls(
         as_json([_experiment_data(one, trials(one), places) for one in found])
         return
     if not found:
-        tell(f"nothing has run in {service.home.root} yet; try `workbench demo`")
+        print_note(f"nothing has run in {service.home.root} yet; try `workbench demo`")
         return
     _print_experiments(found)
     for one in found:
         if experiment is not None or everything or one is found[0] or _unfinished(one):
             _print_trials(one, trials(one), places)
     if len(found) < len(known) and experiment is None:
-        tell(f"{len(known) - len(found)} older experiments: workbench ls --all")
+        print_note(f"{len(known) - len(found)} older experiments: workbench ls --all")
 
 
 def _unfinished(one: Experiment) -> bool:
@@ -66,7 +67,7 @@ def _unfinished(one: Experiment) -> bool:
 def _experiment_data(
     one: Experiment, trials: Iterable[TrialRow], places: Mapping[int, int]
 ) -> dict[str, Any]:
-    """`place`: in the queue, 1 is next; None where it does not wait."""
+    """Return the JSON of one experiment; `place` is a trial's place in the queue, 1 is next."""
     mine = [{**asdict(trial), "place": places.get(trial.id)} for trial in trials]
     return {
         "id": one.id,
@@ -99,14 +100,16 @@ def _print_experiments(found: list[Experiment]) -> None:
     out_table(("id", "experiment", "state", "trials", "submitted"), rows, right=("id",), flexible=3)
     for one in found:
         if one.state == "refused" and one.hint:
-            out(f"{safe_line(one.name)} was refused: {safe_line(one.reason)}\n  → {one.hint}")
+            print_answer(
+                f"{safe_line(one.name)} was refused: {safe_line(one.reason)}\n  → {one.hint}"
+            )
 
 
 def _print_trials(one: Experiment, trials: list[TrialRow], places: Mapping[int, int]) -> None:
     if not trials:
         return
-    out()
-    out(f"{safe_line(one.name)}, by {one.rank_by}", "bold")
+    print_answer()
+    print_answer(f"{safe_line(one.name)}, by {one.rank_by}", "bold")
     rows = [
         (
             trial.id,
@@ -124,23 +127,23 @@ def _print_trials(one: Experiment, trials: list[TrialRow], places: Mapping[int, 
 
 
 def _state(trial: TrialRow, places: Mapping[int, int]) -> str:
-    """`queued, 3rd`: it gets the third card that comes free."""
+    """Return the state, and for a queued trial its place: `queued, 3rd`."""
     place = places.get(trial.id)
     return trial.state if place is None else f"{trial.state}, {formatting.ordinal(place)}"
 
 
 def _about(trial: TrialRow) -> str:
-    """Its settings, and what it waits for or why it ended."""
+    """Return the trial's settings, and what it waits for or why it ended."""
     settings = "the base" if trial.kind == "base" else formatting.brief(trial.settings)
     waits = trial.waiting.removeprefix("waits for a card: ")
     why = waits if trial.state == "queued" else trial.reason
     return "  ".join(part for part in (settings, safe_line(why)) if part)
 
 
-def show(trial: TrialId, as_data: Json = False) -> None:
+def show_command(trial: TrialId, as_data: Json = False) -> None:
     """Show everything about one trial."""
     service = Service()
-    revive(service)
+    revive_engine(service)
     detail = service.trial(trial)
     rows = service.board(detail.experiment.id)[1]
     row = next((row for row in rows if row.trial == trial), None)
@@ -150,18 +153,21 @@ def show(trial: TrialId, as_data: Json = False) -> None:
         print_page(detail, row)
 
 
-def board(experiment: Name = None, as_data: Json = False) -> None:
+def board_command(experiment: Name = None, as_data: Json = False) -> None:
     """Rank an experiment's adapters, best first; the newest by default."""
     service = Service()
-    revive(service)
-    found, rows = service.board(experiment if experiment is not None else newest(service))
+    revive_engine(service)
+    found, rows = service.board(
+        experiment if experiment is not None else newest_experiment(service)
+    )
     if as_data:
         as_json(board_data(rows))
     else:
         print_board(found, rows)
 
 
-def newest(service: Service) -> int:
+def newest_experiment(service: Service) -> int:
+    """Return the newest experiment's id. Raises NotThere where nothing has run."""
     experiments = service.experiments()
     if not experiments:
         raise NotThere(
@@ -172,13 +178,14 @@ def newest(service: Service) -> int:
 
 
 def board_data(rows: Iterable[BoardRow]) -> list[dict[str, Any]]:
-    """Best first; the base's own row left out, its score stands in every row."""
+    """Return the board as JSON rows, best first, without the base: each row holds its score."""
     return [asdict(row) for row in rows if row.kind == "tune"]
 
 
 def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
+    """Print the ranked table, and below it the reason of each trial that failed or was pruned."""
     up = "higher is better" if up_is_better(experiment.rank_by) else "lower is better"
-    out(f"{safe_line(experiment.name)}, by {experiment.rank_by} ({up})", "bold")
+    print_answer(f"{safe_line(experiment.name)}, by {experiment.rank_by} ({up})", "bold")
     lines = [
         (
             row.rank or "-",
@@ -200,4 +207,4 @@ def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
     out_table(heads, lines, right=right, flexible=9, optional=optional)
     for row in rows:
         if row.state in ("failed", "pruned") and row.reason:
-            out(f"trial {row.trial}: {row.state}: {safe_line(row.reason)}")
+            print_answer(f"trial {row.trial}: {row.state}: {safe_line(row.reason)}")

@@ -1,4 +1,4 @@
-"""`workbench logs`: what a trial told, across its attempts."""
+"""`workbench logs`: a trial's log, across its attempts."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
-from workbench.cli.tables import out, tell
-from workbench.cli.trials.control import revive
+from workbench.cli.tables import print_answer, print_note
+from workbench.cli.trials.control import revive_engine
 from workbench.cli.trials.listing import TrialId
 from workbench.service import Service
 from workbench.store.rows import EventRow
-from workbench.text import safe, safe_line
+from workbench.text import safe_line, safe_text
 
 POLL_S = 0.2
 ALL = 1_000_000
 
 
-def logs(
+def logs_command(
     trial: TrialId,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the trial has ended.")
+        bool, typer.Option("--follow", "-f", help="Continue until the trial has ended.")
     ] = False,
-    lines: Annotated[int, typer.Option("-n", min=1, help="How many of the newest lines.")] = 50,
+    lines: Annotated[int, typer.Option("-n", min=1, help="Lines to print, the newest ones.")] = 50,
 ) -> None:
     """Print a trial's log."""
     service = Service()
-    revive(service)
+    revive_engine(service)
     service.trial(trial)
     attempt, last = None, 0
     ended = not follow
     limit = lines
     while True:
-        # asked before the lines are read, so that the last ones are not missed
+        # The state is read before the lines, so that the last lines are not missed.
         ended = ended or service.trial(trial).trial.state.final
         for event in service.events(trial=trial, after=last, limit=limit):
             if event.attempt not in (None, attempt):
                 attempt = event.attempt
-                out(f"-- attempt {attempt}", "dim")
+                print_answer(f"-- attempt {attempt}", "dim")
             _print_event(event)
             last, limit = event.id, ALL
         if ended:
@@ -47,7 +47,7 @@ def logs(
         _wait_for_news(service)
     if follow:
         row = service.trial(trial).trial
-        tell(
+        print_note(
             f"{formatting.who(row)} is {row.state}"
             + (f": {safe_line(row.reason)}" if row.reason else "")
         )
@@ -58,11 +58,11 @@ def _wait_for_news(service: Service) -> None:
     while service.version() == seen:
         time.sleep(POLL_S)
     if seen[1] != "stopped" and service.version()[1] == "stopped":
-        tell("the engine was stopped; `workbench engine start` lets training go on")
+        print_note("the engine was stopped; `workbench engine start` continues training")
 
 
 def _print_event(event: EventRow) -> None:
     level = "" if event.level in ("info", "debug") else f"{event.level}: "
     colour = {"error": "red", "warning": "yellow", "debug": "dim"}.get(event.level, "")
-    text = safe(event.text, 1 << 16).replace("\n", "\n" + " " * 10)
-    out(f"{formatting.clock(event.at_utc)}  {level}{text}", colour)
+    text = safe_text(event.text, 1 << 16).replace("\n", "\n" + " " * 10)
+    print_answer(f"{formatting.clock(event.at_utc)}  {level}{text}", colour)

@@ -1,4 +1,4 @@
-"""Steering what runs: clones, longer trials, more trials, the queue, the cards."""
+"""`workbench clone`, `extend`, `add`, and the commands that steer the queue and the cards."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from workbench.cli.errors import tell_error
-from workbench.cli.tables import as_json, out, tell
-from workbench.cli.trials.control import answered, need_engine
+from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.control import need_engine, wait_for_answer
 from workbench.errors import RecipeError, UsageError, WorkbenchError
 from workbench.service import Service
 
-TrialId = Annotated[int, typer.Argument(metavar="TRIAL", help="Its id, as `ls` shows it.")]
-Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Its name or id.")]
+TrialId = Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's id, as `ls` shows it.")]
+Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="The experiment's name or id.")]
 MaybeName = Annotated[
-    str | None, typer.Argument(metavar="[EXPERIMENT]", help="Its name or id; left out: all.")
+    str | None, typer.Argument(metavar="[EXPERIMENT]", help="Its name or id; without one, all.")
 ]
 CardName = Annotated[
-    str, typer.Argument(metavar="CARD", help="Its uuid as `cards` shows it, or how that begins.")
+    str,
+    typer.Argument(metavar="CARD", help="The card's UUID from `cards`, or its beginning."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -32,20 +33,22 @@ WarmStart = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def clone(
+def clone_command(
     trial: TrialId,
     settings: Settings = None,
-    edit: Annotated[bool, typer.Option("--edit", "-e", help="Change it in $EDITOR.")] = False,
+    edit: Annotated[
+        bool, typer.Option("--edit", "-e", help="Edit the settings in $EDITOR.")
+    ] = False,
     warm_start: WarmStart = None,
     as_data: Json = False,
 ) -> None:
     """Run a trial again with other settings, as a new one."""
-    from workbench.trial_edits import as_recipe, changed
+    from workbench.trial_edits import changed_settings, trial_recipe
 
     service = Service()
     found = service.trial(trial)
-    recipe = as_recipe(found.experiment, found.trial.settings)
-    edits = changed(recipe, settings or [])
+    recipe = trial_recipe(found.experiment, found.trial.settings)
+    edits = changed_settings(recipe, settings or [])
     if edit:
         edits = _edited(trial, recipe, settings or [])
     args: dict[str, Any] = {"trial": trial, "settings": edits}
@@ -55,15 +58,19 @@ def clone(
 
 
 def _edited(trial: int, recipe: Any, settings: list[str]) -> dict[str, Any]:
-    """What a person changed in $EDITOR; a text with mistakes is offered again, and kept."""
-    from workbench.trial_edits import as_text, changed, edit, new_text
+    """Return the settings that a person changed in $EDITOR.
 
-    begun = as_text(_with(recipe, settings) if settings else recipe, trial)
-    path = new_text(begun)
+    A text with mistakes is reported and can be edited again. If the person declines, it is kept in
+    a file that the error names.
+    """
+    from workbench.trial_edits import changed_settings, editable_text, run_editor, write_draft
+
+    begun = editable_text(_with(recipe, settings) if settings else recipe, trial)
+    path = write_draft(begun)
     while True:
-        text = edit(path, begun)
+        text = run_editor(path, begun)
         try:
-            edits = changed(recipe, text=text, file=path.name)
+            edits = changed_settings(recipe, text=text, file=path.name)
         except WorkbenchError as wrong:
             if not _again(wrong):
                 raise RecipeError("nothing was cloned", hint=f"your text is in {path}") from wrong
@@ -76,14 +83,14 @@ def _edited(trial: int, recipe: Any, settings: list[str]) -> dict[str, Any]:
 
 def _with(recipe: Any, settings: list[str]) -> Any:
     from workbench.recipe import apply_settings
-    from workbench.trial_edits import changed
+    from workbench.trial_edits import changed_settings
 
-    return apply_settings(recipe, changed(recipe, settings))
+    return apply_settings(recipe, changed_settings(recipe, settings))
 
 
 def _again(wrong: WorkbenchError) -> bool:
     tell_error(wrong)
-    sys.stderr.write("edit it again? [Y/n] ")
+    sys.stderr.write("edit again? [Y/n] ")
     sys.stderr.flush()
     typed = sys.stdin.readline()
     return bool(typed) and typed.strip().lower() in ("", "y", "yes")
@@ -94,22 +101,23 @@ def _trial_or_none(word: str) -> int | None:
         return None
     if not (word.isascii() and word.isdecimal()):
         raise UsageError(
-            f"--warm-start wants a trial's id, not {word}", hint="--warm-start 7, or none"
+            f"--warm-start takes a trial's id, not {word}",
+            hint="write --warm-start 7, or --warm-start none",
         )
     return int(word)
 
 
-def extend(
+def extend_command(
     trial: TrialId,
     epochs: Annotated[
-        str | None, typer.Option(metavar="+N", help="Epochs more, like +1 or +0.5.")
+        str | None, typer.Option(metavar="+N", help="More epochs, such as +1 or +0.5.")
     ] = None,
     steps: Annotated[
-        str | None, typer.Option(metavar="+N", help="Optimizer steps more, like +100.")
+        str | None, typer.Option(metavar="+N", help="More optimizer steps, such as +100.")
     ] = None,
     as_data: Json = False,
 ) -> None:
-    """Train on from an ended trial's adapter, as a new trial."""
+    """Train longer: a new trial that starts from an ended trial's adapter."""
     args: dict[str, Any] = {"trial": trial}
     if epochs is not None:
         args["epochs"] = _number(epochs, float)
@@ -118,28 +126,31 @@ def extend(
     _ask(Service(), "extend", as_data, **args)
 
 
-def _number(word: str, kind: type[int] | type[float], hint: str = "like +1") -> int | float:
+def _number(
+    word: str, kind: type[int] | type[float], hint: str = "write a number such as +1"
+) -> int | float:
     try:
         return kind(word)
     except ValueError as wrong:
-        raise UsageError(f"{word} is no number", hint=hint) from wrong
+        raise UsageError(f"{word} is not a number", hint=hint) from wrong
 
 
-def add(
+def add_command(
     experiment: Name,
     settings: Settings = None,
     trials: Annotated[
-        int | None, typer.Option("--trials", "-n", min=1, help="So many more of its sweep.")
+        int | None,
+        typer.Option("--trials", "-n", min=1, help="Number of trials of its sweep to add."),
     ] = None,
     warm_start: WarmStart = None,
     as_data: Json = False,
 ) -> None:
-    """Add a trial to an experiment, or more of its sweep."""
+    """Add one trial to an experiment, or more trials of its sweep."""
     service = Service()
     if (trials is None) == (not settings):
-        what = "say which trial to add, or how many of the sweep"
+        what = "neither a trial's settings nor a number of trials was given"
         if settings:
-            what = "-s adds one trial, --trials so many more of the sweep: not both at once"
+            what = "-s adds one trial, --trials adds trials of the sweep; they cannot be combined"
         raise UsageError(
             what,
             hint=f"workbench add {experiment} -s train.learning_rate=1e-4, or --trials 4",
@@ -147,19 +158,19 @@ def add(
     if trials is not None:
         _ask(service, "add", as_data, experiment=experiment, trials=trials)
         return
-    from workbench.trial_edits import as_recipe, changed
+    from workbench.trial_edits import changed_settings, trial_recipe
 
-    edits = changed(as_recipe(service.experiment(experiment), {}), settings or [])
+    edits = changed_settings(trial_recipe(service.experiment(experiment), {}), settings or [])
     warm = None if warm_start is None else _trial_or_none(warm_start)
     _ask(service, "add", as_data, experiment=experiment, settings=edits, warm_trial=warm)
 
 
-def move(trial: TrialId, card: CardName, as_data: Json = False) -> None:
-    """Take a trial to another card; `any` lets it choose."""
+def move_command(trial: TrialId, card: CardName, as_data: Json = False) -> None:
+    """Move a trial to another card; `any` takes the first free one."""
     _ask(Service(), "move", as_data, trial=trial, card=card)
 
 
-def order(
+def order_command(
     trial: TrialId,
     to: Annotated[str, typer.Argument(metavar="[front|up|down|back]")] = "front",
     as_data: Json = False,
@@ -168,67 +179,68 @@ def order(
     _ask(Service(), "order", as_data, trial=trial, to=to)
 
 
-def priority(
+def priority_command(
     experiment: Name,
-    number: Annotated[int, typer.Argument(metavar="NUMBER", help="Higher goes first; 0 at first.")],
+    number: Annotated[int, typer.Argument(metavar="NUMBER", help="Higher goes first; default 0.")],
     as_data: Json = False,
 ) -> None:
-    """Say which experiment's trials go first."""
+    """Set an experiment's priority in the queue."""
     _ask(Service(), "priority", as_data, experiment=experiment, priority=number)
 
 
-def parallel(
+def parallel_command(
     experiment: Name,
-    limit: Annotated[str, typer.Argument(metavar="NUMBER", help="At most; `none`: all cards.")],
+    limit: Annotated[str, typer.Argument(metavar="NUMBER", help="At most; `none` for no limit.")],
     as_data: Json = False,
 ) -> None:
-    """Say how many of an experiment's trials run at once."""
-    wanted = None if limit == "none" else _number(limit, int, "a number, or none")
+    """Limit how many of an experiment's trials run at once."""
+    wanted = None if limit == "none" else _number(limit, int, "write a number, or none")
     _ask(Service(), "max-parallel", as_data, experiment=experiment, limit=wanted)
 
 
-def hold(experiment: MaybeName = None, as_data: Json = False) -> None:
-    """Start no more trials, of one experiment or at all."""
+def hold_command(experiment: MaybeName = None, as_data: Json = False) -> None:
+    """Start no more trials, of one experiment or of all."""
     _ask(Service(), "hold", as_data, experiment=experiment)
 
 
-def release(experiment: MaybeName = None, as_data: Json = False) -> None:
-    """Let a held queue, or a held experiment, go on."""
+def release_command(experiment: MaybeName = None, as_data: Json = False) -> None:
+    """Let a held queue or experiment start trials again."""
     _ask(Service(), "release", as_data, experiment=experiment)
 
 
-def drain(
+def drain_command(
     card: CardName,
     now: Annotated[
-        bool, typer.Option("--now", help="Do not wait for its trial: checkpoint, go on elsewhere.")
+        bool,
+        typer.Option("--now", help="Checkpoint its trial and continue it elsewhere."),
     ] = False,
     as_data: Json = False,
 ) -> None:
-    """Give a card no more trials."""
+    """Start no more trials on a card."""
     _ask(Service(), "drain", as_data, card=card, now=now)
 
 
-def undrain(
+def undrain_command(
     card: CardName,
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="End its quarantine too.")
     ] = False,
     as_data: Json = False,
 ) -> None:
-    """Let a card take trials again."""
+    """Let a drained card take trials again."""
     _ask(Service(), "undrain", as_data, card=card, quarantine=quarantine)
 
 
 def _ask(service: Service, verb: str, as_data: bool, /, **args: Any) -> None:
-    """One request; its answer on stdout. A refusal is raised with the engine's exit code."""
+    """Send one request and print its answer. Raises a refusal with the engine's exit code."""
     for named, look in (("experiment", service.experiment), ("trial", service.trial)):
         if args.get(named) is not None:
-            look(args[named])  # a slip starts no engine
+            look(args[named])  # an unknown name is reported before an engine is started
     need_engine(service)
-    answer = answered(service, service.send(verb, **args))
+    answer = wait_for_answer(service, service.send(verb, **args))
     if as_data:
         as_json({"answer": answer.text, **answer.data})
         return
-    out(answer.text)
+    print_answer(answer.text)
     if answer.data.get("name") and not answer.data.get("trial"):
-        tell(f"follow it: workbench watch {answer.data['experiment']}")
+        print_note(f"follow it: workbench watch {answer.data['experiment']}")

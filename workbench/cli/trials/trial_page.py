@@ -1,4 +1,4 @@
-"""Everything about one trial, as a page of text."""
+"""`workbench show`: one trial as a page of text."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ import time
 from collections.abc import Iterator
 
 from workbench import formatting
-from workbench.cli.tables import STATE_COLOURS, out, out_table
+from workbench.cli.tables import STATE_COLOURS, out_table, print_answer
 from workbench.service import TrialDetail
-from workbench.store.rows import Attempt, BoardRow
-from workbench.text import safe, safe_line
+from workbench.store.rows import AttemptRow, BoardRow
+from workbench.text import safe_line, safe_text
 
 
 def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
+    """Print a trial's facts, attempts, moves and sampled answers; `row` is its row of the board."""
     trial = detail.trial
     name = safe_line(detail.experiment.name)
-    out(f"{formatting.who(trial)} of {name}: {trial.state}", STATE_COLOURS.get(trial.state, "bold"))
+    print_answer(
+        f"{formatting.who(trial)} of {name}: {trial.state}", STATE_COLOURS.get(trial.state, "bold")
+    )
     for head, text in _facts(detail, row):
-        out(f"  {head:<12}{text}")
+        print_answer(f"  {head:<12}{text}")
     if detail.attempts:
         _attempts(detail.attempts)
     if detail.moves:
-        out("\nmoves", "bold")
+        print_answer("\nmoves", "bold")
         rows = [(formatting.moment(m.at_utc), m.before, m.after, m.why) for m in detail.moves]
         out_table(("when", "from", "to", "why"), rows, flexible=3)
     for sample in detail.samples:
-        verdict = {True: "right", False: "wrong", None: "not judged"}[sample.correct]
-        out(f"\nsample, {verdict}", "bold")
+        correctness = {True: "right", False: "wrong", None: "not judged"}[sample.correct]
+        print_answer(f"\nsample, {correctness}", "bold")
         for head, text in (
             ("question", sample.question),
             ("expected", sample.expected),
             ("answer", sample.answer),
         ):
-            out(f"  {head:<10}" + safe(text).replace("\n", "\n" + " " * 12))
+            print_answer(f"  {head:<10}" + safe_text(text).replace("\n", "\n" + " " * 12))
 
 
 def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str]]:
@@ -50,7 +53,7 @@ def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str
     if trial.hint:
         yield "hint", "→ " + safe_line(trial.hint)
     if not trial.state.final and trial.desired_state != "run":
-        yield "desired", f"{trial.desired_state}, asked for and not done yet"
+        yield "desired", f"{trial.desired_state}, requested, not done yet"
     if trial.attempts:
         rate = f", {formatting.rate(trial.tokens_per_s)} tokens/s" if trial.tokens_per_s else ""
         loss = f", loss {formatting.number(trial.loss)}" if trial.loss is not None else ""
@@ -72,8 +75,8 @@ def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str
         yield "metrics", safe_line(", ".join(detail.metric_names))
 
 
-def _attempts(attempts: list[Attempt]) -> None:
-    out("\nattempts", "bold")
+def _attempts(attempts: list[AttemptRow]) -> None:
+    print_answer("\nattempts", "bold")
     rows = [
         (
             a.id,
@@ -92,11 +95,11 @@ def _attempts(attempts: list[Attempt]) -> None:
     right = ("id", "steps", "predicted", "measured", "time", "energy")
     out_table(heads, rows, right=right, flexible=8, optional=("energy",))
     for attempt in attempts:
-        out(f"  plan of {attempt.id}: {_plan(attempt)}")
+        print_answer(f"  plan of {attempt.id}: {_plan(attempt)}")
 
 
-def _predicted(attempt: Attempt) -> str:
-    """`9.8 GiB`, or `9.8 GiB → 10.3 GiB` where earlier attempts corrected it."""
+def _predicted(attempt: AttemptRow) -> str:
+    """Return `9.8 GiB`, or `9.8 GiB → 10.3 GiB` where earlier peaks corrected the prediction."""
     first, last = attempt.uncorrected_bytes, attempt.predicted_bytes
     return (
         formatting.size(last)
@@ -105,8 +108,8 @@ def _predicted(attempt: Attempt) -> str:
     )
 
 
-def _plan(attempt: Attempt) -> str:
-    """The plan's settings; its byte buckets are in the JSON."""
+def _plan(attempt: AttemptRow) -> str:
+    """Return the plan's settings in a line. Its bytes by bucket are in the JSON."""
     plan = {k: v for k, v in attempt.plan.items() if k not in ("buckets", "predicted_bytes")}
     told = (f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in plan.items())
     return safe_line(" ".join(told)) or "none"

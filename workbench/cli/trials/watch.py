@@ -1,4 +1,4 @@
-"""`workbench watch`: an experiment in plain lines, for a dumb terminal or a log file."""
+"""`workbench watch`: follow an experiment in plain lines, for a simple terminal or a log file."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ from typing import Annotated, TextIO
 import typer
 
 from workbench import formatting
-from workbench.cli.tables import out, tell
-from workbench.cli.trials.control import revive
-from workbench.cli.trials.follow import follow
-from workbench.cli.trials.listing import newest
+from workbench.cli.tables import print_answer, print_note
+from workbench.cli.trials.control import revive_engine
+from workbench.cli.trials.follow import follow_experiment
+from workbench.cli.trials.listing import newest_experiment
 from workbench.service import Service
 from workbench.text import safe_line
 
 Name = Annotated[
     str | None,
-    typer.Argument(metavar="[EXPERIMENT]", help="Its name or id; left out: the newest."),
+    typer.Argument(metavar="[EXPERIMENT]", help="Its name or id; without one, the newest."),
 ]
 
 
-def watch(
+def watch_command(
     experiment: Name = None,
     every: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=1, max=86_400, help="Say how it stands so often."),
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            max=86_400,
+            help="Silent seconds until a status line.",
+        ),
     ] = 60.0,
 ) -> None:
     """Follow an experiment to its end in plain lines; ctrl-c leaves."""
     service = Service()
-    revive(service)
-    id = service.experiment(experiment if experiment is not None else newest(service)).id
+    revive_engine(service)
+    id = service.experiment(experiment if experiment is not None else newest_experiment(service)).id
     try:
-        follow(service, id, out, beat_s=every)
+        follow_experiment(service, id, print_answer, beat_s=every)
     except KeyboardInterrupt:
-        tell(f"left; training goes on (workbench watch {id}, or workbench)")
+        print_note(f"stopped following; training continues (workbench watch {id}, or workbench)")
         raise
     found, rows = service.board(id)
     best = next((row for row in rows if row.rank == 1), None)
@@ -43,13 +48,13 @@ def watch(
         "" if best is None else f"; best trial {best.trial}, score {formatting.score(best.score)}"
     )
     text = f"{safe_line(found.name)} has ended: {formatting.counts_line(found.counts)}{score}"
-    out(text)
-    ring(text, sys.stdout)
+    print_answer(text)
+    ring_bell(text, sys.stdout)
     raise typer.Exit(1 if found.counts.get("failed") else 0)
 
 
-def ring(text: str, stream: TextIO) -> None:
-    """Bell and desktop notice, where somebody looks at a terminal."""
+def ring_bell(text: str, stream: TextIO) -> None:
+    """Ring the bell and raise a desktop notification, where the stream is a terminal."""
     if stream.isatty():
         stream.write(formatting.notice(text))
         stream.flush()
