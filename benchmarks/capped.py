@@ -27,7 +27,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # 
 from workbench.assignment import Assignment
 from workbench.errors import DoesNotFit
 from workbench.events import Outcome
-from workbench.footprint import Plan, choose_plan
+from workbench.footprint import Plan, plan_trial
 from workbench.footprint.row_lengths import lengths_of
 from workbench.machine.cards import CARDS_VARIABLE, Card, detect_cards
 from workbench.recipe.schema import Recipe
@@ -103,9 +103,9 @@ def one(
         "longest": data["max_length"],
     }  # fmt: skip
     try:
-        plan = choose_plan(
+        plan = plan_trial(
             recipe, prepared["model"]["config"], card,
-            **lengths_of(data),
+            lengths=lengths_of(data),
         )  # fmt: skip
     except DoesNotFit as refused:
         return {**told, "outcome": "does not fit", "reason": refused.what, "hint": refused.hint}

@@ -36,7 +36,7 @@ from peft import LoraConfig, get_peft_model
 from workbench.footprint import ModelShape
 from workbench.footprint.buckets import Run, predict
 from workbench.recipe.schema import Recipe
-from workbench.training.step import Step, StepOptions, collate
+from workbench.training.step import Step, StepOptions, collate_rows
 
 GIB = 1 << 30
 CUDA = torch.cuda.is_available()
@@ -169,7 +169,11 @@ class Bench:
         try:
             train(step, case, self.shape.vocab)
             told["graphs"] = step._runner.captured if step._runner else 0
-            told["levers_off"] = {lever.name: lever.why for lever in step.levers() if not lever.on}
+            told["levers_off"] = {
+                optimization.name: optimization.why
+                for optimization in step.optimizations()
+                if not optimization.on
+            }
         except (torch.OutOfMemoryError, RuntimeError) as over:
             told["error"] = f"{type(over).__name__}: {str(over).splitlines()[0][:120]}"
         finally:
@@ -189,7 +193,7 @@ def train(step: Step, case: Case, vocabulary: int) -> None:
     """Optimizer steps of the real step; two micro-steps run eagerly, then sizes are captured."""
     half = case.tokens // 2
     for batch in ([half], [half], [half], [case.tokens], [case.tokens, half]):
-        rows = collate(
+        rows = collate_rows(
             {"input_ids": torch.randint(3, vocabulary, (length,)).tolist()}
             for tokens in batch
             for length in lengths_of(tokens, case.longest)

@@ -15,8 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from tui.chart import Curve, draw
-from workbench.footprint import choose_plan, named_config
+from tui.chart import Curve, draw_curves
+from workbench.footprint import named_config, plan_trial
 from workbench.machine.cards import Card
 from workbench.recipe import apply_settings, find_recipe, load_recipe
 from workbench.store.rows import Point
@@ -55,8 +55,8 @@ def main() -> None:
         "workbench --version, CPU s": command("--version"),
         "workbench recipes, CPU s": command("recipes"),
         "workbench plan llama3-8b-qlora, CPU s": command("plan", "llama3-8b-qlora"),
-        "choose_plan, s": timed(lambda: choose_plan(tight, config, card)),
-        "chart of eight curves, s": timed(lambda: draw(curves, 120, 30)),
+        "plan_trial, s": timed(lambda: plan_trial(tight, config, card)),
+        "chart of eight curves, s": timed(lambda: draw_curves(curves, 120, 30)),
     }
     print(f"{'what':<40} median of {TURNS}")
     for name, spend in rows.items():

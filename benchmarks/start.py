@@ -28,7 +28,7 @@ from capped import assigned, prepare, the_card, write_rows
 from nf4_model import write_shaped_model
 
 from workbench.assignment import Assignment
-from workbench.footprint import choose_plan
+from workbench.footprint import plan_trial
 from workbench.footprint.row_lengths import lengths_of
 from workbench.recipe.schema import Recipe
 from workbench.training import libraries
@@ -51,7 +51,7 @@ def main() -> int:
         recipe = recipe_of(options, home, learning_rate=1e-4 * trial)
         prepared = prepare(home, recipe)
         lengths = lengths_of(prepared["data"])
-        plan = choose_plan(recipe, prepared["model"]["config"], card, **lengths)
+        plan = plan_trial(recipe, prepared["model"]["config"], card, lengths=lengths)
         given = assigned(home, trial, recipe, card, plan)
         seconds = first_step(given, resident, meter)
         print(f"trial {trial}: {in_words(seconds)}", flush=True)

@@ -107,7 +107,7 @@ def test_a_driver_that_does_not_answer_holds_nobody_up(
     assert "the cards could not be asked" in said.err
     said = workbench("cards")
     assert (said.code, said.out) == (1, "")
-    assert "`workbench doctor` tells more" in said.err
+    assert "`workbench doctor` shows more" in said.err
 
 
 def test_a_size_without_its_unit_is_no_card(workbench: Workbench) -> None:

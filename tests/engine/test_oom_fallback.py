@@ -1,4 +1,4 @@
-"""Out of memory: rung by rung on a card, remembered for the others, and failing with the sums."""
+"""Out of memory: step by step on a card, remembered for other trials, and failing with the sums."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,11 +7,12 @@ import pytest
 
 from tests.support.cramped_worker import CrampedWorker
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
+from workbench.events import AttemptEnd, Outcome
 from workbench.footprint import Plan
-from workbench.scheduler.oom_fallback import MOST_FALLS, MOST_WAITS, after
-from workbench.scheduler.recover import rescue_all
-from workbench.store.ingest import End
-from workbench.store.rows import Attempt
+from workbench.scheduler.oom_fallback import MOST_FALLBACKS, MOST_WAITS, state_after
+from workbench.scheduler.recover import requeue_all
+from workbench.store import card_table
+from workbench.store.rows import AttemptRow
 from workbench.trial import DesiredState, State
 
 WORKER = "tests.support.cramped_worker:CrampedWorker"
@@ -40,7 +41,7 @@ def cramped(tmp_path: Path) -> Iterator[MakeBench]:
         bench.store.close()
 
 
-def rows_at_once(attempt: Attempt) -> int:
+def rows_at_once(attempt: AttemptRow) -> int:
     return Plan.from_json(attempt.plan).micro_batch
 
 
@@ -65,21 +66,24 @@ def test_a_trial_that_runs_out_goes_on_from_its_checkpoint_with_half_the_rows(
     assert second.plan["buckets"]["activations"] < first.plan["buckets"]["activations"]
 
 
-def test_every_rung_is_a_move_and_an_event_with_its_reason(cramped: MakeBench) -> None:
+def test_every_fallback_is_a_move_and_an_event_with_its_reason(cramped: MakeBench) -> None:
     bench = cramped({"cpu-0": 1}, cpu_card(0))
     bench.submit(recipe(train=TRAIN))
     trial = bench.trials()[1].id
     bench.until(State.DONE, trial)
     back = [m.why for m in bench.store.moves(trial) if m.after == State.QUEUED]
     assert len(back) == 2
-    assert all("out of memory in training at step 3" in why and "next rung" in why for why in back)
+    assert all(
+        "out of memory in training at step 3" in why and "next out-of-memory fallback" in why
+        for why in back
+    )
     told = [event for event in bench.store.events(trial=trial) if event.kind == "out-of-memory"]
     assert [event.level for event in told] == ["warning", "warning"]
     placed = [m.why for m in bench.store.moves(trial) if m.after == State.STARTING]
     assert [why.rpartition(", ")[2] for why in placed] == ["4 rows × 1", "2 rows × 2", "1 row × 4"]
 
 
-def test_the_last_rung_before_another_card_recomputes_every_layer(cramped: MakeBench) -> None:
+def test_the_last_step_before_another_card_recomputes_every_layer(cramped: MakeBench) -> None:
     bench = cramped({"cpu-0": 0}, cpu_card(0))
     bench.submit(recipe(train=TRAIN))
     trial = bench.trials()[1].id
@@ -87,9 +91,9 @@ def test_the_last_rung_before_another_card_recomputes_every_layer(cramped: MakeB
     assert rows_tried(trial) == [(4, False), (2, False), (1, False), (1, True)]
 
 
-def test_below_the_last_rung_it_waits_for_a_bigger_card(cramped: MakeBench) -> None:
+def test_after_the_last_step_it_waits_for_a_bigger_card(cramped: MakeBench) -> None:
     bench = cramped({"cpu-0": -1}, cpu_card(0), cpu_card(1, 48.0))
-    bench.store.quarantine("cpu-1", "a test")
+    card_table.set_quarantine(bench.store, "cpu-1", "a test")
     bench.ticks()
     bench.submit(recipe(train=TRAIN))
     trial = bench.trials()[1].id
@@ -97,7 +101,7 @@ def test_below_the_last_rung_it_waits_for_a_bigger_card(cramped: MakeBench) -> N
     waiting = bench.store.trial(trial).waiting
     assert "cpu-1 quarantined" in waiting
     assert "cpu-0" not in waiting
-    bench.store.quarantine("cpu-1", "")
+    card_table.set_quarantine(bench.store, "cpu-1", "")
     bench.until(State.DONE, trial)
     tried = [(one.card, rows_at_once(one)) for one in bench.store.attempts(trial)]
     assert tried == [("cpu-0", 4), ("cpu-0", 2), ("cpu-0", 1), ("cpu-0", 1), ("cpu-1", 4)]
@@ -122,7 +126,7 @@ def test_a_recipe_that_forbids_recompute_gets_none(cramped: MakeBench) -> None:
     assert rows_tried(trial) == [(4, False), (2, False), (1, False)]
 
 
-def test_the_other_trials_begin_on_the_rung_that_was_found(cramped: MakeBench) -> None:
+def test_the_other_trials_begin_at_the_step_that_was_found(cramped: MakeBench) -> None:
     bench = cramped({"cpu-0": 1}, cpu_card(0))
     rates = [0.1, 0.2, 0.3, 0.4]
     bench.submit(recipe(train=TRAIN, sweep={"parameters": {"train.learning_rate": rates}}))
@@ -133,7 +137,7 @@ def test_the_other_trials_begin_on_the_rung_that_was_found(cramped: MakeBench) -
     assert [bench.store.trial(trial).attempts for trial in tuned] == [3, 1, 1, 1]
 
 
-def test_a_rung_holds_for_cards_of_the_same_kind_only(cramped: MakeBench) -> None:
+def test_a_step_holds_for_cards_of_the_same_kind_only(cramped: MakeBench) -> None:
     bench = cramped({"cpu-0": 2}, cpu_card(0), cpu_card(1), cpu_card(2, 48.0))
     rates = [n / 10 for n in range(1, 9)]
     bench.submit(recipe(train=TRAIN, sweep={"parameters": {"train.learning_rate": rates}}))
@@ -146,7 +150,7 @@ def test_a_rung_holds_for_cards_of_the_same_kind_only(cramped: MakeBench) -> Non
     assert later == {("cpu-0", 2), ("cpu-1", 2), ("cpu-2", 4)}
 
 
-def test_a_trial_that_takes_less_does_not_begin_on_a_hungrier_ones_rung(
+def test_a_trial_that_takes_less_does_not_begin_at_the_step_of_one_that_takes_more(
     cramped: MakeBench,
 ) -> None:
     bench = cramped({"cpu-0": 2}, cpu_card(0))
@@ -159,26 +163,26 @@ def test_a_trial_that_takes_less_does_not_begin_on_a_hungrier_ones_rung(
 
 
 @pytest.mark.parametrize(
-    ("cause", "most"), [("out_of_memory", MOST_FALLS), ("host_memory", MOST_WAITS)]
+    ("cause", "most"), [("out_of_memory", MOST_FALLBACKS), ("host_memory", MOST_WAITS)]
 )
-def test_whatever_rungs_are_left_so_many_in_a_row_are_the_end(
+def test_so_many_in_a_row_are_the_end_whatever_steps_are_left(
     cramped: MakeBench, cause: str, most: int
 ) -> None:
     bench = cramped({}, cpu_card(0))
     bench.submit(recipe(train=TRAIN))
     trial = bench.trials()[1]
-    end = End("failed", 0, "no memory", "a mend", cause)
+    end = AttemptEnd(outcome=Outcome.FAILED, reason="no memory", hint="a hint", cause=cause)
     states = []
     for _ in range(most):
         attempt = bench.store.add_attempt(trial.id, "cpu-0", {}, 0, 0)
         bench.store.end_attempt(attempt, "failed", "no memory", cause=cause)
-        found = after(bench.context, trial, end)
+        found = state_after(bench.context, trial, end)
         assert found is not None
         states.append(found[0])
     assert states == [State.QUEUED] * (most - 1) + [State.FAILED]
 
 
-def test_a_rung_survives_the_engine(cramped: MakeBench) -> None:
+def test_a_step_survives_the_engine(cramped: MakeBench) -> None:
     bench = cramped({"cpu-0": 1}, cpu_card(0))
     bench.submit(recipe(train=TRAIN))
     trial = bench.trials()[1].id
@@ -186,8 +190,8 @@ def test_a_rung_survives_the_engine(cramped: MakeBench) -> None:
         bench.ticks()
     bench.context.fleet.close()
     bench.context.plans.clear()
-    bench.context.falls.clear()
-    rescue_all(bench.context, "the engine was restarted")
+    bench.context.fallback_steps.clear()
+    requeue_all(bench.context, "the engine was restarted")
     bench.until(State.DONE, trial)
     assert [rows_at_once(a) for a in bench.store.attempts(trial)] == [4, 2, 2, 1]
 

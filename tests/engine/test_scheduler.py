@@ -1,4 +1,4 @@
-"""What a tick does, on a real store and an inline fleet; no clock, no threads."""
+"""A tick on a real store and an inline fleet; no clock, no threads."""
 
 import os
 import sqlite3
@@ -11,14 +11,15 @@ from tests.support.tick_contexts import Bench, cpu_card, gpu_card, recipe
 from workbench import scheduler
 from workbench.errors import IllegalMove, UsageError
 from workbench.events import EventWriter
-from workbench.footprint import choose_plan, named_config
+from workbench.footprint import named_config, plan_trial
 from workbench.machine.cards import Card
 from workbench.machine.locks import Lock
-from workbench.scheduler.recover import hopeless, rescue_all
+from workbench.scheduler.recover import requeue_all, why_hopeless
 from workbench.scheduler.tick_context import BRAKE, assignment_file, events_file
-from workbench.search import points
-from workbench.store.board import board
-from workbench.store.requests import drop
+from workbench.search import initial_points
+from workbench.store import results
+from workbench.store.board import rank_adapters
+from workbench.store.requests import drop_request
 from workbench.trial import FINAL, MOVES, DesiredState, State
 
 GRID = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1], "lora.rank": [4, 8]}}
@@ -47,9 +48,9 @@ def test_of_equal_scores_the_lower_held_out_loss_ranks_first(bench_of: MakeBench
     id = bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2, 3]}}))
     for trial, loss in ((2, 0.3), (3, 0.1), (4, 0.2)):
         attempt = bench.store.add_attempt(trial, "cpu-0", {}, 0, 0)
-        bench.store.put_scores(trial, attempt, 6, {"exact_match": 0.5, "loss": loss})
+        results.put_scores(bench.store, trial, attempt, 6, {"exact_match": 0.5, "loss": loss})
         bench.store.end_attempt(attempt, "done", "")
-    ranked = board(bench.store, bench.store.experiment(id), 0.0)
+    ranked = rank_adapters(bench.store, bench.store.experiment(id), 0.0)
     assert [row.trial for row in ranked if row.rank] == [3, 4, 2]
 
 
@@ -58,7 +59,7 @@ def test_a_grid_runs_to_a_ranked_board(bench_of: MakeBench) -> None:
     id = bench.submit(recipe(sweep=GRID))
     bench.ticks(60)
     assert {t.state for t in bench.trials()} == {State.DONE}
-    rows = board(bench.store, bench.store.experiment(id), bench.now)
+    rows = rank_adapters(bench.store, bench.store.experiment(id), bench.now)
     scores = [row.score for row in rows if row.rank]
     assert len(scores) == 6
     assert scores == sorted(scores, reverse=True)
@@ -105,7 +106,7 @@ def test_the_base_is_scored_once_for_two_experiments_on_it(bench_of: MakeBench) 
     second = bench.submit(recipe())
     bench.ticks(20)
     assert [t.kind for t in bench.store.trials(second)] == ["tune"]
-    rows = board(bench.store, bench.store.experiment(second), bench.now)
+    rows = rank_adapters(bench.store, bench.store.experiment(second), bench.now)
     assert rows[0].base_score == 0.1
     assert bench.store.experiment(second).name == "tiny-2"
 
@@ -167,7 +168,7 @@ def test_a_card_that_loses_two_different_trials_is_quarantined(bench_of: MakeBen
     bench.until(State.DONE, 1)
     first, second = bench.trials()[1].id, bench.trials()[2].id
     bench.until(State.RUNNING, first)
-    drop(bench.context.home.requests, "pause", {"trial": first})
+    drop_request(bench.context.home.requests, "pause", {"trial": first})
     bench.context.fleet.end("cpu-0", "fell off the bus")
     bench.until(State.RUNNING, second)
     bench.context.fleet.end("cpu-0", "fell off the bus")
@@ -175,11 +176,11 @@ def test_a_card_that_loses_two_different_trials_is_quarantined(bench_of: MakeBen
     card = bench.store.cards()[0]
     assert "in a row" in card.quarantined
     assert not [t for t in bench.trials() if t.state.live]
-    drop(bench.context.home.requests, "undrain", {"card": "cpu-0", "quarantine": True})
+    drop_request(bench.context.home.requests, "undrain", {"card": "cpu-0", "quarantine": True})
     bench.until(State.DONE, second)
 
 
-def test_a_failed_trial_carries_its_reason_and_mend(bench_of: MakeBench) -> None:
+def test_a_failed_trial_carries_its_reason_and_hint(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe(train={"max_steps": 6, "learning_rate": 0.666}))
     row = bench.until(State.FAILED, 2)
@@ -193,7 +194,7 @@ def test_stop_keeps_what_was_learned(bench_of: MakeBench) -> None:
     bench.submit(recipe(train={"max_steps": 500, "save_every": 2, "learning_rate": 0.01}))
     bench.until(State.RUNNING, 2)
     bench.ticks(5)
-    id = drop(bench.context.home.requests, "stop", {"trial": 2})
+    id = drop_request(bench.context.home.requests, "stop", {"trial": 2})
     row = bench.until(State.STOPPED, 2)
     assert row.score is not None
     answer = bench.store.answer(id)
@@ -206,10 +207,10 @@ def test_pause_gives_the_card_back_and_resume_goes_on(bench_of: MakeBench) -> No
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     bench.ticks(2)
-    drop(bench.context.home.requests, "pause", {"trial": 2})
+    drop_request(bench.context.home.requests, "pause", {"trial": 2})
     paused = bench.until(State.PAUSED, 2)
     assert not bench.store.live_attempts()
-    drop(bench.context.home.requests, "resume", {"trial": 2})
+    drop_request(bench.context.home.requests, "resume", {"trial": 2})
     done = bench.until(State.DONE, 2)
     assert done.attempts == 2
     assert bench.store.attempts(2)[1].from_step == paused.checkpoint_step
@@ -220,9 +221,9 @@ def test_stopping_a_paused_trial_scores_its_checkpoint(bench_of: MakeBench) -> N
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     bench.ticks(3)
-    drop(bench.context.home.requests, "pause", {"trial": 2})
+    drop_request(bench.context.home.requests, "pause", {"trial": 2})
     bench.until(State.PAUSED, 2)
-    drop(bench.context.home.requests, "stop", {"trial": 2})
+    drop_request(bench.context.home.requests, "stop", {"trial": 2})
     row = bench.until(State.STOPPED, 2)
     assert row.score is not None
     assert bench.store.attempts(2)[-1].outcome == "stopped"
@@ -232,12 +233,12 @@ def test_kill_keeps_nothing_and_frees_the_card(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe(sweep=GRID))
     bench.until(State.RUNNING, 2)
-    drop(bench.context.home.requests, "kill", {"trial": 2})
+    drop_request(bench.context.home.requests, "kill", {"trial": 2})
     row = bench.until(State.STOPPED, 2)
     assert row.reason == "killed"
     assert row.score is None
     bench.until(State.RUNNING, 3)
-    drop(bench.context.home.requests, "kill", {"trial": 3})
+    drop_request(bench.context.home.requests, "kill", {"trial": 3})
     bench.until(State.STOPPED, 3)
     assert bench.store.cards()[0].quarantined == ""  # people's kills are not the card's fault
     bench.until(State.DONE, 4)
@@ -248,7 +249,7 @@ def test_a_queued_trial_without_a_checkpoint_stops_at_once(bench_of: MakeBench, 
     bench = bench_of(cpu_card(0))
     bench.submit(recipe(sweep=GRID))
     bench.ticks(2)
-    drop(bench.context.home.requests, verb, {"trial": 6})
+    drop_request(bench.context.home.requests, verb, {"trial": 6})
     bench.ticks(1)
     assert bench.store.trial(6).state is State.STOPPED
 
@@ -256,15 +257,15 @@ def test_a_queued_trial_without_a_checkpoint_stops_at_once(bench_of: MakeBench, 
 def test_the_same_request_sent_twice_is_carried_out_once(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     body = {"recipe": recipe().model_dump(mode="json")}
-    drop(bench.context.home.requests, "submit", body, id="a-1")
+    drop_request(bench.context.home.requests, "submit", body, id="a-1")
     scheduler.process_requests(bench.context)
-    drop(bench.context.home.requests, "submit", body, id="a-1")
+    drop_request(bench.context.home.requests, "submit", body, id="a-1")
     scheduler.process_requests(bench.context)
     assert len(bench.store.experiments()) == 1
     assert not list(bench.context.home.requests.glob("*.json"))
 
 
-def test_a_request_that_cannot_be_read_is_set_aside_and_told(bench_of: MakeBench) -> None:
+def test_a_request_that_cannot_be_read_is_set_aside_and_reported(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     (bench.context.home.requests / "x.json").write_text("{nonsense")
     bench.ticks(1)
@@ -285,7 +286,7 @@ def test_a_request_that_cannot_be_carried_out_is_answered(
     bench_of: MakeBench, verb: str, args: dict[str, object], says: str
 ) -> None:
     bench = bench_of(cpu_card(0))
-    id = drop(bench.context.home.requests, verb, args)
+    id = drop_request(bench.context.home.requests, verb, args)
     bench.ticks(1)
     answer = bench.store.answer(id)
     assert answer is not None
@@ -311,7 +312,7 @@ def test_the_engine_stopping_gives_cards_back_and_the_next_one_goes_on(
     bench = bench_of()
     bench.submit(recipe(sweep=GRID))
     bench.until(State.RUNNING, 2)
-    drop(bench.context.home.requests, "engine-stop", {})
+    drop_request(bench.context.home.requests, "engine-stop", {})
     bench.ticks(3)
     assert not bench.store.live_attempts()
     assert {t.state for t in bench.trials() if t.id != 1} == {State.QUEUED}
@@ -326,7 +327,7 @@ def test_after_a_restart_whatever_ran_goes_on_from_its_checkpoint(bench_of: Make
     bench.until(State.RUNNING, 2)
     bench.ticks(3)
     bench.context.fleet.close()
-    rescue_all(bench.context, "the engine was restarted")
+    requeue_all(bench.context, "the engine was restarted")
     assert not bench.store.live_attempts()
     bench.ticks(60)
     assert {t.state for t in bench.trials()} == {State.DONE}
@@ -387,13 +388,13 @@ def test_a_trial_that_fits_no_card_here_fails_with_the_arithmetic(bench_of: Make
     assert row.hint
 
 
-def test_wanted_survives_a_restart(bench_of: MakeBench) -> None:
+def test_the_desired_state_survives_a_restart(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     bench.store.set_desired_state(2, DesiredState.PAUSE)
     bench.context.fleet.close()
-    rescue_all(bench.context, "the engine was restarted")
+    requeue_all(bench.context, "the engine was restarted")
     bench.ticks(1)
     assert bench.store.trial(2).state is State.PAUSED
 
@@ -414,7 +415,7 @@ def test_killed_before_a_trial_was_moved_its_end_is_read_again(bench_of: MakeBen
         bench.ticks(20)
     bench.store.move = move  # type: ignore[method-assign]
     bench.context.fleet.close()
-    rescue_all(bench.context, "the engine was restarted")
+    requeue_all(bench.context, "the engine was restarted")
     assert bench.store.trial(2).state is State.DONE
     assert bench.store.trial(2).attempts == 1
 
@@ -432,14 +433,14 @@ def test_an_end_behind_megabytes_of_events_is_found_before_an_attempt_is_given_u
     writer.write("end", outcome="done", step=6)
     writer.close()
     bench.context.fleet.close()
-    rescue_all(bench.context, "the engine was restarted")
+    requeue_all(bench.context, "the engine was restarted")
     assert bench.store.trial(2).state is State.DONE
 
 
 @pytest.mark.parametrize("trial", [10**30, float("inf"), [], None])
 def test_a_request_with_an_odd_number_is_answered(bench_of: MakeBench, trial: object) -> None:
     bench = bench_of(cpu_card(0))
-    id = drop(bench.context.home.requests, "stop", {"trial": trial})
+    id = drop_request(bench.context.home.requests, "stop", {"trial": trial})
     bench.ticks(1)
     answer = bench.store.answer(id)
     assert answer is not None
@@ -448,7 +449,7 @@ def test_a_request_with_an_odd_number_is_answered(bench_of: MakeBench, trial: ob
 
 def test_a_verb_that_no_table_can_hold_is_answered(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
-    id = drop(bench.context.home.requests, "\ud800\x1b[31m", {})
+    id = drop_request(bench.context.home.requests, "\ud800\x1b[31m", {})
     bench.ticks(1)
     assert bench.store.answer(id) is not None
 
@@ -474,8 +475,8 @@ def test_a_sweep_without_end_is_refused_before_it_fills_memory() -> None:
     values = list(range(1, 101))
     keys = ("lora.rank", "train.seed", "train.batch_size", "train.save_every", "train.log_every")
     with pytest.raises(UsageError, match="10,000 at most"):
-        points(recipe(sweep={"parameters": dict.fromkeys(keys, values)}))
-    some = points(recipe(sweep={"parameters": dict.fromkeys(keys, values), "trials": 3}))
+        initial_points(recipe(sweep={"parameters": dict.fromkeys(keys, values)}))
+    some = initial_points(recipe(sweep={"parameters": dict.fromkeys(keys, values), "trials": 3}))
     assert len(some) == 3
 
 
@@ -513,7 +514,7 @@ def test_no_plan_takes_more_than_is_free_by_however_little_that_has_changed(
     plain = long.model_copy(update={"sweep": None})
     whole = gpu_card(0, 24)
     card = Card(uuid="", kind="cuda", name="", total_bytes=24 << 30, capability=(8, 6))
-    free = choose_plan(plain, llama, card).predicted_bytes
+    free = plan_trial(plain, llama, card).predicted_bytes
     bench = bench_of(whole)
     bench.configure("share = true")
 
@@ -583,7 +584,7 @@ def test_small_trials_of_a_sweep_use_the_cards_that_its_big_ones_cannot(
     assert any(why.startswith("waits for a card: GPU-0 runs trial") for why in waiting)
 
 
-def test_an_assignment_that_cannot_be_read_is_written_anew(bench_of: MakeBench) -> None:
+def test_an_assignment_that_cannot_be_read_is_written_again(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe())
     start = bench.context.fleet.start
@@ -670,7 +671,7 @@ def test_what_went_with_the_engine_is_not_the_cards_fault(bench_of: MakeBench) -
     bench.until(State.DONE, 1)
     bench.until(State.RUNNING, 2)
     bench.context.fleet.close()
-    rescue_all(bench.context, "the engine was restarted")
+    requeue_all(bench.context, "the engine was restarted")
     bench.store.set_desired_state(2, DesiredState.PAUSE)
     bench.until(State.RUNNING, 3)
     bench.context.fleet.end("cpu-0", "died once")
@@ -731,9 +732,9 @@ def test_dying_at_one_step_again_is_its_fault_only_when_it_got_no_further(
     (attempt,) = bench.store.live_attempts()
     died = replace(attempt, outcome="lost", from_step=2, last_step=5, checkpoint_step=4)
     again = replace(died, from_step=4, checkpoint_step=None)
-    assert "two attempts in a row ended at step 5" in hopeless([died, again])
-    assert not hopeless([died, replace(again, checkpoint_step=5)])
-    assert not hopeless([died, replace(again, outcome="cut")])
+    assert "two attempts in a row ended at step 5" in why_hopeless([died, again])
+    assert not why_hopeless([died, replace(again, checkpoint_step=5)])
+    assert not why_hopeless([died, replace(again, outcome="cut")])
 
 
 def test_a_released_card_is_not_blamed_for_what_it_lost_before(bench_of: MakeBench) -> None:
@@ -744,10 +745,10 @@ def test_a_released_card_is_not_blamed_for_what_it_lost_before(bench_of: MakeBen
         bench.context.fleet.end("cpu-0", "died")
         bench.ticks()
         if trial == 2:
-            drop(bench.context.home.requests, "pause", {"trial": 2})
+            drop_request(bench.context.home.requests, "pause", {"trial": 2})
             bench.ticks()
     assert bench.store.cards()[0].quarantined
-    drop(bench.context.home.requests, "undrain", {"card": "cpu-0", "quarantine": True})
+    drop_request(bench.context.home.requests, "undrain", {"card": "cpu-0", "quarantine": True})
     bench.until(State.RUNNING, 3)
     bench.context.fleet.end("cpu-0", "died again")
     bench.ticks()
@@ -762,7 +763,7 @@ def test_a_stop_is_carried_out_by_a_worker_that_takes_its_time_to_start(
     bench.until(State.RUNNING, 2)
     bench.ticks(3)
     bench.context.fleet.end("cpu-0", "died")
-    drop(bench.context.home.requests, "stop", {"trial": 2})
+    drop_request(bench.context.home.requests, "stop", {"trial": 2})
     start = bench.context.fleet.start
     bench.context.fleet.start = lambda card, given: None  # type: ignore[method-assign]
     bench.ticks(5)
@@ -779,7 +780,7 @@ def test_a_start_that_arrives_after_it_was_called_off_trains_nothing(bench_of: M
     bench.context.fleet.end("cpu-0", "so that a new worker has to start")
     bench.context.fleet.start = lambda *told: late.append(told)  # type: ignore[method-assign]
     bench.ticks(2)
-    drop(bench.context.home.requests, "pause", {"trial": 2})
+    drop_request(bench.context.home.requests, "pause", {"trial": 2})
     bench.until(State.PAUSED, 2)
     bench.context.fleet.start = start  # type: ignore[method-assign]
     start(*late[0])

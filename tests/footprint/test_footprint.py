@@ -13,10 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import DoesNotFit, ModelError, WorkbenchError
-from workbench.footprint import ModelShape, Plan, choose_plan, named_config, precision_for
-from workbench.footprint.choose import RESIDENT_SHARE, _Search, limit_bytes, priced
+from workbench.footprint import ModelShape, Plan, named_config, precision_for
+from workbench.footprint.card_limits import limit_bytes
+from workbench.footprint.choose import choose_plan, price_plan
 from workbench.footprint.model.known_models import _SHAPES
-from workbench.footprint.oom_fallback import Fall, climb_down, kind_of
+from workbench.footprint.oom_fallback import FallbackStep, fallback_plan, hardware_key
+from workbench.footprint.plan_search import DEQUANTISED_SHARE, PlanSearch
 from workbench.footprint.row_lengths import Lengths, lengths_of, sampled_batches
 from workbench.machine.cards import CAP_SLACK_BYTES, Card
 from workbench.recipe import Recipe, apply_settings
@@ -184,11 +186,11 @@ class TestChoice:
     def test_room_enough_means_one_micro_step_and_nothing_done_twice(self) -> None:
         plan = choose_plan(GUIDE, LLAMA, BIG)
         assert (plan.tokens_per_micro, plan.micro_steps) == (2048, 1)
-        assert (plan.recompute_layers, plan.resident_layers) == (0, 32)
+        assert (plan.recompute_layers, plan.dequantised_layers) == (0, 32)
 
     def test_less_room_means_fewer_unpacked_layers_then_finer_steps_or_recompute(self) -> None:
         plans = [choose_plan(GUIDE, LLAMA, card(gib)) for gib in (48, 24, 16, 9, 8.5)]
-        unpacked = [plan.resident_layers for plan in plans]
+        unpacked = [plan.dequantised_layers for plan in plans]
         assert unpacked == sorted(unpacked, reverse=True)
         assert [plan.recompute_layers for plan in plans[:3]] == [0, 0, 0]
         assert plans[-1].recompute_layers > plans[-2].recompute_layers > 0
@@ -198,7 +200,7 @@ class TestChoice:
             plan = choose_plan(GUIDE, LLAMA, card(gib))
             if plan.recompute_layers:
                 less = replace(plan, recompute_layers=plan.recompute_layers - 1, eval_batch=1)
-                taken = priced(less, GUIDE, LLAMA, card(gib)).predicted_bytes
+                taken = price_plan(less, GUIDE, LLAMA, card(gib)).predicted_bytes
                 assert taken > limit_bytes(card(gib))
 
     def test_short_rows_are_what_the_cut_is_chosen_for(self) -> None:
@@ -219,8 +221,8 @@ class TestChoice:
         assert plan.long_recompute_layers >= unread.recompute_layers
         assert plan.predicted_bytes <= limit_bytes(card(12))
         less = replace(plan, long_recompute_layers=plan.long_recompute_layers - 1, eval_batch=1)
-        taken = priced(less, recipe, LLAMA, card(12)).predicted_bytes
-        assert taken > limit_bytes(card(12)) * RESIDENT_SHARE
+        taken = price_plan(less, recipe, LLAMA, card(12)).predicted_bytes
+        assert taken > limit_bytes(card(12)) * DEQUANTISED_SHARE
         for asked in ("on", "off"):
             fixed = with_(data__max_tokens=1024, train__gradient_checkpointing=asked)
             made = choose_plan(fixed, LLAMA, card(12), sample=[256] * 63 + [1024])
@@ -234,7 +236,7 @@ class TestChoice:
         assert whole.tokens_per_micro == 2048
         assert 900 < plan.tokens_per_micro < 1500
         assert plan.tokens_per_micro % 64 == 0
-        assert plan.resident_layers > whole.resident_layers
+        assert plan.dequantised_layers > whole.dequantised_layers
         assert plan.micro_steps == 2
 
     def test_the_longest_rows_come_together_where_rows_are_grouped(self) -> None:
@@ -251,7 +253,7 @@ class TestChoice:
         other = {**LLAMA, "model_type": "olmo2"}
         counts = {choose_plan(GUIDE, other, card(gib)).recompute_layers for gib in (9, 48)}
         assert counts == {0, 32}
-        assert choose_plan(GUIDE, other, card(48)).resident_layers == 0
+        assert choose_plan(GUIDE, other, card(48)).dequantised_layers == 0
         padded = choose_plan(GUIDE, other, card(48)).predicted_bytes
         assert padded > choose_plan(GUIDE, LLAMA, card(16)).predicted_bytes
 
@@ -261,7 +263,7 @@ class TestChoice:
         plan = choose_plan(long, LLAMA, tight)
         assert plan.recompute_layers == 32
         assert plan.host_bytes == 31 * 2048 * 4096 * 2
-        there = priced(replace(plan, offload=False), long, LLAMA, tight)
+        there = price_plan(replace(plan, offload=False), long, LLAMA, tight)
         assert there.host_bytes == 0
         assert there.predicted_bytes > limit_bytes(tight) >= plan.predicted_bytes
         inputs = 30 * 2048 * 4096 * 2  # less what scoring takes in any case
@@ -275,13 +277,15 @@ class TestChoice:
         for config_, least in ((LLAMA, 1), ({**LLAMA, "model_type": "olmo2"}, 0)):
             plan = choose_plan(with_(data__max_tokens=512), config_, on_card)
             plan = replace(plan, tokens_per_micro=512, recompute_layers=32)
-            plan = priced(replace(plan, resident_layers=0), GUIDE, config_, on_card)
-            fall = Fall(card=kind_of(on_card), plan=plan.to_json(), stage="training")
-            lower = climb_down(
+            plan = price_plan(replace(plan, dequantised_layers=0), GUIDE, config_, on_card)
+            fall = FallbackStep(
+                hardware=hardware_key(on_card), plan=plan.to_json(), stage="training"
+            )
+            lower = fallback_plan(
                 plan,
                 [fall],
                 recompute=True,
-                price=partial(priced, recipe=GUIDE, config=config_, card=on_card),
+                price=partial(price_plan, recipe=GUIDE, config=config_, card=on_card),
             )
             assert (lower is not None and lower.offload) == bool(least)
 
@@ -368,16 +372,18 @@ class TestChoice:
             if plan.tokens_per_micro < 1024 and plan.long_recompute_layers > plan.recompute_layers:
                 count = plan.long_recompute_layers - 1
                 less = replace(plan, long_recompute_layers=count, eval_batch=1)
-                room = limit_bytes(on) * (RESIDENT_SHARE if plan.resident_layers else 1)
+                room = limit_bytes(on) * (DEQUANTISED_SHARE if plan.dequantised_layers else 1)
                 told: Lengths = {"longest": None, "sample": lengths, "scored": None}
-                assert priced(less, recipe, LLAMA, on, told).predicted_bytes > room
+                assert price_plan(less, recipe, LLAMA, on, told).predicted_bytes > room
 
     def test_what_long_rows_recompute_costs_time(self) -> None:
-        search = _Search.of(GUIDE, LLAMA, card(12), 512, [100, 512], None)
+        rows: Lengths = {"longest": 512, "sample": [100, 512], "scored": None}
+        search = PlanSearch.of(GUIDE, LLAMA, card(12), rows)
         run = replace(search.run, tokens=256)
         none, some = (search._cost(replace(run, long_recompute_layers=count)) for count in (0, 32))
         assert some > 1.2 * none
-        shorter = _Search.of(GUIDE, LLAMA, card(12), 512, [100, 200], None)
+        short_rows: Lengths = {"longest": 512, "sample": [100, 200], "scored": None}
+        shorter = PlanSearch.of(GUIDE, LLAMA, card(12), short_rows)
         assert shorter._cost(run) == shorter._cost(replace(run, long_recompute_layers=32))
 
     def test_heads_that_are_turned_in_part_are_copied(self) -> None:
@@ -507,8 +513,8 @@ def test_no_plan_exceeds_its_card_or_changes_the_batch(
     assert plan.micro_batch * plan.micro_steps == plan.rows_per_step == batch
     assert plan.tokens_per_micro == plan.micro_batch * recipe.data.max_tokens
     assert 0 <= plan.recompute_layers <= plan.layers
-    assert plan.recompute_layers == 0 or plan.resident_layers == 0
-    again = priced(plan, recipe, model, on)
+    assert plan.recompute_layers == 0 or plan.dequantised_layers == 0
+    again = price_plan(plan, recipe, model, on)
     assert again == plan
 
 
@@ -533,7 +539,7 @@ def test_neither_does_one_that_knows_how_long_rows_are(
         assert not plan.offload
     else:
         assert plan.long_recompute_layers == plan.recompute_layers
-    assert priced(plan, recipe, model, on, lengths) == plan
+    assert price_plan(plan, recipe, model, on, lengths) == plan
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 

@@ -34,7 +34,7 @@ def reserved_bytes(row: dict[str, Any]) -> int:
         precision="bf16", kernel="triton" if shape.softcap else "torch", optimizer=row["optimizer"],
         tokens=row["tokens"], longest=min(row["tokens"], row["longest"]), scored=1,
         recompute_layers=row["recompute_layers"], offload=row["offload"],
-        resident_layers=row["resident_layers"], major=9,
+        dequantised_layers=row["resident_layers"], major=9,
     )  # fmt: skip
     buckets = predict(shape, recipe, run)
     return sum(buckets.values()) - buckets["context"] - buckets["evaluation"]

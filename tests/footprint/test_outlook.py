@@ -1,4 +1,4 @@
-"""What would make a recipe fit: each suggestion is computed, and holds."""
+"""Suggestions that make a recipe fit: each is computed, and holds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import UsageError
-from workbench.footprint import choose_plan, named_config, predict
+from workbench.footprint import named_config, plan_trial, predict
 from workbench.footprint.model.known_models import _SHAPES
-from workbench.footprint.outlook import leanest, look, look_at_usual
+from workbench.footprint.outlook import outlook_on, smallest_card, usual_outlooks
 from workbench.footprint.usual_cards import SIZES_GB, card_of_size, usual_card
-from workbench.footprint.worst_case import hungriest
+from workbench.footprint.worst_case import worst_case_recipe
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, apply_settings
 
@@ -58,15 +58,15 @@ def test_every_setting_a_refusal_names_then_fits(
         "train.optimizer": optimizer,
     }
     recipe, card = apply_settings(GUIDE, changes), card_of_size(int(gib * GIB), "a card")
-    outlook = look(recipe, config(name), card)
+    outlook = outlook_on(recipe, config(name), card)
     assume(not outlook.fits)
     assert outlook.suggestions
     for suggestion in outlook.suggestions:
         if suggestion.settings:
-            mended = choose_plan(apply_settings(recipe, suggestion.settings), config(name), card)
+            mended = plan_trial(apply_settings(recipe, suggestion.settings), config(name), card)
             assert mended.predicted_bytes == suggestion.peak_bytes
     needed = int(outlook.suggestions[-1].words.rsplit(" needs ")[1].removesuffix(" GiB"))
-    choose_plan(recipe, config(name), card_of_size(needed * GIB, "the card named"))
+    plan_trial(recipe, config(name), card_of_size(needed * GIB, "the card named"))
 
 
 @pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-70B", "google/gemma-2-27b"])
@@ -81,8 +81,8 @@ def test_a_refusal_takes_a_bounded_number_of_predictions(name: str) -> None:
 
     sys.setprofile(count)
     try:
-        look(recipe, config(name), usual_card("3090"))
-        look_at_usual(recipe, config(name))
+        outlook_on(recipe, config(name), usual_card("3090"))
+        usual_outlooks(recipe, config(name))
     finally:
         sys.setprofile(None)
     assert made < 5_000
@@ -92,7 +92,7 @@ def test_the_leanest_way_takes_no_more_on_a_larger_card() -> None:
     """Where attention is quadratic, what a row of 131,072 tokens takes is beyond any card."""
     long = apply_settings(GUIDE, {"data.max_tokens": 131_072, "train.batch_size": 1})
     gemma = config("google/gemma-2-27b")
-    size, plan = leanest(long, gemma, usual_card("t4"))
+    size, plan = smallest_card(long, gemma, usual_card("t4"))
     assert size > 1 << 42
     assert plan.recompute_layers == plan.layers
     assert size - plan.predicted_bytes < GIB
@@ -100,7 +100,7 @@ def test_the_leanest_way_takes_no_more_on_a_larger_card() -> None:
 
 def test_settings_that_only_cost_speed_come_without_those_that_are_not_needed() -> None:
     slow = {"train.gradient_checkpointing": "off", "train.optimizer": "adamw_torch"}
-    outlook = look(
+    outlook = outlook_on(
         apply_settings(GUIDE, {**slow, "model.quantization": "none", "data.max_tokens": 2048}),
         config("meta-llama/Meta-Llama-3-8B"),
         usual_card("3060"),
@@ -111,14 +111,16 @@ def test_settings_that_only_cost_speed_come_without_those_that_are_not_needed() 
     }
 
 
-def test_the_hungriest_point_takes_the_end_of_each_range_that_needs_most() -> None:
+def test_the_worst_case_takes_the_end_of_each_range_that_needs_most() -> None:
     recipe = swept(
         lora__rank=[64, 8],
         train__learning_rate={"min": 1e-5, "max": 1e-3},
         data__max_tokens={"min": 128, "max": 1024, "integer": True},
         train__gradient_checkpointing=["on", "off"],
     )
-    point, told = hungriest(recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090"))
+    point, told = worst_case_recipe(
+        recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090")
+    )
     assert told == {
         "lora.rank": 64,
         "data.max_tokens": 1024,
@@ -128,7 +130,7 @@ def test_the_hungriest_point_takes_the_end_of_each_range_that_needs_most() -> No
     assert point.sweep is None
 
 
-def test_the_hungriest_point_is_one_that_can_exist() -> None:
+def test_the_worst_case_is_a_point_that_can_exist() -> None:
     """The long rows exist only with the small batch, and the big batch only without them."""
     recipe = swept(
         train__batch_size=[1, 64],
@@ -136,7 +138,7 @@ def test_the_hungriest_point_is_one_that_can_exist() -> None:
         lora__rank={"min": 8, "max": 64, "integer": True, "when": {"train.batch_size": [64]}},
         train__learning_rate={"min": 1e-5, "max": 1e-3},
     )
-    _, told = hungriest(recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090"))
+    _, told = worst_case_recipe(recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090"))
     possible = [
         {"train.batch_size": 1, "data.max_tokens": 2048},
         {"train.batch_size": 64, "lora.rank": 64},
@@ -156,11 +158,11 @@ def test_usual_cards_are_found_by_their_everyday_names() -> None:
 def test_the_usual_sizes_rise_and_each_takes_a_small_model() -> None:
     cards = [card_of_size(gb * GIB, f"{gb} GB") for gb in SIZES_GB]
     small = config("HuggingFaceTB/SmolLM2-135M")
-    assert all(look(GUIDE, small, card).fits for card in cards)
+    assert all(outlook_on(GUIDE, small, card).fits for card in cards)
     assert list(SIZES_GB) == sorted(SIZES_GB)
 
 
 def test_a_cpu_card_is_planned_for_too() -> None:
     card = Card(uuid="cpu-0", kind="cpu", name="CPU card 0", total_bytes=2 * GIB)
-    outlook = look(GUIDE, config("HuggingFaceTB/SmolLM2-135M"), card)
+    outlook = outlook_on(GUIDE, config("HuggingFaceTB/SmolLM2-135M"), card)
     assert (outlook.fits, outlook.plan.precision) == (True, "fp32")

@@ -10,11 +10,11 @@ from tui.paint import Line
 from tui.tables import detail
 from workbench import formatting
 from workbench.cli.trials import trial_page
-from workbench.store.rows import Attempt
+from workbench.store.rows import AttemptRow
 
 
 @pytest.fixture
-def attempt(tmp_path: Path) -> Attempt:
+def attempt(tmp_path: Path) -> AttemptRow:
     """One whose prediction three others of its kind have raised by a tenth."""
     bench: Bench = make_bench(tmp_path, [gpu()])
     bench.submit(recipe())
@@ -32,20 +32,20 @@ def text(lines: list[Line]) -> list[str]:
     return ["".join(part[0] for part in line) for line in lines]
 
 
-def test_a_corrected_prediction_keeps_what_was_predicted_first(attempt: Attempt) -> None:
+def test_a_corrected_prediction_keeps_what_was_predicted_first(attempt: AttemptRow) -> None:
     assert attempt.predicted_bytes == int(attempt.uncorrected_bytes * 1.1)
 
 
-def test_the_screen_shows_all_three(attempt: Attempt) -> None:
-    shown = text(detail.plan(attempt, None))
+def test_the_screen_shows_all_three(attempt: AttemptRow) -> None:
+    shown = text(detail.plan_lines(attempt, None))
     heads = [line.split("  ")[0] for line in shown if " peak" in line]
     assert heads == ["predicted peak", "corrected peak", "measured peak"]
-    assert any("+10% by what was measured here" in line for line in shown)
+    assert any("+10% by earlier measurements" in line for line in shown)
     assert any("+9%" in line for line in shown if line.startswith("measured"))
 
 
 def test_the_page_shows_all_three(
-    attempt: Attempt, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    attempt: AttemptRow, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     trial_page._attempts([attempt])

@@ -1,5 +1,5 @@
-"""Recipes that were broken on purpose, taken as far as a person takes them without an engine: read,
-planned, drawn from, written down again. Each is taken or refused with words; nothing else."""
+"""Recipes that were damaged on purpose are read, planned, drawn from and written again, without an
+engine. Each is accepted or refused with a message; no other exception occurs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from workbench.cli.recipes.plan import outlooks
 from workbench.errors import WorkbenchError
 from workbench.footprint.model.known_models import named_config
 from workbench.footprint.usual_cards import usual_card
-from workbench.footprint.worst_case import hungriest
+from workbench.footprint.worst_case import worst_case_recipe
 from workbench.machine.cards import Card
 from workbench.recipe import list_recipes, read_recipe, to_yaml
-from workbench.recipe.keys import alternatives, leaves
+from workbench.recipe.keys import setting_fields, type_alternatives
 from workbench.recipe.schema import Recipe
 from workbench.recipe.shipped import recipes_folder
-from workbench.recipe.source import parse
+from workbench.recipe.source import parse_yaml
 from workbench.recipe.space import trial_count
-from workbench.search import next_point, one_by_one, points
+from workbench.search import initial_points, is_one_by_one, next_point
 from workbench.text import safe_line
 
 WHOLE = [
-    parse(shipped.path.read_text().replace("./train.jsonl", "acme/rows"), shipped.name).data
+    parse_yaml(shipped.path.read_text().replace("./train.jsonl", "acme/rows"), shipped.name).data
     for shipped in list_recipes()
 ]
 SWEPT = [whole for whole in WHOLE if "sweep" in whole]
@@ -76,19 +76,19 @@ VALUE: st.SearchStrategy[Any] = st.recursive(
 
 
 def choices(setting: Any) -> list[str]:
-    """The words it takes, where it takes words of a list."""
-    kinds = alternatives(setting.annotation)
+    """Return the words that a setting accepts, if it accepts words of a list."""
+    kinds = type_alternatives(setting.annotation)
     return [word for kind in kinds for word in get_args(kind) if isinstance(word, str)]
 
 
 NUMBERS = st.integers(1, 600) | st.floats(1e-6, 1)
 WORDS = st.sampled_from(
-    sorted({word for setting in leaves().values() for word in choices(setting)})
+    sorted({word for setting in setting_fields().values() for word in choices(setting)})
 )
 
 
 def near(value: Any) -> st.SearchStrategy[Any]:
-    """Something that may well be taken in the place of this."""
+    """Draw a value that resembles the given one."""
     if isinstance(value, bool):
         return st.booleans() | st.none()
     if isinstance(value, int | float):
@@ -100,7 +100,7 @@ def near(value: Any) -> st.SearchStrategy[Any]:
 
 
 def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where there is anything, sections and items among them."""
+    """Return the path of every value, including sections and list items."""
     found = [path] if path else []
     if isinstance(data, dict | list):
         for key in data if isinstance(data, dict) else range(len(data)):
@@ -110,7 +110,7 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def broken_recipes(draw: st.DrawFn) -> str:
-    """A shipped recipe with up to three things of it replaced, removed, added or cut."""
+    """Draw a shipped recipe with up to three values replaced, removed, added or shortened."""
     data = copy.deepcopy(draw(st.sampled_from(WHOLE + 2 * SWEPT)))
     for _ in range(draw(st.integers(0, 3))):
         there = places(data)
@@ -124,7 +124,7 @@ def broken_recipes(draw: st.DrawFn) -> str:
         if how == "remove":
             del holder[last]
         elif how == "add" and isinstance(holder, dict):
-            holder[draw(WORD | NUMBER | st.sampled_from(sorted(leaves())))] = draw(VALUE)
+            holder[draw(WORD | NUMBER | st.sampled_from(sorted(setting_fields())))] = draw(VALUE)
         elif how == "nudge" and not isinstance(holder[last], dict):
             holder[last] = draw(near(holder[last]))
         else:
@@ -156,21 +156,21 @@ def is_taken_or_refused_with_words(text: str, overrides: list[str]) -> None:
 
 
 def _used(recipe: Recipe) -> None:
-    """As plan, check and the engine use it."""
+    """Use the recipe as plan, check and the engine do."""
     assert read_recipe(to_yaml(recipe), folder=Path("/nowhere")) == recipe
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     card = usual_card("3090")
     _planned(recipe, card)
-    if one_by_one(recipe.sweep):
+    if is_one_by_one(recipe.sweep):
         next_point(recipe, 1, [])
     elif (trial_count(recipe.sweep) or 0) < 1_000:
-        points(recipe)
+        initial_points(recipe)
 
 
 def _planned(recipe: Recipe, card: Card) -> None:
     config = named_config("llama-3.2-1b")
     assert config is not None
-    point, _ = hungriest(recipe, config, card)
+    point, _ = worst_case_recipe(recipe, config, card)
     outlooks(point, config, [card])
 
 

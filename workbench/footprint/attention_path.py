@@ -1,7 +1,7 @@
-"""Which attention the step trains with on a card, without asking torch; Triton comes with every
-CUDA build of it.
+"""The attention that the training step uses on a card, found without importing torch.
 
-The same choice as training/step/attention.py makes on the card itself; a test holds them together.
+training/step/attention.py makes the same choice on the card itself; a test holds them together.
+Triton needs no check: every CUDA build of PyTorch brings it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from workbench.footprint.model.shape import ModelShape
 from workbench.machine.cards import Card
 
 WIDEST_HEAD = 256
-"""Of Flash Attention 2."""
+"""The widest head, in values, that Flash Attention 2 has kernels for."""
 WIDEST_RANK = 256
-"""Of the step's low-rank kernels: what a program holds of A and B has to fit shared memory. Higher
-ranks take torch's operations."""
+"""The highest rank of the step's low-rank kernels, whose programs hold parts of A and B in shared
+memory. Higher ranks use torch's operations."""
 
 
 def kernel_for(
@@ -26,7 +26,11 @@ def kernel_for(
     *,
     flash_installed: bool | None = None,
 ) -> tuple[str, str]:
-    """(package, torch, triton, efficient, loop or dense; why). `longest`: tokens of a row."""
+    """Return the kernel (package, torch, triton, efficient, loop or dense) and why it was chosen.
+
+    `longest` is the longest possible row in tokens: a sliding window beyond it changes nothing.
+    `flash_installed` replaces the search for the flash-attn package.
+    """
     if card.kind != "cuda":
         kind = "dense" if shape.softcap else "loop"
         return kind, "row by row in PyTorch's own attention"

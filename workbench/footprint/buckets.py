@@ -1,8 +1,8 @@
-"""Peak bytes of a trial, by what takes them.
+"""Peak bytes of a trial, split into buckets by what takes them.
 
-Everything that lives in the worst moment of training is counted; what is not is the allocator's:
-blocks that lie between others. An evaluation that takes more than training is a bucket of its own.
-docs/notes/2026-11-24-footprint.md holds it against measured peaks.
+Everything that lives at the worst moment of training is counted. What the allocator wastes between
+blocks is estimated from measured runs (`slack`). The bytes that an evaluation takes beyond training
+are a bucket of their own. docs/notes/2026-11-24-footprint.md compares it with measured peaks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from workbench.footprint import layers
 from workbench.footprint.layers import VALUE_BYTES, Layer, lora_params
-from workbench.footprint.micro_steps import bucket, most_chunk_rows
+from workbench.footprint.micro_steps import most_chunk_rows, padded_tokens
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.scoring_bytes import evaluation_bytes
 from workbench.recipe.schema import Recipe
@@ -19,8 +19,8 @@ from workbench.recipe.schema import Recipe
 MIB = 1 << 20
 GIB = 1 << 30
 NF4_BYTES = {True: 0.5 + 1 / 64 + 4 / (64 * 256), False: 0.5 + 4 / 64}
-"""Per parameter, with and without double quantisation: Dettmers et al. 2023, arXiv 2305.14314, §3
-(blocks of 64; scales in 8 bits with an fp32 scale per 256 of them, or in 32 bits)."""
+"""Bytes of a parameter with and without double quantisation: Dettmers et al. 2023, arXiv
+2305.14314, §3 (blocks of 64; scales in 8 bits with an fp32 scale per 256 of them, or in 32)."""
 OPTIMIZER_BYTES = {
     "adamw_torch": 8,  # two fp32 moments; the flat AdamW updates in place
     "adamw_8bit": 2.04,  # two 8-bit moments with an fp32 scale per 256 (arXiv 2110.02861)
@@ -29,70 +29,76 @@ OPTIMIZER_BYTES = {
     "sgd": 0,
 }
 GAPS_BYTES = 140 * MIB
-"""Pages of 20 MiB that are not full, of PyTorch's pools of the main stream, the graphs' stream and
+"""Pages of 20 MiB that are not full, in PyTorch's pools of the main stream, the graphs' stream and
 the graphs: 36 to 170 MiB in most of 66 runs, 80 to 115 in the middle."""
 FUSED_GAPS_BYTES = 110 * MIB
-"""And what loading weights of fused projections leaves between them, which graphs cannot use: Phi-3
-keeps 197 MiB of it."""
+"""Gaps that loading the weights of fused projections leaves, which graphs cannot use: Phi-3 keeps
+197 MiB of them."""
 WORKSPACE_BYTES = {True: 32 * MIB, False: 8 * MIB + 128 * 1024}
-"""cuBLAS's, for each pair of thread and stream: from Hopper on, and before
+"""A cuBLAS workspace of one thread on one stream: from Hopper on, and before
 (aten/src/ATen/cuda/CUDABlas, getChosenWorkspaceSize)."""
 WORKSPACES = 3
-"""Forward and backward thread on the graphs' stream, and the main stream."""
+"""cuBLAS workspaces: forward and backward thread on the graphs' stream, and the main stream."""
 CONTEXT_BYTES = {"cuda": 870 * MIB, "cpu": GIB}
-"""CUDA context (0.61 GiB on an H200), kernels and graphs (0.85 with them); on a CPU card the
+"""CUDA context (0.61 GiB on an H200) with kernels and graphs (0.85 GiB together); on a CPU card the
 process with its libraries."""
 FRAGMENTS = {True: 0.05, False: 0.005}
-"""Of what comes and goes: free blocks between others, with dense attention and without."""
+"""Allocator fragmentation as a share of transient bytes, with dense attention and without."""
 CPU_SLACK_BYTES = 3 * GIB // 10
+"""The same on a CPU card, as a fixed size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One way to run a recipe: what the planner varies."""
+    """A way to run a recipe: what the planner varies, and what the card decides."""
 
     precision: str
     kernel: str
-    """Attention of the step: package, torch, triton, efficient or dense; on a CPU loop or dense."""
+    """The step's attention: package, torch, triton, efficient or dense; on a CPU loop or dense."""
     optimizer: str
     tokens: int
-    """In one micro-step at most."""
+    """The most tokens in one micro-step."""
     longest: int
     """Tokens of the longest row."""
     scored: int
     """Tokens of the longest held-out row."""
     recompute_layers: int = 0
     long_recompute_layers: int = 0
-    """In the pass of a row that is longer than `tokens`."""
+    """Recomputing layers in the pass of a row that is longer than `tokens`."""
     offload: bool = False
-    """Inputs of those layers wait in the machine's memory."""
-    resident_layers: int = 0
+    """Whether the inputs of recomputing layers wait in the machine's memory."""
+    dequantised_layers: int = 0
     eval_rows: int = 1
     card_kind: str = "cuda"
     major: int = 8
-    """Of the card's compute capability."""
+    """Major number of the card's compute capability."""
     eager: bool = False
-    """Attention of scoring and of plain families holds heads × tokens² scores."""
+    """Whether attention holds heads × tokens² scores in scoring and in families that the fused step
+    does not know."""
 
 
 def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
-    """Peak bytes by bucket; on a GPU all but `context` is what PyTorch's allocator reserves."""
-    still = standing(shape, recipe, run)
-    moving = moving_bytes(shape, recipe, run)
+    """Return the peak bytes by bucket; takes some 20 µs.
+
+    On a GPU the sum of all buckets but `context` is what PyTorch's allocator reserves.
+    """
+    constant = constant_bytes(shape, recipe, run)
+    transient = transient_bytes(shape, recipe, run)
     scored = evaluation_bytes(
         shape, recipe, run.precision, rows=run.eval_rows, tokens=run.scored,
         eager=run.eager,
     )  # fmt: skip
-    moving["evaluation"] = max(0, scored - sum(moving.values()))
+    # An evaluation begins when a step's tensors are gone, so that only its excess counts.
+    transient["evaluation"] = max(0, scored - sum(transient.values()))
     slack = GAPS_BYTES if run.card_kind == "cuda" else CPU_SLACK_BYTES
     if run.card_kind == "cuda" and "gate_up_proj" in shape.projections:
         slack += FUSED_GAPS_BYTES
-    slack += int(FRAGMENTS[run.kernel == "dense"] * sum(moving.values()))
-    return {**still, **moving, "slack": slack, "context": CONTEXT_BYTES[run.card_kind]}
+    slack += int(FRAGMENTS[run.kernel == "dense"] * sum(transient.values()))
+    return {**constant, **transient, "slack": slack, "context": CONTEXT_BYTES[run.card_kind]}
 
 
-def standing(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
-    """What is there all the time."""
+def constant_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
+    """Return the buckets that are there all the time: weights, adapter, optimizer, workspaces."""
     adapter = lora_params(shape, recipe.lora)
     value = VALUE_BYTES[run.precision]
     workspaces = WORKSPACES * WORKSPACE_BYTES[run.major >= 9] if run.card_kind == "cuda" else 0
@@ -101,21 +107,25 @@ def standing(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
         "adapter": adapter * (4 + (value if value < 4 else 0)),  # masters, and in 16 bits
         "gradients": adapter * 4,
         "optimizer": int(adapter * OPTIMIZER_BYTES[run.optimizer]),
-        "dequantisation": _unpacking(shape, recipe, run),
+        "dequantisation": _dequantisation(shape, recipe, run),
         "workspaces": workspaces,
     }
 
 
-def moving_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
-    """What comes and goes with each micro-step, at the worst moment of the worst one."""
-    if run.longest > run.tokens:
+def transient_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
+    """Return the buckets that come and go with each micro-step, at the worst moment of the worst.
+
+    The candidates are: the loss stands on all activations; the last layer goes backward; the first
+    recomputing layer stands on the inputs of those before it.
+    """
+    if run.longest > run.tokens:  # a full micro-step, and the longest row alone, which recomputes
         again = run.long_recompute_layers
         alone = replace(run, tokens=run.longest, recompute_layers=again)
         together = replace(run, longest=run.tokens)
-        both = (moving_bytes(shape, recipe, one) for one in (together, alone))
+        both = (transient_bytes(shape, recipe, one) for one in (together, alone))
         return max(both, key=lambda found: sum(found.values()))
     graphs = run.card_kind == "cuda" and shape.fused
-    tokens = bucket(run.tokens) if graphs else run.tokens
+    tokens = padded_tokens(run.tokens) if graphs else run.tokens
     longest = tokens if graphs else run.longest  # dense attention sees the whole row of rows
     value = VALUE_BYTES[run.precision]
     width = tokens * shape.width * value
@@ -123,14 +133,14 @@ def moving_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     one = _layer(shape, recipe, run)
     there = min(again, 2) if run.offload else again  # one in use, one on its way
     inputs = there * one.input * tokens
-    whole = one.of(tokens, longest)
+    whole = one.kept_bytes(tokens, longest)
     kept = inputs + (shape.layers - again) * whole
-    backward = one.on_top(tokens, longest)
+    backward = one.backward_bytes(tokens, longest)
     loss = 2 * width + _logits(shape, run, tokens, value)  # the final norm's input, the gradient
     moments: list[tuple[str, float, float]] = [("logits", kept, loss)]
     if again < shape.layers:
         moments.append(("transient", kept, backward))
-    if again:  # the first to recompute stands on the inputs of those before it
+    if again:
         top = max(backward, one.again * tokens)
         moments.append(("transient", inputs - one.input * tokens + whole, top))
     name, kept, top = max(moments, key=lambda moment: moment[1] + moment[2])
@@ -141,33 +151,36 @@ def moving_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
 
 
 def host_bytes(shape: ModelShape, run: Run) -> int:
-    """Of the machine's memory, for inputs that wait there; the last layer's stays on the card."""
+    """Return the bytes of the machine's memory that offloaded inputs take.
+
+    The last recomputing layer's input stays on the card: it is the first one needed.
+    """
     if not run.offload:
         return 0
     away = max(0, min(run.recompute_layers, shape.layers) - 1)
-    return away * bucket(run.tokens) * shape.width * VALUE_BYTES[run.precision]
+    return away * padded_tokens(run.tokens) * shape.width * VALUE_BYTES[run.precision]
 
 
 def _layer(shape: ModelShape, recipe: Recipe, run: Run) -> Layer:
     if not shape.fused or run.card_kind == "cpu":
         dense = run.eager or run.kernel == "dense"
         lora = recipe.lora
-        if shape.fused:  # the step keeps no masks
+        if shape.fused:  # the step draws dropout's masks again instead of keeping them
             lora = lora.model_copy(update={"dropout": 0.0})
-        return layers.plain(shape, lora, run.precision, quadratic=dense)
-    return layers.fused(shape, recipe.lora, run.precision, run.kernel)
+        return layers.plain_layer(shape, lora, run.precision, quadratic=dense)
+    return layers.fused_layer(shape, recipe.lora, run.precision, run.kernel)
 
 
 def _base(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     value = VALUE_BYTES[run.precision]
-    per_param, unpacked = float(value), 0
+    per_param, dequantised = float(value), 0
     if _quantised(recipe):
         per_param = NF4_BYTES[recipe.model.double_quantization]
         each = sum(i * o for i, o in shape.projections.values())
-        unpacked = min(run.resident_layers, shape.layers) * each * value
+        dequantised = min(run.dequantised_layers, shape.layers) * each * value
     return {
         "base": int(shape.linear_params * per_param),
-        "unpacked": unpacked,
+        "unpacked": dequantised,
         "embeddings": (shape.other_params + shape.width) * value,
     }
 
@@ -177,8 +190,11 @@ def _quantised(recipe: Recipe) -> bool:
 
 
 def _logits(shape: ModelShape, run: Run, tokens: int, value: int) -> int:
-    """A chunk of them, which becomes its own gradient; in torch's operations three in fp32; where
-    the model's own head is used all of them, in fp32, with logarithms and gradients."""
+    """Return the bytes of the logits held at once.
+
+    The fused step holds a chunk, which becomes its own gradient; in torch's operations (a CPU) it
+    takes three in fp32. The model's own head holds all, in fp32, with logarithms and gradients.
+    """
     if not shape.fused:
         return tokens * shape.vocab * (2 * value + 12)
     each = most_chunk_rows(shape.vocab * value)
@@ -186,11 +202,11 @@ def _logits(shape: ModelShape, run: Run, tokens: int, value: int) -> int:
     return min(tokens, each) * shape.vocab * per_logit
 
 
-def _unpacking(shape: ModelShape, recipe: Recipe, run: Run) -> int:
-    """The largest weight, or those of q, k and v together, unpacked."""
+def _dequantisation(shape: ModelShape, recipe: Recipe, run: Run) -> int:
+    """Return the bytes of the largest weight, or those of q, k and v together, dequantised."""
     sizes = {name: i * o for name, (i, o) in shape.projections.items()}
     together = sum(sizes.get(name, 0) for name in ("q_proj", "k_proj", "v_proj"))
     value = VALUE_BYTES[run.precision]
-    if not _quantised(recipe) or (shape.fused and run.resident_layers >= shape.layers):
+    if not _quantised(recipe) or (shape.fused and run.dequantised_layers >= shape.layers):
         return 0
     return max(together, *sizes.values()) * value

@@ -1,54 +1,56 @@
-"""What a way of running costs in time, so that the fastest that fits can be chosen.
+"""The time that a way of running takes, so that the fastest one that fits can be chosen.
 
-In passes of a token: its 2 operations a weight, 17.6 us for an 8B shape at an H100's measured 796
-TFLOP/s. From profiles of that shape (docs/notes/2026-11-23-step.md), 974 tokens in one micro-step,
-GPU time:
+The unit is a pass of one token: its 2 operations a weight, 17.6 µs for an 8B shape at an H100's
+measured 796 TFLOP/s. The constants come from profiles of that shape with 974 tokens in one
+micro-step (docs/notes/2026-11-23-step.md), as GPU time:
 
-* a whole step takes 78.0 ms, of which unpacking NF4 twice 12.7: 6.3 ms a pass, as long as 358
-  tokens take, whatever their number;
-* cut into 4 micro-steps it takes 83 ms more, 27 for each further one: 12.7 of unpacking, and 14 of
-  products and kernels that do not get shorter with fewer tokens, 7 a pass: 400 tokens;
-* what is left of the 78.0, without two passes of every token, is 17.2 ms: one pass a token;
-* layers' inputs that wait in the machine's memory add 1 to 2 % where all recompute, though copied
-  beside the layers: a tenth of a pass a token (docs/notes/2026-11-25-offload.md);
-* recomputing every layer adds 34.0 ms: a pass of every token, its unpacking and what does not get
-  shorter, and 0.3 of a pass a token.
+* A whole step takes 78.0 ms, of which dequantising NF4 twice takes 12.7: 6.3 ms a pass, as long as
+  358 tokens take, whatever their number.
+* Cut into 4 micro-steps it takes 83 ms more, 27 for each further one: 12.7 of dequantising, and 14
+  of products and kernels that do not get shorter with fewer tokens, 7 a pass: 400 tokens.
+* What is left of the 78.0 without two passes of every token is 17.2 ms: one pass a token.
+* Layers' inputs that wait in the machine's memory add 1 to 2 % where all layers recompute, though
+  they are copied beside the layers: a tenth of a pass a token (docs/notes/2026-11-25-offload.md).
+* Recomputing every layer adds 34.0 ms: a pass of every token, its dequantising and what does not
+  get shorter, and 0.3 of a pass a token.
 
-On a card with a third of the bandwidth and a tenth of the arithmetic (a 3090) unpacking lasts as
-long as some 80 tokens, and reading 16-bit weights, which a product of few tokens waits for, as long
-as 76: arithmetic, not measured.
+On a card with a third of the bandwidth and a tenth of the arithmetic (a 3090) dequantising lasts as
+long as some 80 tokens. Reading 16-bit weights, which a product of few tokens waits for, lasts as
+long as 76. These two are computed, not measured.
 """
 
 from __future__ import annotations
 
-REST, REST_AGAIN = 1.0, 0.3
-"""Everything but products and unpacking, and of it what a recomputing layer does again."""
+REST, REST_RECOMPUTED = 1.0, 0.3
+"""Passes of a token for everything but products and dequantising, and the part of it that a
+recomputing layer repeats."""
 OFFLOAD = 0.1
-"""Where inputs of recomputing layers leave the card and come back."""
-UNPACK = {True: 358.0, False: 80.0}
-"""Tokens whose pass takes as long as unpacking every weight once; from Hopper on, and before."""
+"""Passes of a token where inputs of recomputing layers leave the card and come back."""
+DEQUANTISE = {True: 358.0, False: 80.0}
+"""Tokens whose pass takes as long as dequantising every weight once; from Hopper on, and before."""
 FLOOR = {True: 400.0, False: 76.0}
-"""What a pass takes besides, however few its tokens are."""
+"""Tokens whose pass takes as long as the part of a pass that does not depend on its tokens."""
 
 
-def passes(
+def token_passes(
     tokens: int,
     count: int,
     *,
     layers: int,
-    again: int,
-    resident: int,
+    recompute: int,
+    dequantised: int,
     packed: bool,
     offload: bool,
     new: bool,
 ) -> float:
-    """Of `count` micro-steps with so many tokens together.
+    """Return the time of `count` micro-steps with `tokens` tokens together, in passes of a token.
 
-    `again`: layers that recompute; `offload`: their inputs leave the card; `resident`: layers kept
-    unpacked; `new`: Hopper or later.
+    `recompute` and `dequantised` are numbers of the model's `layers`; `packed` says that weights
+    are stored in NF4, `offload` that inputs of recomputing layers leave the card, `new` that the
+    card is of the Hopper generation or later.
     """
-    share = again / layers
-    unpacking = UNPACK[new] * (1 - resident / layers) if packed else 0.0
-    fixed = (2 + share) * (FLOOR[new] + unpacking)
+    share = recompute / layers
+    dequantise = DEQUANTISE[new] * (1 - dequantised / layers) if packed else 0.0
+    fixed = (2 + share) * (FLOOR[new] + dequantise)
     moved = OFFLOAD * share if offload else 0.0
-    return tokens * (2 + share + REST + REST_AGAIN * share + moved) + count * fixed
+    return tokens * (2 + share + REST + REST_RECOMPUTED * share + moved) + count * fixed

@@ -1,9 +1,9 @@
-"""What the step holds of one layer, tensor by tensor.
+"""The bytes that one layer of the model holds in a training step, tensor by tensor.
 
-`fused` is counted from the autograd functions of workbench.training.step (lora, kernels, attention)
-and transformers' decoder layers, on a card where Triton runs; one tensor that two functions save
-counts once. tests/training/step/test_saved.py counts the same tensors in a real step. `plain` is of
-PEFT's own modules under autocast, which other families train with, and errs upward.
+`fused_layer` is counted from the autograd functions of workbench.training.step (lora, kernels,
+attention) and transformers' decoder layers, on a card where Triton runs; a tensor that two
+functions save counts once. tests/training/step/test_saved.py counts the same tensors in a real
+step. `plain_layer` describes PEFT's own modules under autocast, with which other families train.
 """
 
 from __future__ import annotations
@@ -19,35 +19,42 @@ VALUE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """Bytes a token of the micro-step; those of `pairs` a pair of tokens (dense attention)."""
+    """Bytes of one layer for one token of the micro-step, or for a pair of tokens (`*_pairs`)."""
 
     input: float
-    """Of what is kept, the layer's own input: all that a layer which recomputes keeps."""
+    """The layer's own input, a part of `kept`: a recomputing layer keeps nothing else."""
     kept: float
     """Saved in the forward pass until the layer goes backward."""
     peak: float
-    """On top of `kept` while its feed-forward half goes backward."""
+    """On top of `kept` while the feed-forward half goes backward."""
     attended: float
-    """While its attention does, when the other half has gone."""
+    """On top of `kept` while attention goes backward, after the feed-forward half has gone."""
     again: float = 0.0
-    """While its last product is computed once more, where it recomputes."""
+    """While a recomputing layer computes its last product again."""
     kept_pairs: float = 0
+    """Saved for each pair of tokens; only dense attention has any."""
     peak_pairs: float = 0
+    """On top of `kept_pairs` while attention goes backward."""
 
-    def of(self, tokens: int, longest: int) -> float:
-        """Kept of so many tokens, of which each sees at most `longest` others."""
+    def kept_bytes(self, tokens: int, longest: int) -> float:
+        """Return the bytes kept for `tokens` tokens, each of which sees `longest` at most."""
         return tokens * (self.kept + self.kept_pairs * longest)
 
-    def on_top(self, tokens: int, longest: int) -> float:
+    def backward_bytes(self, tokens: int, longest: int) -> float:
+        """Return the bytes on top of `kept_bytes` at the worst moment of the backward pass."""
         return tokens * max(self.peak, self.attended + self.peak_pairs * longest)
 
 
-def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
-    """`kernel`: package, torch, triton, efficient or dense attention."""
+def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
+    """Return the bytes of a layer in the fused step.
+
+    `kernel` is its attention: package, torch, triton, efficient or dense.
+    """
     value = VALUE_BYTES[precision]
     width, ffn, q, kv = shape.width, shape.ffn, shape.q_width, shape.kv_width
     shared = kv == q
-    # Of norms the input; what they give, and the gated activation, are made again (remake.py).
+    # Norms keep their inputs alone: their outputs and the gated activation are computed again in
+    # the backward pass (remake.py).
     norms = shape.norms * width
     low = value * lora.rank * len(targeted(shape, lora))
     product = q + 2 * kv  # of the three projections; it lives as long as any slice of it
@@ -65,7 +72,7 @@ def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
     # Going backward through the feed-forward half, gradients take the place of the gated
     # activation, made again, and of what it was made of; besides is the residual stream's.
     gated = value * (width + ffn)
-    if lora.rank > WIDEST_RANK:  # torch's masks are of 64-bit integers; dx takes no other's place
+    if lora.rank > WIDEST_RANK:  # torch's masks hold 64-bit integers; dx needs memory of its own
         gated += (48 if lora.dropout > 0 else 2 * value) * ffn
     # Through attention, when the feed-forward half has gone: gradients of its output, of q, k, v,
     # an fp32 accumulator of dq, and dk and dv for every query head before they are summed.
@@ -86,8 +93,11 @@ def fused(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
     )
 
 
-def plain(shape: ModelShape, lora: Lora, precision: str, *, quadratic: bool) -> Layer:
-    """`quadratic`: attention that holds all its scores."""
+def plain_layer(shape: ModelShape, lora: Lora, precision: str, *, quadratic: bool) -> Layer:
+    """Return the bytes of a layer in PEFT's own modules.
+
+    `quadratic` says that attention holds all its scores.
+    """
     value = VALUE_BYTES[precision]
     sizes = targeted(shape, lora)
     norms = shape.norms * 4 * shape.width  # their fp32 inputs
@@ -110,7 +120,7 @@ def plain(shape: ModelShape, lora: Lora, precision: str, *, quadratic: bool) -> 
 
 
 def targeted(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, int]]:
-    """The projections that get an adapter; all of them where none of the names is known."""
+    """Return (in, out) of the projections that get an adapter; all where no name is known."""
     every = shape.projections
     if lora.targets == "all-linear":
         return every
@@ -119,4 +129,5 @@ def targeted(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, int]]:
 
 
 def lora_params(shape: ModelShape, lora: Lora) -> int:
+    """Return the number of parameters of the adapter."""
     return shape.layers * lora.rank * sum(i + o for i, o in targeted(shape, lora).values())

@@ -1,4 +1,7 @@
-"""Sizes of a micro-step: the step pads its tokens up to one of few, and captures each size once."""
+"""Micro-steps: how a batch is cut into them, and the sizes that the step pads their tokens to.
+
+The fused step captures a CUDA graph for each padded size, so that there must be few of them.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,28 @@ import math
 from collections.abc import Iterator, Sequence
 
 CHUNK_BYTES = 128 * 2**20
-"""Logits held at once, at most."""
+"""The most bytes of logits held at once."""
 
 
-def grain(tokens: int) -> int:
+def bucket_grain(tokens: int) -> int:
+    """Return the multiple that a micro-step of `tokens` tokens is padded to."""
     return 64 if tokens <= 2048 else 256 if tokens <= 8192 else 1024
 
 
-def bucket(tokens: int) -> int:
-    """The captured size that `tokens` go into: at most 1/8 more above 512, so few and tight."""
-    each = grain(tokens)
+def padded_tokens(tokens: int) -> int:
+    """Return the captured size that holds `tokens`; above 512 tokens it is at most 1/8 larger."""
+    each = bucket_grain(tokens)
     return -(-tokens // each) * each
 
 
-def cuts(
+def cut_rows(
     lengths: Sequence[int], max_rows: int, max_tokens: int | None, *, padded: bool = False
 ) -> Iterator[tuple[int, int]]:
-    """(first, end) of the rows of each micro-step: consecutive ones, so many rows and tokens at
-    most; a longer row alone. `padded`: each counts as long as the longest of its micro-step.
+    """Yield (first, end) of the rows of each micro-step of a batch.
+
+    Rows stay in their order; a micro-step has at most `max_rows` rows and `max_tokens` tokens
+    (None: any number), and a longer row goes alone. With `padded`, each row counts as long as the
+    longest of its micro-step.
     """
     most = math.inf if max_tokens is None else max_tokens
     first, count, widest = 0, 0, 0
@@ -38,20 +45,23 @@ def cuts(
     yield first, len(lengths)
 
 
-def parts(lengths: Sequence[int], most: int) -> Iterator[int]:
-    """Tokens of each micro-step of a batch."""
-    for first, end in cuts(lengths, len(lengths), most):
+def micro_step_tokens(lengths: Sequence[int], tokens_per_micro: int) -> Iterator[int]:
+    """Yield the tokens of each micro-step of a batch whose rows have these lengths."""
+    for first, end in cut_rows(lengths, len(lengths), tokens_per_micro):
         yield sum(lengths[first:end])
 
 
 def most_chunk_rows(row_bytes: int) -> int:
-    """Positions whose logits, of so many bytes each, are held at once at most."""
+    """Return the most positions whose logits, `row_bytes` each, are held at once."""
     most = max(1, CHUNK_BYTES // row_bytes)
     return most // 64 * 64 or most
 
 
 def chunk_rows(row_bytes: int, rows: int) -> int:
-    """So many in chunks about equal: a short one reads the head's weight as a long one does."""
+    """Return the positions in one chunk of logits, so that the chunks of `rows` are about equal.
+
+    A short last chunk would read the head's whole weight for little work.
+    """
     most = most_chunk_rows(row_bytes)
     equal = math.ceil(rows / max(1, math.ceil(rows / most)))
     return min(most, max(1, math.ceil(equal / 64)) * 64)

@@ -1,9 +1,9 @@
-"""The way down when a card runs out of memory all the same: finer micro-steps, then recompute,
-then layers' inputs in the machine's memory.
+"""The out-of-memory fallback: what the next attempt changes after the card ran out of memory.
 
-Nothing is kept beside the record of attempts: which plans ran out on a kind of card says on which
-rung the next attempt there begins, for every trial of the experiment that would take the same plan.
-The batch, and with it the losses, stay those of the recipe.
+The steps, in order: no dequantised layers, smaller micro-steps, recompute, layers' inputs in the
+machine's memory. Nothing is stored beside the attempts: the plans that ran out of memory on one
+kind of hardware decide at which step the next attempt there begins, for every trial of the
+experiment that would get the same plan. The batch, and with it the losses, stay the recipe's.
 """
 
 from __future__ import annotations
@@ -12,62 +12,70 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.footprint.plan import Plan, shown
+from workbench.footprint.plan import Plan, uncorrected_bytes
 from workbench.machine.cards import Card
 
-EMPTIED = ("rehearsing", "training", "evaluating", "saving")
-"""Stages in which the worker itself has emptied the cache and tried once more before it gave up."""
-_BESIDE = ("predicted_bytes", "host_bytes", "buckets", "attention_why")
-"""What does not make two plans two ways of running."""
+RETRIED_STAGES = ("rehearsing", "training", "evaluating", "saving")
+"""Stages in which the worker itself empties the cache and retries once before the attempt ends."""
+_NOT_SETTINGS = ("predicted_bytes", "host_bytes", "buckets", "attention_why")
+"""Fields of a stored plan that may differ between two plans that run alike."""
+Key = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fall:
-    """An attempt that ran out of memory."""
+class FallbackStep:
+    """An attempt that ran out of memory: the plan that was too much, and for what hardware."""
 
-    card: tuple[object, ...]
-    """kind_of its card."""
+    hardware: Key
+    """`hardware_key` of its card."""
     plan: dict[str, Any]
+    """The plan as it was stored."""
     stage: str
-    """What it was doing: loading, rehearsing, training, evaluating, saving."""
+    """What the attempt was doing: loading, rehearsing, training, evaluating or saving."""
 
 
-def kind_of(card: Card) -> tuple[object, ...]:
-    """Equal for cards of which one tells what the other can do. CPU cards differ in name alone."""
+def hardware_key(card: Card) -> Key:
+    """Return a key that is equal for cards that share memory measurements.
+
+    Names count for GPUs alone: CPU cards are numbered, and differ in nothing else.
+    """
     name = card.name if card.kind == "cuda" else ""
     return (card.kind, name, card.total_bytes, card.cap_bytes)
 
 
-def climb_down(
-    plan: Plan, falls: Iterable[Fall], *, recompute: bool, price: Callable[[Plan], Plan]
+def fallback_plan(
+    plan: Plan, steps: Iterable[FallbackStep], *, recompute: bool, price: Callable[[Plan], Plan]
 ) -> Plan | None:
-    """The first rung from `plan` on that none of `falls` has shown to be too much; None if none is.
+    """Return `plan`, or the first plan below it that `steps` do not show to be too much.
 
-    `recompute`: whether the recipe allows it. `price` predicts a plan's bytes.
+    `steps` are the attempts that ran out of memory on this hardware. `recompute` says whether the
+    recipe allows it; `price` predicts the bytes of a plan that was changed. Returns None where
+    every step has run out of memory.
     """
-    known = list(falls)
-    while (stage := _ran_out(plan, known)) is not None:
-        lower = squeeze(plan, stage, recompute=recompute)
-        if lower is None or way_of(lower := price(lower)) == way_of(plan):
+    known = list(steps)
+    while (stage := _failed_stage(plan, known)) is not None:
+        lower = next_fallback(plan, stage, recompute=recompute)
+        if lower is None or plan_settings(lower := price(lower)) == plan_settings(plan):
             return None
         plan = lower
     return plan
 
 
-def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> Plan | None:
-    """The rung below: no layer unpacked, all recomputed in longer rows that go alone, half the rows
-    at a time, every layer recomputed, their inputs in the machine's memory; None at the last.
-    Pricing takes back what the card or the model cannot do.
+def next_fallback(plan: Plan, stage: str = "training", *, recompute: bool = True) -> Plan | None:
+    """Return the plan one step below `plan`, or None after the last step; bytes are not updated.
 
-    Out of memory in an evaluation: its worker had come down to one row, so that only unpacked
-    layers are left to give up. While loading, there is nothing to make smaller.
+    `stage` is where memory ran out. In training: no dequantised layers, all layers recomputed for
+    rows that go alone, half the rows in a micro-step, every layer recomputed, layers' inputs in the
+    machine's memory. In an evaluation its worker has already come down to one row, so that only
+    dequantised layers are left to drop. While loading there is nothing to make smaller. Pricing
+    takes back what the card or the model cannot do.
     """
-    if stage == "loading" or (stage == "evaluating" and not plan.resident_layers):
+    if stage == "loading" or (stage == "evaluating" and not plan.dequantised_layers):
         return None
     if stage == "evaluating":
-        return replace(plan, resident_layers=0, eval_batch=1)
-    if plan.resident_layers:
-        return replace(plan, resident_layers=0)
+        return replace(plan, dequantised_layers=0, eval_batch=1)
+    if plan.dequantised_layers:
+        return replace(plan, dequantised_layers=0)
     longest, layers = plan.longest, plan.layers
     if plan.tokens_per_micro < longest and plan.long_recompute_layers < layers and recompute:
         return replace(plan, long_recompute_layers=layers)
@@ -81,45 +89,34 @@ def squeeze(plan: Plan, stage: str = "training", *, recompute: bool = True) -> P
     return None
 
 
-def words(plan: Plan | Mapping[str, Any]) -> str:
-    """A rung for people: `2 rows × 2, recomputing every layer`."""
-    told = plan if isinstance(plan, Plan) else Plan.from_json(dict(plan))
-    rows, tokens = told.micro_batch, told.tokens_per_micro
-    cut = f"{rows} row{'s' if rows > 1 else ''} × {told.micro_steps}"
-    if tokens != rows * told.longest:
-        cut = f"{tokens:,} tokens at a time"
-    again = shown(told.to_json())["recompute"]
-    return cut + (f", recomputing {again}" if told.long_recompute_layers else "")
+def plan_settings(plan: Plan) -> dict[str, Any]:
+    """Return the fields that decide how a trial runs, without what was predicted of it."""
+    return {key: value for key, value in plan.to_json().items() if key not in _NOT_SETTINGS}
 
 
-def raw_bytes(plan: Mapping[str, Any]) -> int:
-    """What was predicted before any correction by what was measured."""
-    buckets = plan.get("buckets") or {}
-    return sum(int(size) for size in buckets.values()) or int(plan.get("predicted_bytes") or 0)
+def _failed_stage(plan: Plan, steps: Iterable[FallbackStep]) -> str | None:
+    """Return the stage in which this way of running has proved too much, or None.
 
-
-def _ran_out(plan: Plan, falls: Iterable[Fall]) -> str | None:
-    """In which stage this way of running has proved too much; None while it may be tried.
-
-    A plan that was meant to take less tells of this one too; one that took more does not.
+    An attempt whose plan was predicted to take less than `plan` counts against it; one that was
+    predicted to take more does not.
     """
     mine = plan.to_json()
     tries: dict[str, int] = {}
-    for fall in falls:
-        if raw_bytes(fall.plan) > raw_bytes(mine) or not _alike(mine, fall.plan):
+    for step in steps:
+        if uncorrected_bytes(step.plan) > uncorrected_bytes(mine) or not _alike(mine, step.plan):
             continue
-        tries[fall.stage] = tries.get(fall.stage, 0) + (2 if fall.stage in EMPTIED else 1)
-        if tries[fall.stage] >= 2:  # once more on an emptied card, then no more
-            return fall.stage
+        # In the other stages nobody has retried on an emptied card yet, so that one more attempt
+        # with the same plan is due before the next step.
+        tries[step.stage] = tries.get(step.stage, 0) + (2 if step.stage in RETRIED_STAGES else 1)
+        if tries[step.stage] >= 2:
+            return step.stage
     return None
 
 
-def way_of(plan: Plan) -> dict[str, Any]:
-    """What of a plan decides how a trial runs, and not what was predicted of it."""
-    return {key: value for key, value in plan.to_json().items() if key not in _BESIDE}
-
-
 def _alike(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Rows scored at once do not count: whoever ran out had come down to one where they matter."""
-    keys = {*mine, *other} - {*_BESIDE, "eval_batch"}
+    """Return whether two stored plans run alike; rows scored at once are left out.
+
+    A worker that runs out of memory while scoring has already come down to one row.
+    """
+    keys = {*mine, *other} - {*_NOT_SETTINGS, "eval_batch"}
     return all(mine.get(key) == other.get(key) for key in keys)

@@ -1,4 +1,4 @@
-"""How a trial will be run on a given card."""
+"""A plan: how a trial runs on a given card, and how it is stored and described."""
 
 from __future__ import annotations
 
@@ -6,85 +6,118 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+_STORED_NAMES = {"dequantised_layers": "resident_layers"}
+"""Fields whose JSON key differs. Homes of every version hold attempts with the key on the right."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a trial will be run on a given card. The batch is the recipe's, however it is cut."""
+    """A way to run a trial on a given card. The batch is always the recipe's, however it is cut."""
 
     precision: str
     """bf16, fp16 or fp32."""
     attention: str
-    """What transformers is told: flash_attention_2, sdpa, eager. The step has kernels of its own
-    for training, which `attention_why` names first."""
+    """The implementation that transformers uses for scoring: flash_attention_2, sdpa or eager. The
+    training step has attention kernels of its own, which `attention_why` names first."""
     attention_why: str
     optimizer: str
     """One of the recipe's optimizers, never `auto`."""
     rows_per_step: int
-    """That decide one update: the recipe's batch_size × accumulation."""
+    """Rows that decide one update: the recipe's batch_size × accumulation."""
     tokens_per_micro: int
-    """In one forward at most: so many of the step's rows go together; a longer row goes alone."""
+    """The most tokens in one forward pass. Rows of the batch share a micro-step up to this number;
+    a longer row gets a micro-step to itself."""
     longest: int
-    """Tokens of the longest row there is."""
+    """Tokens of the longest row of the data."""
     recompute_layers: int = 0
-    """The first so many layers recompute their activations in the backward pass."""
+    """This many first layers recompute their activations in the backward pass."""
     long_recompute_layers: int = 0
-    """The same in the pass of a row that is longer than tokens_per_micro, so at least as many."""
+    """The same for the pass of a row that is longer than tokens_per_micro; never fewer layers."""
     offload: bool = False
-    """The inputs of those layers wait in the machine's memory."""
+    """Whether the inputs of recomputing layers wait in the machine's memory."""
     host_bytes: int = 0
-    """Of the machine's memory, that this takes."""
-    resident_layers: int = 0
-    """The last so many layers keep NF4's values unpacked in the compute precision."""
+    """Bytes of the machine's memory that those inputs take."""
+    dequantised_layers: int = 0
+    """This many last layers keep a copy of their NF4 weights in the compute precision."""
     layers: int
-    """Of the model."""
+    """Layers of the model."""
     predicted_bytes: int
-    """Peak bytes on the card, CUDA context included."""
+    """Peak bytes on the card, CUDA context included, corrected by measured peaks."""
     buckets: dict[str, int] = field(default_factory=dict)
-    """predicted_bytes, by what takes them."""
+    """The predicted peak before correction, split by what takes the bytes."""
     off: tuple[str, ...] = ()
-    """Levers of the step that are switched off, by the names of training/step/options.py."""
+    """Optimizations of the step that are switched off, by their names in training/step/options.py.
+    """
     eval_batch: int = 1
-    """Rows in one evaluation or generation step: the recipe's, or as many as fit."""
+    """Rows in one evaluation or generation step: the recipe's number, or as many as fit."""
 
     @property
     def micro_batch(self) -> int:
-        """Rows of the longest kind in one micro-step."""
+        """Rows in one micro-step when every row is as long as the longest."""
         return min(self.rows_per_step, max(1, self.tokens_per_micro // self.longest))
 
     @property
     def micro_steps(self) -> int:
-        """Of an optimizer step at most: when every row is as long as the longest."""
+        """Micro-steps in one optimizer step when every row is as long as the longest: the most."""
         return -(-self.rows_per_step // self.micro_batch)
 
     def to_json(self) -> dict[str, Any]:
-        """With micro_steps, for people; plain as it comes back from a file."""
-        return {**asdict(self), "off": list(self.off), "micro_steps": self.micro_steps}
+        """Return the plan as JSON-ready values, with `micro_steps` added for people."""
+        fields = {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        return {**fields, "off": list(self.off), "micro_steps": self.micro_steps}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        told = {**data, "off": tuple(data.get("off", ()))}
-        micro_steps = told.pop("micro_steps", 1)
-        if "longest" not in told:  # as it was written while rows were only cut by their number
-            told["longest"] = told["tokens_per_micro"] * micro_steps // told["rows_per_step"]
-            told["long_recompute_layers"] = told.get("recompute_layers", 0)
-        return cls(**told)
+        """Return the plan that `to_json` of this or an older version wrote."""
+        stored = {**data, "off": tuple(data.get("off", ()))}
+        for name, key in _STORED_NAMES.items():
+            if key in stored:
+                stored[name] = stored.pop(key)
+        micro_steps = stored.pop("micro_steps", 1)
+        if "longest" not in stored:
+            # An older version cut batches by rows alone: all micro-steps held equally many.
+            tokens = stored["tokens_per_micro"] * micro_steps
+            stored["longest"] = tokens // stored["rows_per_step"]
+            stored["long_recompute_layers"] = stored.get("recompute_layers", 0)
+        return cls(**stored)
 
 
-def shown(plan: Mapping[str, Any]) -> dict[str, str]:
-    """What a plan (as plain data) decides, in words; a dash for what it does not tell."""
-    tokens, rows, cuts = (
+def uncorrected_bytes(plan: Mapping[str, Any]) -> int:
+    """Return the predicted peak of a stored plan before its correction by measured peaks."""
+    buckets = plan.get("buckets") or {}
+    return sum(int(size) for size in buckets.values()) or int(plan.get("predicted_bytes") or 0)
+
+
+def describe_plan(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a stored plan decides, by label, in words; a dash for what the plan lacks."""
+    tokens, rows, count = (
         plan.get(key) for key in ("tokens_per_micro", "rows_per_step", "micro_steps")
     )
     step = "-"
-    if isinstance(rows, int) and isinstance(cuts, int):
+    if isinstance(rows, int) and isinstance(count, int):
         step = f"{rows} row{'s' * (rows != 1)} in "
-        step += "one micro-step" if cuts == 1 else f"{cuts} micro-steps at most"
+        step += "one micro-step" if count == 1 else f"{count} micro-steps at most"
     return {
         "micro-step": f"{tokens:,} tokens{_alone(plan)}" if isinstance(tokens, int) else "-",
         "step": step,
-        "recompute": _again(plan) + _away(plan),
+        "recompute": _recompute_words(plan) + _offload_words(plan),
         "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
     }
+
+
+def summarize_plan(plan: Plan | Mapping[str, Any]) -> str:
+    """Return a plan's cut and recompute on one line: `2 rows × 2, recomputing every layer`.
+
+    An out-of-memory fallback changes these two and little else, so that they name its steps.
+    """
+    known = plan if isinstance(plan, Plan) else Plan.from_json(plan)
+    rows, tokens = known.micro_batch, known.tokens_per_micro
+    cut = f"{rows} row{'s' if rows > 1 else ''} × {known.micro_steps}"
+    if tokens != rows * known.longest:
+        cut = f"{tokens:,} tokens at a time"
+    if not known.long_recompute_layers:
+        return cut
+    return f"{cut}, recomputing {describe_plan(known.to_json())['recompute']}"
 
 
 def _alone(plan: Mapping[str, Any]) -> str:
@@ -96,7 +129,7 @@ def _has_longer(plan: Mapping[str, Any]) -> bool:
     return isinstance(longest, int) and isinstance(tokens, int) and longest > tokens
 
 
-def _again(plan: Mapping[str, Any]) -> str:
+def _recompute_words(plan: Mapping[str, Any]) -> str:
     count, longer, layers = (
         plan.get(key) for key in ("recompute_layers", "long_recompute_layers", "layers")
     )
@@ -107,7 +140,7 @@ def _again(plan: Mapping[str, Any]) -> str:
     return f"{_share(count, layers)}, {longer} in longer rows"
 
 
-def _away(plan: Mapping[str, Any]) -> str:
+def _offload_words(plan: Mapping[str, Any]) -> str:
     size = plan.get("host_bytes")
     if not plan.get("offload") or not isinstance(size, int):
         return ""
@@ -115,7 +148,7 @@ def _away(plan: Mapping[str, Any]) -> str:
 
 
 def _share(count: object, layers: object) -> str:
-    """`none`, `12 of 32 layers`, `every layer`."""
+    """Return `none`, `12 of 32 layers` or `every layer`."""
     if not isinstance(count, int) or not isinstance(layers, int):
         return "-"
     if count == 0:

@@ -1,4 +1,4 @@
-"""How long the rows are, once the data was prepared."""
+"""Lengths of the prepared rows, in tokens, and sampled batches of them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-DRAWN = 512
+SAMPLED_ROWS = 512
 """Rows of all sampled batches together, about."""
 
 
 class Lengths(TypedDict):
-    """As choose_plan takes them; None while nobody has read the rows."""
+    """Lengths of the rows, in tokens; None while nobody has read the rows."""
 
     longest: int | None
-    """Tokens of the longest row that is trained on."""
+    """The longest row that is trained on."""
     sample: Sequence[int] | None
-    """Tokens of rows that stand for all: evenly spaced quantiles."""
+    """Evenly spaced quantiles of the rows that are trained on."""
     scored: int | None
-    """Tokens of the longest held-out row, or of what is asked there."""
+    """The longest held-out row, or the longest question there."""
 
 
 UNREAD: Lengths = {"longest": None, "sample": None, "scored": None}
 
 
 def lengths_of(data: Mapping[str, Any]) -> Lengths:
-    """What preparing the rows told of them; an older workbench told less."""
+    """Return the lengths in the report of a preparation; an older version reported fewer."""
     longest, mean, scored = (data.get(f"{name}_length") for name in ("max", "mean", "eval_max"))
     sample = data.get("length_sample") or ([round(mean)] if mean else None)
     return {
@@ -36,16 +36,17 @@ def lengths_of(data: Mapping[str, Any]) -> Lengths:
 
 
 def sampled_batches(sample: Sequence[int], rows: int, *, grouped: bool) -> list[list[int]]:
-    """Optimizer batches of so many rows (DRAWN at most), as training draws them; always the same.
+    """Return batches of `rows` lengths (SAMPLED_ROWS at most), drawn as training draws them.
 
-    `grouped`: rows of like length come together.
+    The same arguments always give the same batches. `grouped` says that rows of similar length
+    come together (data.group_by_length).
     """
-    rows = min(rows, DRAWN)
+    rows = min(rows, SAMPLED_ROWS)
     if len(set(sample)) == 1:
         return [[sample[0]] * rows]
-    drawn = list(sample) * -(-max(DRAWN, rows) // len(sample))
+    drawn = list(sample) * -(-max(SAMPLED_ROWS, rows) // len(sample))
     if grouped:
-        drawn.sort(reverse=True)  # what is left over at the end are short ones
+        drawn.sort(reverse=True)  # the rows left over at the end, which are dropped, are short
     else:
         random.Random(0).shuffle(drawn)
     return [drawn[at : at + rows] for at in range(0, len(drawn) - rows + 1, rows)]

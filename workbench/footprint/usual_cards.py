@@ -48,8 +48,8 @@ _CARDS: dict[str, tuple[str, int, tuple[int, int]]] = {
 
 def usual_card(name: str) -> Card:
     """The card called `3090`, `RTX 4090` or `a100-80gb`; UsageError names the nearest."""
-    key = everyday(name)
-    found = next((word for word in _CARDS if everyday(word) == key), None)
+    key = everyday_name(name)
+    found = next((word for word in _CARDS if everyday_name(word) == key), None)
     if found is None:
         near = difflib.get_close_matches(key, _CARDS, n=1, cutoff=0.6)
         raise UsageError(
@@ -78,7 +78,7 @@ def card_of_size(total_bytes: int, name: str) -> Card:
     )
 
 
-def everyday(name: str) -> str:
+def everyday_name(name: str) -> str:
     """`3090`, of `NVIDIA GeForce RTX 3090`."""
     plain = name.lower().replace(" ", "").replace("-", "").replace("_", "")
     for maker in ("nvidia", "geforce", "rtx", "tesla"):

@@ -1,4 +1,4 @@
-"""The point of a sweep that takes the most bytes."""
+"""The point of a sweep that takes the most bytes: what fits it fits the whole sweep."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from itertools import islice
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.footprint.choose import choose_plan
-from workbench.footprint.outlook import Config, leanest, sized
-from workbench.footprint.usual_cards import GIB
+from workbench.footprint.buckets import GIB
+from workbench.footprint.outlook import resized_card, smallest_card
+from workbench.footprint.planner import Config, plan_trial
 from workbench.machine.cards import Card
 from workbench.recipe import apply_settings
 from workbench.recipe.schema import Choice, Parameter, Range, Recipe
-from workbench.recipe.space import condition_of, grid, values_of
+from workbench.recipe.space import condition_of, grid_points, values_of
 
-_TELLING = (
+_BYTE_SETTINGS = (
     "lora.rank",
     "lora.dropout",
     "lora.targets",
@@ -31,55 +31,71 @@ _TELLING = (
     "model.precision",
     "model.attention",
 )
-"""Settings on which bytes depend, of those that a sweep may vary."""
+"""Settings on which bytes depend, among those that a sweep may vary."""
+MOST_CORNERS = 256
+"""Points of a conditional sweep that are compared at most."""
+MOST_GIB = 1 << 20
+"""A card size beyond any that exists."""
 
 
-def bears_on_bytes(key: str) -> bool:
-    """Whether a trial with another value of this setting may take other bytes."""
-    return key in _TELLING or not key.startswith("train.")
+def affects_bytes(key: str) -> bool:
+    """Return whether a trial with another value of this setting may take other bytes.
+
+    Settings outside `train` that are unknown here count as such, to be on the safe side.
+    """
+    return key in _BYTE_SETTINGS or not key.startswith("train.")
 
 
-def hungriest(recipe: Recipe, config: Config, card: Card) -> tuple[Recipe, dict[str, object]]:
-    """The point of a sweep that takes the most bytes, and its settings; the recipe without one."""
+def worst_case_recipe(
+    recipe: Recipe, config: Config, card: Card
+) -> tuple[Recipe, dict[str, object]]:
+    """Return the recipe of the sweep's point that takes the most bytes, and that point's settings.
+
+    Without a sweep it is the recipe itself, with no settings. Bytes are compared on cards like
+    `card`, with rows of data.max_tokens. A point that cannot run on the card counts as the worst.
+    Without conditions each setting is judged alone; with them, the points that can exist at the
+    ends of ranges, MOST_CORNERS at most.
+    """
     plain = recipe.model_copy(update={"sweep": None})
     if recipe.sweep is None:
         return plain, {}
     point: dict[str, object] = {}
     parameters = recipe.sweep.parameters
-    if any(condition_of(parameters[key]) for key in _TELLING if key in parameters):
-        point = max(_corners(parameters), key=lambda p: _hunger(plain, _told(p), config, card))
+
+    def needed(settings: dict[str, object]) -> tuple[int, int]:
+        return _needed_bytes(apply_settings(plain, settings), config, card)
+
+    if any(condition_of(parameters[key]) for key in _BYTE_SETTINGS if key in parameters):
+        point = max(_corners(parameters), key=lambda p: needed(_byte_settings(p)))
         return apply_settings(plain, point), point
     for key, values in parameters.items():
-        if key in _TELLING:
-            tried = _telling(values)
-            point[key] = max(tried, key=lambda v: _hunger(plain, {key: v}, config, card))
+        if key in _BYTE_SETTINGS:
+            tried = _extremes(values)
+            sizes = [needed({key: value}) for value in tried]
+            point[key] = tried[sizes.index(max(sizes))]
     return apply_settings(plain, point), point
 
 
-MOST_CORNERS = 256
-MOST_GIB = 1 << 20
-"""More than what is asked for in earnest."""
-
-
 def _corners(parameters: Mapping[str, Parameter]) -> list[dict[str, Any]]:
-    """Points that can exist: the ends of what tells of bytes, with all that its conditions name."""
+    """Return points that can exist, from the extremes of what decides bytes and all values that
+    conditions name."""
     asked = {key for one in parameters.values() for key in condition_of(one)}
     ends: dict[str, Parameter] = {}
     for key, parameter in parameters.items():
         values = values_of(parameter)
         if key in asked and values is not None:
             ends[key] = Choice(values=values, when=condition_of(parameter))
-        elif key in _TELLING:
-            ends[key] = Choice(values=_telling(parameter), when=condition_of(parameter))
-    return list(islice(grid(ends), MOST_CORNERS))
+        elif key in _BYTE_SETTINGS:
+            ends[key] = Choice(values=_extremes(parameter), when=condition_of(parameter))
+    return list(islice(grid_points(ends), MOST_CORNERS))
 
 
-def _told(point: Mapping[str, Any]) -> dict[str, object]:
-    return {key: value for key, value in point.items() if key in _TELLING}
+def _byte_settings(point: Mapping[str, Any]) -> dict[str, object]:
+    return {key: value for key, value in point.items() if key in _BYTE_SETTINGS}
 
 
-def _telling(parameter: Parameter) -> list[Any]:
-    """Of numbers both ends, since bytes rise or fall with them; of words all."""
+def _extremes(parameter: Parameter) -> list[Any]:
+    """Return both ends of numbers, since bytes rise or fall with them; all values of words."""
     if isinstance(parameter, Range):
         ends = (math.ceil(parameter.min), math.floor(parameter.max))
         return list(ends if parameter.integer else (parameter.min, parameter.max))
@@ -89,13 +105,14 @@ def _telling(parameter: Parameter) -> list[Any]:
     return values
 
 
-def _hunger(
-    recipe: Recipe, settings: dict[str, object], config: Config, card: Card
-) -> tuple[int, int]:
-    """The smallest card that takes it, then its bytes with room enough."""
-    tried = apply_settings(recipe, settings)
-    endless = sized(card, MOST_GIB * GIB)
+def _needed_bytes(recipe: Recipe, config: Config, card: Card) -> tuple[int, int]:
+    """Return the bytes of the smallest card that takes a recipe, then its peak with enough room.
+
+    The second decides between recipes that fit the same card in different ways.
+    """
+    endless = resized_card(card, MOST_GIB * GIB)
     try:
-        return leanest(tried, config, card)[0], choose_plan(tried, config, endless).predicted_bytes
-    except WorkbenchError:  # a point that cannot run here at all is the one to tell of
+        smallest = smallest_card(recipe, config, card)[0]
+        return smallest, plan_trial(recipe, config, endless).predicted_bytes
+    except WorkbenchError:  # it cannot run here at all: the person should hear of this point
         return MOST_GIB * GIB, 0

@@ -1,94 +1,56 @@
-"""Out of memory goes down its ladder: the record of attempts says on which rung the next begins."""
+"""Attempts that ran out of memory: what the store knows of them, and what becomes of the trial."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import takewhile
 
-from workbench.errors import DoesNotFit
+from workbench.events import AttemptEnd, FailureCause
 from workbench.footprint import Plan
-from workbench.footprint.choose import limit_bytes, priced
-from workbench.footprint.oom_fallback import Fall, climb_down, kind_of, raw_bytes, words
-from workbench.footprint.row_lengths import UNREAD, Lengths
-from workbench.machine.cards import Card
-from workbench.recipe import Recipe
+from workbench.footprint.oom_fallback import FallbackStep, hardware_key
 from workbench.scheduler.tick_context import TickContext
-from workbench.store.ingest import End
-from workbench.store.rows import Experiment, TrialRow, card_of
+from workbench.store import attempt_history
+from workbench.store.rows import TrialRow, card_of
 from workbench.trial import State
 
-OUT_OF_MEMORY = "out_of_memory"
-HOST_MEMORY = "host_memory"
-MOST_FALLS = 24
-"""In a row, after which a trial fails whatever rungs are left: they are not what is wrong."""
+MOST_FALLBACKS = 24
+"""Attempts in a row that may run out of memory. After them a trial fails even where fallback steps
+are left, because something else must be wrong."""
 MOST_WAITS = 6
-"""The same for attempts that gave up because the machine itself had no memory left."""
-GIB = 1 << 30
+"""The same for attempts that ended because the machine itself had no memory left."""
 
 
-def falls(context: TickContext, experiment: int) -> tuple[Fall, ...]:
-    """Attempts of the experiment that ran out of memory, on cards that are known."""
-    if experiment not in context.falls:
-        kinds = {row.uuid: kind_of(card_of(row)) for row in context.cards}
-        context.falls[experiment] = tuple(
-            Fall(card=kinds[card], plan=Plan.from_json(plan).to_json(), stage=stage)
-            for card, plan, stage in context.store.out_of_memory(experiment)
-            if card in kinds
+def fallback_steps(context: TickContext, experiment: int) -> tuple[FallbackStep, ...]:
+    """Return the experiment's attempts that ran out of memory on known cards, oldest first.
+
+    They are read once in a tick.
+    """
+    if experiment not in context.fallback_steps:
+        hardware = {row.uuid: hardware_key(card_of(row)) for row in context.cards}
+        context.fallback_steps[experiment] = tuple(
+            # By way of a Plan, since an older version may have stored fewer fields.
+            FallbackStep(hardware=hardware[uuid], plan=Plan.from_json(plan).to_json(), stage=stage)
+            for uuid, plan, stage in attempt_history.out_of_memory_plans(context.store, experiment)
+            if uuid in hardware
         )
-    return context.falls[experiment]
+    return context.fallback_steps[experiment]
 
 
-def on_its_rung(
-    plan: Plan,
-    known: tuple[Fall, ...],
-    recipe: Recipe,
-    experiment: Experiment,
-    card: Card,
-    free_bytes: int | None = None,
-    rows: Lengths = UNREAD,
-) -> Plan:
-    """`plan`, or the rung below that has not run out on this kind of card. DoesNotFit after the
-    last, with the arithmetic."""
-    mine = [fall for fall in known if fall.card == kind_of(card)]
-    if not mine:
-        return plan
-    assert experiment.prepared is not None
-    config = experiment.prepared["model"]["config"]
-    found = climb_down(
-        plan,
-        mine,
-        recompute=recipe.train.gradient_checkpointing != "off",
-        price=lambda lower: priced(lower, recipe, config, card, rows),
-    )
-    if found is not None:
-        return found
-    tried = {words(fall.plan): raw_bytes(fall.plan) / GIB for fall in mine}
-    told = "; ".join(f"{way}: {size:.1f} GiB predicted" for way, size in tried.items())
-    longest = min(rows["longest"] or recipe.data.max_tokens, recipe.data.max_tokens)
-    half = recipe.data.model_copy(update={"max_tokens": max(8, longest // 2)})
-    last = Plan.from_json(mine[-1].plan)
-    tokens = last.micro_batch * half.max_tokens
-    last = replace(last, tokens_per_micro=tokens, longest=half.max_tokens)
-    less = priced(last, recipe.model_copy(update={"data": half}), config, card, rows)
-    raise DoesNotFit(
-        f"it ran out of memory on {card.name} on every rung ({told}) of "
-        f"{limit_bytes(card, free_bytes) / GIB:.1f} GiB to be had",
-        hint=f"lower data.max_tokens to {half.max_tokens} "
-        f"({raw_bytes(less.to_json()) / GIB:.1f} GiB predicted), lower lora.rank, free the card "
-        "of other processes, or use a bigger one",
-    )
+def state_after(context: TickContext, trial: TrialRow, end: AttemptEnd) -> tuple[State, str] | None:
+    """Return the next state of a trial that ran out of memory and the reason for people.
 
-
-def after(context: TickContext, trial: TrialRow, end: End) -> tuple[State, str] | None:
-    """Where a trial goes that ran out of memory, and why; None where its end is another."""
-    if end.cause not in (OUT_OF_MEMORY, HOST_MEMORY):
+    Returns None where its attempt ended for another cause. Writes an event where the trial is
+    queued again.
+    """
+    if end.cause not in (FailureCause.OUT_OF_MEMORY, FailureCause.HOST_MEMORY):
         return None
     tries = context.store.attempts(trial.id)
-    row = len(list(takewhile(lambda attempt: attempt.cause == end.cause, reversed(tries))))
-    if row >= (MOST_FALLS if end.cause == OUT_OF_MEMORY else MOST_WAITS):
-        return State.FAILED, f"{end.reason}, {row} times in a row"
+    in_a_row = len(list(takewhile(lambda attempt: attempt.cause == end.cause, reversed(tries))))
+    if in_a_row >= (MOST_FALLBACKS if end.cause == FailureCause.OUT_OF_MEMORY else MOST_WAITS):
+        return State.FAILED, f"{end.reason}, {in_a_row} times in a row"
     since = f"from step {trial.checkpoint_step}" if trial.checkpoint_step else "from the start"
-    how = "on its next rung, " if end.cause == OUT_OF_MEMORY else ""
+    how = (
+        "with its next out-of-memory fallback, " if end.cause == FailureCause.OUT_OF_MEMORY else ""
+    )
     why = f"{end.reason}; it goes on {how}{since}"
     context.store.note(
         end.cause.replace("_", "-"),

@@ -1,4 +1,4 @@
-"""Queued trials onto free cards: in turn, each on the smallest card that takes it."""
+"""Placement: queued trials get free cards, by fair share, each on the smallest card that fits."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from workbench.assignment import Assignment
 from workbench.errors import EngineError, WorkbenchError
 from workbench.fleet import Phase
 from workbench.footprint import Plan
-from workbench.footprint.oom_fallback import kind_of, words
-from workbench.footprint.worst_case import bears_on_bytes
+from workbench.footprint.oom_fallback import hardware_key
+from workbench.footprint.plan import summarize_plan
+from workbench.footprint.worst_case import affects_bytes
 from workbench.machine.cards import Card
 from workbench.machine.files import fresh_folder, write_durably
-from workbench.machine.locks import holder
+from workbench.machine.locks import lock_holder
 from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler.guards import card_guards
 from workbench.scheduler.guards.disk import DISK_LOW
-from workbench.scheduler.planning import plan_for, record
+from workbench.scheduler.planning import history_version, plan_for
 from workbench.scheduler.tick_context import (
     BRAKE,
     CARDS_PROBLEM,
@@ -27,43 +28,52 @@ from workbench.scheduler.tick_context import (
     TickContext,
     assignment_file,
 )
+from workbench.store import trial_queue
 from workbench.store.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 from workbench.text import safe_line
 from workbench.trial import DesiredState, Kind, State
 
 LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
-"""Queued trials looked at in one tick, and of one experiment: a tick stays short, and none that
-waits for one card keeps others from theirs. Further where a card is free (True)."""
+"""Queued trials examined in one tick, and of one experiment; the larger numbers apply while a card
+is free (True). A tick stays short, and no trial that waits for one card delays the others.
+"""
 PLANS_A_TICK = 24
-"""New plans made in one tick, at 2 to 12 ms each; the rest of the queue waits for the next."""
+"""New plans made in one tick, at 2 to 12 ms each; the rest of the queue waits for the next tick."""
 PLANS_KEPT = 8_192
+"""Plans remembered; beyond that all of them are forgotten and made again."""
 ROOM_STEP_BYTES = 1 << 26
-"""How finely a card's free bytes are told apart: they never stand still."""
+"""Step to which a card's free bytes are rounded down, because they never stand still and each value
+would need a plan of its own.
+"""
 
 
 def place(context: TickContext) -> None:
-    hold = _hold(context)
+    """Give free cards to queued trials, and record what every other one waits for."""
+    hold = _nothing_placed_because(context)
     if hold:
-        context.store.wait_all(hold)
+        trial_queue.explain_all(context.store, hold)
         return
     if len(context.plans) > PLANS_KEPT:
         context.plans.clear()
     enough = len(context.plans) + PLANS_A_TICK
-    busy = {row.uuid: _busy(context, row) for row in context.cards}
+    busy = {row.uuid: _busy_reason(context, row) for row in context.cards}
     free = {row.uuid: row for row in context.cards if not busy[row.uuid]}
-    card_guards.stagger(context, free, busy)
-    running = context.store.running_by_experiment()
+    card_guards.stagger_starts(context, free, busy)
+    running = trial_queue.running_counts(context.store)
     known = {id: context.store.experiment(id) for id in running}
     full = {id: limit for id in known if (limit := known[id].max_parallel) and running[id] >= limit}
     waits: dict[int, str] = {}
     stuck: dict[str, str] = {}
     any_free = bool(free)
-    queued = context.store.queue(LOOK_AHEAD[any_free], of_each=OF_EACH[any_free], without=full)
+    queued = trial_queue.first_queued(
+        context.store, LOOK_AHEAD[any_free], of_each=OF_EACH[any_free], without=full
+    )
     known |= {
         id: context.store.experiment(id) for id in {t.experiment for t in queued} - set(known)
     }
     turns = take_turns(context.store, context.store.clock(), queued, known, running)
+    # Each placement changes whose turn is next, so `turns` is consumed while it is updated.
     for trial in turns:
         if len(context.plans) >= enough:
             break
@@ -71,12 +81,13 @@ def place(context: TickContext) -> None:
             continue
         experiment = known[trial.experiment]
         like = _like(trial)
+        # A sweep queues hundreds of like trials; planning each against each card would take seconds.
         if like in stuck:  # no card became free since the one before it
             waits[trial.id] = stuck[like]
             continue
         chosen = _choose(context, trial, experiment, free)
         if chosen is None:
-            waits[trial.id] = reason = _reasons(context, trial, experiment, busy)
+            waits[trial.id] = reason = _wait_reason(context, trial, experiment, busy)
             if reason:
                 stuck[like] = reason
             continue
@@ -84,35 +95,41 @@ def place(context: TickContext) -> None:
         _start(context, trial, experiment, card, plan)
         turns.placed(trial)
         del free[card.uuid]
-        card_guards.stagger(context, free, busy)
+        card_guards.stagger_starts(context, free, busy)
         running[experiment.id] = running.get(experiment.id, 0) + 1
         if (limit := experiment.max_parallel) and running[experiment.id] >= limit:
             full[experiment.id] = limit
-    _tell(context, waits, full)
+    _record_waits(context, waits, full)
 
 
 def _like(trial: TrialRow) -> str:
-    """Equal for trials of which each takes the cards that the others take."""
-    settings = {key: value for key, value in trial.settings.items() if bears_on_bytes(key)}
+    """Return a key that is equal for trials which fit the same cards."""
+    settings = {key: value for key, value in trial.settings.items() if affects_bytes(key)}
     return json.dumps([trial.experiment, trial.desired_card, settings], sort_keys=True)
 
 
-def _tell(context: TickContext, waits: dict[int, str], full: dict[int, int]) -> None:
-    """What every queued trial waits for, in one commit; an empty reason: it can run nowhere."""
+def _record_waits(context: TickContext, waits: dict[int, str], full: dict[int, int]) -> None:
+    """Store what every queued trial waits for, in one commit.
+
+    An empty reason in `waits` means that the trial fits no card; `full` is experiment → its
+    limit.
+    """
     store = context.store
     with store.writing():
         for experiment, limit in full.items():
-            store.wait_experiment(experiment, f"its experiment runs {limit} at once at most")
+            trial_queue.explain_experiment(
+                store, experiment, f"its experiment runs {limit} at once at most"
+            )
         for trial, reason in waits.items():
-            store.wait_for(trial, reason)
-        held = store.held()
+            trial_queue.explain_trial(store, trial, reason)
+        held = trial_queue.held_experiments(store)
         for experiment in held:
-            store.wait_experiment(experiment, "its experiment is held")
-        store.wait_rest(waits, {*full, *held}, "waits its turn")
+            trial_queue.explain_experiment(store, experiment, "its experiment is held")
+        trial_queue.explain_others(store, waits, {*full, *held}, "waits its turn")
 
 
-def _hold(context: TickContext) -> str:
-    """Why nothing at all is placed now; empty when something may be."""
+def _nothing_placed_because(context: TickContext) -> str:
+    """Return why nothing at all is placed now; an empty string when something may be."""
     if context.stopping:
         return "the engine is stopping"
     brake = context.store.fact(BRAKE)
@@ -127,8 +144,8 @@ def _hold(context: TickContext) -> str:
     return "" if context.fleet_ready() else "Ray is starting"
 
 
-def _busy(context: TickContext, row: CardRow) -> str:
-    """Why this card takes no trial now; empty when it does."""
+def _busy_reason(context: TickContext, row: CardRow) -> str:
+    """Return why this card takes no trial now; an empty string when it does."""
     if not row.present:
         return "gone"
     if row.quarantined:
@@ -144,7 +161,10 @@ def _busy(context: TickContext, row: CardRow) -> str:
     report = context.reports.get(row.uuid)
     if report is not None and report.phase in (Phase.BUSY, Phase.GONE):
         return "its worker is not free yet"
-    if report is None and (pid := holder(context.home.card_lock(row.uuid, row.kind))) is not None:
+    if (
+        report is None
+        and (pid := lock_holder(context.home.card_lock(row.uuid, row.kind))) is not None
+    ):
         return f"is in the hands of process {pid}"  # an old worker's, or another home's
     return ""
 
@@ -152,29 +172,30 @@ def _busy(context: TickContext, row: CardRow) -> str:
 def _choose(
     context: TickContext, trial: TrialRow, experiment: Experiment, free: dict[str, CardRow]
 ) -> tuple[Card, Plan] | None:
-    """The smallest free card that takes it, with its plan."""
+    """Return the smallest free card that fits the trial, with its plan; None where none does."""
     allowed = [row for row in free.values() if trial.desired_card in (None, row.uuid)]
     for row in sorted(allowed, key=lambda r: (card_of(r).usable_bytes, r.uuid)):
         card = card_of(row)
         with suppress(WorkbenchError):
-            free_bytes, cut = _free_bytes(context, row), _cut(context, trial, card)
+            free_bytes, cut = _free_bytes(context, row), _previous_cut(context, trial, card)
             return card, _plan(context, trial, experiment, card, free_bytes, cut)
     return None
 
 
-def _reasons(
+def _wait_reason(
     context: TickContext, trial: TrialRow, experiment: Experiment, busy: dict[str, str]
 ) -> str:
-    """What it waits for; a trial that no card we know could ever take fails instead.
+    """Return what the trial waits for; a trial that fits no card we know fails instead.
 
-    A card that is gone for now may come back: its driver did not load, its riser is loose.
+    A card that is absent for now counts as known, because it may come back: its driver did not
+    load, its riser is loose.
     """
     if trial.desired_card is not None:
         return (
             f"waits for {trial.desired_card}: {busy.get(trial.desired_card) or 'too little free'}"
         )
-    able = [row for row in context.cards if _ever(context, trial, experiment, row)]
-    reason = None if able else _nowhere(context, trial, experiment)
+    able = [row for row in context.cards if _could_take(context, trial, experiment, row)]
+    reason = None if able else _no_card_error(context, trial, experiment)
     if reason is not None:
         context.store.move(
             trial.id,
@@ -189,8 +210,10 @@ def _reasons(
     return f"waits for a card: {reasons}" if reasons else ""
 
 
-def _ever(context: TickContext, trial: TrialRow, experiment: Experiment, row: CardRow) -> bool:
-    """True when this card could take the trial if it were all its own."""
+def _could_take(
+    context: TickContext, trial: TrialRow, experiment: Experiment, row: CardRow
+) -> bool:
+    """Return True when the trial would fit this card if the whole card were free."""
     try:
         _plan(context, trial, experiment, card_of(row), None)
     except WorkbenchError:
@@ -198,10 +221,10 @@ def _ever(context: TickContext, trial: TrialRow, experiment: Experiment, row: Ca
     return True
 
 
-def _nowhere(
+def _no_card_error(
     context: TickContext, trial: TrialRow, experiment: Experiment
 ) -> WorkbenchError | None:
-    """What the roomiest card says when asked for all of it."""
+    """Return the refusal of the roomiest card when all of it is free; None where it fits."""
     rows = [row for row in context.cards if row.present]
     roomiest = max(rows, key=lambda row: card_of(row).usable_bytes)
     try:
@@ -212,7 +235,9 @@ def _nowhere(
 
 
 def _free_bytes(context: TickContext, row: CardRow) -> int | None:
-    """What NVML says is free, plus what our own idle worker there gives back."""
+    """Return the card's free bytes as NVML reports them, plus what our own idle worker there can
+    release; None where there is nothing to measure (a CPU card).
+    """
     if row.kind != "cuda" or row.free_bytes is None:
         return None
     foreign = sum(int(process.get("bytes") or 0) for process in row.processes)
@@ -222,7 +247,7 @@ def _free_bytes(context: TickContext, row: CardRow) -> int | None:
 
 
 def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
-    """The experiment's recipe with what was resolved once and this trial's own settings."""
+    """Return the experiment's recipe with what was resolved once and this trial's own settings."""
     recipe = Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
     return apply_settings(recipe, {**experiment.resolved, **trial.settings})
 
@@ -235,14 +260,14 @@ def _plan(
     free_bytes: int | None,
     cut: int | None = None,
 ) -> Plan:
-    """Remembered for each trial's settings, cut, card and room, which is rounded down. `cut`: as
-    choose_plan has it; whether there is a plan does not depend on it.
+    """Return the plan of this trial on this card, remembered by settings, cut, card and free bytes.
 
-    DoesNotFit, UsageError, or what an older workbench's recipe, or a strange model, led to.
+    `cut` is passed to choose_plan; it does not decide whether a plan exists. Raises DoesNotFit
+    or UsageError, or EngineError for what an older workbench's recipe or a strange model led to.
     """
     room = None if free_bytes is None else free_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES
     settings = json.dumps(trial.settings, sort_keys=True)
-    key = (experiment.id, settings, cut, card, room, *record(context, experiment.id))
+    key = (experiment.id, settings, cut, card, room, *history_version(context, experiment.id))
     if key not in context.plans:
         try:
             recipe = trial_recipe(trial, experiment)
@@ -262,7 +287,7 @@ def _plan(
 
 
 def warm_start(context: TickContext, trial: TrialRow) -> dict[str, Any] | None:
-    """The adapter it starts from: {trial, folder, sha256}; None for a fresh one."""
+    """Return the adapter that the trial starts from: {trial, folder, sha256}; None for a fresh one."""
     source = trial.warm_trial
     if source is None:
         return None
@@ -270,12 +295,15 @@ def warm_start(context: TickContext, trial: TrialRow) -> dict[str, Any] | None:
     return {"trial": source, "folder": folder, "sha256": context.store.adapter_sha256(source)}
 
 
-def _cut(context: TickContext, trial: TrialRow, card: Card) -> int | None:
-    """Tokens of a micro-step in the attempt before, where that was on such a card: what goes on
-    from a checkpoint draws the same masks, whatever else is free now. Else None."""
+def _previous_cut(context: TickContext, trial: TrialRow, card: Card) -> int | None:
+    """Return the tokens of a micro-step in the attempt before, where it ran on such a card.
+
+    A trial that continues from a checkpoint then draws the same dropout masks, whatever else is
+    free now. None where there is no checkpoint, or where the card is of another kind.
+    """
     tries = context.store.attempts(trial.id) if trial.checkpoint_step else []
     cards = [card_of(row) for row in context.cards if tries and row.uuid == tries[-1].card]
-    if not cards or kind_of(cards[0]) != kind_of(card):
+    if not cards or hardware_key(cards[0]) != hardware_key(card):
         return None
     return Plan.from_json(tries[-1].plan).tokens_per_micro
 
@@ -283,7 +311,10 @@ def _cut(context: TickContext, trial: TrialRow, card: Card) -> int | None:
 def _start(
     context: TickContext, trial: TrialRow, experiment: Experiment, card: Card, plan: Plan
 ) -> None:
-    """Attempt, assignment and move in one commit; sending it is settle's to repeat."""
+    """Store attempt, assignment and move in one commit, then send the attempt to its worker.
+
+    Where sending fails, `reconcile` repeats it.
+    """
     store, home = context.store, context.home
     fault_points.at("place.before_row")
     with store.writing():
@@ -306,7 +337,9 @@ def _start(
         )
         fresh_folder(home.attempt(attempt))  # else another database's attempt would speak for it
         write_durably(assignment_file(home, attempt), json.dumps(given.to_json()).encode())
-        why = f"fits {card.uuid} with {plan.predicted_bytes / 2**30:.1f} GiB, {words(plan)}"
+        why = (
+            f"fits {card.uuid} with {plan.predicted_bytes / 2**30:.1f} GiB, {summarize_plan(plan)}"
+        )
         store.move(trial.id, State.QUEUED, State.STARTING, by="place", why=why)
         store.steer_trial(trial.id, desired_card=None)
         fault_points.at("place.before_commit")

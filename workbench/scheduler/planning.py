@@ -1,9 +1,8 @@
-"""How a trial is to run on a card: the planner's choice for the rows there really are, corrected by
-what was measured there, on the rung that has not run out of memory."""
+"""Plans for trials: collects what the store knows of a trial and its card, and asks the planner."""
 
 from __future__ import annotations
 
-from workbench.footprint import Plan, choose_plan
+from workbench.footprint import History, Plan, plan_trial
 from workbench.footprint.row_lengths import UNREAD, Lengths, lengths_of
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe
@@ -18,37 +17,50 @@ def plan_for(
     experiment: Experiment,
     card: Card,
     free_bytes: int | None,
-    cut: int | None = None,
+    previous_tokens_per_micro: int | None = None,
 ) -> Plan:
-    """`cut`: as choose_plan has it. DoesNotFit, or what the recipe or a strange model leads to."""
+    """Return the plan of a trial of that prepared experiment; arguments as in planner.plan_trial.
+
+    Raises what plan_trial raises.
+    """
     assert experiment.prepared is not None
-    rows = lengths(recipe, experiment)
-    config = experiment.prepared["model"]["config"]
+    return plan_trial(
+        recipe,
+        experiment.prepared["model"]["config"],
+        card,
+        free_bytes=free_bytes,
+        lengths=known_lengths(recipe, experiment),
+        history=_history(context, experiment.id),
+        previous_tokens_per_micro=previous_tokens_per_micro,
+    )
 
-    def make(room: int | None) -> Plan:
-        return choose_plan(recipe, config, card, room, **rows, cut=cut)
 
-    plan = measured_peaks.choose(context, make, config, card, free_bytes)
-    known = oom_fallback.falls(context, experiment.id)
-    lower = oom_fallback.on_its_rung(plan, known, recipe, experiment, card, free_bytes, rows)
-    return measured_peaks.corrected(context, lower, config, card)
+def check_fits(context: TickContext, recipe: Recipe, experiment: Experiment, card: Card) -> None:
+    """Raise DoesNotFit where the card, all of it, does not take a trial with that recipe."""
+    plan_for(context, recipe, experiment, card, None)
 
 
-def lengths(recipe: Recipe, experiment: Experiment) -> Lengths:
-    """Of the rows that were prepared; unread where this trial's rows are others."""
+def known_lengths(recipe: Recipe, experiment: Experiment) -> Lengths:
+    """Return the lengths of the rows that were prepared, or UNREAD where this trial's differ.
+
+    A trial whose sweep varies `data` settings reads other rows than the experiment's preparation.
+    """
     assert experiment.prepared is not None
     same = recipe.data.model_dump(mode="json") == experiment.recipe.get("data")
     return lengths_of(experiment.prepared["data"]) if same else UNREAD
 
 
-def check_fits(recipe: Recipe, experiment: Experiment, card: Card) -> None:
-    """DoesNotFit where the card, all of it, does not take a trial with that recipe."""
-    assert experiment.prepared is not None
-    config = experiment.prepared["model"]["config"]
-    choose_plan(recipe, config, card, **lengths(recipe, experiment))
+def history_version(context: TickContext, experiment: int) -> tuple[object, ...]:
+    """Return a value that changes when the history behind an experiment's plans does.
+
+    Remembered plans are keyed by it; the fallback steps only grow, so that their number is enough.
+    """
+    history = _history(context, experiment)
+    return (len(history.fallback_steps), hash(frozenset(history.factors.items())))
 
 
-def record(context: TickContext, experiment: int) -> tuple[object, ...]:
-    """Changes when what was learned of this experiment's plans does."""
-    factors = measured_peaks.known(context)
-    return (len(oom_fallback.falls(context, experiment)), hash(frozenset(factors.items())))
+def _history(context: TickContext, experiment: int) -> History:
+    return History(
+        factors=measured_peaks.known_factors(context),
+        fallback_steps=oom_fallback.fallback_steps(context, experiment),
+    )

@@ -1,4 +1,4 @@
-"""From a submitted recipe to queued trials: prepare, decide what all trials share, enqueue."""
+"""Queueing of an experiment: prepare, resolve what all its trials share, add its trials."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from typing import Any
 
 from workbench import fault_points, search
 from workbench.errors import WorkbenchError
-from workbench.footprint import choose_plan
+from workbench.footprint import NO_HISTORY, History, plan_trial
 from workbench.footprint.row_lengths import UNREAD, Lengths, lengths_of
 from workbench.formatting import plural
 from workbench.machine.cards import Card
 from workbench.machine.files import fresh_folder
-from workbench.recipe import Recipe, apply_settings, no_curve_for
+from workbench.recipe import Recipe, apply_settings, early_stop_problem_for
+from workbench.scheduler.measured_peaks import known_factors
 from workbench.scheduler.sweeps import ask_for_more
 from workbench.scheduler.tick_context import TickContext
-from workbench.store import Blocked
+from workbench.store import Blocked, trial_queue
 from workbench.store.rows import Experiment, card_of
 from workbench.text import safe_line
 from workbench.trial import Kind, State
 
 
 def propose_trials(context: TickContext) -> None:
-    """What sweeps ask for next; then one preparation at a time, oldest first."""
+    """Ask sweeps for their next trials, then prepare one experiment, the oldest first."""
     if context.stopping:
         return
     ask_for_more(context)
-    for experiment in context.store.preparing():
+    for experiment in trial_queue.preparing_experiments(context.store):
         cards = [card_of(row) for row in context.cards if row.present]
         if not cards:
             return
         try:
             result = context.preparer.poll(experiment.id)
             if result is not None:
-                enqueue(context, experiment, result, cards)
+                enqueue_trials(context, experiment, result, cards)
         except Blocked:  # the disk's or a lock's fault, not the experiment's
             raise
         except WorkbenchError as refused:
@@ -44,34 +45,40 @@ def propose_trials(context: TickContext) -> None:
         return
 
 
-def enqueue(
+def enqueue_trials(
     context: TickContext, experiment: Experiment, result: dict[str, Any], cards: list[Card]
 ) -> None:
+    """Queue the trials of a prepared experiment, or refuse it for the preparation's reason.
+
+    `result` is what the preparation left; `cards` decide the precision and the optimizer.
+    """
     if not result.get("ok"):
         _refuse(context, experiment, str(result.get("error")), str(result.get("hint") or ""))
         return
     recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
-    resolved = resolve_once(recipe, result["model"]["config"], cards, lengths_of(result["data"]))
+    history = History(factors=known_factors(context))
+    lengths = lengths_of(result["data"])
+    resolved = resolve_once(recipe, result["model"]["config"], cards, lengths, history)
     sweep = recipe.sweep
-    bit_by_bit = search.one_by_one(sweep)
-    settings = [] if bit_by_bit else search.points(recipe)
+    bit_by_bit = search.is_one_by_one(sweep)
+    settings = [] if bit_by_bit else search.initial_points(recipe)
     with context.store.writing():
         base = _known_base(context, experiment, result, resolved)
         if base is None:
             base = _add(context, experiment.id, 0, Kind.BASE, {})
         for number, point in enumerate(settings, start=1):
             _add(context, experiment.id, number, Kind.TUNE, point)
-        context.store.ready(experiment.id, result, resolved, base)
+        context.store.mark_ready(experiment.id, result, resolved, base)
         if sweep is not None and (bit_by_bit or sweep.hours or sweep.gpu_hours):
             most = sweep.trials if bit_by_bit else None
-            context.store.search(experiment.id, on=True, most_trials=most)
+            context.store.set_searching(experiment.id, on=True, most_trials=most)
         context.store.note(
             "ready",
             f"experiment {experiment.name}: "
             + ("its sweep begins" if bit_by_bit else f"{plural(len(settings), 'trial')} queued"),
             experiment=experiment.id,
         )
-        unstopped = no_curve_for(recipe, int(result["data"]["train_rows"]))
+        unstopped = early_stop_problem_for(recipe, int(result["data"]["train_rows"]))
         if unstopped:
             text = f"no trial will be stopped early: {unstopped}"
             context.store.note("search", text, level="warning", experiment=experiment.id)
@@ -82,13 +89,18 @@ def enqueue(
 
 
 def resolve_once(
-    recipe: Recipe, config: dict[str, Any], cards: list[Card], lengths: Lengths = UNREAD
+    recipe: Recipe,
+    config: dict[str, Any],
+    cards: list[Card],
+    lengths: Lengths = UNREAD,
+    history: History = NO_HISTORY,
 ) -> dict[str, Any]:
-    """Precision and optimizer for all trials of an experiment, so that they stay comparable.
+    """Return precision and optimizer for all trials of an experiment, which keeps them comparable.
 
     bf16 only when every GPU here has it (compute capability 8.0), else fp16, which all have; the
-    frugal optimizer as soon as one card that could run the recipe needs it.
+    optimizer of fewer bytes as soon as one card that could run the recipe needs it.
     """
+    # A trial may resume on any card of the home, so the weakest one decides.
     capabilities = [card.capability for card in cards if card.capability]
     precision = recipe.model.precision
     if precision == "auto":
@@ -97,22 +109,24 @@ def resolve_once(
     recipe = apply_settings(recipe, {"model.precision": precision})
     optimizer = recipe.train.optimizer
     if optimizer == "auto":
-        chosen = [_optimizer(recipe, config, card, lengths) for card in cards]
+        chosen = [_optimizer(recipe, config, card, lengths, history) for card in cards]
         optimizer = "paged_adamw_8bit" if "paged_adamw_8bit" in chosen else "adamw_torch"
     return {"model.precision": precision, "train.optimizer": optimizer}
 
 
-def _optimizer(recipe: Recipe, config: dict[str, Any], card: Card, lengths: Lengths) -> str | None:
-    """What the planner would take on this card; None where the recipe does not run there."""
+def _optimizer(
+    recipe: Recipe, config: dict[str, Any], card: Card, lengths: Lengths, history: History
+) -> str | None:
+    """Return the planner's optimizer for this card; None where the recipe does not fit it."""
     try:
-        return choose_plan(recipe, config, card, **lengths).optimizer
+        return plan_trial(recipe, config, card, lengths=lengths, history=history).optimizer
     except WorkbenchError:
         return None
 
 
 def _refuse(context: TickContext, experiment: Experiment, reason: str, hint: str) -> None:
     with context.store.writing():
-        context.store.refuse(experiment.id, reason, hint)
+        context.store.mark_refused(experiment.id, reason, hint)
         context.store.note(
             "refused",
             f"experiment {experiment.name} was refused: {reason}",
@@ -130,7 +144,7 @@ def _add(
 
 
 def base_key(recipe: dict[str, Any], prepared: dict[str, Any], resolved: dict[str, Any]) -> str:
-    """Equal for experiments whose base has the same scores."""
+    """Return a key that is equal for experiments whose untouched base has the same scores."""
     model = prepared["model"]
     return json.dumps(
         [
@@ -148,8 +162,8 @@ def base_key(recipe: dict[str, Any], prepared: dict[str, Any], resolved: dict[st
 def _known_base(
     context: TickContext, experiment: Experiment, prepared: dict[str, Any], resolved: dict[str, Any]
 ) -> int | None:
-    """The trial that has scored, or is going to score, the very same base."""
-    wanted = base_key(experiment.recipe, prepared, resolved)
+    """Return the trial that has scored, or is going to score, the very same base."""
+    key = base_key(experiment.recipe, prepared, resolved)
     for other in context.store.experiments():
         if other.base_trial is None or other.prepared is None:
             continue
@@ -157,7 +171,7 @@ def _known_base(
             known = base_key(other.recipe, other.prepared, other.resolved)
         except (KeyError, TypeError):  # of an older workbench
             continue
-        if known == wanted:
+        if known == key:
             state = context.store.trial(other.base_trial).state
             if state not in (State.FAILED, State.STOPPED):
                 return other.base_trial

@@ -1,54 +1,61 @@
-"""Make what is so what is wanted: take in reports, end what has ended, ask again what was asked."""
+"""Reconciliation: ingest worker events, close ended attempts, send pending stops and pauses again."""
 
 from __future__ import annotations
 
 from workbench import fault_points
-from workbench.events import Outcome
+from workbench.events import AttemptEnd, Outcome
 from workbench.fleet import Halt, Phase
 from workbench.scheduler import oom_fallback
-from workbench.scheduler.early_stop import judge
+from workbench.scheduler.early_stop import judge_trial
 from workbench.scheduler.guards import card_guards, disk
 from workbench.scheduler.tick_context import TickContext, events_file
-from workbench.store.ingest import End, ingest
-from workbench.store.rows import Attempt, TrialRow
+from workbench.store import trial_queue
+from workbench.store.ingest import ingest_events
+from workbench.store.rows import AttemptRow, TrialRow
 from workbench.trial import DesiredState, State
 
 _HALTS = {DesiredState.PAUSE: Halt.YIELD, DesiredState.STOP: Halt.FINISH}
 
 
 def reconcile(context: TickContext) -> None:
+    """Bring every trial closer to its desired state; each tick repeats it."""
     stopping = context.stopping
     for attempt in context.store.live_attempts():
         end = take_in(context, attempt)
         if end is None:
-            _ask(context, attempt, stopping)
-    _call_back(context)
+            _reconcile_attempt(context, attempt, stopping)
+    _halt_stale_attempts(context)
     for trial in context.store.trials(states=frozenset({State.PAUSED})):
-        _settle_paused(context, trial)
-    with context.store.writing():  # a budget that is spent gives up thousands at once
-        for trial in context.store.unwilling():
-            _settle_queued(context, trial)
+        _reconcile_paused(context, trial)
+    with context.store.writing():  # a spent budget ends thousands of trials at once
+        for trial in trial_queue.unwilling_trials(context.store):
+            _reconcile_queued(context, trial)
 
 
-def _call_back(context: TickContext) -> None:
-    """A worker may take an attempt after it was called off: its start was on the way."""
+def _halt_stale_attempts(context: TickContext) -> None:
+    """Halt what a worker runs that is not live any more.
+
+    A worker may accept an attempt after it was called off, because its start was on the way.
+    """
     live = {attempt.id for attempt in context.store.live_attempts()}
     for card, report in context.reports.items():
         if report.attempt is not None and report.attempt not in live:
             context.fleet.halt(card, report.attempt, Halt.YIELD)
 
 
-def take_in(context: TickContext, attempt: Attempt) -> End | None:
-    """Read what the attempt wrote, and move its trial as it says.
+def take_in(context: TickContext, attempt: AttemptRow) -> AttemptEnd | None:
+    """Ingest the attempt's new events and move its trial accordingly; return its end, if it came.
 
-    One commit: an end whose line counts as read has ended its attempt, wherever we are killed.
+    One commit: when the line of an end counts as read, the attempt has ended, wherever the loop
+    is killed.
     """
     with context.store.writing():
-        end = ingest(context.store, attempt, events_file(context.home, attempt.id))
+        end = ingest_events(context.store, attempt, events_file(context.home, attempt.id))
         trial = context.store.trial(attempt.trial)
         now = context.store.attempt(attempt.id)
+        # In the same commit as the offset: each evaluation is judged exactly once.
         if now.offset != attempt.offset:
-            judge(context, trial, now)
+            judge_trial(context, trial, now)
         if trial.state is State.STARTING and now.reported_utc is not None:
             why = f"attempt {attempt.id} began on {attempt.card}"
             context.store.move(trial.id, State.STARTING, State.RUNNING, by="reconcile", why=why)
@@ -61,13 +68,13 @@ def take_in(context: TickContext, attempt: Attempt) -> End | None:
     return end
 
 
-def _finish(context: TickContext, trial: TrialRow, end: End) -> None:
+def _finish(context: TickContext, trial: TrialRow, end: AttemptEnd) -> None:
     after, why = (
-        oom_fallback.after(context, trial, end)
-        or disk.after(context, trial, end)
+        oom_fallback.state_after(context, trial, end)
+        or disk.after_full_disk(context, trial, end)
         or _after(trial, end, context.store.adapter_sha256(trial.id) is not None)
     )
-    why += card_guards.because(context, trial) if after is State.QUEUED else ""
+    why += card_guards.yield_reason(context, trial) if after is State.QUEUED else ""
     reason = why if after in (State.PAUSED, State.STOPPED, State.PRUNED) else end.reason
     context.store.move(
         trial.id, trial.state, after, by="reconcile", why=why, reason=reason, hint=end.hint
@@ -83,7 +90,7 @@ def _finish(context: TickContext, trial: TrialRow, end: End) -> None:
         )
 
 
-def _after(trial: TrialRow, end: End, kept: bool) -> tuple[State, str]:
+def _after(trial: TrialRow, end: AttemptEnd, kept: bool) -> tuple[State, str]:
     if end.outcome == Outcome.DONE:
         return State.DONE, f"finished at step {end.step}"
     if end.outcome == Outcome.DIVERGED and kept:
@@ -103,17 +110,18 @@ def _after(trial: TrialRow, end: End, kept: bool) -> tuple[State, str]:
     return State.FAILED, end.reason or "failed"
 
 
-def _ask(context: TickContext, attempt: Attempt, stopping: bool) -> None:
-    """Send again what this attempt was told, until it has done so."""
+def _reconcile_attempt(context: TickContext, attempt: AttemptRow, stopping: bool) -> None:
+    """Send again what this attempt still has to do: start, halt or kill."""
     trial = context.store.trial(attempt.trial)
     report = context.reports.get(attempt.card)
     if trial.desired_state is DesiredState.KILL:
         _kill(context, attempt, trial)
         return
-    # Who was asked to end cannot be told to go on: it gives its card back, and goes on from there.
+    # An attempt that was asked to end cannot be told to continue: it yields, and its trial is
+    # placed again.
     how = _HALTS.get(trial.desired_state) or (Halt.YIELD if stopping else None)
     how = how or (Halt.FINISH if trial.pruned else None)
-    how = how or (Halt.YIELD if attempt.halt else card_guards.halt(context, attempt))
+    how = how or (Halt.YIELD if attempt.halt else card_guards.requested_halt(context, attempt))
     if report is not None and report.attempt == attempt.id:
         if how is not None:
             if attempt.halt != how:
@@ -121,32 +129,35 @@ def _ask(context: TickContext, attempt: Attempt, stopping: bool) -> None:
             context.fleet.halt(attempt.card, attempt.id, how)
             fault_points.at("reconcile.after_halt")
     elif how and _needless(trial, how, stopping=stopping) and not _taken(context, attempt):
-        # Never reached its worker, and is not wanted there any more.
+        # The start never reached its worker and is not needed any more.
         with context.store.writing():
             context.store.end_attempt(attempt.id, Outcome.YIELDED, "was not needed any more")
-            _finish(context, trial, End(Outcome.YIELDED, attempt.from_step, "", "", ""))
+            _finish(context, trial, AttemptEnd(outcome=Outcome.YIELDED, step=attempt.from_step))
     elif trial.state is State.STARTING and _idle(context, attempt) and not _taken(context, attempt):
         context.start(attempt)
 
 
 def _needless(trial: TrialRow, how: Halt, *, stopping: bool) -> bool:
-    """True for a start that may as well not be; what is to be finished has to get to a worker."""
+    """Return True for a start that may be dropped.
+
+    One that is to finish a trial with a checkpoint has to reach a worker.
+    """
     to_be_finished = how is Halt.FINISH and bool(trial.checkpoint_step) and not stopping
     return trial.state is State.STARTING and not to_be_finished
 
 
-def _idle(context: TickContext, attempt: Attempt) -> bool:
+def _idle(context: TickContext, attempt: AttemptRow) -> bool:
     report = context.reports.get(attempt.card)
     return report is None or report.phase is Phase.IDLE
 
 
-def _taken(context: TickContext, attempt: Attempt) -> bool:
-    """True when its worker has it, or had it."""
+def _taken(context: TickContext, attempt: AttemptRow) -> bool:
+    """Return True when the card's worker accepted this attempt, now or earlier."""
     report = context.reports.get(attempt.card)
     return report is not None and (report.last_attempt or 0) >= attempt.id
 
 
-def _kill(context: TickContext, attempt: Attempt, trial: TrialRow) -> None:
+def _kill(context: TickContext, attempt: AttemptRow, trial: TrialRow) -> None:
     context.fleet.end(attempt.card, f"trial {trial.id} was killed")
     with context.store.writing():
         context.store.end_attempt(attempt.id, Outcome.KILLED, "by a person")
@@ -156,17 +167,17 @@ def _kill(context: TickContext, attempt: Attempt, trial: TrialRow) -> None:
         )
 
 
-def _settle_paused(context: TickContext, trial: TrialRow) -> None:
+def _reconcile_paused(context: TickContext, trial: TrialRow) -> None:
     if trial.desired_state is DesiredState.RUN:
         context.store.move(trial.id, State.PAUSED, State.QUEUED, by="reconcile", why="resumed")
     elif trial.desired_state is DesiredState.STOP and trial.checkpoint_step:
         why = f"its checkpoint of step {trial.checkpoint_step} is to be scored and kept"
         context.store.move(trial.id, State.PAUSED, State.QUEUED, by="reconcile", why=why)
     elif trial.desired_state in (DesiredState.STOP, DesiredState.KILL):
-        _stop_idle(context, trial)
+        _stop_without_worker(context, trial)
 
 
-def _settle_queued(context: TickContext, trial: TrialRow) -> None:
+def _reconcile_queued(context: TickContext, trial: TrialRow) -> None:
     if trial.desired_state is DesiredState.PAUSE:
         context.store.move(
             trial.id, State.QUEUED, State.PAUSED, by="reconcile", why="paused in the queue"
@@ -178,11 +189,11 @@ def _settle_queued(context: TickContext, trial: TrialRow) -> None:
                 trial.id, State.QUEUED, State.PRUNED, by="reconcile", why=why, reason=why
             )
     elif trial.desired_state is DesiredState.KILL or not trial.checkpoint_step:
-        _stop_idle(context, trial)
+        _stop_without_worker(context, trial)
     # else: an end with something to keep waits for a card, to be scored there
 
 
-def _stop_idle(context: TickContext, trial: TrialRow) -> None:
+def _stop_without_worker(context: TickContext, trial: TrialRow) -> None:
     word = (
         "killed"
         if trial.desired_state is DesiredState.KILL

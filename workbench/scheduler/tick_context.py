@@ -1,4 +1,4 @@
-"""What every part of a tick has before it: the store, the fleet, and what was seen this time."""
+"""The context of a tick: the store, the fleet, and the newest reports of workers and cards."""
 
 from __future__ import annotations
 
@@ -10,75 +10,81 @@ from typing import Any
 
 from workbench.assignment import Assignment
 from workbench.fleet import Fleet, Phase, Report
-from workbench.footprint.oom_fallback import Fall
+from workbench.footprint.oom_fallback import FallbackStep
 from workbench.home import Home
 from workbench.machine.files import free_bytes
-from workbench.machine.processes import of_unit
+from workbench.machine.processes import belongs_to_unit
 from workbench.recipe.schema import EarlyStop
-from workbench.scheduler.children.checkpoint_pruner import Thinner
+from workbench.scheduler.children.checkpoint_pruner import CheckpointPruner
 from workbench.scheduler.children.notifier import Notifier
 from workbench.scheduler.children.preparer import Preparer
 from workbench.scheduler.guards.card_guards import see_sample, without_nameless
 from workbench.store import Store
-from workbench.store.rows import Attempt, CardRow, card_of
+from workbench.store.rows import AttemptRow, CardRow, card_of
 from workbench.text import safe_line
 from workbench.user_config import ConfigWatch
 
 STOPPING = "stopping"
 """Fact: the engine was asked to stop; holds the time, seconds since the epoch."""
 HELD = "held"
-"""Fact: a person holds the queue, nothing new is placed; empty when it goes on."""
+"""Fact: a person holds the queue, so that nothing new is placed; empty otherwise."""
 BRAKE = "brake"
-"""Fact: nothing new is placed, and why; empty when all is well."""
+"""Fact: why nothing new is placed after repeated crashes; empty when all is well."""
 
 CARDS_PROBLEM = "cards-problem"
-"""Fact: why the cards cannot be told, in words; empty when they can."""
+"""Fact: why the list of cards is unavailable, in words; empty when it is known."""
 
 
 @dataclass(slots=True, kw_only=True)
 class TickContext:
+    """The state that the steps of a tick share; one for each loop."""
+
     home: Home
     store: Store
     fleet: Fleet
     preparer: Preparer
     sample: Callable[[], list[dict[str, Any]] | None]
-    """Rows for the cards table when there is a new sample, else None."""
+    """Returns rows for the cards table when there is a new sample, else None."""
     notifier: Notifier | None = None
     keeper: int | None = None
-    """The process that keeps this loop; a stop meant for an earlier one is not obeyed."""
+    """Pid of the keeper of this loop; a stop meant for an earlier keeper is ignored."""
     fleet_ready: Callable[[], bool] = lambda: True
     disk_free: Callable[[Path], int] = free_bytes
     reports: dict[str, Report] = field(default_factory=dict)
     cards: list[CardRow] = field(default_factory=list)
     unsendable: dict[int, str] = field(default_factory=dict)
-    """Attempts whose assignment cannot be read, and why; `rescue` places their trials anew."""
+    """Attempts whose assignment cannot be read, each with the reason; `recover` places their trials
+    again.
+    """
     config: ConfigWatch = field(default_factory=ConfigWatch)
     metered: dict[str, CardRow] = field(default_factory=dict)
-    """Cards as they were when their energy was last billed; of this loop, so that the time in which
-    none looked is billed to nobody."""
-    thinner: Thinner = field(init=False)
-    thinned_utc: float = 0.0
-    ballast_freed: int = 0
-    """Given up on a full disk, and not told yet."""
+    """Cards as they were when their energy was last recorded, by uuid. Kept in memory only, so that
+    the time in which no loop ran is recorded for nobody.
+    """
+    pruner: CheckpointPruner = field(init=False)
+    pruned_utc: float = 0.0
+    """Time of the last request to prune checkpoints, seconds since the epoch."""
+    reserve_freed_bytes: int = 0
+    """Bytes of the reserve file that were released and not yet reported."""
     early_stops: dict[int, tuple[EarlyStop, int] | None] = field(default_factory=dict)
-    """Remembered by `early_stop`: each experiment's rule, and its steps between evaluations."""
+    """By experiment, the early-stop rule and its steps between evaluations."""
     plans: dict[tuple[object, ...], object] = field(default_factory=dict)
-    """Remembered by `place`: planning is pure, and the queue asks the same again and again."""
+    """Plans remembered by `place`: planning is pure, and each tick asks the same."""
 
-    falls: dict[int, tuple[Fall, ...]] = field(default_factory=dict)
-    """By experiment, what ran out of memory; read anew in each tick that asks."""
+    fallback_steps: dict[int, tuple[FallbackStep, ...]] = field(default_factory=dict)
+    """By experiment, what ran out of memory; read again in each tick that needs it."""
 
     def __post_init__(self) -> None:
-        self.thinner = Thinner(self.home)
+        self.pruner = CheckpointPruner(self.home)
 
     measured: int | None = None
-    """The newest attempt with a measured peak; asked for once in a tick."""
+    """The newest attempt with a measured peak; read once in a tick."""
     factors: tuple[object, dict[tuple[object, ...], float]] | None = None
-    """What measured peaks correct predictions by, and up to which attempt; see residuals.py."""
+    """What measured peaks correct predictions by, and up to which attempt; see scheduler/measured_peaks.py."""
 
-    def look(self) -> None:
-        """Take in what workers and cards say now."""
-        self.falls.clear()
+    def refresh(self) -> None:
+        """Read the newest reports of workers and cards."""
+        self.fallback_steps.clear()
         self.measured = None
         self.reports = self.fleet.observe() if self.fleet_ready() else {}
         seen = self.sample()
@@ -89,7 +95,9 @@ class TickContext:
     def _without_ours(self, card: dict[str, Any]) -> dict[str, Any]:
         ours = {r.pid for r in self.reports.values() if r.phase is not Phase.GONE}
         processes = card.get("processes", [])
-        foreign = [p for p in processes if p.get("pid") not in ours and not of_unit(p.get("pid"))]
+        foreign = [
+            p for p in processes if p.get("pid") not in ours and not belongs_to_unit(p.get("pid"))
+        ]
         report = self.reports.get(card["uuid"])
         if report is not None and report.phase is not Phase.GONE and len(foreign) == len(processes):
             foreign = without_nameless(foreign)
@@ -99,8 +107,8 @@ class TickContext:
     def stopping(self) -> bool:
         return bool(self.store.fact(STOPPING))
 
-    def start(self, attempt: Attempt) -> None:
-        """Send the attempt to its card's worker, again if need be."""
+    def start(self, attempt: AttemptRow) -> None:
+        """Send the attempt to its card's worker; may be repeated."""
         row = next((row for row in self.cards if row.uuid == attempt.card), None)
         if row is None or not self.fleet_ready():
             return
@@ -112,13 +120,15 @@ class TickContext:
         self.fleet.start(card_of(row), given)
 
     def assignment(self, attempt: int) -> Assignment:
-        """As it was written when the attempt was placed."""
+        """Return the assignment as it was written when the attempt was placed."""
         return Assignment.from_json(json.loads(assignment_file(self.home, attempt).read_text()))
 
 
 def assignment_file(home: Home, attempt: int) -> Path:
+    """Return the path of the attempt's assignment."""
     return home.attempt(attempt) / "assignment.json"
 
 
 def events_file(home: Home, attempt: int) -> Path:
+    """Return the path of the attempt's event file, which only its worker writes."""
     return home.attempt(attempt) / "events.jsonl"

@@ -15,7 +15,7 @@ from torch import nn
 from workbench import __version__, fault_points
 from workbench.assignment import Assignment
 from workbench.errors import DataError, Diverged
-from workbench.events import AttemptEnd, Outcome
+from workbench.events import AttemptEnd, FailureCause, Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key, plan_settings
@@ -222,7 +222,7 @@ class AttemptRun:
             step=found.step,
             reason=divergence.what,
             hint=divergence.hint,
-            cause="recipe",
+            cause=FailureCause.RECIPE,
         )
 
     def _provenance(self, data: str) -> Provenance:

@@ -6,6 +6,7 @@ A second run on the same folder resumes from its newest checkpoint. Events are p
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -16,10 +17,13 @@ from workbench.assignment import Assignment
 from workbench.errors import WorkbenchError
 from workbench.events import Outcome
 from workbench.fleet import Halt
-from workbench.footprint import Plan, choose_plan
-from workbench.footprint.plan import shown
+from workbench.footprint import NO_HISTORY, History, Plan, plan_trial
+from workbench.footprint.measured_peaks import factors_from_json
+from workbench.footprint.oom_fallback import hardware_key
+from workbench.footprint.plan import describe_plan
 from workbench.footprint.row_lengths import lengths_of
 from workbench.machine.cards import Card, detect_cards
+from workbench.machine.files import write_durably
 from workbench.recipe import Recipe
 from workbench.text import safe_line, safe_text
 from workbench.training import libraries
@@ -58,8 +62,7 @@ def train_here(folder: Path) -> int:
     for note in prepared.get("notes", []):
         print(f"data: {safe_line(note)}", flush=True)
     card = max(detect_cards(os.environ), key=lambda one: one.usable_bytes)
-    rows = lengths_of(prepared["data"])
-    plan = choose_plan(recipe, prepared["model"]["config"], card, **rows)
+    plan = _plan_here(folder, recipe, prepared, card)
     _print_plan(card, plan)
     if card.kind == "cuda":  # before torch is imported
         os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
@@ -82,6 +85,33 @@ def train_here(folder: Path) -> int:
     return _exit_code(run_foreground(given, _print_event, control), folder)
 
 
+def _plan_here(folder: Path, recipe: Recipe, prepared: dict[str, Any], card: Card) -> Plan:
+    """Return the trial's plan on the card, as the engine would make it, and keep it in plan.json.
+
+    A run that goes on from a checkpoint on the same kind of card keeps its micro-steps, on which
+    dropout's masks depend.
+    """
+    factors, kept = folder / "factors.json", folder / "plan.json"
+    history = NO_HISTORY
+    if factors.exists():
+        history = History(factors=factors_from_json(json.loads(factors.read_text())))
+    previous = None
+    if kept.exists() and any((folder / "checkpoints").glob("*")):
+        stored = json.loads(kept.read_text())
+        if hardware_key(Card.from_json(stored["card"])) == hardware_key(card):
+            previous = Plan.from_json(stored["plan"]).tokens_per_micro
+    plan = plan_trial(
+        recipe,
+        prepared["model"]["config"],
+        card,
+        lengths=lengths_of(prepared["data"]),
+        history=history,
+        previous_tokens_per_micro=previous,
+    )
+    write_durably(kept, json.dumps({"card": card.to_json(), "plan": plan.to_json()}).encode())
+    return plan
+
+
 def _exit_code(outcome: Outcome, folder: Path) -> int:
     if outcome is Outcome.YIELDED:
         print(f"stopped; the same command with --out {folder} continues", flush=True)
@@ -91,7 +121,7 @@ def _exit_code(outcome: Outcome, folder: Path) -> int:
 
 def _print_plan(card: Card, plan: Plan) -> None:
     print(f"card  {card.uuid} {card.name}, {card.usable_bytes / GIB:.1f} GiB")
-    words = shown(plan.to_json())
+    words = describe_plan(plan.to_json())
     print(f"plan  {words['step']}, {words['micro-step']}, {plan.precision}, {plan.optimizer}")
     print(f"      recompute: {words['recompute']}; kept in 16 bits: {words['unpacked']}")
     print(f"      {plan.attention_why}")

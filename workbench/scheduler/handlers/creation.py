@@ -1,4 +1,4 @@
-"""New trials and experiments: submit, clone, extend, add."""
+"""Handlers that create trials and experiments: submit, clone, extend, add."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from pydantic import ValidationError
 
 from workbench import search
 from workbench.errors import CheckpointError, DoesNotFit, UsageError, WorkbenchError
-from workbench.machine.files import fresh_folder, sync, write_durably
+from workbench.machine.files import fresh_folder, sync_path, write_durably
 from workbench.recipe import Recipe, apply_settings
-from workbench.recipe.space import grid
+from workbench.recipe.space import grid_points
 from workbench.scheduler import sweeps
-from workbench.scheduler.handlers import done
-from workbench.scheduler.handlers.queue import whole
+from workbench.scheduler.handlers import accepted
+from workbench.scheduler.handlers.queue import whole_number
 from workbench.scheduler.planning import check_fits
 from workbench.scheduler.tick_context import TickContext
-from workbench.store.rows import Answer, Experiment, TrialRow, card_of
+from workbench.store.rows import Experiment, RequestAnswer, TrialRow, card_of
 from workbench.text import safe_line
 from workbench.trial import Kind
 
 SHARED = ("lora.", "train.", "data.group_by_length")
-"""Settings in which trials of one experiment may differ: they are trained on the same rows and
-scored on the same ones, against the same base. Its own sweep may name others."""
+"""Settings in which trials of one experiment may differ: they train on the same rows and are scored
+on the same ones, against the same base. An experiment's own sweep may name others.
+"""
 WEIGHTS = "adapter_model.safetensors"
 
 
-def submit(context: TickContext, args: dict[str, Any]) -> Answer:
+def submit_recipe(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
+    """Create an experiment from a recipe; it is prepared next."""
     try:
         recipe = Recipe.model_validate_json(json.dumps(args["recipe"]))
     except ValidationError as wrong:
@@ -37,7 +39,7 @@ def submit(context: TickContext, args: dict[str, Any]) -> Answer:
     warm = _warm(context, args.get("warm_trial"), recipe)
     id, name = _new_experiment(context, recipe, warm)
     text = f"experiment {name} is being prepared{_warm_words(warm)}"
-    return done(text, experiment=id, name=name)
+    return accepted(text, experiment=id, name=name)
 
 
 def _new_experiment(context: TickContext, recipe: Recipe, warm: int | None) -> tuple[int, str]:
@@ -45,14 +47,15 @@ def _new_experiment(context: TickContext, recipe: Recipe, warm: int | None) -> t
     name = context.store.experiment(id).name
     folder = fresh_folder(context.home.experiment(id))
     write_durably(folder / "recipe.json", recipe.model_dump_json(indent=2).encode())
-    sync(folder.parent)  # else the row may outlive the folder when the power goes
+    sync_path(folder.parent)  # else the row may outlive the folder when the power goes
     context.store.note("submitted", f"experiment {name} was submitted", experiment=id)
     return id, name
 
 
-def clone(context: TickContext, args: dict[str, Any]) -> Answer:
-    """The same trial with other settings: beside it where the two can be compared, else as an
-    experiment of its own."""
+def clone_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
+    """Create the same trial with other settings: in its experiment where the two can be compared,
+    else in an experiment of its own.
+    """
     source = _tuned(context, args["trial"])
     experiment = context.store.experiment(source.experiment)
     edits = dict(args.get("settings") or {})
@@ -66,18 +69,18 @@ def clone(context: TickContext, args: dict[str, Any]) -> Answer:
             f"{safe_line(', '.join(apart), 120)} its scores could not be compared in "
             f"{experiment.name}; its data is checked first{_warm_words(warm)}"
         )
-        return done(text, experiment=id, name=name)
+        return accepted(text, experiment=id, name=name)
     id = _add(context, experiment, {**source.settings, **edits}, warm)
     same = "so the same numbers" if warm == source.warm_trial else "from other weights"
     changed = "with " + _words(edits) if edits else f"with the same settings, {same}"
     text = (
         f"trial {id} is trial {source.id} again, {changed}; it {_when(context)}{_warm_words(warm)}"
     )
-    return done(text, trial=id, experiment=experiment.id, name=experiment.name)
+    return accepted(text, trial=id, experiment=experiment.id, name=experiment.name)
 
 
-def extend(context: TickContext, args: dict[str, Any]) -> Answer:
-    """Train on from what an ended trial left, for so many epochs or steps more."""
+def extend_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
+    """Create a trial that trains on from an ended trial's adapter, for more epochs or steps."""
     source = _tuned(context, args["trial"])
     if not source.state.final:
         raise UsageError(
@@ -94,27 +97,27 @@ def extend(context: TickContext, args: dict[str, Any]) -> Answer:
     amount = _words({key: value for key, value in more.items() if value is not None})
     text = (
         f"trial {id} trains on from the adapter of trial {source.id} with {amount}; it "
-        f"{_when(context)}. A warm start: the weights go on, optimizer and schedule begin anew "
+        f"{_when(context)}. A warm start: the weights go on, optimizer and schedule begin again "
         f"({before.train.schedule}, warm-up included), rows come in another order"
     )
-    return done(text, trial=id, experiment=experiment.id, name=experiment.name)
+    return accepted(text, trial=id, experiment=experiment.id, name=experiment.name)
 
 
 def _more(args: dict[str, Any]) -> dict[str, Any]:
-    """How much longer, as settings of a trial that begins at step 0."""
+    """Return how much longer to train, as settings of a trial that begins at step 0."""
     steps, epochs = args.get("steps"), args.get("epochs")
     if (steps is None) == (epochs is None):
         raise UsageError("say how much longer", hint="--epochs +1, or --steps +100")
     if steps is not None:
-        return {"train.max_steps": whole(steps, 1, 10**9, "how many steps more")}
+        return {"train.max_steps": whole_number(steps, 1, 10**9, "how many steps more")}
     longer = float(epochs)  # type: ignore[arg-type]
     if not 0 < longer < math.inf:
         raise UsageError(f"{longer:g} epochs more is no training", hint="--epochs +1, or +0.5")
     return {"train.epochs": longer, "train.max_steps": None}
 
 
-def add(context: TickContext, args: dict[str, Any]) -> Answer:
-    """A trial with settings of one's own, or so many more of what the sweep would try next."""
+def add_trials(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
+    """Add a trial with given settings, or so many more of what the sweep would try next."""
     experiment = context.store.experiment(args["experiment"])
     name = safe_line(experiment.name)
     if experiment.state != "ready":
@@ -124,7 +127,7 @@ def add(context: TickContext, args: dict[str, Any]) -> Answer:
         )
     if args.get("trials") is not None:
         return _more_of_sweep(
-            context, experiment, whole(args["trials"], 1, search.MOST_TRIALS, "how many more")
+            context, experiment, whole_number(args["trials"], 1, search.MAX_TRIALS, "how many more")
         )
     settings = dict(args.get("settings") or {})
     apart = sorted(key for key in settings if not _shared(key, experiment))
@@ -139,24 +142,28 @@ def add(context: TickContext, args: dict[str, Any]) -> Answer:
     id = _add(context, experiment, settings, warm)
     text = f"trial {id} was added to {name}, with {_words(settings) or 'the recipe as it is'}; it "
     text += f"{_when(context)}{_warm_words(warm)}"
-    return done(text, trial=id, experiment=experiment.id, name=name)
+    return accepted(text, trial=id, experiment=experiment.id, name=name)
 
 
-def _more_of_sweep(context: TickContext, experiment: Experiment, count: int) -> Answer:
+def _more_of_sweep(context: TickContext, experiment: Experiment, count: int) -> RequestAnswer:
     recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
     if recipe.sweep is None:
         raise UsageError(
             f"experiment {experiment.name} has no sweep to draw more trials from",
             hint=f"workbench add {experiment.id} -s train.learning_rate=1e-4",
         )
-    if why := sweeps.spent(context, experiment, recipe):
+    if why := sweeps.budget_spent(context, experiment, recipe):
         raise UsageError(
             f"experiment {experiment.name} draws no more: {why}",
             hint=f"name a trial yourself: workbench add {experiment.id} -s KEY=VALUE",
         )
     if recipe.sweep.method == "grid":
         return _more_of_grid(context, experiment, recipe, count)
-    if experiment.searching and search.one_by_one(recipe.sweep) and experiment.most_trials is None:
+    if (
+        experiment.searching
+        and search.is_one_by_one(recipe.sweep)
+        and experiment.most_trials is None
+    ):
         raise UsageError(
             f"experiment {experiment.name} draws trials until its budget is spent already",
             hint=f"to have another one at once: workbench add {experiment.id} -s KEY=VALUE",
@@ -164,24 +171,24 @@ def _more_of_sweep(context: TickContext, experiment: Experiment, count: int) -> 
     tuned = sum(t.kind is Kind.TUNE for t in context.store.trials(experiment.id))
     before = experiment.most_trials if experiment.searching else None
     most = (tuned if before is None else before) + count
-    if most > search.MOST_TRIALS:
-        raise UsageError(f"an experiment has {search.MOST_TRIALS:,} trials at most")
-    context.store.search(experiment.id, on=True, most_trials=most)
+    if most > search.MAX_TRIALS:
+        raise UsageError(f"an experiment has {search.MAX_TRIALS:,} trials at most")
+    context.store.set_searching(experiment.id, on=True, most_trials=most)
     context.store.steer_experiment(experiment.id, ended_utc=None)
     text = (
         f"{recipe.sweep.method} draws {count} more for {experiment.name}, {most} in all: each as a "
         "card comes free, so that it knows what the others came to"
     )
-    return done(text, experiment=experiment.id, name=experiment.name)
+    return accepted(text, experiment=experiment.id, name=experiment.name)
 
 
 def _more_of_grid(
     context: TickContext, experiment: Experiment, recipe: Recipe, count: int
-) -> Answer:
-    """Its next points in their order, where `trials` had cut it short."""
+) -> RequestAnswer:
+    """Add the grid's next points in their order, where `trials` had cut the grid short."""
     assert recipe.sweep is not None
     tried = [trial.settings for trial in context.store.trials(experiment.id)]
-    left = [point for point in grid(recipe.sweep.parameters) if point not in tried][:count]
+    left = [point for point in grid_points(recipe.sweep.parameters) if point not in tried][:count]
     if not left:
         raise UsageError(
             "all points of its grid are tried already",
@@ -193,7 +200,7 @@ def _more_of_grid(
     text = (
         f"{which} of {experiment.name}{few}: {'it' if len(ids) == 1 else 'they'} {_when(context)}"
     )
-    return done(text, trials=ids, experiment=experiment.id, name=experiment.name)
+    return accepted(text, trials=ids, experiment=experiment.id, name=experiment.name)
 
 
 # --- what they share ---
@@ -221,7 +228,9 @@ def _shared(key: str, experiment: Experiment) -> bool:
 def _add(
     context: TickContext, experiment: Experiment, settings: dict[str, Any], warm: int | None
 ) -> int:
-    """A queued trial with its folder; DoesNotFit when no card here could take it."""
+    """Add a queued trial with its folder; return its id. DoesNotFit when no card here could take
+    it.
+    """
     _check_fits(context, experiment, settings)
     number = context.store.next_number(experiment.id)
     id = context.store.add_trial(experiment.id, number, Kind.TUNE, settings, warm)
@@ -237,7 +246,7 @@ def _check_fits(context: TickContext, experiment: Experiment, settings: dict[str
     cards = sorted(context.cards, key=lambda row: -card_of(row).usable_bytes)
     for row in cards:
         try:
-            check_fits(recipe, experiment, card_of(row))
+            check_fits(context, recipe, experiment, card_of(row))
             return
         except DoesNotFit as small:  # the roomiest card's words
             misfit = misfit or small
@@ -246,8 +255,8 @@ def _check_fits(context: TickContext, experiment: Experiment, settings: dict[str
 
 
 def _words(settings: dict[str, Any]) -> str:
-    told = (f"{safe_line(key, 60)}={safe_line(json.dumps(v), 60)}" for key, v in settings.items())
-    return safe_line(" ".join(told), 300)
+    pairs = (f"{safe_line(key, 60)}={safe_line(json.dumps(v), 60)}" for key, v in settings.items())
+    return safe_line(" ".join(pairs), 300)
 
 
 def _when(context: TickContext) -> str:
@@ -264,7 +273,10 @@ def _warm_words(warm: int | None) -> str:
 
 
 def _warm(context: TickContext, trial: object, recipe: Recipe) -> int | None:
-    """The trial whose adapter `recipe` can start from. UsageError says what stands in the way."""
+    """Return the trial whose adapter `recipe` can start from; None where none was asked for.
+
+    Raises UsageError or CheckpointError that says what prevents it.
+    """
     if trial is None:
         return None
     source = _tuned(context, trial)
@@ -284,7 +296,9 @@ def _warm(context: TickContext, trial: object, recipe: Recipe) -> int | None:
 
 
 def _check_alike(source: int, theirs: Recipe, mine: Recipe) -> None:
-    """Another shape cannot be loaded; another scale would silently weigh it otherwise."""
+    """Raise UsageError where the adapter does not fit: another shape cannot be loaded, and another
+    scale would silently change the weights' effect.
+    """
     if (theirs.model.name, theirs.model.revision) != (mine.model.name, mine.model.revision):
         raise UsageError(
             f"the adapter of trial {source} is for {safe_line(theirs.model.name)}, not for "
@@ -296,9 +310,9 @@ def _check_alike(source: int, theirs: Recipe, mine: Recipe) -> None:
         if name == "targets" and isinstance(there, list) and isinstance(here, list):
             there, here = sorted(there), sorted(here)
         if there != here:
-            told = f"[{', '.join(there)}]" if isinstance(there, list) else there
+            value = f"[{', '.join(there)}]" if isinstance(there, list) else there
             raise UsageError(
                 f"lora.{name} is {safe_line(here, 200)}, and the adapter of trial {source} has "
                 f"{safe_line(there, 200)}: it cannot start from it",
-                hint=f"-s lora.{name}={safe_line(told, 200)}, or without the warm start",
+                hint=f"-s lora.{name}={safe_line(value, 200)}, or without the warm start",
             )

@@ -1,0 +1,290 @@
+"""All ways to run one recipe on one card, and the fastest of them within a number of bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Self
+
+from workbench.footprint.attention_path import kernel_for
+from workbench.footprint.buckets import Run, host_bytes, predict
+from workbench.footprint.card_limits import holds_all_scores, precision_for
+from workbench.footprint.cost import token_passes
+from workbench.footprint.micro_steps import micro_step_tokens, padded_tokens
+from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.plan import Plan
+from workbench.footprint.row_lengths import Lengths, sampled_batches
+from workbench.machine.attention import attention_for
+from workbench.machine.cards import Card
+from workbench.recipe.schema import Recipe
+
+DEQUANTISED_SHARE = 0.98
+"""Share of the room up to which layers are dequantised: what only saves time leaves some room."""
+FINER = 1.08
+"""Ratio between neighbouring micro-step sizes that are tried where the rows' lengths are known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSearch:
+    """What all ways to run one recipe on one card have in common."""
+
+    shape: ModelShape
+    recipe: Recipe
+    run: Run
+    """The starting point: one row at a time, nothing recomputed."""
+    attention: str
+    """The implementation that transformers uses."""
+    why: str
+    """The reason for the attention, for people."""
+    batches: Sequence[Sequence[int]]
+    """Tokens of the rows of sampled batches, on which ways are compared."""
+    held: dict[int, list[int]] = field(default_factory=dict)
+    """Tokens of every micro-step of the sampled batches, by the micro-step's size: a cache."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, config: Mapping[str, Any], card: Card, lengths: Lengths) -> Self:
+        """Return the search for a recipe on a card.
+
+        Raises ModelError for a model that cannot be planned, and WorkbenchError where the card
+        lacks the precision or attention that the recipe names.
+        """
+        shape = ModelShape.of(config)
+        precision = precision_for(card, recipe.model.precision)
+        attention, why = attention_for(card, recipe.model.attention, softcap=shape.softcap)
+        tokens = _longest_tokens(recipe, lengths["longest"])
+        kernel, kernel_why = kernel_for(card, precision, shape, recipe.data.max_tokens)
+        scored = lengths["scored"] or recipe.data.max_tokens
+        run = Run(
+            precision=precision,
+            kernel=kernel,
+            optimizer=optimizers_of(recipe)[-1],
+            tokens=tokens,
+            longest=tokens,
+            scored=min(scored, recipe.data.max_tokens),
+            card_kind=card.kind,
+            major=(card.capability or (0, 0))[0],
+            eager=holds_all_scores(shape, card, attention),
+        )
+        sample = lengths["sample"]
+        known = [tokens] if not sample or recipe.data.packing else sample
+        trains = f"{kernel_why}; scores with {attention}"
+        return cls(
+            shape=shape,
+            recipe=recipe,
+            run=run,
+            attention=attention,
+            why=trains if shape.fused else why,
+            batches=sampled_batches(
+                [max(1, min(length, tokens)) for length in known],
+                recipe.train.rows_per_step,
+                grouped=recipe.data.group_by_length,
+            ),
+        )
+
+    @property
+    def batch(self) -> int:
+        """Rows in one optimizer step."""
+        return self.recipe.train.rows_per_step
+
+    @property
+    def offloads(self) -> bool:
+        """Whether layers' inputs can wait in the machine's memory."""
+        return self.shape.fused and self.run.card_kind == "cuda"
+
+    @property
+    def leanest(self) -> Run:
+        """One row at a time, with as much recomputed as the recipe allows."""
+        return replace(self.run, **self.ways(self.recipe.train.gradient_checkpointing)[-1])
+
+    @property
+    def least(self) -> int:
+        """Bytes of the leanest way."""
+        return self.needed_bytes(self.leanest)
+
+    def needed_bytes(self, run: Run) -> int:
+        """Return the peak bytes of a way to run the recipe; takes some 20 µs."""
+        return sum(predict(self.shape, self.recipe, run).values())
+
+    def ways(self, asked: str) -> list[dict[str, Any]]:
+        """Return the ways to recompute that `train.gradient_checkpointing` allows.
+
+        They are changes of a Run, the fastest first; each takes fewer bytes than the one before.
+        """
+        layers = self.shape.layers
+        # PEFT's own modules, which other families train with, recompute all layers or none.
+        some = range(layers + 1) if self.shape.fused else (0, layers)
+        counts = {"auto": some, "on": (layers,), "off": (0,)}[asked]
+        found: list[dict[str, Any]] = [{"recompute_layers": count} for count in counts]
+        if self.offloads and asked != "off":
+            found.append({"recompute_layers": layers, "offload": True})
+        return found
+
+    def fastest(self, optimizer: str, sizes: Sequence[int], limit: int) -> Run | None:
+        """Return the fastest way with micro-steps of one of `sizes` tokens within `limit` bytes.
+
+        Returns None where none fits.
+        """
+        best: tuple[float, Run] | None = None
+        for tokens in sizes:
+            start = replace(self.run, optimizer=optimizer, tokens=tokens)
+            fastest_possible = replace(start, dequantised_layers=self.shape.layers)
+            if best and self._cost(fastest_possible) >= best[0]:
+                continue  # slower than the best one even with unlimited room
+            found = self._fitted(start, limit)
+            if found is None:
+                continue
+            cost = self._cost(found)
+            if best is None or cost < best[0]:
+                best = (cost, found)
+        return best[1] if best else None
+
+    def sizes(self) -> list[int]:
+        """Return the micro-step sizes to try, in tokens, the largest first.
+
+        Whole rows of the longest kind that divide the batch; where lengths are known and the step
+        is fused, also sizes between what batches really hold.
+        """
+        longest = self.run.longest
+        sizes = {rows * longest for rows in _divisors(self.batch)}
+        known = len({length for batch in self.batches for length in batch}) > 1
+        if known and self.shape.fused and self.run.card_kind == "cuda":
+            least, most = (f(map(sum, self.batches)) for f in (min, max))
+            size = min(longest, least / len(self.batches[0]))
+            while size < most * FINER:
+                if size >= longest or self.recipe.train.gradient_checkpointing == "auto":
+                    sizes.add(min(padded_tokens(math.ceil(size)), self.batch * longest))
+                size *= FINER
+        return sorted(sizes, reverse=True)
+
+    def plan(self, run: Run, limit: int) -> Plan:
+        """Return the plan of `run`, with as many rows in an evaluation as fit `limit` bytes."""
+        rows = max(
+            1,
+            largest_fitting(
+                self.recipe.evaluate.batch_size,
+                lambda n: self.needed_bytes(replace(run, eval_rows=n)) <= limit,
+            ),
+        )
+        buckets = predict(self.shape, self.recipe, replace(run, eval_rows=rows))
+        return Plan(
+            precision=run.precision,
+            attention=self.attention,
+            attention_why=self.why,
+            optimizer=run.optimizer,
+            rows_per_step=self.batch,
+            tokens_per_micro=run.tokens,
+            longest=run.longest,
+            recompute_layers=run.recompute_layers,
+            long_recompute_layers=max(run.recompute_layers, run.long_recompute_layers),
+            offload=run.offload,
+            host_bytes=host_bytes(self.shape, run),
+            dequantised_layers=run.dequantised_layers,
+            layers=self.shape.layers,
+            predicted_bytes=sum(buckets.values()),
+            buckets=buckets,
+            eval_batch=rows,
+        )
+
+    def _fitted(self, run: Run, limit: int) -> Run | None:
+        """Return `run` changed as little as it takes to fit; None where nothing makes it fit.
+
+        It gets the fewest recomputing layers that suffice; with none, as many dequantised layers
+        as there is room for; where recomputing every layer is not enough, their inputs go to the
+        machine's memory. Rows that go alone recompute every layer at first, and then as few as
+        the rest leaves room for.
+        """
+        layers, alone = self.shape.layers, run.tokens < run.longest
+        ways = self.ways(self.recipe.train.gradient_checkpointing)
+        if alone:
+            ways = [way for way in ways if "offload" not in way]
+            run = replace(run, long_recompute_layers=layers)
+        fewest = _first_fitting(run, ways, lambda way: self.needed_bytes(way) <= limit)
+        if fewest is None:
+            return None
+        run = fewest
+        packed = self.recipe.model.quantization == "nf4" and self.shape.fused
+        if not run.recompute_layers and packed and run.card_kind == "cuda":
+            room = int(limit * DEQUANTISED_SHARE)
+            most = largest_fitting(
+                layers, lambda n: self.needed_bytes(replace(run, dequantised_layers=n)) <= room
+            )
+            run = replace(run, dequantised_layers=most)
+            limit = room if most else limit
+        if not alone:
+            return run
+        counts = range(run.recompute_layers, layers + 1)
+        leaner = [{"long_recompute_layers": count} for count in counts]
+        return _first_fitting(run, leaner, lambda way: self.needed_bytes(way) <= limit)
+
+    def _cost(self, run: Run) -> float:
+        """Return the time that the sampled batches take, in passes of one token."""
+        held = self.held.get(run.tokens)
+        if held is None:
+            held = [n for batch in self.batches for n in micro_step_tokens(batch, run.tokens)]
+            self.held[run.tokens] = held
+        longer = [tokens for tokens in held if tokens > run.tokens]
+        total, long = sum(held), sum(longer)
+        passed = partial(
+            token_passes,
+            layers=self.shape.layers,
+            dequantised=run.dequantised_layers,
+            packed=self.recipe.model.quantization == "nf4",
+            offload=run.offload,
+            new=run.major >= 9,
+        )
+        short = passed(total - long, len(held) - len(longer), recompute=run.recompute_layers)
+        return short + passed(long, len(longer), recompute=run.long_recompute_layers)
+
+
+def optimizers_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the optimizers that the recipe's setting stands for, the best first.
+
+    An adapter's AdamW states are small (0.3 GiB at rank 16 on 8B), and bitsandbytes' optimizers
+    synchronise the card after every tensor (30 to 40 ms a step on 8B): they are for little room.
+    """
+    if recipe.train.optimizer == "auto":
+        return ("adamw_torch", "paged_adamw_8bit")
+    return (recipe.train.optimizer,)
+
+
+def largest_fitting(top: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number up to `top` that fits, by bisection; 0 if none does."""
+    low, high = 0, top
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _first_fitting(
+    run: Run, ways: Sequence[dict[str, Any]], fits: Callable[[Run], bool]
+) -> Run | None:
+    """Return `run` changed in the first way that fits; None where none does.
+
+    By bisection, since each way takes less than the one before.
+    """
+    low, high = 0, len(ways) - 1
+    if not fits(replace(run, **ways[high])):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(replace(run, **ways[middle])) else (middle + 1, high)
+    return replace(run, **ways[low])
+
+
+def _longest_tokens(recipe: Recipe, longest: int | None) -> int:
+    if longest is None or recipe.data.packing:
+        return recipe.data.max_tokens
+    return max(1, min(longest, recipe.data.max_tokens))
+
+
+def _divisors(number: int) -> list[int]:
+    """Return the divisors of `number`, the largest first.
+
+    Of a batch beyond any card only the divisors below 65,537 and their counterparts are sought:
+    a micro-step has to be of a size that a card could hold.
+    """
+    small = [n for n in range(1, min(int(number**0.5) + 1, 65_537)) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)}, reverse=True)
