@@ -1,7 +1,8 @@
-"""The loop: one process with the store and the fleet, ticking until it is told to stop.
+"""The engine's loop: one process with the store and the fleet, which ticks until it is stopped.
 
-Crash-only: it may be killed at any line, and the next one goes on from the store. It exits 0 only
-when a person asked the engine to stop; its keeper takes any other end for a crash.
+The loop is crash-only: it may be killed at any line, and the next one continues from the store.
+It exits with 0 only when a person asked the engine to stop; its keeper treats any other end as a
+crash.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from workbench import fault_points
@@ -21,28 +23,34 @@ from workbench.errors import EngineError, StoreError, WorkbenchError
 from workbench.fleet.ray_fleet import RayFleet
 from workbench.home import STOPPED_BY_A_PERSON, Home, find_home
 from workbench.machine.files import write_durably
-from workbench.machine.locks import Lock, holder
+from workbench.machine.locks import Lock, lock_holder
 from workbench.machine.processes import KEEPER, die_with_parent
-from workbench.machine.sampler import CardSample, read_sample
+from workbench.machine.sampler import CardReading, load_reading
 from workbench.redact import log_without_secrets
 from workbench.scheduler import TickContext, tick
 from workbench.scheduler.children.notifier import Notifier
 from workbench.scheduler.children.preparer import Preparer
-from workbench.scheduler.guards.disk import give_up_ballast
-from workbench.scheduler.recover import rescue_all
+from workbench.scheduler.guards.disk import release_reserve_file
+from workbench.scheduler.recover import requeue_all
 from workbench.scheduler.tick_context import BRAKE, CARDS_PROBLEM, STOPPING
-from workbench.store import Blocked, Store, damage
+from workbench.store import Blocked, Store, card_table, damage, trial_queue
 from workbench.store.backup import Daily
 from workbench.user_config import ConfigWatch
 
 TICK_S = 0.25
+"""Seconds of sleep between two ticks."""
 STOP_LIMIT_S = 90.0
-"""Trials that have not checkpointed by then are left to resume from an older one."""
+"""Seconds that a stopping engine waits for checkpoints; trials that have none by then resume from
+an older one.
+"""
 
 log = logging.getLogger("workbench.engine")
 
 
 def main() -> int:
+    """Run the loop; return its exit code: 0 when the engine was stopped, else a crash for the
+    keeper.
+    """
     log_without_secrets("%(asctime)s %(levelname)s %(message)s")
     die_with_parent()
     try:
@@ -51,7 +59,7 @@ def main() -> int:
         _take(lock)
         try:
             store = Store(home.database)
-        except StoreError as refused:  # trying again mends nothing: as if a person had stopped it
+        except StoreError as refused:  # retrying cannot help: stay stopped
             log.error("%s; %s", refused.what, refused.hint)
             write_durably(home.stopped, f"{refused.what}\n{refused.hint}\n".encode())
             return 0
@@ -62,11 +70,12 @@ def main() -> int:
 
 
 def _take(lock: Lock, patience_s: float = 3.0) -> None:
+    """Take the loop's lock; EngineError where another engine holds it for `patience_s`."""
     until = time.monotonic() + patience_s
     while not lock.take():
         if time.monotonic() > until:
             raise EngineError(
-                f"process {holder(lock.path)} runs an engine on {lock.path.parent} already",
+                f"process {lock_holder(lock.path)} runs an engine on {lock.path.parent} already",
                 hint="use that one; `workbench engine stop` ends it",
             )
         time.sleep(0.05)
@@ -74,7 +83,7 @@ def _take(lock: Lock, patience_s: float = 3.0) -> None:
 
 def _run(home: Home, store: Store) -> int:
     address = os.environ["WORKBENCH_RAY"]
-    fleet = RayFleet(str(home.root), address, store.next_generation)
+    fleet = RayFleet(str(home.root), address, partial(card_table.next_generation, store))
     context = TickContext(
         home=home,
         store=store,
@@ -99,7 +108,7 @@ def _run(home: Home, store: Store) -> int:
                 store.close()  # folds its log into it: one file is left
                 return 0
         except (OSError, Blocked) as full:
-            ride_out(context, full)
+            survive_error(context, full)
             time.sleep(1.0)
         time.sleep(TICK_S)
     log.error("the keeper is gone")
@@ -107,39 +116,49 @@ def _run(home: Home, store: Store) -> int:
 
 
 def _notify_command() -> Callable[[], list[str] | None]:
-    """From the user's own configuration alone: a recipe may come from a stranger."""
+    """Return a function that reads notify.command from the user's own configuration.
+
+    Recipes cannot name a command, because a recipe may come from a stranger.
+    """
     watch = ConfigWatch()
     return lambda: watch().notify.command
 
 
-def ride_out(context: TickContext, error: OSError | Blocked) -> None:
-    """What cut a tick short and passes: on a full disk the ballast goes. Raises what does not."""
-    if not passes(error):
+def survive_error(context: TickContext, error: OSError | Blocked) -> None:
+    """Log an error that cut a tick short and may pass; raise it where it cannot.
+
+    On a full disk the reserve file is released, so that the next tick can write.
+    """
+    if not is_survivable(error):
         raise error
     log.error("this tick was cut short: %s", error)
-    if is_full(error):
-        give_up_ballast(context)
+    if is_full_disk_error(error):
+        release_reserve_file(context)
 
 
-def passes(error: Exception) -> bool:
-    """True for a full disk and for somebody else's lock on the database: trials train on
-    meanwhile, and the next tick tries again."""
-    return is_full(error) or (isinstance(error, Blocked) and damage.passes(error))
+def is_survivable(error: Exception) -> bool:
+    """Return True for a full disk and for another process's lock on the database: trials train on
+    meanwhile, and the next tick tries again.
+    """
+    return is_full_disk_error(error) or (isinstance(error, Blocked) and damage.is_transient(error))
 
 
-def is_full(error: Exception) -> bool:
+def is_full_disk_error(error: Exception) -> bool:
+    """Return True where the error says that the disk, or the user's quota on it, is full."""
     if isinstance(error, Blocked):
         return error.sqlite_errorname == "SQLITE_FULL"
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _begin(context: TickContext) -> None:
-    """Whatever ran before ran on workers that are gone with their head."""
+    """Bring the store up to date at the loop's start: whatever ran before ran on workers that have
+    ended together with their head.
+    """
     store = context.store
     if os.environ.get("WORKBENCH_FRESH"):
         store.set_fact(STOPPING, "")
     store.set_fact(BRAKE, os.environ.get("WORKBENCH_BRAKE", ""))
-    rescue_all(context, "the engine was restarted")
+    requeue_all(context, "the engine was restarted")
     why = os.environ.get("WORKBENCH_WHY", "")
     again = f"the engine was restarted: {why}; what ran goes on from its last checkpoint"
     store.note("engine", again if why else "the engine is up", level="warning" if why else "debug")
@@ -147,12 +166,15 @@ def _begin(context: TickContext) -> None:
 
 
 class Patience:
-    """How long we have been stopping, by the monotonic clock: the wall clock may jump."""
+    """The time for which the engine has been stopping, by the monotonic clock: the wall clock may
+    jump.
+    """
 
     def __init__(self) -> None:
         self._since_s: float | None = None
 
     def over(self, stopping: bool, now_s: float) -> bool:
+        """Return True once the engine has been stopping for STOP_LIMIT_S."""
         if not stopping:
             self._since_s = None
         elif self._since_s is None:
@@ -166,15 +188,16 @@ def _may_stop(context: TickContext, patience: Patience) -> bool:
 
 
 def _stop(context: TickContext) -> None:
-    """Workers end, the marker is set; the keeper sees our exit and ends the head.
+    """End the workers and write the marker; the keeper sees this process's exit and ends the head.
 
-    STOPPING goes last: killed before, the next loop has still to stop, and not to train on.
+    STOPPING is cleared last: after a kill before that, the next loop still has to stop, and not
+    to train.
     """
     context.preparer.close()
-    context.thinner.close()
+    context.pruner.close()
     context.fleet.close()
-    rescue_all(context, "the engine was stopped before it had checkpointed")
-    context.store.wait_all("the engine is stopped")
+    requeue_all(context, "the engine was stopped before it had checkpointed")
+    trial_queue.explain_all(context.store, "the engine is stopped")
     context.store.note("engine", "the engine was stopped", level="info")
     fault_points.at("engine.before_stopped")
     write_durably(context.home.stopped, STOPPED_BY_A_PERSON)
@@ -182,7 +205,7 @@ def _stop(context: TickContext) -> None:
 
 
 class CardWatch:
-    """Rows for the cards table, once for each new sample and once when it has stalled."""
+    """A source of rows for the cards table: once for each new sample, and once when samples stop."""
 
     def __init__(self, home: Home, store: Store) -> None:
         self._home = home
@@ -190,7 +213,7 @@ class CardWatch:
         self._seen: object = None
 
     def __call__(self) -> list[dict[str, Any]] | None:
-        sample = read_sample(self._home.sample, time.time())
+        sample = load_reading(self._home.sample, time.time())
         key = (sample.at_utc, sample.stalled)
         if key == self._seen:
             return None
@@ -201,7 +224,7 @@ class CardWatch:
         return [_row(card, sample.problem if sample.stalled else "") for card in sample.cards]
 
 
-def _row(seen: CardSample, problem: str) -> dict[str, Any]:
+def _row(seen: CardReading, problem: str) -> dict[str, Any]:
     card = seen.card
     return {
         "uuid": card.uuid,

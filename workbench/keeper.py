@@ -1,7 +1,7 @@
-"""The keeper: keeps Ray's head and the loop alive as one unit, and samples the cards.
+"""The keeper: keeps Ray's head and the engine's loop alive as one unit, and samples the cards.
 
-No ray, no torch, no database: it must outlive what it keeps. It ends when the loop says that a
-person stopped the engine, or on SIGTERM.
+It imports neither ray nor torch nor the database, because it must outlive what it keeps. It ends
+when the loop exits with 0 (a person stopped the engine), or on SIGTERM.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from types import FrameType
 
 from workbench.home import Home, find_home, private_temp
 from workbench.machine.files import write_durably
-from workbench.machine.locks import Lock, holder
+from workbench.machine.locks import Lock, lock_holder
 from workbench.machine.processes import (
     KEEPER,
     LOOPBACK,
     MARK,
     Identity,
-    end,
+    end_process,
     end_unit,
-    identify,
-    listeners,
-    marked,
+    find_listeners,
+    find_marked,
+    identify_process,
 )
 from workbench.redact import log_without_secrets
 
 WATCH_S = 0.1
 TICK_LIMIT_S = 30.0
-"""A loop that has not ticked for so long is started anew, with its head."""
+"""Seconds without a tick after which the loop is restarted together with its head."""
 SAMPLE_LIMIT_S = 15.0
-"""A sampler that has not written for so long is ended and started anew."""
+"""Seconds without a new sample after which the card sampler is killed and restarted."""
 SAMPLER_PAUSE_S = 2.0
-"""Between two starts of a sampler, however it ended."""
+"""Least seconds between two starts of a sampler, however the first one ended."""
 CRASHES, CRASH_WINDOW_S = 5, 600.0
-"""So many loop crashes in so long, and nothing new is placed."""
+"""Number of crashes within CRASH_WINDOW_S seconds after which nothing new is placed."""
 PORTS = range(20_000, 30_000)  # above Ray's worker ports (10002–19999), below the ephemeral ones
 LOG_LIMIT_BYTES = 8 << 20
 
@@ -56,7 +56,7 @@ log = logging.getLogger("workbench.keeper")
 
 @dataclass(slots=True)
 class Unit:
-    """One head with its loop; they start and end together."""
+    """One Ray head with its loop; they start and end together."""
 
     name: str
     head: subprocess.Popen[bytes]
@@ -66,6 +66,8 @@ class Unit:
 
 
 class Keeper:
+    """The supervisor of one home's head, loop and card sampler."""
+
     def __init__(self, home: Home, lock: Lock) -> None:
         self.home = home
         self.lock = lock
@@ -83,7 +85,7 @@ class Keeper:
     # --- life ---
 
     def run(self) -> None:
-        """Until the loop ends because a person stopped the engine."""
+        """Start units one after another until a person stops the engine."""
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGINT, self._on_term)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -114,11 +116,14 @@ class Keeper:
         self.ending = True
 
     def _recent(self) -> list[float]:
+        """Return the monotonic times of crashes within the last CRASH_WINDOW_S seconds."""
         now = time.monotonic()
         return [at for at in self.crashes if now - at < CRASH_WINDOW_S]
 
     def _end_leftovers(self) -> None:
-        """What a keeper before us left behind ends, by mark and by name, and so its locks."""
+        """End the processes that an earlier keeper left behind, found by mark and by pid, which
+        also frees their locks.
+        """
         try:
             left = json.loads(self.home.runtime.read_text())
         except (OSError, ValueError):
@@ -134,7 +139,7 @@ class Keeper:
         for name in ("head", "loop"):
             with suppress(TypeError):  # what we did not write
                 if left.get(name):
-                    end(Identity(**left[name]))
+                    end_process(Identity(**left[name]))
         _remove(left.get("temp"))
 
     # --- head and loop ---
@@ -167,7 +172,7 @@ class Keeper:
         return Unit(name, head, loop, temp, time.monotonic())
 
     def _env(self, unit: str, port: int) -> dict[str, str]:
-        """Ours without any RAY_… of the caller; a token of our own; loopback only."""
+        """Return the unit's environment: the caller's without RAY_*, our own token, loopback only."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         if not self.home.token.exists():
             write_durably(self.home.token, secrets.token_hex(32).encode())
@@ -197,7 +202,7 @@ class Keeper:
         }
 
     def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-        """A child in a session of its own, its output in logs/<name>.log."""
+        """Start a child in a session of its own; its output goes to logs/<name>.log."""
         path = self.home.logs / f"{name}.log"
         if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
             path.rename(path.with_suffix(".log.1"))
@@ -220,7 +225,7 @@ class Keeper:
             write_durably(self.home.runtime, json.dumps(known).encode())
 
     def _watch(self, unit: Unit) -> str:
-        """Blocks while all is well; why the unit has to end."""
+        """Block while all is well; return the reason why the unit has to end."""
         while not self.ending:
             if not self.lock.stands():  # its folder was removed: a new keeper may have taken over
                 self.ending = True
@@ -240,11 +245,14 @@ class Keeper:
         return "the keeper was told to end"
 
     def _exposed(self, unit: Unit) -> str:
-        """A listener of ours on another address than loopback; looked for once the loop ticks."""
+        """Return a listener of the unit on another address than loopback, else an empty string.
+
+        Checked once for each unit, when everything of it has come up.
+        """
         if unit.name in self._checked or time.monotonic() - unit.started_s < 8.0:
             return ""
         self._checked.add(unit.name)
-        open_to_all = [a for a in listeners(marked(unit.name)) if a[0] not in LOOPBACK]
+        open_to_all = [a for a in find_listeners(find_marked(unit.name)) if a[0] not in LOOPBACK]
         return f"{open_to_all[0][0]}:{open_to_all[0][1]}" if open_to_all else ""
 
     def _end_unit(self, unit: Unit) -> None:
@@ -260,8 +268,11 @@ class Keeper:
     # --- cards ---
 
     def _keep_sampling(self) -> None:
-        """A sampler that hangs in the driver is ended, and tried anew once it has gone: one that
-        cannot be killed would only be joined by others. Nobody waits for it."""
+        """Restart a sampler that ended or hangs in the driver.
+
+        A sampler that hangs is killed and replaced only once it has gone: one that cannot be
+        killed would otherwise be joined by others. Never waits.
+        """
         if self.sampler is not None and self.sampler.poll() is None:
             still_s = self._still_s(self.home.sample, self._sampling_s)
             if still_s >= SAMPLE_LIMIT_S and not self._stalled:
@@ -290,7 +301,9 @@ class Keeper:
             self.sampler.kill()
 
     def _still_s(self, path: Path, since_s: float) -> float:
-        """Seconds since `path` last changed, by the monotonic clock: the wall clock may jump."""
+        """Return seconds since `path` last changed, by the monotonic clock: the wall clock may
+        jump. `since_s` counts where the file does not exist.
+        """
         now = time.monotonic()
         try:
             stamp = path.stat().st_mtime_ns
@@ -304,6 +317,7 @@ class Keeper:
 
 
 def head_command(port: int, temp: Path) -> list[str]:
+    """Return the command line that starts a Ray head on loopback with `temp` as session folder."""
     options = {
         "port": str(port),
         "temp-dir": str(temp),
@@ -321,6 +335,9 @@ def head_command(port: int, temp: Path) -> list[str]:
 
 
 def free_port() -> int:
+    """Return a port that is free now, outside Ray's worker ports and the ephemeral ones. OSError
+    where none of 200 tries was free.
+    """
     for port in random.sample(PORTS, 200):
         with socket.socket() as probe:
             try:
@@ -332,22 +349,24 @@ def free_port() -> int:
 
 
 def _named(pid: int) -> dict[str, int] | None:
-    known = identify(pid)
+    """Return the identity of `pid` as JSON data; None where it has ended."""
+    known = identify_process(pid)
     return None if known is None else {"pid": known.pid, "started_ticks": known.started_ticks}
 
 
 def _remove(temp: object) -> None:
-    """A head's temp dir; only ever one of ours."""
+    """Remove a head's session folder; never one that is not the workbench's own."""
     if temp and Path(str(temp)).parent == private_temp():
         shutil.rmtree(str(temp), ignore_errors=True)
 
 
 def main() -> int:
+    """Start a keeper in the background; return at once where another one keeps the home."""
     log_without_secrets("%(asctime)s %(levelname)s %(message)s")
     home = find_home().make()
     lock = Lock(home.keeper_lock)
     if not lock.take():
-        log.info("process %s keeps %s already", holder(lock.path), home.root)
+        log.info("process %s keeps %s already", lock_holder(lock.path), home.root)
         return 0
     if os.fork():  # the one who started us has not to wait for us; the child keeps the lock
         os._exit(0)

@@ -1,4 +1,4 @@
-"""An experiment's end is told once: as an event, and by the user's own command."""
+"""The end of an experiment is reported once: as an event, and by the notification command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workbench.errors import RecipeError
 from workbench.recipe import read_recipe
 from workbench.scheduler import conclude, process_requests
 from workbench.scheduler.children.notifier import Notifier
-from workbench.store.requests import drop
+from workbench.store.requests import drop_request
 from workbench.trial import State
 from workbench.user_config import ConfigWatch
 
@@ -54,7 +54,7 @@ def settled(bench: Bench) -> None:
     wait_for(lambda: all(child.poll() is not None for _, child in running), "its end")
 
 
-def test_an_end_is_told_once_with_the_best_of_it(bench_of: MakeBench) -> None:
+def test_an_end_is_reported_once_with_its_best_trial(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.submit(recipe(sweep=GRID))
     finish(bench, id)
@@ -87,7 +87,7 @@ def test_trials_added_later_make_another_end(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.submit(recipe())
     finish(bench, id)
-    drop(bench.context.home.requests, "clone", {"trial": 2, "settings": {"train.seed": 1}})
+    drop_request(bench.context.home.requests, "clone", {"trial": 2, "settings": {"train.seed": 1}})
     process_requests(bench.context)
     assert bench.store.experiment(id).ended_utc is None
     finish(bench, id)
@@ -97,7 +97,7 @@ def test_trials_added_later_make_another_end(bench_of: MakeBench) -> None:
 def test_a_refused_experiment_has_ended_too(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")
-    bench.store.refuse(id, "no rows in train", "name a file with rows")
+    bench.store.mark_refused(id, "no rows in train", "name a file with rows")
     conclude(bench.context)
     conclude(bench.context)
     assert ended(bench) == ["experiment tiny has ended: refused, no rows in train"]
@@ -106,7 +106,7 @@ def test_a_refused_experiment_has_ended_too(bench_of: MakeBench) -> None:
 def test_paused_and_held_trials_have_not_ended(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.submit(recipe())
-    drop(bench.context.home.requests, "pause", {"trial": 2})
+    drop_request(bench.context.home.requests, "pause", {"trial": 2})
     bench.ticks(20)
     assert bench.store.trial(2).state is State.PAUSED
     assert bench.store.experiment(id).ended_utc is None
@@ -120,7 +120,7 @@ def test_paused_and_held_trials_have_not_ended(bench_of: MakeBench) -> None:
         ["bad\0name"],
     ],
 )
-def test_a_command_that_fails_is_told_and_stops_nothing(
+def test_a_command_that_fails_is_reported_and_stops_nothing(
     bench_of: MakeBench, command: list[str]
 ) -> None:
     bench = bench_of()
@@ -147,7 +147,7 @@ def test_the_fifth_end_waits_for_a_command_to_end(bench_of: MakeBench) -> None:
     ids = []
     for _ in range(5):
         id = bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")
-        bench.store.refuse(id, "no", "")
+        bench.store.mark_refused(id, "no", "")
         ids.append(id)
     conclude(bench.context)
     assert [bool(bench.store.experiment(id).ended_utc) for id in ids] == [True] * 4 + [False]
@@ -157,7 +157,7 @@ def test_the_fifth_end_waits_for_a_command_to_end(bench_of: MakeBench) -> None:
     assert bench.store.experiment(ids[4]).ended_utc
 
 
-def test_what_it_is_told_goes_through_no_shell(bench_of: MakeBench, tmp_path: Path) -> None:
+def test_the_notification_data_pass_no_shell(bench_of: MakeBench, tmp_path: Path) -> None:
     bench, kept = bench_of(), tmp_path / "kept"
     kept.mkdir()
     with_command(bench, [*keeper_of(kept), "$(touch", shlex.quote("; rm -rf"), "`id`"])
@@ -182,7 +182,7 @@ def test_a_recipe_can_name_no_command(tmp_path: Path, lines: str) -> None:
 def test_neither_can_a_request(bench_of: MakeBench) -> None:
     bench = bench_of()
     body = {**recipe().model_dump(mode="json"), "notify": {"command": ["evil"]}}
-    id = drop(bench.context.home.requests, "submit", {"recipe": body})
+    id = drop_request(bench.context.home.requests, "submit", {"recipe": body})
     process_requests(bench.context)
     answer = bench.store.answer(id)
     assert answer is not None

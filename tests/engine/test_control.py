@@ -1,4 +1,4 @@
-"""What a person asks for while it runs: each request's answer, and what comes of it."""
+"""Requests that arrive while the engine runs: each one's answer and its effect."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from workbench import scheduler
 from workbench.errors import EngineError
 from workbench.machine.locks import Lock
 from workbench.scheduler import process_requests
-from workbench.scheduler.process_requests import VERBS
-from workbench.scheduler.recover import rescue_all
+from workbench.scheduler.process_requests import HANDLERS
+from workbench.scheduler.recover import requeue_all
 from workbench.scheduler.tick_context import assignment_file
 from workbench.service import Engine, Service
-from workbench.store.requests import drop, scan
-from workbench.store.rows import Answer, TrialRow
+from workbench.store import trial_queue
+from workbench.store.requests import drop_request, scan_requests
+from workbench.store.rows import RequestAnswer, TrialRow
 from workbench.trial import State
 
 MakeBench = Callable[..., Bench]
@@ -26,11 +27,11 @@ GRID = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1], "lora.rank": [4
 LONG = {"max_steps": 900, "save_every": 2, "learning_rate": 0.01}
 
 
-def ask(bench: Bench, verb: str, **args: Any) -> Answer:
+def ask(bench: Bench, verb: str, **args: Any) -> RequestAnswer:
     """Sent twice under one id: the second time changes nothing."""
-    id = drop(bench.context.home.requests, verb, args)
+    id = drop_request(bench.context.home.requests, verb, args)
     process_requests(bench.context)
-    drop(bench.context.home.requests, verb, args, id=id)
+    drop_request(bench.context.home.requests, verb, args, id=id)
     process_requests(bench.context)
     answer = bench.store.answer(id)
     assert answer is not None
@@ -42,7 +43,7 @@ def states(bench: Bench, experiment: int) -> list[State]:
 
 
 def queued(bench: Bench) -> list[int]:
-    return [t.id for t in bench.store.queue(100, of_each=100)]
+    return [t.id for t in trial_queue.first_queued(bench.store, 100, of_each=100)]
 
 
 def live(bench: Bench) -> list[TrialRow]:
@@ -70,7 +71,7 @@ def live(bench: Bench) -> list[TrialRow]:
         ("clone", {"trial": 2, "warm_trial": 99}),
     ],
 )
-def test_what_is_not_there_is_told_with_what_is(
+def test_an_unknown_name_is_answered_with_the_known_ones(
     bench_of: MakeBench, verb: str, args: dict[str, Any]
 ) -> None:
     bench = bench_of()
@@ -81,7 +82,7 @@ def test_what_is_not_there_is_told_with_what_is(
     assert answer.hint
 
 
-@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"engine-stop", "engine-start", "hold"}))
+@pytest.mark.parametrize("verb", sorted(set(HANDLERS) - {"engine-stop", "engine-start", "hold"}))
 @pytest.mark.parametrize("args", [{}, {"trial": None, "experiment": [], "card": {}}, {"trial": -1}])
 def test_garbage_is_answered_and_changes_nothing(
     bench_of: MakeBench, verb: str, args: dict[str, Any]
@@ -219,7 +220,7 @@ def test_a_failed_trial_is_run_again_as_a_clone(bench_of: MakeBench) -> None:
 def test_killed_before_the_answer_was_kept_there_is_one_clone(bench_of: MakeBench) -> None:
     bench = bench_of()
     bench.submit(recipe())
-    drop(bench.context.home.requests, "clone", {"trial": 2}, id="c-1")
+    drop_request(bench.context.home.requests, "clone", {"trial": 2}, id="c-1")
     record = bench.store.record_answer
 
     def killed(*_: object) -> None:
@@ -297,7 +298,7 @@ def test_extending_is_a_new_trial_that_starts_from_the_old_ones_weights(
     bench.until(State.DONE, 2)
     answer = ask(bench, "extend", trial=2, steps=4)
     assert "A warm start" in answer.text
-    assert "optimizer and schedule begin anew" in answer.text
+    assert "optimizer and schedule begin again" in answer.text
     longer = bench.store.trial(3)
     assert longer.settings == {"train.max_steps": 4, "train.seed": 43}
     assert longer.warm_trial == 2
@@ -563,7 +564,7 @@ def test_a_trial_moved_while_the_engine_dies_still_arrives(bench_of: MakeBench) 
     there = {"cpu-0": "cpu-1", "cpu-1": "cpu-0"}[here]
     ask(bench, "move", trial=2, card=there)
     bench.context.fleet.close()
-    rescue_all(bench.context, "the engine was restarted")
+    requeue_all(bench.context, "the engine was restarted")
     bench.ticks(2)
     assert bench.store.trial(2).card == there
 
@@ -592,7 +593,7 @@ def test_what_runs_stays_where_it_is_when_it_may_go_anywhere(bench_of: MakeBench
     assert f"stays on {row.card}" in ask(bench, "move", trial=2, card="any").text
 
 
-def test_a_wish_for_a_card_can_be_taken_back(bench_of: MakeBench) -> None:
+def test_a_chosen_card_can_be_unset(bench_of: MakeBench) -> None:
     bench = bench_of()
     bench.submit(recipe(train=LONG))
     ask(bench, "pause", trial=2)
@@ -635,7 +636,7 @@ def test_resuming_what_was_asked_to_pause_goes_on_by_itself(bench_of: MakeBench)
     assert bench.store.trial(2).state is State.RUNNING
 
 
-def test_a_stop_meant_for_an_earlier_engine_is_not_obeyed(bench_of: MakeBench) -> None:
+def test_a_stop_meant_for_an_earlier_engine_is_ignored(bench_of: MakeBench) -> None:
     bench = bench_of()
     bench.context.keeper = 4321
     answer = ask(bench, "engine-stop", keeper=1234)
@@ -662,7 +663,7 @@ def test_a_trial_that_is_pruned_goes_on_when_a_person_resumes_it(bench_of: MakeB
     bench.submit(recipe(train=LONG))
     bench.until(State.RUNNING, 2)
     bench.ticks(2)
-    bench.store.prune(2, "median: behind")
+    bench.store.mark_pruned(2, "median: behind")
     assert ask(bench, "resume", trial=2).ok
     bench.ticks(4)
     assert bench.store.trial(2).state is State.RUNNING
@@ -674,7 +675,7 @@ def test_a_start_while_it_stops_is_a_request_to_go_on(bench_of: MakeBench) -> No
     service, keeper = Service(home), Lock(home.keeper_lock)
     assert keeper.take()
     service.start_engine()
-    assert scan(home.requests) == []
+    assert scan_requests(home.requests) == []
     ask(bench, "engine-stop")
     assert service.stopping()
     service.start_engine()
@@ -692,7 +693,7 @@ def test_a_start_while_it_stops_is_a_request_to_go_on(bench_of: MakeBench) -> No
     assert not service.stopping()
 
 
-def test_who_waits_for_a_stop_is_told_that_it_was_taken_back(bench_of: MakeBench) -> None:
+def test_whoever_waits_for_a_stop_learns_that_it_was_cancelled(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     home = bench.context.home
     locks = [Lock(home.keeper_lock), Lock(home.loop_lock)]

@@ -17,7 +17,7 @@ from workbench.machine.files import free_bytes
 from workbench.scheduler import tick
 from workbench.scheduler.guards.disk import DISK_LOW
 from workbench.scheduler.tick_context import events_file
-from workbench.store import Blocked
+from workbench.store import Blocked, attempt_history
 from workbench.trial import State
 
 MIB = 1 << 20
@@ -128,8 +128,8 @@ def test_who_gives_first(bench_of: MakeBench) -> None:
         "update trials set checkpoint_step = 2 where id = 4"
     )  # the one that failed
     # failed, then from the worst score to the best, then what runs
-    assert bench.store.thin_order(10) == [4, 3, 5, 2, 6]
-    assert bench.store.thin_order(2) == [4, 3]
+    assert attempt_history.prune_order(bench.store, 10) == [4, 3, 5, 2, 6]
+    assert attempt_history.prune_order(bench.store, 2) == [4, 3]
 
 
 class TestThinning:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, recipe
-from workbench.store.fair_share import Turns, line_up
+from workbench.store import fair_share
+from workbench.store.fair_share import Turns, forecast_order
 from workbench.store.rows import TrialRow
 from workbench.trial import State
 
@@ -36,7 +37,7 @@ def test_on_one_card_experiments_take_turns_by_the_time_they_had(bench_of: MakeB
     slow = bench.submit(recipe(sweep=MANY, train={"max_steps": 30, "save_every": 100}))
     fast = bench.submit(recipe(sweep=MANY, train={"max_steps": 8, "save_every": 100}))
     bench.ticks(300)
-    spent = bench.store.card_seconds(0.0, bench.now)
+    spent = fair_share.card_seconds(bench.store, 0.0, bench.now)
     assert abs(spent[slow] - spent[fast]) <= 35  # no more than the longest trial apart
     assert begun(bench, fast) > 2 * begun(bench, slow)
 
@@ -105,7 +106,7 @@ def test_a_trial_that_found_no_card_counts_for_nothing(bench_of: MakeBench, plac
 
 
 def foretold(bench: Bench) -> list[int]:
-    return [trial.id for trial in line_up(bench.store, bench.now)]
+    return [trial.id for trial in forecast_order(bench.store, bench.now)]
 
 
 def placed(bench: Bench, since: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""One promise, two fleets."""
+"""The Fleet interface, tested against both implementations."""
 
 from __future__ import annotations
 

@@ -14,9 +14,10 @@ from tests.support.tick_contexts import Bench, cpu_card, gpu_card, recipe
 from workbench.machine import xid
 from workbench.scheduler.guards import card_guards
 from workbench.scheduler.guards.energy import drawn_wh
-from workbench.scheduler.recover import rescue_all
-from workbench.store.board import board
-from workbench.store.requests import drop
+from workbench.scheduler.recover import requeue_all
+from workbench.store import card_table
+from workbench.store.board import rank_adapters
+from workbench.store.requests import drop_request
 from workbench.store.rows import CardRow
 from workbench.trial import State
 
@@ -102,7 +103,7 @@ class TestStaggeredStart:
         bench.ticks(1)
         first = running(bench)
         bench.context.fleet.close()
-        rescue_all(bench.context, "the engine was restarted")
+        requeue_all(bench.context, "the engine was restarted")
         bench.ticks(2)
         assert running(bench) == first
 
@@ -312,16 +313,16 @@ class TestEnergy:
         bench = bench_of(gpu_card(0, energy_j=0.0))
         id = bench.submit(recipe(**LONG))
         self.run(bench, 2, State.RUNNING)
-        drop(bench.context.home.requests, "pause", {"trial": 2})
+        drop_request(bench.context.home.requests, "pause", {"trial": 2})
         self.run(bench, 2, State.PAUSED)
-        drop(bench.context.home.requests, "resume", {"trial": 2})
+        drop_request(bench.context.home.requests, "resume", {"trial": 2})
         self.run(bench, 2, State.RUNNING)
-        drop(bench.context.home.requests, "stop", {"trial": 2})
+        drop_request(bench.context.home.requests, "stop", {"trial": 2})
         self.run(bench, 2, State.STOPPED)
         first, second = self.wh(bench, 2)
         assert first
         assert second
-        [row, _base] = board(bench.store, bench.store.experiment(id), bench.now)
+        [row, _base] = rank_adapters(bench.store, bench.store.experiment(id), bench.now)
         assert row.energy_wh == pytest.approx(first + second)
         [of_base] = self.wh(bench, 1)
         assert card(bench, "GPU-0").energy_wh == pytest.approx(first + second + (of_base or 0))
@@ -334,7 +335,7 @@ class TestEnergy:
         bench.context.fleet.close()
         bench.context.metered.clear()  # it was this loop's
         bench.now += 10_000
-        rescue_all(bench.context, "the engine was restarted")
+        requeue_all(bench.context, "the engine was restarted")
         change(bench, "GPU-0", energy_j=bench.seen[0]["energy_j"] + 1e6)
         bench.ticks(1)
         assert self.wh(bench, 2)[0] == pytest.approx(before)
@@ -344,7 +345,7 @@ class TestEnergy:
         id = bench.submit(recipe())
         bench.until(State.DONE, 2)
         assert self.wh(bench, 2) == [None]
-        rows = board(bench.store, bench.store.experiment(id), bench.now)
+        rows = rank_adapters(bench.store, bench.store.experiment(id), bench.now)
         assert [row.energy_wh for row in rows] == [None, None]
 
     def row(self, bench: Bench, at_utc: float, **values: Any) -> CardRow:
@@ -433,7 +434,7 @@ class TestFailingCards:
         bench.ticks(3)
         assert card(bench, "GPU-1").quarantined
         assert told(bench, "card-back") == ["card GPU-1 is back; it is still quarantined"]
-        drop(bench.context.home.requests, "undrain", {"card": "GPU-1", "quarantine": True})
+        drop_request(bench.context.home.requests, "undrain", {"card": "GPU-1", "quarantine": True})
         bench.ticks(3)
         assert card(bench, "GPU-1").quarantined == ""  # its old errors are known, and no new ones
 
@@ -472,7 +473,7 @@ class TestFailingCards:
 
     def test_a_count_that_began_anew_is_no_error(self, bench_of: MakeBench) -> None:
         bench = bench_of(gpu_card(0, ecc_errors=5))
-        bench.store.quarantine("GPU-0", "")
+        card_table.set_quarantine(bench.store, "GPU-0", "")
         change(bench, "GPU-0", ecc_errors=0)
         bench.ticks(1)
         assert card(bench, "GPU-0").quarantined == ""
@@ -535,7 +536,7 @@ class TestPoisonedContexts:
 
 def test_every_code_is_somebodys_fault_and_has_words() -> None:
     for code in range(1, 200):
-        assert xid.words(code).startswith(f"Xid {code}")
-        assert xid.hint(code)
+        assert xid.describe(code).startswith(f"Xid {code}")
+        assert xid.repair_hint(code)
         if xid.breaks_context(code):
-            assert xid.fault(code) is xid.Fault.PROGRAM
+            assert xid.classify(code) is xid.Fault.PROGRAM

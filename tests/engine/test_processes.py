@@ -1,4 +1,4 @@
-"""Keeper, loop and locks, without Ray: what must hold when something else goes wrong."""
+"""Keeper, loop and locks without Ray: they keep their promises when something else fails."""
 
 import errno
 import fcntl
@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import wait_for
-from workbench.engine import STOP_LIMIT_S, Patience, passes
+from workbench.engine import STOP_LIMIT_S, Patience, is_survivable
 from workbench.home import Home
 from workbench.keeper import Keeper
-from workbench.machine.locks import Lock, holder
+from workbench.machine.locks import Lock, lock_holder
 from workbench.machine.processes import KEEPER
 from workbench.scheduler.children.preparer import KILLED_LIMIT, Preparer
 from workbench.service import Service
@@ -98,16 +98,16 @@ def test_a_full_disk_and_a_held_database_pass_and_a_broken_one_does_not(tmp_path
     with pytest.raises(sqlite3.OperationalError) as broken:
         store.db.execute("select nothing from nowhere")
     store.close()
-    assert passes(full.value)
-    assert passes(OSError(errno.ENOSPC, "no space"))
-    assert not passes(broken.value)
-    assert not passes(FileNotFoundError(errno.ENOENT, "gone"))
+    assert is_survivable(full.value)
+    assert is_survivable(OSError(errno.ENOSPC, "no space"))
+    assert not is_survivable(broken.value)
+    assert not is_survivable(FileNotFoundError(errno.ENOENT, "gone"))
 
 
 def test_a_home_under_a_file_is_answered_like_one_that_never_ran(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     service = Service(Home(tmp_path / "file" / "home"))
-    assert holder(service.home.keeper_lock) is None
+    assert lock_holder(service.home.keeper_lock) is None
     assert service.snapshot().engine.state == "down"
     assert service.snapshot().trials == []
 
@@ -115,12 +115,12 @@ def test_a_home_under_a_file_is_answered_like_one_that_never_ran(tmp_path: Path)
 def test_the_newest_checkpoint_is_the_one_of_the_highest_step(tmp_path: Path) -> None:
     for step in (999_975, 1_000_000, 999_950):
         checkpoint.folder_of(tmp_path, step).mkdir()
-    checkpoint.tidy(tmp_path)
+    checkpoint.remove_old(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"step-999975", "step-1000000"}
 
 
 @pytest.mark.parametrize(("kills", "ok"), [(KILLED_LIMIT, True), (KILLED_LIMIT + 1, False)])
-def test_a_preparation_that_was_killed_begins_anew_but_not_for_ever(
+def test_a_killed_preparation_is_restarted_a_few_times(
     kills: int, ok: bool, tmp_path: Path
 ) -> None:
     home = Home(tmp_path / "home").make()

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
-from workbench.scheduler.recover import rescue_all
+from workbench.scheduler.recover import requeue_all
 from workbench.service import Service
-from workbench.store.board import board
-from workbench.store.requests import drop
+from workbench.store import card_table
+from workbench.store.board import rank_adapters
+from workbench.store.requests import drop_request
 from workbench.trial import State
 
 MakeBench = Callable[..., Bench]
@@ -44,7 +45,7 @@ def test_a_tpe_sweep_runs_its_trials_to_a_ranked_board(bench_of: MakeBench) -> N
     assert [t.state for t in tuned(bench)] == [State.DONE] * 14
     assert [t.number for t in tuned(bench)] == list(range(1, 15))
     assert not bench.store.experiment(id).searching
-    rows = board(bench.store, bench.store.experiment(id), bench.now)
+    rows = rank_adapters(bench.store, bench.store.experiment(id), bench.now)
     assert rows[0].score is not None
     assert rows[0].score > 0.9  # of rates from 0.001 on, those above 0.15 reach this
 
@@ -54,7 +55,7 @@ def test_the_board_ranks_by_what_the_search_goes_by(bench_of: MakeBench) -> None
     grid = {"objective": "perplexity", "parameters": {"train.learning_rate": [0.1, 0.01, 0.05]}}
     id = bench.submit(recipe(sweep=grid))
     bench.ticks(40)
-    rows = board(bench.store, bench.store.experiment(id), bench.now)
+    rows = rank_adapters(bench.store, bench.store.experiment(id), bench.now)
     assert [row.trial for row in rows] == [2, 4, 3, 1]  # the lowest perplexity first
     assert rows[0].score == pytest.approx(math.exp(0.4))
     assert rows[0].gain == pytest.approx(math.exp(0.9) - math.exp(0.4))
@@ -94,7 +95,7 @@ def test_where_no_card_is_free_one_trial_stands_in_the_queue_and_says_why(
     bench_of: MakeBench,
 ) -> None:
     bench = bench_of(cpu_card(0))
-    bench.store.quarantine("cpu-0", "it lost two trials")
+    card_table.set_quarantine(bench.store, "cpu-0", "it lost two trials")
     bench.submit(recipe(sweep=sweep(trials=14)))
     bench.ticks(5)
     [waiting] = tuned(bench)
@@ -111,7 +112,7 @@ def test_a_restart_changes_no_proposal(tmp_path: Path) -> None:
             if tick in restarts:
                 bench.context.fleet.close()
                 bench.context.early_stops.clear()
-                rescue_all(bench.context, "the engine was restarted")
+                requeue_all(bench.context, "the engine was restarted")
             bench.ticks(1)
         found.append(settings(bench))
         assert {t.state for t in bench.trials()} == {State.DONE}
@@ -126,12 +127,12 @@ import json, sys
 from pathlib import Path
 from workbench import search
 from workbench.recipe import Recipe
-from workbench.scheduler.sweeps import tried
+from workbench.scheduler.sweeps import as_past_trial
 from workbench.store import Reader
-from workbench.store.history import past
+from workbench.store.history import read_past
 reader = Reader.open(Path(sys.argv[1]))
 recipe = Recipe.model_validate_json(json.dumps(reader.experiment(1).recipe))
-history = [tried(one) for one in past(reader, 1, recipe.objective[0])]
+history = [as_past_trial(one) for one in read_past(reader, 1, recipe.objective[0])]
 print(json.dumps(search.next_point(recipe, len(history) + 1, history)))
 """
 
@@ -144,7 +145,7 @@ def test_another_process_asks_the_store_and_gets_the_same_trial(
     bench.submit(recipe(sweep=sweep(trials=12)))
     while [t.state for t in tuned(bench)] != [*[State.DONE] * (trials - 1), State.RUNNING]:
         bench.ticks(1)
-    drop(bench.context.home.requests, "hold", {"experiment": 1})
+    drop_request(bench.context.home.requests, "hold", {"experiment": 1})
     bench.until(State.DONE, trials + 1)
     child = subprocess.run(
         [sys.executable, "-c", ASK, str(bench.context.home.database)],
@@ -152,7 +153,7 @@ def test_another_process_asks_the_store_and_gets_the_same_trial(
         capture_output=True,
         check=True,
     )
-    drop(bench.context.home.requests, "release", {"experiment": 1})
+    drop_request(bench.context.home.requests, "release", {"experiment": 1})
     bench.ticks(2)
     assert len(settings(bench)) == trials + 1
     assert settings(bench)[-1] == json.loads(child.stdout)
@@ -248,7 +249,7 @@ def test_halving_lets_the_best_go_on_and_the_rest_keep_their_adapters(bench_of: 
     assert {t.state for t in others} == {State.PRUNED}
     assert all(t.step < 6 for t in others)
     assert others[0].reason.startswith("asha: rung 1 (step 2), held-out loss 0.96 is not among")
-    rows = board(bench.store, bench.store.experiment(id), bench.now)
+    rows = rank_adapters(bench.store, bench.store.experiment(id), bench.now)
     assert rows[0].trial == best.id
     assert [row.rank for row in rows[:6]] == [1, 2, 3, 4, 5, 6]
     assert all(row.adapter for row in rows[:6])
@@ -284,7 +285,7 @@ def test_each_rung_is_judged_once_wherever_the_engine_is_killed(bench_of: MakeBe
     with bench.store.writing():
         bench.store.db.execute("update experiments set max_parallel = 2")
     bench.context.fleet.close()
-    rescue_all(bench.context, "the engine was restarted")
+    requeue_all(bench.context, "the engine was restarted")
     bench.ticks(60)
     assert [t.state for t in tuned(bench)] == [State.DONE, State.DONE]
 
@@ -337,9 +338,9 @@ def test_a_person_comes_before_the_early_stopper(bench_of: MakeBench) -> None:
         )
     )
     bench.until(State.RUNNING, 2)
-    drop(bench.context.home.requests, "pause", {"trial": 2})
+    drop_request(bench.context.home.requests, "pause", {"trial": 2})
     assert bench.until(State.PAUSED, 2).pruned
-    drop(bench.context.home.requests, "resume", {"trial": 2})
+    drop_request(bench.context.home.requests, "resume", {"trial": 2})
     assert bench.until(State.PRUNED, 2).score is not None
 
 
@@ -391,7 +392,7 @@ def test_a_diverged_trial_keeps_what_it_has(bench_of: MakeBench, kept: bool) -> 
     assert (row.score is not None) is kept
 
 
-def test_a_sweep_tells_which_of_its_settings_mattered(bench_of: MakeBench) -> None:
+def test_a_sweep_reports_which_of_its_settings_mattered(bench_of: MakeBench) -> None:
     bench = bench_of()
     grid = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1, 0.15], "lora.rank": [4, 8]}}
     id = bench.submit(recipe(sweep=grid))

@@ -1,4 +1,4 @@
-"""The driver that tells of the cards stalls or fails: what runs goes on, and it is said."""
+"""The driver that reports the cards stalls or fails: trials train on, and a warning is shown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tests.support.whole import LIMIT_S, Whole
 pytestmark = pytest.mark.fault
 
 
-def test_a_sampler_that_stalls_is_replaced_and_what_trains_goes_on(whole: Whole) -> None:
+def test_a_sampler_that_stalls_is_replaced_and_training_continues(whole: Whole) -> None:
     whole.two_running()
     attempts = {a.id for a in whole.live()}
     with whole.unharmed():
         whole.arm("sampler.asking=hang")
         stalled = whole.fired()
         wait_for(lambda: _problem(whole), "the cards' silence is told", LIMIT_S)
-        assert "no news of the cards" in _problem(whole)
+        assert "no reading of the cards" in _problem(whole)
         assert "the driver may hang" in whole.service.engine().detail
         whole.until_further(whole.steps())
         wait_for(lambda: not _problem(whole), "a new sampler tells", LIMIT_S)
@@ -25,7 +25,7 @@ def test_a_sampler_that_stalls_is_replaced_and_what_trains_goes_on(whole: Whole)
     assert stalled
 
 
-def test_a_sampler_that_fails_is_started_anew_and_what_trains_goes_on(whole: Whole) -> None:
+def test_a_sampler_that_fails_is_restarted_and_training_continues(whole: Whole) -> None:
     whole.two_running()
     attempts = {a.id for a in whole.live()}
     with whole.unharmed():

@@ -43,17 +43,17 @@ def fill(folder: Path) -> Path:
     return path
 
 
-def test_a_full_disk_is_said_and_when_there_is_room_again_everything_goes_on(
+def test_a_full_disk_is_reported_and_everything_continues_with_room(
     small_disk: Path,
 ) -> None:
     """First with a ballast to give up, then without: nobody can write a byte, whatever it is."""
     config = 'guards = {disk_floor = "64MiB", ballast = "8MiB"}\n'
     with whole_engine(small_disk, config) as it:
         trials = set(it.two_running())
-        with it.unharmed(told=r"the disk was full: .+ of ballast were given up"):
-            wait_for(it.home.ballast.exists, "there is a ballast", LIMIT_S)
+        with it.unharmed(told=r"the disk was full: the reserve file \(.+\) was released"):
+            wait_for(it.home.reserve_file.exists, "there is a ballast", LIMIT_S)
             filling = fill(small_disk)
-            wait_for(lambda: not it.home.ballast.exists(), "the ballast is given up", LIMIT_S)
+            wait_for(lambda: not it.home.reserve_file.exists(), "the ballast is given up", LIMIT_S)
 
             def refused() -> bool:
                 fill(small_disk)  # what the ballast and older checkpoints took up, too
@@ -67,7 +67,7 @@ def test_a_full_disk_is_said_and_when_there_is_room_again_everything_goes_on(
 
 
 @pytest.mark.parametrize("point", ["checkpoint.filled", "checkpoint.before_rename"])
-def test_a_checkpoint_that_found_no_room_is_said_and_its_trial_goes_on(
+def test_a_checkpoint_without_room_is_reported_and_its_trial_continues(
     point: str, whole: Whole
 ) -> None:
     whole.two_running()

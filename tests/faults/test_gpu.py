@@ -50,7 +50,7 @@ def test_a_broken_context_ends_the_worker_and_the_trial_goes_on_in_a_new_one(car
     assert card.state(trial) is State.RUNNING
 
 
-def test_out_of_memory_goes_down_its_ladder_and_nothing_is_lost(card: Whole) -> None:
+def test_out_of_memory_takes_its_fallback_steps_and_nothing_is_lost(card: Whole) -> None:
     trial = one_running(card)
     with card.unharmed(told=r"trial \d+.*out of memory"):
         before = card.steps()

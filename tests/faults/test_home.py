@@ -1,4 +1,4 @@
-"""What the home holds is damaged, moved, or no longer what it was: said, mended, and it goes on."""
+"""The home is damaged, moved or changed: the damage is reported, repaired, and training continues."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def gone(database: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [cut_short, without_its_log, gone])
-def test_a_damaged_database_is_refused_and_repaired_and_everything_goes_on(
+def test_a_damaged_database_is_refused_repaired_and_used_again(
     harm: Callable[[Path], None], whole: Whole
 ) -> None:
     whole.two_running()
@@ -80,9 +80,7 @@ def test_a_home_that_was_moved_goes_on_from_its_checkpoints(whole: Whole) -> Non
     assert not old.exists()
 
 
-def test_a_data_file_that_changed_under_its_experiment_is_refused_with_a_mend(
-    whole: Whole, tmp_path: Path
-) -> None:
+def test_a_changed_data_file_is_refused_with_a_hint(whole: Whole, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     lines = [f'{{"question": "What is {n} and 1?", "answer": "{n + 1}"}}\n' for n in range(64)]
     rows.write_text("".join(lines))

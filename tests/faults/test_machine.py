@@ -1,4 +1,4 @@
-"""The engine's processes killed, the machine rebooted, its clock set: everything goes on."""
+"""Processes of the engine are killed, the machine reboots, its clock is set: training continues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.sound import no_orphans
 from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole
 from workbench.home import private_temp
-from workbench.machine.processes import LOOPBACK, identify, listeners, marked
+from workbench.machine.processes import LOOPBACK, find_listeners, find_marked, identify_process
 from workbench.trial import State
 
 pytestmark = pytest.mark.fault
@@ -37,7 +37,7 @@ def test_home_and_database_are_nobody_elses(whole: Whole) -> None:
 
 
 def test_ray_listens_on_loopback_only(whole: Whole) -> None:
-    found = listeners(marked(str(whole.runtime()["unit"])))
+    found = find_listeners(find_marked(str(whole.runtime()["unit"])))
     assert found
     assert {address for address, _ in found} <= LOOPBACK
 
@@ -48,7 +48,7 @@ def test_a_second_keeper_on_the_same_home_does_nothing(whole: Whole) -> None:
     env = {**os.environ, "WORKBENCH_HOME": str(whole.home.root)}
     subprocess.run([sys.executable, "-m", "workbench.keeper"], env=env, check=True, timeout=120)
     assert whole.pid("loop") == loop
-    assert identify(loop) is not None
+    assert identify_process(loop) is not None
 
 
 def test_a_second_engine_on_the_same_home_says_who_holds_it(whole: Whole) -> None:
@@ -90,15 +90,15 @@ def test_ray_killed_is_back_by_itself(who: str, whole: Whole) -> None:
         whole.kill(whole.pid("head") if who == "head" else whole.process(f"/{who}"))
         whole.until_later_attempts(before)
     assert whole.runtime()["unit"] != unit
-    assert marked(str(unit)) == []
+    assert find_marked(str(unit)) == []
 
 
-def test_after_a_killed_keeper_the_next_command_puts_things_right(whole: Whole) -> None:
+def test_after_a_killed_keeper_the_next_command_restarts_the_engine(whole: Whole) -> None:
     whole.two_running()
     before, loop = whole.live(), whole.pid("loop")
     with whole.unharmed(told=CUT):
         whole.kill(whole.keeper())
-        wait_for(lambda: identify(loop) is None, "its loop ends with it")
+        wait_for(lambda: identify_process(loop) is None, "its loop ends with it")
         assert whole.service.engine().state == "down"
         assert whole.service.ensure_engine()
         whole.until_later_attempts(before)
@@ -118,7 +118,7 @@ def test_after_a_reboot_everything_resumes(whole: Whole) -> None:
 
 
 @pytest.mark.slow
-def test_a_loop_that_hangs_is_started_anew_with_its_head(whole: Whole) -> None:
+def test_a_loop_that_hangs_is_restarted_with_its_head(whole: Whole) -> None:
     whole.two_running()
     before = whole.live()
     with whole.unharmed(told=r"restarted: the loop did not tick for 30 s; what ran goes on"):
@@ -155,7 +155,7 @@ def test_a_stopped_engine_checkpoints_and_stays_stopped_until_it_is_started(whol
         answer = whole.service.answer(request)
         assert answer is not None
         assert answer.ok
-    assert marked(unit) == []
+    assert find_marked(unit) == []
     assert {whole.state(t) for t in trials} == {State.QUEUED}
     assert {whole.service.trial(t).attempts[-1].outcome for t in trials} == {"yielded"}
     assert whole.service.engine().state == "stopped"

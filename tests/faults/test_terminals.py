@@ -12,7 +12,7 @@ import pytest
 from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole, short_recipe
 from tests.tui.test_terminal import CODE, Terminal
-from workbench.store.requests import drop
+from workbench.store.requests import drop_request
 from workbench.trial import State
 
 pytestmark = pytest.mark.fault
@@ -33,7 +33,7 @@ def terminal(whole: Whole) -> Iterator[Callable[[], Terminal]]:
 
 
 @pytest.mark.parametrize("how", ["killed", "hung up"])
-def test_a_screen_that_goes_changes_nothing(
+def test_a_screen_that_is_killed_changes_nothing(
     how: str, whole: Whole, terminal: Callable[[], Terminal]
 ) -> None:
     before = whole.two_running()
@@ -84,7 +84,7 @@ def test_the_same_request_sent_twice_is_carried_out_once(whole: Whole) -> None:
     recipe = short_recipe("train.max_steps=4").model_dump(mode="json")
     with whole.unharmed():
         for _ in range(2):
-            drop(whole.home.requests, "submit", {"recipe": recipe}, id="sent-twice")
+            drop_request(whole.home.requests, "submit", {"recipe": recipe}, id="sent-twice")
             whole.obeyed("sent-twice")
             left = whole.home.requests / "sent-twice.json"
             wait_for(lambda left=left: not left.exists(), "it is taken away", LIMIT_S)  # type: ignore[misc]

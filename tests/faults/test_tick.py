@@ -1,7 +1,5 @@
-"""The engine killed at every named point of its tick: the next one goes on as if nothing had been.
-
-What leads a tick to the point is in the second column. Three points whose neighbours tell as much
-are `slow`: each costs ten seconds.
+"""The engine is killed at every named point of its tick: the next one continues as if nothing had
+happened.
 """
 
 from __future__ import annotations

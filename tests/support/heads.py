@@ -1,4 +1,4 @@
-"""A Ray head of our own for tests, started as the keeper starts its own and ended for sure."""
+"""A Ray head for tests, started as the keeper starts its own, and ended for certain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from workbench.machine.processes import MARK, end_unit
 
 @contextmanager
 def ray_head() -> Iterator[str]:
-    """Its address. The driver's token is set in this process's environment meanwhile."""
+    """Yield the address of a head; the driver's token is set in this process's environment
+    meanwhile.
+    """
     unit, port = f"test-{secrets.token_hex(4)}", free_port()
     temp = Path(tempfile.mkdtemp(prefix="wbt-"))
     token = temp / "token"

@@ -1,4 +1,4 @@
-"""A preparation that is killed as often as the file `kills` in its folder says."""
+"""A preparation that kills itself as often as the file `kills` in its folder says."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What must hold of a home after anything at all was done to its engine: nine clauses."""
+"""The nine promises that hold for a home after any fault of its engine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from typing import Any
 
 from workbench.events import Event, read_events
 from workbench.home import Home
-from workbench.machine.locks import holder
-from workbench.machine.processes import identify, marked
+from workbench.machine.locks import lock_holder
+from workbench.machine.processes import find_marked, identify_process
 from workbench.scheduler.tick_context import assignment_file
 from workbench.store.reader import Reader
-from workbench.store.repair import equals_repaired
+from workbench.store.repair import differences_from_repair
 from workbench.trial import LEGAL, State
 
 SECRET = "hf_NobodyMayEverWriteThisDown1234567"
-"""What tests and soak have as HF_TOKEN in the environment of everything they start."""
+"""Value of HF_TOKEN in the environment of everything that tests and soak start."""
 
 
 def sound(home: Home, *, told: str = "", since: int = 0, intervals: int = 1) -> None:
-    """All nine, or AssertionError. `told` is what one event after `since` must say.
+    """Check all nine promises; AssertionError names the one that is broken.
 
-    `intervals` of checkpoints may have been lost by each attempt: two where a test damaged one.
+    `told` is a pattern that one event after `since` must match. `intervals` of checkpoints may
+    have been lost by each attempt: two where a test damaged one.
     """
     reader = Reader.open(home.database)
     try:
@@ -49,6 +50,7 @@ def sound(home: Home, *, told: str = "", since: int = 0, intervals: int = 1) -> 
 
 
 def newest_event(home: Home) -> int:
+    """Return the id of the newest event, 0 where there is none."""
     reader = Reader.open(home.database)
     try:
         return int(reader.db.execute("select coalesce(max(id), 0) from events").fetchone()[0])
@@ -101,7 +103,7 @@ def _attempts(reader: Reader) -> dict[int, list[int]]:
 
 
 def _lines(home: Home, attempt: int) -> list[Event]:
-    """Every whole line an attempt wrote, whatever the tables say."""
+    """Return every whole line that an attempt wrote, whether or not the loop has read it."""
     path, offset, found = home.attempt(attempt) / "events.jsonl", 0, []
     while True:
         lines, after = read_events(path, offset)
@@ -133,7 +135,7 @@ def _every_adapter_verifies_and_is_finite(reader: Reader, home: Home) -> None:
     for row in rows.values():
         weights = home.root / row["path"] / WEIGHTS  # relative, so that a home can be moved
         assert weights.stat().st_size == row["bytes"]
-        assert staging.sha256(weights) == row["sha256"]
+        assert staging.file_sha256(weights) == row["sha256"]
         assert all(tensor.isfinite().all() for tensor in load_file(weights).values())
     finished = (State.DONE, State.PRUNED)
     for trial in reader.trials():
@@ -143,7 +145,9 @@ def _every_adapter_verifies_and_is_finite(reader: Reader, home: Home) -> None:
 
 # 5
 def _no_more_work_lost_than_an_interval(reader: Reader, home: Home, intervals: int) -> None:
-    """By what the workers wrote: the next attempt's first step follows the last one's closely."""
+    """Compare what workers wrote: the first step of each attempt follows closely on the last step
+    of the one before.
+    """
     recipes = {e.id: e.recipe for e in reader.experiments()}
     trials = {t.id: t for t in reader.trials()}
     for trial, ids in _attempts(reader).items():
@@ -166,7 +170,9 @@ def _steps(home: Home, attempt: int) -> list[int]:
 
 # 6
 def no_orphans(home: Home) -> None:
-    """Every process of this home belongs to its keeper, and no card's lock to one that does not."""
+    """Wait up to 30 s until every process of this home belongs to its keeper, and each card's lock
+    to one that does.
+    """
     until = time.monotonic() + 30
     while (left := _strangers(home)) and time.monotonic() < until:
         time.sleep(0.05)
@@ -176,9 +182,11 @@ def no_orphans(home: Home) -> None:
 def _strangers(home: Home) -> dict[int, str]:
     """pid → what it runs, or which lock it holds."""
     ours = _belonging(home)
-    found = {pid: _command(pid) for pid in of_home(home) - ours if identify(pid) is not None}
+    found = {
+        pid: _command(pid) for pid in of_home(home) - ours if identify_process(pid) is not None
+    }
     for lock in home.root.glob("locks/card-*.lock"):
-        if (pid := holder(lock)) is not None and pid not in ours:
+        if (pid := lock_holder(lock)) is not None and pid not in ours:
             found[pid] = f"holds {lock.name}"
     return found
 
@@ -191,7 +199,7 @@ def _command(pid: int) -> str:
 
 
 def of_home(home: Home) -> set[int]:
-    """Every process that was started for this home, whoever started it."""
+    """Return the pid of every process that was started for this home, by whomever."""
     wanted, found = f"WORKBENCH_HOME={home.root}".encode(), set()
     for entry in Path("/proc").iterdir():
         try:
@@ -203,18 +211,20 @@ def of_home(home: Home) -> set[int]:
 
 
 def _belonging(home: Home) -> set[int]:
-    keeper = holder(home.keeper_lock)
+    keeper = lock_holder(home.keeper_lock)
     try:
         told = json.loads(home.runtime.read_text())
     except (OSError, ValueError):
         told = {}
     units = [told.get("unit"), f"sampler-{keeper}"] if keeper else []
-    return {pid for unit in units for pid in marked(str(unit))} | ({keeper} if keeper else set())
+    return {pid for unit in units for pid in find_marked(str(unit))} | (
+        {keeper} if keeper else set()
+    )
 
 
 # 7
 def _people_are_told(reader: Reader, told: str, since: int) -> None:
-    """Of a loss: which trial, why, and what happens next. Of a failure: reason and mend."""
+    """Check that losses name trial, reason and next step, and failures reason and hint."""
     for row in _rows(reader, "select text from events where kind = 'lost'"):
         assert re.search(r"^trial \d+: .+; (goes on from step \d+|again|.+ ended .+)", row["text"])
     for trial in reader.trials():
@@ -230,13 +240,16 @@ def _database_is_sound(reader: Reader) -> None:
 
 
 def _equals_what_repair_makes(home: Home) -> None:
-    assert equals_repaired(home) == []
+    assert differences_from_repair(home) == []
 
 
 # 9
 def _no_secret_in_any_file(home: Home) -> None:
-    """By a process of its own: to open and close a database's files here would let go the locks
-    of whatever reader this process has (POSIX), and the next engine would cut them under it."""
+    """Search every file of the home for the secret, in a process of its own.
+
+    To open and close a database's files in this process would release the POSIX locks of its
+    readers, and the next engine would cut the log while they read it.
+    """
     places = [home.root]
     if home.runtime.exists():
         told = json.loads(home.runtime.read_text()).get("temp")

@@ -1,9 +1,10 @@
-"""A desk with a real store on a temporary folder, an inline fleet, and cards of our choosing."""
+"""A TickContext with a real store in a temporary folder, an inline fleet, and chosen cards."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from workbench.home import Home
 from workbench.recipe import Recipe
 from workbench.scheduler import TickContext, tick
 from workbench.scheduler.children.preparer import Preparer
-from workbench.scheduler.propose_trials import enqueue
-from workbench.store import Store
+from workbench.scheduler.propose_trials import enqueue_trials
+from workbench.store import Store, card_table
 from workbench.store.rows import TrialRow, card_of
 from workbench.trial import State
 from workbench.user_config import ConfigWatch
@@ -80,7 +81,7 @@ def gpu_card(index: int, gib: float = 24.0, **changes: Any) -> dict[str, Any]:
 
 @dataclass
 class Bench:
-    """A desk and the clock in its hand."""
+    """A TickContext together with the clock that it reads."""
 
     context: TickContext
     now: float
@@ -97,7 +98,7 @@ class Bench:
         model = {**PREPARED["model"], "config": config or TINY}  # type: ignore[dict-item]
         rows = {**PREPARED["data"], **data}  # type: ignore[dict-item]
         prepared = {**PREPARED, "model": model, "data": rows}
-        enqueue(self.context, self.store.experiment(id), prepared, cards)
+        enqueue_trials(self.context, self.store.experiment(id), prepared, cards)
         return id
 
     def ticks(self, count: int = 1) -> None:
@@ -126,7 +127,7 @@ def make_bench(folder: Path, cards: list[dict[str, Any]], worker: str = WORKER) 
     home = Home(folder / "home").make()
     bench: Bench
     store = Store(home.database, clock=lambda: bench.now)
-    fleet = InlineFleet(str(home.root), store.next_generation, worker=worker)
+    fleet = InlineFleet(str(home.root), partial(card_table.next_generation, store), worker=worker)
     config = home.root / "config.toml"
     config.write_text('[guards]\nballast = "0"\n')
     context = TickContext(
@@ -138,5 +139,5 @@ def make_bench(folder: Path, cards: list[dict[str, Any]], worker: str = WORKER) 
         sample=lambda: bench.seen,
     )
     bench = Bench(context, 1_000.0, cards)
-    context.look()
+    context.refresh()
     return bench

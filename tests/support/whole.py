@@ -21,12 +21,12 @@ from tests.support.waiting import wait_for
 from workbench import fault_points
 from workbench.home import Home
 from workbench.keeper import CRASHES
-from workbench.machine.locks import holder
-from workbench.machine.processes import end_unit, identify, marked
+from workbench.machine.locks import lock_holder
+from workbench.machine.processes import end_unit, find_marked, identify_process
 from workbench.recipe import Recipe, find_recipe, load_recipe
 from workbench.service import Service
-from workbench.store.requests import drop
-from workbench.store.rows import Attempt, TrialRow
+from workbench.store.requests import drop_request
+from workbench.store.rows import AttemptRow, TrialRow
 from workbench.trial import DesiredState, State
 
 LIMIT_S = 240.0
@@ -59,7 +59,7 @@ def workbench(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def whose(pid: int, among: list[Attempt]) -> Attempt:
+def whose(pid: int, among: list[AttemptRow]) -> AttemptRow:
     """The attempt in which that process met the fault."""
     (met,) = (attempt for attempt in among if attempt.pid == pid)
     return met
@@ -70,7 +70,7 @@ class Whole:
     home: Home
     service: Service
     armed: Path
-    """The file that WORKBENCH_FAULT names for everything of this engine."""
+    """File that WORKBENCH_FAULT names for everything of this engine."""
     _units_before: int = field(default=0)
 
     # --- what there is
@@ -82,16 +82,16 @@ class Whole:
             return {}
 
     def pid(self, who: str) -> int:
-        """Of head or loop; 0 while it is being started."""
+        """Return the pid of head or loop; 0 while it is being started."""
         named = self.runtime().get(who)
         return int(named["pid"]) if isinstance(named, dict) else 0
 
     def keeper(self) -> int:
-        return holder(self.home.keeper_lock) or 0
+        return lock_holder(self.home.keeper_lock) or 0
 
     def process(self, name: str) -> int:
-        """The process of this unit whose command line has `name`, Ray's among them; 0 without."""
-        for pid in marked(str(self.runtime().get("unit"))):
+        """Return the pid of a process of this unit whose command line has `name`; 0 without one."""
+        for pid in find_marked(str(self.runtime().get("unit"))):
             try:
                 if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return pid
@@ -102,7 +102,7 @@ class Whole:
     def tuned(self) -> list[TrialRow]:
         return [t for t in self.service.snapshot().trials if t.kind == "tune"]
 
-    def live(self) -> list[Attempt]:
+    def live(self) -> list[AttemptRow]:
         reader = self.service.reader()
         return reader.live_attempts() if reader else []
 
@@ -112,7 +112,7 @@ class Whole:
     # --- what to wait for
 
     def until_both_commit(self) -> dict[int, int]:
-        """Two trials run and have committed a checkpoint in this very attempt; trial → step."""
+        """Wait until two trials have committed a checkpoint in a live attempt; return trial → step."""
 
         def committed() -> dict[int, int]:
             fresh = {a.trial: a.checkpoint_step or 0 for a in self.live()}
@@ -120,8 +120,8 @@ class Whole:
 
         return wait_for(committed, "both trials commit a checkpoint", LIMIT_S)
 
-    def until_later_attempts(self, than: list[Attempt]) -> None:
-        """Each of these trials is in a later attempt and has committed there."""
+    def until_later_attempts(self, than: list[AttemptRow]) -> None:
+        """Wait until each of these trials has committed in a later attempt."""
         newest = {a.trial: a.id for a in than}
 
         def later() -> bool:
@@ -136,7 +136,10 @@ class Whole:
     # --- what to do
 
     def two_running(self) -> dict[int, int]:
-        """Both cards train a long trial that has committed; whatever was before goes on."""
+        """Wait until both cards train a long trial that has committed.
+
+        Whatever earlier tests left behind is continued; missing trials are submitted.
+        """
         self.armed.unlink(missing_ok=True)
         if self.crashes() >= CRASHES - 2:  # each test begins with a keeper that trusts its loop
             self.end_everything()
@@ -147,7 +150,7 @@ class Whole:
                 self.obeyed(self.service.resume(trial.id))
         for card in self.service.snapshot().cards:  # earlier tests' losses are not its fault
             self.obeyed(
-                drop(self.home.requests, "undrain", {"card": card.uuid, "quarantine": True})
+                drop_request(self.home.requests, "undrain", {"card": card.uuid, "quarantine": True})
             )
         missing = 2 - len([t for t in self.tuned() if not t.state.final])
         if missing:
@@ -156,7 +159,7 @@ class Whole:
         return self.until_both_commit()
 
     def start(self) -> None:
-        """Up, and what the loop before it ran is taken from it."""
+        """Start the engine where it is down and wait until it ticks."""
         if not self.keeper():
             self._units_before = self._units()
         self.service.start_engine()
@@ -167,7 +170,7 @@ class Whole:
         assert answer.ok, answer
 
     def give_up(self, experiment: int) -> None:
-        """Kill its trials, once it is prepared."""
+        """Kill the trials of the experiment, once it is prepared."""
         ready = lambda: self.service.experiment(experiment).state == "ready"  # noqa: E731
         wait_for(ready, "it is prepared", LIMIT_S)
         for trial in self.service.trials(experiment):
@@ -176,28 +179,28 @@ class Whole:
                 self.until_state(trial.id, State.STOPPED)
 
     def arm(self, told: str) -> None:
-        fault_points.armed(told)
+        fault_points.parse_faults(told)
         self.armed.with_suffix(".fired").unlink(missing_ok=True)
         staged = self.armed.with_suffix(".new")
         staged.write_text(told)
         staged.rename(self.armed)
 
     def fired(self) -> int:
-        """Waits until the armed fault came; the pid of who met it."""
+        """Wait until the armed fault has happened; return the pid of the process it happened to."""
         path = self.armed.with_suffix(".fired")
         told = wait_for(lambda: path.exists() and path.read_text(), "the fault comes", LIMIT_S)
         return int(str(told).split()[1])
 
     def kill(self, pid: int) -> None:
-        """And wait until it has gone, with its locks."""
+        """Kill the process and wait until it has ended and released its locks."""
         assert pid
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: identify(pid) is None, f"{pid} ends")
+        wait_for(lambda: identify_process(pid) is None, f"{pid} ends")
 
     def end_everything(self) -> None:
-        """As a reboot does: every process of this home, at once."""
+        """Kill every process of this home at once, as a reboot does."""
         for pid in of_home(self.home) | {self.keeper()} - {0}:
-            if identify(pid) is not None:
+            if identify_process(pid) is not None:
                 os.kill(pid, signal.SIGKILL)
         for unit in ("unit", "sampler_unit"):
             if unit in self.runtime():
@@ -214,17 +217,17 @@ class Whole:
     # --- what must hold
 
     def steps(self) -> dict[int, int]:
-        """Of the trials that have not ended."""
+        """Return trial → step of the trials that have not ended."""
         return {trial.id: trial.step for trial in self.tuned() if not trial.state.final}
 
     def until_further(self, than: dict[int, int]) -> None:
-        """Each of these trials is beyond that step."""
+        """Wait until each of these trials is beyond that step."""
         further = lambda: all(self.steps()[t] > step for t, step in than.items())  # noqa: E731
         wait_for(further, "training goes on", LIMIT_S)
 
     @contextmanager
     def unharmed(self, told: str = "", *, intervals: int = 1) -> Iterator[None]:
-        """What is done inside harms nothing: the nine clauses hold after it."""
+        """Check the nine promises after the block, which contains the fault."""
         since = newest_event(self.home)
         yield
         sound(self.home, told=told, since=since, intervals=intervals)
@@ -232,7 +235,7 @@ class Whole:
 
 @contextmanager
 def whole_engine(folder: Path, config: str = "", **env: str) -> Iterator[Whole]:
-    """Started, with that configuration; whatever is left of it is ended at the end."""
+    """Yield a started engine with that configuration; end whatever is left of it afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         (folder / "config" / "workbench").mkdir(parents=True)
         (folder / "config" / "workbench" / "config.toml").write_text(config)

@@ -1,4 +1,10 @@
-"""The promise between the scheduler and whatever runs workers."""
+"""The interface between the scheduler and what runs workers, one worker for each card.
+
+`Fleet` is the interface; `ray_fleet` runs workers as Ray actors, `inline_fleet` as threads of
+this process (tests and `workbench train`). The engine's loop creates a fleet and the scheduler
+calls it. Only `ray_fleet` imports ray; workers are started by dotted name, so nothing here
+imports torch or `workbench.training`.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +17,17 @@ from workbench.machine.cards import Card
 
 
 class Halt(StrEnum):
-    """How a running attempt is asked to end, at its next step boundary."""
+    """The way in which a running attempt ends at its next step boundary."""
 
     FINISH = "finish"
-    """Checkpoint, score, keep the adapter: ends as stopped."""
+    """Checkpoint, score, keep the adapter; the attempt ends as stopped."""
     YIELD = "yield"
-    """Checkpoint and give the card back: ends as yielded."""
+    """Checkpoint and give the card back; the attempt ends as yielded."""
 
 
 class Phase(StrEnum):
+    """The state of a card's worker."""
+
     STARTING = "starting"
     IDLE = "idle"
     BUSY = "busy"
@@ -28,25 +36,25 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a card's worker last said of itself."""
+    """The newest report of a card's worker."""
 
     card: str
     generation: int
     phase: Phase
     attempt: int | None = None
-    """The attempt it runs; None when idle."""
+    """Attempt that the worker runs; None when it is idle."""
     last_attempt: int | None = None
-    """The highest attempt it ever took."""
+    """Highest attempt that the worker ever accepted."""
     pid: int | None = None
     silent_s: float = 0.0
-    """Seconds since it last answered."""
+    """Seconds since the worker last answered."""
     reason: str = ""
-    """Why it is gone."""
+    """Reason for which the worker is gone; empty while it is there."""
     data: dict[str, Any] | None = None
 
 
 class WorkerLike(Protocol):
-    """What a fleet starts by dotted name, one for each card. All calls return at once."""
+    """A worker that a fleet starts by dotted name, one for each card. All calls return at once."""
 
     def start(self, assignment: dict[str, Any]) -> dict[str, Any]: ...
     def halt(self, attempt: int, how: str) -> None: ...
@@ -55,19 +63,22 @@ class WorkerLike(Protocol):
 
 
 class Fleet(Protocol):
-    """Workers, one for each card. Every call returns at once and is safe to repeat."""
+    """Workers, one for each card. Every call returns at once and may be repeated."""
 
     def start(self, card: Card, assignment: Assignment) -> None:
-        """Give `assignment` to the card's worker, starting one if there is none."""
+        """Give `assignment` to the card's worker; create the worker where there is none."""
 
     def halt(self, card: str, attempt: int, how: Halt) -> None:
         """Ask the worker to end this attempt at the next step boundary."""
 
     def end(self, card: str, why: str) -> None:
-        """Kill the card's worker; the next start makes a new generation."""
+        """Kill the card's worker; the next start creates a worker of a higher generation."""
 
     def observe(self) -> dict[str, Report]:
-        """The newest report of every worker, by card uuid; one that went away says so once."""
+        """Return the newest report of every worker, by card uuid.
+
+        A worker that ended is reported once, with phase GONE.
+        """
 
     def close(self) -> None:
         """End every worker."""

@@ -1,4 +1,4 @@
-"""Workers in this very process: for tests, and for looking closely without Ray."""
+"""Workers as threads of this process: for tests, and for debugging without Ray."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ WORKER = "workbench.training.worker:Worker"
 
 
 def load_worker(dotted: str) -> Callable[..., WorkerLike]:
-    """The class named `module:Class`."""
+    """Return the class that `dotted` names as `module:Class`."""
     module, _, name = dotted.partition(":")
     return cast(Callable[..., WorkerLike], getattr(importlib.import_module(module), name))
 
 
-def report_from(card: str, generation: int, told: dict[str, Any], silent_s: float) -> Report:
-    """A worker's own words as a Report."""
+def report_from(card: str, generation: int, data: dict[str, Any], silent_s: float) -> Report:
+    """Return a worker's own report as a Report."""
     return Report(
         card=card,
         generation=generation,
-        phase=Phase(told["phase"]),
-        attempt=told.get("attempt"),
-        last_attempt=told.get("last_attempt"),
-        pid=told.get("pid"),
+        phase=Phase(data["phase"]),
+        attempt=data.get("attempt"),
+        last_attempt=data.get("last_attempt"),
+        pid=data.get("pid"),
         silent_s=silent_s,
-        reason=str(told.get("reason") or ""),
-        data=told,
+        reason=str(data.get("reason") or ""),
+        data=data,
     )
 
 
 class InlineFleet:
-    """The Fleet promise without processes: each worker is an object with its own thread."""
+    """A fleet without processes: each worker is an object with a thread of its own."""
 
     def __init__(
         self, home: str, next_generation: Callable[[str], int], worker: str = WORKER

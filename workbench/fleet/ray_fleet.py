@@ -20,8 +20,9 @@ log = logging.getLogger("workbench.fleet")
 
 NAMESPACE = "workbench"
 PING_EVERY_S = 0.5
+"""Seconds between two requests for a worker's report."""
 START_LIMIT_S = 120.0
-"""A worker that has not answered for so long since its actor was asked for is given up."""
+"""Seconds after which a worker that never answered is ended."""
 
 # A driver that lost its head ends in seconds instead of a minute; all read when ray is imported.
 _DRIVER_ENV = {
@@ -36,8 +37,8 @@ _DRIVER_ENV = {
 }
 
 
-class Host:
-    """The actor's body: holds one worker, so that the driver never imports what it runs."""
+class WorkerActor:
+    """The body of the Ray actor: holds one worker, so that the driver never imports what it runs."""
 
     def __init__(self, dotted: str, card: dict[str, Any], generation: int, home: str) -> None:
         self._worker = load_worker(dotted)(card, generation, home)
@@ -54,17 +55,21 @@ class Host:
 
 @dataclass(slots=True)
 class _Actor:
+    """The driver's record of one actor."""
+
     handle: Any
     generation: int
     ping: Any
-    """The report that is under way, or None."""
+    """Ray reference of the report that was requested and has not arrived; None between two."""
     asked_s: float
+    """Monotonic time of the last request for a report."""
     answered_s: float
+    """Monotonic time of the last report, at first of the actor's creation."""
     report: Report
 
 
 class RayFleet:
-    """The Fleet promise over one Ray head. Connects when the head's port answers."""
+    """A fleet over one Ray head. It connects when the head's port answers."""
 
     def __init__(
         self,
@@ -82,9 +87,10 @@ class RayFleet:
         self._ray: Any = None
 
     def connect(self) -> bool:
-        """True once we are the head's driver; False while the head is still coming up.
+        """Return True once this process is the head's driver; False while the head starts.
 
-        A head that never comes up is its keeper's to notice: it exits, or our tick grows old.
+        Waits 0.2 s at most for the port. A head that never comes up is noticed by the keeper: it
+        exits, or the loop's tick grows old.
         """
         if self._ray is not None:
             return True
@@ -114,13 +120,14 @@ class RayFleet:
         if not self.connect():
             return
         if card.uuid not in self._actors:
-            self._actors[card.uuid] = self._hire(card)
+            self._actors[card.uuid] = self._create_actor(card)
         self._actors[card.uuid].handle.start.remote(assignment.to_json())
 
-    def _hire(self, card: Card) -> _Actor:
+    def _create_actor(self, card: Card) -> _Actor:
+        """Create the card's actor and request its first report; waits for neither."""
         generation = self._next_generation(card.uuid)
         handle = (
-            self._ray.remote(Host)
+            self._ray.remote(WorkerActor)
             .options(
                 name=f"card-{card.uuid}-{generation}",
                 lifetime="detached",
@@ -134,8 +141,8 @@ class RayFleet:
             .remote(self._worker, card.to_json(), generation, self._home)
         )
         now = time.monotonic()
-        hired = Report(card=card.uuid, generation=generation, phase=Phase.STARTING)
-        return _Actor(handle, generation, handle.report.remote(), now, now, hired)
+        starting = Report(card=card.uuid, generation=generation, phase=Phase.STARTING)
+        return _Actor(handle, generation, handle.report.remote(), now, now, starting)
 
     def halt(self, card: str, attempt: int, how: Halt) -> None:
         if card in self._actors:
@@ -145,16 +152,16 @@ class RayFleet:
         actor = self._actors.pop(card, None)
         if actor is not None:
             self._ray.kill(actor.handle, no_restart=True)
-            self._gone[card] = self._obituary(card, actor, why)
+            self._gone[card] = self._gone_report(card, actor, why)
 
     def observe(self) -> dict[str, Report]:
         for card in list(self._actors):
-            self._listen(card, self._actors[card])
+            self._poll_actor(card, self._actors[card])
         gone, self._gone = self._gone, {}
         return {**gone, **{card: actor.report for card, actor in self._actors.items()}}
 
-    def _listen(self, card: str, actor: _Actor) -> None:
-        """Take the report that has come, ask for the next; never waits."""
+    def _poll_actor(self, card: str, actor: _Actor) -> None:
+        """Take the report that has arrived and request the next one; never waits."""
         now = time.monotonic()
         if actor.ping is None:
             if now - actor.asked_s >= PING_EVERY_S:
@@ -167,18 +174,19 @@ class RayFleet:
             return
         ping, actor.ping = actor.ping, None
         try:
-            told = self._ray.get(ping)
+            data = self._ray.get(ping)
         except Exception as died:  # ActorDiedError, or what the worker's own start raised
             del self._actors[card]
-            self._gone[card] = self._obituary(card, actor, _cause(died))
+            self._gone[card] = self._gone_report(card, actor, _death_reason(died))
             return
         actor.answered_s = now
-        actor.report = report_from(card, actor.generation, told, 0.0)
+        actor.report = report_from(card, actor.generation, data, 0.0)
         if actor.report.phase is Phase.GONE:  # it gave itself up: a broken context, a full disk
             self.end(card, actor.report.reason)
 
     @staticmethod
-    def _obituary(card: str, actor: _Actor, why: str) -> Report:
+    def _gone_report(card: str, actor: _Actor, why: str) -> Report:
+        """Return the last report of an actor that has ended."""
         return Report(
             card=card,
             generation=actor.generation,
@@ -199,6 +207,7 @@ class RayFleet:
 
 
 def _worker_env(card: Card) -> dict[str, str]:
+    """Return the environment of a card's worker: its card alone, one thread on a CPU card."""
     env = {
         "CUDA_VISIBLE_DEVICES": card.uuid if card.kind == "cuda" else "",
         "TOKENIZERS_PARALLELISM": "false",
@@ -223,24 +232,24 @@ def _silent(report: Report, silent_s: float) -> Report:
     )
 
 
-_ENDS = {
+_DEATH_WORDS = {
     "low memory": "Ray ended it, because the machine had too little memory left",
-    "worker process has died": "its process ended: it crashed, or was killed, by a person or for "
-    "want of the machine's memory (`dmesg` tells)",
+    "worker process has died": "its process ended: it crashed, or was killed by a person, "
+    "or because the machine had no memory left (`dmesg` shows it)",
 }
-"""What Ray says of a worker that is gone, and in words for a person."""
+"""Signs in Ray's message about an actor that ended, each with words for a person."""
 
 
-def _cause(died: Exception) -> str:
-    """What happened, of Ray's long message; all of it goes to the log."""
+def _death_reason(died: Exception) -> str:
+    """Return in one line why a worker ended; the whole of Ray's message goes to the log."""
     log.warning("a worker is gone: %s", safe_line(died, 2_000))
-    for sign, words in _ENDS.items():
+    for sign, words in _DEATH_WORDS.items():
         if sign in str(died):
             return words
     lines = [line.strip() for line in str(died).splitlines() if line.strip()]
-    telling = [
+    relevant = [
         line
         for line in lines
         if "Error" in line or "exit" in line or "killed" in line or "died" in line
     ]
-    return safe_line((telling or lines or [type(died).__name__])[-1], 300)
+    return safe_line((relevant or lines or [type(died).__name__])[-1], 300)

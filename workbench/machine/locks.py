@@ -1,4 +1,4 @@
-"""Locks for life: held by an open file, gone with the process that held it, however it ended."""
+"""File locks that end with the process that holds them, however it ends (flock)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import time
 from pathlib import Path
 
 GLANCE_S = 0.1
-"""`holder` has a lock for microseconds while it looks; whoever takes it then tries so long."""
+"""Seconds for which Lock.take retries, because lock_holder takes each lock for microseconds in
+order to look at it.
+"""
 
 
 class Lock:
-    """An flock on `path`; the holder's pid stands in the file, for people."""
+    """An exclusive flock on a file; the file's text is the pid of the holder, for people."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle: int | None = None
 
     def take(self) -> bool:
-        """True once it is ours; False while somebody else has it."""
+        """Return True once this process holds the lock; False while another process holds it."""
         if self._handle is not None:
             return True
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -34,13 +36,19 @@ class Lock:
         return True
 
     def sign(self) -> None:
-        """Write our pid into it; a child that inherited the lock by fork signs anew."""
+        """Write this process's pid into the file; a child that inherited the lock by fork calls it
+        too.
+        """
         assert self._handle is not None
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
     def stands(self) -> bool:
-        """True while the file we hold is the one others see; False once it was removed."""
+        """Return True while the locked file is the one that others see under the path.
+
+        False means that the file was removed or replaced, so that another process may hold the
+        lock too.
+        """
         assert self._handle is not None
         try:
             return os.path.samestat(os.fstat(self._handle), self.path.stat())
@@ -48,18 +56,22 @@ class Lock:
             return False
 
     def release(self) -> None:
+        """Let the lock go; does nothing where it is not held."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
 
-def holder(path: Path) -> int | None:
-    """The pid that holds the lock now, 0 when it will not say, None when nobody does."""
+def lock_holder(path: Path) -> int | None:
+    """Return the pid that holds the lock now; 0 when its file does not name it, None when nobody
+    holds it.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
+        # A shared lock succeeds exactly when nobody holds the exclusive one; closing releases it.
         if _flock(handle, fcntl.LOCK_SH):
             return None
         text = os.pread(handle, 32, 0).strip()

@@ -1,4 +1,4 @@
-"""An experiment's end, said once: an event, and the user's own command if they named one."""
+"""The end of an experiment: one event, and the user's own notification command if they named one."""
 
 from __future__ import annotations
 
@@ -6,33 +6,44 @@ from dataclasses import asdict
 from typing import Any
 
 from workbench.scheduler.tick_context import TickContext
-from workbench.store.board import board
+from workbench.store import sweep_progress
+from workbench.store.board import rank_adapters
 from workbench.store.rows import BoardRow, Experiment
 from workbench.trial import State
 
 
 def conclude(context: TickContext) -> None:
-    """Once for each end, whenever we are killed: it counts as told before the command starts, and
-    what has begun anew because trials were added may end again."""
+    """Report each experiment that has just ended.
+
+    The end counts as reported before the command starts, so that a kill at any line reports it
+    at most once. An experiment that continues because trials were added may end, and be
+    reported, again.
+    """
     notifier = context.notifier
     for name in notifier.failed() if notifier else ():
         text = f"notify.command failed for {name}; see {context.home.logs / 'notify.log'}"
         context.store.note("notify", text, level="warning")
-    for id in context.store.just_ended():
+    for id in sweep_progress.newly_ended(context.store):
         if notifier and notifier.busy:
             return
         experiment = context.store.experiment(id)
-        rows = board(context.store, experiment, context.store.clock())
-        run = notifier.ready(experiment.name, as_data(experiment, rows)) if notifier else None
+        rows = rank_adapters(context.store, experiment, context.store.clock())
+        run = (
+            notifier.ready(experiment.name, notification_data(experiment, rows))
+            if notifier
+            else None
+        )
         with context.store.writing():
-            context.store.conclude(id)
-            context.store.note("ended", in_words(experiment, rows), experiment=id)
+            context.store.mark_ended(id)
+            context.store.note("ended", ending_text(experiment, rows), experiment=id)
         if run:
             run()
 
 
-def in_words(experiment: Experiment, rows: list[BoardRow]) -> str:
-    """`experiment demo has ended: 6 done; best trial 9, exact_match 0.688`."""
+def ending_text(experiment: Experiment, rows: list[BoardRow]) -> str:
+    """Return one line, such as `experiment demo has ended: 6 done; best trial 9, exact_match
+    0.688`.
+    """
     if experiment.state == "refused":
         return f"experiment {experiment.name} has ended: refused, {experiment.reason}"
     states = [state for state in State if experiment.counts.get(state)]
@@ -43,8 +54,8 @@ def in_words(experiment: Experiment, rows: list[BoardRow]) -> str:
     return f"experiment {experiment.name} has ended: {counts or 'no trials'}{winner}"
 
 
-def as_data(experiment: Experiment, rows: list[BoardRow]) -> dict[str, Any]:
-    """What the command reads."""
+def notification_data(experiment: Experiment, rows: list[BoardRow]) -> dict[str, Any]:
+    """Return the data that the notification command reads as JSON on its stdin."""
     return {
         "experiment": experiment.id,
         "name": experiment.name,
@@ -54,6 +65,6 @@ def as_data(experiment: Experiment, rows: list[BoardRow]) -> dict[str, Any]:
         "mend": experiment.hint,  # the older name of `hint`, until 0.1.0
         "rank_by": experiment.rank_by,
         "counts": experiment.counts,
-        "text": in_words(experiment, rows),
+        "text": ending_text(experiment, rows),
         "board": [asdict(row) for row in rows],
     }

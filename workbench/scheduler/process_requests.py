@@ -1,4 +1,4 @@
-"""Write down what people want, and answer them: one commit a request, then its file goes."""
+"""Requests: write down the desired state and the answer in one commit, then remove the file."""
 
 from __future__ import annotations
 
@@ -6,30 +6,36 @@ from typing import Any
 
 from workbench import fault_points
 from workbench.errors import UsageError, WorkbenchError
-from workbench.scheduler.handlers import Verb, cards, creation, engine, queue, trials
+from workbench.scheduler.handlers import Handler, cards, creation, engine, queue, trials
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import Blocked
-from workbench.store.requests import BadRequest, Request, scan
-from workbench.store.rows import Answer
+from workbench.store.requests import BadRequest, Request, scan_requests
+from workbench.store.rows import RequestAnswer
 from workbench.text import safe_line
 
 
 def process_requests(context: TickContext) -> None:
-    """Exactly once, however often a request comes and wherever we are killed."""
-    for path, request in scan(context.home.requests):
+    """Carry out every waiting request exactly once.
+
+    The answer is in the same commit, so a request that comes twice, or is met again after a
+    kill, is recognised. A request that cannot be read is moved to requests/bad and reported.
+    """
+    for path, request in scan_requests(context.home.requests):
         if isinstance(request, BadRequest):
             _set_aside(context, request)
             continue
         if not context.store.answered(request.id):
             _carry_out(context, request)
             fault_points.at("process_requests.after_commit")
+        # Removed after the commit: a kill in between makes the next tick find the answer and only
+        # remove the file.
         path.unlink(missing_ok=True)
 
 
 def _carry_out(context: TickContext, request: Request) -> None:
     try:
         with context.store.writing():
-            answer = _verb(request)(context, request.args)
+            answer = _handler(request)(context, request.args)
             context.store.record_answer(request, answer)
             fault_points.at("process_requests.before_commit")
     except Blocked:  # the disk's or a lock's fault, not the request's
@@ -38,7 +44,7 @@ def _carry_out(context: TickContext, request: Request) -> None:
         what = refused.what if isinstance(refused, WorkbenchError) else _words(refused)
         hint = refused.hint if isinstance(refused, WorkbenchError) else ""
         with context.store.writing():
-            answer = Answer(ok=False, text=what, hint=hint, data=_exit(refused))
+            answer = RequestAnswer(ok=False, text=what, hint=hint, data=_exit(refused))
             context.store.record_answer(request, answer)
             context.store.note("refused", f"{request.verb}: {safe_line(what)}", level="warning")
 
@@ -65,32 +71,34 @@ def _set_aside(context: TickContext, bad: BadRequest) -> None:
     )
 
 
-def _verb(request: Request) -> Verb:
-    if request.verb not in VERBS:
+def _handler(request: Request) -> Handler:
+    """Return the handler of the request; UsageError where this version knows none."""
+    if request.verb not in HANDLERS:
         raise UsageError(
             f"the engine does not know {safe_line(request.verb, 40)}",
             hint="restart it after an upgrade: workbench engine stop, then start",
         )
-    return VERBS[request.verb]
+    return HANDLERS[request.verb]
 
 
-VERBS: dict[str, Verb] = {
-    "submit": creation.submit,
-    "clone": creation.clone,
-    "extend": creation.extend,
-    "add": creation.add,
-    "stop": trials.stop,
-    "kill": trials.kill,
-    "pause": trials.pause,
-    "resume": trials.resume,
-    "order": trials.order,
-    "move": trials.move,
-    "priority": queue.priority,
-    "max-parallel": queue.max_parallel,
-    "hold": queue.hold,
-    "release": queue.release,
-    "drain": cards.drain,
-    "undrain": cards.undrain,
-    "engine-stop": engine.stop,
-    "engine-start": engine.start,
+HANDLERS: dict[str, Handler] = {
+    "submit": creation.submit_recipe,
+    "clone": creation.clone_trial,
+    "extend": creation.extend_trial,
+    "add": creation.add_trials,
+    "stop": trials.stop_trial,
+    "kill": trials.kill_trial,
+    "pause": trials.pause_trial,
+    "resume": trials.resume_trial,
+    "order": trials.reorder_trial,
+    "move": trials.move_trial,
+    "priority": queue.set_priority,
+    "max-parallel": queue.set_max_parallel,
+    "hold": queue.hold_queue,
+    "release": queue.release_queue,
+    "drain": cards.drain_card,
+    "undrain": cards.undrain_card,
+    "engine-stop": engine.stop_engine,
+    "engine-start": engine.start_engine,
 }
+"""Name of a request → its handler. The names are part of the request format."""

@@ -1,4 +1,4 @@
-"""What was lost with its worker goes back into the queue, from its last checkpoint."""
+"""Recovery: trials that lost their worker return to the queue and continue from a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,49 +9,54 @@ from workbench import fault_points
 from workbench.events import Outcome
 from workbench.fleet import Halt, Phase, Report
 from workbench.scheduler.guards import card_guards
-from workbench.scheduler.guards.disk import how_lost
+from workbench.scheduler.guards.disk import outcome_when_lost
 from workbench.scheduler.reconcile import take_in
 from workbench.scheduler.tick_context import TickContext
-from workbench.store.rows import Attempt
+from workbench.store import attempt_history, card_table
+from workbench.store.rows import AttemptRow
 from workbench.text import safe_line
 from workbench.trial import State
 
 SILENT_LIMIT_S = float(os.environ.get("WORKBENCH_SILENT_S") or 120.0)
-"""A worker whose control thread says nothing for so long is replaced; it is asked all the while."""
+"""Seconds without an answer of its control thread after which a worker is replaced."""
 STILL_LIMIT_S = float(os.environ.get("WORKBENCH_STILL_S") or 7_200.0)
-"""Training that makes no progress for so long hangs, whatever its control thread says: far above
-the slowest optimizer step, and below never."""
-ASK_SHARE = 0.8
-"""Of that time, after which it is asked to checkpoint and give its card back."""
+"""Seconds without progress after which training counts as hanging, whatever the worker's control
+thread answers: far above the slowest optimizer step.
+"""
+ASK_AFTER_SHARE = 0.8
+"""Share of STILL_LIMIT_S after which the worker is asked to checkpoint and yield."""
 START_LIMIT_S = 300.0
-"""An attempt that no worker has taken for so long is placed anew."""
+"""Seconds after which an attempt that no worker has accepted is placed again."""
 BARREN_LIMIT = 3
 """Attempts lost in a row without a new checkpoint, after which a trial fails."""
 
 
 def recover(context: TickContext) -> None:
+    """End attempts whose workers are gone, hang, or are silent; their trials return to the queue."""
     for attempt in context.store.live_attempts():
         why = _lost(context, attempt)
         if why:
-            lose(context, attempt, why, how_lost(context))
-            _blame(context, attempt.card)
+            lose_attempt(context, attempt, why, outcome_when_lost(context))
+            _quarantine_repeat_offender(context, attempt.card)
         elif attempt.id in context.unsendable:
-            lose(context, attempt, context.unsendable.pop(attempt.id), Outcome.CUT)
+            lose_attempt(context, attempt, context.unsendable.pop(attempt.id), Outcome.CUT)
 
 
-def rescue_all(context: TickContext, why: str) -> None:
-    """At the loop's start: whatever was running ran on workers that are gone."""
+def requeue_all(context: TickContext, why: str) -> None:
+    """End every live attempt with outcome `cut`: at the loop's start, their workers are gone."""
     for attempt in context.store.live_attempts():
-        lose(context, attempt, why, Outcome.CUT)
+        # `cut` and not `lost`: neither the card nor the trial had anything to do with it.
+        lose_attempt(context, attempt, why, Outcome.CUT)
 
 
-def _lost(context: TickContext, attempt: Attempt) -> str:
-    """Why its worker will never end this attempt; empty while it may."""
-    if why := card_guards.unfit(context, attempt):
+def _lost(context: TickContext, attempt: AttemptRow) -> str:
+    """Return why the attempt's worker will never end it; an empty string while it may."""
+    if why := card_guards.why_unfit(context, attempt):
         context.fleet.end(attempt.card, why)
         return why
     report = context.reports.get(attempt.card)
     if report is None:
+        # The loop has just started, or the head is still coming up: neither is the worker's fault.
         if context.store.clock() - attempt.started_utc > START_LIMIT_S:
             return f"no worker took it within {START_LIMIT_S:.0f} s"
         return ""
@@ -66,15 +71,17 @@ def _lost(context: TickContext, attempt: Attempt) -> str:
         why = f"training on {attempt.card} made no progress for {still_s / 60:.0f} min"
         context.fleet.end(attempt.card, why)
         return why
-    if report.attempt == attempt.id and still_s > ASK_SHARE * STILL_LIMIT_S:
-        _ask_back(context, attempt, still_s)
+    if report.attempt == attempt.id and still_s > ASK_AFTER_SHARE * STILL_LIMIT_S:
+        _request_checkpoint(context, attempt, still_s)
     if _dropped(report, attempt):
         return f"the worker of {attempt.card} is idle, and left no record of the attempt's end"
     return ""
 
 
-def _ask_back(context: TickContext, attempt: Attempt, still_s: float) -> None:
-    """It may only be slow: then it checkpoints, and goes on elsewhere."""
+def _request_checkpoint(context: TickContext, attempt: AttemptRow, still_s: float) -> None:
+    """Ask a worker that makes no progress to checkpoint and yield: it may only be slow, and then
+    continues elsewhere.
+    """
     context.fleet.halt(attempt.card, attempt.id, Halt.YIELD)
     if attempt.halt is not None:
         return
@@ -90,18 +97,24 @@ def _ask_back(context: TickContext, attempt: Attempt, still_s: float) -> None:
         )
 
 
-def _dropped(report: Report, attempt: Attempt) -> bool:
+def _dropped(report: Report, attempt: AttemptRow) -> bool:
     return report.phase is Phase.IDLE and (report.last_attempt or 0) >= attempt.id
 
 
-def lose(context: TickContext, attempt: Attempt, why: str, outcome: Outcome = Outcome.LOST) -> None:
-    """End the attempt so, unless its file says that it ended by itself."""
+def lose_attempt(
+    context: TickContext, attempt: AttemptRow, why: str, outcome: Outcome = Outcome.LOST
+) -> None:
+    """End the attempt with `outcome`, unless its event file says that it ended by itself.
+
+    Its trial returns to the queue, or fails where why_hopeless gives a reason; both are
+    reported.
+    """
     if _ended_by_itself(context, attempt):
         return
     with context.store.writing():
         context.store.end_attempt(attempt.id, outcome, why)
         trial = context.store.trial(attempt.trial)
-        verdict = hopeless(context.store.attempts(trial.id))
+        verdict = why_hopeless(context.store.attempts(trial.id))
         after = State.FAILED if verdict else State.QUEUED
         since = f"goes on from step {trial.checkpoint_step}" if trial.checkpoint_step else "again"
         context.store.move(
@@ -125,8 +138,8 @@ def lose(context: TickContext, attempt: Attempt, why: str, outcome: Outcome = Ou
     fault_points.at("recover.after_commit")
 
 
-def _ended_by_itself(context: TickContext, attempt: Attempt) -> bool:
-    """True when its file, read to the last line, holds its end."""
+def _ended_by_itself(context: TickContext, attempt: AttemptRow) -> bool:
+    """Return True when the attempt's event file, read to its last line, holds its end."""
     before = -1
     while attempt.offset != before:
         before = attempt.offset
@@ -136,8 +149,11 @@ def _ended_by_itself(context: TickContext, attempt: Attempt) -> bool:
     return False
 
 
-def hopeless(attempts: list[Attempt]) -> str:
-    """Why a trial is not tried again; empty while it may be. `attempts` oldest first."""
+def why_hopeless(attempts: list[AttemptRow]) -> str:
+    """Return why a trial is not tried again; an empty string while it may be.
+
+    `attempts` are all of the trial's, oldest first.
+    """
     gone = (Outcome.LOST, Outcome.CUT)
     lost = list(takewhile(lambda a: a.outcome in gone, reversed(attempts)))
     barren = list(takewhile(lambda a: a.checkpoint_step is None, lost))
@@ -149,8 +165,10 @@ def hopeless(attempts: list[Attempt]) -> str:
     return ""
 
 
-def _same_step(lost: list[Attempt]) -> bool:
-    """True when the two newest died at one step with their workers: it is the step's doing."""
+def _same_step(lost: list[AttemptRow]) -> bool:
+    """Return True when the two newest attempts died at one step with their workers, which makes the
+    step itself the likely cause.
+    """
     if len(lost) < 2 or any(a.outcome != Outcome.LOST for a in lost[:2]):
         return False
     newest, former = lost[:2]
@@ -159,12 +177,12 @@ def _same_step(lost: list[Attempt]) -> bool:
     )
 
 
-def _blame(context: TickContext, card: str) -> None:
-    """A card that loses two different trials, with none finished between, gets no more."""
+def _quarantine_repeat_offender(context: TickContext, card: str) -> None:
+    """Quarantine a card that lost two different trials with none finished between."""
     if any(row.uuid == card and row.quarantined for row in context.cards):
         return
-    trials = context.store.lost_in_a_row(card)
+    trials = attempt_history.lost_in_a_row(context.store, card)
     if len(set(trials)) >= 2:
         why = f"lost trials {' and '.join(str(t) for t in sorted(set(trials)))} in a row"
-        context.store.quarantine(card, why)
+        card_table.set_quarantine(context.store, card, why)
         context.store.note("quarantined", f"card {card} is quarantined: it {why}", level="error")

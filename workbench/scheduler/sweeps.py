@@ -1,7 +1,7 @@
-"""Ask sweeps for their next trials, as cards become free; end those whose budget is spent.
+"""Sweeps: ask for their next trials as cards become free; end those whose budget is spent.
 
-Nothing waits for stragglers: trials that still run stand in the history as running ones. What is
-asked for depends on the store alone, so a restart changes nothing.
+Nothing waits for stragglers: trials that still run are in the history as running ones. The next
+proposal depends on the store alone, so a restart changes nothing.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from workbench.events import Outcome
 from workbench.machine.files import fresh_folder
 from workbench.recipe import Recipe
 from workbench.scheduler.tick_context import TickContext
-from workbench.search.history import Fate, Tried
-from workbench.store import Blocked
-from workbench.store.history import Past, past
+from workbench.search.history import Fate, PastTrial
+from workbench.store import Blocked, sweep_progress
+from workbench.store.history import Past, read_past
 from workbench.store.rows import Experiment
 from workbench.text import safe_line
 from workbench.trial import Kind, State
 
-HOPELESS = 5
-"""Trials failed in a row, after which a sweep asks for no more: the next would fail too."""
+FAILURES_LIMIT = 5
+"""Trials failed in a row, after which a sweep proposes no more: the next would fail too."""
 
 
 def ask_for_more(context: TickContext) -> None:
-    """As many new trials as there are free cards for, of every sweep that is not over."""
-    for experiment in context.store.searching():
+    """Propose as many new trials as there are free cards, of every sweep that is not over."""
+    for experiment in sweep_progress.searching_experiments(context.store):
         try:
             _advance(context, experiment)
         except Blocked:  # the disk's or a lock's fault, not the sweep's
@@ -40,34 +40,38 @@ def ask_for_more(context: TickContext) -> None:
 
 def _advance(context: TickContext, experiment: Experiment) -> None:
     recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
-    if why := spent(context, experiment, recipe):
+    if why := budget_spent(context, experiment, recipe):
         _end(context, experiment, why, give_up=True)
         return
-    if not search.one_by_one(recipe.sweep) and experiment.most_trials is None:
-        if not context.store.unfinished(
-            experiment.id
+    if not search.is_one_by_one(recipe.sweep) and experiment.most_trials is None:
+        if not sweep_progress.has_unfinished(
+            context.store, experiment.id
         ):  # all were queued at once, to a budget's end
             _end(context, experiment, "all its trials have ended", level="debug")
         return
     if experiment.held:
         return
-    for _ in range(_wanted(context, experiment)):
-        history = past(context.store, experiment.id, recipe.objective[0])
+    # One at a time, each with fresh history: the next point depends on the one before.
+    for _ in range(_trials_to_propose(context, experiment)):
+        history = read_past(context.store, experiment.id, recipe.objective[0])
         if over := _over(experiment, history):
             _end(context, experiment, over[0], level=over[1])
             return
         number = 1 + max((one.number for one in history), default=0)
-        point = search.next_point(recipe, number, [tried(one) for one in history])
+        point = search.next_point(recipe, number, [as_past_trial(one) for one in history])
         if point is None:
             _end(context, experiment, "every point of its space was tried")
             return
         add_trial(context, experiment.id, number, point)
 
 
-def _wanted(context: TickContext, experiment: Experiment) -> int:
-    """How many to ask for now: the later one is asked for, the more is known. One always stands in
-    the queue where none runs, so that it can say what it waits for."""
-    live, queued = context.store.going(experiment.id)
+def _trials_to_propose(context: TickContext, experiment: Experiment) -> int:
+    """Return how many trials to propose now.
+
+    The later a trial is proposed, the more is known. One is always queued where none runs, so
+    that it can say what it waits for.
+    """
+    live, queued = sweep_progress.count_active(context.store, experiment.id)
     free = sum(
         row.present and row.trial is None and not row.drained and not row.quarantined
         for row in context.cards
@@ -78,30 +82,32 @@ def _wanted(context: TickContext, experiment: Experiment) -> int:
 
 
 def _over(experiment: Experiment, history: list[Past]) -> tuple[str, str] | None:
-    """Why it asks for no more trials, and how loudly that is told."""
+    """Return why the sweep proposes no more trials, and the level of the event; None while it does."""
     most = experiment.most_trials
     if most is not None and len(history) >= most:
         return f"all its {most} trials are asked for", "debug"
-    if len(history) >= search.MOST_TRIALS:
-        return f"it has come to {search.MOST_TRIALS:,} trials", "warning"
+    if len(history) >= search.MAX_TRIALS:
+        return f"it has come to {search.MAX_TRIALS:,} trials", "warning"
     ended = [one for one in history if one.state.final]
-    last = ended[-HOPELESS:]
-    if len(last) == HOPELESS and all(_broke(one) for one in last):
-        return f"its last {HOPELESS} trials failed: no more are tried", "error"
+    last = ended[-FAILURES_LIMIT:]
+    if len(last) == FAILURES_LIMIT and all(_failed(one) for one in last):
+        return f"its last {FAILURES_LIMIT} trials failed: no more are tried", "error"
     return None
 
 
-def _broke(one: Past) -> bool:
+def _failed(one: Past) -> bool:
     return one.state is State.FAILED and one.outcome != Outcome.DIVERGED
 
 
-def spent(context: TickContext, experiment: Experiment, recipe: Recipe) -> str:
-    """Which budget is spent, in words; empty while there is some left, or none was set."""
+def budget_spent(context: TickContext, experiment: Experiment, recipe: Recipe) -> str:
+    """Return in words which budget is spent; an empty string while some is left or none was set."""
     assert recipe.sweep is not None
     hours, gpu_hours = recipe.sweep.hours, recipe.sweep.gpu_hours
     if hours is None and gpu_hours is None:
         return ""
-    began_utc, card_s = context.store.spent(experiment.id, context.store.clock())
+    began_utc, card_s = sweep_progress.time_spent(
+        context.store, experiment.id, context.store.clock()
+    )
     begun_s = 0.0 if began_utc is None else context.store.clock() - began_utc
     if hours is not None and begun_s >= hours * 3_600:
         return f"its budget of {hours:g} h is spent"
@@ -118,27 +124,30 @@ def _end(
     *,
     give_up: bool = False,
 ) -> None:
-    """No more trials; `give_up`: those in the queue that have not begun end too."""
+    """End the sweep; with `give_up`, queued trials that have not begun end too."""
     with context.store.writing():
-        context.store.search(experiment.id, on=False, most_trials=experiment.most_trials)
+        context.store.set_searching(experiment.id, on=False, most_trials=experiment.most_trials)
         if give_up:
-            context.store.prune_unbegun(experiment.id, why)
+            sweep_progress.prune_unstarted(context.store, experiment.id, why)
         context.store.note(
             "search", f"experiment {experiment.name}: {why}", level=level, experiment=experiment.id
         )
 
 
-def tried(one: Past) -> Tried:
-    """What a search learns of it. One that diverged tells as much as one that was ended early."""
-    fate: Fate = "going"
+def as_past_trial(one: Past) -> PastTrial:
+    """Return a stored trial as the search sees it.
+
+    A trial that diverged informs the search as much as one that was ended early.
+    """
+    fate: Fate = "running"
     early = one.state in (State.PRUNED, State.STOPPED) and one.eval_loss is not None
     if one.state is State.DONE and one.score is not None:
         fate = "scored"
     elif early or (one.state.final and one.outcome == Outcome.DIVERGED):
-        fate = "cut"
+        fate = "ended_early"
     elif one.state.final:
-        fate = "void"
-    return Tried(
+        fate = "uninformative"
+    return PastTrial(
         number=one.number,
         settings=one.settings,
         fate=fate,
@@ -149,6 +158,7 @@ def tried(one: Past) -> Tried:
 
 
 def add_trial(context: TickContext, experiment: int, number: int, settings: dict[str, Any]) -> int:
+    """Add a queued trial with its folder; return its id."""
     with context.store.writing():
         trial = context.store.add_trial(experiment, number, Kind.TUNE, settings)
         fresh_folder(context.home.trial(trial))

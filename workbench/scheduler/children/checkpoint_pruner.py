@@ -1,4 +1,4 @@
-"""Thinning checkpoints in a child process: it verifies what stays, at a second a GB."""
+"""Pruning of checkpoints in a child process, which verifies what stays (1 s for each GB)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from workbench.home import Home
 MODULE = "workbench.training.checkpoints.prune"
 
 
-class Thinner:
-    """At most one at a time; a tick asks and never waits."""
+class CheckpointPruner:
+    """A runner of at most one pruning process; a tick requests it and never waits."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -24,7 +24,9 @@ class Thinner:
         return self._child is not None
 
     def start(self, order: list[int], need_bytes: int) -> None:
-        """Free so much from these trials, the first first. OSError where there is no process."""
+        """Free `need_bytes` from these trials, the first one first. OSError where no process can be
+        started.
+        """
         assert self._child is None
         self._child = subprocess.Popen(
             [sys.executable, "-m", MODULE, str(self._home.root / "trials"), str(need_bytes)],
@@ -38,7 +40,10 @@ class Thinner:
         self._child.stdin.close()
 
     def poll(self) -> dict[str, Any] | None:
-        """What it did, once; None while it is under way, or when it left no word."""
+        """Return the result of the pruning once it has ended; None before.
+
+        An empty result means that the child left none.
+        """
         if self._child is None or self._child.poll() is None:
             return None
         child, self._child = self._child, None

@@ -1,4 +1,4 @@
-"""The user's own command, run when an experiment has ended: in a child, with the board on stdin."""
+"""The user's notification command: run in a child when an experiment ends, the board on stdin."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from workbench.home import Home
 from workbench.redact import redact
 
 AT_ONCE = 4
-"""Commands that run at one time; the next experiment's end waits for one of them."""
+"""Commands that may run at one time; the next experiment's end waits for one of them."""
 LIMIT_S = 60.0
+"""Seconds after which a command is killed."""
 
 
 class Notifier:
-    """Starts and forgets: the child (`workbench.notification`) keeps the time and the log."""
+    """A starter of notification commands; the child `workbench.notification` keeps time and log."""
 
     def __init__(
         self, home: Home, command: Callable[[], list[str] | None], limit_s: float = LIMIT_S
@@ -32,13 +33,17 @@ class Notifier:
     def busy(self) -> bool:
         return len(self._running) >= AT_ONCE
 
-    def ready(self, name: str, told: dict[str, Any]) -> Callable[[], None]:
-        """What runs the user's command, if there is one. OSError when its input cannot be kept."""
+    def ready(self, name: str, data: dict[str, Any]) -> Callable[[], None]:
+        """Return a function that starts the user's command, which does nothing where none is set.
+
+        `data` is the command's input. Raises OSError when it cannot be written to a temporary
+        file.
+        """
         command = self._command()
         if not command:
             return lambda: None
         body = tempfile.TemporaryFile(dir=self._home.root)  # noqa: SIM115 (closed by `run`)
-        body.write(redact(json.dumps(told)).encode())
+        body.write(redact(json.dumps(data)).encode())
         body.seek(0)
         log, limit = str(self._home.logs / "notify.log"), str(self._limit_s)
 
@@ -65,7 +70,7 @@ class Notifier:
             self._running.append((name, child))
 
     def failed(self) -> list[str]:
-        """Of which experiments the command has ended badly since the last call."""
+        """Return the names of experiments whose command has failed since the last call."""
         ended = [(name, child) for name, child in self._running if child.poll() is not None]
         self._running = [one for one in self._running if one not in ended]
         failed, self._failed = self._failed, []

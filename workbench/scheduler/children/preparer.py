@@ -1,4 +1,4 @@
-"""Preparation in a child process: no GPU visible, killable, progress and result by file."""
+"""Preparation in a child process: no GPU visible, killable, progress and result in files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from workbench.home import Home
 
 MODULE = "workbench.training.prepare"
 KILLED_LIMIT = 3
-"""So often a preparation that was killed begins anew; after that its experiment is refused."""
+"""Times that a killed preparation is started again; after that its experiment is refused."""
 
 
 class Preparer:
-    """At most one preparation at a time; a tick asks and never waits."""
+    """A runner of at most one preparation; a tick polls it and never waits."""
 
     def __init__(self, home: Home, module: str = MODULE) -> None:
         self._home = home
@@ -31,7 +31,7 @@ class Preparer:
         return self._child is not None
 
     def poll(self, experiment: int) -> dict[str, Any] | None:
-        """The result of preparing `experiment`; None while it is under way, or waits its turn."""
+        """Return the result of preparing `experiment`; None while it runs or waits for another."""
         if self._child is None:
             self._start(experiment)
             return None

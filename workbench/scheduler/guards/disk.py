@@ -1,5 +1,7 @@
-"""Room on the home's disk: below the floor nothing starts and checkpoints are thinned; on a full
-disk the ballast goes, so that what happened can still be written down."""
+"""The disk guard: below the floor nothing starts and checkpoints are pruned.
+
+On a full disk the reserve file is released, so that what happened can still be written down.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ import logging
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from workbench.events import Outcome
+from workbench.events import AttemptEnd, FailureCause, Outcome
 from workbench.formatting import size
 from workbench.machine import reserve_file
-from workbench.store.ingest import End
+from workbench.store import attempt_history
 from workbench.store.rows import TrialRow
 from workbench.trial import State
 from workbench.user_config import Guards
@@ -19,56 +21,63 @@ if TYPE_CHECKING:
     from workbench.scheduler.tick_context import TickContext
 
 DISK_LOW = "disk-low"
-"""Fact: that the disk is below its floor, in words; empty while it is not."""
+"""Fact: the disk is below its floor, in words; empty while it is not."""
 FULL_BYTES = 16 << 20
-"""With less left, the ballast is given up."""
+"""Free bytes below which the reserve file is released."""
 SLACK = 1.02
-"""So far above the floor it is over: else a log's next line would begin it again."""
-THIN_EVERY_S = 60.0
-"""Between two tries, where the one before could not free enough."""
+"""Factor above the floor at which the shortage ends: otherwise the next log line would begin it
+again.
+"""
+PRUNE_EVERY_S = 60.0
+"""Seconds between two attempts at pruning, where the one before freed too little."""
 BARREN_LIMIT = 3
-THINNED_AT_MOST = 2_000
-"""Trials looked at in one try."""
+"""Attempts in a row that ended on a full disk without a new checkpoint, after which the trial
+itself is too large and fails.
+"""
+PRUNED_AT_MOST = 2_000
+"""Trials examined in one pruning."""
 
 log = logging.getLogger("workbench.disk")
 
 
 def keep_room(context: TickContext, guards: Guards) -> None:
+    """Compare the disk with its floor: release or regrow the reserve file, report, prune."""
     room = context.disk_free(context.home.root)
     if room < min(FULL_BYTES, guards.disk_floor // 4):
-        give_up_ballast(context)
+        release_reserve_file(context)
     elif room >= guards.disk_floor + max(
-        0, guards.ballast - reserve_file.held(context.home.ballast)
+        0, guards.ballast - reserve_file.reserve_size(context.home.reserve_file)
     ):
-        reserve_file.grow(context.home.ballast, guards.ballast)
-    _tell_ballast(context)
+        reserve_file.grow_reserve(context.home.reserve_file, guards.ballast)
+    _report_released_reserve(context)
     before = context.store.fact(DISK_LOW) or ""
     low = room < guards.disk_floor * (SLACK if before else 1)
-    told = _words(context, room, guards) if low else ""
-    if told != before:
+    text = _words(context, room, guards) if low else ""
+    if text != before:
         with context.store.writing():
-            context.store.set_fact(DISK_LOW, told)
+            context.store.set_fact(DISK_LOW, text)
             if not before:
-                context.store.note("disk", told, level="warning")
-            elif not told:
+                context.store.note("disk", text, level="warning")
+            elif not text:
                 context.store.note("disk", f"the disk has {size(room)} free again")
-    _thin(context, guards.disk_floor - room if low else 0)
+    _prune_checkpoints(context, guards.disk_floor - room if low else 0)
 
 
-def give_up_ballast(context: TickContext) -> None:
-    """Also when a tick could not write: the next one can, and tells of it."""
-    freed = reserve_file.release(context.home.ballast)
+def release_reserve_file(context: TickContext) -> None:
+    """Release the reserve file, also when a tick could not write: the next tick reports it."""
+    freed = reserve_file.release_reserve(context.home.reserve_file)
     if freed:
-        log.error("the disk is full: %s of ballast were given up", size(freed))
-        context.ballast_freed += freed
+        log.error("the disk is full: the reserve file of %s was released", size(freed))
+        context.reserve_freed_bytes += freed
 
 
-def _tell_ballast(context: TickContext) -> None:
-    if context.ballast_freed:
-        freed = size(context.ballast_freed)
-        text = f"the disk was full: {freed} of ballast were given up to write this down"
+def _report_released_reserve(context: TickContext) -> None:
+    """Report a release that happened when nothing could be written."""
+    if context.reserve_freed_bytes:
+        freed = size(context.reserve_freed_bytes)
+        text = f"the disk was full: the reserve file ({freed}) was released to write this down"
         context.store.note("disk", text, level="error")
-        context.ballast_freed = 0
+        context.reserve_freed_bytes = 0
 
 
 def _words(context: TickContext, room: int, guards: Guards) -> str:
@@ -78,26 +87,31 @@ def _words(context: TickContext, room: int, guards: Guards) -> str:
     )
 
 
-def _thin(context: TickContext, need_bytes: int) -> None:
-    """Ask for room from older checkpoints, in a process of its own; take in what it did."""
-    done = context.thinner.poll()
+def _prune_checkpoints(context: TickContext, need_bytes: int) -> None:
+    """Request room from older checkpoints, in a child process, and report what it did."""
+    done = context.pruner.poll()
     if done is not None and done.get("removed"):
         trials = ", ".join(str(trial) for trial in done["trials"])
         what = f"{done['removed']} older checkpoints ({size(done['bytes'])}) of trials {trials}"
         context.store.note("disk", f"removed {what}: the disk was low", level="warning")
     now = context.store.clock()
-    if need_bytes <= 0 or context.thinner.busy or abs(now - context.thinned_utc) < THIN_EVERY_S:
+    if need_bytes <= 0 or context.pruner.busy or abs(now - context.pruned_utc) < PRUNE_EVERY_S:
         return
-    context.thinned_utc = now
-    order = context.store.thin_order(THINNED_AT_MOST)
+    context.pruned_utc = now
+    order = attempt_history.prune_order(context.store, PRUNED_AT_MOST)
     if order:
-        context.thinner.start(order, need_bytes)
+        context.pruner.start(order, need_bytes)
 
 
-def after(context: TickContext, trial: TrialRow, end: End) -> tuple[State, str] | None:
-    """Where a trial goes whose attempt failed on a full disk: it waits in the queue for room. None
-    after the third in a row without a new checkpoint: then it is the trial that is too large."""
-    if end.cause != "disk_full":
+def after_full_disk(
+    context: TickContext, trial: TrialRow, end: AttemptEnd
+) -> tuple[State, str] | None:
+    """Return where a trial goes whose attempt failed on a full disk: into the queue.
+
+    None where the attempt ended otherwise, and after the third in a row without a new
+    checkpoint: then it is the trial that is too large.
+    """
+    if end.cause != FailureCause.DISK_FULL:
         return None
     tries = takewhile(
         lambda one: one.cause == end.cause and one.checkpoint_step is None,
@@ -118,6 +132,8 @@ def after(context: TickContext, trial: TrialRow, end: End) -> tuple[State, str] 
     return State.QUEUED, why
 
 
-def how_lost(context: TickContext) -> Outcome:
-    """A worker that ends on a full disk is not its card's fault."""
+def outcome_when_lost(context: TickContext) -> Outcome:
+    """Return the outcome of an attempt that lost its worker now: on a full disk the loss does not
+    count against the card.
+    """
     return Outcome.CUT if context.store.fact(DISK_LOW) else Outcome.LOST

@@ -1,17 +1,19 @@
-"""What a card drew between two samples: by its own counter, else by its power."""
+"""Energy of a card between two samples: by its own counter, else by its power."""
 
 from __future__ import annotations
 
 from workbench.store.rows import CardRow
 
 MOST_W = 2_000.0
-"""No card draws more: a counter that says so has jumped, or began anew."""
+"""Watts that no card exceeds: a counter that says so has jumped or was reset."""
 LONGEST_S = 30.0
-"""Between two looks at a card's power; over a longer time nobody knows what it drew."""
+"""Longest seconds between two readings of a card's power from which energy is computed."""
 
 
 def drawn_wh(before: CardRow | None, now: CardRow) -> float | None:
-    """None where it cannot be told; 0 is a measurement."""
+    """Return watt-hours drawn between two samples; None where it is unknown, while 0 is a measured
+    value.
+    """
     if before is None or now.problem:
         return None
     span_s = now.seen_utc - before.seen_utc

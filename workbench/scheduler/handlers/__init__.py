@@ -1,6 +1,8 @@
-"""What each request does: it writes what is wanted, and answers what will happen and when.
+"""Request handlers: each writes the desired state and answers what will happen and when.
 
-Every verb is called inside one commit with its answer; sent twice, it is carried out once.
+One module for each subject: trials, queue, cards, creation of trials, the engine itself.
+`process_requests` calls them inside one commit with their answer, so a request that is sent
+twice is carried out once. They may import the store, the recipe, planning and the TickContext.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from workbench.scheduler.tick_context import TickContext
-from workbench.store.rows import Answer
+from workbench.store.rows import RequestAnswer
 
-Verb = Callable[[TickContext, dict[str, Any]], Answer]
+Handler = Callable[[TickContext, dict[str, Any]], RequestAnswer]
+"""A handler of one kind of request. Raises WorkbenchError to refuse it."""
 
 
-def done(text: str, **data: Any) -> Answer:
-    return Answer(ok=True, text=text, hint="", data=data)
+def accepted(text: str, **data: Any) -> RequestAnswer:
+    """Return the answer of a request that was carried out, `data` for programs."""
+    return RequestAnswer(ok=True, text=text, hint="", data=data)

@@ -1,4 +1,4 @@
-"""Cards: drain, undrain, and an end to a quarantine."""
+"""Handlers for cards: drain, undrain, and the end of a quarantine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from typing import Any
 
 from workbench.errors import NotThere, UsageError
 from workbench.fleet import Halt
-from workbench.scheduler.handlers import done
+from workbench.scheduler.handlers import accepted
 from workbench.scheduler.tick_context import TickContext
-from workbench.store.rows import Answer, CardRow
+from workbench.store import card_table
+from workbench.store.rows import CardRow, RequestAnswer
 from workbench.text import safe_line
 
 
 def find_card(context: TickContext, word: object) -> CardRow:
-    """By its uuid or the beginning of it; NotThere or UsageError with what there is."""
+    """Return the card with this uuid or this beginning of one.
+
+    Raises NotThere or UsageError that lists the cards there are.
+    """
     cards, name = context.store.cards(), str(word)
     exact = [card for card in cards if card.uuid == name]
     found = exact or [card for card in cards if name and card.uuid.startswith(name)]
@@ -25,10 +29,10 @@ def find_card(context: TickContext, word: object) -> CardRow:
     raise NotThere(f"there is no card {safe_line(name, 60)}", hint=f"there are: {known}")
 
 
-def drain(context: TickContext, args: dict[str, Any]) -> Answer:
-    """No new trial on it; what runs there finishes, or (`now`) goes on elsewhere."""
+def drain_card(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
+    """Place no new trial on the card; what runs there finishes, or (`now`) continues elsewhere."""
     card = find_card(context, args["card"])
-    context.store.drain(card.uuid, True)
+    card_table.set_drained(context.store, card.uuid, True)
     attempt = next((a for a in context.store.live_attempts() if a.card == card.uuid), None)
     if attempt is None:
         then = "it is free now"
@@ -40,16 +44,16 @@ def drain(context: TickContext, args: dict[str, Any]) -> Answer:
         )
     else:
         then = f"trial {attempt.trial} runs there to its end, then it is free"
-    return done(f"card {card.uuid} takes no more trials; {then}", card=card.uuid)
+    return accepted(f"card {card.uuid} takes no more trials; {then}", card=card.uuid)
 
 
-def undrain(context: TickContext, args: dict[str, Any]) -> Answer:
-    """It takes trials again; `quarantine`: also where it was taken out of use for a failure."""
+def undrain_card(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
+    """Let the card take trials again; with `quarantine` also after a failure."""
     card = find_card(context, args["card"])
-    context.store.drain(card.uuid, False)
+    card_table.set_drained(context.store, card.uuid, False)
     if args.get("quarantine"):
-        context.store.quarantine(card.uuid, "")
+        card_table.set_quarantine(context.store, card.uuid, "")
     elif card.quarantined:
         but = f"once its quarantine ends ({card.quarantined})"
-        return done(f"card {card.uuid} takes trials again {but}", card=card.uuid)
-    return done(f"card {card.uuid} takes trials again", card=card.uuid)
+        return accepted(f"card {card.uuid} takes trials again {but}", card=card.uuid)
+    return accepted(f"card {card.uuid} takes trials again", card=card.uuid)
