@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from workbench.doctor import libraries, machine, probes
-from workbench.doctor.libraries import carried
+from workbench.doctor.libraries import build_supports
 from workbench.home import Home
 from workbench.machine.cards import Card
-from workbench.machine.sampler import CardSample, Process, Sample
+from workbench.machine.sampler import CardReading, MachineReading, Process
 
 GIB = 1 << 30
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -26,19 +26,19 @@ CPU_TORCH: dict[str, object] = {
 }
 
 
-def sample_of(name: str, capability: tuple[int, int]) -> CardSample:
+def reading_from(name: str, capability: tuple[int, int]) -> CardReading:
     card = Card(
         uuid="GPU-6f1a2b3c", kind="cuda", name=name, total_bytes=16 * GIB, capability=capability
     )
-    return CardSample(card=card, free_bytes=15 * GIB, used_bytes=GIB)
+    return CardReading(card=card, free_bytes=15 * GIB, used_bytes=GIB)
 
 
-ADA = sample_of("RTX 4090", (8, 9))
-V100 = sample_of("Tesla V100", (7, 0))
+ADA = reading_from("RTX 4090", (8, 9))
+V100 = reading_from("Tesla V100", (7, 0))
 
 
-def all_of(*cards: CardSample) -> Sample:
-    return Sample(at_utc=1.0, cards=cards, driver="580.65.06")
+def all_of(*cards: CardReading) -> MachineReading:
+    return MachineReading(at_utc=1.0, cards=cards, driver="580.65.06")
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def all_of(*cards: CardSample) -> Sample:
 def test_a_build_runs_where_its_architectures_do(
     capability: tuple[int, int], arches: list[str], runs: bool
 ) -> None:
-    assert carried(capability, arches) is runs
+    assert build_supports(capability, arches) is runs
 
 
-def test_a_configuration_with_a_mistake_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_configuration_with_a_mistake_is_reported_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     assert machine.check_config(file).status == "ok"
     file.write_text("[guards]\nsahre = true\n")
@@ -80,23 +80,23 @@ class TestCards:
         assert "15.0 of 16.0 GiB free" in check.finding
         assert "bf16" in check.finding
 
-    def test_what_the_guards_have_to_go_by_is_told(self) -> None:
+    def test_what_the_guards_have_to_go_by_is_reported(self) -> None:
         user = Process(pid=7311, bytes=GIB, name="blender")
         seen = replace(ADA, temperature_c=61, energy_j=5.0, xid_watch=True, processes=(user,))
         finding = libraries.check_card(seen, TORCH).finding
-        for told in ("61 °C", "energy by its counter", "Xid errors told", "pid 7311 (blender)"):
+        for told in ("61 °C", "energy by its counter", "Xid errors reported", "pid 7311 (blender)"):
             assert told in finding
         silent = libraries.check_card(ADA, TORCH).finding
-        assert "no temperature, no energy, no Xid errors told" in silent
+        assert "no temperature, no energy, no Xid errors reported" in silent
 
     def test_a_card_that_torch_left_behind_is_named(self) -> None:
         check = libraries.check_card(V100, TORCH)
         assert check.status == "fail"
         assert "Tesla V100" in check.finding
-        assert "carries no code for it" in check.finding
+        assert "has no code for it" in check.finding
         assert "older CUDA" in check.hint
 
-    def test_a_lost_card_is_told(self) -> None:
+    def test_a_lost_card_is_reported(self) -> None:
         check = libraries.check_card(replace(ADA, problem="GPU is lost"), TORCH)
         assert check.status == "fail"
         assert "GPU is lost" in check.finding
@@ -172,31 +172,31 @@ class TestHub:
         shown = machine.check_hub({"HF_TOKEN": "hf_secret", "HOME": str(tmp_path)})
         assert "hf_secret" not in f"{check} {shown}"
 
-    def test_no_token_is_a_warning_with_its_mend(self, tmp_path: Path) -> None:
+    def test_no_token_is_a_warning_with_its_hint(self, tmp_path: Path) -> None:
         check = machine.check_hub({"HOME": str(tmp_path)})
         assert (check.status, check.hint) == ("warn", "run `hf auth login` once")
 
 
 class TestProbes:
     def test_a_childs_answer_is_read(self) -> None:
-        assert "version" in probes.ask(probes.SQLITE, {})
+        assert "version" in probes.run_probe(probes.SQLITE, {})
 
     def test_a_child_that_fails_tells_why(self) -> None:
-        answer = probes.ask("raise ImportError('libcudart.so.13')", {})
+        answer = probes.run_probe("raise ImportError('libcudart.so.13')", {})
         assert answer == {"problem": "ImportError: libcudart.so.13"}
 
     def test_a_child_that_hangs_is_ended(self) -> None:
-        answer = probes.ask("while True: pass", {}, deadline_s=0.2)
+        answer = probes.run_probe("while True: pass", {}, deadline_s=0.2)
         assert answer["slow"]
 
     def test_the_cards_are_asked(self) -> None:
-        answer = probes.ask_cards({"WORKBENCH_CARDS": "cpu:1GiB"})
-        [card] = libraries.sample_of(answer).cards
+        answer = probes.probe_cards({"WORKBENCH_CARDS": "cpu:1GiB"})
+        [card] = libraries.reading_from(answer).cards
         assert card.card.uuid == "cpu-0"
 
-    def test_a_wish_that_cannot_be_read_is_a_drivers_finding(self) -> None:
-        answer = probes.ask_cards({"WORKBENCH_CARDS": "nonsense"})
-        check = libraries.check_driver(libraries.sample_of(answer))
+    def test_an_entry_that_cannot_be_read_is_a_drivers_finding(self) -> None:
+        answer = probes.probe_cards({"WORKBENCH_CARDS": "nonsense"})
+        check = libraries.check_driver(libraries.reading_from(answer))
         assert "WORKBENCH_CARDS" in check.finding
         assert "variable" in check.hint
 
@@ -208,9 +208,9 @@ def test_the_doctor_imports_no_heavy_library() -> None:
 
 
 @pytest.mark.slow
-def test_every_check_of_this_machine_is_told(tmp_path: Path) -> None:
-    from workbench.doctor import checks
+def test_every_check_of_this_machine_is_reported(tmp_path: Path) -> None:
+    from workbench.doctor import run_checks
 
-    told = [check.name for check in checks(home=Home(tmp_path))]
+    told = [check.name for check in run_checks(home=Home(tmp_path))]
     wanted = {"python", "home", "disk", "temp folder", "terminal", "hugging face", "sqlite"}
     assert wanted | {"ray", "torch", "bitsandbytes", "driver"} <= set(told)

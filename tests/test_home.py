@@ -17,14 +17,14 @@ def test_a_new_home_is_nobody_elses(tmp_path: Path) -> None:
 def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(EngineError, match="holds other things") as refused:
+    with pytest.raises(EngineError, match="contains other files") as refused:
         Home(tmp_path).make()
     assert refused.value.hint
     assert tmp_path.stat().st_mode & 0o777 == 0o755
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_home_under_a_file_is_refused_with_a_mend(tmp_path: Path) -> None:
+def test_a_home_under_a_file_is_refused_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineError, match="not writable") as refused:
         Home(tmp_path / "file" / "home").make()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
-from workbench.store.board import board
+from workbench.store import results, trial_queue
+from workbench.store.board import rank_adapters
 from workbench.trial import Kind
 
 
@@ -74,7 +75,7 @@ def test_a_listing_is_three_questions_however_many_trials(bench: Bench) -> None:
 def test_what_did_not_change_is_not_made_again(bench: Bench) -> None:
     queue_up(bench, 20)
     before = bench.trials()
-    bench.store.wait_for(5, "something new")
+    trial_queue.explain_trial(bench.store, 5, "something new")
     after = bench.trials()
     same = [a is b for a, b in zip(before, after, strict=True)]
     assert same.count(False) == 1
@@ -87,15 +88,15 @@ def test_a_board_costs_the_same_after_many_more_steps(bench: Bench) -> None:
     def log(first: int, last: int) -> None:
         with bench.store.writing():
             for step in range(first, last):
-                bench.store.put_metrics(2, step, {"tokens_per_s": 100.0 + step % 2})
+                results.put_metrics(bench.store, 2, step, {"tokens_per_s": 100.0 + step % 2})
 
     log(1, 400)
     experiment = bench.store.experiment(1)
-    few = steps(bench, lambda: board(bench.store, experiment, 0.0))
+    few = steps(bench, lambda: rank_adapters(bench.store, experiment, 0.0))
     log(400, 8_000)
-    many = steps(bench, lambda: board(bench.store, experiment, 0.0))
+    many = steps(bench, lambda: rank_adapters(bench.store, experiment, 0.0))
     assert many == pytest.approx(few, abs=2)
-    assert board(bench.store, experiment, 0.0)[0].tokens_per_s == pytest.approx(100.5)
+    assert rank_adapters(bench.store, experiment, 0.0)[0].tokens_per_s == pytest.approx(100.5)
 
 
 def test_adding_a_trial_writes_a_line_and_a_metric_writes_none(bench: Bench) -> None:
@@ -105,9 +106,9 @@ def test_adding_a_trial_writes_a_line_and_a_metric_writes_none(bench: Bench) -> 
     attempt = bench.store.add_attempt(2, "cpu-9", {}, 1, 0)
     placed = journal.stat().st_size
     with bench.store.writing():
-        bench.store.put_metrics(2, 1, {"loss": 1.0})
+        results.put_metrics(bench.store, 2, 1, {"loss": 1.0})
         bench.store.touch_attempt(attempt, last_step=1, loss=1.0, phase="training")
-    bench.store.wait_all("whatever")
+    trial_queue.explain_all(bench.store, "whatever")
     assert journal.stat().st_size == placed > before
     bench.store.add_trial(1, 99, Kind.TUNE, {})
     assert journal.stat().st_size > placed

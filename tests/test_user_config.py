@@ -83,14 +83,14 @@ def test_every_setting_is_read(file: Path) -> None:
         ("[guards", 1, "Expected ']'"),
     ],
 )
-def test_a_mistake_is_told_with_its_line(file: Path, text: str, line: int, says: str) -> None:
+def test_a_mistake_is_reported_with_its_line(file: Path, text: str, line: int, says: str) -> None:
     file.write_text(text)
     told = refusal(file)
     assert told.startswith(f"{file}:{line}: ")
     assert says in told
 
 
-def test_all_mistakes_are_told_at_once(file: Path) -> None:
+def test_all_mistakes_are_reported_at_once(file: Path) -> None:
     file.write_text("[guards]\nshare = 1\nballast = 2\n[notify]\ncommands = []\n")
     assert len(refusal(file).splitlines()) == 3
 
@@ -107,12 +107,12 @@ def test_garbage_is_refused(file: Path, body: bytes, says: str) -> None:
 def test_a_file_that_others_may_write_is_not_read(file: Path) -> None:
     file.write_text('[notify]\ncommand = ["evil"]\n')
     file.chmod(0o666)
-    assert "others may write it" in refusal(file)
+    assert "other users can write it" in refusal(file)
 
 
 def test_what_is_no_file_is_refused_without_waiting(file: Path) -> None:
     os.mkfifo(file)
-    assert "is no file" in refusal(file)
+    assert "is not a regular file" in refusal(file)
 
 
 def test_terminal_escapes_in_it_are_not_passed_on(file: Path) -> None:
@@ -129,12 +129,12 @@ class TestWatch:
         file.unlink()
         assert not watch().guards.share
 
-    def test_a_mistake_leaves_the_defaults_and_is_told_until_it_is_mended(self, file: Path) -> None:
+    def test_a_mistake_leaves_the_defaults_until_it_is_corrected(self, file: Path) -> None:
         watch = ConfigWatch(file)
         file.write_text("[guards]\nshare = 1\n")
         assert watch() == UserConfig()
         assert f"{file}:2" in watch.problem
-        assert "the defaults hold" in watch.problem
+        assert "the defaults apply" in watch.problem
         file.write_text("[guards]\nshare = true\n")
         assert watch().guards.share
         assert watch.problem == ""

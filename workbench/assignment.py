@@ -1,4 +1,4 @@
-"""What a worker is given: everything one attempt needs, as plain data."""
+"""The assignment of an attempt: everything that a worker needs, as plain data."""
 
 from __future__ import annotations
 
@@ -8,35 +8,41 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One attempt of a trial on a card. Written to `<folder>/assignment.json` before it is sent."""
+    """One attempt of a trial on a card.
+
+    The scheduler writes it to `<folder>/assignment.json` before it sends it to the card's worker.
+    """
 
     attempt: int
-    """Ever growing; a worker refuses one lower than the last it saw."""
+    """Id of the attempt. Ids only grow; a worker refuses one below the last it has seen."""
     trial: int
     experiment: int
     kind: str
-    """trial.Kind: tune or base."""
+    """A value of trial.Kind: tune or base."""
     recipe: dict[str, Any]
-    """The experiment's recipe with the trial's settings applied; see recipe.Recipe."""
+    """A recipe.Recipe as JSON: the experiment's recipe with the trial's settings applied."""
     card: dict[str, Any]
-    """cards.Card"""
+    """A cards.Card as JSON."""
     plan: dict[str, Any]
-    """footprint.Plan"""
+    """A footprint.Plan as JSON."""
     folder: str
-    """attempts/<id>: events.jsonl goes here."""
+    """Folder attempts/<id>, with assignment.json, events.jsonl and traceback.txt."""
     trial_folder: str
-    """trials/<id>: `checkpoints/step-000025/…` and `adapter/` go here."""
+    """Folder trials/<id>, with `checkpoints/step-000025/…` and `adapter/`."""
     experiment_folder: str
-    """experiments/<id>: what was prepared once for all its trials."""
+    """Folder experiments/<id>, with what was prepared once for all its trials."""
     finish: bool = False
-    """Train no further: score the newest checkpoint, keep it as the adapter, end as stopped."""
+    """True: do not train further; score the newest checkpoint, keep it as the adapter, and end as
+    stopped."""
 
     warm: dict[str, Any] | None = None
     """Start from this adapter instead of a fresh one: {trial, folder, sha256}."""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the assignment as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
+        """Return the assignment of a JSON object. Raises TypeError for unknown or missing keys."""
         return cls(**data)

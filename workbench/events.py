@@ -1,6 +1,6 @@
-"""An attempt's event file: numbered JSON lines, written by its worker, read by the loop.
+"""The event file of an attempt: numbered JSON lines, written by its worker and read by the loop.
 
-Line: `{"n": 12, "t": 1763900000.1, "kind": "metric", …}`. Kinds and what they carry:
+A line is `{"n": 12, "t": 1763900000.1, "kind": "metric", …}`. Kinds and their further keys:
 
     started     pid, card, generation, plan, versions
     phase       name (preparing, loading, rehearsing, training, evaluating, saving), detail; steps
@@ -11,10 +11,10 @@ Line: `{"n": 12, "t": 1763900000.1, "kind": "metric", …}`. Kinds and what they
     score       subject (trial, base), values {name: number}, step
     sample      question, expected, answer, right
     adapter     path, bytes, sha256
-    end         outcome (done, stopped, yielded, failed, diverged), step, reason, hint; of a
-                failure: cause, and stage, what it was doing
+    end         outcome (done, stopped, yielded, failed, diverged), step, reason, hint; for a
+                failure also cause (FailureCause) and stage, the activity that failed
 
-A loss is nats per target token, times are seconds, rates are target and context tokens per second.
+Losses are nats per target token, times are seconds, rates are target and context tokens per second.
 """
 
 from __future__ import annotations
@@ -32,30 +32,69 @@ from workbench.redact import redact
 
 MAX_LINE_BYTES = 1 << 20
 READ_BYTES = 4 << 20
-"""Read in one go, so that a tick stays short whatever a worker wrote."""
+"""Most bytes read at once, so that a tick stays short however much a worker wrote."""
+
+
+class FailureCause(StrEnum):
+    """The cause of a failed attempt. It decides whether and how the trial is tried again.
+
+    The values are stored in event files and in the database.
+    """
+
+    RECIPE = "recipe"
+    """The recipe cannot work; another attempt would fail the same way."""
+    DATA = "data"
+    MODEL = "model"
+    OUT_OF_MEMORY = "out_of_memory"
+    """The card had too few bytes; the trial takes the next out-of-memory fallback."""
+    HOST_MEMORY = "host_memory"
+    """The machine's own memory was too full; the trial is tried again unchanged."""
+    DISK_FULL = "disk_full"
+    """The trial waits in the queue for room on the disk."""
+    BUG = "bug"
+    """An error that no code handles; the attempt's folder has its traceback."""
 
 
 class Outcome(StrEnum):
+    """The outcome of an attempt. Workers write the first five, the loop writes the others."""
+
     DONE = "done"
-    """Trained to its end, scored, adapter kept."""
+    """Trained to its end and scored; the adapter is kept."""
     STOPPED = "stopped"
-    """Asked to finish early: checkpoint scored, adapter kept."""
+    """Ended early on request; the last checkpoint is scored and kept as the adapter."""
     YIELDED = "yielded"
-    """Asked to give the card back: checkpoint committed, nothing scored."""
+    """Returned its card on request; a checkpoint is committed and nothing is scored."""
     FAILED = "failed"
     DIVERGED = "diverged"
-    """Its loss was no number any more, or ten times what it began with; its last good checkpoint
-    is scored and kept, where it has one."""
+    """The loss was not finite, or ten times its first value. The last good checkpoint is scored and
+    kept, if there is one."""
     LOST = "lost"
-    """The worker went away; written by the loop, never by a worker."""
+    """The worker ended without writing an end."""
     CUT = "cut"
-    """The engine went away under it; written by the next loop."""
+    """The engine ended during the attempt; written by the next loop."""
     KILLED = "killed"
-    """A person ended it with its worker; written by the loop."""
+    """A person ended the trial together with its worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnd:
+    """The way an attempt ended: what its worker writes as `end`, and what the loop reads there."""
+
+    outcome: Outcome
+    step: int = 0
+    """Optimizer steps that were done; 0 where it ended before the first."""
+    reason: str = ""
+    hint: str = ""
+    cause: str = ""
+    """A FailureCause, empty if the attempt did not fail. Old files may contain other values."""
+    stage: str = ""
+    """The phase in which a failed attempt ended, for example "training"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """One line of an event file."""
+
     n: int
     at_utc: float
     kind: str
@@ -64,14 +103,17 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that is no event; kept aside with its error, never a reason to stop."""
+    """A line that is no event. It is stored with its error, and reading continues after it."""
 
     text: str
     error: str
 
 
 class EventWriter:
-    """Appends to one attempt's file; numbers go on where a former writer left off."""
+    """A writer that appends to the file of one attempt, and continues the numbers found there.
+
+    A torn last line of a killed writer is closed first, so that it damages no later line.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +126,11 @@ class EventWriter:
         self._file = path.open("ab", buffering=0)
 
     def write(self, kind: str, *, durable: bool = False, **data: Any) -> None:
-        """One line; `durable` waits until it is on disk (checkpoints and ends)."""
+        """Append one line, with secrets masked.
+
+        `durable` waits until the line is on disk, as for checkpoints and ends. Raises OSError on a
+        full disk; the next call starts on a new line.
+        """
         self._n += 1
         line = {"n": self._n, "t": round(time.time(), 3), "kind": kind, **data}
         self._append(redact(json.dumps(line, ensure_ascii=False)).encode(errors="replace") + b"\n")
@@ -92,7 +138,7 @@ class EventWriter:
             os.fsync(self._file.fileno())
 
     def _append(self, line: bytes) -> None:
-        """All of it, on a line of its own: a disk that fills up takes the first part only."""
+        """Write the whole line; a disk that becomes full may accept only the first part of it."""
         left = b"\n" + line if self._torn else line
         self._torn = True
         while left:
@@ -106,9 +152,10 @@ class EventWriter:
 def read_events(
     path: Path, offset: int, until: int | None = None
 ) -> tuple[list[Event | BadLine], int]:
-    """Whole lines from byte `offset` on (up to byte `until`), and the offset behind them.
+    """Return the complete lines from byte `offset` on, and the offset after them.
 
-    A file that is missing or cannot be read is empty: its worker's end will tell.
+    Reads at most READ_BYTES, and not beyond byte `until`. A file that is missing or unreadable
+    counts as empty, because the loop learns from the worker's end that something is wrong.
     """
     try:
         with path.open("rb") as file:
@@ -117,7 +164,7 @@ def read_events(
     except OSError:
         return [], offset
     end = chunk.rfind(b"\n") + 1
-    if end == 0 and len(chunk) == READ_BYTES:  # one line longer than a read: set it aside
+    if end == 0 and len(chunk) == READ_BYTES:  # one line is longer than a read: skip this part
         return [BadLine(_shown(chunk), "line too long")], offset + len(chunk)
     return [_parse(line) for line in chunk[:end].splitlines() if line], offset + end
 
@@ -129,7 +176,7 @@ def _parse(line: bytes) -> Event | BadLine:
         data = json.loads(line)
         event = Event(int(data.pop("n")), float(data.pop("t")), str(data.pop("kind")), data)
         if not math.isfinite(event.at_utc):
-            raise ValueError("its time is no time")
+            raise ValueError("its time is not a finite number")
         return event
     except (
         ArithmeticError,

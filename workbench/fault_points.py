@@ -1,10 +1,12 @@
-"""Faults at named points, for tests and the soak: nothing happens unless WORKBENCH_FAULT arms one.
+"""Inject faults at named points, for tests and the soak test, if WORKBENCH_FAULT arms them.
 
 WORKBENCH_FAULT="checkpoint.before_rename=kill@2,worker.step=hang"
-    each process, when it comes by for the second time; so does everything it starts
+    Every process that inherits the variable runs the action, here when it passes the point for the
+    second time.
 WORKBENCH_FAULT=/a/file
-    what stands in that file while it is there, in the same words: the first process to whom it
-    happens takes the file away (`/a/file.fired` says who), so that its successor is spared
+    The file contains the same syntax and is read at every point while it exists. The first process
+    that fires renames it to `/a/file.fired` and writes its pid there, so that the process that
+    replaces it runs without the fault.
 """
 
 from __future__ import annotations
@@ -50,45 +52,52 @@ POINTS = {
     "adapter.before_rename": "training/model/adapter.py",
     "adapter.after_rename": "training/model/adapter.py",
 }
-"""Every point, and the one file of workbench/ that has it."""
+"""Every point, with the one file of workbench/ that contains it."""
 
 
-class Injected(RuntimeError):
-    """What `raise` raises: an error that nobody foresaw."""
+class InjectedFault(RuntimeError):
+    """The error of the action `raise`: one that no code handles specifically."""
 
 
 def at(point: str, file: Path | None = None) -> None:
-    """Do here what is armed; `file` is what `truncate` cuts. Costs half a microsecond unarmed."""
+    """Run the action that is armed for `point`; `file` is what the action `truncate` shortens.
+
+    Costs half a microsecond if no fault is armed. Raises UsageError for an unknown point.
+    """
     source = os.environ.get(VARIABLE)
     if source:
-        _come_by(point, file, source)
+        _pass_point(point, file, source)
 
 
-def armed(source: str) -> dict[str, tuple[str, int]]:
-    """point → (action, at which passage); UsageError for what is no point, action or number."""
+def parse_faults(source: str) -> dict[str, tuple[str, int]]:
+    """Parse armed faults into point → (action, number of the passage that fires).
+
+    Raises UsageError for an unknown point or action, or a passage that is no number.
+    """
     found = {}
     for one in filter(None, (part.strip() for part in source.replace("\n", ",").split(","))):
-        point, _, told = one.partition("=")
-        action, _, passage = told.partition("@")
+        point, _, given = one.partition("=")
+        action, _, passage = given.partition("@")
         if point not in POINTS:
             raise UsageError(f"{VARIABLE}: {point} is no point", hint=f"one of {', '.join(POINTS)}")
         if action not in ACTIONS or not (passage or "1").isdecimal():
             known = ", ".join(ACTIONS)
-            raise UsageError(f"{VARIABLE}: cannot do {told}", hint=f"one of {known}, with @2 or so")
+            what = f"{VARIABLE}: {given} is no action"
+            raise UsageError(what, hint=f"one of {known}; add @2 for the second passage")
         found[point] = (action, int(passage or 1))
     return found
 
 
-def check() -> None:
-    """UsageError when what is armed in the environment makes no sense."""
+def check_armed() -> None:
+    """Raise UsageError if WORKBENCH_FAULT in the environment cannot be parsed."""
     _armed_now(os.environ.get(VARIABLE, ""))
 
 
 def _armed_now(source: str) -> dict[str, tuple[str, int]]:
     if not source.startswith("/"):
-        return armed(source)
+        return parse_faults(source)
     try:
-        return armed(Path(source).read_text())
+        return parse_faults(Path(source).read_text())
     except FileNotFoundError:
         return {}
 
@@ -96,7 +105,7 @@ def _armed_now(source: str) -> dict[str, tuple[str, int]]:
 _passed: Counter[tuple[str, str, int]] = Counter()
 
 
-def _come_by(point: str, file: Path | None, source: str) -> None:
+def _pass_point(point: str, file: Path | None, source: str) -> None:
     if point not in POINTS:
         raise UsageError(f"{point} is not among the points of workbench/fault_points.py")
     found = _armed_now(source).get(point)
@@ -109,7 +118,10 @@ def _come_by(point: str, file: Path | None, source: str) -> None:
 
 
 def _is_ours(source: str, point: str) -> bool:
-    """False where another process took the fault first."""
+    """Claim the fault; return False if another process has claimed it first.
+
+    Renaming the file decides the race, because only one rename can succeed.
+    """
     if not source.startswith("/"):
         return True
     fired = Path(f"{source}.fired")
@@ -127,7 +139,7 @@ def _kill(_: Path | None) -> None:
 
 
 def _raise(_: Path | None) -> None:
-    raise Injected("a fault was injected here")
+    raise InjectedFault("a fault was injected here")
 
 
 def _hang(_: Path | None) -> None:
@@ -154,7 +166,7 @@ def _truncate_and_kill(file: Path | None) -> None:
 
 
 def _cuda_illegal_access(_: Path | None) -> None:
-    torch: Any = sys.modules["torch"]  # only where somebody trains
+    torch: Any = sys.modules["torch"]  # this point is passed only where torch is imported
     nowhere = torch._C._construct_storage_from_data_pointer(
         1 << 44, torch.device("cuda:0"), 1 << 10
     )

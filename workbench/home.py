@@ -1,4 +1,4 @@
-"""Where the workbench keeps its things, and who may read them (nobody else)."""
+"""The home: the folder in which the workbench keeps everything, readable by its user alone."""
 
 from __future__ import annotations
 
@@ -18,92 +18,116 @@ STOPPED_BY_A_PERSON = b"stopped by a person\n"
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """One workbench: a database, its requests, and a folder for each experiment and trial."""
+    """The paths inside one home: the database, requests, and a folder per experiment and trial.
+
+    The properties only compute paths; `make` creates the folders.
+    """
 
     root: Path
 
     @property
     def database(self) -> Path:
+        """The SQLite database."""
         return self.root / "workbench.db"
 
     @property
     def requests(self) -> Path:
+        """The folder into which front ends put requests for the engine."""
         return self.root / "requests"
 
     @property
     def cache(self) -> Path:
+        """The folder of tokenised data, shared by experiments."""
         return self.root / "cache" / "data"
 
     @property
     def runtime(self) -> Path:
-        """Written by the keeper: pids with start times, Ray's port, the token's file."""
+        """The keeper's file of pids with start times, Ray's port and the token's path."""
         return self.root / "runtime.json"
 
     @property
     def keeper_lock(self) -> Path:
+        """The lock that the keeper holds while it runs."""
         return self.root / "keeper.lock"
 
     @property
     def loop_lock(self) -> Path:
+        """The lock that the engine's loop holds while it runs."""
         return self.root / "loop.lock"
 
     @property
     def tick(self) -> Path:
-        """Touched by the loop at every tick; 30 s without, and the keeper starts it anew."""
+        """The file that the loop touches at every tick; the keeper restarts a loop that has not
+        touched it for 30 s."""
         return self.root / "tick"
 
     @property
     def stopped(self) -> Path:
-        """There while the engine was stopped and not started since: by a person (so it says, or it
-        is empty), or by itself: then why, and in the next line the mend."""
+        """The file that exists while the engine is stopped.
+
+        It is empty or says so if a person stopped the engine. If the engine stopped itself, its
+        first line is the reason and the second line is the hint.
+        """
         return self.root / "stopped"
 
     @property
     def sample(self) -> Path:
-        """The newest card sample, written by the keeper's child."""
+        """The newest readings of the cards, written by the sampler."""
         return self.root / "cards.json"
 
     @property
-    def ballast(self) -> Path:
-        """Takes up room that the loop gives up on a full disk."""
+    def reserve_file(self) -> Path:
+        """The file that keeps room on the disk, which the loop frees when the disk is full."""
         return self.root / "ballast"
 
     @property
     def token(self) -> Path:
+        """The secret token of Ray's head."""
         return self.root / "token"
 
     @property
     def backups(self) -> Path:
+        """The folder of the database's backups."""
         return self.root / "backups"
 
     @property
     def logs(self) -> Path:
+        """The folder of the logs of keeper, loop and notification commands."""
         return self.root / "logs"
 
     def card_lock(self, uuid: str, kind: str) -> Path:
-        """Of the worker that has the card: one on this machine for a GPU, one a home for cores."""
+        """Return the lock of the worker that owns the card.
+
+        A GPU has one lock for all homes of this user; a CPU card has one in each home.
+        """
         folder = private_temp() / "locks" if kind == "cuda" else self.root / "locks"
-        return folder / f"card-{_UNFIT.sub('_', uuid)[:80]}.lock"  # a driver's word, maybe with a /
+        return (
+            folder / f"card-{_UNFIT.sub('_', uuid)[:80]}.lock"
+        )  # the driver's text may contain a /
 
     def experiment(self, id: int) -> Path:
+        """Return the folder of what was prepared once for all trials of an experiment."""
         return self.root / "experiments" / str(id)
 
     def trial(self, id: int) -> Path:
+        """Return the folder of a trial's checkpoints and adapter."""
         return self.root / "trials" / str(id)
 
     def attempt(self, id: int) -> Path:
+        """Return the folder of an attempt's assignment, events and traceback."""
         return self.root / "attempts" / str(id)
 
     def make(self) -> Home:
-        """Create what is missing, 0700; EngineError when that cannot be done.
+        """Create missing folders with mode 0700, and set this process's umask to 077.
 
-        A folder with other things in it is refused: its permissions are not ours to change.
+        Raises EngineError if a folder cannot be written, or if the root exists and contains other
+        files: changing the permissions of such a folder could lock somebody out.
         """
         os.umask(0o077)
         try:
             if not self.requests.exists() and self.root.is_dir() and any(self.root.iterdir()):
                 raise EngineError(
-                    f"{self.root} is no workbench's home: it holds other things",
+                    f"{self.root} is not a home of the workbench: it contains other files",
                     hint="set WORKBENCH_HOME to an empty folder, or to one that does not exist",
                 )
             for folder in (self.root, self.requests, self.cache, self.logs):
@@ -120,16 +144,19 @@ class Home:
 
 
 def find_home() -> Home:
-    """`$WORKBENCH_HOME`, else the user's data folder. Makes nothing."""
+    """Return the home of `$WORKBENCH_HOME`, else of the user's data folder. Creates nothing."""
     named = os.environ.get("WORKBENCH_HOME")
     return Home(Path(named).expanduser().absolute() if named else user_data_path("workbench"))
 
 
 def private_temp() -> Path:
-    """A folder of ours under the system's temp dir, 0700, short enough for Ray's sockets."""
+    """Create and return a folder with mode 0700 in the system's temp folder.
+
+    Its path is short, because Ray's sockets lie in it. Raises EngineError if another user owns it.
+    """
     folder = Path(tempfile.gettempdir()) / f"workbench-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise EngineError(f"{folder} belongs to somebody else", hint="set TMPDIR to another folder")
+        raise EngineError(f"{folder} belongs to another user", hint="set TMPDIR to another folder")
     folder.chmod(0o700)
     return folder

@@ -1,10 +1,10 @@
-"""Which settings mattered: how much of the differences between trials each one explains.
+"""Estimate which settings mattered: the share of the differences between trials that each explains.
 
-One setting at a time: the share of the variance of the trials' ranks that lies between its values
-(or thirds of its range). Ranks, because a single diverged trial would drown all else in scores;
-trials that ended early rank behind those that finished, by how far they came. The share is
-corrected for what chance alone would explain (Hays' ω²), its interval is a bootstrap over the
-trials, and a setting counts as told only when shuffled ranks hardly ever do as well.
+Each setting is judged on its own, by the share of the variance of the trials' ranks that lies
+between its values, or between thirds of its range. Ranks are used and not scores, because a single
+diverged trial would dominate the variance of scores. Trials that ended early rank behind those that
+finished, by the step they reached. The share is corrected for chance (Hays' ω²), its interval is a
+bootstrap over the trials, and a permutation test decides whether it is significant.
 """
 
 from __future__ import annotations
@@ -15,51 +15,59 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LEAST_TRIALS = 8
-"""With fewer, even a setting that decides everything is not told from chance."""
+"""With fewer trials not even a setting that decides everything is significant."""
 DRAWS = 400
+"""Bootstrap samples, and permutations, for each setting."""
 SURE = 0.05
+"""Significance level of the permutation test."""
 GROUPS = 3
-"""Parts into which the values of a range are put, as many trials in each."""
+"""Groups of equal size into which the trials of a range are divided, by value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One trial, as far as it tells: `place` 1 is the best."""
+class RankedTrial:
+    """A trial with its place in the ranking of its experiment; place 1 is the best."""
 
     settings: Mapping[str, object]
+    """Swept settings by dotted key."""
     place: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importance:
+    """The share of the variance of ranks that one setting explains, with its uncertainty."""
+
     key: str
     share: float
-    """Of the variance of ranks, from 0 to 1; what settings share, several may count."""
+    """From 0 to 1. Shares of several settings may overlap, so they need not add up to 1."""
     low: float
     high: float
-    """90 % of the bootstrap's shares lie between."""
+    """The central 90 % of the bootstrap's shares lie between `low` and `high`."""
     chance: float
-    """How often shuffled ranks give it as much; above 0.05 it is not told from chance."""
+    """P value of the permutation test: how often shuffled ranks give at least this share."""
     best: str
-    """The value, or part of the range, whose trials did best."""
+    """The value, or third of the range, with the best mean rank."""
 
     @property
     def sure(self) -> bool:
-        """It is told from chance."""
+        """True if the share is statistically significant."""
         return self.chance <= SURE
 
 
-def importance(outcomes: Sequence[Outcome], seed: int = 0) -> list[Importance]:
-    """The most telling first; empty when there are too few trials, or none differ."""
+def rank_settings(outcomes: Sequence[RankedTrial], seed: int = 0) -> list[Importance]:
+    """Return the importance of every setting that differs between trials, largest share first.
+
+    Empty if there are fewer than LEAST_TRIALS trials. Takes some tenths of a second at 100 trials.
+    """
     if len(outcomes) < LEAST_TRIALS:
         return []
     keys = dict.fromkeys(key for one in outcomes for key in one.settings)
     dice = random.Random(seed)
-    found = [_of(key, outcomes, dice) for key in keys]
+    found = [_measure(key, outcomes, dice) for key in keys]
     return sorted((one for one in found if one is not None), key=lambda one: -one.share)
 
 
-def _of(key: str, outcomes: Sequence[Outcome], dice: random.Random) -> Importance | None:
+def _measure(key: str, outcomes: Sequence[RankedTrial], dice: random.Random) -> Importance | None:
     labels = _labels([one.settings.get(key) for one in outcomes])
     places = [float(one.place) for one in outcomes]
     if len(set(labels)) < 2:
@@ -84,7 +92,7 @@ def _of(key: str, outcomes: Sequence[Outcome], dice: random.Random) -> Importanc
 
 
 def _labels(values: Sequence[object]) -> list[str]:
-    """The group each value belongs to: itself, or its part of a range with many values."""
+    """Return the group of each value: the value itself, or its third if there are many numbers."""
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(set(numbers)) <= 2 * GROUPS:
         return ["-" if value is None else json.dumps(value) for value in values]
@@ -107,7 +115,10 @@ def _spans(ordered: Sequence[float], cuts: Sequence[float]) -> list[tuple[float,
 
 
 def _share(labels: Sequence[str], places: Sequence[float]) -> float:
-    """ω² of one-way groups, never below 0."""
+    """Return ω² of a one-way analysis of variance, at least 0.
+
+    ω² subtracts the variance that k groups explain by chance (Hays, Statistics, 1963).
+    """
     groups: dict[str, list[float]] = {}
     for label, place in zip(labels, places, strict=True):
         groups.setdefault(label, []).append(place)

@@ -1,7 +1,7 @@
 """Run a command within a time limit: `python -m workbench.notification LOG SECONDS COMMAND …`.
 
-A process of its own, so that a command that hangs, or lies on a disk that does, holds up nobody.
-What it prints (`curl -v` prints a token) is kept without secrets and escapes.
+It is a process of its own, so that a command that hangs does not block the engine. The command's
+output is logged without secrets and terminal escapes; `curl -v`, for example, prints tokens.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from workbench.text import safe, safe_line
+from workbench.text import safe_line, safe_text
 
 LOG_LIMIT_BYTES, KEPT_BYTES = 1 << 20, 1 << 16
 
 
 def main(arguments: list[str]) -> int:
-    """The command's exit code; 124 when its time was over, 127 when it could not be started."""
+    """Run the command and append its output to the log, which is rotated at LOG_LIMIT_BYTES.
+
+    Returns the command's exit code, 124 if it exceeded the limit, 127 if it could not be started.
+    """
     log, limit_s, command = Path(arguments[0]), float(arguments[1]), arguments[2:]
     with suppress(OSError):
         if log.stat().st_size > LOG_LIMIT_BYTES:
@@ -29,7 +32,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryFile(dir=log.parent) as said:
         code = _run(command, limit_s, said.fileno())
         said.seek(0)
-        told = safe(said.read(KEPT_BYTES).decode(errors="replace"), KEPT_BYTES).rstrip("\n")
+        told = safe_text(said.read(KEPT_BYTES).decode(errors="replace"), KEPT_BYTES).rstrip("\n")
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
     end = f"{stamp} {safe_line(repr(command[0]))} ended with {code}"
     with suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as out:

@@ -1,5 +1,8 @@
-"""Secrets out of text before it is kept or shown: tokens by their form, and what the environment
-calls a token, key, secret or password by its value."""
+"""Mask secrets in text before it is stored or shown.
+
+Secrets are recognised by their form (tokens of well-known services, passwords in URLs), and by
+value: the values of environment variables whose names contain token, key, secret or passw.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from types import TracebackType
 MASK = "***"
 _NAMED = re.compile(r"token|key|secret|passw", re.IGNORECASE)
 _LEAST = 8
-"""A shorter value is a word; masking it would mask half of what is said."""
+"""A shorter value is likely an ordinary word, and masking it would damage messages."""
 _PATHS = re.compile(r"[/~.]")
 _LOGIN = re.compile(r"://[^\s/@:]*:([^\s/@]+)@")
 
@@ -34,13 +37,17 @@ _HINTS = (
     *("hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox", "AKIA"),
     *(":/", "?", "&", "Bearer ", "Basic ", "TOKEN=", "KEY=", "SECRET=", "PASSWORD=", "PASSWD="),
 )
-"""Text without any of these has no secret of a known form: looking costs a tenth of matching."""
+"""Text without any of these substrings contains no secret of a known form. Searching for them takes
+a tenth of the time of matching the pattern."""
 
 
 def _path(name: str, value: str) -> bool:
-    """A file's, which is no secret: its name says so, or it is there. Keys may begin with / too."""
-    told = name.upper().endswith(("PATH", "FILE", "DIR"))
-    return bool(_PATHS.match(value)) and (told or os.path.exists(os.path.expanduser(value)))
+    """Return True if a variable holds the path of a file, which is no secret.
+
+    Its name must say so or the file must exist, because base64 keys may begin with a slash too.
+    """
+    named = name.upper().endswith(("PATH", "FILE", "DIR"))
+    return bool(_PATHS.match(value)) and (named or os.path.exists(os.path.expanduser(value)))
 
 
 def _compile(environ: Mapping[str, str]) -> tuple[tuple[str, ...], re.Pattern[str]]:
@@ -55,20 +62,24 @@ def _compile(environ: Mapping[str, str]) -> tuple[tuple[str, ...], re.Pattern[st
 _hints, _secrets = _compile(os.environ)
 
 
-def learn(environ: Mapping[str, str]) -> None:
-    """Mask the secrets of this environment; a process's own are known from its start."""
+def learn_secrets(environ: Mapping[str, str]) -> None:
+    """Mask the secrets of `environ` from now on.
+
+    At import, the secrets of this process's own environment are learned.
+    """
     global _hints, _secrets
     _hints, _secrets = _compile(environ)
 
 
 def redact(text: str) -> str:
-    """`text` with every secret as `***`; what is JSON stays JSON."""
+    """Return `text` with every secret replaced by `***`; JSON stays valid JSON."""
     if not any(hint in text for hint in _hints):
         return text
     return _secrets.sub(lambda m: f"{next(filter(None, m.groups()), '')}{MASK}", text)
 
 
 def has_secret(text: str) -> bool:
+    """Return True if `redact` would mask something in `text`."""
     return _secrets.search(text) is not None
 
 
@@ -78,12 +89,17 @@ class _Formatter(logging.Formatter):
 
 
 def log_without_secrets(form: str) -> None:
-    """Logging to stderr, and tracebacks nobody caught, go through `redact`."""
+    """Set up logging to stderr so that log lines and uncaught tracebacks pass through `redact`.
+
+    `form` is a format of the logging module.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(form))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    sys.excepthook = _tell
+    sys.excepthook = _print_redacted
 
 
-def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_redacted(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

@@ -1,4 +1,4 @@
-"""Where a trial can be, and every move it may make.
+"""The states of a trial, and every move between them.
 
 To learn how a trial gets from queued to done, read MOVES: each row names the function of
 `workbench.scheduler` that makes the move.
@@ -11,23 +11,26 @@ from enum import StrEnum
 
 
 class State(StrEnum):
+    """The state of a trial, as stored in the database."""
+
     QUEUED = "queued"
-    """Waits for a card; `Trial.waiting` says for what."""
+    """Waits for a card; the column `waiting` says for what."""
     STARTING = "starting"
-    """Given to a card's worker, which has not reported yet."""
+    """Sent to a card's worker, which has not reported yet."""
     RUNNING = "running"
     PAUSED = "paused"
-    """Checkpointed and off its card, until somebody resumes it."""
+    """Checkpointed and without a card, until a person resumes it."""
     DONE = "done"
     STOPPED = "stopped"
     """Ended by a person; its last committed checkpoint is its adapter, unless it was killed."""
     PRUNED = "pruned"
-    """Ended early: by the early stopper or because its loss went away, with its adapter kept; or
-    never begun, because its sweep's budget was spent."""
+    """Ended early by the early stopper or because it diverged, with its adapter kept; or never
+    started, because the budget of its sweep was spent."""
     FAILED = "failed"
 
     @property
     def final(self) -> bool:
+        """True if no move leads out of this state."""
         return self in FINAL
 
     @property
@@ -50,6 +53,8 @@ class DesiredState(StrEnum):
 
 
 class Kind(StrEnum):
+    """The kind of a trial."""
+
     TUNE = "tune"
     """Trains one adapter."""
     BASE = "base"
@@ -57,15 +62,18 @@ class Kind(StrEnum):
 
 
 UP_IS_BETTER = frozenset({"exact_match", "token_accuracy"})
-"""Of the scores a trial leaves; of the others (loss, perplexity) down is."""
+"""Scores of which a higher value is better; of all others (loss, perplexity) a lower one is."""
 
 
 def up_is_better(score: str) -> bool:
+    """Return True if a higher value of this score is better."""
     return score in UP_IS_BETTER
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
+    """A legal move of a trial from one state to another, with the function that makes it."""
+
     before: State
     after: State
     by: str

@@ -1,6 +1,6 @@
-"""Settings changed by a person: words or an edited file to what differs, typed and checked.
+"""Settings of a trial that a person changes, by `KEY=VALUE` or in an editor, checked by the schema.
 
-The names of local files among them are relative to where the person stands.
+Local names in changed settings are relative to the working directory.
 """
 
 from __future__ import annotations
@@ -19,31 +19,34 @@ from workbench.recipe import Recipe, apply_settings, read_recipe, settings_of, t
 from workbench.store.rows import Experiment
 
 
-def as_recipe(experiment: Experiment, settings: Mapping[str, object]) -> Recipe:
-    """The recipe of one of its trials, as a person would have written it."""
+def trial_recipe(experiment: Experiment, settings: Mapping[str, object]) -> Recipe:
+    """Return the recipe of a trial with these `settings`, without the experiment's sweep."""
     whole = Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
     return apply_settings(whole, settings)
 
 
-def as_text(recipe: Recipe, trial: int) -> str:
-    """For an editor."""
+def editable_text(recipe: Recipe, trial: int) -> str:
+    """Return the recipe as text for an editor, with a comment that says what will happen."""
     return (
         f"# Trial {trial} as a recipe. Change what should differ in its clone, save, and leave;\n"
         f"# unchanged, or left with an error (vim: :cq), nothing is cloned.\n{to_yaml(recipe)}"
     )
 
 
-def new_text(text: str) -> Path:
-    """A file of one's own that holds it."""
+def write_draft(text: str) -> Path:
+    """Write `text` to a new temporary file that only this user can read."""
     handle, name = tempfile.mkstemp(prefix="workbench-clone-", suffix=".yaml")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
     return Path(name)
 
 
-def edit(path: Path, begun: str) -> str:
-    """Its text, once a person has left $VISUAL or $EDITOR. UsageError when that fails: the file is
-    gone then, unless something else than `begun` stands in it."""
+def run_editor(path: Path, begun: str) -> str:
+    """Open the file in $VISUAL or $EDITOR, wait for the editor, and return the file's text.
+
+    Raises UsageError if the editor fails. The file is then deleted if its text is still `begun`;
+    otherwise it stays, and the hint says where.
+    """
     words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
     try:
         code = subprocess.run([*words, str(path)], check=False).returncode
@@ -59,12 +62,14 @@ def edit(path: Path, begun: str) -> str:
     return text
 
 
-def changed(
+def changed_settings(
     recipe: Recipe, words: Sequence[str] = (), text: str | None = None, file: str = "recipe.yaml"
 ) -> dict[str, Any]:
-    """What `words` (`lora.rank=32`), or an edited text, change in `recipe`: dotted keys and values.
+    """Return the settings that differ from `recipe`, by dotted key.
 
-    RecipeError with every mistake; UsageError for a sweep, which is no setting of one trial.
+    The changes come from `words` such as `lora.rank=32`, from an edited text, or both. Raises
+    RecipeError with every mistake, and UsageError if the text has a sweep, because a sweep makes
+    many trials.
     """
     written = to_yaml(recipe) if text is None else text
     new = read_recipe(written, file=file, folder=Path.cwd(), overrides=words)

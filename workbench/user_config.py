@@ -1,7 +1,8 @@
 """The user's own configuration: `config.toml` in their config folder.
 
-What it may say, no recipe can: a recipe may come from a stranger. What it leaves out has a default.
-Engine and front ends read it; a file with a mistake changes nothing, and the mistake is told.
+Recipes cannot contain these settings, because a recipe may come from a stranger. Every setting has
+a default. The engine and the front ends read the file; if it has a mistake, all defaults apply and
+the mistake is reported.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from workbench.machine.cards import parse_bytes
 from workbench.text import safe_line
 
 MAX_BYTES = 64 << 10
+"""A larger file is refused."""
 
 
 def _size(value: object) -> int:
-    """Bytes, from `"2GiB"`."""
+    """Return the bytes of a size such as `"2GiB"`; raise ValueError for anything else."""
     if not isinstance(value, str):
-        raise ValueError('wants a size in quotes, like "2GiB"')
+        raise ValueError('must be a size in quotes, like "2GiB"')
     if value.strip() == "0":
         return 0
     try:
@@ -41,31 +43,33 @@ Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Celsius = Annotated[float, Field(ge=30, le=120, allow_inf_nan=False)]
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
+    """A strict and frozen base of all sections: unknown keys and silent conversions are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Guards(Section):
-    """What keeps a home's machine whole; docs/guards.md tells of each."""
+class Guards(ConfigSection):
+    """Limits that protect the machine; docs/guards.md describes each."""
 
     start_gap_s: Seconds | None = None
-    """Seconds between two cards that begin a trial. Left out: 2 between GPUs, none between CPU
-    cards, which draw no more at their start than later."""
+    """Seconds between the starts of trials on two cards. Left out: 2 between GPUs, 0 between CPU
+    cards, which draw no more power at the start than later."""
     no_start_above_c: Celsius = 84.0
-    """A hotter card gets no new trial, until it has cooled."""
+    """A card above this temperature gets no new trial until it has cooled."""
     pause_above_c: Celsius = 90.0
-    """A hotter card's trial checkpoints and goes back into the queue."""
+    """The trial of a card above this temperature checkpoints and returns to the queue."""
     cooled_by_c: float = Field(default=8.0, ge=1, le=60, allow_inf_nan=False)
-    """A card that was too hot takes trials again once it is so far below `no_start_above_c`."""
+    """A card that was too hot gets trials again at `no_start_above_c` minus this."""
     disk_floor: Size = 2 << 30
-    """With less free on the home's disk nothing new starts, and checkpoints are thinned."""
+    """With fewer bytes free on the home's disk nothing starts, and old checkpoints are deleted."""
     ballast: Size = 32 << 20
-    """Size of a file that is given up on a full disk, so that what happened can be written down;
-    0 for none."""
+    """Bytes of the reserve file, which is deleted on a full disk so that the engine can write down
+    what happened; 0 for no file."""
     share: bool = False
-    """Use cards on which other people's programs compute, with what bytes these leave."""
+    """Use cards on which other users' programs compute, within the bytes that these leave."""
     foreign_above: Size = 100 << 20
-    """Programs that compute on a card with fewer bytes than this do not count as using it."""
+    """Programs that compute on a card with fewer bytes do not count as using it."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Guards:
@@ -74,16 +78,21 @@ class Guards(Section):
         return self
 
 
-class Notify(Section):
+class Notify(ConfigSection):
+    """The notification command."""
+
     command: Annotated[list[str], Field(max_length=64)] | None = None
-    """Run when an experiment ends, with its board as JSON on stdin; no shell reads it."""
+    """Command and arguments, run when an experiment ends with its board as JSON on stdin. No shell
+    interprets it."""
 
 
-class TrustedModel(Section):
+class TrustedModel(ConfigSection):
+    """A model whose own Python code may run on this machine."""
+
     name: str = Field(min_length=1)
     """A hub id, or the absolute path of a folder."""
     revision: str | None = None
-    """The full commit: a branch may be another tomorrow. A folder has none."""
+    """The full commit, because a branch can change its code later. A folder has none."""
 
     @model_validator(mode="after")
     def _pinned(self) -> TrustedModel:
@@ -91,31 +100,39 @@ class TrustedModel(Section):
             if self.revision is not None:
                 raise ValueError("a folder has no revision")
         elif not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
-            raise ValueError("revision wants the full commit of 40 digits")
+            raise ValueError("revision must be the full commit of 40 digits")
         return self
 
 
-class Models(Section):
+class Models(ConfigSection):
+    """Permissions of models."""
+
     trust_remote_code: Annotated[list[TrustedModel], Field(max_length=256)] = []
-    """Models whose own code may run here, each pinned. No recipe can say so."""
+    """Models whose own code may run here, each pinned to a commit. No recipe can permit this."""
 
 
-class UserConfig(Section):
+class UserConfig(ConfigSection):
+    """The whole configuration, with a default for every setting."""
+
     guards: Guards = Guards()
     notify: Notify = Notify()
     models: Models = Models()
 
 
 class ConfigError(UsageError):
-    """Every mistake of the file, a line each, with file and line."""
+    """One or more mistakes of the configuration, with one line for each, as `file:line: …`."""
 
 
 def config_file() -> Path:
+    """Return the path of the user's configuration, whether or not the file exists."""
     return user_config_path("workbench") / "config.toml"
 
 
 def read_user_config(path: Path | None = None) -> UserConfig:
-    """What the file says; the defaults where there is none. ConfigError with every mistake."""
+    """Read the configuration; return the defaults if there is no file.
+
+    Raises ConfigError with every mistake, and for a file that other users can write.
+    """
     path = path or config_file()
     text = _text(path)
     try:
@@ -129,12 +146,15 @@ def read_user_config(path: Path | None = None) -> UserConfig:
     try:
         return UserConfig.model_validate(data)
     except ValidationError as wrong:
-        told = [_mistake(error, text) for error in wrong.errors(include_url=False)]
-        raise _error(path, sorted(set(told))) from wrong
+        mistakes = [_mistake(error, text) for error in wrong.errors(include_url=False)]
+        raise _error(path, sorted(set(mistakes))) from wrong
 
 
 def may_run_its_code(model: str, revision: str | None) -> bool:
-    """True for a model that the user's file names, at just this revision; never by mistake."""
+    """Return True if the user's configuration trusts the model at exactly this revision.
+
+    A configuration with a mistake trusts no model.
+    """
     try:
         trusted = read_user_config().models.trust_remote_code
     except WorkbenchError:
@@ -143,9 +163,9 @@ def may_run_its_code(model: str, revision: str | None) -> bool:
 
 
 class ConfigWatch:
-    """The configuration as it stands now, read anew when its file changed; never raises.
+    """The current configuration, read again whenever its file has changed.
 
-    A look at an unchanged file costs a stat.
+    A call never raises, and costs one stat if the file is unchanged.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -153,7 +173,7 @@ class ConfigWatch:
         self._stamp: object = None
         self._config = UserConfig()
         self.problem = ""
-        """Why the defaults hold instead of what the file says; empty when all is well."""
+        """Why the defaults apply instead of the file; empty if the file was read."""
 
     def __call__(self) -> UserConfig:
         stamp = self._stamp_now()
@@ -162,7 +182,7 @@ class ConfigWatch:
             try:
                 self._config, self.problem = read_user_config(self._path), ""
             except WorkbenchError as wrong:
-                self._config, self.problem = UserConfig(), f"{wrong.what}; the defaults hold"
+                self._config, self.problem = UserConfig(), f"{wrong.what}; the defaults apply"
         return self._config
 
     def _stamp_now(self) -> object:
@@ -174,7 +194,10 @@ class ConfigWatch:
 
 
 def _text(path: Path) -> str:
-    """The file's text, empty where there is none. Ours alone: it may name a command."""
+    """Return the file's text, empty if there is no file.
+
+    A file that other users can write is refused, because its text may name a command that we run.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
@@ -184,11 +207,11 @@ def _text(path: Path) -> str:
     with os.fdopen(handle, "rb") as file:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
-            raise _error(path, [(0, "is no file")])
+            raise _error(path, [(0, "is not a regular file")])
         if found.st_uid not in (os.getuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ConfigError(
-                f"{path}: others may write it, so it is not read",
-                hint=f"chmod 600 {path}, and see that it is yours",
+                f"{path}: other users can write it, so it is not read",
+                hint=f"chmod 600 {path}, and check that you own it",
             )
         body = file.read(MAX_BYTES + 1)
     if len(body) > MAX_BYTES:
@@ -201,8 +224,8 @@ def _text(path: Path) -> str:
 
 
 def _error(path: Path, mistakes: list[tuple[int, str]]) -> ConfigError:
-    told = (f"{path}:{line}: {what}" if line else f"{path}: {what}" for line, what in mistakes)
-    return ConfigError("\n".join(told), hint="docs/guards.md has every setting")
+    lines = (f"{path}:{line}: {what}" if line else f"{path}: {what}" for line, what in mistakes)
+    return ConfigError("\n".join(lines), hint="docs/guards.md lists every setting")
 
 
 _AT = re.compile(r" \(at line (\d+), column \d+\)$")
@@ -218,7 +241,7 @@ def _toml_words(wrong: tomllib.TOMLDecodeError) -> str:
 
 
 def _mistake(error: Any, text: str) -> tuple[int, str]:
-    """Line and words of one of pydantic's."""
+    """Return line and message of one of pydantic's errors."""
     keys = [str(part) for part in error["loc"] if isinstance(part, str)][:2]
     name = safe_line(".".join(keys), 80)
     line = _line_of(keys, text)
@@ -243,7 +266,7 @@ _KEY = re.compile(r"\s*([\w.\"'-]+)\s*=")
 
 
 def _line_of(keys: list[str], text: str) -> int:
-    """Where a setting stands, or its section; tomllib does not tell."""
+    """Return the line of a setting, or of its section, because tomllib does not report lines."""
     table, best = "", 1
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _TABLE.match(line):

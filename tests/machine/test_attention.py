@@ -1,4 +1,4 @@
-"""Which attention a card gets."""
+"""Each card gets the right attention implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cards are there, and which of them we may use."""
+"""The cards of a machine are found, and restricted to those we may use."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.machine.cards import (
     Card,
-    available_memory,
     cards_from,
     cpu_cards,
     detect_cards,
     parse_bytes,
-    total_memory,
 )
 from workbench.machine.nvml import DriverProblem, GpuFacts
+from workbench.machine.resources import available_memory, total_memory
 
 GIB = 1 << 30
 
@@ -37,7 +36,7 @@ UNLIKE = [gpu("GPU-6f1a"), gpu("GPU-b000", "Tesla T4", 15)]
 
 
 class Table:
-    """A driver that says what it was given."""
+    """A driver that reports the given facts."""
 
     def __init__(self, facts: list[GpuFacts], problem: str = "") -> None:
         self.facts = facts
@@ -122,7 +121,7 @@ class TestGpus:
     def test_a_card_in_slices_is_left_alone(self) -> None:
         assert uuids(cards_from({}, [gpu("GPU-1", mig=True), gpu("GPU-2")])) == ["GPU-2"]
 
-    def test_a_driver_that_fails_is_told_with_its_mend(self) -> None:
+    def test_a_driver_that_fails_is_reported_with_its_hint(self) -> None:
         with pytest.raises(WorkbenchError, match="version mismatch") as refused:
             detect_cards({}, Table([], "Driver/library version mismatch: reboot"))
         assert "doctor" in refused.value.hint
@@ -147,7 +146,7 @@ class TestWishes:
         with pytest.raises(UsageError, match="names 2 cards"):
             cards_from({"WORKBENCH_CARDS": "GPU-6f=24GiB"}, ALIKE)
 
-    def test_cpu_cards_are_made_as_wished(self) -> None:
+    def test_cpu_cards_are_made_as_named(self) -> None:
         cards = detect_cards({"WORKBENCH_CARDS": "cpu:24GiB,cpu:24GiB,cpu:12GiB"}, Table(ALIKE))
         assert uuids(cards) == ["cpu-0", "cpu-1", "cpu-2"]
         assert [card.total_bytes // GIB for card in cards] == [24, 24, 12]
@@ -155,7 +154,7 @@ class TestWishes:
     @pytest.mark.parametrize(
         "wish", ["GPU-6f1", "24GiB", "GPU-6f1a=lots", "cpu", "cpu:", "cpu:8GiB,GPU-6f1a=8GiB", "=1"]
     )
-    def test_a_wish_that_cannot_be_read_is_told_how_to_write_it(self, wish: str) -> None:
+    def test_an_entry_that_cannot_be_read_is_reported_with_the_right_form(self, wish: str) -> None:
         with pytest.raises(UsageError) as refused:
             cards_from({"WORKBENCH_CARDS": wish}, ALIKE)
         assert "WORKBENCH_CARDS" in refused.value.what

@@ -1,4 +1,4 @@
-"""What is made of NVML's answers, by a module that answers as pynvml does."""
+"""NVML's answers become facts; a module with pynvml's functions stands for the driver."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ GIB = 1 << 30
 class Gpu:
     uuid: str
     answers: dict[str, Any] = field(default_factory=dict)
-    """By question, for what differs from a card that does not tell."""
+    """Answers by query; a query without an answer is not supported by the card."""
     lost: int = 0
-    """NVML's error for everything asked of it."""
+    """NVML's error for every query."""
 
 
 def process(pid: int, size: int | None) -> SimpleNamespace:
@@ -30,7 +30,7 @@ def process(pid: int, size: int | None) -> SimpleNamespace:
 
 
 class Nvml:
-    """Stands for the module pynvml: its constants and errors are the real ones."""
+    """A replacement of the module pynvml, with its real constants and errors."""
 
     def __init__(self, *gpus: Gpu) -> None:
         self.gpus = list(gpus)
@@ -132,15 +132,15 @@ def test_milliwatts_and_millijoules_become_watts_and_joules() -> None:
     assert (fact.ecc_errors, fact.temperature_c) == (2, 71)
 
 
-def test_what_a_card_does_not_tell_is_unknown_and_not_nothing() -> None:
+def test_what_a_card_does_not_report_is_unknown_and_not_nothing() -> None:
     [fact] = ask(Gpu("GPU-1"))
     assert fact.problem == ""
     assert {fact.power_w, fact.energy_j, fact.ecc_errors, fact.temperature_c} == {None}
-    assert fact.watched is False
+    assert fact.xid_watch is False
     assert fact.processes == fact.graphics == ()
 
 
-def test_who_computes_and_who_only_draws_are_told_apart() -> None:
+def test_who_computes_and_who_only_draws_are_distinguished() -> None:
     [fact] = ask(
         Gpu(
             "GPU-1",
@@ -155,10 +155,10 @@ def test_who_computes_and_who_only_draws_are_told_apart() -> None:
 
 
 class TestXids:
-    def test_they_are_told_once_to_the_card_they_came_from(self) -> None:
+    def test_they_are_reported_once_for_the_card_they_came_from(self) -> None:
         nvml = Nvml(Gpu("GPU-1", TELLS), Gpu("GPU-2", TELLS))
         driver = NvmlDriver(nvml)
-        assert [fact.watched for fact in driver.gpus()] == [True, True]
+        assert [fact.xid_watch for fact in driver.gpus()] == [True, True]
         nvml.events += [(1, XID, 31), (1, XID, 43)]
         assert [fact.xids for fact in driver.gpus()] == [(), (31, 43)]
         assert [fact.xids for fact in driver.gpus()] == [(), ()]
@@ -189,7 +189,7 @@ class TestXids:
         nvml.events += [(0, XID, 31)] * 10_000
         assert len(driver.gpus()[0].xids) == 256
 
-    def test_a_driver_that_came_back_is_watched_anew(self) -> None:
+    def test_a_driver_that_came_back_is_watched_again(self) -> None:
         nvml = Nvml(Gpu("GPU-1", TELLS))
         driver = NvmlDriver(nvml)
         driver.gpus()

@@ -1,4 +1,4 @@
-"""Samples of the cards: what fails is told in them, and an old one is known to be old."""
+"""Readings of the cards contain failures, and an old reading is recognised as old."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from workbench.machine.nvml import DriverProblem, GpuFacts
-from workbench.machine.sampler import Sample, Sampler, read_sample, write_sample
+from workbench.machine.sampler import MachineReading, Sampler, load_reading, write_reading
 
 GIB = 1 << 30
 FIRST = GpuFacts(
@@ -33,7 +33,7 @@ SECOND = replace(FIRST, uuid="GPU-2", processes=())
 
 
 class Table:
-    """A driver that says what its table says at the moment."""
+    """A driver that reports the current content of its table."""
 
     def __init__(self, *facts: GpuFacts) -> None:
         self.facts = list(facts)
@@ -48,14 +48,14 @@ class Table:
         return self.facts
 
 
-def test_a_sample_is_written_and_read_back(tmp_path: Path) -> None:
+def test_a_reading_is_written_and_read_back(tmp_path: Path) -> None:
     sample = Sampler({}, Table(FIRST, SECOND)).take(1000.0)
-    write_sample(tmp_path / "cards.json", sample)
-    assert read_sample(tmp_path / "cards.json", 1001.0) == sample
+    write_reading(tmp_path / "cards.json", sample)
+    assert load_reading(tmp_path / "cards.json", 1001.0) == sample
     assert [path.name for path in tmp_path.iterdir()] == ["cards.json"]
 
 
-def test_the_file_tells_all_of_a_card(tmp_path: Path) -> None:
+def test_the_file_holds_everything_about_a_card(tmp_path: Path) -> None:
     (tmp_path / "proc/4242").mkdir(parents=True)
     (tmp_path / "proc/4242/comm").write_text("python\n")
     full = replace(
@@ -64,10 +64,10 @@ def test_the_file_tells_all_of_a_card(tmp_path: Path) -> None:
         energy_j=7200.5,
         ecc_errors=0,
         graphics=((9, GIB),),
-        watched=True,
+        xid_watch=True,
         xids=(31,),
     )
-    write_sample(tmp_path / "cards.json", Sampler({}, Table(full), tmp_path).take(1000.0))
+    write_reading(tmp_path / "cards.json", Sampler({}, Table(full), tmp_path).take(1000.0))
     data = json.loads((tmp_path / "cards.json").read_text())
     assert (data["at_utc"], data["driver"], data["problem"]) == (1000.0, "580.65.06", "")
     assert data["cards"] == [
@@ -100,28 +100,28 @@ def test_the_file_tells_all_of_a_card(tmp_path: Path) -> None:
     ]
 
 
-def test_an_old_sample_is_stalled(tmp_path: Path) -> None:
-    write_sample(tmp_path / "cards.json", Sampler({}, Table(FIRST)).take(1000.0))
-    assert not read_sample(tmp_path / "cards.json", 1009.0).stalled
-    old = read_sample(tmp_path / "cards.json", 1011.0)
+def test_an_old_reading_is_stalled(tmp_path: Path) -> None:
+    write_reading(tmp_path / "cards.json", Sampler({}, Table(FIRST)).take(1000.0))
+    assert not load_reading(tmp_path / "cards.json", 1009.0).stalled
+    old = load_reading(tmp_path / "cards.json", 1011.0)
     assert old.stalled
-    assert old.problem == "no news of the cards for 11 s; the driver may hang"
+    assert old.problem == "no reading of the cards for 11 s; the driver may hang"
     assert len(old.cards) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"at_utc": 1}', b"\xff", b"null"])
-def test_a_sample_that_cannot_be_read_is_stalled(tmp_path: Path, content: bytes) -> None:
+def test_a_reading_that_cannot_be_read_is_stalled(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cards.json").write_bytes(content)
-    sample = read_sample(tmp_path / "cards.json", 1.0)
+    sample = load_reading(tmp_path / "cards.json", 1.0)
     assert sample.stalled
     assert "cannot be read" in sample.problem
 
 
-def test_no_sample_yet_is_stalled(tmp_path: Path) -> None:
-    assert read_sample(tmp_path / "no.json", 1.0).problem == "the cards have not been asked yet"
+def test_no_reading_yet_is_stalled(tmp_path: Path) -> None:
+    assert load_reading(tmp_path / "no.json", 1.0).problem == "the cards have not been read yet"
 
 
-def test_a_card_that_is_gone_from_the_bus_is_told_and_not_forgotten() -> None:
+def test_a_card_that_is_gone_from_the_bus_is_reported_and_not_forgotten() -> None:
     table = Table(FIRST, SECOND)
     sampler = Sampler({}, table)
     sampler.take(1.0)
@@ -152,7 +152,7 @@ def test_a_driver_that_fails_has_lost_no_card() -> None:
     assert [sampler.take(at).cards[0].lost for at in (2.0, 3.0, 4.0)] == [False] * 3
 
 
-def test_xid_errors_stand_in_the_samples_after_theirs_too() -> None:
+def test_xid_errors_stand_in_the_readings_after_theirs_too() -> None:
     table = Table(replace(FIRST, xids=(31, 43)))
     sampler = Sampler({}, table)
     sampler.take(1.0)
@@ -185,7 +185,7 @@ def test_a_problem_of_one_card_is_on_that_card() -> None:
     assert second.problem == "GPU is lost"
 
 
-def test_a_driver_that_fails_is_told_and_asked_again() -> None:
+def test_a_driver_that_fails_is_reported_and_queried_again() -> None:
     table = Table(FIRST)
     sampler = Sampler({}, table)
     sampler.take(1.0)
@@ -197,7 +197,7 @@ def test_a_driver_that_fails_is_told_and_asked_again() -> None:
     assert sampler.take(3.0).cards[0].ok
 
 
-def test_a_wish_that_cannot_be_read_is_told() -> None:
+def test_an_entry_that_cannot_be_read_is_reported() -> None:
     sample = Sampler({"WORKBENCH_CARDS": "GPU-9=1GiB"}, Table(FIRST)).take(1.0)
     assert "there is no card GPU-9" in sample.problem
 
@@ -217,7 +217,7 @@ class TestCpuCards:
         assert (big.free_bytes, big.used_bytes) == (4 * GIB, 4 * GIB)
         assert (small.free_bytes, small.used_bytes) == (2 * GIB, 0)
 
-    def test_their_utilisation_is_that_since_the_last_sample(self, tmp_path: Path) -> None:
+    def test_their_utilisation_is_that_since_the_last_reading(self, tmp_path: Path) -> None:
         sampler = self.sampler(tmp_path)
         assert sampler.take(1.0).cards[0].utilisation is None
         self.tell(tmp_path, available_kib=4 << 20, busy=175, idle=125)
@@ -235,21 +235,21 @@ def wait_for(path: Path) -> None:
         os.sched_yield()
 
 
-def test_the_process_writes_a_private_sample(tmp_path: Path) -> None:
+def test_the_process_writes_a_private_reading(tmp_path: Path) -> None:
     out = tmp_path / "cards.json"
     child = subprocess.Popen([*RUN, str(out), "--every", "0.05"], env=ENV)
     try:
         wait_for(out)
-        assert read_sample(out, time.time()).cards[0].card.uuid == "cpu-0"
+        assert load_reading(out, time.time()).cards[0].card.uuid == "cpu-0"
         assert out.stat().st_mode & 0o777 == 0o600
     finally:
         child.send_signal(signal.SIGTERM)
         child.wait(10)
 
 
-def test_one_sample_can_be_asked_for() -> None:
+def test_one_reading_can_be_asked_for() -> None:
     asked = subprocess.run([*RUN, "--once"], env=ENV, capture_output=True, check=True, timeout=20)
-    sample = Sample.from_json(json.loads(asked.stdout))
+    sample = MachineReading.from_json(json.loads(asked.stdout))
     assert [card.card.uuid for card in sample.cards] == ["cpu-0"]
 
 

@@ -92,11 +92,11 @@ def test_an_unknown_key_names_the_nearest() -> None:
     ]
 
 
-def test_all_wrong_overrides_are_told() -> None:
+def test_all_wrong_overrides_are_reported() -> None:
     assert mistakes("rank", "lora.rank=many", "lora.targets=[a", "train.seed=-1") == [
         "-s rank: write it as key=value, e.g. lora.rank=8",
-        "-s lora.rank=many: lora.rank wants a whole number, not the text 'many'",
-        "-s lora.targets=[a: lora.targets wants a list, like [q_proj, v_proj] or all-linear",
+        "-s lora.rank=many: lora.rank must be a whole number, not the text 'many'",
+        "-s lora.targets=[a: lora.targets must be a list, like [q_proj, v_proj] or all-linear",
         "-s train.seed=-1: train.seed must be at least 0, not -1",
     ]
 

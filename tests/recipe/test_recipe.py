@@ -1,4 +1,4 @@
-"""Reading recipes: values, mistakes with their lines, and no other exception ever."""
+"""Recipes are read into values, or refused with a line for every mistake."""
 
 from __future__ import annotations
 
@@ -90,18 +90,18 @@ def test_a_setting_of_other_libraries_is_translated() -> None:
     assert line.endswith("Did you mean train.batch_size?")
 
 
-def test_all_mistakes_are_told_at_once_in_the_files_order() -> None:
+def test_all_mistakes_are_reported_at_once_in_the_files_order() -> None:
     text = SMALL + (
         "lora:\n  rank: 8.5\n  dropout: 1\n  targets: 5\n"
         "train:\n  learning_rate: fast\n  optimizer: adam\n"
         "evaluate:\n  answer_pattern: '('\n"
     )
     assert mistakes(text) == [
-        "recipe.yaml:7: lora.rank wants a whole number, not 8.5",
+        "recipe.yaml:7: lora.rank must be a whole number, not 8.5",
         "recipe.yaml:8: lora.dropout must be below 1, not 1",
-        "recipe.yaml:9: lora.targets wants a list, like [q_proj, v_proj] or all-linear, not 5",
-        "recipe.yaml:11: train.learning_rate wants a number, not the text 'fast'",
-        "recipe.yaml:12: train.optimizer wants one of auto, adamw_torch, adamw_8bit, "
+        "recipe.yaml:9: lora.targets must be a list, like [q_proj, v_proj] or all-linear, not 5",
+        "recipe.yaml:11: train.learning_rate must be a number, not the text 'fast'",
+        "recipe.yaml:12: train.optimizer must be one of auto, adamw_torch, adamw_8bit, "
         "paged_adamw_8bit, paged_adamw_32bit, sgd, not the text 'adam'",
         "recipe.yaml:14: evaluate.answer_pattern is not a regular expression: missing ), "
         "unterminated subpattern at position 0",
@@ -110,7 +110,7 @@ def test_all_mistakes_are_told_at_once_in_the_files_order() -> None:
 
 def test_a_wrong_item_of_a_list_is_named() -> None:
     [line] = mistakes(SMALL + "lora:\n  targets:\n    - q_proj\n    - {a: 1}\n")
-    assert line == "recipe.yaml:9: lora.targets[2] wants text, not a mapping"
+    assert line == "recipe.yaml:9: lora.targets[2] must be text, not a mapping"
 
 
 def test_missing_settings_are_named() -> None:
@@ -120,7 +120,7 @@ def test_missing_settings_are_named() -> None:
     ]
 
 
-def test_two_settings_that_contradict_are_told_at_their_section() -> None:
+def test_two_settings_that_contradict_are_reported_at_their_section() -> None:
     assert mistakes(SMALL + "evaluate:\n  rank_by: exact_match\n") == [
         "recipe.yaml:6: evaluate: rank_by: exact_match needs evaluate.answer_pattern"
     ]
@@ -174,13 +174,13 @@ class TestNames:
         recipe = read(SMALL)
         assert (recipe.model.name, recipe.data.train) == ("acme/tiny", "acme/rows")
 
-    def test_a_missing_file_is_told_with_its_line(self, tmp_path: Path) -> None:
+    def test_a_missing_file_is_reported_with_its_line(self, tmp_path: Path) -> None:
         text = SMALL.replace("acme/rows", "rows.csv")
         assert mistakes(text, tmp_path) == [
             f"recipe.yaml:5: data.train: there is no file {tmp_path}/rows.csv"
         ]
 
-    def test_a_missing_model_folder_is_told_with_its_line(self, tmp_path: Path) -> None:
+    def test_a_missing_model_folder_is_reported_with_its_line(self, tmp_path: Path) -> None:
         text = SMALL.replace("acme/tiny", "../tiny")
         assert mistakes(text, tmp_path) == [
             f"recipe.yaml:3: model.name: there is no folder {tmp_path.parent}/tiny"
@@ -191,7 +191,7 @@ class TestNames:
         [line] = mistakes(SMALL.replace("acme/tiny", "weights.gguf"), tmp_path)
         assert "is a file; a model is a folder" in line
 
-    def test_a_name_that_is_nothing_is_told(self) -> None:
+    def test_a_name_that_is_nothing_is_reported(self) -> None:
         [line] = mistakes(SMALL.replace("acme/tiny", "a/b/c"))
         assert line == "recipe.yaml:3: model.name: a/b/c is no folder here and no hub id"
 
@@ -224,7 +224,8 @@ class TestSweep:
     def test_every_value_must_be_one_its_setting_takes(self) -> None:
         assert self.lines("    lora.rank: [8, 0, big]\n") == [
             "recipe.yaml:10: as a value to try, lora.rank must be above 0, not 0",
-            "recipe.yaml:10: as a value to try, lora.rank wants a whole number, not the text 'big'",
+            "recipe.yaml:10: as a value to try, lora.rank must be a whole number, "
+            "not the text 'big'",
         ]
 
     @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ class TestSettings:
         with pytest.raises(RecipeError, match=r"lora\.rank must be above 0, not 0"):
             apply_settings(read(SMALL), {"lora.rank": 0})
 
-    def test_settings_tell_what_differs(self) -> None:
+    def test_settings_of_returns_the_differences(self) -> None:
         base = read(SMALL)
         changed = apply_settings(base, {"lora.rank": 4})
         assert settings_of(changed, than=base) == {"lora.rank": 4}
@@ -295,13 +296,13 @@ class TestFile:
         with pytest.raises(RecipeError, match="cannot be read"):
             load_recipe(tmp_path)
 
-    def test_bytes_that_are_no_text_are_told_with_their_line(self, tmp_path: Path) -> None:
+    def test_bytes_that_are_no_text_are_reported_with_their_line(self, tmp_path: Path) -> None:
         path = tmp_path / "recipe.yaml"
         path.write_bytes(b"name: x\nmodel: \xff\n")
         with pytest.raises(RecipeError, match=r"recipe\.yaml:2: is not UTF-8"):
             load_recipe(path)
 
-    def test_a_byte_order_mark_is_no_matter(self, tmp_path: Path) -> None:
+    def test_a_byte_order_mark_is_ignored(self, tmp_path: Path) -> None:
         path = tmp_path / "recipe.yaml"
         path.write_text(SMALL, encoding="utf-8-sig")
         assert load_recipe(path).name == "small"
@@ -327,7 +328,7 @@ TEXTS = st.one_of(
 
 
 def told(text: str) -> list[str]:
-    """The mistakes in `text`, none when it is a recipe."""
+    """Return the mistakes in `text`, an empty list for a recipe."""
     try:
         read(text)
     except RecipeError as refused:
@@ -337,7 +338,7 @@ def told(text: str) -> list[str]:
 
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS)
-def test_any_text_is_a_recipe_or_told_why_not(text: str) -> None:
+def test_any_text_is_a_recipe_or_refused_with_a_reason(text: str) -> None:
     assert all(line.startswith("recipe.yaml:") for line in told(text))
 
 
@@ -350,7 +351,7 @@ VALUES: st.SearchStrategy[object] = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(key=st.sampled_from(sorted(settings_of(read(SMALL)))), value=VALUES)
-def test_any_setting_of_a_trial_is_taken_or_told_why_not(key: str, value: object) -> None:
+def test_any_setting_of_a_trial_is_taken_or_refused_with_a_reason(key: str, value: object) -> None:
     with contextlib.suppress(RecipeError):
         assert settings_of(apply_settings(read(SMALL), {key: value}))[key] is not None or not value
 

@@ -1,4 +1,4 @@
-"""Every recipe that ships loads, and fits what it says it fits."""
+"""Every shipped recipe loads, and suits the cards that it names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which point comes next: pure functions of the sweep and its history."""
+"""The next point of a sweep is a pure function of the sweep and its history."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.tick_contexts import recipe
 from workbench.recipe import Recipe
-from workbench.search import Tried, next_point, points
+from workbench.search import PastTrial, initial_points, next_point
 
 SPACE = {
     "train.learning_rate": {"min": 1e-5, "max": 1e-1, "log": True},
@@ -30,13 +30,15 @@ def tpe(parameters: dict[str, Any] = SPACE, **more: Any) -> Recipe:
     return recipe(sweep={"method": "tpe", "trials": 40, "parameters": parameters, **more})
 
 
-def scored(number: int, settings: dict[str, Any], score: float) -> Tried:
-    return Tried(number=number, settings=settings, fate="scored", score=score)
+def scored(number: int, settings: dict[str, Any], score: float) -> PastTrial:
+    return PastTrial(number=number, settings=settings, fate="scored", score=score)
 
 
-def search(wanted: Recipe, trials: int, score: Callable[[dict[str, Any]], float]) -> list[Tried]:
-    """Trials one after another."""
-    history: list[Tried] = []
+def search(
+    wanted: Recipe, trials: int, score: Callable[[dict[str, Any]], float]
+) -> list[PastTrial]:
+    """Run trials one after another and return the history."""
+    history: list[PastTrial] = []
     for number in range(1, trials + 1):
         point = next_point(wanted, number, history)
         assert point is not None
@@ -45,7 +47,7 @@ def search(wanted: Recipe, trials: int, score: Callable[[dict[str, Any]], float]
 
 
 def near_a_hundredth(point: dict[str, Any]) -> float:
-    """An exact match that is best at a learning rate of 1e-2."""
+    """Return an exact match that is best at a learning rate of 1e-2."""
     import math
 
     return 1.0 - abs(math.log10(point["train.learning_rate"]) + 2) / 4
@@ -75,7 +77,7 @@ def test_rebuilt_samplers_do_not_repeat_their_first_point() -> None:
     assert len({str(point) for point in first}) == 8
 
 
-def test_tpe_looks_where_trials_did_well() -> None:
+def test_tpe_proposes_points_near_good_trials() -> None:
     history = search(tpe(), 30, near_a_hundredth)
     late = [one.score or 0.0 for one in history[20:]]
     early = [one.score or 0.0 for one in history[:10]]
@@ -91,24 +93,26 @@ def test_up_is_better_or_down_as_the_recipe_says() -> None:
         assert sum(rates) / 10 > 0.8
 
 
-def test_trials_that_still_run_push_the_next_one_away() -> None:
-    """Without the constant liar, all would be drawn where the best one is."""
+def test_trials_that_still_run_keep_the_next_one_away() -> None:
+    """Without the constant liar, all points would be drawn next to the best one."""
     history = search(tpe(), 20, near_a_hundredth)
     for number in range(21, 27):
         point = next_point(tpe(), number, history)
         assert point is not None
-        history.append(Tried(number=number, settings=point, fate="going"))
+        history.append(PastTrial(number=number, settings=point, fate="running"))
     assert len({str(one.settings) for one in history[20:]}) == 6
 
 
-def test_what_was_cut_short_counts_as_worse_than_what_finished() -> None:
-    """Here everything with a high rate was ended early; the search stays away from it."""
+def test_what_was_ended_early_counts_as_worse_than_what_finished() -> None:
+    """All trials with a high rate ended early, so the search avoids high rates."""
     history = []
     for number in range(1, 25):
         rate = 10 ** (-5 + number / 6)
         settings = {"train.learning_rate": rate, "lora.rank": 8, "train.schedule": "linear"}
         if rate > 1e-3:
-            cut = Tried(number=number, settings=settings, fate="cut", step=2, eval_loss=9.0)
+            cut = PastTrial(
+                number=number, settings=settings, fate="ended_early", step=2, eval_loss=9.0
+            )
             history.append(cut)
         else:
             history.append(scored(number, settings, rate))
@@ -117,10 +121,10 @@ def test_what_was_cut_short_counts_as_worse_than_what_finished() -> None:
     assert len(low) >= 15
 
 
-def test_what_tells_nothing_of_its_settings_changes_nothing() -> None:
+def test_an_uninformative_trial_changes_nothing() -> None:
     history = search(tpe(), 12, near_a_hundredth)
     settings = {"train.learning_rate": 1e-2, "lora.rank": 8, "train.schedule": "linear"}
-    void = Tried(number=13, settings=settings, fate="void")
+    void = PastTrial(number=13, settings=settings, fate="uninformative")
     assert next_point(tpe(), 14, [*history, void]) == next_point(tpe(), 14, history)
 
 
@@ -141,13 +145,13 @@ def test_a_grid_leaves_out_what_does_not_exist() -> None:
         "lora.rslora": [True, False],
         "lora.rank": [4, 8],
     }
-    found = points(recipe(sweep={"parameters": lists}))
+    found = initial_points(recipe(sweep={"parameters": lists}))
     assert len(found) == 2 * 2 + 2
     assert {"lora.rslora": False, "lora.rank": 8} in found
     assert {"lora.rslora": True, "train.schedule": "cosine", "lora.rank": 4} in found
 
 
-def test_no_point_is_tried_twice_and_a_small_space_comes_to_its_end() -> None:
+def test_no_point_is_tried_twice_and_a_small_space_is_exhausted() -> None:
     small = {"lora.rank": [4, 8, 16], "train.schedule": ["linear", "cosine"]}
     wanted = tpe(small)
     history = search(wanted, 6, lambda point: float(point["lora.rank"]))

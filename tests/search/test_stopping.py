@@ -1,4 +1,4 @@
-"""Early stopping against what was published: arXiv 1810.05934, and Optuna's own pruners, live."""
+"""Early stopping agrees with arXiv 1810.05934 and with Optuna's own pruners."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from collections import defaultdict
 import optuna
 import pytest
 
-from workbench.search.stopping import behind_the_median, goes_on, out_of_patience, reached
+from workbench.search.stopping import (
+    is_behind_median,
+    is_out_of_patience,
+    rungs_reached,
+    survives_rung,
+)
 
 STEPS = 27
 
 
 def curves(seed: int, trials: int = 40) -> list[list[float]]:
-    """Falling losses that cross now and then; steps 1 to STEPS."""
+    """Return falling losses that cross now and then, for steps 1 to STEPS."""
     dice = random.Random(seed)
     made = []
     for _ in range(trials):
@@ -28,7 +33,7 @@ def curves(seed: int, trials: int = 40) -> list[list[float]]:
 
 
 def interleaved(seed: int, losses: list[list[float]], at_once: int) -> list[tuple[int, int]]:
-    """(trial, step) in an order in which that many cards might report."""
+    """Return (trial, step) in an order in which that many cards may report."""
     dice = random.Random(seed)
     left, waiting, order = {}, list(range(len(losses))), []
     while left or waiting:
@@ -43,7 +48,7 @@ def interleaved(seed: int, losses: list[list[float]], at_once: int) -> list[tupl
 
 
 def halved(losses: list[list[float]], order: list[tuple[int, int]], reduction: int) -> dict:
-    """Where each trial was ended by our rule: trial → step; those that ran through are absent."""
+    """Return the step at which our rule ended each trial; trials that finished are absent."""
     at_rung: dict[int, list[float | None]] = defaultdict(list)
     ended: dict[int, int] = {}
     judged: dict[int, int] = defaultdict(int)
@@ -51,10 +56,12 @@ def halved(losses: list[list[float]], order: list[tuple[int, int]], reduction: i
         if trial in ended:
             continue
         curve = [(n, losses[trial][n - 1]) for n in range(1, step + 1)]
-        for rung, (_, value) in list(enumerate(reached(curve, 1, reduction)))[judged[trial] :]:
+        for rung, (_, value) in list(enumerate(rungs_reached(curve, 1, reduction)))[
+            judged[trial] :
+        ]:
             judged[trial] += 1
             at_rung[rung].append(value)
-            if not goes_on(value, at_rung[rung], reduction):
+            if not survives_rung(value, at_rung[rung], reduction):
                 ended[trial] = step
                 break
     return ended
@@ -83,7 +90,7 @@ def test_halving_ends_what_optunas_live_pruner_ends(seed: int, reduction: int) -
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_halving_lets_on_whom_the_published_algorithm_promotes(seed: int) -> None:
+def test_halving_keeps_the_trials_that_the_published_algorithm_promotes(seed: int) -> None:
     """Algorithm 2's get_job: candidates ← top_k(rung k, |rung k| / η), once η have come."""
     dice = random.Random(seed)
     rung: list[float | None] = []
@@ -92,21 +99,21 @@ def test_halving_lets_on_whom_the_published_algorithm_promotes(seed: int) -> Non
         rung.append(value)
         candidates = sorted(one for one in rung if one is not None)[: len(rung) // 3]
         if len(rung) >= 3:
-            assert goes_on(value, rung, 3) is (value in candidates)
+            assert survives_rung(value, rung, 3) is (value in candidates)
 
 
-def test_the_first_to_arrive_goes_on_and_a_loss_that_is_no_number_does_not() -> None:
-    assert goes_on(9.0, [9.0], 3)
-    assert not goes_on(9.1, [9.0, 9.1], 3)
-    assert not goes_on(None, [None], 3)
-    assert goes_on(9.0, [None, None, 9.0], 3)
+def test_the_first_to_arrive_continues_and_a_loss_that_is_no_number_does_not() -> None:
+    assert survives_rung(9.0, [9.0], 3)
+    assert not survives_rung(9.1, [9.0, 9.1], 3)
+    assert not survives_rung(None, [None], 3)
+    assert survives_rung(9.0, [None, None, 9.0], 3)
 
 
 def test_a_rung_takes_the_first_value_at_or_behind_it() -> None:
     curve = [(4, 1.0), (8, 0.9), (12, 0.8), (40, 0.5)]
-    assert list(reached(curve, 5, 3)) == [(8, 0.9), (40, 0.5)]
-    assert list(reached(curve[:1], 5, 3)) == []
-    assert [step for step, _ in reached([(100, 1.0)], 5, 3)] == [100, 100, 100]
+    assert list(rungs_reached(curve, 5, 3)) == [(8, 0.9), (40, 0.5)]
+    assert list(rungs_reached(curve[:1], 5, 3)) == []
+    assert [step for step, _ in rungs_reached([(100, 1.0)], 5, 3)] == [100, 100, 100]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -123,7 +130,7 @@ def test_the_median_rule_ends_what_optunas_median_pruner_ends(seed: int) -> None
         for step, value in enumerate(course, start=1):
             live.report(value, step)
             told = list(enumerate(course[:step], start=1))
-            ours = behind_the_median(told, [one[step - 1] for one in finished], 5)
+            ours = is_behind_median(told, [one[step - 1] for one in finished], 5)
             assert ours is bool(live.should_prune())
             if ours:
                 ended += 1
@@ -137,8 +144,8 @@ def test_the_median_rule_ends_what_optunas_median_pruner_ends(seed: int) -> None
 
 def test_patience_ends_what_stopped_getting_better() -> None:
     falling = [(n, 5.0 - n) for n in range(1, 5)]
-    assert not out_of_patience(falling, 2, 0.0)
-    assert not out_of_patience([*falling, (5, 1.5)], 2, 0.0)
-    assert out_of_patience([*falling, (5, 1.5), (6, 1.0)], 2, 0.0)
-    assert out_of_patience([*falling, (5, 0.99), (6, 0.98)], 2, 0.05)
-    assert not out_of_patience([(1, None), (2, 3.0)], 2, 0.0)
+    assert not is_out_of_patience(falling, 2, 0.0)
+    assert not is_out_of_patience([*falling, (5, 1.5)], 2, 0.0)
+    assert is_out_of_patience([*falling, (5, 1.5), (6, 1.0)], 2, 0.0)
+    assert is_out_of_patience([*falling, (5, 0.99), (6, 0.98)], 2, 0.05)
+    assert not is_out_of_patience([(1, None), (2, 3.0)], 2, 0.0)

@@ -1,4 +1,4 @@
-"""Sweeps as they are written: what is taken, and what is told with its line."""
+"""Sweeps in recipes are accepted, or refused with the line of the mistake."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_objective_is_the_boards_where_none_is_named() -> None:
     assert read(FULL, "sweep.objective=token_accuracy", "sweep.direction=auto").objective[1]
 
 
-def test_the_board_ranks_by_the_objective_unless_it_is_told_otherwise() -> None:
+def test_the_board_ranks_by_the_objective_unless_it_says_otherwise() -> None:
     answers = "evaluate.answer_pattern=x"
     assert read(FULL, answers).rank_by == "loss"
     assert read(FULL, answers, "sweep.objective=perplexity").rank_by == "perplexity"
@@ -97,7 +97,7 @@ def test_the_board_ranks_by_the_objective_unless_it_is_told_otherwise() -> None:
     assert read(FULL, answers, "evaluate.rank_by=exact_match").rank_by == "exact_match"
 
 
-def test_a_direction_that_seeks_the_worst_is_refused_with_its_line() -> None:
+def test_a_direction_that_prefers_the_worst_is_refused_with_its_line() -> None:
     assert mistakes(FULL.replace("minimize", "maximize")) == [
         "recipe.yaml:11: sweep.direction: loss is better when it is lower; leave the direction out"
     ]
@@ -113,7 +113,7 @@ def test_a_direction_that_seeks_the_worst_is_refused_with_its_line() -> None:
         (
             "lora.rank: {min: 4, max: 8, integer: true}\n"
             "lora.alpha: {min: 1, max: 4, when: {lora.rank: 4}}",
-            "recipe.yaml:10: lora.alpha looks at lora.rank, which is a range; list its values",
+            "recipe.yaml:10: lora.alpha depends on lora.rank, which is a range; list its values",
         ),
         (
             "lora.rslora: [true]\nlora.alpha: {values: [1], when: {lora.rslora: false}}",
@@ -122,7 +122,7 @@ def test_a_direction_that_seeks_the_worst_is_refused_with_its_line() -> None:
         (
             "lora.rank: {values: [4], when: {lora.alpha: 1}}\n"
             "lora.alpha: {values: [1], when: {lora.rank: 4}}",
-            "the conditions of lora.rank and lora.alpha go in a circle",
+            "the conditions of lora.rank and lora.alpha depend on each other",
         ),
         (
             "lora.rank: {values: [4, 0]}",
@@ -134,11 +134,11 @@ def test_a_direction_that_seeks_the_worst_is_refused_with_its_line() -> None:
             "sweep.parameters.lora.rank.wehn is not a setting",
         ),
         ("lora.dropout: {max: 0.5}", "min is missing"),
-        ("lora.rank: 4", "wants a list of values, or a range with min and max, not 4"),
+        ("lora.rank: 4", "must be a list of values, or a range with min and max, not 4"),
         ("lora.rank: {min: 4.2, max: 4.8, integer: true}", "no whole number"),
     ],
 )
-def test_a_parameter_that_cannot_be_is_told(parameters: str, told: str) -> None:
+def test_a_parameter_that_cannot_be_is_reported(parameters: str, told: str) -> None:
     assert any(told in line for line in mistakes(swept(parameters)))
 
 
@@ -163,16 +163,16 @@ def test_draws_need_a_number_or_a_budget(method: str) -> None:
         (stopped("method: patience, from_step: 200"), "is at step 200; lower evaluate.every"),
         (stopped("method: median, reduction: 4"), "reduction belongs to method: asha, not median"),
         (stopped("method: threshold"), "method: threshold needs above"),
-        (stopped("method: ahsa"), "wants one of asha, median, patience, threshold"),
+        (stopped("method: ahsa"), "must be one of asha, median, patience, threshold"),
         (stopped("reduction: 1"), "sweep.early_stop.reduction must be at least 2, not 1"),
         (stopped("patience: 1"), "sweep.early_stop.patience is not a setting"),
     ],
 )
-def test_early_stopping_that_cannot_work_is_told(text: str, told: str) -> None:
+def test_early_stopping_that_cannot_work_is_reported(text: str, told: str) -> None:
     assert any(told in line for line in mistakes(text))
 
 
-def test_an_objective_that_no_trial_leaves_is_told() -> None:
+def test_an_objective_that_no_trial_leaves_is_reported() -> None:
     assert (
         "needs evaluate.answer_pattern"
         in mistakes(FULL, "sweep.objective=exact_match", "sweep.direction=auto")[0]
@@ -197,7 +197,7 @@ def test_trials_are_counted() -> None:
     assert trial_count(read(text).sweep) == 4
 
 
-def test_the_schema_tells_the_three_forms_of_a_parameter() -> None:
+def test_the_schema_describes_the_three_forms_of_a_parameter() -> None:
     defs = recipe_json_schema()["$defs"]
     forms = defs["Sweep"]["properties"]["parameters"]["additionalProperties"]["oneOf"]
     assert len(forms) == 3

@@ -1,4 +1,4 @@
-"""A recipe alone runs no code; the user's own file can allow one model, at one revision."""
+"""A recipe alone runs no code; the user's configuration can allow one model at one revision."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def load_recipe_with(folder: str):  # type: ignore[no-untyped-def]
 
 
 class Touch:
-    """Pickled, it makes a folder when it is read."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self._marker = marker

@@ -1,4 +1,4 @@
-"""Foreign text from an event file through the store to terminal and screen: inert all the way."""
+"""Foreign text stays harmless on its way from an event file to the terminal and the screen."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ COMMANDS = (
 
 
 def raw(said: str) -> set[str]:
-    """Characters that a terminal would act on, or nobody would see."""
+    """Return characters that a terminal would interpret or that are invisible."""
     return {c for c in said if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Cs")}
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose every foreign text is hostile, come in by the ways foreign text comes in."""
+    """A home in which every foreign text is hostile, written through the usual code paths."""
     card = cpu_card(0) | {"name": HOSTILE, "problem": ""}
     bench = make_bench(tmp_path_factory.mktemp("poisoned"), [card])
     bench.submit(recipe())
@@ -78,7 +78,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def poisoned(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """With an engine that lives and stands still."""
+    """A home with an engine that runs and does nothing."""
     home = Home(tmp_path / "home")
     shutil.copytree(template, home.root)
     monkeypatch.setenv("WORKBENCH_HOME", str(home.root))

@@ -1,4 +1,4 @@
-"""Nobody else reads the home, whatever the umask; and names stay inside it."""
+"""No other user can read the home, whatever the umask is, and no name leads outside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workbench.home import Home
 from workbench.recipe.shipped import shipped_file
 from workbench.scheduler import process_requests
 from workbench.store import Store
-from workbench.store.backup import back_up
+from workbench.store.recovery.backup import back_up
 from workbench.store.requests import BadRequest, drop_request, scan_requests
 from workbench.trial import State
 

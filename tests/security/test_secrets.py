@@ -66,7 +66,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 def leaks(home: Home, *secrets: str) -> list[str]:
-    """Files that hold one, as it is or as JSON writes it."""
+    """Return the files that contain a secret, as plain text or as JSON."""
     told = {form.encode() for one in secrets for form in (one, json.dumps(one)[1:-1])}
     files = (path for path in home.root.rglob("*") if path.is_file())
     return [str(path) for path in files if any(one in path.read_bytes() for one in told)]

@@ -1,4 +1,4 @@
-"""What a check tells."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
+    """The result of one check, as `workbench doctor` prints it."""
+
     name: str
     status: Literal["ok", "warn", "fail"]
+    """fail: trials cannot run here. warn: they can, with a limitation."""
     finding: str
     hint: str = ""
-    """What to do about it; empty when there is nothing to do."""
+    """What to do about it; empty if there is nothing to do."""

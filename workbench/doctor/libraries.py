@@ -1,4 +1,7 @@
-"""What children told about libraries, the driver and each card, judged."""
+"""Judge the answers of the child processes about libraries, the driver and each card.
+
+An answer is a JSON object; `problem` in it says why there is no other content.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from workbench import formatting
 from workbench.doctor.check import Check
 from workbench.footprint import precision_for
 from workbench.machine.attention import attention_for
-from workbench.machine.sampler import CardSample, Sample
+from workbench.machine.sampler import CardReading, MachineReading
 
 GIB = 1 << 30
 OLDEST_SQLITE = (3, 37)
@@ -17,6 +20,7 @@ OLDEST_SQLITE = (3, 37)
 
 
 def check_sqlite(answer: Mapping[str, Any]) -> Check:
+    """Check that SQLite has strict tables, which the database uses."""
     name = "sqlite"
     hint = "use a Python whose sqlite3 is 3.37 or newer"
     if problem := answer.get("problem"):
@@ -29,24 +33,27 @@ def check_sqlite(answer: Mapping[str, Any]) -> Check:
 
 
 def check_ray(answer: Mapping[str, Any]) -> Check:
+    """Check that ray can be imported."""
     if answer.get("problem"):
         return _library("ray", answer)
     return Check(name="ray", status="ok", finding=str(answer["version"]))
 
 
 def check_bitsandbytes(answer: Mapping[str, Any]) -> Check:
+    """Check that bitsandbytes quantises to NF4 and back with the error that NF4 has."""
     name = "bitsandbytes"
     if answer.get("problem"):
         return _library(name, answer)
     finding = f"{answer['version']}, NF4 works on {answer['device']}"
-    if not float(answer["error"]) < 0.1:  # NF4 of values in [-1, 1] is off by 0.03 on average
+    if not float(answer["error"]) < 0.1:  # the mean error of NF4 for values in [-1, 1] is 0.03
         finding = f"{answer['version']}: NF4 on {answer['device']} gives wrong numbers"
-        hint = "install the build for your CUDA anew: pip install --force-reinstall bitsandbytes"
+        hint = "reinstall the build for your CUDA: pip install --force-reinstall bitsandbytes"
         return Check(name=name, status="fail", finding=finding, hint=hint)
     return Check(name=name, status="ok", finding=finding)
 
 
-def check_driver(sample: Sample) -> Check:
+def check_driver(sample: MachineReading) -> Check:
+    """Check that NVIDIA's driver answers; a machine without one is a warning."""
     name = "driver"
     if sample.problem:
         hint = "reboot if the driver was just upgraded; else see dmesg and `nvidia-smi`"
@@ -59,7 +66,8 @@ def check_driver(sample: Sample) -> Check:
     return Check(name=name, status="ok", finding=f"NVIDIA {sample.driver}")
 
 
-def check_torch(answer: Mapping[str, Any], sample: Sample) -> Check:
+def check_torch(answer: Mapping[str, Any], sample: MachineReading) -> Check:
+    """Check that torch can be imported, and that it reaches the GPUs that the driver reports."""
     name = "torch"
     if answer.get("problem"):
         return _library(name, answer)
@@ -70,14 +78,18 @@ def check_torch(answer: Mapping[str, Any], sample: Sample) -> Check:
         finding += f", but there is a {gpus[0].card.name}"
         return Check(name=name, status="fail", finding=finding, hint=hint)
     if gpus and not answer["available"]:
-        hint = "compare its CUDA with the driver's in `nvidia-smi`; a newer driver runs older CUDA"
+        hint = "compare its CUDA with the driver's in `nvidia-smi`; a driver also runs older CUDA"
         finding += ", which cannot reach the GPU"
         return Check(name=name, status="fail", finding=finding, hint=hint)
     return Check(name=name, status="ok", finding=finding)
 
 
-def check_card(sample: CardSample, torch: Mapping[str, Any]) -> Check:
-    """Name, bytes, what the installed torch carries for it, precision and attention with why."""
+def check_card(sample: CardReading, torch: Mapping[str, Any]) -> Check:
+    """Check that the card works and that the installed torch has code for it.
+
+    The finding lists name, bytes, compute capability, the values that the guards can use, precision
+    and attention with its reason.
+    """
     card = sample.card
     name = f"card {card.uuid[:12]}"
     facts = f"{card.name}, {sample.free_bytes / GIB:.1f} of {card.total_bytes / GIB:.1f} GiB free"
@@ -89,9 +101,9 @@ def check_card(sample: CardSample, torch: Mapping[str, Any]) -> Check:
     if card.capability:
         facts += f", compute capability {card.capability[0]}.{card.capability[1]}"
     arches = [str(arch) for arch in torch.get("arches") or ()]
-    if card.capability and arches and not carried(card.capability, arches):
-        finding = f"{facts}; torch {torch['version']} carries no code for it ({' '.join(arches)})"
-        hint = "install torch for an older CUDA, e.g. the cu126 index, which carries sm_50 to sm_90"
+    if card.capability and arches and not build_supports(card.capability, arches):
+        finding = f"{facts}; torch {torch['version']} has no code for it ({' '.join(arches)})"
+        hint = "install torch for an older CUDA, e.g. from the cu126 index, with sm_50 to sm_90"
         return Check(name=name, status="fail", finding=finding, hint=hint)
     facts += "".join(f", {told}" for told in _watched(sample))
     attention, why = attention_for(card, "auto")
@@ -99,25 +111,27 @@ def check_card(sample: CardSample, torch: Mapping[str, Any]) -> Check:
     return Check(name=name, status="ok", finding=finding)
 
 
-def _watched(sample: CardSample) -> Iterator[str]:
-    """What the guards have to go by on this card."""
+def _watched(sample: CardReading) -> Iterator[str]:
+    """Generate the values that the guards can use on this card: heat, energy, Xid errors, others'
+    processes."""
     if sample.card.kind != "cuda":
         return
     yield formatting.temperature(sample.temperature_c) if sample.temperature_c else "no temperature"
     counted = sample.energy_j is not None
     by_power = "energy by its power" if sample.power_w is not None else "no energy"
     yield "energy by its counter" if counted else by_power
-    yield "Xid errors told" if sample.xid_watch else "no Xid errors told"
+    yield "Xid errors reported" if sample.xid_watch else "no Xid errors reported"
     for one in sample.processes:
         if not one.draws:
             yield f"pid {one.pid} ({one.name or 'unknown'}) computes on it"
 
 
-def carried(capability: tuple[int, int], arches: list[str]) -> bool:
-    """Does a build for `arches` (sm_80, sm_90a, compute_90) run on `capability`?
+def build_supports(capability: tuple[int, int], arches: list[str]) -> bool:
+    """Return True if a torch build for `arches` (sm_80, sm_90a, compute_90) runs on `capability`.
 
-    Code runs on its own major version from its minor up, PTX on all that came later; an `a` or
-    `f` behind the number binds it (CUDA C++ programming guide, §compute capabilities).
+    Machine code runs on its own major version from its minor version up, PTX (compute_…) on every
+    later version. A suffix `a` or `f` restricts code to exactly that version (CUDA C++ programming
+    guide, §compute capabilities).
     """
     major, minor = capability
     for arch in arches:
@@ -139,13 +153,14 @@ def carried(capability: tuple[int, int], arches: list[str]) -> bool:
 
 def _library(name: str, answer: Mapping[str, Any]) -> Check:
     if answer.get("slow"):
-        hint = "try again when the machine is less busy: the first import is slow, too"
+        hint = "try again when the machine is less busy: the first import is slow as well"
         return Check(name=name, status="warn", finding=str(answer["problem"]), hint=hint)
-    hint = "install the workbench anew: pip install --force-reinstall qlora-workbench"
+    hint = "reinstall the workbench: pip install --force-reinstall qlora-workbench"
     return Check(name=name, status="fail", finding=str(answer["problem"]), hint=hint)
 
 
-def sample_of(answer: dict[str, Any]) -> Sample:
+def reading_from(answer: dict[str, Any]) -> MachineReading:
+    """Return the reading that the sampler printed, or one with the probe's problem."""
     if "cards" not in answer:
-        return Sample(at_utc=0.0, cards=(), problem=str(answer.get("problem", "no answer")))
-    return Sample.from_json(answer)
+        return MachineReading(at_utc=0.0, cards=(), problem=str(answer.get("problem", "no answer")))
+    return MachineReading.from_json(answer)

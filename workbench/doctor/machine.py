@@ -1,4 +1,4 @@
-"""Checks of the home, the disk, the temp folder, the terminal and the hub: no child needed."""
+"""Checks of the home, the disk, the temp folder, the terminal and the hub, in this process."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from workbench.home import Home, private_temp
 
 GIB = 1 << 30
 LOW_DISK_BYTES, LITTLE_DISK_BYTES = 5 * GIB, 40 * GIB
-"""Below the first nothing can be kept safely; an 8B model and some trials take the second."""
+"""Free bytes below which `doctor` fails, and warns. An 8B model with some trials needs the
+second."""
 RAY_TEMP_CHARACTERS = 43
 """Longest temp folder whose sockets stay within Linux's 107 bytes (tried with ray 2.60)."""
 RAY_FOLDER_CHARACTERS = 9
-"""What a head's own folder adds."""
+"""Characters that the folder of a Ray head adds to the temp folder."""
 
 
 def check_python() -> Check:
-    """For the record: an older Python than 3.11 does not get this far."""
+    """Report Python's version. It is always ok: older versions cannot import this module."""
     version = f"{platform.python_version()} at {sys.executable}"
     return Check(name="python", status="ok", finding=version)
 
 
 def check_home(home: Home) -> Check:
-    """Is the home ours alone, and can we write there? Makes nothing that stays."""
+    """Check that the home is writable and closed to other users. Creates nothing."""
     root = home.root
     there = _existing(root)
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
         hint = "set WORKBENCH_HOME to a folder of yours"
         return Check(name="home", status="fail", finding=f"{there} is not writable", hint=hint)
     if there != root:
-        return Check(name="home", status="ok", finding=f"{root}, made at the first run")
+        return Check(name="home", status="ok", finding=f"{root}, created at the first run")
     mode = root.stat().st_mode & 0o777
     if mode & 0o077:
         finding = f"{root} is open to others (mode {mode:o})"
@@ -47,7 +48,7 @@ def check_home(home: Home) -> Check:
 
 
 def check_config(path: Path | None = None) -> Check:
-    """Is the user's own configuration one that holds? And what the guards hold to by it."""
+    """Check the user's configuration file, and report the limits of the guards."""
     from workbench.user_config import config_file, read_user_config
 
     path = path or config_file()
@@ -55,11 +56,12 @@ def check_config(path: Path | None = None) -> Check:
         guards = read_user_config(path).guards.model_dump()
     except WorkbenchError as wrong:
         return Check(name="configuration", status="warn", finding=wrong.what, hint=wrong.hint)
-    where = str(path) if path.exists() else f"none at {path}; the defaults hold"
+    where = str(path) if path.exists() else f"none at {path}; the defaults apply"
     return Check(name="configuration", status="ok", finding=f"{where}; {guards_line(guards)}")
 
 
 def check_disk(home: Home) -> Check:
+    """Check that the home's disk has room for a model and some trials."""
     free = shutil.disk_usage(_existing(home.root)).free
     finding = f"{free / GIB:.0f} GiB free at {home.root}"
     hint = "free some space, or set WORKBENCH_HOME to a folder on a larger disk"
@@ -72,7 +74,7 @@ def check_disk(home: Home) -> Check:
 
 
 def check_temp() -> Check:
-    """Ray's sockets live in the temp folder, and their paths must be short."""
+    """Check that the temp folder is writable, and short enough for the paths of Ray's sockets."""
     name = "temp folder"
     hint = "set TMPDIR to a short folder of yours on a local disk, e.g. /tmp"
     try:
@@ -90,6 +92,7 @@ def check_temp() -> Check:
 
 
 def check_terminal(env: Mapping[str, str]) -> Check:
+    """Check that the terminal is large enough for the TUI, and that TERM is set."""
     name = "terminal"
     if not sys.stdout.isatty():
         return Check(name=name, status="ok", finding="output goes to a file or a pipe")
@@ -104,7 +107,7 @@ def check_terminal(env: Mapping[str, str]) -> Check:
 
 
 def check_hub(env: Mapping[str, str]) -> Check:
-    """Is there a token for gated models? Says whether, never which."""
+    """Check that there is a token for gated models; the token itself is never read or shown."""
     name = "hugging face"
     user_cache = Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or "~", ".cache"))
     cache = Path(env.get("HF_HOME") or user_cache.expanduser() / "huggingface")
@@ -124,7 +127,7 @@ def check_hub(env: Mapping[str, str]) -> Check:
 
 
 def _existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that is there."""
+    """Return `path`, or its nearest parent that exists."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 

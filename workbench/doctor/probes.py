@@ -1,7 +1,7 @@
-"""Questions put to a child with a deadline, so that a library that hangs takes nobody along.
+"""Probe libraries and the driver in child processes with a deadline.
 
-Each child prints one JSON object. It runs Python's own code below, never files of the folder the
-person happens to be in.
+A library that hangs or crashes then costs one check and not the command. Each child prints one JSON
+object. Children run with -P, so that they import nothing from the working directory.
 """
 
 from __future__ import annotations
@@ -53,13 +53,16 @@ print(json.dumps({"version": ray.__version__}))
 """
 
 
-def ask(code: str, env: Mapping[str, str], deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-    """What the child printed; `{"problem": …}` where it failed or took too long."""
+def run_probe(code: str, env: Mapping[str, str], deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+    """Run Python code in a child and return the JSON object on its last line of output.
+
+    Returns `{"problem": …}` if the child failed, and with `"slow": True` if it took too long.
+    """
     return _run(["-P", "-c", code], env, deadline_s)
 
 
-def ask_cards(env: Mapping[str, str], deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-    """One sample of the cards, or `{"problem": …}`."""
+def probe_cards(env: Mapping[str, str], deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+    """Return one reading of the cards as JSON, or `{"problem": …}`."""
     package = str(Path(__file__).resolve().parent.parent.parent)
     path = os.pathsep.join(part for part in (package, env.get("PYTHONPATH", "")) if part)
     asked = {**env, "PYTHONPATH": path}

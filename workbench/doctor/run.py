@@ -1,4 +1,4 @@
-"""All checks, the slow ones at once."""
+"""Run all checks; the slow ones run at the same time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from workbench.doctor.check import Check
 from workbench.home import Home, find_home
 
 
-def checks(env: Mapping[str, str] | None = None, home: Home | None = None) -> Iterator[Check]:
-    """Every check as it finishes; libraries and the driver are asked by children, all at once.
+def run_checks(env: Mapping[str, str] | None = None, home: Home | None = None) -> Iterator[Check]:
+    """Generate the result of every check as it finishes.
 
-    Takes as long as importing torch does, and never above some 15 s. Raises nothing.
+    Libraries and the driver are probed by child processes at the same time, so the whole takes as
+    long as importing torch, and at most the probes' deadline of 30 s. Raises nothing.
     """
     asked = dict(os.environ if env is None else env)
     home = home or find_home()
@@ -33,11 +34,11 @@ def checks(env: Mapping[str, str] | None = None, home: Home | None = None) -> It
         yield check()
     with ThreadPoolExecutor(max_workers=5) as pool:
         questions: dict[str, Future[dict[str, Any]]] = {
-            "cards": pool.submit(probes.ask_cards, asked),
-            "torch": pool.submit(probes.ask, probes.TORCH, asked),
-            "bitsandbytes": pool.submit(probes.ask, probes.BITSANDBYTES, asked),
-            "ray": pool.submit(probes.ask, probes.RAY, asked),
-            "sqlite": pool.submit(probes.ask, probes.SQLITE, asked),
+            "cards": pool.submit(probes.probe_cards, asked),
+            "torch": pool.submit(probes.run_probe, probes.TORCH, asked),
+            "bitsandbytes": pool.submit(probes.run_probe, probes.BITSANDBYTES, asked),
+            "ray": pool.submit(probes.run_probe, probes.RAY, asked),
+            "sqlite": pool.submit(probes.run_probe, probes.SQLITE, asked),
         }
         names = {future: name for name, future in questions.items()}
         answers: dict[str, dict[str, Any]] = {}
@@ -47,7 +48,7 @@ def checks(env: Mapping[str, str] | None = None, home: Home | None = None) -> It
 
 
 def _judge(name: str, answers: Mapping[str, dict[str, Any]]) -> Iterator[Check]:
-    """What an answer tells; cards and torch are judged together once both are there."""
+    """Generate the checks of one answer; cards and torch are judged once both have answered."""
     answer = answers[name]
     if name == "sqlite":
         yield libraries.check_sqlite(answer)
@@ -56,7 +57,7 @@ def _judge(name: str, answers: Mapping[str, dict[str, Any]]) -> Iterator[Check]:
     elif name == "bitsandbytes":
         yield libraries.check_bitsandbytes(answer)
     elif "cards" in answers and "torch" in answers:
-        sample = libraries.sample_of(answers["cards"])
+        sample = libraries.reading_from(answers["cards"])
         yield libraries.check_driver(sample)
         yield libraries.check_torch(answers["torch"], sample)
         for card in sample.cards:

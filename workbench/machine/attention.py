@@ -1,4 +1,7 @@
-"""Which attention a card gets, and why. No torch: a package's presence and a card's capability."""
+"""Select the attention implementation of a card, with the reason in words.
+
+The choice needs the card's compute capability and whether flash-attn is installed, not torch.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ FLASH_2 = (8, 0)
 def attention_for(
     card: Card, wanted: str, *, softcap: bool = False, flash_installed: bool | None = None
 ) -> tuple[str, str]:
-    """What transformers is told (flash_attention_2, sdpa, eager) and the reason, in words.
+    """Return transformers' name of the attention (flash_attention_2, sdpa, eager) and the reason.
 
-    `softcap`: the model caps its attention scores (Gemma 2), which only eager does for all cards.
-    Raises WorkbenchError where Flash Attention 2 is asked for by name and the card has none.
+    `wanted` is the recipe's `model.attention`. `softcap` is True for a model that caps its
+    attention scores (Gemma 2), which only eager implements on every card. Raises WorkbenchError if
+    the recipe demands Flash Attention 2 and the card does not support it.
     """
     if wanted == "eager":
         return "eager", "the recipe asks for it"
@@ -36,6 +40,7 @@ def attention_for(
 
 
 def flash_capable(card: Card) -> bool:
+    """Return True if the card's compute capability is enough for Flash Attention 2."""
     return card.kind == "cuda" and card.capability is not None and card.capability >= FLASH_2
 
 
@@ -50,6 +55,7 @@ def _without_flash(card: Card, wanted: str) -> tuple[str, str]:
 
 
 def capability_words(card: Card) -> str:
+    """Return the predicate of a sentence about the card's compute capability: `has 7.5`."""
     if card.capability is None:
-        return "does not tell its own"
+        return "does not report its own"
     return f"has {card.capability[0]}.{card.capability[1]}"

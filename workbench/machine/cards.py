@@ -1,46 +1,51 @@
-"""What cards there are and what each can do."""
+"""The cards of this machine that we may use, and the properties of each.
+
+CUDA_VISIBLE_DEVICES restricts the GPUs as it does for CUDA. WORKBENCH_CARDS caps the memory of
+GPUs, or replaces them by CPU cards.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.machine.nvml import Driver, DriverProblem, GpuFacts, NvmlDriver
+from workbench.machine.resources import total_memory, usable_cores
 from workbench.text import safe_line
 
 CARDS_VARIABLE = "WORKBENCH_CARDS"
 MOST_CPU_CARDS = 8
-"""Made by themselves on a machine without GPU; a person may name more."""
+"""Most CPU cards that are made by default on a machine without GPU; a user may name more."""
 CPU_MEMORY_SHARE = 0.8
-"""Of the machine's memory, shared by CPU cards; the rest is the system's and the engine's."""
+"""Share of the machine's memory that CPU cards divide among them; the rest is for the system and
+the engine."""
 CAP_SLACK_BYTES = 300 << 20
-"""Left free below a person's cap, for what the driver takes outside the allocator."""
+"""Bytes left free below a user's cap, for what the driver allocates outside torch's allocator."""
 LEAST_CARD_BYTES = 64 << 20
-"""Less is a number whose unit was forgotten."""
+"""A card with fewer bytes is refused: most likely the unit was forgotten."""
 _EXAMPLE = f"e.g. {CARDS_VARIABLE}=GPU-6f1=24GiB, or {CARDS_VARIABLE}=cpu:8GiB,cpu:8GiB"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One accelerator, or a stand-in made of CPU cores on a machine that has none."""
+    """One accelerator; on a machine without GPU, a CPU card that stands for some of its cores."""
 
     uuid: str
-    """`GPU-…` as NVML gives it, or `cpu-0`, `cpu-1`, …"""
+    """`GPU-…` as NVML reports it, or `cpu-0`, `cpu-1`, …"""
     kind: Literal["cuda", "cpu"]
     name: str
     total_bytes: int
     capability: tuple[int, int] | None = None
     """CUDA compute capability, e.g. (8, 6) for a 3090; None on a CPU card."""
     cap_bytes: int | None = None
-    """The person's own limit (WORKBENCH_CARDS); the planner and the worker keep below it."""
+    """The user's limit from WORKBENCH_CARDS; the planner and the worker stay below it."""
 
     @property
     def usable_bytes(self) -> int:
+        """The card's bytes, or the user's limit if that is lower."""
         return min(self.total_bytes, self.cap_bytes or self.total_bytes)
 
     def to_json(self) -> dict[str, Any]:
@@ -53,11 +58,11 @@ class Card:
 
 
 def detect_cards(env: Mapping[str, str], driver: Driver | None = None) -> list[Card]:
-    """The cards we may use: GPUs within CUDA_VISIBLE_DEVICES, capped by WORKBENCH_CARDS; else CPU.
+    """Return the cards we may use: GPUs within CUDA_VISIBLE_DEVICES, or CPU cards without any GPU.
 
-    Asks NVML, which takes some ten ms and can hang with a broken driver: call it from a child.
-    UsageError for a variable that cannot be read, NotThere for a card it names that is not there,
-    WorkbenchError for a driver that is there and fails.
+    NVML takes about 10 ms and can hang if the driver is broken, so call this from a child process.
+    Raises UsageError for a variable that cannot be parsed, NotThere if it names a missing card, and
+    WorkbenchError if there is a driver that fails.
     """
     if _names_cpu_cards(env):
         return cards_from(env, [])
@@ -72,22 +77,25 @@ def detect_cards(env: Mapping[str, str], driver: Driver | None = None) -> list[C
 
 
 def cards_from(env: Mapping[str, str], facts: Sequence[GpuFacts]) -> list[Card]:
-    """The same from given facts, which are in the order of the PCI bus."""
-    wishes = [part.strip() for part in env.get(CARDS_VARIABLE, "").split(",") if part.strip()]
+    """Return the cards we may use, from the driver's facts in the order of the PCI bus.
+
+    A GPU that is divided into MIG slices is left out. Raises as `detect_cards` does.
+    """
+    entries = [part.strip() for part in env.get(CARDS_VARIABLE, "").split(",") if part.strip()]
     if _names_cpu_cards(env):
-        return [_wished_cpu(index, wish) for index, wish in enumerate(wishes)]
-    cards = [_gpu_card(fact) for fact in visible(env, facts) if not fact.mig]
-    for wish in wishes:
-        cards = _cap(cards, wish)
+        return [_named_cpu(index, entry) for index, entry in enumerate(entries)]
+    cards = [_gpu_card(fact) for fact in visible_gpus(env, facts) if not fact.mig]
+    for entry in entries:
+        cards = _cap(cards, entry)
     return cards or cpu_cards()
 
 
-def visible(env: Mapping[str, str], facts: Sequence[GpuFacts]) -> list[GpuFacts]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves: all without it, none where it is empty.
+def visible_gpus(env: Mapping[str, str], facts: Sequence[GpuFacts]) -> list[GpuFacts]:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES allows: all if it is unset, none if it is empty.
 
-    As CUDA reads it: indices or UUID prefixes, everything from the first unknown one on ignored.
-    CUDA numbers the fastest card 0 unless CUDA_DEVICE_ORDER=PCI_BUS_ID; where that could mean
-    another card than NVML's number, UsageError.
+    It is read as CUDA reads it: indices or UUID prefixes, and everything from the first unknown one
+    on is ignored. CUDA gives number 0 to the fastest card unless CUDA_DEVICE_ORDER is PCI_BUS_ID,
+    while NVML numbers by bus; raises UsageError if an index could therefore mean two cards.
     """
     named = env.get("CUDA_VISIBLE_DEVICES")
     if named is None:
@@ -110,57 +118,20 @@ def visible(env: Mapping[str, str], facts: Sequence[GpuFacts]) -> list[GpuFacts]
 
 
 def cpu_cards(count: int | None = None, memory_bytes: int | None = None) -> list[Card]:
-    """Stand-ins for a machine without GPU: one for two cores, at least two, sharing the memory."""
-    count = count or min(max(2, _cores() // 2), MOST_CPU_CARDS)
+    """Return CPU cards: one for two cores and at least two, which divide the memory equally."""
+    count = count or min(max(2, usable_cores() // 2), MOST_CPU_CARDS)
     share = int((memory_bytes or total_memory()) * CPU_MEMORY_SHARE) // count
     return [_cpu_card(index, share) for index in range(count)]
-
-
-def total_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory of the machine, or of its container; `root` holds proc and sys."""
-    return min(_meminfo(root, "MemTotal"), _container(root, "memory.max") or 1 << 62)
-
-
-def available_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory to be had now, a container's limit counted."""
-    free = _meminfo(root, "MemAvailable")
-    limit = _container(root, "memory.max")
-    taken = (_container(root, "memory.current") or 0) - _file_cache(root)
-    return free if limit is None else max(0, min(free, limit - max(0, taken)))
-
-
-def _meminfo(root: Path, field: str) -> int:
-    try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith(f"{field}:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError, IndexError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _container(root: Path, field: str) -> int | None:
-    """A figure of the container's memory (cgroup v2); None without a limit."""
-    try:
-        return int((root / "sys/fs/cgroup" / field).read_text())
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
-
-
-def _file_cache(root: Path) -> int:
-    """Of the container's memory, what holds files and is given back when it is wanted."""
-    try:
-        lines = (root / "sys/fs/cgroup/memory.stat").read_text().splitlines()
-        stat = {name: int(value) for name, value in (line.split() for line in lines)}
-    except (OSError, ValueError):
-        return 0
-    return stat.get("inactive_file", 0) + stat.get("active_file", 0)
 
 
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]?)(iB|B)?\s*\Z", re.IGNORECASE)
 
 
 def parse_bytes(text: str) -> int:
-    """`24GiB`, `24G` and `24 gib` are 24 × 2³⁰, `24GB` is 24 × 10⁹, `512` is 512. UsageError."""
+    """Parse a size: `24GiB`, `24G` and `24 gib` are 24 × 2³⁰, `24GB` is 24 × 10⁹, `512` is 512.
+
+    Raises UsageError for anything else, and for 0.
+    """
     found = _SIZE.match(text[:40])
     if found is None or float(found[1]) <= 0:
         raise UsageError(
@@ -172,7 +143,10 @@ def parse_bytes(text: str) -> int:
 
 
 def card_bytes(text: str) -> int:
-    """A card's size, as parse_bytes reads it; UsageError also for what no card can be."""
+    """Parse the size of a card, as `parse_bytes` does.
+
+    Raises UsageError also for a size below LEAST_CARD_BYTES.
+    """
     size = parse_bytes(text)
     if size < LEAST_CARD_BYTES:
         raise UsageError(
@@ -186,14 +160,14 @@ def _names_cpu_cards(env: Mapping[str, str]) -> bool:
     return env.get(CARDS_VARIABLE, "").lstrip(", ").startswith("cpu")
 
 
-def _wished_cpu(index: int, wish: str) -> Card:
-    kind, colon, size = wish.partition(":")
+def _named_cpu(index: int, entry: str) -> Card:
+    kind, colon, size = entry.partition(":")
     if kind != "cpu" or not colon:
         raise UsageError(
-            f"{CARDS_VARIABLE}: {safe_line(wish, 40)!r} is no CPU card like the one before it",
+            f"{CARDS_VARIABLE}: {safe_line(entry, 40)!r} is no CPU card like the one before it",
             hint=_EXAMPLE,
         )
-    return _cpu_card(index, _size(wish, size))
+    return _cpu_card(index, _size(entry, size))
 
 
 def _cpu_card(index: int, total_bytes: int) -> Card:
@@ -210,12 +184,12 @@ def _gpu_card(fact: GpuFacts) -> Card:
     )
 
 
-def _cap(cards: list[Card], wish: str) -> list[Card]:
-    prefix, equals, size = wish.partition("=")
+def _cap(cards: list[Card], entry: str) -> list[Card]:
+    prefix, equals, size = entry.partition("=")
     prefix = prefix.strip()
     if not equals or not prefix:
-        raise UsageError(f"{CARDS_VARIABLE}: cannot read {safe_line(wish, 40)!r}", hint=_EXAMPLE)
-    cap = _size(wish, size)
+        raise UsageError(f"{CARDS_VARIABLE}: cannot read {safe_line(entry, 40)!r}", hint=_EXAMPLE)
+    cap = _size(entry, size)
     there = ", ".join(f"{card.uuid[:12]} ({card.name})" for card in cards) or "no GPU"
     meant = [card for card in cards if card.uuid.lower().startswith(prefix.lower())]
     if not meant:
@@ -227,11 +201,11 @@ def _cap(cards: list[Card], wish: str) -> list[Card]:
     return [replace(card, cap_bytes=cap) if card is meant[0] else card for card in cards]
 
 
-def _size(wish: str, size: str) -> int:
+def _size(entry: str, size: str) -> int:
     try:
         return card_bytes(size)
     except UsageError as unread:
-        what = f"{CARDS_VARIABLE}: {unread.what} in {safe_line(wish, 40)!r}"
+        what = f"{CARDS_VARIABLE}: {unread.what} in {safe_line(entry, 40)!r}"
         raise UsageError(what, hint=_EXAMPLE) from unread
 
 
@@ -246,10 +220,3 @@ def _named(token: str, facts: Sequence[GpuFacts]) -> GpuFacts | None:
 def _order_is_plain(env: Mapping[str, str], facts: Sequence[GpuFacts]) -> bool:
     alike = len({(fact.name, fact.total_bytes) for fact in facts}) <= 1
     return alike or env.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 2

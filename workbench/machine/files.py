@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever we are killed."""
+"""Durable files: written completely or not at all, whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def sync(path: Path) -> None:
-    """Wait until a file, or a folder with the renames inside it, is on disk."""
+def sync_path(path: Path) -> None:
+    """Flush a file to disk; for a folder, flush the renames inside it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -17,13 +17,19 @@ def sync(path: Path) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """What its disk has left for us."""
+    """Return the bytes that this user may still write on the folder's disk.
+
+    Blocks reserved for root do not count. Raises OSError if the folder does not exist.
+    """
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
 
 
 def fresh_folder(folder: Path) -> Path:
-    """A new, empty folder; what stood there (of a database since removed) is moved aside."""
+    """Create an empty folder, and rename what was there to `NAME.old-1`, `.old-2`, …
+
+    A database that was removed restarts its numbering, so its folders may already exist.
+    """
     if folder.exists():
         number = 1
         while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
@@ -34,7 +40,10 @@ def fresh_folder(folder: Path) -> Path:
 
 
 def write_durably(path: Path, body: bytes) -> None:
-    """Whole or not at all: a neighbour file, synced, renamed. OSError leaves nothing of it."""
+    """Replace a file by `body`: write a temporary file beside it, flush it, rename it.
+
+    A reader sees the old or the new body. Raises OSError, and leaves no temporary file behind.
+    """
     partial = path.with_name(f".{path.name}.tmp")
     try:
         with partial.open("wb") as file:
@@ -46,4 +55,4 @@ def write_durably(path: Path, body: bytes) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    sync_path(path.parent)

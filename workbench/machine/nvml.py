@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of its GPUs. The one place that imports pynvml."""
+"""Query NVIDIA's driver about its GPUs through NVML. No other module imports pynvml."""
 
 from __future__ import annotations
 
@@ -11,58 +11,61 @@ T = TypeVar("T")
 
 
 class DriverProblem(Exception):
-    """The driver is there and does not work, e.g. it was upgraded without a reboot."""
+    """An error of the driver as a whole, e.g. it was upgraded without a reboot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuFacts:
-    """One GPU at one moment; None where the driver does not tell."""
+    """One GPU at one moment; None where the driver does not report a value."""
 
     uuid: str
     name: str
     total_bytes: int
     capability: tuple[int, int] | None
     mig: bool = False
-    """Cut into slices (multi-instance GPU): left alone."""
+    """True if the GPU is divided into slices (multi-instance GPU); we do not use such a card."""
     free_bytes: int = 0
     used_bytes: int = 0
     utilisation: int | None = None
-    """Percent of the last moments in which a kernel ran."""
+    """Percent of the last sampling period in which a kernel ran."""
     temperature_c: int | None = None
     power_w: float | None = None
     power_limit_w: float | None = None
     energy_j: float | None = None
-    """Since the driver was loaded; not every card counts."""
+    """Joules since the driver was loaded; not every card has the counter."""
     ecc_errors: int | None = None
-    """Memory errors that could not be corrected, since the driver was loaded."""
+    """Uncorrectable memory errors since the driver was loaded."""
     processes: tuple[tuple[int, int | None], ...] = ()
-    """(pid, bytes) of each process that computes; no bytes inside some containers."""
+    """(pid, bytes) of each process that computes; bytes are None inside some containers."""
     graphics: tuple[tuple[int, int | None], ...] = ()
-    """The same of those that only draw: a desktop's."""
-    watched: bool | None = None
-    """Whether the driver tells us of its Xid errors."""
+    """(pid, bytes) of each process that only draws, such as a desktop."""
+    xid_watch: bool | None = None
+    """True if the driver reports this card's Xid errors to us."""
     xids: tuple[int, ...] = ()
-    """Those it told since it was last asked."""
+    """Xid errors since the last query, oldest first."""
     problem: str = ""
-    """Why the card cannot be used, e.g. it has fallen off the bus."""
+    """Why the card cannot be used, e.g. it has fallen off the bus; empty if it can."""
     lost: bool = False
-    """The driver is well and says that this card is gone."""
+    """True if the driver works and reports that this card is gone."""
 
 
 class Driver(Protocol):
-    """A source of facts about GPUs, in the order of their PCI bus."""
+    """A source of facts about GPUs."""
 
     def version(self) -> str:
-        """Empty where there is no driver. Raises DriverProblem."""
+        """Return the driver's version, empty if there is no driver. Raises DriverProblem."""
         ...
 
     def gpus(self) -> list[GpuFacts]:
-        """Raises DriverProblem; a problem of one card is on its facts."""
+        """Return the facts of every GPU in the order of the PCI bus.
+
+        A problem of one card is in its facts. Raises DriverProblem if the driver itself fails.
+        """
         ...
 
 
 class NoDriver:
-    """A machine without NVIDIA's driver."""
+    """The driver of a machine that has none."""
 
     def version(self) -> str:
         return ""
@@ -72,9 +75,9 @@ class NoDriver:
 
 
 class NvmlDriver:
-    """NVML, opened at the first question and anew after a failure.
+    """A driver that queries NVML, opened at the first query and reopened after a failure.
 
-    `module` is pynvml, or what speaks like it.
+    `module` is pynvml or a test's replacement with the same functions.
     """
 
     def __init__(self, module: Any = None) -> None:
@@ -97,7 +100,7 @@ class NvmlDriver:
         ]
 
     def _open(self) -> bool:
-        """False where there is no driver at all."""
+        """Open NVML if it is not open; return False if there is no driver at all."""
         if self._nvml is not None:
             return True
         nvml = self._module or _pynvml()
@@ -114,7 +117,7 @@ class NvmlDriver:
         try:
             return getattr(self._nvml, question)()
         except self._nvml.NVMLError as broken:
-            self._nvml = None  # opened anew at the next question
+            self._nvml = None  # reopened at the next query
             raise DriverProblem(_words(broken)) from broken
 
     def _gpu(self, index: int) -> GpuFacts | None:
@@ -159,7 +162,7 @@ class NvmlDriver:
             ecc_errors=self._or_none(self._ecc_errors, handle),
             processes=tuple(compute.items()),
             graphics=tuple((pid, size) for pid, size in graphics.items() if pid not in compute),
-            watched=self._events.watch(handle, fact.uuid),
+            xid_watch=self._events.watch(handle, fact.uuid),
         )
 
     def _ecc_errors(self, handle: Any) -> int:
@@ -168,11 +171,11 @@ class NvmlDriver:
         return int(nvml.nvmlDeviceGetTotalEccErrors(handle, kind, since_load))
 
     def _capability(self, handle: Any) -> tuple[int, int] | None:
-        told = self._or_none(self._nvml.nvmlDeviceGetCudaComputeCapability, handle)
-        return (int(told[0]), int(told[1])) if told else None
+        answer = self._or_none(self._nvml.nvmlDeviceGetCudaComputeCapability, handle)
+        return (int(answer[0]), int(answer[1])) if answer else None
 
     def _or_none(self, ask: Callable[[Any], T], handle: Any) -> T | None:
-        """Many cards leave some question unanswered; that is no problem of theirs."""
+        """Return the answer to one query, or None if the card does not support it."""
         try:
             return ask(handle)
         except self._nvml.NVMLError:
@@ -183,17 +186,17 @@ class XidEvents:
     """The Xid errors that the driver reports, from the moment a card is first watched."""
 
     MOST = 256
-    """Taken in one go: a card that errs without end must not keep us."""
+    """Most events read at once, so that a card with endless errors does not block the sampler."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
         self._set: Any = None
         self._watched: dict[str, bool] = {}
         self._uuids: dict[int | None, str] = {}
-        """By handle: a card that is lost does not tell its UUID any more."""
+        """UUIDs by handle, because a lost card no longer reports its UUID."""
 
     def watch(self, handle: Any, uuid: str) -> bool:
-        """False where this card, or this driver, reports none."""
+        """Register for a card's Xid errors once; return False if card or driver reports none."""
         if uuid not in self._watched:
             self._uuids[_address(handle)] = uuid
             self._watched[uuid] = self._register(handle)
@@ -213,15 +216,13 @@ class XidEvents:
         return True
 
     def drain(self) -> dict[str, list[int]]:
-        """Codes by card, in the order they came; waits for none."""
+        """Return the new codes by card UUID, oldest first, without waiting for any."""
         found: dict[str, list[int]] = {}
         for _ in range(self.MOST if any(self._watched.values()) else 0):
             try:
                 event = self._nvml.nvmlEventSetWait_v2(self._set, 0)
-            except (
-                self._nvml.NVMLError
-            ):  # a timeout: no more; or a lost card, which is told elsewhere
-                break
+            except self._nvml.NVMLError:
+                break  # a timeout, so there are no more; or a lost card, whose facts report it
             if event.eventType == self._nvml.nvmlEventTypeXidCriticalError:
                 uuid = self._uuids.get(_address(event.device), "")
                 found.setdefault(uuid, []).append(int(event.eventData))
@@ -235,7 +236,7 @@ def _pynvml() -> Any:
 
 
 def _address(handle: Any) -> int | None:
-    """What tells two handles apart: each call makes a new object of the same pointer."""
+    """Return the pointer inside a handle, because each NVML call wraps it in a new object."""
     return ctypes.cast(handle, ctypes.c_void_p).value
 
 
@@ -247,7 +248,7 @@ def _thousandth(value: float | None) -> float | None:
     return None if value is None else value / 1000
 
 
-_MENDS = {
+_REPAIR_HINTS = {
     "Driver/library version mismatch": "the driver was upgraded; reboot to load it",
     "GPU is lost": "the card has fallen off the bus; reboot, and check power and seating",
     "Insufficient Permissions": "no permission to ask the driver",
@@ -256,4 +257,4 @@ _MENDS = {
 
 def _words(broken: Exception) -> str:
     said = str(broken)
-    return next((f"{said}: {hint}" for part, hint in _MENDS.items() if part in said), said)
+    return next((f"{said}: {hint}" for part, hint in _REPAIR_HINTS.items() if part in said), said)

@@ -1,4 +1,5 @@
-"""A file that takes up room until the disk is full; given up, it leaves room to tell of it."""
+"""A file that reserves room on the disk. On a full disk it is deleted, so that the engine can still
+write down what happened."""
 
 from __future__ import annotations
 
@@ -6,23 +7,24 @@ import os
 from pathlib import Path
 
 CHUNK_BYTES = 4 << 20
-"""Written in one go: some ten milliseconds of a tick."""
+"""Bytes written in one tick; it takes about 10 ms."""
 
 
-def held(path: Path) -> int:
-    """Bytes it holds now."""
+def reserve_size(path: Path) -> int:
+    """Return the file's bytes, 0 if there is none."""
     try:
         return path.stat().st_size
     except OSError:
         return 0
 
 
-def grow(path: Path, wanted: int) -> None:
-    """One chunk nearer to `wanted` bytes, or cut to them. A disk too full for it gets all back.
+def grow_reserve(path: Path, wanted: int) -> None:
+    """Grow the file towards `wanted` bytes by at most CHUNK_BYTES, or truncate it to them.
 
-    Random bytes: a file system that compresses would keep nothing back for zeros.
+    The file is deleted if the disk is too full for another chunk. Its bytes are random, because a
+    file system that compresses would reserve nothing for zeros.
     """
-    have = held(path)
+    have = reserve_size(path)
     if have >= wanted:
         if wanted == 0:
             path.unlink(missing_ok=True)
@@ -33,11 +35,11 @@ def grow(path: Path, wanted: int) -> None:
         with path.open("ab") as file:
             file.write(os.urandom(min(CHUNK_BYTES, wanted - have)))
     except OSError:
-        release(path)
+        release_reserve(path)
 
 
-def release(path: Path) -> int:
-    """Give it up; the bytes that are free again."""
-    have = held(path)
+def release_reserve(path: Path) -> int:
+    """Delete the file; return the bytes that became free."""
+    have = reserve_size(path)
     path.unlink(missing_ok=True)
     return have

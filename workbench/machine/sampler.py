@@ -1,7 +1,7 @@
-"""What every card does right now: `python -m workbench.machine.sampler OUT.json [--every 2]`.
+"""Write the readings of all cards to a file: `python -m workbench.machine.sampler OUT.json`.
 
-A child of its own, because a question to a broken driver can hang for good: then the file grows
-old, and its reader sees that. Ends with its parent.
+This is a process of its own, because a query to a broken driver can hang forever. The file then
+grows old, and its reader notices that. The process ends with its parent.
 """
 
 from __future__ import annotations
@@ -17,61 +17,62 @@ from typing import Any, Self
 
 from workbench import fault_points
 from workbench.errors import WorkbenchError
-from workbench.machine.cards import CARDS_VARIABLE, Card, available_memory, cards_from
+from workbench.machine.cards import CARDS_VARIABLE, Card, cards_from
 from workbench.machine.nvml import Driver, DriverProblem, GpuFacts, NoDriver, NvmlDriver
 from workbench.machine.processes import die_with_parent
+from workbench.machine.resources import available_memory
 from workbench.text import safe_line
 
 DEADLINE_S = 10.0
-"""A sample older than this tells nothing; the sampler hangs or is gone."""
-
-
+"""A reading older than this is not used: the sampler hangs or has ended."""
 XIDS_KEPT = 16
-"""Of a card, in each sample: whoever reads only some of the samples misses none."""
+"""Newest Xid errors of a card in every reading, so that a reader who skips some misses none."""
 LOST_TWICE = 2
-"""Samples in a row without a card, before it counts as lost: one may be the driver's stumble."""
+"""Readings in a row without a card before it counts as lost; a single one may be a glitch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """Somebody who uses a card."""
+    """A process that uses a card."""
 
     pid: int
     bytes: int | None
+    """Bytes on the card; None if the driver does not report them."""
     name: str = ""
-    """Its program; empty where it is not of our pid namespace, e.g. seen from a container."""
+    """Name of the program; empty if it is outside our pid namespace, as seen from a container."""
     draws: bool = False
-    """Only draws: a desktop's."""
+    """True if the process only draws, as a desktop does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CardSample:
-    """One card at one moment; None where it does not tell."""
+class CardReading:
+    """The readings of one card at one moment; None for a value that it does not report."""
 
     card: Card
     free_bytes: int
     used_bytes: int
     utilisation: int | None = None
-    """Percent."""
+    """Percent of the last sampling period in which the card was busy."""
     temperature_c: int | None = None
     power_w: float | None = None
     power_limit_w: float | None = None
     energy_j: float | None = None
-    """Since the driver was loaded."""
+    """Joules since the driver was loaded."""
     ecc_errors: int | None = None
-    """Not correctable, since the driver was loaded."""
+    """Uncorrectable memory errors since the driver was loaded."""
     processes: tuple[Process, ...] = ()
     xid_watch: bool | None = None
-    """Whether its Xid errors are told to us; None on a CPU card."""
+    """True if the driver reports the card's Xid errors to us; None on a CPU card."""
     xids: tuple[tuple[float, int], ...] = ()
-    """When (seconds since the epoch) and which, the newest last."""
+    """(seconds since the epoch, code) of the last Xid errors, newest last."""
     lost: bool = False
-    """The driver is well, and has lost this card."""
+    """True if the driver works and no longer finds this card."""
     problem: str = ""
-    """Why it cannot be used; empty while it can."""
+    """Why the card cannot be used; empty while it can."""
 
     @property
     def ok(self) -> bool:
+        """True while the card can be used."""
         return not self.problem
 
     def to_json(self) -> dict[str, Any]:
@@ -115,17 +116,17 @@ class CardSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """All cards at one moment."""
+class MachineReading:
+    """The readings of all cards at one moment."""
 
     at_utc: float
-    cards: tuple[CardSample, ...]
+    cards: tuple[CardReading, ...]
     driver: str = ""
-    """NVIDIA's driver version; empty without one."""
+    """Version of NVIDIA's driver; empty without one."""
     problem: str = ""
-    """Why the cards could not be asked."""
+    """Why the cards could not be read; empty if they could."""
     stalled: bool = False
-    """Too old to go by."""
+    """True if the reading is too old to be used."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -139,30 +140,34 @@ class Sample:
     def from_json(cls, data: dict[str, Any]) -> Self:
         return cls(
             at_utc=float(data["at_utc"]),
-            cards=tuple(CardSample.from_json(each) for each in data["cards"]),
+            cards=tuple(CardReading.from_json(each) for each in data["cards"]),
             driver=str(data["driver"]),
             problem=str(data["problem"]),
         )
 
 
-def read_sample(path: Path, now: float, deadline_s: float = DEADLINE_S) -> Sample:
-    """The newest sample; `stalled` where it is older than the deadline or cannot be read."""
+def load_reading(path: Path, now: float, deadline_s: float = DEADLINE_S) -> MachineReading:
+    """Load the newest reading from the sampler's file.
+
+    It is `stalled` if it is older than the deadline, missing or damaged. Raises nothing.
+    """
     try:
-        sample = Sample.from_json(json.loads(path.read_bytes()))
-        age_s = now - sample.at_utc
+        reading = MachineReading.from_json(json.loads(path.read_bytes()))
+        age_s = now - reading.at_utc
         if age_s <= deadline_s:
-            return sample
-        problem = f"no news of the cards for {age_s:.0f} s; the driver may hang"
-        return replace(sample, problem=problem, stalled=True)
+            return reading
+        problem = f"no reading of the cards for {age_s:.0f} s; the driver may hang"
+        return replace(reading, problem=problem, stalled=True)
     except FileNotFoundError:
-        problem = "the cards have not been asked yet"
+        problem = "the cards have not been read yet"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as broken:
-        problem = f"the cards' sample cannot be read: {type(broken).__name__}"
-    return Sample(at_utc=0.0, cards=(), problem=problem, stalled=True)
+        problem = f"the file of card readings cannot be read: {type(broken).__name__}"
+    return MachineReading(at_utc=0.0, cards=(), problem=problem, stalled=True)
 
 
 class Sampler:
-    """Takes samples; remembers the cards it saw, so that a lost one is told and not forgotten."""
+    """A source of readings that remembers the cards it has seen, so that a lost card is reported
+    and does not silently disappear."""
 
     def __init__(self, env: Mapping[str, str], driver: Driver, root: Path = Path("/")) -> None:
         self._env = env
@@ -173,8 +178,8 @@ class Sampler:
         self._xids: dict[str, tuple[tuple[float, int], ...]] = {}
         self._jiffies = (0, 0)
 
-    def take(self, now: float) -> Sample:
-        """One sample. Raises nothing: what fails is told in it."""
+    def take(self, now: float) -> MachineReading:
+        """Take one reading of all cards. Raises nothing; failures are in the reading."""
         fault_points.at("sampler.asking")
         try:
             facts = self._driver.gpus()
@@ -184,23 +189,23 @@ class Sampler:
             return self._failed(now, str(broken))
         except WorkbenchError as wrong:
             return self._failed(now, f"{wrong.what} ({wrong.hint})")
-        if any(card.kind == "cuda" for card in self._seen.values()):  # no stand-ins for lost GPUs
+        if any(card.kind == "cuda" for card in self._seen.values()):  # lost GPUs get no stand-ins
             cards = [card for card in cards if card.kind == "cuda"]
         for card in cards:
             self._seen.setdefault(card.uuid, card)
         by_uuid = {fact.uuid: fact for fact in facts}
         utilisation = self._cpu_utilisation()
-        samples = tuple(
+        readings = tuple(
             self._cpu(card, utilisation)
             if card.kind == "cpu"
             else self._gpu(card, by_uuid.get(uuid), now)
             for uuid, card in self._seen.items()
         )
-        return Sample(at_utc=now, cards=samples, driver=version)
+        return MachineReading(at_utc=now, cards=readings, driver=version)
 
-    def _failed(self, now: float, problem: str) -> Sample:
+    def _failed(self, now: float, problem: str) -> MachineReading:
         lost = tuple(
-            CardSample(
+            CardReading(
                 card=card,
                 free_bytes=0,
                 used_bytes=0,
@@ -209,21 +214,21 @@ class Sampler:
             )
             for uuid, card in self._seen.items()
         )
-        return Sample(at_utc=now, cards=lost, problem=safe_line(problem))
+        return MachineReading(at_utc=now, cards=lost, problem=safe_line(problem))
 
-    def _gpu(self, card: Card, fact: GpuFacts | None, now: float) -> CardSample:
+    def _gpu(self, card: Card, fact: GpuFacts | None, now: float) -> CardReading:
         gone = fact is None or fact.lost
         missed = self._missed[card.uuid] = self._missed.get(card.uuid, 0) + 1 if gone else 0
-        told = [(round(now, 3), code) for code in (fact.xids if fact else ())]
-        xids = self._xids[card.uuid] = (*self._xids.get(card.uuid, ()), *told)[-XIDS_KEPT:]
-        sample = CardSample(
+        fresh = [(round(now, 3), code) for code in (fact.xids if fact else ())]
+        xids = self._xids[card.uuid] = (*self._xids.get(card.uuid, ()), *fresh)[-XIDS_KEPT:]
+        reading = CardReading(
             card=card, free_bytes=0, used_bytes=0, xids=xids, lost=missed >= LOST_TWICE
         )
         if fact is None:
             why = "gone from the bus: the driver no longer lists it; check power, then reboot"
-            return replace(sample, problem=why)
+            return replace(reading, problem=why)
         return replace(
-            sample,
+            reading,
             free_bytes=fact.free_bytes,
             used_bytes=fact.used_bytes,
             utilisation=fact.utilisation,
@@ -236,22 +241,24 @@ class Sampler:
                 *(self._process(pid, size, False) for pid, size in fact.processes),
                 *(self._process(pid, size, True) for pid, size in fact.graphics),
             ),
-            xid_watch=fact.watched,
+            xid_watch=fact.xid_watch,
             problem=safe_line(fact.problem),
         )
 
     def _process(self, pid: int, size: int | None, draws: bool) -> Process:
-        """With its program's name, which anybody may read; never its arguments, which may hold
-        secrets."""
+        """Return a process with the name of its program.
+
+        Its arguments are not read, because they may contain secrets.
+        """
         try:
             name = safe_line((self._root / f"proc/{pid}/comm").read_text(errors="replace"), 40)
         except OSError:
             name = ""
         return Process(pid=pid, bytes=size, name=name, draws=draws)
 
-    def _cpu(self, card: Card, utilisation: int | None) -> CardSample:
+    def _cpu(self, card: Card, utilisation: int | None) -> CardReading:
         free = min(card.total_bytes, available_memory(self._root))
-        return CardSample(
+        return CardReading(
             card=card,
             free_bytes=free,
             used_bytes=card.total_bytes - free,
@@ -259,7 +266,10 @@ class Sampler:
         )
 
     def _cpu_utilisation(self) -> int | None:
-        """Percent of the time since the last sample that any core was busy; all cards share it."""
+        """Return the percentage of busy core time since the last reading, shared by all CPU cards.
+
+        None at the first call, and where /proc/stat cannot be read.
+        """
         try:
             line = (self._root / "proc/stat").read_text().split("\n", 1)[0]
             times = [int(each) for each in line.split()[1:9]]
@@ -271,33 +281,34 @@ class Sampler:
         return round(100 * (1 - (idle - before[0]) / spent)) if before[1] and spent > 0 else None
 
 
-def write_sample(path: Path, sample: Sample) -> None:
-    """Replace `path` at once: a reader sees the old sample or the new, never half of one."""
+def write_reading(path: Path, reading: MachineReading) -> None:
+    """Replace the file atomically: a reader sees the old reading or the new one."""
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(json.dumps(sample.to_json()))
+    staged.write_text(json.dumps(reading.to_json()))
     staged.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Write a reading every few seconds until the parent ends; with --once, print one."""
     parser = argparse.ArgumentParser(prog="python -m workbench.machine.sampler")
     parser.add_argument("out", type=Path, nargs="?", default=Path("cards.json"))
     parser.add_argument("--once", action="store_true", help="print one sample and end")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between samples")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="ends with this process")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     os.umask(0o077)
     die_with_parent()
     cpu_only = os.environ.get(CARDS_VARIABLE, "").startswith("cpu")
     sampler = Sampler(os.environ, NoDriver() if cpu_only else NvmlDriver())
-    if asked.once:
+    if options.once:
         print(json.dumps(sampler.take(time.time()).to_json()))
         return
-    while os.getppid() == asked.parent:
+    while os.getppid() == options.parent:
         try:
-            write_sample(asked.out, sampler.take(time.time()))
-        except OSError as full:  # the disk; the reader sees the sample grow old
-            print(f"sample not written: {full}", flush=True)
-        time.sleep(asked.every)
+            write_reading(options.out, sampler.take(time.time()))
+        except OSError as full:  # e.g. a full disk; the reader notices that the file grows old
+            print(f"reading not written: {full}", flush=True)
+        time.sleep(options.every)
 
 
 if __name__ == "__main__":

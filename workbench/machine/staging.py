@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all, and still there after the power went."""
+"""Durable folders: complete or absent, also after a power failure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workbench.machine.files import sync
+from workbench.machine.files import sync_path
 
 
 def stage(target: Path) -> Path:
-    """A fresh empty folder beside `target`, to be filled and then published."""
+    """Create an empty folder beside `target`, to be filled and then published.
+
+    It lies on the same disk, so that publishing is a rename. A leftover of a killed process is
+    removed first.
+    """
     staging = target.parent / f".{target.name}.staging"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -20,22 +24,28 @@ def stage(target: Path) -> Path:
 
 
 def publish(staging: Path, target: Path, *, replace: bool = True) -> None:
-    """Sync every file, rename to `target`, sync the parent. What stood there goes; without
-    `replace` OSError where that is more than an empty folder."""
+    """Flush every file, rename the folder to `target`, and flush the parent folder.
+
+    With `replace` an existing `target` is removed. Without it, raises OSError if `target` exists
+    and is not empty.
+    """
     sync_tree(staging)
     old = target.parent / f".{target.name}.old"
     if replace and target.exists():
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     staging.rename(target)
-    sync(target.parent)
+    sync_path(target.parent)
     if replace:
         shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Fill the folder given; it becomes `target` at the end, or vanishes with an exception."""
+    """Provide an empty folder that becomes `target` when the block ends.
+
+    An exception in the block removes the folder and leaves an existing `target` untouched.
+    """
     staging = stage(target)
     try:
         yield staging
@@ -46,10 +56,12 @@ def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 def sync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder`, and `folder` itself, to disk."""
     for path in [*folder.rglob("*"), folder]:
-        sync(path)
+        sync_path(path)
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal; reads about 1 GB/s."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""What NVIDIA's Xid errors mean, and whose fault they are.
+"""NVIDIA's Xid errors: their meaning, and whether the program or the card is at fault.
 
-After https://docs.nvidia.com/deploy/xid-errors/ and, for what is the program's fault and leaves the
-card healthy, NVIDIA/k8s-device-plugin, internal/rm/health.go.
+Meanings follow https://docs.nvidia.com/deploy/xid-errors/. The codes that are the program's fault
+and leave the card healthy follow NVIDIA/k8s-device-plugin, internal/rm/health.go.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from enum import Enum
 
 
 class Fault(Enum):
+    """The part that an Xid error blames."""
+
     PROGRAM = "program"
-    """The program on the card broke, and with it its context; the card is well."""
+    """The program failed and lost its context; the card is healthy."""
     NOTICE = "notice"
-    """Told for the record; nothing broke."""
+    """A notice; nothing failed."""
     CARD = "card"
-    """The card is not to be trusted until somebody has looked."""
+    """The card is not reliable until a person has checked it."""
 
 
 _PROGRAM = {
@@ -48,7 +50,7 @@ _CARD = {
     140: "memory error that could not be recovered",
     143: "the card could not be initialised",
 }
-_MENDS = {
+_REPAIR_HINTS = {
     48: "a reboot retires the memory row; if it comes back, the card is broken",
     64: "the card's memory is broken: have it replaced",
     79: "check its power cables and riser, then reboot",
@@ -57,26 +59,29 @@ _MENDS = {
     120: "reboot, or update the driver",
 }
 _BROKEN_CONTEXT = frozenset({8, 13, 31, 32, 43, 69, 94, 109})
-"""After these a program can do nothing more on the card. Not 45: that follows a kill, too."""
+"""Codes after which the program can run nothing more on the card. 45 is not among them, because it
+also follows a kill."""
 
 
-def fault(code: int) -> Fault:
-    """An unknown one is the card's: better a card too few than results nobody can trust."""
+def classify(code: int) -> Fault:
+    """Return the part at fault. An unknown code counts as the card's fault, because a missing card
+    costs less than results that cannot be trusted."""
     if code in _PROGRAM:
         return Fault.PROGRAM
     return Fault.NOTICE if code in _NOTICE else Fault.CARD
 
 
-def words(code: int) -> str:
-    """`Xid 79, the card has fallen off the bus`."""
-    told = _PROGRAM.get(code) or _NOTICE.get(code) or _CARD.get(code)
-    return f"Xid {code}, {told}" if told else f"Xid {code}"
+def describe(code: int) -> str:
+    """Return code and meaning: `Xid 79, the card has fallen off the bus`."""
+    meaning = _PROGRAM.get(code) or _NOTICE.get(code) or _CARD.get(code)
+    return f"Xid {code}, {meaning}" if meaning else f"Xid {code}"
 
 
-def hint(code: int) -> str:
-    return _MENDS.get(code, "see dmesg, and reboot")
+def repair_hint(code: int) -> str:
+    """Return what a person can do about a code of the card."""
+    return _REPAIR_HINTS.get(code, "see dmesg, and reboot")
 
 
 def breaks_context(code: int) -> bool:
-    """True when the program that caused it is done for."""
+    """Return True if the program that caused the error can run nothing more on the card."""
     return code in _BROKEN_CONTEXT

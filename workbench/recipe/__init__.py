@@ -1,4 +1,10 @@
-"""The recipe: its schema, its reader, and overrides from the command line."""
+"""The recipe: the typed schema, the YAML reader, overrides from the command line, the search space.
+
+The CLI, the service, the scheduler and training read recipes through the names below. `keys`,
+`source`, `validate` and `names` are the steps of the reader. This package may import
+`workbench.trial`, `workbench.text`, `workbench.redact` and `workbench.errors`, and it is the only
+one that imports yaml. It knows neither the store nor torch.
+"""
 
 from workbench.recipe.dump import recipe_json_schema, to_yaml
 from workbench.recipe.names import local_path
@@ -12,17 +18,17 @@ from workbench.recipe.shipped import (
     shipped_file,
 )
 from workbench.recipe.space import trial_count
-from workbench.recipe.validate import no_curve_for
+from workbench.recipe.validate import early_stop_problem_for
 
 __all__ = [
     "Recipe",
     "ShippedRecipe",
     "apply_settings",
+    "early_stop_problem_for",
     "find_recipe",
     "list_recipes",
     "load_recipe",
     "local_path",
-    "no_curve_for",
     "read_recipe",
     "recipe_json_schema",
     "recipes_folder",

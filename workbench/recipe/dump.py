@@ -1,4 +1,4 @@
-"""A recipe as YAML, and the recipe's JSON schema for editors."""
+"""Write a recipe as YAML, and make the recipe's JSON schema for editors."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from typing import Any
 
 import yaml
 
-from workbench.recipe.keys import leaves
+from workbench.recipe.keys import setting_fields
 from workbench.recipe.schema import Recipe
 from workbench.recipe.source import BOOL, FLOAT, INT, NULL
 from workbench.recipe.validate import not_swept
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what our reader would take for something else than text, and nothing more."""
+    """A YAML writer that quotes exactly the text that our reader would not read as text.
+
+    PyYAML's own resolvers follow YAML 1.1; ours follow the patterns of `source`, so that
+    `load_recipe` reads back every value with its type.
+    """
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
 
@@ -26,7 +30,10 @@ for _tag, _pattern in (("null", NULL), ("bool", BOOL), ("int", INT), ("float", F
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The recipe with every default spelled out; `load_recipe` reads it back as it was."""
+    """Return the recipe as YAML with every default spelled out.
+
+    `load_recipe` reads the text back into an equal recipe.
+    """
     return yaml.dump(
         recipe.model_dump(exclude_none=True),
         Dumper=_Dumper,
@@ -37,8 +44,11 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def recipe_json_schema() -> dict[str, Any]:
-    """JSON schema of a recipe file, with each setting's meaning as its description."""
+    """Return the JSON schema of a recipe file, with each setting's meaning as its description.
+
+    The keys that a sweep may vary are an enum, so that an editor completes them.
+    """
     schema = Recipe.model_json_schema()
-    swept = [key for key in leaves() if not not_swept(key, {"data": {"eval": "given"}})]
+    swept = [key for key in setting_fields() if not not_swept(key, {"data": {"eval": "given"}})]
     schema["$defs"]["Sweep"]["properties"]["parameters"]["propertyNames"] = {"enum": swept}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,4 +1,5 @@
-"""The recipe's keys, read off its schema: which exist, what each takes, which one was meant."""
+"""The keys of a recipe, derived from its schema: which exist, which values each accepts, and which
+known key an unknown one resembles."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pydantic.fields import FieldInfo
 from workbench.recipe.schema import Recipe
 
 FREE = ("data.columns", "sweep.parameters")
-"""Keys whose mapping has keys of the person's own."""
+"""Keys whose values are mappings with keys chosen by the user."""
 
 OLD_NAMES = {
     "r": "lora.rank",
@@ -48,18 +49,18 @@ OLD_NAMES = {
     "fp16": "model.precision",
     "attn_implementation": "model.attention",
 }
-"""What transformers, peft and trl call a setting of ours."""
+"""Names that transformers, peft and trl use, by lower-case last part, with our setting."""
 
 
 @cache
-def leaves() -> dict[str, FieldInfo]:
-    """Every setting by its dotted key, in the schema's order."""
+def setting_fields() -> dict[str, FieldInfo]:
+    """Return every setting by its dotted key, in the schema's order."""
     return dict(_leaves(Recipe, ""))
 
 
 @cache
-def sections() -> dict[str, type[BaseModel]]:
-    """Every section by its dotted name."""
+def section_models() -> dict[str, type[BaseModel]]:
+    """Return the model class of every section by the section's dotted name."""
     return dict(_sections(Recipe, ""))
 
 
@@ -82,23 +83,30 @@ def _leaves(section: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo]
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    for kind in alternatives(annotation):
+    for kind in type_alternatives(annotation):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
     return None
 
 
-def alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The types a value may have, Optional and Annotated taken apart."""
+def type_alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the types that a value may have, with unions and Annotated taken apart.
+
+    `int | None` gives `(int, NoneType)`; a Literal or a list type is returned as it is.
+    """
     if get_origin(annotation) is Annotated:
-        return alternatives(get_args(annotation)[0])
+        return type_alternatives(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return tuple(kind for part in get_args(annotation) for kind in alternatives(part))
+        return tuple(kind for part in get_args(annotation) for kind in type_alternatives(part))
     return (annotation,)
 
 
-def split(key: str) -> tuple[str, ...]:
-    """A dotted key as a path; what follows `sweep.parameters.` or `data.columns.` is one name."""
+def split_key(key: str) -> tuple[str, ...]:
+    """Split a dotted key into a path.
+
+    The part behind `sweep.parameters.` or `data.columns.` stays one name, because it is a dotted
+    key itself or a column with dots.
+    """
     for free in FREE:
         if key.startswith(f"{free}."):
             return (*free.split("."), key[len(free) + 1 :])
@@ -106,39 +114,45 @@ def split(key: str) -> tuple[str, ...]:
 
 
 def takes_text(key: str) -> bool:
-    """True where a value is text whatever it looks like, e.g. a revision `1234567`."""
+    """Return True if the key accepts text only.
+
+    The value of such a key is kept as written, so that the revision `1234567` is not a number.
+    """
     if key.startswith("data.columns."):
         return True
-    info = leaves().get(key)
-    return info is not None and set(alternatives(info.annotation)) <= {str, types.NoneType}
+    info = setting_fields().get(key)
+    return info is not None and set(type_alternatives(info.annotation)) <= {str, types.NoneType}
 
 
 def takes_null(key: str) -> bool:
-    info = leaves().get(key) or Recipe.model_fields.get(key)
-    return info is not None and types.NoneType in alternatives(info.annotation)
+    """Return True if the setting or section may be left empty."""
+    info = setting_fields().get(key) or Recipe.model_fields.get(key)
+    return info is not None and types.NoneType in type_alternatives(info.annotation)
 
 
 def takes_numbers(key: str) -> bool:
-    info = leaves().get(key)
-    return info is not None and bool({int, float} & set(alternatives(info.annotation)))
+    """Return True if the setting accepts a whole number or a fraction."""
+    info = setting_fields().get(key)
+    return info is not None and bool({int, float} & set(type_alternatives(info.annotation)))
 
 
 def takes_whole_numbers(key: str) -> bool:
-    return takes_numbers(key) and float not in alternatives(leaves()[key].annotation)
+    """Return True if the setting accepts whole numbers and no fractions."""
+    return takes_numbers(key) and float not in type_alternatives(setting_fields()[key].annotation)
 
 
-def wanted(key: str) -> str:
-    """What a setting takes, in words: `a whole number`, `one of nf4, none`."""
+def accepted_words(key: str) -> str:
+    """Describe the values that a key accepts: `a whole number`, `one of nf4, none`."""
     if key.startswith("sweep.parameters."):
         if key.endswith(".when"):
             return "settings and their values, like {lora.rslora: true}"
         return "a list of values, or a range with min and max"
     if key.startswith("data.columns."):
         return "text"
-    info = leaves().get(key)
+    info = setting_fields().get(key)
     if info is None:
         return "settings below it, indented"
-    kinds = [kind for kind in alternatives(info.annotation) if kind is not types.NoneType]
+    kinds = [kind for kind in type_alternatives(info.annotation) if kind is not types.NoneType]
     return " or ".join(_words(kind) for kind in kinds)
 
 
@@ -151,9 +165,13 @@ def _words(kind: Any) -> str:
     return plain.get(kind) or named.get(get_origin(kind)) or "settings below it"
 
 
-def nearest(key: str) -> str | None:
-    """The setting that was probably meant by `key`, which is none."""
-    names = [*leaves(), *sections()]
+def nearest_key(key: str) -> str | None:
+    """Return the known key that an unknown `key` most probably means, or None.
+
+    Tried in this order: the name that another library uses, the same last part in another section,
+    the most similar dotted key, the most similar last part.
+    """
+    names = [*setting_fields(), *section_models()]
     last = key.rsplit(".", 1)[-1]
     if last.lower() in OLD_NAMES:
         return OLD_NAMES[last.lower()]
@@ -167,9 +185,12 @@ def nearest(key: str) -> str | None:
     return by_last[found[0]] if found else None
 
 
-def unknown(key: str, shown: str) -> str:
-    """`lora.rnak is not a setting. Did you mean lora.rank?`"""
-    meant = nearest(key[:80])
+def unknown_key(key: str, shown: str) -> str:
+    """Return the message for an unknown key: `lora.rnak is not a setting. Did you mean lora.rank?`
+
+    `shown` is the key made safe to print.
+    """
+    meant = nearest_key(key[:80])
     return f"{shown or 'an empty name'} is not a setting." + (
         f" Did you mean {meant}?" if meant else ""
     )

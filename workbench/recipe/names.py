@@ -1,4 +1,4 @@
-"""What a model's or a data set's name stands for: shipped, a file or folder here, or the hub's."""
+"""Resolve the names of models and data sets: shipped with the workbench, local, or on the hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.errors import NotThere
 from workbench.recipe.shipped import SHIPPED, shipped_file
-from workbench.recipe.source import KeyPath, Source
+from workbench.recipe.source import KeyPath, YamlSource
 from workbench.text import safe_line
 
 DATA_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
@@ -18,26 +18,33 @@ _HUB_ID = re.compile(r"[\w][\w.-]{0,95}(?:/[\w][\w.-]{0,95})?\Z", re.ASCII)
 
 
 def is_shipped(name: str) -> bool:
+    """Return True for a name with the prefix `workbench:`."""
     return name.startswith(SHIPPED)
 
 
 def is_local(name: str) -> bool:
-    """True for a name that the reader made a path on this machine."""
+    """Return True for a resolved name that is a path on this machine.
+
+    The reader makes every local name absolute, so an absolute path is enough of a test.
+    """
     return os.path.isabs(name)
 
 
 def local_path(name: str) -> Path | None:
-    """The file or folder a resolved name stands for; None for a hub id. NotThere if not shipped."""
+    """Return the file or folder of a resolved name, or None for a hub id.
+
+    Raises NotThere for a `workbench:` name that does not ship.
+    """
     if is_shipped(name):
         return shipped_file(name)
     return Path(name) if is_local(name) else None
 
 
-def resolve_names(source: Source, folder: Path) -> None:
-    """Make local names absolute and note those that stand for nothing.
+def resolve_names(source: YamlSource, folder: Path) -> None:
+    """Make local names absolute, and record a mistake for each name that refers to nothing.
 
-    Names in the file are relative to the file's folder; those of overrides, which were typed in
-    a shell, to the working directory (`source.places` beyond the last line).
+    A name in the file is relative to the file's folder. A name in an override was typed in a shell
+    and is relative to the working directory.
     """
     for path in (("model", "name"), ("data", "train"), ("data", "eval")):
         section = source.data.get(path[0]) if isinstance(source.data, dict) else None
@@ -47,7 +54,7 @@ def resolve_names(source: Source, folder: Path) -> None:
     _resolve_swept(source, folder)
 
 
-def _resolve_swept(source: Source, folder: Path) -> None:
+def _resolve_swept(source: YamlSource, folder: Path) -> None:
     data: Any = source.data
     at: KeyPath = ("sweep", "parameters", "data.train")
     for part in at:
@@ -61,7 +68,7 @@ def _resolve_swept(source: Source, folder: Path) -> None:
                 data[index] = _resolved(source, path, name, folder, model=False)
 
 
-def _resolved(source: Source, path: KeyPath, name: str, folder: Path, *, model: bool) -> str:
+def _resolved(source: YamlSource, path: KeyPath, name: str, folder: Path, *, model: bool) -> str:
     shown = f"{path[0]}.{path[1]}" if path[0] != "sweep" else "data.train"
     if not name:
         return name

@@ -1,4 +1,4 @@
-"""Settings given on the command line: `-s lora.rank=8`, typed by the schema."""
+"""Apply settings from the command line, such as `-s lora.rank=8`, with the schema's types."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Any
 
 from workbench.errors import RecipeError
 from workbench.recipe import keys
-from workbench.recipe.source import KeyPath, Mistake, Place, Source, parse, plain
+from workbench.recipe.source import KeyPath, Mistake, Place, YamlSource, parse_yaml, read_scalar
 from workbench.text import safe_line
 
 BEHIND = 1 << 30
-"""Overrides are told behind all lines of the file."""
+"""Line number of the first override, so that its mistakes are listed after those of the file."""
 
 
-def override(source: Source, overrides: Sequence[str]) -> None:
-    """Put `key=value` settings into `source`; mistakes are noted there."""
+def apply_overrides(source: YamlSource, overrides: Sequence[str]) -> None:
+    """Put `key=value` settings into `source`, and record mistakes there.
+
+    An override replaces the file's value together with everything below it.
+    """
     for index, text in enumerate(overrides):
         place = Place(BEHIND + index, f"-s {safe_line(text, 80)}")
         key, equals, value = text.partition("=")
@@ -23,22 +26,22 @@ def override(source: Source, overrides: Sequence[str]) -> None:
         if not equals or not key:
             source.mistakes.append(Mistake(place, "write it as key=value, e.g. lora.rank=8"))
         elif not _known(key):
-            source.mistakes.append(Mistake(place, keys.unknown(key, safe_line(key, 80))))
+            source.mistakes.append(Mistake(place, keys.unknown_key(key, safe_line(key, 80))))
         else:
-            _put(source, keys.split(key), key, value.strip(), place)
+            _put(source, keys.split_key(key), key, value.strip(), place)
 
 
 def _known(key: str) -> bool:
-    path = keys.split(key)
+    path = keys.split_key(key)
     free = ".".join(path[:2]) in keys.FREE and len(path) == 3 and bool(path[2])
-    return free or key in keys.leaves() or key in keys.sections()
+    return free or key in keys.setting_fields() or key in keys.section_models()
 
 
-def _put(source: Source, path: tuple[str, ...], key: str, text: str, place: Place) -> None:
+def _put(source: YamlSource, path: tuple[str, ...], key: str, text: str, place: Place) -> None:
     try:
         value = _typed(key, text)
     except RecipeError:
-        source.mistakes.append(Mistake(place, f"{key} wants {keys.wanted(key)}"))
+        source.mistakes.append(Mistake(place, f"{key} must be {keys.accepted_words(key)}"))
         return
     if not isinstance(source.data, dict):
         source.data = {} if source.data is None else source.data
@@ -49,7 +52,7 @@ def _put(source: Source, path: tuple[str, ...], key: str, text: str, place: Plac
         if into.get(part) is None:
             into[part] = {}
         if not isinstance(into[part], dict):
-            return  # the file's own mistake, told with its line
+            return  # the file has a mistake there, which is reported with its line
         into = into[part]
     _forget(source, path)
     into[path[-1]] = value
@@ -59,19 +62,22 @@ def _put(source: Source, path: tuple[str, ...], key: str, text: str, place: Plac
 
 
 def _typed(key: str, text: str) -> Any:
-    """The value as the setting takes it; RecipeError where it cannot be read."""
+    """Return the value with the type that the setting accepts.
+
+    Lists, mappings and quoted text are read as YAML. Raises RecipeError if they cannot be read.
+    """
     if keys.takes_text(key):
         return None if keys.takes_null(key) and text in ("", "null") else text
-    read = parse(text, "-s") if text[:1] in ("[", "{", "'", '"') else None
+    read = parse_yaml(text, "-s") if text[:1] in ("[", "{", "'", '"') else None
     if read is None:
-        return plain(text)
+        return read_scalar(text)
     if read.mistakes:
         raise RecipeError("not read")
     return read.data
 
 
-def _forget(source: Source, path: KeyPath) -> None:
-    """What stood below a replaced value in the file stands there no longer."""
+def _forget(source: YamlSource, path: KeyPath) -> None:
+    """Drop the places and original texts recorded at and below a value that was replaced."""
     for table in (source.places, source.written):
         for old in [old for old in table if old[: len(path)] == path]:
             del table[old]

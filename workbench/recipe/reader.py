@@ -1,4 +1,4 @@
-"""A recipe from its file: every mistake told at once, each with file and line."""
+"""Read a recipe from its file and report all mistakes at once, each with file and line."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 from workbench.errors import NotThere, RecipeError
 from workbench.recipe import keys
 from workbench.recipe.names import resolve_names
-from workbench.recipe.overrides import override
+from workbench.recipe.overrides import apply_overrides
 from workbench.recipe.schema import Recipe
-from workbench.recipe.source import MAX_BYTES, Mistake, Place, Source, parse, refuse
-from workbench.recipe.validate import problems, put, validate
+from workbench.recipe.source import MAX_BYTES, Mistake, Place, YamlSource, parse_yaml, recipe_error
+from workbench.recipe.validate import recipe_problems, validate_recipe, with_value
 from workbench.text import safe_line
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in `path` with `overrides` (`lora.rank=8`) applied; names in it are resolved.
+    """Load the recipe in `path` with `overrides` (such as `lora.rank=8`) applied.
 
-    Raises NotThere without the file, RecipeError with one line per mistake.
+    Local names in the recipe become absolute paths. Raises NotThere if there is no such file, and
+    RecipeError with one line per mistake.
     """
     file = safe_line(path, 200)
     try:
@@ -36,41 +37,56 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except UnicodeDecodeError as broken:
         line = content.count(b"\n", 0, broken.start) + 1
         place = Place(line, f"{file}:{line}")
-        raise refuse([Mistake(place, "is not UTF-8 text")], "save the file as UTF-8") from broken
+        raise recipe_error(
+            [Mistake(place, "is not UTF-8 text")], "save the file as UTF-8"
+        ) from broken
     return read_recipe(text, file=file, folder=path.absolute().parent, overrides=overrides)
 
 
 def read_recipe(
     text: str, *, file: str = "recipe.yaml", folder: Path, overrides: Sequence[str] = ()
 ) -> Recipe:
-    """The recipe in `text`; local names are relative to `folder`. RecipeError with all mistakes."""
-    source = parse(text, file)
-    override(source, overrides)
+    """Read the recipe in `text`; local names in it are relative to `folder`.
+
+    `file` is the name shown in messages. Raises RecipeError with one line per mistake.
+    """
+    source = parse_yaml(text, file)
+    apply_overrides(source, overrides)
     if not isinstance(source.data, dict):
         found = "is empty" if source.data is None else "is a list or a word, not settings"
-        raise refuse([*source.mistakes, Mistake(source.place(()), f"the recipe {found}")])
+        raise recipe_error([*source.mistakes, Mistake(source.place(()), f"the recipe {found}")])
     _tidy(source)
     resolve_names(source, folder)
-    recipe = validate(source)
+    recipe = validate_recipe(source)
     if source.mistakes or recipe is None:
-        raise refuse(source.mistakes)
+        raise recipe_error(source.mistakes)
     return recipe
 
 
 def apply_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
-    """A trial's recipe: `settings` applied, the sweep dropped. RecipeError if one is wrong."""
+    """Return the recipe of one trial: `settings` applied to `recipe`, without its sweep.
+
+    Raises RecipeError if a setting is unknown or its value is not accepted.
+    """
     data: dict[str, Any] = {**recipe.model_dump(), "sweep": None}
-    wrong = [keys.unknown(key, safe_line(key, 80)) for key in settings if key not in keys.leaves()]
+    wrong = [
+        keys.unknown_key(key, safe_line(key, 80))
+        for key in settings
+        if key not in keys.setting_fields()
+    ]
     for key, value in settings.items():
-        data = put(data, keys.split(key), value)
-    wrong = wrong or [what for _, what in problems(data)]
+        data = with_value(data, keys.split_key(key), value)
+    wrong = wrong or [what for _, what in recipe_problems(data)]
     if wrong:
         raise RecipeError("\n".join(wrong), hint="settings are dotted recipe keys: lora.rank")
     return Recipe.model_validate(data)
 
 
 def settings_of(recipe: Recipe, than: Recipe | None = None) -> dict[str, object]:
-    """Every dotted setting but the sweep's; only those unlike `than`'s where it is given."""
+    """Return every setting by its dotted key, without the sweep's.
+
+    With `than`, return only the settings that differ from it.
+    """
     mine = _flat(recipe)
     theirs = _flat(than) if than is not None else {}
     return {key: value for key, value in mine.items() if than is None or theirs[key] != value}
@@ -79,16 +95,19 @@ def settings_of(recipe: Recipe, than: Recipe | None = None) -> dict[str, object]
 def _flat(recipe: Recipe) -> dict[str, object]:
     data = recipe.model_dump()
     flat: dict[str, object] = {}
-    for key in keys.leaves():
+    for key in keys.setting_fields():
         section, _, name = key.partition(".")
         if section != "sweep":
             flat[key] = data[section][name] if name else data[section]
     return flat
 
 
-def _tidy(source: Source) -> None:
-    """Empty sections are defaults, and what a text setting says is text, `1234567` too."""
-    for section in keys.sections():
+def _tidy(source: YamlSource) -> None:
+    """Replace empty sections by their defaults, and restore the original text of text settings.
+
+    YAML reads `revision: 1234567` as a number; the setting accepts text, so the text counts.
+    """
+    for section in keys.section_models():
         if section != "sweep" and section in source.data and source.data[section] is None:
             source.data[section] = {}
     for path, text in source.written.items():

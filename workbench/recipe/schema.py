@@ -1,7 +1,8 @@
-"""The typed recipe: every setting, its default, and what it means.
+"""The typed recipe: every setting with its default and its meaning.
 
-Defaults are the guide's (QLoRA for Llama-3-8B on a 16 or 24 GB card); where they leave it, the
-string below the field says why.
+Defaults follow the guide for QLoRA of Llama-3-8B on a 16 or 24 GB card. Where a default differs
+from the guide, the string below the field says why. The strings are the descriptions in the JSON
+schema, too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Optimizer = Literal[
 Objective = Literal["auto", "exact_match", "loss", "perplexity", "token_accuracy", "eval_loss"]
 Positive = Annotated[int, Field(gt=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What numpy, which Trainer seeds too, takes."""
+"""The range that numpy.random.seed accepts, which transformers' Trainer calls with this seed."""
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -51,7 +52,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 class Section(BaseModel):
-    """Strict and frozen: no unknown keys, no silent conversions."""
+    """A strict and frozen base of all sections: unknown keys and silent conversions are errors."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -64,7 +65,10 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _no_secrets(cls, value: Any) -> Any:
-        """A recipe is copied to the database and beside every adapter."""
+        """Refuse text that looks like a secret.
+
+        A recipe is copied to the database and beside every adapter, and adapters are published.
+        """
         if any(has_secret(text) for text in _texts(value)):
             raise ValueError(
                 "looks like a secret (a token, key or password), and a recipe is copied to every "
@@ -74,55 +78,60 @@ class Section(BaseModel):
 
 
 class Model(Section):
+    """The frozen base model, and how it is loaded."""
+
     name: str = Field(min_length=1)
-    """A hub id, a folder, or `workbench:demo/model` for one that ships with the workbench."""
+    """A hub id, a folder, or `workbench:demo/model`, the model that ships with the workbench."""
     revision: str | None = None
     """Hub branch, tag or commit; resolved to a commit when the experiment is prepared."""
     quantization: Literal["nf4", "none"] = "nf4"
-    """The frozen base in 4-bit NormalFloat, or left in the compute precision."""
+    """`nf4` keeps the frozen base in 4-bit NormalFloat; `none` keeps it in the compute
+    precision."""
     double_quantization: bool = True
-    """Quantise the quantisation scales too: 0.516 bytes a parameter instead of 0.563."""
+    """Quantise the quantisation scales too: 0.516 bytes per parameter instead of 0.563."""
     precision: Precision = "auto"
     """Compute dtype. `auto`: bf16 from compute capability 8.0, fp16 below, fp32 on a CPU card."""
     attention: Attention = "auto"
-    """`auto` takes the fastest kernel the card supports and says which and why."""
+    """`auto` selects the fastest kernel that the card supports; the plan says which and why."""
 
 
 class Data(Section):
+    """The training rows, the held-out rows, and how both become tokens."""
+
     train: str = Field(min_length=1)
     """A local jsonl, json, csv, parquet or txt file (relative to the recipe), a hub id, or
     `workbench:demo/data/train.jsonl`."""
     eval: str | None = None
-    """Held-out rows, named like `train`. Left out: `eval_rows` are split off `train`."""
+    """Held-out rows, named like `train`. Left out: `eval_rows` rows are split off `train`."""
     split: str = "train"
-    """Which split of a hub data set to train on."""
+    """The split of a hub data set to train on."""
     eval_split: str | None = None
-    """Which split of a hub data set to hold out."""
+    """The split of a hub data set to hold out."""
     revision: str | None = None
     """Hub revision of the data set."""
     eval_rows: Positive = 64
-    """Rows held out (or taken from `eval`, the first so many)."""
+    """Number of held-out rows: split off `train`, or the first rows of `eval`."""
     max_rows: Positive | None = None
-    """Use only the first so many training rows."""
+    """Use at most this many training rows, from the first on."""
     shape: Shape = "auto"
-    """How a row is laid out; `auto` recognises it from the columns."""
+    """The layout of a row; `auto` recognises it from the columns."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Columns of your rows to the shape's names, e.g. `{question: prompt, answer: completion}`."""
     system: str | None = None
-    """A system message put before rows that have none."""
+    """A system message added to rows that have none."""
     loss_on: LossOn = "auto"
-    """Which tokens carry loss. `auto`: assistant turns of chats, completions of prompt-completion
-    and alpaca rows, all of plain text."""
+    """The tokens that carry loss. `auto`: assistant turns of chats, completions of
+    prompt-completion and alpaca rows, all tokens of plain text."""
     chat_template: Literal["auto", "never"] = "auto"
-    """`auto` renders prompt-completion and alpaca rows through the tokenizer's chat template when
-    it has one; `never` joins prompt and completion as they stand."""
+    """`auto` renders prompt-completion and alpaca rows through the tokenizer's chat template if it
+    has one; `never` concatenates prompt and completion unchanged."""
     max_tokens: Annotated[int, Field(ge=8, le=2**20)] = 512
-    """Longer rows are cut."""
+    """Longer rows are truncated to this many tokens."""
     packing: bool = False
     """Fill rows of `max_tokens` with several examples. It changes the batch, so it is off."""
     group_by_length: bool = False
-    """Batches of rows of similar length. They save padding where a model trains padded; the fast
-    step pads nothing, and batches that are alike make noisier steps
+    """Form batches of rows of similar length. This saves padding where a model trains padded; the
+    fast step pads nothing, and batches of similar rows make noisier steps
     (docs/notes/2026-11-25-grouped-rows.md)."""
 
 
@@ -130,10 +139,16 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 
 class Lora(Section):
+    """The low-rank adapter that is trained."""
+
     rank: Positive = 16
+    """Rank of the two low-rank matrices of each target."""
     alpha: Annotated[float, Field(gt=0)] = 16
+    """The low-rank product is scaled by alpha/rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the adapter's inputs that is set to zero in training."""
     bias: Literal["none", "all", "lora_only"] = "none"
+    """The biases that are trained too: none, all of the model, or those of the targets."""
     rslora: bool = False
     """Scale by alpha/sqrt(rank) instead of alpha/rank (arXiv 2312.03732)."""
     targets: list[str] | Literal["all-linear"] = Field(default_factory=lambda: list(ALL_LINEAR))
@@ -141,24 +156,31 @@ class Lora(Section):
 
 
 class Train(Section):
+    """The length of training, its batches, optimizer and checkpoints."""
+
     epochs: Annotated[float, Field(gt=0)] = 1
+    """Passes over the training rows; a fraction ends within a pass."""
     max_steps: Positive | None = None
-    """End after so many optimizer steps, whatever `epochs` says."""
+    """End after this many optimizer steps, even if `epochs` would take more."""
     batch_size: Positive = 4
-    """Rows in one micro-step as the guide counts them; the plan may cut it finer."""
+    """Rows in one micro-step; the plan may split them further without changing the update."""
     accumulation: Positive = 1
-    """Micro-steps in one optimizer step. batch_size × accumulation rows decide one update."""
+    """Micro-steps in one optimizer step: batch_size × accumulation rows make one update."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.001
+    """Decoupled weight decay of AdamW."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 0.3
+    """Gradients with a larger norm are scaled down to this norm."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """The course of the learning rate after the warm-up."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Share of all steps over which the learning rate rises from zero."""
     optimizer: Optimizer = "auto"
-    """`auto`: `adamw_torch`, whose states are small for an adapter, where it fits; else
-    `paged_adamw_8bit`, the guide's, which saves most of them and costs time."""
+    """`auto`: `adamw_torch`, whose states are small for an adapter, if it fits; else the guide's
+    `paged_adamw_8bit`, which saves most of their bytes and costs time."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
-    """Recompute activations in the backward pass. `auto`: only where memory asks for it."""
+    """Recompute activations in the backward pass. `auto`: only if they would not fit otherwise."""
     save_every: Positive = 25
     """Optimizer steps between checkpoints."""
     log_every: Positive = 25
@@ -167,23 +189,27 @@ class Train(Section):
 
     @property
     def rows_per_step(self) -> int:
+        """Rows in one optimizer step."""
         return self.batch_size * self.accumulation
 
 
 class Evaluate(Section):
+    """The scores of an adapter on the held-out rows."""
+
     every: Positive | None = None
     """Optimizer steps between evaluations of held-out loss; left out: only at the end."""
     batch_size: Positive = 16
+    """Held-out rows evaluated at a time."""
     answer_pattern: str | None = None
     """A regular expression whose first group (or whole match) is the answer to compare, e.g.
     `####\\s*(\\S+)`. With it, answers are generated and scored by exact match."""
     max_new_tokens: Positive = 256
-    """Tokens generated per answer at most."""
+    """Most tokens generated per answer."""
     samples: Annotated[int, Field(ge=0)] = 3
     """Generated answers kept for reading."""
     rank_by: Literal["auto", "exact_match", "loss"] = "auto"
-    """The board's order. `auto`: the sweep's objective if it names one, else exact match where
-    there is an answer pattern, else loss."""
+    """The score that orders the board. `auto`: the sweep's objective if it names one, else exact
+    match if there is an answer pattern, else loss."""
 
     @field_validator("answer_pattern")
     @classmethod
@@ -204,16 +230,17 @@ class Evaluate(Section):
 
 
 class Range(Section):
-    """A stretch of numbers to draw from (random and tpe)."""
+    """A range of numbers that random and tpe draw from."""
 
     min: float
     max: float
     log: bool = False
-    """Draw the logarithm evenly."""
+    """Draw uniformly on the logarithm."""
     integer: bool = False
+    """Draw whole numbers only."""
     when: dict[str, Any] = Field(default_factory=dict)
-    """Exists only where these swept settings have these values: `{lora.rslora: true}`, or one of
-    several: `{train.schedule: [cosine, linear]}`."""
+    """The parameter exists only if these swept settings have these values: `{lora.rslora: true}`,
+    or one of several values: `{train.schedule: [cosine, linear]}`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -227,15 +254,17 @@ class Range(Section):
 
 
 class Choice(Section):
-    """Values to try where a condition holds; without one, a plain list does."""
+    """A list of values with a condition; values without a condition are a plain list."""
 
     values: list[Any] = Field(min_length=1)
     when: dict[str, Any] = Field(default_factory=dict)
-    """Exists only where these swept settings have these values: `{lora.rslora: true}`."""
+    """The parameter exists only if these swept settings have these values:
+    `{lora.rslora: true}`."""
 
 
 def _kind_of_parameter(given: Any) -> str:
-    """Tells the three forms of a swept parameter apart, so that mistakes are told of one."""
+    """Return which of the three forms a swept parameter has, so that only the mistakes of that form
+    are reported."""
     if isinstance(given, Choice) or (isinstance(given, dict) and "values" in given):
         return "choice"
     return "range" if isinstance(given, Range | dict) else "list"
@@ -251,28 +280,33 @@ _Parameter = Annotated[
 
 
 class EarlyStop(Section):
-    """Which trials end before their time, by their held-out loss at each evaluation."""
+    """The rule that ends trials early, by their held-out loss at each evaluation."""
 
     method: Literal["asha", "median", "patience", "threshold"] = "asha"
-    """`asha`: at each rung only the best go on (successive halving, arXiv 1810.05934). `median`:
-    ends what is worse than half of the finished trials were at that step. `patience`: ends what
-    stopped getting better. `threshold`: ends what is above a given loss."""
+    """`asha`: at each rung only the best trials continue (successive halving, arXiv 1810.05934).
+    `median`: ends a trial that is worse than half of the finished trials were at that step.
+    `patience`: ends a trial whose loss stopped falling. `threshold`: ends a trial above a loss."""
     from_step: Positive | None = None
-    """No trial ends before this optimizer step; asha's first rung. Left out: the first evaluation;
-    for asha, 1/reduction of the trial's steps: earlier, curves still cross (docs/search.md)."""
+    """No trial ends before this optimizer step; it is asha's first rung. Left out: the first
+    evaluation; for asha, 1/reduction of the trial's steps, because curves still cross earlier
+    (docs/search.md)."""
     reduction: Annotated[int, Field(ge=2, le=100)] = 3
-    """asha: one in so many goes on, and each rung is so many times the steps of the one before."""
+    """asha: one trial in `reduction` continues, and each rung has `reduction` times the steps of
+    the rung before."""
     trials: Positive = 5
-    """median: how many must have finished before one is measured against them."""
+    """median: number of finished trials before any trial is compared with them."""
     evaluations: Positive = 3
     """patience: evaluations in a row without a lower loss."""
     improvement: Annotated[float, Field(ge=0)] = 0.0
-    """patience: by how much lower, in nats, to count."""
+    """patience: least decrease of the loss that counts, in nats."""
     above: float | None = None
-    """threshold: the loss, in nats."""
+    """threshold: the loss, in nats per target token."""
 
     def first_step(self, every: int, steps: int) -> int:
-        """The first evaluation at which a trial of so many steps may end."""
+        """Return the step of the first evaluation at which a trial of `steps` steps may end.
+
+        Evaluations are at multiples of `every` steps; the result may lie beyond `steps`.
+        """
         due = self.from_step or (steps // self.reduction if self.method == "asha" else every)
         return -(-max(due, 1) // every) * every
 
@@ -297,22 +331,28 @@ _BELONGS = {
 
 
 class Sweep(Section):
+    """The search space of an experiment, and how its points are chosen."""
+
     method: Literal["grid", "random", "tpe"] = "grid"
-    """`grid` tries every point, `random` draws them, `tpe` draws where trials did well so far."""
+    """`grid` tries every point, `random` draws points, `tpe` draws points near the best so far."""
     trials: Positive | None = None
-    """How many trials; a grid without it tries every point, random and tpe need it or a budget."""
+    """Number of trials. A grid without it tries every point; random and tpe need it or a budget."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Begin no trial later than so many hours after the first began."""
+    """Start no trial more than this many hours after the first one started."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
-    """Begin no trial after so many card-hours, all cards of all its trials together."""
+    """Start no trial once the experiment's trials have used this many card-hours together."""
     max_parallel: Positive | None = None
-    """Trials of this experiment that may run at once."""
+    """Most trials of this experiment that run at once."""
     objective: Objective = "auto"
-    """The score the search goes by; `auto`: the board's. `eval_loss`: the newest of its curve."""
+    """The score that the search optimises. `auto`: the board's score. `eval_loss`: the newest
+    held-out loss of the curve."""
     direction: Literal["auto", "minimize", "maximize"] = "auto"
-    """Up for exact match and accuracy, down for the rest; another one is refused."""
+    """`maximize` for exact match and accuracy, `minimize` for the others; the wrong one is
+    refused."""
     early_stop: EarlyStop | None = None
+    """The rule that ends trials early; left out: every trial runs to its end."""
     seed: Seed = 0
+    """Seed of the draws; the same seed and history give the same points."""
     parameters: dict[str, _Parameter] = Field(min_length=1)
     """Dotted recipe keys to a list of values, a range (random, tpe), or values with a condition."""
 
@@ -334,10 +374,10 @@ class Sweep(Section):
 
 
 class Recipe(Section):
-    """Model, data, LoRA, training, evaluation and, optionally, a sweep."""
+    """A recipe: model, data, LoRA, training, evaluation and, optionally, a sweep."""
 
     name: str = Field(min_length=1, max_length=80)
-    """What the experiment is called on the screen."""
+    """Name of the experiment in lists and on the screen."""
     model: Model
     data: Data
     lora: Lora = Field(default_factory=Lora)
@@ -347,8 +387,11 @@ class Recipe(Section):
 
     @property
     def rank_by(self) -> str:
-        """The score the board ranks by: the one named, else the sweep's objective, else exact
-        match where answers are scored, else loss (which is also where `eval_loss` ends)."""
+        """Name of the score that the board ranks by.
+
+        It is `evaluate.rank_by` if set, else the sweep's objective, else exact match if answers are
+        scored, else loss. The objective `eval_loss` ranks by loss, its last value.
+        """
         if self.evaluate.rank_by != "auto":
             return self.evaluate.rank_by
         if self.sweep is not None and self.sweep.objective != "auto":
@@ -357,7 +400,7 @@ class Recipe(Section):
 
     @property
     def objective(self) -> tuple[str, bool]:
-        """The score the search goes by, and whether up is better."""
+        """Name of the score that the search optimises, and True if a higher one is better."""
         sweep = self.sweep
         name = self.rank_by if sweep is None or sweep.objective == "auto" else sweep.objective
         if sweep is None or sweep.direction == "auto":

@@ -1,4 +1,4 @@
-"""What comes with the workbench: recipes, and the small model and data of the demo."""
+"""Find the recipes that ship with the workbench, and the small model and data of the demo."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from workbench.errors import NotThere
 from workbench.text import safe_line
 
 SHIPPED = "workbench:"
-"""Names that start so are files of this package, e.g. `workbench:demo/data/train.jsonl`."""
+"""Prefix of names that refer to files of this package, e.g. `workbench:demo/data/train.jsonl`."""
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShippedRecipe:
+    """A recipe that ships with the workbench, as `workbench recipes` lists it."""
+
     name: str
     """The file's name without `.yaml`."""
     about: str
@@ -25,13 +27,14 @@ class ShippedRecipe:
 
 
 def recipes_folder() -> Path:
-    """The folder of the recipes that ship: inside an installed wheel, or beside the package."""
+    """Return the folder of the shipped recipes: inside an installed wheel, or beside the package
+    in a source tree."""
     installed = PACKAGE / "_recipes"
     return installed if installed.is_dir() else PACKAGE.parent / "recipes"
 
 
 def list_recipes() -> list[ShippedRecipe]:
-    """Every shipped recipe, by name."""
+    """Return every shipped recipe, sorted by name."""
     return [
         ShippedRecipe(name=path.stem, about=_about(path), path=path)
         for path in sorted(recipes_folder().glob("*.yaml"))
@@ -39,7 +42,10 @@ def list_recipes() -> list[ShippedRecipe]:
 
 
 def find_recipe(name: str) -> Path:
-    """The file meant by `name`: a path, or a shipped recipe's name. NotThere names the nearest."""
+    """Return the file that `name` refers to: a path, or the name of a shipped recipe.
+
+    An existing file takes precedence. Raises NotThere with the most similar name as its hint.
+    """
     here = Path(name).expanduser() if "\0" not in name and name[:1] != "~" else _home_path(name)
     if here is not None and here.is_file():
         return here
@@ -54,7 +60,10 @@ def find_recipe(name: str) -> Path:
 
 
 def shipped_file(name: str) -> Path:
-    """The file or folder behind `workbench:…`; NotThere when there is none inside the package."""
+    """Return the file or folder behind a `workbench:` name.
+
+    Raises NotThere if it does not exist, or if the name leads outside the package.
+    """
     inside = PurePosixPath(name.removeprefix(SHIPPED))
     path = PACKAGE.joinpath(inside)
     unfit = inside.is_absolute() or ".." in inside.parts or "\0" in name
@@ -74,7 +83,7 @@ def _home_path(name: str) -> Path | None:
 
 
 def _about(path: Path) -> str:
-    """The first sentence of the comment a file starts with."""
+    """Return the first sentence of the comment at the top of a file."""
     words: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

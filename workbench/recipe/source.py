@@ -1,8 +1,9 @@
-"""YAML text to plain values that know where they stand. The one place that reads YAML.
+"""Parse YAML text into plain values with their line numbers. No other module reads YAML.
 
-A small and strict YAML: no anchors, aliases or tags, no duplicate keys, bounded size and depth.
-Plain scalars are read as YAML 1.2 reads them, so `1e-4` is a number and `no`, `010` and `12:30`
-are text (PyYAML's own rules, YAML 1.1, make 8 of `010` and 750 of `12:30`).
+The accepted YAML is small and strict: no anchors, aliases or tags, no duplicate keys, bounded size
+and depth. Unquoted scalars are read by the rules of YAML 1.2, so `1e-4` is a number and `no`, `010`
+and `12:30` are text. PyYAML's own rules are those of YAML 1.1, which read `010` as 8 and `12:30` as
+750.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where a value was written: a line of a file, or an override behind all lines."""
+    """The place where a value was written: a line of the file, or an override.
+
+    Places sort by line; overrides have lines beyond the end of every file.
+    """
 
     line: int
     text: str
@@ -44,6 +48,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mistake:
+    """One mistake of a recipe, shown as `recipe.yaml:14: lora.rnak is not a setting.`"""
+
     place: Place
     what: str
 
@@ -52,8 +58,11 @@ class Mistake:
 
 
 @dataclass(slots=True)
-class Source:
-    """Plain values, the place of each, and plain scalars as they were written."""
+class YamlSource:
+    """A parsed YAML document: plain values, the place of each, and the mistakes found so far.
+
+    `written` holds the original text of unquoted scalars, for settings that accept text only.
+    """
 
     file: str
     data: Any = None
@@ -62,23 +71,24 @@ class Source:
     mistakes: list[Mistake] = field(default_factory=list)
 
     def place(self, path: KeyPath) -> Place:
-        """The place of the longest known part of `path`."""
+        """Return the place of `path`, or of its nearest parent with a known place."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, Place(1, f"{self.file}:1"))
 
     def wrong(self, path: KeyPath, what: str) -> None:
+        """Record a mistake at `path`."""
         self.mistakes.append(Mistake(self.place(path), what))
 
 
-def refuse(mistakes: list[Mistake], hint: str = "") -> RecipeError:
-    """All mistakes as one error, a line each, in the order of the file."""
+def recipe_error(mistakes: list[Mistake], hint: str = "") -> RecipeError:
+    """Return one error for all mistakes, with one line each, in the order of the file."""
     lines = list(dict.fromkeys(str(mistake) for mistake in sorted(mistakes)))
     return RecipeError("\n".join(lines), hint=hint or "correct the lines named and try again")
 
 
-def plain(text: str) -> Any:
-    """What an unquoted YAML scalar stands for: None, bool, int, float or the text itself."""
+def read_scalar(text: str) -> Any:
+    """Return the value of an unquoted YAML scalar: None, bool, int, float or the text itself."""
     if NULL.match(text):
         return None
     if BOOL.match(text):
@@ -90,29 +100,34 @@ def plain(text: str) -> Any:
     return text
 
 
-def parse(text: str, file: str) -> Source:
-    """Read one YAML document; RecipeError where it is no YAML at all.
+def parse_yaml(text: str, file: str) -> YamlSource:
+    """Parse one YAML document of at most MAX_BYTES.
 
-    What is YAML but not allowed here (duplicates, anchors, tags) is left in `mistakes`.
+    Raises RecipeError if the text is not YAML. Constructs that are YAML but not accepted here
+    (duplicate keys, anchors, tags) are recorded in `mistakes`.
     """
-    source = Source(file)
+    source = YamlSource(file)
     if len(text.encode(errors="replace")) > MAX_BYTES:
         limit = f"a recipe has at most {MAX_BYTES >> 10} KiB"
-        raise refuse([Mistake(Place(1, f"{file}:1"), f"{limit}; is this the right file?")])
+        raise recipe_error([Mistake(Place(1, f"{file}:1"), f"{limit}; is this the right file?")])
     try:
         _Walk(source, yaml.parse(text, Loader=yaml.SafeLoader)).document()
     except yaml.YAMLError as broken:
-        raise refuse([_syntax(broken, text, file)]) from broken
+        raise recipe_error([_syntax(broken, text, file)]) from broken
     except (ValueError, OverflowError) as broken:  # "\UFFFFFFFF", %YAML with 5,000 digits
         what = f"is not YAML: {safe_line(broken, 120)}"
-        raise refuse([Mistake(Place(1, f"{file}:1"), what)]) from broken
+        raise recipe_error([Mistake(Place(1, f"{file}:1"), what)]) from broken
     return source
 
 
 class _Walk:
-    """Events to values. Recursion is bounded by MAX_DEPTH."""
+    """A parser from PyYAML's events to plain values.
 
-    def __init__(self, source: Source, events: Iterator[Any]) -> None:
+    It reads events and not nodes, because composing nodes would expand aliases first, and a few
+    lines of nested aliases expand to gigabytes. MAX_DEPTH bounds the recursion.
+    """
+
+    def __init__(self, source: YamlSource, events: Iterator[Any]) -> None:
         self.source = source
         self.events = events
 
@@ -135,7 +150,7 @@ class _Walk:
         if len(path) >= MAX_DEPTH:
             line = event.start_mark.line + 1
             place = Place(line, f"{self.source.file}:{line}")
-            raise refuse([Mistake(place, f"nested more than {MAX_DEPTH} deep")])
+            raise recipe_error([Mistake(place, f"nested more than {MAX_DEPTH} deep")])
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(path)
         return self._sequence(path)
@@ -148,7 +163,7 @@ class _Walk:
             if key in mapping:
                 first = self.source.places[here].line
                 self._wrong(
-                    event, f"{dotted(here)} stands here a second time (first: line {first})"
+                    event, f"{dotted_path(here)} stands here a second time (first: line {first})"
                 )
             else:
                 self.source.places[here] = self._place(event)
@@ -177,7 +192,7 @@ class _Walk:
         if event.style is not None or event.tag is not None:
             return text
         self.source.written[path] = text
-        return plain(text)
+        return read_scalar(text)
 
     def _text(self, event: Any, text: str) -> str:
         if _UNFIT.search(text):
@@ -220,8 +235,8 @@ def _syntax(broken: yaml.YAMLError, text: str, file: str) -> Mistake:
 NAMELESS = "(an empty name)"
 
 
-def dotted(path: KeyPath) -> str:
-    """`lora.targets[2]`, harmless to print."""
+def dotted_path(path: KeyPath) -> str:
+    """Return a path as text that is safe to print: `lora.targets[2]`."""
     shown = ""
     for part in path:
         shown += f"[{part + 1}]" if isinstance(part, int) else f".{safe_line(part, 80) or NAMELESS}"

@@ -1,4 +1,4 @@
-"""Plain values to a Recipe, or every mistake in words a person understands."""
+"""Validate plain values against the schema, and describe every mistake in plain words."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from pydantic_core import ErrorDetails
 
 from workbench.recipe import keys
 from workbench.recipe.schema import Recipe
-from workbench.recipe.source import KeyPath, Source, dotted
-from workbench.recipe.space import condition_of, in_order, meets, values_of
+from workbench.recipe.source import KeyPath, YamlSource, dotted_path
+from workbench.recipe.space import condition_of, in_condition_order, meets_condition, values_of
 from workbench.text import safe_line
 from workbench.trial import up_is_better
 
 NOT_SWEPT = ("name", "sweep", "model.name", "model.revision", "data.eval", "evaluate")
-"""Trials that differ in one of these cannot be compared; `data.eval` stands for `data.eval_*`."""
+"""Keys that no sweep may vary, because trials that differ in one of them cannot be compared.
+
+`data.eval` covers every key that begins with it."""
 
 _NO_SWEEP = "cannot be swept: its trials could not be compared"
 
 
-def validate(source: Source) -> Recipe | None:
-    """The recipe, or None with the mistakes noted in `source`."""
+def validate_recipe(source: YamlSource) -> Recipe | None:
+    """Return the recipe; None if the values are no recipe. Mistakes are recorded in `source`.
+
+    Checks between several settings run too, so that all mistakes are reported at once.
+    """
     recipe: Recipe | None = None
     try:
         recipe = Recipe.model_validate(source.data)
@@ -38,8 +43,8 @@ def validate(source: Source) -> Recipe | None:
     return recipe
 
 
-def problems(data: dict[str, Any]) -> list[tuple[KeyPath, str]]:
-    """The mistakes of plain values, each with its path; none when they are a recipe."""
+def recipe_problems(data: dict[str, Any]) -> list[tuple[KeyPath, str]]:
+    """Return the mistakes of plain values, each with its path; an empty list for a recipe."""
     try:
         Recipe.model_validate(data)
     except ValidationError as wrong:
@@ -47,19 +52,23 @@ def problems(data: dict[str, Any]) -> list[tuple[KeyPath, str]]:
     return []
 
 
-def put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """A copy of `data` with one value changed; sections on the way are made."""
+def with_value(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """Return a copy of `data` with the value at `path` replaced; missing sections are created."""
     changed = dict(data)
     if len(path) == 1:
         changed[path[0]] = value
     else:
         inner = changed.get(path[0])
-        changed[path[0]] = put(inner if isinstance(inner, dict) else {}, path[1:], value)
+        changed[path[0]] = with_value(inner if isinstance(inner, dict) else {}, path[1:], value)
     return changed
 
 
 def _mistakes(wrong: ValidationError, data: Any) -> Iterator[tuple[KeyPath, str]]:
-    """One mistake per path; of a union's errors those of the branch the value looks like."""
+    """Generate one mistake per path.
+
+    Pydantic reports an error for every branch of a union. Errors of branches that the value
+    evidently does not belong to, such as "not a list" for a mapping, are dropped.
+    """
     told: dict[KeyPath, str] = {}
     for error in wrong.errors(include_url=False):
         path, value = _follow(error, data)
@@ -70,13 +79,16 @@ def _mistakes(wrong: ValidationError, data: Any) -> Iterator[tuple[KeyPath, str]
             continue
         if path not in told:
             told[path] = _words(error, path, value)
-    if not told:  # every branch was set aside: say at least where
+    if not told:  # all errors were dropped, yet the values are no recipe
         told = {(): "is not a recipe"}
     yield from told.items()
 
 
 def _follow(error: ErrorDetails, data: Any) -> tuple[KeyPath, Any]:
-    """Pydantic's location without its names of union branches, and the value there."""
+    """Return the path of an error and the value there.
+
+    Pydantic's location contains names of union branches, which are no keys of the file.
+    """
     path: KeyPath = ()
     value: Any = data
     loc = error["loc"]
@@ -100,10 +112,10 @@ _BOUNDS = {
 
 def _words(error: ErrorDetails, path: KeyPath, value: Any) -> str:
     key = ".".join(str(part) for part in path)
-    name = dotted(path)
+    name = dotted_path(path)
     kind = error["type"]
     if kind == "extra_forbidden":
-        return keys.unknown(key, name)
+        return keys.unknown_key(key, name)
     if kind == "missing":
         return f"{name} is missing"
     if kind in _BOUNDS:
@@ -121,10 +133,10 @@ def _words(error: ErrorDetails, path: KeyPath, value: Any) -> str:
         return f"{name} is empty"
     if kind == "value_error":
         said = safe_line(error.get("ctx", {}).get("error", error["msg"]), 200)
-        return f"{name} {said}" if key in keys.leaves() else f"{name}: {said}"
+        return f"{name} {said}" if key in keys.setting_fields() else f"{name}: {said}"
     item = isinstance(path[-1], int) if path else False
-    wants = "text" if item else keys.wanted(key)
-    return f"{name} wants {wants}, not {_shown(value)}"
+    wants = "text" if item else keys.accepted_words(key)
+    return f"{name} must be {wants}, not {_shown(value)}"
 
 
 def _shown(value: Any) -> str:
@@ -141,15 +153,15 @@ def _shown(value: Any) -> str:
     return safe_line(value, 40)
 
 
-def _check_sweep(source: Source) -> None:
-    """Every swept key must be a setting, and every value one that it takes."""
+def _check_sweep(source: YamlSource) -> None:
+    """Check that every swept key is a setting that may vary, and that it accepts every value."""
     sweep = source.data.get("sweep") if isinstance(source.data, dict) else None
     parameters = sweep.get("parameters") if isinstance(sweep, dict) else None
     if not isinstance(parameters, dict):
         return
     plain = copy.copy(source.data)
     plain["sweep"] = None
-    before = {path for path, _ in problems(plain)}
+    before = {path for path, _ in recipe_problems(plain)}
     for key, values in parameters.items():
         path = ("sweep", "parameters", key)
         if refused := not_swept(key, source.data):
@@ -163,8 +175,8 @@ def _check_sweep(source: Source) -> None:
                 _check_value(source, plain, before, key, value, (*at, index))
 
 
-def _check_conditions(source: Source, recipe: Recipe) -> None:
-    """Every `when` must look at a swept list, and hold for one of its values."""
+def _check_conditions(source: YamlSource, recipe: Recipe) -> None:
+    """Check that every `when` names a swept list and can hold for one of its values."""
     parameters = recipe.sweep.parameters if recipe.sweep is not None else {}
     for key, parameter in parameters.items():
         for other, wanted in condition_of(parameter).items():
@@ -174,17 +186,17 @@ def _check_conditions(source: Source, recipe: Recipe) -> None:
                 shown = safe_line(other, 80)
                 source.wrong(path, f"{key} exists when {shown} has a value, which is not swept")
             elif values is None:
-                source.wrong(path, f"{key} looks at {other}, which is a range; list its values")
-            elif not any(meets(value, wanted) for value in values):
+                source.wrong(path, f"{key} depends on {other}, which is a range; list its values")
+            elif not any(meets_condition(value, wanted) for value in values):
                 source.wrong(path, f"{key} never exists: {other} is never {_shown(wanted)}")
     try:
-        in_order(parameters)
+        in_condition_order(parameters)
     except ValueError as circle:
         source.wrong(("sweep", "parameters"), safe_line(circle, 200))
 
 
-def _check_scores(source: Source, recipe: Recipe) -> None:
-    """A search can go by nothing that its trials do not leave."""
+def _check_scores(source: YamlSource, recipe: Recipe) -> None:
+    """Check that trials leave the scores and curves that the search and the early stopper use."""
     sweep = recipe.sweep
     if sweep is None:
         return
@@ -201,15 +213,15 @@ def _check_scores(source: Source, recipe: Recipe) -> None:
     if sweep.early_stop is not None:
         if recipe.evaluate.every is None:
             source.wrong(("sweep", "early_stop"), f"sweep.early_stop {_NO_CURVE}")
-        elif recipe.train.max_steps and (why := no_curve(recipe, recipe.train.max_steps)):
+        elif recipe.train.max_steps and (why := early_stop_problem(recipe, recipe.train.max_steps)):
             source.wrong(("sweep", "early_stop"), f"sweep.early_stop: {why}")
 
 
 _NO_CURVE = "needs a curve of held-out losses; set evaluate.every to some optimizer steps, e.g. 25"
 
 
-def no_curve(recipe: Recipe, steps: int) -> str:
-    """Why trials of so many steps would never be stopped early; empty when they can be."""
+def early_stop_problem(recipe: Recipe, steps: int) -> str:
+    """Return why trials of `steps` steps could never be stopped early; empty if they can be."""
     sweep, every = recipe.sweep, recipe.evaluate.every
     if sweep is None or sweep.early_stop is None or every is None:
         return ""
@@ -222,20 +234,23 @@ def no_curve(recipe: Recipe, steps: int) -> str:
     )
 
 
-def no_curve_for(recipe: Recipe, rows: int) -> str:
-    """The same where only the number of training rows tells how many steps there are."""
+def early_stop_problem_for(recipe: Recipe, rows: int) -> str:
+    """Return `early_stop_problem` for trials of `rows` training rows.
+
+    Used once the rows are counted, if the recipe gives epochs and not steps.
+    """
     train = recipe.train
     an_epoch = math.ceil(rows / train.rows_per_step)
-    return no_curve(recipe, train.max_steps or math.ceil(train.epochs * an_epoch))
+    return early_stop_problem(recipe, train.max_steps or math.ceil(train.epochs * an_epoch))
 
 
 def not_swept(key: str, data: dict[str, Any]) -> str:
-    """Why a key cannot be swept; empty when it can."""
+    """Return why a key cannot be swept; empty if it can."""
     shown = safe_line(key, 80)
     if key.startswith(NOT_SWEPT[4]) or key in NOT_SWEPT or key.split(".")[0] in NOT_SWEPT:
         return f"{shown} {_NO_SWEEP}"
-    if key not in keys.leaves():
-        return keys.unknown(key, shown)
+    if key not in keys.setting_fields():
+        return keys.unknown_key(key, shown)
     section = data.get("data")
     if key in ("data.train", "data.split", "data.revision") and not (
         isinstance(section, dict) and section.get("eval")
@@ -245,16 +260,21 @@ def not_swept(key: str, data: dict[str, Any]) -> str:
 
 
 def _check_value(
-    source: Source, plain: dict[str, Any], before: set[KeyPath], key: str, value: Any, path: KeyPath
+    source: YamlSource,
+    plain: dict[str, Any],
+    before: set[KeyPath],
+    key: str,
+    value: Any,
+    path: KeyPath,
 ) -> None:
-    at = keys.split(key)
-    for place, what in problems(put(plain, at, value)):
+    at = keys.split_key(key)
+    for place, what in recipe_problems(with_value(plain, at, value)):
         if place[: len(at)] == at or place not in before:
             source.wrong(path, f"as a value to try, {what}")
 
 
 def _check_range(
-    source: Source,
+    source: YamlSource,
     plain: dict[str, Any],
     before: set[KeyPath],
     key: str,

@@ -1,4 +1,4 @@
-"""Points drawn at random: each trial's own, whatever was drawn before it."""
+"""Draw points of the search space at random, each trial with a generator of its own."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import random
 from typing import Any
 
 from workbench.recipe.schema import Parameter, Range, Sweep
-from workbench.recipe.space import exists, in_order, values_of
+from workbench.recipe.space import in_condition_order, parameter_exists, values_of
 
 
-def draw(sweep: Sweep, number: int, again: int = 0) -> dict[str, Any]:
-    """Trial `number`'s point: the same for the same seed, whatever was drawn before."""
+def draw_point(sweep: Sweep, number: int, again: int = 0) -> dict[str, Any]:
+    """Draw the point of trial `number`.
+
+    The result depends on the sweep's seed, `number` and `again` (the attempt) only, so that trials
+    can be drawn in any order and after a restart.
+    """
     dice = random.Random(f"{sweep.seed}:{number}" + (f":{again}" if again else ""))
     point: dict[str, Any] = {}
-    for key, parameter in in_order(sweep.parameters).items():
-        if exists(parameter, point):
+    for key, parameter in in_condition_order(sweep.parameters).items():
+        if parameter_exists(parameter, point):
             point[key] = _drawn(parameter, dice)
     return point
 
@@ -31,11 +35,14 @@ def _within(span: Range, dice: random.Random) -> float | int:
         value = math.exp(dice.uniform(math.log(span.min), math.log(span.max)))
     else:
         value = dice.uniform(span.min, span.max)
-    return tidy(span, value)
+    return round_into_range(span, value)
 
 
-def tidy(span: Range, value: float) -> float | int:
-    """Whole where it must be, else of four digits; never outside its range."""
+def round_into_range(span: Range, value: float) -> float | int:
+    """Round a drawn number: to a whole number for an integer range, else to four digits.
+
+    The result stays inside the range.
+    """
     if span.integer:
         return min(math.floor(span.max), max(math.ceil(span.min), round(value)))
     return min(span.max, max(span.min, float(f"{value:.4g}")))

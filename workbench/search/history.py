@@ -1,23 +1,28 @@
-"""What became of a trial, as far as the search needs it."""
+"""The history of a sweep's trials, reduced to what the search uses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Fate = Literal["going", "scored", "cut", "void"]
-"""going: queued or on a card. scored: finished. cut: ended early, and so worse than what finished.
-void: it tells nothing of its settings (its card broke, its data was gone)."""
+Fate = Literal["running", "scored", "ended_early", "uninformative"]
+"""running: queued or on a card. scored: finished with a score. ended_early: counted as worse than
+every finished trial. uninformative: ended for a reason that says nothing about its settings, such
+as a broken card or missing data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class PastTrial:
+    """An earlier trial of the sweep: its settings and how it ended."""
+
     number: int
+    """Position in the sweep, from 1."""
     settings: dict[str, Any]
+    """Swept settings by dotted key."""
     fate: Fate
     score: float | None = None
-    """By the sweep's objective; of `scored` ones."""
+    """Value of the sweep's objective; set for `scored` trials."""
     step: int | None = None
-    """Of a `cut` one: its newest evaluation. None: it never came to one."""
+    """Optimizer step of the newest evaluation of an `ended_early` trial; None if it had none."""
     eval_loss: float | None = None
-    """There; down is better, whatever the objective."""
+    """Held-out loss at `step`, in nats; lower is better, whatever the objective is."""

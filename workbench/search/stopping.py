@@ -1,6 +1,7 @@
-"""When a trial is not worth its card any more: pure functions of held-out losses, down is better.
+"""Early-stopping rules, as pure functions of held-out losses; lower is better.
 
-A curve is (step, loss) at each evaluation, oldest first; a loss that is no number is None.
+A curve is a sequence of (step, loss) at each evaluation, oldest first. A loss that is not finite is
+None and counts as worse than every number.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Iterator, Sequence
 Curve = Sequence[tuple[int, float | None]]
 
 
-def reached(curve: Curve, first: int, reduction: int) -> Iterator[tuple[int, float | None]]:
-    """(step, loss) at each rung the curve has come to: its first value at or behind the rung.
+def rungs_reached(curve: Curve, first: int, reduction: int) -> Iterator[tuple[int, float | None]]:
+    """Generate (step, loss) for each rung that the curve has reached.
 
-    Rungs are at first, first × reduction, first × reduction², … optimizer steps.
+    Rungs are at first, first × reduction, first × reduction², … optimizer steps. The value of a
+    rung is the first one at or after it.
     """
     rung = first
     for step, value in curve:
@@ -24,13 +26,14 @@ def reached(curve: Curve, first: int, reduction: int) -> Iterator[tuple[int, flo
             rung *= reduction
 
 
-def goes_on(value: float | None, at_rung: Sequence[float | None], reduction: int) -> bool:
-    """Asynchronous successive halving: is it among the best 1/reduction at this rung so far?
+def survives_rung(value: float | None, at_rung: Sequence[float | None], reduction: int) -> bool:
+    """Return True if a trial is among the best 1/reduction of those that reached the rung so far.
 
-    Li et al. 2018 (arXiv 1810.05934), algorithm 2, promotes the top ⌊n/η⌋ of n that reached a rung
-    and lets the rest wait there. Here none waits: who is not among them when it arrives ends, and
-    of the first η − 1 to arrive the best goes on, as in Optuna's SuccessiveHalvingPruner. `at_rung`
-    has this trial's own value in it.
+    This is asynchronous successive halving. Li et al. 2018 (arXiv 1810.05934), algorithm 2,
+    promotes the top ⌊n/η⌋ of the n trials that reached a rung, and lets the others wait there. Here
+    no trial waits: one that is not among the best when it arrives ends, and of the first η − 1
+    arrivals the best continues, as in Optuna's SuccessiveHalvingPruner. `at_rung` includes this
+    trial's own value.
     """
     if value is None:
         return False
@@ -38,11 +41,12 @@ def goes_on(value: float | None, at_rung: Sequence[float | None], reduction: int
     return value <= ranked[max(0, len(ranked) // reduction - 1)]
 
 
-def behind_the_median(curve: Curve, finished: Sequence[float], least: int) -> bool:
-    """True when its best so far is worse than half of the finished trials were at this step.
+def is_behind_median(curve: Curve, finished: Sequence[float], least: int) -> bool:
+    """Return True if the best loss of the curve is above the median of the finished trials.
 
-    The median stopping rule (Golovin et al. 2017, Google Vizier, §3.2.2), on the values themselves
-    as in Optuna's MedianPruner. Never before `least` have finished.
+    `finished` holds the losses of finished trials at the curve's last step. This is the median
+    stopping rule (Golovin et al. 2017, Google Vizier, §3.2.2), on values and not on running means,
+    as in Optuna's MedianPruner. Always False until `least` trials have finished.
     """
     if len(finished) < least:
         return False
@@ -50,8 +54,11 @@ def behind_the_median(curve: Curve, finished: Sequence[float], least: int) -> bo
     return best > statistics.median(finished)
 
 
-def out_of_patience(curve: Curve, evaluations: int, improvement: float) -> bool:
-    """True when so many evaluations in a row were not lower than the best before, by that much."""
+def is_out_of_patience(curve: Curve, evaluations: int, improvement: float) -> bool:
+    """Return True if the last `evaluations` losses did not improve on the best before them.
+
+    A loss improves if it is lower than the best so far by more than `improvement` nats.
+    """
     best, idle = math.inf, 0
     for _, value in curve:
         better = value is not None and (best == math.inf or value < best - improvement)

@@ -1,9 +1,9 @@
-"""The Tree-structured Parzen Estimator, by Optuna. The one place that imports it.
+"""The Tree-structured Parzen Estimator of Optuna. No other module imports optuna.
 
-The study is made anew for every question, out of the history; nothing is kept in between. Two
-traps: a sampler that is rebuilt with the same seed draws the same point each time, so each trial
-has a seed of its own; and trials that are still going must stand in the study, or the next one is
-drawn where they are (constant liar).
+The study is rebuilt from the history for every proposal, so no state is kept between proposals and
+a restart changes nothing. Two consequences: a sampler that is rebuilt with the same seed draws the
+same point each time, so each trial has its own seed; and trials that are still running must be in
+the study, or the next point is drawn next to theirs (the constant-liar option).
 """
 
 from __future__ import annotations
@@ -23,25 +23,29 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from workbench.recipe.schema import Parameter, Range, Sweep
-from workbench.recipe.space import condition_of, exists, in_order, values_of
-from workbench.search.draws import tidy
-from workbench.search.history import Tried
+from workbench.recipe.space import condition_of, in_condition_order, parameter_exists, values_of
+from workbench.search.draws import round_into_range
+from workbench.search.history import PastTrial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def propose(
-    sweep: Sweep, up: bool, number: int, again: int, history: Sequence[Tried]
+def propose_point(
+    sweep: Sweep, up: bool, number: int, again: int, history: Sequence[PastTrial]
 ) -> dict[str, Any]:
-    """Trial `number`'s point; another one for each `again`."""
-    parameters = in_order(sweep.parameters)
+    """Propose the point of trial `number`; another one for each value of `again`.
+
+    `up` is True if a higher score is better. Optuna always minimises here: intermediate values are
+    losses even if the objective is an accuracy, and one study has one direction.
+    """
+    parameters = in_condition_order(sweep.parameters)
     study = optuna.create_study(direction="minimize", sampler=_sampler(sweep, number, again))
     for one in sorted(history, key=lambda one: one.number):
         study.add_trial(_frozen(one, parameters, up))
     asked = study.ask()
     point: dict[str, Any] = {}
     for key, parameter in parameters.items():
-        if exists(parameter, point):
+        if parameter_exists(parameter, point):
             point[key] = _value(parameter, _suggest(asked, key, parameter))
     return point
 
@@ -50,28 +54,31 @@ def _sampler(sweep: Sweep, number: int, again: int) -> TPESampler:
     conditional = any(condition_of(parameter) for parameter in sweep.parameters.values())
     return TPESampler(
         seed=random.Random(f"{sweep.seed}:{number}:{again}").getrandbits(32),
-        n_startup_trials=startup(sweep.trials),
-        multivariate=not conditional,  # which takes only parameters that every trial has
+        n_startup_trials=startup_trials(sweep.trials),
+        multivariate=not conditional,  # it accepts only parameters that every trial has
         constant_liar=True,
     )
 
 
-def startup(trials: int | None) -> int:
-    """Trials drawn at random before the estimator is believed: a third, from 4 to Optuna's 10."""
+def startup_trials(trials: int | None) -> int:
+    """Return the number of trials drawn at random before the estimator is used.
+
+    It is a third of all trials, at least 4 and at most 10, Optuna's default.
+    """
     return 10 if trials is None else min(10, max(4, trials // 3))
 
 
-def _frozen(one: Tried, parameters: dict[str, Parameter], up: bool) -> FrozenTrial:
+def _frozen(one: PastTrial, parameters: dict[str, Parameter], up: bool) -> FrozenTrial:
     known = {
         key: _index(parameters[key], v) for key, v in one.settings.items() if key in parameters
     }
     params = {key: value for key, value in known.items() if value is not None}
     state, score, reports = TrialState.FAIL, None, {}
-    if one.fate == "going":
+    if one.fate == "running":
         state = TrialState.RUNNING
     elif one.fate == "scored" and one.score is not None:
         state, score = TrialState.COMPLETE, -one.score if up else one.score
-    elif one.fate == "cut":
+    elif one.fate == "ended_early":
         state = TrialState.PRUNED
         if one.step is not None and one.eval_loss is not None:
             reports = {one.step: one.eval_loss}
@@ -85,7 +92,7 @@ def _frozen(one: Tried, parameters: dict[str, Parameter], up: bool) -> FrozenTri
 
 
 def _ordered(parameter: Parameter) -> list[Any] | None:
-    """The values of a list, numbers in their order; None for a range."""
+    """Return the values of a list, numbers sorted; None for a range."""
     values = values_of(parameter)
     if values is not None and _numbers(values):
         return sorted(values)
@@ -97,7 +104,11 @@ def _numbers(values: list[Any]) -> bool:
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
-    """Of a list, over its places: next to each other where they are numbers, else unordered."""
+    """Return the Optuna distribution of a parameter.
+
+    A list becomes a distribution over its indices: an integer range if its values are numbers, so
+    that the estimator knows which are neighbours, else unordered categories.
+    """
     values = _ordered(parameter)
     if values is not None:
         if _numbers(values):
@@ -126,7 +137,10 @@ def _suggest(asked: optuna.Trial, key: str, parameter: Parameter) -> Any:
 
 
 def _index(parameter: Parameter, value: Any) -> Any:
-    """What Optuna calls the value; None where it lies outside the space (an edited clone)."""
+    """Return Optuna's internal value of a setting.
+
+    None if the setting lies outside the search space, as in a clone that a person edited.
+    """
     values = _ordered(parameter)
     if values is not None:
         return values.index(value) if value in values else None
@@ -140,4 +154,4 @@ def _value(parameter: Parameter, suggested: Any) -> Any:
     if values is not None:
         return values[suggested]
     assert isinstance(parameter, Range)
-    return tidy(parameter, suggested)
+    return round_into_range(parameter, suggested)

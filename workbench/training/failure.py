@@ -20,6 +20,7 @@ from workbench.errors import (
     RecipeError,
     WorkbenchError,
 )
+from workbench.events import FailureCause
 from workbench.text import safe_line
 
 FULL_BYTES = 64 << 20
@@ -58,8 +59,7 @@ def diverged(how: str) -> Diverged:
 class Failure:
     """The classified failure of an attempt."""
 
-    cause: str
-    """One of recipe, data, model, host_memory, out_of_memory, disk_full and bug."""
+    cause: FailureCause
     reason: str
     hint: str
 
@@ -125,36 +125,36 @@ def classify(
     if is_out_of_memory(error):
         taken = f"; {peak_bytes / 2**30:.1f} GiB were taken" if peak_bytes else ""
         return Failure(
-            "out_of_memory",
+            FailureCause.OUT_OF_MEMORY,
             f"out of memory{f' in {when}' if when else ''}{taken}, {predicted_bytes / 2**30:.1f} "
             "GiB predicted",
             "the trial is retried with fewer rows at a time; if that fails, lower data.max_tokens",
         )
     if is_disk_full(error, folder):
         return Failure(
-            "disk_full",
+            FailureCause.DISK_FULL,
             "the disk is full",
             "free space on the disk of the workbench's home, then retry the trial",
         )
     if isinstance(error, WorkbenchError):
         return Failure(_cause(error), safe_line(error.what), safe_line(error.hint))
     return Failure(
-        "bug",
+        FailureCause.BUG,
         f"{type(error).__name__}: {safe_line(error, 200)}",
         "the attempt's folder holds traceback.txt; please report it",
     )
 
 
-def _cause(error: WorkbenchError) -> str:
+def _cause(error: WorkbenchError) -> FailureCause:
     for kind, cause in (
-        (RecipeError, "recipe"),
-        (DoesNotFit, "recipe"),
-        (DataError, "data"),
-        (ModelError, "model"),
-        (CheckpointError, "recipe"),
-        (Diverged, "recipe"),
-        (HostMemory, "host_memory"),
+        (RecipeError, FailureCause.RECIPE),
+        (DoesNotFit, FailureCause.RECIPE),
+        (DataError, FailureCause.DATA),
+        (ModelError, FailureCause.MODEL),
+        (CheckpointError, FailureCause.RECIPE),
+        (Diverged, FailureCause.RECIPE),
+        (HostMemory, FailureCause.HOST_MEMORY),
     ):
         if isinstance(error, kind):
             return cause
-    return "bug"
+    return FailureCause.BUG
