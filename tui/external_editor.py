@@ -1,4 +1,4 @@
-"""The terminal, lent to a person's editor: a trial as a recipe, and what was changed in it."""
+"""Editing a trial's recipe in the user's own editor, to clone it with changes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,36 @@ from workbench.errors import RecipeError, UsageError, WorkbenchError
 from workbench.service import Experiment, TrialRow
 
 
-def edited(
+def edit_settings(
     app: App[Any], row: TrialRow, experiment: Experiment, drafts: dict[int, Path]
 ) -> dict[str, Any]:
-    """The settings that differ in the text as it was left; a text with mistakes is among `drafts`
-    and opened again the next time. WorkbenchError for those, and where nothing was changed."""
-    from workbench.trial_edits import as_recipe, as_text, changed, edit, new_text
+    """Open the trial's recipe in $VISUAL or $EDITOR and return the settings that were changed.
 
-    recipe = as_recipe(experiment, row.settings)
-    begun = as_text(recipe, row.id)
+    The screen is suspended meanwhile. Text with mistakes is kept in a file named in `drafts`, by
+    trial, and opened again the next time, so that a typing error costs no work. Raises RecipeError
+    for such text, UsageError where nothing was changed, and SuspendNotSupported where the terminal
+    cannot be suspended.
+    """
+    # pydantic: 0.1 s of a start in which nobody clones
+    from workbench.trial_edits import (
+        changed_settings,
+        editable_text,
+        recipe_for_trial,
+        run_editor,
+        write_draft,
+    )
+
+    recipe = recipe_for_trial(experiment, row.settings)
+    begun = editable_text(recipe, row.id)
     path = drafts.pop(row.id, None)
-    path = path if path is not None and path.exists() else new_text(begun)
+    path = path if path is not None and path.exists() else write_draft(begun)
     with app.suspend():
-        text = edit(path, begun)
+        text = run_editor(path, begun)
     try:
-        settings = changed(recipe, text=text, file=path.name)
+        settings = changed_settings(recipe, text=text, file=path.name)
     except WorkbenchError as wrong:
         drafts[row.id] = path
-        hint = f"c and ctrl+o open your text again; it is in {path}"
+        hint = f"press c and ctrl+o to edit your text again; it is kept in {path}"
         raise RecipeError(wrong.what, hint=hint) from wrong
     path.unlink(missing_ok=True)
     if text == begun:

@@ -1,4 +1,8 @@
-"""Steering beyond a single key: what a person is asked for, and the request their words become."""
+"""Actions that need typed input: what the panel asks for, and the request the input becomes.
+
+Cloning, extending, adding and moving trials, and the limit of parallel trials. Input is parsed in
+the poller's thread, because validating settings imports pydantic and may take 0.1 s.
+"""
 
 from __future__ import annotations
 
@@ -6,113 +10,114 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from tui import present
 from tui.messages import RequestDropped
-from tui.paint import Line, plain
+from tui.paint import Line, plain_part
 from tui.poller import Question
-from tui.screens.panel import Words
+from tui.screens.panel import InputPanel
+from workbench import formatting
 from workbench.errors import UsageError
 from workbench.service import CardRow, Experiment, Service, TrialRow
 from workbench.trial import Kind
 
-WITH_WORDS = ("clone", "extend", "add", "move", "max-parallel")
-"""Verbs that a person is asked some words for."""
+TYPED_VERBS = ("clone", "extend", "add", "move", "max-parallel")
+"""Requests for which the user types something."""
 
 
-def sender(verb: str, *, undo: str = "", **args: Any) -> Question:
-    """Leave that request for the engine; `undo` is said with its answer."""
+def send_request(verb: str, *, undo: str = "", **args: Any) -> Question:
+    """Drop a request for the engine; `undo` is shown with the engine's answer."""
     return lambda service: RequestDropped(service.send(verb, **args), verb, undo=undo)
 
 
-def refusal(verb: str, row: TrialRow) -> str:
-    """Why that makes no sense for it; empty when it does."""
+def typed_refusal(verb: str, row: TrialRow) -> str:
+    """Return why `verb` is impossible for the trial; an empty string where it is possible."""
     if row.kind is Kind.BASE and verb in ("clone", "extend"):
-        return "it scores the untouched base: there is nothing to train in it"
+        return "it scores the untouched base model and trains nothing"
     if verb == "extend" and not row.state.final:
-        return f"it is {row.state}; only what has ended can be extended (c clones it)"
+        return f"it is {row.state}; only an ended trial can be extended (c clones it)"
     if verb == "move" and row.state.final:
         return f"it has ended already ({row.state})"
     return ""
 
 
-# --- what is asked ---
+# --- the panel ---
 
 
-def words_panel(
+def input_panel(
     verb: str, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
-) -> Words:
-    """The question for `verb`; `typed` is what stood there when it was refused."""
-    title, lines, first = {
+) -> InputPanel:
+    """Return the panel for `verb`; `typed` is an earlier input that was refused."""
+    title, lines, preset = {
         "clone": _clone,
         "extend": _extend,
         "add": _add,
         "move": _move,
         "max-parallel": _parallel,
     }[verb](row, experiment, cards)
-    return Words(title, lines, typed or first, offered=verb == "clone")
+    return InputPanel(title, lines, typed or preset, editor=verb == "clone")
 
 
-Asked = tuple[str, list[Line], str]
+Prompt = tuple[str, list[Line], str]
+"""A panel's title, its text, and the input it begins with."""
 
 
 def _about(row: TrialRow) -> Line:
-    settings = present.settings(row.settings) or "as in the recipe"
-    return (plain(row.experiment_name, "dim"), ("  ", ""), plain(settings))
+    settings = formatting.brief_settings(row.settings, short_keys=True) or "as in the recipe"
+    return (plain_part(row.experiment_name, "dim"), ("  ", ""), plain_part(settings))
 
 
-def _clone(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Asked:
+def _clone(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
     return (
         f"Clone trial {row.id} with",
         [
             _about(row),
             (),
-            (("lora.rank=32 train.learning_rate=1e-4", "accent"), ("  what differs", "dim")),
+            (("lora.rank=32 train.learning_rate=1e-4", "accent"), ("  settings to change", "dim")),
             (("warm=7", "accent"), ("  starts from trial 7's adapter", "dim")),
-            (("ctrl+o", "accent"), ("  opens its whole recipe in $EDITOR instead", "dim")),
+            (("ctrl+o", "accent"), ("  opens the whole recipe in $EDITOR instead", "dim")),
             (),
-            (("Other data or another model make an experiment of its own.", "dim"),),
+            (("Other data or another model make a new experiment.", "dim"),),
         ],
         "",
     )
 
 
-def _extend(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Asked:
+def _extend(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
     return (
         f"Train trial {row.id} longer by",
         [
             _about(row),
             (),
-            (("+1", "accent"), ("  an epoch     ", "dim"), ("100 steps", "accent")),
+            (("+1", "accent"), ("  one more epoch     ", "dim"), ("100 steps", "accent")),
             (),
-            (("A new trial that starts from its adapter. Weights only: optimizer", "dim"),),
-            (("and schedule begin anew.", "dim"),),
+            (("This makes a new trial that starts from the adapter's weights.", "dim"),),
+            (("Optimizer state and learning-rate schedule start from the beginning.", "dim"),),
         ],
         "+1",
     )
 
 
-def _add(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Asked:
+def _add(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
     return (
-        f"Add to {plain(experiment.name, limit=40)[0]}",
+        f"Add to {plain_part(experiment.name, limit=40)[0]}",
         [
             (("train.learning_rate=1e-4", "accent"), ("  a trial with these settings", "dim")),
-            (("4", "accent"), ("  four more of what its sweep would try", "dim")),
+            (("4", "accent"), ("  four more trials that its sweep chooses", "dim")),
         ],
         "",
     )
 
 
-def _move(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Asked:
+def _move(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
     return (
         f"Move trial {row.id} to",
         [
             (
                 (f"{number}  ", "accent"),
-                plain(present.short_uuid(card.uuid), "bold"),
+                plain_part(formatting.short_uuid(card.uuid), "bold"),
                 ("  ", ""),
-                plain(card.name, "", 30),
+                plain_part(card.name, "", 30),
                 ("  ", ""),
-                plain(_holds(card, row), "dim"),
+                plain_part(_occupancy(card, row), "dim"),
             )
             for number, card in enumerate(cards, start=1)
         ]
@@ -121,28 +126,31 @@ def _move(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> As
     )
 
 
-def _holds(card: CardRow, row: TrialRow) -> str:
+def _occupancy(card: CardRow, row: TrialRow) -> str:
     if card.trial is not None:
-        return "it is here" if card.trial == row.id else f"runs trial {card.trial}"
-    return "drained" if card.drained else "free" if card.present else "gone"
+        return "runs this trial" if card.trial == row.id else f"runs trial {card.trial}"
+    return "drained" if card.drained else "free" if card.present else "absent"
 
 
-def _parallel(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Asked:
+def _parallel(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
     now = experiment.max_parallel
     return (
-        f"Of {plain(experiment.name, limit=40)[0]}, at once at most",
+        f"Parallel trials of {plain_part(experiment.name, limit=40)[0]}",
         [(("a number, or ", "dim"), ("none", "accent"), (" for all cards", "dim"))],
         "none" if now is None else str(now),
     )
 
 
-# --- what it becomes ---
+# --- the request ---
 
 
-def asker(
+def send_typed(
     verb: str, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
 ) -> Question:
-    """Their words as a request. UsageError, or RecipeError, for what they cannot mean."""
+    """Parse the input and drop the request it stands for.
+
+    The question raises UsageError or RecipeError for input that cannot be parsed or validated.
+    """
 
     def question(service: Service) -> RequestDropped:
         args = _ARGS[verb](service, row, experiment, cards, typed.strip())
@@ -154,10 +162,10 @@ def asker(
 def _clone_args(
     service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
 ) -> dict[str, Any]:
-    from workbench.trial_edits import as_recipe, changed
+    from workbench.trial_edits import changed_settings, recipe_for_trial
 
     words, warm = _split(typed)
-    edits = changed(as_recipe(experiment, row.settings), words)
+    edits = changed_settings(recipe_for_trial(experiment, row.settings), words)
     return {"trial": row.id, "settings": edits, **warm}
 
 
@@ -166,12 +174,13 @@ def _add_args(
 ) -> dict[str, Any]:
     if typed.isascii() and typed.isdecimal():
         return {"experiment": experiment.id, "trials": int(typed)}
-    from workbench.trial_edits import as_recipe, changed
+    from workbench.trial_edits import changed_settings, recipe_for_trial
 
     words, warm = _split(typed)
-    return {"experiment": experiment.id, "settings": changed(as_recipe(experiment, {}), words)} | (
-        warm
-    )
+    return {
+        "experiment": experiment.id,
+        "settings": changed_settings(recipe_for_trial(experiment, {}), words),
+    } | (warm)
 
 
 def _extend_args(
@@ -183,7 +192,9 @@ def _extend_args(
             return {"trial": row.id, "steps": int(number)}
         return {"trial": row.id, "epochs": float(number)}
     except ValueError as wrong:
-        raise UsageError(f"{typed!r} says no length", hint="+1, or 100 steps") from wrong
+        raise UsageError(
+            f"{typed!r} is no training length", hint="type +1 for an epoch, or 100 steps"
+        ) from wrong
 
 
 def _move_args(
@@ -200,7 +211,7 @@ def _parallel_args(
     if typed == "none":
         return {"experiment": experiment.id, "limit": None}
     if not (typed.isascii() and typed.isdecimal()):
-        raise UsageError(f"{typed!r} is no number", hint="a number, or none")
+        raise UsageError(f"{typed!r} is no number", hint="type a number, or none for no limit")
     return {"experiment": experiment.id, "limit": int(typed)}
 
 
@@ -214,11 +225,11 @@ _ARGS = {
 
 
 def _split(typed: str) -> tuple[list[str], dict[str, int | None]]:
-    """Settings as the command line takes them, and the warm start among them."""
+    """Return the settings as the command line takes them, and the arguments of a warm start."""
     try:
         words = shlex.split(typed)
     except ValueError as open_quote:
-        raise UsageError(f"{typed!r} has a quote that does not end") from open_quote
+        raise UsageError(f"{typed!r} has an opening quote without a closing one") from open_quote
     settings = [word for word in words if not word.startswith("warm=")]
     warm = [word.removeprefix("warm=") for word in words if word.startswith("warm=")]
     if not warm:
@@ -226,5 +237,7 @@ def _split(typed: str) -> tuple[list[str], dict[str, int | None]]:
     if warm[-1] == "none":
         return settings, {"warm_trial": None}
     if not (warm[-1].isascii() and warm[-1].isdecimal()):
-        raise UsageError(f"warm={warm[-1]} names no trial", hint="warm=7, or warm=none")
+        raise UsageError(
+            f"warm={warm[-1]} names no trial", hint="type warm=7, or warm=none for a fresh adapter"
+        )
     return settings, {"warm_trial": int(warm[-1])}

@@ -44,7 +44,7 @@ LIVE = frozenset({State.STARTING, State.RUNNING})
 
 
 class DesiredState(StrEnum):
-    """What a person wants of a trial; `settle` works until it is so."""
+    """The state that a person has requested for a trial; `reconcile` works towards it."""
 
     RUN = "run"
     PAUSE = "pause"

@@ -19,7 +19,7 @@ from workbench.recipe import Recipe, apply_settings, read_recipe, settings_of, t
 from workbench.store.rows import Experiment
 
 
-def trial_recipe(experiment: Experiment, settings: Mapping[str, object]) -> Recipe:
+def recipe_for_trial(experiment: Experiment, settings: Mapping[str, object]) -> Recipe:
     """Return the recipe of a trial with these `settings`, without the experiment's sweep."""
     whole = Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
     return apply_settings(whole, settings)

@@ -539,4 +539,4 @@ def test_every_code_is_somebodys_fault_and_has_words() -> None:
         assert xid.describe(code).startswith(f"Xid {code}")
         assert xid.repair_hint(code)
         if xid.breaks_context(code):
-            assert xid.classify(code) is xid.Fault.PROGRAM
+            assert xid.blamed_part(code) is xid.Fault.PROGRAM

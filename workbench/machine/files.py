@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+FULL_BYTES = 64 << 20
+"""A disk with fewer free bytes counts as full. torch.save reports a full disk as a failed
+assertion, so an error alone does not show it."""
 
 
 def sync_path(path: Path) -> None:
@@ -23,6 +29,35 @@ def free_bytes(folder: Path) -> int:
     """
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
+
+
+def disk_is_full(folder: Path) -> bool:
+    """Return True if the disk of `folder`, or of its nearest existing parent, is full.
+
+    A disk without free inodes is full, too.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < FULL_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
+
+
+def has_room(folder: Path, need_bytes: int = 1 << 20) -> bool:
+    """Return True where this user can write to the folder's disk, with `need_bytes` left.
+
+    Writes 64 KiB to an unnamed file, because a quota does not show in the free bytes. Errors other
+    than a full disk or quota count as room: they have reports of their own.
+    """
+    try:
+        if free_bytes(folder) < need_bytes:
+            return False
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(1 << 16))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as refused:
+        return refused.errno not in (errno.ENOSPC, errno.EDQUOT)
+    return True
 
 
 def fresh_folder(folder: Path) -> Path:

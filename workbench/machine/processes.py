@@ -24,6 +24,11 @@ KEEPER = "WORKBENCH_KEEPER"
 """Environment variable of the loop: pid of the keeper that the loop may not outlive."""
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
+EXIT_NO_ROOM = 75
+"""Exit code of a loop that found a full disk (EX_TEMPFAIL of sysexits.h): no crash."""
+EXIT_RAY_LOST = 76
+"""Exit code of a loop whose Ray head lost its node: head and loop start again, nobody is blamed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -36,14 +41,34 @@ class Identity:
     """Start time in clock ticks since boot: proc(5), field 22."""
 
 
-def identify_process(pid: int) -> Identity | None:
-    """Return the identity of `pid`; None where no such process exists or only its zombie."""
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """The facts of /proc/<pid>/stat that the workbench uses."""
+
+    identity: Identity
+    state: str
+    """One letter, proc(5): R, S, D run; T is stopped by a signal, t by a debugger."""
+    parent: int
+    group: int
+    """Process group. Ray's own processes share that of the head; each worker has its own."""
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """Return the facts about `pid`; None where no such process exists or only its zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     fields = stat[stat.rindex(")") + 2 :].split()  # proc(5): fields from the third on
-    return None if fields[0] in "ZX" else Identity(pid, int(fields[19]))
+    if fields[0] in "ZX":
+        return None
+    return ProcessStat(Identity(pid, int(fields[19])), fields[0], int(fields[1]), int(fields[2]))
+
+
+def identify_process(pid: int) -> Identity | None:
+    """Return the identity of `pid`; None where no such process exists or only its zombie."""
+    found = read_stat(pid)
+    return None if found is None else found.identity
 
 
 def is_alive(identity: Identity) -> bool:
@@ -66,6 +91,20 @@ def find_marked(unit: str) -> list[int]:
         for pid, session in sessions.items()
         if (pid in named or session in ours) and identify_process(pid) is not None
     ]
+
+
+def find_home_units(root: Path) -> set[str]:
+    """Return the units whose processes live and were started for the home `root`.
+
+    Includes that of the card sampler. Costs about 5 ms for each hundred processes of the machine.
+    """
+    home, units = f"WORKBENCH_HOME={root}".encode(), set()
+    mark = f"{MARK}=".encode()
+    for pid in _sessions():
+        environ = _environ(pid)
+        if home in environ:
+            units |= {v.removeprefix(mark).decode() for v in environ if v.startswith(mark)}
+    return units - {""}
 
 
 def _sessions() -> dict[int, int]:

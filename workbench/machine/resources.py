@@ -5,7 +5,11 @@ Functions with a `root` read `proc` and `sys` below it, so that tests can lay ou
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import resource
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -21,6 +25,22 @@ def available_memory(root: Path = Path("/")) -> int:
     # The kernel counts cached files as used by the container, yet drops them on demand.
     taken = (_container(root, "memory.current") or 0) - _file_cache(root)
     return free if limit is None else max(0, min(free, limit - max(0, taken)))
+
+
+def resident_bytes() -> int:
+    """Return the resident bytes of this process, or their peak if there is no /proc."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def release_free_memory() -> None:
+    """Return memory that this process has freed, but still holds, to the operating system."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # only glibc has malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def usable_cores() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from workbench.machine.files import sync_path
 
 
-def stage(target: Path) -> Path:
+def stage_folder(target: Path) -> Path:
     """Create an empty folder beside `target`, to be filled and then published.
 
     It lies on the same disk, so that publishing is a rename. A leftover of a killed process is
@@ -23,7 +23,7 @@ def stage(target: Path) -> Path:
     return staging
 
 
-def publish(staging: Path, target: Path, *, replace: bool = True) -> None:
+def publish_folder(staging: Path, target: Path, *, replace: bool = True) -> None:
     """Flush every file, rename the folder to `target`, and flush the parent folder.
 
     With `replace` an existing `target` is removed. Without it, raises OSError if `target` exists
@@ -46,10 +46,10 @@ def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
 
     An exception in the block removes the folder and leaves an existing `target` untouched.
     """
-    staging = stage(target)
+    staging = stage_folder(target)
     try:
         yield staging
-        publish(staging, target, replace=replace)
+        publish_folder(staging, target, replace=replace)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

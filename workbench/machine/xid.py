@@ -63,7 +63,7 @@ _BROKEN_CONTEXT = frozenset({8, 13, 31, 32, 43, 69, 94, 109})
 also follows a kill."""
 
 
-def classify(code: int) -> Fault:
+def blamed_part(code: int) -> Fault:
     """Return the part at fault. An unknown code counts as the card's fault, because a missing card
     costs less than results that cannot be trusted."""
     if code in _PROGRAM:

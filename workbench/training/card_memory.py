@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import resource
-
 from workbench.machine.cards import CAP_SLACK_BYTES, Card
+from workbench.machine.resources import resident_bytes
 
 MAX_CONTEXT_BYTES = 1 << 30
 """An upper bound of a CUDA context with this stack's kernels; bytes above it belong to others."""
@@ -63,12 +61,3 @@ class Meter:
             import torch
 
             torch.cuda.empty_cache()
-
-
-def resident_bytes() -> int:
-    """Return this process's resident bytes; where /proc is missing, their peak."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

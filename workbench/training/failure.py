@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +20,9 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.events import FailureCause
+from workbench.machine.files import disk_is_full
 from workbench.text import safe_line
 
-FULL_BYTES = 64 << 20
-"""A disk with fewer free bytes counts as full: torch.save reports a full disk as a failed
-assertion, so the error alone does not show it."""
 _NO_MEMORY = re.compile(
     r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|DefaultCPUAllocator: can't allocate memory", re.I
 )
@@ -102,10 +99,7 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
         return True
     if isinstance(error, WorkbenchError):
         return False
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize < FULL_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
+    return disk_is_full(folder)
 
 
 def classify(

@@ -5,8 +5,6 @@ Without the wait the kernel or Ray's memory monitor would end another trial's wo
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +13,7 @@ from pathlib import Path
 from workbench.errors import DoesNotFit, HostMemory
 from workbench.footprint import Plan
 from workbench.machine.locks import Lock
-from workbench.machine.resources import available_memory, total_memory
+from workbench.machine.resources import available_memory, release_free_memory, total_memory
 from workbench.training.control import Control, Emit
 
 GIB = 1 << 30
@@ -144,10 +142,3 @@ def loading_bytes(plan: Plan, device: str, path: str) -> int:
         return max(0, plan.predicted_bytes - plan.buckets.get("context", 0))
     sizes = [file.stat().st_size for file in Path(path).glob("*.safetensors")]
     return PROCESS_BYTES + min(sum(sizes) or IN_FLIGHT_BYTES, IN_FLIGHT_BYTES)
-
-
-def release_free_memory() -> None:
-    """Return freed memory that this process still holds to the operating system."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # only glibc has malloc_trim
-        ctypes.CDLL(None).malloc_trim(0)

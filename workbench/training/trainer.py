@@ -31,8 +31,8 @@ from workbench.training.rehearsal import (
     worst_batches,
 )
 from workbench.training.row_order import EpochOrder, MetricWindow
-from workbench.training.step import Lever, Rows
-from workbench.training.step.in_trainer import StepTraining, collate, options_from
+from workbench.training.step import Optimization, Rows
+from workbench.training.step.in_trainer import StepTraining, collate_rows, options_from
 from workbench.training.training_arguments import TrainingContext, sft_config
 
 DIVERGENCE_FACTOR, MIN_START_LOSS = 10, 0.1
@@ -84,7 +84,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=sft_config(context),
-            data_collator=collate,
+            data_collator=collate_rows,
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[StepBoundary(context)],
@@ -95,7 +95,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         self.step_options = options_from(context.plan, context.recipe)
         self.window = MetricWindow(context.device)
         self._start_loss: float | None = None
-        self._reported: list[Lever] = []
+        self._reported: list[Optimization] = []
         self._rehearsed = False
 
     def run(self, found: Checkpoint | None, begin: Callable[[int], None]) -> tuple[int, bool]:
@@ -258,13 +258,12 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         """
         assert self.step is not None
         self.step.measured()
-        levers = self.step.levers()
-        for lever in levers:
-            if lever not in self._reported:
-                level = "debug" if lever.on else "info"
-                text = f"{lever.name}: {lever.why}" if lever.on else f"no {lever.name}: {lever.why}"
-                self.context.emit("log", level=level, text=text)
-        self._reported = levers
+        optimizations = self.step.optimizations()
+        for optimization in optimizations:
+            if optimization not in self._reported:
+                name = optimization.name if optimization.on else f"no {optimization.name}"
+                self.context.emit("log", level="debug", text=f"{name}: {optimization.why}")
+        self._reported = optimizations
 
     # -- held-out loss
 
@@ -299,7 +298,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
     def _commit(self, sums: dict[str, float]) -> None:
         step = int(self.state.global_step)
         checkpoints, belongs = self.context.checkpoints, self.context.belongs
-        staged = staging.stage(checkpoint.folder_of(checkpoints, step))
+        staged = staging.stage_folder(checkpoint.folder_of(checkpoints, step))
         try:
             self._fill(staged)
             done = checkpoint.commit(staged, checkpoints, step=step, belongs=belongs, window=sums)

@@ -11,14 +11,15 @@ from typing import Any
 
 from workbench.assignment import Assignment
 from workbench.errors import Diverged
-from workbench.events import AttemptEnd, EventWriter, Outcome
+from workbench.events import AttemptEnd, EventWriter, FailureCause, Outcome
 from workbench.machine.cards import Card
+from workbench.machine.resources import release_free_memory
 from workbench.redact import redact
 from workbench.training import failure, libraries
 from workbench.training.attempt import AttemptRun
 from workbench.training.card_memory import Meter
 from workbench.training.control import Control, Emit
-from workbench.training.host_memory import MemoryMonitor, release_free_memory
+from workbench.training.host_memory import MemoryMonitor
 from workbench.training.model.base import ResidentBase
 
 
@@ -50,7 +51,7 @@ def run_attempt(
             raise failure.CardLost(lost, hint="it is tried again in a new process") from error
         end = _failed(error, assignment, control, meter)
         _forget_frames(error)
-        if end.cause == "out_of_memory":  # so that the next attempt begins on an empty card
+        if end.cause == FailureCause.OUT_OF_MEMORY:  # the next attempt needs an empty card
             resident.release()
         gc.collect()
     if control.short_of_memory:

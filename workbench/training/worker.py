@@ -21,8 +21,9 @@ from workbench.fleet import Halt, Phase
 from workbench.home import Home
 from workbench.machine.cards import Card
 from workbench.machine.locks import Lock, lock_holder
+from workbench.machine.resources import resident_bytes
 from workbench.training import failure
-from workbench.training.card_memory import Meter, resident_bytes
+from workbench.training.card_memory import Meter
 from workbench.training.control import Control
 from workbench.training.libraries import import_libraries
 

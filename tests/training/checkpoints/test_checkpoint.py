@@ -19,7 +19,7 @@ BELONGS = Provenance(
 
 
 def staged(folder: Path, step: int) -> Path:
-    made = staging.stage(checkpoint.folder_of(folder, step))
+    made = staging.stage_folder(checkpoint.folder_of(folder, step))
     (made / checkpoint.WEIGHTS).write_bytes(b"w" * 1000)
     (made / "optimizer.pt").write_bytes(bytes([step]) * 500)
     return made

@@ -43,11 +43,11 @@ def clone_command(
     as_data: Json = False,
 ) -> None:
     """Run a trial again with other settings, as a new one."""
-    from workbench.trial_edits import changed_settings, trial_recipe
+    from workbench.trial_edits import changed_settings, recipe_for_trial
 
     service = Service()
     found = service.trial(trial)
-    recipe = trial_recipe(found.experiment, found.trial.settings)
+    recipe = recipe_for_trial(found.experiment, found.trial.settings)
     edits = changed_settings(recipe, settings or [])
     if edit:
         edits = _edited(trial, recipe, settings or [])
@@ -158,9 +158,9 @@ def add_command(
     if trials is not None:
         _ask(service, "add", as_data, experiment=experiment, trials=trials)
         return
-    from workbench.trial_edits import changed_settings, trial_recipe
+    from workbench.trial_edits import changed_settings, recipe_for_trial
 
-    edits = changed_settings(trial_recipe(service.experiment(experiment), {}), settings or [])
+    edits = changed_settings(recipe_for_trial(service.experiment(experiment), {}), settings or [])
     warm = None if warm_start is None else _trial_or_none(warm_start)
     _ask(service, "add", as_data, experiment=experiment, settings=edits, warm_trial=warm)
 

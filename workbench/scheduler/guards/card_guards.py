@@ -57,7 +57,7 @@ def _judge(context: TickContext, before: CardRow | None, row: CardRow) -> None:
     """Report what happened to the card since, and quarantine it when it failed."""
     store = context.store
     for code in fresh_xids(before, row):
-        level = "info" if xid.classify(code) is xid.Fault.NOTICE else "warning"
+        level = "info" if xid.blamed_part(code) is xid.Fault.NOTICE else "warning"
         store.note("xid", f"card {row.uuid}: {xid.describe(code)}", level=level)
     if before is not None and before.lost and not row.lost:
         still = "; it is still quarantined" if row.quarantined else ""
@@ -81,7 +81,7 @@ def fresh_xids(before: CardRow | None, now: CardRow) -> list[int]:
 def card_failure(before: CardRow | None, now: CardRow) -> str:
     """Return why the card cannot be trusted any more, with what to do; empty while it can."""
     for code in fresh_xids(before, now):
-        if xid.classify(code) is xid.Fault.CARD:
+        if xid.blamed_part(code) is xid.Fault.CARD:
             return f"{xid.describe(code)}; {xid.repair_hint(code)}"
     errors = (now.ecc_errors or 0) - ((before.ecc_errors if before else None) or 0)
     if errors > 0:

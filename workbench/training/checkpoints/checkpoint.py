@@ -92,7 +92,7 @@ def commit(
     text = json.dumps({**body, "sha256": json_digest(body)}, indent=1)
     (staged / COMMIT).write_text(text, encoding="utf-8")
     fault_points.at("checkpoint.before_rename", staged / WEIGHTS)
-    staging.publish(staged, folder_of(checkpoints, step))
+    staging.publish_folder(staged, folder_of(checkpoints, step))
     fault_points.at("checkpoint.after_rename", folder_of(checkpoints, step) / WEIGHTS)
     remove_old(checkpoints)
     return _read(folder_of(checkpoints, step))

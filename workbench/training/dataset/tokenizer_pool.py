@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import DataError
 from workbench.machine.processes import die_with_parent
+from workbench.machine.resources import usable_cores
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.rendering import Renderer, Tokens
 from workbench.training.dataset.row_parser import RowParser
@@ -31,7 +31,7 @@ def spare_processes() -> int:
 
     Training and the engine use the other half.
     """
-    return max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) // 2))
+    return max(1, min(MOST_PROCESSES, usable_cores() // 2))
 
 
 class TokenizerPool:
@@ -43,7 +43,7 @@ class TokenizerPool:
     def __init__(
         self, parser: RowParser, tokenizer: PreTrainedTokenizerBase, *, processes: int
     ) -> None:
-        self.renderer = Renderer(tokenizer, parser.loss_on)
+        self.renderer = Renderer(tokenizer, parser.loss_on, chats=parser.chats)
         self._parser, self._tokenizer, self._processes = parser, tokenizer, processes
 
     def tokens(self, rows: Iterable[DataRow]) -> Iterator[tuple[DataRow, Tokens]]:
@@ -89,7 +89,7 @@ _joined: list[tuple[RowParser, Renderer]] = []
 
 def _join(tokenizer: PreTrainedTokenizerBase, parser: RowParser) -> None:
     die_with_parent()
-    _joined.append((parser, Renderer(tokenizer, parser.loss_on)))
+    _joined.append((parser, Renderer(tokenizer, parser.loss_on, chats=parser.chats)))
 
 
 def _render(rows: list[DataRow]) -> _Made:

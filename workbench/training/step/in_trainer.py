@@ -1,7 +1,7 @@
-"""The step inside TRL's life cycle: what a Trainer overrides to train with it.
+"""The step inside TRL's life cycle: the methods that a Trainer overrides to train with it.
 
 `class TrialTrainer(StepTraining, SFTTrainer)`: data preparation, order, callbacks, schedules,
-checkpoints and resume stay the Trainer's. It must be configured with `step_config()`: whole
+checkpoints and resume stay the Trainer's. It has to be configured with `step_config()`: whole
 optimizer batches, no mixed precision and no clipping of its own.
 """
 
@@ -15,15 +15,19 @@ from torch import Tensor
 from workbench.footprint.plan import Plan
 from workbench.recipe.schema import Recipe
 from workbench.training.step.options import StepOptions
-from workbench.training.step.rows import Rows, collate
+from workbench.training.step.rows import Rows, collate_rows
 from workbench.training.step.step import Step
 
 MICRO_STEPS_AT_MOST = 1 << 10
-"""Of one optimizer batch; numbers of micro-steps are that far apart from step to step."""
+"""Micro-steps of one optimizer batch at most: their numbers are that far apart between steps."""
 
 
 def step_config(rows_per_step: int) -> dict[str, Any]:
-    """What SFTConfig has to say so that the step decides: whole batches, precision, clipping."""
+    """Return the arguments of SFTConfig that leave batches, precision and clipping to the step.
+
+    Gradient accumulation is 1: the Trainer hands over whole optimizer batches, and the step cuts
+    them, so data order and loss never depend on the card.
+    """
     return {
         "per_device_train_batch_size": rows_per_step,
         "gradient_accumulation_steps": 1,
@@ -35,7 +39,7 @@ def step_config(rows_per_step: int) -> dict[str, Any]:
 
 
 def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
-    """The step's options as plan and recipe say."""
+    """Return the step's options: what the card decides from the plan, the rest from the recipe."""
     train = recipe.train
     return StepOptions(
         precision=plan.precision,
@@ -46,7 +50,7 @@ def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
         recompute_layers=plan.recompute_layers,
         long_recompute_layers=plan.long_recompute_layers,
         offload=plan.offload,
-        resident_layers=plan.resident_layers,
+        dequantised_layers=plan.dequantised_layers,
         learning_rate=train.learning_rate,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
@@ -57,8 +61,9 @@ def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
 
 
 class StepTraining:
-    """Mixin that stands before the Trainer; set `step_options` before train() and pass
-    `data_collator=collate`.
+    """A mixin that stands before the Trainer.
+
+    Set `step_options` before train(), and pass `data_collator=collate_rows`.
     """
 
     step_options: StepOptions
@@ -67,11 +72,12 @@ class StepTraining:
     model: Any
     state: Any
     loss_is_scaled_for_ga = True
+    """The Trainer's flag that the loss is a mean over the whole batch already."""
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Makes the step, after everything has wrapped the model; its optimizer is the Trainer's.
+        """Make the step, after everything has wrapped the model, and return its optimizer.
 
-        Loading a checkpoint after this is right: weights and state are copied in place.
+        A checkpoint may be loaded after this: weights and state are copied in place.
         """
         if self.step is None:
             self.step = Step(self.model, self.step_options)
@@ -79,8 +85,10 @@ class StepTraining:
         return self.step.optimizer
 
     def training_step(self, model: Any, inputs: Rows, num_items_in_batch: Any = None) -> Tensor:
-        """The batch's mean loss; its micro-steps are numbered from the optimizer step's number, so
-        a resumed trial draws the same masks whatever the optimizer keeps.
+        """Return the batch's mean loss in nats per target token, a scalar on the card.
+
+        Micro-steps are numbered from the optimizer step's number, so that a resumed trial draws the
+        same dropout masks, whatever the optimizer keeps.
         """
         step = self.step
         assert step is not None
@@ -88,7 +96,7 @@ class StepTraining:
         return step.forward_backward(inputs)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Before clipping; a tensor on the card, read only when a log line is due."""
+        """Return the norm before clipping, on the card; it is read when a log line is due."""
         assert self.step is not None
         return self.step.optimizer.norm
 
@@ -96,7 +104,8 @@ class StepTraining:
         return sum(rows.targets for rows in batch_samples)
 
     def floating_point_ops(self, inputs: Rows) -> int:
+        """Return 0: the Trainer would estimate operations from a padded batch."""
         return 0
 
 
-__all__ = ["StepTraining", "collate", "options_from", "step_config"]
+__all__ = ["StepTraining", "collate_rows", "options_from", "step_config"]
