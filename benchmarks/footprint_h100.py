@@ -4,11 +4,11 @@
     python benchmarks/footprint_h100.py --rehearse     (tiny models, any machine, nothing measured)
 
 Each case trains an adapter on a base of random weights with the real step: two eager micro-steps,
-then captured ones, the smaller size before the larger, as rows come. Measured is what PyTorch's
-allocator reserved at most, the base included; the CUDA context is told apart (`context_bytes`: what
-the card has lost beside it; not told with --jobs, when others share the card). Each model has a
-process of its own, as it has in a worker: what one leaves in the allocator is not the next one's.
-Written to --out after every model; a case that runs out of memory is noted and the next one begun.
+then captured ones, the smaller size before the larger, as rows come. Measured bytes are the most
+that PyTorch's allocator reserved, base included. The CUDA context is reported separately
+(`context_bytes`: what the card has lost besides; not with --jobs, when cases share the card). Each
+model has a process of its own, as in a worker, so that no case inherits an allocator's leftovers.
+Results are written to --out after every model; a case that runs out of memory is noted and skipped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nf4_model import SHAPES, make_nf4_model, measures
 from peft import LoraConfig, get_peft_model
 
 from workbench.footprint import ModelShape
-from workbench.footprint.buckets import Run, predict
+from workbench.footprint.peak.buckets import Run, predict
 from workbench.recipe.schema import Recipe
 from workbench.training.step import Step, StepOptions, collate_rows
 
@@ -43,17 +43,17 @@ CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
 ALL = 1_000
 SOME = -1
-"""Layers that recompute: half of them."""
+"""Stands for recomputing half of the layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One run."""
+    """One way to run the step, whose peak is predicted and measured."""
 
     shape: str
     tokens: int
     longest: int = 2_048
-    """Tokens of a row at most."""
+    """Tokens of the longest row."""
     recompute: int = 0
     offload: bool = False
     resident: int = 0
@@ -63,7 +63,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Of each model the most telling first; those of one model and rank lie together."""
+    """Yield the cases, grouped by model and rank; the most informative of a model come first."""
     big = Case(shape="8b", tokens=2_048)
     yield big
     yield replace(big, recompute=ALL)
@@ -114,7 +114,7 @@ def cases() -> Iterator[Case]:
 
 
 class Bench:
-    """One base on the card, lent to one case after another."""
+    """A base on the card, which one case after another uses."""
 
     def __init__(self, case: Case, *, tiny: bool) -> None:
         self.tiny = tiny

@@ -49,10 +49,11 @@ from transformers import AttentionInterface, PrinterCallback, TrainerCallback, s
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from workbench.footprint import choose_plan
+from workbench.footprint import plan_trial
+from workbench.footprint.row_lengths import Lengths
 from workbench.machine.cards import Card
 from workbench.recipe.schema import Recipe
-from workbench.training.step import LEVERS, StepOptions, collate
+from workbench.training.step import OPTIMIZATIONS, StepOptions, collate_rows
 from workbench.training.step.attention import KERNELS, interface
 from workbench.training.step.in_trainer import StepTraining, step_config
 
@@ -67,8 +68,8 @@ TOLD = slice(22, 30)
 DROPOUT = 0.05
 """Of all but the peer, whose fast path has none."""
 PLANNED = (
-    "tokens_per_micro", "recompute_layers", "long_recompute_layers", "offload", "resident_layers",
-    "optimizer",
+    "tokens_per_micro", "recompute_layers", "long_recompute_layers", "offload",
+    "dequantised_layers", "optimizer",
 )  # fmt: skip
 """What a plan decides of the step, and its options tell."""
 HEADER = 48
@@ -288,7 +289,7 @@ class Bench:
             result.loss = statistics.mean(result.losses[TOLD] or result.losses)
             if (step := getattr(trainer, "step", None)) is not None:
                 result.notes["plan"] = {key: getattr(step.options, key) for key in PLANNED}
-                result.notes["levers"] = {lever.name: lever.why for lever in step.levers()}
+                result.notes["levers"] = {optimization.name: optimization.why for optimization in step.optimizations()}
                 result.notes["host_ms"] = round(1000 * statistics.median(trainer.host_s), 2)
                 result.notes["graphs"] = step._runner.captured
                 result.notes["skipped"] = float(step.optimizer.skipped)
@@ -400,7 +401,8 @@ def planned(bench: Bench, gib: int, *, read: bool) -> dict[str, Any]:
     card = Card(uuid="GPU-0", kind="cuda", name="planned", total_bytes=gib << 30, capability=(8, 6))
     config = measures(bench.shape)
     sample = lengths if read else None
-    plan = choose_plan(recipe, config, card, longest=max(lengths), sample=sample)
+    rows: Lengths = {"longest": max(lengths), "sample": sample, "scored": None}
+    plan = plan_trial(recipe, config, card, lengths=rows)
     return {key: getattr(plan, key) for key in PLANNED}
 
 
@@ -414,7 +416,7 @@ def workbench(
         trainer = Workbench(
             model=model,
             args=SFTConfig(**common(setting, total), **step_config(setting.rows)),
-            data_collator=collate,
+            data_collator=collate_rows,
             train_dataset=bench.rows,
             processing_class=Tokenizer.load(),
         )
@@ -444,7 +446,7 @@ CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
     "d-offload": workbench(recompute_layers=10_000, optimizer="adamw_8bit", offload=True),
     "d-16bit": workbench(dequantised_layers=10_000),
     "d-t4": workbench(precision="fp16", pretend_capability=(7, 5)),
-    **{f"e-{lever}": workbench(card_gib=24, off=frozenset({lever})) for lever in LEVERS},
+    **{f"e-{optimization}": workbench(card_gib=24, off=frozenset({optimization})) for optimization in OPTIMIZATIONS},
 }
 FP16 = frozenset({"d-t4"})
 """Contestants whose base is of that precision."""

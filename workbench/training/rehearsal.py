@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 
 from workbench.training.step import Rows, Step
-from workbench.training.step.in_trainer import collate
+from workbench.training.step.in_trainer import collate_rows
 
 CAPTURED_AFTER = 3
 """Passes until a CUDA graph has been captured and replayed; the first two warm libraries up."""
@@ -64,7 +64,7 @@ def worst_batches(rows: Dataset, size: int, tokens: int) -> list[Rows]:
         left -= min(left, length)
         filled.append(row)
     longer = len(whole[0]["input_ids"]) > tokens
-    return [collate(batch) for batch in ([filled, whole] if longer else [filled])]
+    return [collate_rows(batch) for batch in ([filled, whole] if longer else [filled])]
 
 
 @contextmanager

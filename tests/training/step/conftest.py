@@ -12,10 +12,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workbench.training.model.adapter import outside_language_model
-from workbench.training.step import Rows, Step, StepOptions, collate, triton_ops
-from workbench.training.step.masks import hashed_mask, inverse, keep_mask, keys_for
-from workbench.training.step.rows import IGNORE, examples_of
+from workbench.training.model.targets import outside_language_model
+from workbench.training.step import Rows, Step, StepOptions, collate_rows
+from workbench.training.step.kernels import triton_support
+from workbench.training.step.kernels.masks import hashed_mask, keep_mask, keep_scale, mask_keys
+from workbench.training.step.rows import IGNORE, split_examples
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PHI_LINEARS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
@@ -85,7 +86,7 @@ def rows() -> Rows:
         ids = torch.randint(3, 97, (length,), generator=chance).tolist()
         hidden = length // 2 if index % 2 else 0
         examples.append({"input_ids": ids, "labels": [IGNORE] * hidden + ids[hidden:]})
-    return collate(examples)
+    return collate_rows(examples)
 
 
 class KnownDropout(nn.Module):
@@ -109,7 +110,7 @@ def plain_gradients(model: PeftModel, rows: Rows, drops: list[KnownDropout]) -> 
     """(loss, gradients by name) by plain transformers and PEFT, one row at a time."""
     model.train()
     total, at = 0.0, 0
-    for example in examples_of(rows):
+    for example in split_examples(rows):
         for drop in drops:
             drop.at = at
         ids, labels = (torch.tensor([example[key]]) for key in ("input_ids", "labels"))
@@ -130,21 +131,23 @@ def with_known_masks(model: PeftModel, step: Step, rows: Rows) -> list[KnownDrop
     """Puts the masks that the step will draw in its first micro-step into PEFT's modules."""
     assert step._fused is not None
     sites = torch.arange(step._fused.sites)
-    keys_S2 = keys_for(torch.tensor(step.options.seed), torch.tensor(0), sites)
+    keys_S2 = mask_keys(torch.tensor(step.options.seed), torch.tensor(0), sites)
     drops = []
-    hashed = triton_ops.usable(step.device)
+    hashed = triton_support.is_usable(step.device)
     for group in step._fused.groups:
         for stack in group.stacks:
-            for field, (index, low) in enumerate(zip(stack.members, stack.lows, strict=True)):
-                if low.dropout == 0:
+            for field, (index, adapter) in enumerate(
+                zip(stack.members, stack.adapters, strict=True)
+            ):
+                if adapter.dropout == 0:
                     continue
                 module: Any = group.projections[index].module
                 shape = (rows.tokens, module.get_base_layer().in_features)
                 if hashed:  # the kernels take three masks from one key
-                    mask = hashed_mask(shape, keys_S2[stack.site], low.dropout, field)
+                    mask = hashed_mask(shape, keys_S2[stack.site], adapter.dropout, field)
                 else:
-                    mask = keep_mask(shape, keys_S2[low.site], low.dropout)
-                share = 1 - 1 / inverse(low.dropout) if hashed else low.dropout
+                    mask = keep_mask(shape, keys_S2[adapter.site], adapter.dropout)
+                share = 1 - 1 / keep_scale(adapter.dropout) if hashed else adapter.dropout
                 drops.append(KnownDropout(mask, share))
                 module.lora_dropout["default"] = drops[-1]
     return drops
@@ -160,7 +163,7 @@ def assert_same_gradients(model: PeftModel, rows: Rows, step: Step) -> None:
     plain_loss, plain = plain_gradients(model, rows, drops)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     assert ours.keys() == plain.keys()
-    limit = 3e-5 if triton_ops.usable(step.device) else 1e-5  # kernels sum in another order
+    limit = 3e-5 if triton_support.is_usable(step.device) else 1e-5  # kernels sum in another order
     for name, grad in plain.items():
         error = (ours[name] - grad).norm() / grad.norm().clamp(min=1e-12)
         assert float(error) < limit, name

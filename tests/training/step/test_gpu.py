@@ -13,8 +13,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.training.step.conftest import LINEARS
-from workbench.training.step import Rows, Step, StepOptions, collate
-from workbench.training.step.attention import KERNELS
+from workbench.training.step import Rows, Step, StepOptions, collate_rows
+from workbench.training.step.attention.implementations import IMPLEMENTATIONS
 from workbench.training.step.rows import IGNORE
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
@@ -42,7 +42,7 @@ def model(dtype: torch.dtype = torch.bfloat16, dropout: float = 0.0) -> Any:
 def long_rows() -> Rows:
     chance = torch.Generator().manual_seed(1)
     rows = [torch.randint(3, 2000, (n,), generator=chance).tolist() for n in (130, 7, 221, 64)]
-    return collate([{"input_ids": ids} for ids in rows])
+    return collate_rows([{"input_ids": ids} for ids in rows])
 
 
 def options(**changes: Any) -> StepOptions:
@@ -65,7 +65,7 @@ def test_kernels_of_attention_agree_with_sdpa_row_by_row(
     more["scale"] = width**-0.5
     found = []
     for name in ("loop", kind):
-        out = KERNELS[name](*inputs, cu=cu, **more)
+        out = IMPLEMENTATIONS[name](*inputs, cu=cu, **more)
         found.append([out.detach(), *torch.autograd.grad(out, inputs, grad)])
     for want, got in zip(*found, strict=True):
         assert float((want - got).float().norm() / want.float().norm()) < 5e-3
@@ -81,7 +81,7 @@ def test_capped_scores_are_nearer_to_fp32_than_dense_attention_is(window: int | 
 
     def attended(kind: str, dtype: torch.dtype) -> list[torch.Tensor]:
         leaves = [each.to(dtype).requires_grad_() for each in inputs]
-        out = KERNELS[kind](*leaves, cu=cu, **more)
+        out = IMPLEMENTATIONS[kind](*leaves, cu=cu, **more)
         return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(dtype))]
 
     exact, dense = attended("dense", torch.float32), attended("dense", torch.bfloat16)
@@ -112,7 +112,7 @@ def test_a_replay_gives_what_an_eager_run_gives(
         for _ in range(4):
             loss = step.forward_backward(long_rows)
         assert step._runner is not None
-        assert step._runner.captured == (0 if off else 1), step.levers()
+        assert step._runner.captured == (0 if off else 1), step.optimizations()
         found.append((float(loss), step.flat.grads.clone()))
     (loss, replayed), (eager_loss, eager) = found
     assert loss == pytest.approx(eager_loss, rel=1e-3)
@@ -130,7 +130,7 @@ def test_graphs_of_batches_of_which_other_parts_carry_loss(long_rows: Rows) -> N
             step.forward_backward(rows)
             grads.append(step.flat.grads.clone())
         assert step._runner is not None
-        assert step._runner.captured == (0 if off else 2), step.levers()
+        assert step._runner.captured == (0 if off else 2), step.optimizations()
         found.append(grads)
     for replayed, eager in zip(*found, strict=True):  # fewer positions, more of 16 bits' noise
         assert float((replayed - eager).norm() / eager.norm()) < 3e-2
@@ -144,7 +144,7 @@ def test_inputs_that_left_the_card_give_the_same_gradients_with_less_memory() ->
         "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64,
     }  # fmt: skip
     row = torch.randint(3, 500, (2048,), generator=torch.Generator().manual_seed(1)).tolist()
-    long = collate([{"input_ids": row}])
+    long = collate_rows([{"input_ids": row}])
     found = []
     for offload in (False, True):
         torch.manual_seed(0)
@@ -161,7 +161,7 @@ def test_inputs_that_left_the_card_give_the_same_gradients_with_less_memory() ->
             peaks.append(torch.cuda.max_memory_allocated() - before)
             step.optimizer.micro_steps = 0
         assert step._runner is not None
-        assert step._runner.captured == 1, step.levers()
+        assert step._runner.captured == 1, step.optimizations()
         assert losses == pytest.approx([losses[0]] * 6, rel=1e-3)
         for grad in grads[1:]:
             assert float((grad - grads[0]).norm() / grads[0].norm()) < 1e-2

@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.training.step.optimizer import (
+from workbench.training.step.optimizer.adamw import FlatAdamW
+from workbench.training.step.optimizer.flat_optimizer import (
     FIRST_SCALE,
     GROWTH_INTERVAL,
-    FlatAdamW,
     FlatOptimizer,
-    FlatParameters,
-    FlatStock,
+)
+from workbench.training.step.optimizer.flat_parameters import FlatParameters
+from workbench.training.step.optimizer.library_optimizers import (
+    FlatLibraryOptimizer,
     TensorwiseAdamW,
 )
 
@@ -111,7 +113,7 @@ def test_the_loss_scale_doubles_after_many_good_steps_and_is_kept_in_the_state()
 
 def test_another_librarys_optimizer_clips_and_undoes_the_loss_scale() -> None:
     scaled, plain = flat_of(layers()), flat_of(layers())
-    ours = FlatStock(scaled, kind="sgd", lr=0.1, max_grad_norm=0.3, loss_scaling=True)
+    ours = FlatLibraryOptimizer(scaled, kind="sgd", lr=0.1, max_grad_norm=0.3, loss_scaling=True)
     reference = torch.optim.SGD(plain.params, lr=0.1)
     for seed in range(3):
         fill_grads(scaled, seed, FIRST_SCALE)
@@ -175,7 +177,7 @@ def test_it_tells_what_its_moments_take_once_they_are_made() -> None:
     flat = flat_of(layers())
     moments = 8 * flat.values.numel()
     assert FlatAdamW(flat, lr=0.01).state_bytes() >= moments
-    stock = FlatStock(flat, kind="paged_adamw_32bit", lr=0.01)
+    stock = FlatLibraryOptimizer(flat, kind="paged_adamw_32bit", lr=0.01)
     assert stock.state_bytes() < 100
     fill_grads(flat, 1)
     stock.step()
@@ -183,7 +185,7 @@ def test_it_tells_what_its_moments_take_once_they_are_made() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [FlatAdamW, partial(FlatStock, kind="adamw_8bit"), TensorwiseAdamW]
+    "make", [FlatAdamW, partial(FlatLibraryOptimizer, kind="adamw_8bit"), TensorwiseAdamW]
 )
 def test_each_steps_by_the_schedule_and_skips_what_is_no_number(
     make: Callable[..., FlatOptimizer],

@@ -12,26 +12,31 @@ import torch
 from tests.training.step.conftest import ModelOf, assert_same_gradients, options
 from workbench.errors import HostMemory
 from workbench.footprint import ModelShape
-from workbench.training.step import Rows, Step, attention, triton_ops
+from workbench.training.step import Rows, Step
+from workbench.training.step.attention import choice
+from workbench.training.step.kernels import triton_support
 from workbench.training.step.offload import Offload
 
 
 @pytest.fixture(autouse=True)
 def _attention_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under Triton's interpreter the step attends as on a card."""
-    if triton_ops.usable(torch.device("cpu")):
-        kernel = attention.Choice(kind="triton", why="as on a card")
-        monkeypatch.setattr(attention, "choose", lambda *_, **__: kernel)
+    if triton_support.is_usable(torch.device("cpu")):
+        kernel = choice.AttentionChoice(kind="triton", why="as on a card")
+        monkeypatch.setattr(choice, "choose_attention", lambda *_, **__: kernel)
 
 
-FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3"]
+FUSED_FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FUSED_FAMILIES)
 def test_every_family_has_the_plain_gradients(family: str, model_of: ModelOf, rows: Rows) -> None:
     model = model_of(family)
     step = Step(model, options())
-    assert {lever.name for lever in step.levers() if not lever.on} <= {"graphs", "small_kernels"}
+    assert {entry.name for entry in step.optimizations() if not entry.on} <= {
+        "graphs",
+        "small_kernels",
+    }
     assert_same_gradients(model, rows, step)
 
 
@@ -66,7 +71,7 @@ def test_recomputing_layers_draw_the_same_masks(layers: int, model_of: ModelOf, 
     assert_same_gradients(model, rows, Step(model, options(recompute_layers=layers)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FUSED_FAMILIES)
 def test_inputs_that_left_the_card_change_no_number(
     family: str, model_of: ModelOf, rows: Rows
 ) -> None:
@@ -133,7 +138,7 @@ def test_in_a_row_that_goes_alone_more_layers_recompute(model_of: ModelOf, rows:
     step.forward_backward(rows)
     assert rows.lengths == (5, 17, 9, 12)
     assert len(calls) == 4 + 6 + 4 + 4
-    assert step.levers()[2].why == "1 layers recompute, 3 in a longer row"
+    assert step.optimizations()[2].why == "1 layers recompute, 3 in a longer row"
     for hook in hooks:
         hook.remove()
     assert_same_gradients(model, rows, step)
@@ -162,7 +167,7 @@ def test_a_model_with_a_dropout_of_its_own_trains_plainly_and_says_why(
 ) -> None:
     model = model_of("phi3", {setting: 0.1})
     step = Step(model, options())
-    why = {lever.name: lever.why for lever in step.levers() if not lever.on}
+    why = {entry.name: entry.why for entry in step.optimizations() if not entry.on}
     assert setting in why["fused_lora"]
     assert math.isfinite(float(step.forward_backward(rows)))
     config = {**model.config.to_dict(), "model_type": "phi3"}
@@ -228,9 +233,9 @@ def test_a_pass_that_failed_between_projections_holds_nothing(
         step.forward_backward(rows)
     hook.remove()
     assert step._fused is not None
-    assert any(group._made for group in step._fused.groups)
+    assert any(group.outputs for group in step._fused.groups)
     step.release_graphs()
-    assert not any(group._made for group in step._fused.groups)
+    assert not any(group.outputs for group in step._fused.groups)
     assert_same_gradients(model, rows, step)
 
 
@@ -250,7 +255,7 @@ def test_a_model_outside_the_list_trains_plainly_and_says_why(
 ) -> None:
     model = model_of("olmo2")
     step = Step(model, options())
-    why = {lever.name: lever.why for lever in step.levers() if not lever.on}
+    why = {entry.name: entry.why for entry in step.optimizations() if not entry.on}
     assert "olmo2 is not in the allow-list" in why["fused_lora"]
     assert_same_gradients(model, rows, step)
 
@@ -273,4 +278,4 @@ def test_nf4_weights_give_the_gradients_of_bitsandbytes(
             )
             packed.support_avx512bf16_for_cpu = False
             module.base_layer = packed.to("cpu")
-    assert_same_gradients(model, rows, Step(model, options(resident_layers=resident)))
+    assert_same_gradients(model, rows, Step(model, options(dequantised_layers=resident)))

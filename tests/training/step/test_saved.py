@@ -1,4 +1,4 @@
-"""What a real step keeps between forward and backward is what footprint.layers says."""
+"""What a real step keeps between forward and backward is what footprint.peak.layers says."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import torch
 
 from tests.training.step.conftest import PHI_LINEARS, SIZES, ModelOf, options
 from workbench.footprint import ModelShape
-from workbench.footprint.layers import fused
+from workbench.footprint.peak.layers import fused_layer
 from workbench.recipe.schema import Lora
-from workbench.training.step import Rows, Step, collate, triton_ops
+from workbench.training.step import Rows, Step, collate_rows
+from workbench.training.step.kernels import triton_support
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
 PRECISION = "bf16" if CUDA else "fp32"
 pytestmark = pytest.mark.skipif(
-    not triton_ops.usable(DEVICE), reason="Triton needs a CUDA card or TRITON_INTERPRET=1"
+    not triton_support.is_usable(DEVICE), reason="Triton needs a CUDA card or TRITON_INTERPRET=1"
 )
 TOKENS, RANK = 64, 4
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"]
+FUSED_FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"]
 
 
 def kept_bytes(step: Step, rows: Rows) -> int:
@@ -43,11 +44,11 @@ def kept_bytes(step: Step, rows: Rows) -> int:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FUSED_FAMILIES)
 def test_one_more_layer_keeps_what_is_predicted(
     family: str, dropout: float, model_of: ModelOf
 ) -> None:
-    rows = collate([{"input_ids": [5] * TOKENS}])
+    rows = collate_rows([{"input_ids": [5] * TOKENS}])
     more = {"sliding_window": 1_000} if family in ("mistral", "gemma2", "gemma3_text") else {}
     kept = []
     for layers in (2, 3):
@@ -68,8 +69,8 @@ def test_one_more_layer_keeps_what_is_predicted(
     kernel = "dense" if family == "gemma2" else "efficient"
     if CUDA:
         kernel = "triton" if family == "gemma2" else "torch"
-    layer = fused(shape, lora, PRECISION, kernel)
-    predicted = layer.of(TOKENS, TOKENS)
+    layer = fused_layer(shape, lora, PRECISION, kernel)
+    predicted = layer.kept_bytes(TOKENS, TOKENS)
     if kernel == "efficient":  # row by row on a CPU: the rows' outputs, and then all together
         predicted += 4 * shape.q_width * TOKENS
     assert kept[1] - kept[0] == pytest.approx(predicted, rel=0.03)

@@ -1,12 +1,8 @@
-"""Forward and backward captured once per token bucket and quarter that carries loss, and replayed.
+"""CUDA graphs of forward and backward: captured once for each shape, and replayed.
 
-Saves the host: a stock 8B step is 13,000 launches that Python makes one by one; a replay is one
-call. Addresses are static: one input buffer a bucket, filled by one copy; gradients, masters and
-the loss live outside the graphs' pool, which all buckets share. Shapes follow from the rows alone,
-never from what came before, so that a resumed trial computes what the uninterrupted one does.
-Capture is thread-local, so a control thread may use the card meanwhile. CUDA graphs in PyTorch:
-pytorch.org/blog/accelerating-pytorch-with-cuda-graphs. Dropout needs no generator registered:
-masks are functions of (seed, counter) in the input buffer.
+Saves the host's work: a stock 8B step is 13,000 launches that Python makes one by one; a replay is
+one call. What a graph holds and what lies outside it: docs/step.md#cuda-graphs. CUDA graphs in
+PyTorch: pytorch.org/blog/accelerating-pytorch-with-cuda-graphs.
 """
 
 from __future__ import annotations
@@ -14,39 +10,57 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from workbench.training.step.rows import Micro, Rows, fill, size_of
+from workbench.training.step.rows import MicroInputs, Rows, input_size, pack_inputs
 
 log = logging.getLogger(__name__)
 
-Body = Callable[[Micro], None]
+Body = Callable[[MicroInputs], None]
 """One forward and backward, from static inputs into static outputs."""
+EAGER_RUNS = 2
+"""Passes before the first capture: libraries set themselves up in a first run, which they must not
+do inside a capture."""
 
 
 @cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all steps of the process: cuBLAS keeps a workspace (32 MiB on Hopper) for each stream
-    it ever multiplied on, two with the backward thread's."""
+    """Return the stream of captures and warm-up runs, one for all steps of the process.
+
+    cuBLAS keeps a workspace (32 MiB on Hopper) for each stream it ever multiplied on, two with the
+    backward thread's.
+    """
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-class Runner:
+class Shape(NamedTuple):
+    """What decides the shapes of a pass; a graph is captured for each, and for `first` or not."""
+
+    tokens: int
+    carrying: int
+    """Positions that pass the head."""
+    max_length: int
+
+
+class GraphRunner:
     """Runs the body over a part of a batch: by replay where it can, eagerly where it must."""
 
     def __init__(
         self, body: Body, device: torch.device, *, capture: bool, max_graphs: int, rows: int
     ) -> None:
+        """`rows` in a part at most. At most `max_graphs` graphs are kept."""
         self._body, self._device, self._rows = body, device, rows
         self.capturing = capture
         self.why_not = "" if capture else "switched off"
+        """Why nothing is captured."""
         self._max_graphs = max_graphs
-        self._graphs: dict[tuple[int, int, int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[tuple[Shape, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        """A graph and its input buffer, by shape and `first`; the last used is the last."""
         self._pool: Any = None
-        self._warm = 0
+        self._eager_runs = 0
 
     def run(
         self,
@@ -59,25 +73,32 @@ class Runner:
         counter: int,
         first: bool,
     ) -> None:
-        """`first` of its batch: its graph writes gradients, the others' add.
+        """Run one micro-step, filled up to `tokens`.
 
-        Raises what the body raises; a capture that fails is logged and run eagerly instead.
+        The `first` of its batch has a graph of its own, which writes gradients; the others' add.
+        Raise what the body raises; a capture that fails otherwise is logged and run eagerly.
         """
         carrying = max(part.targets, 1)
         if self.capturing:
+            # To a quarter of the bucket: few shapes, and they follow from these rows alone, never
+            # from what came before, so a resumed trial computes what the uninterrupted one does.
             carrying = -(-4 * carrying // tokens) * tokens // 4
-        host = fill(part, tokens, self._rows, carrying, divisor=divisor, seed=seed, counter=counter)
+        shape = Shape(tokens, carrying, max_length)
+        host = pack_inputs(
+            part, tokens, self._rows, carrying, divisor=divisor, seed=seed, counter=counter
+        )
         if self._device.type == "cuda":
             host = host.pin_memory()
         if not self.capturing:
-            self._eagerly(host, tokens, carrying, max_length)
-        elif self._warm < 2:  # libraries set themselves up in a first run: not inside a capture
-            self._warm_up(host, tokens, carrying, max_length)
+            self._run_eagerly(host, shape)
+        elif self._eager_runs < EAGER_RUNS:
+            self._warm_up(host, shape)
         else:
-            self._replay(host, tokens, carrying, max_length, first)
+            self._replay(host, shape, first)
 
     @property
     def captured(self) -> int:
+        """Graphs that are held now."""
         return len(self._graphs)
 
     def release(self) -> None:
@@ -87,48 +108,45 @@ class Runner:
         if self._device.type == "cuda":  # else it would stay reserved, beside what comes next
             torch.cuda.empty_cache()
 
-    def _micro(self, buffer: Tensor, tokens: int, carrying: int, max_length: int) -> Micro:
-        return Micro.over(
-            buffer, tokens=tokens, rows=self._rows, carrying=carrying, max_length=max_length
-        )
+    def _view(self, buffer: Tensor, shape: Shape) -> MicroInputs:
+        return MicroInputs.view_of(buffer, rows=self._rows, **shape._asdict())
 
-    def _eagerly(self, host: Tensor, tokens: int, carrying: int, max_length: int) -> None:
+    def _run_eagerly(self, host: Tensor, shape: Shape) -> None:
         buffer = host.to(self._device, non_blocking=True)
-        self._body(self._micro(buffer, tokens, carrying, max_length))
+        self._body(self._view(buffer, shape))
 
-    def _warm_up(self, host: Tensor, tokens: int, carrying: int, max_length: int) -> None:
-        self._warm += 1
+    def _warm_up(self, host: Tensor, shape: Shape) -> None:
+        self._eager_runs += 1
         side, main = side_stream(self._device), torch.cuda.current_stream(self._device)
         side.wait_stream(main)
         with torch.cuda.stream(side):
-            self._eagerly(host, tokens, carrying, max_length)
+            self._run_eagerly(host, shape)
         main.wait_stream(side)
-        if self._warm == 2:  # what eager runs cached would stand beside the graphs' pool
+        if self._eager_runs == EAGER_RUNS:  # blocks cached so far would stand beside the pool
             torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
 
-    def _replay(
-        self, host: Tensor, tokens: int, carrying: int, max_length: int, first: bool
-    ) -> None:
-        key = (tokens, carrying, max_length, first)
+    def _replay(self, host: Tensor, shape: Shape, first: bool) -> None:
+        key = (shape, first)
         found = self._graphs.pop(key, None)
         if found is None:
             if len(self._graphs) >= self._max_graphs:  # an eager run would need memory beside them
                 del self._graphs[next(iter(self._graphs))]
-            found = self._capture(tokens, carrying, max_length)
-        if found is not None:
-            self._graphs[key] = found  # the last used is the last
+            found = self._capture(shape)
         if found is None:
-            self._eagerly(host, tokens, carrying, max_length)
+            self._run_eagerly(host, shape)
             return
+        self._graphs[key] = found
         graph, buffer = found
         buffer.copy_(host, non_blocking=True)
         graph.replay()
 
-    def _capture(
-        self, tokens: int, carrying: int, max_length: int
-    ) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
-        size = size_of(tokens, self._rows, carrying)
+    def _capture(self, shape: Shape) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
+        """Return a graph and its input buffer; None where the body cannot be captured.
+
+        All graphs share one pool: only one runs at a time, so their memory may overlap.
+        """
+        size = input_size(shape.tokens, self._rows, shape.carrying)
         buffer = torch.zeros(size, dtype=torch.int64, device=self._device)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
@@ -138,9 +156,10 @@ class Runner:
                 graph,
                 pool=self._pool,
                 stream=side_stream(self._device),
+                # Other threads, as the worker's control thread, may call CUDA meanwhile.
                 capture_error_mode="thread_local",
             ):
-                self._body(self._micro(buffer, tokens, carrying, max_length))
+                self._body(self._view(buffer, shape))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as refused:

@@ -1,9 +1,10 @@
-"""Cross entropy from the last hidden states, in chunks, gradient included.
+"""Cross entropy from the last hidden states, chunk by chunk, with its gradient in the forward pass.
 
 Saves the logits: 1,024 positions of Llama 3 are 0.5 GiB in fp32, twice with their gradient; here
-one chunk of 16-bit logits lives at a time and becomes its own gradient in place. The gradient of
-the hidden states is computed in the forward pass (Wijmans et al. 2024, arXiv 2411.09009; Liger,
-arXiv 2410.10989). No host sync, so it can be captured: it divides by a count that is on the card.
+one chunk of 16-bit logits lives at a time and becomes its own gradient in place. Computing the
+gradient of the hidden states in the forward pass: Wijmans et al. 2024, arXiv 2411.09009; Liger,
+arXiv 2410.10989. Nothing is read on the host, so it can be captured: the loss is divided by a count
+that is on the card.
 
 Saves the head's two products, too, for positions whose loss nobody asks for: questions, where the
 loss is on answers alone.
@@ -20,17 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from workbench.footprint.micro_steps import chunk_rows
-from workbench.training.step import triton_ops
+from workbench.training.step.kernels import triton_support
+from workbench.training.step.kernels.cross_entropy import cross_entropy, cross_entropy_reference
 from workbench.training.step.rows import IGNORE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The output projection and what is done to its logits."""
+    """The output projection of a model and what is done to its logits."""
 
     weight_VD: Tensor
     bias_V: Tensor | None
     softcap: float | None
+    """Logits become softcap · tanh(logits / softcap), as in Gemma 2; None: as they are."""
 
     def loss(
         self,
@@ -40,16 +43,19 @@ class Head:
         divisor: Tensor,
         scale: Tensor,
     ) -> Tensor:
-        """Sum of nats over positions that carry loss, / divisor. Gradients come out times `scale`
-        (loss scaling of fp16: Micikevicius et al. 2018, arXiv 1710.03740), the loss does not.
+        """Return the sum of nats over positions that carry loss, divided by `divisor`.
 
-        `at_L`: the positions of targets_L, all when None; one that carries no loss may come twice.
+        `at_L` holds the positions of `targets_L` (None: all); one that carries no loss may come
+        twice. Gradients come out times `scale` (loss scaling of fp16: Micikevicius et al. 2018,
+        arXiv 1710.03740), the loss does not.
         """
-        loss: Tensor = _Loss.apply(hidden_TD, at_L, targets_L, divisor, scale, self)  # type: ignore[no-untyped-call]
+        loss: Tensor = _ChunkedLoss.apply(hidden_TD, at_L, targets_L, divisor, scale, self)  # type: ignore[no-untyped-call]
         return loss
 
 
-class _Loss(torch.autograd.Function):
+class _ChunkedLoss(torch.autograd.Function):
+    """Head.loss() as an autograd function; the forward pass keeps the finished gradient."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -70,16 +76,12 @@ class _Loss(torch.autograd.Function):
             span = slice(first, first + each)
             hidden_CD = hidden_TD[span if at_L is None else at_L[span]]
             logits_CV = nn.functional.linear(hidden_CD, weight_VD, head.bias_V)
-            if triton_ops.usable(logits_CV.device):
-                cap = head.softcap
-                nll_C = triton_ops.cross_entropy(logits_CV, targets_L[span], factor, cap, IGNORE)
-                dlogits_CV = logits_CV
-            else:
-                nll_C, dlogits_CV = _plain(logits_CV, targets_L[span], factor, head.softcap)
+            nll_C, dlogits_CV = _loss_and_gradient(logits_CV, targets_L[span], factor, head.softcap)
             nats += nll_C.sum()
             if at_L is None:
                 torch.mm(dlogits_CV, weight_VD, out=grad_TD[span])
             else:
+                # A repeated position carries no loss, so all its gradients are 0: no race matters.
                 grad_TD.index_copy_(0, at_L[span], dlogits_CV @ weight_VD)
             del logits_CV, dlogits_CV  # before the next chunk's are made
         ctx.save_for_backward(grad_TD)
@@ -91,22 +93,10 @@ class _Loss(torch.autograd.Function):
         return grad_TD * dloss.to(grad_TD.dtype), None, None, None, None, None
 
 
-def _plain(
+def _loss_and_gradient(
     logits_CV: Tensor, targets_C: Tensor, factor: Tensor, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """(nll_C, gradient of the logits times `factor`) in torch's own operations."""
-    z_CV = logits_CV.float()
-    slope_CV: Tensor | None = None
-    if softcap is not None:
-        bent_CV = torch.tanh(z_CV / softcap)
-        z_CV, slope_CV = bent_CV * softcap, 1 - bent_CV * bent_CV
-    counts_C = targets_C != IGNORE
-    at_C1 = targets_C.clamp(min=0)[:, None]
-    lse_C1 = torch.logsumexp(z_CV, -1, keepdim=True)
-    nll_C = torch.where(counts_C, (lse_C1 - z_CV.gather(1, at_C1))[:, 0], 0.0)
-    grad_CV = torch.exp(z_CV - lse_C1)
-    grad_CV.scatter_add_(1, at_C1, torch.full_like(lse_C1, -1.0))
-    if slope_CV is not None:
-        grad_CV *= slope_CV
-    grad_CV *= torch.where(counts_C, factor, 0.0)[:, None]
-    return nll_C, grad_CV.to(logits_CV.dtype)
+    """Return (nll_C in nats, the logits' gradient times `factor`), perhaps in the logits' place."""
+    if not triton_support.is_usable(logits_CV.device):
+        return cross_entropy_reference(logits_CV, targets_C, factor, softcap, IGNORE)
+    return cross_entropy(logits_CV, targets_C, factor, softcap, IGNORE), logits_CV

@@ -1,4 +1,4 @@
-"""Inputs of recomputed layers, in the machine's memory until the backward pass wants them.
+"""The inputs of layers that recompute, in the machine's memory until the backward pass needs them.
 
 Saves what a layer that recomputes keeps on the card: 8 KiB a token of an 8B shape, for all layers
 more than all else that a token takes there. Copies run on a stream of their own: one layer
@@ -23,32 +23,37 @@ GIB = 1 << 30
 
 @cache
 def _copying(device: torch.device) -> torch.cuda.Stream:
-    """One for all steps of the process."""
+    """Return the stream of the copies, one for all steps of the process."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Offload:
-    """Inputs of the layers 0 to `count` - 1, put in that order, got back in the other.
+    """A place in the machine's memory for the inputs of the layers 0 to `count` - 1.
 
-    Two are on the card at any moment, one of them on its way; the last is wanted first and stays.
-    Addresses are static, so both ways can be captured. HostMemory where the machine has no room.
+    They are put in that order and got back in the other. Two are on the card at any moment, one of
+    them on its way; the last is needed first and stays. Addresses are static, so both ways can be
+    captured in a CUDA graph.
     """
 
     def __init__(self, count: int, elements: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Of at most `elements` each; a larger one stays on the card."""
+        """Reserve and lock room for inputs of at most `elements`; a larger one stays on the card.
+
+        Raise HostMemory where the machine does not give it.
+        """
         self._last = count - 1
         self._stream = _copying(device) if device.type == "cuda" else None
-        self._away = _room((max(self._last, 0), elements), dtype)
+        self._away = _reserve((max(self._last, 0), elements), dtype)
         if self._stream is not None:
             _lock(self._away, device)
             self._unlock = weakref.finalize(self, _unlock, self._away)
         self._moved: dict[int, torch.Size] = {}
         self._here: dict[int, Tensor] = {}
         self._leaving: Tensor | None = None
-        """Its memory must not be used again before it has been copied."""
+        """The input that is being copied away; its memory must stay until that has ended."""
         self._copying = False
 
     def put(self, index: int, tensor: Tensor) -> None:
+        """Let the input of layer `index` leave the card, beside what the card computes next."""
         if index == 0:
             self.forget()
         self._wait()
@@ -63,7 +68,7 @@ class Offload:
         self._moved[index] = tensor.shape
 
     def get(self, index: int) -> Tensor:
-        """The input of that layer; the one before it is on its way then."""
+        """Return the input of layer `index`; that of the layer below is fetched meanwhile."""
         self._fetch(index)
         self._wait()
         self._fetch(index - 1)
@@ -71,11 +76,11 @@ class Offload:
 
     @property
     def moved(self) -> int:
-        """Inputs that are away now."""
+        """Inputs that are in the machine's memory now."""
         return len(self._moved)
 
     def release(self) -> None:
-        """Give the machine its memory back; no graph that was captured may run any more."""
+        """Give the machine its memory back; graphs captured before must not run any more."""
         self.forget()
         if self._stream is not None:
             torch.cuda.synchronize(self._stream.device)  # a replay's copies run on its own stream
@@ -83,7 +88,7 @@ class Offload:
         self._away = self._away.new_empty((0, 0))
 
     def forget(self) -> None:
-        """Whatever a pass that failed has left."""
+        """Let go what a pass that failed has left."""
         self._moved.clear()
         self._here.clear()
         self._leaving = None
@@ -95,7 +100,7 @@ class Offload:
             return
         away = self._place(index, shape)
         device = away.device if self._stream is None else self._stream.device
-        tensor = away.new_empty(shape, device=device)  # of the layers' stream, as all that it meets
+        tensor = away.new_empty(shape, device=device)  # allocated on the layers' stream
         with self._beside():
             tensor.copy_(away, non_blocking=True)
         self._here[index] = tensor
@@ -104,34 +109,39 @@ class Offload:
         return self._away[index, : shape.numel()].view(shape)
 
     def _beside(self) -> Any:
-        """The block is done on the copies' stream, after all that the layers' has so far."""
+        """Return a context whose work runs on the copies' stream, after the layers' so far."""
         self._copying = True
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         return torch.cuda.stream(self._stream)
 
     def _wait(self) -> None:
-        """What follows comes after the copies. A capture may not wait for what came before it."""
+        """Let what follows on the layers' stream come after the copies.
+
+        Only where copies were begun: a capture must not wait for work from before it.
+        """
         if self._copying and self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
         self._copying = False
 
 
-def _room(sizes: tuple[int, int], dtype: torch.dtype) -> Tensor:
+def _reserve(sizes: tuple[int, int], dtype: torch.dtype) -> Tensor:
     try:
         return torch.empty(sizes, dtype=dtype)
     except RuntimeError as refused:
-        raise _too_much(sizes[0] * sizes[1] * dtype.itemsize) from refused
+        raise _refusal(sizes[0] * sizes[1] * dtype.itemsize) from refused
 
 
 def _lock(tensor: Tensor, device: torch.device) -> None:
-    """So that the card copies by itself. PyTorch's own allocator of such memory takes the next
-    power of two, and keeps it."""
+    """Lock the tensor's memory, so that the card copies without the host.
+
+    PyTorch's own allocator of such memory takes the next power of two, and keeps it.
+    """
     size = tensor.numel() * tensor.element_size()
     if size and int(_runtime().cudaHostRegister(tensor.data_ptr(), size, 0)) != 0:
-        with suppress(RuntimeError):  # the next launch would report it as its own
+        with suppress(RuntimeError):  # clears the error; the next launch would report it as its own
             torch.zeros(1, device=device)
-        raise _too_much(size)
+        raise _refusal(size)
 
 
 def _unlock(tensor: Tensor) -> None:
@@ -143,7 +153,7 @@ def _runtime() -> Any:
     return torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
 
-def _too_much(size: int) -> HostMemory:
+def _refusal(size: int) -> HostMemory:
     return HostMemory(
         f"the machine did not give {size / GIB:.1f} GiB of memory for the inputs of layers",
         hint="lower data.max_tokens, or run fewer trials at once",

@@ -1,62 +1,44 @@
-"""What the step is told, and what it tells: which levers are on, and why the others are off."""
+"""The options of a step, made from a plan and a recipe."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-LEVERS = {
-    "padding_free": "rows are concatenated; no token is padding",
-    "whole_batch": "one micro-step per optimizer batch where the plan lets it",
-    "no_recompute": "only as many layers recompute as the plan says",
-    "fused_lora": "one function per projection group over the packed weights",
-    "graphs": "forward and backward are captured and replayed",
-    "chunked_head": "logits are never held whole",
-    "flat_adamw": "one fused update of a flat fp32 buffer",
-    "small_kernels": "Triton kernels for norms, rotary and gated activations",
-    "ring": "nothing is read from the card between log lines",
-}
-"""Design §8, in order of worth; the names that `off` takes."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOptions:
-    """How the step runs; made from the plan and the recipe, never written by hand."""
+    """The way a step runs; in_trainer.options_from makes it, nobody writes it by hand."""
 
     precision: str = "bf16"
     """Compute dtype: bf16, fp16 (with loss scaling) or fp32."""
     rows_per_micro: int = 4
-    """Rows in one forward at most."""
+    """Rows in one micro-step at most."""
     tokens_per_micro: int | None = None
-    """Tokens in one forward at most (a longer row goes alone)."""
+    """Tokens in one micro-step at most, None: no limit; a longer row goes alone."""
     max_length: int = 512
-    """No row is longer (data.max_tokens)."""
+    """Tokens of the longest row that may come (data.max_tokens)."""
     recompute_layers: int = 0
     """The first so many layers recompute their activations."""
     long_recompute_layers: int = 0
     """The same in the pass of a row that is longer than tokens_per_micro."""
     offload: bool = False
-    """Inputs of layers that recompute wait in the machine's memory."""
-    resident_layers: int = 0
-    """The last so many layers keep NF4's values unpacked: no unpacking, 2 bytes a weight more."""
+    """The inputs of layers that recompute wait in the machine's memory."""
+    dequantised_layers: int = 0
+    """The last so many layers keep their NF4 weights dequantised: no pass unpacks them, for 2 bytes
+    more a weight."""
     optimizer: str = "adamw_torch"
-    """By the recipe's name of it; every one steps over the flat buffer."""
+    """The recipe's name of the optimizer; every one steps over the flat buffer."""
     learning_rate: float = 2e-4
     weight_decay: float = 0.001
     max_grad_norm: float | None = 0.3
+    """The norm to which gradients are clipped; None: no clipping."""
     seed: int = 42
-    """Of the dropout masks."""
+    """Seed of the dropout masks."""
     log_every: int = 25
+    """Steps between two readings of what steps measured."""
     pretend_capability: tuple[int, int] | None = None
-    """Choose attention as on another card (tests of the T4 path)."""
+    """Choose attention as on a card of this compute capability (tests of the T4 path)."""
     max_graphs: int = 48
-    """Kept at most; one more takes the place of the one that was not used for longest."""
+    """Captured graphs kept at most; the least recently used one makes room for another."""
     off: frozenset[str] = frozenset()
-    """Levers switched off, to measure what each gives."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lever:
-    name: str
-    on: bool
-    why: str
-    """What it runs on, or why it is off."""
+    """Optimizations switched off, to measure what each gives."""

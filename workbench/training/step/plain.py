@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from workbench.training.step.rows import IGNORE, Rows
 
 
-def plain_micro(
+def run_plain_micro_step(
     model: Any, part: Rows, divisor: int, dtype: torch.dtype, device: torch.device, scale: Tensor
 ) -> Tensor:
-    """Adds the part's gradients times `scale` where parameters have them; its share of the loss."""
-    ids = _padded(part.ids_T, part.lengths, 0).to(device)
-    targets = _padded(part.targets_T, part.lengths, IGNORE).to(device)
-    mask = _padded(torch.ones_like(part.ids_T), part.lengths, 0).to(device)
+    """Run one micro-step by the model's own code, and return its share of the batch's loss.
+
+    The loss is in nats, divided by `divisor`, the batch's target tokens. Gradients times `scale`
+    (the loss scale) are added where the parameters have them.
+    """
+    ids = _pad(part.ids_T, part.lengths, 0).to(device)
+    targets = _pad(part.targets_T, part.lengths, IGNORE).to(device)
+    mask = _pad(torch.ones_like(part.ids_T), part.lengths, 0).to(device)
     half = dtype is not torch.float32
     with torch.autocast(device.type, dtype=dtype if half else None, enabled=half):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
@@ -28,7 +32,8 @@ def plain_micro(
     return loss.detach()
 
 
-def _padded(row_T: Tensor, lengths: tuple[int, ...], value: int) -> Tensor:
+def _pad(row_T: Tensor, lengths: tuple[int, ...], value: int) -> Tensor:
+    """Return the rows below each other, padded on the right to the longest."""
     return nn.utils.rnn.pad_sequence(
         list(torch.split(row_T, list(lengths))), batch_first=True, padding_value=value
     )

@@ -2,21 +2,20 @@
 
 Saves the pad tokens of a padded batch (about half of them at GSM8K's lengths) and, by buckets,
 keeps the shapes few enough to capture. Concatenating with cumulative lengths: Krell et al. 2021,
-arXiv 2107.02027; the varlen form: Dao 2023, arXiv 2307.08691.
+arXiv 2107.02027; the varlen form of attention: Dao 2023, arXiv 2307.08691.
 """
 
-# T tokens of the concatenated row, L positions of them, R rows
+# T tokens of the concatenated row, L positions of them that carry loss, R rows
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.footprint.micro_steps import cuts
+from workbench.footprint.micro_steps import cut_rows
 
 IGNORE = -100
 """The label that carries no loss (torch.nn.functional.cross_entropy's default)."""
@@ -28,11 +27,13 @@ class Rows:
 
     ids_T: Tensor
     targets_T: Tensor
-    """The token each position has to predict: labels shifted by one inside each row."""
+    """The token that each position has to predict: labels shifted by one inside each row."""
     lengths: tuple[int, ...]
+    """Tokens of each row."""
 
     @property
     def tokens(self) -> int:
+        """Tokens of all rows."""
         return sum(self.lengths)
 
     @property
@@ -43,9 +44,23 @@ class Rows:
     def cut(
         self, max_rows: int, max_tokens: int | None = None, *, padded: bool = False
     ) -> list[Rows]:
-        """One part for each micro-step, as the planner cuts."""
-        ends = cuts(self.lengths, max_rows, max_tokens, padded=padded)
+        """Return one part for each micro-step, cut as the planner cuts (micro_steps.cut_rows)."""
+        ends = cut_rows(self.lengths, max_rows, max_tokens, padded=padded)
         return [self._part(first, end) for first, end in ends]
+
+    def pad(self) -> Rows:
+        """Return rows as long as the longest, as a padded batch computes them."""
+        width = max(self.lengths)
+        ids: list[Tensor] = []
+        targets: list[Tensor] = []
+        row_ids: Sequence[Tensor] = torch.split(self.ids_T, list(self.lengths))
+        row_targets: Sequence[Tensor] = torch.split(self.targets_T, list(self.lengths))
+        for row, target in zip(row_ids, row_targets, strict=True):
+            more = width - len(row)
+            ids.append(nn.functional.pad(row, (0, more)))
+            targets.append(nn.functional.pad(target, (0, more), value=IGNORE))
+        lengths = (width,) * len(ids)
+        return Rows(ids_T=torch.cat(ids), targets_T=torch.cat(targets), lengths=lengths)
 
     def _part(self, first: int, end: int) -> Rows:
         before = sum(self.lengths[:first])
@@ -54,8 +69,12 @@ class Rows:
         return Rows(ids_T=self.ids_T[span], targets_T=self.targets_T[span], lengths=lengths)
 
 
-def collate(examples: Iterable[Mapping[str, Sequence[int]]]) -> Rows:
-    """Rows of `input_ids` and `labels` (left out: all tokens carry loss)."""
+def collate_rows(examples: Iterable[Mapping[str, Sequence[int]]]) -> Rows:
+    """Return the concatenation of examples, each with `input_ids` and `labels`.
+
+    Where `labels` are left out, all tokens carry loss. The last position of a row has no next token
+    and carries none.
+    """
     ids: list[int] = []
     targets: list[int] = []
     lengths: list[int] = []
@@ -73,29 +92,43 @@ def collate(examples: Iterable[Mapping[str, Sequence[int]]]) -> Rows:
     )
 
 
+def split_examples(rows: Rows) -> list[dict[str, list[int]]]:
+    """Return a dictionary of `input_ids` and `labels` for each row: collate_rows' inverse."""
+    examples, at = [], 0
+    for length in rows.lengths:
+        ids = rows.ids_T[at : at + length].tolist()
+        shifted = rows.targets_T[at : at + length].tolist()
+        examples.append({"input_ids": ids, "labels": [IGNORE, *shifted[:-1]]})
+        at += length
+    return examples
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Micro:
-    """One forward's inputs on the card, views of one buffer that one copy fills."""
+class MicroInputs:
+    """The inputs of one forward pass on the card: views of one buffer, which one copy fills."""
 
     ids_1T: Tensor
     positions_1T: Tensor
+    """Each token's place in its own row."""
     at_L: Tensor | None
     """Positions whose loss is asked for; None: all."""
     targets_L: Tensor
     cu_lengths: Tensor
-    """int64; R + 2 entries, unused ones repeat the end, so its shape never depends on the rows."""
+    """Cumulative lengths, int64. R + 2 entries, of which unused ones repeat the end, so that the
+    shape never depends on the rows."""
     divisor: Tensor
     """Target tokens of the whole optimizer batch."""
     seed: Tensor
     counter: Tensor
+    """The micro-step's number, which names its dropout masks."""
     max_length: int
     """No sequence of any batch of this bucket is longer."""
 
     @classmethod
-    def over(
+    def view_of(
         cls, buffer: Tensor, *, tokens: int, rows: int, carrying: int, max_length: int
-    ) -> Micro:
-        """Views of `buffer`, which has size_of(tokens, rows, carrying) int64 elements."""
+    ) -> MicroInputs:
+        """Return views of `buffer`, which has input_size(tokens, rows, carrying) int64 elements."""
         sizes = [tokens, tokens, carrying, carrying, rows + 2, 1, 1, 1]
         ids, positions, at, targets, cu, divisor, seed, counter = torch.split(buffer, sizes)
         return cls(
@@ -111,11 +144,12 @@ class Micro:
         )
 
 
-def size_of(tokens: int, rows: int, carrying: int) -> int:
+def input_size(tokens: int, rows: int, carrying: int) -> int:
+    """Return the int64 elements of a buffer of inputs: see MicroInputs.view_of for their order."""
     return 2 * tokens + 2 * carrying + rows + 2 + 3
 
 
-def fill(
+def pack_inputs(
     part: Rows,
     tokens: int,
     rows: int,
@@ -126,9 +160,11 @@ def fill(
     counter: int,
     pad_id: int = 0,
 ) -> Tensor:
-    """The host's side of Micro's buffer. The tail up to `tokens` is a sequence without loss; of
-    `carrying` positions those that carry loss come first, and the last one, which never does,
-    fills up.
+    """Return the contents of a buffer of inputs, on the host.
+
+    The tail from the part's tokens up to `tokens` becomes a sequence of its own without loss. Of
+    `carrying` positions those that carry loss come first; the last position of all, which never
+    carries any, fills up.
     """
     tail, targets = tokens - part.tokens, part.targets_T
     assert tail >= 0
@@ -154,14 +190,3 @@ def fill(
             torch.tensor([divisor, seed, counter]),
         ]
     )
-
-
-def examples_of(rows: Any) -> list[dict[str, list[int]]]:
-    """Back to one dictionary a row, for the plain path."""
-    examples, at = [], 0
-    for length in rows.lengths:
-        ids = rows.ids_T[at : at + length].tolist()
-        shifted = rows.targets_T[at : at + length].tolist()
-        examples.append({"input_ids": ids, "labels": [IGNORE, *shifted[:-1]]})
-        at += length
-    return examples

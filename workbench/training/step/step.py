@@ -1,48 +1,40 @@
 """The training step: an optimizer batch in, gradients out, one update.
 
-Ties the levers of design §8 together. Each is its own module and says there what it saves.
+assembly.py puts the optimizations onto the model; here they run. docs/step.md follows an optimizer
+batch through it.
 """
 
-# T tokens, D width
+# T tokens, L positions that carry loss, D width, V vocabulary, S sites of dropout masks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from workbench.errors import Diverged
-from workbench.footprint.micro_steps import bucket, grain
-from workbench.training.step import attention, triton_ops
-from workbench.training.step.graphs import Runner
-from workbench.training.step.lora import CannotFuse, FusedProjections, together
-from workbench.training.step.masks import keys_for
-from workbench.training.step.models import Parts, SmallKernels, parts_of
-from workbench.training.step.offload import Offload
-from workbench.training.step.optimizer import (
-    FlatAdamW,
-    FlatOptimizer,
-    FlatParameters,
-    FlatStock,
-    TensorwiseAdamW,
-)
-from workbench.training.step.options import LEVERS, Lever, StepOptions
-from workbench.training.step.plain import plain_micro
-from workbench.training.step.recompute import Recompute
-from workbench.training.step.ring import Ring
-from workbench.training.step.rows import IGNORE, Micro, Rows
+from workbench.footprint.micro_steps import bucket_grain, padded_tokens
+from workbench.training.step.assembly import Assembly
+from workbench.training.step.attention.interface import use_attention
+from workbench.training.step.graphs import GraphRunner
+from workbench.training.step.kernels.masks import mask_keys
+from workbench.training.step.model_parts import ModelParts
+from workbench.training.step.optimizations import Optimization
+from workbench.training.step.options import StepOptions
+from workbench.training.step.plain import run_plain_micro_step
+from workbench.training.step.ring import MetricRing
+from workbench.training.step.rows import IGNORE, MicroInputs, Rows
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MAX_SKIPPED = 20
 """Steps in a row without a finite gradient after which the trial has failed."""
+METRICS = ("loss", "grad_norm", "skipped", "skipped_in_a_row", "loss_scale")
+"""Numbers that each step leaves in the ring, in the order in which _note() writes them."""
 
 
 class Step:
-    """Trains a PEFT model's adapter; make it after everything else has wrapped the model.
+    """The training of a PEFT model's adapter; make it after everything else has wrapped the model.
 
     `forward_backward(rows)` gives the mean loss of the batch as a tensor on the card;
     `optimizer_step()` clips and updates; `measured()` reads what the steps since the last call
@@ -51,76 +43,67 @@ class Step:
     """
 
     def __init__(self, model: Any, options: StepOptions) -> None:
+        """Put the optimizations onto the model.
+
+        Raise HostMemory where inputs of layers are to be offloaded and the machine has no room; the
+        model is then as it was.
+        """
         self.options = options
         self._model = model
-        self._dtype = DTYPES[options.precision]
-        self._why: dict[str, tuple[bool, str]] = {}
-        found = parts_of(model)
-        self._parts = found if isinstance(found, Parts) else None
-        named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
-        named = [named[index] for index in together([name for name, _ in named])]
-        self.device = named[0][1].device
-        self.flat = FlatParameters(named, self._dtype)
-        self._loss = torch.zeros((), device=self.device)
-        names = ("loss", "grad_norm", "skipped", "skipped_in_a_row", "loss_scale")
-        self._ring = Ring(max(options.log_every, 1) * 4, names, self.device)
-        self._fused: FusedProjections | None = None
-        self._small: SmallKernels | None = None
-        self._recompute: Recompute | None = None
-        self._runner: Runner | None = None
+        self._assembly = assembly = Assembly(model, options)
+        self._fused, self._recompute = assembly.fused, assembly.recompute
+        self.flat, self.device = assembly.flat, assembly.device
+        self.optimizer = assembly.optimizer
+        self._runner: GraphRunner | None = None
         try:
-            self._take_over(str(found))
-        except BaseException:  # modules of transformers would stay changed for the whole process
+            self._prepare()
+        except BaseException:
             self.restore()
             raise
 
-    def _take_over(self, refusal: str) -> None:
-        model = self._model
-        if self._parts is None:
-            self._recompute_plainly()
-            for name in ("padding_free", "fused_lora", "small_kernels", "chunked_head"):
-                self._off(name, refusal)
-        else:
-            self._put_on(self._parts)
-        self.optimizer = self._optimizer()
-        owned: set[int] = self._fused.owned if self._fused else set()
-        self._unowned = [param for param in self.flat.params if id(param) not in owned]
-        """Their gradients autograd itself adds, into the flat buffer as well."""
-        if self._parts is not None:
-            self._recompute = self._make_recompute(self._parts)
-        self._watched = [
-            module
-            for module in model.modules()
-            if "forward" in module.__dict__ or isinstance(module, GradientCheckpointingLayer)
-        ] or list(model.modules())
-        # A Trainer calls it after each step; walking thousands of modules takes the host longer
-        # than all else, and there is nothing to clear: gradients live in the flat buffer.
-        model.__dict__["zero_grad"] = lambda set_to_none=True: None
-        self._runner = self._make_runner()
-        self._tell_rest()
+    def _prepare(self) -> None:
+        """Allocate what every step writes to: its addresses must not change between replays."""
+        options = self.options
+        self._loss = torch.zeros((), device=self.device)
+        self._ring = MetricRing(max(options.log_every, 1) * 4, METRICS, self.device)
+        if self._fused is not None:
+            self._sites = torch.arange(max(self._fused.sites, 1), device=self.device)
+        self.optimizer.register_step_post_hook(self._note)
+        if self._assembly.parts is not None:
+            self._runner = GraphRunner(
+                self._run_micro_step,
+                self.device,
+                capture=self._assembly.captures,
+                max_graphs=options.max_graphs,
+                rows=options.rows_per_micro,
+            )
 
     # -- one step
 
     def forward_backward(self, rows: Rows) -> Tensor:
-        """Gradients of the batch's mean loss a target token; the loss, on the card."""
+        """Compute the gradients of the batch's mean loss, and return that loss.
+
+        The loss is in nats per target token, a scalar on the card that is not waited for. Gradients
+        are in `flat.grads`, times the loss scale.
+        """
         options = self.options
-        if not all(module.training for module in self._watched):  # PEFT keeps a base in eval mode
-            self._model.train()
+        if not all(module.training for module in self._assembly.watched):
+            self._model.train()  # PEFT keeps a base in eval mode
         self.flat.grads.zero_()
         self.flat.refresh()
         self._loss.zero_()
-        self.flat.attach_grads(self._unowned)
+        self.flat.attach_grads(self._assembly.unowned)
         divisor = rows.targets
         alone = 1 if "whole_batch" in options.off else options.rows_per_micro
         for index, part in enumerate(self._cut(rows, alone)):
             if self._fused is not None:
                 self._fused.draw.first = index == 0
-            self._micro(part, divisor, first=index == 0)
+            self._run_part(part, divisor, first=index == 0)
             self.optimizer.micro_steps += 1
         return self._loss.clone()
 
     def _cut(self, rows: Rows, max_rows: int) -> list[Rows]:
-        fills = self._parts is None or "padding_free" in self.options.off
+        fills = self._assembly.parts is None or "padding_free" in self.options.off
         return rows.cut(max_rows, self.options.tokens_per_micro, padded=fills)
 
     def optimizer_step(self) -> None:
@@ -134,9 +117,9 @@ class Step:
             self.measured()
 
     def measured(self) -> list[dict[str, float]]:
-        """loss, grad_norm, skipped (so far), skipped_in_a_row, loss_scale of each step since last.
+        """Return METRICS of each step since the last call, oldest first. Waits for the card.
 
-        Waits for the card. Raises Diverged when 20 in a row had no finite gradient.
+        Raise Diverged when 20 steps in a row had no finite gradient.
         """
         rows = self._ring.read()
         worst = max((row["skipped_in_a_row"] for row in rows), default=0.0)
@@ -150,211 +133,71 @@ class Step:
 
     # -- what it runs on, and the end
 
-    def levers(self) -> list[Lever]:
-        """All nine, in order of worth."""
-        if self._runner is not None and not self._runner.capturing and self._why["graphs"][0]:
-            self._off("graphs", self._runner.why_not)
-        return [Lever(name=name, on=self._why[name][0], why=self._why[name][1]) for name in LEVERS]
+    def optimizations(self) -> list[Optimization]:
+        """Return all nine, in order of worth; graphs are off once a capture has failed."""
+        runner, report = self._runner, self._assembly.report
+        if runner is not None and not runner.capturing and report.is_on("graphs"):
+            report.turn_off("graphs", runner.why_not)
+        return report.entries()
 
     def release_graphs(self) -> None:
-        """Before generation: their memory is wanted there. They are captured again when needed.
-        With them goes what a pass that failed has left."""
+        """Give the graphs' memory back, before generation; they are captured again when needed.
+
+        Let go what a pass that failed has left, too.
+        """
         if self._runner is not None:
             self._runner.release()
         if self._fused is not None:
-            self._fused.forget()
+            self._fused.forget_outputs()
         if self._recompute is not None and self._recompute.offload is not None:
             self._recompute.offload.forget()
 
     def restore(self) -> None:
+        """Leave model and modules as they were, with the trained weights."""
         self.release_graphs()
-        for part in (self._small, self._fused, self._recompute):
-            if part is not None:
-                part.restore()
-        if self._parts is None and self.options.recompute_layers:
-            self._model.gradient_checkpointing_disable()
-        self._model.__dict__.pop("zero_grad", None)
-        self.flat.release()
-
-    # -- making it
-
-    def _on(self, name: str, why: str) -> None:
-        self._why[name] = (True, why)
-
-    def _off(self, name: str, why: str) -> None:
-        self._why[name] = (False, why)
-
-    def _wanted(self, name: str) -> bool:
-        if name in self.options.off:
-            self._off(name, "switched off")
-            return False
-        return True
-
-    def _recompute_plainly(self) -> None:
-        """All layers or none: what every transformers model can do."""
-        if self.options.recompute_layers:
-            self._model.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
-
-    def _put_on(self, parts: Parts) -> None:
-        options, config = self.options, parts.config
-        softcap = getattr(config, "attn_logit_softcapping", None) is not None
-        head_width = getattr(config, "head_dim", None) or (
-            config.hidden_size // config.num_attention_heads
-        )
-        self._choice = attention.choose(
-            self.device,
-            self._dtype,
-            capability=options.pretend_capability,
-            softcap=softcap,
-            head_width=head_width,
-            triton=triton_ops.usable(self.device),
-        )
-        if self._wanted("padding_free"):
-            self._on("padding_free", self._choice.why)
-        if self._wanted("fused_lora"):
-            self._fuse(parts)
-        if self._wanted("small_kernels"):
-            if triton_ops.usable(self.device):
-                in_place = self._choice.kind in ("package", "torch", "triton")
-                self._small = SmallKernels(parts, self._fused, turn_in_place=in_place)
-                self._on("small_kernels", "Triton")
-            else:
-                self._off("small_kernels", triton_ops.why_not(self.device))
-        if self._wanted("chunked_head"):
-            self._on("chunked_head", "gradient in the forward pass, chunk by chunk")
-
-    def _make_recompute(self, parts: Parts) -> Recompute:
-        count = self._again(alone=True)
-        # PEFT's dropout draws from torch's generator, wherever it is not ours that is applied.
-        drops = any(isinstance(one, nn.Dropout) and one.p > 0 for one in parts.layers.modules())
-        draws = drops and (self._fused is None or bool(self._unowned))
-        return Recompute(parts.layers, count, self._offload(parts, count), draws=draws)
-
-    def _again(self, *, alone: bool) -> int:
-        """Layers that recompute, where a row longer than tokens_per_micro goes `alone` or not."""
-        assert self._parts is not None
-        options, layers = self.options, len(self._parts.layers)
-        asked = options.recompute_layers
-        if alone:
-            asked = max(asked, options.long_recompute_layers)
-        return layers if "no_recompute" in options.off else min(asked, layers)
-
-    def _offload(self, parts: Parts, count: int) -> Offload | None:
-        options = self.options
-        if not options.offload:
-            return None
-        most = options.rows_per_micro * options.max_length
-        tokens = bucket(min(most, options.tokens_per_micro or most))
-        embedded = parts.decoder.embed_tokens.weight
-        return Offload(count, tokens * embedded.shape[1], embedded.dtype, self.device)
-
-    def _fuse(self, parts: Parts) -> None:
-        try:
-            self._fused = FusedProjections(
-                parts.layers, self.flat, self._dtype, resident=self.options.resident_layers
-            )
-        except CannotFuse as refused:
-            self._off("fused_lora", str(refused))
-            return
-        self._sites = torch.arange(max(self._fused.sites, 1), device=self.device)
-        self._on("fused_lora", f"{len(self._fused.groups)} groups of projections")
-
-    def _optimizer(self) -> FlatOptimizer:
-        options = self.options
-        settings: dict[str, Any] = {
-            "lr": options.learning_rate,
-            "weight_decay": options.weight_decay,
-            "max_grad_norm": options.max_grad_norm,
-            "loss_scaling": options.precision == "fp16",
-        }
-        optimizer: FlatOptimizer
-        if options.optimizer != "adamw_torch":
-            optimizer = FlatStock(self.flat, kind=options.optimizer, **settings)
-        elif "flat_adamw" in options.off:
-            optimizer = TensorwiseAdamW(self.flat, **settings)
-        else:
-            optimizer = FlatAdamW(self.flat, **settings)
-        optimizer.register_step_post_hook(self._note)
-        return optimizer
-
-    def _make_runner(self) -> Runner | None:
-        if self._parts is None:
-            self._off("graphs", "the plain path's shapes change with every batch")
-            return None
-        why = ""
-        if self.device.type != "cuda":
-            why = "no CUDA card"
-        elif self._choice.kind == "loop":
-            why = "attention row by row reads lengths on the host"
-        elif self._fused and self._unowned:
-            why = f"{len(self._unowned)} trained parameters lie outside the fused projections"
-        elif self._recompute and self._recompute.count and self._recompute.draws:
-            why = "layers that recompute draw their masks once more"
-        wanted = self._wanted("graphs")
-        if wanted and why:
-            self._off("graphs", why)
-        elif wanted:
-            self._on("graphs", "captured per token bucket")
-        return Runner(
-            self._body,
-            self.device,
-            capture=wanted and not why,
-            max_graphs=self.options.max_graphs,
-            rows=self.options.rows_per_micro,
-        )
-
-    def _tell_rest(self) -> None:
-        options = self.options
-        if self._wanted("whole_batch"):
-            self._on("whole_batch", f"up to {options.rows_per_micro} rows a micro-step")
-        if self._wanted("no_recompute"):
-            count = self._again(alone=False) if self._recompute else 0
-            longer = self._again(alone=True) if self._recompute else 0
-            where = ", inputs in the machine's memory" if options.offload and count else ""
-            rare = f", {longer} in a longer row" if longer > count else ""
-            self._on("no_recompute", f"{count} layers recompute{rare}{where}")
-        if self._wanted("flat_adamw"):
-            self._on("flat_adamw", f"{self.flat.values.numel():,} elements in one buffer")
-        if self._wanted("ring"):
-            self._on("ring", f"read every {options.log_every} steps")
+        self._assembly.restore()
 
     # -- one micro-step
 
-    def _micro(self, part: Rows, divisor: int, *, first: bool) -> None:
-        if self._runner is None:
-            self._loss += plain_micro(
-                self._model, part, divisor, self._dtype, self.device, self.optimizer.scale
+    def _run_part(self, part: Rows, divisor: int, *, first: bool) -> None:
+        """Run one micro-step by the plain path, or sized to its bucket by the graph runner."""
+        options, runner = self.options, self._runner
+        if runner is None:
+            self._loss += run_plain_micro_step(
+                self._model, part, divisor, self._assembly.dtype, self.device, self.optimizer.scale
             )
             return
-        if "padding_free" in self.options.off:
-            part = padded(part)
+        if "padding_free" in options.off:
+            part = part.pad()
         tokens, max_length = part.tokens, max(part.lengths)
-        if self._runner.capturing:  # only the bucket decides shapes, whatever rows are in it
-            longest = bucket(max(self.options.max_length, max_length))
-            tokens = bucket(part.tokens)
-            max_length = max(min(tokens, longest), grain(tokens))
+        if runner.capturing:  # only the bucket decides shapes, whatever rows are in it
+            longest = padded_tokens(max(options.max_length, max_length))
+            tokens = padded_tokens(part.tokens)
+            max_length = max(min(tokens, longest), bucket_grain(tokens))
         if self._recompute is not None:
-            most = self.options.tokens_per_micro or part.tokens
-            self._recompute.use(self._again(alone=part.tokens > most))
-        self._runner.run(
+            most = options.tokens_per_micro or part.tokens
+            alone = part.tokens > most
+            self._recompute.use(self._assembly.recomputed_layers(alone=alone))
+        runner.run(
             part,
             tokens,
             max_length,
             divisor=divisor,
-            seed=self.options.seed,
+            seed=options.seed,
             counter=self.optimizer.micro_steps,
             first=first,
         )
 
-    def _body(self, micro: Micro) -> None:
-        parts = self._parts
+    def _run_micro_step(self, micro: MicroInputs) -> None:
+        """Go forward and backward; captured, so it reads nothing on the host."""
+        parts, attention = self._assembly.parts, self._assembly.attention
         assert parts is not None
+        assert attention is not None
         if self._fused is not None:
-            self._fused.draw.keys_S2 = keys_for(micro.seed, micro.counter, self._sites)
+            self._fused.draw.keys_S2 = mask_keys(micro.seed, micro.counter, self._sites)
         cu = micro.cu_lengths.int()
-        with attention.using(parts.config, self._choice):  # recompute attends in the backward
+        # Around the backward pass as well: layers that recompute attend in it.
+        with use_attention(parts.config, attention):
             with self._casting():
                 hidden_TD = parts.decoder(
                     input_ids=micro.ids_1T,
@@ -365,14 +208,16 @@ class Step:
                     max_length_q=micro.max_length,
                     max_length_k=micro.max_length,
                 ).last_hidden_state.squeeze(0)
-                loss, root = self._loss_of(parts, hidden_TD, micro)
+                loss, root = self._compute_loss(parts, hidden_TD, micro)
             torch.autograd.backward(root)
         self._loss += loss.detach()
 
-    def _loss_of(self, parts: Parts, hidden_TD: Tensor, micro: Micro) -> tuple[Tensor, Tensor]:
-        """The loss, and what to go backward from: its gradients are those of loss · loss scale."""
+    def _compute_loss(
+        self, parts: ModelParts, hidden_TD: Tensor, micro: MicroInputs
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss, and what to go backward from: its gradients carry the loss scale."""
         scale = self.optimizer.scale
-        if self._why["chunked_head"][0]:
+        if self._assembly.report.is_on("chunked_head"):
             at_L, targets_L = micro.at_L, micro.targets_L
             loss = parts.head.loss(hidden_TD, at_L, targets_L, micro.divisor, scale)
             return loss, loss
@@ -387,26 +232,15 @@ class Step:
         return loss, loss * scale
 
     def _casting(self) -> AbstractContextManager[Any]:
-        """The fused path is in the compute dtype throughout; PEFT's own modules need autocast."""
-        kind = self.device.type
-        if self._fused is not None or self._dtype is torch.float32:
+        """Return the autocast context of the forward pass.
+
+        The fused path is in the compute dtype throughout; PEFT's own modules need autocast.
+        """
+        kind, dtype = self.device.type, self._assembly.dtype
+        if self._fused is not None or dtype is torch.float32:
             return (
                 torch.autocast(kind, enabled=False)
                 if torch.is_autocast_enabled(kind)
                 else nullcontext()
             )
-        return torch.autocast(kind, dtype=self._dtype, cache_enabled=False)
-
-
-def padded(part: Rows) -> Rows:
-    """Every row as long as the longest, as a padded batch computes it."""
-    width = max(part.lengths)
-    ids: list[Tensor] = []
-    targets: list[Tensor] = []
-    row_ids: Sequence[Tensor] = torch.split(part.ids_T, list(part.lengths))
-    row_targets: Sequence[Tensor] = torch.split(part.targets_T, list(part.lengths))
-    for row, target in zip(row_ids, row_targets, strict=True):
-        more = width - len(row)
-        ids.append(nn.functional.pad(row, (0, more)))
-        targets.append(nn.functional.pad(target, (0, more), value=IGNORE))
-    return Rows(ids_T=torch.cat(ids), targets_T=torch.cat(targets), lengths=(width,) * len(ids))
+        return torch.autocast(kind, dtype=dtype, cache_enabled=False)

@@ -12,7 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.training.step import short_rows, triton_ops
+from workbench.training.step.kernels import (
+    attention,
+    cross_entropy,
+    gated_linear,
+    lora_down,
+    lora_up,
+    norm,
+    partial_sums,
+    rotary,
+    triton_support,
+)
+from workbench.training.step.kernels.lora_down import GatedInput, NormedInput
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,26 +31,29 @@ pytestmark = [
 ]
 SHARED_KIB = {75: 64, 86: 99}
 """A T4's; a 3090's, which cards of compute capability 8.9 and 12.0 have as well."""
+LAUNCHING = (attention, cross_entropy, gated_linear, lora_down, lora_up, norm, rotary)
 META = torch.device("meta")
 DTYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 DTYPES |= {torch.int64: "*i64", torch.int32: "*i32"}
 
 
 class Compiling:
-    """In the place of a module of kernels: a launch compiles for another card instead."""
+    """Kernels whose launches compile for another card instead of running on this one."""
 
-    def __init__(self, module: Any, capability: int) -> None:
-        self.module, self.capability = module, capability
+    def __init__(self, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capability = capability
         self.taken: dict[str, int] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        kernel = getattr(self.module, name)
-        return _Launch(self, name, kernel)
+        """Bytes of shared memory, by kernel and variant."""
+        for module in (*LAUNCHING, partial_sums):
+            for name, kernel in list(vars(module).items()):
+                if name.endswith("_kernel"):
+                    monkeypatch.setattr(module, name, _Launch(self, name, kernel))
 
 
 class _Launch:
     def __init__(self, compiling: Compiling, name: str, kernel: Any) -> None:
-        self.compiling, self.name, self.kernel = compiling, name, kernel
+        self.compiling, self.kernel = compiling, kernel
+        self.name = name.removeprefix("_").removesuffix("_kernel")
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return self.compile
@@ -87,10 +101,9 @@ def card(request: pytest.FixtureRequest) -> tuple[int, torch.dtype]:
 @pytest.fixture
 def compiling(card: tuple[int, torch.dtype], monkeypatch: pytest.MonkeyPatch) -> Compiling:
     pytest.importorskip("triton")
-    found = Compiling(triton_ops._kernels(), card[0])
-    monkeypatch.setattr(triton_ops, "_kernels", lambda: found)
-    monkeypatch.setattr(triton_ops, "_capability", lambda device: divmod(card[0], 10))
-    return found
+    capability = divmod(card[0], 10)
+    monkeypatch.setattr(triton_support, "_compute_capability", lambda device: capability)
+    return Compiling(card[0], monkeypatch)
 
 
 def assert_fits(compiling: Compiling) -> None:
@@ -110,23 +123,24 @@ def test_low_rank_kernels_fit(
         for shape in ((2048, 14336), (count, rank, 14336))
     )
     keys = torch.empty(1, 2, dtype=torch.int64, device=META)
-    low_PTR = triton_ops.lora_down(x_TK, a_PRK, keys, 0.05, 2.0)
+    low_PTR = lora_down.lora_down(x_TK, a_PRK, keys, 0.05, 2.0)
     more: tuple[Any, ...] = (low_PTR, a_PRK, a_PRK.float(), keys, 0.05, 2.0)
     rows_T, weight_K = (torch.empty(size, device=META) for size in (2048, 14336))
     for gemma in (False, True):
-        normed = triton_ops.Normed(rstd_T=rows_T, weight_K=weight_K.to(dtype), gemma=gemma)
+        normed = NormedInput(rstd_T=rows_T, weight_K=weight_K.to(dtype), gemma=gemma)
         for made in (None, normed):
-            triton_ops.lora_backward(x_TK, x_TK, *more, add=True, add_dx=True, made=made)
+            lora_down.lora_down_backward(x_TK, x_TK, *more, add=True, add_dx=True, made=made)
     for gelu in (False, True) if count == 1 else ():
-        gated = triton_ops.Gated(up_TK=torch.empty_like(x_TK), gelu=gelu)
-        triton_ops.lora_down(x_TK, a_PRK, keys, 0.05, 2.0, gated=gated, made_TK=x_TK)
-        triton_ops.lora_backward(x_TK, x_TK, *more, add=True, add_dx=True, made=gated)
+        gated = GatedInput(up_TK=torch.empty_like(x_TK), gelu=gelu)
+        lora_down.lora_down(x_TK, a_PRK, keys, 0.05, 2.0, gated=gated, made_TK=x_TK)
+        lora_down.lora_down_backward(x_TK, x_TK, *more, add=True, add_dx=True, made=gated)
     all_TN = torch.empty(2048, count * 4096, dtype=dtype, device=META)
     b_NR = torch.empty(count * 4096, rank, dtype=dtype, device=META)
     dys = list(all_TN.split(4096, 1))
-    triton_ops.up_backward(dys, low_PTR, b_NR, b_NR.float(), add=True)
-    known = {"lora_down", "lora_backward", "lora_backward NORMED", "up_backward", "reduce_parts"}
-    known |= {"lora_down GATED", "lora_backward GATED"} if count == 1 else set()
+    lora_up.lora_up_backward(dys, low_PTR, b_NR, b_NR.float(), add=True)
+    known = {"lora_down", "lora_down_backward", "lora_down_backward NORMED", "lora_up_backward"}
+    known |= {"sum_parts"}
+    known |= {"lora_down GATED", "lora_down_backward GATED"} if count == 1 else set()
     assert compiling.taken.keys() == known
     assert_fits(compiling)
 
@@ -135,16 +149,16 @@ def test_small_kernels_fit(compiling: Compiling) -> None:
     x, weight = torch.empty(1, 64, 8192, device=META), torch.empty(8192, device=META)
     x.requires_grad_()
     for gemma in (False, True):
-        normed: Any = triton_ops.RmsNorm.apply(x, weight, 1e-5, gemma)
-        gated: Any = triton_ops.GatedLinear.apply(x, None, gemma)
+        normed: Any = norm.RmsNorm.apply(x, weight, 1e-5, gemma)
+        gated: Any = gated_linear.GatedLinear.apply(x, None, gemma)
         (normed[0].sum() + gated.sum()).backward()
     heads, turn = x.view(1, 64, 64, 128).transpose(1, 2), torch.empty(1, 64, 128, device=META)
-    turned: Any = triton_ops.Rotary.apply(heads, turn, turn, False)
+    turned: Any = rotary.Rotary.apply(heads, turn, turn, False)
     turned.sum().backward()
     assert len(compiling.taken) == 5
     targets = torch.empty(64, dtype=torch.int64, device=META)
     logits_TV = torch.empty(64, 262144, dtype=torch.float16, device=META)
-    triton_ops.cross_entropy(logits_TV, targets, torch.empty((), device=META), 30.0, -100)
+    cross_entropy.cross_entropy(logits_TV, targets, torch.empty((), device=META), 30.0, -100)
     assert_fits(compiling)
 
 
@@ -152,14 +166,13 @@ def test_small_kernels_fit(compiling: Compiling) -> None:
 @pytest.mark.parametrize("softcap", [None, 50.0])
 def test_attention_fits(width: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    compiling = Compiling(short_rows._kernels(), 86)  # a T4 takes another kernel
-    monkeypatch.setattr(short_rows, "_kernels", lambda: compiling)
+    compiling = Compiling(86, monkeypatch)  # a T4 takes another kernel
     parts = torch.empty(512, 64 * width, dtype=torch.bfloat16, device=META, requires_grad=True)
     q_THD, k_TGD, v_TGD = (
         part.view(512, -1, width) for part in parts.split([32 * width, 16 * width, 16 * width], 1)
     )
     cu = torch.empty(6, dtype=torch.int32, device=META)
-    out: Any = short_rows.ShortRows.apply(q_THD, k_TGD, v_TGD, cu, 512, 0.1, 300, softcap)
+    out: Any = attention.ShortRowAttention.apply(q_THD, k_TGD, v_TGD, cu, 512, 0.1, 300, softcap)
     out.sum().backward()
     assert len(compiling.taken) == 3
     assert_fits(compiling)

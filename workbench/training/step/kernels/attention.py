@@ -1,32 +1,54 @@
-# mypy: ignore-errors
-"""Attention over short rows in Triton; short_rows.py wraps it. Triton's language is not Python's
-typing.
+"""Attention for rows that are short, and for scores that are soft-capped.
+
+Flash Attention 2's algorithm (Dao 2023, arXiv 2307.08691). On rows of some hundred tokens the
+libraries' kernels wait more than they compute: theirs takes five launches going backward, with an
+fp32 accumulator of dq and with dk and dv of every query head, which are then summed. Here it is
+two; a program sums the query heads that share keys, and the gradients of q, k and v lie beside each
+other, so that the projections before them go backward in one product. On long rows the libraries'
+are faster, because scores are computed twice going backward here (times in
+docs/notes/2026-11-27-step.md).
 
 Scores are in base 2: log2(e) is in their scale, so that exp2 serves. A program's rows of q, or of
-k and v, are of one sequence; programs beyond its end leave at once.
+k and v, are of one sequence; programs beyond its end leave at once. The reference of the tests is
+attention/implementations.py's dense attention.
 """
 
-# M queries of a program, N keys of one, D head width; H query heads, G key/value heads
+# T tokens, H query heads, G key/value heads, D head width, R rows;
+# in kernels M queries of a program, N keys of one
 
-import triton
-import triton.language as tl
+from typing import Any
 
-from workbench.training.step.kernels import tanh
+import torch
+from torch import Tensor
+
+from workbench.training.step.kernels.triton_math import stable_tanh
+from workbench.training.step.kernels.triton_support import ceil_div, jit, tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 NEVER = tl.constexpr(-1.0e30)
+"""The score of a pair that may not see each other: finite, so that no difference is NaN."""
+BLOCKS: dict[int, dict[str, tuple[int, int, int, int]]] = {
+    64: {"attend": (64, 64, 4, 2), "q": (64, 64, 4, 2), "kv": (64, 64, 4, 1)},
+    128: {"attend": (64, 64, 4, 3), "q": (64, 32, 4, 3), "kv": (64, 64, 4, 1)},
+    256: {"attend": (64, 32, 4, 2), "q": (32, 32, 4, 2), "kv": (32, 32, 4, 2)},
+}
+"""(queries, keys, warps, stages) of a program, by width of heads and kernel. In 16 bits all take
+less than the 99 KiB of shared memory of compute capability 8.6 to 12.0
+(tests/training/step/kernels/test_shared_memory.py)."""
+FP32_BLOCKS = (32, 32, 4, 1)
+"""The same in fp32, for tests: no plan attends so in fp32."""
 
 
-@triton.jit
-def scored(q, k, m, n, length, scale, softcap, WINDOW: tl.constexpr, CAPPED: tl.constexpr):
-    """(scores of q @ k in base 2, the soft cap's slope); NEVER where q may not see k.
+@jit
+def _score_tile(q, k, m, n, length, scale, softcap, WINDOW: tl.constexpr, CAPPED: tl.constexpr):
+    """Return (scores of q @ k in base 2, the soft cap's slope); NEVER where q may not see k.
 
     q is M by D and k D by N, or the other way round; m and n have the scores' shape.
     """
     s = tl.dot(q, k, input_precision="ieee")
     slope = 1.0
     if CAPPED:
-        t = tanh(s * (scale / softcap))
+        t = stable_tanh(s * (scale / softcap))
         slope = 1.0 - t * t
         s = t * (softcap * LOG2_E)
     else:
@@ -37,13 +59,14 @@ def scored(q, k, m, n, length, scale, softcap, WINDOW: tl.constexpr, CAPPED: tl.
     return tl.where(seen, s, NEVER), slope
 
 
-@triton.jit
-def attend(
+@jit
+def _attention_kernel(
     q, k, v, out, lse, cu, T, scale, softcap,
     q_stride, k_stride, v_stride, GROUP: tl.constexpr, H: tl.constexpr,
     WINDOW: tl.constexpr, CAPPED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
+    """Write the output of M queries of one head and their log-sum-exp, in base 2."""
     h = tl.program_id(1)
     start = tl.load(cu + tl.program_id(2)).to(tl.int64)
     length = (tl.load(cu + tl.program_id(2) + 1) - start).to(tl.int32)
@@ -66,7 +89,7 @@ def attend(
         in_k = (n < length)[:, None] & (d < D)[None, :]
         k_ND = tl.load(k + n[:, None].to(tl.int64) * k_stride + d[None, :], mask=in_k, other=0.0)
         v_ND = tl.load(v + n[:, None].to(tl.int64) * v_stride + d[None, :], mask=in_k, other=0.0)
-        s, _ = scored(
+        s, _ = _score_tile(
             q_MD, tl.trans(k_ND), m[:, None], n[None, :], length, scale, softcap, WINDOW, CAPPED
         )
         higher = tl.maximum(top, tl.max(s, 1))
@@ -81,14 +104,14 @@ def attend(
     tl.store(lse + h * T + start + m, top + tl.log2(total), mask=m < length)
 
 
-@triton.jit
-def attend_backward_q(
+@jit
+def _attention_backward_q_kernel(
     q, k, v, out, lse, dout, dq, delta, cu, T, scale, softcap,
     q_stride, k_stride, v_stride, dq_stride, GROUP: tl.constexpr, H: tl.constexpr,
     WINDOW: tl.constexpr, CAPPED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """dq, and delta = sum over D of out · dout."""
+    """Write dq of M queries, and delta = the sum over D of out · dout (arXiv 2205.14135)."""
     h = tl.program_id(1)
     start = tl.load(cu + tl.program_id(2)).to(tl.int64)
     length = (tl.load(cu + tl.program_id(2) + 1) - start).to(tl.int32)
@@ -116,7 +139,7 @@ def attend_backward_q(
         in_k = (n < length)[:, None] & (d < D)[None, :]
         k_ND = tl.load(k + n[:, None].to(tl.int64) * k_stride + d[None, :], mask=in_k, other=0.0)
         v_ND = tl.load(v + n[:, None].to(tl.int64) * v_stride + d[None, :], mask=in_k, other=0.0)
-        s, slope = scored(
+        s, slope = _score_tile(
             q_MD, tl.trans(k_ND), m[:, None], n[None, :], length, scale, softcap, WINDOW, CAPPED
         )
         p = tl.exp2(s - lse_M[:, None])
@@ -127,14 +150,14 @@ def attend_backward_q(
     tl.store(to, (dq_MD * scale).to(dq.dtype.element_ty), mask=in_q)
 
 
-@triton.jit
-def attend_backward_kv(
+@jit
+def _attention_backward_kv_kernel(
     q, k, v, lse, dout, delta, dk, dv, cu, T, scale, softcap,
     q_stride, k_stride, v_stride, dk_stride, dv_stride, GROUP: tl.constexpr, H: tl.constexpr,
     WINDOW: tl.constexpr, CAPPED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv, summed over the query heads that share them."""
+    """Write dk and dv of N keys, summed over the query heads that share them."""
     g = tl.program_id(1)
     start = tl.load(cu + tl.program_id(2)).to(tl.int64)
     length = (tl.load(cu + tl.program_id(2) + 1) - start).to(tl.int32)
@@ -163,7 +186,7 @@ def attend_backward_kv(
         dout_MD = tl.load(dout + at_out, mask=in_q, other=0.0)
         lse_M = tl.load(lse + h * T + start + m, mask=in_m, other=0.0)
         delta_M = tl.load(delta + h * T + start + m, mask=in_m, other=0.0)
-        s, slope = scored(
+        s, slope = _score_tile(
             k_ND, tl.trans(q_MD), m[None, :], n[:, None], length, scale, softcap, WINDOW, CAPPED
         )
         p = tl.where(in_m[None, :], tl.exp2(s - lse_M[None, :]), 0.0)
@@ -175,3 +198,78 @@ def attend_backward_kv(
     to_v = dv + (start + n)[:, None] * dv_stride + g * D + d[None, :]
     tl.store(to_k, (dk_ND * scale).to(dk.dtype.element_ty), mask=in_k)
     tl.store(to_v, dv_ND.to(dv.dtype.element_ty), mask=in_k)
+
+
+class ShortRowAttention(torch.autograd.Function):
+    """Causal attention of rows: apply(q, k, v, cu, max_length, scale, window, softcap).
+
+    Keeps its inputs, its output and one fp32 number for each query and head. `cu` (int32, R + 1)
+    holds the rows' ends; `window` counts the keys a query sees, its own included.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_THD: Tensor,
+        k_TGD: Tensor,
+        v_TGD: Tensor,
+        cu: Tensor,
+        max_length: int,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        q_THD, k_TGD, v_TGD = (_with_adjacent_heads(x) for x in (q_THD, k_TGD, v_TGD))
+        out_THD = q_THD.new_empty(q_THD.shape)
+        lse_HT = q_THD.new_empty(q_THD.shape[1], q_THD.shape[0], dtype=torch.float32)
+        ctx.settings = (max_length, scale, window, softcap)
+        more, rows = _launch_settings("attend", q_THD, k_TGD, window, softcap), cu.numel() - 1
+        _attention_kernel[(ceil_div(max_length, more["M"]), q_THD.shape[1], rows)](
+            q_THD, k_TGD, v_TGD, out_THD, lse_HT, cu, q_THD.shape[0], scale, softcap or 1.0,
+            q_THD.stride(0), k_TGD.stride(0), v_TGD.stride(0), **more,
+        )  # fmt: skip
+        ctx.save_for_backward(q_THD, k_TGD, v_TGD, out_THD, lse_HT, cu)
+        return out_THD
+
+    @staticmethod
+    def backward(ctx: Any, dout_THD: Tensor) -> tuple[Tensor | None, ...]:
+        q_THD, k_TGD, v_TGD, out_THD, lse_HT, cu = ctx.saved_tensors
+        (tokens, heads, width), groups = q_THD.shape, k_TGD.shape[1]
+        dout_THD = dout_THD.contiguous()
+        # One tensor, so that join_columns finds the three gradients beside each other.
+        grads = q_THD.new_empty(tokens, heads + 2 * groups, width)
+        dq_THD, dk_TGD, dv_TGD = torch.split(grads, [heads, groups, groups], dim=1)
+        delta_HT = torch.empty_like(lse_HT)
+        max_length, scale, window, softcap = ctx.settings
+        strides, rows = (q_THD.stride(0), k_TGD.stride(0), v_TGD.stride(0)), cu.numel() - 1
+        more = _launch_settings("q", q_THD, k_TGD, window, softcap)
+        _attention_backward_q_kernel[(ceil_div(max_length, more["M"]), heads, rows)](
+            q_THD, k_TGD, v_TGD, out_THD, lse_HT, dout_THD, dq_THD, delta_HT, cu, tokens, scale,
+            softcap or 1.0, *strides, dq_THD.stride(0), **more,
+        )  # fmt: skip
+        more = _launch_settings("kv", q_THD, k_TGD, window, softcap)
+        _attention_backward_kv_kernel[(ceil_div(max_length, more["N"]), groups, rows)](
+            q_THD, k_TGD, v_TGD, lse_HT, dout_THD, delta_HT, dk_TGD, dv_TGD, cu, tokens, scale,
+            softcap or 1.0, *strides, dk_TGD.stride(0), dv_TGD.stride(0), **more,
+        )  # fmt: skip
+        return dq_THD, dk_TGD, dv_TGD, None, None, None, None, None
+
+
+def _launch_settings(
+    kernel: str, q_THD: Tensor, k_TGD: Tensor, window: int | None, softcap: float | None
+) -> dict[str, Any]:
+    """Return the named arguments of a launch; `kernel` is attend, q or kv."""
+    heads, width = q_THD.shape[1:]
+    block = max(16, 1 << (width - 1).bit_length())
+    half = q_THD.dtype.itemsize == 2
+    queries, keys, warps, stages = BLOCKS[max(block, 64)][kernel] if half else FP32_BLOCKS
+    return {
+        "GROUP": heads // k_TGD.shape[1], "H": heads, "WINDOW": window or 0,
+        "CAPPED": softcap is not None, "D": width, "BLOCK_D": block, "M": queries, "N": keys,
+        "num_warps": warps, "num_stages": stages,
+    }  # fmt: skip
+
+
+def _with_adjacent_heads(x_THD: Tensor) -> Tensor:
+    """Return x as it lies where the heads of a token lie beside each other, else a copy."""
+    return x_THD if x_THD.stride()[1:] == (x_THD.shape[2], 1) else x_THD.contiguous()

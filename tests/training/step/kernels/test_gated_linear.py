@@ -1,0 +1,28 @@
+"""The gated activations' kernels against torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.training.step.kernels.device import needs_triton, randn
+from workbench.training.step.kernels.gated_linear import GatedLinear, gated_linear_reference
+
+pytestmark = needs_triton
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("kind", ["apart", "chunked", "one"])
+def test_gated_linear(gelu: bool, kind: str) -> None:
+    both = randn(1, 11, 2 * 80).requires_grad_()
+    gate, up = both.chunk(2, -1)
+    if kind == "apart":
+        gate, up = gate.contiguous(), up.contiguous()
+    dy = randn(1, 11, 80, seed=2)
+    want_out = gated_linear_reference(gate, up, gelu=gelu)
+    (want,) = torch.autograd.grad(want_out, both, dy, retain_graph=True)
+    pair = (both * 1, None) if kind == "one" else (gate, up)
+    out = GatedLinear.apply(*pair, gelu)
+    (got,) = torch.autograd.grad(out, both, dy)  # overwrites gate and up
+    torch.testing.assert_close(out, want_out, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,20 @@
+"""What the planner reads from a config, against what transformers makes of it."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoConfig
+
+from workbench.footprint import ModelShape
+from workbench.footprint.model.shape import FUSED_FAMILIES
+
+
+@pytest.mark.parametrize("kind", sorted({*FUSED_FAMILIES, "smollm3"}))
+def test_measures_that_a_config_leaves_out_are_those_of_transformers(kind: str) -> None:
+    given = {"hidden_size": 4096, "intermediate_size": 64, "num_hidden_layers": 2}
+    given |= {"num_attention_heads": 32, "vocab_size": 97}
+    whole = AutoConfig.for_model(kind, **given)
+    shape = ModelShape.of({"model_type": kind, **given})
+    assert shape.kv_heads == whole.num_key_value_heads
+    assert shape.head_dim == (getattr(whole, "head_dim", None) or 128)
+    assert shape.tied == whole.tie_word_embeddings

@@ -1,0 +1,140 @@
+"""Norms, rotary embeddings and gated activations by kernels, on the modules of one model.
+
+The model's own code takes several launches and trips through memory for each of them. Their forward
+is replaced while the model trains; restore() undoes it.
+"""
+
+# T tokens
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.training.step.kernels import triton_support
+from workbench.training.step.kernels.gated_linear import GatedLinear, gated_linear
+from workbench.training.step.kernels.lora_down import NormedInput
+from workbench.training.step.kernels.norm import RmsNorm, rms_norm
+from workbench.training.step.kernels.rotary import Rotary
+from workbench.training.step.lora.functions import project_gated
+from workbench.training.step.lora.patch import FusedProjections
+from workbench.training.step.lora.remake import attach_remake
+from workbench.training.step.model_parts import ModelParts
+
+TANH_GELU = frozenset({"gelu_pytorch_tanh", "gelu_tanh"})
+"""Names in a config of GELU by tanh; the exact GELU takes the model's own code."""
+
+
+class SmallKernels:
+    """The kernels for RMSNorm, rotary embeddings and gated activations on one model."""
+
+    def __init__(
+        self, parts: ModelParts, fused: FusedProjections | None, *, turn_in_place: bool
+    ) -> None:
+        """Replace the forwards.
+
+        `turn_in_place`: attention keeps queries and keys as they come, so turning them where they
+        are saves a copy.
+        """
+        self._replaced: list[tuple[dict[str, Any], str, Any]] = []
+        gemma = parts.config.model_type.startswith("gemma")
+        for module in parts.decoder.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                self._replace_forward(module, _norm_forward(module, gemma))
+        for layer in parts.layers:
+            if (mlp := getattr(layer, "mlp", None)) is not None:
+                forward = _mlp_forward(mlp, parts.config, fused)
+                if forward is not None:
+                    self._replace_forward(mlp, forward)
+        # Attention modules look this function up in their own module, so it is replaced there, for
+        # all models of the family in the process; it calls the original unless gradients are on.
+        names = sys.modules[type(parts.decoder).__module__].__dict__
+        if "apply_rotary_pos_emb" in names:
+            original = names["apply_rotary_pos_emb"]
+            self._replaced.append((names, "apply_rotary_pos_emb", original))
+            names["apply_rotary_pos_emb"] = _rotary_function(original, in_place=turn_in_place)
+
+    def restore(self) -> None:
+        """Put back what was replaced."""
+        for attributes, name, before in reversed(self._replaced):
+            if before is None:
+                attributes.pop(name, None)
+            else:
+                attributes[name] = before
+        self._replaced = []
+
+    def _replace_forward(self, module: nn.Module, forward: Callable[..., Tensor]) -> None:
+        self._replaced.append((module.__dict__, "forward", module.__dict__.get("forward")))
+        module.__dict__["forward"] = forward
+
+
+def _norm_forward(module: Any, gemma: bool) -> Callable[[Tensor], Tensor]:
+    """Return a forward of an RMSNorm by kernels, whose output carries how to make it again."""
+    original = module.forward
+    eps: float = getattr(module, "variance_epsilon", 0.0) or getattr(module, "eps", 1e-6)
+
+    def forward(x: Tensor) -> Tensor:
+        if not module.training:
+            result: Tensor = original(x)
+            return result
+        made: tuple[Tensor, Tensor] = RmsNorm.apply(x, module.weight, eps, gemma)  # type: ignore[no-untyped-call]
+        out, rstd = made
+        # Attention reads the norms of heads and keeps what it reads: nothing to make again there.
+        is_of_heads = out.ndim == 4
+        return out if is_of_heads else attach_remake(out, again, x, rstd, normed=as_input)
+
+    def again(x: Tensor, _: Tensor) -> Tensor:
+        return rms_norm(x, module.weight, eps=eps, gemma=gemma)[0]
+
+    def as_input(rstd_T: Tensor) -> NormedInput:
+        return NormedInput(rstd_T=rstd_T, weight_K=module.weight, gemma=gemma)
+
+    return forward
+
+
+def _mlp_forward(
+    mlp: Any, config: Any, projections: FusedProjections | None
+) -> Callable[[Tensor], Tensor] | None:
+    """Return a forward of a feed-forward block by kernels; None where its activation is unknown."""
+    act = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+    if act not in TANH_GELU and act != "silu":
+        return None
+    gelu, original, is_joint = act in TANH_GELU, mlp.forward, hasattr(mlp, "gate_up_proj")
+    down = None if projections is None else projections.group_of(mlp.down_proj)
+
+    def forward(x: Tensor) -> Tensor:
+        if not mlp.training:
+            result: Tensor = original(x)
+            return result
+        parts = [mlp.gate_up_proj(x)] if is_joint else [mlp.gate_proj(x), mlp.up_proj(x)]
+        gate, up = parts[0], None if is_joint else parts[1]
+        if down is not None and down.can_read_gated:
+            return project_gated(down, gate, up, gelu=gelu)
+        inner: Tensor = GatedLinear.apply(gate, up, gelu)  # type: ignore[no-untyped-call]
+        out: Tensor = mlp.down_proj(attach_remake(inner, again, *parts))
+        return out
+
+    again = partial(gated_linear, gelu=gelu)
+    return forward
+
+
+def _rotary_function(
+    original: Callable[..., tuple[Tensor, Tensor]], *, in_place: bool
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return apply_rotary_pos_emb by kernels, for one concatenated row with gradients."""
+
+    def apply(
+        q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        fits = q.shape[0] == 1 and unsqueeze_dim == 1 and cos.shape[-1] == q.shape[-1]
+        if not (fits and torch.is_grad_enabled() and triton_support.is_usable(q.device)):
+            return original(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
+        turned = [Rotary.apply(x, cos, sin, in_place) for x in (q, k)]  # type: ignore[no-untyped-call]
+        return turned[0], turned[1]
+
+    return apply
