@@ -28,11 +28,11 @@ from workbench.home import Home
 from workbench.recipe import Recipe
 from workbench.scheduler import TickContext, tick
 from workbench.scheduler.children.preparer import Preparer
-from workbench.scheduler.propose_trials import enqueue
+from workbench.scheduler.propose_trials import enqueue_trials
 from workbench.service import Service
-from workbench.store import Store
-from workbench.store.backup import back_up
-from workbench.store.damage import look_through
+from workbench.store import Store, card_table, results
+from workbench.store.recovery.backup import back_up
+from workbench.store.recovery.damage import look_through
 from workbench.store.reader import BAND_STEPS
 from workbench.store.rows import card_of
 from workbench.trial import State
@@ -105,7 +105,9 @@ def fill(context: TickContext) -> None:
         wanted = recipe(number)
         id = store.add_experiment(wanted.model_dump(mode="json"), wanted.rank_by)
         context.home.experiment(id).mkdir(parents=True)
-        enqueue(context, store.experiment(id), PREPARED, [card_of(row) for row in store.cards()])
+        enqueue_trials(
+            context, store.experiment(id), PREPARED, [card_of(row) for row in store.cards()]
+        )
     firsts = [
         row[0]
         for row in store.db.execute(
@@ -129,7 +131,7 @@ def fill(context: TickContext) -> None:
                 (trial,),
             )
             store.touch_attempt(attempt, last_step=steps, total_steps=steps, tokens_per_s=900.0)
-            store.put_scores(trial, attempt, steps, {"loss": trial / 1e4})
+            results.put_scores(store, trial, attempt, steps, {"loss": trial / 1e4})
             store.end_attempt(attempt, "done", "")
             for before, after, by in (
                 (State.QUEUED, State.STARTING, "place"),
@@ -181,7 +183,7 @@ def desk_of(home: Home, gib: int) -> TickContext:
         preparer=Preparer(home),
         sample=lambda: [card(n, gib) for n in range(CARDS)],
     )
-    context.look()
+    context.refresh()
     return context
 
 
@@ -214,7 +216,7 @@ def ticks(home: Home) -> None:
                     by="recover",
                     why="x",
                 )
-            context.look()
+            context.refresh()
         measured(f"tick, {words}: the first ten", lambda context=context: tick(context), 10)
         measured(f"tick, {words}: the next fifty", lambda context=context: tick(context), 50)
         context.fleet.close()
@@ -224,7 +226,7 @@ def ticks(home: Home) -> None:
 def _drain(home: Home) -> None:
     """Every card that the engine is going to see."""
     store = Store(home.database)
-    store.see_cards([{**card(n, 24), "processes": "[]"} for n in range(CARDS)])
+    card_table.record_cards(store, [{**card(n, 24), "processes": "[]"} for n in range(CARDS)])
     store.db.execute("update cards set drained = 1")
     store.close()
 

@@ -1,6 +1,7 @@
-"""Everything a front end may ask: snapshots of the store, requests to the engine, its start.
+"""Everything that a front end may ask: views of the store, requests to the engine, its start.
 
-Nothing here talks to the engine or to Ray: the store is read, request files are dropped.
+Nothing here talks to the engine or to Ray: the store is read, and request files are written. The
+public Python API (`workbench.api`) is a thin layer over this.
 """
 
 from __future__ import annotations
@@ -12,121 +13,121 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from workbench import fault_points
+from workbench.engine_status import (
+    EngineState,
+    EngineStatus,
+    is_stopping,
+    read_status,
+    stop_reason,
+)
 from workbench.errors import EngineError, NotThere
-from workbench.home import STOPPED_BY_A_PERSON, Home, find_home
-from workbench.importance import LEAST_TRIALS, Importance, Outcome, importance
-from workbench.machine.locks import holder
-from workbench.store.board import board
-from workbench.store.fair_share import line_up
-from workbench.store.history import in_order_of_merit
-from workbench.store.journal import gone, was_there
+from workbench.home import Home, find_home
+from workbench.importance import LEAST_TRIALS, Importance, RankedTrial, rank_settings
+from workbench.machine.locks import lock_holder
+from workbench.store import attempt_history
+from workbench.store.board import rank_adapters
+from workbench.store.fair_share import forecast_order
+from workbench.store.history import settings_by_merit
 from workbench.store.reader import Reader
-from workbench.store.requests import drop
+from workbench.store.recovery.journal import database_existed, database_gone
+from workbench.store.requests import drop_request
 from workbench.store.rows import (
-    Answer,
-    Attempt,
+    AnswerSample,
+    AttemptRow,
     BoardRow,
     CardRow,
     EventRow,
     Experiment,
     MoveRow,
     Point,
-    Sample,
+    RequestAnswer,
     TrialRow,
 )
-from workbench.text import safe_line
 from workbench.trial import State
 
 if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
     from workbench.recipe import Recipe
 
 __all__ = [
-    "Answer",
-    "Attempt",
+    "AnswerSample",
+    "AttemptRow",
     "BoardRow",
     "CardRow",
-    "Engine",
     "EngineState",
+    "EngineStatus",
     "EventRow",
     "Experiment",
     "ImportanceReport",
     "MoveRow",
     "Point",
-    "Sample",
+    "RequestAnswer",
     "Service",
     "Snapshot",
     "TrialDetail",
     "TrialRow",
 ]
 
-LATE_S = 10.0
-"""A loop that has not ticked for so long is shown as not answering."""
-
-EngineState = Literal["running", "starting", "late", "stopped", "down"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
-    state: EngineState
-    """running; starting (a keeper lives, no tick yet); late (no tick for 10 s); stopped (by a
-    person: offer to start it); down (was never started, or died: the next command starts it)."""
-    pid: int | None
-    """The keeper's."""
-    tick_age_s: float | None
-    detail: str
-    """A line for people, empty when all is well."""
-    braked: bool = False
-    """Nothing new is placed, for the reason in `detail`."""
+POLL_S = 0.05
+"""Seconds between two looks while waiting for the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """One consistent picture for a screen."""
 
-    engine: Engine
+    engine: EngineStatus
     cards: list[CardRow]
     experiments: list[Experiment]
+    """Newest first."""
     trials: list[TrialRow]
-    """Of all experiments, oldest first; `kind` base rows too."""
+    """The trials of all experiments, oldest first, base trials included."""
     held: bool = False
     """A person holds the whole queue."""
     guards: dict[str, Any] = field(default_factory=dict)
-    """The [guards] that the engine holds to; empty before one ran. See user_config.Guards."""
+    """The [guards] settings that the engine works by; empty before an engine ran. See
+    `user_config.Guards`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialDetail:
+    """Everything the store has about one trial, but its metrics."""
+
     trial: TrialRow
     experiment: Experiment
-    attempts: list[Attempt]
+    attempts: list[AttemptRow]
+    """Oldest first."""
     moves: list[MoveRow]
-    samples: list[Sample]
+    """Oldest first."""
+    samples: list[AnswerSample]
     metric_names: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportanceReport:
+    """How much each setting of an experiment's sweep mattered."""
+
     experiment: str
     trials: int
-    """Those that were scored or ended early."""
+    """Trials that were scored or ended early."""
     least: int
-    """So many it takes to tell anything."""
+    """Trials below which no setting can be told from chance."""
     settings: list[Importance]
-    """The most telling first."""
+    """The settings that explain most come first."""
 
     @property
     def enough(self) -> bool:
+        """True where there are enough trials for a result."""
         return self.trials >= self.least
 
 
 class Service:
-    """One person's view of one home. Not thread-safe: one for each thread that asks."""
+    """One person's view of one home. Not thread-safe: each thread needs one of its own."""
 
     def __init__(self, home: Home | None = None, clock: Callable[[], float] = time.time) -> None:
+        """Open nothing yet; `home` is `find_home()` unless given. `clock` returns UTC seconds."""
         self.home = home or find_home()
         self.clock = clock
         self._reader: Reader | None = None
@@ -135,20 +136,30 @@ class Service:
     # --- reading ---
 
     def reader(self) -> Reader | None:
-        """The store, or None where no engine ever ran. Opened anew when the file was replaced."""
+        """Return the store, or None where no engine ever ran.
+
+        The database is opened again when its file was replaced, for example by a repair. Raises
+        DatabaseDamaged where it is damaged or lost.
+        """
         try:
             inode = self.home.database.stat().st_ino
         except (FileNotFoundError, NotADirectoryError):
-            if was_there(self.home.database):
-                raise gone(self.home.database) from None
+            if database_existed(self.home.database):
+                raise database_gone(self.home.database) from None
             return None
         if self._reader is None or inode != self._inode:
             reader = Reader.open(self.home.database)
             if reader.db.execute("pragma user_version").fetchone()[0] == 0:
-                reader.close()  # being created this very moment
+                reader.close()  # an engine is creating it this very moment
                 return None
             self._reader, self._inode = reader, inode
         return self._reader
+
+    def close(self) -> None:
+        """Close the database; a later question opens it again."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def _need_reader(self) -> Reader:
         reader = self.reader()
@@ -160,11 +171,15 @@ class Service:
         return reader
 
     def version(self) -> tuple[int, str]:
-        """Differs from the last one when there is something new to show. Costs 0.1 ms."""
+        """Return a value that changes when there is something new to show. Takes 0.1 ms."""
         reader = self.reader()
         return (reader.data_version() if reader else -1, self.engine().state)
 
     def snapshot(self) -> Snapshot:
+        """Return cards, experiments and trials as they are at one moment.
+
+        Where no engine ever ran, all of them are empty.
+        """
         reader = self.reader()
         engine = self.engine()
         if reader is None:
@@ -180,31 +195,33 @@ class Service:
             )
 
     def experiments(self) -> list[Experiment]:
-        """Newest first; none where nothing ran."""
+        """Return all experiments, newest first; none where nothing ran."""
         reader = self.reader()
         return reader.experiments() if reader else []
 
     def any_trials(self, states: frozenset[State]) -> bool:
-        """Whether any trial, a base's too, is in one of them. Looks at one."""
+        """Return True if any trial, base trials included, is in one of `states`."""
         reader = self.reader()
         return reader is not None and reader.any_trials(states)
 
     def experiment(self, key: int | str) -> Experiment:
+        """Return the experiment with this id or name; NotThere lists the newest names."""
         return self._need_reader().experiment(key)
 
     def trials(self, experiment: int) -> list[TrialRow]:
+        """Return the trials of one experiment by id, oldest first; its base trial is among them."""
         return self._need_reader().trials(experiment)
 
     def queue(self) -> list[int]:
-        """Queued trials in the order they will be placed, by what is known now."""
+        """Return the ids of queued trials in the order in which they will probably be placed."""
         reader = self.reader()
         if reader is None:
             return []
         with reader.one_view():
-            return [trial.id for trial in line_up(reader, self.clock())]
+            return [trial.id for trial in forecast_order(reader, self.clock())]
 
     def trial(self, id: int) -> TrialDetail:
-        """NotThere when there is no such trial."""
+        """Return everything about one trial; NotThere where there is no such trial."""
         reader = self._need_reader()
         with reader.one_view():
             trial = reader.trial(id)
@@ -218,77 +235,79 @@ class Service:
             )
 
     def series(self, trial: int, name: str, points: int = 200) -> list[Point]:
+        """Return one metric of a trial as at most `points` points; see `Reader.series`."""
         reader = self.reader()
         return reader.series(trial, name, points) if reader else []
 
     def events(
         self, *, trial: int | None = None, after: int = 0, limit: int = 200
     ) -> list[EventRow]:
+        """Return the newest `limit` events with an id above `after`, the oldest of them first."""
         reader = self.reader()
         return reader.events(trial=trial, after=after, limit=limit) if reader else []
 
     def board(self, key: int | str) -> tuple[Experiment, list[BoardRow]]:
-        """The experiment and its ranked rows, best first; see store.board."""
+        """Return the experiment with this id or name, and its board's rows, best first."""
         reader = self._need_reader()
         with reader.one_view():
             experiment = reader.experiment(key)
-            return experiment, board(reader, experiment, self.clock())
+            return experiment, rank_adapters(reader, experiment, self.clock())
 
     def measured(self) -> list[tuple[str, dict[str, Any], int, dict[str, Any]]]:
-        """(card, plan, peak bytes, model's config) of attempts done on GPUs, newest first."""
+        """Return measured memory peaks; see `attempt_history.measured_peaks`."""
         reader = self.reader()
-        return reader.measured() if reader else []
+        return attempt_history.measured_peaks(reader) if reader else []
 
     def importance(self, key: int | str) -> ImportanceReport:
-        """Which settings mattered; see workbench.importance. Some tenths of a second."""
+        """Return how much each setting of a sweep mattered. Takes some tenths of a second."""
         reader = self._need_reader()
         with reader.one_view():
             experiment = reader.experiment(key)
-            trials = in_order_of_merit(reader, experiment)
-        outcomes = [Outcome(settings=t, place=n) for n, t in enumerate(trials, start=1)]
+            trials = settings_by_merit(reader, experiment)
+        outcomes = [RankedTrial(settings=t, place=n) for n, t in enumerate(trials, start=1)]
         return ImportanceReport(
             experiment=experiment.name,
             trials=len(outcomes),
             least=LEAST_TRIALS,
-            settings=importance(outcomes),
+            settings=rank_settings(outcomes),
         )
 
-    # --- commanding ---
+    # --- requests ---
+    # Each returns the request's id at once. The engine answers it when it runs, also much later.
 
     def submit(self, recipe: Recipe, warm_trial: int | None = None) -> str:
-        """Ask for an experiment; the request's id. The answer's data: {"experiment", "name"}."""
+        """Ask for an experiment; the answer's data has its id and name as `experiment`, `name`."""
         return self.send("submit", recipe=recipe.model_dump(mode="json"), warm_trial=warm_trial)
 
     def send(self, verb: str, **args: Any) -> str:
-        """Ask for any of docs/control.md's verbs; the request's id."""
-        return self._drop(verb, args)
+        """Ask for anything that docs/control.md lists."""
+        return drop_request(self.home.make().requests, verb, args)
 
     def stop(self, trial: int, *, kill: bool = False) -> str:
-        """End it: keeping its last checkpoint as the adapter, or (kill) keeping nothing."""
-        return self._drop("kill" if kill else "stop", {"trial": trial})
+        """Ask to end a trial, with its last checkpoint kept as the adapter, or nothing (`kill`)."""
+        return self.send("kill" if kill else "stop", trial=trial)
 
     def pause(self, trial: int) -> str:
-        return self._drop("pause", {"trial": trial})
+        """Ask to checkpoint a trial and give its card back."""
+        return self.send("pause", trial=trial)
 
     def resume(self, trial: int) -> str:
-        return self._drop("resume", {"trial": trial})
+        """Ask to let a paused trial go on."""
+        return self.send("resume", trial=trial)
 
-    def _drop(self, verb: str, args: dict[str, Any]) -> str:
-        return drop(self.home.make().requests, verb, args)
-
-    def answer(self, request: str) -> Answer | None:
-        """The engine's answer; None until there is one."""
+    def answer(self, request: str) -> RequestAnswer | None:
+        """Return the engine's answer to a request; None while there is none."""
         reader = self.reader()
         return reader.answer(request) if reader else None
 
-    def wait_for_answer(self, request: str, timeout_s: float = 60.0) -> Answer:
-        """Blocks; EngineError when the engine does not answer in time (the request stays)."""
+    def wait_for_answer(self, request: str, timeout_s: float = 60.0) -> RequestAnswer:
+        """Wait for the engine's answer; EngineError after `timeout_s`, and the request stays."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             answer = self.answer(request)
             if answer is not None:
                 return answer
-            time.sleep(0.05)
+            time.sleep(POLL_S)
         raise EngineError(
             f"the engine has not answered within {timeout_s:.0f} s; the request waits for it",
             hint="see `workbench engine status` and the logs in " + str(self.home.logs),
@@ -296,74 +315,30 @@ class Service:
 
     # --- the engine ---
 
-    def engine(self) -> Engine:
-        """Read from locks and files; costs well under a millisecond."""
-        keeper = holder(self.home.keeper_lock)
-        age = _age_s(self.home.tick)
-        if keeper is None:
-            why = self._why_stopped()
-            return Engine(
-                state="down" if why is None else "stopped",
-                pid=None,
-                tick_age_s=age,
-                detail="not running" if why is None else why[0] or "stopped by you",
-            )
-        loop = holder(self.home.loop_lock)
-        state: EngineState = "running"
-        detail, braked = self._trouble()
-        if loop is None and self._why_stopped() is not None:  # the marker goes when it starts
-            detail = "the engine is stopping; Ray is being ended"
-        elif loop is None or age is None:
-            state, detail = "starting", "starting Ray and the workers"
-        elif age > LATE_S:
-            state, detail = "late", f"no tick for {age:.0f} s"
-        return Engine(state=state, pid=keeper, tick_age_s=age, detail=detail, braked=braked)
-
-    def _why_stopped(self) -> tuple[str, str] | None:
-        """Why the engine ended by itself, and the mend; empty when a person stopped it."""
-        try:
-            told = self.home.stopped.read_bytes()[:4_000]
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        if told in (b"", STOPPED_BY_A_PERSON):
-            return ("", "")
-        what, _, hint = told.decode(errors="replace").partition("\n")
-        return (safe_line(what), safe_line(hint))
-
-    def _trouble(self) -> tuple[str, bool]:
-        """What is wrong although the engine runs, and whether nothing new is placed for it."""
-        reader = self.reader()
-        if reader is None:
-            return "", False
-        if reader.fact("stopping"):
-            return "the engine is stopping; what runs checkpoints first", True
-        held = "the queue is held; `workbench release` lets it go on"
-        brake = reader.fact("brake") or (held if reader.fact("held") else "")
-        facts = ("cards-problem", "disk-low")
-        brake = brake or next((told for fact in facts if (told := reader.fact(fact))), "")
-        return (brake, True) if brake else (reader.fact("config-problem") or "", False)
+    def engine(self) -> EngineStatus:
+        """Return the engine's status in well under a millisecond."""
+        return read_status(self.home, self.reader)
 
     def waits_for_a_person(self) -> bool:
-        """True while a person holds the queue, or stops the engine: nothing is wrong."""
+        """Return True while a person holds the queue or stops the engine: nothing is wrong."""
         reader = self.reader()
         return bool(reader and (reader.fact("held") or reader.fact("stopping")))
 
     def stopping(self) -> bool:
-        """True while it carries out a stop."""
-        if holder(self.home.keeper_lock) is None:
-            return False
-        reader = self.reader()
-        return self.home.stopped.exists() or bool(reader and reader.fact("stopping"))
+        """Return True while the engine carries out a stop."""
+        return is_stopping(self.home, self.reader)
 
     def start_engine(self) -> None:
-        """Start a keeper unless one lives; forgets that the engine was stopped. StoreError, with
-        nothing started, where the database cannot be used."""
-        fault_points.check()
+        """Start a keeper unless one lives, and forget that the engine was stopped.
+
+        Raises StoreError, with nothing started, where the database cannot be used.
+        """
+        fault_points.check_armed()
         self.reader()
         self.home.make()
-        if holder(self.home.keeper_lock) is not None:
+        if lock_holder(self.home.keeper_lock) is not None:
             if self.stopping():
-                self._drop("engine-start", {})
+                self.send("engine-start")
             return
         self.home.stopped.unlink(missing_ok=True)
         with (self.home.logs / "keeper.log").open("ab") as log:
@@ -379,42 +354,42 @@ class Service:
             )
 
     def ensure_engine(self) -> bool:
-        """Start it if it died or never ran, not if a person stopped it. True when it runs."""
+        """Start the engine if it died or never ran, but not where it was stopped.
+
+        Returns False where it was stopped, and so does not run.
+        """
         state = self.engine().state
         if state == "down":
             self.start_engine()
         return state != "stopped"
 
     def stop_engine(self) -> str:
-        """Ask for checkpoints, the cards back, and an end; the request's id."""
-        return self._drop("engine-stop", {"keeper": holder(self.home.keeper_lock)})
+        """Ask the engine to checkpoint what runs, give the cards back, and end."""
+        return self.send("engine-stop", keeper=lock_holder(self.home.keeper_lock))
 
     def wait_for_engine(self, *, running: bool, timeout_s: float) -> None:
-        """Blocks until it ticks, or until its keeper has gone; EngineError after `timeout_s`."""
+        """Wait until the engine ticks, or (`running` False) until its keeper has gone.
+
+        Raises EngineError after `timeout_s`, and where it cannot start or is started again.
+        """
         until, was_stopping = time.monotonic() + timeout_s, self.stopping()
         while time.monotonic() < until:
-            stopping = self.stopping()  # before the state: a keeper that is gone stops nothing
+            # Asked before the state: once the keeper has gone, nothing is being stopped.
+            stopping = self.stopping()
             state = self.engine().state
             gone = state in ("stopped", "down")
-            if running and state == "stopped" and (why := self._why_stopped()) and why[0]:
+            if running and state == "stopped" and (why := stop_reason(self.home)) and why[0]:
                 raise EngineError(f"the engine does not start: {why[0]}", hint=why[1])
             if gone if not running else state == "running" and not stopping:
                 return
-            if running and gone and was_stopping:  # too late to go on: it is started anew
+            if running and gone and was_stopping:  # it ended before it saw that it should go on
                 self.start_engine()
                 state = "starting"
             if not running and was_stopping and not stopping and state == "running":
                 raise EngineError("it was started again before it had ended", hint="stop it again")
             was_stopping = stopping
-            time.sleep(0.05)
+            time.sleep(POLL_S)
         raise EngineError(
             f"the engine did not {'start' if running else 'stop'} within {timeout_s:.0f} s",
             hint=f"look into {self.home.logs}/keeper.log and loop.log, or run `workbench doctor`",
         )
-
-
-def _age_s(path: Path) -> float | None:
-    try:
-        return max(0.0, time.time() - path.stat().st_mtime)
-    except (FileNotFoundError, NotADirectoryError):
-        return None

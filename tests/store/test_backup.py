@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from workbench.home import Home
-from workbench.store import Reader, Store, reader, writer
-from workbench.store.backup import KEEP, Daily, back_up, backups
+from workbench.store import Reader, Store, connection, writer
+from workbench.store.recovery.backup import KEEP, Daily, back_up, list_backups
 
 DAY_S = 86_400.0
 
@@ -60,7 +60,7 @@ def test_it_is_nobody_elses_whatever_the_umask(home: Home, store: Store) -> None
 
 def test_the_newest_few_stay(home: Home, store: Store) -> None:
     made = [back_up(home.database, home.backups) for _ in range(KEEP + 2)]
-    assert backups(home.backups) == made[::-1][:KEEP]
+    assert list_backups(home.backups) == made[::-1][:KEEP]
     assert sorted(home.backups.iterdir()) == sorted(made[-KEEP:])
 
 
@@ -87,7 +87,7 @@ def test_one_a_day_is_made_beside_the_loop(home: Home, store: Store) -> None:
         monotonic.now = 50.0 + hours * 3_600
         assert daily.look() == ""
         daily.wait(60)
-    assert len(backups(home.backups)) == 3
+    assert len(list_backups(home.backups)) == 3
     assert daily.look() == ""
 
 
@@ -100,7 +100,7 @@ def test_a_restart_makes_one_when_the_newest_is_old_or_from_the_future(
     daily = Daily(home.database, home.backups, wall=wall)
     daily.look()
     daily.wait(60)
-    assert len(backups(home.backups)) == made
+    assert len(list_backups(home.backups)) == made
 
 
 def test_what_went_wrong_is_told_once(home: Home, store: Store) -> None:
@@ -116,14 +116,14 @@ def test_a_backup_is_made_before_a_migration(
     home: Home, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.close()
-    for module in (reader, writer):
+    for module in (connection, writer):
         monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
     step = "create table later (id integer primary key);"
     monkeypatch.setattr(writer, "MIGRATIONS", (*writer.MIGRATIONS, step))
     Store(home.database).close()
-    [made] = backups(home.backups)
+    [made] = list_backups(home.backups)
     copy = sqlite3.connect(made)
     assert copy.execute("pragma user_version").fetchone()[0] == 1
     copy.close()
     Store(home.database).close()
-    assert backups(home.backups) == [made]
+    assert list_backups(home.backups) == [made]

@@ -17,8 +17,8 @@ from workbench.errors import DatabaseDamaged, EngineError
 from workbench.home import Home
 from workbench.service import Service
 from workbench.store import Store
-from workbench.store.damage import look_through
 from workbench.store.reader import Reader
+from workbench.store.recovery.damage import look_through
 
 COMMANDS = (["ls"], ["board"], ["show", "1"], ["engine", "status"], ["logs", "1"], ["pause", "1"])
 
@@ -151,7 +151,7 @@ def test_a_read_only_database_is_told(home: Home) -> None:
 
 
 def test_looking_through_a_huge_one_ends_in_time(home: Home, monkeypatch: Any) -> None:
-    monkeypatch.setattr("workbench.store.damage.CHECK_EVERY", 10)
+    monkeypatch.setattr("workbench.store.recovery.damage.CHECK_EVERY", 10)
     connection = sqlite3.connect(home.database)
     look_through(connection, home.database, limit_s=-1.0)
     assert connection.execute("select count(*) from experiments").fetchone() == (300,)

@@ -18,12 +18,13 @@ from workbench.errors import DatabaseDamaged, EngineError, NotThere, StoreError
 from workbench.home import Home
 from workbench.machine.locks import Lock
 from workbench.recipe import Recipe
-from workbench.scheduler.recover import rescue_all
-from workbench.store import Reader, Store, journal
-from workbench.store.backup import back_up
-from workbench.store.board import board
-from workbench.store.repair import Repaired, equals_repaired, repair
-from workbench.store.requests import drop
+from workbench.scheduler.recover import requeue_all
+from workbench.store import Reader, Store, card_table
+from workbench.store.board import rank_adapters
+from workbench.store.recovery import journal
+from workbench.store.recovery.backup import back_up
+from workbench.store.recovery.repair import RepairReport, differences_from_repair, repair_database
+from workbench.store.requests import drop_request
 from workbench.trial import FINAL, LEGAL, State
 
 SWEPT = {"sweep": {"parameters": {"train.learning_rate": [0.1, 0.2, 0.666], "lora.rank": [8, 16]}}}
@@ -43,7 +44,7 @@ def make_busy(bench: Bench) -> Bench:
     bench.submit(recipe(name="other"))
     bench.ticks(12)
     waiting = [trial.id for trial in bench.trials() if trial.state is State.QUEUED]
-    drop(bench.context.home.requests, "pause", {"trial": waiting[-1]})
+    drop_request(bench.context.home.requests, "pause", {"trial": waiting[-1]})
     bench.ticks(4)
     assert {trial.state for trial in bench.trials()} >= {State.DONE, State.PAUSED, State.RUNNING}
     return bench
@@ -87,7 +88,7 @@ def test_what_a_repair_would_make_equals_what_there_is_after_every_tick(bench: B
     bench.submit(recipe(**SWEPT))
     for _ in range(24):
         bench.ticks()
-        assert equals_repaired(bench.context.home) == []
+        assert differences_from_repair(bench.context.home) == []
     assert any(trial.state is State.FAILED for trial in bench.trials())
 
 
@@ -95,7 +96,7 @@ def test_a_difference_is_told(busy: Bench) -> None:
     with busy.store.writing():
         busy.store.db.execute("update metrics set value = 9 where trial = 2 and step = 1")
         busy.store.db.execute("delete from scores where trial = 1")
-    told = equals_repaired(busy.context.home)
+    told = differences_from_repair(busy.context.home)
     assert any(line.startswith("metrics: ") and "9" in line for line in told)
     assert any(line.startswith("scores: only in the rebuilt") for line in told)
 
@@ -103,7 +104,7 @@ def test_a_difference_is_told(busy: Bench) -> None:
 def test_everything_comes_back_and_is_paused(home: Home) -> None:
     before = tables(home)
     home.database.unlink()
-    found = repair(home)
+    found = repair_database(home)
     after = tables(home)
     for name in ("metrics", "scores", "adapters"):
         assert after[name] == before[name], name
@@ -125,19 +126,19 @@ def test_everything_comes_back_and_is_paused(home: Home) -> None:
 
 def test_after_a_repair_trials_go_on_to_their_end(home: Home, tmp_path: Path) -> None:
     home.database.unlink()
-    repair(home)
+    repair_database(home)
     again = make_bench(tmp_path, [cpu_card(0), cpu_card(1)])
     again.ticks(5)
     assert not any(trial.state.live for trial in again.trials())
-    assert equals_repaired(home) == []
+    assert differences_from_repair(home) == []
     for trial in again.trials():
         if not trial.state.final:
-            drop(home.requests, "resume", {"trial": trial.id})
+            drop_request(home.requests, "resume", {"trial": trial.id})
     again.ticks(80)
     states = [trial.state for trial in again.trials()]
     assert states.count(State.FAILED) == 2
     assert set(states) == {State.DONE, State.FAILED}
-    assert equals_repaired(home) == []
+    assert differences_from_repair(home) == []
     again.context.fleet.close()
     again.store.close()
 
@@ -160,8 +161,8 @@ def test_after_a_repair_halving_ends_whom_it_would_have_ended(tmp_path: Path) ->
             bench.store.close()
             home = bench.context.home
             home.database.unlink()
-            for trial in repair(home).paused:
-                drop(home.requests, "resume", {"trial": trial})
+            for trial in repair_database(home).paused:
+                drop_request(home.requests, "resume", {"trial": trial})
             bench = make_bench(tmp_path / name, [cpu_card(0)])
         bench.ticks(80)
         told.append([(trial.state, trial.reason) for trial in bench.trials()])
@@ -181,7 +182,7 @@ def test_an_attempt_that_ended_while_nobody_looked_is_taken_in_later(
         lines.write('{"n": 99, "t": 5.0, "kind": "end", "outcome": "done", "step": 6}\n')
     busy.store.close()
     busy.context.home.database.unlink()
-    found = repair(busy.context.home)
+    found = repair_database(busy.context.home)
     assert found.pending == [attempt.trial]
     again = make_bench(tmp_path, [cpu_card(0)])
     again.ticks(1)
@@ -217,7 +218,7 @@ def test_without_database_and_journal_the_folders_tell_what_they_know(
     journal.journal_of(home.database).unlink()
     with pytest.raises(DatabaseDamaged, match="is gone"):
         Store(home.database)
-    found = repair(home)
+    found = repair_database(home)
     after = tables(home)
     for name in ("metrics", "scores", "adapters"):
         assert after[name] == before[name], name
@@ -236,12 +237,12 @@ def test_without_database_and_journal_the_folders_tell_what_they_know(
     assert "moves, answers, priorities" in found.lost[0]
     again = make_bench(tmp_path, [cpu_card(0), cpu_card(1)])
     for trial in found.paused:
-        drop(home.requests, "resume", {"trial": trial})
-    drop(home.requests, "release", {"experiment": 2})
+        drop_request(home.requests, "resume", {"trial": trial})
+    drop_request(home.requests, "release", {"experiment": 2})
     again.ticks(80)
     assert {trial.state for trial in again.trials()} <= {State.DONE, State.FAILED}
     assert len(again.store.trials(2)) == 3
-    assert equals_repaired(home) == []
+    assert differences_from_repair(home) == []
     again.context.fleet.close()
     again.store.close()
 
@@ -250,7 +251,7 @@ def test_an_experiment_that_was_being_prepared_is_held(busy: Bench) -> None:
     id = busy.store.add_experiment(recipe(name="raw").model_dump(mode="json"), "loss")
     busy.store.close()
     busy.context.home.database.unlink()
-    assert repair(busy.context.home).held == [id]
+    assert repair_database(busy.context.home).held == [id]
     reader = Reader.open(busy.context.home.database)
     assert reader.experiment(id).held
     reader.close()
@@ -261,17 +262,17 @@ def test_a_home_may_be_moved(home: Home, tmp_path: Path) -> None:
     new.mkdir()
     home.root.rename(new / "home")
     moved = make_bench(new, [cpu_card(0), cpu_card(1)])
-    rescue_all(moved.context, "the engine was restarted")  # as an engine does at its start
+    requeue_all(moved.context, "the engine was restarted")  # as an engine does at its start
     for trial in moved.trials():
         if trial.state is State.PAUSED:
-            drop(moved.context.home.requests, "resume", {"trial": trial.id})
+            drop_request(moved.context.home.requests, "resume", {"trial": trial.id})
     moved.ticks(80)
     assert {trial.state for trial in moved.trials()} == {State.DONE, State.FAILED}
-    for row in board(moved.store, moved.store.experiment(1), 0.0):
+    for row in rank_adapters(moved.store, moved.store.experiment(1), 0.0):
         if row.adapter is not None:
             assert Path(row.adapter) == moved.context.home.trial(row.trial) / "adapter"
     assert not home.root.exists()
-    assert equals_repaired(moved.context.home) == []
+    assert differences_from_repair(moved.context.home) == []
     moved.context.fleet.close()
     moved.store.close()
 
@@ -281,7 +282,7 @@ def test_answers_are_remembered_so_that_nothing_is_done_twice(home: Home, tmp_pa
     known = [row["id"] for row in reader.db.execute("select id from requests")]
     reader.close()
     home.database.unlink()
-    repair(home)
+    repair_database(home)
     again = Store(home.database)
     assert known
     assert all(again.answered(id) for id in known)
@@ -315,11 +316,11 @@ def test_a_damaged_database_is_refused_and_mended(busy: Bench, harm: str) -> Non
     with pytest.raises(DatabaseDamaged) as refused:
         Store(home.database)
     assert "workbench repair" in refused.value.hint
-    found = repair(home)
+    found = repair_database(home)
     assert found.wrong
     assert (home.root / found.aside).exists()
     assert tables(home)["metrics"] == before["metrics"]
-    assert repair(home).sound
+    assert repair_database(home).sound
 
 
 def test_a_front_end_sees_that_the_wal_was_removed(busy: Bench) -> None:
@@ -336,9 +337,9 @@ def test_a_front_end_sees_that_the_wal_was_removed(busy: Bench) -> None:
 
 def test_a_sound_database_is_left_alone(home: Home) -> None:
     before = home.database.read_bytes()
-    assert repair(home).sound
+    assert repair_database(home).sound
     assert home.database.read_bytes() == before
-    assert not repair(home, anyway=True).sound
+    assert not repair_database(home, anyway=True).sound
 
 
 def test_a_newer_database_is_none_of_its_business(home: Home) -> None:
@@ -346,21 +347,21 @@ def test_a_newer_database_is_none_of_its_business(home: Home) -> None:
     connection.execute("pragma user_version = 99")
     connection.close()
     with pytest.raises(StoreError, match="newer"):
-        repair(home)
+        repair_database(home)
 
 
 def test_an_engine_on_the_home_is_in_the_way(home: Home) -> None:
     lock = Lock(home.loop_lock)
     lock.take()
     with pytest.raises(EngineError, match="runs an engine") as refused:
-        repair(home)
+        repair_database(home)
     assert "engine stop" in refused.value.hint
     lock.release()
 
 
 def test_where_nothing_was_nothing_is_repaired(tmp_path: Path) -> None:
     with pytest.raises(NotThere):
-        repair(Home(tmp_path / "nothing"))
+        repair_database(Home(tmp_path / "nothing"))
 
 
 class Killed(BaseException):
@@ -388,8 +389,8 @@ def test_killed_at_any_moment_it_is_run_again(
         killed.setattr(os, "rename", dying(real[0]))
         killed.setattr(os, "fsync", dying(real[1]))
         with suppress(Killed):
-            repair(home)
-    repair(home)
+            repair_database(home)
+    repair_database(home)
     assert tables(home)["metrics"] == before["metrics"]
     assert len(tables(home)["trials"]) == len(before["trials"])
     assert list(home.root.glob("workbench.db.damaged-*"))
@@ -401,20 +402,20 @@ def test_damaged_lines_of_the_journal_are_told_and_the_rest_comes_back(home: Hom
     lines[3] = b"\x00" * 40 + b"\n"
     path.write_bytes(b"".join(lines) + b'{"c": 99999, "ro')
     home.database.unlink()
-    found = repair(home)
+    found = repair_database(home)
     assert any("1 lines of journal.jsonl" in line for line in found.lost)
     assert found.counts["trials"] > 5
 
 
 def test_a_backup_fills_what_the_journal_lost(busy: Bench) -> None:
     home = busy.context.home
-    busy.store.quarantine("cpu-1", "lost trials 1 and 2")
+    card_table.set_quarantine(busy.store, "cpu-1", "lost trials 1 and 2")
     back_up(home.database, home.backups)
     busy.store.close()
     lines = journal.journal_of(home.database).read_bytes().splitlines(keepends=True)
     journal.journal_of(home.database).write_bytes(lines[0] + b"".join(lines[-4:]))
     home.database.unlink()
-    found = repair(home)
+    found = repair_database(home)
     assert found.backup
     reader = Reader.open(home.database)
     assert len(reader.trials()) == found.counts["trials"] == 8
@@ -429,7 +430,7 @@ def test_another_databases_backup_is_left_alone(home: Home, tmp_path: Path) -> N
     back_up(other.context.home.database, home.backups)
     other.store.close()
     home.database.unlink()
-    assert repair(home).backup == ""
+    assert repair_database(home).backup == ""
 
 
 # --- the journal itself ---
@@ -442,13 +443,13 @@ def test_what_was_rolled_back_does_not_count(busy: Bench) -> None:
         store.add_experiment({"name": "never"}, "loss")
         store._journal.prepare()  # type: ignore[union-attr]
         raise ZeroDivisionError
-    assert equals_repaired(busy.context.home) == []
+    assert differences_from_repair(busy.context.home) == []
     store.set_desired_state(2, busy.store.trial(2).desired_state)
     store.add_experiment({"name": "ever"}, "loss")
-    assert equals_repaired(busy.context.home) == []
+    assert differences_from_repair(busy.context.home) == []
     store.close()
     busy.context.home.database.unlink()
-    repair(busy.context.home)
+    repair_database(busy.context.home)
     reader = Reader.open(busy.context.home.database)
     assert [e.name for e in reader.experiments()] == ["ever", "other", "tiny"]
     reader.close()
@@ -463,15 +464,15 @@ def test_a_commit_that_was_cut_off_before_the_database_does_not_count(busy: Benc
     busy.store.close()
     again = Store(home.database)
     again.add_experiment({"name": "next"}, "loss")
-    assert equals_repaired(home) == []
+    assert differences_from_repair(home) == []
     again.close()
-    assert Repaired().lost == []
+    assert RepairReport().lost == []
 
 
 def test_a_journal_that_is_gone_is_written_anew(home: Home) -> None:
     journal.journal_of(home.database).unlink()
     Store(home.database).close()
-    assert equals_repaired(home) == []
+    assert differences_from_repair(home) == []
 
 
 def test_a_full_disk_leaves_the_journal_as_it_was(
@@ -493,4 +494,4 @@ def test_a_full_disk_leaves_the_journal_as_it_was(
     assert refused.value.sqlite_errorname == "SQLITE_FULL"
     assert path.stat().st_size == before
     busy.store.add_experiment({"name": "fits"}, "loss")
-    assert equals_repaired(home) == []
+    assert differences_from_repair(home) == []

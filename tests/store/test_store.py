@@ -9,10 +9,11 @@ import pytest
 from tests.support.tick_contexts import recipe
 from workbench.errors import EngineError, NotThere, StoreError
 from workbench.events import EventWriter, read_events
-from workbench.store import Reader, Store
-from workbench.store.ingest import ingest
-from workbench.store.reader import BAND_STEPS, SCHEMA_VERSION
-from workbench.store.requests import BadRequest, Request, drop, scan
+from workbench.store import Reader, Store, card_table, results
+from workbench.store.connection import SCHEMA_VERSION
+from workbench.store.ingest import ingest_events
+from workbench.store.reader import BAND_STEPS
+from workbench.store.requests import BadRequest, Request, drop_request, scan_requests
 from workbench.trial import Kind, State
 
 HUGE_TIME = f'{{"id": "a", "verb": "stop", "args": {{}}, "sent_utc": 1{"0" * 400}}}'
@@ -22,7 +23,9 @@ NO_TIME = '{"id": "a", "verb": "stop", "args": {}, "sent_utc": NaN}'
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store(tmp_path / "workbench.db", clock=lambda: 100.0)
-    made.see_cards([{"uuid": "cpu-0", "kind": "cpu", "name": "CPU", "total_bytes": 1}])
+    card_table.record_cards(
+        made, [{"uuid": "cpu-0", "kind": "cpu", "name": "CPU", "total_bytes": 1}]
+    )
     wanted = recipe()
     made.add_experiment(wanted.model_dump(mode="json"), wanted.rank_by)
     made.add_trial(1, 1, Kind.TUNE, {"lora.rank": 8})
@@ -91,8 +94,8 @@ def test_a_trial_that_is_not_there_says_which_are(store: Store) -> None:
 
 
 def test_a_later_attempts_value_wins(store: Store) -> None:
-    store.put_metrics(1, 5, {"loss": 9.0})
-    store.put_metrics(1, 5, {"loss": 1.0})
+    results.put_metrics(store, 1, 5, {"loss": 9.0})
+    results.put_metrics(store, 1, 5, {"loss": 1.0})
     assert [(p.step, p.low, p.high) for p in store.series(1, "loss")] == [(5, 1.0, 1.0)]
     band = store.db.execute("select low, high from metric_bands").fetchone()
     assert tuple(band) == (1.0, 1.0)
@@ -101,7 +104,7 @@ def test_a_later_attempts_value_wins(store: Store) -> None:
 def test_a_series_is_bounded_and_keeps_its_extremes(store: Store) -> None:
     with store.writing():
         for step in range(1, 5_001):
-            store.put_metrics(1, step, {"loss": -7.0 if step == 2_345 else 1.0})
+            results.put_metrics(store, 1, step, {"loss": -7.0 if step == 2_345 else 1.0})
     points = store.series(1, "loss", points=100)
     assert len(points) <= 100
     assert min(p.low for p in points) == -7.0
@@ -125,8 +128,8 @@ def test_a_series_of_very_many_steps_is_read_from_bands(store: Store) -> None:
 
 
 def test_nan_is_kept_as_a_gap(store: Store) -> None:
-    store.put_metrics(1, 1, {"loss": float("nan")})
-    store.put_metrics(1, 2, {"loss": 2.0})
+    results.put_metrics(store, 1, 1, {"loss": float("nan")})
+    results.put_metrics(store, 1, 2, {"loss": 2.0})
     assert [p.step for p in store.series(1, "loss")] == [2]
 
 
@@ -135,12 +138,12 @@ def test_rows_and_offset_of_an_event_file_are_one_commit(store: Store, tmp_path:
     file = tmp_path / "events.jsonl"
     writer = EventWriter(file)
     writer.write("metric", step=1, values={"loss": 2.0})
-    ingest(store, store.attempt(attempt), file)
+    ingest_events(store, store.attempt(attempt), file)
     writer.write("metric", step=2, values={"loss": 1.0})
-    ingest(store, store.attempt(attempt), file)
+    ingest_events(store, store.attempt(attempt), file)
     assert [p.step for p in store.series(1, "loss")] == [1, 2]
     assert store.attempt(attempt).offset == file.stat().st_size
-    assert ingest(store, store.attempt(attempt), file) is None
+    assert ingest_events(store, store.attempt(attempt), file) is None
     writer.close()
 
 
@@ -150,7 +153,7 @@ def test_a_checkpoint_between_two_metrics_counts_as_a_step(store: Store, tmp_pat
     writer.write("metric", step=115, values={"loss": 2.0})
     writer.write("checkpoint", step=117)
     writer.close()
-    ingest(store, store.attempt(attempt), tmp_path / "events.jsonl")
+    ingest_events(store, store.attempt(attempt), tmp_path / "events.jsonl")
     assert store.trial(1).step == store.trial(1).checkpoint_step == 117
 
 
@@ -178,7 +181,7 @@ def test_hostile_text_is_inert_in_the_rows(store: Store, tmp_path: Path) -> None
     hostile = "\x1b]52;c;aGk=\x07\x1b[31mred\u202e \u200bx\x9b1m"
     writer.write("log", text=hostile, level="nonsense")
     writer.write("sample", question=hostile, expected=hostile, answer=hostile, right=True)
-    ingest(store, store.attempt(attempt), tmp_path / "events.jsonl")
+    ingest_events(store, store.attempt(attempt), tmp_path / "events.jsonl")
     writer.close()
     assert store.events()[-1].text == "red x"
     assert store.samples(1)[0].answer == "red x"
@@ -194,14 +197,14 @@ def test_a_move_leaves_a_row_of_history(store: Store) -> None:
 def test_a_request_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "one.json").mkdir()  # in the way of the last rename, as a disk may be full before
     with pytest.raises(EngineError, match="could not be written"):
-        drop(tmp_path, "pause", {"trial": 1}, id="one")
+        drop_request(tmp_path, "pause", {"trial": 1}, id="one")
     assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
 
 
 def test_a_request_is_one_whole_file(tmp_path: Path) -> None:
-    id = drop(tmp_path, "stop", {"trial": 7})
+    id = drop_request(tmp_path, "stop", {"trial": 7})
     (tmp_path / ".half.tmp").write_text("{")
-    [(path, found)] = scan(tmp_path)
+    [(path, found)] = scan_requests(tmp_path)
     assert path.name == f"{id}.json"
     assert isinstance(found, Request)
     assert found.args == {"trial": 7}
@@ -212,7 +215,7 @@ def test_a_request_is_one_whole_file(tmp_path: Path) -> None:
 )
 def test_what_is_no_request_is_known_as_such(tmp_path: Path, body: str) -> None:
     (tmp_path / "a.json").write_text(body)
-    [(_, found)] = scan(tmp_path)
+    [(_, found)] = scan_requests(tmp_path)
     assert isinstance(found, BadRequest)
 
 
@@ -232,7 +235,7 @@ def test_what_is_no_request_is_known_as_such(tmp_path: Path, body: str) -> None:
 def test_an_event_of_odd_values_is_set_aside(store: Store, tmp_path: Path, line: str) -> None:
     attempt = store.attempt(store.add_attempt(1, "cpu-0", {}, 0, 0))
     (tmp_path / "events.jsonl").write_text(line + "\n")
-    ingest(store, attempt, tmp_path / "events.jsonl")
+    ingest_events(store, attempt, tmp_path / "events.jsonl")
     assert store.events()[-1].kind == "bad-line"
     assert store.attempt(attempt.id).offset == len(line) + 1
 
@@ -243,7 +246,7 @@ def test_an_infinite_score_is_kept_as_none(store: Store, tmp_path: Path) -> None
     writer.write("score", values={"loss": float("inf")}, step=1)
     writer.write("metric", values={"loss": float("inf")}, step=1)
     writer.close()
-    ingest(store, attempt, tmp_path / "events.jsonl")
+    ingest_events(store, attempt, tmp_path / "events.jsonl")
     kept = store.db.execute("select value from scores").fetchone()[0]
     assert kept is None
     assert store.attempt(attempt.id).loss is None
@@ -291,8 +294,8 @@ def test_an_experiment_is_found_by_name_and_by_number(store: Store) -> None:
 
 def test_a_band_holds_its_extremes_whatever_came_first_and_was_replaced(store: Store) -> None:
     for step, value in ((1, None), (2, 3.0), (3, float("nan")), (4, -1.0), (5, 9.0)):
-        store.put_metrics(1, step, {"loss": value})
-    store.put_metrics(1, 5, {"loss": 4.0})
+        results.put_metrics(store, 1, step, {"loss": value})
+    results.put_metrics(store, 1, 5, {"loss": 4.0})
     band = store.db.execute("select low, high from metric_bands").fetchall()
     assert [tuple(row) for row in band] == [(-1.0, 4.0)]
 

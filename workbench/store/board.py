@@ -1,4 +1,4 @@
-"""The ranked table of an experiment's adapters."""
+"""The board: an experiment's adapters, ranked by its score."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
        (select sum(energy_wh) from attempts a where a.trial = t.id) as energy_wh,
        (select avg(value) from
          (select value from metrics m where m.trial = t.id and m.name = 'tokens_per_s'
-          order by step desc limit 200)) as tokens_per_s  -- of millions of steps the newest do
+          order by step desc limit 200)) as tokens_per_s  -- not of millions of steps
 from trials t left join adapters d on d.trial = t.id
 where t.experiment = :experiment and t.kind = 'tune' or t.id = :base
 """
 
 
-def board(reader: Reader, experiment: Experiment, now: float) -> list[BoardRow]:
-    """Best first, of equals the one with the lower held-out loss; trials without a score behind
-    those with one; the base last, unranked."""
+def rank_adapters(reader: Reader, experiment: Experiment, now: float) -> list[BoardRow]:
+    """Return the board's rows, best first; `now` ends the wall time of what still runs.
+
+    Of equal scores the one with the lower held-out loss comes first. Trials without a score come
+    behind those with one, and the base comes last, without a rank.
+    """
     rank_by = experiment.rank_by
     scores: dict[int, dict[str, float | None]] = {}
     for row in reader.db.execute(
@@ -50,8 +53,8 @@ def board(reader: Reader, experiment: Experiment, now: float) -> list[BoardRow]:
     sign = 1.0 if up_is_better(rank_by) else -1.0
 
     def order(row: sqlite3.Row) -> tuple[bool, bool, float, float, int]:
-        told = scores.get(row["trial"], {})
-        score, loss = told.get(rank_by), told.get("loss")
+        own = scores.get(row["trial"], {})
+        score, loss = own.get(rank_by), own.get("loss")
         return (
             row["kind"] == "base",
             score is None,

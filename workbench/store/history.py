@@ -1,4 +1,4 @@
-"""What became of an experiment's trials, as its search needs it."""
+"""The outcomes of an experiment's trials, for its search and its early stopping."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from workbench.store.rows import Experiment
 from workbench.trial import State, up_is_better
 
 CURVE = "eval_loss"
-"""The metric that early stopping and the search look at while a trial runs."""
+"""The metric that early stopping and the search compare while trials run: held-out loss."""
 ENDED_EARLY = (Outcome.STOPPED, Outcome.DIVERGED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """One trial's settings and outcome."""
+    """One tuned trial's settings and outcome."""
 
     number: int
     settings: dict[str, Any]
     state: State
     outcome: str | None
-    """Of its newest attempt; events.Outcome."""
+    """The `events.Outcome` of its newest attempt; None while it has none."""
     score: float | None
     step: int | None
-    """Of its newest evaluation of held-out loss."""
+    """The optimizer step of its newest held-out evaluation."""
     eval_loss: float | None
-    """There."""
+    """Held-out loss there, in nats per target token; None also where it was no number."""
 
 
-def past(reader: Reader, experiment: int, objective: str) -> list[Past]:
-    """Every tuned trial, in order. 1 ms for a hundred."""
+def read_past(reader: Reader, experiment: int, objective: str) -> list[Past]:
+    """Return every tuned trial by number, with its score by `objective`.
+
+    Where the objective is `eval_loss`, the newest held-out loss stands in for a score. Takes 1 ms
+    for a hundred trials.
+    """
     rows = reader.db.execute(
         """select t.number, t.settings, t.state, s.value as score, m.step, m.value as eval_loss,
                   (select outcome from attempts where trial = t.id order by id desc limit 1)
@@ -60,8 +64,8 @@ def past(reader: Reader, experiment: int, objective: str) -> list[Past]:
     ]
 
 
-def curve(reader: Reader, trial: int) -> list[tuple[int, float | None]]:
-    """Its held-out losses by step; None: not a number."""
+def loss_curve(reader: Reader, trial: int) -> list[tuple[int, float | None]]:
+    """Return the trial's held-out losses as (step, loss); None where the loss was no number."""
     rows = reader.db.execute(
         "select step, value from metrics where trial = ? and name = ? order by step",
         (trial, CURVE),
@@ -69,8 +73,8 @@ def curve(reader: Reader, trial: int) -> list[tuple[int, float | None]]:
     return [(row[0], row[1]) for row in rows]
 
 
-def finished_at(reader: Reader, experiment: int, step: int) -> list[float]:
-    """Held-out losses that the experiment's finished trials had at `step`."""
+def finished_losses(reader: Reader, experiment: int, step: int) -> list[float]:
+    """Return the held-out losses that the experiment's finished trials had at `step`."""
     rows = reader.db.execute(
         """select m.value from trials t join metrics m
            on m.trial = t.id and m.name = :curve and m.step = :step
@@ -80,14 +84,17 @@ def finished_at(reader: Reader, experiment: int, step: int) -> list[float]:
     return [row[0] for row in rows]
 
 
-def rungs_of(reader: Reader, trial: int) -> int:
-    """How many rungs it was judged at."""
+def count_rungs(reader: Reader, trial: int) -> int:
+    """Return at how many ASHA rungs the trial was judged so far."""
     query = "select count(*) from rungs where trial = ?"
     return int(reader.db.execute(query, (trial,)).fetchone()[0])
 
 
-def at_rung(reader: Reader, experiment: int, rung: int) -> list[float | None]:
-    """What the experiment's trials had at that rung, those that came so far."""
+def rung_losses(reader: Reader, experiment: int, rung: int) -> list[float | None]:
+    """Return the held-out losses at one ASHA rung of all trials that reached it.
+
+    None stands for a loss that was no number.
+    """
     rows = reader.db.execute(
         """select r.value from rungs r join trials t on t.id = r.trial
            where t.experiment = ? and r.rung = ?""",
@@ -96,15 +103,18 @@ def at_rung(reader: Reader, experiment: int, rung: int) -> list[float | None]:
     return [row[0] for row in rows]
 
 
-def in_order_of_merit(reader: Reader, experiment: Experiment) -> list[dict[str, Any]]:
-    """Settings of the trials that tell, the best first: those that finished, by score; then those
-    that ended early, by how far they came and how well they stood there."""
+def settings_by_merit(reader: Reader, experiment: Experiment) -> list[dict[str, Any]]:
+    """Return the settings of trials that can be compared, best first.
+
+    Finished trials come first, by score; then trials that ended early, by how many steps they
+    made, and among equals by their held-out loss there. Failed and running trials are left out.
+    """
     sign = -1.0 if up_is_better(experiment.rank_by) else 1.0
-    told: list[tuple[tuple[float, ...], int, dict[str, Any]]] = []
-    for one in past(reader, experiment.id, experiment.rank_by):
+    ranked: list[tuple[tuple[float, ...], int, dict[str, Any]]] = []
+    for one in read_past(reader, experiment.id, experiment.rank_by):
         if one.state is State.DONE and one.score is not None:
-            told.append(((0, sign * one.score), one.number, one.settings))
+            ranked.append(((0, sign * one.score), one.number, one.settings))
         elif one.state in (State.PRUNED, State.FAILED) and one.outcome in ENDED_EARLY:
             loss = math.inf if one.eval_loss is None else one.eval_loss
-            told.append(((1, -(one.step or 0), loss), one.number, one.settings))
-    return [settings for _, _, settings in sorted(told, key=lambda one: one[:2])]
+            ranked.append(((1, -(one.step or 0), loss), one.number, one.settings))
+    return [settings for _, _, settings in sorted(ranked, key=lambda one: one[:2])]

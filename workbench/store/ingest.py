@@ -1,38 +1,32 @@
-"""From an attempt's event file into the tables: rows and the offset behind them in one commit."""
+"""Event files read into the tables: rows, and the offset behind them, in one commit.
+
+A loop that is killed in between reads the same lines again, and nothing is lost or doubled.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workbench import fault_points
-from workbench.events import BadLine, Event, read_events
-from workbench.store.rows import Attempt
+from workbench.events import AttemptEnd, BadLine, Event, Outcome, read_events
+from workbench.store import results
+from workbench.store.rows import AttemptRow
 from workbench.store.writer import Blocked, Store
 from workbench.text import safe_line
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """What an attempt's `end` line says."""
+def ingest_events(
+    store: Store, attempt: AttemptRow, file: Path, until: int | None = None
+) -> AttemptEnd | None:
+    """Take in what is new in the attempt's event file; return its end, when that has come.
 
-    outcome: str
-    step: int
-    reason: str
-    hint: str
-    cause: str
-    stage: str = ""
-    """What it was doing when it failed."""
-
-
-def ingest(store: Store, attempt: Attempt, file: Path, until: int | None = None) -> End | None:
-    """Everything new in `file`, up to byte `until`; the attempt's end, when it has come.
-
-    A line that raises is set aside as an event of its own, and never stops the loop.
+    Reads on from the attempt's offset, at most `events.READ_BYTES`, and not beyond byte `until`.
+    A line that cannot be used is noted as a warning and never stops the loop. Raises Blocked where
+    the database cannot be written now; then nothing was taken in.
     """
     events, offset = read_events(file, attempt.offset, until)
     if offset == attempt.offset:
@@ -47,7 +41,7 @@ def ingest(store: Store, attempt: Attempt, file: Path, until: int | None = None)
                     ends.append(_end(event.data))
                 else:
                     _HANDLERS.get(event.kind, _unknown)(store, attempt, event)
-            except Blocked:  # the disk's or a lock's fault, not the line's
+            except Blocked:  # a full disk or a lock is not the line's fault
                 raise
             except Exception as broken:
                 store.note(
@@ -62,9 +56,9 @@ def ingest(store: Store, attempt: Attempt, file: Path, until: int | None = None)
     return ends[-1] if ends else None
 
 
-def _end(data: dict[str, Any]) -> End:
-    return End(
-        outcome=str(data["outcome"]),
+def _end(data: dict[str, Any]) -> AttemptEnd:
+    return AttemptEnd(
+        outcome=_outcome(data["outcome"]),
         step=int(data.get("step") or 0),
         reason=str(data.get("reason") or ""),
         hint=str(data.get("hint") or data.get("mend") or ""),
@@ -73,7 +67,15 @@ def _end(data: dict[str, Any]) -> End:
     )
 
 
-def _started(store: Store, attempt: Attempt, event: Event) -> None:
+def _outcome(word: object) -> Outcome:
+    """Return the outcome of that name; an unknown one, which a later version may write, failed."""
+    try:
+        return Outcome(str(word))
+    except ValueError:
+        return Outcome.FAILED
+
+
+def _started(store: Store, attempt: AttemptRow, event: Event) -> None:
     store.touch_attempt(
         attempt.id,
         reported_utc=event.at_utc,
@@ -83,14 +85,14 @@ def _started(store: Store, attempt: Attempt, event: Event) -> None:
     )
 
 
-def _phase(store: Store, attempt: Attempt, event: Event) -> None:
-    told: dict[str, Any] = {"phase": safe_line(event.data["name"], 40)}
+def _phase(store: Store, attempt: AttemptRow, event: Event) -> None:
+    seen: dict[str, Any] = {"phase": safe_line(event.data["name"], 40)}
     if event.data.get("steps"):
-        told["total_steps"] = int(event.data["steps"])
-    store.touch_attempt(attempt.id, **told)
+        seen["total_steps"] = int(event.data["steps"])
+    store.touch_attempt(attempt.id, **seen)
 
 
-def _log(store: Store, attempt: Attempt, event: Event) -> None:
+def _log(store: Store, attempt: AttemptRow, event: Event) -> None:
     level = event.data.get("level", "info")
     store.note(
         "log",
@@ -102,29 +104,54 @@ def _log(store: Store, attempt: Attempt, event: Event) -> None:
     )
 
 
-def _metric(store: Store, attempt: Attempt, event: Event) -> None:
+def _metric(store: Store, attempt: AttemptRow, event: Event) -> None:
     step = int(event.data["step"])
     values = _numbers(event.data["values"])
-    store.put_metrics(attempt.trial, step, values)
-    told: dict[str, Any] = {"last_step": step}
+    if text := _progress(store.attempt(attempt.id), step, values):
+        store.note(
+            "progress",
+            text,
+            level="debug",
+            trial=attempt.trial,
+            attempt=attempt.id,
+            at_utc=event.at_utc,
+        )
+    results.put_metrics(store, attempt.trial, step, values)
+    seen: dict[str, Any] = {"last_step": step}
     for name in ("loss", "tokens_per_s"):
         if values.get(name) is not None:
-            told[name] = values[name]
+            seen[name] = values[name]
     if values.get("peak_bytes"):
-        told["peak_bytes"] = int(values["peak_bytes"] or 0)
-    store.touch_attempt(attempt.id, **told)
+        seen["peak_bytes"] = int(values["peak_bytes"] or 0)
+    store.touch_attempt(attempt.id, **seen)
+
+
+PROGRESS_LINES = 20
+"""Lines of training progress in a trial's log, besides one for each evaluation."""
+
+
+def _progress(attempt: AttemptRow, step: int, values: dict[str, float | None]) -> str:
+    """Return the log line of a metric row; empty where the log has one near this step already."""
+    held_out, loss = values.get("eval_loss"), values.get("loss")
+    if held_out is not None:
+        return f"step {step}: held-out loss {held_out:.4g}"
+    total = attempt.total_steps or 0
+    part, last_part = (PROGRESS_LINES * at // max(1, total) for at in (step, attempt.last_step))
+    if loss is None or part == last_part:
+        return ""
+    return f"step {step} of {total}: loss {loss:.4g}" if total else ""
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float | None]:
-    """None for what is no finite number: JSON has no word for it, and no list could rank it."""
+    """Return the values as floats; None for what is not finite, because JSON has no word for it."""
     numbers = {safe_line(k, 80): None if v is None else float(v) for k, v in values.items()}
     return {k: v if v is not None and math.isfinite(v) else None for k, v in numbers.items()}
 
 
-def _checkpoint(store: Store, attempt: Attempt, event: Event) -> None:
+def _checkpoint(store: Store, attempt: AttemptRow, event: Event) -> None:
     step = int(event.data["step"])
-    store.put_checkpoint(attempt.trial, attempt.id, step)
-    store.touch_attempt(attempt.id, last_step=step)  # the newest metric may be some steps older
+    results.put_checkpoint(store, attempt.trial, attempt.id, step)
+    store.touch_attempt(attempt.id, last_step=step)  # its newest metric may be some steps older
     store.note(
         "checkpoint",
         f"checkpoint at step {step}",
@@ -135,30 +162,36 @@ def _checkpoint(store: Store, attempt: Attempt, event: Event) -> None:
     )
 
 
-def _score(store: Store, attempt: Attempt, event: Event) -> None:
+def _score(store: Store, attempt: AttemptRow, event: Event) -> None:
     values = _numbers(event.data["values"])
-    store.put_scores(attempt.trial, attempt.id, int(event.data.get("step") or 0), values)
+    results.put_scores(store, attempt.trial, attempt.id, int(event.data.get("step") or 0), values)
 
 
-def _sample(store: Store, attempt: Attempt, event: Event) -> None:
-    store.put_sample(attempt.trial, attempt.id, event.n, event.data)
+def _sample(store: Store, attempt: AttemptRow, event: Event) -> None:
+    results.put_sample(store, attempt.trial, attempt.id, event.n, event.data)
 
 
-def _adapter(store: Store, attempt: Attempt, event: Event) -> None:
+def _adapter(store: Store, attempt: AttemptRow, event: Event) -> None:
     data = event.data
-    path = f"trials/{attempt.trial}/adapter"  # from the home, which may be moved
+    path = f"trials/{attempt.trial}/adapter"  # relative to the home, which may be moved
     if not str(data["path"]).endswith(path):
         path = safe_line(data["path"])
-    store.put_adapter(
-        attempt.trial, attempt.id, path, int(data["bytes"]), str(data["sha256"]), event.at_utc
+    results.put_adapter(
+        store,
+        attempt.trial,
+        attempt.id,
+        path,
+        int(data["bytes"]),
+        str(data["sha256"]),
+        event.at_utc,
     )
 
 
-def _unknown(store: Store, attempt: Attempt, event: Event) -> None:
+def _unknown(store: Store, attempt: AttemptRow, event: Event) -> None:
     raise ValueError(f"unknown kind {event.kind}")
 
 
-_HANDLERS: dict[str, Callable[[Store, Attempt, Event], None]] = {
+_HANDLERS: dict[str, Callable[[Store, AttemptRow, Event], None]] = {
     "started": _started,
     "phase": _phase,
     "log": _log,

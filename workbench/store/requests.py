@@ -1,6 +1,6 @@
-"""Requests as files: how a front end tells the engine what a person wants.
+"""Request files: how a front end asks the engine for something.
 
-A request has an id of its own, so it survives any crash and sending it twice is harmless.
+A request has an id of its own, so it survives any crash, and sending it twice is harmless.
 """
 
 from __future__ import annotations
@@ -19,28 +19,35 @@ from workbench.machine.files import write_durably
 from workbench.text import safe_line
 
 MAX_BYTES = 4 << 20
+"""Bytes that a request may have; a recipe is some kilobytes."""
 _ID = re.compile(r"[0-9a-z-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
+    """One thing that a person asks of the engine."""
+
     id: str
     verb: str
-    """submit, stop, pause, resume, kill, engine-stop, …; see scheduler.obey."""
+    """submit, stop, pause, resume, kill, engine-stop, …; see docs/control.md."""
     args: dict[str, Any]
     sent_utc: float
 
 
 @dataclass(frozen=True, slots=True)
 class BadRequest:
-    """A file that is no request; it is moved aside and answered."""
+    """A file that is no valid request; the loop moves it aside and answers it."""
 
     path: Path
     error: str
 
 
-def drop(folder: Path, verb: str, args: dict[str, Any], id: str | None = None) -> str:
-    """Write one request whole: temporary file, fsync, rename, fsync of the folder. Its id."""
+def drop_request(folder: Path, verb: str, args: dict[str, Any], id: str | None = None) -> str:
+    """Write one request durably into `folder` and return its id.
+
+    Ids begin with the time in milliseconds, so that requests sort by when they were sent. Raises
+    EngineError where the file cannot be written.
+    """
     sent = time.time()
     id = id or f"{int(sent * 1000):013d}-{uuid.uuid4().hex[:12]}"
     assert _ID.fullmatch(id)
@@ -55,8 +62,8 @@ def drop(folder: Path, verb: str, args: dict[str, Any], id: str | None = None) -
     return id
 
 
-def scan(folder: Path) -> list[tuple[Path, Request | BadRequest]]:
-    """Every request waiting, oldest first; none where the folder is gone."""
+def scan_requests(folder: Path) -> list[tuple[Path, Request | BadRequest]]:
+    """Return the files of all waiting requests, oldest first; none where there is no folder."""
     try:
         paths = sorted(p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the store gives out: frozen snapshots of its rows."""
+"""Frozen rows that readers of the store get: experiments, trials, attempts, cards, answers."""
 
 from __future__ import annotations
 
@@ -13,80 +13,102 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
+    """One submitted recipe, which owns trials."""
+
     id: int
     name: str
     state: str
     """preparing, ready or refused."""
     recipe: dict[str, Any]
+    """The recipe as resolved; `Recipe.model_validate` takes it."""
     rank_by: str
-    """A score; see `trial.up_is_better`."""
+    """The name of the score that its board ranks by; see `trial.up_is_better`."""
     prepared: dict[str, Any] | None
+    """What preparing found: model, data, digests; None before it is ready."""
     resolved: dict[str, Any]
-    """Precision and optimizer, decided once so that its trials stay comparable."""
+    """Precision and optimizer, decided once for all its trials so that they stay comparable."""
     base_trial: int | None
     """The trial that scored its base; may belong to an earlier experiment on the same base."""
     reason: str
+    """Why it was refused; else empty."""
     hint: str
     priority: int
+    """Higher is placed first; 0 unless a person changed it."""
     held: bool
+    """A person holds it: none of its trials is placed."""
     max_parallel: int | None
-    """Trials of it that may run at once; None: as many as there are cards."""
+    """Trials of it that may run at the same time; None: as many as there are cards."""
     most_trials: int | None
-    """How many trials its sweep may come to; None: until its budget or its space is spent."""
+    """Trials that its sweep may have in all; None: until its budget or its space is used up."""
     searching: bool
-    """Its sweep may still ask for trials: it is not over when all it has are."""
+    """Its sweep may still add trials, so it has not ended when all of its trials have."""
     warm_trial: int | None
-    """Its trials start from this one's adapter; None: from fresh ones."""
+    """The trial whose adapter its trials start from; None: they start from fresh adapters."""
     ended_utc: float | None
-    """When its last trial had ended; None while there is something to do."""
+    """UTC seconds at which all of it had ended; None while there is something to do."""
     created_utc: float
     counts: dict[str, int]
-    """Trials by state, the base's own left out."""
+    """Tuned trials by state; the trial that scores the base is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One run of a trial on one card; `outcome` is None while it lives."""
+class AttemptRow:
+    """One run of a trial on one card."""
 
     id: int
     trial: int
     card: str
+    """The card's UUID."""
     plan: dict[str, Any]
+    """How the trial runs on this card; see `footprint.plan`."""
     predicted_bytes: int
+    """Peak memory that the plan predicts on the card."""
     peak_bytes: int | None
+    """Peak memory that was measured; None before the first measurement."""
     generation: int | None
+    """The card's worker, counted from 1; None before it reported."""
     pid: int | None
     started_utc: float
     reported_utc: float | None
+    """When its first event came; None before."""
     ended_utc: float | None
     outcome: str | None
+    """An `events.Outcome`; None while it lives."""
     reason: str
     cause: str
-    """Of a failure: recipe, data, model, out_of_memory, host_memory, disk_full or bug."""
+    """The kind of failure: recipe, data, model, out_of_memory, host_memory, disk_full or bug."""
     stage: str
-    """What it was doing then."""
+    """The phase in which it failed, for example "training"."""
     from_step: int
+    """Optimizer steps that its trial had done when it began."""
     last_step: int
     total_steps: int | None
+    """Optimizer steps of the whole trial; None until training begins."""
     loss: float | None
+    """The newest training loss, in nats per target token."""
     tokens_per_s: float | None
+    """The newest rate, in target and context tokens per second."""
     energy_wh: float | None
-    """What its card drew meanwhile; None where the card does not tell."""
+    """Watt-hours that its card drew meanwhile; None where the card reports neither energy nor
+    power."""
     checkpoint_step: int | None
+    """The newest checkpoint that this attempt committed."""
     phase: str
     halt: str | None
+    """The halt that was sent to its worker and is sent again each tick; None: none."""
     offset: int
+    """Bytes of its event file that are in the tables."""
 
     @property
     def uncorrected_bytes(self) -> int:
-        """predicted_bytes before what earlier attempts measured on such a card corrected it."""
+        """The prediction before it was corrected by peaks measured on such cards."""
         buckets = self.plan.get("buckets")
         known = buckets.values() if isinstance(buckets, dict) else ()
         return sum(size for size in known if isinstance(size, int)) or self.predicted_bytes
 
 
 class Waiting(Protocol):
-    """What the order of the queue asks of a trial."""
+    """What fair share needs to know of a queued trial."""
 
     @property
     def id(self) -> int: ...
@@ -97,7 +119,7 @@ class Waiting(Protocol):
 
 
 class Queued(NamedTuple):
-    """A queued trial where nothing but its place matters."""
+    """A queued trial with nothing but its place."""
 
     id: int
     experiment: int
@@ -112,32 +134,35 @@ class TrialRow:
     experiment: int
     experiment_name: str
     number: int
+    """Its number within the experiment, from 1; 0 scores the base."""
     kind: Kind
     state: State
     desired_state: DesiredState
+    """What a person wants of it; the engine works until its state agrees."""
     settings: dict[str, Any]
     """Dotted recipe keys that differ from the experiment's recipe, with this trial's values."""
     rank: float | None
-    """Its place in the queue, where a person moved it: lower goes first, others go by their ids.
-    Below 0: before those of other experiments too."""
+    """Its place in the queue where a person moved it: the lowest goes first, and trials without a
+    rank go by their id. Below 0 it also goes before other experiments' trials."""
     desired_card: str | None
-    """The only card it may be placed on next; None: any."""
+    """The UUID of the only card it may be placed on next; None: any card."""
     warm_trial: int | None
-    """Its weights start from this one's adapter; None: from a fresh one."""
+    """The trial whose adapter its weights start from; None: they start from a fresh adapter."""
     pruned: str
-    """Why it is to end early, or did; empty while it is not."""
+    """Why it ends early, or did; empty for other trials."""
     checkpoint_step: int | None
-    """Optimizer steps done at its newest committed checkpoint."""
+    """Optimizer steps done at its newest committed checkpoint; None without a checkpoint."""
     waiting: str
-    """While QUEUED: what it waits for, in words."""
+    """What it waits for while it is QUEUED, in words."""
     reason: str
-    """Why it is where it is, for FAILED, STOPPED and PAUSED."""
+    """Why it is in its state, for FAILED, STOPPED, PRUNED and PAUSED; else empty."""
     hint: str
     created_utc: float
     changed_utc: float
     attempts: int
+    """How many attempts it has had. The fields from here to `started_utc` are the newest one's."""
     card: str | None
-    """Of the newest attempt; None before the first."""
+    """The card's UUID; None before the first attempt."""
     phase: str
     step: int
     total_steps: int | None
@@ -145,19 +170,26 @@ class TrialRow:
     tokens_per_s: float | None
     peak_bytes: int | None
     started_utc: float | None
-    """When the newest attempt began."""
+    from_step: int
+    """The optimizer step that its newest attempt started from."""
+    """UTC seconds at which the newest attempt began."""
     score: float | None
-    """By the experiment's ranking score; None before it is scored."""
+    """The score that the experiment ranks by; None before it is scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardRow:
+    """One card with its newest sample."""
+
     uuid: str
     kind: str
+    """cuda or cpu."""
     name: str
     total_bytes: int
     cap_bytes: int | None
+    """The part of it that the workbench may use, where WORKBENCH_CARDS caps it."""
     capability: str | None
+    """CUDA compute capability, for example "8.6"; None for a CPU card."""
     free_bytes: int | None
     utilisation: float | None
     """Percent."""
@@ -165,36 +197,41 @@ class CardRow:
     power_w: float | None
     power_limit_w: float | None
     energy_j: float | None
-    """As the card counts, since its driver was loaded."""
+    """Energy in joules that the card counted since its driver was loaded."""
     ecc_errors: int | None
-    """Memory errors that could not be corrected, since its driver was loaded."""
+    """Uncorrectable memory errors since its driver was loaded."""
     processes: list[dict[str, Any]]
-    """Foreign ones: pid, bytes, name, draws (a desktop's)."""
+    """Processes that are not ours: pid, bytes, name, draws (True for a desktop's)."""
     xid_watch: bool | None
-    """Whether the driver tells us of Xid errors; None where there can be none."""
+    """Whether the driver reports Xid errors to us; None where there can be none."""
     xids: list[list[float]]
-    """[at_utc, code] of the last ones, the newest last."""
+    """[UTC seconds, code] of the last Xid errors, the newest last."""
     lost: bool
-    """The driver is well, and has lost it."""
+    """The driver answers, and no longer lists this card."""
     heat: str
     """warm: too hot for a new trial; hot: too hot for the one it has; empty: neither."""
     guard: str
-    """Why a guard keeps new trials off it; empty while none does."""
+    """Why a guard keeps new trials off it, in words; empty while none does."""
     energy_wh: float | None
-    """What our attempts drew on it, all together."""
+    """Watt-hours that our attempts drew on it, in all."""
     present: bool
+    """The newest sample has it."""
     drained: bool
+    """A person keeps new trials off it."""
     quarantined: str
+    """Why the engine keeps new trials off it until a person releases it; else empty."""
     problem: str
+    """What its driver says is wrong with it; else empty."""
     generation: int
+    """Its newest worker, counted from 1; 0 before the first."""
     seen_utc: float
     trial: int | None
-    """The trial whose attempt holds it now."""
+    """The trial whose attempt holds it now; None: none."""
 
 
 def card_of(row: CardRow) -> Card:
-    """The card as planner and worker know it."""
-    from workbench.machine.cards import Card  # listing needs none of what it brings
+    """Return the card as planner and worker know it."""
+    from workbench.machine.cards import Card  # front ends list cards without it
 
     parts = [int(part) for part in row.capability.split(".")] if row.capability else None
     return Card(
@@ -209,16 +246,21 @@ def card_of(row: CardRow) -> Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveRow:
+    """One change of a trial's state."""
+
     trial: int
     before: str
     after: str
     by: str
+    """The scheduler's function that made it; see `trial.MOVES`."""
     why: str
     at_utc: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRow:
+    """One line for people about what happened."""
+
     id: int
     at_utc: float
     experiment: int | None
@@ -226,40 +268,50 @@ class EventRow:
     attempt: int | None
     kind: str
     level: str
+    """debug, info, warning or error."""
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class AnswerSample:
+    """One held-out question with the expected and the generated answer."""
+
     question: str
     expected: str
     answer: str
     correct: bool | None
+    """None where the recipe has no answer pattern."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A chart's column: the lowest and highest value among its steps."""
+    """A chart's column: the lowest and the highest value within a span of steps."""
 
     step: int
+    """The first step of the span."""
     low: float
     high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class RequestAnswer:
+    """The engine's answer to one request."""
+
     ok: bool
     text: str
+    """What was done, or why it was not, for people."""
     hint: str
+    """What to do next; may be empty."""
     data: dict[str, Any]
     """What the request made, e.g. {"experiment": 3}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardRow:
-    """One adapter's line on the board; the base has rank None."""
+    """One adapter's line on the board, or the base's."""
 
     rank: int | None
+    """1 is best; None for the base and for trials without a score."""
     trial: int
     number: int
     kind: str
@@ -267,10 +319,11 @@ class BoardRow:
     score: float | None
     base_score: float | None
     gain: float | None
-    """Better than the base by so much, in the score's own units, up is better."""
+    """How much better than the base it is, in the score's own unit: above 0 is better."""
     scores: dict[str, float | None]
     settings: dict[str, Any]
     adapter: str | None
+    """The adapter's folder; None where the trial left none."""
     adapter_bytes: int | None
     card: str | None
     attempts: int
@@ -278,7 +331,8 @@ class BoardRow:
     peak_bytes: int | None
     predicted_bytes: int | None
     wall_s: float | None
+    """Seconds that its attempts took together."""
     energy_wh: float | None
-    """Drawn by its card during all its attempts; None where none was measured."""
+    """Watt-hours that its cards drew during its attempts; None where none was measured."""
     precision: str | None
     reason: str

@@ -1,4 +1,4 @@
--- Version 1. One writer (the loop); everybody else opens read-only. Columns `mend` and `wanted`
+-- Schema version 1. The loop is the one writer; everybody else opens read-only. Columns `mend` and `wanted`
 -- hold what the code calls `hint` and `desired_state`: they keep their names, so that a home
 -- written by any earlier build can be read before an engine has migrated it.
 
@@ -10,16 +10,16 @@ create table experiments (
   rank_by       text not null,                -- the score its board ranks by
   prepared      text,                         -- prepared.json once READY
   resolved      text not null default '{}',   -- settings decided once for all its trials, JSON
-  base_trial    integer references trials,    -- the one that scored this base, maybe another's
+  base_trial    integer references trials,    -- the trial that scored its base; may be another experiment's
   reason        text not null default '',
-  mend          text not null default '',     -- the hint; this name is older
+  mend          text not null default '',     -- the hint
   priority      integer not null default 0,
   held          integer not null default 0,
-  max_parallel  integer,                      -- trials of it that may run at once; null: any number
-  most_trials   integer,                      -- after which its sweep asks for no more; null: any
-  searching     integer not null default 0,   -- its sweep may still ask for trials
-  warm_trial    integer references trials,    -- its trials start from this one's adapter
-  ended_utc     real,                         -- when all of it had ended, and that was told
+  max_parallel  integer,                      -- trials that may run at the same time; null: any number
+  most_trials   integer,                      -- trials its sweep may have in all; null: any number
+  searching     integer not null default 0,   -- 1 while its sweep may still add trials
+  warm_trial    integer references trials,    -- the trial whose adapter its trials start from
+  ended_utc     real,                         -- when all of it had ended and that was noted
   created_utc   real not null
 ) strict;
 
@@ -32,10 +32,10 @@ create table trials (
   wanted        text not null default 'run'   -- the desired state
                 check (wanted in ('run', 'pause', 'stop', 'kill')),
   settings      text not null,                -- dotted keys and values, JSON
-  rank          real,                         -- lower is placed first; null: its id; below 0: first of all
-  wanted_card   text,                         -- the desired card: the only one it may be placed on next
-  warm_trial    integer references trials,    -- it starts from this one's adapter
-  pruned        text not null default '',     -- why it ends early; reconcile ends it
+  rank          real,                         -- lowest is placed first; null: the id; below 0: before other experiments
+  wanted_card   text,                         -- UUID of the only card it may be placed on next
+  warm_trial    integer references trials,    -- the trial whose adapter it starts from
+  pruned        text not null default '',     -- why it ends early; reconcile stops it
   checkpoint_step integer,
   waiting       text not null default '',
   reason        text not null default '',
@@ -47,7 +47,7 @@ create table trials (
 create index trials_by_state on trials (state);
 
 create table attempts (
-  id            integer primary key,          -- ever growing: autoincrement by max + 1, rows stay
+  id            integer primary key,          -- grows only, because rows are never deleted
   trial         integer not null references trials,
   card          text not null,
   plan          text not null,
@@ -56,21 +56,21 @@ create table attempts (
   generation    integer,
   pid           integer,
   started_utc   real not null,
-  reported_utc  real,                         -- the first event
+  reported_utc  real,                         -- when its first event came
   ended_utc     real,
   outcome       text,                         -- events.Outcome; null while live
   reason        text not null default '',
-  cause         text not null default '',     -- of a failure: out_of_memory, data, …
-  stage         text not null default '',     -- and what it was doing
+  cause         text not null default '',     -- kind of failure: out_of_memory, data, …
+  stage         text not null default '',     -- phase in which it failed
   from_step     integer not null default 0,
   last_step     integer not null default 0,
   total_steps   integer,
-  loss          real,                         -- newest seen
-  tokens_per_s  real,                         -- newest seen
-  energy_wh     real,                         -- null where the card tells neither energy nor power
+  loss          real,                         -- newest reported
+  tokens_per_s  real,                         -- newest reported
+  energy_wh     real,                         -- null where the card reports neither energy nor power
   checkpoint_step integer,                    -- the newest this attempt committed
   phase         text not null default '',
-  halt          text,                         -- what it was asked, and is asked again each tick
+  halt          text,                         -- the halt sent to its worker, again each tick
   offset        integer not null default 0    -- bytes of events.jsonl that are in the tables
 ) strict;
 create index attempts_by_trial on attempts (trial);
@@ -111,7 +111,7 @@ create table metrics (
   primary key (trial, name, step)
 ) strict, without rowid;
 
--- One row for 1,024 steps: what a chart of millions of points reads instead of them.
+-- One row for 1,024 steps, so that a chart of millions of steps need not read them all.
 create table metric_bands (
   trial         integer not null references trials,
   name          text not null,
@@ -156,19 +156,19 @@ create table cards (
   temperature_c real,
   power_w       real,
   power_limit_w real,
-  energy_j      real,                         -- as the card counts, since its driver was loaded
-  energy_wh     real,                         -- drawn by all attempts on it
-  ecc_errors    integer,                      -- not correctable, since its driver was loaded
-  processes     text not null default '[]',   -- pids that are not ours, JSON
-  xid_watch     integer,                      -- whether the driver tells us of Xid errors
-  xids          text not null default '[]',   -- [[at_utc, code], …], the newest last, JSON
-  lost          integer not null default 0,   -- the driver is well, and has lost it
+  energy_j      real,                         -- counted by the card since its driver was loaded
+  energy_wh     real,                         -- drawn by our attempts on it, in all
+  ecc_errors    integer,                      -- uncorrectable, since its driver was loaded
+  processes     text not null default '[]',   -- processes that are not ours, JSON
+  xid_watch     integer,                      -- whether the driver reports Xid errors to us
+  xids          text not null default '[]',   -- [[UTC seconds, code], …], newest last, JSON
+  lost          integer not null default 0,   -- the driver answers and no longer lists it
   heat          text not null default '' check (heat in ('', 'warm', 'hot')),
   guard         text not null default '',     -- why a guard keeps new trials off it, or empty
   present       integer not null default 1,
   drained       integer not null default 0,
   quarantined   text not null default '',     -- why, or empty
-  forgiven      integer not null default 0,   -- attempts up to this one were before its release
+  forgiven      integer not null default 0,   -- attempts up to this id no longer count against it
   problem       text not null default '',
   generation    integer not null default 0,
   seen_utc      real not null
@@ -192,12 +192,12 @@ create table scores (
   primary key (trial, name)
 ) strict, without rowid;
 
--- Where successive halving has judged a trial, each rung once.
+-- ASHA rungs that a trial has reached; each is judged once.
 create table rungs (
   id            integer primary key,
   trial         integer not null references trials,
   rung          integer not null,             -- from 0
-  step          integer not null,             -- of the evaluation that reached it
+  step          integer not null,             -- of the evaluation that reached the rung
   value         real,                         -- held-out loss there; null: not a number
   unique (trial, rung)
 ) strict;

@@ -1,4 +1,7 @@
-"""What is wrong with a database, in words and with its mend; told by everybody who opens it."""
+"""Damage to the database: how it is found, and how SQLite's errors are put into words.
+
+Everybody who opens the database uses this, so that all of them show the same hint.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,25 @@ from workbench.text import safe_line
 
 REPAIR = "run `workbench repair`: it rebuilds the database from what the home still holds"
 CHECK_S = 5.0
-"""Ten million metric rows are looked through in less; on a slow disk the rest is trusted."""
+"""Seconds for which a start may look for damage. Ten million metric rows take less; on a slow disk
+the rest is trusted."""
 CHECK_EVERY = 100_000
-"""Steps of SQLite's between two looks at the clock."""
+"""Instructions of SQLite's virtual machine between two looks at the clock."""
 
 
-def passes(error: sqlite3.Error) -> bool:
-    """True for a full disk and for somebody else's lock on the database."""
+def is_transient(error: sqlite3.Error) -> bool:
+    """Return True for a full disk and for another process's lock: a later try may succeed."""
     name = getattr(error, "sqlite_errorname", None) or ""
     return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL"))
 
 
-def in_words(error: BaseException, path: Path | str = "the database") -> StoreError:
-    """Any error of SQLite's as one for people."""
+def to_store_error(error: BaseException, path: Path | str = "the database") -> StoreError:
+    """Return any error of SQLite's as a StoreError that says what is wrong and what to do.
+
+    Damage that `workbench repair` can undo becomes a DatabaseDamaged.
+    """
     name = getattr(error, "sqlite_errorname", None) or ""
-    if name == "SQLITE_IOERR_SHORT_READ":  # it, or its log, ends before what its other half tells
+    if name == "SQLITE_IOERR_SHORT_READ":  # a page that is known from the -wal is missing
         return cut_short(path)
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return DatabaseDamaged(f"{path} is damaged: {error}", hint=REPAIR)
@@ -53,9 +60,10 @@ def in_words(error: BaseException, path: Path | str = "the database") -> StoreEr
 
 
 def check_length(db: sqlite3.Connection, path: Path) -> None:
-    """DatabaseDamaged where the file ends before its last page; its log, if any, may hold that.
+    """Raise DatabaseDamaged where the file ends before its last page.
 
-    SQLite itself does not look while somebody else has it open, and reads zeros there.
+    Pages may still be in the -wal file, so nothing is said while that has any. SQLite does not
+    check the length itself while another process has the file open, and reads zeros there.
     """
     (pages,), (size,) = (db.execute(f"pragma page_{what}").fetchone() for what in ("count", "size"))
     log = path.with_name(f"{path.name}-wal")
@@ -64,17 +72,18 @@ def check_length(db: sqlite3.Connection, path: Path) -> None:
 
 
 def cut_short(path: Path | str) -> DatabaseDamaged:
+    """Return the error for a database file that ends too early."""
     return DatabaseDamaged(f"{path} is damaged: it was cut short", hint=REPAIR)
 
 
 def look_through(db: sqlite3.Connection, path: Path, limit_s: float = CHECK_S) -> None:
-    """StoreError when SQLite finds damage in it, looking for `limit_s` at most."""
+    """Raise DatabaseDamaged when SQLite's quick check finds damage within `limit_s` seconds."""
     until = time.monotonic() + limit_s
     db.set_progress_handler(lambda: int(time.monotonic() > until), CHECK_EVERY)
     try:
         found = [str(row[0]) for row in db.execute("pragma quick_check(3)")]
-    except sqlite3.OperationalError as cut_short:
-        if cut_short.sqlite_errorname != "SQLITE_INTERRUPT":
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_INTERRUPT":
             raise
         return
     finally:

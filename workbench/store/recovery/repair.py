@@ -1,8 +1,9 @@
-"""The store built anew from what the home still holds.
+"""Repair: the database rebuilt from what the home still holds.
 
-Rows come from the journal (store.journal), or where it is gone from the folders (store.salvage),
-over those of the last backup; metrics, scores, adapters, samples, log lines and progress from the
-attempts' event files. Nothing is deleted: the database that stood there is put aside.
+Rows come from the journal (`store.recovery.journal`), or where that is lost from the folders
+(`store.recovery.salvage`), on top of the last backup's rows. Metrics, scores, adapters, samples,
+log lines and progress come from the attempts' event files. Nothing is deleted: the old database is
+kept under another name.
 """
 
 from __future__ import annotations
@@ -20,60 +21,72 @@ from typing import Any
 from workbench.errors import DatabaseDamaged, EngineError, NotThere, WorkbenchError
 from workbench.events import Event, Outcome, read_events
 from workbench.home import STOPPED_BY_A_PERSON, Home
-from workbench.machine.files import sync, write_durably
-from workbench.machine.locks import Lock, holder
-from workbench.store import journal, salvage
-from workbench.store.backup import backups
-from workbench.store.damage import look_through
-from workbench.store.ingest import ingest
-from workbench.store.reader import SCHEMA_VERSION, Reader, open_readonly
-from workbench.store.rows import Attempt
+from workbench.machine.files import sync_path, write_durably
+from workbench.machine.locks import Lock, lock_holder
+from workbench.store.connection import SCHEMA_VERSION, open_readonly
+from workbench.store.ingest import ingest_events
+from workbench.store.reader import Reader
+from workbench.store.recovery import journal, salvage
+from workbench.store.recovery.backup import list_backups
+from workbench.store.recovery.damage import look_through
+from workbench.store.rows import AttemptRow
 from workbench.store.writer import Store
 from workbench.text import safe_line
 from workbench.trial import DesiredState, State
 
 WHY = "the database was repaired"
 REBUILT = ("experiments", "trials", "attempts", "metrics", "adapters", "scores", "rungs")
-"""What is equal to what it was, up to the last line that an attempt wrote."""
-RETOLD = (*journal.TABLES, "metrics", "metric_bands", "scores", "samples", "adapters", "events")
-"""Tables filled here; all others are the last backup's."""
+"""Tables that come back equal, up to the last line that an attempt wrote."""
+REFILLED = (*journal.TABLES, "metrics", "metric_bands", "scores", "samples", "adapters", "events")
+"""Tables that are filled here; all others come from the last backup."""
 _PASSING = {"trials": {"waiting"}, "attempts": {"phase", "halt"}}
-"""Columns of the moment: the next tick writes them anew."""
+"""Columns that are not compared, because the next tick writes them again."""
 _TAIL_BYTES = 2 << 20
+"""Bytes at the end of an event file in which its last line is looked for."""
 
 Rows = dict[str, dict[Any, dict[str, Any]]]
 Say = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class Repaired:
-    """What came back, and in words what did not."""
+class RepairReport:
+    """The result of a repair: what came back, and in words what did not."""
 
     sound: bool = False
     """Nothing was wrong, and nothing was done."""
     wrong: str = ""
+    """What was wrong with the database, in words."""
     counts: dict[str, int] = field(default_factory=dict)
+    """Rows by table."""
     paused: list[int] = field(default_factory=list)
     """Trials that wait to be resumed."""
     held: list[int] = field(default_factory=list)
-    """Experiments that would have made more trials: they wait to be released."""
+    """Experiments that may add trials of their own; they are held until a person releases them."""
     pending: list[int] = field(default_factory=list)
-    """Trials that ended while nobody looked: the engine takes them in when it starts."""
+    """Trials whose end nobody has read yet; the engine does when it starts."""
     lost: list[str] = field(default_factory=list)
+    """What could not be restored, a line for each."""
     salvaged: bool = False
-    """There was no journal: the folders told what they know."""
+    """There was no journal, so that the rows come from the folders."""
     backup: str = ""
+    """The name of the backup that was used, if any."""
     aside: str = ""
-    """Where the old database is."""
+    """The name under which the old database is kept."""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the report as `workbench repair --json` prints it."""
         return asdict(self)
 
 
-def repair(home: Home, *, anyway: bool = False, say: Say = lambda line: None) -> Repaired:
-    """Rebuild the database, everything paused. EngineError while an engine runs on the home.
+def repair_database(
+    home: Home, *, anyway: bool = False, say: Say = lambda line: None
+) -> RepairReport:
+    """Rebuild the home's database, with every unfinished trial paused, and return a report.
 
-    May be killed at any moment and run again: the old one goes aside when the new one is whole.
+    A sound database is left alone unless `anyway`. `say` gets lines about progress. It may be
+    killed at any moment and run again: the old database is moved when the new one is whole. Raises
+    EngineError while an engine runs on the home, NotThere where there is no home. Reads every
+    event file once.
     """
     if not home.root.is_dir():
         raise NotThere(f"there is no workbench at {home.root}", hint="see WORKBENCH_HOME")
@@ -82,20 +95,23 @@ def repair(home: Home, *, anyway: bool = False, say: Say = lambda line: None) ->
         for lock in locks:
             if not lock.take():
                 raise EngineError(
-                    f"process {holder(lock.path)} runs an engine on {home.root}",
+                    f"process {lock_holder(lock.path)} runs an engine on {home.root}",
                     hint="stop it first: workbench engine stop",
                 )
-        wrong = whats_wrong(home.database)
+        wrong = find_damage(home.database)
         if not wrong and not anyway:
-            return Repaired(sound=True)
+            return RepairReport(sound=True)
         return _repair(home, wrong, say)
     finally:
         for lock in locks:
             lock.release()
 
 
-def whats_wrong(database: Path) -> str:
-    """In words; empty for a sound one. Reads all of it. Raises what no repair mends."""
+def find_damage(database: Path) -> str:
+    """Return in words what is wrong with the database; empty for a sound one.
+
+    Reads all of it. Raises StoreError for what no repair can help, for example permissions.
+    """
     try:
         connection = open_readonly(database)
         try:
@@ -109,36 +125,36 @@ def whats_wrong(database: Path) -> str:
     return ""
 
 
-def _repair(home: Home, wrong: str, say: Say) -> Repaired:
+def _repair(home: Home, wrong: str, say: Say) -> RepairReport:
     staging = home.root / ".repair"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(mode=0o700)
-    found = Repaired(wrong=wrong)
+    found = RepairReport(wrong=wrong)
     source = journal.journal_of(home.database)
     backup = _last_backup(home, journal.era_of(source), found)
     rows = _rows_of_backup(backup) if backup else {}
     for table, id, row in journal.committed_rows(source, None):
         rows.setdefault(table, {})[id] = row
-    last = max(
-        (int(line.get("c", line.get("done", 0))) for line in journal.read(source)), default=0
-    )
+    last = journal.last_number(source)
     if damaged := journal.damaged_lines(source):
         found.lost.append(f"{damaged} lines of {journal.NAME} cannot be read")
     found.salvaged = not last
     if found.salvaged:
-        found.lost.append(f"{journal.NAME} is gone, and with it moves, answers, priorities, rungs")
-        found.lost += salvage.fill(home, rows)
+        found.lost.append(
+            f"{journal.NAME} is lost, and with it moves, answers, priorities and rungs"
+        )
+        found.lost += salvage.salvage_rows(home, rows)
     store = Store(staging / home.database.name, journal=False)
     try:
         store.db.execute("pragma synchronous = off")
         store.db.execute("pragma foreign_keys = off")
         if backup:
             _copy_the_rest(store, backup)
-        _retell(home, store, rows, found, say)
+        _refill(home, store, rows, found, say)
         _pause(store, found)
         _check(store, found)
-        # Ahead of the journal, so that the next engine writes that anew from these rows.
-        store.set_fact(journal.STAND, str(last + 1))
+        # One ahead of the journal, so that the next engine rewrites it from these rows.
+        store.set_fact(journal.LAST_COMMIT, str(last + 1))
         store.set_fact(journal.ERA, journal.era_of(source) or journal.new_era())
         store.note("repaired", f"{WHY}: {wrong or 'somebody asked for it'}", level="warning")
         found.counts = _counts(store)
@@ -147,7 +163,7 @@ def _repair(home: Home, wrong: str, say: Say) -> Repaired:
     found.backup = backup.name if backup else ""
     found.aside = _swap(home, staging / home.database.name)
     shutil.rmtree(staging, ignore_errors=True)
-    if home.stopped.exists():  # it may say that the database is damaged
+    if home.stopped.exists():  # the old reason may be the damage
         write_durably(home.stopped, STOPPED_BY_A_PERSON)
     return found
 
@@ -155,9 +171,9 @@ def _repair(home: Home, wrong: str, say: Say) -> Repaired:
 # --- rows ---
 
 
-def _last_backup(home: Home, era: str | None, found: Repaired) -> Path | None:
-    """The newest that is sound, of this schema, and of the same database."""
-    for path in backups(home.backups):
+def _last_backup(home: Home, era: str | None, found: RepairReport) -> Path | None:
+    """Return the newest backup that is sound, of this schema, and of the same database."""
+    for path in list_backups(home.backups):
         try:
             reader = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
             try:
@@ -185,26 +201,26 @@ def _rows_of_backup(path: Path) -> Rows:
 
 
 def _copy_the_rest(store: Store, backup: Path) -> None:
-    """Cards, facts, and whatever else is no story of a trial's."""
+    """Copy the tables that are not refilled: cards, facts and whatever else there is."""
     store.db.execute("attach ? as backup", (f"{backup.as_uri()}?mode=ro&immutable=1",))
     tables = store.db.execute(
         "select name from backup.sqlite_master where type = 'table' and name not like 'sqlite%'"
     ).fetchall()
     for (table,) in tables:
-        if table not in RETOLD:
+        if table not in REFILLED:
             store.db.execute(f"insert or replace into main.{table} select * from backup.{table}")
     store.db.execute("detach backup")
 
 
-def _retell(
+def _refill(
     home: Home,
     store: Store,
     rows: Rows,
-    found: Repaired,
+    found: RepairReport,
     say: Say,
     offsets: dict[int, int] | None = None,
 ) -> None:
-    """Rows first, then what the event files say: of live attempts up to `offsets`, or all."""
+    """Insert `rows`, then read the event files, those of live attempts only up to `offsets`."""
     with store.writing():
         for table in journal.TABLES:
             for id in sorted(rows.get(table, {})):
@@ -214,8 +230,8 @@ def _retell(
     for number, id in enumerate(ended, start=1):
         if number % 100 == 0 or number == len(ended):
             say(f"reading what attempts wrote: {number} of {len(ended)}")
-        _retell_attempt(home, store, id, attempts[id]["offset"], found)
-    with store.writing():  # their own rows were written last, when they had ended
+        _reread_attempt(home, store, id, attempts[id]["offset"], found)
+    with store.writing():  # the journaled rows were written at the end, so they win over events
         for table, ids in (("attempts", ended), ("trials", sorted(rows.get("trials", {})))):
             for id in ids:
                 _insert(store, table, rows[table][id], found)
@@ -223,10 +239,10 @@ def _retell(
         if offsets is None and _has_ended(home, attempt.id):
             found.pending.append(attempt.trial)
         else:
-            _retell_attempt(home, store, attempt.id, (offsets or {}).get(attempt.id), found)
+            _reread_attempt(home, store, attempt.id, (offsets or {}).get(attempt.id), found)
 
 
-def _insert(store: Store, table: str, row: dict[str, Any], found: Repaired) -> None:
+def _insert(store: Store, table: str, row: dict[str, Any], found: RepairReport) -> None:
     known = [r["name"] for r in store.db.execute(f"pragma main.table_info({table})")]
     row = {name: value for name, value in row.items() if name in known}
     names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
@@ -241,7 +257,9 @@ def _insert(store: Store, table: str, row: dict[str, Any], found: Repaired) -> N
         found.lost.append(f"a row of {table} ({row.get('id')}): {broken}")
 
 
-def _retell_attempt(home: Home, store: Store, id: int, until: int | None, found: Repaired) -> None:
+def _reread_attempt(
+    home: Home, store: Store, id: int, until: int | None, found: RepairReport
+) -> None:
     file = home.attempt(id) / "events.jsonl"
     with store.writing():
         store.touch_attempt(id, offset=0)
@@ -249,7 +267,7 @@ def _retell_attempt(home: Home, store: Store, id: int, until: int | None, found:
         attempt = store.attempt(id)
         while attempt.offset != before and (until is None or attempt.offset < until):
             before = attempt.offset
-            ingest(store, attempt, file, until)
+            ingest_events(store, attempt, file, until)
             attempt = store.attempt(id)
     if until is not None and attempt.offset < until:
         what = f"{until - attempt.offset:,} of the {until:,} bytes that attempt {id} wrote"
@@ -257,15 +275,18 @@ def _retell_attempt(home: Home, store: Store, id: int, until: int | None, found:
 
 
 def _has_ended(home: Home, attempt: int) -> bool:
-    """True when its worker wrote its end, which is always its last line."""
+    """Return True where the attempt's worker wrote its end, which is always the last line."""
     file = home.attempt(attempt) / "events.jsonl"
     size = file.stat().st_size if file.exists() else 0
     events, _ = read_events(file, max(0, size - _TAIL_BYTES))
     return any(isinstance(event, Event) and event.kind == "end" for event in events)
 
 
-def _pause(store: Store, found: Repaired) -> None:
-    """By wish, and at once where no engine is needed for it."""
+def _pause(store: Store, found: RepairReport) -> None:
+    """Set every unfinished trial to be paused, and move it there where that needs no engine.
+
+    Experiments that would add trials are held: a person looks first at what came back.
+    """
     with store.writing():
         for attempt in store.live_attempts():
             if attempt.trial not in found.pending:
@@ -281,11 +302,11 @@ def _pause(store: Store, found: Repaired) -> None:
         found.held = sorted(row[0] for row in store.db.execute(held))
 
 
-def _cut(store: Store, attempt: Attempt) -> None:
+def _cut(store: Store, attempt: AttemptRow) -> None:
     store.end_attempt(attempt.id, Outcome.CUT, WHY)
 
 
-def _check(store: Store, found: Repaired) -> None:
+def _check(store: Store, found: RepairReport) -> None:
     for table, _, parent, _ in store.db.execute("pragma foreign_key_check"):
         found.lost.append(f"a row of {table} belongs to one of {parent} that is gone")
 
@@ -296,8 +317,11 @@ def _counts(store: Store) -> dict[str, int]:
 
 
 def _swap(home: Home, whole: Path) -> str:
-    """The new one in the old one's place. Killed in between: there is none, and the journal."""
-    sync(whole)
+    """Put the new database in the old one's place, and return the name under which that is kept.
+
+    Killed in between, there is no database but a journal, and the next repair starts from that.
+    """
+    sync_path(whole)
     aside, number = "", 1
     if home.database.exists():
         while (old := home.database.with_name(f"{home.database.name}.damaged-{number}")).exists():
@@ -307,25 +331,25 @@ def _swap(home: Home, whole: Path) -> str:
             if part.exists():
                 part.rename(f"{old}{tail}")
         aside = old.name
-    for tail in ("-wal", "-shm"):  # without their database they are nothing
+    for tail in ("-wal", "-shm"):  # they belong to the old database
         Path(f"{home.database}{tail}").unlink(missing_ok=True)
     whole.rename(home.database)
-    sync(home.root)
+    sync_path(home.root)
     return aside
 
 
 # --- equality ---
 
 
-def equals_repaired(home: Home) -> list[str]:
-    """How the database differs from what a repair would make of this home; empty when it does not.
+def differences_from_repair(home: Home) -> list[str]:
+    """Return how the database differs from what a repair would make of this home.
 
-    Compares experiments, trials, attempts, metrics, adapters and scores, row by row, before
-    anything is paused. The database and the home are only read; an engine may run.
+    Compares experiments, trials, attempts, metrics, adapters, scores and rungs, row by row, before
+    anything is paused. The home is only read, and an engine may run. Empty: no difference.
     """
     reader = Reader.open(home.database)
     with tempfile.TemporaryDirectory(prefix="workbench-equal-") as folder:
-        found = Repaired()
+        found = RepairReport()
         store = Store(Path(folder) / "workbench.db", journal=False)
         try:
             store.db.execute("pragma synchronous = off")
@@ -333,35 +357,40 @@ def equals_repaired(home: Home) -> list[str]:
             with reader.one_view():
                 rows: Rows = {}
                 source = journal.journal_of(home.database)
-                for table, id, row in journal.committed_rows(source, journal.stand(reader.db)):
+                for table, id, row in journal.committed_rows(
+                    source, journal.committed_number(reader.db)
+                ):
                     rows.setdefault(table, {})[id] = row
                 offsets = {one.id: one.offset for one in reader.live_attempts()}
-                _retell(home, store, rows, found, lambda line: None, offsets)
-                return [*found.lost, *(d for t in REBUILT for d in _differences(t, reader, store))]
+                _refill(home, store, rows, found, lambda line: None, offsets)
+                return [
+                    *found.lost,
+                    *(d for t in REBUILT for d in _table_differences(t, reader, store)),
+                ]
         finally:
             store.close()
             reader.close()
 
 
-def _differences(table: str, reader: Reader, store: Store, most: int = 20) -> Iterator[str]:
+def _table_differences(table: str, reader: Reader, store: Store, most: int = 20) -> Iterator[str]:
     keys = [row for row in reader.db.execute(f"pragma table_info({table})") if row["pk"]]
     order = ", ".join(row["name"] for row in sorted(keys, key=lambda row: row["pk"]))
     query = f"select * from {table} order by {order}"
-    told = 0
+    found = 0
     for ours, theirs in zip_longest(reader.db.execute(query), store.db.execute(query)):
-        a, b = (None if row is None else _settled(table, dict(row)) for row in (ours, theirs))
+        a, b = (None if row is None else _comparable(table, dict(row)) for row in (ours, theirs))
         if a == b:
             continue
-        told += 1
-        if told > most:
+        found += 1
+        if found > most:
             yield f"{table}: and more"
             return
         yield f"{table}: {_difference(a, b)}"
 
 
-def _settled(table: str, row: dict[str, Any]) -> dict[str, Any]:
+def _comparable(table: str, row: dict[str, Any]) -> dict[str, Any]:
     passing = _PASSING.get(table, set())
-    if table == "attempts" and row["outcome"] is None:  # it is written down at its end
+    if table == "attempts" and row["outcome"] is None:  # journaled at its end only
         passing = {*passing, "energy_wh"}
     return {k: v for k, v in row.items() if k not in passing}
 

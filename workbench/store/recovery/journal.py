@@ -1,17 +1,17 @@
-"""Rows that nothing else could tell again, kept in lines of text beside the database.
+"""The journal: rows that nothing else could restore, as lines of JSON beside the database.
 
-`journal.jsonl` gets a line before each commit that makes or changes an experiment, a trial, an
-attempt, a move, a request or a rung; `store.repair` reads it when the database is gone. Lines:
+`journal.jsonl` gets a line before each commit that adds or changes an experiment, a trial, an
+attempt, a move, a request or a rung; `repair` reads it when the database is lost. Lines:
 
     {"era": "…"}                                       first: which database this belongs to
     {"c": 18, "rows": [["trials", 7, {"id": 7, …}]]}   commit 18: whole rows, synced before it
     {"done": 18}                                       commit 18 is in the database
 
-A line counts once its `done` follows. What is not here is told elsewhere: metrics, scores,
-adapters and progress by the attempts' event files, cards by their driver.
+A line counts once its `done` follows. Everything else can be read again: metrics, scores,
+adapters and progress from the attempts' event files, cards from their driver.
 
-It also shows when the database has lost what was committed (its write-ahead log was removed, an
-older copy put in its place), which SQLite itself cannot see: then the journal is ahead of it.
+The journal also shows when the database has lost commits (its -wal file was removed, or an older
+copy was put in its place), which SQLite itself cannot see: then the journal is ahead of it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import DatabaseDamaged, StoreError
-from workbench.machine.files import sync
-from workbench.store.damage import REPAIR
+from workbench.machine.files import sync_path
+from workbench.store.recovery.damage import REPAIR
 
 NAME = "journal.jsonl"
-STAND, ERA = "journal", "era"
-"""Facts of the database: the last commit it holds of its journal, and which journal is its own."""
+LAST_COMMIT, ERA = "journal", "era"
+"""Keys of the database's facts: the number of its last journaled commit, and its journal's era."""
 
 TABLES: dict[str, Callable[[str], bool] | None] = {
     "experiments": lambda column: True,
@@ -43,34 +43,41 @@ TABLES: dict[str, Callable[[str], bool] | None] = {
     "requests": None,
     "rungs": None,
 }
-"""Which columns' changes are written down; None: its rows never change."""
+"""For each journaled table the columns whose changes are journaled; None: its rows never change."""
 
 _DONE = b'{"done": '
 _WINDOW = 1 << 16
-_AT_ONCE = 500
+"""Bytes read from the end of the file at once."""
+_ROWS_PER_LINE = 500
 
 
 class Journal:
-    """Of one writer. It watches the tables itself, by triggers of its connection."""
+    """The journal of one writer, which learns of changed rows by triggers of its connection.
+
+    The triggers are temporary: another process that writes to the database by hand is not seen.
+    """
 
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db
         self._path = path
         self._watch()
-        self._number = self._told = stand(db)
+        self._number = self._done_number = committed_number(db)
         self._catch_up()
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         self.close = weakref.finalize(self, os.close, self._file)
 
     def prepare(self) -> None:
-        """Before a commit: the rows it makes or changes, on disk. On a full one it raises as SQLite
-        does."""
+        """Write the rows that the open transaction adds or changes, durably, before its commit.
+
+        Costs one fsync, and nothing where no journaled row changed. On a full disk it raises what
+        SQLite raises there, so that callers know one error.
+        """
         touched = self._db.execute("select tab, id from touched order by rowid").fetchall()
         if not touched:
             return
         self._db.execute("delete from touched")
         self._number += 1  # never used again, whatever becomes of this commit
-        _set_fact(self._db, STAND, str(self._number))
+        _set_fact(self._db, LAST_COMMIT, str(self._number))
         rows = [
             [table, id, dict(row)]
             for table, id in touched
@@ -87,14 +94,17 @@ class Journal:
             raise full from refused
 
     def committed(self) -> None:
-        """After it. Not synced: the next line is; and without it the database says the same."""
-        if self._number != self._told:
+        """Write that the prepared commit is in the database.
+
+        This line is not synced: if it is lost, the database's own number says the same.
+        """
+        if self._number != self._done_number:
             with suppress(OSError):
                 self._append(_done(self._number))
-                self._told = self._number
+                self._done_number = self._number
 
     def _append(self, line: bytes) -> None:
-        """Whole or not at all, on a full disk too."""
+        """Append the line whole or not at all, on a full disk too."""
         before = os.fstat(self._file).st_size
         left = memoryview(line)
         try:
@@ -119,13 +129,14 @@ class Journal:
                 )
 
     def _catch_up(self) -> None:
-        """Say where the database stands; written anew from it where the journal is behind.
+        """Bring the journal to where the database is; rewrite it whole where it lacks commits.
 
-        Called after `check_stand`, so it is not ahead by more than a commit that never was.
+        `check_last_commit` has made sure that it is ahead by at most one commit, which was never
+        carried out.
         """
         era = fact(self._db, ERA)
-        told, open_commit = _tail(self._path)
-        if era is not None and self._path.exists() and self._number in (told, open_commit):
+        done, open_commit = _tail(self._path)
+        if era is not None and self._path.exists() and self._number in (done, open_commit):
             with self._path.open("rb+") as file:
                 file.truncate(_whole_bytes(self._path))
                 file.seek(0, os.SEEK_END)
@@ -134,9 +145,9 @@ class Journal:
         if era is None:
             era = new_era()
             _set_fact(self._db, ERA, era)
-        self._write_anew(era)
+        self._rewrite(era)
 
-    def _write_anew(self, era: str) -> None:
+    def _rewrite(self, era: str) -> None:
         partial = self._path.with_name(f".{self._path.name}.tmp")
         partial.unlink(missing_ok=True)
         partial.touch(mode=0o600)
@@ -144,25 +155,29 @@ class Journal:
             file.write(_line({"era": era}))
             for table in TABLES:
                 cursor = self._db.execute(f"select * from {table} order by rowid")
-                while some := cursor.fetchmany(_AT_ONCE):
+                while some := cursor.fetchmany(_ROWS_PER_LINE):
                     rows = [[table, row["id"], dict(row)] for row in some]
                     file.write(_line({"c": self._number, "rows": rows}))
             file.write(_done(self._number))
             file.flush()
             os.fsync(file.fileno())
         partial.rename(self._path)
-        sync(self._path.parent)
+        sync_path(self._path.parent)
 
 
-def check_stand(db: sqlite3.Connection, path: Path, told: int) -> None:
-    """StoreError when the database lacks commits; `told` by `stands_at` before it was opened."""
-    has = stand(db)
-    if told and not has and fact(db, ERA) is None:
-        raise gone(path)
-    if has < told:
+def check_last_commit(db: sqlite3.Connection, path: Path, journal_commit: int) -> None:
+    """Raise DatabaseDamaged where the database lacks commits that its journal has.
+
+    `journal_commit` is what `last_commit` returned before the database was opened. Raises
+    StoreError where the journal belongs to another database.
+    """
+    has = committed_number(db)
+    if journal_commit and not has and fact(db, ERA) is None:
+        raise database_gone(path)
+    if has < journal_commit:
         raise DatabaseDamaged(
-            f"{path} has lost what was committed (it stands at {has}, its journal at {told}): was "
-            "its -wal file removed, or an older copy put in its place?",
+            f"{path} has lost what was committed (it stands at {has}, its journal at "
+            f"{journal_commit}): was its -wal file removed, or an older copy put in its place?",
             hint=REPAIR,
         )
     ours, theirs = fact(db, ERA), era_of(journal_of(path))
@@ -173,32 +188,36 @@ def check_stand(db: sqlite3.Connection, path: Path, told: int) -> None:
         )
 
 
-def was_there(path: Path) -> bool:
-    """True where journal or experiments tell of a database that is not there any more."""
-    return bool(stands_at(journal_of(path)) or any((path.parent / "experiments").glob("[0-9]*")))
+def database_existed(path: Path) -> bool:
+    """Return True where a journal or experiments' folders are left of a database."""
+    return bool(last_commit(journal_of(path)) or any((path.parent / "experiments").glob("[0-9]*")))
 
 
-def gone(path: Path) -> DatabaseDamaged:
+def database_gone(path: Path) -> DatabaseDamaged:
+    """Return the error for a lost database whose journal or folders are still there."""
     return DatabaseDamaged(
-        f"{path} is gone or empty, but what is beside it tells of its rows",
-        hint=f"{REPAIR}. To begin anew instead, move the whole folder aside",
+        f"{path} is gone or empty, but its journal or folders are still there",
+        hint=f"{REPAIR}. To start from nothing instead, move the whole folder aside",
     )
 
 
 def new_era() -> str:
+    """Return a random id that ties a journal to its database."""
     return uuid.uuid4().hex
 
 
 def journal_of(database: Path) -> Path:
+    """Return where the journal of this database is."""
     return database.with_name(NAME)
 
 
-def stand(db: sqlite3.Connection) -> int:
-    return int(fact(db, STAND) or 0)
+def committed_number(db: sqlite3.Connection) -> int:
+    """Return the number of the last journaled commit that the database holds; 0 before one."""
+    return int(fact(db, LAST_COMMIT) or 0)
 
 
 def fact(db: sqlite3.Connection, key: str) -> str | None:
-    """Also of a database that has no tables yet."""
+    """Return a value of the database's facts; None also where it has no tables yet."""
     if not db.execute("select 1 from sqlite_master where name = 'facts'").fetchone():
         return None
     row = db.execute("select value from facts where key = ?", (key,)).fetchone()
@@ -209,12 +228,13 @@ def _set_fact(db: sqlite3.Connection, key: str, value: str) -> None:
     db.execute("insert or replace into facts values (?, ?)", (key, value))
 
 
-def stands_at(path: Path) -> int:
-    """The last commit that the journal knows to be in the database; 0 where there is none."""
+def last_commit(path: Path) -> int:
+    """Return the last commit that the journal says is in the database; 0 where there is none."""
     return _tail(path)[0]
 
 
 def era_of(path: Path) -> str | None:
+    """Return the era in the journal's first line; None where it cannot be read."""
     try:
         with path.open("rb") as file:
             first = json.loads(file.readline(_WINDOW))
@@ -224,7 +244,10 @@ def era_of(path: Path) -> str | None:
 
 
 def _tail(path: Path) -> tuple[int, int | None]:
-    """The last `done`, and the commit in whole lines behind it, if there is one. Reads the end."""
+    """Return the last `done` number, and the commit in whole lines behind it, if there is one.
+
+    Reads only the end of the file.
+    """
     try:
         with path.open("rb") as file:
             size, window = os.fstat(file.fileno()).st_size, _WINDOW
@@ -243,7 +266,7 @@ def _tail(path: Path) -> tuple[int, int | None]:
 
 
 def _whole_bytes(path: Path) -> int:
-    """Its length without a line that was cut off."""
+    """Return the file's length in bytes without a last line that was cut off."""
     with path.open("rb") as file:
         at = os.fstat(file.fileno()).st_size
         while at:
@@ -257,7 +280,7 @@ def _whole_bytes(path: Path) -> int:
 
 
 def _last_done(end: bytes) -> tuple[int, int] | None:
-    """The last whole `done` line: its number, and where the next line begins."""
+    """Return the number of the last whole `done` line, and where the next line begins."""
     at = len(end)
     while (at := end.rfind(b"\n" + _DONE, 0, at)) >= 0:
         line, newline, _ = end[at + 1 :].partition(b"\n")
@@ -267,22 +290,22 @@ def _last_done(end: bytes) -> tuple[int, int] | None:
     return None
 
 
-def committed_rows(path: Path, stand: int | None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Table, id and row of every commit that counts, oldest first; a later row replaces it.
+def committed_rows(path: Path, number: int | None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield (table, id, row) of every commit that counts, oldest first: later rows replace earlier.
 
-    With `stand`, those a database that stands there has; without, the last commit counts although
-    nothing says that it was carried out: nothing says that it was not.
+    With `number`, only commits up to that one, which is where a database stands. Without, the
+    last commit counts although no `done` follows it: losing it would be worse than repeating it.
     """
     waiting: list[dict[str, Any]] = []
-    for line in read(path):
+    for line in read_lines(path):
         if "rows" in line:
             waiting.append(line)
         if "done" in line:
             counted = [one for one in waiting if one["c"] == line["done"]]
             waiting = []
-            if stand is None or line["done"] <= stand:
+            if number is None or line["done"] <= number:
                 yield from _rows(counted)
-    last = stand if stand is not None else max((one["c"] for one in waiting), default=0)
+    last = number if number is not None else max((one["c"] for one in waiting), default=0)
     yield from _rows([one for one in waiting if one["c"] == last])
 
 
@@ -293,8 +316,8 @@ def _rows(lines: list[dict[str, Any]]) -> Iterator[tuple[str, Any, dict[str, Any
                 yield table, id, row
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Every line that can be read; damaged ones are left out."""
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield every line that can be read; nothing where there is no journal."""
     try:
         with path.open("rb") as file:
             yield from _lines(file)
@@ -303,12 +326,12 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_number(path: Path) -> int:
-    """The highest that was ever given to a commit, carried out or not."""
-    return max((line.get("c") or line.get("done") or 0 for line in read(path)), default=0)
+    """Return the highest number ever given to a commit, carried out or not; 0 without a journal."""
+    return max((line.get("c") or line.get("done") or 0 for line in read_lines(path)), default=0)
 
 
 def damaged_lines(path: Path) -> int:
-    """How many cannot be read, a torn last one apart."""
+    """Count the lines that cannot be read; a torn last line is normal and not counted."""
     try:
         with path.open("rb") as file:
             whole = [line for line in file if line.endswith(b"\n") and line != b"\n"]

@@ -1,8 +1,8 @@
-"""Rows from the folders alone, for a home that lost its database and its journal.
+"""Rows read from the folders alone, for a home that lost both its database and its journal.
 
-`experiments/<id>/` has the recipe and what was prepared, `attempts/<id>/assignment.json` which
-trial of which experiment ran on which card with which settings, and its event file how that ended.
-Not told anywhere: trials that never began, moves, priorities, answers, judged rungs.
+`experiments/<id>/` has the recipe and what preparing found; `attempts/<id>/assignment.json` says
+which trial of which experiment ran on which card with which settings, and its event file how that
+ended. Trials that never began, moves, priorities, answers and rungs are nowhere else and stay lost.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from workbench.assignment import Assignment
-from workbench.events import Event, Outcome, read_events
+from workbench.events import Event, FailureCause, Outcome, read_events
 from workbench.home import Home
 from workbench.recipe import Recipe, settings_of
-from workbench.recipe.space import exists, in_order, one_by_one
-from workbench.text import safe, safe_line
+from workbench.recipe.space import in_condition_order, is_one_by_one, parameter_exists
+from workbench.text import safe_line, safe_text
 from workbench.trial import DesiredState, Kind, State
 
 Rows = dict[str, dict[Any, dict[str, Any]]]
 RESOLVED = ("model.precision", "train.optimizer")
 """Settings that are decided once for all trials of an experiment."""
-GOES_ON = ("out_of_memory", "host_memory", "disk_full")
-"""Causes of a failed attempt whose trial goes on."""
+GOES_ON = (FailureCause.OUT_OF_MEMORY, FailureCause.HOST_MEMORY, FailureCause.DISK_FULL)
+"""Causes of a failed attempt after which its trial waits for another attempt."""
 
 
-def fill(home: Home, rows: Rows) -> list[str]:
-    """Put into `rows` what they lack, or have only begun; what could not be read, in words.
+def salvage_rows(home: Home, rows: Rows) -> list[str]:
+    """Add to `rows` (table → id → row) what they lack; return in words what could not be read.
 
+    Experiments that were still preparing, and attempts that had not ended, are brought up to date.
     Reads every event file once.
     """
     lost: list[str] = []
@@ -40,7 +41,7 @@ def fill(home: Home, rows: Rows) -> list[str]:
                 rows["experiments"][id] = {**(old or {}), **_experiment(id, folder)}
             except (OSError, ValueError, KeyError, TypeError) as broken:
                 lost.append(f"experiment {id}: {safe_line(broken, 200)}")
-    _unlike_names(rows["experiments"])
+    _make_names_unique(rows["experiments"])
     for id, _ in _numbered(home.root / "attempts"):
         try:
             _attempt(home, id, rows)
@@ -61,7 +62,7 @@ def _experiment(id: int, folder: Path) -> dict[str, Any]:
     file = folder / "recipe.json"
     recipe = Recipe.model_validate_json(file.read_bytes())
     sweep, prepared = recipe.sweep, _prepared(folder)
-    asks = one_by_one(sweep)
+    asks = is_one_by_one(sweep)
     ready = prepared is not None and bool(prepared.get("ok"))
     refused = prepared is not None and not ready
     return {
@@ -72,8 +73,8 @@ def _experiment(id: int, folder: Path) -> dict[str, Any]:
         "rank_by": recipe.rank_by,
         "prepared": json.dumps(prepared) if ready else None,
         "resolved": "{}",
-        "reason": safe((prepared or {}).get("error") or "") if refused else "",
-        "mend": safe((prepared or {}).get("hint") or (prepared or {}).get("mend") or "")
+        "reason": safe_text((prepared or {}).get("error") or "") if refused else "",
+        "mend": safe_text((prepared or {}).get("hint") or (prepared or {}).get("mend") or "")
         if refused
         else "",
         "max_parallel": sweep.max_parallel if sweep else None,
@@ -90,7 +91,7 @@ def _prepared(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _unlike_names(experiments: dict[Any, dict[str, Any]]) -> None:
+def _make_names_unique(experiments: dict[Any, dict[str, Any]]) -> None:
     taken: set[str] = set()
     for _, row in sorted(experiments.items()):
         name, number = row["name"], 1
@@ -101,7 +102,7 @@ def _unlike_names(experiments: dict[Any, dict[str, Any]]) -> None:
 
 
 def _attempt(home: Home, id: int, rows: Rows) -> None:
-    """The attempt's row, and its trial's as this attempt left it."""
+    """Add the attempt's row, and its trial's row as this attempt left it."""
     attempts, trials = rows.setdefault("attempts", {}), rows.setdefault("trials", {})
     if (attempts.get(id) or {}).get("outcome"):
         return
@@ -109,7 +110,7 @@ def _attempt(home: Home, id: int, rows: Rows) -> None:
     given = Assignment.from_json(json.loads(file.read_bytes()))
     began = file.stat().st_mtime
     size, last = _last(home.attempt(id) / "events.jsonl")
-    told = last.data if last and last.kind == "end" else {"outcome": Outcome.CUT}
+    end = last.data if last and last.kind == "end" else {"outcome": Outcome.CUT}
     ended = last.at_utc if last else began
     attempts[id] = {
         "from_step": attempts.get(id, {}).get("from_step", 0),
@@ -120,15 +121,15 @@ def _attempt(home: Home, id: int, rows: Rows) -> None:
         "predicted_bytes": int(given.plan["predicted_bytes"]),
         "started_utc": began,
         "ended_utc": ended,
-        "outcome": Outcome(told["outcome"]),
-        "reason": safe(told.get("reason") or ""),
+        "outcome": Outcome(end["outcome"]),
+        "reason": safe_text(end.get("reason") or ""),
         "offset": size,
     }
     experiment = rows["experiments"][given.experiment]
     old = trials.get(given.trial)
     if old is not None and State(old["state"]).final:
         return
-    (old or {}).pop("checkpoint_step", None)  # the events tell the newest
+    (old or {}).pop("checkpoint_step", None)  # the event files have the newest
     trials[given.trial] = {
         "number": _number(given, trials),
         "settings": json.dumps(_settings(given, experiment)),
@@ -138,9 +139,9 @@ def _attempt(home: Home, id: int, rows: Rows) -> None:
         "id": given.trial,
         "experiment": given.experiment,
         "kind": given.kind,
-        "state": _state(told, experiment, home.trial(given.trial)),
-        "reason": safe(told.get("reason") or ""),
-        "mend": safe(told.get("hint") or told.get("mend") or ""),
+        "state": _state(end, experiment, home.trial(given.trial)),
+        "reason": safe_text(end.get("reason") or ""),
+        "mend": safe_text(end.get("hint") or end.get("mend") or ""),
         "changed_utc": ended,
     }
     if given.kind == Kind.BASE:
@@ -148,7 +149,7 @@ def _attempt(home: Home, id: int, rows: Rows) -> None:
 
 
 def _last(events: Path) -> tuple[int, Event | None]:
-    """How many bytes of whole lines there are, and the last of them."""
+    """Return the bytes of whole lines in an event file, and the last event in them."""
     offset, last = 0, None
     while True:
         found, behind = read_events(events, offset)
@@ -158,17 +159,17 @@ def _last(events: Path) -> tuple[int, Event | None]:
         last = next((one for one in reversed(found) if isinstance(one, Event)), last)
 
 
-def _state(told: dict[str, Any], experiment: dict[str, Any], trial: Path) -> State:
-    """Where its last attempt left the trial; one that is to go on waits in the queue."""
+def _state(end: dict[str, Any], experiment: dict[str, Any], trial: Path) -> State:
+    """Return the state in which the last attempt left its trial; QUEUED where it is to go on."""
     sweep = json.loads(experiment["recipe"])["sweep"] or {}
-    match told["outcome"]:
+    match end["outcome"]:
         case Outcome.DONE:
             return State.DONE
         case Outcome.STOPPED:
             return State.PRUNED if sweep.get("early_stop") else State.STOPPED
         case Outcome.DIVERGED if (trial / "adapter").is_dir():
             return State.PRUNED
-        case Outcome.DIVERGED | Outcome.FAILED if told.get("cause") not in GOES_ON:
+        case Outcome.DIVERGED | Outcome.FAILED if end.get("cause") not in GOES_ON:
             return State.FAILED
     return State.QUEUED
 
@@ -181,7 +182,7 @@ def _number(given: Assignment, trials: dict[Any, dict[str, Any]]) -> int:
 
 
 def _settings(given: Assignment, experiment: dict[str, Any]) -> dict[str, Any]:
-    """What its sweep set, and whatever else differs from the experiment's recipe."""
+    """Return the trial's settings: what its sweep set, and what else differs from the recipe."""
     recipe = Recipe.model_validate_json(experiment["recipe"])
     mine = Recipe.model_validate_json(json.dumps(given.recipe))
     here = settings_of(mine)
@@ -189,8 +190,8 @@ def _settings(given: Assignment, experiment: dict[str, Any]) -> dict[str, Any]:
     experiment["resolved"] = json.dumps({**resolved, **json.loads(experiment["resolved"])})
     found: dict[str, Any] = {}
     if recipe.sweep is not None and given.kind == Kind.TUNE:
-        for key, parameter in in_order(recipe.sweep.parameters).items():
-            if exists(parameter, found):
+        for key, parameter in in_condition_order(recipe.sweep.parameters).items():
+            if parameter_exists(parameter, found):
                 found[key] = here[key]
     differs = settings_of(mine, recipe)
     return found | {key: value for key, value in differs.items() if key not in resolved}

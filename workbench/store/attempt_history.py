@@ -1,0 +1,100 @@
+"""What past attempts say about cards and memory, and whose checkpoints may go first."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from workbench.store.reader import Reader
+from workbench.trial import UP_IS_BETTER
+
+# Only attempts that came to their end on a GPU have a peak worth learning from.
+_MEASURED = """from attempts a join cards c on c.uuid = a.card
+join trials t on t.id = a.trial join experiments e on e.id = t.experiment
+where a.outcome in ('done', 'stopped') and a.peak_bytes > 0 and c.kind = 'cuda'
+and t.kind = 'tune'"""
+
+
+def lost_in_a_row(reader: Reader, uuid: str) -> list[int]:
+    """Return the trials whose attempts this card lost since one last ended properly on it, or
+    since a person released it.
+
+    Attempts that were cut because the engine went away count neither for nor against the card.
+    """
+    rows = reader.db.execute(
+        """select trial from attempts where card = :card and outcome = 'lost'
+           and id > (select forgiven from cards where uuid = :card)
+           and id > (select coalesce(max(id), 0) from attempts
+                     where card = :card and outcome not in ('lost', 'cut'))""",
+        {"card": uuid},
+    )
+    return [row[0] for row in rows]
+
+
+def last_starts(reader: Reader) -> dict[str, float]:
+    """Return the UTC time at which each card (by UUID) last began an attempt.
+
+    Looks at the newest 64 attempts only; a card that began none of them is left out.
+    """
+    rows = reader.db.execute("select card, started_utc from attempts order by id desc limit 64")
+    return {row[0]: row[1] for row in reversed(rows.fetchall())}
+
+
+def out_of_memory_plans(reader: Reader, experiment: int) -> list[tuple[str, dict[str, Any], str]]:
+    """Return (card UUID, plan, stage) of its attempts that ran out of memory, oldest first."""
+    rows = reader.db.execute(
+        """select a.card, a.plan, a.stage from attempts a join trials t on t.id = a.trial
+           where a.cause = 'out_of_memory' and t.experiment = ? order by a.id""",
+        (experiment,),
+    )
+    return [(row["card"], json.loads(row["plan"]), row["stage"]) for row in rows]
+
+
+def newest_measured(reader: Reader) -> int:
+    """Return the id of the newest attempt with a measured peak on a GPU; 0 before the first.
+
+    Costs little, so that `measured_peaks` need not be asked while nothing changed.
+    """
+    row = reader.db.execute(f"select a.id {_MEASURED} order by a.id desc limit 1").fetchone()
+    return int(row[0]) if row else 0
+
+
+def measured_peaks(
+    reader: Reader, limit: int = 256
+) -> list[tuple[str, dict[str, Any], int, dict[str, Any]]]:
+    """Return (card UUID, plan, peak bytes, the model's config) of finished attempts on GPUs.
+
+    Newest first. Attempts of experiments whose model's config is unknown are left out.
+    """
+    rows = reader.db.execute(
+        f"""select a.card, a.plan, a.peak_bytes,
+                   json_extract(e.prepared, '$.model.config') as config
+            {_MEASURED} order by a.id desc limit ?""",
+        (limit,),
+    )
+    return [
+        (row["card"], json.loads(row["plan"]), row["peak_bytes"], json.loads(row["config"]))
+        for row in rows
+        if row["config"]
+    ]
+
+
+def prune_order(reader: Reader, limit: int) -> list[int]:
+    """Return at most `limit` trials with a checkpoint, in the order in which older checkpoints go.
+
+    Ended trials come first, the worst of their experiment before better ones, then by age;
+    running trials come last.
+    """
+    rows = reader.db.execute(
+        """select t.id, t.state in ('starting', 'running') as live,
+                  t.state in ('done', 'stopped', 'pruned', 'failed') as ended,
+                  percent_rank() over (partition by t.experiment order by s.value is not null,
+                    case when e.rank_by in (select value from json_each(?))
+                      then s.value else -s.value end) as place
+           from trials t join experiments e on e.id = t.experiment
+           left join scores s on s.trial = t.id and s.name = e.rank_by
+           where t.checkpoint_step is not null
+           order by live, ended desc, place, t.changed_utc, t.id limit ?""",
+        (json.dumps(sorted(UP_IS_BETTER)), limit),
+    )
+    return [row["id"] for row in rows]
