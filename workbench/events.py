@@ -132,7 +132,9 @@ class EventWriter:
         full disk; the next call starts on a new line.
         """
         self._n += 1
+        # Times in milliseconds: finer digits are noise and fill the file.
         line = {"n": self._n, "t": round(time.time(), 3), "kind": kind, **data}
+        # Secrets are masked here, before they reach the disk, and not by each reader.
         self._append(redact(json.dumps(line, ensure_ascii=False)).encode(errors="replace") + b"\n")
         if durable:
             os.fsync(self._file.fileno())

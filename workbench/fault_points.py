@@ -112,6 +112,7 @@ def _pass_point(point: str, file: Path | None, source: str) -> None:
     if found is None:
         return
     action, passage = found
+    # Counted by action too, so that a new fault at the same point starts counting from one.
     _passed[point, action, passage] += 1
     if _passed[point, action, passage] == passage and _is_ours(source, point):
         ACTIONS[action](file)
@@ -175,6 +176,7 @@ def _cuda_illegal_access(_: Path | None) -> None:
 
 def _cuda_out_of_memory(_: Path | None) -> None:
     torch: Any = sys.modules["torch"]
+    # A pebibyte: no card can satisfy it.
     torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
 
 

@@ -13,6 +13,10 @@ from platformdirs import user_data_path
 from workbench.errors import EngineError
 
 _UNFIT = re.compile(r"[^A-Za-z0-9-]")
+RAY_TEMP_CHARACTERS = 43
+"""Most characters of a Ray head's folder: its sockets then stay within Linux's limit of 107 bytes
+(ray 2.60 adds 64 where pids have seven digits)."""
+SHORT_TEMP_HINT = "set TMPDIR to a short folder of yours on a local disk, e.g. /tmp"
 STOPPED_BY_A_PERSON = b"stopped by a person\n"
 
 
@@ -123,6 +127,7 @@ class Home:
         Raises EngineError if a folder cannot be written, or if the root exists and contains other
         files: changing the permissions of such a folder could lock somebody out.
         """
+        # First, so that nothing created below is readable by others even for a moment.
         os.umask(0o077)
         try:
             if not self.requests.exists() and self.root.is_dir() and any(self.root.iterdir()):
@@ -133,6 +138,7 @@ class Home:
             for folder in (self.root, self.requests, self.cache, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
             self.root.chmod(0o700)
+            # Permission bits do not tell everything (read-only mounts, quotas): try to write.
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as refused:
@@ -156,6 +162,7 @@ def private_temp() -> Path:
     """
     folder = Path(tempfile.gettempdir()) / f"workbench-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    # The temp folder is world-writable: somebody else may have created our name first.
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise EngineError(f"{folder} belongs to another user", hint="set TMPDIR to another folder")
     folder.chmod(0o700)

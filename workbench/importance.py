@@ -78,6 +78,7 @@ def _measure(key: str, outcomes: Sequence[RankedTrial], dice: random.Random) -> 
         picked = [dice.randrange(len(places)) for _ in places]
         drawn.append(_share([labels[n] for n in picked], [places[n] for n in picked]))
     drawn.sort()
+    # The tolerance absorbs rounding: equal partitions must count as equally good.
     as_good = sum(
         _share(labels, dice.sample(places, len(places))) >= share - 1e-12 for _ in range(DRAWS)
     )
@@ -86,6 +87,7 @@ def _measure(key: str, outcomes: Sequence[RankedTrial], dice: random.Random) -> 
         share=share,
         low=drawn[DRAWS // 20],
         high=drawn[-DRAWS // 20],
+        # The observed order is one of the permutations, hence + 1; a p value is never 0.
         chance=(as_good + 1) / (DRAWS + 1),
         best=_best(labels, places),
     )
@@ -94,6 +96,7 @@ def _measure(key: str, outcomes: Sequence[RankedTrial], dice: random.Random) -> 
 def _labels(values: Sequence[object]) -> list[str]:
     """Return the group of each value: the value itself, or its third if there are many numbers."""
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    # A few distinct numbers are levels of their own; only a real range needs thirds.
     if len(set(numbers)) <= 2 * GROUPS:
         return ["-" if value is None else json.dumps(value) for value in values]
     ordered = sorted(numbers)

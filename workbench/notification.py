@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
     with suppress(OSError):
         if log.stat().st_size > LOG_LIMIT_BYTES:
             log.rename(log.with_suffix(".log.1"))
+    # A file and not a pipe: a grandchild that keeps a pipe open would keep us waiting.
     with tempfile.TemporaryFile(dir=log.parent) as said:
         code = _run(command, limit_s, said.fileno())
         said.seek(0)
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(command: list[str], limit_s: float, out: int) -> int:
     try:
+        # A session of its own, so that the deadline can end the command with all its children.
         child = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     except (OSError, ValueError) as refused:
         os.write(out, f"it could not be started: {refused}\n".encode(errors="replace"))

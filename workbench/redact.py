@@ -54,7 +54,9 @@ def _compile(environ: Mapping[str, str]) -> tuple[tuple[str, ...], re.Pattern[st
     values = {v for name, v in environ.items() if _NAMED.search(name) and not _path(name, v)}
     values |= {login[1] for value in environ.values() if (login := _LOGIN.search(value))}
     values = {value for value in values if len(value) >= _LEAST}
+    # A value with quotes or backslashes looks different inside JSON.
     told = values | {json.dumps(value)[1:-1] for value in values}
+    # Longest first: a secret that contains another one must be masked as a whole.
     longest = sorted((re.escape(value) for value in told), key=len, reverse=True)
     return (*_HINTS, *sorted(told)), re.compile("|".join([*longest, _FORMS]))
 

@@ -106,4 +106,5 @@ MOVES: tuple[Move, ...] = (
     Move(State.PAUSED, State.STOPPED, by="reconcile"),
 )
 
+# By function too: a legal move made by the wrong part of the scheduler is a bug.
 LEGAL = frozenset((move.before, move.after, move.by) for move in MOVES)

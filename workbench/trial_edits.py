@@ -21,6 +21,7 @@ from workbench.store.rows import Experiment
 
 def recipe_for_trial(experiment: Experiment, settings: Mapping[str, object]) -> Recipe:
     """Return the recipe of a trial with these `settings`, without the experiment's sweep."""
+    # Through JSON, because the stored recipe is plain JSON and the schema is strict about types.
     whole = Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
     return apply_settings(whole, settings)
 

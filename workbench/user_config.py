@@ -177,6 +177,7 @@ class ConfigWatch:
 
     def __call__(self) -> UserConfig:
         stamp = self._stamp_now()
+        # Mode and owner are part of the stamp: chmod alone can make the file unreadable for us.
         if stamp != self._stamp:
             self._stamp = stamp
             try:
@@ -199,6 +200,7 @@ def _text(path: Path) -> str:
     A file that other users can write is refused, because its text may name a command that we run.
     """
     try:
+        # O_NONBLOCK: a FIFO in place of the file must not block us forever.
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return ""
@@ -208,6 +210,7 @@ def _text(path: Path) -> str:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise _error(path, [(0, "is not a regular file")])
+        # Checked on the open file, so that it cannot be exchanged between check and read.
         if found.st_uid not in (os.getuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ConfigError(
                 f"{path}: other users can write it, so it is not read",

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workbench.cli.recipes.plan import outlooks
+from workbench.cli.recipes.plan import card_outlooks
 from workbench.errors import WorkbenchError
 from workbench.footprint.model.known_models import named_config
 from workbench.footprint.usual_cards import usual_card
@@ -171,7 +171,7 @@ def _planned(recipe: Recipe, card: Card) -> None:
     config = named_config("llama-3.2-1b")
     assert config is not None
     point, _ = worst_case_recipe(recipe, config, card)
-    outlooks(point, config, [card])
+    card_outlooks(point, config, [card])
 
 
 @settings(max_examples=300, deadline=None)

@@ -73,6 +73,7 @@ def check_torch(answer: Mapping[str, Any], sample: MachineReading) -> Check:
         return _library(name, answer)
     finding = f"{answer['version']}, {'CUDA ' + answer['cuda'] if answer['cuda'] else 'CPU build'}"
     gpus = [card for card in sample.cards if card.card.kind == "cuda"]
+    # The default wheel on some platforms has no CUDA, and torch itself reports no problem.
     if gpus and not answer["cuda"]:
         hint = "install the CUDA build: pip install --force-reinstall 'torch>=2.11,<2.14'"
         finding += f", but there is a {gpus[0].card.name}"
@@ -137,6 +138,7 @@ def build_supports(capability: tuple[int, int], arches: list[str]) -> bool:
     for arch in arches:
         kind, _, number = arch.partition("_")
         digits = number.rstrip("af")
+        # Names of later toolkits may be unlike today's; skip what cannot be parsed.
         if len(digits) < 2 or not digits.isdigit():
             continue
         built = (int(digits[:-1]), int(digits[-1]))

@@ -13,15 +13,13 @@ from pathlib import Path
 from workbench.doctor.check import Check
 from workbench.errors import WorkbenchError
 from workbench.formatting import guards_line
-from workbench.home import Home, private_temp
+from workbench.home import RAY_TEMP_CHARACTERS, SHORT_TEMP_HINT, Home, private_temp
 
 GIB = 1 << 30
 LOW_DISK_BYTES, LITTLE_DISK_BYTES = 5 * GIB, 40 * GIB
 """Free bytes below which `doctor` fails, and warns. An 8B model with some trials needs the
 second."""
-RAY_TEMP_CHARACTERS = 43
-"""Longest temp folder whose sockets stay within Linux's 107 bytes (tried with ray 2.60)."""
-RAY_FOLDER_CHARACTERS = 9
+RAY_FOLDER_CHARACTERS = 10
 """Characters that the folder of a Ray head adds to the temp folder."""
 
 
@@ -38,6 +36,7 @@ def check_home(home: Home) -> Check:
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
         hint = "set WORKBENCH_HOME to a folder of yours"
         return Check(name="home", status="fail", finding=f"{there} is not writable", hint=hint)
+    # Nothing to judge yet: the home does not exist.
     if there != root:
         return Check(name="home", status="ok", finding=f"{root}, created at the first run")
     mode = root.stat().st_mode & 0o777
@@ -76,7 +75,7 @@ def check_disk(home: Home) -> Check:
 def check_temp() -> Check:
     """Check that the temp folder is writable, and short enough for the paths of Ray's sockets."""
     name = "temp folder"
-    hint = "set TMPDIR to a short folder of yours on a local disk, e.g. /tmp"
+    hint = SHORT_TEMP_HINT
     try:
         folder = private_temp()
         with tempfile.TemporaryFile(dir=folder):
@@ -84,6 +83,7 @@ def check_temp() -> Check:
     except (OSError, WorkbenchError) as refused:
         finding = f"{tempfile.gettempdir()}: {refused}"
         return Check(name=name, status="fail", finding=finding, hint=hint)
+    # A socket path beyond 107 bytes makes Ray fail with an unrelated message.
     characters = len(str(folder)) + RAY_FOLDER_CHARACTERS
     if characters > RAY_TEMP_CHARACTERS:
         finding = f"{folder} makes paths of {characters} characters; {RAY_TEMP_CHARACTERS} fit"
@@ -109,6 +109,7 @@ def check_terminal(env: Mapping[str, str]) -> Check:
 def check_hub(env: Mapping[str, str]) -> Check:
     """Check that there is a token for gated models; the token itself is never read or shown."""
     name = "hugging face"
+    # The order of huggingface_hub: HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME.
     user_cache = Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or "~", ".cache"))
     cache = Path(env.get("HF_HOME") or user_cache.expanduser() / "huggingface")
     hub = Path(env.get("HF_HUB_CACHE") or cache / "hub")

@@ -85,5 +85,6 @@ def _run(arguments: list[str], env: Mapping[str, str], deadline_s: float) -> dic
         return {"problem": f"no answer within {deadline_s:.0f} s", "slow": True}
     except (OSError, ValueError, IndexError, TypeError) as broken:
         return {"problem": safe_line(f"{type(broken).__name__}: {broken}", 200)}
+    # The last line of a traceback names the error.
     said = done.stderr.decode(errors="replace").strip().splitlines()
     return {"problem": safe_line(said[-1] if said else f"ended with {done.returncode}", 200)}

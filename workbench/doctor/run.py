@@ -32,6 +32,7 @@ def run_checks(env: Mapping[str, str] | None = None, home: Home | None = None) -
     ]
     for check in quick:
         yield check()
+    # Threads only wait for the children, so five of them cost nothing.
     with ThreadPoolExecutor(max_workers=5) as pool:
         questions: dict[str, Future[dict[str, Any]]] = {
             "cards": pool.submit(probes.probe_cards, asked),

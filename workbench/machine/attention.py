@@ -25,6 +25,7 @@ def attention_for(
     """
     if wanted == "eager":
         return "eager", "the recipe asks for it"
+    # Before every other choice: dropping the cap would silently change the model.
     if softcap:
         return "eager", "the model caps its attention scores, which other kernels leave out"
     if card.kind == "cpu":

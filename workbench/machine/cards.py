@@ -87,6 +87,7 @@ def cards_from(env: Mapping[str, str], facts: Sequence[GpuFacts]) -> list[Card]:
     cards = [_gpu_card(fact) for fact in visible_gpus(env, facts) if not fact.mig]
     for entry in entries:
         cards = _cap(cards, entry)
+    # Machines without a usable GPU run the demo on CPU cards.
     return cards or cpu_cards()
 
 
@@ -103,9 +104,11 @@ def visible_gpus(env: Mapping[str, str], facts: Sequence[GpuFacts]) -> list[GpuF
     chosen: list[GpuFacts] = []
     for token in (part.strip() for part in named.split(",")):
         found = _named(token, facts)
+        # CUDA itself ignores everything from the first unknown entry on.
         if found is None:
             break
         chosen.append(found)
+    # Naming all cards is unambiguous in any order; only a part of them is not.
     by_index = any(token.strip().isdigit() for token in named.split(","))
     if by_index and len(chosen) < len(facts) and not _order_is_plain(env, facts):
         raise UsageError(
@@ -138,6 +141,7 @@ def parse_bytes(text: str) -> int:
             f"{safe_line(text, 40)!r} is no size", hint="write it like 24GiB or 512MiB"
         )
     power = " KMGT".index(found[2].upper() or " ")
+    # `GB` is decimal, a bare `G` is what people use for GiB.
     base = 1000 if found[2] and (found[3] or "").upper() == "B" else 1024
     return max(1, int(float(found[1]) * base**power))
 

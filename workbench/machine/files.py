@@ -85,6 +85,7 @@ def write_durably(path: Path, body: bytes) -> None:
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
+        # rename is atomic; the flush before it keeps a power failure from leaving an empty file.
         partial.rename(path)
     except OSError:
         with suppress(OSError):

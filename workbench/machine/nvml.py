@@ -103,6 +103,7 @@ class NvmlDriver:
         """Open NVML if it is not open; return False if there is no driver at all."""
         if self._nvml is not None:
             return True
+        # Imported late, so that a machine without pynvml can use everything else.
         nvml = self._module or _pynvml()
         try:
             nvml.nvmlInit()
@@ -134,6 +135,7 @@ class NvmlDriver:
                 capability=self._capability(handle),
             )
         except nvml.NVMLError as broken:
+            # A card that worked before keeps its identity, so that its loss can be reported.
             known = self._known.get(index)
             if known is None:
                 return None
@@ -161,6 +163,7 @@ class NvmlDriver:
             energy_j=_thousandth(self._or_none(nvml.nvmlDeviceGetTotalEnergyConsumption, handle)),
             ecc_errors=self._or_none(self._ecc_errors, handle),
             processes=tuple(compute.items()),
+            # Some processes do both; counting them twice would double their bytes.
             graphics=tuple((pid, size) for pid, size in graphics.items() if pid not in compute),
             xid_watch=self._events.watch(handle, fact.uuid),
         )

@@ -26,6 +26,7 @@ def grow_reserve(path: Path, wanted: int) -> None:
     """
     have = reserve_size(path)
     if have >= wanted:
+        # The user switched the reserve off.
         if wanted == 0:
             path.unlink(missing_ok=True)
         elif have > wanted:

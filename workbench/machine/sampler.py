@@ -217,6 +217,7 @@ class Sampler:
         return MachineReading(at_utc=now, cards=lost, problem=safe_line(problem))
 
     def _gpu(self, card: Card, fact: GpuFacts | None, now: float) -> CardReading:
+        # A single miss can be a driver that is busy, e.g. while another process resets a card.
         gone = fact is None or fact.lost
         missed = self._missed[card.uuid] = self._missed.get(card.uuid, 0) + 1 if gone else 0
         fresh = [(round(now, 3), code) for code in (fact.xids if fact else ())]
@@ -298,11 +299,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     os.umask(0o077)
     die_with_parent()
+    # CPU cards need no driver, so a broken one must not matter to them.
     cpu_only = os.environ.get(CARDS_VARIABLE, "").startswith("cpu")
     sampler = Sampler(os.environ, NoDriver() if cpu_only else NvmlDriver())
     if options.once:
         print(json.dumps(sampler.take(time.time()).to_json()))
         return
+    # Also where prctl is missing: an orphan has another parent.
     while os.getppid() == options.parent:
         try:
             write_reading(options.out, sampler.take(time.time()))

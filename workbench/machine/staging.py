@@ -33,6 +33,7 @@ def publish_folder(staging: Path, target: Path, *, replace: bool = True) -> None
     old = target.parent / f".{target.name}.old"
     if replace and target.exists():
         shutil.rmtree(old, ignore_errors=True)
+        # Renamed and removed later: rmtree takes long, and a kill in between must lose nothing.
         target.rename(old)
     staging.rename(target)
     sync_path(target.parent)

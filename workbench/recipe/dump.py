@@ -19,8 +19,10 @@ class _Dumper(yaml.SafeDumper):
     `load_recipe` reads back every value with its type.
     """
 
+    # A table of its own: the inherited one would be shared with all of PyYAML.
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
 
+    # An anchor in the output could not be read back, because our reader refuses them.
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
@@ -49,6 +51,7 @@ def recipe_json_schema() -> dict[str, Any]:
     The keys that a sweep may vary are an enum, so that an editor completes them.
     """
     schema = Recipe.model_json_schema()
+    # With data.eval, more keys may vary; an editor should offer those too.
     swept = [key for key in setting_fields() if not not_swept(key, {"data": {"eval": "given"}})]
     schema["$defs"]["Sweep"]["properties"]["parameters"]["propertyNames"] = {"enum": swept}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

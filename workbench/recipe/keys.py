@@ -152,6 +152,7 @@ def accepted_words(key: str) -> str:
     info = setting_fields().get(key)
     if info is None:
         return "settings below it, indented"
+    # None is left out: no user needs to be told that a setting may be absent.
     kinds = [kind for kind in type_alternatives(info.annotation) if kind is not types.NoneType]
     return " or ".join(_words(kind) for kind in kinds)
 
@@ -173,6 +174,7 @@ def nearest_key(key: str) -> str | None:
     """
     names = [*setting_fields(), *section_models()]
     last = key.rsplit(".", 1)[-1]
+    # Names of other libraries first: they are far from ours in spelling, so similarity fails.
     if last.lower() in OLD_NAMES:
         return OLD_NAMES[last.lower()]
     for name in names:
@@ -180,6 +182,7 @@ def nearest_key(key: str) -> str | None:
             return name
     if found := difflib.get_close_matches(key, names, n=1, cutoff=0.7):
         return found[0]
+    # Reversed, so that the first section of the schema wins for a name that several have.
     by_last = {name.rsplit(".", 1)[-1]: name for name in reversed(names)}
     found = difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.7)
     return by_last[found[0]] if found else None

@@ -70,6 +70,7 @@ def _resolve_swept(source: YamlSource, folder: Path) -> None:
 
 def _resolved(source: YamlSource, path: KeyPath, name: str, folder: Path, *, model: bool) -> str:
     shown = f"{path[0]}.{path[1]}" if path[0] != "sweep" else "data.train"
+    # The schema reports an empty name; a second message would only repeat it.
     if not name:
         return name
     if is_shipped(name):
@@ -78,6 +79,7 @@ def _resolved(source: YamlSource, path: KeyPath, name: str, folder: Path, *, mod
         except NotThere as gone:
             source.wrong(path, f"{shown}: {gone.what}")
         return name
+    # A name in a file and one typed in a shell are relative to different folders.
     from_override = source.place(path).text.startswith("-s ")
     here = _absolute(name, Path.cwd() if from_override else folder)
     if not _looks_local(name, here, model=model):
@@ -101,6 +103,7 @@ def _absolute(name: str, folder: Path) -> str:
 def _looks_local(name: str, here: str, *, model: bool) -> bool:
     if name.startswith(("./", "../", "/", "~")) or name in (".", ".."):
         return True
+    # A missing file.jsonl is a mistake in a path, not a data set of the hub.
     if not model and name.lower().endswith(DATA_ENDINGS):
         return True
     return os.path.exists(here)

@@ -54,6 +54,7 @@ def _put(source: YamlSource, path: tuple[str, ...], key: str, text: str, place: 
         if not isinstance(into[part], dict):
             return  # the file has a mistake there, which is reported with its line
         into = into[part]
+    # Otherwise a mistake below the new value would be reported with a line of the file.
     _forget(source, path)
     into[path[-1]] = value
     for depth in range(1, len(path)):
@@ -68,6 +69,7 @@ def _typed(key: str, text: str) -> Any:
     """
     if keys.takes_text(key):
         return None if keys.takes_null(key) and text in ("", "null") else text
+    # Only brackets and quotes are YAML here, so that `-s data.system=a: b` needs no quoting.
     read = parse_yaml(text, "-s") if text[:1] in ("[", "{", "'", '"') else None
     if read is None:
         return read_scalar(text)

@@ -25,6 +25,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     file = safe_line(path, 200)
     try:
         with path.open("rb") as opened:
+            # One byte more than the limit is enough to know that the file is too large.
             content = opened.read(MAX_BYTES + 1)
     except FileNotFoundError as gone:
         hint = "`workbench recipes` lists those that ship"
@@ -33,6 +34,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         why = getattr(refused, "strerror", None) or refused
         raise RecipeError(f"{file}: cannot be read: {why}") from refused
     try:
+        # Windows editors put a byte order mark first; utf-8-sig drops it.
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as broken:
         line = content.count(b"\n", 0, broken.start) + 1
@@ -76,6 +78,7 @@ def apply_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
     ]
     for key, value in settings.items():
         data = with_value(data, keys.split_key(key), value)
+    # Unknown keys would repeat themselves as pydantic errors, so they end here.
     wrong = wrong or [what for _, what in recipe_problems(data)]
     if wrong:
         raise RecipeError("\n".join(wrong), hint="settings are dotted recipe keys: lora.rank")

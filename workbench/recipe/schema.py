@@ -270,6 +270,7 @@ def _kind_of_parameter(given: Any) -> str:
     return "range" if isinstance(given, Range | dict) else "list"
 
 
+# Two names: a plain union for type checkers, a tagged one so that pydantic reports one branch.
 Parameter = list[Any] | Range | Choice
 _Parameter = Annotated[
     Annotated[list[Any], Tag("list")]
@@ -403,6 +404,7 @@ class Recipe(Section):
         """Name of the score that the search optimises, and True if a higher one is better."""
         sweep = self.sweep
         name = self.rank_by if sweep is None or sweep.objective == "auto" else sweep.objective
+        # A direction against the score was refused when the recipe was read.
         if sweep is None or sweep.direction == "auto":
             return name, up_is_better(name)
         return name, sweep.direction == "maximize"

@@ -46,6 +46,7 @@ def find_recipe(name: str) -> Path:
 
     An existing file takes precedence. Raises NotThere with the most similar name as its hint.
     """
+    # expanduser raises for an unknown user after `~`, which is a missing file and no crash.
     here = Path(name).expanduser() if "\0" not in name and name[:1] != "~" else _home_path(name)
     if here is not None and here.is_file():
         return here
@@ -66,6 +67,7 @@ def shipped_file(name: str) -> Path:
     """
     inside = PurePosixPath(name.removeprefix(SHIPPED))
     path = PACKAGE.joinpath(inside)
+    # A recipe may come from a stranger: it must not name files outside the package.
     unfit = inside.is_absolute() or ".." in inside.parts or "\0" in name
     if unfit or not inside.parts or not path.exists():
         raise NotThere(

@@ -168,6 +168,7 @@ class _Walk:
             else:
                 self.source.places[here] = self._place(event)
             value = self._node(next(self.events), here)
+            # The first value stays, so that its line agrees with the message about the duplicate.
             mapping.setdefault(key, value)
         return mapping
 
@@ -189,6 +190,7 @@ class _Walk:
 
     def _scalar(self, event: Any, path: KeyPath) -> Any:
         text = self._text(event, str(event.value))
+        # Quoted text is text, whatever it looks like.
         if event.style is not None or event.tag is not None:
             return text
         self.source.written[path] = text
@@ -225,6 +227,7 @@ def _syntax(broken: yaml.YAMLError, text: str, file: str) -> Mistake:
         position = getattr(broken, "position", 0)
         line = text.count("\n", 0, position if isinstance(position, int) else 0) + 1
         problem = "holds a control character"
+    # PyYAML describes these two common mistakes in terms of its scanner.
     if "'\\t'" in problem:
         problem = "a tab; YAML is indented with spaces"
     elif problem == "mapping values are not allowed here":

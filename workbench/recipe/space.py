@@ -51,6 +51,7 @@ def in_condition_order(parameters: Mapping[str, Parameter]) -> dict[str, Paramet
     ordered: dict[str, Parameter] = {}
     left = dict(parameters)
     while left:
+        # A condition may name only keys that are already placed.
         ready = next((key for key in left if not left.keys() & condition_of(left[key])), None)
         if ready is None:
             raise ValueError(f"the conditions of {' and '.join(left)} depend on each other")

@@ -36,6 +36,7 @@ def validate_recipe(source: YamlSource) -> Recipe | None:
     except ValidationError as wrong:
         for path, what in _mistakes(wrong, source.data):
             source.wrong(path, what)
+    # Sweeps are checked on plain values, so that their mistakes show beside those of the schema.
     _check_sweep(source)
     if recipe is not None:
         _check_scores(source, recipe)
@@ -134,6 +135,7 @@ def _words(error: ErrorDetails, path: KeyPath, value: Any) -> str:
     if kind == "value_error":
         said = safe_line(error.get("ctx", {}).get("error", error["msg"]), 200)
         return f"{name} {said}" if key in keys.setting_fields() else f"{name}: {said}"
+    # A list item has no key of its own in the schema; all our lists hold text.
     item = isinstance(path[-1], int) if path else False
     wants = "text" if item else keys.accepted_words(key)
     return f"{name} must be {wants}, not {_shown(value)}"
@@ -161,6 +163,7 @@ def _check_sweep(source: YamlSource) -> None:
         return
     plain = copy.copy(source.data)
     plain["sweep"] = None
+    # Mistakes that the file has without the swept value must not be reported once per value.
     before = {path for path, _ in recipe_problems(plain)}
     for key, values in parameters.items():
         path = ("sweep", "parameters", key)
@@ -290,6 +293,7 @@ def _check_range(
     for end in ("min", "max"):
         number = values.get(end)
         if isinstance(number, int | float) and not isinstance(number, bool):
+            # A whole end such as 8.0 must pass as 8, because the schema is strict about types.
             whole = keys.takes_whole_numbers(key) and number == number // 1
             value = int(number) if whole else number
             _check_value(source, plain, before, key, value, (*path, end))

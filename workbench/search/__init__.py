@@ -70,6 +70,7 @@ def next_point(recipe: Recipe, number: int, history: Sequence[PastTrial]) -> dic
             point = draw_point(sweep, number, again)
         if _key(point) not in tried:
             return point
+    # Continuous spaces never run out; a point tried before is then accepted.
     size = grid_size(sweep.parameters)
     if size is None or size > MAX_TRIALS:
         return point

@@ -16,6 +16,7 @@ def draw_point(sweep: Sweep, number: int, again: int = 0) -> dict[str, Any]:
     The result depends on the sweep's seed, `number` and `again` (the attempt) only, so that trials
     can be drawn in any order and after a restart.
     """
+    # A text seed is hashed with SHA-512, so neighbouring trials get unrelated streams.
     dice = random.Random(f"{sweep.seed}:{number}" + (f":{again}" if again else ""))
     point: dict[str, Any] = {}
     for key, parameter in in_condition_order(sweep.parameters).items():

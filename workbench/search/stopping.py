@@ -21,6 +21,7 @@ def rungs_reached(curve: Curve, first: int, reduction: int) -> Iterator[tuple[in
     """
     rung = first
     for step, value in curve:
+        # One evaluation may pass several rungs at once and then counts at each of them.
         while step >= rung:
             yield step, value
             rung *= reduction
@@ -37,6 +38,7 @@ def survives_rung(value: float | None, at_rung: Sequence[float | None], reductio
     """
     if value is None:
         return False
+    # A trial without a finite loss ranks last and still counts as arrived.
     ranked = sorted(math.inf if one is None else one for one in at_rung)
     return value <= ranked[max(0, len(ranked) // reduction - 1)]
 
@@ -61,6 +63,7 @@ def is_out_of_patience(curve: Curve, evaluations: int, improvement: float) -> bo
     """
     best, idle = math.inf, 0
     for _, value in curve:
+        # The first finite loss always improves on the initial infinity, whatever `improvement` is.
         better = value is not None and (best == math.inf or value < best - improvement)
         idle = 0 if better else idle + 1
         best = value if better and value is not None else best

@@ -39,6 +39,7 @@ def propose_point(
     losses even if the objective is an accuracy, and one study has one direction.
     """
     parameters = in_condition_order(sweep.parameters)
+    # The direction is fixed: a score of which more is better enters the study negated.
     study = optuna.create_study(direction="minimize", sampler=_sampler(sweep, number, again))
     for one in sorted(history, key=lambda one: one.number):
         study.add_trial(_frozen(one, parameters, up))
@@ -73,6 +74,7 @@ def _frozen(one: PastTrial, parameters: dict[str, Parameter], up: bool) -> Froze
         key: _index(parameters[key], v) for key, v in one.settings.items() if key in parameters
     }
     params = {key: value for key, value in known.items() if value is not None}
+    # Optuna ignores failed trials, which is right for uninformative ones.
     state, score, reports = TrialState.FAIL, None, {}
     if one.fate == "running":
         state = TrialState.RUNNING
