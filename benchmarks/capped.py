@@ -3,11 +3,11 @@
     python benchmarks/capped.py [--caps 12 16 24] [--tokens 512 2048 8192] [--out FILE]
     python benchmarks/capped.py --rehearse     (a tiny model on a CPU card)
 
-The card is capped as WORKBENCH_CARDS caps it, for planner and worker alike. Each run prepares its
-rows (up to exactly so many tokens), plans, trains with an evaluation and a checkpoint in between,
-scores and leaves its adapter. A process for each cap: a cap holds for a process's life, and the
-base stays resident between its runs. Prints and writes what was planned, predicted and measured.
-Exit 1 when a run that was planned did not end well.
+The card is capped by WORKBENCH_CARDS, for planner and worker alike. Each run prepares its rows (the
+longest has exactly that many tokens), plans, trains with an evaluation and a checkpoint in between,
+scores and leaves its adapter. Each cap has a process of its own, because a process keeps its
+cap; the base stays resident between its runs. The plan, predicted and measured bytes are printed
+and written. The exit code is 1 where a run that was planned did not end well.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def child(options: argparse.Namespace) -> int:
-    """All runs on a card of one cap."""
+    """Make all runs on a card of one cap."""
     card = the_card(options.cap, rehearse=options.rehearse)
     if card.kind == "cuda":  # before torch is imported, as a worker does
         os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
@@ -137,7 +137,7 @@ def one(
 
 
 def prepare(home: Path, recipe: Recipe) -> dict[str, Any]:
-    """What preparing tells of the recipe's model and rows, as the home's first experiment."""
+    """Prepare the recipe as the home's first experiment, and return the preparation's report."""
     from workbench.training.prepare import prepare_experiment
 
     experiment = home / "experiments" / "1"
@@ -147,7 +147,7 @@ def prepare(home: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def assigned(home: Path, trial: int, recipe: Recipe, card: Card, plan: Plan) -> Assignment:
-    """The first attempt of a trial of that experiment."""
+    """Return the assignment of the first attempt of a trial of that experiment."""
     folder = home / "attempts" / str(trial)
     folder.mkdir(parents=True)
     return Assignment(
@@ -190,7 +190,7 @@ def recipe_of(options: argparse.Namespace, home: Path, tokens: int) -> Recipe:
 
 
 def write_rows(model: Path, file: Path, tokens: int) -> None:
-    """Rows of a prompt and an answer, from half of `tokens` to exactly as many."""
+    """Write rows of a prompt and an answer, from half of `tokens` to exactly as many tokens."""
     from workbench.training.model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(model), None)

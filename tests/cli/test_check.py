@@ -1,4 +1,4 @@
-"""`workbench check`: the data as training would see it, told before anything is queued."""
+"""`workbench check`: the data as training would see it, shown before anything is queued."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import TINY, Bench
-from workbench.cli.recipes.check import _fit, brackets, fit_lines, print_example
+from workbench.cli.recipes.check import _fit, fit_lines, learned_brackets, print_example
 from workbench.cli.recipes.plan import cards_here
 from workbench.cli.recipes.prepare import Progress, progress_bar
 from workbench.errors import WorkbenchError
@@ -71,13 +71,13 @@ def test_what_was_read_is_told_with_three_examples_and_a_line_on_the_card(
     assert left == ["cache", "logs", "requests"]
 
 
-def test_a_refusal_is_exit_code_one_with_file_line_and_mend(
+def test_a_refusal_is_exit_code_one_with_file_line_and_hint(
     workbench: Workbench, tmp_path: Path
 ) -> None:
     said = workbench("check", recipe_with(tmp_path, [*PAIRS, {"prompt": "q", "completion": 4}]))
     assert (said.code, said.out) == (1, "")
     assert "error: train.jsonl:11: completion holds a number, not text" in said.err
-    assert '  → write "42" for 42' in said.err
+    assert '  → write it as text: "4" for 4' in said.err
 
 
 def test_a_refusal_is_json_too(workbench: Workbench, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_terminal_gets_colour_and_brackets_that_it_can_show(
         {"text": "2 + 2 =", "tokens": 4, "loss": False},
         {"text": " 4\n", "tokens": 2, "loss": True},
     ]
-    print_example({"place": "t.jsonl:1", "tokens": 6, "parts": parts}, *brackets())
+    print_example({"place": "t.jsonl:1", "tokens": 6, "parts": parts}, *learned_brackets())
     said = sys.stdout.getvalue()
     assert "t.jsonl:1: 6 tokens, 2 with loss" in said
     assert "\x1b[2m2 + 2 =\x1b[0m\x1b[32m[[ 4\x1b[0m\n  \x1b[32m]]\x1b[0m\n" in said
@@ -189,7 +189,7 @@ class TestCards:
         assert not _fit(swept, result, service, cards)[0][0].fits, "its longest trial reads others"
 
 
-def test_what_does_not_fit_is_told_with_its_mends() -> None:
+def test_what_does_not_fit_is_shown_with_suggestions() -> None:
     recipe = Recipe.model_validate(
         {"name": "x", "model": {"name": "a/b"}, "data": {"train": "/d.jsonl"}}
     )

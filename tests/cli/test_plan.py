@@ -1,4 +1,4 @@
-"""`workbench plan`: what a recipe takes on a card, told without GPU, weights or torch."""
+"""`workbench plan`: what a recipe takes on a card, shown without GPU, weights or torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import TINY, Bench, gpu_card, make_bench
-from workbench.cli.recipes.plan import outlooks
+from workbench.cli.recipes.plan import card_outlooks
 from workbench.errors import WorkbenchError
 from workbench.footprint import named_config
 from workbench.footprint.usual_cards import usual_card
@@ -56,7 +56,7 @@ def test_a_page_for_people_stays_within_the_terminal(workbench: Workbench) -> No
     assert len(bar) == 80
 
 
-def test_what_does_not_fit_comes_with_its_mends(workbench: Workbench) -> None:
+def test_what_does_not_fit_comes_with_suggestions(workbench: Workbench) -> None:
     said = workbench("plan", GUIDE, "--vram", "4GiB")
     assert said.code == 1
     assert "does not fit: the leanest way needs" in said.out
@@ -168,7 +168,7 @@ def test_a_card_nobody_knows_names_the_nearest(workbench: Workbench) -> None:
     assert workbench("plan", "demo", "--vram", "big").code == 2
 
 
-def test_precision_that_the_card_lacks_is_told(workbench: Workbench) -> None:
+def test_precision_that_the_card_lacks_is_an_error(workbench: Workbench) -> None:
     said = workbench("plan", "demo", "-s", "model.precision=bf16", "--card", "t4")
     assert said.code == 1
     assert "bf16 needs compute capability" in said.err
@@ -183,10 +183,10 @@ def test_cards_that_lack_the_precision_do_not_speak_for_those_that_have_it() -> 
         }
     )
     cards = [usual_card(name) for name in ("t4", "3060", "3090", "3090")]
-    looked = outlooks(recipe, TINY, cards)
+    looked = card_outlooks(recipe, TINY, cards)
     assert [one.card.name for one in looked] == ["RTX 3090", "RTX 3060"]
     with pytest.raises(WorkbenchError, match="bf16 needs compute capability"):
-        outlooks(recipe, TINY, cards[:1])
+        card_outlooks(recipe, TINY, cards[:1])
 
 
 def test_a_model_in_the_hubs_cache_needs_its_config_alone(

@@ -125,9 +125,9 @@ def test_an_end_that_an_older_version_stored_counts_for_todays_plan(
     bench.submit(recipe(data={"train": "/d.jsonl", "max_tokens": 512}), config)
     plan = make(bench)
     assert plan.recompute_layers
-    told = plan.to_json()
-    del told["longest"], told["long_recompute_layers"]
-    attempt = bench.store.add_attempt(2, "GPU-0", told, plan.predicted_bytes, 0)
+    found = plan.to_json()
+    del found["longest"], found["long_recompute_layers"]
+    attempt = bench.store.add_attempt(2, "GPU-0", found, plan.predicted_bytes, 0)
     bench.store.end_attempt(attempt, "failed", "", cause="out_of_memory", stage="training")
     bench.context.refresh()
     assert make(bench).recompute_layers > plan.recompute_layers

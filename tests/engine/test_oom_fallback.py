@@ -77,8 +77,8 @@ def test_every_fallback_is_a_move_and_an_event_with_its_reason(cramped: MakeBenc
         "out of memory in training at step 3" in why and "next out-of-memory fallback" in why
         for why in back
     )
-    told = [event for event in bench.store.events(trial=trial) if event.kind == "out-of-memory"]
-    assert [event.level for event in told] == ["warning", "warning"]
+    found = [event for event in bench.store.events(trial=trial) if event.kind == "out-of-memory"]
+    assert [event.level for event in found] == ["warning", "warning"]
     placed = [m.why for m in bench.store.moves(trial) if m.after == State.STARTING]
     assert [why.rpartition(", ")[2] for why in placed] == ["4 rows × 1", "2 rows × 2", "1 row × 4"]
 

@@ -124,7 +124,7 @@ class TestShape:
         outer = {"model_type": "gemma3", "text_config": inner}
         assert ModelShape.of(outer) == ModelShape.of(inner)
         another = ModelShape.of({**outer, "model_type": "llava"})
-        assert another == replace(ModelShape.of(inner), inner=True)
+        assert another == replace(ModelShape.of(inner), nested=True)
         assert not another.fused
 
     def test_missing_measures_are_named(self) -> None:
@@ -137,7 +137,7 @@ class TestShape:
             ModelShape.of({**LLAMA, "hidden_size": value})
 
     @pytest.mark.parametrize(
-        "told",
+        "found",
         [
             {"num_local_experts": 8},
             {"num_experts": 128},
@@ -147,34 +147,34 @@ class TestShape:
         ],
         ids=str,
     )
-    def test_a_mixture_of_experts_is_refused(self, told: dict[str, Any]) -> None:
+    def test_a_mixture_of_experts_is_refused(self, found: dict[str, Any]) -> None:
         with pytest.raises(ModelError, match="mixture of experts"):
-            ModelShape.of({**LLAMA, **told})
+            ModelShape.of({**LLAMA, **found})
         with pytest.raises(ModelError, match="mixture of experts"):
-            ModelShape.of({"model_type": "outer", "text_config": {**LLAMA, **told}})
+            ModelShape.of({"model_type": "outer", "text_config": {**LLAMA, **found}})
 
     def test_one_expert_is_none(self) -> None:
         assert ModelShape.of({**LLAMA, "num_experts": 1}) == ModelShape.of(LLAMA)
 
     @pytest.mark.parametrize(
-        "told", [{"num_hidden_layers": 1 << 30}, {"model_type": ["llama"]}], ids=str
+        "found", [{"num_hidden_layers": 1 << 30}, {"model_type": ["llama"]}], ids=str
     )
-    def test_what_no_model_has_is_refused_with_a_mend(self, told: dict[str, Any]) -> None:
+    def test_what_no_model_has_is_refused_with_a_hint(self, found: dict[str, Any]) -> None:
         with pytest.raises(ModelError) as refused:
-            ModelShape.of({**LLAMA, **told})
+            ModelShape.of({**LLAMA, **found})
         assert refused.value.hint
 
     def test_a_vision_tower_by_other_names_is_counted(self) -> None:
         seeing = {"depth": 32, "embed_dim": 1280, "hidden_size": 3584}  # as Qwen 2 VL has it
         shape = ModelShape.of({"text_config": LLAMA, "vision_config": seeing})
-        assert shape.beside == 32 * 12 * 1280 * 1280
+        assert shape.extra_params == 32 * 12 * 1280 * 1280
 
     def test_a_gemma_3_as_the_hub_has_it_is_that_known_by_its_name(self) -> None:
         """Its config.json leaves out what transformers' class has by itself."""
         known = config("google/gemma-3-4b-it")
         kept = ("hidden_size", "intermediate_size", "model_type", "num_hidden_layers")
-        told = {name: known["text_config"][name] for name in (*kept, "sliding_window")}
-        assert ModelShape.of({**known, "text_config": told}) == ModelShape.of(known)
+        found = {name: known["text_config"][name] for name in (*kept, "sliding_window")}
+        assert ModelShape.of({**known, "text_config": found}) == ModelShape.of(known)
 
     def test_what_old_configs_leave_out_is_derived(self) -> None:
         keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -272,7 +272,7 @@ class TestChoice:
         with pytest.raises(DoesNotFit):
             choose_plan(with_(train__gradient_checkpointing="off"), LLAMA, tight)
 
-    def test_the_last_rung_is_taken_only_where_inputs_can_leave_the_card(self) -> None:
+    def test_the_last_step_is_taken_only_where_inputs_can_leave_the_card(self) -> None:
         on_card = card(12)
         for config_, least in ((LLAMA, 1), ({**LLAMA, "model_type": "olmo2"}, 0)):
             plan = choose_plan(with_(data__max_tokens=512), config_, on_card)
@@ -332,10 +332,10 @@ class TestChoice:
 
     def test_a_plan_of_before_tells_its_longest_row_by_its_micro_steps(self) -> None:
         plan = choose_plan(with_(train__batch_size=8), LLAMA, card(16))
-        told = replace(plan, recompute_layers=5).to_json()
-        del told["longest"], told["long_recompute_layers"]
-        assert told["micro_steps"] == plan.micro_steps > 1
-        read = Plan.from_json(told)
+        found = replace(plan, recompute_layers=5).to_json()
+        del found["longest"], found["long_recompute_layers"]
+        assert found["micro_steps"] == plan.micro_steps > 1
+        read = Plan.from_json(found)
         assert (read.longest, read.recompute_layers, read.long_recompute_layers) == (512, 5, 5)
 
     def test_a_trial_that_began_keeps_its_cut_while_it_fits(self) -> None:
@@ -373,8 +373,8 @@ class TestChoice:
                 count = plan.long_recompute_layers - 1
                 less = replace(plan, long_recompute_layers=count, eval_batch=1)
                 room = limit_bytes(on) * (DEQUANTISED_SHARE if plan.dequantised_layers else 1)
-                told: Lengths = {"longest": None, "sample": lengths, "scored": None}
-                assert price_plan(less, recipe, LLAMA, on, told).predicted_bytes > room
+                found: Lengths = {"longest": None, "sample": lengths, "scored": None}
+                assert price_plan(less, recipe, LLAMA, on, found).predicted_bytes > room
 
     def test_what_long_rows_recompute_costs_time(self) -> None:
         rows: Lengths = {"longest": 512, "sample": [100, 512], "scored": None}
@@ -390,8 +390,8 @@ class TestChoice:
         whole = config("microsoft/Phi-4-mini-instruct")
         assert whole["partial_rotary_factor"] == 0.75
         taken = [
-            choose_plan(GUIDE, told, BIG).buckets["activations"]
-            for told in (
+            choose_plan(GUIDE, found, BIG).buckets["activations"]
+            for found in (
                 whole,
                 {**whole, "partial_rotary_factor": 1.0},
                 {**whole, "rope_parameters": {"partial_rotary_factor": 1.0}},
@@ -421,8 +421,8 @@ class TestLengths:
             assert max(map(sum, drawn)) == 2000 * rows if rows <= 12 else 2000 in drawn[0]
 
     def test_what_an_older_workbench_prepared_counts_by_its_mean(self) -> None:
-        told = lengths_of({"max_length": 90, "mean_length": 40.4})
-        assert told == {"longest": 90, "sample": [40], "scored": None}
+        found = lengths_of({"max_length": 90, "mean_length": 40.4})
+        assert found == {"longest": 90, "sample": [40], "scored": None}
         assert sampled_batches([40], 4, grouped=False) == [[40] * 4]
 
 
@@ -457,7 +457,7 @@ class TestRefusal:
         gib = int(hint.rsplit("use a card with ", 1)[1].removesuffix(" GiB"))
         choose_plan(GUIDE, LLAMA, card(gib))
 
-    def test_the_whole_story_is_told(self) -> None:
+    def test_the_whole_plan_is_described(self) -> None:
         assert self.refusal(GUIDE, card(4)).what.startswith("guide needs at least 7.")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from workbench.footprint import ModelShape, named_config
-from workbench.footprint.buckets import Run, predict
+from workbench.footprint.peak.buckets import Run, predict
 from workbench.recipe import Recipe
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "results" / "footprint-h100.json"

@@ -43,8 +43,8 @@ def steps_below(stage: str, plan: Plan = PLAN, **how: Any) -> list[dict[str, Any
     return found[:-1]
 
 
-def changed(**told: Any) -> dict[str, Any]:
-    return {**(way(PLAN) or {}), **told}
+def changed(**found: Any) -> dict[str, Any]:
+    return {**(way(PLAN) or {}), **found}
 
 
 @pytest.mark.parametrize("stage", ["rehearsing", "training", "saving"])
@@ -61,11 +61,11 @@ def test_training_drops_dequantised_layers_then_rows_then_recomputes(stage: str)
 def test_longer_rows_that_go_alone_recompute_all_before_the_others_do() -> None:
     keys = ("tokens_per_micro", "recompute_layers", "long_recompute_layers", "offload")
     plan = replace(PLAN, longest=2048, tokens_per_micro=1280, long_recompute_layers=9)
-    plan, told = replace(plan, dequantised_layers=0), []
+    plan, found = replace(plan, dequantised_layers=0), []
     while (lower := next_fallback(plan)) is not None:
-        told.append(tuple(getattr(lower, key) for key in keys))
+        found.append(tuple(getattr(lower, key) for key in keys))
         plan = lower
-    assert told == [(1280, 0, 32, False), (1280, 32, 32, False), (2048, 32, 32, True)]
+    assert found == [(1280, 0, 32, False), (1280, 32, 32, False), (2048, 32, 32, True)]
 
 
 def test_half_the_rows_are_half_also_of_odd_numbers() -> None:
@@ -86,9 +86,9 @@ def test_the_words_say_what_longer_rows_recompute() -> None:
     assert (
         summarize_plan(plan) == "1,280 tokens at a time, recomputing 9 of 32 layers in longer rows"
     )
-    told = describe_plan(replace(plan, recompute_layers=2).to_json())
-    assert told["micro-step"] == "1,280 tokens, longer rows alone"
-    assert told["recompute"] == "2 of 32 layers, 9 in longer rows"
+    found = describe_plan(replace(plan, recompute_layers=2).to_json())
+    assert found["micro-step"] == "1,280 tokens, longer rows alone"
+    assert found["recompute"] == "2 of 32 layers, 9 in longer rows"
 
 
 def test_without_recompute_it_ends_at_one_row() -> None:
@@ -107,11 +107,11 @@ def test_loading_has_nothing_to_make_smaller() -> None:
 
 
 def down(*falls: tuple[Plan, str]) -> dict[str, Any] | None:
-    told = [
+    found = [
         FallbackStep(hardware=hardware_key(CARD), plan=plan.to_json(), stage=stage)
         for plan, stage in falls
     ]
-    return way(fallback_plan(PLAN, told, recompute=True, price=lambda plan: plan))
+    return way(fallback_plan(PLAN, found, recompute=True, price=lambda plan: plan))
 
 
 @pytest.mark.parametrize("stage", ["rehearsing", "training", "evaluating", "saving"])

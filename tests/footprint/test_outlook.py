@@ -63,8 +63,8 @@ def test_every_setting_a_refusal_names_then_fits(
     assert outlook.suggestions
     for suggestion in outlook.suggestions:
         if suggestion.settings:
-            mended = plan_trial(apply_settings(recipe, suggestion.settings), config(name), card)
-            assert mended.predicted_bytes == suggestion.peak_bytes
+            changed = plan_trial(apply_settings(recipe, suggestion.settings), config(name), card)
+            assert changed.predicted_bytes == suggestion.peak_bytes
     needed = int(outlook.suggestions[-1].words.rsplit(" needs ")[1].removesuffix(" GiB"))
     plan_trial(recipe, config(name), card_of_size(needed * GIB, "the card named"))
 
@@ -118,10 +118,10 @@ def test_the_worst_case_takes_the_end_of_each_range_that_needs_most() -> None:
         data__max_tokens={"min": 128, "max": 1024, "integer": True},
         train__gradient_checkpointing=["on", "off"],
     )
-    point, told = worst_case_recipe(
+    point, found = worst_case_recipe(
         recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090")
     )
-    assert told == {
+    assert found == {
         "lora.rank": 64,
         "data.max_tokens": 1024,
         "train.gradient_checkpointing": "off",
@@ -138,19 +138,19 @@ def test_the_worst_case_is_a_point_that_can_exist() -> None:
         lora__rank={"min": 8, "max": 64, "integer": True, "when": {"train.batch_size": [64]}},
         train__learning_rate={"min": 1e-5, "max": 1e-3},
     )
-    _, told = worst_case_recipe(recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090"))
+    _, found = worst_case_recipe(recipe, config("meta-llama/Meta-Llama-3-8B"), usual_card("3090"))
     possible = [
         {"train.batch_size": 1, "data.max_tokens": 2048},
         {"train.batch_size": 64, "lora.rank": 64},
     ]
-    assert told in possible
+    assert found in possible
 
 
 def test_usual_cards_are_found_by_their_everyday_names() -> None:
     assert usual_card("3090") == usual_card("NVIDIA GeForce RTX 3090")
     assert usual_card("A100-80GB").total_bytes == 80 * GIB
     assert usual_card("tesla t4").capability == (7, 5)
-    with pytest.raises(UsageError, match="no card that is known") as refused:
+    with pytest.raises(UsageError, match="is not a known card") as refused:
         usual_card("h200x")
     assert "--vram" in refused.value.hint
 

@@ -23,9 +23,9 @@ def attempt(tmp_path: Path) -> AttemptRow:
     plan = make(bench)
     id = bench.store.add_attempt(2, "GPU-0", plan.to_json(), plan.predicted_bytes, 0)
     bench.store.touch_attempt(id, peak_bytes=int(1.09 * plan.predicted_bytes))
-    told = bench.store.attempt(id)
+    found = bench.store.attempt(id)
     bench.store.close()
-    return told
+    return found
 
 
 def text(lines: list[Line]) -> list[str]:

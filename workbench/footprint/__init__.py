@@ -7,10 +7,10 @@ compares the ways to run a recipe, `outlook` suggests settings that fit, and `mo
 torch, the store or a clock.
 """
 
-from workbench.footprint.buckets import predict
 from workbench.footprint.card_limits import precision_for
 from workbench.footprint.model.known_models import named_config
 from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.peak.buckets import predict
 from workbench.footprint.plan import Plan
 from workbench.footprint.planner import NO_HISTORY, History, plan_trial
 

@@ -1,10 +1,10 @@
-"""What a card allows: bytes that a plan may take on it, its precision, and quadratic attention."""
+"""The limits of a card: bytes that a plan may take, precision, and quadratic attention."""
 
 from __future__ import annotations
 
 from workbench.errors import WorkbenchError
-from workbench.footprint.buckets import GIB
 from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.peak.buckets import GIB
 from workbench.machine.attention import capability_words
 from workbench.machine.cards import CAP_SLACK_BYTES, Card
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from workbench.errors import DoesNotFit
-from workbench.footprint.buckets import GIB, Run, host_bytes, predict
 from workbench.footprint.card_limits import DRIVER_BYTES, limit_bytes
+from workbench.footprint.peak.buckets import GIB, Run, host_bytes, predict
 from workbench.footprint.plan import Plan
 from workbench.footprint.plan_search import PlanSearch, largest_fitting, optimizers_of
 from workbench.footprint.row_lengths import UNREAD, Lengths

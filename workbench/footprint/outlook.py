@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from workbench.errors import DoesNotFit
-from workbench.footprint.buckets import GIB
 from workbench.footprint.card_limits import limit_bytes
 from workbench.footprint.choose import least_bytes
 from workbench.footprint.measured_peaks import FLOOR
+from workbench.footprint.peak.buckets import GIB
 from workbench.footprint.plan import Plan
 from workbench.footprint.planner import NO_HISTORY, Config, History, plan_trial
 from workbench.footprint.row_lengths import UNREAD, Lengths

@@ -1,4 +1,4 @@
-"""All ways to run one recipe on one card, and the fastest of them within a number of bytes."""
+"""Search among the ways to run one recipe on one card for the fastest that fits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
-from workbench.footprint.attention_path import kernel_for
-from workbench.footprint.buckets import Run, host_bytes, predict
 from workbench.footprint.card_limits import holds_all_scores, precision_for
 from workbench.footprint.cost import token_passes
 from workbench.footprint.micro_steps import micro_step_tokens, padded_tokens
 from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.peak.attention_path import kernel_for
+from workbench.footprint.peak.buckets import Run, host_bytes, predict
 from workbench.footprint.plan import Plan
 from workbench.footprint.row_lengths import Lengths, sampled_batches
 from workbench.machine.attention import attention_for
@@ -28,7 +28,7 @@ FINER = 1.08
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSearch:
-    """What all ways to run one recipe on one card have in common."""
+    """A search for the fastest way to run one recipe on one card."""
 
     shape: ModelShape
     recipe: Recipe

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.errors import DoesNotFit
-from workbench.footprint.buckets import GIB
 from workbench.footprint.card_limits import limit_bytes
 from workbench.footprint.choose import choose_plan, price_plan
 from workbench.footprint.measured_peaks import corrected_plan
 from workbench.footprint.oom_fallback import FallbackStep, Key, fallback_plan, hardware_key
+from workbench.footprint.peak.buckets import GIB
 from workbench.footprint.plan import Plan, summarize_plan, uncorrected_bytes
 from workbench.footprint.row_lengths import UNREAD, Lengths
 from workbench.machine.cards import Card
@@ -29,7 +29,7 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What earlier attempts have shown, as plain values."""
+    """Results of earlier attempts that change a plan, as plain values."""
 
     factors: Mapping[Key, float] = field(default_factory=dict)
     """Measured over predicted bytes by class of plans, from `measured_peaks.learn_factors`."""

@@ -15,9 +15,10 @@ from workbench.text import safe_line
 MIB = 1 << 20
 GIB = 1 << 30
 SIZES_GB = (8, 12, 16, 24, 32, 48, 80)
-"""What a plan is told for, besides the card asked about."""
+"""Sizes that `plan` also shows, besides the card asked about."""
 SIZE_CAPABILITY = (8, 6)
-"""Of a card known by its size alone: an RTX 30, the oldest with bf16 and Flash Attention 2."""
+"""Compute capability of a card known by its size alone: that of an RTX 30, the oldest with bf16 and
+Flash Attention 2."""
 
 _CARDS: dict[str, tuple[str, int, tuple[int, int]]] = {
     "2080ti": ("RTX 2080 Ti", 11_264, (7, 5)),
@@ -47,15 +48,18 @@ _CARDS: dict[str, tuple[str, int, tuple[int, int]]] = {
 
 
 def usual_card(name: str) -> Card:
-    """The card called `3090`, `RTX 4090` or `a100-80gb`; UsageError names the nearest."""
+    """Return the card called `3090`, `RTX 4090` or `a100-80gb`.
+
+    Raises UsageError for any other name, with the nearest known one.
+    """
     key = everyday_name(name)
     found = next((word for word in _CARDS if everyday_name(word) == key), None)
     if found is None:
         near = difflib.get_close_matches(key, _CARDS, n=1, cutoff=0.6)
         raise UsageError(
-            f"{safe_line(name, 40)} is no card that is known here",
+            f"{safe_line(name, 40)} is not a known card",
             hint=(f"did you mean {near[0]}? " if near else "")
-            + f"There are {', '.join(_CARDS)}; any other by its size: --vram 24GiB",
+            + f"Known cards: {', '.join(_CARDS)}; name any other by its size: --vram 24GiB",
         )
     words, mib, capability = _CARDS[found]
     return Card(
@@ -68,7 +72,7 @@ def usual_card(name: str) -> Card:
 
 
 def card_of_size(total_bytes: int, name: str) -> Card:
-    """A card of which only the size is known."""
+    """Return a card of which only the size is known."""
     return Card(
         uuid="usual-size",
         kind="cuda",
@@ -79,7 +83,7 @@ def card_of_size(total_bytes: int, name: str) -> Card:
 
 
 def everyday_name(name: str) -> str:
-    """`3090`, of `NVIDIA GeForce RTX 3090`."""
+    """Return `3090` for `NVIDIA GeForce RTX 3090`: lower case, without makers and series."""
     plain = name.lower().replace(" ", "").replace("-", "").replace("_", "")
     for maker in ("nvidia", "geforce", "rtx", "tesla"):
         plain = plain.replace(maker, "")

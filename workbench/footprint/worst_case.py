@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.footprint.buckets import GIB
 from workbench.footprint.outlook import resized_card, smallest_card
+from workbench.footprint.peak.buckets import GIB
 from workbench.footprint.planner import Config, plan_trial
 from workbench.machine.cards import Card
 from workbench.recipe import apply_settings

@@ -10,7 +10,7 @@ import typer
 from workbench import formatting
 from workbench.cli.errors import tell_error
 from workbench.cli.recipes.measured_history import measured_history
-from workbench.cli.recipes.plan import cards_here, outlook_data, outlooks, stand_in
+from workbench.cli.recipes.plan import card_outlooks, cards_here, outlook_data, stand_in
 from workbench.cli.recipes.prepare import prepare_in_child
 from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
 from workbench.cli.tables import as_json, colour_text, print_answer
@@ -73,7 +73,7 @@ def _fit(
         roomiest = max(cards, key=lambda one: one.usable_bytes)
         point, _ = worst_case_recipe(recipe, config, roomiest)
         rows = lengths_of(result["data"]) if point.data == recipe.data else None
-        return outlooks(point, config, cards, rows, measured_history(service)), None
+        return card_outlooks(point, config, cards, rows, measured_history(service)), None
     except WorkbenchError as refused:
         return [], refused
 
@@ -128,7 +128,7 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
         ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
     ):
         print_answer(f"  {head:<14}{text}")
-    left, right = brackets()
+    left, right = learned_brackets()
     print_answer()
     print_answer(f"examples; what carries loss stands in {left}brackets{right}", "bold")
     for example in result["examples"]:
@@ -175,7 +175,7 @@ def print_example(example: dict[str, Any], left: str, right: str) -> None:
     sys.stdout.write("  " + "".join(painted) + "\n")
 
 
-def brackets() -> tuple[str, str]:
+def learned_brackets() -> tuple[str, str]:
     """Return the brackets that mark learned text: ⟦⟧ where the output's encoding has them."""
     try:
         "⟦⟧".encode(sys.stdout.encoding or "ascii")

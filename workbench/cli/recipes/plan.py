@@ -64,7 +64,7 @@ def plan_command(
     roomiest = max(cards, key=lambda one: one.usable_bytes)
     point, swept = worst_case_recipe(wanted, config, roomiest)
     history = measured_history(service, named=cards[0] if card is not None else None)
-    found = outlooks(point, config, cards, history=history)
+    found = card_outlooks(point, config, cards, history=history)
     main = found[0]
     usual = usual_outlooks(point, config)
     if as_data:
@@ -142,7 +142,7 @@ def _cards_asked() -> list[Card]:
     return [one.card for one in sample.cards if one.ok and (named or one.card.kind == "cuda")]
 
 
-def outlooks(
+def card_outlooks(
     recipe: Recipe,
     config: dict[str, Any],
     cards: list[Card],
@@ -214,7 +214,7 @@ def _print(one: Outlook, recipe: Recipe, why: str) -> None:
         for suggestion in one.suggestions:
             print_answer(f"  → {suggestion.words}")
     print_answer()
-    for head, text in plan_lines(one.plan, recipe):
+    for head, text in plan_rows(one.plan, recipe):
         print_answer(f"  {head:<12}{text}")
     print_answer()
 
@@ -259,7 +259,7 @@ def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def plan_lines(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
+def plan_rows(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
     """Return (label, text) for each thing that the plan decides."""
     from workbench.footprint.plan import describe_plan
 

@@ -1,4 +1,4 @@
-"""A model's config.json without asking anybody: a folder, the hub's cache here, or a known name."""
+"""Finds a model's config.json without network: in a folder, the hub's cache, or by a known name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from workbench.text import safe_line
 
 
 def find_config(model: Model) -> tuple[dict[str, Any], str]:
-    """(config.json, where it was found). No network, no weights; ModelError when it is nowhere."""
+    """Return config.json and where it was found, in words. Reads no weights and asks no network.
+
+    Raises ModelError where it is nowhere, or cannot be read.
+    """
     folder = local_path(model.name)
     if folder is not None:
         return _read(folder / "config.json"), "config.json in the model's folder"
@@ -25,19 +28,22 @@ def find_config(model: Model) -> tuple[dict[str, Any], str]:
             return _read(snapshot / "config.json"), "config.json in the hub's cache"
     named = named_config(model.name)
     if named is not None:
-        return named, "measures known by the model's name"
+        return named, "sizes known by the model's name"
     raise ModelError(
-        f"the measures of {safe_line(model.name, 120)} are not known here",
-        hint=f"fetch them: hf download {safe_line(model.name, 120)} config.json, or give a folder "
+        f"the config.json of {safe_line(model.name, 120)} is not on this machine",
+        hint=f"fetch it: hf download {safe_line(model.name, 120)} config.json, or give a folder "
         "that holds config.json as model.name",
     )
 
 
 def _snapshots(name: str, revision: str | None) -> list[Path]:
-    """Where the hub's client keeps this model: the revision asked for, else the newest first."""
+    """Return the folders in which the hub's client may keep this model.
+
+    That is the revision asked for; without one, `main` and then every snapshot, newest first.
+    """
     repo = _hub_cache() / f"models--{name.replace('/', '--')}"
     commit = revision or "main"
-    with suppress(OSError, ValueError):  # a commit itself, or a revision never fetched
+    with suppress(OSError, ValueError):  # it names a commit, or was never fetched
         commit = (repo / "refs" / commit).read_text().strip()
     found = [repo / "snapshots" / commit]
     if revision is None:
@@ -53,7 +59,7 @@ def _age(path: Path) -> float:
 
 
 def _hub_cache() -> Path:
-    """As huggingface_hub finds it, whose import would cost more than the plan."""
+    """Return the hub's cache as huggingface_hub finds it, whose import takes longer than a plan."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if named:
         return Path(named).expanduser()
@@ -73,8 +79,8 @@ def _read(path: Path) -> dict[str, Any]:
         ) from refused
     except (ValueError, RecursionError) as broken:
         raise ModelError(
-            f"{shown} is not JSON: {safe_line(broken, 120)}", hint="download the file anew"
+            f"{shown} is not JSON: {safe_line(broken, 120)}", hint="download the file again"
         ) from broken
     if not isinstance(config, dict):
-        raise ModelError(f"{shown} is no JSON object", hint="download the file anew")
+        raise ModelError(f"{shown} is no JSON object", hint="download the file again")
     return config

@@ -1,6 +1,7 @@
-"""Measures of well-known models, so that a plan needs no download.
+"""Sizes of well-known models, so that a plan needs no download.
 
-From each model's config.json on the hub; a test holds them to the published parameter counts.
+They come from each model's config.json on the hub. A test compares them with the published
+parameter counts.
 """
 
 from __future__ import annotations
@@ -67,13 +68,13 @@ _SHAPES: dict[str, tuple[str, _Row]] = {
     "phi-4-mini": ("phi3", (3072, 32, 24, 8, 128, 8192, 200064, True)),
     "phi-4": ("phi3", (5120, 40, 40, 10, 128, 17920, 100352, False)),
 }
-_SEEING: dict[str, _Row] = {
+_VISION_MODELS: dict[str, _Row] = {
     "gemma-3-4b": (2560, 34, 8, 4, 256, 10240, 262208, True),
     "gemma-3-12b": (3840, 48, 16, 8, 256, 15360, 262208, True),
     "gemma-3-27b": (5376, 62, 32, 16, 128, 21504, 262208, True),
 }
-"""Models that read pictures too: a text model inside a larger one."""
-_EYES = {"hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304}
+"""Models that read images too: a text model inside a larger one."""
+_VISION_TOWER = {"hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304}
 _WINDOWS = {
     "mistral-7b-v0.1": 4096,
     "gemma-2-2b": 4096,
@@ -84,21 +85,25 @@ _WINDOWS = {
     "phi-3-mini-4k": 2047,
     "phi-3-medium-4k": 2047,
 }
-"""Keys that a query sees at most, in some layers or all."""
+"""Sliding windows: the most keys that a query sees, in some layers or all."""
 _TUNED = re.compile(r"-(instruct|it|pt|chat|base|hf|2507|coder)(?=-|$)")
 
 
 def named_config(name: str) -> dict[str, Any] | None:
-    """config.json's measures for a hub id such as `meta-llama/Meta-Llama-3-8B`; None if unknown."""
+    """Return the sizes in config.json of a hub id such as `meta-llama/Meta-Llama-3-8B`, or None."""
     last = _TUNED.sub("", name.rsplit("/", 1)[-1].lower())
     key = next((k for k in (last, f"meta-{last}", last.removeprefix("meta-")) if k in _SHAPES), "")
-    if last in _SEEING:
-        text = {"model_type": "gemma3_text", **_measures(_SEEING[last]), "sliding_window": 1024}
-        return {"model_type": "gemma3", "text_config": text, "vision_config": dict(_EYES)}
+    if last in _VISION_MODELS:
+        text = {
+            "model_type": "gemma3_text",
+            **_config_of(_VISION_MODELS[last]),
+            "sliding_window": 1024,
+        }
+        return {"model_type": "gemma3", "text_config": text, "vision_config": dict(_VISION_TOWER)}
     if not key:
         return None
     kind, row = _SHAPES[key]
-    config: dict[str, Any] = {"model_type": kind, **_measures(row)}
+    config: dict[str, Any] = {"model_type": kind, **_config_of(row)}
     if key in _WINDOWS:
         config["sliding_window"] = _WINDOWS[key]
     if kind == "gemma2":
@@ -108,5 +113,5 @@ def named_config(name: str) -> dict[str, Any] | None:
     return config
 
 
-def _measures(row: _Row) -> dict[str, Any]:
+def _config_of(row: _Row) -> dict[str, Any]:
     return dict(zip(_KEYS, row, strict=True))

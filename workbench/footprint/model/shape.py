@@ -1,4 +1,4 @@
-"""A model's measures, from its config.json alone."""
+"""The sizes of a model's layers and its parameter counts, from its config.json alone."""
 
 from __future__ import annotations
 
@@ -9,37 +9,42 @@ from typing import Any
 from workbench.errors import ModelError
 from workbench.text import safe_line
 
+# Which kinds of model differ in what; the strings are values of model_type.
 _TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3", "gemma3_text", "smollm3")
 _FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
 _NORMED_HEADS = ("qwen3", "gemma3", "gemma3_text")
 _BIASED_QKV = ("qwen2",)
-_FUSED = ("phi3",)
+_FUSED_PROJECTIONS = ("phi3",)
 _GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
-_LEFT_OUT: dict[str, dict[str, int]] = {
+_DEFAULTS: dict[str, dict[str, int]] = {
     "gemma2": {**_GEMMA, "vocab_size": 256_000},
     "gemma3_text": {**_GEMMA, "vocab_size": 262_208},
     "mistral": {"num_key_value_heads": 8},
     "qwen3": {"head_dim": 128},
     "smollm3": {"num_key_value_heads": 4},
 }
-"""What a config.json may leave out, because transformers' class for that kind has it: Gemma 3's do.
-"""
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Defaults of transformers' classes, which a config.json may leave out, as Gemma 3's do."""
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 MOST_LAYERS = 4_096
+"""More layers than any model has; a config.json beyond it is damaged or hostile."""
 OWN_DROPOUTS = ("attention_dropout", "resid_pdrop")
-"""A model's own dropout, in these settings, which the fused path has no masks for."""
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"})
-"""model_type of architectures whose every layer the step's fused path knows. Others train plainly.
-"""
-AROUND = frozenset({"gemma3"})
-"""model_type of those for more than text, in which it takes the text model by itself."""
+"""Settings of a model's own dropout, for which the fused step has no masks."""
+FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"})
+"""model_type of architectures whose every layer the fused step knows. Others train by PEFT's own
+modules."""
+WRAPPER_FAMILIES = frozenset({"gemma3"})
+"""model_type of models for more than text whose text model the fused step trains by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """A decoder with gated feed-forward blocks: Llama, Mistral, Qwen 2 and 3, Gemma, Phi 3."""
+    """The shape of a decoder with gated feed-forward blocks, as Llama, Qwen, Gemma and Phi have.
+
+    `width`, `ffn`, `head_dim` and `vocab` are numbers of values.
+    """
 
     kind: str
+    """model_type of the text model."""
     layers: int
     width: int
     heads: int
@@ -48,32 +53,35 @@ class ModelShape:
     ffn: int
     vocab: int
     tied: bool
-    """Input and output embeddings are one matrix."""
+    """Whether input and output embeddings are one matrix."""
     softcap: bool = False
-    """Attention scores are capped (Gemma 2)."""
-    inner: bool = False
-    """The text model inside one for more than text that the step does not know."""
-    beside: int = 0
-    """Parameters of what is not the text model."""
+    """Whether attention scores are capped (Gemma 2)."""
+    nested: bool = False
+    """Whether it is the text model inside one for more than text that the step does not know."""
+    extra_params: int = 0
+    """Parameters of what is not the text model, such as a vision tower."""
     dropout: bool = False
-    """The model drops something by itself, and so trains plainly."""
-    partly_turned: bool = False
-    """Positions turn only a part of each head (Phi 4 mini)."""
+    """Whether the model has dropout of its own, so that the fused step cannot train it."""
+    partial_rotary: bool = False
+    """Whether rotary embeddings turn only a part of each head (Phi 4 mini)."""
     window: int | None = None
-    """Keys that a query sees at most, where a layer has such a limit."""
+    """The most keys that a query sees, where some layer has such a limit."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelShape:
-        """From config.json as a dict; ModelError where it lacks or hides what is needed."""
+        """Return the shape that a config.json describes.
+
+        Raises ModelError where a size is missing or impossible, and for a mixture of experts.
+        """
         text = config.get("text_config")
         flat = {**config, **text} if isinstance(text, Mapping) else dict(config)
         kind = flat.get("model_type", "?")
         if not isinstance(kind, str):
             raise _odd("model_type", kind)
-        flat = {**_LEFT_OUT.get(kind, {}), **flat}
+        flat = {**_DEFAULTS.get(kind, {}), **flat}
         if _experts(flat) or _experts(flat.get("ffn_config")):
             raise ModelError(
-                f"{kind} is a mixture of experts, whose memory the planner cannot tell",
+                f"{kind} is a mixture of experts, whose memory the planner cannot predict",
                 hint="choose a dense model",
             )
         heads = _measure(flat, "num_attention_heads", "n_head")
@@ -89,36 +97,38 @@ class ModelShape:
             vocab=_measure(flat, "vocab_size"),
             tied=bool(flat.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
             softcap=bool(flat.get("attn_logit_softcapping")),
-            inner=isinstance(text, Mapping) and config.get("model_type") not in AROUND,
-            beside=_seeing(flat.get("vision_config")),
+            nested=isinstance(text, Mapping) and config.get("model_type") not in WRAPPER_FAMILIES,
+            extra_params=_vision_params(flat.get("vision_config")),
             dropout=any(flat.get(name) for name in OWN_DROPOUTS),
-            partly_turned=_partly_turned(flat),
+            partial_rotary=_partial_rotary(flat),
             window=_window(flat),
         )
 
     @property
     def fused(self) -> bool:
-        """The step's fused path takes it; else it trains by transformers' and PEFT's modules."""
-        return self.kind in FAMILIES and not self.inner and not self.dropout
+        """Whether the fused step trains it; else transformers' and PEFT's own modules do."""
+        return self.kind in FUSED_FAMILIES and not self.nested and not self.dropout
 
     @property
-    def rotaries(self) -> int:
-        """Tables of positions: Gemma 3 has one for each kind of attention."""
+    def rotary_tables(self) -> int:
+        """Tables of cosines and sines of positions: Gemma 3 has one for each kind of attention."""
         return 2 if self.kind.startswith("gemma3") else 1
 
     @property
     def q_width(self) -> int:
+        """Values of all query heads of a token."""
         return self.heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
+        """Values of all key heads of a token; the value heads have as many."""
         return self.kv_heads * self.head_dim
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
-        """The linear layers of one block by name: (in, out)."""
+        """(in, out) of the linear layers of one block, by name."""
         d, f, q, kv = self.width, self.ffn, self.q_width, self.kv_width
-        if self.kind in _FUSED:
+        if self.kind in _FUSED_PROJECTIONS:
             return {
                 "qkv_proj": (d, q + 2 * kv),
                 "o_proj": (q, d),
@@ -137,20 +147,20 @@ class ModelShape:
 
     @property
     def linear_params(self) -> int:
-        """Parameters that quantisation reaches."""
+        """Parameters of the linear layers, which are quantised."""
         return self.layers * sum(i * o for i, o in self.projections.values())
 
     @property
     def other_params(self) -> int:
-        """Embeddings, head, norms and biases: what stays in 16 bits. And eyes, where it has any."""
+        """Parameters that stay in 16 bits: embeddings, head, norms, biases, a vision tower."""
         embeddings = self.vocab * self.width * (1 if self.tied else 2)
         bias = self.q_width + 2 * self.kv_width if self.kind in _BIASED_QKV else 0
         layers = self.layers * (self.norms * self.width + self.head_norms + bias)
-        return embeddings + layers + self.beside
+        return embeddings + layers + self.extra_params
 
     @property
     def norms(self) -> int:
-        """Norms over the width in one block."""
+        """Number of norms over the width in one block."""
         return 4 if self.kind in _FOUR_NORMS else 2
 
     @property
@@ -160,11 +170,12 @@ class ModelShape:
 
     @property
     def params(self) -> int:
+        """All parameters; the last term is the norm before the head."""
         return self.linear_params + self.other_params + self.width
 
 
-def _seeing(vision: object) -> int:
-    """Parameters of a vision tower's layers; 0 without one."""
+def _vision_params(vision: object) -> int:
+    """Return the parameters of a vision tower's layers; 0 without one."""
     if not isinstance(vision, Mapping):
         return 0
     width = _measure(vision, "embed_dim", "hidden_size", "width")
@@ -174,16 +185,16 @@ def _seeing(vision: object) -> int:
 
 
 def _experts(config: object) -> bool:
-    """Whether a feed-forward block is several, of which each token takes a few."""
+    """Return whether a feed-forward block is several, of which each token uses a few."""
     if not isinstance(config, Mapping):
         return False
-    return any(config.get(name) not in (None, 0, 1) for name in _EXPERTS)
+    return any(config.get(name) not in (None, 0, 1) for name in _EXPERT_COUNTS)
 
 
-def _partly_turned(config: Mapping[str, Any]) -> bool:
+def _partial_rotary(config: Mapping[str, Any]) -> bool:
     rope = config.get("rope_parameters")
-    told = rope if isinstance(rope, Mapping) else config
-    factor = told.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    source = rope if isinstance(rope, Mapping) else config
+    factor = source.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     return isinstance(factor, int | float) and factor < 1
 
 
@@ -196,6 +207,7 @@ def _window(config: Mapping[str, Any]) -> int | None:
 def _measure(
     config: Mapping[str, Any], *names: str, default: int | None = None, most: int = (1 << 31) - 1
 ) -> int:
+    """Return the first of these settings that is there, a whole number from 1 to `most`."""
     for name in names:
         value = config.get(name)
         if value is None:
@@ -214,5 +226,5 @@ def _measure(
 def _odd(name: str, value: object) -> ModelError:
     return ModelError(
         f"the model's config.json has {name}: {safe_line(value, 40)}",
-        hint="download the file anew, or choose another model",
+        hint="download the file again, or choose another model",
     )

@@ -6,8 +6,8 @@ padded, and the memory of captured graphs has been released.
 
 from __future__ import annotations
 
-from workbench.footprint.layers import VALUE_BYTES
 from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.peak.layers import VALUE_BYTES
 from workbench.recipe.schema import Recipe
 
 TILE_TOKENS, TILE_WIDTH = 4_096, 32_768

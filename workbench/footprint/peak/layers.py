@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workbench.footprint.attention_path import WIDEST_RANK
+from workbench.footprint.model.fused_projections import with_fused
 from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.peak.attention_path import WIDEST_RANK
 from workbench.recipe.schema import Lora
 
 VALUE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -56,10 +57,10 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
     # Norms keep their inputs alone: their outputs and the gated activation are computed again in
     # the backward pass (remake.py).
     norms = shape.norms * width
-    low = value * lora.rank * len(targeted(shape, lora))
+    low = value * lora.rank * len(targeted_projections(shape, lora))
     product = q + 2 * kv  # of the three projections; it lives as long as any slice of it
     if kernel not in ("efficient", "dense"):  # q and k are turned where they are, or were normed
-        mixed = product + (q + kv if shape.head_norms or shape.partly_turned else 0)
+        mixed = product + (q + kv if shape.head_norms or shape.partial_rotary else 0)
     elif shared:
         mixed = product + q + kv  # turned q and k
     else:
@@ -99,7 +100,7 @@ def plain_layer(shape: ModelShape, lora: Lora, precision: str, *, quadratic: boo
     `quadratic` says that attention holds all its scores.
     """
     value = VALUE_BYTES[precision]
-    sizes = targeted(shape, lora)
+    sizes = targeted_projections(shape, lora)
     norms = shape.norms * 4 * shape.width  # their fp32 inputs
     head_norms = 4 * (shape.q_width + shape.kv_width) if shape.head_norms else 0
     attention = 4 * shape.q_width * value + 4 * shape.heads  # q, k, v (repeated), out; log-sums
@@ -119,15 +120,17 @@ def plain_layer(shape: ModelShape, lora: Lora, precision: str, *, quadratic: boo
     )
 
 
-def targeted(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, int]]:
-    """Return (in, out) of the projections that get an adapter; all where no name is known."""
+def targeted_projections(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, int]]:
+    """Return (in, out) of the projections with an adapter; all where no name is known."""
     every = shape.projections
     if lora.targets == "all-linear":
         return every
-    ends = {name.rsplit(".", 1)[-1] for name in lora.targets}
+    ends = with_fused([name.rsplit(".", 1)[-1] for name in lora.targets], every)
     return {name: size for name, size in every.items() if name in ends} or every
 
 
 def lora_params(shape: ModelShape, lora: Lora) -> int:
     """Return the number of parameters of the adapter."""
-    return shape.layers * lora.rank * sum(i + o for i, o in targeted(shape, lora).values())
+    return (
+        shape.layers * lora.rank * sum(i + o for i, o in targeted_projections(shape, lora).values())
+    )

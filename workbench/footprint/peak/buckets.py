@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from workbench.footprint import layers
-from workbench.footprint.layers import VALUE_BYTES, Layer, lora_params
 from workbench.footprint.micro_steps import most_chunk_rows, padded_tokens
 from workbench.footprint.model.shape import ModelShape
-from workbench.footprint.scoring_bytes import evaluation_bytes
+from workbench.footprint.peak import layers
+from workbench.footprint.peak.layers import VALUE_BYTES, Layer, lora_params
+from workbench.footprint.peak.scoring_bytes import evaluation_bytes
 from workbench.recipe.schema import Recipe
 
 MIB = 1 << 20
@@ -146,7 +146,7 @@ def transient_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, in
     name, kept, top = max(moments, key=lambda moment: moment[1] + moment[2])
     # Cosine and sine of the positions, for each kind of attention; and the final norm's output,
     # which outlives the loss that was computed from it.
-    kept += tokens * 2 * shape.head_dim * value * shape.rotaries + width
+    kept += tokens * 2 * shape.head_dim * value * shape.rotary_tables + width
     return {"activations": int(kept), "transient": 0, "logits": 0, name: int(top)}
 
 
