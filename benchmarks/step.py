@@ -3,19 +3,24 @@
     python benchmarks/step.py --data train.jsonl [--shapes 8b,1b] [--settings guide]
         [--contestants a,b,c,d,e] [--peer FOLDER] [--repeats 3] [--out FILE]
 
-Contestants: a = TRL as the 2024 guide's settings run today; b = TRL with its best stock options
-(padding-free, PyTorch's varlen attention, Liger kernels, no recompute); c = Unsloth in a process of
-its own (step_peer.py), with what `--peer` holds before other packages; d = the workbench as it
-plans for a card of 24 GiB; e = that with each lever removed alone; d-16gib, d-12gib = as it plans
-for such cards, -unread without knowing how long rows are but for the longest; d-nf4 = nothing kept
-unpacked, nothing recomputed; d-recompute = every layer recomputes, 8-bit AdamW; d-offload = and
-their inputs wait in the machine's memory; d-16bit = NF4's values all kept in 16 bits; d-t4 = fp16,
-attention as on a T4.
+Contestants:
 
-All train the same rows in the same order, rank 16 on all seven projections, whole optimizer step
+a  TRL as the 2024 guide's settings run today
+b  TRL with its best stock options: padding-free, PyTorch's varlen attention, Liger's kernels, no
+   recompute
+c  Unsloth in a process of its own (step_peer.py), with what `--peer` holds before other packages
+d  the workbench as it plans for a card of 24 GiB
+e  d with each optimization removed alone
+
+d-16gib and d-12gib are planned for such cards; -unread plans know only the longest row. d-nf4 keeps
+no layer dequantised and recomputes none; in d-recompute every layer recomputes, with 8-bit AdamW;
+in d-offload their inputs wait in the machine's memory as well; d-16bit keeps all layers
+dequantised; d-t4 runs fp16 with attention as on a T4.
+
+All train the same rows in the same order, rank 16 on all seven projections, a whole optimizer step
 with clipping. A useful token is one that is not padding. Timed windows hold no first run of a
 shape. GPU time is the sum of kernel times in a profiled window of its own; each window holds every
-batch once. Contestants alternate; each turn is warmed up anew.
+batch once. Contestants alternate, and each turn is warmed up again.
 """
 
 from __future__ import annotations
@@ -53,8 +58,10 @@ from workbench.footprint import plan_trial
 from workbench.footprint.row_lengths import Lengths
 from workbench.machine.cards import Card
 from workbench.recipe.schema import Recipe
+from workbench.training.model.base import BaseState
 from workbench.training.step import OPTIMIZATIONS, StepOptions, collate_rows
-from workbench.training.step.attention import KERNELS, interface
+from workbench.training.step.attention.implementations import IMPLEMENTATIONS
+from workbench.training.step.attention.interface import as_attention_function
 from workbench.training.step.in_trainer import StepTraining, step_config
 
 warnings.simplefilter("ignore")
@@ -63,27 +70,30 @@ DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PERIOD = 12
 """Optimizer batches before the rows repeat: a warm-up of so many has seen every shape."""
-TOLD = slice(22, 30)
-"""Steps whose mean loss is told."""
+REPORTED = slice(22, 30)
+"""Steps whose mean loss is reported."""
 DROPOUT = 0.05
-"""Of all but the peer, whose fast path has none."""
+"""Dropout of all but the peer, whose fast path has none."""
 PLANNED = (
     "tokens_per_micro", "recompute_layers", "long_recompute_layers", "offload",
     "dequantised_layers", "optimizer",
 )  # fmt: skip
-"""What a plan decides of the step, and its options tell."""
+"""Settings that a plan decides, by their name in both Plan and StepOptions."""
 HEADER = 48
 """Tokens of a chat header and system line before each row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
+    """A batch size and the rows to train on."""
+
     rows: int
+    """Rows of an optimizer batch."""
     max_length: int
     full: bool = False
     """Rows of exactly max_length tokens instead of GSM8K's."""
     tail: int = 0
-    """Each so manieth row is of exactly max_length tokens."""
+    """Every so many rows, one has exactly max_length tokens; 0: none."""
     answers: bool = False
     """The loss is on GSM8K's answers alone, as in recipes/gsm8k-chat.yaml."""
 
@@ -100,7 +110,7 @@ SETTINGS = {
 
 @dataclass(slots=True)
 class Result:
-    """What one run of one contestant measured."""
+    """The measurements of one run of one contestant."""
 
     tokens_per_s: float = 0.0
     gpu_ms_per_1k_tokens: float = 0.0
@@ -114,7 +124,7 @@ class Result:
 
 
 def rows_of(file: Path, setting: Setting, vocabulary: int) -> Dataset:
-    """PERIOD batches: GSM8K's text in pieces hashed to ids, or random ids to full length."""
+    """Return PERIOD batches: GSM8K's text in pieces hashed to ids, or random ids to full length."""
     examples = []
     chance = torch.Generator().manual_seed(3)
     lines = file.read_text(encoding="utf-8").splitlines()
@@ -141,7 +151,7 @@ def rows_of(file: Path, setting: Setting, vocabulary: int) -> Dataset:
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
-    """Times a window of steps, profiles another, and keeps what the card says."""
+    """A callback that times a window of steps and sums the kernels' times in another."""
 
     def __init__(
         self, tokens: list[int], warm: int, timed: int, profiled: int, *, ops: bool
@@ -214,17 +224,18 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def _short(name: str) -> str:
-    """Kernel names without their first template arguments, which are all alike."""
+    """Return a kernel's name without its first template arguments, which are all alike."""
     return name if len(name) <= 110 else name[:40] + " … " + name[-66:]
 
 
 def synchronize() -> None:
+    """Wait for the card, where there is one."""
     if CUDA:
         torch.cuda.synchronize()
 
 
 class Noting(SFTTrainer):  # type: ignore[misc]
-    """Keeps each step's loss on the card; the rows come in the order they have."""
+    """TRL's trainer, which keeps each step's loss on the card."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().training_step(*args, **kwargs)
@@ -233,6 +244,8 @@ class Noting(SFTTrainer):  # type: ignore[misc]
 
 
 class Workbench(StepTraining, SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer with the workbench's step, which keeps losses and the host's time a step."""
+
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
         loss = super().training_step(*args, **kwargs)
@@ -246,7 +259,7 @@ class Workbench(StepTraining, SFTTrainer):  # type: ignore[misc]
 
 @dataclass(slots=True)
 class Bench:
-    """One model and its rows, lent to one contestant after another."""
+    """One model and its rows, which one contestant after another trains on."""
 
     shape: str
     base: Any
@@ -273,7 +286,10 @@ class Bench:
     def run(
         self, make: Callable[[Bench, int], Any], steps: tuple[int, int, int], end: int
     ) -> Result:
-        """`make(bench, total steps)` gives a trainer; the base is as before afterwards."""
+        """Train with what `make(bench, total)` returns, and leave the base as it was.
+
+        `steps` are those before the clock, by the clock and in the profiler; at least `end` in all.
+        """
         warm, timed, profiled = steps
         total = max(end, warm + timed + profiled)
         clean()
@@ -286,10 +302,11 @@ class Bench:
             trainer.train()
             result = clock.result
             result.losses = [round(float(loss), 4) for loss in trainer.kept]
-            result.loss = statistics.mean(result.losses[TOLD] or result.losses)
+            result.loss = statistics.mean(result.losses[REPORTED] or result.losses)
             if (step := getattr(trainer, "step", None)) is not None:
                 result.notes["plan"] = {key: getattr(step.options, key) for key in PLANNED}
-                result.notes["levers"] = {optimization.name: optimization.why for optimization in step.optimizations()}
+                # The key is older than the word "optimizations"; stored results have it.
+                result.notes["levers"] = {one.name: one.why for one in step.optimizations()}
                 result.notes["host_ms"] = round(1000 * statistics.median(trainer.host_s), 2)
                 result.notes["graphs"] = step._runner.captured
                 result.notes["skipped"] = float(step.optimizer.skipped)
@@ -306,6 +323,7 @@ class Bench:
 
 
 def clean() -> None:
+    """Give cached blocks back to the card, and begin to count its peak."""
     gc.collect()
     if CUDA:
         torch.cuda.synchronize()
@@ -314,6 +332,7 @@ def clean() -> None:
 
 
 def common(setting: Setting, total: int) -> dict[str, Any]:
+    """Return the trainer's arguments that all contestants share."""
     return {
         "output_dir": "/tmp/step-benchmark",
         "max_steps": total,
@@ -335,6 +354,7 @@ def common(setting: Setting, total: int) -> dict[str, Any]:
 
 
 def stock(setting: Setting, total: int, **more: Any) -> SFTConfig:
+    """Return the configuration of TRL's own trainer, as the guide sets it."""
     return SFTConfig(
         **common(setting, total),
         per_device_train_batch_size=setting.rows,
@@ -346,7 +366,7 @@ def stock(setting: Setting, total: int, **more: Any) -> SFTConfig:
 
 
 class Tokenizer:
-    """What SFTTrainer asks of one when the rows come tokenised."""
+    """The demo's tokenizer: SFTTrainer asks for one although the rows come tokenised."""
 
     @staticmethod
     def load() -> Any:
@@ -357,6 +377,7 @@ class Tokenizer:
 
 
 def trl_guide(bench: Bench, total: int) -> Any:
+    """Return contestant a."""
     tokenizer = Tokenizer.load()
     args = stock(
         bench.setting, total,
@@ -369,15 +390,17 @@ def trl_guide(bench: Bench, total: int) -> Any:
 
 
 def trl_best(bench: Bench, total: int) -> Any:
+    """Return contestant b."""
     if CUDA:
         from liger_kernel.transformers import apply_liger_kernel_to_llama
 
         apply_liger_kernel_to_llama(
             cross_entropy=False, fused_linear_cross_entropy=False, model=bench.base
         )
-    kernel = KERNELS["torch" if CUDA else "loop"]
+    kernel = IMPLEMENTATIONS["torch" if CUDA else "loop"]
     # Not by its own name: under that, short rows would get the workbench's kernel.
-    AttentionInterface.register("library", interface(lambda *qkv, **more: kernel(*qkv, **more)))
+    attend = as_attention_function(lambda *qkv, **more: kernel(*qkv, **more))
+    AttentionInterface.register("library", attend)
     bench.base.config._attn_implementation_internal = "library"
     args = stock(bench.setting, total, padding_free=True, activation_checkpointing=False)
     return Noting(
@@ -387,8 +410,10 @@ def trl_best(bench: Bench, total: int) -> Any:
 
 
 def planned(bench: Bench, gib: int, *, read: bool) -> dict[str, Any]:
-    """What the planner chooses for a card of so many GiB that can what this one can; where rows
-    were not `read`, all might be as long as the longest."""
+    """Return PLANNED as the planner chooses it for a card of so many GiB, capability 8.6.
+
+    With `read` it knows the rows' lengths, else it takes all for as long as the longest.
+    """
     setting, lengths = bench.setting, bench.rows["length"]
     recipe = Recipe.model_validate(
         {
@@ -409,6 +434,8 @@ def planned(bench: Bench, gib: int, *, read: bool) -> dict[str, Any]:
 def workbench(
     *, card_gib: int | None = None, read: bool = True, **changes: Any
 ) -> Callable[[Bench, int], Any]:
+    """Return the maker of a contestant d: planned for `card_gib`, with `changes` of StepOptions."""
+
     def make(bench: Bench, total: int) -> Any:
         setting = bench.setting
         model = bench.adapted()
@@ -446,20 +473,20 @@ CONTESTANTS: dict[str, Callable[[Bench, int], Any]] = {
     "d-offload": workbench(recompute_layers=10_000, optimizer="adamw_8bit", offload=True),
     "d-16bit": workbench(dequantised_layers=10_000),
     "d-t4": workbench(precision="fp16", pretend_capability=(7, 5)),
-    **{f"e-{optimization}": workbench(card_gib=24, off=frozenset({optimization})) for optimization in OPTIMIZATIONS},
+    **{f"e-{name}": workbench(card_gib=24, off=frozenset({name})) for name in OPTIMIZATIONS},
 }
 FP16 = frozenset({"d-t4"})
-"""Contestants whose base is of that precision."""
+"""Contestants whose base is in fp16."""
 
 
 class Peer:
-    """Contestant c: loaded once, in another process; between its turns it waits."""
+    """Contestant c, which is loaded once in another process and waits between its turns."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         model = write_shaped_model(Path("/tmp/shaped-llama-3-8b"), "8b")
-        told = ["--data", str(options.data), "--model", str(model), "--asked"]
+        arguments = ["--data", str(options.data), "--model", str(model), "--asked"]
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("step_peer.py")), *told,
+            [sys.executable, str(Path(__file__).with_name("step_peer.py")), *arguments,
              "--turns", str(options.repeats)],
             env={**os.environ, "PYTHONPATH": str(options.peer), "UNSLOTH_DISABLE_STATISTICS": "1"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -483,7 +510,7 @@ class Peer:
 
 @contextmanager
 def llama_names() -> Iterator[None]:
-    """Liger replaces names of transformers' module; puts them back."""
+    """Put the names of transformers' module back that Liger replaces inside."""
     from transformers.models.llama import modeling_llama
 
     names = dict(vars(modeling_llama))
@@ -494,7 +521,7 @@ def llama_names() -> Iterator[None]:
 
 
 def matmul_peak() -> float:
-    """Operations a second of one large bf16 product, measured."""
+    """Measure the operations a second of one large bf16 product; NaN without a card."""
     if not CUDA:
         return float("nan")
     a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in "ab")
@@ -510,7 +537,10 @@ def matmul_peak() -> float:
 
 
 def operations_per_token(base: Any) -> float:
-    """4N: forward and the gradient of the inputs; frozen weights want none. Attention left out."""
+    """Return 4 operations a weight: forward, and the inputs' gradient, as weights are frozen.
+
+    Attention and the adapters are left out.
+    """
     linear = sum(
         m.in_features * m.out_features for m in base.modules() if hasattr(m, "in_features")
     )
@@ -593,9 +623,9 @@ def measured(
         "kernels": result.kernels,
         "notes": result.notes,
     }
-    told = {k: v for k, v in result.notes.items() if k != "levers"}
+    notes = {k: v for k, v in result.notes.items() if k != "levers"}
     off = [k for k, v in result.notes.get("levers", {}).items() if "fail" in v]
-    print(f"{line_of(row)} {told} {off} [{time.perf_counter() - began:.0f} s]", flush=True)
+    print(f"{line_of(row)} {notes} {off} [{time.perf_counter() - began:.0f} s]", flush=True)
     return row
 
 
@@ -610,7 +640,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    """Medians over repeats, and d against each."""
+    """Print medians over repeats, and how d compares with each."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if "error" not in row:
