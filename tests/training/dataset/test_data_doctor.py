@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from workbench.errors import DataError
-from workbench.recipe import Recipe
-from workbench.training.dataset.prepared import Prepared, load_prepared, prepare_data
+from tests.training.dataset.conftest import Check, refusal
+from workbench.training.dataset.prepared import load_prepared
 
 PAIRS = [{"prompt": f"What is {n} + 1?", "completion": f"#### {n + 1}"} for n in range(10)]
 ASKED, ANSWERED = ({"role": role, "content": "Hi."} for role in ("user", "assistant"))
@@ -34,32 +33,6 @@ NEVER_CLOSED = (
 )
 UNMARKED = END_MASKED.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 TWO_BEGINS = "{{- bos_token + bos_token -}}" + UNMARKED
-
-Check = Callable[..., Prepared]
-
-
-@pytest.fixture
-def check(
-    tokenizer: PreTrainedTokenizerBase,
-    recipe_of: Callable[..., Recipe],
-    write_rows: Callable[..., Path],
-    tmp_path: Path,
-) -> Check:
-    """check(rows or a file, template, **data settings): prepared, or DataError."""
-
-    def run(rows: list[Any] | Path, template: str | None = None, **data: Any) -> Prepared:
-        tokenizer.chat_template = template or tokenizer.chat_template
-        path = rows if isinstance(rows, Path) else write_rows(rows)
-        return prepare_data(recipe_of(path, **data), tokenizer, tmp_path / "c", lambda *_: None)
-
-    return run
-
-
-def refusal(check: Check, *rows: Any, **data: Any) -> str:
-    with pytest.raises(DataError) as refused:
-        check(*rows, **data)
-    assert refused.value.hint
-    return f"{refused.value.what} | {refused.value.hint}"
 
 
 def chats(*turns: dict[str, str], count: int = 10) -> list[Any]:
@@ -199,11 +172,25 @@ def test_every_note_names_its_hint(check: Check, write_rows: Callable[..., Path]
     assert all("(first: " in note and "); " in note for note in notes), notes
 
 
-def test_a_begin_token_inside_a_row_is_reported(check: Check) -> None:
+def test_a_begin_token_inside_a_row_is_reported_and_encoded_as_text(
+    check: Check, tokenizer: PreTrainedTokenizerBase
+) -> None:
     rows = [
         {"prompt": f"<|begin_of_text|>What is {n}?", "completion": "A number."} for n in range(9)
     ]
-    assert any("rows with a second begin token (first: " in note for note in check(rows).notes)
+    prepared = check(rows)
+    told = "rows whose text holds the control token <|begin_of_text|>"
+    assert any(told in note for note in prepared.notes)
+    ids = load_prepared(prepared)[0][0]["input_ids"]
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_begin_token_inside_a_pair_without_a_template_is_reported(check: Check) -> None:
+    rows = [
+        {"prompt": f"What is <|begin_of_text|>{n}?", "completion": "A number."} for n in range(9)
+    ]
+    notes = check(rows, chat_template="never").notes
+    assert any("rows with a second begin token (first: " in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +252,7 @@ def test_numbers_where_text_should_be_are_refused_with_their_lines(check: Check)
     rows = [*PAIRS, {"prompt": "q", "completion": 4}, {"prompt": 3, "completion": "a"}]
     said = refusal(check, rows)
     assert said.startswith("train.jsonl:11: completion holds a number, not text; 1 more of 12 rows")
-    assert '"42"' in said
+    assert '"4" for 4' in said
 
 
 def test_rows_that_max_rows_leaves_unused_need_not_be_right(check: Check) -> None:

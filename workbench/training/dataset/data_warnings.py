@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from workbench.training.dataset.rendering import Tokens
+from workbench.training.dataset.rendering import Finding, Tokens
 from workbench.training.dataset.row_stats import RowCount
 from workbench.training.dataset.shapes import Chat, Example, Pair, Text
 
@@ -18,6 +18,38 @@ END_MARKERS = (
     "<|end|>", "<eos>", "<turn|>",
 )  # fmt: skip
 """The tokens that model families write at the end of a turn or a text."""
+
+
+FINDINGS = {
+    "control": (
+        "whose text holds the control token {0}; it is trained on as plain text",
+        "take it out of the rows: the chat template puts such tokens where they belong",
+    ),
+    "own end": (
+        "whose answer brings its own end {0}, left out here",
+        "take it out of the rows: the chat template puts it there",
+    ),
+    "left out": (
+        "in which the chat template leaves out part of what the {0} says",
+        "look at the examples; take that part out of the rows, or use a template that shows it",
+    ),
+    "field": (
+        "with the field {0} in a turn, which the chat template does not show",
+        "write it into the turn's content, or take it out of the rows",
+    ),
+    "unopened": (
+        "whose answer does not begin with {0}, which the chat template puts before every answer "
+        "that is generated; it is trained and scored without",
+        "begin the answers with {0}, or use a chat template that does not open it",
+    ),
+    "no begin": (
+        "without the begin token {0}, which the tokenizer puts before plain text",
+        "put {{{{ bos_token }}}} in front of the model's chat template, unless the model was "
+        "trained without",
+    ),
+}
+"""Words and hint for each kind of finding of the renderer; {0} is what it is about."""
+_USE_IT = "map it in data.columns where it is one of the shape's, else it may be taken out"
 
 
 class DataWarnings:
@@ -33,6 +65,8 @@ class DataWarnings:
         self._foreign = re.compile("|".join(foreign) or "(?!)")
         self._markers: dict[str, RowCount] = defaultdict(RowCount)
         self._second_begin = RowCount()
+        self._findings: dict[Finding, RowCount] = defaultdict(RowCount)
+        self._unused: dict[str, RowCount] = defaultdict(RowCount)
         self._out_of_order = RowCount()
         self._empty_prompt = RowCount()
         self._blank = RowCount()
@@ -48,6 +82,10 @@ class DataWarnings:
             self._out_of_order.add(place)
         if _learns_blank(example):
             self._blank.add(place)
+        for finding in tokens.findings:
+            self._findings[finding].add(place)
+        for name in example.unused:
+            self._unused[name].add(place)
         if not isinstance(example, Text) and tokens.prompt_ids and not tokens.question.strip():
             self._empty_prompt.add(place)
 
@@ -80,9 +118,15 @@ class DataWarnings:
         said += self._empty_prompt.note(
             self._name, "whose prompt is empty", "fill it, or take the rows out"
         )
-        return said + self._blank.note(
+        said += self._blank.note(
             self._name, "with nothing but blanks where text is learned", "fill it, or take them out"
         )
+        for (kind, detail), count in sorted(self._findings.items()):
+            words, hint = FINDINGS[kind]
+            said += count.note(self._name, words.format(detail), hint.format(detail))
+        for name, count in sorted(self._unused.items()):
+            said += count.note(self._name, f"with the field {name}, which is not used", _USE_IT)
+        return said
 
 
 def out_of_order(chat: Chat) -> bool:

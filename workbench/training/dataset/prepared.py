@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 6
+FORMAT = 7
 """Version of the prepared rows; raise it when equal input gives other rows, to renew the cache."""
 
 _STAGED = ".staged-"
@@ -68,6 +68,8 @@ class Prepared:
     """Tokens of the longest held-out row, after cutting."""
     target_tokens: int
     """Tokens of all training rows that carry loss."""
+    turn_end_ids: list[int]
+    """Ids that ended turns with loss in the training rows, ascending: generation stops at them."""
     cut_rows: int
     """Training rows longer than data.max_tokens."""
     dropped_rows: int

@@ -6,25 +6,18 @@ template, loss starts where generation would, and the token that ends a turn alw
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from workbench.errors import DataError
-from workbench.text import safe_line
+from workbench.training.dataset.chat_template import QUIET, ChatTemplate, Message, Span, unmark
+from workbench.training.dataset.chat_turns import ChatTurns
 from workbench.training.dataset.shapes import Chat, Example, Pair, Text
+from workbench.training.dataset.turn_ends import find_turn_format
 
-MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-"""Matches the marks with which a chat template says itself what the assistant generates."""
-
-_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<turn|>")
-"""Tokens that end a turn in common templates, for templates that refuse the probe."""
-_QUIET = {"verbose": False}
-"""Silences the tokenizer's warning about rows longer than the model reads; rows are cut later."""
+Finding = tuple[str, str]
+"""A kind of `data_warnings.FINDINGS`, and the token, role or field that it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +33,8 @@ class Tokens:
     answer: str
     ended: bool
     """Whether the end of the last trained turn carries loss."""
+    findings: tuple[Finding, ...] = ()
+    """What rendering found odd about the row."""
 
     @property
     def agrees(self) -> bool:
@@ -50,14 +45,27 @@ class Tokens:
 class Renderer:
     """Renders examples into tokens, at about half a millisecond a row."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, loss_on: str, *, chats: bool = True
+    ) -> None:
+        """Probe the chat template once, which takes some milliseconds.
+
+        Without `chats`, rows are never rendered by a chat template, and a template that cannot be
+        used does not matter.
+        """
         self._tokenizer = tokenizer
         self._loss_on = loss_on
-        template = tokenizer.chat_template
-        self.marked = isinstance(template, str) and MARKS.search(template) is not None
-        """Whether the template marks what the assistant generates."""
-        self.ends = self._find_ends() if template else {int(tokenizer.eos_token_id)}
+        self.turn_format = find_turn_format(tokenizer, chats=chats)
+        self.ends = self.turn_format.end_ids
         """Ids of the tokens that close a turn."""
+        self.template = ChatTemplate(tokenizer) if chats and tokenizer.chat_template else None
+        if self.template:
+            self._turns = ChatTurns(tokenizer, self.template, self.turn_format)
+        names = tokenizer.convert_ids_to_tokens(sorted(self.ends))
+        self._end_names = tuple(str(name) for name in names)
+        begin = tokenizer.bos_token_id
+        plain = list(tokenizer("a", **QUIET)["input_ids"])
+        self._begin = begin if begin is not None and plain[:1] == [begin] else None
 
     def tokens_of(self, example: Example, place: str) -> Tokens:
         """Return the example's tokens; DataError, naming `place`, where the template refuses it."""
@@ -85,7 +93,7 @@ class Renderer:
 
     def _plain(self, text: str) -> list[int]:
         """Return ids with the tokenizer's special tokens; never a second begin token in front."""
-        ids = list(self._tokenizer(text, **_QUIET)["input_ids"])
+        ids = list(self._tokenizer(text, **QUIET)["input_ids"])
         begin = self._tokenizer.bos_token_id
         return ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
 
@@ -96,16 +104,14 @@ class Renderer:
     # ── chats ────────────────────────────────────────────────────────────────────────────────
 
     def _chat(self, example: Chat, place: str) -> Tokens:
-        messages = list(example.messages)
-        turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-        if self._loss_on == "completion":
-            turns = turns[-1:]
-        if self.marked:
-            ids, runs = self._marked_runs(messages, place)
-            runs = runs[-1:] if self._loss_on == "completion" else runs
-        else:
-            ids, runs = self._found_runs(messages, turns, place)
-        runs = [self._end_run(ids, start, end) for start, end in runs]
+        assert self.template is not None, "chats are parsed only where there is a template"
+        messages, findings = self._without_own_ends(example.messages)
+        answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+        marked = self.template.mark_control_tokens(messages)
+        trained_turns = self._trained_turns(example, answers)
+        layout = self._turns.lay_out(marked, trained_turns, place)
+        ids, offsets = self.template.encode(layout.text)
+        runs = [self._end_run(ids, *run) for run in _runs(offsets, layout.spans)]
         ended = not runs or ids[runs[-1][1] - 1] in self.ends
         if not ended and runs[-1][1] == len(ids):  # a template that closes nothing
             ids.append(int(self._tokenizer.eos_token_id))
@@ -114,71 +120,38 @@ class Renderer:
         trained = [self._loss_on == "all"] * len(ids)
         for start, end in runs:
             trained[start:end] = [True] * (end - start)
-        if not turns:
-            return Tokens(ids, trained, [], "", "", ended)
-        before = messages[: turns[-1]]
-        question = before[-1]["content"] if before else ""
-        prompt_ids = self._prompt_ids(before, place)
-        return Tokens(ids, trained, prompt_ids, question, messages[turns[-1]]["content"], ended)
+        findings += [("control", name) for name in self.template.control_tokens(messages)]
+        findings += _left_out(messages, unmark(layout.text))
+        if layout.unopened:
+            findings.append(("unopened", layout.unopened))
+        if self._begin is not None and self._begin not in ids[:1]:
+            findings.append(("no begin", str(self._tokenizer.bos_token)))
+        if not answers:
+            return Tokens(ids, trained, [], "", "", ended, tuple(findings))
+        prompt_ids = self.template.encode(layout.prompt)[0]
+        question = example.messages[answers[-1] - 1]["content"] if answers[-1] else ""
+        answer = messages[answers[-1]]["content"]
+        return Tokens(ids, trained, prompt_ids, question, answer, ended, tuple(findings))
 
-    def _marked_runs(self, messages: list[dict[str, str]], place: str) -> _Runs:
-        """Return ids and the runs that the template's own generation marks enclose."""
-        rendered = self._render(
-            messages, place, return_assistant_tokens_mask=True, tokenizer_kwargs=_QUIET
-        )
-        mask = [*rendered["assistant_masks"], 0]
-        edges = [n for n in range(len(mask)) if mask[n] != (mask[n - 1] if n else 0)]
-        return list(rendered["input_ids"]), list(zip(edges[::2], edges[1::2], strict=True))
+    def _trained_turns(self, example: Chat, answers: list[int]) -> list[int]:
+        if self._loss_on != "completion":
+            return answers
+        if example.prompt_turns:
+            return [turn for turn in answers if turn >= example.prompt_turns]
+        return answers[-1:]
 
-    def _found_runs(
-        self, messages: list[dict[str, str]], turns: Sequence[int], place: str
-    ) -> _Runs:
-        """Return ids and the assistant's runs, found by rendering the chat up to each turn."""
-        whole = str(self._render(messages, place, tokenize=False))
-        encoded = self._tokenizer(
-            whole, add_special_tokens=False, return_offsets_mapping=True, **_QUIET
-        )
-        offsets = encoded["offset_mapping"]
-        runs = []
-        for turn in turns:
-            start, end = self._span(whole, messages, turn, place)
-            inside = [n for n, (a, b) in enumerate(offsets) if a < end and b > start]
-            if inside:
-                runs.append((inside[0], inside[-1] + 1))
-        return list(encoded["input_ids"]), runs
-
-    def _span(
-        self, whole: str, messages: list[dict[str, str]], turn: int, place: str
-    ) -> tuple[int, int]:
-        """Return the characters of a turn, with its end token and what the template adds."""
-        before = ""
-        if turn:
-            before = str(
-                self._render(messages[:turn], place, tokenize=False, add_generation_prompt=True)
-            )
-        if not whole.startswith(before):
-            raise DataError(
-                f"{place}: the chat template renders the turns before an answer otherwise when "
-                "the answer follows, so the answer's tokens cannot be told",
-                hint="use a chat template with generation marks, train on the last answer alone "
-                "with data.loss_on: completion, or give rows as prompt and completion with "
-                "data.chat_template: never",
-            )
-        if turn == len(messages) - 1:
-            return len(before), len(whole)
-        after = str(self._render(messages[: turn + 1], place, tokenize=False))
-        if whole.startswith(after):
-            return len(before), len(after)
-        # Some templates (Qwen3's) show more of the last answer than of earlier ones.
-        content = messages[turn]["content"].strip()
-        found = whole.find(content, len(before))
-        following = whole.find(messages[turn + 1]["content"].strip(), len(before))
-        if found < 0 or 0 <= following < found:
-            raise DataError(
-                f"{place}: the chat template leaves out or changes what turn {turn + 1} says",
-                hint="use a chat template with generation marks, or data.loss_on: completion",
-            )
-        return len(before), found + len(content)
+    def _without_own_ends(self, messages: Sequence[Message]) -> tuple[list[Message], list[Finding]]:
+        """Return the messages without end tokens that they bring: the template puts one there."""
+        made: list[Message] = []
+        findings: list[Finding] = []
+        for message in messages:
+            said = message["content"].rstrip()
+            name = next((name for name in self._end_names if said.endswith(name)), "")
+            if name and message["role"] == "assistant":
+                findings.append(("own end", name))
+                message = {**message, "content": said.removesuffix(name)}
+            made.append(message)
+        return made, findings
 
     def _end_run(self, ids: list[int], start: int, end: int) -> tuple[int, int]:
         """Return the run extended or cut so that it ends with its closing tokens."""
@@ -193,47 +166,35 @@ class Renderer:
     def _blank(self, id: int) -> bool:
         return not self._tokenizer.decode([id]).strip()
 
-    def _prompt_ids(self, before: list[dict[str, str]], place: str) -> list[int]:
-        if not before:
-            return []
-        rendered = self._render(before, place, add_generation_prompt=True, tokenizer_kwargs=_QUIET)
-        return list(rendered["input_ids"])
 
-    def _render(self, messages: list[dict[str, str]], place: str, **options: Any) -> Any:
-        try:
-            return self._tokenizer.apply_chat_template(messages, **options)
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError) as refused:
-            raise DataError(
-                f"{place}: the model's chat template refuses this chat: {safe_line(refused, 160)}",
-                hint="many templates want user and assistant in turn, and some no system message",
-            ) from refused
-
-    def _find_ends(self) -> set[int]:
-        """Return the end-of-sequence token and the tokens the template puts behind an answer."""
-        tokenizer = self._tokenizer
-        added = {str(token): int(id) for id, token in tokenizer.added_tokens_decoder.items()}
-        ends = {int(tokenizer.eos_token_id), *(added[name] for name in _ENDS if name in added)}
-        answer = "Zebra7"
-        probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": answer}]
-        try:
-            text = str(self._render(probe, "probe", tokenize=False))
-        except DataError:
-            return ends
-        if answer not in text:
-            raise DataError(
-                "the model's chat template leaves out what turns say when they are plain text",
-                hint="pick a model for text, or set data.chat_template: never",
-            )
-        behind = text[text.rfind(answer) + len(answer) :]
-        for id in tokenizer(behind, add_special_tokens=False, **_QUIET)["input_ids"]:
-            if id in added.values():
-                ends.add(int(id))
-            elif not self._blank(id):
-                break
-        return ends
+def _runs(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
+    """Return for each span of characters the first token in it, and the one behind the last."""
+    runs = []
+    for start, end in spans:
+        inside = [n for n, (a, b) in enumerate(offsets) if a < end and b > start]
+        if inside:
+            runs.append((inside[0], inside[-1] + 1))
+    return runs
 
 
-_Runs = tuple[list[int], list[tuple[int, int]]]
+def _left_out(messages: Sequence[Message], text: str) -> list[Finding]:
+    """Return what messages say and the rendered text does not show, white space aside.
+
+    The results of tools are not compared: templates write them as JSON, with other escapes.
+    """
+    shown = _squeezed(text)
+    found: list[Finding] = []
+    for message in messages:
+        if message["role"] != "tool" and _squeezed(message["content"]) not in shown:
+            found.append(("left out", message["role"]))
+        for key, value in message.items():
+            if key not in ("role", "content") and _squeezed(value) not in shown:
+                found.append(("field", key))
+    return sorted(set(found))
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:

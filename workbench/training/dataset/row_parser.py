@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
+from workbench.training.dataset.chat_template import DATE
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.rendering import Renderer
 from workbench.training.dataset.shapes import Example, example_of, find_shape
+
+CHAT_SHAPES = ("messages", "sharegpt")
+"""Shapes whose rows are chats, which only a chat template can render."""
 
 
 class RowParser:
@@ -33,7 +37,7 @@ class RowParser:
     def _decide_shape(self, row: DataRow) -> None:
         shape = find_shape(self._data, row)
         self.loss_on = _loss_on(self._data, shape)
-        if shape in ("messages", "sharegpt") and not self._templated:
+        if shape in CHAT_SHAPES and not self._templated:
             raise DataError(
                 "chats need a chat template, and "
                 + ("data.chat_template is never" if self._templates else "this model has none"),
@@ -42,19 +46,33 @@ class RowParser:
             )
         self.shape = shape
 
+    @property
+    def chats(self) -> bool:
+        """Whether rows are rendered as chats; known once a row was parsed."""
+        return self.shape in CHAT_SHAPES or (self._templated and self.shape != "text")
+
     def check_columns(self, row: DataRow) -> None:
         """Raise DataError unless the row has the mapped columns; a separate eval file may not."""
         find_shape(self._data, row)
 
     def notes(self, renderer: Renderer) -> list[str]:
         """Return the warnings about how the renderer finds the assistant's turns."""
-        chats = self.shape in ("messages", "sharegpt")
-        if not chats or self.loss_on != "assistant" or renderer.marked:
-            return []
-        return [
-            "the chat template has no generation marks: what the assistant says is found by "
-            "rendering each chat up to its turns; look at the examples"
-        ]
+        notes: list[str] = []
+        template = renderer.template
+        if template is None:
+            return notes
+        if self.shape in CHAT_SHAPES and self.loss_on == "assistant" and not template.marked:
+            notes.append(
+                "the chat template has no generation marks: what the assistant says is found by "
+                "rendering each chat up to its turns; look at the examples"
+            )
+        if template.dated:
+            notes.append(
+                f"the chat template writes today's date; all rows have {DATE:%d %b %Y} in its "
+                "place, so that they do not depend on the day; for another date, write it into "
+                "the model's chat template instead of strftime_now"
+            )
+        return notes
 
 
 def _loss_on(data: Data, shape: str) -> str:
@@ -67,4 +85,4 @@ def _loss_on(data: Data, shape: str) -> str:
         return "all"
     if data.loss_on != "auto":
         return data.loss_on
-    return "assistant" if shape in ("messages", "sharegpt") else "completion"
+    return "assistant" if shape in CHAT_SHAPES else "completion"

@@ -85,9 +85,10 @@ class RowStats:
         self._unended = RowCount()
         self._prompt_differs = RowCount()
         self._prompt_cut = RowCount()
+        self._end_ids: set[int] = set()
         self._all = hashlib.sha256()
 
-    def add(self, tokens: Tokens, place: str, ends: Set[int]) -> KeptRow | None:
+    def add(self, tokens: Tokens, place: str, ends: frozenset[int]) -> KeptRow | None:
         """Count the row and return it cut; None when it has no token to learn but a turn's end."""
         if not any(_learned(tokens, len(tokens.ids), ends)):
             self._untaught.add(place)
@@ -107,6 +108,7 @@ class RowStats:
         if len(tokens.prompt_ids) > self._max_tokens:
             self._prompt_cut.add(place)
         kept = _cut(tokens, self._max_tokens)
+        self._end_ids |= ends.intersection(kept.labels)
         self._note(kept, place)
         return kept
 
@@ -187,6 +189,7 @@ class RowStats:
                 _at(self._lengths, (2 * n + 1) / (2 * SAMPLED)) for n in range(SAMPLED)
             ],
             "target_tokens": self._target_tokens,
+            "turn_end_ids": sorted(self._end_ids),
             "uncut_p95_length": _at(self._uncut, 0.95),
             "uncut_max_length": max(self._uncut),
             "cut_rows": self._cut.rows,

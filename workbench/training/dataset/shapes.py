@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import date, time, timedelta
 from typing import Any
 
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
 from workbench.text import safe_line
+from workbench.training.dataset.fields import is_empty, unused_fields
 from workbench.training.dataset.files.lines import DataRow, json_kind
 
 NEEDED: dict[str, tuple[str, ...]] = {
@@ -42,6 +44,8 @@ class Text:
     """A plain text, all of which carries loss."""
 
     text: str
+    unused: tuple[str, ...] = field(default=(), compare=False)
+    """Names of the row's columns that are not used, and not known to be harmless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Pair:
 
     prompt: str
     completion: str
+    unused: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,11 @@ class Chat:
     """A conversation that the chat template renders."""
 
     messages: tuple[dict[str, str], ...]
-    """`role` and `content` each; roles are ROLES."""
+    """`role` and `content` each, and further fields that are text; roles are ROLES."""
+    prompt_turns: int = 0
+    """Turns that belong to the prompt where prompt and completion were given as turns; else 0."""
+    unused: tuple[str, ...] = field(default=(), compare=False)
+    """Names of the columns and of the turns' fields that are not used."""
 
 
 Example = Text | Pair | Chat
@@ -101,16 +110,62 @@ def example_of(data: Data, shape: str, row: DataRow, *, templated: bool) -> Exam
     """
     columns = mapped_columns(data, row)
     if shape == "text":
-        return Text(_text(columns, "text", row))
-    if shape == "messages":
-        return Chat(_turns(columns, "messages", row, data.system))
-    if shape == "sharegpt":
+        example: Example = Text(_text(columns, "text", row))
+        used = {"text"}
+    elif shape == "messages":
+        example, used = _chat(columns, "messages", row, data.system)
+    elif shape == "sharegpt":
         name = "conversations" if "conversations" in columns else "messages"
-        return Chat(_turns(columns, name, row, data.system))
-    if shape == "alpaca":
-        return _alpaca(columns, row, data.system, templated=templated)
-    prompt, completion = _text(columns, "prompt", row), _text(columns, "completion", row)
-    return _pair(prompt, completion, data.system, templated=templated)
+        example, used = _chat(columns, name, row, data.system)
+    elif shape == "alpaca":
+        used = {"instruction", "input", "output", "system"}
+        system = _own_system(columns, row) or data.system
+        example = _alpaca(columns, row, system, templated=templated)
+    else:
+        example, used = _prompt_completion(columns, row, data.system, templated=templated)
+    unused = unused_fields(columns, used, f"{row.place}:")
+    return replace(example, unused=(*example.unused, *unused)) if unused else example
+
+
+def _own_system(columns: Mapping[str, Any], row: DataRow) -> str | None:
+    """Return the text of the row's `system` column, or None where it has none."""
+    if is_empty(columns.get("system")):
+        return None
+    return _text(columns, "system", row)
+
+
+def _prompt_completion(
+    columns: Mapping[str, Any], row: DataRow, system: str | None, *, templated: bool
+) -> tuple[Example, set[str]]:
+    used = {"prompt", "completion", "system"}
+    system = _own_system(columns, row) or system
+    turned = [name for name in ("prompt", "completion") if isinstance(columns.get(name), list)]
+    if not turned:
+        prompt, completion = _text(columns, "prompt", row), _text(columns, "completion", row)
+        return _pair(prompt, completion, system, templated=templated), used
+    if not templated:
+        raise DataError(
+            f"{row.place}: {turned[0]} holds turns, and no chat template is used to render them",
+            hint="give prompt and completion as text; or, to have them rendered, pick a model with "
+            "a chat template and set data.chat_template: auto",
+        )
+    parts = []
+    unused: list[str] = []
+    for name, role in (("prompt", "user"), ("completion", "assistant")):
+        if name in turned:
+            turns, left = _turns(columns, name, row)
+            unused += left
+        else:
+            turns = [{"role": role, "content": _text(columns, name, row)}]
+        parts.append(turns)
+    asked = _with_system(parts[0], system)
+    if not any(turn["role"] == "assistant" for turn in parts[1]):
+        raise DataError(
+            f"{row.place}: completion has no turn of the assistant",
+            hint='give the answer the role assistant: {"role": "assistant", "content": …}',
+        )
+    messages = (*asked, *parts[1])
+    return Chat(messages, prompt_turns=len(asked), unused=_distinct(unused)), used
 
 
 def _pair(prompt: str, completion: str, system: str | None, *, templated: bool) -> Example:
@@ -134,9 +189,22 @@ def _alpaca(
     return _pair(asked + "### Response:\n", output, system, templated=False)
 
 
-def _turns(
+def _chat(
     columns: Mapping[str, Any], name: str, row: DataRow, system: str | None
-) -> tuple[dict[str, str], ...]:
+) -> tuple[Chat, set[str]]:
+    """Return the chat in the column `name`, and the names of the columns used for it."""
+    turns, unused = _turns(columns, name, row)
+    own = _own_system(columns, row)
+    chat = Chat(_with_system(turns, own or system), unused=_distinct(unused))
+    # A system column beside a chat that has a system turn of its own is not used.
+    used = {name} if own and own != chat.messages[0]["content"] else {name, "system"}
+    return chat, used
+
+
+def _turns(
+    columns: Mapping[str, Any], name: str, row: DataRow
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the turns in the column `name`, and the names of their fields that are not used."""
     turns = _value(columns, name, row)
     if not isinstance(turns, list) or not turns:
         raise DataError(
@@ -144,7 +212,11 @@ def _turns(
             hint=f"{name} is a list of turns, each with a role and its content",
         )
     read = [_turn(turn, f"{row.place}: turn {n} of {name}") for n, turn in enumerate(turns, 1)]
-    return _with_system(read, system)
+    return [turn for turn, _ in read], [name for _, unused in read for name in unused]
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
 
 
 def _with_system(turns: list[dict[str, str]], system: str | None) -> tuple[dict[str, str], ...]:
@@ -154,25 +226,30 @@ def _with_system(turns: list[dict[str, str]], system: str | None) -> tuple[dict[
     return ({"role": "system", "content": system}, *turns)
 
 
-def _turn(turn: Any, place: str) -> dict[str, str]:
+def _turn(turn: Any, place: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return one turn, and the names of its fields that are not used.
+
+    Further fields that hold text are kept, since the chat template may show them, as it does with
+    `reasoning_content`; whether it did is checked when the chat is rendered.
+    """
     if not isinstance(turn, dict):
         raise DataError(f"{place} is {json_kind(turn)}", hint='write {"role": …, "content": …}')
-    if "from" in turn and "value" in turn:
-        role, content = turn["from"], turn["value"]
+    names = ("from", "value") if "from" in turn and "value" in turn else ("role", "content")
+    role, content = turn.get(names[0]), turn.get(names[1])
+    if names[0] == "from":
         known = SHAREGPT_ROLES.get(str(role))
     else:
-        role, content = turn.get("role"), turn.get("content")
         known = str(role) if role in ROLES else None
     if known is None:
         raise DataError(
             f"{place} has the unknown role {safe_line(role, 60)}", hint=_role_hint(role)
         )
-    if turn.get("tool_calls"):
-        raise DataError(
-            f"{place} has tool_calls, which are not trained on yet",
-            hint="write the call into the turn's content, or leave such rows out",
-        )
-    return {"role": known, "content": _content(content, place)}
+    unused = unused_fields(turn, names, place)
+    said = {"role": known, "content": _content(content, place)}
+    for name in unused:
+        if isinstance(turn.get(name), str) and name not in said:
+            said[name] = checked_text(turn[name], f"{place}: {name}")
+    return said, tuple(name for name in unused if name not in said)
 
 
 def _content(content: Any, place: str) -> str:
@@ -200,7 +277,7 @@ def _text(columns: Mapping[str, Any], name: str, row: DataRow) -> str:
 def checked_text(value: Any, place: str) -> str:
     """Return `value` if it is text that UTF-8 can encode; else raise DataError naming `place`."""
     if not isinstance(value, str):
-        raise DataError(f"{place} holds {json_kind(value)}, not text", hint='write "42" for 42')
+        raise DataError(f"{place} holds {json_kind(value)}, not text", hint=_text_hint(value))
     try:
         value.encode()
     except UnicodeEncodeError as broken:
@@ -209,6 +286,21 @@ def checked_text(value: Any, place: str) -> str:
             hint="write the text again from its source; an emoji was cut in two",
         ) from broken
     return value
+
+
+def _text_hint(value: Any) -> str:
+    """Return how to give a value of another kind as text."""
+    if value is None:
+        return 'write "" where it is to be empty, or take the row out'
+    if isinstance(value, date | time | timedelta):
+        return f'write dates and times as text, e.g. "{safe_line(value, 60)}"'
+    if isinstance(value, bytes):
+        return "decode the bytes and write them as text"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "a list of turns belongs into a column named messages: map it in data.columns"
+    if isinstance(value, list | dict):
+        return "write it as text, as the model is to read it, e.g. as JSON in quotes"
+    return f'write it as text: "{safe_line(value, 60)}" for {safe_line(value, 60)}'
 
 
 def _value(columns: Mapping[str, Any], name: str, row: DataRow) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date, time, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -96,4 +97,6 @@ def json_kind(value: Any) -> str:
     if isinstance(value, bool):
         return "true or false"
     names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    if isinstance(value, date | time | timedelta):
+        return "a date or time"
     return names.get(type(value), type(value).__name__)

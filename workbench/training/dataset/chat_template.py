@@ -1,0 +1,224 @@
+"""Rendering of chats with the model's own template, and encoding of the rendered text.
+
+Three things differ from `apply_chat_template`. The date is fixed, so that rows do not depend on the
+day. Control tokens in the text of a message are encoded as plain text, so that a row cannot forge a
+turn. A refusal names a change to the rows or the recipe that works, because it was tried.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
+
+from workbench.errors import DataError
+from workbench.text import safe_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]
+Span = tuple[int, int]
+"""First character, and the one behind the last."""
+
+MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+"""Matches the marks with which a chat template says itself what the assistant generates."""
+DATE = datetime(2024, 7, 26)
+"""The date that templates see in place of today's."""
+_CLOCK = "strftime_now"
+"""The function of transformers with which templates write the date or time."""
+QUIET = {"verbose": False}
+"""Silences the tokenizer's warning about rows longer than the model reads; rows are cut later."""
+
+_BEGIN, _END = "\ue0f1", "\ue0f2"
+"""Private-use characters around a control token that came from a message and not the template."""
+_MARKED = re.compile(f"{_BEGIN}(.*?){_END}|[{_BEGIN}{_END}]", re.DOTALL)
+_THINKING = re.compile(r"think|thought|reason|tool|python|call|image|audio|video", re.IGNORECASE)
+"""Matches special tokens that a message may hold: they shape an answer, not the turns."""
+_SYSTEM: Message = {"role": "system", "content": "You are a helpful assistant."}
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer; picklable, and without state between rows."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._template = _own_copy(str(tokenizer.get_chat_template()))
+        self.marked = MARKS.search(self._template) is not None
+        """Whether the template marks what the assistant generates."""
+        self.dated = _CLOCK in self._template
+        """Whether the template writes a date."""
+        control = [
+            re.escape(str(token))
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special and not _THINKING.search(str(token))
+        ]
+        # Longest first, so that a token is not taken for a shorter one that it contains.
+        self._control = re.compile("|".join(sorted(control, key=len, reverse=True)) or "(?!)")
+
+    # ── messages ─────────────────────────────────────────────────────────────────────────────
+
+    def control_tokens(self, messages: Sequence[Message]) -> list[str]:
+        """Return the distinct control tokens that the messages hold as text, sorted."""
+        found = {name for one in messages for name in self._control.findall(one["content"])}
+        return sorted(found)
+
+    def mark_control_tokens(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the messages with control tokens in their texts marked, for `encode` to see."""
+        return [{key: self._mark(value) for key, value in one.items()} for one in messages]
+
+    def _mark(self, text: str) -> str:
+        # Marks that the text holds itself must not forge anything.
+        text = text.replace(_BEGIN, "").replace(_END, "")
+        return self._control.sub(f"{_BEGIN}\\g<0>{_END}", text)
+
+    # ── rendering ────────────────────────────────────────────────────────────────────────────
+
+    def render(self, messages: Sequence[Message], place: str, *, ask: bool = False) -> str:
+        """Return the chat as text; with `ask` it ends with the generation prompt.
+
+        Raises DataError, naming `place`, where the template refuses the chat.
+        """
+        return self._render(messages, place, ask=ask, marks=False)[0]
+
+    def render_marked(self, messages: Sequence[Message], place: str) -> tuple[str, list[Span]]:
+        """Return the chat as text, and the spans within the template's generation marks."""
+        return self._render(messages, place, ask=False, marks=True)
+
+    def _render(
+        self, messages: Sequence[Message], place: str, *, ask: bool, marks: bool
+    ) -> tuple[str, list[Span]]:
+        try:
+            return self._try(messages, ask=ask, marks=marks)
+        except Exception as refused:  # a template is a program and can raise anything
+            if isinstance(refused, (MemoryError, RecursionError)):
+                raise
+            raise DataError(
+                f"{place}: the model's chat template refuses this chat: {_reason(refused)}",
+                hint=self._refusal_hint(messages),
+            ) from refused
+
+    def _try(
+        self, messages: Sequence[Message], *, ask: bool = False, marks: bool = False
+    ) -> tuple[str, list[Span]]:
+        if self.dated:
+            _compile_jinja_template(self._template).globals[_CLOCK] = DATE.strftime
+        texts, spans = render_jinja_template(
+            conversations=[list(messages)],
+            chat_template=self._template,
+            add_generation_prompt=ask,
+            return_assistant_tokens_mask=marks,
+            **self._tokenizer.special_tokens_map,
+        )
+        return str(texts[0]), list(spans[0]) if marks else []
+
+    def _refusal_hint(self, messages: Sequence[Message]) -> str:
+        """Return a hint for a refused chat, naming the change that makes the template accept it."""
+        if self._accepts([_SYSTEM, *messages]):
+            return (
+                "the template wants a system message: set data.system in the recipe, e.g. "
+                f'data.system: "{_SYSTEM["content"]}"'
+            )
+        spoken = [one for one in messages if one["role"] not in ("system", "developer")]
+        if len(spoken) < len(messages) and self._accepts(spoken):
+            return (
+                "the template takes no system message: take the system turns out of the rows and "
+                "data.system out of the recipe, or write their text into the user's turn"
+            )
+        bare = [{"role": one["role"], "content": one["content"]} for one in messages]
+        if bare != list(messages) and self._accepts(bare):
+            return "take the turns' fields other than role and content out of the rows"
+        if self._accepts([{"role": "user", "content": "Hi"}, _answer("Hello")]):
+            return "let user and assistant take turns, the user first, as the template wants it"
+        return (
+            "the template refuses every chat: mend it in the model's folder, or give the rows as "
+            "prompt and completion with data.chat_template: never"
+        )
+
+    def _accepts(self, messages: Sequence[Message]) -> bool:
+        if not messages:
+            return False
+        try:
+            self._try(messages)
+        except Exception:  # whatever the template raises, it does not accept this
+            return False
+        return True
+
+    # ── encoding ─────────────────────────────────────────────────────────────────────────────
+
+    def encode(self, text: str) -> tuple[list[int], list[Span]]:
+        """Return the ids of a rendered chat, and the characters of `text` that each stands for."""
+        if _BEGIN not in text and _END not in text:
+            return self._encode(text, 0)
+        ids: list[int] = []
+        spans: list[Span] = []
+        at = 0
+        for mark in _MARKED.finditer(text):
+            parts = [self._encode(text[at : mark.start()], at, inside=at > 0)]
+            if mark[1]:
+                parts.append(self._encode(mark[1], mark.start(1), inside=True, plain=True))
+            for more_ids, more_spans in parts:
+                ids += more_ids
+                spans += more_spans
+            at = mark.end()
+        last_ids, last_spans = self._encode(text[at:], at, inside=True)
+        return ids + last_ids, spans + last_spans
+
+    def _encode(
+        self, text: str, offset: int, *, inside: bool = False, plain: bool = False
+    ) -> tuple[list[int], list[Span]]:
+        """Encode a piece that begins at character `offset` of the chat."""
+        if not text:
+            return [], []
+        ids, spans = self._tokens(text, plain=plain)
+        if inside:
+            # SentencePiece puts a blank before a text's first word, which is wrong inside a chat:
+            # a line break goes before the piece and is dropped again, where it is a token.
+            led_ids, led_spans = self._tokens("\n" + text, plain=plain)
+            lead = self._tokens("\n", plain=plain)[0]
+            if led_ids[: len(lead)] == lead and len(led_ids) > len(lead):
+                ids = led_ids[len(lead) :]
+                spans = [(max(a - 1, 0), b - 1) for a, b in led_spans[len(lead) :]]
+        return ids, [(a + offset, b + offset) for a, b in spans]
+
+    def _tokens(self, text: str, *, plain: bool) -> tuple[list[int], list[Span]]:
+        """Return ids and their characters; with `plain`, special tokens are read as text."""
+        encoded = self._tokenizer(
+            text,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            split_special_tokens=plain,
+            **QUIET,
+        )
+        return list(encoded["input_ids"]), list(encoded["offset_mapping"])
+
+
+def _own_copy(template: str) -> str:
+    """Return a dated template under another text, so that its compiled form is ours alone.
+
+    transformers compiles a template once per text and shares it, and the fixed date is set in the
+    compiled form: whoever else renders the model's template must not see it.
+    """
+    if _CLOCK not in template:
+        return template
+    if template.lstrip(" \t").startswith("{%"):
+        template = template.lstrip(" \t")  # as jinja does with blanks before a block
+    return "{# with a fixed date +#}" + template
+
+
+def unmark(text: str) -> str:
+    """Return a rendered text without the marks around control tokens."""
+    return text.replace(_BEGIN, "").replace(_END, "")
+
+
+def _answer(content: str) -> Message:
+    return {"role": "assistant", "content": content}
+
+
+def _reason(refused: Exception) -> str:
+    said = safe_line(refused, 160)
+    known = type(refused).__module__.startswith("jinja2") and said
+    return said if known else f"{type(refused).__name__}: {said}"

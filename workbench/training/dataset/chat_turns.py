@@ -1,0 +1,166 @@
+"""Rendered chats with the characters of the assistant's turns: where each begins and ends.
+
+An answer begins where generation would: behind the generation prompt. Templates show past answers
+in three other ways, which are handled here: with the header inside their generation marks, without
+a think block that the generation prompt opens, and without parts that they leave out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workbench.errors import DataError
+from workbench.training.dataset.chat_template import ChatTemplate, Message, Span
+from workbench.training.dataset.turn_ends import TurnFormat, common_prefix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class ChatLayout:
+    """A rendered chat, and the places in it that matter for training."""
+
+    text: str
+    spans: list[Span]
+    """The trained answers with their end tokens and whatever the template puts behind them."""
+    prompt: str
+    """The text that generation of the last answer starts from; empty where it is the first turn."""
+    unopened: str
+    """What the generation prompt opens (`<think>`) and the last answer does not have; or empty."""
+
+
+class ChatTurns:
+    """Finds the assistant's turns in chats that one template renders."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, turn_format: TurnFormat
+    ) -> None:
+        self._tokenizer, self._template, self._format = tokenizer, template, turn_format
+        ends = tokenizer.convert_ids_to_tokens(sorted(turn_format.end_ids))
+        self._ends = re.compile("|".join(map(re.escape, ends)))
+
+    def lay_out(
+        self, messages: Sequence[Message], trained: Sequence[int], place: str
+    ) -> ChatLayout:
+        """Render the chat and find its turns `trained` (indices of assistant messages).
+
+        Renders once, and once more for each trained turn. Raises DataError, naming `place`, where
+        the template refuses the chat or changes it so that an answer cannot be found.
+        """
+        answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+        if self._template.marked:
+            text, marks = self._template.render_marked(messages, place)
+            spans = [self._without_header(text, span) for span in marks]
+            if len(spans) == len(answers):
+                spans = [spans[answers.index(turn)] for turn in trained]
+            elif len(trained) < len(answers):
+                spans = spans[-len(trained) :] if trained else []
+        else:
+            text = self._template.render(messages, place)
+            spans = [self._span(text, messages, turn, place) for turn in trained]
+        if not answers or not answers[-1]:
+            return ChatLayout(text, spans, "", "")
+        return self._with_prompt(text, spans, messages, answers[-1], place)
+
+    # ── the last answer ──────────────────────────────────────────────────────────────────────
+
+    def _with_prompt(
+        self, text: str, spans: list[Span], messages: Sequence[Message], last: int, place: str
+    ) -> ChatLayout:
+        before = self._template.render(messages[:last], place, ask=True)
+        if text.startswith(before):
+            return ChatLayout(text, spans, before, "")
+        start = self._start_without_opening(text, before, messages[last]["content"])
+        if start is None:
+            return ChatLayout(text, spans, before, "")
+        opened = before[start:]
+        rest = self._behind_opening(messages[last]["content"], opened)
+        if rest is None or last != len(messages) - 1 or not spans:
+            return ChatLayout(text, spans, before[:start], opened.strip())
+        # The generation prompt opens the think block that the answer has too, and the template
+        # leaves it out of past answers: train on what would be generated.
+        end = self._ends.search(text, start)
+        closing = text[end.start() :] if end else ""
+        whole = before + rest + closing
+        return ChatLayout(whole, [*spans[:-1], (len(before), len(whole))], before, "")
+
+    def _behind_opening(self, content: str, opened: str) -> str | None:
+        """Return the answer behind the opened tag, or None where it does not begin with it."""
+        name = opened.strip()
+        if not name or not content.lstrip().startswith(name):
+            return None
+        blank = opened[len(opened.rstrip()) :]
+        return content.lstrip()[len(name) :].removeprefix(blank)
+
+    def _start_without_opening(self, text: str, before: str, content: str) -> int | None:
+        """Return where the answer begins in `text` if only what the prompt opens is missing."""
+        prompt = self._format.generation_prompt
+        if not prompt or not before.endswith(prompt):
+            return None
+        start = common_prefix(self._tokenizer, before, text)
+        if start <= len(before) - len(prompt):
+            return None  # other turns differ, too
+        end = self._ends.search(text, start)
+        shown = text[start : end.start() if end else len(text)].strip()
+        said = content.strip()
+        return start if said.endswith(shown) or shown.startswith(said) else None
+
+    # ── spans ────────────────────────────────────────────────────────────────────────────────
+
+    def _without_header(self, text: str, span: Span) -> Span:
+        """Return the span without a header, or the rest of one, that its marks enclose."""
+        start, end = span
+        for header in (self._format.generation_prompt, self._format.header):
+            at = text.find(header, max(0, start - len(header)), start + len(header))
+            if header and at >= 0 and start < at + len(header) < end:
+                return at + len(header), end
+        return span
+
+    def _span(self, text: str, messages: Sequence[Message], turn: int, place: str) -> Span:
+        """Return the characters of a turn, with its end token and what the template adds."""
+        start = self._start(text, messages, turn, place)
+        if turn == len(messages) - 1:
+            return start, len(text)
+        after = self._template.render(messages[: turn + 1], place)
+        if text.startswith(after):
+            return start, len(after)
+        # Some templates (Qwen3's) show more of the last answer than of earlier ones.
+        content = messages[turn]["content"].strip()
+        found = text.find(content, start)
+        following = text.find(messages[turn + 1]["content"].strip(), start)
+        if found >= 0 and not 0 <= following < found:
+            return start, found + len(content)
+        end = self._ends.search(text, start)
+        if end is None or 0 <= following < end.start():
+            raise DataError(
+                f"{place}: the chat template leaves out or changes what turn {turn + 1} says",
+                hint="set data.loss_on: completion, to train on the last answer alone",
+            )
+        return start, end.end()
+
+    def _start(self, text: str, messages: Sequence[Message], turn: int, place: str) -> int:
+        content = messages[turn]["content"]
+        if not turn:
+            return self._first_start(text, content)
+        before = self._template.render(messages[:turn], place, ask=True)
+        if text.startswith(before):
+            return len(before)
+        start = self._start_without_opening(text, before, content)
+        if start is None:
+            raise DataError(
+                f"{place}: the chat template renders the turns before an answer otherwise when "
+                "the answer follows, so the answer's tokens cannot be told",
+                hint="give the rows as prompt and completion with data.chat_template: never, or "
+                "put generation marks around the answer in the model's chat template",
+            )
+        return start
+
+    def _first_start(self, text: str, content: str) -> int:
+        """Return where a chat's first turn, the assistant's, says something: behind its header."""
+        header, said = self._format.header, max(0, text.find(content.strip()))
+        at = text.find(header) if header else -1
+        return at + len(header) if 0 <= at <= said - len(header) else said

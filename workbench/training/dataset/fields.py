@@ -1,0 +1,69 @@
+"""The columns of a row and the fields of a turn that are not used, sorted by how much that matters.
+
+A field that would change what is trained on is refused; one that is neither used nor known to be
+harmless is reported with its number of rows; the rest is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from workbench.errors import DataError
+from workbench.text import safe_line
+
+HARMLESS = frozenset({
+    "id", "ids", "idx", "index", "uuid", "guid", "key", "hash", "sha", "md5", "__index_level_0__",
+    "source", "sources", "origin", "dataset", "subset", "split", "url", "link", "license", "author",
+    "category", "categories", "topic", "topics", "tag", "tags", "domain", "task", "type", "lang",
+    "language", "model", "model_name", "generator", "date", "time", "timestamp", "created",
+    "created_at", "updated_at", "score", "scores", "rating", "quality", "difficulty", "level",
+    "length", "num_tokens", "token_count", "tokens", "turns", "num_turns", "meta", "metadata",
+    "conversation_id", "conversation_hash", "message_id", "parent_id", "prompt_id", "row_id",
+    "sample_id", "question_id", "user_id", "turn_id", "turn_index", "tool_call_id",
+})  # fmt: skip
+"""Names of metadata, compared in lower case: what they hold does not belong into a prompt."""
+
+_TOOLS = (
+    "tools are not trained on yet: write them and the calls into the turns' content, or leave such "
+    "rows out"
+)
+_MEDIA = (
+    "only text is trained on: leave out rows with images or sounds, or that field and its "
+    "placeholders in the text"
+)
+REFUSED = {
+    "tools": _TOOLS, "functions": _TOOLS, "tool_calls": _TOOLS, "function_call": _TOOLS,
+    "image": _MEDIA, "images": _MEDIA, "video": _MEDIA, "videos": _MEDIA, "audio": _MEDIA,
+    "audios": _MEDIA,
+}  # fmt: skip
+"""Names of fields without which a row means something else, each with its hint."""
+
+
+def is_empty(value: Any) -> bool:
+    """Return whether a field holds nothing: null, no text, or no items.
+
+    Parquet gives every row all fields, so that null means that the row does not have it.
+    """
+    return value is None or (isinstance(value, str | list | dict) and not value)
+
+
+def unused_fields(fields: Mapping[str, Any], used: Iterable[str], place: str) -> tuple[str, ...]:
+    """Return the names of filled fields that are neither in `used` nor harmless.
+
+    Raises DataError, naming `place`, for a filled field of REFUSED.
+    """
+    known = set(used)
+    left = []
+    for name, value in fields.items():
+        if name in known or is_empty(value):
+            continue
+        lower = str(name).lower()
+        if lower in REFUSED:
+            raise DataError(
+                f"{place} has {safe_line(name, 60)}, which would be left out of what is trained on",
+                hint=REFUSED[lower],
+            )
+        if lower not in HARMLESS:
+            left.append(safe_line(name, 60))
+    return tuple(left)

@@ -1,0 +1,148 @@
+"""The one decision about how a model's chat template opens and closes the assistant's turns.
+
+Training takes from here which tokens must carry loss at the end of an answer and where an answer
+begins; the ids that ended trained turns are written into the prepared rows
+(`Prepared.turn_end_ids`), from which scoring, merging and exporting take them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workbench.errors import DataError
+from workbench.training.dataset.chat_template import QUIET, ChatTemplate, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+COMMON_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<turn|>")
+"""Tokens that end a turn in common templates, for templates that refuse every probe."""
+
+_ANSWERS = ("Zebra7", "Yak8")
+_SYSTEM: Message = {"role": "system", "content": "Be brief."}
+_TURNS: tuple[Message, ...] = (
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": _ANSWERS[0]},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": _ANSWERS[1]},
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFormat:
+    """What a chat template writes around an answer, found by rendering probes."""
+
+    end_ids: frozenset[int]
+    """Ids that close a turn: the end-of-sequence token, and what stands right behind an inner and a
+    last answer."""
+    generation_prompt: str
+    """Text that asks for an answer, e.g. `<|im_start|>assistant\\n`; empty where a probe failed."""
+    header: str
+    """The part of it that also stands before an answer already given: without a think block that
+    only the generation prompt opens."""
+
+
+def find_turn_format(tokenizer: PreTrainedTokenizerBase, *, chats: bool = True) -> TurnFormat:
+    """Return how the tokenizer's chat template writes turns; takes some milliseconds.
+
+    Without a template, only the end-of-sequence token ends a text. Raises DataError for a template
+    that leaves out what turns say when they are plain text; without `chats` such a template is
+    taken for none.
+    """
+    eos = int(tokenizer.eos_token_id)
+    no_turns = TurnFormat(end_ids=frozenset({eos}), generation_prompt="", header="")
+    if not tokenizer.chat_template:
+        return no_turns
+    template = ChatTemplate(tokenizer)
+    try:
+        system, probe = _accepted_probe(template)
+    except DataError:
+        if chats:
+            raise
+        return no_turns
+    if probe is None:
+        added = tokenizer.get_added_vocab()
+        named = {int(added[name]) for name in COMMON_ENDS if name in added}
+        return TurnFormat(end_ids=frozenset({eos, *named}), generation_prompt="", header="")
+    first, last = _ANSWERS if _ANSWERS[1] in probe else (_ANSWERS[0], _ANSWERS[0])
+    # Nothing follows the last answer, so what stands behind it are ends and no opening tokens.
+    ends = {eos, *_closing_ids(tokenizer, probe, last, openers=set())}
+    ends |= _closing_ids(tokenizer, probe, first, openers=_opening_ids(tokenizer, probe) - ends)
+    prompt, header = _generation_prompt(tokenizer, template, system)
+    return TurnFormat(end_ids=frozenset(ends), generation_prompt=prompt, header=header)
+
+
+def _accepted_probe(template: ChatTemplate) -> tuple[list[Message], str | None]:
+    """Return the system turns the template needs, and the longest probe chat it renders."""
+    for system in ([], [_SYSTEM]):
+        for length in (4, 2):
+            try:
+                text = template.render([*system, *_TURNS[:length]], "probe")
+            except DataError:
+                continue
+            if _ANSWERS[0] not in text:
+                raise DataError(
+                    "the model's chat template leaves out what turns say when they are plain text",
+                    hint="pick a model for text, or give the rows as prompt and completion and set "
+                    "data.chat_template: never",
+                )
+            return system, text
+    return [], None
+
+
+def _closing_ids(
+    tokenizer: PreTrainedTokenizerBase, probe: str, answer: str, *, openers: set[int]
+) -> set[int]:
+    """Return the added tokens right behind an answer, up to any text or one of `openers`."""
+    behind = probe[probe.rfind(answer) + len(answer) :]
+    added = set(tokenizer.added_tokens_decoder)
+    ends: set[int] = set()
+    for id in tokenizer(behind, add_special_tokens=False, **QUIET)["input_ids"]:
+        if id in openers:
+            break
+        if id in added:
+            ends.add(int(id))
+        elif tokenizer.decode([id]).strip():
+            break
+    return ends
+
+
+def _opening_ids(tokenizer: PreTrainedTokenizerBase, probe: str) -> set[int]:
+    """Return the added tokens before the first user's text: they open the chat or a turn.
+
+    Behind a system turn that closed with an end they hold that end, too.
+    """
+    front = probe[: probe.find("Hi")]
+    added = set(tokenizer.added_tokens_decoder)
+    ids = tokenizer(front, add_special_tokens=False, **QUIET)["input_ids"]
+    return {int(id) for id in ids if id in added}
+
+
+def _generation_prompt(
+    tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, system: Sequence[Message]
+) -> tuple[str, str]:
+    """Return the generation prompt, and its part that a given answer has, too."""
+    try:
+        plain = template.render([*system, _TURNS[0]], "probe")
+        asked = template.render([*system, _TURNS[0]], "probe", ask=True)
+        told = template.render([*system, *_TURNS[:2]], "probe")
+    except DataError:
+        return "", ""
+    begin = common_prefix(tokenizer, plain, asked)
+    shared = common_prefix(tokenizer, asked, told)
+    return asked[begin:], asked[begin : max(begin, shared)]
+
+
+def common_prefix(tokenizer: PreTrainedTokenizerBase, left: str, right: str) -> int:
+    """Return the length of the longest common prefix that cuts no added token of `left` in two."""
+    pairs = enumerate(zip(left, right, strict=False))
+    length = next((n for n, (a, b) in pairs if a != b), min(len(left), len(right)))
+    names = sorted(map(str, tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+    tokens = re.compile("|".join(map(re.escape, names)) or "(?!)")
+    for token in tokens.finditer(left):
+        if token.start() < length < token.end():
+            return token.start()
+    return length
