@@ -1,17 +1,21 @@
-"""What a person can do to trials and engine, as questions for the poller, and the words for it."""
+"""The user's actions on trials and on the engine, as questions for the poller.
+
+Each builder returns a `Question`: a function that the poller runs in its own thread, with its own
+Service, and whose result it posts to the app as a message.
+"""
 
 from __future__ import annotations
 
 from textual.message import Message
 
-from tui import present
-from tui.messages import MatteredTold, RequestDropped, StopLookedUp
+from tui.messages import ImportanceRead, RequestDropped, StopLookedUp
 from tui.poller import Question
+from workbench import formatting
 from workbench.service import Service, Snapshot, TrialRow
 from workbench.trial import Kind, State
 
 _EVENTS = 400
-"""Read back to find when the last checkpoint was made."""
+"""Events of a trial that are searched for its newest checkpoint."""
 _UNDO = {
     "pause": "r undoes it",
     "resume": "p undoes it",
@@ -19,32 +23,35 @@ _UNDO = {
 _PAUSABLE = (State.QUEUED, State.STARTING, State.RUNNING)
 
 
-class Started(Message):
-    """The engine was looked after; `words` are for a person who asked."""
+class EngineStarted(Message):
+    """The engine was checked and started where needed; `text` answers a user who asked for it."""
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
-        self.words = words
+        self.text = text
 
 
-def starter(*, asked: bool) -> Question:
-    """Start the engine: whatever state it is in when a person asked, else only if it died."""
+def request_engine_start(*, asked: bool) -> Question:
+    """Start the engine: if the user `asked`, after any kind of end; else only after a crash.
+
+    An engine that the user stopped stays stopped until the user asks.
+    """
 
     def question(service: Service) -> Message:
         state = service.engine().state
         if not asked:
             service.ensure_engine()
-            return Started("")
+            return EngineStarted("")
         if state in ("running", "starting", "late"):
-            return Started("the engine is there already")
+            return EngineStarted("the engine is running already")
         service.start_engine()
-        return Started("the engine is starting")
+        return EngineStarted("the engine is starting")
 
     return question
 
 
-def looker(trial: int, *, kill: bool) -> Question:
-    """What stopping it would mean."""
+def look_up_stop(trial: int, *, kill: bool) -> Question:
+    """Read what the user should know before stopping the trial: its state and last checkpoint."""
 
     def question(service: Service) -> Message:
         detail = service.trial(trial)
@@ -58,13 +65,13 @@ def looker(trial: int, *, kill: bool) -> Question:
     return question
 
 
-def mattered(experiment: int) -> Question:
-    """Which of its settings mattered."""
-    return lambda service: MatteredTold(service.importance(experiment))
+def read_importance(experiment: int) -> Question:
+    """Compute which of the experiment's settings influenced the rank of its trials."""
+    return lambda service: ImportanceRead(service.importance(experiment))
 
 
-def dropper(verb: str, trial: int) -> Question:
-    """Leave a request of that verb for the engine."""
+def send_act(verb: str, trial: int) -> Question:
+    """Drop a stop, kill, pause or resume request for the engine."""
 
     def question(service: Service) -> Message:
         if verb == "pause":
@@ -78,8 +85,8 @@ def dropper(verb: str, trial: int) -> Question:
     return question
 
 
-def refusal(verb: str, row: TrialRow) -> str:
-    """Why that cannot be done to it; empty when it can."""
+def act_refusal(verb: str, row: TrialRow) -> str:
+    """Return why `verb` is impossible for the trial; an empty string where it is possible."""
     if row.state.final:
         return f"it has ended already ({row.state})"
     if verb == "pause" and row.state not in _PAUSABLE:
@@ -89,22 +96,22 @@ def refusal(verb: str, row: TrialRow) -> str:
     return ""
 
 
-def farewell(snapshot: Snapshot | None) -> str:
-    """What goes on after leaving, and how to come back or to end it."""
+def farewell_text(snapshot: Snapshot | None) -> str:
+    """Return what to print on leaving: what keeps running, how to come back, how to end it."""
     if snapshot is None or not (snapshot.trials or snapshot.experiments):
         return "Come back with `workbench`; try `workbench demo` to see it at work."
     tuned = [row for row in snapshot.trials if row.kind is Kind.TUNE]
     live = sum(row.state.live for row in tuned)
     waiting = sum(row.state is State.QUEUED for row in tuned)
     if snapshot.engine.state in ("stopped", "down"):
-        left = f" {present.count(waiting, 'trial')} wait." if waiting else ""
+        left = f" {formatting.plural(waiting, 'trial')} wait." if waiting else ""
         return f"The engine is not running, so nothing trains.{left} Come back with `workbench`."
     if not live and not waiting:
         return "Nothing is left to train. Come back with `workbench`."
-    told = [f"{present.count(live, 'trial')} at work"] if live else []
-    told += [f"{waiting} waiting"] if waiting else []
+    counts = [f"{formatting.plural(live, 'trial')} training"] if live else []
+    counts += [f"{waiting} waiting"] if waiting else []
     return (
-        f"Training goes on without you: {', '.join(told)}.\n"
+        f"Training goes on without you: {', '.join(counts)}.\n"
         "Come back with `workbench`; end it with `workbench engine stop`, "
         "one trial with `workbench stop ID`."
     )

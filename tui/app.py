@@ -1,4 +1,8 @@
-"""The app: modes for the six views, one poller, and what a person's acts become."""
+"""The Textual app: a mode for each of the six views, one poller, and the handlers of messages.
+
+Handlers paint and ask the poller; nothing here reads the store. The class is one of message
+handlers of a few lines each, which is why the file is long.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,16 @@ from textual.screen import Screen
 
 from tui import messages as facts
 from tui import steering, theme
-from tui.actions import Started, dropper, farewell, looker, mattered, refusal, starter
-from tui.external_editor import edited
+from tui.actions import (
+    EngineStarted,
+    act_refusal,
+    farewell_text,
+    look_up_stop,
+    read_importance,
+    request_engine_start,
+    send_act,
+)
+from tui.external_editor import edit_settings
 from tui.poller import Poller
 from tui.screens.asking import help_panel, quarantine_panel, stop_panel
 from tui.screens.board import Board
@@ -29,30 +41,36 @@ from tui.screens.queue import Queue
 from tui.screens.trial import Trial
 from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
-from tui.tables.importance import lines as mattered_lines
-from tui.terminal import guard
+from tui.tables.importance import importance_lines
+from tui.terminal import handle_exit_signals
 from tui.view_state import ViewState
 from workbench.errors import WorkbenchError
-from workbench.formatting import counts_line, notice
+from workbench.formatting import counts_line, desktop_notice
 from workbench.home import Home
-from workbench.machine.processes import hush
+from workbench.machine.processes import silence_streams
 from workbench.service import Experiment, Service, TrialRow
-from workbench.text import safe, safe_line
+from workbench.text import safe_line, safe_text
 
 VIEWS: tuple[type[View], ...] = (Dashboard, Trials, Queue, Board, Cards, Events)
-_WITH_WORDS = {
+_TYPED_TITLES = {
     "clone": "Clone trial {} with other settings",
     "extend": "Extend trial {}",
     "add": "Add a trial beside trial {}",
     "move": "Move trial {} to another card",
-    "max-parallel": "Run so many at once of the experiment of trial {}",
+    "max-parallel": "Limit parallel trials of the experiment of trial {}",
 }
 LOCAL_S = 0.5
+"""Period of reading the store on a local terminal."""
 REMOTE_S = 1.0
+"""The same under SSH, where each update costs bytes on the line."""
 
 
 class WorkbenchApp(App[int]):
-    """Shows one home. `now` is the clock of ages and times left; `guarded` minds signals."""
+    """The screen over one home.
+
+    `now` is the clock of ages and times left. `guarded` installs the handlers for signals and for
+    a lost terminal; tests leave them out.
+    """
 
     TITLE = "workbench"
     CSS_PATH = "workbench.tcss"
@@ -82,22 +100,23 @@ class WorkbenchApp(App[int]):
         self.poller = Poller(service, self.post_message, period)
         self._guarded = guarded
         self._typed: dict[tuple[str, int], str] = {}
-        """What was typed for an act, kept until one is carried out: a slip loses nothing."""
+        """The input typed for a verb and trial, kept until it succeeds: an error loses nothing."""
         self._drafts: dict[int, Path] = {}
+        """Recipes left with mistakes in the editor, by trial."""
         self._ended: frozenset[int] | None = None
         self._unguard: Callable[[], None] = lambda: None
 
     def on_mount(self) -> None:
         for one in theme.THEMES:
             self.register_theme(one)
-        self.theme = theme.choose()
+        self.theme = theme.choose_theme()
         for view in VIEWS:
             self.add_mode(view.HERE, lambda view=view: view(self.view_state))  # type: ignore[misc]
         self.switch_mode(Dashboard.HERE)
         if self._guarded:
-            self._unguard = guard(self.exit)
+            self._unguard = handle_exit_signals(self.exit)
         self._poll()
-        self.poller.ask(starter(asked=False))
+        self.poller.ask(request_engine_start(asked=False))
         self.set_interval(1.0, self._tick)
 
     def on_unmount(self) -> None:
@@ -114,36 +133,43 @@ class WorkbenchApp(App[int]):
     # --- painting ---
 
     def _views(self) -> list[View]:
-        """The topmost of the current mode, also under a panel; none while it is being composed."""
+        """Return the topmost view of the current mode, also under a panel.
+
+        A list of at most one; empty while the view is being composed.
+        """
         views = [screen for screen in self.screen_stack if isinstance(screen, View)][-1:]
         return [view for view in views if view.there]
 
     def _tick(self) -> None:
-        """Ages and times left go on while nothing changes; unchanged rows are not painted."""
+        """Repaint once a second: ages and times left change while the store does not."""
         for view in self._views():
             view.paint()
-            self.poller.want(view.wants())
+            self.poller.read_also(view.needs())
 
-    @on(facts.Seen)
-    def _seen(self, fact: facts.Seen) -> None:
-        self.view_state.see(fact.picture)
+    @on(facts.StoreRead)
+    def _store_read(self, fact: facts.StoreRead) -> None:
+        self.view_state.update(fact.picture)
         self._ring(fact.picture.snapshot.experiments)
         try:
             self._tick()
         finally:
-            self.call_later(self.poller.painted)  # behind what the paint itself has posted
+            # Later, so that it comes behind the messages which painting itself has posted.
+            self.call_later(self.poller.painted)
 
     def _ring(self, experiments: Iterable[Experiment]) -> None:
-        """Bell and desktop notice for what has ended since the last look."""
+        """Ring the bell and ask for a desktop notification for experiments that just ended.
+
+        Experiments that had ended before the screen was opened ring nothing.
+        """
         ended = {one.id: one for one in experiments if one.ended_utc is not None}
         known, self._ended = self._ended, frozenset(ended)
         for id in sorted(frozenset(ended) - known) if known is not None else ():
             one = ended[id]
-            told = counts_line(one.counts) if one.state == "ready" else one.state
-            text = f"{one.name} has ended: {told}"
+            counts = counts_line(one.counts) if one.state == "ready" else one.state
+            text = f"{one.name} has ended: {counts}"
             self._say(text)
             if self._driver is not None:
-                self._driver.write(notice(text))
+                self._driver.write(desktop_notice(text))
 
     @on(facts.ReadFailed)
     def _read_failed(self, fact: facts.ReadFailed) -> None:
@@ -151,13 +177,13 @@ class WorkbenchApp(App[int]):
         self._tick()
         self.push_screen(error_panel(fact.what, fact.hint))
 
-    @on(facts.WantsChanged)
-    def _wants_changed(self) -> None:
-        """Of whichever screen; what the one on top wants counts."""
+    @on(facts.NeedsChanged)
+    def _needs_changed(self) -> None:
+        """Read what the topmost view needs, whichever screen posted the message."""
         for view in self._views():
-            self.poller.want(view.wants())
+            self.poller.read_also(view.needs())
 
-    # --- going about ---
+    # --- navigation ---
 
     def action_view(self, name: str) -> None:
         while len(self.screen_stack) > 1 and isinstance(self.screen, Trial):
@@ -181,18 +207,18 @@ class WorkbenchApp(App[int]):
     def action_leave(self) -> None:
         self.exit(0)
 
-    # --- acts ---
+    # --- actions ---
 
     @on(facts.ActAsked)
     def _act_asked(self, fact: facts.ActAsked) -> None:
         row = self.view_state.trial(fact.trial)
-        why_not = "it is not there any more" if row is None else refusal(fact.verb, row)
+        why_not = "it does not exist any more" if row is None else act_refusal(fact.verb, row)
         if why_not:
             self._say(f"trial {fact.trial}: {why_not}", bad=True)
         elif fact.verb in ("stop", "kill"):
-            self.poller.ask(looker(fact.trial, kill=fact.verb == "kill"))
+            self.poller.ask(look_up_stop(fact.trial, kill=fact.verb == "kill"))
         else:
-            self.poller.ask(dropper(fact.verb, fact.trial))
+            self.poller.ask(send_act(fact.verb, fact.trial))
 
     @on(facts.StopLookedUp)
     def _stop_looked_up(self, fact: facts.StopLookedUp) -> None:
@@ -200,68 +226,70 @@ class WorkbenchApp(App[int]):
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self.poller.ask(dropper("kill" if fact.kill else "stop", trial))
+                self.poller.ask(send_act("kill" if fact.kill else "stop", trial))
 
         self.push_screen(stop_panel(fact, self.view_state.now()), answered)
 
-    @on(facts.MatteredAsked)
-    def _mattered_asked(self, fact: facts.MatteredAsked) -> None:
-        self.poller.ask(mattered(fact.experiment))
+    @on(facts.ImportanceAsked)
+    def _importance_asked(self, fact: facts.ImportanceAsked) -> None:
+        self.poller.ask(read_importance(fact.experiment))
 
-    @on(facts.MatteredTold)
-    def _mattered_told(self, fact: facts.MatteredTold) -> None:
-        self.push_screen(Panel("Which settings mattered", mattered_lines(fact.report)))
+    @on(facts.ImportanceRead)
+    def _importance_read(self, fact: facts.ImportanceRead) -> None:
+        self.push_screen(Panel("Importance of settings", importance_lines(fact.report)))
 
     @on(facts.QuarantineAsked)
     def _quarantine_asked(self, fact: facts.QuarantineAsked) -> None:
         def answered(yes: bool | None) -> None:
             if yes:
-                self.poller.ask(steering.sender("undrain", card=fact.card.uuid, quarantine=True))
+                self.poller.ask(
+                    steering.send_request("undrain", card=fact.card.uuid, quarantine=True)
+                )
 
         self.push_screen(quarantine_panel(fact.card), answered)
 
-    @on(facts.WordsAsked)
-    def _words_asked(self, fact: facts.WordsAsked) -> None:
+    @on(facts.InputAsked)
+    def _input_asked(self, fact: facts.InputAsked) -> None:
         row, snapshot = self.view_state.trial(fact.trial), self.view_state.snapshot
         if row is None or snapshot is None:
             return
-        if why_not := steering.refusal(fact.verb, row):
+        if why_not := steering.typed_refusal(fact.verb, row):
             self._say(f"trial {fact.trial}: {why_not}", bad=True)
             return
         experiment = next(one for one in snapshot.experiments if one.id == row.experiment)
         key, cards = (fact.verb, fact.trial), list(snapshot.cards)
 
-        def answered(words: str | None) -> None:
-            if words == EDITOR:
+        def answered(text: str | None) -> None:
+            if text == EDITOR:
                 self._edit(row, experiment)
-            elif words:
-                self._typed[key] = words
-                self.poller.ask(steering.asker(fact.verb, row, experiment, cards, words))
+            elif text:
+                self._typed[key] = text
+                self.poller.ask(steering.send_typed(fact.verb, row, experiment, cards, text))
 
         typed = self._typed.get(key, "")
-        self.push_screen(steering.words_panel(fact.verb, row, experiment, cards, typed), answered)
+        self.push_screen(steering.input_panel(fact.verb, row, experiment, cards, typed), answered)
 
     def _edit(self, row: TrialRow, experiment: Experiment) -> None:
-        """A clone, changed in the person's editor; the screen stands still meanwhile."""
+        """Clone a trial with settings changed in the user's editor; the screen waits meanwhile."""
         try:
-            settings = edited(self, row, experiment, self._drafts)
+            settings = edit_settings(self, row, experiment, self._drafts)
         except SuspendNotSupported:
-            self._say("this terminal cannot be lent to an editor", bad=True)
+            self._say("an editor cannot be opened in this terminal", bad=True)
         except WorkbenchError as wrong:
-            self.push_screen(error_panel(safe(wrong.what), safe(wrong.hint)))
+            self.push_screen(error_panel(safe_text(wrong.what), safe_text(wrong.hint)))
         else:
-            self.poller.ask(steering.sender("clone", trial=row.id, settings=settings))
+            self.poller.ask(steering.send_request("clone", trial=row.id, settings=settings))
 
     @on(facts.SendAsked)
     def _send_asked(self, fact: facts.SendAsked) -> None:
-        self.poller.ask(steering.sender(fact.verb, undo=fact.undo, **fact.args))
+        self.poller.ask(steering.send_request(fact.verb, undo=fact.undo, **fact.args))
 
     @on(facts.RequestDropped)
     def _request_dropped(self, _fact: facts.RequestDropped) -> None:
-        """Its answer comes in a moment, where there is an engine."""
+        """Say that the request waits, where no engine runs; else its answer follows at once."""
         engine = self.view_state.snapshot.engine.state if self.view_state.snapshot else "down"
         if engine != "running":
-            self._say("it is carried out once the engine is running")
+            self._say("the request is carried out once the engine is running")
 
     @on(facts.RequestAnswered)
     def _request_answered(self, fact: facts.RequestAnswered) -> None:
@@ -278,45 +306,46 @@ class WorkbenchApp(App[int]):
         self.push_screen(error_panel(fact.what, fact.hint))
 
     def action_start_engine(self) -> None:
-        self.poller.ask(starter(asked=True))
+        self.poller.ask(request_engine_start(asked=True))
 
-    @on(Started)
-    def _started(self, fact: Started) -> None:
-        if fact.words:
-            self._say(fact.words)
+    @on(EngineStarted)
+    def _started(self, fact: EngineStarted) -> None:
+        if fact.text:
+            self._say(fact.text)
 
     def _say(self, text: str, *, bad: bool = False) -> None:
+        """Show a notification, the longer the longer its text; text is never markup."""
         kind: Literal["warning", "information"] = "warning" if bad else "information"
         self.notify(text, severity=kind, markup=False, timeout=4 + len(text) / 30)
 
     # --- the palette ---
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Yield the palette's commands: every action that has a key, for the chosen trial."""
         for view in VIEWS:
             yield SystemCommand(view.HERE, "Go there", lambda n=view.HERE: self.action_view(n))
         if isinstance(screen, View) and screen.chosen is not None:
             for verb in ("stop", "pause", "resume", "kill"):
-                words = f"{verb.capitalize()} trial {screen.chosen}"
-                yield SystemCommand(words, "", lambda v=verb: screen.action_act(v))
-            for verb, named in _WITH_WORDS.items():
-                words = named.format(screen.chosen)
-                yield SystemCommand(words, "", lambda v=verb: screen.action_words(v))
-        yield from self._steering(screen)
-        yield SystemCommand("Start the engine", "When it was stopped", self.action_start_engine)
-        yield SystemCommand("Light or dark", "The other palette", self._other_theme)
-        yield SystemCommand("Keys", "What the keys do", self.action_keys)
+                title = f"{verb.capitalize()} trial {screen.chosen}"
+                yield SystemCommand(title, "", lambda v=verb: screen.action_act(v))
+            for verb, template in _TYPED_TITLES.items():
+                title = template.format(screen.chosen)
+                yield SystemCommand(title, "", lambda v=verb: screen.action_input(v))
+        yield from self._queue_and_card_commands(screen)
+        yield SystemCommand("Start the engine", "After it was stopped", self.action_start_engine)
+        yield SystemCommand("Light or dark", "Switch the colours", self._other_theme)
+        yield SystemCommand("Keys", "List every key", self.action_keys)
         yield SystemCommand("Leave", "Training goes on", self.action_leave)
 
-    def _steering(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What Queue and Cards have keys for."""
+    def _queue_and_card_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         held = self.view_state.snapshot is not None and self.view_state.snapshot.held
         hold = "Release the queue" if held else "Hold the queue"
         verb = "release" if held else "hold"
         yield SystemCommand(
-            hold, "Whether trials are started", lambda: self.poller.ask(steering.sender(verb))
+            hold, "Whether trials are started", lambda: self.poller.ask(steering.send_request(verb))
         )
         if isinstance(screen, View) and (row := self.view_state.trial(screen.chosen)) is not None:
-            yield from self._of_experiment(row.experiment)
+            yield from self._experiment_commands(row.experiment)
         if isinstance(screen, Queue) and screen.chosen is not None:
             one = f"trial {screen.chosen}"
             yield SystemCommand(f"Front: {one}", "", lambda: screen.action_order("front"))
@@ -327,32 +356,35 @@ class WorkbenchApp(App[int]):
             yield SystemCommand("Drain or undrain the card", "", lambda: screen.action_drain(False))
             yield SystemCommand("Drain the card now", "", lambda: screen.action_drain(True))
 
-    def _of_experiment(self, id: int) -> Iterable[SystemCommand]:
-        """Of the one whose trial is chosen, whether or not any of its trials waits."""
+    def _experiment_commands(self, id: int) -> Iterable[SystemCommand]:
+        """Yield the commands for the chosen trial's experiment, also where none of it waits."""
         known = self.view_state.snapshot.experiments if self.view_state.snapshot else []
         one = next(one for one in known if one.id == id)
         name, verb = safe_line(one.name, 40), "release" if one.held else "hold"
 
         def ask(verb: str, **args: Any) -> Callable[[], None]:
-            return lambda: self.poller.ask(steering.sender(verb, experiment=id, **args))
+            return lambda: self.poller.ask(steering.send_request(verb, experiment=id, **args))
 
         yield SystemCommand(f"{verb.capitalize()} experiment {name}", "", ask(verb))
         for by, word in ((1, "first"), (-1, "later")):
-            wanted = one.priority + by
-            words = f"Experiment {name} goes {word}: priority {wanted}"
-            yield SystemCommand(words, "", ask("priority", priority=wanted))
+            priority = one.priority + by
+            title = f"Experiment {name} goes {word}: priority {priority}"
+            yield SystemCommand(title, "", ask("priority", priority=priority))
 
     def _other_theme(self) -> None:
         light = self.theme == theme.LIGHT.name
         self.theme = theme.DARK.name if light else theme.LIGHT.name
 
 
-def run(home: Home | None = None) -> int:
-    """Show `home` until the person leaves; then say, on stdout, what goes on without them."""
+def run_app(home: Home | None = None) -> int:
+    """Show `home` until the user leaves; then print to stdout what goes on without them.
+
+    Returns the exit code: 0, or 128 + the number of the signal that ended the screen.
+    """
     app = WorkbenchApp(Service(home), guarded=True)
     code = app.run()
-    if code == 128 + signal.SIGHUP:
-        hush(1, 2)
+    if code == 128 + signal.SIGHUP:  # the terminal is gone
+        silence_streams(1, 2)
     if not code:
-        print(farewell(app.view_state.snapshot))
+        print(farewell_text(app.view_state.snapshot))
     return code or 0

@@ -1,7 +1,7 @@
-"""Curves in braille: the lowest and highest value of each pixel column, joined, with axes.
+"""Line charts in braille: the lowest and highest value of each pixel column, joined, with axes.
 
-A braille cell is 2 pixels wide and 4 high. Ten thousand points cost what a hundred cost, because
-the store hands out at most a few for each pixel column.
+A braille cell is 2 pixels wide and 4 high. Ten thousand points cost as much as a hundred, because
+the store returns at most a few for each pixel column.
 """
 
 from __future__ import annotations
@@ -14,24 +14,27 @@ from tui.paint import SERIES, Line, Part
 from workbench.service import Point
 
 GLYPHS = "●▲■◆○△□◇"
-"""One for each curve, drawn on it and in the legend: colour is never alone."""
+"""One glyph for each curve, on the curve and in the legend: colour never carries meaning alone."""
+# Bits of the braille block U+2800, by column and row of the dot.
 _BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _EMPTY = 0x2800
 _FIRST_SHARE = 0.1
-"""Of the curve: what may be cut off above when it alone stretches the axis."""
+"""Share of a curve's columns that may leave the chart at the top."""
 _STRETCH = 2.5
+"""How many times taller the chart must be with that part than without it to cut it off."""
 
-Run = tuple[float, float]
-"""The lowest and highest value in a pixel column."""
+ValueRange = tuple[float, float]
+"""The lowest and the highest value in a pixel column."""
 
 assert len(GLYPHS) == SERIES
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
+    """A named series of points with a slot, which fixes its glyph and its tone."""
+
     label: str
     slot: int
-    """Its glyph and its tone."""
     points: tuple[Point, ...]
 
     @property
@@ -43,9 +46,15 @@ class Curve:
         return f"s{self.slot % SERIES}"
 
 
-def runs(points: Sequence[Point], first: int, last: int, columns: int) -> list[Run | None]:
-    """Lowest and highest of each column of [first, last]; gaps between two points are bridged."""
-    out: list[Run | None] = [None] * columns
+def column_ranges(
+    points: Sequence[Point], first: int, last: int, columns: int
+) -> list[ValueRange | None]:
+    """Return the value range of each pixel column over the steps [first, last].
+
+    Columns between two points are interpolated; columns before the first and behind the last
+    point are None.
+    """
+    out: list[ValueRange | None] = [None] * columns
     spread = max(1, last - first)
     before: tuple[int, float] | None = None
     for point in points:
@@ -53,7 +62,9 @@ def runs(points: Sequence[Point], first: int, last: int, columns: int) -> list[R
         if at < 0:
             continue
         old = out[at]
-        out[at] = (min(point.low, old[0]), max(point.high, old[1])) if old else _run(point)
+        out[at] = (
+            (min(point.low, old[0]), max(point.high, old[1])) if old else (point.low, point.high)
+        )
         middle = (point.low + point.high) / 2
         if before is not None:
             _bridge(out, before, (at, middle))
@@ -61,22 +72,23 @@ def runs(points: Sequence[Point], first: int, last: int, columns: int) -> list[R
     return out
 
 
-def _run(point: Point) -> Run:
-    return (point.low, point.high)
-
-
-def _bridge(out: list[Run | None], a: tuple[int, float], b: tuple[int, float]) -> None:
+def _bridge(out: list[ValueRange | None], a: tuple[int, float], b: tuple[int, float]) -> None:
+    """Interpolate the columns between two points linearly."""
     for x in range(a[0] + 1, b[0]):
         y = a[1] + (b[1] - a[1]) * (x - a[0]) / (b[0] - a[0])
         out[x] = (y, y)
 
 
-def y_range(curves: Sequence[Sequence[Run | None]]) -> tuple[float, float]:
-    """From the lowest to the highest, unless the first tenth alone would flatten all the rest."""
-    every: list[Run] = []
-    later: list[Run] = []
+def value_range(curves: Sequence[Sequence[ValueRange | None]]) -> tuple[float, float]:
+    """Return the lowest and highest value to draw.
+
+    A loss often starts so high that all later steps would share one row: where the first tenth of
+    a curve stretches the axis beyond `_STRETCH`, it may leave the chart at the top.
+    """
+    every: list[ValueRange] = []
+    later: list[ValueRange] = []
     for curve in curves:
-        known = [run for run in curve if run is not None]
+        known = [column for column in curve if column is not None]
         every += known
         later += known[math.ceil(len(known) * _FIRST_SHARE) :]
     if not every:
@@ -92,8 +104,8 @@ def y_range(curves: Sequence[Sequence[Run | None]]) -> tuple[float, float]:
     return (low, high)
 
 
-def ticks(low: float, high: float, most: int) -> list[float]:
-    """At most `most` round values in [low, high]."""
+def axis_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return at most `most` round values in [low, high]."""
     if most < 1 or high <= low:
         return []
     rough = (high - low) / most
@@ -107,8 +119,8 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     return []
 
 
-def label(value: float, step: float, high: float) -> str:
-    """A tick's text: as many places as the step between ticks has, thousands as k, M, G."""
+def tick_label(value: float, step: float, high: float) -> str:
+    """Return a tick's text with as many decimals as the distance of ticks needs; 16000 as 16k."""
     powers = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
     power, unit = next((p for p in powers if abs(high) >= 10 * p[0]), (1.0, ""))
     if max(abs(value), step) < 1e-3:
@@ -119,7 +131,7 @@ def label(value: float, step: float, high: float) -> str:
 
 
 class _Canvas:
-    """Braille dots with the tone of the curve that drew last, and glyphs laid over them."""
+    """A grid of braille cells, each in the tone of the last curve drawn there, under glyphs."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -127,12 +139,14 @@ class _Canvas:
         self.tone = [[""] * width for _ in range(height)]
         self.over: dict[tuple[int, int], Part] = {}
 
-    def column(self, x: int, top: int, bottom: int, tone: str) -> None:
+    def fill_column(self, x: int, top: int, bottom: int, tone: str) -> None:
+        """Set the dots of pixel column `x` from pixel row `top` down to `bottom`."""
         for y in range(max(0, top), min(self.height * 4 - 1, bottom) + 1):
             self.bits[y // 4][x // 2] |= _BITS[x % 2][y % 4]
             self.tone[y // 4][x // 2] = tone
 
     def row(self, y: int) -> Line:
+        """Return cell row `y` with neighbours of one tone merged."""
         parts: list[Part] = []
         for x in range(self.width):
             bits = self.bits[y][x]
@@ -145,23 +159,26 @@ class _Canvas:
         return tuple(parts)
 
 
-def draw(curves: Sequence[Curve], width: int, height: int, unit: str = "step") -> list[Line]:
-    """Exactly `height` lines of `width` cells: curves, values at the left, steps below."""
+def draw_curves(curves: Sequence[Curve], width: int, height: int, unit: str = "step") -> list[Line]:
+    """Return exactly `height` lines of `width` cells: curves, values at the left, steps below.
+
+    The lines are empty where the space is below 16 × 3 cells or no curve has a point.
+    """
     drawn = [curve for curve in curves if curve.points]
     if not drawn or width < 16 or height < 3:
         return [()] * height
     first = min(c.points[0].step for c in drawn)
     last = max(c.points[-1].step for c in drawn)
     rows = height - 1
-    coarse = [runs(c.points, first, last, 2 * width) for c in drawn]
-    low, high = y_range(coarse)
-    marks = ticks(low, high, max(2, rows * 2 // 5))
+    coarse = [column_ranges(c.points, first, last, 2 * width) for c in drawn]
+    low, high = value_range(coarse)
+    marks = axis_ticks(low, high, max(2, rows * 2 // 5))
     step = marks[1] - marks[0] if len(marks) > 1 else abs(marks[0]) if marks else 1.0
-    texts = {_row_of(v, low, high, rows): label(v, step, high) for v in marks}
+    texts = {_row_of(v, low, high, rows): tick_label(v, step, high) for v in marks}
     margin = max((len(t) for t in texts.values()), default=0) + 1
     canvas = _Canvas(width - margin - 1, rows)
     for order, curve in enumerate(drawn):
-        columns = runs(curve.points, first, last, 2 * canvas.width)
+        columns = column_ranges(curve.points, first, last, 2 * canvas.width)
         _trace(canvas, columns, low, high, curve.tone)
         _mark(canvas, columns, low, high, curve, order, len(drawn))
     return [
@@ -183,50 +200,50 @@ def _row_of(value: float, low: float, high: float, rows: int) -> int:
 
 
 def _trace(
-    canvas: _Canvas, columns: Sequence[Run | None], low: float, high: float, tone: str
+    canvas: _Canvas, columns: Sequence[ValueRange | None], low: float, high: float, tone: str
 ) -> None:
-    """Each column's run, stretched to touch the one before it."""
+    """Draw each column's range, stretched to touch the column before it."""
     before: tuple[int, int] | None = None
-    for x, run in enumerate(columns):
-        if run is None:
+    for x, column in enumerate(columns):
+        if column is None:
             before = None
             continue
-        top = _pixel(run[1], low, high, canvas.height)
-        bottom = _pixel(run[0], low, high, canvas.height)
+        top = _pixel(column[1], low, high, canvas.height)
+        bottom = _pixel(column[0], low, high, canvas.height)
         here = (top, bottom)
         if before is not None:
             if top > before[1] + 1:
                 top = before[1] + 1
             elif bottom < before[0] - 1:
                 bottom = before[0] - 1
-        canvas.column(x, max(0, top), bottom, tone)
+        canvas.fill_column(x, max(0, top), bottom, tone)
         before = here
 
 
 def _mark(
     canvas: _Canvas,
-    columns: Sequence[Run | None],
+    columns: Sequence[ValueRange | None],
     low: float,
     high: float,
     curve: Curve,
     order: int,
     of: int,
 ) -> None:
-    """The curve's glyph at its end, and every so often on its way, staggered among curves."""
-    known = [x for x, run in enumerate(columns) if run is not None]
+    """Put the curve's glyph at its end and at intervals before it, staggered among curves."""
+    known = [x for x, column in enumerate(columns) if column is not None]
     if not known:
         return
     every = max(24, canvas.width // 2)
     offset = every * (order + 1) // (of + 1)
     for x in {*range(known[0] + offset, known[-1] - 8, every), known[-1]}:
-        run = columns[x]
-        if run is not None:
-            y = _row_of((run[0] + run[1]) / 2, low, high, canvas.height)
+        column = columns[x]
+        if column is not None:
+            y = _row_of((column[0] + column[1]) / 2, low, high, canvas.height)
             canvas.over[(x // 2, y)] = (curve.glyph, curve.tone)
 
 
 def _axis(first: int, last: int, margin: int, width: int, unit: str) -> Line:
-    """`└0──────250──────500 step`."""
+    """Return the x axis: `└0──────250──────500 step`."""
     cells = list("─" * width)
     tail = f"{last:,} {unit}"
     middle = (first + last) // 2
@@ -249,28 +266,29 @@ def _axis(first: int, last: int, margin: int, width: int, unit: str) -> Line:
 
 @dataclass(frozen=True, slots=True)
 class Spark:
-    """A curve in one line of blocks, as wide as the room it is given."""
+    """A sparkline cell, as wide as its column."""
 
     points: tuple[Point, ...]
 
     def line(self, cells: int) -> Line:
-        return ((spark(self.points, cells), "live"),)
+        """Return the sparkline on exactly `cells` cells."""
+        return ((spark_text(self.points, cells), "live"),)
 
 
 _SPARK = "▁▂▃▄▅▆▇█"
 
 
-def spark(points: Sequence[Point], cells: int) -> str:
-    """One line of blocks, for a metric beside its name."""
+def spark_text(points: Sequence[Point], cells: int) -> str:
+    """Return a sparkline of block characters; empty without points."""
     if not points or cells < 1:
         return ""
-    columns = runs(points, points[0].step, points[-1].step, cells)
-    low, high = y_range([columns])
+    columns = column_ranges(points, points[0].step, points[-1].step, cells)
+    low, high = value_range([columns])
     out = []
-    for run in columns:
-        if run is None:
+    for column in columns:
+        if column is None:
             out.append(" ")
         else:
-            share = ((run[0] + run[1]) / 2 - low) / (high - low)
+            share = ((column[0] + column[1]) / 2 - low) / (high - low)
             out.append(_SPARK[min(7, max(0, int(share * 8)))])
     return "".join(out)

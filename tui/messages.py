@@ -1,4 +1,9 @@
-"""What happened, as frozen facts. The poller posts some, widgets and screens the others."""
+"""The messages between poller, widgets, screens and app.
+
+Each states a fact in the past tense with a frozen payload. Messages named `…Asked` come from a
+screen and mean that the user asked for something; the app answers them. The others come from the
+poller, which reads the store in a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +13,48 @@ from typing import Any
 from textual.message import Message
 
 from workbench.service import (
-    Answer,
     BoardRow,
     CardRow,
     EventRow,
     Experiment,
     ImportanceReport,
     Point,
+    RequestAnswer,
     Snapshot,
     TrialDetail,
 )
 
 ALL_EVENTS = -1
-"""In place of a trial's id: the events of everything."""
+"""In place of a trial's id: the events of all trials and of the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wants:
-    """What the visible screen shows beside the snapshot."""
+class DataNeeds:
+    """The data that the visible screen shows beside the snapshot; the poller reads no other."""
 
     series: tuple[tuple[int, str], ...] = ()
     """Trial and metric of each curve."""
     detail: int | None = None
+    """The trial whose attempts, moves and samples are shown."""
     board: int | None = None
-    """An experiment."""
+    """The experiment whose board is shown."""
     queue: bool = False
-    """In which order trials will be placed."""
+    """Whether the order in which trials will be placed is shown."""
     events_of: int | None = None
+    """A trial, or ALL_EVENTS."""
     events: int = 60
-    """The newest so many."""
+    """How many of the newest events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """Everything a screen paints, read at one moment."""
+    """A consistent reading of everything that a screen paints."""
 
     snapshot: Snapshot
-    wants: Wants
+    needs: DataNeeds
+    """What was asked for; a screen that needs something else by now waits for the next picture."""
     at_utc: float
+    """The moment of the reading."""
     series: dict[tuple[int, str], tuple[Point, ...]] = field(default_factory=dict)
     detail: TrialDetail | None = None
     board: tuple[Experiment, tuple[BoardRow, ...]] | None = None
@@ -53,8 +62,8 @@ class Picture:
     events: tuple[EventRow, ...] = ()
 
 
-class Seen(Message):
-    """The store was read and something had changed."""
+class StoreRead(Message):
+    """The store was read again because it, or what the screen needs, had changed."""
 
     def __init__(self, picture: Picture) -> None:
         super().__init__()
@@ -62,7 +71,7 @@ class Seen(Message):
 
 
 class ReadFailed(Message):
-    """The store could not be read; it is tried again."""
+    """The store could not be read; the poller tries again."""
 
     def __init__(self, what: str, hint: str) -> None:
         super().__init__()
@@ -70,7 +79,7 @@ class ReadFailed(Message):
 
 
 class AskFailed(Message):
-    """Something a person asked for could not be done."""
+    """Something that the user asked for could not be done."""
 
     def __init__(self, what: str, hint: str) -> None:
         super().__init__()
@@ -78,7 +87,7 @@ class AskFailed(Message):
 
 
 class RequestDropped(Message):
-    """A request lies in the engine's folder."""
+    """A request was written to the engine's folder; `undo` says which key reverts it."""
 
     def __init__(self, request: str, verb: str, trial: int | None = None, undo: str = "") -> None:
         super().__init__()
@@ -86,53 +95,59 @@ class RequestDropped(Message):
 
 
 class RequestAnswered(Message):
-    def __init__(self, dropped: RequestDropped, answer: Answer) -> None:
+    """The engine carried out or refused a request of this screen."""
+
+    def __init__(self, dropped: RequestDropped, answer: RequestAnswer) -> None:
         super().__init__()
         self.dropped, self.answer = dropped, answer
 
 
 class StopLookedUp(Message):
-    """What stopping or killing this trial would mean, read a moment ago."""
+    """The facts were read that the user should know before stopping or killing this trial."""
 
     def __init__(self, detail: TrialDetail, checkpoint_utc: float | None, kill: bool) -> None:
         super().__init__()
         self.detail, self.checkpoint_utc, self.kill = detail, checkpoint_utc, kill
 
 
-class MatteredAsked(Message):
-    """A person wants to know which settings of this experiment mattered."""
+class ImportanceAsked(Message):
+    """The user asked which settings of this experiment influenced the ranking."""
 
     def __init__(self, experiment: int) -> None:
         super().__init__()
         self.experiment = experiment
 
 
-class MatteredTold(Message):
+class ImportanceRead(Message):
+    """The importance of an experiment's settings was computed."""
+
     def __init__(self, report: ImportanceReport) -> None:
         super().__init__()
         self.report = report
 
 
 class QuarantineAsked(Message):
-    """A person wants this card, which failed, to take trials again."""
+    """The user asked to end the quarantine of a card that had failed."""
 
     def __init__(self, card: CardRow) -> None:
         super().__init__()
         self.card = card
 
 
-class WantsChanged(Message):
-    """A screen shows something else now."""
+class NeedsChanged(Message):
+    """The visible screen needs other data than before."""
 
 
 class TrialOpened(Message):
+    """The user opened a trial."""
+
     def __init__(self, trial: int) -> None:
         super().__init__()
         self.trial = trial
 
 
-class WordsAsked(Message):
-    """A person wants to clone, extend, move … a trial, and will be asked how."""
+class InputAsked(Message):
+    """The user chose an action that needs typed input: clone, extend, add, move, max-parallel."""
 
     def __init__(self, verb: str, trial: int) -> None:
         super().__init__()
@@ -140,7 +155,7 @@ class WordsAsked(Message):
 
 
 class SendAsked(Message):
-    """A person wants this request sent; `undo` says how it is taken back."""
+    """The user chose an action that is one request; `undo` says which key reverts it."""
 
     def __init__(self, verb: str, undo: str = "", **args: Any) -> None:
         super().__init__()
@@ -148,7 +163,7 @@ class SendAsked(Message):
 
 
 class ActAsked(Message):
-    """A person asked to stop, kill, pause or resume a trial."""
+    """The user asked to stop, kill, pause or resume a trial."""
 
     def __init__(self, verb: str, trial: int) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """Coloured text as plain data: parts with a tone each, cut and wrapped by terminal cells.
 
-Nothing here reads markup, so foreign text stays text. A tone is a name; the theme gives it colour.
+Nothing here parses markup, so foreign text stays text. A tone is a name; the theme maps it to a
+colour. Widths count terminal cells: a wide character takes two.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from typing import Protocol
 
 from rich.cells import cell_len, set_cell_size
 
+from workbench.formatting import percent
 from workbench.text import safe_line
 
 Part = tuple[str, str]
 """Text without control characters, and its tone."""
 Line = tuple[Part, ...]
+"""Parts that stand beside each other."""
 
 SERIES = 8
-"""Curves told apart at once."""
+"""Curves that can be distinguished on one chart."""
 TONES = (
     "dim",
     "faint",
@@ -32,27 +35,29 @@ TONES = (
     "bad",
     *(f"s{n}" for n in range(SERIES)),
 )
-"""Every tone but the plain one, which is the empty string."""
+"""Every tone except the plain one, which is the empty string."""
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
 
 
-def plain(text: object, tone: str = "", limit: int = 400) -> Part:
-    """A part of foreign text: one line, no escapes, no control characters."""
+def plain_part(text: object, tone: str = "", limit: int = 400) -> Part:
+    """Return foreign text as a part: one line without escapes and control characters."""
     return (safe_line(text, limit), tone)
 
 
-def width(line: Line) -> int:
+def line_width(line: Line) -> int:
+    """Return how many terminal cells the line takes."""
     return sum(cell_len(text) for text, _ in line)
 
 
-def text_of(line: Line) -> str:
+def line_text(line: Line) -> str:
+    """Return the line's text without its tones."""
     return "".join(text for text, _ in line)
 
 
-def fit(line: Line, cells: int, align: str = "left") -> Line:
-    """Exactly `cells` wide: padded, or cut with an ellipsis."""
-    have = width(line)
+def fit_line(line: Line, cells: int, align: str = "left") -> Line:
+    """Return the line exactly `cells` wide: padded, or cut with an ellipsis."""
+    have = line_width(line)
     if have <= cells:
         pad = (" " * (cells - have), "")
         if have == cells:
@@ -76,8 +81,8 @@ def _cut(line: Line, cells: int) -> Line:
     return tuple(kept)
 
 
-def join(parts: Iterable[Line], between: Part = (" ", "")) -> Line:
-    """The lines one after another, with `between` between them; empty ones are left out."""
+def join_lines(parts: Iterable[Line], between: Part = (" ", "")) -> Line:
+    """Return the lines as one, with `between` between them; empty lines are left out."""
     out: list[Part] = []
     for line in parts:
         if not line:
@@ -88,27 +93,30 @@ def join(parts: Iterable[Line], between: Part = (" ", "")) -> Line:
     return tuple(out)
 
 
-def wrap(line: Line, cells: int, indent: int = 0) -> list[Line]:
-    """Broken between words into lines of at most `cells`; later ones are indented."""
+def wrap_line(line: Line, cells: int, indent: int = 0) -> list[Line]:
+    """Break the line between words into lines of at most `cells` cells; indent all but the first.
+
+    A word longer than a line is cut. The result holds at least one line.
+    """
     cells = max(cells, indent + 4)
     out: list[Line] = []
     row: list[Part] = []
     room = cells
     for word, tone in _words(line, cells - indent):
         if cell_len(word) > room and row:
-            out.append(merged(row))
+            out.append(merge_parts(row))
             row = [(" " * indent, "")] if indent else []
             room = cells - indent
             word = word.lstrip()
         row.append((word, tone))
         room -= cell_len(word)
     if row or not out:
-        out.append(merged(row))
+        out.append(merge_parts(row))
     return out
 
 
-def merged(parts: Iterable[Part]) -> Line:
-    """The same text with neighbours of one tone made one."""
+def merge_parts(parts: Iterable[Part]) -> Line:
+    """Return the same text with neighbouring parts of one tone merged."""
     out: list[Part] = []
     for text, tone in parts:
         if out and out[-1][1] == tone:
@@ -119,7 +127,7 @@ def merged(parts: Iterable[Part]) -> Line:
 
 
 def _words(line: Line, cells: int) -> Iterable[Part]:
-    """Words with the blanks before them; one wider than a line is cut to pieces."""
+    """Yield words with the blanks before them; a word wider than a line comes in pieces."""
     for text, tone in line:
         for word in _WORDS.findall(text):
             while cell_len(word) > cells:
@@ -130,8 +138,11 @@ def _words(line: Line, cells: int) -> Iterable[Part]:
                 yield word, tone
 
 
-def bar(share: float | None, cells: int, tone: str = "live") -> Line:
-    """A heavy rule for what is done and a light one for the rest, so it reads without colour."""
+def done_bar(share: float | None, cells: int, tone: str = "live") -> Line:
+    """Return a bar: a heavy rule for the done share, a light one for the rest, dots for unknown.
+
+    The difference in weight makes it readable without colour.
+    """
     if share is None:
         return (("┄" * cells, "faint"),)
     full = min(cells, max(0, int(share * cells + 0.5)))
@@ -139,35 +150,41 @@ def bar(share: float | None, cells: int, tone: str = "live") -> Line:
 
 
 class Fluid(Protocol):
-    """Something that is drawn as wide as its column turns out to be."""
+    """A cell that is drawn as wide as its column."""
 
-    def line(self, cells: int) -> Line: ...
+    def line(self, cells: int) -> Line:
+        """Return the content on at most `cells` cells."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A bar as wide as the room it is given, with its percentage behind it where asked for."""
+    """A progress bar as wide as its column, with the percentage behind it if `percent`."""
 
     share: float | None
     tone: str = "live"
     percent: bool = False
 
     def line(self, cells: int) -> Line:
+        """Return bar and percentage on exactly `cells` cells; nothing for an unknown percentage."""
         if not self.percent:
-            return bar(self.share, cells, self.tone)
+            return done_bar(self.share, cells, self.tone)
         if self.share is None:
             return ()
         tone = "" if self.tone == "live" else self.tone
-        return (*bar(self.share, max(0, cells - 5), self.tone), (f" {self.share:4.0%}", tone))
+        return (
+            *done_bar(self.share, max(0, cells - 5), self.tone),
+            (f" {percent(self.share):>4}", tone),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A line that takes the room of its own column and of all behind it."""
+    """A cell that takes the space of its own column and of all columns behind it."""
 
     line: Line
 
 
-def cut_to(text: str, cells: int) -> str:
-    """`text`, with an ellipsis where it is wider than `cells`."""
-    return text_of(_cut(((text, ""),), cells)) if cell_len(text) > cells else text
+def cut_text(text: str, cells: int) -> str:
+    """Return `text`, cut with an ellipsis where it is wider than `cells`."""
+    return line_text(_cut(((text, ""),), cells)) if cell_len(text) > cells else text

@@ -1,7 +1,7 @@
-"""The one thread that reads: its own Service, a look at the store so many times a second.
+"""The one thread of the screen that reads the store, with a Service of its own.
 
-It posts facts and never touches a widget. Nothing is posted while nothing changed, and no second
-picture before the first was painted, so a slow line sets its own pace.
+It posts messages and never touches a widget. It posts nothing while the store is unchanged, and
+no second picture before the first was painted: a slow terminal line sets the rate by itself.
 """
 
 from __future__ import annotations
@@ -16,30 +16,36 @@ from textual.message import Message
 from tui.messages import (
     ALL_EVENTS,
     AskFailed,
+    DataNeeds,
     Picture,
     ReadFailed,
     RequestAnswered,
     RequestDropped,
-    Seen,
-    Wants,
+    StoreRead,
 )
 from workbench.errors import NotThere, WorkbenchError
 from workbench.service import Service
-from workbench.store.damage import in_words
+from workbench.store.recovery.damage import to_store_error
 from workbench.text import safe_line
 
 POINTS = 400
-"""Asked of the store for one curve: two for each cell of a wide chart."""
-QUICK_S, ANSWERED_S = 0.1, 5.0
-"""While a person waits for an answer it is looked for so often, for so long."""
+"""Points read for one curve: two for each cell of a wide chart."""
+QUICK_S = 0.1
+"""Period of reading while the user waits for the engine's answer to a request."""
+ANSWERED_S = 5.0
+"""How long the poller reads that often after a request."""
 PAINT_LIMIT_S = 10.0
-"""A picture nobody acknowledged for so long is taken for painted."""
+"""A picture that the app did not acknowledge for so long counts as painted."""
 
 Question = Callable[[Service], Message]
+"""A function that the poller calls with its Service; the message it returns is posted."""
 
 
 class Poller:
-    """Runs in a thread of its own until `stop`; everything else may be called from any thread."""
+    """A reader that runs in a thread of its own until `stop`.
+
+    All other methods return at once and may be called from any thread.
+    """
 
     def __init__(
         self, service: Service, post: Callable[[Message], object], period_s: float = 0.5
@@ -47,7 +53,7 @@ class Poller:
         self._service = service
         self._post = post
         self._period_s = period_s
-        self._wants = Wants()
+        self._needs = DataNeeds()
         self._questions: queue.SimpleQueue[Question] = queue.SimpleQueue()
         self._waiting: dict[str, RequestDropped] = {}
         self._quick_until_s = 0.0
@@ -58,43 +64,48 @@ class Poller:
         self._last: object = None
         self._failed = ""
 
-    def want(self, wants: Wants) -> None:
-        """From now on read this too; at once when it is something else than before."""
-        if wants != self._wants:
-            self._wants = wants
+    def read_also(self, needs: DataNeeds) -> None:
+        """Read what `needs` names beside the snapshot from now on; at once where it changed."""
+        if needs != self._needs:
+            self._needs = needs
             self._wake.set()
 
     def ask(self, question: Question) -> None:
-        """Run `question` in the thread and post what it returns; AskFailed when it raises."""
+        """Call `question` in the thread and post what it returns, or AskFailed if it raises."""
         self._questions.put(question)
         self._wake.set()
 
     def painted(self) -> None:
+        """Acknowledge the last picture, so that the next one may be posted."""
         self._painted.set()
 
     def stop(self) -> None:
+        """End `run` within one reading."""
         self._stopped.set()
         self._wake.set()
         self._painted.set()
 
     def run(self) -> None:
-        service = self._fresh()
+        """Read and answer until `stop`; call it in the thread that shall do so."""
+        service = self._new_service()
         try:
             while not self._stopped.is_set():
-                self._serve(service)
-                if not self._look(service):
+                self._answer_questions(service)
+                if not self._read(service):
+                    # A repaired database is another file: only a new connection sees it.
                     _close(service)
-                    service = self._fresh()
+                    service = self._new_service()
                 quick = self._waiting and time.monotonic() < self._quick_until_s
                 self._wake.wait(min(QUICK_S, self._period_s) if quick else self._period_s)
                 self._wake.clear()
         finally:
             _close(service)
 
-    def _fresh(self) -> Service:
+    def _new_service(self) -> Service:
+        """Return a Service for this thread, since SQLite connections belong to one thread."""
         return type(self._service)(self._service.home, self._service.clock)
 
-    def _serve(self, service: Service) -> None:
+    def _answer_questions(self, service: Service) -> None:
         while not self._stopped.is_set():
             try:
                 question = self._questions.get_nowait()
@@ -103,26 +114,26 @@ class Poller:
             try:
                 fact = question(service)
             except Exception as broken:
-                self._post(AskFailed(*_told(broken)))
+                self._post(AskFailed(*error_text(broken)))
                 continue
             if isinstance(fact, RequestDropped):
                 self._waiting[fact.request] = fact
                 self._quick_until_s = time.monotonic() + ANSWERED_S
             self._post(fact)
 
-    def _look(self, service: Service) -> bool:
-        """False when the store could not be read."""
+    def _read(self, service: Service) -> bool:
+        """Post a picture where something changed; return False when the store is unreadable."""
         try:
-            wants = self._wants
-            state = (service.version(), wants)
+            needs = self._needs
+            state = (service.version(), needs)
             if state == self._last:
                 return True
             if not self._painted.wait(PAINT_LIMIT_S) or self._stopped.is_set():
                 return True
-            picture = look(service, wants)
-            self._answers(service)
+            picture = read_picture(service, needs)
+            self._post_answers(service)
         except Exception as broken:
-            what, hint = _told(broken)
+            what, hint = error_text(broken)
             if what != self._failed:
                 self._failed = what
                 self._post(ReadFailed(what, hint))
@@ -131,10 +142,10 @@ class Poller:
         self._failed = ""
         self._last = state
         self._painted.clear()
-        self._post(Seen(picture))
+        self._post(StoreRead(picture))
         return True
 
-    def _answers(self, service: Service) -> None:
+    def _post_answers(self, service: Service) -> None:
         for request, dropped in list(self._waiting.items()):
             answer = service.answer(request)
             if answer is not None:
@@ -142,31 +153,31 @@ class Poller:
                 self._post(RequestAnswered(dropped, answer))
 
 
-def look(service: Service, wants: Wants) -> Picture:
-    """One picture. A trial or experiment that is not there leaves its part empty."""
+def read_picture(service: Service, needs: DataNeeds) -> Picture:
+    """Read one picture. The part of a trial or experiment that does not exist stays empty."""
     snapshot = service.snapshot()
     if service.reader() is None:
-        return Picture(snapshot=snapshot, wants=wants, at_utc=service.clock())
+        return Picture(snapshot=snapshot, needs=needs, at_utc=service.clock())
     detail = board = None
     try:
-        detail = None if wants.detail is None else service.trial(wants.detail)
-        if wants.board is not None:
-            experiment, rows = service.board(wants.board)
+        detail = None if needs.detail is None else service.trial(needs.detail)
+        if needs.board is not None:
+            experiment, rows = service.board(needs.board)
             board = (experiment, tuple(rows))
     except NotThere:
         pass
     events = []
-    if wants.events_of is not None:
-        trial = None if wants.events_of == ALL_EVENTS else wants.events_of
-        events = service.events(trial=trial, limit=wants.events)
+    if needs.events_of is not None:
+        trial = None if needs.events_of == ALL_EVENTS else needs.events_of
+        events = service.events(trial=trial, limit=needs.events)
     return Picture(
         snapshot=snapshot,
-        wants=wants,
+        needs=needs,
         at_utc=service.clock(),
-        series={key: tuple(service.series(*key, points=POINTS)) for key in wants.series},
+        series={key: tuple(service.series(*key, points=POINTS)) for key in needs.series},
         detail=detail,
         board=board,
-        queue=tuple(service.queue()) if wants.queue else (),
+        queue=tuple(service.queue()) if needs.queue else (),
         events=tuple(events),
     )
 
@@ -174,19 +185,19 @@ def look(service: Service, wants: Wants) -> Picture:
 def _close(service: Service) -> None:
     try:
         reader = service.reader()
-    except Exception:  # it could not be opened: there is nothing to close
+    except Exception:  # the database could not be opened, so there is nothing to close
         return
     if reader is not None:
         reader.close()
 
 
-def _told(broken: Exception) -> tuple[str, str]:
-    """What happened and its mend, of any error."""
+def error_text(broken: Exception) -> tuple[str, str]:
+    """Return what happened and the hint, for any exception."""
     if type(broken).__module__ == "sqlite3":
-        broken = in_words(broken)
+        broken = to_store_error(broken)
     if isinstance(broken, WorkbenchError):
         return safe_line(broken.what), safe_line(broken.hint)
     return (
         f"{type(broken).__name__}: {safe_line(broken)}",
-        "this is a mistake in the workbench; training is not touched by it",
+        "this is a bug in the workbench; it does not affect training",
     )

@@ -1,4 +1,8 @@
-"""Leaving in order: on signals, and when the line to the terminal is gone."""
+"""Ending in order: on signals, and when the connection to the terminal is lost.
+
+Textual handles neither: SIGTERM would leave the terminal in the alternate screen, and a dropped
+SSH connection with SIGHUP ignored would leave a process that reads end-of-file at full speed.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,19 @@ RESTORE = (
     b"\x1b[<u"  # kitty keys
     b"\x1b[?25h\x1b[?1049l\x1b[0m"  # cursor, main screen, no colour
 )
+"""The bytes that undo every terminal mode Textual sets."""
 PATIENCE_S = 3.0
-"""For an orderly end; after it the process ends as it is."""
-LOOK_S = 1.0
+"""How long an orderly exit may take; then the process ends at once."""
+CHECK_S = 1.0
+"""Period of checking whether the terminal is still there."""
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
-def guard(leave: Callable[[int], object]) -> Callable[[], None]:
-    """Call `leave(128 + signal)` on SIGTERM, SIGHUP and a hung-up line; undo with what returns.
+def handle_exit_signals(leave: Callable[[int], object]) -> Callable[[], None]:
+    """Call `leave(128 + signal)` on SIGTERM, SIGHUP and a lost terminal.
 
-    Call it inside the running loop, in the main thread.
+    Returns a function that removes the handlers. Call both inside the running event loop, in the
+    main thread.
     """
     loop = asyncio.get_running_loop()
     done = threading.Event()
@@ -52,16 +59,17 @@ def guard(leave: Callable[[int], object]) -> Callable[[], None]:
 
 
 def _watch(done: threading.Event, hung_up: Callable[[], None]) -> None:
-    """Without it a dropped line leaves a process that reads end-of-file for ever."""
+    """Call `hung_up` once the terminal is gone, until `done`."""
     poll = select.poll()
     poll.register(sys.__stdin__.fileno() if sys.__stdin__ else 0, 0)
-    while not done.wait(LOOK_S):
+    while not done.wait(CHECK_S):
         if any(what & _GONE for _, what in poll.poll(0)):
             hung_up()
             return
 
 
 def _force(number: int, done: threading.Event) -> None:
+    """Restore the terminal and end the process, unless the orderly exit is `done` in time."""
     if done.wait(PATIENCE_S):
         return
     try:
@@ -73,5 +81,5 @@ def _force(number: int, done: threading.Event) -> None:
         mode[3] |= termios.ECHO | termios.ICANON | termios.ISIG
         termios.tcsetattr(0, termios.TCSANOW, mode)
     except (OSError, termios.error):
-        pass  # the line is gone, and so is whom it would help
+        pass  # the terminal is gone: there is nothing to restore
     os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""The look: two palettes, dark and light, with few colours and good contrast."""
+"""The two palettes of the screen, dark and light, with few colours and good contrast."""
 
 from __future__ import annotations
 
@@ -126,13 +126,18 @@ LIGHT = Theme(
 )
 THEMES = (DARK, LIGHT)
 DEFAULTS = DARK.variables
-"""For any other theme, so that our styles always resolve."""
+"""Variables for any other theme of Textual, so that our styles always resolve."""
 
 
-def choose(environ: Mapping[str, str] = os.environ) -> str:
-    """`WORKBENCH_THEME=light|dark`, else what COLORFGBG tells of the terminal, else dark."""
+def choose_theme(environ: Mapping[str, str] = os.environ) -> str:
+    """Return the name of the theme to start with.
+
+    `WORKBENCH_THEME=light|dark` decides; else the background in COLORFGBG, which some terminals
+    set; else dark.
+    """
     asked = environ.get("WORKBENCH_THEME", "")
     if asked in ("light", "dark"):
         return f"workbench-{asked}"
+    # COLORFGBG is "foreground;background" in ANSI colour numbers; 7 and 15 are white.
     background = environ.get("COLORFGBG", "").rpartition(";")[2]
     return LIGHT.name if background in ("7", "15") else DARK.name

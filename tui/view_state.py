@@ -1,4 +1,4 @@
-"""What all screens share: the newest picture, what is marked, the pace of trials, the time."""
+"""The state that all screens share: the newest picture, marked trials, pace, and the clock."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from tui.chart import Curve
 from tui.messages import Picture
 from tui.paint import SERIES
-from tui.present import trial_name
 from tui.time_left import Pace
+from workbench import formatting
 from workbench.service import Snapshot, TrialRow
 
 
 class ViewState:
-    """One for the app. Changed by its handlers only, read by screens."""
+    """The app's one shared state; its handlers change it, screens only read it."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
@@ -21,27 +21,31 @@ class ViewState:
         self.read_error = ""
         self.pace = Pace()
         self._slots: dict[int, int] = {}
-        """Marked trials and the curve of each."""
+        """The marked trials, each with the slot of its curve."""
 
     @property
     def snapshot(self) -> Snapshot | None:
+        """The newest snapshot; None before the first reading."""
         return self.picture.snapshot if self.picture else None
 
     @property
     def marked(self) -> frozenset[int]:
+        """The trials whose curves the user chose to draw together."""
         return frozenset(self._slots)
 
-    def see(self, picture: Picture) -> None:
+    def update(self, picture: Picture) -> None:
+        """Take over a new picture; a reading that succeeded clears the read error."""
         self.picture = picture
         self.read_error = ""
-        self.pace.see(picture.snapshot.trials, self.now())
+        self.pace.observe(picture.snapshot.trials, self.now())
 
     def trial(self, id: int | None) -> TrialRow | None:
+        """Return the trial's row in the newest snapshot; None where it is not in it."""
         trials = self.snapshot.trials if self.snapshot else []
         return next((row for row in trials if row.id == id), None)
 
     def toggle(self, trial: int) -> bool:
-        """Mark or unmark; False when as many are marked as curves can be told apart."""
+        """Mark or unmark a trial; return False when `SERIES` trials are marked already."""
         if trial in self._slots:
             del self._slots[trial]
             return True
@@ -52,7 +56,7 @@ class ViewState:
         return True
 
     def drawn(self) -> dict[int, int]:
-        """Trials on the dashboard's chart, each with its curve: the marked ones, else the live."""
+        """Return the trials on the dashboard's chart with their slots: marked, else live ones."""
         if self._slots:
             return dict(self._slots)
         trials = self.snapshot.trials if self.snapshot else []
@@ -60,7 +64,7 @@ class ViewState:
         return {id: slot for slot, id in enumerate(live[:SERIES])}
 
     def curves(self, name: str) -> list[Curve]:
-        """Of every drawn trial that the newest picture has values for."""
+        """Return the curve `name` of every drawn trial that has values in the newest picture."""
         if self.picture is None:
             return []
         out = []
@@ -68,5 +72,5 @@ class ViewState:
             row = self.trial(id)
             points = self.picture.series.get((id, name), ())
             if row is not None and points:
-                out.append(Curve(label=trial_name(row), slot=slot, points=points))
+                out.append(Curve(label=formatting.trial_label(row), slot=slot, points=points))
         return out

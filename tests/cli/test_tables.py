@@ -1,4 +1,4 @@
-"""Tables, colours, and words for people."""
+"""Tables and colours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 
 import pytest
 
-from workbench import formatting
 from workbench.cli.tables import colour_text, count_cells, cut_to_width, format_table
 
 
@@ -51,31 +50,6 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
     assert colour_text("done", "green", Terminal()) == "done"
-
-
-@pytest.mark.parametrize(
-    ("told", "words"),
-    [
-        (formatting.size(None), "-"),
-        (formatting.size(5 << 29), "2.5 GiB"),
-        (formatting.size(312 << 20), "312 MiB"),
-        (formatting.duration(42.4), "42 s"),
-        (formatting.duration(200), "3 min 20 s"),
-        (formatting.duration(18_120), "5 h 02 min"),
-        (formatting.duration(273_600), "3 d 4 h"),
-        (formatting.score(0.12345), "0.123"),
-        (formatting.score(0.5, sign=True), "+0.500"),
-        (formatting.number(float("nan")), "not a number"),
-        (formatting.settings_line({"lora.rank": 8, "a": None}), "lora.rank=8 a=none"),
-        (formatting.brief({"lora.rank": 8, "train.seed": 1}), "rank=8 seed=1"),
-        (formatting.brief({"a.seed": 8, "b.seed": 1}), "a.seed=8 b.seed=1"),
-        (formatting.setting([True, 1e-4, "x"]), "[true, 0.0001, x]"),
-        (formatting.counts_line({"done": 2, "running": 1}), "1 running, 2 done"),
-        (formatting.plural(1, "trial"), "1 trial"),
-    ],
-)
-def test_words_for_people(told: str, words: str) -> None:
-    assert told == words
 
 
 def test_without_a_terminal_lines_are_as_long_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A filled home, an app over it with a frozen clock, and waiting for facts."""
+"""A filled home, an app over it with a frozen clock, and functions that wait for a condition."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tui.screens.view import View
 from workbench.home import Home
 from workbench.recipe import Recipe
 from workbench.service import Service
-from workbench.store.requests import Request, scan
-from workbench.store.rows import Answer
+from workbench.store.requests import Request, scan_requests
+from workbench.store.rows import RequestAnswer
 from workbench.store.writer import Store
 
 VALID = {"name": "whole", "model": {"name": "workbench:demo/model"}}
@@ -30,7 +30,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 
 class NoEngine(Service):
-    """Leaves a mark where the real one would start a keeper."""
+    """A Service that writes a marker file where the real one would start a keeper."""
 
     def start_engine(self) -> None:
         self.home.make()
@@ -58,7 +58,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(template: Path, tmp_path: Path) -> Home:
-    """Filled, with no engine about it."""
+    """A filled home without an engine."""
     shutil.copytree(template, tmp_path / "home")
     return Home(tmp_path / "home")
 
@@ -70,24 +70,24 @@ def empty_home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def running(home: Home) -> Iterator[Home]:
-    """Filled, with an engine that ticks."""
+    """A filled home with an engine that ticks."""
     with engine_running(home):
         yield home
 
 
 def answer(home: Home, ok: bool, said: str, hint: str = "") -> None:
-    """As the engine would: in the store, and the file is gone."""
+    """Answer every request as the engine would: record it in the store and unlink its file."""
     store = Store(home.database, clock=lambda: NOW)
-    for path, request in scan(home.requests):
+    for path, request in scan_requests(home.requests):
         assert isinstance(request, Request)
-        store.record_answer(request, Answer(ok=ok, text=said, hint=hint, data={}))
+        store.record_answer(request, RequestAnswer(ok=ok, text=said, hint=hint, data={}))
         path.unlink()
     store.close()
 
 
 @pytest.fixture
 def whole(running: Home) -> Home:
-    """With experiment recipes that are whole, as the engine's own are."""
+    """A running home whose experiments have complete recipes, as those of a real engine do."""
     store = Store(running.database, clock=lambda: NOW)
     recipe = Recipe.model_validate(VALID).model_dump_json()
     with store.writing():
@@ -97,22 +97,22 @@ def whole(running: Home) -> Home:
 
 
 async def until(pilot: Pilot[Any], fact: Callable[[], object]) -> None:
-    """Wait until it is so."""
+    """Wait until the condition holds, 20 s at most."""
     end = time.monotonic() + 20
     while not fact():
-        assert time.monotonic() < end, "it never came to be so"
+        assert time.monotonic() < end, "the condition did not hold within 20 s"
         await pilot.pause(0.01)
 
 
 async def settled(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
-    """Wait until what the screen wants was read, and painted."""
+    """Wait until what the screen needs was read and painted."""
 
     def read() -> bool:
         picture = app.view_state.picture
         view = app.screen
         if picture is None or not isinstance(view, View):
             return picture is not None
-        return view.there and picture.wants == view.wants()
+        return view.there and picture.needs == view.needs()
 
     await until(pilot, read)
     await pilot.pause()
@@ -127,7 +127,7 @@ async def shown(
     now: Callable[[], float] = lambda: NOW,
     readable: bool = True,
 ) -> AsyncIterator[tuple[WorkbenchApp, Pilot[Any]]]:
-    """The app over `home`, once its first picture is painted."""
+    """Run the app over `home` and yield it once its first picture is painted."""
     app = WorkbenchApp(NoEngine(home, now), now=now, period_s=0.02)
     async with app.run_test(size=(width, height), notifications=True) as pilot:
         if readable:
@@ -136,7 +136,7 @@ async def shown(
 
 
 def frame(app: WorkbenchApp) -> list[str]:
-    """The screen as plain text."""
+    """Return the screen as lines of plain text."""
     strips = app.screen._compositor.render_strips()
     return ["".join(segment.text for segment in strip) for strip in strips]
 
@@ -145,21 +145,21 @@ def text(app: WorkbenchApp) -> str:
     return "\n".join(frame(app))
 
 
-def matches_golden(app: WorkbenchApp, name: str) -> None:
-    """Compare the screen with `goldens/name.txt`; WORKBENCH_GOLDENS=write makes it anew."""
-    matches(name, frame(app))
+def check_golden(app: WorkbenchApp, name: str) -> None:
+    """Compare the screen with `goldens/NAME.txt`; WORKBENCH_GOLDENS=write replaces the file."""
+    compare_golden(name, frame(app))
 
 
-def matches(name: str, lines: list[str]) -> None:
+def compare_golden(name: str, lines: list[str]) -> None:
     shown_now = "".join(f"{line.rstrip()}\n" for line in lines)
     path = GOLDENS / f"{name}.txt"
     if os.environ.get("WORKBENCH_GOLDENS") == "write":
         path.parent.mkdir(exist_ok=True)
         path.write_text(shown_now)
-    assert path.exists(), f"no golden {name}; make it with WORKBENCH_GOLDENS=write"
+    assert path.exists(), f"no golden {name}; write it with WORKBENCH_GOLDENS=write"
     assert _unscrolled(shown_now) == _unscrolled(path.read_text())
 
 
 def _unscrolled(text: str) -> str:
-    """Without the end of a scroll bar's thumb: Textual draws it a frame later, or not yet."""
+    """Return the text without the end of a scroll bar's thumb: Textual may draw it late."""
     return re.sub(r"[ ]*[▁-▇]?[ ]*$", "", text, flags=re.MULTILINE)

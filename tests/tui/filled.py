@@ -1,4 +1,4 @@
-"""A store with a convincing picture in it, made by the store's own methods and legal moves.
+"""A store with realistic contents, written by the store's own methods and legal moves.
 
 python -m tests.tui.filled FOLDER        # then: WORKBENCH_HOME=FOLDER workbench
 """
@@ -19,12 +19,13 @@ from typing import Any
 from workbench.footprint import Plan
 from workbench.home import Home
 from workbench.machine.locks import Lock
+from workbench.store import card_table, results, trial_queue
 from workbench.store.writer import Store
 from workbench.trial import DesiredState, Kind, State
 from workbench.user_config import Guards
 
 NOW = 1_763_900_000.0
-"""Where the clock of tests stands: 2025-11-23, 12:13:20 UTC."""
+"""The frozen time of the tests: 2025-11-23, 12:13:20 UTC."""
 GIB = 1 << 30
 CARDS = (
     ("GPU-6f1a2b3c-0d4e-4f5a-8b6c-7d8e9fa0b1c2", "NVIDIA GeForce RTX 4090", 24, "8.9"),
@@ -52,7 +53,7 @@ DEMO: dict[str, object] = {
 
 @dataclass
 class Clock:
-    """The time the store's rows are written at."""
+    """The clock by which the store dates its rows."""
 
     at: float
 
@@ -61,7 +62,7 @@ class Clock:
 
 
 class Filler:
-    """Writes rows as the engine would, with the clock set to when it would have been."""
+    """A writer of rows as the engine would write them, each at its own time in the past."""
 
     def __init__(self, home: Home, now: float) -> None:
         home.make()
@@ -71,7 +72,7 @@ class Filler:
         self.notes: list[tuple[float, str, str, dict[str, Any]]] = []
 
     def note(self, kind: str, text: str, **about: Any) -> None:
-        """Kept back, so that events can be written in the order of their times."""
+        """Keep an event back, so that `write_notes` can write all in the order of their times."""
         self.notes.append((self.clock.at, kind, text, about))
 
     def write_notes(self) -> None:
@@ -90,7 +91,7 @@ class Filler:
     def start(
         self, trial: int, card: str, ago_s: float, *, predicted: float, from_step: int = 0
     ) -> int:
-        """QUEUED → STARTING, with its attempt."""
+        """Move a trial from QUEUED to STARTING, with its attempt."""
         self.set(ago_s)
         plan = _plan(card, int(predicted * GIB))
         self.store.move(trial, State.QUEUED, State.STARTING, by="place", why=f"fits {_name(card)}")
@@ -99,7 +100,7 @@ class Filler:
         )
 
     def run(self, trial: int, attempt: int, ago_s: float, total: int) -> None:
-        """STARTING → RUNNING: its worker has reported."""
+        """Move a trial from STARTING to RUNNING, as after its worker's first report."""
         self.set(ago_s)
         self.store.touch_attempt(
             attempt, reported_utc=self.clock.at, total_steps=total, phase="training", pid=4242
@@ -120,7 +121,7 @@ class Filler:
         peak: float,
         seed: int,
     ) -> None:
-        """Metric rows; `curve` is start, floor and how many steps the fall takes."""
+        """Write metric rows; `curve` is the start, the floor, and the steps of the decay."""
         dice = random.Random(seed)
         loss = 0.0
         for step in steps:
@@ -134,7 +135,7 @@ class Filler:
             }
             if step % 50 == 0:
                 values["eval_loss"] = loss + 0.06
-            self.store.put_metrics(trial, step, values)
+            results.put_metrics(self.store, trial, step, values)
         self.store.touch_attempt(
             attempt,
             last_step=steps[-1],
@@ -146,7 +147,7 @@ class Filler:
 
     def checkpoint(self, trial: int, attempt: int, step: int, ago_s: float) -> None:
         self.set(ago_s)
-        self.store.put_checkpoint(trial, attempt, step)
+        results.put_checkpoint(self.store, trial, attempt, step)
         self.note(
             "checkpoint",
             f"checkpoint at step {step}",
@@ -172,11 +173,13 @@ class Filler:
         hint: str = "",
         step: int = 0,
     ) -> None:
-        """RUNNING → `after`, its attempt ended, its adapter and scores kept."""
+        """Move a trial from RUNNING to `after`, end its attempt, and keep adapter and scores."""
         self.set(ago_s)
         if scores:
-            self.store.put_scores(trial, attempt, step, scores)
-            self.store.put_adapter(trial, attempt, f"trials/{trial}/adapter", 84_000_000, "0" * 64)
+            results.put_scores(self.store, trial, attempt, step, scores)
+            results.put_adapter(
+                self.store, trial, attempt, f"trials/{trial}/adapter", 84_000_000, "0" * 64
+            )
         self.store.end_attempt(attempt, outcome, reason)
         self.store.move(
             trial, State.RUNNING, after, by="reconcile", why=why, reason=reason, hint=hint
@@ -186,7 +189,8 @@ class Filler:
         self, trial: int, attempt: int, kept: tuple[tuple[str, str, str, int], ...]
     ) -> None:
         for n, (question, expected, answer, right) in enumerate(kept, start=1):
-            self.store.put_sample(
+            results.put_sample(
+                self.store,
                 trial,
                 attempt,
                 n,
@@ -238,7 +242,8 @@ def fill(home: Home, now: float = NOW) -> None:
 def _cards(filler: Filler) -> None:
     filler.set(2)
     load = ((15.2, 97, 71, 402), (15.9, 99, 85, 347), (6.4, 12, 52, 118), (5.6, 88, 61, 64))
-    filler.store.see_cards(
+    card_table.record_cards(
+        filler.store,
         [
             {
                 "uuid": uuid,
@@ -256,23 +261,23 @@ def _cards(filler: Filler) -> None:
             for (uuid, name, gib, capability), (used, util, heat, power) in zip(
                 CARDS, load, strict=True
             )
-        ]
+        ],
     )
     blender = {"pid": 7311, "bytes": int(5.2 * GIB), "name": "blender", "draws": False}
     guard = "in use by pid 7311 (blender, 5.2 GiB)"
-    filler.store.touch_card(HERE_T4, processes=json.dumps([blender]), guard=guard)
-    filler.store.touch_card(
-        HERE_3090, heat="warm", guard="cools: at 85 °C, takes trials again at 76 °C"
+    card_table.update_card(filler.store, HERE_T4, processes=json.dumps([blender]), guard=guard)
+    card_table.update_card(
+        filler.store, HERE_3090, heat="warm", guard="cools: at 85 °C, takes trials again at 76 °C"
     )
     filler.store.set_fact("guards", Guards().model_dump_json())
 
 
 def _demo(filler: Filler) -> None:
-    """Yesterday's: six adapters and the base, all done."""
+    """Write an experiment of yesterday: six adapters and the base, all done."""
     demo = filler.experiment(DEMO, "exact_match", 26 * 3_600)
     store = filler.store
     base = store.add_trial(demo, 0, Kind.BASE, {})
-    store.ready(demo, {}, {}, base)
+    store.mark_ready(demo, {}, {}, base)
     points = [(rate, rank) for rate in (3e-4, 1e-3, 3e-3) for rank in (4, 16)]
     trials = [
         store.add_trial(demo, n, Kind.TUNE, {"train.learning_rate": rate, "lora.rank": rank})
@@ -318,11 +323,11 @@ def _demo(filler: Filler) -> None:
 
 
 def _support(filler: Filler) -> None:
-    """Today's: half done, three at work, three waiting."""
+    """Write an experiment of today: some trials done, three live, three queued."""
     support = filler.experiment(SUPPORT, "loss", 3.1 * 3_600)
     store = filler.store
     base = store.add_trial(support, 0, Kind.BASE, {})
-    store.ready(support, {}, {}, base)
+    store.mark_ready(support, {}, {}, base)
     filler.note("ready", "experiment llama3-8b-support: 12 trials queued", experiment=support)
     points = [(rate, rank) for rate in (1e-4, 2e-4, 5e-4) for rank in (8, 16, 32, 64)]
     ids = [
@@ -489,15 +494,17 @@ def _waiting(filler: Filler, ids: list[int]) -> None:
         reason="paused by you",
     )
     filler.start(ids[6], THERE_3090, 14, predicted=15.1)
-    store.wait_for(ids[7], "waits for a card: GPU-19be has 14.6 GiB, it needs 15.6 GiB")
-    store.wait_for(ids[9], "its experiment runs 3 at once at most")
-    store.wait_for(ids[10], "its experiment runs 3 at once at most")
+    trial_queue.explain_trial(
+        store, ids[7], "waits for a card: GPU-19be has 14.6 GiB, it needs 15.6 GiB"
+    )
+    trial_queue.explain_trial(store, ids[9], "its experiment runs 3 at once at most")
+    trial_queue.explain_trial(store, ids[10], "its experiment runs 3 at once at most")
 
 
 def _others(filler: Filler) -> None:
     bad = {**SUPPORT, "name": "qwen-tickets"}
     refused = filler.experiment(bad, "loss", 1_900)
-    filler.store.refuse(
+    filler.store.mark_refused(
         refused,
         "tickets.jsonl:17: unknown chat role 'custmer'",
         "write user, assistant or system in that row",
@@ -525,7 +532,7 @@ _SAMPLES = (
 
 @contextmanager
 def engine_running(home: Home) -> Iterator[None]:
-    """Hold the locks a keeper and its loop hold, and tick once."""
+    """Hold the locks that keeper and loop hold, and tick once, as a running engine does."""
     locks = (Lock(home.keeper_lock), Lock(home.loop_lock))
     for lock in locks:
         assert lock.take()

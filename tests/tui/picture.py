@@ -1,4 +1,4 @@
-"""A picture of the app over a filled home, for documents.
+"""Save a picture of the app over a filled home, for the documentation.
 
 python -m tests.tui.picture OUT.svg [120x40] [KEY …]      # keys as Textual names them
 """

@@ -1,4 +1,4 @@
-"""Keys, filters, requests, updates: what a person does, and what comes of it."""
+"""The app as the user drives it: navigation, filters, requests, updates, foreign text."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tui.screens.panel import Confirm, Panel, TypeId
 from tui.screens.trial import Trial
 from tui.widgets.rowlist import RowList
 from workbench.home import Home
+from workbench.store import card_table, results, trial_queue
 from workbench.store.writer import Store
 from workbench.trial import Kind, State
 
@@ -40,7 +41,7 @@ async def press(app: WorkbenchApp, pilot: Pilot[Any], *keys: str) -> None:
     await settled(app, pilot)
 
 
-# --- going about ---
+# --- navigation ---
 
 
 async def test_digits_change_the_view_and_escape_comes_back(running: Home) -> None:
@@ -85,12 +86,12 @@ async def test_the_board_turns_to_the_other_experiment(running: Home) -> None:
         assert "llama3-8b-support" in text(app)
         await press(app, pilot, "[")
         await until(pilot, lambda: "workbench:demo/model" in text(app))
-        assert "84.4%" in text(app)
+        assert "0.844" in text(app)
         await press(app, pilot, "tab")
         await until(pilot, lambda: "Meta-Llama" in text(app))
 
 
-async def test_the_palette_opens_and_the_keys_are_told(running: Home) -> None:
+async def test_the_palette_and_the_keys_open(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await pilot.press("question_mark")
         await until(pilot, lambda: "training goes on" in text(app))
@@ -106,7 +107,7 @@ async def test_ctrl_p_opens_the_palette_in_every_view(running: Home, view: str) 
         await until(pilot, lambda: "CommandPalette" in type(app.screen).__name__)
 
 
-async def test_an_event_opens_whole(running: Home) -> None:
+async def test_an_event_opens_with_its_whole_text(running: Home) -> None:
     async with shown(running, 80, 24) as (app, pilot):
         await press(app, pilot, "6")
         await pilot.press("slash", *"fus", "enter", "enter")
@@ -212,10 +213,10 @@ async def test_a_new_trial_appears_by_itself(running: Home) -> None:
         store = Store(running.database)
         store.add_trial(2, 99, Kind.TUNE, {"lora.rank": 128})
         store.close()
-        await until(pilot, lambda: "rank 128" in text(app))
+        await until(pilot, lambda: "rank=128" in text(app))
 
 
-async def test_the_first_trial_can_be_reached_from_the_welcome(empty_home: Home) -> None:
+async def test_the_first_trial_can_be_opened_from_the_welcome(empty_home: Home) -> None:
     async with shown(empty_home) as (app, pilot):
         assert "Nothing has run here yet." in text(app)
         empty_home.make()
@@ -223,7 +224,7 @@ async def test_the_first_trial_can_be_reached_from_the_welcome(empty_home: Home)
         experiment = store.add_experiment({"name": "first"}, "loss")
         store.add_trial(experiment, 1, Kind.TUNE, {"lora.rank": 8})
         store.close()
-        await until(pilot, lambda: "lora" in text(app) or "rank 8" in text(app))
+        await until(pilot, lambda: "lora" in text(app) or "rank=8" in text(app))
         await press(app, pilot, "enter")
         assert isinstance(app.screen, Trial)
 
@@ -238,25 +239,25 @@ async def test_a_click_chooses_a_row_and_another_opens_it(running: Home) -> None
         assert isinstance(app.screen, Trial)
 
 
-# --- acts ---
+# --- actions ---
 
 
 async def test_stopping_asks_and_drops_a_request(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await pilot.press("s")
-        await until(pilot, lambda: "let it be" in text(app))
+        await until(pilot, lambda: "keep it" in text(app))
         assert isinstance(app.screen, Confirm)
-        told = text(app)
-        assert "running, at step 420 of 600" in told
-        assert "Its last checkpoint is of step 400, 1 min ago." in told
-        assert "kept as its" in told
+        panel = text(app)
+        assert "running, at step 420/600" in panel
+        assert "Its last checkpoint is of step 400, 1 min ago." in panel
+        assert "The adapter as it is then" in panel
         await pilot.press("y")
         await until(pilot, lambda: requests(running))
         [request] = requests(running)
         assert (request["verb"], request["args"]) == ("stop", {"trial": RUNNING})
 
 
-async def test_anything_but_y_lets_it_be(running: Home) -> None:
+async def test_every_key_but_y_keeps_the_trial(running: Home) -> None:
     async with shown(running) as (app, pilot):
         for key in ("n", "enter", "escape"):
             await pilot.press("s")
@@ -266,7 +267,7 @@ async def test_anything_but_y_lets_it_be(running: Home) -> None:
         assert requests(running) == []
 
 
-async def test_killing_wants_the_id_typed(running: Home) -> None:
+async def test_killing_asks_for_the_typed_id(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await pilot.press("K")
         await until(pilot, lambda: isinstance(app.screen, TypeId))
@@ -311,7 +312,7 @@ async def test_an_ended_trial_cannot_be_stopped(running: Home) -> None:
         assert requests(running) == []
 
 
-async def test_a_request_that_cannot_be_written_opens_a_panel_with_the_mend(running: Home) -> None:
+async def test_a_request_that_cannot_be_written_opens_a_panel_with_the_hint(running: Home) -> None:
     async with shown(running) as (app, pilot):
         running.requests.rmdir()
         running.requests.touch()
@@ -338,24 +339,24 @@ async def test_an_engine_that_was_stopped_is_only_offered(home: Home) -> None:
         await until(pilot, lambda: (home.root / "started").exists())
 
 
-async def test_an_engine_that_goes_is_told_and_comes_back_by_itself(home: Home) -> None:
+async def test_the_banner_follows_an_engine_that_goes_and_comes_back(home: Home) -> None:
     async with shown(home) as (app, pilot):
         assert "The engine is not running" in text(app)
         with engine_running(home):
             await until(pilot, lambda: "The engine is not running" not in text(app))
             assert "● engine running" in text(app)
         await until(pilot, lambda: "The engine is not running" in text(app))
-        assert "training on without it" in " ".join(text(app).split())
+        assert "may still be training" in " ".join(text(app).split())
 
 
-async def test_an_engine_that_does_not_tick_is_told(running: Home) -> None:
+async def test_the_banner_names_an_engine_that_does_not_tick(running: Home) -> None:
     os.utime(running.tick, (1_000_000_000, 1_000_000_000))
     async with shown(running) as (app, _pilot):
-        assert "The engine is not answering" in text(app)
-        assert "training may be going on" in text(app)
+        assert "The engine has not answered" in text(app)
+        assert "training may go on" in text(app)
 
 
-async def test_a_broken_store_opens_a_panel_and_heals_by_itself(running: Home) -> None:
+async def test_a_broken_store_opens_a_panel_and_is_read_again(running: Home) -> None:
     whole = running.database.read_bytes()
     running.database.write_bytes(b"no database at all, but long enough to look like one" * 99)
     async with shown(running, readable=False) as (app, pilot):
@@ -378,13 +379,14 @@ async def test_hostile_text_stays_text(running: Home) -> None:
     store = Store(running.database, clock=lambda: NOW)
     experiment = store.add_experiment({"name": HOSTILE, "model": {"name": HOSTILE}}, "loss")
     base = store.add_trial(experiment, 0, Kind.BASE, {})
-    store.ready(experiment, {}, {}, base)
+    store.mark_ready(experiment, {}, {}, base)
     trial = store.add_trial(experiment, 1, Kind.TUNE, {HOSTILE: HOSTILE})
-    store.wait_for(trial, HOSTILE)
+    trial_queue.explain_trial(store, trial, HOSTILE)
     store.note(HOSTILE, HOSTILE, trial=trial, level="warning")
-    store.put_metrics(trial, 1, {HOSTILE: 1.0, "loss": 2.0})
-    store.see_cards(
-        [{"uuid": HOSTILE, "kind": "cuda", "name": HOSTILE, "total_bytes": 1, "problem": HOSTILE}]
+    results.put_metrics(store, trial, 1, {HOSTILE: 1.0, "loss": 2.0})
+    card_table.record_cards(
+        store,
+        [{"uuid": HOSTILE, "kind": "cuda", "name": HOSTILE, "total_bytes": 1, "problem": HOSTILE}],
     )
     store.close()
     async with shown(running) as (app, pilot):
@@ -397,7 +399,7 @@ async def test_hostile_text_stays_text(running: Home) -> None:
         await press(app, pilot, "enter")
         seen.append(text(app))
         await pilot.press("s")
-        await until(pilot, lambda: "let it be" in text(app))
+        await until(pilot, lambda: "keep it" in text(app))
         seen.append(text(app))
         everything = "\n".join(seen)
         assert "[red]x[/]" in everything
@@ -424,7 +426,9 @@ async def test_no_color_is_honoured(running: Home, monkeypatch: pytest.MonkeyPat
         assert "trial 13" in text(app)
 
 
-async def test_the_light_palette_can_be_had(running: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_light_theme_can_be_chosen(
+    running: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORKBENCH_THEME", "light")
     async with shown(running) as (app, _pilot):
         assert app.theme == "workbench-light"
@@ -442,7 +446,7 @@ def test_importing_the_app_leaves_ray_and_torch_out() -> None:
 
 
 async def test_a_screen_that_is_being_composed_is_left_alone(running: Home) -> None:
-    """On a slow machine the clock ticks before it is there."""
+    """On a slow machine the clock ticks before the screen is composed."""
     async with shown(running) as (app, pilot):
         app.push_screen(Dashboard(app.view_state))
         app._tick()

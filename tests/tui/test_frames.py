@@ -1,10 +1,10 @@
-"""Screens as plain text, with the clock frozen. WORKBENCH_GOLDENS=write makes them anew."""
+"""Screens as plain text, with the clock frozen; WORKBENCH_GOLDENS=write replaces the goldens."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.tui.conftest import matches_golden, settled, shown
+from tests.tui.conftest import check_golden, settled, shown
 from workbench.home import Home
 
 SIZES = [(80, 24), (120, 40), (160, 50)]
@@ -13,7 +13,7 @@ SIZES = [(80, 24), (120, 40), (160, 50)]
 @pytest.mark.parametrize(("width", "height"), SIZES)
 async def test_the_dashboard(running: Home, width: int, height: int) -> None:
     async with shown(running, width, height) as (app, _pilot):
-        matches_golden(app, f"dashboard-{width}x{height}")
+        check_golden(app, f"dashboard-{width}x{height}")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ async def test_the_other_views(running: Home, digit: str, name: str) -> None:
     async with shown(running, 80, 24) as (app, pilot):
         await pilot.press(digit)
         await settled(app, pilot)
-        matches_golden(app, f"{name}-80x24")
+        check_golden(app, f"{name}-80x24")
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
@@ -32,9 +32,9 @@ async def test_a_trial(running: Home, width: int, height: int) -> None:
     async with shown(running, width, height) as (app, pilot):
         await pilot.press("down", "enter")
         await settled(app, pilot)
-        matches_golden(app, f"trial-{width}x{height}")
+        check_golden(app, f"trial-{width}x{height}")
 
 
 async def test_an_empty_home(empty_home: Home) -> None:
     async with shown(empty_home, 80, 24) as (app, _pilot):
-        matches_golden(app, "empty-80x24")
+        check_golden(app, "empty-80x24")

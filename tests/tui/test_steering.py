@@ -1,4 +1,4 @@
-"""Steering from the screen: each key drops one request, and the engine's answer is said."""
+"""Actions from the screen: each key drops one request, and the engine's answer is shown."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from textual.command import CommandList
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests.tui.conftest import answer, frame, matches, settled, shown, text, until
+from tests.tui.conftest import answer, compare_golden, frame, settled, shown, text, until
 from tests.tui.filled import NOW
 from tui.app import WorkbenchApp
-from tui.screens.panel import Confirm, Panel, Words
+from tui.screens.panel import Confirm, InputPanel, Panel
 from tui.tables import importance
 from tui.widgets.rowlist import RowList
 from workbench.home import Home
 from workbench.importance import Importance
 from workbench.service import ImportanceReport
-from workbench.store.requests import Request, scan
+from workbench.store import card_table
+from workbench.store.requests import Request, scan_requests
 from workbench.store.writer import Store
 from workbench.trial import State
 
@@ -28,14 +29,14 @@ RUNNING, RESUMED, PAUSED, DONE, BASE, QUEUED = 13, 14, 11, 9, 8, 16
 
 
 def sent(home: Home) -> list[tuple[str, dict[str, Any]]]:
-    return [(r.verb, r.args) for _, r in scan(home.requests) if isinstance(r, Request)]
+    return [(r.verb, r.args) for _, r in scan_requests(home.requests) if isinstance(r, Request)]
 
 
-async def asked(app: WorkbenchApp, pilot: Pilot[Any], key: str, words: str) -> None:
-    """Press the key, type the words over what stands there, and enter."""
+async def submit(app: WorkbenchApp, pilot: Pilot[Any], key: str, typed: str) -> None:
+    """Press the key, replace the input by `typed`, and submit it."""
     await pilot.press(key)
-    await until(pilot, lambda: isinstance(app.screen, Words))
-    app.screen.query_one(Input).value = words
+    await until(pilot, lambda: isinstance(app.screen, InputPanel))
+    app.screen.query_one(Input).value = typed
     await pilot.press("enter")
 
 
@@ -48,7 +49,7 @@ async def view(app: WorkbenchApp, pilot: Pilot[Any], digit: str, list: str, row:
 
 async def test_c_clones_with_what_is_typed(whole: Home) -> None:
     async with shown(whole) as (app, pilot):
-        await asked(app, pilot, "c", "lora.rank=32 train.seed=7 warm=9")
+        await submit(app, pilot, "c", "lora.rank=32 train.seed=7 warm=9")
         await until(pilot, lambda: sent(whole))
         [(verb, args)] = sent(whole)
         assert verb == "clone"
@@ -58,12 +59,12 @@ async def test_c_clones_with_what_is_typed(whole: Home) -> None:
         assert args["settings"]["train.seed"] == 7
 
 
-async def test_a_slip_is_told_with_its_mend_and_what_was_typed_stays(whole: Home) -> None:
+async def test_a_typing_error_shows_its_hint_and_the_input_is_kept(whole: Home) -> None:
     async with shown(whole) as (app, pilot):
-        await asked(app, pilot, "c", "lora.rnak=32")
+        await submit(app, pilot, "c", "lora.rnak=32")
         await until(pilot, lambda: "Did you mean lora.rank?" in text(app))
         await pilot.press("escape", "c")
-        await until(pilot, lambda: isinstance(app.screen, Words))
+        await until(pilot, lambda: isinstance(app.screen, InputPanel))
         assert app.screen.query_one(Input).value == "lora.rnak=32"
         assert sent(whole) == []
 
@@ -71,32 +72,32 @@ async def test_a_slip_is_told_with_its_mend_and_what_was_typed_stays(whole: Home
 @pytest.mark.parametrize("words", ["warm=x", "lora.rank='8", "lora.rank=", "=", "warm=", "[red]"])
 async def test_garbage_opens_a_panel_and_sends_nothing(whole: Home, words: str) -> None:
     async with shown(whole) as (app, pilot):
-        await asked(app, pilot, "c", words)
+        await submit(app, pilot, "c", words)
         await until(pilot, lambda: "That did not work" in text(app))
         assert sent(whole) == []
 
 
-async def test_escape_leaves_it_be(running: Home) -> None:
+async def test_escape_cancels_and_sends_nothing(running: Home) -> None:
     async with shown(running) as (app, pilot):
         for key in "cav":
             await pilot.press(key)
-            await until(pilot, lambda: isinstance(app.screen, Words))
+            await until(pilot, lambda: isinstance(app.screen, InputPanel))
             await pilot.press("escape")
-            await until(pilot, lambda: not isinstance(app.screen, Words))
+            await until(pilot, lambda: not isinstance(app.screen, InputPanel))
         assert sent(running) == []
 
 
-async def test_x_extends_what_has_ended(running: Home) -> None:
+async def test_x_extends_an_ended_trial_only(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await pilot.press("x")
-        await until(pilot, lambda: "it is running; only what" in text(app))
+        await until(pilot, lambda: "it is running; only an ended" in text(app))
         await view(app, pilot, "2", "trials", DONE)
         await pilot.press("x")
-        await until(pilot, lambda: isinstance(app.screen, Words))
+        await until(pilot, lambda: isinstance(app.screen, InputPanel))
         assert app.screen.query_one(Input).value == "+1"
         await pilot.press("enter")
         await until(pilot, lambda: sent(running))
-        await asked(app, pilot, "x", "100 steps")
+        await submit(app, pilot, "x", "100 steps")
         await until(pilot, lambda: len(sent(running)) == 2)
         assert sent(running) == [
             ("extend", {"trial": DONE, "epochs": 1.0}),
@@ -113,9 +114,9 @@ async def test_the_base_is_not_cloned(running: Home) -> None:
 
 async def test_v_moves_to_the_card_of_that_number_or_name(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await asked(app, pilot, "v", "1")
+        await submit(app, pilot, "v", "1")
         await until(pilot, lambda: sent(running))
-        await asked(app, pilot, "v", "GPU-c77")
+        await submit(app, pilot, "v", "GPU-c77")
         await until(pilot, lambda: len(sent(running)) == 2)
         first, second = sent(running)
         assert app.view_state.snapshot is not None
@@ -123,11 +124,11 @@ async def test_v_moves_to_the_card_of_that_number_or_name(running: Home) -> None
         assert second == ("move", {"trial": RUNNING, "card": "GPU-c77"})
 
 
-async def test_a_adds_so_many_or_one_with_settings(whole: Home) -> None:
+async def test_a_adds_a_number_of_trials_or_one_with_settings(whole: Home) -> None:
     async with shown(whole) as (app, pilot):
-        await asked(app, pilot, "a", "4")
+        await submit(app, pilot, "a", "4")
         await until(pilot, lambda: sent(whole))
-        await asked(app, pilot, "a", "train.learning_rate=1e-4")
+        await submit(app, pilot, "a", "train.learning_rate=1e-4")
         await until(pilot, lambda: len(sent(whole)) == 2)
         (_, many), (_, one) = sent(whole)
         assert many["trials"] == 4
@@ -146,7 +147,7 @@ async def test_a_adds_so_many_or_one_with_settings(whole: Home) -> None:
         ("H", "hold", {}),
     ],
 )
-async def test_the_queue_is_steered_by_key(
+async def test_each_key_of_the_queue_sends_its_request(
     running: Home, key: str, verb: str, args: dict[str, Any]
 ) -> None:
     async with shown(running, 80, 24) as (app, pilot):
@@ -157,7 +158,7 @@ async def test_the_queue_is_steered_by_key(
 
 
 @pytest.mark.parametrize("key", ["h", "H"])
-async def test_the_same_key_lets_a_held_one_go_on(running: Home, key: str) -> None:
+async def test_the_key_that_holds_also_releases(running: Home, key: str) -> None:
     store = Store(running.database, clock=lambda: NOW)
     store.steer_experiment(2, held=1)
     store.set_fact("held", "1")
@@ -179,7 +180,7 @@ async def test_cards_are_drained_by_key(
 ) -> None:
     store = Store(running.database, clock=lambda: NOW)
     uuid = store.cards()[0].uuid
-    store.drain(uuid, bool(drained))
+    card_table.set_drained(store, uuid, bool(drained))
     store.close()
     async with shown(running, 80, 24) as (app, pilot):
         await view(app, pilot, "5", "cards", uuid)
@@ -189,7 +190,7 @@ async def test_cards_are_drained_by_key(
         assert sent(running) == [(verb, wanted)]
 
 
-async def test_the_engines_answer_is_said_and_how_it_is_undone(running: Home) -> None:
+async def test_the_engines_answer_is_shown_with_the_key_that_undoes_it(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await view(app, pilot, "3", "queue", QUEUED)
         await pilot.press("h")
@@ -199,9 +200,9 @@ async def test_the_engines_answer_is_said_and_how_it_is_undone(running: Home) ->
         assert "h undoes it" in text(app)
 
 
-async def test_a_refusal_opens_a_panel_with_the_mend(running: Home) -> None:
+async def test_a_refused_request_opens_a_panel_with_the_hint(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await asked(app, pilot, "v", "1")
+        await submit(app, pilot, "v", "1")
         await until(pilot, lambda: sent(running))
         answer(running, False, "trial 13 cannot go there [red]", "undrain it")
         await until(pilot, lambda: isinstance(app.screen, Panel))
@@ -209,32 +210,32 @@ async def test_a_refusal_opens_a_panel_with_the_mend(running: Home) -> None:
         assert "undrain it" in text(app)
 
 
-async def test_without_an_engine_it_is_said_that_it_waits(home: Home) -> None:
+async def test_without_an_engine_the_screen_says_that_the_request_waits(home: Home) -> None:
     async with shown(home) as (app, pilot):
         await view(app, pilot, "3", "queue", QUEUED)
         await pilot.press("f")
         await until(pilot, lambda: "once the engine is running" in text(app))
 
 
-async def test_the_palette_has_them_too(running: Home) -> None:
+async def test_the_palette_limits_parallel_trials(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await pilot.press("colon", *"Run so")
+        await pilot.press("colon", *"Limit")
         await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, Words))
+        await until(pilot, lambda: isinstance(app.screen, InputPanel))
         app.screen.query_one(Input).value = "2"
         await pilot.press("enter")
         await until(pilot, lambda: sent(running))
         assert sent(running) == [("max-parallel", {"experiment": 2, "limit": 2})]
 
 
-async def test_an_end_rings_and_is_said_once(running: Home) -> None:
+async def test_the_end_of_an_experiment_rings_the_bell_once(running: Home) -> None:
     async with shown(running) as (app, pilot):
         written = wire(app)
         store = Store(running.database, clock=lambda: NOW)
         with store.writing():
             store.db.execute("update experiments set name = ? where id = 2", ("evil\x1b[2J\x07x",))
-        store.conclude(2)
+        store.mark_ended(2)
         store.close()
         await until(pilot, lambda: "has ended" in text(app))
         [notice] = [data for data in written if "\x1b]9;" in data]
@@ -243,9 +244,9 @@ async def test_an_end_rings_and_is_said_once(running: Home) -> None:
         assert not set(notice[4:-3]) & {"\x1b", "\x07"}
 
 
-async def test_what_had_ended_before_rings_nobody(running: Home) -> None:
+async def test_an_experiment_that_had_ended_before_does_not_ring(running: Home) -> None:
     store = Store(running.database, clock=lambda: NOW)
-    store.conclude(1)
+    store.mark_ended(1)
     store.close()
     async with shown(running) as (app, pilot):
         written = wire(app)
@@ -257,7 +258,7 @@ async def test_what_had_ended_before_rings_nobody(running: Home) -> None:
 
 
 def wire(app: WorkbenchApp) -> list[str]:
-    """What the app itself writes to its terminal from now on."""
+    """Return a list that collects what the app itself writes to its terminal from now on."""
     written: list[str] = []
     assert app._driver is not None
     write: Callable[[str], None] = app._driver.write
@@ -273,17 +274,19 @@ def wire(app: WorkbenchApp) -> list[str]:
 @pytest.mark.parametrize(
     ("keys", "name"), [(("c",), "clone"), (("v",), "move"), (("question_mark",), "help")]
 )
-async def test_how_it_looks(running: Home, keys: tuple[str, ...], name: str) -> None:
+async def test_panels_look_as_their_goldens(
+    running: Home, keys: tuple[str, ...], name: str
+) -> None:
     async with shown(running, 80, 24) as (app, pilot):
         await pilot.press(*keys)
         await until(pilot, lambda: not hasattr(app.screen, "HERE"))
         await pilot.pause()
         region = app.screen.query_one(".panel").region
         lines = frame(app)[region.y : region.bottom]
-        matches(f"{name}-80x24", [line[region.x : region.right] for line in lines])
+        compare_golden(f"{name}-80x24", [line[region.x : region.right] for line in lines])
 
 
-async def test_requests_are_whole_json(running: Home) -> None:
+async def test_a_request_is_complete_json(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await view(app, pilot, "3", "queue", QUEUED)
         await pilot.press("H")
@@ -292,10 +295,10 @@ async def test_requests_are_whole_json(running: Home) -> None:
         assert json.loads(path.read_bytes())["verb"] == "hold"
 
 
-async def test_a_quarantine_is_ended_with_its_reason_before_ones_eyes(running: Home) -> None:
+async def test_ending_a_quarantine_shows_its_reason_first(running: Home) -> None:
     store = Store(running.database, clock=lambda: NOW)
     uuid = store.cards()[0].uuid
-    store.quarantine(uuid, "Xid 79, fell off the bus; reseat it")
+    card_table.set_quarantine(store, uuid, "Xid 79, fell off the bus; reseat it")
     store.close()
     async with shown(running, 80, 24) as (app, pilot):
         await view(app, pilot, "5", "cards", uuid)
@@ -307,27 +310,27 @@ async def test_a_quarantine_is_ended_with_its_reason_before_ones_eyes(running: H
         assert sent(running) == [("undrain", {"card": uuid, "quarantine": True})]
 
 
-async def test_the_board_tells_which_settings_mattered(running: Home) -> None:
+async def test_the_board_opens_the_importance_of_settings(running: Home) -> None:
     async with shown(running, 80, 24) as (app, pilot):
         await pilot.press("4")
         await settled(app, pilot)
         await pilot.press("i")
-        await until(pilot, lambda: "Which settings mattered" in text(app))
-        await until(pilot, lambda: "Too few to tell" in text(app))
+        await until(pilot, lambda: "Importance of settings" in text(app))
+        await until(pilot, lambda: "Too few trials" in text(app))
 
 
-def test_what_mattered_is_a_line_each() -> None:
+def test_each_setting_is_a_line_with_its_importance() -> None:
     sure = Importance(
         key="train.learning_rate", share=0.71, low=0.5, high=0.88, chance=0.002, best="0.004"
     )
     chance = Importance(key="lora.rank", share=0.02, low=0.0, high=0.2, chance=0.4, best="8")
     report = ImportanceReport(experiment="demo", trials=36, least=8, settings=[sure, chance])
-    told = ["".join(part for part, _ in line) for line in importance.lines(report)]
-    assert told[2].split() == ["lr", "71%", "50%", "to", "88%", "best", "0.004"]
-    assert told[3].endswith("not told from chance (p 0.40)")
+    lines = ["".join(part for part, _ in line) for line in importance.importance_lines(report)]
+    assert lines[2].split() == ["lr", "71%", "50%", "to", "88%", "best", "0.004"]
+    assert lines[3].endswith("not statistically significant (p 0.40)")
 
 
-async def test_the_palette_steers_an_experiment_of_which_nothing_waits(running: Home) -> None:
+async def test_the_palette_holds_an_experiment_without_queued_trials(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await view(app, pilot, "2", "trials", DONE)
         await pilot.press("colon", *"Hold exp")
@@ -338,7 +341,7 @@ async def test_the_palette_steers_an_experiment_of_which_nothing_waits(running: 
         assert (verb, list(args)) == ("hold", ["experiment"])
 
 
-async def test_b_puts_a_trial_to_the_back(running: Home) -> None:
+async def test_b_moves_a_trial_to_the_back(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await view(app, pilot, "3", "queue", QUEUED)
         await pilot.press("b")
@@ -346,8 +349,8 @@ async def test_b_puts_a_trial_to_the_back(running: Home) -> None:
         assert sent(running) == [("order", {"trial": QUEUED, "to": "back"})]
 
 
-async def test_what_was_acted_on_stays_under_the_cursor(running: Home) -> None:
-    """Else `h undoes it` would be said, and h would hold another one."""
+async def test_a_trial_that_was_acted_on_stays_under_the_cursor(running: Home) -> None:
+    """Else the screen would say `h undoes it`, and h would act on another trial."""
     async with shown(running) as (app, pilot):
         await pilot.press("3")
         await settled(app, pilot)

@@ -1,4 +1,4 @@
-"""The app in a terminal of its own: signals, a dropped line, and what goes over the wire."""
+"""The app in a terminal of its own: signals, a lost connection, the editor."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 from workbench.home import Home
-from workbench.store.requests import Request, scan
+from workbench.store.requests import Request, scan_requests
 
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
-CODE = "import sys; from tui.app import run; sys.exit(run())"
+CODE = "import sys; from tui.app import run_app; sys.exit(run_app())"
 IGNORING = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + CODE
 
 
 class Terminal:
-    """A pseudo terminal with the app in it."""
+    """A pseudo-terminal in which the app runs."""
 
     def __init__(self, home: Home, code: str = CODE) -> None:
         self.master, line = pty.openpty()
@@ -112,8 +112,8 @@ def test_a_clone_is_changed_in_ones_editor_and_the_screen_comes_back(
     one.read_until(lambda: b"ctrl+o" in one.seen)
     os.write(one.master, b"\x0f")
     one.read_until(lambda: b"my editor" in one.seen)
-    one.read_until(lambda: bool(scan(whole.requests)))
-    ((_, request),) = scan(whole.requests)
+    one.read_until(lambda: bool(scan_requests(whole.requests)))
+    ((_, request),) = scan_requests(whole.requests)
     assert isinstance(request, Request)
     assert (request.verb, request.args["settings"]) == ("clone", {"train.seed": 4711})
     assert one.seen.index(LEAVE) < one.seen.index(b"my editor") < one.seen.rindex(ENTER)

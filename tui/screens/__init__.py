@@ -1,1 +1,6 @@
-"""One file for each view, and for what is laid over them."""
+"""One module for each view of the screen, and the panels laid over a view.
+
+`view` is the frame that all views share: top line, banner, body, filter, keys. `panel` holds the
+kinds of panels, `asking` the panels with their text. The app composes these screens; they read its
+ViewState and post messages. They may import `tui.tables` and `tui.widgets`, never `tui.app`.
+"""

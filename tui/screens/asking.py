@@ -1,36 +1,39 @@
-"""What a person is told before a trial is stopped or killed, and the keys there are."""
+"""The panels with fixed text: before stopping or killing a trial, quarantine, and the keys."""
 
 from __future__ import annotations
 
 from tui import present
 from tui.messages import StopLookedUp
-from tui.paint import Line, join, plain
+from tui.paint import Line, join_lines, plain_part
 from tui.screens.panel import Confirm, Panel, TypeId
+from workbench import formatting
 from workbench.service import CardRow
 from workbench.trial import State
 
 
 def stop_panel(fact: StopLookedUp, now: float) -> Confirm | TypeId:
-    """Names the step, the last checkpoint and its age, and what will happen."""
+    """Return the question before stopping, or before killing where the trial's id is asked for.
+
+    It names the step, the last checkpoint with its age, and what will happen.
+    """
     row = fact.detail.trial
     age = None if fact.checkpoint_utc is None else now - fact.checkpoint_utc
     lines: list[Line] = [_where(fact), _checkpoint(fact, age), (), ((_outcome(fact), ""),)]
     if fact.kill:
         return TypeId(f"Kill trial {row.id}?", lines, row.id)
-    return Confirm(f"Stop trial {row.id}?", lines, "stop it", "let it be")
+    return Confirm(f"Stop trial {row.id}?", lines, "stop it", "keep it")
 
 
 def _where(fact: StopLookedUp) -> Line:
     row = fact.detail.trial
-    settings = present.settings(row.settings)
-    of = f" of {row.total_steps:,}" if row.total_steps else ""
-    at = f", at step {row.step:,}{of}" if row.state.live else ""
+    settings = formatting.brief_settings(row.settings, short_keys=True)
+    at = f", at step {formatting.steps(row.step, row.total_steps)}" if row.state.live else ""
     return (
-        plain(row.experiment_name, "dim"),
+        plain_part(row.experiment_name, "dim"),
         ("  ", ""),
-        plain(settings),
+        plain_part(settings),
         ("  " if settings else "", ""),
-        plain(f"{row.state}{at}", "bold"),
+        plain_part(f"{row.state}{at}", "bold"),
     )
 
 
@@ -38,34 +41,34 @@ def _checkpoint(fact: StopLookedUp, age_s: float | None) -> Line:
     row = fact.detail.trial
     if row.checkpoint_step is None:
         return (("It has no checkpoint yet.", "warn"),)
-    old = "" if age_s is None else f", {present.ago(age_s)}"
-    return ((f"Its last checkpoint is of step {row.checkpoint_step:,}{old}.", ""),)
+    age = "" if age_s is None else f", {formatting.age(age_s)}"
+    return ((f"Its last checkpoint is of step {row.checkpoint_step}{age}.", ""),)
 
 
 def _outcome(fact: StopLookedUp) -> str:
     row = fact.detail.trial
     if fact.kill:
         return "It ends at once. Nothing is scored and no adapter is kept. This cannot be undone."
-    later = " To go on with it later, pause it instead (p)."
+    later = " To continue it later, pause it instead (p)."
     if row.state is State.RUNNING:
         return (
-            "It ends after its current step; what it has learned by then is scored and kept as its "
-            "adapter. Should it fail before that, its last checkpoint is." + later
+            "It ends after its current step. The adapter as it is then is scored and kept; if that "
+            "fails, its last checkpoint is." + later
         )
     if row.checkpoint_step is not None:
         return "Its last checkpoint is scored and kept as its adapter, once a card is free."
-    return "It is not trained, and leaves no adapter."
+    return "It has not trained yet and leaves no adapter."
 
 
 def quarantine_panel(card: CardRow) -> Confirm:
-    """Why it was taken out of use, and what saying yes means."""
+    """Return the question before a quarantined card takes trials again, with the reason."""
     lines: list[Line] = [
-        (plain(card.name, "bold"), ("  ", ""), plain(card.uuid, "dim")),
-        (plain(card.quarantined, "bad", 600),),
+        (plain_part(card.name, "bold"), ("  ", ""), plain_part(card.uuid, "dim")),
+        (plain_part(card.quarantined, "bad", 600),),
         (),
-        (("It takes trials again. Should it fail again, so does what runs there.", ""),),
+        (("The card takes trials again. If it fails again, its trial fails with it.", ""),),
     ]
-    return Confirm("End its quarantine?", lines, "end it", "leave it")
+    return Confirm("End the quarantine of this card?", lines, "end it", "keep it")
 
 
 _GAP = ("   ", "")
@@ -74,23 +77,26 @@ KEYS = (
     ("↑ ↓ j k", "move; page up and down, home, end"),
     ("enter esc", "drill in: a trial, an event's text; step out"),
     ("/", "filter the list by words; esc clears it"),
-    ("space", "mark a trial: marked curves are drawn together"),
-    ("s  K", "stop it and keep what it learned; kill it and keep nothing"),
-    ("p  r", "pause it and free its card; resume it"),
-    ("c  x  a", "clone it with edits; extend an ended one; add a trial"),
-    ("v", "move it to another card"),
+    ("space", "mark a trial: curves of marked trials are drawn together"),
+    ("s  K", "stop a trial and keep its adapter; kill it and keep nothing"),
+    ("p  r", "pause a trial and free its card; resume it"),
+    ("c  x  a", "clone a trial with changes; extend an ended one; add one"),
+    ("v", "move a trial to another card"),
     ("m", "in a trial: chart the next metric"),
     ("f u d b", "in Queue: to the front, up, down, to the back"),
     ("+ - h H", "in Queue: priority; hold its experiment, hold everything"),
-    ("[ ]  i", "on the Board: other experiment; which settings mattered"),
+    ("[ ]  i", "on the Board: other experiment; importance of settings"),
     ("d  D", "in Cards: drain, undrain or end a quarantine; drain now"),
-    ("o", "in Events: open the trial it is about"),
+    ("o", "in Events: open the event's trial"),
     (": ctrl+p", "the palette: every command by name"),
     ("E  q", "start the engine; leave, training goes on"),
 )
 
 
 def help_panel() -> Panel:
+    """Return the list of keys and of the glyphs of states; 21 lines, so that 80 × 24 shows all."""
     lines: list[Line] = [((f"{key:<10}", "accent"), (meaning, "")) for key, meaning in KEYS]
-    states: list[Line] = [present.state_word(word) for word in State]
-    return Panel("Keys", [*lines, join(states[:4], _GAP), join(states[4:], _GAP)], tight=True)
+    states: list[Line] = [present.named_state(word) for word in State]
+    return Panel(
+        "Keys", [*lines, join_lines(states[:4], _GAP), join_lines(states[4:], _GAP)], tight=True
+    )

@@ -1,4 +1,4 @@
-"""4: which adapter is best."""
+"""View 4: the adapters of an experiment, best first."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ from textual import on
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
-from tui import present
-from tui.messages import MatteredAsked, TrialOpened, Wants
-from tui.paint import Line, plain
+from tui.messages import DataNeeds, ImportanceAsked, TrialOpened
+from tui.paint import Line, plain_part
 from tui.screens.view import View
 from tui.tables import board
-from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
+from workbench import formatting
 from workbench.service import Experiment, Snapshot
 from workbench.trial import State
 
 
 class Board(View):
+    """The ranked table of one experiment at a time."""
+
     HERE = "Board"
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("[ ]", "other experiment"),
         ("enter", "open"),
-        ("i", "what mattered"),
+        ("i", "importance"),
         ("c", "clone"),
         ("x", "extend"),
         ("s", "stop"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left_square_bracket", "turn(-1)", "The experiment before", key_display="["),
+        Binding("left_square_bracket", "turn(-1)", "The previous experiment", key_display="["),
         Binding("right_square_bracket,tab", "turn(1)", "The next experiment", key_display="]"),
-        Binding("i", "mattered", "Which settings mattered"),
+        Binding("i", "importance", "Importance of the sweep's settings"),
         Binding("shift+tab", "turn(-1)", show=False),
     ]
 
     experiment: int | None = None
-    """Shown now; the newest one with trials until a person turned to another."""
+    """The experiment the user turned to; None shows the newest one with trials."""
 
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="about", wrapped=True, indent=2)
@@ -49,12 +51,12 @@ class Board(View):
         key = self.query_one("#board", RowList).key
         return key if isinstance(key, int) else None
 
-    def wants(self) -> Wants:
+    def needs(self) -> DataNeeds:
         found = self._shown()
-        return Wants(board=found.id if found else None)
+        return DataNeeds(board=found.id if found else None)
 
     def _choice(self) -> list[Experiment]:
-        """Oldest first, as [ and ] turn them; refused ones have no board."""
+        """Return the experiments with a board, oldest first; [ and ] turn them in this order."""
         known = self.view_state.snapshot.experiments if self.view_state.snapshot else []
         return [one for one in reversed(known) if one.state == "ready"]
 
@@ -70,14 +72,14 @@ class Board(View):
         if found is None or picture is None:
             about.show([])
             rows.show((), ())
-            entitle(rows, "Board")
+            set_title(rows, "Board")
             return
         if picture.board is None or picture.board[0].id != found.id:
-            return  # being read
+            return  # the board of this experiment is still being read
         experiment, ranked = picture.board
         about.show(self._about(experiment))
-        rows.show(board.columns(ranked, experiment.rank_by), board.rows(ranked, experiment.rank_by))
-        entitle(rows, f"Ranked by {present.ranked_by(experiment.rank_by)}")
+        rows.show(board.board_columns(ranked, experiment.rank_by), board.board_rows(ranked))
+        set_title(rows, f"By {formatting.ranking_rule(experiment.rank_by)}")
 
     def _about(self, experiment: Experiment) -> list[Line]:
         choice = self._choice()
@@ -90,10 +92,10 @@ class Board(View):
         return [
             (
                 ("‹ ", "accent" if len(choice) > 1 else "faint"),
-                plain(experiment.name, "bold"),
+                plain_part(experiment.name, "bold"),
                 (" ›", "accent" if len(choice) > 1 else "faint"),
                 (f"  {place} of {len(choice)}   ", "dim"),
-                plain(name, "dim", 60),
+                plain_part(name, "dim", 60),
             ),
             (("  ", ""), (counts, "dim")),
         ]
@@ -106,11 +108,11 @@ class Board(View):
         self.experiment = choice[(at + by) % len(choice)].id
         self.repaint()
 
-    def action_mattered(self) -> None:
+    def action_importance(self) -> None:
         if (found := self._shown()) is None:
             self.app.bell()
         else:
-            self.post_message(MatteredAsked(found.id))
+            self.post_message(ImportanceAsked(found.id))
 
     @on(RowList.Opened)
     def _open(self, event: RowList.Opened) -> None:

@@ -1,4 +1,4 @@
-"""5: the cards, and everything known of the one under the cursor."""
+"""View 5: the cards, and every fact about the card under the cursor."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from textual.widget import Widget
 from tui.messages import QuarantineAsked, SendAsked, TrialOpened
 from tui.screens.view import View
 from tui.tables import cards
-from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench.service import CardRow, Snapshot
 
 
 class Cards(View):
+    """A list of cards above the facts of one card; trials are acted on through their card."""
+
     HERE = "Cards"
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("enter", "open its trial"),
@@ -27,12 +29,12 @@ class Cards(View):
         ("s", "stop it"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("d", "drain(False)", "Drain it; undrain it; end its quarantine"),
-        Binding("D", "drain(True)", "Drain the card now: its trial goes on elsewhere"),
+        Binding("d", "drain(False)", "Drain the card, undrain it, or end its quarantine"),
+        Binding("D", "drain(True)", "Drain the card now: its trial continues on another"),
     ]
 
     def body(self) -> Iterable[Widget]:
-        yield RowList(id="cards", empty="no cards seen yet: the engine looks for them")
+        yield RowList(id="cards", empty="no cards found yet; the engine lists them once it runs")
         yield LineBox(id="about", wrapped=True, indent=20)
 
     def _card(self) -> CardRow | None:
@@ -60,14 +62,16 @@ class Cards(View):
         now = self.view_state.now()
         rows, about = self.query_one("#cards", RowList), self.query_one("#about", LineBox)
         rows.styles.height = max(1, len(snapshot.cards)) + 2
-        rows.show(cards.COLUMNS, cards.rows(snapshot.cards, snapshot.trials, now))
+        rows.show(cards.COLUMNS, cards.card_rows(snapshot.cards, snapshot.trials, now))
         busy = sum(card.trial is not None for card in snapshot.cards)
-        entitle(rows, f"Cards · {busy} of {len(snapshot.cards)} busy")
+        set_title(rows, f"Cards · {busy} of {len(snapshot.cards)} busy")
         card = self._card()
         about.display = card is not None
         if card is not None:
-            about.show(cards.about(card, self.view_state.trial(card.trial), now, snapshot.guards))
-            entitle(about, cards.short_name(card.name))
+            about.show(
+                cards.card_facts(card, self.view_state.trial(card.trial), now, snapshot.guards)
+            )
+            set_title(about, cards.short_name(card.name))
 
     @on(RowList.Opened)
     def _open(self, _event: RowList.Opened) -> None:

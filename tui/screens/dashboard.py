@@ -1,4 +1,4 @@
-"""1: what runs now, on which card, how its loss goes, and what it says."""
+"""View 1: cards, trials, the losses of live or marked trials, and the chosen trial's log."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from textual import on
 from textual.containers import Horizontal
 from textual.widget import Widget
 
-from tui.messages import TrialOpened, Wants
-from tui.paint import wrap
-from tui.present import trial_name
+from tui.messages import DataNeeds, TrialOpened
+from tui.paint import wrap_line
 from tui.screens.view import ACTS, View
 from tui.screens.welcome import WELCOME
 from tui.tables import cards, events, trials
 from tui.widgets.curves import Curves
-from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
+from workbench import formatting
 from workbench.service import Snapshot
 
 _MOST_CARDS = {"-short": 4, "-mid": 6, "-tall": 8, "-high": 12}
+"""Cards shown at most, by the class that the terminal's height gives the screen."""
 _TAIL = 40
+"""Events read for the log's tail."""
 
 
 class Dashboard(View):
+    """The view that answers what runs now, where, and how well."""
+
     HERE = "Dashboard"
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("enter", "open"),
@@ -41,11 +45,11 @@ class Dashboard(View):
             id="cards",
             header=False,
             cursor=False,
-            empty="no cards seen yet: the engine looks for them",
+            empty="no cards found yet; the engine lists them once it runs",
         )
         yield RowList(id="trials", empty="no trial matches the filter")
         yield Horizontal(
-            Curves(id="curves", empty="curves come with the first logged steps"),
+            Curves(id="curves", empty="no loss logged yet"),
             LineBox(id="tail"),
             id="below",
         )
@@ -55,13 +59,9 @@ class Dashboard(View):
         key = self.query_one("#trials", RowList).key
         return key if isinstance(key, int) else None
 
-    def wants(self) -> Wants:
+    def needs(self) -> DataNeeds:
         series = tuple((id, "loss") for id in self.view_state.drawn())
-        return Wants(series=series, events_of=self._talker(), events=_TAIL)
-
-    def _talker(self) -> int | None:
-        """Whose log is shown: the chosen trial's."""
-        return self.chosen
+        return DataNeeds(series=series, events_of=self.chosen, events=_TAIL)
 
     def paint_body(self, snapshot: Snapshot) -> None:
         now = self.view_state.now()
@@ -80,7 +80,7 @@ class Dashboard(View):
         box = self.query_one("#preparing", LineBox)
         newest = max((one.id for one in snapshot.experiments), default=0)
         lines = [
-            trials.preparing(one)
+            trials.preparing_line(one)
             for one in snapshot.experiments
             if one.state == "preparing" or (one.state == "refused" and one.id == newest)
         ]
@@ -92,36 +92,38 @@ class Dashboard(View):
         most = next((n for name, n in _MOST_CARDS.items() if self.has_class(name)), 4)
         shown = snapshot.cards[:most]
         rows.styles.height = max(1, len(shown)) + 1
-        rows.show(cards.COLUMNS, cards.rows(shown, snapshot.trials, now))
+        rows.show(cards.COLUMNS, cards.card_rows(shown, snapshot.trials, now))
         busy = sum(card.trial is not None for card in snapshot.cards)
         more = f", {len(snapshot.cards) - most} more in 5" if len(snapshot.cards) > most else ""
         count = f" · {busy} of {len(snapshot.cards)} busy{more}" if snapshot.cards else ""
-        entitle(rows, f"Cards{count}")
+        set_title(rows, f"Cards{count}")
 
     def _paint_trials(self, snapshot: Snapshot, now: float) -> None:
         rows = self.query_one("#trials", RowList)
-        shown = [row for row in snapshot.trials if trials.matches(row, self.filter)]
+        shown = [row for row in snapshot.trials if trials.trial_matches(row, self.filter)]
         empty = "no trial matches the filter" if self.filter else "no trials yet"
-        rows.show(trials.DASHBOARD, trials.dashboard(shown, self.view_state, now), empty)
-        self.title_of(rows, "Trials", len(shown), len(snapshot.trials))
+        rows.show(trials.DASHBOARD, trials.dashboard_rows(shown, self.view_state, now), empty)
+        self.show_count(rows, "Trials", len(shown), len(snapshot.trials))
 
     def _paint_below(self) -> None:
         curves = self.query_one("#curves", Curves)
         curves.show(self.view_state.curves("loss"))
         which = "marked" if self.view_state.marked else "live"
-        entitle(curves, f"Loss · {which} trials")
+        set_title(curves, f"Loss · {which} trials")
         picture, tail = self.view_state.picture, self.query_one("#tail", LineBox)
-        row = self.view_state.trial(self._talker())
-        entitle(tail, f"Log · {trial_name(row)}" if row else "Log")
-        if picture is None or picture.wants.events_of != self._talker():
+        row = self.view_state.trial(self.chosen)
+        set_title(tail, f"Log · {formatting.trial_label(row)}" if row else "Log")
+        if picture is None or picture.needs.events_of != self.chosen:
             return
         if not tail.size.width:
-            return  # too narrow for it, or not laid out yet
+            return  # the terminal is too narrow for the log, or the layout is not done yet
         room = max(1, tail.size.height)
-        said = [
-            row for line in events.lines(picture.events) for row in wrap(line, tail.size.width, 11)
+        lines = [
+            row
+            for line in events.log_lines(picture.events)
+            for row in wrap_line(line, tail.size.width, 11)
         ]
-        tail.show(said[-room:] or [(("nothing said yet", "dim"),)])
+        tail.show(lines[-room:] or [(("no events yet", "dim"),)])
 
     @on(RowList.Opened, "#trials")
     def _open(self, event: RowList.Opened) -> None:
@@ -131,5 +133,5 @@ class Dashboard(View):
     @on(RowList.Marked, "#trials")
     def _mark(self, event: RowList.Marked) -> None:
         if isinstance(event.key, int) and not self.view_state.toggle(event.key):
-            self.notify("eight curves can be told apart; unmark one first", markup=False)
+            self.notify("eight trials are marked, the most; unmark one first", markup=False)
         self.repaint()

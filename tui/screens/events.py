@@ -1,4 +1,4 @@
-"""6: what happened, the newest at the bottom."""
+"""View 6: the events of all trials and of the engine, the newest at the bottom."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from textual.binding import BindingType
 from textual.widget import Widget
 
 from tui import present
-from tui.messages import ALL_EVENTS, TrialOpened, Wants
-from tui.paint import Line, plain
+from tui.messages import ALL_EVENTS, DataNeeds, TrialOpened
+from tui.paint import Line, plain_part
 from tui.screens.panel import Panel
 from tui.screens.view import View
 from tui.tables import events
 from tui.widgets.rowlist import RowList
+from workbench import formatting
 from workbench.service import EventRow, Snapshot
 
 NEWEST = 500
+"""How many events are read and listed."""
 
 
 class Events(View):
+    """A list that follows its end until the user moves the cursor away from it."""
+
     HERE = "Events"
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("enter", "whole text"),
@@ -35,12 +39,12 @@ class Events(View):
     def body(self) -> Iterable[Widget]:
         yield RowList(id="events", follow=True, empty="nothing has happened yet")
 
-    def wants(self) -> Wants:
-        return Wants(events_of=ALL_EVENTS, events=NEWEST)
+    def needs(self) -> DataNeeds:
+        return DataNeeds(events_of=ALL_EVENTS, events=NEWEST)
 
     def _known(self) -> Sequence[EventRow]:
         picture = self.view_state.picture
-        return picture.events if picture and picture.wants.events_of == ALL_EVENTS else ()
+        return picture.events if picture and picture.needs.events_of == ALL_EVENTS else ()
 
     def _event(self) -> EventRow | None:
         key = self.query_one("#events", RowList).key
@@ -53,13 +57,13 @@ class Events(View):
 
     def paint_body(self, snapshot: Snapshot) -> None:
         picture = self.view_state.picture
-        if picture is None or picture.wants.events_of != ALL_EVENTS:
-            return  # being read
+        if picture is None or picture.needs.events_of != ALL_EVENTS:
+            return  # the events of everything are still being read
         rows, known = self.query_one("#events", RowList), self._known()
-        shown = [event for event in known if events.matches(event, self.filter)]
+        shown = [event for event in known if events.event_matches(event, self.filter)]
         empty = "no event matches the filter" if self.filter else "nothing has happened yet"
-        rows.show(events.COLUMNS, events.rows(shown), empty)
-        self.title_of(rows, "Events", len(shown), len(known))
+        rows.show(events.COLUMNS, events.event_rows(shown), empty)
+        self.show_count(rows, "Events", len(shown), len(known))
 
     @on(RowList.Opened)
     def _open(self, _event: RowList.Opened) -> None:
@@ -67,12 +71,12 @@ class Events(View):
         if event is None:
             return
         head: Line = (
-            (f"{present.clock(event.at_utc)}  ", "dim"),
-            present.level(event.level),
+            (f"{formatting.clock(event.at_utc)}  ", "dim"),
+            present.level_glyph(event.level),
             (" ", ""),
-            plain(f"{event.level}, {event.kind}", "dim"),
+            plain_part(f"{event.level}, {event.kind}", "dim"),
         )
-        text = [(plain(line, limit=2_000),) for line in event.text.splitlines()]
+        text = [(plain_part(line, limit=2_000),) for line in event.text.splitlines()]
         self.app.push_screen(Panel("Event", [head, (), *text]))
 
     def action_trial(self) -> None:

@@ -1,4 +1,4 @@
-"""Panels laid over a view: something to read, a yes or no, an id to type."""
+"""The kinds of panels laid over a view: text to read, a yes-or-no question, typed input."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from textual.widgets import Input
 
 from tui.paint import Line
 from tui.widgets import strips
-from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.linebox import LineBox, set_title
 
 
 class Panel(ModalScreen[None]):
-    """Text to read; any of the usual keys closes it."""
+    """Text to read; escape, enter, q and ? close it."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -28,7 +28,7 @@ class Panel(ModalScreen[None]):
     def __init__(
         self, title: str, lines: Sequence[Line], *, bad: bool = False, tight: bool = False
     ) -> None:
-        """`tight`: without a margin, so that 21 lines are seen at once at 80 × 24."""
+        """`bad` colours the border as an error; `tight` leaves out the margin, for 21 lines."""
         super().__init__(classes=" ".join(["-bad"] * bad + ["-tight"] * tight))
         self._title = title
         self._text = lines
@@ -38,13 +38,13 @@ class Panel(ModalScreen[None]):
             yield LineBox(wrapped=True)
 
     def on_mount(self) -> None:
-        entitle(self.query_one(".panel"), f" {self._title} ")
+        set_title(self.query_one(".panel"), f" {self._title} ")
         self.query_one(".panel").border_subtitle = " esc closes "
         self.query_one(LineBox).show(self._text)
 
 
 def error_panel(what: str, hint: str) -> Panel:
-    """What went wrong, and what mends it."""
+    """Return a panel with what went wrong and the hint how to fix it."""
     lines: list[Line] = [((what, ""),)]
     if hint:
         lines += [(), (("hint  ", "dim"), (hint, "accent"))]
@@ -52,7 +52,7 @@ def error_panel(what: str, hint: str) -> Panel:
 
 
 class Confirm(ModalScreen[bool]):
-    """y or N."""
+    """A question whose result is True for y and False for every other key that closes it."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -69,7 +69,7 @@ class Confirm(ModalScreen[bool]):
             yield LineBox(wrapped=True)
 
     def on_mount(self) -> None:
-        entitle(self.query_one(".panel"), f" {self._title} ")
+        set_title(self.query_one(".panel"), f" {self._title} ")
         answers: Line = (
             ("y", "accent"),
             (f"  {self._yes}    ", ""),
@@ -80,26 +80,31 @@ class Confirm(ModalScreen[bool]):
 
 
 EDITOR = "\x0f"
-"""In place of words: the person wants an editor for them."""
+"""The result in place of input when the user asked for an editor; cannot be typed."""
 
 
-class Words(ModalScreen[str | None]):
-    """A line to type; None when the person leaves it be, EDITOR where that is `offered`."""
+class InputPanel(ModalScreen[str | None]):
+    """A question with a line of input.
+
+    The result is the input without surrounding blanks, None when the user closed the panel, or
+    EDITOR where `editor` offers one.
+    """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("escape", "dismiss(None)", "Leave it"),
+        ("escape", "dismiss(None)", "Cancel"),
         Binding("ctrl+o", "editor", "Open $EDITOR", priority=True),
     ]
 
     def __init__(
-        self, title: str, lines: Sequence[Line], first: str = "", *, offered: bool = False
+        self, title: str, lines: Sequence[Line], preset: str = "", *, editor: bool = False
     ) -> None:
+        """`preset` is the input that the line begins with."""
         super().__init__()
-        self._title, self._text, self._first, self._offered = title, lines, first, offered
+        self._title, self._text, self._preset, self._editor = title, lines, preset, editor
 
     def action_editor(self) -> None:
-        if self._offered:
+        if self._editor:
             self.dismiss(EDITOR)
         else:
             self.app.bell()
@@ -107,11 +112,11 @@ class Words(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="panel"):
             yield LineBox(wrapped=True)
-            yield Input(self._first, id="typed", compact=True, max_length=2_000)
+            yield Input(self._preset, id="typed", compact=True, max_length=2_000)
 
     def on_mount(self) -> None:
-        entitle(self.query_one(".panel"), f" {self._title} ")
-        self.query_one(".panel").border_subtitle = " enter asks for it · esc leaves it be "
+        set_title(self.query_one(".panel"), f" {self._title} ")
+        self.query_one(".panel").border_subtitle = " enter sends it · esc cancels "
         self.query_one(LineBox).show(self._text)
         self.query_one(Input).focus()
 
@@ -124,7 +129,10 @@ class Words(ModalScreen[str | None]):
 
 
 class TypeId(ModalScreen[bool]):
-    """For what cannot be undone: its id must be typed."""
+    """A question about something that cannot be undone: the trial's id must be typed.
+
+    The result is True for the right id; a wrong id rings the bell and clears the input.
+    """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(False)", "No")]
@@ -139,13 +147,13 @@ class TypeId(ModalScreen[bool]):
             yield Input(id="typed", compact=True, restrict=r"[0-9]*", max_length=12)
 
     def on_mount(self) -> None:
-        entitle(self.query_one(".panel"), f" {self._title} ")
+        set_title(self.query_one(".panel"), f" {self._title} ")
         ask: Line = (
             ("Type ", ""),
             (str(self._trial), "accent"),
-            (" and enter, or ", ""),
+            (" and enter to do it, ", ""),
             ("esc", "accent"),
-            (" to leave it be.", ""),
+            (" to cancel.", ""),
         )
         self.query_one(LineBox).show([*self._text, (), ask])
         self.query_one(Input).focus()

@@ -1,4 +1,4 @@
-"""3: what waits, in which order, and for what."""
+"""View 3: the queued trials in the order of placement, with the reason why each one waits."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from textual import on
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
-from tui import present
-from tui.messages import SendAsked, TrialOpened, Wants
+from tui.messages import DataNeeds, SendAsked, TrialOpened
 from tui.screens.view import ACTS, View
 from tui.tables import trials
-from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
+from workbench import formatting
 from workbench.service import Experiment, Snapshot
 
 _REFUSED = 3
+"""Refused experiments shown at most, the newest ones."""
 
 
 class Queue(View):
+    """The queue, with keys that reorder it, set priorities, and hold experiments."""
+
     HERE = "Queue"
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("enter", "open"),
@@ -31,14 +34,14 @@ class Queue(View):
     )
     FILTERS = True
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f", "order('front')", "To the front of the queue"),
-        Binding("u", "order('up')", "Up in the queue"),
-        Binding("d", "order('down')", "Down in the queue"),
-        Binding("b", "order('back')", "To the back of its experiment"),
-        Binding("plus", "priority(1)", "Its experiment goes first", key_display="+"),
-        Binding("minus", "priority(-1)", "Its experiment goes later", key_display="-"),
-        Binding("h", "hold", "Hold its experiment, or let it go on"),
-        Binding("H", "hold_all", "Hold the whole queue, or let it go on"),
+        Binding("f", "order('front')", "Move the trial to the front of the queue"),
+        Binding("u", "order('up')", "Move the trial up in the queue"),
+        Binding("d", "order('down')", "Move the trial down in the queue"),
+        Binding("b", "order('back')", "Move the trial to the back of its experiment"),
+        Binding("plus", "priority(1)", "Raise its experiment's priority", key_display="+"),
+        Binding("minus", "priority(-1)", "Lower its experiment's priority", key_display="-"),
+        Binding("h", "hold", "Hold or release its experiment"),
+        Binding("H", "hold_all", "Hold or release the whole queue"),
     ]
 
     def body(self) -> Iterable[Widget]:
@@ -51,11 +54,11 @@ class Queue(View):
         key = self.query_one("#queue", RowList).key
         return key if isinstance(key, int) else None
 
-    def wants(self) -> Wants:
-        return Wants(queue=True)
+    def needs(self) -> DataNeeds:
+        return DataNeeds(queue=True)
 
     def _experiment(self) -> Experiment | None:
-        """Of the trial under the cursor."""
+        """Return the experiment of the trial under the cursor."""
         row, snapshot = self.view_state.trial(self.chosen), self.view_state.snapshot
         known = snapshot.experiments if snapshot and row else []
         return next((one for one in known if row and one.id == row.experiment), None)
@@ -74,8 +77,8 @@ class Queue(View):
             return
         self.pin()
         undo = f"{'-' if by > 0 else '+'} undoes it"
-        wanted = found.priority + by
-        self.post_message(SendAsked("priority", undo, experiment=found.id, priority=wanted))
+        priority = found.priority + by
+        self.post_message(SendAsked("priority", undo, experiment=found.id, priority=priority))
 
     def action_hold(self) -> None:
         if (found := self._experiment()) is None:
@@ -93,32 +96,31 @@ class Queue(View):
         self._paint_experiments(snapshot)
         rows = self.query_one("#queue", RowList)
         picture = self.view_state.picture
-        waiting = trials.waiting(snapshot, picture.queue if picture else ())
-        shown = {row.id for row in waiting if trials.matches(row, self.filter)}
-        empty = "no trial matches the filter" if self.filter else "nothing waits"
+        waiting = trials.waiting_trials(snapshot, picture.queue if picture else ())
+        shown = {row.id for row in waiting if trials.trial_matches(row, self.filter)}
+        empty = "no trial matches the filter" if self.filter else "no trial is queued"
         rows.show(
-            trials.QUEUE, trials.queue(snapshot, waiting, self.view_state.now(), shown), empty
+            trials.QUEUE, trials.queue_rows(snapshot, waiting, self.view_state.now(), shown), empty
         )
-        self.title_of(rows, "Waiting trials, next first", len(shown), len(waiting))
-
+        self.show_count(rows, "Queued trials, next first", len(shown), len(waiting))
         self._paint_why(snapshot)
 
     def _paint_why(self, snapshot: Snapshot) -> None:
-        """The whole reason of the trial under the cursor."""
+        """Show the whole reason of the trial under the cursor; its column may cut it."""
         box, row = self.query_one("#why", LineBox), self.view_state.trial(self.chosen)
         box.display = row is not None
         if row is not None:
             held = {one.id for one in snapshot.experiments if one.held}
-            name = (f"{present.trial_name(row)}  ", "bold")
-            box.show([(name, *trials.reason(row, held))])
+            name = (f"{formatting.trial_label(row)}  ", "bold")
+            box.show([(name, *trials.waiting_reason(row, held))])
 
     def _paint_experiments(self, snapshot: Snapshot) -> None:
         box = self.query_one("#experiments", LineBox)
         coming = [one for one in snapshot.experiments if one.state == "preparing"]
         refused = [one for one in snapshot.experiments if one.state == "refused"][:_REFUSED]
-        box.show([trials.preparing(one) for one in (*coming, *refused)])
+        box.show([trials.preparing_line(one) for one in (*coming, *refused)])
         box.display = bool(coming or refused)
-        entitle(box, "Experiments without trials yet")
+        set_title(box, "Experiments without trials yet")
 
     @on(RowList.Opened)
     def _open(self, event: RowList.Opened) -> None:

@@ -1,4 +1,4 @@
-"""A trial drilled into."""
+"""The page of one trial: chart, metrics, samples and log; plan, attempts, history, settings."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from textual.containers import Container, VerticalScroll
 from textual.widget import Widget
 
 from tui.chart import Curve
-from tui.messages import Picture, Wants
+from tui.messages import DataNeeds, Picture
 from tui.screens.view import ACTS, View
 from tui.tables import detail as sections
 from tui.tables import events
 from tui.view_state import ViewState
 from tui.widgets.curves import Curves
-from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench.service import Snapshot
 from workbench.trial import Kind
 
 _TAIL = 200
+"""Events read for the log."""
 _TOGETHER = {"loss": "eval_loss", "eval_loss": "loss"}
-"""Drawn on one chart."""
+"""Metrics that share a chart."""
 
 
 class Trial(View):
+    """The view that opens on a trial from any list; escape goes back to the list."""
+
     HERE = "Trials"
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("esc", "back"),
@@ -73,13 +76,13 @@ class Trial(View):
         yield VerticalScroll(Container(left, right, id="columns"), id="scroll")
 
     def on_mount(self) -> None:
-        """Beside the one of every view."""
+        """Set the titles; Textual also calls the handler of View, which paints."""
         for id, title in _TITLES.items():
-            entitle(self.query_one(f"#{id}"), title)
+            set_title(self.query_one(f"#{id}"), title)
         self.query_one("#scroll").focus()
 
-    def wants(self) -> Wants:
-        return Wants(
+    def needs(self) -> DataNeeds:
+        return DataNeeds(
             detail=self.trial,
             series=tuple((self.trial, name) for name in self.names),
             events_of=self.trial,
@@ -88,11 +91,13 @@ class Trial(View):
 
     def paint_body(self, snapshot: Snapshot) -> None:
         picture = self.view_state.picture
-        if picture is None or picture.wants.detail != self.trial:
-            return  # being read
+        if picture is None or picture.needs.detail != self.trial:
+            return  # this trial is still being read
         detail, now = picture.detail, self.view_state.now()
         if detail is None:
-            self.query_one("#head", LineBox).show([((f"trial {self.trial} is gone", "bad"),)])
+            self.query_one("#head", LineBox).show(
+                [((f"trial {self.trial} does not exist any more", "bad"),)]
+            )
             return
         names = tuple(detail.metric_names) or ("loss",)
         if names != self.names:
@@ -102,14 +107,14 @@ class Trial(View):
         row = detail.trial
         attempt = detail.attempts[-1] if detail.attempts else None
         card = next((c for c in snapshot.cards if attempt and c.uuid == attempt.card), None)
-        self._box("head").show(sections.head(detail, row, snapshot.cards, self.view_state))
-        self._box("plan").show(sections.plan(attempt, card))
-        self._box("attempts").show(sections.attempts(detail.attempts, snapshot.cards, now))
-        self._box("history").show(sections.history(detail.moves))
-        self._box("settings").show(sections.settings(row, detail.experiment.recipe))
-        self._box("samples").show(sections.samples(detail.samples))
+        self._box("head").show(sections.head_lines(detail, row, snapshot.cards, self.view_state))
+        self._box("plan").show(sections.plan_lines(attempt, card))
+        self._box("attempts").show(sections.attempt_lines(detail.attempts, snapshot.cards, now))
+        self._box("history").show(sections.history_lines(detail.moves))
+        self._box("settings").show(sections.settings_lines(row, detail.experiment.recipe))
+        self._box("samples").show(sections.sample_lines(detail.samples))
         self._box("tail").show(
-            events.lines(picture.events)[::-1] or [(("nothing said yet", "dim"),)]
+            events.log_lines(picture.events)[::-1] or [(("no events yet", "dim"),)]
         )
         for id in ("curves", "metrics"):
             self.query_one(f"#{id}").display = row.kind is not Kind.BASE
@@ -128,10 +133,10 @@ class Trial(View):
         chart.show(
             [Curve(name.replace("_", " "), slot, series[name]) for slot, name in enumerate(shown)]
         )
-        entitle(chart, " and ".join(name.replace("_", " ") for name in shown).capitalize())
+        set_title(chart, " and ".join(name.replace("_", " ") for name in shown).capitalize())
         rows = self.query_one("#metrics", RowList)
         rows.styles.height = len(self.names) + 2
-        rows.show(sections.METRICS, sections.metrics(self.names, series, self.metric))
+        rows.show(sections.METRICS, sections.metric_rows(self.names, series, self.metric))
 
     def action_metric(self, by: int) -> None:
         at = self.names.index(self.metric) if self.metric in self.names else 0

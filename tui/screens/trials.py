@@ -1,4 +1,4 @@
-"""2: every trial there is."""
+"""View 2: every trial of every experiment."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from workbench.service import Snapshot
 
 
 class Trials(View):
+    """The whole list of trials with all its columns, as far as the terminal is wide."""
+
     HERE = "Trials"
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("enter", "open"),
@@ -40,14 +42,14 @@ class Trials(View):
 
     def paint_body(self, snapshot: Snapshot) -> None:
         rows = self.query_one("#trials", RowList)
-        shown = [row for row in snapshot.trials if trials.matches(row, self.filter)]
+        shown = [row for row in snapshot.trials if trials.trial_matches(row, self.filter)]
         empty = "no trial matches the filter" if self.filter else "no trials yet"
         rows.show(
             trials.FULL,
-            trials.full(shown, self.view_state, snapshot.experiments, self.view_state.now()),
+            trials.full_rows(shown, self.view_state, self.view_state.now()),
             empty,
         )
-        self.title_of(rows, "Trials", len(shown), len(snapshot.trials))
+        self.show_count(rows, "Trials", len(shown), len(snapshot.trials))
 
     @on(RowList.Opened)
     def _open(self, event: RowList.Opened) -> None:
@@ -57,5 +59,5 @@ class Trials(View):
     @on(RowList.Marked)
     def _mark(self, event: RowList.Marked) -> None:
         if isinstance(event.key, int) and not self.view_state.toggle(event.key):
-            self.notify("eight curves can be told apart; unmark one first", markup=False)
+            self.notify("eight trials are marked, the most; unmark one first", markup=False)
         self.repaint()

@@ -1,4 +1,7 @@
-"""What every view is: a line above, a banner if need be, its body, a filter, the keys below."""
+"""The frame of every view: the line of views, a banner, the body, the filter, the keys.
+
+Also the bindings that act on a trial, since every view has a chosen trial to act on.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from tui.messages import ActAsked, Wants, WantsChanged, WordsAsked
+from tui.messages import ActAsked, DataNeeds, InputAsked, NeedsChanged
 from tui.view_state import ViewState
 from tui.widgets import strips
 from tui.widgets.frame import OneLine, banner_lines, key_line, top_line
-from tui.widgets.linebox import LineBox, entitle
+from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench.service import Snapshot
 
@@ -27,11 +30,14 @@ ALWAYS = (("?", "keys"), ("q", "leave"))
 
 
 class BackAsked(Message):
-    """Escape was pressed where nothing was left to close on this screen."""
+    """Escape was pressed while this screen had nothing left to close."""
 
 
 class View(Screen[None]):
-    """Paints from the desk; `paint` may be called at any time and repaints what differs."""
+    """A screen that paints from the ViewState.
+
+    `paint` may be called at any time and repaints only what differs.
+    """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     HERE: ClassVar[str] = ""
@@ -44,10 +50,10 @@ class View(Screen[None]):
         Binding("K", "act('kill')", "Kill the trial, keeping nothing"),
         Binding("p", "act('pause')", "Pause the trial and free its card"),
         Binding("r", "act('resume')", "Resume a paused trial"),
-        Binding("c", "words('clone')", "Clone the trial with other settings"),
-        Binding("x", "words('extend')", "Train on from an ended trial's adapter"),
-        Binding("a", "words('add')", "Add a trial to its experiment"),
-        Binding("v", "words('move')", "Move the trial to another card"),
+        Binding("c", "input('clone')", "Clone the trial with other settings"),
+        Binding("x", "input('extend')", "Train on from an ended trial's adapter"),
+        Binding("a", "input('add')", "Add a trial to its experiment"),
+        Binding("v", "input('move')", "Move the trial to another card"),
         Binding("slash", "filter", "Filter the list", key_display="/"),
         Binding("escape", "back", "Step out one layer"),
     ]
@@ -58,22 +64,23 @@ class View(Screen[None]):
         self.filter = ""
         self._ready = False
 
-    # --- for each view to say ---
+    # --- defined by each view ---
 
     def body(self) -> Iterable[Widget]:
-        """Its widgets, between the banner and the keys."""
+        """Yield the view's widgets, from top to bottom, between the banner and the keys."""
         raise NotImplementedError
 
     def paint_body(self, snapshot: Snapshot) -> None:
-        """Bring its widgets up to date; they repaint what differs."""
+        """Bring the view's widgets up to date; they repaint what differs."""
         raise NotImplementedError
 
-    def wants(self) -> Wants:
-        return Wants()
+    def needs(self) -> DataNeeds:
+        """Return what the poller should read for this view beside the snapshot."""
+        return DataNeeds()
 
     @property
     def chosen(self) -> int | None:
-        """The trial that s, K, p and r are about."""
+        """The trial that the keys for trials act on."""
         return None
 
     # --- the frame ---
@@ -83,7 +90,7 @@ class View(Screen[None]):
         yield LineBox(id="banner", wrapped=True)
         with Container(id="body"):
             yield from self.body()
-        yield Input(id="filter", placeholder="words that must all be there", compact=True)
+        yield Input(id="filter", placeholder="show only rows with all these words", compact=True)
         yield OneLine(id="keys")
 
     def on_mount(self) -> None:
@@ -93,18 +100,18 @@ class View(Screen[None]):
 
     def on_screen_resume(self) -> None:
         self.paint()
-        self.post_message(WantsChanged())
+        self.post_message(NeedsChanged())
 
     def on_resize(self) -> None:
         self.paint()
 
     @property
     def there(self) -> bool:
-        """False while it is not composed yet, or is being taken down."""
+        """False while the screen is being composed or taken down; its widgets do not exist then."""
         return self._ready and self.display and self.is_attached and self.app.is_running
 
     def paint(self) -> None:
-        """Everything, from the newest picture."""
+        """Repaint frame and body from the newest picture."""
         if not self.there:
             return
         snapshot = self.view_state.snapshot
@@ -130,14 +137,14 @@ class View(Screen[None]):
         banner.display = bool(lines)
 
     def repaint(self) -> None:
-        """After something here changed that also changes what is to be read."""
+        """Paint, and tell the poller that this view may need other data now."""
         self.paint()
-        self.post_message(WantsChanged())
+        self.post_message(NeedsChanged())
 
     # --- keys ---
 
     def pin(self) -> None:
-        """What is acted on stays under the cursor: the next key is meant for it too."""
+        """Keep the row under the cursor, since the next key is meant for the same trial."""
         for rows in self.query(RowList):
             rows.pin()
 
@@ -148,12 +155,12 @@ class View(Screen[None]):
             self.pin()
             self.post_message(ActAsked(verb, self.chosen))
 
-    def action_words(self, verb: str) -> None:
+    def action_input(self, verb: str) -> None:
         if self.chosen is None:
             self.app.bell()
         else:
             self.pin()
-            self.post_message(WordsAsked(verb, self.chosen))
+            self.post_message(InputAsked(verb, self.chosen))
 
     def action_filter(self) -> None:
         if self.FILTERS:
@@ -183,7 +190,7 @@ class View(Screen[None]):
         self._focus_list()
 
     def _focus_list(self) -> None:
-        """The list that keys are for, where it is shown."""
+        """Focus the list that the keys act on, where it is shown."""
         lists = [rows for rows in self.query(RowList) if rows.focusable]
         if lists:
             lists[0].focus()
@@ -197,8 +204,8 @@ class View(Screen[None]):
     def _reached(self, _event: RowList.Reached) -> None:
         self.repaint()
 
-    def title_of(self, widget: Widget, name: str, shown: int, of: int) -> None:
-        """`Trials · 3 of 12 · filter: rank 16` on the widget's upper edge."""
-        count = f"{shown}" if shown == of else f"{shown} of {of}"
+    def show_count(self, widget: Widget, name: str, shown: int, total: int) -> None:
+        """Title the widget with a count and the filter: `Trials · 3 of 12 · filter: rank=16`."""
+        count = f"{shown}" if shown == total else f"{shown} of {total}"
         filtered = f" · filter: {self.filter}" if self.filter else ""
-        entitle(widget, f"{name} · {count}{filtered}")
+        set_title(widget, f"{name} · {count}{filtered}")

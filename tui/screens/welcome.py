@@ -1,4 +1,4 @@
-"""What a newcomer is told while nothing has run."""
+"""The text of a home in which nothing has run yet: the commands to begin with."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ WELCOME: tuple[Line, ...] = (
     (),
     (("  workbench demo", "accent"), ("                    six small adapters, in minutes", "")),
     (("  workbench run recipes/….yaml", "accent"), ("      a recipe, shipped or your own", "")),
-    (("  workbench check RECIPE", "accent"), ("            does its data train, will it fit?", "")),
-    (("  workbench doctor", "accent"), ("                  what this machine can do", "")),
+    (("  workbench check RECIPE", "accent"), ("            check its data and its memory", "")),
+    (("  workbench doctor", "accent"), ("                  check this machine", "")),
     (),
     (("  Then come back with ", "dim"), ("workbench", "accent"), (".", "dim")),
     (("  Training goes on while you are away.", "dim"),),

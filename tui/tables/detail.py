@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tui import present
 from tui.chart import Spark
-from tui.paint import Line, Part, cut_text, join_lines, plain_part, progress_bar
+from tui.paint import Line, Part, cut_text, done_bar, join_lines, plain_part
 from tui.tables.cards import short_name
 from tui.view_state import ViewState
 from tui.widgets.rowlist import Column, ListRow
@@ -34,7 +34,7 @@ def head_lines(
     """Return the lines at the top: state and settings, progress, place, and what went wrong."""
     now = view_state.now()
     name = "the untouched base" if row.kind is Kind.BASE else f"trial {row.id}"
-    settings = formatting.brief(row.settings)
+    settings = formatting.brief_settings(row.settings)
     lines: list[Line] = [
         join_lines(
             (
@@ -72,7 +72,7 @@ def _progress(row: TrialRow, left_s: float | None) -> Line:
         facts.append((f"{formatting.rate(row.tokens_per_s)} tok/s", ""))
     if row.state is State.RUNNING and left_s is not None:
         facts.append((f"{formatting.time_left(left_s)} left", ""))
-    bar = progress_bar(done, _BAR, "live" if row.state.live else "dim")
+    bar = done_bar(done, _BAR, "live" if row.state.live else "dim")
     return join_lines((bar, *((fact,) for fact in facts)), ("   ", ""))
 
 
@@ -175,7 +175,7 @@ def _memory(attempt: AttemptRow, card: CardRow | None) -> list[Line]:
         _fact(
             "predicted peak",
             (f"{formatting.size(attempt.uncorrected_bytes):>9}  ", ""),
-            *progress_bar(attempt.uncorrected_bytes / max(1, total), 10, "dim"),
+            *done_bar(attempt.uncorrected_bytes / max(1, total), 10, "dim"),
         )
     ]
     if attempt.predicted_bytes != attempt.uncorrected_bytes:
@@ -184,7 +184,7 @@ def _memory(attempt: AttemptRow, card: CardRow | None) -> list[Line]:
             _fact(
                 "corrected peak",
                 (f"{formatting.size(attempt.predicted_bytes):>9}  ", ""),
-                *progress_bar(attempt.predicted_bytes / max(1, total), 10, "dim"),
+                *done_bar(attempt.predicted_bytes / max(1, total), 10, "dim"),
                 (f" {more} by earlier measurements", "dim"),
             )
         )
@@ -194,7 +194,7 @@ def _memory(attempt: AttemptRow, card: CardRow | None) -> list[Line]:
             _fact(
                 "measured peak",
                 (f"{formatting.size(attempt.peak_bytes):>9}  ", "bold"),
-                *progress_bar(attempt.peak_bytes / max(1, total), 10, "live"),
+                *done_bar(attempt.peak_bytes / max(1, total), 10, "live"),
                 (f" {off}", "dim"),
             )
         )
@@ -206,14 +206,17 @@ def _memory(attempt: AttemptRow, card: CardRow | None) -> list[Line]:
 def settings_lines(row: TrialRow, recipe: Mapping[str, object]) -> list[Line]:
     """Return the settings that this trial sets, then the recipe's own that are not empty."""
     lines = [
-        _fact(key, plain_part(formatting.setting(v), "bold")) for key, v in row.settings.items()
+        _fact(key, plain_part(formatting.setting_text(v), "bold"))
+        for key, v in row.settings.items()
     ]
     for section in ("model", "data", "lora", "train"):
         part = recipe.get(section)
         for key, value in part.items() if isinstance(part, dict) else ():
             if f"{section}.{key}" in row.settings or value in (None, {}, []):
                 continue
-            lines.append(_fact(f"{section}.{key}", plain_part(formatting.setting(value), "dim")))
+            lines.append(
+                _fact(f"{section}.{key}", plain_part(formatting.setting_text(value), "dim"))
+            )
     return lines
 
 

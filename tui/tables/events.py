@@ -1,12 +1,13 @@
-"""Events as rows and as the tail of a log."""
+"""Events as rows of a list and as lines of a log."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from tui import present
-from tui.paint import Line, plain
-from tui.widgets.rowlist import Column, Row
+from tui.paint import Line, plain_part
+from tui.widgets.rowlist import Column, ListRow
+from workbench import formatting
 from workbench.service import EventRow
 
 COLUMNS = (
@@ -20,38 +21,40 @@ COLUMNS = (
 _TONES = {"error": "bad", "warning": "warn", "debug": "dim"}
 
 
-def rows(events: Sequence[EventRow]) -> list[Row]:
+def event_rows(events: Sequence[EventRow]) -> list[ListRow]:
+    """Return a row for each event, its text cut to one line."""
     return [
-        Row(
+        ListRow(
             event.id,
             (
-                ((present.clock(event.at_utc), "dim"),),
-                (present.level(event.level),),
-                (plain(event.level, _TONES.get(event.level, "dim")),),
+                ((formatting.clock(event.at_utc), "dim"),),
+                (present.level_glyph(event.level),),
+                (plain_part(event.level, _TONES.get(event.level, "dim")),),
                 ((f"#{event.trial}" if event.trial is not None else "", ""),),
-                (plain(event.kind, "dim", 16),),
-                (plain(event.text, _TONES.get(event.level, "")),),
+                (plain_part(event.kind, "dim", 16),),
+                (plain_part(event.text, _TONES.get(event.level, "")),),
             ),
         )
         for event in events
     ]
 
 
-def lines(events: Sequence[EventRow]) -> list[Line]:
-    """As the tail of a log, to be wrapped."""
+def log_lines(events: Sequence[EventRow]) -> list[Line]:
+    """Return a line for each event, with up to 2,000 characters of text, to be wrapped."""
     return [
         (
-            (present.clock(event.at_utc), "faint"),
+            (formatting.clock(event.at_utc), "faint"),
             (" ", ""),
-            present.level(event.level),
+            present.level_glyph(event.level),
             (" ", ""),
-            plain(event.text, _TONES.get(event.level, ""), 2_000),
+            plain_part(event.text, _TONES.get(event.level, ""), 2_000),
         )
         for event in events
     ]
 
 
-def matches(event: EventRow, wanted: str) -> bool:
+def event_matches(event: EventRow, words: str) -> bool:
+    """Return whether every word of the filter occurs in the event, in any case."""
     trial = "" if event.trial is None else f"#{event.trial}"
     text = f"{event.level} {event.kind} {trial} {event.text}".lower()
-    return all(word in text for word in wanted.lower().split())
+    return all(word in text for word in words.lower().split())

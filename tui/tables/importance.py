@@ -1,37 +1,47 @@
-"""Which settings of a sweep mattered, as lines."""
+"""The importance of a sweep's settings, as lines."""
 
 from __future__ import annotations
 
-from tui.paint import Line, plain
-from tui.present import short_key
+from tui.paint import Line, cut_text, plain_part
+from workbench import formatting
 from workbench.importance import Importance
 from workbench.service import ImportanceReport
 
+_WIDEST = 16
+"""Cells of a setting's name at most."""
 
-def lines(report: ImportanceReport) -> list[Line]:
-    told: Line = (plain(report.experiment, "bold", 40), (f", by {report.trials} trials", "dim"))
+
+def importance_lines(report: ImportanceReport) -> list[Line]:
+    """Return a line for each setting with its importance, or why there is none yet."""
+    counted = formatting.plural(report.trials, "trial")
+    head: Line = (plain_part(report.experiment, "bold", 40), (f": {counted} counted", "dim"))
     if not report.enough:
-        few = f"Too few to tell: it takes {report.least} that were scored or ended early."
-        return [told, (), ((few, ""),)]
+        few = f"Too few trials: at least {report.least} must be scored or ended early."
+        return [head, (), ((few, ""),)]
     if not report.settings:
-        return [told, (), (("They differ in no setting.", ""),)]
+        return [head, (), (("The trials differ in no setting.", ""),)]
+    names = [cut_text(formatting.short_key(one.key), _WIDEST) for one in report.settings]
+    widest = max(len(name) for name in names)
+    lines = [
+        _importance_line(f"{name:<{widest}}", one)
+        for name, one in zip(names, report.settings, strict=True)
+    ]
     key = (
-        "Share of the differences in rank that each setting explains on its own, where nine of "
-        "ten bootstrap samples lie, and the value that did best."
+        "The share of the differences in rank that each setting explains by itself, its 90 % "
+        "bootstrap interval, and the value that ranked best."
     )
-    return [told, (), *(_line(one) for one in report.settings), (), ((key, "dim"),)]
+    return [head, (), *lines, (), ((key, "dim"),)]
 
 
-def _line(one: Importance) -> Line:
-    name = short_key(one.key)[:22]
-    spread = f"{one.low:.0%} to {one.high:.0%}"
+def _importance_line(name: str, one: Importance) -> Line:
+    interval = f"{formatting.percent(one.low)} to {formatting.percent(one.high)}"
     if not one.sure:
-        end: Line = ((f"not told from chance (p {one.chance:.2f})", "dim"),)
+        end: Line = ((formatting.not_significant(one.chance), "dim"),)
     else:
-        end = (("best ", "dim"), plain(one.best, "bold", 20))
+        end = (("best ", "dim"), plain_part(one.best, "bold", 20))
     return (
-        plain(f"{name:<23}"),
-        (f"{one.share:>4.0%}", "accent"),
-        (f"  {spread:<13}", "dim"),
+        (f"{name}  ", ""),
+        (f"{formatting.percent(one.share):>4}", "accent"),
+        (f"  {interval:<12}  ", "dim"),
         *end,
     )

@@ -1,4 +1,4 @@
-"""Trials as rows: on the dashboard, in Trials, in Queue."""
+"""Trials as rows: the lists on Dashboard, Trials and Queue, each with its columns."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from tui import present
 from tui.chart import GLYPHS
-from tui.paint import Gauge, Line, Part, Span, plain
+from tui.paint import Gauge, Line, Part, Span, plain_part
 from tui.view_state import ViewState
-from tui.widgets.rowlist import Cell, Column, Row
+from tui.widgets.rowlist import Cell, Column, ListRow
+from workbench import formatting
 from workbench.service import Experiment, Snapshot, TrialRow
 from workbench.trial import Kind, State
 
+# The states that still change come first; all others rank behind them.
 _ORDER = {
     State.RUNNING: 0,
     State.STARTING: 0,
@@ -26,9 +28,9 @@ DASHBOARD = (
     Column(title="settings", width=17, most=50, grow=2),
     Column(title="state", width=11),
     Column(title="progress", width=11, most=20, grow=1),
-    Column(title="loss", width=5, right=True),
+    Column(title="loss", width=6, right=True),
     Column(title="tok/s", width=6, right=True, drop=4),
-    Column(title="left or why", width=14, grow=4),
+    Column(title="left or why", width=13, grow=4),
 )
 FULL = (
     Column(title="", width=2),
@@ -37,7 +39,7 @@ FULL = (
     Column(title="settings", width=17, most=50, grow=2),
     Column(title="state", width=11),
     Column(title="progress", width=11, most=20, grow=1, drop=2),
-    Column(title="loss", width=5, right=True, drop=3),
+    Column(title="loss", width=6, right=True, drop=3),
     Column(title="score", width=7, right=True, drop=1),
     Column(title="tok/s", width=6, right=True, drop=8),
     Column(title="peak", width=8, right=True, drop=5),
@@ -55,8 +57,8 @@ QUEUE = (
 )
 
 
-def in_order(trials: Sequence[TrialRow]) -> list[TrialRow]:
-    """Live ones first, then waiting, then paused, then the ended with the newest on top."""
+def display_order(trials: Sequence[TrialRow]) -> list[TrialRow]:
+    """Return live trials first, then queued, then paused, then ended ones, the newest on top."""
     return sorted(
         trials,
         key=lambda row: (
@@ -67,135 +69,143 @@ def in_order(trials: Sequence[TrialRow]) -> list[TrialRow]:
     )
 
 
-def searched(row: TrialRow) -> str:
-    """What `/` looks through."""
-    words = (present.trial_name(row), row.experiment_name, row.state, row.waiting, row.reason)
-    return f"{' '.join(words)} {present.settings(row.settings)} {row.card or ''}".lower()
+def search_text(row: TrialRow) -> str:
+    """Return the text in which the filter looks for its words, in lower case."""
+    words = (formatting.trial_label(row), row.experiment_name, row.state, row.waiting, row.reason)
+    # Both forms of a key, so that `lr=0.001` and `learning_rate` are found alike.
+    settings = f"{_settings_text(row)} {formatting.settings_line(row.settings)}"
+    return f"{' '.join(words)} {settings} {row.card or ''}".lower()
 
 
-def matches(row: TrialRow, wanted: str) -> bool:
-    """True when every word of the filter stands somewhere in the row."""
-    text = searched(row)
-    return all(word in text for word in wanted.lower().split())
+def trial_matches(row: TrialRow, words: str) -> bool:
+    """Return whether every word of the filter occurs in the row's text, in any case."""
+    text = search_text(row)
+    return all(word in text for word in words.lower().split())
 
 
 def _gutter(row: TrialRow, view_state: ViewState, drawn: dict[int, int]) -> Line:
-    """A bar when it is marked; the glyph of its curve when it is on the chart."""
+    """Return a bar for a marked trial, and the glyph of its curve for one on the chart."""
     mark: Part = ("┃", "accent") if row.id in view_state.marked else (" ", "")
     slot = drawn.get(row.id)
     return (mark, (" ", "") if slot is None else (GLYPHS[slot], f"s{slot}"))
 
 
 def _progress(row: TrialRow) -> Gauge:
-    return Gauge(present.share(row), "live" if row.state.live else "dim", percent=True)
+    return Gauge(present.done_share(row), "live" if row.state.live else "dim", percent=True)
 
 
-def note(row: TrialRow, view_state: ViewState, now: float) -> Line:
-    """What matters of it now: time left, what it waits for, why it ended."""
+def status_note(row: TrialRow, view_state: ViewState, now: float) -> Line:
+    """Return what explains the state: time left, what it waits for, why or when it ended."""
     if row.state is State.RUNNING:
         left = view_state.pace.left_s(row, now)
-        return ((present.eta(left), "" if left is not None else "faint"),)
+        return ((formatting.time_left(left), "" if left is not None else "faint"),)
     if row.state is State.STARTING:
-        return (("on its way to a card", "dim"),)
+        return (("its worker is starting", "dim"),)
     if row.state is State.QUEUED:
-        return (plain(row.waiting or "for its turn", "dim"),)
+        return (plain_part(row.waiting or "waits for its turn", "dim"),)
     if row.reason:
-        return (plain(row.reason, "bad" if row.state is State.FAILED else "dim"),)
-    return ((present.ago(now - row.changed_utc), "dim"),)
+        return (plain_part(row.reason, "bad" if row.state is State.FAILED else "dim"),)
+    return ((formatting.age(now - row.changed_utc), "dim"),)
+
+
+def _settings_text(row: TrialRow) -> str:
+    return formatting.brief_settings(row.settings, short_keys=True)
 
 
 def _settings(row: TrialRow) -> Line:
     if row.kind is Kind.BASE:
         return (("no adapter, for comparison", "dim"),)
-    return (plain(present.settings(row.settings) or "as in the recipe"),)
+    return (plain_part(_settings_text(row) or "as in the recipe"),)
 
 
-def _known(value: float | None) -> str:
-    return "" if value is None else present.number(value, 3)
+def _loss(row: TrialRow) -> str:
+    # An empty cell where there is none: a column of dashes would hide the values between them.
+    return "" if row.loss is None else formatting.number(row.loss)
 
 
 def _rate(row: TrialRow) -> str:
-    return present.rate(row.tokens_per_s) if row.state.live and row.tokens_per_s else ""
+    return formatting.rate(row.tokens_per_s) if row.state.live and row.tokens_per_s else ""
 
 
-def _named(row: TrialRow, view_state: ViewState, drawn: dict[int, int]) -> tuple[Cell, ...]:
-    """What both lists begin with."""
+def _leading(row: TrialRow, view_state: ViewState, drawn: dict[int, int]) -> tuple[Cell, ...]:
+    """Return the cells that both lists begin with: mark, name, experiment, settings, state."""
     return (
         _gutter(row, view_state, drawn),
-        ((present.trial_name(row), "bold" if row.state.live else ""),),
-        (plain(row.experiment_name, "dim"),),
+        ((formatting.trial_label(row), "bold" if row.state.live else ""),),
+        (plain_part(row.experiment_name, "dim"),),
         _settings(row),
-        present.state(row),
+        present.trial_state(row),
     )
 
 
-def _in_words(row: TrialRow) -> bool:
-    """True when why it is where it is says more than its numbers."""
+def _reason_first(row: TrialRow) -> bool:
+    """Return whether the reason of the state says more than the trial's numbers."""
     return row.state in (State.QUEUED, State.STARTING, State.FAILED)
 
 
-def dashboard(trials: Sequence[TrialRow], view_state: ViewState, now: float) -> list[Row]:
+def dashboard_rows(trials: Sequence[TrialRow], view_state: ViewState, now: float) -> list[ListRow]:
+    """Return a row for each trial with the columns of Dashboard."""
     drawn = view_state.drawn()
-    return [_brief(row, view_state, drawn, now) for row in in_order(trials)]
+    return [_dashboard_row(row, view_state, drawn, now) for row in display_order(trials)]
 
 
-def _brief(row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: float) -> Row:
-    told = note(row, view_state, now)
-    if _in_words(row):
-        return Row(row.id, (*_named(row, view_state, drawn), Span(told)))
-    numbers: tuple[Cell, ...] = (_progress(row), ((_known(row.loss), ""),), ((_rate(row), ""),))
-    return Row(row.id, (*_named(row, view_state, drawn), *numbers, told))
+def _dashboard_row(
+    row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: float
+) -> ListRow:
+    status = status_note(row, view_state, now)
+    if _reason_first(row):
+        return ListRow(row.id, (*_leading(row, view_state, drawn), Span(status)))
+    numbers: tuple[Cell, ...] = (_progress(row), ((_loss(row), ""),), ((_rate(row), ""),))
+    return ListRow(row.id, (*_leading(row, view_state, drawn), *numbers, status))
 
 
-def full(
-    trials: Sequence[TrialRow], view_state: ViewState, experiments: Sequence[Experiment], now: float
-) -> list[Row]:
+def full_rows(trials: Sequence[TrialRow], view_state: ViewState, now: float) -> list[ListRow]:
+    """Return a row for each trial with all columns of Trials."""
     drawn = view_state.drawn()
-    rank_by = {one.id: one.rank_by for one in experiments}
-    return [
-        _whole(row, view_state, drawn, now, rank_by.get(row.experiment, "loss"))
-        for row in in_order(trials)
-    ]
+    return [_full_row(row, view_state, drawn, now) for row in display_order(trials)]
 
 
-def _whole(
-    row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: float, rank_by: str
-) -> Row:
-    told = note(row, view_state, now)
-    if _in_words(row):
-        return Row(row.id, (*_named(row, view_state, drawn), Span(told)))
+def _full_row(row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: float) -> ListRow:
+    status = status_note(row, view_state, now)
+    if _reason_first(row):
+        return ListRow(row.id, (*_leading(row, view_state, drawn), Span(status)))
     numbers: tuple[Cell, ...] = (
         _progress(row),
-        ((_known(row.loss), ""),),
-        ((present.score(row.score, rank_by) if row.score is not None else "", ""),),
-        ((present.rate(row.tokens_per_s) if row.tokens_per_s else "", ""),),
-        ((present.gib(row.peak_bytes) if row.peak_bytes else "", ""),),
-        ((present.short_uuid(row.card or ""), "dim"),),
+        ((_loss(row), ""),),
+        ((formatting.score(row.score) if row.score is not None else "", ""),),
+        ((formatting.rate(row.tokens_per_s) if row.tokens_per_s else "", ""),),
+        ((formatting.size(row.peak_bytes) if row.peak_bytes else "", ""),),
+        ((formatting.short_uuid(row.card or ""), "dim"),),
         ((str(row.attempts), "dim"),),
     )
-    return Row(row.id, (*_named(row, view_state, drawn), *numbers, told))
+    return ListRow(row.id, (*_leading(row, view_state, drawn), *numbers, status))
 
 
-def waiting(snapshot: Snapshot, order: Sequence[int]) -> list[TrialRow]:
-    """In the order in which they will be placed; what that does not tell of yet, last."""
+def waiting_trials(snapshot: Snapshot, order: Sequence[int]) -> list[TrialRow]:
+    """Return the queued trials in `order`, the order of placement; others follow at the end.
+
+    The snapshot may hold a trial that was queued after the order was read.
+    """
     places = {id: place for place, id in enumerate(order)}
     queued = [row for row in snapshot.trials if row.state is State.QUEUED]
     return sorted(queued, key=lambda row: places.get(row.id, len(places)))
 
 
-def queue(snapshot: Snapshot, order: Sequence[TrialRow], now: float, shown: set[int]) -> list[Row]:
-    """Of all that wait, in their order, those that are shown."""
+def queue_rows(
+    snapshot: Snapshot, order: Sequence[TrialRow], now: float, shown: set[int]
+) -> list[ListRow]:
+    """Return a row with its place in the queue for each trial whose id is in `shown`."""
     held = {one.id for one in snapshot.experiments if one.held}
     return [
-        Row(
+        ListRow(
             row.id,
             (
                 ((str(place), "dim"),),
-                ((present.trial_name(row), "bold"),),
-                (plain(row.experiment_name, "dim"),),
+                ((formatting.trial_label(row), "bold"),),
+                (plain_part(row.experiment_name, "dim"),),
                 _settings(row),
-                ((present.span(now - row.changed_utc), "dim"),),
-                reason(row, held),
+                ((formatting.rough_duration(now - row.changed_utc), "dim"),),
+                waiting_reason(row, held),
             ),
         )
         for place, row in enumerate(order, start=1)
@@ -203,25 +213,25 @@ def queue(snapshot: Snapshot, order: Sequence[TrialRow], now: float, shown: set[
     ]
 
 
-def reason(row: TrialRow, held: set[int]) -> Line:
-    """What it waits for, and where it will go on."""
+def waiting_reason(row: TrialRow, held: set[int]) -> Line:
+    """Return what a queued trial waits for, and the step from which it will resume."""
     if row.experiment in held:
         return (("its experiment is held", "warn"),)
-    again: Line = ((f"resumes at step {row.checkpoint_step}; ", "dim"),)
-    text = plain(row.waiting.removeprefix("waits for ") or "its turn")
-    return (*again, text) if row.checkpoint_step is not None else (text,)
+    resume: Line = ((f"resumes at step {row.checkpoint_step}; ", "dim"),)
+    text = plain_part(row.waiting.removeprefix("waits for ") or "its turn")
+    return (*resume, text) if row.checkpoint_step is not None else (text,)
 
 
-def preparing(experiment: Experiment) -> Line:
-    """An experiment that has no trials yet, in a line."""
-    name = plain(experiment.name, "bold", 40)
+def preparing_line(experiment: Experiment) -> Line:
+    """Return an experiment without trials as a line: being prepared, or refused with the reason."""
+    name = plain_part(experiment.name, "bold", 40)
     if experiment.state == "refused":
-        hint = (("  →  ", "dim"), plain(experiment.hint)) if experiment.hint else ()
+        hint = (("  →  ", "dim"), plain_part(experiment.hint)) if experiment.hint else ()
         return (
             ("✗ refused ", "bad"),
             name,
             ("  ", ""),
-            plain(experiment.reason),
+            plain_part(experiment.reason),
             *hint,
         )
     return (("◐ preparing ", "live"), name, ("  its model and data are being read", "dim"))

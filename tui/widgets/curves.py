@@ -1,4 +1,4 @@
-"""A chart that repaints the lines that changed."""
+"""A chart widget that repaints only the lines that changed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tui import present
-from tui.chart import Curve, draw
-from tui.paint import Line, plain
+from tui.chart import Curve, draw_curves
+from tui.paint import Line, plain_part
 from tui.widgets import strips
+from workbench import formatting
 
 _LEGEND = 8
-"""Lines from which on there is room for a legend; the list's glyphs tell curves apart below it."""
+"""Height from which there is a legend; in lower charts the glyphs in the list name the curves."""
 
 
 class Curves(Widget):
-    """Several curves with a legend above; `empty` is said while there is nothing to draw."""
+    """Several curves under a legend; the text `empty` stands there while no curve has points."""
 
     def __init__(self, *, id: str | None = None, empty: str = "no values yet") -> None:
         super().__init__(id=id)
@@ -28,9 +28,11 @@ class Curves(Widget):
 
     @property
     def curves(self) -> Sequence[Curve]:
+        """The curves that are shown."""
         return self._curves
 
     def show(self, curves: Sequence[Curve]) -> None:
+        """Draw these curves, if they differ from those that are shown."""
         if tuple(curves) != self._curves:
             self._curves = tuple(curves)
             self._draw()
@@ -43,7 +45,7 @@ class Curves(Widget):
         old = self._lines
         if any(curve.points for curve in self._curves):
             legend = [self._legend(width)] if height >= _LEGEND else []
-            self._lines = [*legend, *draw(self._curves, width, height - len(legend))]
+            self._lines = [*legend, *draw_curves(self._curves, width, height - len(legend))]
         else:
             self._lines = [((self._empty, "dim"),)]
         for y in range(max(len(old), len(self._lines))):
@@ -51,18 +53,18 @@ class Curves(Widget):
                 self.refresh(Region(0, y, width, 1))
 
     def _legend(self, width: int) -> Line:
-        """Glyph, name and newest value of each curve; the least informative part goes first."""
+        """Return glyph, name and newest value of each curve; the strip cuts what does not fit."""
         parts: list[tuple[str, str]] = []
         for curve in self._curves:
             newest = curve.points[-1] if curve.points else None
-            told = present.number((newest.low + newest.high) / 2 if newest else None, 3)
+            value = formatting.number((newest.low + newest.high) / 2 if newest else None)
             parts += [
                 (f"{curve.glyph} ", curve.tone),
-                plain(curve.label, limit=40),
-                (f" {told}   ", "dim"),
+                plain_part(curve.label, limit=40),
+                (f" {value}   ", "dim"),
             ]
         return tuple(parts)
 
     def render_line(self, y: int) -> Strip:
         line = self._lines[y] if y < len(self._lines) else ()
-        return strips.strip(self, line, self.size.width)
+        return strips.render_strip(self, line, self.size.width)

@@ -1,4 +1,4 @@
-"""What stands above and below every view: where one is, how the engine does, the keys."""
+"""The lines above and below every view: the list of views, the engine's state, banner, keys."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tui import present
-from tui.paint import Line, Part, join, plain, width
+from tui.paint import Line, Part, join_lines, line_width, plain_part
 from tui.widgets import strips
-from workbench.service import Engine, Snapshot
+from workbench import formatting
+from workbench.service import EngineStatus, Snapshot
+from workbench.text import safe_line
 from workbench.trial import Kind, State
 
 VIEWS = ("Dashboard", "Trials", "Queue", "Board", "Cards", "Events")
@@ -26,23 +27,27 @@ _ENGINE: dict[str, Part] = {
 
 
 class OneLine(Widget):
-    """One line, repainted when it changed."""
+    """A widget of one line, repainted only when it changed."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._line: Line = ()
 
     def paint(self, line: Line) -> None:
+        """Show this line from now on."""
         if line != self._line:
             self._line = line
             self.refresh(Region(0, 0, self.size.width, 1))
 
     def render_line(self, y: int) -> Strip:
-        return strips.strip(self, self._line if y == 0 else (), self.size.width)
+        return strips.render_strip(self, self._line if y == 0 else (), self.size.width)
 
 
 def top_line(here: str, snapshot: Snapshot | None, cells: int) -> Line:
-    """The views with their digits, and on the right what the engine does, as far as it fits."""
+    """Return the views with their digits, and the engine's state at the right as far as it fits.
+
+    From the most to the least: counts of trials with the state, the state, one word of it.
+    """
     views: list[Part] = []
     for digit, name in enumerate(VIEWS, start=1):
         on = name == here
@@ -50,16 +55,16 @@ def top_line(here: str, snapshot: Snapshot | None, cells: int) -> Line:
         views.append((f" {name} ", "accent" if on else "dim"))
     if snapshot is None:
         return tuple(views)
-    told = (_ENGINE[snapshot.engine.state],)
+    state = (_ENGINE[snapshot.engine.state],)
     counts = _counts(snapshot)
     used = sum(len(text) for text, _ in views)
-    for right in (join((counts, told), (" · ", "faint")), told, (_short(snapshot.engine),)):
-        if used + width(right) + 1 <= cells:
-            return (*views, (" " * (cells - used - width(right)), ""), *right)
+    for right in (join_lines((counts, state), (" · ", "faint")), state, (_short(snapshot.engine),)):
+        if used + line_width(right) + 1 <= cells:
+            return (*views, (" " * (cells - used - line_width(right)), ""), *right)
     return tuple(views)
 
 
-def _short(engine: Engine) -> Part:
+def _short(engine: EngineStatus) -> Part:
     text, tone = _ENGINE[engine.state]
     return (text.replace("engine ", "").replace("not answering", "late"), tone)
 
@@ -75,35 +80,38 @@ def _counts(snapshot: Snapshot) -> Line:
 
 
 def key_line(keys: Sequence[tuple[str, str]], cells: int) -> Line:
-    """As many of the keys with their meanings as fit; the last ones stay."""
+    """Return as many keys with their meanings as fit; the last two always stay."""
     parts = [((f" {key}", "accent"), (f" {meaning} ", "dim")) for key, meaning in keys]
-    while len(parts) > 2 and sum(width(part) for part in parts) > cells:
+    while len(parts) > 2 and sum(line_width(part) for part in parts) > cells:
         del parts[-3]
     return tuple(piece for part in parts for piece in part)
 
 
 def banner_lines(snapshot: Snapshot, at_utc: float, now: float, read_error: str) -> list[Line]:
-    """What a person should know before anything else; empty when all is well."""
+    """Return what is wrong with the engine or the store; an empty list when nothing is.
+
+    `at_utc` is the time of the snapshot: the engine's silence grows from there until `now`.
+    """
     engine = snapshot.engine
     if read_error:
-        return [((f"! {read_error}", "bad"), (" It is read again all the time.", "dim"))]
+        return [((f"! {read_error}", "bad"), (" The screen keeps trying to read it.", "dim"))]
     if engine.state == "starting":
-        return [(("◐ The engine is starting: ", "live"), plain(engine.detail or "a moment"))]
+        return [(("◐ The engine is starting: ", "live"), plain_part(engine.detail or "a moment"))]
     if engine.state == "late":
         age = None if engine.tick_age_s is None else engine.tick_age_s + max(0.0, now - at_utc)
         return [
             (
-                (f"! The engine is not answering, for {present.span(age)} now", "warn"),
-                (" — training may be going on; the keeper starts it anew by itself.", ""),
+                (f"! The engine has not answered for {formatting.duration(age)}", "warn"),
+                (" — training may go on; the keeper restarts the engine by itself.", ""),
             )
         ]
     if engine.state == "stopped":
         by_you = engine.detail == "stopped by you"
-        how = "was stopped by you" if by_you else f"ended by itself: {engine.detail}"
+        how = "was stopped by you" if by_you else f"ended by itself: {safe_line(engine.detail)}"
         return [
             (
                 (f"■ The engine {how}", "warn"),
-                (" — nothing trains, trials wait. ", ""),
+                (" — nothing trains until it runs again. ", ""),
                 ("E", "accent"),
                 (" starts it.", ""),
             )
@@ -112,7 +120,7 @@ def banner_lines(snapshot: Snapshot, at_utc: float, now: float, read_error: str)
         return [_down(bool(snapshot.trials))]
     if engine.detail:
         lead = "! Nothing new is started: " if engine.braked else "! "
-        return [((lead, "warn"), plain(engine.detail))]
+        return [((lead, "warn"), plain_part(engine.detail))]
     return []
 
 
@@ -122,7 +130,10 @@ def _down(trained: bool) -> Line:
         return (("✗ The engine is not running. ", "warn"), *start)
     return (
         ("✗ The engine is not running", "bad"),
-        (" — trials may be training on without it; what ended goes on from its last ", ""),
-        ("checkpoint once it is back. ", ""),
+        (
+            " — its workers may still be training; a trial that ended meanwhile resumes from its ",
+            "",
+        ),
+        ("last checkpoint. ", ""),
         *start,
     )

@@ -1,4 +1,4 @@
-"""A box of lines that repaints only those that changed."""
+"""A box of lines that repaints only the lines that changed, and titles as plain text."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tui.paint import Line, wrap
+from tui.paint import Line, wrap_line
 from tui.widgets import strips
 from workbench.text import safe_line
 
 
-def entitle(widget: Widget, title: str) -> None:
-    """Set a border title as text, never as markup; repaints only when it changed."""
+def set_title(widget: Widget, title: str) -> None:
+    """Set a border title as plain text, never as markup; repaint only when it changed."""
     clean = safe_line(title)
     if str(widget.border_title or "") != clean:
         widget.border_title = Content(clean)
 
 
 class LineBox(Widget):
-    """Shows lines as they are; `wrapped` breaks long ones between words, and indents the rest."""
+    """A widget that shows lines with tones.
+
+    `wrapped` breaks long lines between words and indents what follows the break by `indent`.
+    """
 
     DEFAULT_CSS = "LineBox { height: auto; }"
 
@@ -33,14 +36,15 @@ class LineBox(Widget):
         self._laid_out: dict[int, list[Line]] = {}
 
     def show(self, lines: Sequence[Line]) -> None:
+        """Show these lines from now on; lines that are the same as before are not repainted."""
         given = tuple(lines)
         if given == self._given:
             return
         width = self.size.width
-        old = self._at(width)
+        old = self._broken(width)
         self._given = given
         self._laid_out.clear()
-        new = self._at(width)
+        new = self._broken(width)
         if len(old) != len(new) or not width:
             self.refresh(layout=True)
             return
@@ -48,19 +52,19 @@ class LineBox(Widget):
             if before != after:
                 self.refresh(Region(0, y, width, 1))
 
-    def _at(self, width: int) -> list[Line]:
-        """The lines as they stand at that width; a layout may try several."""
+    def _broken(self, width: int) -> list[Line]:
+        """Return the lines broken for that width; kept, because a layout tries several widths."""
         if not self._wrapped or not width:
             return list(self._given)
         if width not in self._laid_out:
             self._laid_out[width] = [
-                row for line in self._given for row in wrap(line, width, self._indent)
+                row for line in self._given for row in wrap_line(line, width, self._indent)
             ]
         return self._laid_out[width]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        return len(self._at(width))
+        return len(self._broken(width))
 
     def render_line(self, y: int) -> Strip:
-        lines = self._at(self.size.width)
-        return strips.strip(self, lines[y] if y < len(lines) else (), self.size.width)
+        lines = self._broken(self.size.width)
+        return strips.render_strip(self, lines[y] if y < len(lines) else (), self.size.width)

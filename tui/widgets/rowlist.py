@@ -1,6 +1,7 @@
 """A list of rows in columns, with a cursor that stays on its row whatever happens around it.
 
-Painted line by line: an update repaints the rows that changed and nothing else.
+It is painted line by line: an update repaints the rows that changed and nothing else. Textual's
+DataTable would repaint the whole table for one cell, 6 KiB on the wire against 0.4 KiB.
 """
 
 from __future__ import annotations
@@ -16,36 +17,47 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.paint import Fluid, Line, Span, fit
+from tui.paint import Fluid, Line, Span, fit_line
 from tui.widgets import strips
 
 GAP = 2
+"""Blank cells between two columns."""
 Key = int | str
+"""Identifies a row: a trial's or an event's id, a card's UUID, a metric's name."""
 Cell = Line | Fluid | Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
+    """A column's title and how its width follows from the width of the list."""
+
     title: str
     width: int
-    """At least so many cells."""
+    """The least width in cells."""
     grow: int = 0
     """Its share of the cells that are left over."""
     most: int = 400
+    """The greatest width in cells."""
     drop: int = 0
-    """Where there is no room the highest number goes first; 0 stays."""
+    """Where the space is short the column with the highest number goes first; 0 always stays."""
     right: bool = False
+    """Whether cells are aligned to the right."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ListRow:
+    """A row of a RowList."""
+
     key: Key
     cells: tuple[Cell, ...]
-    """One for each column; those behind a Span may be left out."""
+    """One for each column; the cells behind a Span may be left out."""
 
 
-def arrange(columns: Sequence[Column], width: int) -> list[int | None]:
-    """Each column's cells, None for one that is left out."""
+def arrange_columns(columns: Sequence[Column], width: int) -> list[int | None]:
+    """Return each column's width in cells, None for a column that is left out.
+
+    Columns are dropped until the rest fits; spare cells go to the columns that grow.
+    """
     shown = list(range(len(columns)))
 
     def need() -> int:
@@ -72,7 +84,10 @@ def arrange(columns: Sequence[Column], width: int) -> list[int | None]:
 
 
 class RowList(ScrollView, can_focus=True):
-    """Rows by key. Says where its cursor went, and what was opened or marked."""
+    """A scrollable list of rows by key.
+
+    It posts a message when the cursor reaches another row, and when a row is opened or marked.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "move(1)", show=False),
@@ -86,7 +101,7 @@ class RowList(ScrollView, can_focus=True):
     ]
 
     class Reached(Message):
-        """The cursor stands on another row."""
+        """The cursor reached another row."""
 
         def __init__(self, rows: RowList, key: Key | None) -> None:
             super().__init__()
@@ -97,7 +112,7 @@ class RowList(ScrollView, can_focus=True):
             return self.rows
 
     class Opened(Reached):
-        """Enter was pressed, or the row under the cursor clicked again."""
+        """Enter was pressed, or the row under the cursor was clicked."""
 
     class Marked(Reached):
         """Space was pressed."""
@@ -111,7 +126,10 @@ class RowList(ScrollView, can_focus=True):
         follow: bool = False,
         empty: str = "",
     ) -> None:
-        """`follow`: the cursor stays at the end when it is there and rows are added."""
+        """`cursor` makes rows selectable. `follow` keeps the cursor at the end when it is there.
+
+        `empty` is the text that stands in a list without rows.
+        """
         super().__init__(id=id)
         self.can_focus = cursor
         self._head = int(header)
@@ -121,24 +139,25 @@ class RowList(ScrollView, can_focus=True):
         self._columns: tuple[Column, ...] = ()
         self._widths: list[int | None] = []
         self._arranged_for = 0
-        self._rows: list[Row] = []
+        self._rows: list[ListRow] = []
         self._at = 0
         self._moved = False
-        """By a person; until then the cursor stays at the top."""
+        """Whether the user moved the cursor; until then it stays at the top."""
 
-    # --- what it shows ---
+    # --- content ---
 
     @property
     def key(self) -> Key | None:
-        """Of the row under the cursor."""
+        """The key of the row under the cursor; None in an empty list."""
         return self._rows[self._at].key if self._rows else None
 
     @property
-    def rows(self) -> Sequence[Row]:
+    def rows(self) -> Sequence[ListRow]:
+        """The rows of the list, also those scrolled out of sight."""
         return self._rows
 
-    def show(self, columns: Sequence[Column], rows: Sequence[Row], empty: str = "") -> None:
-        """Paint what differs from before. Once moved, the cursor stays on its key."""
+    def show(self, columns: Sequence[Column], rows: Sequence[ListRow], empty: str = "") -> None:
+        """Show these rows and repaint what differs. A cursor that was moved stays on its key."""
         old, key, last = self._rows, self.key, self._at >= len(self._rows) - 1
         self._rows = list(rows)
         redo = tuple(columns) != self._columns or (empty or self._empty) != self._empty
@@ -165,21 +184,22 @@ class RowList(ScrollView, can_focus=True):
         found = next((i for i, row in enumerate(self._rows) if row.key == key), None)
         return min(self._at, end) if found is None else found
 
-    def _refresh_changed(self, old: Sequence[Row], key: Key | None) -> None:
+    def _refresh_changed(self, old: Sequence[ListRow], key: Key | None) -> None:
         for i, (before, after) in enumerate(zip(old, self._rows, strict=True)):
             if before != after or (before.key == key) != (i == self._at):
                 self.refresh_line(i + self._head)
 
     def pin(self) -> None:
-        """From now on the cursor stays on its key: something was done to it, and may be undone."""
+        """Keep the cursor on its key from now on, so that a key can undo what was just done."""
         self._moved = True
 
     def to_key(self, key: Key) -> None:
+        """Move the cursor to the row of that key, if there is one."""
         found = next((i for i, row in enumerate(self._rows) if row.key == key), None)
         if found is not None:
             self._go(found)
 
-    # --- moving ---
+    # --- the cursor ---
 
     def action_move(self, by: int) -> None:
         self._go(self._at + by)
@@ -241,14 +261,14 @@ class RowList(ScrollView, can_focus=True):
 
     def _arrange(self) -> None:
         self._arranged_for = self.room
-        self._widths = arrange(self._columns, self.room)
+        self._widths = arrange_columns(self._columns, self.room)
 
     def _measure(self) -> None:
         self.virtual_size = Size(self.room, len(self._rows) + self._head)
 
     @property
     def room(self) -> int:
-        """Cells of a row, beside the scrollbar."""
+        """Width of a row in cells, without the scrollbar."""
         return self.scrollable_content_region.width
 
     def watch_has_focus(self, _has_focus: bool) -> None:
@@ -259,15 +279,15 @@ class RowList(ScrollView, can_focus=True):
         if width != self._arranged_for:
             self._arrange()
         if y < self._head:
-            return strips.strip(self, self._header(), width)
+            return strips.render_strip(self, self._header(), width)
         at = y - self._head + self.scroll_offset.y
         if at >= len(self._rows):
             note: Line = ((self._empty, "dim"),) if not self._rows and at == 0 else ()
-            return strips.strip(self, note, width)
+            return strips.render_strip(self, note, width)
         shade = ""
         if self._has_cursor and at == self._at:
             shade = "cursor" if self.has_focus else "cursor-blur"
-        return strips.strip(self, self._joined(self._rows[at].cells), width, shade)
+        return strips.render_strip(self, self._joined(self._rows[at].cells), width, shade)
 
     def _header(self) -> Line:
         return self._joined(tuple(((column.title, "head"),) for column in self._columns))
@@ -278,7 +298,7 @@ class RowList(ScrollView, can_focus=True):
         for column, cell, width in zip(self._columns, cells, self._widths, strict=False):
             if isinstance(cell, Span):
                 line.append((" " * GAP, ""))
-                line.extend(fit(cell.line, room - GAP))
+                line.extend(fit_line(cell.line, room - GAP))
                 break
             if width is None:
                 continue
@@ -287,9 +307,9 @@ class RowList(ScrollView, can_focus=True):
                 room -= GAP
             room -= width
             content = cell if isinstance(cell, tuple) else cell.line(width)
-            line.extend(fit(content, width, "right" if column.right else "left"))
+            line.extend(fit_line(content, width, "right" if column.right else "left"))
         return tuple(line)
 
     def refresh_line(self, y: int) -> None:
-        """`y` counts from the header; the header does not scroll."""
+        """Repaint one line; `y` counts from the header and ignores scrolling."""
         self.refresh(Region(0, y - self.scroll_offset.y, self.size.width, 1))

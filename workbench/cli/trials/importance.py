@@ -44,8 +44,8 @@ def importance_command(
     rows = [
         (
             one.key,
-            f"{one.share:.0%}",
-            f"{one.low:.0%} to {one.high:.0%}",
+            formatting.percent(one.share),
+            f"{formatting.percent(one.low)} to {formatting.percent(one.high)}",
             one.best if one.sure else "-",
             "" if one.sure else f"not significant (p {one.chance:.2f})",
         )
