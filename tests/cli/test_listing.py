@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
+import pytest
+
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import Bench, recipe
+from workbench.cli.trials.listing import seconds_left
 from workbench.store import results
 from workbench.trial import Kind, State
 
@@ -130,6 +136,52 @@ def test_logs_prints_the_newest_lines(bench: Bench, workbench: Workbench) -> Non
         bench.store.note("log", f"line {n}", trial=2)
     said = workbench("logs", "2", "-n", "2")
     assert [line.split("  ")[1] for line in said.out.splitlines()] == ["line 3", "line 4"]
+
+
+def test_logs_shows_losses_and_hides_kernel_facts(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    bench.store.note("log", "no graphs: no CUDA card", level="debug", trial=2)
+    plain, debug = workbench("logs", "2"), workbench("logs", "2", "--debug")
+    assert "loss" in plain.out
+    assert "no graphs" not in plain.out
+    assert "no graphs" in debug.out
+
+
+def test_logs_as_json_is_one_object_a_line(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    bench.store.note("log", "one line", trial=2)
+    lines = workbench("logs", "2", "--json", "-n", "1").out.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["one line"]
+
+
+def test_a_metric_is_printed_by_step(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    table = workbench("show", "2", "--series", "loss", "--csv").out.splitlines()
+    assert table[0] == "step,loss"
+    rows = workbench("show", "2", "--series", "loss", "--json").data
+    assert [f"{row['step']},{row['loss']!r}" for row in rows] == table[1:]
+    assert table[1:]
+
+
+def test_an_unknown_metric_names_those_there_are(bench: Bench, workbench: Workbench) -> None:
+    _trained(bench)
+    said = workbench("show", "2", "--series", "los")
+    assert said.code == 3
+    assert "loss" in said.err
+
+
+@pytest.mark.parametrize(
+    ("from_step", "step", "seconds"), [(0, 25, 300.0), (50, 75, 100.0), (75, 75, None)]
+)
+def test_the_time_left_follows_the_newest_attempts_pace(
+    bench: Bench, from_step: int, step: int, seconds: float | None
+) -> None:
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    row = replace(
+        bench.store.trial(2), from_step=from_step, step=step, total_steps=100, started_utc=1000.0
+    )
+    assert seconds_left(row, 1100.0) == seconds
 
 
 def test_hostile_text_is_inert_wherever_it_is_printed(bench: Bench, workbench: Workbench) -> None:

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workbench.machine.python_children import python_environment
+
 LEAVE_S = 30.0
 """Seconds that the child may take to write a checkpoint after ctrl-c."""
 
@@ -22,12 +24,20 @@ class ChildResult:
 
 def run_child(command: Sequence[str]) -> int:
     """Run the command on our terminal, where ctrl-c reaches it too, and return its exit code."""
-    return _wait(subprocess.Popen(command, text=True)).code
+    return _wait(subprocess.Popen(command, text=True, env=python_environment())).code
 
 
 def ask_child(command: Sequence[str]) -> ChildResult:
     """Run the command with its stderr on our terminal, and return its stdout and exit code."""
-    return _wait(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace"))
+    return _wait(
+        subprocess.Popen(
+            command,
+            env=python_environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+    )
 
 
 def _wait(child: subprocess.Popen[str]) -> ChildResult:

@@ -17,7 +17,7 @@ from workbench.errors import WorkbenchError
 from workbench.home import find_home
 from workbench.machine.processes import silence_streams
 from workbench.redact import redact
-from workbench.store.damage import to_store_error
+from workbench.store.recovery.damage import to_store_error
 from workbench.text import safe_line
 
 INTERRUPTED = 130

@@ -49,6 +49,13 @@ def as_json(value: Any) -> None:
     sys.stdout.write(redact(text) + "\n")
 
 
+def json_line(value: Any) -> None:
+    """Print one JSON object on a line of its own, at once: for output that is followed live."""
+    text = json.dumps(_with_old_keys(value), sort_keys=True, default=str)
+    sys.stdout.write(redact(text) + "\n")
+    sys.stdout.flush()
+
+
 _OLD_KEYS = {"hint": "mend", "desired_state": "wanted", "desired_card": "wanted_card"}
 """Keys renamed since the first builds. The old ones are printed beside the new until 0.1.0."""
 

@@ -56,6 +56,7 @@ class StepBoundary(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         step, train = state.global_step, self._context.recipe.train
         self._context.control.step = step
+        self._context.control.check_fence()
         fault_points.at("worker.step")
         every = self._context.recipe.evaluate.every
         halt = self._context.control.halt
@@ -296,11 +297,13 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             self.window.go_on()
 
     def _commit(self, sums: dict[str, float]) -> None:
+        self.context.control.check_fence()
         step = int(self.state.global_step)
         checkpoints, belongs = self.context.checkpoints, self.context.belongs
         staged = staging.stage_folder(checkpoint.folder_of(checkpoints, step))
         try:
             self._fill(staged)
+            self.context.control.check_fence()
             done = checkpoint.commit(staged, checkpoints, step=step, belongs=belongs, window=sums)
         except BaseException:  # on a full disk, half a checkpoint would keep everybody from writing
             shutil.rmtree(staged, ignore_errors=True)

@@ -9,7 +9,7 @@ import typer
 from workbench import formatting
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.control import wait_for_answer
-from workbench.service import Engine, Service
+from workbench.service import EngineStatus, Service
 
 START_S = 90.0
 """Seconds that a start may take."""
@@ -40,14 +40,15 @@ def engine_start_command(as_data: Json = False) -> None:
 def engine_stop_command(as_data: Json = False) -> None:
     """Checkpoint running trials, free the cards, and stay stopped."""
     service = Service()
-    state = service.engine().state
-    if state == "down":
-        # The file keeps later commands from starting the engine without being asked.
-        service.home.make().stopped.touch()
-    elif state != "stopped":
+    if service.engine().state not in ("down", "stopped"):
         request = service.stop_engine()
         print_note(wait_for_answer(service, request).text)
         service.wait_for_engine(running=False, timeout_s=STOP_S)
+    if service.engine().state == "down":  # also where its keeper was killed meanwhile
+        # The file keeps later commands from starting the engine without being asked.
+        service.home.make().stopped.touch()
+    if ended := service.end_leftovers():
+        print_note(f"ended what a killed engine had left behind: {', '.join(sorted(ended))}")
     _print(service, as_data)
 
 
@@ -73,7 +74,7 @@ def _print(service: Service, as_data: bool) -> None:
         print_answer(_words(engine, service))
 
 
-def _words(engine: Engine, service: Service) -> str:
+def _words(engine: EngineStatus, service: Service) -> str:
     running = "" if engine.pid is None else f" (pid {engine.pid})"
     why = f": {engine.detail}" if engine.detail and engine.state not in ("stopped", "down") else ""
     hint = {

@@ -24,7 +24,7 @@ def repair_command(
     Every trial comes back paused; `workbench resume` continues it. Nothing is deleted: the old
     database is kept under another name. The engine must be stopped. It may be run repeatedly.
     """
-    from workbench.store import repair as store_repair
+    from workbench.store.recovery import repair as store_repair
 
     home = find_home()
     found = store_repair.repair_database(home, anyway=anyway, say=print_note)

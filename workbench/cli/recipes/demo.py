@@ -26,10 +26,9 @@ def demo_command(
 
     service = Service()
     recipe = load_with_settings("demo", None)
-    print_note(
-        f"{formatting.trials(trial_count(recipe.sweep))} of a 1M-parameter model on short sums, "
-        "two at a time; nothing is downloaded"
-    )
+    count = formatting.sweep_size(trial_count(recipe.sweep))
+    print_note(f"{count} of a 1M-parameter model on short sums, two at a time")
+    print_note("everything it needs ships with the workbench: nothing is downloaded")
     submitted = submit_to_engine(service, recipe)
     experiment, rows = service.board(follow_to_end(service, submitted["experiment"]))
     if as_data:

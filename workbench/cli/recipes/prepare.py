@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.cli.tables import print_note
 from workbench.home import Home
+from workbench.machine.python_children import python_command, python_environment
 from workbench.text import safe_line
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ def prepare_in_child(recipe: Recipe, home: Home) -> dict[str, Any]:
         log = home.logs / "check.log"
         with log.open("wb") as file:
             child = subprocess.Popen(
-                [sys.executable, "-m", MODULE, name, str(home.cache), "--rows-only"],
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"},
+                python_command(MODULE, name, str(home.cache), "--rows-only"),
+                env=python_environment(
+                    {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

@@ -51,9 +51,8 @@ def run_command(
         service, load_with_settings(recipe, settings), warm_start, start=start
     )
     if not as_data:
-        print_answer(
-            f"experiment {safe_line(submitted['name'])}: {formatting.trials(submitted['trials'])}"
-        )
+        count = formatting.sweep_size(submitted["trials"])
+        print_answer(f"experiment {safe_line(submitted['name'])}: {count}")
     if not watch:
         if as_data:
             as_json(submitted)

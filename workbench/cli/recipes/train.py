@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +24,7 @@ from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
 from workbench.cli.tables import print_note
 from workbench.errors import UsageError, WorkbenchError
 from workbench.home import find_home
+from workbench.machine.python_children import python_command
 from workbench.service import Service
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def train_command(
     run_folder = prepare_folder(folder or default_folder(found.name), found)
     write_factors(run_folder)
     print_note(f"training in {run_folder}; ctrl-c checkpoints and ends it")
-    raise typer.Exit(run_child([sys.executable, "-m", MODULE, str(run_folder)]))
+    raise typer.Exit(run_child(python_command(MODULE, str(run_folder))))
 
 
 def write_factors(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterable
 from typing import Annotated
 
@@ -13,14 +12,12 @@ from workbench import formatting
 from workbench.cli.errors import tell_error
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import EngineError, NotThere, UsageError, WorkbenchError
-from workbench.service import Service
+from workbench.service import Service, refusal_error
 from workbench.store.rows import RequestAnswer
 from workbench.trial import State
 
 ANSWER_S = 60.0
 """Seconds that a command waits for the engine's answer."""
-GRACE_S = 8.0
-"""Seconds that a new keeper may take to acquire its lock before it counts as dead."""
 UNFINISHED = frozenset({State.QUEUED, State.STARTING, State.RUNNING})
 
 Trials = Annotated[list[int], typer.Argument(help="Ids of trials, as `ls` shows them.")]
@@ -58,9 +55,8 @@ def _confirm(trials: Iterable[int]) -> None:
     for trial in dict.fromkeys(trials):
         row = service.trial(trial).trial
         progress = formatting.steps(row.step, row.total_steps)
-        print_note(
-            f"{formatting.who(row)} ({row.state}, step {progress}): nothing of it is scored or kept"
-        )
+        print_note(f"{formatting.trial_name(row)} ({row.state}, step {progress}):")
+        print_note("nothing of it is scored or kept")
         sys.stderr.write(f"type {trial} to kill it: ")
         sys.stderr.flush()
         typed = sys.stdin.readline()
@@ -162,30 +158,7 @@ def wait_for_answer(service: Service, request: str, timeout_s: float = ANSWER_S)
     Raises a refusal as WorkbenchError with the exit code that the engine chose, and EngineError
     where the engine has ended or has not answered within `timeout_s`. The request stays queued.
     """
-    answer = _wait(service, request, timeout_s)
+    answer = service.wait_for_answer(request, timeout_s)
     if not answer.ok:
-        refused = WorkbenchError(answer.text, hint=answer.hint)
-        refused.exit_code = int(answer.data.get("exit_code", 1))
-        raise refused
+        raise refusal_error(answer)
     return answer
-
-
-def _wait(service: Service, request: str, timeout_s: float) -> RequestAnswer:
-    began = time.monotonic()
-    while True:
-        answer = service.answer(request)
-        if answer is not None:
-            return answer
-        waited = time.monotonic() - began
-        gone = service.engine().state in ("down", "stopped")
-        if gone and waited > GRACE_S:
-            raise EngineError(
-                "the engine ended before it answered; the request is kept for its next start",
-                hint=f"see {service.home.logs}/keeper.log, or run `workbench doctor`",
-            )
-        if waited > timeout_s:
-            raise EngineError(
-                f"the engine has not answered within {timeout_s:.0f} s; the request is kept",
-                hint=f"see `workbench engine status` and the logs in {service.home.logs}",
-            )
-        time.sleep(0.05)

@@ -86,10 +86,10 @@ class Narrator:
 
 def _arrival(trial: TrialRow) -> str:
     """Return the line for a trial's new state."""
-    about = [f"{formatting.who(trial)}  {trial.state}"]
+    about = [f"{formatting.trial_name(trial)}  {trial.state}"]
     if trial.state.live:
         on = f"on {safe_line(trial.card)}" if trial.card else ""
-        about += [on, formatting.brief(trial.settings)]
+        about += [on, formatting.brief_settings(trial.settings)]
     elif trial.score is not None:
         about.append(f"score {formatting.score(trial.score)}")
     elif trial.reason:
@@ -101,7 +101,7 @@ def _arrival(trial: TrialRow) -> str:
 
 def _progress(trial: TrialRow) -> str:
     return (
-        f"{formatting.who(trial)}  step {formatting.steps(trial.step, trial.total_steps)}"
+        f"{formatting.trial_name(trial)}  step {formatting.steps(trial.step, trial.total_steps)}"
         f"  loss {formatting.number(trial.loss)}  {formatting.rate(trial.tokens_per_s)} tokens/s"
     )
 

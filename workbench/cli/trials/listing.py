@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -13,10 +14,10 @@ from workbench.cli.tables import as_json, out_table, print_answer, print_note
 from workbench.cli.trials.control import revive_engine
 from workbench.cli.trials.trial_page import print_page
 from workbench.errors import NotThere
-from workbench.service import Service
+from workbench.service import Service, TrialDetail
 from workbench.store.rows import BoardRow, Experiment, TrialRow
 from workbench.text import safe_line
-from workbench.trial import up_is_better
+from workbench.trial import State
 
 RECENT = 10
 """Experiments that `ls` lists without --all."""
@@ -93,7 +94,7 @@ def _print_experiments(found: list[Experiment]) -> None:
             one.name,
             f"{one.state}, held" if one.held else one.state,
             formatting.counts_line(one.counts) if one.state == "ready" else one.reason or "-",
-            formatting.moment(one.created_utc),
+            formatting.date_time(one.created_utc),
         )
         for one in found
     ]
@@ -117,13 +118,22 @@ def _print_trials(one: Experiment, trials: list[TrialRow], places: Mapping[int, 
             formatting.steps(trial.step, trial.total_steps),
             formatting.number(trial.loss),
             formatting.score(trial.score),
+            formatting.time_left(seconds_left(trial, time.time())),
             trial.card or "-",
-            _about(trial),
+            "the base" if trial.kind == "base" else formatting.brief_settings(trial.settings),
         )
         for trial in trials
     ]
-    heads = ("trial", "state", "step", "loss", "score", "card", "settings")
-    out_table(heads, rows, right=("trial", "step", "loss", "score"), flexible=6, optional=("card",))
+    heads = ("trial", "state", "step", "loss", "score", "left", "card", "settings")
+    out_table(
+        heads,
+        rows,
+        right=("trial", "step", "loss", "score", "left"),
+        flexible=7,
+        optional=("left", "card"),
+    )
+    for why, ids in _reasons(trials).items():
+        print_answer(f"{_id_ranges(ids)}: {why}")
 
 
 def _state(trial: TrialRow, places: Mapping[int, int]) -> str:
@@ -132,25 +142,80 @@ def _state(trial: TrialRow, places: Mapping[int, int]) -> str:
     return trial.state if place is None else f"{trial.state}, {formatting.ordinal(place)}"
 
 
-def _about(trial: TrialRow) -> str:
-    """Return the trial's settings, and what it waits for or why it ended."""
-    settings = "the base" if trial.kind == "base" else formatting.brief(trial.settings)
-    waits = trial.waiting.removeprefix("waits for a card: ")
-    why = waits if trial.state == "queued" else trial.reason
-    return "  ".join(part for part in (settings, safe_line(why)) if part)
+def _reasons(trials: Iterable[TrialRow]) -> dict[str, list[int]]:
+    """Return what trials wait for or why they ended, each with the ids of those trials."""
+    found: dict[str, list[int]] = {}
+    for trial in trials:
+        why = trial.waiting if trial.state == "queued" else trial.reason
+        if why:
+            found.setdefault(f"{trial.state}, {safe_line(why)}", []).append(trial.id)
+    return found
 
 
-def show_command(trial: TrialId, as_data: Json = False) -> None:
-    """Show everything about one trial."""
+def _id_ranges(ids: list[int]) -> str:
+    """Return `trial 3`, or `trials 3 to 5, 9` for several ids in rising order."""
+    ranges: list[list[int]] = []
+    for id in ids:
+        if ranges and ranges[-1][-1] == id - 1:
+            ranges[-1].append(id)
+        else:
+            ranges.append([id])
+    words = [str(r[0]) if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in ranges]
+    return f"trial{'' if len(ids) == 1 else 's'} {', '.join(words)}"
+
+
+def seconds_left(trial: TrialRow, now_utc: float) -> float | None:
+    """Return the seconds until a running trial's last step, None where that is not known yet.
+
+    Its newest attempt's own pace is taken, evaluations and loading included. Scoring the finished
+    adapter is not part of it.
+    """
+    done = trial.step - trial.from_step
+    if trial.state is not State.RUNNING or not trial.total_steps or not trial.started_utc:
+        return None
+    if done <= 0:
+        return None
+    return (trial.total_steps - trial.step) * (now_utc - trial.started_utc) / done
+
+
+def show_command(
+    trial: TrialId,
+    series: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="Print one metric by step, such as loss.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the series as CSV.")] = False,
+    as_data: Json = False,
+) -> None:
+    """Show everything about one trial, or one of its metrics by step."""
     service = Service()
     revive_engine(service)
     detail = service.trial(trial)
+    if series is not None or csv:
+        _print_series(service, detail, series or "loss", as_data)
+        return
     rows = service.board(detail.experiment.id)[1]
     row = next((row for row in rows if row.trial == trial), None)
     if as_data:
         as_json({**asdict(detail), "board": None if row is None else asdict(row)})
     else:
         print_page(detail, row)
+
+
+def _print_series(service: Service, detail: TrialDetail, name: str, as_data: bool) -> None:
+    """Print a metric's value at every step that reported it, as CSV or JSON."""
+    if name not in detail.metric_names:
+        known = ", ".join(detail.metric_names) or "none yet"
+        raise NotThere(
+            f"trial {detail.trial.id} has no metric {safe_line(name)}", hint=f"it has {known}"
+        )
+    # One point for each step: no span holds two of them.
+    points = service.series(detail.trial.id, name, points=max(1, detail.trial.step) + 1)
+    if as_data:
+        as_json([{"step": point.step, name: point.low} for point in points])
+        return
+    print_answer(f"step,{safe_line(name)}")
+    for point in points:
+        print_answer(f"{point.step},{point.low!r}")
 
 
 def board_command(experiment: Name = None, as_data: Json = False) -> None:
@@ -184,8 +249,8 @@ def board_data(rows: Iterable[BoardRow]) -> list[dict[str, Any]]:
 
 def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
     """Print the ranked table, and below it the reason of each trial that failed or was pruned."""
-    up = "higher is better" if up_is_better(experiment.rank_by) else "lower is better"
-    print_answer(f"{safe_line(experiment.name)}, by {experiment.rank_by} ({up})", "bold")
+    rule = formatting.ranking_rule(experiment.rank_by)
+    print_answer(f"{safe_line(experiment.name)}, by {rule}", "bold")
     lines = [
         (
             row.rank or "-",
@@ -197,7 +262,9 @@ def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
             formatting.size(row.peak_bytes),
             formatting.duration(row.wall_s),
             formatting.energy(row.energy_wh),
-            "the base, untrained" if row.kind == "base" else formatting.brief(row.settings),
+            "the base, untrained"
+            if row.kind == "base"
+            else formatting.brief_settings(row.settings),
         )
         for row in rows
     ]

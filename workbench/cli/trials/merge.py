@@ -7,7 +7,6 @@ progress on stderr and its report as one JSON object on stdout.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from workbench import formatting
 from workbench.cli.child import ask_child
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import NotThere, WorkbenchError
+from workbench.machine.python_children import python_command
 from workbench.service import Service
 from workbench.text import safe_line
 
@@ -38,8 +38,7 @@ def merge_command(
     adapter = adapter_of(trial)
     print_note(f"merging {safe_line(adapter)}")
     more = [] if base is None else ["--base", str(base)]
-    command = [sys.executable, "-m", MODULE, str(adapter), str(target), *more, "--json"]
-    ended = ask_child(command)
+    ended = ask_child(python_command(MODULE, str(adapter), str(target), *more, "--json"))
     if ended.code:
         raise typer.Exit(ended.code)  # the child has printed the reason on stderr
     report = _report(ended.stdout)
@@ -66,7 +65,7 @@ def _nearness(difference: float, largest: float) -> str:
 def _word(key: str, value: object) -> str:
     if key == "bytes" and isinstance(value, int):
         return formatting.size(value)
-    return formatting.number(value) if isinstance(value, float) else formatting.setting(value)
+    return formatting.number(value) if isinstance(value, float) else formatting.setting_text(value)
 
 
 def _report(text: str) -> dict[str, Any]:

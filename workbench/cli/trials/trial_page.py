@@ -18,7 +18,8 @@ def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
     trial = detail.trial
     name = safe_line(detail.experiment.name)
     print_answer(
-        f"{formatting.who(trial)} of {name}: {trial.state}", STATE_COLOURS.get(trial.state, "bold")
+        f"{formatting.trial_name(trial)} of {name}: {trial.state}",
+        STATE_COLOURS.get(trial.state, "bold"),
     )
     for head, text in _facts(detail, row):
         print_answer(f"  {head:<12}{text}")
@@ -26,7 +27,7 @@ def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
         _attempts(detail.attempts)
     if detail.moves:
         print_answer("\nmoves", "bold")
-        rows = [(formatting.moment(m.at_utc), m.before, m.after, m.why) for m in detail.moves]
+        rows = [(formatting.date_time(m.at_utc), m.before, m.after, m.why) for m in detail.moves]
         out_table(("when", "from", "to", "why"), rows, flexible=3)
     for sample in detail.samples:
         correctness = {True: "right", False: "wrong", None: "not judged"}[sample.correct]

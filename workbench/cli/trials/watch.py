@@ -56,5 +56,5 @@ def watch_command(
 def ring_bell(text: str, stream: TextIO) -> None:
     """Ring the bell and raise a desktop notification, where the stream is a terminal."""
     if stream.isatty():
-        stream.write(formatting.notice(text))
+        stream.write(formatting.desktop_notice(text))
         stream.flush()
