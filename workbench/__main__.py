@@ -1,4 +1,4 @@
-"""`python -m workbench`."""
+"""`python -m workbench`: the command line."""
 
 import sys
 

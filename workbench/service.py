@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,10 +22,17 @@ from workbench.engine_status import (
     read_status,
     stop_reason,
 )
-from workbench.errors import EngineError, NotThere
-from workbench.home import Home, find_home
+from workbench.errors import EngineError, NotThere, WorkbenchError
+from workbench.home import Home, find_home, read_runtime
 from workbench.importance import LEAST_TRIALS, Importance, RankedTrial, rank_settings
 from workbench.machine.locks import lock_holder
+from workbench.machine.processes import (
+    end_home_processes,
+    end_process,
+    identify_process,
+    is_frozen,
+)
+from workbench.machine.python_children import python_command, python_environment
 from workbench.store import attempt_history
 from workbench.store.board import rank_adapters
 from workbench.store.fair_share import forecast_order
@@ -68,10 +74,13 @@ __all__ = [
     "Snapshot",
     "TrialDetail",
     "TrialRow",
+    "refusal_error",
 ]
 
 POLL_S = 0.05
 """Seconds between two looks while waiting for the engine."""
+GRACE_S = 8.0
+"""Seconds that a new keeper may take to acquire its lock before it counts as dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +130,13 @@ class ImportanceReport:
     def enough(self) -> bool:
         """True where there are enough trials for a result."""
         return self.trials >= self.least
+
+
+def refusal_error(answer: RequestAnswer) -> WorkbenchError:
+    """Return the engine's refusal as an error with the exit code that the engine chose."""
+    error = WorkbenchError(answer.text, hint=answer.hint)
+    error.exit_code = int(answer.data.get("exit_code", 1))
+    return error
 
 
 class Service:
@@ -301,17 +317,28 @@ class Service:
         return reader.answer(request) if reader else None
 
     def wait_for_answer(self, request: str, timeout_s: float = 60.0) -> RequestAnswer:
-        """Wait for the engine's answer; EngineError after `timeout_s`, and the request stays."""
-        until = time.monotonic() + timeout_s
-        while time.monotonic() < until:
+        """Wait for the engine's answer to a request and return it, a refusal too.
+
+        Raises EngineError where the engine has ended or has not answered within `timeout_s`. The
+        request stays queued.
+        """
+        began = time.monotonic()
+        while True:
             answer = self.answer(request)
             if answer is not None:
                 return answer
+            waited_s = time.monotonic() - began
+            if waited_s > GRACE_S and self.engine().state in ("down", "stopped"):
+                raise EngineError(
+                    "the engine ended before it answered; the request is kept for its next start",
+                    hint=f"see {self.home.logs}/keeper.log, or run `workbench doctor`",
+                )
+            if waited_s > timeout_s:
+                raise EngineError(
+                    f"the engine has not answered within {timeout_s:.0f} s; the request is kept",
+                    hint=f"see `workbench engine status` and the logs in {self.home.logs}",
+                )
             time.sleep(POLL_S)
-        raise EngineError(
-            f"the engine has not answered within {timeout_s:.0f} s; the request waits for it",
-            hint="see `workbench engine status` and the logs in " + str(self.home.logs),
-        )
 
     # --- the engine ---
 
@@ -343,9 +370,9 @@ class Service:
         self.home.stopped.unlink(missing_ok=True)
         with (self.home.logs / "keeper.log").open("ab") as log:
             subprocess.run(  # returns when the keeper has its lock, or found another's
-                [sys.executable, "-m", "workbench.keeper"],
+                python_command("workbench.keeper"),
                 check=False,
-                env={**os.environ, "WORKBENCH_HOME": str(self.home.root)},
+                env=python_environment({**os.environ, "WORKBENCH_HOME": str(self.home.root)}),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -367,8 +394,32 @@ class Service:
         """Ask the engine to checkpoint what runs, give the cards back, and end."""
         return self.send("engine-stop", keeper=lock_holder(self.home.keeper_lock))
 
+    def _keeper_is_frozen(self) -> bool:
+        keeper = lock_holder(self.home.keeper_lock)
+        return keeper is not None and is_frozen(keeper)
+
+    def end_leftovers(self) -> list[str]:
+        """End what an engine without a working keeper left behind; return what each process ran.
+
+        Does nothing while a keeper works. A keeper that is stopped by a signal (SIGSTOP) does not
+        work; it is ended first. Raises EngineError for processes that do not end.
+        """
+        keeper = lock_holder(self.home.keeper_lock)
+        if keeper is not None and not is_frozen(keeper):
+            return []
+        runtime = read_runtime(self.home)
+        if keeper and (known := identify_process(keeper)) is not None:
+            end_process(known)
+        ended, stubborn = end_home_processes(self.home.root, runtime)
+        if stubborn:
+            raise EngineError(
+                f"processes {', '.join(map(str, stubborn))} of the engine do not end",
+                hint="they wait for a driver or a disk; stop again later, or reboot the machine",
+            )
+        return ended
+
     def wait_for_engine(self, *, running: bool, timeout_s: float) -> None:
-        """Wait until the engine ticks, or (`running` False) until its keeper has gone.
+        """Wait until the engine ticks, or (`running` False) until its keeper has gone or hangs.
 
         Raises EngineError after `timeout_s`, and where it cannot start or is started again.
         """
@@ -382,6 +433,8 @@ class Service:
                 raise EngineError(f"the engine does not start: {why[0]}", hint=why[1])
             if gone if not running else state == "running" and not stopping:
                 return
+            if not running and self.home.stopped.exists() and self._keeper_is_frozen():
+                return  # the loop has ended; `end_leftovers` does what the keeper cannot
             if running and gone and was_stopping:  # it ended before it saw that it should go on
                 self.start_engine()
                 state = "starting"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -13,79 +14,113 @@ from workbench.cli.errors import tell_error
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import EngineError, NotThere, UsageError, WorkbenchError
 from workbench.service import Service, refusal_error
-from workbench.store.rows import RequestAnswer
+from workbench.store.rows import Experiment, RequestAnswer, TrialRow
+from workbench.text import safe_line
 from workbench.trial import State
 
 ANSWER_S = 60.0
 """Seconds that a command waits for the engine's answer."""
 UNFINISHED = frozenset({State.QUEUED, State.STARTING, State.RUNNING})
 
-Trials = Annotated[list[int], typer.Argument(help="Ids of trials, as `ls` shows them.")]
+Names = Annotated[
+    list[str],
+    typer.Argument(metavar="TRIAL|EXPERIMENT...", help="Trials' ids, or experiments' names."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def stop_command(trials: Trials, as_data: Json = False) -> None:
-    """End trials early; what they have learned is scored and kept."""
-    _each(trials, lambda service, trial: service.stop(trial), as_data)
+def stop_command(names: Names, as_data: Json = False) -> None:
+    """End trials, or all of an experiment, early; what they have learned is scored and kept."""
+    _each(names, "stop", as_data)
 
 
 def kill_command(
-    trials: Trials,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the id.")] = False,
+    names: Names,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the name.")] = False,
     as_data: Json = False,
 ) -> None:
-    """End trials at once and keep nothing; asks for the id."""
+    """End trials, or all of an experiment, at once and keep nothing; asks for the name."""
     if not yes:
-        _confirm(trials)
-    _each(trials, lambda service, trial: service.stop(trial, kill=True), as_data)
+        _confirm(names)
+    _each(names, "kill", as_data)
 
 
-def pause_command(trials: Trials, as_data: Json = False) -> None:
-    """Checkpoint trials and take them off their cards."""
-    _each(trials, lambda service, trial: service.pause(trial), as_data)
+def pause_command(names: Names, as_data: Json = False) -> None:
+    """Checkpoint trials, or all of an experiment, and take them off their cards."""
+    _each(names, "pause", as_data)
 
 
-def resume_command(trials: Trials, as_data: Json = False) -> None:
-    """Let paused trials continue from their checkpoints."""
-    _each(trials, lambda service, trial: service.resume(trial), as_data)
+def resume_command(names: Names, as_data: Json = False) -> None:
+    """Let paused trials, or a paused experiment, continue from their checkpoints."""
+    _each(names, "resume", as_data)
 
 
-def _confirm(trials: Iterable[int]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a word of the command line names: a trial, else an experiment."""
+
+    word: str
+    trial: TrialRow | None
+    experiment: Experiment
+
+    @property
+    def about(self) -> str:
+        """State and progress, in words."""
+        if self.trial is None:
+            counts = formatting.counts_line(self.experiment.counts)
+            return f"experiment {safe_line(self.experiment.name)} ({counts or 'no trials yet'})"
+        progress = formatting.steps(self.trial.step, self.trial.total_steps)
+        return f"{formatting.trial_name(self.trial)} ({self.trial.state}, step {progress})"
+
+    def send(self, service: Service, verb: str) -> str:
+        """Send the request for it and return the request's id."""
+        if self.trial is None:
+            return service.send(f"{verb}-experiment", experiment=self.experiment.id)
+        return service.send(verb, trial=self.trial.id)
+
+
+def _find(service: Service, word: str) -> _Named:
+    """Return the trial with this id, or the experiment with this name. Raises NotThere."""
+    if word.isdecimal() and word.isascii():
+        detail = service.trial(int(word))
+        return _Named(word, detail.trial, detail.experiment)
+    return _Named(word, None, service.experiment(word))
+
+
+def _confirm(words: Iterable[str]) -> None:
     service = Service()
-    for trial in dict.fromkeys(trials):
-        row = service.trial(trial).trial
-        progress = formatting.steps(row.step, row.total_steps)
-        print_note(f"{formatting.trial_name(row)} ({row.state}, step {progress}):")
+    for word in dict.fromkeys(words):
+        print_note(f"{_find(service, word).about}:")
         print_note("nothing of it is scored or kept")
-        sys.stderr.write(f"type {trial} to kill it: ")
+        sys.stderr.write(f"type {safe_line(word)} to kill it: ")
         sys.stderr.flush()
         typed = sys.stdin.readline()
         if not typed:
             raise UsageError(
-                "kill needs the trial's id, typed", hint=f"workbench kill --yes {trial}"
+                "kill needs the name typed again", hint=f"workbench kill --yes {safe_line(word)}"
             )
-        if typed.strip() != str(trial):
-            raise WorkbenchError(f"the id typed is not {trial}; nothing was killed")
+        if typed.strip() != word:
+            raise WorkbenchError(f"what was typed is not {safe_line(word)}; nothing was killed")
 
 
-def _each(trials: Iterable[int], send: Callable[[Service, int], str], as_data: bool) -> None:
-    """Send every request, then print every answer; exit with the first refusal's exit code.
+def _each(words: Iterable[str], verb: str, as_data: bool) -> None:
+    """Send a request for each word, then print every answer.
 
-    An unknown id is reported like a refusal: it does not keep the others from being carried out.
+    A word that names nothing is reported like a refusal, and does not keep the others from being
+    carried out. Exits with the first refusal's exit code.
     """
     service = Service()
-    known: list[int] = []
+    found: list[_Named] = []
     errors: list[WorkbenchError] = []
-    for trial in dict.fromkeys(trials):
+    for word in dict.fromkeys(words):
         try:
-            service.trial(trial)
-            known.append(trial)
+            found.append(_find(service, word))
         except NotThere as unknown:
             errors.append(unknown)
-    if known:
+    if found:
         need_engine(service)
     answers = []
-    for request in [send(service, trial) for trial in known]:
+    for request in [one.send(service, verb) for one in found]:
         try:
             answer = wait_for_answer(service, request)
             answers.append({"answer": answer.text, **answer.data})

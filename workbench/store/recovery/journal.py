@@ -134,7 +134,7 @@ class Journal:
         `check_last_commit` has made sure that it is ahead by at most one commit, which was never
         carried out.
         """
-        era = fact(self._db, ERA)
+        era = stored_fact(self._db, ERA)
         done, open_commit = _tail(self._path)
         if era is not None and self._path.exists() and self._number in (done, open_commit):
             with self._path.open("rb+") as file:
@@ -172,7 +172,7 @@ def check_last_commit(db: sqlite3.Connection, path: Path, journal_commit: int) -
     StoreError where the journal belongs to another database.
     """
     has = committed_number(db)
-    if journal_commit and not has and fact(db, ERA) is None:
+    if journal_commit and not has and stored_fact(db, ERA) is None:
         raise database_gone(path)
     if has < journal_commit:
         raise DatabaseDamaged(
@@ -180,7 +180,7 @@ def check_last_commit(db: sqlite3.Connection, path: Path, journal_commit: int) -
             f"{journal_commit}): was its -wal file removed, or an older copy put in its place?",
             hint=REPAIR,
         )
-    ours, theirs = fact(db, ERA), era_of(journal_of(path))
+    ours, theirs = stored_fact(db, ERA), era_of(journal_of(path))
     if ours is not None and theirs is not None and ours != theirs:
         raise StoreError(
             f"{path} is not the database that {NAME} beside it belongs to",
@@ -213,10 +213,10 @@ def journal_of(database: Path) -> Path:
 
 def committed_number(db: sqlite3.Connection) -> int:
     """Return the number of the last journaled commit that the database holds; 0 before one."""
-    return int(fact(db, LAST_COMMIT) or 0)
+    return int(stored_fact(db, LAST_COMMIT) or 0)
 
 
-def fact(db: sqlite3.Connection, key: str) -> str | None:
+def stored_fact(db: sqlite3.Connection, key: str) -> str | None:
     """Return a value of the database's facts; None also where it has no tables yet."""
     if not db.execute("select 1 from sqlite_master where name = 'facts'").fetchone():
         return None

@@ -20,9 +20,10 @@ from typing import Any
 
 from workbench.errors import DatabaseDamaged, EngineError, NotThere, WorkbenchError
 from workbench.events import Event, Outcome, read_events
-from workbench.home import STOPPED_BY_A_PERSON, Home
+from workbench.home import STOPPED_BY_A_PERSON, Home, read_runtime
 from workbench.machine.files import sync_path, write_durably
 from workbench.machine.locks import Lock, lock_holder
+from workbench.machine.processes import find_home_processes
 from workbench.store.connection import SCHEMA_VERSION, open_readonly
 from workbench.store.ingest import ingest_events
 from workbench.store.reader import Reader
@@ -98,6 +99,13 @@ def repair_database(
                     f"process {lock_holder(lock.path)} runs an engine on {home.root}",
                     hint="stop it first: workbench engine stop",
                 )
+        if left := find_home_processes(home.root, read_runtime(home)):
+            # Workers of a killed engine still write events and checkpoints.
+            raise EngineError(
+                f"processes {', '.join(map(str, left[:8]))} of an engine that was killed still run "
+                f"on {home.root}",
+                hint="end them first: workbench engine stop",
+            )
         wrong = find_damage(home.database)
         if not wrong and not anyway:
             return RepairReport(sound=True)
@@ -179,7 +187,10 @@ def _last_backup(home: Home, era: str | None, found: RepairReport) -> Path | Non
             try:
                 look_through(reader, path, limit_s=float("inf"))
                 version = reader.execute("pragma user_version").fetchone()[0]
-                if version == SCHEMA_VERSION and era in (None, journal.fact(reader, journal.ERA)):
+                if version == SCHEMA_VERSION and era in (
+                    None,
+                    journal.stored_fact(reader, journal.ERA),
+                ):
                     return path
             finally:
                 reader.close()
