@@ -31,9 +31,9 @@ from workbench.scheduler.children.preparer import Preparer
 from workbench.scheduler.propose_trials import enqueue_trials
 from workbench.service import Service
 from workbench.store import Store, card_table, results
+from workbench.store.reader import BAND_STEPS
 from workbench.store.recovery.backup import back_up
 from workbench.store.recovery.damage import look_through
-from workbench.store.reader import BAND_STEPS
 from workbench.store.rows import card_of
 from workbench.trial import State
 
