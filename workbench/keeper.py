@@ -6,6 +6,7 @@ when the loop exits with 0 (a person stopped the engine), or on SIGTERM.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -23,20 +24,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from workbench.home import Home, find_home, private_temp
-from workbench.machine.files import write_durably
+from workbench.home import (
+    RAY_TEMP_CHARACTERS,
+    SHORT_TEMP_HINT,
+    Home,
+    find_home,
+    private_temp,
+    read_runtime,
+)
+from workbench.machine.files import has_room, write_durably
+from workbench.machine.head_watch import HeadWatch
 from workbench.machine.locks import Lock, lock_holder
 from workbench.machine.processes import (
+    EXIT_NO_ROOM,
+    EXIT_RAY_LOST,
     KEEPER,
     LOOPBACK,
     MARK,
-    Identity,
-    end_process,
+    end_home_processes,
     end_unit,
     find_listeners,
     find_marked,
     identify_process,
 )
+from workbench.machine.python_children import python_command, python_environment
+from workbench.machine.reserve_file import release_reserve
 from workbench.redact import log_without_secrets
 
 WATCH_S = 0.1
@@ -48,8 +60,14 @@ SAMPLER_PAUSE_S = 2.0
 """Least seconds between two starts of a sampler, however the first one ended."""
 CRASHES, CRASH_WINDOW_S = 5, 600.0
 """Number of crashes within CRASH_WINDOW_S seconds after which nothing new is placed."""
+NO_ROOM_PAUSE_S = 1.0
+"""Seconds between two looks at a full disk."""
 PORTS = range(20_000, 30_000)  # above Ray's worker ports (10002–19999), below the ephemeral ones
 LOG_LIMIT_BYTES = 8 << 20
+
+NO_ROOM = "the disk is full"
+LOOP_EXITS = {0: "stopped", EXIT_NO_ROOM: NO_ROOM, EXIT_RAY_LOST: "Ray lost its node"}
+"""Exit codes of the loop that mean something else than a crash of its own."""
 
 log = logging.getLogger("workbench.keeper")
 
@@ -62,6 +80,7 @@ class Unit:
     head: subprocess.Popen[bytes]
     loop: subprocess.Popen[bytes]
     temp: Path
+    watch: HeadWatch
     started_s: float
 
 
@@ -81,6 +100,9 @@ class Keeper:
         self._stalled = False
         self._changed: dict[Path, tuple[int, float]] = {}
         self._checked: set[str] = set()
+        self._temp_lock = -1
+        self._room = True
+        """False while the keeper waits for room on a full disk."""
 
     # --- life ---
 
@@ -91,26 +113,44 @@ class Keeper:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._end_leftovers()
         self.home.sample.unlink(missing_ok=True)
-        pause_s = 0.0
-        while not self.ending:
-            time.sleep(pause_s)
-            if not self.lock.stands():
+        while not self.ending and self.lock.stands():
+            if not self._has_room():
+                time.sleep(NO_ROOM_PAUSE_S)
+                continue
+            self.why = self._run_unit()
+            if self.why == "stopped":
                 break
-            try:
-                unit = self._start_unit()
-            except OSError as refused:  # a full disk, no process to be had: it may pass
-                log.error("head and loop could not be started: %s", refused)
-            else:
-                self.why = self._watch(unit)
-                log.info("unit %s ends: %s", unit.name, self.why)
-                self._end_unit(unit)
-                if self.why == "stopped":
-                    break
-            self.crashes.append(time.monotonic())
-            pause_s = min(10.0, 0.5 * 2 ** (len(self._recent()) - 1))
+            # A full disk is nobody's crash: everything goes on once there is room again.
+            if self.why != NO_ROOM and self._has_room():
+                self.crashes.append(time.monotonic())
+                time.sleep(min(10.0, 0.5 * 2 ** (len(self._recent()) - 1)))
         self._end_sampler()
         if self.lock.stands():
             self.home.runtime.unlink(missing_ok=True)
+
+    def _run_unit(self) -> str:
+        """Start a head with its loop, wait for their end, end the rest; return the reason."""
+        try:
+            unit = self._start_unit()
+        except OSError as refused:  # a full disk, no process to be had: it may pass
+            log.error("head and loop could not be started: %s", refused)
+            return f"head and loop could not be started: {refused}"
+        why = self._watch(unit)
+        log.info("unit %s ends: %s", unit.name, why)
+        self._end_unit(unit)
+        return why
+
+    def _has_room(self) -> bool:
+        """Return True where head and loop can write; else release the reserve file first."""
+        places = (self.home.root, private_temp())
+        room = all(has_room(place) for place in places)
+        if not room and release_reserve(self.home.reserve_file):
+            log.error("the disk is full: the reserve file was released")
+            room = all(has_room(place) for place in places)
+        if room != self._room:
+            self._room = room
+            log.error("the disk %s", "has room again" if room else f"is full: {places}; waiting")
+        return room
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         self.ending = True
@@ -124,38 +164,29 @@ class Keeper:
         """End the processes that an earlier keeper left behind, found by mark and by pid, which
         also frees their locks.
         """
-        try:
-            left = json.loads(self.home.runtime.read_text())
-        except (OSError, ValueError):
-            return
-        if not isinstance(left, dict):
-            return
-        self.why = "its keeper was gone (killed, or a reboot)"
-        for unit in (left.get("unit"), left.get("sampler_unit")):
-            if unit:
-                stubborn = end_unit(str(unit))
-                if stubborn:
-                    log.error("processes %s of unit %s would not die", stubborn, unit)
-        for name in ("head", "loop"):
-            with suppress(TypeError):  # what we did not write
-                if left.get(name):
-                    end_process(Identity(**left[name]))
-        _remove(left.get("temp"))
+        runtime = read_runtime(self.home)
+        if runtime:
+            self.why = "its keeper was gone (killed, or a reboot)"
+        _, stubborn = end_home_processes(self.home.root, runtime)
+        if stubborn:
+            log.error("processes %s of an earlier engine would not die", stubborn)
+        _remove(runtime.get("temp"))
 
     # --- head and loop ---
 
     def _start_unit(self) -> Unit:
         port = free_port()
         name = f"{port}-{secrets.token_hex(4)}"
-        temp = private_temp() / f"r{name[:8]}"
+        temp = private_temp() / session_folder(name)
         temp.mkdir(mode=0o700, exist_ok=True)
+        self._temp_lock = _keep_from_cleaners(temp)
         env = self._env(name, port)
         self.home.tick.unlink(missing_ok=True)
         self._changed.clear()
         self._note_runtime(unit=name, port=port, temp=str(temp))
         head = self._spawn("head", head_command(port, temp), {**env, "CUDA_VISIBLE_DEVICES": ""})
         try:
-            loop = self._spawn("loop", [sys.executable, "-m", "workbench.engine"], env)
+            loop = self._spawn("loop", python_command("workbench.engine"), env)
         except OSError:
             end_unit(name)
             head.wait()
@@ -169,10 +200,10 @@ class Keeper:
             loop=_named(loop.pid),
         )
         log.info("unit %s: head %d, loop %d, port %d", name, head.pid, loop.pid, port)
-        return Unit(name, head, loop, temp, time.monotonic())
+        return Unit(name, head, loop, temp, HeadWatch(head.pid, temp), time.monotonic())
 
     def _env(self, unit: str, port: int) -> dict[str, str]:
-        """Return the unit's environment: the caller's without RAY_*, our own token, loopback only."""
+        """Return a unit's environment: the caller's without RAY_*, our token, loopback only."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         if not self.home.token.exists():
             write_durably(self.home.token, secrets.token_hex(32).encode())
@@ -209,7 +240,7 @@ class Keeper:
         with path.open("ab") as out:
             return subprocess.Popen(
                 command,
-                env=env,
+                env=python_environment(env),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -233,9 +264,11 @@ class Keeper:
             self._keep_sampling()
             code = unit.loop.poll()
             if code is not None:
-                return "stopped" if code == 0 else f"the loop exited with {code}"
+                return LOOP_EXITS.get(code, f"the loop exited with {code}")
             if unit.head.poll() is not None:
                 return f"Ray's head exited with {unit.head.returncode}"
+            if lost := unit.watch.trouble():
+                return lost
             if self._still_s(self.home.tick, unit.started_s) > TICK_LIMIT_S:
                 return f"the loop did not tick for {TICK_LIMIT_S:.0f} s"
             exposed = self._exposed(unit)
@@ -264,6 +297,8 @@ class Keeper:
         if stubborn:
             log.error("processes %s of unit %s would not die", stubborn, unit.name)
         _remove(str(unit.temp))
+        with suppress(OSError):
+            os.close(self._temp_lock)
 
     # --- cards ---
 
@@ -287,10 +322,9 @@ class Keeper:
         try:
             self.sampler = self._spawn(
                 "sampler",
-                [
-                    *(sys.executable, "-m", "workbench.machine.sampler", str(self.home.sample)),
-                    f"--parent={os.getpid()}",
-                ],
+                python_command(
+                    "workbench.machine.sampler", str(self.home.sample), f"--parent={os.getpid()}"
+                ),
                 {**os.environ, MARK: f"sampler-{os.getpid()}"},
             )
         except OSError as refused:
@@ -330,8 +364,26 @@ def head_command(port: int, temp: Path) -> list[str]:
         "log-color": "false",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]  # the console script may lie elsewhere
+    ray = python_command("ray.scripts.scripts")  # the console script may lie elsewhere
     return [*ray, "start", "--head", "--block", "--disable-usage-stats", *flags]
+
+
+def temp_problem() -> str:
+    """Return why Ray cannot work in the temp folder; an empty string where it can."""
+    folder = private_temp()
+    characters = len(str(folder / session_folder("00000-00")))
+    if characters <= RAY_TEMP_CHARACTERS:
+        return ""
+    return (
+        f"the temp folder {folder} is too long for Ray's sockets: it makes paths of {characters} "
+        f"characters, and {RAY_TEMP_CHARACTERS} fit"
+    )
+
+
+def session_folder(unit: str) -> str:
+    """Return the name of a unit's folder in private_temp(): 9 characters, because paths of Ray's
+    sockets are limited."""
+    return f"r{unit[:8]}"
 
 
 def free_port() -> int:
@@ -346,6 +398,14 @@ def free_port() -> int:
                 continue
             return port
     raise OSError("no free port between 20000 and 30000")
+
+
+def _keep_from_cleaners(folder: Path) -> int:
+    """Lock the folder, which systemd-tmpfiles then leaves alone; return the open descriptor."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle
 
 
 def _named(pid: int) -> dict[str, int] | None:
@@ -372,6 +432,11 @@ def main() -> int:
         os._exit(0)
     lock.sign()
     log.info("keeper %d of %s", os.getpid(), home.root)
+    if problem := temp_problem():
+        # As when the database cannot be used: the reason is shown, and retrying would not help.
+        log.error("%s; %s", problem, SHORT_TEMP_HINT)
+        write_durably(home.stopped, f"{problem}\n{SHORT_TEMP_HINT}\n".encode())
+        return 0
     Keeper(home, lock).run()
     return 0
 

@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from workbench.machine.python_children import command_environment
 from workbench.text import safe_line, safe_text
 
 LOG_LIMIT_BYTES, KEPT_BYTES = 1 << 20, 1 << 16
@@ -44,7 +45,9 @@ def main(arguments: list[str]) -> int:
 def _run(command: list[str], limit_s: float, out: int) -> int:
     try:
         # A session of its own, so that the deadline can end the command with all its children.
-        child = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+        child = subprocess.Popen(
+            command, stdout=out, stderr=out, start_new_session=True, env=command_environment()
+        )
     except (OSError, ValueError) as refused:
         os.write(out, f"it could not be started: {refused}\n".encode(errors="replace"))
         return 127

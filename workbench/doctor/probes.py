@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from workbench.machine.python_children import python_command, python_environment
 from workbench.text import safe_line
 
 DEADLINE_S = 30.0
@@ -58,24 +59,24 @@ def run_probe(code: str, env: Mapping[str, str], deadline_s: float = DEADLINE_S)
 
     Returns `{"problem": …}` if the child failed, and with `"slow": True` if it took too long.
     """
-    return _run(["-P", "-c", code], env, deadline_s)
+    return _run([sys.executable, "-P", "-c", code], env, deadline_s)
 
 
 def probe_cards(env: Mapping[str, str], deadline_s: float = DEADLINE_S) -> dict[str, Any]:
     """Return one reading of the cards as JSON, or `{"problem": …}`."""
     package = str(Path(__file__).resolve().parent.parent.parent)
     path = os.pathsep.join(part for part in (package, env.get("PYTHONPATH", "")) if part)
-    asked = {**env, "PYTHONPATH": path}
-    return _run(["-P", "-m", "workbench.machine.sampler", "--once"], asked, deadline_s)
+    command = python_command("workbench.machine.sampler", "--once")
+    return _run(command, {**env, "PYTHONPATH": path}, deadline_s)
 
 
-def _run(arguments: list[str], env: Mapping[str, str], deadline_s: float) -> dict[str, Any]:
+def _run(command: list[str], env: Mapping[str, str], deadline_s: float) -> dict[str, Any]:
     try:
         done = subprocess.run(
-            [sys.executable, *arguments],
+            command,
             capture_output=True,
             check=False,
-            env=dict(env),
+            env=python_environment(env),
             stdin=subprocess.DEVNULL,
             timeout=deadline_s,
         )

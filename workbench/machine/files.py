@@ -42,7 +42,11 @@ def disk_is_full(folder: Path) -> bool:
     return disk.f_bavail * disk.f_frsize < FULL_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
 
 
-def has_room(folder: Path, need_bytes: int = 1 << 20) -> bool:
+ROOM_BYTES = 1 << 20
+"""Free bytes below which a disk counts as full: logs and the database's log need as much."""
+
+
+def has_room(folder: Path, need_bytes: int = ROOM_BYTES) -> bool:
     """Return True where this user can write to the folder's disk, with `need_bytes` left.
 
     Writes 64 KiB to an unnamed file, because a quota does not show in the free bytes. Errors other

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench.machine.processes import Identity, ProcessStat, read_stat
+from workbench.machine.processes import Identity, ProcessStat, program_name, read_stat
 
 SCAN_EVERY_S = 1.0
 """Seconds between two scans for new processes and missing folders (1 to 3 ms each)."""
@@ -80,13 +80,13 @@ class HeadWatch:
         ]
         raylet = 0
         for stat in group:
-            name = _program(stat.identity.pid)
+            name = program_name(stat.identity.pid)
             if stat.parent == self._head and name in SERVERS:
                 self._known.setdefault(stat.identity, (name, now))
                 raylet = stat.identity.pid if name == "raylet" else raylet
         for stat in group:
             if raylet and stat.parent == raylet:
-                name = _program(stat.identity.pid)
+                name = program_name(stat.identity.pid)
                 if name != "raylet":
                     self._known.setdefault(stat.identity, (name, now + SETTLED_S))
 
@@ -98,16 +98,3 @@ class HeadWatch:
                 self._places = [session, session / "logs", session / "sockets", *sockets]
         gone = next((place for place in self._places if not place.exists()), None)
         return "" if gone is None else f"Ray's session folder lost {gone.name} (a temp cleaner?)"
-
-
-def _program(pid: int) -> str:
-    """Return the name of the program that `pid` runs, or of the title that it gave itself."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-    except OSError:
-        return ""
-    first = words[0].decode(errors="replace").strip()
-    if first.startswith("ray::"):
-        return first.removeprefix("ray::").split(" ")[0]
-    script = next((word for word in words[1:] if word.endswith(b".py")), words[0])
-    return Path(script.decode(errors="replace").strip()).name.removesuffix(".py")

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MARK = "WORKBENCH_UNIT"
 """Environment variable that names the head-and-loop unit a process belongs to; the keeper sets it
@@ -71,6 +72,29 @@ def identify_process(pid: int) -> Identity | None:
     return None if found is None else found.identity
 
 
+def is_frozen(pid: int) -> bool:
+    """Return True for a process that is stopped by a signal (SIGSTOP) or a debugger."""
+    found = read_stat(pid)
+    return found is not None and found.state in "Tt"
+
+
+def program_name(pid: int) -> str:
+    """Return the program, Python module or script that `pid` runs, or the title it gave itself."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ")
+    except OSError:
+        return ""
+    words = [word.decode(errors="replace").strip() for word in line.split(b"\0")]
+    if words[0].startswith("ray::"):
+        return words[0].removeprefix("ray::").split(" ")[0]
+    for word, after in zip(words[1:], [*words[2:], ""], strict=True):
+        if word == "-m":
+            return after
+        if word.endswith(".py"):
+            return Path(word).stem
+    return Path(words[0]).name
+
+
 def is_alive(identity: Identity) -> bool:
     """Return True while the process runs; False once it ended, even where its pid was reused."""
     return identify_process(identity.pid) == identity
@@ -91,6 +115,51 @@ def find_marked(unit: str) -> list[int]:
         for pid, session in sessions.items()
         if (pid in named or session in ours) and identify_process(pid) is not None
     ]
+
+
+def find_session(leader: Identity) -> list[int]:
+    """Return the pids in the session that `leader` began, also when `leader` itself has ended.
+
+    Where another process has its pid by now, that session has ended too: the kernel gives out no
+    pid that still names a session.
+    """
+    now = read_stat(leader.pid)
+    if now is not None and now.identity != leader:
+        return []
+    return [pid for pid, session in _sessions().items() if session == leader.pid]
+
+
+def find_home_processes(root: Path, runtime: dict[str, Any]) -> list[int]:
+    """Return the pids of everything that a keeper started for the home `root` and that still runs.
+
+    `runtime` is what that keeper wrote to runtime.json; {} where that is lost. Its head and loop
+    lead sessions of their own, in which processes are found that overwrote their environment.
+    """
+    units = find_home_units(root)
+    found = {pid for unit in units for pid in find_marked(unit)}
+    for name in ("head", "loop"):
+        with suppress(TypeError, KeyError):  # not written by a keeper
+            found |= set(find_session(Identity(**runtime[name])))
+    return sorted(pid for pid in found if pid != os.getpid() and identify_process(pid) is not None)
+
+
+def end_home_processes(
+    root: Path, runtime: dict[str, Any], deadline_s: float = 10.0
+) -> tuple[list[str], list[int]]:
+    """Send SIGKILL to everything of find_home_processes until nothing is left.
+
+    Return what the processes ran, and the pids that still lived after `deadline_s`.
+    """
+    programs: dict[int, str] = {}
+    until = time.monotonic() + deadline_s
+    while True:
+        left = find_home_processes(root, runtime)
+        for pid in left:
+            programs.setdefault(pid, program_name(pid))
+            _kill(pid)
+        if not left or time.monotonic() > until:
+            return [name for name in programs.values() if name], left
+        time.sleep(0.05)
 
 
 def find_home_units(root: Path) -> set[str]:

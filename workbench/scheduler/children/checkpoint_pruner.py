@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import Any
 
 from workbench.home import Home
+from workbench.machine.python_children import python_command, python_environment
 
 MODULE = "workbench.training.checkpoints.prune"
 
@@ -29,7 +29,8 @@ class CheckpointPruner:
         """
         assert self._child is None
         self._child = subprocess.Popen(
-            [sys.executable, "-m", MODULE, str(self._home.root / "trials"), str(need_bytes)],
+            python_command(MODULE, str(self._home.root / "trials"), str(need_bytes)),
+            env=python_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

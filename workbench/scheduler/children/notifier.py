@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from typing import IO, Any
 
 from workbench.home import Home
+from workbench.machine.python_children import python_command, python_environment
 from workbench.redact import redact
 
 AT_ONCE = 4
@@ -56,8 +56,10 @@ class Notifier:
     def _start(self, name: str, body: IO[bytes], arguments: list[str]) -> None:
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "workbench.notification", *arguments],
-                env={k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+                python_command("workbench.notification", *arguments),
+                env=python_environment(
+                    {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+                ),
                 stdin=body,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

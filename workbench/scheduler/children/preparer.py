@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from workbench.home import Home
+from workbench.machine.python_children import python_command, python_environment
 
 MODULE = "workbench.training.prepare"
 KILLED_LIMIT = 3
@@ -58,8 +58,10 @@ class Preparer:
         self._result(experiment).unlink(missing_ok=True)
         with self._log(experiment).open("ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", self._module, str(folder), str(self._home.cache)],
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"},
+                python_command(self._module, str(folder), str(self._home.cache)),
+                env=python_environment(
+                    {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -72,7 +74,13 @@ class Preparer:
     def _log(self, experiment: int) -> Path:
         return self._home.experiment(experiment) / "prepare.log"
 
+    def cancel(self, experiment: int) -> None:
+        """End the preparation of `experiment`, if it is the one that runs."""
+        if self._experiment == experiment:
+            self.close()
+
     def close(self) -> None:
+        """End the preparation that runs, if any."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()

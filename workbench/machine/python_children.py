@@ -1,0 +1,46 @@
+"""Command lines and environments of our own Python children.
+
+`python -m` puts the working directory first on the import path, so a `random.py` beside a user's
+recipe would run as code. Every child that we start therefore gets the command and the environment
+from here: both switch safe paths on, for the child and for whatever it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Environment variable that switches safe paths on in every Python below (Python 3.11)."""
+OURS = "workbench"
+"""The value that we set; Python only asks whether there is any."""
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs `module` in this Python, without the working directory."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def python_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a Python child: `env`, or ours, with safe paths.
+
+    Empty entries of PYTHONPATH are dropped: they mean the working directory, and are left behind by
+    `export PYTHONPATH=$PYTHONPATH:/x`.
+    """
+    found = {**(os.environ if env is None else env)}
+    found[SAFE_PATH] = found.get(SAFE_PATH) or OURS
+    if "PYTHONPATH" in found:
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, found["PYTHONPATH"].split(os.pathsep)))
+    return found
+
+
+def command_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a user's own command: `env`, or ours, without what we added.
+
+    A user's Python script may import its neighbours.
+    """
+    found = {**(os.environ if env is None else env)}
+    if found.get(SAFE_PATH) == OURS:
+        del found[SAFE_PATH]
+    return found
