@@ -141,7 +141,8 @@ class Bench:
         recipe = recipe_of(case)
         run = Run(
             precision="bf16", kernel="triton" if self.shape.softcap else "torch",
-            optimizer=case.optimizer, tokens=case.tokens, longest=min(case.tokens, case.longest),
+            optimizer=case.optimizer, tokens_per_micro=case.tokens,
+            longest=min(case.tokens, case.longest),
             scored=case.longest, recompute_layers=recompute, dequantised_layers=resident,
             offload=case.offload,
             major=torch.cuda.get_device_capability()[0] if CUDA else 9,

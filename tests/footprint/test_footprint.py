@@ -326,11 +326,17 @@ class TestChoice:
         assert choose_plan(GUIDE, LLAMA, BIG).eval_batch == 16
         assert 1 <= choose_plan(GUIDE, LLAMA, card(8)).eval_batch < 16
 
-    def test_a_plan_goes_over_the_wire_and_back(self) -> None:
+    def test_a_stored_plan_reads_back_equal(self) -> None:
         plan = choose_plan(GUIDE, LLAMA, card(24))
+        assert plan.dequantised_layers
         assert Plan.from_json(plan.to_json()) == plan
 
-    def test_a_plan_of_before_tells_its_longest_row_by_its_micro_steps(self) -> None:
+    def test_stored_plans_keep_the_keys_that_older_homes_hold(self) -> None:
+        stored = choose_plan(GUIDE, LLAMA, card(24)).to_json()
+        assert "dequantised_layers" not in stored
+        assert stored["resident_layers"] == Plan.from_json(stored).dequantised_layers
+
+    def test_the_longest_row_of_an_older_plan_follows_from_its_micro_steps(self) -> None:
         plan = choose_plan(with_(train__batch_size=8), LLAMA, card(16))
         found = replace(plan, recompute_layers=5).to_json()
         del found["longest"], found["long_recompute_layers"]
@@ -345,14 +351,18 @@ class TestChoice:
             found = set()
             for step in range(40):
                 free = 20 * GIB + step * GIB // 16
-                plan = choose_plan(GUIDE, LLAMA, card(24), free, sample=lengths, cut=kept)
+                plan = choose_plan(
+                    GUIDE, LLAMA, card(24), free, sample=lengths, previous_tokens_per_micro=kept
+                )
                 assert plan.predicted_bytes <= free
                 found.add(plan.tokens_per_micro)
             return found
 
         assert len(cuts(None)) > 1
         assert cuts(1024) == {1024}
-        little = choose_plan(GUIDE, LLAMA, card(24), 8 * GIB, sample=lengths, cut=2048)
+        little = choose_plan(
+            GUIDE, LLAMA, card(24), 8 * GIB, sample=lengths, previous_tokens_per_micro=2048
+        )
         assert little.predicted_bytes <= 8 * GIB
 
     def test_large_batches_are_cut_finely_too(self) -> None:
@@ -379,7 +389,7 @@ class TestChoice:
     def test_what_long_rows_recompute_costs_time(self) -> None:
         rows: Lengths = {"longest": 512, "sample": [100, 512], "scored": None}
         search = PlanSearch.of(GUIDE, LLAMA, card(12), rows)
-        run = replace(search.run, tokens=256)
+        run = replace(search.run, tokens_per_micro=256)
         none, some = (search._cost(replace(run, long_recompute_layers=count)) for count in (0, 32))
         assert some > 1.2 * none
         short_rows: Lengths = {"longest": 512, "sample": [100, 200], "scored": None}

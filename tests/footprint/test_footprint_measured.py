@@ -32,7 +32,7 @@ def reserved_bytes(row: dict[str, Any]) -> int:
     )
     run = Run(
         precision="bf16", kernel="triton" if shape.softcap else "torch", optimizer=row["optimizer"],
-        tokens=row["tokens"], longest=min(row["tokens"], row["longest"]), scored=1,
+        tokens_per_micro=row["tokens"], longest=min(row["tokens"], row["longest"]), scored=1,
         recompute_layers=row["recompute_layers"], offload=row["offload"],
         dequantised_layers=row["resident_layers"], major=9,
     )  # fmt: skip

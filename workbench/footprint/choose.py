@@ -28,13 +28,13 @@ def choose_plan(
     sample: Sequence[int] | None = None,
     scored: int | None = None,
     *,
-    cut: int | None = None,
+    previous_tokens_per_micro: int | None = None,
     advise: bool = True,
 ) -> Plan:
     """Return the fastest plan for `recipe` on `card`; `config` is the model's config.json.
 
     `longest`, `sample` and `scored` are the fields of row_lengths.Lengths; the other arguments and
-    the errors are those of planner.plan_trial, where `cut` is called previous_tokens_per_micro.
+    the errors are those of planner.plan_trial.
 
     All ways to cut the batch into micro-steps are compared, each with as few recomputing layers as
     it needs and as many dequantised ones as there is room for, by the time they take (cost.py) on
@@ -44,7 +44,8 @@ def choose_plan(
     lengths: Lengths = {"longest": longest, "sample": sample, "scored": scored}
     search = PlanSearch.of(recipe, config, card, lengths)
     limit = limit_bytes(card, free_bytes)
-    for sizes in ([cut] if cut else [], search.sizes()):
+    kept = [previous_tokens_per_micro] if previous_tokens_per_micro else []
+    for sizes in (kept, search.sizes()):
         for optimizer in optimizers_of(recipe):
             found = search.fastest(optimizer, sizes, limit)
             if found is not None:
@@ -78,7 +79,7 @@ def price_plan(
         search.run,
         optimizer=plan.optimizer,
         precision=plan.precision,
-        tokens=plan.tokens_per_micro,
+        tokens_per_micro=plan.tokens_per_micro,
         recompute_layers=plan.recompute_layers,
         long_recompute_layers=plan.long_recompute_layers,
         offload=plan.offload and search.offloads,
@@ -122,7 +123,7 @@ def _hints(search: PlanSearch, run: Run, needed: Callable[..., int], limit: int)
     def shorter(tokens: int) -> bool:
         cut = _with(recipe, "data", max_tokens=tokens)
         scored = min(tokens, run.scored)
-        return needed(cut, tokens=tokens, longest=tokens, scored=scored) <= limit
+        return needed(cut, tokens_per_micro=tokens, longest=tokens, scored=scored) <= limit
 
     if tokens := largest_fitting(run.longest - 1, shorter):
         nice = tokens // 64 * 64 or tokens

@@ -60,7 +60,7 @@ class PlanSearch:
             precision=precision,
             kernel=kernel,
             optimizer=optimizers_of(recipe)[-1],
-            tokens=tokens,
+            tokens_per_micro=tokens,
             longest=tokens,
             scored=min(scored, recipe.data.max_tokens),
             card_kind=card.kind,
@@ -128,7 +128,7 @@ class PlanSearch:
         """
         best: tuple[float, Run] | None = None
         for tokens in sizes:
-            start = replace(self.run, optimizer=optimizer, tokens=tokens)
+            start = replace(self.run, optimizer=optimizer, tokens_per_micro=tokens)
             fastest_possible = replace(start, dequantised_layers=self.shape.layers)
             if best and self._cost(fastest_possible) >= best[0]:
                 continue  # slower than the best one even with unlimited room
@@ -174,7 +174,7 @@ class PlanSearch:
             attention_why=self.why,
             optimizer=run.optimizer,
             rows_per_step=self.batch,
-            tokens_per_micro=run.tokens,
+            tokens_per_micro=run.tokens_per_micro,
             longest=run.longest,
             recompute_layers=run.recompute_layers,
             long_recompute_layers=max(run.recompute_layers, run.long_recompute_layers),
@@ -195,7 +195,7 @@ class PlanSearch:
         machine's memory. Rows that go alone recompute every layer at first, and then as few as
         the rest leaves room for.
         """
-        layers, alone = self.shape.layers, run.tokens < run.longest
+        layers, alone = self.shape.layers, run.tokens_per_micro < run.longest
         ways = self.ways(self.recipe.train.gradient_checkpointing)
         if alone:
             ways = [way for way in ways if "offload" not in way]
@@ -220,11 +220,13 @@ class PlanSearch:
 
     def _cost(self, run: Run) -> float:
         """Return the time that the sampled batches take, in passes of one token."""
-        held = self.held.get(run.tokens)
+        held = self.held.get(run.tokens_per_micro)
         if held is None:
-            held = [n for batch in self.batches for n in micro_step_tokens(batch, run.tokens)]
-            self.held[run.tokens] = held
-        longer = [tokens for tokens in held if tokens > run.tokens]
+            held = [
+                n for batch in self.batches for n in micro_step_tokens(batch, run.tokens_per_micro)
+            ]
+            self.held[run.tokens_per_micro] = held
+        longer = [tokens for tokens in held if tokens > run.tokens_per_micro]
         total, long = sum(held), sum(longer)
         passed = partial(
             token_passes,

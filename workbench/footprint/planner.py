@@ -66,8 +66,15 @@ def plan_trial(
     hardware = hardware_key(card)
 
     def choose(room: int | None) -> Plan:
-        cut = previous_tokens_per_micro
-        plan = choose_plan(recipe, config, card, room, **lengths, cut=cut, advise=advise)
+        plan = choose_plan(
+            recipe,
+            config,
+            card,
+            room,
+            **lengths,
+            previous_tokens_per_micro=previous_tokens_per_micro,
+            advise=advise,
+        )
         return corrected_plan(plan, history.factors, hardware, config)
 
     plan = _fit_corrected(choose, free_bytes, limit_bytes(card, free_bytes))

@@ -56,7 +56,7 @@ class Run:
     kernel: str
     """The step's attention: package, torch, triton, efficient or dense; on a CPU loop or dense."""
     optimizer: str
-    tokens: int
+    tokens_per_micro: int
     """The most tokens in one micro-step."""
     longest: int
     """Tokens of the longest row."""
@@ -64,7 +64,7 @@ class Run:
     """Tokens of the longest held-out row."""
     recompute_layers: int = 0
     long_recompute_layers: int = 0
-    """Recomputing layers in the pass of a row that is longer than `tokens`."""
+    """Recomputing layers in the pass of a row that is longer than tokens_per_micro."""
     offload: bool = False
     """Whether the inputs of recomputing layers wait in the machine's memory."""
     dequantised_layers: int = 0
@@ -118,14 +118,15 @@ def transient_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, in
     The candidates are: the loss stands on all activations; the last layer goes backward; the first
     recomputing layer stands on the inputs of those before it.
     """
-    if run.longest > run.tokens:  # a full micro-step, and the longest row alone, which recomputes
+    # The worst is a full micro-step, or the longest row alone, which has a recompute of its own.
+    if run.longest > run.tokens_per_micro:
         again = run.long_recompute_layers
-        alone = replace(run, tokens=run.longest, recompute_layers=again)
-        together = replace(run, longest=run.tokens)
+        alone = replace(run, tokens_per_micro=run.longest, recompute_layers=again)
+        together = replace(run, longest=run.tokens_per_micro)
         both = (transient_bytes(shape, recipe, one) for one in (together, alone))
         return max(both, key=lambda found: sum(found.values()))
     graphs = run.card_kind == "cuda" and shape.fused
-    tokens = padded_tokens(run.tokens) if graphs else run.tokens
+    tokens = padded_tokens(run.tokens_per_micro) if graphs else run.tokens_per_micro
     longest = tokens if graphs else run.longest  # dense attention sees the whole row of rows
     value = VALUE_BYTES[run.precision]
     width = tokens * shape.width * value
@@ -158,7 +159,7 @@ def host_bytes(shape: ModelShape, run: Run) -> int:
     if not run.offload:
         return 0
     away = max(0, min(run.recompute_layers, shape.layers) - 1)
-    return away * padded_tokens(run.tokens) * shape.width * VALUE_BYTES[run.precision]
+    return away * padded_tokens(run.tokens_per_micro) * shape.width * VALUE_BYTES[run.precision]
 
 
 def _layer(shape: ModelShape, recipe: Recipe, run: Run) -> Layer:
