@@ -1,4 +1,4 @@
-"""A model with the shape of a real one and random weights, made on the card in seconds."""
+"""Models with the shape of real ones and random weights, made on the card in seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def measures(shape: str) -> dict[str, Any]:
-    """config.json's, of `8b` or `qwen3-8b`; `tiny` or `tiny-qwen3` is small, to try a script."""
+    """Return the config.json of a shape such as `8b` or `qwen3-8b`.
+
+    `tiny` or `tiny-qwen3` is small, to try a script.
+    """
     tiny, _, rest = shape.partition("-") if shape.startswith("tiny") else ("", "", shape)
     name = rest or "8b"
     found = named_config(SHAPES.get(name, name))
@@ -38,7 +41,7 @@ def measures(shape: str) -> dict[str, Any]:
 def make_nf4_model(
     shape: str, device: torch.device, dtype: torch.dtype, *, quantised: bool = True
 ) -> Any:
-    """As from_pretrained would give it: NF4, doubly quantised, unless told otherwise."""
+    """Return a model as from_pretrained gives it: in NF4, doubly quantised, or else in `dtype`."""
     return _made(measures(shape), device, dtype, quantised=quantised)
 
 
@@ -58,15 +61,15 @@ def _made(
     _fill_buffers(model, config, device)
     model.tie_weights()
     if quantised:
-        model.is_loaded_in_4bit = True  # what PEFT asks
+        model.is_loaded_in_4bit = True  # PEFT asks for this
     model.requires_grad_(False)
     return model.eval()
 
 
 def write_shaped_model(folder: Path, shape: str, device: str = "cuda") -> Path:
-    """A bf16 checkpoint of that shape with the demo's tokenizer, for what loads from a folder.
+    """Write a bf16 checkpoint of that shape with the demo's tokenizer, and return `folder`.
 
-    Nothing is done when `folder` holds one already. An 8B shape takes 16 GB and about 25 s.
+    Nothing is done where `folder` holds one already. An 8B shape takes 16 GB and about 25 s.
     """
     if (folder / "tokenizer.json").exists():
         return folder
@@ -115,7 +118,7 @@ def _fill(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def _fill_buffers(model: Any, config: Any, device: torch.device) -> None:
-    """Rotary frequencies and Gemma's scale, which no checkpoint holds."""
+    """Fill in rotary frequencies and Gemma's scale, which no checkpoint holds."""
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
     embedding = model.model.embed_tokens
     if "embed_scale" in embedding._buffers:

@@ -2,12 +2,14 @@
 
     python benchmarks/step_peer.py --data train.jsonl --model FOLDER [--turns N]
 
-FOLDER: a Llama-shaped checkpoint (`write_shaped_model` of nf4_model.py makes one). Prints one line
-a turn, ROW and what it measured as JSON. step.py runs it as its contestant c, with `--asked`: then
-each turn waits for a line on standard input, so that it alternates with the others. The peer's own
-4-bit loading, LoRA (dropout 0: its fast path), gradient checkpointing and kernels; the loop around
-them is plain PyTorch with bitsandbytes' 8-bit AdamW and clipping at 0.3, which is kinder to it than
-a Trainer's. Rows are padded to the longest of their batch. Needs nothing of the workbench.
+FOLDER is a Llama-shaped checkpoint (`write_shaped_model` of nf4_model.py makes one). Prints one
+line a turn: ROW, and the measurements as JSON. step.py runs it as its contestant c with `--asked`:
+each turn then waits for a line on standard input, so that it alternates with the others.
+
+Loading in 4 bits, LoRA (dropout 0, which its fast path needs), gradient checkpointing and kernels
+are the peer's own. The loop around them is plain PyTorch with bitsandbytes' 8-bit AdamW and
+clipping at 0.3, which takes less host time than a Trainer. Rows are padded to the longest of their
+batch. Nothing of the workbench is needed.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ WARM, WARM_AGAIN, TIMED, PROFILED, STEPS = PERIOD + 3, 3, PERIOD, PERIOD, 30
 
 
 def batches(file: Path, vocabulary: int) -> list[dict[str, Any]]:
-    """step.py's rows: GSM8K's text in pieces hashed to ids, padded to the longest of four."""
+    """Return step.py's batches: GSM8K's text in pieces hashed to ids, padded to the longest row."""
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines()[: PERIOD * ROWS]:
         row = json.loads(line)
@@ -91,7 +93,7 @@ def main() -> int:
 
 
 def measured(step: Callable[[int], int], turn: int, losses: list[torch.Tensor]) -> dict[str, Any]:
-    """One turn: steps to warm up, steps by the clock, steps in the profiler."""
+    """Run one turn: steps to warm up, by the clock, in the profiler. Return its measurements."""
     number = itertools.count(len(losses))
     for _ in range(WARM_AGAIN if turn else WARM):
         step(next(number))
@@ -113,7 +115,7 @@ def measured(step: Callable[[int], int], turn: int, losses: list[torch.Tensor]) 
             launches += 1
     while len(losses) < STEPS:
         step(next(number))
-    told = [round(float(loss), 4) for loss in losses[:STEPS]]  # of a first turn, as others tell it
+    first = [round(float(loss), 4) for loss in losses[:STEPS]]  # as step.py reports the others
     return {
         "contestant": "c",
         "shape": "8b",
@@ -127,8 +129,8 @@ def measured(step: Callable[[int], int], turn: int, losses: list[torch.Tensor]) 
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
         "matmul_share": None,
-        "loss": round(sum(told[-8:]) / 8, 4),
-        "losses": told,
+        "loss": round(sum(first[-8:]) / 8, 4),
+        "losses": first,
         "kernels": {
             name[:110]: round(time_ns / profiled / 1000, 3)
             for name, time_ns in kernels.most_common(20)

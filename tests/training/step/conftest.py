@@ -79,7 +79,7 @@ def model_of() -> ModelOf:
 
 @pytest.fixture
 def rows() -> Rows:
-    """Four rows of 5 to 17 tokens; the first half of two of them carries no loss."""
+    """Return four rows of 5 to 17 tokens; the first half of two of them carries no loss."""
     chance = torch.Generator().manual_seed(1)
     examples = []
     for index, length in enumerate((5, 17, 9, 12)):
@@ -90,7 +90,7 @@ def rows() -> Rows:
 
 
 class KnownDropout(nn.Module):
-    """nn.Dropout with masks from outside; `at` says where in the batch the running row starts."""
+    """An nn.Dropout with a given mask; `at` is where in the batch the running row starts."""
 
     def __init__(self, mask_TD: Tensor, p: float) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def options(**changes: Any) -> StepOptions:
 
 
 def plain_gradients(model: PeftModel, rows: Rows, drops: list[KnownDropout]) -> tuple[float, Any]:
-    """(loss, gradients by name) by plain transformers and PEFT, one row at a time."""
+    """Return (loss, gradients by name) by plain transformers and PEFT, one row at a time."""
     model.train()
     total, at = 0.0, 0
     for example in split_examples(rows):
@@ -128,7 +128,7 @@ def plain_gradients(model: PeftModel, rows: Rows, drops: list[KnownDropout]) -> 
 
 
 def with_known_masks(model: PeftModel, step: Step, rows: Rows) -> list[KnownDropout]:
-    """Puts the masks that the step will draw in its first micro-step into PEFT's modules."""
+    """Put the masks that the step draws in its first micro-step into PEFT's modules."""
     assert step._fused is not None
     sites = torch.arange(step._fused.sites)
     keys_S2 = mask_keys(torch.tensor(step.options.seed), torch.tensor(0), sites)
@@ -154,7 +154,7 @@ def with_known_masks(model: PeftModel, step: Step, rows: Rows) -> list[KnownDrop
 
 
 def assert_same_gradients(model: PeftModel, rows: Rows, step: Step) -> None:
-    """Loss and every gradient of the step to 1e-5 of the plain ones (relative to their norm)."""
+    """Assert that loss and gradients are plain ones to 1e-5, relative to each gradient's norm."""
     loss = float(step.forward_backward(rows))
     names = {id(param): name for name, param in model.named_parameters()}
     ours = {names[id(param)]: step.flat.grad(param).clone() for param in step.flat.params}

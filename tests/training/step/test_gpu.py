@@ -1,4 +1,4 @@
-"""On a card: kernels of attention, 16-bit gradients against PEFT's, replays, the T4 path."""
+"""The step on a card: attention, 16-bit gradients against PEFT's, replays, the T4 path."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_replay_gives_what_an_eager_run_gives(
     assert float((replayed - eager).norm() / eager.norm()) < 1e-2
 
 
-def test_graphs_of_batches_of_which_other_parts_carry_loss(long_rows: Rows) -> None:
+def test_batches_in_which_other_shares_carry_loss_have_graphs_of_their_own(long_rows: Rows) -> None:
     asked = long_rows.targets_T.clone()
     asked[: sum(long_rows.lengths) * 2 // 3] = IGNORE
     answers = replace(long_rows, targets_T=asked)
@@ -150,8 +150,8 @@ def test_inputs_that_left_the_card_give_the_same_gradients_with_less_memory() ->
         torch.manual_seed(0)
         base = LlamaForCausalLM(LlamaConfig(**sizes)).to(CUDA, torch.bfloat16)
         adapted = get_peft_model(base, LoraConfig(r=4, lora_dropout=0.1, target_modules=LINEARS))
-        told = options(recompute_layers=12, offload=offload, max_length=2048, rows_per_micro=1)
-        step = Step(adapted, told)
+        settings = options(recompute_layers=12, offload=offload, max_length=2048, rows_per_micro=1)
+        step = Step(adapted, settings)
         peaks, losses, grads = [], [], []
         for _ in range(6):  # two eagerly, then a capture and its replays
             torch.cuda.reset_peak_memory_stats()

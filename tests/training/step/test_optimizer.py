@@ -173,7 +173,7 @@ def test_released_parameters_keep_their_values_in_storage_of_their_own() -> None
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_it_tells_what_its_moments_take_once_they_are_made() -> None:
+def test_it_reports_the_bytes_of_its_moments_once_they_are_made() -> None:
     flat = flat_of(layers())
     moments = 8 * flat.values.numel()
     assert FlatAdamW(flat, lr=0.01).state_bytes() >= moments
@@ -187,7 +187,7 @@ def test_it_tells_what_its_moments_take_once_they_are_made() -> None:
 @pytest.mark.parametrize(
     "make", [FlatAdamW, partial(FlatLibraryOptimizer, kind="adamw_8bit"), TensorwiseAdamW]
 )
-def test_each_steps_by_the_schedule_and_skips_what_is_no_number(
+def test_each_steps_by_the_schedule_and_skips_a_gradient_that_is_no_number(
     make: Callable[..., FlatOptimizer],
 ) -> None:
     flat = flat_of(layers())

@@ -113,7 +113,7 @@ def test_a_pass_that_failed_leaves_nothing_to_the_next(model_of: ModelOf, rows: 
 @pytest.mark.parametrize(
     "off", ["padding_free", "whole_batch", "no_recompute", "fused_lora", "chunked_head"]
 )
-def test_a_lever_switched_off_changes_no_number(
+def test_an_optimization_switched_off_changes_no_number(
     off: str, family: str, model_of: ModelOf, rows: Rows
 ) -> None:
     model = model_of(family)
@@ -148,7 +148,7 @@ def test_in_a_row_that_goes_alone_more_layers_recompute(model_of: ModelOf, rows:
 def test_layers_that_draw_masks_of_their_own_draw_the_same_again(
     lora: dict[str, Any], model_of: ModelOf, rows: Rows
 ) -> None:
-    """PEFT's own dropout, where the projections are not fused."""
+    """PEFT's own dropout is meant, where the projections are not fused."""
     off = frozenset() if lora else frozenset({"fused_lora"})
 
     def gradients(recompute: int) -> torch.Tensor:
@@ -196,7 +196,7 @@ def test_gradients_carry_the_loss_scale_on_every_path(
 
 
 def test_16_bit_copies_follow_the_masters(model_of: ModelOf, rows: Rows) -> None:
-    """What three steps have learned counts in the fourth, of adapters and of biases."""
+    """What three steps have taught adapters and biases counts in the fourth."""
     model = model_of("qwen2", bias="all")
     for param in model.parameters():
         if not param.requires_grad:
@@ -260,9 +260,9 @@ def test_a_model_outside_the_list_trains_plainly_and_says_why(
     assert_same_gradients(model, rows, step)
 
 
-@pytest.mark.parametrize("resident", [0, 1])
+@pytest.mark.parametrize("layers", [0, 1])
 def test_nf4_weights_give_the_gradients_of_bitsandbytes(
-    resident: int, rows: Rows, model_of: ModelOf
+    layers: int, rows: Rows, model_of: ModelOf
 ) -> None:
     bnb = pytest.importorskip("bitsandbytes")
     model = model_of(sizes={"hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
@@ -278,4 +278,4 @@ def test_nf4_weights_give_the_gradients_of_bitsandbytes(
             )
             packed.support_avx512bf16_for_cpu = False
             module.base_layer = packed.to("cpu")
-    assert_same_gradients(model, rows, Step(model, options(dequantised_layers=resident)))
+    assert_same_gradients(model, rows, Step(model, options(dequantised_layers=layers)))

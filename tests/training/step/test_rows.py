@@ -24,13 +24,13 @@ from workbench.training.step.rows import (
 )
 def test_the_planner_cuts_as_the_step_does(lengths: list[int], most: int) -> None:
     rows = collate_rows({"input_ids": [7] * length} for length in lengths)
-    told = [part.tokens for part in rows.cut(len(lengths), most)]
-    assert list(micro_step_tokens(lengths, most)) == told
+    cut = [part.tokens for part in rows.cut(len(lengths), most)]
+    assert list(micro_step_tokens(lengths, most)) == cut
     planned = Plan(
         precision="bf16", attention="sdpa", attention_why="", optimizer="sgd", layers=1,
         rows_per_step=len(lengths), tokens_per_micro=most, longest=max(lengths), predicted_bytes=1,
     )  # fmt: skip
-    assert len(told) <= planned.micro_steps <= len(lengths)
+    assert len(cut) <= planned.micro_steps <= len(lengths)
 
 
 @settings(max_examples=100, deadline=None)

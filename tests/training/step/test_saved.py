@@ -25,7 +25,7 @@ FUSED_FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text",
 
 
 def kept_bytes(step: Step, rows: Rows) -> int:
-    """Bytes of all tensors that the forward pass of one micro-step saves, parameters left out."""
+    """Return the bytes of all tensors that one micro-step saves, without parameters."""
     seen: dict[int, int] = {}
     held: list[torch.Tensor] = []
     constant = {param.untyped_storage().data_ptr() for param in step._model.parameters()}

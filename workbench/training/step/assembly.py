@@ -168,6 +168,7 @@ class Assembly:
     def _finish(self) -> None:
         model = self.model
         self.optimizer = self._make_optimizer()
+        # Known only after the projections are fused.
         owned: set[int] = self.fused.owned if self.fused else set()
         self.unowned = [param for param in self.flat.params if id(param) not in owned]
         """Parameters whose gradients autograd itself adds, into the flat buffer as well."""

@@ -37,7 +37,7 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class Shape(NamedTuple):
-    """What decides the shapes of a pass; a graph is captured for each, and for `first` or not."""
+    """The numbers that decide all shapes of a pass. Each has a graph, and one more for `first`."""
 
     tokens: int
     carrying: int
@@ -88,6 +88,7 @@ class GraphRunner:
             part, tokens, self._rows, carrying, divisor=divisor, seed=seed, counter=counter
         )
         if self._device.type == "cuda":
+            # From pageable memory the copy would make the host wait.
             host = host.pin_memory()
         if not self.capturing:
             self._run_eagerly(host, shape)
@@ -118,6 +119,7 @@ class GraphRunner:
     def _warm_up(self, host: Tensor, shape: Shape) -> None:
         self._eager_runs += 1
         side, main = side_stream(self._device), torch.cuda.current_stream(self._device)
+        # As PyTorch asks: warm-up runs on the stream that captures.
         side.wait_stream(main)
         with torch.cuda.stream(side):
             self._run_eagerly(host, shape)
@@ -136,6 +138,7 @@ class GraphRunner:
         if found is None:
             self._run_eagerly(host, shape)
             return
+        # Put in again, so that the dictionary's order is that of use.
         self._graphs[key] = found
         graph, buffer = found
         buffer.copy_(host, non_blocking=True)

@@ -66,9 +66,11 @@ class _ChunkedLoss(torch.autograd.Function):
         scale: Tensor,
         head: Head,
     ) -> Tensor:
+        # A batch without a single target has loss 0, not NaN.
         inverse = divisor.float().clamp(min=1).reciprocal()
         factor, weight_VD = inverse * scale, head.weight_VD
         nats = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
+        # Where positions are left out, their gradient has to be 0.
         make = torch.empty_like if at_L is None else torch.zeros_like
         grad_TD = make(hidden_TD, dtype=weight_VD.dtype)
         each = chunk_rows(weight_VD.shape[0] * hidden_TD.element_size(), len(targets_L))
@@ -90,6 +92,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         (grad_TD,) = ctx.saved_tensors
+        # dloss is 1 where the step goes backward from the loss itself.
         return grad_TD * dloss.to(grad_TD.dtype), None, None, None, None, None
 
 

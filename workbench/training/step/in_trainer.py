@@ -31,7 +31,9 @@ def step_config(rows_per_step: int) -> dict[str, Any]:
     return {
         "per_device_train_batch_size": rows_per_step,
         "gradient_accumulation_steps": 1,
+        # 0 switches the Trainer's own clipping off: the step clips.
         "max_grad_norm": 0.0,
+        # No autocast and no scaler: the step holds its own 16-bit copies and loss scale.
         "bf16": False,
         "fp16": False,
         "activation_checkpointing": False,

@@ -42,6 +42,7 @@ def find_parts(model: PeftModel | nn.Module) -> ModelParts | str:
         if getattr(decoder.config, name, None):
             return f"its config has {name}, for which the fused path has no masks"
     head = getattr(causal, "lm_head", None)
+    # A subclass, or PEFT's wrapper of a head that is trained, may do more than a product.
     if type(head) is not nn.Linear:
         return f"its head is a {type(head).__name__}, not a plain linear layer"
     bias = None if head.bias is None else head.bias.data

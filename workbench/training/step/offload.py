@@ -54,10 +54,12 @@ class Offload:
 
     def put(self, index: int, tensor: Tensor) -> None:
         """Let the input of layer `index` leave the card, beside what the card computes next."""
+        # The first layer begins a new pass.
         if index == 0:
             self.forget()
         self._wait()
         self._leaving = None
+        # Rows longer than a micro-step go alone and may be too large for the reserved room.
         fits = tensor.numel() <= self._away.shape[1] and tensor.dtype is self._away.dtype
         if index == self._last or not fits:
             self._here[index] = tensor

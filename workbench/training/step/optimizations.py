@@ -31,7 +31,7 @@ class Optimization:
 
 
 class OptimizationReport:
-    """Which optimizations of one step are on, filled while the step is put together."""
+    """A report of the optimizations of one step, filled while the step is put together."""
 
     def __init__(self, switched_off: Iterable[str]) -> None:
         """`switched_off` names those that the options leave out."""

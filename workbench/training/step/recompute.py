@@ -21,6 +21,7 @@ from workbench.training.step.offload import Offload
 
 _FLAGS = ("gradient_checkpointing", "_gradient_checkpointing_func")
 """Attributes by which transformers' layers know that they recompute, and how."""
+# Without the determinism check, which compares metadata of every saved tensor on the host.
 _checkpoint = partial(checkpoint, use_reentrant=False, determinism_check="none")
 
 

@@ -169,13 +169,16 @@ def pack_inputs(
     tail, targets = tokens - part.tokens, part.targets_T
     assert tail >= 0
     assert len(part.lengths) <= rows
+    # Position tokens - 1 ends the tail or a row, so it never carries loss and may fill up.
     at = torch.arange(tokens)
     if carrying < tokens:
         at = (targets != IGNORE).nonzero()[:, 0]
         targets = targets[at]
         at = nn.functional.pad(at, (0, carrying - len(at)), value=tokens - 1)
+    # A sequence of its own: attention mixes the tail with no row.
     lengths = [*part.lengths, tail] if tail else list(part.lengths)
     ends = torch.tensor(lengths).cumsum(0)
+    # Unused entries are the end: sequences of length 0, which every kernel skips.
     cu = torch.full((rows + 2,), tokens)
     cu[0] = 0
     cu[1 : 1 + len(lengths)] = ends

@@ -76,6 +76,7 @@ class SmallKernels:
 def _norm_forward(module: Any, gemma: bool) -> Callable[[Tensor], Tensor]:
     """Return a forward of an RMSNorm by kernels, whose output carries how to make it again."""
     original = module.forward
+    # Llama's norms call it variance_epsilon, Gemma's eps.
     eps: float = getattr(module, "variance_epsilon", 0.0) or getattr(module, "eps", 1e-6)
 
     def forward(x: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ class Step:
         """Allocate what every step writes to: its addresses must not change between replays."""
         options = self.options
         self._loss = torch.zeros((), device=self.device)
+        # Four times what is read at once, so that a late reading loses nothing.
         self._ring = MetricRing(max(options.log_every, 1) * 4, METRICS, self.device)
         if self._fused is not None:
             self._sites = torch.arange(max(self._fused.sites, 1), device=self.device)
@@ -92,6 +93,7 @@ class Step:
         self.flat.grads.zero_()
         self.flat.refresh()
         self._loss.zero_()
+        # In every step: whoever sets .grad to None takes a gradient out of the buffer.
         self.flat.attach_grads(self._assembly.unowned)
         divisor = rows.targets
         alone = 1 if "whole_batch" in options.off else options.rows_per_micro
@@ -127,7 +129,7 @@ class Step:
             raise Diverged(
                 f"{int(worst)} steps in a row had a gradient that is NaN or infinite",
                 hint="lower train.learning_rate, or set model.precision: bf16 where the card has "
-                "it; the last checkpoint is good",
+                "it",
             )
         return rows
 
@@ -173,6 +175,7 @@ class Step:
         if runner.capturing:  # only the bucket decides shapes, whatever rows are in it
             longest = padded_tokens(max(options.max_length, max_length))
             tokens = padded_tokens(part.tokens)
+            # The tail may be longer than any row: up to one grain less a token.
             max_length = max(min(tokens, longest), bucket_grain(tokens))
         if self._recompute is not None:
             most = options.tokens_per_micro or part.tokens

@@ -1,6 +1,7 @@
-"""What the Triton kernels take of a card's shared memory, by compiling them for cards that are not
-here. A kernel that asks for more fails when it is launched, in the first step of a trial; and a
-data-centre card has twice as much as the cards people own.
+"""The shared memory that the Triton kernels take, by compiling them for cards that are not here.
+
+A kernel that asks for more than a card has fails when it is launched, in the first step of a trial;
+and a data-centre card has twice as much as the cards people own.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles nothing"),
 ]
 SHARED_KIB = {75: 64, 86: 99}
-"""A T4's; a 3090's, which cards of compute capability 8.9 and 12.0 have as well."""
+"""KiB by compute capability: a T4; a 3090, and as much on cards of 8.9 and 12.0."""
 LAUNCHING = (attention, cross_entropy, gated_linear, lora_down, lora_up, norm, rotary)
 META = torch.device("meta")
 DTYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}

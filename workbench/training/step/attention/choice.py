@@ -1,4 +1,4 @@
-"""Which implementation of attention a card takes, and why."""
+"""The choice of an implementation of attention for a card, with its reason."""
 
 from __future__ import annotations
 

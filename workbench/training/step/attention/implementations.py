@@ -135,6 +135,7 @@ def attend_densely(
     It is the reference of the other implementations' tests.
     """
     tokens = q_THD.shape[0]
+    # The row of each token, found on the card: cu is not read on the host.
     row_T = torch.bucketize(torch.arange(tokens, device=cu.device), cu[1:], right=True)
     mask_QK = _causal_band(tokens, window, cu.device) & (row_T[:, None] == row_T[None, :])
     scores_HQK = torch.einsum("qhd,khd->hqk", q_THD, _repeat_heads(k_TGD, q_THD)).float() * scale
@@ -147,6 +148,7 @@ def attend_densely(
 
 def _repeat_heads(x_TGD: Tensor, q_THD: Tensor) -> Tensor:
     """Return each key/value head once for every query head that shares it."""
+    # Kernels without grouped heads read keys and values of every query head.
     times = q_THD.shape[1] // x_TGD.shape[1]
     return x_TGD if times == 1 else x_TGD.repeat_interleave(times, dim=1)
 

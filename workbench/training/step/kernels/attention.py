@@ -55,6 +55,7 @@ def _score_tile(q, k, m, n, length, scale, softcap, WINDOW: tl.constexpr, CAPPED
         s = s * (scale * LOG2_E)
     seen = (n <= m) & (n < length)
     if WINDOW > 0:
+        # A window counts the query's own key.
         seen &= m - n < WINDOW
     return tl.where(seen, s, NEVER), slope
 
@@ -81,6 +82,7 @@ def _attention_kernel(
     top = tl.full((M,), NEVER, tl.float32)
     total = tl.zeros((M,), tl.float32)
     out_MD = tl.zeros((M, BLOCK_D), tl.float32)
+    # Blocks of keys that lie wholly before the window are skipped.
     low = 0
     if WINDOW > 0:
         low = tl.maximum(first - WINDOW + 1, 0) // N * N
@@ -93,11 +95,14 @@ def _attention_kernel(
             q_MD, tl.trans(k_ND), m[:, None], n[None, :], length, scale, softcap, WINDOW, CAPPED
         )
         higher = tl.maximum(top, tl.max(s, 1))
+        # A row that has seen NEVER alone would give exp2(0) = 1.
         p = tl.where(s > NEVER, tl.exp2(s - higher[:, None]), 0.0)
+        # What was summed so far was relative to the old maximum.
         fade = tl.exp2(top - higher)
         total = total * fade + tl.sum(p, 1)
         out_MD = out_MD * fade[:, None] + tl.dot(p.to(v_ND.dtype), v_ND, input_precision="ieee")
         top = higher
+    # Rows beyond the end may have seen no key, and log2(0) is no number.
     total = tl.where(m < length, total, 1.0)
     to = out + ((start + m)[:, None] * H + h) * D + d[None, :]
     tl.store(to, (out_MD / total[:, None]).to(out.dtype.element_ty), mask=in_q)
@@ -144,6 +149,7 @@ def _attention_backward_q_kernel(
         )
         p = tl.exp2(s - lse_M[:, None])
         dp = tl.dot(dout_MD, tl.trans(v_ND), input_precision="ieee")
+        # The softmax's gradient; delta stands for the sum over all keys of p · dp.
         ds = p * (dp - delta_M[:, None]) * slope
         dq_MD += tl.dot(ds.to(k_ND.dtype), k_ND, input_precision="ieee")
     to = dq + (start + m)[:, None] * dq_stride + h * D + d[None, :]
@@ -170,11 +176,14 @@ def _attention_backward_kv_kernel(
     v_ND = tl.load(v + (start + n)[:, None] * v_stride + g * D + d[None, :], mask=in_k, other=0.0)
     dk_ND = tl.zeros((N, BLOCK_D), tl.float32)
     dv_ND = tl.zeros((N, BLOCK_D), tl.float32)
+    # Queries before the first key of this block see none of it.
     begin = first // M * M
     end = length
     if WINDOW > 0:
+        # Nor do queries whose window begins behind its last key.
         end = tl.minimum(length, first + N + WINDOW - 1)
     blocks = tl.cdiv(end - begin, M)
+    # All query heads that share these keys, so that dk and dv are summed in registers.
     for step in range(GROUP * blocks):
         h = g * GROUP + step // blocks
         m = begin + step % blocks * M + tl.arange(0, M)

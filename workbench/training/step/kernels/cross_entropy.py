@@ -57,6 +57,7 @@ def _cross_entropy_kernel(
     logits += row * V
     target = tl.load(targets + row)
     at = tl.arange(0, BLOCK)
+    # No loss here, but the product behind reads this row of the gradient: zeros.
     if target == IGNORE:
         for start in range(0, V, BLOCK):
             zero = tl.zeros((BLOCK,), dtype=logits.dtype.element_ty)
@@ -76,6 +77,7 @@ def _cross_entropy_kernel(
             if CAPPED:
                 z = tl.where(start + at < V, softcap * stable_tanh(z / softcap), float("-inf"))
             higher = tl.maximum(top, tl.max(z, 0))
+            # The sum so far was relative to the old maximum.
             total = total * tl.exp(top - higher) + tl.sum(tl.exp(z - higher), 0)
             top = higher
         lse = top + tl.log(total)
@@ -87,6 +89,7 @@ def _cross_entropy_kernel(
                 t = stable_tanh(z / softcap)
                 z = softcap * t
                 slope = 1.0 - t * t
+            # Softmax minus one-hot, through the soft cap.
             grad = (tl.exp(z - lse) - tl.where(start + at == target, 1.0, 0.0)) * slope * scale
             tl.store(logits + start + at, grad.to(logits.dtype.element_ty), mask=start + at < V)
         tl.store(nll + row, lse - own)

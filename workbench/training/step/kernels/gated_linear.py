@@ -95,6 +95,7 @@ class GatedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, None]:
         saved = ctx.saved_tensors
+        # Their memory becomes that of the gradients below.
         gate_TN, up_TN = saved if len(saved) == 2 else split_halves(saved[0])
         shape, dy = dy.shape, dy.contiguous()
         width = shape[-1]

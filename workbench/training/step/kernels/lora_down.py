@@ -103,6 +103,8 @@ def _lora_down_kernel(
     r = tl.arange(0, BLOCK_R)
     in_t = t < T
     first = split * k_each
+    # Three accumulators with names, because Triton has no lists of tensors; P is a constant, so
+    # those that it leaves unused are compiled away.
     low0 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     low1 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     low2 = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
@@ -118,6 +120,7 @@ def _lora_down_kernel(
             up = tl.load(up_TK + rows * up_stride + k[None, :], mask=inside, other=0.0)
             act, _ = activation_and_slope(x.to(tl.float32), GELU)
             x = gate_product(act, up)
+            # These columns belong to this program alone, so the activation is written once.
             tl.store(made_TK + at, x, mask=inside)
         bits = dropout_bits(at, keys, DROP)
         low0 += _down_tile(x, bits, a_PRK, k, in_k, r, R, K, 0, THRESHOLD, DROP)
@@ -162,6 +165,7 @@ def lora_down(
         block_t, programs = 16, 1056
     blocks = ceil_div(tokens, block_t)
     parts = max(1, min(ceil_div(programs, blocks), ceil_div(width, 4 * block_k)))
+    # A stretch is of whole blocks, so fewer parts than planned may cover the width.
     k_each = ceil_div(ceil_div(width, parts), block_k) * block_k
     parts = ceil_div(width, k_each)
     parts_SPTR = x_TK.new_empty(parts, count, tokens, rank, dtype=torch.float32)
@@ -195,6 +199,7 @@ def _down_tile_backward(
         )
         delta = tl.dot(low, a, input_precision="ieee") * SCALE
         if DROP:
+            # The gradient passes where the element was kept, by the same bits as forward.
             delta = tl.where(is_kept(bits, FIELD, THRESHOLD), delta, 0.0)
     return tl.dot(tl.trans(low), kept_x, input_precision="ieee"), delta
 
@@ -222,11 +227,13 @@ def _lora_down_backward_kernel(
     da0 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     da1 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
     da2 = tl.zeros((BLOCK_R, BLOCK_K), dtype=tl.float32)
+    # The norm's weights of these columns serve all rows of the loop.
     if NORMED:
         w = tl.load(weight_K + k, mask=in_k, other=0.0)[None, :]
     first = split * rows_each
     for start in range(first, tl.minimum(first + rows_each, T), BLOCK_T):
         t = start + tl.arange(0, BLOCK_T)
+        # Rows beyond the stretch belong to the next program; they would be counted twice.
         in_t = (t < T) & (t < first + rows_each)
         at = t[:, None] * K + k[None, :]
         inside = in_t[:, None] & in_k[None, :]
@@ -263,6 +270,7 @@ def _lora_down_backward_kernel(
         if ADD_DX:
             dx += tl.load(dx_TK + at, mask=inside, other=0.0).to(tl.float32)
         if GATED:
+            # d(act(gate) · up): the gate's gradient goes through the slope, that of up through act.
             tl.store(x_TK + at_x, (dx * up.to(tl.float32) * slope).to(x.dtype), mask=inside)
             tl.store(up_TK + at_up, (dx * act).to(x.dtype), mask=inside)
         elif HAS_DX:
@@ -306,6 +314,7 @@ def lora_down_backward(
     normed = made if isinstance(made, NormedInput) else None
     block_r = max(16, next_power_of_two(rank))
     block_k, block_t = 32, 64 if block_r <= 32 else 32
+    # Parts of T, where the blocks of columns alone would not fill the card twice.
     parts = max(2, ceil_div(264 * block_k, width))
     if gated and block_r <= 32:
         block_k, block_t = 128, 16

@@ -46,8 +46,10 @@ def _lora_up_backward_kernel(
     r = tl.arange(0, BLOCK_R)
     in_n, in_r = n < N, r < R
     inside = in_n[:, None] & in_r[None, :]
+    # The projection that these outputs belong to: 0, 1 or 2 ends lie before them.
     low_PTR += ((block * BLOCK_N >= end0).to(tl.int64) + (block * BLOCK_N >= end1)) * T * R
     dlow_STR += block.to(tl.int64) * T * R
+    # B's block serves all rows of the loop.
     if DLOW:
         b = tl.load(b_NR + n[:, None] * R + r[None, :], mask=inside, other=0.0)
     total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
@@ -98,6 +100,7 @@ def lora_up_backward(
             [lora_up_backward([dy], low[None], b, grad, add=add) for dy, low, b, grad in each]
         )
     blocks, width = ceil_div(ends[-1], block_n), ends[-1]
+    # One program for each of an H100's 132 multiprocessors.
     parts = max(1, min(132 // blocks, ceil_div(tokens, block_t)))
     rows_each = ceil_div(ceil_div(tokens, parts), block_t) * block_t
     parts = ceil_div(tokens, rows_each)
@@ -112,6 +115,7 @@ def lora_up_backward(
     )  # fmt: skip
     if parts > 1:
         sum_parts(grad_SNR, grad_NR, 1.0, add=add)
+    # Each projection's dlow is the sum of the shares of its own blocks of outputs.
     if few:
         return sum_parts(dlow_STR, dlow_PTR, 1.0, [end // block_n for end in ends[:-1]], add=False)
     for dy, b, dlow_TR in zip(dys, torch.split(b_NR, sizes), dlow_PTR, strict=True):

@@ -43,7 +43,7 @@ def mix_32_bits_once(x: Tensor) -> Tensor:
     """Return half of lowbias32: one multiplication instead of two.
 
     That is enough where x runs through a Weyl sequence with a random odd stride: rows, columns and
-    neighbours of a mask differ from chance by less than 0.01 (tests/training/step/test_masks.py).
+    neighbours of a mask differ from chance by less than 0.01 (test_masks.py holds it to that).
     The kernels were bound by this integer arithmetic when it had both rounds.
     """
     x = x ^ (x >> 15)
@@ -58,7 +58,10 @@ def mask_keys(seed: Tensor, counter: Tensor, sites: Tensor) -> Tensor:
     projections' numbers. Nothing is read on the host, so this can be captured in a CUDA graph.
     """
     first = mix_32_bits((sites * GOLDEN + seed) & LOW_32)
+    # The seed's upper half and the counter come in a second round; multiplied by MurmurHash3's odd
+    # constant, so that seed + 1 and counter + 1 lead to different keys.
     first = mix_32_bits((first + (seed >> 32) + counter * 0x85EBCA6B) & LOW_32)
+    # The second key becomes the stride of the Weyl sequence; any constant separates it.
     second = mix_32_bits((first ^ (counter & LOW_32)) + 0x68E31DA4 & LOW_32)
     return torch.stack([first, second], dim=-1)
 
@@ -92,6 +95,7 @@ def hashed_mask(shape_TD: tuple[int, int], key_2: Tensor, p: float, field: int =
     """
     tokens, width = shape_TD
     element = torch.arange(tokens * width, device=key_2.device)
+    # The stride has to be odd, so that the sequence runs through all 32-bit numbers.
     bits = mix_32_bits_once((element * (key_2[1] | 1) + key_2[0]) & LOW_32)
     return (bits >> (10 * field) & (STEPS - 1) >= drop_threshold(p)).view(tokens, width)
 

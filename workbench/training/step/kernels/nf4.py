@@ -42,6 +42,7 @@ def _nf4_dequantize_kernel(
     byte = tl.load(packed + b, mask=inside[:, None], other=0)
     high = tl.load(table + (byte >> 4)) * scale[:, None]
     low = tl.load(table + (byte & 15)) * scale[:, None]
+    # Values leave in the order of the weights, so that stores are contiguous.
     both = tl.interleave(high, low)
     to = s[:, None] * (2 * HALF_BLOCK) + tl.arange(0, 2 * HALF_BLOCK)[None, :]
     tl.store(out + to, both.to(out.dtype.element_ty), mask=inside[:, None])

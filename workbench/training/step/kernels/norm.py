@@ -27,6 +27,7 @@ def normalized_row(x, rstd, w, GEMMA: tl.constexpr):
     if GEMMA:
         value *= 1.0 + w.to(tl.float32)
     else:
+        # Llama's norm rounds before it multiplies by the weight, Gemma's after.
         value = value.to(x.dtype).to(tl.float32) * w.to(tl.float32)
     return value.to(x.dtype)
 
@@ -66,6 +67,7 @@ def _rms_norm_backward_kernel(
         w += 1.0
     inverse = tl.load(rstd + row)
     x += row // inner * outer_stride + row % inner * inner_stride
+    # With unit = x · rstd: dx = rstd · (w·dy - unit · mean(w·dy · unit)).
     unit = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * inverse
     wdy = tl.load(dy + row * width + at, mask=inside, other=0.0).to(tl.float32) * w
     mean = tl.sum(wdy * unit, 0) / width
@@ -125,6 +127,7 @@ def rms_norm(x: Tensor, weight: Tensor, *, eps: float, gemma: bool) -> tuple[Ten
 
 
 def _warps(width: int) -> int:
+    # A row is held in registers: 32 elements a thread at 4,096.
     return 4 if width <= 4096 else 8
 
 

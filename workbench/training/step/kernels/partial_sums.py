@@ -29,6 +29,7 @@ def _sum_parts_kernel(
     inside = at < count
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for start in range(first, end, TILE):
+        # TILE parts are loaded at once, so that their latencies overlap.
         s = start + tl.arange(0, TILE)
         each = s[:, None].to(tl.int64) * count + at[None, :]
         total += tl.sum(tl.load(parts + each, mask=(s < end)[:, None] & inside, other=0.0), 0)
@@ -48,6 +49,7 @@ def sum_parts(
     of each but the last one end. With `add`, out is added to instead of overwritten.
     """
     count, most = out.numel() // (len(ends) + 1), parts.shape[0]
+    # 1,024 elements a program, whatever the number of parts.
     tile = min(16, next_power_of_two(most))
     block = 1024 // tile
     _sum_parts_kernel[(ceil_div(count, block), len(ends) + 1)](

@@ -50,6 +50,7 @@ def _rotary_kernel(
     c = tl.load(cos + t * 2 * HALF + d, mask=in_d, other=0.0).to(tl.float32)[None, :]
     s = tl.load(sin + t * 2 * HALF + d, mask=in_d, other=0.0).to(tl.float32)[None, :] * SIGN
     at = t * x_stride_t + h[:, None] * x_stride_h + d[None, :]
+    # Both halves are loaded before either is stored, because out may be x.
     left = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     right = tl.load(x + at + HALF, mask=inside, other=0.0).to(tl.float32)
     to = out + t * out_stride_t + h[:, None] * out_stride_h + d[None, :]

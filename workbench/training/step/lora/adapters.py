@@ -1,4 +1,4 @@
-"""What a fused projection consists of: its frozen weight, its adapter, and the dropout keys."""
+"""Fused projections as data: frozen weight, adapter, and the dropout keys they draw with."""
 
 # T tokens, K inputs, N outputs, R rank, S sites, P adapters of a stack
 

@@ -91,6 +91,7 @@ def _bitsandbytes_dequantise(packed: Tensor, state: Any, dtype: torch.dtype) -> 
     if state.nested:
         from bitsandbytes.functional import dequantize_blockwise
 
+        # Double quantisation: the scales are 8-bit themselves, around an offset.
         scales = (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()
     result: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
         packed, scales, state.blocksize, state.quant_type, list(state.shape), dtype

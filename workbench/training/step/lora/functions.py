@@ -31,7 +31,7 @@ from workbench.training.step.lora.group import ProjectionGroup, RunningSum
 from workbench.training.step.lora.remake import Remake, find_remake
 
 
-def project(group: ProjectionGroup, index: int, x: Tensor) -> Tensor:
+def project_input(group: ProjectionGroup, index: int, x: Tensor) -> Tensor:
     """Return the output of the group's projection `index` for x.
 
     The first call with an x computes the outputs of all projections; later calls with the same
@@ -57,7 +57,7 @@ def project_gated(group: ProjectionGroup, gate: Tensor, up: Tensor | None, *, ge
 
 
 class _Projections(torch.autograd.Function):
-    """All projections of a group; see project()."""
+    """The projections of a group as one function; see project_input()."""
 
     @staticmethod
     def forward(
@@ -66,6 +66,7 @@ class _Projections(torch.autograd.Function):
         x_TK = x.reshape(-1, x.shape[-1])
         keys_S2 = group.draw.keys_S2
         lows = [_project_down(x_TK, stack, keys_S2) for stack in group.stacks]
+        # `anchor` is not read: as a trained input it makes autograd call backward.
         outs = group.multiply(x_TK, lows)
         kept: tuple[Tensor, ...] = ()
         if group.stacks:  # without an adapter nothing of x is needed again
@@ -133,6 +134,7 @@ class _GatedProjection(torch.autograd.Function):
     ) -> Tensor:
         kept = [flatten_rows(part) for part in (gate, up) if part is not None]
         gate_TK, up_TK = kept if len(kept) == 2 else split_halves(kept[0])
+        # The kernel writes the activation here while it makes the low-rank product.
         x_TK = gate_TK.new_empty(gate_TK.shape)
         keys_S2, stack = group.draw.keys_S2, group.stacks[0]
         low_PTR = lora_down(

@@ -51,7 +51,7 @@ class ProjectionGroup:
 
     @property
     def can_read_gated(self) -> bool:
-        """True where project_gated() can take the place of project()."""
+        """True where project_gated() can take the place of project_input()."""
         return self.reads_once and len(self.projections) == 1
 
     def forget_outputs(self) -> None:
@@ -66,6 +66,7 @@ class ProjectionGroup:
         once more for it.
         """
         parts = self.projections
+        # Outputs lie beside each other, so that one product may write all of them.
         all_TN = x_TK.new_empty(x_TK.shape[0], sum(self._widths()))
         outs = list(torch.split(all_TN, self._widths(), dim=1))
         started = [False] * len(parts)
@@ -74,6 +75,7 @@ class ProjectionGroup:
             for index, adapter, low_TR in each:
                 torch.mm(low_TR, adapter.b_NR.T, out=outs[index])
                 started[index] = True
+        # One beta holds for all outputs: with 0, what the new memory holds is ignored.
         if self._has_joint_weight() and len(set(started)) == 1:
             all_TN.addmm_(x_TK, self._joint_weight().T, beta=int(started[0]))
         else:

@@ -22,7 +22,7 @@ from workbench.training.step.lora.adapters import (
     Projection,
 )
 from workbench.training.step.lora.frozen_weight import FrozenWeight, Workspace
-from workbench.training.step.lora.functions import project
+from workbench.training.step.lora.functions import project_input
 from workbench.training.step.lora.group import ProjectionGroup, is_dequantised_together
 from workbench.training.step.optimizer.flat_parameters import FlatParameters
 
@@ -110,7 +110,7 @@ class FusedProjections:
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if not module.training:  # scoring and generating go PEFT's own way
                 return original(x, *args, **kwargs)
-            return project(group, index, x)
+            return project_input(group, index, x)
 
         self._replaced.append((module, module.__dict__.get("forward")))
         module.__dict__["forward"] = forward
@@ -217,12 +217,14 @@ class FusedProjections:
         if len(active) != 1 or layer.merged or layer.disable_adapters:
             raise CannotFuse(f"{name} has not exactly one adapter switched on")
         adapter = active[0]
+        # PEFT keeps DoRA and its kind as variants of a layer.
         if adapter in layer.lora_variant or layer.lora_bias.get(adapter):
             raise CannotFuse(f"{name}: DoRA and biases of lora_B take the plain path")
         a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
         if not (a.requires_grad and b.requires_grad):
             raise CannotFuse(f"{name}: the adapter is frozen")
         drop = layer.lora_dropout[adapter]
+        # Sites are numbered in the order of the layers, so a seed gives the same masks again.
         self.sites += 1
         return LoraAdapter(
             a=self._own(a),

@@ -55,6 +55,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         ]
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__([group for group in groups if group["params"]], defaults)
+        # State lives on the card, so that a step never waits to read or write it.
         device = flat.values.device
         zero = torch.zeros((), device=device)
         self._flat_state: dict[str, Tensor] = {
@@ -97,6 +98,8 @@ class FlatOptimizer(torch.optim.Optimizer):
         shrink = state["scale"]
         if self.max_grad_norm is not None:
             over = (norm + NORM_EPS) / self.max_grad_norm
+            # With a gradient that is not finite the update is skipped; 1 keeps the divisor a
+            # number.
             shrink = shrink * over.clamp(min=1.0).nan_to_num(1.0, 1.0, 1.0)
         self._update(shrink, bad)
         self._count(bad)
@@ -116,6 +119,7 @@ class FlatOptimizer(torch.optim.Optimizer):
     def _count(self, bad: Tensor) -> None:
         state = self._flat_state
         state["skipped"] += bad
+        # (n + 1) · bad: one more after a bad step, 0 after a good one.
         state["skipped_in_a_row"].add_(1).mul_(bad)
         if self.loss_scaling:
             torch._amp_update_scale_(

@@ -1,4 +1,4 @@
-"""All trained parameters in one buffer, and their gradients in another."""
+"""The trained parameters in one buffer, and their gradients in another."""
 
 from __future__ import annotations
 

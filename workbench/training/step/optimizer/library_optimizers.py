@@ -24,6 +24,7 @@ class FlatLibraryOptimizer(FlatOptimizer):
         super().__init__(flat, **settings)
         self._flats = [nn.Parameter(flat.values[span]) for span in self._spans()]
         for param, span in zip(self._flats, self._spans(), strict=True):
+            # Views: they see every change of the flat buffers.
             param.grad = flat.grads[span]
         groups = [
             {"params": [param], **{name: group[name] for name in ("lr", "weight_decay")}}
@@ -55,6 +56,7 @@ class FlatLibraryOptimizer(FlatOptimizer):
         """
         super().load_state_dict(state_dict)
         for index, (param, saved) in enumerate(zip(self._flats, state_dict["inner"], strict=True)):
+            # bitsandbytes makes its states in the first step; they are made here to be filled.
             if saved and hasattr(self._inner, "init_state"):
                 self._inner.init_state(self._inner.param_groups[index], param, index, 0)
             state = self._inner.state[param]
