@@ -1,7 +1,6 @@
 """The Textual app: a mode for each of the six views, one poller, and the handlers of messages.
 
-Handlers paint and ask the poller; nothing here reads the store. The class is one of message
-handlers of a few lines each, which is why the file is long.
+Handlers paint and ask the poller; nothing here reads the store.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from textual import on, work
 from textual.app import App, SuspendNotSupported, SystemCommand
@@ -30,6 +29,7 @@ from tui.actions import (
     send_act,
 )
 from tui.external_editor import edit_settings
+from tui.palette import palette_commands
 from tui.poller import Poller
 from tui.screens.asking import help_panel, quarantine_panel, stop_panel
 from tui.screens.board import Board
@@ -49,16 +49,9 @@ from workbench.formatting import counts_line, desktop_notice
 from workbench.home import Home
 from workbench.machine.processes import silence_streams
 from workbench.service import Experiment, Service, TrialRow
-from workbench.text import safe_line, safe_text
+from workbench.text import safe_text
 
 VIEWS: tuple[type[View], ...] = (Dashboard, Trials, Queue, Board, Cards, Events)
-_TYPED_TITLES = {
-    "clone": "Clone trial {} with other settings",
-    "extend": "Extend trial {}",
-    "add": "Add a trial beside trial {}",
-    "move": "Move trial {} to another card",
-    "max-parallel": "Limit parallel trials of the experiment of trial {}",
-}
 LOCAL_S = 0.5
 """Period of reading the store on a local terminal."""
 REMOTE_S = 1.0
@@ -110,12 +103,14 @@ class WorkbenchApp(App[int]):
         for one in theme.THEMES:
             self.register_theme(one)
         self.theme = theme.choose_theme()
+        # A mode keeps its screens: the cursor and the filter of a view outlive a look at another.
         for view in VIEWS:
             self.add_mode(view.HERE, lambda view=view: view(self.view_state))  # type: ignore[misc]
         self.switch_mode(Dashboard.HERE)
         if self._guarded:
             self._unguard = handle_exit_signals(self.exit)
         self._poll()
+        # Opening the screen revives an engine that crashed, as every command does.
         self.poller.ask(request_engine_start(asked=False))
         self.set_interval(1.0, self._tick)
 
@@ -126,6 +121,7 @@ class WorkbenchApp(App[int]):
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return theme.DEFAULTS
 
+    # exit_on_error: an exception in a worker would otherwise end the app.
     @work(thread=True, exit_on_error=False, name="poller")
     def _poll(self) -> None:
         self.poller.run()
@@ -168,6 +164,7 @@ class WorkbenchApp(App[int]):
             counts = counts_line(one.counts) if one.state == "ready" else one.state
             text = f"{one.name} has ended: {counts}"
             self._say(text)
+            # Past Textual, because it has no desktop notification; `desktop_notice` is escape-safe.
             if self._driver is not None:
                 self._driver.write(desktop_notice(text))
 
@@ -186,6 +183,7 @@ class WorkbenchApp(App[int]):
     # --- navigation ---
 
     def action_view(self, name: str) -> None:
+        # A trial's page belongs to the visit that opened it; the view behind it stays.
         while len(self.screen_stack) > 1 and isinstance(self.screen, Trial):
             self.pop_screen()
         self.switch_mode(name)
@@ -298,7 +296,7 @@ class WorkbenchApp(App[int]):
         else:
             undo = f"\n{fact.dropped.undo}" if fact.dropped.undo else ""
             self._say(fact.answer.text + undo)
-            if fact.dropped.trial is None:
+            if fact.dropped.trial is None:  # the request came from typed input, which succeeded
                 self._typed.clear()
 
     @on(facts.AskFailed)
@@ -324,52 +322,11 @@ class WorkbenchApp(App[int]):
         """Yield the palette's commands: every action that has a key, for the chosen trial."""
         for view in VIEWS:
             yield SystemCommand(view.HERE, "Go there", lambda n=view.HERE: self.action_view(n))
-        if isinstance(screen, View) and screen.chosen is not None:
-            for verb in ("stop", "pause", "resume", "kill"):
-                title = f"{verb.capitalize()} trial {screen.chosen}"
-                yield SystemCommand(title, "", lambda v=verb: screen.action_act(v))
-            for verb, template in _TYPED_TITLES.items():
-                title = template.format(screen.chosen)
-                yield SystemCommand(title, "", lambda v=verb: screen.action_input(v))
-        yield from self._queue_and_card_commands(screen)
+        yield from palette_commands(self.view_state, screen)
         yield SystemCommand("Start the engine", "After it was stopped", self.action_start_engine)
         yield SystemCommand("Light or dark", "Switch the colours", self._other_theme)
         yield SystemCommand("Keys", "List every key", self.action_keys)
         yield SystemCommand("Leave", "Training goes on", self.action_leave)
-
-    def _queue_and_card_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        held = self.view_state.snapshot is not None and self.view_state.snapshot.held
-        hold = "Release the queue" if held else "Hold the queue"
-        verb = "release" if held else "hold"
-        yield SystemCommand(
-            hold, "Whether trials are started", lambda: self.poller.ask(steering.send_request(verb))
-        )
-        if isinstance(screen, View) and (row := self.view_state.trial(screen.chosen)) is not None:
-            yield from self._experiment_commands(row.experiment)
-        if isinstance(screen, Queue) and screen.chosen is not None:
-            one = f"trial {screen.chosen}"
-            yield SystemCommand(f"Front: {one}", "", lambda: screen.action_order("front"))
-            yield SystemCommand(f"Up: {one}", "", lambda: screen.action_order("up"))
-            yield SystemCommand(f"Down: {one}", "", lambda: screen.action_order("down"))
-            yield SystemCommand(f"Back: {one}", "", lambda: screen.action_order("back"))
-        if isinstance(screen, Cards):
-            yield SystemCommand("Drain or undrain the card", "", lambda: screen.action_drain(False))
-            yield SystemCommand("Drain the card now", "", lambda: screen.action_drain(True))
-
-    def _experiment_commands(self, id: int) -> Iterable[SystemCommand]:
-        """Yield the commands for the chosen trial's experiment, also where none of it waits."""
-        known = self.view_state.snapshot.experiments if self.view_state.snapshot else []
-        one = next(one for one in known if one.id == id)
-        name, verb = safe_line(one.name, 40), "release" if one.held else "hold"
-
-        def ask(verb: str, **args: Any) -> Callable[[], None]:
-            return lambda: self.poller.ask(steering.send_request(verb, experiment=id, **args))
-
-        yield SystemCommand(f"{verb.capitalize()} experiment {name}", "", ask(verb))
-        for by, word in ((1, "first"), (-1, "later")):
-            priority = one.priority + by
-            title = f"Experiment {name} goes {word}: priority {priority}"
-            yield SystemCommand(title, "", ask("priority", priority=priority))
 
     def _other_theme(self) -> None:
         light = self.theme == theme.LIGHT.name

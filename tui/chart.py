@@ -98,7 +98,7 @@ def value_range(curves: Sequence[Sequence[ValueRange | None]]) -> tuple[float, f
         late = max(r[1] for r in later)
         if late > low and high - low > _STRETCH * (late - low):
             high = late + 0.15 * (late - low)
-    if high - low < 1e-12:
+    if high - low < 1e-12:  # a constant would otherwise divide by zero
         pad = abs(high) * 0.05 or 0.5
         return (low - pad, high + pad)
     return (low, high)
@@ -110,6 +110,7 @@ def axis_ticks(low: float, high: float, most: int) -> list[float]:
         return []
     rough = (high - low) / most
     power = 10 ** math.floor(math.log10(rough))
+    # The smallest round step with few enough ticks; rounding errors must not lose the last one.
     for nice in (1, 2, 2.5, 5, 10, 20):
         step = nice * power
         first = math.ceil(low / step - 1e-9)
@@ -170,6 +171,8 @@ def draw_curves(curves: Sequence[Curve], width: int, height: int, unit: str = "s
     first = min(c.points[0].step for c in drawn)
     last = max(c.points[-1].step for c in drawn)
     rows = height - 1
+    # The labels' width decides the canvas's, and the values decide the labels: a first pass at
+    # full width is close enough for both.
     coarse = [column_ranges(c.points, first, last, 2 * width) for c in drawn]
     low, high = value_range(coarse)
     marks = axis_ticks(low, high, max(2, rows * 2 // 5))

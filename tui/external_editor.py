@@ -32,6 +32,7 @@ def edit_settings(
 
     recipe = recipe_for_trial(experiment, row.settings)
     begun = editable_text(recipe, row.id)
+    # A draft's file may have been removed since: then the text begins again.
     path = drafts.pop(row.id, None)
     path = path if path is not None and path.exists() else write_draft(begun)
     with app.suspend():

@@ -60,7 +60,7 @@ class Poller:
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._painted = threading.Event()
-        self._painted.set()
+        self._painted.set()  # nothing is being painted yet
         self._last: object = None
         self._failed = ""
 
@@ -128,13 +128,14 @@ class Poller:
             state = (service.version(), needs)
             if state == self._last:
                 return True
+            # Waiting here paces the screen: a slow terminal gets fewer pictures, never a backlog.
             if not self._painted.wait(PAINT_LIMIT_S) or self._stopped.is_set():
                 return True
             picture = read_picture(service, needs)
             self._post_answers(service)
         except Exception as broken:
             what, hint = error_text(broken)
-            if what != self._failed:
+            if what != self._failed:  # one panel for each failure, not one for each attempt
                 self._failed = what
                 self._post(ReadFailed(what, hint))
             self._last = None

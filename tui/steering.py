@@ -190,7 +190,7 @@ def _extend_args(
     try:
         if unit.strip() in ("step", "steps"):
             return {"trial": row.id, "steps": int(number)}
-        return {"trial": row.id, "epochs": float(number)}
+        return {"trial": row.id, "epochs": float(number)}  # also "+1"
     except ValueError as wrong:
         raise UsageError(
             f"{typed!r} is no training length", hint="type +1 for an epoch, or 100 steps"
@@ -200,6 +200,7 @@ def _extend_args(
 def _move_args(
     service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
 ) -> dict[str, Any]:
+    # A number is a place in the panel's list; all else the engine resolves as a card's name.
     number = int(typed) if typed.isascii() and typed.isdecimal() else 0
     card = cards[number - 1].uuid if 0 < number <= len(cards) else typed
     return {"trial": row.id, "card": card}

@@ -36,6 +36,7 @@ class Pace:
             if row.state is not State.RUNNING or not row.step:
                 continue
             old = self._observed.get(row.id)
+            # A lower step than before: the attempt resumed from an earlier checkpoint.
             if old is None or old.started_utc != row.started_utc or row.step < old.newest[0]:
                 began = row.started_utc if row.attempts == 1 else None
                 first = (row.step, now) if began is None else (0, began)
@@ -55,4 +56,5 @@ class Pace:
         if step <= first or at <= began:
             return None
         each = (at - began) / (step - first)
+        # The time since the newest step has passed already, although no step shows it.
         return max(0.0, (row.total_steps - step) * each - (now - at))

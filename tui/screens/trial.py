@@ -103,7 +103,7 @@ class Trial(View):
         if names != self.names:
             self.names = names
             self.metric = self.metric if self.metric in names else names[0]
-            self.call_later(self.repaint)
+            self.call_later(self.repaint)  # the new metrics' curves have to be read first
         row = detail.trial
         attempt = detail.attempts[-1] if detail.attempts else None
         card = next((c for c in snapshot.cards if attempt and c.uuid == attempt.card), None)

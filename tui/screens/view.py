@@ -173,7 +173,7 @@ class View(Screen[None]):
         if field.display or self.filter:
             field.value = ""
             self._close_filter()
-            self._filter("")
+            self._filter("")  # the message of the changed value comes later
         else:
             self.post_message(BackAsked())
 

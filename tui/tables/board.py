@@ -38,6 +38,7 @@ def board_columns(rows: Sequence[BoardRow], rank_by: str) -> tuple[Column, ...]:
         *(_setting_column(key, rows, 4 + n) for n, key in enumerate(keys)),
         Column(title="tok/s", width=6, right=True, drop=2),
         Column(title="peak", width=8, right=True, drop=3),
+        # Dropped before any setting: on a narrow terminal settings say more than costs.
         Column(title="time", width=11, right=True, drop=40),
         *([Column(title="energy", width=8, right=True, drop=41)] if _metered(rows) else []),
         Column(title="state", width=10, grow=1),

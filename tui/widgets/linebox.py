@@ -45,7 +45,7 @@ class LineBox(Widget):
         self._given = given
         self._laid_out.clear()
         new = self._broken(width)
-        if len(old) != len(new) or not width:
+        if len(old) != len(new) or not width:  # another height, or no layout so far
             self.refresh(layout=True)
             return
         for y, (before, after) in enumerate(zip(old, new, strict=True)):

@@ -77,7 +77,7 @@ def arrange_columns(columns: Sequence[Column], width: int) -> list[int | None]:
             more = min(columns[i].most - widths[i], before * columns[i].grow // weight, spare)
             widths[i] += more
             spare -= more
-        if spare == before:
+        if spare == before:  # every share was rounded down to nothing
             widths[open_[0]] += 1
             spare -= 1
     return [widths.get(i) for i in range(len(columns))]
@@ -185,6 +185,7 @@ class RowList(ScrollView, can_focus=True):
         return min(self._at, end) if found is None else found
 
     def _refresh_changed(self, old: Sequence[ListRow], key: Key | None) -> None:
+        # The second condition repaints the row that the cursor left and the one it reached.
         for i, (before, after) in enumerate(zip(old, self._rows, strict=True)):
             if before != after or (before.key == key) != (i == self._at):
                 self.refresh_line(i + self._head)
@@ -276,7 +277,7 @@ class RowList(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         width = self.room
-        if width != self._arranged_for:
+        if width != self._arranged_for:  # a scrollbar came or went since the last layout
             self._arrange()
         if y < self._head:
             return strips.render_strip(self, self._header(), width)
