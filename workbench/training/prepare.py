@@ -16,17 +16,19 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from workbench import fault_points
-from workbench.errors import DataError, ModelError, RecipeError, WorkbenchError
+from workbench.errors import ModelError, RecipeError, WorkbenchError
 from workbench.machine.processes import die_with_parent
 from workbench.recipe.schema import Recipe
 from workbench.redact import log_without_secrets
-from workbench.text import safe_line, safe_text
+from workbench.text import safe_text
+from workbench.training.dataset.files.hub_rows import cause_text, root_cause
 from workbench.training.model.source import ModelSource, fetch_weights, resolve_model
 
 if TYPE_CHECKING:
@@ -66,16 +68,24 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
     from workbench.training.dataset.tokenizer_pool import (
         spare_processes,  # seconds: transformers, pyarrow
     )
+    from workbench.training.model.preflight import check_model, has_weights
     from workbench.training.model.tokenizer import load_tokenizer
+    from workbench.training.recipe_checks import check_swept_targets
 
     tokenizer = load_tokenizer(model.path, model.revision)
+    progress("checking the model", 0, 0)
+    checked, model_notes = has_weights(model), check_model(model, recipe)
+    check_swept_targets(recipe, partial(check_model, model))
     prepared = prepare_data(
         recipe, tokenizer, cache, progress, refresh=True, processes=spare_processes()
     )
-    _check_against(model, prepared, int(tokenizer.pad_token_id))
+    _check_tokens(model, prepared, int(tokenizer.pad_token_id))
+    recipe_notes = _check_recipe(recipe, model, prepared, tokenizer)
     if weights:
         progress("fetching the model", 0, 0)
         fetch_weights(model)
+        if not checked:
+            check_model(model, recipe)
     about = prepared.to_json()
     notes, examples = about.pop("notes"), about.pop("examples")
     return {
@@ -83,7 +93,7 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
         "model": model.to_json(),
         "data": about,
         "evaluation_digest": evaluation_digest(recipe, prepared),
-        "notes": notes,
+        "notes": [*model_notes, *recipe_notes, *notes],
         "examples": examples,
     }
 
@@ -95,8 +105,29 @@ def evaluation_digest(recipe: Recipe, prepared: Prepared) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _check_against(model: ModelSource, prepared: Prepared, pad_id: int) -> None:
-    """Raise ModelError or DataError where a token has no embedding or a row too many positions."""
+def _check_recipe(
+    recipe: Recipe, model: ModelSource, prepared: Prepared, tokenizer: Any
+) -> list[str]:
+    """Return the notes of `recipe_checks` about recipe, rows and model together."""
+    from workbench.training import recipe_checks
+    from workbench.training.dataset.prepared import load_prepared
+
+    held = load_prepared(prepared)[1].select_columns(["prompt_ids", "answer"])
+    rows = held.select(range(min(len(held), recipe_checks.MOST_ROWS))).to_list()
+    lengths = {
+        "max_length": prepared.max_length,
+        "eval_max_length": prepared.eval_max_length,
+        "uncut_max_length": prepared.uncut_max_length,
+        "prompt_length": recipe_checks.longest_prompt(rows),
+    }
+    return [
+        *recipe_checks.check_positions(recipe, model.config, lengths),
+        *recipe_checks.check_recipe(recipe, rows, prepared.train_rows, tokenizer),
+    ]
+
+
+def _check_tokens(model: ModelSource, prepared: Prepared, pad_id: int) -> None:
+    """Raise ModelError where a token has no embedding."""
     config = model.config.get("text_config") or model.config
     vocabulary = config.get("vocab_size")
     highest = max(prepared.highest_id, pad_id)
@@ -104,12 +135,6 @@ def _check_against(model: ModelSource, prepared: Prepared, pad_id: int) -> None:
         raise ModelError(
             f"the tokenizer gives token {highest}, but the model has embeddings for {vocabulary}",
             hint="tokenizer and model do not belong together; take both from the same release",
-        )
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and prepared.max_length > positions:
-        raise DataError(
-            f"the longest row has {prepared.max_length} tokens, the model reads {positions}",
-            hint=f"lower data.max_tokens to {positions} or less",
         )
 
 
@@ -182,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as broken:
         log.exception("preparation failed")
-        what = f"preparing failed: {type(broken).__name__}: {safe_line(broken, 200)}"
+        what = f"preparing failed: {cause_text(root_cause(broken))}"
         hint = "the experiment's log has the details; `workbench doctor` checks the machine"
         _write(folder / RESULT, {"ok": False, "error": what, "hint": hint})
         return 1

@@ -88,6 +88,48 @@ def test_what_cannot_be_read_is_reported_with_file_line_and_hint(
     assert refused.value.hint
 
 
+def test_a_key_that_stands_twice_in_a_row_is_refused(tmp_path: Path) -> None:
+    for name, content in (
+        ("t.jsonl", '{"text": "a"}\n{"text": "b", "text": "c"}\n'),
+        ("t.json", '[{"text": "a"},\n {"m": [{"text": "b", "text": "c"}]}]'),
+    ):
+        with pytest.raises(DataError, match=rf"^{name}:2: the key text stands twice") as refused:
+            list(read_file(written(tmp_path, name, content)))
+        assert refused.value.hint == "keep one of the two, or rename the other"
+
+
+def test_one_object_over_several_lines_is_refused_as_that_with_a_hint_that_works(
+    tmp_path: Path,
+) -> None:
+    rows = [{"text": "a"}, {"text": "b"}]
+    path = written(tmp_path, "t.json", json.dumps({"version": 1, "data": rows}, indent=2))
+    with pytest.raises(DataError, match=r"^t\.json: is one object over several lines") as refused:
+        list(read_file(path))
+    assert "take the list of 2 objects under data out, into a file of its own" in refused.value.hint
+    inside = json.dumps(json.loads(path.read_text())["data"], indent=2)  # as its jq writes it
+    assert [row.values for row in read_file(written(tmp_path, "t.json", inside))] == rows
+
+
+def test_an_object_over_several_lines_that_is_a_row_is_refused_with_hints_that_work(
+    tmp_path: Path,
+) -> None:
+    text = json.dumps({"text": "a"}, indent=2)
+    with pytest.raises(DataError, match=r"is one object over several lines") as refused:
+        list(read_file(written(tmp_path, "t.jsonl", text)))
+    assert refused.value.hint == "write the object on one line, or put [ ] around it"
+    for mended in (f"[{text}]", text.replace("\n", "")):
+        assert len(list(read_file(written(tmp_path, "t.jsonl", mended)))) == 1
+
+
+def test_objects_over_several_lines_are_refused_with_a_hint_that_works(tmp_path: Path) -> None:
+    texts = [json.dumps({"text": text}, indent=2) for text in "ab"]
+    with pytest.raises(DataError, match=r"holds objects over several lines each") as refused:
+        list(read_file(written(tmp_path, "t.jsonl", "\n".join(texts))))
+    assert "write each object on a line of its own: jq -c . t.jsonl" in refused.value.hint
+    lines = "\n".join(text.replace("\n", "") for text in texts)
+    assert len(list(read_file(written(tmp_path, "t.jsonl", lines)))) == 2
+
+
 def test_a_missing_file_is_reported_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.jsonl cannot be read: No such file"):
         list(read_file(tmp_path / "gone.jsonl"))

@@ -88,6 +88,12 @@ def test_a_row_that_is_no_example_is_reported_with_place_and_hint(
     assert hint in refused.value.hint
 
 
+def test_an_object_around_the_rows_is_told_from_a_row() -> None:
+    with pytest.raises(DataError, match="are no shape") as refused:
+        read({"version": 1, "data": [{"prompt": "q", "completion": "a"}]})
+    assert "take the list of 1 objects under data out" in refused.value.hint
+
+
 def test_a_missing_column_names_the_nearest() -> None:
     with pytest.raises(DataError, match=r"t\.jsonl:3: has no column completion") as refused:
         read({"prompt": "q", "completions": "a"}, shape="prompt-completion")

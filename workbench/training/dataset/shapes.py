@@ -12,6 +12,7 @@ from workbench.errors import DataError
 from workbench.recipe.schema import Data
 from workbench.text import safe_line
 from workbench.training.dataset.fields import is_empty, unused_fields
+from workbench.training.dataset.files.json_rows import rows_inside_hint
 from workbench.training.dataset.files.lines import DataRow, json_kind
 
 NEEDED: dict[str, tuple[str, ...]] = {
@@ -89,6 +90,7 @@ def find_shape(data: Data, row: DataRow) -> str:
     raise DataError(
         f"{row.place}: its columns ({_names(row.values)}) are no shape that is known here",
         hint=_mapping_hint(row.values)
+        or rows_inside_hint(row.values)
         or "name the shape's columns in data.columns, e.g. {question: prompt, answer: completion}",
     )
 

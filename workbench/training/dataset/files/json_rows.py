@@ -9,7 +9,8 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ from workbench.training.dataset.files.lines import (
     NOT_UTF8,
     DataRow,
     Lines,
+    file_label,
     json_kind,
     line_place,
     too_long,
@@ -28,6 +30,8 @@ from workbench.training.dataset.files.lines import (
 _HINT = "write one JSON object a line (jsonl), or one array of objects"
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
+_WHOLE_BYTES = 64 << 20
+"""Size up to which a file that is no JSON lines is read whole, to say what it is instead."""
 _WORD = 16
 """Characters of the longest JSON token that is no string.
 
@@ -47,16 +51,20 @@ def json_rows(path: Path) -> Iterator[DataRow]:
 
 def _lines(path: Path) -> Iterator[DataRow]:
     lines = Lines(path)
+    seen = False
     for number, line in lines:
         if line.strip():
             place = line_place(path, number)
             try:
-                value = json.loads(line)
+                value = _DECODER.decode(line)
             except (ValueError, RecursionError) as broken:
+                if not seen:
+                    _refuse_pretty_printed(path)
                 column = ""
                 if isinstance(broken, json.JSONDecodeError):
                     column = f" at column {broken.colno}"
                 raise _not_json(broken, place, column) from broken
+            seen = True
             yield DataRow(place, _object(value, place), lines.share)
 
 
@@ -123,10 +131,9 @@ class _Text:
 
     def value(self) -> Any:
         """Return the JSON value at the cursor and advance past it; DataError names its line."""
-        decoder = json.JSONDecoder()
         while True:
             try:
-                value, end = decoder.raw_decode(self._text, self._at)
+                value, end = _DECODER.raw_decode(self._text, self._at)
             except (ValueError, RecursionError) as broken:
                 refused = self._refusal(broken)
                 if not self._cut(broken):
@@ -178,7 +185,60 @@ class _Text:
         return bool(chunk)
 
 
+def _refuse_pretty_printed(path: Path) -> None:
+    """Raise DataError when the file holds objects over several lines each; else return."""
+    if path.stat().st_size > _WHOLE_BYTES:
+        return
+    text = path.read_text(encoding="utf-8-sig", errors="replace").strip()
+    name = shlex.quote(file_label(path))
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(value, dict):
+        return
+    if text[end:].strip():
+        raise DataError(
+            f"{file_label(path)}: holds objects over several lines each",
+            hint=f"write each object on a line of its own: jq -c . {name} > rows.jsonl",
+        )
+    raise DataError(
+        f"{file_label(path)}: is one object over several lines, and not rows",
+        hint=rows_inside_hint(value) or "write the object on one line, or put [ ] around it",
+    )
+
+
+def rows_inside_hint(values: Mapping[str, Any]) -> str:
+    """Return a hint to take the rows out of an object that holds a list of them; else nothing."""
+    for key, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+            inner = shlex.quote(f".[{json.dumps(safe_line(key, 60), ensure_ascii=False)}]")
+            return (
+                f"take the list of {len(value)} objects under {safe_line(key, 60)} out, into a "
+                f"file of its own: jq {inner} OLD.json > NEW.json"
+            )
+    return ""
+
+
+class _KeyTwiceError(ValueError):
+    """A key that stands twice in one object; JSON readers disagree on which value counts."""
+
+
+def _without_copies(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise _KeyTwiceError(f"the key {safe_line(twice, 60)} stands twice in one object")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_copies)
+
+
 def _not_json(broken: Exception, place: str, column: str) -> DataError:
+    if isinstance(broken, _KeyTwiceError):
+        return DataError(f"{place}: {broken}", hint="keep one of the two, or rename the other")
     what = broken.msg if isinstance(broken, json.JSONDecodeError) else safe_line(broken, 120)
     return DataError(f"{place}: is not JSON: {what}{column}", hint=_HINT)
 

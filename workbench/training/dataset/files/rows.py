@@ -17,10 +17,15 @@ from workbench.training.dataset.files.lines import (
     MOST_BYTES,
     DataRow,
     Lines,
-    file_label,
     line_place,
     too_long,
 )
+from workbench.training.dataset.files.parquet_rows import parquet_rows
+
+
+def can_read(path: Path) -> bool:
+    """Return whether the file's ending names a format that is read here."""
+    return path.suffix.lower() in _READERS
 
 
 def read_file(path: Path) -> Iterator[DataRow]:
@@ -43,7 +48,7 @@ def read_file(path: Path) -> Iterator[DataRow]:
         ) from refused
 
 
-# ── csv, txt, parquet ────────────────────────────────────────────────────────────────────────
+# ── csv, txt ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _csv(path: Path) -> Iterator[DataRow]:
@@ -91,32 +96,10 @@ def _txt(path: Path) -> Iterator[DataRow]:
             yield DataRow(line_place(path, number), {"text": line.rstrip("\r\n")}, lines.share)
 
 
-def _parquet(path: Path) -> Iterator[DataRow]:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            total = max(1, file.metadata.num_rows)
-            for batch in file.iter_batches(batch_size=64):
-                for values in batch.to_pylist():
-                    number += 1
-                    place = f"{file_label(path)} row {number}"
-                    if any(isinstance(v, str) and len(v) > MOST_BYTES for v in values.values()):
-                        raise too_long(place)
-                    yield DataRow(place, values, number / total)
-    except (pa.ArrowException, UnicodeDecodeError) as broken:
-        raise DataError(
-            f"{file_label(path)}, after row {number}: cannot be read: {safe_line(broken, 160)}",
-            hint="write the file again; its text columns must hold UTF-8",
-        ) from broken
-
-
 _READERS: dict[str, Callable[[Path], Iterator[DataRow]]] = {
     ".jsonl": json_rows,
     ".json": json_rows,
     ".csv": _csv,
-    ".parquet": _parquet,
+    ".parquet": parquet_rows,
     ".txt": _txt,
 }

@@ -16,6 +16,7 @@ from workbench.errors import DataError
 from workbench.recipe.names import local_path
 from workbench.recipe.schema import Data
 from workbench.text import safe_line
+from workbench.training.dataset.files.hub_rows import hub_rows
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.files.rows import read_file
 
@@ -38,7 +39,7 @@ class DataSource:
         """Yield the rows in order, at each call from the start; DataError for unreadable ones."""
         if self.path is not None:
             return read_file(self.path)
-        return _read_hub(self.name, self.split, self.digest)
+        return hub_rows(self.name, self.split, self.digest)
 
 
 def find_sources(data: Data, index: Path, *, refresh: bool) -> tuple[DataSource, DataSource | None]:
@@ -153,19 +154,3 @@ def _no_data(name: str, refused: Exception, *, said_no: bool) -> DataError:
         f"the hub cannot be asked about {shown}: {safe_line(refused, 160)}",
         hint="check the network and HF_HUB_OFFLINE, or download the data to a file and name that",
     )
-
-
-def _read_hub(name: str, split: str, commit: str) -> Iterator[DataRow]:
-    import datasets
-
-    shown = f"{safe_line(name, 80)}[{safe_line(split, 40)}]"
-    try:
-        loaded = datasets.load_dataset(name, split=split, revision=commit)
-        for number, values in enumerate(loaded, start=1):
-            yield DataRow(f"{shown} row {number}", values, number / max(1, len(loaded)))
-    except (OSError, ValueError, RuntimeError) as refused:
-        raise DataError(
-            f"{shown} cannot be loaded: {safe_line(refused, 300)}",
-            hint="check data.split and the network; of a set with several configurations, download "
-            "the file you mean and name that in data.train",
-        ) from refused

@@ -1,0 +1,73 @@
+"""Hub data sets that `datasets` cannot generate: read by our own readers, or refused by cause."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from workbench.errors import DataError
+from workbench.training.dataset.files.sources import DataSource
+from workbench.training.dataset.first_pass import survey_rows
+
+ROWS = "".join(json.dumps({"prompt": f"q {n}", "completion": f"a {n}"}) + "\n" for n in range(6))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of files, which `datasets` reads from a folder as it does from the hub."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    (tmp_path / "set").mkdir()
+    return tmp_path / "set"
+
+
+def source_of(folder: Path) -> DataSource:
+    return DataSource(name=str(folder), path=None, split="train", digest="0" * 40)
+
+
+def test_a_column_that_only_a_later_file_has_is_read_all_the_same(folder: Path) -> None:
+    (folder / "train-1.csv").write_text("prompt,completion\nq,a\n")
+    (folder / "train-2.csv").write_text("prompt,completion,more\nr,b,c\n")
+    with pytest.raises(datasets.exceptions.DatasetGenerationError):
+        datasets.load_dataset(str(folder), split="train")
+    assert [(row.place, row.values) for row in source_of(folder).read()] == [
+        ("train-1.csv:2", {"prompt": "q", "completion": "a"}),
+        ("train-2.csv:2", {"prompt": "r", "completion": "b", "more": "c"}),
+    ]
+
+
+def test_an_empty_file_is_refused_as_one(folder: Path) -> None:
+    (folder / "train.jsonl").write_text("")
+    with pytest.raises(DataError, match="holds no training rows"):
+        survey_rows(source_of(folder), "training", lambda *_: None, None, [])
+
+
+def test_a_broken_byte_is_refused_with_file_and_line(folder: Path) -> None:
+    (folder / "train.jsonl").write_bytes(ROWS.encode() + b'{"prompt": "\xff", "completion": ""}\n')
+    with pytest.raises(DataError, match=r"train\.jsonl:7: byte 13 of the line is not UTF-8"):
+        assert len(list(source_of(folder).read())) == 6
+
+
+def test_a_missing_package_is_named_with_what_to_do(folder: Path) -> None:
+    (folder / "a.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match="No module named 'torchcodec'") as refused:
+        list(source_of(folder).read())
+    assert "pip install torchcodec" in refused.value.hint
+    assert "name that file in data.train" in refused.value.hint
+
+
+def test_a_set_without_readable_files_is_refused_with_its_cause(folder: Path) -> None:
+    (folder / "data.pt").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"DataFilesNotFoundError: No .* data files") as refused:
+        list(source_of(folder).read())
+    assert "name that file in data.train" in refused.value.hint
+
+
+def test_a_set_that_can_be_generated_is_read_by_datasets(folder: Path) -> None:
+    (folder / "train.jsonl").write_text(ROWS)
+    rows = list(source_of(folder).read())
+    assert len(rows) == 6
+    assert rows[0].place.endswith("set[train] row 1")

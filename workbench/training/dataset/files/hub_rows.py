@@ -1,0 +1,89 @@
+"""Rows of a hub data set: by `datasets`, or where that fails by our own readers of its files.
+
+`datasets` wraps whatever went wrong into an error that says nothing (DatasetGenerationError), so
+causes are unwrapped. Some sets it cannot generate are plain files all the same: one with a column
+that only later files have, or with an empty file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+from workbench.errors import DataError
+from workbench.text import safe_line
+from workbench.training.dataset.files.lines import DataRow
+from workbench.training.dataset.files.rows import can_read, read_file
+
+_AS_FILE = "download the data as jsonl, csv or parquet and name that file in data.train"
+
+
+def hub_rows(name: str, split: str, commit: str) -> Iterator[DataRow]:
+    """Yield the rows of one split of a hub data set at a commit, downloading it on first use.
+
+    Raises DataError with the innermost cause for a set that neither way can be read.
+    """
+    import datasets
+
+    shown = f"{safe_line(name, 80)}[{safe_line(split, 40)}]"
+    number = 0
+    try:
+        loaded = datasets.load_dataset(name, split=split, revision=commit)
+        for number, values in enumerate(loaded, start=1):
+            yield DataRow(f"{shown} row {number}", values, number / max(1, len(loaded)))
+    except Exception as refused:  # its builders raise whatever their libraries do
+        files = _own_files(name, split, commit)
+        if not files:
+            cause = root_cause(refused)
+            raise DataError(
+                f"{shown} cannot be loaded: {cause_text(cause)}", hint=_hint(cause)
+            ) from refused
+    else:
+        return
+    rows = chain.from_iterable(read_file(path) for path in files)
+    yield from islice(rows, number, None)  # the rows before were read by `datasets`
+
+
+def _own_files(name: str, split: str, commit: str) -> list[Path]:
+    """Return the split's files on disk where our readers can read all of them; else nothing."""
+    import datasets
+    from huggingface_hub import hf_hub_download
+
+    found: list[Path] = []
+    # Whatever fails here, the error of `datasets` is the one to report.
+    with contextlib.suppress(Exception):
+        builder = datasets.load_dataset_builder(name, revision=commit)
+        named = [str(file) for file in (builder.config.data_files or {}).get(split, [])]
+        if not named or not all(can_read(Path(file)) for file in named):
+            return []
+        for file in named:
+            if "://" not in file:
+                found.append(Path(file))
+                continue
+            inside = file.partition(f"@{commit}/")[2]  # hf://datasets/OWNER/NAME@COMMIT/PATH
+            path = hf_hub_download(name, inside, repo_type="dataset", revision=commit)
+            found.append(Path(path))
+        return found
+    return []
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the innermost error behind `error` that a `raise … from …` names."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def cause_text(cause: BaseException) -> str:
+    """Return an error's class and message in one line."""
+    return safe_line(f"{type(cause).__name__}: {cause}".rstrip(": "), 300)
+
+
+def _hint(cause: BaseException) -> str:
+    if isinstance(cause, ModuleNotFoundError) and cause.name:
+        return f"{_AS_FILE}; or, if its text needs it, pip install {safe_line(cause.name, 60)}"
+    if isinstance(cause, ValueError) and "onfig" in str(cause):
+        return f"the set has several configurations: {_AS_FILE}"
+    return f"check data.split and the network; or {_AS_FILE}"
