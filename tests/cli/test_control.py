@@ -66,7 +66,7 @@ def test_kill_asks_for_the_id(
     monkeypatch.setattr("sys.stdin", io.StringIO("3\n"))
     wrong = workbench("kill", "2")
     assert (wrong.code, wrong.out) == (1, "")
-    assert "the id typed is not 2; nothing was killed" in wrong.err
+    assert "what was typed is not 2; nothing was killed" in wrong.err
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     nobody = workbench("kill", "2")
     assert nobody.code == 2
@@ -119,7 +119,7 @@ def _stopped_with_work(bench: Bench, home: Home, monkeypatch: pytest.MonkeyPatch
     """An engine that a person has stopped while a trial waits."""
     bench.submit(recipe())
     bench.ticks(3)
-    monkeypatch.setattr("workbench.service.lock_holder", lambda _: None)
+    monkeypatch.setattr("workbench.engine_status.lock_holder", lambda _: None)
     home.stopped.touch()
 
 
@@ -144,7 +144,7 @@ def test_nothing_is_asked_of_an_engine_that_a_person_stopped(
 ) -> None:
     bench.submit(recipe())
     bench.ticks(3)
-    monkeypatch.setattr("workbench.service.lock_holder", lambda _: None)
+    monkeypatch.setattr("workbench.engine_status.lock_holder", lambda _: None)
     home.stopped.touch()
     said = workbench("stop", "1")
     assert said.code == 1

@@ -16,7 +16,7 @@ from workbench.scheduler import process_requests
 from workbench.scheduler.process_requests import HANDLERS
 from workbench.scheduler.recover import requeue_all
 from workbench.scheduler.tick_context import assignment_file
-from workbench.service import Engine, Service
+from workbench.service import EngineStatus, Service
 from workbench.store import trial_queue
 from workbench.store.requests import drop_request, scan_requests
 from workbench.store.rows import RequestAnswer, TrialRow
@@ -704,7 +704,7 @@ def test_whoever_waits_for_a_stop_learns_that_it_was_cancelled(bench_of: MakeBen
     class Meanwhile(Service):
         """Another terminal starts the engine while this one waits."""
 
-        def engine(self) -> Engine:
+        def engine(self) -> EngineStatus:
             ask(bench, "engine-start")
             return super().engine()
 

@@ -6,7 +6,15 @@ from typing import Any
 
 from workbench import fault_points
 from workbench.errors import UsageError, WorkbenchError
-from workbench.scheduler.handlers import Handler, cards, creation, engine, queue, trials
+from workbench.scheduler.handlers import (
+    Handler,
+    cards,
+    creation,
+    engine,
+    experiments,
+    queue,
+    trials,
+)
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import Blocked
 from workbench.store.requests import BadRequest, Request, scan_requests
@@ -90,6 +98,10 @@ HANDLERS: dict[str, Handler] = {
     "kill": trials.kill_trial,
     "pause": trials.pause_trial,
     "resume": trials.resume_trial,
+    "stop-experiment": experiments.stop_experiment,
+    "kill-experiment": experiments.kill_experiment,
+    "pause-experiment": experiments.pause_experiment,
+    "resume-experiment": experiments.resume_experiment,
     "order": trials.reorder_trial,
     "move": trials.move_trial,
     "priority": queue.set_priority,

@@ -1,0 +1,69 @@
+"""Requests for whole experiments: stop, kill, pause and resume."""
+
+from __future__ import annotations
+
+from tests.engine.test_control import LONG, MakeBench, ask
+from tests.support.tick_contexts import recipe
+from workbench.trial import Kind, State
+
+TPE = {
+    "method": "tpe",
+    "trials": 6,
+    "parameters": {"train.learning_rate": {"min": 0.001, "max": 0.1}},
+}
+
+
+def test_stopping_an_experiment_ends_its_trials_and_its_sweep(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    id = bench.submit(recipe(train=LONG, sweep=TPE))
+    bench.ticks(20)
+    assert bench.store.live_attempts()
+    answer = ask(bench, "stop-experiment", experiment=id)
+    assert answer.ok, answer.text
+    bench.ticks(40)
+    trials = [t for t in bench.store.trials(id) if t.kind is Kind.TUNE]
+    assert trials
+    assert all(trial.state.final for trial in trials)
+    assert not bench.store.experiment(id).searching
+
+
+def test_killing_an_experiment_keeps_no_adapter(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    id = bench.submit(recipe(train=LONG, sweep={"parameters": {"train.seed": [1, 2, 3]}}))
+    bench.until(State.RUNNING, 2)
+    assert ask(bench, "kill-experiment", experiment=id).ok
+    bench.ticks(40)
+    states = {t.state for t in bench.store.trials(id) if t.kind is Kind.TUNE}
+    assert states == {State.STOPPED}
+
+
+def test_pausing_an_experiment_frees_its_cards_until_it_is_resumed(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    id = bench.submit(recipe(train=LONG, sweep={"parameters": {"train.seed": [1, 2, 3]}}))
+    bench.until(State.RUNNING, 2)
+    assert ask(bench, "pause-experiment", experiment=id).ok
+    bench.until(State.PAUSED, 2)
+    assert not bench.store.live_attempts()
+    assert bench.store.experiment(id).held
+    assert ask(bench, "resume-experiment", experiment=id).ok
+    bench.until(State.RUNNING, 2)
+
+
+def test_an_experiment_that_is_being_prepared_can_be_stopped(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    id = bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")
+    answer = ask(bench, "stop-experiment", experiment=id)
+    assert answer.ok
+    found = bench.store.experiment(id)
+    assert (found.state, found.reason) == ("refused", "stopped while it was prepared")
+    bench.ticks(3)
+    assert not bench.store.trials(id)
+
+
+def test_an_experiment_that_has_ended_cannot_be_stopped(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    id = bench.submit(recipe())
+    bench.until(State.DONE, 2)
+    answer = ask(bench, "stop-experiment", experiment=id)
+    assert not answer.ok
+    assert "have ended already" in answer.text

@@ -1,0 +1,102 @@
+"""Handlers for whole experiments: stop, kill, pause and resume all of their trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from workbench.errors import UsageError, WorkbenchError
+from workbench.formatting import plural
+from workbench.scheduler.handlers import Handler, accepted
+from workbench.scheduler.handlers.trials import (
+    kill_trial,
+    pause_trial,
+    resume_trial,
+    stop_trial,
+)
+from workbench.scheduler.tick_context import TickContext
+from workbench.store.rows import Experiment, RequestAnswer, TrialRow
+from workbench.text import safe_line
+from workbench.trial import Kind, State
+
+
+def stop_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
+    """End all unfinished trials and the sweep; what the trials have learned is kept."""
+    return _end_experiment(context, args, stop_trial, "stopped")
+
+
+def kill_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
+    """End all unfinished trials and the sweep at once; nothing of those trials is kept."""
+    return _end_experiment(context, args, kill_trial, "killed")
+
+
+def pause_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
+    """Hold the experiment, and take its live trials off their cards with a checkpoint."""
+    experiment = context.store.experiment(args["experiment"])
+    context.store.steer_experiment(experiment.id, held=1)
+    count = _each_trial(context, experiment, pause_trial, lambda trial: trial.state.live)
+    return accepted(
+        f"experiment {safe_line(experiment.name)} is held; {plural(count, 'trial')} checkpoint at "
+        f"the next step and free their cards. `workbench resume {experiment.name}` continues it",
+        experiment=experiment.id,
+    )
+
+
+def resume_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
+    """Release the experiment, and let its paused trials continue."""
+    experiment = context.store.experiment(args["experiment"])
+    context.store.steer_experiment(experiment.id, held=0)
+    count = _each_trial(
+        context, experiment, resume_trial, lambda trial: trial.desired_state != "run"
+    )
+    return accepted(
+        f"experiment {safe_line(experiment.name)} continues as cards become free; "
+        f"{plural(count, 'trial')} resumed",
+        experiment=experiment.id,
+    )
+
+
+def _end_experiment(
+    context: TickContext, args: dict[str, Any], end_trial: Handler, word: str
+) -> RequestAnswer:
+    experiment = context.store.experiment(args["experiment"])
+    name = safe_line(experiment.name)
+    if experiment.state == "preparing":
+        # Refusing comes first: a preparation that ends meanwhile has no experiment to fill.
+        context.store.mark_refused(experiment.id, f"{word} while it was prepared", "submit it again")
+        context.preparer.cancel(experiment.id)
+        return accepted(f"experiment {name} is {word} before any trial", experiment=experiment.id)
+    if experiment.searching:
+        context.store.set_searching(experiment.id, on=False, most_trials=experiment.most_trials)
+    count = _each_trial(context, experiment, end_trial, lambda _: True)
+    if not count and not experiment.searching:
+        raise UsageError(
+            f"all trials of {name} have ended already", hint=f"see `workbench board {name}`"
+        )
+    return accepted(
+        f"experiment {name}: {plural(count, 'trial')} {'is' if count == 1 else 'are'} {word}; "
+        "its sweep asks for no more",
+        experiment=experiment.id,
+    )
+
+
+def _each_trial(
+    context: TickContext,
+    experiment: Experiment,
+    handle: Handler,
+    concerned: Callable[[TrialRow], bool],
+) -> int:
+    """Handle each unfinished trial that is concerned; return how many. The base is left alone.
+
+    A trial that cannot be handled (it ends in this moment) does not keep the others from it.
+    """
+    unfinished = frozenset(state for state in State if not state.final)
+    done = 0
+    for trial in context.store.trials(experiment.id, unfinished):
+        if trial.kind is Kind.TUNE and concerned(trial):
+            try:
+                handle(context, {"trial": trial.id})
+            except WorkbenchError:
+                continue
+            done += 1
+    return done
