@@ -41,3 +41,14 @@ def test_a_copy_is_made_once(
     assert "exists already" in again.err
     assert workbench("recipes", "copy", "demo", "mine.yaml").code == 0
     assert workbench("recipes", "copy", "demo", tmp_path / "no" / "a.yaml").code == 3
+
+
+def test_a_recipe_here_goes_before_the_shipped_one_of_its_name(
+    workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = find_recipe("demo").read_text().replace("name: demo", "name: mine", 1)
+    (tmp_path / "demo.yaml").write_text(text)
+    said = workbench("plan", "demo", "--card", "3090", "--json")
+    assert said.data["recipe"] == "mine"
+    assert "using demo.yaml, not the shipped recipe" in said.err

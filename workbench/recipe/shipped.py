@@ -44,12 +44,15 @@ def list_recipes() -> list[ShippedRecipe]:
 def find_recipe(name: str) -> Path:
     """Return the file that `name` refers to: a path, or the name of a shipped recipe.
 
-    An existing file takes precedence. Raises NotThere with the most similar name as its hint.
+    An existing file takes precedence, with `.yaml` left out too. Raises NotThere with the most
+    similar name as its hint.
     """
     # expanduser raises for an unknown user after `~`, which is a missing file and no crash.
     here = Path(name).expanduser() if "\0" not in name and name[:1] != "~" else _home_path(name)
     if here is not None and here.is_file():
         return here
+    if here is not None and here.name and (beside := here.with_name(f"{here.name}.yaml")).is_file():
+        return beside
     shipped = {recipe.name: recipe.path for recipe in list_recipes()}
     if name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]

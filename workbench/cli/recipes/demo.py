@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
-from workbench.cli.recipes.run import follow_to_end, load_with_settings, submit_to_engine
+from workbench.cli.recipes.run import follow_to_end, submit_to_engine
 from workbench.cli.tables import as_json, print_note
 from workbench.cli.trials.listing import board_data, print_board
 from workbench.errors import WorkbenchError
@@ -22,10 +22,11 @@ def demo_command(
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fine-tune the shipped tiny model six ways; takes minutes."""
-    from workbench.recipe import trial_count
+    from workbench.recipe import list_recipes, load_recipe, trial_count
 
     service = Service()
-    recipe = load_with_settings("demo", None)
+    # The shipped one, even where this folder has a demo.yaml.
+    recipe = load_recipe(next(one.path for one in list_recipes() if one.name == "demo"))
     count = formatting.sweep_size(trial_count(recipe.sweep))
     print_note(f"{count} of a 1M-parameter model on short sums, two at a time")
     print_note("everything it needs ships with the workbench: nothing is downloaded")

@@ -54,6 +54,7 @@ def plan_command(
     --card and --vram it plans for the cards here, else for one of 24 GiB.
     """
     from workbench.footprint.model.config import find_config
+    from workbench.footprint.model.positions import positions_warning
     from workbench.footprint.outlook import usual_outlooks
     from workbench.footprint.worst_case import worst_case_recipe
 
@@ -67,6 +68,8 @@ def plan_command(
     found = card_outlooks(point, config, cards, history=history)
     main = found[0]
     usual = usual_outlooks(point, config)
+    too_long = positions_warning(point.data.max_tokens, config)
+    warnings = [too_long] if too_long else []
     if as_data:
         about = {"recipe": wanted.name, "model": wanted.model.name, "measures": source}
         data = {
@@ -75,11 +78,13 @@ def plan_command(
             "point": swept,
             "cards": [_brief(one) for one in found],
         }
-        as_json({**data, "usual": [_brief(one) for one in usual]})
+        as_json({**data, "usual": [_brief(one) for one in usual], "warnings": warnings})
     else:
         print_answer(f"{safe_line(wanted.name)}: {safe_line(wanted.model.name)} ({source})", "bold")
         if swept:
             print_answer(f"its sweep takes most with {formatting.settings_line(swept)}")
+        for warning in warnings:
+            print_answer(f"warning: {warning}", "yellow")
         _print(main, point, why)
         for one in [*found[1:], *usual]:
             print_answer(_line(one))

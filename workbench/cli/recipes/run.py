@@ -76,9 +76,13 @@ def load_with_settings(name: str, settings: list[str] | None) -> Recipe:
 
     Raises RecipeError with every mistake and its line, or NotThere.
     """
-    from workbench.recipe import find_recipe, load_recipe
+    from workbench.recipe import find_recipe, list_recipes, load_recipe
 
-    return load_recipe(find_recipe(name), settings or [])
+    path = find_recipe(name)
+    shipped = [one.path for one in list_recipes() if one.name == path.stem]
+    if shipped and path not in shipped:
+        print_note(f"using {safe_line(path)}, not the shipped recipe of the same name")
+    return load_recipe(path, settings or [])
 
 
 def submit_to_engine(

@@ -63,7 +63,8 @@ def _end_experiment(
     name = safe_line(experiment.name)
     if experiment.state == "preparing":
         # Refusing comes first: a preparation that ends meanwhile has no experiment to fill.
-        context.store.mark_refused(experiment.id, f"{word} while it was prepared", "submit it again")
+        why = f"{word} while it was prepared"
+        context.store.mark_refused(experiment.id, why, "submit it again")
         context.preparer.cancel(experiment.id)
         return accepted(f"experiment {name} is {word} before any trial", experiment=experiment.id)
     if experiment.searching:
