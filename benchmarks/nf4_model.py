@@ -48,7 +48,8 @@ def make_nf4_model(
 def _made(
     known: dict[str, Any], device: torch.device, dtype: torch.dtype, *, quantised: bool
 ) -> Any:
-    config = AutoConfig.for_model(**known, max_position_embeddings=32_768, **_TOKENS)
+    # The same room for positions in every shape, whatever its own config says.
+    config = AutoConfig.for_model(**{**known, "max_position_embeddings": 32_768, **_TOKENS})
     attends = "eager" if known.get("attn_logit_softcapping") else "sdpa"
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attends)
