@@ -36,6 +36,7 @@ from peft import LoraConfig, get_peft_model
 from workbench.footprint import ModelShape
 from workbench.footprint.peak.buckets import Run, predict
 from workbench.recipe.schema import Recipe
+from workbench.training.model.base import BaseState
 from workbench.training.step import Step, StepOptions, collate_rows
 
 GIB = 1 << 30

@@ -47,6 +47,14 @@ def test_what_does_not_fit_is_exit_code_one_and_every_setting_named_then_fits(
         assert workbench("plan", *asked, *changed).code == 0
 
 
+def test_rows_longer_than_the_model_reads_are_warned_of(workbench: Workbench) -> None:
+    asked = ("plan", GUIDE, "-s", "data.max_tokens=16384", "--vram", "80GiB")
+    assert "more than the 8,192 tokens that the model reads" in workbench(*asked).out
+    (warning,) = workbench(*asked, "--json").data["warnings"]
+    assert "set it to 8192 or less" in warning
+    assert workbench("plan", GUIDE, "--json").data["warnings"] == []
+
+
 def test_a_page_for_people_stays_within_the_terminal(workbench: Workbench) -> None:
     said = workbench("plan", GUIDE, "--card", "t4")
     assert said.code == 0

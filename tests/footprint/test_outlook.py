@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from workbench.errors import UsageError
-from workbench.footprint import named_config, plan_trial, predict
+from workbench.errors import DoesNotFit, UsageError
+from workbench.footprint import ModelShape, named_config, plan_trial, predict
 from workbench.footprint.model.known_models import _SHAPES
 from workbench.footprint.outlook import outlook_on, smallest_card, usual_outlooks
 from workbench.footprint.usual_cards import SIZES_GB, card_of_size, usual_card
@@ -20,6 +20,7 @@ from workbench.machine.cards import Card
 from workbench.recipe import Recipe, apply_settings
 
 GIB = 1 << 30
+POSITIONS = "max_position_embeddings"
 GUIDE = Recipe.model_validate(
     {"name": "guide", "model": {"name": "meta-llama/Meta-Llama-3-8B"}, "data": {"train": "a/b"}}
 )
@@ -63,10 +64,29 @@ def test_every_setting_a_refusal_names_then_fits(
     assert outlook.suggestions
     for suggestion in outlook.suggestions:
         if suggestion.settings:
+            assert suggestion.settings.get("data.max_tokens", 0) <= config(name)[POSITIONS]
             changed = plan_trial(apply_settings(recipe, suggestion.settings), config(name), card)
             assert changed.predicted_bytes == suggestion.peak_bytes
     needed = int(outlook.suggestions[-1].words.rsplit(" needs ")[1].removesuffix(" GiB"))
     plan_trial(recipe, config(name), card_of_size(needed * GIB, "the card named"))
+
+
+def test_no_suggestion_is_longer_than_the_model_reads() -> None:
+    """On a card of 16 GiB about 12,000 tokens would fit, but the model reads 8,192."""
+    long = apply_settings(GUIDE, {"data.max_tokens": 131_072, "train.batch_size": 1})
+    llama, card = config("meta-llama/Meta-Llama-3-8B"), card_of_size(16 * GIB, "a card")
+    outlook = outlook_on(long, llama, card)
+    assert not outlook.fits
+    assert outlook.suggestions[0].settings == {"data.max_tokens": 8_192}
+    with pytest.raises(DoesNotFit) as refused:
+        plan_trial(long, llama, card)
+    assert "lower data.max_tokens to 8192" in refused.value.hint
+
+
+def test_every_known_model_says_how_many_tokens_it_reads() -> None:
+    assert all(ModelShape.of(config(name)).positions for name in _SHAPES)
+    assert ModelShape.of(config("google/gemma-3-4b-it")).positions == 131_072
+    assert ModelShape.of(config("Qwen/Qwen3-4B-Instruct-2507")).positions == 262_144
 
 
 @pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-70B", "google/gemma-2-27b"])

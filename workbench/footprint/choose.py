@@ -125,7 +125,8 @@ def _hints(search: PlanSearch, run: Run, needed: Callable[..., int], limit: int)
         scored = min(tokens, run.scored)
         return needed(cut, tokens_per_micro=tokens, longest=tokens, scored=scored) <= limit
 
-    if tokens := largest_fitting(run.longest - 1, shorter):
+    most = min(run.longest - 1, search.shape.positions or run.longest)
+    if tokens := largest_fitting(most, shorter):
         nice = tokens // 64 * 64 or tokens
         if nice >= 8:
             yield f"lower data.max_tokens to {nice}"

@@ -12,6 +12,7 @@ from workbench.errors import DoesNotFit
 from workbench.footprint.card_limits import limit_bytes
 from workbench.footprint.choose import least_bytes
 from workbench.footprint.measured_peaks import FLOOR
+from workbench.footprint.model.positions import model_positions
 from workbench.footprint.peak.buckets import GIB
 from workbench.footprint.plan import Plan
 from workbench.footprint.planner import NO_HISTORY, Config, History, plan_trial
@@ -86,7 +87,10 @@ def outlook_on(
         def fits(changes: Changes) -> Plan | None:
             return _try(apply_settings(recipe, changes), config, card, lengths, history)
 
-        found = [*_setting_suggestions(recipe, lengths, fits), _card_suggestion(size, least)]
+        found = [
+            *_setting_suggestions(recipe, config, lengths, fits),
+            _card_suggestion(size, least),
+        ]
         return replace(_refused_by(card, refused, least), suggestions=tuple(found))
 
 
@@ -167,9 +171,21 @@ def _try(
         return None
 
 
-def _setting_suggestions(recipe: Recipe, lengths: Lengths, fits: Try) -> Iterator[Suggestion]:
+def _longest_useful(recipe: Recipe, config: Config, lengths: Lengths) -> int:
+    """Return the tokens below which data.max_tokens has to go to change anything.
+
+    More than the model's positions is never worth a suggestion: such rows are refused.
+    """
+    positions = model_positions(config) or recipe.data.max_tokens
+    read = lengths["longest"] or recipe.data.max_tokens
+    return min(recipe.data.max_tokens, read, positions + 1)
+
+
+def _setting_suggestions(
+    recipe: Recipe, config: Config, lengths: Lengths, fits: Try
+) -> Iterator[Suggestion]:
     """Yield the nearest settings that fit: one alone where that is enough, else several."""
-    longest, cheap = lengths["longest"], _cheaper_settings(recipe)
+    longest, cheap = _longest_useful(recipe, config, lengths), _cheaper_settings(recipe)
     alone = [{key: value} for key, value in cheap.items()]
     found = list(_fitting([*alone, *_lower(recipe, {}, longest, fits)], fits))
     if not found and cheap:
@@ -212,11 +228,13 @@ def _cheaper_settings(recipe: Recipe) -> Changes:
     return changes
 
 
-def _lower(recipe: Recipe, besides: Changes, longest: int | None, fits: Try) -> Iterator[Changes]:
-    """Yield the longest rows that fit, then the highest rank that does, each with `besides`."""
-    tokens = min(recipe.data.max_tokens, longest or recipe.data.max_tokens)
-    steps = [*range(8, 64, 8), *range(64, tokens, 64)]
-    yield from _largest("data.max_tokens", [n for n in steps if n < tokens], besides, fits)
+def _lower(recipe: Recipe, besides: Changes, longest: int, fits: Try) -> Iterator[Changes]:
+    """Yield the longest rows that fit, then the highest rank that does, each with `besides`.
+
+    `longest` bounds data.max_tokens from above, itself excluded.
+    """
+    steps = [*range(8, 64, 8), *range(64, longest, 64)]
+    yield from _largest("data.max_tokens", [n for n in steps if n < longest], besides, fits)
     ranks = [1 << power for power in range(recipe.lora.rank.bit_length())]
     yield from _largest("lora.rank", [n for n in ranks if n < recipe.lora.rank], besides, fits)
 

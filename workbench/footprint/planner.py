@@ -17,6 +17,7 @@ from workbench.errors import DoesNotFit
 from workbench.footprint.card_limits import limit_bytes
 from workbench.footprint.choose import choose_plan, price_plan
 from workbench.footprint.measured_peaks import corrected_plan
+from workbench.footprint.model.positions import model_positions
 from workbench.footprint.oom_fallback import FallbackStep, Key, fallback_plan, hardware_key
 from workbench.footprint.peak.buckets import GIB
 from workbench.footprint.plan import Plan, summarize_plan, uncorrected_bytes
@@ -123,7 +124,8 @@ def _no_fallback_left(
     tried = {summarize_plan(step.plan): uncorrected_bytes(step.plan) / GIB for step in ran_out}
     listed = "; ".join(f"{way}: {size:.1f} GiB predicted" for way, size in tried.items())
     longest = min(lengths["longest"] or recipe.data.max_tokens, recipe.data.max_tokens)
-    half = recipe.data.model_copy(update={"max_tokens": max(8, longest // 2)})
+    fewer = min(longest // 2, model_positions(config) or longest)
+    half = recipe.data.model_copy(update={"max_tokens": max(8, fewer)})
     last = Plan.from_json(ran_out[-1].plan)
     tokens = last.micro_batch * half.max_tokens
     shorter = replace(last, tokens_per_micro=tokens, longest=half.max_tokens)

@@ -68,6 +68,30 @@ _SHAPES: dict[str, tuple[str, _Row]] = {
     "phi-4-mini": ("phi3", (3072, 32, 24, 8, 128, 8192, 200064, True)),
     "phi-4": ("phi3", (5120, 40, 40, 10, 128, 17920, 100352, False)),
 }
+_POSITIONS = {
+    "meta-llama-3-": 8_192,
+    "llama-3.": 131_072,
+    "tinyllama-": 2_048,
+    "smollm-": 2_048,
+    "smollm2-": 8_192,
+    "smollm3-": 65_536,
+    "mistral-7b-": 32_768,
+    "qwen2.5-0.5b": 32_768,
+    "qwen2.5-3b": 32_768,
+    "qwen2.5-": 131_072,
+    "qwen3-": 40_960,
+    "gemma-2-": 8_192,
+    "gemma-3-270m": 32_768,
+    "gemma-3-1b": 32_768,
+    "gemma-3-": 131_072,
+    "phi-3-mini-4k": 4_096,
+    "phi-3-medium-4k": 4_096,
+    "phi-3": 131_072,
+    "phi-4-mini": 131_072,
+    "phi-4": 16_384,
+}
+"""max_position_embeddings by the beginning of a name; the first that matches counts. Where variants
+of a model differ, the largest: nothing that a model reads is warned of."""
 _VISION_MODELS: dict[str, _Row] = {
     "gemma-3-4b": (2560, 34, 8, 4, 256, 10240, 262208, True),
     "gemma-3-12b": (3840, 48, 16, 8, 256, 15360, 262208, True),
@@ -93,17 +117,19 @@ def named_config(name: str) -> dict[str, Any] | None:
     """Return the sizes in config.json of a hub id such as `meta-llama/Meta-Llama-3-8B`, or None."""
     last = _TUNED.sub("", name.rsplit("/", 1)[-1].lower())
     key = next((k for k in (last, f"meta-{last}", last.removeprefix("meta-")) if k in _SHAPES), "")
+    positions = {"max_position_embeddings": _known_positions(key or last, name)}
     if last in _VISION_MODELS:
         text = {
             "model_type": "gemma3_text",
             **_config_of(_VISION_MODELS[last]),
+            **positions,
             "sliding_window": 1024,
         }
         return {"model_type": "gemma3", "text_config": text, "vision_config": dict(_VISION_TOWER)}
     if not key:
         return None
     kind, row = _SHAPES[key]
-    config: dict[str, Any] = {"model_type": kind, **_config_of(row)}
+    config: dict[str, Any] = {"model_type": kind, **_config_of(row), **positions}
     if key in _WINDOWS:
         config["sliding_window"] = _WINDOWS[key]
     if kind == "gemma2":
@@ -111,6 +137,12 @@ def named_config(name: str) -> dict[str, Any] | None:
     if key == "phi-4-mini":
         config["partial_rotary_factor"] = 0.75
     return config
+
+
+def _known_positions(key: str, name: str) -> int | None:
+    if "-2507" in name:  # Qwen 3's second release
+        return 262_144
+    return next((most for start, most in _POSITIONS.items() if key.startswith(start)), None)
 
 
 def _config_of(row: _Row) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import ModelError
+from workbench.footprint.model.positions import model_positions
 from workbench.text import safe_line
 
 # Which kinds of model differ in what; the strings are values of model_type.
@@ -66,6 +67,8 @@ class ModelShape:
     """Whether rotary embeddings turn only a part of each head (Phi 4 mini)."""
     window: int | None = None
     """The most keys that a query sees, where some layer has such a limit."""
+    positions: int | None = None
+    """The most tokens of a row that the model reads; None where its config.json does not say."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelShape:
@@ -102,6 +105,7 @@ class ModelShape:
             dropout=any(flat.get(name) for name in OWN_DROPOUTS),
             partial_rotary=_partial_rotary(flat),
             window=_window(flat),
+            positions=model_positions(config),
         )
 
     @property

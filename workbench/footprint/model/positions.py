@@ -1,0 +1,51 @@
+"""The positions of a model: the most tokens that one row may have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+_EXTENDING = ("yarn", "longrope", "llama3", "linear", "dynamic")
+"""Kinds of RoPE scaling whose `factor` multiplies the positions of pre-training."""
+_DEFAULTS = {"gemma3_text": 131_072}
+"""Positions that a config.json may leave out, because transformers' class has them."""
+
+
+def model_positions(config: Mapping[str, Any]) -> int | None:
+    """Return the most tokens that a model reads, by its config.json; None if it does not say.
+
+    A RoPE scaling extends the positions of pre-training, which some configurations still name as
+    the model's. Gemma 3 does not: its number is that after scaling.
+    """
+    text = config.get("text_config")
+    flat = {**config, **text} if isinstance(text, Mapping) else config
+    kind = str(flat.get("model_type"))
+    default = _DEFAULTS.get(kind)
+    given = next((int(flat[name]) for name in _NAMES if _is_count(flat.get(name))), default)
+    rope = flat.get("rope_parameters") or flat.get("rope_scaling")
+    if given is None or not isinstance(rope, Mapping):
+        return given
+    if kind.startswith("gemma3"):
+        return given
+    factor = rope.get("factor")
+    original = rope.get("original_max_position_embeddings") or given
+    scaling = rope.get("rope_type") or rope.get("type")
+    if scaling in _EXTENDING and isinstance(factor, int | float) and _is_count(original):
+        return max(given, int(original * factor))
+    return given
+
+
+def positions_warning(max_tokens: int, config: Mapping[str, Any]) -> str:
+    """Return a warning where data.max_tokens is more than the model reads; else an empty string."""
+    positions = model_positions(config)
+    if positions is None or max_tokens <= positions:
+        return ""
+    return (
+        f"data.max_tokens: {max_tokens:,} is more than the {positions:,} tokens that the model "
+        f"reads (max_position_embeddings); longer rows are refused: set it to {positions} or less"
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
