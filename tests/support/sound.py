@@ -19,7 +19,7 @@ from workbench.machine.locks import lock_holder
 from workbench.machine.processes import find_marked, identify_process
 from workbench.scheduler.tick_context import assignment_file
 from workbench.store.reader import Reader
-from workbench.store.repair import differences_from_repair
+from workbench.store.recovery.repair import differences_from_repair
 from workbench.trial import LEGAL, State
 
 SECRET = "hf_NobodyMayEverWriteThisDown1234567"
@@ -102,7 +102,7 @@ def _attempts(reader: Reader) -> dict[int, list[int]]:
     return found
 
 
-def _lines(home: Home, attempt: int) -> list[Event]:
+def event_lines(home: Home, attempt: int) -> list[Event]:
     """Return every whole line that an attempt wrote, whether or not the loop has read it."""
     path, offset, found = home.attempt(attempt) / "events.jsonl", 0, []
     while True:
@@ -163,7 +163,7 @@ def _no_more_work_lost_than_an_interval(reader: Reader, home: Home, intervals: i
 def _steps(home: Home, attempt: int) -> list[int]:
     return [
         int(e.data["step"])
-        for e in _lines(home, attempt)
+        for e in event_lines(home, attempt)
         if e.kind == "metric" and "loss" in e.data["values"]
     ]
 

@@ -33,6 +33,7 @@ from workbench.store.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 from workbench.text import safe_line
 from workbench.trial import DesiredState, Kind, State
+from workbench.trial_fence import allow_attempt
 
 LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
 """Queued trials examined in one tick, and of one experiment; the larger numbers apply while a card
@@ -81,7 +82,7 @@ def place(context: TickContext) -> None:
             continue
         experiment = known[trial.experiment]
         like = _like(trial)
-        # A sweep queues hundreds of like trials; planning each against each card would take seconds.
+        # A sweep queues hundreds of like trials; planning each for each card takes seconds.
         if like in stuck:  # no card became free since the one before it
             waits[trial.id] = stuck[like]
             continue
@@ -287,7 +288,7 @@ def _plan(
 
 
 def warm_start(context: TickContext, trial: TrialRow) -> dict[str, Any] | None:
-    """Return the adapter that the trial starts from: {trial, folder, sha256}; None for a fresh one."""
+    """Return the adapter to start from: {trial, folder, sha256}; None for a fresh one."""
     source = trial.warm_trial
     if source is None:
         return None
@@ -335,6 +336,8 @@ def _start(
             finish=trial.desired_state is DesiredState.STOP or bool(trial.pruned),
             warm=warm_start(context, trial),
         )
+        # Before anything can be sent: from here on no earlier attempt may write to this trial.
+        allow_attempt(home.trial(trial.id), attempt)
         fresh_folder(home.attempt(attempt))  # else another database's attempt would speak for it
         write_durably(assignment_file(home, attempt), json.dumps(given.to_json()).encode())
         why = (

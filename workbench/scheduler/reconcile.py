@@ -1,4 +1,4 @@
-"""Reconciliation: ingest worker events, close ended attempts, send pending stops and pauses again."""
+"""Reconciliation: ingest worker events, close ended attempts, repeat pending stops and pauses."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from workbench.store import trial_queue
 from workbench.store.ingest import ingest_events
 from workbench.store.rows import AttemptRow, TrialRow
 from workbench.trial import DesiredState, State
+from workbench.trial_fence import call_off
 
 _HALTS = {DesiredState.PAUSE: Halt.YIELD, DesiredState.STOP: Halt.FINISH}
 
@@ -129,7 +130,9 @@ def _reconcile_attempt(context: TickContext, attempt: AttemptRow, stopping: bool
             context.fleet.halt(attempt.card, attempt.id, how)
             fault_points.at("reconcile.after_halt")
     elif how and _needless(trial, how, stopping=stopping) and not _taken(context, attempt):
-        # The start never reached its worker and is not needed any more.
+        # The start has not reached its worker and is not needed any more. It may still arrive:
+        # the fence keeps it from training.
+        call_off(context.home.trial(trial.id))
         with context.store.writing():
             context.store.end_attempt(attempt.id, Outcome.YIELDED, "was not needed any more")
             _finish(context, trial, AttemptEnd(outcome=Outcome.YIELDED, step=attempt.from_step))

@@ -14,7 +14,7 @@ from torch import nn
 
 from workbench import __version__, fault_points
 from workbench.assignment import Assignment
-from workbench.errors import DataError, Diverged
+from workbench.errors import DataError, Diverged, ModelError
 from workbench.events import AttemptEnd, FailureCause, Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan
@@ -29,10 +29,11 @@ from workbench.training.control import Control, Emit, Interrupted
 from workbench.training.dataset.prepared import check_unchanged, load_prepared, prepare_data
 from workbench.training.host_memory import MemoryMonitor, loading_bytes
 from workbench.training.model import adapter, warm_start
-from workbench.training.model.base import BaseSpec, ResidentBase
+from workbench.training.model.base import BaseSpec, ResidentBase, find_nonfinite
 from workbench.training.model.tokenizer import load_tokenizer
 from workbench.training.prepare import evaluation_digest
 from workbench.training.rehearsal import Rehearsal
+from workbench.training.scoring.answers import end_ids
 from workbench.training.scoring.scores import Scorer
 from workbench.training.trainer import TrialTrainer
 from workbench.training.training_arguments import TrainingContext, read_prepared
@@ -95,6 +96,8 @@ class AttemptRun:
             return _yielded(self.reached)
 
     def _on_base(self, rows: Dataset, eval_rows: Dataset, prepared: str) -> AttemptEnd:
+        # Before the newest checkpoint is chosen: the attempt before may still be committing one.
+        self.control.wait_for_trial()
         if self.a.kind == "base":
             with self._base() as base:
                 return self._score_base(base, eval_rows)
@@ -135,6 +138,7 @@ class AttemptRun:
         check_unchanged(self.recipe.data, prepared_json["data"]["sources"], cache)
         prepared = prepare_data(self.recipe, self.tokenizer, cache, lambda *_: self.control.beat())
         self.evaluation_digest = evaluation_digest(self.recipe, prepared)
+        self.turn_end_ids = prepared.turn_end_ids
         rows, eval_rows = load_prepared(prepared)
         if len(rows) == 0 and self.a.kind == "tune":
             raise DataError("there are no training rows", hint="check data.train and data.max_rows")
@@ -208,8 +212,10 @@ class AttemptRun:
     ) -> AttemptEnd:
         """Score and save the newest checkpoint after the loss diverged.
 
-        Raises `divergence` again where there is no checkpoint.
+        Raises ModelError for a base that is not finite itself, and `divergence` again where there
+        is no checkpoint.
         """
+        self._check_base(base, divergence)
         found = checkpoint.newest_verified(self.checkpoints)
         if found is None:
             raise divergence
@@ -221,7 +227,7 @@ class AttemptRun:
             outcome=Outcome.DIVERGED,
             step=found.step,
             reason=divergence.what,
-            hint=divergence.hint,
+            hint=f"{divergence.hint}; the checkpoint of step {found.step} was scored and kept",
             cause=FailureCause.RECIPE,
         )
 
@@ -287,6 +293,7 @@ class AttemptRun:
             emit=self.emit,
             control=self.control,
             rows_at_once=min(self.plan.eval_batch, self.recipe.evaluate.batch_size),
+            turn_end_ids=self.turn_end_ids,
         )
 
     def _score_base(self, base: nn.Module, eval_rows: Dataset) -> AttemptEnd:
@@ -298,6 +305,12 @@ class AttemptRun:
             values = self._scorer(base, eval_rows).scores()
         except Interrupted:
             return _yielded(0)
+        except Diverged as divergence:
+            self._check_base(base, divergence)
+            raise ModelError(
+                f"the base model without an adapter: {divergence.what}",
+                hint="set model.precision: bf16 or fp32, or pick another model",
+            ) from divergence
         self.emit("score", durable=True, subject="base", values=values, step=0)
         return AttemptEnd(outcome=Outcome.DONE, step=0)
 
@@ -324,7 +337,9 @@ class AttemptRun:
             self.tokenizer,
             self.recipe,
             folder,
+            base_path=self.model_path,
             revision=self.revision,
+            end_ids=end_ids(base, self.tokenizer, self.turn_end_ids),
             scores=scores,
             versions=self.versions,
         )
@@ -332,6 +347,15 @@ class AttemptRun:
         if stopped:
             return AttemptEnd(outcome=Outcome.STOPPED, step=step, reason="asked to finish early")
         return AttemptEnd(outcome=Outcome.DONE, step=step)
+
+    def _check_base(self, base: nn.Module, divergence: Diverged) -> None:
+        """Raise ModelError when the base's own weights are the reason for a loss that is NaN."""
+        if names := find_nonfinite(base):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ModelError(
+                f"the base model holds weights that are NaN or infinite: {names[0]}{more}",
+                hint="download the model again, or pick another one",
+            ) from divergence
 
     def _warn(self, text: str) -> None:
         self.emit("log", level="warning", text=text)

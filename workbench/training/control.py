@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from workbench.fleet import Halt
+from workbench.trial_fence import TrialFence
+
+FENCE_PAUSE_S = 0.1
+"""Seconds between two tries to take the trial's lock."""
 
 
 class Emit(Protocol):
@@ -23,8 +27,10 @@ class Interrupted(Exception):
 class Control:
     """One attempt's halt flag, and the time of its last progress. Safe between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, fence: TrialFence | None = None) -> None:
         self.halt: Halt | None = None
+        self.fence = fence
+        """The fence of the trial; None where no scheduler placed the attempt."""
         self.stage = ""
         """The phase the attempt is in; a failure is recorded with it."""
         self.step: int | None = None
@@ -58,6 +64,21 @@ class Control:
             self.stage = before
             raise
         self.stage = before
+
+    def check_fence(self) -> None:
+        """Raise Superseded where this attempt was called off or replaced."""
+        if self.fence is not None:
+            self.fence.check()
+
+    def wait_for_trial(self) -> None:
+        """Wait until the attempt before has ended, so that no two train the same trial.
+
+        Raises Superseded, and Interrupted when the card is to be given back meanwhile.
+        """
+        while self.fence is not None and not self.fence.take():
+            if self.halt is Halt.YIELD:
+                raise Interrupted
+            time.sleep(FENCE_PAUSE_S)
 
     def beat(self) -> None:
         """Record progress now, so that the stall guard does not act."""

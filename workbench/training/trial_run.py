@@ -21,6 +21,7 @@ from workbench.training.card_memory import Meter
 from workbench.training.control import Control, Emit
 from workbench.training.host_memory import MemoryMonitor
 from workbench.training.model.base import ResidentBase
+from workbench.trial_fence import Superseded
 
 
 def run_attempt(
@@ -38,12 +39,16 @@ def run_attempt(
 
     Every failure becomes an end event too. Only failure.CardLost is raised, without an end event:
     a broken CUDA context says nothing about the trial, which is tried again in a new process.
+    Superseded passes through: an attempt that was replaced writes nothing.
     """
     try:
         with libraries.warnings_as_events(emit):
             end = AttemptRun(  # without a name, so that its tensors can be freed below
                 assignment, resident, meter, emit, control, generation, rehearse, host
             ).run()
+    except Superseded:
+        meter.release()
+        raise
     except Exception as error:
         _keep_traceback(Path(assignment.folder), error)
         if assignment.card["kind"] == "cuda" and failure.is_poisoned(error):

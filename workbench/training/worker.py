@@ -6,6 +6,7 @@ because the import takes seconds and CUDA's context belongs to the thread that t
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -26,9 +27,12 @@ from workbench.training import failure
 from workbench.training.card_memory import Meter
 from workbench.training.control import Control
 from workbench.training.libraries import import_libraries
+from workbench.trial_fence import Superseded, TrialFence
 
 if TYPE_CHECKING:
     from workbench.training.model.base import ResidentBase
+
+log = logging.getLogger("workbench.worker")
 
 IDLE_S = 600.0
 """Seconds without an attempt after which a worker releases its base."""
@@ -93,7 +97,8 @@ class Worker:
             if refusal:
                 return {"ok": False, "reason": refusal}
             if given.attempt != self._last_attempt:
-                self._waiting, self._control = given, Control()
+                fence = TrialFence(Path(given.trial_folder), given.attempt)
+                self._waiting, self._control = given, Control(fence)
                 self._attempt = self._last_attempt = given.attempt
                 self._changed.notify_all()
         return {"ok": True}
@@ -202,25 +207,37 @@ class Worker:
     def _run(self, given: Assignment, resident: ResidentBase, meter: Meter) -> None:
         from workbench.training.trial_run import run_attempt
 
-        assert self._control is not None
+        control = self._control
+        assert control is not None
+        assert control.fence is not None
         try:
+            control.fence.check()  # before the writer, which creates the file
             writer = EventWriter(Path(given.folder) / "events.jsonl")
+
+            def emit(kind: str, *, durable: bool = False, **data: Any) -> None:
+                control.check_fence()
+                writer.write(kind, durable=durable, **data)
+
             try:
                 with _one_at_a_time:
                     run_attempt(
                         given,
                         resident=resident,
                         meter=meter,
-                        emit=writer.write,
-                        control=self._control,
+                        emit=emit,
+                        control=control,
                         generation=self.generation,
                     )
             finally:
                 writer.close()
+        except Superseded as replaced:
+            log.info("%s", replaced)
         except failure.CardLost as lost:
             self._break(lost.what)
         except Exception as broken:  # the end event itself could not be written
             self._break(f"the attempt's events cannot be written: {broken}")
+        finally:
+            control.fence.release()
         with self._changed:
             self._base = resident.spec.path if resident.spec else None
             self._attempt, self._control = None, None
