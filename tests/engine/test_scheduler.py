@@ -737,6 +737,32 @@ def test_dying_at_one_step_again_is_its_fault_only_when_it_got_no_further(
     assert not why_hopeless([died, replace(again, outcome="cut")])
 
 
+def test_ends_of_the_engine_before_any_worker_began_do_not_fail_a_trial(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe())
+    bench.until(State.DONE, 1)
+    bench.context.fleet.start = lambda *_: None  # type: ignore[method-assign]
+    bench.until(State.STARTING, 2)
+    for _ in range(5):
+        requeue_all(bench.context, "the engine was restarted")
+        assert bench.store.trial(2).state is State.QUEUED
+        bench.until(State.STARTING, 2)
+    assert len(bench.store.attempts(2)) == 6
+
+
+def test_three_engine_ends_after_a_worker_began_fail_a_trial(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(train={"max_steps": 1_000, "save_every": 900, "learning_rate": 0.1}))
+    for _ in range(3):
+        bench.until(State.RUNNING, 2)
+        requeue_all(bench.context, "the engine was restarted")
+        bench.context.fleet.end("cpu-0", "it ended with the engine")
+        bench.context.fleet.observe()
+    assert bench.store.trial(2).state is State.FAILED
+
+
 def test_a_released_card_is_not_blamed_for_what_it_lost_before(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe(sweep={"parameters": {"train.learning_rate": [0.1, 0.2]}}))

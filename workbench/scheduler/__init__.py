@@ -29,7 +29,7 @@ __all__ = [
 
 
 def tick(context: TickContext) -> None:
-    """Do everything that is due now, step by step. Waits for nothing; 1 to 20 ms with a few cards."""
+    """Do everything that is due now, step by step. Takes 1 to 20 ms and waits for nothing."""
     context.refresh()
     guard_cards(context)
     process_requests(context)

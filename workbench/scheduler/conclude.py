@@ -1,4 +1,4 @@
-"""The end of an experiment: one event, and the user's own notification command if they named one."""
+"""The end of an experiment: one event, and the user's own notification command."""
 
 from __future__ import annotations
 

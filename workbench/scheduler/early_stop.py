@@ -11,7 +11,7 @@ from workbench.recipe.schema import EarlyStop
 from workbench.scheduler.tick_context import TickContext
 from workbench.search import stopping
 from workbench.store import sweep_progress
-from workbench.store.history import rung_losses, loss_curve, finished_losses, count_rungs
+from workbench.store.history import count_rungs, finished_losses, loss_curve, rung_losses
 from workbench.store.rows import AttemptRow, TrialRow
 from workbench.trial import Kind
 

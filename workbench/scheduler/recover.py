@@ -16,6 +16,7 @@ from workbench.store import attempt_history, card_table
 from workbench.store.rows import AttemptRow
 from workbench.text import safe_line
 from workbench.trial import State
+from workbench.trial_fence import call_off
 
 SILENT_LIMIT_S = float(os.environ.get("WORKBENCH_SILENT_S") or 120.0)
 """Seconds without an answer of its control thread after which a worker is replaced."""
@@ -32,14 +33,26 @@ BARREN_LIMIT = 3
 
 
 def recover(context: TickContext) -> None:
-    """End attempts whose workers are gone, hang, or are silent; their trials return to the queue."""
-    for attempt in context.store.live_attempts():
+    """End attempts whose workers are gone, hang or are silent; requeue their trials."""
+    live = context.store.live_attempts()
+    _end_stale_workers(context, {attempt.id for attempt in live})
+    for attempt in live:
         why = _lost(context, attempt)
         if why:
             lose_attempt(context, attempt, why, outcome_when_lost(context))
             _quarantine_repeat_offender(context, attempt.card)
         elif attempt.id in context.unsendable:
             lose_attempt(context, attempt, context.unsendable.pop(attempt.id), Outcome.CUT)
+
+
+def _end_stale_workers(context: TickContext, live: set[int]) -> None:
+    """End workers that hang in a called-off attempt: the trial's next attempt waits for them."""
+    for card, report in context.reports.items():
+        if report.attempt is None or report.attempt in live or report.phase is Phase.GONE:
+            continue
+        still_s = float((report.data or {}).get("still_s") or 0.0)
+        if report.silent_s > SILENT_LIMIT_S or still_s > STILL_LIMIT_S:
+            context.fleet.end(card, f"it hung in attempt {report.attempt}, which was called off")
 
 
 def requeue_all(context: TickContext, why: str) -> None:
@@ -111,6 +124,7 @@ def lose_attempt(
     """
     if _ended_by_itself(context, attempt):
         return
+    call_off(context.home.trial(attempt.trial))
     with context.store.writing():
         context.store.end_attempt(attempt.id, outcome, why)
         trial = context.store.trial(attempt.trial)
@@ -155,7 +169,9 @@ def why_hopeless(attempts: list[AttemptRow]) -> str:
     `attempts` are all of the trial's, oldest first.
     """
     gone = (Outcome.LOST, Outcome.CUT)
-    lost = list(takewhile(lambda a: a.outcome in gone, reversed(attempts)))
+    # An engine that ended before any worker began an attempt says nothing about the trial.
+    begun = [a for a in attempts if a.outcome != Outcome.CUT or a.reported_utc is not None]
+    lost = list(takewhile(lambda a: a.outcome in gone, reversed(begun)))
     barren = list(takewhile(lambda a: a.checkpoint_step is None, lost))
     if len(barren) >= BARREN_LIMIT:
         reasons = "; ".join(a.reason for a in reversed(barren[:BARREN_LIMIT]))

@@ -82,7 +82,7 @@ def _trials_to_propose(context: TickContext, experiment: Experiment) -> int:
 
 
 def _over(experiment: Experiment, history: list[Past]) -> tuple[str, str] | None:
-    """Return why the sweep proposes no more trials, and the level of the event; None while it does."""
+    """Return why the sweep proposes no more trials, and the level of that event, or None."""
     most = experiment.most_trials
     if most is not None and len(history) >= most:
         return f"all its {most} trials are asked for", "debug"

@@ -80,7 +80,7 @@ class TickContext:
     measured: int | None = None
     """The newest attempt with a measured peak; read once in a tick."""
     factors: tuple[object, dict[tuple[object, ...], float]] | None = None
-    """What measured peaks correct predictions by, and up to which attempt; see scheduler/measured_peaks.py."""
+    """Correction factors from measured peaks, and the newest attempt in them (measured_peaks)."""
 
     def refresh(self) -> None:
         """Read the newest reports of workers and cards."""
