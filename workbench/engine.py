@@ -20,11 +20,12 @@ from typing import Any
 
 from workbench import fault_points
 from workbench.errors import EngineError, StoreError, WorkbenchError
+from workbench.fleet import RayLost
 from workbench.fleet.ray_fleet import RayFleet
 from workbench.home import STOPPED_BY_A_PERSON, Home, find_home
-from workbench.machine.files import write_durably
+from workbench.machine.files import has_room, write_durably
 from workbench.machine.locks import Lock, lock_holder
-from workbench.machine.processes import KEEPER, die_with_parent
+from workbench.machine.processes import EXIT_NO_ROOM, EXIT_RAY_LOST, KEEPER, die_with_parent
 from workbench.machine.sampler import CardReading, load_reading
 from workbench.redact import log_without_secrets
 from workbench.scheduler import TickContext, tick
@@ -33,8 +34,9 @@ from workbench.scheduler.children.preparer import Preparer
 from workbench.scheduler.guards.disk import release_reserve_file
 from workbench.scheduler.recover import requeue_all
 from workbench.scheduler.tick_context import BRAKE, CARDS_PROBLEM, STOPPING
-from workbench.store import Blocked, Store, card_table, damage, trial_queue
-from workbench.store.backup import Daily
+from workbench.store import Blocked, Store, card_table, trial_queue
+from workbench.store.recovery import damage
+from workbench.store.recovery.backup import Daily
 from workbench.user_config import ConfigWatch
 
 TICK_S = 0.25
@@ -59,12 +61,23 @@ def main() -> int:
         _take(lock)
         try:
             store = Store(home.database)
-        except StoreError as refused:  # retrying cannot help: stay stopped
+        except StoreError as refused:
+            if not has_room(home.root):  # SQLite has many words for a full disk
+                raise
+            # Retrying cannot help: stay stopped, and show why.
             log.error("%s; %s", refused.what, refused.hint)
             write_durably(home.stopped, f"{refused.what}\n{refused.hint}\n".encode())
             return 0
         return _run(home, store)
-    except WorkbenchError as refused:
+    except RayLost as lost:
+        log.error("%s", lost)
+        return EXIT_RAY_LOST
+    except (OSError, Blocked, WorkbenchError) as refused:
+        if not has_room(find_home().root):
+            log.error("the disk is full, so the engine cannot start: %s", refused)
+            return EXIT_NO_ROOM
+        if not isinstance(refused, WorkbenchError):
+            raise
         log.error("%s; %s", refused.what, refused.hint)
         return refused.exit_code
 
@@ -205,7 +218,7 @@ def _stop(context: TickContext) -> None:
 
 
 class CardWatch:
-    """A source of rows for the cards table: once for each new sample, and once when samples stop."""
+    """A source of rows for the cards table: once for each sample, and once when samples stop."""
 
     def __init__(self, home: Home, store: Store) -> None:
         self._home = home

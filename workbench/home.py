@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_data_path
 
 from workbench.errors import EngineError
+from workbench.machine.locks import shared_folder
 
 _UNFIT = re.compile(r"[^A-Za-z0-9-]")
 RAY_TEMP_CHARACTERS = 43
@@ -102,12 +105,15 @@ class Home:
     def card_lock(self, uuid: str, kind: str) -> Path:
         """Return the lock of the worker that owns the card.
 
-        A GPU has one lock for all homes of this user; a CPU card has one in each home.
+        A GPU has one lock for all homes and all users of the machine, in a folder that users share.
+        Without such a folder it has one for all homes of this user. A CPU card has a lock in each
+        home.
         """
-        folder = private_temp() / "locks" if kind == "cuda" else self.root / "locks"
-        return (
-            folder / f"card-{_UNFIT.sub('_', uuid)[:80]}.lock"
-        )  # the driver's text may contain a /
+        folder, prefix = self.root / "locks", "card"
+        if kind == "cuda":
+            folder, prefix = (shared_folder() or private_temp() / "locks"), "workbench-card"
+        name = _UNFIT.sub("_", uuid)[:80]  # the driver's text may contain a /
+        return folder / f"{prefix}-{name}.lock"
 
     def experiment(self, id: int) -> Path:
         """Return the folder of what was prepared once for all trials of an experiment."""
@@ -147,6 +153,15 @@ class Home:
                 hint="set WORKBENCH_HOME to a folder of yours, or free space on its disk",
             ) from refused
         return self
+
+
+def read_runtime(home: Home) -> dict[str, Any]:
+    """Return what the newest keeper wrote about its processes; {} where that cannot be read."""
+    try:
+        runtime = json.loads(home.runtime.read_text())
+    except (OSError, ValueError):
+        return {}
+    return runtime if isinstance(runtime, dict) else {}
 
 
 def find_home() -> Home:

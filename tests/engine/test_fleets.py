@@ -180,6 +180,20 @@ class TestRayFleet(FleetContract):
         assert gone is not None
         assert gone.reason
 
+    def test_the_reason_of_a_worker_that_does_not_start_arrives(
+        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        assert isinstance(fleet, RayFleet)
+        card = Card(uuid="cpu-2", kind="cpu", name="CPU", total_bytes=1 << 30)
+        fleet._worker, worker = "tests.support.refusing_worker:RefusingWorker", fleet._worker
+        try:
+            fleet.start(card, self.given(tmp_path, next(numbers), 1))
+        finally:
+            fleet._worker = worker
+        gone = self.until(fleet, card, lambda r: r is not None and r.phase is Phase.GONE)
+        assert gone is not None
+        assert gone.reason == "DriverMissing: libcuda.so.1 was not found on this machine"
+
     def test_each_card_has_a_process_of_its_own(
         self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
     ) -> None:

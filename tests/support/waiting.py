@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def wait_for(fact: Callable[[], T], what: str, limit_s: float = 60.0) -> T:
-    """Call `fact` until it returns something true and return that; AssertionError after `limit_s`."""
+    """Call `fact` until its result is true and return it; AssertionError after `limit_s`."""
     until = time.monotonic() + limit_s
     while time.monotonic() < until:
         answer = fact()

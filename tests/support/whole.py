@@ -112,7 +112,7 @@ class Whole:
     # --- what to wait for
 
     def until_both_commit(self) -> dict[int, int]:
-        """Wait until two trials have committed a checkpoint in a live attempt; return trial → step."""
+        """Wait until two trials have committed in a live attempt; return trial → step."""
 
         def committed() -> dict[int, int]:
             fresh = {a.trial: a.checkpoint_step or 0 for a in self.live()}
@@ -213,6 +213,11 @@ class Whole:
 
     def crashes(self) -> int:
         return self._units() - self._units_before
+
+    def losses(self) -> int:
+        """Return how many attempts so far count against their cards."""
+        attempts = [a for trial in self.tuned() for a in self.service.trial(trial.id).attempts]
+        return sum(attempt.outcome == "lost" for attempt in attempts)
 
     # --- what must hold
 

@@ -53,6 +53,13 @@ class Report:
     data: dict[str, Any] | None = None
 
 
+class RayLost(Exception):
+    """The cluster itself has ended, so that no report about a worker means anything.
+
+    The loop ends on it and starts again with a new cluster; no card and no trial is charged.
+    """
+
+
 class WorkerLike(Protocol):
     """A worker that a fleet starts by dotted name, one for each card. All calls return at once."""
 
@@ -77,7 +84,7 @@ class Fleet(Protocol):
     def observe(self) -> dict[str, Report]:
         """Return the newest report of every worker, by card uuid.
 
-        A worker that ended is reported once, with phase GONE.
+        A worker that ended is reported once, with phase GONE. Raises RayLost.
         """
 
     def close(self) -> None:

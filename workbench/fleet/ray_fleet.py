@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.assignment import Assignment
-from workbench.fleet import Halt, Phase, Report
+from workbench.errors import WorkbenchError
+from workbench.fleet import Halt, Phase, RayLost, Report
 from workbench.fleet.inline_fleet import WORKER, load_worker, report_from
 from workbench.machine.cards import Card
 from workbench.text import safe_line
@@ -21,6 +22,9 @@ log = logging.getLogger("workbench.fleet")
 NAMESPACE = "workbench"
 PING_EVERY_S = 0.5
 """Seconds between two requests for a worker's report."""
+DEATH_GRACE_S = 1.0
+"""Seconds between a worker's end and its report: where Ray itself ended, the keeper ends this loop
+meanwhile, and neither card nor trial is charged."""
 START_LIMIT_S = 120.0
 """Seconds after which a worker that never answered is ended."""
 
@@ -38,10 +42,17 @@ _DRIVER_ENV = {
 
 
 class WorkerActor:
-    """The body of the Ray actor: holds one worker, so that the driver never imports what it runs."""
+    """The body of the Ray actor: holds one worker, so that the driver never imports what it runs.
+
+    An error of the worker crosses to the driver as text: Ray pickles exceptions, and one with
+    keyword-only arguments, or of a module that the driver lacks, would lose its reason there.
+    """
 
     def __init__(self, dotted: str, card: dict[str, Any], generation: int, home: str) -> None:
-        self._worker = load_worker(dotted)(card, generation, home)
+        try:
+            self._worker = load_worker(dotted)(card, generation, home)
+        except Exception as broken:
+            raise RuntimeError(_as_text(broken)) from None
 
     def start(self, assignment: dict[str, Any]) -> dict[str, Any]:
         return self._worker.start(assignment)
@@ -66,6 +77,10 @@ class _Actor:
     answered_s: float
     """Monotonic time of the last report, at first of the actor's creation."""
     report: Report
+    death: Exception | None = None
+    """The error with which the actor ended; reported after DEATH_GRACE_S."""
+    died_s: float = 0.0
+    """Monotonic time of `death`."""
 
 
 class RayFleet:
@@ -163,6 +178,9 @@ class RayFleet:
     def _poll_actor(self, card: str, actor: _Actor) -> None:
         """Take the report that has arrived and request the next one; never waits."""
         now = time.monotonic()
+        if actor.death is not None:
+            self._report_death(card, actor, now)
+            return
         if actor.ping is None:
             if now - actor.asked_s >= PING_EVERY_S:
                 actor.ping, actor.asked_s = actor.handle.report.remote(), now
@@ -170,19 +188,36 @@ class RayFleet:
         if not self._ray.wait([actor.ping], timeout=0)[0]:
             actor.report = _silent(actor.report, now - actor.answered_s)
             if actor.report.phase is Phase.STARTING and now - actor.answered_s > START_LIMIT_S:
+                self._check_node()
                 self.end(card, f"its worker did not start within {START_LIMIT_S:.0f} s")
             return
         ping, actor.ping = actor.ping, None
         try:
             data = self._ray.get(ping)
         except Exception as died:  # ActorDiedError, or what the worker's own start raised
-            del self._actors[card]
-            self._gone[card] = self._gone_report(card, actor, _death_reason(died))
+            actor.death, actor.died_s = died, now
             return
         actor.answered_s = now
         actor.report = report_from(card, actor.generation, data, 0.0)
         if actor.report.phase is Phase.GONE:  # it gave itself up: a broken context, a full disk
             self.end(card, actor.report.reason)
+
+    def _report_death(self, card: str, actor: _Actor, now: float) -> None:
+        assert actor.death is not None
+        if now - actor.died_s < DEATH_GRACE_S:
+            return
+        self._check_node()
+        del self._actors[card]
+        self._gone[card] = self._gone_report(card, actor, _death_reason(actor.death))
+
+    def _check_node(self) -> None:
+        """Raise RayLost where Ray's control service does not name a living node (1 ms)."""
+        try:
+            alive = any(node["Alive"] for node in self._ray.nodes())
+        except Exception as unreachable:
+            raise RayLost(f"Ray does not answer: {safe_line(unreachable)}") from unreachable
+        if not alive:
+            raise RayLost("Ray has lost its node, and all workers with it")
 
     @staticmethod
     def _gone_report(card: str, actor: _Actor, why: str) -> Report:
@@ -219,6 +254,13 @@ def _worker_env(card: Card) -> dict[str, str]:
     return env
 
 
+def _as_text(error: Exception) -> str:
+    """Return an error's type and words in one line; those of a WorkbenchError are for people."""
+    if isinstance(error, WorkbenchError):
+        return f"{error.what}; {error.hint}" if error.hint else error.what
+    return f"{type(error).__name__}: {safe_line(error, 1_000)}"
+
+
 def _silent(report: Report, silent_s: float) -> Report:
     return Report(
         card=report.card,
@@ -252,4 +294,5 @@ def _death_reason(died: Exception) -> str:
         for line in lines
         if "Error" in line or "exit" in line or "killed" in line or "died" in line
     ]
-    return safe_line((relevant or lines or [type(died).__name__])[-1], 300)
+    last = (relevant or lines or [type(died).__name__])[-1]
+    return safe_line(last.removeprefix("RuntimeError: "), 300)  # WorkerActor's wrapping
