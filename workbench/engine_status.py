@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from workbench.home import STOPPED_BY_A_PERSON, Home
+from workbench.machine.files import ROOM_BYTES, free_bytes
 from workbench.machine.locks import lock_holder
 from workbench.store.reader import Reader
 from workbench.text import safe_line
@@ -61,6 +62,9 @@ def read_status(home: Home, open_reader: Callable[[], Reader | None]) -> EngineS
     detail, braked = _trouble(open_reader())
     if loop is None and stop_reason(home) is not None:  # the file goes when the engine starts
         detail = "the engine is stopping; Ray is being ended"
+    elif loop is None and free_bytes(home.root) < ROOM_BYTES:
+        state = "starting"
+        detail = f"the disk of {home.root} is full; free some, and the engine starts by itself"
     elif loop is None or age_s is None:
         state, detail = "starting", "starting Ray and the workers"
     elif age_s > LATE_S:

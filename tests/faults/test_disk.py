@@ -31,7 +31,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """To the last byte."""
+    """Fill the disk to its last byte; return the file that does."""
     path = folder / "somebody-elses"
     with path.open("ab", buffering=0) as file:
         for size in (1 << 20, 4096, 1):
@@ -46,17 +46,19 @@ def fill(folder: Path) -> Path:
 def test_a_full_disk_is_reported_and_everything_continues_with_room(
     small_disk: Path,
 ) -> None:
-    """First with a ballast to give up, then without: nobody can write a byte, whatever it is."""
+    """First with a reserve file to release, then without: no process can write a byte."""
     config = 'guards = {disk_floor = "64MiB", ballast = "8MiB"}\n'
     with whole_engine(small_disk, config) as it:
         trials = set(it.two_running())
         with it.unharmed(told=r"the disk was full: the reserve file \(.+\) was released"):
-            wait_for(it.home.reserve_file.exists, "there is a ballast", LIMIT_S)
+            wait_for(it.home.reserve_file.exists, "there is a reserve file", LIMIT_S)
             filling = fill(small_disk)
-            wait_for(lambda: not it.home.reserve_file.exists(), "the ballast is given up", LIMIT_S)
+            wait_for(
+                lambda: not it.home.reserve_file.exists(), "the reserve file is released", LIMIT_S
+            )
 
             def refused() -> bool:
-                fill(small_disk)  # what the ballast and older checkpoints took up, too
+                fill(small_disk)  # also what the reserve file and older checkpoints held
                 # Something may have given room back since: one that is taken in changes nothing.
                 return "No space left" in workbench(it.home, "release").stderr
 
@@ -64,6 +66,24 @@ def test_a_full_disk_is_reported_and_everything_continues_with_room(
             filling.unlink()
             assert set(it.two_running()) == trials
             assert list(it.home.requests.glob(".*")) == []  # nor a piece of what found no room
+
+
+def test_a_loop_that_restarts_on_a_full_disk_waits_and_continues_with_room(
+    small_disk: Path,
+) -> None:
+    with whole_engine(small_disk, 'guards = {disk_floor = "16MiB", ballast = "0"}\n') as it:
+        it.two_running()
+        before = it.live()
+        with it.unharmed():
+            filling = fill(small_disk)
+            it.kill(it.pid("loop"))
+            told = lambda: "is full" in it.service.engine().detail  # noqa: E731
+            wait_for(told, "the status names the full disk", LIMIT_S)
+            fill(small_disk)
+            assert it.service.engine().state == "starting"
+            filling.unlink()
+            it.until_later_attempts(before)
+        assert not it.service.engine().braked
 
 
 @pytest.mark.parametrize("point", ["checkpoint.filled", "checkpoint.before_rename"])

@@ -1,4 +1,4 @@
-"""The home is damaged, moved or changed: the damage is reported, repaired, and training continues."""
+"""The home is damaged, moved or changed: it is reported and repaired, and training continues."""
 
 from __future__ import annotations
 

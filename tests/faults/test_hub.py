@@ -1,4 +1,4 @@
-"""A hub that hangs, refuses, breaks off or answers garbage: reported within a minute, with a hint."""
+"""A hub that hangs, refuses or answers garbage: reported within a minute, with a hint."""
 
 from __future__ import annotations
 

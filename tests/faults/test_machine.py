@@ -13,9 +13,15 @@ import pytest
 
 from tests.support.sound import no_orphans
 from tests.support.waiting import wait_for
-from tests.support.whole import LIMIT_S, Whole
+from tests.support.whole import LIMIT_S, Whole, workbench
 from workbench.home import private_temp
-from workbench.machine.processes import LOOPBACK, find_listeners, find_marked, identify_process
+from workbench.machine.processes import (
+    LOOPBACK,
+    find_home_processes,
+    find_listeners,
+    find_marked,
+    identify_process,
+)
 from workbench.trial import State
 
 pytestmark = pytest.mark.fault
@@ -80,19 +86,6 @@ def test_a_hang_up_of_the_terminal_changes_nothing(whole: Whole) -> None:
     assert whole.keeper() == keeper
 
 
-@pytest.mark.parametrize(
-    "who", ["raylet", "head", pytest.param("gcs_server", marks=pytest.mark.slow)]
-)
-def test_ray_killed_is_back_by_itself(who: str, whole: Whole) -> None:
-    whole.two_running()
-    before, unit = whole.live(), whole.runtime()["unit"]
-    with whole.unharmed(told=CUT):
-        whole.kill(whole.pid("head") if who == "head" else whole.process(f"/{who}"))
-        whole.until_later_attempts(before)
-    assert whole.runtime()["unit"] != unit
-    assert find_marked(str(unit)) == []
-
-
 def test_after_a_killed_keeper_the_next_command_restarts_the_engine(whole: Whole) -> None:
     whole.two_running()
     before, loop = whole.live(), whole.pid("loop")
@@ -102,6 +95,34 @@ def test_after_a_killed_keeper_the_next_command_restarts_the_engine(whole: Whole
         assert whole.service.engine().state == "down"
         assert whole.service.ensure_engine()
         whole.until_later_attempts(before)
+
+
+def test_a_stop_after_a_killed_keeper_ends_what_it_left_behind(whole: Whole) -> None:
+    whole.two_running()
+    before, loop = whole.live(), whole.pid("loop")
+    with whole.unharmed(told=CUT):
+        whole.kill(whole.keeper())
+        wait_for(lambda: identify_process(loop) is None, "its loop ends with it")
+        refused = workbench(whole.home, "repair", "--anyway")
+        assert refused.returncode != 0
+        assert "workbench engine stop" in refused.stderr
+        stopped = workbench(whole.home, "engine", "stop")
+        assert stopped.returncode == 0, stopped.stderr
+        assert "raylet" in stopped.stderr  # it says what it found
+        assert find_home_processes(whole.home.root, {}) == []
+        assert whole.service.engine().state == "stopped"
+        whole.start()
+        whole.until_later_attempts(before)
+
+
+def test_a_stop_while_the_keeper_is_frozen_ends_everything(whole: Whole) -> None:
+    whole.two_running()
+    with whole.unharmed():
+        os.kill(whole.keeper(), signal.SIGSTOP)
+        stopped = workbench(whole.home, "engine", "stop")
+        assert stopped.returncode == 0, stopped.stderr
+        assert find_home_processes(whole.home.root, {}) == []
+        assert whole.service.engine().state == "stopped"
 
 
 def test_after_a_reboot_everything_resumes(whole: Whole) -> None:
