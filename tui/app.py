@@ -42,7 +42,7 @@ from tui.screens.trial import Trial
 from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
 from tui.tables.importance import importance_lines
-from tui.terminal import handle_exit_signals
+from tui.terminal import TerminalDriver, handle_exit_signals
 from tui.view_state import ViewState
 from workbench.errors import WorkbenchError
 from workbench.formatting import counts_line, desktop_notice
@@ -86,7 +86,7 @@ class WorkbenchApp(App[int]):
         guarded: bool = False,
         period_s: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(driver_class=TerminalDriver)
         self.view_state = ViewState(now)
         remote = "SSH_CONNECTION" in os.environ
         period = period_s or (REMOTE_S if remote else LOCAL_S)

@@ -1,7 +1,8 @@
-"""Ending in order: on signals, and when the connection to the terminal is lost.
+"""The terminal where Textual does not handle it: where to draw, and how to end in order.
 
-Textual handles neither: SIGTERM would leave the terminal in the alternate screen, and a dropped
-SSH connection with SIGHUP ignored would leave a process that reads end-of-file at full speed.
+Textual draws on stderr only, so `workbench 2>log` would show nothing while keys still act. SIGTERM
+would leave the terminal in the alternate screen, and a dropped SSH connection with SIGHUP ignored
+would leave a process that reads end-of-file at full speed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
+
+from textual.drivers.linux_driver import LinuxDriver
 
 RESTORE = (
     b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1015l"  # mouse
@@ -26,6 +30,18 @@ PATIENCE_S = 3.0
 CHECK_S = 1.0
 """Period of checking whether the terminal is still there."""
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+class TerminalDriver(LinuxDriver):
+    """Textual's driver, drawing on stdout where stderr is not a terminal.
+
+    The command line opens the screen only where stdout is one.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if not (sys.__stderr__ and sys.__stderr__.isatty()) and sys.__stdout__ is not None:
+            self._file = sys.__stdout__
 
 
 def handle_exit_signals(leave: Callable[[int], object]) -> Callable[[], None]:

@@ -25,14 +25,14 @@ IGNORING = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + COD
 class Terminal:
     """A pseudo-terminal in which the app runs."""
 
-    def __init__(self, home: Home, code: str = CODE) -> None:
+    def __init__(self, home: Home, code: str = CODE, stderr: int | None = None) -> None:
         self.master, line = pty.openpty()
         self.seen = b""
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=line,
             stdout=line,
-            stderr=line,
+            stderr=line if stderr is None else stderr,
             env={**os.environ, "WORKBENCH_HOME": str(home.root), "TERM": "xterm-256color"},
             start_new_session=True,
         )
@@ -117,3 +117,15 @@ def test_a_clone_is_changed_in_ones_editor_and_the_screen_comes_back(
     assert isinstance(request, Request)
     assert (request.verb, request.args["settings"]) == ("clone", {"train.seed": 4711})
     assert one.seen.index(LEAVE) < one.seen.index(b"my editor") < one.seen.rindex(ENTER)
+
+
+def test_the_screen_is_drawn_where_stderr_is_redirected(running: Home) -> None:
+    one = Terminal(running, stderr=subprocess.DEVNULL)
+    try:
+        one.read_until(lambda: b"Dashboard" in one.seen)
+        os.write(one.master, b"q")
+        one.read_until(lambda: b"Training goes on" in one.seen)
+        assert one.seen.index(ENTER) < one.seen.index(b"Dashboard") < one.seen.rindex(LEAVE)
+        assert one.process.wait(10) == 0
+    finally:
+        one.close()
