@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from workbench.errors import DataError, ModelError
 from workbench.recipe import shipped_file
@@ -82,6 +84,28 @@ def test_a_tokenizer_without_reserved_tokens_pads_with_its_end_token(tmp_path: P
     tokens = Renderer(tokenizer, "all").tokens_of(Text("Tom has 3 apples."), "here")
     assert tokens.trained[-1]
     assert tokens.ids[-1] == tokenizer.eos_token_id
+
+
+def test_ids_are_those_of_the_models_own_tokenizer_file(tmp_path: Path) -> None:
+    """transformers rebuilds a qwen2's tokenizer with digits one by one, whatever its file says."""
+    own = Tokenizer(models.BPE())
+    own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|im_end|>"]
+    )
+    own.train_from_iterator(["it is 0123456789"] * 9, trainer)
+    own.save(str(tmp_path / "tokenizer.json"))
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    ids = own.encode("it is 0123456789").ids
+    assert AutoTokenizer.from_pretrained(tmp_path)("it is 0123456789")["input_ids"] != ids
+    tokenizer = load_tokenizer(str(tmp_path), None)
+    assert tokenizer("it is 0123456789")["input_ids"] == ids
+    assert (tokenizer.padding_side, tokenizer.eos_token) == ("right", "<|im_end|>")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    again = load_tokenizer(str(tmp_path / "adapter"), None)
+    assert again("it is 0123456789")["input_ids"] == ids
 
 
 def test_text_begins_once_ends_once_and_is_learned_whole(

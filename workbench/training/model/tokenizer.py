@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
 from workbench.errors import ModelError
 from workbench.text import safe_line
@@ -13,10 +15,16 @@ from workbench.user_config import may_run_its_code
 _PADS = ("<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]", "<|reserved_special_token_0|>")
 _RESERVED = re.compile(r"reserved|unused|placeholder|extra_id|<\|dummy", re.IGNORECASE)
 
+_PROBE = (
+    "It's 0123456789, 3.14 and 1,000;  don't\tSTOP at x_1 = f(y)!\n\n  Zürich 東京 🦜 it is\r\n"
+)
+"""A text on which tokenizers of one vocabulary differ: digits, blanks, contractions, scripts."""
+
 
 def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer, padding on the right with a token it already has.
 
+    Texts get the ids that the model's own tokenizer.json gives.
     Raises ModelError when it cannot be loaded, is not a fast tokenizer or names no end token.
     """
     try:
@@ -36,6 +44,7 @@ def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
             f"{safe_line(path, 200)} has no fast tokenizer",
             hint="add a tokenizer.json (transformers converts most), or pick another model",
         )
+    tokenizer = _with_own_ids(tokenizer, path, revision)
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {safe_line(path, 200)} names no end-of-sequence token",
@@ -44,6 +53,28 @@ def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = _pad_token(tokenizer)
     return tokenizer
+
+
+def _with_own_ids(
+    tokenizer: PreTrainedTokenizerBase, path: str, revision: str | None
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, or the one its tokenizer.json describes where their ids differ.
+
+    transformers 5 rebuilds the tokenizers of some model types (qwen2, cohere) from the vocabulary
+    alone, with a pre-tokenizer of its own: numbers came out digit by digit although the model was
+    trained with others.
+    """
+    if "transformers_modules" in type(tokenizer).__module__:
+        return tokenizer  # the user allowed the model's own code, which decides
+    file = cached_file(
+        path, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False
+    )
+    if file is None:
+        return tokenizer
+    own = Tokenizer.from_file(file).encode(_PROBE, add_special_tokens=False).ids
+    if tokenizer.backend_tokenizer.encode(_PROBE, add_special_tokens=False).ids == own:
+        return tokenizer
+    return PreTrainedTokenizerFast.from_pretrained(path, revision=revision, padding_side="right")
 
 
 def _pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
