@@ -82,51 +82,55 @@ def test_the_demo_fails_with_what_failed_and_its_mend(
     assert failed.value.hint == "lower train.learning_rate"
 
 
-def test_a_story_tells_only_news(bench: Bench) -> None:
+def test_each_fact_is_printed_once(bench: Bench) -> None:
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     row = bench.store.trial(2)
-    story = Narrator(clock=lambda: 0.0)
-    first = list(story.news([row]))
+    narrator = Narrator(clock=lambda: 100.0)
+    first = [line for line, _ in narrator.news([row])]
     assert "trial 2  running  on cpu-" in first[0]
-    assert list(story.news([row])) == []
-    moved = dataclasses.replace(row, step=50, total_steps=100, loss=1.5, tokens_per_s=1234.0)
-    (line,) = story.news([moved])
-    assert line.endswith("trial 2  step 50/100  loss 1.5  1,234 tokens/s")
-    assert list(story.news([dataclasses.replace(moved, step=60)])) == []
+    assert list(narrator.news([row])) == []
+    moved = dataclasses.replace(
+        row, step=50, total_steps=100, loss=1.5, tokens_per_s=1234.0, started_utc=0.0
+    )
+    ((line, about),) = narrator.news([moved])
+    assert about == moved
+    assert line.endswith("trial 2  step 50/100  loss 1.5  1,234 tokens/s  ~1 min left")
+    assert list(narrator.news([dataclasses.replace(moved, step=60)])) == []
 
 
 def test_of_a_resumed_trial_nothing_is_told_before_it_has_numbers(bench: Bench) -> None:
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     row = dataclasses.replace(bench.store.trial(2), step=175, total_steps=400, loss=None)
-    (line,) = Narrator(clock=lambda: 0.0).news([row])
+    ((line, _),) = Narrator(clock=lambda: 0.0).news([row])
     assert "running" in line
 
 
-def test_a_story_grows_quieter(bench: Bench) -> None:
+def test_lines_about_a_running_trial_become_rarer(bench: Bench) -> None:
     bench.submit(recipe())
     bench.until(State.RUNNING, 2)
     row = dataclasses.replace(bench.store.trial(2), step=1, total_steps=1000, loss=2.0)
     now = [0.0]
-    story = Narrator(clock=lambda: now[0])
-    assert len(list(story.news([row]))) == 1
+    narrator = Narrator(clock=lambda: now[0])
+    assert len(list(narrator.news([row]))) == 1
     now[0] = 10.0
-    assert len(list(story.news([row]))) == 1
+    assert len(list(narrator.news([row]))) == 1
     now[0] = 20.0
-    assert list(story.news([row])) == []
+    assert list(narrator.news([row])) == []
     now[0] = 30.0
-    assert len(list(story.news([row]))) == 1
+    assert len(list(narrator.news([row]))) == 1
 
 
-def test_a_story_tells_once_what_the_queue_has_been_waiting_for(bench: Bench) -> None:
+def test_what_the_queue_waits_for_is_printed_once(bench: Bench) -> None:
     bench.submit(recipe())
     row = dataclasses.replace(bench.store.trial(2), waiting="no card is free")
     now = [0.0]
-    story = Narrator(clock=lambda: now[0])
-    assert list(story.news([row])) == []
+    narrator = Narrator(clock=lambda: now[0])
+    assert list(narrator.news([row])) == []
     now[0] = 5.0
-    (line,) = story.news([row])
+    ((line, about),) = narrator.news([row])
+    assert about is None
     assert line.endswith("nothing runs now: no card is free")
     now[0] = 50.0
-    assert list(story.news([row])) == []
+    assert list(narrator.news([row])) == []

@@ -9,7 +9,6 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import Bench, recipe
-from workbench.cli.trials.listing import seconds_left
 from workbench.store import results
 from workbench.trial import Kind, State
 
@@ -181,7 +180,7 @@ def test_the_time_left_follows_the_newest_attempts_pace(
     row = replace(
         bench.store.trial(2), from_step=from_step, step=step, total_steps=100, started_utc=1000.0
     )
-    assert seconds_left(row, 1100.0) == seconds
+    assert row.seconds_left(1100.0) == seconds
 
 
 def test_hostile_text_is_inert_wherever_it_is_printed(bench: Bench, workbench: Workbench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -74,7 +75,16 @@ def test_silence_is_broken_by_how_it_stands(
     assert any("tiny: 1 running; trial 2 step" in line for line in lines)
 
 
-def test_a_heartbeat_is_one_harmless_line(bench: Bench) -> None:
+def test_watch_as_json_ends_with_the_board(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    workbench("run", recipe_file(tmp_path))
+    lines = [json.loads(line) for line in workbench("watch", "--json").out.splitlines()]
+    assert {line["state"] for line in lines[:-1]} >= {"done"}
+    assert lines[-1]["board"][0]["trial"] == 2
+
+
+def test_a_status_line_is_one_harmless_line(bench: Bench) -> None:
     bench.submit(recipe(name="evil\x1b[2J"))
     bench.until(State.RUNNING, 2)
     experiment = dataclasses.replace(bench.store.experiment(1), held=True)
@@ -88,7 +98,7 @@ def test_the_bell_rings_only_on_a_terminal_and_carries_no_escapes_of_others() ->
     file = io.StringIO()
     ring_bell("done", file)
     assert file.getvalue() == ""
-    notice = formatting.notice("a\x07b\x1b]52;c;x\x07c\x9d\n" + "d" * 999)
+    notice = formatting.desktop_notice("a\x07b\x1b]52;c;x\x07c\x9d\n" + "d" * 999)
     assert notice.startswith("\x1b]9;ab")
     assert notice.endswith("\x1b\\\x07")
     assert not set(notice[4:-3]) & {"\x1b", "\x07", "\x9d", "\n"}

@@ -176,6 +176,19 @@ class TrialRow:
     score: float | None
     """The score that the experiment ranks by; None before it is scored."""
 
+    def seconds_left(self, now_utc: float) -> float | None:
+        """Return the seconds until its last step, None where it does not run or is not paced yet.
+
+        Its newest attempt's own pace is taken, evaluations and loading included. Scoring the
+        finished adapter is not part of it.
+        """
+        done = self.step - self.from_step
+        if self.state is not State.RUNNING or not self.total_steps or not self.started_utc:
+            return None
+        if done <= 0:
+            return None
+        return (self.total_steps - self.step) * (now_utc - self.started_utc) / done
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardRow:

@@ -38,13 +38,13 @@ class Narrator:
     progress: dict[int, tuple[int, float, float]] = field(default_factory=dict)
     """By trial: quarters printed, when (UTC seconds), and the seconds until its next line."""
 
-    def news(self, trials: list[TrialRow]) -> Iterator[str]:
-        """Yield a line for each change since the last call."""
+    def news(self, trials: list[TrialRow]) -> Iterator[tuple[str, TrialRow | None]]:
+        """Yield a line for each change since the last call, with the trial that it is about."""
         for trial in trials:
             for line in self._lines_of(trial):
-                yield f"{formatting.clock(self.clock())}  {line}"
+                yield f"{formatting.clock(self.clock())}  {line}", trial
         if why := self._why_idle(trials):
-            yield f"{formatting.clock(self.clock())}  nothing runs now: {why}"
+            yield f"{formatting.clock(self.clock())}  nothing runs now: {why}", None
 
     def _why_idle(self, trials: list[TrialRow]) -> str:
         """Return the reason why nothing runs, once, after it has lasted for STUCK_S."""
@@ -67,7 +67,7 @@ class Narrator:
             if not (first and trial.state is State.QUEUED):
                 yield _arrival(trial)
         if trial.state is State.RUNNING and self._due(trial):
-            yield _progress(trial)
+            yield _progress(trial, self.clock())
 
     def _due(self, trial: TrialRow) -> bool:
         """Return whether a line is due: at each quarter of the steps, and at growing intervals."""
@@ -99,10 +99,12 @@ def _arrival(trial: TrialRow) -> str:
     return "  ".join(part for part in about if part)
 
 
-def _progress(trial: TrialRow) -> str:
+def _progress(trial: TrialRow, now_utc: float) -> str:
+    left = trial.seconds_left(now_utc)
     return (
         f"{formatting.trial_name(trial)}  step {formatting.steps(trial.step, trial.total_steps)}"
         f"  loss {formatting.number(trial.loss)}  {formatting.rate(trial.tokens_per_s)} tokens/s"
+        + ("" if left is None else f"  {formatting.time_left(left)} left")
     )
 
 
@@ -125,12 +127,14 @@ def follow_experiment(
     experiment: int,
     say: Callable[[str], None],
     beat_s: float | None = None,
+    on_trial: Callable[[TrialRow], None] | None = None,
 ) -> Experiment:
     """Pass a line to `say` for each change until every trial has ended, the base included.
 
     Blocks, at next to no cost. With `beat_s`, a status line follows after so many silent seconds.
-    A dead engine is started again, three times at most. Raises WorkbenchError with the reason where
-    the experiment was refused, EngineError where no engine continues it.
+    With `on_trial`, a change of a trial is passed there as the trial, instead of a line. A dead
+    engine is started again, three times at most. Raises WorkbenchError with the reason where the
+    experiment was refused, EngineError where no engine continues it.
     """
     narrator, starts, trouble = Narrator(), 0, ""
     spoke_s = time.monotonic()
@@ -142,8 +146,11 @@ def follow_experiment(
             found = _mine(snapshot, experiment)
             if looked_s == 0.0 and found[0].state == "preparing":
                 say(f"{formatting.clock(time.time())}  checking model and data")
-            for line in narrator.news(found[1]):
-                say(line)
+            for line, trial in narrator.news(found[1]):
+                if trial is None or on_trial is None:
+                    say(line)
+                else:
+                    on_trial(trial)
                 spoke_s = time.monotonic()
             if _ended(*found):
                 return found[0]

@@ -17,7 +17,6 @@ from workbench.errors import NotThere
 from workbench.service import Service, TrialDetail
 from workbench.store.rows import BoardRow, Experiment, TrialRow
 from workbench.text import safe_line
-from workbench.trial import State
 
 RECENT = 10
 """Experiments that `ls` lists without --all."""
@@ -118,7 +117,7 @@ def _print_trials(one: Experiment, trials: list[TrialRow], places: Mapping[int, 
             formatting.steps(trial.step, trial.total_steps),
             formatting.number(trial.loss),
             formatting.score(trial.score),
-            formatting.time_left(seconds_left(trial, time.time())),
+            formatting.time_left(trial.seconds_left(time.time())),
             trial.card or "-",
             "the base" if trial.kind == "base" else formatting.brief_settings(trial.settings),
         )
@@ -162,20 +161,6 @@ def _id_ranges(ids: list[int]) -> str:
             ranges.append([id])
     words = [str(r[0]) if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in ranges]
     return f"trial{'' if len(ids) == 1 else 's'} {', '.join(words)}"
-
-
-def seconds_left(trial: TrialRow, now_utc: float) -> float | None:
-    """Return the seconds until a running trial's last step, None where that is not known yet.
-
-    Its newest attempt's own pace is taken, evaluations and loading included. Scoring the finished
-    adapter is not part of it.
-    """
-    done = trial.step - trial.from_step
-    if trial.state is not State.RUNNING or not trial.total_steps or not trial.started_utc:
-        return None
-    if done <= 0:
-        return None
-    return (trial.total_steps - trial.step) * (now_utc - trial.started_utc) / done
 
 
 def show_command(

@@ -7,6 +7,7 @@ progress on stderr and its report as one JSON object on stdout.
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,23 +22,34 @@ from workbench.service import Service
 from workbench.text import safe_line
 
 MODULE = "workbench.training.model.merge"
-ROUNDING = 0.05
-"""The share of the largest logit that rounding to 8 bits of mantissa may cost over tens of layers.
-"""
+NOTABLE = 0.05
+"""A difference above this share of the largest logit is shown in yellow, with the way to less."""
+
+
+class MergedDtype(StrEnum):
+    """The dtypes that a merged model can be written in."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
 
 
 def merge_command(
     trial: Annotated[str, typer.Argument(help="A trial's id, or an adapter.")],
     target: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where it goes.")],
     base: Annotated[
-        Path | None, typer.Option("--base", metavar="PATH", help="Another place of the base model.")
+        str | None, typer.Option("--base", metavar="PATH", help="Another place of the base model.")
+    ] = None,
+    dtype: Annotated[
+        MergedDtype | None, typer.Option(help="The dtype to write; by default the base's own.")
     ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Merge a trial's adapter into its base, in 16 bits."""
+    """Merge a trial's adapter into its base, in the base's dtype or another."""
     adapter = adapter_of(trial)
     print_note(f"merging {safe_line(adapter)}")
-    more = [] if base is None else ["--base", str(base)]
+    more = [] if base is None else ["--base", base]
+    more += [] if dtype is None else ["--dtype", dtype.value]
     ended = ask_child(python_command(MODULE, str(adapter), str(target), *more, "--json"))
     if ended.code:
         raise typer.Exit(ended.code)  # the child has printed the reason on stderr
@@ -49,17 +61,19 @@ def merge_command(
     near, most = report.pop("max_logits_difference"), report.pop("max_logit")
     for key, value in sorted(report.items()):
         print_answer(f"  {safe_line(key).replace('_', ' '):<24}{_word(key, value)}")
-    print_answer(
-        f"  {'logits':<24}{_nearness(near, most)}", "" if near <= ROUNDING * most else "yellow"
-    )
+    style = "" if near <= NOTABLE * most else "yellow"
+    print_answer(f"  {'logits':<24}{_nearness(near, most, str(report['dtype']))}", style)
 
 
-def _nearness(difference: float, largest: float) -> str:
-    """Return how far the merged model is from base and adapter, in words."""
-    apart = f"differ by {difference:.2g} at most, of {largest:.3g}"
-    if difference <= ROUNDING * largest:
-        return f"{apart}: what rounding does"
-    return f"{apart}: more than rounding does; compare its answers with the adapter's"
+def _nearness(difference: float, largest: float, dtype: str) -> str:
+    """Return how far the merged model is from base and adapter, in words.
+
+    Every weight is rounded once from an exact sum, so the difference is the dtype's, however large.
+    """
+    apart = f"differ by {difference:.2g} at most, of {largest:.3g}: what rounding to {dtype} does"
+    if difference <= NOTABLE * largest or dtype == MergedDtype.FLOAT32:
+        return apart
+    return f"{apart}; --dtype float32 keeps more digits"
 
 
 def _word(key: str, value: object) -> str:
@@ -80,8 +94,9 @@ def adapter_of(trial: str) -> Path:
     """Return the adapter's folder for a trial's id or for the folder itself; raises NotThere."""
     folder = Path(trial)
     if not trial.isdecimal():
-        if (folder / "adapter_config.json").is_file():
-            return folder
+        for place in (folder, folder / "adapter"):  # the second in a folder of `workbench train`
+            if (place / "adapter_config.json").is_file():
+                return place
         raise NotThere(
             f"{safe_line(trial)} is neither a trial's id nor an adapter's folder",
             hint="`workbench board` shows the trials",

@@ -8,10 +8,10 @@ from typing import Annotated, TextIO
 import typer
 
 from workbench import formatting
-from workbench.cli.tables import print_answer, print_note
+from workbench.cli.tables import json_line, print_answer, print_note
 from workbench.cli.trials.control import revive_engine
 from workbench.cli.trials.follow import follow_experiment
-from workbench.cli.trials.listing import newest_experiment
+from workbench.cli.trials.listing import board_data, newest_experiment
 from workbench.service import Service
 from workbench.text import safe_line
 
@@ -32,13 +32,19 @@ def watch_command(
             help="Silent seconds until a status line.",
         ),
     ] = 60.0,
+    as_data: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per change of a trial.")
+    ] = False,
 ) -> None:
     """Follow an experiment to its end in plain lines; ctrl-c leaves."""
     service = Service()
     revive_engine(service)
     id = service.experiment(experiment if experiment is not None else newest_experiment(service)).id
     try:
-        follow_experiment(service, id, print_answer, beat_s=every)
+        if as_data:
+            follow_experiment(service, id, print_note, on_trial=json_line)
+        else:
+            follow_experiment(service, id, print_answer, beat_s=every)
     except KeyboardInterrupt:
         print_note(f"stopped following; training continues (workbench watch {id}, or workbench)")
         raise
@@ -47,6 +53,9 @@ def watch_command(
     score = (
         "" if best is None else f"; best trial {best.trial}, score {formatting.score(best.score)}"
     )
+    if as_data:
+        json_line({"experiment": found.id, "name": found.name, "board": board_data(rows)})
+        raise typer.Exit(1 if found.counts.get("failed") else 0)
     text = f"{safe_line(found.name)} has ended: {formatting.counts_line(found.counts)}{score}"
     print_answer(text)
     ring_bell(text, sys.stdout)
