@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from textual import events
 from textual.command import CommandList
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -67,6 +68,23 @@ async def test_a_typing_error_shows_its_hint_and_the_input_is_kept(whole: Home) 
         await until(pilot, lambda: isinstance(app.screen, InputPanel))
         assert app.screen.query_one(Input).value == "lora.rnak=32"
         assert sent(whole) == []
+
+
+async def test_every_line_of_a_paste_is_kept(whole: Home) -> None:
+    async with shown(whole) as (app, pilot):
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, InputPanel))
+        app.screen.query_one(Input).post_message(
+            events.Paste("lora.rank=32\n  train.seed=7\r\n\nwarm=9\n")
+        )
+        await until(pilot, lambda: app.screen.query_one(Input).value)
+        assert app.screen.query_one(Input).value == "lora.rank=32 train.seed=7 warm=9"
+        await pilot.press("enter")
+        await until(pilot, lambda: sent(whole))
+        [(_, args)] = sent(whole)
+        assert args["settings"]["lora.rank"] == 32
+        assert args["settings"]["train.seed"] == 7
+        assert args["warm_trial"] == DONE
 
 
 @pytest.mark.parametrize("words", ["warm=x", "lora.rank='8", "lora.rank=", "=", "warm=", "[red]"])

@@ -15,6 +15,7 @@ from textual.widgets import Input
 from tui.paint import Line
 from tui.widgets import strips
 from tui.widgets.linebox import LineBox, set_title
+from tui.widgets.lineinput import LineInput
 
 
 class Panel(ModalScreen[None]):
@@ -112,7 +113,7 @@ class InputPanel(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="panel"):
             yield LineBox(wrapped=True)
-            yield Input(self._preset, id="typed", compact=True, max_length=2_000)
+            yield LineInput(self._preset, id="typed", compact=True, max_length=2_000)
 
     def on_mount(self) -> None:
         set_title(self.query_one(".panel"), f" {self._title} ")
