@@ -20,13 +20,18 @@ from workbench.fleet import Halt
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key, plan_settings
 from workbench.machine.cards import Card
-from workbench.recipe.schema import Recipe
+from workbench.recipe import Recipe, local_path
 from workbench.training import libraries
 from workbench.training.card_memory import Meter
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import Checkpoint, Provenance
 from workbench.training.control import Control, Emit, Interrupted
-from workbench.training.dataset.prepared import check_unchanged, load_prepared, prepare_data
+from workbench.training.dataset.prepared import (
+    check_unchanged,
+    load_prepared,
+    prepare_data,
+    same_training_rows,
+)
 from workbench.training.host_memory import MemoryMonitor, loading_bytes
 from workbench.training.model import adapter, warm_start
 from workbench.training.model.base import BaseSpec, ResidentBase, find_nonfinite
@@ -106,7 +111,9 @@ class AttemptRun:
         if self._is_over(found):
             return self._over(found)
         if found is not None and not self.a.finish:
-            checkpoint.check_provenance(found, self._provenance(prepared))
+            before, cache = found.belongs.data, self.home / "cache" / "data"
+            known = same_training_rows(cache, before, prepared)
+            checkpoint.check_provenance(found, self._provenance(before if known else prepared))
         if found is None and self.a.warm is not None:
             warm_start.check_adapter(self.a.warm, self.recipe)
         with self._base() as base:
@@ -132,7 +139,10 @@ class AttemptRun:
         """Return the training rows, the held-out rows and the digest of the training rows."""
         prepared_json = read_prepared(Path(self.a.experiment_folder))
         model = prepared_json["model"]
-        self.model_path, self.revision = str(model["path"]), model.get("revision")
+        # A model that ships is where the package is now; an upgrade may have moved that.
+        folder = local_path(self.recipe.model.name)
+        self.model_path = str(model["path"] if folder is None else folder)
+        self.revision = model.get("revision")
         self.tokenizer = load_tokenizer(self.model_path, self.revision)
         cache = self.home / "cache" / "data"
         check_unchanged(self.recipe.data, prepared_json["data"]["sources"], cache)

@@ -93,13 +93,15 @@ def prepare_data(
     *,
     refresh: bool = False,
     processes: int = 1,
+    most_tokens: int | None = None,
 ) -> Prepared:
     """Return the recipe's rows as tokens, from `cache` if they were prepared before (milliseconds).
 
     Else reads the data twice and tokenises it, about a millisecond a row and process. `refresh`
     asks the hub whether a branch has moved; without it the commit last seen is used. From
-    `MANY_ROWS` rows on, `processes` processes tokenise. Raises DataError, with the row and a hint,
-    for data that cannot be trained on.
+    `MANY_ROWS` rows on, `processes` processes tokenise. `most_tokens` is what the model reads, if
+    known: suggestions do not pass it. Raises DataError, with the row and a hint, for data that
+    cannot be trained on.
     """
     data = recipe.data
     if data.packing:
@@ -119,7 +121,9 @@ def prepare_data(
         with tempfile.TemporaryDirectory(prefix=_STAGED, dir=cache) as name:
             staged = Path(name) / "rows"
             staged.mkdir()
-            about = make_rows(data, tokenizer, (train, held), staged, progress, processes)
+            about = make_rows(
+                data, tokenizer, (train, held), staged, progress, processes, most_tokens
+            )
             told = {"digest": digest, "sources": _digests(train, held), **about}
             text = json.dumps(told, ensure_ascii=False)
             (staged / "about.json").write_text(text, encoding="utf-8")
@@ -156,6 +160,23 @@ def load_prepared(prepared: Prepared) -> tuple[Dataset, Dataset]:
 
     train, held = (prepared.folder / f"{name}.arrow" for name in ("train", "eval"))
     return Dataset.from_file(str(train)), Dataset.from_file(str(held))
+
+
+def same_training_rows(cache: Path, one: str, other: str) -> bool:
+    """Return True where two digests in the cache stand for the same training rows.
+
+    A later build may name equal rows differently, because FORMAT or the way in which a tokenizer
+    is loaded changed. Reads both files; False where one of them is not in the cache.
+    """
+    if one == other:
+        return True
+    from datasets import Dataset
+
+    files = [cache / digest / "train.arrow" for digest in (one, other)]
+    if not all(file.exists() for file in files):
+        return False
+    mine, theirs = (Dataset.from_file(str(file)).data.table for file in files)
+    return bool(mine.cast(mine.schema.remove_metadata()).equals(theirs))
 
 
 # ── the cache ────────────────────────────────────────────────────────────────────────────────
