@@ -1,26 +1,38 @@
-"""Random kills of every process of ours, for as long as asked: `python benchmarks/soak.py`.
+"""Random faults in every process of ours, for as long as asked: `python benchmarks/soak.py`.
 
 A real engine on two CPU cards trains short trials on the demo model, one experiment after another.
-Meanwhile, at random moments, something is killed -9: a worker, the loop, the keeper, Ray's head,
-its raylet or control service, the card sampler, a preparation, any process at all, or all at
-once. A person is played who starts the engine where it is down, and releases quarantined cards.
-At the end every trial must have ended DONE, with the same adapter, byte for byte, as its twins of
-other experiments, and the nine clauses of tests/support/sound.py must hold of the home.
+Meanwhile, at random moments, one process or two are killed, ended by SIGTERM, or frozen for a
+while (SIGSTOP): a worker, the loop, the keeper, the card sampler, a preparation, each of Ray's own,
+or all of them (a reboot). Ray's session folder is removed; the disk fills up while the loop
+restarts; `engine stop` races `engine start`; a trial is moved while it starts, with the loop frozen
+behind it. The script plays a person who starts the engine where it is down, and releases
+quarantined cards.
 
-    N kills, 0 lost
+Every few faults there is a rest. It counts as stuck when nothing progresses for 60 s although there
+is work and a card, and nothing is frozen or full. At the end every trial must have ended DONE, with
+the same adapter, byte for byte, and the same losses, digit by digit, as its twins of other
+experiments, and the nine promises of tests/support/sound.py must hold of the home.
 
-is then the last line. `--minutes 30`, `--seed 1`, `--home FOLDER` (else a temporary one).
+    N kills, 0 lost, 0 stuck
+
+is then the last line. `--minutes 30`, `--seed 1`, `--home FOLDER` (else a temporary one, on a file
+system of its own where one can be mounted: only there the disk is filled).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
@@ -29,95 +41,203 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.support.sound import newest_event, of_home, sound
 from tests.support.waiting import wait_for
 from tests.support.whole import TWO, Whole, short_recipe, whole_engine
+from workbench.errors import WorkbenchError
 from workbench.keeper import CRASHES
-from workbench.service import Service
-from workbench.store.requests import drop
+from workbench.machine.processes import identify_process, program_name
+from workbench.store.requests import drop_request
 from workbench.trial import State
 
 STEPS = 240
 UNFINISHED = 4
-"""So many trials wait or run at any time."""
+"""Trials that wait or run at any time."""
 SETTLE_S = 900.0
+"""Most seconds until every trial has ended after the last fault."""
 WORKER_S = 60.0
-"""A worker is waited for so long when it is its turn: it is the last to come up."""
-EVERY_S = 300.0
-"""Between two looks at the nine clauses."""
-PARTS = ["worker", "loop", "keeper", "head", "raylet", "gcs_server", "sampler", "preparation"]
-ANYTHING = [*PARTS, "any", "all"]
+"""Seconds to wait for a worker when it is its turn: it is the last to come up."""
+STUCK_S = 60.0
+"""Seconds without progress after which the engine counts as stuck."""
+REST_EVERY = 4
+"""Faults between two rests."""
+SOUND_EVERY_S = 300.0
+"""Seconds between two checks of the nine promises."""
+FREEZE_S = (2.0, 40.0)
+"""Shortest and longest time for which a process stays frozen."""
+DISK_BYTES = 1 << 30
+
+PARTS = ["worker", "loop", "keeper", "sampler", "preparation", "any"]
+RAY = ["head", "raylet", "gcs_server", "DashboardAgent", "RuntimeEnvAgent", "monitor", "dashboard"]
+SIGNALS = ["KILL", "KILL", "TERM", "STOP"]
 
 
 class Soak:
-    def __init__(self, whole: Whole, seed: int) -> None:
+    """The faults, the person who puts right what a person has to, and the watch on progress."""
+
+    def __init__(self, whole: Whole, seed: int, disk: Path | None) -> None:
         self.whole = whole
+        self.disk = disk
         self.dice = random.Random(seed)
         self.kills: Counter[str] = Counter()
+        self.stuck = 0
+        self.frozen: dict[int, float] = {}
+        """Frozen processes, each with the monotonic time at which it is to go on."""
 
     def run(self, minutes: float) -> None:
         self.feed()
-        until, look = time.monotonic() + 60 * minutes, time.monotonic() + EVERY_S
+        until, look = time.monotonic() + 60 * minutes, time.monotonic() + SOUND_EVERY_S
         while time.monotonic() < until:
-            moment = time.monotonic() + self.dice.uniform(0, 12)
-            wait_for(lambda moment=moment: time.monotonic() > moment, "a moment passes")  # type: ignore[misc]
-            self.tend()
-            if not self.at_its_limit():
-                self.strike(self.dice.choice(ANYTHING))
+            for _ in range(REST_EVERY):
+                self.pass_time(self.dice.uniform(0, 8))
+                if not self.at_its_limit():
+                    self.strike()
+            self.rest()
             if time.monotonic() > look:
-                self.tend()
                 self.look()
-                look = time.monotonic() + EVERY_S
+                look = time.monotonic() + SOUND_EVERY_S
 
-    def strike(self, what: str) -> None:
-        pids = self.pids_of(what)
-        for pid in pids:
-            with suppress(ProcessLookupError):  # it has just ended by itself
-                self.whole.kill(pid)
-        if pids:
-            self.kills[what] += 1
-            print(f"{time.strftime('%H:%M:%S')} {what}: {len(pids)} killed", flush=True)
+    def pass_time(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.thaw()
+            time.sleep(0.05)
 
-    def pids_of(self, what: str) -> list[int]:
+    # --- faults
+
+    def strike(self) -> None:
+        faults: list[Callable[[], str]] = [
+            *[self.signal_one] * 6,
+            *[self.signal_two] * 2,
+            self.reboot,
+            self.remove_session_folder,
+            self.stop_beside_start,
+            self.move_beside_start,
+            *([self.fill_disk] if self.disk else []),
+        ]
+        fault = self.dice.choice(faults)
+        try:
+            what = fault()
+        except (WorkbenchError, OSError) as refused:  # e.g. a request on a frozen engine
+            what = f"{fault.__name__}: {refused}"
+        if what:
+            self.kills[fault.__name__] += 1
+            print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
+
+    def signal_one(self) -> str:
+        return self._signal(self.dice.choice([*PARTS, *RAY]), self.dice.choice(SIGNALS))
+
+    def signal_two(self) -> str:
+        two = self.dice.sample([*PARTS, *RAY], 2)
+        return " and ".join(filter(None, [self._signal(w, self.dice.choice(SIGNALS)) for w in two]))
+
+    def _signal(self, who: str, how: str) -> str:
+        pid = self.pid_of(who)
+        if not pid or pid in self.frozen:
+            return ""
+        name = program_name(pid)
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(pid, signal.Signals[f"SIG{how}"])
+            if how == "STOP":
+                self.frozen[pid] = time.monotonic() + self.dice.uniform(*FREEZE_S)
+            elif how == "KILL":
+                wait_for(lambda: identify_process(pid) is None, f"{pid} ends")
+        return f"{how} {who} ({name} {pid})"
+
+    def reboot(self) -> str:
+        pids = of_home(self.whole.home)
+        self.whole.end_everything()
+        self.frozen.clear()
+        return f"reboot: {len(pids)} killed" if pids else ""
+
+    def remove_session_folder(self) -> str:
+        temp = self.whole.runtime().get("temp")
+        if not temp or not Path(str(temp)).exists():
+            return ""
+        shutil.rmtree(str(temp), ignore_errors=True)
+        return "Ray's session folder removed"
+
+    def stop_beside_start(self) -> str:
+        self.thaw(everything=True)
+        both = [self._command("engine", word) for word in ("stop", "start")]
+        for one in both:
+            one.wait(timeout=300)
+        return f"stop beside start: they returned {[one.returncode for one in both]}"
+
+    def _command(self, *words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "workbench", *words],
+            env={**os.environ, "WORKBENCH_HOME": str(self.whole.home.root)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def move_beside_start(self) -> str:
+        """Move a trial, if possible one that starts, and freeze the loop behind it."""
+        live = self.whole.live()
+        starting = [a for a in live if self.whole.state(a.trial) is State.STARTING]
+        if not live:
+            return ""
+        one = self.dice.choice(starting or live)
+        card = next(c.uuid for c in self.whole.service.snapshot().cards if c.uuid != one.card)
+        self.whole.service.send("move", trial=one.trial, card=card)
+        self.pass_time(self.dice.uniform(0.2, 1.5))
+        return f"move {'starting' if starting else 'running'} {one.trial}; " + self._signal(
+            "loop", "STOP"
+        )
+
+    def fill_disk(self) -> str:
+        """Fill the disk to its last byte, kill the loop, and give the room back later."""
+        assert self.disk is not None
+        path = self.disk / "somebody-elses"
+        with path.open("ab", buffering=0) as file:
+            for size in (1 << 20, 4096, 1):
+                with suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+        try:
+            what = self._signal("loop", "KILL")
+            self.pass_time(self.dice.uniform(2, 25))
+        finally:
+            path.unlink()
+        return f"disk full, {what}"
+
+    def thaw(self, *, everything: bool = False) -> None:
+        """Let frozen processes go on whose time is over."""
+        now = time.monotonic()
+        for pid, at_s in list(self.frozen.items()):
+            if everything or now >= at_s or identify_process(pid) is None:
+                del self.frozen[pid]
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def pid_of(self, who: str) -> int:
         whole = self.whole
-        if what == "all":
-            return sorted(of_home(whole.home))
-        if what == "any":
-            return [self.dice.choice(sorted(of_home(whole.home)) or [0])]
-        if what == "keeper":
-            found = whole.keeper()
-        elif what == "worker":
+        if who == "any":
+            return self.dice.choice(sorted(of_home(whole.home)) or [0])
+        if who == "keeper":
+            return whole.keeper()
+        if who == "worker":
             with suppress(AssertionError):  # none comes up, e.g. while everything is prepared
-                wait_for(self._workers, "a worker trains", WORKER_S)
-            found = self.dice.choice(self._workers() or [0])
-        elif what == "sampler":
-            found = self._named("workbench.machine.sampler")
-        elif what == "preparation":
-            found = self._named("workbench.training.prepare")
-        elif what in ("loop", "head"):
-            found = whole.pid(what)
-        else:
-            found = whole.process(f"/{what}")
-        return [found] if found else []
+                wait_for(self._workers, "a worker trains", WORKER_S if not self.frozen else 5.0)
+            return self.dice.choice(self._workers() or [0])
+        if who in ("loop", "head"):
+            return whole.pid(who)
+        wanted = {"preparation": "workbench.training.prepare", "sampler": "sampler"}.get(who, who)
+        return next((pid for pid in of_home(whole.home) if program_name(pid) == wanted), 0)
 
     def _workers(self) -> list[int]:
-        there = of_home(self.whole.home)
-        return [attempt.pid for attempt in self.whole.live() if attempt.pid in there]
+        return [a.pid for a in self.whole.live() if a.pid and identify_process(a.pid) is not None]
 
-    def _named(self, name: str) -> int:
-        for pid in of_home(self.whole.home):
-            try:
-                if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    return pid
-            except OSError:
-                continue
-        return 0
+    # --- the person
 
     def tend(self) -> None:
-        """What a person does: start what is down, release cards, submit more."""
+        """Do what a person does: start what is down, release cards, submit more."""
         if self.whole.crashes() >= CRASHES - 2:  # five in ten minutes stop an engine, by design
-            self.strike("keeper")
+            self._signal("keeper", "KILL")
         self.whole.start()
         for card in self.whole.service.snapshot().cards:
             if card.quarantined:
-                drop(self.whole.home.requests, "undrain", {"card": card.uuid, "quarantine": True})
+                args = {"card": card.uuid, "quarantine": True}
+                drop_request(self.whole.home.requests, "undrain", args)
         self.feed()
 
     def feed(self) -> None:
@@ -128,7 +248,8 @@ class Soak:
             self.whole.obeyed(self.whole.service.submit(recipe))
 
     def at_its_limit(self) -> bool:
-        """A trial was lost twice without a checkpoint: a third time would fail it, by design."""
+        """Return True where a trial was lost twice without a checkpoint: a third time would fail
+        it, by design."""
         for trial in self.whole.service.snapshot().trials:
             if trial.state.final:
                 continue
@@ -138,13 +259,48 @@ class Soak:
                 return True
         return False
 
+    # --- progress
+
+    def rest(self) -> None:
+        """Wait for progress; count the engine as stuck when there is none for STUCK_S."""
+        self.thaw(everything=True)
+        self.tend()
+        before = self.progress()
+        try:
+            wait_for(lambda: self.progress() > before, "something progresses", STUCK_S)
+        except AssertionError:
+            self.stuck += 1
+            self._report_stuck()
+            self.reboot()
+            self.tend()
+
+    def progress(self) -> tuple[int, int]:
+        """Return a pair that grows with every step, every end and every preparation."""
+        now = self.whole.service.snapshot()
+        ready = sum(experiment.state != "preparing" for experiment in now.experiments)
+        steps = sum(STEPS if trial.state.final else trial.step for trial in now.trials)
+        return (ready + sum(trial.state.final for trial in now.trials), steps)
+
+    def _report_stuck(self) -> None:
+        now = self.whole.service.snapshot()
+        print(f"{time.strftime('%H:%M:%S')} STUCK: engine {now.engine}", flush=True)
+        for trial in now.trials:
+            if not trial.state.final:
+                print(f"  trial {trial.id} {trial.state} step {trial.step}: {trial.waiting}")
+        for card in now.cards:
+            print(f"  card {card.uuid}: trial {card.trial} {card.quarantined} {card.problem}")
+        for name in ("keeper", "loop"):
+            log = self.whole.home.logs / f"{name}.log"
+            print("\n".join(log.read_text(errors="replace").splitlines()[-6:]), flush=True)
+
     def look(self) -> None:
         sound(self.whole.home)
         done = Counter(trial.state.value for trial in self.whole.tuned())
         print(f"{time.strftime('%H:%M:%S')} sound; {sum(self.kills.values())} kills, {dict(done)}")
 
     def finish(self) -> int:
-        """Everything ends; how many trials were lost."""
+        """Wait until everything has ended; return how many trials were lost."""
+        self.thaw(everything=True)
 
         def over() -> bool:
             self.whole.start()
@@ -152,6 +308,7 @@ class Soak:
             prepared = all(experiment.state != "preparing" for experiment in now.experiments)
             return prepared and all(trial.state.final for trial in now.trials)
 
+        self.tend_cards()
         wait_for(over, "every trial ends", SETTLE_S)
         self.look()
         lost = [t for t in self.whole.service.snapshot().trials if t.state is not State.DONE]
@@ -160,19 +317,43 @@ class Soak:
         refused = [e for e in self.whole.service.snapshot().experiments if e.state == "refused"]
         for experiment in refused:
             print(f"experiment {experiment.id} was refused: {experiment.reason}")
-        return len(lost) + len(refused) + self._odd_twins(self.whole.service)
+        return len(lost) + len(refused) + self._odd_twins()
 
-    def _odd_twins(self, service: Service) -> int:
-        """Trials whose adapter differs from those of the same settings."""
-        reader = service.reader()
+    def tend_cards(self) -> None:
+        """Start the engine and release quarantined cards, without new work."""
+        self.whole.start()
+        for card in self.whole.service.snapshot().cards:
+            args = {"card": card.uuid, "quarantine": True}
+            drop_request(self.whole.home.requests, "undrain", args)
+
+    def _odd_twins(self) -> int:
+        """Return how many trials differ from those of the same settings, in adapter or losses."""
+        reader = self.whole.service.reader()
         assert reader is not None
-        query = "select t.settings, a.sha256 from adapters a join trials t on t.id = a.trial"
+        query = "select t.id, t.settings, a.sha256 from adapters a join trials t on t.id = a.trial"
+        losses = "select step, value from metrics where trial = ? and name = 'loss' order by step"
         twins = defaultdict(list)
-        for row in reader.db.execute(query):
-            twins[row["settings"]].append(row["sha256"])
+        for row in reader.db.execute(query).fetchall():
+            digits = repr([tuple(one) for one in reader.db.execute(losses, (row["id"],))])
+            twins[row["settings"]].append((row["sha256"], digits))
         for settings, found in twins.items():
-            print(f"{len(found)} adapters of {settings}, {len(set(found))} different")
+            print(f"{len(found)} twins of {settings}, {len(set(found))} different")
         return sum(len(found) - max(Counter(found).values()) for found in twins.values())
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path | None]:
+    """Mount a file system of its own at `folder`; None where that is not allowed."""
+    size = f"size={DISK_BYTES},mode=700"
+    words = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
+    if subprocess.run(words, check=False, capture_output=True).returncode:
+        print("no file system can be mounted: the disk is not filled")
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
 def main() -> int:
@@ -181,19 +362,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--home", type=Path)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="soak-") as temp:
-        folder = asked.home or Path(temp)
+    with ExitStack() as stack:
+        folder = asked.home or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-"))
+        )
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_engine(folder) as whole:
-            soak = Soak(whole, asked.seed)
-            soak.run(asked.minutes)
-            lost = soak.finish()
-            trials = whole.service.snapshot().trials
-            attempts = sum(trial.attempts for trial in trials)
-            print(f"{len(trials)} trials in {attempts} attempts, {newest_event(whole.home)} events")
-            print(f"killed: {dict(soak.kills)}")
-    print(f"{sum(soak.kills.values())} kills, {lost} lost")
-    return 1 if lost else 0
+        disk = None if asked.home else stack.enter_context(small_disk(folder))
+        config = 'guards = {disk_floor = "16MiB", ballast = "8MiB"}\n'
+        whole = stack.enter_context(whole_engine(folder, config))
+        soak = Soak(whole, asked.seed, disk)
+        soak.run(asked.minutes)
+        lost = soak.finish()
+        trials = whole.service.snapshot().trials
+        attempts = sum(trial.attempts for trial in trials)
+        print(f"{len(trials)} trials in {attempts} attempts, {newest_event(whole.home)} events")
+        print(f"faults: {dict(soak.kills)}")
+    print(f"{sum(soak.kills.values())} kills, {lost} lost, {soak.stuck} stuck")
+    return 1 if lost or soak.stuck else 0
 
 
 if __name__ == "__main__":

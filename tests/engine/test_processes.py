@@ -3,9 +3,11 @@
 import errno
 import fcntl
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -13,10 +15,19 @@ import pytest
 
 from tests.support.waiting import wait_for
 from workbench.engine import STOP_LIMIT_S, Patience, is_survivable
+from workbench.errors import EngineError
 from workbench.home import Home
 from workbench.keeper import Keeper
 from workbench.machine.locks import Lock, lock_holder
-from workbench.machine.processes import KEEPER
+from workbench.machine.processes import (
+    KEEPER,
+    MARK,
+    end_home_processes,
+    find_home_processes,
+    identify_process,
+    is_frozen,
+    program_name,
+)
 from workbench.scheduler.children.preparer import KILLED_LIMIT, Preparer
 from workbench.service import Service
 from workbench.store import Store
@@ -59,6 +70,73 @@ def test_a_damaged_runtime_file_does_not_stop_a_keeper(tmp_path: Path, text: str
     keeper = kept(tmp_path)
     keeper.home.runtime.write_text(text)
     keeper._end_leftovers()
+
+
+def test_a_temp_folder_that_is_too_long_is_reported_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("a-folder-of-a-batch-system-" * 3)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    monkeypatch.setenv("TMPDIR", str(deep))
+    service = Service(Home(tmp_path / "home"))
+    service.start_engine()
+    with pytest.raises(EngineError, match="too long for Ray's sockets") as refused:
+        service.wait_for_engine(running=True, timeout_s=60)
+    assert "set TMPDIR" in refused.value.hint
+    assert lock_holder(service.home.keeper_lock) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["{python}", "-m", "http.server", "--help"], "http.server"),
+        (["{python}", "-u", "{script}", "now"], "a_script"),
+        (["sleep", "60"], "sleep"),
+    ],
+)
+def test_a_process_is_named_by_what_it_runs(tmp_path: Path, words: list[str], name: str) -> None:
+    script = tmp_path / "a_script.py"
+    script.write_text("input()")
+    words = [word.format(python=sys.executable, script=script) for word in words]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: program_name(process.pid) == name, f"it is called {name}")
+        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: is_frozen(process.pid), "it is frozen")
+    finally:
+        process.kill()
+        process.communicate()
+    assert program_name(process.pid) == ""
+
+
+def test_processes_of_a_home_are_found_by_mark_and_by_session(tmp_path: Path) -> None:
+    env = {**os.environ, MARK: "test-unit", "WORKBENCH_HOME": str(tmp_path)}
+    # The leader ends; its child has lost the mark, as a process that overwrote its environment.
+    child = "exec env -i sleep 60 & echo $!"
+    leader = subprocess.Popen(
+        ["sh", "-c", f"{child}; read go"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=env,
+        text=True,
+        start_new_session=True,
+    )
+    assert leader.stdin is not None
+    assert leader.stdout is not None
+    pid = int(leader.stdout.readline())
+    known = identify_process(leader.pid)
+    assert known is not None
+    runtime = {"head": {"pid": known.pid, "started_ticks": known.started_ticks}}
+    wait_for(lambda: set(find_home_processes(tmp_path, {})) == {leader.pid, pid}, "both are found")
+    leader.kill()
+    leader.wait()
+    assert find_home_processes(tmp_path, {}) == []
+    assert find_home_processes(tmp_path, runtime) == [pid]
+    leader.stdout.close()
+    leader.stdin.close()
+    ended, stubborn = end_home_processes(tmp_path, runtime)
+    assert (ended, stubborn) == (["sleep"], [])
 
 
 def test_a_loop_whose_keeper_died_while_it_was_starting_ends(tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ class HeadWatch:
             if raylet and stat.parent == raylet:
                 name = program_name(stat.identity.pid)
                 if name != "raylet":
-                    self._known.setdefault(stat.identity, (name, now + SETTLED_S))
+                    _, since_s = self._known.get(stat.identity, (name, now + SETTLED_S))
+                    # Again at each scan: an agent takes its title some time after its start.
+                    self._known[stat.identity] = (name, since_s)
 
     def _missing_place(self) -> str:
         if not self._places:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,9 @@ def program_name(pid: int) -> str:
     words = [word.decode(errors="replace").strip() for word in line.split(b"\0")]
     if words[0].startswith("ray::"):
         return words[0].removeprefix("ray::").split(" ")[0]
-    for word, after in zip(words[1:], [*words[2:], ""], strict=True):
-        if word == "-m":
-            return after
+    for before, word in pairwise(words):
+        if before == "-m":
+            return word
         if word.endswith(".py"):
             return Path(word).stem
     return Path(words[0]).name
