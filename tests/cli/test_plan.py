@@ -169,7 +169,7 @@ def test_what_no_card_here_could_ever_take_is_refused_at_submission(
 
 
 def test_a_card_nobody_knows_names_the_nearest(workbench: Workbench) -> None:
-    said = workbench("plan", "demo", "--card", "rtx 3091")
+    said = workbench("plan", "demo", "--card", "rtx 3090x")
     assert (said.code, said.out) == (2, "")
     assert "did you mean 3090?" in said.err
     assert workbench("plan", "demo", "--card", "3090", "--vram", "8GiB").code == 2
@@ -211,6 +211,19 @@ def test_a_model_in_the_hubs_cache_needs_its_config_alone(
     assert "the hub's cache" in workbench(*asked).out
     (snapshot / "config.json").write_text("[")
     assert "is not JSON" in workbench(*asked).err
+
+
+def test_a_family_without_a_formula_is_no_promise(workbench: Workbench, tmp_path: Path) -> None:
+    odd = {**TINY, "model_type": "falcon_h1", "hidden_size": 2048, "num_hidden_layers": 24}
+    (tmp_path / "config.json").write_text(json.dumps(odd))
+    asked = ("plan", "demo", "-s", f"model.name={tmp_path}", "--vram", "16GiB")
+    said = workbench(*asked)
+    assert "warning: there is no formula for falcon_h1" in said.out
+    assert re.search(r"may fit: peak .* GiB \(between .* and .*\) of", said.out)
+    found = workbench(*asked, "--json").data
+    assert found["family"] == {"name": "falcon_h1", "measured": False, "counted": False}
+    least, most = found["range_bytes"]
+    assert least < found["peak_bytes"] < most
 
 
 def test_planning_loads_nothing_heavy(home: Home) -> None:

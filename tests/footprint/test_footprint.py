@@ -167,7 +167,7 @@ class TestShape:
     def test_a_vision_tower_by_other_names_is_counted(self) -> None:
         seeing = {"depth": 32, "embed_dim": 1280, "hidden_size": 3584}  # as Qwen 2 VL has it
         shape = ModelShape.of({"text_config": LLAMA, "vision_config": seeing})
-        assert shape.extra_params == 32 * 12 * 1280 * 1280
+        assert shape.vision_params == 32 * 12 * 1280 * 1280
 
     def test_a_gemma_3_as_the_hub_has_it_is_that_known_by_its_name(self) -> None:
         """Its config.json leaves out what transformers' class has by itself."""

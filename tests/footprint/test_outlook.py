@@ -67,8 +67,8 @@ def test_every_setting_a_refusal_names_then_fits(
             assert suggestion.settings.get("data.max_tokens", 0) <= config(name)[POSITIONS]
             changed = plan_trial(apply_settings(recipe, suggestion.settings), config(name), card)
             assert changed.predicted_bytes == suggestion.peak_bytes
-    needed = int(outlook.suggestions[-1].words.rsplit(" needs ")[1].removesuffix(" GiB"))
-    plan_trial(recipe, config(name), card_of_size(needed * GIB, "the card named"))
+    needed = float(outlook.suggestions[-1].words.rsplit(" needs ")[1].removesuffix(" GiB"))
+    plan_trial(recipe, config(name), card_of_size(int(needed * GIB) + 1, "the card named"))
 
 
 def test_no_suggestion_is_longer_than_the_model_reads() -> None:
@@ -172,7 +172,31 @@ def test_usual_cards_are_found_by_their_everyday_names() -> None:
     assert usual_card("tesla t4").capability == (7, 5)
     with pytest.raises(UsageError, match="is not a known card") as refused:
         usual_card("h200x")
+    assert "did you mean h200?" in refused.value.hint
     assert "--vram" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "gib"),
+    [("RTX 3090 Ti", 24), ("4070 Ti", 12), ("5060 ti", 8), ("5070Ti", 16), ("Tesla P40", 22)],
+)
+def test_cards_with_a_suffix_are_cards_of_their_own(name: str, gib: int) -> None:
+    assert round(usual_card(name).total_bytes / GIB) == gib
+
+
+@pytest.mark.parametrize("name", ["6090", "7900 XTX", "9"])
+def test_a_card_that_resembles_a_known_one_only_somewhat_suggests_none(name: str) -> None:
+    with pytest.raises(UsageError, match="is not a known card") as refused:
+        usual_card(name)
+    assert "did you mean" not in refused.value.hint
+
+
+def test_a_card_of_several_sizes_names_them() -> None:
+    with pytest.raises(UsageError) as refused:
+        usual_card("A100")
+    hint = refused.value.hint
+    assert "did you mean a100-40gb or a100-80gb?" in hint
+    assert usual_card("a100-40gb").total_bytes < usual_card("a100-80gb").total_bytes
 
 
 def test_the_usual_sizes_rise_and_each_takes_a_small_model() -> None:

@@ -12,7 +12,9 @@ from workbench.errors import DoesNotFit
 from workbench.footprint.card_limits import limit_bytes
 from workbench.footprint.choose import least_bytes
 from workbench.footprint.measured_peaks import FLOOR
+from workbench.footprint.model.families import Family, family_of
 from workbench.footprint.model.positions import model_positions
+from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak.buckets import GIB
 from workbench.footprint.plan import Plan
 from workbench.footprint.planner import NO_HISTORY, Config, History, plan_trial
@@ -55,6 +57,15 @@ class Outlook:
     reason: str = ""
     """Why it does not fit."""
     suggestions: tuple[Suggestion, ...] = ()
+    family: Family
+    """How far the prediction can be trusted for the model's architecture."""
+
+    @property
+    def range_bytes(self) -> tuple[int, int]:
+        """The least and the most bytes of the peak; they differ where weights are not counted."""
+        buckets = self.plan.buckets
+        weights = sum(buckets[name] for name in ("base", "unpacked", "embeddings"))
+        return self.family.range_bytes(self.plan.predicted_bytes, weights)
 
     @property
     def factor(self) -> float:
@@ -79,8 +90,9 @@ def outlook_on(
     Takes some 10 ms, and up to a second where it does not fit. Raises ModelError for a model that
     cannot be planned, and WorkbenchError where the card lacks what the recipe asks for by name.
     """
+    family = family_of(ModelShape.of(config))
     try:
-        return _fitting_on(card, _plan_whole(recipe, config, card, lengths, history))
+        return _fitting_on(card, _plan_whole(recipe, config, card, lengths, history), family)
     except DoesNotFit as refused:
         size, least = smallest_card(recipe, config, card, lengths, history)
 
@@ -91,20 +103,21 @@ def outlook_on(
             *_setting_suggestions(recipe, config, lengths, fits),
             _card_suggestion(size, least),
         ]
-        return replace(_refused_by(card, refused, least), suggestions=tuple(found))
+        return replace(_refused_by(card, refused, least, family), suggestions=tuple(found))
 
 
 def usual_outlooks(recipe: Recipe, config: Config) -> list[Outlook]:
     """Return the outlook on cards of the usual sizes, smallest first, without suggestions."""
+    family = family_of(ModelShape.of(config))
     found: list[Outlook] = []
     least: Plan | None = None
     for card in (card_of_size(gb * GIB, f"{gb} GB") for gb in SIZES_GB):
         try:
-            found.append(_fitting_on(card, _plan_whole(recipe, config, card)))
+            found.append(_fitting_on(card, _plan_whole(recipe, config, card), family))
         except DoesNotFit as refused:
             # The cards differ in size alone, so that the leanest plan is the same for all.
             least = least or smallest_card(recipe, config, card)[1]
-            found.append(_refused_by(card, refused, least))
+            found.append(_refused_by(card, refused, least, family))
     return found
 
 
@@ -143,13 +156,20 @@ def resized_card(card: Card, total_bytes: int) -> Card:
     return replace(card, total_bytes=max(1, total_bytes), cap_bytes=None)
 
 
-def _fitting_on(card: Card, plan: Plan) -> Outlook:
-    return Outlook(card=card, fits=True, room_bytes=limit_bytes(card), plan=plan)
-
-
-def _refused_by(card: Card, refused: DoesNotFit, least: Plan) -> Outlook:
+def _fitting_on(card: Card, plan: Plan, family: Family) -> Outlook:
     room = limit_bytes(card)
-    return Outlook(card=card, fits=False, room_bytes=room, plan=least, reason=refused.what)
+    return Outlook(card=card, fits=True, room_bytes=room, plan=plan, family=family)
+
+
+def _refused_by(card: Card, refused: DoesNotFit, least: Plan, family: Family) -> Outlook:
+    return Outlook(
+        card=card,
+        fits=False,
+        room_bytes=limit_bytes(card),
+        plan=least,
+        reason=refused.what,
+        family=family,
+    )
 
 
 def _plan_whole(
@@ -200,7 +220,8 @@ def _setting_suggestions(
 def _card_suggestion(size: int, least: Plan) -> Suggestion:
     gib = -(-size // GIB)
     name = next((f"card of {gb} GB" for gb in SIZES_GB if gb >= gib), f"card of {gib} GiB")
-    words = f"use a {name}: it needs {gib} GiB"
+    needed = -(-10 * size // GIB) / 10  # rounded up: a card of that size must be enough
+    words = f"use a {name}: it needs {needed:.1f} GiB"
     return Suggestion(words=words, settings={}, peak_bytes=least.predicted_bytes)
 
 

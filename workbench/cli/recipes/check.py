@@ -10,7 +10,15 @@ import typer
 from workbench import formatting
 from workbench.cli.errors import tell_error
 from workbench.cli.recipes.measured_history import measured_history
-from workbench.cli.recipes.plan import card_outlooks, cards_here, outlook_data, stand_in
+from workbench.cli.recipes.plan import (
+    card_outlooks,
+    cards_here,
+    fit_colour,
+    fit_word,
+    outlook_data,
+    peak_words,
+    stand_in,
+)
 from workbench.cli.recipes.prepare import prepare_in_child
 from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
 from workbench.cli.tables import as_json, colour_text, print_answer
@@ -90,10 +98,12 @@ def fit_lines(
         return [(f"it cannot run here: {lacking.what}", "red"), (f"  → {lacking.hint}", "")]
     best = found[0]
     name = safe_line(best.card.name) + ("" if known else " (no card is known here)")
-    peak, room = formatting.size(best.plan.predicted_bytes), formatting.size(best.room_bytes)
+    peak, room = peak_words(best), formatting.size(best.room_bytes)
     if best.fits:
         tokens = f"{best.plan.tokens_per_micro:,} tokens at a time"
-        return [(f"fits {name}: peak {peak} of {room}, {tokens}", "green")]
+        lines = [(f"{fit_word(best)} {name}: peak {peak} of {room}, {tokens}", fit_colour(best))]
+        warning = best.family.warning()
+        return lines + ([(f"note: {safe_line(warning, 600)}", "yellow")] if warning else [])
     lines = [(f"does not fit {name}: it needs {peak} of {room}", "red")]
     return lines + [(f"  → {suggestion.words}", "") for suggestion in best.suggestions]
 
@@ -105,10 +115,14 @@ def _data(
     return {
         "ok": True,
         "data": result["data"],
-        "warnings": result["notes"],
+        "warnings": [*result["notes"], *_family_warnings(found)],
         "examples": result["examples"],
         "fit": outlook_data(found[0]) if found else fit,
     }
+
+
+def _family_warnings(found: list[Outlook]) -> list[str]:
+    return [warning for one in found[:1] if (warning := one.family.warning())]
 
 
 # ── for people ───────────────────────────────────────────────────────────────────────────────

@@ -69,7 +69,7 @@ def plan_command(
     main = found[0]
     usual = usual_outlooks(point, config)
     too_long = positions_warning(point.data.max_tokens, config)
-    warnings = [too_long] if too_long else []
+    warnings = [warning for warning in (too_long, main.family.warning()) if warning]
     if as_data:
         about = {"recipe": wanted.name, "model": wanted.model.name, "measures": source}
         data = {
@@ -191,6 +191,8 @@ def outlook_data(one: Outlook) -> dict[str, Any]:
         "buckets": one.plan.buckets,
         "plan": one.plan.to_json(),
         "reason": one.reason,
+        "family": asdict(one.family),
+        "range_bytes": one.range_bytes,
         "suggestions": [asdict(suggestion) for suggestion in one.suggestions],
     }
 
@@ -209,11 +211,10 @@ def _print(one: Outlook, recipe: Recipe, why: str) -> None:
     print_answer()
     print_buckets(one)
     print_answer()
-    peak, room = formatting.size(one.plan.predicted_bytes), formatting.size(one.room_bytes)
+    peak, room = peak_words(one), formatting.size(one.room_bytes)
     if one.fits:
-        print_answer(
-            f"fits: peak {peak} of {room}, {formatting.size(one.left_bytes)} left", "green"
-        )
+        left = formatting.size(one.left_bytes)
+        print_answer(f"{fit_word(one)}: peak {peak} of {room}, {left} left", fit_colour(one))
     else:
         print_answer(f"does not fit: the leanest way needs {peak}, there is room for {room}", "red")
         for suggestion in one.suggestions:
@@ -222,6 +223,25 @@ def _print(one: Outlook, recipe: Recipe, why: str) -> None:
     for head, text in plan_rows(one.plan, recipe):
         print_answer(f"  {head:<12}{text}")
     print_answer()
+
+
+def fit_word(one: Outlook) -> str:
+    """Return `fits`, or `may fit` where the family's bytes were never measured."""
+    return "fits" if one.family.measured else "may fit"
+
+
+def fit_colour(one: Outlook) -> str:
+    """Return the colour of a plan that fits: yellow where its family was never measured."""
+    return "green" if one.family.measured else "yellow"
+
+
+def peak_words(one: Outlook) -> str:
+    """Return the predicted peak, with its interval where the weights are not counted."""
+    least, most = one.range_bytes
+    peak = formatting.size(one.plan.predicted_bytes)
+    if least == most:
+        return peak
+    return f"{peak} (between {formatting.size(least)} and {formatting.size(most)})"
 
 
 def print_buckets(one: Outlook) -> None:
@@ -242,13 +262,20 @@ def print_buckets(one: Outlook) -> None:
     bar.append("." * (columns - painted))
     sys.stdout.write(f"  [{''.join(bar)}]\n")
     rows = [
-        (letters[name], name, formatting.size(size), f"{size / max(1, one.room_bytes):.0%}")
+        (letters[name], name, formatting.size(size), _share(size, one.room_bytes))
         for name, size in sizes.items()
     ]
     if one.factor != 1:
         rows.append(("", "measured", f"× {one.factor:.2f}", ""))
     rows.append(("", "peak", formatting.size(one.plan.predicted_bytes), ""))
     out_table(("", "bytes of", "size", "of the card"), rows, right=("size", "of the card"))
+
+
+def _share(size: int, room: int) -> str:
+    """Return the share of the room in percent, or as a multiple where a percentage says nothing."""
+    if room <= 0:
+        return "no room"
+    return f"{size / room:.0%}" if size < 10 * room else f"{min(size / room, 999):.0f} ×"
 
 
 def _letters(names: dict[str, int]) -> dict[str, str]:
@@ -301,4 +328,5 @@ def _line(one: Outlook) -> str:
     if plan.dequantised_layers:
         how += f", unpacked {plan.dequantised_layers}/{plan.layers}"
     left = formatting.size(one.left_bytes)
-    return f"{name} fits  peak {peak}, {left} left; {how}, {plan.optimizer}"
+    word = f"{fit_word(one):<4}"
+    return f"{name} {word}  peak {peak}, {left} left; {how}, {plan.optimizer}"

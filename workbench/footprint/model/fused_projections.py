@@ -1,4 +1,4 @@
-"""The names of projections that some models compute as one, and what a recipe's targets mean there."""
+"""Projections that some models compute as one, and the meaning of a recipe's targets there."""
 
 from __future__ import annotations
 

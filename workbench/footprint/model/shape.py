@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.errors import ModelError
+from workbench.footprint.model.extra_weights import ExtraWeights, extra_weights
 from workbench.footprint.model.positions import model_positions
 from workbench.text import safe_line
 
 # Which kinds of model differ in what; the strings are values of model_type.
-_TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3", "gemma3_text", "smollm3")
-_FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
-_NORMED_HEADS = ("qwen3", "gemma3", "gemma3_text")
+_TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "smollm3")
+_FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text", "gemma4_text")
+_NORMED_HEADS = ("qwen3", "gemma3", "gemma3_text", "gemma4_text", "qwen3_5_text")
 _BIASED_QKV = ("qwen2",)
 _FUSED_PROJECTIONS = ("phi3",)
 _GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
 _DEFAULTS: dict[str, dict[str, int]] = {
     "gemma2": {**_GEMMA, "vocab_size": 256_000},
     "gemma3_text": {**_GEMMA, "vocab_size": 262_208},
+    "gemma4_text": {**_GEMMA, "vocab_size": 262_144},
     "mistral": {"num_key_value_heads": 8},
     "qwen3": {"head_dim": 128},
+    "qwen3_5_text": {"head_dim": 256},
     "smollm3": {"num_key_value_heads": 4},
 }
 """Defaults of transformers' classes, which a config.json may leave out, as Gemma 3's do."""
@@ -59,8 +62,10 @@ class ModelShape:
     """Whether attention scores are capped (Gemma 2)."""
     nested: bool = False
     """Whether it is the text model inside one for more than text that the step does not know."""
-    extra_params: int = 0
+    vision_params: int = 0
     """Parameters of what is not the text model, such as a vision tower."""
+    extra: ExtraWeights = field(default_factory=ExtraWeights)
+    """Weights beyond those of `projections` and the usual embeddings, in all layers together."""
     dropout: bool = False
     """Whether the model has dropout of its own, so that the fused step cannot train it."""
     partial_rotary: bool = False
@@ -89,9 +94,11 @@ class ModelShape:
             )
         heads = _measure(flat, "num_attention_heads", "n_head")
         width = _measure(flat, "hidden_size", "n_embd")
+        layers = _measure(flat, "num_hidden_layers", "n_layer", most=MOST_LAYERS)
         return cls(
             kind=kind,
-            layers=_measure(flat, "num_hidden_layers", "n_layer", most=MOST_LAYERS),
+            layers=layers,
+            extra=extra_weights(kind, flat, _measure, layers),
             width=width,
             heads=heads,
             kv_heads=_measure(flat, "num_key_value_heads", default=heads),
@@ -101,7 +108,7 @@ class ModelShape:
             tied=bool(flat.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
             softcap=bool(flat.get("attn_logit_softcapping")),
             nested=isinstance(text, Mapping) and config.get("model_type") not in WRAPPER_FAMILIES,
-            extra_params=_vision_params(flat.get("vision_config")),
+            vision_params=_vision_params(flat.get("vision_config")),
             dropout=any(flat.get(name) for name in OWN_DROPOUTS),
             partial_rotary=_partial_rotary(flat),
             window=_window(flat),
@@ -152,7 +159,7 @@ class ModelShape:
     @property
     def linear_params(self) -> int:
         """Parameters of the linear layers, which are quantised."""
-        return self.layers * sum(i * o for i, o in self.projections.values())
+        return self.layers * sum(i * o for i, o in self.projections.values()) + self.extra.linear
 
     @property
     def other_params(self) -> int:
@@ -160,7 +167,7 @@ class ModelShape:
         embeddings = self.vocab * self.width * (1 if self.tied else 2)
         bias = self.q_width + 2 * self.kv_width if self.kind in _BIASED_QKV else 0
         layers = self.layers * (self.norms * self.width + self.head_norms + bias)
-        return embeddings + layers + self.extra_params
+        return embeddings + layers + self.vision_params + self.extra.other
 
     @property
     def norms(self) -> int:

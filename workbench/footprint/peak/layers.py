@@ -131,6 +131,6 @@ def targeted_projections(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, 
 
 def lora_params(shape: ModelShape, lora: Lora) -> int:
     """Return the number of parameters of the adapter."""
-    return (
-        shape.layers * lora.rank * sum(i + o for i, o in targeted_projections(shape, lora).values())
-    )
+    sides = sum(i + o for i, o in targeted_projections(shape, lora).values())
+    extra = shape.extra.sides if lora.targets == "all-linear" else 0
+    return lora.rank * (shape.layers * sides + extra)

@@ -1,0 +1,66 @@
+"""What is known of an architecture: measured on cards, counted, or neither."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workbench.footprint.model.shape import FUSED_FAMILIES, ModelShape
+
+COUNTED_FAMILIES = frozenset(
+    {
+        "cohere", "cohere2", "cwm", "diffllama", "ernie4_5", "exaone4", "gemma",
+        "gemma4_text", "glm", "glm4", "granite", "helium", "internlm3", "ministral3", "olmo",
+        "olmo2", "olmo3", "qwen3_5_text", "seed_oss", "smollm3", "stablelm", "vaultgemma",
+    }
+)  # fmt: skip
+"""model_type of families beside the fused ones whose weights the formula counts within 2 %, which
+tests/footprint/test_families.py compares with transformers' models."""
+UNCOUNTED_WEIGHTS = (0.45, 1.25)
+"""Weights of other families as shares of the formula's. Of 25 such families in transformers 5.17 at
+their default sizes, those that share layers take 0.49 of it (zamba), hybrids 1.18 (bamba)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How far the predictions for a model's architecture can be trusted."""
+
+    name: str
+    """model_type, and why the fused step does not train it where that is no matter of family."""
+    measured: bool
+    """Whether its predicted peaks were compared with peaks that cards measured."""
+    counted: bool
+    """Whether its weights are counted; else they are those of a Llama of its sizes."""
+
+    def range_bytes(self, predicted_bytes: int, weight_bytes: int) -> tuple[int, int]:
+        """Return the least and the most bytes of the peak, as far as the weights decide them.
+
+        `weight_bytes` is the part of the predicted peak that weights take.
+        """
+        low, high = (1.0, 1.0) if self.counted else UNCOUNTED_WEIGHTS
+        least = predicted_bytes - int(weight_bytes * (1 - low))
+        return least, predicted_bytes + int(weight_bytes * (high - 1))
+
+    def warning(self) -> str:
+        """Return what a person should know before trusting the prediction; empty if nothing."""
+        if self.measured:
+            return ""
+        activations = (
+            "its activations by the formula for PEFT's own modules, which was not compared with "
+            "measured peaks"
+        )
+        if self.counted:
+            return f"{self.name} was not measured: its weights are counted, {activations}"
+        low, high = UNCOUNTED_WEIGHTS
+        return (
+            f"there is no formula for {self.name}: its weights are predicted as those of a Llama "
+            f"of its sizes and may take {low:g} to {high:g} times that, {activations}"
+        )
+
+
+def family_of(shape: ModelShape) -> Family:
+    """Return what is known of a model's architecture."""
+    counted = shape.kind in FUSED_FAMILIES | COUNTED_FAMILIES
+    name = shape.kind
+    if shape.kind in FUSED_FAMILIES and not shape.fused:  # say why it is not measured
+        name += " with a dropout of its own" if shape.dropout else " inside a larger model"
+    return Family(name=name, measured=shape.fused, counted=counted)
