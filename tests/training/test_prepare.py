@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from workbench.errors import DataError, ModelError
 from workbench.recipe import Recipe, load_recipe, shipped_file
@@ -114,6 +115,9 @@ def test_a_tokenizer_beyond_the_models_vocabulary_is_refused(
     tmp_path: Path,
 ) -> None:
     model = copied_model(vocab_size=500)
+    weights = Path(model.name, "model.safetensors")
+    cut = {name: tensor[:500] for name, tensor in load_file(weights).items()}
+    save_file({name: one.contiguous() for name, one in cut.items()}, weights, {"format": "pt"})
     recipe = recipe_of(write_rows(PAIRS)).model_copy(update={"model": model})
     with pytest.raises(ModelError, match="embeddings for 500"):
         prepare_experiment(experiment(recipe), tmp_path / "cache", lambda *_: None)

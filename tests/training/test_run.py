@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.training.step.conftest import EYES
 from tests.training.trials import CARD, Bench, halt_at, plan, recipe
+from workbench.errors import RecipeError
 from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.machine.cards import Card
 from workbench.recipe import load_recipe, shipped_file
-from workbench.training.checkpoints.checkpoint import COMMIT, digest, newest_verified
+from workbench.training import libraries
+from workbench.training.checkpoints.checkpoint import COMMIT, json_digest, newest_verified
 from workbench.training.control import Control
 from workbench.training.model.adapter import WEIGHTS
 from workbench.training.model.base import DTYPES, ResidentBase
@@ -155,15 +157,26 @@ def test_the_adapter_folder_holds_its_recipe_and_scores(done: tuple[Bench, Any])
     assert load_recipe(folder / "recipe.yaml") == bench.recipe
     assert json.loads((folder / "scores.json").read_text())["values"] == log.scores
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "workbench:demo/model"
+    assert config["base_model_name_or_path"] == str(shipped_file("workbench:demo/model"))
 
 
-def test_no_path_of_this_machine_leaves_with_the_adapter(done: tuple[Bench, Any]) -> None:
+def test_no_path_of_this_machine_but_the_bases_leaves_with_the_adapter(
+    done: tuple[Bench, Any],
+) -> None:
+    """PEFT finds a base that is no hub id by its folder alone."""
     bench, _ = done
-    folder = bench.trial / "adapter"
+    folder, base = bench.trial / "adapter", str(shipped_file("workbench:demo/model")).encode()
     for path in folder.iterdir():
         assert str(bench.home).encode() not in path.read_bytes(), path.name
-        assert str(shipped_file("workbench:demo/model")).encode() not in path.read_bytes()
+        assert (base in path.read_bytes()) is (path.name == "adapter_config.json")
+
+
+def test_an_adapter_of_the_demo_loads_with_peft_alone(done: tuple[Bench, Any]) -> None:
+    bench, _ = done
+    libraries.silence_loggers()
+    loaded = AutoPeftModelForCausalLM.from_pretrained(bench.trial / "adapter")
+    with torch.no_grad():
+        assert torch.isfinite(loaded(torch.arange(3, 20)[None]).logits).all()
 
 
 def test_a_finish_keeps_the_adapter_of_the_step_it_stopped_at(tmp_path: Path) -> None:
@@ -239,7 +252,7 @@ def test_a_loss_ten_times_its_start_ends_the_trial_with_its_last_checkpoint(tmp_
     sealed = json.loads((found.path / COMMIT).read_text())
     sealed["window"]["start_loss"] = first / 30
     body = {key: value for key, value in sealed.items() if key != "sha256"}
-    (found.path / COMMIT).write_text(json.dumps({**body, "sha256": digest(body)}))
+    (found.path / COMMIT).write_text(json.dumps({**body, "sha256": json_digest(body)}))
     log = bench.run()
     assert log.outcome is Outcome.DIVERGED, log.end
     assert "more than 10 times the" in log.end["reason"]
@@ -258,10 +271,12 @@ def test_skipped_steps_end_the_trial_with_its_last_checkpoint(tmp_path: Path) ->
     assert len(log.of("adapter")) == 1
 
 
-def test_targets_the_model_does_not_have_are_the_recipes_fault(tmp_path: Path) -> None:
-    log = Bench(tmp_path, recipe(lora__targets=["qkv_proj"])).run()
-    assert log.end["cause"] == "recipe"
-    assert "q_proj" in log.end["hint"]
+def test_targets_the_model_does_not_have_are_refused_before_a_card_is_needed(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(RecipeError, match="no qkv_proj") as refused:
+        Bench(tmp_path, recipe(lora__targets=["qkv_proj"]))
+    assert "q_proj" in refused.value.hint
 
 
 def test_a_bug_leaves_its_traceback_in_a_file_only(tmp_path: Path) -> None:

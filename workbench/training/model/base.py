@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig
+from transformers import BitsAndBytesConfig, PretrainedConfig
 
-from workbench.errors import ModelError
-from workbench.text import safe_line
-from workbench.user_config import may_run_its_code
+from workbench.training.model.weights import check_weights, load_whole
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -98,39 +96,70 @@ def load_base(spec: BaseSpec) -> nn.Module:
     loaded.
     """
     dtype = DTYPES[spec.precision]
-    quantization = None
-    if spec.quantization == "nf4":
-        quantization = BitsAndBytesConfig(
+    # Names and shapes first: bitsandbytes fails on a missing weight before transformers reports it.
+    _, is_quantised = check_weights(spec.path, spec.revision, attention=spec.attention)
+    settings: dict[str, Any] = {}
+    if spec.quantization == "nf4" and not is_quantised:
+        settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=spec.double_quantization,
         )
-    try:
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            spec.path,
-            revision=spec.revision,
-            quantization_config=quantization,
-            dtype=dtype,
-            device_map={"": 0 if spec.device == "cuda" else "cpu"},
-            attn_implementation=spec.attention,
-            trust_remote_code=may_run_its_code(spec.path, spec.revision),
-            use_safetensors=True,
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, ImportError, KeyError) as refused:
-        raise ModelError(
-            f"the model cannot be loaded: {safe_line(refused)}",
-            hint="check model.name and model.revision; only safetensors weights of architectures "
-            "that transformers itself knows are loaded",
-        ) from refused
+    model: nn.Module = load_whole(
+        spec.path,
+        spec.revision,
+        dtype=dtype,
+        device_map={"": 0 if spec.device == "cuda" else "cpu"},
+        attn_implementation=spec.attention,
+        **settings,
+    )
+    if is_quantised:
+        _compute_in(model, dtype)
     model.requires_grad_(False)
-    _keep_layout(model)
-    return model.eval()
+    keep_layout(model)
+    model.eval()
+    return model
 
 
-def _keep_layout(model: nn.Module) -> None:
+def find_nonfinite(model: nn.Module) -> list[str]:
+    """Return the names of frozen weights that hold NaN or infinity; reads every weight once.
+
+    Of a weight in 4 bits the scales are read, which are made of its numbers.
+    """
+    found = []
+    for name, param in model.named_parameters():
+        if param.requires_grad:
+            continue
+        state = getattr(param, "quant_state", None)
+        tensors = (
+            [param] if state is None else [state.absmax, getattr(state.state2, "absmax", None)]
+        )
+        floats = [one for one in tensors if one is not None and one.is_floating_point()]
+        if state is not None and state.offset is not None:
+            floats.append(state.offset)
+        if not all(bool(torch.isfinite(one).all()) for one in floats):
+            found.append(name.replace(".base_layer.", "."))  # PEFT's name under an adapter
+    return found
+
+
+def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Make a model of stored 4-bit weights compute in `dtype` instead of its config.json's dtype.
+
+    transformers 5.24 leaves such a model's embeddings and norms in the dtype of their file,
+    whatever dtype it is asked for.
+    """
+    for param in model.parameters():
+        if param.is_floating_point() and getattr(param, "quant_state", None) is None:
+            param.data = param.data.to(dtype)
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None:
+            setattr(module, "compute_dtype", dtype)  # noqa: B010 - nn.Module types it as a tensor
+            state.dtype = dtype
+
+
+def keep_layout(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights on a CPU with AVX-512-BF16.
 
     bitsandbytes 0.50 repacks them at the first forward in eval mode and rounds their scales; the

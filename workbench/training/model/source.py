@@ -58,9 +58,34 @@ def resolve_model(model: Model) -> ModelSource:
     with a hint, for a model that is missing, behind a licence, pickled, or wants code to be run.
     """
     folder = local_path(model.name)
-    if folder is not None:
-        return _from_folder(folder)
-    return _from_hub(model.name, model.revision)
+    source = _from_hub(model.name, model.revision) if folder is None else _from_folder(folder)
+    _check_quantization(source, model.quantization)
+    return source
+
+
+def _check_quantization(source: ModelSource, wanted: str) -> None:
+    """Raise ModelError for a base that is published in fewer bits than the recipe can train on."""
+    stored = source.config.get("quantization_config")
+    if not stored:
+        return
+    stored = stored if isinstance(stored, dict) else {}
+    shown = safe_line(source.path, 200)
+    in_4_bits = bool(stored.get("load_in_4bit") or stored.get("_load_in_4bit"))
+    if in_4_bits and stored.get("bnb_4bit_quant_type") == "nf4":
+        if wanted != "nf4":
+            raise ModelError(
+                f"{shown} is published in 4 bits (NF4), and model.quantization is {wanted}",
+                hint="set model.quantization: nf4, or pick the model's original weights",
+            )
+        return
+    method = "bitsandbytes" if in_4_bits or stored.get("load_in_8bit") else "unknown"
+    method = safe_line(stored.get("quant_method") or method, 40)
+    if in_4_bits:
+        method += f" {safe_line(stored.get('bnb_4bit_quant_type') or 'fp4', 20)}"
+    raise ModelError(
+        f"{shown} is published quantised ({method}), which is not trained on",
+        hint="pick the model's original weights; NF4 is made of them while they are loaded",
+    )
 
 
 def fetch_weights(source: ModelSource) -> None:

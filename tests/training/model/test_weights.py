@@ -1,0 +1,168 @@
+"""A base is loaded whole, or refused with the name of what is wrong, wherever it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.model import bases
+from tests.training.model.bases import UP, Q, copied, cut_short, in_four_bits, made, sharded
+from tests.training.trials import Bench, plan, recipe
+from workbench.errors import ModelError
+from workbench.events import Outcome
+from workbench.recipe.schema import Model
+from workbench.training.model.base import BaseSpec, load_base
+from workbench.training.model.merge import merge_adapter
+from workbench.training.model.preflight import check_model
+from workbench.training.model.source import resolve_model
+
+
+def spec(path: Path, **settings: Any) -> BaseSpec:
+    fields: dict[str, Any] = {"quantization": "nf4", "double_quantization": True, "device": "cpu"}
+    fields |= {"precision": "fp32", "attention": "sdpa", "revision": None, "path": str(path)}
+    return BaseSpec(**fields | settings)
+
+
+def one_row_less(weights: dict[str, Tensor]) -> None:
+    weights[UP] = weights[UP][:-1].clone()
+
+
+def a_bias_more(weights: dict[str, Tensor]) -> None:
+    weights[f"{Q}.bias"] = torch.zeros(4)
+
+
+def not_a_number(weights: dict[str, Tensor]) -> None:
+    weights[UP][3, 5] = float("nan")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "missing": (lambda to: copied(to, lambda weights: weights.pop(UP)), f"asks for: {UP}"),
+    "mismatched": (lambda to: copied(to, one_row_less), rf"{UP} is \[383, 128\], not \[384, 128\]"),
+    "unexpected": (lambda to: copied(to, a_bias_more), rf"no place for: {Q}\.bias"),
+    "more layers": (lambda to: copied(to, num_hidden_layers=6), "lacks 9 weights .* and 6 more"),
+    "fewer layers": (lambda to: copied(to, num_hidden_layers=4), "has 9 weights .* no place for"),
+    "cut short": (cut_short, "model.safetensors in .* is cut short or damaged"),
+    "a file lost": (lambda to: sharded(to, lost_file=True), "has no model-00002-of-00002"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_base_that_is_not_whole_is_refused_by_the_check_and_by_loading(
+    broken: str, tmp_path: Path
+) -> None:
+    make, words = BROKEN[broken]
+    folder = make(tmp_path / "model")
+    with pytest.raises(ModelError, match=words) as refused:
+        check_model(resolve_model(Model(name=str(folder))), recipe())
+    assert refused.value.hint
+    for quantization in ("none", "nf4"):
+        with pytest.raises(ModelError, match=words):
+            load_base(spec(folder, quantization=quantization))
+
+
+def test_a_base_in_several_files_is_whole(tmp_path: Path) -> None:
+    folder = sharded(tmp_path / "model")
+    assert check_model(resolve_model(Model(name=str(folder))), recipe()) == []
+    load_base(spec(folder))
+
+
+def test_a_base_whose_head_is_its_embedding_is_whole(tmp_path: Path) -> None:
+    folder = made(tmp_path / "model", "qwen2", tie_word_embeddings=True)
+    assert check_model(resolve_model(Model(name=str(folder))), recipe()) == []
+    load_base(spec(folder))
+
+
+def test_a_broken_base_is_refused_before_rows_are_prepared(tmp_path: Path) -> None:
+    folder = copied(tmp_path / "model", lambda weights: weights.pop(UP))
+    with pytest.raises(ModelError, match=UP):
+        Bench(tmp_path / "home", recipe(model__name=str(folder)))
+
+
+def test_a_merge_refuses_a_base_that_is_not_whole(tmp_path: Path) -> None:
+    """It would compare a base of random weights with itself and find no difference."""
+    bench = Bench(tmp_path / "home", recipe())
+    bench.run()
+    folder = copied(tmp_path / "model", lambda weights: weights.pop(UP))
+    with pytest.raises(ModelError, match=UP):
+        merge_adapter(bench.trial / "adapter", tmp_path / "merged", str(folder))
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("save_every", [1, 50])
+def test_a_base_with_a_weight_that_is_nan_is_named_as_the_cause(
+    quantization: str, save_every: int, tmp_path: Path
+) -> None:
+    folder = copied(tmp_path / "model", not_a_number)
+    settings = {"model__name": str(folder), "model__quantization": quantization}
+    settings |= {"train__save_every": save_every, "train__max_steps": 30}
+    log = Bench(tmp_path / "home", recipe(**settings)).run()
+    assert (log.outcome, log.end["cause"]) == (Outcome.FAILED, "model")
+    assert UP in log.end["reason"]
+    assert "checkpoint" not in log.end["hint"]
+
+
+def test_scoring_a_base_with_nan_names_the_weight(tmp_path: Path) -> None:
+    folder = copied(tmp_path / "model", not_a_number)
+    log = Bench(tmp_path / "home", recipe(model__name=str(folder)), kind="base").run()
+    assert UP in log.end["reason"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_base_stored_in_four_bits_computes_in_the_plans_precision(
+    precision: str, tmp_path: Path
+) -> None:
+    folder = in_four_bits(tmp_path / "model")
+    assert check_model(resolve_model(Model(name=str(folder))), recipe()) == []
+    model = load_base(spec(folder, precision=precision))
+    plain = load_base(spec(bases.DEMO, precision=precision))
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        stored, made_here = model(ids).logits.float(), plain(ids).logits.float()
+    torch.testing.assert_close(stored, made_here, atol=0.1, rtol=0.1)
+
+
+def test_a_base_stored_in_four_bits_trains_and_merges(tmp_path: Path) -> None:
+    folder = in_four_bits(tmp_path / "model")
+    settings = recipe(model__name=str(folder), model__quantization="nf4")
+    bench = Bench(tmp_path / "home", settings)
+    log = bench.run()
+    assert log.outcome is Outcome.DONE, log.end
+    report = merge_adapter(bench.trial / "adapter", tmp_path / "merged")
+    assert report["dequantized"] is True
+
+
+@pytest.mark.parametrize(
+    ("stored", "quantization", "words"),
+    [
+        ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "none", "published in 4 bits"),
+        ({"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, "nf4", "fp4"),
+        ({"load_in_8bit": True}, "nf4", "bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4}, "nf4", "gptq"),
+        ({"quant_method": "awq", "bits": 4}, "none", "awq"),
+        ({"quant_method": "fp8"}, "nf4", "fp8"),
+    ],
+)
+def test_other_quantised_bases_are_refused_with_a_hint(
+    stored: dict[str, Any], quantization: str, words: str, tmp_path: Path
+) -> None:
+    folder = copied(tmp_path / "model", quantization_config=stored)
+    with pytest.raises(ModelError, match=words) as refused:
+        resolve_model(Model(name=str(folder), quantization=quantization))
+    assert "original weights" in refused.value.hint
+
+
+def test_a_model_without_sdpa_is_refused_with_the_setting_that_works(tmp_path: Path) -> None:
+    folder = made(tmp_path / "model", "bloom")
+    settings = {"model__name": str(folder), "lora__targets": "all-linear"}
+    with pytest.raises(ModelError) as refused:
+        Bench(tmp_path / "a", recipe(**settings))
+    assert refused.value.hint == "set model.attention: eager"
+    eager = recipe(**settings, model__attention="eager")
+    log = Bench(tmp_path / "b", eager, plan=plan(attention="eager")).run()
+    assert log.outcome is Outcome.DONE, log.end

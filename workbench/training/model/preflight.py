@@ -1,0 +1,49 @@
+"""The check of a base before a card is asked for: weights, attention and targets.
+
+The preparation calls it in its own process. The model is built without data, so that the check
+costs seconds of imports and some milliseconds, whatever the model's size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workbench.recipe.schema import Recipe
+from workbench.training.model.source import ModelSource
+from workbench.training.model.weights import named_files
+
+
+def check_model(source: ModelSource, recipe: Recipe) -> list[str]:
+    """Return notes about what of the model is not trained.
+
+    Checks the names and shapes of the weights where the files are on this machine, that the model
+    has the attention that training uses, and that it has the targets of the adapter. Raises
+    ModelError and RecipeError as the attempt on the card would.
+    """
+    from workbench.training.model.targets import find_targets
+    from workbench.training.model.weights import build_empty, check_weights, read_config
+
+    attention = "eager" if recipe.model.attention == "eager" else "sdpa"
+    if has_weights(source):
+        model, _ = check_weights(source.path, source.revision, attention=attention)
+    else:
+        config = read_config(source.path, source.revision)
+        model = build_empty(config, source.path, source.revision, attention)
+    return find_targets(model, recipe.lora)[1]
+
+
+def has_weights(source: ModelSource) -> bool:
+    """Return True when the weights can be checked: in a folder, or whole in the hub's cache.
+
+    A folder counts even where files are missing in it: nothing would bring them.
+    """
+    if source.revision is None:
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(source.path, "config.json", revision=source.revision)
+    if not isinstance(config, str):
+        return False
+    snapshot = Path(config).parent
+    names = named_files(snapshot)
+    return bool(names) and all((snapshot / name).is_file() for name in names)

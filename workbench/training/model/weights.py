@@ -1,0 +1,226 @@
+"""The reading of a base model's weights: whole, or refused with the names of what is wrong.
+
+transformers fills a weight that it does not find with random numbers, in every process with others,
+and reports it in one log line. Everything that loads a base therefore uses `load_whole`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from workbench.errors import ModelError
+from workbench.text import safe_line
+from workbench.user_config import may_run_its_code
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+INDEX = "model.safetensors.index.json"
+_OUTSIDE = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|mm_|mtp)")
+"""Weights of towers and heads that text never passes; a text model has no place for them."""
+_QUANTISED = re.compile(r"\.weight\.(absmax|nested_absmax|quant_map|nested_quant_map|quant_state)")
+"""bitsandbytes' additions to a weight that is stored in 4 bits."""
+_SHOWN = 3
+
+
+def load_whole(path: str, revision: str | None, **settings: Any) -> PreTrainedModel:
+    """Load a causal language model with every weight from its files.
+
+    `settings` go to transformers' `from_pretrained`. Only safetensors are read, and code from the
+    model's repository runs only where the user's configuration trusts it. Raises ModelError for a
+    model that transformers cannot load, and for weights that are missing, left over or of another
+    shape than config.json says.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with _as_model_error(path), _without_report():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            trust_remote_code=may_run_its_code(path, revision),
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are listed, and refused below by name
+            output_loading_info=True,
+            **settings,
+        )
+    refuse_incomplete(path, report)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def check_weights(
+    path: str, revision: str | None, *, attention: str = "sdpa"
+) -> tuple[PreTrainedModel, bool]:
+    """Check the weights' names and shapes; return the model without data, and if it is quantised.
+
+    The model's tensors are on the device `meta`. Only headers are read: 30 ms for a model of 2 GB.
+    Raises ModelError as `load_whole` does, and before that for files that are cut short or missing.
+    """
+    if (folder := Path(path)).is_dir():
+        check_files(folder)
+    config = read_config(path, revision)
+    if getattr(config, "quantization_config", None) is not None:
+        return _check_quantised(config, path, revision, attention), True
+    model = load_whole(path, revision, device_map={"": "meta"}, attn_implementation=attention)
+    return model, False
+
+
+def read_config(path: str, revision: str | None) -> PretrainedConfig:
+    """Return the model's configuration; raise ModelError where transformers cannot read it."""
+    from transformers import AutoConfig
+
+    with _as_model_error(path):
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=may_run_its_code(path, revision)
+        )
+    return config
+
+
+def check_files(folder: Path) -> None:
+    """Raise ModelError where a safetensors file of the folder is missing, cut short or damaged."""
+    for name in sorted(named_files(folder)):
+        try:
+            with safe_open(folder / name, framework="numpy") as file:
+                file.keys()
+        except FileNotFoundError as gone:
+            raise ModelError(
+                f"{safe_line(folder, 200)} has no {safe_line(name, 80)}, which {INDEX} names",
+                hint="finish the download, or copy the whole folder again",
+            ) from gone
+        except (OSError, SafetensorError) as damaged:
+            raise ModelError(
+                f"{safe_line(name, 80)} in {safe_line(folder, 200)} is cut short or damaged: "
+                f"{safe_line(damaged, 120)}",
+                hint="download the file again",
+            ) from damaged
+
+
+def named_files(folder: Path) -> set[str]:
+    """Return the names of the files that transformers reads the folder's weights from."""
+    index = folder / INDEX
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return {"model.safetensors"} if (folder / "model.safetensors").is_file() else set()
+    try:
+        return set(map(str, json.loads(index.read_bytes())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as broken:
+        raise ModelError(
+            f"{INDEX} of {safe_line(folder, 200)} cannot be used: {type(broken).__name__}",
+            hint="download the file again",
+        ) from broken
+
+
+def build_empty(
+    config: PretrainedConfig, path: str, revision: str | None, attention: str
+) -> PreTrainedModel:
+    """Build the model in 16 bits without data (on `meta`); raise ModelError where it cannot be."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config.__dict__.pop("quantization_config", None)
+    with _as_model_error(path), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config,
+            attn_implementation=attention,
+            trust_remote_code=may_run_its_code(path, revision),
+        )
+    return model
+
+
+def _check_quantised(
+    config: PretrainedConfig, path: str, revision: str | None, attention: str
+) -> PreTrainedModel:
+    """Compare the names alone: transformers cannot load stored 4-bit weights without their data."""
+    model = build_empty(config, path, revision, attention)
+    folder = Path(path)
+    if not folder.is_dir():  # in the hub's cache, which a finished download has checked
+        return model
+    stored: set[str] = set()
+    for name in named_files(folder):
+        with safe_open(folder / name, framework="numpy") as file:
+            stored.update(key for key in file.keys() if not _QUANTISED.search(key))  # noqa: SIM118
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    missing = set(model.state_dict()) - stored - tied
+    refuse_incomplete(path, {"missing_keys": missing})
+    return model
+
+
+def refuse_incomplete(path: str, report: Mapping[str, Any]) -> None:
+    """Raise ModelError for a loading report of transformers that names any weight.
+
+    Tied weights are in no report. Left-over weights of towers that text never passes are ignored.
+    """
+    shown = safe_line(path, 200)
+    if missing := sorted(report.get("missing_keys") or ()):
+        raise ModelError(
+            f"{shown} lacks {_count(missing)} that its config.json asks for: {_names(missing)}",
+            hint="finish the download, or copy the whole folder again; a missing weight would be "
+            "filled with random numbers",
+        )
+    if mismatched := sorted(report.get("mismatched_keys") or ()):
+        name, stored, expected = mismatched[0]
+        raise ModelError(
+            f"{shown} has {_count(mismatched)} of another shape than its config.json says: "
+            f"{safe_line(name, 120)} is {list(stored)}, not {list(expected)}",
+            hint="take config.json and weights from the same release",
+        )
+    left = sorted(name for name in report.get("unexpected_keys") or () if not _OUTSIDE.search(name))
+    if left:
+        raise ModelError(
+            f"{shown} has {_count(left)} that its config.json has no place for: {_names(left)}",
+            hint="take config.json and weights from the same release",
+        )
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers from printing a progress bar and its report, which `load_whole` judges."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _as_model_error(path: str) -> Iterator[None]:
+    """Turn the errors of transformers' loading into ModelError with a hint that fits.
+
+    Out of memory and CUDA errors pass: they say nothing about the model.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as refused:
+        text = str(refused)
+        if "does not support an attention implementation" in text:
+            raise ModelError(
+                f"{safe_line(path, 200)} cannot be loaded with that attention: transformers has "
+                f"none but eager attention for its architecture ({text.partition(' ')[0]})",
+                hint="set model.attention: eager",
+            ) from refused
+        raise ModelError(
+            f"the model {safe_line(path, 200)} cannot be loaded: {safe_line(refused, 300)}",
+            hint="check model.name and model.revision; only safetensors weights of architectures "
+            "that transformers itself knows are loaded",
+        ) from refused
+
+
+def _count(names: list[Any]) -> str:
+    return "1 weight" if len(names) == 1 else f"{len(names)} weights"
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(safe_line(name, 120) for name in names[:_SHOWN]) + more
