@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.trials import Bench, recipe
 from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
+from workbench.recipe.shipped import shipped_file
 from workbench.training.model.adapter import WEIGHTS
 from workbench.training.model.merge import merge_adapter
 
@@ -31,7 +32,7 @@ def test_the_merged_model_gives_nearly_the_same_logits(
     _, report = merged
     assert report["max_logits_difference"] < 0.05 * report["max_logit"]  # bfloat16: 8 bits
     assert report["dequantized"] is False
-    assert report["base"] == "workbench:demo/model"
+    assert report["base"] == str(shipped_file("workbench:demo/model"))
 
 
 def test_the_merged_model_loads_in_plain_transformers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from workbench import fault_points
-from workbench.errors import CheckpointError, RecipeError
+from workbench.errors import CheckpointError
 from workbench.machine import staging
 from workbench.recipe.dump import to_yaml
-from workbench.recipe.names import is_local, is_shipped
+from workbench.recipe.names import is_local, is_shipped, local_path
 from workbench.recipe.schema import Lora, Recipe
 from workbench.redact import redact
 from workbench.training.control import Emit
+from workbench.training.model.portable import save_tokenizer, write_end_ids
+from workbench.training.model.targets import find_targets, outside_language_model
 
 WEIGHTS = "adapter_model.safetensors"
 """The name under which PEFT looks for an adapter's weights."""
@@ -35,7 +38,9 @@ def add_adapter(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
     from transformers import set_seed
 
     lora = recipe.lora
-    _check_targets(base, lora, emit)
+    targets, notes = find_targets(base, lora)
+    for note in notes:
+        emit("log", level="warning", text=note)
     set_seed(recipe.train.seed)
     config = LoraConfig(
         r=lora.rank,
@@ -43,7 +48,7 @@ def add_adapter(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
         lora_dropout=lora.dropout,
         bias=lora.bias,
         use_rslora=lora.rslora,
-        target_modules=lora.targets,
+        target_modules=targets,
         exclude_modules=outside_language_model(base),
         task_type="CAUSAL_LM",
     )
@@ -53,38 +58,6 @@ def add_adapter(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
         if param.requires_grad:  # trained biases of a 16-bit base; the LoRA itself is fp32 already
             param.data = param.data.float()
     return model
-
-
-def outside_language_model(base: nn.Module) -> str | None:
-    """Return a pattern of the modules that text never passes, for example a vision tower.
-
-    None for a model of text alone.
-    """
-    inside = any(name.rpartition(".")[2] == "language_model" for name, _ in base.named_modules())
-    return r"(?!(.*\.)?language_model\.).*" if inside else None
-
-
-def _check_targets(base: nn.Module, lora: Lora, emit: Emit) -> None:
-    if lora.targets == "all-linear":
-        return
-    linear = sorted(
-        {name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, nn.Linear)}
-    )
-    missing = [name for name in lora.targets if name.rsplit(".", 1)[-1] not in linear]
-    if len(missing) == len(lora.targets):
-        raise RecipeError(
-            f"lora.targets: this model has none of {', '.join(missing)}",
-            hint=f"it has {', '.join(name for name in linear if name != 'lm_head')}; "
-            "or write targets: all-linear",
-        )
-    if any(name.endswith("lm_head") for name in lora.targets):
-        raise RecipeError(
-            "lora.targets: an adapter on lm_head would never be trained",
-            hint="take lm_head out of lora.targets",
-        )
-    if missing:
-        text = f"lora.targets: this model has no {', '.join(missing)}; the others are trained"
-        emit("log", level="warning", text=text)
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
@@ -127,23 +100,28 @@ def save_adapter(
     recipe: Recipe,
     folder: Path,
     *,
+    base_path: str,
     revision: str | None,
+    end_ids: Sequence[int],
     scores: dict[str, Any],
     versions: dict[str, str],
 ) -> tuple[int, str]:
     """Write the adapter's folder, whole or not at all; return its weights' bytes and SHA-256.
 
-    Besides weights and configuration it holds the tokenizer with its chat template, the resolved
-    recipe, the scores and a model card. Raises CheckpointError when a weight is not finite.
+    Besides weights and configuration it holds the tokenizer with its chat template, the tokens that
+    end an answer (`generation_config.json`), the resolved recipe, the scores and a model card.
+    Raises CheckpointError when a weight is not finite.
     """
     config = model.peft_config["default"]
     with staging.whole_folder(folder) as staged:
         save_weights(model, staged / WEIGHTS)
-        values = {**config.to_dict(), "inference_mode": True}
-        values |= {"base_model_name_or_path": recipe.model.name, "revision": revision}
+        values = {**config.to_dict(), "inference_mode": True, "revision": revision}
+        values |= {"base_model_name_or_path": loadable_name(recipe.model.name)}
+        values |= {"lora_alpha": plain_alpha(recipe.lora), "use_rslora": False}
         text = json.dumps(values, indent=2, sort_keys=True, default=_plain)
         (staged / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
-        tokenizer.save_pretrained(staged)
+        save_tokenizer(tokenizer, staged, base_path, revision)
+        write_end_ids(staged, tokenizer, end_ids)
         (staged / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
         (staged / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
         card = model_card(recipe, scores, versions)
@@ -152,6 +130,25 @@ def save_adapter(
     fault_points.at("adapter.after_rename", folder / WEIGHTS)
     weights = folder / WEIGHTS
     return weights.stat().st_size, staging.file_sha256(weights)
+
+
+def plain_alpha(lora: Lora) -> float:
+    """Return the alpha with which plain LoRA scales as the recipe does.
+
+    Adapters are saved as plain LoRA (scale alpha/rank): GGUF's adapter format has no rsLoRA, which
+    would make such an adapter sqrt(rank) too weak there, and PEFT 0.21's `add_weighted_adapter`
+    scales its weights twice.
+    """
+    alpha = lora.alpha * math.sqrt(lora.rank) if lora.rslora else lora.alpha
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def loadable_name(name: str) -> str:
+    """Return the base's name as transformers loads it: a hub id, or a folder of this machine.
+
+    `workbench:` names are known to the workbench alone; PEFT's AutoPeftModel needs their folder.
+    """
+    return str(local_path(name) or name)
 
 
 def _plain(value: Any) -> Any:

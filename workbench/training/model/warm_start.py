@@ -7,24 +7,24 @@ resume.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
 from workbench.errors import CheckpointError, RecipeError
+from workbench.footprint.model.fused_projections import with_fused
 from workbench.machine import staging
-from workbench.recipe.schema import Recipe
+from workbench.recipe.schema import Lora, Recipe
 from workbench.training.control import Emit
-from workbench.training.model.adapter import WEIGHTS, load_weights
-
-ALIKE = {
-    "rank": "r",
-    "alpha": "lora_alpha",
-    "rslora": "use_rslora",
-    "bias": "bias",
-}
-"""Settings under `lora` that must be equal, and their keys in an adapter's own configuration."""
+from workbench.training.model.adapter import (
+    WEIGHTS,
+    load_weights,
+    loadable_name,
+    plain_alpha,
+)
 
 
 def check_adapter(source: dict[str, Any], recipe: Recipe) -> None:
@@ -53,25 +53,44 @@ def check_adapter(source: dict[str, Any], recipe: Recipe) -> None:
 
 
 def _check_shape(who: str, config: dict[str, Any], recipe: Recipe) -> None:
-    if config.get("base_model_name_or_path") != recipe.model.name:
+    base = str(config.get("base_model_name_or_path"))
+    if base not in (recipe.model.name, loadable_name(recipe.model.name)):
         raise RecipeError(
-            f"{who} is for {config.get('base_model_name_or_path')}, not for {recipe.model.name}",
+            f"{who} is for {base}, not for {recipe.model.name}",
             hint="start from a trial on the same model",
         )
-    for setting, key in ALIKE.items():
-        here, there = getattr(recipe.lora, setting), config.get(key)
-        if here != there:
-            raise RecipeError(
-                f"lora.{setting} is {here}, and {who} has {there}: it cannot start from it",
-                hint=f"clone this trial with -s lora.{setting}={there}, or without the warm start",
-            )
-    here, there = recipe.lora.targets, config.get("target_modules")
-    if isinstance(here, list) and isinstance(there, list) and set(there) - set(here):
-        lost = ", ".join(sorted(set(there) - set(here)))
+    for setting, here, there in _differences(config, recipe.lora):
         raise RecipeError(
-            f"{who} has weights for {lost}, which lora.targets leaves out: it cannot start from it",
+            f"lora.{setting} is {here}, and {who} has {there}: it cannot start from it",
+            hint=f"clone this trial with -s lora.{setting}={there}, or without the warm start",
+        )
+    here, there = recipe.lora.targets, config.get("target_modules")
+    if not isinstance(here, list) or not isinstance(there, list):
+        return
+    if lost := sorted(set(there) - set(here) - set(with_fused(here, there))):
+        raise RecipeError(
+            f"{who} has weights for {', '.join(lost)}, which lora.targets leaves out: it cannot "
+            "start from it",
             hint=f"clone this trial with -s lora.targets=[{', '.join(sorted(there))}]",
         )
+
+
+def _differences(config: dict[str, Any], lora: Lora) -> Iterator[tuple[str, object, object]]:
+    """Yield (setting, the recipe's value, the adapter's) for settings that must be equal.
+
+    Alpha is compared by the scale it gives: an adapter's own configuration holds plain LoRA's alpha
+    (`adapter.plain_alpha`), and that of workbench 0.1 alpha and `use_rslora` as they stood.
+    """
+    rank = config.get("r")
+    if rank != lora.rank:
+        yield "rank", lora.rank, rank
+        return
+    root = math.sqrt(lora.rank)
+    there = float(config.get("lora_alpha") or 0.0) * (root if config.get("use_rslora") else 1.0)
+    if not math.isclose(there, plain_alpha(lora), rel_tol=1e-6):
+        yield "alpha", lora.alpha, float(f"{there / (root if lora.rslora else 1.0):.10g}")
+    if config.get("bias") != lora.bias:
+        yield "bias", lora.bias, config.get("bias")
 
 
 def load_adapter(model: PeftModel, source: dict[str, Any], emit: Emit) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,9 @@ from torch import nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from workbench.training.control import Control
+from workbench.training.model.portable import as_ids
 from workbench.training.scoring.held_out_loss import in_batches, scoring_mode
 
-TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>")
-"""Tokens that end a turn in common chat templates, besides the tokenizer's own end token."""
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d)")
 
 
@@ -69,13 +68,14 @@ def generate_answers(
     max_new_tokens: int,
     precision: str,
     control: Control,
+    turn_end_ids: Collection[int] = (),
     shrunk: Callable[[int], None] = lambda size: None,
 ) -> list[GeneratedAnswer]:
     """Generate one greedy answer for each row and return them in the rows' order.
 
     Rows are sorted by length and generated `batch_size` at a time, with fewer rows when the card
-    has no room; `shrunk` is called with a new size. The key-value cache is freed after each batch.
-    Raises Interrupted when the card is to be given back.
+    has no room; `shrunk` is called with a new size. An answer ends at one of `end_ids`. The
+    key-value cache is freed after each batch. Raises Interrupted when the card is to be given back.
     """
     prompts: list[list[int]] = list(rows["prompt_ids"])
     asked = [i for i, prompt in enumerate(prompts) if prompt]
@@ -94,7 +94,7 @@ def generate_answers(
         repetition_penalty=1.0,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=end_ids(model, tokenizer),
+        eos_token_id=end_ids(model, tokenizer, turn_end_ids),
     )
     stop = StoppingCriteriaList([_Watch(control)])
     texts: dict[int, str] = {}
@@ -129,12 +129,11 @@ def generate_answers(
     ]
 
 
-def end_ids(model: nn.Module, tokenizer: Any) -> list[int]:
-    """Return the ids that may end an answer: the model's, the tokenizer's, those of TURN_ENDS."""
+def end_ids(model: nn.Module, tokenizer: Any, turn_end_ids: Collection[int] = ()) -> list[int]:
+    """Return the ids that may end an answer: the model's, the tokenizer's and the trained ones.
+
+    `turn_end_ids` are the ids that ended turns with loss in the prepared rows.
+    """
     config = getattr(model, "generation_config", None)
-    own = getattr(config, "eos_token_id", None)
-    ids = set(own if isinstance(own, list) else [own])
-    ids.add(tokenizer.eos_token_id)
-    known = tokenizer.get_added_vocab()
-    ids.update(known[name] for name in TURN_ENDS if name in known)
-    return sorted(id for id in ids if id is not None)
+    own = as_ids(getattr(config, "eos_token_id", None))
+    return sorted({*own, *as_ids(tokenizer.eos_token_id), *turn_end_ids})

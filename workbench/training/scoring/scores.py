@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ class Scorer:
     control: Control
     rows_at_once: int
     """Rows in one batch: the plan's number, or fewer after they ran out of memory."""
+    turn_end_ids: Sequence[int] = ()
+    """The ids that ended turns with loss in the prepared rows; generation stops at them."""
 
     def held_out(self) -> dict[str, float]:
         """Return loss, perplexity, token_accuracy and targets, as `held_out_loss.held_out` does."""
@@ -101,6 +104,7 @@ class Scorer:
             max_new_tokens=max_new_tokens,
             precision=self.precision,
             control=self.control,
+            turn_end_ids=self.turn_end_ids,
             shrunk=self._shrunk,
         )
 

@@ -1,0 +1,124 @@
+"""Files of adapters and merged models in the words that other programs read.
+
+transformers 5 writes names that transformers 4 and the converters built on it (vLLM, llama.cpp) do
+not know: they would refuse the tokenizer, or take a model's rotary base for 10,000. Both readings
+are written side by side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from workbench.text import safe_line
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+_ONLY_IN_5 = ("TokenizersBackend", "SentencePieceBackend", None)
+_PLAIN_CLASS = "PreTrainedTokenizerFast"
+_OF_THE_LOADING = ("backend", "is_local", "local_files_only")
+"""Keys that say how transformers 5 loaded a tokenizer; they mean nothing elsewhere."""
+
+
+def save_tokenizer(tokenizer: Any, folder: Path, source: str, revision: str | None) -> None:
+    """Save the tokenizer with the class name that its `source` gives, readable by transformers 4.
+
+    `source` is the folder or hub id that the tokenizer was loaded from.
+    """
+    tokenizer.save_pretrained(folder)
+    file = folder / TOKENIZER_CONFIG
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    for key in _OF_THE_LOADING:
+        saved.pop(key, None)
+    named = _class_in(source, revision) or saved.get("tokenizer_class")
+    saved["tokenizer_class"] = _PLAIN_CLASS if named in _ONLY_IN_5 else named
+    extra = saved.get("extra_special_tokens")
+    if isinstance(extra, list):  # transformers 4 takes a dictionary under this name
+        saved["additional_special_tokens"] = saved.pop("extra_special_tokens")
+    file.write_text(json.dumps(saved, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _class_in(source: str, revision: str | None) -> str | None:
+    """Return the tokenizer class that the source's own tokenizer_config.json names."""
+    from transformers.utils import cached_file
+
+    try:
+        file = cached_file(source, TOKENIZER_CONFIG, revision=revision)
+        named = json.loads(Path(str(file)).read_text(encoding="utf-8")).get("tokenizer_class")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return safe_line(named, 80) if isinstance(named, str) else None
+
+
+def end_ids_of(folder: Path) -> list[int]:
+    """Return the ids that end a turn by generation_config.json of a folder; empty without it."""
+    try:
+        config = json.loads((folder / GENERATION_CONFIG).read_text(encoding="utf-8"))
+        return as_ids(config.get("eos_token_id"))
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def write_end_ids(folder: Path, tokenizer: Any, ids: Iterable[int]) -> None:
+    """Write generation_config.json with every token that ends a turn, which `generate` reads."""
+    config = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": sorted(set(ids)),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    kept = {name: value for name, value in config.items() if value not in (None, [])}
+    (folder / GENERATION_CONFIG).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def as_ids(value: object) -> list[int]:
+    """Return token ids of a configuration, where one id may stand without a list."""
+    ids = value if isinstance(value, list | tuple) else [value]
+    return [id for id in ids if isinstance(id, int) and not isinstance(id, bool)]
+
+
+def add_older_names(folder: Path) -> None:
+    """Add transformers 4's names to the folder's config.json, unless transformers 5 then differs.
+
+    These are `rope_theta`, `rope_scaling` and `partial_rotary_factor` beside `rope_parameters`, and
+    `torch_dtype` beside `dtype`.
+    """
+    from transformers import AutoConfig
+
+    file = folder / "config.json"
+    text = file.read_text(encoding="utf-8")
+    before = _rope_of(AutoConfig.from_pretrained(folder))
+    config = json.loads(text)
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            _add_names(part)
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if _rope_of(AutoConfig.from_pretrained(folder)) != before:
+        file.write_text(text, encoding="utf-8")
+
+
+def _rope_of(config: Any) -> list[Any]:
+    text = config.get_text_config()
+    return [getattr(one, "rope_parameters", None) for one in (config, text)]
+
+
+def _add_names(config: dict[str, Any]) -> None:
+    if "dtype" in config:
+        config.setdefault("torch_dtype", config["dtype"])
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return
+    if "full_attention" in rope:  # Gemma 3: one rotary table for each kind of attention
+        local = rope.get("sliding_attention") or {}
+        config.setdefault("rope_local_base_freq", local.get("rope_theta"))
+        rope = rope["full_attention"]
+    if "rope_theta" in rope:
+        config.setdefault("rope_theta", rope["rope_theta"])
+    if "partial_rotary_factor" in rope:
+        config.setdefault("partial_rotary_factor", rope["partial_rotary_factor"])
+    if rope.get("rope_type", "default") != "default":
+        scaling = {
+            k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")
+        }
+        config.setdefault("rope_scaling", scaling)
