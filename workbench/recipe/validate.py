@@ -121,7 +121,10 @@ def _words(error: ErrorDetails, path: KeyPath, value: Any) -> str:
         return f"{name} is missing"
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
-        return f"{name} {words} {error.get('ctx', {})[bound]:g}, not {_shown(value)}"
+        limit = error.get("ctx", {})[bound]
+        # `g` alone would write 1048576 as 1.04858e+06, which is another number.
+        whole = float(limit).is_integer() and abs(limit) < 1e15
+        return f"{name} {words} {int(limit) if whole else f'{limit:g}'}, not {_shown(value)}"
     if kind == "finite_number":
         return f"{name} must be a finite number, not {_shown(value)}"
     if kind == "string_too_short":
