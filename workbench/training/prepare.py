@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from workbench import fault_points
 from workbench.errors import ModelError, RecipeError, WorkbenchError
+from workbench.footprint.model.positions import model_positions
 from workbench.machine.processes import die_with_parent
 from workbench.recipe.schema import Recipe
 from workbench.redact import log_without_secrets
@@ -77,7 +78,13 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
     checked, model_notes = has_weights(model), check_model(model, recipe)
     check_swept_targets(recipe, partial(check_model, model))
     prepared = prepare_data(
-        recipe, tokenizer, cache, progress, refresh=True, processes=spare_processes()
+        recipe,
+        tokenizer,
+        cache,
+        progress,
+        refresh=True,
+        processes=spare_processes(),
+        most_tokens=model_positions(model.config),
     )
     _check_tokens(model, prepared, int(tokenizer.pad_token_id))
     recipe_notes = _check_recipe(recipe, model, prepared, tokenizer)

@@ -38,7 +38,7 @@ def test_a_column_without_which_a_row_means_something_else_is_refused_with_a_hin
     assert "8 more of 10 rows" in said
     assert hint in said
     assert check(CHATS).train_rows == 8
-    empty = [None, [], "", {}]
+    empty: list[Any] = [None, [], "", {}]
     assert check([{**row, name: empty[n % 4]} for n, row in enumerate(CHATS)]).train_rows == 8
 
 

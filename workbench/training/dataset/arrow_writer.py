@@ -46,8 +46,14 @@ class ArrowWriter:
         self._renderer = renderer
         self._rows: list[KeptRow] = []
         self._tokens = 0
-        answers = parser.shape != "text"
-        self.stats = RowStats(name, parser.max_tokens, answers=answers, judged=schema is EVAL)
+        self.stats = RowStats(
+            name,
+            parser.max_tokens,
+            answers=parser.shape != "text",
+            most_tokens=parser.most_tokens,
+            chats=parser.chats,
+            judged=schema is EVAL,
+        )
         self.warnings = DataWarnings(name, tokenizer)
         self.examples = Examples(tokenizer)
         self._path = path

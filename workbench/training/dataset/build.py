@@ -32,14 +32,16 @@ def make_rows(
     folder: Path,
     progress: Progress,
     processes: int = 1,
+    most_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Write train.arrow and eval.arrow into `folder` and return the fields of `Prepared`.
 
     `sources` are train and eval; without an eval source the held-out rows are split off train.
-    From `MANY_ROWS` rows on, `processes` processes tokenise. Raises DataError for rows that cannot
+    From `MANY_ROWS` rows on, `processes` processes tokenise. `most_tokens` is what
+    the model reads, which suggestions do not pass. Raises DataError for rows that cannot
     be trained on.
     """
-    parser = RowParser(data, templates=bool(tokenizer.chat_template))
+    parser = RowParser(data, templates=bool(tokenizer.chat_template), most_tokens=most_tokens)
     split = _Split(data, sources, parser, progress)
     many = min(data.max_rows or split.train_rows, split.train_rows) >= MANY_ROWS
     pool = TokenizerPool(parser, tokenizer, processes=processes if many else 1)

@@ -45,8 +45,16 @@ class ChatTemplate:
     """The chat template of a tokenizer; picklable, and without state between rows."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise DataError where the tokenizer has several templates and none is the default."""
         self._tokenizer = tokenizer
-        self._template = _own_copy(str(tokenizer.get_chat_template()))
+        try:
+            self._template = _own_copy(str(tokenizer.get_chat_template()))
+        except ValueError as refused:
+            raise DataError(
+                f"the model has several chat templates: {safe_line(refused, 160)}",
+                hint="name one of them default in the model's folder, or give the rows as prompt "
+                "and completion with data.chat_template: never",
+            ) from refused
         self.marked = MARKS.search(self._template) is not None
         """Whether the template marks what the assistant generates."""
         self.dated = _CLOCK in self._template
@@ -94,7 +102,7 @@ class ChatTemplate:
         try:
             return self._try(messages, ask=ask, marks=marks)
         except Exception as refused:  # a template is a program and can raise anything
-            if isinstance(refused, (MemoryError, RecursionError)):
+            if isinstance(refused, MemoryError):
                 raise
             raise DataError(
                 f"{place}: the model's chat template refuses this chat: {_reason(refused)}",

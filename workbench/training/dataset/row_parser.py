@@ -20,11 +20,16 @@ class RowParser:
     processes of the tokenizer pool share one decision.
     """
 
-    def __init__(self, data: Data, *, templates: bool) -> None:
+    def __init__(self, data: Data, *, templates: bool, most_tokens: int | None = None) -> None:
+        """Start without a shape.
+
+        `templates` says that the model has a chat template; `most_tokens` is what the model reads.
+        """
         self._data = data
         self._templates = templates
         self._templated = data.chat_template == "auto" and templates
         self.max_tokens = data.max_tokens
+        self.most_tokens = most_tokens
         self.shape = ""
         self.loss_on = ""
 
@@ -38,9 +43,13 @@ class RowParser:
         shape = find_shape(self._data, row)
         self.loss_on = _loss_on(self._data, shape)
         if shape in CHAT_SHAPES and not self._templated:
+            if self._templates:
+                raise DataError(
+                    "chats need a chat template, and data.chat_template is never",
+                    hint="set data.chat_template: auto, or give the rows as prompt and completion",
+                )
             raise DataError(
-                "chats need a chat template, and "
-                + ("data.chat_template is never" if self._templates else "this model has none"),
+                "chats need a chat template, and this model has none",
                 hint="pick an instruction-tuned model (often named …-Instruct), or give the rows "
                 "as prompt and completion",
             )
@@ -58,6 +67,11 @@ class RowParser:
     def notes(self, renderer: Renderer) -> list[str]:
         """Return the warnings about how the renderer finds the assistant's turns."""
         notes: list[str] = []
+        if self.shape == "text" and self._data.system:
+            notes.append(
+                "data.system is not used: plain text has no system message; take it out of the "
+                "recipe, or write it into the rows' text"
+            )
         template = renderer.template
         if template is None:
             return notes

@@ -21,6 +21,10 @@ SAMPLED = 64
 _ADD_ANSWER = "give them an answer, or take them out"
 _CLOSE_TURNS = "use a chat template that closes each turn with its end token"
 _ADD_BREAK = "let the prompt end, or the answer begin, with a line break"
+_END_HEADER = (
+    "begin no answer with a blank or a line break, and let the chat template's generation prompt "
+    "end with one of its tokens or a line break"
+)
 _REMOVE_COPIES = "each counts again in every epoch: take out those that are not meant"
 
 
@@ -61,11 +65,20 @@ class RowStats:
     """Statistics over the rows of one part; takes a few numbers and sixteen bytes a row."""
 
     def __init__(
-        self, name: str, max_tokens: int, *, answers: bool = True, judged: bool = False
+        self,
+        name: str,
+        max_tokens: int,
+        *,
+        most_tokens: int | None = None,
+        answers: bool = True,
+        chats: bool = False,
+        judged: bool = False,
     ) -> None:
         """Start with no rows.
 
         `answers` says that rows hold answers, whose end must carry loss; plain text need not end.
+        `most_tokens` is what the model reads, which suggestions do not pass; None if unknown.
+        `chats` says that a chat template rendered them, which decides a hint.
         `judged` says that a digest of the rows is needed.
         """
         self.name = name
@@ -73,6 +86,8 @@ class RowStats:
         self.kept = 0
         self._max_tokens = max_tokens
         self._answers = answers
+        self._chats = chats
+        self._most_tokens = most_tokens or 1 << 20
         self._judged = judged
         self._lengths: Counter[int] = Counter()
         self._uncut: Counter[int] = Counter()
@@ -154,17 +169,25 @@ class RowStats:
             )
 
     def _longer(self) -> str:
-        return f"raise data.max_tokens to {self._limit(0.95)}, or shorten the rows"
+        limit = self._limit(0.95)
+        if limit <= self._max_tokens:
+            return "shorten the rows, or split each into several"
+        return f"raise data.max_tokens to {limit}, or shorten the rows"
 
     def _whole(self) -> str:
         most, all_ = self._limit(0.95), self._limit(1.0)
+        if all_ < max(self._uncut):
+            return f"the model reads {self._most_tokens} tokens at most: shorten or split them"
         if most <= self._max_tokens or most == all_:
             return f"data.max_tokens: {all_} would leave all of them whole"
         return f"data.max_tokens: {most} would leave 95 % of all rows whole, {all_} every one"
 
     def _limit(self, share: float) -> int:
-        """Return the data.max_tokens, a multiple of 64, that leaves this share of rows uncut."""
-        return min(-(-_at(self._uncut, share) // 64) * 64, 1 << 20)
+        """Return the data.max_tokens that leaves this share of rows uncut, or the model's limit.
+
+        It is a multiple of 64, unless it is the limit.
+        """
+        return min(-(-_at(self._uncut, share) // 64) * 64, self._most_tokens)
 
     def digest(self) -> str:
         """Return the digest of all kept rows, which depends on their order; 32 hex digits."""
@@ -199,6 +222,7 @@ class RowStats:
     def notes(self) -> list[str]:
         """Return the data warnings in words, each with its first row and a hint."""
         longer = self._longer()
+        joined = _END_HEADER if self._chats else _ADD_BREAK
         said = (
             (self._cut, f"longer than {self._max_tokens} tokens and cut", self._whole()),
             (self._cut_away, "left out, because cutting took their whole answer", longer),
@@ -213,7 +237,7 @@ class RowStats:
             (
                 self._prompt_differs,
                 "whose prompt has other tokens than with its answer behind it",
-                _ADD_BREAK,
+                joined,
             ),
             (RowCount(*self._seen.copies()), "repeating earlier ones", _REMOVE_COPIES),
         )

@@ -211,10 +211,20 @@ def _turns(
     if not isinstance(turns, list) or not turns:
         raise DataError(
             f"{row.place}: {name} holds {json_kind(turns) if turns else 'no turns'}",
-            hint=f"{name} is a list of turns, each with a role and its content",
+            hint=_turns_hint(turns, name),
         )
     read = [_turn(turn, f"{row.place}: turn {n} of {name}") for n, turn in enumerate(turns, 1)]
     return [turn for turn, _ in read], [name for _, unused in read for name in unused]
+
+
+def _turns_hint(value: Any, name: str) -> str:
+    """Return how to give turns where something else stands: often the JSON text of a list."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        return (
+            f"{name} holds a list as text: write the list of turns itself, in jsonl or parquet, "
+            f"e.g. jq -c '.{name} |= fromjson' OLD.jsonl > NEW.jsonl"
+        )
+    return f"{name} is a list of turns, each with a role and its content"
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:

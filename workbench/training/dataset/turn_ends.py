@@ -56,8 +56,8 @@ def find_turn_format(tokenizer: PreTrainedTokenizerBase, *, chats: bool = True) 
     no_turns = TurnFormat(end_ids=frozenset({eos}), generation_prompt="", header="")
     if not tokenizer.chat_template:
         return no_turns
-    template = ChatTemplate(tokenizer)
     try:
+        template = ChatTemplate(tokenizer)
         system, probe = _accepted_probe(template)
     except DataError:
         if chats:
