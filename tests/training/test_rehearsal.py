@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {
     "train__epochs": 2,
     "train__log_every": 1,
     "evaluate__answer_pattern": r"####\s*(\S+)",
-    "evaluate__max_new_tokens": 4,
+    "evaluate__max_new_tokens": 24,
 }
 
 

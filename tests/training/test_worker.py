@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.trials import CARD, Bench, events_of, recipe
+from tests.training.trials import CARD, Bench, events_of, plan, recipe
 from workbench.errors import EngineError
 from workbench.machine.cards import Card
 from workbench.training.worker import Worker, lock_path
@@ -119,11 +120,11 @@ def test_a_failed_attempt_leaves_a_worker_that_goes_on(
     make_worker: MakeWorker, tmp_path: Path
 ) -> None:
     worker = make_worker()
-    broken = Bench(tmp_path, recipe(lora__targets=["nothing"]))
+    broken = Bench(tmp_path, recipe(), plan=plan(attention="no_such_kernel"))
     failed = broken.assignment()
     worker.start(failed.to_json())
     worker.wait(idle, LIMIT_S)
-    broken.recipe = recipe(train__max_steps=1)
+    broken.recipe, broken.plan = recipe(train__max_steps=1), plan()
     good = broken.assignment()
     worker.start(good.to_json())
     worker.wait(idle, LIMIT_S)
@@ -141,4 +142,5 @@ def test_a_gpu_has_one_lock_for_all_homes(tmp_path: Path) -> None:
     card = Card(uuid="GPU-0", kind="cuda", name="a card", total_bytes=1)
     paths = {lock_path(card, tmp_path / home) for home in ("a", "b")}
     assert len(paths) == 1
-    assert paths.pop().parent.stat().st_mode & 0o077 == 0
+    mode = paths.pop().parent.stat().st_mode
+    assert mode & stat.S_ISVTX or not mode & 0o077, "sticky for all users, or ours alone"

@@ -51,6 +51,8 @@ def merged(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
 def recipe(**settings: Any) -> Recipe:
     """recipe(train__epochs=2) -> SETTINGS with train.epochs set."""
     dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    if dotted.get("train.max_steps") == 1:
+        dotted.setdefault("train.warmup", 0)  # the only step of a trial must not be its warm-up
     return Recipe.model_validate(merged(SETTINGS, dotted))
 
 

@@ -250,6 +250,9 @@ def check_positions(recipe: Recipe, config: dict[str, Any], lengths: dict[str, i
         notes.append(
             f"a held-out prompt of {prompt} tokens with evaluate.max_new_tokens: {answer} passes "
             f"the {positions} tokens that the model reads; set evaluate.max_new_tokens: {room}"
+            if room > 0
+            else f"a held-out prompt of {prompt} tokens leaves no room for an answer among the "
+            f"{positions} tokens that the model reads; shorten the prompts"
         )
     return notes
 
