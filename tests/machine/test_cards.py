@@ -93,6 +93,8 @@ class TestGpus:
             ("GPU-a02", ["GPU-a02c"]),
             ("1,GPU-6f1a", ["GPU-6f2b", "GPU-6f1a"]),
             ("0,7,1", ["GPU-6f1a"]),
+            ("0,0", ["GPU-6f1a"]),
+            ("1,GPU-6f2b,0,1", ["GPU-6f2b", "GPU-6f1a"]),
         ],
     )
     def test_the_persons_cuda_visible_devices_is_kept_to(
@@ -141,6 +143,12 @@ class TestWishes:
         with pytest.raises(NotThere, match="no card GPU-9") as gone:
             cards_from({"WORKBENCH_CARDS": "GPU-9=24GiB"}, ALIKE)
         assert "GPU-6f1a (GeForce RTX 3090)" in gone.value.hint
+
+    def test_a_card_that_is_named_twice_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="capped already") as refused:
+            cards_from({"WORKBENCH_CARDS": "GPU-a02=8GiB,GPU-a02c=16GiB"}, ALIKE)
+        assert "name each card once" in refused.value.hint
+        assert cards_from({"WORKBENCH_CARDS": "GPU-a02c=16GiB"}, ALIKE)
 
     def test_a_name_of_several_cards_is_refused(self) -> None:
         with pytest.raises(UsageError, match="names 2 cards"):

@@ -51,7 +51,10 @@ class Nvml:
         gpu = self.gpus[self._index(handle)]
         if gpu.lost:
             raise pynvml.NVMLError(gpu.lost)
-        known = {"nvmlDeviceGetUUID": gpu.uuid, "nvmlDeviceGetName": "NVIDIA RTX 3090"}
+        known: dict[str, Any] = {
+            "nvmlDeviceGetUUID": gpu.uuid,
+            "nvmlDeviceGetName": "NVIDIA RTX 3090",
+        }
         memory = SimpleNamespace(total=24 * GIB, free=20 * GIB, used=4 * GIB)
         known |= {"nvmlDeviceGetMemoryInfo": memory, **gpu.answers}
         if question not in known:

@@ -107,7 +107,8 @@ def visible_gpus(env: Mapping[str, str], facts: Sequence[GpuFacts]) -> list[GpuF
         # CUDA itself ignores everything from the first unknown entry on.
         if found is None:
             break
-        chosen.append(found)
+        if found not in chosen:  # `0,0` or an index and a UUID of one card: it is still one card
+            chosen.append(found)
     # Naming all cards is unambiguous in any order; only a part of them is not.
     by_index = any(token.strip().isdigit() for token in named.split(","))
     if by_index and len(chosen) < len(facts) and not _order_is_plain(env, facts):
@@ -202,6 +203,9 @@ def _cap(cards: list[Card], entry: str) -> list[Card]:
     if len(meant) > 1:
         what = f"{CARDS_VARIABLE}: {safe_line(prefix, 60)} names {len(meant)} cards"
         raise UsageError(what, hint=f"give more of the UUID; there is {there}")
+    if meant[0].cap_bytes is not None:
+        what = f"{CARDS_VARIABLE}: {safe_line(prefix, 60)} is a card that was capped already"
+        raise UsageError(what, hint="name each card once, with one size")
     return [replace(card, cap_bytes=cap) if card is meant[0] else card for card in cards]
 
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from pathlib import Path
+
+SHARED_FOLDERS = (Path("/run/lock"), Path("/tmp"))
+"""Folders in which all users of a machine can create files, in the order of preference: nothing is
+cleaned away in the first. The temp folder of TMPDIR may be another one for each user."""
+SHARED_BYTES = 64
+"""A shared lock contains a pid and no more. A longer file is not one, and is not written."""
 
 GLANCE_S = 0.1
 """Seconds for which Lock.take retries, because lock_holder takes each lock for microseconds in
@@ -21,10 +28,16 @@ class Lock:
         self._handle: int | None = None
 
     def take(self) -> bool:
-        """Return True once this process holds the lock; False while another process holds it."""
+        """Return True once this process holds the lock; False while another process holds it.
+
+        In a folder that all users share, the file can be locked by all of them. A file there that
+        is no lock of ours (a link, a long file) counts as held, and is not changed.
+        """
         if self._handle is not None:
             return True
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = _open(self.path)
+        if handle is None:
+            return False
         until = time.monotonic() + GLANCE_S
         while not _flock(handle, fcntl.LOCK_EX):
             if time.monotonic() > until:
@@ -40,6 +53,8 @@ class Lock:
         too.
         """
         assert self._handle is not None
+        if fcntl.fcntl(self._handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            return  # another user's file that we may lock and not write
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
@@ -67,9 +82,11 @@ def lock_holder(path: Path) -> int | None:
     holds it.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | _FLAGS if _is_shared(path.parent) else os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError:
+        return 0  # another user's file that we may not read: better a card less than one shared
     try:
         # A shared lock succeeds exactly when nobody holds the exclusive one; closing releases it.
         if _flock(handle, fcntl.LOCK_SH):
@@ -78,6 +95,62 @@ def lock_holder(path: Path) -> int | None:
         return int(text) if text.isdigit() else 0
     finally:
         os.close(handle)
+
+
+def shared_folder(folders: tuple[Path, ...] = SHARED_FOLDERS) -> Path | None:
+    """Return a folder for locks that all users of this machine share; None if there is none.
+
+    It must be sticky, so that no user can remove another one's lock.
+    """
+    return next((folder for folder in folders if _is_shared(folder)), None)
+
+
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""No link is followed, and a FIFO does not block."""
+
+
+def _is_shared(folder: Path) -> bool:
+    try:
+        mode = folder.stat().st_mode
+    except OSError:
+        return False
+    return bool(mode & stat.S_ISVTX and mode & stat.S_IWOTH)
+
+
+def _open(path: Path) -> int | None:
+    """Open a lock's file, and create it if needed; None for a shared file that is no lock."""
+    if not _is_shared(path.parent):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        handle = _open_shared(path)
+    except PermissionError:
+        return None
+    except OSError as refused:
+        if path.is_symlink():
+            return None
+        raise refused
+    found = os.fstat(handle)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= SHARED_BYTES:
+        return handle
+    os.close(handle)
+    return None
+
+
+def _open_shared(path: Path) -> int:
+    """Open or create a file that every user can lock.
+
+    Created exclusively: Linux refuses O_CREAT for an existing file of another user in a sticky
+    folder (fs.protected_regular). Every user may write it, so that the holder can sign.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+    except FileExistsError:
+        try:
+            return os.open(path, os.O_RDWR | _FLAGS)
+        except PermissionError:
+            return os.open(path, os.O_RDONLY | _FLAGS)  # flock needs no write permission
+    os.fchmod(handle, 0o666)  # the mode of os.open is restricted by the umask
+    return handle
 
 
 def _flock(handle: int, how: int) -> bool:
