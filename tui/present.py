@@ -35,13 +35,16 @@ def trial_state(row: TrialRow) -> Line:
     return ((glyph, tone), (" ", ""), (formatting.state_word(row), tone))
 
 
-def named_state(word: str) -> Line:
-    """Return glyph and word of a state known by its name; an unknown name stays a plain word."""
+def named_state(state: str, reason: str = "") -> Line:
+    """Return glyph and word of a state known by its name; an unknown name stays a plain word.
+
+    `reason` is the trial's, which distinguishes a kill from a stop.
+    """
     try:
-        glyph, tone = _STATE_GLYPHS[State(word)]
+        glyph, tone = _STATE_GLYPHS[State(state)]
     except ValueError:
-        return (plain_part(word),)
-    return ((glyph, tone), (" ", ""), (word, tone))
+        return (plain_part(state),)
+    return ((glyph, tone), (" ", ""), (formatting.outcome_word(state, reason), tone))
 
 
 def level_glyph(level: str) -> Part:

@@ -1,4 +1,4 @@
-"""The state that all screens share: the newest picture, marked trials, pace, and the clock."""
+"""The state that all screens share: the newest picture, the marked trials, and the clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from tui.chart import Curve
 from tui.messages import Picture
 from tui.paint import SERIES
-from tui.time_left import Pace
 from workbench import formatting
 from workbench.service import Snapshot, TrialRow
 
@@ -19,7 +18,6 @@ class ViewState:
         self.now = now
         self.picture: Picture | None = None
         self.read_error = ""
-        self.pace = Pace()
         self._slots: dict[int, int] = {}
         """The marked trials, each with the slot of its curve."""
 
@@ -37,7 +35,6 @@ class ViewState:
         """Take over a new picture; a reading that succeeded clears the read error."""
         self.picture = picture
         self.read_error = ""
-        self.pace.observe(picture.snapshot.trials, self.now())
 
     def trial(self, id: int | None) -> TrialRow | None:
         """Return the trial's row in the newest snapshot; None where it is not in it."""

@@ -18,6 +18,8 @@ from workbench.trial import DesiredState, Kind, State, up_is_better
 
 UNKNOWN = "-"
 """Stands for a value that was not measured or does not exist."""
+KILLED = "killed"
+"""The reason on the row of a trial that was killed, and the word for its state."""
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 STATE_ORDER = (
@@ -99,6 +101,12 @@ def time_left(seconds: float | None) -> str:
     if seconds is None or not math.isfinite(seconds):
         return UNKNOWN
     return "almost done" if seconds < 1 else f"~{rough_duration(seconds)}"
+
+
+def time_left_phrase(seconds: float) -> str:
+    """Return the same estimate within a sentence: `~12 min left`, `almost done`."""
+    text = time_left(seconds)
+    return text if text == "almost done" else f"{text} left"
 
 
 def age(seconds: float | None) -> str:
@@ -345,7 +353,15 @@ def state_word(trial: TrialRow) -> str:
         return _PENDING_WORDS[trial.desired_state]
     if trial.state is State.RUNNING and trial.phase not in ("", "training"):
         return safe_line(trial.phase, limit=12)
-    return str(trial.state)
+    return outcome_word(trial.state, trial.reason)
+
+
+def outcome_word(state: str, reason: str) -> str:
+    """Return the state's word, and `killed` for a trial that was stopped without keeping anything.
+
+    Both kinds of ends are the state `stopped`; the engine gives a kill that word as its reason.
+    """
+    return KILLED if state == State.STOPPED and reason == KILLED else str(state)
 
 
 def counts_line(counts: Mapping[str, int]) -> str:

@@ -58,6 +58,7 @@ def test_a_duration_has_two_units_at_most(seconds: float | None, exact: str, rou
 
 def test_estimates_and_ages_are_rough() -> None:
     assert [formatting.time_left(s) for s in (None, 0.4, 700)] == ["-", "almost done", "~11 min"]
+    assert [formatting.time_left_phrase(s) for s in (0.4, 700)] == ["almost done", "~11 min left"]
     assert [formatting.age(s) for s in (None, 1, 100)] == ["-", "just now", "1 min ago"]
 
 

@@ -36,12 +36,19 @@ def test_every_state_has_a_glyph_and_a_word() -> None:
         ({"desired_state": DesiredState.KILL}, "● killing"),
         ({"state": State.PAUSED, "desired_state": DesiredState.RUN}, "‖ resuming"),
         ({"state": State.PAUSED, "desired_state": DesiredState.PAUSE}, "‖ paused"),
+        ({"state": State.STOPPED, "reason": "stopped by you"}, "■ stopped"),
+        ({"state": State.STOPPED, "reason": "killed"}, "■ killed"),
     ],
 )
 def test_a_state_shows_what_it_is_about_to_become(
     row: TrialRow, changes: dict[str, object], words: str
 ) -> None:
     assert line_text(present.trial_state(replace(row, **changes))) == words  # type: ignore[arg-type]
+
+
+def test_the_board_distinguishes_a_kill_from_a_stop() -> None:
+    assert line_text(present.named_state("stopped", "killed")) == "■ killed"
+    assert line_text(present.named_state("stopped", "it has learned enough")) == "■ stopped"
 
 
 def test_the_done_share_is_unknown_without_a_total(row: TrialRow) -> None:

@@ -93,7 +93,7 @@ def _row(row: BoardRow, keys: Sequence[str], best: bool, metered: bool) -> ListR
             present.known_or_faint(formatting.size(row.peak_bytes), tone),
             present.known_or_faint(formatting.duration(row.wall_s), tone),
             *([present.known_or_faint(formatting.energy(row.energy_wh), tone)] if metered else []),
-            (*present.named_state(row.state), *_reason(row)),
+            (*present.named_state(row.state, row.reason), *_reason(row)),
         ),
     )
 

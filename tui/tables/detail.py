@@ -45,7 +45,7 @@ def head_lines(
             ),
             ("   ", ""),
         ),
-        *([] if row.kind is Kind.BASE else [_progress(row, view_state.pace.left_s(row, now))]),
+        *([] if row.kind is Kind.BASE else [_progress(row, row.seconds_left(now))]),
         _where(detail, row, cards, now),
     ]
     if row.warm_trial is not None:
@@ -70,8 +70,8 @@ def _progress(row: TrialRow, left_s: float | None) -> Line:
         facts.append((f"loss {formatting.number(row.loss)}", ""))
     if row.tokens_per_s is not None:
         facts.append((f"{formatting.rate(row.tokens_per_s)} tok/s", ""))
-    if row.state is State.RUNNING and left_s is not None:
-        facts.append((f"{formatting.time_left(left_s)} left", ""))
+    if left_s is not None:
+        facts.append((formatting.time_left_phrase(left_s), ""))
     bar = done_bar(done, _BAR, "live" if row.state.live else "dim")
     return join_lines((bar, *((fact,) for fact in facts)), ("   ", ""))
 

@@ -94,16 +94,15 @@ def _progress(row: TrialRow) -> Gauge:
     return Gauge(present.done_share(row), "live" if row.state.live else "dim", percent=True)
 
 
-def status_note(row: TrialRow, view_state: ViewState, now: float) -> Line:
+def status_note(row: TrialRow, now: float) -> Line:
     """Return what explains the state: time left, what it waits for, why or when it ended."""
     if row.state is State.RUNNING:
-        left = view_state.pace.left_s(row, now)
-        return ((formatting.time_left(left), "" if left is not None else "faint"),)
+        return present.known_or_faint(formatting.time_left(row.seconds_left(now)))
     if row.state is State.STARTING:
         return (("its worker is starting", "dim"),)
     if row.state is State.QUEUED:
         return (plain_part(row.waiting or "waits for its turn", "dim"),)
-    if row.reason:
+    if row.reason and row.reason != formatting.KILLED:  # the state's word says that already
         return (plain_part(row.reason, "bad" if row.state is State.FAILED else "dim"),)
     return ((formatting.age(now - row.changed_utc), "dim"),)
 
@@ -152,7 +151,7 @@ def dashboard_rows(trials: Sequence[TrialRow], view_state: ViewState, now: float
 def _dashboard_row(
     row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: float
 ) -> ListRow:
-    status = status_note(row, view_state, now)
+    status = status_note(row, now)
     if _reason_first(row):
         return ListRow(row.id, (*_leading(row, view_state, drawn), Span(status)))
     numbers: tuple[Cell, ...] = (_progress(row), ((_loss(row), ""),), ((_rate(row), ""),))
@@ -166,7 +165,7 @@ def full_rows(trials: Sequence[TrialRow], view_state: ViewState, now: float) -> 
 
 
 def _full_row(row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: float) -> ListRow:
-    status = status_note(row, view_state, now)
+    status = status_note(row, now)
     if _reason_first(row):
         return ListRow(row.id, (*_leading(row, view_state, drawn), Span(status)))
     numbers: tuple[Cell, ...] = (

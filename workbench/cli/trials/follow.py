@@ -104,7 +104,7 @@ def _progress(trial: TrialRow, now_utc: float) -> str:
     return (
         f"{formatting.trial_name(trial)}  step {formatting.steps(trial.step, trial.total_steps)}"
         f"  loss {formatting.number(trial.loss)}  {formatting.rate(trial.tokens_per_s)} tokens/s"
-        + ("" if left is None else f"  {formatting.time_left(left)} left")
+        + ("" if left is None else f"  {formatting.time_left_phrase(left)}")
     )
 
 
