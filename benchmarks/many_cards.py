@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,10 +37,10 @@ from typing import Any
 from nf4_model import write_shaped_model
 
 from workbench.home import Home
-from workbench.machine.processes import marked
+from workbench.machine.processes import find_marked
 from workbench.recipe import load_recipe, shipped_file
 from workbench.service import Service
-from workbench.store.rows import Attempt, TrialRow
+from workbench.store.rows import AttemptRow, TrialRow
 
 RECIPE = """
 name: {name}
@@ -122,7 +122,7 @@ class Lab:
     def trial(self, id: int) -> TrialRow:
         return self.service.trial(id).trial
 
-    def attempts(self, trials: list[int]) -> list[Attempt]:
+    def attempts(self, trials: list[int]) -> list[AttemptRow]:
         return [a for id in trials for a in self.service.trial(id).attempts]
 
     def finish(self, trials: list[int], limit_s: float = 400) -> None:
@@ -139,13 +139,13 @@ class Lab:
     def losses(self, trial: int) -> dict[int, float]:
         return {p.step: p.low for p in self.service.series(trial, "loss", points=10_000)}
 
-    def live(self, trial: int) -> Attempt | None:
+    def live(self, trial: int) -> AttemptRow | None:
         found = [a for a in self.service.trial(trial).attempts if a.outcome is None]
         return found[0] if found else None
 
 
 @contextmanager
-def lab(model: Path, data: Path, cards: str | None = None):  # type: ignore[no-untyped-def]
+def lab(model: Path, data: Path, cards: str | None = None) -> Iterator[Lab]:
     """An engine over all cards, or over what WORKBENCH_CARDS says; stopped at the end."""
     before = os.environ.get("WORKBENCH_CARDS")
     if cards is not None:
@@ -341,7 +341,7 @@ def unequal(report: Report, model: Path, data: Path, cards: list[str]) -> None:
 def at_rest(lab: Lab, report: Report, seconds: float = 10.0) -> None:
     """CPU share of everything of ours while nothing runs, and of a screen that is open."""
     runtime = json.loads(lab.service.home.runtime.read_text())
-    engine = [*marked(str(runtime["unit"])), int(runtime["keeper"]["pid"])]
+    engine = [*find_marked(str(runtime["unit"])), int(runtime["keeper"]["pid"])]
     screen = _screen(lab)
     time.sleep(3.0)
     before = {pid: _cpu_s(pid) for pid in engine}

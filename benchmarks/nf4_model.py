@@ -95,7 +95,7 @@ def _nf4(linear: nn.Linear, device: torch.device, dtype: torch.dtype) -> nn.Modu
 
     sizes = linear.in_features, linear.out_features
     has_bias = linear.bias is not None
-    packed = bnb.nn.Linear4bit(*sizes, bias=has_bias, compute_dtype=dtype, device="meta")
+    packed: nn.Module = bnb.nn.Linear4bit(*sizes, bias=has_bias, compute_dtype=dtype, device="meta")
     packed.weight = bnb.nn.Params4bit(
         _drawn(linear.weight.shape, device, dtype),
         requires_grad=False,

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,9 @@ def desk_of(home: Home, gib: int) -> TickContext:
     context = TickContext(
         home=home,
         store=store,
-        fleet=InlineFleet(str(home.root), store.next_generation, worker=dotted),
+        fleet=InlineFleet(
+            str(home.root), partial(card_table.next_generation, store), worker=dotted
+        ),
         preparer=Preparer(home),
         sample=lambda: [card(n, gib) for n in range(CARDS)],
     )
@@ -217,8 +220,8 @@ def ticks(home: Home) -> None:
                     why="x",
                 )
             context.refresh()
-        measured(f"tick, {words}: the first ten", lambda context=context: tick(context), 10)
-        measured(f"tick, {words}: the next fifty", lambda context=context: tick(context), 50)
+        measured(f"tick, {words}: the first ten", partial(tick, context), 10)
+        measured(f"tick, {words}: the next fifty", partial(tick, context), 50)
         context.fleet.close()
         context.store.close()
 

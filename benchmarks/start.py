@@ -64,7 +64,8 @@ def main() -> int:
 
 def first_step(given: Assignment, resident: ResidentBase, meter: Meter) -> dict[str, float]:
     """Run one trial and return the seconds from `start` to each phase and to the first step."""
-    began, seconds = time.perf_counter(), {}
+    began = time.perf_counter()
+    seconds: dict[str, float] = {}
 
     def emit(kind: str, *, durable: bool = False, **data: Any) -> None:
         now = time.perf_counter() - began

@@ -83,7 +83,7 @@ def matmul_peak() -> float:
     a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in "ab")
     times = []
     for _ in range(12):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in "ab")
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in "ab")  # type: ignore[no-untyped-call]
         start.record()
         a @ b
         stop.record()
@@ -97,7 +97,7 @@ def operations_per_token(base: Any) -> float:
 
     Attention and the adapters are left out.
     """
-    linear = sum(
+    linear: int = sum(
         m.in_features * m.out_features for m in base.modules() if hasattr(m, "in_features")
     )
     return 4.0 * linear
@@ -203,7 +203,7 @@ def report(rows: list[dict[str, Any]]) -> None:
             groups.setdefault((row["shape"], row["setting"], row["contestant"]), []).append(row)
 
     def middle(runs: list[dict[str, Any]], name: str) -> float:
-        return statistics.median(run[name] for run in runs)
+        return float(statistics.median(run[name] for run in runs))
 
     for (shape, setting, contestant), runs in groups.items():
         ours = groups.get((shape, setting, "d"))

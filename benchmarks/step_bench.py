@@ -21,6 +21,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch._C._autograd import DeviceType
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from workbench.training.model.base import BaseState
@@ -168,7 +169,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         counts: Counter[str] = Counter()
         launches = 0
         for event in profiler.profiler.kineto_results.events():
-            if event.device_type() == torch.autograd.DeviceType.CUDA:
+            if event.device_type() == DeviceType.CUDA:
                 times[event.name()] += event.duration_ns()
                 counts[event.name()] += 1
             elif "Launch" in event.name():

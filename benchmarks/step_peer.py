@@ -30,6 +30,7 @@ from unsloth import FastLanguageModel  # isort: skip  (wants to be first)
 
 import torch
 from bitsandbytes.optim import AdamW8bit
+from torch._C._autograd import DeviceType
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PERIOD, HEADER, ROWS, LONGEST = 12, 48, 4, 512
@@ -38,13 +39,13 @@ WARM, WARM_AGAIN, TIMED, PROFILED, STEPS = PERIOD + 3, 3, PERIOD, PERIOD, 30
 
 def batches(file: Path, vocabulary: int) -> list[dict[str, Any]]:
     """Return step.py's batches: GSM8K's text in pieces hashed to ids, padded to the longest row."""
-    rows = []
+    rows: list[torch.Tensor] = []
     for line in file.read_text(encoding="utf-8").splitlines()[: PERIOD * ROWS]:
         row = json.loads(line)
         pieces = re.findall(r"[A-Za-z]+|\d|[^\w\s]|\n", row["question"] + "\n" + row["answer"])
-        ids = list(range(3, 3 + HEADER))
-        ids += [zlib.crc32(piece.encode()) % (vocabulary - 600) + 100 for piece in pieces]
-        rows.append(torch.tensor(ids[:LONGEST]))
+        pieces_ids = list(range(3, 3 + HEADER))
+        pieces_ids += [zlib.crc32(piece.encode()) % (vocabulary - 600) + 100 for piece in pieces]
+        rows.append(torch.tensor(pieces_ids[:LONGEST]))
     made = []
     for first in range(0, len(rows), ROWS):
         part = rows[first : first + ROWS]
@@ -108,7 +109,7 @@ def measured(step: Callable[[int], int], turn: int, losses: list[torch.Tensor]) 
         torch.cuda.synchronize()
     nanoseconds, launches, kernels = 0, 0, Counter[str]()
     for event in profiler.profiler.kineto_results.events():
-        if event.device_type() == torch.autograd.DeviceType.CUDA:
+        if event.device_type() == DeviceType.CUDA:
             nanoseconds += event.duration_ns()
             kernels[event.name()] += event.duration_ns()
         elif "Launch" in event.name():

@@ -102,13 +102,14 @@ def test_a_terminal_gets_colour_and_brackets_that_it_can_show(
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
     parts = [
         {"text": "2 + 2 =", "tokens": 4, "loss": False},
         {"text": " 4\n", "tokens": 2, "loss": True},
     ]
     print_example({"place": "t.jsonl:1", "tokens": 6, "parts": parts}, *learned_brackets())
-    said = sys.stdout.getvalue()
+    said = terminal.getvalue()
     assert "t.jsonl:1: 6 tokens, 2 with loss" in said
     assert "\x1b[2m2 + 2 =\x1b[0m\x1b[32m[[ 4\x1b[0m\n  \x1b[32m]]\x1b[0m\n" in said
 

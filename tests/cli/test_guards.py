@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import Bench, gpu_card, recipe
 from workbench.trial import State
 
 
-def drawing(bench: Bench, **changes: object) -> None:
+def drawing(bench: Bench, **changes: Any) -> None:
     """One GPU that counts a kWh over the life of trial 2."""
     bench.seen = [gpu_card(0, power_limit_w=350.0, energy_j=0.0, xid_watch=1, **changes)]
     with bench.store.writing():

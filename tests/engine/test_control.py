@@ -193,7 +193,7 @@ def test_a_clone_of_short_rows_is_judged_by_them_and_not_by_max_tokens(
 ) -> None:
     bench = bench_of(cpu_card(0, 3), cpu_card(1, 3.1))
     long = {"train": "/d.jsonl", "max_tokens": 1 << 18}
-    rows = {"max_length": 40, "length_sample": [20], "eval_max_length": 40}
+    rows: dict[str, Any] = {"max_length": 40, "length_sample": [20], "eval_max_length": 40}
     bench.submit(recipe(data=long, train=LONG), **rows)
     bench.ticks(2)
     assert ask(bench, "clone", trial=2, settings={"train.seed": 7}).ok
@@ -223,7 +223,7 @@ def test_killed_before_the_answer_was_kept_there_is_one_clone(bench_of: MakeBenc
     drop_request(bench.context.home.requests, "clone", {"trial": 2}, id="c-1")
     record = bench.store.record_answer
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     bench.store.record_answer = killed  # type: ignore[method-assign]
@@ -617,7 +617,7 @@ def test_resuming_what_is_being_stopped_goes_on_from_its_checkpoint(bench_of: Ma
     bench.context.fleet.halt = lambda *_: None  # type: ignore[method-assign]
     scheduler.reconcile(bench.context)
     assert bench.store.attempt(attempt.id).halt == "finish"
-    del bench.context.fleet.halt  # type: ignore[attr-defined]
+    del bench.context.fleet.halt
     answer = ask(bench, "resume", trial=2)
     assert "was being stopped" in answer.text
     bench.ticks(2)

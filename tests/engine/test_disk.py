@@ -29,6 +29,11 @@ def told(bench: Bench) -> list[str]:
     return [event.text for event in bench.store.events() if event.kind == "disk"]
 
 
+def free_space(free: int) -> Callable[[Path], int]:
+    """Return a replacement of `TickContext.disk_free` that always answers `free` bytes."""
+    return lambda folder: free
+
+
 class TestFloor:
     def test_below_it_nothing_starts_and_it_says_why(self, bench_of: MakeBench) -> None:
         bench = bench_of(cpu_card(0))
@@ -61,7 +66,7 @@ class TestFloor:
     def test_a_disk_at_its_floor_is_told_of_once(self, bench_of: MakeBench) -> None:
         bench = bench_of(cpu_card(0))
         for room in (2047, 2049, 2047, 2049):
-            bench.context.disk_free = lambda folder, room=room: room * MIB
+            bench.context.disk_free = free_space(room * MIB)
             bench.ticks(1)
         assert len(told(bench)) == 1
 

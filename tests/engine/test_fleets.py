@@ -22,6 +22,11 @@ from workbench.machine.cards import Card
 CARDS = [Card(uuid=f"cpu-{i}", kind="cpu", name="CPU", total_bytes=1 << 30) for i in range(2)]
 
 
+def runs_attempt(attempt: int) -> Callable[[Report | None], bool]:
+    """Return a check that a worker's report names that attempt as the running one."""
+    return lambda report: report is not None and report.attempt == attempt
+
+
 class FleetContract:
     """What scheduler and tests may rely on, whichever fleet it is."""
 
@@ -97,7 +102,7 @@ class FleetContract:
         for card, given in zip(CARDS, both, strict=True):
             fleet.start(card, given)
         for card, given in zip(CARDS, both, strict=True):
-            self.until(fleet, card, lambda r, g=given: r is not None and r.attempt == g.attempt)
+            self.until(fleet, card, runs_attempt(given.attempt))
         phases = {fleet.observe()[card.uuid].phase for card in CARDS}
         assert phases == {Phase.BUSY}
         for card, given in zip(CARDS, both, strict=True):

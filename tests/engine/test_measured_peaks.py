@@ -9,7 +9,7 @@ import pytest
 from tests.support.tick_contexts import TINY, Bench, cpu_card, recipe
 from workbench.errors import DoesNotFit
 from workbench.footprint import named_config
-from workbench.footprint.oom_fallback import uncorrected_bytes
+from workbench.footprint.plan import uncorrected_bytes
 from workbench.footprint.row_lengths import UNREAD
 from workbench.machine.cards import Card
 from workbench.scheduler import measured_peaks, planning

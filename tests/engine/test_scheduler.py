@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, gpu_card, recipe
 from workbench import scheduler
+from workbench.assignment import Assignment
 from workbench.errors import IllegalMove, UsageError
 from workbench.events import EventWriter
 from workbench.footprint import named_config, plan_trial
@@ -60,7 +61,7 @@ def test_a_grid_runs_to_a_ranked_board(bench_of: MakeBench) -> None:
     bench.ticks(60)
     assert {t.state for t in bench.trials()} == {State.DONE}
     rows = rank_adapters(bench.store, bench.store.experiment(id), bench.now)
-    scores = [row.score for row in rows if row.rank]
+    scores = [row.score for row in rows if row.rank and row.score is not None]
     assert len(scores) == 6
     assert scores == sorted(scores, reverse=True)
     assert rows[0].settings == {"train.learning_rate": 0.1, "lora.rank": 4}
@@ -340,10 +341,10 @@ def test_an_attempt_placed_but_never_sent_is_sent_again(bench_of: MakeBench) -> 
     sent: list[int] = []
     start = bench.context.fleet.start
 
-    def lose_the_first(card: object, given: object) -> None:
+    def lose_the_first(card: Card, assignment: Assignment) -> None:
         sent.append(1)
         if len(sent) > 1:
-            start(card, given)  # type: ignore[arg-type]
+            start(card, assignment)
 
     bench.context.fleet.start = lose_the_first  # type: ignore[method-assign]
     bench.until(State.DONE, 1)
@@ -588,7 +589,7 @@ def test_an_assignment_that_cannot_be_read_is_written_again(bench_of: MakeBench)
     bench = bench_of(cpu_card(0))
     bench.submit(recipe())
     start = bench.context.fleet.start
-    bench.context.fleet.start = lambda card, given: None  # type: ignore[method-assign]
+    bench.context.fleet.start = lambda card, assignment: None  # type: ignore[method-assign]
     bench.ticks(1)
     bench.context.fleet.start = start  # type: ignore[method-assign]
     [attempt] = bench.store.live_attempts()
@@ -791,7 +792,7 @@ def test_a_stop_is_carried_out_by_a_worker_that_takes_its_time_to_start(
     bench.context.fleet.end("cpu-0", "died")
     drop_request(bench.context.home.requests, "stop", {"trial": 2})
     start = bench.context.fleet.start
-    bench.context.fleet.start = lambda card, given: None  # type: ignore[method-assign]
+    bench.context.fleet.start = lambda card, assignment: None  # type: ignore[method-assign]
     bench.ticks(5)
     bench.context.fleet.start = start  # type: ignore[method-assign]
     assert bench.until(State.STOPPED, 2).attempts == 2

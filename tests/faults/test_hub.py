@@ -68,7 +68,8 @@ class Hub(BaseHTTPRequestHandler):
 @contextmanager
 def hub(way: str) -> Iterator[str]:
     """Its address."""
-    kind = type("OneHub", (Hub,), {"way": way, "open": threading.Event()})
+    released = threading.Event()
+    kind = type("OneHub", (Hub,), {"way": way, "open": released})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     server.daemon_threads = True
     address = f"http://127.0.0.1:{server.server_address[1]}"
@@ -81,7 +82,7 @@ def hub(way: str) -> Iterator[str]:
     try:
         yield address
     finally:
-        kind.open.set()
+        released.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -121,7 +122,7 @@ def preparations(
 ) -> Iterator[dict[tuple[str, ...], Preparation]]:
     """One for each of ASKED, all at once: most of their time is waiting."""
     with ExitStack() as open_hubs:
-        found = {}
+        found: dict[tuple[str, ...], Preparation] = {}
         for key, name, way in ASKED:
             folder = tmp_path_factory.mktemp("experiment")
             recipe = load_recipe(find_recipe("demo"), [f"{key}={name}", "sweep=null"])
@@ -133,7 +134,13 @@ def preparations(
                 "HF_TOKEN": SECRET,
                 "NO_PROXY": "127.0.0.1",
             }
-            words = [sys.executable, "-m", "workbench.training.prepare", folder, folder / "cache"]
+            words = [
+                sys.executable,
+                "-m",
+                "workbench.training.prepare",
+                str(folder),
+                str(folder / "cache"),
+            ]
             null = subprocess.DEVNULL
             process = subprocess.Popen(words, env=env, stdout=null, stderr=null)
             found[key, name, way] = Preparation(folder, process)

@@ -15,17 +15,18 @@ from workbench.machine.processes import find_marked, identify_process
 
 pytestmark = pytest.mark.fault
 
-slow = pytest.mark.slow
+slow = [pytest.mark.slow]
+quick: list[pytest.MarkDecorator] = []
 ENDS = [
-    ("raylet", "KILL", ()),
-    ("raylet", "TERM", ()),
-    ("head", "KILL", ()),
+    ("raylet", "KILL", quick),
+    ("raylet", "TERM", quick),
+    ("head", "KILL", quick),
     ("head", "TERM", slow),
     ("gcs_server", "KILL", slow),
     ("gcs_server", "TERM", slow),
     ("DashboardAgent", "KILL", slow),
-    ("DashboardAgent", "TERM", ()),
-    ("RuntimeEnvAgent", "KILL", ()),
+    ("DashboardAgent", "TERM", quick),
+    ("RuntimeEnvAgent", "KILL", quick),
     ("RuntimeEnvAgent", "TERM", slow),
     ("monitor.py", "KILL", slow),
     ("monitor.py", "TERM", slow),

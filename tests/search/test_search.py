@@ -85,12 +85,12 @@ def test_tpe_proposes_points_near_good_trials() -> None:
     assert max(late) > 0.95
 
 
-def test_up_is_better_or_down_as_the_recipe_says() -> None:
-    for direction, sign in (("maximize", 1), ("minimize", -1)):
-        wanted = tpe(objective="loss", direction=direction)
-        history = search(wanted, 30, lambda point, sign=sign: sign * near_a_hundredth(point))
-        rates = [near_a_hundredth(one.settings) for one in history[20:]]
-        assert sum(rates) / 10 > 0.8
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_up_is_better_or_down_as_the_recipe_says(direction: str, sign: int) -> None:
+    sweep = tpe(objective="loss", direction=direction)
+    history = search(sweep, 30, lambda point: sign * near_a_hundredth(point))
+    rates = [near_a_hundredth(one.settings) for one in history[20:]]
+    assert sum(rates) / 10 > 0.8
 
 
 def test_trials_that_still_run_keep_the_next_one_away() -> None:

@@ -35,7 +35,8 @@ def curves(seed: int, trials: int = 40) -> list[list[float]]:
 def interleaved(seed: int, losses: list[list[float]], at_once: int) -> list[tuple[int, int]]:
     """Return (trial, step) in an order in which that many cards may report."""
     dice = random.Random(seed)
-    left, waiting, order = {}, list(range(len(losses))), []
+    left: dict[int, int] = {}
+    waiting, order = list(range(len(losses))), []
     while left or waiting:
         while waiting and len(left) < at_once:
             left[waiting.pop(0)] = 1
@@ -47,7 +48,9 @@ def interleaved(seed: int, losses: list[list[float]], at_once: int) -> list[tupl
     return order
 
 
-def halved(losses: list[list[float]], order: list[tuple[int, int]], reduction: int) -> dict:
+def halved(
+    losses: list[list[float]], order: list[tuple[int, int]], reduction: int
+) -> dict[int, int]:
     """Return the step at which our rule ended each trial; trials that finished are absent."""
     at_rung: dict[int, list[float | None]] = defaultdict(list)
     ended: dict[int, int] = {}

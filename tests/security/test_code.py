@@ -16,6 +16,7 @@ from tests.training import trials
 from workbench.errors import ModelError, RecipeError
 from workbench.fleet import Halt
 from workbench.recipe import load_recipe
+from workbench.recipe.schema import Model
 from workbench.recipe.shipped import PACKAGE
 from workbench.training.checkpoints import checkpoint
 from workbench.training.model.merge import merge_adapter
@@ -168,9 +169,7 @@ def test_a_models_configuration_names_no_kernel_of_strangers(
             resolve_model(load_recipe_with(str(folder)))
 
 
-def load_recipe_with(folder: str):  # type: ignore[no-untyped-def]
-    from workbench.recipe.schema import Model
-
+def load_recipe_with(folder: str) -> Model:
     return Model(name=folder)
 
 

@@ -37,7 +37,8 @@ def sharded(folder: Path, *, lost_file: bool = False) -> Path:
     copied(folder)
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    names, places = sorted(weights), {}
+    names = sorted(weights)
+    places: dict[str, str] = {}
     for number, part in enumerate((names[:20], names[20:]), start=1):
         file = f"model-0000{number}-of-00002.safetensors"
         places |= dict.fromkeys(part, file)

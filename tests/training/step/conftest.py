@@ -102,7 +102,12 @@ class KnownDropout(nn.Module):
 
 
 def options(**changes: Any) -> StepOptions:
-    settings = {"precision": "fp32", "rows_per_micro": 4, "max_grad_norm": None, "seed": 7}
+    settings: dict[str, Any] = {
+        "precision": "fp32",
+        "rows_per_micro": 4,
+        "max_grad_norm": None,
+        "seed": 7,
+    }
     return StepOptions(**(settings | changes))
 
 
@@ -119,7 +124,7 @@ def plain_gradients(model: PeftModel, rows: Rows, drops: list[KnownDropout]) -> 
             logits[0, :-1], labels[0, 1:], ignore_index=IGNORE, reduction="sum"
         )
         loss = nats / rows.targets
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
         at += len(example["input_ids"])
     named = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

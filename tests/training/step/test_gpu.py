@@ -46,7 +46,8 @@ def long_rows() -> Rows:
 
 
 def options(**changes: Any) -> StepOptions:
-    return StepOptions(**({"precision": "bf16", "max_length": 256} | changes))
+    settings: dict[str, Any] = {"precision": "bf16", "max_length": 256}
+    return StepOptions(**(settings | changes))
 
 
 @pytest.mark.parametrize("window", [None, 48])
@@ -93,8 +94,7 @@ def test_fused_16_bit_gradients_are_pefts(long_rows: Rows) -> None:
     grads = {}
     for off in (frozenset[str](), frozenset({"fused_lora", "small_kernels", "chunked_head"})):
         step = Step(model(), options(off=off | {"graphs"}))
-        loss = step.forward_backward(long_rows)
-        grads[off] = (float(loss), step.flat.grads.clone())
+        grads[off] = (float(step.forward_backward(long_rows)), step.flat.grads.clone())
     (loss, fused), (plain_loss, plain) = grads.values()
     assert loss == pytest.approx(plain_loss, rel=5e-3)
     assert float(torch.cosine_similarity(fused, plain, dim=0)) > 0.998
@@ -114,8 +114,8 @@ def test_a_replay_gives_what_an_eager_run_gives(
         assert step._runner is not None
         assert step._runner.captured == (0 if off else 1), step.optimizations()
         found.append((float(loss), step.flat.grads.clone()))
-    (loss, replayed), (eager_loss, eager) = found
-    assert loss == pytest.approx(eager_loss, rel=1e-3)
+    (replay_loss, replayed), (eager_loss, eager) = found
+    assert replay_loss == pytest.approx(eager_loss, rel=1e-3)
     assert float((replayed - eager).norm() / eager.norm()) < 1e-2
 
 

@@ -19,7 +19,8 @@ def test_attention_in_short_rows(softcap: float | None, window: int | None, widt
     cu = torch.tensor([0, 70, 72, 150, 151, 151], device=DEVICE)
     parts = randn(151, 8 * width).requires_grad_()  # as they come out of one product
     q_THD, k_TGD, v_TGD = (
-        x.view(151, -1, width) for x in parts.split([4 * width, 2 * width, 2 * width], dim=1)
+        x.view(151, -1, width)
+        for x in parts.split([4 * width, 2 * width, 2 * width], dim=1)  # type: ignore[no-untyped-call]
     )
     grad = randn(151, 4, width, seed=1)
     scale = width**-0.5

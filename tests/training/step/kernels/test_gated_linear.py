@@ -22,7 +22,7 @@ def test_gated_linear(gelu: bool, kind: str) -> None:
     want_out = gated_linear_reference(gate, up, gelu=gelu)
     (want,) = torch.autograd.grad(want_out, both, dy, retain_graph=True)
     pair = (both * 1, None) if kind == "one" else (gate, up)
-    out = GatedLinear.apply(*pair, gelu)
+    out = GatedLinear.apply(*pair, gelu)  # type: ignore[no-untyped-call]
     (got,) = torch.autograd.grad(out, both, dy)  # overwrites gate and up
     torch.testing.assert_close(out, want_out, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ pytestmark = needs_triton
 @pytest.mark.parametrize("lie", ["beside", "apart", "turned"])
 def test_backward_of_b(lie: str, sizes: tuple[int, ...], rank: int) -> None:
     dys, low_PTR = (
-        randn(150, sum(sizes)).split(sizes, 1),
+        randn(150, sum(sizes)).split(sizes, 1),  # type: ignore[no-untyped-call]
         randn(len(sizes), 150, rank, seed=1),
     )
     if lie == "apart":

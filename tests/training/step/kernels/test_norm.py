@@ -20,7 +20,7 @@ def test_rms_norm(gemma: bool) -> None:
     )
     want = rms_norm_reference(x, weight, 1e-5, gemma=gemma)
     (want_dx,) = torch.autograd.grad(want, x, dy)
-    got, _ = RmsNorm.apply(x, weight, 1e-5, gemma)
+    got, _ = RmsNorm.apply(x, weight, 1e-5, gemma)  # type: ignore[no-untyped-call]
     (dx,) = torch.autograd.grad(got, x, dy)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(dx, want_dx, rtol=1e-4, atol=1e-5)
@@ -34,7 +34,7 @@ def test_rms_norm_of_heads_reads_them_where_they_lie(turned: bool) -> None:
     want = rms_norm_reference(x, weight, 1e-5, gemma=False)
     dy = randn(*want.shape, seed=2)
     (want_dx,) = torch.autograd.grad(want, both, dy)
-    got, _ = RmsNorm.apply(x, weight, 1e-5, False)
+    got, _ = RmsNorm.apply(x, weight, 1e-5, False)  # type: ignore[no-untyped-call]
     assert got.grad_fn.saved_tensors[0].data_ptr() == both.data_ptr()
     assert (got.transpose(1, 2) if turned else got).is_contiguous()
     (dx,) = torch.autograd.grad(got, both, dy)

@@ -137,7 +137,7 @@ def test_low_rank_kernels_fit(
         lora_down.lora_down_backward(x_TK, x_TK, *more, add=True, add_dx=True, made=gated)
     all_TN = torch.empty(2048, count * 4096, dtype=dtype, device=META)
     b_NR = torch.empty(count * 4096, rank, dtype=dtype, device=META)
-    dys = list(all_TN.split(4096, 1))
+    dys = list(all_TN.split(4096, 1))  # type: ignore[no-untyped-call]
     lora_up.lora_up_backward(dys, low_PTR, b_NR, b_NR.float(), add=True)
     known = {"lora_down", "lora_down_backward", "lora_down_backward NORMED", "lora_up_backward"}
     known |= {"sum_parts"}
@@ -150,11 +150,11 @@ def test_small_kernels_fit(compiling: Compiling) -> None:
     x, weight = torch.empty(1, 64, 8192, device=META), torch.empty(8192, device=META)
     x.requires_grad_()
     for gemma in (False, True):
-        normed: Any = norm.RmsNorm.apply(x, weight, 1e-5, gemma)
-        gated: Any = gated_linear.GatedLinear.apply(x, None, gemma)
+        normed: Any = norm.RmsNorm.apply(x, weight, 1e-5, gemma)  # type: ignore[no-untyped-call]
+        gated: Any = gated_linear.GatedLinear.apply(x, None, gemma)  # type: ignore[no-untyped-call]
         (normed[0].sum() + gated.sum()).backward()
     heads, turn = x.view(1, 64, 64, 128).transpose(1, 2), torch.empty(1, 64, 128, device=META)
-    turned: Any = rotary.Rotary.apply(heads, turn, turn, False)
+    turned: Any = rotary.Rotary.apply(heads, turn, turn, False)  # type: ignore[no-untyped-call]
     turned.sum().backward()
     assert len(compiling.taken) == 5
     targets = torch.empty(64, dtype=torch.int64, device=META)
@@ -170,10 +170,13 @@ def test_attention_fits(width: int, softcap: float | None, monkeypatch: pytest.M
     compiling = Compiling(86, monkeypatch)  # a T4 takes another kernel
     parts = torch.empty(512, 64 * width, dtype=torch.bfloat16, device=META, requires_grad=True)
     q_THD, k_TGD, v_TGD = (
-        part.view(512, -1, width) for part in parts.split([32 * width, 16 * width, 16 * width], 1)
+        part.view(512, -1, width)
+        for part in parts.split([32 * width, 16 * width, 16 * width], 1)  # type: ignore[no-untyped-call]
     )
     cu = torch.empty(6, dtype=torch.int32, device=META)
-    out: Any = attention.ShortRowAttention.apply(q_THD, k_TGD, v_TGD, cu, 512, 0.1, 300, softcap)
+    out: Any = attention.ShortRowAttention.apply(  # type: ignore[no-untyped-call]
+        q_THD, k_TGD, v_TGD, cu, 512, 0.1, 300, softcap
+    )
     out.sum().backward()
     assert len(compiling.taken) == 3
     assert_fits(compiling)
