@@ -84,6 +84,18 @@ def test_a_straggler_keeps_nobody_waiting(bench_of: MakeBench) -> None:
     assert len([t for t in tuned(bench) if t.state is State.DONE]) >= 5
 
 
+def test_a_clone_uses_up_none_of_the_sweeps_own_trials(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    bench.submit(recipe(sweep=sweep(trials=4)))
+    bench.ticks(4)
+    first = tuned(bench)[0]
+    request = {"trial": first.id, "settings": {"lora.rank": 2}}
+    drop_request(bench.context.home.requests, "clone", request)
+    bench.ticks(120)
+    assert [t.state for t in tuned(bench)] == [State.DONE] * 5
+    assert sum("lora.rank" in t.settings for t in tuned(bench)) == 1
+
+
 def test_max_parallel_bounds_what_is_asked_for(bench_of: MakeBench) -> None:
     bench = bench_of(*[cpu_card(i) for i in range(4)])
     bench.submit(recipe(sweep=sweep(trials=14, max_parallel=2), train=LONG))

@@ -80,6 +80,22 @@ def test_a_commit_that_raises_leaves_nothing(store: Store) -> None:
     assert store.events() == []
 
 
+@pytest.mark.parametrize(("step", "checkpoint"), [(8, 8), (0, None)])
+def test_an_attempt_shows_the_step_it_really_resumed_from(
+    store: Store, tmp_path: Path, step: int, checkpoint: int | None
+) -> None:
+    results.put_checkpoint(store, 1, store.add_attempt(1, "cpu-0", {}, 1, 0), 11)
+    store.end_attempt(1, "lost", "the worker went away")
+    resumed = store.attempt(store.add_attempt(1, "cpu-0", {}, 1, 11))
+    writer = EventWriter(tmp_path / "events.jsonl")
+    writer.write("phase", name="loading", detail="", from_step=step)
+    writer.close()
+    ingest_events(store, resumed, tmp_path / "events.jsonl")
+    attempt = store.attempt(resumed.id)
+    assert (attempt.from_step, attempt.last_step) == (step, step)
+    assert store.trial(1).checkpoint_step == checkpoint
+
+
 def test_a_name_that_is_taken_gets_a_number(store: Store) -> None:
     wanted = recipe()
     second = store.add_experiment(wanted.model_dump(mode="json"), wanted.rank_by)

@@ -86,6 +86,7 @@ def test_damaged_checkpoints_are_reported_and_without_a_whole_one_training_resta
     assert len(told) == 2
     assert "step-000011 is damaged: optimizer.pt" in told[0]
     assert min(row["step"] for row in log.of("metric")) == 2
+    assert [row["from_step"] for row in log.of("phase") if row["name"] == "loading"] == [0]
 
 
 def test_a_resumed_trial_refuses_another_precision(tmp_path: Path) -> None:

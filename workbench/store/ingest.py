@@ -89,6 +89,8 @@ def _phase(store: Store, attempt: AttemptRow, event: Event) -> None:
     seen: dict[str, Any] = {"phase": safe_line(event.data["name"], 40)}
     if event.data.get("steps"):
         seen["total_steps"] = int(event.data["steps"])
+    if event.data.get("from_step") is not None:
+        results.put_from_step(store, attempt.trial, attempt.id, int(event.data["from_step"]))
     store.touch_attempt(attempt.id, **seen)
 
 

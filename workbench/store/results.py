@@ -50,6 +50,19 @@ def put_checkpoint(store: Store, trial: int, attempt: int, step: int) -> None:
         store.update_row("attempts", attempt, checkpoint_step=step)
 
 
+def put_from_step(store: Store, trial: int, attempt: int, step: int) -> None:
+    """Record the step that an attempt really resumes from; 0 where it starts from the beginning.
+
+    Below the step that was planned, the newest checkpoint was damaged: it is no checkpoint of the
+    trial any more.
+    """
+    if step >= store.attempt(attempt).from_step:
+        return
+    with store.writing():
+        store.update_row("attempts", attempt, from_step=step, last_step=step)
+        store.update_row("trials", trial, checkpoint_step=step or None)
+
+
 def put_scores(
     store: Store, trial: int, attempt: int, step: int, values: dict[str, float | None]
 ) -> None:

@@ -183,7 +183,7 @@ class TrialRow:
         finished adapter is not part of it.
         """
         done = self.step - self.from_step
-        if self.state is not State.RUNNING or not self.total_steps or not self.started_utc:
+        if self.state is not State.RUNNING or not self.total_steps or self.started_utc is None:
             return None
         if done <= 0:
             return None

@@ -123,7 +123,8 @@ class AttemptRun:
     def _base(self) -> Iterator[nn.Module]:
         """Load the base, or take the resident one, once the machine has memory for the load."""
         spec = self._spec()
-        self._phase("loading", "resident" if self.resident.spec == spec else "")
+        where = "resident" if self.resident.spec == spec else ""
+        self._phase("loading", where, from_step=self.reached)
         fault_points.at("worker.loading")
         need = loading_bytes(self.plan, self.card.kind, spec.path)
         held = self.resident.spec == spec

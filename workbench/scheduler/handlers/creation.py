@@ -233,7 +233,12 @@ def _add(
     """
     _check_fits(context, experiment, settings)
     number = context.store.next_number(experiment.id)
-    id = context.store.add_trial(experiment.id, number, Kind.TUNE, settings, warm)
+    with context.store.writing():
+        if experiment.searching and experiment.most_trials is not None:
+            # A trial that a person adds must not use up one of the sweep's own.
+            more = experiment.most_trials + 1
+            context.store.set_searching(experiment.id, on=True, most_trials=more)
+        id = context.store.add_trial(experiment.id, number, Kind.TUNE, settings, warm)
     fresh_folder(context.home.trial(id))
     text = f"trial {id} was added to {experiment.name}: {_words(settings) or 'as in the recipe'}"
     context.store.note("added", text, trial=id, experiment=experiment.id)
