@@ -130,7 +130,7 @@ class Soak:
 
     def _signal(self, who: str, how: str) -> str:
         pid = self.pid_of(who)
-        if not pid or pid in self.frozen:
+        if not pid or pid in self.frozen or identify_process(pid) is None:
             return ""
         name = program_name(pid)
         with suppress(ProcessLookupError):  # it has just ended by itself
@@ -248,12 +248,16 @@ class Soak:
             self.whole.obeyed(self.whole.service.submit(recipe))
 
     def at_its_limit(self) -> bool:
-        """Return True where a trial was lost twice without a checkpoint: a third time would fail
-        it, by design."""
+        """Return True where a running trial was lost twice without a checkpoint: a third time would
+        fail it, by design."""
         for trial in self.whole.service.snapshot().trials:
-            if trial.state.final:
+            if not trial.state.live:
                 continue
-            ended = [a for a in self.whole.service.trial(trial.id).attempts if a.outcome]
+            ended = [
+                a
+                for a in self.whole.service.trial(trial.id).attempts
+                if a.outcome and (a.outcome != "cut" or a.reported_utc is not None)
+            ]
             lost = takewhile(lambda a: a.outcome in ("lost", "cut"), reversed(ended))
             if len(list(takewhile(lambda a: a.checkpoint_step is None, lost))) >= 2:
                 return True

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from workbench.errors import EngineError
 from workbench.home import (
     RAY_TEMP_CHARACTERS,
     SHORT_TEMP_HINT,
@@ -132,7 +133,7 @@ class Keeper:
         """Start a head with its loop, wait for their end, end the rest; return the reason."""
         try:
             unit = self._start_unit()
-        except OSError as refused:  # a full disk, no process to be had: it may pass
+        except (OSError, EngineError) as refused:  # no process to be had, no temp folder
             log.error("head and loop could not be started: %s", refused)
             return f"head and loop could not be started: {refused}"
         why = self._watch(unit)
@@ -142,7 +143,10 @@ class Keeper:
 
     def _has_room(self) -> bool:
         """Return True where head and loop can write; else release the reserve file first."""
-        places = (self.home.root, private_temp())
+        try:
+            places = (self.home.root, private_temp())
+        except (OSError, EngineError):  # reported when the unit is started
+            return True
         room = all(has_room(place) for place in places)
         if not room and release_reserve(self.home.reserve_file):
             log.error("the disk is full: the reserve file was released")
@@ -267,7 +271,7 @@ class Keeper:
                 return LOOP_EXITS.get(code, f"the loop exited with {code}")
             if unit.head.poll() is not None:
                 return f"Ray's head exited with {unit.head.returncode}"
-            if lost := unit.watch.trouble():
+            if lost := _trouble_of(unit.watch):
                 return lost
             if self._still_s(self.home.tick, unit.started_s) > TICK_LIMIT_S:
                 return f"the loop did not tick for {TICK_LIMIT_S:.0f} s"
@@ -406,6 +410,14 @@ def _keep_from_cleaners(folder: Path) -> int:
     with suppress(OSError):  # a file system without locks
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return handle
+
+
+def _trouble_of(watch: HeadWatch) -> str:
+    try:
+        return watch.trouble()
+    except Exception:  # a watch that fails must not end what it watches
+        log.exception("Ray's processes cannot be watched")
+        return ""
 
 
 def _named(pid: int) -> dict[str, int] | None:

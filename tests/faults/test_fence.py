@@ -12,6 +12,7 @@ import pytest
 from tests.support.sound import event_lines
 from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole
+from workbench.machine.locks import lock_holder
 from workbench.store.rows import AttemptRow
 from workbench.trial import State
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.fault
 
 def test_a_called_off_attempt_trains_nothing_while_the_loop_is_frozen(whole: Whole) -> None:
     """A trial moves while its first worker is still starting; then the loop stands still until
-    the second attempt has trained."""
+    that worker is up."""
     whole.two_running()
     moved, paused = whole.tuned()[-1].id, whole.tuned()[-2].id
     for trial in (moved, paused):
@@ -42,8 +43,11 @@ def test_a_called_off_attempt_trains_nothing_while_the_loop_is_frozen(whole: Who
         second = wait_for(replaced, "it is placed on the other card", LIMIT_S)
         assert second is not None
         with frozen(whole):
-            trained = lambda: "checkpoint" in kinds(whole, second.id)  # noqa: E731
-            wait_for(trained, "the second attempt commits", LIMIT_S)
+            # Its start waits in the loop's process and arrives as soon as that goes on.
+            taken = lambda: lock_holder(whole.home.card_lock(first.card, "cpu"))  # noqa: E731
+            wait_for(taken, "the first worker is up", LIMIT_S)
+        trained = lambda: "checkpoint" in kinds(whole, second.id)  # noqa: E731
+        wait_for(trained, "the second attempt commits", LIMIT_S)
         assert not {"metric", "checkpoint", "adapter"} & set(kinds(whole, first.id))
         whole.two_running()
 
