@@ -13,7 +13,7 @@ from tests.cli.engines import recipe_file
 from tests.support.tick_contexts import Bench, recipe
 from workbench.cli.child import ask_child, run_child
 from workbench.cli.recipes.train import default_folder, prepare_folder
-from workbench.cli.trials.merge import adapter_of
+from workbench.cli.trials.merge import adapter_of, describe_difference
 from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.home import Home
 from workbench.recipe import Recipe, load_recipe
@@ -66,6 +66,31 @@ def test_merge_finds_the_adapter_of_a_trial(bench: Bench) -> None:
 def test_merge_takes_an_adapters_folder_too(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({}))
     assert adapter_of(str(tmp_path)) == tmp_path
+
+
+def test_merge_takes_the_folder_of_a_foreground_trial_too(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({}))
+    assert adapter_of(str(tmp_path)) == tmp_path / "adapter"
+
+
+def test_merge_offers_three_dtypes(workbench: Workbench, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({}))
+    said = workbench("merge", str(tmp_path), "-o", "/nowhere", "--dtype", "int8")
+    assert said.code == 2
+    assert all(dtype in said.err for dtype in ("bfloat16", "float16", "float32"))
+
+
+@pytest.mark.parametrize(
+    ("difference", "dtype", "words"),
+    [
+        (0.2, "bfloat16", "what rounding to bfloat16 does"),
+        (1.5, "bfloat16", "what rounding to bfloat16 does; --dtype float32 keeps more digits"),
+        (1e-5, "float32", "what rounding to float32 does"),
+    ],
+)
+def test_merge_says_what_its_rounding_costs(difference: float, dtype: str, words: str) -> None:
+    assert describe_difference(difference, 20.0, dtype).endswith(words)
 
 
 def test_merge_of_a_trial_without_adapter_is_told(bench: Bench, workbench: Workbench) -> None:

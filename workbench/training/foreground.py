@@ -6,17 +6,20 @@ A second run on the same folder resumes from its newest checkpoint. Events are p
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
+
+if __name__ == "__main__":  # ctrl-c while the imports below run would print a traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from workbench.assignment import Assignment
 from workbench.errors import WorkbenchError
 from workbench.events import Outcome
-from workbench.fleet import Halt
 from workbench.footprint import NO_HISTORY, History, Plan, plan_trial
 from workbench.footprint.measured_peaks import factors_from_json
 from workbench.footprint.oom_fallback import hardware_key
@@ -26,20 +29,26 @@ from workbench.machine.cards import Card, detect_cards
 from workbench.machine.files import write_durably
 from workbench.recipe import Recipe
 from workbench.text import safe_line, safe_text
-from workbench.training import libraries
+from workbench.training import interrupts, libraries
 from workbench.training.control import Control
 from workbench.training.prepare import prepare_experiment
 
 GIB = 1 << 30
+CONTINUES = "the same command with --out {folder} continues"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train the folder's trial; return 0 when done, 1 when failed, 130 when interrupted."""
     os.umask(0o077)
-    libraries.silence_loggers()
-    folder = Path((arguments or sys.argv[1:])[0]).absolute()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    words = arguments or sys.argv[1:]
+    folder, as_json = Path(words[0]).absolute(), "--json" in words
     try:
-        return train_here(folder)
+        libraries.silence_loggers()
+        return train_here(folder, as_json=as_json)
+    except KeyboardInterrupt:
+        print(f"interrupted; {CONTINUES.format(folder=folder)}", file=sys.stderr)
+        return interrupts.EXIT_CODE
     except WorkbenchError as refused:
         print(f"error: {refused.what}", file=sys.stderr)
         if refused.hint:
@@ -47,23 +56,26 @@ def main(arguments: list[str] | None = None) -> int:
         return refused.exit_code
 
 
-def train_here(folder: Path) -> int:
+def train_here(folder: Path, *, as_json: bool = False) -> int:
     """Prepare the rows, plan for the card with the most memory, train; return the exit code.
 
-    An interrupt ends the training at its next step boundary, with a checkpoint.
+    With `as_json` stdout has one JSON object for each event of the attempt, and nothing else.
+
+    Ctrl-c ends the training at its next step boundary, with a checkpoint; before the first step it
+    raises KeyboardInterrupt.
     """
+    out = sys.stderr if as_json else sys.stdout
     recipe = Recipe.model_validate_json((folder / "recipe.json").read_bytes())
     control = Control()
-    signal.signal(signal.SIGINT, lambda *_: control.request_halt(Halt.YIELD))
     experiment = folder / "experiments" / "1"
     experiment.mkdir(parents=True, exist_ok=True)
     (experiment / "recipe.json").write_text(recipe.model_dump_json())
     prepared = prepare_experiment(experiment, folder / "cache" / "data", lambda *_: None)
     for note in prepared.get("notes", []):
-        print(f"data: {safe_line(note)}", flush=True)
+        print(f"data: {safe_line(note)}", file=out, flush=True)
     card = max(detect_cards(os.environ), key=lambda one: one.usable_bytes)
     plan = _plan_here(folder, recipe, prepared, card)
-    _print_plan(card, plan)
+    _print_plan(card, plan, out)
     if card.kind == "cuda":  # before torch is imported
         os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
 
@@ -82,7 +94,9 @@ def train_here(folder: Path) -> int:
         trial_folder=str(folder),
         experiment_folder=str(experiment),
     )
-    return _exit_code(run_foreground(given, _print_event, control), folder)
+    with interrupts.checkpointing(control):
+        outcome = run_foreground(given, _print_json if as_json else _print_event, control)
+    return _exit_code(outcome, folder, out)
 
 
 def _plan_here(folder: Path, recipe: Recipe, prepared: dict[str, Any], card: Card) -> Plan:
@@ -112,20 +126,27 @@ def _plan_here(folder: Path, recipe: Recipe, prepared: dict[str, Any], card: Car
     return plan
 
 
-def _exit_code(outcome: Outcome, folder: Path) -> int:
+def _exit_code(outcome: Outcome, folder: Path, out: TextIO) -> int:
     if outcome is Outcome.YIELDED:
-        print(f"stopped; the same command with --out {folder} continues", flush=True)
-        return 130
+        print(f"stopped; {CONTINUES.format(folder=folder)}", file=out, flush=True)
+        return interrupts.EXIT_CODE
     return 0 if outcome is Outcome.DONE else 1
 
 
-def _print_plan(card: Card, plan: Plan) -> None:
-    print(f"card  {card.uuid} {card.name}, {card.usable_bytes / GIB:.1f} GiB")
+def _print_plan(card: Card, plan: Plan, out: TextIO) -> None:
+    print(f"card  {card.uuid} {card.name}, {card.usable_bytes / GIB:.1f} GiB", file=out)
     words = describe_plan(plan.to_json())
-    print(f"plan  {words['step']}, {words['micro-step']}, {plan.precision}, {plan.optimizer}")
-    print(f"      recompute: {words['recompute']}; kept in 16 bits: {words['unpacked']}")
-    print(f"      {plan.attention_why}")
-    print(f"      {plan.predicted_bytes / GIB:.2f} GiB predicted", flush=True)
+    print(
+        f"plan  {words['step']}, {words['micro-step']}, {plan.precision}, {plan.optimizer}",
+        file=out,
+    )
+    print(f"      recompute: {words['recompute']}; kept in 16 bits: {words['unpacked']}", file=out)
+    print(f"      {plan.attention_why}", file=out)
+    print(f"      {plan.predicted_bytes / GIB:.2f} GiB predicted", file=out, flush=True)
+
+
+def _print_json(kind: str, data: dict[str, Any]) -> None:
+    print(json.dumps({"event": kind, **data}, default=str), flush=True)
 
 
 def _print_event(kind: str, data: dict[str, Any]) -> None:

@@ -62,10 +62,10 @@ def merge_command(
     for key, value in sorted(report.items()):
         print_answer(f"  {safe_line(key).replace('_', ' '):<24}{_word(key, value)}")
     style = "" if near <= NOTABLE * most else "yellow"
-    print_answer(f"  {'logits':<24}{_nearness(near, most, str(report['dtype']))}", style)
+    print_answer(f"  {'logits':<24}{describe_difference(near, most, str(report['dtype']))}", style)
 
 
-def _nearness(difference: float, largest: float, dtype: str) -> str:
+def describe_difference(difference: float, largest: float, dtype: str) -> str:
     """Return how far the merged model is from base and adapter, in words.
 
     Every weight is rounded once from an exact sum, so the difference is the dtype's, however large.

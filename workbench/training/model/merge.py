@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import DataError, ModelError, NotThere, UsageError, WorkbenchError
 from workbench.machine import staging
+from workbench.machine.packages import package_problems
 from workbench.recipe.names import local_path
 from workbench.text import safe_line
 from workbench.training import libraries
@@ -208,6 +209,12 @@ def _as_model_error(adapter_folder: Path) -> Iterator[None]:
         yield
     except WorkbenchError:
         raise
+    except ImportError as broken:
+        problems = [one for one in package_problems() if one.breaks]
+        raise ModelError(
+            "; ".join(one.what for one in problems) or f"a library cannot be imported: {broken}",
+            hint="; ".join(one.hint for one in problems) or "run `workbench doctor`",
+        ) from broken
     except Exception as broken:
         raise ModelError(
             f"the adapter in {safe_line(adapter_folder)} cannot be used: "

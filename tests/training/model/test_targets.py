@@ -1,0 +1,82 @@
+"""The projections that get an adapter, in models that compute several of Llama's as one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.training.model.bases import made
+from tests.training.trials import Bench, recipe
+from workbench.errors import RecipeError
+from workbench.events import Outcome
+from workbench.footprint.model.fused_projections import with_fused
+from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.peak.layers import lora_params
+from workbench.machine import staging
+from workbench.recipe.schema import ALL_LINEAR, Model
+from workbench.training.model.adapter import WEIGHTS
+from workbench.training.model.preflight import check_model
+from workbench.training.model.source import resolve_model
+
+PHI3 = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "present", "expected"),
+    [
+        (ALL_LINEAR, PHI3, PHI3),
+        (ALL_LINEAR, ALL_LINEAR, list(ALL_LINEAR)),
+        (["q_proj", "v_proj"], PHI3, ["q_proj", "v_proj"]),
+        (["q_proj", "k_proj", "v_proj"], ["query_key_value", "dense"], ["query_key_value"]),
+        (["qkv_proj"], PHI3, ["qkv_proj"]),
+        (["gate_proj", "up_proj"], ["q_proj", "gate_up_proj"], ["gate_up_proj"]),
+    ],
+)
+def test_names_of_all_parts_mean_the_fused_projection(
+    targets: list[str], present: list[str], expected: list[str]
+) -> None:
+    assert with_fused(targets, present) == expected
+
+
+def test_the_default_targets_train_every_projection_of_a_phi_3(tmp_path: Path) -> None:
+    folder = made(tmp_path / "model", "phi3", bos_token_id=0, eos_token_id=0)
+    settings = recipe(model__name=str(folder))
+    assert check_model(resolve_model(settings.model), settings) == []
+    bench = Bench(tmp_path / "home", settings)
+    log = bench.run()
+    assert log.outcome is Outcome.DONE, log.end
+    adapter = bench.trial / "adapter"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert sorted(config["target_modules"]) == sorted(PHI3)
+    shape = ModelShape.of(json.loads((folder / "config.json").read_text()))
+    trained = sum(tensor.numel() for tensor in load_file(adapter / WEIGHTS).values())
+    assert trained == lora_params(shape, settings.lora)  # what the plan counts
+    source = {
+        "trial": 7,
+        "folder": str(adapter),
+        "sha256": staging.file_sha256(adapter / WEIGHTS),
+    }
+    warm = Bench(tmp_path / "again", settings).run(warm=source)
+    assert warm.outcome is Outcome.DONE, warm.end
+
+
+def test_the_check_names_targets_that_stay_out(tmp_path: Path) -> None:
+    folder = made(tmp_path / "model", "phi3", bos_token_id=0, eos_token_id=0)
+    settings = recipe(model__name=str(folder), lora__targets=["q_proj", "o_proj"])
+    notes = check_model(resolve_model(settings.model), settings)
+    assert notes == ["lora.targets: this model has no q_proj; the others are trained"]
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["lm_head"]])
+def test_the_check_refuses_targets_that_cannot_be_trained(
+    targets: list[str], tmp_path: Path
+) -> None:
+    folder = made(tmp_path / "model", "phi3", bos_token_id=0, eos_token_id=0)
+    settings: Any = recipe(model__name=str(folder), lora__targets=targets)
+    with pytest.raises(RecipeError) as refused:
+        check_model(resolve_model(Model(name=str(folder))), settings)
+    assert refused.value.hint

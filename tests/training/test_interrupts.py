@@ -1,0 +1,105 @@
+"""Ctrl-c at every stage of foreground training and of a merge: words, 130, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.training.trials import Bench, recipe
+from workbench.training.checkpoints.checkpoint import newest_first
+
+STAGES = ("card ", "-- loading", "step ", "-- evaluating", "-- saving")
+"""Beginnings of lines that foreground training prints when a stage begins."""
+
+
+class Foreground:
+    """Foreground training as a process, on one folder again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        settings = {"train__max_steps": 12, "train__log_every": 1, "train__save_every": 50}
+        answers = {"evaluate__answer_pattern": r"(\d+)", "evaluate__max_new_tokens": 8}
+        (folder / "recipe.json").write_text(recipe(**settings, **answers).model_dump_json())
+
+    def run(self, until: str | None, *more: str) -> tuple[int, str, str]:
+        """Run until a line begins with `until`, interrupt there; return (code, stdout, stderr)."""
+        command = [sys.executable, "-m", "workbench.training.foreground", str(self.folder), *more]
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        )
+        assert child.stdout is not None
+        lines = []
+        for line in child.stdout:
+            lines.append(line)
+            if until is not None and line.startswith(until):
+                child.send_signal(signal.SIGINT)
+                until = None
+        rest, errors = child.communicate(timeout=120)
+        return child.returncode, "".join(lines) + rest, errors
+
+
+@pytest.fixture
+def foreground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Foreground:
+    monkeypatch.setenv("WORKBENCH_CARDS", "cpu:4GiB")
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    return Foreground(tmp_path / "trial")
+
+
+def test_ctrl_c_at_every_stage_of_training_ends_it_with_words_and_loses_nothing(
+    foreground: Foreground,
+) -> None:
+    for stage in STAGES[:-1]:
+        code, out, errors = foreground.run(until=stage)
+        assert code == 130, (stage, out, errors)
+        assert "Traceback" not in errors, stage
+        assert "the same command with --out" in out + errors, stage
+    steps = [path.name for path in newest_first(foreground.folder / "checkpoints")]
+    assert steps[0] == "step-000012"
+    code, out, errors = foreground.run(until="-- saving")
+    assert (code, "Traceback" in errors) == (0, False), errors  # the adapter is whole by then
+    assert (foreground.folder / "adapter" / "adapter_config.json").is_file()
+    assert "grad_norm" not in out  # nothing was trained again
+
+
+def test_with_json_every_line_of_stdout_is_an_event(foreground: Foreground) -> None:
+    code, out, errors = foreground.run(None, "--json")
+    assert code == 0, errors
+    events = [json.loads(line)["event"] for line in out.splitlines()]
+    assert {"metric", "checkpoint", "score", "adapter", "end"} <= set(events)
+    assert "card  cpu-0" in errors
+
+
+def test_ctrl_c_while_the_process_starts_prints_no_traceback(foreground: Foreground) -> None:
+    command = [sys.executable, "-m", "workbench.training.foreground", str(foreground.folder)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.0)  # it imports for a second, and then prepares rows for some
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=120)
+    assert (child.returncode, "Traceback" in errors) == (130, False), errors
+
+
+def test_ctrl_c_while_merging_writes_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "home", recipe(train__max_steps=1))
+    bench.run()
+    out = tmp_path / "merged"
+    command = [sys.executable, "-m", "workbench.training.model.merge"]
+    child = subprocess.Popen(
+        [*command, str(bench.trial / "adapter"), str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while child.poll() is None and not (tmp_path / ".merged.staging").exists():
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=120)
+    assert (child.returncode, errors) == (130, "interrupted: nothing was written\n")
+    assert not out.exists()
+    assert not (tmp_path / ".merged.staging").exists()
