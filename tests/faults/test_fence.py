@@ -46,8 +46,12 @@ def test_a_called_off_attempt_trains_nothing_while_the_loop_is_frozen(whole: Who
             # Its start waits in the loop's process and arrives as soon as that goes on.
             taken = lambda: lock_holder(whole.home.card_lock(first.card, "cpu"))  # noqa: E731
             wait_for(taken, "the first worker is up", LIMIT_S)
-        trained = lambda: "checkpoint" in kinds(whole, second.id)  # noqa: E731
-        wait_for(trained, "the second attempt commits", LIMIT_S)
+
+        def committed() -> bool:  # by the second attempt, or by one after it
+            now = live_attempt(whole, moved)
+            return now is not None and now.id > first.id and "checkpoint" in kinds(whole, now.id)
+
+        wait_for(committed, "a later attempt commits", LIMIT_S)
         assert not {"metric", "checkpoint", "adapter"} & set(kinds(whole, first.id))
         whole.two_running()
 

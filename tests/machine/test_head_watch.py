@@ -1,0 +1,119 @@
+"""The watch on a Ray head, on processes that only bear the names of Ray's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import wait_for
+from workbench.machine.head_watch import FROZEN_S, SCAN_EVERY_S, SETTLED_S, HeadWatch
+from workbench.machine.processes import find_session, identify_process, program_name
+
+# The head leads a group. Its raylet has an agent in that group, and a worker in one of its own.
+HEAD = """
+(exec -a gcs_server sleep 90) &
+bash -c 'sleep 91 & setsid sleep 92 & exec -a raylet sleep 93' &
+wait
+"""
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def head() -> Iterator[int]:
+    process = subprocess.Popen(["bash", "-c", HEAD], start_new_session=True)
+    known = identify_process(process.pid)
+    assert known is not None
+    yield process.pid
+    for pid in find_session(known):
+        os.kill(pid, signal.SIGKILL)
+    for pid in [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_ours(pid)]:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x0092\x00"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def watch(head: int, tmp_path: Path, clock: Clock) -> HeadWatch:
+    """A watch that knows raylet, control service and agent, all of them settled."""
+    made = HeadWatch(head, tmp_path, clock)
+
+    def complete() -> bool:
+        clock.now_s += SCAN_EVERY_S
+        assert made.trouble() == ""
+        return len(made.identities()) == 3
+
+    wait_for(complete, "three processes are known")
+    clock.now_s += SETTLED_S
+    return made
+
+
+def pid_of(watch: HeadWatch, name: str) -> int:
+    return next(one.pid for one in watch.identities() if program_name(one.pid) == name)
+
+
+def test_while_all_is_well_there_is_no_trouble(watch: HeadWatch, clock: Clock) -> None:
+    for _ in range(5):
+        clock.now_s += SCAN_EVERY_S
+        assert watch.trouble() == ""
+    assert len(watch.identities()) == 3  # the worker, in a group of its own, is none of them
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server", "sleep"])
+def test_the_end_of_each_essential_process_is_trouble(watch: HeadWatch, name: str) -> None:
+    os.kill(pid_of(watch, name), signal.SIGKILL)
+    assert wait_for(watch.trouble, "it is noticed") == f"Ray's {name} ended"
+
+
+def test_a_frozen_process_is_trouble_after_a_while(watch: HeadWatch, clock: Clock) -> None:
+    os.kill(pid_of(watch, "raylet"), signal.SIGSTOP)
+    assert watch.trouble() == ""
+    clock.now_s += FROZEN_S + 1
+    assert "raylet has been stopped" in wait_for(watch.trouble, "it is noticed")
+
+
+def test_a_process_that_goes_on_in_time_is_none(watch: HeadWatch, clock: Clock) -> None:
+    pid = pid_of(watch, "raylet")
+    os.kill(pid, signal.SIGSTOP)
+    watch.trouble()
+    clock.now_s += FROZEN_S - 1
+    os.kill(pid, signal.SIGCONT)
+    assert watch.trouble() == ""
+    clock.now_s += FROZEN_S
+    assert watch.trouble() == ""
+
+
+def test_a_session_folder_that_was_removed_is_trouble(
+    watch: HeadWatch, clock: Clock, tmp_path: Path
+) -> None:
+    session = tmp_path / "session_2026-11-28"
+    (session / "logs").mkdir(parents=True)
+    (session / "sockets").mkdir()
+    (session / "sockets" / "raylet").touch()
+    clock.now_s += SCAN_EVERY_S
+    assert watch.trouble() == ""
+    shutil.rmtree(session)
+    clock.now_s += SCAN_EVERY_S
+    assert "session folder lost session_2026-11-28" in watch.trouble()
