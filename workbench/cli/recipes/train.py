@@ -40,6 +40,9 @@ def train_command(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Where checkpoints and adapter go."),
     ] = None,
+    as_data: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per event.")
+    ] = False,
 ) -> None:
     """Train one trial in the foreground, without the engine."""
     found = load_with_settings(recipe, settings)
@@ -49,7 +52,9 @@ def train_command(
     run_folder = prepare_folder(folder or default_folder(found.name), found)
     write_factors(run_folder)
     print_note(f"training in {run_folder}; ctrl-c checkpoints and ends it")
-    raise typer.Exit(run_child(python_command(MODULE, str(run_folder))))
+    raise typer.Exit(
+        run_child(python_command(MODULE, str(run_folder), *(["--json"] if as_data else [])))
+    )
 
 
 def write_factors(folder: Path) -> None:
@@ -68,9 +73,12 @@ def write_factors(folder: Path) -> None:
 
 
 def default_folder(name: str) -> Path:
-    """Return a new folder's path under the home, named after the recipe and the time."""
+    """Return a new folder's path under the home, named after the recipe and the time.
+
+    Creates the home: a folder that only held `foreground` would later not pass for one.
+    """
     word = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40] or "trial"
-    return find_home().root / "foreground" / f"{word}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return find_home().make().root / "foreground" / f"{word}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def prepare_folder(folder: Path, recipe: Recipe) -> Path:

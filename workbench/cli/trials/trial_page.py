@@ -59,7 +59,10 @@ def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str
         rate = f", {formatting.rate(trial.tokens_per_s)} tokens/s" if trial.tokens_per_s else ""
         loss = f", loss {formatting.number(trial.loss)}" if trial.loss is not None else ""
         phase = f", {safe_line(trial.phase)}" if trial.phase else ""
-        yield "step", f"{formatting.steps(trial.step, trial.total_steps)}{loss}{rate}{phase}"
+        left = trial.seconds_left(time.time())
+        to_go = "" if left is None else f", {formatting.time_left_phrase(left)}"
+        steps = formatting.steps(trial.step, trial.total_steps)
+        yield "step", f"{steps}{loss}{rate}{phase}{to_go}"
     if row is not None and row.energy_wh is not None:
         yield "energy", formatting.energy(row.energy_wh)
     if trial.checkpoint_step is not None:
