@@ -21,6 +21,9 @@ from workbench.recipe import Recipe, find_recipe, load_recipe
 
 KEYS = {"fits", "peak_bytes", "card_bytes", "buckets", "plan", "suggestions"}
 GUIDE = "llama3-8b-qlora"
+RANGES = (
+    "sweep={method: random, trials: 4, parameters: {lora.rank: {min: 4, max: 99, integer: true}}}"
+)
 
 
 def test_the_guides_recipe_fits_a_3090(workbench: Workbench) -> None:
@@ -45,6 +48,31 @@ def test_what_does_not_fit_is_exit_code_one_and_every_setting_named_then_fits(
     for changes in settings:
         changed = [word for key, value in changes.items() for word in ("-s", f"{key}={value}")]
         assert workbench("plan", *asked, *changed).code == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "size"),
+    [
+        (f"{GUIDE}-sweep", (), "8GiB"),
+        (f"{GUIDE}-sweep", ("model.quantization=none", "data.max_tokens=8192"), "9GiB"),
+        (GUIDE, (RANGES,), "8GiB"),
+        (GUIDE, ("train.gradient_checkpointing=off", "train.optimizer=adamw_torch"), "8GiB"),
+    ],
+)
+def test_every_suggestion_works_when_it_is_applied(
+    recipe: str, settings: tuple[str, ...], size: str, workbench: Workbench
+) -> None:
+    asked = ["plan", recipe, *(word for one in settings for word in ("-s", one)), "--json"]
+    said = workbench(*asked, "--vram", size)
+    assert said.code == 1
+    suggestions = said.data["suggestions"]
+    assert len(suggestions) > 1
+    for one in suggestions[:-1]:
+        changes = [f"{key}={json.dumps(value)}" for key, value in one["settings"].items()]
+        changed = [word for change in changes for word in ("-s", change)]
+        assert workbench(*asked, *changed, "--vram", size).code == 0, one["words"]
+    needed = suggestions[-1]["words"].rsplit(" needs ")[1].replace(" ", "")
+    assert workbench(*asked, "--vram", needed).code == 0
 
 
 def test_rows_longer_than_the_model_reads_are_warned_of(workbench: Workbench) -> None:

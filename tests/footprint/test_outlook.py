@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import DoesNotFit, UsageError
-from workbench.footprint import ModelShape, named_config, plan_trial, predict
+from workbench.footprint import History, ModelShape, named_config, plan_trial, predict
 from workbench.footprint.model.known_models import _SHAPES
 from workbench.footprint.outlook import outlook_on, smallest_card, usual_outlooks
 from workbench.footprint.usual_cards import SIZES_GB, card_of_size, usual_card
@@ -69,6 +69,34 @@ def test_every_setting_a_refusal_names_then_fits(
             assert changed.predicted_bytes == suggestion.peak_bytes
     needed = float(outlook.suggestions[-1].words.rsplit(" needs ")[1].removesuffix(" GiB"))
     plan_trial(recipe, config(name), card_of_size(int(needed * GIB) + 1, "the card named"))
+
+
+class Always(dict[Any, float]):
+    """Factors in which every class of plans took 1.3 times what was predicted."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return 1.3
+
+
+def test_suggestions_hold_with_what_was_measured_too() -> None:
+    history = History(factors=Always())
+    llama = config("meta-llama/Meta-Llama-3-8B")
+    long = apply_settings(GUIDE, {"data.max_tokens": 8_192, "lora.rank": 128})
+    card = card_of_size(11 * GIB, "a card")
+    outlook = outlook_on(long, llama, card, history=history)
+    assert not outlook.fits
+    assert len(outlook.suggestions) > 1
+    for suggestion in outlook.suggestions[:-1]:
+        changed = apply_settings(long, suggestion.settings)
+        plan = plan_trial(changed, llama, card, history=history)
+        assert plan.predicted_bytes == suggestion.peak_bytes <= outlook.room_bytes
+    needed = float(outlook.suggestions[-1].words.rsplit(" needs ")[1].removesuffix(" GiB"))
+    bigger = card_of_size(int(needed * GIB) + 1, "the card named")
+    plan_trial(long, llama, bigger, history=history, measured_as=card)
+    with pytest.raises(DoesNotFit, match="it takes 30% more than predicted") as refused:
+        plan_trial(long, llama, card, history=history)
+    gib = int(refused.value.hint.rsplit("use a card with ")[1].removesuffix(" GiB"))
+    plan_trial(long, llama, card_of_size(gib * GIB, "the card named"), history=history)
 
 
 def test_no_suggestion_is_longer_than_the_model_reads() -> None:

@@ -29,12 +29,14 @@ def choose_plan(
     scored: int | None = None,
     *,
     previous_tokens_per_micro: int | None = None,
+    correction: float = 1.0,
     advise: bool = True,
 ) -> Plan:
     """Return the fastest plan for `recipe` on `card`; `config` is the model's config.json.
 
     `longest`, `sample` and `scored` are the fields of row_lengths.Lengths; the other arguments and
-    the errors are those of planner.plan_trial.
+    the errors are those of planner.plan_trial. `correction` is the factor by which such plans took
+    more than predicted: the plan keeps within the card's bytes divided by it.
 
     All ways to cut the batch into micro-steps are compared, each with as few recomputing layers as
     it needs and as many dequantised ones as there is room for, by the time they take (cost.py) on
@@ -43,14 +45,15 @@ def choose_plan(
     """
     lengths: Lengths = {"longest": longest, "sample": sample, "scored": scored}
     search = PlanSearch.of(recipe, config, card, lengths)
-    limit = limit_bytes(card, free_bytes)
+    room = limit_bytes(card, free_bytes)
+    limit = int(room / correction)
     kept = [previous_tokens_per_micro] if previous_tokens_per_micro else []
     for sizes in (kept, search.sizes()):
         for optimizer in optimizers_of(recipe):
             found = search.fastest(optimizer, sizes, limit)
             if found is not None:
                 return search.plan(found, limit)
-    raise _refusal(search, card, limit, advise)
+    raise _refusal(search, card, room, correction, advise)
 
 
 def least_bytes(
@@ -61,6 +64,14 @@ def least_bytes(
     Raises what choose_plan raises, except DoesNotFit.
     """
     return PlanSearch.of(recipe, config, card, lengths).least
+
+
+def leanest_plan(
+    recipe: Recipe, config: Mapping[str, Any], card: Card, lengths: Lengths = UNREAD
+) -> Plan:
+    """Return the plan of fewest bytes, whether or not it fits the card."""
+    search = PlanSearch.of(recipe, config, card, lengths)
+    return search.plan(search.leanest, 0)
 
 
 def price_plan(
@@ -96,8 +107,16 @@ def price_plan(
     )
 
 
-def _refusal(search: PlanSearch, card: Card, limit: int, advise: bool) -> DoesNotFit:
-    recipe, run, least = search.recipe, search.leanest, search.least
+def _refusal(
+    search: PlanSearch, card: Card, room: int, correction: float, advise: bool
+) -> DoesNotFit:
+    recipe, run, limit = search.recipe, search.leanest, int(room / correction)
+    least = int(search.least * correction)
+    measured = ""
+    if correction > 1:
+        measured = (
+            f" (by what was measured here, it takes {correction - 1:.0%} more than predicted)"
+        )
 
     def needed(changed: Recipe = recipe, **how: Any) -> int:
         return sum(predict(search.shape, changed, replace(run, **how)).values())
@@ -105,8 +124,8 @@ def _refusal(search: PlanSearch, card: Card, limit: int, advise: bool) -> DoesNo
     hints = list(_hints(search, run, needed, limit)) if advise else []
     hints.append(f"use a card with {-(-(least + DRIVER_BYTES) // GIB)} GiB")
     return DoesNotFit(
-        f"{recipe.name} needs at least {least / GIB:.1f} GiB, one row of {run.longest} tokens at a "
-        f"time; {card.name} has {limit / GIB:.1f} GiB available",
+        f"{recipe.name} needs at least {least / GIB:.1f} GiB{measured}, one row of {run.longest} "
+        f"tokens at a time; {card.name} has {room / GIB:.1f} GiB available",
         hint=", or ".join(hints),
     )
 

@@ -134,7 +134,8 @@ def smallest_card(
     """
 
     def plan_on(steps: int) -> Plan | None:
-        return _try(recipe, config, resized_card(card, steps * STEP_BYTES), lengths, history)
+        imagined = resized_card(card, steps * STEP_BYTES)
+        return _try(recipe, config, imagined, lengths, history, measured_as=card)
 
     # A correction lowers a prediction by FLOOR at most, so that nothing smaller can fit.
     low = int(least_bytes(recipe, config, card, lengths) * FLOOR) // STEP_BYTES
@@ -178,15 +179,29 @@ def _plan_whole(
     card: Card,
     lengths: Lengths = UNREAD,
     history: History = NO_HISTORY,
+    measured_as: Card | None = None,
 ) -> Plan:
-    return plan_trial(recipe, config, card, lengths=lengths, history=history, advise=False)
+    return plan_trial(
+        recipe,
+        config,
+        card,
+        lengths=lengths,
+        history=history,
+        measured_as=measured_as,
+        advise=False,
+    )
 
 
 def _try(
-    recipe: Recipe, config: Config, card: Card, lengths: Lengths, history: History
+    recipe: Recipe,
+    config: Config,
+    card: Card,
+    lengths: Lengths,
+    history: History,
+    measured_as: Card | None = None,
 ) -> Plan | None:
     try:
-        return _plan_whole(recipe, config, card, lengths, history)
+        return _plan_whole(recipe, config, card, lengths, history, measured_as)
     except DoesNotFit:
         return None
 
@@ -277,11 +292,19 @@ def _fitting(candidates: list[Changes], fits: Try) -> Iterator[Suggestion]:
     for changes in candidates:
         plan = fits(changes)
         if plan is not None:
-            words = " and ".join(f"{key}: {_yaml_value(value)}" for key, value in changes.items())
             yield Suggestion(
-                words=f"set {words}", settings=changes, peak_bytes=plan.predicted_bytes
+                words=suggestion_words(changes), settings=changes, peak_bytes=plan.predicted_bytes
             )
 
 
+def suggestion_words(changes: Changes) -> str:
+    """Return `set lora.rank: 8 and data.max_tokens: 512`."""
+    return "set " + " and ".join(f"{key}: {_yaml_value(value)}" for key, value in changes.items())
+
+
 def _yaml_value(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml_value, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml_value(one)}" for key, one in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else str(value)

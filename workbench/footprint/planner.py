@@ -15,7 +15,7 @@ from typing import Any
 
 from workbench.errors import DoesNotFit
 from workbench.footprint.card_limits import limit_bytes
-from workbench.footprint.choose import choose_plan, price_plan
+from workbench.footprint.choose import choose_plan, leanest_plan, price_plan
 from workbench.footprint.measured_peaks import corrected_plan
 from workbench.footprint.model.positions import model_positions
 from workbench.footprint.oom_fallback import FallbackStep, Key, fallback_plan, hardware_key
@@ -50,6 +50,7 @@ def plan_trial(
     lengths: Lengths = UNREAD,
     history: History = NO_HISTORY,
     previous_tokens_per_micro: int | None = None,
+    measured_as: Card | None = None,
     advise: bool = True,
 ) -> Plan:
     """Return the plan of a trial with that recipe on that card.
@@ -58,27 +59,38 @@ def plan_trial(
     plans for the whole card. `lengths` are those of the prepared rows; unread rows count as
     data.max_tokens long. `previous_tokens_per_micro` is the micro-step of the checkpoint from which
     the trial goes on: dropout's masks depend on it, so that it is kept where it still fits.
+    `measured_as` is the card whose measurements correct the plan, where that is not `card` itself,
+    which may be an imagined one.
 
     Takes 2 to 12 ms. Raises DoesNotFit with the nearest settings that fit (finding them takes
     longer than the rest; `advise=False` leaves all but the card's size out), ModelError for a model
     that cannot be planned, and WorkbenchError where the card lacks the precision or attention that
     the recipe asks for by name.
     """
-    hardware = hardware_key(card)
+    hardware = hardware_key(measured_as or card)
 
-    def choose(room: int | None) -> Plan:
+    def choose(correction: float) -> Plan:
         plan = choose_plan(
             recipe,
             config,
             card,
-            room,
+            free_bytes,
             **lengths,
             previous_tokens_per_micro=previous_tokens_per_micro,
+            correction=correction,
             advise=advise,
         )
         return corrected_plan(plan, history.factors, hardware, config)
 
-    plan = _fit_corrected(choose, free_bytes, limit_bytes(card, free_bytes))
+    try:
+        plan = _fit_corrected(choose, limit_bytes(card, free_bytes))
+    except DoesNotFit:
+        # Say what the leanest plan really takes, so that the card it suggests is large enough.
+        leanest = leanest_plan(recipe, config, card, lengths)
+        measured = corrected_plan(leanest, history.factors, hardware, config)
+        if measured.predicted_bytes > leanest.predicted_bytes:
+            choose(measured.predicted_bytes / leanest.predicted_bytes)
+        raise
     ran_out = [step for step in history.fallback_steps if step.hardware == hardware]
     if not ran_out:
         return plan
@@ -94,21 +106,18 @@ def plan_trial(
     return corrected_plan(lower, history.factors, hardware, config)
 
 
-def _fit_corrected(choose: Callable[[int | None], Plan], room: int | None, limit: int) -> Plan:
+def _fit_corrected(choose: Callable[[float], Plan], limit: int) -> Plan:
     """Return the plan that still keeps within `limit` bytes after its correction.
 
-    `choose` gives the corrected plan for a room in bytes. The factor depends on the class of the
-    plan, which changes with the room: hence a loop, in which the room shrinks until it fits.
+    `choose` gives the corrected plan whose prediction keeps within `limit` divided by a factor. The
+    factor depends on the class of the plan, which changes with the room: hence a loop, in which the
+    room shrinks until the plan fits, or `choose` raises DoesNotFit.
     """
     tighter = 1.0
-    plan = choose(room)
+    plan = choose(tighter)
     while plan.predicted_bytes > limit:
         tighter = max(tighter * 1.001, plan.predicted_bytes / uncorrected_bytes(plan.to_json()))
-        try:
-            plan = choose(int(limit / tighter))
-        except DoesNotFit as refused:
-            more = f"; by what was measured here, it takes {tighter - 1:.0%} more than that"
-            raise DoesNotFit(refused.what + more, hint=refused.hint) from None
+        plan = choose(tighter)
     return plan
 
 

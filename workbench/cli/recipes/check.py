@@ -81,7 +81,8 @@ def _fit(
         roomiest = max(cards, key=lambda one: one.usable_bytes)
         point, _ = worst_case_recipe(recipe, config, roomiest)
         rows = lengths_of(result["data"]) if point.data == recipe.data else None
-        return card_outlooks(point, config, cards, rows, measured_history(service)), None
+        history = measured_history(service)
+        return card_outlooks(point, config, cards, rows, history, swept=recipe), None
     except WorkbenchError as refused:
         return [], refused
 

@@ -65,7 +65,7 @@ def plan_command(
     roomiest = max(cards, key=lambda one: one.usable_bytes)
     point, swept = worst_case_recipe(wanted, config, roomiest)
     history = measured_history(service, named=cards[0] if card is not None else None)
-    found = card_outlooks(point, config, cards, history=history)
+    found = card_outlooks(point, config, cards, history=history, swept=wanted)
     main = found[0]
     usual = usual_outlooks(point, config)
     too_long = positions_warning(point.data.max_tokens, config)
@@ -153,8 +153,12 @@ def card_outlooks(
     cards: list[Card],
     lengths: Lengths | None = None,
     history: History | None = None,
+    swept: Recipe | None = None,
 ) -> list[Outlook]:
     """Return an outlook for each kind of card: those that fit first, the roomiest of them first.
+
+    `recipe` has no sweep; where it is the worst case of one, `swept` is the recipe with that sweep,
+    for which the suggestions are made.
 
     Raises WorkbenchError where none of the cards has what the recipe asks for by name, e.g. bf16,
     and ModelError for a model that cannot be planned.
@@ -162,13 +166,15 @@ def card_outlooks(
     from workbench.footprint import NO_HISTORY
     from workbench.footprint.outlook import outlook_on
     from workbench.footprint.row_lengths import UNREAD
+    from workbench.footprint.sweep_suggestions import with_sweep_suggestions
 
+    rows, history = lengths or UNREAD, history or NO_HISTORY
     unlike = {(c.kind, c.name, c.usable_bytes, c.total_bytes, c.capability): c for c in cards}
     found, lacking = [], []
     for card in unlike.values():
         try:
-            one = outlook_on(recipe, config, card, lengths or UNREAD, history or NO_HISTORY)
-            found.append(one)
+            one = outlook_on(recipe, config, card, rows, history)
+            found.append(with_sweep_suggestions(one, swept or recipe, config, rows, history))
         except ModelError:
             raise
         except WorkbenchError as refused:
