@@ -7,13 +7,14 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from workbench.doctor.check import Check
 from workbench.errors import WorkbenchError
 from workbench.formatting import guards_line
 from workbench.home import RAY_TEMP_CHARACTERS, SHORT_TEMP_HINT, Home, private_temp
+from workbench.machine.packages import PackageProblem, package_problems
 
 GIB = 1 << 30
 LOW_DISK_BYTES, LITTLE_DISK_BYTES = 5 * GIB, 40 * GIB
@@ -27,6 +28,19 @@ def check_python() -> Check:
     """Report Python's version. It is always ok: older versions cannot import this module."""
     version = f"{platform.python_version()} at {sys.executable}"
     return Check(name="python", status="ok", finding=version)
+
+
+def check_packages(problems: Sequence[PackageProblem] | None = None) -> Check:
+    """Check that the installed packages go together, and are within our own bounds."""
+    found = package_problems() if problems is None else problems
+    if not found:
+        return Check(name="packages", status="ok", finding="all within the versions that work")
+    return Check(
+        name="packages",
+        status="fail" if any(one.breaks for one in found) else "warn",
+        finding="; ".join(one.what for one in found),
+        hint="; ".join(one.hint for one in found),
+    )
 
 
 def check_home(home: Home) -> Check:

@@ -23,6 +23,7 @@ def run_checks(env: Mapping[str, str] | None = None, home: Home | None = None) -
     home = home or find_home()
     quick: list[Callable[[], Check]] = [
         machine.check_python,
+        machine.check_packages,
         partial(machine.check_home, home),
         machine.check_config,
         partial(machine.check_disk, home),

@@ -21,6 +21,7 @@ from workbench.errors import (
 )
 from workbench.events import FailureCause
 from workbench.machine.files import disk_is_full
+from workbench.machine.packages import PackageProblem, package_problems
 from workbench.text import safe_line
 
 _NO_MEMORY = re.compile(
@@ -132,11 +133,24 @@ def classify(
         )
     if isinstance(error, WorkbenchError):
         return Failure(_cause(error), safe_line(error.what), safe_line(error.hint))
+    if problems := _package_problems(error):
+        return Failure(
+            FailureCause.MODEL,
+            safe_line("; ".join(one.what for one in problems), 600),
+            safe_line("; ".join(one.hint for one in problems), 400),
+        )
     return Failure(
         FailureCause.BUG,
         f"{type(error).__name__}: {safe_line(error, 200)}",
         "the attempt's folder holds traceback.txt; please report it",
     )
+
+
+def _package_problems(error: BaseException) -> list[PackageProblem]:
+    """Return the packages that explain an import that failed; empty for every other error."""
+    if not any(isinstance(one, ImportError) for one in _chain(error)):
+        return []
+    return [one for one in package_problems() if one.breaks]
 
 
 def _cause(error: WorkbenchError) -> FailureCause:
