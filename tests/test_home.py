@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench.cli.recipes.train import default_folder
 from workbench.errors import EngineError
 from workbench.home import Home
 
@@ -22,6 +23,14 @@ def test_a_folder_with_other_things_in_it_is_refused_and_left_alone(tmp_path: Pa
     assert refused.value.hint
     assert tmp_path.stat().st_mode & 0o777 == 0o755
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_home_that_began_with_a_foreground_trial_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    default_folder("demo").mkdir(parents=True)
+    assert Home(tmp_path / "home").make().requests.is_dir()
 
 
 def test_a_home_under_a_file_is_refused_with_a_hint(tmp_path: Path) -> None:

@@ -40,11 +40,18 @@ def train_command(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Where checkpoints and adapter go."),
     ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option("--card", metavar="CARD", help="The card to train on, as `cards` names it."),
+    ] = None,
     as_data: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per event.")
     ] = False,
 ) -> None:
-    """Train one trial in the foreground, without the engine."""
+    """Train one trial in the foreground, without the engine.
+
+    It takes the card with the most free memory that no engine uses, unless --card names one.
+    """
     found = load_with_settings(recipe, settings)
     if found.sweep is not None:
         print_note("the recipe's sweep is ignored: one trial runs, with the recipe's own values")
@@ -52,9 +59,8 @@ def train_command(
     run_folder = prepare_folder(folder or default_folder(found.name), found)
     write_factors(run_folder)
     print_note(f"training in {run_folder}; ctrl-c checkpoints and ends it")
-    raise typer.Exit(
-        run_child(python_command(MODULE, str(run_folder), *(["--json"] if as_data else [])))
-    )
+    more = ["--json"] * as_data + ([f"--card={card}"] if card else [])
+    raise typer.Exit(run_child(python_command(MODULE, str(run_folder), *more)))
 
 
 def write_factors(folder: Path) -> None:
