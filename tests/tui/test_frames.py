@@ -7,7 +7,7 @@ import pytest
 from tests.tui.conftest import check_golden, settled, shown
 from workbench.home import Home
 
-SIZES = [(80, 24), (120, 40), (160, 50)]
+SIZES = [(60, 16), (80, 24), (120, 40), (160, 50)]
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

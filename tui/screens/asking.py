@@ -97,6 +97,5 @@ def help_panel() -> Panel:
     """Return the list of keys and of the glyphs of states; 21 lines, so that 80 × 24 shows all."""
     lines: list[Line] = [((f"{key:<10}", "accent"), (meaning, "")) for key, meaning in KEYS]
     states: list[Line] = [present.named_state(word) for word in State]
-    return Panel(
-        "Keys", [*lines, join_lines(states[:4], _GAP), join_lines(states[4:], _GAP)], tight=True
-    )
+    lines += [join_lines(states[:4], _GAP), join_lines(states[4:], _GAP)]
+    return Panel("Keys", lines, tight=True, indent=10)

@@ -62,7 +62,10 @@ class Cards(View):
         now = self.view_state.now()
         rows, about = self.query_one("#cards", RowList), self.query_one("#about", LineBox)
         rows.styles.height = max(1, len(snapshot.cards)) + 2
-        rows.show(cards.COLUMNS, cards.card_rows(snapshot.cards, snapshot.trials, now))
+        rows.show(
+            cards.card_columns(snapshot.cards),
+            cards.card_rows(snapshot.cards, snapshot.trials, now),
+        )
         busy = sum(card.trial is not None for card in snapshot.cards)
         set_title(rows, f"Cards · {busy} of {len(snapshot.cards)} busy")
         card = self._card()

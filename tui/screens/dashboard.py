@@ -67,8 +67,9 @@ class Dashboard(View):
         now = self.view_state.now()
         empty = not snapshot.trials and not snapshot.experiments
         self.query_one("#welcome").display = empty
-        for id in ("#trials", "#below"):
-            self.query_one(id).display = not empty
+        self.query_one("#trials").display = not empty
+        # Below 20 rows a chart would leave three rows for the trials.
+        self.query_one("#below").display = not empty and not self.has_class("-tiny")
         self.query_one("#welcome", LineBox).show(WELCOME if empty else ())
         self._paint_preparing(snapshot)
         self._paint_cards(snapshot, now)
@@ -92,7 +93,7 @@ class Dashboard(View):
         most = next((n for name, n in _MOST_CARDS.items() if self.has_class(name)), 4)
         shown = snapshot.cards[:most]
         rows.styles.height = max(1, len(shown)) + 1
-        rows.show(cards.COLUMNS, cards.card_rows(shown, snapshot.trials, now))
+        rows.show(cards.card_columns(shown), cards.card_rows(shown, snapshot.trials, now))
         busy = sum(card.trial is not None for card in snapshot.cards)
         more = f", {len(snapshot.cards) - most} more in 5" if len(snapshot.cards) > most else ""
         count = f" · {busy} of {len(snapshot.cards)} busy{more}" if snapshot.cards else ""

@@ -27,16 +27,26 @@ class Panel(ModalScreen[None]):
     ]
 
     def __init__(
-        self, title: str, lines: Sequence[Line], *, bad: bool = False, tight: bool = False
+        self,
+        title: str,
+        lines: Sequence[Line],
+        *,
+        bad: bool = False,
+        tight: bool = False,
+        indent: int = 0,
     ) -> None:
-        """`bad` colours the border as an error; `tight` leaves out the margin, for 21 lines."""
+        """`bad` colours the border as an error; `tight` leaves out the margin, for 21 lines.
+
+        `indent` is that of lines broken where the panel is narrower than they are.
+        """
         super().__init__(classes=" ".join(["-bad"] * bad + ["-tight"] * tight))
         self._title = title
         self._text = lines
+        self._indent = indent
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="panel"):
-            yield LineBox(wrapped=True)
+            yield LineBox(wrapped=True, indent=self._indent)
 
     def on_mount(self) -> None:
         set_title(self.query_one(".panel"), f" {self._title} ")

@@ -70,7 +70,7 @@ class Trial(View):
             LineBox(id="plan", wrapped=True, indent=20),
             LineBox(id="attempts", wrapped=True, indent=3),
             LineBox(id="history", wrapped=True, indent=10),
-            LineBox(id="settings", wrapped=True, indent=20),
+            LineBox(id="settings", wrapped=True, indent=sections.SETTING_NAME),
             id="right",
         )
         yield VerticalScroll(Container(left, right, id="columns"), id="scroll")

@@ -44,7 +44,9 @@ class View(Screen[None]):
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = ()
     FILTERS: ClassVar[bool] = False
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-middle"), (140, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (28, "-mid"), (34, "-tall"), (46, "-high")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [  # noqa: RUF012
+        *((0, "-tiny"), (20, "-short"), (28, "-mid"), (34, "-tall"), (46, "-high"))
+    ]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "act('stop')", "Stop the trial, keeping its last checkpoint"),
         Binding("K", "act('kill')", "Kill the trial, keeping nothing"),

@@ -36,9 +36,9 @@ def board_columns(rows: Sequence[BoardRow], rank_by: str) -> tuple[Column, ...]:
         Column(title=_HEADS.get(rank_by, rank_by), width=7, right=True),
         Column(title="vs base", width=8, right=True),
         *(_setting_column(key, rows, 4 + n) for n, key in enumerate(keys)),
-        Column(title="tok/s", width=6, right=True, drop=2),
-        Column(title="peak", width=8, right=True, drop=3),
         # Dropped before any setting: on a narrow terminal settings say more than costs.
+        Column(title="tok/s", width=6, right=True, drop=30),
+        Column(title="peak", width=8, right=True, drop=31),
         Column(title="time", width=11, right=True, drop=40),
         *([Column(title="energy", width=8, right=True, drop=41)] if _metered(rows) else []),
         Column(title="state", width=10, grow=1),

@@ -15,29 +15,42 @@ from workbench.service import CardRow, TrialRow
 STALE_S = 30.0
 """A sample older than this is not shown as the card's present state."""
 
-COLUMNS = (
-    Column(title="card", width=8, most=22, grow=2),
-    Column(title="id", width=8, drop=2),
-    Column(title="memory", width=6, most=40, grow=4, drop=1),
-    Column(title="", width=13, right=True),
-    Column(title="busy", width=4, right=True),
-    Column(title="temp", width=5, right=True, drop=3),
-    Column(title="power", width=5, right=True, drop=4),
-    Column(title="doing", width=14, grow=3),
-)
+
+def card_columns(cards: Sequence[CardRow]) -> tuple[Column, ...]:
+    """Return the columns; temperature and power have one only where a card measures them."""
+    heat, power = _measures(cards)
+    return (
+        Column(title="card", width=8, most=22, grow=2),
+        Column(title="id", width=8, drop=2),
+        Column(title="", width=5, most=40, grow=4, drop=1),
+        Column(title="memory", width=13, right=True),
+        Column(title="busy", width=4, right=True),
+        *([Column(title="temp", width=5, right=True, drop=3)] if heat else []),
+        *([Column(title="power", width=5, right=True, drop=4)] if power else []),
+        Column(title="doing", width=16, grow=3),
+    )
+
+
+def _measures(cards: Sequence[CardRow]) -> tuple[bool, bool]:
+    return (
+        any(card.temperature_c is not None for card in cards),
+        any(card.power_w is not None for card in cards),
+    )
 
 
 def card_rows(cards: Sequence[CardRow], trials: Sequence[TrialRow], now: float) -> list[ListRow]:
     """Return a row for each card; measurements older than STALE_S are shown as unknown."""
     by_id = {row.id: row for row in trials}
-    return [_row(card, by_id.get(card.trial or 0), now) for card in cards]
+    heat, power = _measures(cards)
+    return [_row(card, by_id.get(card.trial or 0), now, heat, power) for card in cards]
 
 
-def _row(card: CardRow, trial: TrialRow | None, now: float) -> ListRow:
+def _row(card: CardRow, trial: TrialRow | None, now: float, heat: bool, power: bool) -> ListRow:
     old = now - card.seen_utc > STALE_S or not card.present
     used = None if card.free_bytes is None or old else card.total_bytes - card.free_bytes
     share = None if used is None else used / card.total_bytes
     full = share is not None and share > 0.95
+    degrees, watts = formatting.temperature(card.temperature_c), formatting.power(card.power_w)
     return ListRow(
         card.uuid,
         (
@@ -51,8 +64,8 @@ def _row(card: CardRow, trial: TrialRow | None, now: float) -> ListRow:
                 ),
             ),
             _measured(None if old else _busy(card), "dim"),
-            _measured(None if old else formatting.temperature(card.temperature_c), _heat(card)),
-            _measured(None if old else formatting.power(card.power_w), "dim"),
+            *([_measured(None if old else degrees, _heat(card))] if heat else []),
+            *([_measured(None if old else watts, "dim")] if power else []),
             card_activity(card, trial),
         ),
     )

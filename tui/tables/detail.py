@@ -26,6 +26,8 @@ _BAR = 14
 """Cells of the progress bar."""
 _NAME = 20
 """Cells of a label with the space behind it."""
+SETTING_NAME = 30
+"""The same for the dotted keys of settings, the longest of which has 28 characters."""
 
 
 def head_lines(
@@ -135,9 +137,9 @@ def _newest(name: str, points: Sequence[Point]) -> str:
     return formatting.rate(value) if value >= 1_000 else formatting.number(value)
 
 
-def _fact(name: str, *parts: Part) -> Line:
+def _fact(name: str, *parts: Part, cells: int = _NAME) -> Line:
     """Return a label of fixed width with what it names; a name may be foreign text."""
-    return ((f"{cut_text(plain_part(name)[0], _NAME - 1):<{_NAME}}", "dim"), *parts)
+    return ((f"{cut_text(plain_part(name)[0], cells - 1):<{cells}}", "dim"), *parts)
 
 
 def plan_lines(attempt: AttemptRow | None, card: CardRow | None) -> list[Line]:
@@ -206,7 +208,7 @@ def _memory(attempt: AttemptRow, card: CardRow | None) -> list[Line]:
 def settings_lines(row: TrialRow, recipe: Mapping[str, object]) -> list[Line]:
     """Return the settings that this trial sets, then the recipe's own that are not empty."""
     lines = [
-        _fact(key, plain_part(formatting.setting_text(v), "bold"))
+        _fact(key, plain_part(formatting.setting_text(v), "bold"), cells=SETTING_NAME)
         for key, v in row.settings.items()
     ]
     for section in ("model", "data", "lora", "train"):
@@ -214,9 +216,8 @@ def settings_lines(row: TrialRow, recipe: Mapping[str, object]) -> list[Line]:
         for key, value in part.items() if isinstance(part, dict) else ():
             if f"{section}.{key}" in row.settings or value in (None, {}, []):
                 continue
-            lines.append(
-                _fact(f"{section}.{key}", plain_part(formatting.setting_text(value), "dim"))
-            )
+            text = plain_part(formatting.setting_text(value), "dim")
+            lines.append(_fact(f"{section}.{key}", text, cells=SETTING_NAME))
     return lines
 
 

@@ -16,7 +16,7 @@ COLUMNS = (
     Column(title="level", width=7, drop=1),
     Column(title="trial", width=5),
     Column(title="what", width=11, drop=2),
-    Column(title="", width=44, grow=1),
+    Column(title="", width=37, grow=1),
 )
 _TONES = {"error": "bad", "warning": "warn", "debug": "dim"}
 

@@ -27,10 +27,10 @@ DASHBOARD = (
     Column(title="experiment", width=12, most=24, grow=1, drop=3),
     Column(title="settings", width=17, most=50, grow=2),
     Column(title="state", width=11),
-    Column(title="progress", width=11, most=20, grow=1),
-    Column(title="loss", width=6, right=True),
+    Column(title="progress", width=11, most=20, grow=1, drop=2),
+    Column(title="loss", width=7, right=True, drop=1),
     Column(title="tok/s", width=6, right=True, drop=4),
-    Column(title="left or why", width=13, grow=4),
+    Column(title="left or why", width=12, grow=4),
 )
 FULL = (
     Column(title="", width=2),
@@ -39,7 +39,7 @@ FULL = (
     Column(title="settings", width=17, most=50, grow=2),
     Column(title="state", width=11),
     Column(title="progress", width=11, most=20, grow=1, drop=2),
-    Column(title="loss", width=6, right=True, drop=3),
+    Column(title="loss", width=7, right=True, drop=3),
     Column(title="score", width=7, right=True, drop=1),
     Column(title="tok/s", width=6, right=True, drop=8),
     Column(title="peak", width=8, right=True, drop=5),
