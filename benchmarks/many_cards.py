@@ -60,15 +60,15 @@ sweep:
 
 @dataclass
 class Report:
-    """What was found; a check that fails is told at once and remembered."""
+    """The figures and failed checks of one run; each check is printed at once."""
 
     figures: dict[str, Any] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
-    def check(self, name: str, good: bool, told: object) -> None:
-        print(f"{'ok  ' if good else 'FAIL'}  {name}: {told}", flush=True)
-        self.figures[name] = told
+    def check(self, name: str, good: bool, value: object) -> None:
+        print(f"{'ok  ' if good else 'FAIL'}  {name}: {value}", flush=True)
+        self.figures[name] = value
         if not good:
             self.failed.append(name)
 
@@ -79,7 +79,7 @@ class Report:
 
 @dataclass
 class Lab:
-    """One engine on a home of its own."""
+    """An engine on a home of its own, and what the checks need of it."""
 
     service: Service
     root: Path
@@ -97,7 +97,7 @@ class Lab:
         tokens: int = 512,
         parallel: int = 64,
     ) -> list[int]:
-        """Trials that differ by a hair in learning rate; their ids, base left out."""
+        """Submit trials of slightly different learning rates; return their ids, the base left out."""
         recipe = self.root / f"{name}.yaml"
         rates = [round(2e-4 + 1e-6 * i, 7) for i in range(trials)]
         body = RECIPE.format(
@@ -115,8 +115,8 @@ class Lab:
         answer = self.service.wait_for_answer(self.service.submit(load_recipe(recipe)))
         experiment = int(answer.data["experiment"])
         wait(lambda: self.service.experiment(experiment).state != "preparing", "preparation")
-        told = self.service.experiment(experiment)
-        assert told.state == "ready", told.reason
+        found = self.service.experiment(experiment)
+        assert found.state == "ready", found.reason
         return [t.id for t in self.service.trials(experiment) if t.kind == "tune"]
 
     def trial(self, id: int) -> TrialRow:
@@ -146,7 +146,7 @@ class Lab:
 
 @contextmanager
 def lab(model: Path, data: Path, cards: str | None = None) -> Iterator[Lab]:
-    """An engine over all cards, or over what WORKBENCH_CARDS says; stopped at the end."""
+    """Yield an engine over all cards, or those of WORKBENCH_CARDS; stop it at the end."""
     before = os.environ.get("WORKBENCH_CARDS")
     if cards is not None:
         os.environ["WORKBENCH_CARDS"] = cards
@@ -174,7 +174,7 @@ def wait(fact: Callable[[], object], what: str, limit_s: float = 180) -> None:
 
 
 def on_cards() -> dict[str, dict[int, int]]:
-    """NVML: card UUID → pid → bytes."""
+    """Return card UUID → pid → bytes, as NVML reports them."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -198,7 +198,7 @@ def used_bytes(uuid: str) -> int:
 
 
 def own_cards(lab: Lab, report: Report, trials: list[int]) -> None:
-    """Taken while every card trains."""
+    """Check, while every card trains, that each worker is on its own card only."""
     live = [a for a in lab.attempts(trials) if a.outcome is None]
     if not any(a.card.startswith("GPU-") for a in live):
         report.skip("own card", "no GPU here")
@@ -216,7 +216,7 @@ def own_cards(lab: Lab, report: Report, trials: list[int]) -> None:
 
 
 def scaling(lab: Lab, report: Report, cards: list[str], trials: int, steps: int) -> None:
-    """Trials over all cards, then one card's share of them on one card alone."""
+    """Measure trials over all cards, then one card's share of them on one card alone."""
     warm = lab.submit("warm", len(cards), 2)
     lab.finish(warm)
     many = lab.submit("many", trials, steps)
@@ -253,7 +253,7 @@ def _spans(lab: Lab, trials: list[int]) -> list[tuple[str, float, float]]:
 
 
 def _idle(spans: list[tuple[str, float, float]], cards: list[str]) -> float:
-    """Card-seconds between one trial's end and the next one's start, while trials were waiting."""
+    """Return card-seconds between one trial's end and the next one's start while trials waited."""
     last_start = max(start for _, start, _ in spans)
     total = 0.0
     for card in cards:
@@ -269,7 +269,7 @@ def _rate(lab: Lab, trial: int) -> float:
 
 
 def moving(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
-    """Pause a trial, give its card away, resume: it goes on elsewhere, with the same losses."""
+    """Pause a trial, give its card away, resume it elsewhere, and compare the losses."""
     if len(cards) < 2:
         report.skip("pause here, resume there", "one card")
         return
@@ -296,7 +296,7 @@ def moving(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
 
 
 def killing(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
-    """Endless trials, stopped when everything has been seen."""
+    """Kill workers of endless trials, and stop the trials when everything was seen."""
     trials = lab.submit("killed", len(cards), 100 * steps, save=5)
     first = trials[0]
     wait(lambda: all(lab.live(t) for t in trials), "a trial on every card")
@@ -310,8 +310,8 @@ def killing(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
     killed = time.monotonic()
     if gpu:
         wait(lambda: used_bytes(victim.card) < before // 4, "the card's memory", 60)
-        told = f"{before / 2**30:.1f} GiB back after {time.monotonic() - killed:.1f} s"
-        report.check("a killed worker's memory is back", True, told)
+        value = f"{before / 2**30:.1f} GiB back after {time.monotonic() - killed:.1f} s"
+        report.check("a killed worker's memory is back", True, value)
     wait(lambda: (a := lab.live(first)) and a.id > victim.id and a.loss is not None, "its resume")
     report.figures["seconds from kill to training again"] = round(time.monotonic() - killed, 1)
     attempts = {t: len(lab.attempts([t])) for t in trials}
@@ -323,7 +323,7 @@ def killing(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
 
 
 def unequal(report: Report, model: Path, data: Path, cards: list[str]) -> None:
-    """All cards but the first are capped too low for the big trial."""
+    """Cap all cards but the first too low for the larger trial, and see where it goes."""
     if len(cards) < 2 or not cards[0].startswith("GPU-"):
         report.skip("unequal cards", "needs two GPUs")
         return
@@ -339,7 +339,7 @@ def unequal(report: Report, model: Path, data: Path, cards: list[str]) -> None:
 
 
 def at_rest(lab: Lab, report: Report, seconds: float = 10.0) -> None:
-    """CPU share of everything of ours while nothing runs, and of a screen that is open."""
+    """Measure the CPU share of every process while nothing runs, and of an open screen."""
     runtime = json.loads(lab.service.home.runtime.read_text())
     engine = [*find_marked(str(runtime["unit"])), int(runtime["keeper"]["pid"])]
     screen = _screen(lab)
@@ -363,7 +363,7 @@ def at_rest(lab: Lab, report: Report, seconds: float = 10.0) -> None:
 
 
 def _screen(lab: Lab) -> subprocess.Popen[bytes] | None:
-    """The TUI in a pseudo-terminal of its own."""
+    """Start the TUI in a pseudo-terminal of its own; None where that cannot be done."""
     import pty
 
     env = {**os.environ, "WORKBENCH_HOME": str(lab.service.home.root), "TERM": "xterm-256color"}
@@ -420,8 +420,8 @@ def main() -> int:
         unequal(report, model, data, cards)
     print(json.dumps(report.figures, indent=1, default=str))
     if options.out:
-        told = {"figures": report.figures, "failed": report.failed, "skipped": report.skipped}
-        options.out.write_text(json.dumps(told, indent=1, default=str))
+        result = {"figures": report.figures, "failed": report.failed, "skipped": report.skipped}
+        options.out.write_text(json.dumps(result, indent=1, default=str))
     print(f"failed: {report.failed or 'nothing'}; skipped: {report.skipped or 'nothing'}")
     return 1 if report.failed else 0
 

@@ -341,7 +341,8 @@ class Soak:
             digits = repr([tuple(one) for one in reader.db.execute(losses, (row["id"],))])
             twins[row["settings"]].append((row["sha256"], digits))
         for settings, found in twins.items():
-            print(f"{len(found)} twins of {settings}, {len(set(found))} different")
+            equal = "all equal" if len(set(found)) == 1 else f"{len(set(found))} DIFFERENT"
+            print(f"{len(found)} twins of {settings}: {equal}")
         return sum(len(found) - max(Counter(found).values()) for found in twins.values())
 
 

@@ -6,15 +6,11 @@ when the loop exits with 0 (a person stopped the engine), or on SIGTERM.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
-import random
 import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,7 +22,6 @@ from types import FrameType
 
 from workbench.errors import EngineError
 from workbench.home import (
-    RAY_TEMP_CHARACTERS,
     SHORT_TEMP_HINT,
     Home,
     find_home,
@@ -50,6 +45,14 @@ from workbench.machine.processes import (
 )
 from workbench.machine.python_children import python_command, python_environment
 from workbench.machine.reserve_file import release_reserve
+from workbench.ray_head import (
+    free_port,
+    head_command,
+    keep_from_cleaners,
+    remove_session_folder,
+    session_folder,
+    temp_problem,
+)
 from workbench.redact import log_without_secrets
 
 WATCH_S = 0.1
@@ -63,7 +66,6 @@ CRASHES, CRASH_WINDOW_S = 5, 600.0
 """Number of crashes within CRASH_WINDOW_S seconds after which nothing new is placed."""
 NO_ROOM_PAUSE_S = 1.0
 """Seconds between two looks at a full disk."""
-PORTS = range(20_000, 30_000)  # above Ray's worker ports (10002–19999), below the ephemeral ones
 LOG_LIMIT_BYTES = 8 << 20
 
 NO_ROOM = "the disk is full"
@@ -174,16 +176,16 @@ class Keeper:
         _, stubborn = end_home_processes(self.home.root, runtime)
         if stubborn:
             log.error("processes %s of an earlier engine would not die", stubborn)
-        _remove(runtime.get("temp"))
+        remove_session_folder(runtime.get("temp"))
 
     # --- head and loop ---
 
     def _start_unit(self) -> Unit:
         port = free_port()
         name = f"{port}-{secrets.token_hex(4)}"
-        temp = private_temp() / session_folder(name)
+        temp = session_folder(name)
         temp.mkdir(mode=0o700, exist_ok=True)
-        self._temp_lock = _keep_from_cleaners(temp)
+        self._temp_lock = keep_from_cleaners(temp)
         env = self._env(name, port)
         self.home.tick.unlink(missing_ok=True)
         self._changed.clear()
@@ -300,7 +302,7 @@ class Keeper:
         stubborn = end_unit(unit.name)
         if stubborn:
             log.error("processes %s of unit %s would not die", stubborn, unit.name)
-        _remove(str(unit.temp))
+        remove_session_folder(str(unit.temp))
         with suppress(OSError):
             os.close(self._temp_lock)
 
@@ -354,64 +356,6 @@ class Keeper:
         return now - before[1]
 
 
-def head_command(port: int, temp: Path) -> list[str]:
-    """Return the command line that starts a Ray head on loopback with `temp` as session folder."""
-    options = {
-        "port": str(port),
-        "temp-dir": str(temp),
-        "num-cpus": "2",
-        "num-gpus": "0",
-        "include-dashboard": "false",
-        "include-log-monitor": "false",
-        "object-store-memory": str(128 << 20),
-        "log-style": "record",
-        "log-color": "false",
-    }
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    ray = python_command("ray.scripts.scripts")  # the console script may lie elsewhere
-    return [*ray, "start", "--head", "--block", "--disable-usage-stats", *flags]
-
-
-def temp_problem() -> str:
-    """Return why Ray cannot work in the temp folder; an empty string where it can."""
-    folder = private_temp()
-    characters = len(str(folder / session_folder("00000-00")))
-    if characters <= RAY_TEMP_CHARACTERS:
-        return ""
-    return (
-        f"the temp folder {folder} is too long for Ray's sockets: it makes paths of {characters} "
-        f"characters, and {RAY_TEMP_CHARACTERS} fit"
-    )
-
-
-def session_folder(unit: str) -> str:
-    """Return the name of a unit's folder in private_temp(): 9 characters, because paths of Ray's
-    sockets are limited."""
-    return f"r{unit[:8]}"
-
-
-def free_port() -> int:
-    """Return a port that is free now, outside Ray's worker ports and the ephemeral ones. OSError
-    where none of 200 tries was free.
-    """
-    for port in random.sample(PORTS, 200):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no free port between 20000 and 30000")
-
-
-def _keep_from_cleaners(folder: Path) -> int:
-    """Lock the folder, which systemd-tmpfiles then leaves alone; return the open descriptor."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return handle
-
-
 def _trouble_of(watch: HeadWatch) -> str:
     try:
         return watch.trouble()
@@ -424,12 +368,6 @@ def _named(pid: int) -> dict[str, int] | None:
     """Return the identity of `pid` as JSON data; None where it has ended."""
     known = identify_process(pid)
     return None if known is None else {"pid": known.pid, "started_ticks": known.started_ticks}
-
-
-def _remove(temp: object) -> None:
-    """Remove a head's session folder; never one that is not the workbench's own."""
-    if temp and Path(str(temp)).parent == private_temp():
-        shutil.rmtree(str(temp), ignore_errors=True)
 
 
 def main() -> int:
