@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class ShortWorker(TickingWorker):
 class AtOnce(Preparer):
     """Prepares nothing; refuses what is called so."""
 
-    def poll(self, experiment: int) -> dict[str, Any]:
+    def poll(self, experiment: int, waiting: Sequence[int] = ()) -> dict[str, Any]:
         if "refused" in (self._home.experiment(experiment) / "recipe.json").read_text():
             return {"ok": False, "error": "no rows in train", "hint": "name a file with rows"}
         return PREPARED

@@ -27,12 +27,13 @@ def propose_trials(context: TickContext) -> None:
     if context.stopping:
         return
     ask_for_more(context)
-    for experiment in trial_queue.preparing_experiments(context.store):
+    preparing = trial_queue.preparing_experiments(context.store)
+    for experiment in preparing:
         cards = [card_of(row) for row in context.cards if row.present]
         if not cards:
             return
         try:
-            result = context.preparer.poll(experiment.id)
+            result = context.preparer.poll(experiment.id, [one.id for one in preparing[1:]])
             if result is not None:
                 enqueue_trials(context, experiment, result, cards)
         except Blocked:  # the disk's or a lock's fault, not the experiment's

@@ -1,9 +1,11 @@
 """Preparation of an experiment: everything that can be checked before a card is needed.
 
     python -m workbench.training.prepare EXPERIMENT_FOLDER CACHE_FOLDER [--rows-only]
+        [--then EXPERIMENT_FOLDER ...]
 
 Reads `recipe.json` in the experiment's folder, pins the model's revision and prepares the rows.
-Writes `prepare.progress.json` while it works and `prepared.json` at the end; touches no GPU.
+Writes `prepare.progress.json` while it works and `prepared.json` at the end; touches no GPU. Does
+the same for the folders after `--then`, one after another, whatever becomes of those before.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECIPE, PROGRESS, RESULT = "recipe.json", "prepare.progress.json", "prepared.json"
+LOG = "prepare.log"
 _PROGRESS_EVERY_S = 0.25
 
 
@@ -188,7 +191,7 @@ def _write(path: Path, what: dict[str, Any], *, durable: bool = True) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 when the experiment is ready, 1 when it was refused; `prepared.json` says why."""
+    """Return 0 when all experiments are ready, 1 when one was refused; `prepared.json` says why."""
     # Set before anything imports torch or the hub's client.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "8")
@@ -201,14 +204,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rows-only", action="store_true", help="fetch no weights, and end with the parent"
     )
+    parser.add_argument(
+        "--then", type=Path, nargs="+", default=[], help="more experiments' folders"
+    )
     asked = parser.parse_args(arguments)
     if asked.rows_only:
         die_with_parent()
     log_without_secrets("%(levelname)s %(message)s")
-    folder: Path = asked.experiment_folder
+    weights = not asked.rows_only
+    code = _prepare_reported(asked.experiment_folder, asked.cache_folder, weights)
+    for folder in asked.then:
+        _log_to(folder / LOG)
+        code = max(code, _prepare_reported(folder, asked.cache_folder, weights))
+    return code
+
+
+def _log_to(path: Path) -> None:
+    """Send this process's output to `path`: each experiment has a log of its own."""
+    with path.open("ab") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+
+
+def _prepare_reported(folder: Path, cache: Path, weights: bool) -> int:
+    """Prepare one experiment, with every error written to its `prepared.json`; return 0 or 1."""
     try:
-        progress, weights = ProgressFile(folder / PROGRESS), not asked.rows_only
-        prepare_experiment(folder, asked.cache_folder, progress, weights=weights)
+        progress = ProgressFile(folder / PROGRESS)
+        prepare_experiment(folder, cache, progress, weights=weights)
     except WorkbenchError as refused:
         log.error("preparation refused: %s", refused.what)
         return 1

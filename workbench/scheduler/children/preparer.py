@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +17,70 @@ KILLED_LIMIT = 3
 """Times that a killed preparation is started again; after that its experiment is refused."""
 
 
+BATCH = 16
+"""Experiments that one child prepares at most, one after another. Its start takes seconds (it loads
+transformers), and rows that are in the cache a fraction of one."""
+
+
 class Preparer:
-    """A runner of at most one preparation; a tick polls it and never waits."""
+    """A runner of one child that prepares some experiments; a tick polls it and never waits."""
 
     def __init__(self, home: Home, module: str = MODULE) -> None:
         self._home = home
         self._module = module
         self._child: subprocess.Popen[bytes] | None = None
-        self._experiment: int | None = None
+        self._batch: list[int] = []
+        """Experiments that the child still has to prepare, in its order."""
         self._killed = 0
 
-    @property
-    def busy(self) -> bool:
-        return self._child is not None
+    def poll(self, experiment: int, waiting: Sequence[int] = ()) -> dict[str, Any] | None:
+        """Return the result of preparing `experiment`; None while it is not there yet.
 
-    def poll(self, experiment: int) -> dict[str, Any] | None:
-        """Return the result of preparing `experiment`; None while it runs or waits for another."""
-        if self._child is None:
-            self._start(experiment)
+        A child that is started for it also prepares experiments of `waiting`, whose results are
+        asked for next.
+        """
+        # Asked before the result is looked for: a child writes its result and then ends.
+        code = None if self._child is None else self._child.poll()
+        if experiment not in self._batch:
+            if self._child is None or code is not None:
+                self._start([experiment, *waiting][:BATCH])
             return None
-        if self._experiment != experiment or self._child.poll() is None:
-            return None
-        code, self._child = self._child.returncode, None
-        if code < 0 and self._killed < KILLED_LIMIT:  # by the kernel for memory, or by a person
-            self._killed += 1
-            self._start(experiment)
-            return None
-        self._killed = 0
-        try:
-            result = json.loads(self._result(experiment).read_text())
-            return dict(result)
-        except (OSError, ValueError, TypeError):
-            return {
+        result = self._read_result(experiment)
+        if code is None and (result is None or len(self._batch) == 1):
+            return None  # the last result is taken when the child has ended
+        if result is None:
+            assert code is not None
+            if code < 0 and self._killed < KILLED_LIMIT:  # by the kernel for memory, or a person
+                self._killed += 1
+                self._start([experiment])
+                return None
+            self._batch = [experiment]  # those behind it are started again
+            result = {
                 "ok": False,
                 "error": f"preparation {_end(code)} and left no result",
                 "hint": f"see {self._log(experiment)}",
             }
+        self._killed = 0
+        self._batch = [one for one in self._batch if one != experiment]
+        if not self._batch:
+            self._child = None
+        return result
 
-    def _start(self, experiment: int) -> None:
-        folder = self._home.experiment(experiment)
-        self._result(experiment).unlink(missing_ok=True)
-        with self._log(experiment).open("ab") as log:
+    def _read_result(self, experiment: int) -> dict[str, Any] | None:
+        """Return what the child left for `experiment`: it is replaced whole, so never half."""
+        try:
+            return dict(json.loads(self._result(experiment).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _start(self, experiments: list[int]) -> None:
+        for each in experiments:
+            self._result(each).unlink(missing_ok=True)
+        folder, *others = (str(self._home.experiment(each)) for each in experiments)
+        then = ["--then", *others] if others else []
+        with self._log(experiments[0]).open("ab") as log:
             self._child = subprocess.Popen(
-                python_command(self._module, str(folder), str(self._home.cache)),
+                python_command(self._module, folder, str(self._home.cache), *then),
                 env=python_environment(
                     {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
                 ),
@@ -66,7 +88,7 @@ class Preparer:
                 stdout=log,
                 stderr=log,
             )
-        self._experiment = experiment
+        self._batch = experiments
 
     def _result(self, experiment: int) -> Path:
         return self._home.experiment(experiment) / "prepared.json"
@@ -75,8 +97,8 @@ class Preparer:
         return self._home.experiment(experiment) / "prepare.log"
 
     def cancel(self, experiment: int) -> None:
-        """End the preparation of `experiment`, if it is the one that runs."""
-        if self._experiment == experiment:
+        """End the preparation of `experiment`, if the child has it: others are started again."""
+        if experiment in self._batch:
             self.close()
 
     def close(self) -> None:
@@ -85,6 +107,7 @@ class Preparer:
             self._child.kill()
             self._child.wait()
             self._child = None
+        self._batch = []
 
 
 def _end(code: int) -> str:
