@@ -18,7 +18,7 @@ from workbench.recipe.schema import EarlyStop
 from workbench.scheduler.children.checkpoint_pruner import CheckpointPruner
 from workbench.scheduler.children.notifier import Notifier
 from workbench.scheduler.children.preparer import Preparer
-from workbench.scheduler.guards.card_guards import see_sample, without_nameless
+from workbench.scheduler.guards.card_samples import see_sample, without_nameless
 from workbench.store import Store
 from workbench.store.rows import AttemptRow, CardRow, card_of
 from workbench.text import safe_line
@@ -89,7 +89,7 @@ class TickContext:
         self.reports = self.fleet.observe() if self.fleet_ready() else {}
         seen = self.sample()
         if seen is not None:
-            see_sample(self, [self._without_ours(card) for card in seen])
+            see_sample(self.store, self.metered, [self._without_ours(card) for card in seen])
         self.cards = self.store.cards()
 
     def _without_ours(self, card: dict[str, Any]) -> dict[str, Any]:

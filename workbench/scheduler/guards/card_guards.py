@@ -1,26 +1,22 @@
 """Card guards: heat, other people's programs, starts one after another, failing cards.
 
-`see_sample` and `guard_cards` write what they find to the cards' rows; `place`, `reconcile` and
-`recover` call the functions at the end. The disk's guard is `disk.py`. docs/guards.md is for
-users.
+`guard_cards` writes what it finds to the cards' rows; `place`, `reconcile` and `recover` call the
+functions at the end. New samples are stored by `card_samples.py`; the disk's guard is `disk.py`.
+docs/guards.md is for users.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from workbench.fleet import Halt, Phase
 from workbench.machine import xid
 from workbench.scheduler.guards.disk import keep_room
-from workbench.scheduler.guards.energy import drawn_wh
+from workbench.scheduler.tick_context import TickContext
 from workbench.store import attempt_history, card_table
 from workbench.store.rows import AttemptRow, CardRow, TrialRow
 from workbench.user_config import Guards
-
-if TYPE_CHECKING:
-    from workbench.scheduler.tick_context import TickContext
 
 GUARDS = "guards"
 """Fact: the [guards] in force, as JSON; for front ends."""
@@ -33,78 +29,6 @@ POISONED_S = 60.0
 """Seconds without progress after an error of its program on the card, after which a worker is
 replaced. It usually ends by itself at once.
 """
-
-
-# --- a new sample ---------------------------------------------------------------------------------
-
-
-def see_sample(context: TickContext, seen: list[dict[str, Any]]) -> None:
-    """Store the newest sample in one commit: the cards' rows, their energy, cards that failed."""
-    store = context.store
-    with store.writing():
-        before = {row.uuid: row for row in store.cards()}
-        card_table.record_cards(store, seen)
-        rows = [row for row in store.cards() if row.present]
-        for row in rows:
-            last = context.metered.get(row.uuid)
-            if last is not None and (energy_wh := drawn_wh(last, row)) is not None:
-                card_table.bill_energy(store, row.uuid, last.seen_utc, row.seen_utc, energy_wh)
-            _judge(context, before.get(row.uuid), row)
-    context.metered |= {row.uuid: row for row in rows if not row.problem}
-
-
-def _judge(context: TickContext, before: CardRow | None, row: CardRow) -> None:
-    """Report what happened to the card since, and quarantine it when it failed."""
-    store = context.store
-    for code in fresh_xids(before, row):
-        level = "info" if xid.blamed_part(code) is xid.Fault.NOTICE else "warning"
-        store.note("xid", f"card {row.uuid}: {xid.describe(code)}", level=level)
-    if before is not None and before.lost and not row.lost:
-        still = "; it is still quarantined" if row.quarantined else ""
-        store.note("card-back", f"card {row.uuid} is back{still}")
-    why = card_failure(before, row)
-    if why and not row.quarantined:
-        card_table.set_quarantine(
-            store, row.uuid, f"{why}. Then: workbench undrain {row.uuid[:12]} --quarantine"
-        )
-        store.note("quarantined", f"card {row.uuid} is quarantined: {why}", level="error")
-
-
-def fresh_xids(before: CardRow | None, now: CardRow) -> list[int]:
-    """Return the Xid codes reported since `before`, compared by their times: a clock that was set
-    hides none.
-    """
-    known = before.xids if before is not None else []
-    return [int(code) for at_utc, code in now.xids if [at_utc, code] not in known]
-
-
-def card_failure(before: CardRow | None, now: CardRow) -> str:
-    """Return why the card cannot be trusted any more, with what to do; empty while it can."""
-    for code in fresh_xids(before, now):
-        if xid.blamed_part(code) is xid.Fault.CARD:
-            return f"{xid.describe(code)}; {xid.repair_hint(code)}"
-    errors = (now.ecc_errors or 0) - ((before.ecc_errors if before else None) or 0)
-    if errors > 0:
-        return (
-            f"{errors} memory errors that could not be corrected; reboot, and test the card's "
-            "memory if they come back"
-        )
-    if now.lost and not (before and before.lost) and now.trial is not None:
-        return f"it was lost while it ran trial {now.trial}; check its power and riser, reboot"
-    return ""
-
-
-def without_nameless(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the processes without the one that is taken for our worker.
-
-    In a container NVML reports the host's pids, so our worker is not recognised by its pid: the
-    largest process whose pid has no name here is taken for ours.
-    """
-    strangers = [one for one in processes if not one.get("name") and not one.get("draws")]
-    if not strangers:
-        return processes
-    ours = max(strangers, key=lambda one: int(one.get("bytes") or 0))
-    return [one for one in processes if one is not ours]
 
 
 # --- each tick -----------------------------------------------------------------------------------

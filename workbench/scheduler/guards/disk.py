@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import logging
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from workbench.events import AttemptEnd, FailureCause, Outcome
 from workbench.formatting import size
 from workbench.machine import reserve_file
+from workbench.scheduler.tick_context import TickContext
 from workbench.store import attempt_history
 from workbench.store.rows import TrialRow
 from workbench.trial import State
 from workbench.user_config import Guards
-
-if TYPE_CHECKING:
-    from workbench.scheduler.tick_context import TickContext
 
 DISK_LOW = "disk-low"
 """Fact: the disk is below its floor, in words; empty while it is not."""

@@ -1,0 +1,84 @@
+"""Samples of the cards: what changed since the last one, in rows, energy and quarantine.
+
+`TickContext.refresh` calls `see_sample` with each new sample. It imports no other part of the
+scheduler, so that the context can.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.machine import xid
+from workbench.scheduler.guards.energy import drawn_wh
+from workbench.store import Store, card_table
+from workbench.store.rows import CardRow
+
+
+def see_sample(store: Store, metered: dict[str, CardRow], seen: list[dict[str, Any]]) -> None:
+    """Store the newest sample in one commit: the cards' rows, their energy, cards that failed.
+
+    `metered` holds the cards as they were when their energy was last recorded; it is updated.
+    """
+    with store.writing():
+        before = {row.uuid: row for row in store.cards()}
+        card_table.record_cards(store, seen)
+        rows = [row for row in store.cards() if row.present]
+        for row in rows:
+            last = metered.get(row.uuid)
+            if last is not None and (energy_wh := drawn_wh(last, row)) is not None:
+                card_table.bill_energy(store, row.uuid, last.seen_utc, row.seen_utc, energy_wh)
+            _judge(store, before.get(row.uuid), row)
+    metered |= {row.uuid: row for row in rows if not row.problem}
+
+
+def _judge(store: Store, before: CardRow | None, row: CardRow) -> None:
+    """Report what happened to the card since, and quarantine it when it failed."""
+    for code in fresh_xids(before, row):
+        level = "info" if xid.blamed_part(code) is xid.Fault.NOTICE else "warning"
+        store.note("xid", f"card {row.uuid}: {xid.describe(code)}", level=level)
+    if before is not None and before.lost and not row.lost:
+        still = "; it is still quarantined" if row.quarantined else ""
+        store.note("card-back", f"card {row.uuid} is back{still}")
+    why = card_failure(before, row)
+    if why and not row.quarantined:
+        card_table.set_quarantine(
+            store, row.uuid, f"{why}. Then: workbench undrain {row.uuid[:12]} --quarantine"
+        )
+        store.note("quarantined", f"card {row.uuid} is quarantined: {why}", level="error")
+
+
+def fresh_xids(before: CardRow | None, now: CardRow) -> list[int]:
+    """Return the Xid codes reported since `before`, compared by their times: a clock that was set
+    hides none.
+    """
+    known = before.xids if before is not None else []
+    return [int(code) for at_utc, code in now.xids if [at_utc, code] not in known]
+
+
+def card_failure(before: CardRow | None, now: CardRow) -> str:
+    """Return why the card cannot be trusted any more, with what to do; empty while it can."""
+    for code in fresh_xids(before, now):
+        if xid.blamed_part(code) is xid.Fault.CARD:
+            return f"{xid.describe(code)}; {xid.repair_hint(code)}"
+    errors = (now.ecc_errors or 0) - ((before.ecc_errors if before else None) or 0)
+    if errors > 0:
+        return (
+            f"{errors} memory errors that could not be corrected; reboot, and test the card's "
+            "memory if they come back"
+        )
+    if now.lost and not (before and before.lost) and now.trial is not None:
+        return f"it was lost while it ran trial {now.trial}; check its power and riser, reboot"
+    return ""
+
+
+def without_nameless(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the processes without the one that is taken for our worker.
+
+    In a container NVML reports the host's pids, so our worker is not recognised by its pid: the
+    largest process whose pid has no name here is taken for ours.
+    """
+    strangers = [one for one in processes if not one.get("name") and not one.get("draws")]
+    if not strangers:
+        return processes
+    ours = max(strangers, key=lambda one: int(one.get("bytes") or 0))
+    return [one for one in processes if one is not ours]
