@@ -1,4 +1,4 @@
-"""States and event levels as the screen shows them."""
+"""States, event levels and cards as the screen shows them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from tui import present
 from tui.paint import line_text
+from tui.tables import cards
 from workbench.home import Home
 from workbench.service import Service, TrialRow
 from workbench.trial import DesiredState, State
@@ -54,3 +55,12 @@ def test_the_board_distinguishes_a_kill_from_a_stop() -> None:
 def test_the_done_share_is_unknown_without_a_total(row: TrialRow) -> None:
     assert present.done_share(replace(row, total_steps=None)) is None
     assert present.done_share(replace(row, step=30, total_steps=60)) == 0.5
+
+
+def test_cards_without_sensors_have_no_columns_for_them(home: Home) -> None:
+    known = Service(home).snapshot().cards
+    bare = [replace(card, temperature_c=None, power_w=None) for card in known]
+    for shown, titles in ((known, {"temp", "power"}), (bare, set())):
+        columns = cards.card_columns(shown)
+        assert {column.title for column in columns} & {"temp", "power"} == titles
+        assert {len(row.cells) for row in cards.card_rows(shown, [], 0.0)} == {len(columns)}
