@@ -18,7 +18,7 @@ from workbench.machine.locks import Lock
 from workbench.scheduler.recover import requeue_all, why_hopeless
 from workbench.scheduler.tick_context import BRAKE, assignment_file, events_file
 from workbench.search import initial_points
-from workbench.store import results
+from workbench.store import card_table, results
 from workbench.store.board import rank_adapters
 from workbench.store.requests import drop_request
 from workbench.trial import FINAL, MOVES, DesiredState, State
@@ -243,6 +243,38 @@ def test_kill_keeps_nothing_and_frees_the_card(bench_of: MakeBench) -> None:
     bench.until(State.STOPPED, 3)
     assert bench.store.cards()[0].quarantined == ""  # people's kills are not the card's fault
     bench.until(State.DONE, 4)
+
+
+def test_a_kill_removes_checkpoints(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(train={"max_steps": 900, "save_every": 2}))
+    folder = bench.context.home.trial(2) / "checkpoints"
+    for _ in range(200):
+        bench.ticks(1)
+        if bench.store.trial(2).checkpoint_step:
+            break
+    assert any(folder.iterdir())
+    drop_request(bench.context.home.requests, "kill", {"trial": 2})
+    bench.until(State.STOPPED, 2)
+    bench.ticks(3)
+    assert not folder.exists()
+    assert bench.store.trial(2).checkpoint_step is None
+
+
+def test_a_queued_base_ends_when_all_its_trials_are_killed(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    card_table.set_drained(bench.store, "cpu-0", True)
+    bench.submit(recipe(sweep=GRID))
+    bench.ticks(2)
+    tuned = [trial.id for trial in bench.trials() if trial.kind == "tune"]
+    for id in tuned[:-1]:
+        drop_request(bench.context.home.requests, "kill", {"trial": id})
+    bench.ticks(2)
+    assert bench.store.trial(1).state is State.QUEUED
+    drop_request(bench.context.home.requests, "kill", {"trial": tuned[-1]})
+    bench.ticks(3)
+    assert bench.store.trial(1).state is State.STOPPED
+    assert bench.store.experiment(1).ended_utc is not None
 
 
 @pytest.mark.parametrize("verb", ["stop", "kill"])

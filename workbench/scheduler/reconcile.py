@@ -5,7 +5,8 @@ from __future__ import annotations
 from workbench import fault_points
 from workbench.events import AttemptEnd, Outcome
 from workbench.fleet import Halt, Phase
-from workbench.scheduler import oom_fallback
+from workbench.fleet.trial_fence import call_off
+from workbench.scheduler import killed, oom_fallback
 from workbench.scheduler.early_stop import judge_trial
 from workbench.scheduler.guards import card_guards, disk
 from workbench.scheduler.tick_context import TickContext, events_file
@@ -13,7 +14,6 @@ from workbench.store import trial_queue
 from workbench.store.ingest import ingest_events
 from workbench.store.rows import AttemptRow, TrialRow
 from workbench.trial import DesiredState, State
-from workbench.trial_fence import call_off
 
 _HALTS = {DesiredState.PAUSE: Halt.YIELD, DesiredState.STOP: Halt.FINISH}
 
@@ -31,6 +31,8 @@ def reconcile(context: TickContext) -> None:
     with context.store.writing():  # a spent budget ends thousands of trials at once
         for trial in trial_queue.unwilling_trials(context.store):
             _reconcile_queued(context, trial)
+        killed.end_needless_bases(context)
+    killed.clear_killed(context)
 
 
 def _halt_stale_attempts(context: TickContext) -> None:

@@ -71,6 +71,37 @@ def unwilling_trials(reader: Reader) -> list[TrialRow]:
     return reader.cached_trials(rows)
 
 
+def killed_trials(reader: Reader, since_utc: float) -> list[tuple[int, int | None]]:
+    """Return (id, checkpoint step) of killed trials that may have files: those with a checkpoint,
+    and those that were killed after `since_utc`."""
+    rows = reader.db.execute(
+        """select id, checkpoint_step from trials where state = 'stopped' and wanted = 'kill'
+           and (checkpoint_step is not null or changed_utc > ?)""",
+        (since_utc,),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def needless_bases(reader: Reader) -> list[TrialRow]:
+    """Return queued base trials that no experiment can compare anything with any more.
+
+    Some trial of theirs was killed, none can still move or be added by a sweep, and none left an
+    adapter.
+    """
+    rows = reader.db.execute(
+        f"""{TRIALS} where t.kind = 'base' and t.state = 'queued'
+            and exists (select 1 from trials u join experiments x on x.id = u.experiment
+                        where x.base_trial = t.id and u.kind = 'tune' and u.wanted = 'kill')
+            and not exists (
+              select 1 from experiments x where x.base_trial = t.id and (
+                x.searching or exists (
+                  select 1 from trials u where u.experiment = x.id and u.kind = 'tune' and (
+                    u.state in ('queued', 'starting', 'running', 'paused')
+                    or exists (select 1 from adapters d where d.trial = u.id)))))"""
+    )
+    return reader.cached_trials(rows)
+
+
 # --- reasons to wait ---
 # Each statement changes only rows whose reason differs: a tick that changes nothing must not
 # commit, or every open screen would read everything again.
