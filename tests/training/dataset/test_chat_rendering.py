@@ -118,6 +118,34 @@ def test_inner_turns_without_the_opened_think_block_are_trained(
         assert "<|eot_id|>more " in text
 
 
+TWO_MARKS = MARKS_WITH_HEADER.replace(
+    "+ m['content'] + '<|eot_id|>' -}}{% endgeneration %}",
+    "+ 'so. ' -}}{% endgeneration %}{{- ' ' -}}"
+    "{% generation %}{{- m['content'] + '<|eot_id|>' -}}{% endgeneration %}",
+)
+
+
+def test_the_last_answer_alone_is_learned_with_all_of_its_marks(
+    check: Check, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for template, begin in ((MARKS_WITH_HEADER, "e "), (TWO_MARKS, "so. e ")):
+        prepared = check(chats("a # b", "c #", "d #", "e #"), template, loss_on="completion")
+        assert all(text.startswith(begin) for text in learned(tokenizer, prepared)), begin
+        assert not any("c " in text for text in learned(tokenizer, prepared))
+
+
+def test_an_answer_outside_the_marks_is_reported_with_a_hint_that_works(check: Check) -> None:
+    last = MARKS_WITH_HEADER.replace("== 'assistant' -%}", "== 'assistant' and loop.last -%}", 1)
+    rows = chats("a #", "b #", "c #", "d #")
+    [note, _] = [note for note in check(rows, last).notes if "(first:" in note]
+    assert "8 train rows with an answer outside the chat template's generation marks" in note
+    assert "put the marks around every answer" in note
+    mended = check(rows, MARKS_WITH_HEADER).notes
+    assert not [note for note in mended if "(first:" in note]
+    only = check(rows, last, loss_on="completion").notes
+    assert not [note for note in only if "(first:" in note]
+
+
 # ── what is left out, or held as text ────────────────────────────────────────────────────────
 
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import datasets
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from workbench.errors import DataError
@@ -57,6 +59,21 @@ def test_a_missing_package_is_named_with_what_to_do(folder: Path) -> None:
         list(source_of(folder).read())
     assert "pip install torchcodec" in refused.value.hint
     assert "name that file in data.train" in refused.value.hint
+
+
+def test_a_sound_beside_the_text_is_not_decoded(folder: Path) -> None:
+    """Decoding one takes torchcodec."""
+    voice = {"bytes": b"RIFF", "path": None}
+    text = datasets.Value("string")
+    features = datasets.Features({"prompt": text, "completion": text, "voice": datasets.Audio()})
+    about = {"huggingface": json.dumps({"info": {"features": features.to_dict()}})}
+    table = pa.table(
+        {"prompt": ["q"], "completion": ["a"], "voice": [voice]}, features.arrow_schema
+    )
+    pq.write_table(table.replace_schema_metadata(about), folder / "train.parquet")
+    [row] = source_of(folder).read()
+    assert row.place.endswith("set[train] row 1")
+    assert row.values == {"prompt": "q", "completion": "a", "voice": voice}
 
 
 def test_a_set_without_readable_files_is_refused_with_its_cause(folder: Path) -> None:

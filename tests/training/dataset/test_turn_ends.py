@@ -17,6 +17,22 @@ ONE_END = CHATML.replace("END", "'<|end_header_id|>'")
 LAST = "loop.last and m['role'] == 'assistant'"
 TWO_ENDS = CHATML.replace("END", f"('<|end_of_text|>' if {LAST} else '<|end_header_id|>')")
 TRAILING = ONE_END + "{%- if not add_generation_prompt -%}{{- '<|end_of_text|>' -}}{%- endif -%}"
+HARMONY = (
+    "{{- '<|start_header_id|>system<|end_header_id|>You are new.<|reserved_special_token_1|>' -}}"
+    "{%- for m in messages -%}{{- '<|start_header_id|>' + m['role'] + '<|end_header_id|>' -}}"
+    "{{- m['content'] -}}{%- if loop.last and m['role'] == 'assistant' -%}"
+    "{{- '<|reserved_special_token_2|>' -}}{%- else -%}{{- '<|reserved_special_token_1|>' -}}"
+    "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}"
+    "{{- '<|start_header_id|>assistant' -}}{%- endif -%}"
+)
+"""gpt-oss's habits: a system turn of the template's own, and another end behind the last answer."""
+ZEPHYR = (
+    "{{- '<|reserved_special_token_1|>\\nBe kind.<|eot_id|>\\n' -}}{%- for m in messages -%}"
+    "{{- '<|reserved_special_token_' + ('2' if m['role'] == 'user' else '3') + '|>' -}}"
+    "{{- '\\n' + m['content'] + '<|eot_id|>\\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|reserved_special_token_3|>\\n' -}}{%- endif -%}"
+)
+"""A token for each role, and a system turn of the template's own."""
 WANTS_SYSTEM = (
     "{%- if messages[0]['role'] != 'system' -%}{{- raise_exception('x') -}}{%- endif -%}" + ONE_END
 )
@@ -34,9 +50,23 @@ def names(tokenizer: PreTrainedTokenizerBase, ids: object) -> set[str]:
         (TWO_ENDS, {"<|eot_id|>", "<|end_header_id|>", "<|end_of_text|>"}),
         (TRAILING, {"<|eot_id|>", "<|end_header_id|>", "<|end_of_text|>"}),
         (WANTS_SYSTEM, {"<|eot_id|>", "<|end_header_id|>"}),
+        (
+            HARMONY,
+            {"<|eot_id|>", "<|reserved_special_token_1|>", "<|reserved_special_token_2|>"},
+        ),
+        (ZEPHYR, {"<|eot_id|>"}),
         ("{{ raise_exception('never') }}", {"<|eot_id|>"}),
     ],
-    ids=["shipped", "one", "inner and last", "behind all", "with a system turn", "no probe"],
+    ids=[
+        "shipped",
+        "one",
+        "inner and last",
+        "behind all",
+        "with a system turn",
+        "harmony",
+        "zephyr",
+        "no probe",
+    ],
 )
 def test_the_ends_of_inner_and_last_turns_are_found(
     tokenizer: PreTrainedTokenizerBase, template: str | None, ends: set[str]

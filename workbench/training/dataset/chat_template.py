@@ -36,8 +36,11 @@ QUIET = {"verbose": False}
 _BEGIN, _END = "\ue0f1", "\ue0f2"
 """Private-use characters around a control token that came from a message and not the template."""
 _MARKED = re.compile(f"{_BEGIN}(.*?){_END}|[{_BEGIN}{_END}]", re.DOTALL)
-_THINKING = re.compile(r"think|thought|reason|tool|python|call|image|audio|video", re.IGNORECASE)
-"""Matches special tokens that a message may hold: they shape an answer, not the turns."""
+_SHAPING = re.compile(r"think|thought|reason|tool|python|call", re.IGNORECASE)
+"""Matches special tokens that a message may hold: they shape an answer, not the turns.
+
+Those that stand for an image or a sound are not among them, since there is none to put there.
+"""
 _SYSTEM: Message = {"role": "system", "content": "You are a helpful assistant."}
 
 
@@ -62,7 +65,7 @@ class ChatTemplate:
         control = [
             re.escape(str(token))
             for token in tokenizer.added_tokens_decoder.values()
-            if token.special and not _THINKING.search(str(token))
+            if token.special and not _SHAPING.search(str(token))
         ]
         # Longest first, so that a token is not taken for a shorter one that it contains.
         self._control = re.compile("|".join(sorted(control, key=len, reverse=True)) or "(?!)")
@@ -217,7 +220,7 @@ def _own_copy(template: str) -> str:
     return "{# with a fixed date +#}" + template
 
 
-def unmark(text: str) -> str:
+def without_marks(text: str) -> str:
     """Return a rendered text without the marks around control tokens."""
     return text.replace(_BEGIN, "").replace(_END, "")
 

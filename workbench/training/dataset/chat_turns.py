@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from workbench.errors import DataError
@@ -31,6 +31,8 @@ class ChatLayout:
     """The text that generation of the last answer starts from; empty where it is the first turn."""
     unopened: str
     """What the generation prompt opens (`<think>`) and the last answer does not have; or empty."""
+    unmarked: bool = False
+    """Whether a trained answer stands outside the template's generation marks."""
 
 
 class ChatTurns:
@@ -55,16 +57,16 @@ class ChatTurns:
         if self._template.marked:
             text, marks = self._template.render_marked(messages, place)
             spans = [self._without_header(text, span) for span in marks]
-            if len(spans) == len(answers):
-                spans = [spans[answers.index(turn)] for turn in trained]
-            elif len(trained) < len(answers):
-                spans = spans[-len(trained) :] if trained else []
+            if len(trained) < len(answers):
+                spans = self._later_spans(text, spans, messages[: trained[0]], place)
         else:
             text = self._template.render(messages, place)
             spans = [self._span(text, messages, turn, place) for turn in trained]
+        unmarked = self._template.marked and len(spans) < len(trained)
         if not answers or not answers[-1]:
-            return ChatLayout(text, spans, "", "")
-        return self._with_prompt(text, spans, messages, answers[-1], place)
+            return ChatLayout(text, spans, "", "", unmarked)
+        layout = self._with_prompt(text, spans, messages, answers[-1], place)
+        return replace(layout, unmarked=unmarked)
 
     # ── the last answer ──────────────────────────────────────────────────────────────────────
 
@@ -103,7 +105,8 @@ class ChatTurns:
             return None
         start = common_prefix(self._tokenizer, before, text)
         if start <= len(before) - len(prompt):
-            return None  # other turns differ, too
+            return None  # earlier turns differ, too
+        # What stands there must be the answer, or its end where the template drops its thinking.
         end = self._ends.search(text, start)
         shown = text[start : end.start() if end else len(text)].strip()
         said = content.strip()
@@ -119,6 +122,14 @@ class ChatTurns:
             if header and at >= 0 and start < at + len(header) < end:
                 return at + len(header), end
         return span
+
+    def _later_spans(
+        self, text: str, spans: list[Span], earlier: Sequence[Message], place: str
+    ) -> list[Span]:
+        """Return the spans behind the turns `earlier`; an answer can have several marks."""
+        before = self._template.render(earlier, place)
+        begin = common_prefix(self._tokenizer, before, text)
+        return [span for span in spans if span[1] > begin]
 
     def _span(self, text: str, messages: Sequence[Message], turn: int, place: str) -> Span:
         """Return the characters of a turn, with its end token and what the template adds."""

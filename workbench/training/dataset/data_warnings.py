@@ -42,6 +42,10 @@ FINDINGS = {
         "that is generated; it is trained and scored without",
         "begin the answers with {0}, or use a chat template that does not open it",
     ),
+    "unmarked": (
+        "with an answer outside the chat template's generation marks, which carries no loss",
+        "put the marks around every answer in the model's chat template",
+    ),
     "no begin": (
         "without the begin token {0}, which the tokenizer puts before plain text",
         "put {{{{ bos_token }}}} in front of the model's chat template, unless the model was "

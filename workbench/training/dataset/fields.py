@@ -56,6 +56,7 @@ def unused_fields(fields: Mapping[str, Any], used: Iterable[str], place: str) ->
     known = set(used)
     left = []
     for name, value in fields.items():
+        # Null is no value: parquet has every column in every row.
         if name in known or is_empty(value):
             continue
         lower = str(name).lower()

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from workbench.training.dataset.chat_template import QUIET, ChatTemplate, Message, Span, unmark
+from workbench.training.dataset.chat_template import (
+    QUIET,
+    ChatTemplate,
+    Message,
+    Span,
+    without_marks,
+)
 from workbench.training.dataset.chat_turns import ChatTurns
 from workbench.training.dataset.shapes import Chat, Example, Pair, Text
 from workbench.training.dataset.turn_ends import find_turn_format
@@ -38,7 +44,7 @@ class Tokens:
 
     @property
     def agrees(self) -> bool:
-        """Whether the row begins with its prompt, so that generation starts as training did."""
+        """True if the row begins with its prompt, so that generation starts as training did."""
         return self.ids[: len(self.prompt_ids)] == self.prompt_ids
 
 
@@ -113,17 +119,21 @@ class Renderer:
         ids, offsets = self.template.encode(layout.text)
         runs = [self._end_run(ids, *run) for run in _runs(offsets, layout.spans)]
         ended = not runs or ids[runs[-1][1] - 1] in self.ends
-        if not ended and runs[-1][1] == len(ids):  # a template that closes nothing
+        # A template that closes nothing: without an end the model would not learn to stop.
+        if not ended and runs[-1][1] == len(ids):
             ids.append(int(self._tokenizer.eos_token_id))
             runs[-1] = (runs[-1][0], len(ids))
             ended = True
         trained = [self._loss_on == "all"] * len(ids)
         for start, end in runs:
             trained[start:end] = [True] * (end - start)
+        # The next lines only look at the row; nothing they find changes what is trained on.
         findings += [("control", name) for name in self.template.control_tokens(messages)]
-        findings += _left_out(messages, unmark(layout.text))
+        findings += _left_out(messages, without_marks(layout.text))
         if layout.unopened:
             findings.append(("unopened", layout.unopened))
+        if layout.unmarked:
+            findings.append(("unmarked", ""))
         if self._begin is not None and self._begin not in ids[:1]:
             findings.append(("no begin", str(self._tokenizer.bos_token)))
         if not answers:
@@ -155,6 +165,7 @@ class Renderer:
 
     def _end_run(self, ids: list[int], start: int, end: int) -> tuple[int, int]:
         """Return the run extended or cut so that it ends with its closing tokens."""
+        # Templates put line breaks behind the end token, and some repeat the token.
         said = end  # index behind the last token that is neither blank nor an end
         while said > start and (ids[said - 1] in self.ends or self._blank(ids[said - 1])):
             said -= 1

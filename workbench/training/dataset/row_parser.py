@@ -40,6 +40,7 @@ class RowParser:
         return example_of(self._data, self.shape, row, templated=self._templated)
 
     def _decide_shape(self, row: DataRow) -> None:
+        # The shape is stored last: after a refusal the next row is asked for its shape again.
         shape = find_shape(self._data, row)
         self.loss_on = _loss_on(self._data, shape)
         if shape in CHAT_SHAPES and not self._templated:
@@ -57,7 +58,7 @@ class RowParser:
 
     @property
     def chats(self) -> bool:
-        """Whether rows are rendered as chats; known once a row was parsed."""
+        """True if rows are rendered as chats; known once a row was parsed."""
         return self.shape in CHAT_SHAPES or (self._templated and self.shape != "text")
 
     def check_columns(self, row: DataRow) -> None:

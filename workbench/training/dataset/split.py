@@ -10,6 +10,7 @@ from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.row_stats import RowCount
 
 _SPARE = 4_096
+"""Hashes kept beyond twice the draw before the largest are dropped: sorting then costs little."""
 
 
 class HeldOut:
@@ -79,5 +80,6 @@ class HeldOut:
 
 
 def _key(row: DataRow) -> bytes:
+    # Of the columns as they were read: the draw must not change with the model or its template.
     text = json.dumps(row.values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

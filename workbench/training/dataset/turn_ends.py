@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from workbench.errors import DataError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 COMMON_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<turn|>")
 """Tokens that end a turn in common templates, for templates that refuse every probe."""
 
+# Words that no template contains, so that they can be found in what it renders.
 _ANSWERS = ("Zebra7", "Yak8")
 _SYSTEM: Message = {"role": "system", "content": "Be brief."}
 _TURNS: tuple[Message, ...] = (
@@ -33,7 +35,7 @@ _TURNS: tuple[Message, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnFormat:
-    """What a chat template writes around an answer, found by rendering probes."""
+    """The text and tokens that a chat template writes around an answer, found by probes."""
 
     end_ids: frozenset[int]
     """Ids that close a turn: the end-of-sequence token, and what stands right behind an inner and a
@@ -77,6 +79,7 @@ def find_turn_format(tokenizer: PreTrainedTokenizerBase, *, chats: bool = True) 
 
 def _accepted_probe(template: ChatTemplate) -> tuple[list[Message], str | None]:
     """Return the system turns the template needs, and the longest probe chat it renders."""
+    # Two exchanges show how an inner turn ends; some templates refuse all but one.
     for system in ([], [_SYSTEM]):
         for length in (4, 2):
             try:
@@ -111,14 +114,17 @@ def _closing_ids(
 
 
 def _opening_ids(tokenizer: PreTrainedTokenizerBase, probe: str) -> set[int]:
-    """Return the added tokens before the first user's text: they open the chat or a turn.
+    """Return the added tokens that open the chat or a user's turn.
 
-    Behind a system turn that closed with an end they hold that end, too.
+    They are the tokens in front of the chat's first text, and the one nearest to the user's: what
+    stands between may have closed a system turn that the template put there by itself.
     """
-    front = probe[: probe.find("Hi")]
+    front = probe[: probe.find(_TURNS[0]["content"])]
     added = set(tokenizer.added_tokens_decoder)
-    ids = tokenizer(front, add_special_tokens=False, **QUIET)["input_ids"]
-    return {int(id) for id in ids if id in added}
+    ids = [int(id) for id in tokenizer(front, add_special_tokens=False, **QUIET)["input_ids"]]
+    leading = takewhile(lambda id: id in added, ids)
+    nearest = [id for id in ids if id in added][-1:]
+    return {*leading, *nearest}
 
 
 def _generation_prompt(

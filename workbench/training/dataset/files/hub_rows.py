@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.errors import DataError
 from workbench.text import safe_line
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.files.rows import can_read, read_file
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _AS_FILE = "download the data as jsonl, csv or parquet and name that file in data.train"
 
@@ -30,7 +35,7 @@ def hub_rows(name: str, split: str, commit: str) -> Iterator[DataRow]:
     shown = f"{safe_line(name, 80)}[{safe_line(split, 40)}]"
     number = 0
     try:
-        loaded = datasets.load_dataset(name, split=split, revision=commit)
+        loaded = _undecoded(datasets.load_dataset(name, split=split, revision=commit))
         for number, values in enumerate(loaded, start=1):
             yield DataRow(f"{shown} row {number}", values, number / max(1, len(loaded)))
     except Exception as refused:  # its builders raise whatever their libraries do
@@ -44,6 +49,19 @@ def hub_rows(name: str, split: str, commit: str) -> Iterator[DataRow]:
         return
     rows = chain.from_iterable(read_file(path) for path in files)
     yield from islice(rows, number, None)  # the rows before were read by `datasets`
+
+
+def _undecoded(loaded: Dataset) -> Dataset:
+    """Return the rows with images and sounds as bytes: nothing here looks into them.
+
+    Decoding takes packages of its own, and gives objects that differ at each reading.
+    """
+    import datasets
+
+    for column, feature in loaded.features.items():
+        if isinstance(feature, datasets.Image | datasets.Audio | datasets.Video):
+            loaded = loaded.cast_column(column, replace(feature, decode=False))
+    return loaded
 
 
 def _own_files(name: str, split: str, commit: str) -> list[Path]:
