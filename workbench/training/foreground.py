@@ -25,12 +25,14 @@ from workbench.footprint.measured_peaks import factors_from_json
 from workbench.footprint.oom_fallback import hardware_key
 from workbench.footprint.plan import describe_plan
 from workbench.footprint.row_lengths import lengths_of
-from workbench.machine.cards import Card, detect_cards
+from workbench.home import find_home
+from workbench.machine.cards import Card
 from workbench.machine.files import write_durably
 from workbench.recipe import Recipe
 from workbench.text import safe_line, safe_text
 from workbench.training import interrupts, libraries
 from workbench.training.control import Control
+from workbench.training.foreground_card import choose_card
 from workbench.training.prepare import prepare_experiment
 
 GIB = 1 << 30
@@ -43,9 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     words = arguments or sys.argv[1:]
     folder, as_json = Path(words[0]).absolute(), "--json" in words
+    named = next((word.removeprefix("--card=") for word in words if word.startswith("--card=")), "")
     try:
         libraries.silence_loggers()
-        return train_here(folder, as_json=as_json)
+        return train_here(folder, as_json=as_json, named_card=named or None)
     except KeyboardInterrupt:
         print(f"interrupted; {CONTINUES.format(folder=folder)}", file=sys.stderr)
         return interrupts.EXIT_CODE
@@ -56,8 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
         return refused.exit_code
 
 
-def train_here(folder: Path, *, as_json: bool = False) -> int:
-    """Prepare the rows, plan for the card with the most memory, train; return the exit code.
+def train_here(folder: Path, *, as_json: bool = False, named_card: str | None = None) -> int:
+    """Prepare the rows, plan for the card with the most free memory, train; return the exit code.
+
+    `named_card` is the uuid of the card to take instead, or its beginning.
 
     With `as_json` stdout has one JSON object for each event of the attempt, and nothing else.
 
@@ -67,14 +72,18 @@ def train_here(folder: Path, *, as_json: bool = False) -> int:
     out = sys.stderr if as_json else sys.stdout
     recipe = Recipe.model_validate_json((folder / "recipe.json").read_bytes())
     control = Control()
+    chosen = choose_card(os.environ, find_home(), named_card)  # before the rows, which take longer
+    card = chosen.card
+    if chosen.holder is not None:
+        shared = f"card {card.uuid} is used by process {chosen.holder}, and shared with it"
+        print(shared, file=sys.stderr, flush=True)
     experiment = folder / "experiments" / "1"
     experiment.mkdir(parents=True, exist_ok=True)
     (experiment / "recipe.json").write_text(recipe.model_dump_json())
     prepared = prepare_experiment(experiment, folder / "cache" / "data", lambda *_: None)
     for note in prepared.get("notes", []):
         print(f"data: {safe_line(note)}", file=out, flush=True)
-    card = max(detect_cards(os.environ), key=lambda one: one.usable_bytes)
-    plan = _plan_here(folder, recipe, prepared, card)
+    plan = _plan_here(folder, recipe, prepared, card, chosen.free_bytes)
     _print_plan(card, plan, out)
     if card.kind == "cuda":  # before torch is imported
         os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
@@ -99,7 +108,13 @@ def train_here(folder: Path, *, as_json: bool = False) -> int:
     return _exit_code(outcome, folder, out)
 
 
-def _plan_here(folder: Path, recipe: Recipe, prepared: dict[str, Any], card: Card) -> Plan:
+def _plan_here(
+    folder: Path,
+    recipe: Recipe,
+    prepared: dict[str, Any],
+    card: Card,
+    free_bytes: int | None = None,
+) -> Plan:
     """Return the trial's plan on the card, as the engine would make it, and keep it in plan.json.
 
     A run that goes on from a checkpoint on the same kind of card keeps its micro-steps, on which
@@ -118,6 +133,7 @@ def _plan_here(folder: Path, recipe: Recipe, prepared: dict[str, Any], card: Car
         recipe,
         prepared["model"]["config"],
         card,
+        free_bytes=free_bytes,
         lengths=lengths_of(prepared["data"]),
         history=history,
         previous_tokens_per_micro=previous,

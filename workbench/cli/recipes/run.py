@@ -111,6 +111,8 @@ def submit_to_engine(
         print_note("the engine was stopping; it now continues")
         service.wait_for_engine(running=True, timeout_s=ANSWER_S)
     answer = wait_for_answer(service, service.submit(recipe, warm_trial))
+    if answer.data["name"] != safe_line(recipe.name, 80):
+        print_note(f"{safe_line(recipe.name, 80)} is the name of an earlier experiment")
     return {
         "experiment": int(answer.data["experiment"]),
         "name": str(answer.data["name"]),
@@ -141,8 +143,12 @@ def _ask_to_start(service: Service) -> None:
 
 
 def check_ever_fits(service: Service, recipe: Recipe) -> None:
-    """DoesNotFit where no card that the engine has could take the model even with rows of one
-    token: said before weights are fetched for it. Nothing is said where that cannot be told."""
+    """Raise DoesNotFit where no card of the engine could take the model with rows of one token.
+
+    It is called before weights are fetched. Nothing is raised where it cannot be known yet: the
+    engine has not seen its cards, the config.json is not here, or the sweep varies the sizes. The
+    error is that of the card with the most memory.
+    """
     from workbench.footprint import plan_trial
     from workbench.footprint.model.config import find_config
     from workbench.footprint.row_lengths import Lengths
@@ -159,7 +165,8 @@ def check_ever_fits(service: Service, recipe: Recipe) -> None:
     shortest: Lengths = {"longest": 1, "sample": [1], "scored": 1}
     history = measured_history(service)
     misfits: list[DoesNotFit] = []
-    for card in map(card_of, service.snapshot().cards):
+    cards = [card_of(row) for row in service.snapshot().cards]
+    for card in sorted(cards, key=lambda card: -card.usable_bytes):
         try:
             plan_trial(plain, config, card, lengths=shortest, history=history)
         except DoesNotFit as small:
