@@ -5,7 +5,7 @@
 # trial, then `add_trial`. MedianPruner compares a new trial with them. SuccessiveHalvingPruner does not:
 # it compares values that it noted in `system_attrs` while a trial ran (`completed_rung_N`), which a
 # recreated trial lacks. A trial that is worse than every earlier one is then never pruned, without a
-# warning. The documentation of create_trial and of the pruner names no such need.
+# warning.
 #
 # What the workbench does: it keeps the rungs itself (table `rungs`) and compares there
 # (workbench/search/stopping.py).
