@@ -89,7 +89,7 @@ def _print(found: list[dict[str, Any]]) -> None:
             card["capability"] or "-",
             formatting.size(card["cap_bytes"] or card["total_bytes"]),
             formatting.size(card["free_bytes"]),
-            "-" if card["utilisation"] is None else f"{card['utilisation']:.0f} %",
+            formatting.percent(None if (load := card["utilisation"]) is None else load / 100),
             formatting.temperature(card["temperature_c"]),
             formatting.power(card["power_w"], card["power_limit_w"]),
             formatting.energy(card["energy_wh"]),
