@@ -20,6 +20,8 @@ from workbench.service import Service
 
 TRAIN, LOOK, KEEP, MACHINE = "Train", "Look", "Adapters and recipes", "Machine"
 TRIALS, QUEUE = "Steer trials", "Steer the queue and the cards"
+SHORT_HELP = 100
+"""Characters of a command's one-line help; longer ones wrap."""
 
 
 _MEANT = {
@@ -50,7 +52,7 @@ class Commands(TyperGroup):
         for name, command in self.commands.items():
             group = getattr(command, "rich_help_panel", None)
             heading = group if isinstance(group, str) else "Commands"
-            groups.setdefault(heading, []).append((name, command.get_short_help_str(60)))
+            groups.setdefault(heading, []).append((name, command.get_short_help_str(SHORT_HELP)))
         for heading, lines in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(lines)
