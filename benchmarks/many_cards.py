@@ -97,7 +97,7 @@ class Lab:
         tokens: int = 512,
         parallel: int = 64,
     ) -> list[int]:
-        """Submit trials of slightly different learning rates; return their ids, the base left out."""
+        """Submit trials that differ slightly in learning rate; return the ids that train."""
         recipe = self.root / f"{name}.yaml"
         rates = [round(2e-4 + 1e-6 * i, 7) for i in range(trials)]
         body = RECIPE.format(

@@ -21,6 +21,14 @@ from pathlib import Path
 from types import FrameType
 
 from workbench.errors import EngineError
+from workbench.fleet.ray_head import (
+    free_port,
+    head_command,
+    keep_from_cleaners,
+    remove_session_folder,
+    session_folder,
+    temp_problem,
+)
 from workbench.home import (
     SHORT_TEMP_HINT,
     Home,
@@ -45,14 +53,6 @@ from workbench.machine.processes import (
 )
 from workbench.machine.python_children import python_command, python_environment
 from workbench.machine.reserve_file import release_reserve
-from workbench.ray_head import (
-    free_port,
-    head_command,
-    keep_from_cleaners,
-    remove_session_folder,
-    session_folder,
-    temp_problem,
-)
 from workbench.redact import log_without_secrets
 
 WATCH_S = 0.1

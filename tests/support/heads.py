@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from workbench.fleet.ray_head import free_port, head_command
 from workbench.machine.processes import MARK, end_unit
-from workbench.ray_head import free_port, head_command
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 `Fleet` is the interface; `ray_fleet` runs workers as Ray actors, `inline_fleet` as threads of
 this process (tests and `workbench train`). The engine's loop creates a fleet and the scheduler
-calls it. Only `ray_fleet` imports ray; workers are started by dotted name, so nothing here
-imports torch or `workbench.training`.
+calls it. `ray_head` is the cluster as the keeper starts it, `trial_fence` keeps a trial to one
+attempt. Only `ray_fleet` imports ray; workers are started by dotted name, so nothing here imports
+torch or `workbench.training`.
 """
 
 from __future__ import annotations

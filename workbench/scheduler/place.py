@@ -10,6 +10,7 @@ from workbench import fault_points
 from workbench.assignment import Assignment
 from workbench.errors import EngineError, WorkbenchError
 from workbench.fleet import Phase
+from workbench.fleet.trial_fence import allow_attempt
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key
 from workbench.footprint.plan import summarize_plan
@@ -33,7 +34,6 @@ from workbench.store.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 from workbench.text import safe_line
 from workbench.trial import DesiredState, Kind, State
-from workbench.trial_fence import allow_attempt
 
 LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
 """Queued trials examined in one tick, and of one experiment; the larger numbers apply while a card

@@ -8,6 +8,7 @@ from itertools import takewhile
 from workbench import fault_points
 from workbench.events import Outcome
 from workbench.fleet import Halt, Phase, Report
+from workbench.fleet.trial_fence import call_off
 from workbench.scheduler.guards import card_guards
 from workbench.scheduler.guards.disk import outcome_when_lost
 from workbench.scheduler.reconcile import take_in
@@ -16,7 +17,6 @@ from workbench.store import attempt_history, card_table
 from workbench.store.rows import AttemptRow
 from workbench.text import safe_line
 from workbench.trial import State
-from workbench.trial_fence import call_off
 
 SILENT_LIMIT_S = float(os.environ.get("WORKBENCH_SILENT_S") or 120.0)
 """Seconds without an answer of its control thread after which a worker is replaced."""

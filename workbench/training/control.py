@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from workbench.fleet import Halt
-from workbench.trial_fence import TrialFence
+from workbench.fleet.trial_fence import TrialFence
 
 FENCE_PAUSE_S = 0.1
 """Seconds between two tries to take the trial's lock."""

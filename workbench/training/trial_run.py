@@ -12,6 +12,7 @@ from typing import Any
 from workbench.assignment import Assignment
 from workbench.errors import Diverged
 from workbench.events import AttemptEnd, EventWriter, FailureCause, Outcome
+from workbench.fleet.trial_fence import Superseded
 from workbench.machine.cards import Card
 from workbench.machine.resources import release_free_memory
 from workbench.redact import redact
@@ -21,7 +22,6 @@ from workbench.training.card_memory import Meter
 from workbench.training.control import Control, Emit
 from workbench.training.host_memory import MemoryMonitor
 from workbench.training.model.base import ResidentBase
-from workbench.trial_fence import Superseded
 
 
 def run_attempt(

@@ -19,6 +19,7 @@ from workbench.assignment import Assignment
 from workbench.errors import EngineError
 from workbench.events import EventWriter
 from workbench.fleet import Halt, Phase
+from workbench.fleet.trial_fence import Superseded, TrialFence
 from workbench.home import Home
 from workbench.machine.cards import Card
 from workbench.machine.locks import Lock, lock_holder
@@ -27,7 +28,6 @@ from workbench.training import failure
 from workbench.training.card_memory import Meter
 from workbench.training.control import Control
 from workbench.training.libraries import import_libraries
-from workbench.trial_fence import Superseded, TrialFence
 
 if TYPE_CHECKING:
     from workbench.training.model.base import ResidentBase

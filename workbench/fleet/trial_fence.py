@@ -6,7 +6,7 @@ scheduler names the live attempt in a file of the trial's folder before it start
 a worker compares before its first step and before everything it writes. A lock on a second file
 makes the next attempt wait until the one before has ended, also in the middle of a commit.
 
-The scheduler and the training wing call this module; it imports `workbench.machine` alone.
+The scheduler and the training wing call this module.
 """
 
 from __future__ import annotations

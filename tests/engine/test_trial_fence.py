@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.tick_contexts import recipe
 from workbench.assignment import Assignment
+from workbench.fleet.trial_fence import Superseded, TrialFence, allow_attempt, call_off
 from workbench.machine.cards import Card
 from workbench.training.worker import Worker
-from workbench.trial_fence import Superseded, TrialFence, allow_attempt, call_off
 
 
 def test_only_the_live_attempt_passes(tmp_path: Path) -> None:
