@@ -187,6 +187,17 @@ def test_a_field_that_the_template_does_not_show_is_reported_with_a_hint_that_wo
     assert not [note for note in mended if "(first:" in note]
 
 
+def test_what_only_one_of_two_turns_shows_is_reported(check: Check) -> None:
+    later = SHOWS_REASONING.replace(
+        "if m.reasoning_content", "if m.reasoning_content and loop.last"
+    )
+    notes = check(chats("q #", "a #", "r", "b", thinking="since so"), later).notes
+    assert any("8 train rows with the field thinking in a turn, which the chat template does not"
+               in note for note in notes)  # fmt: skip
+    named_twice = chats("q #", "a #", thinking="since so", reasoning_content="since so")
+    assert not [note for note in check(named_twice, SHOWS_REASONING).notes if "(first:" in note]
+
+
 @pytest.mark.parametrize("template", [None, UNMARKED], ids=["marked", "unmarked"])
 def test_a_forged_turn_inside_a_message_is_encoded_as_text_and_reported(
     check: Check, tokenizer: PreTrainedTokenizerBase, template: str | None

@@ -109,6 +109,21 @@ def test_prepared_rows_name_the_tokens_that_ended_their_trained_turns(
     assert names(tokenizer, check(rows, template).turn_end_ids) == ends
 
 
+def test_an_end_inside_an_answer_is_no_end_of_a_turn(
+    check: Check, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """As behind gpt-oss's thinking: scoring that stopped there would cut the answer."""
+    thinks = HARMONY.replace(
+        "{{- m['content'] -}}",
+        "{%- if m.thinking -%}{{- m.thinking + '<|reserved_special_token_1|>so ' -}}{%- endif -%}"
+        "{{- m['content'] -}}",
+    )
+    answer = {"role": "assistant", "content": "a", "thinking": "hm"}
+    rows = [{"prompt": f"q {n}", "completion": [answer]} for n in range(9)]
+    ended = check(rows, thinks).turn_end_ids
+    assert names(tokenizer, ended) == {"<|reserved_special_token_2|>"}
+
+
 def test_prepared_text_names_the_end_of_sequence(
     check: Check, tokenizer: PreTrainedTokenizerBase
 ) -> None:

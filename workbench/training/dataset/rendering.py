@@ -6,8 +6,10 @@ template, loss starts where generation would, and the token that ends a turn alw
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
@@ -39,6 +41,8 @@ class Tokens:
     answer: str
     ended: bool
     """Whether the end of the last trained turn carries loss."""
+    end_ids: frozenset[int] = frozenset()
+    """Ids that stand at the end of trained turns, or anywhere in a text without turns."""
     findings: tuple[Finding, ...] = ()
     """What rendering found odd about the row."""
 
@@ -85,7 +89,7 @@ class Renderer:
 
     def _text(self, example: Text) -> Tokens:
         ids = self._closed(self._plain(example.text))
-        return Tokens(ids, [True] * len(ids), [], "", "", True)
+        return Tokens(ids, [True] * len(ids), [], "", "", True, self.ends.intersection(ids))
 
     def _pair(self, example: Pair) -> Tokens:
         prompt_ids = self._plain(example.prompt)
@@ -95,7 +99,8 @@ class Renderer:
         # A token that holds the prompt's end and the completion's begin carries loss.
         start = 0 if self._loss_on == "all" else _common(prompt_ids, ids)
         trained = [place >= start for place in range(len(ids))]
-        return Tokens(ids, trained, prompt_ids, example.prompt, example.completion, True)
+        ends = self.ends.intersection(ids)
+        return Tokens(ids, trained, prompt_ids, example.prompt, example.completion, True, ends)
 
     def _plain(self, text: str) -> list[int]:
         """Return ids with the tokenizer's special tokens; never a second begin token in front."""
@@ -137,11 +142,12 @@ class Renderer:
         if self._begin is not None and self._begin not in ids[:1]:
             findings.append(("no begin", str(self._tokenizer.bos_token)))
         if not answers:
-            return Tokens(ids, trained, [], "", "", ended, tuple(findings))
+            return Tokens(ids, trained, [], "", "", ended, findings=tuple(findings))
         prompt_ids = self.template.encode(layout.prompt)[0]
         question = example.messages[answers[-1] - 1]["content"] if answers[-1] else ""
         answer = messages[answers[-1]]["content"]
-        return Tokens(ids, trained, prompt_ids, question, answer, ended, tuple(findings))
+        ends = self._closing_ids(ids, runs)
+        return Tokens(ids, trained, prompt_ids, question, answer, ended, ends, tuple(findings))
 
     def _trained_turns(self, example: Chat, answers: list[int]) -> list[int]:
         if self._loss_on != "completion":
@@ -174,6 +180,13 @@ class Renderer:
             close += 1
         return start, close
 
+    def _closing_ids(self, ids: list[int], runs: Sequence[Span]) -> frozenset[int]:
+        """Return the ends that close the runs; those inside, as behind thinking, end no turn."""
+        closing: set[int] = set()
+        for start, end in runs:
+            closing.update(takewhile(lambda id: id in self.ends, reversed(ids[start:end])))
+        return frozenset(closing)
+
     def _blank(self, id: int) -> bool:
         return not self._tokenizer.decode([id]).strip()
 
@@ -191,17 +204,25 @@ def _runs(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
 def _left_out(messages: Sequence[Message], text: str) -> list[Finding]:
     """Return what messages say and the rendered text does not show, white space aside.
 
-    The results of tools are not compared: templates write them as JSON, with other escapes.
+    A text that several messages have must stand there as often. The results of tools are not
+    compared: templates write them as JSON, with other escapes.
     """
     shown = _squeezed(text)
-    found: list[Finding] = []
+    needed: Counter[str] = Counter()
+    findings: dict[str, set[Finding]] = defaultdict(set)
     for message in messages:
-        if message["role"] != "tool" and _squeezed(message["content"]) not in shown:
-            found.append(("left out", message["role"]))
+        said: set[str] = set()
         for key, value in message.items():
-            if key not in ("role", "content") and _squeezed(value) not in shown:
-                found.append(("field", key))
-    return sorted(set(found))
+            if key == "role" or (key == "content" and message["role"] == "tool"):
+                continue
+            squeezed = _squeezed(value)
+            said.add(squeezed)
+            findings[squeezed].add(
+                ("left out", message["role"]) if key == "content" else ("field", key)
+            )
+        needed.update(said)
+    lost = (value for value, times in needed.items() if shown.count(value) < times)
+    return sorted(set().union(*(findings[value] for value in lost)))
 
 
 def _squeezed(text: str) -> str:

@@ -123,7 +123,8 @@ class RowStats:
         if len(tokens.prompt_ids) > self._max_tokens:
             self._prompt_cut.add(place)
         kept = _cut(tokens, self._max_tokens)
-        self._end_ids |= ends.intersection(kept.labels)
+        if kept.length == len(tokens.ids):
+            self._end_ids |= tokens.end_ids
         self._note(kept, place)
         return kept
 
