@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole, whose
+from workbench.fleet.trial_fence import LIVE, LOCK
 from workbench.training.checkpoints import checkpoint
 from workbench.trial import State
 
@@ -67,7 +68,12 @@ def test_a_worker_killed_while_it_ends_a_trial_leaves_one_whole_adapter(
     (row,) = (r for r in whole.service.board(experiment)[1] if r.trial == victim.trial)
     assert row.score is not None
     assert row.adapter is not None
-    assert {p.name for p in Path(row.adapter).parent.iterdir()} == {"adapter", "checkpoints"}
+    assert {p.name for p in Path(row.adapter).parent.iterdir()} == {
+        "adapter",
+        "checkpoints",
+        LIVE,
+        LOCK,
+    }
 
 
 @pytest.mark.parametrize("damage", ["a file cut short", "a bit flipped"])
