@@ -170,9 +170,9 @@ class TrialRow:
     tokens_per_s: float | None
     peak_bytes: int | None
     started_utc: float | None
-    from_step: int
-    """The optimizer step that its newest attempt started from."""
     """UTC seconds at which the newest attempt began."""
+    from_step: int
+    """The optimizer step that the newest attempt started from."""
     score: float | None
     """The score that the experiment ranks by; None before it is scored."""
 

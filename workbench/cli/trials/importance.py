@@ -33,10 +33,13 @@ def importance_command(
         as_json({**asdict(found), "enough": found.enough})
         return
     print_answer(
-        f"{safe_line(found.experiment)}: {formatting.plural(found.trials, 'trial')} counted", "bold"
+        f"{safe_line(found.experiment)}: {formatting.used_trials(found.trials, found.left_out)}",
+        "bold",
     )
     if not found.enough:
-        print_answer(f"too few trials: at least {found.least} must be scored or ended early")
+        print_answer(
+            f"too few trials: at least {found.least} must finish with a score or end early"
+        )
         return
     if not found.settings:
         print_answer("its trials differ in no setting")

@@ -138,7 +138,8 @@ def _print_trials(one: Experiment, trials: list[TrialRow], places: Mapping[int, 
 def _state(trial: TrialRow, places: Mapping[int, int]) -> str:
     """Return the state, and for a queued trial its place: `queued, 3rd`."""
     place = places.get(trial.id)
-    return trial.state if place is None else f"{trial.state}, {formatting.ordinal(place)}"
+    word = formatting.outcome_word(trial.state, trial.reason)
+    return word if place is None else f"{word}, {formatting.ordinal(place)}"
 
 
 def _reasons(trials: Iterable[TrialRow]) -> dict[str, list[int]]:
@@ -147,7 +148,9 @@ def _reasons(trials: Iterable[TrialRow]) -> dict[str, list[int]]:
     for trial in trials:
         why = trial.waiting if trial.state == "queued" else trial.reason
         if why:
-            found.setdefault(f"{trial.state}, {safe_line(why)}", []).append(trial.id)
+            word = formatting.outcome_word(trial.state, trial.reason)
+            text = word if word == why else f"{word}, {safe_line(why)}"
+            found.setdefault(text, []).append(trial.id)
     return found
 
 
@@ -240,7 +243,7 @@ def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
         (
             row.rank or "-",
             row.trial,
-            row.state,
+            formatting.outcome_word(row.state, row.reason),
             formatting.score(row.score),
             formatting.score(row.gain, sign=True),
             formatting.rate(row.tokens_per_s),

@@ -18,7 +18,7 @@ def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
     trial = detail.trial
     name = safe_line(detail.experiment.name)
     print_answer(
-        f"{formatting.trial_name(trial)} of {name}: {trial.state}",
+        f"{formatting.trial_name(trial)} of {name}: {formatting.outcome_word(trial.state, trial.reason)}",
         STATE_COLOURS.get(trial.state, "bold"),
     )
     for head, text in _facts(detail, row):
