@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -168,6 +171,14 @@ def test_other_quantised_bases_are_refused_with_a_hint(
     assert "original weights" in refused.value.hint
 
 
+def test_a_model_with_capped_scores_needs_no_setting(tmp_path: Path) -> None:
+    """transformers has no sdpa for Gemma 2; the plan scores it with eager attention by itself."""
+    folder = made(tmp_path / "model", "gemma2", head_dim=8)
+    settings = recipe(model__name=str(folder), train__max_steps=2)
+    log = Bench(tmp_path / "home", settings, plan=plan(attention="eager")).run()
+    assert log.outcome is Outcome.DONE, log.end
+
+
 def test_a_model_without_sdpa_is_refused_with_the_setting_that_works(tmp_path: Path) -> None:
     folder = made(tmp_path / "model", "bloom")
     settings: dict[str, Any] = {"model__name": str(folder), "lora__targets": "all-linear"}
@@ -177,3 +188,35 @@ def test_a_model_without_sdpa_is_refused_with_the_setting_that_works(tmp_path: P
     eager = recipe(**settings, model__attention="eager")
     log = Bench(tmp_path / "b", eager, plan=plan(attention="eager")).run()
     assert log.outcome is Outcome.DONE, log.end
+
+
+HUB = """
+import json, sys
+from tests.training.trials import recipe
+from workbench.training.model.preflight import check_model, has_weights
+from workbench.training.model.source import ModelSource
+
+for name in ("whole", "partial", "config"):
+    config = json.load(open(f"{sys.argv[1]}/models--me--{name}/snapshots/{'0' * 40}/config.json"))
+    source = ModelSource(path=f"me/{name}", revision="0" * 40, config=config, model_type="llama")
+    print(name, has_weights(source), check_model(source, recipe()))
+"""
+
+
+def test_a_hub_model_is_checked_by_what_is_in_the_cache(tmp_path: Path) -> None:
+    """A download that is not whole is no mistake before `fetch_weights` has finished it."""
+    where = {name: tmp_path / f"models--me--{name}" for name in ("whole", "partial", "config")}
+    for folder in where.values():
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+    copied(where["whole"] / "snapshots" / ("0" * 40))
+    sharded(where["partial"] / "snapshots" / ("0" * 40), lost_file=True)
+    bare = copied(where["config"] / "snapshots" / ("0" * 40))
+    (bare / "model.safetensors").unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", HUB, str(tmp_path)],
+        env=os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "whole True []\npartial False []\nconfig False []\n", done.stderr

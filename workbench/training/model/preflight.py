@@ -23,13 +23,24 @@ def check_model(source: ModelSource, recipe: Recipe) -> list[str]:
     from workbench.training.model.targets import find_targets
     from workbench.training.model.weights import build_empty, check_weights, read_config
 
-    attention = "eager" if recipe.model.attention == "eager" else "sdpa"
+    attention = _attention_of(source, recipe.model.attention)
     if has_weights(source):
         model, _ = check_weights(source.path, source.revision, attention=attention)
     else:
         config = read_config(source.path, source.revision)
         model = build_empty(config, source.path, source.revision, attention)
     return find_targets(model, recipe.lora)[1]
+
+
+def _attention_of(source: ModelSource, wanted: str) -> str:
+    """Return the attention that a CPU can build the model with and that scoring will use.
+
+    A model with capped scores is scored with eager attention (machine.attention), which every
+    model has. Flash Attention 2 is checked on the card alone.
+    """
+    text = source.config.get("text_config") or source.config
+    capped = isinstance(text, dict) and bool(text.get("attn_logit_softcapping"))
+    return "eager" if capped or wanted in ("eager", "flash_attention_2") else "sdpa"
 
 
 def has_weights(source: ModelSource) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 INDEX = "model.safetensors.index.json"
-_OUTSIDE = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|mm_|mtp)")
+_OUTSIDE = re.compile(r"(^|\.)[^.]*(vision|visual|audio|image|multi_modal)|(^|\.)(mm_|mtp)")
 """Weights of towers and heads that text never passes; a text model has no place for them."""
 _QUANTISED = re.compile(r"\.weight\.(absmax|nested_absmax|quant_map|nested_quant_map|quant_state)")
 """bitsandbytes' additions to a weight that is stored in 4 bits."""
