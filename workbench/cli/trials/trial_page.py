@@ -17,8 +17,9 @@ def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
     """Print a trial's facts, attempts, moves and sampled answers; `row` is its row of the board."""
     trial = detail.trial
     name = safe_line(detail.experiment.name)
+    word = formatting.outcome_word(trial.state, trial.reason)
     print_answer(
-        f"{formatting.trial_name(trial)} of {name}: {formatting.outcome_word(trial.state, trial.reason)}",
+        f"{formatting.trial_name(trial)} of {name}: {word}",
         STATE_COLOURS.get(trial.state, "bold"),
     )
     for head, text in _facts(detail, row):
