@@ -120,11 +120,13 @@ class ImportanceReport:
 
     experiment: str
     trials: int
-    """Trials that were scored or ended early."""
+    """Trials that were used: those that finished with a score, or ended early."""
     least: int
     """Trials below which no setting can be told from chance."""
     settings: list[Importance]
     """The settings that explain most come first."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Trials that were not used, by state."""
 
     @property
     def enough(self) -> bool:
@@ -279,13 +281,14 @@ class Service:
         reader = self._need_reader()
         with reader.one_view():
             experiment = reader.experiment(key)
-            trials = settings_by_merit(reader, experiment)
+            trials, left_out = settings_by_merit(reader, experiment)
         outcomes = [RankedTrial(settings=t, place=n) for n, t in enumerate(trials, start=1)]
         return ImportanceReport(
             experiment=experiment.name,
             trials=len(outcomes),
             least=LEAST_TRIALS,
             settings=rank_settings(outcomes),
+            left_out=left_out,
         )
 
     # --- requests ---

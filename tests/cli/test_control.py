@@ -10,6 +10,7 @@ import pytest
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from tests.support.tick_contexts import Bench, recipe
+from tests.support.waiting import wait_for
 from workbench.home import Home
 from workbench.store.requests import scan_requests
 from workbench.trial import State
@@ -20,6 +21,7 @@ LONG = str(10**9)
 def _long_run(workbench: Workbench, folder: Path, sweep: str = "null") -> None:
     """Trial 2 trains for as long as the test likes."""
     assert workbench("run", recipe_file(folder, max_steps=LONG, sweep=sweep)).code == 0
+    wait_for(lambda: workbench("show", "2").code == 0, "its trials are made", 20)
 
 
 def test_run_prints_name_trials_and_what_comes_next(
@@ -39,6 +41,7 @@ def test_run_json_names_the_experiment(
     assert said.data == {"experiment": 1, "name": "tiny", "trials": 1}
     again = workbench("run", recipe_file(tmp_path), "--json")
     assert again.data["name"] == "tiny-2"
+    assert "tiny is the name of an earlier experiment" in again.err
 
 
 def test_stop_prints_what_will_happen(engine: Engine, workbench: Workbench, tmp_path: Path) -> None:

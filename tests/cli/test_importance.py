@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import Bench, recipe
+from workbench.store.requests import drop_request
 
 GRID = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1, 0.15], "lora.rank": [4, 8]}}
 
@@ -33,13 +34,23 @@ def test_as_json_it_tells_the_same(bench: Bench, workbench: Workbench) -> None:
     assert rate["chance"] <= 0.05 < rank["chance"]
 
 
+def test_it_tells_which_trials_it_did_not_count(bench: Bench, workbench: Workbench) -> None:
+    bench.submit(recipe(sweep=GRID))
+    bench.ticks(2)
+    for trial in (8, 9):
+        drop_request(bench.context.home.requests, "kill", {"trial": trial})
+    bench.ticks(70)
+    title = workbench("importance", "tiny").out.splitlines()[0]
+    assert title == "tiny: 6 of 8 trials counted (not counted: 2 stopped)"
+
+
 def test_below_eight_trials_it_says_so(bench: Bench, workbench: Workbench) -> None:
     bench.submit(recipe(sweep={"parameters": {"lora.rank": [4, 8]}}))
     bench.ticks(30)
     said = workbench("importance", "tiny")
     assert said.out.splitlines() == [
         "tiny: 2 trials counted",
-        "too few trials: at least 8 must be scored or ended early",
+        "too few trials: at least 8 must finish with a score or end early",
     ]
     assert workbench("importance", "tiny", "--json").data["enough"] is False
 

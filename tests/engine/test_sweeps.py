@@ -410,9 +410,12 @@ def test_a_sweep_reports_which_of_its_settings_mattered(bench_of: MakeBench) -> 
     id = bench.submit(recipe(sweep=grid))
     service = Service(bench.context.home)
     bench.ticks(2)
-    assert not service.importance(id).enough
+    early = service.importance(id)
+    assert not early.enough
+    assert early.trials + sum(early.left_out.values()) == 8
     bench.ticks(70)
     report = service.importance(id)
     assert (report.trials, report.enough) == (8, True)
+    assert report.left_out == {}
     assert report.settings[0].key == "train.learning_rate"
     assert report.settings[0].best == "0.15"

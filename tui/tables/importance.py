@@ -13,10 +13,10 @@ _WIDEST = 16
 
 def importance_lines(report: ImportanceReport) -> list[Line]:
     """Return a line for each setting with its importance, or why there is none yet."""
-    counted = formatting.plural(report.trials, "trial")
-    head: Line = (plain_part(report.experiment, "bold", 40), (f": {counted} counted", "dim"))
+    counted = formatting.used_trials(report.trials, report.left_out)
+    head: Line = (plain_part(report.experiment, "bold", 40), (f": {counted}", "dim"))
     if not report.enough:
-        few = f"Too few trials: at least {report.least} must be scored or ended early."
+        few = f"Too few trials: at least {report.least} must finish with a score or end early."
         return [head, (), ((few, ""),)]
     if not report.settings:
         return [head, (), (("The trials differ in no setting.", ""),)]

@@ -103,12 +103,16 @@ def rung_losses(reader: Reader, experiment: int, rung: int) -> list[float | None
     return [row[0] for row in rows]
 
 
-def settings_by_merit(reader: Reader, experiment: Experiment) -> list[dict[str, Any]]:
-    """Return the settings of trials that can be compared, best first.
+def settings_by_merit(
+    reader: Reader, experiment: Experiment
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return the settings of trials that can be compared, best first, and the others by state.
 
     Finished trials come first, by score; then trials that ended early, by how many steps they
-    made, and among equals by their held-out loss there. Failed and running trials are left out.
+    made, and among equals by their held-out loss there. Left out are unfinished trials, failed
+    ones, those without a score, and those that a person stopped: their step says nothing.
     """
+    left_out: dict[str, int] = {}
     sign = -1.0 if up_is_better(experiment.rank_by) else 1.0
     ranked: list[tuple[tuple[float, ...], int, dict[str, Any]]] = []
     for one in read_past(reader, experiment.id, experiment.rank_by):
@@ -117,4 +121,6 @@ def settings_by_merit(reader: Reader, experiment: Experiment) -> list[dict[str, 
         elif one.state in (State.PRUNED, State.FAILED) and one.outcome in ENDED_EARLY:
             loss = math.inf if one.eval_loss is None else one.eval_loss
             ranked.append(((1, -(one.step or 0), loss), one.number, one.settings))
-    return [settings for _, _, settings in sorted(ranked, key=lambda one: one[:2])]
+        else:
+            left_out[one.state] = left_out.get(one.state, 0) + 1
+    return [settings for _, _, settings in sorted(ranked, key=lambda one: one[:2])], left_out

@@ -38,7 +38,9 @@ def submit_recipe(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
         raise UsageError(f"the recipe is not valid: {wrong.errors()[0]['msg']}") from wrong
     warm = _warm(context, args.get("warm_trial"), recipe)
     id, name = _new_experiment(context, recipe, warm)
-    text = f"experiment {name} is being prepared{_warm_words(warm)}"
+    asked = safe_line(recipe.name, 80)
+    taken = f" ({asked} is the name of an earlier one)" if name != asked else ""
+    text = f"experiment {name} is being prepared{taken}{_warm_words(warm)}"
     return accepted(text, experiment=id, name=name)
 
 
