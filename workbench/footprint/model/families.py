@@ -1,4 +1,4 @@
-"""What is known of an architecture: measured on cards, counted, or neither."""
+"""The trust in predictions for an architecture: measured on cards, counted, or neither."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ their default sizes, those that share layers take 0.49 of it (zamba), hybrids 1.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """How far the predictions for a model's architecture can be trusted."""
+    """A model's architecture, and how far predictions for it can be trusted."""
 
     name: str
     """model_type, and why the fused step does not train it where that is no matter of family."""
