@@ -1,12 +1,13 @@
 # make demo   set up, then run a sweep of real QLoRA trials offline and print the board
 # make test   set up, then pass the tests
 # make faults set up, then break a real engine in every way we know, and look what is left of it
+# make test-lowest  set up the lowest versions that pyproject.toml allows, then pass the tests
 # make check  set up, then lint, types and import contracts
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults check format clean
+.PHONY: demo test test-lowest faults check format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -14,6 +15,13 @@ demo: .venv/installed
 
 test: .venv/tools
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# In an environment of its own. Run it before a lower bound in pyproject.toml is changed.
+test-lowest:
+	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	@$(PYTHON) tests/support/lowest_versions.py > .venv-lowest/constraints.txt
+	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable '.[test]'
+	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
 
 faults: .venv/tools
 	@$(BIN)/python -m pytest -m "fault and not slow and not gpu" tests/faults
@@ -42,4 +50,4 @@ format: .venv/tools
 	@touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest

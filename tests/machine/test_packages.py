@@ -11,12 +11,13 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from workbench.doctor.machine import check_packages
+from workbench.events import FailureCause
 from workbench.machine.packages import (
     declared_requirements,
     installed_versions,
     package_problems,
 )
-from workbench.training.failure import FailureCause, classify
+from workbench.training.failure import classify
 
 GOOD = {"torch": "2.13.0+cpu", "peft": "0.21.2"}
 

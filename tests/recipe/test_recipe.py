@@ -223,9 +223,9 @@ class TestSweep:
 
     def test_every_value_must_be_one_its_setting_takes(self) -> None:
         assert self.lines("    lora.rank: [8, 0, big]\n") == [
-            "recipe.yaml:10: as a value to try, lora.rank must be above 0, not 0",
             "recipe.yaml:10: as a value to try, lora.rank must be a whole number, "
             "not the text 'big'",
+            "recipe.yaml:10: as a value to try, lora.rank must be above 0, not 0",
         ]
 
     @pytest.mark.parametrize(
