@@ -57,6 +57,8 @@ class HeadWatch:
                 if now >= counts_from_s:
                     return f"Ray's {name} ended"
                 del self._known[identity]
+            elif stat.group != self._head:  # a worker, first seen before it had left the group
+                del self._known[identity]
             elif self._frozen_s(stat, now) > FROZEN_S:
                 return f"Ray's {name} has been stopped for {FROZEN_S:.0f} s"
         if now - self._scanned_s >= SCAN_EVERY_S:
