@@ -371,7 +371,7 @@ def counts_line(counts: Mapping[str, int]) -> str:
 
 
 def used_trials(used: int, left_out: Mapping[str, int]) -> str:
-    """Return `12 of 16 trials counted (not counted: 1 running, 3 failed)`, or `16 trials counted`."""
+    """Return `12 of 16 trials counted (not counted: 4 failed)`, or `16 trials counted`."""
     if not left_out:
         return f"{plural(used, 'trial')} counted"
     total = plural(used + sum(left_out.values()), "trial")
