@@ -24,9 +24,9 @@ from typing import Any
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as a worker has it
 
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import Outcome
 from workbench.errors import DoesNotFit
-from workbench.events import Outcome
 from workbench.footprint import Plan, plan_trial
 from workbench.footprint.row_lengths import lengths_of
 from workbench.machine.cards import CARDS_VARIABLE, Card, detect_cards
@@ -74,7 +74,7 @@ def child(options: argparse.Namespace) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
 
     from workbench.training import libraries
-    from workbench.training.card_memory import Meter
+    from workbench.training.memory.card_memory import Meter
     from workbench.training.model.base import ResidentBase
 
     libraries.import_libraries(threads=2 if card.kind == "cpu" else None)

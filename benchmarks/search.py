@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import search
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
 from workbench.cli.trials.follow import follow_experiment
 from workbench.footprint import plan_trial
 from workbench.home import Home
@@ -75,7 +75,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         from workbench.training import libraries
-        from workbench.training.card_memory import Meter
+        from workbench.training.memory.card_memory import Meter
         from workbench.training.model.base import ResidentBase
         from workbench.training.prepare import prepare_experiment
 

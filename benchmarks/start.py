@@ -27,13 +27,13 @@ import torch
 from capped import assigned, prepare, the_card, write_rows
 from nf4_model import write_shaped_model
 
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
 from workbench.footprint import plan_trial
 from workbench.footprint.row_lengths import lengths_of
 from workbench.recipe.schema import Recipe
 from workbench.training import libraries
-from workbench.training.card_memory import Meter
 from workbench.training.control import Control
+from workbench.training.memory.card_memory import Meter
 from workbench.training.model.base import ResidentBase
 from workbench.training.trial_run import run_attempt
 

@@ -27,7 +27,6 @@ from workbench.machine.files import has_room, write_durably
 from workbench.machine.locks import Lock, lock_holder
 from workbench.machine.processes import EXIT_NO_ROOM, EXIT_RAY_LOST, KEEPER, die_with_parent
 from workbench.machine.sampler import CardReading, load_reading
-from workbench.redact import log_without_secrets
 from workbench.scheduler import TickContext, tick
 from workbench.scheduler.children.notifier import Notifier
 from workbench.scheduler.children.preparer import Preparer
@@ -37,6 +36,7 @@ from workbench.scheduler.tick_context import BRAKE, CARDS_PROBLEM, STOPPING
 from workbench.store import Blocked, Store, card_table, trial_queue
 from workbench.store.recovery import damage
 from workbench.store.recovery.backup import Daily
+from workbench.text.redact import log_without_secrets
 from workbench.user_config import ConfigWatch
 
 TICK_S = 0.25

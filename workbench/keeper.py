@@ -53,7 +53,7 @@ from workbench.machine.processes import (
 )
 from workbench.machine.python_children import python_command, python_environment
 from workbench.machine.reserve_file import release_reserve
-from workbench.redact import log_without_secrets
+from workbench.text.redact import log_without_secrets
 
 WATCH_S = 0.1
 TICK_LIMIT_S = 30.0

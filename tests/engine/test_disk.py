@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
+from workbench.attempts.events import EventWriter
 from workbench.engine import survive_error
-from workbench.events import EventWriter
 from workbench.machine import reserve_file
 from workbench.machine.files import free_bytes
 from workbench.scheduler import tick

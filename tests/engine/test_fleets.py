@@ -12,8 +12,8 @@ import pytest
 from tests.support.heads import ray_head
 from tests.support.tick_contexts import WORKER, recipe
 from tests.support.waiting import wait_for
-from workbench.assignment import Assignment
-from workbench.events import Event, read_events
+from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import Event, read_events
 from workbench.fleet import Fleet, Halt, Phase, Report
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.fleet.ray_fleet import RayFleet

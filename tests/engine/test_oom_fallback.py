@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.cramped_worker import CrampedWorker
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
-from workbench.events import AttemptEnd, Outcome
+from workbench.attempts.events import AttemptEnd, Outcome
 from workbench.footprint import Plan
 from workbench.scheduler.oom_fallback import MOST_FALLBACKS, MOST_WAITS, state_after
 from workbench.scheduler.recover import requeue_all

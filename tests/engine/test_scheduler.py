@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, gpu_card, recipe
 from workbench import scheduler
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import EventWriter
 from workbench.errors import IllegalMove, UsageError
-from workbench.events import EventWriter
 from workbench.footprint import named_config, plan_trial
 from workbench.machine.cards import Card
 from workbench.machine.locks import Lock

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tick_contexts import recipe
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
 from workbench.fleet.trial_fence import Superseded, TrialFence, allow_attempt, call_off
 from workbench.machine.cards import Card
 from workbench.training.worker import Worker

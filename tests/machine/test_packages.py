@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from workbench.attempts.events import FailureCause
 from workbench.doctor.machine import check_packages
-from workbench.events import FailureCause
 from workbench.machine.packages import (
     declared_requirements,
     installed_versions,

@@ -19,8 +19,8 @@ import pytest
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from tests.tui.conftest import shown, text
 from tests.tui.test_app import press, trials
+from workbench.attempts.events import EventWriter
 from workbench.cli import main
-from workbench.events import EventWriter
 from workbench.home import Home
 from workbench.machine.locks import Lock
 from workbench.text import safe_text

@@ -14,17 +14,17 @@ import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from tests.support.waiting import wait_for
+from workbench.attempts.events import EventWriter
 from workbench.cli import main
 from workbench.cli.errors import report_error
 from workbench.errors import RecipeError
-from workbench.events import EventWriter
 from workbench.home import Home
 from workbench.recipe import load_recipe
-from workbench.redact import MASK, learn_secrets, redact
 from workbench.scheduler import process_requests
 from workbench.scheduler.children.notifier import Notifier
 from workbench.store.requests import drop_request
 from workbench.text import safe_text
+from workbench.text.redact import MASK, learn_secrets, redact
 from workbench.trial import State
 
 FORMED = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh"

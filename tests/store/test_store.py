@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.tick_contexts import recipe
+from workbench.attempts.events import EventWriter, read_events
 from workbench.errors import EngineError, NotThere, StoreError
-from workbench.events import EventWriter, read_events
 from workbench.store import Reader, Store, card_table, results
 from workbench.store.connection import SCHEMA_VERSION
 from workbench.store.ingest import ingest_events

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from workbench.events import Event, read_events
+from workbench.attempts.events import Event, read_events
 from workbench.home import Home
 from workbench.machine.locks import lock_holder
 from workbench.machine.processes import find_marked, identify_process

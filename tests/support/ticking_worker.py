@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from workbench.assignment import Assignment
-from workbench.events import EventWriter
+from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import EventWriter
 
 
 def held_out(rate: float, step: int) -> float:

@@ -9,7 +9,7 @@ import torch
 
 from tests.training.test_oom_fallback import holds
 from tests.training.trials import Bench, plan, recipe
-from workbench.events import Outcome
+from workbench.attempts.events import Outcome
 from workbench.machine.resources import resident_bytes
 from workbench.training.model.base import ResidentBase
 

@@ -15,7 +15,7 @@ import pytest
 from tests.training.test_run import logits_of_saved
 from tests.training.test_trainer import losses_of_trl
 from tests.training.trials import Bench, halt_at, plan, recipe
-from workbench.events import Outcome
+from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe

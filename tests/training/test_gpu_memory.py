@@ -13,11 +13,11 @@ import pytest
 
 from tests.training.test_gpu import card
 from tests.training.trials import Bench, plan, recipe
-from workbench.events import Outcome
+from workbench.attempts.events import Outcome
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import next_fallback
 from workbench.machine.cards import CAP_SLACK_BYTES
-from workbench.training.card_memory import Meter
+from workbench.training.memory.card_memory import Meter
 from workbench.training.model.base import ResidentBase
 
 torch = pytest.importorskip("torch")

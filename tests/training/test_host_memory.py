@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.training.trials import Bench, halt_at, plan, recipe
+from workbench.attempts.events import Outcome
 from workbench.errors import DoesNotFit, HostMemory
-from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.machine.locks import Lock
 from workbench.training.control import Control
-from workbench.training.host_memory import (
+from workbench.training.memory.host_memory import (
     IN_FLIGHT_BYTES,
     LOAD_PATIENCE_S,
     TRAIN_PATIENCE_S,

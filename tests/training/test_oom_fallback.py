@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.training.trials import Bench, plan, recipe
 from workbench import fault_points
-from workbench.events import Outcome
+from workbench.attempts.events import Outcome
 from workbench.training.model.base import ResidentBase
 
 SETTINGS: dict[str, Any] = {"lora__dropout": 0.0, "train__epochs": 2, "train__log_every": 1}

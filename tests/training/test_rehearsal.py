@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.training.test_oom_fallback import holds
 from tests.training.trials import Bench, halt_at, plan, recipe
-from workbench.events import Outcome
+from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.training.rehearsal import worst_batches
 

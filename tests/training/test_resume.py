@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.trials import Bench, halt_at, plan, recipe
-from workbench.events import Outcome
+from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 
 SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__save_every": 5, "train__log_every": 3}

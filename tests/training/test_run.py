@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.training.step.conftest import EYES
 from tests.training.trials import CARD, Bench, halt_at, plan, recipe
+from workbench.attempts.events import Outcome
 from workbench.errors import RecipeError
-from workbench.events import Outcome
 from workbench.fleet import Halt
 from workbench.machine.cards import Card
 from workbench.recipe import load_recipe, shipped_file

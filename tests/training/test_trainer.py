@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tests.training.trials import Bench, Log, plan, recipe, spec
-from workbench.events import Outcome
+from workbench.attempts.events import Outcome
 from workbench.recipe import Recipe
 from workbench.training.dataset.prepared import load_prepared, prepare_data
 from workbench.training.model import adapter

@@ -9,9 +9,9 @@ import pytest
 
 from tests.training.trials import CARD, plan, recipe
 from workbench.training import libraries
-from workbench.training.card_memory import Meter
 from workbench.training.checkpoints.checkpoint import Provenance
 from workbench.training.control import Control
+from workbench.training.memory.card_memory import Meter
 from workbench.training.row_order import EpochOrder
 from workbench.training.training_arguments import TrainingContext, sft_config
 

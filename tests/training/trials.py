@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.assignment import Assignment
-from workbench.events import Event, Outcome, read_events
+from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import Event, Outcome, read_events
 from workbench.footprint import Plan
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, shipped_file
 from workbench.training import libraries
-from workbench.training.card_memory import Meter
 from workbench.training.control import Control
-from workbench.training.host_memory import MemoryMonitor
+from workbench.training.memory.card_memory import Meter
+from workbench.training.memory.host_memory import MemoryMonitor
 from workbench.training.model.base import BaseSpec, ResidentBase
 from workbench.training.prepare import prepare_experiment
 

@@ -16,9 +16,9 @@ from workbench.cli.tables import print_note
 from workbench.errors import WorkbenchError
 from workbench.home import find_home
 from workbench.machine.processes import silence_streams
-from workbench.redact import redact
 from workbench.store.recovery.damage import to_store_error
 from workbench.text import safe_line
+from workbench.text.redact import redact
 
 INTERRUPTED = 130
 ISSUES = "report it with that file"

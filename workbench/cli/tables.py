@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, TextIO
 
-from workbench.redact import redact
 from workbench.text import safe_line, safe_text
+from workbench.text.redact import redact
 
 LONG = 1 << 22
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "cyan": 36, "dim": 2, "bold": 1}

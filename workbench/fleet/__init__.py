@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
 from workbench.machine.cards import Card
 
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any, cast
 
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
 from workbench.fleet import Halt, Phase, Report, WorkerLike
 from workbench.machine.cards import Card
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
 from workbench.errors import WorkbenchError
 from workbench.fleet import Halt, Phase, RayLost, Report
 from workbench.fleet.inline_fleet import WORKER, load_worker, report_from

@@ -2,8 +2,8 @@
 
 The CLI, the service, the scheduler and training read recipes through the names below. `keys`,
 `source`, `validate` and `names` are the steps of the reader. This package may import
-`workbench.trial`, `workbench.text`, `workbench.redact` and `workbench.errors`, and it is the only
-one that imports yaml. It knows neither the store nor torch.
+`workbench.trial`, `workbench.text` and `workbench.errors`, and it is the only one that imports
+yaml. It knows neither the store nor torch.
 """
 
 from workbench.recipe.dump import recipe_json_schema, to_yaml

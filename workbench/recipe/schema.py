@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from workbench.redact import has_secret
+from workbench.text.redact import has_secret
 from workbench.trial import up_is_better
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 
-from workbench.events import AttemptEnd, FailureCause
+from workbench.attempts.events import AttemptEnd, FailureCause
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import FallbackStep, hardware_key
 from workbench.scheduler.tick_context import TickContext

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from workbench import fault_points
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
 from workbench.errors import EngineError, WorkbenchError
 from workbench.fleet import Phase
 from workbench.fleet.trial_fence import allow_attempt

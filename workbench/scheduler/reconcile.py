@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench import fault_points
-from workbench.events import AttemptEnd, Outcome
+from workbench.attempts.events import AttemptEnd, Outcome
 from workbench.fleet import Halt, Phase
 from workbench.fleet.trial_fence import call_off
 from workbench.scheduler import killed, oom_fallback

@@ -6,7 +6,7 @@ import os
 from itertools import takewhile
 
 from workbench import fault_points
-from workbench.events import Outcome
+from workbench.attempts.events import Outcome
 from workbench.fleet import Halt, Phase, Report
 from workbench.fleet.trial_fence import call_off
 from workbench.scheduler.guards import card_guards

@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 from workbench import search
+from workbench.attempts.events import Outcome
 from workbench.errors import WorkbenchError
-from workbench.events import Outcome
 from workbench.machine.files import fresh_folder
 from workbench.recipe import Recipe
 from workbench.scheduler.tick_context import TickContext

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
 from workbench.fleet import Fleet, Phase, Report
 from workbench.footprint.oom_fallback import FallbackStep
 from workbench.home import Home

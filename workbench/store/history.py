@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.events import Outcome
+from workbench.attempts.events import Outcome
 from workbench.store.reader import Reader
 from workbench.store.rows import Experiment
 from workbench.trial import State, up_is_better

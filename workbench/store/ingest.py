@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import fault_points
-from workbench.events import AttemptEnd, BadLine, Event, Outcome, read_events
+from workbench.attempts.events import AttemptEnd, BadLine, Event, Outcome, read_events
 from workbench.store import results
 from workbench.store.rows import AttemptRow
 from workbench.store.writer import Blocked, Store

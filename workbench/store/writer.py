@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import IllegalMove, StoreError
-from workbench.redact import redact
 from workbench.store.connection import BUSY_TIMEOUT_S, SCHEMA_VERSION, check_connection
 from workbench.store.reader import Reader
 from workbench.store.recovery.backup import back_up
@@ -31,6 +30,7 @@ from workbench.store.recovery.journal import (
 from workbench.store.requests import Request
 from workbench.store.rows import RequestAnswer
 from workbench.text import safe_line, safe_text
+from workbench.text.redact import redact
 from workbench.trial import LEGAL, DesiredState, Kind, State
 
 MIGRATIONS: tuple[str, ...] = ((files("workbench.store") / "schema.sql").read_text(),)

@@ -13,16 +13,15 @@ from peft import PeftModel
 from torch import nn
 
 from workbench import __version__, fault_points
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import AttemptEnd, FailureCause, Outcome
 from workbench.errors import DataError, Diverged, ModelError
-from workbench.events import AttemptEnd, FailureCause, Outcome
 from workbench.fleet import Halt
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key, plan_settings
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, local_path
 from workbench.training import libraries
-from workbench.training.card_memory import Meter
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import Checkpoint, Provenance
 from workbench.training.control import Control, Emit, Interrupted
@@ -32,7 +31,8 @@ from workbench.training.dataset.prepared import (
     prepare_data,
     same_training_rows,
 )
-from workbench.training.host_memory import MemoryMonitor, loading_bytes
+from workbench.training.memory.card_memory import Meter
+from workbench.training.memory.host_memory import MemoryMonitor, loading_bytes
 from workbench.training.model import adapter, warm_start
 from workbench.training.model.base import BaseSpec, ResidentBase, find_nonfinite
 from workbench.training.model.tokenizer import load_tokenizer

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.attempts.events import FailureCause
 from workbench.errors import (
     CheckpointError,
     DataError,
@@ -19,7 +20,6 @@ from workbench.errors import (
     RecipeError,
     WorkbenchError,
 )
-from workbench.events import FailureCause
 from workbench.machine.files import disk_is_full
 from workbench.machine.packages import PackageProblem, package_problems
 from workbench.text import safe_line

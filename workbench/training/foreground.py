@@ -17,9 +17,9 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import Outcome
 from workbench.errors import WorkbenchError
-from workbench.events import Outcome
 from workbench.footprint import NO_HISTORY, History, Plan, plan_trial
 from workbench.footprint.measured_peaks import factors_from_json
 from workbench.footprint.oom_fallback import hardware_key

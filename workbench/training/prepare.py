@@ -29,8 +29,8 @@ from workbench.errors import ModelError, RecipeError, WorkbenchError
 from workbench.footprint.model.positions import model_positions
 from workbench.machine.processes import die_with_parent
 from workbench.recipe.schema import Recipe
-from workbench.redact import log_without_secrets
 from workbench.text import safe_text
+from workbench.text.redact import log_without_secrets
 from workbench.training.dataset.files.hub_rows import cause_text, root_cause
 from workbench.training.model.source import ModelSource, fetch_weights, resolve_model
 

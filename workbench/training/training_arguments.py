@@ -13,10 +13,10 @@ from trl import SFTConfig
 from workbench.errors import DataError, EngineError
 from workbench.footprint import Plan
 from workbench.recipe.schema import Recipe
-from workbench.training.card_memory import Meter
 from workbench.training.checkpoints.checkpoint import Provenance
 from workbench.training.control import Control, Emit
-from workbench.training.host_memory import MemoryMonitor
+from workbench.training.memory.card_memory import Meter
+from workbench.training.memory.host_memory import MemoryMonitor
 from workbench.training.rehearsal import Rehearsal
 from workbench.training.step.in_trainer import step_config
 

@@ -9,18 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import AttemptEnd, EventWriter, FailureCause, Outcome
 from workbench.errors import Diverged
-from workbench.events import AttemptEnd, EventWriter, FailureCause, Outcome
 from workbench.fleet.trial_fence import Superseded
 from workbench.machine.cards import Card
 from workbench.machine.resources import release_free_memory
-from workbench.redact import redact
+from workbench.text.redact import redact
 from workbench.training import failure, libraries
 from workbench.training.attempt import AttemptRun
-from workbench.training.card_memory import Meter
 from workbench.training.control import Control, Emit
-from workbench.training.host_memory import MemoryMonitor
+from workbench.training.memory.card_memory import Meter
+from workbench.training.memory.host_memory import MemoryMonitor
 from workbench.training.model.base import ResidentBase
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import fault_points
-from workbench.assignment import Assignment
+from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import EventWriter
 from workbench.errors import EngineError
-from workbench.events import EventWriter
 from workbench.fleet import Halt, Phase
 from workbench.fleet.trial_fence import Superseded, TrialFence
 from workbench.home import Home
@@ -25,9 +25,9 @@ from workbench.machine.cards import Card
 from workbench.machine.locks import Lock, lock_holder
 from workbench.machine.resources import resident_bytes
 from workbench.training import failure
-from workbench.training.card_memory import Meter
 from workbench.training.control import Control
 from workbench.training.libraries import import_libraries
+from workbench.training.memory.card_memory import Meter
 
 if TYPE_CHECKING:
     from workbench.training.model.base import ResidentBase

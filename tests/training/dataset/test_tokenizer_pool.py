@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
+from workbench.training.dataset.chat.rendering import Tokens
 from workbench.training.dataset.files.lines import DataRow
-from workbench.training.dataset.rendering import Tokens
 from workbench.training.dataset.row_parser import RowParser
 from workbench.training.dataset.tokenizer_pool import TokenizerPool
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from tests.training.dataset.conftest import Check
-from workbench.training.dataset.turn_ends import find_turn_format
+from workbench.training.dataset.chat.turn_ends import find_turn_format
 
 CHATML = (
     "{{- bos_token -}}{%- for m in messages -%}"

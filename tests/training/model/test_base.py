@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from tests.training.trials import Bench, plan, recipe, spec
+from workbench.attempts.events import Outcome
 from workbench.errors import ModelError
-from workbench.events import Outcome
 from workbench.training import libraries
 from workbench.training.model.base import ResidentBase
 from workbench.training.scoring.held_out_loss import held_out

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from tests.training.model.bases import made
 from tests.training.trials import Bench, recipe
+from workbench.attempts.events import Outcome
 from workbench.errors import RecipeError
-from workbench.events import Outcome
 from workbench.footprint.model.fused_projections import with_fused
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak.layers import lora_params

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.trials import Bench, halt_at, recipe
-from workbench.events import Outcome
+from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.machine.staging import file_sha256
 from workbench.training.model.adapter import WEIGHTS

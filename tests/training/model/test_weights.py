@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 from tests.training.model import bases
 from tests.training.model.bases import UP, Q, copied, cut_short, in_four_bits, made, sharded
 from tests.training.trials import Bench, plan, recipe
+from workbench.attempts.events import Outcome
 from workbench.errors import ModelError
-from workbench.events import Outcome
 from workbench.recipe.schema import Model
 from workbench.training import libraries
 from workbench.training.model.base import BaseSpec, load_base

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from workbench.home import Home
 from workbench.machine.python_children import python_command, python_environment
-from workbench.redact import redact
+from workbench.text.redact import redact
 
 AT_ONCE = 4
 """Commands that may run at one time; the next experiment's end waits for one of them."""

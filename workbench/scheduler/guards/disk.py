@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from itertools import takewhile
 
-from workbench.events import AttemptEnd, FailureCause, Outcome
+from workbench.attempts.events import AttemptEnd, FailureCause, Outcome
 from workbench.formatting import size
 from workbench.machine import reserve_file
 from workbench.scheduler.tick_context import TickContext

@@ -18,8 +18,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from workbench.attempts.events import Event, Outcome, read_events
 from workbench.errors import DatabaseDamaged, EngineError, NotThere, WorkbenchError
-from workbench.events import Event, Outcome, read_events
 from workbench.home import STOPPED_BY_A_PERSON, Home, read_runtime
 from workbench.machine.files import sync_path, write_durably
 from workbench.machine.locks import Lock, lock_holder

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.assignment import Assignment
-from workbench.events import Event, FailureCause, Outcome, read_events
+from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import Event, FailureCause, Outcome, read_events
 from workbench.home import Home
 from workbench.recipe import Recipe, settings_of
 from workbench.recipe.space import in_condition_order, is_one_by_one, parameter_exists

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from workbench.training.dataset.chat.rendering import Renderer, Tokens
 from workbench.training.dataset.data_warnings import DataWarnings
 from workbench.training.dataset.examples import Examples
 from workbench.training.dataset.files.lines import DataRow
-from workbench.training.dataset.rendering import Renderer, Tokens
 from workbench.training.dataset.row_parser import RowParser
 from workbench.training.dataset.row_stats import KeptRow, RowStats
 

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from workbench.training.dataset.rendering import Finding, Tokens
+from workbench.training.dataset.chat.rendering import Finding, Tokens
 from workbench.training.dataset.row_stats import RowCount
 from workbench.training.dataset.shapes import Chat, Example, Pair, Text
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
-from workbench.training.dataset.chat_template import DATE
+from workbench.training.dataset.chat.rendering import Renderer
+from workbench.training.dataset.chat.template import DATE
 from workbench.training.dataset.files.lines import DataRow
-from workbench.training.dataset.rendering import Renderer
 from workbench.training.dataset.shapes import Example, example_of, find_shape
 
 CHAT_SHAPES = ("messages", "sharegpt")

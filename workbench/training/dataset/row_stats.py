@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import DataError
+from workbench.training.dataset.chat.rendering import Tokens
 from workbench.training.dataset.duplicates import RowHashes
-from workbench.training.dataset.rendering import Tokens
 
 IGNORED = -100
 """The label of a token without loss, as torch's cross entropy has it."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from workbench.errors import DataError
 from workbench.machine.processes import die_with_parent
 from workbench.machine.resources import usable_cores
+from workbench.training.dataset.chat.rendering import Renderer, Tokens
 from workbench.training.dataset.files.lines import DataRow
-from workbench.training.dataset.rendering import Renderer, Tokens
 from workbench.training.dataset.row_parser import RowParser
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from workbench.machine import staging
 from workbench.recipe.dump import to_yaml
 from workbench.recipe.names import is_local, is_shipped, local_path
 from workbench.recipe.schema import Lora, Recipe
-from workbench.redact import redact
+from workbench.text.redact import redact
 from workbench.training.control import Emit
 from workbench.training.model.portable import save_tokenizer, write_end_ids
 from workbench.training.model.targets import find_targets, outside_language_model

@@ -191,7 +191,7 @@ def _end_ids(model: PreTrainedModel, tokenizer: Any, adapter_folder: Path) -> li
     These are the base's own, the tokenizer's, and those that ended the trained turns: the adapter's
     folder names them; for an adapter that PEFT saved, the chat template's are taken.
     """
-    from workbench.training.dataset.turn_ends import find_turn_format
+    from workbench.training.dataset.chat.turn_ends import find_turn_format
 
     ids = {*as_ids(getattr(model.generation_config, "eos_token_id", None))}
     ids |= {*as_ids(tokenizer.eos_token_id)}

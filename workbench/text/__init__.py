@@ -1,10 +1,14 @@
-"""Make foreign text safe to print: no terminal escapes, no control or bidi characters."""
+"""Foreign text made safe to print: no terminal escapes, no control or bidi characters, no secrets.
+
+Everything that a file, a model or another program wrote passes here before it is stored or shown.
+`redact` masks secrets. Every package may import this one; it imports the standard library alone.
+"""
 
 from __future__ import annotations
 
 import re
 
-from workbench.redact import redact
+from workbench.text.redact import redact
 
 LIMIT = 4_000
 """Default limit of characters kept of one foreign string."""
@@ -26,7 +30,7 @@ _CONTROL = re.compile(
 def safe_text(text: object, limit: int = LIMIT) -> str:
     """Return `text` without terminal escapes, control, zero-width or bidi characters and secrets.
 
-    Tab and newline stay; secrets are masked by `workbench.redact`. The result has at most `limit`
+    Tab and newline stay; `redact` masks secrets. The result has at most `limit`
     characters, and the work is bounded by `limit`, however long the input is.
     """
     head = str(text)[: limit * 4]

@@ -29,7 +29,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from workbench.redact import redact
+from workbench.text.redact import redact
 
 MAX_LINE_BYTES = 1 << 20
 READ_BYTES = 4 << 20

@@ -13,16 +13,16 @@ from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
-from workbench.training.dataset.chat_template import (
+from workbench.training.dataset.chat.template import (
     QUIET,
     ChatTemplate,
     Message,
     Span,
     without_marks,
 )
-from workbench.training.dataset.chat_turns import ChatTurns
+from workbench.training.dataset.chat.turn_ends import find_turn_format
+from workbench.training.dataset.chat.turns import ChatTurns
 from workbench.training.dataset.shapes import Chat, Example, Pair, Text
-from workbench.training.dataset.turn_ends import find_turn_format
 
 Finding = tuple[str, str]
 """A kind of `data_warnings.FINDINGS`, and the token, role or field that it is about."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from workbench.errors import DataError
-from workbench.training.dataset.chat_template import ChatTemplate, Message, Span
-from workbench.training.dataset.turn_ends import TurnFormat, common_prefix
+from workbench.training.dataset.chat.template import ChatTemplate, Message, Span
+from workbench.training.dataset.chat.turn_ends import TurnFormat, common_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from workbench.errors import DataError
-from workbench.training.dataset.chat_template import QUIET, ChatTemplate, Message
+from workbench.training.dataset.chat.template import QUIET, ChatTemplate, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

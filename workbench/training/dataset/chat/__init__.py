@@ -1,0 +1,6 @@
+"""Chats as tokens: the template, the turns, what ends them, and which tokens carry loss.
+
+`rendering` turns a row into tokens with its loss mask; `turn_ends` decides once which tokens end a
+trained turn, for scoring, merging and exports too. The other modules of `dataset` use it. It may
+import `dataset.shapes` and `dataset.files`, and nothing else of training.
+"""
