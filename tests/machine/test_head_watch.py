@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from workbench.machine.head_watch import FROZEN_S, SCAN_EVERY_S, SETTLED_S, Head
 from workbench.machine.processes import find_session, identify_process, program_name
 
 # The head leads a group. Its raylet has an agent in that group, and a worker in one of its own.
-HEAD = """
+WORKER_S = f"92.{os.getpid()}"
+"""Seconds that the worker sleeps: this test process's own number, by which it is found again."""
+HEAD = f"""
 (exec -a gcs_server sleep 90) &
-bash -c 'sleep 91 & setsid sleep 92 & exec -a raylet sleep 93' &
+bash -c 'sleep 91 & setsid sleep {WORKER_S} & exec -a raylet sleep 93' &
 wait
 """
 
@@ -36,16 +39,16 @@ def head() -> Iterator[int]:
     known = identify_process(process.pid)
     assert known is not None
     yield process.pid
-    for pid in find_session(known):
-        os.kill(pid, signal.SIGKILL)
-    for pid in [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_ours(pid)]:
-        os.kill(pid, signal.SIGKILL)
+    workers = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_ours(pid)]
+    for pid in [*find_session(known), *workers]:
+        with suppress(ProcessLookupError):  # one may end by itself when its parent does
+            os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
 def _is_ours(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x0092\x00"
+        return Path(f"/proc/{pid}/cmdline").read_bytes() == f"sleep\0{WORKER_S}\0".encode()
     except OSError:
         return False
 

@@ -217,7 +217,7 @@ def test_a_traceback_is_kept_without_it(bench: Bench, capsys: pytest.CaptureFixt
 def test_the_logs_of_our_processes_are_without_it() -> None:
     code = """
 import logging
-from workbench.redact import log_without_secrets
+from workbench.text.redact import log_without_secrets
 log_without_secrets("%(levelname)s %(message)s")
 logging.getLogger("x").error("with %s", "a-long-password")
 raise ValueError("once more: a-long-password")

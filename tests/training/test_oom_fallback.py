@@ -80,15 +80,15 @@ def test_losses_are_the_same_across_a_fallback_step(rung: dict[str, Any], tmp_pa
     assert second.scores["loss"] == pytest.approx(straight.scores["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize(("after", "step"), [(0, None), (6, 6)])
+@pytest.mark.parametrize(("after", "step"), [(0, 0), (6, 6)])
 def test_an_attempt_reports_where_it_ran_out_of_memory_and_what_it_took(
-    after: int, step: int | None, tmp_path: Path
+    after: int, step: int, tmp_path: Path
 ) -> None:
     with holds(0, after=after):
         log = Bench(tmp_path, recipe(**SETTINGS)).run()
     assert log.end["stage"] == "training"
     assert log.end["step"] == step
-    where = "in training" if step is None else f"in training at step {step}"
+    where = "in training" if step == 0 else f"in training at step {step}"
     assert where in log.end["reason"]
     assert "were taken, 1.0 GiB predicted" in log.end["reason"]
 
