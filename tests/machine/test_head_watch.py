@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.waiting import wait_for
 from workbench.machine.head_watch import FROZEN_S, SCAN_EVERY_S, SETTLED_S, HeadWatch
-from workbench.machine.processes import find_session, identify_process, program_name
+from workbench.machine.processes import find_session, identify_process, program_name, read_stat
 
 # The head leads a group. Its raylet has an agent in that group, and a worker in one of its own.
 WORKER_S = f"92.{os.getpid()}"
@@ -77,6 +77,17 @@ def pid_of(watch: HeadWatch, name: str) -> int:
     return next(one.pid for one in watch.identities() if program_name(one.pid) == name)
 
 
+def freeze_process(pid: int) -> None:
+    """Stop a process and wait until it stands: the signal takes a moment."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def stands() -> bool:
+        stat = read_stat(pid)
+        return stat is not None and stat.state in "Tt"
+
+    wait_for(stands, "the process stands")
+
+
 def test_while_all_is_well_there_is_no_trouble(watch: HeadWatch, clock: Clock) -> None:
     for _ in range(5):
         clock.now_s += SCAN_EVERY_S
@@ -91,7 +102,7 @@ def test_the_end_of_each_essential_process_is_trouble(watch: HeadWatch, name: st
 
 
 def test_a_frozen_process_is_trouble_after_a_while(watch: HeadWatch, clock: Clock) -> None:
-    os.kill(pid_of(watch, "raylet"), signal.SIGSTOP)
+    freeze_process(pid_of(watch, "raylet"))
     assert watch.trouble() == ""
     clock.now_s += FROZEN_S + 1
     assert "raylet has been stopped" in wait_for(watch.trouble, "it is noticed")
@@ -99,7 +110,7 @@ def test_a_frozen_process_is_trouble_after_a_while(watch: HeadWatch, clock: Cloc
 
 def test_a_process_that_goes_on_in_time_is_none(watch: HeadWatch, clock: Clock) -> None:
     pid = pid_of(watch, "raylet")
-    os.kill(pid, signal.SIGSTOP)
+    freeze_process(pid)
     watch.trouble()
     clock.now_s += FROZEN_S - 1
     os.kill(pid, signal.SIGCONT)
