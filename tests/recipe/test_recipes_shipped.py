@@ -70,3 +70,10 @@ def test_only_files_of_the_package_ship(name: str) -> None:
 
 def test_a_file_of_the_package_is_found() -> None:
     assert shipped_file("workbench:recipe/schema.py").is_file()
+
+
+def test_a_name_longer_than_a_file_system_takes_is_not_there() -> None:
+    with pytest.raises(NotThere):
+        shipped_file("workbench:" + "x" * 3_000)
+    with pytest.raises(NotThere):
+        find_recipe("x" * 3_000)

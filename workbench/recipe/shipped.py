@@ -49,10 +49,10 @@ def find_recipe(name: str) -> Path:
     """
     # expanduser raises for an unknown user after `~`, which is a missing file and no crash.
     here = Path(name).expanduser() if "\0" not in name and name[:1] != "~" else _home_path(name)
-    if here is not None and here.is_file():
+    if here is not None and _is_there(here) and here.is_file():
         return here
-    if here is not None and here.name and (beside := here.with_name(f"{here.name}.yaml")).is_file():
-        return beside
+    if here is not None and here.name and _is_there(here.with_name(f"{here.name}.yaml")):
+        return here.with_name(f"{here.name}.yaml")
     shipped = {recipe.name: recipe.path for recipe in list_recipes()}
     if name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]
@@ -72,12 +72,20 @@ def shipped_file(name: str) -> Path:
     path = PACKAGE.joinpath(inside)
     # A recipe may come from a stranger: it must not name files outside the package.
     unfit = inside.is_absolute() or ".." in inside.parts or "\0" in name
-    if unfit or not inside.parts or not path.exists():
+    if unfit or not inside.parts or not _is_there(path):
         raise NotThere(
             f"{safe_line(name, 120)} does not ship with the workbench",
             hint=f"names that ship: {SHIPPED}demo/model, {SHIPPED}demo/data/train.jsonl",
         )
     return path
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether the path exists; a name that is too long for any file system does not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _home_path(name: str) -> Path | None:
