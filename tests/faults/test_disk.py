@@ -86,7 +86,10 @@ def test_a_loop_that_restarts_on_a_full_disk_waits_and_continues_with_room(
         assert not it.service.engine().braked
 
 
-@pytest.mark.parametrize("point", ["checkpoint.filled", "checkpoint.before_rename"])
+@pytest.mark.parametrize(
+    "point",
+    ["checkpoint.filled", pytest.param("checkpoint.before_rename", marks=pytest.mark.slow)],
+)
 def test_a_checkpoint_without_room_is_reported_and_its_trial_continues(
     point: str, whole: Whole
 ) -> None:

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.fault
 slow = [pytest.mark.slow]
 quick: list[pytest.MarkDecorator] = []
 ENDS = [
-    ("raylet", "KILL", quick),
+    ("raylet", "KILL", slow),
     ("raylet", "TERM", quick),
-    ("head", "KILL", quick),
+    ("head", "KILL", slow),
     ("head", "TERM", slow),
     ("gcs_server", "KILL", slow),
     ("gcs_server", "TERM", slow),
     ("DashboardAgent", "KILL", slow),
-    ("DashboardAgent", "TERM", quick),
+    ("DashboardAgent", "TERM", slow),
     ("RuntimeEnvAgent", "KILL", quick),
     ("RuntimeEnvAgent", "TERM", slow),
     ("monitor.py", "KILL", slow),
