@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_for
 from tests.training.trials import Bench, recipe
 from workbench.training.checkpoints.checkpoint import newest_first
 
@@ -79,7 +80,8 @@ def test_with_json_every_line_of_stdout_is_an_event(foreground: Foreground) -> N
 def test_ctrl_c_while_the_process_starts_prints_no_traceback(foreground: Foreground) -> None:
     command = [sys.executable, "-m", "workbench.training.foreground", str(foreground.folder)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(1.0)  # it imports for a second, and then prepares rows for some
+    maps = Path(f"/proc/{child.pid}/maps")
+    wait_for(lambda: "pydantic_core" in maps.read_text(), "it imports")
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=120)
     assert (child.returncode, "Traceback" in errors) == (130, False), errors
