@@ -50,6 +50,7 @@ def test_a_screen_that_is_killed_changes_nothing(
     assert {a.id for a in whole.live()} == attempts
 
 
+@pytest.mark.slow
 def test_two_screens_that_command_at_once_are_both_answered(
     whole: Whole, terminal: Callable[[], Terminal]
 ) -> None:
