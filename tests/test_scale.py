@@ -1,4 +1,4 @@
-"""What a large home costs, counted in work and not in time; benchmarks/scale.py has the times."""
+"""The cost of a large home, counted in work and not in time; benchmarks/scale.py has the times."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def statements(bench: Bench, work: Callable[[], object]) -> int:
-    """How many SQLite was given."""
+    """The number of statements that SQLite was given."""
     seen: list[str] = []
     bench.store.db.set_trace_callback(seen.append)
     try:
@@ -33,7 +33,7 @@ def statements(bench: Bench, work: Callable[[], object]) -> int:
 
 
 def steps(bench: Bench, work: Callable[[], object]) -> int:
-    """How many tens of SQLite's own steps: rows looked at, in the end."""
+    """The number of SQLite's own steps, in tens: in the end, rows looked at."""
     count = [0]
 
     def one() -> int:

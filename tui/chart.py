@@ -21,7 +21,7 @@ _EMPTY = 0x2800
 _FIRST_SHARE = 0.1
 """Share of a curve's columns that may leave the chart at the top."""
 _STRETCH = 2.5
-"""How many times taller the chart must be with that part than without it to cut it off."""
+"""The factor by which the part must make the chart taller before it is cut off."""
 
 ValueRange = tuple[float, float]
 """The lowest and the highest value in a pixel column."""

@@ -25,7 +25,7 @@ from workbench.service import (
 )
 
 ALL_EVENTS = -1
-"""In place of a trial's id: the events of all trials and of the engine."""
+"""A value in place of a trial's id: the events of all trials and of the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +39,11 @@ class DataNeeds:
     board: int | None = None
     """The experiment whose board is shown."""
     queue: bool = False
-    """Whether the order in which trials will be placed is shown."""
+    """True if the order in which trials will be placed is shown."""
     events_of: int | None = None
     """A trial, or ALL_EVENTS."""
     events: int = 60
-    """How many of the newest events."""
+    """The number of events, the newest ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Picture:
 
     snapshot: Snapshot
     needs: DataNeeds
-    """What was asked for; a screen that needs something else by now waits for the next picture."""
+    """The subject asked for; a screen that needs another one by now waits for the next picture."""
     at_utc: float
     """The moment of the reading."""
     series: dict[tuple[int, str], tuple[Point, ...]] = field(default_factory=dict)

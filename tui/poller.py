@@ -33,7 +33,7 @@ POINTS = 400
 QUICK_S = 0.1
 """Period of reading while the user waits for the engine's answer to a request."""
 ANSWERED_S = 5.0
-"""How long the poller reads that often after a request."""
+"""Seconds for which the poller reads that often after a request."""
 PAINT_LIMIT_S = 10.0
 """A picture that the app did not acknowledge for so long counts as painted."""
 

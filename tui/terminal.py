@@ -26,7 +26,7 @@ RESTORE = (
 )
 """The bytes that undo every terminal mode Textual sets."""
 PATIENCE_S = 3.0
-"""How long an orderly exit may take; then the process ends at once."""
+"""Seconds that an orderly exit may take; then the process ends at once."""
 CHECK_S = 1.0
 """Period of checking whether the terminal is still there."""
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL

@@ -51,7 +51,7 @@ class NewTrial:
     trial: int | None
     """Its id; None while its experiment is new and not prepared yet."""
     answer: str
-    """What the engine answers, in words."""
+    """The engine's answer, in words."""
 
 
 class Workbench:

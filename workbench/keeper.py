@@ -96,7 +96,7 @@ class Keeper:
         self.crashes: deque[float] = deque(maxlen=CRASHES)
         self.fresh = True
         self.why = ""
-        """Why the unit before this one ended; empty for a start that a person asked for."""
+        """The reason why the last unit ended; empty for a start that a person asked for."""
         self.ending = False
         self.sampler: subprocess.Popen[bytes] | None = None
         self._sampling_s = -SAMPLER_PAUSE_S

@@ -116,7 +116,7 @@ class TrialDetail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportanceReport:
-    """How much each setting of an experiment's sweep mattered."""
+    """The share of the differences between trials that each setting of a sweep explains."""
 
     experiment: str
     trials: int

@@ -173,7 +173,7 @@ class ConfigWatch:
         self._stamp: object = None
         self._config = UserConfig()
         self.problem = ""
-        """Why the defaults apply instead of the file; empty if the file was read."""
+        """The reason why the defaults apply instead of the file; empty if the file was read."""
 
     def __call__(self) -> UserConfig:
         stamp = self._stamp_now()

@@ -1,4 +1,4 @@
-"""What runs in a child: train and merge, up to where the child begins."""
+"""Commands that run in a child: train and merge, up to where the child begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands show of heat, energy, limits, and why a card is in use by others."""
+"""Heat, energy and limits as the commands show them, and the reason why a card is not used."""
 
 from __future__ import annotations
 

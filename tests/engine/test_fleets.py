@@ -28,7 +28,7 @@ def runs_attempt(attempt: int) -> Callable[[Report | None], bool]:
 
 
 class FleetContract:
-    """What scheduler and tests may rely on, whichever fleet it is."""
+    """The contract that scheduler and tests rely on, for every fleet."""
 
     @pytest.fixture
     def fleet(self) -> Iterator[Fleet]:

@@ -27,7 +27,7 @@ GRID = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1, 0.2]}}
 
 
 def change(bench: Bench, uuid: str, **values: Any) -> None:
-    """What the next sample says of a card."""
+    """Set what the next sample reports of a card."""
     bench.seen = [{**card, **values} if card["uuid"] == uuid else card for card in bench.seen]
 
 

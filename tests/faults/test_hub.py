@@ -104,7 +104,7 @@ ASKED = [
 
 @dataclass
 class Preparation:
-    """What prepares the demo with one thing from a hub."""
+    """Prepare the demo with one thing from a hub."""
 
     folder: Path
     process: subprocess.Popen[bytes]

@@ -1,4 +1,4 @@
-"""What is known of an architecture, and that counted weights are those of transformers' models."""
+"""Knowledge of an architecture; counted weights are those of transformers' models."""
 
 from __future__ import annotations
 

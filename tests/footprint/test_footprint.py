@@ -1,4 +1,4 @@
-"""What fits a card: anchored to measured peaks, and never more than the card has."""
+"""Plans that fit a card: anchored to measured peaks, and never above the card's memory."""
 
 from __future__ import annotations
 
@@ -373,7 +373,7 @@ class TestChoice:
             assert plan.tokens_per_micro not in {512 << power for power in range(10)}
 
     def test_seldom_long_rows_recompute_no_more_than_they_must(self) -> None:
-        """Where no layer stays unpacked, up to all of the room."""
+        """Plans without dequantised layers may use all of the room."""
         recipe = with_(data__max_tokens=1024)
         lengths = [*range(100, 400, 6), 1024]
         for eighths in range(68, 84):

@@ -17,7 +17,7 @@ ROWS: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def reserved_bytes(row: dict[str, Any]) -> int:
-    """What is predicted of the allocator; the context and scoring were not part of the runs."""
+    """Return the bytes predicted for the allocator; the runs had neither context nor scoring."""
     config = named_config(row["model"])
     assert config is not None
     shape = ModelShape.of(config)

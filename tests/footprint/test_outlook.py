@@ -137,7 +137,7 @@ def test_a_refusal_takes_a_bounded_number_of_predictions(name: str) -> None:
 
 
 def test_the_leanest_way_takes_no_more_on_a_larger_card() -> None:
-    """Where attention is quadratic, what a row of 131,072 tokens takes is beyond any card."""
+    """A row of 131,072 tokens takes more than any card where attention is quadratic."""
     long = apply_settings(GUIDE, {"data.max_tokens": 131_072, "train.batch_size": 1})
     gemma = config("google/gemma-2-27b")
     size, plan = smallest_card(long, gemma, usual_card("t4"))

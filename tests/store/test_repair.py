@@ -144,7 +144,7 @@ def test_after_a_repair_trials_go_on_to_their_end(home: Home, tmp_path: Path) ->
 
 
 def test_after_a_repair_halving_ends_whom_it_would_have_ended(tmp_path: Path) -> None:
-    """What came to each rung before is remembered: without that, the next to come goes on."""
+    """Earlier arrivals at each rung are remembered: without them the next arrival continues."""
     falling = {"train.learning_rate": [0.09, 0.08, 0.07, 0.06, 0.05, 0.04]}
     wanted = recipe(
         sweep={"parameters": falling, "early_stop": {"method": "asha", "from_step": 2}},

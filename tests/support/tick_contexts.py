@@ -116,7 +116,7 @@ class Bench:
         raise AssertionError(f"trial {trial} is {row.state} ({row.reason}), not {state}")
 
     def configure(self, guards: str) -> None:
-        """What the user's configuration says under [guards]."""
+        """Write the [guards] of the user's configuration."""
         (self.context.home.root / "config.toml").write_text(f"[guards]\n{guards}\n")
 
     def trials(self) -> list[TrialRow]:

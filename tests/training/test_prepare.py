@@ -151,7 +151,7 @@ def test_the_process_leaves_result_and_progress_that_only_the_user_can_read(
 
 @pytest.fixture
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What `main` sets for its process is as it was again afterwards."""
+    """Restore afterwards the settings that `main` makes for its process."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
     before = os.umask(0o077)
     yield
@@ -235,7 +235,7 @@ print("torch" in sys.modules)
 
 
 def asked_offline(cache: Path, *arguments: str) -> list[str]:
-    """What a process without a network finds; the hub's client reads its environment at import."""
+    """Return what a process without a network finds: the hub's client reads its environment early."""
     done = subprocess.run(
         [sys.executable, "-c", HUB, *arguments],
         capture_output=True,

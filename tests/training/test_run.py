@@ -99,7 +99,7 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 def logits_of_saved(
     home: Path, precision: str, card: Card = CARD, **settings: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of one row: by the model that was trained, as it saved its adapter; by that adapter in plain
+    """The logits of one row: by the trained model as it saved its adapter; by that adapter in plain
     PEFT on a plain base; by the base alone."""
     made, seen, resident = recipe(train__epochs=4, **settings), [], ResidentBase()
     ids = torch.arange(3, 90, device=card.kind)[None]

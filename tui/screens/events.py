@@ -20,7 +20,7 @@ from workbench import formatting
 from workbench.service import EventRow, Snapshot
 
 NEWEST = 500
-"""How many events are read and listed."""
+"""The number of events that are read and listed."""
 
 
 class Events(View):

@@ -39,9 +39,9 @@ class Column:
     most: int = 400
     """The greatest width in cells."""
     drop: int = 0
-    """Where the space is short the column with the highest number goes first; 0 always stays."""
+    """The column with the highest number is dropped first where space is short; 0 always stays."""
     right: bool = False
-    """Whether cells are aligned to the right."""
+    """True if cells are aligned to the right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class RowList(ScrollView, can_focus=True):
         self._rows: list[ListRow] = []
         self._at = 0
         self._moved = False
-        """Whether the user moved the cursor; until then it stays at the top."""
+        """True if the user moved the cursor; until then it stays at the top."""
 
     # --- content ---
 

@@ -15,4 +15,4 @@ class Check:
     """fail: trials cannot run here. warn: they can, with a limitation."""
     finding: str
     hint: str = ""
-    """What to do about it; empty if there is nothing to do."""
+    """The next step for a person; empty if there is nothing to do."""

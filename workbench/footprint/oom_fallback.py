@@ -31,7 +31,7 @@ class FallbackStep:
     plan: dict[str, Any]
     """The plan as it was stored."""
     stage: str
-    """What the attempt was doing: loading, rehearsing, training, evaluating or saving."""
+    """The stage of the attempt: loading, rehearsing, training, evaluating or saving."""
 
 
 def hardware_key(card: Card) -> Key:

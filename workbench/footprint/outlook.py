@@ -53,12 +53,12 @@ class Outlook:
     room_bytes: int
     """The most bytes that a plan may take on the card."""
     plan: Plan
-    """How it runs; where it does not fit, how it would run on the smallest card that takes it."""
+    """The plan; where it does not fit, the plan on the smallest card that takes it."""
     reason: str = ""
-    """Why it does not fit."""
+    """The reason why it does not fit."""
     suggestions: tuple[Suggestion, ...] = ()
     family: Family
-    """How far the prediction can be trusted for the model's architecture."""
+    """The model's architecture, and how far its predictions can be trusted."""
 
     @property
     def range_bytes(self) -> tuple[int, int]:

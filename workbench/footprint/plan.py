@@ -34,7 +34,7 @@ class Plan:
     long_recompute_layers: int = 0
     """The same for the pass of a row that is longer than tokens_per_micro; never fewer layers."""
     offload: bool = False
-    """Whether the inputs of recomputing layers wait in the machine's memory."""
+    """True if the inputs of recomputing layers wait in the machine's memory."""
     host_bytes: int = 0
     """Bytes of the machine's memory that those inputs take."""
     dequantised_layers: int = 0

@@ -90,7 +90,7 @@ class PlanSearch:
 
     @property
     def offloads(self) -> bool:
-        """Whether layers' inputs can wait in the machine's memory."""
+        """True if layers' inputs can wait in the machine's memory."""
         return self.shape.fused and self.run.card_kind == "cuda"
 
     @property

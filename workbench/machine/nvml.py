@@ -44,7 +44,7 @@ class GpuFacts:
     xids: tuple[int, ...] = ()
     """Xid errors since the last query, oldest first."""
     problem: str = ""
-    """Why the card cannot be used, e.g. it has fallen off the bus; empty if it can."""
+    """The reason why the card cannot be used, e.g. it has fallen off the bus; empty if it can."""
     lost: bool = False
     """True if the driver works and reports that this card is gone."""
 

@@ -26,11 +26,11 @@ class Conflict:
     versions: str
     """The versions that break, as pip writes a range."""
     breaks: str
-    """What fails beside such a version."""
+    """The thing that fails beside such a version."""
     install: str
     """The range that works, as pip takes it; it can be uninstalled as well."""
     source: str
-    """Where the range comes from."""
+    """The source of the range."""
 
 
 CONFLICTS = (

@@ -68,7 +68,7 @@ class CardReading:
     lost: bool = False
     """True if the driver works and no longer finds this card."""
     problem: str = ""
-    """Why the card cannot be used; empty while it can."""
+    """The reason why the card cannot be used; empty while it can."""
 
     @property
     def ok(self) -> bool:
@@ -124,7 +124,7 @@ class MachineReading:
     driver: str = ""
     """Version of NVIDIA's driver; empty without one."""
     problem: str = ""
-    """Why the cards could not be read; empty if they could."""
+    """The reason why the cards could not be read; empty if they could."""
     stalled: bool = False
     """True if the reading is too old to be used."""
 

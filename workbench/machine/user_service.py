@@ -27,12 +27,12 @@ class ServiceStatus:
     unit: Path
     installed: bool
     systemd: bool
-    """Whether this user has a systemd that answers."""
+    """True if this user has a systemd that answers."""
     enabled: bool
-    """Whether it starts by itself."""
+    """True if it starts by itself."""
     active: bool
     lingers: bool
-    """Whether user services run without a login."""
+    """True if user services run without a login."""
 
 
 def unit_path() -> Path:

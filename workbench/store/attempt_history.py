@@ -1,4 +1,4 @@
-"""What past attempts say about cards and memory, and whose checkpoints may go first."""
+"""Past attempts: what they say about cards and memory, and whose checkpoints may go first."""
 
 from __future__ import annotations
 

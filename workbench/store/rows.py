@@ -24,13 +24,13 @@ class Experiment:
     rank_by: str
     """The name of the score that its board ranks by; see `trial.up_is_better`."""
     prepared: dict[str, Any] | None
-    """What preparing found: model, data, digests; None before it is ready."""
+    """The result of preparing it: model, data, digests; None before it is ready."""
     resolved: dict[str, Any]
     """Precision and optimizer, decided once for all its trials so that they stay comparable."""
     base_trial: int | None
     """The trial that scored its base; may belong to an earlier experiment on the same base."""
     reason: str
-    """Why it was refused; else empty."""
+    """The reason why it was refused; else empty."""
     hint: str
     priority: int
     """Higher is placed first; 0 unless a person changed it."""
@@ -60,7 +60,7 @@ class AttemptRow:
     card: str
     """The card's UUID."""
     plan: dict[str, Any]
-    """How the trial runs on this card; see `footprint.plan`."""
+    """The plan of the trial on this card; see `footprint.plan`."""
     predicted_bytes: int
     """Peak memory that the plan predicts on the card."""
     peak_bytes: int | None
@@ -108,7 +108,7 @@ class AttemptRow:
 
 
 class Waiting(Protocol):
-    """What fair share needs to know of a queued trial."""
+    """The facts about a queued trial that fair share needs."""
 
     @property
     def id(self) -> int: ...
@@ -138,7 +138,7 @@ class TrialRow:
     kind: Kind
     state: State
     desired_state: DesiredState
-    """What a person wants of it; the engine works until its state agrees."""
+    """The state that a person asked for; the engine works until the trial is in it."""
     settings: dict[str, Any]
     """Dotted recipe keys that differ from the experiment's recipe, with this trial's values."""
     rank: float | None
@@ -149,18 +149,18 @@ class TrialRow:
     warm_trial: int | None
     """The trial whose adapter its weights start from; None: they start from a fresh adapter."""
     pruned: str
-    """Why it ends early, or did; empty for other trials."""
+    """The reason why it ends early, or did; empty for other trials."""
     checkpoint_step: int | None
     """Optimizer steps done at its newest committed checkpoint; None without a checkpoint."""
     waiting: str
-    """What it waits for while it is QUEUED, in words."""
+    """The thing it waits for while it is QUEUED, in words."""
     reason: str
-    """Why it is in its state, for FAILED, STOPPED, PRUNED and PAUSED; else empty."""
+    """The reason why it is in its state, for FAILED, STOPPED, PRUNED and PAUSED; else empty."""
     hint: str
     created_utc: float
     changed_utc: float
     attempts: int
-    """How many attempts it has had. The fields from here to `started_utc` are the newest one's."""
+    """The number of attempts it has had; the fields from here to `from_step` are the newest's."""
     card: str | None
     """The card's UUID; None before the first attempt."""
     phase: str
@@ -216,7 +216,7 @@ class CardRow:
     processes: list[dict[str, Any]]
     """Processes that are not ours: pid, bytes, name, draws (True for a desktop's)."""
     xid_watch: bool | None
-    """Whether the driver reports Xid errors to us; None where there can be none."""
+    """True if the driver reports Xid errors to us; None where there can be none."""
     xids: list[list[float]]
     """[UTC seconds, code] of the last Xid errors, the newest last."""
     lost: bool
@@ -224,7 +224,7 @@ class CardRow:
     heat: str
     """warm: too hot for a new trial; hot: too hot for the one it has; empty: neither."""
     guard: str
-    """Why a guard keeps new trials off it, in words; empty while none does."""
+    """The reason why a guard keeps new trials off it, in words; empty while none does."""
     energy_wh: float | None
     """Watt-hours that our attempts drew on it, in all."""
     present: bool
@@ -232,9 +232,9 @@ class CardRow:
     drained: bool
     """A person keeps new trials off it."""
     quarantined: str
-    """Why the engine keeps new trials off it until a person releases it; else empty."""
+    """The reason why the engine keeps new trials off it until a person releases it; else empty."""
     problem: str
-    """What its driver says is wrong with it; else empty."""
+    """The problem that its driver reports; else empty."""
     generation: int
     """Its newest worker, counted from 1; 0 before the first."""
     seen_utc: float
@@ -312,11 +312,11 @@ class RequestAnswer:
 
     ok: bool
     text: str
-    """What was done, or why it was not, for people."""
+    """The answer for people: what was done, or why it was not."""
     hint: str
-    """What to do next; may be empty."""
+    """The next step for a person; may be empty."""
     data: dict[str, Any]
-    """What the request made, e.g. {"experiment": 3}."""
+    """The things that the request made, e.g. {"experiment": 3}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,7 +332,7 @@ class BoardRow:
     score: float | None
     base_score: float | None
     gain: float | None
-    """How much better than the base it is, in the score's own unit: above 0 is better."""
+    """The gain over the base, in the score's own unit: above 0 is better."""
     scores: dict[str, float | None]
     settings: dict[str, Any]
     adapter: str | None

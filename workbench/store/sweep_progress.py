@@ -1,4 +1,4 @@
-"""How far sweeps have come: what the scheduler asks before it proposes trials or ends a sweep."""
+"""The progress of sweeps, for the scheduler: asked before trials are proposed or a sweep ends."""
 
 from __future__ import annotations
 

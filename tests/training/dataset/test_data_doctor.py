@@ -1,4 +1,4 @@
-"""What the data doctor catches: refused or warned of, with the row and a hint that works."""
+"""Problems that the data doctor finds: refused or warned of, with the row and a working hint."""
 
 from __future__ import annotations
 

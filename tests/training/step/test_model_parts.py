@@ -1,4 +1,4 @@
-"""What the planner reads from a config, against what transformers makes of it."""
+"""The planner's reading of a config, compared with the model that transformers builds from it."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_gradients_carry_the_loss_scale_on_every_path(
 
 
 def test_16_bit_copies_follow_the_masters(model_of: ModelOf, rows: Rows) -> None:
-    """What three steps have taught adapters and biases counts in the fourth."""
+    """The fourth step uses what three steps have taught adapters and biases."""
     model = model_of("qwen2", bias="all")
     for param in model.parameters():
         if not param.requires_grad:

@@ -1,4 +1,4 @@
-"""What a real step keeps between forward and backward is what footprint.peak.layers says."""
+"""A real step keeps between forward and backward what footprint.peak.layers predicts."""
 
 from __future__ import annotations
 

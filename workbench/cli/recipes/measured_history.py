@@ -1,4 +1,4 @@
-"""What the home's finished attempts measured, as the planner takes it."""
+"""The peaks that the home's finished attempts measured, as the planner takes them."""
 
 from __future__ import annotations
 

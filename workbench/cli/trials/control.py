@@ -57,7 +57,7 @@ def resume_command(names: Names, as_data: Json = False) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What a word of the command line names: a trial, else an experiment."""
+    """The trial or the experiment that a word of the command line names."""
 
     word: str
     trial: TrialRow | None

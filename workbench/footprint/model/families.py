@@ -27,9 +27,9 @@ class Family:
     name: str
     """model_type, and why the fused step does not train it where that is no matter of family."""
     measured: bool
-    """Whether its predicted peaks were compared with peaks that cards measured."""
+    """True if its predicted peaks were compared with peaks that cards measured."""
     counted: bool
-    """Whether its weights are counted; else they are those of a Llama of its sizes."""
+    """True if its weights are counted; else they are those of a Llama of its sizes."""
 
     def range_bytes(self, predicted_bytes: int, weight_bytes: int) -> tuple[int, int]:
         """Return the least and the most bytes of the peak, as far as the weights decide them.

@@ -57,19 +57,19 @@ class ModelShape:
     ffn: int
     vocab: int
     tied: bool
-    """Whether input and output embeddings are one matrix."""
+    """True if input and output embeddings are one matrix."""
     softcap: bool = False
-    """Whether attention scores are capped (Gemma 2)."""
+    """True if attention scores are capped (Gemma 2)."""
     nested: bool = False
-    """Whether it is the text model inside one for more than text that the step does not know."""
+    """True if it is the text model inside one for more than text that the step does not know."""
     vision_params: int = 0
     """Parameters of what is not the text model, such as a vision tower."""
     extra: ExtraWeights = field(default_factory=ExtraWeights)
     """Weights beyond those of `projections` and the usual embeddings, in all layers together."""
     dropout: bool = False
-    """Whether the model has dropout of its own, so that the fused step cannot train it."""
+    """True if the model has dropout of its own, so that the fused step cannot train it."""
     partial_rotary: bool = False
-    """Whether rotary embeddings turn only a part of each head (Phi 4 mini)."""
+    """True if rotary embeddings turn only a part of each head (Phi 4 mini)."""
     window: int | None = None
     """The most keys that a query sees, where some layer has such a limit."""
     positions: int | None = None
@@ -117,7 +117,7 @@ class ModelShape:
 
     @property
     def fused(self) -> bool:
-        """Whether the fused step trains it; else transformers' and PEFT's own modules do."""
+        """True if the fused step trains it; else transformers' and PEFT's own modules do."""
         return self.kind in FUSED_FAMILIES and not self.nested and not self.dropout
 
     @property

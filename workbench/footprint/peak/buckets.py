@@ -66,14 +66,14 @@ class Run:
     long_recompute_layers: int = 0
     """Recomputing layers in the pass of a row that is longer than tokens_per_micro."""
     offload: bool = False
-    """Whether the inputs of recomputing layers wait in the machine's memory."""
+    """True if the inputs of recomputing layers wait in the machine's memory."""
     dequantised_layers: int = 0
     eval_rows: int = 1
     card_kind: str = "cuda"
     major: int = 8
     """Major number of the card's compute capability."""
     eager: bool = False
-    """Whether attention holds heads × tokens² scores in scoring and in families that the fused step
+    """True if attention holds heads × tokens² scores in scoring and in families that the fused step
     does not know."""
 
 

@@ -56,7 +56,7 @@ class RepairReport:
     sound: bool = False
     """Nothing was wrong, and nothing was done."""
     wrong: str = ""
-    """What was wrong with the database, in words."""
+    """The fault of the database, in words."""
     counts: dict[str, int] = field(default_factory=dict)
     """Rows by table."""
     paused: list[int] = field(default_factory=list)
@@ -66,7 +66,7 @@ class RepairReport:
     pending: list[int] = field(default_factory=list)
     """Trials whose end nobody has read yet; the engine does when it starts."""
     lost: list[str] = field(default_factory=list)
-    """What could not be restored, a line for each."""
+    """The things that could not be restored, a line for each."""
     salvaged: bool = False
     """There was no journal, so that the rows come from the folders."""
     backup: str = ""

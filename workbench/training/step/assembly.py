@@ -184,7 +184,7 @@ class Assembly:
         # than all else, and there is nothing to clear: gradients live in the flat buffer.
         model.__dict__["zero_grad"] = lambda set_to_none=True: None
         self.captures = self._decide_graphs()
-        """Whether passes are captured in CUDA graphs."""
+        """True if passes are captured in CUDA graphs."""
         self._report_rest()
 
     def _make_optimizer(self) -> FlatOptimizer:

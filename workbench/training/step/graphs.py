@@ -55,7 +55,7 @@ class GraphRunner:
         self._body, self._device, self._rows = body, device, rows
         self.capturing = capture
         self.why_not = "" if capture else "switched off"
-        """Why nothing is captured."""
+        """The reason why nothing is captured."""
         self._max_graphs = max_graphs
         self._graphs: dict[tuple[Shape, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         """A graph and its input buffer, by shape and `first`; the last used is the last."""

@@ -16,7 +16,7 @@ OPTIMIZATIONS = {
     "small_kernels": "Triton kernels for norms, rotary and gated activations",
     "ring": "nothing is read from the card between log lines",
 }
-"""What each optimization does, in order of worth; docs/step.md#optimizations describes them. The
+"""The effect of each optimization, in order of worth; docs/step.md#optimizations has more. The
 keys are the names that StepOptions.off takes."""
 
 
@@ -27,7 +27,7 @@ class Optimization:
     name: str
     on: bool
     why: str
-    """What it runs on, or why it is off."""
+    """The way it runs, or the reason why it is off."""
 
 
 class OptimizationReport:

@@ -40,11 +40,11 @@ class Tokens:
     question: str
     answer: str
     ended: bool
-    """Whether the end of the last trained turn carries loss."""
+    """True if the end of the last trained turn carries loss."""
     end_ids: frozenset[int] = frozenset()
     """Ids that stand at the end of trained turns, or anywhere in a text without turns."""
     findings: tuple[Finding, ...] = ()
-    """What rendering found odd about the row."""
+    """Warnings about the row, found while rendering it."""
 
     @property
     def agrees(self) -> bool:

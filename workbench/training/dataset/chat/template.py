@@ -59,9 +59,9 @@ class ChatTemplate:
                 "and completion with data.chat_template: never",
             ) from refused
         self.marked = MARKS.search(self._template) is not None
-        """Whether the template marks what the assistant generates."""
+        """True if the template marks what the assistant generates."""
         self.dated = _CLOCK in self._template
-        """Whether the template writes a date."""
+        """True if the template writes a date."""
         control = [
             re.escape(str(token))
             for token in tokenizer.added_tokens_decoder.values()

@@ -30,9 +30,9 @@ class ChatLayout:
     prompt: str
     """The text that generation of the last answer starts from; empty where it is the first turn."""
     unopened: str
-    """What the generation prompt opens (`<think>`) and the last answer does not have; or empty."""
+    """The text that the generation prompt opens (`<think>`) and the last answer lacks; or empty."""
     unmarked: bool = False
-    """Whether a trained answer stands outside the template's generation marks."""
+    """True if a trained answer stands outside the template's generation marks."""
 
 
 class ChatTurns:

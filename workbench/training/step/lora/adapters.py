@@ -36,7 +36,7 @@ class LoraAdapter:
     """alpha / rank, or alpha / sqrt(rank) where rank-stabilised (arXiv 2312.03732)."""
     dropout: float
     site: int
-    """Which of the S masks is this projection's own."""
+    """The index of this projection's mask among the S masks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class AdapterStack:
     """
 
     members: tuple[int, ...]
-    """Which projections of the group, by index."""
+    """Indices of the projections in the group."""
     a_PRK: Tensor
     grad_a_PRK: Tensor
     b_NR: Tensor

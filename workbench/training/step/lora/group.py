@@ -43,7 +43,7 @@ class ProjectionGroup:
     dequantised_NK: Tensor | None = None
     """W of all projections below each other, where it is kept dequantised."""
     reads_once: bool = False
-    """In the backward pass one kernel reads the input, and may write its gradient in its place."""
+    """True if one kernel reads the input in the backward pass and may overwrite it."""
     outputs_for: Tensor | None = None
     """The input for which `outputs` were computed."""
     outputs: dict[int, Tensor] = field(default_factory=dict)

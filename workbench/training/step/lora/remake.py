@@ -21,7 +21,7 @@ class Remake:
     """A way to make a tensor again from tensors that are kept for another reason."""
 
     kept: tuple[Tensor, ...]
-    """What it is made from, detached."""
+    """The tensors that it is made from, detached."""
     make: Callable[..., Tensor]
     """Called with `kept`, returns new memory with the same values, bit for bit."""
     normed: Callable[[Tensor], NormedInput] | None = None
