@@ -235,7 +235,7 @@ print("torch" in sys.modules)
 
 
 def asked_offline(cache: Path, *arguments: str) -> list[str]:
-    """Return what a process without a network finds: the hub's client reads its environment early."""
+    """Return what a process without a network finds; the hub client reads the environment early."""
     done = subprocess.run(
         [sys.executable, "-c", HUB, *arguments],
         capture_output=True,

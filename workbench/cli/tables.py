@@ -45,15 +45,17 @@ def print_note(text: str, colour: str = "") -> None:
 
 def as_json(value: Any) -> None:
     """Print the answer for programs: sorted keys, and plain ASCII, so no escape sequence acts."""
-    text = json.dumps(_with_old_keys(value), indent=2, sort_keys=True, default=str)
-    sys.stdout.write(redact(text) + "\n")
+    sys.stdout.write(_json_text(value, indent=2) + "\n")
 
 
 def json_line(value: Any) -> None:
     """Print one JSON object on a line of its own, at once: for output that is followed live."""
-    text = json.dumps(_with_old_keys(value), sort_keys=True, default=str)
-    sys.stdout.write(redact(text) + "\n")
+    sys.stdout.write(_json_text(value) + "\n")
     sys.stdout.flush()
+
+
+def _json_text(value: Any, indent: int | None = None) -> str:
+    return redact(json.dumps(_with_old_keys(value), indent=indent, sort_keys=True, default=str))
 
 
 _OLD_KEYS = {"hint": "mend", "desired_state": "wanted", "desired_card": "wanted_card"}

@@ -16,6 +16,7 @@ from workbench.recipe.shipped import (
     list_recipes,
     recipes_folder,
     shipped_file,
+    shipped_recipe,
 )
 from workbench.recipe.space import trial_count
 from workbench.recipe.validate import early_stop_problem_for
@@ -34,6 +35,7 @@ __all__ = [
     "recipes_folder",
     "settings_of",
     "shipped_file",
+    "shipped_recipe",
     "to_yaml",
     "trial_count",
 ]

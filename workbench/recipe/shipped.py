@@ -41,6 +41,12 @@ def list_recipes() -> list[ShippedRecipe]:
     ]
 
 
+def shipped_recipe(name: str) -> Path | None:
+    """Return the shipped recipe of that name, with or without `.yaml`; None where none ships."""
+    stem = name.removesuffix(".yaml")
+    return next((path for path in recipes_folder().glob("*.yaml") if path.stem == stem), None)
+
+
 def find_recipe(name: str) -> Path:
     """Return the file that `name` refers to: a path, or the name of a shipped recipe.
 
@@ -53,13 +59,13 @@ def find_recipe(name: str) -> Path:
         return here
     if here is not None and here.name and _is_there(here.with_name(f"{here.name}.yaml")):
         return here.with_name(f"{here.name}.yaml")
-    shipped = {recipe.name: recipe.path for recipe in list_recipes()}
-    if name.removesuffix(".yaml") in shipped:
-        return shipped[name.removesuffix(".yaml")]
-    near = difflib.get_close_matches(name, list(shipped), n=1)
+    if (shipped := shipped_recipe(name)) is not None:
+        return shipped
+    names = [recipe.name for recipe in list_recipes()]
+    near = difflib.get_close_matches(name, names, n=1)
     raise NotThere(
         f"there is no recipe {safe_line(name, 200)}",
-        hint=f"did you mean {near[0]}?" if near else f"give a file, or one of {', '.join(shipped)}",
+        hint=f"did you mean {near[0]}?" if near else f"give a file, or one of {', '.join(names)}",
     )
 
 

@@ -109,7 +109,7 @@ def _log(store: Store, attempt: AttemptRow, event: Event) -> None:
 def _metric(store: Store, attempt: AttemptRow, event: Event) -> None:
     step = int(event.data["step"])
     values = _numbers(event.data["values"])
-    if text := _progress(store.attempt(attempt.id), step, values):
+    if text := _progress(store, attempt.id, step, values):
         store.note(
             "progress",
             text,
@@ -132,16 +132,20 @@ PROGRESS_LINES = 20
 """Lines of training progress in a trial's log, besides one for each evaluation."""
 
 
-def _progress(attempt: AttemptRow, step: int, values: dict[str, float | None]) -> str:
+def _progress(store: Store, attempt: int, step: int, values: dict[str, float | None]) -> str:
     """Return the log line of a metric row; empty where the log has one near this step already."""
     held_out, loss = values.get("eval_loss"), values.get("loss")
     if held_out is not None:
         return f"step {step}: held-out loss {held_out:.4g}"
-    total = attempt.total_steps or 0
-    part, last_part = (PROGRESS_LINES * at // max(1, total) for at in (step, attempt.last_step))
-    if loss is None or part == last_part:
+    if loss is None:
         return ""
-    return f"step {step} of {total}: loss {loss:.4g}" if total else ""
+    # Earlier lines of the same file may have moved the attempt on, so its row is read again.
+    last_step, total = store.db.execute(
+        "select last_step, total_steps from attempts where id = ?", (attempt,)
+    ).fetchone()
+    if not total or PROGRESS_LINES * step // total == PROGRESS_LINES * last_step // total:
+        return ""
+    return f"step {step} of {total}: loss {loss:.4g}"
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float | None]:

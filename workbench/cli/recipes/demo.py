@@ -22,11 +22,13 @@ def demo_command(
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fine-tune the shipped tiny model six ways; takes minutes."""
-    from workbench.recipe import list_recipes, load_recipe, trial_count
+    from workbench.recipe import load_recipe, shipped_recipe, trial_count
 
     service = Service()
     # The shipped one, even where this folder has a demo.yaml.
-    recipe = load_recipe(next(one.path for one in list_recipes() if one.name == "demo"))
+    path = shipped_recipe("demo")
+    assert path is not None
+    recipe = load_recipe(path)
     count = formatting.sweep_size(trial_count(recipe.sweep))
     print_note(f"{count} of a 1M-parameter model on short sums, two at a time")
     print_note("everything it needs ships with the workbench: nothing is downloaded")

@@ -18,7 +18,7 @@ from workbench.errors import DoesNotFit, EngineError, WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import card_of
 from workbench.text import safe_line
-from workbench.trial import State
+from workbench.trial import FINAL, State
 
 if TYPE_CHECKING:
     from workbench.recipe import Recipe
@@ -76,11 +76,10 @@ def load_with_settings(name: str, settings: list[str] | None) -> Recipe:
 
     Raises RecipeError with every mistake and its line, or NotThere.
     """
-    from workbench.recipe import find_recipe, list_recipes, load_recipe
+    from workbench.recipe import find_recipe, load_recipe, shipped_recipe
 
     path = find_recipe(name)
-    shipped = [one.path for one in list_recipes() if one.name == path.stem]
-    if shipped and path not in shipped:
+    if shipped_recipe(path.stem) not in (None, path):
         print_note(f"using {safe_line(path)}, not the shipped recipe of the same name")
     return load_recipe(path, settings or [])
 
@@ -125,7 +124,7 @@ def _ask_to_start(service: Service) -> None:
 
     Raises EngineError where the answer is no, or where nobody can be asked.
     """
-    unfinished = [state for state in State if not state.final]
+    unfinished = frozenset(State) - FINAL
     waiting = sum(one.counts.get(s, 0) for one in service.experiments() for s in unfinished)
     if not waiting:
         return

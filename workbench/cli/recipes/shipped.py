@@ -77,15 +77,11 @@ def copy_recipe_command(
 
 
 def _shipped(name: str) -> Path:
-    from workbench.recipe import find_recipe, list_recipes
+    from workbench.recipe import find_recipe, shipped_recipe
 
-    for one in list_recipes():
-        if one.name == name.removesuffix(".yaml"):
-            return one.path
-    try:
-        find_recipe(name)
-    except NotThere:
-        raise
+    if (path := shipped_recipe(name)) is not None:
+        return path
+    find_recipe(name)  # raises with the nearest name, unless a file of this folder was named
     raise NotThere(
         f"{safe_line(name)} is not a shipped recipe",
         hint="`workbench recipes` lists those that ship",

@@ -17,7 +17,7 @@ from workbench.scheduler.handlers.trials import (
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment, RequestAnswer, TrialRow
 from workbench.text import safe_line
-from workbench.trial import Kind, State
+from workbench.trial import FINAL, Kind, State
 
 
 def stop_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
@@ -91,7 +91,7 @@ def _each_trial(
 
     A trial that cannot be handled (it ends in this moment) does not keep the others from it.
     """
-    unfinished = frozenset(state for state in State if not state.final)
+    unfinished = frozenset(State) - FINAL
     done = 0
     for trial in context.store.trials(experiment.id, unfinished):
         if trial.kind is Kind.TUNE and concerned(trial):
