@@ -50,7 +50,6 @@ def test_a_screen_that_is_killed_changes_nothing(
     assert {a.id for a in whole.live()} == attempts
 
 
-@pytest.mark.slow
 def test_two_screens_that_command_at_once_are_both_answered(
     whole: Whole, terminal: Callable[[], Terminal]
 ) -> None:
@@ -60,8 +59,15 @@ def test_two_screens_that_command_at_once_are_both_answered(
         pair = [terminal(), terminal()]
         for one in pair:
             one.read_until(lambda one=one: b"running" in one.seen, LIMIT_S)  # type: ignore[misc]
+        # The loop stands until both have asked: a screen that already saw the first pause would
+        # ask for none.
+        loop = whole.pid("loop")
+        os.kill(loop, signal.SIGSTOP)
         for one in pair:
             os.write(one.master, b"p")
+        sent = whole.home.requests
+        wait_for(lambda: len(list(sent.glob("[!.]*.json"))) == 2, "both have asked", LIMIT_S)
+        os.kill(loop, signal.SIGCONT)
         wait_for(lambda: len(_asked(whole, "pause")) == asked + 2, "both are answered", LIMIT_S)
         (first, _), (second, _) = _asked(whole, "pause")[asked:]
         assert first == second

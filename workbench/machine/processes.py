@@ -155,8 +155,9 @@ def end_home_processes(
     until = time.monotonic() + deadline_s
     while True:
         left = find_home_processes(root, runtime)
-        for pid in left:
+        for pid in left:  # before any is killed: the death of one can end others
             programs.setdefault(pid, program_name(pid))
+        for pid in left:
             _kill(pid)
         if not left or time.monotonic() > until:
             return [name for name in programs.values() if name], left
