@@ -59,6 +59,8 @@ class Kind(StrEnum):
     """Trains one adapter."""
     BASE = "base"
     """Scores the untouched base once, for comparison; trains nothing."""
+    SCORE = "score"
+    """Scores one adapter, or the base, on rows that its settings name; trains nothing."""
 
 
 UP_IS_BETTER = frozenset({"exact_match", "token_accuracy"})

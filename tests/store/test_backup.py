@@ -116,14 +116,15 @@ def test_a_backup_is_made_before_a_migration(
     home: Home, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.close()
+    today = connection.SCHEMA_VERSION
     for module in (connection, writer):
-        monkeypatch.setattr(module, "SCHEMA_VERSION", 2)
+        monkeypatch.setattr(module, "SCHEMA_VERSION", today + 1)
     step = "create table later (id integer primary key);"
     monkeypatch.setattr(writer, "MIGRATIONS", (*writer.MIGRATIONS, step))
     Store(home.database).close()
     [made] = list_backups(home.backups)
     copy = sqlite3.connect(made)
-    assert copy.execute("pragma user_version").fetchone()[0] == 1
+    assert copy.execute("pragma user_version").fetchone()[0] == today
     copy.close()
     Store(home.database).close()
     assert list_backups(home.backups) == [made]

@@ -15,7 +15,7 @@ from workbench.store.recovery.journal import (
     last_commit,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 5.0
 """Seconds for which SQLite waits for another process's lock before it raises SQLITE_BUSY."""
 

@@ -175,6 +175,8 @@ class TrialRow:
     """The optimizer step that the newest attempt started from."""
     score: float | None
     """The score that the experiment ranks by; None before it is scored."""
+    finals_of: int | None = None
+    """The finalist that it trains again with another seed; None for trials that are no finals."""
 
     def seconds_left(self, now_utc: float) -> float | None:
         """Return the seconds until its last step, None where it does not run or is not paced yet.
@@ -320,8 +322,27 @@ class RequestAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreDifference:
+    """The difference of two scores on the same rows, in the score's unit.
+
+    Own score minus the other's, so above 0 means a larger value, which is worse for a loss.
+    """
+
+    difference: float
+    low: float
+    high: float
+    """Ends of the 95 % interval."""
+    p: float
+    """Two-sided p-value of "no difference"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BoardRow:
-    """One adapter's line on the board, or the base's."""
+    """One adapter's line on the board, or the base's.
+
+    The fields from `score_low` to `optimism` are the verdict's: None where no results by row were
+    kept, for which `score_note` gives the reason.
+    """
 
     rank: int | None
     """1 is best; None for the base and for trials without a score."""
@@ -349,3 +370,40 @@ class BoardRow:
     """Watt-hours that its cards drew during its attempts; None where none was measured."""
     precision: str | None
     reason: str
+    score_low: float | None = None
+    score_high: float | None = None
+    """Ends of the score's 95 % interval."""
+    score_rows: int | None = None
+    """Held-out rows that the score is an average of."""
+    score_approximate: bool = False
+    """True where the interval may be too narrow because there are few rows."""
+    score_step: int | None = None
+    """Optimizer steps after which the scored weights were saved; 0 for the base."""
+    tied_for_first: bool | None = None
+    """True where the trial cannot be told from the best one; None for the base."""
+    vs_base: ScoreDifference | None = None
+    vs_leader: ScoreDifference | None = None
+    """None for the leader itself."""
+    optimism: float | None = None
+    """Amount by which the leader's own score is expected to be too good because it was chosen on
+    the same rows: at least 0, in the score's unit. None for all other rows."""
+    score_note: str = ""
+    """The reason why it has no score, or a score without an interval; else empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedBoard:
+    """The board of one experiment with its verdict."""
+
+    experiment: Experiment
+    rows: list[BoardRow]
+    """Trials that are tied for first, then the others, each best first; the base last."""
+    verdict: str
+    """The verdict in one sentence, or the reason why there is none."""
+    notes: tuple[str, ...]
+    """Sentences about what could not be compared, and why."""
+
+    @property
+    def leader(self) -> BoardRow | None:
+        """The row of the best score; None where no trial has one."""
+        return next((row for row in self.rows if row.rank == 1), None)

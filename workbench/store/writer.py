@@ -33,7 +33,9 @@ from workbench.text import safe_line, safe_text
 from workbench.text.redact import redact
 from workbench.trial import LEGAL, DesiredState, Kind, State
 
-MIGRATIONS: tuple[str, ...] = ((files("workbench.store") / "schema.sql").read_text(),)
+MIGRATIONS: tuple[str, ...] = tuple(
+    (files("workbench.store") / name).read_text() for name in ("schema.sql", "schema_2.sql")
+)
 """Script n takes a database from user_version n to n + 1."""
 
 Blocked = sqlite3.OperationalError
@@ -67,9 +69,10 @@ class Store(Reader):
             connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
             super().__init__(check_connection(connection, path, journal_commit))
             look_through(self.db, path)
-            for pragma in ("journal_mode = wal", "foreign_keys = on", "synchronous = full"):
+            for pragma in ("journal_mode = wal", "synchronous = full"):
                 self.db.execute(f"pragma {pragma}")
             self._migrate(path)
+            self.db.execute("pragma foreign_keys = on")
             # A write that changes nothing still raises where the database is read-only.
             self.db.execute(f"pragma user_version = {SCHEMA_VERSION}")
             self._journal = Journal(self.db, journal_of(path)) if journal else None
@@ -82,8 +85,14 @@ class Store(Reader):
         version = self.db.execute("pragma user_version").fetchone()[0]
         if 0 < version < SCHEMA_VERSION:
             back_up(path, path.parent / "backups")
+        self.db.execute("pragma foreign_keys = off")  # while tables are made again
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-            self.db.executescript(f"begin; {script}; pragma user_version = {number}; commit;")
+            try:
+                self.db.executescript(f"begin; {script}; pragma user_version = {number}; commit;")
+            except sqlite3.Error:
+                if self.db.in_transaction:  # else it would keep the next try's lock from it
+                    self.db.execute("rollback")
+                raise
         assert self.db.execute("pragma user_version").fetchone()[0] == SCHEMA_VERSION
 
     @contextmanager
@@ -209,10 +218,12 @@ class Store(Reader):
         kind: Kind,
         settings: dict[str, object],
         warm_trial: int | None = None,
+        finals_of: int | None = None,
     ) -> int:
         """Add a QUEUED trial behind the others of its experiment and return its id.
 
-        A tuned trial without a `warm_trial` of its own gets its experiment's.
+        A tuned trial without a `warm_trial` of its own gets its experiment's. `finals_of` is the
+        finalist that it trains again with another seed.
         """
         now = self.clock()
         with self.writing():
@@ -230,6 +241,7 @@ class Store(Reader):
                 warm_trial=warm_trial,
                 created_utc=now,
                 changed_utc=now,
+                finals_of=finals_of,
             )
 
     def next_number(self, experiment: int) -> int:

@@ -180,14 +180,15 @@ def _repair(home: Home, wrong: str, say: Say) -> RepairReport:
 
 
 def _last_backup(home: Home, era: str | None, found: RepairReport) -> Path | None:
-    """Return the newest backup that is sound, of this schema, and of the same database."""
+    """Return the newest backup that is sound, of this schema or an earlier one, and of the same
+    database."""
     for path in list_backups(home.backups):
         try:
             reader = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
             try:
                 look_through(reader, path, limit_s=float("inf"))
                 version = reader.execute("pragma user_version").fetchone()[0]
-                if version == SCHEMA_VERSION and era in (
+                if 0 < version <= SCHEMA_VERSION and era in (
                     None,
                     journal.stored_fact(reader, journal.ERA),
                 ):
@@ -219,8 +220,16 @@ def _copy_the_rest(store: Store, backup: Path) -> None:
     ).fetchall()
     for (table,) in tables:
         if table not in REFILLED:
-            store.db.execute(f"insert or replace into main.{table} select * from backup.{table}")
+            # An earlier version's table may lack columns, or have some that are gone.
+            names = ", ".join(_columns(store, "backup", table) & _columns(store, "main", table))
+            store.db.execute(
+                f"insert or replace into main.{table} ({names}) select {names} from backup.{table}"
+            )
     store.db.execute("detach backup")
+
+
+def _columns(store: Store, schema: str, table: str) -> set[str]:
+    return {row["name"] for row in store.db.execute(f"pragma {schema}.table_info({table})")}
 
 
 def _refill(
