@@ -61,6 +61,8 @@ class Kind(StrEnum):
     """Scores the untouched base once, for comparison; trains nothing."""
     SCORE = "score"
     """Scores one adapter, or the base, on rows that its settings name; trains nothing."""
+    CHAT = "chat"
+    """Answers a person's questions on a card as long as the person is there; trains nothing."""
 
 
 UP_IS_BETTER = frozenset({"exact_match", "token_accuracy"})

@@ -21,6 +21,10 @@ MOST_CHARACTERS = 200_000
 """Most characters of one piece of an answer that are passed on."""
 
 
+class ChatEnded(EngineError):
+    """The session is over: its trial has ended, or the engine has."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """A part of an answer, in the order in which it was generated."""
@@ -95,7 +99,7 @@ class ChatSession:
     def wait_until_ready(self, show: Callable[[str], None] = lambda text: None) -> None:
         """Wait until the models are loaded; `show` gets what it waits for, each time it changes.
 
-        Raises WorkbenchError with the trial's reason where it ends before.
+        Raises ChatEnded with the trial's reason where it ends before.
         """
         said = ""
         while not self._ready:
@@ -109,13 +113,13 @@ class ChatSession:
             time.sleep(POLL_S)
 
     def _still_open(self) -> TrialRow:
-        """Return the session's trial. Raises WorkbenchError where it has ended."""
+        """Return the session's trial. Raises ChatEnded where it or the engine has ended."""
         trial = self._service.trial(self.trial).trial
         if trial.state.final:
             reason = safe_line(trial.reason) or f"it is {trial.state}"
-            raise WorkbenchError(f"the chat has ended: {reason}", hint=safe_line(trial.hint))
+            raise ChatEnded(f"the chat has ended: {reason}", hint=safe_line(trial.hint))
         if self._service.engine().state in ("down", "stopped"):
-            raise EngineError("the engine has ended", hint="workbench engine start")
+            raise ChatEnded("the engine has ended", hint="workbench engine start")
         return trial
 
     def ask(
@@ -130,8 +134,8 @@ class ChatSession:
         """Yield one model's answer piece by piece; the last piece says why it ended.
 
         `messages` is the conversation so far, the person's message last. Closing the iterator early
-        cancels the answer. Raises WorkbenchError where the model refuses the conversation, or where
-        the session has ended.
+        cancels the answer. Raises WorkbenchError where the model refuses the conversation, and
+        ChatEnded where the session has ended.
         """
         if not messages or messages[-1]["role"] != "user":
             raise UsageError("the last message is not the person's", hint="add a user message")

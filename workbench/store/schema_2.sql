@@ -6,7 +6,7 @@ create table trials_2 (
   id            integer primary key,
   experiment    integer not null references experiments,
   number        integer not null,
-  kind          text not null check (kind in ('tune', 'base', 'score')),
+  kind          text not null check (kind in ('tune', 'base', 'score', 'chat')),
   state         text not null,
   wanted        text not null default 'run'   -- the desired state
                 check (wanted in ('run', 'pause', 'stop', 'kill')),
