@@ -13,17 +13,17 @@ from workbench.verdict.intervals import score_intervals
 from workbench.verdict.optimism import expected_optimism
 from workbench.verdict.paired import PairTable, compare_linearised, compare_pairs
 from workbench.verdict.rows import (
+    PERPLEXITY,
     RowMatrix,
     ScoreKind,
     common_matrix,
     find_kind,
     group_alike,
+    score_source,
     scored_rows,
+    why_not_compared,
 )
 from workbench.verdict.types import BoardVerdict, Interval, RowResults, TrialVerdict
-
-PERPLEXITY = "perplexity"
-"""The exponential of the loss; everything about it is derived from the loss."""
 
 
 def judge_board(
@@ -44,7 +44,7 @@ def judge_board(
     one that is no number, are left out. The same results and seed give the same digits.
     """
     bases = [base] if base else []
-    kind = find_kind([*results, *bases], _source(score))
+    kind = find_kind([*results, *bases], score_source(score))
     scorer = _Scorer(score, kind, higher_is_better, seed)
     scored, intervals = scorer.intervals(results)
     bases, base_intervals = scorer.intervals(bases)
@@ -59,8 +59,8 @@ def judge_board(
         return verdict
     sign = 1 if higher_is_better else -1
     leader = max(scored, key=lambda one: (sign * intervals[one.trial].value, -one.trial))
-    compared, refused = _comparable(scored, leader, _source(score))
-    bases, base_refused = _comparable(bases, leader, _source(score))
+    compared, refused = _comparable(scored, leader, score_source(score))
+    bases, base_refused = _comparable(bases, leader, score_source(score))
     claims, notes = _claims(scorer, compared, bases, leader, intervals)
     return replace(
         verdict,
@@ -90,8 +90,8 @@ class _Scorer:
         """Return the results whose score is a number, in the order of trials, and its intervals."""
         ordered = sorted(results, key=lambda one: one.trial)
         found: dict[int, Interval] = {}
-        for alike in group_alike(ordered, _source(self.score)):
-            matrix = common_matrix(alike, _source(self.score))
+        for alike in group_alike(ordered, score_source(self.score)):
+            matrix = common_matrix(alike, score_source(self.score))
             finite_K = np.isfinite(matrix.values_KN).all(axis=1)
             if matrix.rows and finite_K.any():
                 kept = [alike[place].trial for place in np.flatnonzero(finite_K).tolist()]
@@ -133,12 +133,12 @@ def _claims(
 ) -> tuple[dict[int, TrialVerdict], tuple[str, ...]]:
     """Return the claims about each compared trial, and sentences about rows left out."""
     everybody = [*compared, *bases]
-    matrix = common_matrix(everybody, _source(scorer.score))
+    matrix = common_matrix(everybody, score_source(scorer.score))
     if matrix.rows < 2:
         alone = replace(_alone(leader.trial, intervals[leader.trial]), tied_for_first=True)
         return {leader.trial: alone}, ("a single held-out row cannot compare adapters",)
     table = scorer.compare(matrix)
-    notes = _left_out(everybody, matrix, _source(scorer.score))
+    notes = _left_out(everybody, matrix, score_source(scorer.score))
     return _compared_claims(scorer, table, compared, bool(bases), leader, intervals), notes
 
 
@@ -179,7 +179,7 @@ def _optimism(
     leader: RowResults,
 ) -> float | None:
     """Return the leader's expected optimism over all trials and checkpoints that were compared."""
-    source = _source(scorer.score)
+    source = score_source(scorer.score)
     candidates = {(one.trial, one.step): one for one in compared}
     usable, _ = _comparable(checkpoints, leader, source)
     candidates |= {(one.trial, one.step): one for one in usable}
@@ -202,26 +202,12 @@ def _comparable(
     compared: list[RowResults] = []
     refused: dict[str, list[RowResults]] = {}
     for one in results:
-        reason = _why_not(one, leader, source)
+        reason = why_not_compared(one, leader, source)
         if reason:
             refused.setdefault(reason, []).append(one)
         else:
             compared.append(one)
     return compared, refused
-
-
-def _why_not(one: RowResults, leader: RowResults, source: str) -> str:
-    """Return why a result may not be compared with the leader's by row; empty if it may."""
-    if one.evaluation != leader.evaluation:
-        return "scored on other rows than the best"
-    if source in leader.sums and (
-        one.tokens != leader.tokens or not np.array_equal(one.targets, leader.targets)
-    ):
-        return "its rows were cut into other tokens than those of the best"
-    both = scored_rows(one, source) & scored_rows(leader, source)
-    if 2 * both.sum() < scored_rows(leader, source).sum():
-        return "scored on fewer than half of the rows of the best"
-    return ""
 
 
 def _refusals(refused: dict[str, list[RowResults]], name: str) -> tuple[str, ...]:
@@ -246,8 +232,3 @@ def _left_out(everybody: Sequence[RowResults], matrix: RowMatrix, source: str) -
 
 def _alone(trial: int, interval: Interval) -> TrialVerdict:
     return TrialVerdict(trial=trial, score=interval, tied_for_first=False)
-
-
-def _source(score: str) -> str:
-    """Return the name under which the rows hold the score's values."""
-    return "loss" if score == PERPLEXITY else score

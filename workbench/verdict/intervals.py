@@ -20,6 +20,7 @@ BOOTSTRAP_FROM = 10
 """Rows from which resamples are varied enough for the bootstrap-t; below, the t interval."""
 
 _TAIL = (1 - CONFIDENCE) / 2
+_Z = float(ndtri(1 - _TAIL))
 
 
 def score_intervals(matrix: RowMatrix, kind: ScoreKind, *, seed: int = 0) -> list[Interval]:
@@ -43,16 +44,29 @@ def score_intervals(matrix: RowMatrix, kind: ScoreKind, *, seed: int = 0) -> lis
     ]
 
 
-def wilson_interval(right: float, rows: float) -> tuple[float, float]:
+def wilson_interval(right: float, rows: float, z: float = _Z) -> tuple[float, float]:
     """Return the score interval of a share: `right` of `rows` answers are right.
 
-    Never of width zero and never outside 0 to 1. Wilson 1927, J. Amer. Statist. Assoc. 22:209.
+    Never of width zero and never outside 0 to 1. `z` is the normal quantile of the confidence, or
+    a larger one of Student's t. Wilson 1927, J. Amer. Statist. Assoc. 22:209.
     """
-    z = float(ndtri(1 - _TAIL))
     share = right / rows
     centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
     half = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows**2))
     return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def share_interval(
+    share: float, variance: float, rows: int, quantile: float
+) -> tuple[float, float]:
+    """Return Wilson's interval of a share whose variance is not that of independent answers.
+
+    The rows become those that would give this variance, but never more than there are: Korn &
+    Graubard 1998, Survey Methodology 24:193.
+    """
+    spread = share * (1 - share)
+    effective = min(spread / variance, rows) if variance > 0 and spread > 0 else rows
+    return wilson_interval(share * effective, effective, quantile)
 
 
 def graded_interval(values_N: Floats) -> tuple[float, float]:

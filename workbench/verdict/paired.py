@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,11 @@ from workbench.verdict.resamples import ALL_FLIPS_UP_TO, sign_flips
 from workbench.verdict.rows import RowMatrix, ScoreKind
 from workbench.verdict.types import Difference, Floats
 
+Places = NDArray[np.intp]
+
 _TAIL = (1 - CONFIDENCE) / 2
+_ENOUGH_EXTREME = 100
+"""Extreme flips after which a p-value is known to 10 %, and far from any claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,24 +82,37 @@ def compare_linearised(scores_K: Floats, residuals_KN: Floats) -> PairTable:
     `residuals_KN` are the rows' linearised contributions, in the score's unit; each result's sum
     to zero. A single row shows nothing: endless intervals and p-values of 1.
     """
-    results, rows = residuals_KN.shape
-    differences_KK = scores_K[:, None] - scores_K[None, :]
+    rows = residuals_KN.shape[1]
+    variances_KK = difference_variances(residuals_KN)
+    table = t_table(scores_K, variances_KK, np.full_like(variances_KK, max(rows - 1, 1)))
+    # Differences that are equal in every row have no error; flips of N signs bound the p-value.
+    return replace(table, p_KK=np.maximum(table.p_KK, 2.0 ** (1 - min(rows, 1_000))))
+
+
+def difference_variances(residuals_KN: Floats) -> Floats:
+    """Return (K, K): the variance over rows of each difference of scores; infinite for one row."""
+    rows = residuals_KN.shape[1]
+    if rows < 2:
+        return np.full((len(residuals_KN), len(residuals_KN)), np.inf)
     # What all results have in common cancels in every difference: taking it out saves digits.
     own_KN = residuals_KN - residuals_KN.mean(axis=0)
     products_KK = own_KN @ own_KN.T
     squares_K = np.diag(products_KK)
-    squares_KK = np.maximum(squares_K[:, None] + squares_K[None, :] - 2 * products_KK, 0.0)
+    sums_KK = squares_K[:, None] + squares_K[None, :]
+    squares_KK = sums_KK - 2 * products_KK
     # Rounding leaves crumbs where two results are equal in every row.
-    squares_KK[squares_KK < 1e-14 * (squares_K[:, None] + squares_K[None, :])] = 0.0
-    if rows < 2:
-        errors_KK = np.full((results, results), np.inf)
-    else:
-        errors_KK = np.sqrt(squares_KK * rows / (rows - 1))
-    degrees = max(rows - 1, 1)
-    half_KK = stdtrit(degrees, 1 - _TAIL) * errors_KK
-    p_KK = t_p_values(differences_KK, errors_KK, degrees)
-    # Differences that are equal in every row have no error; flips of N signs bound the p-value.
-    p_KK = np.maximum(p_KK, 2.0 ** (1 - min(rows, 1_000)))
+    squares_KK[squares_KK < 1e-14 * sums_KK] = 0.0
+    return np.asarray(squares_KK * rows / (rows - 1))
+
+
+def t_table(scores_K: Floats, variances_KK: Floats, degrees_KK: Floats) -> PairTable:
+    """Return differences with t intervals and p-values from their variances and degrees."""
+    differences_KK = scores_K[:, None] - scores_K[None, :]
+    errors_KK = np.sqrt(variances_KK)
+    half_KK = stdtrit(degrees_KK, 1 - _TAIL) * errors_KK
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t_KK = np.where(differences_KK == 0, 0.0, np.abs(differences_KK) / errors_KK)
+    p_KK = 2.0 * stdtr(degrees_KK, -t_KK)
     np.fill_diagonal(p_KK, 1.0)
     return PairTable(
         differences_KK=differences_KK,
@@ -104,53 +122,55 @@ def compare_linearised(scores_K: Floats, residuals_KN: Floats) -> PairTable:
     )
 
 
-def t_p_values(differences: Floats, errors: Floats, degrees: float | Floats) -> Floats:
-    """Return two-sided p-values of Student's t; 1 where the difference is zero."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(differences == 0, 0.0, np.abs(differences) / errors)
-    return np.asarray(2.0 * stdtr(degrees, -t))
-
-
 def with_flipped_p(table: PairTable, matrix: RowMatrix, *, seed: int) -> PairTable:
     """Return the table with p-values of sign flips in place of those of Student's t.
 
-    Without a difference each row's difference is as likely with the other sign. Random flips
-    cannot show a p-value below 1 / (flips + 1); below it the smaller value of Student's t stays,
-    because corrections for many pairs need it.
+    Without a difference each row's difference is as likely with the other sign. All flips are
+    taken up to 16 rows. Above, they are random: a pair with 100 extreme ones among the first 999 is
+    done (sequential p-values: Besag & Clifford 1991, Biometrika 78:301). Random flips cannot show a
+    p-value below 1 / (flips + 1); there the smaller value of Student's t stays, because the
+    corrections for many pairs need it.
     """
-    common_N = matrix.values_KN.mean(axis=0)
-    flipped_KK, flips = _count_extreme(matrix.values_KN - common_N, seed=seed)
+    values_KN = matrix.values_KN - matrix.values_KN.mean(axis=0)
+    ones, others = np.triu_indices(len(values_KN), 1)
+    every = sign_flips(matrix.rows, seed=seed)
     if matrix.rows <= ALL_FLIPS_UP_TO:
-        p_KK = flipped_KK / flips
+        extreme, flips = _count_extreme(values_KN, every, ones, others)
+        p = extreme / flips
     else:
-        p_KK = (flipped_KK + 1) / (flips + 1)
-        p_KK = np.where(flipped_KK == 0, np.minimum(p_KK, table.p_KK), p_KK)
-    np.fill_diagonal(p_KK, 1.0)
-    return PairTable(
-        differences_KK=table.differences_KK,
-        lows_KK=table.lows_KK,
-        highs_KK=table.highs_KK,
-        p_KK=p_KK,
-    )
+        extreme, flips = _count_extreme(values_KN, [next(every)], ones, others)
+        p = (extreme + 1) / (flips + 1)
+        rare = extreme < _ENOUGH_EXTREME
+        more, more_flips = _count_extreme(values_KN, every, ones[rare], others[rare])
+        p[rare] = (extreme[rare] + more + 1) / (flips + more_flips + 1)
+        unseen = np.flatnonzero(rare)[extreme[rare] + more == 0]
+        p[unseen] = np.minimum(p[unseen], table.p_KK[ones[unseen], others[unseen]])
+    p_KK = np.ones_like(table.p_KK)
+    p_KK[ones, others] = p_KK[others, ones] = p
+    return replace(table, p_KK=p_KK)
 
 
-def _count_extreme(values_KN: Floats, *, seed: int) -> tuple[Floats, int]:
-    """Return how many flips give a sum at least as far from zero as the observed, and all flips.
+def _count_extreme(
+    values_KN: Floats, blocks: Iterable[Floats], ones: Places, others: Places
+) -> tuple[Floats, int]:
+    """Return for each pair how many flips give a sum at least as extreme, and all flips.
 
     A flipped sum of differences is the difference of two flipped sums, so K sums serve all pairs.
     """
-    results, rows = values_KN.shape
-    # Contiguous by result, so that two results' sums stay in the processor's cache.
-    sums_KB = np.concatenate([values_KN @ block.T for block in sign_flips(rows, seed=seed)], axis=1)
-    observed_K = values_KN.sum(axis=1)
+    observed = np.abs(values_KN[ones].sum(axis=1) - values_KN[others].sum(axis=1))
     slack = 1e-9 * np.abs(values_KN).sum(axis=1).max(initial=0.0)
-    counts_KK = np.zeros((results, results))
-    for one in range(results - 1):
-        for other in range(one + 1, results):
-            limit = abs(observed_K[one] - observed_K[other]) - slack
-            distances_B = np.abs(sums_KB[one] - sums_KB[other])
-            counts_KK[one, other] = np.count_nonzero(distances_B >= limit)
-    return counts_KK + counts_KK.T, sums_KB.shape[1]
+    extreme, flips = np.zeros(len(ones)), 0
+    if not len(ones):
+        return extreme, flips
+    for block in blocks:
+        sums_KB = values_KN @ block.T
+        flips += len(block)
+        distances_B = np.empty(len(block))
+        for pair, (one, other) in enumerate(zip(ones.tolist(), others.tolist(), strict=True)):
+            np.subtract(sums_KB[one], sums_KB[other], out=distances_B)
+            np.abs(distances_B, out=distances_B)
+            extreme[pair] += np.count_nonzero(distances_B >= observed[pair] - slack)
+    return extreme, flips
 
 
 def compare_answers(right_KN: Floats) -> PairTable:

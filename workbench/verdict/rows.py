@@ -16,6 +16,10 @@ from workbench.verdict.types import Floats, RowResults
 Bools = NDArray[np.bool_]
 
 
+PERPLEXITY = "perplexity"
+"""The exponential of the loss; everything about it is derived from the loss."""
+
+
 class ScoreKind(StrEnum):
     """The kind of a score, which decides the statistical method."""
 
@@ -47,6 +51,11 @@ class RowMatrix:
         return scores
 
 
+def score_source(score: str) -> str:
+    """Return the name under which the rows hold a score's values: `loss` for the perplexity."""
+    return "loss" if score == PERPLEXITY else score
+
+
 def row_values(result: RowResults, score: str) -> Floats:
     """Return one value for each row, NaN where the row has no such score.
 
@@ -72,6 +81,24 @@ def scored_rows(result: RowResults, score: str) -> Bools:
     if score in result.sums:
         return result.targets > 0
     return ~np.isnan(row_values(result, score))
+
+
+def why_not_compared(one: RowResults, other: RowResults, score: str) -> str:
+    """Return why two results may not be compared row by row; empty if they may.
+
+    `other` is the result that everybody is compared with, such as the leader's.
+    """
+    source = score_source(score)
+    if one.evaluation != other.evaluation:
+        return "scored on other rows"
+    if source in other.sums and (
+        one.tokens != other.tokens or not np.array_equal(one.targets, other.targets)
+    ):
+        return "its rows were cut into other tokens"
+    wanted = scored_rows(other, source)
+    if 2 * int((scored_rows(one, source) & wanted).sum()) < int(wanted.sum()):
+        return "scored on fewer than half of the rows"
+    return ""
 
 
 def group_alike(results: Sequence[RowResults], score: str) -> list[list[RowResults]]:

@@ -100,3 +100,18 @@ class BoardVerdict:
     """Seeds that each score is an average of; 1: the intervals hold row noise only."""
     notes: tuple[str, ...] = ()
     """Sentences about what could not be compared, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalsVerdict:
+    """The claims about finals: finalists that were trained again with several seeds."""
+
+    board: BoardVerdict
+    """The claims by finalist: `trials` has the id of the trial whose settings were trained again.
+    Scores are means over the new seeds; intervals hold row and seed variance."""
+    shipped: int | None = None
+    """The trial whose adapter ships: the median seed of the best finalist. None without scores."""
+    medians: dict[int, int] = field(default_factory=dict)
+    """By finalist, the trial of its median seed; of an even number the one with the lower score."""
+    seed_scores: dict[int, dict[int, float]] = field(default_factory=dict)
+    """By finalist, the score of each trial with a new seed."""
