@@ -36,7 +36,11 @@ class Assignment:
     stopped."""
 
     warm: dict[str, Any] | None = None
-    """Start from this adapter instead of a fresh one: {trial, folder, sha256}."""
+    """Start from this adapter instead of a fresh one: {trial, folder, sha256}. `trial` is None for
+    an adapter that is no trial's of this home."""
+    finals_of: int | None = None
+    """The finalist that the trial trains again with another seed; None for all other trials. Only
+    `repair` reads it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the assignment as a JSON object."""

@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from workbench.recipe.scorer_names import file_stem, name_problem
+from workbench.text import safe_line
 from workbench.text.redact import has_secret
 from workbench.trial import up_is_better
 
@@ -33,7 +35,8 @@ LossOn = Literal["auto", "all", "completion", "assistant"]
 Optimizer = Literal[
     "auto", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "sgd"
 ]
-Objective = Literal["auto", "exact_match", "loss", "perplexity", "token_accuracy", "eval_loss"]
+OBJECTIVES = ("auto", "loss", "perplexity", "token_accuracy", "eval_loss")
+"""Objectives of a sweep besides the scores of `evaluate.scorers`."""
 Positive = Annotated[int, Field(gt=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """The range that numpy.random.seed accepts, which transformers' Trainer calls with this seed."""
@@ -202,14 +205,42 @@ class Evaluate(Section):
     """Held-out rows evaluated at a time."""
     answer_pattern: str | None = None
     """A regular expression whose first group (or whole match) is the answer to compare, e.g.
-    `####\\s*(\\S+)`. With it, answers are generated and scored by exact match."""
+    `####\\s*(\\S+)`. With it, answers are generated and scored, by exact match where no scorer is
+    named."""
+    scorer: str | list[str] | None = None
+    """A scorer of generated answers, or a list of them: `exact_match`, `f1`, `rouge_l`, `json`, or
+    a file of your own in the home's folder `scorers` (docs/scorers.md): `rubric`, or `rubric:min`
+    if a lower score is better. Its name is the name of its score. Left out: `exact_match` if there
+    is an answer pattern, else no answers are generated."""
     max_new_tokens: Positive = 256
     """Most tokens generated per answer."""
     samples: Annotated[int, Field(ge=0)] = 3
     """Generated answers kept for reading."""
-    rank_by: Literal["auto", "exact_match", "loss"] = "auto"
-    """The score that orders the board. `auto`: the sweep's objective if it names one, else exact
-    match if there is an answer pattern, else loss."""
+    rank_by: str = "auto"
+    """The score that orders the board: `loss`, or one of the scorers. `auto`: the sweep's objective
+    if it names one, else the first scorer if answers are scored, else loss."""
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """Names of the scorers of generated answers; empty where none are generated."""
+        if self.scorer is None:
+            return ("exact_match",) if self.answer_pattern is not None else ()
+        return (self.scorer,) if isinstance(self.scorer, str) else tuple(self.scorer)
+
+    @field_validator("scorer")
+    @classmethod
+    def _names_scorers(cls, named: str | list[str] | None) -> str | list[str] | None:
+        names = [named] if isinstance(named, str) else named or []
+        if named is not None and not names:
+            raise ValueError("is empty; leave it out, or name a scorer")
+        for name in names:
+            if problem := name_problem(name):
+                raise ValueError(problem)
+            if len({one for one in names if file_stem(one) == file_stem(name)}) > 1:
+                raise ValueError(f"names {file_stem(name)} in both directions")
+        if len(set(names)) < len(names):
+            raise ValueError("names a scorer twice")
+        return named
 
     @field_validator("answer_pattern")
     @classmethod
@@ -224,9 +255,13 @@ class Evaluate(Section):
 
     @model_validator(mode="after")
     def _ranked_by_what_is_scored(self) -> Self:
-        if self.rank_by == "exact_match" and self.answer_pattern is None:
+        if self.rank_by in ("auto", "loss", *self.scorers):
+            return self
+        if self.rank_by == "exact_match" and not self.scorers:
             raise ValueError("rank_by: exact_match needs evaluate.answer_pattern")
-        return self
+        known = ", ".join(("auto", "loss", *self.scorers))
+        shown = safe_line(self.rank_by, 60)
+        raise ValueError(f"rank_by: {shown} is no score of this recipe; it has {known}")
 
 
 class Range(Section):
@@ -331,6 +366,16 @@ _BELONGS = {
 }
 
 
+class Finals(Section):
+    """The finals of a sweep: its best settings are trained again with other seeds."""
+
+    top: Annotated[int, Field(ge=1, le=100)] = 3
+    """Number of settings that are trained again: the best ones of the board."""
+    seeds: Annotated[int, Field(ge=2, le=100)] = 3
+    """Trainings of each of them, every one with a seed that no trial of the experiment had before.
+    Seeds decide the order of the rows and the first weights of an adapter."""
+
+
 class Sweep(Section):
     """The search space of an experiment, and how its points are chosen."""
 
@@ -344,14 +389,18 @@ class Sweep(Section):
     """Start no trial once the experiment's trials have used this many card-hours together."""
     max_parallel: Positive | None = None
     """Most trials of this experiment that run at once."""
-    objective: Objective = "auto"
-    """The score that the search optimises. `auto`: the board's score. `eval_loss`: the newest
-    held-out loss of the curve."""
+    objective: str = "auto"
+    """The score that the search optimises: `loss`, `perplexity`, `token_accuracy`, or one of
+    `evaluate.scorer`. `auto`: the board's score. `eval_loss`: the newest held-out loss of the
+    curve."""
     direction: Literal["auto", "minimize", "maximize"] = "auto"
-    """`maximize` for exact match and accuracy, `minimize` for the others; the wrong one is
-    refused."""
+    """`minimize` for loss, perplexity and scorers with `:min`, `maximize` for the others; the wrong
+    one is refused."""
     early_stop: EarlyStop | None = None
     """The rule that ends trials early; left out: every trial runs to its end."""
+    finals: Finals | None = None
+    """After all trials have ended, train the best settings again with other seeds, outside of all
+    budgets; left out: no finals."""
     seed: Seed = 0
     """Seed of the draws; the same seed and history give the same points."""
     parameters: dict[str, _Parameter] = Field(min_length=1)
@@ -390,14 +439,14 @@ class Recipe(Section):
     def rank_by(self) -> str:
         """Name of the score that the board ranks by.
 
-        It is `evaluate.rank_by` if set, else the sweep's objective, else exact match if answers are
-        scored, else loss. The objective `eval_loss` ranks by loss, its last value.
+        It is `evaluate.rank_by` if set, else the sweep's objective, else the first scorer if
+        answers are scored, else loss. The objective `eval_loss` ranks by loss, its last value.
         """
         if self.evaluate.rank_by != "auto":
             return self.evaluate.rank_by
         if self.sweep is not None and self.sweep.objective != "auto":
             return "loss" if self.sweep.objective == "eval_loss" else self.sweep.objective
-        return "exact_match" if self.evaluate.answer_pattern else "loss"
+        return next(iter(self.evaluate.scorers), "loss")
 
     @property
     def objective(self) -> tuple[str, bool]:

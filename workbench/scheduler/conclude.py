@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from workbench.scheduler.finals import finals_are_due
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import sweep_progress
 from workbench.store.board import rank_adapters
@@ -27,6 +28,8 @@ def conclude(context: TickContext) -> None:
         if notifier and notifier.busy:
             return
         experiment = context.store.experiment(id)
+        if finals_are_due(context, experiment):  # the engine stops before it can begin them
+            continue
         rows = rank_adapters(context.store, experiment, context.store.clock())
         run = (
             notifier.ready(experiment.name, notification_data(experiment, rows))
@@ -55,7 +58,10 @@ def ending_text(experiment: Experiment, rows: list[BoardRow]) -> str:
 
 
 def notification_data(experiment: Experiment, rows: list[BoardRow]) -> dict[str, Any]:
-    """Return the data that the notification command reads as JSON on its stdin."""
+    """Return the data that the notification command reads as JSON on its stdin.
+
+    `workbench.notification` adds the verdict to it: a tick must not wait for statistics.
+    """
     return {
         "experiment": experiment.id,
         "name": experiment.name,
@@ -65,6 +71,6 @@ def notification_data(experiment: Experiment, rows: list[BoardRow]) -> dict[str,
         "mend": experiment.hint,  # the older name of `hint`, until 0.1.0
         "rank_by": experiment.rank_by,
         "counts": experiment.counts,
-        "text": ending_text(experiment, rows),
+        "text": ending_text(experiment, []),  # the verdict names the best trial
         "board": [asdict(row) for row in rows],
     }

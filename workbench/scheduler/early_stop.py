@@ -19,11 +19,14 @@ from workbench.trial import Kind
 def judge_trial(context: TickContext, trial: TrialRow, attempt: AttemptRow) -> None:
     """Mark the trial as pruned where its newest evaluation says that it should end.
 
+    Trials of finals run to their end, because their scores are averaged.
+
     `attempt` is its live attempt, read after the new events. Costs one look-up where the
     experiment stops nothing early.
     """
     rule = _rule(context, trial.experiment)
-    if rule is None or trial.pruned or trial.kind is Kind.BASE or not attempt.total_steps:
+    swept = trial.kind is Kind.TUNE and trial.finals_of is None
+    if rule is None or not swept or trial.pruned or not attempt.total_steps:
         return
     losses = loss_curve(context.store, trial.id)
     if not losses:

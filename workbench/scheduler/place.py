@@ -335,6 +335,7 @@ def _start(
             experiment_folder=str(home.experiment(experiment.id)),
             finish=trial.desired_state is DesiredState.STOP or bool(trial.pruned),
             warm=warm_start(context, trial),
+            finals_of=trial.finals_of,
         )
         # Before anything can be sent: from here on no earlier attempt may write to this trial.
         allow_attempt(home.trial(trial.id), attempt)

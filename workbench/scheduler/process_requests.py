@@ -12,6 +12,7 @@ from workbench.scheduler.handlers import (
     creation,
     engine,
     experiments,
+    finals,
     queue,
     trials,
 )
@@ -94,6 +95,7 @@ HANDLERS: dict[str, Handler] = {
     "clone": creation.clone_trial,
     "extend": creation.extend_trial,
     "add": creation.add_trials,
+    "finals": finals.run_finals,
     "stop": trials.stop_trial,
     "kill": trials.kill_trial,
     "pause": trials.pause_trial,

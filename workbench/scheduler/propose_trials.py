@@ -13,6 +13,7 @@ from workbench.formatting import plural
 from workbench.machine.cards import Card
 from workbench.machine.files import fresh_folder
 from workbench.recipe import Recipe, apply_settings, early_stop_problem_for
+from workbench.scheduler.finals import propose_finals
 from workbench.scheduler.measured_peaks import known_factors
 from workbench.scheduler.sweeps import ask_for_more
 from workbench.scheduler.tick_context import TickContext
@@ -23,10 +24,11 @@ from workbench.trial import Kind, State
 
 
 def propose_trials(context: TickContext) -> None:
-    """Ask sweeps for their next trials, then prepare one experiment, the oldest first."""
+    """Ask sweeps for their next trials and begin finals, then prepare the oldest experiment."""
     if context.stopping:
         return
     ask_for_more(context)
+    propose_finals(context)
     preparing = trial_queue.preparing_experiments(context.store)
     for experiment in preparing:
         cards = [card_of(row) for row in context.cards if row.present]

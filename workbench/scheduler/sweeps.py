@@ -57,7 +57,7 @@ def _advance(context: TickContext, experiment: Experiment) -> None:
         if over := _over(experiment, history):
             _end(context, experiment, over[0], level=over[1])
             return
-        number = 1 + max((one.number for one in history), default=0)
+        number = context.store.next_number(experiment.id)
         point = search.next_point(recipe, number, [as_past_trial(one) for one in history])
         if point is None:
             _end(context, experiment, "every point of its space was tried")

@@ -34,7 +34,9 @@ class Past:
 
 
 def read_past(reader: Reader, experiment: int, objective: str) -> list[Past]:
-    """Return every tuned trial by number, with its score by `objective`.
+    """Return every tuned trial of the sweep by number, with its score by `objective`.
+
+    Trials of finals are left out: they repeat settings that were chosen for their score.
 
     Where the objective is `eval_loss`, the newest held-out loss stands in for a score. Takes 1 ms
     for a hundred trials.
@@ -47,7 +49,8 @@ def read_past(reader: Reader, experiment: int, objective: str) -> list[Past]:
            left join scores s on s.trial = t.id and s.name = :objective
            left join metrics m on m.trial = t.id and m.name = :curve and m.step =
              (select max(step) from metrics where trial = t.id and name = :curve)
-           where t.experiment = :experiment and t.kind = 'tune' order by t.number""",
+           where t.experiment = :experiment and t.kind = 'tune' and t.finals_of is null
+           order by t.number""",
         {"experiment": experiment, "objective": objective, "curve": CURVE},
     )
     return [
@@ -74,11 +77,12 @@ def loss_curve(reader: Reader, trial: int) -> list[tuple[int, float | None]]:
 
 
 def finished_losses(reader: Reader, experiment: int, step: int) -> list[float]:
-    """Return the held-out losses that the experiment's finished trials had at `step`."""
+    """Return the held-out losses that the sweep's finished trials had at `step`."""
     rows = reader.db.execute(
         """select m.value from trials t join metrics m
            on m.trial = t.id and m.name = :curve and m.step = :step
-           where t.experiment = :experiment and t.state = 'done' and m.value is not null""",
+           where t.experiment = :experiment and t.finals_of is null and t.state = 'done'
+           and m.value is not null""",
         {"experiment": experiment, "step": step, "curve": CURVE},
     )
     return [row[0] for row in rows]

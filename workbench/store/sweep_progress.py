@@ -1,7 +1,12 @@
-"""The progress of sweeps, for the scheduler: asked before trials are proposed or a sweep ends."""
+"""The progress of sweeps, for the scheduler: asked before trials are proposed or a sweep ends.
+
+Trials of finals are no trials of the sweep: it neither waits for them nor pays for them.
+"""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from workbench.store.decode import experiment_from_row
@@ -34,9 +39,9 @@ def count_active(reader: Reader, experiment: int) -> tuple[int, int]:
 
 
 def has_unfinished(reader: Reader, experiment: int) -> bool:
-    """Return True while one of its tuned trials may still move."""
+    """Return True while one of its sweep's tuned trials may still move."""
     row = reader.db.execute(
-        """select 1 from trials where experiment = ? and kind = 'tune'
+        """select 1 from trials where experiment = ? and kind = 'tune' and finals_of is null
            and state in ('queued', 'starting', 'running', 'paused') limit 1""",
         (experiment,),
     ).fetchone()
@@ -51,7 +56,7 @@ def time_spent(reader: Reader, experiment: int, now: float) -> tuple[float | Non
     row = reader.db.execute(
         """select min(a.started_utc), sum(coalesce(a.ended_utc, :now) - a.started_utc)
            from attempts a join trials t on t.id = a.trial
-           where t.experiment = :experiment and t.kind = 'tune'""",
+           where t.experiment = :experiment and t.kind = 'tune' and t.finals_of is null""",
         {"experiment": experiment, "now": now},
     ).fetchone()
     return row[0], float(row[1] or 0.0)
@@ -74,7 +79,8 @@ def prune_unstarted(store: Store, experiment: int, reason: str) -> None:
     with store.writing():
         store.db.execute(
             """update trials set pruned = ? where experiment = ? and state = 'queued'
-               and kind = 'tune' and id not in (select trial from attempts)""",
+               and kind = 'tune' and finals_of is null
+               and id not in (select trial from attempts)""",
             (safe_text(reason), experiment),
         )
 
@@ -89,3 +95,54 @@ def record_rung(store: Store, trial: int, rung: int, step: int, value: float | N
             "insert or ignore into rungs (trial, rung, step, value) values (?, ?, ?, ?)",
             (trial, rung, step, value),
         )
+
+
+# --- finals ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalsRequest:
+    """Finals that are still to begin."""
+
+    top: int
+    """Number of settings that are trained again."""
+    seeds: int
+    """Trainings of each of them."""
+
+
+def requested_finals(reader: Reader, experiment: Experiment) -> FinalsRequest | None:
+    """Return the finals that the experiment is still to begin; None where there are none.
+
+    They are those of its recipe, until a person has asked for others or they have begun.
+    """
+    stored = reader.fact(_finals_key(experiment.id))
+    if stored is None:
+        found = (experiment.recipe.get("sweep") or {}).get("finals")
+    else:
+        found = json.loads(stored or "null")
+    return None if not found else FinalsRequest(top=int(found["top"]), seeds=int(found["seeds"]))
+
+
+def request_finals(store: Store, experiment: int, finals: FinalsRequest | None) -> None:
+    """Record which finals the experiment is still to begin; None: no more, whatever its recipe
+    says."""
+    store.set_fact(_finals_key(experiment), json.dumps(asdict(finals)) if finals else "")
+
+
+def _finals_key(experiment: int) -> str:
+    return f"finals:{experiment}"
+
+
+def swept_experiments(reader: Reader) -> list[Experiment]:
+    """Return experiments that have not ended, and whose sweep has nothing to do any more.
+
+    Oldest first, without counts.
+    """
+    rows = reader.db.execute(
+        """select * from experiments e where ended_utc is null and state = 'ready'
+           and not searching and not held and not exists (
+             select 1 from trials t where t.experiment = e.id and t.kind = 'tune'
+             and t.finals_of is null and t.state in ('queued', 'starting', 'running', 'paused'))
+           order by id"""
+    )
+    return [experiment_from_row(row, {}) for row in rows]

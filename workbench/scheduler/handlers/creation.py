@@ -170,7 +170,9 @@ def _more_of_sweep(context: TickContext, experiment: Experiment, count: int) -> 
             f"experiment {experiment.name} draws trials until its budget is spent already",
             hint=f"to have another one at once: workbench add {experiment.id} -s KEY=VALUE",
         )
-    tuned = sum(t.kind is Kind.TUNE for t in context.store.trials(experiment.id))
+    tuned = sum(
+        t.kind is Kind.TUNE and t.finals_of is None for t in context.store.trials(experiment.id)
+    )
     before = experiment.most_trials if experiment.searching else None
     most = (tuned if before is None else before) + count
     if most > search.MAX_TRIALS:

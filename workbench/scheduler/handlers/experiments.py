@@ -15,13 +15,14 @@ from workbench.scheduler.handlers.trials import (
     stop_trial,
 )
 from workbench.scheduler.tick_context import TickContext
+from workbench.store import sweep_progress
 from workbench.store.rows import Experiment, RequestAnswer, TrialRow
 from workbench.text import safe_line
 from workbench.trial import FINAL, Kind, State
 
 
 def stop_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
-    """End all unfinished trials and the sweep; what the trials have learned is kept."""
+    """End all unfinished trials, the sweep and its finals; what the trials have learned is kept."""
     return _end_experiment(context, args, stop_trial, "stopped")
 
 
@@ -69,8 +70,10 @@ def _end_experiment(
         return accepted(f"experiment {name} is {word} before any trial", experiment=experiment.id)
     if experiment.searching:
         context.store.set_searching(experiment.id, on=False, most_trials=experiment.most_trials)
+    finals = sweep_progress.requested_finals(context.store, experiment)
+    sweep_progress.request_finals(context.store, experiment.id, None)
     count = _each_trial(context, experiment, end_trial, lambda _: True)
-    if not count and not experiment.searching:
+    if not count and not experiment.searching and finals is None:
         raise UsageError(
             f"all trials of {name} have ended already", hint=f"see `workbench board {name}`"
         )

@@ -139,6 +139,7 @@ def _attempt(home: Home, id: int, rows: Rows) -> None:
         "id": given.trial,
         "experiment": given.experiment,
         "kind": given.kind,
+        "finals_of": given.finals_of,
         "state": _state(end, experiment, home.trial(given.trial)),
         "reason": safe_text(end.get("reason") or ""),
         "mend": safe_text(end.get("hint") or end.get("mend") or ""),
