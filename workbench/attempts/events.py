@@ -10,6 +10,8 @@ A line is `{"n": 12, "t": 1763900000.1, "kind": "metric", …}`. Kinds and their
     metric      step, values {name: number}
     checkpoint  step, path, bytes
     score       subject (trial, base), values {name: number}, step
+    results     evaluation, tokens (digests), step, scored, rows, sha256: the file of
+                `results_file.results_path` is whole
     sample      question, expected, answer, right
     adapter     path, bytes, sha256
     end         outcome (done, stopped, yielded, failed, diverged), step, reason, hint; for a

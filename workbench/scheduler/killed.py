@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from workbench.fleet.trial_fence import LOCK, call_off
 from workbench.machine.locks import Lock
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import trial_queue
+from workbench.store.row_results import forget_row_results
 from workbench.trial import State
 
 RECENT_S = 60.0
@@ -16,7 +18,8 @@ may have committed one that it did not report any more."""
 
 
 def clear_killed(context: TickContext) -> None:
-    """Remove checkpoints and adapter of killed trials, once their workers have let go of them."""
+    """Remove what killed trials keep, once their workers have let go of it: checkpoints, adapter
+    and results of single rows."""
     since_utc = context.store.clock() - RECENT_S
     for id, checkpoint_step in trial_queue.killed_trials(context.store, since_utc):
         if _remove_files(context, id) and checkpoint_step is not None:
@@ -26,7 +29,7 @@ def clear_killed(context: TickContext) -> None:
 def _remove_files(context: TickContext, trial: int) -> bool:
     """Remove what a trial keeps; return False where its attempt may still be writing."""
     folder = context.home.trial(trial)
-    kept = [path for path in (folder / "checkpoints", folder / "adapter") if path.exists()]
+    kept = [path for path in _kept_paths(folder) if path.exists()]
     if not kept:
         return True
     call_off(folder)
@@ -36,9 +39,14 @@ def _remove_files(context: TickContext, trial: int) -> bool:
     try:
         for path in kept:
             shutil.rmtree(path, ignore_errors=True)
+        forget_row_results(context.store, trial)
     finally:
         lock.release()
     return True
+
+
+def _kept_paths(trial_folder: Path) -> list[Path]:
+    return [trial_folder / name for name in ("checkpoints", "adapter", "results")]
 
 
 def end_needless_bases(context: TickContext) -> None:

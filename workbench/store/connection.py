@@ -16,12 +16,18 @@ from workbench.store.recovery.journal import (
 )
 
 SCHEMA_VERSION = 2
+_AS_VERSION_2 = """
+create temp view trials as select *, null as finals_of from main.trials;
+create temp table row_results (trial, evaluation, step, tokens, attempt, scored, rows, columns, packed)
+"""
+"""Version 2 as it looks in a database of version 1, which readers cannot migrate: a name without a
+schema finds what is temporary first."""
 BUSY_TIMEOUT_S = 5.0
 """Seconds for which SQLite waits for another process's lock before it raises SQLITE_BUSY."""
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
-    """Return a connection that cannot write.
+    """Return a connection that cannot write, and shows an older version's tables as today's.
 
     Raises NotThere where no workbench ever ran, DatabaseDamaged where the database is damaged,
     lost or behind its journal, and StoreError where a newer workbench wrote it.
@@ -37,7 +43,10 @@ def open_readonly(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
     )
-    return check_connection(connection, path, journal_commit)
+    checked = check_connection(connection, path, journal_commit)
+    if checked.execute("pragma user_version").fetchone()[0] == 1:
+        checked.executescript(_AS_VERSION_2)
+    return checked
 
 
 def check_connection(

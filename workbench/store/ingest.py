@@ -13,7 +13,14 @@ from typing import Any
 
 from workbench import fault_points
 from workbench.attempts.events import AttemptEnd, BadLine, Event, Outcome, read_events
+from workbench.attempts.results_file import (
+    check_digest,
+    file_digest,
+    read_head,
+    results_path,
+)
 from workbench.store import results
+from workbench.store.row_results import put_row_results
 from workbench.store.rows import AttemptRow
 from workbench.store.writer import Blocked, Store
 from workbench.text import safe_line
@@ -39,6 +46,8 @@ def ingest_events(
                     raise ValueError(f"{event.error}: {event.text}")
                 if event.kind == "end":
                     ends.append(_end(event.data))
+                elif event.kind == "results":
+                    _results(store, attempt, event, home=file.parent.parent.parent)
                 else:
                     _HANDLERS.get(event.kind, _unknown)(store, attempt, event)
             except Blocked:  # a full disk or a lock is not the line's fault
@@ -175,6 +184,26 @@ def _score(store: Store, attempt: AttemptRow, event: Event) -> None:
 
 def _sample(store: Store, attempt: AttemptRow, event: Event) -> None:
     results.put_sample(store, attempt.trial, attempt.id, event.n, event.data)
+
+
+def _results(store: Store, attempt: AttemptRow, event: Event, *, home: Path) -> None:
+    """Store the results of single rows that the worker wrote into a file of the trial's folder.
+
+    A file that is gone, as after a kill, leaves nothing to store. Raises ValueError for one that
+    is damaged, or that was replaced: a later attempt then reports it again.
+    """
+    evaluation, step = check_digest(event.data["evaluation"]), int(event.data["step"])
+    scored = bool(event.data["scored"])
+    path = results_path(home / "trials" / str(attempt.trial), evaluation, None if scored else step)
+    try:
+        if file_digest(path) != event.data["sha256"]:
+            raise ValueError(f"{path.name} was changed after it was reported")
+        head = read_head(path)
+    except FileNotFoundError:
+        return
+    if (head.evaluation, head.step, head.scored) != (evaluation, step, scored):
+        raise ValueError(f"{path.name} holds other results than its event says")
+    put_row_results(store, attempt.trial, attempt.id, head)
 
 
 def _adapter(store: Store, attempt: AttemptRow, event: Event) -> None:

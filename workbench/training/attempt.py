@@ -39,6 +39,7 @@ from workbench.training.model.tokenizer import load_tokenizer
 from workbench.training.prepare import evaluation_digest
 from workbench.training.rehearsal import Rehearsal
 from workbench.training.scoring.answers import end_ids
+from workbench.training.scoring.results_writer import ResultsWriter
 from workbench.training.scoring.scores import Scorer
 from workbench.training.trainer import TrialTrainer
 from workbench.training.training_arguments import TrainingContext, read_prepared
@@ -305,6 +306,14 @@ class AttemptRun:
             control=self.control,
             rows_at_once=min(self.plan.eval_batch, self.recipe.evaluate.batch_size),
             turn_end_ids=self.turn_end_ids,
+            results=ResultsWriter(
+                trial_folder=self.trial,
+                home=self.home,
+                rows=rows,
+                evaluate=self.recipe.evaluate,
+                emit=self.emit,
+                control=self.control,
+            ),
         )
 
     def _score_base(self, base: nn.Module, eval_rows: Dataset) -> AttemptEnd:
@@ -313,7 +322,7 @@ class AttemptRun:
             if self.control.halt is Halt.FINISH:
                 reason = "stopped before it was scored"
                 return AttemptEnd(outcome=Outcome.STOPPED, step=0, reason=reason)
-            values = self._scorer(base, eval_rows).scores()
+            values = self._scorer(base, eval_rows).scores(0)
         except Interrupted:
             return _yielded(0)
         except Diverged as divergence:
@@ -330,7 +339,7 @@ class AttemptRun:
     ) -> AttemptEnd:
         self._phase("evaluating")
         try:
-            values = self._scorer(base, eval_rows).scores()
+            values = self._scorer(base, eval_rows).scores(step)
         except Interrupted:
             return _yielded(step)
         self.emit("metric", step=step, values={"eval_loss": values["loss"]})

@@ -14,7 +14,7 @@ from workbench.attempts.events import Outcome
 from workbench.errors import ModelError
 from workbench.training import libraries
 from workbench.training.model.base import ResidentBase
-from workbench.training.scoring.held_out_loss import held_out
+from workbench.training.scoring.held_out_loss import score_rows
 
 KINDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"train__seed": 1}, {}),
@@ -121,5 +121,5 @@ def test_evaluation_leaves_four_bit_weights_as_they_are(tokenizer: Any, tmp_path
     rows = Dataset.from_list([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "length": 3}])
     with ResidentBase().acquire(spec(quantization="nf4")) as base:
         before = digest(base)
-        held_out(base, rows, pad_id=0, batch_size=1, precision="fp32", control=Control())
+        score_rows(base, rows, pad_id=0, batch_size=1, precision="fp32", control=Control())
         assert digest(base) == before

@@ -16,7 +16,7 @@ from workbench.training import libraries
 from workbench.training.control import Control, Interrupted
 from workbench.training.model.base import ResidentBase
 from workbench.training.scoring.answers import end_ids, extract_answer, generate_answers
-from workbench.training.scoring.held_out_loss import held_out, in_batches
+from workbench.training.scoring.held_out_loss import in_batches, score_rows
 
 PATTERN = r"####\s*(\S+)"
 
@@ -49,7 +49,8 @@ def test_loss_is_nats_per_target_token_over_all_rows(base: Any) -> None:
         )
         right += int((logits.argmax(-1) == labels)[mask].sum())
         targets += int(mask.sum())
-    scores = held_out(base, data, pad_id=0, batch_size=2, precision="fp32", control=Control())
+    losses = score_rows(base, data, pad_id=0, batch_size=2, precision="fp32", control=Control())
+    scores = losses.values()
     assert scores["loss"] == pytest.approx(nats / targets, rel=1e-5)
     assert scores["token_accuracy"] == pytest.approx(right / targets)
     assert scores["targets"] == targets
@@ -58,9 +59,9 @@ def test_loss_is_nats_per_target_token_over_all_rows(base: Any) -> None:
 def test_the_batch_size_changes_nothing(base: Any) -> None:
     data = rows(5, 17, 9, 30)
     how: dict[str, Any] = {"pad_id": 0, "precision": "fp32", "control": Control()}
-    one = held_out(base, data, batch_size=1, **how)
-    all_ = held_out(base, data, batch_size=16, **how)
-    assert one == pytest.approx(all_, rel=1e-5)
+    one = score_rows(base, data, batch_size=1, **how)
+    all_ = score_rows(base, data, batch_size=16, **how)
+    assert one.values() == pytest.approx(all_.values(), rel=1e-5)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_nothing_lost() -> None:
@@ -95,7 +96,7 @@ def test_a_request_to_yield_ends_an_evaluation_between_batches(base: Any) -> Non
     control = Control()
     control.request_halt(Halt.YIELD)
     with pytest.raises(Interrupted):
-        held_out(base, rows(5), pad_id=0, batch_size=1, precision="fp32", control=control)
+        score_rows(base, rows(5), pad_id=0, batch_size=1, precision="fp32", control=control)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Rows come from the journal (`store.recovery.journal`), or where that is lost from the folders
 (`store.recovery.salvage`), on top of the last backup's rows. Metrics, scores, adapters, samples,
-log lines and progress come from the attempts' event files. Nothing is deleted: the old database is
+log lines and progress come from the attempts' event files, and results of single held-out rows from
+the files that those name. Nothing is deleted: the old database is
 kept under another name.
 """
 
@@ -36,9 +37,27 @@ from workbench.text import safe_line
 from workbench.trial import DesiredState, State
 
 WHY = "the database was repaired"
-REBUILT = ("experiments", "trials", "attempts", "metrics", "adapters", "scores", "rungs")
+REBUILT = (
+    "experiments",
+    "trials",
+    "attempts",
+    "metrics",
+    "adapters",
+    "scores",
+    "row_results",
+    "rungs",
+)
 """Tables that come back equal, up to the last line that an attempt wrote."""
-REFILLED = (*journal.TABLES, "metrics", "metric_bands", "scores", "samples", "adapters", "events")
+REFILLED = (
+    *journal.TABLES,
+    "metrics",
+    "metric_bands",
+    "scores",
+    "row_results",
+    "samples",
+    "adapters",
+    "events",
+)
 """Tables that are filled here; all others come from the last backup."""
 _PASSING = {"trials": {"waiting"}, "attempts": {"phase", "halt"}}
 """Columns that are not compared, because the next tick writes them again."""
@@ -364,8 +383,8 @@ def _swap(home: Home, whole: Path) -> str:
 def differences_from_repair(home: Home) -> list[str]:
     """Return how the database differs from what a repair would make of this home.
 
-    Compares experiments, trials, attempts, metrics, adapters, scores and rungs, row by row, before
-    anything is paused. The home is only read, and an engine may run. Empty: no difference.
+    Compares experiments, trials, attempts, metrics, adapters, scores, results of single rows and
+    rungs, before anything is paused. The home is only read, and an engine may run. Empty: no difference.
     """
     reader = Reader.open(home.database)
     with tempfile.TemporaryDirectory(prefix="workbench-equal-") as folder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,15 @@ class GeneratedAnswer:
     """True when the pattern finds the same in the generated and in the expected answer."""
     scorable: bool
     """False when there is no question, or the expected answer does not match the pattern."""
+    extracted: str | None = None
+    """The part of `text` that the pattern finds; None without a match."""
+    expected: str = ""
+    """The whole expected answer of the row."""
+    tokens: int = 0
+    """Tokens that were generated, with the one that ended the answer."""
+    ended_by: str = ""
+    """"end" for an answer that the model ended, "length" for one cut at `max_new_tokens`; empty
+    for a row without a question."""
 
 
 def extract_answer(pattern: str, text: str) -> str | None:
@@ -80,10 +89,12 @@ def generate_answers(
     prompts: list[list[int]] = list(rows["prompt_ids"])
     asked = [i for i, prompt in enumerate(prompts) if prompt]
     order = sorted(asked, key=lambda i: -len(prompts[i]))
+    expected: list[str] = list(rows["answer"])
     wanted = [
         extract_answer(pattern, text) if prompt else None
-        for text, prompt in zip(rows["answer"], prompts, strict=True)
+        for text, prompt in zip(expected, prompts, strict=True)
     ]
+    ends = end_ids(model, tokenizer, turn_end_ids)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -94,10 +105,10 @@ def generate_answers(
         repetition_penalty=1.0,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=end_ids(model, tokenizer, turn_end_ids),
+        eos_token_id=ends,
     )
     stop = StoppingCriteriaList([_Watch(control)])
-    texts: dict[int, str] = {}
+    made: dict[int, tuple[str, int, bool]] = {}
     with scoring_mode(model, precision) as device:
 
         def work(batch: list[int]) -> None:
@@ -114,19 +125,40 @@ def generate_answers(
                 generation_config=settings,
                 stopping_criteria=stop,
             )
-            decoded = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-            texts.update(zip(batch, decoded, strict=True))
+            generated = out[:, width:]
+            decoded = tokenizer.batch_decode(generated, skip_special_tokens=True)
+            for i, text, ids in zip(batch, decoded, generated.tolist(), strict=True):
+                made[i] = (text, *_length(ids, ends))
 
         in_batches(order, batch_size, control, work, shrunk)
-    return [
-        GeneratedAnswer(
-            row=i,
-            text=texts.get(i, ""),
-            right=wanted[i] is not None and extract_answer(pattern, texts[i]) == wanted[i],
-            scorable=wanted[i] is not None,
+    answers = []
+    for i, whole in enumerate(expected):
+        text, tokens, ended = made.get(i, ("", 0, False))
+        extracted = extract_answer(pattern, text) if i in made else None
+        answers.append(
+            GeneratedAnswer(
+                row=i,
+                text=text,
+                right=wanted[i] is not None and extracted == wanted[i],
+                scorable=wanted[i] is not None,
+                extracted=extracted,
+                expected=whole,
+                tokens=tokens,
+                ended_by=("end" if ended else "length") if i in made else "",
+            )
         )
-        for i in range(len(prompts))
-    ]
+    return answers
+
+
+def _length(ids: Sequence[int], ends: Collection[int]) -> tuple[int, bool]:
+    """Return the number of generated ids up to the one that ends the answer, and if one does.
+
+    Behind it is padding, because the other answers of the batch are longer.
+    """
+    for n, id in enumerate(ids, start=1):
+        if id in ends:
+            return n, True
+    return len(ids), False
 
 
 def end_ids(model: nn.Module, tokenizer: Any, turn_end_ids: Collection[int] = ()) -> list[int]:

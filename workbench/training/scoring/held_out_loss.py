@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -75,7 +76,40 @@ def in_batches(
     return results
 
 
-def held_out(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLosses:
+    """The held-out losses of single rows, in the rows' order."""
+
+    nats: list[float]
+    """Loss of each row, summed over its target tokens."""
+    right: list[int]
+    """Target tokens of each row that the model ranked first."""
+    targets: list[int]
+    """Target tokens of each row."""
+
+    def values(self) -> dict[str, float]:
+        """Return loss (nats per target token over all rows), perplexity, token_accuracy, targets.
+
+        Raises Diverged when the loss is not finite.
+        """
+        targets = sum(self.targets)
+        # fsum rounds once, so that the order of the rows changes no digit.
+        loss = math.fsum(self.nats) / max(targets, 1) if _finite(self.nats) else math.nan
+        if not math.isfinite(loss):
+            raise diverged("became NaN or infinite on the held-out rows")
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "token_accuracy": sum(self.right) / max(targets, 1),
+            "targets": float(targets),
+        }
+
+
+def _finite(values: Sequence[float]) -> bool:
+    return all(map(math.isfinite, values))
+
+
+def score_rows(
     model: nn.Module,
     rows: Dataset,
     *,
@@ -84,11 +118,13 @@ def held_out(
     precision: str,
     control: Control,
     shrunk: Callable[[int], None] = lambda size: None,
-) -> dict[str, float]:
-    """Return loss (nats per target token over all rows), perplexity, token_accuracy and targets.
+) -> RowLosses:
+    """Return the held-out loss of every row.
 
-    `model` is the transformers model, with or without adapter layers inside. Logits are never held
-    whole: TRL's head scores them in chunks. Raises Diverged when the loss is not finite.
+    `model` is the transformers model, with or without adapter layers inside. Rows are sorted by
+    length and scored `batch_size` at a time, which decides nothing but rounding. Logits are never
+    held whole: TRL's head scores them in chunks. Raises Interrupted when the card is to be given
+    back.
     """
     if "forward" not in model.__dict__:  # else TRL's trainer has replaced it with the same head
         add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
@@ -100,20 +136,13 @@ def held_out(
         def work(batch: list[int]) -> torch.Tensor:
             inputs = _padded(rows[batch], pad_id, device)
             out = model(**inputs, use_cache=False, fused_lm_head=True)
-            sums = (-out.log_probs.double().sum(), out.is_top1.sum(), out.label_mask.sum())
-            return torch.stack([value.double() for value in sums])
+            each = (-out.log_probs.double(), out.is_top1, out.label_mask)
+            return torch.stack([value.sum(1).double() for value in each])
 
-        sums = torch.stack(in_batches(order, batch_size, control, work, shrunk)).sum(0)
-    nats, right, targets = sums.tolist()
-    loss = nats / max(targets, 1)
-    if not math.isfinite(loss):
-        raise diverged("became NaN or infinite on the held-out rows")
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "token_accuracy": right / max(targets, 1),
-        "targets": targets,
-    }
+        sums = torch.cat(in_batches(order, batch_size, control, work, shrunk), dim=1)
+    by_row = sums[:, torch.tensor(order).argsort()].cpu()
+    nats, right, targets = by_row.tolist()
+    return RowLosses(nats=nats, right=[int(n) for n in right], targets=[int(n) for n in targets])
 
 
 def _padded(columns: dict[str, Any], pad_id: int, device: str) -> dict[str, torch.Tensor]:

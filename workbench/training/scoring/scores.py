@@ -13,7 +13,8 @@ from workbench.recipe.schema import Evaluate
 from workbench.text import safe_text
 from workbench.training.control import Control, Emit
 from workbench.training.scoring.answers import GeneratedAnswer, generate_answers
-from workbench.training.scoring.held_out_loss import held_out
+from workbench.training.scoring.held_out_loss import RowLosses, score_rows
+from workbench.training.scoring.results_writer import ResultsWriter, RowScores
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,13 +35,23 @@ class Scorer:
     """Rows in one batch: the plan's number, or fewer after they ran out of memory."""
     turn_end_ids: Sequence[int] = ()
     """The ids that ended turns with loss in the prepared rows; generation stops at them."""
+    results: ResultsWriter | None = None
+    """The writer that keeps the result of every row; None: nothing is kept."""
 
     def held_out(self) -> dict[str, float]:
-        """Return loss, perplexity, token_accuracy and targets, as `held_out_loss.held_out` does."""
-        return self._held_out(self.rows)
+        """Return the values of `RowLosses` for weights that are being trained.
 
-    def _held_out(self, rows: Dataset) -> dict[str, float]:
-        return held_out(
+        The losses of every row are kept under the training step, because the checkpoint may be
+        compared with others.
+        """
+        losses = self._losses(self.rows)
+        values = losses.values()
+        if self.results is not None and self.control.step:
+            self.results.keep_losses(self.control.step, losses)
+        return values
+
+    def _losses(self, rows: Dataset) -> RowLosses:
+        return score_rows(
             self.model,
             rows,
             pad_id=self.tokenizer.pad_token_id,
@@ -56,7 +67,7 @@ class Scorer:
         This takes as much memory as scoring ever will.
         """
         longest = self._longest([len(ids) for ids in self.rows["input_ids"]])
-        self._held_out(self.rows.select(longest))
+        self._losses(self.rows.select(longest))
         if self.evaluate.answer_pattern is not None:
             asked = self._longest([len(ids) for ids in self.rows["prompt_ids"]])
             self._answers(self.rows.select(asked), self.evaluate.answer_pattern, 1)
@@ -65,23 +76,34 @@ class Scorer:
         return sorted(range(len(lengths)), key=lambda i: -lengths[i])[: self.rows_at_once]
 
     def _shrunk(self, size: int) -> None:
-        text = f"out of memory scoring {self.rows_at_once} rows at a time: {size} from now on"
+        text = (
+            f"out of memory scoring {self.rows_at_once} rows at a time: {size} from now on. The "
+            "scores may differ in their last digits, and answers in a few rows, from those of "
+            "trials that were scored as planned"
+        )
         self.emit("log", level="warning", text=text)
         self.rows_at_once = size
 
-    def scores(self) -> dict[str, float]:
+    def scores(self, step: int | None = None) -> dict[str, float]:
         """Return the held-out values with `rows` and, with a pattern, `exact_match` and `answers`.
 
-        Emits the sample events that evaluate.samples asks for.
+        Emits the sample events that evaluate.samples asks for. With `step`, the optimizer steps of
+        the weights, the results of every row are kept as the trial's own.
         """
-        values = {**self.held_out(), "rows": len(self.rows)}
+        losses = self._losses(self.rows)
+        values = {**losses.values(), "rows": len(self.rows)}
+        answers: list[GeneratedAnswer] = []
         if self.evaluate.answer_pattern is not None:
             self.emit("phase", name="evaluating", detail="answers")
-            values |= self._exact_match(self.evaluate.answer_pattern)
+            answers = self._answers(
+                self.rows, self.evaluate.answer_pattern, self.evaluate.max_new_tokens
+            )
+            values |= self._exact_match(answers)
+        if self.results is not None and step is not None:
+            self.results.keep_scores(step, losses, answers, row_scores(answers))
         return values
 
-    def _exact_match(self, pattern: str) -> dict[str, float]:
-        answers = self._answers(self.rows, pattern, self.evaluate.max_new_tokens)
+    def _exact_match(self, answers: list[GeneratedAnswer]) -> dict[str, float]:
         for answer in answers[: self.evaluate.samples]:
             self._show(answer)
         scored = [answer for answer in answers if answer.scorable]
@@ -117,3 +139,13 @@ class Scorer:
             answer=safe_text(answer.text),
             right=answer.right,
         )
+
+
+def row_scores(answers: Sequence[GeneratedAnswer]) -> RowScores:
+    """Return the scores of generated answers row by row; None where a row cannot be scored.
+
+    Empty where no row can be scored.
+    """
+    if not any(answer.scorable for answer in answers):
+        return {}
+    return {"exact_match": [float(a.right) if a.scorable else None for a in answers]}

@@ -1,0 +1,192 @@
+"""Assemble the judged board: ranked rows, the verdict's fields on each, and its sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workbench import formatting
+from workbench.store.board import rank_adapters
+from workbench.store.reader import Reader
+from workbench.store.row_results import read_row_results
+from workbench.store.rows import BoardRow, Experiment, JudgedBoard, ScoreDifference
+from workbench.text import safe_line
+from workbench.trial import State, up_is_better
+
+if TYPE_CHECKING:  # numpy costs 0.1 s, which only a board that is judged needs
+    from workbench.verdict.types import BoardVerdict, Difference, RowResults
+
+NO_ROWS = "no interval: an older build scored it, and kept no results by row"
+NOT_A_NUMBER = "its {score} is not a number"
+NO_MATCH = "no held-out row has an answer that matches evaluate.answer_pattern"
+NOT_SCORED = "it left no {score}"
+
+
+class BoardJudge:
+    """A judge that keeps its last verdict for as long as the results behind it are the same.
+
+    A live board is read several times a second, and judged once for each new result.
+    """
+
+    def __init__(self) -> None:
+        self._version: object = None
+        self._verdict: BoardVerdict | None = None
+
+    def judge_experiment(self, reader: Reader, key: int | str, now: float) -> JudgedBoard:
+        """Return the board of the experiment with this id or name, with its verdict.
+
+        `now` (UTC seconds) ends the wall time of what still runs. Costs as much as ranking where
+        nothing was scored since the last call, and else some tenths of a second. Raises NotThere
+        where there is no such experiment.
+        """
+        with reader.one_view():
+            experiment = reader.experiment(key)
+            rows = rank_adapters(reader, experiment, now)
+            version = (experiment.id, results_version(reader, experiment))
+            known = version == self._version
+            results = None if known else read_board_results(reader, rows)
+        if results is not None:  # outside of the view, which would hold back the store's writer
+            self._verdict = judge_results(experiment.rank_by, results)
+            self._version = version
+        return assemble_board(experiment, rows, self._verdict)
+
+
+def results_version(reader: Reader, experiment: Experiment) -> object:
+    """Return a value that changes with every result by row of an experiment or its base."""
+    found = reader.db.execute(
+        """select r.trial, r.evaluation, r.step, r.attempt, r.scored
+           from row_results r join trials t on t.id = r.trial
+           where t.experiment = ? or t.id = ? order by 1, 2, 3""",
+        (experiment.id, experiment.base_trial),
+    )
+    return tuple(tuple(row) for row in found)
+
+
+@dataclass(frozen=True, slots=True)
+class BoardResults:
+    """The results by row that a board is judged by."""
+
+    trials: list[RowResults]
+    """Results of the scored weights of each trial that has a score."""
+    base: RowResults | None
+    checkpoints: list[RowResults]
+    """Results of further weights among which those of a trial were chosen."""
+
+
+def read_board_results(reader: Reader, rows: Sequence[BoardRow]) -> BoardResults:
+    """Return the results by row of a board's trials that have a score, of one evaluation set.
+
+    It is the set that most of them were scored on: a trial may have been scored on others too.
+    """
+    scored = {row.trial: row for row in rows if row.score is not None}
+    found = read_row_results(reader, scored, all_steps=True)
+    sets = Counter(one.evaluation for one in found)
+    evaluation = max(sets, key=lambda digest: (sets[digest], digest), default=None)
+    found = [one for one in found if one.evaluation == evaluation]
+    own = {one.trial: one for one in found if one.step == scored[one.trial].score_step}
+    return BoardResults(
+        trials=[one for trial, one in own.items() if scored[trial].kind != "base"],
+        base=next((one for trial, one in own.items() if scored[trial].kind == "base"), None),
+        checkpoints=[one for one in found if own.get(one.trial) is not one],
+    )
+
+
+def judge_results(rank_by: str, results: BoardResults) -> BoardVerdict | None:
+    """Return the verdict on a board; None where no trial has results by row."""
+    if not results.trials:
+        return None
+    from workbench.verdict.board import judge_board
+
+    return judge_board(
+        results.trials,
+        results.base,
+        rank_by,
+        higher_is_better=up_is_better(rank_by),
+        checkpoints=results.checkpoints,
+    )
+
+
+def assemble_board(
+    experiment: Experiment, rows: Sequence[BoardRow], verdict: BoardVerdict | None
+) -> JudgedBoard:
+    """Return the ranked rows with the verdict's fields; those tied for first come first."""
+    judged = [_judged_row(row, experiment, verdict) for row in rows]
+    # Stable: within the tied trials and within the others the order stays that of the score.
+    judged.sort(key=lambda row: (row.kind == "base", not row.tied_for_first))
+    return JudgedBoard(
+        experiment=experiment,
+        rows=judged,
+        verdict=_sentence(experiment, judged, verdict),
+        notes=verdict.notes if verdict else (),
+    )
+
+
+def _judged_row(row: BoardRow, experiment: Experiment, verdict: BoardVerdict | None) -> BoardRow:
+    note = _missing(row, experiment.rank_by)
+    if verdict is None or row.score is None:
+        return dataclasses.replace(row, score_note=note)
+    if row.kind == "base":
+        score = verdict.base
+        found = None
+    else:
+        found = verdict.trials.get(row.trial)
+        score = found.score if found else None
+    if score is None:
+        return dataclasses.replace(row, score_note=note)
+    return dataclasses.replace(
+        row,
+        score_low=score.low,
+        score_high=score.high,
+        score_rows=score.rows,
+        score_approximate=score.approximate,
+        tied_for_first=found.tied_for_first if found else None,
+        vs_base=_difference(found.vs_base) if found else None,
+        vs_leader=_difference(found.vs_leader) if found else None,
+        optimism=verdict.optimism if row.trial == verdict.leader else None,
+    )
+
+
+def _difference(found: Difference | None) -> ScoreDifference | None:
+    if found is None:
+        return None
+    return ScoreDifference(difference=found.difference, low=found.low, high=found.high, p=found.p)
+
+
+def _missing(row: BoardRow, rank_by: str) -> str:
+    """Return why the row has no score, or no interval; empty where it is not due yet."""
+    if row.score is not None:
+        return NO_ROWS
+    if not State(row.state).final:
+        return ""
+    if row.reason:
+        return row.reason
+    if rank_by in row.scores:
+        return NOT_A_NUMBER.format(score=rank_by)
+    if rank_by == "exact_match" and row.scores:
+        return NO_MATCH
+    return NOT_SCORED.format(score=rank_by)
+
+
+def _sentence(
+    experiment: Experiment, rows: Sequence[BoardRow], verdict: BoardVerdict | None
+) -> str:
+    """Return the verdict in one sentence; that of an experiment that goes on begins with `so far`.
+
+    Without results by row it names the best score, and says why nothing more may be claimed.
+    """
+    best = next((row for row in rows if row.rank == 1), None)
+    if best is None:
+        return "no verdict yet: no trial has a score"
+    if verdict is None or best.score_low is None:
+        score = formatting.score(best.score)
+        name = safe_line(experiment.rank_by)
+        return f"trial {best.trial} has the best score, {name} {score}; {best.score_note}"
+    from workbench.verdict.words import describe_verdict
+
+    sweep = experiment.recipe.get("sweep") or {}
+    settings = {row.trial: row.settings for row in rows}
+    sentence = describe_verdict(verdict, settings, sweep.get("parameters"))
+    return sentence if experiment.ended_utc is not None else f"so far, {sentence}"
