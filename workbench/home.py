@@ -93,6 +93,11 @@ class Home:
         return self.root / "token"
 
     @property
+    def scorers(self) -> Path:
+        """The folder of the user's own scorers, which recipes name."""
+        return self.root / "scorers"
+
+    @property
     def backups(self) -> Path:
         """The folder of the database's backups."""
         return self.root / "backups"
@@ -153,6 +158,16 @@ class Home:
                 hint="set WORKBENCH_HOME to a folder of yours, or free space on its disk",
             ) from refused
         return self
+
+
+def lock_warning(shared: Path | None) -> str:
+    """Return what it means that users share no folder for locks; empty where `shared` is one."""
+    if shared is not None:
+        return ""
+    return (
+        "no folder can be shared by all users for the locks of GPUs, so trials of other users are "
+        "not seen, and two users can start on one card"
+    )
 
 
 def read_runtime(home: Home) -> dict[str, Any]:

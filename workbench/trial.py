@@ -65,13 +65,18 @@ class Kind(StrEnum):
     """Answers a person's questions on a card as long as the person is there; trains nothing."""
 
 
-UP_IS_BETTER = frozenset({"exact_match", "token_accuracy"})
-"""Scores of which a higher value is better; of all others (loss, perplexity) a lower one is."""
+DOWN_IS_BETTER = frozenset({"loss", "eval_loss", "perplexity"})
+"""Scores of the workbench's own of which a lower value is better."""
+LOWER_SUFFIX = ":min"
+"""The end of the name of a user's own score of which a lower value is better."""
 
 
 def up_is_better(score: str) -> bool:
-    """Return True if a higher value of this score is better."""
-    return score in UP_IS_BETTER
+    """Return True if a higher value of this score is better.
+
+    The name alone decides, so that a board can be ranked without loading anything.
+    """
+    return score not in DOWN_IS_BETTER and not score.endswith(LOWER_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ OLD_NAMES = {
     "bf16": "model.precision",
     "fp16": "model.precision",
     "attn_implementation": "model.attention",
+    "metric_for_best_model": "evaluate.rank_by",
 }
 """Names that transformers, peft and trl use, by lower-case last part, with our setting."""
 

@@ -46,7 +46,7 @@ def resolve_names(source: YamlSource, folder: Path) -> None:
     A name in the file is relative to the file's folder. A name in an override was typed in a shell
     and is relative to the working directory.
     """
-    for path in (("model", "name"), ("data", "train"), ("data", "eval")):
+    for path in (("model", "name"), ("data", "train"), ("data", "eval"), ("data", "test")):
         section = source.data.get(path[0]) if isinstance(source.data, dict) else None
         if isinstance(section, dict) and isinstance(section.get(path[1]), str):
             name = section[path[1]]

@@ -114,6 +114,14 @@ class Data(Section):
     """Hub revision of the data set."""
     eval_rows: Positive = 64
     """Number of held-out rows: split off `train`, or the first rows of `eval`."""
+    test: str | None = None
+    """A second set of held-out rows, named like `train`: scored once at the end, for the base and
+    the finalists, and never used to choose."""
+    test_split: str | None = None
+    """The split of a hub data set to test on; of `train`'s data set where `test` is left out."""
+    test_rows: Positive | None = None
+    """Number of test rows: the first rows of `test` or `test_split`, else split off `train` beside
+    the held-out rows. Left out: all rows of `test`; without `test`, no test rows."""
     max_rows: Positive | None = None
     """Use at most this many training rows, from the first on."""
     shape: Shape = "auto"

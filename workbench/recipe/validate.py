@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from workbench.recipe import keys
-from workbench.recipe.schema import Recipe
+from workbench.recipe.schema import OBJECTIVES, Recipe
 from workbench.recipe.source import KeyPath, YamlSource, dotted_path
 from workbench.recipe.space import condition_of, in_condition_order, meets_condition, values_of
 from workbench.text import safe_line
@@ -206,9 +207,12 @@ def _check_scores(source: YamlSource, recipe: Recipe) -> None:
     sweep = recipe.sweep
     if sweep is None:
         return
-    if sweep.objective == "exact_match" and recipe.evaluate.answer_pattern is None:
+    scorers = recipe.evaluate.scorers
+    if sweep.objective == "exact_match" and not scorers:
         what = "sweep.objective: exact_match needs evaluate.answer_pattern"
         source.wrong(("sweep", "objective"), what)
+    elif sweep.objective not in (*OBJECTIVES, *scorers):
+        source.wrong(("sweep", "objective"), _unknown_objective(sweep.objective, scorers))
     if sweep.objective == "eval_loss" and recipe.evaluate.every is None:
         source.wrong(("sweep", "objective"), f"sweep.objective: eval_loss {_NO_CURVE}")
     name = recipe.objective[0]
@@ -221,6 +225,14 @@ def _check_scores(source: YamlSource, recipe: Recipe) -> None:
             source.wrong(("sweep", "early_stop"), f"sweep.early_stop {_NO_CURVE}")
         elif recipe.train.max_steps and (why := early_stop_problem(recipe, recipe.train.max_steps)):
             source.wrong(("sweep", "early_stop"), f"sweep.early_stop: {why}")
+
+
+def _unknown_objective(name: str, scorers: tuple[str, ...]) -> str:
+    known = (*OBJECTIVES, *scorers)
+    near = difflib.get_close_matches(name[:80], known, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    shown = safe_line(name, 60)
+    return f"sweep.objective must be one of {', '.join(known)}, not the text '{shown}'{meant}"
 
 
 _NO_CURVE = "needs a curve of held-out losses; set evaluate.every to some optimizer steps, e.g. 25"

@@ -7,6 +7,7 @@ from itertools import takewhile
 
 from workbench import fault_points
 from workbench.attempts.events import Outcome
+from workbench.attempts.scorer_marks import running_scorers
 from workbench.fleet import Halt, Phase, Report
 from workbench.fleet.trial_fence import call_off
 from workbench.scheduler.guards import card_guards
@@ -38,7 +39,12 @@ def recover(context: TickContext) -> None:
     _end_stale_workers(context, {attempt.id for attempt in live})
     for attempt in live:
         why = _lost(context, attempt)
-        if why:
+        if why and (scorers := running_scorers(context.home.trial(attempt.trial), attempt.id)):
+            # A user's own scorer can end its worker: neither card nor trial is to blame. After some
+            # such losses the worker does without the scorer.
+            why = f"{why}, while the scorer {' and '.join(map(safe_line, scorers))} ran"
+            lose_attempt(context, attempt, why, Outcome.CUT)
+        elif why:
             lose_attempt(context, attempt, why, outcome_when_lost(context))
             _quarantine_repeat_offender(context, attempt.card)
         elif attempt.id in context.unsendable:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from workbench.store.reader import Reader
-from workbench.trial import UP_IS_BETTER
+from workbench.trial import DOWN_IS_BETTER, LOWER_SUFFIX
 
 # Only attempts that came to their end on a GPU have a peak worth learning from.
 _MEASURED = """from attempts a join cards c on c.uuid = a.card
@@ -89,12 +89,17 @@ def prune_order(reader: Reader, limit: int) -> list[int]:
         """select t.id, t.state in ('starting', 'running') as live,
                   t.state in ('done', 'stopped', 'pruned', 'failed') as ended,
                   percent_rank() over (partition by t.experiment order by s.value is not null,
-                    case when e.rank_by in (select value from json_each(?))
-                      then s.value else -s.value end) as place
+                    case when e.rank_by in (select value from json_each(:down))
+                        or substr(e.rank_by, -length(:suffix)) = :suffix
+                      then -s.value else s.value end) as place
            from trials t join experiments e on e.id = t.experiment
            left join scores s on s.trial = t.id and s.name = e.rank_by
            where t.checkpoint_step is not null
-           order by live, ended desc, place, t.changed_utc, t.id limit ?""",
-        (json.dumps(sorted(UP_IS_BETTER)), limit),
+           order by live, ended desc, place, t.changed_utc, t.id limit :limit""",
+        {
+            "down": json.dumps(sorted(DOWN_IS_BETTER)),
+            "suffix": LOWER_SUFFIX,
+            "limit": limit,
+        },
     )
     return [row["id"] for row in rows]

@@ -73,6 +73,11 @@ def learn_secrets(environ: Mapping[str, str]) -> None:
     _hints, _secrets = _compile(environ)
 
 
+def is_secret_name(name: str) -> bool:
+    """Return True for the name of an environment variable that is taken to hold a secret."""
+    return _NAMED.search(name) is not None
+
+
 def redact(text: str) -> str:
     """Return `text` with every secret replaced by `***`; JSON stays valid JSON."""
     if not any(hint in text for hint in _hints):

@@ -17,9 +17,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -27,6 +28,7 @@ from pydantic import ValidationError
 from workbench import fault_points
 from workbench.errors import ModelError, RecipeError, WorkbenchError
 from workbench.footprint.model.positions import model_positions
+from workbench.home import Home
 from workbench.machine.processes import die_with_parent
 from workbench.recipe.schema import Recipe
 from workbench.text import safe_text
@@ -75,7 +77,10 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
     from workbench.training.model.preflight import check_model, has_weights
     from workbench.training.model.tokenizer import load_tokenizer
     from workbench.training.recipe_checks import check_swept_targets
+    from workbench.training.scoring.scorers.own_scorers import check_scorers_exist, scorer_digests
 
+    folder = Home(cache.parents[1]).scorers
+    check_scorers_exist(recipe.evaluate.scorers, folder)
     tokenizer = load_tokenizer(model.path, model.revision)
     progress("checking the model", 0, 0)
     checked, model_notes = has_weights(model), check_model(model, recipe)
@@ -90,40 +95,53 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
         most_tokens=model_positions(model.config),
     )
     _check_tokens(model, prepared, int(tokenizer.pad_token_id))
-    recipe_notes = _check_recipe(recipe, model, prepared, tokenizer)
+    recipe_notes = _check_recipe(recipe, model, prepared, tokenizer, folder)
     if weights:
         progress("fetching the model", 0, 0)
         fetch_weights(model)
         if not checked:
             check_model(model, recipe)
+    digests = scorer_digests(recipe.evaluate.scorers, folder)
     about = prepared.to_json()
     notes, examples = about.pop("notes"), about.pop("examples")
     return {
         "ok": True,
         "model": model.to_json(),
         "data": about,
-        "evaluation_digest": evaluation_digest(recipe, prepared),
+        "evaluation_digest": evaluation_digest(recipe, prepared, digests),
         "notes": [*model_notes, *recipe_notes, *notes],
         "examples": examples,
     }
 
 
-def evaluation_digest(recipe: Recipe, prepared: Prepared) -> str:
-    """Return a digest equal for comparable scores: the same rows, asked and judged alike."""
+def evaluation_digest(
+    recipe: Recipe, prepared: Prepared, scorer_files: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return a digest equal for comparable scores: the same rows, asked and judged alike.
+
+    `scorer_files` has the digests of the user's own scorers (`own_scorers.scorer_digests`).
+    """
     judged = recipe.evaluate.model_dump(mode="json", include={"answer_pattern", "max_new_tokens"})
+    if recipe.evaluate.scorer is not None:
+        judged |= {"scorers": recipe.evaluate.scorers, "files": dict(scorer_files)}
     text = json.dumps([prepared.eval_digest, judged], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _check_recipe(
-    recipe: Recipe, model: ModelSource, prepared: Prepared, tokenizer: Any
+    recipe: Recipe, model: ModelSource, prepared: Prepared, tokenizer: Any, scorers: Path
 ) -> list[str]:
-    """Return the notes of `recipe_checks` about recipe, rows and model together."""
+    """Return the notes of `recipe_checks` about recipe, rows and model together.
+
+    `scorers` is the folder of the user's own scorers, which are tried on a few rows.
+    """
     from workbench.training import recipe_checks
     from workbench.training.dataset.prepared import load_prepared
+    from workbench.training.scoring.scorers.scorer_checks import scorer_notes
 
-    held = load_prepared(prepared)[1].select_columns(["prompt_ids", "answer"])
+    held = load_prepared(prepared)[1].select_columns(["prompt_ids", "question", "answer"])
     rows = held.select(range(min(len(held), recipe_checks.MOST_ROWS))).to_list()
+    asked = [(str(row["question"]), str(row["answer"])) for row in rows if row["prompt_ids"]]
     lengths = {
         "max_length": prepared.max_length,
         "eval_max_length": prepared.eval_max_length,
@@ -133,6 +151,7 @@ def _check_recipe(
     return [
         *recipe_checks.check_positions(recipe, model.config, lengths),
         *recipe_checks.check_recipe(recipe, rows, prepared.train_rows, tokenizer),
+        *scorer_notes(recipe.evaluate, asked, scorers),
     ]
 
 

@@ -114,30 +114,32 @@ def _variants(recipe: Recipe, keys: Sequence[str]) -> Iterator[tuple[str, Recipe
 def scoring_notes(
     recipe: Recipe, rows: Sequence[dict[str, Any]], tokenizer: Tokenizer
 ) -> list[str]:
-    """Return notes about held-out rows that exact match cannot score.
+    """Return notes about held-out rows whose answers cannot be generated or compared.
 
-    Raises RecipeError if it can score none: no question, no answer that the pattern matches, or
-    too few tokens for any of them. Without `evaluate.answer_pattern` there is nothing to check.
+    Raises RecipeError if none can: no question, no answer that the pattern matches, or too few
+    tokens for any of them. Without a scorer of answers there is nothing to check;
+    `scorers.scorer_checks` tries the scorers themselves.
     """
     pattern = recipe.evaluate.answer_pattern
-    if pattern is None:
+    if not recipe.evaluate.scorers:
         return []
+    setting = "evaluate.scorer" if pattern is None else "evaluate.answer_pattern"
     asked = [str(row["answer"]) for row in rows if row["prompt_ids"]]
     if not asked:
         raise RecipeError(
-            "evaluate.answer_pattern: no held-out row has a question that fits into "
+            f"{setting}: no held-out row has a question that fits into "
             f"{recipe.data.max_tokens} tokens, so no answer can be scored",
-            hint="take evaluate.answer_pattern out to rank by loss; or use rows with a prompt and "
+            hint=f"take {setting} out to rank by loss; or use rows with a prompt and "
             "a completion, and a data.max_tokens above the length of the prompts",
         )
     return [
-        *_pattern_notes(pattern, asked),
+        *(_pattern_notes(pattern, asked) if pattern is not None else ()),
         *_length_notes(pattern, asked, recipe.evaluate.max_new_tokens, tokenizer),
     ]
 
 
 def _pattern_notes(pattern: str, answers: list[str]) -> list[str]:
-    from workbench.training.scoring.answers import extract_answer
+    from workbench.training.scoring.scorers.extraction import extract_answer
 
     found = [extract_answer(pattern, answer) for answer in answers]
     matched = [one for one in found if one is not None]
@@ -171,7 +173,7 @@ def _pattern_notes(pattern: str, answers: list[str]) -> list[str]:
 
 def suggested_pattern(answers: list[str]) -> str:
     """Return the first pattern of a common format that finds text in enough of the answers."""
-    from workbench.training.scoring.answers import extract_answer
+    from workbench.training.scoring.scorers.extraction import extract_answer
 
     for pattern in PATTERNS:
         found = [extract_answer(pattern, answer) for answer in answers]
@@ -181,21 +183,28 @@ def suggested_pattern(answers: list[str]) -> str:
     return WHOLE_ANSWER
 
 
-def _length_notes(pattern: str, answers: list[str], most: int, tokenizer: Tokenizer) -> list[str]:
-    """Check that expected answers show what the pattern compares within max_new_tokens tokens."""
-    from workbench.training.scoring.answers import extract_answer
+def _length_notes(
+    pattern: str | None, answers: list[str], most: int, tokenizer: Tokenizer
+) -> list[str]:
+    """Check that expected answers show what is compared within max_new_tokens tokens.
+
+    With a pattern that is what it finds, without one the whole answer.
+    """
+    from workbench.training.scoring.scorers.extraction import extract_answer
 
     lengths: Counter[int] = Counter()
     scorable = reached = 0
     for answer in answers:
-        wanted = extract_answer(pattern, answer)
+        wanted = extract_answer(pattern, answer) if pattern is not None else answer
         if wanted is None:
             continue
         scorable += 1
         ids = tokenizer.encode(answer, add_special_tokens=False)
         lengths[len(ids)] += 1
         # Decoding costs more than encoding, and most answers are short enough.
-        if len(ids) <= most or extract_answer(pattern, tokenizer.decode(ids[:most])) == wanted:
+        if len(ids) <= most or (
+            pattern is not None and extract_answer(pattern, tokenizer.decode(ids[:most])) == wanted
+        ):
             reached += 1
     if not scorable or reached >= ENOUGH * scorable:
         return []
@@ -245,7 +254,7 @@ def check_positions(recipe: Recipe, config: dict[str, Any], lengths: dict[str, i
             f"longer rows have to be shortened or split"
         )
     answer, prompt = recipe.evaluate.max_new_tokens, lengths["prompt_length"]
-    if recipe.evaluate.answer_pattern is not None and prompt + answer > positions:
+    if recipe.evaluate.scorers and prompt + answer > positions:
         room = positions - prompt
         notes.append(
             f"a held-out prompt of {prompt} tokens with evaluate.max_new_tokens: {answer} passes "
