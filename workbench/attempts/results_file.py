@@ -168,7 +168,10 @@ def check_digest(text: object) -> str:
 def _parse(line: bytes) -> dict[str, Any]:
     if not line.endswith(b"\n"):
         raise ValueError("a line is too long or cut off")
-    data = json.loads(line, parse_constant=_refuse)
+    try:
+        data = json.loads(line, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("a line is nested too deeply") from None
     if not isinstance(data, dict):
         raise ValueError("a line is not a JSON object")
     return data
@@ -215,6 +218,9 @@ def _columns(data: object, rows: int, *, may_lack: bool) -> dict[str, list[Any]]
 
 
 def _finite(name: str, value: object) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
-        raise ValueError(f"{name} has a value that is not a finite number")
-    return float(value)  # type: ignore[arg-type]
+    try:
+        if isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number with hundreds of digits
+        pass
+    raise ValueError(f"{name} has a value that is not a finite number")

@@ -18,7 +18,8 @@ from workbench.store.recovery.journal import (
 SCHEMA_VERSION = 2
 _AS_VERSION_2 = """
 create temp view trials as select *, null as finals_of from main.trials;
-create temp table row_results (trial, evaluation, step, tokens, attempt, scored, rows, columns, packed)
+create temp table row_results (
+  trial, evaluation, step, tokens, attempt, scored, rows, columns, packed)
 """
 """Version 2 as it looks in a database of version 1, which readers cannot migrate: a name without a
 schema finds what is temporary first."""

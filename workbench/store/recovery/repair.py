@@ -383,8 +383,8 @@ def _swap(home: Home, whole: Path) -> str:
 def differences_from_repair(home: Home) -> list[str]:
     """Return how the database differs from what a repair would make of this home.
 
-    Compares experiments, trials, attempts, metrics, adapters, scores, results of single rows and
-    rungs, before anything is paused. The home is only read, and an engine may run. Empty: no difference.
+    Compares the rows of the tables in REBUILT, before anything is paused. The home is only read,
+    and an engine may run. Empty: no difference.
     """
     reader = Reader.open(home.database)
     with tempfile.TemporaryDirectory(prefix="workbench-equal-") as folder:

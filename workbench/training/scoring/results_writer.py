@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from datasets import Dataset
 
 from workbench.attempts import results_file
 from workbench.attempts.results_file import MOST_ROWS, ResultsHead, bounded_text
+from workbench.home import Home
 from workbench.recipe.schema import Evaluate
 from workbench.training.control import Control, Emit
 from workbench.training.scoring.answers import GeneratedAnswer
 from workbench.training.scoring.held_out_loss import RowLosses
+from workbench.training.scoring.scorers.own_scorers import scorer_digests
 
 _NO_JUDGING = {"every", "batch_size", "samples", "rank_by"}
 """Settings of `evaluate` that change no score."""
@@ -26,14 +29,19 @@ RowScores = dict[str, list[float | None]]
 """Scores of generated answers by name, one for each row; None for a row that has no score."""
 
 
-def rows_digest(rows: Dataset, evaluate: Evaluate) -> str:
+def rows_digest(
+    rows: Dataset, evaluate: Evaluate, scorer_files: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Return the digest of an evaluation set: questions, expected answers, and how both are judged.
 
     Model, tokenizer and chat template are not in it, so that answers of different models to the
-    same questions may be compared. Rows without a question count with their tokens. 32 hexadecimal digits.
+    same questions may be compared. Rows without a question count with their tokens. 32 hexadecimal
+    digits. `scorer_files` has digests of the user's own scorers (`own_scorers.scorer_digests`).
     """
     # A setting that a later version adds changes no digest until somebody sets it.
     judged = evaluate.model_dump(mode="json", exclude=_NO_JUDGING, exclude_defaults=True)
+    if scorer_files:
+        judged["scorer_files"] = dict(scorer_files)
     digest = hashlib.sha256(json.dumps(judged, sort_keys=True).encode())
     for row in rows.select_columns(["question", "answer", "prompt_ids", "input_ids"]):
         # A row without a question is known by its tokens alone.
@@ -139,7 +147,9 @@ class ResultsWriter:
 
     def _known_digests(self) -> tuple[str, str]:
         if self._digests is None:
-            self._digests = (rows_digest(self.rows, self.evaluate), tokens_digest(self.rows))
+            files = scorer_digests(self.evaluate.scorers, Home(self.home).scorers)
+            rows = rows_digest(self.rows, self.evaluate, files)
+            self._digests = (rows, tokens_digest(self.rows))
         return self._digests
 
     def _questions(self) -> Iterator[dict[str, Any]]:
