@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workbench import formatting
+from workbench.judging.finals import FinalTrial, judge_final_trials, read_finals, with_finals
 from workbench.store.board import rank_adapters
 from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
-from workbench.store.rows import BoardRow, Experiment, JudgedBoard, ScoreDifference
+from workbench.store.rows import BoardRow, Experiment, JudgedBoard, score_difference
 from workbench.text import safe_line
 from workbench.trial import State, up_is_better
 
 if TYPE_CHECKING:  # numpy costs 0.1 s, which only a board that is judged needs
-    from workbench.verdict.types import BoardVerdict, Difference, RowResults
+    from workbench.verdict.types import BoardVerdict, FinalsVerdict, RowResults
 
 NO_ROWS = "no interval: an older build scored it, and kept no results by row"
 NOT_A_NUMBER = "its {score} is not a number"
@@ -34,6 +35,8 @@ class BoardJudge:
     def __init__(self) -> None:
         self._version: object = None
         self._verdict: BoardVerdict | None = None
+        self._finals_version: object = None
+        self._finals: FinalsVerdict | None = None
 
     def judge_experiment(self, reader: Reader, key: int | str, now: float) -> JudgedBoard:
         """Return the board of the experiment with this id or name, with its verdict.
@@ -48,10 +51,22 @@ class BoardJudge:
             version = (experiment.id, results_version(reader, experiment))
             known = version == self._version
             results = None if known else read_board_results(reader, rows)
+            trials = read_finals(reader, experiment.id)
+            self._judge_finals(reader, experiment, trials, version)
         if results is not None:  # outside of the view, which would hold back the store's writer
             self._verdict = judge_results(experiment.rank_by, results)
             self._version = version
-        return assemble_board(experiment, rows, self._verdict)
+        board = assemble_board(experiment, rows, self._verdict)
+        return with_finals(board, trials, self._finals) if trials else board
+
+    def _judge_finals(
+        self, reader: Reader, experiment: Experiment, trials: Sequence[FinalTrial], version: object
+    ) -> None:
+        """Judge the finals again where another trial of them has finished since the last call."""
+        key = (version, tuple(trial.id for trial in trials if trial.finished))
+        if key != self._finals_version:
+            self._finals = judge_final_trials(reader, experiment, trials)
+            self._finals_version = key
 
 
 def results_version(reader: Reader, experiment: Experiment) -> object:
@@ -143,16 +158,10 @@ def _judged_row(row: BoardRow, experiment: Experiment, verdict: BoardVerdict | N
         score_rows=score.rows,
         score_approximate=score.approximate,
         tied_for_first=found.tied_for_first if found else None,
-        vs_base=_difference(found.vs_base) if found else None,
-        vs_leader=_difference(found.vs_leader) if found else None,
+        vs_base=score_difference(found.vs_base) if found else None,
+        vs_leader=score_difference(found.vs_leader) if found else None,
         optimism=verdict.optimism if row.trial == verdict.leader else None,
     )
-
-
-def _difference(found: Difference | None) -> ScoreDifference | None:
-    if found is None:
-        return None
-    return ScoreDifference(difference=found.difference, low=found.low, high=found.high, p=found.p)
 
 
 def _missing(row: BoardRow, rank_by: str) -> str:

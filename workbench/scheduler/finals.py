@@ -72,7 +72,7 @@ def begin_finals(
 
 
 def describe_beginning(added: dict[int, list[int]]) -> str:
-    """Return in words which finals begin: `finals of trials 5, 4 begin: 6 trials with new seeds`."""
+    """Return in words what begins: `finals of trials 5, 4 begin: 6 trials with new seeds`."""
     if not added:
         return "no finals, because no trial has finished with a score"
     which = ", ".join(str(id) for id in added)

@@ -9,6 +9,7 @@ from workbench.trial import DesiredState, Kind, State
 
 if TYPE_CHECKING:
     from workbench.machine.cards import Card
+    from workbench.verdict.types import Difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +336,18 @@ class ScoreDifference:
     p: float
     """Two-sided p-value of "no difference"."""
 
+    @property
+    def significant(self) -> bool:
+        """True where interval and p-value agree that the difference is not zero."""
+        return self.p < 0.05 and not self.low <= 0 <= self.high
+
+
+def score_difference(found: Difference | None) -> ScoreDifference | None:
+    """Return the verdict's difference as rows hold it, which front ends read without numpy."""
+    if found is None:
+        return None
+    return ScoreDifference(difference=found.difference, low=found.low, high=found.high, p=found.p)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardRow:
@@ -392,6 +405,49 @@ class BoardRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FinalistRow:
+    """One finalist's line of the finals: settings that were trained again with other seeds.
+
+    Its scores are those of trials with new seeds that finished; the finalist's own score is no part
+    of them, because it was chosen by it. The fields from `mean` to `vs_leader` are None before one
+    has finished, or where no results by row were kept.
+    """
+
+    rank: int | None
+    """1 is the best mean; None without one."""
+    trial: int
+    """The finalist: the trial whose settings were trained again."""
+    settings: dict[str, Any]
+    seeds: list[int]
+    """Seeds of the trials that are averaged."""
+    trials: list[int]
+    """Those trials, in the order of `seeds`."""
+    scores: list[float]
+    """Their scores, in the order of `seeds`."""
+    asked: int
+    """Trials that were asked for, with those that have not finished."""
+    mean: float | None
+    low: float | None
+    high: float | None
+    """Ends of the 95 % interval of the mean, which holds row and seed variance."""
+    rows: int | None
+    """Held-out rows that each score is an average of."""
+    approximate: bool
+    """True where the interval may be too narrow because there are few rows."""
+    tied_for_first: bool | None
+    """True where the finalist cannot be told from the best one."""
+    vs_base: ScoreDifference | None
+    vs_leader: ScoreDifference | None
+    """None for the best finalist itself."""
+    shipped: int | None
+    """The trial whose adapter stands for the finalist: that of the median seed."""
+    adapter: str | None
+    """That adapter's folder."""
+    notes: tuple[str, ...]
+    """Sentences about seeds that failed, diverged, or have not finished."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedBoard:
     """The board of one experiment with its verdict."""
 
@@ -402,6 +458,8 @@ class JudgedBoard:
     """The verdict in one sentence, or the reason why there is none."""
     notes: tuple[str, ...]
     """Sentences about what could not be compared, and why."""
+    finals: tuple[FinalistRow, ...] = ()
+    """The finalists, best first; empty where there were no finals."""
 
     @property
     def leader(self) -> BoardRow | None:
