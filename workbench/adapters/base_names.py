@@ -33,6 +33,11 @@ def same_base(trained_on: str, scored_on: str) -> bool:
     return len(owners - {"", _MIRROR_OWNER}) <= 1
 
 
+def is_mirror(name: str) -> bool:
+    """Return True for a name that Unsloth gives to its copies of other models."""
+    return bool(_MIRROR.search(name)) or _owner(name) == _MIRROR_OWNER
+
+
 def _folder(name: str) -> str:
     """Return the model's folder; an empty string for a hub id and a name that does not ship."""
     try:

@@ -18,7 +18,7 @@ class Assignment:
     trial: int
     experiment: int
     kind: str
-    """A value of trial.Kind: tune or base."""
+    """A value of trial.Kind."""
     recipe: dict[str, Any]
     """A recipe.Recipe as JSON: the experiment's recipe with the trial's settings applied."""
     card: dict[str, Any]
@@ -41,6 +41,11 @@ class Assignment:
     finals_of: int | None = None
     """The finalist that the trial trains again with another seed; None for all other trials. Only
     `repair` reads it."""
+
+    score: dict[str, Any] | None = None
+    """The adapter that a score trial scores, and on which rows: {trial, folder, sha256, digest,
+    step, rows}. `trial` is None for a folder of no trial, and `folder` too for the base alone;
+    `rows` is eval or test."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the assignment as a JSON object."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from workbench.errors import DataError, Diverged, ModelError
 from workbench.fleet import Halt
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key, plan_settings
+from workbench.home import Home
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, local_path
 from workbench.training import libraries
@@ -31,6 +34,8 @@ from workbench.training.dataset.prepared import (
     prepare_data,
     same_training_rows,
 )
+from workbench.training.dataset.scored_rows import prepare_scored_rows
+from workbench.training.evaluation import score_run
 from workbench.training.memory.card_memory import Meter
 from workbench.training.memory.host_memory import MemoryMonitor, loading_bytes
 from workbench.training.model import adapter, warm_start
@@ -40,6 +45,8 @@ from workbench.training.prepare import evaluation_digest
 from workbench.training.rehearsal import Rehearsal
 from workbench.training.scoring.answers import end_ids
 from workbench.training.scoring.results_writer import ResultsWriter
+from workbench.training.scoring.scorers.answer_scores import OwnScorerRun
+from workbench.training.scoring.scorers.own_scorers import scorer_digests
 from workbench.training.scoring.scores import Scorer
 from workbench.training.trainer import TrialTrainer
 from workbench.training.training_arguments import TrainingContext, read_prepared
@@ -97,7 +104,7 @@ class AttemptRun:
         self.meter.start()
         rows, eval_rows, prepared = self._data()
         try:
-            return self._on_base(rows, eval_rows, prepared)
+            return self._with_missing(self._on_base(rows, eval_rows, prepared))
         except Interrupted:  # raised while the load waits for the machine's memory
             return _yielded(self.reached)
 
@@ -107,6 +114,8 @@ class AttemptRun:
         if self.a.kind == "base":
             with self._base() as base:
                 return self._score_base(base, eval_rows)
+        if self.a.kind == "score":
+            return self._score(eval_rows)
         found = checkpoint.newest_verified(self.checkpoints, self._warn)
         self.reached = found.step if found else 0
         if self._is_over(found):
@@ -148,8 +157,11 @@ class AttemptRun:
         self.tokenizer = load_tokenizer(self.model_path, self.revision)
         cache = self.home / "cache" / "data"
         check_unchanged(self.recipe.data, prepared_json["data"]["sources"], cache)
-        prepared = prepare_data(self.recipe, self.tokenizer, cache, lambda *_: self.control.beat())
-        self.evaluation_digest = evaluation_digest(self.recipe, prepared)
+        trains = prepared_json["data"]["sources"][0] is not None
+        prepare = prepare_data if trains else prepare_scored_rows
+        prepared = prepare(self.recipe, self.tokenizer, cache, lambda *_: self.control.beat())
+        scorers = scorer_digests(self.recipe.evaluate.scorers, Home(self.home).scorers)
+        self.evaluation_digest = evaluation_digest(self.recipe, prepared, scorers)
         self.turn_end_ids = prepared.turn_end_ids
         rows, eval_rows = load_prepared(prepared)
         if len(rows) == 0 and self.a.kind == "tune":
@@ -290,9 +302,20 @@ class AttemptRun:
 
     # -- scoring
 
+    def _with_missing(self, end: AttemptEnd) -> AttemptEnd:
+        """Return the end with the reasons of scores that are missing, where it has no reason."""
+        missing = self.scorer.missing if self.scorer is not None else {}
+        if end.outcome is not Outcome.DONE or end.reason or not missing:
+            return end
+        return dataclasses.replace(
+            end, reason="; ".join(f"no score: {m}" for m in missing.values())
+        )
+
     def _scorer(self, base: nn.Module, rows: Dataset) -> Scorer:
         if self.scorer is None:
             self.scorer = self._new_scorer(base, rows)
+            if self.control.fence is not None:  # else there are no other trials to compare with
+                self.scorer.warn_of_fewer_rows()
         return self.scorer
 
     def _new_scorer(self, base: nn.Module, rows: Dataset) -> Scorer:
@@ -314,6 +337,12 @@ class AttemptRun:
                 emit=self.emit,
                 control=self.control,
             ),
+            own_scorers=OwnScorerRun(
+                folder=Home(self.home).scorers,
+                trial=self.trial,
+                attempt=self.a.attempt,
+                progress=self.control.check,
+            ),
         )
 
     def _score_base(self, base: nn.Module, eval_rows: Dataset) -> AttemptEnd:
@@ -333,6 +362,13 @@ class AttemptRun:
             ) from divergence
         self.emit("score", durable=True, subject="base", values=values, step=0)
         return AttemptEnd(outcome=Outcome.DONE, step=0)
+
+    def _score(self, eval_rows: Dataset) -> AttemptEnd:
+        subject = score_run.check_scored(self.a.score or {}, self.emit)
+        with self._base() as base:
+            self._phase("evaluating")
+            scorer = partial(self._scorer, rows=eval_rows)
+            return score_run.score_subject(base, subject, scorer, self.emit, self.control)
 
     def _score_and_leave(
         self, base: nn.Module, model: PeftModel, eval_rows: Dataset, step: int, *, stopped: bool

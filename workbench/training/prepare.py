@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from workbench import fault_points
+from workbench.adapters.subjects import SUBJECTS, Subjects, read_subjects
 from workbench.errors import ModelError, RecipeError, WorkbenchError
 from workbench.footprint.model.positions import model_positions
 from workbench.home import Home
@@ -53,11 +54,14 @@ def prepare_experiment(
     """Prepare the experiment in `folder`, write `prepared.json` there and return its content.
 
     With `weights` the weights of a hub model are downloaded too; rows need only the tokenizer.
+    A folder with `subjects.json` scores adapters and trains nothing: only its held-out rows are
+    prepared, and what was found in the adapters' folders is added as `subjects`.
     Takes seconds for small data, about a millisecond a row and process for much. Raises DataError,
     ModelError or RecipeError for what it refuses, after writing error and hint to `prepared.json`.
     """
     try:
-        result = _prepare(_recipe(folder / RECIPE), cache, progress, weights=weights)
+        subjects = _subjects(folder)
+        result = _prepare(_recipe(folder / RECIPE), cache, progress, subjects, weights=weights)
     except WorkbenchError as refused:
         _write(folder / RESULT, {"ok": False, "error": refused.what, "hint": refused.hint})
         raise
@@ -66,15 +70,19 @@ def prepare_experiment(
     return result
 
 
-def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) -> dict[str, Any]:
+def _prepare(
+    recipe: Recipe, cache: Path, progress: Progress, subjects: Subjects | None, *, weights: bool
+) -> dict[str, Any]:
     progress("finding the model", 0, 0)
     model = resolve_model(recipe.model)
     progress("loading the tokenizer", 0, 0)
     from workbench.training.dataset.prepared import prepare_data
+    from workbench.training.dataset.scored_rows import prepare_scored_rows
     from workbench.training.dataset.tokenizer_pool import (
         spare_processes,  # seconds: transformers, pyarrow
     )
-    from workbench.training.model.preflight import check_model, has_weights
+    from workbench.training.evaluation.adapter_checks import describe_subjects
+    from workbench.training.model.preflight import check_model, empty_model, has_weights
     from workbench.training.model.tokenizer import load_tokenizer
     from workbench.training.recipe_checks import check_swept_targets
     from workbench.training.scoring.scorers.own_scorers import check_scorers_exist, scorer_digests
@@ -83,9 +91,14 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
     check_scorers_exist(recipe.evaluate.scorers, folder)
     tokenizer = load_tokenizer(model.path, model.revision)
     progress("checking the model", 0, 0)
-    checked, model_notes = has_weights(model), check_model(model, recipe)
-    check_swept_targets(recipe, partial(check_model, model))
-    prepared = prepare_data(
+    checked = has_weights(model)
+    if subjects is None:
+        model_notes = check_model(model, recipe)
+        check_swept_targets(recipe, partial(check_model, model))
+        prepare = prepare_data
+    else:
+        model_notes, prepare = [], prepare_scored_rows
+    prepared = prepare(
         recipe,
         tokenizer,
         cache,
@@ -99,8 +112,13 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
     if weights:
         progress("fetching the model", 0, 0)
         fetch_weights(model)
-        if not checked:
+        if not checked and subjects is None:
             check_model(model, recipe)
+    scored = None
+    if subjects is not None:
+        progress("checking the adapters", 0, 0)
+        base = empty_model(model, recipe)
+        scored = describe_subjects(subjects, recipe.model.name, base, tokenizer.chat_template)
     digests = scorer_digests(recipe.evaluate.scorers, folder)
     about = prepared.to_json()
     notes, examples = about.pop("notes"), about.pop("examples")
@@ -111,6 +129,7 @@ def _prepare(recipe: Recipe, cache: Path, progress: Progress, *, weights: bool) 
         "evaluation_digest": evaluation_digest(recipe, prepared, digests),
         "notes": [*model_notes, *recipe_notes, *notes],
         "examples": examples,
+        **({} if scored is None else {"subjects": scored}),
     }
 
 
@@ -165,6 +184,16 @@ def _check_tokens(model: ModelSource, prepared: Prepared, pad_id: int) -> None:
             f"the tokenizer gives token {highest}, but the model has embeddings for {vocabulary}",
             hint="tokenizer and model do not belong together; take both from the same release",
         )
+
+
+def _subjects(folder: Path) -> Subjects | None:
+    try:
+        return read_subjects(folder)
+    except (OSError, ValueError, KeyError, TypeError) as broken:
+        raise RecipeError(
+            f"{folder / SUBJECTS} is no list of adapters: {safe_text(broken, 400)}",
+            hint="submit the evaluation again",
+        ) from broken
 
 
 def _recipe(path: Path) -> Recipe:

@@ -1,7 +1,8 @@
 """The cache of prepared rows: read, checked, split, tokenised, cut and written once per digest.
 
 The train file's columns: `input_ids`, `labels` (-100 where a token carries no loss), `length`. The
-eval file has also `prompt_ids` (up to where generation starts), `question` and `answer`.
+eval file has also `prompt_ids` (up to where generation starts), `question` and `answer`; so has the
+test file, which is there if the recipe has test rows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +23,12 @@ from workbench.machine.files import sync_path
 from workbench.recipe.schema import Data, Recipe
 from workbench.text import safe_line
 from workbench.training.dataset.build import make_rows
-from workbench.training.dataset.files.sources import DataSource, find_sources
+from workbench.training.dataset.files.sources import (
+    DataSource,
+    find_scored,
+    find_sources,
+    find_test,
+)
 from workbench.training.dataset.first_pass import Progress
 
 if TYPE_CHECKING:
@@ -33,8 +40,10 @@ FORMAT = 7
 
 _STAGED = ".staged-"
 _STALE_S = 86_400
-_IRRELEVANT = {"packing", "group_by_length", "train", "eval", "revision"}
+_IRRELEVANT = {"packing", "group_by_length", "train", "eval", "test", "revision"}
 """Settings that change no row; file names are covered by the digests of their contents."""
+_NEW = {"test_split", "test_rows"}
+"""Settings that came after FORMAT 7; they are in the digest where they are set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +54,9 @@ class Prepared:
     digest: str
     """Digest of everything the rows depend on: data, settings, tokenizer, FORMAT; 32 hex digits."""
     sources: list[str | None]
-    """Digests of what was read, train and eval: a file's bytes, or the hub's commit."""
+    """Digests of what was read, train and eval: a file's bytes, or the hub's commit. Train is None
+    for rows that are only scored. A third one is there if the test rows have a source of their
+    own."""
     eval_digest: str
     """Digest of the held-out rows; trials with equal digests are scored on the same rows."""
     shape: str
@@ -65,7 +76,7 @@ class Prepared:
     """95th percentile of the row lengths before cutting; the next field is their maximum."""
     uncut_max_length: int
     eval_max_length: int
-    """Tokens of the longest held-out row, after cutting."""
+    """Tokens of the longest held-out or test row, after cutting."""
     target_tokens: int
     """Tokens of all training rows that carry loss."""
     turn_end_ids: list[int]
@@ -80,6 +91,9 @@ class Prepared:
     """Data warnings in words, each with its number of rows, the first row and a hint."""
     examples: list[dict[str, Any]]
     """The first few training rows, in parts with and without loss; see `examples.Examples.take`."""
+    test_digest: str = ""
+    """Digest of the test rows; empty without test rows, as in caches of earlier versions."""
+    test_rows: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "folder": str(self.folder)}
@@ -111,7 +125,27 @@ def prepare_data(
         )
     progress("looking for the data", 0, 0)
     train, held = find_sources(data, cache / "sources", refresh=refresh)
-    digest = _digest(data, tokenizer, train, held)
+    test = find_test(data, cache / "sources", refresh=refresh)
+    digest = prepared_digest(data, tokenizer, train, held, test)
+    sources = (train, held, test)
+
+    def make(staged: Path) -> dict[str, Any]:
+        return make_rows(data, tokenizer, sources, staged, progress, processes, most_tokens)
+
+    return cached_rows(cache, digest, _all_digests(*sources), make)
+
+
+def cached_rows(
+    cache: Path,
+    digest: str,
+    sources: list[str | None],
+    make: Callable[[Path], dict[str, Any]],
+) -> Prepared:
+    """Return the rows of that digest from `cache`, where `make` writes them if they are new.
+
+    `make` gets an empty folder for its arrow files and returns the other fields of `Prepared`.
+    Raises what it raises, and DataError where the cache cannot be written.
+    """
     folder = cache / digest
     if (known := _known(folder)) is not None:
         return known
@@ -121,10 +155,7 @@ def prepare_data(
         with tempfile.TemporaryDirectory(prefix=_STAGED, dir=cache) as name:
             staged = Path(name) / "rows"
             staged.mkdir()
-            about = make_rows(
-                data, tokenizer, (train, held), staged, progress, processes, most_tokens
-            )
-            told = {"digest": digest, "sources": _digests(train, held), **about}
+            told = {"digest": digest, "sources": sources, **make(staged)}
             text = json.dumps(told, ensure_ascii=False)
             (staged / "about.json").write_text(text, encoding="utf-8")
             _commit(staged, folder)
@@ -144,10 +175,16 @@ def check_unchanged(data: Data, sources: list[str | None], cache: Path) -> None:
     The experiment's trials would no longer be comparable. A file whose size, time and inode are
     unchanged is not read again.
     """
-    now = find_sources(data, cache / "sources", refresh=False)
+    index = cache / "sources"
+    if sources[0] is None:  # rows that are only scored
+        now: list[DataSource | None] = [None, find_scored(data, index, refresh=False)]
+    else:
+        now = list(find_sources(data, index, refresh=False))
+        if (test := find_test(data, index, refresh=False)) is not None:
+            now.append(test)
     for source, before, after in zip(now, sources, _digests(*now), strict=True):
         if before != after:
-            name = source.name if source else data.train
+            name = source.name if source else data.eval or data.train
             raise DataError(
                 f"the rows changed in {safe_line(name, 200)} since this experiment was submitted",
                 hint="put the data back as it was and retry the trial, or submit the recipe again",
@@ -160,6 +197,20 @@ def load_prepared(prepared: Prepared) -> tuple[Dataset, Dataset]:
 
     train, held = (prepared.folder / f"{name}.arrow" for name in ("train", "eval"))
     return Dataset.from_file(str(train)), Dataset.from_file(str(held))
+
+
+def load_test_rows(prepared: Prepared) -> Dataset:
+    """Return the test rows, memory-mapped, with the columns of the held-out rows.
+
+    Raises DataError where the recipe has none.
+    """
+    if not prepared.test_rows:
+        raise DataError(
+            "there are no test rows", hint="name a file in data.test, or set data.test_rows"
+        )
+    from datasets import Dataset
+
+    return Dataset.from_file(str(prepared.folder / "test.arrow"))
 
 
 def same_training_rows(cache: Path, one: str, other: str) -> bool:
@@ -182,19 +233,34 @@ def same_training_rows(cache: Path, one: str, other: str) -> bool:
 # ── the cache ────────────────────────────────────────────────────────────────────────────────
 
 
-def _digests(train: DataSource, held: DataSource | None) -> list[str | None]:
-    return [train.digest, held.digest if held else None]
+def _digests(*sources: DataSource | None) -> list[str | None]:
+    return [source.digest if source else None for source in sources]
 
 
-def _digest(
-    data: Data, tokenizer: PreTrainedTokenizerBase, train: DataSource, held: DataSource | None
+def _all_digests(
+    train: DataSource | None, held: DataSource | None, test: DataSource | None
+) -> list[str | None]:
+    """Return the digests of `Prepared.sources`, of which the third is there with a test source."""
+    return _digests(train, held) if test is None else _digests(train, held, test)
+
+
+def prepared_digest(
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    train: DataSource | None,
+    held: DataSource | None,
+    test: DataSource | None = None,
 ) -> str:
+    """Return the digest of everything that prepared rows depend on; 32 hexadecimal digits."""
+    settings = data.model_dump(mode="json", exclude=_IRRELEVANT)
+    # Recipes without test rows keep the digests that they had before there were any.
+    settings = {name: v for name, v in settings.items() if v is not None or name not in _NEW}
     what = {
         "format": FORMAT,
-        "settings": data.model_dump(mode="json", exclude=_IRRELEVANT),
-        "sources": _digests(train, held),
+        "settings": settings,
+        "sources": _all_digests(train, held, test),
         # A name's ending says how a file is read, and places in notes bear the name.
-        "files": [source.path.name for source in (train, held) if source and source.path],
+        "files": [source.path.name for source in (train, held, test) if source and source.path],
         "tokenizer": _tokenizer_digest(tokenizer),
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]

@@ -7,10 +7,14 @@ costs seconds of imports and some milliseconds, whatever the model's size.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.recipe.schema import Recipe
 from workbench.training.model.source import ModelSource
 from workbench.training.model.weights import named_files
+
+if TYPE_CHECKING:  # seconds: torch
+    from torch import nn
 
 
 def check_model(source: ModelSource, recipe: Recipe) -> list[str]:
@@ -21,15 +25,22 @@ def check_model(source: ModelSource, recipe: Recipe) -> list[str]:
     ModelError and RecipeError as the attempt on the card would.
     """
     from workbench.training.model.targets import find_targets
+
+    return find_targets(empty_model(source, recipe), recipe.lora)[1]
+
+
+def empty_model(source: ModelSource, recipe: Recipe) -> nn.Module:
+    """Return the model without data, after the checks of its weights and attention.
+
+    Raises ModelError as the attempt on the card would.
+    """
     from workbench.training.model.weights import build_empty, check_weights, read_config
 
     attention = _attention_of(source, recipe.model.attention)
     if has_weights(source):
-        model, _ = check_weights(source.path, source.revision, attention=attention)
-    else:
-        config = read_config(source.path, source.revision)
-        model = build_empty(config, source.path, source.revision, attention)
-    return find_targets(model, recipe.lora)[1]
+        return check_weights(source.path, source.revision, attention=attention)[0]
+    config = read_config(source.path, source.revision)
+    return build_empty(config, source.path, source.revision, attention)
 
 
 def _attention_of(source: ModelSource, wanted: str) -> str:

@@ -50,10 +50,8 @@ def find_sources(data: Data, index: Path, *, refresh: bool) -> tuple[DataSource,
     for a file that cannot be read, an unknown data set, or a hub that does not answer.
     """
     train = _source(data.train, data.split, data.revision, index, refresh=refresh)
-    if data.eval is not None:
-        split = data.eval_split or data.split
-        same = data.revision if data.eval == data.train else None
-        return train, _source(data.eval, split, same, index, refresh=refresh)
+    if (held := find_scored(data, index, refresh=refresh)) is not None:
+        return train, held
     if data.eval_split is None:
         return train, None
     if train.path is not None:
@@ -62,6 +60,36 @@ def find_sources(data: Data, index: Path, *, refresh: bool) -> tuple[DataSource,
             hint="name the held-out file in data.eval, or leave data.eval_split out",
         )
     return train, _source(data.train, data.eval_split, data.revision, index, refresh=refresh)
+
+
+def find_scored(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
+    """Return the source that `data.eval` names, None where it names none; `data.train` is not read.
+
+    Arguments and errors are those of `find_sources`.
+    """
+    if data.eval is None:
+        return None
+    split = data.eval_split or data.split
+    same = data.revision if data.eval == data.train else None
+    return _source(data.eval, split, same, index, refresh=refresh)
+
+
+def find_test(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
+    """Return the source of the test rows; None where they are split off train, or there are none.
+
+    Arguments and errors are those of `find_sources`.
+    """
+    if data.test is None and data.test_split is None:
+        return None
+    name, split = data.test or data.train, data.test_split or data.split
+    same = data.revision if name == data.train else None
+    source = _source(name, split, same, index, refresh=refresh)
+    if data.test is None and source.path is not None:
+        raise DataError(
+            f"data.test_split: {safe_line(source.path.name, 80)} is a file and has no splits",
+            hint="name the test file in data.test, or set data.test_rows",
+        )
+    return source
 
 
 def _source(

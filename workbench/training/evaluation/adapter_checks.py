@@ -1,0 +1,102 @@
+"""The look at adapters before a card is needed: once, while their experiment is prepared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from workbench.adapters.adapter_folder import AdapterFolder, adapter_digest, read_adapter
+from workbench.adapters.base_names import is_mirror, same_base
+from workbench.adapters.subjects import Subjects
+from workbench.errors import CheckpointError, WorkbenchError
+from workbench.text import safe_line
+from workbench.training.model.saved_adapter import check_fits_base
+
+_MOST_TEMPLATE_BYTES = 1 << 20
+
+
+def describe_subjects(
+    subjects: Subjects, base_name: str, base: nn.Module | None, chat_template: str | None
+) -> list[dict[str, Any]]:
+    """Return the subjects with what was found in each folder; see `adapters.subjects`.
+
+    `base` is the model without data, None where its files are not here yet; `chat_template` is its
+    tokenizer's. A folder that cannot be scored gets `error` and `hint`: its own trial fails with
+    them, and the others are scored. Reads the weights of each folder once, for their digest.
+    """
+    found: list[dict[str, Any]] = []
+    for one in subjects.adapters:
+        if isinstance(one, int):
+            found.append({"trial": one})
+            continue
+        about: dict[str, Any] = {"folder": one}
+        try:
+            read = read_adapter(Path(one))
+            if not subjects.same_base:
+                check_base_name(read, base_name)
+            if base is not None:
+                check_fits_base(base, read)
+            about |= {
+                "digest": adapter_digest(read.folder),
+                "parameters": read.parameters,
+                "rank": read.rank,
+                "notes": _notes(read, base_name, chat_template),
+            }
+        except WorkbenchError as refused:
+            about |= {"error": refused.what, "hint": refused.hint}
+        found.append(about)
+    return found
+
+
+def check_base_name(found: AdapterFolder, base_name: str) -> None:
+    """Raise CheckpointError where the adapter's configuration names another base."""
+    theirs = found.settings.base
+    if same_base(theirs, base_name):
+        return
+    named = f"was trained on {safe_line(theirs, 160)}" if theirs else "does not name its base"
+    raise CheckpointError(
+        f"the adapter in {safe_line(found.folder, 200)} {named}, and is to be scored on "
+        f"{safe_line(base_name, 160)}",
+        hint="if both are the same weights, add --same-base; else evaluate it on its own base",
+    )
+
+
+def _notes(found: AdapterFolder, base_name: str, chat_template: str | None) -> list[str]:
+    notes = []
+    theirs = found.settings.base
+    if theirs != base_name and is_mirror(theirs):
+        notes.append(
+            f"it was trained on {safe_line(theirs, 160)}, a copy of {safe_line(base_name, 160)}, "
+            "and is scored on the latter"
+        )
+    own = _own_template(found.folder)
+    if own is not None and own.strip() != (chat_template or "").strip():
+        notes.append(
+            "its folder has another chat template than the base: its scores are for prompts that "
+            "it was not trained on"
+        )
+    return notes
+
+
+def _own_template(folder: Path) -> str | None:
+    """Return the chat template in an adapter's folder; None without one, or where it is unreadable.
+
+    Newer versions of transformers write a file, older ones a key of tokenizer_config.json.
+    """
+    try:
+        for name in ("chat_template.jinja", "tokenizer_config.json"):
+            file = folder / name
+            if not file.is_file() or file.stat().st_size > _MOST_TEMPLATE_BYTES:
+                continue
+            text = file.read_text(encoding="utf-8")
+            if name.endswith(".jinja"):
+                return text
+            found = json.loads(text).get("chat_template")
+            if isinstance(found, str):
+                return found
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None
