@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ from workbench.engine_status import (
 from workbench.errors import EngineError, NotThere, WorkbenchError
 from workbench.home import Home, find_home, read_runtime
 from workbench.importance import LEAST_TRIALS, Importance, RankedTrial, rank_settings
+from workbench.judging.comparison import Comparison, compare_trials
+from workbench.judging.judged_rows import BoardJudge
 from workbench.machine.locks import lock_holder
 from workbench.machine.processes import (
     end_home_processes,
@@ -33,8 +37,8 @@ from workbench.machine.processes import (
     is_frozen,
 )
 from workbench.machine.python_children import python_command, python_environment
+from workbench.machine.reserve_file import release_reserve
 from workbench.store import attempt_history
-from workbench.store.board import rank_adapters
 from workbench.store.fair_share import forecast_order
 from workbench.store.history import settings_by_merit
 from workbench.store.reader import Reader
@@ -47,6 +51,7 @@ from workbench.store.rows import (
     CardRow,
     EventRow,
     Experiment,
+    JudgedBoard,
     MoveRow,
     Point,
     RequestAnswer,
@@ -62,11 +67,13 @@ __all__ = [
     "AttemptRow",
     "BoardRow",
     "CardRow",
+    "Comparison",
     "EngineState",
     "EngineStatus",
     "EventRow",
     "Experiment",
     "ImportanceReport",
+    "JudgedBoard",
     "MoveRow",
     "Point",
     "RequestAnswer",
@@ -150,6 +157,7 @@ class Service:
         self.clock = clock
         self._reader: Reader | None = None
         self._inode: int | None = None
+        self._judge = BoardJudge()
 
     # --- reading ---
 
@@ -264,12 +272,31 @@ class Service:
         reader = self.reader()
         return reader.events(trial=trial, after=after, limit=limit) if reader else []
 
+    def judged_board(self, key: int | str) -> JudgedBoard:
+        """Return the board of the experiment with this id or name, with intervals and verdict.
+
+        Judging takes some tenths of a second, and imports numpy. It is done once for the same
+        results: the same board costs as much as its ranking afterwards.
+        """
+        return self._judge.judge_experiment(self._need_reader(), key, self.clock())
+
     def board(self, key: int | str) -> tuple[Experiment, list[BoardRow]]:
-        """Return the experiment with this id or name, and its board's rows, best first."""
+        """Return the experiment with this id or name, and the rows of `judged_board`."""
+        board = self.judged_board(key)
+        return board.experiment, board.rows
+
+    def verdict(self, key: int | str) -> str:
+        """Return the verdict on an experiment in one sentence, or why there is none."""
+        return self.judged_board(key).verdict
+
+    def compare(self, trials: Sequence[int]) -> Comparison:
+        """Return the comparison of two or more trials on the rows that all were scored on.
+
+        Takes some tenths of a second. Raises UsageError for fewer than two.
+        """
         reader = self._need_reader()
         with reader.one_view():
-            experiment = reader.experiment(key)
-            return experiment, rank_adapters(reader, experiment, self.clock())
+            return compare_trials(reader, self.home.root, trials)
 
     def measured(self) -> list[tuple[str, dict[str, Any], int, dict[str, Any]]]:
         """Return measured memory peaks; see `attempt_history.measured_peaks`."""
@@ -396,6 +423,24 @@ class Service:
     def stop_engine(self) -> str:
         """Ask the engine to checkpoint what runs, give the cards back, and end."""
         return self.send("engine-stop", keeper=lock_holder(self.home.keeper_lock))
+
+    def end_without_room(self) -> bool:
+        """End the engine by a signal to its keeper, where the disk has no room for a request.
+
+        Trials continue later from their last checkpoints: there is no room for another. Returns
+        False where not even the empty file could be made that keeps the engine stopped.
+        """
+        release_reserve(self.home.reserve_file)
+        try:
+            self.home.stopped.touch()  # first: from its end on, any command may start an engine
+            marked = True
+        except OSError:
+            marked = False
+        keeper = lock_holder(self.home.keeper_lock)
+        if keeper:
+            with suppress(ProcessLookupError):
+                os.kill(keeper, signal.SIGTERM)
+        return marked
 
     def _keeper_is_frozen(self) -> bool:
         keeper = lock_holder(self.home.keeper_lock)

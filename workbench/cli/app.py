@@ -14,7 +14,19 @@ from workbench.cli.errors import report_error
 from workbench.cli.machine import cards, completion, engine, repair, service
 from workbench.cli.recipes import check, demo, plan, run, shipped, train
 from workbench.cli.tables import print_note
-from workbench.cli.trials import control, importance, listing, logs, merge, steer, watch
+from workbench.cli.trials import (
+    board,
+    chat,
+    compare,
+    control,
+    importance,
+    listing,
+    logs,
+    merge,
+    report,
+    steer,
+    watch,
+)
 from workbench.errors import UsageError
 from workbench.service import Service
 
@@ -124,7 +136,10 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
         listing.ls_command,
         listing.show_command,
         logs.logs_command,
-        listing.board_command,
+        board.board_command,
+        compare.compare_command,
+        chat.chat_command,
+        report.report_command,
         importance.importance_command,
     ),
     TRIALS: (
@@ -138,6 +153,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
             steer.clone_command,
             steer.extend_command,
             steer.add_command,
+            steer.finals_command,
             steer.move_command,
             steer.order_command,
         ),

@@ -67,7 +67,7 @@ def chat_command(
         elif questions is not None:
             for question in questions:
                 print_answer(f"> {question}", "dim")
-                talk.ask_all(question, show=_show_piece)
+                talk.ask_all(question, show=show_piece)
                 talk.forget()
         else:
             print_note(f"{talk.names_line()}: {HELP}")
@@ -166,7 +166,7 @@ class Talk:
         yield from self._session.ask(subject, messages, **self._how)
 
 
-def _show_piece(name: str, piece: Piece) -> None:
+def show_piece(name: str, piece: Piece) -> None:
     """Print a piece of an answer; the first begins the line with the model's name."""
     out = sys.stdout
     if piece.again:
@@ -203,7 +203,7 @@ def talk_with_person(talk: Talk) -> None:
             return
         elif typed:
             try:
-                talk.ask_all(typed, show=_show_piece)
+                talk.ask_all(typed, show=show_piece)
             except ChatEnded:
                 raise
             except WorkbenchError as refused:

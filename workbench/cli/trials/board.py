@@ -1,0 +1,135 @@
+"""`workbench board`: an experiment's adapters, ranked, with intervals and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from workbench import formatting
+from workbench.cli.tables import as_json, out_table, print_answer, print_note, terminal_width
+from workbench.cli.trials.board_files import csv_text, markdown_text
+from workbench.cli.trials.control import revive_engine
+from workbench.cli.trials.listing import Json, Name, newest_experiment
+from workbench.errors import UsageError
+from workbench.judging import board_words, finals_words
+from workbench.service import Service
+from workbench.store.rows import BoardRow, JudgedBoard
+from workbench.text import safe_line
+from workbench.trial import up_is_better
+
+WIDE = 130
+"""Columns from which the intervals of differences are shown too."""
+NARROW = 100
+"""Columns below which settings have the usual abbreviations, such as `lr`."""
+
+
+def board_command(
+    experiment: Name = None,
+    csv: Annotated[
+        bool,
+        typer.Option("--csv", help="Print CSV with all digits. The verdict goes to stderr."),
+    ] = False,
+    markdown: Annotated[
+        bool,
+        typer.Option("--markdown", help="Print a Markdown table. Its last line is the verdict."),
+    ] = False,
+    as_data: Json = False,
+) -> None:
+    """Rank an experiment's adapters with intervals, and say which is best; the newest by default.
+
+    The last line is the verdict. In JSON it stands in the first row, as `verdict`.
+    """
+    if csv + markdown + as_data > 1:
+        raise UsageError("--csv, --markdown and --json exclude each other", hint="give one of them")
+    service = Service()
+    revive_engine(service)
+    board = service.judged_board(
+        experiment if experiment is not None else newest_experiment(service)
+    )
+    if as_data:
+        as_json(board_data(board))
+    elif csv:
+        print_answer(csv_text(board))
+        print_note(board.verdict)
+    elif markdown:
+        print_answer(markdown_text(board))
+    else:
+        print_board(board)
+
+
+def board_data(board: JudgedBoard) -> list[dict[str, Any]]:
+    """Return the board as JSON rows without the base, those tied for first before the others.
+
+    The first row holds the verdict as `verdict` and the finals as `finals`, which are null in the
+    others.
+    """
+    rows = [asdict(row) for row in board.rows if row.kind != "base"]
+    finals = [asdict(row) for row in board.finals]
+    return [
+        {**row, "verdict": None if n else board.verdict, "finals": None if n else finals}
+        for n, row in enumerate(rows)
+    ]
+
+
+def print_board(board: JudgedBoard) -> None:
+    """Print the ranked table, then what its marks mean and what is missing, and the verdict."""
+    experiment, width = board.experiment, terminal_width()
+    rule = formatting.ranking_rule(experiment.rank_by)
+    print_answer(f"{safe_line(experiment.name)}, by {rule}", "bold")
+    lines = [_cells(row, board, width) for row in board.rows]
+    right = ("rank", "trial", "score", "vs base", "vs best", "tok/s", "peak", "time", "energy")
+    heads = ("rank", "trial", "state", "score", "95 %", *right[3:], "settings")
+    optional = ("tok/s", "energy", "time", "peak", "95 %", "vs best")
+    out_table(heads, lines, right=right, flexible=10, optional=optional)
+    for note in board_words.footnotes(board):
+        print_answer(note)
+    if board.finals:
+        _print_finals(board)
+    print_answer(board.verdict, "bold")
+
+
+def _print_finals(board: JudgedBoard) -> None:
+    """Print a table of the finalists, and which of their seeds are not averaged."""
+    print_answer()
+    print_answer(finals_words.TITLE, "bold")
+    up, short = up_is_better(board.experiment.rank_by), terminal_width() < NARROW
+    lines = [
+        finals_words.finalist_cells(row, board.finals, higher_is_better=up, short_keys=short)
+        for row in board.finals
+    ]
+    right = ("rank", "trial", "mean", "vs base", "vs best", "seeds", "ships")
+    out_table(
+        finals_words.HEADS, lines, right=right, flexible=8, optional=("vs best", "vs base", "95 %")
+    )
+    for note in finals_words.seed_notes(board.finals):
+        print_answer(note)
+
+
+def _cells(row: BoardRow, board: JudgedBoard, width: int) -> tuple[object, ...]:
+    up = up_is_better(board.experiment.rank_by)
+    gain = formatting.score(row.gain, sign=True)
+    if row.vs_base is not None:
+        gain = board_words.gain_text(row.vs_base, up, interval=width >= WIDE)
+    return (
+        board_words.rank_text(row, board.rows),
+        row.trial,
+        formatting.outcome_word(row.state, row.reason),
+        board_words.score_text(row),
+        board_words.interval_text(row),
+        gain,
+        board_words.gain_text(row.vs_leader, up, interval=width >= WIDE),
+        formatting.rate(row.tokens_per_s),
+        formatting.size(row.peak_bytes),
+        formatting.duration(row.wall_s),
+        formatting.energy(row.energy_wh),
+        "the base, untrained"
+        if row.kind == "base"
+        else formatting.brief_settings(row.settings, short_keys=width < NARROW),
+    )
+
+
+def board_answer(board: JudgedBoard) -> dict[str, Any]:
+    """Return the board and its verdict as parts of a larger JSON answer."""
+    return {"board": board_data(board), "verdict": board.verdict}

@@ -1,0 +1,54 @@
+"""`workbench report`: an experiment as one HTML file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.tables import as_json, print_answer
+from workbench.cli.trials.control import revive_engine
+from workbench.cli.trials.listing import newest_experiment
+from workbench.errors import UsageError
+from workbench.machine.files import write_durably
+from workbench.service import Service
+from workbench.text import safe_line
+
+
+def report_command(
+    experiment: Annotated[
+        str | None, typer.Argument(help="Its name or id; without one, the newest.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="The file; default: NAME.html here."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    as_data: Annotated[bool, typer.Option("--json", help="Print the file's path as JSON.")] = False,
+) -> None:
+    """Write an experiment's report: one HTML file that any browser opens, also from a mail.
+
+    It holds the verdict, the board with intervals, curves, the score against each setting, data
+    facts, sample answers and the recipe. No scripts, nothing loaded from elsewhere.
+    """
+    from workbench.report.facts import gather_facts
+    from workbench.report.page import build_page
+
+    service = Service()
+    revive_engine(service)
+    facts = gather_facts(
+        service, experiment if experiment is not None else newest_experiment(service)
+    )
+    # A name may hold any printable character, also a slash; a file of it must lie here.
+    path = (
+        out if out is not None else Path(re.sub(r"[^\w.-]+", "-", facts.experiment.name) + ".html")
+    )
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already", hint="use --force, or another name with -o")
+    write_durably(path, build_page(facts).encode())
+    if as_data:
+        as_json({"experiment": facts.experiment.name, "path": str(path.absolute())})
+    else:
+        print_answer(f"the report of {safe_line(facts.experiment.name)} is in {path}")
