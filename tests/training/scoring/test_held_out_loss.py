@@ -15,8 +15,9 @@ from workbench.fleet import Halt
 from workbench.training import libraries
 from workbench.training.control import Control, Interrupted
 from workbench.training.model.base import ResidentBase
-from workbench.training.scoring.answers import end_ids, extract_answer, generate_answers
+from workbench.training.scoring.answers import end_ids, generate_answers
 from workbench.training.scoring.held_out_loss import in_batches, score_rows
+from workbench.training.scoring.scorers.extraction import extract_answer
 
 PATTERN = r"####\s*(\S+)"
 

@@ -1,8 +1,10 @@
-"""Greedy answers in batches, compared with the expected ones by the recipe's pattern."""
+"""Greedy answers in batches, compared with the expected ones by the recipe's pattern.
+
+`scorers` gives them the scores that a recipe names.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +17,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from workbench.training.control import Control
 from workbench.training.model.portable import as_ids
 from workbench.training.scoring.held_out_loss import in_batches, scoring_mode
-
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d)")
+from workbench.training.scoring.scorers.extraction import compared_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +29,12 @@ class GeneratedAnswer:
     text: str
     """The generated text without special tokens; empty for a row without a question."""
     right: bool
-    """True when the pattern finds the same in the generated and in the expected answer."""
+    """True when the pattern finds the same in the generated and in the expected answer; without a
+    pattern, when the whole answers match."""
     scorable: bool
     """False when there is no question, or the expected answer does not match the pattern."""
     extracted: str | None = None
-    """The part of `text` that the pattern finds; None without a match."""
+    """The part of `text` that the pattern finds; None without a match, and without a pattern."""
     expected: str = ""
     """The whole expected answer of the row."""
     tokens: int = 0
@@ -40,20 +42,6 @@ class GeneratedAnswer:
     ended_by: str = ""
     """"end" for an answer that the model ended, "length" for one cut at `max_new_tokens`; empty
     for a row without a question."""
-
-
-def extract_answer(pattern: str, text: str) -> str | None:
-    """Return the last match's first group (or the whole match), stripped; None without a match.
-
-    Commas between digits are removed, so that 1,000 equals 1000.
-    """
-    last = None
-    for last in re.finditer(pattern, text):  # noqa: B007
-        pass
-    if last is None:
-        return None
-    found = last.group(1) if last.re.groups else last.group(0)
-    return _THOUSANDS.sub("", found or "").strip()
 
 
 class _Watch(StoppingCriteria):  # type: ignore[misc]
@@ -72,7 +60,7 @@ def generate_answers(
     rows: Dataset,
     tokenizer: Any,
     *,
-    pattern: str,
+    pattern: str | None,
     batch_size: int,
     max_new_tokens: int,
     precision: str,
@@ -91,7 +79,7 @@ def generate_answers(
     order = sorted(asked, key=lambda i: -len(prompts[i]))
     expected: list[str] = list(rows["answer"])
     wanted = [
-        extract_answer(pattern, text) if prompt else None
+        compared_part(pattern, text) if prompt else None
         for text, prompt in zip(expected, prompts, strict=True)
     ]
     ends = end_ids(model, tokenizer, turn_end_ids)
@@ -134,14 +122,14 @@ def generate_answers(
     answers = []
     for i, whole in enumerate(expected):
         text, tokens, ended = made.get(i, ("", 0, False))
-        extracted = extract_answer(pattern, text) if i in made else None
+        found = compared_part(pattern, text) if i in made else None
         answers.append(
             GeneratedAnswer(
                 row=i,
                 text=text,
-                right=wanted[i] is not None and extracted == wanted[i],
+                right=wanted[i] is not None and found == wanted[i],
                 scorable=wanted[i] is not None,
-                extracted=extracted,
+                extracted=found if pattern is not None else None,
                 expected=whole,
                 tokens=tokens,
                 ended_by=("end" if ended else "length") if i in made else "",

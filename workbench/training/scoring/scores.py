@@ -1,20 +1,36 @@
-"""The scores of a model on the held-out rows: loss, and exact match where a pattern is set."""
+"""The scores of a model on the held-out rows: loss, and those of generated answers.
+
+Answers are generated where the recipe names a scorer or a pattern.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset
 from torch import nn
 
 from workbench.recipe.schema import Evaluate
+from workbench.recipe.scorer_names import BUILT_IN
 from workbench.text import safe_text
 from workbench.training.control import Control, Emit
 from workbench.training.scoring.answers import GeneratedAnswer, generate_answers
 from workbench.training.scoring.held_out_loss import RowLosses, score_rows
 from workbench.training.scoring.results_writer import ResultsWriter, RowScores
+from workbench.training.scoring.scorers.answer_scores import (
+    OwnScorerRun,
+    count_scored,
+    mean_scores,
+    score_answers,
+)
+from workbench.training.scoring.scorers.sandbox import RowTexts
+
+_MAY_DIFFER = (
+    "Its scores may differ in their last digits, and its answers in a few rows, from those of "
+    "trials that were scored as planned"
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,6 +53,10 @@ class Scorer:
     """The ids that ended turns with loss in the prepared rows; generation stops at them."""
     results: ResultsWriter | None = None
     """The writer that keeps the result of every row; None: nothing is kept."""
+    own_scorers: OwnScorerRun | None = None
+    """The means to run scorers of the user's own; None: they give no score."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """For each scorer that gave no score, by its name, the reason in words for people."""
 
     def held_out(self) -> dict[str, float]:
         """Return the values of `RowLosses` for weights that are being trained.
@@ -68,60 +88,84 @@ class Scorer:
         """
         longest = self._longest([len(ids) for ids in self.rows["input_ids"]])
         self._losses(self.rows.select(longest))
-        if self.evaluate.answer_pattern is not None:
+        if self.evaluate.scorers:
             asked = self._longest([len(ids) for ids in self.rows["prompt_ids"]])
-            self._answers(self.rows.select(asked), self.evaluate.answer_pattern, 1)
+            self._answers(self.rows.select(asked), 1)
 
     def _longest(self, lengths: list[int]) -> list[int]:
         return sorted(range(len(lengths)), key=lambda i: -lengths[i])[: self.rows_at_once]
 
+    def warn_of_fewer_rows(self) -> None:
+        """Log a warning where the plan has no room for the rows that all trials score at once."""
+        wanted = self.evaluate.batch_size
+        if self.rows_at_once < wanted:
+            text = (
+                f"its plan scores {self.rows_at_once} rows at a time, not {wanted}. {_MAY_DIFFER}"
+            )
+            self.emit("log", level="warning", text=text)
+
     def _shrunk(self, size: int) -> None:
-        text = (
-            f"out of memory scoring {self.rows_at_once} rows at a time: {size} from now on. The "
-            "scores may differ in their last digits, and answers in a few rows, from those of "
-            "trials that were scored as planned"
-        )
+        text = f"out of memory scoring {self.rows_at_once} rows at a time: {size} from now on. "
+        text += _MAY_DIFFER
         self.emit("log", level="warning", text=text)
         self.rows_at_once = size
 
     def scores(self, step: int | None = None) -> dict[str, float]:
-        """Return the held-out values with `rows` and, with a pattern, `exact_match` and `answers`.
+        """Return the held-out values with `rows` and, with scorers, their means and `answers`.
 
-        Emits the sample events that evaluate.samples asks for. With `step`, the optimizer steps of
-        the weights, the results of every row are kept as the trial's own.
+        `answers` counts the rows whose answers were scored. A scorer of the user's own that fails
+        costs its own score only; `missing` then has the reason. Emits the sample events that
+        evaluate.samples asks for. With `step`, the optimizer steps of the weights, the results of
+        every row are kept as the trial's own.
         """
         losses = self._losses(self.rows)
         values = {**losses.values(), "rows": len(self.rows)}
         answers: list[GeneratedAnswer] = []
-        if self.evaluate.answer_pattern is not None:
+        scores: RowScores = {}
+        if self.evaluate.scorers:
             self.emit("phase", name="evaluating", detail="answers")
-            answers = self._answers(
-                self.rows, self.evaluate.answer_pattern, self.evaluate.max_new_tokens
-            )
-            values |= self._exact_match(answers)
+            answers = self._answers(self.rows, self.evaluate.max_new_tokens)
+            scores = self._answer_scores(answers)
+            values |= mean_scores(scores)
+            if scores:
+                values["answers"] = max(map(count_scored, scores.values()))
         if self.results is not None and step is not None:
-            self.results.keep_scores(step, losses, answers, row_scores(answers))
+            self.results.keep_scores(step, losses, answers, scores)
         return values
 
-    def _exact_match(self, answers: list[GeneratedAnswer]) -> dict[str, float]:
+    def _answer_scores(self, answers: list[GeneratedAnswer]) -> RowScores:
+        """Return the scores of each row by scorer, and log what cannot be scored."""
         for answer in answers[: self.evaluate.samples]:
             self._show(answer)
-        scored = [answer for answer in answers if answer.scorable]
-        if len(scored) < len(answers):
-            left = f"{len(answers) - len(scored)} of {len(answers)} held-out rows"
-            text = f"{left} have no answer that matches evaluate.answer_pattern: not scored"
-            self.emit("log", level="warning", text=text)
-        if not scored:
-            return {}
-        right = sum(answer.right for answer in scored)
-        return {"exact_match": right / len(scored), "answers": len(scored)}
+        if any(name not in BUILT_IN for name in self.evaluate.scorers):
+            self.emit("phase", name="evaluating", detail="scorer")
+        found = score_answers(self.evaluate, self._texts(answers), self.own_scorers)
+        self.missing = dict(found.missing)
+        for reason in self.missing.values():
+            self.emit("log", level="warning", text=f"no score: {reason}")
+        for name, values in found.values.items():
+            if (scored := count_scored(values)) < len(values):
+                left = f"{len(values) - scored} of {len(values)} held-out rows"
+                text = f"{left} cannot be scored by {name}, and are not"
+                if self.evaluate.answer_pattern is not None and name in BUILT_IN:
+                    text = f"{left} have no answer that matches evaluate.answer_pattern: not scored"
+                self.emit("log", level="warning", text=text)
+        return {name: list(values) for name, values in found.values.items() if count_scored(values)}
 
-    def _answers(self, rows: Dataset, pattern: str, max_new_tokens: int) -> list[GeneratedAnswer]:
+    def _texts(self, answers: list[GeneratedAnswer]) -> list[RowTexts | None]:
+        """Return question, expected and generated answer of each row, None where none was asked."""
+        questions = self.rows["question"]
+        return [
+            (questions[one.row] or "", one.expected, one.text) if one.ended_by else None
+            for one in answers
+        ]
+
+    def _answers(self, rows: Dataset, max_new_tokens: int) -> list[GeneratedAnswer]:
         return generate_answers(
             self.model,
             rows,
             self.tokenizer,
-            pattern=pattern,
+            pattern=self.evaluate.answer_pattern,
             batch_size=self.rows_at_once,
             max_new_tokens=max_new_tokens,
             precision=self.precision,
@@ -139,13 +183,3 @@ class Scorer:
             answer=safe_text(answer.text),
             right=answer.right,
         )
-
-
-def row_scores(answers: Sequence[GeneratedAnswer]) -> RowScores:
-    """Return the scores of generated answers row by row; None where a row cannot be scored.
-
-    Empty where no row can be scored.
-    """
-    if not any(answer.scorable for answer in answers):
-        return {}
-    return {"exact_match": [float(a.right) if a.scorable else None for a in answers]}

@@ -73,12 +73,12 @@ def test_a_mistake_costs_the_score_and_says_which(written: Written, body: str, w
 
 @pytest.mark.parametrize("body", ["while True: pass", "import signal\nsignal.pause()"])
 def test_a_scorer_that_hangs_is_ended(written: Written, body: str) -> None:
-    with pytest.raises(NoScore, match="row 1: it gave no score within 0.3 s"):
+    with pytest.raises(NoScore, match=r"row 1: it gave no score within 0\.3 s"):
         run_scorer(written(body), ROWS, limits=ScorerLimits(row_s=0.3))
 
 
 def test_a_scorer_that_is_slow_on_every_row_is_ended(written: Written) -> None:
-    with pytest.raises(NoScore, match="it took more than 0.5 s"):
+    with pytest.raises(NoScore, match=r"it took more than 0\.5 s"):
         run_scorer(written("return 1"), ROWS * 100_000, limits=ScorerLimits(total_s=0.5))
 
 
@@ -110,7 +110,10 @@ def test_a_name_with_min_takes_a_file_of_which_lower_is_better(written: Written)
 def test_it_sees_no_gpu_and_no_secrets(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    body = "import os\nreturn os.environ.get('CUDA_VISIBLE_DEVICES') == '' and 'HF_TOKEN' not in os.environ"
+    body = (
+        "from os import environ\n"
+        "return environ.get('CUDA_VISIBLE_DEVICES') == '' and 'HF_TOKEN' not in environ"
+    )
     assert run_scorer(written(body), ROWS[:1]) == [1.0]
 
 

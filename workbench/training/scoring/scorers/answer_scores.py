@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,24 +46,27 @@ class AnswerScores:
     missing: Mapping[str, str]
     """For each scorer that gave no score the reason, in words for people."""
 
-    def means(self) -> dict[str, float]:
-        """Return the mean of each scorer over the rows that it scored."""
-        found = {}
-        for name, values in self.values.items():
-            scored = [value for value in values if value is not None]
-            if scored:
-                found[name] = sum(scored) / len(scored)
-        return found
+
+def count_scored(values: Sequence[float | None]) -> int:
+    """Return the number of rows that have a score."""
+    return sum(value is not None for value in values)
+
+
+def mean_scores(scores: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
+    """Return the mean of each score over the rows that have it; none for one without such rows."""
+    known = {name: [one for one in row if one is not None] for name, row in scores.items()}
+    return {name: math.fsum(values) / len(values) for name, values in known.items() if values}
 
 
 def score_answers(
-    evaluate: Evaluate, rows: Sequence[RowTexts | None], own: OwnScorerRun
+    evaluate: Evaluate, rows: Sequence[RowTexts | None], own: OwnScorerRun | None
 ) -> AnswerScores:
     """Score rows of (question, expected answer, generated answer) by `evaluate.scorers`.
 
     A row that is None was asked nothing and is scored by none. Built-in scorers compare what
     evaluate.answer_pattern finds, or the whole answers without a pattern; a user's own scorer
-    always gets the whole texts. A scorer of the user's that fails is listed in `missing`.
+    always gets the whole texts. A scorer of the user's that fails is listed in `missing`, as are
+    all of them where `own` is None.
     """
     values: dict[str, Sequence[float | None]] = {}
     missing: dict[str, str] = {}
@@ -71,6 +75,8 @@ def score_answers(
             values[name] = [score_built_in(name, evaluate.answer_pattern, row) for row in rows]
             continue
         try:
+            if own is None:
+                raise NoScore("scorers of the user's own are not run here")
             values[name] = _own_scores(name, rows, own)
         except NoScore as failed:
             missing[name] = f"scorer {name}: {failed}"

@@ -20,6 +20,14 @@ def find_answer(pattern: str, text: str) -> str | None:
     return (last.group(1) if last.re.groups else last.group(0)) or ""
 
 
+def compared_part(pattern: str | None, text: str) -> str | None:
+    """Return what exact match compares: what the pattern extracts, else the whole text.
+
+    None where the text does not match the pattern.
+    """
+    return fold_answer(text) if pattern is None else extract_answer(pattern, text)
+
+
 def extract_answer(pattern: str, text: str) -> str | None:
     """Return what `find_answer` finds in the form that exact match compares; None without a match.
 
