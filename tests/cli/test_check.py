@@ -57,8 +57,10 @@ def recipe_with(folder: Path, rows: list[Any]) -> Path:
 def test_what_was_read_is_told_with_three_examples_and_a_line_on_the_card(
     workbench: Workbench, home: Home, tmp_path: Path
 ) -> None:
-    said = workbench("check", recipe_with(tmp_path, [*PAIRS, PAIRS[0], PAIRS[0]]))
+    recipe = recipe_with(tmp_path, [*PAIRS, PAIRS[0], PAIRS[0]])
+    said = workbench("check", recipe, "-s", "data.test_rows=3")
     assert said.code == 0
+    assert "tested on     3 rows of the same data (data.test_rows), not trained on" in said.out
     assert "read          12 rows, shape prompt-completion" in said.out
     assert "tokens a row  min " in said.out
     assert said.out.count("⟦#### ") == 3

@@ -237,6 +237,8 @@ class TestSweep:
             "model.name",
             "data.eval",
             "data.eval_rows",
+            "data.test",
+            "data.test_rows",
             "evaluate.every",
             "data.train",
         ],
@@ -244,6 +246,14 @@ class TestSweep:
     def test_what_makes_trials_incomparable_is_not_swept(self, key: str) -> None:
         [line] = self.lines(f"    {key}: [1]\n")
         assert f"recipe.yaml:10: {key} can" in line
+
+    def test_training_data_that_test_rows_are_split_off_is_not_swept(self) -> None:
+        data = "data: {train: 'a/b', eval: 'a/c', test_rows: 9}\n"
+        text = (
+            f"name: x\nmodel: {{name: a/m}}\n{data}sweep: {{parameters: {{data.train: [a/b]}}}}\n"
+        )
+        [line] = mistakes(text)
+        assert "data.train can be swept only beside data.test" in line
 
     def test_a_grid_has_no_ranges(self) -> None:
         [line] = self.lines("    train.learning_rate: {min: 1e-5, max: 1e-3}\n")

@@ -18,10 +18,10 @@ from workbench.recipe.space import condition_of, in_condition_order, meets_condi
 from workbench.text import safe_line
 from workbench.trial import up_is_better
 
-NOT_SWEPT = ("name", "sweep", "model.name", "model.revision", "data.eval", "evaluate")
+NOT_SWEPT = ("name", "sweep", "model.name", "model.revision", "data.eval", "data.test", "evaluate")
 """Keys that no sweep may vary, because trials that differ in one of them cannot be compared.
 
-`data.eval` covers every key that begins with it."""
+`data.eval` and `data.test` cover every key that begins with them."""
 
 _NO_SWEEP = "cannot be swept: its trials could not be compared"
 
@@ -265,7 +265,7 @@ def early_stop_problem_for(recipe: Recipe, rows: int) -> str:
 def not_swept(key: str, data: dict[str, Any]) -> str:
     """Return why a key cannot be swept; empty if it can."""
     shown = safe_line(key, 80)
-    if key.startswith(NOT_SWEPT[4]) or key in NOT_SWEPT or key.split(".")[0] in NOT_SWEPT:
+    if key.startswith(NOT_SWEPT[4:6]) or key in NOT_SWEPT or key.split(".")[0] in NOT_SWEPT:
         return f"{shown} {_NO_SWEEP}"
     if key not in keys.setting_fields():
         return keys.unknown_key(key, shown)
@@ -274,7 +274,16 @@ def not_swept(key: str, data: dict[str, Any]) -> str:
         isinstance(section, dict) and section.get("eval")
     ):
         return f"{shown} can be swept only beside data.eval: else each trial holds out other rows"
+    if key in ("data.train", "data.split", "data.revision") and _draws_test_rows(section):
+        return f"{shown} can be swept only beside data.test: else each trial has other test rows"
     return ""
+
+
+def _draws_test_rows(section: Any) -> bool:
+    """Return whether test rows come from the training data."""
+    if not isinstance(section, dict) or section.get("test"):
+        return False
+    return bool(section.get("test_rows") or section.get("test_split"))
 
 
 def _check_value(

@@ -138,6 +138,7 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
         ("read", f"{data['read_rows']:,} rows, shape {data['shape']}"),
         ("trained on", f"{data['train_rows']:,} rows; {data['target_tokens']:,} tokens carry loss"),
         ("held out", f"{data['eval_rows']:,} rows" + _drawn(recipe)),
+        *_test_lines(data, recipe),
         ("tokens a row", _lengths(data)),
         ("cut", f"{data['cut_rows']:,} rows longer than {recipe.data.max_tokens:,} tokens"),
         ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
@@ -165,6 +166,15 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
 def _drawn(recipe: Recipe) -> str:
     own = recipe.data.eval or recipe.data.eval_split
     return "" if own else " of the same data (data.eval_rows), not trained on"
+
+
+def _test_lines(data: dict[str, Any], recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the line about the test rows; none without them."""
+    if not data.get("test_rows"):
+        return []
+    own = recipe.data.test or recipe.data.test_split
+    drawn = "" if own else " of the same data (data.test_rows), not trained on"
+    return [("tested on", f"{data['test_rows']:,} rows{drawn}, at the end and for no choice")]
 
 
 def _lengths(data: dict[str, Any]) -> str:

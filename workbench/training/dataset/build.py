@@ -1,4 +1,4 @@
-"""The two passes over the rows that turn data files into train.arrow and eval.arrow.
+"""The two passes over the rows that turn data files into train.arrow, eval.arrow and test.arrow.
 
 The first pass checks and counts every row, the second renders, cuts and writes it. Neither keeps
 rows, so memory does not grow with the file.
@@ -25,38 +25,53 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+Sources = tuple[DataSource, DataSource | None, DataSource | None]
+"""The sources of training, held-out and test rows; what has none is split off the training rows."""
+
+
 def make_rows(
     data: Data,
     tokenizer: PreTrainedTokenizerBase,
-    sources: tuple[DataSource, DataSource | None],
+    sources: Sources,
     folder: Path,
     progress: Progress,
     processes: int = 1,
     most_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Write train.arrow and eval.arrow into `folder` and return the fields of `Prepared`.
+    """Write the arrow files into `folder` and return the fields of `Prepared`.
 
-    `sources` are train and eval; without an eval source the held-out rows are split off train.
-    From `MANY_ROWS` rows on, `processes` processes tokenise. `most_tokens` is what
-    the model reads, which suggestions do not pass. Raises DataError for rows that cannot
-    be trained on.
+    test.arrow is written only for a recipe with test rows. From `MANY_ROWS` rows on, `processes`
+    processes tokenise. `most_tokens` is what the model reads, which suggestions do not pass. Raises
+    DataError for rows that cannot be trained on or scored.
     """
     parser = RowParser(data, templates=bool(tokenizer.chat_template), most_tokens=most_tokens)
     split = _Split(data, sources, parser, progress)
     many = min(data.max_rows or split.train_rows, split.train_rows) >= MANY_ROWS
     pool = TokenizerPool(parser, tokenizer, processes=processes if many else 1)
+    schemas = {"train": TRAIN, "eval": EVAL} | ({"test": EVAL} if split.tests else {})
     with ExitStack() as files:
-        train, held = (
-            files.enter_context(
+        parts = {
+            name: files.enter_context(
                 ArrowWriter(
                     folder / f"{name}.arrow", schema, name, parser, pool.renderer, tokenizer
                 )
             )
-            for name, schema in (("train", TRAIN), ("eval", EVAL))
-        )
-        split.write(train, held, pool, progress)
-    train.stats.check()
-    held.stats.check()
+            for name, schema in schemas.items()
+        }
+        split.write(parts, pool, progress)
+    for part in parts.values():
+        part.stats.check()
+    train, held, test = parts["train"], parts["eval"], parts.get("test")
+    notes = [
+        *split.notes(),
+        *parser.notes(pool.renderer),
+        *train.stats.notes(),
+        *train.warnings.notes(),
+        *held.stats.notes(),
+        *held.warnings.notes(),
+        *held.stats.shared_with(train.stats),
+        *(_test_notes(train, held, test) if test else ()),
+    ]
     return {
         "eval_digest": held.stats.digest(),
         "shape": parser.shape,
@@ -64,77 +79,80 @@ def make_rows(
         "read_rows": split.train_rows,
         "train_rows": train.stats.kept,
         "eval_rows": held.stats.kept,
-        "eval_max_length": held.stats.longest,
-        "highest_id": max(train.stats.highest_id, held.stats.highest_id),
+        "eval_max_length": max(part.stats.longest for part in (held, test) if part),
+        "highest_id": max(part.stats.highest_id for part in parts.values()),
         "examples": train.examples.rows,
-        "notes": [
-            *split.notes(),
-            *parser.notes(pool.renderer),
-            *train.stats.notes(),
-            *train.warnings.notes(),
-            *held.stats.notes(),
-            *held.warnings.notes(),
-            *held.stats.shared_with(train.stats),
-        ],
+        "notes": notes,
+        "test_digest": test.stats.digest() if test else "",
+        "test_rows": test.stats.kept if test else 0,
     }
 
 
+def _test_notes(train: ArrowWriter, held: ArrowWriter, test: ArrowWriter) -> list[str]:
+    return [
+        *test.stats.notes(),
+        *test.warnings.notes(),
+        *test.stats.shared_with(train.stats, "test"),
+        *test.stats.chosen_by(held.stats),
+    ]
+
+
 class _Split:
-    """The division of the rows into train and eval; constructing it reads every row once."""
+    """The division of the rows into train, eval and test; constructing it reads every row once."""
 
-    def __init__(
-        self,
-        data: Data,
-        sources: tuple[DataSource, DataSource | None],
-        parser: RowParser,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, data: Data, sources: Sources, parser: RowParser, progress: Progress) -> None:
         self._data = data
-        self._train, self._eval = sources
-        self._held = HeldOut(data.eval_rows)
+        self._train, self._eval, self._test = sources
+        drawn = (0 if self._eval else data.eval_rows, 0 if self._test else data.test_rows or 0)
+        self._held = HeldOut(*drawn)
+        self._draws = any(drawn)
+        self.tests = self._test is not None or drawn[1] > 0
+        """True if there are test rows."""
         checks: list[Callable[[DataRow], object]] = [parser.parse]
-        if self._eval is not None:
-            self.train_rows = survey_rows(self._train, "training", progress, data.max_rows, checks)
-            checks = [_Once(parser.check_columns), parser.parse]
-            self.eval_rows = survey_rows(self._eval, "held-out", progress, data.eval_rows, checks)
-            return
-        if data.max_rows is not None:  # rows that are not used need not be right
-            checks = [_Once(parser.parse)]
-        checks.insert(0, self._held.see)
-        self.train_rows = survey_rows(self._train, "training", progress, None, checks)
-        self.eval_rows = 0
+        limit = data.max_rows
+        if self._draws:
+            if limit is not None:  # rows that are not used need not be right
+                checks = [_Once(parser.parse)]
+            checks.insert(0, self._held.see)
+            limit = None
+        self.train_rows = survey_rows(self._train, "training", progress, limit, checks)
         self._held.all_seen()
+        self._own = [
+            (source, most, survey_rows(source, what, progress, most, _own_checks(parser)), name)
+            for source, most, what, name in (
+                (self._eval, data.eval_rows, "held-out", "eval"),
+                (self._test, data.test_rows, "test", "test"),
+            )
+            if source is not None
+        ]
 
-    def write(
-        self, train: ArrowWriter, held: ArrowWriter, pool: TokenizerPool, progress: Progress
-    ) -> None:
+    def write(self, parts: dict[str, ArrowWriter], pool: TokenizerPool, progress: Progress) -> None:
         """Read the rows a second time, tokenise them and pass each to the writer of its part."""
-        if self._eval is None:
-            self._write_split(train, held, pool, progress)
-            return
-        parts = (
-            (self._train, self._data.max_rows, self.train_rows, train),
-            (self._eval, self._data.eval_rows, self.eval_rows, held),
-        )
-        for source, limit, total, writer in parts:
-            stage = f"tokenising {writer.stats.name} rows"
+        own = self._own
+        if self._draws:
+            self._write_drawn(parts, pool, progress)
+        else:
+            own = [(self._train, self._data.max_rows, self.train_rows, "train"), *own]
+        for source, limit, total, name in own:
+            stage = f"tokenising {name} rows"
             for number, (row, tokens) in enumerate(pool.tokens(reread_rows(source, limit))):
                 if number % BATCH_ROWS == 0:
                     progress(stage, number, total)
-                writer.add(row, tokens)
+                parts[name].add(row, tokens)
             progress(stage, total, total)
 
-    def _write_split(
-        self, train: ArrowWriter, held: ArrowWriter, pool: TokenizerPool, progress: Progress
+    def _write_drawn(
+        self, parts: dict[str, ArrowWriter], pool: TokenizerPool, progress: Progress
     ) -> None:
-        parts: deque[str] = deque()  # parts of the rows the pool works on, in their order
-        for row, tokens in pool.tokens(self._drawn(parts, progress)):
-            (held if parts.popleft() == "eval" else train).add(row, tokens)
+        names: deque[str] = deque()  # parts of the rows the pool works on, in their order
+        for row, tokens in pool.tokens(self._drawn(names, progress)):
+            parts[names.popleft()].add(row, tokens)
         progress("tokenising train rows", self.train_rows, self.train_rows)
-        progress("tokenising eval rows", held.stats.kept, held.stats.kept)
+        kept = parts["eval"].stats.kept
+        progress("tokenising eval rows", kept, kept)
 
-    def _drawn(self, parts: deque[str], progress: Progress) -> Iterator[DataRow]:
-        """Yield the rows that are used, and append to `parts` whether each is for train or eval."""
+    def _drawn(self, names: deque[str], progress: Progress) -> Iterator[DataRow]:
+        """Yield the rows that are used, and append to `names` the part that each belongs to."""
         limit = self._data.max_rows or self.train_rows
         trained = 0
         for number, row in enumerate(reread_rows(self._train, None)):
@@ -142,14 +160,19 @@ class _Split:
                 progress("tokenising train rows", number, self.train_rows)
             part = self._held.part_of(row)
             trained += part == "train"
-            if part == "eval" or (part == "train" and trained <= limit):
-                parts.append(part)
+            if part in ("eval", "test") or (part == "train" and trained <= limit):
+                names.append(part)
                 yield row
         self._held.check(trained)
 
     def notes(self) -> list[str]:
-        """Return the warnings about rows that were held out."""
-        return [] if self._eval is not None else self._held.notes()
+        """Return the warnings about rows that were drawn."""
+        return self._held.notes() if self._draws else []
+
+
+def _own_checks(parser: RowParser) -> list[Callable[[DataRow], object]]:
+    """Return the checks of a held-out source of its own, whose columns may differ from train's."""
+    return [_Once(parser.check_columns), parser.parse]
 
 
 class _Once:

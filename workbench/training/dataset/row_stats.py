@@ -244,15 +244,20 @@ class RowStats:
         )
         return [note for count, *words in said for note in count.note(self.name, *words)]
 
-    def shared_with(self, train: RowStats) -> list[str]:
-        """Return a warning when held-out rows are also among the training rows."""
-        rows, first = self._seen.shared_with(train._seen)
-        if not rows:
-            return []
-        return RowCount(rows, first).note(
-            "held-out",
+    def shared_with(self, train: RowStats, name: str = "held-out") -> list[str]:
+        """Return a warning when these rows, `name` in its words, are also among training rows."""
+        return RowCount(*self._seen.shared_with(train._seen)).note(
+            name,
             "standing in the training rows, too",
             "take them out of one of the two: what was trained on scores too well",
+        )
+
+    def chosen_by(self, held: RowStats) -> list[str]:
+        """Return a warning when these test rows are also among the held-out rows."""
+        return RowCount(*self._seen.shared_with(held._seen)).note(
+            "test",
+            "standing in the held-out rows, too",
+            "take them out of one of the two: the best adapter is chosen by its held-out rows",
         )
 
 

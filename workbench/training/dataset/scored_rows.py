@@ -1,4 +1,4 @@
-"""Rows that are scored and never trained on: the held-out file alone, in the cache of prepared rows.
+"""Rows that are only scored: the held-out file alone, in the cache of prepared rows.
 
 The training file may be gone when an adapter is evaluated on other rows. The eval file's columns
 and its digest are those of the same rows beside a training file, so that scores are comparable.

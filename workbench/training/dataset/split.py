@@ -1,4 +1,4 @@
-"""The choice of held-out rows, equal for every trial on the same data."""
+"""The choice of held-out and test rows, equal for every trial on the same data."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ _SPARE = 4_096
 
 
 class HeldOut:
-    """A draw of `count` rows by the hash of their contents, independent of order and seed.
+    """A draw of `count` held-out and `test` test rows by the hash of their contents.
 
-    Call `see` for every row, `all_seen` once, and then `part_of` for every row again. Copies of a
-    held-out row leave training with it, so that no held-out row is trained on. Keeps a few thousand
-    hashes besides those of the drawn rows.
+    It does not depend on the order of the rows or on a seed, and the held-out rows are the same
+    with and without test rows. Call `see` for every row, `all_seen` once, and then `part_of` for
+    every row again. Copies of a drawn row leave training with it, so that no drawn row is trained
+    on. Keeps a few thousand hashes besides those of the drawn rows.
     """
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, test: int = 0) -> None:
+        self._eval, self._count = count, count + test
         self._keys: set[bytes] = set()
+        self._test: set[bytes] = set()
         self._taken: set[bytes] = set()
         self._seen = 0
         self._copies = RowCount()
@@ -38,12 +40,13 @@ class HeldOut:
     def all_seen(self) -> None:
         """Fix the draw; `part_of` may be called from now on."""
         self._draw()
+        self._test = set(sorted(self._keys)[self._eval :])
 
     def _draw(self) -> None:
         self._keys = set(sorted(self._keys)[: self._count])
 
     def part_of(self, row: DataRow) -> str:
-        """Return `train` or `eval`, or an empty string for a copy of a held-out row."""
+        """Return `train`, `eval` or `test`, or an empty string for a copy of a drawn row."""
         key = _key(row)
         if key not in self._keys:
             return "train"
@@ -51,7 +54,7 @@ class HeldOut:
             self._copies.add(row.place)
             return ""
         self._taken.add(key)
-        return "eval"
+        return "test" if key in self._test else "eval"
 
     def check(self, train_rows: int) -> None:
         """Raise DataError when no row is left to train on."""
@@ -64,7 +67,17 @@ class HeldOut:
             )
         raise DataError(
             f"{self._seen} rows, of which {self._count} are to be held out, leave none to train on",
-            hint=f"lower data.eval_rows below {len(self._keys)}, or give data.eval a file",
+            hint=self._fewer(len(self._keys)),
+        )
+
+    def _fewer(self, below: int) -> str:
+        if self._count == self._eval:
+            return f"lower data.eval_rows below {below}, or give data.eval a file"
+        if not self._eval:
+            return f"lower data.test_rows below {below}, or give data.test a file"
+        return (
+            f"lower data.eval_rows and data.test_rows to less than {below} together, or give "
+            "data.test a file"
         )
 
     def notes(self) -> list[str]:
@@ -75,7 +88,10 @@ class HeldOut:
             "take out those that are not meant",
         )
         if len(self._taken) * 3 > self._seen:
-            notes.append("more than a third of the rows is held out; data.eval_rows says how many")
+            both = 0 < self._eval < self._count
+            name = "data.eval_rows" if self._eval else "data.test_rows"
+            says = "data.eval_rows and data.test_rows say" if both else f"{name} says"
+            notes.append(f"more than a third of the rows is held out; {says} how many")
         return notes
 
 
