@@ -29,6 +29,7 @@ NAMES = {
     "Point",
     "Recipe",
     "RecipeError",
+    "ScoreDifference",
     "State",
     "TrialDetail",
     "TrialRow",
@@ -47,6 +48,7 @@ METHODS = {
     "trials": "(self, experiment: int | str) -> list[TrialRow]",
     "trial": "(self, trial: int) -> TrialDetail",
     "board": "(self, experiment: int | str) -> list[BoardRow]",
+    "verdict": "(self, experiment: int | str) -> str",
     "importance": "(self, experiment: int | str) -> ImportanceReport",
     "series": "(self, trial: int, metric: str = 'loss', points: int = 200) -> list[Point]",
     "logs": "(self, trial: int, *, after: int = 0, limit: int = 1000) -> list[EventRow]",
@@ -157,6 +159,10 @@ def test_a_recipe_is_submitted_waited_for_and_ranked(
     assert ended.counts == {"done": 1}
     best, base = bench.board("tiny")
     assert (best.rank, best.trial, base.rank) == (1, 2, None)
+    assert (best.score_low or 1) < (best.score or 0) < (best.score_high or 0)
+    assert best.vs_base is not None
+    assert best.vs_base.low <= best.vs_base.difference <= best.vs_base.high
+    assert bench.verdict("tiny").startswith("trial 2 is the only one with a score")
     assert [trial.id for trial in bench.trials("tiny")] == [2]
     assert bench.trial(2).trial.state is workbench.State.DONE
     assert bench.series(2, "loss")

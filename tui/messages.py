@@ -13,11 +13,10 @@ from typing import Any
 from textual.message import Message
 
 from workbench.service import (
-    BoardRow,
     CardRow,
     EventRow,
-    Experiment,
     ImportanceReport,
+    JudgedBoard,
     Point,
     RequestAnswer,
     Snapshot,
@@ -57,7 +56,7 @@ class Picture:
     """The moment of the reading."""
     series: dict[tuple[int, str], tuple[Point, ...]] = field(default_factory=dict)
     detail: TrialDetail | None = None
-    board: tuple[Experiment, tuple[BoardRow, ...]] | None = None
+    board: JudgedBoard | None = None
     queue: tuple[int, ...] = ()
     events: tuple[EventRow, ...] = ()
 

@@ -163,8 +163,7 @@ def read_picture(service: Service, needs: DataNeeds) -> Picture:
     try:
         detail = None if needs.detail is None else service.trial(needs.detail)
         if needs.board is not None:
-            experiment, rows = service.board(needs.board)
-            board = (experiment, tuple(rows))
+            board = service.judged_board(needs.board)
     except NotThere:
         pass
     events = []

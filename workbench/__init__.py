@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from workbench.errors import EngineError, NotThere, RecipeError, WorkbenchError
     from workbench.recipe import Recipe
     from workbench.service import ImportanceReport, TrialDetail
-    from workbench.store.rows import BoardRow, CardRow, EventRow, Experiment, Point, TrialRow
+    from workbench.store.rows import (
+        BoardRow,
+        CardRow,
+        EventRow,
+        Experiment,
+        Point,
+        ScoreDifference,
+        TrialRow,
+    )
     from workbench.trial import State
 
 __version__ = "0.1.0"
@@ -46,6 +54,7 @@ __all__ = [
     "Point",
     "Recipe",
     "RecipeError",
+    "ScoreDifference",
     "State",
     "TrialDetail",
     "TrialRow",
@@ -66,6 +75,7 @@ _MODULES = {
         "EventRow",
         "Experiment",
         "Point",
+        "ScoreDifference",
         "TrialRow",
     ),
     "workbench.trial": ("State",),

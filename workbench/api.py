@@ -6,7 +6,8 @@
         experiment = bench.submit("demo")
         bench.wait(experiment.id)
         for row in bench.board(experiment.id):
-            print(row.rank, row.settings, row.score, row.adapter)
+            print(row.rank, row.settings, row.score, row.score_low, row.score_high)
+        print(bench.verdict(experiment.id))
 
 Training runs in the engine, a process of its own: it goes on when the script ends, and everything
 here can also be seen and steered from the command line and the screen. Every error is a
@@ -108,10 +109,20 @@ class Workbench:
     def board(self, experiment: int | str) -> list[BoardRow]:
         """Return the ranked rows of an experiment, best first, the base last.
 
-        Trials without a score have rank None. `adapter` is the folder of a trial's adapter, which
+        Trials that are tied for first come before the others. Trials without a score have rank
+        None. `adapter` is the folder of a trial's adapter, which
         `peft.PeftModel.from_pretrained` loads.
         """
         return self._service.board(experiment)[1]
+
+    def verdict(self, experiment: int | str) -> str:
+        """Return which trial is best and how sure that is, in one sentence.
+
+        For example "trial 5 is best: exact match 0.80 [0.71, 0.87]; better than 4 of 5; tied with
+        trial 4". Where the scores allow no verdict, the sentence says why. The rows of `board`
+        hold the numbers behind it.
+        """
+        return self._service.verdict(experiment)
 
     def importance(self, experiment: int | str) -> ImportanceReport:
         """Return how much each setting of a sweep mattered. Takes some tenths of a second."""

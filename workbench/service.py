@@ -164,7 +164,8 @@ class Service:
     def reader(self) -> Reader | None:
         """Return the store, or None where no engine ever ran.
 
-        The database is opened again when its file was replaced, for example by a repair. Raises
+        The database is opened again when its file was replaced, for example by a repair, or an
+        engine has migrated it. Raises
         DatabaseDamaged where it is damaged or lost.
         """
         try:
@@ -173,7 +174,7 @@ class Service:
             if database_existed(self.home.database):
                 raise database_gone(self.home.database) from None
             return None
-        if self._reader is None or inode != self._inode:
+        if self._reader is None or inode != self._inode or self._reader.migrated:
             reader = Reader.open(self.home.database)
             if reader.db.execute("pragma user_version").fetchone()[0] == 0:
                 reader.close()  # an engine is creating it this very moment

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -12,7 +14,7 @@ from tests.support.tick_contexts import Bench, recipe
 from workbench.judging import judged_rows
 from workbench.judging.judged_rows import BoardJudge
 from workbench.store.rows import BoardRow, JudgedBoard
-from workbench.trial import State
+from workbench.trial import Kind, State
 
 
 def board_of(bench: Bench) -> JudgedBoard:
@@ -92,11 +94,6 @@ def test_a_board_without_results_by_row_is_ranked_and_says_why_it_has_no_interva
     assert board.verdict == f"trial 5 has the best score, exact_match 0.833; {judged_rows.NO_ROWS}"
 
 
-def test_a_home_of_an_earlier_version_is_ranked_too(swept: Bench) -> None:
-    swept.store.db.execute("drop table row_results")
-    assert board_of(swept).rows[0].score_note == judged_rows.NO_ROWS
-
-
 def test_results_of_weights_that_are_not_the_scored_ones_give_no_interval(swept: Bench) -> None:
     put_rows(swept.store, 5, losses=[1.0] * ROWS, right=[True] * ROWS, step=999)
     assert row_of(board_of(swept), 5).score_low is None
@@ -128,36 +125,34 @@ def test_a_missing_score_has_its_reason(judged: Bench, change: str, note: str) -
     assert row_of(board_of(judged), 5).score_note == note
 
 
-def test_what_is_unchanged_is_judged_once(
-    judged: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judge, calls = BoardJudge(), []
-    whole = judged_rows.judge_results
-    monkeypatch.setattr(judged_rows, "judge_results", lambda *a: calls.append(1) or whole(*a))
+def test_what_is_unchanged_is_judged_once(judged: Bench) -> None:
+    judge = BoardJudge()
     first = judge.judge_experiment(judged.store, 1, judged.now)
-    results_metrics = "insert into metrics values (5, 'loss', 99, 1.0)"
-    judged.store.db.execute(results_metrics)
+    verdict = judge._verdict
+    judged.store.db.execute("insert into metrics values (5, 'loss', 99, 1.0)")
     assert judge.judge_experiment(judged.store, 1, judged.now) == first
-    assert len(calls) == 1
+    assert judge._verdict is verdict
     put_rows(judged.store, 4, losses=[1.0] * ROWS, right=[True] * ROWS)
+    judged.store.db.execute("update row_results set attempt = 1 where trial = 4")
     assert judge.judge_experiment(judged.store, 1, judged.now) != first
-    assert len(calls) == 2
+    assert judge._verdict is not verdict
 
 
 def test_scoring_on_test_rows_is_no_row_of_the_board(judged: Bench) -> None:
     for rows, listed in (("test", 5), ("eval", 6)):
         judged.store.add_trial(
-            1, judged.store.next_number(1), "score", {"score.adapter": 5, "score.rows": rows}
+            1, judged.store.next_number(1), Kind.SCORE, {"score.adapter": 5, "score.rows": rows}
         )
         assert len(board_of(judged).rows) == listed
 
 
 def test_a_front_end_that_shows_no_board_imports_no_numpy(judged: Bench) -> None:
-    import subprocess
 
     code = f"""
+import sys
 from pathlib import Path
 from workbench.home import Home
+from workbench.service import Service
 service = Service(Home(Path({str(judged.context.home.root)!r})))
 service.snapshot()
 assert "numpy" not in sys.modules

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.row_results import made_up_answers, made_up_losses, put_rows
 from workbench.footprint import Plan
 from workbench.home import Home
 from workbench.machine.locks import Lock
@@ -26,6 +27,8 @@ from workbench.user_config import Guards
 
 NOW = 1_763_900_000.0
 """The frozen time of the tests: 2025-11-23, 12:13:20 UTC."""
+ROWS = 64
+"""Held-out rows of each experiment."""
 GIB = 1 << 30
 CARDS = (
     ("GPU-6f1a2b3c-0d4e-4f5a-8b6c-7d8e9fa0b1c2", "NVIDIA GeForce RTX 4090", 24, "8.9"),
@@ -177,6 +180,7 @@ class Filler:
         self.set(ago_s)
         if scores:
             results.put_scores(self.store, trial, attempt, step, scores)
+            self.rows(trial, scores)
             results.put_adapter(
                 self.store, trial, attempt, f"trials/{trial}/adapter", 84_000_000, "0" * 64
             )
@@ -184,6 +188,13 @@ class Filler:
         self.store.move(
             trial, State.RUNNING, after, by="reconcile", why=why, reason=reason, hint=hint
         )
+
+    def rows(self, trial: int, scores: dict[str, float | None]) -> None:
+        """Keep the results of ROWS held-out rows that give these scores."""
+        match = scores.get("exact_match")
+        right = None if match is None else made_up_answers(round(match * ROWS), ROWS, seed=trial)
+        losses = made_up_losses(scores["loss"] or 0.0, ROWS, seed=trial)
+        put_rows(self.store, trial, losses=losses, right=right)
 
     def samples(
         self, trial: int, attempt: int, kept: tuple[tuple[str, str, str, int], ...]

@@ -13,10 +13,11 @@ from tui.paint import line_text
 from tui.tables import board
 from tui.widgets.rowlist import ListRow
 from workbench import formatting
-from workbench.cli.trials.listing import print_board
+from workbench.cli.trials.board import print_board
 from workbench.home import Home
 from workbench.recipe.source import parse_yaml
-from workbench.service import BoardRow, Service
+from workbench.service import BoardRow, JudgedBoard, Service
+from workbench.store.rows import ScoreDifference
 
 GIB = 1 << 30
 
@@ -142,6 +143,9 @@ def _board_row(settings: dict[str, object]) -> BoardRow:
     fields |= {"score": 0.91234, "base_score": 1.2, "gain": 0.28766, "scores": {}}
     fields |= {"settings": settings, "attempts": 1, "tokens_per_s": 1960.4, "wall_s": 200.0}
     fields |= {"peak_bytes": 312 << 20, "energy_wh": 1.234}
+    fields |= {"score_low": 0.81234, "score_high": 1.01234, "score_rows": 64, "score_note": ""}
+    fields |= {"vs_base": ScoreDifference(difference=-0.28766, low=-0.4, high=-0.2, p=0.001)}
+    fields |= {"score_approximate": True, "tied_for_first": True, "optimism": 0.0123}
     return BoardRow(**fields)  # type: ignore[arg-type]
 
 
@@ -151,14 +155,16 @@ def test_the_board_has_the_same_words_on_both_sides(
     monkeypatch.setenv("COLUMNS", "200")
     row = _board_row({"train.learning_rate": 2e-5, "lora.rslora": True, "lora.targets": None})
     experiment = next(one for one in Service(home).experiments() if one.rank_by == "loss")
-    print_board(experiment, [row])
+    judged = JudgedBoard(experiment=experiment, rows=[row], verdict="trial 7 is best", notes=())
+    print_board(judged)
     printed = capsys.readouterr().out
-    columns = board.board_columns([row], experiment.rank_by)
+    columns = board.board_columns(judged)
     shown = dict(
-        zip((one.title for one in columns), _texts(board.board_rows([row])[0]), strict=True)
+        zip((one.title for one in columns), _texts(board.board_rows(judged)[0]), strict=True)
     )
     assert shown["time"] == "3 min 20 s"
-    for title in ("loss", "vs base", "tok/s", "peak", "time", "energy"):
+    assert (shown["loss"], shown["95 %"]) == ("0.912*", "~0.812–1.012")
+    for title in ("loss", "95 %", "vs base", "tok/s", "peak", "time", "energy"):
         assert f" {shown[title]} " in printed, title
     for title in ("lr", "rslora", "targets"):
         assert f"={shown[title]}" in printed, title

@@ -45,6 +45,8 @@ class Board(View):
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="about", wrapped=True, indent=2)
         yield RowList(id="board", empty="no experiment has trials yet")
+        yield LineBox(id="claims", wrapped=True, indent=2)
+        yield LineBox(id="verdict", wrapped=True, indent=2)
 
     @property
     def chosen(self) -> int | None:
@@ -68,18 +70,22 @@ class Board(View):
     def paint_body(self, snapshot: Snapshot) -> None:
         picture = self.view_state.picture
         rows, about = self.query_one("#board", RowList), self.query_one("#about", LineBox)
+        claims, verdict = self.query_one("#claims", LineBox), self.query_one("#verdict", LineBox)
         found = self._shown()
         if found is None or picture is None:
-            about.show([])
+            for box in (about, claims, verdict):
+                box.show([])
             rows.show((), ())
             set_title(rows, "Board")
             return
-        if picture.board is None or picture.board[0].id != found.id:
+        judged = picture.board
+        if judged is None or judged.experiment.id != found.id:
             return  # the board of this experiment is still being read
-        experiment, ranked = picture.board
-        about.show(self._about(experiment))
-        rows.show(board.board_columns(ranked, experiment.rank_by), board.board_rows(ranked))
-        set_title(rows, f"By {formatting.ranking_rule(experiment.rank_by)}")
+        about.show(self._about(judged.experiment))
+        rows.show(board.board_columns(judged), board.board_rows(judged))
+        set_title(rows, f"By {formatting.ranking_rule(judged.experiment.rank_by)}")
+        claims.show(board.claim_lines(judged, self.chosen))
+        verdict.show(board.verdict_lines(judged))
 
     def _about(self, experiment: Experiment) -> list[Line]:
         choice = self._choice()

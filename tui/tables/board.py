@@ -1,15 +1,16 @@
-"""The board as rows: each adapter's rank, score, gain over the base, settings and costs."""
+"""The board as rows: rank, score with its interval, differences, settings and costs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tui import present
 from tui.paint import Line, cut_text, plain_part
 from tui.widgets.rowlist import Column, ListRow
 from workbench import formatting
-from workbench.service import BoardRow
-from workbench.trial import State
+from workbench.judging import board_words
+from workbench.service import BoardRow, JudgedBoard
+from workbench.trial import State, up_is_better
 
 _WIDEST = 14
 """Cells of a column of settings at most."""
@@ -24,25 +25,42 @@ def swept_keys(rows: Sequence[BoardRow]) -> list[str]:
     return list(keys)
 
 
-def board_columns(rows: Sequence[BoardRow], rank_by: str) -> tuple[Column, ...]:
+def board_columns(board: JudgedBoard) -> tuple[Column, ...]:
     """Return the columns, with one for each setting that the trials differ in.
 
-    Energy has a column only where a card measured it.
+    Energy has a column only where a card measured it, and intervals and differences only where
+    results by row were kept. Narrow screens lose costs first, then settings, then differences.
     """
+    rows, rank_by = board.rows, board.experiment.rank_by
     keys = swept_keys(rows)
     return (
         Column(title="", width=3, right=True),
         Column(title="trial", width=5),
         Column(title=_HEADS.get(rank_by, rank_by), width=7, right=True),
-        Column(title="vs base", width=8, right=True),
+        *([_fitted("95 %", map(board_words.interval_text, rows))] if _judged(rows) else []),
+        Column(title="vs base", width=7, right=True),
+        *([Column(title="vs best", width=7, right=True, drop=3)] if _judged(rows) else []),
         *(_setting_column(key, rows, 4 + n) for n, key in enumerate(keys)),
         # Dropped before any setting: on a narrow terminal settings say more than costs.
         Column(title="tok/s", width=6, right=True, drop=30),
         Column(title="peak", width=8, right=True, drop=31),
         Column(title="time", width=11, right=True, drop=40),
         *([Column(title="energy", width=8, right=True, drop=41)] if _metered(rows) else []),
-        Column(title="state", width=10, grow=1),
+        Column(title="state", width=_state_width(rows), grow=1),
     )
+
+
+def _fitted(title: str, texts: Iterable[str]) -> Column:
+    return Column(title=title, width=max(map(len, (title, *texts))), right=True)
+
+
+def _state_width(rows: Sequence[BoardRow]) -> int:
+    """Return the cells of the longest state with its glyph."""
+    return max((len(formatting.outcome_word(row.state, row.reason)) + 2 for row in rows), default=8)
+
+
+def _judged(rows: Sequence[BoardRow]) -> bool:
+    return any(row.score_low is not None for row in rows)
 
 
 def _metered(rows: Sequence[BoardRow]) -> bool:
@@ -62,50 +80,84 @@ def _setting_column(key: str, rows: Sequence[BoardRow], drop: int) -> Column:
     )
 
 
-def board_rows(board: Sequence[BoardRow]) -> list[ListRow]:
+def board_rows(board: JudgedBoard) -> list[ListRow]:
     """Return a row for each trial, in the board's order; a star marks the best adapter.
 
     No adapter is marked where the first one is not better than the base model.
     """
-    keys = swept_keys(board)
-    better = (one.trial for one in board if one.rank == 1 and (one.gain is None or one.gain > 0))
+    rows = board.rows
+    keys = swept_keys(rows)
+    better = (one.trial for one in rows if one.rank == 1 and (one.gain is None or one.gain > 0))
     best = next(better, None)
-    metered = _metered(board)
-    return [_row(row, keys, row.trial == best, metered) for row in board]
+    return [_row(row, board, keys, row.trial == best) for row in rows]
 
 
-def _row(row: BoardRow, keys: Sequence[str], best: bool, metered: bool) -> ListRow:
+def _row(row: BoardRow, board: JudgedBoard, keys: Sequence[str], best: bool) -> ListRow:
     base = row.kind == "base"
-    tone = "dim" if base else ""
+    tone, rank = "dim" if base else "", board_words.rank_text(row, board.rows)
     settings: list[Line] = [
         ((formatting.setting_text(row.settings[key]) if key in row.settings else "·", tone),)
         for key in keys
     ]
+    judged = _judged(board.rows)
+    interval = present.known_or_faint(board_words.interval_text(row), tone)
+    rank_part = ("" if row.rank is None else rank, "bold" if best else "")
     return ListRow(
         row.trial,
         (
-            (("★ " if best else "", "accent"), (str(row.rank or ""), "bold" if best else "")),
+            (("★" if best else "", "accent"), (" " * (best and len(rank) < 2), ""), rank_part),
             (("base" if base else f"#{row.trial}", "bold" if best else tone),),
-            present.known_or_faint(formatting.score(row.score), "bold" if best else tone),
-            _gain(row),
+            present.known_or_faint(board_words.score_text(row), "bold" if best else tone),
+            *([interval] if judged else []),
+            _gain(row, formatting.score(row.gain, sign=True)),
+            *([_behind(row, board.experiment.rank_by)] if judged else []),
             *settings,
             present.known_or_faint(formatting.rate(row.tokens_per_s), tone),
             present.known_or_faint(formatting.size(row.peak_bytes), tone),
             present.known_or_faint(formatting.duration(row.wall_s), tone),
-            *([present.known_or_faint(formatting.energy(row.energy_wh), tone)] if metered else []),
+            *(
+                [present.known_or_faint(formatting.energy(row.energy_wh), tone)]
+                if _metered(board.rows)
+                else []
+            ),
             (*present.named_state(row.state, row.reason), *_reason(row)),
         ),
     )
 
 
-def _gain(row: BoardRow) -> Line:
+def _gain(row: BoardRow, text: str) -> Line:
+    """Return the gain over the base, in colour only where it is statistically significant."""
     if row.kind == "base":
-        return (("the base", "dim"),)
-    tone = "good" if row.gain is not None and row.gain > 0 else "bad"
-    return present.known_or_faint(formatting.score(row.gain, sign=True), tone)
+        return (("·", "dim"),)
+    if row.vs_base is not None and not row.vs_base.significant:
+        return ((text, ""),)
+    return present.known_or_faint(text, "good" if row.gain is not None and row.gain > 0 else "bad")
+
+
+def _behind(row: BoardRow, rank_by: str) -> Line:
+    """Return the difference to the best trial, dim where the two cannot be told apart."""
+    if row.kind == "base" or row.rank == 1:
+        return (("·", "dim"),)
+    text = board_words.gain_text(row.vs_leader, up_is_better(rank_by))
+    return present.known_or_faint(text, "dim" if row.tied_for_first else "")
 
 
 def _reason(row: BoardRow) -> Line:
-    """Return why a trial failed or was pruned; the state alone explains the others."""
+    """Return why a trial failed or was pruned, or why a score or its interval is missing."""
     early = row.state in (State.FAILED, State.PRUNED) and row.reason
-    return (("  ", ""), plain_part(row.reason, "dim")) if early else ()
+    text = row.reason if early else row.score_note
+    return (("  ", ""), plain_part(text, "dim")) if text else ()
+
+
+def claim_lines(board: JudgedBoard, trial: int | None) -> list[Line]:
+    """Return the claims about the trial under the cursor, and what the marks of the table mean."""
+    rank_by = board.experiment.rank_by
+    row = next((one for one in board.rows if one.trial == trial), None)
+    claims = board_words.row_line(row, rank_by) if row else ""
+    lines = [*([claims] if claims else []), *board_words.mark_notes(board), *board.notes]
+    return [(plain_part(line, "dim"),) for line in lines]
+
+
+def verdict_lines(board: JudgedBoard) -> list[Line]:
+    """Return the verdict."""
+    return [(plain_part(board.verdict, "bold", 1_000),)]

@@ -1,7 +1,11 @@
-"""The board: an experiment's adapters, ranked by its score."""
+"""The board: an experiment's adapters, ranked by its score.
+
+`judging.judged_rows` adds intervals, ties and the verdict.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sqlite3
@@ -9,7 +13,7 @@ from pathlib import Path
 
 from workbench.store.reader import Reader
 from workbench.store.rows import BoardRow, Experiment
-from workbench.trial import State, up_is_better
+from workbench.trial import Kind, State, up_is_better
 
 _ROWS = """
 select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
@@ -27,7 +31,7 @@ select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
          (select value from metrics m where m.trial = t.id and m.name = 'tokens_per_s'
           order by step desc limit 200)) as tokens_per_s  -- not of millions of steps
 from trials t left join adapters d on d.trial = t.id
-where t.experiment = :experiment and t.kind = 'tune' or t.id = :base
+where t.experiment = :experiment and t.kind <> 'base' and t.finals_of is null or t.id = :base
 """
 
 
@@ -39,16 +43,18 @@ def rank_adapters(reader: Reader, experiment: Experiment, now: float) -> list[Bo
     """
     rank_by = experiment.rank_by
     scores: dict[int, dict[str, float | None]] = {}
+    steps: dict[int, int] = {}
     for row in reader.db.execute(
-        """select s.trial, s.name, s.value from scores s join trials t on t.id = s.trial
+        """select s.trial, s.name, s.value, s.step from scores s join trials t on t.id = s.trial
            where t.experiment = ? or t.id = ?""",
         (experiment.id, experiment.base_trial),
     ):
         scores.setdefault(row["trial"], {})[row["name"]] = row["value"]
+        if row["name"] == rank_by:
+            steps[row["trial"]] = row["step"]
     base = experiment.base_trial
-    rows = reader.db.execute(
-        _ROWS, {"experiment": experiment.id, "base": base, "now": now}
-    ).fetchall()
+    found = reader.db.execute(_ROWS, {"experiment": experiment.id, "base": base, "now": now})
+    rows = [row for row in found if not _scores_test_rows(row)]
     base_score = scores.get(base, {}).get(rank_by) if base is not None else None
     sign = 1.0 if up_is_better(rank_by) else -1.0
 
@@ -64,9 +70,23 @@ def rank_adapters(reader: Reader, experiment: Experiment, now: float) -> list[Bo
         )
 
     return [
-        _row(row, place, scores.get(row["trial"], {}), rank_by, base_score, sign, reader.root)
+        dataclasses.replace(
+            _row(row, place, scores.get(row["trial"], {}), rank_by, base_score, sign, reader.root),
+            score_step=steps.get(row["trial"]),
+        )
         for place, row in enumerate(sorted(rows, key=order), start=1)
     ]
+
+
+def _scores_test_rows(row: sqlite3.Row) -> bool:
+    """Return True for work that scores an adapter of this board on the test rows.
+
+    Its score is shown in the adapter's own row and must not be ranked with scores on other rows.
+    """
+    if row["kind"] != Kind.SCORE:
+        return False
+    settings: dict[str, object] = json.loads(row["settings"])
+    return settings.get("score.rows") == "test"
 
 
 def _row(
@@ -79,11 +99,13 @@ def _row(
     root: Path,
 ) -> BoardRow:
     score = scores.get(rank_by)
-    tuned = row["kind"] == "tune"
-    gain = None if not tuned or score is None or base_score is None else sign * (score - base_score)
+    ranked = row["kind"] != "base"
+    gain = (
+        None if not ranked or score is None or base_score is None else sign * (score - base_score)
+    )
     plan = json.loads(row["plan"]) if row["plan"] else {}
     return BoardRow(
-        rank=place if tuned and score is not None else None,
+        rank=place if ranked and score is not None else None,
         trial=row["trial"],
         number=row["number"],
         kind=row["kind"],

@@ -10,7 +10,7 @@ import typer
 from workbench import formatting
 from workbench.cli.recipes.run import follow_to_end, submit_to_engine
 from workbench.cli.tables import as_json, print_note
-from workbench.cli.trials.listing import board_data, print_board
+from workbench.cli.trials.board import board_data, print_board
 from workbench.errors import WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import BoardRow
@@ -33,13 +33,13 @@ def demo_command(
     print_note(f"{count} of a 1M-parameter model on short sums, two at a time")
     print_note("everything it needs ships with the workbench: nothing is downloaded")
     submitted = submit_to_engine(service, recipe)
-    experiment, rows = service.board(follow_to_end(service, submitted["experiment"]))
+    board = service.judged_board(follow_to_end(service, submitted["experiment"]))
     if as_data:
-        as_json(board_data(rows))
+        as_json(board_data(board))
     else:
-        print_board(experiment, rows)
-    need_all_done(service, rows)
-    _next(rows)
+        print_board(board)
+    need_all_done(service, board.rows)
+    _next(board.rows)
 
 
 def need_all_done(service: Service, rows: Iterable[BoardRow]) -> None:

@@ -10,9 +10,9 @@ import typer
 from workbench import formatting
 from workbench.cli.recipes.measured_history import measured_history
 from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.board import board_answer, print_board
 from workbench.cli.trials.control import ANSWER_S, wait_for_answer
 from workbench.cli.trials.follow import follow_experiment
-from workbench.cli.trials.listing import board_data, print_board
 from workbench.cli.trials.watch import ring_bell
 from workbench.errors import DoesNotFit, EngineError, WorkbenchError
 from workbench.service import Service
@@ -63,12 +63,12 @@ def run_command(
             print_answer(f"follow it: workbench watch {submitted['experiment']}, or workbench")
         return
     experiment = follow_to_end(service, submitted["experiment"])
-    found, rows = service.board(experiment)
+    board = service.judged_board(experiment)
     if as_data:
-        as_json({**submitted, "board": board_data(rows)})
+        as_json({**submitted, **board_answer(board)})
     else:
-        print_board(found, rows)
-    raise typer.Exit(1 if any(row.state == "failed" for row in rows) else 0)
+        print_board(board)
+    raise typer.Exit(1 if any(row.state == "failed" for row in board.rows) else 0)
 
 
 def load_with_settings(name: str, settings: list[str] | None) -> Recipe:

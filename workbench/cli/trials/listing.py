@@ -1,4 +1,4 @@
-"""`workbench ls`, `show` and `board`: experiments with their trials, one trial, ranked adapters."""
+"""`workbench ls` and `show`: experiments with their trials, and one trial."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from workbench.cli.tables import as_json, out_table, print_answer, print_note
 from workbench.cli.trials.control import revive_engine
 from workbench.cli.trials.trial_page import print_page
 from workbench.errors import NotThere
+from workbench.judging.board_words import id_ranges
 from workbench.service import Service, TrialDetail
-from workbench.store.rows import BoardRow, Experiment, TrialRow
+from workbench.store.rows import Experiment, TrialRow
 from workbench.text import safe_line
 
 RECENT = 10
@@ -132,7 +133,7 @@ def _print_trials(one: Experiment, trials: list[TrialRow], places: Mapping[int, 
         optional=("left", "card"),
     )
     for why, ids in _reasons(trials).items():
-        print_answer(f"{_id_ranges(ids)}: {why}")
+        print_answer(f"{id_ranges(ids)}: {why}")
 
 
 def _state(trial: TrialRow, places: Mapping[int, int]) -> str:
@@ -152,18 +153,6 @@ def _reasons(trials: Iterable[TrialRow]) -> dict[str, list[int]]:
             text = word if word == why else f"{word}, {safe_line(why)}"
             found.setdefault(text, []).append(trial.id)
     return found
-
-
-def _id_ranges(ids: list[int]) -> str:
-    """Return `trial 3`, or `trials 3 to 5, 9` for several ids in rising order."""
-    ranges: list[list[int]] = []
-    for id in ids:
-        if ranges and ranges[-1][-1] == id - 1:
-            ranges[-1].append(id)
-        else:
-            ranges.append([id])
-    words = [str(r[0]) if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in ranges]
-    return f"trial{'' if len(ids) == 1 else 's'} {', '.join(words)}"
 
 
 def show_command(
@@ -206,19 +195,6 @@ def _print_series(service: Service, detail: TrialDetail, name: str, as_data: boo
         print_answer(f"{point.step},{point.low!r}")
 
 
-def board_command(experiment: Name = None, as_data: Json = False) -> None:
-    """Rank an experiment's adapters, best first; the newest by default."""
-    service = Service()
-    revive_engine(service)
-    found, rows = service.board(
-        experiment if experiment is not None else newest_experiment(service)
-    )
-    if as_data:
-        as_json(board_data(rows))
-    else:
-        print_board(found, rows)
-
-
 def newest_experiment(service: Service) -> int:
     """Return the newest experiment's id. Raises NotThere where nothing has run."""
     experiments = service.experiments()
@@ -228,38 +204,3 @@ def newest_experiment(service: Service) -> int:
             hint="try `workbench demo`, or `workbench run RECIPE`",
         )
     return experiments[0].id
-
-
-def board_data(rows: Iterable[BoardRow]) -> list[dict[str, Any]]:
-    """Return the board as JSON rows, best first, without the base: each row holds its score."""
-    return [asdict(row) for row in rows if row.kind == "tune"]
-
-
-def print_board(experiment: Experiment, rows: list[BoardRow]) -> None:
-    """Print the ranked table, and below it the reason of each trial that failed or was pruned."""
-    rule = formatting.ranking_rule(experiment.rank_by)
-    print_answer(f"{safe_line(experiment.name)}, by {rule}", "bold")
-    lines = [
-        (
-            row.rank or "-",
-            row.trial,
-            formatting.outcome_word(row.state, row.reason),
-            formatting.score(row.score),
-            formatting.score(row.gain, sign=True),
-            formatting.rate(row.tokens_per_s),
-            formatting.size(row.peak_bytes),
-            formatting.duration(row.wall_s),
-            formatting.energy(row.energy_wh),
-            "the base, untrained"
-            if row.kind == "base"
-            else formatting.brief_settings(row.settings),
-        )
-        for row in rows
-    ]
-    right = ("rank", "trial", "score", "vs base", "tok/s", "peak", "time", "energy")
-    heads = ("rank", "trial", "state", *right[2:], "settings")
-    optional = ("tok/s", "energy", "time", "peak")
-    out_table(heads, lines, right=right, flexible=9, optional=optional)
-    for row in rows:
-        if row.state in ("failed", "pruned") and row.reason:
-            print_answer(f"trial {row.trial}: {row.state}: {safe_line(row.reason)}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from workbench import formatting
 from workbench.cli.tables import STATE_COLOURS, out_table, print_answer
+from workbench.judging import board_words
 from workbench.service import TrialDetail
 from workbench.store.rows import AttemptRow, BoardRow
 from workbench.text import safe_line, safe_text
@@ -74,6 +75,8 @@ def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str
             f"{safe_line(name)} {formatting.score(v)}" for name, v in sorted(row.scores.items())
         )
         yield "scores", ", ".join(scores) + gain
+    if row is not None and row.score_low is not None:
+        yield "verdict", board_words.row_line(row, detail.experiment.rank_by)
     if row is not None and row.adapter:
         yield "adapter", f"{safe_line(row.adapter)} ({formatting.size(row.adapter_bytes)})"
     if detail.metric_names:

@@ -9,9 +9,10 @@ import typer
 
 from workbench import formatting
 from workbench.cli.tables import json_line, print_answer, print_note
+from workbench.cli.trials.board import board_answer
 from workbench.cli.trials.control import revive_engine
 from workbench.cli.trials.follow import follow_experiment
-from workbench.cli.trials.listing import board_data, newest_experiment
+from workbench.cli.trials.listing import newest_experiment
 from workbench.service import Service
 from workbench.text import safe_line
 
@@ -48,17 +49,15 @@ def watch_command(
     except KeyboardInterrupt:
         print_note(f"stopped following; training continues (workbench watch {id}, or workbench)")
         raise
-    found, rows = service.board(id)
-    best = next((row for row in rows if row.rank == 1), None)
-    score = (
-        "" if best is None else f"; best trial {best.trial}, score {formatting.score(best.score)}"
-    )
+    board = service.judged_board(id)
+    found = board.experiment
     if as_data:
-        json_line({"experiment": found.id, "name": found.name, "board": board_data(rows)})
+        json_line({"experiment": found.id, "name": found.name, **board_answer(board)})
         raise typer.Exit(1 if found.counts.get("failed") else 0)
-    text = f"{safe_line(found.name)} has ended: {formatting.counts_line(found.counts)}{score}"
+    text = f"{safe_line(found.name)} has ended: {formatting.counts_line(found.counts)}"
     print_answer(text)
-    ring_bell(text, sys.stdout)
+    print_answer(board.verdict)
+    ring_bell(f"{text}; {board.verdict}", sys.stdout)
     raise typer.Exit(1 if found.counts.get("failed") else 0)
 
 

@@ -1,4 +1,7 @@
-"""The user's notification command: run in a child when an experiment ends, the board on stdin."""
+"""The user's notification command: run in a child when an experiment ends, the board on stdin.
+
+The child adds the verdict, because its statistics take longer than a tick may.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ class Notifier:
     def ready(self, name: str, data: dict[str, Any]) -> Callable[[], None]:
         """Return a function that starts the user's command, which does nothing where none is set.
 
-        `data` is the command's input. Raises OSError when it cannot be written to a temporary
-        file.
+        `data` is the command's input, to which the child adds the verdict. Raises OSError when it
+        cannot be written to a temporary file.
         """
         command = self._command()
         if not command:
@@ -45,11 +48,11 @@ class Notifier:
         body = tempfile.TemporaryFile(dir=self._home.root)  # noqa: SIM115 (closed by `run`)
         body.write(redact(json.dumps(data)).encode())
         body.seek(0)
-        log, limit = str(self._home.logs / "notify.log"), str(self._limit_s)
+        home, limit = str(self._home.root), str(self._limit_s)
 
         def run() -> None:
             with body:
-                self._start(name, body, [log, limit, *command])
+                self._start(name, body, [home, limit, *command])
 
         return run
 
