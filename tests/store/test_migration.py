@@ -7,6 +7,7 @@ import pytest
 
 from workbench.errors import StoreError
 from workbench.home import Home
+from workbench.service import Service
 from workbench.store import Store
 from workbench.store.recovery import journal
 from workbench.store.recovery.backup import list_backups
@@ -114,3 +115,13 @@ def test_a_repair_takes_from_a_backup_of_the_old_version(old: Path) -> None:
     store = Store(old)
     assert store.trial(2).settings == {"lora.rank": 8}
     assert [card.uuid for card in store.cards()] == ["cpu-0"]
+
+
+def test_a_front_end_that_was_open_meanwhile_reads_the_new_tables(old: Path) -> None:
+    service = Service(Home(old.parent))
+    assert service.trial(2).trial.finals_of is None
+    store = Store(old)
+    id = store.add_trial(1, 2, Kind.TUNE, {}, finals_of=2)
+    assert service.trial(id).trial.finals_of == 2
+    service.close()
+    store.close()

@@ -86,13 +86,16 @@ class Store(Reader):
         if 0 < version < SCHEMA_VERSION:
             back_up(path, path.parent / "backups")
         self.db.execute("pragma foreign_keys = off")  # while tables are made again
-        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-            try:
-                self.db.executescript(f"begin; {script}; pragma user_version = {number}; commit;")
-            except sqlite3.Error:
-                if self.db.in_transaction:  # else it would keep the next try's lock from it
-                    self.db.execute("rollback")
-                raise
+        # In one commit, so that nobody ever reads a database of a version in between.
+        scripts = "; ".join(MIGRATIONS[version:])
+        try:
+            self.db.executescript(
+                f"begin; {scripts}; pragma user_version = {SCHEMA_VERSION}; commit;"
+            )
+        except sqlite3.Error:
+            if self.db.in_transaction:  # else it would keep the next try's lock from it
+                self.db.execute("rollback")
+            raise
         assert self.db.execute("pragma user_version").fetchone()[0] == SCHEMA_VERSION
 
     @contextmanager
