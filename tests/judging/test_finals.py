@@ -59,6 +59,7 @@ def test_finals_rank_by_the_mean_of_the_new_seeds_alone(judged: Bench) -> None:
     assert first.trials == ids[:3]
     assert first.low is not None
     assert first.high is not None
+    assert first.mean is not None
     assert first.low < first.mean < first.high
     assert len(set(first.seeds)) == 3
     assert second.vs_leader is not None
@@ -112,7 +113,9 @@ def test_seeds_that_failed_are_left_out_and_named(judged: Bench) -> None:
     first, second = board_of(judged).finals
     assert first.trials == [ids[0], ids[2]]
     assert first.mean == pytest.approx((70 + 74) / 2 / ROWS)
-    assert [note.split(" (")[1] for note in first.notes] == [f"trial {ids[1]}) failed: out of memory"]
+    assert [note.split(" (")[1] for note in first.notes] == [
+        f"trial {ids[1]}) failed: out of memory"
+    ]
     assert [note.split(" (")[1] for note in second.notes] == [f"trial {ids[3]}) diverged"]
     verdict = board_of(judged).verdict
     assert "mean of 2 new seeds" in verdict
@@ -160,7 +163,9 @@ def test_a_trial_that_came_after_the_finals_is_named_where_it_has_the_best_score
     late = max(t.id for t in judged.store.trials())
     judged.until(State.DONE, late)
     score_as(judged, late, 90)
-    assert f"trial {late} has the best single score and was in no finals" in board_of(judged).verdict
+    assert (
+        f"trial {late} has the best single score and was in no finals" in board_of(judged).verdict
+    )
 
 
 def test_a_row_of_the_finals_is_plain_data(judged: Bench) -> None:

@@ -231,6 +231,28 @@ def undrain_command(
     _ask(Service(), "undrain", as_data, card=card, quarantine=quarantine)
 
 
+def finals_command(
+    experiment: Name,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Settings that are trained again; 3 unless the recipe says."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="New seeds of each; 3 unless the recipe says."),
+    ] = None,
+    as_data: Json = False,
+) -> None:
+    """Train the best settings again with other seeds, and rank them by the mean.
+
+    Asked for again with more, only what is missing is added. While the sweep still runs, they are
+    remembered and begin at its end. `workbench board` shows them below its table.
+    """
+    _ask(Service(), "finals", as_data, experiment=experiment, top=top, seeds=seeds)
+
+
 def _ask(service: Service, verb: str, as_data: bool, /, **args: Any) -> None:
     """Send one request and print its answer. Raises a refusal with the engine's exit code."""
     for named, look in (("experiment", service.experiment), ("trial", service.trial)):
