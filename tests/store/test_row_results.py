@@ -169,6 +169,7 @@ def test_long_texts_are_cut_and_say_so() -> None:
         {"sums": {"loss": [1, 2, 10**400]}},
         {"sums": [1]},
         {"means": {"../x": [1, 1, 1]}},
+        {"means": {"x:max": [1, 1, 1]}},
         {"means": {f"s{n}": [1, 1, 1] for n in range(41)}},
         {"step": -1},
         {"step": 1.5},

@@ -44,7 +44,7 @@ _MOST_HEAD_BYTES = 32 << 20
 _MOST_LINE_BYTES = 1 << 20
 """Bytes of any other line; two texts of MOST_CHARACTERS take at most 400 KB as JSON."""
 _DIGEST = re.compile(r"[0-9a-f]{32}\Z")
-_NAME = re.compile(r"[a-z0-9_]{1,60}\Z")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,59}(:min)?\Z")
 _MOST_SCORES = 40
 
 
@@ -210,7 +210,7 @@ def _columns(data: object, rows: int, *, may_lack: bool) -> dict[str, list[Any]]
     found: dict[str, list[Any]] = {}
     for name, values in data.items():
         if not _NAME.match(name):
-            raise ValueError("a score's name has small letters, digits and _ only")
+            raise ValueError("a score's name has small letters, digits, _ and :min only")
         if not isinstance(values, list) or len(values) != rows:
             raise ValueError(f"{name} has not one number for each of the {rows} rows")
         found[name] = [None if v is None and may_lack else _finite(name, v) for v in values]

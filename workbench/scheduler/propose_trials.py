@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from workbench import fault_points, search
 from workbench.errors import WorkbenchError
 from workbench.footprint import NO_HISTORY, History, plan_trial
+from workbench.footprint.oom_fallback import hardware_key
 from workbench.footprint.row_lengths import UNREAD, Lengths, lengths_of
+from workbench.footprint.worst_case import worst_case_recipe
 from workbench.formatting import plural
 from workbench.machine.cards import Card
 from workbench.machine.files import fresh_folder
 from workbench.recipe import Recipe, apply_settings, early_stop_problem_for
 from workbench.scheduler.finals import propose_finals
+from workbench.scheduler.evaluation.enqueue_scores import enqueue_scores
+from workbench.scheduler.evaluation.known_scores import known_base
 from workbench.scheduler.measured_peaks import known_factors
 from workbench.scheduler.sweeps import ask_for_more
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import Blocked, trial_queue
 from workbench.store.rows import Experiment, card_of
 from workbench.text import safe_line
-from workbench.trial import Kind, State
+from workbench.trial import Kind
 
 
 def propose_trials(context: TickContext) -> None:
@@ -59,6 +64,9 @@ def enqueue_trials(
         _refuse(context, experiment, str(result.get("error")), str(result.get("hint") or ""))
         return
     recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
+    if "subjects" in result:
+        enqueue_scores(context, experiment, result, cards, _precision(recipe, cards))
+        return
     history = History(factors=known_factors(context))
     lengths = lengths_of(result["data"])
     resolved = resolve_once(recipe, result["model"]["config"], cards, lengths, history)
@@ -66,7 +74,7 @@ def enqueue_trials(
     bit_by_bit = search.is_one_by_one(sweep)
     settings = [] if bit_by_bit else search.initial_points(recipe)
     with context.store.writing():
-        base = _known_base(context, experiment, result, resolved)
+        base = known_base(context, experiment, result, resolved)
         if base is None:
             base = _add(context, experiment.id, 0, Kind.BASE, {})
         for number, point in enumerate(settings, start=1):
@@ -98,23 +106,50 @@ def resolve_once(
     lengths: Lengths = UNREAD,
     history: History = NO_HISTORY,
 ) -> dict[str, Any]:
-    """Return precision and optimizer for all trials of an experiment, which keeps them comparable.
+    """Return precision, optimizer and rows scored at once for all trials of an experiment.
 
-    bf16 only when every GPU here has it (compute capability 8.0), else fp16, which all have; the
-    optimizer of fewer bytes as soon as one card that could run the recipe needs it.
+    They keep the trials comparable: bf16 only when every GPU here has it (compute capability 8.0),
+    else fp16, which all have; the optimizer of fewer bytes as soon as one card that could run the
+    recipe needs it; as many rows at once as the sweep's largest trial can score on each card.
     """
-    # A trial may resume on any card of the home, so the weakest one decides.
-    capabilities = [card.capability for card in cards if card.capability]
-    precision = recipe.model.precision
-    if precision == "auto":
-        precision = "bf16" if capabilities and min(capabilities) >= (8, 0) else "fp16"
-        precision = precision if capabilities else "fp32"
+    precision = _precision(recipe, cards)
     recipe = apply_settings(recipe, {"model.precision": precision})
     optimizer = recipe.train.optimizer
     if optimizer == "auto":
         chosen = [_optimizer(recipe, config, card, lengths, history) for card in cards]
         optimizer = "paged_adamw_8bit" if "paged_adamw_8bit" in chosen else "adamw_torch"
-    return {"model.precision": precision, "train.optimizer": optimizer}
+    recipe = apply_settings(recipe, {"train.optimizer": optimizer})
+    return {
+        "model.precision": precision,
+        "train.optimizer": optimizer,
+        "evaluate.batch_size": _scored_at_once(recipe, config, cards, lengths, history),
+    }
+
+
+def _precision(recipe: Recipe, cards: list[Card]) -> str:
+    if recipe.model.precision != "auto":
+        return recipe.model.precision
+    # A trial may resume on any card of the home, so the weakest one decides.
+    capabilities = [card.capability for card in cards if card.capability]
+    if not capabilities:
+        return "fp32"
+    return "bf16" if min(capabilities) >= (8, 0) else "fp16"
+
+
+def _scored_at_once(
+    recipe: Recipe, config: dict[str, Any], cards: list[Card], lengths: Lengths, history: History
+) -> int:
+    """Return the rows that every trial of the sweep can score at once on every card it fits.
+
+    In 16 bits the size of a batch decides the last digits of a loss, and now and then an answer.
+    """
+    sizes = [recipe.evaluate.batch_size]
+    for card in {(hardware_key(card), card.usable_bytes): card for card in cards}.values():
+        with suppress(WorkbenchError):
+            largest, _ = worst_case_recipe(recipe, config, card)
+            plan = plan_trial(largest, config, card, lengths=lengths, history=history, advise=False)
+            sizes.append(plan.eval_batch)
+    return min(sizes)
 
 
 def _optimizer(
@@ -144,38 +179,3 @@ def _add(
     trial = context.store.add_trial(experiment, number, kind, settings)
     fresh_folder(context.home.trial(trial))
     return trial
-
-
-def base_key(recipe: dict[str, Any], prepared: dict[str, Any], resolved: dict[str, Any]) -> str:
-    """Return a key that is equal for experiments whose untouched base has the same scores."""
-    model = prepared["model"]
-    return json.dumps(
-        [
-            model["path"],
-            model["revision"],
-            recipe["model"]["quantization"],
-            recipe["model"]["double_quantization"],
-            recipe["model"]["attention"],
-            resolved.get("model.precision"),
-            prepared["evaluation_digest"],
-        ]
-    )
-
-
-def _known_base(
-    context: TickContext, experiment: Experiment, prepared: dict[str, Any], resolved: dict[str, Any]
-) -> int | None:
-    """Return the trial that has scored, or is going to score, the very same base."""
-    key = base_key(experiment.recipe, prepared, resolved)
-    for other in context.store.experiments():
-        if other.base_trial is None or other.prepared is None:
-            continue
-        try:
-            known = base_key(other.recipe, other.prepared, other.resolved)
-        except (KeyError, TypeError):  # of an older workbench
-            continue
-        if known == key:
-            state = context.store.trial(other.base_trial).state
-            if state not in (State.FAILED, State.STOPPED):
-                return other.base_trial
-    return None

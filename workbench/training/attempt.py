@@ -17,6 +17,7 @@ from torch import nn
 from workbench import __version__, fault_points
 from workbench.attempts.assignment import Assignment
 from workbench.attempts.events import AttemptEnd, FailureCause, Outcome
+from workbench.chat.session_files import session_of
 from workbench.errors import DataError, Diverged, ModelError
 from workbench.fleet import Halt
 from workbench.footprint import Plan
@@ -36,6 +37,7 @@ from workbench.training.dataset.prepared import (
 )
 from workbench.training.dataset.scored_rows import prepare_scored_rows
 from workbench.training.evaluation import score_run
+from workbench.training.evaluation.chat_run import chat_on_base
 from workbench.training.memory.card_memory import Meter
 from workbench.training.memory.host_memory import MemoryMonitor, loading_bytes
 from workbench.training.model import adapter, warm_start
@@ -116,6 +118,8 @@ class AttemptRun:
                 return self._score_base(base, eval_rows)
         if self.a.kind == "score":
             return self._score(eval_rows)
+        if self.a.kind == "chat":
+            return self._chat()
         found = checkpoint.newest_verified(self.checkpoints, self._warn)
         self.reached = found.step if found else 0
         if self._is_over(found):
@@ -369,6 +373,20 @@ class AttemptRun:
             self._phase("evaluating")
             scorer = partial(self._scorer, rows=eval_rows)
             return score_run.score_subject(base, subject, scorer, self.emit, self.control)
+
+    def _chat(self) -> AttemptEnd:
+        with self._base() as base:
+            return chat_on_base(
+                base,
+                self.a.chat or [],
+                self.emit,
+                self.control,
+                tokenizer=self.tokenizer,
+                files=session_of(self.trial),
+                precision=self.plan.precision,
+                end_ids=end_ids(base, self.tokenizer, self.turn_end_ids),
+                template=self.recipe.data.chat_template != "never",
+            )
 
     def _score_and_leave(
         self, base: nn.Module, model: PeftModel, eval_rows: Dataset, step: int, *, stopped: bool

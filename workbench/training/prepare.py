@@ -143,7 +143,8 @@ def evaluation_digest(
     judged = recipe.evaluate.model_dump(mode="json", include={"answer_pattern", "max_new_tokens"})
     if recipe.evaluate.scorer is not None:
         judged |= {"scorers": recipe.evaluate.scorers, "files": dict(scorer_files)}
-    text = json.dumps([prepared.eval_digest, judged], sort_keys=True)
+    # Version 2 keeps the result of every row: a base that was scored before is scored again.
+    text = json.dumps([prepared.eval_digest, judged, {"version": 2}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
