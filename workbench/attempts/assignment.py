@@ -47,6 +47,9 @@ class Assignment:
     step, rows}. `trial` is None for a folder of no trial, and `folder` too for the base alone;
     `rows` is eval or test."""
 
+    chat: list[dict[str, Any] | None] | None = None
+    """The models of a chat: {trial, folder, sha256} of each adapter, and None for the base."""
+
     def to_json(self) -> dict[str, Any]:
         """Return the assignment as a JSON object."""
         return asdict(self)

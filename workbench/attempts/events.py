@@ -3,9 +3,9 @@
 A line is `{"n": 12, "t": 1763900000.1, "kind": "metric", …}`. Kinds and their further keys:
 
     started     pid, card, generation, plan, versions
-    phase       name (preparing, loading, rehearsing, training, evaluating, saving), detail; steps
-                (training: how many the whole trial has); from_step (loading: the step of the
-                checkpoint that it resumes from)
+    phase       name (preparing, loading, rehearsing, training, evaluating, saving, chatting),
+                detail; steps (training: how many the whole trial has); from_step (loading: the
+                step of the checkpoint that it resumes from)
     log         level, text
     metric      step, values {name: number}
     checkpoint  step, path, bytes

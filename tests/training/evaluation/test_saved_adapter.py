@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from tests.training.evaluation.plain_peft import DEMO, save_plain
 from workbench.adapters.adapter_folder import read_adapter
 from workbench.errors import CheckpointError
-from workbench.training.model.saved_adapter import load_saved
+from workbench.training.model.saved_adapter import load_saved, load_several
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -99,3 +99,29 @@ def test_weights_that_are_not_finite_or_not_the_ones_that_were_saved_are_refused
     save_file(tensors, weights)
     with pytest.raises(CheckpointError, match="not finite"):
         load_saved(base, read_adapter(folder))
+
+
+def test_several_on_one_base_compute_each_what_it_computes_alone(tmp_path: Path) -> None:
+    folders = {
+        "0": save_plain(tmp_path / "one"),
+        "2": save_plain(tmp_path / "two", r=2, target_modules=["k_proj", "up_proj"]),
+        "3": save_plain(tmp_path / "three", use_dora=True),
+    }
+    found = {name: (read_adapter(folder), None) for name, folder in folders.items()}
+    base = AutoModelForCausalLM.from_pretrained(DEMO)
+    alone = logits(base)
+    several = load_several(base, found)
+    for name, (one, _) in found.items():
+        several.set_adapter(name)
+        expected = logits(load_saved(AutoModelForCausalLM.from_pretrained(DEMO), one))
+        torch.testing.assert_close(logits(several), expected, rtol=0, atol=1e-6)
+    with several.disable_adapter():
+        torch.testing.assert_close(logits(several), alone, rtol=0, atol=1e-6)
+
+
+def test_trained_biases_are_refused_beside_other_adapters(tmp_path: Path) -> None:
+    biased = read_adapter(save_plain(tmp_path / "biased", bias="lora_only"))
+    other = read_adapter(save_plain(tmp_path / "other"))
+    base = AutoModelForCausalLM.from_pretrained(DEMO)
+    with pytest.raises(CheckpointError, match="trained biases"):
+        load_several(base, {"0": (biased, None), "1": (other, None)})

@@ -68,7 +68,7 @@ def test_another_shape_is_refused_before_the_base_is_loaded(
     log = Bench(tmp_path, recipe(**changed)).run(warm=source)
     assert log.outcome is Outcome.FAILED
     assert says in log.end["reason"]
-    assert "clone this trial" in log.end["hint"]
+    assert "start again with -s lora." in log.end["hint"]
     assert "loading" not in [phase["name"] for phase in log.of("phase")]
 
 

@@ -1,6 +1,6 @@
-"""Evaluations: adapters of this home and of other tools, scored on rows and not trained.
+"""Evaluations: adapters of this home and of other tools, scored or asked, and not trained.
 
 `adapter_checks` looks at the adapters while an experiment is prepared, `score_run` is the score
-trial's part of an attempt. Called by `training.prepare` and `training.attempt`; imports
-`training.model`, `dataset` and `scoring`.
+trial's part of an attempt, and `chat_run` lets several of them answer a person's questions. Called
+by `training.prepare` and `training.attempt`; imports `training.model`, `dataset` and `scoring`.
 """

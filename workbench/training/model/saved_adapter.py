@@ -58,7 +58,47 @@ def _linear_sizes(module: nn.Module | None) -> tuple[int, int] | None:
     return None
 
 
-def load_saved(base: nn.Module, found: AdapterFolder, sha256: str | None = None) -> PeftModel:
+def load_several(
+    base: nn.Module, adapters: Mapping[str, tuple[AdapterFolder, str | None]]
+) -> PeftModel:
+    """Return `base` with several adapters on it, by name, to be chosen by `set_adapter`.
+
+    Each is given with the SHA-256 of its weights, where that is known. Raises CheckpointError as
+    `load_saved` does, and for trained biases, which PEFT keeps for one adapter only.
+    """
+    for found, _ in adapters.values():  # on the bare base: the first adapter replaces its layers
+        check_fits_base(base, found)
+        if found.settings.bias != "none" and len(adapters) > 1:
+            raise CheckpointError(
+                f"the adapter in {safe_line(found.folder, 200)} has trained biases, which cannot "
+                "be switched on and off beside other adapters",
+                hint="ask it alone",
+            )
+    (first, (found, sha256)), *others = adapters.items()
+    model = load_saved(base, found, sha256, name=first)
+    for name, (found, sha256) in others:
+        tensors = _read_weights(found.folder / WEIGHTS, sha256)
+        with next(base.parameters()).device:
+            model.add_adapter(name, _peft_config(found))
+        _fill(model, tensors, name)
+    return model
+
+
+def _fill(model: PeftModel, tensors: Mapping[str, torch.Tensor], name: str) -> None:
+    """Copy an adapter's tensors into its new layers, in fp32, and freeze them."""
+    for param in model.parameters():
+        if param.requires_grad:  # the base's biases that were trained too; LoRA is fp32 already
+            param.data = param.data.float()
+    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    _check_names(state, tensors)
+    set_peft_model_state_dict(model, dict(tensors), adapter_name=name)
+    model.requires_grad_(False)
+    model.eval()
+
+
+def load_saved(
+    base: nn.Module, found: AdapterFolder, sha256: str | None = None, *, name: str = "default"
+) -> PeftModel:
     """Return `base` with the folder's adapter on it, in fp32 and in eval mode.
 
     `sha256` is that of its weights, where it is known. Raises CheckpointError for weights that
@@ -67,14 +107,8 @@ def load_saved(base: nn.Module, found: AdapterFolder, sha256: str | None = None)
     check_fits_base(base, found)
     tensors = _read_weights(found.folder / WEIGHTS, sha256)
     with next(base.parameters()).device:
-        model = get_peft_model(base, _peft_config(found))
-    for param in model.parameters():
-        if param.requires_grad:  # the base's biases that were trained too; LoRA is fp32 already
-            param.data = param.data.float()
-    _check_names(get_peft_model_state_dict(model, save_embedding_layers=False), tensors)
-    set_peft_model_state_dict(model, tensors)
-    model.requires_grad_(False)
-    model.eval()
+        model = get_peft_model(base, _peft_config(found), adapter_name=name)
+    _fill(model, tensors, name)
     return model
 
 
