@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,10 +14,11 @@ import pytest
 from tests.cli.conftest import Workbench
 from tests.cli.engines import recipe_file
 from tests.support.tick_contexts import Bench, recipe
-from workbench.cli.child import ask_child, run_child
-from workbench.cli.recipes.train import default_folder, prepare_folder
+from tests.support.waiting import wait_for
+from workbench.cli.child import _leave, ask_child, run_child
+from workbench.cli.recipes.train import default_folder, find_warm_source, prepare_folder
 from workbench.cli.trials.merge import adapter_of, describe_difference
-from workbench.errors import NotThere, UsageError, WorkbenchError
+from workbench.errors import CheckpointError, NotThere, UsageError, WorkbenchError
 from workbench.home import Home
 from workbench.recipe import Recipe, load_recipe
 from workbench.trial import State
@@ -26,6 +30,56 @@ def test_a_childs_exit_code_is_ours() -> None:
 
 def test_a_child_that_a_signal_ended_is_a_failure() -> None:
     assert run_child([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]) == 1
+
+
+CHECKPOINTS = """
+import signal, sys, time
+ended = []
+signal.signal(signal.SIGINT, lambda *_: ended.append("asked"))
+signal.signal(signal.SIGTERM, lambda *_: ended.append("again"))
+print("ready", flush=True)
+while len(ended) < 2: time.sleep(0.01)
+print(*ended)
+"""
+
+
+def test_a_child_that_checkpoints_for_long_is_waited_for() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHECKPOINTS], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        _leave(child, patience_s=0.5)  # shorter than its checkpoint takes
+        assert (child.returncode, child.stdout.read()) == (0, "asked again\n")
+
+
+def test_a_second_ctrl_c_ends_a_child_that_hangs() -> None:
+    child = "import signal,time; signal.signal(2,signal.SIG_IGN); print(flush=True); time.sleep(99)"
+    code = (
+        "from workbench.cli.child import run_child; "
+        f"run_child([{sys.executable!r}, '-c', {child!r}])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as command:
+        assert command.stdout is not None
+        command.stdout.readline()
+        for _ in range(2):
+            os.killpg(command.pid, signal.SIGINT)
+            wait_for(lambda: not _pending_interrupt(command.pid), "it has seen the signal")
+        assert command.wait(timeout=60) != 0
+        assert command.stdout.read() == b""  # the child has closed it: nothing lives on
+
+
+def _pending_interrupt(pid: int) -> bool:
+    """Return whether a SIGINT waits to be delivered to the process, by proc(5)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd"))
+    return bool(int(pending.split()[1], 16) & 1 << (signal.SIGINT - 1))
 
 
 def test_a_childs_answer_is_its_stdout() -> None:
@@ -49,6 +103,36 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         prepare_folder(tmp_path / "run", wanted.model_copy(update={"name": "other"}))
     with pytest.raises(WorkbenchError, match="cannot be written"):
         prepare_folder(Path("/dev/null/x"), wanted)
+
+
+def test_a_warm_start_here_is_kept_and_no_other_one_is_taken(tmp_path: Path) -> None:
+    wanted = load_recipe(recipe_file(tmp_path))
+    warm = {"trial": None, "folder": "/adapters/a", "sha256": "0" * 64}
+    folder = prepare_folder(tmp_path / "run", wanted, warm)
+    assert json.loads((folder / "warm.json").read_text()) == warm
+    assert prepare_folder(tmp_path / "run", wanted, warm) == folder
+    assert prepare_folder(tmp_path / "run", wanted) == folder
+    with pytest.raises(UsageError, match="starts from another adapter"):
+        prepare_folder(tmp_path / "run", wanted, {**warm, "folder": "/adapters/b"})
+    prepare_folder(tmp_path / "cold", wanted)
+    with pytest.raises(UsageError, match="starts from a new LoRA"):
+        prepare_folder(tmp_path / "cold", wanted, warm)
+
+
+def test_a_warm_start_here_takes_a_trial_with_the_digest_that_it_left(bench: Bench) -> None:
+    bench.submit(recipe())
+    bench.until(State.DONE, 2)
+    folder = str(bench.context.home.trial(2) / "adapter")
+    assert find_warm_source("2") == {"trial": 2, "folder": folder, "sha256": "0" * 64}
+
+
+def test_a_warm_start_here_needs_weights_in_safetensors(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({}))
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no readable adapter_model.safetensors"):
+        find_warm_source(str(tmp_path))
+    with pytest.raises(NotThere, match="neither"):
+        find_warm_source("nothing")
 
 
 def test_a_recipes_name_never_leaves_the_home(home: Home) -> None:

@@ -7,10 +7,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workbench.cli.tables import print_note
 from workbench.machine.python_children import python_environment
 
 LEAVE_S = 30.0
-"""Seconds that the child may take to write a checkpoint after ctrl-c."""
+"""Seconds after ctrl-c until a child that has not ended is sent SIGTERM, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +42,30 @@ def ask_child(command: Sequence[str]) -> ChildResult:
 
 
 def _wait(child: subprocess.Popen[str]) -> ChildResult:
-    """Wait for the child to end; after ctrl-c, for at most LEAVE_S seconds."""
+    """Wait for the child to end; a second ctrl-c kills it."""
     try:
         stdout = child.communicate()[0]
     except KeyboardInterrupt:
         try:
-            child.wait(LEAVE_S)
-        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            _leave(child)
+        except KeyboardInterrupt:
             child.kill()
             child.wait()
         raise
     interrupted = child.returncode in (-signal.SIGINT, 130)
     code = 130 if interrupted else 1 if child.returncode < 0 else child.returncode
     return ChildResult(code, stdout or "")
+
+
+def _leave(child: subprocess.Popen[str], patience_s: float = LEAVE_S) -> None:
+    """Wait after ctrl-c until the child has ended, however long its checkpoint takes.
+
+    A child that ctrl-c did not reach (it was sent to the command alone) gets SIGTERM in the end. A
+    child that writes its checkpoint ignores that; any other ends.
+    """
+    try:
+        child.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        print_note("waiting for it to end; another ctrl-c kills it")
+        child.terminate()
+        child.wait()

@@ -1,6 +1,7 @@
 """One trial in the foreground: `python -m workbench.training.foreground FOLDER`.
 
-FOLDER holds recipe.json and receives everything else: the prepared rows, checkpoints, the adapter.
+FOLDER holds recipe.json, and warm.json where the trial starts from another adapter. It receives
+everything else: the prepared rows, checkpoints, the adapter.
 A second run on the same folder resumes from its newest checkpoint. Events are printed line by line.
 """
 
@@ -77,6 +78,9 @@ def train_here(folder: Path, *, as_json: bool = False, named_card: str | None = 
     if chosen.holder is not None:
         shared = f"card {card.uuid} is used by process {chosen.holder}, and shared with it"
         print(shared, file=sys.stderr, flush=True)
+    if card.kind == "cuda":  # before torch is imported
+        os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
+    warm = _warm_source(folder, recipe)
     experiment = folder / "experiments" / "1"
     experiment.mkdir(parents=True, exist_ok=True)
     (experiment / "recipe.json").write_text(recipe.model_dump_json())
@@ -85,8 +89,6 @@ def train_here(folder: Path, *, as_json: bool = False, named_card: str | None = 
         print(f"data: {safe_line(note)}", file=out, flush=True)
     plan = _plan_here(folder, recipe, prepared, card, chosen.free_bytes)
     _print_plan(card, plan, out)
-    if card.kind == "cuda":  # before torch is imported
-        os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
 
     from workbench.training.trial_run import run_foreground  # seconds: torch, transformers, trl
 
@@ -102,10 +104,28 @@ def train_here(folder: Path, *, as_json: bool = False, named_card: str | None = 
         folder=str(folder / "attempts" / str(number)),
         trial_folder=str(folder),
         experiment_folder=str(experiment),
+        warm=warm,
     )
     with interrupts.checkpointing(control):
         outcome = run_foreground(given, _print_json if as_json else _print_event, control)
     return _exit_code(outcome, folder, out)
+
+
+def _warm_source(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """Return the adapter that the trial starts from, as an assignment names it; None without one.
+
+    It is checked before the rows are prepared, which may take minutes. A trial that continues from
+    a checkpoint no longer needs it. Raises the errors of `check_adapter`.
+    """
+    file = folder / "warm.json"
+    if not file.exists():
+        return None
+    source: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if not any((folder / "checkpoints").glob("step-*")):
+        from workbench.training.model.warm_start import check_adapter  # seconds: torch and PEFT
+
+        check_adapter(source, recipe)
+    return source
 
 
 def _plan_here(

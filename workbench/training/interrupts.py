@@ -22,18 +22,22 @@ def checkpointing(control: Control) -> Iterator[None]:
     """Answer ctrl-c inside the block with a checkpoint, and a second one by ending at once.
 
     Before the first step KeyboardInterrupt is raised right away, as by a second ctrl-c: a base can
-    take minutes to load, and there is nothing to keep.
+    take minutes to load, and there is nothing to keep. SIGTERM is answered as the first ctrl-c,
+    however often it comes: the command sends it in case ctrl-c reached the command alone.
     """
 
     def interrupted(number: int, frame: FrameType | None) -> None:
+        if control.halt is not None and number == signal.SIGTERM:
+            return
         if control.halt is not None or control.stage in _NOTHING_TO_KEEP:
             raise KeyboardInterrupt
         control.request_halt(Halt.YIELD)
         text = "ctrl-c: ends at the next step, with a checkpoint; a second ctrl-c ends at once"
         print(text, file=sys.stderr, flush=True)
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    before = {one: signal.signal(one, interrupted) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

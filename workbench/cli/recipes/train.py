@@ -1,10 +1,10 @@
 """`workbench train`: one trial in the foreground, in a child process, without engine or Ray.
 
-The child is `python -m workbench.training.foreground FOLDER`. It reads FOLDER/recipe.json and
-FOLDER/factors.json (what the home's attempts measured, since training may not read the store),
-trains, prints plan, metrics, scores and the adapter's path, and leaves everything in FOLDER. The
-command exits with its exit code. A folder that holds the same recipe resumes from its newest
-checkpoint.
+The child is `python -m workbench.training.foreground FOLDER`. It reads FOLDER/recipe.json,
+FOLDER/warm.json (the adapter to start from, where one is named) and FOLDER/factors.json (what the
+home's attempts measured, since training may not read the store), trains, prints plan, metrics,
+scores and the adapter's path, and leaves everything in FOLDER. The command exits with its exit
+code. A folder that holds the same recipe resumes from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,15 +22,21 @@ from workbench.cli.child import run_child
 from workbench.cli.recipes.measured_history import measured_history
 from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
 from workbench.cli.tables import print_note
-from workbench.errors import UsageError, WorkbenchError
+from workbench.cli.trials.merge import adapter_of
+from workbench.errors import CheckpointError, UsageError, WorkbenchError
 from workbench.home import find_home
 from workbench.machine.python_children import python_command
+from workbench.machine.staging import file_sha256
 from workbench.service import Service
+from workbench.text import safe_line
 
 if TYPE_CHECKING:
     from workbench.recipe import Recipe
 
 MODULE = "workbench.training.foreground"
+WARM = "warm.json"
+WEIGHTS = "adapter_model.safetensors"
+"""The name under which PEFT looks for an adapter's weights."""
 
 
 def train_command(
@@ -44,6 +50,12 @@ def train_command(
         str | None,
         typer.Option("--card", metavar="CARD", help="The card to train on, as `cards` names it."),
     ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRIAL|FOLDER", help="Start from the adapter of a trial, or in a folder."
+        ),
+    ] = None,
     as_data: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per event.")
     ] = False,
@@ -56,11 +68,33 @@ def train_command(
     if found.sweep is not None:
         print_note("the recipe's sweep is ignored: one trial runs, with the recipe's own values")
         found = found.model_copy(update={"sweep": None})
-    run_folder = prepare_folder(folder or default_folder(found.name), found)
+    warm = None if warm_start is None else find_warm_source(warm_start)
+    run_folder = prepare_folder(folder or default_folder(found.name), found, warm)
     write_factors(run_folder)
     print_note(f"training in {run_folder}; ctrl-c checkpoints and ends it")
     more = ["--json"] * as_data + ([f"--card={card}"] if card else [])
     raise typer.Exit(run_child(python_command(MODULE, str(run_folder), *more)))
+
+
+def find_warm_source(name: str) -> dict[str, Any]:
+    """Return the adapter of a trial or in a folder as an assignment's `warm` names it.
+
+    Its SHA-256 is the one that the trial left, or that of the file now. Raises NotThere for a trial
+    or a folder without an adapter, CheckpointError where its weights cannot be read.
+    """
+    folder = adapter_of(name).absolute()
+    if name.isdecimal():
+        reader = Service().reader()
+        known = None if reader is None else reader.adapter_sha256(int(name))
+        return {"trial": int(name), "folder": str(folder), "sha256": known}
+    try:
+        digest = file_sha256(folder / WEIGHTS)
+    except OSError as gone:
+        raise CheckpointError(
+            f"the adapter in {safe_line(folder)} has no readable {WEIGHTS}: {gone.strerror}",
+            hint="save it again with PEFT's save_pretrained, which writes safetensors",
+        ) from gone
+    return {"trial": None, "folder": str(folder), "sha256": digest}
 
 
 def write_factors(folder: Path) -> None:
@@ -87,10 +121,11 @@ def default_folder(name: str) -> Path:
     return find_home().make().root / "foreground" / f"{word}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def prepare_folder(folder: Path, recipe: Recipe) -> Path:
-    """Write recipe.json into `folder` and return its absolute path.
+def prepare_folder(folder: Path, recipe: Recipe, warm: dict[str, Any] | None = None) -> Path:
+    """Write recipe.json, and warm.json for a warm start, into `folder`; return its absolute path.
 
-    The folder is created if it is missing. Raises UsageError where it holds another recipe or any
+    The folder is created if it is missing. A trial that is already there keeps the adapter that it
+    starts from. Raises UsageError where the folder holds another recipe, another warm start or any
     other file, WorkbenchError where it cannot be written.
     """
     os.umask(0o077)
@@ -103,9 +138,12 @@ def prepare_folder(folder: Path, recipe: Recipe) -> Path:
                 raise UsageError(
                     f"{folder} holds a trial of another recipe", hint="name another --out"
                 )
+            _check_same_start(folder, warm)
         elif any(folder.iterdir()):
             raise UsageError(f"{folder} is not empty", hint="name another --out")
         else:
+            if warm is not None:  # before the recipe, which makes the folder a trial's
+                (folder / WARM).write_text(json.dumps(warm), encoding="utf-8")
             file.write_text(body, encoding="utf-8")
     except OSError as refused:
         raise WorkbenchError(
@@ -113,3 +151,15 @@ def prepare_folder(folder: Path, recipe: Recipe) -> Path:
             hint="name a folder of yours by --out",
         ) from refused
     return folder.absolute()
+
+
+def _check_same_start(folder: Path, warm: dict[str, Any] | None) -> None:
+    """Raise UsageError where the folder's trial does not start from the adapter `warm`."""
+    file = folder / WARM
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    if warm is not None and warm != before:
+        start = "a new LoRA" if before is None else "another adapter"
+        raise UsageError(
+            f"{folder} holds a trial that starts from {start}",
+            hint="name another --out, or leave out --warm-start to continue it",
+        )

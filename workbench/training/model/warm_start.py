@@ -18,6 +18,7 @@ from workbench.errors import CheckpointError, RecipeError
 from workbench.footprint.model.fused_projections import with_fused
 from workbench.machine import staging
 from workbench.recipe.schema import Lora, Recipe
+from workbench.text import safe_line
 from workbench.training.control import Emit
 from workbench.training.model.adapter import (
     WEIGHTS,
@@ -27,13 +28,20 @@ from workbench.training.model.adapter import (
 )
 
 
+def describe_source(source: dict[str, Any]) -> str:
+    """Return the words for an assignment's `warm`: its trial, or its folder where it has none."""
+    if source["trial"] is None:
+        return f"the adapter in {safe_line(source['folder'])}"
+    return f"the adapter of trial {source['trial']}"
+
+
 def check_adapter(source: dict[str, Any], recipe: Recipe) -> None:
     """Check that the adapter is byte for byte what its trial saved, and fits the recipe.
 
     Reads the weights once, for their SHA-256. Raises CheckpointError for a changed or missing file
     and RecipeError for settings under which the weights mean something else.
     """
-    folder, who = Path(source["folder"]), f"the adapter of trial {source['trial']}"
+    folder, who = Path(source["folder"]), describe_source(source)
     weights = folder / WEIGHTS
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -41,13 +49,13 @@ def check_adapter(source: dict[str, Any], recipe: Recipe) -> None:
     except (OSError, ValueError) as gone:
         raise CheckpointError(
             f"{who} cannot be read, so nothing can start from it: {gone}",
-            hint="clone this trial with --warm-start of another one, or with none",
+            hint="start again with --warm-start of another adapter, or without it",
         ) from gone
     if found != source["sha256"]:
         raise CheckpointError(
             f"{who} changed since it was saved: its SHA-256 is {found[:12]}…, not "
             f"{str(source['sha256'])[:12]}…",
-            hint="restore the file, or clone this trial with --warm-start of another one",
+            hint="restore the file, or start again with --warm-start of another adapter",
         )
     _check_shape(who, config, recipe)
 
@@ -57,12 +65,12 @@ def _check_shape(who: str, config: dict[str, Any], recipe: Recipe) -> None:
     if base not in (recipe.model.name, loadable_name(recipe.model.name)):
         raise RecipeError(
             f"{who} is for {base}, not for {recipe.model.name}",
-            hint="start from a trial on the same model",
+            hint="start from an adapter of the same model",
         )
     for setting, here, there in _differences(config, recipe.lora):
         raise RecipeError(
             f"lora.{setting} is {here}, and {who} has {there}: it cannot start from it",
-            hint=f"clone this trial with -s lora.{setting}={there}, or without the warm start",
+            hint=f"start again with -s lora.{setting}={there}, or without --warm-start",
         )
     here, there = recipe.lora.targets, config.get("target_modules")
     if not isinstance(here, list) or not isinstance(there, list):
@@ -71,7 +79,7 @@ def _check_shape(who: str, config: dict[str, Any], recipe: Recipe) -> None:
         raise RecipeError(
             f"{who} has weights for {', '.join(lost)}, which lora.targets leaves out: it cannot "
             "start from it",
-            hint=f"clone this trial with -s lora.targets=[{', '.join(sorted(there))}]",
+            hint=f"start again with -s lora.targets=[{', '.join(sorted(there))}]",
         )
 
 
@@ -99,11 +107,11 @@ def load_adapter(model: PeftModel, source: dict[str, Any], emit: Emit) -> None:
         load_weights(model, Path(source["folder"]) / WEIGHTS)
     except CheckpointError as other:
         raise CheckpointError(
-            f"the adapter of trial {source['trial']} has other modules or shapes than this one",
-            hint="clone this trial with the same lora settings, or without the warm start",
+            f"{describe_source(source)} has other modules or shapes than this one",
+            hint="start again with the same lora settings, or without --warm-start",
         ) from other
     text = (
-        f"warm start: the weights of trial {source['trial']}'s adapter, "
+        f"warm start: the weights of {describe_source(source)}, "
         f"SHA-256 {str(source['sha256'])[:12]}…; optimizer and schedule start from zero"
     )
     emit("log", level="info", text=text)
