@@ -163,6 +163,14 @@ class TestHome:
         assert machine.check_home(Home(tmp_path / "file" / "home")).status == "fail"
 
 
+def test_locks_of_gpus_that_other_users_cannot_see_are_a_warning(tmp_path: Path) -> None:
+    check = machine.check_locks((tmp_path,))
+    assert (check.status, "two users can start on one card" in check.finding) == ("warn", True)
+    assert f"make {tmp_path} a sticky folder" in check.hint
+    tmp_path.chmod(0o1777)  # as the hint says
+    assert machine.check_locks((tmp_path,)).status == "ok"
+
+
 class TestHub:
     def test_a_token_is_found_and_never_shown(self, tmp_path: Path) -> None:
         (tmp_path / "token").write_text("hf_secret")

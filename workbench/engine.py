@@ -16,15 +16,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from workbench import fault_points
 from workbench.errors import EngineError, StoreError, WorkbenchError
 from workbench.fleet import RayLost
 from workbench.fleet.ray_fleet import RayFleet
-from workbench.home import STOPPED_BY_A_PERSON, Home, find_home
+from workbench.home import STOPPED_BY_A_PERSON, Home, find_home, lock_warning
 from workbench.machine.files import has_room, write_durably
-from workbench.machine.locks import Lock, lock_holder
+from workbench.machine.locks import Lock, lock_holder, shared_folder
 from workbench.machine.processes import EXIT_NO_ROOM, EXIT_RAY_LOST, KEEPER, die_with_parent
 from workbench.machine.sampler import CardReading, load_reading
 from workbench.scheduler import TickContext, tick
@@ -102,7 +103,7 @@ def _run(home: Home, store: Store) -> int:
         store=store,
         fleet=fleet,
         preparer=Preparer(home),
-        sample=CardWatch(home, store),
+        sample=CardWatch(home, store, shared_folder()),
         fleet_ready=fleet.connect,
         notifier=Notifier(home, _notify_command()),
         keeper=int(os.environ.get(KEEPER) or 0) or None,
@@ -220,9 +221,11 @@ def _stop(context: TickContext) -> None:
 class CardWatch:
     """A source of rows for the cards table: once for each sample, and once when samples stop."""
 
-    def __init__(self, home: Home, store: Store) -> None:
+    def __init__(self, home: Home, store: Store, shared: Path | None) -> None:
+        """Watch the samples of `home`; `shared` is the folder of the locks that users share."""
         self._home = home
         self._store = store
+        self._warning = lock_warning(shared)
         self._seen: object = None
 
     def __call__(self) -> list[dict[str, Any]] | None:
@@ -232,6 +235,10 @@ class CardWatch:
             return None
         self._seen = key
         self._store.set_fact(CARDS_PROBLEM, sample.problem)
+        if self._warning and any(reading.card.kind == "cuda" for reading in sample.cards):
+            self._store.note("cards", self._warning, level="warning")
+            log.warning("%s", self._warning)
+            self._warning = ""
         if not sample.cards:
             return None
         return [_row(card, sample.problem if sample.stalled else "") for card in sample.cards]

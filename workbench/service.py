@@ -326,6 +326,17 @@ class Service:
         """Ask for an experiment; the answer's data has its id and name as `experiment`, `name`."""
         return self.send("submit", recipe=recipe.model_dump(mode="json"), warm_trial=warm_trial)
 
+    def evaluate(
+        self, recipe: Recipe, adapters: Sequence[int | str], *, same_base: bool = False
+    ) -> str:
+        """Ask to score adapters, by trial or folder, on the recipe's `data.eval`.
+
+        The answer's data is that of `submit`. `same_base` says that folders belong to the recipe's
+        base, whatever their configurations name.
+        """
+        given = recipe.model_dump(mode="json")
+        return self.send("evaluate", recipe=given, subjects=list(adapters), same_base=same_base)
+
     def send(self, verb: str, **args: Any) -> str:
         """Ask for anything that docs/control.md lists."""
         return drop_request(self.home.make().requests, verb, args)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole, whole_engine, whose, workbench
+from workbench.machine.processes import find_home_processes
 
 pytestmark = pytest.mark.fault
 SIZE = 512 << 20
@@ -84,6 +85,29 @@ def test_a_loop_that_restarts_on_a_full_disk_waits_and_continues_with_room(
             filling.unlink()
             it.until_later_attempts(before)
         assert not it.service.engine().braked
+
+
+@pytest.mark.parametrize("loop_runs", [True, False])
+def test_a_stop_on_a_full_disk_stops_the_engine(loop_runs: bool, small_disk: Path) -> None:
+    """No request can be written, whether the loop runs or the keeper waits for room."""
+    with whole_engine(small_disk, 'guards = {disk_floor = "16MiB", ballast = "0"}\n') as it:
+        it.two_running()
+        before = it.live()
+        with it.unharmed():
+            filling = fill(small_disk)
+            if not loop_runs:
+                it.kill(it.pid("loop"))
+                waits = lambda: "is full" in it.service.engine().detail  # noqa: E731
+                wait_for(waits, "the keeper waits for room", LIMIT_S)
+                fill(small_disk)
+            stopped = workbench(it.home, "engine", "stop")
+            assert stopped.returncode == 0, stopped.stderr
+            assert "the disk is full" in stopped.stderr
+            assert it.service.engine().state == "stopped"
+            assert find_home_processes(it.home.root, {}) == []
+            filling.unlink()
+            it.start()
+            it.until_later_attempts(before)
 
 
 @pytest.mark.parametrize(

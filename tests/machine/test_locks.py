@@ -8,11 +8,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from workbench.engine import CardWatch
 from workbench.home import Home
+from workbench.machine.cards import Card
 from workbench.machine.locks import SHARED_FOLDERS, Lock, lock_holder, shared_folder
+from workbench.machine.sampler import CardReading, MachineReading, write_reading
+from workbench.store import Store
 
 NOBODY = 65534
 root_only = pytest.mark.skipif(os.getuid() != 0, reason="becoming another user takes root")
@@ -125,3 +130,20 @@ def test_only_a_sticky_folder_for_all_is_shared(tmp_path: Path, shared: Path) ->
     assert shared_folder((tmp_path / "none", tmp_path)) is None
     assert shared_folder((tmp_path, shared)) == shared
     assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_the_engine_warns_once_where_other_users_cannot_see_its_locks(
+    tmp_path: Path, kind: Literal["cpu", "cuda"]
+) -> None:
+    home = Home(tmp_path / "home").make()
+    store = Store(home.database)
+    watch = CardWatch(home, store, shared=None)
+    card = Card(uuid="it-1", kind=kind, name="X", total_bytes=1 << 30, capability=None)
+    for at_utc in (1.0, 2.0):
+        reading = CardReading(card=card, free_bytes=1 << 30, used_bytes=0)
+        write_reading(home.sample, MachineReading(at_utc=at_utc, cards=(reading,)))
+        watch()
+    noted = [event.text for event in store.events() if event.kind == "cards"]
+    assert len(noted) == (kind == "cuda")
+    assert all("two users can start on one card" in text for text in noted)

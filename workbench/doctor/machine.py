@@ -13,7 +13,14 @@ from pathlib import Path
 from workbench.doctor.check import Check
 from workbench.errors import WorkbenchError
 from workbench.formatting import guards_line
-from workbench.home import RAY_TEMP_CHARACTERS, SHORT_TEMP_HINT, Home, private_temp
+from workbench.home import (
+    RAY_TEMP_CHARACTERS,
+    SHORT_TEMP_HINT,
+    Home,
+    lock_warning,
+    private_temp,
+)
+from workbench.machine.locks import SHARED_FOLDERS, shared_folder
 from workbench.machine.packages import PackageProblem, package_problems
 
 GIB = 1 << 30
@@ -103,6 +110,16 @@ def check_temp() -> Check:
         finding = f"{folder} makes paths of {characters} characters; {RAY_TEMP_CHARACTERS} fit"
         return Check(name=name, status="fail", finding=finding, hint=hint)
     return Check(name=name, status="ok", finding=f"{folder}, yours alone")
+
+
+def check_locks(folders: tuple[Path, ...] = SHARED_FOLDERS) -> Check:
+    """Check that GPUs are locked where all users of the machine see it."""
+    folder = shared_folder(folders)
+    if warning := lock_warning(folder):
+        words = " or ".join(map(str, folders))
+        hint = f"let an administrator make {words} a sticky folder for all: chmod 1777"
+        return Check(name="gpu locks", status="warn", finding=warning, hint=hint)
+    return Check(name="gpu locks", status="ok", finding=f"in {folder}, for all users")
 
 
 def check_terminal(env: Mapping[str, str]) -> Check:

@@ -62,5 +62,7 @@ def _judge(name: str, answers: Mapping[str, dict[str, Any]]) -> Iterator[Check]:
         sample = libraries.reading_from(answers["cards"])
         yield libraries.check_driver(sample)
         yield libraries.check_torch(answers["torch"], sample)
+        if any(reading.card.kind == "cuda" for reading in sample.cards):
+            yield machine.check_locks()
         for card in sample.cards:
             yield libraries.check_card(card, answers["torch"])

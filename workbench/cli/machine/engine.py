@@ -9,6 +9,8 @@ import typer
 from workbench import formatting
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.control import wait_for_answer
+from workbench.errors import EngineError
+from workbench.machine.files import has_room
 from workbench.service import EngineStatus, Service
 
 START_S = 90.0
@@ -41,8 +43,7 @@ def engine_stop_command(as_data: Json = False) -> None:
     """Checkpoint running trials, free the cards, and stay stopped."""
     service = Service()
     if service.engine().state not in ("down", "stopped"):
-        request = service.stop_engine()
-        print_note(wait_for_answer(service, request).text)
+        _ask_to_stop(service)
         service.wait_for_engine(running=False, timeout_s=STOP_S)
     if service.engine().state == "down":  # also where its keeper was killed meanwhile
         # The file keeps later commands from starting the engine without being asked.
@@ -50,6 +51,22 @@ def engine_stop_command(as_data: Json = False) -> None:
     if ended := service.end_leftovers():
         print_note(f"ended what a killed engine had left behind: {', '.join(sorted(ended))}")
     _print(service, as_data)
+
+
+def _ask_to_stop(service: Service) -> None:
+    """Ask the engine to stop; on a full disk, which takes no request, end it by a signal."""
+    # Then its keeper waits for room, and nobody reads requests.
+    waits = service.engine().state == "starting" and not has_room(service.home.root)
+    if not waits:
+        try:
+            print_note(wait_for_answer(service, service.stop_engine()).text)
+            return
+        except EngineError:
+            if has_room(service.home.root):
+                raise
+    print_note("the disk is full: trials continue later from the checkpoints that they have")
+    if not service.end_without_room():
+        print_note("the disk has no room to note the stop: the next command may start the engine")
 
 
 @app.command("status")
