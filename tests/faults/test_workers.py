@@ -52,7 +52,14 @@ def test_a_worker_killed_while_it_loads_is_replaced(whole: Whole) -> None:
 
 
 @pytest.mark.parametrize(
-    "point", ["worker.evaluating", "adapter.before_rename", "adapter.after_rename"]
+    "point",
+    [
+        "worker.evaluating",
+        "results.before_rename",
+        "results.after_rename",
+        "adapter.before_rename",
+        "adapter.after_rename",
+    ],
 )
 def test_a_worker_killed_while_it_ends_a_trial_leaves_one_whole_adapter(
     point: str, whole: Whole
@@ -68,9 +75,12 @@ def test_a_worker_killed_while_it_ends_a_trial_leaves_one_whole_adapter(
     (row,) = (r for r in whole.service.board(experiment)[1] if r.trial == victim.trial)
     assert row.score is not None
     assert row.adapter is not None
+    assert row.score_low is not None
+    assert list((whole.home.trial(victim.trial) / "results").glob(".*")) == []
     assert {p.name for p in Path(row.adapter).parent.iterdir()} == {
         "adapter",
         "checkpoints",
+        "results",
         LIVE,
         LOCK,
     }

@@ -87,6 +87,8 @@ def write_results(
     Equal results give equal bytes. Raises OSError, and leaves no partial file behind.
     """
     path = results_path(trial_folder, head.evaluation, None if head.scored else head.step)
+    for left in path.parent.glob(".*.tmp"):  # of a worker that was killed; a trial has one
+        left.unlink(missing_ok=True)
     write_lines(path, (asdict(head), *rows))
     fault_points.at("results.after_rename")
     return file_digest(path)

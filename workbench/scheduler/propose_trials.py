@@ -16,9 +16,9 @@ from workbench.formatting import plural
 from workbench.machine.cards import Card
 from workbench.machine.files import fresh_folder
 from workbench.recipe import Recipe, apply_settings, early_stop_problem_for
-from workbench.scheduler.finals import propose_finals
 from workbench.scheduler.evaluation.enqueue_scores import enqueue_scores
 from workbench.scheduler.evaluation.known_scores import known_base
+from workbench.scheduler.finals import propose_finals
 from workbench.scheduler.measured_peaks import known_factors
 from workbench.scheduler.sweeps import ask_for_more
 from workbench.scheduler.tick_context import TickContext
@@ -145,10 +145,13 @@ def _scored_at_once(
     """
     sizes = [recipe.evaluate.batch_size]
     for card in {(hardware_key(card), card.usable_bytes): card for card in cards}.values():
-        with suppress(WorkbenchError):
-            largest, _ = worst_case_recipe(recipe, config, card)
-            plan = plan_trial(largest, config, card, lengths=lengths, history=history, advise=False)
-            sizes.append(plan.eval_batch)
+        largest, _ = worst_case_recipe(recipe, config, card)
+        # A card that is too small for the largest trial still takes others.
+        for one in (largest, recipe):
+            with suppress(WorkbenchError):
+                plan = plan_trial(one, config, card, lengths=lengths, history=history, advise=False)
+                sizes.append(plan.eval_batch)
+                break
     return min(sizes)
 
 
