@@ -17,8 +17,8 @@ from workbench.fleet import Halt
 from workbench.machine.locks import Lock
 from workbench.recipe.names import local_path
 from workbench.training import libraries
-from workbench.training.evaluation.chat_run import ChatRun
 from workbench.training.control import Control, Interrupted
+from workbench.training.evaluation.chat_run import ChatRun
 from workbench.training.model.base import BaseSpec, load_base
 from workbench.training.scoring.answers import end_ids
 

@@ -103,9 +103,9 @@ def test_weights_that_are_not_finite_or_not_the_ones_that_were_saved_are_refused
 
 def test_several_on_one_base_compute_each_what_it_computes_alone(tmp_path: Path) -> None:
     folders = {
-        "0": save_plain(tmp_path / "one"),
-        "2": save_plain(tmp_path / "two", r=2, target_modules=["k_proj", "up_proj"]),
-        "3": save_plain(tmp_path / "three", use_dora=True),
+        "adapter_0": save_plain(tmp_path / "one"),
+        "adapter_2": save_plain(tmp_path / "two", r=2, target_modules=["k_proj", "up_proj"]),
+        "adapter_3": save_plain(tmp_path / "three", use_dora=True),
     }
     found = {name: (read_adapter(folder), None) for name, folder in folders.items()}
     base = AutoModelForCausalLM.from_pretrained(DEMO)

@@ -63,12 +63,12 @@ def chat_on_base(
     that changed, vanished or does not fit the base.
     """
     adapters = {
-        str(n): (read_adapter(Path(one["folder"])), one.get("sha256"))
+        _name(n): (read_adapter(Path(one["folder"])), one.get("sha256"))
         for n, one in enumerate(models)
         if one is not None
     }
     model = load_several(base, adapters) if adapters else base
-    names = [str(n) if one is not None else None for n, one in enumerate(models)]
+    names = [_name(n) if one is not None else None for n, one in enumerate(models)]
     control.stage = "chatting"
     emit("phase", name="chatting", detail="")
     try:
@@ -78,6 +78,15 @@ def chat_on_base(
         return AttemptEnd(outcome=Outcome.YIELDED, step=0, reason=reason)
     outcome = Outcome.STOPPED if control.halt is Halt.FINISH else Outcome.DONE
     return AttemptEnd(outcome=outcome, step=0, reason=reason)
+
+
+def _name(subject: int) -> str:
+    """Return the adapter's name within the model.
+
+    A bare number would be taken for a layer's: PEFT 0.21 leaves out the keys of other adapters by
+    looking for `.<name>.` anywhere in them (findings/peft-adapter-named-like-a-layer.sh).
+    """
+    return f"adapter_{subject}"
 
 
 class _Cancelled(Exception):
