@@ -38,9 +38,9 @@ from workbench.machine.processes import (
 )
 from workbench.machine.python_children import python_command, python_environment
 from workbench.machine.reserve_file import release_reserve
-from workbench.store import attempt_history
-from workbench.store.fair_share import forecast_order
-from workbench.store.history import settings_by_merit
+from workbench.store.queries import attempt_history
+from workbench.store.queries.fair_share import forecast_order
+from workbench.store.queries.history import settings_by_merit
 from workbench.store.reader import Reader
 from workbench.store.recovery.journal import database_existed, database_gone
 from workbench.store.requests import drop_request

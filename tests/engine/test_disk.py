@@ -17,7 +17,8 @@ from workbench.machine.files import free_bytes
 from workbench.scheduler import tick
 from workbench.scheduler.guards.disk import DISK_LOW
 from workbench.scheduler.tick_context import events_file
-from workbench.store import Blocked, attempt_history
+from workbench.store import Blocked
+from workbench.store.queries import attempt_history
 from workbench.trial import State
 
 MIB = 1 << 20

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, recipe
-from workbench.store import fair_share
-from workbench.store.fair_share import Turns, forecast_order
+from workbench.store.queries import fair_share
+from workbench.store.queries.fair_share import Turns, forecast_order
 from workbench.store.rows import TrialRow
 from workbench.trial import State
 

@@ -12,9 +12,9 @@ from tests.engine.test_control import ask
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from workbench import fault_points
 from workbench.scheduler.recover import requeue_all
-from workbench.store import sweep_progress
 from workbench.store.board import rank_adapters
-from workbench.store.history import read_past, settings_by_merit
+from workbench.store.queries import sweep_progress
+from workbench.store.queries.history import read_past, settings_by_merit
 from workbench.store.requests import drop_request
 from workbench.store.rows import TrialRow
 from workbench.trial import State

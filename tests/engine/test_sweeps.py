@@ -141,7 +141,7 @@ from workbench import search
 from workbench.recipe import Recipe
 from workbench.scheduler.sweeps import as_past_trial
 from workbench.store import Reader
-from workbench.store.history import read_past
+from workbench.store.queries.history import read_past
 reader = Reader.open(Path(sys.argv[1]))
 recipe = Recipe.model_validate_json(json.dumps(reader.experiment(1).recipe))
 history = [as_past_trial(one) for one in read_past(reader, 1, recipe.objective[0])]

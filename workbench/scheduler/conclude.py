@@ -7,8 +7,8 @@ from typing import Any
 
 from workbench.scheduler.finals import finals_are_due
 from workbench.scheduler.tick_context import TickContext
-from workbench.store import sweep_progress
 from workbench.store.board import rank_adapters
+from workbench.store.queries import sweep_progress
 from workbench.store.rows import BoardRow, Experiment
 from workbench.trial import State
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from workbench.recipe.schema import EarlyStop
 from workbench.scheduler.tick_context import TickContext
 from workbench.search import stopping
-from workbench.store import sweep_progress
-from workbench.store.history import count_rungs, finished_losses, loss_curve, rung_losses
+from workbench.store.queries import sweep_progress
+from workbench.store.queries.history import count_rungs, finished_losses, loss_curve, rung_losses
 from workbench.store.rows import AttemptRow, TrialRow
 from workbench.trial import Kind
 

@@ -17,10 +17,10 @@ from workbench import fault_points
 from workbench.formatting import plural
 from workbench.machine.files import fresh_folder
 from workbench.scheduler.tick_context import TickContext
-from workbench.store import sweep_progress
 from workbench.store.board import rank_adapters
+from workbench.store.queries import sweep_progress
+from workbench.store.queries.sweep_progress import FinalsRequest
 from workbench.store.rows import Experiment, TrialRow
-from workbench.store.sweep_progress import FinalsRequest
 from workbench.trial import Kind, State
 
 SEED = "train.seed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from workbench.footprint.measured_peaks import learn_factors
 from workbench.footprint.oom_fallback import Key, hardware_key
 from workbench.scheduler.tick_context import TickContext
-from workbench.store import attempt_history
+from workbench.store.queries import attempt_history
 from workbench.store.rows import card_of
 
 

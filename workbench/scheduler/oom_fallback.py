@@ -8,7 +8,7 @@ from workbench.attempts.events import AttemptEnd, FailureCause
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import FallbackStep, hardware_key
 from workbench.scheduler.tick_context import TickContext
-from workbench.store import attempt_history
+from workbench.store.queries import attempt_history
 from workbench.store.rows import TrialRow, card_of
 from workbench.trial import State
 

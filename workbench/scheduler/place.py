@@ -18,10 +18,11 @@ from workbench.footprint.worst_case import affects_bytes
 from workbench.machine.cards import Card
 from workbench.machine.files import fresh_folder, write_durably
 from workbench.machine.locks import lock_holder
-from workbench.recipe import Recipe, apply_settings
+from workbench.recipe import Recipe
+from workbench.scheduler.evaluation.scoring import is_scored_only, score_source, scoring_plan
 from workbench.scheduler.guards import card_guards
 from workbench.scheduler.guards.disk import DISK_LOW
-from workbench.scheduler.planning import history_version, plan_for
+from workbench.scheduler.planning import history_version, plan_for, recipe_with
 from workbench.scheduler.tick_context import (
     BRAKE,
     CARDS_PROBLEM,
@@ -30,7 +31,7 @@ from workbench.scheduler.tick_context import (
     assignment_file,
 )
 from workbench.store import trial_queue
-from workbench.store.fair_share import take_turns
+from workbench.store.queries.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 from workbench.text import safe_line
 from workbench.trial import DesiredState, Kind, State
@@ -106,7 +107,7 @@ def place(context: TickContext) -> None:
 def _like(trial: TrialRow) -> str:
     """Return a key that is equal for trials which fit the same cards."""
     settings = {key: value for key, value in trial.settings.items() if affects_bytes(key)}
-    return json.dumps([trial.experiment, trial.desired_card, settings], sort_keys=True)
+    return json.dumps([trial.experiment, trial.kind, trial.desired_card, settings], sort_keys=True)
 
 
 def _record_waits(context: TickContext, waits: dict[int, str], full: dict[int, int]) -> None:
@@ -211,6 +212,13 @@ def _wait_reason(
     return f"waits for a card: {reasons}" if reasons else ""
 
 
+def check_trial_fits(
+    context: TickContext, trial: TrialRow, experiment: Experiment, card: Card
+) -> None:
+    """Raise DoesNotFit where the card, all of it, does not take the trial."""
+    _plan(context, trial, experiment, card, None)
+
+
 def _could_take(
     context: TickContext, trial: TrialRow, experiment: Experiment, row: CardRow
 ) -> bool:
@@ -249,8 +257,7 @@ def _free_bytes(context: TickContext, row: CardRow) -> int | None:
 
 def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
     """Return the experiment's recipe with what was resolved once and this trial's own settings."""
-    recipe = Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
-    return apply_settings(recipe, {**experiment.resolved, **trial.settings})
+    return recipe_with(experiment, trial.settings)
 
 
 def _plan(
@@ -272,7 +279,11 @@ def _plan(
     if key not in context.plans:
         try:
             recipe = trial_recipe(trial, experiment)
-            context.plans[key] = plan_for(context, recipe, experiment, card, room, cut)
+            if is_scored_only(trial, experiment):
+                plan = scoring_plan(context, trial, experiment, recipe, card, room)
+            else:
+                plan = plan_for(context, recipe, experiment, card, room, cut)
+            context.plans[key] = plan
         except WorkbenchError as refused:
             context.plans[key] = refused.with_traceback(None)
         except Exception as broken:
@@ -336,6 +347,7 @@ def _start(
             finish=trial.desired_state is DesiredState.STOP or bool(trial.pruned),
             warm=warm_start(context, trial),
             finals_of=trial.finals_of,
+            score=score_source(context, trial, experiment),
         )
         # Before anything can be sent: from here on no earlier attempt may write to this trial.
         allow_attempt(home.trial(trial.id), attempt)

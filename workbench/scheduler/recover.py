@@ -14,7 +14,8 @@ from workbench.scheduler.guards import card_guards
 from workbench.scheduler.guards.disk import outcome_when_lost
 from workbench.scheduler.reconcile import take_in
 from workbench.scheduler.tick_context import TickContext
-from workbench.store import attempt_history, card_table
+from workbench.store import card_table
+from workbench.store.queries import attempt_history
 from workbench.store.rows import AttemptRow
 from workbench.text import safe_line
 from workbench.trial import State

@@ -16,8 +16,9 @@ from workbench.machine.files import fresh_folder
 from workbench.recipe import Recipe
 from workbench.scheduler.tick_context import TickContext
 from workbench.search.history import Fate, PastTrial
-from workbench.store import Blocked, sweep_progress
-from workbench.store.history import Past, read_past
+from workbench.store import Blocked
+from workbench.store.queries import sweep_progress
+from workbench.store.queries.history import Past, read_past
 from workbench.store.rows import Experiment
 from workbench.text import safe_line
 from workbench.trial import Kind, State

@@ -1,8 +1,7 @@
 """Reading the store, by any number of processes, with or without a living writer.
 
 `Reader` holds what front ends and the scheduler both ask. Queries that one part of the scheduler
-asks are functions that take a Reader, in `trial_queue`, `sweep_progress`, `attempt_history`,
-`fair_share`, `history` and `board`.
+asks are functions that take a Reader, in `queries`, `trial_queue` and `board`.
 """
 
 from __future__ import annotations

@@ -91,12 +91,14 @@ def needless_bases(reader: Reader) -> list[TrialRow]:
     rows = reader.db.execute(
         f"""{TRIALS} where t.kind = 'base' and t.state = 'queued'
             and exists (select 1 from trials u join experiments x on x.id = u.experiment
-                        where x.base_trial = t.id and u.kind = 'tune' and u.wanted = 'kill')
+                        where x.base_trial = t.id and u.kind in ('tune', 'score')
+                        and u.wanted = 'kill')
             and not exists (
               select 1 from experiments x where x.base_trial = t.id and (
                 x.searching or exists (
-                  select 1 from trials u where u.experiment = x.id and u.kind = 'tune' and (
-                    u.state in ('queued', 'starting', 'running', 'paused')
+                  select 1 from trials u where u.experiment = x.id and u.kind in ('tune', 'score')
+                  and (u.state in ('queued', 'starting', 'running', 'paused')
+                    or u.kind = 'score' and u.state = 'done'
                     or exists (select 1 from adapters d where d.trial = u.id)))))"""
     )
     return reader.cached_trials(rows)

@@ -1,7 +1,7 @@
 """The one writer of the database: only the engine's loop opens it, holding the loop's lock.
 
 Writes that belong to one topic are functions that take a Store, in `results` (what attempts
-report), `card_table`, `trial_queue` (reasons to wait) and `sweep_progress`.
+report), `card_table`, `trial_queue` (reasons to wait) and `queries.sweep_progress`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from workbench.fleet import Halt, Phase
 from workbench.machine import xid
 from workbench.scheduler.guards.disk import keep_room
 from workbench.scheduler.tick_context import TickContext
-from workbench.store import attempt_history, card_table
+from workbench.store import card_table
+from workbench.store.queries import attempt_history
 from workbench.store.rows import AttemptRow, CardRow, TrialRow
 from workbench.user_config import Guards
 

@@ -12,7 +12,7 @@ from workbench.attempts.events import AttemptEnd, FailureCause, Outcome
 from workbench.formatting import size
 from workbench.machine import reserve_file
 from workbench.scheduler.tick_context import TickContext
-from workbench.store import attempt_history
+from workbench.store.queries import attempt_history
 from workbench.store.rows import TrialRow
 from workbench.trial import State
 from workbench.user_config import Guards

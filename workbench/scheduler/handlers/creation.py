@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,24 @@ def submit_recipe(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     except ValidationError as wrong:
         raise UsageError(f"the recipe is not valid: {wrong.errors()[0]['msg']}") from wrong
     warm = _warm(context, args.get("warm_trial"), recipe)
-    id, name = _new_experiment(context, recipe, warm)
+    id, name = new_experiment(context, recipe, warm)
     asked = safe_line(recipe.name, 80)
     taken = f" ({asked} is the name of an earlier one)" if name != asked else ""
     text = f"experiment {name} is being prepared{taken}{_warm_words(warm)}"
     return accepted(text, experiment=id, name=name)
 
 
-def _new_experiment(context: TickContext, recipe: Recipe, warm: int | None) -> tuple[int, str]:
+def new_experiment(
+    context: TickContext,
+    recipe: Recipe,
+    warm: int | None,
+    fill: Callable[[Path], object] = lambda folder: None,
+) -> tuple[int, str]:
+    """Add an experiment with its folder, where `fill` may write more; return its id and name."""
     id = context.store.add_experiment(recipe.model_dump(mode="json"), recipe.rank_by, warm)
     name = context.store.experiment(id).name
     folder = fresh_folder(context.home.experiment(id))
+    fill(folder)
     write_durably(folder / "recipe.json", recipe.model_dump_json(indent=2).encode())
     sync_path(folder.parent)  # else the row may outlive the folder when the power goes
     context.store.note("submitted", f"experiment {name} was submitted", experiment=id)
@@ -65,7 +73,7 @@ def clone_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     warm = _warm(context, args.get("warm_trial", source.warm_trial), recipe)
     apart = sorted(key for key in edits if not _shared(key, experiment))
     if apart:
-        id, name = _new_experiment(context, recipe, warm)
+        id, name = new_experiment(context, recipe, warm)
         text = (
             f"trial {source.id} is cloned into a new experiment, {name}: with another "
             f"{safe_line(', '.join(apart), 120)} its scores could not be compared in "
@@ -212,9 +220,10 @@ def _more_of_grid(
 
 def _tuned(context: TickContext, trial: object) -> TrialRow:
     found = context.store.trial(int(trial))  # type: ignore[call-overload]
-    if found.kind is Kind.BASE:
+    if found.kind is not Kind.TUNE:
+        what = "the untouched base" if found.kind is Kind.BASE else "an adapter"
         raise UsageError(
-            f"trial {found.id} scores the untouched base: there is nothing to train in it",
+            f"trial {found.id} scores {what}: there is nothing to train in it",
             hint="choose a trial that trains an adapter; see `workbench ls`",
         )
     return found

@@ -15,7 +15,7 @@ from workbench.scheduler.handlers.trials import (
     stop_trial,
 )
 from workbench.scheduler.tick_context import TickContext
-from workbench.store import sweep_progress
+from workbench.store.queries import sweep_progress
 from workbench.store.rows import Experiment, RequestAnswer, TrialRow
 from workbench.text import safe_line
 from workbench.trial import FINAL, Kind, State
@@ -97,7 +97,7 @@ def _each_trial(
     unfinished = frozenset(State) - FINAL
     done = 0
     for trial in context.store.trials(experiment.id, unfinished):
-        if trial.kind is Kind.TUNE and concerned(trial):
+        if trial.kind in (Kind.TUNE, Kind.SCORE) and concerned(trial):
             try:
                 handle(context, {"trial": trial.id})
             except WorkbenchError:

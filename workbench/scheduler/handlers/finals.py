@@ -11,9 +11,9 @@ from workbench.scheduler.finals import begin_finals, describe_beginning
 from workbench.scheduler.handlers import accepted
 from workbench.scheduler.handlers.queue import whole_number
 from workbench.scheduler.tick_context import TickContext
-from workbench.store import sweep_progress
+from workbench.store.queries import sweep_progress
+from workbench.store.queries.sweep_progress import FinalsRequest
 from workbench.store.rows import Experiment, RequestAnswer
-from workbench.store.sweep_progress import FinalsRequest
 from workbench.text import safe_line
 
 

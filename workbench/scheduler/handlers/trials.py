@@ -8,21 +8,22 @@ from workbench.errors import UsageError, WorkbenchError
 from workbench.fleet import Halt
 from workbench.scheduler.handlers import accepted
 from workbench.scheduler.handlers.cards import find_card
-from workbench.scheduler.place import trial_recipe
-from workbench.scheduler.planning import check_fits
+from workbench.scheduler.place import check_trial_fits
 from workbench.scheduler.tick_context import TickContext
-from workbench.store.fair_share import queue_place
+from workbench.store.queries.fair_share import queue_place
 from workbench.store.rows import AttemptRow, CardRow, RequestAnswer, TrialRow, card_of
 from workbench.text import safe_line
-from workbench.trial import DesiredState, State
+from workbench.trial import DesiredState, Kind, State
 
 
 def unended_trial(context: TickContext, args: dict[str, Any]) -> TrialRow:
     """Return the trial that the request names; UsageError when it has ended."""
     trial = context.store.trial(int(args["trial"]))
     if trial.state.final:
-        hint = "its adapter stands on the board" if trial.score is not None else ""
-        if trial.score is not None:
+        tuned = trial.kind is Kind.TUNE
+        hint = f"its {'adapter' if tuned else 'score'} stands on the board"
+        hint = "" if trial.score is None else hint
+        if trial.score is not None and tuned:
             hint += f"; `workbench extend {trial.id}` trains on from it"
         raise UsageError(f"trial {trial.id} is {trial.state} already", hint=hint)
     return trial
@@ -43,7 +44,9 @@ def stop_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     """End the trial; what it has learned is scored and kept."""
     trial = unended_trial(context, args)
     context.store.set_desired_state(trial.id, DesiredState.STOP)
-    if trial.state.live:
+    if trial.kind in (Kind.SCORE, Kind.BASE):
+        then = "ends without a score"
+    elif trial.state.live:
         then = "ends at its next step; what it has learned is scored and kept as its adapter"
     elif trial.checkpoint_step:
         then = f"its checkpoint of step {trial.checkpoint_step} is scored and kept as its adapter"
@@ -66,6 +69,8 @@ def pause_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     trial = unended_trial(context, args)
     context.store.set_desired_state(trial.id, DesiredState.PAUSE)
     then = "checkpoints at its next step and gives its card back"
+    if trial.kind in (Kind.SCORE, Kind.BASE):
+        then = "gives its card back, and is scored from the first row on when it is resumed"
     if not trial.state.live:
         then = "is paused; it takes no card until it is resumed"
     return accepted(f"{trial_position(trial)}: {then}", trial=trial.id)
@@ -205,7 +210,7 @@ def _check_takes(context: TickContext, trial: TrialRow, card: CardRow) -> None:
         )
     experiment = context.store.experiment(trial.experiment)
     try:
-        check_fits(context, trial_recipe(trial, experiment), experiment, card_of(card))
+        check_trial_fits(context, trial, experiment, card_of(card))
     except WorkbenchError as misfit:
         what = f"trial {trial.id} cannot go to {card.uuid}, so it stays where it is: {misfit.what}"
         raise type(misfit)(what, hint=misfit.hint) from misfit

@@ -1,0 +1,93 @@
+"""Trials that train nothing: which adapter each one scores, its recipe and its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.adapters.subjects import ADAPTER, ROWS, scored_adapter, subject_of
+from workbench.footprint import Plan
+from workbench.footprint.scoring_plan import adapter_parameters, plan_scoring
+from workbench.machine.cards import Card
+from workbench.recipe import Recipe
+from workbench.scheduler.oom_fallback import fallback_steps
+from workbench.scheduler.planning import known_lengths, recipe_with
+from workbench.scheduler.tick_context import TickContext
+from workbench.store.rows import Experiment, TrialRow
+from workbench.store.score_trials import saved_adapter
+from workbench.trial import Kind
+
+
+def is_evaluation(experiment: Experiment) -> bool:
+    """Return True for a prepared experiment that scores adapters and trains none."""
+    return experiment.prepared is not None and "subjects" in experiment.prepared
+
+
+def is_scored_only(trial: TrialRow, experiment: Experiment) -> bool:
+    """Return True for a trial that is planned without training.
+
+    The base of a sweep is planned as its trials are, so that they are scored alike.
+    """
+    return trial.kind is Kind.SCORE or (trial.kind is Kind.BASE and is_evaluation(experiment))
+
+
+def scoring_plan(
+    context: TickContext,
+    trial: TrialRow,
+    experiment: Experiment,
+    recipe: Recipe,
+    card: Card,
+    free_bytes: int | None,
+) -> Plan:
+    """Return the plan of scoring; arguments as in `planning.plan_for`, errors of `plan_scoring`."""
+    assert experiment.prepared is not None
+    config = experiment.prepared["model"]["config"]
+    return plan_scoring(
+        recipe,
+        config,
+        card,
+        free_bytes=free_bytes,
+        lengths=known_lengths(recipe, experiment),
+        adapter_parameters=_parameters(context, trial, experiment, config),
+        ran_out=fallback_steps(context, experiment.id),
+    )
+
+
+def _parameters(
+    context: TickContext, trial: TrialRow, experiment: Experiment, config: Mapping[str, Any]
+) -> int:
+    """Return the number of values of the adapter; 0 for the base alone."""
+    adapter = scored_adapter(trial.settings)
+    if adapter is None:
+        return 0
+    if isinstance(adapter, str):
+        assert experiment.prepared is not None
+        return int(subject_of(experiment.prepared, adapter).get("parameters") or 0)
+    source = context.store.trial(adapter)
+    theirs = recipe_with(context.store.experiment(source.experiment), source.settings)
+    return adapter_parameters(config, theirs.lora)
+
+
+def score_source(
+    context: TickContext, trial: TrialRow, experiment: Experiment
+) -> dict[str, Any] | None:
+    """Return what a score trial scores, as `Assignment.score` has it; None for other trials."""
+    if trial.kind is not Kind.SCORE:
+        return None
+    adapter, rows = scored_adapter(trial.settings), trial.settings.get(ROWS, "eval")
+    if adapter is None:
+        return {"rows": rows}
+    if isinstance(adapter, str):
+        return {**subject_of(experiment.prepared or {}, adapter), "folder": adapter, "rows": rows}
+    source: dict[str, Any] = {"trial": adapter, "rows": rows}
+    saved = saved_adapter(context.store, adapter)
+    if saved is None:
+        error = f"trial {adapter} has no adapter any more"
+        return {**source, "folder": "", "error": error, "hint": "evaluate another trial"}
+    about = {"folder": str(saved.folder), "sha256": saved.sha256, "step": saved.step}
+    return {**source, **about}
+
+
+def score_settings(adapter: int | str | None, rows: str) -> dict[str, object]:
+    """Return the settings of a score trial of that adapter on `eval` or `test` rows."""
+    return {ADAPTER: adapter, ROWS: rows}
