@@ -54,7 +54,8 @@ def results_of(rng: np.random.Generator, rows: int, hard: np.ndarray) -> Results
 
 
 def print_encodings(head: ResultsHead) -> None:
-    numbers = [*head.sums.values(), *head.means.values()]
+    numbers: list[list[float]] = [*head.sums.values()]
+    numbers += [[float(v or 0) for v in values] for values in head.means.values()]
     plain = array("i", head.targets).tobytes() + b"".join(array("d", n).tobytes() for n in numbers)
     single = array("i", head.targets).tobytes() + b"".join(array("f", n).tobytes() for n in numbers)
     ways: dict[str, Callable[[], bytes]] = {
@@ -81,7 +82,7 @@ def fill(path: Path, trials: int, rows: int) -> list[ResultsHead]:
     """Fill the database and return some of the results in it."""
     rng = np.random.default_rng(0)
     hard = np.minimum(rng.gamma(1.0, 0.5, rows), 5.0)
-    kept = []
+    kept: list[ResultsHead] = []
     store = Store(path, journal=False)
     store.db.execute("pragma synchronous = off")
     for at in range(0, trials, IN_EXPERIMENT):

@@ -37,7 +37,8 @@ def main(adapter: str | None = None) -> None:
         tokenizer = load_tokenizer(spec().path, None)
         rows = load_prepared(prepare_data(recipe, tokenizer, Path(folder), lambda *_: None))[1]
     for precision in ("fp32", "bf16", "fp16") if device == "cuda" else ("fp32", "bf16"):
-        with ResidentBase().acquire(spec(precision=precision, device=device)) as base:
+        with ResidentBase().acquire(spec(precision=precision, device=device)) as model:
+            base: Any = model
             if adapter is not None:
                 base.load_adapter(adapter)
             one, three, sixteen = (score(base, rows, tokenizer, precision, n) for n in (1, 3, 16))
