@@ -58,15 +58,15 @@ class Scorer:
     missing: dict[str, str] = field(default_factory=dict)
     """For each scorer that gave no score, by its name, the reason in words for people."""
 
-    def held_out(self) -> dict[str, float]:
+    def held_out(self, *, compared: bool = True) -> dict[str, float]:
         """Return the values of `RowLosses` for weights that are being trained.
 
-        The losses of every row are kept under the training step, because the checkpoint may be
-        compared with others.
+        Where the checkpoint is `compared` with others, the losses of every row are kept under the
+        training step.
         """
         losses = self._losses(self.rows)
         values = losses.values()
-        if self.results is not None and self.control.step:
+        if compared and self.results is not None and self.control.step:
             self.results.keep_losses(self.control.step, losses)
         return values
 
