@@ -55,7 +55,6 @@ def test_a_worker_killed_while_it_loads_is_replaced(whole: Whole) -> None:
     "point",
     [
         "worker.evaluating",
-        "results.before_rename",
         "results.after_rename",
         "adapter.before_rename",
         "adapter.after_rename",

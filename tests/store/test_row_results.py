@@ -149,6 +149,14 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path) -> 
     assert list((tmp_path / "results").iterdir()) == []
 
 
+def test_what_a_killed_worker_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "results" / ".a.jsonl.gz.1234.tmp"
+    left.parent.mkdir()
+    left.write_text("half a file")
+    write_results(tmp_path, head())
+    assert not left.exists()
+
+
 def test_long_texts_are_cut_and_say_so() -> None:
     cut = bounded_text("x" * (MOST_CHARACTERS + 1))
     assert (len(cut), cut[-1]) == (MOST_CHARACTERS, "…")
