@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from workbench.adapters.subjects import ADAPTER, MODELS, ROWS
 from workbench.attempts.assignment import Assignment
 from workbench.attempts.events import Event, FailureCause, Outcome, read_events
 from workbench.home import Home
@@ -189,10 +190,21 @@ def _settings(given: Assignment, experiment: dict[str, Any]) -> dict[str, Any]:
     here = settings_of(mine)
     resolved = {key: here[key] for key in RESOLVED}
     experiment["resolved"] = json.dumps({**resolved, **json.loads(experiment["resolved"])})
-    found: dict[str, Any] = {}
+    found = _what_is_scored(given)
     if recipe.sweep is not None and given.kind == Kind.TUNE:
         for key, parameter in in_condition_order(recipe.sweep.parameters).items():
             if parameter_exists(parameter, found):
                 found[key] = here[key]
     differs = settings_of(mine, recipe)
     return found | {key: value for key, value in differs.items() if key not in resolved}
+
+
+def _what_is_scored(given: Assignment) -> dict[str, Any]:
+    """Return the settings of a trial that trains nothing: its adapters, and the rows it scores."""
+    if given.score is not None:
+        trial = given.score.get("trial")
+        adapter = given.score.get("folder") if trial is None else trial
+        return {ADAPTER: adapter, ROWS: given.score.get("rows")}
+    if given.chat is not None:
+        return {MODELS: [None if one is None else one.get("trial") for one in given.chat]}
+    return {}
