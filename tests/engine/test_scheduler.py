@@ -11,6 +11,7 @@ from tests.support.tick_contexts import Bench, cpu_card, gpu_card, recipe
 from workbench import scheduler
 from workbench.attempts.assignment import Assignment
 from workbench.attempts.events import EventWriter
+from workbench.attempts.results_file import ResultsHead, write_results
 from workbench.errors import IllegalMove, UsageError
 from workbench.footprint import named_config, plan_trial
 from workbench.machine.cards import Card
@@ -21,6 +22,7 @@ from workbench.search import initial_points
 from workbench.store import card_table, results
 from workbench.store.board import rank_adapters
 from workbench.store.requests import drop_request
+from workbench.store.row_results import put_row_results, read_row_results
 from workbench.trial import FINAL, MOVES, DesiredState, State
 
 GRID = {"parameters": {"train.learning_rate": [0.01, 0.05, 0.1], "lora.rank": [4, 8]}}
@@ -259,6 +261,27 @@ def test_a_kill_removes_checkpoints(bench_of: MakeBench) -> None:
     bench.ticks(3)
     assert not folder.exists()
     assert bench.store.trial(2).checkpoint_step is None
+
+
+def test_a_kill_removes_results_by_row(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(train={"max_steps": 900, "save_every": 2}))
+    bench.until(State.RUNNING, 2)
+    head = ResultsHead(
+        evaluation="e" * 32,
+        tokens="f" * 32,
+        step=2,
+        scored=False,
+        targets=[1],
+        sums={"loss": [1.0]},
+    )
+    write_results(bench.context.home.trial(2), head)
+    put_row_results(bench.store, 2, bench.store.live_attempts()[0].id, head)
+    drop_request(bench.context.home.requests, "kill", {"trial": 2})
+    bench.until(State.STOPPED, 2)
+    bench.ticks(3)
+    assert not (bench.context.home.trial(2) / "results").exists()
+    assert read_row_results(bench.store, [2], all_steps=True) == []
 
 
 def test_a_queued_base_ends_when_all_its_trials_are_killed(bench_of: MakeBench) -> None:
