@@ -35,12 +35,11 @@ def test_a_scorer_that_kills_its_worker_costs_two_restarts_and_no_trial(whole: W
     with whole.unharmed(told=r"trial \d+: the worker of cpu-\d went away"):
         answer = whole.service.wait_for_answer(whole.service.submit(recipe), LIMIT_S)
         experiment = int(answer.data["experiment"])
-        ended = lambda: (
-            all(  # noqa: E731
-                row.state.final for row in whole.service.trials(experiment)
-            )
-            and bool(whole.service.trials(experiment))
-        )
+
+        def ended() -> bool:
+            trials = whole.service.trials(experiment)
+            return bool(trials) and all(trial.state.final for trial in trials)
+
         wait_for(ended, "its trials end", LIMIT_S)
     for trial in whole.service.trials(experiment):
         found = whole.service.trial(trial.id)

@@ -220,6 +220,10 @@ class Evaluate(Section):
     a file of your own in the home's folder `scorers` (docs/scorers.md): `rubric`, or `rubric:min`
     if a lower score is better. Its name is the name of its score. Left out: `exact_match` if there
     is an answer pattern, else no answers are generated."""
+    task: str | None = None
+    """A task of lm-evaluation-harness whose metrics become scores, `<task>_<metric>`: the absolute
+    path of its YAML file, or a name of the harness. `workbench evaluate --task` sets it
+    (docs/scorers.md)."""
     max_new_tokens: Positive = 256
     """Most tokens generated per answer."""
     samples: Annotated[int, Field(ge=0)] = 3
@@ -250,6 +254,13 @@ class Evaluate(Section):
             raise ValueError("names a scorer twice")
         return named
 
+    @field_validator("task")
+    @classmethod
+    def _names_a_task(cls, task: str | None) -> str | None:
+        if task is not None and task.endswith((".yaml", ".yml")) and not task.startswith("/"):
+            raise ValueError("names a file; give its absolute path")
+        return task
+
     @field_validator("answer_pattern")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
@@ -265,6 +276,8 @@ class Evaluate(Section):
     def _ranked_by_what_is_scored(self) -> Self:
         if self.rank_by in ("auto", "loss", *self.scorers):
             return self
+        if self.task is not None and not name_problem(self.rank_by):
+            return self  # only the harness knows the metrics of a task
         if self.rank_by == "exact_match" and not self.scorers:
             raise ValueError("rank_by: exact_match needs evaluate.answer_pattern")
         known = ", ".join(("auto", "loss", *self.scorers))

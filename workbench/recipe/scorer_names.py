@@ -29,7 +29,7 @@ OTHER_SCORES = (
 )
 """Names that mean something else among scores, so that no file may have them."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,55}", re.ASCII)
 
 
 def file_stem(name: str) -> str:
@@ -43,7 +43,7 @@ def name_problem(name: str) -> str:
     if "/" in name or name.endswith(".py"):
         return "names a scorer without folder and ending: rubric, for scorers/rubric.py in the home"
     if not _NAME.fullmatch(stem):
-        return "names a scorer: up to 40 small letters, digits and _, beginning with a letter"
+        return "names a scorer: up to 56 small letters, digits and _, beginning with a letter"
     if stem in OTHER_SCORES:
         return f"cannot name a scorer {stem}: another score has this name"
     if name != stem and stem in BUILT_IN:

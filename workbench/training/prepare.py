@@ -143,9 +143,16 @@ def evaluation_digest(
     judged = recipe.evaluate.model_dump(mode="json", include={"answer_pattern", "max_new_tokens"})
     if recipe.evaluate.scorer is not None:
         judged |= {"scorers": recipe.evaluate.scorers, "files": dict(scorer_files)}
+    if (task := recipe.evaluate.task) is not None:
+        judged["task"] = [task, _file_digest(Path(task))]
     # Version 2 keeps the result of every row: a base that was scored before is scored again.
     text = json.dumps([prepared.eval_digest, judged, {"version": 2}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, an empty text where there is no such file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _check_recipe(

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.training.trials import spec
+from tests.training.trials import Bench, recipe, spec
 from workbench.errors import RecipeError
+from workbench.store.answers import read_answers
 from workbench.training import libraries
 from workbench.training.control import Control, Interrupted
 from workbench.training.model.base import ResidentBase
@@ -71,6 +72,20 @@ def test_a_local_task_gives_scores_their_standard_errors_and_rows(
     assert found.values["parity_acc_stderr"] == pytest.approx(expected)
     assert found.texts[3][:2] == ("Is 3 even?", "1")
     assert run_task(base, tokenizer, str(task), **how()) == found
+
+
+@needs_harness
+@pytest.mark.filterwarnings("ignore")
+def test_a_trial_is_scored_by_a_task_and_keeps_its_rows(tmp_path: Path, task: Path) -> None:
+    settings = {"evaluate__task": str(task), "evaluate__rank_by": "parity_acc"}
+    log = Bench(tmp_path / "home", recipe(train__max_steps=2, **settings)).run()
+    (score,) = log.of("score")
+    assert {"loss", "parity_acc", "parity_acc_stderr"} <= set(score["values"])
+    (kept,) = log.of("results")
+    assert (kept["rows"], kept["scored"], kept["step"]) == (12, True, 2)
+    found = read_answers(tmp_path / "home", 1, kept["evaluation"])
+    assert "Is 3 even?" in found[3].question  # in the chat template
+    assert str(found[3].text).strip() in ("yes", "no")
 
 
 @needs_harness

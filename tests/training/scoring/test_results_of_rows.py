@@ -21,7 +21,7 @@ from workbench.training.model.base import ResidentBase
 from workbench.training.scoring import results_writer
 from workbench.training.scoring.answers import GeneratedAnswer, generate_answers
 from workbench.training.scoring.held_out_loss import RowLosses, score_rows
-from workbench.training.scoring.results_writer import rows_digest, tokens_digest
+from workbench.training.scoring.results_writer import is_kept, rows_digest, tokens_digest
 from workbench.training.scoring.scores import Scorer
 
 PATTERN = r"####\s*(\S+)"
@@ -100,6 +100,11 @@ def test_rows_without_a_question_are_known_by_their_tokens() -> None:
     row = {"question": "", "answer": "", "prompt_ids": [], "labels": [1, 2]}
     first, second = (Dataset.from_list([{**row, "input_ids": ids}]) for ids in ([1, 2], [1, 3]))
     assert rows_digest(first, Evaluate()) != rows_digest(second, Evaluate())
+
+
+@pytest.mark.parametrize(("evaluations", "kept"), [(10, 10), (64, 64), (128, 96), (10_000, 323)])
+def test_losses_of_many_evaluations_are_kept_in_part(evaluations: int, kept: int) -> None:
+    assert sum(map(is_kept, range(1, evaluations + 1))) == kept
 
 
 # --- a trial ---

@@ -41,7 +41,7 @@ def _row_bytes(
     if eager:
         attends += tokens * shape.heads * (8 + value)
     forward = tokens * max(wide, attends)
-    if not recipe.evaluate.scorers:
+    if not recipe.evaluate.scorers and recipe.evaluate.task is None:
         return int(forward)
     cached = tokens + recipe.evaluate.max_new_tokens
     cache = cached * shape.layers * 2 * shape.kv_width * value

@@ -233,7 +233,12 @@ def _score_name(task: str, key: str, better: Mapping[str, bool]) -> str:
 
 def _texts(sample: Mapping[str, Any]) -> tuple[str, str, str]:
     asked = sample["arguments"][0][0] if sample["arguments"] else ""
-    answer = sample["filtered_resps"][0] if sample["filtered_resps"] else ""
+    given = sample["filtered_resps"]
+    answer = given[0] if given else ""
+    if given and all(isinstance(one, tuple | list) for one in given):
+        # Log-likelihoods of choices: the answer is the likeliest one.
+        likeliest = max(range(len(given)), key=lambda index: float(given[index][0]))
+        answer = sample["arguments"][likeliest][1]
     return str(asked), str(sample["target"]), str(answer)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,11 +19,15 @@ from workbench.home import Home
 from workbench.recipe.schema import Evaluate
 from workbench.training.control import Control, Emit
 from workbench.training.scoring.answers import GeneratedAnswer
+from workbench.training.scoring.harness import TaskScores
 from workbench.training.scoring.held_out_loss import RowLosses
 from workbench.training.scoring.scorers.own_scorers import scorer_digests
 
 _NO_JUDGING = {"every", "batch_size", "samples", "rank_by"}
 """Settings of `evaluate` that change no score."""
+
+ALL_EVALUATIONS = 64
+"""Evaluations while a trial trains of which all losses are kept; a power of two."""
 
 RowScores = dict[str, list[float | None]]
 """Scores of generated answers by name, one for each row; None for a row that has no score."""
@@ -63,6 +67,16 @@ def tokens_digest(rows: Dataset) -> str:
     return digest.hexdigest()[:32]
 
 
+def is_kept(evaluation: int) -> bool:
+    """Return whether the losses of a trial's n-th evaluation while it trains are kept.
+
+    All of the first ALL_EVALUATIONS are, and half as many of each twice as long stretch behind
+    them: 320 of 10,000.
+    """
+    stride = 1 << max(0, (max(1, evaluation) - 1).bit_length() - ALL_EVALUATIONS.bit_length() + 1)
+    return evaluation % stride == 0
+
+
 @dataclass(slots=True, kw_only=True)
 class ResultsWriter:
     """A writer of one trial's results; every method raises OSError where the disk is full.
@@ -96,9 +110,34 @@ class ResultsWriter:
         self._write(step, losses, sums, scores, answers, scored=True)
 
     def keep_losses(self, step: int, losses: RowLosses) -> None:
-        """Write the losses of a checkpoint that is compared while training, and report the file."""
-        if self._keeps():
+        """Write the losses of a checkpoint that is compared while training, and report the file.
+
+        Of a trial with more than ALL_EVALUATIONS evaluations some are left out; see `is_kept`.
+        """
+        if is_kept(step // (self.evaluate.every or 1)) and self._keeps():
             self._write(step, losses, {"loss": losses.nats}, {}, [], scored=False)
+
+    def keep_task(self, step: int, found: TaskScores) -> None:
+        """Write the rows of a harness's task as the trial's scores, and report the file."""
+        rows = len(found.texts)
+        if not 0 < rows <= MOST_ROWS:
+            return
+        asked = results_file.questions_path(self.home, found.digest)
+        if not asked.exists():
+            known = [{"question": q, "expected": e} for q, e, _ in found.texts]
+            results_file.write_lines(
+                asked, [{key: bounded_text(text) for key, text in row.items()} for row in known]
+            )
+        head = ResultsHead(
+            evaluation=found.digest,
+            tokens=found.digest,
+            step=step,
+            scored=True,
+            targets=[0] * rows,  # a task has no target tokens, and no losses
+            sums={"loss": [0.0] * rows},
+            means=found.row_scores,
+        )
+        self._report(head, (_task_line(n, text) for n, (_, _, text) in enumerate(found.texts)))
 
     def _write(
         self,
@@ -120,16 +159,19 @@ class ResultsWriter:
             sums=sums,
             means=scores,
         )
+        self._report(head, map(_line, answers))
+
+    def _report(self, head: ResultsHead, lines: Iterable[dict[str, Any]]) -> None:
         self.control.check_fence()  # an attempt that was replaced must not replace its successor's
-        sha256 = results_file.write_results(self.trial_folder, head, map(_line, answers))
+        sha256 = results_file.write_results(self.trial_folder, head, lines)
         self.emit(
             "results",
             durable=True,
-            evaluation=evaluation,
-            tokens=tokens,
-            step=step,
-            scored=scored,
-            rows=len(losses.targets),
+            evaluation=head.evaluation,
+            tokens=head.tokens,
+            step=head.step,
+            scored=head.scored,
+            rows=len(head.targets),
             sha256=sha256,
         )
 
@@ -155,6 +197,12 @@ class ResultsWriter:
     def _questions(self) -> Iterator[dict[str, Any]]:
         for question, answer in zip(self.rows["question"], self.rows["answer"], strict=True):
             yield {"question": bounded_text(question or ""), "expected": bounded_text(answer or "")}
+
+
+def _task_line(row: int, text: str) -> dict[str, Any]:
+    bounded = bounded_text(text)
+    nothing = {"extracted": None, "right": None, "tokens": 0, "ended_by": ""}
+    return {"row": row, "text": bounded, **nothing}
 
 
 def _line(answer: GeneratedAnswer) -> dict[str, Any]:

@@ -129,9 +129,32 @@ class Scorer:
             values |= mean_scores(scores)
             if scores:
                 values["answers"] = max(map(count_scored, scores.values()))
+        if self.evaluate.task is not None:
+            return values | self._task_scores(self.evaluate.task, step)
         if self.results is not None and step is not None:
             self.results.keep_scores(step, losses, answers, scores)
         return values
+
+    def _task_scores(self, task: str, step: int | None) -> dict[str, float]:
+        """Return the scores of a task of lm-evaluation-harness, and keep its rows.
+
+        Those rows stand in for the held-out ones: a trial is judged on one set of rows.
+        """
+        from workbench.training.scoring.harness import run_task
+
+        self.emit("phase", name="evaluating", detail="task")
+        found = run_task(
+            self.model,
+            self.tokenizer,
+            task,
+            batch_size=self.rows_at_once,
+            precision=self.precision,
+            control=self.control,
+            chat=getattr(self.tokenizer, "chat_template", None) is not None,
+        )
+        if self.results is not None and step is not None:
+            self.results.keep_task(step, found)
+        return found.values
 
     def _answer_scores(self, answers: list[GeneratedAnswer]) -> RowScores:
         """Return the scores of each row by scorer, and log what cannot be scored."""
