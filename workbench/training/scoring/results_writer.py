@@ -71,7 +71,7 @@ def is_kept(evaluation: int) -> bool:
     """Return whether the losses of a trial's n-th evaluation while it trains are kept.
 
     All of the first ALL_EVALUATIONS are, and half as many of each twice as long stretch behind
-    them: 320 of 10,000.
+    them: 295 of 10,000.
     """
     stride = 1 << max(0, (max(1, evaluation) - 1).bit_length() - ALL_EVALUATIONS.bit_length() + 1)
     return evaluation % stride == 0
