@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 
-from workbench.errors import NotThere
+from workbench.adapters.adapter_folder import AdapterFolder
+from workbench.errors import CheckpointError, NotThere
 from workbench.recipe.names import is_local, is_shipped, local_path
+from workbench.text import safe_line
 
 _MIRROR = re.compile(r"(-unsloth)?-bnb-4bit\Z|-unsloth\Z", re.IGNORECASE)
 """Ends of the names under which Unsloth publishes copies of models, in 4 bits and in 16."""
@@ -31,6 +33,19 @@ def same_base(trained_on: str, scored_on: str) -> bool:
         return False
     owners = {_owner(trained_on), _owner(scored_on)}
     return len(owners - {"", _MIRROR_OWNER}) <= 1
+
+
+def check_base_name(found: AdapterFolder, base_name: str) -> None:
+    """Raise CheckpointError where the adapter's configuration names another base."""
+    theirs = found.settings.base
+    if same_base(theirs, base_name):
+        return
+    named = f"was trained on {safe_line(theirs, 160)}" if theirs else "does not name its base"
+    raise CheckpointError(
+        f"the adapter in {safe_line(found.folder, 200)} {named}, and is to be scored on "
+        f"{safe_line(base_name, 160)}",
+        hint="if both are the same weights, add --same-base; else evaluate it on its own base",
+    )
 
 
 def is_mirror(name: str) -> bool:

@@ -1,9 +1,9 @@
 """The adapters that an evaluation scores, as a file beside the recipe of its experiment.
 
-The scheduler writes `subjects.json` with a list of {"trial": 5} or {"folder": "/path"}. Its presence
-tells the preparation that the experiment only scores. The preparation adds to each folder what it
-found there, {"digest", "parameters", "rank", "notes"} or {"error", "hint"}, and returns the list as
-`subjects` in prepared.json.
+The scheduler writes `subjects.json` with a list of {"trial": 5} or {"folder": "/path"}. Where it
+is, the experiment only scores. The preparation adds to each folder what it found there, {"digest",
+"parameters", "rank", "notes"} or {"error", "hint"}, and returns the list as `subjects` in
+prepared.json.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ SUBJECTS = "subjects.json"
 ADAPTER, ROWS = "score.adapter", "score.rows"
 """Settings of a score trial: the adapter (a trial's id, a folder, or None for the base), and the
 rows, `eval` or `test`."""
+
+MODELS = "chat.models"
+"""Setting of a chat: the trials whose adapters answer; None stands for the base."""
+NOT_OF_RECIPE = frozenset({ADAPTER, ROWS, MODELS})
+"""Settings of trials that train nothing; they are no settings of a recipe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,12 @@ from workbench.machine.cards import Card
 from workbench.machine.files import fresh_folder, write_durably
 from workbench.machine.locks import lock_holder
 from workbench.recipe import Recipe
-from workbench.scheduler.evaluation.scoring import is_scored_only, score_source, scoring_plan
+from workbench.scheduler.evaluation.scoring import (
+    chat_models,
+    is_scored_only,
+    score_source,
+    scoring_plan,
+)
 from workbench.scheduler.guards import card_guards
 from workbench.scheduler.guards.disk import DISK_LOW
 from workbench.scheduler.planning import history_version, plan_for, recipe_with
@@ -348,6 +353,7 @@ def _start(
             warm=warm_start(context, trial),
             finals_of=trial.finals_of,
             score=score_source(context, trial, experiment),
+            chat=chat_models(context, trial),
         )
         # Before anything can be sent: from here on no earlier attempt may write to this trial.
         allow_attempt(home.trial(trial.id), attempt)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from workbench.adapters.subjects import ADAPTER, ROWS
+from workbench.adapters.subjects import NOT_OF_RECIPE
 from workbench.footprint import History, Plan, plan_trial
 from workbench.footprint.row_lengths import UNREAD, Lengths, lengths_of
 from workbench.machine.cards import Card
@@ -19,10 +19,10 @@ from workbench.store.rows import Experiment
 def recipe_with(experiment: Experiment, settings: Mapping[str, Any]) -> Recipe:
     """Return the experiment's recipe with what was resolved once and a trial's own settings.
 
-    Settings of a score trial that name what is scored are none of a recipe's.
+    Settings of a trial that only scores or chats are none of a recipe's.
     """
     recipe = Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
-    mine = {key: value for key, value in settings.items() if key not in (ADAPTER, ROWS)}
+    mine = {key: value for key, value in settings.items() if key not in NOT_OF_RECIPE}
     return apply_settings(recipe, {**experiment.resolved, **mine})
 
 

@@ -9,6 +9,7 @@ from workbench.errors import UsageError, WorkbenchError
 from workbench.scheduler.handlers import (
     Handler,
     cards,
+    chat,
     creation,
     engine,
     evaluation,
@@ -98,6 +99,7 @@ HANDLERS: dict[str, Handler] = {
     "add": creation.add_trials,
     "evaluate": evaluation.evaluate_adapters,
     "finals": finals.run_finals,
+    "chat": chat.open_chat,
     "stop": trials.stop_trial,
     "kill": trials.kill_trial,
     "pause": trials.pause_trial,

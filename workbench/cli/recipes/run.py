@@ -96,6 +96,23 @@ def submit_to_engine(
     from workbench.recipe import trial_count
 
     check_ever_fits(service, recipe)
+    start_engine_for(service, start=start)
+    answer = wait_for_answer(service, service.submit(recipe, warm_trial))
+    if answer.data["name"] != safe_line(recipe.name, 80):
+        print_note(f"{safe_line(recipe.name, 80)} is the name of an earlier experiment")
+    return {
+        "experiment": int(answer.data["experiment"]),
+        "name": str(answer.data["name"]),
+        "trials": trial_count(recipe.sweep),
+    }
+
+
+def start_engine_for(service: Service, *, start: bool = False) -> None:
+    """Start the engine where it is down, because a request follows.
+
+    Where a person has stopped the engine while trials wait, the person is asked first, unless
+    `start`. Raises EngineError where the answer is no, or where nobody can be asked.
+    """
     service.home.make()
     state = service.engine().state
     if state == "stopped":
@@ -109,14 +126,6 @@ def submit_to_engine(
     if stopping:
         print_note("the engine was stopping; it now continues")
         service.wait_for_engine(running=True, timeout_s=ANSWER_S)
-    answer = wait_for_answer(service, service.submit(recipe, warm_trial))
-    if answer.data["name"] != safe_line(recipe.name, 80):
-        print_note(f"{safe_line(recipe.name, 80)} is the name of an earlier experiment")
-    return {
-        "experiment": int(answer.data["experiment"]),
-        "name": str(answer.data["name"]),
-        "trials": trial_count(recipe.sweep),
-    }
 
 
 def _ask_to_start(service: Service) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from workbench.adapters.subjects import ADAPTER, ROWS, scored_adapter, subject_of
+from workbench.adapters.subjects import ADAPTER, MODELS, ROWS, scored_adapter, subject_of
+from workbench.errors import UsageError
 from workbench.footprint import Plan
 from workbench.footprint.scoring_plan import adapter_parameters, plan_scoring
 from workbench.machine.cards import Card
@@ -28,7 +29,9 @@ def is_scored_only(trial: TrialRow, experiment: Experiment) -> bool:
 
     The base of a sweep is planned as its trials are, so that they are scored alike.
     """
-    return trial.kind is Kind.SCORE or (trial.kind is Kind.BASE and is_evaluation(experiment))
+    if trial.kind is Kind.BASE:
+        return is_evaluation(experiment)
+    return trial.kind in (Kind.SCORE, Kind.CHAT)
 
 
 def scoring_plan(
@@ -56,8 +59,17 @@ def scoring_plan(
 def _parameters(
     context: TickContext, trial: TrialRow, experiment: Experiment, config: Mapping[str, Any]
 ) -> int:
-    """Return the number of values of the adapter; 0 for the base alone."""
-    adapter = scored_adapter(trial.settings)
+    """Return the number of values of the trial's adapters; 0 for the base alone."""
+    if trial.kind is Kind.CHAT:
+        models = [context.store.trial(id) for id in trial.settings[MODELS] if id is not None]
+        return sum(_adapter_parameters(context, model, experiment, config) for model in models)
+    return _adapter_parameters(context, trial, experiment, config)
+
+
+def _adapter_parameters(
+    context: TickContext, trial: TrialRow, experiment: Experiment, config: Mapping[str, Any]
+) -> int:
+    adapter = trial.id if trial.kind is Kind.TUNE else scored_adapter(trial.settings)
     if adapter is None:
         return 0
     if isinstance(adapter, str):
@@ -86,6 +98,38 @@ def score_source(
         return {**source, "folder": "", "error": error, "hint": "evaluate another trial"}
     about = {"folder": str(saved.folder), "sha256": saved.sha256, "step": saved.step}
     return {**source, **about}
+
+
+def chat_models(context: TickContext, trial: TrialRow) -> list[dict[str, Any] | None] | None:
+    """Return the models of a chat, as `Assignment.chat` has them; None for other trials."""
+    if trial.kind is not Kind.CHAT:
+        return None
+    models: list[dict[str, Any] | None] = []
+    for id in trial.settings[MODELS]:
+        try:
+            models.append(None if id is None else chat_model(context, context.store.trial(id)))
+        except UsageError:  # gone since it was asked for: the worker says so, not the tick
+            models.append({"trial": id, "folder": ""})
+    return models
+
+
+def chat_model(context: TickContext, trial: TrialRow) -> dict[str, Any] | None:
+    """Return {trial, folder, sha256} of the adapter that a trial left or scored; None for a base.
+
+    Raises UsageError for a trial that has left no adapter.
+    """
+    adapter = trial.id if trial.kind is Kind.TUNE else scored_adapter(trial.settings)
+    if adapter is None:
+        return None
+    if isinstance(adapter, str):
+        return {"trial": trial.id, "folder": adapter}
+    saved = saved_adapter(context.store, adapter)
+    if saved is None:
+        raise UsageError(
+            f"trial {adapter} has left no adapter ({context.store.trial(adapter).state})",
+            hint="choose one of the board: workbench board",
+        )
+    return {"trial": trial.id, "folder": str(saved.folder), "sha256": saved.sha256}
 
 
 def score_settings(adapter: int | str | None, rows: str) -> dict[str, object]:

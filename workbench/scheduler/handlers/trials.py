@@ -44,7 +44,9 @@ def stop_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     """End the trial; what it has learned is scored and kept."""
     trial = unended_trial(context, args)
     context.store.set_desired_state(trial.id, DesiredState.STOP)
-    if trial.kind in (Kind.SCORE, Kind.BASE):
+    if trial.kind is Kind.CHAT:
+        then = "the chat ends"
+    elif trial.kind in (Kind.SCORE, Kind.BASE):
         then = "ends without a score"
     elif trial.state.live:
         then = "ends at its next step; what it has learned is scored and kept as its adapter"

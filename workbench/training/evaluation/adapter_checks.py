@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from workbench.adapters.adapter_folder import AdapterFolder, adapter_digest, read_adapter
-from workbench.adapters.base_names import is_mirror, same_base
+from workbench.adapters.base_names import check_base_name, is_mirror
 from workbench.adapters.subjects import Subjects
-from workbench.errors import CheckpointError, WorkbenchError
+from workbench.errors import WorkbenchError
 from workbench.text import safe_line
 from workbench.training.model.saved_adapter import check_fits_base
 
@@ -49,19 +49,6 @@ def describe_subjects(
             about |= {"error": refused.what, "hint": refused.hint}
         found.append(about)
     return found
-
-
-def check_base_name(found: AdapterFolder, base_name: str) -> None:
-    """Raise CheckpointError where the adapter's configuration names another base."""
-    theirs = found.settings.base
-    if same_base(theirs, base_name):
-        return
-    named = f"was trained on {safe_line(theirs, 160)}" if theirs else "does not name its base"
-    raise CheckpointError(
-        f"the adapter in {safe_line(found.folder, 200)} {named}, and is to be scored on "
-        f"{safe_line(base_name, 160)}",
-        hint="if both are the same weights, add --same-base; else evaluate it on its own base",
-    )
 
 
 def _notes(found: AdapterFolder, base_name: str, chat_template: str | None) -> list[str]:

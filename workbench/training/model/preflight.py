@@ -37,10 +37,13 @@ def empty_model(source: ModelSource, recipe: Recipe) -> nn.Module:
     from workbench.training.model.weights import build_empty, check_weights, read_config
 
     attention = _attention_of(source, recipe.model.attention)
+    model: nn.Module
     if has_weights(source):
-        return check_weights(source.path, source.revision, attention=attention)[0]
-    config = read_config(source.path, source.revision)
-    return build_empty(config, source.path, source.revision, attention)
+        model, _ = check_weights(source.path, source.revision, attention=attention)
+    else:
+        config = read_config(source.path, source.revision)
+        model = build_empty(config, source.path, source.revision, attention)
+    return model
 
 
 def _attention_of(source: ModelSource, wanted: str) -> str:

@@ -1,0 +1,338 @@
+"""`workbench evaluate`: score adapters on any rows, as work of the queue."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench import formatting
+from workbench.cli.child import ask_child
+from workbench.cli.recipes.run import follow_to_end, start_engine_for
+from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.board import board_answer, print_board
+from workbench.cli.trials.control import wait_for_answer
+from workbench.errors import NotThere, RecipeError, UsageError
+from workbench.machine.python_children import python_command
+from workbench.service import Service
+from workbench.text import safe_line
+from workbench.trial import Kind
+
+if TYPE_CHECKING:
+    from workbench.adapters.adapter_folder import AdapterFolder
+    from workbench.recipe import Recipe
+    from workbench.store.rows import Experiment, TrialRow
+
+Subjects = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TRIAL|EXPERIMENT|FOLDER...",
+        help="Trials' ids, an experiment's name for all its adapters, or folders of any tool.",
+    ),
+]
+
+
+def evaluate_command(
+    subjects: Subjects,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", metavar="FILE", help="The rows to score on.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME", help="A task of lm-evaluation-harness instead (workbench[eval])."
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN=NAME,...", help="Columns of the file: question=prompt,answer=completion"
+        ),
+    ] = None,
+    answer_pattern: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="Generate answers, and compare what it finds in them."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Score the first N rows only.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the evaluation; by default made from both names.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="KEY=VALUE", help="Change a setting of data or evaluate."
+        ),
+    ] = None,
+    same_base: Annotated[
+        bool,
+        typer.Option("--same-base", help="Folders belong to this base, whatever they call it."),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow it in plain lines to its board.")
+    ] = False,
+    start: Annotated[
+        bool, typer.Option("--start", help="Start an engine that you have stopped, without asking.")
+    ] = False,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score adapters on any rows: yours, and folders made by PEFT, TRL, Axolotl, Unsloth, …
+
+    With --task they are scored by a task of lm-evaluation-harness. The base is scored beside them.
+    It becomes an experiment of its own, with a board.
+    """
+    service = Service()
+    if (data is None) == (task is None):
+        raise UsageError(
+            "evaluate takes either --data or --task",
+            hint="--data FILE for rows of yours, --task FILE or NAME for lm-evaluation-harness",
+        )
+    found = _find(service, subjects)
+    if task is not None:
+        if rows is not None or columns is not None or answer_pattern is not None:
+            raise UsageError(
+                "--rows, --columns and --answer-pattern go with --data",
+                hint="a task says itself which rows it asks, and how they are judged",
+            )
+        recipe = task_recipe(found, task, name, settings)
+    else:
+        assert data is not None
+        recipe = _recipe(found, rows_file(data), columns, answer_pattern, rows, name, settings)
+    check_folders(found, recipe, same_base=same_base)
+    start_engine_for(service, start=start)
+    answer = wait_for_answer(service, service.evaluate(recipe, found.adapters, same_base=same_base))
+    if not as_data:
+        print_answer(answer.text)
+    experiment = int(answer.data["experiment"])
+    if not watch:
+        if as_data:
+            as_json(answer.data)
+        else:
+            print_answer(f"follow it: workbench watch {experiment}, or workbench")
+        return
+    follow_to_end(service, experiment)
+    board = service.judged_board(experiment)
+    if as_data:
+        as_json({**answer.data, **board_answer(board)})
+    else:
+        print_board(board)
+    raise typer.Exit(1 if any(row.state == "failed" for row in board.rows) else 0)
+
+
+@dataclass(slots=True)
+class NamedAdapters:
+    """The adapters that the words of a command line name."""
+
+    adapters: list[int | str] = field(default_factory=list)
+    """Ids of trials, and absolute paths of folders."""
+    folders: list[AdapterFolder] = field(default_factory=list)
+    source: tuple[Experiment, TrialRow | None] | None = None
+    """The first experiment or trial that was named: its recipe is taken."""
+
+    @property
+    def name(self) -> str:
+        """The name of the first of them, as part of the evaluation's name."""
+        return self.source[0].name if self.source is not None else self.folders[0].folder.name
+
+
+def rows_file(data: str) -> str:
+    """Return the file absolute, or the name of a shipped file or a hub data set.
+
+    Raises NotThere for a path without a file.
+    """
+    from workbench.recipe.names import DATA_ENDINGS, is_shipped
+
+    path = Path(data).expanduser()
+    if is_shipped(data):
+        return data
+    if path.is_file():
+        return os.path.abspath(path)
+    local = data.startswith((".", "/", "~")) or data.lower().endswith(DATA_ENDINGS)
+    if local or path.exists():
+        what = "is a folder" if path.is_dir() else "there is no file"
+        raise NotThere(
+            f"--data: {what} {safe_line(os.path.abspath(path), 200)}",
+            hint="name a jsonl, json, csv, parquet or txt file, or a data set of the hub",
+        )
+    return data
+
+
+def _find(service: Service, words: Sequence[str]) -> NamedAdapters:
+    """Return the adapters that `words` name. Raises NotThere and UsageError for others."""
+    from workbench.adapters.adapter_folder import read_adapter
+
+    found = NamedAdapters()
+    for word in dict.fromkeys(words):
+        if word.isdecimal() and word.isascii():
+            detail = service.trial(int(word))
+            found.source = found.source or (detail.experiment, detail.trial)
+            found.adapters.append(detail.trial.id)
+        elif _looks_like_folder(service, word):
+            folder = Path(os.path.abspath(Path(word).expanduser()))
+            found.folders.append(read_adapter(folder))
+            found.adapters.append(str(folder))
+        else:
+            experiment = service.experiment(word)
+            found.source = found.source or (experiment, None)
+            found.adapters += _adapters_of(service, experiment)
+    return found
+
+
+def _looks_like_folder(service: Service, word: str) -> bool:
+    """Return True for a path: by its form, or because no experiment has that name."""
+    if "/" in word or word.startswith((".", "~")):
+        return True
+    if not Path(word).is_dir():
+        return False
+    known = {one.name for one in service.experiments()}
+    if word in known:
+        print_note(f"{safe_line(word)} is taken as the experiment; ./{safe_line(word)} is a folder")
+    return word not in known
+
+
+def _adapters_of(service: Service, experiment: Experiment) -> list[int | str]:
+    """Return the adapters of an experiment, best first. UsageError where it has none."""
+    _, rows = service.board(experiment.id)
+    tuned = [row.trial for row in rows if row.kind != Kind.BASE and row.adapter is not None]
+    scored = [row.trial for row in rows if row.kind == Kind.SCORE]
+    left_out = sum(row.kind == Kind.TUNE and row.adapter is None for row in rows)
+    if left_out and tuned:
+        print_note(f"{formatting.plural(left_out, 'trial')} without an adapter: left out")
+    found = list(dict.fromkeys([*tuned, *scored]))
+    if not found:
+        raise UsageError(
+            f"experiment {safe_line(experiment.name)} has no adapters to score",
+            hint=f"see `workbench board {experiment.id}`",
+        )
+    return list(found)
+
+
+def _recipe(
+    found: NamedAdapters,
+    file: str,
+    columns: str | None,
+    answer_pattern: str | None,
+    rows: int | None,
+    name: str | None,
+    settings: Sequence[str] | None,
+) -> Recipe:
+    from workbench.adapters.evaluation_recipe import evaluation_recipe, folder_recipe
+    from workbench.recipe import apply_settings
+    from workbench.trial_edits import changed_settings, recipe_for_trial
+
+    resolved: dict[str, Any] = {}
+    if found.source is not None:
+        experiment, trial = found.source
+        resolved = dict(experiment.resolved)
+        mine = trial.settings if trial is not None else {}
+        mine = {key: value for key, value in mine.items() if not key.startswith("score.")}
+        source = recipe_for_trial(experiment, mine)
+    else:
+        source = folder_recipe(found.folders[0], file, base=_base_setting(settings))
+    # Settings are read against files that are here: the training file may be gone by now.
+    here = apply_settings(source, {"data.train": file, "data.eval": file})
+    changed = changed_settings(here, settings or ())
+    if columns is not None:
+        changed["data.columns"] = parse_columns(columns)
+        changed.setdefault("data.shape", "auto")
+    if answer_pattern is not None:
+        changed["evaluate.answer_pattern"] = answer_pattern
+    return evaluation_recipe(
+        source,
+        file,
+        name=name or f"{found.name}-{Path(file).stem}",
+        rows=rows,
+        resolved=resolved,
+        settings=changed,
+    )
+
+
+TASK_ROWS = 16
+"""Held-out rows of which the loss is computed beside the scores of a task."""
+
+
+def task_recipe(
+    found: NamedAdapters, task: str, name: str | None, settings: Sequence[str] | None
+) -> Recipe:
+    """Return the recipe that scores adapters by a task of lm-evaluation-harness.
+
+    The board ranks by the task's first metric. Raises RecipeError for what the harness refuses, and
+    UsageError for folders alone, which bring no rows.
+    """
+    if found.source is None:
+        raise UsageError(
+            "--task takes trials of the home, whose rows are known",
+            hint="name a trial beside the folder, on the same base",
+        )
+    named = os.path.abspath(Path(task).expanduser()) if is_task_file(task) else task
+    scores = task_scores(named)
+    chosen = [f"evaluate.task={named}", f"evaluate.rank_by={scores[0]}"]
+    dropped = ["evaluate.answer_pattern=null", "evaluate.scorer=null"]
+    data = found.source[0].recipe["data"]
+    return _recipe(
+        found,
+        str(data.get("eval") or data["train"]),
+        None,
+        None,
+        TASK_ROWS,
+        name or f"{found.name}-{Path(task).stem}",
+        [*dropped, *chosen, *(settings or ())],
+    )
+
+
+def is_task_file(task: str) -> bool:
+    """Return True for the path of a task's YAML file, False for a name of the harness."""
+    return task.endswith((".yaml", ".yml"))
+
+
+def task_scores(task: str) -> list[str]:
+    """Return the names of the scores of a task. Raises RecipeError where the harness refuses it.
+
+    Takes some seconds: a child process loads the harness and the task's rows.
+    """
+    result = ask_child(python_command("workbench.training.scoring.harness", task))
+    try:
+        found = dict(json.loads(result.stdout.strip().splitlines()[-1]))
+    except (ValueError, IndexError, TypeError) as broken:
+        raise RecipeError(
+            f"the task {safe_line(task, 200)} could not be read",
+            hint="`workbench doctor` checks the installation",
+        ) from broken
+    if "error" in found:
+        raise RecipeError(str(found["error"]), hint=str(found["hint"]))
+    return [str(one["score"]) for one in found["metrics"]]
+
+
+def _base_setting(settings: Sequence[str] | None) -> str | None:
+    """Return the base that `-s model.name=…` names; None without one."""
+    named = [one.partition("=")[2] for one in settings or () if one.startswith("model.name=")]
+    return named[-1] if named else None
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Return `question=prompt,answer=completion` as a table. Raises UsageError."""
+    found = {}
+    for part in text.split(","):
+        column, equals, meaning = part.partition("=")
+        if not equals or not column.strip() or not meaning.strip():
+            raise UsageError(
+                f"--columns: {safe_line(part, 80)} is not COLUMN=NAME",
+                hint="for example --columns question=prompt,answer=completion",
+            )
+        found[column.strip()] = meaning.strip()
+    return found
+
+
+def check_folders(found: NamedAdapters, recipe: Recipe, *, same_base: bool) -> None:
+    """Raise CheckpointError where a folder's configuration names another base than the recipe."""
+    from workbench.adapters.base_names import check_base_name
+
+    if not same_base:
+        for one in found.folders:
+            check_base_name(one, recipe.model.name)

@@ -1,0 +1,129 @@
+"""The plan of a trial that trains nothing: the base, an adapter if any, and rows to score.
+
+There is no optimizer, no gradient and no kept activation, so that a card that could not train an
+adapter may still score it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from workbench.errors import DoesNotFit
+from workbench.footprint.card_limits import limit_bytes
+from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.oom_fallback import FallbackStep, hardware_key
+from workbench.footprint.peak.buckets import (
+    CONTEXT_BYTES,
+    CPU_SLACK_BYTES,
+    GAPS_BYTES,
+    GIB,
+    Run,
+    constant_bytes,
+)
+from workbench.footprint.peak.layers import VALUE_BYTES, lora_params
+from workbench.footprint.peak.scoring_bytes import evaluation_bytes
+from workbench.footprint.plan import Plan
+from workbench.footprint.plan_search import PlanSearch, largest_fitting
+from workbench.footprint.row_lengths import UNREAD, Lengths
+from workbench.machine.cards import Card
+from workbench.recipe.schema import Lora, Recipe
+
+MOST_TRIES = 3
+"""Attempts on one kind of card that may run out of memory. Scoring lowers its rows by itself, so
+that what is left is the base and one row, or another process on the card."""
+
+
+def plan_scoring(
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    card: Card,
+    *,
+    free_bytes: int | None = None,
+    lengths: Lengths = UNREAD,
+    adapter_parameters: int = 0,
+    ran_out: Sequence[FallbackStep] = (),
+) -> Plan:
+    """Return the plan of scoring rows on that card: how many at a time, and the predicted bytes.
+
+    `config` is the model's config.json, `lengths` those of the prepared rows, `adapter_parameters`
+    the number of the adapter's values, and `ran_out` the attempts of the experiment that ran out of
+    memory. Rows are as many as the recipe asks for, or as fit the whole card, so that all adapters
+    of an experiment are scored alike; fewer only where other programs hold the card's memory.
+    Raises DoesNotFit where one row does not fit, and otherwise what `plan_trial` raises.
+    """
+    search = PlanSearch.of(recipe, config, card, lengths)
+
+    def fitting(limit: int) -> int:
+        return largest_fitting(
+            recipe.evaluate.batch_size,
+            lambda rows: sum(_buckets(search, rows, adapter_parameters).values()) <= limit,
+        )
+
+    limit = limit_bytes(card, free_bytes)
+    rows = fitting(limit_bytes(card))
+    if rows and sum(_buckets(search, rows, adapter_parameters).values()) > limit:
+        rows = fitting(limit)
+    tries = [step for step in ran_out if step.hardware == hardware_key(card)]
+    if not rows or len(tries) >= MOST_TRIES:
+        raise _refusal(search, card, limit, adapter_parameters, len(tries))
+    buckets = _buckets(search, rows, adapter_parameters)
+    run = search.run
+    return Plan(
+        precision=run.precision,
+        attention=search.attention,
+        attention_why=search.why,
+        optimizer=run.optimizer,
+        rows_per_step=1,
+        tokens_per_micro=run.longest,
+        longest=run.longest,
+        layers=search.shape.layers,
+        predicted_bytes=sum(buckets.values()),
+        buckets=buckets,
+        eval_batch=rows,
+    )
+
+
+def adapter_parameters(config: Mapping[str, Any], lora: Lora) -> int:
+    """Return the number of values of an adapter with these settings on the model of that config."""
+    return lora_params(ModelShape.of(config), lora)
+
+
+def _buckets(search: PlanSearch, rows: int, parameters: int) -> dict[str, int]:
+    """Return the predicted peak bytes of scoring `rows` rows at a time, by what takes them."""
+    run: Run = replace(search.run, dequantised_layers=0)
+    value = VALUE_BYTES[run.precision]
+    constant = constant_bytes(search.shape, search.recipe, run)
+    scored = evaluation_bytes(
+        search.shape,
+        search.recipe,
+        run.precision,
+        rows=rows,
+        tokens=run.scored,
+        eager=run.eager,
+    )
+    return {
+        **constant,
+        "adapter": parameters * (4 + (value if value < 4 else 0)),
+        "gradients": 0,
+        "optimizer": 0,
+        "evaluation": scored,
+        "slack": GAPS_BYTES if run.card_kind == "cuda" else CPU_SLACK_BYTES,
+        "context": CONTEXT_BYTES[run.card_kind],
+    }
+
+
+def _refusal(search: PlanSearch, card: Card, limit: int, parameters: int, tries: int) -> DoesNotFit:
+    needed = sum(_buckets(search, 1, parameters).values()) / GIB
+    what = (
+        f"scoring one row at a time needs {needed:.1f} GiB; {card.name} has {limit / GIB:.1f} GiB "
+        "available"
+    )
+    if tries:
+        what = f"it ran out of memory on {card.name} {tries} times, scoring one row at a time"
+    return DoesNotFit(
+        what,
+        hint="lower data.max_tokens or evaluate.max_new_tokens, free the card of other processes, "
+        "or use a bigger one",
+    )
