@@ -36,7 +36,9 @@ def repair_command(
         return
     if found.wrong:
         print_note(f"the problem was: {found.wrong}")
-    counts = (formatting.plural(n, name.rstrip("s")) for name, n in found.counts.items())
+    counts = (
+        formatting.plural(n, name.rstrip("s").replace("_", " ")) for name, n in found.counts.items()
+    )
     print_answer(f"restored: {', '.join(counts)}")
     source = f"its backup {found.backup}" if found.backup else "no backup"
     first = "the home's folders" if found.salvaged else "its journal"
