@@ -277,6 +277,21 @@ class TestSweep:
         assert line.endswith("lora.rank has no values to try")
 
 
+class TestKeep:
+    def test_the_best_weights_are_kept_where_there_is_a_curve(self) -> None:
+        assert read(SMALL + "evaluate: {every: 25}").train.keep == "best"
+        assert read(SMALL).train.keep == "last"
+        assert read(SMALL + "evaluate: {every: 25}\ntrain: {keep: last}").train.keep == "last"
+        assert "keep: best" in to_yaml(read(SMALL + "evaluate: {every: 25}"))
+
+    def test_without_a_curve_there_is_no_best(self) -> None:
+        [line] = mistakes(SMALL + "train: {keep: best}")
+        assert line == (
+            "recipe.yaml:6: train.keep: best needs a curve of held-out losses; set evaluate.every "
+            "to some optimizer steps, e.g. 25"
+        )
+
+
 class TestSettings:
     def test_a_trials_recipe_has_its_settings_and_no_sweep(self) -> None:
         swept = read(SMALL + "sweep: {parameters: {lora.rank: [4, 8]}}")

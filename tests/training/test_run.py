@@ -74,7 +74,14 @@ def test_held_out_loss_comes_at_its_cadence_and_at_the_end(done: tuple[Bench, An
 
 
 def test_checkpoints_come_at_their_cadence_and_at_the_end(done: tuple[Bench, Any]) -> None:
-    assert [row["step"] for row in done[1].of("checkpoint")] == [4, 6]
+    assert [row["step"] for row in done[1].of("checkpoint")] == [2, 4, 6]
+
+
+def test_without_evaluations_checkpoints_come_at_their_cadence_and_at_the_end(
+    tmp_path: Path,
+) -> None:
+    log = Bench(tmp_path, recipe(train__log_every=6)).run()
+    assert [row["step"] for row in log.of("checkpoint")] == [4, 6]
 
 
 def test_training_lowers_the_held_out_loss(done: tuple[Bench, Any]) -> None:

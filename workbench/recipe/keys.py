@@ -49,6 +49,7 @@ OLD_NAMES = {
     "fp16": "model.precision",
     "attn_implementation": "model.attention",
     "metric_for_best_model": "evaluate.rank_by",
+    "load_best_model_at_end": "train.keep",
 }
 """Names that transformers, peft and trl use, by lower-case last part, with our setting."""
 

@@ -194,6 +194,10 @@ class Train(Section):
     """Recompute activations in the backward pass. `auto`: only if they would not fit otherwise."""
     save_every: Positive = 25
     """Optimizer steps between checkpoints."""
+    keep: Literal["best", "last"] = "last"
+    """The weights that become the adapter: those of the evaluated step with the lowest held-out
+    loss (the last step is evaluated too), or those of the last step. Left out: `best` where
+    `evaluate.every` is set. With `best`, every evaluated step leaves a checkpoint."""
     log_every: Positive = 25
     """Optimizer steps between metric rows."""
     seed: Seed = 42
@@ -455,6 +459,17 @@ class Recipe(Section):
     train: Train = Field(default_factory=Train)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     sweep: Sweep | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shows_what_is_kept(cls, data: Any) -> Any:
+        """Fill in `train.keep` where it is left out, so that every recipe shows what applies."""
+        train = data.get("train", {}) if isinstance(data, dict) else None
+        evaluate = data.get("evaluate") if isinstance(data, dict) else None
+        if not isinstance(train, dict) or "keep" in train:
+            return data
+        every = isinstance(evaluate, dict) and evaluate.get("every") is not None
+        return {**data, "train": {**train, "keep": "best" if every else "last"}}
 
     @property
     def rank_by(self) -> str:

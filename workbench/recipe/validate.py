@@ -40,6 +40,7 @@ def validate_recipe(source: YamlSource) -> Recipe | None:
     # Sweeps are checked on plain values, so that their mistakes show beside those of the schema.
     _check_sweep(source)
     if recipe is not None:
+        _check_kept(source, recipe)
         _check_scores(source, recipe)
         _check_conditions(source, recipe)
     return recipe
@@ -200,6 +201,12 @@ def _check_conditions(source: YamlSource, recipe: Recipe) -> None:
         in_condition_order(parameters)
     except ValueError as circle:
         source.wrong(("sweep", "parameters"), safe_line(circle, 200))
+
+
+def _check_kept(source: YamlSource, recipe: Recipe) -> None:
+    """Check that the best weights can be told from the last."""
+    if recipe.train.keep == "best" and recipe.evaluate.every is None:
+        source.wrong(("train", "keep"), f"train.keep: best {_NO_CURVE}")
 
 
 def _check_scores(source: YamlSource, recipe: Recipe) -> None:

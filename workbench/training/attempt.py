@@ -213,8 +213,7 @@ class AttemptRun:
             return self._keep_last_good(base, model, eval_rows, divergence)
         if not complete and self.control.halt is Halt.YIELD:
             return _yielded(steps)
-        stopped = not complete
-        return self._score_and_leave(base, model, eval_rows, steps, stopped=stopped)
+        return self._leave(base, model, eval_rows, steps, stopped=not complete)
 
     def _is_over(self, found: Checkpoint | None) -> bool:
         """Return True when nothing is left to train or to score."""
@@ -230,21 +229,73 @@ class AttemptRun:
         return AttemptEnd(outcome=Outcome.STOPPED, step=step, reason=reason)
 
     def _finish(self, base: nn.Module, eval_rows: Dataset, found: Checkpoint) -> AttemptEnd:
-        """Score the newest checkpoint and save it as the adapter; train nothing."""
+        """End the trial with the checkpoints that it has; train nothing."""
         model = adapter.add_adapter(base, self.recipe, self.emit)
         adapter.load_weights(model, found.path / checkpoint.WEIGHTS)
-        return self._score_and_leave(base, model, eval_rows, found.step, stopped=True)
+        return self._leave(base, model, eval_rows, found.step, stopped=True)
+
+    def _leave(
+        self, base: nn.Module, model: PeftModel, eval_rows: Dataset, steps: int, *, stopped: bool
+    ) -> AttemptEnd:
+        """Score and save the best weights, or those of the last step, as `train.keep` says.
+
+        `model` holds the weights of the last step, `steps`.
+        """
+        kept, divergence = steps, None
+        if self.recipe.train.keep == "best":
+            self._phase("evaluating")
+            try:
+                self._evaluate_last(base, eval_rows, steps)
+                kept = self._load_best(model, steps)
+            except Interrupted:
+                return _yielded(steps)
+            except Diverged as error:
+                divergence = error.with_traceback(None)
+        if divergence is not None:
+            return self._keep_last_good(base, model, eval_rows, divergence)
+        end = self._score_and_leave(base, model, eval_rows, kept, stopped=stopped)
+        return dataclasses.replace(end, step=steps)
+
+    def _evaluate_last(self, base: nn.Module, eval_rows: Dataset, step: int) -> None:
+        """Record the held-out loss of the weights in the model in the checkpoint of `step`.
+
+        Does nothing where it is known already.
+        """
+        last = checkpoint.read_unverified(self.checkpoints, step)
+        if last is None or last.held_out is not None:
+            return
+        self.control.step = step
+        loss = self._scorer(base, eval_rows).held_out()["loss"]
+        self.emit("metric", step=step, values={"eval_loss": loss})
+        checkpoint.record_held_out(last, loss)
+
+    def _load_best(self, model: PeftModel, steps: int) -> int:
+        """Load the best checkpoint's weights into `model`, which holds those of `steps`.
+
+        Returns the step of the weights that it holds then.
+        """
+        first = next(iter(checkpoint.best_first(self.checkpoints)), None)
+        if first is None or first.step == steps:
+            return steps
+        best = checkpoint.best_verified(self.checkpoints, self._warn)
+        if best is None or best.step == steps:
+            return steps
+        adapter.load_weights(model, best.path / checkpoint.WEIGHTS)
+        text = f"step {best.step} has the lowest held-out loss ({best.held_out:.4g}) and is kept"
+        self.emit("log", level="info", text=text)
+        return best.step
 
     def _keep_last_good(
         self, base: nn.Module, model: PeftModel, eval_rows: Dataset, divergence: Diverged
     ) -> AttemptEnd:
-        """Score and save the newest checkpoint after the loss diverged.
+        """Score and save a checkpoint after the loss diverged: the best evaluated, else the newest.
 
         Raises ModelError for a base that is not finite itself, and `divergence` again where there
         is no checkpoint.
         """
         self._check_base(base, divergence)
-        found = checkpoint.newest_verified(self.checkpoints)
+        found = checkpoint.best_verified(self.checkpoints, self._warn)
+        found = found or checkpoint.newest_verified(self.checkpoints)
         if found is None:
             raise divergence
         adapter.load_weights(model, found.path / checkpoint.WEIGHTS)
@@ -299,7 +350,7 @@ class AttemptRun:
             emit=self.emit,
             control=self.control,
             meter=self.meter,
-            held_out=scorer.held_out,
+            held_out=partial(scorer.held_out, compared=self.recipe.train.keep == "best"),
             rehearsal=self._rehearsal(scorer, data),
             host=self.host,
         )
@@ -396,7 +447,8 @@ class AttemptRun:
             values = self._scorer(base, eval_rows).scores(step)
         except Interrupted:
             return _yielded(step)
-        self.emit("metric", step=step, values={"eval_loss": values["loss"]})
+        if self.recipe.train.keep == "last":  # else the curve has it already
+            self.emit("metric", step=step, values={"eval_loss": values["loss"]})
         self.emit("score", durable=True, subject="trial", values=values, step=step)
         self._phase("saving")
         folder = self.trial / "adapter"

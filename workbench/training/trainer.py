@@ -58,12 +58,13 @@ class StepBoundary(TrainerCallback):  # type: ignore[misc]
         self._context.control.step = step
         self._context.control.check_fence()
         fault_points.at("worker.step")
-        every = self._context.recipe.evaluate.every
         halt = self._context.control.halt
         last = step >= state.max_steps
         control.should_log = last or step % train.log_every == 0 or halt is Halt.FINISH
-        control.should_evaluate = bool(every) and step % every == 0 and not last and halt is None
-        control.should_save = last or step % train.save_every == 0 or halt is not None
+        evaluates = self._context.evaluates(step) and not last and halt is None
+        control.should_evaluate = evaluates
+        due = step % train.save_every == 0 or (evaluates and self._context.keeps_best)
+        control.should_save = last or due or halt is not None
         control.should_training_stop = last or halt is not None
 
 
@@ -96,6 +97,8 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         self.step_options = options_from(context.plan, context.recipe)
         self.window = MetricWindow(context.device)
         self._start_loss: float | None = None
+        self._held_out: tuple[int, float] | None = None
+        """Step and loss of the newest evaluation."""
         self._reported: list[Optimization] = []
         self._rehearsed = False
 
@@ -111,6 +114,8 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         if found is not None and found.step >= total:
             load_weights(self.model, found.path / WEIGHTS)
             return found.step, True
+        if found is not None and not self._evaluate_found(found):
+            return found.step, False
         self.window.put(found.window if found else {})
         self._start_loss = found.window.get(START_LOSS) if found else None
         try:
@@ -132,6 +137,27 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         """Return the number of optimizer steps of the whole trial."""
         train = self.context.recipe.train
         return train.max_steps or math.ceil(train.epochs * self._steps_per_epoch)
+
+    def _evaluate_found(self, found: Checkpoint) -> bool:
+        """Evaluate the checkpoint that training resumes from where a halt skipped that.
+
+        A resumed trial then compares the same checkpoints as one that was never halted. Returns
+        False when the card is to be given back meanwhile.
+        """
+        context = self.context
+        due = context.keeps_best and context.evaluates(found.step)
+        if not due or found.held_out is not None:
+            return True
+        load_weights(self.model, found.path / WEIGHTS)
+        context.control.step = found.step
+        try:
+            with context.control.doing("evaluating"):
+                loss = context.held_out()["loss"]
+        except Interrupted:
+            return False
+        context.emit("metric", step=found.step, values={"eval_loss": loss})
+        checkpoint.record_held_out(found, loss)
+        return True
 
     # -- the rows
 
@@ -269,6 +295,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
     # -- held-out loss
 
     def _evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        self.control.should_evaluate = False  # else the end of an epoch evaluates the step again
         self.window.pause()
         if self.step is not None:
             self.step.release_graphs()  # scoring needs their memory; they are captured again
@@ -281,6 +308,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         finally:
             self.model.train()
             self.window.go_on()
+        self._held_out = (int(self.state.global_step), scores["loss"])
         self.emit_metric({"eval_loss": scores["loss"]})
         return scores
 
@@ -304,13 +332,27 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         try:
             self._fill(staged)
             self.context.control.check_fence()
-            done = checkpoint.commit(staged, checkpoints, step=step, belongs=belongs, window=sums)
+            done = checkpoint.commit(
+                staged,
+                checkpoints,
+                step=step,
+                belongs=belongs,
+                window=sums,
+                held_out=self._loss_of(step),
+            )
         except BaseException:  # on a full disk, half a checkpoint would keep everybody from writing
             shutil.rmtree(staged, ignore_errors=True)
             raise
         self.context.emit(
             "checkpoint", durable=True, step=step, path=str(done.path), bytes=done.bytes
         )
+
+    def _loss_of(self, step: int) -> float | None:
+        """Return the held-out loss after `step` steps if checkpoints are compared by it."""
+        if not self.context.keeps_best or self._held_out is None:
+            return None
+        evaluated, loss = self._held_out
+        return loss if evaluated == step else None
 
     def _fill(self, staged: Path) -> None:
         """Write everything a resumed trial needs; never training_args.bin, which is a pickle."""

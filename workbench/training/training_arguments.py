@@ -46,6 +46,16 @@ class TrainingContext:
     rehearsal: Rehearsal | None = None
     """The trial of the worst batch before the first step; None where it is not due."""
 
+    @property
+    def keeps_best(self) -> bool:
+        """True if evaluated steps leave checkpoints, of which the best becomes the adapter."""
+        return self.recipe.train.keep == "best"
+
+    def evaluates(self, step: int) -> bool:
+        """Return whether the recipe asks for an evaluation after `step` optimizer steps."""
+        every = self.recipe.evaluate.every
+        return every is not None and step % every == 0
+
 
 def read_prepared(experiment: Path) -> dict[str, Any]:
     """Return the experiment's prepared.json.

@@ -10,6 +10,7 @@ import pytest
 
 from workbench.errors import CheckpointError
 from workbench.machine import staging
+from workbench.recipe import Recipe
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import Checkpoint, Provenance
 
@@ -25,9 +26,14 @@ def staged(folder: Path, step: int) -> Path:
     return made
 
 
-def commit(folder: Path, step: int) -> Checkpoint:
+def commit(folder: Path, step: int, held_out: float | None = None) -> Checkpoint:
     return checkpoint.commit(
-        staged(folder, step), folder, step=step, belongs=BELONGS, window={"nats": 0.1}
+        staged(folder, step),
+        folder,
+        step=step,
+        belongs=BELONGS,
+        window={"nats": 0.1},
+        held_out=held_out,
     )
 
 
@@ -88,6 +94,57 @@ def test_the_two_newest_are_kept(tmp_path: Path) -> None:
     for step in (9, 99, 100, 101):
         commit(tmp_path, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000100", "step-000101"]
+
+
+def test_the_best_is_kept_beside_the_two_newest_until_a_better_one_comes(tmp_path: Path) -> None:
+    for step, loss in ((5, 1.5), (10, 1.2), (15, 1.4), (20, 1.3), (21, None)):
+        commit(tmp_path, step, loss)
+    assert [path.name for path in checkpoint.newest_first(tmp_path)] == [
+        "step-000021", "step-000020", "step-000010",
+    ]  # fmt: skip
+    for step, loss in ((25, 1.1), (26, None)):
+        commit(tmp_path, step, loss)
+    assert [path.name for path in checkpoint.newest_first(tmp_path)] == [
+        "step-000026", "step-000025",
+    ]  # fmt: skip
+
+
+def test_of_equal_losses_the_earlier_step_is_the_best(tmp_path: Path) -> None:
+    commit(tmp_path, 99, 1.25)
+    commit(tmp_path, 100, 1.25)
+    found = checkpoint.best_verified(tmp_path)
+    assert found is not None
+    assert (found.step, found.held_out) == (99, 1.25)
+
+
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.COMMIT])
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_behind_a_damaged_best_comes_the_next_best(
+    damage: Callable[[Path], None], name: str, tmp_path: Path
+) -> None:
+    best = commit(tmp_path, 25, 1.0)
+    commit(tmp_path, 50, 2.0)
+    damage(best.path / name)
+    found = checkpoint.best_verified(tmp_path)
+    assert found is not None
+    assert found.step == 50
+
+
+def test_a_loss_that_is_recorded_later_is_read_back(tmp_path: Path) -> None:
+    made = commit(tmp_path, 25)
+    assert checkpoint.best_verified(tmp_path) is None
+    checkpoint.record_held_out(made, 0.1 + 0.2)
+    assert checkpoint.best_verified(tmp_path) == replace(made, held_out=0.1 + 0.2)
+
+
+def test_what_is_kept_and_tested_belongs_to_no_checkpoint() -> None:
+    """Checkpoints of versions without these settings can be resumed: the digest is theirs."""
+    data = {"train": "workbench:demo/data/train.jsonl"}
+    recipe = {"name": "test", "model": {"name": "workbench:demo/model"}, "data": data}
+    known = "73bb094b94f2eeef35b75b783992279a6cc17225d1fe7fd2e4b9eae5ce8dc7ab"
+    assert checkpoint.recipe_digest(Recipe.model_validate(recipe)) == known
+    changed = {**recipe, "data": {**data, "test_rows": 4}, "train": {"keep": "best"}}
+    assert checkpoint.recipe_digest(Recipe.model_validate(changed)) == known
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,12 @@ def commit(trials: Path, trial: int, *steps: int) -> Path:
     return folder
 
 
+def evaluate(folder: Path, step: int, loss: float) -> None:
+    found = checkpoint.read_unverified(folder, step)
+    assert found is not None
+    checkpoint.record_held_out(found, loss)
+
+
 def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -43,6 +49,25 @@ def test_the_newest_checkpoint_of_each_trial_stays(tmp_path: Path) -> None:
     assert [left(folder) for folder in folders] == [["step-000020"]] * 2
     assert (done.removed, done.trials) == (2, [1, 2])
     assert done.bytes >= 2 * SIZE
+
+
+def test_the_best_checkpoint_stays_beside_the_newest(tmp_path: Path) -> None:
+    folder = commit(tmp_path, 1, 10)
+    evaluate(folder, 10, 0.5)
+    commit(tmp_path, 1, 20, 30)
+    evaluate(folder, 20, 0.75)
+    assert prune_checkpoints(tmp_path, [1], ALL).removed == 1
+    assert left(folder) == ["step-000010", "step-000030"]
+
+
+def test_with_the_best_damaged_the_next_best_stays(tmp_path: Path) -> None:
+    folder = commit(tmp_path, 1, 10)
+    evaluate(folder, 10, 0.5)
+    commit(tmp_path, 1, 20, 30)
+    evaluate(folder, 20, 0.75)
+    flip(folder / "step-000010")
+    prune_checkpoints(tmp_path, [1], ALL)
+    assert left(folder) == ["step-000020", "step-000030"]
 
 
 def test_only_the_needed_bytes_are_removed_and_in_the_given_order(tmp_path: Path) -> None:

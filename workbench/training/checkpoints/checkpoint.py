@@ -3,7 +3,8 @@
 checkpoints/step-000025/
     adapter.safetensors  optimizer.pt  scheduler.pt  rng_state.pth  trainer_state.json
         scaler.pt     of fp16
-    COMMIT.json   sizes and SHA-256 of the others, and their provenance; written last
+    COMMIT.json   sizes and SHA-256 of the others, their provenance, and the held-out loss of
+                  their weights where it is known; written last
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ from typing import Any
 from workbench import fault_points
 from workbench.errors import CheckpointError
 from workbench.machine import staging
+from workbench.machine.files import write_durably
 from workbench.recipe.schema import Recipe
 
 COMMIT = "COMMIT.json"
 WEIGHTS = "adapter.safetensors"
 KEEP = 2
-"""Checkpoints that stay: the newest, and one before it in case the newest is damaged."""
+"""Newest checkpoints that stay: one before the newest is there in case the newest is damaged. The
+one with the lowest held-out loss stays beside them."""
 ASIDE = "damaged"
 """The folder into which damaged checkpoints are moved."""
 
@@ -54,14 +58,23 @@ class Checkpoint:
     belongs: Provenance
     window: dict[str, float] = field(default_factory=dict)
     """The sums since the last metric row; see row_order.MetricWindow."""
+    held_out: float | None = None
+    """Held-out loss of the weights, in nats per target token. None where they were not evaluated,
+    and in trials that keep their last weights."""
 
 
 def recipe_digest(recipe: Recipe) -> str:
     """Return the digest of model, data, LoRA and training.
 
-    Evaluation and sweep are left out: they change no weight.
+    Evaluation, sweep and what is kept are left out: they change no weight. Test rows are covered
+    by the digest of the training rows.
     """
-    return json_digest(recipe.model_dump(mode="json", include={"model", "data", "lora", "train"}))
+    resolved = recipe.model_dump(
+        mode="json",
+        include={"model", "data", "lora", "train"},
+        exclude={"data": {"test", "test_split", "test_rows"}, "train": {"keep"}},
+    )
+    return json_digest(resolved)
 
 
 def json_digest(data: object) -> str:
@@ -75,9 +88,17 @@ def folder_of(checkpoints: Path, step: int) -> Path:
 
 
 def commit(
-    staged: Path, checkpoints: Path, *, step: int, belongs: Provenance, window: dict[str, float]
+    staged: Path,
+    checkpoints: Path,
+    *,
+    step: int,
+    belongs: Provenance,
+    window: dict[str, float],
+    held_out: float | None = None,
 ) -> Checkpoint:
-    """Publish the staged folder as the checkpoint of `step`, and remove all but the newest KEEP.
+    """Publish the staged folder as the checkpoint of `step`, and remove older ones.
+
+    The newest KEEP stay, and the one with the lowest held-out loss.
 
     Reads the files once for their SHA-256 and fsyncs each: about 30 ms for a small adapter. After a
     power cut at any moment the checkpoint is there whole or not at all.
@@ -89,8 +110,7 @@ def commit(
     }
     staging.sync_tree(staged)
     body = {"step": step, "files": files, "belongs": asdict(belongs), "window": window}
-    text = json.dumps({**body, "sha256": json_digest(body)}, indent=1)
-    (staged / COMMIT).write_text(text, encoding="utf-8")
+    (staged / COMMIT).write_text(_sealed({**body, "held_out": held_out}), encoding="utf-8")
     fault_points.at("checkpoint.before_rename", staged / WEIGHTS)
     staging.publish_folder(staged, folder_of(checkpoints, step))
     fault_points.at("checkpoint.after_rename", folder_of(checkpoints, step) / WEIGHTS)
@@ -98,10 +118,65 @@ def commit(
     return _read(folder_of(checkpoints, step))
 
 
+def _sealed(body: dict[str, Any]) -> str:
+    """Return the text of COMMIT.json: `body` with its own digest."""
+    return json.dumps({**body, "sha256": json_digest(body)}, indent=1)
+
+
+def record_held_out(found: Checkpoint, loss: float) -> None:
+    """Write the held-out loss of the weights into a checkpoint that was committed without it."""
+    path = found.path / COMMIT
+    body = json.loads(path.read_text(encoding="utf-8"))
+    del body["sha256"]
+    write_durably(path, _sealed({**body, "held_out": loss}).encode())
+
+
 def remove_old(checkpoints: Path) -> None:
-    """Remove all but the newest KEEP checkpoints, and staging folders of processes that died."""
-    for path in [*newest_first(checkpoints)[KEEP:], *checkpoints.glob(".step-*")]:
+    """Remove all but the newest KEEP checkpoints and the best, and staging folders of the dead."""
+    old = newest_first(checkpoints)[KEEP:]
+    best = next((one.path for one in best_first(checkpoints)), None)
+    for path in [*(one for one in old if one != best), *checkpoints.glob(".step-*")]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def best_first(checkpoints: Path) -> list[Checkpoint]:
+    """Return the evaluated checkpoints, the lowest held-out loss first; of equal ones the earlier.
+
+    Their COMMIT.json is read and no other file; one whose COMMIT.json is damaged is left out.
+    """
+    found = []
+    for path in newest_first(checkpoints):
+        with suppress(CheckpointError):
+            found.append(_read(path))
+    evaluated = [(one.held_out, one.step, one) for one in found if one.held_out is not None]
+    return [one for _, _, one in sorted(evaluated, key=lambda each: each[:2])]
+
+
+def read_unverified(checkpoints: Path, step: int) -> Checkpoint | None:
+    """Return the checkpoint of `step` as its COMMIT.json describes it; None if it is damaged."""
+    try:
+        return _read(folder_of(checkpoints, step))
+    except CheckpointError:
+        return None
+
+
+def best_verified(
+    checkpoints: Path, tell: Callable[[str], None] = lambda _: None
+) -> Checkpoint | None:
+    """Return the first of `best_first` whose every byte is as it was written; None without one.
+
+    Damaged ones on the way are moved to ASIDE and reported to `tell`.
+    """
+    for found in best_first(checkpoints):
+        try:
+            return verify(found.path)
+        except CheckpointError as damaged:
+            _set_aside(found.path)
+            tell(
+                f"{damaged.what}; it had the lowest held-out loss ({found.held_out or 0:.4g}). It "
+                f"was moved to {ASIDE}/, and the next best one is used"
+            )
+    return None
 
 
 def newest_verified(
@@ -175,6 +250,7 @@ def _read(path: Path) -> Checkpoint:
             bytes=sum(file["bytes"] for file in body["files"].values()),
             belongs=Provenance(**body["belongs"]),
             window=body["window"],
+            held_out=body.get("held_out"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as broken:
         raise _damaged(path, f"{COMMIT} cannot be read") from broken

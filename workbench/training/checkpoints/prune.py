@@ -1,8 +1,8 @@
 """Prune checkpoints: `python -m workbench.training.checkpoints.prune TRIALS BYTES`.
 
 It reads a JSON list of trial ids from stdin, in the order in which they are pruned, and prints a
-PruneResult as JSON. The newest checkpoint of a trial that verifies always stays; where none
-verifies, all of them stay.
+PruneResult as JSON. The newest checkpoint of a trial that verifies always stays, and so does the
+one with the lowest held-out loss that verifies; where none verifies, all of them stay.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def prune_checkpoints(trials: Path, order: Iterable[int], need_bytes: int) -> Pr
     """Remove checkpoints, the oldest first, until `need_bytes` are freed or none may be removed.
 
     `trials` is the folder that holds one folder for each trial; `order` says whose checkpoints go
-    first. Each trial's newest checkpoint is verified, which reads it once.
+    first. Each trial's newest and best checkpoints are verified, which reads them once.
     """
     done = PruneResult()
     for trial in order:
@@ -56,7 +57,7 @@ def removable_checkpoints(checkpoints: Path) -> list[Path]:
     """Return a trial's checkpoints that may be removed, in the order of their removal.
 
     First come those that were set aside as damaged, then those older than the newest verified one,
-    from the oldest on.
+    from the oldest on, without the best one.
     """
     found = checkpoint.newest_first(checkpoints)
     aside = sorted((checkpoints / checkpoint.ASIDE).glob("step-*"))
@@ -67,8 +68,17 @@ def removable_checkpoints(checkpoints: Path) -> list[Path]:
             checkpoint.verify(path)
         except CheckpointError:
             continue
-        return [*aside, *reversed(found[place + 1 :])]
+        best = _best_path(checkpoints)
+        return [*aside, *(one for one in reversed(found[place + 1 :]) if one != best)]
     return []
+
+
+def _best_path(checkpoints: Path) -> Path | None:
+    """Return the best checkpoint that verifies; unlike the worker, move no damaged one."""
+    for one in checkpoint.best_first(checkpoints):
+        with suppress(CheckpointError):
+            return checkpoint.verify(one.path).path
+    return None
 
 
 def _remove(path: Path) -> int:
