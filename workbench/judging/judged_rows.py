@@ -15,7 +15,7 @@ from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
 from workbench.store.rows import BoardRow, Experiment, JudgedBoard, score_difference
 from workbench.text import safe_line
-from workbench.trial import State, up_is_better
+from workbench.trial import LOWER_SUFFIX, State, up_is_better
 
 if TYPE_CHECKING:  # numpy costs 0.1 s, which only a board that is judged needs
     from workbench.verdict.types import BoardVerdict, FinalsVerdict, RowResults
@@ -24,6 +24,9 @@ NO_ROWS = "no interval: an older build scored it, and kept no results by row"
 NOT_A_NUMBER = "its {score} is not a number"
 NO_MATCH = "no held-out row has an answer that matches evaluate.answer_pattern"
 NOT_SCORED = "it left no {score}"
+HARNESS_ERROR = "the interval is 1.96 standard errors of lm-evaluation-harness to each side"
+NORMAL_95 = 1.959964
+"""Standard errors from the middle to each end of a normal 95 % interval."""
 
 
 class BoardJudge:
@@ -48,7 +51,7 @@ class BoardJudge:
         with reader.one_view():
             experiment = reader.experiment(key)
             rows = rank_adapters(reader, experiment, now)
-            version = (experiment.id, results_version(reader, experiment))
+            version = (experiment.id, results_version(reader, experiment, rows))
             known = version == self._version
             results = None if known else read_board_results(reader, rows)
             trials = read_finals(reader, experiment.id)
@@ -69,15 +72,17 @@ class BoardJudge:
             self._finals_version = key
 
 
-def results_version(reader: Reader, experiment: Experiment) -> object:
-    """Return a value that changes with every result by row of an experiment or its base."""
+def results_version(reader: Reader, experiment: Experiment, rows: Sequence[BoardRow]) -> object:
+    """Return a value that changes with every score and every result by row of a board."""
     found = reader.db.execute(
         """select r.trial, r.evaluation, r.step, r.attempt, r.scored
            from row_results r join trials t on t.id = r.trial
            where t.experiment = ? or t.id = ? order by 1, 2, 3""",
         (experiment.id, experiment.base_trial),
     )
-    return tuple(tuple(row) for row in found)
+    # Results are reported before the score that they give.
+    scored = tuple((row.trial, row.score_step) for row in rows if row.score is not None)
+    return scored, tuple(tuple(row) for row in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,11 @@ def assemble_board(
 
 def _judged_row(row: BoardRow, experiment: Experiment, verdict: BoardVerdict | None) -> BoardRow:
     note = _missing(row, experiment.rank_by)
+    if row.score is not None and (error := row.scores.get(error_name(experiment.rank_by))):
+        row = dataclasses.replace(
+            row, score_low=row.score - NORMAL_95 * error, score_high=row.score + NORMAL_95 * error
+        )
+        note = HARNESS_ERROR
     if verdict is None or row.score is None:
         return dataclasses.replace(row, score_note=note)
     if row.kind == "base":
@@ -162,6 +172,11 @@ def _judged_row(row: BoardRow, experiment: Experiment, verdict: BoardVerdict | N
         vs_leader=score_difference(found.vs_leader) if found else None,
         optimism=verdict.optimism if row.trial == verdict.leader else None,
     )
+
+
+def error_name(score: str) -> str:
+    """Return the name under which lm-evaluation-harness's standard error of a score is kept."""
+    return f"{score.removesuffix(LOWER_SUFFIX)}_stderr"
 
 
 def _missing(row: BoardRow, rank_by: str) -> str:
