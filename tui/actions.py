@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from textual.message import Message
 
-from tui.messages import ImportanceRead, RequestDropped, StopLookedUp
+from tui.messages import ComparisonRead, ImportanceRead, RequestDropped, StopLookedUp
 from tui.poller import Question
 from workbench import formatting
 from workbench.service import Service, Snapshot, TrialRow
@@ -68,6 +68,11 @@ def look_up_stop(trial: int, *, kill: bool) -> Question:
 def read_importance(experiment: int) -> Question:
     """Compute which of the experiment's settings influenced the rank of its trials."""
     return lambda service: ImportanceRead(service.importance(experiment))
+
+
+def read_comparison(trials: tuple[int, ...]) -> Question:
+    """Compare trials on the rows that all of them were scored on."""
+    return lambda service: ComparisonRead(service.compare(trials))
 
 
 def send_act(verb: str, trial: int) -> Question:

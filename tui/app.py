@@ -24,6 +24,7 @@ from tui.actions import (
     act_refusal,
     farewell_text,
     look_up_stop,
+    read_comparison,
     read_importance,
     request_engine_start,
     send_act,
@@ -34,6 +35,7 @@ from tui.poller import Poller
 from tui.screens.asking import help_panel, quarantine_panel, stop_panel
 from tui.screens.board import Board
 from tui.screens.cards import Cards
+from tui.screens.chat import Chat
 from tui.screens.dashboard import Dashboard
 from tui.screens.events import Events
 from tui.screens.panel import EDITOR, Panel, error_panel
@@ -41,6 +43,7 @@ from tui.screens.queue import Queue
 from tui.screens.trial import Trial
 from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
+from tui.tables.comparison import comparison_lines
 from tui.tables.importance import importance_lines
 from tui.terminal import TerminalDriver, handle_exit_signals
 from tui.view_state import ViewState
@@ -88,6 +91,7 @@ class WorkbenchApp(App[int]):
     ) -> None:
         super().__init__(driver_class=TerminalDriver)
         self.view_state = ViewState(now)
+        self._home = service.home
         remote = "SSH_CONNECTION" in os.environ
         period = period_s or (REMOTE_S if remote else LOCAL_S)
         self.poller = Poller(service, self.post_message, period)
@@ -235,6 +239,21 @@ class WorkbenchApp(App[int]):
     @on(facts.ImportanceRead)
     def _importance_read(self, fact: facts.ImportanceRead) -> None:
         self.push_screen(Panel("Importance of settings", importance_lines(fact.report)))
+
+    @on(facts.ComparisonAsked)
+    def _comparison_asked(self, fact: facts.ComparisonAsked) -> None:
+        self.poller.ask(read_comparison(fact.trials))
+
+    @on(facts.ComparisonRead)
+    def _comparison_read(self, fact: facts.ComparisonRead) -> None:
+        names = ", ".join(f"#{trial.id}" for trial in fact.found.trials)
+        lines = comparison_lines(fact.found)
+        self.push_screen(Panel(f"{names} compared", lines, tight=True, indent=4))
+
+    @on(facts.ChatAsked)
+    def _chat_asked(self, fact: facts.ChatAsked) -> None:
+        # The chat reads on a thread of its own, and a Service serves one thread.
+        self.push_screen(Chat(lambda: Service(self._home), (*fact.trials, None)))
 
     @on(facts.QuarantineAsked)
     def _quarantine_asked(self, fact: facts.QuarantineAsked) -> None:

@@ -14,6 +14,7 @@ from textual.message import Message
 
 from workbench.service import (
     CardRow,
+    Comparison,
     EventRow,
     ImportanceReport,
     JudgedBoard,
@@ -107,6 +108,30 @@ class StopLookedUp(Message):
     def __init__(self, detail: TrialDetail, checkpoint_utc: float | None, kill: bool) -> None:
         super().__init__()
         self.detail, self.checkpoint_utc, self.kill = detail, checkpoint_utc, kill
+
+
+class ComparisonAsked(Message):
+    """The user asked to compare these trials; differences are taken from the first."""
+
+    def __init__(self, trials: tuple[int, ...]) -> None:
+        super().__init__()
+        self.trials = trials
+
+
+class ComparisonRead(Message):
+    """Trials were compared row by row."""
+
+    def __init__(self, found: Comparison) -> None:
+        super().__init__()
+        self.found = found
+
+
+class ChatAsked(Message):
+    """The user asked to chat with these trials' adapters and their base."""
+
+    def __init__(self, trials: tuple[int, ...]) -> None:
+        super().__init__()
+        self.trials = trials
 
 
 class ImportanceAsked(Message):

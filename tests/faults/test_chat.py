@@ -58,11 +58,12 @@ def test_a_person_who_is_killed_gives_the_card_back(whole: Whole) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        chat = wait_for(
-            lambda: next((t for t in whole.service.snapshot().trials if t.id not in before), None),
+        new = wait_for(
+            lambda: [t.id for t in whole.service.snapshot().trials if t.id not in before],
             "the chat is queued",
             LIMIT_S,
-        ).id
+        )
+        chat = new[0]
         whole.until_state(chat, State.RUNNING)
     finally:
         person.send_signal(signal.SIGKILL)

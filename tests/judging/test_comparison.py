@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 
@@ -118,6 +119,7 @@ def test_a_trial_scored_on_other_rows_leaves_the_settings(judged: Bench) -> None
 
 
 def test_lost_answer_files_leave_the_scores_and_say_so(judged: Bench) -> None:
+    shutil.rmtree(judged.context.home.trial(5) / "results", ignore_errors=True)
     found = _compare(judged, 5, 4)
     assert found.scores
     assert found.rows == []

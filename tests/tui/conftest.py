@@ -118,6 +118,13 @@ async def settled(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
     await pilot.pause()
 
 
+async def press_and_settle(app: WorkbenchApp, pilot: Pilot[Any], *keys: str) -> None:
+    """Press the keys one after another, and wait until what they lead to was read and painted."""
+    for key in keys:
+        await pilot.press(key)
+        await settled(app, pilot)
+
+
 @asynccontextmanager
 async def shown(
     home: Home,

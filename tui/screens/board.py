@@ -9,7 +9,7 @@ from textual import on
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
-from tui.messages import DataNeeds, ImportanceAsked, TrialOpened
+from tui.messages import ChatAsked, ComparisonAsked, DataNeeds, ImportanceAsked, TrialOpened
 from tui.paint import Line, plain_part
 from tui.screens.view import View
 from tui.tables import board
@@ -27,6 +27,8 @@ class Board(View):
     KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("[ ]", "other experiment"),
         ("enter", "open"),
+        ("space", "mark"),
+        ("t", "chat"),
         ("i", "importance"),
         ("c", "clone"),
         ("x", "extend"),
@@ -35,6 +37,7 @@ class Board(View):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left_square_bracket", "turn(-1)", "The previous experiment", key_display="["),
         Binding("right_square_bracket,tab", "turn(1)", "The next experiment", key_display="]"),
+        Binding("t", "chat", "Chat with the marked adapters, or this one, and the base"),
         Binding("i", "importance", "Importance of the sweep's settings"),
         Binding("shift+tab", "turn(-1)", show=False),
     ]
@@ -82,7 +85,8 @@ class Board(View):
         if judged is None or judged.experiment.id != found.id:
             return  # the board of this experiment is still being read
         about.show(self._about(judged.experiment))
-        rows.show(board.board_columns(judged), board.board_rows(judged))
+        marked = self.view_state.marked
+        rows.show(board.board_columns(judged), board.board_rows(judged, marked))
         set_title(rows, f"By {formatting.ranking_rule(judged.experiment.rank_by)}")
         claims.show(board.claim_lines(judged, self.chosen))
         verdict.show(board.verdict_lines(judged))
@@ -120,7 +124,39 @@ class Board(View):
         else:
             self.post_message(ImportanceAsked(found.id))
 
+    def _chosen_rows(self) -> tuple[int, ...]:
+        """Return the marked trials of this board, best first.
+
+        The one under the cursor joins a single mark, and stands alone where nothing is marked.
+        """
+        picture = self.view_state.picture
+        rows = picture.board.rows if picture is not None and picture.board is not None else []
+        wanted = {row.trial for row in rows} & self.view_state.marked
+        if len(wanted) < 2 and self.chosen is not None:
+            wanted |= {self.chosen}
+        return tuple(row.trial for row in rows if row.trial in wanted)
+
+    def action_chat(self) -> None:
+        """Chat with the chosen adapters; the base answers beside them anyway."""
+        rows = self._chosen_rows()
+        base = self.view_state.picture and self.view_state.picture.board
+        tuned = {row.trial for row in base.rows if row.kind != "base"} if base else set()
+        if trials := tuple(trial for trial in rows if trial in tuned):
+            self.post_message(ChatAsked(trials))
+        else:
+            self.app.bell()
+
+    @on(RowList.Marked)
+    def _mark(self, event: RowList.Marked) -> None:
+        if isinstance(event.key, int) and not self.view_state.toggle(event.key):
+            self.notify("eight trials are marked, the most; unmark one first", markup=False)
+        self.repaint()
+
     @on(RowList.Opened)
     def _open(self, event: RowList.Opened) -> None:
-        if isinstance(event.key, int):
+        """Compare where trials of this board are marked, else open the one under the cursor."""
+        rows = self._chosen_rows()
+        if len(rows) > 1:
+            self.post_message(ComparisonAsked(rows))
+        elif isinstance(event.key, int):
             self.post_message(TrialOpened(event.key))

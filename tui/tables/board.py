@@ -80,8 +80,10 @@ def _setting_column(key: str, rows: Sequence[BoardRow], drop: int) -> Column:
     )
 
 
-def board_rows(board: JudgedBoard) -> list[ListRow]:
+def board_rows(board: JudgedBoard, marked: frozenset[int] = frozenset()) -> list[ListRow]:
     """Return a row for each trial, in the board's order; a star marks the best adapter.
+
+    A bar stands before the trials in `marked`.
 
     No adapter is marked where the first one is not better than the base model.
     """
@@ -89,10 +91,12 @@ def board_rows(board: JudgedBoard) -> list[ListRow]:
     keys = swept_keys(rows)
     better = (one.trial for one in rows if one.rank == 1 and (one.gain is None or one.gain > 0))
     best = next(better, None)
-    return [_row(row, board, keys, row.trial == best) for row in rows]
+    return [_row(row, board, keys, row.trial == best, row.trial in marked) for row in rows]
 
 
-def _row(row: BoardRow, board: JudgedBoard, keys: Sequence[str], best: bool) -> ListRow:
+def _row(
+    row: BoardRow, board: JudgedBoard, keys: Sequence[str], best: bool, marked: bool
+) -> ListRow:
     base = row.kind == "base"
     tone, rank = "dim" if base else "", board_words.rank_text(row, board.rows)
     settings: list[Line] = [
@@ -106,7 +110,10 @@ def _row(row: BoardRow, board: JudgedBoard, keys: Sequence[str], best: bool) -> 
         row.trial,
         (
             (("★" if best else "", "accent"), (" " * (best and len(rank) < 2), ""), rank_part),
-            (("base" if base else f"#{row.trial}", "bold" if best else tone),),
+            (
+                ("┃" if marked else "", "accent"),
+                ("base" if base else f"#{row.trial}", "bold" if best else tone),
+            ),
             present.known_or_faint(board_words.score_text(row), "bold" if best else tone),
             *([interval] if judged else []),
             _gain(row, formatting.score(row.gain, sign=True)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -96,23 +96,28 @@ class ChatSession:
         if waits and not self._service.trial(self.trial).trial.state.final:
             self._service.stop(self.trial)
 
-    def wait_until_ready(self, show: Callable[[str], None] = lambda text: None) -> None:
-        """Wait until the models are loaded; `show` gets what it waits for, each time it changes.
+    def wait_until_ready(
+        self,
+        show: Callable[[str], None] = lambda text: None,
+        left: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Wait until the models are loaded, or until `left` returns True.
 
+        `show` gets what the session waits for, each time it changes.
         Raises ChatEnded with the trial's reason where it ends before.
         """
         said = ""
-        while not self._ready:
+        while not self._ready and not left():
             for line in self._answers.new_lines():
                 self._ready = self._ready or bool(line.get("ready"))
-            trial = self._still_open()
+            trial = self.check_open()
             words = _progress_words(trial)
             if words != said and not self._ready:
                 show(words)
                 said = words
             time.sleep(POLL_S)
 
-    def _still_open(self) -> TrialRow:
+    def check_open(self) -> TrialRow:
         """Return the session's trial. Raises ChatEnded where it or the engine has ended."""
         trial = self._service.trial(self.trial).trial
         if trial.state.final:
@@ -130,7 +135,7 @@ class ChatSession:
         max_new_tokens: int = 512,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Yield one model's answer piece by piece; the last piece says why it ended.
 
         `messages` is the conversation so far, the person's message last. Closing the iterator early
@@ -166,7 +171,7 @@ class ChatSession:
         while True:
             yield from [line for line in self._answers.new_lines() if line.get("number") == number]
             if time.monotonic() > next_look_s:
-                self._still_open()
+                self.check_open()
                 next_look_s = time.monotonic() + 1.0
             time.sleep(POLL_S)
 

@@ -65,7 +65,8 @@ class Comparison:
     trials: list[TrialRow]
     """The compared trials; differences are taken from the first."""
     settings: dict[str, list[Any]]
-    """Each recipe key whose value is not the same for all trials, with the value of each."""
+    """Each recipe key whose value is not the same for all trained trials, with the value of each;
+    None for the base, which has none."""
     scores: list[ComparedScore]
     """The score that the first trial's experiment ranks by comes first."""
     rows: list[ComparedRow]
@@ -101,7 +102,7 @@ def compare_trials(reader: Reader, home_root: Path, ids: Sequence[int]) -> Compa
         notes.append(lost.what)
     return Comparison(
         trials=trials,
-        settings=differing_settings([_all_settings(reader, trial) for trial in trials]),
+        settings=_settings_of(reader, trials),
         scores=_compared_scores(results, rank_by),
         rows=rows,
         curves=_read_curves(reader, trials),
@@ -114,12 +115,21 @@ def _read_curves(reader: Reader, trials: Sequence[TrialRow]) -> dict[int, list[P
     return {id: points for id, points in found.items() if len(points) > 1}
 
 
+def _settings_of(reader: Reader, trials: Sequence[TrialRow]) -> dict[str, list[Any]]:
+    """Return the settings that differ between the trained trials; None stands for the base's."""
+    tuned = [trial for trial in trials if trial.kind is not Kind.BASE]
+    found = differing_settings([_all_settings(reader, trial) for trial in tuned])
+    places = {trial.id: place for place, trial in enumerate(tuned)}
+    return {
+        key: [values[places[t.id]] if t.id in places else None for t in trials]
+        for key, values in found.items()
+    }
+
+
 def _all_settings(reader: Reader, trial: TrialRow) -> dict[str, Any]:
-    """Return a trial's whole recipe by dotted key; the base has only its model and data."""
+    """Return a trial's whole recipe by dotted key."""
     recipe = reader.experiment(trial.experiment).recipe
     flat = flat_settings({key: value for key, value in recipe.items() if key not in LEFT_OUT})
-    if trial.kind is Kind.BASE:
-        return {key: flat[key] for key in flat if key.startswith(("model.", "data.", "evaluate."))}
     return {**flat, **trial.settings}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from workbench.store.reader import Reader
 from workbench.store.rows import BoardRow, Experiment
+from workbench.store.score_trials import scores_by_name, find_test_trials
 from workbench.trial import Kind, State, up_is_better
 
 _ROWS = """
@@ -31,7 +32,8 @@ select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
          (select value from metrics m where m.trial = t.id and m.name = 'tokens_per_s'
           order by step desc limit 200)) as tokens_per_s  -- not of millions of steps
 from trials t left join adapters d on d.trial = t.id
-where t.experiment = :experiment and t.kind <> 'base' and t.finals_of is null or t.id = :base
+where t.experiment = :experiment and t.kind in ('tune', 'score') and t.finals_of is null
+      or t.id = :base
 """
 
 
@@ -53,6 +55,7 @@ def rank_adapters(reader: Reader, experiment: Experiment, now: float) -> list[Bo
         if row["name"] == rank_by:
             steps[row["trial"]] = row["step"]
     base = experiment.base_trial
+    _add_test_scores(reader, experiment, scores)
     found = reader.db.execute(_ROWS, {"experiment": experiment.id, "base": base, "now": now})
     rows = [row for row in found if not _scores_test_rows(row)]
     base_score = scores.get(base, {}).get(rank_by) if base is not None else None
@@ -76,6 +79,19 @@ def rank_adapters(reader: Reader, experiment: Experiment, now: float) -> list[Bo
         )
         for place, row in enumerate(sorted(rows, key=order), start=1)
     ]
+
+
+def _add_test_scores(
+    reader: Reader, experiment: Experiment, scores: dict[int, dict[str, float | None]]
+) -> None:
+    """Add the scores on the test rows to those of the adapters, with the prefix `test_`."""
+    tests = find_test_trials(reader, experiment.id)
+    known = scores_by_name(reader, list(tests.values()))
+    for adapter, trial in tests.items():
+        tested = experiment.base_trial if adapter is None else adapter
+        if tested is not None:
+            mine = {f"test_{name}": value for name, value in known.get(trial, {}).items()}
+            scores.setdefault(tested, {}).update(mine)
 
 
 def _scores_test_rows(row: sqlite3.Row) -> bool:

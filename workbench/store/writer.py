@@ -230,7 +230,8 @@ class Store(Reader):
         """
         now = self.clock()
         with self.writing():
-            self.update_row("experiments", experiment, ended_utc=None)
+            if kind is not Kind.CHAT:  # a chat with its adapters makes nothing new to report
+                self.update_row("experiments", experiment, ended_utc=None)
             if warm_trial is None and kind is Kind.TUNE:
                 query = "select warm_trial from experiments where id = ?"
                 warm_trial = self.db.execute(query, (experiment,)).fetchone()[0]

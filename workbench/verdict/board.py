@@ -58,7 +58,11 @@ def judge_board(
     if not scored:
         return verdict
     sign = 1 if higher_is_better else -1
-    leader = max(scored, key=lambda one: (sign * intervals[one.trial].value, -one.trial))
+    # Of equal scores the lower loss leads, as on the board.
+    leader = max(
+        scored,
+        key=lambda one: (sign * intervals[one.trial].value, -_mean_loss(one), -one.trial),
+    )
     compared, refused = _comparable(scored, leader, score_source(score))
     bases, base_refused = _comparable(bases, leader, score_source(score))
     claims, notes = _claims(scorer, compared, bases, leader, intervals)
@@ -69,6 +73,13 @@ def judge_board(
         optimism=_optimism(scorer, compared, checkpoints, leader),
         notes=_refusals(refused, "trial") + _refusals(base_refused, "the base") + notes,
     )
+
+
+def _mean_loss(result: RowResults) -> float:
+    """Return the loss in nats per target token; infinity where there is none."""
+    if "loss" not in result.sums or not result.targets.sum():
+        return math.inf
+    return float(result.sums["loss"].sum() / result.targets.sum())
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from workbench.cli.trials.control import revive_engine
 from workbench.errors import UsageError
 from workbench.service import Comparison, Service
 from workbench.store.answers import RowAnswer
+from workbench.store.rows import TrialRow
 from workbench.text import safe_line
 from workbench.trial import Kind, up_is_better
 
@@ -89,13 +90,17 @@ def _names(found: Comparison) -> list[str]:
 
 def _print_settings(found: Comparison) -> None:
     rows = [
-        (key, *(formatting.setting_text(value) for value in values))
+        (key, *(_setting_cell(t, value) for t, value in zip(found.trials, values, strict=True)))
         for key, values in found.settings.items()
     ]
     if rows:
-        out_table(("setting", *_names(found)), rows, flexible=0)
+        out_table(("setting", *_names(found)), rows, flexible=len(found.trials))
     else:
         print_answer("their settings are the same")
+
+
+def _setting_cell(trial: TrialRow, value: object) -> str:
+    return formatting.UNKNOWN if trial.kind is Kind.BASE else formatting.setting_text(value)
 
 
 def _print_scores(found: Comparison) -> None:
@@ -104,27 +109,27 @@ def _print_scores(found: Comparison) -> None:
     if not found.scores:
         return
     print_answer()
-    heads = [
-        "score",
-        *_names(found),
-        *(f"{name} − {_names(found)[0]}" for name in _names(found)[1:]),
+    names = _names(found)
+    rows = [(s.name, *(formatting.score(value) for value in s.values)) for s in found.scores]
+    out_table(("score", *names), rows, right=names, flexible=0)
+    print_answer()
+    differences = [
+        (score.name, name, *_difference_cells(one))
+        for score in found.scores
+        for name, one in zip(names[1:], score.differences[1:], strict=True)
     ]
-    rows = []
-    for score in found.scores:
-        cells = [formatting.score(value) for value in score.values]
-        rows.append((score.name, *cells, *map(_difference_words, score.differences[1:])))
-    out_table(heads, rows, right=heads[1:], flexible=0)
-    for score in found.scores[:1]:
-        better = "higher" if up_is_better(score.name) else "lower"
-        print_answer(f"{better} {score.name} is better; brackets are 95 % intervals")
+    heads = ("score", f"minus {names[0]}", "difference", "95 % interval", "p")
+    out_table(heads, differences, right=heads[2:], flexible=0)
+    better = "higher" if up_is_better(found.scores[0].name) else "lower"
+    print_answer(f"{better} {found.scores[0].name} is better")
 
 
-def _difference_words(one: Any) -> str:
-    """Return `+0.050 [-0.020, +0.120] p 0.16`, or a dash where there is no difference to show."""
+def _difference_cells(one: Any) -> tuple[str, str, str]:
+    """Return difference, interval and p-value; dashes where the two cannot be compared."""
     if one is None:
-        return formatting.UNKNOWN
-    ends = f"[{formatting.score(one.low, sign=True)}, {formatting.score(one.high, sign=True)}]"
-    return f"{formatting.score(one.difference, sign=True)} {ends} p {one.p:.2g}"
+        return formatting.UNKNOWN, formatting.UNKNOWN, formatting.UNKNOWN
+    low, high = (formatting.score(end, sign=True) for end in (one.low, one.high))
+    return formatting.score(one.difference, sign=True), f"{low} to {high}", f"{one.p:.2g}"
 
 
 def _print_curves(found: Comparison) -> None:

@@ -68,6 +68,7 @@ def newly_ended(reader: Reader) -> list[int]:
         """select id from experiments e where ended_utc is null and (state = 'refused'
              or state = 'ready' and not searching and not exists (
                select 1 from trials t where (t.experiment = e.id or t.id = e.base_trial)
+               and t.kind <> 'chat'
                and t.state in ('queued', 'starting', 'running', 'paused')))
            order by id"""
     )

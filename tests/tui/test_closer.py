@@ -1,0 +1,132 @@
+"""Looking closer on the screen: marked trials are compared, and asked in a chat."""
+
+from __future__ import annotations
+
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from tests.tui.conftest import press_and_settle, shown, text, until
+from tests.tui.filled import NOW
+from tui.app import WorkbenchApp
+from tui.screens.chat import Chat, Transcript, Turn
+from tui.screens.panel import Panel
+from tui.screens.trial import Trial
+from tui.widgets.rowlist import RowList
+from workbench.chat.session_files import LineFollower, append_line, session_of
+from workbench.home import Home
+from workbench.store.requests import Request, scan_requests
+from workbench.store.rows import RequestAnswer
+from workbench.store.writer import Store
+
+LIVE = 13
+"""A trial of the filled home that runs."""
+
+
+def board(app: WorkbenchApp) -> RowList:
+    return app.screen.query_one("#board", RowList)
+
+
+async def on_board(app: WorkbenchApp, pilot: Pilot[int]) -> list[int]:
+    """Go to the board that has scores by row; return its trials, best first."""
+    await press_and_settle(app, pilot, "4")
+    for _ in app.view_state.snapshot.experiments if app.view_state.snapshot else []:
+        picture = app.view_state.picture
+        assert picture is not None
+        if picture.board and any(row.score_low is not None for row in picture.board.rows):
+            return [row.trial for row in picture.board.rows if row.score is not None]
+        await press_and_settle(app, pilot, "right_square_bracket")
+    raise AssertionError("no board has results by row")
+
+
+async def test_enter_compares_what_is_marked_and_opens_what_is_not(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        best = await on_board(app, pilot)
+        await press_and_settle(app, pilot, "enter")
+        assert isinstance(app.screen, Trial)
+        await press_and_settle(app, pilot, "escape", "home", "space", "space")
+        assert app.view_state.marked == {*best[:2]}
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Panel))
+        await pilot.pause()
+        shown_text = text(app)
+        assert f"#{best[0]}, #{best[1]} compared" in shown_text
+        assert f"differences from trial {best[0]} on the same rows" in shown_text
+
+
+async def test_a_single_mark_is_compared_with_the_row_under_the_cursor(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        best = await on_board(app, pilot)
+        await press_and_settle(app, pilot, "home", "space", "end")
+        base = board(app).key
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Panel))
+        await pilot.pause()
+        assert f"#{best[0]}, #{base} compared" in text(app)
+
+
+def accept_chat(home: Home, trial: int) -> None:
+    """Answer the request for a chat as the engine would, with a trial that holds a card."""
+    store = Store(home.database, clock=lambda: NOW)
+    for path, request in scan_requests(home.requests):
+        assert isinstance(request, Request)
+        assert request.verb == "chat"
+        said = RequestAnswer(ok=True, text="", hint="", data={"trial": trial})
+        store.record_answer(request, said)
+        path.unlink()
+    store.close()
+
+
+async def test_a_chat_shows_each_answer_as_it_is_written(running: Home) -> None:
+    files = session_of(running.trial(LIVE))
+    asked = LineFollower(files.questions)
+    async with shown(running, 80, 24) as (app, pilot):
+        best = await on_board(app, pilot)
+        await press_and_settle(app, pilot, "home", "t")
+        await until(pilot, lambda: any(running.requests.glob("*.json")))
+        accept_chat(running, LIVE)
+        append_line(files.answers, {"ready": True})
+        chat = app.screen
+        assert isinstance(chat, Chat)
+        await until(pilot, lambda: chat.transcript.status == "")
+        assert files.person_is_there()
+        await pilot.press(*"2+3?", "enter")
+        found: list[object] = []
+
+        def questions() -> list[object]:
+            found.extend(asked.new_lines())
+            return found
+
+        await until(pilot, questions)
+        append_line(files.answers, {"number": 1, "text": "it is\n5"})
+        await until(pilot, lambda: f"#{best[0]} it is" in text(app))
+        append_line(files.answers, {"number": 1, "ended_by": "end", "tokens": 4, "seconds": 1.0})
+        await until(pilot, lambda: len(questions()) == 2)  # the base is asked next
+        append_line(files.answers, {"number": 2, "text": "\x1b[31mno"})
+        append_line(files.answers, {"number": 2, "ended_by": "length", "tokens": 9})
+        await until(pilot, lambda: "9 tokens, length" in text(app))
+        assert "base no" in text(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: not files.person_is_there())
+
+
+async def test_a_refused_chat_says_why_and_takes_no_questions(running: Home) -> None:
+    async with shown(running, 80, 24) as (app, pilot):
+        await on_board(app, pilot)
+        await press_and_settle(app, pilot, "home", "t")
+        await until(pilot, lambda: any(running.requests.glob("*.json")))
+        store = Store(running.database, clock=lambda: NOW)
+        for path, request in scan_requests(running.requests):
+            assert isinstance(request, Request)
+            no = RequestAnswer(ok=False, text="trial 9 is on another base", hint="", data={})
+            store.record_answer(request, no)
+            path.unlink()
+        store.close()
+        await until(pilot, lambda: "on another base" in text(app))
+        assert app.screen.query_one("#typed", Input).disabled
+
+
+def test_a_transcript_shows_every_line_of_an_answer_with_its_name_once() -> None:
+    said = Transcript(status="")
+    said.turns = [Turn("", "why?"), Turn("#5", "so\nand so", "7 tokens")]
+    lines = ["".join(part for part, _ in line) for line in said.lines()]
+    assert lines == ["> why?", "#5 so", "  and so", "  7 tokens", ""]
