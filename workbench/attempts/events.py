@@ -64,13 +64,13 @@ class Outcome(StrEnum):
     DONE = "done"
     """Trained to its end and scored; the adapter is kept."""
     STOPPED = "stopped"
-    """Ended early on request; the last checkpoint is scored and kept as the adapter."""
+    """Ended early on request; the best or last checkpoint is scored and kept as the adapter."""
     YIELDED = "yielded"
     """Returned its card on request; a checkpoint is committed and nothing is scored."""
     FAILED = "failed"
     DIVERGED = "diverged"
-    """The loss was not finite, or ten times its first value. The last good checkpoint is scored and
-    kept, if there is one."""
+    """The loss was not finite, or ten times its first value. The best evaluated checkpoint, or else
+    the last one, is scored and kept, if there is one."""
     LOST = "lost"
     """The worker ended without writing an end."""
     CUT = "cut"

@@ -79,10 +79,11 @@ def print_board(board: JudgedBoard) -> None:
     rule = formatting.ranking_rule(experiment.rank_by)
     print_answer(f"{safe_line(experiment.name)}, by {rule}", "bold")
     lines = [_cells(row, board, width) for row in board.rows]
-    right = ("rank", "trial", "score", "vs base", "vs best", "tok/s", "peak", "time", "energy")
-    heads = ("rank", "trial", "state", "score", "95 %", *right[3:], "settings")
-    optional = ("tok/s", "energy", "time", "peak", "95 %", "vs best")
-    out_table(heads, lines, right=right, flexible=10, optional=optional)
+    numbers = ("vs base", "vs best", "step", "tok/s", "peak", "time", "energy")
+    right = ("rank", "trial", "score", *numbers)
+    heads = ("rank", "trial", "state", "score", "95 %", *numbers, "settings")
+    optional = ("tok/s", "energy", "time", "peak", "step", "95 %", "vs best")
+    out_table(heads, lines, right=right, flexible=11, optional=optional)
     for note in board_words.footnotes(board):
         print_answer(note)
     if board.finals:
@@ -107,6 +108,12 @@ def _print_finals(board: JudgedBoard) -> None:
         print_answer(note)
 
 
+def _kept_step(row: BoardRow, board: JudgedBoard) -> str:
+    """Return the step of the weights that were kept; a dash where it is the same for all trials."""
+    steps = {one.score_step for one in board.rows if one.kind != "base" and one.score_step}
+    return str(row.score_step) if len(steps) > 1 and row.score_step else "-"
+
+
 def _cells(row: BoardRow, board: JudgedBoard, width: int) -> tuple[object, ...]:
     up = up_is_better(board.experiment.rank_by)
     gain = formatting.score(row.gain, sign=True)
@@ -120,6 +127,7 @@ def _cells(row: BoardRow, board: JudgedBoard, width: int) -> tuple[object, ...]:
         board_words.interval_text(row),
         gain,
         board_words.gain_text(row.vs_leader, up, interval=width >= WIDE),
+        _kept_step(row, board),
         formatting.rate(row.tokens_per_s),
         formatting.size(row.peak_bytes),
         formatting.duration(row.wall_s),

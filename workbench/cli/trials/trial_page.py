@@ -78,7 +78,8 @@ def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str
     if row is not None and row.score_low is not None:
         yield "verdict", board_words.row_line(row, detail.experiment.rank_by)
     if row is not None and row.adapter:
-        yield "adapter", f"{safe_line(row.adapter)} ({formatting.size(row.adapter_bytes)})"
+        of = f", the weights of step {row.score_step}" if row.score_step else ""
+        yield "adapter", f"{safe_line(row.adapter)} ({formatting.size(row.adapter_bytes)}{of})"
     if detail.metric_names:
         yield "metrics", safe_line(", ".join(detail.metric_names))
 
