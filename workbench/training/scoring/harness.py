@@ -132,11 +132,11 @@ def _import_harness() -> None:
 
 def _load_task(task: str) -> dict[str, Any]:
     """Return the harness's dictionary with the one task, its rows loaded."""
-    from lm_eval.tasks import TaskManager
-
     path = Path(task).expanduser()
     if is_file := path.suffix in (".yaml", ".yml"):
         _check_file(path)
+    from lm_eval.tasks import TaskManager  # seconds: it imports datasets
+
     manager = TaskManager(include_defaults=not is_file)
     try:
         loaded = dict(manager.load([str(path) if is_file else task]))
@@ -169,8 +169,8 @@ def _check_file(path: Path) -> None:
         ) from broken
     if found := _CODE.search(text):
         raise RecipeError(
-            f"the task file {safe_line(path, 200)} has {found[0].strip()}, which runs code or "
-            "reads another file",
+            f"{found[0].strip()} runs code or reads another file, which a task file may not: "
+            f"{safe_line(path, 200)}",
             hint="write the task with templates, filters and metrics of the harness only",
         )
 
