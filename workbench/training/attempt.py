@@ -22,7 +22,6 @@ from workbench.errors import DataError, Diverged, ModelError
 from workbench.fleet import Halt
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key, plan_settings
-from workbench.home import Home
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, local_path
 from workbench.training import libraries
@@ -32,6 +31,7 @@ from workbench.training.control import Control, Emit, Interrupted
 from workbench.training.dataset.prepared import (
     check_unchanged,
     load_prepared,
+    load_test_rows,
     prepare_data,
     same_training_rows,
 )
@@ -48,7 +48,7 @@ from workbench.training.rehearsal import Rehearsal
 from workbench.training.scoring.answers import end_ids
 from workbench.training.scoring.results_writer import ResultsWriter
 from workbench.training.scoring.scorers.answer_scores import OwnScorerRun
-from workbench.training.scoring.scorers.own_scorers import scorer_digests
+from workbench.training.scoring.scorers.own_scorers import scorer_digests, scorers_folder
 from workbench.training.scoring.scores import Scorer
 from workbench.training.trainer import TrialTrainer
 from workbench.training.training_arguments import TrainingContext, read_prepared
@@ -164,10 +164,12 @@ class AttemptRun:
         trains = prepared_json["data"]["sources"][0] is not None
         prepare = prepare_data if trains else prepare_scored_rows
         prepared = prepare(self.recipe, self.tokenizer, cache, lambda *_: self.control.beat())
-        scorers = scorer_digests(self.recipe.evaluate.scorers, Home(self.home).scorers)
+        scorers = scorer_digests(self.recipe.evaluate.scorers, scorers_folder(self.home))
         self.evaluation_digest = evaluation_digest(self.recipe, prepared, scorers)
         self.turn_end_ids = prepared.turn_end_ids
         rows, eval_rows = load_prepared(prepared)
+        if (self.a.score or {}).get("rows") == "test":
+            eval_rows = load_test_rows(prepared)
         if len(rows) == 0 and self.a.kind == "tune":
             raise DataError("there are no training rows", hint="check data.train and data.max_rows")
         return rows, eval_rows, prepared.digest
@@ -393,7 +395,7 @@ class AttemptRun:
                 control=self.control,
             ),
             own_scorers=OwnScorerRun(
-                folder=Home(self.home).scorers,
+                folder=scorers_folder(self.home),
                 trial=self.trial,
                 attempt=self.a.attempt,
                 progress=self.control.check,

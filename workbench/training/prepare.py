@@ -29,7 +29,6 @@ from workbench import fault_points
 from workbench.adapters.subjects import SUBJECTS, Subjects, read_subjects
 from workbench.errors import ModelError, RecipeError, WorkbenchError
 from workbench.footprint.model.positions import model_positions
-from workbench.home import Home
 from workbench.machine.processes import die_with_parent
 from workbench.recipe.schema import Recipe
 from workbench.text import safe_text
@@ -85,9 +84,13 @@ def _prepare(
     from workbench.training.model.preflight import check_model, empty_model, has_weights
     from workbench.training.model.tokenizer import load_tokenizer
     from workbench.training.recipe_checks import check_swept_targets
-    from workbench.training.scoring.scorers.own_scorers import check_scorers_exist, scorer_digests
+    from workbench.training.scoring.scorers.own_scorers import (
+        check_scorers_exist,
+        scorer_digests,
+        scorers_folder,
+    )
 
-    folder = Home(cache.parents[1]).scorers
+    folder = scorers_folder(cache.parents[1])
     check_scorers_exist(recipe.evaluate.scorers, folder)
     tokenizer = load_tokenizer(model.path, model.revision)
     progress("checking the model", 0, 0)

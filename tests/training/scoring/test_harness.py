@@ -116,9 +116,7 @@ def test_a_task_gives_the_card_back_when_it_is_asked_to(
 )
 def test_a_task_file_that_names_code_is_refused(task: Path, line: str) -> None:
     task.write_text(f"{task.read_text()}{line}\n")
-    with pytest.raises(
-        RecipeError, match="runs code or reads another file, which a task file may not"
-    ):
+    with pytest.raises(RecipeError, match="which a task file may not"):
         list_metrics(str(task))
 
 

@@ -13,6 +13,7 @@ from tests.training.trials import Bench, recipe
 from workbench.attempts.events import Outcome
 from workbench.attempts.scorer_marks import count_losses, running_scorers, scorer_mark
 from workbench.errors import RecipeError
+from workbench.training.scoring.scorers.own_scorers import scorers_folder
 
 MINE = """
     HIGHER_IS_BETTER = True
@@ -116,6 +117,17 @@ def test_a_mark_stays_only_where_the_process_ends_inside_it(tmp_path: Path) -> N
     (tmp_path / "scorers-running" / "mine").write_bytes(body)  # as if it had been killed
     with scorer_mark(tmp_path, 4, "mine"):
         assert count_losses(tmp_path, "mine") == 2
+
+
+def test_work_in_a_folder_of_its_own_takes_the_scorers_of_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    put_scorer(tmp_path / "home", "mine", MINE)
+    assert scorers_folder(tmp_path / "elsewhere") == tmp_path / "home" / "scorers"
+    put_scorer(tmp_path, "mine", MINE)
+    assert scorers_folder(tmp_path) == tmp_path / "scorers"
 
 
 # --- before anything is queued ---

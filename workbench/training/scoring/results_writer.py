@@ -15,13 +15,12 @@ from datasets import Dataset
 
 from workbench.attempts import results_file
 from workbench.attempts.results_file import MOST_ROWS, ResultsHead, bounded_text
-from workbench.home import Home
 from workbench.recipe.schema import Evaluate
 from workbench.training.control import Control, Emit
 from workbench.training.scoring.answers import GeneratedAnswer
 from workbench.training.scoring.harness import TaskScores
 from workbench.training.scoring.held_out_loss import RowLosses
-from workbench.training.scoring.scorers.own_scorers import scorer_digests
+from workbench.training.scoring.scorers.own_scorers import scorer_digests, scorers_folder
 
 _NO_JUDGING = {"every", "batch_size", "samples", "rank_by"}
 """Settings of `evaluate` that change no score."""
@@ -189,7 +188,7 @@ class ResultsWriter:
 
     def _known_digests(self) -> tuple[str, str]:
         if self._digests is None:
-            files = scorer_digests(self.evaluate.scorers, Home(self.home).scorers)
+            files = scorer_digests(self.evaluate.scorers, scorers_folder(self.home))
             rows = rows_digest(self.rows, self.evaluate, files)
             self._digests = (rows, tokens_digest(self.rows))
         return self._digests

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import RecipeError
+from workbench.home import Home, find_home
 from workbench.recipe.scorer_names import BUILT_IN, file_stem, name_problem, unknown_scorer
 from workbench.trial import up_is_better
 
@@ -28,6 +29,16 @@ class OwnScorer:
     def higher_is_better(self) -> bool:
         """True if the recipe says so; `sandbox.run_scorer` compares it with the file."""
         return up_is_better(self.name)
+
+
+def scorers_folder(root: Path) -> Path:
+    """Return the folder of the user's scorers for work that is kept in the folder `root`.
+
+    It is that of `root` itself if it has one. `workbench train` keeps its work in a folder of its
+    own, and takes the scorers of the home.
+    """
+    own = Home(root).scorers
+    return own if own.is_dir() else find_home().scorers
 
 
 def find_own_scorers(folder: Path) -> list[str]:
