@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from workbench.scheduler.evaluation.finalist_tests import add_test_scores
 from workbench.scheduler.finals import finals_are_due
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.board import rank_adapters
@@ -29,6 +30,8 @@ def conclude(context: TickContext) -> None:
             return
         experiment = context.store.experiment(id)
         if finals_are_due(context, experiment):  # the engine stops before it can begin them
+            continue
+        if add_test_scores(context, experiment):  # it has ended when they have
             continue
         rows = rank_adapters(context.store, experiment, context.store.clock())
         run = (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from workbench.store.reader import Reader
 from workbench.store.rows import BoardRow, Experiment
-from workbench.store.score_trials import scores_by_name, find_test_trials
+from workbench.store.score_trials import find_test_trials, scores_by_name
 from workbench.trial import Kind, State, up_is_better
 
 _ROWS = """

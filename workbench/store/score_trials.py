@@ -9,7 +9,6 @@ from pathlib import Path
 
 from workbench.adapters.subjects import is_test, scored_adapter
 from workbench.store.reader import Reader
-from workbench.trial import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +64,21 @@ def trials_of_folder(reader: Reader, folder: str) -> list[int]:
     return [row["id"] for row in rows]
 
 
-def test_trials(reader: Reader, experiment: int) -> dict[int | None, int]:
+def find_test_trials(reader: Reader, experiment: int) -> dict[int | None, int]:
     """Return the newest score trial on the test rows for each adapter of an experiment.
 
     By the tuned trial's id; None stands for the base.
     """
+    rows = reader.db.execute(
+        "select id, settings from trials where experiment = ? and kind = 'score' order by id",
+        (experiment,),
+    )
     found: dict[int | None, int] = {}
-    for trial in reader.trials(experiment):
-        if trial.kind is Kind.SCORE and is_test(trial.settings):
-            adapter = scored_adapter(trial.settings)
-            assert not isinstance(adapter, str)
-            found[adapter] = trial.id
+    for row in rows:
+        settings = json.loads(row["settings"])
+        adapter = scored_adapter(settings)
+        if is_test(settings) and not isinstance(adapter, str):
+            found[adapter] = row["id"]
     return found
 
 

@@ -57,8 +57,8 @@ def enqueue_scores(
         context.store.note("ready", _words(experiment, result, reused), experiment=experiment.id)
         for note in result.get("notes", []):
             context.store.note("data", str(note), level="warning", experiment=experiment.id)
-        fault_points.at("propose_trials.before_commit")
-    fault_points.at("propose_trials.after_commit")
+        fault_points.at("enqueue_scores.before_commit")
+    fault_points.at("enqueue_scores.after_commit")
 
 
 def _words(experiment: Experiment, result: dict[str, Any], reused: int) -> str:
