@@ -42,7 +42,8 @@ def check_recipe(
     """Return notes about a recipe whose trials would learn or score less than they seem to.
 
     `rows` are the held-out rows with `prompt_ids` and `answer`; `train_rows` is the number of
-    training rows, 0 where adapters are only scored. Raises RecipeError if no row can be scored, or if no step changes the adapter.
+    training rows, 0 where adapters are only scored. Raises RecipeError if no row can be scored, or
+    if no step changes the adapter.
     """
     steps = step_notes(recipe, train_rows) if train_rows else []
     return [*steps, *scoring_notes(recipe, rows, tokenizer)]
