@@ -105,7 +105,7 @@ def farewell_text(snapshot: Snapshot | None) -> str:
     """Return what to print on leaving: what keeps running, how to come back, how to end it."""
     if snapshot is None or not (snapshot.trials or snapshot.experiments):
         return "Come back with `workbench`; try `workbench demo` to see it at work."
-    tuned = [row for row in snapshot.trials if row.kind is Kind.TUNE]
+    tuned = [row for row in snapshot.trials if row.kind in (Kind.TUNE, Kind.SCORE)]
     live = sum(row.state.live for row in tuned)
     waiting = sum(row.state is State.QUEUED for row in tuned)
     if snapshot.engine.state in ("stopped", "down"):

@@ -19,7 +19,7 @@ from workbench.errors import UsageError
 from workbench.service import CardRow, Experiment, Service, TrialRow
 from workbench.trial import Kind
 
-TYPED_VERBS = ("clone", "extend", "add", "move", "max-parallel")
+TYPED_VERBS = ("clone", "extend", "add", "finals", "move", "max-parallel")
 """Requests for which the user types something."""
 
 
@@ -30,8 +30,9 @@ def send_request(verb: str, *, undo: str = "", **args: Any) -> Question:
 
 def typed_refusal(verb: str, row: TrialRow) -> str:
     """Return why `verb` is impossible for the trial; an empty string where it is possible."""
-    if row.kind is Kind.BASE and verb in ("clone", "extend"):
-        return "it scores the untouched base model and trains nothing"
+    if row.kind is not Kind.TUNE and verb in ("clone", "extend"):
+        what = "an adapter" if row.kind is Kind.SCORE else "the untouched base model"
+        return f"it scores {what} and trains nothing"
     if verb == "extend" and not row.state.final:
         return f"it is {row.state}; only an ended trial can be extended (c clones it)"
     if verb == "move" and row.state.final:
@@ -50,6 +51,7 @@ def input_panel(
         "clone": _clone,
         "extend": _extend,
         "add": _add,
+        "finals": _finals,
         "move": _move,
         "max-parallel": _parallel,
     }[verb](row, experiment, cards)
@@ -104,6 +106,20 @@ def _add(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Pro
             (("4", "accent"), ("  four more trials that its sweep chooses", "dim")),
         ],
         "",
+    )
+
+
+def _finals(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
+    usual = (experiment.recipe.get("sweep") or {}).get("finals") or {}
+    return (
+        f"Finals of {plain_part(experiment.name, limit=40)[0]}",
+        [
+            (("3 3", "accent"), ("  the best 3 settings, again with 3 other seeds each", "dim")),
+            (),
+            (("They are ranked by their means; only what is missing is trained.", "dim"),),
+            (("While the sweep still runs, they begin at its end.", "dim"),),
+        ],
+        f"{usual.get('top', 3)} {usual.get('seeds', 3)}",
     )
 
 
@@ -183,6 +199,18 @@ def _add_args(
     } | (warm)
 
 
+def _finals_args(
+    service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
+) -> dict[str, Any]:
+    words = typed.split()
+    if len(words) != 2 or not all(word.isascii() and word.isdecimal() for word in words):
+        raise UsageError(
+            f"{typed!r} says not how many settings and seeds", hint="type two numbers, such as 3 3"
+        )
+    top, seeds = map(int, words)
+    return {"experiment": experiment.id, "top": top, "seeds": seeds}
+
+
 def _extend_args(
     service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
 ) -> dict[str, Any]:
@@ -220,6 +248,7 @@ _ARGS = {
     "clone": _clone_args,
     "extend": _extend_args,
     "add": _add_args,
+    "finals": _finals_args,
     "move": _move_args,
     "max-parallel": _parallel_args,
 }

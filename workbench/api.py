@@ -98,9 +98,9 @@ class Workbench:
         return self._service.experiment(experiment)
 
     def trials(self, experiment: int | str) -> list[TrialRow]:
-        """Return the tuned trials of an experiment, oldest first; the base's is left out."""
+        """Return the trials that train or score an adapter, oldest first, without the base's."""
         rows = self._service.trials(self._service.experiment(experiment).id)
-        return [row for row in rows if row.kind == "tune"]
+        return [row for row in rows if row.kind in ("tune", "score")]
 
     def trial(self, trial: int) -> TrialDetail:
         """Return one trial with its experiment, attempts, moves and sample answers."""

@@ -310,12 +310,30 @@ def brief_settings(settings: Mapping[str, object], *, short_keys: bool = False) 
     Sections are left out where the last word of a key is unambiguous. With `short_keys` the usual
     abbreviations stand for long words (`lr=0.001`), for columns of a few cells.
     """
+    settings = _scored_words(settings)
     last = [key.rpartition(".")[2] for key in settings]
     named = {
         (short_key(key) if short_keys else word) if last.count(word) == 1 else key: value
         for word, (key, value) in zip(last, settings.items(), strict=True)
     }
     return settings_line(named)
+
+
+def _scored_words(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings with those of a score trial in words: `scores=trial 5`."""
+    if "score.rows" not in settings:
+        return dict(settings)
+    name = scored_name(settings.get("score.adapter"))
+    on = " on test rows" if settings["score.rows"] == "test" else ""
+    rest = {key: value for key, value in settings.items() if not key.startswith("score.")}
+    return {"scores": f"{name}{on}", **rest}
+
+
+def scored_name(adapter: object) -> str:
+    """Return the name of a scored adapter: `trial 5`, `the base`, or the last part of a folder."""
+    if isinstance(adapter, str):
+        return safe_line(adapter.rstrip("/").rpartition("/")[2])
+    return "the base" if adapter is None else f"trial {adapter}"
 
 
 def short_key(key: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.support.tick_contexts import PREPARED, cpu_card
 from tests.support.ticking_worker import TickingWorker
+from workbench.adapters.subjects import read_subjects
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.home import Home
 from workbench.machine.locks import Lock
@@ -35,7 +36,11 @@ class AtOnce(Preparer):
     def poll(self, experiment: int, waiting: Sequence[int] = ()) -> dict[str, Any]:
         if "refused" in (self._home.experiment(experiment) / "recipe.json").read_text():
             return {"ok": False, "error": "no rows in train", "hint": "name a file with rows"}
-        return PREPARED
+        subjects = read_subjects(self._home.experiment(experiment))
+        if subjects is None:
+            return PREPARED
+        found = [{"trial" if isinstance(a, int) else "folder": a} for a in subjects.adapters]
+        return {**PREPARED, "evaluation_digest": "other rows", "subjects": found}
 
 
 class Engine(threading.Thread):

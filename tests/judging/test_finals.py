@@ -9,7 +9,8 @@ import pytest
 from tests.judging.conftest import ROWS
 from tests.support.row_results import made_up_answers, made_up_losses, put_rows
 from tests.support.tick_contexts import Bench
-from workbench.judging.finals import finalists_of, median_trial
+from workbench.judging.finalists import finalists_of
+from workbench.judging.finals import median_trial
 from workbench.judging.judged_rows import BoardJudge
 from workbench.store.requests import drop_request
 from workbench.store.rows import FinalistRow, JudgedBoard
@@ -42,6 +43,8 @@ def run_finals(bench: Bench, top: int = 2, seeds: int = 3, *, rows: bool = True)
     bench.ticks()
     while bench.store.experiment(1).ended_utc is None:
         bench.ticks()
+    if not rows:  # as an older build left them
+        bench.store.db.execute("delete from row_results")
     found = [t.id for t in bench.store.trials() if t.finals_of is not None]
     numbers = [right for ones in SEEDS.values() for right in ones[:seeds]]
     for trial, right in zip(found, numbers, strict=False):

@@ -117,7 +117,7 @@ class Trial(View):
             events.log_lines(picture.events)[::-1] or [(("no events yet", "dim"),)]
         )
         for id in ("curves", "metrics"):
-            self.query_one(f"#{id}").display = row.kind is not Kind.BASE
+            self.query_one(f"#{id}").display = row.kind is Kind.TUNE
         self._paint_metrics(picture)
 
     def _box(self, id: str) -> LineBox:

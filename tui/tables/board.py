@@ -22,7 +22,13 @@ def swept_keys(rows: Sequence[BoardRow]) -> list[str]:
     keys: dict[str, None] = {}
     for row in rows:
         keys.update(dict.fromkeys(row.settings))
-    return list(keys)
+    return [key for key in keys if key != "score.rows"]
+
+
+def _setting_text(row: BoardRow, key: str) -> str:
+    value = row.settings.get(key)
+    scored = key == "score.adapter"
+    return formatting.scored_name(value) if scored else formatting.setting_text(value)
 
 
 def board_columns(board: JudgedBoard) -> tuple[Column, ...]:
@@ -70,7 +76,7 @@ def _metered(rows: Sequence[BoardRow]) -> bool:
 def _setting_column(key: str, rows: Sequence[BoardRow], drop: int) -> Column:
     texts = [
         formatting.short_key(key),
-        *(formatting.setting_text(row.settings.get(key)) for row in rows),
+        *(_setting_text(row, key) for row in rows),
     ]
     return Column(
         title=cut_text(texts[0], _WIDEST),
@@ -100,7 +106,7 @@ def _row(
     base = row.kind == "base"
     tone, rank = "dim" if base else "", board_words.rank_text(row, board.rows)
     settings: list[Line] = [
-        ((formatting.setting_text(row.settings[key]) if key in row.settings else "·", tone),)
+        ((_setting_text(row, key) if key in row.settings else "·", tone),)
         for key in keys
     ]
     judged = _judged(board.rows)

@@ -47,7 +47,7 @@ def head_lines(
             ),
             ("   ", ""),
         ),
-        *([] if row.kind is Kind.BASE else [_progress(row, row.seconds_left(now))]),
+        *([] if row.kind is not Kind.TUNE else [_progress(row, row.seconds_left(now))]),
         _where(detail, row, cards, now),
     ]
     if row.warm_trial is not None:

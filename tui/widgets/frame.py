@@ -70,10 +70,12 @@ def _short(engine: EngineStatus) -> Part:
 
 
 def _counts(snapshot: Snapshot) -> Line:
-    tuned = [row for row in snapshot.trials if row.kind is Kind.TUNE]
-    live = sum(row.state.live for row in tuned)
-    waiting = sum(row.state is State.QUEUED for row in tuned)
+    work = [row for row in snapshot.trials if row.kind in (Kind.TUNE, Kind.SCORE)]
+    live = sum(row.state.live for row in work if row.kind is Kind.TUNE)
+    scored = sum(row.state.live for row in work if row.kind is Kind.SCORE)
+    waiting = sum(row.state is State.QUEUED for row in work)
     parts = [f"{live} training"] if live else []
+    parts += [f"{scored} scoring"] if scored else []
     if waiting:
         parts.append(f"{waiting} waiting")
     return ((" · ".join(parts), "dim"),) if parts else ()

@@ -19,9 +19,6 @@ from workbench.trial import State, up_is_better
 if TYPE_CHECKING:  # numpy costs 0.1 s, which only finals that are judged need
     from workbench.verdict.types import FinalsVerdict, RowResults
 
-MOST_FINALISTS = 3
-"""Trials tied for first that are named where there were no finals."""
-
 _TRIALS = """
 select t.id, t.finals_of, t.state, t.reason,
        coalesce(json_extract(t.settings, '$."train.seed"'),
@@ -261,22 +258,3 @@ def _newcomer(board: JudgedBoard, rows: Sequence[FinalistRow]) -> Iterator[str]:
 
 def _apart_from_seed(settings: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in settings.items() if key != "train.seed"}
-
-
-def finalists_of(reader: Reader, experiment: int) -> list[int]:
-    """Return the trials whose adapters an experiment's verdict is about, best first.
-
-    The trials that ship for each finalist where there were finals; else those that are tied for
-    first, three at most. Judging the latter takes some tenths of a second, and imports numpy.
-    """
-    found = reader.experiment(experiment)
-    trials = read_finals(reader, experiment)
-    rows = finalist_rows(found, trials, None)
-    if shipped := [row.shipped for row in rows if row.shipped is not None]:
-        return shipped
-    from workbench.judging.judged_rows import BoardJudge
-
-    board = BoardJudge().judge_experiment(reader, experiment, found.created_utc).rows
-    ranked = [row for row in board if row.rank is not None]
-    tied = [row.trial for row in ranked if row.tied_for_first]
-    return (tied or [row.trial for row in ranked[:1]])[:MOST_FINALISTS]

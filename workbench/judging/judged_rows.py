@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workbench import formatting
 from workbench.judging.finals import FinalTrial, judge_final_trials, read_finals, with_finals
+from workbench.judging.tested_scores import judge_tested, read_tested, with_tests
 from workbench.store.board import rank_adapters
 from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
@@ -18,7 +19,7 @@ from workbench.text import safe_line
 from workbench.trial import LOWER_SUFFIX, State, up_is_better
 
 if TYPE_CHECKING:  # numpy costs 0.1 s, which only a board that is judged needs
-    from workbench.verdict.types import BoardVerdict, FinalsVerdict, RowResults
+    from workbench.verdict.types import BoardVerdict, FinalsVerdict, Interval, RowResults
 
 NO_ROWS = "no interval: an older build scored it, and kept no results by row"
 NOT_A_NUMBER = "its {score} is not a number"
@@ -38,6 +39,7 @@ class BoardJudge:
     def __init__(self) -> None:
         self._version: object = None
         self._verdict: BoardVerdict | None = None
+        self._tested: Mapping[int | None, Interval] = {}
         self._finals_version: object = None
         self._finals: FinalsVerdict | None = None
 
@@ -54,12 +56,14 @@ class BoardJudge:
             version = (experiment.id, results_version(reader, experiment, rows))
             known = version == self._version
             results = None if known else read_board_results(reader, rows)
+            tested = {} if known else read_tested(reader, experiment.id)
             trials = read_finals(reader, experiment.id)
             self._judge_finals(reader, experiment, trials, version)
         if results is not None:  # outside of the view, which would hold back the store's writer
             self._verdict = judge_results(experiment.rank_by, results)
+            self._tested = judge_tested(experiment.rank_by, tested)
             self._version = version
-        board = assemble_board(experiment, rows, self._verdict)
+        board = with_tests(assemble_board(experiment, rows, self._verdict), self._tested)
         return with_finals(board, trials, self._finals) if trials else board
 
     def _judge_finals(

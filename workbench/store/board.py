@@ -11,6 +11,7 @@ import math
 import sqlite3
 from pathlib import Path
 
+from workbench.adapters.subjects import ADAPTER
 from workbench.store.reader import Reader
 from workbench.store.rows import BoardRow, Experiment
 from workbench.store.score_trials import find_test_trials, scores_by_name
@@ -31,7 +32,8 @@ select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
        (select avg(value) from
          (select value from metrics m where m.trial = t.id and m.name = 'tokens_per_s'
           order by step desc limit 200)) as tokens_per_s  -- not of millions of steps
-from trials t left join adapters d on d.trial = t.id
+from trials t left join adapters d on d.trial =
+  case when t.kind = 'score' then json_extract(t.settings, '$."score.adapter"') else t.id end
 where t.experiment = :experiment and t.kind in ('tune', 'score') and t.finals_of is null
       or t.id = :base
 """
@@ -105,6 +107,14 @@ def _scores_test_rows(row: sqlite3.Row) -> bool:
     return settings.get("score.rows") == "test"
 
 
+def _adapter_path(stored: str | None, settings: dict[str, object], root: Path) -> str | None:
+    """Return the folder of the adapter that a trial left or scored; None without one."""
+    if stored is not None:
+        return str(root / stored)
+    folder = settings.get(ADAPTER)
+    return folder if isinstance(folder, str) else None
+
+
 def _row(
     row: sqlite3.Row,
     place: int,
@@ -120,6 +130,7 @@ def _row(
         None if not ranked or score is None or base_score is None else sign * (score - base_score)
     )
     plan = json.loads(row["plan"]) if row["plan"] else {}
+    settings = json.loads(row["settings"])
     return BoardRow(
         rank=place if ranked and score is not None else None,
         trial=row["trial"],
@@ -130,8 +141,8 @@ def _row(
         base_score=base_score,
         gain=gain,
         scores=scores,
-        settings=json.loads(row["settings"]),
-        adapter=None if row["adapter"] is None else str(root / row["adapter"]),
+        settings=settings,
+        adapter=_adapter_path(row["adapter"], settings, root),
         adapter_bytes=row["adapter_bytes"],
         card=row["card"],
         attempts=row["attempts"],

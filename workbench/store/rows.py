@@ -402,6 +402,12 @@ class BoardRow:
     the same rows: at least 0, in the score's unit. None for all other rows."""
     score_note: str = ""
     """The reason why it has no score, or a score without an interval; else empty."""
+    test_score: float | None = None
+    """Score on the test rows, which were used for no choice; None where it was not tested."""
+    test_low: float | None = None
+    test_high: float | None = None
+    """Ends of the test score's 95 % interval."""
+    test_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,7 +184,15 @@ def _ended(experiment: Experiment, trials: list[TrialRow]) -> bool:
             f"{safe_line(experiment.name)} was refused: {experiment.reason}", hint=experiment.hint
         )
     over = experiment.state == "ready" and not experiment.searching
-    return over and all(trial.state.final for trial in trials)
+    # Finals and test scores follow when all others have ended, in the tick that sees it.
+    more = _adds_trials(experiment) and experiment.ended_utc is None
+    return over and not more and all(trial.state.final for trial in trials)
+
+
+def _adds_trials(experiment: Experiment) -> bool:
+    """Return True where the engine adds trials of its own before the experiment has ended."""
+    data = (experiment.prepared or {}).get("data") or {}
+    return bool(data.get("test_rows") or (experiment.recipe.get("sweep") or {}).get("finals"))
 
 
 def _restart(service: Service, starts: int, say: Callable[[str], None]) -> None:

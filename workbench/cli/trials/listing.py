@@ -45,7 +45,7 @@ def ls_command(
     places = {id: place for place, id in enumerate(service.queue(), start=1)}
 
     def trials(one: Experiment) -> list[TrialRow]:
-        return [t for t in service.trials(one.id) if everything or t.kind == "tune"]
+        return [t for t in service.trials(one.id) if everything or t.kind in ("tune", "score")]
 
     if as_data:
         as_json([_experiment_data(one, trials(one), places) for one in found])

@@ -1,0 +1,120 @@
+"""`workbench evaluate`: what it takes, what it refuses, and the board that it ends in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.adapters.folders import PEFT, write_adapter
+from tests.cli.conftest import Workbench
+from tests.cli.engines import Engine, recipe_file
+from workbench.cli.trials.evaluate import parse_columns, rows_file
+from workbench.errors import NotThere, UsageError
+from workbench.home import Home
+
+SWEEP = "{parameters: {lora.rank: [4, 8]}}"
+
+
+@pytest.fixture
+def ended(engine: Engine, workbench: Workbench, tmp_path: Path) -> Workbench:
+    """Trials 2 and 3 of experiment `tiny` have ended; there are rows in `other rows.jsonl`."""
+    (tmp_path / "other rows.jsonl").write_text('{"prompt": "1+2", "completion": "#### 3"}\n')
+    assert workbench("run", recipe_file(tmp_path, sweep=SWEEP), "--watch").code == 0
+    return workbench
+
+
+def foreign(folder: Path, base: Path) -> Path:
+    return write_adapter(folder, {**PEFT, "base_model_name_or_path": str(base)})
+
+
+def test_a_whole_experiment_and_a_foreign_folder_stand_on_one_board(
+    ended: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = foreign(tmp_path / "a folder", tmp_path / "m")
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    told = ended("evaluate", "tiny", "./link", "--data", "other rows.jsonl", "--watch")
+    assert told.code == 0, told.err
+    assert "3 adapters and the base are scored on other rows.jsonl" in told.out
+    assert "scores=trial 2" in told.out
+    assert "scores=link" in told.out
+    assert "the base, untrained" in told.out
+    assert "tiny-other rows, by exact_match" in told.out
+
+
+def test_json_has_the_experiment_and_with_watch_its_board(ended: Workbench, tmp_path: Path) -> None:
+    rows = tmp_path / "other rows.jsonl"
+    told = ended("evaluate", "3", "--data", rows, "--name", "again", "--json")
+    assert told.data["name"] == "again"
+    assert told.data["subjects"] == [3]
+    told = ended("evaluate", "2", "--data", rows, "--watch", "--json")
+    [row] = told.data["board"]
+    assert row["kind"] == "score"
+    assert row["settings"] == {"score.adapter": 2, "score.rows": "eval"}
+    assert row["adapter"].endswith("trials/2/adapter")
+
+
+def test_the_training_file_may_be_gone(ended: Workbench, tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").unlink()
+    told = ended(
+        "evaluate", "2", "--data", tmp_path / "other rows.jsonl", "-s", "evaluate.max_new_tokens=9"
+    )
+    assert told.code == 0, told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["99"], 3, "no trial 99"),
+        (["nothing"], 3, "no experiment nothing"),
+        (["./nothing"], 3, "there is no folder"),
+        (["1"], 2, "has no adapter of its own"),
+        (["2", "-s", "lora.rank=32"], 2, "cannot be changed for an evaluation"),
+        (["2", "-s", "data.colums={}"], 2, "did you mean"),
+        (["2", "--columns", "question"], 2, "is not COLUMN=NAME"),
+        (["2", "--answer-pattern", "("], 2, "is not a regular expression"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_at_once(
+    ended: Workbench, tmp_path: Path, words: list[str], code: int, says: str
+) -> None:
+    told = ended("evaluate", *words, "--data", tmp_path / "other rows.jsonl")
+    assert told.code == code, told.err
+    assert says.lower() in told.err.lower()
+
+
+def test_a_folder_on_another_base_is_refused_before_the_engine_is_asked(
+    ended: Workbench, tmp_path: Path, home: Home
+) -> None:
+    (tmp_path / "m2").mkdir()
+    folder = foreign(tmp_path / "other", tmp_path / "m2")
+    rows = tmp_path / "other rows.jsonl"
+    told = ended("evaluate", "2", folder, "--data", rows)
+    assert "is to be scored on" in told.err
+    assert "--same-base" in told.err
+    assert ended("evaluate", "2", folder, "--data", rows, "--same-base").code == 0
+
+
+def test_columns_are_read_from_one_word() -> None:
+    assert parse_columns("question=prompt, answer=completion") == {
+        "question": "prompt",
+        "answer": "completion",
+    }
+    for wrong in ("question", "=prompt", "a=b,,c=d"):
+        with pytest.raises(UsageError):
+            parse_columns(wrong)
+
+
+def test_rows_are_a_file_a_shipped_name_or_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    assert rows_file("a.jsonl") == rows_file("~/a.jsonl") == str(tmp_path / "a.jsonl")
+    assert rows_file("workbench:demo/data/eval.jsonl") == "workbench:demo/data/eval.jsonl"
+    assert rows_file("openai/gsm8k") == "openai/gsm8k"
+    for wrong in ("b.jsonl", "./b", str(tmp_path)):
+        with pytest.raises(NotThere):
+            rows_file(wrong)
