@@ -109,6 +109,16 @@ def test_a_folder_that_was_refused_fails_with_the_preparations_words(tmp_path: P
     assert "safe_serialization" in log.end["hint"]
 
 
+def test_a_folder_that_vanished_before_the_preparation_fails_with_the_same_hint(
+    tmp_path: Path,
+) -> None:
+    bench = evaluation(tmp_path / "home", tmp_path / "gone")
+    log = bench.run(score={**prepared_subject(bench, tmp_path / "gone"), "rows": "eval"})
+    assert log.outcome is Outcome.FAILED
+    assert "the adapter is gone: there is no folder" in log.end["reason"]
+    assert "put the folder back" in log.end["hint"]
+
+
 def test_another_base_is_refused_unless_the_person_vouches_for_it(tmp_path: Path) -> None:
     folder = save_plain(tmp_path / "plain")
     config = folder / "adapter_config.json"

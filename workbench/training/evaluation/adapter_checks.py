@@ -11,7 +11,7 @@ from torch import nn
 from workbench.adapters.adapter_folder import AdapterFolder, adapter_digest, read_adapter
 from workbench.adapters.base_names import check_base_name, is_mirror
 from workbench.adapters.subjects import Subjects
-from workbench.errors import WorkbenchError
+from workbench.errors import NotThere, WorkbenchError
 from workbench.text import safe_line
 from workbench.training.model.saved_adapter import check_fits_base
 
@@ -45,6 +45,9 @@ def describe_subjects(
                 "rank": read.rank,
                 "notes": _notes(read, base_name, chat_template),
             }
+        except NotThere as gone:
+            hint = "put the folder back, and evaluate it again"
+            about |= {"error": f"the adapter is gone: {gone.what}", "hint": hint}
         except WorkbenchError as refused:
             about |= {"error": refused.what, "hint": refused.hint}
         found.append(about)
