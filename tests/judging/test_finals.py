@@ -1,4 +1,4 @@
-"""The judged finals: means over new seeds, the adapter that ships, and what is said of lost seeds."""
+"""The judged finals: means over new seeds, the adapter that ships, and what lost seeds cost."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ KEYS = (
     ("m", "in a trial: chart the next metric"),
     ("f u d b", "in Queue: to the front, up, down, to the back"),
     ("+ - h H", "in Queue: priority; hold its experiment, hold everything"),
-    ("[ ]  i", "on the Board: other experiment; importance of settings"),
+    ("[ ]  i  f", "on the Board: other experiment; importance; finals"),
     ("d  D", "in Cards: drain, undrain or end a quarantine; drain now"),
     ("o", "in Events: open the event's trial"),
     (": ctrl+p", "the palette: every command by name"),

@@ -13,6 +13,7 @@ from tui.messages import ChatAsked, ComparisonAsked, DataNeeds, ImportanceAsked,
 from tui.paint import Line, plain_part
 from tui.screens.view import View
 from tui.tables import board
+from tui.tables.finals import finals_lines
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench import formatting
@@ -39,6 +40,7 @@ class Board(View):
         Binding("right_square_bracket,tab", "turn(1)", "The next experiment", key_display="]"),
         Binding("t", "chat", "Chat with the marked adapters, or this one, and the base"),
         Binding("i", "importance", "Importance of the sweep's settings"),
+        Binding("f", "input('finals')", "Train the best settings again with other seeds"),
         Binding("shift+tab", "turn(-1)", show=False),
     ]
 
@@ -48,6 +50,7 @@ class Board(View):
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="about", wrapped=True, indent=2)
         yield RowList(id="board", empty="no experiment has trials yet")
+        yield LineBox(id="finals")
         yield LineBox(id="claims", wrapped=True, indent=2)
         yield LineBox(id="verdict", wrapped=True, indent=2)
 
@@ -74,9 +77,10 @@ class Board(View):
         picture = self.view_state.picture
         rows, about = self.query_one("#board", RowList), self.query_one("#about", LineBox)
         claims, verdict = self.query_one("#claims", LineBox), self.query_one("#verdict", LineBox)
+        finals = self.query_one("#finals", LineBox)
         found = self._shown()
         if found is None or picture is None:
-            for box in (about, claims, verdict):
+            for box in (about, finals, claims, verdict):
                 box.show([])
             rows.show((), ())
             set_title(rows, "Board")
@@ -88,6 +92,8 @@ class Board(View):
         marked = self.view_state.marked
         rows.show(board.board_columns(judged), board.board_rows(judged, marked))
         set_title(rows, f"By {formatting.ranking_rule(judged.experiment.rank_by)}")
+        self.set_class(bool(judged.finals), "-finals")
+        finals.show(finals_lines(judged, self.size.width - 2))
         claims.show(board.claim_lines(judged, self.chosen))
         verdict.show(board.verdict_lines(judged))
 
