@@ -56,7 +56,7 @@ def _difference_parts(one: Difference | None) -> Line:
     difference = formatting.score(one.difference, sign=True)
     return (
         (f"  {difference}", ""),
-        (f" [{low}, {high}]  p {one.p:.2g}", "dim"),
+        (f" [{low}, {high}]  p {formatting.number(one.p, 2)}", "dim"),
     )
 
 
@@ -76,7 +76,7 @@ def _row_lines(found: Comparison, names: list[str]) -> list[Line]:
 
 def _answer_parts(answer: RowAnswer) -> Line:
     word, tone = {True: ("right", "good"), False: ("wrong", "bad"), None: ("", "")}[answer.right]
-    loss = f"loss {answer.loss_sum / answer.targets:.3f}" if answer.targets else ""
+    loss = f"loss {formatting.score(answer.loss_sum / answer.targets)}" if answer.targets else ""
     about = "  ".join(part for part in (word, loss) if part)
     text = safe_line(answer.text or "", _TEXT)
     return ((f"{about}  " if about else "", tone), (text, ""))

@@ -129,7 +129,11 @@ def _difference_cells(one: Any) -> tuple[str, str, str]:
     if one is None:
         return formatting.UNKNOWN, formatting.UNKNOWN, formatting.UNKNOWN
     low, high = (formatting.score(end, sign=True) for end in (one.low, one.high))
-    return formatting.score(one.difference, sign=True), f"{low} to {high}", f"{one.p:.2g}"
+    return (
+        formatting.score(one.difference, sign=True),
+        f"{low} to {high}",
+        formatting.number(one.p, 2),
+    )
 
 
 def _print_curves(found: Comparison) -> None:
@@ -173,7 +177,7 @@ def _print_rows(found: Comparison, count: int) -> None:
 
 
 def _judged(answer: RowAnswer) -> str:
-    loss = f"loss {answer.loss_sum / answer.targets:.3f}" if answer.targets else ""
+    loss = f"loss {formatting.score(answer.loss_sum / answer.targets)}" if answer.targets else ""
     word = {True: "right", False: "wrong", None: ""}[answer.right]
     about = ", ".join(part for part in (word, loss) if part)
     return f" ({about})" if about else ""
