@@ -5,7 +5,9 @@ The home lies on a small file system of its own, which only root can mount.
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +87,34 @@ def test_a_loop_that_restarts_on_a_full_disk_waits_and_continues_with_room(
             filling.unlink()
             it.until_later_attempts(before)
         assert not it.service.engine().braked
+
+
+def test_watch_waits_out_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
+    """It follows an engine that cannot write, says so, and ends with the experiment."""
+    watched = tmp_path / "watched"  # on another disk, as a log file or a terminal is
+    with whole_engine(small_disk, 'guards = {disk_floor = "16MiB", ballast = "0"}\n') as it:
+        it.two_running()
+        before = it.live()
+        with (
+            watched.open("w") as out,
+            subprocess.Popen(
+                [sys.executable, "-m", "workbench", "watch"],
+                env={**os.environ, "WORKBENCH_HOME": str(it.home.root)},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            ) as watching,
+        ):
+            wait_for(lambda: "step" in watched.read_text(), "it follows", LIMIT_S)
+            filling = fill(small_disk)
+            it.kill(it.pid("loop"))
+            wait_for(lambda: "is full" in watched.read_text(), "it says so", LIMIT_S)
+            filling.unlink()
+            it.until_later_attempts(before)
+            assert watching.poll() is None
+            for attempt in before:
+                it.obeyed(it.service.stop(attempt.trial))
+            assert watching.wait(LIMIT_S) == 0, watched.read_text()
+    assert "has ended: 2 stopped" in watched.read_text()
 
 
 @pytest.mark.parametrize("loop_runs", [True, False])

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.sound import no_orphans
 from tests.support.waiting import wait_for
-from tests.support.whole import LIMIT_S, Whole, workbench
+from tests.support.whole import LIMIT_S, Whole, short_recipe, whole_engine, workbench
 from workbench.home import private_temp
 from workbench.machine.processes import (
     LOOPBACK,
@@ -185,6 +185,30 @@ def test_a_stopped_engine_checkpoints_and_stays_stopped_until_it_is_started(whol
     with whole.unharmed():
         whole.two_running()
     assert all(a.from_step >= steps[a.trial] for a in whole.live() if a.trial in steps)
+
+
+def test_two_homes_beside_each_other_train_on_a_card_each(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each has engine, head and card of its own, and the end of one leaves the other alone."""
+    one_card = {"WORKBENCH_CARDS": "cpu:4GiB"}
+    with (
+        whole_engine(tmp_path, **one_card) as first,
+        whole_engine(tmp_path_factory.mktemp("second"), **one_card) as second,
+    ):
+        for home in (first, second):
+            home.obeyed(home.service.submit(short_recipe()))
+        for home in (first, second):
+            commits = lambda it=home: [a for a in it.live() if a.checkpoint_step]  # noqa: E731
+            wait_for(commits, "its trial commits", LIMIT_S)
+        assert first.runtime()["port"] != second.runtime()["port"]
+        with second.unharmed():
+            before = second.live()
+            stopped = workbench(first.home, "engine", "stop")
+            assert stopped.returncode == 0, stopped.stderr
+            assert find_home_processes(first.home.root, {}) == []
+            second.until_further(second.steps())
+            assert [a.id for a in second.live()] == [a.id for a in before]
 
 
 def test_killed_just_before_it_had_stopped_the_engine_stops_all_the_same(whole: Whole) -> None:
