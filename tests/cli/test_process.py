@@ -62,6 +62,45 @@ def test_a_reader_that_leaves_early_is_no_drama(bench: Bench, home: Home) -> Non
     assert (said.returncode, said.stderr) == (1, "")
 
 
+INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+
+class Interrupter:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupter())
+sys.argv = ["workbench", "ls"]
+runpy.run_module("workbench", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_a_command_starts_prints_no_traceback(home: Home) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, text=True, timeout=60
+    )
+    assert (said.returncode, said.stdout, said.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("argv", [["logs", "2", "-f"], ["watch", "--json"]])
+def test_ctrl_c_leaves_a_command_that_follows(
+    engine: Engine, home: Home, workbench: Workbench, tmp_path: Path, argv: list[str]
+) -> None:
+    workbench("run", recipe_file(tmp_path, max_steps=str(10**9)))
+    with subprocess.Popen(
+        [*COMMAND, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        assert command.stdout.readline()
+        command.send_signal(signal.SIGINT)
+        command.stdout.read()
+        assert "Traceback" not in command.stderr.read()
+    assert command.returncode == 130
+    assert workbench("ls", "--json").data[0]["trials"][0]["state"] not in ("stopped", "failed")
+
+
 def test_ctrl_c_leaves_the_watch_and_the_training_alone(
     engine: Engine, home: Home, workbench: Workbench, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.training.trials import recipe
 from workbench.recipe.dump import to_yaml
-from workbench.recipe.names import shipped_file
+from workbench.recipe.shipped import shipped_file
 
 NAME, COMMIT = "somebody/tiny", "0123456789abcdef0123456789abcdef01234567"
 LOADS = """
