@@ -49,7 +49,7 @@ POINTS = {
     "sampler.asking": "machine/sampler.py",
     "prepare.before_result": "training/prepare.py",
     "worker.report": "training/worker.py",
-    "worker.loading": "training/attempt.py",
+    "worker.loading": "training/attempt/setting.py",
     "worker.step": "training/trainer.py",
     "worker.evaluating": "training/scoring/held_out_loss.py",
     "results.before_rename": "attempts/results_file.py",

@@ -203,7 +203,8 @@ def test_lines_that_are_no_questions_are_left_out(session: Session) -> None:
 def test_a_card_that_is_needed_back_interrupts_an_answer(session: Session) -> None:
     with session.open():
         session.ask(1, 1, "Tell me everything.", max_new_tokens=100_000)
-        wait_for(lambda: session.files.answers.read_bytes().count(b"text") > 0, "it answers")
+        answers = LineFollower(session.files.answers)
+        wait_for(lambda: any("text" in line for line in answers.new_lines()), "it answers")
         session.run.control.request_halt(Halt.YIELD)
         session._thread.join(30)
         assert isinstance(session.error, Interrupted)

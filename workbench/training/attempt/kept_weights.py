@@ -1,0 +1,132 @@
+"""The weights that are scored and saved at the end of a trial: the best, or the last."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from peft import PeftModel
+from torch import nn
+
+from workbench.attempts.events import AttemptEnd, FailureCause, Outcome
+from workbench.errors import Diverged
+from workbench.training.attempt.setting import AttemptSetting, yielded_end
+from workbench.training.checkpoints import checkpoint
+from workbench.training.control import Interrupted
+from workbench.training.model import adapter
+from workbench.training.scoring.answers import end_ids
+
+
+class KeptWeights:
+    """The last part of a trial: choose weights, score them, save them as its adapter."""
+
+    def __init__(self, setting: AttemptSetting) -> None:
+        self.setting = setting
+
+    def leave_adapter(
+        self, base: nn.Module, model: PeftModel, steps: int, *, stopped: bool
+    ) -> AttemptEnd:
+        """Score and save the best weights, or those of the last step, as `train.keep` says.
+
+        `model` holds the weights of the last step, `steps`.
+        """
+        kept, divergence = steps, None
+        if self.setting.recipe.train.keep == "best":
+            self.setting.enter_phase("evaluating")
+            try:
+                self._evaluate_last(base, steps)
+                kept = self._load_best(model, steps)
+            except Interrupted:
+                return yielded_end(steps)
+            except Diverged as error:
+                divergence = error.with_traceback(None)
+        if divergence is not None:
+            return self.keep_last_good(base, model, divergence)
+        end = self._score_and_save(base, model, kept, stopped=stopped)
+        return dataclasses.replace(end, step=steps)
+
+    def _evaluate_last(self, base: nn.Module, step: int) -> None:
+        """Record the held-out loss of the weights in the model in the checkpoint of `step`.
+
+        Does nothing where it is known already.
+        """
+        last = checkpoint.read_unverified(self.setting.checkpoints, step)
+        if last is None or last.held_out is not None:
+            return
+        self.setting.control.step = step
+        loss = self.setting.scorer(base).held_out()["loss"]
+        self.setting.emit("metric", step=step, values={"eval_loss": loss})
+        checkpoint.record_held_out(last, loss)
+
+    def _load_best(self, model: PeftModel, steps: int) -> int:
+        """Load the best checkpoint's weights into `model`, which holds those of `steps`.
+
+        Returns the step of the weights that it holds then.
+        """
+        first = next(iter(checkpoint.best_first(self.setting.checkpoints)), None)
+        if first is None or first.step == steps:
+            return steps
+        best = checkpoint.best_verified(self.setting.checkpoints, self.setting.warn)
+        if best is None or best.step == steps:
+            return steps
+        adapter.load_weights(model, best.path / checkpoint.WEIGHTS)
+        text = f"step {best.step} has the lowest held-out loss ({best.held_out:.4g}) and is kept"
+        self.setting.emit("log", level="info", text=text)
+        return best.step
+
+    def keep_last_good(self, base: nn.Module, model: PeftModel, divergence: Diverged) -> AttemptEnd:
+        """Score and save a checkpoint after the loss diverged: the best evaluated, else the newest.
+
+        Raises ModelError for a base that is not finite itself, and `divergence` again where there
+        is no checkpoint.
+        """
+        self.setting.check_base(base, divergence)
+        found = checkpoint.best_verified(self.setting.checkpoints, self.setting.warn)
+        found = found or checkpoint.newest_verified(self.setting.checkpoints)
+        if found is None:
+            raise divergence
+        adapter.load_weights(model, found.path / checkpoint.WEIGHTS)
+        end = self._score_and_save(base, model, found.step, stopped=True)
+        if end.outcome is Outcome.YIELDED:
+            return end
+        return AttemptEnd(
+            outcome=Outcome.DIVERGED,
+            step=found.step,
+            reason=divergence.what,
+            hint=f"{divergence.hint}; the checkpoint of step {found.step} was scored and kept",
+            cause=FailureCause.RECIPE,
+        )
+
+    def _score_and_save(
+        self, base: nn.Module, model: PeftModel, step: int, *, stopped: bool
+    ) -> AttemptEnd:
+        self.setting.enter_phase("evaluating")
+        try:
+            values = self.setting.scorer(base).scores(step)
+        except Interrupted:
+            return yielded_end(step)
+        if self.setting.recipe.train.keep == "last":  # else the curve has it already
+            self.setting.emit("metric", step=step, values={"eval_loss": values["loss"]})
+        self.setting.emit("score", durable=True, subject="trial", values=values, step=step)
+        self.setting.enter_phase("saving")
+        folder = self.setting.trial / "adapter"
+        scores = {
+            "step": step,
+            "values": values,
+            "evaluation_digest": self.setting.evaluation_digest,
+            "versions": self.setting.versions,
+        }
+        size, sha256 = adapter.save_adapter(
+            model,
+            self.setting.tokenizer,
+            self.setting.recipe,
+            folder,
+            base_path=self.setting.model_path,
+            revision=self.setting.revision,
+            end_ids=end_ids(base, self.setting.tokenizer, self.setting.turn_end_ids),
+            scores=scores,
+            versions=self.setting.versions,
+        )
+        self.setting.emit("adapter", durable=True, path=str(folder), bytes=size, sha256=sha256)
+        if stopped:
+            return AttemptEnd(outcome=Outcome.STOPPED, step=step, reason="asked to finish early")
+        return AttemptEnd(outcome=Outcome.DONE, step=step)
