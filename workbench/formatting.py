@@ -170,6 +170,11 @@ def relative_change(value: float, reference: float) -> str:
     return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio - 1:+.0%}"
 
 
+def p_value(p: float) -> str:
+    """Return a p-value with three decimals: `0.021`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def not_significant(p_value: float) -> str:
     """Return the words for a difference that a significance test did not confirm."""
     return f"not statistically significant (p {p_value:.2f})"

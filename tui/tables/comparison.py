@@ -56,7 +56,7 @@ def _difference_parts(one: Difference | None) -> Line:
     difference = formatting.score(one.difference, sign=True)
     return (
         (f"  {difference}", ""),
-        (f" [{low}, {high}]  p {formatting.number(one.p, 2)}", "dim"),
+        (f" [{low}, {high}]  p {formatting.p_value(one.p)}", "dim"),
     )
 
 

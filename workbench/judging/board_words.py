@@ -61,7 +61,7 @@ def gain_text(
 
 def p_text(difference: ScoreDifference) -> str:
     """Return a p-value: `p 0.021`, `p < 0.001`."""
-    return "p < 0.001" if difference.p < 0.001 else f"p {difference.p:.3f}"
+    return f"p {formatting.p_value(difference.p)}"
 
 
 def row_line(row: BoardRow, rank_by: str) -> str:

@@ -132,7 +132,7 @@ def _difference_cells(one: Any) -> tuple[str, str, str]:
     return (
         formatting.score(one.difference, sign=True),
         f"{low} to {high}",
-        formatting.number(one.p, 2),
+        formatting.p_value(one.p),
     )
 
 
