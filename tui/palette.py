@@ -24,6 +24,7 @@ _TYPED_TITLES = {
     "clone": "Clone trial {} with other settings",
     "extend": "Extend trial {}",
     "add": "Add a trial beside trial {}",
+    "evaluate": "Score trial {} on other rows",
     "finals": "Finals of the experiment of trial {}: other seeds",
     "move": "Move trial {} to another card",
     "max-parallel": "Limit parallel trials of the experiment of trial {}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tui.messages import RequestDropped
@@ -19,7 +20,7 @@ from workbench.errors import UsageError
 from workbench.service import CardRow, Experiment, Service, TrialRow
 from workbench.trial import Kind
 
-TYPED_VERBS = ("clone", "extend", "add", "finals", "move", "max-parallel")
+TYPED_VERBS = ("clone", "extend", "add", "finals", "evaluate", "move", "max-parallel")
 """Requests for which the user types something."""
 
 
@@ -33,6 +34,8 @@ def typed_refusal(verb: str, row: TrialRow) -> str:
     if row.kind is not Kind.TUNE and verb in ("clone", "extend"):
         what = "an adapter" if row.kind is Kind.SCORE else "the untouched base model"
         return f"it scores {what} and trains nothing"
+    if verb == "evaluate" and row.kind is not Kind.TUNE:
+        return "choose a trial that trains an adapter; the base is scored beside it"
     if verb == "extend" and not row.state.final:
         return f"it is {row.state}; only an ended trial can be extended (c clones it)"
     if verb == "move" and row.state.final:
@@ -52,6 +55,7 @@ def input_panel(
         "extend": _extend,
         "add": _add,
         "finals": _finals,
+        "evaluate": _evaluate,
         "move": _move,
         "max-parallel": _parallel,
     }[verb](row, experiment, cards)
@@ -120,6 +124,21 @@ def _finals(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> 
             (("While the sweep still runs, they begin at its end.", "dim"),),
         ],
         f"{usual.get('top', 3)} {usual.get('seeds', 3)}",
+    )
+
+
+def _evaluate(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
+    return (
+        f"Score trial {row.id} on other rows",
+        [
+            _about(row),
+            (),
+            (("new.jsonl", "accent"), ("  the rows; the base is scored beside it", "dim")),
+            (("evaluate.answer_pattern='#### (.*)'", "accent"), ("  settings to change", "dim")),
+            (),
+            (("This makes an experiment of its own, with a board.", "dim"),),
+        ],
+        "",
     )
 
 
@@ -211,6 +230,31 @@ def _finals_args(
     return {"experiment": experiment.id, "top": top, "seeds": seeds}
 
 
+def _evaluate_args(
+    service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
+) -> dict[str, Any]:
+    from workbench.adapters.evaluation_recipe import evaluation_recipe, find_rows
+    from workbench.recipe import apply_settings
+    from workbench.trial_edits import changed_settings, recipe_for_trial
+
+    try:
+        named, *words = shlex.split(typed)
+    except ValueError as wrong:
+        raise UsageError(f"{typed!r} names no file", hint="type new.jsonl") from wrong
+    file = find_rows(named)
+    source = recipe_for_trial(experiment, row.settings)
+    # Settings are read against a file that is here: the training file may be gone by now.
+    here = apply_settings(source, {"data.train": file, "data.eval": file})
+    recipe = evaluation_recipe(
+        source,
+        file,
+        name=f"{experiment.name}-{Path(file).stem}",
+        resolved=experiment.resolved,
+        settings=changed_settings(here, words),
+    )
+    return {"recipe": recipe.model_dump(mode="json"), "subjects": [row.id], "same_base": False}
+
+
 def _extend_args(
     service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
 ) -> dict[str, Any]:
@@ -249,6 +293,7 @@ _ARGS = {
     "extend": _extend_args,
     "add": _add_args,
     "finals": _finals_args,
+    "evaluate": _evaluate_args,
     "move": _move_args,
     "max-parallel": _parallel_args,
 }

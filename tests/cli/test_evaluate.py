@@ -9,7 +9,8 @@ import pytest
 from tests.adapters.folders import PEFT, write_adapter
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
-from workbench.cli.trials.evaluate import parse_columns, rows_file
+from workbench.adapters.evaluation_recipe import find_rows
+from workbench.cli.trials.evaluate import parse_columns
 from workbench.errors import NotThere, UsageError
 from workbench.home import Home
 
@@ -112,9 +113,9 @@ def test_rows_are_a_file_a_shipped_name_or_a_hub_id(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.jsonl").write_text("{}\n")
-    assert rows_file("a.jsonl") == rows_file("~/a.jsonl") == str(tmp_path / "a.jsonl")
-    assert rows_file("workbench:demo/data/eval.jsonl") == "workbench:demo/data/eval.jsonl"
-    assert rows_file("openai/gsm8k") == "openai/gsm8k"
+    assert find_rows("a.jsonl") == find_rows("~/a.jsonl") == str(tmp_path / "a.jsonl")
+    assert find_rows("workbench:demo/data/eval.jsonl") == "workbench:demo/data/eval.jsonl"
+    assert find_rows("openai/gsm8k") == "openai/gsm8k"
     for wrong in ("b.jsonl", "./b", str(tmp_path)):
         with pytest.raises(NotThere):
-            rows_file(wrong)
+            find_rows(wrong)

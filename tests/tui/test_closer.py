@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -9,7 +12,7 @@ from tests.tui.conftest import press_and_settle, shown, text, until
 from tests.tui.filled import NOW
 from tui.app import WorkbenchApp
 from tui.screens.chat import Chat, Transcript, Turn
-from tui.screens.panel import Panel
+from tui.screens.panel import InputPanel, Panel
 from tui.screens.trial import Trial
 from tui.widgets.rowlist import RowList
 from workbench.chat.session_files import LineFollower, append_line, session_of
@@ -130,3 +133,38 @@ def test_a_transcript_shows_every_line_of_an_answer_with_its_name_once() -> None
     said.turns = [Turn("", "why?"), Turn("#5", "so\nand so", "7 tokens")]
     lines = ["".join(part for part, _ in line) for line in said.lines()]
     assert lines == ["> why?", "#5 so", "  and so", "  7 tokens", ""]
+
+
+async def test_e_scores_the_trial_on_the_rows_that_are_typed(
+    whole: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "new rows.jsonl"
+    rows.write_text('{"prompt": "1+1", "completion": "2"}\n')
+    monkeypatch.chdir(tmp_path)
+    async with shown(whole) as (app, pilot):
+        best = await on_board(app, pilot)
+        await press_and_settle(app, pilot, "home", "e")
+        await until(pilot, lambda: isinstance(app.screen, InputPanel))
+        app.screen.query_one(Input).value = "'new rows.jsonl' evaluate.max_new_tokens=7"
+        await pilot.press("enter")
+        await until(pilot, lambda: any(whole.requests.glob("*.json")))
+        [(_, request)] = list(scan_requests(whole.requests))
+        assert isinstance(request, Request)
+        assert (request.verb, request.args["subjects"]) == ("evaluate", [best[0]])
+        assert request.args["recipe"]["data"]["eval"] == str(rows)
+        assert request.args["recipe"]["evaluate"]["max_new_tokens"] == 7
+
+
+async def test_rows_that_are_not_there_are_refused_and_the_input_kept(whole: Home) -> None:
+    async with shown(whole) as (app, pilot):
+        await on_board(app, pilot)
+        for _ in range(2):
+            await press_and_settle(app, pilot, "home", "e")
+            await until(pilot, lambda: isinstance(app.screen, InputPanel))
+            field = app.screen.query_one(Input)
+            field.value = field.value or "gone.jsonl"
+            await pilot.press("enter")
+            await until(pilot, lambda: isinstance(app.screen, Panel))
+            await pilot.pause()
+            assert "there is no file" in text(app)
+            await pilot.press("escape")

@@ -40,6 +40,7 @@ class Board(View):
         Binding("right_square_bracket,tab", "turn(1)", "The next experiment", key_display="]"),
         Binding("t", "chat", "Chat with the marked adapters, or this one, and the base"),
         Binding("i", "importance", "Importance of the sweep's settings"),
+        Binding("e", "input('evaluate')", "Score the trial on other rows"),
         Binding("f", "input('finals')", "Train the best settings again with other seeds"),
         Binding("shift+tab", "turn(-1)", show=False),
     ]

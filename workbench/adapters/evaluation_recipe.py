@@ -8,9 +8,9 @@ from pathlib import Path
 
 from workbench.adapters.adapter_folder import AdapterFolder
 from workbench.adapters.base_names import same_base
-from workbench.errors import UsageError, WorkbenchError
+from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.recipe import Recipe, apply_settings, read_recipe
-from workbench.recipe.names import is_local
+from workbench.recipe.names import DATA_ENDINGS, is_local, is_shipped
 from workbench.text import safe_line
 
 ALL_ROWS = 10**9
@@ -51,6 +51,26 @@ def evaluation_recipe(
     judged_otherwise = {"evaluate.answer_pattern", "evaluate.scorer"} & set(changed)
     given["evaluate.rank_by"] = "auto" if judged_otherwise else _rank_by(source)
     return apply_settings(source, {**none, **(resolved or {}), **given, **changed})
+
+
+def find_rows(data: str) -> str:
+    """Return the file absolute, or the name of a shipped file or a hub data set.
+
+    Raises NotThere for a path without a file.
+    """
+    path = Path(data).expanduser()
+    if is_shipped(data):
+        return data
+    if path.is_file():
+        return os.path.abspath(path)
+    local = data.startswith((".", "/", "~")) or data.lower().endswith(DATA_ENDINGS)
+    if local or path.exists():
+        what = "is a folder" if path.is_dir() else "there is no file"
+        raise NotThere(
+            f"{what} {safe_line(os.path.abspath(path), 200)}",
+            hint="name a jsonl, json, csv, parquet or txt file, or a data set of the hub",
+        )
+    return data
 
 
 def _rank_by(source: Recipe) -> str:

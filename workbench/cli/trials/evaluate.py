@@ -17,7 +17,7 @@ from workbench.cli.recipes.run import follow_to_end, start_engine_for
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.board import board_answer, print_board
 from workbench.cli.trials.control import wait_for_answer
-from workbench.errors import NotThere, RecipeError, UsageError
+from workbench.errors import RecipeError, UsageError
 from workbench.machine.python_children import python_command
 from workbench.service import Service
 from workbench.text import safe_line
@@ -87,6 +87,8 @@ def evaluate_command(
     With --task they are scored by a task of lm-evaluation-harness. The base is scored beside them.
     It becomes an experiment of its own, with a board.
     """
+    from workbench.adapters.evaluation_recipe import find_rows
+
     service = Service()
     if (data is None) == (task is None):
         raise UsageError(
@@ -103,7 +105,7 @@ def evaluate_command(
         recipe = task_recipe(found, task, name, settings)
     else:
         assert data is not None
-        recipe = _recipe(found, rows_file(data), columns, answer_pattern, rows, name, settings)
+        recipe = _recipe(found, find_rows(data), columns, answer_pattern, rows, name, settings)
     check_folders(found, recipe, same_base=same_base)
     start_engine_for(service, start=start)
     answer = wait_for_answer(service, service.evaluate(recipe, found.adapters, same_base=same_base))
@@ -139,28 +141,6 @@ class NamedAdapters:
     def name(self) -> str:
         """The name of the first of them, as part of the evaluation's name."""
         return self.source[0].name if self.source is not None else self.folders[0].folder.name
-
-
-def rows_file(data: str) -> str:
-    """Return the file absolute, or the name of a shipped file or a hub data set.
-
-    Raises NotThere for a path without a file.
-    """
-    from workbench.recipe.names import DATA_ENDINGS, is_shipped
-
-    path = Path(data).expanduser()
-    if is_shipped(data):
-        return data
-    if path.is_file():
-        return os.path.abspath(path)
-    local = data.startswith((".", "/", "~")) or data.lower().endswith(DATA_ENDINGS)
-    if local or path.exists():
-        what = "is a folder" if path.is_dir() else "there is no file"
-        raise NotThere(
-            f"--data: {what} {safe_line(os.path.abspath(path), 200)}",
-            hint="name a jsonl, json, csv, parquet or txt file, or a data set of the hub",
-        )
-    return data
 
 
 def _find(service: Service, words: Sequence[str]) -> NamedAdapters:
