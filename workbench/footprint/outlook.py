@@ -50,6 +50,8 @@ class Outlook:
 
     card: Card
     fits: bool
+    """True if the plan keeps within the room; where weights are not counted, if the upper end of
+    its interval does."""
     room_bytes: int
     """The most bytes that a plan may take on the card."""
     plan: Plan
@@ -63,9 +65,12 @@ class Outlook:
     @property
     def range_bytes(self) -> tuple[int, int]:
         """The least and the most bytes of the peak; they differ where weights are not counted."""
-        buckets = self.plan.buckets
-        weights = sum(buckets[name] for name in ("base", "unpacked", "embeddings"))
-        return self.family.range_bytes(self.plan.predicted_bytes, weights)
+        return _range_of(self.plan, self.family)
+
+    @property
+    def undecided(self) -> bool:
+        """True if weights are not counted, and the answer depends on how many they are."""
+        return not self.fits and self.range_bytes[0] <= self.room_bytes and not self.family.counted
 
     @property
     def factor(self) -> float:
@@ -95,6 +100,8 @@ def outlook_on(
         return _fitting_on(card, _plan_whole(recipe, config, card, lengths, history), family)
     except DoesNotFit as refused:
         size, least = smallest_card(recipe, config, card, lengths, history)
+        if not family.counted:  # nothing is suggested that may prove wrong
+            return _refused_by(card, refused, least, family)
 
         def fits(changes: Changes) -> Plan | None:
             return _try(apply_settings(recipe, changes), config, card, lengths, history)
@@ -159,7 +166,15 @@ def resized_card(card: Card, total_bytes: int) -> Card:
 
 def _fitting_on(card: Card, plan: Plan, family: Family) -> Outlook:
     room = limit_bytes(card)
-    return Outlook(card=card, fits=True, room_bytes=room, plan=plan, family=family)
+    fits = _range_of(plan, family)[1] <= room
+    reason = "" if fits else "its weights are not counted, and may take more than there is room for"
+    return Outlook(card=card, fits=fits, room_bytes=room, plan=plan, family=family, reason=reason)
+
+
+def _range_of(plan: Plan, family: Family) -> tuple[int, int]:
+    """Return the least and the most bytes of a plan's peak."""
+    weights = sum(plan.buckets[name] for name in ("base", "unpacked", "embeddings"))
+    return family.range_bytes(plan.predicted_bytes, weights)
 
 
 def _refused_by(card: Card, refused: DoesNotFit, least: Plan, family: Family) -> Outlook:

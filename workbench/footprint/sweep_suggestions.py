@@ -25,7 +25,7 @@ def with_sweep_suggestions(
     narrowed to those that fit. Suggestions that leave no value, or another worst case that does not
     fit, are left out; the last one names a card and stays.
     """
-    if recipe.sweep is None or outlook.fits:
+    if recipe.sweep is None or not outlook.suggestions:
         return outlook
     kept = _narrowed(outlook, recipe, config, lengths, history)
     return replace(outlook, suggestions=(*kept, outlook.suggestions[-1]))

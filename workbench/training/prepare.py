@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from workbench import fault_points
 from workbench.adapters.subjects import SUBJECTS, Subjects, read_subjects
 from workbench.errors import ModelError, RecipeError, WorkbenchError
+from workbench.footprint.model.config import refuse_untrainable
 from workbench.footprint.model.positions import model_positions
 from workbench.machine.processes import die_with_parent
 from workbench.recipe.schema import Recipe
@@ -74,6 +75,7 @@ def _prepare(
 ) -> dict[str, Any]:
     progress("finding the model", 0, 0)
     model = resolve_model(recipe.model)
+    refuse_untrainable(model.config, model.path, model.revision)
     progress("loading the tokenizer", 0, 0)
     from workbench.training.dataset.prepared import prepare_data
     from workbench.training.dataset.scored_rows import prepare_scored_rows
@@ -81,7 +83,13 @@ def _prepare(
         spare_processes,  # seconds: transformers, pyarrow
     )
     from workbench.training.evaluation.adapter_checks import describe_subjects
-    from workbench.training.model.preflight import check_model, empty_model, has_weights
+    from workbench.training.model.preflight import (
+        check_model,
+        counted_source,
+        empty_model,
+        has_weights,
+        inspect_model,
+    )
     from workbench.training.model.tokenizer import load_tokenizer
     from workbench.training.recipe_checks import check_swept_targets
     from workbench.training.scoring.scorers.own_scorers import (
@@ -96,11 +104,13 @@ def _prepare(
     progress("checking the model", 0, 0)
     checked = has_weights(model)
     if subjects is None:
-        model_notes = check_model(model, recipe)
+        facts = inspect_model(model, recipe)
+        model, model_notes = facts.source, facts.notes
+        adapters = {"adapters": facts.adapters}
         check_swept_targets(recipe, partial(check_model, model))
         prepare = prepare_data
     else:
-        model_notes, prepare = [], prepare_scored_rows
+        model_notes, prepare, adapters = [], prepare_scored_rows, {}
     prepared = prepare(
         recipe,
         tokenizer,
@@ -121,13 +131,14 @@ def _prepare(
     if subjects is not None:
         progress("checking the adapters", 0, 0)
         base = empty_model(model, recipe)
+        model = counted_source(model, base)
         scored = describe_subjects(subjects, recipe.model.name, base, tokenizer.chat_template)
     digests = scorer_digests(recipe.evaluate.scorers, folder)
     about = prepared.to_json()
     notes, examples = about.pop("notes"), about.pop("examples")
     return {
         "ok": True,
-        "model": model.to_json(),
+        "model": {**model.to_json(), **adapters},
         "data": about,
         "evaluation_digest": evaluation_digest(recipe, prepared, digests),
         "notes": [*model_notes, *recipe_notes, *notes],

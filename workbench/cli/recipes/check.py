@@ -118,6 +118,7 @@ def _data(
         "data": result["data"],
         "warnings": [*result["notes"], *_family_warnings(found)],
         "examples": result["examples"],
+        "adapters": result["model"].get("adapters", {}),
         "fit": outlook_data(found[0]) if found else fit,
     }
 
@@ -142,6 +143,7 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
         ("tokens a row", _lengths(data)),
         ("cut", f"{data['cut_rows']:,} rows longer than {recipe.data.max_tokens:,} tokens"),
         ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
+        *_adapter_lines(result["model"].get("adapters", {})),
     ):
         print_answer(f"  {head:<14}{text}")
     left, right = learned_brackets()
@@ -175,6 +177,15 @@ def _test_lines(data: dict[str, Any], recipe: Recipe) -> list[tuple[str, str]]:
     own = recipe.data.test or recipe.data.test_split
     drawn = "" if own else " of the same data (data.test_rows), not trained on"
     return [("tested on", f"{data['test_rows']:,} rows{drawn}, at the end and for no choice")]
+
+
+def _adapter_lines(adapters: dict[str, int]) -> list[tuple[str, str]]:
+    """Return the line about the layers that get an adapter, by name with their numbers."""
+    if not adapters:
+        return []
+    named = ", ".join(f"{safe_line(name, 40)} {count:,}" for name, count in adapters.items())
+    total = formatting.plural(sum(adapters.values()), "linear layer")
+    return [("adapters", f"on {total}: {named}")]
 
 
 def _lengths(data: dict[str, Any]) -> str:

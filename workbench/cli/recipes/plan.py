@@ -53,13 +53,14 @@ def plan_command(
     settings that would make it fit, and the exit code is 1. Needs no GPU and no weights. Without
     --card and --vram it plans for the cards here, else for one of 24 GiB.
     """
-    from workbench.footprint.model.config import find_config
+    from workbench.footprint.model.config import find_config, refuse_untrainable
     from workbench.footprint.model.positions import positions_warning
     from workbench.footprint.outlook import usual_outlooks
     from workbench.footprint.worst_case import worst_case_recipe
 
     wanted = load_with_settings(recipe, settings)
     config, source = find_config(wanted.model)
+    refuse_untrainable(config, wanted.model.name, wanted.model.revision)
     service = Service()
     cards, why = meant_cards(service, card, vram)
     roomiest = max(cards, key=lambda one: one.usable_bytes)
@@ -221,6 +222,9 @@ def _print(one: Outlook, recipe: Recipe, why: str) -> None:
     if one.fits:
         left = formatting.size(one.left_bytes)
         print_answer(f"{fit_word(one)}: peak {peak} of {room}, {left} left", fit_colour(one))
+    elif one.undecided:
+        print_answer(f"cannot be told: peak {peak}, there is room for {room}", "yellow")
+        print_answer("  → `workbench check` counts the weights exactly")
     else:
         print_answer(f"does not fit: the leanest way needs {peak}, there is room for {room}", "red")
         for suggestion in one.suggestions:
@@ -325,6 +329,8 @@ def _line(one: Outlook) -> str:
     plan = one.plan
     peak = formatting.size(plan.predicted_bytes)
     name = f"{safe_line(one.card.name, 24):<8}"
+    if one.undecided:
+        return f"{name} open  needs {peak_words(one)}, has {formatting.size(one.room_bytes)}"
     if not one.fits:
         return f"{name} no    needs {peak}, has {formatting.size(one.room_bytes)}"
     how = f"{plan.micro_steps} x {plan.tokens_per_micro:,} tokens, "

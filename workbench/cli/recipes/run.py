@@ -153,21 +153,29 @@ def _ask_to_start(service: Service) -> None:
 def check_ever_fits(service: Service, recipe: Recipe) -> None:
     """Raise DoesNotFit where no card of the engine could take the model with rows of one token.
 
+    Raises ModelError where the model can be neither loaded nor planned.
+
     It is called before weights are fetched. Nothing is raised where it cannot be known yet: the
     engine has not seen its cards, the config.json is not here, or the sweep varies the sizes. The
     error is that of the card with the most memory.
     """
     from workbench.footprint import plan_trial
-    from workbench.footprint.model.config import find_config
+    from workbench.footprint.model.config import find_config, refuse_untrainable
+    from workbench.footprint.model.families import family_of
+    from workbench.footprint.model.shape import ModelShape
     from workbench.footprint.row_lengths import Lengths
 
     swept = recipe.sweep.parameters if recipe.sweep else {}
-    open_yet = any(key.startswith(("model.", "lora.", "train.optimizer")) for key in swept)
-    if open_yet or service.engine().state != "running":
-        return
     try:
         config, _ = find_config(recipe.model)
     except WorkbenchError:  # preparing finds it, or says why not
+        return
+    if "model.name" not in swept:
+        refuse_untrainable(config, recipe.model.name, recipe.model.revision)
+    open_yet = any(key.startswith(("model.", "lora.", "train.optimizer")) for key in swept)
+    if open_yet or service.engine().state != "running":
+        return
+    if not family_of(ModelShape.of(config)).counted:  # preparing counts it
         return
     plain = recipe.model_copy(update={"sweep": None})
     shortest: Lengths = {"longest": 1, "sample": [1], "scored": 1}

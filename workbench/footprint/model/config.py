@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import ModelError
 from workbench.footprint.model.known_models import named_config
+from workbench.footprint.model.loadable import refuse_unloadable
+from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.model.weight_counts import without_counts
 from workbench.recipe.names import local_path
 from workbench.recipe.schema import Model
 from workbench.text import safe_line
+from workbench.user_config import may_run_its_code
 
 
 def find_config(model: Model) -> tuple[dict[str, Any], str]:
@@ -34,6 +39,18 @@ def find_config(model: Model) -> tuple[dict[str, Any], str]:
         hint=f"fetch it: hf download {safe_line(model.name, 120)} config.json, or give a folder "
         "that holds config.json as model.name",
     )
+
+
+def refuse_untrainable(config: Mapping[str, Any], name: str, revision: str | None) -> None:
+    """Raise ModelError where the model of that config.json can be neither loaded nor planned.
+
+    `name` is the model's name or folder, at that revision. Refused is what loading refuses
+    (`refuse_unloadable`), mixtures of experts, and configurations without the sizes of a decoder.
+    A model whose own code the user trusts is not judged: the code may know what transformers lacks.
+    """
+    if not may_run_its_code(name, revision):
+        refuse_unloadable(config, name)
+        ModelShape.of(config)
 
 
 def _snapshots(name: str, revision: str | None) -> list[Path]:
@@ -83,4 +100,4 @@ def _read(path: Path) -> dict[str, Any]:
         ) from broken
     if not isinstance(config, dict):
         raise ModelError(f"{shown} is no JSON object", hint="download the file again")
-    return config
+    return without_counts(config)

@@ -21,6 +21,14 @@ class ExtraWeights:
     sides: int = 0
     """Inputs plus outputs of linear layers: an adapter has its rank times as many parameters."""
 
+    def __add__(self, more: ExtraWeights) -> ExtraWeights:
+        """Return the sum of both."""
+        return ExtraWeights(
+            linear=self.linear + more.linear,
+            other=self.other + more.other,
+            sides=self.sides + more.sides,
+        )
+
 
 def extra_weights(
     kind: str, config: Mapping[str, Any], measure: Measure, layers: int
@@ -37,33 +45,74 @@ def extra_weights(
 
 
 def _gemma4(config: Mapping[str, Any], measure: Measure, layers: int) -> ExtraWeights:
-    """Return those of Gemma 4: per-layer embeddings, wider global layers, double-wide blocks.
+    """Return those of Gemma 4: a table of embeddings for each layer, and layers unlike each other.
 
-    Layers that reuse others' keys and values are counted with weights for them, which errs upward.
+    Layers of global attention have heads of their own width; the last ones may reuse the keys and
+    values of others, with feed-forward blocks of twice the width (transformers, Gemma4TextModel).
     """
-    width = measure(config, "hidden_size")
-    heads = measure(config, "num_attention_heads")
+    width, heads = measure(config, "hidden_size"), measure(config, "num_attention_heads")
     head_dim = measure(config, "head_dim", default=256)
     kv_heads = measure(config, "num_key_value_heads", default=heads)
-    # Global layers have heads of their own size, and may have fewer keys and values.
+    shared = config.get("num_kv_shared_layers")
+    reusing = shared if isinstance(shared, int) and 0 < shared < layers else 0
+    wider = measure(config, "intermediate_size") if config.get("use_double_wide_mlp") else 0
+    kinds = _kinds_of(config, layers, 6)
+    kinds[-1] = "full_attention"  # whatever the configuration says
+    found = ExtraWeights()
+    for number, kind in enumerate(kinds):
+        wide, wide_kv = head_dim, kv_heads
+        if kind == "full_attention":
+            wide, wide_kv = _global_heads(config, measure, number, kv_heads)
+        reuses = number >= layers - reusing
+        own = 0 if reuses else 1 if kind == "full_attention" and _keys_are_values(config) else 2
+        outs = 2 * heads * (wide - head_dim) + own * wide_kv * wide - 2 * kv_heads * head_dim
+        outs += 3 * wider if reuses else 0
+        norms = wide * (1 if reuses else 2) - 2 * head_dim
+        found += ExtraWeights(linear=width * outs, other=norms, sides=outs - (2 - own) * width)
+    return found + _tables_by_layer(config, measure, layers, width)
+
+
+def _keys_are_values(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("attention_k_eq_v"))
+
+
+def _global_heads(
+    config: Mapping[str, Any], measure: Measure, number: int, kv_heads: int
+) -> tuple[int, int]:
+    """Return width and number of the key heads in a layer of global attention.
+
+    transformers 5.24 writes them to `per_layer_config`, by the layer's number as text.
+    """
     wide = measure(config, "global_head_dim", default=512)
-    same = bool(config.get("attention_k_eq_v"))
-    wide_kv = measure(config, "num_global_key_value_heads", default=kv_heads) if same else kv_heads
-    query_out = 2 * heads * (wide - head_dim)
-    key_value = (1 if same else 2) * wide_kv * wide - 2 * kv_heads * head_dim
-    sides = _layers_of(config, "full_attention", layers, 6) * (query_out + key_value)
-    if config.get("use_double_wide_mlp") and config.get("num_kv_shared_layers"):
-        reusing = min(layers, measure(config, "num_kv_shared_layers"))
-        sides += reusing * 3 * measure(config, "intermediate_size")
-    # Every layer gets an embedding of its own for each token: a table of vocab × layers × 256.
-    if config.get("hidden_size_per_layer_input", 256) == 0:
-        return ExtraWeights(linear=sides * width, sides=sides)
+    if _keys_are_values(config):
+        kv_heads = measure(config, "num_global_key_value_heads", default=kv_heads)
+    given = config.get("per_layer_config")
+    by_layer = given if isinstance(given, Mapping) else {}
+    own = {str(key).lstrip("0"): value for key, value in by_layer.items()}.get(f"{number or ''}")
+    if not isinstance(own, Mapping):
+        return wide, kv_heads
+    return (
+        measure(own, "head_dim", default=wide),
+        measure(own, "num_key_value_heads", default=kv_heads),
+    )
+
+
+def _tables_by_layer(
+    config: Mapping[str, Any], measure: Measure, layers: int, width: int
+) -> ExtraWeights:
+    """Return the embeddings that each layer has of each token: a table of vocab × layers × 256.
+
+    Gemma 4's models for more than text ("unified") have none.
+    """
+    unified = str(config.get("model_type")).startswith("gemma4_unified")
+    if unified or config.get("hidden_size_per_layer_input", 256) == 0:
+        return ExtraWeights()
     each = measure(config, "hidden_size_per_layer_input", default=256)
     vocab = measure(config, "vocab_size_per_layer_input", default=262_144)
     return ExtraWeights(
-        linear=sides * width + 3 * layers * width * each,
-        other=layers * (vocab * each + width),
-        sides=sides + layers * (2 * width + 3 * each) + width,
+        linear=3 * layers * width * each,
+        other=layers * (vocab * each + width) + each,
+        sides=layers * (2 * width + 3 * each) + width,
     )
 
 
@@ -71,27 +120,38 @@ def _qwen3_5(config: Mapping[str, Any], measure: Measure, layers: int) -> ExtraW
     """Return those of Qwen 3.5: gated queries in full attention, and linear attention (gated delta
     nets) in the other layers."""
     width = measure(config, "hidden_size")
-    q_width = measure(config, "num_attention_heads") * measure(config, "head_dim", default=256)
-    kv_width = measure(config, "num_key_value_heads", default=4) * (
-        measure(config, "head_dim", default=256)
-    )
-    key_heads = measure(config, "linear_num_key_heads", default=16)
+    head_dim = measure(config, "head_dim", default=256)
+    q_width = measure(config, "num_attention_heads") * head_dim
+    kv_width = measure(config, "num_key_value_heads", default=4) * head_dim
     value_heads = measure(config, "linear_num_value_heads", default=32)
-    keys = key_heads * measure(config, "linear_key_head_dim", default=128)
-    values = value_heads * measure(config, "linear_value_head_dim", default=128)
-    full = _layers_of(config, "full_attention", layers, 4)
+    value_dim = measure(config, "linear_value_head_dim", default=128)
+    keys = measure(config, "linear_num_key_heads", default=16) * measure(
+        config, "linear_key_head_dim", default=128
+    )
+    values = value_heads * value_dim
+    full = _kinds_of(config, layers, 4).count("full_attention")
     uniform = 2 * q_width + 2 * kv_width
     delta = 2 * keys + 3 * values + 2 * value_heads  # in_proj_qkv, z, b and a, and out_proj
     outs = full * q_width + (layers - full) * (delta - uniform)
-    # Five products in place of four read the residual stream.
-    return ExtraWeights(linear=width * outs, sides=outs + (layers - full) * width)
+    convolution = (2 * keys + values) * measure(config, "linear_conv_kernel_dim", default=4)
+    # Steps and decays of each head, and a norm of the values in place of those of queries and keys.
+    small = 2 * value_heads + value_dim - 2 * head_dim
+    return ExtraWeights(
+        linear=width * outs,
+        other=(layers - full) * (convolution + small),
+        # Five products in place of four read the residual stream.
+        sides=outs + (layers - full) * width,
+    )
 
 
-def _layers_of(config: Mapping[str, Any], kind: str, layers: int, interval: int) -> int:
-    """Return how many layers are of that kind; without a list, every `interval`-th is."""
+def _kinds_of(config: Mapping[str, Any], layers: int, interval: int) -> list[str]:
+    """Return the kind of attention of each layer; without a list, every `interval`-th is full."""
     kinds = config.get("layer_types")
-    if isinstance(kinds, list):
-        return min(layers, kinds.count(kind))
+    if isinstance(kinds, list) and len(kinds) >= layers:
+        return [str(kind) for kind in kinds[:layers]]
     stated = config.get("full_attention_interval")
     every = stated if isinstance(stated, int) and stated > 0 else interval
-    return layers // every
+    return [
+        "linear_attention" if number % every else "full_attention"
+        for number in range(1, layers + 1)
+    ]

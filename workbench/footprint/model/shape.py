@@ -8,20 +8,31 @@ from typing import Any
 
 from workbench.errors import ModelError
 from workbench.footprint.model.extra_weights import ExtraWeights, extra_weights
+from workbench.footprint.model.loadable import causal_class
 from workbench.footprint.model.positions import model_positions
+from workbench.footprint.model.weight_counts import WeightCounts, counts_in
 from workbench.text import safe_line
 
 # Which kinds of model differ in what; the strings are values of model_type.
-_TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "smollm3")
-_FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text", "gemma4_text")
-_NORMED_HEADS = ("qwen3", "gemma3", "gemma3_text", "gemma4_text", "qwen3_5_text")
+_TIED_BY_DEFAULT = (
+    "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "gemma4_unified_text", "smollm3",
+)  # fmt: skip
+_FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text", "gemma4_text", "gemma4_unified_text", "glm4")
+_ONE_NORM = ("cohere", "cohere2")
+_NORMED_HEADS = (
+    "exaone4", "gemma3", "gemma3_text", "gemma4_text", "gemma4_unified_text", "qwen3",
+    "qwen3_5_text",
+)  # fmt: skip
+_NORMED_PROJECTIONS = ("olmo2", "olmo3")
 _BIASED_QKV = ("qwen2",)
 _FUSED_PROJECTIONS = ("phi3",)
+_OWN_LINEAR_CLASS = ("falcon",)  # bitsandbytes leaves subclasses of nn.Linear in 16 bits
 _GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
 _DEFAULTS: dict[str, dict[str, int]] = {
     "gemma2": {**_GEMMA, "vocab_size": 256_000},
     "gemma3_text": {**_GEMMA, "vocab_size": 262_208},
     "gemma4_text": {**_GEMMA, "vocab_size": 262_144},
+    "gemma4_unified_text": {**_GEMMA, "vocab_size": 262_144},
     "mistral": {"num_key_value_heads": 8},
     "qwen3": {"head_dim": 128},
     "qwen3_5_text": {"head_dim": 256},
@@ -74,6 +85,9 @@ class ModelShape:
     """The most keys that a query sees, where some layer has such a limit."""
     positions: int | None = None
     """The most tokens of a row that the model reads; None where its config.json does not say."""
+    counts: WeightCounts | None = None
+    """The weights as counted on the model's class, where it was prepared; None from config.json
+    alone. They take the place of the formulas, except for what the fused step trains."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelShape:
@@ -82,6 +96,8 @@ class ModelShape:
         Raises ModelError where a size is missing or impossible, and for a mixture of experts.
         """
         text = config.get("text_config")
+        outer = config.get("model_type")
+        alone = isinstance(text, Mapping) and _is_text_alone(outer, text.get("model_type"))
         flat = {**config, **text} if isinstance(text, Mapping) else dict(config)
         kind = flat.get("model_type", "?")
         if not isinstance(kind, str):
@@ -107,8 +123,9 @@ class ModelShape:
             vocab=_measure(flat, "vocab_size"),
             tied=bool(flat.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
             softcap=bool(flat.get("attn_logit_softcapping")),
-            nested=isinstance(text, Mapping) and config.get("model_type") not in WRAPPER_FAMILIES,
-            vision_params=_vision_params(flat.get("vision_config")),
+            nested=isinstance(text, Mapping) and not alone and outer not in WRAPPER_FAMILIES,
+            vision_params=0 if alone else _vision_params(flat.get("vision_config")),
+            counts=counts_in(config),
             dropout=any(flat.get(name) for name in OWN_DROPOUTS),
             partial_rotary=_partial_rotary(flat),
             window=_window(flat),
@@ -159,30 +176,54 @@ class ModelShape:
     @property
     def linear_params(self) -> int:
         """Parameters of the linear layers, which are quantised."""
+        if self.counts and not self.fused:
+            return self.counts.linear
+        return 0 if self.kind in _OWN_LINEAR_CLASS else self._linear_params
+
+    @property
+    def _linear_params(self) -> int:
         return self.layers * sum(i * o for i, o in self.projections.values()) + self.extra.linear
 
     @property
     def other_params(self) -> int:
-        """Parameters that stay in 16 bits: embeddings, head, norms, biases, a vision tower."""
+        """Parameters that stay in 16 bits: embeddings, head, norms, biases, a vision tower.
+
+        The norm before the head is not among them.
+        """
+        if self.counts and not self.fused:
+            return self.counts.other - self.width
         embeddings = self.vocab * self.width * (1 if self.tied else 2)
         bias = self.q_width + 2 * self.kv_width if self.kind in _BIASED_QKV else 0
         layers = self.layers * (self.norms * self.width + self.head_norms + bias)
-        return embeddings + layers + self.vision_params + self.extra.other
+        unquantised = self._linear_params if self.kind in _OWN_LINEAR_CLASS else 0
+        return embeddings + layers + self.vision_params + self.extra.other + unquantised
 
     @property
     def norms(self) -> int:
         """Number of norms over the width in one block."""
+        if self.kind in _ONE_NORM:
+            return 1
         return 4 if self.kind in _FOUR_NORMS else 2
 
     @property
     def head_norms(self) -> int:
         """Parameters of the norms on queries and keys in one block."""
+        if self.kind in _NORMED_PROJECTIONS:
+            return self.q_width + self.kv_width
         return 2 * self.head_dim if self.kind in _NORMED_HEADS else 0
 
     @property
     def params(self) -> int:
         """All parameters; the last term is the norm before the head."""
         return self.linear_params + self.other_params + self.width
+
+
+def _is_text_alone(outer: object, inner: object) -> bool:
+    """Return True if loading takes the text model alone out of a model for more, as Qwen 3.5's."""
+    if not isinstance(outer, str) or not isinstance(inner, str) or outer == inner:
+        return False
+    loaded = causal_class(outer)
+    return loaded is not None and loaded == causal_class(inner)
 
 
 def _vision_params(vision: object) -> int:

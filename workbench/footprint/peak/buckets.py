@@ -210,4 +210,6 @@ def _dequantisation(shape: ModelShape, recipe: Recipe, run: Run) -> int:
     value = VALUE_BYTES[run.precision]
     if not _quantised(recipe) or (shape.fused and run.dequantised_layers >= shape.layers):
         return 0
+    if shape.counts and not shape.fused:
+        return shape.counts.largest * value
     return max(together, *sizes.values()) * value

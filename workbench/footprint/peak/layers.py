@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from workbench.footprint.model.fused_projections import with_fused
 from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.model.weight_counts import WeightCounts
 from workbench.footprint.peak.attention_path import WIDEST_RANK
 from workbench.recipe.schema import Lora
 
@@ -131,6 +132,18 @@ def targeted_projections(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, 
 
 def lora_params(shape: ModelShape, lora: Lora) -> int:
     """Return the number of parameters of the adapter."""
+    if shape.counts and not shape.fused:
+        return lora.rank * _counted_sides(shape.counts, lora)
     sides = sum(i + o for i, o in targeted_projections(shape, lora).values())
     extra = shape.extra.sides if lora.targets == "all-linear" else 0
     return lora.rank * (shape.layers * sides + extra)
+
+
+def _counted_sides(counts: WeightCounts, lora: Lora) -> int:
+    """Return inputs plus outputs of all linear layers with an adapter; of all if none is named."""
+    every = counts.projections
+    ends = set(every)
+    if lora.targets != "all-linear":
+        ends = set(with_fused([name.rsplit(".", 1)[-1] for name in lora.targets], every))
+    found = [one.sides for name, one in every.items() if name in ends]
+    return sum(found) or sum(one.sides for one in every.values())

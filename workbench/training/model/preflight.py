@@ -6,9 +6,11 @@ costs seconds of imports and some milliseconds, whatever the model's size.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.footprint.model.weight_counts import with_counts
 from workbench.recipe.schema import Recipe
 from workbench.training.model.source import ModelSource
 from workbench.training.model.weights import named_files
@@ -18,15 +20,47 @@ if TYPE_CHECKING:  # seconds: torch
 
 
 def check_model(source: ModelSource, recipe: Recipe) -> list[str]:
-    """Return notes about what of the model is not trained.
+    """Return notes about what of the model is not trained; raises what `inspect_model` raises."""
+    return inspect_model(source, recipe).notes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What preparation learns of a base from its class."""
+
+    source: ModelSource
+    """The base, with the counts of its weights in its configuration, where the planner finds them.
+    """
+    notes: list[str]
+    """What of the model gets no adapter, in words."""
+    adapters: dict[str, int]
+    """Linear layers that get an adapter, by name."""
+
+
+def inspect_model(source: ModelSource, recipe: Recipe) -> ModelFacts:
+    """Return the counts of the model's weights, and which of its layers get an adapter.
 
     Checks the names and shapes of the weights where the files are on this machine, that the model
     has the attention that training uses, and that it has the targets of the adapter. Raises
     ModelError and RecipeError as the attempt on the card would.
     """
+    from workbench.training.model.adapter_reach import adapted_layers, reach_notes
     from workbench.training.model.targets import find_targets
 
-    return find_targets(empty_model(source, recipe), recipe.lora)[1]
+    model = empty_model(source, recipe)
+    targets, notes = find_targets(model, recipe.lora)
+    return ModelFacts(
+        source=counted_source(source, model),
+        notes=[*notes, *reach_notes(model, targets)],
+        adapters=adapted_layers(model, targets),
+    )
+
+
+def counted_source(source: ModelSource, model: nn.Module) -> ModelSource:
+    """Return the source with the counts of its model's weights in its configuration."""
+    from workbench.training.model.weight_counting import count_weights
+
+    return replace(source, config=with_counts(source.config, count_weights(model)))
 
 
 def empty_model(source: ModelSource, recipe: Recipe) -> nn.Module:

@@ -16,6 +16,8 @@ from queue import Empty, Queue
 from typing import Any, TypeVar, cast
 
 from workbench.errors import ModelError
+from workbench.footprint.model.loadable import refuse_unloadable
+from workbench.footprint.model.weight_counts import without_counts
 from workbench.recipe.names import local_path
 from workbench.recipe.schema import Model
 from workbench.text import safe_line
@@ -42,7 +44,7 @@ class ModelSource:
     revision: str | None
     """The hub's commit; None for a folder."""
     config: dict[str, Any]
-    """The content of config.json."""
+    """The content of config.json; as prepared, with the counts of the model's weights."""
     model_type: str
     """The architecture's name in config.json, for example "llama"."""
 
@@ -255,15 +257,18 @@ def _check_weights(names: Iterable[str], shown: str) -> None:
 
 def _source(path: str, revision: str | None, config_file: Path) -> ModelSource:
     try:
-        config = json.loads(config_file.read_bytes())
+        config = without_counts(json.loads(config_file.read_bytes()))
         model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as broken:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as broken:
         raise ModelError(
             f"config.json of {safe_line(path, 200)} cannot be used: "
             f"{type(broken).__name__}: {safe_line(broken, 120)}",
             hint="it must be a JSON object that names model_type; download the file again",
         ) from broken
-    if (kernel := _kernel_in(config)) and not may_run_its_code(path, revision):
+    trusted = may_run_its_code(path, revision)
+    if not trusted:  # code that the user trusts may know what transformers lacks
+        refuse_unloadable(config, path)
+    if (kernel := _kernel_in(config)) and not trusted:
         raise ModelError(
             f"config.json of {safe_line(path, 200)} wants code from the hub to be run: "
             f"{safe_line(kernel, 80)}",

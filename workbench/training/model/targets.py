@@ -19,7 +19,7 @@ def find_targets(base: nn.Module, lora: Lora) -> tuple[list[str] | str, list[str
     """
     if lora.targets == "all-linear":
         return "all-linear", []
-    linear = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if _is_linear(m)})
+    linear = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if is_linear(m)})
     targets = with_fused(lora.targets, linear)
     missing = [name for name in targets if name.rsplit(".", 1)[-1] not in linear]
     there = [name for name in linear if name != "lm_head"]
@@ -55,7 +55,7 @@ def _misspelt(missing: list[str], free: list[str]) -> dict[str, str]:
     return found
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     """Return True for a layer that PEFT's LoRA takes; GPT-2's are `Conv1D`, not `nn.Linear`."""
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 

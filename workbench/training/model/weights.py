@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import ModelError
+from workbench.footprint.model.loadable import refuse_unloadable
 from workbench.text import safe_line
 from workbench.user_config import may_run_its_code
 
@@ -74,13 +75,21 @@ def check_weights(
 
 
 def read_config(path: str, revision: str | None) -> PretrainedConfig:
-    """Return the model's configuration; raise ModelError where transformers cannot read it."""
+    """Return the model's configuration.
+
+    Raises ModelError where transformers cannot read it, or has no causal language model for it.
+    """
     from transformers import AutoConfig
 
+    trusted = may_run_its_code(path, revision)
     with _as_model_error(path):
         config: PretrainedConfig = AutoConfig.from_pretrained(
-            path, revision=revision, trust_remote_code=may_run_its_code(path, revision)
+            path, revision=revision, trust_remote_code=trusted
         )
+    if not trusted:
+        text = getattr(config, "text_config", None)
+        inside = {"model_type": getattr(text, "model_type", None)}
+        refuse_unloadable({"model_type": config.model_type, "text_config": inside}, path)
     return config
 
 
