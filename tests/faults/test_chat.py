@@ -48,6 +48,7 @@ def test_an_answer_survives_the_loss_of_its_worker(whole: Whole) -> None:
     assert whole.service.trial(chat.trial).trial.reason == "the person left the chat"
 
 
+@pytest.mark.slow
 def test_a_person_who_is_killed_gives_the_card_back(whole: Whole) -> None:
     trial = _adapter_and_free_card(whole)
     before = {t.id for t in whole.service.snapshot().trials}

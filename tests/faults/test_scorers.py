@@ -8,7 +8,7 @@ from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole, short_recipe
 from workbench.trial import State
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]  # four restarts of a worker
 
 KILLER = """
 import os, signal, time
