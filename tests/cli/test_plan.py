@@ -265,3 +265,68 @@ print(sorted({heavy} & set(sys.modules)), file=sys.stderr)
     command = [sys.executable, "-c", script]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert said.stderr == "[]\n"
+
+
+def model_in(folder: Path, config: dict[str, object]) -> str:
+    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "config.json").write_text(json.dumps(config))
+    return f"model.name={folder}"
+
+
+MINISTRAL: dict[str, object] = {
+    "model_type": "ministral3",
+    "hidden_size": 5120,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 16_384,
+    "vocab_size": 131_072,
+}
+UNTRAINABLE: dict[str, tuple[dict[str, object], str, str]] = {
+    "no text model": (
+        {"model_type": "mistral3", "text_config": MINISTRAL},
+        "mistral3, for which transformers",
+        "model_type: ministral3",
+    ),
+    "unknown": ({**MINISTRAL, "model_type": "ministral9"}, "does not have", "a newer transformers"),
+    "experts": ({**MINISTRAL, "num_experts": 8}, "mixture of experts", "choose a dense model"),
+    "no decoder": ({"model_type": "mamba2"}, "has no num_attention_heads", "choose a decoder"),
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "check", "run"])
+@pytest.mark.parametrize("case", UNTRAINABLE)
+def test_a_model_that_cannot_be_trained_is_refused_by_every_command(
+    command: str, case: str, workbench: Workbench, tmp_path: Path
+) -> None:
+    config, what, hint = UNTRAINABLE[case]
+    said = workbench(command, "demo", "-s", model_in(tmp_path, config))
+    assert said.code not in (0, None)
+    words = " ".join(said.err.split())
+    assert what in words
+    assert hint in words
+
+
+def test_an_architecture_without_a_formula_is_never_promised_to_fit(
+    workbench: Workbench, tmp_path: Path
+) -> None:
+    named = model_in(tmp_path, {**MINISTRAL, "model_type": "falcon_h1"})
+    said = workbench("plan", GUIDE, "-s", named, "--vram", "16GiB")
+    assert said.code == 1
+    assert "cannot be told: peak" in said.out
+    assert "`workbench check` counts the weights exactly" in said.out
+    assert "there is no formula for falcon_h1" in said.out
+    data = workbench("plan", GUIDE, "-s", named, "--vram", "16GiB", "--json").data
+    least, most = data["range_bytes"]
+    assert data["fits"] is False
+    assert least < data["room_bytes"] < most
+
+
+def test_counts_in_a_strangers_config_are_not_believed(
+    workbench: Workbench, tmp_path: Path
+) -> None:
+    lie = {"linear": 1, "other": 1, "largest": 1, "layers": [], "projections": {}}
+    named = model_in(tmp_path, {**MINISTRAL, "workbench_weight_counts": lie})
+    data = workbench("plan", GUIDE, "-s", named, "--vram", "80GiB", "--json").data
+    assert data["buckets"]["base"] > 5 << 30
