@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.support.tick_contexts import PREPARED, cpu_card
+from tests.support.tick_contexts import PREPARED, TINY, cpu_card
 from tests.support.ticking_worker import TickingWorker
 from workbench.adapters.subjects import read_subjects
 from workbench.fleet.inline_fleet import InlineFleet
@@ -95,7 +96,7 @@ def recipe_file(folder: Path, name: str = "tiny", **changes: str) -> Path:
     """A recipe for the engine above; `changes` are lines put at its end."""
     (folder / "d.jsonl").write_text('{"prompt": "1+1", "completion": "#### 2"}\n')
     (folder / "m").mkdir(exist_ok=True)
-    (folder / "m" / "config.json").write_text("{}")
+    (folder / "m" / "config.json").write_text(json.dumps(TINY))
     text = f"""name: {name}
 model: {{name: ./m}}
 data: {{train: ./d.jsonl, max_tokens: 64}}

@@ -26,6 +26,7 @@ def test_watch_tells_the_way_on_stderr_and_the_board_on_stdout(
     assert "trial 2  done  score 0.600" in said.err
     assert "trial 1 (the base)  done  score 0.100" in said.err
     assert "tiny, by exact_match" in said.out
+    assert said.out.splitlines()[-1].startswith("trial 2 is the only one with a score")
 
 
 def test_watch_json_prints_the_board_and_nothing_else(
@@ -34,6 +35,7 @@ def test_watch_json_prints_the_board_and_nothing_else(
     said = workbench("run", recipe_file(tmp_path), "--watch", "--json")
     assert said.data["experiment"] == 1
     assert [row["trial"] for row in said.data["board"]] == [2]
+    assert said.data["verdict"].startswith("trial 2 is the only one with a score")
 
 
 def test_watch_ends_with_one_when_a_trial_fails(

@@ -30,7 +30,9 @@ def test_it_tells_the_way_and_the_end_on_stdout(
     said = workbench("watch", "tiny")
     assert said.code == 0
     assert "trial 2  done  score 0.600" in said.out
-    assert said.out.splitlines()[-1] == "tiny has ended: 1 done; best trial 2, score 0.600"
+    end, verdict = said.out.splitlines()[-2:]
+    assert end == "tiny has ended: 1 done"
+    assert verdict.startswith("trial 2 is the only one with a score: exact match 0.60 [0.")
     assert "\x1b" not in said.out
     assert workbench("watch").out.splitlines()[-1] == said.out.splitlines()[-1]
 
@@ -42,7 +44,10 @@ def test_a_failed_trial_is_its_exit_code(
     said = workbench("watch")
     assert said.code == 1
     assert "the loss is NaN" in said.out
-    assert said.out.splitlines()[-1] == "tiny has ended: 1 failed"
+    assert said.out.splitlines()[-2:] == [
+        "tiny has ended: 1 failed",
+        "no verdict: no trial has a score",
+    ]
 
 
 def test_what_is_not_there_is_told(engine: Engine, workbench: Workbench) -> None:
@@ -82,6 +87,7 @@ def test_watch_as_json_ends_with_the_board(
     lines = [json.loads(line) for line in workbench("watch", "--json").out.splitlines()]
     assert {line["state"] for line in lines[:-1]} >= {"done"}
     assert lines[-1]["board"][0]["trial"] == 2
+    assert lines[-1]["verdict"].startswith("trial 2 is the only one with a score")
 
 
 def test_a_status_line_is_one_harmless_line(bench: Bench) -> None:

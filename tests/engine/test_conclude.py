@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from tests.support.tick_contexts import Bench, cpu_card, recipe
 from tests.support.waiting import wait_for
 from workbench.errors import RecipeError
+from workbench.home import Home
+from workbench.notification import add_verdict
 from workbench.recipe import read_recipe
 from workbench.scheduler import conclude, process_requests
 from workbench.scheduler.children.notifier import Notifier
@@ -81,6 +84,23 @@ def test_the_command_reads_the_board_once_also_across_restarts(
     assert told["name"] == "tiny"
     assert told["counts"] == {"done": 3}
     assert [row["trial"] for row in told["board"] if row["rank"]] == [4, 3, 2]
+    assert told["verdict"].startswith("trial 4 is best: exact match 0.60 [0.39, 0.78]")
+    assert told["text"] == f"experiment tiny has ended: 3 done; {told['verdict']}"
+    assert told["board"][1]["vs_leader"].keys() == {"difference", "low", "high", "p"}
+
+
+def test_a_verdict_that_cannot_be_had_costs_no_notification(tmp_path: Path) -> None:
+    data = {"experiment": 1, "state": "ready", "text": "experiment tiny has ended: 3 done"}
+    told = add_verdict(Home(tmp_path), data)
+    assert told["text"] == data["text"]
+    assert told["verdict"] == ""
+    assert "nothing has run" in told["verdict_error"]
+
+
+def test_a_tick_does_not_import_the_statistics(tmp_path: Path) -> None:
+    code = "import sys, workbench.scheduler; print('workbench.verdict' in str(sorted(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
 
 
 def test_trials_added_later_make_another_end(bench_of: MakeBench) -> None:

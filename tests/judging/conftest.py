@@ -38,6 +38,7 @@ def swept(bench: Bench) -> Bench:
             "update scores set value = ? where trial = ? and name = 'exact_match'",
             (right / ROWS, trial),
         )
+    bench.store.db.execute("delete from row_results")
     return bench
 
 

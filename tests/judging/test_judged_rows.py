@@ -104,7 +104,6 @@ def test_an_experiment_that_goes_on_has_its_verdict_so_far(bench: Bench) -> None
     assert board_of(bench).verdict == "no verdict yet: no trial has a score"
     assert [row.score_note for row in board_of(bench).rows] == ["", "", ""]
     bench.until(State.DONE, 2)
-    put_rows(bench.store, 2, losses=made_up_losses(1.0, 16, 2), right=[True] * 8 + [False] * 8)
     assert board_of(bench).verdict.startswith("so far, trial 2 is the only one with a score")
 
 

@@ -206,8 +206,10 @@ def _sentence(
     Without results by row it names the best score, and says why nothing more may be claimed.
     """
     best = next((row for row in rows if row.rank == 1), None)
+    # Not `ended_utc`, which the engine sets a moment after the last trial has ended.
+    over = not experiment.searching and all(State(row.state).final for row in rows)
     if best is None:
-        return "no verdict yet: no trial has a score"
+        return f"no verdict{'' if over and rows else ' yet'}: no trial has a score"
     if verdict is None or best.score_low is None:
         score = formatting.score(best.score)
         name = safe_line(experiment.rank_by)
@@ -217,4 +219,4 @@ def _sentence(
     sweep = experiment.recipe.get("sweep") or {}
     settings = {row.trial: row.settings for row in rows}
     sentence = describe_verdict(verdict, settings, sweep.get("parameters"))
-    return sentence if experiment.ended_utc is not None else f"so far, {sentence}"
+    return sentence if over else f"so far, {sentence}"

@@ -89,7 +89,7 @@ def why_not_compared(one: RowResults, other: RowResults, score: str) -> str:
     `other` is the result that everybody is compared with, such as the leader's.
     """
     source = score_source(score)
-    if one.evaluation != other.evaluation:
+    if one.evaluation != other.evaluation or len(one.targets) != len(other.targets):
         return "scored on other rows"
     if source in other.sums and (
         one.tokens != other.tokens or not np.array_equal(one.targets, other.targets)
