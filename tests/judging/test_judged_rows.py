@@ -145,6 +145,16 @@ def test_scoring_on_test_rows_is_no_row_of_the_board(judged: Bench) -> None:
         assert len(board_of(judged).rows) == listed
 
 
+def test_of_very_many_trials_only_the_best_are_compared(
+    judged: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judged_rows, "MOST_JUDGED", 2)
+    rows = {row.trial: row for row in board_of(judged).rows}
+    assert rows[4].score_low is not None
+    assert rows[1].score_low is not None
+    assert (rows[3].score_low, rows[3].score_note) == (None, judged_rows.NOT_COMPARED)
+
+
 def test_a_front_end_that_shows_no_board_imports_no_numpy(judged: Bench) -> None:
 
     code = f"""

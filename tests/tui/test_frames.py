@@ -27,6 +27,14 @@ async def test_the_other_views(running: Home, digit: str, name: str) -> None:
         check_golden(app, f"{name}-80x24")
 
 
+@pytest.mark.parametrize(("width", "height"), [(60, 16), (160, 50)])
+async def test_the_board_of_a_sweep_that_has_ended(running: Home, width: int, height: int) -> None:
+    async with shown(running, width, height) as (app, pilot):
+        await pilot.press("4", "left_square_bracket")
+        await settled(app, pilot)
+        check_golden(app, f"board-{width}x{height}")
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
 async def test_a_trial(running: Home, width: int, height: int) -> None:
     async with shown(running, width, height) as (app, pilot):

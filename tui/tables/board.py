@@ -106,8 +106,7 @@ def _row(
     base = row.kind == "base"
     tone, rank = "dim" if base else "", board_words.rank_text(row, board.rows)
     settings: list[Line] = [
-        ((_setting_text(row, key) if key in row.settings else "·", tone),)
-        for key in keys
+        ((_setting_text(row, key) if key in row.settings else "·", tone),) for key in keys
     ]
     judged = _judged(board.rows)
     interval = present.known_or_faint(board_words.interval_text(row), tone)
@@ -167,8 +166,8 @@ def claim_lines(board: JudgedBoard, trial: int | None) -> list[Line]:
     rank_by = board.experiment.rank_by
     row = next((one for one in board.rows if one.trial == trial), None)
     claims = board_words.row_line(row, rank_by) if row else ""
-    lines = [*([claims] if claims else []), *board_words.mark_notes(board), *board.notes]
-    return [(plain_part(line, "dim"),) for line in lines]
+    lines = (claims, board_words.mark_line(board), *board.notes)
+    return [(plain_part(line, "dim"),) for line in lines if line]
 
 
 def verdict_lines(board: JudgedBoard) -> list[Line]:

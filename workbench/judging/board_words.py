@@ -95,16 +95,34 @@ def footnotes(board: JudgedBoard) -> Iterator[str]:
 
 def mark_notes(board: JudgedBoard) -> Iterator[str]:
     """Yield a line for each mark that stands in the board, with what it means."""
-    if sum(bool(row.tied_for_first) for row in board.rows) > 1:
+    tied, optimism, approximate = _marks(board)
+    if tied:
         yield f"{TIED}1  tied for first: these rows cannot tell them from the best"
-    leader = board.leader
-    if leader is not None and leader.optimism:
-        yield (
-            f"{OPTIMISTIC}   optimistic by about {formatting.score(leader.optimism)}, "
-            "because it was chosen on the same rows"
-        )
-    if any(row.score_approximate for row in board.rows):
+    if optimism:
+        why = "because it was chosen on the same rows"
+        yield f"{OPTIMISTIC}   optimistic by about {optimism}, {why}"
+    if approximate:
         yield f"{APPROXIMATE}   approximate: with few rows an interval can be too narrow"
+
+
+def mark_line(board: JudgedBoard) -> str:
+    """Return what the marks of the board mean in one line of at most 78 cells, or ''."""
+    tied, optimism, approximate = _marks(board)
+    meanings = (
+        f"{TIED}1 tied for first" if tied else "",
+        f"{OPTIMISTIC} optimistic by {optimism}: chosen by it" if optimism else "",
+        f"{APPROXIMATE} approximate" if approximate else "",
+    )
+    return " · ".join(meaning for meaning in meanings if meaning)
+
+
+def _marks(board: JudgedBoard) -> tuple[bool, str, bool]:
+    """Return which marks stand in a board: ties, the leader's optimism in words, few rows."""
+    leader = board.leader
+    optimism = formatting.score(leader.optimism) if leader is not None and leader.optimism else ""
+    optimism = "less than 0.001" if optimism == "0.000" else optimism
+    tied = sum(bool(row.tied_for_first) for row in board.rows) > 1
+    return tied, optimism, any(row.score_approximate for row in board.rows)
 
 
 def _reasons(rows: Iterable[BoardRow]) -> Iterator[str]:

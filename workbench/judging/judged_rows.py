@@ -26,6 +26,10 @@ NOT_A_NUMBER = "its {score} is not a number"
 NO_MATCH = "no held-out row has an answer that matches evaluate.answer_pattern"
 NOT_SCORED = "it left no {score}"
 HARNESS_ERROR = "the interval is 1.96 standard errors of lm-evaluation-harness to each side"
+MOST_JUDGED = 300
+"""Trials that are compared by row, the best ones: below 1 s and 300 MiB at 500 rows, where 1,000
+take 9 s and 2 GiB (measured by benchmarks/verdict.py on 2 CPU cores)."""
+NOT_COMPARED = f"no interval: only the best {MOST_JUDGED} trials are compared by row"
 NORMAL_95 = 1.959964
 """Standard errors from the middle to each end of a normal 95 % interval."""
 
@@ -98,14 +102,19 @@ class BoardResults:
     base: RowResults | None
     checkpoints: list[RowResults]
     """Results of further weights among which those of a trial were chosen."""
+    family: int
+    """Trials of the board that have a score, of which `trials` are the best."""
 
 
 def read_board_results(reader: Reader, rows: Sequence[BoardRow]) -> BoardResults:
     """Return the results by row of a board's trials that have a score, of one evaluation set.
 
-    It is the set that most of them were scored on: a trial may have been scored on others too.
+    It is the set that most of them were scored on: a trial may have been scored on others too. Of
+    many trials only the best MOST_JUDGED are read.
     """
-    scored = {row.trial: row for row in rows if row.score is not None}
+    ranked = [row for row in rows if row.rank is not None]
+    scored = {row.trial: row for row in ranked[:MOST_JUDGED]}
+    scored |= {row.trial: row for row in rows if row.kind == "base" and row.score is not None}
     found = read_row_results(reader, scored, all_steps=True)
     sets = Counter(one.evaluation for one in found)
     evaluation = max(sets, key=lambda digest: (sets[digest], digest), default=None)
@@ -115,6 +124,7 @@ def read_board_results(reader: Reader, rows: Sequence[BoardRow]) -> BoardResults
         trials=[one for trial, one in own.items() if scored[trial].kind != "base"],
         base=next((one for trial, one in own.items() if scored[trial].kind == "base"), None),
         checkpoints=[one for one in found if own.get(one.trial) is not one],
+        family=len(ranked),
     )
 
 
@@ -130,6 +140,7 @@ def judge_results(rank_by: str, results: BoardResults) -> BoardVerdict | None:
         rank_by,
         higher_is_better=up_is_better(rank_by),
         checkpoints=results.checkpoints,
+        family=results.family,
     )
 
 
@@ -186,7 +197,7 @@ def error_name(score: str) -> str:
 def _missing(row: BoardRow, rank_by: str) -> str:
     """Return why the row has no score, or no interval; empty where it is not due yet."""
     if row.score is not None:
-        return NO_ROWS
+        return NOT_COMPARED if (row.rank or 0) > MOST_JUDGED else NO_ROWS
     if not State(row.state).final:
         return ""
     if row.reason:

@@ -33,6 +33,7 @@ def judge_board(
     *,
     higher_is_better: bool,
     checkpoints: Sequence[RowResults] = (),
+    family: int = 0,
     seed: int = 0,
 ) -> BoardVerdict:
     """Return what the rows of one evaluation allow to claim about the adapters that were scored.
@@ -41,11 +42,14 @@ def judge_board(
     or `perplexity`. Only results of the leader's evaluation are compared; the others get an
     interval of their own, and a note says why. `checkpoints` are the results of all checkpoints
     among which the best was kept; they enter the optimism alone. Results without the score, or with
-    one that is no number, are left out. The same results and seed give the same digits.
+    one that is no number, are left out. `family` is the number of trials that `results` were chosen
+    from by their score, where only the best are given: the corrections for many comparisons then
+    count all of them. The same results and seed give the same digits. Time and memory grow with
+    the square of the results.
     """
     bases = [base] if base else []
     kind = find_kind([*results, *bases], score_source(score))
-    scorer = _Scorer(score, kind, higher_is_better, seed)
+    scorer = _Scorer(score, kind, higher_is_better, seed, family)
     scored, intervals = scorer.intervals(results)
     bases, base_intervals = scorer.intervals(bases)
     verdict = BoardVerdict(
@@ -90,6 +94,7 @@ class _Scorer:
     kind: ScoreKind
     higher_is_better: bool
     seed: int
+    family: int
 
     @property
     def exponential(self) -> bool:
@@ -163,8 +168,9 @@ def _compared_claims(
 ) -> dict[int, TrialVerdict]:
     """Return the claims about each compared trial; the table has the base last, if at all."""
     among = table.first(len(compared))
-    tied_K = tied_for_first(among, higher_is_better=scorer.higher_is_better)
-    better_KK = better_pairs(among, tied_K, higher_is_better=scorer.higher_is_better)
+    up, family = scorer.higher_is_better, scorer.family
+    tied_K = tied_for_first(among, higher_is_better=up, family=family)
+    better_KK = better_pairs(among, tied_K, higher_is_better=up, family=family)
     first = compared.index(leader)
     tied_K[first] = True
     claims = {}
