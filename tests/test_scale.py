@@ -95,7 +95,7 @@ def test_a_board_costs_the_same_after_many_more_steps(bench: Bench) -> None:
     few = steps(bench, lambda: rank_adapters(bench.store, experiment, 0.0))
     log(400, 8_000)
     many = steps(bench, lambda: rank_adapters(bench.store, experiment, 0.0))
-    assert many == pytest.approx(few, abs=2)
+    assert many == pytest.approx(few, abs=5)  # each query rounds to a ten of steps
     assert rank_adapters(bench.store, experiment, 0.0)[0].tokens_per_s == pytest.approx(100.5)
 
 
