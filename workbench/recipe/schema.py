@@ -146,7 +146,8 @@ class Data(Section):
     (docs/notes/2026-11-25-grouped-rows.md)."""
 
 
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Names of all linear layers of a Llama's blocks, which recipes give to models that lack some."""
 
 
 class Lora(Section):
@@ -162,8 +163,11 @@ class Lora(Section):
     """The biases that are trained too: none, all of the model, or those of the targets."""
     rslora: bool = False
     """Scale by alpha/sqrt(rank) instead of alpha/rank (arXiv 2312.03732)."""
-    targets: list[str] | Literal["all-linear"] = Field(default_factory=lambda: list(ALL_LINEAR))
-    """Names of the projections that get an adapter, or `all-linear`."""
+    targets: list[str] | Literal["all-linear"] = Field(
+        default_factory=lambda: list(LLAMA_PROJECTIONS)
+    )
+    """Names of the projections that get an adapter; `all-linear` are all of the model's linear
+    layers, without its head and routers."""
 
 
 class Train(Section):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workbench.recipe.schema import ALL_LINEAR, Lora
+from workbench.recipe.schema import LLAMA_PROJECTIONS, Lora
 from workbench.training.model.adapter_reach import adapted_layers, reach_notes
 from workbench.training.model.targets import find_targets
 from workbench.training.model.weight_counting import count_weights
@@ -20,12 +20,12 @@ def empty(kind: str, **settings: Any) -> Any:
 
 def test_linear_attention_that_no_target_reaches_is_named_with_its_layers() -> None:
     model = empty("qwen3_5_text", num_hidden_layers=8)
-    (note,) = reach_notes(model, list(ALL_LINEAR))
+    (note,) = reach_notes(model, list(LLAMA_PROJECTIONS))
     assert note == (
         "lora.targets: 6 of 8 layers (0-2, 4-6) have a linear_attn that gets no adapter (out_proj, "
         "in_proj_qkv, in_proj_z, in_proj_b, in_proj_a); write targets: all-linear, or name these"
     )
-    assert adapted_layers(model, list(ALL_LINEAR))["q_proj"] == 2
+    assert adapted_layers(model, list(LLAMA_PROJECTIONS))["q_proj"] == 2
 
 
 def test_all_linear_reaches_every_layer_and_leaves_the_head_out() -> None:

@@ -17,7 +17,7 @@ from workbench.footprint.model.fused_projections import with_fused
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak.layers import lora_params
 from workbench.machine import staging
-from workbench.recipe.schema import ALL_LINEAR, Model
+from workbench.recipe.schema import LLAMA_PROJECTIONS, Model
 from workbench.training.model.adapter import WEIGHTS
 from workbench.training.model.preflight import check_model
 from workbench.training.model.source import resolve_model
@@ -28,8 +28,8 @@ PHI3 = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 @pytest.mark.parametrize(
     ("targets", "present", "expected"),
     [
-        (ALL_LINEAR, PHI3, PHI3),
-        (ALL_LINEAR, ALL_LINEAR, list(ALL_LINEAR)),
+        (LLAMA_PROJECTIONS, PHI3, PHI3),
+        (LLAMA_PROJECTIONS, LLAMA_PROJECTIONS, list(LLAMA_PROJECTIONS)),
         (["q_proj", "v_proj"], PHI3, ["q_proj", "v_proj"]),
         (["q_proj", "k_proj", "v_proj"], ["query_key_value", "dense"], ["query_key_value"]),
         (["qkv_proj"], PHI3, ["qkv_proj"]),

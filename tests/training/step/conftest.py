@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workbench.training.model.targets import outside_language_model
+from workbench.training.model.linear_layers import outside_language_model
 from workbench.training.step import Rows, Step, StepOptions, collate_rows
 from workbench.training.step.kernels import triton_support
 from workbench.training.step.kernels.masks import hashed_mask, keep_mask, keep_scale, mask_keys

@@ -22,8 +22,9 @@ from workbench.recipe.names import is_local, is_shipped, local_path
 from workbench.recipe.schema import Lora, Recipe
 from workbench.text.redact import redact
 from workbench.training.control import Emit
+from workbench.training.model.linear_layers import outside_language_model
 from workbench.training.model.portable import save_tokenizer, write_end_ids
-from workbench.training.model.targets import find_targets, outside_language_model
+from workbench.training.model.targets import find_targets
 
 WEIGHTS = "adapter_model.safetensors"
 """The name under which PEFT looks for an adapter's weights."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from workbench.training.model.weight_counting import adaptable, decoder_layers
+from workbench.training.model.linear_layers import adaptable, decoder_layers
 
 
-def adapted_layers(model: nn.Module, targets: list[str] | str) -> dict[str, int]:
+def adapted_layers(model: nn.Module, targets: list[str]) -> dict[str, int]:
     """Return the number of linear layers that get an adapter, by the last part of their name.
 
     `targets` is the first result of `find_targets`.
@@ -22,7 +22,7 @@ def adapted_layers(model: nn.Module, targets: list[str] | str) -> dict[str, int]
     )
 
 
-def reach_notes(model: nn.Module, targets: list[str] | str) -> list[str]:
+def reach_notes(model: nn.Module, targets: list[str]) -> list[str]:
     """Return notes about parts of some layers that get no adapter, though their like in others do.
 
     In Qwen 3.5 the attention of every fourth layer has q_proj; the linear attention of the others
@@ -62,10 +62,8 @@ class _Part:
     names: dict[str, None] = field(default_factory=dict)
 
 
-def _is_target(name: str, targets: list[str] | str) -> bool:
+def _is_target(name: str, targets: list[str]) -> bool:
     """Return True if PEFT's LoRA puts an adapter on a linear layer of that full name."""
-    if isinstance(targets, str):
-        return targets == "all-linear"
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 

@@ -8,17 +8,22 @@ from torch import nn
 
 from workbench.errors import RecipeError
 from workbench.footprint.model.fused_projections import with_fused
-from workbench.recipe.schema import ALL_LINEAR, Lora
+from workbench.recipe.schema import LLAMA_PROJECTIONS, Lora
+from workbench.training.model.linear_layers import adaptable, is_linear
+
+ROUTERS = ("router", "gate")
+"""Linear layers that choose experts, in models that have some."""
 
 
-def find_targets(base: nn.Module, lora: Lora) -> tuple[list[str] | str, list[str]]:
+def find_targets(base: nn.Module, lora: Lora) -> tuple[list[str], list[str]]:
     """Return the names of the projections that get an adapter, and notes about those that do not.
 
-    Names of a Llama's projections stand for a fused projection that holds all of them. `base` may
-    have its tensors on `meta`. Raises RecipeError when the model has none of `lora.targets`.
+    `all-linear` stands for all that `all_linear` names, and the names of a Llama's projections for
+    a fused projection that holds all of them. `base` may have its tensors on `meta`. Raises
+    RecipeError when the model has none of `lora.targets`.
     """
     if lora.targets == "all-linear":
-        return "all-linear", []
+        return all_linear(base), []
     linear = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if is_linear(m)})
     targets = with_fused(lora.targets, linear)
     missing = [name for name in targets if name.rsplit(".", 1)[-1] not in linear]
@@ -41,29 +46,29 @@ def find_targets(base: nn.Module, lora: Lora) -> tuple[list[str] | str, list[str
     return targets, notes
 
 
+def all_linear(base: nn.Module) -> list[str]:
+    """Return the names of all linear layers that text passes, without the head and routers.
+
+    They are the last parts of full names; the last two where that is a number, as in `mlp.0`.
+    """
+    left_out = ROUTERS if any("experts" in name for name, _ in base.named_modules()) else ()
+    names: dict[str, None] = {}
+    for name, _, _ in adaptable(base):
+        *_, parent, last = ["", *name.split(".")]
+        if last not in left_out:
+            names.setdefault(f"{parent}.{last}" if last.isdigit() else last)
+    return list(names)
+
+
 def _misspelt(missing: list[str], free: list[str]) -> dict[str, str]:
     """Return the missing names that resemble a projection of the model, with that projection.
 
-    The names of a Llama's projections are no typos: they are the recipe's default, and a model
-    that lacks some of them trains the others.
+    The names of a Llama's projections are no typos: recipes name them for any model, and one that
+    lacks some of them trains the others.
     """
     found = {}
     for name in missing:
         near = difflib.get_close_matches(name.rsplit(".", 1)[-1], free, n=1, cutoff=0.75)
-        if near and name not in ALL_LINEAR:
+        if near and name not in LLAMA_PROJECTIONS:
             found[name] = near[0]
     return found
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Return True for a layer that PEFT's LoRA takes; GPT-2's are `Conv1D`, not `nn.Linear`."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def outside_language_model(base: nn.Module) -> str | None:
-    """Return a pattern of the modules that text never passes, for example a vision tower.
-
-    None for a model of text alone.
-    """
-    inside = any(name.rpartition(".")[2] == "language_model" for name, _ in base.named_modules())
-    return r"(?!(.*\.)?language_model\.).*" if inside else None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 
 from torch import nn
 
 from workbench.footprint.model.weight_counts import ProjectionCount, WeightCounts
-from workbench.training.model.targets import is_linear, outside_language_model
+from workbench.training.model.linear_layers import adaptable, decoder_layers, head_of
 
 
 def count_weights(model: nn.Module) -> WeightCounts:
@@ -17,7 +15,7 @@ def count_weights(model: nn.Module) -> WeightCounts:
 
     Linear are the weights that bitsandbytes quantises: those of linear layers, except the head.
     """
-    head = _head(model)
+    head = head_of(model)
     numbers: dict[int, tuple[int, int]] = {}
     """Linear and other parameters of each tensor, by identity: a tied tensor counts once."""
     for module in model.modules():
@@ -44,35 +42,6 @@ def count_weights(model: nn.Module) -> WeightCounts:
     )
 
 
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the decoder's layers: the list of modules that holds most of what text passes."""
-    outside = _outside(model)
-    lists = [
-        list(module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and not outside(name)
-    ]
-    return max(
-        lists,
-        key=lambda layers: sum(one.numel() for layer in layers for one in layer.parameters()),
-        default=[],
-    )
-
-
-def adaptable(model: nn.Module) -> Iterator[tuple[str, nn.Module, int | None]]:
-    """Yield the full name of each linear layer that can get an adapter, itself, and its decoder
-    layer counted from 0; None for one outside of the decoder's layers."""
-    layer_of = {
-        id(module): number
-        for number, layer in enumerate(decoder_layers(model))
-        for module in layer.modules()
-    }
-    head, outside = _head(model), _outside(model)
-    for name, module in model.named_modules():
-        if is_linear(module) and module is not head and not outside(name):
-            yield name, module, layer_of.get(id(module))
-
-
 def _projections(model: nn.Module) -> dict[str, ProjectionCount]:
     found: dict[str, list[tuple[nn.Module, int | None]]] = defaultdict(list)
     for name, module, layer in adaptable(model):
@@ -94,18 +63,6 @@ def _weight(module: nn.Module) -> nn.Parameter:
     return weight
 
 
-def _head(model: nn.Module) -> nn.Module | None:
-    find = getattr(model, "get_output_embeddings", None)
-    head: nn.Module | None = find() if find else None
-    return head
-
-
 def _is_quantised(module: nn.Module) -> bool:
     """Return True for the layers that transformers hands to bitsandbytes: no subclasses."""
     return type(module) is nn.Linear or type(module).__name__ == "Conv1D"
-
-
-def _outside(model: nn.Module) -> Callable[[str], bool]:
-    """Return a test of a module's full name: whether text never passes it."""
-    pattern = outside_language_model(model)
-    return lambda name: bool(pattern and re.fullmatch(pattern, name))
