@@ -1,4 +1,4 @@
-"""The seed of a trial decides the order of its rows and its first weights, and nothing else does."""
+"""A seed decides row order and first weights; the same seed gives the same adapter."""
 
 from __future__ import annotations
 
