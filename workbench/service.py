@@ -28,6 +28,7 @@ from workbench.errors import EngineError, NotThere, WorkbenchError
 from workbench.home import Home, find_home, read_runtime
 from workbench.importance import LEAST_TRIALS, Importance, RankedTrial, rank_settings
 from workbench.judging.comparison import Comparison, compare_trials
+from workbench.judging.held_out_power import ShownDifference, shown_differences
 from workbench.judging.judged_rows import BoardJudge
 from workbench.machine.locks import lock_holder
 from workbench.machine.processes import (
@@ -298,6 +299,12 @@ class Service:
         reader = self._need_reader()
         with reader.one_view():
             return compare_trials(reader, self.home.root, trials)
+
+    def shown_differences(
+        self, rows: int, scores: Sequence[str], evaluation: str
+    ) -> list[ShownDifference]:
+        """Return the smallest differences that held-out rows can show; see `held_out_power`."""
+        return shown_differences(rows, scores, self.reader(), evaluation)
 
     def measured(self) -> list[tuple[str, dict[str, Any], int, dict[str, Any]]]:
         """Return measured memory peaks; see `attempt_history.measured_peaks`."""

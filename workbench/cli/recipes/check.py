@@ -27,7 +27,9 @@ from workbench.service import Service
 from workbench.text import safe_line, safe_text
 
 if TYPE_CHECKING:
+    from workbench.footprint.capacity import RankCapacity
     from workbench.footprint.outlook import Outlook
+    from workbench.judging.held_out_power import ShownDifference
     from workbench.machine.cards import Card
     from workbench.recipe import Recipe
 
@@ -54,12 +56,16 @@ def check_command(
             tell_error(DataError(result["error"], hint=result["hint"]))
         raise typer.Exit(1)
     known = bool(cards)
+    shown = _shown_differences(wanted, result, service)
+    capacities, full = _capacities(wanted, result)
     found, lacking = _fit(wanted, result, service, cards or [stand_in()])
     fits = any(one.fits for one in found)
     if as_data:
-        as_json(_data(result, found, lacking))
+        more = {"shown_differences": shown, "capacity": capacities}
+        data = {**_data(result, found, lacking), **more}
+        as_json({**data, "warnings": [*data["warnings"], *full]})
     else:
-        _print(wanted, result)
+        _print(wanted, result, [*_power_lines(shown), *_capacity_lines(capacities)], full)
         for line, colour in fit_lines(found, lacking, known=known):
             print_answer(line, colour)
     raise typer.Exit(1 if known and not fits else 0)
@@ -85,6 +91,53 @@ def _fit(
         return card_outlooks(point, config, cards, rows, history, swept=recipe), None
     except WorkbenchError as refused:
         return [], refused
+
+
+def _shown_differences(
+    recipe: Recipe, result: dict[str, Any], service: Service
+) -> list[ShownDifference]:
+    """Return the differences that the held-out rows can show, of loss and of right answers."""
+    rows, evaluate = int(result["data"]["eval_rows"]), recipe.evaluate
+    right = ["exact_match"] if evaluate.answer_pattern is not None else []
+    if rows < 2:
+        return []
+    return service.shown_differences(rows, [*right, "loss"], str(result["evaluation_digest"]))
+
+
+def _capacities(recipe: Recipe, result: dict[str, Any]) -> tuple[list[RankCapacity], list[str]]:
+    """Return the adapter's capacity by rank, and the warning where the rows hold more."""
+    from workbench.footprint.capacity import capacity_warning, rank_capacities
+
+    try:
+        found = rank_capacities(recipe, result["model"]["config"])
+    except WorkbenchError:  # the lines about the cards say what the model lacks
+        return [], []
+    warning = capacity_warning(found, int(result["data"]["target_tokens"]))
+    return found, [warning] if warning else []
+
+
+def _power_lines(shown: list[ShownDifference]) -> list[tuple[str, str]]:
+    lines = []
+    for n, one in enumerate(shown):
+        if one.difference is None:
+            text = f"no difference of {one.score} ({one.assumption})"
+        else:
+            share = one.score == "loss"
+            size = f"{one.difference:.1%} of the loss" if share else f"{one.difference:.3f}"
+            what = "" if share else f" of {one.score}"
+            text = f"a difference of {size}{what} ({one.assumption}); half: {one.half_rows:,} rows"
+        lines.append(("can show" if n == 0 else "", text))
+    return lines
+
+
+def _capacity_lines(capacities: list[RankCapacity]) -> list[tuple[str, str]]:
+    if not capacities:
+        return []
+    each = "; ".join(
+        f"rank {one.rank}: {one.parameters:,} parameters, room for about {one.tokens:,}"
+        for one in capacities
+    )
+    return [("capacity", f"{each} tokens with loss")]
 
 
 def fit_lines(
@@ -130,7 +183,9 @@ def _family_warnings(found: list[Outlook]) -> list[str]:
 # ── for people ───────────────────────────────────────────────────────────────────────────────
 
 
-def _print(recipe: Recipe, result: dict[str, Any]) -> None:
+def _print(
+    recipe: Recipe, result: dict[str, Any], more: list[tuple[str, str]], warnings: list[str]
+) -> None:
     from workbench.recipe import early_stop_problem_for
 
     data = result["data"]
@@ -144,6 +199,7 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
         ("cut", f"{data['cut_rows']:,} rows longer than {recipe.data.max_tokens:,} tokens"),
         ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
         *_adapter_lines(result["model"].get("adapters", {})),
+        *more,
     ):
         print_answer(f"  {head:<14}{text}")
     left, right = learned_brackets()
@@ -161,7 +217,7 @@ def _print(recipe: Recipe, result: dict[str, Any]) -> None:
         )
     if unstopped := early_stop_problem_for(recipe, int(data["train_rows"])):
         print_answer(f"note: no trial will be stopped early: {safe_line(unstopped)}", "yellow")
-    for note in result["notes"]:
+    for note in [*warnings, *result["notes"]]:
         print_answer(f"note: {safe_line(note, 600)}", "yellow")
 
 
