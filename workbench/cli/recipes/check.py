@@ -27,8 +27,8 @@ from workbench.service import Service
 from workbench.text import safe_line, safe_text
 
 if TYPE_CHECKING:
-    from workbench.footprint.capacity import RankCapacity
     from workbench.footprint.outlook import Outlook
+    from workbench.judging.capacity import RankCapacity
     from workbench.judging.held_out_power import ShownDifference
     from workbench.machine.cards import Card
     from workbench.recipe import Recipe
@@ -106,7 +106,7 @@ def _shown_differences(
 
 def _capacities(recipe: Recipe, result: dict[str, Any]) -> tuple[list[RankCapacity], list[str]]:
     """Return the adapter's capacity by rank, and the warning where the rows hold more."""
-    from workbench.footprint.capacity import capacity_warning, rank_capacities
+    from workbench.judging.capacity import capacity_warning, rank_capacities
 
     try:
         found = rank_capacities(recipe, result["model"]["config"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.tick_contexts import TINY, recipe
-from workbench.footprint.capacity import capacity_warning, rank_capacities
 from workbench.footprint.scoring_plan import adapter_parameters
+from workbench.judging.capacity import capacity_warning, rank_capacities
 
 
 def test_capacity_is_that_of_the_smallest_and_largest_rank_of_the_sweep() -> None:
