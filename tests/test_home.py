@@ -33,6 +33,15 @@ def test_a_home_that_began_with_a_foreground_trial_is_one(
     assert Home(tmp_path / "home").make().requests.is_dir()
 
 
+def test_a_home_whose_requests_were_removed_is_made_whole_again(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").make()
+    home.database.touch()
+    for folder in (home.requests, home.cache, home.logs):
+        folder.rmdir()
+    home.make()
+    assert all(folder.is_dir() for folder in (home.requests, home.cache, home.logs))
+
+
 def test_a_home_under_a_file_is_refused_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineError, match="not writable") as refused:

@@ -141,7 +141,9 @@ class Home:
         # First, so that nothing created below is readable by others even for a moment.
         os.umask(0o077)
         try:
-            if not self.requests.exists() and self.root.is_dir() and any(self.root.iterdir()):
+            # Either alone tells a home: a person may have removed the folder of requests.
+            known = self.requests.exists() or self.database.exists()
+            if not known and self.root.is_dir() and any(self.root.iterdir()):
                 raise EngineError(
                     f"{self.root} is not a home of the workbench: it contains other files",
                     hint="set WORKBENCH_HOME to an empty folder, or to one that does not exist",

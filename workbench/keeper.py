@@ -241,6 +241,7 @@ class Keeper:
     def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a child in a session of its own; its output goes to logs/<name>.log."""
         path = self.home.logs / f"{name}.log"
+        path.parent.mkdir(exist_ok=True)  # a person may have removed the folder of logs
         if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
             path.rename(path.with_suffix(".log.1"))
         with path.open("ab") as out:

@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
     home, limit_s, command = Home(Path(arguments[0])), float(arguments[1]), arguments[2:]
     log = home.logs / "notify.log"
     with suppress(OSError):
+        log.parent.mkdir(exist_ok=True)  # a person may have removed the folder of logs
         if log.stat().st_size > LOG_LIMIT_BYTES:
             log.rename(log.with_suffix(".log.1"))
     # A file and not a pipe: a grandchild that keeps a pipe open would keep us waiting.

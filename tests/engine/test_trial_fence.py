@@ -28,7 +28,6 @@ def test_after_it_was_called_off_no_attempt_passes(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_no_scheduler_placed_has_no_fence(tmp_path: Path) -> None:
-    call_off(tmp_path)
     TrialFence(tmp_path, 1).check()
 
 

@@ -86,6 +86,9 @@ class TickingWorker:
     def _advance(self) -> None:
         if self.given is None:
             return
+        if self.events is not None and not self.events.is_read():
+            self.close()
+            return
         train = self.given.recipe["train"]
         if self.halted == "yield":
             if self.given.kind == "tune":

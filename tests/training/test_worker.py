@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_for
 from tests.training.trials import CARD, Bench, events_of, plan, recipe
 from workbench.errors import EngineError
 from workbench.machine.cards import Card
@@ -78,6 +80,23 @@ def test_an_older_attempt_and_a_second_one_are_refused(
     assert "older" in refused["reason"]
     assert not busy["ok"]
     assert "busy with attempt 2" in busy["reason"]
+
+
+def test_an_attempt_whose_folder_is_removed_ends_and_the_next_one_runs(
+    make_worker: MakeWorker, tmp_path: Path
+) -> None:
+    bench, worker = Bench(tmp_path, recipe(train__epochs=1000)), make_worker()
+    removed, following = bench.assignment(), bench.assignment()
+    worker.start(removed.to_json())
+    checkpoints = Path(removed.trial_folder) / "checkpoints"
+    wait_for(lambda: any(checkpoints.glob("step-*")), "a checkpoint is committed", LIMIT_S)
+    shutil.rmtree(removed.folder)
+    assert idle(worker.wait(idle, LIMIT_S))
+    assert not (Path(removed.folder) / "events.jsonl").exists()
+    worker.start(following.to_json())
+    worker.halt(following.attempt, "yield")
+    worker.wait(idle, LIMIT_S)
+    assert events_of(Path(following.folder))[-1].data["outcome"] == "yielded"
 
 
 def test_a_halt_ends_the_attempt_it_names_and_no_other(

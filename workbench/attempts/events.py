@@ -126,6 +126,7 @@ class EventWriter:
             text = path.read_bytes()
             self._n = text.count(b"\n")
             self._torn = bool(text) and not text.endswith(b"\n")
+        self._path = path
         self._file = path.open("ab", buffering=0)
 
     def write(self, kind: str, *, durable: bool = False, **data: Any) -> None:
@@ -149,6 +150,16 @@ class EventWriter:
         while left:
             left = left[self._file.write(left) or 0 :]
         self._torn = False
+
+    def is_read(self) -> bool:
+        """Return False where the file was removed or replaced: no reader sees what is written.
+
+        Takes some microseconds.
+        """
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except OSError:
+            return False
 
     def close(self) -> None:
         self._file.close()

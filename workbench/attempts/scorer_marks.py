@@ -34,7 +34,7 @@ def running_scorers(trial: Path, attempt: int) -> list[str]:
 def scorer_mark(trial: Path, attempt: int, scorer: str) -> Iterator[None]:
     """Keep a mark while the block runs; it stays only where this process ends inside the block."""
     path = _mark(trial, scorer)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Counted as a loss now, because nothing can be written once the process was killed.
     found = {"losses": _read(path)[0] + 1, "attempt": attempt}
     write_durably(path, json.dumps(found).encode())

@@ -23,7 +23,8 @@ _DIGITS = 20
 
 
 class Superseded(BaseException):
-    """The attempt was called off or replaced; it ends without writing anything.
+    """The attempt was called off or replaced, or its event file was removed; it ends without
+    writing anything.
 
     No Exception, so that nothing on the way turns it into the end of a failed attempt.
     """
@@ -36,9 +37,16 @@ def allow_attempt(trial_folder: Path, attempt: int) -> None:
 
 
 def call_off(trial_folder: Path) -> None:
-    """Allow no attempt of this trial until the next allow_attempt. Needs no room on the disk."""
-    with suppress(FileNotFoundError), (trial_folder / LIVE).open("r+b") as file:
-        file.write(f"{0:{_DIGITS}d}\n".encode())
+    """Allow no attempt of this trial until the next allow_attempt.
+
+    Needs no room on the disk, unless a person removed the trial's folder.
+    """
+    try:
+        with (trial_folder / LIVE).open("r+b") as file:
+            file.write(f"{0:{_DIGITS}d}\n".encode())
+    except FileNotFoundError:
+        with suppress(OSError):  # an attempt takes a missing file for leave to train on
+            allow_attempt(trial_folder, 0)
 
 
 class TrialFence:

@@ -13,7 +13,7 @@ from workbench.fleet.trial_fence import call_off
 from workbench.scheduler.guards import card_guards
 from workbench.scheduler.guards.disk import outcome_when_lost
 from workbench.scheduler.reconcile import take_in
-from workbench.scheduler.tick_context import TickContext
+from workbench.scheduler.tick_context import TickContext, events_file
 from workbench.store import card_table
 from workbench.store.queries import attempt_history
 from workbench.store.rows import AttemptRow
@@ -40,7 +40,10 @@ def recover(context: TickContext) -> None:
     _end_stale_workers(context, {attempt.id for attempt in live})
     for attempt in live:
         why = _lost(context, attempt)
-        if why and (scorers := running_scorers(context.home.trial(attempt.trial), attempt.id)):
+        if _record_removed(context, attempt):
+            why = f"the folder of attempt {attempt.id} was removed while it ran"
+            lose_attempt(context, attempt, why, Outcome.CUT)  # neither card nor trial is to blame
+        elif why and (scorers := running_scorers(context.home.trial(attempt.trial), attempt.id)):
             # A user's own scorer can end its worker: neither card nor trial is to blame. After some
             # such losses the worker does without the scorer.
             why = f"{why}, while the scorer {' and '.join(map(safe_line, scorers))} ran"
@@ -119,6 +122,14 @@ def _request_checkpoint(context: TickContext, attempt: AttemptRow, still_s: floa
 
 def _dropped(report: Report, attempt: AttemptRow) -> bool:
     return report.phase is Phase.IDLE and (report.last_attempt or 0) >= attempt.id
+
+
+def _record_removed(context: TickContext, attempt: AttemptRow) -> bool:
+    """Return True where the worker ended the attempt because its event file was removed."""
+    report = context.reports.get(attempt.card)
+    if report is None or not _dropped(report, attempt):
+        return False
+    return not events_file(context.home, attempt.id).exists()
 
 
 def lose_attempt(

@@ -251,6 +251,7 @@ class ProgressFile:
 
 
 def _write(path: Path, what: dict[str, Any], *, durable: bool = True) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # a person may have removed the folder
     staged = path.with_name(f"{path.name}.{os.getpid()}")
     with staged.open("w", encoding="utf-8") as file:
         json.dump(what, file, ensure_ascii=False)

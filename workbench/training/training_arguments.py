@@ -63,12 +63,14 @@ def read_prepared(experiment: Path) -> dict[str, Any]:
     Raises DataError with the words of a preparation that was refused, and EngineError where there
     is no readable prepared.json.
     """
+    path = experiment / "prepared.json"
     try:
-        text = (experiment / "prepared.json").read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
         prepared: dict[str, Any] = json.loads(text)
     except (OSError, ValueError) as gone:
         raise EngineError(
-            "the experiment was not prepared", hint="submit the recipe again"
+            f"what was prepared for the experiment is missing or cannot be read: {path}",
+            hint="submit the recipe again",
         ) from gone
     if not prepared.get("ok"):
         raise DataError(str(prepared.get("error", "refused")), hint=str(prepared.get("hint", "")))

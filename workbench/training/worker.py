@@ -216,6 +216,8 @@ class Worker:
 
             def emit(kind: str, *, durable: bool = False, **data: Any) -> None:
                 control.check_fence()
+                if not writer.is_read():  # else it would train on for days, unseen by the loop
+                    raise Superseded(f"the event file of attempt {given.attempt} was removed")
                 writer.write(kind, durable=durable, **data)
 
             try:
