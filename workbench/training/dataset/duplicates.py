@@ -46,5 +46,6 @@ class RowHashes:
         if not self._hashes or not other._hashes:
             return 0, ""
         mine, theirs = (np.frombuffer(seen._hashes, np.uint64) for seen in (self, other))
-        both = np.flatnonzero(np.isin(mine, theirs))
+        # By sorting: numpy 2.0's table overflows where a set has one hash of 2**63 or more.
+        both = np.flatnonzero(np.isin(mine, theirs, kind="sort"))
         return (len(np.unique(mine[both])), self._place(int(both[0]))) if len(both) else (0, "")
