@@ -139,7 +139,7 @@ def _every_adapter_verifies_and_is_finite(reader: Reader, home: Home) -> None:
         assert all(tensor.isfinite().all() for tensor in load_file(weights).values())
     finished = (State.DONE, State.PRUNED)
     for trial in reader.trials():
-        assert trial.state not in finished or trial.kind == "base" or trial.id in rows, trial.id
+        assert trial.state not in finished or trial.kind != "tune" or trial.id in rows, trial.id
         assert not list(home.trial(trial.id).glob(".adapter.*")) or trial.state.live
 
 
