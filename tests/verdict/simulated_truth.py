@@ -108,6 +108,23 @@ def paired_answer_coverage(
     )
 
 
+def answer_claim_level(rows: int, discordance: float) -> float:
+    """Return how often two equal adapters are told apart by mid-p and Tango's interval together.
+
+    Exact: all counts of disagreeing rows are weighted by their probability. `discordance` is the
+    share of rows on which exactly one of the two is right.
+    """
+    one, other = (counts.ravel() for counts in np.indices((rows + 1, rows + 1)).astype(float))
+    possible = one + other <= rows
+    one, other = one[possible], other[possible]
+    same = rows - one - other
+    ways = gammaln(rows + 1) - gammaln(one + 1) - gammaln(other + 1) - gammaln(same + 1)
+    logs = ways + (one + other) * np.log(discordance / 2) + same * np.log1p(-discordance)
+    lows, highs = tango_interval(one, other, rows)
+    claimed = (mid_p_mcnemar(one, other) < 0.05) & ((lows > 0) | (highs < 0))
+    return float(np.exp(logs[claimed]).sum())
+
+
 def wilson_coverage(rows: int) -> tuple[float, float]:
     """Return the exact coverage of Wilson's interval, averaged over shares, and its lowest."""
     right = np.arange(rows + 1)
@@ -233,6 +250,11 @@ def table_lines(repetitions: int) -> Iterator[str]:
         covered = finals_coverage(3, 3, 64, seed_share, repetitions)
         name = f"finals of 3, 3 seeds {seed_share:.0%} apart, 64 rows"
         yield _line(name, "interval of a difference covers", covered)
+    for rows in (16, 64, 256):
+        level = max(answer_claim_level(rows, share) for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+        yield _line(
+            f"2 equal adapters, answers, {rows} rows", "false “better”, at most (exact)", level
+        )
     ways = "false “better”; best in the tie group; size of the group"
     for name, errors in (("answers", equal_answers), ("losses", equal_losses)):
         for adapters in EQUAL:

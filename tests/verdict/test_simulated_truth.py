@@ -40,7 +40,7 @@ def test_wilson_covers_on_average_and_nowhere_badly(rows: int) -> None:
 
 @repeated
 def test_intervals_of_paired_losses_cover_from_64_rows_on(repetitions: int) -> None:
-    for rows in (64,) if repetitions == QUICK else (64, 256):
+    for rows in (64, 256):
         covered, rejected = simulated.paired_loss_coverage(rows, repetitions)
 
         assert near_95(covered, repetitions), rows
@@ -60,12 +60,20 @@ def test_intervals_of_paired_answers_cover_from_64_rows_on(
         assert gained != lost or rejected <= 0.055, rows
 
 
+@pytest.mark.parametrize("rows", [10, 16, 64, 200])
+def test_two_equal_adapters_are_told_apart_by_their_answers_in_at_most_5_percent(rows: int) -> None:
+    """Exact, because two adapters use up nearly all of the 5 %."""
+    levels = [simulated.answer_claim_level(rows, share) for share in np.linspace(0.02, 0.6, 30)]
+
+    assert max(levels) <= 0.05
+
+
 @repeated
-@pytest.mark.parametrize("adapters", [2, 6, 24, 100])
+@pytest.mark.parametrize("adapters", [6, 24, 100])
 def test_equal_answers_are_seldom_called_better(adapters: int, repetitions: int) -> None:
     false, kept, _ = simulated.equal_answers(adapters, 64, repetitions)
 
-    assert false <= 0.05 + (0.005 if adapters == 2 else 0)  # two adapters use up all of 5 %
+    assert false <= 0.05
     assert kept >= 0.95
 
 
@@ -74,7 +82,7 @@ def test_equal_answers_are_seldom_called_better(adapters: int, repetitions: int)
 def test_equal_losses_are_seldom_called_better(adapters: int, repetitions: int) -> None:
     false, kept, _ = simulated.equal_losses(adapters, 64, repetitions)
 
-    assert false <= 0.05 + (0.005 if adapters == 2 else 0)  # two adapters use up all of 5 %
+    assert false <= 0.05
     assert kept >= 0.95
 
 
@@ -98,10 +106,9 @@ def test_the_tie_group_holds_the_true_best_and_still_tells_others_apart(repetiti
 @repeated
 @pytest.mark.parametrize("seed_share", [0.0, 0.01, 0.05])
 def test_intervals_of_finals_with_three_seeds_cover(seed_share: float, repetitions: int) -> None:
-    # Finals are cheap to draw: 2,000 in both runs.
-    covered = simulated.finals_coverage(3, 3, 64, seed_share, SLOW)
+    covered = simulated.finals_coverage(3, 3, 64, seed_share, repetitions)
 
-    assert 0.93 <= covered <= 0.97
+    assert near_95(covered, repetitions)
 
 
 def test_comparing_with_a_selected_leader_claims_falsely() -> None:

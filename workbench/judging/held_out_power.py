@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 from workbench.store.reader import Reader
@@ -88,20 +87,27 @@ def _earlier_results(reader: Reader | None, evaluation: str) -> list[RowResults]
 
 
 def _known_spread(results: Sequence[RowResults], score: str) -> float | None:
-    """Return the median spread over all pairs of results; None without a pair."""
+    """Return the median spread over all pairs of results; None without a pair.
+
+    For a loss it is the standard deviation of a row's share in the paired difference, as a share of
+    the loss; rows weigh as many target tokens as they have. For answers it is the discordance.
+    """
     import numpy as np
 
-    found = []
-    for one, other in combinations(results, 2):
-        if score == "loss" and one.tokens == other.tokens and one.targets.sum():
-            counted = one.targets > 0
-            mean = [r.sums["loss"][counted] / r.targets[counted] for r in (one, other)]
-            loss = float(np.mean(mean[0]))
-            found.append(float(np.std(mean[0] - mean[1])) / loss if loss > 0 else 0.0)
-        elif score in one.means and score in other.means:
-            pair = np.stack([one.means[score], other.means[score]])
-            pair = pair[:, ~np.isnan(pair).any(axis=0)]
-            if pair.size:
-                found.append(float(np.mean(pair[0] != pair[1])))
-    spread = float(np.median(found)) if found else 0.0
-    return spread if spread > 0 else None
+    from workbench.verdict.paired import loss_spreads
+    from workbench.verdict.rows import common_matrix, why_not_compared
+
+    alike = [one for one in results if not why_not_compared(one, results[0], score)]
+    if len(alike) < 2:
+        return None
+    matrix = common_matrix(alike, score)
+    if matrix.rows < 2:
+        return None
+    pairs = np.triu_indices(len(alike), 1)
+    if score == "loss":
+        spreads_KK = loss_spreads(matrix)
+    else:
+        right_KN = matrix.values_KN
+        spreads_KK = (right_KN[:, None] != right_KN[None, :]).mean(axis=2)
+    spread = float(np.median(spreads_KK[pairs]))
+    return spread if 0 < spread < np.inf else None

@@ -19,6 +19,7 @@ from workbench.verdict.types import Difference, Floats
 Places = NDArray[np.intp]
 
 _TAIL = (1 - CONFIDENCE) / 2
+_Z = float(ndtri(1 - _TAIL))
 _ENOUGH_EXTREME = 100
 """Extreme flips after which a p-value is known to 10 %, and far from any claim."""
 
@@ -67,13 +68,26 @@ def compare_pairs(matrix: RowMatrix, kind: ScoreKind, *, seed: int = 0) -> PairT
     """
     if kind is ScoreKind.ANSWERS:
         return compare_answers(matrix.values_KN)
-    scores_K = matrix.scores_K
-    residuals_KN = matrix.values_KN - scores_K[:, None] * matrix.weights_N
-    residuals_KN = residuals_KN / matrix.weights_N.sum()
-    table = compare_linearised(scores_K, residuals_KN)
+    table = compare_linearised(matrix.scores_K, linearised_residuals(matrix))
     if kind is ScoreKind.GRADED:
         return table
     return with_flipped_p(table, matrix, seed=seed)
+
+
+def linearised_residuals(matrix: RowMatrix) -> Floats:
+    """Return (K, N): each row's contribution to the error of each score; rows sum to zero."""
+    residuals_KN = matrix.values_KN - matrix.scores_K[:, None] * matrix.weights_N
+    return np.asarray(residuals_KN / matrix.weights_N.sum())
+
+
+def loss_spreads(matrix: RowMatrix) -> Floats:
+    """Return (K, K): the standard deviation of the paired difference of one row, by its weight.
+
+    As a share of the first loss; over the root of the rows it is the standard error of the
+    difference. Needs at least two rows.
+    """
+    variances_KK = difference_variances(linearised_residuals(matrix))
+    return np.asarray(np.sqrt(variances_KK * matrix.rows) / matrix.scores_K[:, None])
 
 
 def compare_linearised(scores_K: Floats, residuals_KN: Floats) -> PairTable:
@@ -180,13 +194,17 @@ def compare_answers(right_KN: Floats) -> PairTable:
     """
     rows = right_KN.shape[1]
     gained_KK = np.round(right_KN @ (1 - right_KN).T)
-    lost_KK = gained_KK.T
-    lows_KK, highs_KK = tango_interval(gained_KK, lost_KK, rows)
+    # Both counts are whole numbers up to `rows`: one number names a pair of them, and equal pairs,
+    # which are many on a large board, are solved once.
+    names, places_KK = np.unique(gained_KK * (rows + 1.0) + gained_KK.T, return_inverse=True)
+    gained, lost = np.divmod(names, rows + 1.0)
+    lows, highs = tango_interval(gained, lost, rows)
+    places_KK = places_KK.reshape(gained_KK.shape)
     return PairTable(
-        differences_KK=(gained_KK - lost_KK) / rows,
-        lows_KK=lows_KK,
-        highs_KK=highs_KK,
-        p_KK=mid_p_mcnemar(gained_KK, lost_KK),
+        differences_KK=(gained_KK - gained_KK.T) / rows,
+        lows_KK=lows[places_KK],
+        highs_KK=highs[places_KK],
+        p_KK=mid_p_mcnemar(gained, lost)[places_KK],
     )
 
 
@@ -206,14 +224,11 @@ def mid_p_mcnemar(gained: Floats, lost: Floats) -> Floats:
 def tango_interval(gained: Floats, lost: Floats, rows: int) -> tuple[Floats, Floats]:
     """Return the ends of the score interval of paired shares' difference, (gained - lost) / rows.
 
-    Tango 1998, Statist. Med. 17:891. Equal pairs of counts are solved once; the ends are found by
-    bisection, since the statistic falls as the difference asked for rises.
+    Tango 1998, Statist. Med. 17:891. The ends are found by bisection, since the statistic falls as
+    the difference asked for rises.
     """
-    pairs, places = np.unique(np.stack([gained.ravel(), lost.ravel()]), axis=1, return_inverse=True)
-    z = float(ndtri(1 - _TAIL))
-    low, high = (_solve_tango(pairs[0], pairs[1], rows, limit) for limit in (z, -z))
-    places = places.ravel()
-    return low[places].reshape(gained.shape), high[places].reshape(gained.shape)
+    low, high = (_solve_tango(gained, lost, rows, limit) for limit in (_Z, -_Z))
+    return low, high
 
 
 def _solve_tango(gained: Floats, lost: Floats, rows: int, limit: float) -> Floats:
