@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,13 +15,26 @@ import pytest
 
 from tests.support.waiting import wait_for
 from workbench.machine.head_watch import FROZEN_S, SCAN_EVERY_S, SETTLED_S, HeadWatch
-from workbench.machine.processes import find_session, identify_process, program_name, read_stat
+from workbench.machine.processes import (
+    find_listeners,
+    find_session,
+    identify_process,
+    program_name,
+    read_stat,
+)
 
 # The head leads a group. Its raylet has an agent in that group, and a worker in one of its own.
 WORKER_S = f"92.{os.getpid()}"
 """Seconds that the worker sleeps: this test process's own number, by which it is found again."""
+CONTROL_SERVICE = """
+import signal, socket
+port = socket.create_server(("127.0.0.1", 0))
+signal.signal(signal.SIGTERM, lambda *_: port.close())
+while True: signal.pause()
+"""
+"""A process that closes its port on SIGTERM and lives on, as Ray's does."""
 HEAD = f"""
-(exec -a gcs_server sleep 90) &
+(exec -a gcs_server {sys.executable} -IS -c '{CONTROL_SERVICE}') &
 bash -c 'sleep 91 & setsid sleep {WORKER_S} & exec -a raylet sleep 93' &
 wait
 """
@@ -99,6 +113,23 @@ def test_while_all_is_well_there_is_no_trouble(watch: HeadWatch, clock: Clock) -
 def test_the_end_of_each_essential_process_is_trouble(watch: HeadWatch, name: str) -> None:
     os.kill(pid_of(watch, name), signal.SIGKILL)
     assert wait_for(watch.trouble, "it is noticed") == f"Ray's {name} ended"
+
+
+def test_a_control_service_that_closes_its_port_and_lives_on_is_trouble(
+    watch: HeadWatch, clock: Clock
+) -> None:
+    pid = pid_of(watch, "gcs_server")
+    wait_for(lambda: find_listeners([pid]), "it listens")
+    clock.now_s += SCAN_EVERY_S
+    assert watch.trouble() == ""
+    os.kill(pid, signal.SIGTERM)
+
+    def noticed() -> str:
+        clock.now_s += SCAN_EVERY_S
+        return watch.trouble()
+
+    assert wait_for(noticed, "it is noticed") == "Ray's gcs_server closed its port"
+    assert identify_process(pid) is not None
 
 
 def test_a_frozen_process_is_trouble_after_a_while(watch: HeadWatch, clock: Clock) -> None:

@@ -1,9 +1,10 @@
 """A watch on one Ray head from outside Ray: its essential processes and its session folder.
 
 Ray itself reports neither. When an agent ends, the raylet follows, and `ray start --block` takes
-that for an orderly end: head and control service stay, and no worker ever starts again. When a
-cleaner empties the temp folder, running workers go on, and no new one can connect. The keeper
-calls `trouble`; only /proc and the folder are read.
+that for an orderly end: head and control service stay, and no worker ever starts again. A control
+service that is ended by SIGTERM closes its port and lives on. When a cleaner empties the temp
+folder, running workers go on, and no new one can connect. The keeper calls `trouble`; only /proc
+and the folder are read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench.machine.processes import Identity, ProcessStat, program_name, read_stat
+from workbench.machine.processes import (
+    Identity,
+    ProcessStat,
+    find_listeners,
+    program_name,
+    read_stat,
+)
 
 SCAN_EVERY_S = 1.0
 """Seconds between two scans for new processes and missing folders (1 to 3 ms each)."""
@@ -37,6 +44,8 @@ class HeadWatch:
         """Each essential process with its name and the time from which its end counts."""
         self._frozen: dict[Identity, float] = {}
         """Stopped processes with the time at which that was seen first."""
+        self._listening: set[Identity] = set()
+        """Control services that were seen to listen."""
         self._places: list[Path] = []
         """Folders and sockets that a new worker needs, once they were seen."""
         self._scanned_s = float("-inf")
@@ -64,7 +73,17 @@ class HeadWatch:
         if now - self._scanned_s >= SCAN_EVERY_S:
             self._scanned_s = now
             self._learn_processes(now)
-            return self._missing_place()
+            return self._closed_port() or self._missing_place()
+        return ""
+
+    def _closed_port(self) -> str:
+        """Return that a control service no longer listens (Ray 2.60 after SIGTERM), or nothing."""
+        for identity, (name, _) in self._known.items():
+            if name == "gcs_server":
+                if find_listeners([identity.pid]):
+                    self._listening.add(identity)
+                elif identity in self._listening:
+                    return f"Ray's {name} closed its port"
         return ""
 
     def _frozen_s(self, stat: ProcessStat, now: float) -> float:
