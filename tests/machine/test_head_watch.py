@@ -32,7 +32,7 @@ port = socket.create_server(("127.0.0.1", 0))
 signal.signal(signal.SIGTERM, lambda *_: port.close())
 while True: signal.pause()
 """
-"""A process that closes its port on SIGTERM and lives on, as Ray's does."""
+"""A process that closes its port on SIGTERM and stays, as Ray's does for seconds."""
 HEAD = f"""
 (exec -a gcs_server {sys.executable} -IS -c '{CONTROL_SERVICE}') &
 bash -c 'sleep 91 & setsid sleep {WORKER_S} & exec -a raylet sleep 93' &

@@ -2,7 +2,7 @@
 
 Ray itself reports neither. When an agent ends, the raylet follows, and `ray start --block` takes
 that for an orderly end: head and control service stay, and no worker ever starts again. A control
-service that is ended by SIGTERM closes its port and lives on. When a cleaner empties the temp
+service that is told to end by SIGTERM closes its port and exits seconds later. When a cleaner empties the temp
 folder, running workers go on, and no new one can connect. The keeper calls `trouble`; only /proc
 and the folder are read.
 """
@@ -77,7 +77,7 @@ class HeadWatch:
         return ""
 
     def _closed_port(self) -> str:
-        """Return that a control service no longer listens (Ray 2.60 after SIGTERM), or nothing."""
+        """Return that a control service no longer listens, as after SIGTERM; else an empty string."""
         for identity, (name, _) in self._known.items():
             if name == "gcs_server":
                 if find_listeners([identity.pid]):
