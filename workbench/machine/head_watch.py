@@ -2,9 +2,9 @@
 
 Ray itself reports neither. When an agent ends, the raylet follows, and `ray start --block` takes
 that for an orderly end: head and control service stay, and no worker ever starts again. A control
-service that is told to end by SIGTERM closes its port and exits seconds later. When a cleaner empties the temp
-folder, running workers go on, and no new one can connect. The keeper calls `trouble`; only /proc
-and the folder are read.
+service that is told to end by SIGTERM closes its port and exits seconds later. When a cleaner
+empties the temp folder, running workers go on, and no new one can connect. The keeper calls
+`trouble`; only /proc and the folder are read.
 """
 
 from __future__ import annotations
