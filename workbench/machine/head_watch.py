@@ -77,7 +77,7 @@ class HeadWatch:
         return ""
 
     def _closed_port(self) -> str:
-        """Return which control service no longer listens (SIGTERM does that), or an empty string."""
+        """Return which control service stopped listening (after SIGTERM); else an empty string."""
         for identity, (name, _) in self._known.items():
             if name == "gcs_server":
                 if find_listeners([identity.pid]):
