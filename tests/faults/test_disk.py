@@ -117,7 +117,7 @@ def test_watch_waits_out_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     assert "has ended: 2 stopped" in watched.read_text()
 
 
-@pytest.mark.parametrize("loop_runs", [True, False])
+@pytest.mark.parametrize("loop_runs", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_stop_on_a_full_disk_stops_the_engine(loop_runs: bool, small_disk: Path) -> None:
     """No request can be written, whether the loop runs or the keeper waits for room."""
     with whole_engine(small_disk, 'guards = {disk_floor = "16MiB", ballast = "0"}\n') as it:

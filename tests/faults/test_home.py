@@ -42,7 +42,9 @@ def gone(database: Path) -> None:
     database.unlink()
 
 
-@pytest.mark.parametrize("harm", [cut_short, without_its_log, gone])
+@pytest.mark.parametrize(
+    "harm", [cut_short, pytest.param(without_its_log, marks=pytest.mark.slow), gone]
+)
 def test_a_damaged_database_is_refused_repaired_and_used_again(
     harm: Callable[[Path], None], whole: Whole
 ) -> None:

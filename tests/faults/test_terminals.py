@@ -32,7 +32,7 @@ def terminal(whole: Whole) -> Iterator[Callable[[], Terminal]]:
         one.close()
 
 
-@pytest.mark.parametrize("how", ["killed", "hung up"])
+@pytest.mark.parametrize("how", [pytest.param("killed", marks=pytest.mark.slow), "hung up"])
 def test_a_screen_that_is_killed_changes_nothing(
     how: str, whole: Whole, terminal: Callable[[], Terminal]
 ) -> None:

@@ -17,16 +17,16 @@ pytestmark = pytest.mark.fault
 
 BACK = r"the engine was restarted: the loop exited with -9; what ran goes on from its last"
 TICK_POINTS = [
-    ("process_requests.before_commit", "pause"),
+    pytest.param("process_requests.before_commit", "pause", marks=pytest.mark.slow),
     ("process_requests.after_commit", "pause"),
     ("reconcile.after_halt", "pause"),
     pytest.param("ingest.before_commit", "nothing", marks=pytest.mark.slow),
     ("ingest.after_commit", "nothing"),
     pytest.param("recover.before_commit", "worker", marks=pytest.mark.slow),
-    ("recover.after_commit", "worker"),
+    pytest.param("recover.after_commit", "worker", marks=pytest.mark.slow),
     pytest.param("place.before_row", "worker", marks=pytest.mark.slow),
     pytest.param("place.before_commit", "worker", marks=pytest.mark.slow),
-    ("place.after_commit", "worker"),
+    pytest.param("place.after_commit", "worker", marks=pytest.mark.slow),
     ("place.after_start", "worker"),
     pytest.param("propose_trials.before_commit", "submit", marks=pytest.mark.slow),
     ("propose_trials.after_commit", "submit"),

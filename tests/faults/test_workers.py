@@ -23,7 +23,12 @@ WENT_AWAY = (
 
 @pytest.mark.parametrize(
     "point",
-    ["worker.step", "checkpoint.filled", "checkpoint.before_rename", "checkpoint.after_rename"],
+    [
+        "worker.step",
+        pytest.param("checkpoint.filled", marks=pytest.mark.slow),
+        "checkpoint.before_rename",
+        pytest.param("checkpoint.after_rename", marks=pytest.mark.slow),
+    ],
 )
 def test_a_worker_killed_while_it_trains_is_replaced_and_its_neighbour_untouched(
     point: str, whole: Whole
@@ -54,10 +59,10 @@ def test_a_worker_killed_while_it_loads_is_replaced(whole: Whole) -> None:
 @pytest.mark.parametrize(
     "point",
     [
-        "worker.evaluating",
+        pytest.param("worker.evaluating", marks=pytest.mark.slow),
         "results.after_rename",
         "adapter.before_rename",
-        "adapter.after_rename",
+        pytest.param("adapter.after_rename", marks=pytest.mark.slow),
     ],
 )
 def test_a_worker_killed_while_it_ends_a_trial_leaves_one_whole_adapter(
@@ -85,7 +90,9 @@ def test_a_worker_killed_while_it_ends_a_trial_leaves_one_whole_adapter(
     }
 
 
-@pytest.mark.parametrize("damage", ["a file cut short", "a bit flipped"])
+@pytest.mark.parametrize(
+    "damage", ["a file cut short", pytest.param("a bit flipped", marks=pytest.mark.slow)]
+)
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
     damage: str, whole: Whole
 ) -> None:
