@@ -14,12 +14,12 @@ from typing import Any
 
 from workbench.store.rows import TrialRow
 from workbench.text import safe_line
+from workbench.trial import KILLED as KILLED
 from workbench.trial import DesiredState, Kind, State, up_is_better
+from workbench.trial import outcome_word as outcome_word
 
 UNKNOWN = "-"
 """Stands for a value that was not measured or does not exist."""
-KILLED = "killed"
-"""The reason on the row of a trial that was killed, and the word for its state."""
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 STATE_ORDER = (
@@ -30,6 +30,7 @@ STATE_ORDER = (
     "done",
     "pruned",
     "stopped",
+    KILLED,
     "failed",
 )
 _PENDING_WORDS = {
@@ -379,16 +380,8 @@ def state_word(trial: TrialRow) -> str:
     return outcome_word(trial.state, trial.reason)
 
 
-def outcome_word(state: str, reason: str) -> str:
-    """Return the state's word, and `killed` for a trial that was stopped without keeping anything.
-
-    Both kinds of ends are the state `stopped`; the engine gives a kill that word as its reason.
-    """
-    return KILLED if state == State.STOPPED and reason == KILLED else str(state)
-
-
 def counts_line(counts: Mapping[str, int]) -> str:
-    """Return `2 running, 1 queued, 3 done`."""
+    """Return `2 running, 1 queued, 3 done` for numbers of trials by state or outcome."""
     known = [f"{counts[state]} {state}" for state in STATE_ORDER if counts.get(state)]
     return ", ".join(known) or "no trials yet"
 

@@ -134,7 +134,7 @@ class ImportanceReport:
     settings: list[Importance]
     """The settings that explain most come first."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """Trials that were not used, by state."""
+    """Trials that were not used, by state, killed ones apart."""
 
     @property
     def enough(self) -> bool:

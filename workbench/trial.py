@@ -39,8 +39,18 @@ class State(StrEnum):
         return self in LIVE
 
 
+KILLED = "killed"
+"""The reason on the row of a trial that was killed, and the word for its state."""
 FINAL = frozenset({State.DONE, State.STOPPED, State.PRUNED, State.FAILED})
 LIVE = frozenset({State.STARTING, State.RUNNING})
+
+
+def outcome_word(state: str, reason: str) -> str:
+    """Return the state's word, and `killed` for a trial that was stopped without keeping anything.
+
+    Both kinds of ends are the state `stopped`; the engine gives a kill that word as its reason.
+    """
+    return KILLED if state == State.STOPPED and reason == KILLED else str(state)
 
 
 class DesiredState(StrEnum):

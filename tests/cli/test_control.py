@@ -95,7 +95,7 @@ def test_what_several_trials_were_told_is_printed_for_programs(
     assert "nothing is scored or kept" in killed["answer"]
     refused = workbench("stop", "2", "--json")
     assert refused.code == 2
-    assert "is stopped already" in refused.err
+    assert "is killed already" in refused.err
 
 
 def test_resume_of_a_paused_trial_is_answered(

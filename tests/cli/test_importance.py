@@ -41,7 +41,7 @@ def test_it_tells_which_trials_it_did_not_count(bench: Bench, workbench: Workben
         drop_request(bench.context.home.requests, "kill", {"trial": trial})
     bench.ticks(70)
     title = workbench("importance", "tiny").out.splitlines()[0]
-    assert title == "tiny: 6 of 8 trials counted (not counted: 2 stopped)"
+    assert title == "tiny: 6 of 8 trials counted (not counted: 2 killed)"
 
 
 def test_below_eight_trials_it_says_so(bench: Bench, workbench: Workbench) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import Bench, recipe
 from workbench.store import results
+from workbench.store.requests import drop_request
 from workbench.trial import Kind, State
 
 SWEEP = {"parameters": {"train.learning_rate": [0.01, 0.1]}}
@@ -219,3 +220,19 @@ def test_ls_tells_the_place_of_what_waits(bench: Bench, workbench: Workbench) ->
     assert "queued, 2nd" in told["3"]
     (one,) = workbench("ls", "--json").data
     assert {t["id"]: t["place"] for t in one["trials"]} == {2: None, 6: 1, 3: 2, 4: 3, 5: 4}
+
+
+def test_stopped_and_killed_trials_are_counted_apart(bench: Bench, workbench: Workbench) -> None:
+    bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2, 3]}}))
+    bench.ticks(2)
+    for verb, trial in (("kill", 2), ("stop", 3), ("kill", 4)):
+        drop_request(bench.context.home.requests, verb, {"trial": trial})
+    bench.ticks(40)
+    said = workbench("ls")
+    assert "1 stopped, 2 killed" in said.out
+    (one,) = workbench("ls", "--json").data
+    assert (one["counts"], one["killed"]) == ({"stopped": 3}, 2)
+    assert "1 stopped, 2 killed" in workbench("engine", "status").out
+    assert "1 stopped, 2 killed" in workbench("watch").out
+    states = [line.split()[2] for line in workbench("board").out.splitlines()[2:5]]
+    assert sorted(states) == ["killed", "killed", "stopped"]

@@ -33,8 +33,12 @@ def test_killing_an_experiment_keeps_no_adapter(bench_of: MakeBench) -> None:
     bench.until(State.RUNNING, 2)
     assert ask(bench, "kill-experiment", experiment=id).ok
     bench.ticks(40)
-    states = {t.state for t in bench.store.trials(id) if t.kind is Kind.TUNE}
-    assert states == {State.STOPPED}
+    trials = [t for t in bench.store.trials(id) if t.kind is Kind.TUNE]
+    assert {(t.state, t.reason) for t in trials} == {(State.STOPPED, "killed")}
+    assert not bench.store.db.execute("select * from adapters").fetchall()
+    kept = {path.name for t in trials for path in bench.context.home.trial(t.id).glob("*")}
+    assert not kept & {"adapter", "checkpoints", "results"}
+    assert bench.store.experiment(id).outcomes == {"stopped": 0, "killed": 3}
 
 
 def test_pausing_an_experiment_frees_its_cards_until_it_is_resumed(bench_of: MakeBench) -> None:

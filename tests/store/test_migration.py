@@ -52,9 +52,9 @@ def test_every_row_is_kept_and_every_reference_holds(old: Path) -> None:
 
 
 def test_the_tables_of_both_ways_are_equal(old: Path, tmp_path: Path) -> None:
-    new = Store(tmp_path / "new.db", journal=False)
+    migrated, new = Store(old), Store(tmp_path / "new.db", journal=False)
     query = "select type, name, sql from sqlite_master order by 1, 2"
-    assert [tuple(row) for row in Store(old).db.execute(query)] == [
+    assert [tuple(row) for row in migrated.db.execute(query)] == [
         tuple(row) for row in new.db.execute(query)
     ]
 

@@ -325,3 +325,13 @@ def test_a_hostile_name_is_made_harmless_where_it_enters(
 ) -> None:
     id = store.add_experiment({"name": name}, "loss")
     assert store.experiment(id).name == kept
+
+
+def test_a_reader_that_nobody_closed_leaves_no_connection_open(tmp_path: Path) -> None:
+    """Python 3.13 warns of connections that were not closed."""
+    Store(tmp_path / "workbench.db").close()
+    reader = Reader.open(tmp_path / "workbench.db")
+    connection = reader.db
+    del reader
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        connection.execute("select 1")

@@ -59,7 +59,7 @@ def _section(title: str, content: str) -> str:
 
 
 def _counts(facts: ReportFacts) -> str:
-    counts = formatting.counts_line(facts.experiment.counts)
+    counts = formatting.counts_line(facts.experiment.outcomes)
     return f"{_text(counts)} · ranked by {_text(formatting.ranking_rule(facts.experiment.rank_by))}"
 
 

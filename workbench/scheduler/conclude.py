@@ -11,7 +11,7 @@ from workbench.scheduler.tick_context import TickContext
 from workbench.store.board import rank_adapters
 from workbench.store.queries import sweep_progress
 from workbench.store.rows import BoardRow, Experiment
-from workbench.trial import State
+from workbench.trial import KILLED, State
 
 
 def conclude(context: TickContext) -> None:
@@ -52,8 +52,8 @@ def ending_text(experiment: Experiment, rows: list[BoardRow]) -> str:
     """
     if experiment.state == "refused":
         return f"experiment {experiment.name} has ended: refused, {experiment.reason}"
-    states = [state for state in State if experiment.counts.get(state)]
-    counts = ", ".join(f"{experiment.counts[state]} {state}" for state in states)
+    words, found = (*State, KILLED), experiment.outcomes
+    counts = ", ".join(f"{found[word]} {word}" for word in words if found.get(word))
     best = next((row for row in rows if row.rank == 1), None)
     score = "" if best is None or best.score is None else f", {experiment.rank_by} {best.score:.3f}"
     winner = "" if best is None else f"; best trial {best.trial}{score}"

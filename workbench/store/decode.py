@@ -16,8 +16,11 @@ _KINDS, _STATES, _DESIRED = (
 costs a fifth of an enum's call."""
 
 
-def experiment_from_row(row: sqlite3.Row, counts: dict[str, int]) -> Experiment:
-    """Return the experiment in a row of `experiments`; `counts` are its tuned trials by state."""
+def experiment_from_row(row: sqlite3.Row, counts: dict[str, int], killed: int = 0) -> Experiment:
+    """Return the experiment in a row of `experiments`.
+
+    `counts` are its tuned trials by state, `killed` those of the stopped ones that were killed.
+    """
     return Experiment(
         id=row["id"],
         name=row["name"],
@@ -38,6 +41,7 @@ def experiment_from_row(row: sqlite3.Row, counts: dict[str, int]) -> Experiment:
         ended_utc=row["ended_utc"],
         created_utc=row["created_utc"],
         counts=counts,
+        killed=killed,
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import weakref
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +34,7 @@ from workbench.store.rows import (
     RequestAnswer,
     TrialRow,
 )
-from workbench.trial import State
+from workbench.trial import KILLED, State
 
 BAND_STEPS = 1_024
 """Optimizer steps that one row of metric_bands covers."""
@@ -54,6 +56,13 @@ left join scores s on s.trial = t.id and s.name = e.rank_by
 _COUNTED = """(kind = 'tune' or (kind = 'score' and settings not like '%"score.rows": "test"%'))"""
 """True for the trials that an experiment is about: tuned ones, and those of an evaluation. Scores
 on test rows belong to tuned trials, which are counted."""
+_KILLED = f"sum(state = 'stopped' and reason = '{KILLED}')"
+"""Counts the trials of a group that were killed."""
+
+
+def _close_connection(connection: sqlite3.Connection) -> None:
+    with suppress(sqlite3.Error):  # another thread's connection closes when it is collected
+        connection.close()
 
 
 class Reader:
@@ -61,6 +70,8 @@ class Reader:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.db = connection
+        # A reader that nobody closes closes with its last reference: Python 3.13 warns otherwise.
+        weakref.finalize(self, _close_connection, connection).atexit = False
         # Most trials are as they were at the last read, and building a TrialRow costs 10 µs.
         self._known: dict[int, tuple[tuple[Any, ...], TrialRow]] = {}
 
@@ -106,12 +117,17 @@ class Reader:
     def experiments(self) -> list[Experiment]:
         """Return all experiments, newest first."""
         counts: dict[int, dict[str, int]] = {}
+        killed: Counter[int] = Counter()
         for row in self.db.execute(
-            f"select experiment, state, count(*) as n from trials where {_COUNTED} group by 1, 2"
+            f"""select experiment, state, count(*) as n, {_KILLED} as killed
+                from trials where {_COUNTED} group by 1, 2"""
         ):
             counts.setdefault(row["experiment"], {})[row["state"]] = row["n"]
+            killed[row["experiment"]] += row["killed"]
         rows = self.db.execute("select * from experiments order by id desc")
-        return [experiment_from_row(row, counts.get(row["id"], {})) for row in rows]
+        return [
+            experiment_from_row(row, counts.get(row["id"], {}), killed[row["id"]]) for row in rows
+        ]
 
     def experiment(self, key: int | str) -> Experiment:
         """Return the experiment with this id or name; NotThere lists the newest names."""
@@ -126,10 +142,13 @@ class Reader:
             names = ", ".join(one["name"] for one in newest) or "none yet"
             raise NotThere(f"there is no experiment {word}", hint=f"there are: {names}")
         counts = self.db.execute(
-            f"select state, count(*) from trials where experiment = ? and {_COUNTED} group by 1",
+            f"""select state, count(*) as n, {_KILLED} as killed
+                from trials where experiment = ? and {_COUNTED} group by 1""",
             (row["id"],),
+        ).fetchall()
+        return experiment_from_row(
+            row, {one["state"]: one["n"] for one in counts}, sum(one["killed"] for one in counts)
         )
-        return experiment_from_row(row, dict(counts.fetchall()))
 
     def trials(
         self, experiment: int | None = None, states: frozenset[State] | None = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from workbench.trial import DesiredState, Kind, State
+from workbench.trial import KILLED, DesiredState, Kind, State
 
 if TYPE_CHECKING:
     from workbench.machine.cards import Card
@@ -50,6 +51,14 @@ class Experiment:
     created_utc: float
     counts: dict[str, int]
     """Tuned trials by state; the trial that scores the base is left out."""
+    killed: int
+    """How many of the stopped ones were killed, so that nothing of them was kept."""
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Tuned trials by the word that people see: `counts` with `killed` beside `stopped`."""
+        stopped = self.counts.get("stopped", 0) - self.killed
+        return {**self.counts, "stopped": stopped, KILLED: self.killed}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +115,18 @@ class AttemptRow:
         buckets = self.plan.get("buckets")
         known = buckets.values() if isinstance(buckets, dict) else ()
         return sum(size for size in known if isinstance(size, int)) or self.predicted_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Trials and experiments that a person removed: the store keeps their rows, lists do not show
+    them. Each id stands with its time of creation, because a new database counts from 1 again."""
+
+    trials: Mapping[int, float] = field(default_factory=dict)
+    experiments: Mapping[int, float] = field(default_factory=dict)
+
+
+NOTHING_HIDDEN = Hidden()
 
 
 class Waiting(Protocol):

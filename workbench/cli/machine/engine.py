@@ -110,6 +110,6 @@ def _words(engine: EngineStatus, service: Service) -> str:
 def _counts(service: Service) -> dict[str, int]:
     counts: dict[str, int] = {}
     for experiment in service.experiments():
-        for state, n in experiment.counts.items():
+        for state, n in experiment.outcomes.items():
             counts[state] = counts.get(state, 0) + n
     return counts

@@ -208,6 +208,6 @@ def follow_to_end(service: Service, experiment: int) -> int:
         )
         raise
     found = service.experiment(experiment)
-    counts = formatting.counts_line(found.counts)
+    counts = formatting.counts_line(found.outcomes)
     ring_bell(f"{safe_line(found.name)} has ended: {counts}", sys.stderr)
     return experiment

@@ -67,7 +67,7 @@ class _Named:
     def about(self) -> str:
         """State and progress, in words."""
         if self.trial is None:
-            counts = formatting.counts_line(self.experiment.counts)
+            counts = formatting.counts_line(self.experiment.outcomes)
             return f"experiment {safe_line(self.experiment.name)} ({counts or 'no trials yet'})"
         progress = formatting.steps(self.trial.step, self.trial.total_steps)
         return f"{formatting.trial_name(self.trial)} ({self.trial.state}, step {progress})"

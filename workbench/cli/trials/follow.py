@@ -86,13 +86,14 @@ class Narrator:
 
 def _arrival(trial: TrialRow) -> str:
     """Return the line for a trial's new state."""
-    about = [f"{formatting.trial_name(trial)}  {trial.state}"]
+    word = formatting.outcome_word(trial.state, trial.reason)
+    about = [f"{formatting.trial_name(trial)}  {word}"]
     if trial.state.live:
         on = f"on {safe_line(trial.card)}" if trial.card else ""
         about += [on, formatting.brief_settings(trial.settings)]
     elif trial.score is not None:
         about.append(f"score {formatting.score(trial.score)}")
-    elif trial.reason:
+    elif trial.reason != word:
         about.append(safe_line(trial.reason))
     if trial.state is State.FAILED and trial.hint:
         about.append(f"→ {safe_line(trial.hint)}")
@@ -108,16 +109,21 @@ def _progress(trial: TrialRow, now_utc: float) -> str:
     )
 
 
+def _status(trial: TrialRow, now_utc: float) -> str:
+    left = trial.seconds_left(now_utc)
+    return (
+        f"trial {trial.id} step {formatting.steps(trial.step, trial.total_steps)} "
+        f"loss {formatting.number(trial.loss)}"
+        + ("" if left is None else f" {formatting.time_left_phrase(left)}")
+    )
+
+
 def status_line(experiment: Experiment, trials: list[TrialRow], at_utc: float) -> str:
     """Return the counts of an experiment and its running trials in one line."""
-    counts = dict(Counter(str(t.state) for t in trials if t.kind == "tune"))
+    counts = Counter(formatting.outcome_word(t.state, t.reason) for t in trials if t.kind == "tune")
     parts = [formatting.counts_line(counts)]
-    parts += [
-        f"trial {t.id} step {formatting.steps(t.step, t.total_steps)} "
-        f"loss {formatting.number(t.loss)}"
-        for t in trials
-        if t.state is State.RUNNING and t.kind == "tune"
-    ][:MOST_LISTED]
+    running = [t for t in trials if t.state is State.RUNNING and t.kind == "tune"]
+    parts += [_status(trial, at_utc) for trial in running[:MOST_LISTED]]
     held = ["held by a person"] if experiment.held else []
     return f"{formatting.clock(at_utc)}  {safe_line(experiment.name)}: {'; '.join(parts + held)}"
 

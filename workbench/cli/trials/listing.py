@@ -82,6 +82,7 @@ def _experiment_data(
         "held": one.held,
         "ended_utc": one.ended_utc,
         "counts": one.counts,
+        "killed": one.killed,
         "created_utc": one.created_utc,
         "trials": mine,
     }
@@ -93,7 +94,7 @@ def _print_experiments(found: list[Experiment]) -> None:
             one.id,
             one.name,
             f"{one.state}, held" if one.held else one.state,
-            formatting.counts_line(one.counts) if one.state == "ready" else one.reason or "-",
+            formatting.counts_line(one.outcomes) if one.state == "ready" else one.reason or "-",
             formatting.date_time(one.created_utc),
         )
         for one in found

@@ -54,7 +54,7 @@ def watch_command(
     if as_data:
         json_line({"experiment": found.id, "name": found.name, **board_answer(board)})
         raise typer.Exit(1 if found.counts.get("failed") else 0)
-    text = f"{safe_line(found.name)} has ended: {formatting.counts_line(found.counts)}"
+    text = f"{safe_line(found.name)} has ended: {formatting.counts_line(found.outcomes)}"
     print_answer(text)
     print_answer(board.verdict)
     ring_bell(f"{text}; {board.verdict}", sys.stdout)

@@ -36,9 +36,10 @@ def pause_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswe
     experiment = context.store.experiment(args["experiment"])
     context.store.steer_experiment(experiment.id, held=1)
     count = _each_trial(context, experiment, pause_trial, lambda trial: trial.state.live)
+    name = safe_line(experiment.name)
+    frees = f"; {plural(count, 'trial')} will checkpoint and leave the card" if count else ""
     return accepted(
-        f"experiment {safe_line(experiment.name)} is held; {plural(count, 'trial')} checkpoint at "
-        f"the next step and free their cards. `workbench resume {experiment.name}` continues it",
+        f"experiment {name} is held{frees}. `workbench resume {name}` continues it",
         experiment=experiment.id,
     )
 
@@ -50,9 +51,9 @@ def resume_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnsw
     count = _each_trial(
         context, experiment, resume_trial, lambda trial: trial.desired_state != "run"
     )
+    resumed = f"; {plural(count, 'trial')} resumed" if count else ""
     return accepted(
-        f"experiment {safe_line(experiment.name)} continues as cards become free; "
-        f"{plural(count, 'trial')} resumed",
+        f"experiment {safe_line(experiment.name)} continues as cards become free{resumed}",
         experiment=experiment.id,
     )
 

@@ -13,7 +13,7 @@ from workbench.scheduler.tick_context import TickContext
 from workbench.store.queries.fair_share import queue_place
 from workbench.store.rows import AttemptRow, CardRow, RequestAnswer, TrialRow, card_of
 from workbench.text import safe_line
-from workbench.trial import DesiredState, Kind, State
+from workbench.trial import DesiredState, Kind, State, outcome_word
 
 
 def unended_trial(context: TickContext, args: dict[str, Any]) -> TrialRow:
@@ -25,7 +25,8 @@ def unended_trial(context: TickContext, args: dict[str, Any]) -> TrialRow:
         hint = "" if trial.score is None else hint
         if trial.score is not None and tuned:
             hint += f"; `workbench extend {trial.id}` trains on from it"
-        raise UsageError(f"trial {trial.id} is {trial.state} already", hint=hint)
+        word = outcome_word(trial.state, trial.reason)
+        raise UsageError(f"trial {trial.id} is {word} already", hint=hint)
     return trial
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from workbench.attempts.events import Outcome
 from workbench.store.reader import Reader
 from workbench.store.rows import Experiment
-from workbench.trial import State, up_is_better
+from workbench.trial import State, outcome_word, up_is_better
 
 CURVE = "eval_loss"
 """The metric that early stopping and the search compare while trials run: held-out loss."""
@@ -24,6 +24,8 @@ class Past:
     number: int
     settings: dict[str, Any]
     state: State
+    reason: str
+    """Why it ended, in words; empty for one that is done or unfinished."""
     outcome: str | None
     """The `events.Outcome` of its newest attempt; None while it has none."""
     score: float | None
@@ -42,7 +44,8 @@ def read_past(reader: Reader, experiment: int, objective: str) -> list[Past]:
     for a hundred trials.
     """
     rows = reader.db.execute(
-        """select t.number, t.settings, t.state, s.value as score, m.step, m.value as eval_loss,
+        """select t.number, t.settings, t.state, t.reason, s.value as score, m.step,
+                  m.value as eval_loss,
                   (select outcome from attempts where trial = t.id order by id desc limit 1)
                   as outcome
            from trials t
@@ -58,6 +61,7 @@ def read_past(reader: Reader, experiment: int, objective: str) -> list[Past]:
             number=row["number"],
             settings=json.loads(row["settings"]),
             state=State(row["state"]),
+            reason=row["reason"],
             outcome=row["outcome"],
             score=row["eval_loss"] if objective == CURVE else row["score"],
             step=row["step"],
@@ -110,7 +114,7 @@ def rung_losses(reader: Reader, experiment: int, rung: int) -> list[float | None
 def settings_by_merit(
     reader: Reader, experiment: Experiment
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Return the settings of trials that can be compared, best first, and the others by state.
+    """Return the settings of trials that can be compared, best first, and the others by outcome.
 
     Finished trials come first, by score; then trials that ended early, by how many steps they
     made, and among equals by their held-out loss there. Left out are unfinished trials, failed
@@ -126,5 +130,6 @@ def settings_by_merit(
             loss = math.inf if one.eval_loss is None else one.eval_loss
             ranked.append(((1, -(one.step or 0), loss), one.number, one.settings))
         else:
-            left_out[one.state] = left_out.get(one.state, 0) + 1
+            word = outcome_word(one.state, one.reason)
+            left_out[word] = left_out.get(word, 0) + 1
     return [settings for _, _, settings in sorted(ranked, key=lambda one: one[:2])], left_out
