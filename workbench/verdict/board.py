@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from workbench.verdict.comparisons import better_pairs, tied_for_first
-from workbench.verdict.intervals import score_intervals
+from workbench.verdict.intervals import score_intervals, wilson_interval
 from workbench.verdict.optimism import expected_optimism
 from workbench.verdict.paired import PairTable, compare_linearised, compare_pairs
 from workbench.verdict.rows import (
@@ -119,7 +119,7 @@ class _Scorer:
     def _in_unit(self, interval: Interval) -> Interval:
         """Return the interval in the score's unit, within what the score can be."""
         if self.score == "token_accuracy":
-            return replace(interval, high=min(interval.high, 1.0))
+            return _share_of_tokens(interval)
         if not self.exponential:
             return interval
         ends = (interval.value, interval.low, interval.high)
@@ -245,6 +245,18 @@ def _left_out(everybody: Sequence[RowResults], matrix: RowMatrix, source: str) -
         return ()
     rows = "1 row is" if lacking == 1 else f"{lacking} rows are"
     return (f"{rows} left out of the comparisons, because some result has no score there",)
+
+
+def _share_of_tokens(interval: Interval) -> Interval:
+    """Return the interval within 0 to 1; Wilson's where the share is equal in every row.
+
+    Resamples of equal rows are equal, so that their interval has no width. Each row then counts as
+    one answer, because tokens of one row are not independent.
+    """
+    if math.isclose(interval.low, interval.high, abs_tol=1e-12):
+        low, high = wilson_interval(interval.value * interval.rows, interval.rows)
+        return replace(interval, low=low, high=high)
+    return replace(interval, high=min(interval.high, 1.0))
 
 
 def _alone(trial: int, interval: Interval) -> TrialVerdict:

@@ -29,26 +29,31 @@ def describe_verdict(
     if verdict.leader is None:
         return "no verdict yet: no trial has a score"
     leader = verdict.trials[verdict.leader]
-    others = len(verdict.trials) - 1
+    compared = sum(one.vs_leader is not None for one in verdict.trials.values())
+    uncompared = len(verdict.trials) - 1 - compared
     tied = [
         trial
         for trial, one in sorted(verdict.trials.items())
         if one.tied_for_first and trial != verdict.leader
     ]
     score = f"{score_name(verdict.score)} {interval_words(leader.score, verdict.score)}"
-    if not others:
+    if not compared and not uncompared:
         parts = [f"trial {leader.trial} is the only one with a score: {score}"]
-    elif len(tied) == others:
-        parts = [f"no trial stands out: {_everybody(others + 1)} tied for first"]
+    elif not compared:
+        parts = [f"trial {leader.trial} has the best {score}", "no other trial has the same rows"]
+    elif len(tied) == compared:
+        parts = [f"no trial stands out: {_everybody(compared + 1)} tied for first"]
         parts.append(f"trial {leader.trial} has the best {score}")
     else:
         parts = [f"trial {leader.trial} is best: {score}"]
-        parts.append(_better_words(len(leader.better_than), others))
+        parts.append(_better_words(len(leader.better_than), compared))
         if tied:
             parts.append(f"tied with {_trials(tied)}")
+    if compared and uncompared:
+        parts.append(f"{uncompared} not compared")
     parts.append(_base_words(verdict))
     parts.append(edge_words(settings.get(leader.trial, {}), space or {}))
-    if rows_only and verdict.seeds == 1 and others:
+    if rows_only and verdict.seeds == 1 and compared:
         parts.append("row noise only: one seed each")
     return "; ".join(part for part in parts if part)
 
