@@ -268,3 +268,15 @@ def test_without_a_network_the_cached_commit_is_used(
     (snapshot / "config.json").write_text('{"model_type": "llama"}')
     (snapshot / "model.safetensors").write_bytes(b"")
     assert asked_offline(tmp_path, *revision)[0] == f"someone/tiny {COMMIT} llama"
+
+
+def test_without_a_network_a_part_of_a_download_is_refused(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--someone--tiny" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text('{"model_type": "llama"}')
+    (snapshot / "model-00001-of-00002.safetensors").write_bytes(b"")
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    said, _ = asked_offline(tmp_path, COMMIT)
+    assert said.startswith("the download of someone/tiny ")
+    assert "submit again: the download continues" in said

@@ -35,7 +35,12 @@ from workbench.recipe.schema import Recipe
 from workbench.text import safe_text
 from workbench.text.redact import log_without_secrets
 from workbench.training.dataset.files.hub_rows import cause_text, root_cause
-from workbench.training.model.source import ModelSource, fetch_weights, resolve_model
+from workbench.training.model.source import (
+    ModelSource,
+    fetch_weights,
+    has_weights,
+    resolve_model,
+)
 
 if TYPE_CHECKING:
     from workbench.training.dataset.first_pass import Progress
@@ -87,7 +92,6 @@ def _prepare(
         check_model,
         counted_source,
         empty_model,
-        has_weights,
         inspect_model,
     )
     from workbench.training.model.tokenizer import load_tokenizer

@@ -7,13 +7,11 @@ costs seconds of imports and some milliseconds, whatever the model's size.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.footprint.model.weight_counts import with_counts
 from workbench.recipe.schema import Recipe
-from workbench.training.model.source import ModelSource
-from workbench.training.model.weights import named_files
+from workbench.training.model.source import ModelSource, has_weights
 
 if TYPE_CHECKING:  # seconds: torch
     from torch import nn
@@ -89,20 +87,3 @@ def _attention_of(source: ModelSource, wanted: str) -> str:
     text = source.config.get("text_config") or source.config
     capped = isinstance(text, dict) and bool(text.get("attn_logit_softcapping"))
     return "eager" if capped or wanted in ("eager", "flash_attention_2") else "sdpa"
-
-
-def has_weights(source: ModelSource) -> bool:
-    """Return True when the weights can be checked: in a folder, or whole in the hub's cache.
-
-    A folder counts even where files are missing in it: nothing would bring them.
-    """
-    if source.revision is None:
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(source.path, "config.json", revision=source.revision)
-    if not isinstance(config, str):
-        return False
-    snapshot = Path(config).parent
-    names = named_files(snapshot)
-    return bool(names) and all((snapshot / name).is_file() for name in names)

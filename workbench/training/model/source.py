@@ -21,6 +21,7 @@ from workbench.footprint.model.weight_counts import without_counts
 from workbench.recipe.names import local_path
 from workbench.recipe.schema import Model
 from workbench.text import safe_line
+from workbench.training.model.weights import named_files
 from workbench.user_config import may_run_its_code
 
 TIMEOUT_S = 8.0
@@ -93,13 +94,16 @@ def _check_quantization(source: ModelSource, wanted: str) -> None:
 def fetch_weights(source: ModelSource) -> None:
     """Download a hub model's files, so that no card waits for them; do nothing for a folder.
 
-    A broken download resumes, and files that are here cost one question to the hub. Raises
-    ModelError when the download fails.
+    A broken download resumes, and files that are here cost one question to the hub. A commit never
+    changes, so that a hub that cannot be asked does no harm where the weights are here already.
+    Raises ModelError when the download fails, or leaves a file of weights out.
     """
     if source.revision is None:
         return
     from huggingface_hub import snapshot_download
 
+    shown = safe_line(source.path, 200)
+    hint = "check network and disk space, and submit again: the download continues where it stopped"
     try:
         snapshot_download(
             source.path,
@@ -109,11 +113,30 @@ def fetch_weights(source: ModelSource) -> None:
             etag_timeout=TIMEOUT_S,
         )
     except Exception as refused:  # the hub's errors, OSError, and those of whichever httpx it uses
-        raise ModelError(
-            f"the download of {safe_line(source.path, 200)} failed: {safe_line(refused, 160)}",
-            hint="check network and disk space, and submit again: the download continues where it "
-            "stopped",
-        ) from refused
+        if has_weights(source) and not _was_refused(refused):
+            return
+        what = f"the download of {shown} failed: {safe_line(refused, 160)}"
+        raise ModelError(what, hint=hint) from refused
+    # Without a network some versions of huggingface_hub return a part of a download without a word.
+    if not has_weights(source):
+        raise ModelError(f"the download of {shown} is not whole: weights are missing", hint=hint)
+
+
+def has_weights(source: ModelSource) -> bool:
+    """Return True when the weights can be checked: in a folder, or whole in the hub's cache.
+
+    A folder counts even where files are missing in it: nothing would bring them.
+    """
+    if source.revision is None:
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(source.path, "config.json", revision=source.revision)
+    if not isinstance(config, str):
+        return False
+    snapshot = Path(config).parent
+    names = named_files(snapshot)
+    return bool(names) and all((snapshot / name).is_file() for name in names)
 
 
 def _from_folder(folder: Path) -> ModelSource:
