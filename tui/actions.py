@@ -20,6 +20,8 @@ _UNDO = {
     "pause": "r undoes it",
     "resume": "p undoes it",
 }
+ACT_VERBS = ("stop", "kill", "pause", "resume")
+"""Requests that act on a trial without further input."""
 _PAUSABLE = (State.QUEUED, State.STARTING, State.RUNNING)
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from textual import on, work
 from textual.app import App, SuspendNotSupported, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.screen import Screen
 
 from tui import messages as facts
@@ -30,6 +30,8 @@ from tui.actions import (
     send_act,
 )
 from tui.external_editor import edit_settings
+from tui.keys.keymap import place_bindings, read_keymap
+from tui.keys.table import APP
 from tui.palette import palette_commands
 from tui.poller import Poller
 from tui.screens.asking import help_panel, quarantine_panel, stop_panel
@@ -70,16 +72,7 @@ class WorkbenchApp(App[int]):
 
     TITLE = "workbench"
     CSS_PATH = "workbench.tcss"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(str(digit), f"app.view('{view.HERE}')", view.HERE)
-            for digit, view in enumerate(VIEWS, start=1)
-        ),
-        Binding("E", "app.start_engine", "Start the engine"),
-        Binding("question_mark", "app.keys", "The keys", key_display="?"),
-        Binding("colon,ctrl+p", "app.command_palette", "The palette", key_display=":"),
-        Binding("q,ctrl+q", "app.leave", "Leave; training goes on", priority=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*place_bindings(APP)]
 
     def __init__(
         self,
@@ -90,7 +83,9 @@ class WorkbenchApp(App[int]):
         period_s: float | None = None,
     ) -> None:
         super().__init__(driver_class=TerminalDriver)
-        self.view_state = ViewState(now)
+        keymap, self._key_mistake = read_keymap()
+        self.set_keymap(keymap.changes())
+        self.view_state = ViewState(now, keymap)
         self._home = service.home
         remote = "SSH_CONNECTION" in os.environ
         period = period_s or (REMOTE_S if remote else LOCAL_S)
@@ -117,6 +112,8 @@ class WorkbenchApp(App[int]):
         # Opening the screen revives an engine that crashed, as every command does.
         self.poller.ask(request_engine_start(asked=False))
         self.set_interval(1.0, self._tick)
+        if (mistake := self._key_mistake) is not None:
+            self._say(f"your keys do not apply: {mistake.what}. {mistake.hint}", bad=True)
 
     def on_unmount(self) -> None:
         self.poller.stop()
@@ -165,7 +162,7 @@ class WorkbenchApp(App[int]):
         known, self._ended = self._ended, frozenset(ended)
         for id in sorted(frozenset(ended) - known) if known is not None else ():
             one = ended[id]
-            counts = counts_line(one.counts) if one.state == "ready" else one.state
+            counts = counts_line(one.outcomes) if one.state == "ready" else one.state
             text = f"{one.name} has ended: {counts}"
             self._say(text)
             # Past Textual, because it has no desktop notification; `desktop_notice` is escape-safe.
@@ -204,12 +201,18 @@ class WorkbenchApp(App[int]):
             self.switch_mode(Dashboard.HERE)
 
     def action_keys(self) -> None:
-        self.push_screen(help_panel())
+        views = self._views()
+        if views:
+            self.push_screen(help_panel(views[0], self.view_state.keymap))
 
     def action_leave(self) -> None:
         self.exit(0)
 
     # --- actions ---
+
+    @on(facts.ActionRefused)
+    def _action_refused(self, fact: facts.ActionRefused) -> None:
+        self._say(fact.why, bad=True)
 
     @on(facts.ActAsked)
     def _act_asked(self, fact: facts.ActAsked) -> None:
@@ -339,15 +342,9 @@ class WorkbenchApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Yield the palette's commands: every action that has a key, for the chosen trial."""
-        for view in VIEWS:
-            yield SystemCommand(view.HERE, "Go there", lambda n=view.HERE: self.action_view(n))
         yield from palette_commands(self.view_state, screen)
-        yield SystemCommand("Start the engine", "After it was stopped", self.action_start_engine)
-        yield SystemCommand("Light or dark", "Switch the colours", self._other_theme)
-        yield SystemCommand("Keys", "List every key", self.action_keys)
-        yield SystemCommand("Leave", "Training goes on", self.action_leave)
 
-    def _other_theme(self) -> None:
+    def action_other_theme(self) -> None:
         light = self.theme == theme.LIGHT.name
         self.theme = theme.DARK.name if light else theme.LIGHT.name
 

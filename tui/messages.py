@@ -186,6 +186,14 @@ class SendAsked(Message):
         self.verb, self.undo, self.args = verb, undo, args
 
 
+class ActionRefused(Message):
+    """The user asked for something that is impossible now; `why` says for what reason."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
+
+
 class ActAsked(Message):
     """The user asked to stop, kill, pause or resume a trial."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tui.chart import Curve
+from tui.keys.keymap import Keymap
 from tui.messages import Picture
 from tui.paint import SERIES
 from workbench import formatting
@@ -14,8 +15,9 @@ from workbench.service import Snapshot, TrialRow
 class ViewState:
     """The app's one shared state; its handlers change it, screens only read it."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], keymap: Keymap | None = None) -> None:
         self.now = now
+        self.keymap = keymap or Keymap()
         self.picture: Picture | None = None
         self.read_error = ""
         self._slots: dict[int, int] = {}

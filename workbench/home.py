@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_data_path
+from platformdirs import user_config_path, user_data_path
 
 from workbench.errors import EngineError
 from workbench.machine.locks import shared_folder
@@ -179,6 +179,11 @@ def read_runtime(home: Home) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return runtime if isinstance(runtime, dict) else {}
+
+
+def config_file() -> Path:
+    """Return the path of the user's configuration, whether or not the file exists."""
+    return user_config_path("workbench") / "config.toml"
 
 
 def find_home() -> Home:

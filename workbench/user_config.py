@@ -15,10 +15,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from platformdirs import user_config_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from workbench.errors import UsageError, WorkbenchError
+from workbench.home import config_file
 from workbench.machine.cards import parse_bytes
 from workbench.text import safe_line
 
@@ -38,7 +38,25 @@ def _size(value: object) -> int:
         raise ValueError(f"{unread.what}; {unread.hint}") from unread
 
 
+def _flat_keys(value: object) -> object:
+    """Return the [keys] section as one list of keys for each action, by the action's id.
+
+    TOML reads `trial.stop = "s"` as a table within a table.
+    """
+    if not isinstance(value, dict):
+        return value
+    flat: dict[str, object] = {}
+    for name, given in value.items():
+        if isinstance(given, dict):
+            below = _flat_keys(given)
+            flat |= {f"{name}.{rest}": keys for rest, keys in below.items()}  # type: ignore[attr-defined]
+        else:
+            flat[name] = [given] if isinstance(given, str) else given
+    return flat
+
+
 Size = Annotated[int, BeforeValidator(_size)]
+Keys = Annotated[list[Annotated[str, Field(min_length=1, max_length=40)]], Field(max_length=8)]
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Celsius = Annotated[float, Field(ge=30, le=120, allow_inf_nan=False)]
 
@@ -117,15 +135,13 @@ class UserConfig(ConfigSection):
     guards: Guards = Guards()
     notify: Notify = Notify()
     models: Models = Models()
+    keys: Annotated[dict[str, Keys], BeforeValidator(_flat_keys)] = {}
+    """Keys of the screen's actions, by the action's id; docs/keys.md lists both. The screen checks
+    ids and keys itself."""
 
 
 class ConfigError(UsageError):
     """One or more mistakes of the configuration, with one line for each, as `file:line: …`."""
-
-
-def config_file() -> Path:
-    """Return the path of the user's configuration, whether or not the file exists."""
-    return user_config_path("workbench") / "config.toml"
 
 
 def read_user_config(path: Path | None = None) -> UserConfig:
@@ -256,7 +272,13 @@ def _mistake(error: Any, text: str) -> tuple[int, str]:
 
 def _meant(keys: list[str]) -> str:
     fields = UserConfig.model_fields
-    known = [f"{one}.{key}" for one in fields for key in fields[one].default.__class__.model_fields]
+    sections = {one: field.default for one, field in fields.items()}
+    known = [
+        f"{one}.{key}"
+        for one, section in sections.items()
+        if isinstance(section, ConfigSection)
+        for key in type(section).model_fields
+    ]
     wrong = ".".join(keys)
     near = difflib.get_close_matches(wrong[:80], [*known, *fields], n=1, cutoff=0.6)
     if not near:

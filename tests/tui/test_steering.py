@@ -237,7 +237,7 @@ async def test_without_an_engine_the_screen_says_that_the_request_waits(home: Ho
 
 async def test_the_palette_limits_parallel_trials(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await pilot.press("colon", *"Limit")
+        await pilot.press("colon", *"Limit its")
         await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, InputPanel))
@@ -351,7 +351,7 @@ def test_each_setting_is_a_line_with_its_importance() -> None:
 async def test_the_palette_holds_an_experiment_without_queued_trials(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await view(app, pilot, "2", "trials", DONE)
-        await pilot.press("colon", *"Hold exp")
+        await pilot.press("colon", *"or release its")
         await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
         await pilot.press("enter")
         await until(pilot, lambda: sent(running))

@@ -1,11 +1,13 @@
-"""The panels with fixed text: before stopping or killing a trial, quarantine, and the keys."""
+"""The panels before stopping or killing a trial and ending a quarantine, and the keys."""
 
 from __future__ import annotations
 
 from tui import present
+from tui.keys.keymap import Keymap, key_text
 from tui.messages import StopLookedUp
 from tui.paint import Line, join_lines, plain_part
 from tui.screens.panel import Confirm, Panel, TypeId
+from tui.screens.view import View
 from workbench import formatting
 from workbench.service import CardRow
 from workbench.trial import State
@@ -72,30 +74,23 @@ def quarantine_panel(card: CardRow) -> Confirm:
 
 
 _GAP = ("   ", "")
-KEYS = (
-    ("1 … 6", "Dashboard, Trials, Queue, Board, Cards, Events"),
-    ("↑ ↓ j k", "move; page up and down, home, end"),
-    ("enter esc", "drill in: a trial, an event's text; step out"),
-    ("/", "filter the list by words; esc clears it"),
-    ("space", "mark a trial: curves of marked trials are drawn together"),
-    ("s  K", "stop a trial and keep its adapter; kill it and keep nothing"),
-    ("p  r", "pause a trial and free its card; resume it"),
-    ("c  x  a", "clone a trial with changes; extend an ended one; add one"),
-    ("v", "move a trial to another card"),
-    ("m", "in a trial: chart the next metric"),
-    ("f u d b", "in Queue: to the front, up, down, to the back"),
-    ("+ - h H", "in Queue: priority; hold its experiment, hold everything"),
-    ("[ ]  i  f", "on the Board: other experiment; importance; finals"),
-    ("d  D", "in Cards: drain, undrain or end a quarantine; drain now"),
-    ("o", "in Events: open the event's trial"),
-    (": ctrl+p", "the palette: every command by name"),
-    ("E  q", "start the engine; leave, training goes on"),
-)
+_KEYS_WIDE = 14
+"""Cells of the column of keys."""
 
 
-def help_panel() -> Panel:
-    """Return the list of keys and of the glyphs of states; 21 lines, so that 80 × 24 shows all."""
-    lines: list[Line] = [((f"{key:<10}", "accent"), (meaning, "")) for key, meaning in KEYS]
+def help_panel(view: View, keymap: Keymap) -> Panel:
+    """Return the keys that work in `view`, each with the reason where it is disabled now.
+
+    Below them stand the glyphs of states.
+    """
+    lines: list[Line] = []
+    for row in keymap.rows_for(view.place):
+        if keys := keymap.keys_of(row.id):
+            shown = " ".join(map(key_text, keys))
+            why_not = view.refusal(row.id)
+            reason: Line = ((f"  ({why_not})", "dim"),) if why_not else ()
+            tone = "dim" if why_not else ""
+            lines.append(((f"{shown:<{_KEYS_WIDE}}", "accent"), (row.text, tone), *reason))
     states: list[Line] = [present.named_state(word) for word in State]
-    lines += [join_lines(states[:4], _GAP), join_lines(states[4:], _GAP)]
-    return Panel("Keys", lines, tight=True, indent=10)
+    lines += [(), join_lines(states[:4], _GAP), join_lines(states[4:], _GAP)]
+    return Panel(f"Keys of {view.place}", lines, tight=True, indent=_KEYS_WIDE)

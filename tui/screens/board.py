@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from textual import on
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widget import Widget
 
+from tui.keys.keymap import place_bindings
 from tui.messages import ChatAsked, ComparisonAsked, DataNeeds, ImportanceAsked, TrialOpened
 from tui.paint import Line, plain_part
 from tui.screens.view import View
@@ -25,25 +26,7 @@ class Board(View):
     """The ranked table of one experiment at a time."""
 
     HERE = "Board"
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("[ ]", "other experiment"),
-        ("enter", "open"),
-        ("space", "mark"),
-        ("t", "chat"),
-        ("i", "importance"),
-        ("c", "clone"),
-        ("x", "extend"),
-        ("s", "stop"),
-    )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left_square_bracket", "turn(-1)", "The previous experiment", key_display="["),
-        Binding("right_square_bracket,tab", "turn(1)", "The next experiment", key_display="]"),
-        Binding("t", "chat", "Chat with the marked adapters, or this one, and the base"),
-        Binding("i", "importance", "Importance of the sweep's settings"),
-        Binding("e", "input('evaluate')", "Score the trial on other rows"),
-        Binding("f", "input('finals')", "Train the best settings again with other seeds"),
-        Binding("shift+tab", "turn(-1)", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*place_bindings("Board")]
 
     experiment: int | None = None
     """The experiment the user turned to; None shows the newest one with trials."""

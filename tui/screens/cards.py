@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from textual import on
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widget import Widget
 
+from tui.keys.keymap import place_bindings
 from tui.messages import QuarantineAsked, SendAsked, TrialOpened
 from tui.screens.view import View
 from tui.tables import cards
@@ -21,17 +22,7 @@ class Cards(View):
     """A list of cards above the facts of one card; trials are acted on through their card."""
 
     HERE = "Cards"
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("enter", "open its trial"),
-        ("d", "drain, undrain"),
-        ("D", "drain now"),
-        ("v", "move its trial"),
-        ("s", "stop it"),
-    )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("d", "drain(False)", "Drain the card, undrain it, or end its quarantine"),
-        Binding("D", "drain(True)", "Drain the card now: its trial continues on another"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*place_bindings("Cards")]
 
     def body(self) -> Iterable[Widget]:
         yield RowList(id="cards", empty="no cards found yet; the engine lists them once it runs")

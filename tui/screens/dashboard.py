@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 from textual import on
 from textual.containers import Horizontal
@@ -11,7 +10,7 @@ from textual.widget import Widget
 
 from tui.messages import DataNeeds, TrialOpened
 from tui.paint import wrap_line
-from tui.screens.view import ACTS, View
+from tui.screens.view import View
 from tui.screens.welcome import WELCOME
 from tui.tables import cards, events, trials
 from tui.widgets.curves import Curves
@@ -30,12 +29,6 @@ class Dashboard(View):
     """The view that answers what runs now, where, and how well."""
 
     HERE = "Dashboard"
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("enter", "open"),
-        ("space", "mark"),
-        ("/", "filter"),
-        *ACTS,
-    )
     FILTERS = True
 
     def body(self) -> Iterable[Widget]:

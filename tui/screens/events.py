@@ -10,6 +10,7 @@ from textual.binding import BindingType
 from textual.widget import Widget
 
 from tui import present
+from tui.keys.keymap import place_bindings
 from tui.messages import ALL_EVENTS, DataNeeds, TrialOpened
 from tui.paint import Line, plain_part
 from tui.screens.panel import Panel
@@ -27,14 +28,8 @@ class Events(View):
     """A list that follows its end until the user moves the cursor away from it."""
 
     HERE = "Events"
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("enter", "whole text"),
-        ("o", "open its trial"),
-        ("/", "filter"),
-        ("end", "newest"),
-    )
     FILTERS = True
-    BINDINGS: ClassVar[list[BindingType]] = [("o", "trial", "Open the event's trial")]
+    BINDINGS: ClassVar[list[BindingType]] = [*place_bindings("Events")]
 
     def body(self) -> Iterable[Widget]:
         yield RowList(id="events", follow=True, empty="nothing has happened yet")

@@ -24,6 +24,8 @@ class Panel(ModalScreen[None]):
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
         ("escape,enter,q,question_mark", "dismiss", "Close"),
+        ("j", "scroll(1)", "Down"),
+        ("k", "scroll(-1)", "Up"),
     ]
 
     def __init__(
@@ -47,6 +49,9 @@ class Panel(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="panel"):
             yield LineBox(wrapped=True, indent=self._indent)
+
+    def action_scroll(self, by: int) -> None:
+        self.query_one(".panel").scroll_relative(y=by, animate=False)
 
     def on_mount(self) -> None:
         set_title(self.query_one(".panel"), f" {self._title} ")

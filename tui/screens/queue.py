@@ -6,16 +6,17 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from textual import on
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widget import Widget
 
+from tui.keys.keymap import place_bindings
 from tui.messages import DataNeeds, SendAsked, TrialOpened
-from tui.screens.view import ACTS, View
+from tui.screens.view import View
 from tui.tables import trials
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench import formatting
-from workbench.service import Experiment, Snapshot
+from workbench.service import Snapshot
 
 _REFUSED = 3
 """Refused experiments shown at most, the newest ones."""
@@ -25,24 +26,8 @@ class Queue(View):
     """The queue, with keys that reorder it, set priorities, and hold experiments."""
 
     HERE = "Queue"
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("enter", "open"),
-        ("f u d b", "reorder"),
-        ("+ -", "priority"),
-        ("h H", "hold"),
-        *ACTS,
-    )
     FILTERS = True
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f", "order('front')", "Move the trial to the front of the queue"),
-        Binding("u", "order('up')", "Move the trial up in the queue"),
-        Binding("d", "order('down')", "Move the trial down in the queue"),
-        Binding("b", "order('back')", "Move the trial to the back of its experiment"),
-        Binding("plus", "priority(1)", "Raise its experiment's priority", key_display="+"),
-        Binding("minus", "priority(-1)", "Lower its experiment's priority", key_display="-"),
-        Binding("h", "hold", "Hold or release its experiment"),
-        Binding("H", "hold_all", "Hold or release the whole queue"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*place_bindings("Queue")]
 
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="experiments", wrapped=True, indent=2)
@@ -57,12 +42,6 @@ class Queue(View):
     def needs(self) -> DataNeeds:
         return DataNeeds(queue=True)
 
-    def _experiment(self) -> Experiment | None:
-        """Return the experiment of the trial under the cursor."""
-        row, snapshot = self.view_state.trial(self.chosen), self.view_state.snapshot
-        known = snapshot.experiments if snapshot and row else []
-        return next((one for one in known if row and one.id == row.experiment), None)
-
     def action_order(self, to: str) -> None:
         if self.chosen is None:
             self.app.bell()
@@ -70,27 +49,6 @@ class Queue(View):
             self.pin()
             undo = {"up": "d undoes it", "down": "u undoes it"}.get(to, "")
             self.post_message(SendAsked("order", undo, trial=self.chosen, to=to))
-
-    def action_priority(self, by: int) -> None:
-        if (found := self._experiment()) is None:
-            self.app.bell()
-            return
-        self.pin()
-        undo = f"{'-' if by > 0 else '+'} undoes it"
-        priority = found.priority + by
-        self.post_message(SendAsked("priority", undo, experiment=found.id, priority=priority))
-
-    def action_hold(self) -> None:
-        if (found := self._experiment()) is None:
-            self.app.bell()
-            return
-        self.pin()
-        verb = "release" if found.held else "hold"
-        self.post_message(SendAsked(verb, "h undoes it", experiment=found.id))
-
-    def action_hold_all(self) -> None:
-        held = self.view_state.snapshot is not None and self.view_state.snapshot.held
-        self.post_message(SendAsked("release" if held else "hold", "H undoes it"))
 
     def paint_body(self, snapshot: Snapshot) -> None:
         self._paint_experiments(snapshot)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Container, VerticalScroll
 from textual.widget import Widget
 
 from tui.chart import Curve
+from tui.keys.keymap import place_bindings
+from tui.keys.table import TRIAL
 from tui.messages import DataNeeds, Picture
-from tui.screens.view import ACTS, View
+from tui.screens.view import View
 from tui.tables import detail as sections
 from tui.tables import events
 from tui.view_state import ViewState
@@ -31,21 +33,8 @@ class Trial(View):
     """The view that opens on a trial from any list; escape goes back to the list."""
 
     HERE = "Trials"
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("esc", "back"),
-        ("m", "other metric"),
-        ("↑↓", "scroll"),
-        *ACTS,
-        ("r", "resume"),
-        ("c", "clone"),
-        ("x", "extend"),
-        ("v", "move"),
-        ("K", "kill"),
-    )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("m", "metric(1)", "Chart the next metric"),
-        Binding("M", "metric(-1)", "Chart the metric before", show=False),
-    ]
+    PLACE = TRIAL
+    BINDINGS: ClassVar[list[BindingType]] = [*place_bindings(TRIAL)]
 
     def __init__(self, view_state: ViewState, trial: int) -> None:
         super().__init__(view_state)
@@ -137,6 +126,17 @@ class Trial(View):
         rows = self.query_one("#metrics", RowList)
         rows.styles.height = len(self.names) + 2
         rows.show(sections.METRICS, sections.metric_rows(self.names, series, self.metric))
+
+    def action_scroll_page(self, to: str) -> None:
+        """Scroll the page a line `down` or `up`, or to its `home` or `end`."""
+        scroll = self.query_one("#scroll", VerticalScroll)
+        moves = {
+            "down": scroll.scroll_down,
+            "up": scroll.scroll_up,
+            "home": scroll.scroll_home,
+            "end": scroll.scroll_end,
+        }
+        moves[to](animate=False)
 
     def action_metric(self, by: int) -> None:
         at = self.names.index(self.metric) if self.metric in self.names else 0

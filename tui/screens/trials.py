@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 from textual import on
 from textual.widget import Widget
 
 from tui.messages import TrialOpened
-from tui.screens.view import ACTS, View
+from tui.screens.view import View
 from tui.tables import trials
 from tui.widgets.rowlist import RowList
 from workbench.service import Snapshot
@@ -19,17 +18,6 @@ class Trials(View):
     """The whole list of trials with all its columns, as far as the terminal is wide."""
 
     HERE = "Trials"
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("enter", "open"),
-        ("space", "mark for the chart"),
-        ("/", "filter"),
-        *ACTS,
-        ("r", "resume"),
-        ("c", "clone"),
-        ("x", "extend"),
-        ("v", "move"),
-        ("K", "kill"),
-    )
     FILTERS = True
 
     def body(self) -> Iterable[Widget]:

@@ -10,23 +10,36 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Container
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from tui.messages import ActAsked, DataNeeds, InputAsked, NeedsChanged
+from tui.actions import ACT_VERBS, act_refusal
+from tui.keys.keymap import place_bindings
+from tui.keys.table import ROWS, TABLE, VIEW
+from tui.messages import ActAsked, ActionRefused, DataNeeds, InputAsked, NeedsChanged, SendAsked
+from tui.steering import typed_refusal
 from tui.view_state import ViewState
 from tui.widgets import strips
 from tui.widgets.frame import OneLine, banner_lines, key_line, top_line
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
-from workbench.service import Snapshot
+from workbench.service import Experiment, Snapshot
 
-ACTS = (("s", "stop"), ("p", "pause"))
-ALWAYS = (("?", "keys"), ("q", "leave"))
+_VERBS = {
+    f"trial.{verb}": verb
+    for verb in ("stop", "kill", "pause", "resume", "clone", "extend", "add", "move", "evaluate")
+} | {"board.evaluate": "evaluate"}
+"""Rows of the key table that act on the chosen or marked trials, with their verbs."""
+_NEED_TRIAL = {
+    "trial.finals",
+    "board.finals",
+    *(row.id for row in TABLE if row.id.startswith(("experiment.", "queue."))),
+} - {"queue.hold-all"}
+"""Further rows that need a trial under the cursor."""
 
 
 class BackAsked(Message):
@@ -41,24 +54,14 @@ class View(Screen[None]):
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     HERE: ClassVar[str] = ""
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = ()
+    PLACE: ClassVar[str] = ""
+    """Its place in the table of keys, where that differs from HERE."""
     FILTERS: ClassVar[bool] = False
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-middle"), (140, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [  # noqa: RUF012
         *((0, "-tiny"), (20, "-short"), (28, "-mid"), (34, "-tall"), (46, "-high"))
     ]
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "act('stop')", "Stop the trial, keeping its last checkpoint"),
-        Binding("K", "act('kill')", "Kill the trial, keeping nothing"),
-        Binding("p", "act('pause')", "Pause the trial and free its card"),
-        Binding("r", "act('resume')", "Resume a paused trial"),
-        Binding("c", "input('clone')", "Clone the trial with other settings"),
-        Binding("x", "input('extend')", "Train on from an ended trial's adapter"),
-        Binding("a", "input('add')", "Add a trial to its experiment"),
-        Binding("v", "input('move')", "Move the trial to another card"),
-        Binding("slash", "filter", "Filter the list", key_display="/"),
-        Binding("escape", "back", "Step out one layer"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*place_bindings(VIEW)]
 
     def __init__(self, view_state: ViewState) -> None:
         super().__init__()
@@ -119,7 +122,8 @@ class View(Screen[None]):
         snapshot = self.view_state.snapshot
         cells = self.size.width
         self.query_one("#top", OneLine).paint(top_line(self.HERE, snapshot, cells))
-        self.query_one("#keys", OneLine).paint(key_line((*self.KEYS, *ALWAYS), cells))
+        footer = [(keys, word) for keys, word, _ in self.view_state.keymap.footer(self.place)]
+        self.query_one("#keys", OneLine).paint(key_line(footer, cells))
         self._paint_banner()
         if snapshot is not None:
             self.paint_body(snapshot)
@@ -145,6 +149,35 @@ class View(Screen[None]):
 
     # --- keys ---
 
+    @property
+    def place(self) -> str:
+        """The view's place in the table of keys."""
+        return self.PLACE or self.HERE
+
+    async def action_press(self, id: str) -> None:
+        """Perform the row `id` of the key table, or say why that is impossible now."""
+        if why_not := self.refusal(id):
+            self.post_message(ActionRefused(why_not))
+        else:
+            await self.app.run_action(ROWS[id].action, self)
+
+    def refusal(self, id: str) -> str:
+        """Return why a row of the key table is impossible now; empty where it is possible."""
+        if id == "filter":
+            return "" if self.FILTERS else f"{self.HERE} has no list to filter"
+        if verb := _VERBS.get(id):
+            return self._act_refusal(verb)
+        if id in _NEED_TRIAL and self.chosen is None:
+            return "no trial is under the cursor"
+        return ""
+
+    def _act_refusal(self, verb: str) -> str:
+        row = self.view_state.trial(self.chosen)
+        if row is None:
+            return "no trial is under the cursor"
+        why_not = act_refusal(verb, row) if verb in ACT_VERBS else typed_refusal(verb, row)
+        return f"trial {row.id}: {why_not}" if why_not else ""
+
     def pin(self) -> None:
         """Keep the row under the cursor, since the next key is meant for the same trial."""
         for rows in self.query(RowList):
@@ -163,6 +196,33 @@ class View(Screen[None]):
         else:
             self.pin()
             self.post_message(InputAsked(verb, self.chosen))
+
+    def chosen_experiment(self) -> Experiment | None:
+        """Return the experiment of the chosen trial."""
+        row, snapshot = self.view_state.trial(self.chosen), self.view_state.snapshot
+        known = snapshot.experiments if snapshot and row else []
+        return next((one for one in known if row and one.id == row.experiment), None)
+
+    def action_priority(self, by: int) -> None:
+        if (found := self.chosen_experiment()) is None:
+            self.app.bell()
+            return
+        self.pin()
+        undo = f"{'-' if by > 0 else '+'} undoes it"
+        priority = found.priority + by
+        self.post_message(SendAsked("priority", undo, experiment=found.id, priority=priority))
+
+    def action_hold(self) -> None:
+        if (found := self.chosen_experiment()) is None:
+            self.app.bell()
+            return
+        self.pin()
+        verb = "release" if found.held else "hold"
+        self.post_message(SendAsked(verb, "h undoes it", experiment=found.id))
+
+    def action_hold_all(self) -> None:
+        held = self.view_state.snapshot is not None and self.view_state.snapshot.held
+        self.post_message(SendAsked("release" if held else "hold", "H undoes it"))
 
     def action_filter(self) -> None:
         if self.FILTERS:

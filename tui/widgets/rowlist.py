@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from tui.keys.keymap import place_bindings
+from tui.keys.table import LIST
 from tui.paint import Fluid, Line, Span, fit_line
 from tui.widgets import strips
 
@@ -89,16 +91,7 @@ class RowList(ScrollView, can_focus=True):
     It posts a message when the cursor reaches another row, and when a row is opened or marked.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down,j", "move(1)", show=False),
-        Binding("up,k", "move(-1)", show=False),
-        Binding("pagedown", "page(1)", show=False),
-        Binding("pageup", "page(-1)", show=False),
-        Binding("home,g", "to(0)", show=False),
-        Binding("end,G", "to(-1)", show=False),
-        Binding("enter", "open", show=False),
-        Binding("space", "mark", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*place_bindings(LIST)]
 
     class Reached(Message):
         """The cursor reached another row."""

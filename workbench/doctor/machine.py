@@ -69,7 +69,8 @@ def check_home(home: Home) -> Check:
 
 def check_config(path: Path | None = None) -> Check:
     """Check the user's configuration file, and report the limits of the guards."""
-    from workbench.user_config import config_file, read_user_config
+    from workbench.home import config_file
+    from workbench.user_config import read_user_config
 
     path = path or config_file()
     try:
