@@ -59,6 +59,10 @@ POINTS = {
     "checkpoint.after_rename": "training/checkpoints/checkpoint.py",
     "adapter.before_rename": "training/model/adapter.py",
     "adapter.after_rename": "training/model/adapter.py",
+    "trash.after_record": "library/trash.py",
+    "trash.between_moves": "library/trash.py",
+    "trash.restoring": "library/trash.py",
+    "trash.emptying": "library/trash.py",
 }
 """Every point, with the one file of workbench/ that contains it."""
 

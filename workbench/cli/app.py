@@ -11,7 +11,9 @@ from typer.core import TyperGroup
 
 from workbench import __version__
 from workbench.cli.errors import report_error
+from workbench.cli.library import adapters, removal, space
 from workbench.cli.machine import cards, completion, engine, repair, service
+from workbench.cli.machine.showcase import showcase_home
 from workbench.cli.recipes import check, demo, plan, run, shipped, train
 from workbench.cli.tables import print_note
 from workbench.cli.trials import (
@@ -46,7 +48,7 @@ _MEANT = {
     "ps": "workbench ls",
     "start": "workbench run RECIPE, or workbench engine start",
     "restart": "workbench engine stop, then workbench engine start",
-    "delete": "workbench kill TRIAL ends it and keeps nothing",
+    "delete": "workbench rm TRIAL moves an ended trial to the trash, workbench kill TRIAL ends one",
     "export": "workbench merge TRIAL -o DIR writes one model",
     "gpus": "workbench cards",
     "install": "workbench service install starts the engine at boot",
@@ -107,18 +109,27 @@ def root_command(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    demo_tui: Annotated[
+        bool,
+        typer.Option("--demo-tui", help="Open the screen over made-up trials, to look around."),
+    ] = False,
 ) -> None:
     """Run many QLoRA fine-tunes at once, and find out which one is best.
 
     Without a command, the full screen opens. `workbench demo` shows every step in minutes.
     """
     if context.invoked_subcommand is not None:
+        if demo_tui:
+            raise UsageError("--demo-tui takes no command", hint="type workbench --demo-tui alone")
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print_note(context.get_help())
         raise typer.Exit(2)
     from tui.app import run_app
 
+    if demo_tui:
+        with showcase_home() as home:
+            raise typer.Exit(run_app(home, farewell=False))
     service = Service()
     control.revive_engine(service)
     raise typer.Exit(run_app(service.home))
@@ -169,7 +180,12 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
         ),
         *(steer.drain_command, steer.undrain_command),
     ),
-    KEEP: (merge.merge_command, shipped.schema_command),
+    KEEP: (
+        *(adapters.adapters_command, adapters.tag_command, adapters.note_command),
+        merge.merge_command,
+        *(adapters.archive_command, removal.rm_command, space.du_command, space.prune_command),
+        shipped.schema_command,
+    ),
     MACHINE: (
         *(cards.cards_command, cards.doctor_command),
         *(repair.repair_command, completion.completion_command),
@@ -182,6 +198,7 @@ for _group, _commands in _GROUPS.items():
         _negative = {"ignore_unknown_options": _command is steer.priority_command}
         app.command(_name, rich_help_panel=_group, context_settings=_negative)(_command)
 app.add_typer(shipped.app, name="recipes", rich_help_panel=KEEP)
+app.add_typer(removal.app, name="trash", rich_help_panel=KEEP)
 app.add_typer(engine.app, name="engine", rich_help_panel=MACHINE)
 app.add_typer(service.app, name="service", rich_help_panel=MACHINE)
 

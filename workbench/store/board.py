@@ -18,7 +18,7 @@ from workbench.store.score_trials import find_test_trials, scores_by_name
 from workbench.trial import Kind, State, up_is_better
 
 _ROWS = """
-select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason,
+select t.id as trial, t.number, t.kind, t.state, t.settings, t.reason, t.created_utc,
        d.path as adapter, d.bytes as adapter_bytes,
        (select count(*) from attempts a where a.trial = t.id) as attempts,
        (select card from attempts a where a.trial = t.id order by a.id desc limit 1) as card,
@@ -59,7 +59,12 @@ def rank_adapters(reader: Reader, experiment: Experiment, now: float) -> list[Bo
     base = experiment.base_trial
     _add_test_scores(reader, experiment, scores)
     found = reader.db.execute(_ROWS, {"experiment": experiment.id, "base": base, "now": now})
-    rows = [row for row in found if not _scores_test_rows(row)]
+    hidden = reader.hidden.trials
+    rows = [
+        row
+        for row in found
+        if not _scores_test_rows(row) and hidden.get(row["trial"]) != row["created_utc"]
+    ]
     base_score = scores.get(base, {}).get(rank_by) if base is not None else None
     sign = 1.0 if up_is_better(rank_by) else -1.0
 
