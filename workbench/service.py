@@ -30,6 +30,8 @@ from workbench.importance import LEAST_TRIALS, Importance, RankedTrial, rank_set
 from workbench.judging.comparison import Comparison, compare_trials
 from workbench.judging.held_out_power import ShownDifference, shown_differences
 from workbench.judging.judged_rows import BoardJudge
+from workbench.library.marks import archived_experiments
+from workbench.library.removed import find_hidden, hidden_stamp
 from workbench.machine.locks import lock_holder
 from workbench.machine.processes import (
     end_home_processes,
@@ -158,6 +160,7 @@ class Service:
         self.clock = clock
         self._reader: Reader | None = None
         self._inode: int | None = None
+        self._hidden_stamp: int | None = None
         self._judge = BoardJudge()
 
     # --- reading ---
@@ -180,7 +183,11 @@ class Service:
             if reader.db.execute("pragma user_version").fetchone()[0] == 0:
                 reader.close()  # an engine is creating it this very moment
                 return None
-            self._reader, self._inode = reader, inode
+            self._reader, self._inode, self._hidden_stamp = reader, inode, None
+        stamp = hidden_stamp(self.home)
+        if stamp != self._hidden_stamp:
+            self._hidden_stamp, self._reader.hidden = stamp, find_hidden(self.home)
+            self._judge = BoardJudge()  # it knows results by the database's state alone
         return self._reader
 
     def close(self) -> None:
@@ -201,7 +208,8 @@ class Service:
     def version(self) -> tuple[int, str]:
         """Return a value that changes when there is something new to show. Takes 0.1 ms."""
         reader = self.reader()
-        return (reader.data_version() if reader else -1, self.engine().state)
+        version = reader.data_version() + hidden_stamp(self.home) if reader else -1
+        return (version, self.engine().state)
 
     def snapshot(self) -> Snapshot:
         """Return cards, experiments and trials as they are at one moment.
@@ -213,11 +221,12 @@ class Service:
         if reader is None:
             return Snapshot(engine=engine, cards=[], experiments=[], trials=[])
         with reader.one_view():
+            archived = self.archived()
             return Snapshot(
                 engine=engine,
                 cards=reader.cards(),
-                experiments=reader.experiments(),
-                trials=reader.trials(),
+                experiments=[one for one in reader.experiments() if one.id not in archived],
+                trials=[one for one in reader.trials() if one.experiment not in archived],
                 held=bool(reader.fact("held")),
                 guards=json.loads(reader.fact("guards") or "{}"),
             )
@@ -226,6 +235,19 @@ class Service:
         """Return all experiments, newest first; none where nothing ran."""
         reader = self.reader()
         return reader.experiments() if reader else []
+
+    def archived(self) -> frozenset[int]:
+        """Return the ids of the archived experiments, which lists leave out.
+
+        One that has unfinished work again, for example by a clone, is listed again.
+        """
+        known = archived_experiments(self.home)
+        found = self.experiments() if known else []
+        return frozenset(
+            one.id
+            for one in found
+            if known.get(one.id) == one.created_utc and not one.is_unfinished
+        )
 
     def any_trials(self, states: frozenset[State]) -> bool:
         """Return True if any trial, base trials included, is in one of `states`."""

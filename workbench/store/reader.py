@@ -24,6 +24,7 @@ from workbench.store.decode import (
     trial_from_row,
 )
 from workbench.store.rows import (
+    NOTHING_HIDDEN,
     AnswerSample,
     AttemptRow,
     CardRow,
@@ -36,6 +37,7 @@ from workbench.store.rows import (
 )
 from workbench.trial import KILLED, State
 
+REMOVED_HINT = "`workbench trash ls` shows whether it can be restored"
 BAND_STEPS = 1_024
 """Optimizer steps that one row of metric_bands covers."""
 
@@ -74,6 +76,8 @@ class Reader:
         weakref.finalize(self, _close_connection, connection).atexit = False
         # Most trials are as they were at the last read, and building a TrialRow costs 10 µs.
         self._known: dict[int, tuple[tuple[Any, ...], TrialRow]] = {}
+        self.hidden = NOTHING_HIDDEN
+        """What front ends leave out of lists; the engine sees every row."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -120,13 +124,15 @@ class Reader:
         killed: Counter[int] = Counter()
         for row in self.db.execute(
             f"""select experiment, state, count(*) as n, {_KILLED} as killed
-                from trials where {_COUNTED} group by 1, 2"""
+                from trials where {_COUNTED} {self._listed()} group by 1, 2"""
         ):
             counts.setdefault(row["experiment"], {})[row["state"]] = row["n"]
             killed[row["experiment"]] += row["killed"]
         rows = self.db.execute("select * from experiments order by id desc")
         return [
-            experiment_from_row(row, counts.get(row["id"], {}), killed[row["id"]]) for row in rows
+            experiment_from_row(row, counts.get(row["id"], {}), killed[row["id"]])
+            for row in rows
+            if self.hidden.experiments.get(row["id"]) != row["created_utc"]
         ]
 
     def experiment(self, key: int | str) -> Experiment:
@@ -141,9 +147,11 @@ class Reader:
             newest = self.db.execute("select name from experiments order by id desc limit 8")
             names = ", ".join(one["name"] for one in newest) or "none yet"
             raise NotThere(f"there is no experiment {word}", hint=f"there are: {names}")
+        if self.hidden.experiments.get(row["id"]) == row["created_utc"]:
+            raise NotThere(f"experiment {row['name']} was removed", hint=REMOVED_HINT)
         counts = self.db.execute(
             f"""select state, count(*) as n, {_KILLED} as killed
-                from trials where experiment = ? and {_COUNTED} group by 1""",
+                from trials where experiment = ? and {_COUNTED} {self._listed()} group by 1""",
             (row["id"],),
         ).fetchall()
         return experiment_from_row(
@@ -165,7 +173,20 @@ class Reader:
             where.append(f"t.state in ({','.join('?' * len(states))})")
             args.extend(states)
         rows = self.db.execute(f"{TRIALS} where {' and '.join(where)} order by t.id", args)
-        return self.cached_trials(rows)
+        found = self.cached_trials(rows)
+        return [one for one in found if not self.is_hidden(one)] if self.hidden.trials else found
+
+    def _listed(self) -> str:
+        """Return the SQL condition that leaves hidden trials out; empty where there are none."""
+        if not self.hidden.trials:
+            return ""
+        created = dict(tuple(row) for row in self.db.execute("select id, created_utc from trials"))
+        ids = [id for id, at_utc in self.hidden.trials.items() if created.get(id) == at_utc]
+        return f"and id not in ({', '.join(map(str, ids))})"
+
+    def is_hidden(self, trial: TrialRow) -> bool:
+        """Return True for a trial that lists leave out, because a person removed it."""
+        return self.hidden.trials.get(trial.id) == trial.created_utc
 
     def any_trials(self, states: frozenset[State]) -> bool:
         """Return True if any trial, base trials included, is in one of `states`."""
@@ -185,7 +206,10 @@ class Reader:
                 if last
                 else "none was made yet; start one with `workbench run RECIPE`",
             )
-        return trial_from_row(dict(row))
+        found = trial_from_row(dict(row))
+        if self.is_hidden(found):
+            raise NotThere(f"trial {id} was removed", hint=REMOVED_HINT)
+        return found
 
     def cached_trials(self, cursor: sqlite3.Cursor) -> list[TrialRow]:
         """Return the rows of a `TRIALS` query; unchanged ones are the objects of the last read."""

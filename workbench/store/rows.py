@@ -55,6 +55,12 @@ class Experiment:
     """How many of the stopped ones were killed, so that nothing of them was kept."""
 
     @property
+    def is_unfinished(self) -> bool:
+        """True while it is prepared, searches, or has a trial that has not ended."""
+        live = any(count for state, count in self.counts.items() if not State(state).final)
+        return self.state == "preparing" or self.searching or live
+
+    @property
     def outcomes(self) -> dict[str, int]:
         """Tuned trials by the word that people see: `counts` with `killed` beside `stopped`."""
         stopped = self.counts.get("stopped", 0) - self.killed

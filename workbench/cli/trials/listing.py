@@ -29,17 +29,20 @@ Name = Annotated[str | None, typer.Argument(help="The experiment's name or id.")
 def ls_command(
     experiment: Name = None,
     everything: Annotated[
-        bool, typer.Option("--all", "-a", help="List old experiments and base trials too.")
+        bool,
+        typer.Option("--all", "-a", help="List old and archived experiments and base trials too."),
     ] = False,
     as_data: Json = False,
 ) -> None:
     """List experiments and their trials."""
     service = Service()
     revive_engine(service)
-    known = service.experiments()
+    known, archived = service.experiments(), frozenset[int]()
     if experiment is not None:
         found = [service.experiment(experiment)]
     else:
+        archived = archived if everything else service.archived()
+        known = [one for one in known if one.id not in archived]
         found = known[: None if everything else RECENT]
 
     places = {id: place for place, id in enumerate(service.queue(), start=1)}
@@ -49,6 +52,9 @@ def ls_command(
 
     if as_data:
         as_json([_experiment_data(one, trials(one), places) for one in found])
+        return
+    if not found and archived:
+        print_note("every experiment is archived: workbench ls --all")
         return
     if not found:
         print_note(f"nothing has run in {service.home.root} yet; try `workbench demo`")
