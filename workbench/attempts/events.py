@@ -7,7 +7,9 @@ A line is `{"n": 12, "t": 1763900000.1, "kind": "metric", …}`. Kinds and their
                 detail; steps (training: how many the whole trial has); from_step (loading: the
                 step of the checkpoint that it resumes from)
     log         level, text
-    metric      step, values {name: number}
+    metric      step, values {name: number}; from training also steps (of the whole trial) and,
+                with a training loss, seconds_left until the attempt's end
+    rows        done, rows (held-out rows that are scored now), seconds_left
     checkpoint  step, path, bytes
     score       subject (trial, base), values {name: number}, step
     results     evaluation, tokens (digests), step, scored, rows, sha256: the file of
@@ -26,6 +28,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -118,8 +121,9 @@ class EventWriter:
     A torn last line of a killed writer is closed first, so that it damages no later line.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._clock = clock
         self._n = 0
         self._torn = False
         if path.exists():
@@ -137,7 +141,7 @@ class EventWriter:
         """
         self._n += 1
         # Times in milliseconds: finer digits are noise and fill the file.
-        line = {"n": self._n, "t": round(time.time(), 3), "kind": kind, **data}
+        line = {"n": self._n, "t": round(self._clock(), 3), "kind": kind, **data}
         # Secrets are masked here, before they reach the disk, and not by each reader.
         self._append(redact(json.dumps(line, ensure_ascii=False)).encode(errors="replace") + b"\n")
         if durable:
