@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import pytest
-
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import Bench, recipe
 from workbench.store import results
@@ -171,18 +169,18 @@ def test_an_unknown_metric_names_those_there_are(bench: Bench, workbench: Workbe
     assert "loss" in said.err
 
 
-@pytest.mark.parametrize(
-    ("from_step", "step", "seconds"), [(0, 25, 300.0), (50, 75, 100.0), (75, 75, None)]
-)
-def test_the_time_left_follows_the_newest_attempts_pace(
-    bench: Bench, from_step: int, step: int, seconds: float | None
-) -> None:
-    bench.submit(recipe())
+def test_the_time_left_is_what_the_worker_estimates(bench: Bench, workbench: Workbench) -> None:
+    bench.submit(recipe(train={"max_steps": 900, "learning_rate": 0.1}))
     bench.until(State.RUNNING, 2)
-    row = replace(
-        bench.store.trial(2), from_step=from_step, step=step, total_steps=100, started_utc=1000.0
-    )
-    assert row.seconds_left(1100.0) == seconds
+    bench.ticks(2)
+    row = bench.store.trial(2)
+    assert row.ends_utc is not None
+    assert row.seconds_left(row.ends_utc - 700) == 700
+    assert row.seconds_left(row.ends_utc + 1) == 0
+    assert replace(row, state=State.PAUSED).seconds_left(0.0) is None
+    assert replace(row, ends_utc=None).seconds_left(0.0) is None
+    assert "~14 min" in workbench("ls").out
+    assert "~14 min left" in workbench("show", "2").out
 
 
 def test_hostile_text_is_inert_wherever_it_is_printed(bench: Bench, workbench: Workbench) -> None:

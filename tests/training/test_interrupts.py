@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,18 @@ def test_ctrl_c_at_every_stage_of_training_ends_it_with_words_and_loses_nothing(
     assert (code, "Traceback" in errors) == (0, False), errors  # the adapter is whole by then
     assert (foreground.folder / "adapter" / "adapter_config.json").is_file()
     assert "grad_norm" not in out  # nothing was trained again
+
+
+def test_each_step_is_printed_with_its_number_of_all_and_the_time_left(
+    foreground: Foreground,
+) -> None:
+    code, out, errors = foreground.run(None)
+    assert code == 0, errors
+    steps = [line for line in out.splitlines() if line.startswith("step ") and " loss " in line]
+    assert len(steps) == 12
+    assert all(f" {n}/12  loss " in line for n, line in enumerate(steps, start=1))
+    assert all(line.endswith((" left", " almost done")) for line in steps)
+    assert not re.search(r"\de[+-]?\d{2}", out)  # 1.04858e+06
 
 
 def test_with_json_every_line_of_stdout_is_an_event(foreground: Foreground) -> None:

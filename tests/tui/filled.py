@@ -139,8 +139,11 @@ class Filler:
             if step % 50 == 0:
                 values["eval_loss"] = loss + 0.06
             results.put_metrics(self.store, trial, step, values)
+        row = next(one for one in self.store.attempts(trial) if one.id == attempt)
+        pace_s = (self.now - row.started_utc) / (steps[-1] - row.from_step)
         self.store.touch_attempt(
             attempt,
+            ends_utc=self.now + ((row.total_steps or 0) - steps[-1]) * pace_s,
             last_step=steps[-1],
             loss=loss,
             tokens_per_s=rate,

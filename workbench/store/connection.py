@@ -15,14 +15,16 @@ from workbench.store.recovery.journal import (
     last_commit,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _AS_VERSION_2 = """
 create temp view trials as select *, null as finals_of from main.trials;
 create temp table row_results (
   trial, evaluation, step, tokens, attempt, scored, rows, columns, packed)
 """
-"""Version 2 as it looks in a database of version 1, which readers cannot migrate: a name without a
-schema finds what is temporary first."""
+_AS_VERSION_3 = "create temp view attempts as select *, null as ends_utc from main.attempts"
+_AS_TODAY = {1: (_AS_VERSION_2, _AS_VERSION_3), 2: (_AS_VERSION_3,)}
+"""Scripts that show a database of an older version as one of today, because readers cannot migrate
+it: a name without a schema finds what is temporary first."""
 BUSY_TIMEOUT_S = 5.0
 """Seconds for which SQLite waits for another process's lock before it raises SQLITE_BUSY."""
 
@@ -45,8 +47,9 @@ def open_readonly(path: Path) -> sqlite3.Connection:
         f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
     )
     checked = check_connection(connection, path, journal_commit)
-    if checked.execute("pragma user_version").fetchone()[0] == 1:
-        checked.executescript(_AS_VERSION_2)
+    version = checked.execute("pragma user_version").fetchone()[0]
+    for script in _AS_TODAY.get(version, ()):
+        checked.executescript(script)
     return checked
 
 

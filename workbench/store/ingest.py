@@ -94,8 +94,18 @@ def _started(store: Store, attempt: AttemptRow, event: Event) -> None:
     )
 
 
+_UNTIMED = ("preparing", "loading", "evaluating")
+"""Phases that begin without an estimate of their own of the attempt's end."""
+
+
+def _rows(store: Store, attempt: AttemptRow, event: Event) -> None:
+    store.touch_attempt(attempt.id, ends_utc=event.at_utc + float(event.data["seconds_left"]))
+
+
 def _phase(store: Store, attempt: AttemptRow, event: Event) -> None:
     seen: dict[str, Any] = {"phase": safe_line(event.data["name"], 40)}
+    if seen["phase"] in _UNTIMED:
+        seen["ends_utc"] = None
     if event.data.get("steps"):
         seen["total_steps"] = int(event.data["steps"])
     if event.data.get("from_step") is not None:
@@ -134,6 +144,8 @@ def _metric(store: Store, attempt: AttemptRow, event: Event) -> None:
             seen[name] = values[name]
     if values.get("peak_bytes"):
         seen["peak_bytes"] = int(values["peak_bytes"] or 0)
+    if (left_s := event.data.get("seconds_left")) is not None:
+        seen["ends_utc"] = event.at_utc + float(left_s)
     store.touch_attempt(attempt.id, **seen)
 
 
@@ -231,6 +243,7 @@ _HANDLERS: dict[str, Callable[[Store, AttemptRow, Event], None]] = {
     "phase": _phase,
     "log": _log,
     "metric": _metric,
+    "rows": _rows,
     "checkpoint": _checkpoint,
     "score": _score,
     "sample": _sample,

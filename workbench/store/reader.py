@@ -44,7 +44,7 @@ BAND_STEPS = 1_024
 TRIALS = """
 select t.*, e.name as experiment_name,
        a.card, a.phase, coalesce(a.last_step, 0) as step, a.total_steps, a.loss, a.tokens_per_s,
-       a.peak_bytes, a.started_utc, coalesce(a.from_step, 0) as from_step,
+       a.peak_bytes, a.started_utc, coalesce(a.from_step, 0) as from_step, a.ends_utc,
        (select count(*) from attempts where trial = t.id) as attempts,
        s.value as score
 from trials t

@@ -114,6 +114,8 @@ class AttemptRow:
     """The halt that was sent to its worker and is sent again each tick; None: none."""
     offset: int
     """Bytes of its event file that are in the tables."""
+    ends_utc: float | None
+    """UTC seconds at which it will probably end; None where its worker has not said yet."""
 
     @property
     def uncorrected_bytes(self) -> int:
@@ -201,23 +203,21 @@ class TrialRow:
     """UTC seconds at which the newest attempt began."""
     from_step: int
     """The optimizer step that the newest attempt started from."""
+    ends_utc: float | None
+    """UTC seconds at which the newest attempt will probably end; None: not known, or ended."""
     score: float | None
     """The score that the experiment ranks by; None before it is scored."""
     finals_of: int | None = None
     """The finalist that it trains again with another seed; None for trials that are no finals."""
 
     def seconds_left(self, now_utc: float) -> float | None:
-        """Return the seconds until its last step, None where it does not run or is not paced yet.
+        """Return the seconds until its attempt ends, None where it does not run or cannot tell yet.
 
-        Its newest attempt's own pace is taken, evaluations and loading included. Scoring the
-        finished adapter is not part of it.
+        Its worker estimates them from steps and evaluations that it has measured.
         """
-        done = self.step - self.from_step
-        if self.state is not State.RUNNING or not self.total_steps or self.started_utc is None:
+        if self.state is not State.RUNNING or self.ends_utc is None:
             return None
-        if done <= 0:
-            return None
-        return (self.total_steps - self.step) * (now_utc - self.started_utc) / done
+        return max(0.0, self.ends_utc - now_utc)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

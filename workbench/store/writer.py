@@ -34,7 +34,8 @@ from workbench.text.redact import redact
 from workbench.trial import LEGAL, DesiredState, Kind, State
 
 MIGRATIONS: tuple[str, ...] = tuple(
-    (files("workbench.store") / name).read_text() for name in ("schema.sql", "schema_2.sql")
+    (files("workbench.store") / name).read_text()
+    for name in ("schema.sql", "schema_2.sql", "schema_3.sql")
 )
 """Script n takes a database from user_version n to n + 1."""
 
@@ -344,7 +345,7 @@ class Store(Reader):
         with self.writing():
             done = self.db.execute(
                 """update attempts set outcome = ?, reason = ?, cause = ?, stage = ?,
-                   ended_utc = ?, phase = '' where id = ? and outcome is null""",
+                   ended_utc = ?, phase = '', ends_utc = null where id = ? and outcome is null""",
                 (
                     outcome,
                     safe_text(reason),

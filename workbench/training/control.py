@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -35,6 +35,9 @@ class Control:
         """The phase the attempt is in; a failure is recorded with it."""
         self.step: int | None = None
         """Optimizer steps done; None before the first."""
+        self.rows_done: Callable[[int, int], None] = lambda done, rows: None
+        """Is told how many of how many held-out rows are scored, before each batch and at the
+        end."""
         self.short_of_memory = False
         """True once the worker itself asked for the end because the machine's memory is low."""
         self.beat()

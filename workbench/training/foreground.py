@@ -31,12 +31,12 @@ from workbench.machine.cards import Card
 from workbench.machine.files import write_durably
 from workbench.recipe import Recipe
 from workbench.text import safe_line, safe_text
+from workbench.text.quantities import number, size, steps, time_left_phrase
 from workbench.training import interrupts, libraries
 from workbench.training.control import Control
 from workbench.training.foreground_card import choose_card
 from workbench.training.prepare import prepare_experiment
 
-GIB = 1 << 30
 CONTINUES = "the same command with --out {folder} continues"
 
 
@@ -170,7 +170,7 @@ def _exit_code(outcome: Outcome, folder: Path, out: TextIO) -> int:
 
 
 def _print_plan(card: Card, plan: Plan, out: TextIO) -> None:
-    print(f"card  {card.uuid} {card.name}, {card.usable_bytes / GIB:.1f} GiB", file=out)
+    print(f"card  {card.uuid} {card.name}, {size(card.usable_bytes)}", file=out)
     words = describe_plan(plan.to_json())
     print(
         f"plan  {words['step']}, {words['micro-step']}, {plan.precision}, {plan.optimizer}",
@@ -178,7 +178,7 @@ def _print_plan(card: Card, plan: Plan, out: TextIO) -> None:
     )
     print(f"      recompute: {words['recompute']}; kept in 16 bits: {words['unpacked']}", file=out)
     print(f"      {plan.attention_why}", file=out)
-    print(f"      {plan.predicted_bytes / GIB:.2f} GiB predicted", file=out, flush=True)
+    print(f"      {size(plan.predicted_bytes)} predicted", file=out, flush=True)
 
 
 def _print_json(kind: str, data: dict[str, Any]) -> None:
@@ -194,7 +194,10 @@ def _print_event(kind: str, data: dict[str, Any]) -> None:
 def _line(kind: str, data: dict[str, Any]) -> str:
     """Return an event as a line for people; empty for events that only programs need."""
     if kind == "metric":
-        return f"step {data['step']:>5}  {_values(data['values'])}"
+        step = steps(data["step"], data.get("steps"))
+        return f"step {step:>9}  {_values(data['values'])}{_left(data)}"
+    if kind == "rows":
+        return f"-- {data['done']} of {data['rows']} held-out rows{_left(data)}"
     if kind == "phase":
         return f"-- {data['name']} {data.get('detail') or ''}".rstrip()
     if kind == "log" and data["level"] != "debug":
@@ -213,11 +216,17 @@ def _line(kind: str, data: dict[str, Any]) -> str:
     return ""
 
 
+def _left(data: dict[str, Any]) -> str:
+    """Return `  ~3 min left`; empty for an event without an estimate."""
+    seconds = data.get("seconds_left")
+    return "" if seconds is None else f"  {time_left_phrase(seconds)}"
+
+
 def _values(values: dict[str, float]) -> str:
     return "  ".join(
-        f"{name.removesuffix('_bytes')} {value / GIB:.2f} GiB"
+        f"{name.removesuffix('_bytes')} {size(int(value))}"
         if name.endswith("_bytes")
-        else f"{name} {value:.5g}"
+        else f"{name} {number(value)}"
         for name, value in values.items()
     )
 

@@ -256,7 +256,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         assert self.step is not None
         if skipped := float(self.step.optimizer.skipped):
             values["skipped_steps"] = skipped
-        self.emit_metric(values)
+        self.emit_metric(values, seconds_left=self._seconds_left(values["step_s"]))
         self.window.put({})
         self._compare(loss)
 
@@ -273,10 +273,20 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
                 f"times the {self._start_loss:.4g} it began with"
             )
 
-    def emit_metric(self, values: dict[str, float]) -> None:
-        """Emit the finite ones of `values` as a metric of the current step."""
+    def _seconds_left(self, step_s: float) -> float | None:
+        if self.context.time_left is None:
+            return None
+        step, steps = int(self.state.global_step), int(self.state.max_steps)
+        return self.context.time_left.step_done(step, steps, step_s)
+
+    def emit_metric(self, values: dict[str, float], **more: Any) -> None:
+        """Emit the finite ones of `values` as a metric of the current step.
+
+        `more` are further keys of the event.
+        """
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        self.context.emit("metric", step=int(self.state.global_step), values=finite)
+        step, steps = int(self.state.global_step), int(self.state.max_steps)
+        self.context.emit("metric", step=step, steps=steps, values=finite, **more)
 
     def _check(self) -> None:
         """Raise Diverged when too many steps in a row were skipped.

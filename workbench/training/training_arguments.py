@@ -19,6 +19,7 @@ from workbench.training.memory.card_memory import Meter
 from workbench.training.memory.host_memory import MemoryMonitor
 from workbench.training.rehearsal import Rehearsal
 from workbench.training.step.in_trainer import step_config
+from workbench.training.time_left import TimeLeft
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 """The recipe's schedules under transformers' names; its plain `constant` ignores the warm-up."""
@@ -43,6 +44,8 @@ class TrainingContext:
     """Scores the held-out rows with the adapter as it is at the moment of the call."""
     host: MemoryMonitor | None = None
     """The monitor of the machine's memory, which training asks between two steps."""
+    time_left: TimeLeft | None = None
+    """The estimate of the attempt's end, which metric rows carry; None: they carry none."""
     rehearsal: Rehearsal | None = None
     """The trial of the worst batch before the first step; None where it is not due."""
 

@@ -59,7 +59,7 @@ REFILLED = (
     "events",
 )
 """Tables that are filled here; all others come from the last backup."""
-_PASSING = {"trials": {"waiting"}, "attempts": {"phase", "halt"}}
+_PASSING = {"trials": {"waiting"}, "attempts": {"phase", "halt", "ends_utc"}}
 """Columns that are not compared, because the next tick writes them again."""
 _TAIL_BYTES = 2 << 20
 """Bytes at the end of an event file in which its last line is looked for."""

@@ -34,6 +34,7 @@ from workbench.training.scoring.results_writer import ResultsWriter
 from workbench.training.scoring.scorers.answer_scores import OwnScorerRun
 from workbench.training.scoring.scorers.own_scorers import scorer_digests, scorers_folder
 from workbench.training.scoring.scores import Scorer
+from workbench.training.time_left import TimeLeft
 from workbench.training.training_arguments import read_prepared
 
 
@@ -57,6 +58,13 @@ class AttemptSetting:
         self.plan = Plan.from_json(assignment.plan)
         self.card = Card.from_json(assignment.card)
         self.resident, self.meter, self.emit, self.control = resident, meter, emit, control
+        keeps_best = self.recipe.train.keep == "best"
+        self.time_left = TimeLeft(
+            emit,
+            evaluate_every=self.recipe.evaluate.every,
+            last_passes=2 if keeps_best and assignment.kind == "tune" else 1,
+        )
+        control.rows_done = self.time_left.rows_done
         self._scorer: Scorer | None = None
         self.reached = 0
         """The optimizer step of the checkpoint that training resumes from; 0 without one."""

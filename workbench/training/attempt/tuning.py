@@ -144,4 +144,5 @@ class TuningRun:
             held_out=partial(scorer.held_out, compared=self.setting.recipe.train.keep == "best"),
             rehearsal=self._rehearsal(scorer),
             host=self.setting.host,
+            time_left=self.setting.time_left,
         )

@@ -60,6 +60,7 @@ def in_batches(
     results, at, emptied = [], 0, False
     while at < len(order):
         control.check()
+        control.rows_done(at, len(order))
         try:
             results.append(work(list(order[at : at + size])))
             at += size
@@ -73,6 +74,7 @@ def in_batches(
             continue
         torch.cuda.empty_cache()  # outside `except`, where the error's frames hold no tensors
         emptied = True
+    control.rows_done(len(order), len(order))
     return results
 
 
