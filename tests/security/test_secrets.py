@@ -231,7 +231,7 @@ raise ValueError("once more: a-long-password")
 
 
 def test_the_model_card_is_without_it() -> None:
-    from workbench.training.model.adapter import model_card
+    from workbench.training.model.card import model_card
 
     wild = recipe()
     wild = wild.model_copy(update={"name": f"run {FORMED}"})

@@ -6,6 +6,7 @@ import os
 import re
 
 from workbench.adapters.adapter_folder import AdapterFolder
+from workbench.adapters.published_base import published_base
 from workbench.errors import CheckpointError, NotThere
 from workbench.recipe.names import is_local, is_shipped, local_path
 from workbench.text import safe_line
@@ -22,6 +23,12 @@ def same_base(trained_on: str, scored_on: str) -> bool:
     Unsloth, in 4 bits or 16, is the same as the original: its weights' names and shapes are
     compared when the adapter is put on the base. A copy by another owner may be a fine-tuned one.
     """
+    if trained_on == scored_on:
+        return True
+    if is_local(trained_on):
+        trained_on = published_base(trained_on).name
+    if is_local(scored_on):
+        scored_on = published_base(scored_on).name
     if trained_on == scored_on:
         return True
     one, other = _folder(trained_on), _folder(scored_on)

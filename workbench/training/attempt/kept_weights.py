@@ -125,6 +125,8 @@ class KeptWeights:
             end_ids=end_ids(base, self.setting.tokenizer, self.setting.turn_end_ids),
             scores=scores,
             versions=self.setting.versions,
+            data_digest=self.setting.rows_digest,
+            hardware=self.setting.card.name,
         )
         self.setting.emit("adapter", durable=True, path=str(folder), bytes=size, sha256=sha256)
         if stopped:

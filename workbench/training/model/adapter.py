@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from workbench import fault_points
+from workbench.adapters.published_base import published_base
 from workbench.errors import CheckpointError
 from workbench.machine import staging
 from workbench.recipe.dump import to_yaml
-from workbench.recipe.names import is_local, is_shipped, local_path
 from workbench.recipe.schema import Lora, Recipe
-from workbench.text.redact import redact
 from workbench.training.control import Emit
+from workbench.training.model.card import CardFacts, model_card
 from workbench.training.model.linear_layers import outside_language_model
 from workbench.training.model.portable import save_tokenizer, write_end_ids
 from workbench.training.model.targets import find_targets
@@ -106,6 +106,8 @@ def save_adapter(
     end_ids: Sequence[int],
     scores: dict[str, Any],
     versions: dict[str, str],
+    data_digest: str = "",
+    hardware: str = "",
 ) -> tuple[int, str]:
     """Write the adapter's folder, whole or not at all; return its weights' bytes and SHA-256.
 
@@ -116,8 +118,9 @@ def save_adapter(
     config = model.peft_config["default"]
     with staging.whole_folder(folder) as staged:
         save_weights(model, staged / WEIGHTS)
-        values = {**config.to_dict(), "inference_mode": True, "revision": revision}
-        values |= {"base_model_name_or_path": loadable_name(recipe.model.name)}
+        base = published_base(recipe.model.name, revision)
+        values = {**config.to_dict(), "inference_mode": True, "revision": base.revision}
+        values |= {"base_model_name_or_path": base.name}
         values |= {"lora_alpha": plain_alpha(recipe.lora), "use_rslora": False}
         text = json.dumps(values, indent=2, sort_keys=True, default=_plain)
         (staged / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
@@ -125,7 +128,7 @@ def save_adapter(
         write_end_ids(staged, tokenizer, end_ids)
         (staged / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
         (staged / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-        card = model_card(recipe, scores, versions)
+        card = model_card(recipe, scores, versions, base, CardFacts(data_digest, hardware))
         (staged / "README.md").write_text(card, encoding="utf-8")
         fault_points.at("adapter.before_rename", staged / WEIGHTS)
     fault_points.at("adapter.after_rename", folder / WEIGHTS)
@@ -149,52 +152,8 @@ def loadable_name(name: str) -> str:
 
     `workbench:` names are known to the workbench alone; PEFT's AutoPeftModel needs their folder.
     """
-    return str(local_path(name) or name)
+    return published_base(name).name
 
 
 def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set | frozenset) else str(value)
-
-
-def public_name(name: str) -> str:
-    """Return a hub id or shipped name as it is, and only the last part of a local path."""
-    return Path(name).name if is_local(name) else name
-
-
-def model_card(recipe: Recipe, scores: dict[str, Any], versions: dict[str, str]) -> str:
-    """Return README.md for people and the hub; it names no path of this machine."""
-    model, lora, train = recipe.model, recipe.lora, recipe.train
-    hub = not is_local(model.name) and not is_shipped(model.name)
-    front = ["---", "library_name: peft", "tags: [lora, qlora, sft]"]
-    front += [f"base_model: {json.dumps(model.name)}"] if hub else []
-    values = scores.get("values", {})
-    rows = [
-        f"| {name.replace('_', ' ')} | {value:.6g} |"
-        for name, value in values.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    ]
-    card = "\n".join(
-        [
-            *front,
-            "---",
-            "",
-            f"# {recipe.name}",
-            "",
-            f"A LoRA adapter for {public_name(model.name)}, trained by the workbench for "
-            f"{scores.get('step', 0)} steps on {public_name(recipe.data.train)}.",
-            "",
-            f"Rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}; learning rate "
-            f"{train.learning_rate:g}, {train.rows_per_step} rows a step, "
-            f"seed {train.seed}; base in {model.quantization}. All settings: `recipe.yaml`.",
-            "",
-            "| held-out | |",
-            "|---|---|",
-            *rows,
-            "",
-            "Losses are nats per target token. "
-            + ", ".join(f"{name} {version}" for name, version in versions.items())
-            + ".",
-            "",
-        ]
-    )
-    return redact(card)
