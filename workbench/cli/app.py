@@ -113,14 +113,23 @@ def root_command(
         bool,
         typer.Option("--demo-tui", help="Open the screen over made-up trials, to look around."),
     ] = False,
+    readonly: Annotated[
+        bool, typer.Option("--readonly", help="Open a screen on which no key changes anything.")
+    ] = False,
+    ascii_only: Annotated[
+        bool, typer.Option("--ascii", help="Draw the screen with ASCII characters alone.")
+    ] = False,
 ) -> None:
     """Run many QLoRA fine-tunes at once, and find out which one is best.
 
     Without a command, the full screen opens. `workbench demo` shows every step in minutes.
     """
     if context.invoked_subcommand is not None:
-        if demo_tui:
-            raise UsageError("--demo-tui takes no command", hint="type workbench --demo-tui alone")
+        if demo_tui or readonly or ascii_only:
+            raise UsageError(
+                "--demo-tui, --readonly and --ascii open the screen, and take no command",
+                hint="leave out the command, or the option",
+            )
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print_note(context.get_help())
@@ -129,10 +138,12 @@ def root_command(
 
     if demo_tui:
         with showcase_home() as home:
-            raise typer.Exit(run_app(home, farewell=False))
+            code = run_app(home, farewell=False, readonly=readonly, ascii_only=ascii_only)
+            raise typer.Exit(code)
     service = Service()
-    control.revive_engine(service)
-    raise typer.Exit(run_app(service.home))
+    if not readonly:
+        control.revive_engine(service)
+    raise typer.Exit(run_app(service.home, readonly=readonly, ascii_only=ascii_only))
 
 
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
