@@ -98,7 +98,7 @@ def test_the_table_says_what_peft_does(tmp_path: Path) -> None:
         "get_peft_model(nn.Sequential(nn.Linear(2, 2)), LoraConfig(target_modules=['0']))\n"
     )
     codes = {}
-    for version in ("0.12.0", "0.15.0", "0.16.0"):
+    for version in ("0.15.0", "0.16.0"):  # on either side of the bound
         folder = tmp_path / version
         fake_package(folder, "torchao", version)
         done = subprocess.run(
@@ -109,7 +109,7 @@ def test_the_table_says_what_peft_does(tmp_path: Path) -> None:
         assert incompatible == bool(package_problems(installed_versions([str(folder)]), [])), (
             done.stderr
         )
-    assert codes == {"0.12.0": True, "0.15.0": True, "0.16.0": False}
+    assert codes == {"0.15.0": True, "0.16.0": False}
 
 
 def test_a_failed_attempt_names_the_package(
