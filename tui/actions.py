@@ -6,9 +6,18 @@ Service, and whose result it posts to the app as a message.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from textual.message import Message
 
-from tui.messages import ComparisonRead, ImportanceRead, RequestDropped, StopLookedUp
+from tui.messages import (
+    ComparisonRead,
+    ImportanceRead,
+    RequestDropped,
+    RequestsDropped,
+    StopLookedUp,
+    Wish,
+)
 from tui.poller import Question
 from workbench import formatting
 from workbench.service import Service, Snapshot, TrialRow
@@ -16,10 +25,6 @@ from workbench.trial import Kind, State
 
 _EVENTS = 400
 """Events of a trial that are searched for its newest checkpoint."""
-_UNDO = {
-    "pause": "r undoes it",
-    "resume": "p undoes it",
-}
 ACT_VERBS = ("stop", "kill", "pause", "resume")
 """Requests that act on a trial without further input."""
 _PAUSABLE = (State.QUEUED, State.STARTING, State.RUNNING)
@@ -77,17 +82,16 @@ def read_comparison(trials: tuple[int, ...]) -> Question:
     return lambda service: ComparisonRead(service.compare(trials))
 
 
-def send_act(verb: str, trial: int) -> Question:
-    """Drop a stop, kill, pause or resume request for the engine."""
+def send_wishes(wishes: Sequence[tuple[Wish, Wish | None]]) -> Question:
+    """Drop requests for the engine, each with the request that undoes it."""
 
     def question(service: Service) -> Message:
-        if verb == "pause":
-            request = service.pause(trial)
-        elif verb == "resume":
-            request = service.resume(trial)
-        else:
-            request = service.stop(trial, kill=verb == "kill")
-        return RequestDropped(request, verb, trial, _UNDO.get(verb, ""))
+        return RequestsDropped(
+            [
+                RequestDropped(service.send(wish.verb, **wish.args), wish, revert)
+                for wish, revert in wishes
+            ]
+        )
 
     return question
 

@@ -10,10 +10,10 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from textual import on, work
-from textual.app import App, SuspendNotSupported, SystemCommand
+from textual.app import SuspendNotSupported, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
 
@@ -21,20 +21,19 @@ from tui import messages as facts
 from tui import steering, theme
 from tui.actions import (
     EngineStarted,
-    act_refusal,
     farewell_text,
-    look_up_stop,
     read_comparison,
     read_importance,
     request_engine_start,
-    send_act,
 )
 from tui.external_editor import edit_settings
 from tui.keys.keymap import place_bindings, read_keymap
 from tui.keys.table import APP
+from tui.messages import Wish
+from tui.new_run.opening import NewRunApp
 from tui.palette import palette_commands
 from tui.poller import Poller
-from tui.screens.asking import help_panel, quarantine_panel, stop_panel
+from tui.screens.asking import help_panel
 from tui.screens.board import Board
 from tui.screens.cards import Cards
 from tui.screens.chat import Chat
@@ -47,7 +46,8 @@ from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
 from tui.tables.comparison import comparison_lines
 from tui.tables.importance import importance_lines
-from tui.terminal import TerminalDriver, handle_exit_signals
+from tui.terminal import ExitGuard, TerminalDriver, terminal_erases
+from tui.variants.readonly import ReadOnlyService
 from tui.view_state import ViewState
 from workbench.errors import WorkbenchError
 from workbench.formatting import counts_line, desktop_notice
@@ -63,11 +63,11 @@ REMOTE_S = 1.0
 """The same under SSH, where each update costs bytes on the line."""
 
 
-class WorkbenchApp(App[int]):
+class WorkbenchApp(NewRunApp):
     """The screen over one home.
 
-    `now` is the clock of ages and times left. `guarded` installs the handlers for signals and for
-    a lost terminal; tests leave them out.
+    `now` is the clock of ages and times left. `guard` ends the process after signals and where the
+    terminal is lost; tests leave it out.
     """
 
     TITLE = "workbench"
@@ -79,24 +79,27 @@ class WorkbenchApp(App[int]):
         service: Service,
         *,
         now: Callable[[], float] = time.time,
-        guarded: bool = False,
+        guard: ExitGuard | None = None,
         period_s: float | None = None,
+        driver: type[TerminalDriver] = TerminalDriver,
     ) -> None:
-        super().__init__(driver_class=TerminalDriver)
+        super().__init__(driver_class=driver, erases=terminal_erases())
         keymap, self._key_mistake = read_keymap()
         self.set_keymap(keymap.changes())
         self.view_state = ViewState(now, keymap)
-        self._home = service.home
+        self.home = service.home
+        self._unsent = {}
+        self._open_service = lambda: type(service)(service.home)
+        self.view_state.readonly = isinstance(service, ReadOnlyService)
         remote = "SSH_CONNECTION" in os.environ
         period = period_s or (REMOTE_S if remote else LOCAL_S)
         self.poller = Poller(service, self.post_message, period)
-        self._guarded = guarded
+        self._guard = guard
         self._typed: dict[tuple[str, int], str] = {}
         """The input typed for a verb and trial, kept until it succeeds: an error loses nothing."""
         self._drafts: dict[int, Path] = {}
         """Recipes left with mistakes in the editor, by trial."""
         self._ended: frozenset[int] | None = None
-        self._unguard: Callable[[], None] = lambda: None
 
     def on_mount(self) -> None:
         for one in theme.THEMES:
@@ -106,18 +109,17 @@ class WorkbenchApp(App[int]):
         for view in VIEWS:
             self.add_mode(view.HERE, lambda view=view: view(self.view_state))  # type: ignore[misc]
         self.switch_mode(Dashboard.HERE)
-        if self._guarded:
-            self._unguard = handle_exit_signals(self.exit)
+        if self._guard is not None:
+            self._guard.attach(self.exit)
         self._poll()
         # Opening the screen revives an engine that crashed, as every command does.
         self.poller.ask(request_engine_start(asked=False))
         self.set_interval(1.0, self._tick)
         if (mistake := self._key_mistake) is not None:
-            self._say(f"your keys do not apply: {mistake.what}. {mistake.hint}", bad=True)
+            self.say(f"your keys do not apply: {mistake.what}. {mistake.hint}", bad=True)
 
     def on_unmount(self) -> None:
         self.poller.stop()
-        self._unguard()
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return theme.DEFAULTS
@@ -164,7 +166,7 @@ class WorkbenchApp(App[int]):
             one = ended[id]
             counts = counts_line(one.outcomes) if one.state == "ready" else one.state
             text = f"{one.name} has ended: {counts}"
-            self._say(text)
+            self.say(text)
             # Past Textual, because it has no desktop notification; `desktop_notice` is escape-safe.
             if self._driver is not None:
                 self._driver.write(desktop_notice(text))
@@ -210,31 +212,6 @@ class WorkbenchApp(App[int]):
 
     # --- actions ---
 
-    @on(facts.ActionRefused)
-    def _action_refused(self, fact: facts.ActionRefused) -> None:
-        self._say(fact.why, bad=True)
-
-    @on(facts.ActAsked)
-    def _act_asked(self, fact: facts.ActAsked) -> None:
-        row = self.view_state.trial(fact.trial)
-        why_not = "it does not exist any more" if row is None else act_refusal(fact.verb, row)
-        if why_not:
-            self._say(f"trial {fact.trial}: {why_not}", bad=True)
-        elif fact.verb in ("stop", "kill"):
-            self.poller.ask(look_up_stop(fact.trial, kill=fact.verb == "kill"))
-        else:
-            self.poller.ask(send_act(fact.verb, fact.trial))
-
-    @on(facts.StopLookedUp)
-    def _stop_looked_up(self, fact: facts.StopLookedUp) -> None:
-        trial = fact.detail.trial.id
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.poller.ask(send_act("kill" if fact.kill else "stop", trial))
-
-        self.push_screen(stop_panel(fact, self.view_state.now()), answered)
-
     @on(facts.ImportanceAsked)
     def _importance_asked(self, fact: facts.ImportanceAsked) -> None:
         self.poller.ask(read_importance(fact.experiment))
@@ -256,17 +233,7 @@ class WorkbenchApp(App[int]):
     @on(facts.ChatAsked)
     def _chat_asked(self, fact: facts.ChatAsked) -> None:
         # The chat reads on a thread of its own, and a Service serves one thread.
-        self.push_screen(Chat(lambda: Service(self._home), (*fact.trials, None)))
-
-    @on(facts.QuarantineAsked)
-    def _quarantine_asked(self, fact: facts.QuarantineAsked) -> None:
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.poller.ask(
-                    steering.send_request("undrain", card=fact.card.uuid, quarantine=True)
-                )
-
-        self.push_screen(quarantine_panel(fact.card), answered)
+        self.push_screen(Chat(self._open_service, (*fact.trials, None)))
 
     @on(facts.InputAsked)
     def _input_asked(self, fact: facts.InputAsked) -> None:
@@ -274,7 +241,10 @@ class WorkbenchApp(App[int]):
         if row is None or snapshot is None:
             return
         if why_not := steering.typed_refusal(fact.verb, row):
-            self._say(f"trial {fact.trial}: {why_not}", bad=True)
+            self.say(f"trial {fact.trial}: {why_not}", bad=True)
+            return
+        if fact.verb == "clone":
+            self.open_new_run(row)
             return
         experiment = next(one for one in snapshot.experiments if one.id == row.experiment)
         key, cards = (fact.verb, fact.trial), list(snapshot.cards)
@@ -294,32 +264,16 @@ class WorkbenchApp(App[int]):
         try:
             settings = edit_settings(self, row, experiment, self._drafts)
         except SuspendNotSupported:
-            self._say("an editor cannot be opened in this terminal", bad=True)
+            self.say("an editor cannot be opened in this terminal", bad=True)
         except WorkbenchError as wrong:
             self.push_screen(error_panel(safe_text(wrong.what), safe_text(wrong.hint)))
         else:
-            self.poller.ask(steering.send_request("clone", trial=row.id, settings=settings))
-
-    @on(facts.SendAsked)
-    def _send_asked(self, fact: facts.SendAsked) -> None:
-        self.poller.ask(steering.send_request(fact.verb, undo=fact.undo, **fact.args))
-
-    @on(facts.RequestDropped)
-    def _request_dropped(self, _fact: facts.RequestDropped) -> None:
-        """Say that the request waits, where no engine runs; else its answer follows at once."""
-        engine = self.view_state.snapshot.engine.state if self.view_state.snapshot else "down"
-        if engine != "running":
-            self._say("the request is carried out once the engine is running")
+            self.send([Wish("clone", {"trial": row.id, "settings": settings})])
 
     @on(facts.RequestAnswered)
-    def _request_answered(self, fact: facts.RequestAnswered) -> None:
-        if not fact.answer.ok:
-            self.push_screen(error_panel(fact.answer.text, fact.answer.hint))
-        else:
-            undo = f"\n{fact.dropped.undo}" if fact.dropped.undo else ""
-            self._say(fact.answer.text + undo)
-            if fact.dropped.trial is None:  # the request came from typed input, which succeeded
-                self._typed.clear()
+    def _forget_typed(self, fact: facts.RequestAnswered) -> None:
+        if fact.answer.ok and fact.dropped.wish.verb in steering.TYPED_VERBS:
+            self._typed.clear()
 
     @on(facts.AskFailed)
     def _ask_failed(self, fact: facts.AskFailed) -> None:
@@ -331,12 +285,7 @@ class WorkbenchApp(App[int]):
     @on(EngineStarted)
     def _started(self, fact: EngineStarted) -> None:
         if fact.text:
-            self._say(fact.text)
-
-    def _say(self, text: str, *, bad: bool = False) -> None:
-        """Show a notification, the longer the longer its text; text is never markup."""
-        kind: Literal["warning", "information"] = "warning" if bad else "information"
-        self.notify(text, severity=kind, markup=False, timeout=4 + len(text) / 30)
+            self.say(fact.text)
 
     # --- the palette ---
 
@@ -349,15 +298,29 @@ class WorkbenchApp(App[int]):
         self.theme = theme.DARK.name if light else theme.LIGHT.name
 
 
-def run_app(home: Home | None = None) -> int:
-    """Show `home` until the user leaves; then print to stdout what goes on without them.
+def run_app(
+    home: Home | None = None,
+    *,
+    farewell: bool = True,
+    readonly: bool = False,
+    ascii_only: bool = False,
+) -> int:
+    """Show `home` until the user leaves; then print to stdout what goes on without them, unless
+    `farewell` is off.
 
-    Returns the exit code: 0, or 128 + the number of the signal that ended the screen.
+    `readonly` shows a screen that changes nothing, `ascii_only` one that draws in ASCII. Returns
+    the exit code: 0, or 128 + the number of the signal that ended the screen.
     """
-    app = WorkbenchApp(Service(home), guarded=True)
+    service = ReadOnlyService(home) if readonly else Service(home)
+    driver = TerminalDriver
+    if ascii_only:
+        from tui.variants.ascii import AsciiDriver
+
+        driver = AsciiDriver
+    app = WorkbenchApp(service, guard=ExitGuard(), driver=driver)
     code = app.run()
     if code == 128 + signal.SIGHUP:  # the terminal is gone
         silence_streams(1, 2)
-    if not code:
+    if not code and farewell:
         print(farewell_text(app.view_state.snapshot))
     return code or 0

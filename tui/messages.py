@@ -7,6 +7,7 @@ poller, which reads the store in a thread of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,12 +87,32 @@ class AskFailed(Message):
         self.what, self.hint = what, hint
 
 
-class RequestDropped(Message):
-    """A request was written to the engine's folder; `undo` says which key reverts it."""
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A request to the engine that is not written yet: its verb and arguments."""
 
-    def __init__(self, request: str, verb: str, trial: int | None = None, undo: str = "") -> None:
+    verb: str
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDropped:
+    """One request that was written to the engine's folder."""
+
+    request: str
+    """Its id."""
+    wish: Wish
+    revert: Wish | None = None
+    """The request that undoes it; None where nothing does."""
+
+
+class RequestsDropped(Message):
+    """Requests that the user asked for together were written to the engine's folder."""
+
+    def __init__(self, dropped: Sequence[RequestDropped], *, typed: bool = False) -> None:
+        """`typed` is true for a request that the user typed, whose text is kept until it works."""
         super().__init__()
-        self.request, self.verb, self.trial, self.undo = request, verb, trial, undo
+        self.dropped, self.typed = tuple(dropped), typed
 
 
 class RequestAnswered(Message):
@@ -179,11 +200,23 @@ class InputAsked(Message):
 
 
 class SendAsked(Message):
-    """The user chose an action that is one request; `undo` says which key reverts it."""
+    """The user chose an action that is one request."""
 
-    def __init__(self, verb: str, undo: str = "", **args: Any) -> None:
+    def __init__(self, verb: str, **args: Any) -> None:
         super().__init__()
-        self.verb, self.undo, self.args = verb, undo, args
+        self.wish = Wish(verb, args)
+
+
+class UndoAsked(Message):
+    """The user asked to undo the last action that can be undone."""
+
+
+class ExperimentAsked(Message):
+    """The user asked to act on all trials of an experiment."""
+
+    def __init__(self, experiment: int) -> None:
+        super().__init__()
+        self.experiment = experiment
 
 
 class ActionRefused(Message):
@@ -195,8 +228,8 @@ class ActionRefused(Message):
 
 
 class ActAsked(Message):
-    """The user asked to stop, kill, pause or resume a trial."""
+    """The user asked to stop, kill, pause or resume one trial, or all marked ones."""
 
-    def __init__(self, verb: str, trial: int) -> None:
+    def __init__(self, verb: str, trials: Sequence[int]) -> None:
         super().__init__()
-        self.verb, self.trial = verb, trial
+        self.verb, self.trials = verb, tuple(trials)

@@ -21,6 +21,7 @@ from tui.messages import (
     ReadFailed,
     RequestAnswered,
     RequestDropped,
+    RequestsDropped,
     StoreRead,
 )
 from workbench.errors import NotThere, WorkbenchError
@@ -116,8 +117,8 @@ class Poller:
             except Exception as broken:
                 self._post(AskFailed(*error_text(broken)))
                 continue
-            if isinstance(fact, RequestDropped):
-                self._waiting[fact.request] = fact
+            if isinstance(fact, RequestsDropped):
+                self._waiting |= {one.request: one for one in fact.dropped}
                 self._quick_until_s = time.monotonic() + ANSWERED_S
             self._post(fact)
 

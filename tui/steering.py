@@ -11,22 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tui.messages import RequestDropped
+from tui.acts.undo import undo_request
+from tui.messages import RequestDropped, RequestsDropped, Wish
 from tui.paint import Line, plain_part
 from tui.poller import Question
 from tui.screens.panel import InputPanel
 from workbench import formatting
 from workbench.errors import UsageError
-from workbench.service import CardRow, Experiment, Service, TrialRow
+from workbench.service import CardRow, Experiment, Service, Snapshot, TrialRow
 from workbench.trial import Kind
 
 TYPED_VERBS = ("clone", "extend", "add", "finals", "evaluate", "move", "max-parallel")
 """Requests for which the user types something."""
-
-
-def send_request(verb: str, *, undo: str = "", **args: Any) -> Question:
-    """Drop a request for the engine; `undo` is shown with the engine's answer."""
-    return lambda service: RequestDropped(service.send(verb, **args), verb, undo=undo)
 
 
 def typed_refusal(verb: str, row: TrialRow) -> str:
@@ -187,9 +183,12 @@ def send_typed(
     The question raises UsageError or RecipeError for input that cannot be parsed or validated.
     """
 
-    def question(service: Service) -> RequestDropped:
-        args = _ARGS[verb](service, row, experiment, cards, typed.strip())
-        return RequestDropped(service.send(verb, **args), verb)
+    def question(service: Service) -> RequestsDropped:
+        wish = Wish(verb, _ARGS[verb](service, row, experiment, cards, typed.strip()))
+        # Undoing goes back to what was so before, which the rows here still say.
+        before = Snapshot(engine=service.engine(), cards=[], experiments=[experiment], trials=[row])
+        dropped = RequestDropped(service.send(verb, **wish.args), wish, undo_request(wish, before))
+        return RequestsDropped([dropped], typed=True)
 
     return question
 
@@ -233,24 +232,20 @@ def _finals_args(
 def _evaluate_args(
     service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
 ) -> dict[str, Any]:
-    from workbench.adapters.evaluation_recipe import evaluation_recipe, find_rows
-    from workbench.recipe import apply_settings
-    from workbench.trial_edits import changed_settings, recipe_for_trial
+    from workbench.adapters.evaluation_recipe import find_rows
+    from workbench.trial_edits import scoring_recipe, trial_recipe
 
     try:
         named, *words = shlex.split(typed)
     except ValueError as wrong:
         raise UsageError(f"{typed!r} names no file", hint="type new.jsonl") from wrong
     file = find_rows(named)
-    source = recipe_for_trial(experiment, row.settings)
-    # Settings are read against a file that is here: the training file may be gone by now.
-    here = apply_settings(source, {"data.train": file, "data.eval": file})
-    recipe = evaluation_recipe(
-        source,
+    recipe = scoring_recipe(
+        trial_recipe(experiment, row),
         file,
-        name=f"{experiment.name}-{Path(file).stem}",
+        f"{experiment.name}-{Path(file).stem}",
         resolved=experiment.resolved,
-        settings=changed_settings(here, words),
+        words=words,
     )
     return {"recipe": recipe.model_dump(mode="json"), "subjects": [row.id], "same_base": False}
 

@@ -411,12 +411,35 @@ def test_up_down_and_back_change_places_within_the_experiment(bench_of: MakeBenc
     assert queued(bench) == [2, 1, 4, 3]
     ask(bench, "order", trial=2, to="back")
     assert queued(bench) == [1, 4, 3, 2]
-    assert "first" in ask(bench, "order", trial=1, to="up").text
+    first = ask(bench, "order", trial=1, to="up")
+    assert "first" in first.text
+    assert first.data["changed"] is False
     assert "last" in ask(bench, "order", trial=2, to="down").text
     assert not ask(bench, "order", trial=2, to="sideways").ok
     ask(bench, "order", trial=2, to="front")
     ask(bench, "order", trial=3, to="front")
     assert queued(bench) == [3, 2, 1, 4]
+
+
+def test_a_trial_goes_back_to_the_place_it_had(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2, 3]}}))
+    ask(bench, "order", trial=3, to="up")
+    moved = next(t for t in bench.trials() if t.id == 3)
+    before = queued(bench)
+    ask(bench, "order", trial=3, to="front")
+    assert queued(bench) != before
+    assert ask(bench, "order", trial=3, to="place", rank=moved.rank).ok
+    assert queued(bench) == before
+    assert ask(bench, "order", trial=3, to="place", rank=None).ok
+    assert queued(bench) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("rank", ["first", float("nan"), True])
+def test_a_place_that_is_no_number_is_refused(bench_of: MakeBench, rank: object) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2, 3]}}))
+    assert not ask(bench, "order", trial=3, to="place", rank=rank).ok
 
 
 def test_up_a_hundred_times_keeps_the_order(bench_of: MakeBench) -> None:

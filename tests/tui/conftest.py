@@ -169,4 +169,4 @@ def compare_golden(name: str, lines: list[str]) -> None:
 
 def _unscrolled(text: str) -> str:
     """Return the text without the end of a scroll bar's thumb: Textual may draw it late."""
-    return re.sub(r"[ ]*[▁-▇]?[ ]*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"[ ]*[▁-▇]?[ ]*(│?)$", r"\1", text, flags=re.MULTILINE)

@@ -287,7 +287,7 @@ async def test_pause_and_resume_act_at_once(running: Home) -> None:
         assert (pause["verb"], pause["args"]["trial"]) == ("pause", RUNNING)
         answer(running, True, "trial 13 (running, step 320): gives its card back")
         await until(pilot, lambda: "gives its card back" in text(app))
-        assert "r undoes it" in text(app)
+        assert "U undoes it" in text(app)
         trials(app).to_key(PAUSED)
         await pilot.press("r")
         await until(pilot, lambda: requests(running))

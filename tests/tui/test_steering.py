@@ -26,7 +26,7 @@ from workbench.store.requests import Request, scan_requests
 from workbench.store.writer import Store
 from workbench.trial import State
 
-RUNNING, RESUMED, PAUSED, DONE, BASE, QUEUED = 13, 14, 11, 9, 8, 16
+RUNNING, RESUMED, PAUSED, DONE, BASE, QUEUED, SECOND = 13, 14, 11, 9, 8, 16, 18
 
 
 def sent(home: Home) -> list[tuple[str, dict[str, Any]]]:
@@ -157,7 +157,7 @@ async def test_a_adds_a_number_of_trials_or_one_with_settings(whole: Home) -> No
     ("key", "verb", "args"),
     [
         ("f", "order", {"trial": QUEUED, "to": "front"}),
-        ("u", "order", {"trial": QUEUED, "to": "up"}),
+        ("u", "order", {"trial": SECOND, "to": "up"}),
         ("d", "order", {"trial": QUEUED, "to": "down"}),
         ("+", "priority", {"experiment": 2, "priority": 1}),
         ("-", "priority", {"experiment": 2, "priority": -1}),
@@ -169,7 +169,7 @@ async def test_each_key_of_the_queue_sends_its_request(
     running: Home, key: str, verb: str, args: dict[str, Any]
 ) -> None:
     async with shown(running, 80, 24) as (app, pilot):
-        await view(app, pilot, "3", "queue", QUEUED)
+        await view(app, pilot, "3", "queue", args.get("trial", QUEUED))
         await pilot.press({"+": "plus", "-": "minus"}.get(key, key))
         await until(pilot, lambda: sent(running))
         assert sent(running) == [(verb, args)]
@@ -215,7 +215,7 @@ async def test_the_engines_answer_is_shown_with_the_key_that_undoes_it(running: 
         await until(pilot, lambda: sent(running))
         answer(running, True, "experiment x is held: none of its trials is placed")
         await until(pilot, lambda: "is held: none of its" in text(app))
-        assert "h undoes it" in text(app)
+        assert "U undoes it" in text(app)
 
 
 async def test_a_refused_request_opens_a_panel_with_the_hint(running: Home) -> None:

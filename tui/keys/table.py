@@ -123,6 +123,7 @@ TABLE: tuple[KeyRow, ...] = (
     _row("trial.stop", "s", VIEW, "act('stop')", "Stop the trial and keep its adapter", "stop"),
     _row("trial.pause", "p", VIEW, "act('pause')", "Pause the trial and free its card", "pause"),
     _row("trial.resume", "r", VIEW, "act('resume')", "Resume a paused trial", "resume"),
+    _row("undo", "U", VIEW, "undo", "Undo the last action that can be undone", "undo"),
     _row("trial.clone", "c", VIEW, "input('clone')", "Clone the trial with changes", "clone"),
     _row("trial.extend", "x", VIEW, "input('extend')", "Train an ended trial longer", "extend"),
     _row("trial.add", "a", VIEW, "input('add')", "Add a trial to its experiment", "add"),
@@ -146,6 +147,7 @@ TABLE: tuple[KeyRow, ...] = (
     _row("experiment.lower", "", VIEW, "priority(-1)", "Lower its experiment's priority"),
     _row("hold-all", "", VIEW, "hold_all", "Hold or release the whole queue"),
     # Keys that work everywhere.
+    _row("new", "n", APP, "app.new_run", "Begin a run: recipe, settings, and what fits", "new"),
     *_VIEW_ROWS,
     _row("palette", ": ctrl+p", APP, "app.command_palette", "Find any action by name", "", False),
     _row("engine", "E", APP, "app.start_engine", "Start the engine"),

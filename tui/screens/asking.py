@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from tui import present
 from tui.keys.keymap import Keymap, key_text
 from tui.messages import StopLookedUp
 from tui.paint import Line, join_lines, plain_part
-from tui.screens.panel import Confirm, Panel, TypeId
+from tui.screens.panel import Choice, Confirm, Panel, TypeId
 from tui.screens.view import View
 from workbench import formatting
-from workbench.service import CardRow
+from workbench.service import CardRow, Experiment, TrialRow
 from workbench.trial import State
 
 
@@ -60,6 +63,55 @@ def _outcome(fact: StopLookedUp) -> str:
     if row.checkpoint_step is not None:
         return "Its last checkpoint is scored and kept as its adapter, once a card is free."
     return "It has not trained yet and leaves no adapter."
+
+
+def many_panel(rows: Sequence[TrialRow], left_out: int, *, kill: bool) -> Confirm | TypeId:
+    """Return the question before stopping or killing several trials at once.
+
+    `left_out` is the number of marked trials that have ended already.
+    """
+    counts = Counter(str(row.state) for row in rows)
+    names = Counter(row.experiment_name for row in rows)
+    lines: list[Line] = [
+        ((formatting.counts_line(counts), "bold"),),
+        *(
+            (plain_part(name, "dim", 60), (f"  {formatting.plural(count, 'trial')}", "dim"))
+            for name, count in names.most_common(4)
+        ),
+    ]
+    if left_out:
+        have = "has" if left_out == 1 else "have"
+        lines.append(((f"{left_out} of the marked ones {have} ended already.", "dim"),))
+    title = f"{'Kill' if kill else 'Stop'} {formatting.plural(len(rows), 'trial')}?"
+    if kill:
+        text = "They end at once. Nothing is scored and no adapter is kept. This cannot be undone."
+        return TypeId(title, [*lines, (), ((text, ""),)], len(rows))
+    text = (
+        "Those that run end after their current step; each is scored and kept as it is then. Those "
+        "that have not trained yet leave no adapter. To continue them later, pause them instead."
+    )
+    return Confirm(title, [*lines, (), ((text, ""),)], "stop them", "keep them")
+
+
+def experiment_panel(one: Experiment, rows: Sequence[TrialRow], keymap: Keymap) -> Choice:
+    """Return the choice of what to do with all of an experiment's trials that have not ended."""
+    counts = Counter(str(row.state) for row in rows)
+    hold = "release" if one.held else "hold"
+    options = [
+        (keymap.keys_of("trial.stop"), "stop", "stop all; the adapters so far are kept"),
+        (keymap.keys_of("trial.pause"), "pause", "hold it, and pause what trains"),
+        (keymap.keys_of("trial.resume"), "resume", "release it, and resume what is paused"),
+        (keymap.keys_of("queue.hold"), hold, f"{hold} what waits; what trains is left alone"),
+        (keymap.keys_of("trial.kill"), "kill", "kill all; nothing is kept"),
+    ]
+    lines: list[Line] = [
+        (
+            (formatting.counts_line(counts) if rows else "all of its trials have ended", "bold"),
+            ("  and its sweep goes on" if one.searching else "", "dim"),
+        )
+    ]
+    name = plain_part(one.name, limit=40)[0]
+    return Choice(f"All trials of {name}", lines, options)
 
 
 def quarantine_panel(card: CardRow) -> Confirm:

@@ -45,9 +45,9 @@ class Cards(View):
         elif card.quarantined and not now:
             self.post_message(QuarantineAsked(card))
         elif card.drained and not now:
-            self.post_message(SendAsked("undrain", "d undoes it", card=card.uuid))
+            self.post_message(SendAsked("undrain", card=card.uuid))
         else:
-            self.post_message(SendAsked("drain", "d undoes it", card=card.uuid, now=now))
+            self.post_message(SendAsked("drain", card=card.uuid, now=now))
 
     def paint_body(self, snapshot: Snapshot) -> None:
         now = self.view_state.now()

@@ -13,6 +13,7 @@ from tui.paint import wrap_line
 from tui.screens.view import View
 from tui.screens.welcome import WELCOME
 from tui.tables import cards, events, trials
+from tui.view_state import ViewState
 from tui.widgets.curves import Curves
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
@@ -30,6 +31,11 @@ class Dashboard(View):
 
     HERE = "Dashboard"
     FILTERS = True
+    LISTS_TRIALS = True
+
+    def __init__(self, view_state: ViewState) -> None:
+        super().__init__(view_state)
+        self._listing = trials.TrialListing()
 
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="welcome", wrapped=True)
@@ -94,7 +100,7 @@ class Dashboard(View):
 
     def _paint_trials(self, snapshot: Snapshot, now: float) -> None:
         rows = self.query_one("#trials", RowList)
-        shown = [row for row in snapshot.trials if trials.trial_matches(row, self.filter)]
+        shown = self._listing.matching(snapshot, self.filter)
         empty = "no trial matches the filter" if self.filter else "no trials yet"
         rows.show(trials.DASHBOARD, trials.dashboard_rows(shown, self.view_state, now), empty)
         self.show_count(rows, "Trials", len(shown), len(snapshot.trials))
@@ -126,6 +132,6 @@ class Dashboard(View):
 
     @on(RowList.Marked, "#trials")
     def _mark(self, event: RowList.Marked) -> None:
-        if isinstance(event.key, int) and not self.view_state.toggle(event.key):
-            self.notify("eight trials are marked, the most; unmark one first", markup=False)
+        if isinstance(event.key, int):
+            self.view_state.toggle(event.key)
         self.repaint()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
@@ -181,3 +181,35 @@ class TypeId(ModalScreen[bool]):
         else:
             self.app.bell()
             event.input.value = ""
+
+
+Option = tuple[tuple[str, ...], str, str]
+"""Keys, the word that is the result, and what it means."""
+
+
+class Choice(ModalScreen[str | None]):
+    """Several actions with a key each; the result is the word of the chosen one, or None."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
+    BINDINGS: ClassVar[list[BindingType]] = [("escape,q", "dismiss(None)", "Cancel")]
+
+    def __init__(self, title: str, lines: Sequence[Line], options: Sequence[Option]) -> None:
+        super().__init__()
+        self._title, self._text, self._options = title, lines, options
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="panel"):
+            yield LineBox(wrapped=True, indent=4)
+
+    def on_mount(self) -> None:
+        set_title(self.query_one(".panel"), f" {self._title} ")
+        self.query_one(".panel").border_subtitle = " esc closes "
+        options = [((f"{keys[0]:<4}", "accent"), (text, "")) for keys, _, text in self._options]
+        self.query_one(LineBox).show([*self._text, (), *options])
+
+    def on_key(self, event: events.Key) -> None:
+        for keys, word, _ in self._options:
+            if event.character in keys or event.key in keys:
+                event.stop()
+                self.dismiss(word)
+                return

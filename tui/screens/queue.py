@@ -43,12 +43,28 @@ class Queue(View):
         return DataNeeds(queue=True)
 
     def action_order(self, to: str) -> None:
-        if self.chosen is None:
-            self.app.bell()
-        else:
+        """Move the trial to the `front`, `up`, `down` or to the `back`."""
+        if self.chosen is not None:
             self.pin()
-            undo = {"up": "d undoes it", "down": "u undoes it"}.get(to, "")
-            self.post_message(SendAsked("order", undo, trial=self.chosen, to=to))
+            self.post_message(SendAsked("order", trial=self.chosen, to=to))
+
+    def refusal(self, id: str) -> str:
+        why_not = super().refusal(id)
+        if why_not or id not in ("queue.up", "queue.down", "queue.back"):
+            return why_not
+        mine = self._of_its_experiment()
+        edge, at = ("first", 0) if id == "queue.up" else ("last", -1)
+        if mine and mine[at] == self.chosen:
+            return f"trial {self.chosen} is the {edge} of its experiment already"
+        return ""
+
+    def _of_its_experiment(self) -> list[int]:
+        """Return the queued trials of the chosen trial's experiment, the next one first."""
+        picture, row = self.view_state.picture, self.view_state.trial(self.chosen)
+        if picture is None or row is None:
+            return []
+        waiting = trials.waiting_trials(picture.snapshot, picture.queue)
+        return [one.id for one in waiting if one.experiment == row.experiment]
 
     def paint_body(self, snapshot: Snapshot) -> None:
         self._paint_experiments(snapshot)

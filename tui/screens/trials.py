@@ -10,6 +10,7 @@ from textual.widget import Widget
 from tui.messages import TrialOpened
 from tui.screens.view import View
 from tui.tables import trials
+from tui.view_state import ViewState
 from tui.widgets.rowlist import RowList
 from workbench.service import Snapshot
 
@@ -19,6 +20,11 @@ class Trials(View):
 
     HERE = "Trials"
     FILTERS = True
+    LISTS_TRIALS = True
+
+    def __init__(self, view_state: ViewState) -> None:
+        super().__init__(view_state)
+        self._listing = trials.TrialListing()
 
     def body(self) -> Iterable[Widget]:
         yield RowList(id="trials")
@@ -30,7 +36,7 @@ class Trials(View):
 
     def paint_body(self, snapshot: Snapshot) -> None:
         rows = self.query_one("#trials", RowList)
-        shown = [row for row in snapshot.trials if trials.trial_matches(row, self.filter)]
+        shown = self._listing.matching(snapshot, self.filter)
         empty = "no trial matches the filter" if self.filter else "no trials yet"
         rows.show(
             trials.FULL,
@@ -46,6 +52,6 @@ class Trials(View):
 
     @on(RowList.Marked)
     def _mark(self, event: RowList.Marked) -> None:
-        if isinstance(event.key, int) and not self.view_state.toggle(event.key):
-            self.notify("eight trials are marked, the most; unmark one first", markup=False)
+        if isinstance(event.key, int):
+            self.view_state.toggle(event.key)
         self.repaint()

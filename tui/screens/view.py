@@ -20,14 +20,25 @@ from textual.widgets import Input
 from tui.actions import ACT_VERBS, act_refusal
 from tui.keys.keymap import place_bindings
 from tui.keys.table import ROWS, TABLE, VIEW
-from tui.messages import ActAsked, ActionRefused, DataNeeds, InputAsked, NeedsChanged, SendAsked
+from tui.messages import (
+    ActAsked,
+    ActionRefused,
+    DataNeeds,
+    ExperimentAsked,
+    InputAsked,
+    NeedsChanged,
+    SendAsked,
+    UndoAsked,
+)
 from tui.steering import typed_refusal
+from tui.variants.readonly import WHY as READ_ONLY
+from tui.variants.readonly import changes_something
 from tui.view_state import ViewState
 from tui.widgets import strips
 from tui.widgets.frame import OneLine, banner_lines, key_line, top_line
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
-from workbench.service import Experiment, Snapshot
+from workbench.service import Experiment, Snapshot, TrialRow
 
 _VERBS = {
     f"trial.{verb}": verb
@@ -57,6 +68,8 @@ class View(Screen[None]):
     PLACE: ClassVar[str] = ""
     """Its place in the table of keys, where that differs from HERE."""
     FILTERS: ClassVar[bool] = False
+    LISTS_TRIALS: ClassVar[bool] = False
+    """True if marks show in this view, so that escape takes them away."""
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-middle"), (140, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [  # noqa: RUF012
         *((0, "-tiny"), (20, "-short"), (28, "-mid"), (34, "-tall"), (46, "-high"))
@@ -163,8 +176,12 @@ class View(Screen[None]):
 
     def refusal(self, id: str) -> str:
         """Return why a row of the key table is impossible now; empty where it is possible."""
+        if self.view_state.readonly and changes_something(ROWS[id]):
+            return READ_ONLY
         if id == "filter":
             return "" if self.FILTERS else f"{self.HERE} has no list to filter"
+        if id == "undo":
+            return "" if self.view_state.can_undo else "nothing was done that can be undone"
         if verb := _VERBS.get(id):
             return self._act_refusal(verb)
         if id in _NEED_TRIAL and self.chosen is None:
@@ -172,7 +189,13 @@ class View(Screen[None]):
         return ""
 
     def _act_refusal(self, verb: str) -> str:
-        row = self.view_state.trial(self.chosen)
+        if verb in ACT_VERBS and len(self.targets()) > 1:
+            return ""  # the question names the marked trials that are left out
+        if verb in ACT_VERBS and self.view_state.marked:
+            return self._row_refusal(verb, self.view_state.trial(self.targets()[0]))
+        return self._row_refusal(verb, self.view_state.trial(self.chosen))
+
+    def _row_refusal(self, verb: str, row: TrialRow | None) -> str:
         if row is None:
             return "no trial is under the cursor"
         why_not = act_refusal(verb, row) if verb in ACT_VERBS else typed_refusal(verb, row)
@@ -183,17 +206,20 @@ class View(Screen[None]):
         for rows in self.query(RowList):
             rows.pin()
 
+    def targets(self) -> tuple[int, ...]:
+        """Return the trials that a key acts on: the marked ones, else the one under the cursor."""
+        marked = tuple(sorted(self.view_state.marked))
+        return marked or (() if self.chosen is None else (self.chosen,))
+
     def action_act(self, verb: str) -> None:
-        if self.chosen is None:
-            self.app.bell()
-        else:
+        """Ask for an action on the marked trials, or on the one under the cursor."""
+        if targets := self.targets():
             self.pin()
-            self.post_message(ActAsked(verb, self.chosen))
+            self.post_message(ActAsked(verb, targets))
 
     def action_input(self, verb: str) -> None:
-        if self.chosen is None:
-            self.app.bell()
-        else:
+        """Ask for an action on the chosen trial that needs typed input."""
+        if self.chosen is not None:
             self.pin()
             self.post_message(InputAsked(verb, self.chosen))
 
@@ -204,25 +230,32 @@ class View(Screen[None]):
         return next((one for one in known if row and one.id == row.experiment), None)
 
     def action_priority(self, by: int) -> None:
-        if (found := self.chosen_experiment()) is None:
-            self.app.bell()
-            return
-        self.pin()
-        undo = f"{'-' if by > 0 else '+'} undoes it"
-        priority = found.priority + by
-        self.post_message(SendAsked("priority", undo, experiment=found.id, priority=priority))
+        """Raise or lower the priority of the chosen trial's experiment."""
+        if (found := self.chosen_experiment()) is not None:
+            self.pin()
+            priority = self.view_state.priority(found) + by
+            self.post_message(SendAsked("priority", experiment=found.id, priority=priority))
 
     def action_hold(self) -> None:
-        if (found := self.chosen_experiment()) is None:
-            self.app.bell()
-            return
-        self.pin()
-        verb = "release" if found.held else "hold"
-        self.post_message(SendAsked(verb, "h undoes it", experiment=found.id))
+        """Hold or release the chosen trial's experiment."""
+        if (found := self.chosen_experiment()) is not None:
+            self.pin()
+            verb = "release" if self.view_state.held(found) else "hold"
+            self.post_message(SendAsked(verb, experiment=found.id))
 
     def action_hold_all(self) -> None:
-        held = self.view_state.snapshot is not None and self.view_state.snapshot.held
-        self.post_message(SendAsked("release" if held else "hold", "H undoes it"))
+        """Hold or release the whole queue."""
+        self.post_message(SendAsked("release" if self.view_state.held(None) else "hold"))
+
+    def action_experiment(self) -> None:
+        """Ask for what to do with all trials of the chosen trial's experiment."""
+        if (found := self.chosen_experiment()) is not None:
+            self.pin()
+            self.post_message(ExperimentAsked(found.id))
+
+    def action_undo(self) -> None:
+        """Undo the last action that can be undone."""
+        self.post_message(UndoAsked())
 
     def action_filter(self) -> None:
         if self.FILTERS:
@@ -236,6 +269,9 @@ class View(Screen[None]):
             field.value = ""
             self._close_filter()
             self._filter("")  # the message of the changed value comes later
+        elif self.view_state.marked and self.LISTS_TRIALS:
+            self.view_state.clear_marks()
+            self.repaint()
         else:
             self.post_message(BackAsked())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from workbench.errors import UsageError, WorkbenchError
@@ -117,7 +118,10 @@ def resume_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
 
 
 def reorder_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
-    """Move a waiting trial to the front, up, down or to the back of the queue."""
+    """Move a waiting trial to the front, up, down or to the back of the queue.
+
+    `place` with a `rank` puts it where it was before, which undoes another move.
+    """
     trial, to = unended_trial(context, args), str(args["to"])
     if trial.state is not State.QUEUED:
         raise UsageError(
@@ -131,6 +135,9 @@ def reorder_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
             "others of its experiment's priority",
             trial=trial.id,
         )
+    if to == "place":
+        context.store.steer_trial(trial.id, rank=_checked_rank(args.get("rank")))
+        return accepted(f"trial {trial.id} is back at its place in the queue", trial=trial.id)
     mine = sorted(
         context.store.trials(trial.experiment, frozenset({State.QUEUED})), key=queue_place
     )
@@ -138,10 +145,20 @@ def reorder_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     found = _between(mine, at, to)
     if found is None:
         edge = "first" if to == "up" else "last"
-        return accepted(f"trial {trial.id} is the {edge} of its experiment already", trial=trial.id)
+        text = f"trial {trial.id} is the {edge} of its experiment already"
+        return accepted(text, trial=trial.id, changed=False)
     rank, words = found
     context.store.steer_trial(trial.id, rank=rank)
     return accepted(f"trial {trial.id} goes {words}", trial=trial.id)
+
+
+def _checked_rank(rank: object) -> float | None:
+    """Return the rank; raise UsageError for anything but a finite number or None."""
+    if rank is None:
+        return None
+    if isinstance(rank, bool) or not isinstance(rank, int | float) or not isfinite(rank):
+        raise UsageError(f"{safe_line(rank, 20)} is no rank", hint="a number, or null for none")
+    return float(rank)
 
 
 def _between(mine: list[TrialRow], at: int, to: str) -> tuple[float, str] | None:
