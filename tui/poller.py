@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from textual.message import Message
 
@@ -25,7 +26,7 @@ from tui.messages import (
     StoreRead,
 )
 from workbench.errors import NotThere, WorkbenchError
-from workbench.service import Service
+from workbench.service import Service, Snapshot
 from workbench.store.recovery.damage import to_store_error
 from workbench.text import safe_line
 
@@ -63,6 +64,8 @@ class Poller:
         self._painted = threading.Event()
         self._painted.set()  # nothing is being painted yet
         self._last: object = None
+        self._read_at: object = None
+        self._snapshot: Snapshot | None = None
         self._failed = ""
 
     def read_also(self, needs: DataNeeds) -> None:
@@ -132,17 +135,18 @@ class Poller:
             # Waiting here paces the screen: a slow terminal gets fewer pictures, never a backlog.
             if not self._painted.wait(PAINT_LIMIT_S) or self._stopped.is_set():
                 return True
-            picture = read_picture(service, needs)
+            same = state[0] == self._read_at if self._snapshot else False
+            picture = read_picture(service, needs, self._snapshot if same else None)
             self._post_answers(service)
         except Exception as broken:
             what, hint = error_text(broken)
             if what != self._failed:  # one panel for each failure, not one for each attempt
                 self._failed = what
                 self._post(ReadFailed(what, hint))
-            self._last = None
+            self._last = self._snapshot = None
             return False
         self._failed = ""
-        self._last = state
+        self._last, self._read_at, self._snapshot = state, state[0], picture.snapshot
         self._painted.clear()
         self._post(StoreRead(picture))
         return True
@@ -155,9 +159,12 @@ class Poller:
                 self._post(RequestAnswered(dropped, answer))
 
 
-def read_picture(service: Service, needs: DataNeeds) -> Picture:
-    """Read one picture. The part of a trial or experiment that does not exist stays empty."""
-    snapshot = service.snapshot()
+def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = None) -> Picture:
+    """Read one picture. The part of a trial or experiment that does not exist stays empty.
+
+    `known` is a snapshot that is still true: reading 10,000 trials again would take 35 ms.
+    """
+    snapshot = replace(known, engine=service.engine()) if known else service.snapshot()
     if service.reader() is None:
         return Picture(snapshot=snapshot, needs=needs, at_utc=service.clock())
     detail = board = None

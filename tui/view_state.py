@@ -13,6 +13,8 @@ from tui.paint import SERIES
 from workbench import formatting
 from workbench.service import Experiment, RequestAnswer, Snapshot, TrialRow
 
+FOLLOW_S = 0.3
+"""Seconds after the last cursor key until the log follows: a key repaints two rows, no more."""
 _UNDOS = 50
 """Actions that can be undone one after another."""
 
@@ -47,6 +49,7 @@ class ViewState:
 
     def __init__(self, now: Callable[[], float], keymap: Keymap | None = None) -> None:
         self.now = now
+        self.follow_s = FOLLOW_S
         self.keymap = keymap or Keymap()
         self.picture: Picture | None = None
         self.read_error = ""

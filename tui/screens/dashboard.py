@@ -60,7 +60,7 @@ class Dashboard(View):
 
     def needs(self) -> DataNeeds:
         series = tuple((id, "loss") for id in self.view_state.drawn())
-        return DataNeeds(series=series, events_of=self.chosen, events=_TAIL)
+        return DataNeeds(series=series, events_of=self.followed, events=_TAIL)
 
     def paint_body(self, snapshot: Snapshot) -> None:
         now = self.view_state.now()
@@ -111,9 +111,9 @@ class Dashboard(View):
         which = "marked" if self.view_state.marked else "live"
         set_title(curves, f"Loss · {which} trials")
         picture, tail = self.view_state.picture, self.query_one("#tail", LineBox)
-        row = self.view_state.trial(self.chosen)
+        row = self.view_state.trial(self.followed)
         set_title(tail, f"Log · {formatting.trial_label(row)}" if row else "Log")
-        if picture is None or picture.needs.events_of != self.chosen:
+        if picture is None or picture.needs.events_of != self.followed:
             return
         if not tail.size.width:
             return  # the terminal is too narrow for the log, or the layout is not done yet

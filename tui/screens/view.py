@@ -14,6 +14,7 @@ from textual.binding import BindingType
 from textual.containers import Container
 from textual.message import Message
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input
 
@@ -81,6 +82,8 @@ class View(Screen[None]):
         self.view_state = view_state
         self.filter = ""
         self._ready = False
+        self._following: Timer | None = None
+        self._followed: int | None = None
 
     # --- defined by each view ---
 
@@ -300,7 +303,22 @@ class View(Screen[None]):
 
     @on(RowList.Reached)
     def _reached(self, _event: RowList.Reached) -> None:
+        """Paint the cursor at once, and what belongs to its row once the keys have paused."""
+        if self._following is not None:
+            self._following.stop()
+        self._following = self.set_timer(self.view_state.follow_s, self._follow)
+        self.paint()
+
+    def _follow(self) -> None:
+        self._following = None
         self.repaint()
+
+    @property
+    def followed(self) -> int | None:
+        """The trial whose log and facts are shown: the chosen one, as soon as the keys pause."""
+        if self._following is None:
+            self._followed = self.chosen
+        return self._followed
 
     def show_count(self, widget: Widget, name: str, shown: int, total: int) -> None:
         """Title the widget with a count and the filter: `Trials · 3 of 12 · filter: rank=16`."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from tui import present
 from tui.chart import GLYPHS
 from tui.paint import Gauge, Line, Part, Span, plain_part
 from tui.view_state import ViewState
-from tui.widgets.rowlist import Cell, Column, ListRow
+from tui.widgets.rowlist import Cell, Column, LazyRows, ListRow
 from workbench import formatting
 from workbench.service import Experiment, Snapshot, TrialRow
 from workbench.trial import Kind, State
@@ -69,20 +70,6 @@ def display_order(trials: Sequence[TrialRow]) -> list[TrialRow]:
     )
 
 
-def search_text(row: TrialRow) -> str:
-    """Return the text in which the filter looks for its words, in lower case."""
-    words = (formatting.trial_label(row), row.experiment_name, row.state, row.waiting, row.reason)
-    # Both forms of a key, so that `lr=0.001` and `learning_rate` are found alike.
-    settings = f"{_settings_text(row)} {formatting.settings_line(row.settings)}"
-    return f"{' '.join(words)} {settings} {row.card or ''}".lower()
-
-
-def trial_matches(row: TrialRow, words: str) -> bool:
-    """Return whether every word of the filter occurs in the row's text, in any case."""
-    text = search_text(row)
-    return all(word in text for word in words.lower().split())
-
-
 def _gutter(row: TrialRow, view_state: ViewState, drawn: dict[int, int]) -> Line:
     """Return a bar for a marked trial, and the glyph of its curve for one on the chart."""
     mark: Part = ("┃", "accent") if row.id in view_state.marked else (" ", "")
@@ -107,14 +94,13 @@ def status_note(row: TrialRow, now: float) -> Line:
     return ((formatting.age(now - row.changed_utc), "dim"),)
 
 
-def _settings_text(row: TrialRow) -> str:
-    return formatting.brief_settings(row.settings, short_keys=True)
-
-
-def _settings(row: TrialRow) -> Line:
+def _settings(row: TrialRow, text: str | None = None) -> Line:
+    """Return the settings' cell; `text` are those that differ within the experiment."""
     if row.kind is Kind.BASE:
         return (("no adapter, for comparison", "dim"),)
-    return (plain_part(_settings_text(row) or "as in the recipe"),)
+    if text is None:
+        text = formatting.brief_settings(row.settings, short_keys=True)
+    return (plain_part(text or "as in the recipe"),)
 
 
 def _loss(row: TrialRow) -> str:
@@ -126,14 +112,18 @@ def _rate(row: TrialRow) -> str:
     return formatting.rate(row.tokens_per_s) if row.state.live and row.tokens_per_s else ""
 
 
-def _leading(row: TrialRow, view_state: ViewState, drawn: dict[int, int]) -> tuple[Cell, ...]:
+def _leading(row: TrialRow, facts: RowFacts, drawn: dict[int, int]) -> tuple[Cell, ...]:
     """Return the cells that both lists begin with: mark, name, experiment, settings, state."""
+    lives = row.state.live and facts.engine_runs
+    state = present.trial_state(row)
+    if row.state.live and not lives:
+        state = tuple((text, "dim") for text, _ in state)
     return (
-        _gutter(row, view_state, drawn),
-        ((formatting.trial_label(row), "bold" if row.state.live else ""),),
+        _gutter(row, facts.view_state, drawn),
+        ((formatting.trial_label(row), "bold" if lives else ""),),
         (plain_part(row.experiment_name, "dim"),),
-        _settings(row),
-        present.trial_state(row),
+        _settings(row, facts.settings.get(row.id)),
+        state,
     )
 
 
@@ -142,33 +132,55 @@ def _reason_first(row: TrialRow) -> bool:
     return row.state in (State.QUEUED, State.STARTING, State.FAILED)
 
 
-def dashboard_rows(trials: Sequence[TrialRow], view_state: ViewState, now: float) -> list[ListRow]:
-    """Return a row for each trial with the columns of Dashboard."""
-    drawn = view_state.drawn()
-    return [_dashboard_row(row, view_state, drawn, now) for row in display_order(trials)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFacts:
+    """The things beside the trial itself that its row shows."""
+
+    view_state: ViewState
+    now: float
+    settings: Mapping[int, str]
+    """The settings that differ within its experiment, by trial."""
+    engine_runs: bool = True
+    """False where nothing can be said about live trials: their rows lose the colour of life."""
+    told: str = ""
+    """The reason to wait that the title tells, so that rows leave it out."""
 
 
-def _dashboard_row(
-    row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: float
+def dashboard_rows(trials: Sequence[TrialRow], facts: RowFacts) -> LazyRows:
+    """Return a row for each trial with the columns of Dashboard, in the order given."""
+    drawn = facts.view_state.drawn()
+    return LazyRows(
+        [row.id for row in trials], lambda place: _row(trials[place], facts, drawn, _few_numbers)
+    )
+
+
+def full_rows(trials: Sequence[TrialRow], facts: RowFacts) -> LazyRows:
+    """Return a row for each trial with all columns of Trials, in the order given."""
+    drawn = facts.view_state.drawn()
+    return LazyRows(
+        [row.id for row in trials], lambda place: _row(trials[place], facts, drawn, _all_numbers)
+    )
+
+
+def _row(
+    row: TrialRow,
+    facts: RowFacts,
+    drawn: dict[int, int],
+    numbers: Callable[[TrialRow], tuple[Cell, ...]],
 ) -> ListRow:
-    status = status_note(row, now)
+    status = _status(row, facts)
+    leading = _leading(row, facts, drawn)
     if _reason_first(row):
-        return ListRow(row.id, (*_leading(row, view_state, drawn), Span(status)))
-    numbers: tuple[Cell, ...] = (_progress(row), ((_loss(row), ""),), ((_rate(row), ""),))
-    return ListRow(row.id, (*_leading(row, view_state, drawn), *numbers, status))
+        return ListRow(row.id, (*leading, Span(status)))
+    return ListRow(row.id, (*leading, *numbers(row), status))
 
 
-def full_rows(trials: Sequence[TrialRow], view_state: ViewState, now: float) -> list[ListRow]:
-    """Return a row for each trial with all columns of Trials."""
-    drawn = view_state.drawn()
-    return [_full_row(row, view_state, drawn, now) for row in display_order(trials)]
+def _few_numbers(row: TrialRow) -> tuple[Cell, ...]:
+    return (_progress(row), ((_loss(row), ""),), ((_rate(row), ""),))
 
 
-def _full_row(row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: float) -> ListRow:
-    status = status_note(row, now)
-    if _reason_first(row):
-        return ListRow(row.id, (*_leading(row, view_state, drawn), Span(status)))
-    numbers: tuple[Cell, ...] = (
+def _all_numbers(row: TrialRow) -> tuple[Cell, ...]:
+    return (
         _progress(row),
         ((_loss(row), ""),),
         ((formatting.score(row.score) if row.score is not None else "", ""),),
@@ -177,7 +189,15 @@ def _full_row(row: TrialRow, view_state: ViewState, drawn: dict[int, int], now: 
         ((formatting.short_uuid(row.card or ""), "dim"),),
         ((str(row.attempts), "dim"),),
     )
-    return ListRow(row.id, (*_leading(row, view_state, drawn), *numbers, status))
+
+
+def _status(row: TrialRow, facts: RowFacts) -> Line:
+    """Return what explains the state, but nothing that the title tells already."""
+    if row.state is State.QUEUED and facts.told and row.waiting == facts.told:
+        return ()
+    if row.state.live and not facts.engine_runs:
+        return ((f"unknown: last heard {formatting.age(facts.now - row.changed_utc)}", "dim"),)
+    return status_note(row, facts.now)
 
 
 def waiting_trials(snapshot: Snapshot, order: Sequence[int]) -> list[TrialRow]:

@@ -19,14 +19,14 @@ from textual.strip import Strip
 
 from tui.keys.keymap import place_bindings
 from tui.keys.table import LIST
-from tui.paint import Fluid, Line, Span, fit_line
+from tui.paint import Line, Span, fit_line
 from tui.widgets import strips
+from tui.widgets.lazy_rows import Cell, Key, LazyRows, ListRow
+
+__all__ = ["Cell", "Column", "Key", "LazyRows", "ListRow", "RowList", "arrange_columns"]
 
 GAP = 2
 """Blank cells between two columns."""
-Key = int | str
-"""Identifies a row: a trial's or an event's id, a card's UUID, a metric's name."""
-Cell = Line | Fluid | Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +44,6 @@ class Column:
     """The column with the highest number is dropped first where space is short; 0 always stays."""
     right: bool = False
     """True if cells are aligned to the right."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListRow:
-    """A row of a RowList."""
-
-    key: Key
-    cells: tuple[Cell, ...]
-    """One for each column; the cells behind a Span may be left out."""
 
 
 def arrange_columns(columns: Sequence[Column], width: int) -> list[int | None]:
@@ -104,6 +95,17 @@ class RowList(ScrollView, can_focus=True):
         def control(self) -> RowList:
             return self.rows
 
+    class HeadClicked(Message):
+        """The title of a column was clicked."""
+
+        def __init__(self, rows: RowList, title: str) -> None:
+            super().__init__()
+            self.rows, self.title = rows, title
+
+        @property
+        def control(self) -> RowList:
+            return self.rows
+
     class Opened(Reached):
         """Enter was pressed, or the row under the cursor was clicked."""
 
@@ -132,8 +134,10 @@ class RowList(ScrollView, can_focus=True):
         self._columns: tuple[Column, ...] = ()
         self._widths: list[int | None] = []
         self._arranged_for = 0
-        self._rows: list[ListRow] = []
+        self._rows = LazyRows.from_rows([])
         self._at = 0
+        self._frozen = 0
+        """Rows at the top that stay in sight, however far the rest is scrolled."""
         self._moved = False
         """True if the user moved the cursor; until then it stays at the top."""
 
@@ -142,18 +146,32 @@ class RowList(ScrollView, can_focus=True):
     @property
     def key(self) -> Key | None:
         """The key of the row under the cursor; None in an empty list."""
-        return self._rows[self._at].key if self._rows else None
+        return self._rows.keys[self._at] if self._rows else None
 
     @property
     def rows(self) -> Sequence[ListRow]:
         """The rows of the list, also those scrolled out of sight."""
         return self._rows
 
-    def show(self, columns: Sequence[Column], rows: Sequence[ListRow], empty: str = "") -> None:
-        """Show these rows and repaint what differs. A cursor that was moved stays on its key."""
+    def show(
+        self,
+        columns: Sequence[Column],
+        rows: Sequence[ListRow],
+        empty: str = "",
+        frozen: int = 0,
+    ) -> None:
+        """Show these rows and repaint what differs. A cursor that was moved stays on its key.
+
+        LazyRows are built as far as they are in sight. A list that was scrolled away from its
+        cursor stays where it is. The first `frozen` rows, as far as they leave half of the list
+        to the others, are never scrolled away.
+        """
         old, key, last = self._rows, self.key, self._at >= len(self._rows) - 1
-        self._rows = list(rows)
+        in_sight = self._cursor_in_sight()
+        self._rows = LazyRows.from_rows(rows)
+        frozen = min(frozen, max(0, (self.size.height - self._head) // 2))
         redo = tuple(columns) != self._columns or (empty or self._empty) != self._empty
+        redo, self._frozen = redo or frozen != self._frozen, frozen
         self._empty = empty or self._empty
         if tuple(columns) != self._columns:
             self._columns = tuple(columns)
@@ -166,7 +184,8 @@ class RowList(ScrollView, can_focus=True):
             self._refresh_changed(old, key)
         if self.key != key:
             self.post_message(self.Reached(self, self.key))
-        self._show_cursor()
+        if in_sight:
+            self._show_cursor()
 
     def _place(self, key: Key | None, *, follow: bool) -> int:
         end = max(0, len(self._rows) - 1)
@@ -174,14 +193,22 @@ class RowList(ScrollView, can_focus=True):
             return end
         if not self._moved:
             return 0
-        found = next((i for i, row in enumerate(self._rows) if row.key == key), None)
+        found = self._rows.find(key)
         return min(self._at, end) if found is None else found
 
-    def _refresh_changed(self, old: Sequence[ListRow], key: Key | None) -> None:
+    def _refresh_changed(self, old: LazyRows, key: Key | None) -> None:
         # The second condition repaints the row that the cursor left and the one it reached.
-        for i, (before, after) in enumerate(zip(old, self._rows, strict=True)):
-            if before != after or (before.key == key) != (i == self._at):
+        top = self.scroll_offset.y
+        below = range(top + self._frozen, min(len(old), top + self.size.height))
+        for i in (*range(min(self._frozen, len(old))), *below):
+            if old.built(i) != self._rows[i] or (old.keys[i] == key) != (i == self._at):
                 self.refresh_line(i + self._head)
+
+    def _cursor_in_sight(self) -> bool:
+        room = self.size.height - self._head
+        if room <= 0 or not self._rows or self._at < self._frozen:
+            return True
+        return self._frozen <= self._at - self.scroll_offset.y < room
 
     def pin(self) -> None:
         """Keep the cursor on its key from now on, so that a key can undo what was just done."""
@@ -189,7 +216,7 @@ class RowList(ScrollView, can_focus=True):
 
     def to_key(self, key: Key) -> None:
         """Move the cursor to the row of that key, if there is one."""
-        found = next((i for i, row in enumerate(self._rows) if row.key == key), None)
+        found = self._rows.find(key)
         if found is not None:
             self._go(found)
 
@@ -228,22 +255,39 @@ class RowList(ScrollView, can_focus=True):
         top = self.scroll_offset.y
         if self._follow and not self._has_cursor:
             self.scroll_to(y=max(0, len(self._rows) - room), animate=False, force=True)
-        elif self._at < top:
-            self.scroll_to(y=self._at, animate=False, force=True)
+        elif self._at < self._frozen:
+            return  # in sight, whatever lies below
+        elif self._at < top + self._frozen:
+            self.scroll_to(y=self._at - self._frozen, animate=False, force=True)
         elif self._at >= top + room:
             self.scroll_to(y=self._at - room + 1, animate=False, force=True)
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
-        if offset is None or offset.y < self._head or not self._has_cursor:
+        if offset is None or not self._has_cursor:
             return
-        at = offset.y - self._head + self.scroll_offset.y
+        if offset.y < self._head:
+            self._click_head(offset.x)
+            return
+        at = self._place_at(offset.y - self._head)
         if at >= len(self._rows):
             return
         if at == self._at:
             self.action_open()
         else:
             self._go(at)
+
+    def _click_head(self, x: int) -> None:
+        left = 0
+        for column, width in zip(self._columns, self._widths, strict=True):
+            if width is not None and left <= x < left + width + GAP:
+                self.post_message(self.HeadClicked(self, column.title))
+                return
+            left += 0 if width is None else width + GAP
+
+    def _place_at(self, y: int) -> int:
+        """Return the place of the row that is drawn `y` lines below the header."""
+        return y if y < self._frozen else y + self.scroll_offset.y
 
     # --- painting ---
 
@@ -274,7 +318,7 @@ class RowList(ScrollView, can_focus=True):
             self._arrange()
         if y < self._head:
             return strips.render_strip(self, self._header(), width)
-        at = y - self._head + self.scroll_offset.y
+        at = self._place_at(y - self._head)
         if at >= len(self._rows):
             note: Line = ((self._empty, "dim"),) if not self._rows and at == 0 else ()
             return strips.render_strip(self, note, width)
@@ -306,4 +350,5 @@ class RowList(ScrollView, can_focus=True):
 
     def refresh_line(self, y: int) -> None:
         """Repaint one line; `y` counts from the header and ignores scrolling."""
-        self.refresh(Region(0, y - self.scroll_offset.y, self.size.width, 1))
+        scrolled = self.scroll_offset.y if y - self._head >= self._frozen else 0
+        self.refresh(Region(0, y - scrolled, self.size.width, 1))

@@ -13,12 +13,15 @@ from typing import Any, Generic, TypeVar
 from rich.color import ColorSystem
 from textual._compositor import ChopsUpdate, CompositorUpdate, LayoutUpdate
 from textual.app import App
+from textual.geometry import Offset
 from textual.screen import Screen
 
 from tui.wire.frames import QUERY, Frames
 from tui.wire.pens import pen_reader
 
 Result = TypeVar("Result")
+TORN = 1_000
+"""Characters from which a frame is marked as one unit (mode 2026): less is drawn at once anyway."""
 RETRY_S = 0.25
 """Period of asking whether a terminal that does not answer may be written to again."""
 
@@ -30,6 +33,7 @@ class WireApp(App[Result], Generic[Result]):
         super().__init__(*args, **options)
         self.frames = Frames(self._pens(), erases=erases)
         self._retrying = False
+        self._parked = Offset(-1, -1)
 
     def _pens(self) -> Any:
         system = self.console._color_system or ColorSystem.TRUECOLOR
@@ -60,8 +64,11 @@ class WireApp(App[Result], Generic[Result]):
             return
         text = self.frames.next_frame()
         if text:
-            text += self.frames.park(*self.screen.outer_size.clamp_offset(self.cursor_position))
-            if self._sync_available:
+            at = self.screen.outer_size.clamp_offset(self.cursor_position)
+            if at != self._parked or any(at):
+                text += self.frames.park(*at)
+                self._parked = at
+            if self._sync_available and len(text) > TORN:
                 text = f"\x1b[?2026h{text}\x1b[?2026l"
             driver.write(text + QUERY)
             self.frames.window.sent(len(text.encode()) + len(QUERY))
