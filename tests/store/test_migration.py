@@ -1,4 +1,4 @@
-"""A database of schema version 1 becomes one of version 2, with every row and reference kept."""
+"""A database of an older schema becomes one of today's, with every row and reference kept."""
 
 import sqlite3
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from workbench.errors import StoreError
 from workbench.home import Home
 from workbench.service import Service
-from workbench.store import Store
+from workbench.store import Reader, Store
 from workbench.store.recovery import journal
 from workbench.store.recovery.backup import list_backups
 from workbench.store.recovery.repair import repair_database
@@ -125,3 +125,19 @@ def test_a_front_end_that_was_open_meanwhile_reads_the_new_tables(old: Path) -> 
     assert service.trial(id).trial.finals_of == 2
     service.close()
     store.close()
+
+
+def test_a_database_of_version_2_is_read_as_it_is_and_migrated_by_the_engine(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "workbench.db"
+    database = sqlite3.connect(path)
+    database.executescript(f"{MIGRATIONS[0]}; {MIGRATIONS[1]}; {ROWS}; pragma user_version = 2;")
+    database.close()
+    reader = Reader.open(path)
+    assert (reader.trial(2).card, reader.trial(2).ends_utc) == ("cpu-0", None)
+    assert not reader.migrated
+    store = Store(path)
+    assert reader.migrated
+    store.touch_attempt(1, ends_utc=9.0)
+    assert (store.trial(2).ends_utc, store.attempts(2)[0].ends_utc) == (9.0, 9.0)

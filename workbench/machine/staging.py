@@ -17,10 +17,15 @@ def stage_folder(target: Path) -> Path:
     It lies on the same disk, so that publishing is a rename. A leftover of a killed process is
     removed first.
     """
-    staging = target.parent / f".{target.name}.staging"
+    staging = staged_path(target)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     return staging
+
+
+def staged_path(target: Path) -> Path:
+    """Return the folder beside `target` in which `stage_folder` lets it be filled."""
+    return target.parent / f".{target.name}.staging"
 
 
 def publish_folder(staging: Path, target: Path, *, replace: bool = True) -> None:
@@ -31,11 +36,16 @@ def publish_folder(staging: Path, target: Path, *, replace: bool = True) -> None
     """
     sync_tree(staging)
     old = target.parent / f".{target.name}.old"
-    if replace and target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        # Renamed and removed later: rmtree takes long, and a kill in between must lose nothing.
-        target.rename(old)
-    staging.rename(target)
+    try:
+        if replace and target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            # Renamed and removed later: rmtree takes long, and a kill in between must lose nothing.
+            target.rename(old)
+        staging.rename(target)
+    except BaseException:
+        if replace and old.exists() and not target.exists():
+            old.rename(target)
+        raise
     sync_path(target.parent)
     if replace:
         shutil.rmtree(old, ignore_errors=True)
@@ -47,8 +57,9 @@ def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
 
     An exception in the block removes the folder and leaves an existing `target` untouched.
     """
-    staging = stage_folder(target)
-    try:
+    staging = staged_path(target)
+    try:  # ctrl-c may come in the very moment in which the folder was made
+        stage_folder(target)
         yield staging
         publish_folder(staging, target, replace=replace)
     except BaseException:
