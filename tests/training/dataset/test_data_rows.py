@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import json
+import lzma
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -128,6 +134,70 @@ def test_objects_over_several_lines_are_refused_with_a_hint_that_works(tmp_path:
     assert "write each object on a line of its own: jq -c . t.jsonl" in refused.value.hint
     lines = "\n".join(text.replace("\n", "") for text in texts)
     assert len(list(read_file(written(tmp_path, "t.jsonl", lines)))) == 2
+
+
+LINES = ['{"text": "a, b,"}', '{"text": "é"}']
+TEXT = "\n".join(LINES)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (gzip.compress(TEXT.encode()), r"is packed with gzip"),
+        (bz2.compress(TEXT.encode()), r"is packed with bzip2"),
+        (lzma.compress(TEXT.encode()), r"is packed with xz"),
+        (TEXT.encode("utf-16"), r"is UTF-16 text"),
+        (TEXT.encode("utf-32"), r"is UTF-32 text"),
+        (",\n".join(LINES), r"has a comma behind each row"),
+        (",\n".join([*LINES, ""]), r"has a comma behind each row"),
+        ("".join(LINES), r"holds several objects on one line"),
+        ("\r".join(LINES), r"holds several objects on one line"),
+        ("\n".join(LINES).replace("{", "{\n"), r"holds objects over several lines each"),
+    ],
+)
+def test_the_command_in_a_hint_makes_rows_of_the_file(
+    tmp_path: Path, content: str | bytes, complaint: str
+) -> None:
+    with pytest.raises(DataError, match=rf"^rows\.jsonl: {complaint}") as refused:
+        list(read_file(written(tmp_path, "rows.jsonl", content)))
+    command = re.search(r": (\w+ [^>]*> NEW)", refused.value.hint)
+    assert command is not None
+    if shutil.which(command[1].split()[0]) is None:
+        pytest.skip(f"needs {command[1].split()[0]}")
+    subprocess.run(["sh", "-ec", command[1]], cwd=tmp_path, check=True)
+    mended = (tmp_path / "NEW").rename(tmp_path / "mended.jsonl")
+    assert [row.values["text"] for row in read_file(mended)] == ["a, b,", "é"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint", "hint"),
+    [
+        ("t.jsonl", "version https://git-lfs.github.com/spec/v1\noid", "Git LFS", "git lfs pull"),
+        ("t.parquet", "version https://git-lfs.github.com/spec/v1\n", "Git LFS", "git lfs pull"),
+        ("t.jsonl", "\n<!DOCTYPE html><html>", "a web page", "/resolve/"),
+        ("t.jsonl", b"PAR1\x15\x04", "a parquet file", r"end in \.parquet"),
+        ("t.jsonl", str({"text": "a"}), "as Python prints them", "json.dumps"),
+        ("t.csv", "a;b\n1;2\n", "one column, with semicolons in", "separate the fields with"),
+        ("t.csv", "a\tb\n1\t2\n", "one column, with tabs in its name", "with commas"),
+    ],
+)
+def test_a_file_that_is_something_else_is_refused_as_that(
+    tmp_path: Path, name: str, content: str | bytes, complaint: str, hint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint) as refused:
+        list(read_file(written(tmp_path, name, content)))
+    assert re.search(hint, refused.value.hint)
+
+
+def test_a_text_file_may_hold_a_web_page(tmp_path: Path) -> None:
+    assert len(list(read_file(written(tmp_path, "t.txt", "<html>\n</html>\n")))) == 2
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"]), path)
+    with pytest.raises(DataError, match=r"two columns with the name text"):
+        list(read_file(path))
 
 
 def test_a_missing_file_is_reported_with_its_path(tmp_path: Path) -> None:

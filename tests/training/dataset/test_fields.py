@@ -25,7 +25,7 @@ FIELD = "which is not used"
     ("name", "value", "hint"),
     [
         ("tools", [{"type": "function"}], "write them and the calls into the turns' content"),
-        ("Functions", "[]", "leave such rows out"),
+        ("Functions", "[{}]", "leave such rows out"),
         ("images", ["p.png"], "leave out rows with images or sounds, or that field"),
         ("audio", {"path": "a.wav"}, "leave out rows with images or sounds, or that field"),
     ],
@@ -38,8 +38,8 @@ def test_a_column_without_which_a_row_means_something_else_is_refused_with_a_hin
     assert "8 more of 10 rows" in said
     assert hint in said
     assert check(CHATS).train_rows == 8
-    empty: list[Any] = [None, [], "", {}]
-    assert check([{**row, name: empty[n % 4]} for n, row in enumerate(CHATS)]).train_rows == 8
+    empty: list[Any] = [None, [], "", {}, "[]", "null"]
+    assert check([{**row, name: empty[n % 6]} for n, row in enumerate(CHATS)]).train_rows == 8
 
 
 def test_a_call_in_a_turn_is_refused_with_a_hint_that_works(check: Check) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,19 @@ GPT = [
     {"messages": [{"role": "user", "content": f"q {n}"}, {"role": "gpt", "content": f"a {n}"}]}
     for n in range(10)
 ]
+PREFERENCES = [{"prompt": f"q {n}", "chosen": f"a {n}", "rejected": "b"} for n in range(10)]
+CHOSEN_CHATS = [{"chosen": row["messages"], "rejected": CHATS[0]["messages"]} for row in CHATS]
 Settings = dict[str, Any]
+
+
+def turned(content: Any, **fields: Any) -> list[dict[str, Any]]:
+    """Return a question and an answer with the given content and fields."""
+    return [{"role": "user", "content": "q"}, {"role": "assistant", "content": content, **fields}]
+
+
+def part_of(kind: str) -> list[dict[str, Any]]:
+    """Return chats whose answers have one part of that type."""
+    return [{"messages": turned([{"type": kind, "text": f"a {n}"}])} for n in range(10)]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +105,37 @@ Settings = dict[str, Any]
         (TURNS_WITHOUT_ROLE, {}, 'write {"role": …, "content": …}', CHATS, {}),
         (GPT, {}, "did you mean assistant?", CHATS, {}),
         ([{"messages": str(n)} for n in range(10)], {}, "is a list of turns", CHATS, {}),
+        (
+            [{" prompt": row["prompt"], "completion": "a"} for row in PAIRS],
+            {},
+            '{" prompt": prompt',
+            [{" prompt": row["prompt"], "completion": "a"} for row in PAIRS],
+            {"columns": {" prompt": "prompt"}},
+        ),
+        (
+            PREFERENCES,
+            {},
+            "{chosen: completion}",
+            PREFERENCES,
+            {"columns": {"chosen": "completion"}},
+        ),
+        (CHOSEN_CHATS, {}, "{chosen: messages}", CHOSEN_CHATS, {"columns": {"chosen": "messages"}}),
+        (part_of("thinking"), {}, "the turn's field reasoning_content", CHATS, {}),
+        (part_of("tool_result"), {}, "into the turns' content", CHATS, {}),
+        (part_of("image_url"), {}, "leave out rows with images", CHATS, {}),
+        (part_of("input_text"), {}, 'write it as {"type": "text", "text": …}', part_of("text"), {}),
+        ([{"messages": turned(["a"])} for _ in PAIRS], {}, "or the content as one text", CHATS, {}),
+        ([{"messages": turned("a", weight=0)} for _ in PAIRS], {}, "take the field out", CHATS, {}),
+        (
+            [{"messages": turned("a", train=False)} for _ in PAIRS],
+            {},
+            "end the chat before",
+            CHATS,
+            {},
+        ),
+        ([{"prompt": ["q", "r"], "completion": ["a", "b"]}], {}, 'orient="records"', PAIRS, {}),
+        ([{"prompt": {"0": "q"}, "completion": {"0": "a"}}], {}, 'orient="records"', PAIRS, {}),
+        ([{**row, "completion": math.nan} for row in PAIRS], {}, 'write ""', PAIRS, {}),
         ([{"messages": "[{}]"}] * 10, {}, "write the list of turns itself", CHATS, {}),
         ([{**row, "prompt": 7} for row in PAIRS], {}, 'write it as text: "7" for 7', PAIRS, {}),
         ([{**row, "prompt": {"a": 1}} for row in PAIRS], {}, "e.g. as JSON in quotes", PAIRS, {}),
@@ -153,6 +197,59 @@ def test_a_template_that_closes_no_turn_is_refused_until_it_does(check: Check) -
     )
     closed = endless.replace("' (done) '", "'<|eot_id|>'")
     assert check(CHATS, closed).train_rows == 8
+
+
+HEADED = (
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}\n{{ m.content }}<|eot_id|>\n"
+    "{% endfor %}"
+)
+HEADER = "<|start_header_id|>assistant\n"
+ASKED = HEADED + "{% if add_generation_prompt %}" + HEADER + "{% endif %}"
+
+
+def test_a_template_that_always_asks_is_refused_until_it_does_so_when_asked(check: Check) -> None:
+    said = refusal(check, CHATS, HEADED + HEADER)
+    assert "writes the generation prompt behind every chat" in said
+    assert "put {% if add_generation_prompt %} and {% endif %} around it at the end" in said
+    assert check(CHATS, ASKED).train_rows == 8
+
+
+def test_a_template_that_never_asks_is_noted_until_the_hint_is_followed(check: Check) -> None:
+    [note] = told(check(CHATS, HEADED).notes, "has no generation prompt")
+    assert "the header of an answer, <|start_header_id|>assistant, is learned with it" in note
+    assert not told(check(CHATS, ASKED).notes, "generation prompt")
+
+
+def test_a_template_without_headers_needs_no_generation_prompt(check: Check) -> None:
+    spoken = (
+        "{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else m.content + eos_token }}"
+    )
+    template = "{% for m in messages %}" + spoken + "{% endfor %}"
+    assert not told(check(CHATS, template).notes, "generation prompt")
+    bare = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    assert not told(check(CHATS, bare).notes, "generation prompt")
+
+
+def test_a_template_that_draws_lots_is_refused_until_it_does_not(check: Check) -> None:
+    said = refusal(check, CHATS, "{{ ['a', 'b'] | random }}" + ASKED)
+    assert "draws at random" in said
+    assert check(CHATS, "{{ 'a' }}" + ASKED).train_rows == 8
+
+
+@pytest.mark.parametrize(("role", "other"), [("tool", "user"), ("developer", "system")])
+def test_a_role_that_the_template_refuses_is_named_with_one_that_it_takes(
+    check: Check, role: str, other: str
+) -> None:
+    strict = (
+        "{% for m in messages if m.role == '" + role + "' %}{{ raise_exception('no') }}{% endfor %}"
+    )
+
+    def rows(first: str) -> list[dict[str, Any]]:
+        return [{"messages": [{"role": first, "content": "s"}, *row["messages"]]} for row in CHATS]
+
+    said = refusal(check, rows(role), strict + ASKED)
+    assert f"the template takes no role {role}: give those turns the role {other}" in said
+    assert check(rows(other), strict + ASKED).train_rows == 8
 
 
 SPACED = (

@@ -127,7 +127,8 @@ class DataWarnings:
         )
         for (kind, detail), count in sorted(self._findings.items()):
             words, hint = FINDINGS[kind]
-            said += count.note(self._name, words.format(detail), hint.format(detail))
+            shown = detail.replace("\n", "\\n")
+            said += count.note(self._name, words.format(shown), hint.format(shown))
         for name, count in sorted(self._unused.items()):
             said += count.note(self._name, f"with the field {name}, which is not used", _USE_IT)
         return said

@@ -24,20 +24,25 @@ HARMLESS = frozenset({
 })  # fmt: skip
 """Names of metadata, compared in lower case: what they hold does not belong into a prompt."""
 
-_TOOLS = (
+TOOLS_HINT = (
     "tools are not trained on yet: write them and the calls into the turns' content, or leave such "
     "rows out"
 )
-_MEDIA = (
+MEDIA_HINT = (
     "only text is trained on: leave out rows with images or sounds, or that field and its "
     "placeholders in the text"
 )
 REFUSED = {
-    "tools": _TOOLS, "functions": _TOOLS, "tool_calls": _TOOLS, "function_call": _TOOLS,
-    "image": _MEDIA, "images": _MEDIA, "video": _MEDIA, "videos": _MEDIA, "audio": _MEDIA,
-    "audios": _MEDIA,
-}  # fmt: skip
+    **dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), TOOLS_HINT),
+    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), MEDIA_HINT),
+}
 """Names of fields without which a row means something else, each with its hint."""
+
+
+_EMPTY_JSON = ("null", "[]", "{}")
+"""Texts with which other tools write that a row has no tools or images."""
+_NOT_LEARNED = ("weight", "train", "loss", "trainable")
+"""Fields of a turn with which other tools leave its answer out of what is learned: 0 or false."""
 
 
 def is_empty(value: Any) -> bool:
@@ -46,6 +51,18 @@ def is_empty(value: Any) -> bool:
     Parquet gives every row all fields, so that null means that the row does not have it.
     """
     return value is None or (isinstance(value, str | list | dict) and not value)
+
+
+def refuse_unlearned(turn: Mapping[str, Any], place: str) -> None:
+    """Raise DataError, naming `place`, for a turn whose fields say that it is not to be learned."""
+    for name in _NOT_LEARNED:
+        value = turn.get(name)
+        if isinstance(value, bool | int | float) and not value:
+            raise DataError(
+                f"{place} has {name}: {str(value).lower()}, and its answer would be learned",
+                hint="end the chat before that answer, or take the field out where it may be "
+                "learned",
+            )
 
 
 def unused_fields(fields: Mapping[str, Any], used: Iterable[str], place: str) -> tuple[str, ...]:
@@ -61,6 +78,8 @@ def unused_fields(fields: Mapping[str, Any], used: Iterable[str], place: str) ->
             continue
         lower = str(name).lower()
         if lower in REFUSED:
+            if isinstance(value, str) and value.strip() in _EMPTY_JSON:
+                continue
             raise DataError(
                 f"{place} has {safe_line(name, 60)}, which would be left out of what is trained on",
                 hint=REFUSED[lower],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
+from workbench.text import safe_line
 from workbench.training.dataset.chat.rendering import Renderer
 from workbench.training.dataset.chat.template import DATE
 from workbench.training.dataset.files.lines import DataRow
@@ -80,6 +81,13 @@ class RowParser:
             notes.append(
                 "the chat template has no generation marks: what the assistant says is found by "
                 "rendering each chat up to its turns; look at the examples"
+            )
+        header = renderer.turn_format.unasked_header
+        if header and not template.marked:
+            notes.append(
+                f"the chat template has no generation prompt, so that the header of an answer, "
+                f"{safe_line(header, 60)}, is learned with it; end the model's chat template with "
+                "the header inside {% if add_generation_prompt %} and {% endif %}"
             )
         if template.dated:
             notes.append(

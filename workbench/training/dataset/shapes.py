@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, time, timedelta
 from typing import Any
 
 from workbench.errors import DataError
@@ -13,7 +12,8 @@ from workbench.recipe.schema import Data
 from workbench.text import safe_line
 from workbench.training.dataset.fields import is_empty, unused_fields
 from workbench.training.dataset.files.json_rows import rows_inside_hint
-from workbench.training.dataset.files.lines import DataRow, json_kind
+from workbench.training.dataset.files.lines import DataRow
+from workbench.training.dataset.row_turns import checked_text, read_turns
 
 NEEDED: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -26,18 +26,11 @@ NEEDED: dict[str, tuple[str, ...]] = {
 
 SYNONYMS = {
     "prompt": ("question", "query", "instruction", "input", "problem"),
-    "completion": ("answer", "response", "output", "solution", "target"),
+    "completion": ("answer", "response", "output", "solution", "target", "chosen"),
     "text": ("content", "document", "body"),
-    "messages": ("chat", "dialog", "dialogue", "conversation"),
+    "messages": ("chat", "dialog", "dialogue", "conversation", "turns", "chosen"),
 }
 """Other common names of these columns; offered in a hint, never assumed."""
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
-SHAREGPT_ROLES = {
-    "system": "system", "human": "user", "user": "user", "gpt": "assistant",
-    "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
-    "tool": "tool",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +56,7 @@ class Chat:
     """A conversation that the chat template renders."""
 
     messages: tuple[dict[str, str], ...]
-    """`role` and `content` each, and further fields that are text; roles are ROLES."""
+    """`role` and `content` each, and further fields that are text; roles are row_turns.ROLES."""
     prompt_turns: int = 0
     """Turns that belong to the prompt where prompt and completion were given as turns; else 0."""
     unused: tuple[str, ...] = field(default=(), compare=False)
@@ -155,7 +148,7 @@ def _prompt_completion(
     unused: list[str] = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
         if name in turned:
-            turns, left = _turns(columns, name, row)
+            turns, left = read_turns(_value(columns, name, row), name, row.place)
             unused += left
         else:
             turns = [{"role": role, "content": _text(columns, name, row)}]
@@ -195,36 +188,12 @@ def _chat(
     columns: Mapping[str, Any], name: str, row: DataRow, system: str | None
 ) -> tuple[Chat, set[str]]:
     """Return the chat in the column `name`, and the names of the columns used for it."""
-    turns, unused = _turns(columns, name, row)
+    turns, unused = read_turns(_value(columns, name, row), name, row.place)
     own = _own_system(columns, row)
     chat = Chat(_with_system(turns, own or system), unused=_distinct(unused))
     # A system column beside a chat that has a system turn of its own is not used.
     used = {name} if own and own != chat.messages[0]["content"] else {name, "system"}
     return chat, used
-
-
-def _turns(
-    columns: Mapping[str, Any], name: str, row: DataRow
-) -> tuple[list[dict[str, str]], list[str]]:
-    """Return the turns in the column `name`, and the names of their fields that are not used."""
-    turns = _value(columns, name, row)
-    if not isinstance(turns, list) or not turns:
-        raise DataError(
-            f"{row.place}: {name} holds {json_kind(turns) if turns else 'no turns'}",
-            hint=_turns_hint(turns, name),
-        )
-    read = [_turn(turn, f"{row.place}: turn {n} of {name}") for n, turn in enumerate(turns, 1)]
-    return [turn for turn, _ in read], [name for _, unused in read for name in unused]
-
-
-def _turns_hint(value: Any, name: str) -> str:
-    """Return how to give turns where something else stands: often the JSON text of a list."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        return (
-            f"{name} holds a list as text: write the list of turns itself, in jsonl or parquet, "
-            f"e.g. jq -c '.{name} |= fromjson' OLD.jsonl > NEW.jsonl"
-        )
-    return f"{name} is a list of turns, each with a role and its content"
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
@@ -238,81 +207,8 @@ def _with_system(turns: list[dict[str, str]], system: str | None) -> tuple[dict[
     return ({"role": "system", "content": system}, *turns)
 
 
-def _turn(turn: Any, place: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return one turn, and the names of its fields that are not used.
-
-    Further fields that hold text are kept, since the chat template may show them, as it does with
-    `reasoning_content`; whether it did is checked when the chat is rendered.
-    """
-    if not isinstance(turn, dict):
-        raise DataError(f"{place} is {json_kind(turn)}", hint='write {"role": …, "content": …}')
-    names = ("from", "value") if "from" in turn and "value" in turn else ("role", "content")
-    role, content = turn.get(names[0]), turn.get(names[1])
-    if names[0] == "from":
-        known = SHAREGPT_ROLES.get(str(role))
-    else:
-        known = str(role) if role in ROLES else None
-    if known is None:
-        raise DataError(
-            f"{place} has the unknown role {safe_line(role, 60)}", hint=_role_hint(role)
-        )
-    unused = unused_fields(turn, names, place)
-    said = {"role": known, "content": _content(content, place)}
-    for name in unused:
-        if isinstance(turn.get(name), str) and name not in said:
-            said[name] = checked_text(turn[name], f"{place}: {name}")
-    return said, tuple(name for name in unused if name not in said)
-
-
-def _content(content: Any, place: str) -> str:
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise DataError(
-                f"{place} holds something other than text", hint="leave out images and sounds"
-            )
-        content = "".join(checked_text(part.get("text"), place) for part in content)
-    return checked_text(content, place)
-
-
-def _role_hint(role: Any) -> str:
-    meant = SHAREGPT_ROLES.get(str(role).lower())
-    near = difflib.get_close_matches(str(role).lower(), ROLES, n=1)
-    if meant or near:
-        return f"did you mean {meant or near[0]}? Roles are {', '.join(ROLES)}"
-    return f"roles are {', '.join(ROLES)}"
-
-
 def _text(columns: Mapping[str, Any], name: str, row: DataRow) -> str:
     return checked_text(_value(columns, name, row), f"{row.place}: {name}")
-
-
-def checked_text(value: Any, place: str) -> str:
-    """Return `value` if it is text that UTF-8 can encode; else raise DataError naming `place`."""
-    if not isinstance(value, str):
-        raise DataError(f"{place} holds {json_kind(value)}, not text", hint=_text_hint(value))
-    try:
-        value.encode()
-    except UnicodeEncodeError as broken:
-        raise DataError(
-            f"{place} holds half a character (a lone surrogate) at {broken.start + 1}",
-            hint="write the text again from its source; an emoji was cut in two",
-        ) from broken
-    return value
-
-
-def _text_hint(value: Any) -> str:
-    """Return how to give a value of another kind as text."""
-    if value is None:
-        return 'write "" where it is to be empty, or take the row out'
-    if isinstance(value, date | time | timedelta):
-        return f'write dates and times as text, e.g. "{safe_line(value, 60)}"'
-    if isinstance(value, bytes):
-        return "decode the bytes and write them as text"
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "a list of turns belongs into a column named messages: map it in data.columns"
-    if isinstance(value, list | dict):
-        return "write it as text, as the model is to read it, e.g. as JSON in quotes"
-    return f'write it as text: "{safe_line(value, 60)}" for {safe_line(value, 60)}'
 
 
 def _value(columns: Mapping[str, Any], name: str, row: DataRow) -> Any:
@@ -344,17 +240,26 @@ def _check_mapping(data: Data, row: DataRow) -> None:
         )
 
 
-def _mapping_hint(columns: Iterable[str]) -> str:
+def _mapping_hint(columns: Mapping[str, Any]) -> str:
     """Return a hint such as `write data.columns: {question: prompt, …}`, or an empty string."""
-    have = {str(name).lower(): str(name) for name in columns}
+    have = {str(name).strip().lower(): str(name) for name in columns}
     for needed in (("prompt", "completion"), ("messages",), ("text",)):
-        found = [next((have[s] for s in (w, *SYNONYMS[w]) if s in have), None) for w in needed]
-        if all(found) and len(set(found)) == len(found):
+        found = [next((have[s] for s in (w, *SYNONYMS[w]) if s in have), "") for w in needed]
+        # A text beside a list of turns: the turns are a whole chat, and the text its first one.
+        whole = len({isinstance(columns[name], list) for name in found if name}) > 1
+        if all(found) and len(set(found)) == len(found) and not whole:
             pairs = ", ".join(
-                f"{safe_line(f, 60)}: {w}" for f, w in zip(found, needed, strict=True) if f != w
+                f"{_quoted(f)}: {w}" for f, w in zip(found, needed, strict=True) if f != w
             )
             return f"write data.columns: {{{pairs}}}" if pairs else ""
     return ""
+
+
+def _quoted(name: str) -> str:
+    """Return a column's name as YAML takes it, in quotes where blanks belong to it."""
+    if name == name.strip():
+        return safe_line(name, 60)
+    return f'"{safe_line(f"|{name}|", 62)[1:-1]}"'  # the bars keep the blanks at both ends
 
 
 def _names(columns: Iterable[Any]) -> str:

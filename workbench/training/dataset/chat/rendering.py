@@ -18,6 +18,7 @@ from workbench.training.dataset.chat.template import (
     ChatTemplate,
     Message,
     Span,
+    control_tokens,
     without_marks,
 )
 from workbench.training.dataset.chat.turn_ends import find_turn_format
@@ -133,7 +134,7 @@ class Renderer:
         for start, end in runs:
             trained[start:end] = [True] * (end - start)
         # The next lines only look at the row; nothing they find changes what is trained on.
-        findings += [("control", name) for name in self.template.control_tokens(messages)]
+        findings += [("control", name) for name in control_tokens(layout.text)]
         findings += _left_out(messages, without_marks(layout.text))
         if layout.unopened:
             findings.append(("unopened", layout.unopened))

@@ -28,6 +28,8 @@ MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """Matches the marks with which a chat template says itself what the assistant generates."""
 DATE = datetime(2024, 7, 26)
 """The date that templates see in place of today's."""
+_CHANCE = re.compile(r"\|\s*random\b")
+"""Matches jinja's filter that picks one item by chance."""
 _CLOCK = "strftime_now"
 """The function of transformers with which templates write the date or time."""
 QUIET = {"verbose": False}
@@ -48,7 +50,7 @@ class ChatTemplate:
     """The chat template of a tokenizer; picklable, and without state between rows."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise DataError where the tokenizer has several templates and none is the default."""
+        """Raise DataError for several templates without a default, and for one that draws lots."""
         self._tokenizer = tokenizer
         try:
             self._template = _own_copy(str(tokenizer.get_chat_template()))
@@ -58,6 +60,12 @@ class ChatTemplate:
                 hint="name one of them default in the model's folder, or give the rows as prompt "
                 "and completion with data.chat_template: never",
             ) from refused
+        if _CHANCE.search(self._template):
+            raise DataError(
+                "the model's chat template draws at random, so that rows would differ each time",
+                hint="write one choice in place of the filter random in the model's chat template, "
+                "or give the rows as prompt and completion with data.chat_template: never",
+            )
         self.marked = MARKS.search(self._template) is not None
         """True if the template marks what the assistant generates."""
         self.dated = _CLOCK in self._template
@@ -71,11 +79,6 @@ class ChatTemplate:
         self._control = re.compile("|".join(sorted(control, key=len, reverse=True)) or "(?!)")
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────
-
-    def control_tokens(self, messages: Sequence[Message]) -> list[str]:
-        """Return the distinct control tokens that the messages hold as text, sorted."""
-        found = {name for one in messages for name in self._control.findall(one["content"])}
-        return sorted(found)
 
     def mark_control_tokens(self, messages: Sequence[Message]) -> list[Message]:
         """Return the messages with control tokens in their texts marked, for `encode` to see."""
@@ -128,11 +131,14 @@ class ChatTemplate:
 
     def _refusal_hint(self, messages: Sequence[Message]) -> str:
         """Return a hint for a refused chat, naming the change that makes the template accept it."""
-        if self._accepts([_SYSTEM, *messages]):
+        has_one = bool(messages) and messages[0]["role"] in ("system", "developer")
+        if not has_one and self._accepts([_SYSTEM, *messages]):
             return (
                 "the template wants a system message: set data.system in the recipe, e.g. "
                 f'data.system: "{_SYSTEM["content"]}"'
             )
+        if hint := self._role_hint(messages):
+            return hint
         spoken = [one for one in messages if one["role"] not in ("system", "developer")]
         if len(spoken) < len(messages) and self._accepts(spoken):
             return (
@@ -148,6 +154,14 @@ class ChatTemplate:
             "the template refuses every chat: mend it in the model's folder, or give the rows as "
             "prompt and completion with data.chat_template: never"
         )
+
+    def _role_hint(self, messages: Sequence[Message]) -> str:
+        """Return a hint to give turns of a role that the template refuses another one, or ''."""
+        for role, other in (("developer", "system"), ("tool", "user")):
+            changed = [one | {"role": other} if one["role"] == role else one for one in messages]
+            if changed != list(messages) and self._accepts(changed):
+                return f"the template takes no role {role}: give those turns the role {other}"
+        return ""
 
     def _accepts(self, messages: Sequence[Message]) -> bool:
         if not messages:
@@ -218,6 +232,11 @@ def _own_copy(template: str) -> str:
     if template.lstrip(" \t").startswith("{%"):
         template = template.lstrip(" \t")  # as jinja does with blanks before a block
     return "{# with a fixed date +#}" + template
+
+
+def control_tokens(text: str) -> list[str]:
+    """Return the distinct control tokens that messages brought into a rendered text, sorted."""
+    return sorted({mark[1] for mark in _MARKED.finditer(text) if mark[1]})
 
 
 def without_marks(text: str) -> str:

@@ -45,6 +45,8 @@ class TurnFormat:
     header: str
     """The part of it that also stands before an answer already given: without a think block that
     only the generation prompt opens."""
+    unasked_header: str = ""
+    """Text before answers of a template that has no generation prompt: it is learned with them."""
 
 
 def find_turn_format(tokenizer: PreTrainedTokenizerBase, *, chats: bool = True) -> TurnFormat:
@@ -73,8 +75,15 @@ def find_turn_format(tokenizer: PreTrainedTokenizerBase, *, chats: bool = True) 
     # Nothing follows the last answer, so what stands behind it are ends and no opening tokens.
     ends = {eos, *_closing_ids(tokenizer, probe, last, openers=set())}
     ends |= _closing_ids(tokenizer, probe, first, openers=_opening_ids(tokenizer, probe) - ends)
-    prompt, header = _generation_prompt(tokenizer, template, system)
-    return TurnFormat(end_ids=frozenset(ends), generation_prompt=prompt, header=header)
+    try:
+        prompt, header, unasked = _generation_prompt(tokenizer, template, system)
+    except DataError:
+        if chats:
+            raise
+        return no_turns
+    return TurnFormat(
+        end_ids=frozenset(ends), generation_prompt=prompt, header=header, unasked_header=unasked
+    )
 
 
 def _accepted_probe(template: ChatTemplate) -> tuple[list[Message], str | None]:
@@ -128,18 +137,54 @@ def _opening_ids(tokenizer: PreTrainedTokenizerBase, probe: str) -> set[int]:
 
 
 def _generation_prompt(
-    tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, system: Sequence[Message]
-) -> tuple[str, str]:
-    """Return the generation prompt, and its part that a given answer has, too."""
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
+    system: Sequence[Message],
+) -> tuple[str, str, str]:
+    """Return the generation prompt, its part that a given answer has, too, and an unasked header.
+
+    Raises DataError for a template that writes the prompt behind every chat, asked for or not: the
+    header of a turn that never comes would be learned.
+    """
     try:
         plain = template.render([*system, _TURNS[0]], "probe")
         asked = template.render([*system, _TURNS[0]], "probe", ask=True)
         told = template.render([*system, *_TURNS[:2]], "probe")
     except DataError:
-        return "", ""
+        return "", "", ""
     begin = common_prefix(tokenizer, plain, asked)
-    shared = common_prefix(tokenizer, asked, told)
-    return asked[begin:], asked[begin : max(begin, shared)]
+    if asked[begin:]:
+        shared = common_prefix(tokenizer, asked, told)
+        return asked[begin:], asked[begin : max(begin, shared)], ""
+    said = told.rfind(_ANSWERS[0])
+    header = told[common_prefix(tokenizer, plain, told[:said]) : said]
+    if _asks_always(template, system, plain, told):
+        raise DataError(
+            "the model's chat template writes the generation prompt behind every chat, so that the "
+            "header of a turn that never comes would be learned",
+            hint="put {% if add_generation_prompt %} and {% endif %} around it at the end of the "
+            "model's chat template",
+        )
+    return "", "", header.strip()
+
+
+def _asks_always(template: ChatTemplate, system: Sequence[Message], plain: str, told: str) -> bool:
+    """Return whether the template writes an answer's header behind every chat.
+
+    It then stands behind a question, and behind a last answer but not behind an inner one, as the
+    end of a turn would. `plain` is a rendered question, `told` the same with its answer.
+    """
+    first, question = _ANSWERS[0], _TURNS[0]["content"]
+    said = told.rfind(first)
+    before = told[told.find(question) + len(question) : said].strip()
+    behind = told[said + len(first) :]
+    if not before or not all(text.rstrip().endswith(before) for text in (plain, behind)):
+        return False
+    try:
+        whole = template.render([*system, *_TURNS], "probe")
+    except DataError:
+        return False
+    return not whole[whole.find(first) + len(first) :].startswith(behind.rstrip())
 
 
 def common_prefix(tokenizer: PreTrainedTokenizerBase, left: str, right: str) -> int:

@@ -59,7 +59,7 @@ def _lines(path: Path) -> Iterator[DataRow]:
                 value = _DECODER.decode(line)
             except (ValueError, RecursionError) as broken:
                 if not seen:
-                    _refuse_pretty_printed(path)
+                    _refuse_other_layouts(path, line)
                 column = ""
                 if isinstance(broken, json.JSONDecodeError):
                     column = f" at column {broken.colno}"
@@ -185,8 +185,21 @@ class _Text:
         return bool(chunk)
 
 
-def _refuse_pretty_printed(path: Path) -> None:
-    """Raise DataError when the file holds objects over several lines each; else return."""
+def _refuse_other_layouts(path: Path, line: str) -> None:
+    """Raise DataError for layouts of a first line that are nearly JSON lines; else return.
+
+    These are objects over several lines, several objects on one line, and a comma behind each.
+    """
+    if _is_object(line.rstrip().removesuffix(",")):
+        raise DataError(
+            f"{file_label(path)}: has a comma behind each row",
+            hint=f"take them out: sed 's/, *$//' {shlex.quote(file_label(path))} > NEW.jsonl",
+        )
+    if line.lstrip().startswith("{'"):
+        raise DataError(
+            f"{file_label(path)}: holds objects as Python prints them, in single quotes",
+            hint="write each row with json.dumps(row) and not with str(row)",
+        )
     if path.stat().st_size > _WHOLE_BYTES:
         return
     text = path.read_text(encoding="utf-8-sig", errors="replace").strip()
@@ -198,9 +211,11 @@ def _refuse_pretty_printed(path: Path) -> None:
     if not isinstance(value, dict):
         return
     if text[end:].strip():
+        several = "objects over several lines each"
+        held = several if "\n" in text[:end] else "several objects on one line"
         raise DataError(
-            f"{file_label(path)}: holds objects over several lines each",
-            hint=f"write each object on a line of its own: jq -c . {name} > rows.jsonl",
+            f"{file_label(path)}: holds {held}",
+            hint=f"write each object on a line of its own: jq -c . {name} > NEW.jsonl",
         )
     raise DataError(
         f"{file_label(path)}: is one object over several lines, and not rows",
@@ -208,13 +223,22 @@ def _refuse_pretty_printed(path: Path) -> None:
     )
 
 
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def rows_inside_hint(values: Mapping[str, Any]) -> str:
     """Return a hint to take the rows out of an object that holds a list of them; else nothing."""
     for key, value in values.items():
-        if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        rows = value if isinstance(value, list) else []
+        turns = any(isinstance(one, dict) and ("role" in one or "from" in one) for one in rows)
+        if rows and not turns and all(isinstance(one, dict) for one in rows):
             inner = shlex.quote(f".[{json.dumps(safe_line(key, 60), ensure_ascii=False)}]")
             return (
-                f"take the list of {len(value)} objects under {safe_line(key, 60)} out, into a "
+                f"take the list of {len(rows)} objects under {safe_line(key, 60)} out, into a "
                 f"file of its own: jq {inner} OLD.json > NEW.json"
             )
     return ""

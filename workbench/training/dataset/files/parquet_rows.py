@@ -35,6 +35,7 @@ def parquet_rows(path: Path) -> Iterator[DataRow]:
     try:
         with pq.ParquetFile(path) as file:
             total = max(1, file.metadata.num_rows)
+            _refuse_copies(file.schema_arrow.names, file_label(path))
             converts = _converts(file.schema_arrow)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for values in batch.to_pylist():
@@ -56,6 +57,15 @@ def parquet_rows(path: Path) -> Iterator[DataRow]:
             f"{safe_line(broken, 120)}",
             hint="write the file again with `datasets`, or the column as plain text",
         ) from broken
+
+
+def _refuse_copies(names: list[str], label: str) -> None:
+    """Raise DataError for two columns of one name, of which only the last would be read."""
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise DataError(
+            f"{label}: has two columns with the name {safe_line(twice, 60)}",
+            hint="keep one of the two, or rename the other",
+        )
 
 
 def _converts(schema: Any) -> dict[str, Convert]:

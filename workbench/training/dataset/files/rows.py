@@ -12,6 +12,7 @@ from pathlib import Path
 
 from workbench.errors import DataError
 from workbench.text import safe_line
+from workbench.training.dataset.files.disguised import refuse_disguised
 from workbench.training.dataset.files.json_rows import json_rows
 from workbench.training.dataset.files.lines import (
     MOST_BYTES,
@@ -33,13 +34,14 @@ def read_file(path: Path) -> Iterator[DataRow]:
 
     Raises DataError with file and line for what cannot be read, also after some rows were yielded.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(
-            f"{safe_line(path.name, 120)} is not a kind of file that is read here",
-            hint=f"convert it to one of {', '.join(_READERS)}",
-        )
     try:
+        refuse_disguised(path)
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise DataError(
+                f"{safe_line(path.name, 120)} is not a kind of file that is read here",
+                hint=f"convert it to one of {', '.join(_READERS)}",
+            )
         yield from reader(path)
     except OSError as refused:
         raise DataError(
@@ -81,12 +83,21 @@ def _csv(path: Path) -> Iterator[DataRow]:
 
 
 def _header(names: list[str], place: str) -> list[str]:
+    if len(names) == 1 and (mark := next((mark for mark in _SEPARATORS if mark in names[0]), "")):
+        raise DataError(
+            f"{place}: the header has one column, with {_SEPARATORS[mark]} in its name",
+            hint="separate the fields with commas, and put fields that hold some into quotes",
+        )
     if len(set(names)) == len(names) and all(names):
         return names
     raise DataError(
         f"{place}: the header has a column twice or without a name",
         hint="give each column a name of its own in the first line",
     )
+
+
+_SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars"}
+"""Characters that other programs put between the fields of a CSV file, with their names."""
 
 
 def _txt(path: Path) -> Iterator[DataRow]:

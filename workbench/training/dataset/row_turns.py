@@ -1,0 +1,163 @@
+"""The turns of a chat as rows give them: their roles, texts and further fields, checked one by one.
+
+`shapes` makes examples of them. What is no text is refused with the hint for its kind.
+"""
+
+from __future__ import annotations
+
+import difflib
+from datetime import date, time, timedelta
+from typing import Any
+
+from workbench.errors import DataError
+from workbench.text import safe_line
+from workbench.training.dataset.fields import (
+    MEDIA_HINT,
+    TOOLS_HINT,
+    refuse_unlearned,
+    unused_fields,
+)
+from workbench.training.dataset.files.lines import json_kind
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+SHAREGPT_ROLES = {
+    "system": "system", "human": "user", "user": "user", "gpt": "assistant",
+    "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+    "tool": "tool",
+}  # fmt: skip
+_ROLES_OF_TOOLS = ("function", "function_call", "tool_call", "observation", "tool_response")
+"""Roles of other tools' formats around the calls of tools."""
+_BY_COLUMN = (
+    "where the file holds whole columns, write it row by row, e.g. with pandas: "
+    'df.to_json("NEW.jsonl", orient="records", lines=True)'
+)
+
+
+def read_turns(turns: Any, name: str, place: str) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the turns in the column `name`, and the names of their fields that are not used.
+
+    Each turn has `role`, one of ROLES, `content`, and further fields that are text. Raises
+    DataError, naming `place`, for what is no list of turns, or holds something other than text.
+    """
+    if not isinstance(turns, list) or not turns:
+        raise DataError(
+            f"{place}: {name} holds {json_kind(turns) if turns else 'no turns'}",
+            hint=_turns_hint(turns, name),
+        )
+    read = [_turn(turn, f"{place}: turn {n} of {name}") for n, turn in enumerate(turns, 1)]
+    return [turn for turn, _ in read], [name for _, unused in read for name in unused]
+
+
+def _turns_hint(value: Any, name: str) -> str:
+    """Return how to give turns where something else stands: often the JSON text of a list."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        return (
+            f"{name} holds a list as text: write the list of turns itself, in jsonl or parquet, "
+            f"e.g. jq -c '.{name} |= fromjson' OLD.jsonl > NEW.jsonl"
+        )
+    return f"{name} is a list of turns, each with a role and its content"
+
+
+def _turn(turn: Any, place: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return one turn, and the names of its fields that are not used.
+
+    Further fields that hold text are kept, since the chat template may show them, as it does with
+    `reasoning_content`; whether it did is checked when the chat is rendered.
+    """
+    if not isinstance(turn, dict):
+        hint = 'write {"role": …, "content": …}'
+        if isinstance(turn, str):
+            hint += f"; {_BY_COLUMN}"
+        raise DataError(f"{place} is {json_kind(turn)}", hint=hint)
+    names = ("from", "value") if "from" in turn and "value" in turn else ("role", "content")
+    role, content = turn.get(names[0]), turn.get(names[1])
+    if names[0] == "from":
+        known = SHAREGPT_ROLES.get(str(role))
+    else:
+        known = str(role) if role in ROLES else None
+    if known is None:
+        raise DataError(
+            f"{place} has the unknown role {safe_line(role, 60)}", hint=_role_hint(role)
+        )
+    unused = unused_fields(turn, names, place)
+    if known == "assistant":
+        refuse_unlearned(turn, place)
+    said = {"role": known, "content": _content(content, place)}
+    for name in unused:
+        if isinstance(turn.get(name), str) and name not in said:
+            said[name] = checked_text(turn[name], f"{place}: {name}")
+    return said, tuple(name for name in unused if name not in said)
+
+
+def _content(content: Any, place: str) -> str:
+    if isinstance(content, list):
+        for part in content:
+            if not (isinstance(part, dict) and part.get("type") == "text"):
+                raise _no_text_part(part, place)
+        content = "".join(checked_text(part.get("text"), place) for part in content)
+    return checked_text(content, place)
+
+
+def _no_text_part(part: Any, place: str) -> DataError:
+    """Return the error for a part of a turn that is no text, with the hint for its kind."""
+    if not isinstance(part, dict):
+        return DataError(
+            f"{place} holds {json_kind(part)} as a part of its content",
+            hint='write each part as {"type": "text", "text": …}, or the content as one text',
+        )
+    kind = str(part.get("type"))
+    lower = kind.lower()
+    if "tool" in lower or "function" in lower:
+        hint = TOOLS_HINT
+    elif any(name in lower for name in ("image", "audio", "video")):
+        hint = MEDIA_HINT
+    elif "think" in lower or "reason" in lower:
+        hint = (
+            "write it into the turn's field reasoning_content where the model's chat template "
+            "shows that, or into its text"
+        )
+    else:
+        hint = 'write it as {"type": "text", "text": …}, or take it out'
+    return DataError(f"{place} has a part of type {safe_line(kind, 60)}, not text", hint=hint)
+
+
+def _role_hint(role: Any) -> str:
+    said = str(role).lower()
+    if said in _ROLES_OF_TOOLS:
+        return TOOLS_HINT
+    meant = SHAREGPT_ROLES.get(said)
+    near = difflib.get_close_matches(said, ROLES, n=1)
+    if meant or near:
+        return f"did you mean {meant or near[0]}? Roles are {', '.join(ROLES)}"
+    return f"roles are {', '.join(ROLES)}"
+
+
+def checked_text(value: Any, place: str) -> str:
+    """Return `value` if it is text that UTF-8 can encode; else raise DataError naming `place`."""
+    if not isinstance(value, str):
+        raise DataError(f"{place} holds {json_kind(value)}, not text", hint=_text_hint(value))
+    try:
+        value.encode()
+    except UnicodeEncodeError as broken:
+        raise DataError(
+            f"{place} holds half a character (a lone surrogate) at {broken.start + 1}",
+            hint="write the text again from its source; an emoji was cut in two",
+        ) from broken
+    return value
+
+
+def _text_hint(value: Any) -> str:
+    """Return how to give a value of another kind as text."""
+    if value is None or value != value:  # pandas writes NaN where it has no value
+        return 'write "" where it is to be empty, or take the row out'
+    if isinstance(value, date | time | timedelta):
+        return f'write dates and times as text, e.g. "{safe_line(value, 60)}"'
+    if isinstance(value, bytes):
+        return "decode the bytes and write them as text"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "a list of turns belongs into a column named messages: map it in data.columns"
+    if isinstance(value, dict) and value and all(str(key).isdecimal() for key in value):
+        return _BY_COLUMN
+    if isinstance(value, list | dict):
+        return "write it as text, as the model is to read it, e.g. as JSON in quotes"
+    return f'write it as text: "{safe_line(value, 60)}" for {safe_line(value, 60)}'
