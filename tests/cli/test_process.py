@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,55 @@ def test_a_shell_gets_its_completion_script(shell: str, workbench: Workbench) ->
     assert "_WORKBENCH_COMPLETE" in workbench("completion", shell).out
 
 
-def test_bash_completes_commands(home: Home) -> None:
-    said = _run(_WORKBENCH_COMPLETE="complete_bash", COMP_WORDS="workbench imp", COMP_CWORD="1")
-    assert said.stdout.split() == ["importance"]
+ASKED_BY = {
+    "bash": {"COMP_WORDS": "workbench imp", "COMP_CWORD": "1"},
+    "zsh": {"_TYPER_COMPLETE_ARGS": "workbench imp"},
+    "fish": {
+        "_TYPER_COMPLETE_ARGS": "workbench imp",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    },
+}
+
+
+@pytest.mark.parametrize("shell", ASKED_BY)
+def test_a_shells_script_gets_completions_in_its_own_format(shell: str, home: Home) -> None:
+    said = _run(_WORKBENCH_COMPLETE=f"complete_{shell}", **ASKED_BY[shell])
+    assert (said.returncode, said.stderr) == (0, "")
+    words = {
+        "bash": "importance\n",
+        "zsh": '"importance":"Show how',
+        "fish": "importance\tShow how",
+    }
+    assert words[shell] in said.stdout
+
+
+COMPLETES = {
+    "bash": "source {script}; COMP_WORDS=(workbench run --wat) COMP_CWORD=2; "
+    "_workbench_completion workbench; echo ${{COMPREPLY[@]}}",
+    "zsh": "autoload -Uz compinit; compinit -u -D; source {script}; "
+    "_arguments() {{ echo $@ }}; words=(workbench run --wat) CURRENT=3; ${{_comps[workbench]}}",
+    "fish": "source {script}; complete -C 'workbench run --wat'",
+}
+"""What each shell does when a person presses tab after `workbench run --wat`."""
+
+
+@pytest.mark.parametrize("shell", COMPLETES)
+def test_the_script_works_in_the_shell_itself(
+    shell: str, workbench: Workbench, tmp_path: Path
+) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is missing")
+    script = tmp_path / "completion"
+    script.write_text(workbench("completion", shell).out)
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    (bin / "workbench").write_text(f'#!/bin/sh\nexec {sys.executable} -m workbench "$@"\n')
+    (bin / "workbench").chmod(0o755)
+    said = subprocess.run(
+        [shell, "-c", COMPLETES[shell].format(script=script)],
+        env={**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "--watch" in said.stdout, said.stderr

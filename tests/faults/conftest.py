@@ -11,6 +11,11 @@ from tests.support.whole import Whole, whole_engine  # noqa: E402
 CLOCK = Path(__file__).parent / "clock"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run tests last after which the shared engine's home no longer passes all checks."""
+    items.sort(key=lambda item: item.get_closest_marker("spoils_home") is not None)
+
+
 @pytest.fixture(scope="package")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     """One engine for all tests here. Its Python processes read a clock that a test can set."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import wait_for
-from tests.support.whole import LIMIT_S, Whole, short_recipe, whole_engine, workbench
+from tests.support.whole import LIMIT_S, Whole, short_recipe, workbench
 from workbench.home import Home
 from workbench.service import Service
 from workbench.trial import State
@@ -110,18 +110,18 @@ def test_a_changed_data_file_is_refused_with_a_hint(whole: Whole, tmp_path: Path
         whole.two_running()
 
 
-def test_folders_removed_by_hand_cost_their_own_work_and_no_more(tmp_path: Path) -> None:
-    """On a home of its own: `repair` cannot make what was removed of the folders that are left."""
-    with whole_engine(tmp_path) as it:
-        it.two_running()
-        first, second = it.live()
-        home = it.home
-        for folder in (home.trial(first.trial), home.attempt(first.id), home.cache, home.logs):
-            shutil.rmtree(folder)
-        it.until_later_attempts([first])
-        assert [one.id for one in it.live() if one.trial == second.trial] == [second.id]
-        shutil.rmtree(home.requests)
-        for words in (["ls"], ["show", str(first.trial)], ["logs", str(first.trial)], ["board"]):
-            said = workbench(home, *words)
-            assert said.returncode == 0, said.stderr
-        it.obeyed(it.service.pause(first.trial))
+@pytest.mark.spoils_home
+def test_folders_removed_by_hand_cost_their_own_work_and_no_more(whole: Whole) -> None:
+    """`repair` cannot make what was removed of the folders that are left."""
+    whole.two_running()
+    first, second = whole.live()
+    home = whole.home
+    for folder in (home.trial(first.trial), home.attempt(first.id), home.cache, home.logs):
+        shutil.rmtree(folder)
+    whole.until_later_attempts([first])
+    assert [one.id for one in whole.live() if one.trial == second.trial] == [second.id]
+    shutil.rmtree(home.requests)
+    for words in (["ls"], ["show", str(first.trial)], ["logs", str(first.trial)], ["board"]):
+        said = workbench(home, *words)
+        assert said.returncode == 0, said.stderr
+    whole.obeyed(whole.service.pause(first.trial))
