@@ -59,6 +59,7 @@ POINTS = {
     "checkpoint.after_rename": "training/checkpoints/checkpoint.py",
     "adapter.before_rename": "training/model/adapter.py",
     "adapter.after_rename": "training/model/adapter.py",
+    "export.before_rename": "export/shard_writer.py",
     "trash.after_record": "library/trash.py",
     "trash.between_moves": "library/trash.py",
     "trash.restoring": "library/trash.py",

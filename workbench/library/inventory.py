@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.adapters.lora_settings import CONFIG
 from workbench.home import Home
+from workbench.library.exports import read_exports
 from workbench.library.marks import read_marks
 from workbench.store.reader import Reader
 from workbench.store.rows import Experiment
@@ -45,6 +46,8 @@ class AdapterEntry:
     """True where the folder holds weights of that size and a configuration."""
     tags: tuple[str, ...]
     note: str
+    exports: list[dict[str, Any]]
+    """What was made of it, with the scores after each export; see `exports`."""
 
 
 def list_adapters(
@@ -80,6 +83,7 @@ def list_adapters(
             present=_is_whole(folder, int(row["bytes"])),
             tags=marks.tags,
             note=marks.note,
+            exports=read_exports(home, trial.id, trial.created_utc),
         )
         if set(tags) <= set(entry.tags):
             found.append(entry)

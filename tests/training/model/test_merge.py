@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.trials import Bench, recipe
 from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
+from workbench.export.merge import merge_adapter
 from workbench.recipe.shipped import shipped_file
 from workbench.training.model.adapter import WEIGHTS
-from workbench.training.model.merge import merge_adapter
 
 
 @pytest.fixture(scope="module")

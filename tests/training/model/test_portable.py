@@ -19,8 +19,8 @@ from tests.training.model.bases import DEMO, copied, made
 from tests.training.trials import Bench, recipe
 from workbench.attempts.events import Outcome
 from workbench.errors import ModelError
+from workbench.export.merge import merge_adapter
 from workbench.training import libraries
-from workbench.training.model.merge import merge_adapter
 from workbench.training.model.portable import add_older_names
 
 IDS = torch.arange(3, 60)[None]

@@ -20,10 +20,10 @@ from tests.training.model.bases import UP, Q, copied, cut_short, in_four_bits, m
 from tests.training.trials import Bench, plan, recipe
 from workbench.attempts.events import Outcome
 from workbench.errors import ModelError
+from workbench.export.merge import merge_adapter
 from workbench.recipe.schema import Model
 from workbench.training import libraries
 from workbench.training.model.base import BaseSpec, load_base
-from workbench.training.model.merge import merge_adapter
 from workbench.training.model.preflight import check_model
 from workbench.training.model.source import resolve_model
 

@@ -1,12 +1,15 @@
 """`workbench merge`: base and adapter as one model, merged in a child process.
 
-The child is `python -m workbench.training.model.merge ADAPTER OUT [--base PATH] --json`: it prints
+The child is `python -m workbench.export.merge ADAPTER OUT [--base PATH] --json`: it prints
 progress on stderr and its report as one JSON object on stdout.
 """
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +20,14 @@ from workbench import formatting
 from workbench.cli.child import ask_child
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import NotThere, WorkbenchError
+from workbench.home import Home
+from workbench.library.exports import keep_export
 from workbench.machine.python_children import python_command
 from workbench.service import Service
+from workbench.store.rows import TrialRow
 from workbench.text import safe_line
 
-MODULE = "workbench.training.model.merge"
+MODULE = "workbench.export.merge"
 NOTABLE = 0.05
 """A difference above this share of the largest logit is shown in yellow, with the way to less."""
 
@@ -46,23 +52,101 @@ def merge_command(
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge a trial's adapter into its base, in the base's dtype or another."""
-    adapter = adapter_of(trial)
-    print_note(f"merging {safe_line(adapter)}")
+    found = chosen_adapter(trial)
+    print_note(f"merging {safe_line(found.folder)}")
     more = [] if base is None else ["--base", base]
     more += [] if dtype is None else ["--dtype", dtype.value]
-    ended = ask_child(python_command(MODULE, str(adapter), str(target), *more, "--json"))
+    more += [] if found.rows is None else ["--rows", str(found.rows)]
+    ended = ask_child(python_command(MODULE, str(found.folder), str(target), *more, "--json"))
     if ended.code:
         raise typer.Exit(ended.code)  # the child has printed the reason on stderr
-    report = _report(ended.stdout)
+    report = _report(ended.stdout) | {"scores": found.scores}
+    keep_report(found, "merge", target, report)
     if as_data:
         as_json(report)
         return
     print_answer(f"merged into {safe_line(target)}")
-    near, most = report.pop("max_logits_difference"), report.pop("max_logit")
-    for key, value in sorted(report.items()):
-        print_answer(f"  {safe_line(key).replace('_', ' '):<24}{_word(key, value)}")
+    dtype_word = str(report["dtype"])
+    kept = "the base's own weights, " if not report["dequantized"] else "the dequantised NF4 base, "
+    print_answer(f"  {'into':<16}{kept}{dtype_word}, {formatting.size(report['bytes'])}")
+    print_answer(f"  {'ends at':<16}{formatting.setting_text(report['eos_token_id'])}")
+    if report["untied"]:
+        print_answer(f"  {'untied':<16}embedding and head are two weights now, as trained")
+    near, most = report["max_logits_difference"], report["max_logit"]
     style = "" if near <= NOTABLE * most else "yellow"
-    print_answer(f"  {'logits':<24}{describe_difference(near, most, str(report['dtype']))}", style)
+    print_answer(f"  {'logits':<16}{describe_difference(near, most, dtype_word)}", style)
+    print_answer(f"  {'check':<16}{describe_check(report)}")
+    for line in describe_scores(report):
+        print_answer(f"  {'score':<16}{line}")
+
+
+def describe_check(report: Mapping[str, Any]) -> str:
+    """Return on what the merged model was compared, and how far it is off, in words."""
+    return (
+        f"{formatting.plural(report['rows'], 'row')} of {report['checked_on']}: same likeliest "
+        f"token in {report['top1_share']:.2%}, KL {report['kl_nats']:.2g} nats a token"
+    )
+
+
+def describe_scores(report: Mapping[str, Any]) -> list[str]:
+    """Return the loss after the export beside that before it and the trial's own scores."""
+    lines = []
+    if report.get("loss_before") is not None:
+        lines.append(
+            f"loss {report['loss_after']:.5f} after, {report['loss_before']:.5f} before, on these "
+            "rows"
+        )
+    own = [f"{safe_line(k)} {v:.4g}" for k, v in dict(report["scores"]).items() if v is not None]
+    return [*lines, f"the trial's own: {', '.join(own)}"] if own else lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenAdapter:
+    """The adapter that a word of the command line names."""
+
+    folder: Path
+    rows: Path | None
+    """The arrow file of the held-out rows that it was scored on; None where it is not here."""
+    scores: dict[str, Any]
+    trial: TrialRow | None = None
+    """The trial of this home that left it; None for a folder."""
+    home: Home | None = None
+
+
+def chosen_adapter(word: str) -> ChosenAdapter:
+    """Return the adapter of a trial's id, or of a folder; raises NotThere."""
+    folder = adapter_of(word)
+    scores = _stored_scores(folder)
+    if not word.isdecimal():
+        near = sorted(folder.parent.glob("cache/data/*/eval.arrow"))
+        return ChosenAdapter(folder=folder, rows=near[0] if len(near) == 1 else None, scores=scores)
+    service = Service()
+    found = service.trial(int(word))
+    prepared = (found.experiment.prepared or {}).get("data") or {}
+    rows = Path(str(prepared.get("folder"))) / "eval.arrow"
+    return ChosenAdapter(
+        folder=folder,
+        rows=rows if rows.is_file() else None,
+        scores=scores,
+        trial=found.trial,
+        home=service.home,
+    )
+
+
+def keep_report(chosen: ChosenAdapter, kind: str, path: Path, report: Mapping[str, Any]) -> None:
+    """Store what was measured on an export beside the trial's own scores."""
+    if chosen.trial is None or chosen.home is None:
+        return
+    about = {"kind": kind, "path": str(path.absolute()), "made_utc": time.time(), **report}
+    keep_export(chosen.home, chosen.trial.id, chosen.trial.created_utc, about)
+
+
+def _stored_scores(folder: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads((folder / "scores.json").read_bytes())["values"]
+        return {str(k): v for k, v in stored.items() if isinstance(v, int | float)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def describe_difference(difference: float, largest: float, dtype: str) -> str:
@@ -74,12 +158,6 @@ def describe_difference(difference: float, largest: float, dtype: str) -> str:
     if difference <= NOTABLE * largest or dtype == MergedDtype.FLOAT32:
         return apart
     return f"{apart}; --dtype float32 keeps more digits"
-
-
-def _word(key: str, value: object) -> str:
-    if key == "bytes" and isinstance(value, int):
-        return formatting.size(value)
-    return formatting.number(value) if isinstance(value, float) else formatting.setting_text(value)
 
 
 def _report(text: str) -> dict[str, Any]:

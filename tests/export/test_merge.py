@@ -1,0 +1,219 @@
+"""A merge by shard is base plus adapter, for every family and kind of adapter, or is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from tests.export.adapters import ROWS, random_adapter, random_rows
+from tests.training.model.bases import copied, in_four_bits, made, sharded
+from workbench.errors import ModelError, WorkbenchError
+from workbench.export.merge import merge_adapter
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {},
+    "qwen3": {"head_dim": 8},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 16, "initializer_range": 0.2},
+    "phi3": {},
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "rank and alpha patterns": {
+        "rank_pattern": {"q_proj": 2, "layers.1.mlp.down_proj": 8},
+        "alpha_pattern": {"v_proj": 3, "layers.0.self_attn.q_proj": 5},
+    },
+    "modules_to_save": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
+    "the head adapted": {"target_modules": ["q_proj", "lm_head"]},
+    "biases trained": {"target_modules": ["q_proj"], "bias": "lora_only"},
+}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_rows(tmp_path_factory.mktemp("rows") / "eval")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_merge_in_fp32_equals_base_and_adapter(family: str, tmp_path: Path, rows: Path) -> None:
+    base = made(tmp_path / "base", family, **FAMILIES[family])
+    adapter = random_adapter(base, tmp_path / "adapter")
+    report = merge_adapter(adapter, tmp_path / "out", dtype="float32", rows=rows)
+    assert (report["by_shard"], report["rows"]) == (True, ROWS)
+    assert report["max_logits_difference"] <= 1e-5 * max(1.0, report["max_logit"])
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_merge_in_bf16_agrees_on_the_likeliest_tokens(
+    family: str, tmp_path: Path, rows: Path
+) -> None:
+    base = made(tmp_path / "base", family, **FAMILIES[family])
+    adapter = random_adapter(base, tmp_path / "adapter")
+    report = merge_adapter(adapter, tmp_path / "out", dtype="bfloat16", rows=rows)
+    assert report["top1_share"] >= 0.99
+    assert report["dtype"] == "bfloat16"
+
+
+def test_a_base_in_nf4_alone_is_dequantised_and_never_merged_in_4_bits(
+    tmp_path: Path, rows: Path
+) -> None:
+    base = in_four_bits(tmp_path / "base")
+    plain = copied(tmp_path / "plain")
+    adapter = random_adapter(plain, tmp_path / "adapter")
+    report = merge_adapter(adapter, tmp_path / "out", str(base), dtype="float32", rows=rows)
+    assert (report["dequantized"], report["by_shard"]) == (True, True)
+    assert report["max_logits_difference"] <= 1e-5 * max(1.0, report["max_logit"])
+    assert "quantization_config" not in json.loads((tmp_path / "out/config.json").read_text())
+    assert report["top1_share"] >= 0.99
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_merges_as_peft_computes_it(
+    kind: str, tmp_path: Path, rows: Path
+) -> None:
+    base = made(tmp_path / "base", "llama", attention_bias=True)
+    adapter = random_adapter(base, tmp_path / "adapter", **KINDS[kind])
+    report = merge_adapter(adapter, tmp_path / "out", dtype="float32", rows=rows)
+    assert report["max_logits_difference"] <= 2e-5 * max(1.0, report["max_logit"])
+    assert report["by_shard"] is (kind != "biases trained")
+
+
+@pytest.mark.parametrize("saved", [["lm_head"], ["embed_tokens"]])
+def test_tied_embeddings_come_apart_where_one_of_them_was_trained(
+    saved: list[str], tmp_path: Path, rows: Path
+) -> None:
+    base = made(tmp_path / "base", "llama", tie_word_embeddings=True)
+    adapter = random_adapter(
+        base, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=saved
+    )
+    report = merge_adapter(adapter, tmp_path / "out", dtype="float32", rows=rows)
+    assert report["untied"] is True
+    assert report["max_logits_difference"] <= 2e-5 * max(1.0, report["max_logit"])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.lm_head.weight is not model.model.embed_tokens.weight
+
+
+def test_tied_embeddings_stay_tied_where_neither_was_trained(tmp_path: Path, rows: Path) -> None:
+    base = made(tmp_path / "base", "llama", tie_word_embeddings=True)
+    adapter = random_adapter(base, tmp_path / "adapter")
+    report = merge_adapter(adapter, tmp_path / "out", rows=rows)
+    assert report["untied"] is False
+    with safe_open(tmp_path / "out/model.safetensors", framework="pt") as file:
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118 - no dictionary
+
+
+def _with_more_tokens(adapter: Path, *modules: str) -> None:
+    weights = load_file(adapter / "adapter_model.safetensors")
+    for name in weights:
+        if any(name.endswith(f"{module}.weight") for module in modules):
+            weights[name] = torch.cat([weights[name], torch.randn(8, weights[name].shape[1])])
+    save_file(weights, adapter / "adapter_model.safetensors", {"format": "pt"})
+
+
+def test_a_larger_vocabulary_is_merged_whole_or_refused(tmp_path: Path, rows: Path) -> None:
+    base = made(tmp_path / "base", "llama")
+    saved = {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}
+    adapter = random_adapter(base, tmp_path / "adapter", **saved)
+    half = shutil.copytree(adapter, tmp_path / "half")
+    _with_more_tokens(adapter, "lm_head", "embed_tokens")
+    _with_more_tokens(half, "lm_head")
+    report = merge_adapter(adapter, tmp_path / "out", dtype="float32", rows=rows)
+    assert report["max_logits_difference"] <= 2e-5 * max(1.0, report["max_logit"])
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.vocab_size == 520
+    with pytest.raises(ModelError, match="do not agree"):
+        merge_adapter(half, tmp_path / "no", rows=rows)
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path, rows: Path) -> None:
+    base = made(tmp_path / "base", "llama")
+    other = made(tmp_path / "other", "llama", hidden_size=64)
+    adapter = random_adapter(base, tmp_path / "adapter")
+    with pytest.raises(ModelError, match="weights for") as refused:
+        merge_adapter(adapter, tmp_path / "out", str(other), rows=rows)
+    assert "--base" in refused.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_commit_of_the_base_is_refused(tmp_path: Path) -> None:
+    commits = ("a" * 40, "b" * 40)
+    folder = tmp_path / "models--org--name" / "snapshots" / commits[0]
+    base = made(folder, "llama")
+    adapter = random_adapter(base, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": "org/name", "revision": commits[1]}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="commit"):
+        merge_adapter(adapter, tmp_path / "out", str(base))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_half_written_adapter_is_refused(name: str, tmp_path: Path) -> None:
+    base = made(tmp_path / "base", "llama")
+    adapter = random_adapter(base, tmp_path / "adapter")
+    data = (adapter / name).read_bytes()
+    (adapter / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(WorkbenchError):
+        merge_adapter(adapter, tmp_path / "out")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+def test_weights_that_are_not_what_was_trained_fail_the_check(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = made(tmp_path / "base", "llama")
+    adapter = random_adapter(base, tmp_path / "adapter")
+    from workbench.export import changes
+
+    right = changes._change
+
+    def twice(*given: Any) -> Any:
+        found = right(*given)
+        return changes.LoraChange(found.a_RI, found.b_OR, 2 * found.scale)
+
+    monkeypatch.setattr(changes, "_change", twice)
+    with pytest.raises(ModelError, match="not what was trained"):
+        merge_adapter(adapter, tmp_path / "out", dtype="float32", rows=rows)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_merge_leaves_nothing_and_continues_behind_its_last_shard(
+    tmp_path: Path, rows: Path
+) -> None:
+    base = sharded(tmp_path / "base")
+    adapter = random_adapter(base, tmp_path / "adapter")
+    out, staged = tmp_path / "out", tmp_path / ".out.staging"
+    command = [sys.executable, "-m", "workbench.export.merge", str(adapter), str(out)]
+    env = {**os.environ, "WORKBENCH_FAULT": "export.before_rename=kill@2"}
+    ended = subprocess.run(command, env=env, check=False, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert not out.exists()
+    (first,) = staged.glob("*.safetensors")
+    before = first.stat()
+    report = merge_adapter(adapter, out, rows=rows)
+    after = (out / first.name).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert (report["rows"], staged.exists()) == (ROWS, False)
+
+
+def test_shards_of_another_merge_are_not_taken_over(tmp_path: Path, rows: Path) -> None:
+    base = sharded(tmp_path / "base")
+    adapter = random_adapter(base, tmp_path / "adapter")
+    staged = tmp_path / ".out.staging"
+    staged.mkdir()
+    (staged / "merge-plan.json").write_text("another")
+    (staged / "model-00001-of-00002.safetensors").write_bytes(b"other weights")
+    assert merge_adapter(adapter, tmp_path / "out", rows=rows)["top1_share"] >= 0.99
