@@ -19,10 +19,13 @@ from workbench.home import Home
 NAMES = {
     "BoardRow",
     "CardRow",
+    "ChatSession",
+    "Comparison",
     "EngineError",
     "EngineStatus",
     "EventRow",
     "Experiment",
+    "FinalistRow",
     "ImportanceReport",
     "NewTrial",
     "NotThere",
@@ -49,6 +52,9 @@ METHODS = {
     "trial": "(self, trial: int) -> TrialDetail",
     "board": "(self, experiment: int | str) -> list[BoardRow]",
     "verdict": "(self, experiment: int | str) -> str",
+    "finalists": "(self, experiment: int | str) -> list[FinalistRow]",
+    "compare": "(self, *trials: int) -> Comparison",
+    "report": "(self, experiment: int | str, file: str | Path) -> Path",
     "importance": "(self, experiment: int | str) -> ImportanceReport",
     "series": "(self, trial: int, metric: str = 'loss', points: int = 200) -> list[Point]",
     "logs": "(self, trial: int, *, after: int = 0, limit: int = 1000) -> list[EventRow]",
@@ -58,6 +64,12 @@ METHODS = {
     "wait": "(self, experiment: int | str, *, timeout_s: float | None = None) -> Experiment",
     "hold": "(self, experiment: int | str | None = None) -> str",
     "release": "(self, experiment: int | str | None = None) -> str",
+    "finals": "(self, experiment: int | str, *, top: int | None = None, seeds: int | None = None) "
+    "-> str",
+    "evaluate": "(self, adapters: int | str | Path | Sequence[int | str | Path], data: str | Path, "
+    "settings: Mapping[str, object] | None = None, *, rows: int | None = None, "
+    "name: str | None = None, same_base: bool = False) -> Experiment",
+    "chat": "(self, *trials: int | None) -> ChatSession",
     "stop": "(self, trial: int) -> str",
     "kill": "(self, trial: int) -> str",
     "pause": "(self, trial: int) -> str",
@@ -179,6 +191,15 @@ def test_settings_change_the_recipe(bench: workbench.Workbench, tmp_path: Path) 
     assert len(bench.trials(experiment.id)) == 2
 
 
+def test_a_setting_that_is_text_is_taken_as_it_is(
+    bench: workbench.Workbench, tmp_path: Path
+) -> None:
+    text = {"evaluate.answer_pattern": "#+ (.*)", "data.system": 'say "yes": or #no'}
+    recipe = bench.submit(recipe_file(tmp_path), text).recipe
+    assert recipe["evaluate"]["answer_pattern"] == "#+ (.*)"
+    assert recipe["data"]["system"] == 'say "yes": or #no'
+
+
 def test_settings_change_a_recipe_object_and_keep_its_sweep(
     bench: workbench.Workbench, tmp_path: Path
 ) -> None:
@@ -203,6 +224,52 @@ def test_trials_are_paused_resumed_cloned_extended_added_and_stopped(
         bench.stop(2)
     assert "trial 2" in str(refused.value)
     assert bench.clone(2, {"data.max_tokens": 32}).trial is None
+
+
+SWEEP = {"sweep.parameters": {"train.learning_rate": [0.1, 0.2]}, "sweep.method": "grid"}
+
+
+def test_trials_are_compared_reported_and_trained_again_as_finals(
+    bench: workbench.Workbench, tmp_path: Path
+) -> None:
+    experiment = bench.submit(recipe_file(tmp_path), SWEEP)
+    bench.wait(experiment.id, timeout_s=60)
+    found = bench.compare(2, 3)
+    assert found.settings == {"train.learning_rate": [0.1, 0.2]}
+    assert found.scores[0].name == "exact_match"
+    page = bench.report("tiny", tmp_path / "report.html")
+    assert bench.verdict("tiny") in page.read_text(encoding="utf-8")
+    assert bench.finalists("tiny") == []
+    assert "final" in bench.finals("tiny", top=1, seeds=2)
+    bench.wait(experiment.id, timeout_s=60)
+    [finalist] = bench.finalists("tiny")
+    assert (finalist.asked, len(finalist.seeds)) == (2, 2)
+    assert finalist.shipped in finalist.trials
+
+
+def test_adapters_are_scored_on_other_rows(bench: workbench.Workbench, tmp_path: Path) -> None:
+    bench.wait(bench.submit(recipe_file(tmp_path), SWEEP).id, timeout_s=60)
+    rows = tmp_path / "other.jsonl"
+    rows.write_text('{"prompt": "1+2", "completion": "#### 3"}\n')
+    pattern = {"evaluate.answer_pattern": "(3)"}
+    experiment = bench.evaluate([2, 3], rows, pattern, rows=1, name="closer")
+    assert experiment.name == "closer"
+    assert experiment.recipe["evaluate"]["answer_pattern"] == "(3)"
+    bench.wait(experiment.id, timeout_s=60)
+    assert {row.settings.get("score.adapter") for row in bench.board("closer")} >= {2, 3}
+    assert "of tiny" in bench.verdict("closer")
+    with pytest.raises(workbench.NotThere, match="there is no file"):
+        bench.evaluate(2, tmp_path / "none.jsonl")
+    with pytest.raises(workbench.WorkbenchError, match="at least one adapter"):
+        bench.evaluate([], rows)
+
+
+def test_a_chat_of_a_trial_without_an_adapter_is_refused(
+    bench: workbench.Workbench, tmp_path: Path
+) -> None:
+    bench.wait(bench.submit(recipe_file(tmp_path)).id, timeout_s=60)
+    with pytest.raises(workbench.WorkbenchError, match="99"):
+        bench.chat(99)
 
 
 def test_a_wait_ends_where_only_a_person_can_go_on(

@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.api import NewTrial, Workbench
+    from workbench.chat.client import ChatSession
     from workbench.engine_status import EngineStatus
     from workbench.errors import EngineError, NotThere, RecipeError, WorkbenchError
+    from workbench.judging.comparison import Comparison
     from workbench.recipe import Recipe
     from workbench.service import ImportanceReport, TrialDetail
     from workbench.store.rows import (
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         CardRow,
         EventRow,
         Experiment,
+        FinalistRow,
         Point,
         ScoreDifference,
         TrialRow,
@@ -44,10 +47,13 @@ __version__ = "0.1.0"
 __all__ = [
     "BoardRow",
     "CardRow",
+    "ChatSession",
+    "Comparison",
     "EngineError",
     "EngineStatus",
     "EventRow",
     "Experiment",
+    "FinalistRow",
     "ImportanceReport",
     "NewTrial",
     "NotThere",
@@ -65,8 +71,10 @@ __all__ = [
 
 _MODULES = {
     "workbench.api": ("NewTrial", "Workbench"),
+    "workbench.chat.client": ("ChatSession",),
     "workbench.engine_status": ("EngineStatus",),
     "workbench.errors": ("EngineError", "NotThere", "RecipeError", "WorkbenchError"),
+    "workbench.judging.comparison": ("Comparison",),
     "workbench.recipe": ("Recipe",),
     "workbench.service": ("ImportanceReport", "TrialDetail"),
     "workbench.store.rows": (
@@ -74,6 +82,7 @@ _MODULES = {
         "CardRow",
         "EventRow",
         "Experiment",
+        "FinalistRow",
         "Point",
         "ScoreDifference",
         "TrialRow",

@@ -18,21 +18,32 @@ torch nor ray.
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from workbench.engine_status import EngineStatus
-from workbench.errors import EngineError, WorkbenchError
+from workbench.errors import EngineError, UsageError, WorkbenchError
 from workbench.home import Home, find_home
 from workbench.service import ImportanceReport, Service, TrialDetail, refusal_error
-from workbench.store.rows import BoardRow, CardRow, EventRow, Experiment, Point, TrialRow
+from workbench.store.rows import (
+    BoardRow,
+    CardRow,
+    EventRow,
+    Experiment,
+    FinalistRow,
+    Point,
+    TrialRow,
+)
 from workbench.text import safe_line
 from workbench.trial import State
 
 if TYPE_CHECKING:  # pydantic costs 0.1 s, which only `submit` and `clone` need
+    from workbench.chat.client import ChatSession
+    from workbench.judging.comparison import Comparison
     from workbench.recipe import Recipe
 
 POLL_S = 0.2
@@ -123,6 +134,31 @@ class Workbench:
         hold the numbers behind it.
         """
         return self._service.verdict(experiment)
+
+    def finalists(self, experiment: int | str) -> list[FinalistRow]:
+        """Return the settings that `finals` trains again, best mean first; none without finals.
+
+        `shipped` is the trial of the median seed, whose adapter is the one to ship.
+        """
+        return list(self._service.judged_board(experiment).finals)
+
+    def compare(self, *trials: int) -> Comparison:
+        """Return two or more trials side by side: settings, scores, curves, and answers by row.
+
+        Differences are a trial's score minus the first one's, on the rows that all were scored on.
+        Takes some tenths of a second. Raises UsageError for fewer than two.
+        """
+        return self._service.compare(trials)
+
+    def report(self, experiment: int | str, file: str | Path) -> Path:
+        """Write an experiment's report, one HTML file, and return its path. Replaces the file."""
+        from workbench.machine.files import write_durably
+        from workbench.report.facts import gather_facts
+        from workbench.report.page import build_page
+
+        path = Path(file).expanduser().absolute()
+        write_durably(path, build_page(gather_facts(self._service, experiment)).encode())
+        return path
 
     def importance(self, experiment: int | str) -> ImportanceReport:
         """Return how much each setting of a sweep mattered. Takes some tenths of a second."""
@@ -221,7 +257,86 @@ class Workbench:
         """Let a held experiment, or the held queue, place trials again."""
         return str(self._ask("release", experiment=experiment)["answer"])
 
+    def finals(
+        self, experiment: int | str, *, top: int | None = None, seeds: int | None = None
+    ) -> str:
+        """Train the best `top` settings again with `seeds` new seeds each; return the answer.
+
+        Both are 3 unless the recipe says. Asked for again with more, only what is missing is added.
+        `finalists` returns their means once they have ended.
+        """
+        return str(self._ask("finals", experiment=experiment, top=top, seeds=seeds)["answer"])
+
+    def evaluate(
+        self,
+        adapters: int | str | Path | Sequence[int | str | Path],
+        data: str | Path,
+        settings: Mapping[str, object] | None = None,
+        *,
+        rows: int | None = None,
+        name: str | None = None,
+        same_base: bool = False,
+    ) -> Experiment:
+        """Score adapters on any rows, and return the new experiment, whose board compares them.
+
+        `adapters` are ids of trials and folders in PEFT's format; the base is scored beside them.
+        `data` is a file or a data set, of which the first `rows` are taken (None: all). `settings`
+        changes the recipe of the first trial, by keys of `data` and `evaluate` such as
+        `{"evaluate.answer_pattern": "#### (.*)"}`. `same_base` says that folders belong to that
+        base, whatever their configurations name.
+        """
+        several = [adapters] if isinstance(adapters, int | str | Path) else list(adapters)
+        subjects = [one if isinstance(one, int) else _folder(one) for one in several]
+        recipe = self._scoring_recipe(subjects, str(data), _words(settings or {}), rows, name)
+        given = recipe.model_dump(mode="json")
+        answer = self._ask("evaluate", recipe=given, subjects=subjects, same_base=same_base)
+        return self._service.experiment(int(answer["experiment"]))
+
+    def _scoring_recipe(
+        self,
+        subjects: Sequence[int | str],
+        data: str,
+        words: Sequence[str],
+        rows: int | None,
+        name: str | None,
+    ) -> Recipe:
+        from workbench.adapters.adapter_folder import read_adapter
+        from workbench.adapters.evaluation_recipe import find_rows, folder_recipe
+        from workbench.trial_edits import scoring_recipe, trial_recipe
+
+        file = find_rows(data)
+        trials = [one for one in subjects if isinstance(one, int)]
+        if trials:
+            detail = self._service.trial(trials[0])
+            source = trial_recipe(detail.experiment, detail.trial)
+            resolved, stem = detail.experiment.resolved, detail.experiment.name
+        elif subjects:
+            found = read_adapter(Path(str(subjects[0])))
+            source, resolved, stem = folder_recipe(found, file), {}, found.folder.name
+        else:
+            raise UsageError("evaluate takes at least one adapter", hint="bench.evaluate(5, FILE)")
+        named = name or f"{stem}-{Path(file).stem}"
+        return scoring_recipe(source, file, named, rows=rows, resolved=resolved, words=words)
+
     # --- trials ---
+
+    def chat(self, *trials: int | None) -> ChatSession:
+        """Open a chat with the adapters of trials on one base, and wait until they are loaded.
+
+        None stands for the base. `ask(0, [{"role": "user", "content": "…"}])` of the result yields
+        the first one's answer piece by piece. Use it in a `with` block: the card is held until it
+        is closed. Raises the engine's refusal, and ChatEnded where the session ends too early.
+        """
+        from workbench.chat.client import ChatSession
+
+        self._need_engine()
+        session = ChatSession.open(self._service, trials, ANSWER_S)
+        try:
+            session.wait_until_ready()
+        except BaseException:
+            session.close()
+            raise
+        return session
 
     def stop(self, trial: int) -> str:
         """End a trial early and return what the engine answers.
@@ -291,16 +406,32 @@ class Workbench:
 
     def _ask(self, verb: str, **args: Any) -> dict[str, Any]:
         """Send a request, and return the data of its answer with the text as `answer`."""
-        if not self._service.ensure_engine():
-            raise EngineError("the engine is stopped", hint="Workbench.start_engine() starts it")
+        self._need_engine()
         answer = self._service.wait_for_answer(self._service.send(verb, **args), ANSWER_S)
         if not answer.ok:
             raise refusal_error(answer)
         return {**answer.data, "answer": answer.text}
 
+    def _need_engine(self) -> None:
+        """Start the engine if it is down. Raises EngineError where a person has stopped it."""
+        if not self._service.ensure_engine():
+            raise EngineError("the engine is stopped", hint="Workbench.start_engine() starts it")
+
 
 def _home(folder: str | Path | None) -> Home:
     return find_home() if folder is None else Home(Path(folder).expanduser().absolute())
+
+
+def _folder(path: str | Path) -> str:
+    return os.path.abspath(Path(path).expanduser())
+
+
+def _words(settings: Mapping[str, object]) -> list[str]:
+    """Return settings as `KEY=VALUE`, which takes text as it is, and all else as JSON."""
+    return [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in settings.items()
+    ]
 
 
 def _new_trial(answer: dict[str, Any]) -> NewTrial:
@@ -315,9 +446,8 @@ def _new_trial(answer: dict[str, Any]) -> NewTrial:
 def _load(recipe: str | Path | Recipe, settings: Mapping[str, object]) -> Recipe:
     from workbench.recipe import apply_settings, find_recipe, load_recipe
 
-    if isinstance(recipe, str | Path):  # JSON is YAML, which is how a setting's value is read
-        changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-        return load_recipe(find_recipe(str(recipe)), changes)
+    if isinstance(recipe, str | Path):
+        return load_recipe(find_recipe(str(recipe)), _words(settings))
     if not settings:
         return recipe
     # Settings apply to one trial's recipe, which has no sweep; this one keeps its own.

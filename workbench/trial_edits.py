@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.adapters.evaluation_recipe import evaluation_recipe
 from workbench.errors import UsageError
 from workbench.recipe import Recipe, apply_settings, read_recipe, settings_of, to_yaml
-from workbench.store.rows import Experiment
+from workbench.store.rows import Experiment, TrialRow
 
 
 def recipe_for_trial(experiment: Experiment, settings: Mapping[str, object]) -> Recipe:
@@ -24,6 +25,39 @@ def recipe_for_trial(experiment: Experiment, settings: Mapping[str, object]) -> 
     # Through JSON, because the stored recipe is plain JSON and the schema is strict about types.
     whole = Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
     return apply_settings(whole, settings)
+
+
+def trial_recipe(experiment: Experiment, trial: TrialRow) -> Recipe:
+    """Return the recipe of a trial, without settings that name what a score trial scores."""
+    mine = {key: value for key, value in trial.settings.items() if not key.startswith("score.")}
+    return recipe_for_trial(experiment, mine)
+
+
+def scoring_recipe(
+    source: Recipe,
+    data: str,
+    name: str,
+    *,
+    rows: int | None = None,
+    resolved: Mapping[str, object] | None = None,
+    words: Sequence[str] = (),
+    changes: Mapping[str, object] | None = None,
+) -> Recipe:
+    """Return the recipe that scores adapters of `source` on the rows that `data` names.
+
+    `words` are changes as `KEY=VALUE`, and `changes` by key, which win. For the others see
+    `evaluation_recipe`. Raises RecipeError and UsageError for changes that are not accepted.
+    """
+    # Settings are read against files that are here: the training file may be gone by now.
+    here = apply_settings(source, {"data.train": data, "data.eval": data})
+    return evaluation_recipe(
+        source,
+        data,
+        name=name,
+        rows=rows,
+        resolved=resolved,
+        settings={**changed_settings(here, words), **(changes or {})},
+    )
 
 
 def editable_text(recipe: Recipe, trial: int) -> str:

@@ -202,34 +202,33 @@ def _recipe(
     name: str | None,
     settings: Sequence[str] | None,
 ) -> Recipe:
-    from workbench.adapters.evaluation_recipe import evaluation_recipe, folder_recipe
-    from workbench.recipe import apply_settings
-    from workbench.trial_edits import changed_settings, recipe_for_trial
+    from workbench.adapters.evaluation_recipe import folder_recipe
+    from workbench.trial_edits import recipe_for_trial, scoring_recipe, trial_recipe
 
     resolved: dict[str, Any] = {}
     if found.source is not None:
         experiment, trial = found.source
         resolved = dict(experiment.resolved)
-        mine = trial.settings if trial is not None else {}
-        mine = {key: value for key, value in mine.items() if not key.startswith("score.")}
-        source = recipe_for_trial(experiment, mine)
+        source = (
+            recipe_for_trial(experiment, {}) if trial is None else trial_recipe(experiment, trial)
+        )
     else:
         source = folder_recipe(found.folders[0], file, base=_base_setting(settings))
-    # Settings are read against files that are here: the training file may be gone by now.
-    here = apply_settings(source, {"data.train": file, "data.eval": file})
-    changed = changed_settings(here, settings or ())
+    changes: dict[str, object] = {}
     if columns is not None:
-        changed["data.columns"] = parse_columns(columns)
-        changed.setdefault("data.shape", "auto")
+        changes["data.columns"] = parse_columns(columns)
+        if not any(word.startswith("data.shape=") for word in settings or ()):
+            changes["data.shape"] = "auto"
     if answer_pattern is not None:
-        changed["evaluate.answer_pattern"] = answer_pattern
-    return evaluation_recipe(
+        changes["evaluate.answer_pattern"] = answer_pattern
+    return scoring_recipe(
         source,
         file,
-        name=name or f"{found.name}-{Path(file).stem}",
+        name or f"{found.name}-{Path(file).stem}",
         rows=rows,
         resolved=resolved,
-        settings=changed,
+        words=settings or (),
+        changes=changes,
     )
 
 
