@@ -31,13 +31,14 @@ def test_ticks_are_round_rising_and_inside_the_range(one: float, other: float) -
     low, high = sorted((one, other))
     ticks = nice_ticks(low, high)
     assert ticks == sorted(ticks)
-    assert len(ticks) <= 6
+    assert len(ticks) <= 7
     room = (high - low) * 1e-6
     assert all(low - room <= tick <= high + room for tick in ticks)
 
 
-def test_ticks_of_zero_to_one_are_quarters_of_a_round_step() -> None:
-    assert nice_ticks(0, 1) == pytest.approx([0, 0.5, 1])
+def test_ticks_are_multiples_of_the_nearest_round_step() -> None:
+    assert nice_ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert nice_ticks(25, 975) == [200, 400, 600, 800]
     assert nice_ticks(0, 8) == [0, 2, 4, 6, 8]
     assert nice_ticks(3, 3) == [3]
 
@@ -71,12 +72,22 @@ def test_settings_that_span_more_than_ten_times_stand_on_a_logarithmic_axis() ->
     assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
 
 
+def test_values_of_a_list_are_the_ticks_and_equal_ones_stand_side_by_side() -> None:
+    dots = [_dot(1.0 + n, at) for n, at in enumerate([8, 8, 16, 32, 64])]
+    root = ElementTree.fromstring(setting_plot(dots, key="lora.rank", name="loss"))
+    labels = [t.text for t in root.iter("text") if t.get("class") == "mid"]
+    assert labels == ["8", "16", "32", "64"]
+    xs = [float(c.get("cx", "nan")) for c in root.iter("circle")]
+    assert 0 < xs[1] - xs[0] < 20 < xs[2] - xs[1]
+
+
 def test_labels_of_curves_that_end_at_the_same_height_do_not_cover_one_another() -> None:
     curves = [Curve(label=f"trial {n}", points=[(0, 2.0), (1, 1.0)], best=True) for n in range(3)]
     root = ElementTree.fromstring(curve_plot(curves, name="loss"))
     ys = [float(t.get("y", "nan")) for t in root.iter("text") if (t.text or "").startswith("trial")]
     assert len(ys) == 3
     assert min(b - a for a, b in pairwise(ys)) >= 12
+    assert max(ys) < HEIGHT - 30  # above the labels of the axis
 
 
 def test_nothing_is_drawn_where_there_is_nothing_to_compare() -> None:

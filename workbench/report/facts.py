@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workbench.service import Service
-from workbench.store.rows import AnswerSample, BoardRow, Experiment, FinalistRow, Point
+from workbench.store.rows import AnswerSample, JudgedBoard, Point
 
 CURVE_POINTS = 160
 """Points of one curve: more cannot be told apart in a plot of 640 pixels."""
@@ -17,15 +17,8 @@ SAMPLED_TRIALS = 2
 class ReportFacts:
     """The content of one report."""
 
-    experiment: Experiment
-    rows: list[BoardRow]
-    """The board, best first, the base last."""
-    verdict: str
-    """The verdict in one sentence, or the reason why there is none."""
-    notes: tuple[str, ...]
-    """Sentences about what could not be compared, and why."""
-    finals: tuple[FinalistRow, ...]
-    """The finalists, best first; empty where there were no finals."""
+    board: JudgedBoard
+    """The judged board with its verdict, its notes and its finals."""
     curve_name: str
     """The metric of the curves: eval_loss, or loss where nothing was evaluated during training."""
     curves: dict[int, list[Point]]
@@ -47,11 +40,7 @@ def gather_facts(service: Service, key: int | str) -> ReportFacts:
     shown = [row.trial for row in rows if row.rank is not None][:SAMPLED_TRIALS]
     shown += [row.trial for row in rows if row.kind == "base"]
     return ReportFacts(
-        experiment=board.experiment,
-        rows=rows,
-        verdict=board.verdict,
-        notes=board.notes,
-        finals=board.finals,
+        board=board,
         curve_name=name,
         curves=curves,
         samples={trial: found for trial in shown if (found := service.trial(trial).samples)},

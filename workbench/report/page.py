@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
 from workbench import __version__, formatting
+from workbench.judging import board_words, finals_words
 from workbench.report.facts import ReportFacts
 from workbench.report.plots import Curve, Dot, curve_plot, interval_plot, setting_plot
-from workbench.store.rows import AnswerSample, BoardRow
+from workbench.store.rows import AnswerSample, BoardRow, Experiment, JudgedBoard
 from workbench.text import safe_line, safe_text
+from workbench.trial import up_is_better
 
 # A browser then loads and runs nothing, even if some text escaped its escaping.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -23,22 +25,22 @@ LABELLED = 3
 
 def build_page(facts: ReportFacts) -> str:
     """Return the whole report as one HTML document of UTF-8 text."""
-    name = _text(facts.experiment.name)
+    board, experiment = facts.board, facts.board.experiment
+    name = _text(experiment.name)
     style = (files("workbench.report") / "style.css").read_text(encoding="utf-8")
     made = formatting.date_time(facts.made_utc)
     sections = [
         f"<h1>{name}</h1>",
-        f'<p class="soft">{_counts(facts)} · made {made} by workbench {__version__}</p>',
-        f'<p class="verdict">{_text(facts.verdict, 2_000)}</p>',
-        *(f'<p class="soft">{_text(note)}</p>' for note in facts.notes),
-        _section("Finals", _finals_table(facts)),
-        _section("Scores", interval_plot(_dots(facts), name=facts.experiment.rank_by)),
-        _section("Board", _board_table(facts)),
+        f'<p class="soft">{_counts(experiment)} · made {made} by workbench {__version__}</p>',
+        f'<p class="verdict">{_text(board.verdict, 2_000)}</p>',
+        _section("Finals", _finals_table(board)),
+        _section("Scores", interval_plot(_dots(board), name=experiment.rank_by)),
+        _section("Board", _board_table(board) + _notes(board_words.footnotes(board))),
         _section("Curves", curve_plot(_curves(facts), name=facts.curve_name.replace("_", " "))),
-        *_setting_sections(facts),
-        _section("Data and model", _facts_table(facts)),
+        *_setting_sections(board),
+        _section("Data and model", _facts_table(experiment)),
         _section("Sample answers", "".join(_samples(facts))),
-        _section("Recipe", _recipe(facts)),
+        _section("Recipe", _recipe(experiment)),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -58,9 +60,14 @@ def _section(title: str, content: str) -> str:
     return f"\n<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
 
 
-def _counts(facts: ReportFacts) -> str:
-    counts = formatting.counts_line(facts.experiment.outcomes)
-    return f"{_text(counts)} · ranked by {_text(formatting.ranking_rule(facts.experiment.rank_by))}"
+def _notes(sentences: Iterable[str]) -> str:
+    """Return sentences below a table, one on each line."""
+    return "".join(f'<p class="soft note">{_text(one, 1_000)}</p>' for one in sentences)
+
+
+def _counts(experiment: Experiment) -> str:
+    counts = formatting.counts_line(experiment.outcomes)
+    return f"{_text(counts)} · ranked by {_text(formatting.ranking_rule(experiment.rank_by))}"
 
 
 def _label(row: BoardRow) -> str:
@@ -72,7 +79,7 @@ def _is_first(row: BoardRow) -> bool:
     return row.rank == 1 if row.tied_for_first is None else row.tied_for_first
 
 
-def _dots(facts: ReportFacts, key: str | None = None) -> list[Dot]:
+def _dots(board: JudgedBoard, key: str | None = None) -> list[Dot]:
     """Return the scored rows as dots; with `key` only trials, each at its value of that setting."""
     return [
         Dot(
@@ -83,85 +90,89 @@ def _dots(facts: ReportFacts, key: str | None = None) -> list[Dot]:
             best=_is_first(row),
             at=None if key is None else row.settings.get(key),
         )
-        for row in facts.rows
+        for row in board.rows
         if row.score is not None and (key is None or key in row.settings)
     ]
 
 
 def _curves(facts: ReportFacts) -> list[Curve]:
     found = []
-    for row in facts.rows:
+    for row in facts.board.rows:
         points = [(float(p.step), (p.low + p.high) / 2) for p in facts.curves.get(row.trial, [])]
         best = row.rank is not None and row.rank <= LABELLED
         found.append(Curve(label=_label(row), points=points, best=best))
     return found
 
 
-def _setting_sections(facts: ReportFacts) -> list[str]:
+def _setting_sections(board: JudgedBoard) -> list[str]:
     """Return a plot of the score for each setting of which several values were tried."""
-    keys = sorted({key for row in facts.rows if row.kind == "tune" for key in row.settings})
-    name = facts.experiment.rank_by
-    plots = {key: setting_plot(_dots(facts, key), key=key, name=name) for key in keys}
+    keys = sorted({key for row in board.rows if row.kind == "tune" for key in row.settings})
+    name = board.experiment.rank_by
+    plots = {key: setting_plot(_dots(board, key), key=key, name=name) for key in keys}
     return [_section(f"{name} against {key}", plot) for key, plot in plots.items()]
 
 
-_HEADS = ("rank", "trial", "state", "score", "95 % interval", "vs base", "step", "settings")
-_NUMBERS = ("rank", "trial", "score", "95 % interval", "vs base", "step")
+_HEADS = ("rank", "trial", "state", "score", "95 %", "vs base", "vs best", "step", "settings")
+_NUMBERS = frozenset(_HEADS) - {"state", "settings"}
 
 
-def _board_table(facts: ReportFacts) -> str:
-    lines = [(_is_first(row) and row.rank is not None, _cells(row)) for row in facts.rows]
+def _board_table(board: JudgedBoard) -> str:
+    up = up_is_better(board.experiment.rank_by)
+    lines = [
+        (_is_first(row) and row.rank is not None, _cells(row, board, up)) for row in board.rows
+    ]
     return _table(_HEADS, lines, numbers=_NUMBERS)
 
 
-def _cells(row: BoardRow) -> list[str]:
-    settings = formatting.brief_settings(row.settings)
+def _cells(row: BoardRow, board: JudgedBoard, up: bool) -> list[str]:
+    gain = formatting.score(row.gain, sign=True)
+    if row.vs_base is not None:
+        gain = board_words.gain_text(row.vs_base, up, interval=True)
     return [
-        "tied 1" if row.tied_for_first and row.rank != 1 else str(row.rank or "-"),
+        board_words.rank_text(row, board.rows),
         str(row.trial),
         formatting.outcome_word(row.state, row.reason),
-        formatting.score(row.score),
-        _interval_cell(row.score_low, row.score_high),
-        formatting.score(row.gain, sign=True),
+        board_words.score_text(row),
+        board_words.interval_text(row),
+        gain,
+        board_words.gain_text(row.vs_leader, up, interval=True),
         formatting.number(row.score_step),
-        "the base, untrained" if row.kind == "base" else settings,
+        "the base, untrained"
+        if row.kind == "base"
+        else formatting.brief_settings(row.settings, short_keys=True),
     ]
 
 
-_FINAL_HEADS = ("rank", "finalist", "seeds", "mean", "95 % interval", "ships", "settings", "")
-_FINAL_NUMBERS = ("rank", "finalist", "seeds", "mean", "95 % interval", "ships")
+_FINAL_NUMBERS = frozenset(finals_words.HEADS) - {"settings"}
 
 
-def _finals_table(facts: ReportFacts) -> str:
-    """Return the table of the finals; empty where there were none."""
+def _finals_table(board: JudgedBoard) -> str:
+    """Return the table of the finals with its notes; empty where there were none."""
+    if not board.finals:
+        return ""
+    up = up_is_better(board.experiment.rank_by)
     lines = [
         (
-            bool(one.tied_for_first),
-            (
-                "tied 1" if one.tied_for_first and one.rank != 1 else str(one.rank or "-"),
-                str(one.trial),
-                f"{len(one.seeds)} of {one.asked}",
-                formatting.score(one.mean),
-                _interval_cell(one.low, one.high),
-                "-" if one.shipped is None else f"trial {one.shipped}",
-                formatting.brief_settings(one.settings),
-                "; ".join(one.notes),
-            ),
+            bool(row.tied_for_first),
+            [
+                str(cell)
+                for cell in finals_words.finalist_cells(
+                    row, board.finals, higher_is_better=up, short_keys=True
+                )
+            ],
         )
-        for one in facts.finals
+        for row in board.finals
     ]
-    return _table(_FINAL_HEADS, lines, numbers=_FINAL_NUMBERS) if lines else ""
-
-
-def _interval_cell(low: float | None, high: float | None) -> str:
-    return formatting.UNKNOWN if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    table = _table(finals_words.HEADS, lines, numbers=_FINAL_NUMBERS)
+    about = "Means over new seeds; the adapter that ships is that of the median seed."
+    return f'<p class="soft">{about}</p>{table}{_notes(finals_words.seed_notes(board.finals))}'
 
 
 def _table(
     heads: Sequence[str],
     lines: Iterable[tuple[bool, Sequence[str]]],
     *,
-    numbers: Sequence[str] = (),
+    numbers: Collection[str] = (),
 ) -> str:
     """Return a table; lines whose first value is True are emphasised."""
     marks = ['class="number"' if head in numbers else "" for head in heads]
@@ -187,8 +198,8 @@ _DATA_FACTS = {
 }
 
 
-def _facts_table(facts: ReportFacts) -> str:
-    prepared, recipe = facts.experiment.prepared or {}, facts.experiment.recipe
+def _facts_table(experiment: Experiment) -> str:
+    prepared, recipe = experiment.prepared or {}, experiment.recipe
     data, model = prepared.get("data") or {}, prepared.get("model") or {}
     lines = [
         ("base model", recipe.get("model", {}).get("name", "-")),
@@ -202,7 +213,7 @@ def _facts_table(facts: ReportFacts) -> str:
 
 
 def _samples(facts: ReportFacts) -> list[str]:
-    names = {row.trial: _label(row) for row in facts.rows}
+    names = {row.trial: _label(row) for row in facts.board.rows}
     return [
         _sample(names.get(trial, f"trial {trial}"), sample)
         for trial, samples in facts.samples.items()
@@ -220,7 +231,7 @@ def _sample(name: str, sample: AnswerSample) -> str:
     return f"<details><summary>{head}</summary>{lines}</details>"
 
 
-def _recipe(facts: ReportFacts) -> str:
+def _recipe(experiment: Experiment) -> str:
     """Return the recipe as YAML with every default; as JSON if this build cannot read it."""
     from pydantic import ValidationError  # 0.1 s, and only a report needs it
 
@@ -228,8 +239,8 @@ def _recipe(facts: ReportFacts) -> str:
     from workbench.recipe.dump import to_yaml
 
     try:
-        text = to_yaml(Recipe.model_validate(facts.experiment.recipe))
+        text = to_yaml(Recipe.model_validate(experiment.recipe))
     except ValidationError:
-        text = json.dumps(facts.experiment.recipe, indent=2)
+        text = json.dumps(experiment.recipe, indent=2)
     shown = escape(safe_text(text, MOST_RECIPE))
     return f"<details><summary>as it was submitted</summary><pre>{shown}</pre></details>"

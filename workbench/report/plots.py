@@ -7,9 +7,11 @@ classes. Meaning is never carried by colour alone: the best are filled and label
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from workbench import formatting
 
@@ -20,6 +22,10 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 96, 12, 40
 ROW = 24
 """Height of one line of the interval plot, in units."""
 TICKS = 5
+LEAST_LABEL = 40
+"""Least distance of two tick labels, in units."""
+MOST_SPREAD = 48
+"""Width over which dots at one place are spread, in units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +57,16 @@ class Dot:
 def nice_ticks(low: float, high: float, count: int = TICKS) -> list[float]:
     """Return about `count` round numbers from `low` to `high`, ends inside.
 
-    Steps are 1, 2 or 5 times a power of ten (Heckbert, "Nice Numbers for Graph Labels", 1990).
+    Steps are the nearest of 1, 2, 5 or 10 times a power of ten (Heckbert, "Nice Numbers for Graph
+    Labels", 1990).
     """
     if not high > low:
         return [low]
     raw = (high - low) / max(count - 1, 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next((m * power for m in (1, 2, 5) if m * power >= raw * 0.999), 10 * power)
+    step = next(
+        (m * power for m, end in ((1, 1.5), (2, 3), (5, 7)) if raw < end * power), 10 * power
+    )
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     # Products of whole numbers and the step: adding steps up would gather rounding errors.
@@ -118,9 +127,12 @@ def curve_plot(curves: Sequence[Curve], *, name: str) -> str:
 
 def _end_labels(ends: Sequence[tuple[float, float, str]]) -> list[str]:
     """Return the labels at the ends (x, y) of curves, moved down where they would cover others."""
-    labels, y_free = [], float(TOP)
-    for x, y, label in sorted(ends, key=lambda end: end[1]):
-        y_free = max(y_free, y + 4)
+    labels, ordered = [], sorted(ends, key=lambda end: end[1])
+    # The lowest curves are often the best: their labels must not cross the axis.
+    lowest = HEIGHT - BOTTOM - 14 * (len(ordered) - 1)
+    y_free = float(TOP)
+    for place, (x, y, label) in enumerate(ordered):
+        y_free = max(y_free, min(y + 4, lowest + 14 * place))
         labels.append(f'<text x="{x + 6:.1f}" y="{y_free:.1f}">{escape(label)}</text>')
         y_free += 14
     return labels
@@ -159,12 +171,23 @@ def setting_plot(dots: Sequence[Dot], *, key: str, name: str) -> str:
     up = _padded_scale(ends, HEIGHT - BOTTOM, TOP)
     across, axis = _setting_axis([dot.at for dot in dots], key)
     parts = [axis, _y_axis(up, name)]
-    for dot in sorted(dots, key=lambda dot: dot.best):
-        x = across(dot.at)
+    places = _spread([across(dot.at) for dot in dots])
+    for dot, x in sorted(zip(dots, places, strict=True), key=lambda pair: pair[0].best):
         if dot.low is not None and dot.high is not None:
             parts.append(_line(x, up(dot.low), x, up(dot.high), "bar"))
         parts.append(_circle(x, up(dot.score), dot))
     return _svg(HEIGHT, parts, f"{name} against {key}")
+
+
+def _spread(places: Sequence[float]) -> list[float]:
+    """Return the places with equal ones moved apart, so that their intervals can be told apart."""
+    counts, seen = Counter(places), Counter[float]()
+    spread = []
+    for x in places:
+        gap = min(8.0, MOST_SPREAD / counts[x])
+        spread.append(x + gap * (seen[x] - (counts[x] - 1) / 2))
+        seen[x] += 1
+    return spread
 
 
 def _setting_axis(values: Sequence[object], key: str) -> tuple[Callable[[object], float], str]:
@@ -174,11 +197,14 @@ def _setting_axis(values: Sequence[object], key: str) -> tuple[Callable[[object]
     if len(numbers) == len(values):
         low, high = min(numbers), max(numbers)
         log = low > 0 and high / low > 10
-        scale = _Scale(low, high, LEFT + 20, WIDTH - 40, log=log)
-        return lambda value: scale(float(value)), _x_axis(scale, base, key)
+        scale = _Scale(low, high, LEFT + 40, WIDTH - 64, log=log)
+        tried = sorted(set(numbers))
+        far = all(scale(b) - scale(a) >= LEAST_LABEL for a, b in pairwise(tried))
+        # Values of a list are the ticks; draws from a range get round ones.
+        return lambda value: scale(float(value)), _x_axis(scale, base, key, tried if far else None)
     words = sorted({formatting.setting_text(value) for value in values})
-    gap = (WIDTH - LEFT - 60) / max(len(words) - 1, 1)
-    place = {word: LEFT + 20 + n * gap for n, word in enumerate(words)}
+    gap = (WIDTH - LEFT - 104) / max(len(words) - 1, 1)
+    place = {word: LEFT + 40 + n * gap for n, word in enumerate(words)}
     labels = [
         f'<text class="mid" x="{x:.1f}" y="{base + 16}">{escape(word[:24])}</text>'
         for word, x in place.items()
@@ -198,9 +224,9 @@ def _frame(across: _Scale, up: _Scale, *, x_name: str, y_name: str) -> str:
     return _x_axis(across, HEIGHT - BOTTOM, x_name) + _y_axis(up, y_name)
 
 
-def _x_axis(scale: _Scale, base: float, name: str) -> str:
+def _x_axis(scale: _Scale, base: float, name: str, ticks: Sequence[float] | None = None) -> str:
     parts = [_line(LEFT, base, WIDTH - 24, base, "axis")]
-    for tick in scale.ticks():
+    for tick in ticks or scale.ticks():
         x, label = scale(tick), formatting.number(tick)
         parts.append(_line(x, base, x, base + 4, "axis"))
         parts.append(f'<text class="mid" x="{x:.1f}" y="{base + 16}">{label}</text>')

@@ -41,14 +41,13 @@ def report_command(
     facts = gather_facts(
         service, experiment if experiment is not None else newest_experiment(service)
     )
+    name = facts.board.experiment.name
     # A name may hold any printable character, also a slash; a file of it must lie here.
-    path = (
-        out if out is not None else Path(re.sub(r"[^\w.-]+", "-", facts.experiment.name) + ".html")
-    )
+    path = out if out is not None else Path(re.sub(r"[^\w.-]+", "-", name) + ".html")
     if path.exists() and not force:
         raise UsageError(f"{path} exists already", hint="use --force, or another name with -o")
     write_durably(path, build_page(facts).encode())
     if as_data:
-        as_json({"experiment": facts.experiment.name, "path": str(path.absolute())})
+        as_json({"experiment": name, "path": str(path.absolute())})
     else:
-        print_answer(f"the report of {safe_line(facts.experiment.name)} is in {path}")
+        print_answer(f"the report of {safe_line(name)} is in {path}")
