@@ -104,7 +104,7 @@ def test_ctrl_c_while_merging_writes_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "home", recipe(train__max_steps=1))
     bench.run()
     out = tmp_path / "merged"
-    command = [sys.executable, "-m", "workbench.training.model.merge"]
+    command = [sys.executable, "-m", "workbench.export.merge"]
     child = subprocess.Popen(
         [*command, str(bench.trial / "adapter"), str(out)],
         stdout=subprocess.PIPE,
