@@ -113,3 +113,17 @@ def test_a_path_typed_in_a_shell_is_relative_to_where_it_was_typed(
     (tmp_path / "rows.csv").touch()
     monkeypatch.chdir(tmp_path)
     assert read("data.train=rows.csv").data.train == str(tmp_path / "rows.csv")
+
+
+def test_a_key_may_be_short_where_one_section_has_it() -> None:
+    recipe = read("rank=8", "lr=1e-4", "max_tokens=256")
+    assert recipe.lora.rank == 8
+    assert recipe.train.learning_rate == 1e-4
+    assert recipe.data.max_tokens == 256
+
+
+def test_a_short_key_of_several_sections_names_them() -> None:
+    assert mistakes("seed=3", "rnak=8") == [
+        "-s seed=3: seed may be train.seed or sweep.seed: name one of them",
+        "-s rnak=8: rnak is not a setting. Did you mean lora.rank?",
+    ]

@@ -8,11 +8,14 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.tables import as_json, print_answer, terminal_width
+from workbench.cli.tables import as_json, print_answer, print_note, terminal_width
 from workbench.errors import NotThere, UsageError
 from workbench.text import safe_line
+from workbench.text.quantities import plural
 
-app = typer.Typer(help="List, show or copy the recipes that ship.")
+app = typer.Typer(
+    help="List, show or copy the recipes that ship, or import one of another trainer."
+)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="Its name, as `recipes ls` shows it.")]
 
@@ -64,16 +67,48 @@ def copy_recipe_command(
     source = _shipped(name)
     target = dest if dest is not None else Path(source.name)
     target = target / source.name if target.is_dir() else target
+    _write_new(target, source.read_bytes())
+    print_answer(f"{safe_line(target)}")
+
+
+@app.command("import")
+def import_recipe_command(
+    file: Annotated[Path, typer.Argument(help="A YAML file of TRL, Axolotl or LLaMA-Factory.")],
+    dest: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the recipe to this file.")
+    ] = None,
+    as_data: Json = False,
+) -> None:
+    """Make a recipe of another trainer's file; name each key that has no counterpart."""
+    from workbench.recipe.foreign.importer import import_recipe
+
+    found = import_recipe(file)
+    if as_data:
+        recipe = found.recipe.model_dump(mode="json")
+        as_json({"trainer": found.trainer, "recipe": recipe, "left": found.left})
+    elif dest is None:
+        print_answer(found.to_yaml().rstrip("\n"))
+    if dest is not None:
+        _write_new(dest, found.to_yaml().encode())
+    count = plural(len(found.left), "key")
+    print_note(f"{found.trainer}: {count} without a counterpart{':' if found.left else ''}")
+    for key, why in found.left.items():
+        print_note(f"  {key}: {why}")
+    if dest is not None:
+        print_note(f"next: workbench check {safe_line(dest)}")
+
+
+def _write_new(target: Path, content: bytes) -> None:
+    """Write a file that does not exist yet; NotThere without its folder, UsageError if it does."""
     if not target.parent.is_dir():
         raise NotThere(
             f"there is no folder {target.parent}", hint=f"create it: mkdir -p {target.parent}"
         )
     try:
         with target.open("xb") as file:
-            file.write(source.read_bytes())
+            file.write(content)
     except FileExistsError as taken:
         raise UsageError(f"{target} exists already", hint="name another file") from taken
-    print_answer(f"{safe_line(target)}")
 
 
 def _shipped(name: str) -> Path:

@@ -1,0 +1,190 @@
+"""Recipes made of the files of other trainers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from workbench.cli.app import app
+from workbench.errors import NotThere, RecipeError
+from workbench.recipe import load_recipe
+from workbench.recipe.foreign import trl as trl_rules
+from workbench.recipe.foreign.importer import import_recipe
+
+FILES = Path(__file__).parent / "foreign_files"
+
+
+def written(folder: Path, text: str, name: str = "theirs.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_an_axolotl_file_becomes_a_recipe() -> None:
+    found = import_recipe(FILES / "axolotl.yaml")
+    assert found.trainer == "Axolotl"
+    recipe = found.recipe
+    assert (recipe.model.name, recipe.model.quantization) == ("NousResearch/Llama-3.2-1B", "nf4")
+    assert (recipe.data.train, recipe.data.shape) == ("teknium/GPT4-LLM-Cleaned", "alpaca")
+    assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.targets) == (32, 16, "all-linear")
+    assert (recipe.train.batch_size, recipe.train.accumulation, recipe.train.epochs) == (2, 4, 2)
+    assert (recipe.train.learning_rate, recipe.train.schedule) == (2e-4, "cosine")
+    assert recipe.train.optimizer == "adamw_8bit"
+    assert recipe.data.max_tokens == 2048
+    assert set(found.left) == {
+        "val_set_size",
+        "sample_packing",
+        "warmup_steps",
+        "output_dir",
+        "wandb_project",
+        "special_tokens",
+    }
+    assert "a share of the rows" in found.left["val_set_size"]
+
+
+def test_a_llama_factory_file_becomes_a_recipe() -> None:
+    found = import_recipe(FILES / "llama_factory.yaml")
+    assert found.trainer == "LLaMA-Factory"
+    recipe = found.recipe
+    assert recipe.model.quantization == "nf4"
+    assert (recipe.lora.rank, recipe.lora.alpha) == (8, 16)  # their defaults: 8, and twice the rank
+    assert (recipe.data.max_rows, recipe.data.eval_rows) == (1000, 40)
+    assert (recipe.train.epochs, recipe.train.warmup) == (3, 0.1)
+    assert (recipe.evaluate.every, recipe.train.keep) == (500, "last")
+    assert "has 2 data sets" in found.left["dataset"]
+    assert "chat template" in found.left["template"]
+
+
+def test_data_sets_of_llama_factory_are_looked_up_in_their_list(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.json").write_text("[]")
+    about = {
+        "mine": {"file_name": "mine.json", "columns": {"prompt": "q", "response": "a"}},
+        "held": {"hf_hub_url": "me/held"},
+    }
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(about))
+    text = (
+        "model_name_or_path: /m\nfinetuning_type: lora\nlora_target: q_proj,v_proj\n"
+        "dataset: mine\neval_dataset: held\nlearning_rate: 1e-4\n"
+    )
+    recipe = import_recipe(written(tmp_path, text)).recipe
+    assert recipe.data.train == str(tmp_path / "data" / "mine.json")
+    assert recipe.data.eval == "me/held"
+    assert recipe.data.columns == {"q": "instruction", "a": "output"}
+    assert recipe.lora.targets == ["q_proj", "v_proj"]
+
+
+def test_a_trl_file_becomes_a_recipe() -> None:
+    found = import_recipe(FILES / "trl.yaml")
+    assert found.trainer == "TRL"
+    recipe = found.recipe
+    assert (recipe.lora.rank, recipe.lora.alpha, recipe.data.max_tokens) == (32, 64, 2048)
+    assert (recipe.train.batch_size, recipe.train.accumulation) == (2, 8)
+    assert recipe.train.schedule == "linear"  # TRL's default, because theirs is not known here
+    assert set(found.left) == {
+        "packing",
+        "lr_scheduler_type",
+        "output_dir",
+        "neftune_noise_alpha",
+    }
+
+
+def test_the_defaults_are_those_of_the_installed_trl() -> None:
+    from trl import ModelConfig, SFTConfig
+
+    theirs = {
+        field.name: field.default
+        for kind in (SFTConfig, ModelConfig)
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING
+    }
+    for key in (
+        "lora_r",
+        "lora_alpha",
+        "lora_dropout",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "learning_rate",
+        "weight_decay",
+        "max_grad_norm",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "optim",
+        "max_length",
+    ):
+        rule, value = trl_rules.RULES[key], theirs[key]
+        assert trl_rules.DEFAULTS[rule.setting] == rule.read(getattr(value, "value", value)), key
+
+
+@pytest.mark.parametrize("name", ["axolotl", "llama_factory", "trl"])
+def test_the_written_recipe_is_read_back_as_it_was_made(name: str, tmp_path: Path) -> None:
+    dest = tmp_path / "ours.yaml"
+    source = str(FILES / f"{name}.yaml")
+    done = CliRunner().invoke(app, ["recipes", "import", source, "--out", str(dest)])
+    assert done.exit_code == 0, done.output
+    made = import_recipe(FILES / f"{name}.yaml")
+    assert load_recipe(dest) == made.recipe
+    for key, why in made.left.items():
+        assert f"{key}: {why}" in done.stderr
+    again = CliRunner().invoke(app, ["recipes", "import", source, "--out", str(dest)])
+    assert again.exit_code != 0
+    assert "exists already" in str(again.exception)
+
+
+def test_json_holds_recipe_and_left_keys() -> None:
+    done = CliRunner().invoke(app, ["recipes", "import", str(FILES / "trl.yaml"), "--json"])
+    data = json.loads(done.stdout)
+    assert data["trainer"] == "TRL"
+    assert data["recipe"]["model"]["name"] == "Qwen/Qwen3-0.6B"
+    assert "packing" in data["left"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("base_model: m\nadapter: qlora\nrl: dpo\ndatasets: [{path: d}]\n", "trains by dpo"),
+        ("base_model: m\ndatasets: [{path: d}]\n", "trains no LoRA adapter"),
+        ("model_name_or_path: m\nstage: dpo\ndataset: d\n", "its stage is dpo"),
+        ("model_name_or_path: m\nfinetuning_type: full\ndataset: d\n", "by full, not by LoRA"),
+        ("model_name_or_path: m\ndataset_name: d\nbeta: 0.1\n", "preference or reward"),
+        ("model: {name: m}\ndata: {train: d}\n", "no known trainer"),
+        ("- a\n- b\n", "holds no settings"),
+        ("base_model: m\nadapter: lora\n", "no recipe can be made of it"),
+        ("base_model: [1]\nadapter: lora\ndatasets: 7\n", "no recipe can be made of it"),
+    ],
+)
+def test_a_file_that_cannot_be_followed_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=words) as refused:
+        import_recipe(written(tmp_path, text))
+    assert refused.value.hint
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NotThere, match="no file"):
+        import_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "{a: b}", "'x'", "-3", "1.5", "true", "1e999", ".nan"])
+@pytest.mark.parametrize("name", ["axolotl", "llama_factory", "trl"])
+def test_a_value_of_another_kind_is_left_out_and_named(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    lines = (FILES / f"{name}.yaml").read_text().splitlines()
+    for key in ("learning_rate", "gradient_accumulation_steps", "lora_dropout", "seed", "bf16"):
+        rest = [line for line in lines if not line.startswith(f"{key}:")]
+        text = "\n".join([*rest, f"{key}: {value}", ""])
+        found = import_recipe(written(tmp_path, text))
+        assert found.recipe.train.learning_rate > 0
+
+
+def test_a_name_of_a_local_file_becomes_absolute(tmp_path: Path) -> None:
+    rows = written(tmp_path, "{}", "rows.jsonl")
+    text = (
+        f"base_model: m\nadapter: qlora\ndatasets: [{{path: {rows.name}, type: chat_template}}]\n"
+    )
+    found = import_recipe(written(tmp_path, text + "learning_rate: 1e-4\n"))
+    assert found.recipe.data.train == str(rows.resolve())

@@ -1,0 +1,6 @@
+"""Recipes of other trainers: a YAML of TRL, Axolotl or LLaMA-Factory becomes one of ours.
+
+`translation` holds what all three share, `trl`, `axolotl` and `llama_factory` the tables of their
+keys, and `importer` recognises the trainer and puts the recipe together. The command line calls
+`importer.import_recipe`. Imports the rest of `workbench.recipe`; nothing of a file is executed.
+"""

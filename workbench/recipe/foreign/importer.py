@@ -1,0 +1,131 @@
+"""Recognise the trainer of a YAML file, and write our recipe for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import NotThere, RecipeError
+from workbench.recipe import keys as our_keys
+from workbench.recipe.dump import to_yaml
+from workbench.recipe.foreign.axolotl import translate_axolotl
+from workbench.recipe.foreign.llama_factory import translate_llama_factory
+from workbench.recipe.foreign.translation import NoCounterpart, Translation
+from workbench.recipe.foreign.trl import translate_trl
+from workbench.recipe.schema import Recipe
+from workbench.recipe.source import MAX_BYTES, parse_yaml, recipe_error
+from workbench.recipe.validate import recipe_problems, with_value
+from workbench.text import safe_line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedRecipe:
+    """A recipe made of another trainer's file."""
+
+    trainer: str
+    """TRL, Axolotl or LLaMA-Factory."""
+    recipe: Recipe
+    left: dict[str, str]
+    """Keys of the file that have no counterpart, each with the reason."""
+
+    def to_yaml(self) -> str:
+        """Return the recipe's text, with the keys that were left out as comments."""
+        lines = [f"# From a file of {self.trainer}, by `workbench recipes import`."]
+        if self.left:
+            lines.append("# These keys of it have no counterpart:")
+            lines += [f"#   {key}: {why}" for key, why in self.left.items()]
+        return "\n".join([*lines, "", to_yaml(self.recipe)])
+
+
+def import_recipe(path: Path) -> ImportedRecipe:
+    """Return our recipe for the file of another trainer.
+
+    A key that is left out gets that trainer's default, so that the same is trained. Local data
+    files that exist become absolute. Raises NotThere without the file, and RecipeError for a file
+    that is not YAML, of no known trainer, or of a task other than supervised LoRA fine-tuning.
+    """
+    file = safe_line(path, 200)
+    found = _translate(_read_keys(path, file), path.absolute().parent, file)
+    name = path.stem[:80] or "imported"
+    data: dict[str, Any] = {"name": safe_line(name, 80)}
+    for key, value in found.settings.items():
+        data = with_value(data, our_keys.split_key(key), value)
+    _locate_data(data, path.absolute().parent)
+    return ImportedRecipe(
+        trainer=found.trainer, recipe=_valid_recipe(data, found, file), left=found.left
+    )
+
+
+def _read_keys(path: Path, file: str) -> dict[str, Any]:
+    try:
+        with path.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except FileNotFoundError as gone:
+        raise NotThere(f"there is no file {file}", hint="name a YAML file") from gone
+    except (OSError, ValueError) as refused:
+        why = getattr(refused, "strerror", None) or refused
+        raise RecipeError(f"{file}: cannot be read: {why}") from refused
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as broken:
+        raise RecipeError(f"{file}: is not UTF-8 text", hint="save it as UTF-8") from broken
+    source = parse_yaml(text, file)
+    if source.mistakes:
+        raise recipe_error(source.mistakes)
+    if not isinstance(source.data, dict):
+        raise RecipeError(f"{file}: holds no settings", hint="name a trainer's YAML file")
+    return {str(key): value for key, value in source.data.items()}
+
+
+def _translate(keys: Mapping[str, Any], folder: Path, file: str) -> Translation:
+    try:
+        if "base_model" in keys:
+            return translate_axolotl(keys)
+        if {"stage", "finetuning_type", "cutoff_len", "lora_rank", "lora_target"} & keys.keys():
+            return translate_llama_factory(keys, folder)
+        if "model_name_or_path" in keys:
+            return translate_trl(keys)
+    except NoCounterpart as refused:
+        raise RecipeError(
+            f"{file}: {refused}",
+            hint="the workbench fine-tunes LoRA adapters on given answers, and nothing else",
+        ) from refused
+    if "model" in keys and "data" in keys:
+        hint = f"it may be a recipe already: workbench check {file}"
+    else:
+        hint = "TRL, Axolotl and LLaMA-Factory are known, by their keys for the base model"
+    raise RecipeError(f"{file}: is of no known trainer", hint=hint)
+
+
+def _locate_data(data: dict[str, Any], folder: Path) -> None:
+    """Make names of files absolute: trainers read them from where they are started."""
+    section = data.get("data", {})
+    for key in ("train", "eval"):
+        given = section.get(key)
+        if isinstance(given, str):
+            for place in (Path.cwd(), folder):
+                if (place / given).is_file():
+                    section[key] = str((place / given).resolve())
+                    break
+
+
+def _valid_recipe(data: dict[str, Any], found: Translation, file: str) -> Recipe:
+    """Return the recipe; values that it refuses are left out, each with the reason."""
+    for _ in range(len(found.settings) + 1):
+        problems = recipe_problems(data)
+        if not problems:
+            return Recipe.model_validate(data)
+        path, why = problems[0]
+        key = ".".join(str(part) for part in path[:2])
+        if key not in found.settings:
+            break
+        value = found.settings.pop(key)
+        found.left[key] = f"{safe_line(value, 60)} is refused: {why}"
+        section, _, name = key.partition(".")
+        del data[section][name]
+    raise RecipeError(
+        f"{file}: no recipe can be made of it: {problems[0][1]}",
+        hint="it has to name a base model and training data",
+    )

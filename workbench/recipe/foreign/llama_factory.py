@@ -1,0 +1,170 @@
+"""LLaMA-Factory's YAML, and the dataset_info.json that its data sets are named in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.recipe.foreign.translation import (
+    ATTENTION,
+    OPTIMIZER,
+    RECOMPUTE,
+    SCHEDULE,
+    NoCounterpart,
+    Rule,
+    Translation,
+    number,
+    only,
+    positive,
+    share_or_refuse,
+    switch,
+    targets,
+)
+from workbench.text import safe_line
+
+DEFAULTS: dict[str, Any] = {
+    "lora.rank": 8,
+    "lora.dropout": 0.0,
+    "lora.targets": "all-linear",
+    "train.epochs": 3,
+    "train.batch_size": 8,
+    "train.learning_rate": 5e-5,
+    "train.weight_decay": 0.0,
+    "train.max_grad_norm": 1.0,
+    "train.schedule": "linear",
+    "train.warmup": 0.0,
+    "train.optimizer": "adamw_torch",
+    "data.max_tokens": 2048,
+    "train.keep": "last",
+    "model.quantization": "none",
+}
+"""What LLaMA-Factory takes for a key that is not given, where ours differs (version 0.9). Its
+`lora_alpha` is twice the rank."""
+
+MOST_INFO_BYTES = 4 << 20
+"""Bytes of a dataset_info.json that is read."""
+COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "messages"}
+"""Their names of columns, and those of our shapes."""
+
+
+def _bits(value: Any) -> str:
+    if int(value) != 4:
+        raise NoCounterpart("bits: bases are loaded in 4 or 16 bits")
+    return "nf4"
+
+
+def _share(value: Any) -> int | None:
+    size = number(value)
+    if 0 < size < 1:
+        raise NoCounterpart("is a share of the rows: write data.eval_rows as a number of rows")
+    return positive(value)
+
+
+RULES: dict[str, Rule] = {
+    "model_name_or_path": Rule("model.name", str),
+    "model_revision": Rule("model.revision", lambda value: None if value == "main" else str(value)),
+    "quantization_bit": Rule("model.quantization", _bits),
+    "double_quantization": Rule("model.double_quantization", switch(True, False)),
+    "bf16": Rule("model.precision", switch("bf16", None)),
+    "fp16": Rule("model.precision", switch("fp16", None)),
+    "flash_attn": Rule("model.attention", ATTENTION),
+    "lora_rank": Rule("lora.rank", positive),
+    "lora_alpha": Rule("lora.alpha", number),
+    "lora_dropout": Rule("lora.dropout", number),
+    "lora_target": Rule("lora.targets", targets),
+    "use_rslora": Rule("lora.rslora", switch(True, False)),
+    "use_dora": Rule("lora.rslora", only(False, "DoRA has no counterpart")),
+    "cutoff_len": Rule("data.max_tokens", positive),
+    "max_samples": Rule("data.max_rows", positive),
+    "packing": Rule("data.packing", only(False, "is not available: rows are not packed")),
+    "group_by_length": Rule("data.group_by_length", switch(True, False)),
+    "train_on_prompt": Rule("data.loss_on", switch("all", None)),
+    "default_system": Rule("data.system", str),
+    "val_size": Rule("data.eval_rows", _share),
+    "num_train_epochs": Rule("train.epochs", number),
+    "max_steps": Rule("train.max_steps", positive),
+    "per_device_train_batch_size": Rule("train.batch_size", positive),
+    "gradient_accumulation_steps": Rule("train.accumulation", positive),
+    "learning_rate": Rule("train.learning_rate", number),
+    "weight_decay": Rule("train.weight_decay", number),
+    "max_grad_norm": Rule("train.max_grad_norm", number),
+    "lr_scheduler_type": Rule("train.schedule", SCHEDULE),
+    "warmup_ratio": Rule("train.warmup", share_or_refuse),
+    "warmup_steps": Rule("train.warmup", share_or_refuse),
+    "optim": Rule("train.optimizer", OPTIMIZER),
+    "gradient_checkpointing": Rule("train.gradient_checkpointing", RECOMPUTE),
+    "disable_gradient_checkpointing": Rule("train.gradient_checkpointing", switch("off", None)),
+    "save_steps": Rule("train.save_every", positive),
+    "logging_steps": Rule("train.log_every", positive),
+    "eval_steps": Rule("evaluate.every", positive),
+    "per_device_eval_batch_size": Rule("evaluate.batch_size", positive),
+    "seed": Rule("train.seed", int),
+}
+
+
+def translate_llama_factory(keys: Mapping[str, Any], folder: Path) -> Translation:
+    """Return what the keys of a LLaMA-Factory file become.
+
+    Its data sets are looked up in `dataset_info.json` of `dataset_dir`, relative to `folder` or to
+    its parents. Raises NoCounterpart for another task than supervised fine-tuning by LoRA.
+    """
+    if keys.get("stage", "sft") != "sft":
+        raise NoCounterpart(f"its stage is {safe_line(keys['stage'], 20)}, not sft")
+    if keys.get("finetuning_type", "lora") != "lora":
+        raise NoCounterpart(f"it trains by {safe_line(keys['finetuning_type'], 20)}, not by LoRA")
+    found = Translation("LLaMA-Factory", settings=dict(DEFAULTS))
+    found.take(keys, RULES)
+    found.settings.setdefault("lora.alpha", 2 * found.settings["lora.rank"])
+    if keys.get("eval_strategy", "no") in ("no", False):
+        found.settings.pop("evaluate.every", None)
+    known: dict[str, object] = dict.fromkeys(
+        ("stage", "finetuning_type", "dataset_dir", "eval_strategy", "dataset", "eval_dataset")
+    )
+    information = _read_information(keys, folder)
+    for key, setting in (("dataset", "data.train"), ("eval_dataset", "data.eval")):
+        if names := keys.get(key):
+            _take_data_set(found, key, names, setting, information)
+    if "template" in keys:
+        found.leave("template", "is not needed: the tokenizer's own chat template is used")
+    found.leave_unknown(keys, {**RULES, **known})
+    return found
+
+
+def _take_data_set(
+    found: Translation, key: str, names: Any, setting: str, information: tuple[Path, Any]
+) -> None:
+    listed = [one.strip() for one in (names if isinstance(names, list) else str(names).split(","))]
+    if len(listed) > 1:
+        found.leave(key, f"has {len(listed)} data sets, of which the first is taken")
+    folder, known = information
+    about = known.get(listed[0]) if isinstance(known, dict) else None
+    if not isinstance(about, dict):
+        why = "is in no dataset_info.json that was found: name its file or hub id"
+        found.leave(f"{key} {listed[0]}", why)
+        found.settings[setting] = listed[0]
+        return
+    if name := about.get("file_name"):
+        found.settings[setting] = str(folder / str(name))
+    elif hub := about.get("hf_hub_url"):
+        found.settings[setting] = str(hub)
+    columns = about.get("columns")
+    if isinstance(columns, dict) and key == "dataset":
+        ours = {str(theirs): COLUMNS[name] for name, theirs in columns.items() if name in COLUMNS}
+        changed = {theirs: name for theirs, name in ours.items() if theirs != name}
+        if changed:
+            found.settings["data.columns"] = changed
+
+
+def _read_information(keys: Mapping[str, Any], folder: Path) -> tuple[Path, Any]:
+    """Return the folder of dataset_info.json and its contents; an empty object without one."""
+    named = str(keys.get("dataset_dir") or "data")
+    for place in (folder, *folder.parents[:3]):
+        path = place / named / "dataset_info.json"
+        try:
+            with path.open("rb") as file:
+                return path.parent, json.loads(file.read(MOST_INFO_BYTES))
+        except (OSError, ValueError, RecursionError):
+            continue
+    return folder, {}

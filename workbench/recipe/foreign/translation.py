@@ -1,0 +1,179 @@
+"""The tables by which keys of another trainer become settings of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.text import safe_line
+
+
+class NoCounterpart(ValueError):
+    """The value of a foreign key that our setting cannot have; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The setting that a foreign key becomes, and how its value is read."""
+
+    setting: str
+    """Dotted key of ours, such as `lora.rank`."""
+    read: Callable[[Any], Any] = lambda value: value
+    """Returns our value; None leaves the setting out. Raises NoCounterpart, or another ValueError,
+    TypeError or ArithmeticError, for a value that has no counterpart."""
+
+
+@dataclass(slots=True)
+class Translation:
+    """What became of the keys of a foreign file."""
+
+    trainer: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Our settings by dotted key, in the order in which they were found."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Foreign keys that have no counterpart, each with the reason."""
+
+    def take(self, keys: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+        """Translate every key that has a rule; a value without a counterpart is kept in `left`."""
+        for key, value in keys.items():
+            rule = rules.get(key)
+            if rule is None or value is None:
+                continue
+            try:
+                found = rule.read(value)
+            except (ArithmeticError, ValueError, TypeError) as refused:
+                words = str(refused) if isinstance(refused, NoCounterpart) else "is not readable"
+                self.leave(key, f"{shown_value(value)} {words}")
+                continue
+            if found is not None:
+                self.settings[rule.setting] = found
+
+    def leave(self, key: str, why: str) -> None:
+        """Remember that a key has no counterpart."""
+        self.left[safe_line(key, 80)] = why
+
+    def leave_unknown(self, keys: Mapping[str, Any], known: Mapping[str, object]) -> None:
+        """Remember the keys that no table names; NEEDLESS ones with what stands for them."""
+        for key, value in keys.items():
+            if key in known or key in self.left or value in (None, "", [], {}):
+                continue
+            self.leave(key, NEEDLESS.get(key, "has no counterpart"))
+
+
+NEEDLESS = {
+    **dict.fromkeys(
+        ("output_dir", "dataset_prepared_path", "overwrite_output_dir", "overwrite_cache"),
+        "is not needed: the home keeps every trial's files",
+    ),
+    **dict.fromkeys(
+        ("preprocessing_num_workers", "dataset_num_proc", "dataloader_num_workers", "ddp_timeout"),
+        "is not needed: rows are tokenised once",
+    ),
+    **dict.fromkeys(
+        ("do_train", "do_eval", "strict", "plot_loss", "include_num_input_tokens_seen"),
+        "is not needed",
+    ),
+    **dict.fromkeys(
+        ("deepspeed", "fsdp", "fsdp_config", "ddp"),
+        "is not needed: a trial trains on one card (docs/decisions)",
+    ),
+    **dict.fromkeys(
+        ("trust_remote_code", "trust_remote_code_model"),
+        "cannot be given by a recipe (docs/security.md)",
+    ),
+    **dict.fromkeys(
+        ("save_total_limit", "save_only_model", "save_strategy", "saves_per_epoch"),
+        "is not needed: old checkpoints are pruned",
+    ),
+}
+"""Keys without an effect on what is learned, and why ours has none."""
+
+
+def shown_value(value: Any) -> str:
+    """Return a value as YAML writes it, on one line."""
+    return str(value).lower() if isinstance(value, bool) else safe_line(value, 60)
+
+
+def positive(value: Any) -> int | None:
+    """Return a whole number above 0; None for one below, by which trainers say "off"."""
+    number = int(value)
+    if number != float(value):
+        raise NoCounterpart("is not a whole number")
+    return number if number > 0 else None
+
+
+def number(value: Any) -> float:
+    """Return a number, also from text such as `2e-4`, which YAML 1.1 reads as text."""
+    if isinstance(value, bool):
+        raise NoCounterpart("is no number")
+    return float(value)
+
+
+def one_of(*names: str, **others: str) -> Callable[[Any], str]:
+    """Return a reader that accepts `names` as they are, and `others` under our name."""
+    table = {**{name: name for name in names}, **others}
+
+    def read(value: Any) -> str:
+        if str(value) not in table:
+            raise NoCounterpart(f"is none of {', '.join(sorted(set(table.values())))}")
+        return table[str(value)]
+
+    return read
+
+
+def only(wanted: Any, why: str) -> Callable[[Any], None]:
+    """Return a reader that accepts the value which changes nothing, and refuses others."""
+
+    def read(value: Any) -> None:
+        if value != wanted:
+            raise NoCounterpart(why)
+
+    return read
+
+
+def switch(on: Any, off: Any) -> Callable[[Any], Any]:
+    """Return a reader of true and false."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, bool):
+            raise NoCounterpart("is neither true nor false")
+        return on if value else off
+
+    return read
+
+
+def share_or_refuse(value: Any) -> float:
+    """Return a warm-up as a share of all steps."""
+    share = number(value)
+    if not 0 <= share < 1:
+        raise NoCounterpart("is a number of steps: write train.warmup as a share of all steps")
+    return share
+
+
+def targets(value: Any) -> Any:
+    """Return the names of the layers that get an adapter, or `all-linear`."""
+    if isinstance(value, str):
+        if value in ("all", "all-linear"):
+            return "all-linear"
+        value = [part.strip() for part in value.split(",")]
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise NoCounterpart("is no list of names")
+    return value
+
+
+RECOMPUTE = switch("auto", "off")
+"""Recomputing changes no loss, so that it is left to the plan where a file asks for it."""
+SCHEDULE = one_of("constant", "linear", "cosine", constant_with_warmup="constant")
+OPTIMIZER = one_of(
+    "adamw_torch",
+    "adamw_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "sgd",
+    adamw_torch_fused="adamw_torch",
+    adamw_bnb_8bit="adamw_8bit",
+    paged_adamw="paged_adamw_32bit",
+)
+ATTENTION = one_of("flash_attention_2", "sdpa", "eager", auto="auto", fa2="flash_attention_2")
+PRECISION = one_of("auto", "bf16", "fp16", "fp32", bfloat16="bf16", float16="fp16", float32="fp32")
