@@ -55,6 +55,8 @@ _PENDING_WORDS = {
     DesiredState.STOP: "stopping",
     DesiredState.KILL: "killing",
 }
+_COUNTS = ("answers", "rows", "targets")
+"""Scores that say how much was scored, and not how well."""
 _SHORT_KEYS = {
     "learning_rate": "lr",
     "batch_size": "batch",
@@ -117,6 +119,11 @@ def xid_watch(watched: bool | None) -> str:
 def short_uuid(uuid: str) -> str:
     """Return `GPU-6f1a` of `GPU-6f1a2b3c-…`; other ids as they are, 16 characters at most."""
     return safe_line(uuid[:8] if uuid.startswith("GPU-") else uuid, limit=16)
+
+
+def named_score(name: str, value: float | None) -> str:
+    """Return a score with three decimals, and a count of rows, answers or tokens without any."""
+    return number(value) if name in _COUNTS else score(value)
 
 
 def ranking_rule(rank_by: str) -> str:
@@ -211,9 +218,13 @@ def trial_label(trial: TrialRow) -> str:
     return "base" if trial.kind is Kind.BASE else f"#{trial.id}"
 
 
-def sweep_size(count: int | None) -> str:
-    """Return `6 trials`, or the words for a sweep that runs until its budget is spent."""
-    return "trials until its budget is spent" if count is None else plural(count, "trial")
+def sweep_size(count: int | None, finals: int = 0) -> str:
+    """Return `6 trials`, or the words for a sweep that runs until its budget is spent.
+
+    `finals` is the number of trials of its finals: `6 trials, then 9 in finals`.
+    """
+    swept = "trials until its budget is spent" if count is None else plural(count, "trial")
+    return f"{swept}, then {finals:,} in finals" if finals else swept
 
 
 def state_word(trial: TrialRow) -> str:

@@ -174,3 +174,47 @@ def test_the_step_of_the_kept_weights_shows_where_trials_differ_in_it(
     lines = workbench("board").out.splitlines()
     assert " step " in lines[1]
     assert " 75 " in next(line for line in lines if line.split()[:2] == ["=1", "4"])
+
+
+def test_above_zero_is_better_than_the_base_for_a_loss_too(
+    bench: Bench, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    id = bench.submit(recipe(evaluate={}, sweep={"parameters": {"train.seed": [1, 2]}}))
+    while bench.store.experiment(id).ended_utc is None:
+        bench.ticks()
+    for trial, loss in {1: 1.5, 2: 1.0, 3: 2.0}.items():
+        query = "update scores set value = ? where trial = ? and name = 'loss'"
+        bench.store.db.execute(query, (loss, trial))
+        put_rows(bench.store, trial, losses=made_up_losses(loss, ROWS, seed=trial))
+    better, worse, *_ = workbench("board").out.splitlines()[2:]
+    assert (better.split()[1], worse.split()[1]) == ("2", "3")
+    assert " +0.500" in better
+    assert " -0.500" in worse
+    assert "loss 1.000 (+0.500 against the base)" in workbench("show", "2").out
+    assert "loss 2.000 (-0.500 against the base)" in workbench("show", "3").out
+    rows = {row["trial"]: row for row in workbench("board", "--json").data}
+    assert rows[2]["vs_base"]["difference"] == pytest.approx(-0.5)  # its own score minus the other
+    assert rows[2]["gain"] == pytest.approx(0.5)
+
+
+def test_a_base_that_is_scored_first_is_not_called_one_of_an_older_build(
+    bench: Bench, workbench: Workbench
+) -> None:
+    bench.submit(recipe(train={"max_steps": 900, "learning_rate": 0.1}))
+    bench.until(State.DONE, 1)
+    put_rows(bench.store, 1, losses=made_up_losses(1.5, ROWS, seed=1))
+    said = workbench("board")
+    assert "no verdict yet: no trial has a score" in said.out
+    assert "older build" not in said.out + said.err
+
+
+def test_counts_among_the_scores_have_no_decimals(swept: Bench, workbench: Workbench) -> None:
+    swept.store.db.execute(
+        "insert into scores select trial, 'rows', 96, step, attempt from scores"
+        " where trial = 3 and name = 'loss'"
+    )
+    (scores,) = [line for line in workbench("show", "3").out.splitlines() if "  scores " in line]
+    assert "exact_match 0.812 (+0.781 against the base), " in scores
+    assert ", rows 96" in scores
+    assert "rows 96.0" not in scores

@@ -161,6 +161,8 @@ def assemble_board(
 
 def _judged_row(row: BoardRow, experiment: Experiment, verdict: BoardVerdict | None) -> BoardRow:
     note = _missing(row, experiment.rank_by)
+    if verdict is None and row.kind == "base" and row.score is not None:
+        note = ""  # it is judged beside the first trial that has a score
     if row.score is not None and (error := row.scores.get(error_name(experiment.rank_by))):
         row = dataclasses.replace(
             row, score_low=row.score - NORMAL_95 * error, score_high=row.score + NORMAL_95 * error

@@ -70,11 +70,7 @@ def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str
     if trial.checkpoint_step is not None:
         yield "checkpoint", f"step {trial.checkpoint_step}"
     if row is not None and row.scores:
-        gain = f" ({formatting.score(row.gain, sign=True)} against the base)" if row.gain else ""
-        scores = (
-            f"{safe_line(name)} {formatting.score(v)}" for name, v in sorted(row.scores.items())
-        )
-        yield "scores", ", ".join(scores) + gain
+        yield "scores", ", ".join(_scores(row, detail.experiment.rank_by))
     if row is not None and row.score_low is not None:
         yield "verdict", board_words.row_line(row, detail.experiment.rank_by)
     if row is not None and row.adapter:
@@ -82,6 +78,14 @@ def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str
         yield "adapter", f"{safe_line(row.adapter)} ({formatting.size(row.adapter_bytes)}{of})"
     if detail.metric_names:
         yield "metrics", safe_line(", ".join(detail.metric_names))
+
+
+def _scores(row: BoardRow, rank_by: str) -> Iterator[str]:
+    """Yield each score with its name; the one that ranks comes first, with its gain."""
+    for name in sorted(row.scores, key=lambda name: (name != rank_by, name)):
+        gain = f" ({formatting.score(row.gain, sign=True)} against the base)" if row.gain else ""
+        text = formatting.named_score(name, row.scores[name])
+        yield f"{safe_line(name)} {text}" + (gain if name == rank_by else "")
 
 
 def _attempts(attempts: list[AttemptRow]) -> None:
