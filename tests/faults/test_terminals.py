@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.support.pty_app import PtyApp
 from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole, short_recipe
-from tests.tui.test_terminal import CODE, Terminal
 from workbench.store.requests import drop_request
 from workbench.trial import State
 
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.fault
 
 
 @pytest.fixture
-def terminal(whole: Whole) -> Iterator[Callable[[], Terminal]]:
-    opened: list[Terminal] = []
+def terminal(whole: Whole) -> Iterator[Callable[[], PtyApp]]:
+    opened: list[PtyApp] = []
 
-    def open_one() -> Terminal:
-        opened.append(Terminal(whole.home, CODE))
+    def open_one() -> PtyApp:
+        opened.append(PtyApp(whole.home.root))
         opened[-1].read_until(lambda: b"Dashboard" in opened[-1].seen, LIMIT_S)
         return opened[-1]
 
@@ -34,7 +34,7 @@ def terminal(whole: Whole) -> Iterator[Callable[[], Terminal]]:
 
 @pytest.mark.parametrize("how", [pytest.param("killed", marks=pytest.mark.slow), "hung up"])
 def test_a_screen_that_is_killed_changes_nothing(
-    how: str, whole: Whole, terminal: Callable[[], Terminal]
+    how: str, whole: Whole, terminal: Callable[[], PtyApp]
 ) -> None:
     before = whole.two_running()
     attempts = {a.id for a in whole.live()}
@@ -43,15 +43,14 @@ def test_a_screen_that_is_killed_changes_nothing(
         if how == "killed":
             one.process.kill()
         else:
-            os.close(one.master)
-            one.master = -1
+            one.hang_up()
         assert one.process.wait(60) == (-signal.SIGKILL if how == "killed" else 128 + signal.SIGHUP)
         whole.until_further(before)
     assert {a.id for a in whole.live()} == attempts
 
 
 def test_two_screens_that_command_at_once_are_both_answered(
-    whole: Whole, terminal: Callable[[], Terminal]
+    whole: Whole, terminal: Callable[[], PtyApp]
 ) -> None:
     whole.two_running()
     asked = len(_asked(whole, "pause"))
