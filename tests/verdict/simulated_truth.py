@@ -18,11 +18,12 @@ from scipy.special import gammaln, ndtri
 from workbench.verdict.comparisons import better_pairs, tied_for_first
 from workbench.verdict.finals import compare_finalists
 from workbench.verdict.intervals import bootstrap_t, wilson_interval
-from workbench.verdict.paired import compare_pairs, mid_p_mcnemar, tango_interval
+from workbench.verdict.paired import answer_p_values, compare_pairs, tango_interval
 from workbench.verdict.rows import RowMatrix, ScoreKind
 from workbench.verdict.types import Floats, RowResults
 
 Random = np.random.Generator
+GRADED = ScoreKind.GRADED
 
 
 # ── what the rows are like ────────────────────────────────────────────────────────────────────
@@ -94,7 +95,7 @@ def paired_loss_coverage(rows: int, repetitions: int) -> tuple[float, float]:
 def paired_answer_coverage(
     rows: int, gained: float, lost: float, repetitions: int
 ) -> tuple[float, float]:
-    """Return how often Tango's interval holds the true difference, and how often mid-p < 0.05.
+    """Return how often Tango's interval holds the true difference, and how often p < 0.05.
 
     `gained` and `lost` are the true shares of rows that only the one or only the other answers.
     """
@@ -104,25 +105,48 @@ def paired_answer_coverage(
     lows, highs = tango_interval(one, other, rows)
     truth = gained - lost
     return float(((lows <= truth) & (truth <= highs)).mean()), float(
-        (mid_p_mcnemar(one, other) < 0.05).mean()
+        (answer_p_values(one, other, rows) < 0.05).mean()
     )
 
 
-def answer_claim_level(rows: int, discordance: float) -> float:
-    """Return how often two equal adapters are told apart by mid-p and Tango's interval together.
+def answer_claim_levels(rows: int, discordances: Floats, level: float = 0.05) -> Floats:
+    """Return how often two equal adapters are told apart by p < `level` and Tango's interval.
 
-    Exact: all counts of disagreeing rows are weighted by their probability. `discordance` is the
-    share of rows on which exactly one of the two is right.
+    Exact: all counts of disagreeing rows are weighted by their probability. `discordances` are
+    shares of rows on which exactly one of the two is right, above 0 and below 1.
     """
     one, other = (counts.ravel() for counts in np.indices((rows + 1, rows + 1)).astype(float))
     possible = one + other <= rows
     one, other = one[possible], other[possible]
     same = rows - one - other
     ways = gammaln(rows + 1) - gammaln(one + 1) - gammaln(other + 1) - gammaln(same + 1)
-    logs = ways + (one + other) * np.log(discordance / 2) + same * np.log1p(-discordance)
     lows, highs = tango_interval(one, other, rows)
-    claimed = (mid_p_mcnemar(one, other) < 0.05) & ((lows > 0) | (highs < 0))
-    return float(np.exp(logs[claimed]).sum())
+    claimed = (answer_p_values(one, other, rows) < level) & ((lows > 0) | (highs < 0))
+    ways, apart, same = ways[claimed], (one + other)[claimed], same[claimed]
+    shares = discordances[:, None]
+    logs = ways + apart * np.log(shares / 2) + same * np.log1p(-shares)
+    return np.asarray(np.exp(logs).sum(axis=1))
+
+
+def paired_graded_coverage(rows: int, repetitions: int) -> tuple[float, float]:
+    """Return how often the interval of a difference of mean F1 holds the truth, 0.1, and how often
+    p < 0.05 where there is no difference.
+
+    Half of the rows have an F1 of 0 or 1 for both adapters, as extracted answers do.
+    """
+    random = np.random.default_rng([7, rows])
+    covered = rejected = 0
+    for _ in range(repetitions):
+        easy = random.random(rows)
+        values_KN = np.stack([random.beta(1 + easy, 2 - easy), random.beta(1 + easy, 2 - easy)])
+        values_KN = np.where(random.random(rows) < 0.5, np.round(easy), values_KN)
+        values_KN[0] += 0.1
+        table = compare_pairs(RowMatrix(values_KN=values_KN, weights_N=np.ones(rows)), GRADED)
+        covered += bool(table.lows_KK[0, 1] <= 0.1 <= table.highs_KK[0, 1])
+        values_KN[0] -= 0.1
+        table = compare_pairs(RowMatrix(values_KN=values_KN, weights_N=np.ones(rows)), GRADED)
+        rejected += bool(table.p_KK[0, 1] < 0.05)
+    return covered / repetitions, rejected / repetitions
 
 
 def wilson_coverage(rows: int) -> tuple[float, float]:
@@ -206,6 +230,8 @@ def finals_coverage(
 
 EQUAL = (2, 6, 24, 100)
 """Sizes of boards of equal adapters."""
+SHARES = np.r_[np.linspace(0.01, 0.99, 99), 0.999, 0.99999]
+"""Shares of rows on which two equal adapters disagree, for exact levels."""
 
 
 def equal_answers(adapters: int, rows: int, repetitions: int) -> tuple[float, float, float]:
@@ -246,12 +272,15 @@ def table_lines(repetitions: int) -> Iterator[str]:
     for rows in (64, 256):
         found = paired_answer_coverage(rows, 0.15, 0.15, repetitions)
         yield _line(f"paired answers, {rows} rows", "interval covers; false p < 0.05", *found)
+    for rows in (64, 256):
+        found = paired_graded_coverage(rows, repetitions)
+        yield _line(f"paired F1, {rows} rows", "interval covers; false p < 0.05", *found)
     for seed_share in (0.0, 0.01, 0.05):
         covered = finals_coverage(3, 3, 64, seed_share, repetitions)
         name = f"finals of 3, 3 seeds {seed_share:.0%} apart, 64 rows"
         yield _line(name, "interval of a difference covers", covered)
     for rows in (16, 64, 256):
-        level = max(answer_claim_level(rows, share) for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+        level = float(answer_claim_levels(rows, SHARES).max())
         yield _line(
             f"2 equal adapters, answers, {rows} rows", "false “better”, at most (exact)", level
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workbench.verdict.paired import mid_p_mcnemar
+from workbench.verdict.paired import answer_p_values
 from workbench.verdict.power import (
     HALF_COSTS,
     smallest_mean_difference,
@@ -23,7 +23,7 @@ def test_a_share_of_that_size_is_found_in_four_of_five_repetitions(
     gained_share = (discordance + difference) / 2
     chances = [gained_share, discordance - gained_share, 1 - discordance]
     counts = random.multinomial(rows, chances, size=4_000).astype(float)
-    found = mid_p_mcnemar(counts[:, 0], counts[:, 1]) < 0.05
+    found = answer_p_values(counts[:, 0], counts[:, 1], rows) < 0.05
     assert 0.74 <= found.mean() <= 0.86
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from tests.verdict import simulated_truth as simulated
 from workbench.verdict.paired import compare_pairs
@@ -9,25 +10,45 @@ from workbench.verdict.rows import ScoreKind
 
 QUICK = 300
 SLOW = 2_000
-# Three standard errors of a share of 0.95 and of 0.05 among 300 and 2,000 simulations, by which
-# a method that keeps its word may miss the bound by chance. Seeds are fixed: no test is flaky.
-SLACK = {QUICK: 0.038, SLOW: 0.015}
+CHANCE = 0.001
+"""Probability that a method which only just keeps a bound misses it in a run."""
 
 repeated = pytest.mark.parametrize(
     "repetitions", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)]
 )
 
 
+def at_least(share: float, bound: float, repetitions: int) -> bool:
+    """Return True if a share of the repetitions reaches the bound, or misses it by chance.
+
+    Seeds are fixed: no test is flaky.
+    """
+    return bool(share >= binom.ppf(CHANCE, repetitions, bound) / repetitions)
+
+
+def at_most(share: float, bound: float, repetitions: int) -> bool:
+    """Return True if a share of the repetitions is within the bound, or passes it by chance."""
+    return at_least(1 - share, 1 - bound, repetitions)
+
+
 def near_95(share: float, repetitions: int) -> bool:
-    """Return True if a coverage lies within 93 to 97 %, or misses it by chance in the quick run."""
-    slack = 0.01 if repetitions == QUICK else 0.0
-    return 0.93 - slack <= share <= 0.97 + slack
+    """Return True if a coverage lies within 93 to 97 %, or misses it by chance."""
+    return at_least(share, 0.93, repetitions) and at_most(share, 0.97, repetitions)
+
+
+def test_the_room_for_chance_still_finds_methods_that_are_wrong() -> None:
+    # 25 % of sweeps claim falsely without corrections, a percentile bootstrap covers 83 %.
+    assert not at_most(0.25, 0.05, QUICK)
+    assert not near_95(0.83, QUICK)
+    assert not near_95(0.90, SLOW)
+    assert not at_most(0.07, 0.05, SLOW)
 
 
 @repeated
 def test_the_interval_of_a_heavy_tailed_loss_covers(repetitions: int) -> None:
-    assert simulated.single_loss_coverage(16, repetitions) >= 0.85
-    assert simulated.single_loss_coverage(256, repetitions) >= 0.90
+    assert at_least(simulated.single_loss_coverage(16, repetitions), 0.85, repetitions)
+    for rows in (256, 1_000):
+        assert at_least(simulated.single_loss_coverage(rows, repetitions), 0.90, repetitions)
 
 
 @pytest.mark.parametrize("rows", [8, 16, 64, 256, 1_000])
@@ -39,12 +60,23 @@ def test_wilson_covers_on_average_and_nowhere_badly(rows: int) -> None:
 
 
 @repeated
-def test_intervals_of_paired_losses_cover_from_64_rows_on(repetitions: int) -> None:
-    for rows in (64, 256):
-        covered, rejected = simulated.paired_loss_coverage(rows, repetitions)
+@pytest.mark.parametrize("rows", [64, 256])
+def test_intervals_of_paired_losses_cover_from_64_rows_on(rows: int, repetitions: int) -> None:
+    covered, rejected = simulated.paired_loss_coverage(rows, repetitions)
 
-        assert near_95(covered, repetitions), rows
-        assert rejected <= 0.05 + SLACK[repetitions], rows
+    assert near_95(covered, repetitions)
+    assert at_most(rejected, 0.05, repetitions)
+
+
+@repeated
+@pytest.mark.parametrize("rows", [64, 256])
+def test_intervals_of_paired_graded_scores_cover_from_64_rows_on(
+    rows: int, repetitions: int
+) -> None:
+    covered, rejected = simulated.paired_graded_coverage(rows, repetitions)
+
+    assert near_95(covered, repetitions)
+    assert at_most(rejected, 0.05, repetitions)
 
 
 @repeated
@@ -53,54 +85,47 @@ def test_intervals_of_paired_answers_cover_from_64_rows_on(
     gained: float, lost: float, repetitions: int
 ) -> None:
     for rows in (64, 256, 1_000):
-        # Counts cost nothing: enough of them that chance does not decide.
-        covered, rejected = simulated.paired_answer_coverage(rows, gained, lost, 10 * repetitions)
+        covered, _ = simulated.paired_answer_coverage(rows, gained, lost, repetitions)
 
-        assert 0.93 <= covered <= 0.97, rows
-        assert gained != lost or rejected <= 0.055, rows
+        assert near_95(covered, repetitions), rows
 
 
-@pytest.mark.parametrize("rows", [10, 16, 64, 200])
-def test_two_equal_adapters_are_told_apart_by_their_answers_in_at_most_5_percent(rows: int) -> None:
-    """Exact, because two adapters use up nearly all of the 5 %."""
-    levels = [simulated.answer_claim_level(rows, share) for share in np.linspace(0.02, 0.6, 30)]
+@pytest.mark.parametrize("rows", [2, 8, 10, 16, 24, 50, 64, 67, 100, 200])
+@pytest.mark.parametrize("pairs", [1, 15, 276])
+def test_two_equal_adapters_are_told_apart_by_their_answers_at_most_as_often_as_allowed(
+    rows: int, pairs: int
+) -> None:
+    """Exact, at any share of disagreeing rows, and at the levels of Holm's correction."""
+    levels = simulated.answer_claim_levels(rows, simulated.SHARES, 0.05 / pairs)
 
-    assert max(levels) <= 0.05
+    assert levels.max() <= 0.05 / pairs
 
 
 @repeated
-@pytest.mark.parametrize("adapters", [6, 24, 100])
+@pytest.mark.parametrize("adapters", simulated.EQUAL)
 def test_equal_answers_are_seldom_called_better(adapters: int, repetitions: int) -> None:
     false, kept, _ = simulated.equal_answers(adapters, 64, repetitions)
 
-    assert false <= 0.05
-    assert kept >= 0.95
+    assert at_most(false, 0.05, repetitions)
+    assert at_least(kept, 0.95, repetitions)
 
 
 @repeated
-@pytest.mark.parametrize("adapters", [2, 6, 24])
+@pytest.mark.parametrize("adapters", simulated.EQUAL)
 def test_equal_losses_are_seldom_called_better(adapters: int, repetitions: int) -> None:
     false, kept, _ = simulated.equal_losses(adapters, 64, repetitions)
 
-    assert false <= 0.05
-    assert kept >= 0.95
-
-
-@pytest.mark.slow
-def test_a_hundred_equal_losses_are_seldom_called_better() -> None:
-    false, kept, _ = simulated.equal_losses(100, 64, 300)
-
-    assert false <= 0.05
-    assert kept >= 0.95
+    assert at_most(false, 0.05, repetitions)
+    assert at_least(kept, 0.95, repetitions)
 
 
 @repeated
 def test_the_tie_group_holds_the_true_best_and_still_tells_others_apart(repetitions: int) -> None:
-    false, kept, size = simulated.close_losses(24, 200, repetitions if repetitions == SLOW else 100)
+    false, kept, size = simulated.close_losses(24, 200, repetitions)
 
-    assert false <= 0.05
-    assert kept >= 0.95
-    assert size < 0.9  # measured: 0.82 of 24 trials stay in the group
+    assert at_most(false, 0.05, repetitions)
+    assert at_least(kept, 0.95, repetitions)
+    assert size < 0.9  # measured: 0.84 of 24 trials stay in the group
 
 
 @repeated
