@@ -42,6 +42,8 @@ def test_a_whole_experiment_and_a_foreign_folder_stand_on_one_board(
     assert "scores=link" in told.out
     assert "the base, untrained" in told.out
     assert "tiny-other rows, by exact_match" in told.out
+    named = ("trial 2 of tiny", "trial 3 of tiny", "the folder link")
+    assert any(f"\n{name} is best: exact match" in told.out for name in named)
 
 
 def test_json_has_the_experiment_and_with_watch_its_board(ended: Workbench, tmp_path: Path) -> None:

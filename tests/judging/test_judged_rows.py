@@ -11,7 +11,7 @@ import pytest
 from tests.judging.conftest import RIGHT, ROWS
 from tests.support.row_results import made_up_answers, made_up_losses, put_rows
 from tests.support.tick_contexts import Bench, recipe
-from workbench.judging import judged_rows
+from workbench.judging import board_words, judged_rows
 from workbench.judging.judged_rows import BoardJudge
 from workbench.store.rows import BoardRow, JudgedBoard
 from workbench.trial import Kind, State
@@ -153,6 +153,12 @@ def test_of_very_many_trials_only_the_best_are_compared(
     assert rows[4].score_low is not None
     assert rows[1].score_low is not None
     assert (rows[3].score_low, rows[3].score_note) == (None, judged_rows.NOT_COMPARED)
+
+
+def test_a_trial_that_lost_one_of_its_scores_says_why_below_the_board(judged: Bench) -> None:
+    why = "no score: scorer rubric: it printed more than 1,048,576 bytes"
+    judged.store.db.execute("update trials set reason = ? where id in (4, 5)", (why,))
+    assert f"trials 4 to 5: {why}" in list(board_words.footnotes(board_of(judged)))
 
 
 def test_a_front_end_that_shows_no_board_imports_no_numpy(judged: Bench) -> None:

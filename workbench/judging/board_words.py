@@ -131,6 +131,8 @@ def _reasons(rows: Iterable[BoardRow]) -> Iterator[str]:
     for row in rows:
         if row.state in (State.FAILED, State.PRUNED) and row.reason:
             yield f"trial {row.trial}: {row.state}: {safe_line(row.reason)}"
+        elif row.reason and row.state == State.DONE:  # one of its scores is missing
+            missing.setdefault(row.reason, []).append(row.trial)
         elif row.score_note and State(row.state).final:
             missing.setdefault(row.score_note, []).append(row.trial)
     for why, trials in missing.items():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workbench import formatting
+from workbench.adapters.subjects import ADAPTER
 from workbench.judging.finals import FinalTrial, judge_final_trials, read_finals, with_finals
 from workbench.judging.tested_scores import judge_tested, read_tested, with_tests
 from workbench.store.board import rank_adapters
@@ -16,7 +17,7 @@ from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
 from workbench.store.rows import BoardRow, Experiment, JudgedBoard, score_difference
 from workbench.text import safe_line
-from workbench.trial import LOWER_SUFFIX, State, up_is_better
+from workbench.trial import LOWER_SUFFIX, Kind, State, up_is_better
 
 if TYPE_CHECKING:  # numpy costs 0.1 s, which only a board that is judged needs
     from workbench.verdict.types import BoardVerdict, FinalsVerdict, Interval, RowResults
@@ -62,12 +63,14 @@ class BoardJudge:
             results = None if known else read_board_results(reader, rows)
             tested = {} if known else read_tested(reader, experiment.id)
             trials = read_finals(reader, experiment.id)
+            names = read_scored_names(reader, rows)
             self._judge_finals(reader, experiment, trials, version)
         if results is not None:  # outside of the view, which would hold back the store's writer
             self._verdict = judge_results(experiment.rank_by, results)
             self._tested = judge_tested(experiment.rank_by, tested)
             self._version = version
-        board = with_tests(assemble_board(experiment, rows, self._verdict), self._tested)
+        board = assemble_board(experiment, rows, self._verdict, names)
+        board = with_tests(board, self._tested)
         return with_finals(board, trials, self._finals) if trials else board
 
     def _judge_finals(
@@ -144,17 +147,45 @@ def judge_results(rank_by: str, results: BoardResults) -> BoardVerdict | None:
     )
 
 
+def read_scored_names(reader: Reader, rows: Sequence[BoardRow]) -> dict[int, str]:
+    """Return for each trial that only scores an adapter whose it is, in words.
+
+    For example `trial 5 of demo`, or `the folder gsm8k-peft`. Other trials are left out.
+    """
+    adapters = {row.trial: row.settings.get(ADAPTER) for row in rows if row.kind == Kind.SCORE}
+    found = {}
+    for trial, adapter in adapters.items():
+        name = formatting.scored_name(adapter)
+        if isinstance(adapter, str):
+            name = f"the folder {name}"
+        elif adapter is not None:
+            owner = reader.db.execute(
+                "select e.name from experiments e join trials t on t.experiment = e.id"
+                " where t.id = ?",
+                (adapter,),
+            ).fetchone()
+            name += f" of {safe_line(owner[0], 80)}" if owner else ""
+        found[trial] = name
+    return found
+
+
 def assemble_board(
-    experiment: Experiment, rows: Sequence[BoardRow], verdict: BoardVerdict | None
+    experiment: Experiment,
+    rows: Sequence[BoardRow],
+    verdict: BoardVerdict | None,
+    names: Mapping[int, str],
 ) -> JudgedBoard:
-    """Return the ranked rows with the verdict's fields; those tied for first come first."""
+    """Return the ranked rows with the verdict's fields; those tied for first come first.
+
+    `names` are those of `read_scored_names`, for the sentence.
+    """
     judged = [_judged_row(row, experiment, verdict) for row in rows]
     # Stable: within the tied trials and within the others the order stays that of the score.
     judged.sort(key=lambda row: (row.kind == "base", not row.tied_for_first))
     return JudgedBoard(
         experiment=experiment,
         rows=judged,
-        verdict=_sentence(experiment, judged, verdict),
+        verdict=_sentence(experiment, judged, verdict, names),
         notes=verdict.notes if verdict else (),
     )
 
@@ -212,7 +243,10 @@ def _missing(row: BoardRow, rank_by: str) -> str:
 
 
 def _sentence(
-    experiment: Experiment, rows: Sequence[BoardRow], verdict: BoardVerdict | None
+    experiment: Experiment,
+    rows: Sequence[BoardRow],
+    verdict: BoardVerdict | None,
+    names: Mapping[int, str],
 ) -> str:
     """Return the verdict in one sentence; that of an experiment that goes on begins with `so far`.
 
@@ -226,10 +260,11 @@ def _sentence(
     if verdict is None or best.score_low is None:
         score = formatting.score(best.score)
         name = safe_line(experiment.rank_by)
-        return f"trial {best.trial} has the best score, {name} {score}; {best.score_note}"
+        who = names.get(best.trial, f"trial {best.trial}")
+        return f"{who} has the best score, {name} {score}; {best.score_note}"
     from workbench.verdict.words import describe_verdict
 
     sweep = experiment.recipe.get("sweep") or {}
     settings = {row.trial: row.settings for row in rows}
-    sentence = describe_verdict(verdict, settings, sweep.get("parameters"))
+    sentence = describe_verdict(verdict, settings, sweep.get("parameters"), names=names)
     return sentence if over else f"so far, {sentence}"

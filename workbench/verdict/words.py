@@ -17,15 +17,18 @@ def describe_verdict(
     settings: Mapping[int, Mapping[str, object]],
     space: Mapping[str, object] | None = None,
     *,
+    names: Mapping[int, str] | None = None,
     rows_only: bool = True,
 ) -> str:
     """Return the verdict as one sentence, without a full stop.
 
     For example "trial 5 is best: exact match 0.80 [0.71, 0.87]; better than 4 of 5; tied with trial
     4; its learning rate is at the edge of the range: widen it". `settings` are the trials' points
-    by trial id, `space` is the recipe's `sweep.parameters` as plain JSON. `rows_only` appends that
+    by trial id, `space` is the recipe's `sweep.parameters` as plain JSON. `names` are those of
+    trials that score an adapter from elsewhere, such as "trial 5 of demo". `rows_only` appends that
     a board of one seed holds row noise only.
     """
+    names = names or {}
     if verdict.leader is None:
         return "no verdict yet: no trial has a score"
     leader = verdict.trials[verdict.leader]
@@ -36,19 +39,20 @@ def describe_verdict(
         for trial, one in sorted(verdict.trials.items())
         if one.tied_for_first and trial != verdict.leader
     ]
+    who = names.get(leader.trial, f"trial {leader.trial}")
     score = f"{score_name(verdict.score)} {interval_words(leader.score, verdict.score)}"
     if not compared and not uncompared:
-        parts = [f"trial {leader.trial} is the only one with a score: {score}"]
+        parts = [f"{who} is the only one with a score: {score}"]
     elif not compared:
-        parts = [f"trial {leader.trial} has the best {score}", "no other trial has the same rows"]
+        parts = [f"{who} has the best {score}", "no other trial has the same rows"]
     elif len(tied) == compared:
         parts = [f"no trial stands out: {_everybody(compared + 1)} tied for first"]
-        parts.append(f"trial {leader.trial} has the best {score}")
+        parts.append(f"{who} has the best {score}")
     else:
-        parts = [f"trial {leader.trial} is best: {score}"]
+        parts = [f"{who} is best: {score}"]
         parts.append(_better_words(len(leader.better_than), compared))
         if tied:
-            parts.append(f"tied with {_trials(tied)}")
+            parts.append(f"tied with {_trials(tied, names)}")
     if compared and uncompared:
         parts.append(f"{uncompared} not compared")
     parts.append(_base_words(verdict))
@@ -147,9 +151,12 @@ def _base_words(verdict: BoardVerdict) -> str:
     return "" if gain > 0 else "worse than the base"
 
 
-def _trials(trials: Sequence[int]) -> str:
+def _trials(trials: Sequence[int], names: Mapping[int, str]) -> str:
     if len(trials) > NAMED_TIES:
         return f"{len(trials)} others"
+    if any(trial in names for trial in trials):
+        named = [names.get(trial, f"trial {trial}") for trial in trials]
+        return " and ".join([part for part in (", ".join(named[:-1]), named[-1]) if part])
     if len(trials) == 1:
         return f"trial {trials[0]}"
     return f"trials {', '.join(map(str, trials[:-1]))} and {trials[-1]}"
