@@ -50,6 +50,15 @@ def test_ls_shows_experiments_and_trials(bench: Bench, workbench: Workbench) -> 
     assert all(len(line) <= 80 for line in said.out.splitlines())
 
 
+def test_ls_counts_the_ended_trials_of_finals(bench: Bench, workbench: Workbench) -> None:
+    bench.submit(recipe(sweep={**SWEEP, "finals": {"top": 1, "seeds": 2}}))
+    bench.until(State.DONE, 2)
+    assert "finals" not in workbench("ls").out
+    while bench.store.experiment(1).ended_utc is None:
+        bench.ticks()
+    assert "tiny, by exact_match; finals 2 of 2" in workbench("ls").out
+
+
 def test_ls_all_shows_the_base_too(bench: Bench, workbench: Workbench) -> None:
     _trained(bench)
     assert "the base" in workbench("ls", "--all").out

@@ -99,6 +99,14 @@ def test_what_does_not_fit_comes_with_suggestions(workbench: Workbench) -> None:
     assert "  → use a card of 8 GB" in said.out
 
 
+def test_the_trials_of_a_sweep_and_its_finals_are_counted(workbench: Workbench) -> None:
+    finals = "sweep.finals={top: 2, seeds: 4}"
+    told = workbench("plan", "demo", "--card", "3090", "-s", finals)
+    assert "6 trials, then 8 in finals: the best settings again with 4 new seeds each" in told.out
+    found = workbench("plan", "demo", "--card", "3090", "-s", finals, "--json").data
+    assert (found["trials"], found["finals"]) == (6, 8)
+
+
 def test_of_a_sweep_the_worst_case_is_planned(workbench: Workbench) -> None:
     said = workbench("plan", f"{GUIDE}-sweep", "--card", "4090", "--json").data
     assert said["point"] == {"lora.rank": 64}

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import RecipeError
-from workbench.recipe import Recipe, read_recipe, recipe_json_schema, to_yaml, trial_count
+from workbench.recipe import (
+    Recipe,
+    finals_count,
+    read_recipe,
+    recipe_json_schema,
+    to_yaml,
+    trial_count,
+)
 
 SMALL = """\
 name: small
@@ -195,6 +202,14 @@ def test_trials_are_counted() -> None:
     )
     text = swept(conditional, "grid").replace("  trials: 9\n", "")
     assert trial_count(read(text).sweep) == 4
+
+
+def test_finals_add_their_trials_but_no_more_settings_than_there_are() -> None:
+    assert finals_count(None) == 0
+    assert finals_count(read(FULL, "sweep.finals=null").sweep) == 0
+    assert finals_count(read(FULL, "sweep.finals={top: 3, seeds: 4}").sweep) == 12
+    few = read(FULL, "sweep.finals={top: 3, seeds: 4}", "sweep.method=random", "sweep.trials=2")
+    assert finals_count(few.sweep) == 8
 
 
 def test_the_schema_describes_the_three_forms_of_a_parameter() -> None:

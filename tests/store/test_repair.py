@@ -247,6 +247,21 @@ def test_without_database_and_journal_the_folders_tell_what_they_know(
     again.store.close()
 
 
+def test_finals_stay_finals_where_only_the_folders_are_left(bench: Bench) -> None:
+    home = bench.context.home
+    salvageable(bench, recipe(sweep={**SWEPT["sweep"], "finals": {"top": 1, "seeds": 2}}))
+    while bench.store.experiment(1).ended_utc is None:
+        bench.ticks()
+    before = {row["id"]: row["finals_of"] for row in tables(home)["trials"]}
+    assert sum(finalist is not None for finalist in before.values()) == 2
+    bench.store.close()
+    for path in home.root.glob("workbench.db*"):
+        path.unlink()
+    journal.journal_of(home.database).unlink()
+    repair_database(home)
+    assert {row["id"]: row["finals_of"] for row in tables(home)["trials"]} == before
+
+
 def test_an_experiment_that_was_being_prepared_is_held(busy: Bench) -> None:
     id = busy.store.add_experiment(recipe(name="raw").model_dump(mode="json"), "loss")
     busy.store.close()

@@ -18,7 +18,7 @@ from workbench.recipe.shipped import (
     shipped_file,
     shipped_recipe,
 )
-from workbench.recipe.space import trial_count
+from workbench.recipe.space import finals_count, trial_count
 from workbench.recipe.validate import early_stop_problem_for
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ShippedRecipe",
     "apply_settings",
     "early_stop_problem_for",
+    "finals_count",
     "find_recipe",
     "list_recipes",
     "load_recipe",

@@ -100,6 +100,15 @@ def is_one_by_one(sweep: Sweep | None) -> bool:
     )
 
 
+def finals_count(sweep: Sweep | None) -> int:
+    """Return the trials that the finals of a sweep add to it, 0 without finals."""
+    if sweep is None or sweep.finals is None:
+        return 0
+    swept = trial_count(sweep)
+    top = sweep.finals.top if swept is None else min(sweep.finals.top, swept)
+    return top * sweep.finals.seeds
+
+
 def trial_count(sweep: Sweep | None) -> int | None:
     """Return the most trials that a sweep can have, 1 without a sweep.
 

@@ -20,7 +20,13 @@ from workbench.cli.recipes.plan import (
     stand_in,
 )
 from workbench.cli.recipes.prepare import prepare_in_child
-from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
+from workbench.cli.recipes.run import (
+    RecipeName,
+    Settings,
+    count_trials,
+    load_with_settings,
+    trials_words,
+)
 from workbench.cli.tables import as_json, colour_text, print_answer
 from workbench.errors import DataError, WorkbenchError
 from workbench.service import Service
@@ -62,7 +68,7 @@ def check_command(
     fits = any(one.fits for one in found)
     if as_data:
         more = {"shown_differences": shown, "capacity": capacities}
-        data = {**_data(result, found, lacking), **more}
+        data = {**_data(result, found, lacking), **count_trials(wanted), **more}
         as_json({**data, "warnings": [*data["warnings"], *full]})
     else:
         _print(wanted, result, [*_power_lines(shown), *_capacity_lines(capacities)], full)
@@ -199,6 +205,7 @@ def _print(
         ("cut", f"{data['cut_rows']:,} rows longer than {recipe.data.max_tokens:,} tokens"),
         ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
         *_adapter_lines(result["model"].get("adapters", {})),
+        *_trial_lines(recipe),
         *more,
     ):
         print_answer(f"  {head:<14}{text}")
@@ -233,6 +240,13 @@ def _test_lines(data: dict[str, Any], recipe: Recipe) -> list[tuple[str, str]]:
     own = recipe.data.test or recipe.data.test_split
     drawn = "" if own else " of the same data (data.test_rows), not trained on"
     return [("tested on", f"{data['test_rows']:,} rows{drawn}, at the end and for no choice")]
+
+
+def _trial_lines(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the line about the trials of a sweep and of its finals; none without a sweep."""
+    if recipe.sweep is None:
+        return []
+    return [("trials", trials_words(recipe))]
 
 
 def _adapter_lines(adapters: dict[str, int]) -> list[tuple[str, str]]:

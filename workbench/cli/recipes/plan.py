@@ -11,7 +11,13 @@ import typer
 
 from workbench import formatting
 from workbench.cli.recipes.measured_history import measured_history
-from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
+from workbench.cli.recipes.run import (
+    RecipeName,
+    Settings,
+    count_trials,
+    load_with_settings,
+    trials_words,
+)
 from workbench.cli.tables import (
     as_json,
     colour_text,
@@ -72,7 +78,8 @@ def plan_command(
     too_long = positions_warning(point.data.max_tokens, config)
     warnings = [warning for warning in (too_long, main.family.warning()) if warning]
     if as_data:
-        about = {"recipe": wanted.name, "model": wanted.model.name, "measures": source}
+        about: dict[str, Any] = {"recipe": wanted.name, "model": wanted.model.name}
+        about |= {"measures": source, **count_trials(wanted)}
         data = {
             **about,
             **outlook_data(main),
@@ -82,6 +89,8 @@ def plan_command(
         as_json({**data, "usual": [_brief(one) for one in usual], "warnings": warnings})
     else:
         print_answer(f"{safe_line(wanted.name)}: {safe_line(wanted.model.name)} ({source})", "bold")
+        if wanted.sweep is not None:
+            print_answer(trials_words(wanted))
         if swept:
             print_answer(f"its sweep takes most with {formatting.settings_line(swept)}")
         for warning in warnings:

@@ -51,7 +51,7 @@ def run_command(
         service, load_with_settings(recipe, settings), warm_start, start=start
     )
     if not as_data:
-        count = formatting.sweep_size(submitted["trials"])
+        count = formatting.sweep_size(submitted["trials"], submitted["finals"])
         print_answer(f"experiment {safe_line(submitted['name'])}: {count}")
     if not watch:
         if as_data:
@@ -91,10 +91,9 @@ def submit_to_engine(
 
     Where a person has stopped the engine while trials wait, the person is asked first, unless
     `start`: starting it continues those trials too. Returns `experiment` (its id), `name` and
-    `trials`: how many there can be at most, None where only a budget ends the sweep.
+    `trials`: how many there can be at most, None where only a budget ends the sweep, and `finals`:
+    how many its finals add.
     """
-    from workbench.recipe import trial_count
-
     check_ever_fits(service, recipe)
     start_engine_for(service, start=start)
     answer = wait_for_answer(service, service.submit(recipe, warm_trial))
@@ -103,8 +102,27 @@ def submit_to_engine(
     return {
         "experiment": int(answer.data["experiment"]),
         "name": str(answer.data["name"]),
-        "trials": trial_count(recipe.sweep),
+        **count_trials(recipe),
     }
+
+
+def count_trials(recipe: Recipe) -> dict[str, int | None]:
+    """Return the most trials that a recipe can have as `trials`, and those of its finals.
+
+    `trials` is None where only a budget ends the sweep.
+    """
+    from workbench.recipe import finals_count, trial_count
+
+    return {"trials": trial_count(recipe.sweep), "finals": finals_count(recipe.sweep)}
+
+
+def trials_words(recipe: Recipe) -> str:
+    """Return `6 trials, then 9 in finals: the best settings again with 3 new seeds each`."""
+    counts = count_trials(recipe)
+    words = formatting.sweep_size(counts["trials"], counts["finals"] or 0)
+    if recipe.sweep is None or recipe.sweep.finals is None:
+        return words
+    return f"{words}: the best settings again with {recipe.sweep.finals.seeds} new seeds each"
 
 
 def start_engine_for(service: Service, *, start: bool = False) -> None:

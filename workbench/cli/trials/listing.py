@@ -117,7 +117,10 @@ def _print_trials(one: Experiment, trials: list[TrialRow], places: Mapping[int, 
     if not trials:
         return
     print_answer()
-    print_answer(f"{safe_line(one.name)}, by {one.rank_by}", "bold")
+    finals = [trial for trial in trials if trial.finals_of is not None]
+    ended = sum(trial.state.final for trial in finals)
+    about = f"; finals {ended} of {len(finals)}" if finals else ""
+    print_answer(f"{safe_line(one.name)}, by {one.rank_by}{about}", "bold")
     rows = [
         (
             trial.id,
