@@ -20,9 +20,8 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the homes and the termi
 from scale import desk_of
 from scale import fill as fill_large
 
+from tests.support.engine_ticks import ticking_engine
 from tests.support.pty_app import IGNORING, RUN, PtyApp
 from tests.tui import filled
 from workbench.home import Home
@@ -63,7 +63,9 @@ class Bench:
     def open(self, home: Path, size: tuple[int, int], **options: Any) -> PtyApp:
         """Open the screen of `home`."""
         columns, rows = size
-        return PtyApp(home, columns=columns, rows=rows, cwd=self.options.tree, **options)
+        # As where the workbench is installed: its modules are compiled.
+        env = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode")}
+        return PtyApp(home, columns=columns, rows=rows, env=env, cwd=self.options.tree, **options)
 
     def settled(self, home: Path, size: tuple[int, int], **options: Any) -> PtyApp:
         """Open the screen of `home` and wait until it has drawn everything."""
@@ -75,6 +77,8 @@ class Bench:
     def home(self, kind: str) -> Path:
         """Return a home of that kind, made at its first use."""
         root = self.folder / kind
+        if kind == "live":  # its trials have gone on since the last call
+            shutil.rmtree(root, ignore_errors=True)
         if not root.exists():
             HOMES[kind](Home(root))
         return root
@@ -120,6 +124,7 @@ def write_large(home: Home) -> None:
 
 HOMES: dict[str, Callable[[Home], None]] = {
     "busy": write_busy,
+    "live": write_busy,
     "quiet": write_quiet,
     "424": write_424,
     "large": write_large,
@@ -130,43 +135,10 @@ def named(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
 
 
-@contextlib.contextmanager
-def engine(home: Path, live: bool = False) -> Iterator[None]:
-    """Hold an engine's locks and tick; `live` trains the running trials at a step a second."""
-    done = threading.Event()
-
-    def tick() -> None:
-        filler = filled.Filler(Home(home), time.time()) if live else None
-        step = 500
-        while not done.wait(1.0):
-            Home(home).tick.touch()
-            if filler is not None:
-                step += 1
-                filler.clock.at = time.time()
-                for one in filler.store.live_attempts():
-                    if one.total_steps:
-                        steps = range(step, step + 1)
-                        curve = (2.4, 0.9, 75.0)
-                        filler.train(
-                            one.trial, one.id, steps, curve, rate=2_390.0, peak=14.9, seed=step
-                        )
-        if filler is not None:
-            filler.store.close()
-
-    with filled.engine_running(Home(home)):
-        thread = threading.Thread(target=tick)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
-
 def measure_keys(bench: Bench) -> None:
     """Measure the bytes that follow a cursor key, a scrolled line, and the first screen."""
     home = bench.home("busy")
-    with engine(home):
+    with ticking_engine(home):
         for size in SIZES:
             with bench.settled(home, size) as app:
                 if size == SIZES[0]:
@@ -180,7 +152,7 @@ def measure_keys(bench: Bench) -> None:
                     named(size),
                     20,
                 )
-    with engine(bench.home("424")), bench.settled(bench.home("424"), SIZES[0]) as app:
+    with ticking_engine(bench.home("424")), bench.settled(bench.home("424"), SIZES[0]) as app:
         app.send(b"2")
         app.read_until_quiet(1.5)
         app.send(b"j" * 60)
@@ -200,12 +172,12 @@ def key_bytes(app: PtyApp, key: bytes) -> int:
 def measure_idle(bench: Bench) -> None:
     """Measure the bytes per second while nothing changes, and while two trials run."""
     home = bench.home("quiet")
-    with engine(home), bench.settled(home, SIZES[0]) as app:
+    with ticking_engine(home), bench.settled(home, SIZES[0]) as app:
         app.read_for(3)
         sent = len(app.read_for(20)) / 20
         bench.note("nothing changes", sent, 0, "B/s", named(SIZES[0]), 7)
-    home = bench.home("busy")
-    with engine(home, live=True), bench.settled(home, SIZES[0]) as app:
+    home = bench.home("live")
+    with ticking_engine(home, live=True), bench.settled(home, SIZES[0]) as app:
         app.read_for(3)
         sent = len(app.read_for(20)) / 20
         bench.note("two live trials, a step a second", sent, 2_000, "B/s", named(SIZES[0]), 20)
@@ -214,7 +186,7 @@ def measure_idle(bench: Bench) -> None:
 def measure_slow(bench: Bench) -> None:
     """Measure a line of 10 KB/s: when the screen is there, and how views follow their keys."""
     home, size = bench.home("busy"), SIZES[0]
-    with engine(home), bench.open(home, size, bytes_per_s=SLOW_LINE) as app:
+    with ticking_engine(home), bench.open(home, size, bytes_per_s=SLOW_LINE) as app:
         app.read_until(lambda: b"llama3-8b" in app.seen)
         began = app.began_s
         app.read_until_quiet(0.4, 40)
@@ -254,7 +226,7 @@ def measure_large(bench: Bench) -> None:
     """Measure keys, rest and a repaint over 10,000 trials, and keys over 424."""
     home = bench.home("large")
     size = SIZES[0]
-    with engine(home), bench.settled(home, size) as app:
+    with ticking_engine(home), bench.settled(home, size) as app:
         taken = key_times(app, 40)
         bench.note("cursor key, p50", statistics.median(taken), 20, "ms", named(size), 10_000)
         bench.note("cursor key, p95", p95(taken), 50, "ms", named(size), 10_000)
@@ -263,7 +235,7 @@ def measure_large(bench: Bench) -> None:
         app.read_for(seconds)
         spent = 100 * (app.cpu_s() - before) / seconds
         bench.note("CPU at rest", spent, 2, "%", named(size), 10_000)
-    with engine(bench.home("424")), bench.settled(bench.home("424"), (80, 24)) as app:
+    with ticking_engine(bench.home("424")), bench.settled(bench.home("424"), (80, 24)) as app:
         taken = key_times(app, 60)
         bench.note("cursor key, p95", p95(taken), 50, "ms", "80×24", 424)
 
@@ -271,7 +243,7 @@ def measure_large(bench: Bench) -> None:
 def measure_repaint(bench: Bench) -> None:
     """Measure a repaint of Dashboard over 10,000 trials, in a process of its own."""
     home = bench.home("large")
-    with engine(home), bench.settled(home, SIZES[0], code=REPAINT) as app:
+    with ticking_engine(home), bench.settled(home, SIZES[0], code=REPAINT) as app:
         app.read_until(lambda: b"repaint took" in app.seen)
         took = app.seen.partition(b"repaint took ")[2].split()[0]
         bench.note("one repaint, CPU", float(took), 20, "ms", named(SIZES[0]), 10_000)
@@ -300,7 +272,7 @@ def measure_hang_ups(bench: Bench) -> None:
     """Measure how long the process outlives its terminal, hang-ups ignored."""
     home, taken = bench.home("busy"), []
     dice = random.Random(4711)
-    with engine(home, live=True):
+    with ticking_engine(home, live=True):
         for _ in range(bench.options.hang_ups):
             with bench.open(home, SIZES[0], code=IGNORING) as app:
                 app.read_until(lambda app=app: b"Dashboard" in app.seen)  # type: ignore[misc]
@@ -320,7 +292,7 @@ def measure_hang_ups(bench: Bench) -> None:
 def measure_start(bench: Bench) -> None:
     """Measure the first paint: its seconds and the CPU time until then."""
     home, wall, spent = bench.home("busy"), [], []
-    with engine(home):
+    with ticking_engine(home):
         for _ in range(11):
             with bench.open(home, SIZES[0], code=RUN) as app:
                 app.read_until(lambda app=app: b"Dashboard" in app.seen)  # type: ignore[misc]

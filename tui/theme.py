@@ -1,4 +1,8 @@
-"""The two palettes of the screen, dark and light, with few colours and good contrast."""
+"""The palettes of the screen, with few colours and good contrast.
+
+`SAFE` is the default: its colours differ for every kind of colour vision, by lightness too. `ANSI`
+uses the 16 colours of the terminal's own palette, where a terminal has no more, and for NO_COLOR.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,30 @@ _LIGHT_SERIES = (
 )
 
 
+_SAFE_SERIES = (
+    "#56b4e9",
+    "#e69f00",
+    "#2fc79d",
+    "#cc79a7",
+    "#f0e442",
+    "#7a9cff",
+    "#d9dee3",
+    "#e8743b",
+)
+# After Okabe & Ito 2008, "Color Universal Design", lightened for a dark background.
+_ANSI_SERIES = (
+    "#00aaaa",
+    "#aa5500",
+    "#00aa00",
+    "#aa00aa",
+    "#aa0000",
+    "#5555ff",
+    "#ffff55",
+    "#ff55ff",
+)
+# Exactly the colours that rich takes for the 16 of a terminal, so that each becomes its number.
+
+
 def _variables(
     series: tuple[str, ...],
     *,
@@ -43,6 +71,8 @@ def _variables(
     bad: str,
     cursor: str,
     cursor_blur: str,
+    cursor_style: str = "bold",
+    accent_style: str = "none",
 ) -> dict[str, str]:
     return {
         "wb-ink": ink,
@@ -56,6 +86,8 @@ def _variables(
         "wb-bad": bad,
         "wb-cursor": cursor,
         "wb-cursor-blur": cursor_blur,
+        "wb-cursor-style": cursor_style,
+        "wb-accent-style": accent_style,
         **{f"wb-s{n}": colour for n, colour in enumerate(series)},
         "scrollbar": rule,
         "scrollbar-hover": faint,
@@ -124,20 +156,90 @@ LIGHT = Theme(
         cursor_blur="#f0ece2",
     ),
 )
-THEMES = (DARK, LIGHT)
-DEFAULTS = DARK.variables
+SAFE = Theme(
+    name="workbench-safe",
+    dark=True,
+    primary="#56b4e9",
+    secondary="#7f8d99",
+    accent="#e69f00",
+    success="#2fc79d",
+    warning="#f0e442",
+    error="#ff8a5c",
+    foreground="#d9dee3",
+    background="#12161a",
+    surface="#181d22",
+    panel="#20272e",
+    variables=_variables(
+        _SAFE_SERIES,
+        ink="#d9dee3",
+        dim="#93a0ab",
+        faint="#667682",
+        rule="#33404a",
+        accent="#e69f00",
+        good="#2fc79d",
+        live="#56b4e9",
+        warn="#f0e442",
+        bad="#ff7f6a",
+        cursor="#2b3944",
+        cursor_blur="#1b2127",
+    ),
+)
+ANSI = Theme(
+    name="workbench-ansi",
+    dark=True,
+    primary="#00aaaa",
+    secondary="#555555",
+    accent="#aa00aa",
+    success="#00aa00",
+    warning="#aa5500",
+    error="#aa0000",
+    foreground="#aaaaaa",
+    background="#000000",
+    surface="#000000",
+    panel="#000000",
+    variables=_variables(
+        _ANSI_SERIES,
+        ink="#aaaaaa",
+        dim="#555555",
+        faint="#555555",
+        rule="#555555",
+        accent="#aa00aa",
+        good="#00aa00",
+        live="#00aaaa",
+        warn="#aa5500",
+        bad="#aa0000",
+        cursor="#000000",
+        cursor_blur="#000000",
+        # No background suits all 16 colours: the row under the cursor is reversed as a whole.
+        cursor_style="bold reverse",
+        accent_style="bold",
+    ),
+)
+THEMES = (SAFE, DARK, LIGHT, ANSI)
+DEFAULTS = SAFE.variables
 """Variables for any other theme of Textual, so that our styles always resolve."""
 
 
-def choose_theme(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the name of the theme to start with.
+def choose_theme(
+    environ: Mapping[str, str] = os.environ, *, colours: str | None = "truecolor"
+) -> str:
+    """Return the name of the theme to start with; `colours` is rich's name of the colour system.
 
-    `WORKBENCH_THEME=light|dark` decides; else the background in COLORFGBG, which some terminals
-    set; else dark.
+    NO_COLOR and a terminal of 16 colours or fewer leave ANSI alone. `WORKBENCH_THEME`
+    (safe, dark, light, ansi) decides; else the background in COLORFGBG, which some terminals set;
+    else SAFE.
     """
-    asked = environ.get("WORKBENCH_THEME", "")
-    if asked in ("light", "dark"):
-        return f"workbench-{asked}"
+    if "NO_COLOR" in environ or colours in (None, "standard", "windows"):
+        return ANSI.name
+    asked = f"workbench-{environ.get('WORKBENCH_THEME', '')}"
+    if asked in {one.name for one in THEMES}:
+        return asked
     # COLORFGBG is "foreground;background" in ANSI colour numbers; 7 and 15 are white.
     background = environ.get("COLORFGBG", "").rpartition(";")[2]
-    return LIGHT.name if background in ("7", "15") else DARK.name
+    return LIGHT.name if background in ("7", "15") else SAFE.name
+
+
+def next_theme(name: str) -> str:
+    """Return the name of the theme that follows the one of that name."""
+    names = [one.name for one in THEMES]
+    return names[(names.index(name) + 1) % len(names)] if name in names else names[0]

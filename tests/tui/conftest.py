@@ -42,6 +42,7 @@ class NoEngine(Service):
 def _plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("SSH_CONNECTION", "NO_COLOR", "COLORFGBG", "WORKBENCH_THEME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")  # of 16 colours there is one theme only
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield

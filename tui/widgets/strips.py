@@ -20,9 +20,10 @@ def render_strip(widget: Widget, line: Line, width: int, shade: str = "") -> Str
     base = widget.visual_style.rich_style
     if shade:
         base += widget.screen.get_component_rich_style(f"tone--{shade}", partial=True)
-    return Strip(
-        [Segment(text, base + _tone(widget, tone)) for text, tone in fit_line(line, width)], width
-    )
+    parts = [(text, _tone(widget, tone)) for text, tone in fit_line(line, width)]
+    if base.reverse:  # colours would become as many backgrounds
+        parts = [(text, Style(bold=tone.bold or None)) for text, tone in parts]
+    return Strip([Segment(text, base + tone) for text, tone in parts], width)
 
 
 def _tone(widget: Widget, tone: str) -> Style:

@@ -31,13 +31,13 @@ class WireApp(App[Result], Generic[Result]):
 
     def __init__(self, *args: Any, erases: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.frames = Frames(self._pens(), erases=erases)
+        self.frames = Frames(pen_reader(ColorSystem.TRUECOLOR), erases=erases)
         self._retrying = False
         self._parked = Offset(-1, -1)
 
-    def _pens(self) -> Any:
-        system = self.console._color_system or ColorSystem.TRUECOLOR
-        return pen_reader(system, colourless=self.no_color)
+    def colour_system(self) -> ColorSystem:
+        """Return the colours that styles are reduced to."""
+        return self.console._color_system or ColorSystem.STANDARD
 
     def _display(self, screen: Screen[Any], renderable: Any) -> None:
         driver = self._driver
@@ -50,7 +50,8 @@ class WireApp(App[Result], Generic[Result]):
         elif not self._batch_count and not self._closed:
             try:
                 self.frames.resize(*self.screen.outer_size)
-                self.frames.begin_update()
+                pens = pen_reader(self.colour_system(), colourless=self.no_color)
+                self.frames.begin_update(pens)
                 place_update(self.frames, renderable)
                 self.send_frames()
             except Exception as broken:
@@ -65,7 +66,8 @@ class WireApp(App[Result], Generic[Result]):
         text = self.frames.next_frame()
         if text:
             at = self.screen.outer_size.clamp_offset(self.cursor_position)
-            if at != self._parked or any(at):
+            # Input methods open where the cursor stands; elsewhere it is hidden and may stay.
+            if at != self._parked or hasattr(self.screen.focused, "cursor_screen_offset"):
                 text += self.frames.park(*at)
                 self._parked = at
             if self._sync_available and len(text) > TORN:
@@ -80,8 +82,8 @@ class WireApp(App[Result], Generic[Result]):
         self._retrying = False
         self.send_frames()
 
-    def redraw_terminal(self) -> None:
-        """Send everything again: somebody else has written to the terminal."""
+    def action_redraw(self) -> None:
+        """Send everything again, where something else has written to the terminal."""
         self.frames.forget()
         self.send_frames()
 

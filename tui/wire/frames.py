@@ -107,10 +107,6 @@ class Frames:
         """The rows of the newest picture."""
         return self._wanted
 
-    def use_pens(self, read_pen: PenReader) -> None:
-        """Read styles with another function from now on; what is shown is compared with it."""
-        self._read_pen = read_pen
-
     def forget(self) -> None:
         """Assume nothing about what the terminal shows; the next frame sends everything."""
         self._shown = [None] * len(self._wanted)
@@ -126,9 +122,13 @@ class Frames:
         self._wanted = [blank_row(columns) for _ in range(rows)]
         self.forget()
 
-    def begin_update(self) -> None:
-        """Begin an update: rows that it places are sent before those of earlier ones."""
+    def begin_update(self, read_pen: PenReader | None = None) -> None:
+        """Begin an update: rows that it places are sent before those of earlier ones.
+
+        `read_pen` reads its styles, and those of later ones.
+        """
         self._updates += 1
+        self._read_pen = read_pen or self._read_pen
 
     def place(self, x: int, y: int, segments: list[tuple[str, Style | None]]) -> None:
         """Put styled text at column `x` of row `y`; what lies outside the screen is left out."""

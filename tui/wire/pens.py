@@ -85,17 +85,21 @@ def blank_change(before: Pen, after: Pen) -> tuple[str, Pen]:
     return pen_change(before, after), after
 
 
-def pen_reader(system: ColorSystem, *, colourless: bool) -> Callable[[Style | None], Pen]:
+@lru_cache(8)
+def pen_reader(system: ColorSystem, *, colourless: bool = False) -> Callable[[Style | None], Pen]:
     """Return a function that turns a style into a pen for a terminal of that colour system.
 
-    `colourless` pens have attributes only, as NO_COLOR asks (no-color.org).
+    `colourless` pens have attributes only, as NO_COLOR asks (no-color.org). Of 16 colours, white
+    on black becomes the terminal's own foreground and background.
     """
+    own = {"37": "39", "40": "49"} if system is ColorSystem.STANDARD else {}
 
     def codes(color: Color | None, *, foreground: bool) -> str:
         default = "39" if foreground else "49"
         if color is None or colourless:
             return default
-        return ";".join(color.downgrade(system).get_ansi_codes(foreground)) or default
+        found = ";".join(color.downgrade(system).get_ansi_codes(foreground)) or default
+        return own.get(found, found)
 
     @lru_cache(4_096)
     def read_pen(style: Style | None) -> Pen:

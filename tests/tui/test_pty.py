@@ -1,0 +1,291 @@
+"""The screen in real terminals: bytes, lost and slow lines, random keys, tmux, xterm, screen."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyte
+import pytest
+
+from tests.support.engine_ticks import ticking_engine
+from tests.support.pty_app import IGNORING, RUN, PtyApp
+from tests.tui.filled import fill
+from workbench.home import Home
+
+KEYS = [b"j", b"k", b"g", b"G", b"2", b"3", b"4", b"5", b"6", b"1", b"?", b"\x1b", b"\r", b" "]
+KEYS += [b"/", b"a", b"x", b"v", b"z", b",", b".", b"!", b"=", b":", b"\x0c", b"\x1b[B", b"\x1b[A"]
+KEYS += [b"\x1b[6~", b"n", b"y", b"t", b"\t", b"i", b"\xc3\xa9", b"\x7f"]
+NAMES = ("tmux", "screen", "xterm")
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[Path]:
+    """A home with an engine that ticks and two trials that log a step now and then."""
+    home = Home(tmp_path / "busy")
+    fill(home, time.time())
+    with ticking_engine(home.root, live=True, period_s=0.3):
+        yield home.root
+
+
+def needs(program: str) -> str:
+    """Return the path of a terminal program, or skip out loud."""
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed: apt-get install {program}")
+    return found
+
+
+# --- bytes ---
+
+
+def test_the_first_screen_and_a_cursor_key_take_few_bytes(running: Home) -> None:
+    with PtyApp(running.root) as app:
+        app.read_until(lambda: b"running" in app.seen)
+        app.read_until_quiet(1.0)
+        assert len(app.seen) <= 25_000
+        taken = []
+        for key in (b"j", b"j", b"k"):
+            before = len(app.seen)
+            app.send(key)
+            app.read_until(lambda before=before: len(app.seen) > before)  # type: ignore[misc]
+            taken.append(len(app.seen) - before)
+            app.read_until_quiet(0.6)
+        assert min(taken) <= 600, taken
+
+
+# --- lost lines ---
+
+
+def hang_up(home: Path, dice: random.Random) -> float:
+    """Close the terminal of a screen at a random moment; return the seconds it lived on."""
+    with PtyApp(home, code=dice.choice([IGNORING, RUN])) as app:
+        app.read_until(lambda: b"Dashboard" in app.seen)
+        app.read_for(dice.random() * 0.8)
+        if dice.random() < 0.5:
+            app.send(dice.choice([b"jjjjjj", b"2", b"q", b"45", b"?", b":"]))
+        app.hang_up()
+        began = time.monotonic()
+        assert app.process.wait(20) in (0, 128 + signal.SIGHUP, -signal.SIGALRM, -signal.SIGHUP)
+        return time.monotonic() - began
+
+
+@pytest.mark.parametrize("times", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_lost_line_always_ends_the_process(busy: Path, times: int) -> None:
+    dice = random.Random(times)
+    for _ in range(times):
+        hang_up(busy, dice)  # `python benchmarks/tui.py --only hang-ups` holds the second
+
+
+STUCK = """
+import signal, sys, threading
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from tui import app
+class Stuck(app.WorkbenchApp):
+    CSS_PATH = {css!r}
+    async def on_unmount(self):
+        threading.Event().wait()
+app.WorkbenchApp = Stuck
+sys.exit(app.run_app())
+"""
+
+
+def test_a_lost_line_ends_a_process_whose_exit_is_stuck(running: Home) -> None:
+    import tui
+
+    css = str(Path(tui.__file__).parent / "workbench.tcss")
+    with PtyApp(running.root, code=STUCK.format(css=css)) as app:
+        app.read_until(lambda: b"Dashboard" in app.seen)
+        app.hang_up()
+        assert app.process.wait(20) == 128 + signal.SIGHUP
+
+
+# --- slow lines ---
+
+
+def test_a_slow_line_drops_frames_and_ends_with_the_newest(busy: Path) -> None:
+    with PtyApp(busy, columns=120, rows=40, bytes_per_s=20_000) as app:
+        app.read_until(lambda: b"running" in app.seen)
+        app.send(b"23456" * 4 + b"2")
+        app.read_until(lambda: shown(app, 120, 40).startswith(" 1 Dashboard"))
+        before = len(app.seen)
+        app.read_until_quiet(0.3, 20)
+        assert len(app.seen) - before < 60_000  # twenty views whole would be 150,000
+        title = shown(app, 120, 40)
+        assert re.search(r"Trials · \d+", title), title
+
+
+def test_a_terminal_that_answers_nothing_is_drawn_on_all_the_same(running: Home) -> None:
+    with PtyApp(running.root, columns=80, rows=24, answers=False) as app:
+        app.read_until(lambda: b"running" in app.seen)
+        app.send(b"q")
+        app.read_until(lambda: b"Training goes on" in app.seen)
+        assert app.process.wait(20) == 0
+
+
+# --- what the terminal shows ---
+
+
+def emulate(data: bytes, columns: int, rows: int) -> pyte.Screen:
+    """Return an emulated terminal that was fed `data`."""
+    screen = pyte.Screen(columns, rows)
+    # pyte takes the final letters of queries with a $ for text.
+    text = re.sub(r"\x1b\[\?\d+\$p|\x1b\[[<>]\d*u", "", data.decode())
+    pyte.Stream(screen).feed(text)
+    return screen
+
+
+def shown(app: PtyApp, columns: int, rows: int) -> str:
+    return "\n".join(emulate(app.seen, columns, rows).display)
+
+
+@pytest.mark.parametrize("keys", [300, pytest.param(5_000, marks=pytest.mark.slow)])
+def test_random_keys_while_trials_run_leave_a_screen_that_is_whole(busy: Path, keys: int) -> None:
+    dice = random.Random(4711)
+    with PtyApp(busy, columns=100, rows=30) as app:
+        app.read_until(lambda: b"running" in app.seen)
+        for n in range(keys):
+            app.send(dice.choice(KEYS))
+            app.read(0.02)
+            if n % 50 == 49:
+                app.read_until_quiet(0.4, 10)
+                assert app.process.poll() is None, app.seen[-3_000:]
+        app.send(b"\x1b\x1b")
+        app.read_until_quiet(0.6, 10)
+        assert b"Traceback" not in app.seen
+        app.send(b"\x1b")
+        app.read_until_quiet(0.6, 10)
+        app.process.send_signal(signal.SIGTERM)
+        app.read_until(lambda: b"\x1b[?1049l" in app.seen)
+        assert app.process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_drawing_again_shows_what_differences_had_built_up(running: Home) -> None:
+    with PtyApp(running.root, columns=100, rows=30) as app:
+        app.read_until(lambda: b"running" in app.seen)
+        for key in (b"2", b"j", b"j", b"3", b"4", b"2", b"k"):
+            app.send(key)
+            app.read_until_quiet(0.4, 10)
+        built = emulate(app.seen, 100, 30)
+        before = len(app.seen)
+        app.send(b"\x0c")
+        app.read_until_quiet(0.6, 10)
+        again = emulate(b"\x1b[?7l" + app.seen[before:], 100, 30)
+        assert again.display == built.display
+
+
+# --- terminals of others ---
+
+
+def program(home: Path) -> str:
+    return f"env WORKBENCH_HOME={home} {sys.executable} -c '{RUN}'"
+
+
+def wait_until(fact: object, limit_s: float = 60) -> None:
+    end = time.monotonic() + limit_s
+    while not fact():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_tmux_shows_the_screen_also_after_detaching_and_attaching(
+    running: Home, tmp_path: Path
+) -> None:
+    tmux = [needs("tmux"), "-S", str(tmp_path / "socket"), "-f", "/dev/null"]
+
+    def ask(*words: str) -> str:
+        done = subprocess.run([*tmux, *words], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def pane() -> str:
+        return ask("capture-pane", "-p", "-t", "w")
+
+    ask("new-session", "-d", "-s", "w", "-x", "100", "-y", "30", program(running.root))
+    try:
+        wait_until(lambda: "running" in pane())
+        ask("send-keys", "-t", "w", "2")
+        wait_until(lambda: "Trials ·" in pane().splitlines()[1])
+        attach = f"import os; os.execvp({tmux[0]!r}, {[*tmux, 'attach', '-t', 'w']!r})"
+        for columns in (100, 80):
+            with PtyApp(running.root, columns=columns, rows=24, code=attach) as client:
+                client.read_until(lambda c=client: b"running" in c.seen)  # type: ignore[misc]
+                ask("detach-client", "-s", "w")
+                client.read_until(lambda c=client: c.process.poll() is not None)  # type: ignore[misc]
+        ask("send-keys", "-t", "w", "1")
+        wait_until(lambda: "Cards" in pane())
+        assert "Traceback" not in pane()
+    finally:
+        ask("kill-server")
+
+
+def test_gnu_screen_shows_the_screen(running: Home, tmp_path: Path) -> None:
+    screen = needs("screen")
+    folder = tmp_path / "s"
+    folder.mkdir(mode=0o700)
+    env = {"SCREENDIR": str(folder)}
+    words = [screen, "-c", "/dev/null", "-S", "w", "sh", "-c", f"exec {program(running.root)}"]
+    code = f"import os; os.execvp({screen!r}, {words!r})"
+    try:
+        with PtyApp(running.root, columns=80, rows=24, code=code, env=env) as app:
+            app.read_until(lambda: b"running" in app.seen)
+            app.read_until_quiet(1.0)
+            assert b"Dashboard" in app.seen
+            app.send(b"q")
+            app.read_until(lambda: app.process.poll() is not None)
+    finally:  # ends what a failure has left
+        quit = [screen, "-S", "w", "-X", "quit"]
+        subprocess.run(quit, env={**os.environ, **env}, stdout=subprocess.DEVNULL, check=False)
+
+
+def test_xterm_shows_the_screen(running: Home, tmp_path: Path) -> None:
+    xterm, server = needs("xterm"), needs("Xvfb")
+    printed = tmp_path / "printed"
+    read, write = os.pipe()
+    x = subprocess.Popen(
+        [server, "-displayfd", str(write), "-screen", "0", "900x600x24"],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    try:
+        display = os.read(read, 16).decode().strip()
+        one = subprocess.Popen(
+            [xterm, "-u8", "-geometry", "80x24", "-xrm", f"*printerCommand: cat > {printed}"]
+            + ["-xrm", "*printerAutoClose: true", "-xrm", "*printAttributes: 0"]
+            + ["-e", "sh", "-c", f"exec {program(running.root)}"],
+            env={**os.environ, "DISPLAY": f":{display}"},
+        )
+        try:
+            wait_until(lambda: "running" in print_screen(running.root, printed))
+            assert "Dashboard" in printed.read_text(errors="replace").splitlines()[0]
+        finally:
+            one.kill()
+            one.wait()
+    finally:
+        os.close(read)
+        x.terminate()
+        x.wait()
+
+
+def print_screen(home: Path, printed: Path) -> str:
+    """Let xterm print what it shows (media copy, CSI i), and return it."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            mine = f"WORKBENCH_HOME={home}".encode() in path.read_bytes().split(b"\0")
+            terminal = os.readlink(path.with_name("fd") / "0") if mine else ""
+        except OSError:
+            continue
+        if terminal.startswith("/dev/pts/"):
+            with open(terminal, "wb", buffering=0) as line:
+                line.write(b"\x1b[i")
+            time.sleep(0.2)
+            break
+    return printed.read_text(errors="replace") if printed.exists() else ""
