@@ -111,16 +111,16 @@ def test_a_lost_line_ends_a_process_whose_exit_is_stuck(running: Home) -> None:
 # --- slow lines ---
 
 
-def test_a_slow_line_drops_frames_and_ends_with_the_newest(busy: Path) -> None:
-    with PtyApp(busy, columns=120, rows=40, bytes_per_s=20_000) as app:
+def test_a_slow_line_drops_frames_and_ends_with_the_newest(running: Home) -> None:
+    with PtyApp(running.root, columns=120, rows=40, bytes_per_s=20_000) as app:
         app.read_until(lambda: b"running" in app.seen)
-        app.send(b"23456" * 4 + b"2")
-        app.read_until(lambda: shown(app, 120, 40).startswith(" 1 Dashboard"))
+        app.read_until_quiet(1.0)
         before = len(app.seen)
-        app.read_until_quiet(0.3, 20)
-        assert len(app.seen) - before < 60_000  # twenty views whole would be 150,000
-        title = shown(app, 120, 40)
-        assert re.search(r"Trials · \d+", title), title
+        app.send(b"23456" * 8 + b"2")
+        app.read_until_quiet(1.5)
+        assert len(app.seen) - before < 60_000  # forty views whole are more than 200,000
+        picture = shown(app, 120, 40)
+        assert re.search(r"Trials · \d+", picture), picture
 
 
 def test_a_terminal_that_answers_nothing_is_drawn_on_all_the_same(running: Home) -> None:
@@ -138,7 +138,7 @@ def emulate(data: bytes, columns: int, rows: int) -> pyte.Screen:
     """Return an emulated terminal that was fed `data`."""
     screen = pyte.Screen(columns, rows)
     # pyte takes the final letters of queries with a $ for text.
-    text = re.sub(r"\x1b\[\?\d+\$p|\x1b\[[<>]\d*u", "", data.decode())
+    text = re.sub(r"\x1b\[\?\d+\$p|\x1b\[[<>]\d*u", "", data.decode(errors="ignore"))
     pyte.Stream(screen).feed(text)
     return screen
 
