@@ -9,11 +9,11 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import ClassVar
 
+from rich.color import ColorSystem
 from textual import on, work
-from textual.app import SuspendNotSupported, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
 
@@ -26,20 +26,19 @@ from tui.actions import (
     read_importance,
     request_engine_start,
 )
-from tui.external_editor import edit_settings
 from tui.keys.keymap import place_bindings, read_keymap
 from tui.keys.table import APP
-from tui.messages import Wish
 from tui.new_run.opening import NewRunApp
 from tui.palette import palette_commands
 from tui.poller import Poller
+from tui.screen_memory import recall_choices
 from tui.screens.asking import help_panel
 from tui.screens.board import Board
 from tui.screens.cards import Cards
 from tui.screens.chat import Chat
 from tui.screens.dashboard import Dashboard
 from tui.screens.events import Events
-from tui.screens.panel import EDITOR, Panel, error_panel
+from tui.screens.panel import Panel, error_panel
 from tui.screens.queue import Queue
 from tui.screens.trial import Trial
 from tui.screens.trials import Trials
@@ -49,12 +48,10 @@ from tui.tables.importance import importance_lines
 from tui.terminal import ExitGuard, TerminalDriver, terminal_erases
 from tui.variants.readonly import ReadOnlyService
 from tui.view_state import ViewState
-from workbench.errors import WorkbenchError
 from workbench.formatting import counts_line, desktop_notice
 from workbench.home import Home
 from workbench.machine.processes import silence_streams
-from workbench.service import Experiment, Service, TrialRow
-from workbench.text import safe_text
+from workbench.service import Experiment, Service
 
 VIEWS: tuple[type[View], ...] = (Dashboard, Trials, Queue, Board, Cards, Events)
 LOCAL_S = 0.5
@@ -87,6 +84,7 @@ class WorkbenchApp(NewRunApp):
         keymap, self._key_mistake = read_keymap()
         self.set_keymap(keymap.changes())
         self.view_state = ViewState(now, keymap)
+        recall_choices(self.view_state, service.home.root / "screen.json")
         self.home = service.home
         self._unsent = {}
         self._open_service = lambda: type(service)(service.home)
@@ -97,14 +95,12 @@ class WorkbenchApp(NewRunApp):
         self._guard = guard
         self._typed: dict[tuple[str, int], str] = {}
         """The input typed for a verb and trial, kept until it succeeds: an error loses nothing."""
-        self._drafts: dict[int, Path] = {}
-        """Recipes left with mistakes in the editor, by trial."""
         self._ended: frozenset[int] | None = None
 
     def on_mount(self) -> None:
         for one in theme.THEMES:
             self.register_theme(one)
-        self.theme = theme.choose_theme()
+        self.theme = theme.choose_theme(colours=self.console.color_system)
         # A mode keeps its screens: the cursor and the filter of a view outlive a look at another.
         for view in VIEWS:
             self.add_mode(view.HERE, lambda view=view: view(self.view_state))  # type: ignore[misc]
@@ -193,6 +189,10 @@ class WorkbenchApp(NewRunApp):
 
     @on(facts.TrialOpened)
     def _trial_opened(self, fact: facts.TrialOpened) -> None:
+        if self.view_state.look_at(fact.trial):
+            self.view_state.keep_choice()
+        if isinstance(self.screen, Trial):
+            self.pop_screen()  # one page at a time, also while going through the failures
         self.push_screen(Trial(self.view_state, fact.trial))
 
     @on(BackAsked)
@@ -250,25 +250,12 @@ class WorkbenchApp(NewRunApp):
         key, cards = (fact.verb, fact.trial), list(snapshot.cards)
 
         def answered(text: str | None) -> None:
-            if text == EDITOR:
-                self._edit(row, experiment)
-            elif text:
+            if text:
                 self._typed[key] = text
                 self.poller.ask(steering.send_typed(fact.verb, row, experiment, cards, text))
 
         typed = self._typed.get(key, "")
         self.push_screen(steering.input_panel(fact.verb, row, experiment, cards, typed), answered)
-
-    def _edit(self, row: TrialRow, experiment: Experiment) -> None:
-        """Clone a trial with settings changed in the user's editor; the screen waits meanwhile."""
-        try:
-            settings = edit_settings(self, row, experiment, self._drafts)
-        except SuspendNotSupported:
-            self.say("an editor cannot be opened in this terminal", bad=True)
-        except WorkbenchError as wrong:
-            self.push_screen(error_panel(safe_text(wrong.what), safe_text(wrong.hint)))
-        else:
-            self.send([Wish("clone", {"trial": row.id, "settings": settings})])
 
     @on(facts.RequestAnswered)
     def _forget_typed(self, fact: facts.RequestAnswered) -> None:
@@ -294,8 +281,13 @@ class WorkbenchApp(NewRunApp):
         yield from palette_commands(self.view_state, screen)
 
     def action_other_theme(self) -> None:
-        light = self.theme == theme.LIGHT.name
-        self.theme = theme.DARK.name if light else theme.LIGHT.name
+        """Switch to the next theme."""
+        self.theme = theme.next_theme(self.theme)
+        self.say(f"theme: {self.theme.removeprefix('workbench-')}")
+
+    def colour_system(self) -> ColorSystem:
+        # The theme of 16 colours leaves their shades to the terminal.
+        return ColorSystem.STANDARD if self.theme == theme.ANSI.name else super().colour_system()
 
 
 def run_app(

@@ -45,6 +45,8 @@ class DataNeeds:
     """A trial, or ALL_EVENTS."""
     events: int = 60
     """The number of events, the newest ones."""
+    debug: bool = False
+    """True if events of the level debug are read too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,7 +177,7 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
     events = []
     if needs.events_of is not None:
         trial = None if needs.events_of == ALL_EVENTS else needs.events_of
-        events = service.events(trial=trial, limit=needs.events)
+        events = service.events(trial=trial, limit=needs.events, debug=needs.debug)
     return Picture(
         snapshot=snapshot,
         needs=needs,

@@ -12,11 +12,31 @@ from tui.messages import Picture, RequestDropped, Wish
 from tui.paint import SERIES
 from workbench import formatting
 from workbench.service import Experiment, RequestAnswer, Snapshot, TrialRow
+from workbench.trial import State
 
 FOLLOW_S = 0.3
 """Seconds after the last cursor key until the log follows: a key repaints two rows, no more."""
+_LAST = 4
+"""Curves of ended trials that the dashboard draws where none is live."""
 _UNDOS = 50
 """Actions that can be undone one after another."""
+
+
+@dataclass(slots=True)
+class ListingChoice:
+    """The choices of a list of trials, which the screen remembers between two visits."""
+
+    sort: str = ""
+    """The title of the column to sort by; empty: live trials first, then as they ended."""
+    falling: bool = False
+    """True if the greatest value comes first."""
+    hides_ended: bool = False
+    hidden: set[str] = field(default_factory=set)
+    """Titles of columns that are not shown."""
+
+    def key(self) -> tuple[str, bool, bool]:
+        """Return the part of the choice that decides which trials are listed in which order."""
+        return (self.sort, self.falling, self.hides_ended)
 
 
 @dataclass(slots=True)
@@ -51,6 +71,10 @@ class ViewState:
         self.now = now
         self.follow_s = FOLLOW_S
         self.keymap = keymap or Keymap()
+        self.choice = ListingChoice()
+        """How the list of trials is sorted, and which columns it has."""
+        self.keep_choice: Callable[[], None] = lambda: None
+        """Remembers the choice for the next visit."""
         self.picture: Picture | None = None
         self.read_error = ""
         self.readonly = False
@@ -58,6 +82,16 @@ class ViewState:
         self._slots: dict[int, int | None] = {}
         """The marked trials; the first ones have the slot of a curve each."""
         self._by_id: dict[int, TrialRow] = {}
+        self._trials: Sequence[TrialRow] | None = None
+        self.live = self.waiting = 0
+        """Trials that run or start, and trials in the queue."""
+        self._live_ids: tuple[int, ...] = ()
+        self._ended_ids: tuple[int, ...] = ()
+        """The trials that ended last and have a loss."""
+        self._failed: tuple[int, ...] = ()
+        """Failed trials, the newest failure first."""
+        self.seen_failures: set[int] = set()
+        """Failed trials that the user has looked at."""
         self._undos: list[UndoStep] = []
         self._sent: dict[str, _Batch] = {}
         """Requests without an answer so far, each with those that were sent with it."""
@@ -77,7 +111,11 @@ class ViewState:
         """Take over a new picture; a reading that succeeded clears the read error."""
         self.picture = picture
         self.read_error = ""
-        self._by_id = {row.id: row for row in picture.snapshot.trials}
+        trials = picture.snapshot.trials
+        if self._trials is not trials:
+            self._trials = trials
+            self._by_id = {row.id: row for row in trials}
+            self._count(trials)
         self._expected = {key: one for key, one in self._expected.items() if not one.answered}
 
     def trial(self, id: int | None) -> TrialRow | None:
@@ -92,6 +130,37 @@ class ViewState:
         free = sorted(set(range(SERIES)) - set(self._slots.values()))
         self._slots[trial] = free[0] if free else None
         return bool(free)
+
+    def _count(self, trials: Sequence[TrialRow]) -> None:
+        self._live_ids = tuple(row.id for row in trials if row.state.live)
+        self.live = len(self._live_ids)
+        ended = [row for row in trials if row.state.final and row.loss is not None]
+        ended.sort(key=lambda row: -row.changed_utc)
+        self._ended_ids = tuple(row.id for row in ended[:_LAST])
+        self.waiting = sum(row.state is State.QUEUED for row in trials)
+        failed = [row for row in trials if row.state is State.FAILED]
+        failed.sort(key=lambda row: -row.changed_utc)
+        self._failed = tuple(row.id for row in failed)
+
+    @property
+    def unseen_failures(self) -> int:
+        """The number of failed trials that the user has not looked at."""
+        return sum(id not in self.seen_failures for id in self._failed)
+
+    def next_failure(self, after: int | None) -> int | None:
+        """Return the newest failure not looked at; else the failure after the trial `after`."""
+        unseen = (id for id in self._failed if id not in self.seen_failures)
+        if (found := next(unseen, None)) is not None or not self._failed:
+            return found
+        at = self._failed.index(after) + 1 if after in self._failed else 0
+        return self._failed[at % len(self._failed)]
+
+    def look_at(self, trial: int) -> bool:
+        """Count a failure as looked at; return whether it was not before."""
+        if trial in self.seen_failures or trial not in self._failed:
+            return False
+        self.seen_failures.add(trial)
+        return True
 
     def clear_marks(self) -> None:
         """Unmark all trials."""
@@ -153,12 +222,16 @@ class ViewState:
     # --- curves ---
 
     def drawn(self) -> dict[int, int]:
-        """Return the trials on the dashboard's chart with their slots: marked, else live ones."""
+        """Return the charted trials with their slots: marked, else live, else those ended last."""
         if self._slots:
             return {id: slot for id, slot in self._slots.items() if slot is not None}
-        trials = self.snapshot.trials if self.snapshot else []
-        live = [row.id for row in trials if row.state.live]
-        return {id: slot for slot, id in enumerate(live[:SERIES])}
+        shown = self._live_ids or self._ended_ids
+        return {id: slot for slot, id in enumerate(shown[:SERIES])}
+
+    @property
+    def curves_of(self) -> str:
+        """The trials on the dashboard's chart, in a word: marked, live or ended."""
+        return "marked" if self._slots else "live" if self._live_ids else "last"
 
     def curves(self, name: str) -> list[Curve]:
         """Return the curve `name` of every drawn trial that has values in the newest picture."""

@@ -253,6 +253,8 @@ def _row(seen: CardReading, problem: str) -> dict[str, Any]:
         "total_bytes": card.total_bytes,
         "cap_bytes": card.cap_bytes,
         "capability": f"{card.capability[0]}.{card.capability[1]}" if card.capability else None,
+        "index": seen.index,
+        "bus": seen.bus,
         "free_bytes": seen.free_bytes,
         "utilisation": seen.utilisation,
         "temperature_c": seen.temperature_c,

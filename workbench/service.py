@@ -48,6 +48,7 @@ from workbench.store.reader import Reader
 from workbench.store.recovery.journal import database_existed, database_gone
 from workbench.store.requests import drop_request
 from workbench.store.rows import (
+    CARD_SLOTS,
     AnswerSample,
     AttemptRow,
     BoardRow,
@@ -108,6 +109,8 @@ class Snapshot:
     guards: dict[str, Any] = field(default_factory=dict)
     """The [guards] settings that the engine works by; empty before an engine ran. See
     `user_config.Guards`."""
+    slots: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Each GPU's number in nvidia-smi and its slot on the PCI bus, by UUID."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +232,10 @@ class Service:
                 trials=[one for one in reader.trials() if one.experiment not in archived],
                 held=bool(reader.fact("held")),
                 guards=json.loads(reader.fact("guards") or "{}"),
+                slots={
+                    uuid: (int(number), str(slot))
+                    for uuid, (number, slot) in json.loads(reader.fact(CARD_SLOTS) or "{}").items()
+                },
             )
 
     def experiments(self) -> list[Experiment]:
@@ -290,11 +297,21 @@ class Service:
         return reader.series(trial, name, points) if reader else []
 
     def events(
-        self, *, trial: int | None = None, after: int = 0, limit: int = 200
+        self,
+        *,
+        trial: int | None = None,
+        after: int = 0,
+        limit: int = 200,
+        debug: bool = True,
     ) -> list[EventRow]:
-        """Return the newest `limit` events with an id above `after`, the oldest of them first."""
+        """Return the newest `limit` events with an id above `after`, the oldest of them first.
+
+        `debug` includes those of the level debug, such as each checkpoint.
+        """
         reader = self.reader()
-        return reader.events(trial=trial, after=after, limit=limit) if reader else []
+        if reader is None:
+            return []
+        return reader.events(trial=trial, after=after, limit=limit, debug=debug)
 
     def judged_board(self, key: int | str) -> JudgedBoard:
         """Return the board of the experiment with this id or name, with intervals and verdict.

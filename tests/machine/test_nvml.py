@@ -107,6 +107,7 @@ def test_every_name_we_ask_for_is_one_of_pynvmls() -> None:
     for name in (
         "nvmlDeviceGetTotalEnergyConsumption",
         "nvmlDeviceGetTotalEccErrors",
+        "nvmlDeviceGetPciInfo",
         "nvmlDeviceGetEnforcedPowerLimit",
         "nvmlDeviceGetComputeRunningProcesses",
         "nvmlDeviceGetGraphicsRunningProcesses",
@@ -116,6 +117,13 @@ def test_every_name_we_ask_for_is_one_of_pynvmls() -> None:
         "nvmlEventSetWait_v2",
     ):
         assert callable(getattr(pynvml, name))
+
+
+def test_each_gpu_has_its_number_and_slot() -> None:
+    slot = SimpleNamespace(busId=b"00000000:65:00.0")
+    first, second = ask(Gpu("GPU-1", {}), Gpu("GPU-2", {"nvmlDeviceGetPciInfo": slot}))
+    assert (first.index, first.bus) == (0, "")
+    assert (second.index, second.bus) == (1, "00000000:65:00.0")
 
 
 def test_milliwatts_and_millijoules_become_watts_and_joules() -> None:

@@ -109,6 +109,13 @@ TABLE: tuple[KeyRow, ...] = (
     _row("trial.up", "k up", TRIAL, "scroll_page('up')", "Scroll up", "", False),
     _row("trial.top", "g home", TRIAL, "scroll_page('home')", "Scroll to the top", "", False),
     _row("trial.end", "G end", TRIAL, "scroll_page('end')", "Scroll to the end", "", False),
+    _row("trials.sort-next", ".", "Trials", "sort(1)", "Sort by the next column", "sort"),
+    _row(
+        "trials.sort-previous", "comma", "Trials", "sort(-1)", "Sort by the column before", "sort"
+    ),
+    _row("trials.reverse", "R", "Trials", "reverse", "Reverse the order of the sorted column"),
+    _row("trials.hide", "z", "Trials", "hide_ended", "Hide or show what has ended", "hide ended"),
+    _row("trials.columns", "C", "Trials", "columns", "Choose the columns", "columns"),
     # Keys of the lists.
     _row("list.open", "enter", LIST, "open", "Open the row", "open", False),
     _row("list.mark", "space", LIST, "mark", "Mark the row; keys act on all marked trials", "mark"),
@@ -137,6 +144,7 @@ TABLE: tuple[KeyRow, ...] = (
         "Stop, pause, resume or hold its experiment",
         "all",
     ),
+    _row("failure", "!", VIEW, "failure", "Go to the next failed trial and its hint", "failures"),
     _row("step-out", "escape", VIEW, "back", "Step out one layer", "", False),
     # Actions of the palette alone.
     _row("trial.evaluate", "", VIEW, "input('evaluate')", "Score the trial on other rows"),
@@ -151,7 +159,8 @@ TABLE: tuple[KeyRow, ...] = (
     *_VIEW_ROWS,
     _row("palette", ": ctrl+p", APP, "app.command_palette", "Find any action by name", "", False),
     _row("engine", "E", APP, "app.start_engine", "Start the engine"),
-    _row("theme", "", APP, "app.other_theme", "Switch between light and dark"),
+    _row("theme", "", APP, "app.other_theme", "Switch to the next theme"),
+    _row("redraw", "ctrl+l", APP, "app.redraw", "Draw the whole screen again"),
     _row("keys", "?", APP, "app.keys", "Show the keys", "keys"),
     _row("leave", "q ctrl+q", APP, "app.leave", "Leave; training goes on", "leave"),
 )

@@ -136,7 +136,8 @@ def help_panel(view: View, keymap: Keymap) -> Panel:
     Below them stand the glyphs of states.
     """
     lines: list[Line] = []
-    for row in keymap.rows_for(view.place):
+    # Keys that only move about stand last: who needs the list needs the others.
+    for row in sorted(keymap.rows_for(view.place), key=lambda row: not row.palette):
         if keys := keymap.keys_of(row.id):
             shown = " ".join(map(key_text, keys))
             why_not = view.refusal(row.id)

@@ -55,7 +55,12 @@ class Cards(View):
         rows.styles.height = max(1, len(snapshot.cards)) + 2
         rows.show(
             cards.card_columns(snapshot.cards),
-            cards.card_rows(snapshot.cards, snapshot.trials, now),
+            cards.card_rows(
+                cards.number_order(snapshot.cards, snapshot.slots),
+                snapshot.trials,
+                now,
+                snapshot.slots,
+            ),
         )
         busy = sum(card.trial is not None for card in snapshot.cards)
         set_title(rows, f"Cards · {busy} of {len(snapshot.cards)} busy")
@@ -63,7 +68,13 @@ class Cards(View):
         about.display = card is not None
         if card is not None:
             about.show(
-                cards.card_facts(card, self.view_state.trial(card.trial), now, snapshot.guards)
+                cards.card_facts(
+                    card,
+                    self.view_state.trial(card.trial),
+                    now,
+                    snapshot.guards,
+                    snapshot.slots.get(card.uuid),
+                )
             )
             set_title(about, cards.short_name(card.name))
 

@@ -12,8 +12,9 @@ from tui.messages import DataNeeds, TrialOpened
 from tui.paint import wrap_line
 from tui.screens.view import View
 from tui.screens.welcome import WELCOME
-from tui.tables import cards, events, trials
-from tui.view_state import ViewState
+from tui.tables import cards, events, listing, trials
+from tui.tables.card_strip import strip_rows
+from tui.view_state import ListingChoice, ViewState
 from tui.widgets.curves import Curves
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
@@ -21,7 +22,7 @@ from workbench import formatting
 from workbench.service import Snapshot
 
 _MOST_CARDS = {"-short": 4, "-mid": 6, "-tall": 8, "-high": 12}
-"""Cards shown at most, by the class that the terminal's height gives the screen."""
+"""Cards with a line of their own, by the class that the terminal's height gives the screen."""
 _TAIL = 40
 """Events read for the log's tail."""
 
@@ -31,11 +32,12 @@ class Dashboard(View):
 
     HERE = "Dashboard"
     FILTERS = True
+    LIST_ALONE = True
     LISTS_TRIALS = True
 
     def __init__(self, view_state: ViewState) -> None:
         super().__init__(view_state)
-        self._listing = trials.TrialListing()
+        self._listing = listing.TrialListing()
 
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="welcome", wrapped=True)
@@ -90,26 +92,48 @@ class Dashboard(View):
     def _paint_cards(self, snapshot: Snapshot, now: float) -> None:
         rows = self.query_one("#cards", RowList)
         most = next((n for name, n in _MOST_CARDS.items() if self.has_class(name)), 4)
-        shown = snapshot.cards[:most]
-        rows.styles.height = max(1, len(shown)) + 1
-        rows.show(cards.card_columns(shown), cards.card_rows(shown, snapshot.trials, now))
+        ordered = cards.number_order(snapshot.cards, snapshot.slots)
+        if len(ordered) <= most:
+            columns = cards.card_columns(ordered)
+            lines = cards.card_rows(ordered, snapshot.trials, now, snapshot.slots)
+        else:
+            trial_of = {
+                row.id: row
+                for card in ordered
+                if (row := self.view_state.trial(card.trial)) is not None
+            }
+            columns, lines = strip_rows(
+                ordered, trial_of, now, snapshot.slots, self.size.width - 2, max(most, 8)
+            )
+        rows.styles.height = max(1, len(lines)) + 1
+        rows.show(columns, lines)
         busy = sum(card.trial is not None for card in snapshot.cards)
-        more = f", {len(snapshot.cards) - most} more in 5" if len(snapshot.cards) > most else ""
-        count = f" · {busy} of {len(snapshot.cards)} busy{more}" if snapshot.cards else ""
+        count = f" · {busy} of {len(snapshot.cards)} busy" if snapshot.cards else ""
         set_title(rows, f"Cards{count}")
 
     def _paint_trials(self, snapshot: Snapshot, now: float) -> None:
         rows = self.query_one("#trials", RowList)
-        shown = self._listing.matching(snapshot, self.filter)
-        empty = "no trial matches the filter" if self.filter else "no trials yet"
-        rows.show(trials.DASHBOARD, trials.dashboard_rows(shown, self.view_state, now), empty)
-        self.show_count(rows, "Trials", len(shown), len(snapshot.trials))
+        choice = ListingChoice()  # the order of Trials belongs to Trials: live ones lead here
+        shown = self._listing.listed(snapshot, self.filter, choice)
+        settings, told = self._listing.settings(snapshot), self._listing.told(shown)
+        runs = snapshot.engine.state not in ("down", "stopped")
+        facts = trials.RowFacts(
+            view_state=self.view_state, now=now, settings=settings, engine_runs=runs, told=told
+        )
+        live = next((at for at, row in enumerate(shown) if not row.state.live), len(shown))
+        rows.show(
+            self._listing.fit(trials.DASHBOARD, shown, snapshot, choice, self.size.width),
+            trials.dashboard_rows(shown, facts),
+            self.empty_words("no trials yet"),
+            frozen=live,
+        )
+        counts, marks = (len(shown), len(snapshot.trials)), len(self.view_state.marked)
+        set_title(rows, listing.title("Trials", counts, self.filter, marks, told))
 
     def _paint_below(self) -> None:
         curves = self.query_one("#curves", Curves)
         curves.show(self.view_state.curves("loss"))
-        which = "marked" if self.view_state.marked else "live"
-        set_title(curves, f"Loss · {which} trials")
+        set_title(curves, f"Loss · {self.view_state.curves_of} trials")
         picture, tail = self.view_state.picture, self.query_one("#tail", LineBox)
         row = self.view_state.trial(self.followed)
         set_title(tail, f"Log · {formatting.trial_label(row)}" if row else "Log")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input
@@ -95,35 +95,21 @@ class Confirm(ModalScreen[bool]):
         self.query_one(LineBox).show([*self._text, (), answers])
 
 
-EDITOR = "\x0f"
-"""The result in place of input when the user asked for an editor; cannot be typed."""
-
-
 class InputPanel(ModalScreen[str | None]):
     """A question with a line of input.
 
-    The result is the input without surrounding blanks, None when the user closed the panel, or
-    EDITOR where `editor` offers one.
+    The result is the input without surrounding blanks, or None when the user closed the panel.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
         ("escape", "dismiss(None)", "Cancel"),
-        Binding("ctrl+o", "editor", "Open $EDITOR", priority=True),
     ]
 
-    def __init__(
-        self, title: str, lines: Sequence[Line], preset: str = "", *, editor: bool = False
-    ) -> None:
+    def __init__(self, title: str, lines: Sequence[Line], preset: str = "") -> None:
         """`preset` is the input that the line begins with."""
         super().__init__()
-        self._title, self._text, self._preset, self._editor = title, lines, preset, editor
-
-    def action_editor(self) -> None:
-        if self._editor:
-            self.dismiss(EDITOR)
-        else:
-            self.app.bell()
+        self._title, self._text, self._preset = title, lines, preset
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="panel"):

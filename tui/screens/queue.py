@@ -12,7 +12,9 @@ from textual.widget import Widget
 from tui.keys.keymap import place_bindings
 from tui.messages import DataNeeds, SendAsked, TrialOpened
 from tui.screens.view import View
-from tui.tables import trials
+from tui.tables import listing, trials
+from tui.tables.filters import TrialFilter
+from tui.view_state import ListingChoice, ViewState
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench import formatting
@@ -27,7 +29,12 @@ class Queue(View):
 
     HERE = "Queue"
     FILTERS = True
+    LISTS_TRIALS = True
     BINDINGS: ClassVar[list[BindingType]] = [*place_bindings("Queue")]
+
+    def __init__(self, view_state: ViewState) -> None:
+        super().__init__(view_state)
+        self._listing = listing.TrialListing()
 
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="experiments", wrapped=True, indent=2)
@@ -71,12 +78,21 @@ class Queue(View):
         rows = self.query_one("#queue", RowList)
         picture = self.view_state.picture
         waiting = trials.waiting_trials(snapshot, picture.queue if picture else ())
-        shown = {row.id for row in waiting if trials.trial_matches(row, self.filter)}
-        empty = "no trial matches the filter" if self.filter else "no trial is queued"
-        rows.show(
-            trials.QUEUE, trials.queue_rows(snapshot, waiting, self.view_state.now(), shown), empty
+        wanted = TrialFilter(self.filter)
+        shown = {row.id for row in waiting if wanted.matches(row)}
+        told, settings = listing.shared_wait(waiting), self._listing.settings(snapshot)
+        facts = trials.RowFacts(
+            view_state=self.view_state, now=self.view_state.now(), settings=settings, told=told
         )
-        self.show_count(rows, "Queued trials, next first", len(shown), len(waiting))
+        listed = [row for row in waiting if row.id in shown]
+        rows.show(
+            self._listing.fit(trials.QUEUE, listed, snapshot, ListingChoice(), self.size.width),
+            trials.queue_rows(snapshot, waiting, facts, shown),
+            self.empty_words("no trial is queued"),
+        )
+        counts, marks = (len(shown), len(waiting)), len(self.view_state.marked)
+        name = "Queued trials, next first"
+        set_title(rows, listing.title(name, counts, self.filter, marks, told))
         self._paint_why(snapshot)
 
     def _paint_why(self, snapshot: Snapshot) -> None:
@@ -100,3 +116,9 @@ class Queue(View):
     def _open(self, event: RowList.Opened) -> None:
         if isinstance(event.key, int):
             self.post_message(TrialOpened(event.key))
+
+    @on(RowList.Marked)
+    def _mark(self, event: RowList.Marked) -> None:
+        if isinstance(event.key, int):
+            self.view_state.toggle(event.key)
+        self.repaint()

@@ -29,6 +29,7 @@ from tui.messages import (
     InputAsked,
     NeedsChanged,
     SendAsked,
+    TrialOpened,
     UndoAsked,
 )
 from tui.steering import typed_refusal
@@ -36,7 +37,7 @@ from tui.variants.readonly import WHY as READ_ONLY
 from tui.variants.readonly import changes_something
 from tui.view_state import ViewState
 from tui.widgets import strips
-from tui.widgets.frame import OneLine, banner_lines, key_line, top_line
+from tui.widgets.frame import OneLine, banner_lines, counts_line, key_line, top_line
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench.service import Experiment, Snapshot, TrialRow
@@ -69,6 +70,8 @@ class View(Screen[None]):
     PLACE: ClassVar[str] = ""
     """Its place in the table of keys, where that differs from HERE."""
     FILTERS: ClassVar[bool] = False
+    LIST_ALONE: ClassVar[bool] = False
+    """True if nothing but the list itself follows the cursor before the keys pause."""
     LISTS_TRIALS: ClassVar[bool] = False
     """True if marks show in this view, so that escape takes them away."""
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-middle"), (140, "-wide")]  # noqa: RUF012
@@ -137,7 +140,9 @@ class View(Screen[None]):
             return
         snapshot = self.view_state.snapshot
         cells = self.size.width
-        self.query_one("#top", OneLine).paint(top_line(self.HERE, snapshot, cells))
+        self.query_one("#top", OneLine).paint(
+            top_line(self.HERE, snapshot, cells, counts_line(self.view_state))
+        )
         footer = [(keys, word) for keys, word, _ in self.view_state.keymap.footer(self.place)]
         self.query_one("#keys", OneLine).paint(key_line(footer, cells))
         self._paint_banner()
@@ -183,6 +188,8 @@ class View(Screen[None]):
             return READ_ONLY
         if id == "filter":
             return "" if self.FILTERS else f"{self.HERE} has no list to filter"
+        if id == "failure":
+            return "" if self.view_state.next_failure(None) is not None else "no trial has failed"
         if id == "undo":
             return "" if self.view_state.can_undo else "nothing was done that can be undone"
         if verb := _VERBS.get(id):
@@ -256,6 +263,11 @@ class View(Screen[None]):
             self.pin()
             self.post_message(ExperimentAsked(found.id))
 
+    def action_failure(self) -> None:
+        """Open the next failed trial, whose page shows the reason and the hint."""
+        if (found := self.view_state.next_failure(self.chosen)) is not None:
+            self.post_message(TrialOpened(found))
+
     def action_undo(self) -> None:
         """Undo the last action that can be undone."""
         self.post_message(UndoAsked())
@@ -307,7 +319,8 @@ class View(Screen[None]):
         if self._following is not None:
             self._following.stop()
         self._following = self.set_timer(self.view_state.follow_s, self._follow)
-        self.paint()
+        if not self.LIST_ALONE:
+            self.paint()
 
     def _follow(self) -> None:
         self._following = None
@@ -319,6 +332,15 @@ class View(Screen[None]):
         if self._following is None:
             self._followed = self.chosen
         return self._followed
+
+    def empty_words(self, empty: str) -> str:
+        """Return what stands in a list of trials without rows, with the key that helps."""
+        keymap = self.view_state.keymap
+        if self.filter:
+            return f"no trial matches the filter; {keymap.shown_key('step-out')} clears it"
+        if self.view_state.choice.hides_ended and self.HERE == "Trials":
+            return f"all trials have ended; {keymap.shown_key('trials.hide')} shows them"
+        return f"{empty}; {keymap.shown_key('new')} begins a run"
 
     def show_count(self, widget: Widget, name: str, shown: int, total: int) -> None:
         """Title the widget with a count and the filter: `Trials · 3 of 12 · filter: rank=16`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tui import present
@@ -20,7 +21,7 @@ def card_columns(cards: Sequence[CardRow]) -> tuple[Column, ...]:
     """Return the columns; temperature and power have one only where a card measures them."""
     heat, power = _measures(cards)
     return (
-        Column(title="card", width=8, most=22, grow=2),
+        Column(title="card", width=10, most=22, grow=2),
         Column(title="id", width=8, drop=2),
         Column(title="", width=5, most=40, grow=4, drop=1),
         Column(title="memory", width=13, right=True),
@@ -38,14 +39,40 @@ def _measures(cards: Sequence[CardRow]) -> tuple[bool, bool]:
     )
 
 
-def card_rows(cards: Sequence[CardRow], trials: Sequence[TrialRow], now: float) -> list[ListRow]:
-    """Return a row for each card; measurements older than STALE_S are shown as unknown."""
-    by_id = {row.id: row for row in trials}
+def card_rows(
+    cards: Sequence[CardRow],
+    trials: Sequence[TrialRow],
+    now: float,
+    slots: Mapping[str, tuple[int, str]] = MappingProxyType({}),
+) -> list[ListRow]:
+    """Return a row for each card; measurements older than STALE_S are shown as unknown.
+
+    `slots` has the numbers of nvidia-smi, by which two cards of one model are told apart.
+    """
+    held = {card.trial for card in cards}
+    by_id = {row.id: row for row in trials if row.id in held}
     heat, power = _measures(cards)
-    return [_row(card, by_id.get(card.trial or 0), now, heat, power) for card in cards]
+    return [
+        _row(card, by_id.get(card.trial or 0), now, (heat, power), card_label(card, slots))
+        for card in cards
+    ]
 
 
-def _row(card: CardRow, trial: TrialRow | None, now: float, heat: bool, power: bool) -> ListRow:
+def card_label(card: CardRow, slots: Mapping[str, tuple[int, str]]) -> str:
+    """Return the card's number in nvidia-smi and its name: `0 RTX 4090`."""
+    name = short_name(card.name)
+    return f"{slots[card.uuid][0]} {name}" if card.uuid in slots else name
+
+
+def number_order(cards: Sequence[CardRow], slots: Mapping[str, tuple[int, str]]) -> list[CardRow]:
+    """Return the cards as nvidia-smi numbers them, then those without a number."""
+    return sorted(cards, key=lambda card: slots.get(card.uuid, (len(slots) + 1_000, ""))[0])
+
+
+def _row(
+    card: CardRow, trial: TrialRow | None, now: float, shows: tuple[bool, bool], label: str
+) -> ListRow:
+    heat, power = shows
     old = now - card.seen_utc > STALE_S or not card.present
     used = None if card.free_bytes is None or old else card.total_bytes - card.free_bytes
     share = None if used is None else used / card.total_bytes
@@ -54,7 +81,7 @@ def _row(card: CardRow, trial: TrialRow | None, now: float, heat: bool, power: b
     return ListRow(
         card.uuid,
         (
-            (plain_part(short_name(card.name), "bold" if card.present else "dim"),),
+            (plain_part(label, "bold" if card.present else "dim"),),
             ((formatting.short_uuid(card.uuid), "dim"),),
             Gauge(share, "warn" if full else "live"),
             (
@@ -111,14 +138,24 @@ def card_activity(card: CardRow, trial: TrialRow | None) -> Line:
 
 
 def card_facts(
-    card: CardRow, trial: TrialRow | None, now: float, guards: Mapping[str, Any]
+    card: CardRow,
+    trial: TrialRow | None,
+    now: float,
+    guards: Mapping[str, Any],
+    slot: tuple[int, str] | None = None,
 ) -> list[Line]:
     """Return everything known about the card, one fact a line.
 
-    `guards` are the engine's temperature limits; empty without an engine.
+    `guards` are the engine's temperature limits; empty without an engine. `slot` has the card's
+    number in nvidia-smi and its slot on the PCI bus.
     """
     facts: list[tuple[str, Line]] = [
         ("card", (plain_part(card.name, "bold"),)),
+        *(
+            [("in nvidia-smi", (plain_part(f"{slot[0]}, slot {slot[1] or 'unknown'}"),))]
+            if slot is not None
+            else []
+        ),
         ("uuid", (plain_part(card.uuid),)),
         ("seen", ((formatting.age(now - card.seen_utc), ""),)),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from tui import present
@@ -25,7 +25,7 @@ _ORDER = {
 DASHBOARD = (
     Column(title="", width=2),
     Column(title="trial", width=5),
-    Column(title="experiment", width=12, most=24, grow=1, drop=3),
+    Column(title="experiment", width=12, most=24, grow=1, drop=5),
     Column(title="settings", width=17, most=50, grow=2),
     Column(title="state", width=11),
     Column(title="progress", width=11, most=20, grow=1, drop=2),
@@ -50,24 +50,22 @@ FULL = (
 )
 QUEUE = (
     Column(title="", width=3, right=True),
-    Column(title="trial", width=5),
-    Column(title="experiment", width=12, most=24, grow=2),
-    Column(title="settings", width=17, most=40, grow=1, drop=1),
+    Column(title="trial", width=6),
+    Column(title="experiment", width=12, most=24, grow=2, drop=1),
+    Column(title="settings", width=17, most=40, grow=1),
     Column(title="waits", width=10, right=True, drop=2),
-    Column(title="for what", width=28, grow=6),
+    Column(title="for what", width=20, grow=6),
 )
 
 
 def display_order(trials: Sequence[TrialRow]) -> list[TrialRow]:
     """Return live trials first, then queued, then paused, then ended ones, the newest on top."""
-    return sorted(
-        trials,
-        key=lambda row: (
-            _ORDER.get(row.state, 3),
-            -row.changed_utc if row.state.final else 0.0,
-            row.id,
-        ),
-    )
+    # In one pass, since 10,000 trials are ordered again whenever one of them changes.
+    groups: tuple[list[TrialRow], ...] = ([], [], [], [])
+    for row in trials:
+        groups[_ORDER.get(row.state, 3)].append(row)
+    groups[3].sort(key=lambda row: row.changed_utc, reverse=True)
+    return [row for group in groups for row in group]
 
 
 def _gutter(row: TrialRow, view_state: ViewState, drawn: dict[int, int]) -> Line:
@@ -77,8 +75,8 @@ def _gutter(row: TrialRow, view_state: ViewState, drawn: dict[int, int]) -> Line
     return (mark, (" ", "") if slot is None else (GLYPHS[slot], f"s{slot}"))
 
 
-def _progress(row: TrialRow) -> Gauge:
-    return Gauge(present.done_share(row), "live" if row.state.live else "dim", percent=True)
+def _progress(row: TrialRow, lives: bool) -> Gauge:
+    return Gauge(present.done_share(row), "live" if lives else "dim", percent=True)
 
 
 def status_note(row: TrialRow, now: float) -> Line:
@@ -97,7 +95,7 @@ def status_note(row: TrialRow, now: float) -> Line:
 def _settings(row: TrialRow, text: str | None = None) -> Line:
     """Return the settings' cell; `text` are those that differ within the experiment."""
     if row.kind is Kind.BASE:
-        return (("no adapter, for comparison", "dim"),)
+        return (("no adapter", "dim"),)
     if text is None:
         text = formatting.brief_settings(row.settings, short_keys=True)
     return (plain_part(text or "as in the recipe"),)
@@ -166,22 +164,23 @@ def _row(
     row: TrialRow,
     facts: RowFacts,
     drawn: dict[int, int],
-    numbers: Callable[[TrialRow], tuple[Cell, ...]],
+    numbers: Callable[[TrialRow, bool], tuple[Cell, ...]],
 ) -> ListRow:
     status = _status(row, facts)
     leading = _leading(row, facts, drawn)
     if _reason_first(row):
         return ListRow(row.id, (*leading, Span(status)))
-    return ListRow(row.id, (*leading, *numbers(row), status))
+    lives = row.state.live and facts.engine_runs
+    return ListRow(row.id, (*leading, *numbers(row, lives), status))
 
 
-def _few_numbers(row: TrialRow) -> tuple[Cell, ...]:
-    return (_progress(row), ((_loss(row), ""),), ((_rate(row), ""),))
+def _few_numbers(row: TrialRow, lives: bool) -> tuple[Cell, ...]:
+    return (_progress(row, lives), ((_loss(row), ""),), ((_rate(row) if lives else "", ""),))
 
 
-def _all_numbers(row: TrialRow) -> tuple[Cell, ...]:
+def _all_numbers(row: TrialRow, lives: bool) -> tuple[Cell, ...]:
     return (
-        _progress(row),
+        _progress(row, lives),
         ((_loss(row), ""),),
         ((formatting.score(row.score) if row.score is not None else "", ""),),
         ((formatting.rate(row.tokens_per_s) if row.tokens_per_s else "", ""),),
@@ -211,25 +210,28 @@ def waiting_trials(snapshot: Snapshot, order: Sequence[int]) -> list[TrialRow]:
 
 
 def queue_rows(
-    snapshot: Snapshot, order: Sequence[TrialRow], now: float, shown: set[int]
-) -> list[ListRow]:
+    snapshot: Snapshot, order: Sequence[TrialRow], facts: RowFacts, shown: Set[int]
+) -> LazyRows:
     """Return a row with its place in the queue for each trial whose id is in `shown`."""
     held = {one.id for one in snapshot.experiments if one.held}
-    return [
-        ListRow(
-            row.id,
-            (
-                ((str(place), "dim"),),
-                ((formatting.trial_label(row), "bold"),),
-                (plain_part(row.experiment_name, "dim"),),
-                _settings(row),
-                ((formatting.rough_duration(now - row.changed_utc), "dim"),),
-                waiting_reason(row, held),
-            ),
-        )
-        for place, row in enumerate(order, start=1)
-        if row.id in shown
-    ]
+    listed = [(place, row) for place, row in enumerate(order, start=1) if row.id in shown]
+    return LazyRows([row.id for _, row in listed], lambda at: _queue_row(*listed[at], facts, held))
+
+
+def _queue_row(place: int, row: TrialRow, facts: RowFacts, held: set[int]) -> ListRow:
+    told = bool(facts.told) and row.waiting == facts.told and row.experiment not in held
+    mark: Part = ("┃", "accent") if row.id in facts.view_state.marked else (" ", "")
+    return ListRow(
+        row.id,
+        (
+            ((str(place), "dim"),),
+            (mark, (formatting.trial_label(row), "bold")),
+            (plain_part(row.experiment_name, "dim"),),
+            _settings(row, facts.settings.get(row.id)),
+            ((formatting.rough_duration(facts.now - row.changed_utc), "dim"),),
+            () if told else waiting_reason(row, held),
+        ),
+    )
 
 
 def waiting_reason(row: TrialRow, held: set[int]) -> Line:

@@ -8,12 +8,12 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tui.paint import Line, Part, join_lines, line_width, plain_part
+from tui.paint import Line, Part, line_width, plain_part
+from tui.view_state import ViewState
 from tui.widgets import strips
 from workbench import formatting
 from workbench.service import EngineStatus, Snapshot
 from workbench.text import safe_line
-from workbench.trial import Kind, State
 
 VIEWS = ("Dashboard", "Trials", "Queue", "Board", "Cards", "Events")
 
@@ -43,42 +43,54 @@ class OneLine(Widget):
         return strips.render_strip(self, self._line if y == 0 else (), self.size.width)
 
 
-def top_line(here: str, snapshot: Snapshot | None, cells: int) -> Line:
-    """Return the views with their digits, and the engine's state at the right as far as it fits.
+def counts_line(view_state: ViewState) -> Line:
+    """Return `●3 ○12 ✗1`: live and waiting trials, and failures nobody has looked at."""
+    parts: list[Part] = [
+        (f"●{view_state.live}", "live" if view_state.live else "faint"),
+        (" ", ""),
+        (f"○{view_state.waiting}", "dim" if view_state.waiting else "faint"),
+    ]
+    if failed := view_state.unseen_failures:
+        parts += [(" ", ""), (f"✗{failed}", "bad")]
+    return tuple(parts)
 
-    From the most to the least: counts of trials with the state, the state, one word of it.
+
+def top_line(here: str, snapshot: Snapshot | None, cells: int, counts: Line = ()) -> Line:
+    """Return the views with their digits; at the right the counts, and the engine's state.
+
+    The counts stand there at every width. Where space is short, the state is one word or left
+    out, then only the present view keeps its name.
     """
+    if snapshot is None:
+        return _views(here, names=True)
+    state, gap = _ENGINE[snapshot.engine.state], (("  ", ""),)
+    for names in (True, False):
+        views = _views(here, names=names)
+        for right in (
+            (*counts, *gap, state),
+            (*counts, *gap, _short(snapshot.engine)),
+            (*counts, *gap, (state[0][0], state[1])),
+            counts,
+        ):
+            room = cells - line_width(views) - line_width(right) - 1
+            if room >= 1:
+                return (*views, (" " * room, ""), *right, (" ", ""))
+    return counts
+
+
+def _views(here: str, *, names: bool) -> Line:
     views: list[Part] = []
     for digit, name in enumerate(VIEWS, start=1):
         on = name == here
         views.append((f" {digit}", "accent" if on else "faint"))
-        views.append((f" {name} ", "accent" if on else "dim"))
-    if snapshot is None:
-        return tuple(views)
-    state = (_ENGINE[snapshot.engine.state],)
-    counts = _counts(snapshot)
-    used = sum(len(text) for text, _ in views)
-    for right in (join_lines((counts, state), (" · ", "faint")), state, (_short(snapshot.engine),)):
-        if used + line_width(right) + 1 <= cells:
-            return (*views, (" " * (cells - used - line_width(right)), ""), *right)
+        if names or on:
+            views.append((f" {name} ", "accent" if on else "dim"))
     return tuple(views)
 
 
 def _short(engine: EngineStatus) -> Part:
     text, tone = _ENGINE[engine.state]
     return (text.replace("engine ", "").replace("not answering", "late"), tone)
-
-
-def _counts(snapshot: Snapshot) -> Line:
-    work = [row for row in snapshot.trials if row.kind in (Kind.TUNE, Kind.SCORE)]
-    live = sum(row.state.live for row in work if row.kind is Kind.TUNE)
-    scored = sum(row.state.live for row in work if row.kind is Kind.SCORE)
-    waiting = sum(row.state is State.QUEUED for row in work)
-    parts = [f"{live} training"] if live else []
-    parts += [f"{scored} scoring"] if scored else []
-    if waiting:
-        parts.append(f"{waiting} waiting")
-    return ((" · ".join(parts), "dim"),) if parts else ()
 
 
 def key_line(keys: Sequence[tuple[str, str]], cells: int) -> Line:

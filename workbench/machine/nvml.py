@@ -22,6 +22,10 @@ class GpuFacts:
     name: str
     total_bytes: int
     capability: tuple[int, int] | None
+    index: int | None = None
+    """Its number in nvidia-smi."""
+    bus: str = ""
+    """Its slot on the PCI bus, such as 00000000:65:00.0; empty where the driver does not say."""
     mig: bool = False
     """True if the GPU is divided into slices (multi-instance GPU); we do not use such a card."""
     free_bytes: int = 0
@@ -133,6 +137,8 @@ class NvmlDriver:
                 free_bytes=int(memory.free),
                 used_bytes=int(memory.used),
                 capability=self._capability(handle),
+                index=index,
+                bus=self._bus(handle),
             )
         except nvml.NVMLError as broken:
             # A card that worked before keeps its identity, so that its loss can be reported.
@@ -144,6 +150,11 @@ class NvmlDriver:
             return replace(known, problem=_words(broken), free_bytes=0, lost=lost)
         self._known[index] = fact
         return self._with_extras(fact, handle)
+
+    def _bus(self, handle: Any) -> str:
+        info = self._or_none(self._nvml.nvmlDeviceGetPciInfo, handle)
+        name = getattr(info, "busId", "")
+        return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
     def _with_extras(self, fact: GpuFacts, handle: Any) -> GpuFacts:
         nvml = self._nvml

@@ -51,6 +51,10 @@ class CardReading:
     card: Card
     free_bytes: int
     used_bytes: int
+    index: int | None = None
+    """Its number in nvidia-smi; None on a CPU card."""
+    bus: str = ""
+    """Its slot on the PCI bus; empty on a CPU card."""
     utilisation: int | None = None
     """Percent of the last sampling period in which the card was busy."""
     temperature_c: int | None = None
@@ -80,6 +84,8 @@ class CardReading:
             **self.card.to_json(),
             "free_bytes": self.free_bytes,
             "used_bytes": self.used_bytes,
+            "index": self.index,
+            "bus": self.bus,
             "utilisation": self.utilisation,
             "temperature_c": self.temperature_c,
             "power_w": self.power_w,
@@ -101,6 +107,8 @@ class CardReading:
             card=Card.from_json(card),
             free_bytes=int(data["free_bytes"]),
             used_bytes=int(data["used_bytes"]),
+            index=data.get("index"),
+            bus=str(data.get("bus", "")),
             utilisation=data["utilisation"],
             temperature_c=data["temperature_c"],
             power_w=data["power_w"],
@@ -232,6 +240,8 @@ class Sampler:
             reading,
             free_bytes=fact.free_bytes,
             used_bytes=fact.used_bytes,
+            index=fact.index,
+            bus=safe_line(fact.bus, 40),
             utilisation=fact.utilisation,
             temperature_c=fact.temperature_c,
             power_w=fact.power_w,

@@ -322,12 +322,22 @@ class Reader:
         return [card_from_row(row) for row in rows]
 
     def events(
-        self, *, trial: int | None = None, after: int = 0, limit: int = 200
+        self,
+        *,
+        trial: int | None = None,
+        after: int = 0,
+        limit: int = 200,
+        debug: bool = True,
     ) -> list[EventRow]:
-        """Return the newest `limit` events with an id above `after`, the oldest of them first."""
+        """Return the newest `limit` events with an id above `after`, the oldest of them first.
+
+        `debug` includes those of the level debug, such as each checkpoint.
+        """
         where, args = "id > ?", [after]
         if trial is not None:
             where, args = f"{where} and trial = ?", [after, trial]
+        if not debug:
+            where += " and level <> 'debug'"
         rows = self.db.execute(
             f"select * from events where {where} order by id desc limit ?", (*args, limit)
         ).fetchall()

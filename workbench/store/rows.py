@@ -272,6 +272,10 @@ class CardRow:
     """The trial whose attempt holds it now; None: none."""
 
 
+CARD_SLOTS = "card_slots"
+"""The fact with [number in nvidia-smi, slot on the PCI bus] of each GPU, by UUID, as JSON."""
+
+
 def card_of(row: CardRow) -> Card:
     """Return the card as planner and worker know it."""
     from workbench.machine.cards import Card  # front ends list cards without it

@@ -6,12 +6,13 @@ scheduler, so that the context can.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from workbench.machine import xid
 from workbench.scheduler.guards.energy import drawn_wh
 from workbench.store import Store, card_table
-from workbench.store.rows import CardRow
+from workbench.store.rows import CARD_SLOTS, CardRow
 
 
 def see_sample(store: Store, metered: dict[str, CardRow], seen: list[dict[str, Any]]) -> None:
@@ -19,6 +20,7 @@ def see_sample(store: Store, metered: dict[str, CardRow], seen: list[dict[str, A
 
     `metered` holds the cards as they were when their energy was last recorded; it is updated.
     """
+    seen = _keep_slots(store, seen)
     with store.writing():
         before = {row.uuid: row for row in store.cards()}
         card_table.record_cards(store, seen)
@@ -29,6 +31,20 @@ def see_sample(store: Store, metered: dict[str, CardRow], seen: list[dict[str, A
                 card_table.bill_energy(store, row.uuid, last.seen_utc, row.seen_utc, energy_wh)
             _judge(store, before.get(row.uuid), row)
     metered |= {row.uuid: row for row in rows if not row.problem}
+
+
+def _keep_slots(store: Store, seen: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Store each card's number and slot where they changed; return the sample without them.
+
+    They are a fact and no columns: they change with the machine and not with the card.
+    """
+    slots = {card["uuid"]: [card.get("index"), card.get("bus", "")] for card in seen}
+    kept = json.dumps({uuid: slot for uuid, slot in slots.items() if slot[0] is not None})
+    if kept != (store.fact(CARD_SLOTS) or "{}"):
+        store.set_fact(CARD_SLOTS, kept)
+    return [
+        {key: value for key, value in card.items() if key not in ("index", "bus")} for card in seen
+    ]
 
 
 def _judge(store: Store, before: CardRow | None, row: CardRow) -> None:

@@ -1,0 +1,90 @@
+"""The cards above the dashboard: numbers that tell two of a kind apart, sixteen in eight lines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.tui.conftest import press_and_settle, shown, text
+from tests.tui.filled import CARDS, HERE_3090, NOW, THERE_3090
+from tui.paint import Line, line_text, line_width
+from tui.tables.card_strip import strip_rows
+from tui.tables.cards import number_order
+from workbench.home import Home
+from workbench.scheduler.guards.card_samples import see_sample
+from workbench.service import CardRow, Service
+from workbench.store.writer import Store
+
+SLOTS = {uuid: (number, f"00000000:{number:02x}:00.0") for number, (uuid, *_) in enumerate(CARDS)}
+
+
+def sample(home: Home, number: int | None = 0) -> None:
+    """Take one more sample as the engine does, with numbers and slots."""
+    store = Store(home.database, clock=lambda: NOW)
+    seen: list[dict[str, Any]] = [
+        {
+            "uuid": uuid,
+            "kind": "cuda",
+            "name": name,
+            "total_bytes": gib << 30,
+            "index": number if number is None else SLOTS[uuid][0],
+            "bus": SLOTS[uuid][1],
+        }
+        for uuid, name, gib, _ in CARDS
+    ]
+    see_sample(store, {}, seen)
+    store.close()
+
+
+def test_a_sample_keeps_numbers_and_slots(home: Home) -> None:
+    sample(home)
+    service = Service(home)
+    assert service.snapshot().slots == SLOTS
+    sample(home, None)
+    assert service.snapshot().slots == {}
+    service.close()
+
+
+async def test_two_cards_of_one_model_are_told_apart(running: Home) -> None:
+    sample(running)
+    async with shown(running, 80, 24) as (app, pilot):
+        assert "1 RTX 3090" in text(app)
+        assert "2 RTX 3090" in text(app)
+        await press_and_settle(app, pilot, "5", "down")
+        assert "1, slot 00000000:01:00.0" in text(app)
+
+
+def many(home: Home, count: int) -> list[CardRow]:
+    service = Service(home)
+    found = service.snapshot()
+    service.close()
+    cards = number_order(found.cards, SLOTS)
+    return [replace(cards[n % 4], uuid=f"GPU-{n:02}") for n in range(count)]
+
+
+@pytest.mark.parametrize("cells", [58, 78, 118, 158])
+def test_sixteen_cards_fit_in_eight_lines(home: Home, cells: int) -> None:
+    cards = many(home, 16)
+    slots = {card.uuid: (n, "") for n, card in enumerate(cards)}
+    columns, rows = strip_rows(cards, {}, NOW, slots, cells, 8)
+    assert len(rows) == 8
+    assert len(columns) == 2
+    lines: list[Line] = [cell for row in rows for cell in row.cells if isinstance(cell, tuple)]
+    assert sorted(int(line_text(line).split()[0]) for line in lines) == list(range(16))
+    assert all(line_width(line) <= columns[0].width for line in lines)
+    busy = next(line_text(line) for line in lines if "4090" in line_text(line))
+    assert all(word in busy for word in ("97%", "15/24G"))
+    if cells >= 78:
+        assert "71°C" in busy
+    if cells >= 118:
+        assert "402W" in busy
+
+
+def test_cards_are_ordered_as_nvidia_smi_numbers_them(home: Home) -> None:
+    service = Service(home)
+    cards = service.snapshot().cards
+    service.close()
+    assert [card.uuid for card in number_order(cards, SLOTS)] == [card[0] for card in CARDS]
+    assert SLOTS[HERE_3090] != SLOTS[THERE_3090]
