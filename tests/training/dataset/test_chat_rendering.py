@@ -26,6 +26,11 @@ SHOWS_REASONING = UNMARKED.replace(
     "m['content']",
     "('<think>' + m.reasoning_content + '</think>' if m.reasoning_content else '') + m['content']",
 )
+OPENS_ALWAYS = UNMARKED.replace(
+    "m['content']",
+    "('<think>\\n' ~ (m.reasoning_content or '') ~ '</think>' if m['role'] == 'assistant' else '')"
+    " + m['content']",
+)
 MARKS_WITH_HEADER = (
     "{{- bos_token -}}{%- for m in messages -%}{%- if m['role'] == 'assistant' -%}"
     "{% generation %}{{- " + HEADER + " + m['content'] + '<|eot_id|>' -}}{% endgeneration %}"
@@ -146,6 +151,21 @@ def test_an_answer_outside_the_marks_is_reported_with_a_hint_that_works(check: C
     assert not [note for note in only if "(first:" in note]
 
 
+def test_earlier_answers_without_an_end_are_reported_with_hints_that_work(check: Check) -> None:
+    """GLM ends an answer with the header of the turn that follows."""
+    open_ended = UNMARKED.replace(
+        "+ '<|eot_id|>'", "+ ('' if m['role'] == 'assistant' else '<|eot_id|>')"
+    )
+    notes = check(chats("q #", "a #", "r #", "b #"), open_ended).notes
+    [note, _] = [note for note in notes if "(first:" in note]
+    assert note.startswith("8 train rows with an earlier answer that the chat template closes with")
+    for rows, template in (
+        (chats("q #", "a #", "r #", "b #"), UNMARKED),
+        (chats("q #", "a #"), open_ended),
+    ):
+        assert not [note for note in check(rows, template).notes if "(first:" in note]
+
+
 # ── what is left out, or held as text ────────────────────────────────────────────────────────
 
 
@@ -174,6 +194,18 @@ def test_reasoning_in_a_field_reaches_the_template_and_carries_loss(
         texts = learned(tokenizer, prepared)
         assert all(text.startswith("<think>since so</think>a ") for text in texts)
         assert not [note for note in prepared.notes if "(first:" in note]
+
+
+def test_an_empty_think_block_that_the_template_puts_there_is_reported_until_it_is_filled(
+    check: Check,
+) -> None:
+    notes = check(chats("q #", "a #"), OPENS_ALWAYS).notes
+    said = r"8 train rows whose answer has <think>\n</think> put before it by the chat template"
+    [note, _] = [note for note in notes if "(first:" in note]
+    assert note.startswith(said)
+    assert "give the reasoning in the turn's field" in note
+    filled = check(chats("q #", "a #", reasoning_content="since so"), OPENS_ALWAYS).notes
+    assert not [note for note in filled if "(first:" in note]
 
 
 def test_a_field_that_the_template_does_not_show_is_reported_with_a_hint_that_works(

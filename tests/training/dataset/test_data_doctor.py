@@ -99,6 +99,16 @@ def test_another_familys_end_marker_in_the_text_is_reported_with_its_hint(check:
     assert "take it out of the rows: this model's own end is <|eot_id|>" in note
 
 
+def test_the_models_own_end_is_the_one_that_closes_the_rows(
+    check: Check, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """A base's end of text can be another token than the end of a turn."""
+    tokenizer.eos_token = "<|end_of_text|>"
+    rows = chats(ASKED, {"role": "assistant", "content": "So.</s>"})
+    [note, *_] = [note for note in check(rows).notes if "</s>" in note]
+    assert "this model's own end is <|eot_id|>, put there" in note
+
+
 def test_the_models_own_end_marker_in_the_text_is_fine(check: Check) -> None:
     rows = [{"text": f"{n}? {n}!<|eot_id|>"} for n in range(10)]
     assert not [note for note in check(rows).notes if "marker" in note]

@@ -42,6 +42,17 @@ FINDINGS = {
         "that is generated; it is trained and scored without",
         "begin the answers with {0}, or use a chat template that does not open it",
     ),
+    "put before": (
+        "whose answer has {0} put before it by the chat template; it is learned as a part of it",
+        "right where the model is to answer so; else give the reasoning in the turn's field "
+        "reasoning_content, or use a chat template that puts nothing there",
+    ),
+    "open end": (
+        "with an earlier answer that the chat template closes with no end token; the model learns "
+        "to stop from the last answer alone",
+        "close every answer with the end token in the model's chat template, or give each answer "
+        "a row of its own",
+    ),
     "unmarked": (
         "with an answer outside the chat template's generation marks, which carries no loss",
         "put the marks around every answer in the model's chat template",
@@ -63,7 +74,8 @@ class DataWarnings:
         self._name = name
         self._begin = tokenizer.bos_token_id
         self._begin_text = str(tokenizer.bos_token)
-        self._own_end = str(tokenizer.eos_token)
+        self._tokenizer = tokenizer
+        self._ends: set[int] = set()  # that close the rows with a foreign end
         own = {str(token) for token in tokenizer.added_tokens_decoder.values()}
         foreign = [re.escape(marker) for marker in END_MARKERS if marker not in own]
         self._foreign = re.compile("|".join(foreign) or "(?!)")
@@ -80,6 +92,7 @@ class DataWarnings:
         said = _text_of(example)
         for marker in sorted(set(self._foreign.findall(said))):
             self._markers[marker].add(place)
+            self._ends |= tokens.end_ids
         if self._begin is not None and self._has_second_begin(said, tokens.ids):
             self._second_begin.add(place)
         if isinstance(example, Chat) and out_of_order(example):
@@ -105,9 +118,11 @@ class DataWarnings:
     def notes(self) -> list[str]:
         """Return the warnings in words, e.g. `2 train rows whose prompt is empty (first: …)`."""
         said: list[str] = []
+        ends = self._tokenizer.convert_ids_to_tokens(sorted(self._ends))
+        own = " or ".join(map(str, ends)) or self._tokenizer.eos_token
         for marker, count in self._markers.items():
             words = f"with {marker}, another model family's end marker, as plain text"
-            hint = f"take it out of the rows: this model's own end is {self._own_end}, put there"
+            hint = f"take it out of the rows: this model's own end is {own}, put there"
             said += count.note(self._name, words, f"{hint} by itself")
         said += self._second_begin.note(
             self._name,

@@ -22,9 +22,11 @@ from workbench.training.dataset.chat.template import (
     without_marks,
 )
 from workbench.training.dataset.chat.turn_ends import find_turn_format
-from workbench.training.dataset.chat.turns import ChatTurns
+from workbench.training.dataset.chat.turns import ChatLayout, ChatTurns
 from workbench.training.dataset.shapes import Chat, Example, Pair, Text
 
+_LONGEST_ADDED = 60
+"""Characters shown of what a template puts before an answer."""
 Finding = tuple[str, str]
 """A kind of `data_warnings.FINDINGS`, and the token, role or field that it is about."""
 
@@ -138,12 +140,17 @@ class Renderer:
         findings += _left_out(messages, without_marks(layout.text))
         if layout.unopened:
             findings.append(("unopened", layout.unopened))
+        if any(ids[end - 1] not in self.ends for _, end in runs[:-1]):
+            findings.append(("open end", ""))
         if layout.unmarked:
             findings.append(("unmarked", ""))
         if self._begin is not None and self._begin not in ids[:1]:
             findings.append(("no begin", str(self._tokenizer.bos_token)))
         if not answers:
             return Tokens(ids, trained, [], "", "", ended, findings=tuple(findings))
+        added = _put_before(messages[answers[-1]], layout) if layout.spans else ""
+        if added and not self.turn_format.unasked_header:
+            findings.append(("put before", added))
         prompt_ids = self.template.encode(layout.prompt)[0]
         question = example.messages[answers[-1] - 1]["content"] if answers[-1] else ""
         answer = messages[answers[-1]]["content"]
@@ -200,6 +207,18 @@ def _runs(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
         if inside:
             runs.append((inside[0], inside[-1] + 1))
     return runs
+
+
+def _put_before(answer: Message, layout: ChatLayout) -> str:
+    """Return the text that the template puts between header and last answer, to be learned; or "".
+
+    An answer with fields of its own, as its reasoning, is not looked at.
+    """
+    start = layout.spans[-1][0]
+    at = layout.text.find(answer["content"].strip(), start)
+    if len(answer) > 2 or at <= start or not answer["content"].strip():
+        return ""
+    return without_marks(layout.text[start:at]).strip()[:_LONGEST_ADDED]
 
 
 def _left_out(messages: Sequence[Message], text: str) -> list[Finding]:
