@@ -174,7 +174,7 @@ def test_an_unforeseen_error_becomes_a_result_too(
     copied_model: Callable[..., Model],
     tmp_path: Path,
 ) -> None:
-    model = copied_model(text_config=3)
+    model = copied_model(intermediate_size=-4)
     recipe = recipe_of(write_rows(PAIRS)).model_copy(update={"model": model})
     folder = experiment(recipe)
     assert main([str(folder), str(tmp_path / "cache")]) == 1

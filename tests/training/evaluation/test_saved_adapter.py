@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from tests.training.evaluation.plain_peft import DEMO, save_plain
 from workbench.adapters.adapter_folder import read_adapter
 from workbench.errors import CheckpointError
-from workbench.training.model.saved_adapter import load_saved, load_several
+from workbench.training.model.saved_adapter import load_saved, load_several, refuse_other_names
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -70,6 +71,28 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     save_file(other, weights)
     with pytest.raises(CheckpointError, match="does not have as a linear layer"):
         load_saved(AutoModelForCausalLM.from_pretrained(DEMO), read_adapter(folder))
+
+
+def test_an_adapter_whose_layers_have_other_names_is_not_loaded_as_nothing(tmp_path: Path) -> None:
+    """PEFT only warns, and the model answers as the base alone."""
+    folder = save_plain(tmp_path)
+    weights = folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+
+    def loaded() -> PeftModel:
+        return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(DEMO), str(folder))
+
+    refuse_other_names(loaded(), folder)
+    other = {name.replace(".layers.", ".language_model.layers."): t for name, t in tensors.items()}
+    lost = dict(list(tensors.items())[1:])
+    more = tensors | {"base_model.model.model.layers.99.self_attn.q_proj.lora_A.weight": IDS}
+    for changed in (other, lost, more):
+        save_file(changed, weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's own, which nobody reads
+            model = loaded()
+        with pytest.raises(CheckpointError, match="layers of other names than this base's"):
+            refuse_other_names(model, folder)
 
 
 def test_a_lost_tensor_is_no_random_one(tmp_path: Path) -> None:

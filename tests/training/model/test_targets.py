@@ -71,7 +71,7 @@ def test_the_check_names_targets_that_stay_out(tmp_path: Path) -> None:
     assert notes == ["lora.targets: this model has no q_proj; the others are trained"]
 
 
-@pytest.mark.parametrize("targets", [["q_proj"], ["lm_head"]])
+@pytest.mark.parametrize("targets", [["q_proj"], ["lm_head"], []])
 def test_the_check_refuses_targets_that_cannot_be_trained(
     targets: list[str], tmp_path: Path
 ) -> None:

@@ -18,6 +18,10 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
 _ONLY_IN_5 = ("TokenizersBackend", "SentencePieceBackend", None)
 _PLAIN_CLASS = "PreTrainedTokenizerFast"
+_NEOX = ("gpt_neox", "gpt_neox_japanese")
+"""Model types with names of their own for the rotary base and share."""
+_OF_THE_FILES = ("quantization_config", "torch_dtype", "dtype", "auto_map", "_name_or_path")
+"""Keys of a base's configuration that say how its files are stored; a merged model has others."""
 _OF_THE_LOADING = ("backend", "is_local", "local_files_only")
 """Keys that say how transformers 5 loaded a tokenizer; they mean nothing elsewhere."""
 
@@ -78,29 +82,62 @@ def as_ids(value: object) -> list[int]:
     return [id for id in ids if isinstance(id, int) and not isinstance(id, bool)]
 
 
-def add_older_names(folder: Path) -> None:
+def add_older_names(folder: Path, base: str | None = None, revision: str | None = None) -> None:
     """Add transformers 4's names to the folder's config.json, unless transformers 5 then differs.
 
-    These are `rope_theta`, `rope_scaling` and `partial_rotary_factor` beside `rope_parameters`, and
+    These are the keys of the `base`'s own config.json (a folder or hub id) that transformers 5
+    renamed, then `rope_theta`, `rope_scaling` and their like beside `rope_parameters`, and
     `torch_dtype` beside `dtype`.
     """
-    from transformers import AutoConfig
-
     file = folder / "config.json"
     text = file.read_text(encoding="utf-8")
-    before = _rope_of(AutoConfig.from_pretrained(folder))
-    config = json.loads(text)
-    for part in (config, config.get("text_config")):
-        if isinstance(part, dict):
-            _add_names(part)
-    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if _rope_of(AutoConfig.from_pretrained(folder)) != before:
-        file.write_text(text, encoding="utf-8")
+    before = _read_by_5(folder)
+    for own in (_own_config(base, revision), {}):
+        config = json.loads(text)
+        _keep_keys(config, own)
+        for part in (config, config.get("text_config")):
+            if isinstance(part, dict):
+                _add_names(part)
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if _holds(_read_by_5(folder), before):
+            return
+    file.write_text(text, encoding="utf-8")
 
 
-def _rope_of(config: Any) -> list[Any]:
-    text = config.get_text_config()
-    return [getattr(one, "rope_parameters", None) for one in (config, text)]
+def _read_by_5(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    return json.loads(json.dumps(AutoConfig.from_pretrained(folder).to_dict(), default=str))
+
+
+def _holds(found: Any, wanted: Any) -> bool:
+    """Return whether a configuration says all that another says; it may have further keys."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return all(key in found and _holds(found[key], value) for key, value in wanted.items())
+    return bool(found == wanted)
+
+
+def _own_config(base: str | None, revision: str | None) -> dict[str, Any]:
+    """Return the content of the base's own config.json, as whoever published it wrote it."""
+    from transformers.utils import cached_file
+
+    if base is None:
+        return {}
+    try:
+        file = cached_file(base, "config.json", revision=revision)
+        config = json.loads(Path(str(file)).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _keep_keys(config: dict[str, Any], own: dict[str, Any]) -> None:
+    """Add the keys of the base's own configuration that the written one lacks."""
+    for key, value in own.items():
+        if key not in config and key not in _OF_THE_FILES:
+            config[key] = value
+        elif key == "text_config" and isinstance(value, dict) and isinstance(config[key], dict):
+            _keep_keys(config[key], value)
 
 
 def _add_names(config: dict[str, Any]) -> None:
@@ -113,12 +150,24 @@ def _add_names(config: dict[str, Any]) -> None:
         local = rope.get("sliding_attention") or {}
         config.setdefault("rope_local_base_freq", local.get("rope_theta"))
         rope = rope["full_attention"]
-    if "rope_theta" in rope:
-        config.setdefault("rope_theta", rope["rope_theta"])
-    if "partial_rotary_factor" in rope:
-        config.setdefault("partial_rotary_factor", rope["partial_rotary_factor"])
-    if rope.get("rope_type", "default") != "default":
-        scaling = {
-            k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")
-        }
-        config.setdefault("rope_scaling", scaling)
+    share = rope.get("partial_rotary_factor")
+    named = {"rope_theta": rope.get("rope_theta"), "partial_rotary_factor": share}
+    if config.get("model_type") in _NEOX:
+        named |= {"rotary_emb_base": rope.get("rope_theta"), "rotary_pct": share}
+    for key, value in named.items():
+        if value is not None:
+            config.setdefault(key, value)
+    # Without the key, gpt-oss takes a scaling of its own.
+    config.setdefault("rope_scaling", _older_scaling(config, rope))
+
+
+def _older_scaling(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any] | None:
+    """Return `rope_scaling` for the rotary parameters, None where they scale nothing."""
+    kind = rope.get("rope_type", "default")
+    if kind == "default":
+        return None
+    if kind == "longrope":  # Phi-3 takes these three keys and no others
+        length = rope.get("original_max_position_embeddings")
+        config.setdefault("original_max_position_embeddings", length)
+        return {"type": kind, **{key: rope.get(key) for key in ("short_factor", "long_factor")}}
+    return {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}

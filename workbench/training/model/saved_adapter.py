@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load as load_tensors
 from torch import nn
 
@@ -24,6 +25,8 @@ from workbench.errors import CheckpointError
 from workbench.text import safe_line
 
 AGAIN = "save the adapter again where it was trained"
+_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
+"""Ends of names that PEFT may write for a base whose vocabulary grew, besides the adapter."""
 
 
 def check_fits_base(base: nn.Module, found: AdapterFolder) -> None:
@@ -148,6 +151,26 @@ def _check_names(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, tor
     if lacking or left:
         what = f"lacks {lacking[0]}" if lacking else f"holds {left[0]}, which has no place"
         raise CheckpointError(f"the adapter {safe_line(what, 200)}", hint=AGAIN)
+
+
+def refuse_other_names(model: PeftModel, folder: Path) -> None:
+    """Raise CheckpointError where PEFT loaded the folder's adapter in part, or not at all.
+
+    PEFT warns of a tensor that has no place in the model, or none for a place, and goes on: an
+    adapter for another way of naming the layers then changes nothing.
+    """
+    with safe_open(folder / WEIGHTS, framework="numpy") as file:
+        names = {_plain_name(name) for name in file.keys()}  # noqa: SIM118
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    lacking = sorted(set(state) - names)
+    left = sorted(name for name in names - set(state) if not name.endswith(_EMBEDDINGS))
+    if lacking or left:
+        what = f"{left[0]} has no place in it" if left else f"it lacks {lacking[0]}"
+        raise CheckpointError(
+            f"the adapter in {safe_line(folder, 200)} is for layers of other names than this "
+            f"base's: {safe_line(what, 200)}",
+            hint="name the base that it was trained on, or save the adapter again with that base",
+        )
 
 
 def _peft_config(found: AdapterFolder) -> LoraConfig:

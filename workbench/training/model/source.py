@@ -21,7 +21,12 @@ from workbench.footprint.model.weight_counts import without_counts
 from workbench.recipe.names import local_path
 from workbench.recipe.schema import Model
 from workbench.text import safe_line
-from workbench.training.model.weights import named_files
+from workbench.training.model.weights import (
+    INDEX,
+    WEIGHTS,
+    named_files,
+    refuse_adapter_beside,
+)
 from workbench.user_config import may_run_its_code
 
 TIMEOUT_S = 8.0
@@ -264,8 +269,17 @@ def _no_model(name: str, revision: str | None, error: Exception) -> ModelError:
 
 def _check_weights(names: Iterable[str], shown: str) -> None:
     names = list(names)
-    if any(name.endswith(".safetensors") for name in names):
+    refuse_adapter_beside(names, shown)
+    found = [name for name in names if name.endswith(".safetensors")]
+    if WEIGHTS in names or INDEX in names:
         return
+    if found:
+        raise ModelError(
+            f"{shown} has {safe_line(found[0], 80)}, and neither {WEIGHTS} nor {INDEX}, the files "
+            "that transformers reads",
+            hint=f"pick a copy of the model in transformers' format; one whole file may be renamed "
+            f"to {WEIGHTS}",
+        )
     pickled = [name for name in names if name.endswith(_PICKLED)]
     if pickled:
         raise ModelError(

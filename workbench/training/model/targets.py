@@ -24,6 +24,11 @@ def find_targets(base: nn.Module, lora: Lora) -> tuple[list[str], list[str]]:
     """
     if lora.targets == "all-linear":
         return all_linear(base), []
+    if not lora.targets:
+        raise RecipeError(
+            "lora.targets is an empty list, so that nothing would be trained",
+            hint="write targets: all-linear, or take lora.targets out for the usual projections",
+        )
     linear = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if is_linear(m)})
     targets = with_fused(lora.targets, linear)
     missing = [name for name in targets if name.rsplit(".", 1)[-1] not in linear]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -10,8 +11,10 @@ from transformers.utils import cached_file
 
 from workbench.errors import ModelError
 from workbench.text import safe_line
+from workbench.training.model.weights import refuse_pointer
 from workbench.user_config import may_run_its_code
 
+_FILES = ("tokenizer.json", "tokenizer_config.json")
 _PADS = ("<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]", "<|reserved_special_token_0|>")
 _RESERVED = re.compile(r"reserved|unused|placeholder|extra_id|<\|dummy", re.IGNORECASE)
 
@@ -35,9 +38,15 @@ def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
             padding_side="right",
         )
     except Exception as broken:  # OSError, ValueError, and whatever tokenizers raises
+        hint = "the model's folder must hold tokenizer.json and tokenizer_config.json"
+        here = [file for name in _FILES if (file := Path(path) / name).is_file()]
+        for file in here:
+            refuse_pointer(file)
+        if len(here) == len(_FILES):
+            hint = f"copy {' and '.join(_FILES)} again: one of them is damaged, or does not fit"
         raise ModelError(
             f"the tokenizer of {safe_line(path, 200)} cannot be loaded: {safe_line(broken, 200)}",
-            hint="the model's folder must hold tokenizer.json and tokenizer_config.json",
+            hint=hint,
         ) from broken
     if not tokenizer.is_fast:
         raise ModelError(

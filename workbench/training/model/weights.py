@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from workbench.errors import ModelError
+from workbench.errors import ModelError, WorkbenchError
 from workbench.footprint.model.loadable import refuse_unloadable
 from workbench.text import safe_line
 from workbench.user_config import may_run_its_code
@@ -24,12 +24,16 @@ from workbench.user_config import may_run_its_code
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-INDEX = "model.safetensors.index.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _OUTSIDE = re.compile(r"(^|\.)[^.]*(vision|visual|audio|image|multi_modal)|(^|\.)(mm_|mtp)")
 """Weights of towers and heads that text never passes; a text model has no place for them."""
 _QUANTISED = re.compile(r"\.weight\.(absmax|nested_absmax|quant_map|nested_quant_map|quant_state)")
 """bitsandbytes' additions to a weight that is stored in 4 bits."""
 _SHOWN = 3
+_POINTER = b"version https://git-lfs.github.com/spec/"
+ADAPTER_CONFIG = "adapter_config.json"
+_FEW_BITS = ("F4", "F6_", "F8_", "I8", "U8")
+"""Beginnings of safetensors' names for number formats that need a scale to be weights."""
 
 
 def load_whole(path: str, revision: str | None, **settings: Any) -> PreTrainedModel:
@@ -68,6 +72,8 @@ def check_weights(
     if (folder := Path(path)).is_dir():
         check_files(folder)
     config = read_config(path, revision)
+    if getattr(config, "quantization_config", None) is None and folder.is_dir():
+        _refuse_few_bits(folder)
     if getattr(config, "quantization_config", None) is not None:
         return _check_quantised(config, path, revision, attention), True
     model = load_whole(path, revision, device_map={"": "meta"}, attn_implementation=attention)
@@ -94,7 +100,11 @@ def read_config(path: str, revision: str | None) -> PretrainedConfig:
 
 
 def check_files(folder: Path) -> None:
-    """Raise ModelError where a safetensors file of the folder is missing, cut short or damaged."""
+    """Raise ModelError where a safetensors file of the folder is missing, cut short or damaged.
+
+    Also refuses a folder that holds an adapter: transformers would load the adapter's base instead.
+    """
+    refuse_adapter_beside((path.name for path in folder.iterdir()), safe_line(folder, 200))
     for name in sorted(named_files(folder)):
         try:
             with safe_open(folder / name, framework="numpy") as file:
@@ -105,6 +115,7 @@ def check_files(folder: Path) -> None:
                 hint="finish the download, or copy the whole folder again",
             ) from gone
         except (OSError, SafetensorError) as damaged:
+            refuse_pointer(folder / name)
             raise ModelError(
                 f"{safe_line(name, 80)} in {safe_line(folder, 200)} is cut short or damaged: "
                 f"{safe_line(damaged, 120)}",
@@ -112,11 +123,55 @@ def check_files(folder: Path) -> None:
             ) from damaged
 
 
+def refuse_pointer(file: Path) -> None:
+    """Raise ModelError for a file that holds a pointer of Git LFS and not the data."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(_POINTER))
+    except OSError:
+        return
+    if start == _POINTER:
+        raise ModelError(
+            f"{safe_line(file.name, 80)} in {safe_line(file.parent, 200)} is a pointer of Git LFS, "
+            "and not the data",
+            hint="fetch the data: git lfs pull, in the folder that was cloned",
+        )
+
+
+def refuse_adapter_beside(names: Iterable[str], shown: str) -> None:
+    """Raise ModelError where an adapter's configuration is among the files of a model."""
+    if ADAPTER_CONFIG in names:
+        raise ModelError(
+            f"{shown} holds an adapter beside the model: {ADAPTER_CONFIG}; transformers would load "
+            "the adapter with the base that it names, and not this model",
+            hint=f"move {ADAPTER_CONFIG} and the adapter's weights out, or merge them first: "
+            "workbench merge",
+        )
+
+
+def _refuse_few_bits(folder: Path) -> None:
+    """Raise ModelError for matrices of 8 or fewer bits in a folder that names no quantisation.
+
+    Their scales are not known, so that the bare numbers would be taken for the weights.
+    """
+    for name in sorted(named_files(folder)):
+        with safe_open(folder / name, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118
+                part = file.get_slice(key)
+                matrix = len(part.get_shape()) > 1 and not key.endswith(".bias")  # GPT-Neo's masks
+                if matrix and part.get_dtype().startswith(_FEW_BITS):
+                    raise ModelError(
+                        f"{safe_line(key, 120)} in {safe_line(folder, 200)} is stored as "
+                        f"{safe_line(part.get_dtype(), 20)}, and config.json names no quantisation",
+                        hint="pick the model's original weights, in 16 or 32 bits",
+                    )
+
+
 def named_files(folder: Path) -> set[str]:
     """Return the names of the files that transformers reads the folder's weights from."""
     index = folder / INDEX
-    if (folder / "model.safetensors").is_file() or not index.is_file():
-        return {"model.safetensors"} if (folder / "model.safetensors").is_file() else set()
+    if (folder / WEIGHTS).is_file() or not index.is_file():
+        return {WEIGHTS} if (folder / WEIGHTS).is_file() else set()
     try:
         return set(map(str, json.loads(index.read_bytes())["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as broken:
@@ -211,7 +266,9 @@ def _as_model_error(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as refused:
+    except (WorkbenchError, RuntimeError, MemoryError):
+        raise
+    except (OSError, ValueError, ImportError, SafetensorError) as refused:
         text = str(refused)
         if "does not support an attention implementation" in text:
             raise ModelError(
@@ -223,6 +280,13 @@ def _as_model_error(path: str) -> Iterator[None]:
             f"the model {safe_line(path, 200)} cannot be loaded: {safe_line(refused, 300)}",
             hint="check model.name and model.revision; only safetensors weights of architectures "
             "that transformers itself knows are loaded",
+        ) from refused
+    except Exception as refused:  # a value in config.json that the model's code stumbles over
+        raise ModelError(
+            f"the model {safe_line(path, 200)} cannot be built as its config.json says: "
+            f"{type(refused).__name__}: {safe_line(refused, 240)}",
+            hint="compare config.json with the model's original; a newer transformers may know "
+            "what it says",
         ) from refused
 
 
