@@ -43,8 +43,8 @@ def shown_differences(
     """Return what `rows` held-out rows can show at 80 % power, for each score.
 
     `scores` are `loss` and names of shares of right answers. Where the home has results of several
-    adapters on the very same rows (`evaluation` is their digest), their differences are taken, else
-    stated assumptions.
+    adapters on the very same rows, their differences are taken, else stated assumptions.
+    `evaluation` is the `evaluation_digest` of a prepared recipe.
     """
     earlier = _earlier_results(reader, evaluation)
     found = []
@@ -78,12 +78,16 @@ def _shown(rows: int, score: str, spread: float, *, measured: bool) -> ShownDiff
 def _earlier_results(reader: Reader | None, evaluation: str) -> list[RowResults]:
     if reader is None:
         return []
+    # Results by row are kept under a digest of their own, which needs no tokenizer: the experiment
+    # knows the one that its preparation made.
     rows = reader.db.execute(
-        """select distinct r.trial from row_results r join trials t on t.id = r.trial
-           where r.evaluation = ? and r.scored and t.kind = 'tune' order by r.trial desc limit ?""",
+        """select distinct r.trial from row_results r
+           join trials t on t.id = r.trial join experiments e on e.id = t.experiment
+           where json_extract(e.prepared, '$.evaluation_digest') = ? and r.scored
+           and t.kind = 'tune' order by r.trial desc limit ?""",
         (evaluation, MOST_TRIALS),
     )
-    return read_row_results(reader, [row[0] for row in rows], evaluation)
+    return read_row_results(reader, [row[0] for row in rows])
 
 
 def _known_spread(results: Sequence[RowResults], score: str) -> float | None:

@@ -246,7 +246,7 @@ def _trial_lines(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the line about the trials of a sweep and of its finals; none without a sweep."""
     if recipe.sweep is None:
         return []
-    return [("trials", trials_words(recipe))]
+    return [("sweep", trials_words(recipe))]
 
 
 def _adapter_lines(adapters: dict[str, int]) -> list[tuple[str, str]]:
