@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Workbench
-from workbench import __version__
-from workbench.cli.errors import report_error
+from workbench import __version__, errors
+from workbench.cli.errors import INTERRUPTED, report_error
 from workbench.errors import DoesNotFit
 from workbench.home import Home
 
@@ -117,3 +118,14 @@ def test_every_line_of_an_error_and_its_mend_are_told(capsys: pytest.CaptureFixt
 
 def test_interruption_is_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert report_error(KeyboardInterrupt()) == 130
+
+
+def test_the_documented_exit_codes_are_those_of_every_error() -> None:
+    page = Path(__file__).parents[2] / "docs" / "control.md"
+    table = {int(row[1]) for row in re.finditer(r"^\| (\d+) \| ", page.read_text(), re.MULTILINE)}
+    kinds, codes = [errors.WorkbenchError], set()
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        codes.add(kind.exit_code)
+    assert table == codes | {0, INTERRUPTED}

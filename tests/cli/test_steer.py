@@ -71,6 +71,7 @@ def test_a_clone_that_starts_warm(ended: Workbench) -> None:
     assert refused.code == 2
     assert "-s lora.rank=16" in refused.err
     assert ended("clone", "3", "-s", "lora.rank=64", "--warm-start", "none").code == 0
+    assert ended("clone", "3", "-s", "lora.rank=32", "--warm-start", "null").code == 0
 
 
 @pytest.mark.parametrize("editor", ["/no/such/editor", "false"])
@@ -182,7 +183,8 @@ def test_trials_are_added(busy: Workbench) -> None:
 def test_the_queue_is_steered(busy: Workbench) -> None:
     assert "has priority -5 (was 0)" in busy("priority", "tiny", "-5").out
     assert "runs 1 at once at most" in busy("parallel", "tiny", "1").out
-    assert "all cards" in busy("parallel", "tiny", "none").out
+    for word in ("none", "null"):
+        assert "all cards" in busy("parallel", "tiny", word).out
     assert "is held" in busy("hold", "tiny").out
     assert "ready, held" in busy("ls").out
     assert "goes on" in busy("release", "tiny").out

@@ -56,6 +56,14 @@ def test_null_drops_a_sweep() -> None:
     assert read("sweep=null").sweep is None
 
 
+@pytest.mark.parametrize("word", ["none", "None"])
+def test_another_word_for_null_is_answered_with_null(word: str) -> None:
+    (mistake,) = mistakes(f"data.max_rows={word}")
+    assert mistake.endswith(f"not the text '{word}'; write null for none")
+    assert read("data.max_rows=null").data.max_rows is None
+    assert "null" not in mistakes(f"lora.rank={word}")[0]
+
+
 def test_null_takes_a_setting_back() -> None:
     assert read("data.system=Be kind.", "data.system=null").data.system is None
 

@@ -6,6 +6,7 @@ import copy
 import difflib
 import math
 from collections.abc import Iterator
+from types import NoneType
 from typing import Any
 
 from pydantic import ValidationError
@@ -143,7 +144,15 @@ def _words(error: ErrorDetails, path: KeyPath, value: Any) -> str:
     # A list item has no key of its own in the schema; all our lists hold text.
     item = isinstance(path[-1], int) if path else False
     wants = "text" if item else keys.accepted_words(key)
-    return f"{name} must be {wants}, not {_shown(value)}"
+    meant = "; write null for none" if _means_null(key, value) else ""
+    return f"{name} must be {wants}, not {_shown(value)}{meant}"
+
+
+def _means_null(key: str, value: Any) -> bool:
+    """Return whether the value is a word for null, where the setting may be null."""
+    info = keys.setting_fields().get(key)
+    words = isinstance(value, str) and value.strip().lower() in ("none", "nil", "no", "off")
+    return words and info is not None and NoneType in keys.type_alternatives(info.annotation)
 
 
 def _shown(value: Any) -> str:

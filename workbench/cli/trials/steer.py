@@ -30,6 +30,8 @@ WarmStart = Annotated[
     str | None,
     typer.Option(metavar="TRIAL", help="Start from that trial's adapter; `none` starts fresh."),
 ]
+NO_VALUE = ("none", "null")
+"""Words for no value: the command line's own, and that in which recipes and settings have it."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -97,7 +99,7 @@ def _again(wrong: WorkbenchError) -> bool:
 
 
 def _trial_or_none(word: str) -> int | None:
-    if word == "none":
+    if word in NO_VALUE:
         return None
     if not (word.isascii() and word.isdecimal()):
         raise UsageError(
@@ -194,7 +196,7 @@ def parallel_command(
     as_data: Json = False,
 ) -> None:
     """Limit how many of an experiment's trials run at once."""
-    wanted = None if limit == "none" else _number(limit, int, "write a number, or none")
+    wanted = None if limit in NO_VALUE else _number(limit, int, "write a number, or none")
     _ask(Service(), "max-parallel", as_data, experiment=experiment, limit=wanted)
 
 
