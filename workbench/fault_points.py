@@ -60,6 +60,7 @@ POINTS = {
     "adapter.before_rename": "training/model/adapter.py",
     "adapter.after_rename": "training/model/adapter.py",
     "export.before_rename": "export/shard_writer.py",
+    "gguf.before_rename": "export/gguf/write.py",
     "trash.after_record": "library/trash.py",
     "trash.between_moves": "library/trash.py",
     "trash.restoring": "library/trash.py",

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from workbench import __version__
 from workbench.cli.errors import report_error
+from workbench.cli.export import gguf, vllm
 from workbench.cli.library import adapters, removal, space
 from workbench.cli.machine import cards, completion, engine, repair, service
 from workbench.cli.machine.showcase import showcase_home
@@ -49,7 +50,8 @@ _MEANT = {
     "start": "workbench run RECIPE, or workbench engine start",
     "restart": "workbench engine stop, then workbench engine start",
     "delete": "workbench rm TRIAL moves an ended trial to the trash, workbench kill TRIAL ends one",
-    "export": "workbench merge TRIAL -o DIR writes one model",
+    "export": "workbench merge TRIAL -o DIR writes one model, gguf a file for llama.cpp, "
+    "vllm a folder for vLLM",
     "gpus": "workbench cards",
     "install": "workbench service install starts the engine at boot",
 }
@@ -193,7 +195,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     ),
     KEEP: (
         *(adapters.adapters_command, adapters.tag_command, adapters.note_command),
-        merge.merge_command,
+        *(merge.merge_command, gguf.gguf_command, vllm.vllm_command),
         *(adapters.archive_command, removal.rm_command, space.du_command, space.prune_command),
         shipped.schema_command,
     ),

@@ -1,0 +1,147 @@
+"""`workbench gguf`: a GGUF file of a merged model, or of an adapter alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workbench import formatting
+from workbench.cli.child import ask_child
+from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.merge import (
+    MODULE,
+    ChosenAdapter,
+    chosen_adapter,
+    describe_check,
+    describe_scores,
+    keep_report,
+)
+from workbench.errors import UsageError, WorkbenchError
+from workbench.machine.files import sync_path
+from workbench.machine.python_children import python_command
+from workbench.text import safe_line
+
+WRITER = "workbench.export.gguf.write"
+OWN_TYPES = ("f16", "bf16", "f32", "q8_0")
+TOOL = "llama-quantize"
+
+
+def gguf_command(
+    source: Annotated[
+        str, typer.Argument(metavar="TRIAL|FOLDER", help="A trial, an adapter or a merged model.")
+    ],
+    target: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where it goes.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--type", "-t", help="f16, bf16, f32, q8_0; others by llama-quantize on the PATH."
+        ),
+    ] = "f16",
+    lora: Annotated[bool, typer.Option("--lora", help="The adapter alone, unmerged.")] = False,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="PATH", help="Another place of the base model.")
+    ] = None,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a GGUF file for llama.cpp and Ollama, and read it back tensor by tensor."""
+    kind, target = kind.lower(), target.absolute()
+    _check_type(kind, lora)
+    if target.exists():
+        raise UsageError(f"{safe_line(target)} exists already", hint="name another file")
+    if _is_model(Path(source)):
+        report = _write(Path(source), target, kind)
+    else:
+        chosen = chosen_adapter(source)
+        if lora:
+            report = _child(WRITER, chosen.folder, target, "--type", kind, "--lora")
+        else:
+            report = _merged_and_written(chosen, target, kind, base)
+        report["scores"] = chosen.scores
+        keep_report(chosen, "gguf-lora" if lora else "gguf", target, report)
+    if as_data:
+        as_json(report)
+        return
+    size = formatting.size(report["bytes"])
+    print_answer(f"{safe_line(target)}: {report['tensors']} tensors, {kind}, {size}")
+    print_answer(f"  {'read back':<12}off by {report['max_difference']:.3g} at most")
+    if "checked_on" in report:
+        print_answer(f"  {'merge':<12}{describe_check(report)}")
+        for line in describe_scores(report):
+            print_answer(f"  {'score':<12}{line}")
+        print_answer(f"  {'':<12}scored as merged, before it was written as {kind}")
+
+
+def _check_type(kind: str, lora: bool) -> None:
+    """Raise UsageError for a type that neither we nor a tool on the PATH can write."""
+    if kind in OWN_TYPES and not (lora and kind not in ("f16", "f32")):
+        return
+    if lora:
+        raise UsageError(f"an adapter is not written in {kind}", hint="take f16 or f32")
+    if not kind.replace("_", "").isalnum() or shutil.which(TOOL) is None:
+        raise UsageError(
+            f"{safe_line(kind, 40)} is written by {TOOL}, which is not on the PATH",
+            hint=f"install llama.cpp, or take one of {', '.join(OWN_TYPES)}",
+        )
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists()
+
+
+def _merged_and_written(
+    chosen: ChosenAdapter, target: Path, kind: str, base: str | None
+) -> dict[str, Any]:
+    """Merge beside the target, write the file, and remove the merged model again."""
+    merged = target.with_name(f".{target.name}.merged")
+    shutil.rmtree(merged, ignore_errors=True)  # of a command that was killed
+    print_note(f"merging {safe_line(chosen.folder)}")
+    more = [] if base is None else ["--base", base]
+    more += [] if chosen.rows is None else ["--rows", str(chosen.rows)]
+    try:
+        report = _child(MODULE, chosen.folder, merged, *more)
+        return {**report, **_write(merged, target, kind)}
+    finally:
+        shutil.rmtree(merged, ignore_errors=True)
+
+
+def _write(model: Path, target: Path, kind: str) -> dict[str, Any]:
+    """Write the file of a merged model; types that are not ours by llama.cpp's tool from f16."""
+    if kind in OWN_TYPES:
+        return _child(WRITER, model, target, "--type", kind)
+    whole = target.with_name(f".{target.name}.f16")
+    partial = target.with_name(f".{target.name}.partial")
+    whole.unlink(missing_ok=True)
+    try:
+        report = _child(WRITER, model, whole, "--type", "f16")
+        print_note(f"{TOOL}: {kind}")
+        command = [TOOL, str(whole), str(partial), kind.upper()]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+        if ended.returncode:
+            raise WorkbenchError(
+                f"{TOOL} failed: {safe_line(ended.stderr[-300:], 300)}",
+                hint="run it by hand on a file of --type f16",
+            )
+        sync_path(partial)
+        partial.rename(target)
+        sync_path(target.parent)
+        size = target.stat().st_size
+        return {**report, "file": str(target), "type": kind, "bytes": size}
+    finally:
+        for left in (whole, partial):
+            left.unlink(missing_ok=True)
+
+
+def _child(module: str, source: Path, target: Path, *more: str) -> dict[str, Any]:
+    """Run a module of `workbench.export` and return its report; leave with its exit code."""
+    ended = ask_child(python_command(module, str(source), str(target), *more))
+    if ended.code:
+        raise typer.Exit(ended.code)  # the child has printed the reason on stderr
+    try:
+        return dict(json.loads(ended.stdout.strip().splitlines()[-1]))
+    except (ValueError, TypeError, IndexError) as broken:
+        raise WorkbenchError(f"{module} left no report: {safe_line(ended.stdout)}") from broken
