@@ -88,8 +88,8 @@ def test_the_page_holds_verdict_board_plots_samples_and_recipe(service: Service)
     assert "exact_match against train.learning_rate" in page.text
     assert page.tags.count("svg") == 3
     assert page.tags.count("tr") >= 6
-    assert "=1  tied for first: these rows cannot tell them from the best" in page.text
-    assert any(text.startswith("*   optimistic by about") for text in page.text)
+    assert "=1 tied for first: these rows cannot tell them from the best" in page.text
+    assert any(text.startswith("* optimistic by about") for text in page.text)
     assert "learning_rate" in shown
 
 
