@@ -6,6 +6,7 @@ use, so that importing a part of the package loads nothing else. Everything that
 `__all__` may change from one version to the next.
 """
 
+import os
 import sys
 
 # `python -m workbench` puts the working directory first on the import path, where a random.py
@@ -19,6 +20,14 @@ if (
     and not __file__.startswith(f"{sys.path[0]}/")
 ):
     del sys.path[0]
+# An empty entry of PYTHONPATH means the working directory, too; it is what
+# `export PYTHONPATH=$PYTHONPATH:/x` leaves behind. Programs that import this package keep theirs.
+if (
+    "" in os.environ.get("PYTHONPATH", "x").split(os.pathsep)
+    and (sys.argv[:1] == ["-m"] or "".join(sys.argv[:1]).rpartition("/")[2] == "workbench")
+    and not __file__.startswith(f"{os.path.abspath('')}/")
+):
+    sys.path[:] = [entry for entry in sys.path if entry != os.path.abspath("")]
 
 from typing import TYPE_CHECKING, Any
 

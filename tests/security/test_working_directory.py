@@ -86,6 +86,15 @@ def test_other_commands_run_no_file_of_the_folder(hostile: Path, words: list[str
     run(hostile, *MODULE, *words)
 
 
+@pytest.mark.parametrize("path", [":/tmp", "/tmp:", "::/tmp"])
+@pytest.mark.parametrize("start", [CONSOLE, MODULE], ids=["console", "module"])
+def test_an_empty_entry_of_pythonpath_is_not_the_folder(
+    hostile: Path, start: list[str], path: str
+) -> None:
+    done = run(hostile, *start, "plan", "recipe.yaml", PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("path", [":/tmp", "/tmp:", "/tmp::/usr"])
 def test_an_empty_entry_of_pythonpath_is_not_the_folder_in_a_child(
     hostile: Path, path: str

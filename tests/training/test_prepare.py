@@ -171,12 +171,10 @@ def test_an_unforeseen_error_becomes_a_result_too(
     experiment: Callable[[Recipe], Path],
     recipe_of: RecipeOf,
     write_rows: WriteRows,
-    copied_model: Callable[..., Model],
     tmp_path: Path,
 ) -> None:
-    model = copied_model(intermediate_size=-4)
-    recipe = recipe_of(write_rows(PAIRS)).model_copy(update={"model": model})
-    folder = experiment(recipe)
+    folder = experiment(recipe_of(write_rows(PAIRS)))
+    (tmp_path / "cache").write_text("a file where the cache's folder belongs")
     assert main([str(folder), str(tmp_path / "cache")]) == 1
     assert result_of(folder)["error"].startswith("preparing failed: ")
     assert "log" in result_of(folder)["hint"]
