@@ -301,7 +301,7 @@ def run_app(
     `farewell` is off.
 
     `readonly` shows a screen that changes nothing, `ascii_only` one that draws in ASCII. Returns
-    the exit code: 0, or 128 + the number of the signal that ended the screen.
+    the exit code: 0, 128 + the number of the signal that ended the screen, or 1 after an exception.
     """
     service = ReadOnlyService(home) if readonly else Service(home)
     driver = TerminalDriver
@@ -311,8 +311,10 @@ def run_app(
         driver = AsciiDriver
     app = WorkbenchApp(service, guard=ExitGuard(), driver=driver)
     code = app.run()
+    if code is None:  # an exception ended the screen, and was printed
+        return app.return_code or 1
     if code == 128 + signal.SIGHUP:  # the terminal is gone
         silence_streams(1, 2)
     if not code and farewell:
         print(farewell_text(app.view_state.snapshot))
-    return code or 0
+    return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -14,12 +15,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pyte
+
 RUN = "import sys; from tui.app import run_app; sys.exit(run_app())"
 """The program that shows the screen."""
 IGNORING = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + RUN
 """The same where hang-ups are ignored, as under nohup and in some containers."""
 CURSOR_QUERY, CURSOR_REPLY = b"\x1b[6n", b"\x1b[1;1R"
 SYNC_QUERY, SYNC_REPLY = b"\x1b[?2026$p", b"\x1b[?2026;2$y"
+_UNKNOWN = re.compile(rb"\x1b\[\?\d+\$p|\x1b\[[<>]\d*u")
 SLICE_S = 0.02
 """Seconds of a slow line that are carried at once."""
 
@@ -45,6 +49,10 @@ class PtyApp:
         cwd: Path | None = None,
     ) -> None:
         self.master, line = pty.openpty()
+        self._terminal = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self._terminal)
+        self._drawn = 0
+        """How much of `seen` the emulated terminal has drawn."""
         self.resize(columns, rows)
         self.seen = b""
         self._answers, self._rate = answers, bytes_per_s
@@ -66,7 +74,16 @@ class PtyApp:
 
     def resize(self, columns: int, rows: int) -> None:
         """Set the terminal's size; the process learns it by SIGWINCH where it is in front."""
+        self._terminal.resize(rows, columns)
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def text(self) -> str:
+        """Return what the terminal shows: the bytes are differences and need not hold its words."""
+        # pyte takes the end of these queries for text.
+        new = _UNKNOWN.sub(b"", self.seen[self._drawn :])
+        self._drawn = len(self.seen)
+        self._stream.feed(new)
+        return "\n".join(self._terminal.display)
 
     def send(self, keys: bytes) -> None:
         """Type these bytes."""

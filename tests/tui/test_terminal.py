@@ -66,10 +66,10 @@ def test_a_clone_is_changed_in_ones_editor_and_the_screen_comes_back(
     monkeypatch.setenv("EDITOR", str(editor))
     one = terminal(RUN)
     one.send(b"c")
-    one.read_until(lambda: b"train.seed" in one.seen)
+    one.read_until(lambda: "train.seed" in one.text())
     one.send(b"\x0f")
     one.read_until(lambda: b"my editor" in one.seen)
-    one.read_until(lambda: b"4711" in one.seen)
+    one.read_until(lambda: "4711" in one.text())
     one.send(b"\r")
     one.read_until(lambda: bool(scan_requests(whole.requests)))
     ((_, request),) = scan_requests(whole.requests)
@@ -88,3 +88,23 @@ def test_the_screen_is_drawn_where_stderr_is_redirected(running: Home) -> None:
         assert one.process.wait(10) == 0
     finally:
         one.close()
+
+
+BROKEN = """
+import sys
+from tui import app
+from tui.screens.trials import Trials
+Trials.paint_body = None
+sys.exit(app.run_app())
+"""
+
+
+def test_a_screen_that_breaks_says_so_by_its_exit_code(
+    terminal: Callable[[str], PtyApp],
+) -> None:
+    one = terminal(BROKEN)
+    one.send(b"2")
+    one.read_until(lambda: one.process.poll() is not None)
+    assert one.process.returncode == 1
+    assert b"Training goes on" not in one.seen
+    assert b"TypeError" in one.seen
