@@ -78,6 +78,16 @@ def test_adapters_and_their_base_are_scored_in_an_experiment_of_their_own(
     assert given.recipe["data"]["eval"] == "/other.jsonl"
 
 
+def test_the_answer_names_the_rows_or_the_task_that_score(bench_of: MakeBench) -> None:
+    bench = bench_of()
+    finish(bench, bench.submit(recipe()))
+    task = {"task": "/tasks/sums.yaml", "rank_by": "sums_acc"}
+    for changes, named in (({}, "on other.jsonl"), ({"evaluate": task}, "by the task sums.yaml")):
+        wanted = recipe(**OTHER, **changes).model_dump(mode="json")
+        answer = ask(bench, "evaluate", recipe=wanted, subjects=[2])
+        assert f"1 adapter and the base are scored {named}; the rows" in answer.text
+
+
 def test_the_subjects_are_kept_beside_the_recipe(bench_of: MakeBench) -> None:
     bench = bench_of()
     finish(bench, bench.submit(recipe()))

@@ -43,11 +43,16 @@ def evaluate_adapters(context: TickContext, args: dict[str, Any]) -> RequestAnsw
     id, name = new_experiment(
         context, recipe, None, lambda folder: write_subjects(folder, subjects)
     )
-    text = (
-        f"experiment {name}: {plural(len(adapters), 'adapter')} and the base are scored on "
-        f"{safe_line(os.path.basename(file), 120)}; the rows are checked first"
-    )
+    scored = f"{plural(len(adapters), 'adapter')} and the base are scored {_by_what(recipe, file)}"
+    text = f"experiment {name}: {scored}; the rows are checked first"
     return accepted(text, experiment=id, name=name, subjects=adapters)
+
+
+def _by_what(recipe: Recipe, file: str) -> str:
+    """Return `on other.jsonl`, or `by the task sums.yaml` where a task ranks the board."""
+    task = recipe.evaluate.task
+    name = safe_line(os.path.basename(task or file), 120)
+    return f"by the task {name}" if task else f"on {name}"
 
 
 def _adapters(context: TickContext, named: Sequence[object], recipe: Recipe) -> list[int | str]:
