@@ -53,6 +53,16 @@ OLD_NAMES = {
 }
 """Names that transformers, peft and trl use, by lower-case last part, with our setting."""
 
+SHORT = {
+    "lr": "train.learning_rate",
+    "batch": "train.batch_size",
+    "accum": "train.accumulation",
+    "decay": "train.weight_decay",
+    "tokens": "data.max_tokens",
+    "recompute": "train.gradient_checkpointing",
+}
+"""The abbreviations that lists of trials show, with their settings."""
+
 
 @cache
 def setting_fields() -> dict[str, FieldInfo]:
@@ -113,6 +123,24 @@ def split_key(key: str) -> tuple[str, ...]:
         if key.startswith(f"{free}."):
             return (*free.split("."), key[len(free) + 1 :])
     return tuple(key.split("."))
+
+
+def full_key(key: str) -> str:
+    """Return the dotted key that a short one stands for, such as `lora.rank` for `rank`.
+
+    A key that is known or ambiguous, or stands for nothing, is returned as it is.
+    """
+    meant = meant_keys(key)
+    return meant[0] if len(meant) == 1 else key
+
+
+def meant_keys(key: str) -> list[str]:
+    """Return every setting that a key without a dot may stand for; none for one that is known."""
+    if "." in key or key in setting_fields() or key in section_models():
+        return []
+    if key in SHORT:
+        return [SHORT[key]]
+    return [name for name in setting_fields() if name.endswith(f".{key}")]
 
 
 def takes_text(key: str) -> bool:
@@ -195,6 +223,8 @@ def unknown_key(key: str, shown: str) -> str:
 
     `shown` is the key made safe to print.
     """
+    if len(several := meant_keys(key)) > 1:
+        return f"{shown} may be {' or '.join(several)}: name one of them"
     meant = nearest_key(key[:80])
     return f"{shown or 'an empty name'} is not a setting." + (
         f" Did you mean {meant}?" if meant else ""

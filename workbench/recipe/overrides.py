@@ -17,12 +17,13 @@ BEHIND = 1 << 30
 def apply_overrides(source: YamlSource, overrides: Sequence[str]) -> None:
     """Put `key=value` settings into `source`, and record mistakes there.
 
-    An override replaces the file's value together with everything below it.
+    An override replaces the file's value together with everything below it. A key without its
+    section, such as `rank=8`, is understood where only one section has it.
     """
     for index, text in enumerate(overrides):
         place = Place(BEHIND + index, f"-s {safe_line(text, 80)}")
         key, equals, value = text.partition("=")
-        key = key.strip()
+        key = keys.full_key(key.strip())
         if not equals or not key:
             source.mistakes.append(Mistake(place, "write it as key=value, e.g. lora.rank=8"))
         elif not _known(key):
