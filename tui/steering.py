@@ -1,6 +1,6 @@
 """Actions that need typed input: what the panel asks for, and the request the input becomes.
 
-Cloning, extending, adding and moving trials, and the limit of parallel trials. Input is parsed in
+Extending, adding and moving trials, and the limit of parallel trials. Input is parsed in
 the poller's thread, because validating settings imports pydantic and may take 0.1 s.
 """
 
@@ -21,7 +21,7 @@ from workbench.errors import UsageError
 from workbench.service import CardRow, Experiment, Service, Snapshot, TrialRow
 from workbench.trial import Kind
 
-TYPED_VERBS = ("clone", "extend", "add", "finals", "evaluate", "move", "max-parallel")
+TYPED_VERBS = ("extend", "add", "finals", "evaluate", "move", "max-parallel")
 """Requests for which the user types something."""
 
 
@@ -47,7 +47,6 @@ def input_panel(
 ) -> InputPanel:
     """Return the panel for `verb`; `typed` is an earlier input that was refused."""
     title, lines, preset = {
-        "clone": _clone,
         "extend": _extend,
         "add": _add,
         "finals": _finals,
@@ -55,7 +54,7 @@ def input_panel(
         "move": _move,
         "max-parallel": _parallel,
     }[verb](row, experiment, cards)
-    return InputPanel(title, lines, typed or preset, editor=verb == "clone")
+    return InputPanel(title, lines, typed or preset)
 
 
 Prompt = tuple[str, list[Line], str]
@@ -65,22 +64,6 @@ Prompt = tuple[str, list[Line], str]
 def _about(row: TrialRow) -> Line:
     settings = formatting.brief_settings(row.settings, short_keys=True) or "as in the recipe"
     return (plain_part(row.experiment_name, "dim"), ("  ", ""), plain_part(settings))
-
-
-def _clone(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
-    return (
-        f"Clone trial {row.id} with",
-        [
-            _about(row),
-            (),
-            (("lora.rank=32 train.learning_rate=1e-4", "accent"), ("  settings to change", "dim")),
-            (("warm=7", "accent"), ("  starts from trial 7's adapter", "dim")),
-            (("ctrl+o", "accent"), ("  opens the whole recipe in $EDITOR instead", "dim")),
-            (),
-            (("Other data or another model make a new experiment.", "dim"),),
-        ],
-        "",
-    )
 
 
 def _extend(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
@@ -193,16 +176,6 @@ def send_typed(
     return question
 
 
-def _clone_args(
-    service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
-) -> dict[str, Any]:
-    from workbench.trial_edits import changed_settings, recipe_for_trial
-
-    words, warm = _split(typed)
-    edits = changed_settings(recipe_for_trial(experiment, row.settings), words)
-    return {"trial": row.id, "settings": edits, **warm}
-
-
 def _add_args(
     service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
 ) -> dict[str, Any]:
@@ -284,7 +257,6 @@ def _parallel_args(
 
 
 _ARGS = {
-    "clone": _clone_args,
     "extend": _extend_args,
     "add": _add_args,
     "finals": _finals_args,
