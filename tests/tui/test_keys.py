@@ -19,6 +19,7 @@ from tui.keys import page
 from tui.keys.keymap import Keymap, KeyMistake, key_text
 from tui.keys.table import APP, LIST, PLACES, ROWS, TABLE, TRIAL, VIEW, VIEWS, rows_at
 from tui.screens.panel import Confirm
+from tui.widgets.rowlist import RowList
 from workbench.home import Home
 
 App = WorkbenchApp
@@ -82,7 +83,7 @@ CASES: dict[str, Case] = {
     "trials.hide": Case(says("ended ones hidden"), LISTED),
     "trials.columns": Case(on_screen("ColumnsPanel"), LISTED),
     "trial.metric": Case(says("Tokens per s"), PAGE, ("enter",)),
-    "trial.metric-before": Case(says("Grad norm"), PAGE, ("enter",)),
+    "trial.metric-before": Case(says("Learning rate"), PAGE, ("enter",)),
     "trial.down": Case(lambda app, home: scrolled(app, home) > 0, PAGE, ("enter",)),
     "trial.up": Case(lambda app, home: scrolled(app, home) == 1, PAGE, ("enter", "j", "j")),
     "trial.top": Case(lambda app, home: scrolled(app, home) == 0, PAGE, ("enter", "j", "j")),
@@ -190,13 +191,32 @@ async def test_a_disabled_key_says_why_and_sends_nothing(running: Home) -> None:
         assert sent(running) == []
 
 
-@pytest.mark.parametrize("digit", ["4", "5"])
-async def test_a_view_without_filter_says_so(running: Home, digit: str) -> None:
+@pytest.mark.parametrize(
+    ("digit", "id", "words", "left"),
+    [("4", "board", "#1[03]", {10, 13}), ("4", "board", "!done", None), ("5", "cards", "t4", None)],
+)
+async def test_board_and_cards_are_filtered_too(
+    running: Home, digit: str, id: str, words: str, left: set[int] | None
+) -> None:
     async with shown(running) as (app, pilot):
         await press_and_settle(app, pilot, digit)
+        rows = app.screen.query_one(f"#{id}", RowList)
+        await until(pilot, lambda: len(rows.rows) > 1)
+        before = len(rows.rows)
+        await pilot.press("slash", *words)
+        await until(pilot, lambda: 0 < len(rows.rows) < before)
+        assert left is None or {row.key for row in rows.rows} == left
+        assert f"filter: {words}" in text(app)
+        await press_and_settle(app, pilot, "escape")
+        await until(pilot, lambda: len(rows.rows) == before)
+
+
+async def test_a_trials_page_has_no_list_to_filter_and_says_so(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press_and_settle(app, pilot, "enter")
+        assert "/ filter" not in text(app)
         await pilot.press("slash")
-        field = app.screen.query_one("#filter", Input)
-        await until(pilot, lambda: "no list to filter" in text(app) or field.has_focus)
+        await until(pilot, lambda: "has no list to filter" in text(app))
 
 
 def test_the_documentation_has_the_table_of_today() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.tui.conftest import press_and_settle, settled, shown, text, until
 from tests.tui.filled import NOW
 from tests.tui.test_app import trials
-from tests.tui.test_steering import PAUSED, RESUMED, RUNNING
+from tests.tui.test_steering import QUEUED, RESUMED, RUNNING
 from tui.screen_memory import keep_choices, recall_choices
 from tui.screens.columns import ColumnsPanel
 from tui.tables.filters import trial_matches
@@ -284,8 +284,7 @@ async def test_a_failure_counts_until_it_is_looked_at_and_is_remembered(running:
 
 async def test_the_next_failure_follows_the_one_that_is_shown(running: Home) -> None:
     store = Store(running.database, clock=lambda: NOW)
-    store.move(PAUSED, State.PAUSED, State.QUEUED, by="process_requests", why="x")
-    store.move(PAUSED, State.QUEUED, State.FAILED, by="place", why="x", reason="the newest")
+    store.move(QUEUED, State.QUEUED, State.FAILED, by="place", why="x", reason="the newest")
     store.close()
     async with shown(running) as (app, pilot):
         assert "✗2" in text(app).splitlines()[0]
@@ -325,3 +324,37 @@ async def test_the_log_leaves_out_what_only_helps_to_debug(running: Home) -> Non
     async with shown(running, 160, 50) as (app, _pilot):
         assert "held-out loss at step 400" in text(app)
         assert "checkpoint at step" not in text(app)
+
+
+async def test_the_mouse_wheel_does_not_snap_back(running: Home) -> None:
+    async with shown(running, 80, 16) as (app, pilot):
+        await press_and_settle(app, pilot, "2")
+        rows = trials(app)
+        rows.scroll_to(y=5, animate=False, force=True)
+        await pilot.pause()
+        store = Store(running.database)
+        store.touch_attempt(store.attempts(RESUMED)[-1].id, last_step=325, loss=0.85)
+        store.close()
+        await until(pilot, lambda: app.view_state.trial(RESUMED).step == 325)  # type: ignore[union-attr]
+        app._tick()
+        await pilot.pause()
+        assert rows.scroll_offset.y == 5
+        await press_and_settle(app, pilot, "down")
+        assert rows.scroll_offset.y <= 1
+
+
+async def test_logs_have_one_order_in_every_view(running: Home) -> None:
+    async with shown(running, 120, 90) as (app, pilot):
+        lines = text(app).splitlines()
+        old, new = "base is resident", "checkpoint of step 400 verified"
+
+        def place(words: str, lines: list[str]) -> int:
+            return next(at for at, line in enumerate(lines) if words in line)
+
+        assert place(old, lines) < place(new, lines)
+        await press_and_settle(app, pilot, "enter")
+        lines = text(app).splitlines()
+        assert place(old, lines) < place(new, lines)
+        await press_and_settle(app, pilot, "6", "slash", *"#13", "enter")
+        lines = text(app).splitlines()
+        assert place(old, lines) < place(new, lines)

@@ -14,6 +14,7 @@ from tui.messages import ChatAsked, ComparisonAsked, DataNeeds, ImportanceAsked,
 from tui.paint import Line, plain_part
 from tui.screens.view import View
 from tui.tables import board
+from tui.tables.filters import rows_with
 from tui.tables.finals import finals_lines
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
@@ -26,6 +27,7 @@ class Board(View):
     """The ranked table of one experiment at a time."""
 
     HERE = "Board"
+    FILTERS = True
     BINDINGS: ClassVar[list[BindingType]] = [*place_bindings("Board")]
 
     experiment: int | None = None
@@ -74,8 +76,15 @@ class Board(View):
             return  # the board of this experiment is still being read
         about.show(self._about(judged.experiment))
         marked = self.view_state.marked
-        rows.show(board.board_columns(judged), board.board_rows(judged, marked))
-        set_title(rows, f"By {formatting.ranking_rule(judged.experiment.rank_by)}")
+        known = board.board_rows(judged, marked)
+        shown = rows_with(known, self.filter)
+        empty = "no trial matches the filter" if self.filter else "no experiment has trials yet"
+        rows.show(board.board_columns(judged), shown, empty)
+        name = f"By {formatting.ranking_rule(judged.experiment.rank_by)}"
+        if self.filter:
+            self.show_count(rows, name, len(shown), len(known))
+        else:
+            set_title(rows, name)
         self.set_class(bool(judged.finals), "-finals")
         finals.show(finals_lines(judged, self.size.width - 2))
         claims.show(board.claim_lines(judged, self.chosen))

@@ -13,19 +13,23 @@ from tui.keys.keymap import place_bindings
 from tui.messages import QuarantineAsked, SendAsked, TrialOpened
 from tui.screens.view import View
 from tui.tables import cards
+from tui.tables.filters import rows_with
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench.service import CardRow, Snapshot
+
+NO_CARDS = "no cards found yet; the engine lists them once it runs"
 
 
 class Cards(View):
     """A list of cards above the facts of one card; trials are acted on through their card."""
 
     HERE = "Cards"
+    FILTERS = True
     BINDINGS: ClassVar[list[BindingType]] = [*place_bindings("Cards")]
 
     def body(self) -> Iterable[Widget]:
-        yield RowList(id="cards", empty="no cards found yet; the engine lists them once it runs")
+        yield RowList(id="cards", empty=NO_CARDS)
         yield LineBox(id="about", wrapped=True, indent=20)
 
     def _card(self) -> CardRow | None:
@@ -53,17 +57,14 @@ class Cards(View):
         now = self.view_state.now()
         rows, about = self.query_one("#cards", RowList), self.query_one("#about", LineBox)
         rows.styles.height = max(1, len(snapshot.cards)) + 2
-        rows.show(
-            cards.card_columns(snapshot.cards),
-            cards.card_rows(
-                cards.number_order(snapshot.cards, snapshot.slots),
-                snapshot.trials,
-                now,
-                snapshot.slots,
-            ),
-        )
+        ordered = cards.number_order(snapshot.cards, snapshot.slots)
+        known = cards.card_rows(ordered, snapshot.trials, now, snapshot.slots)
+        shown = rows_with(known, self.filter)
+        empty = "no card matches the filter" if self.filter and known else NO_CARDS
+        rows.show(cards.card_columns(snapshot.cards), shown, empty)
         busy = sum(card.trial is not None for card in snapshot.cards)
-        set_title(rows, f"Cards · {busy} of {len(snapshot.cards)} busy")
+        filtered = f" · {len(shown)} shown · filter: {self.filter}" if self.filter else ""
+        set_title(rows, f"Cards · {busy} of {len(snapshot.cards)} busy{filtered}")
         card = self._card()
         about.display = card is not None
         if card is not None:

@@ -102,9 +102,7 @@ class Trial(View):
         self._box("history").show(sections.history_lines(detail.moves))
         self._box("settings").show(sections.settings_lines(row, detail.experiment.recipe))
         self._box("samples").show(sections.sample_lines(detail.samples))
-        self._box("tail").show(
-            events.log_lines(picture.events)[::-1] or [(("no events yet", "dim"),)]
-        )
+        self._box("tail").show(events.log_lines(picture.events) or [(("no events yet", "dim"),)])
         for id in ("curves", "metrics"):
             self.query_one(f"#{id}").display = row.kind is Kind.TUNE
         self._paint_metrics(picture)
@@ -147,9 +145,9 @@ class Trial(View):
 _TITLES = {
     "metrics": "Metrics · m charts the next",
     "samples": "Samples",
-    "tail": "Log, newest first",
+    "tail": "Log, newest last",
     "plan": "Plan and memory",
     "attempts": "Attempts",
-    "history": "History, newest first",
+    "history": "History, newest last",
     "settings": "Settings",
 }

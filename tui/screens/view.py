@@ -143,7 +143,11 @@ class View(Screen[None]):
         self.query_one("#top", OneLine).paint(
             top_line(self.HERE, snapshot, cells, counts_line(self.view_state))
         )
-        footer = [(keys, word) for keys, word, _ in self.view_state.keymap.footer(self.place)]
+        footer = [
+            (keys, word)
+            for keys, word, ids in self.view_state.keymap.footer(self.place)
+            if self.FILTERS or ids != ["filter"]
+        ]
         self.query_one("#keys", OneLine).paint(key_line(footer, cells))
         self._paint_banner()
         if snapshot is not None:

@@ -258,7 +258,7 @@ def _outcome(word: str) -> Part:
 
 
 def history_lines(moves: Sequence[MoveRow]) -> list[Line]:
-    """Return every change of state with its reason, the newest first."""
+    """Return every change of state with its reason, the newest last."""
     return [
         (
             (f"{formatting.clock(move.at_utc)}  ", "faint"),
@@ -266,7 +266,7 @@ def history_lines(moves: Sequence[MoveRow]) -> list[Line]:
             (" " * max(1, 10 - len(move.after)), ""),
             plain_part(move.why),
         )
-        for move in reversed(moves)
+        for move in moves
     ] or [(("queued; no change of state since", "dim"),)]
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from tui.paint import line_text
+from tui.widgets.rowlist import ListRow
 from workbench import formatting
 from workbench.service import TrialRow
 
@@ -77,6 +79,21 @@ class TrialFilter:
 def trial_matches(row: TrialRow, words: str) -> bool:
     """Return whether every term of the filter holds for the row."""
     return not words or TrialFilter(words).matches(row)
+
+
+def rows_with(rows: Iterable[ListRow], words: str) -> list[ListRow]:
+    """Return the rows in whose text all words or regular expressions are found; `!` excludes."""
+    found = list(rows)
+    for word in words.split():
+        excludes = word.startswith("!") and len(word) > 1
+        finds = _finder(word[1:] if excludes else word)
+        found = [row for row in found if finds(_row_text(row)) != excludes]
+    return found
+
+
+def _row_text(row: ListRow) -> str:
+    lines = (cell for cell in row.cells if isinstance(cell, tuple))
+    return " ".join((str(row.key), *map(line_text, lines))).lower()
 
 
 def _term(word: str) -> Test:
