@@ -218,3 +218,11 @@ def test_counts_among_the_scores_have_no_decimals(swept: Bench, workbench: Workb
     assert "exact_match 0.812 (+0.781 against the base), " in scores
     assert ", rows 96" in scores
     assert "rows 96.0" not in scores
+
+
+def test_a_board_without_trials_says_why(bench: Bench, workbench: Workbench) -> None:
+    bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")
+    assert workbench("board").out == "tiny has no trials: it is preparing\n"
+    bench.store.mark_refused(1, "no rows in train", "name a file")
+    assert workbench("board").out == "tiny has no trials: no rows in train\n"
+    assert workbench("board", "--json").data == []

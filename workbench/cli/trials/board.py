@@ -76,6 +76,10 @@ def board_data(board: JudgedBoard) -> list[dict[str, Any]]:
 def print_board(board: JudgedBoard) -> None:
     """Print the ranked table, then what its marks mean and what is missing, and the verdict."""
     experiment, width = board.experiment, terminal_width()
+    if not board.rows:
+        why = safe_line(experiment.reason) or f"it is {experiment.state}"
+        print_answer(f"{safe_line(experiment.name)} has no trials: {why}")
+        return
     rule = formatting.ranking_rule(experiment.rank_by)
     print_answer(f"{safe_line(experiment.name)}, by {rule}", "bold")
     lines = [_cells(row, board, width) for row in board.rows]
