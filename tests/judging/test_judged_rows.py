@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -90,7 +90,8 @@ def test_a_board_without_results_by_row_is_ranked_and_says_why_it_has_no_interva
     assert [row.trial for row in board.rows] == [5, 4, 3, 2, 1]
     for row in board.rows:
         assert (row.score_low, row.vs_base, row.tied_for_first, row.optimism) == (None,) * 4
-        assert row.score_note == judged_rows.NO_ROWS
+        # The base alone is also without a verdict before the first trial has its score.
+        assert row.score_note == ("" if row.kind == "base" else judged_rows.NO_ROWS)
     assert board.verdict == f"trial 5 has the best score, exact_match 0.833; {judged_rows.NO_ROWS}"
 
 
@@ -159,6 +160,13 @@ def test_a_trial_that_lost_one_of_its_scores_says_why_below_the_board(judged: Be
     why = "no score: scorer rubric: it printed more than 1,048,576 bytes"
     judged.store.db.execute("update trials set reason = ? where id in (4, 5)", (why,))
     assert f"trials 4 to 5: {why}" in list(board_words.footnotes(board_of(judged)))
+
+
+def test_a_tiny_optimism_is_less_than_what_can_be_shown(judged: Bench) -> None:
+    board = board_of(judged)
+    rows = [replace(row, optimism=1e-5 if row.rank == 1 else None) for row in board.rows]
+    notes = list(board_words.mark_notes(replace(board, rows=rows)))
+    assert "*   optimistic by less than 0.001, because it was chosen on the same rows" in notes
 
 
 def test_a_front_end_that_shows_no_board_imports_no_numpy(judged: Bench) -> None:

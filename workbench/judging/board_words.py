@@ -17,6 +17,8 @@ OPTIMISTIC = "*"
 """Marks the leader's own score."""
 APPROXIMATE = "~"
 """Marks an interval that may be too narrow."""
+TINY = "less than 0.001"
+"""An amount that is above zero and is rounded to it."""
 TIED = "="
 """Marks a rank that several trials share."""
 
@@ -100,7 +102,8 @@ def mark_notes(board: JudgedBoard) -> Iterator[str]:
         yield f"{TIED}1  tied for first: these rows cannot tell them from the best"
     if optimism:
         why = "because it was chosen on the same rows"
-        yield f"{OPTIMISTIC}   optimistic by about {optimism}, {why}"
+        about = "" if optimism == TINY else "about "
+        yield f"{OPTIMISTIC}   optimistic by {about}{optimism}, {why}"
     if approximate:
         yield f"{APPROXIMATE}   approximate: with few rows an interval can be too narrow"
 
@@ -120,7 +123,7 @@ def _marks(board: JudgedBoard) -> tuple[bool, str, bool]:
     """Return which marks stand in a board: ties, the leader's optimism in words, few rows."""
     leader = board.leader
     optimism = formatting.score(leader.optimism) if leader is not None and leader.optimism else ""
-    optimism = "less than 0.001" if optimism == "0.000" else optimism
+    optimism = TINY if optimism == "0.000" else optimism
     tied = sum(bool(row.tied_for_first) for row in board.rows) > 1
     return tied, optimism, any(row.score_approximate for row in board.rows)
 
