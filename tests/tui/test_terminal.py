@@ -21,7 +21,7 @@ def terminal(running: Home) -> Iterator[Callable[[str], PtyApp]]:
     opened: list[PtyApp] = []
 
     def open_one(code: str) -> PtyApp:
-        opened.append(PtyApp(running.root, columns=80, rows=24, code=code))
+        opened.append(PtyApp(running.root, columns=120, rows=90, code=code))
         opened[-1].read_until(lambda: b"Dashboard" in opened[-1].seen)
         return opened[-1]
 

@@ -19,6 +19,7 @@ from textual.drivers import linux_driver
 from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.strip import Strip
+from textual.widgets import Input
 
 import tui
 from tests.tui.conftest import NoEngine, settled, until
@@ -160,6 +161,17 @@ async def test_nothing_is_sent_where_nothing_changed(running: Home) -> None:
         app.screen.refresh()
         await repainted(app, pilot)
         assert sum(app.sent) == 0
+
+
+async def test_a_field_with_the_cursor_sends_nothing_while_nobody_types(running: Home) -> None:
+    app = Wired(NoEngine(running, lambda: NOW))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(app, pilot)
+        await pilot.press("2", "slash")
+        await settled(app, pilot)
+        field = app.screen.query_one("#filter", Input)
+        assert field.has_focus
+        assert not field.cursor_blink
 
 
 async def repainted(app: Wired, pilot: Pilot[Any]) -> None:

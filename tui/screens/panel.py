@@ -146,7 +146,7 @@ class TypeId(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="panel"):
             yield LineBox(wrapped=True)
-            yield Input(id="typed", compact=True, restrict=r"[0-9]*", max_length=12)
+            yield LineInput(id="typed", compact=True, restrict=r"[0-9]*", max_length=12)
 
     def on_mount(self) -> None:
         set_title(self.query_one(".panel"), f" {self._title} ")

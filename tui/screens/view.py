@@ -39,6 +39,7 @@ from tui.view_state import ViewState
 from tui.widgets import strips
 from tui.widgets.frame import OneLine, banner_lines, counts_line, key_line, top_line
 from tui.widgets.linebox import LineBox, set_title
+from tui.widgets.lineinput import LineInput
 from tui.widgets.rowlist import RowList
 from workbench.service import Experiment, Snapshot, TrialRow
 
@@ -114,7 +115,9 @@ class View(Screen[None]):
         yield LineBox(id="banner", wrapped=True)
         with Container(id="body"):
             yield from self.body()
-        yield Input(id="filter", placeholder="show only rows with all these words", compact=True)
+        yield LineInput(
+            id="filter", placeholder="show only rows with all these words", compact=True
+        )
         yield OneLine(id="keys")
 
     def on_mount(self) -> None:

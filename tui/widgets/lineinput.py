@@ -9,8 +9,12 @@ from textual.widgets import Input
 class LineInput(Input):
     """An Input that joins the lines of a paste with blanks; Textual's own keeps the first line.
 
-    Settings copied from a file stand on lines of their own and are separated by blanks here.
+    Settings copied from a file stand on lines of their own and are separated by blanks here. Its
+    cursor does not blink, since each blink would be sent over the line.
     """
+
+    def on_mount(self) -> None:
+        self.cursor_blink = False
 
     def on_paste(self, event: events.Paste) -> None:
         # Otherwise Textual also calls Input's handler, which inserts the first line once more.
