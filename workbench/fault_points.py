@@ -61,6 +61,7 @@ POINTS = {
     "adapter.after_rename": "training/model/adapter.py",
     "export.before_rename": "export/shard_writer.py",
     "gguf.before_rename": "export/gguf/write.py",
+    "soup.before_rename": "export/soup.py",
     "trash.after_record": "library/trash.py",
     "trash.between_moves": "library/trash.py",
     "trash.restoring": "library/trash.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from tests.training.model.bases import TOKENIZER
+from workbench.training import libraries
 
 ROWS = 64
 
 
 def random_adapter(base: Path, folder: Path, **settings: Any) -> Path:
     """Save an adapter whose matrices, and whole weights beside them, are random."""
+    libraries.silence_loggers()  # PEFT asks transformers for a name that is deprecated
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     about: dict[str, Any] = {
@@ -27,7 +30,9 @@ def random_adapter(base: Path, folder: Path, **settings: Any) -> Path:
         "task_type": "CAUSAL_LM",
         "init_lora_weights": False,
     }
-    adapted = get_peft_model(model, LoraConfig(**(about | settings)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of embeddings that were tied
+        adapted = get_peft_model(model, LoraConfig(**(about | settings)))
     with torch.no_grad():
         for name, param in adapted.named_parameters():
             if "lora_" in name and "magnitude" not in name:

@@ -64,7 +64,7 @@ def test_numbers_come_back_within_the_types_step(kind: str, tmp_path: Path) -> N
     weight = to_pairs(model.state_dict()[WEIGHT], model.config.num_key_value_heads).numpy()
     apart = np.abs(tensor(tmp_path / "m.gguf", "blk.1.attn_k.weight") - weight)
     assert (apart <= allowed_error(weight, kind.upper())).all()
-    assert bool(apart.max() == 0) is (kind in ("f32", "bf16"))
+    assert bool(apart.max() == 0) is (kind != "q8_0")  # the demo's weights are bf16
 
 
 def test_the_file_holds_tokenizer_template_and_the_ends_of_an_answer(tmp_path: Path) -> None:

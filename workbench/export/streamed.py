@@ -7,6 +7,7 @@ alone. The adapter is PEFT's own, so that a comparison with it is no comparison 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
     from peft.utils.save_and_load import load_peft_weights
 
-    adapted = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True)
+    with warnings.catch_warnings():
+        # PEFT warns of tied embeddings that a merge must untie, which ours does.
+        warnings.simplefilter("ignore", UserWarning)
+        adapted = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True)
     # PEFT moves a new adapter to the device of its base layer, where this base has no numbers.
     stored = load_peft_weights(str(adapter), device="cpu")
     weights = {_plain(name): value.float() for name, value in stored.items()}

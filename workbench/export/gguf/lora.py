@@ -18,6 +18,7 @@ from workbench.adapters.published_base import published_base
 from workbench.errors import ModelError
 from workbench.export.changes import LoraChange, NotByWeight, read_changes
 from workbench.export.gguf.families import Family, family_of, to_pairs
+from workbench.export.gguf.packing import packed
 from workbench.export.gguf.read_back import compare_tensors
 from workbench.text import safe_line
 
@@ -26,7 +27,6 @@ def write_lora(folder: Path, partial: Path, kind: str) -> dict[str, Any]:
     """Write the adapter's file and return the report of reading it back."""
     import gguf
 
-    from workbench.export.gguf.write import packed
     from workbench.training.model.weights import read_config
 
     if kind not in ("f16", "f32"):

@@ -24,8 +24,6 @@ from workbench.text import safe_line
 from workbench.training import libraries
 
 TYPES = ("f16", "bf16", "f32", "q8_0")
-_BLOCK = 32
-"""Values of a row that share a scale in q8_0; a weight with other rows is kept in f16."""
 
 
 def write_gguf(folder: Path, out: Path, kind: str, *, lora: bool = False) -> dict[str, Any]:
@@ -123,21 +121,10 @@ def _write_model(folder: Path, partial: Path, kind: str) -> dict[str, Any]:
 
 
 def _add(writer: Any, name: str, weight: Any, kind: str) -> None:
+    from workbench.export.gguf.packing import packed
+
     data, stored = packed(weight, kind)
     writer.add_tensor(name, data, raw_dtype=stored)
-
-
-def packed(weight: Any, kind: str) -> tuple[Any, Any]:
-    """Return a weight's numbers in a GGUF type, and that type: vectors stay in f32."""
-    import gguf
-
-    values = weight.float().numpy()
-    stored = gguf.GGMLQuantizationType[kind.upper()]
-    if values.ndim < 2:
-        stored = gguf.GGMLQuantizationType.F32
-    elif kind == "q8_0" and values.shape[-1] % _BLOCK:
-        stored = gguf.GGMLQuantizationType.F16
-    return gguf.quantize(values, stored), stored
 
 
 def _file_type(kind: str) -> Any:

@@ -1,0 +1,51 @@
+"""`workbench soup`: a weighted average of adapters as one adapter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.child import ask_child
+from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.merge import adapter_of
+from workbench.errors import WorkbenchError
+from workbench.machine.python_children import python_command
+from workbench.text import safe_line
+
+MODULE = "workbench.export.soup"
+
+
+def soup_command(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="TRIAL|FOLDER...", help="Trials or adapters' folders.")
+    ],
+    target: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where it goes.")],
+    weights: Annotated[
+        str | None, typer.Option(metavar="2,1", help="A weight for each; by default all equal.")
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="A smaller rank, with the error told; by default the ranks' sum."),
+    ] = None,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Average adapters of one base: exactly, or at a smaller rank with the error told."""
+    folders = [str(adapter_of(word)) for word in sources]
+    more = [] if weights is None else ["--weights", weights]
+    more += [] if rank is None else ["--rank", str(rank)]
+    ended = ask_child(python_command(MODULE, str(target), *folders, *more))
+    if ended.code:
+        raise typer.Exit(ended.code)  # the child has printed the reason on stderr
+    try:
+        report = dict(json.loads(ended.stdout.strip().splitlines()[-1]))
+    except (ValueError, TypeError, IndexError) as broken:
+        raise WorkbenchError(f"{MODULE} left no report: {safe_line(ended.stdout)}") from broken
+    if as_data:
+        as_json(report)
+        return
+    lost = f"off by {report['relative_error']:.2%}" if rank else "exact"
+    print_answer(f"{safe_line(target)}: {len(folders)} adapters, rank {report['rank']}, {lost}")
+    print_note(f"score it beside them: workbench evaluate {safe_line(target)} --data FILE")
