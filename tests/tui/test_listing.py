@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.tui.test_app import trials
 from tests.tui.test_steering import QUEUED, RESUMED, RUNNING
 from tui.screen_memory import keep_choices, recall_choices
 from tui.screens.columns import ColumnsPanel
+from tui.tables.board import board_columns
 from tui.tables.filters import trial_matches
 from tui.tables.listing import (
     SORTS,
@@ -35,8 +37,8 @@ FAILED = 20
 
 
 @pytest.fixture(scope="module")
-def rows(template: object) -> list[TrialRow]:
-    service = Service(Home(template))  # type: ignore[arg-type]
+def rows(template: Path) -> list[TrialRow]:
+    service = Service(Home(template))
     found = service.snapshot().trials
     service.close()
     return found
@@ -358,3 +360,27 @@ async def test_logs_have_one_order_in_every_view(running: Home) -> None:
         await press_and_settle(app, pilot, "6", "slash", *"#13", "enter")
         lines = text(app).splitlines()
         assert place(old, lines) < place(new, lines)
+
+
+def test_the_board_keeps_settings_that_differ_and_gives_up_costs(template: Path) -> None:
+    service = Service(Home(template))
+    judged = service.judged_board(2)
+    service.close()
+    rows = [
+        replace(
+            row,
+            settings={
+                "train.learning_rate": (1e-4, 2e-4, 5e-4)[row.trial % 3],
+                "lora.rank": row.trial,
+                "lora.alpha": 2.0 * row.trial,
+                "lora.rslora": bool(row.trial % 2),
+                "data.max_tokens": 512,
+            },
+        )
+        for row in judged.rows
+    ]
+    columns = board_columns(replace(judged, rows=rows))
+    widths = arrange_columns(columns, 78)
+    titles = [column.title for column, width in zip(columns, widths, strict=True) if width]
+    assert {"lr", "rank", "alpha", "rslora"} <= set(titles)
+    assert not {"tok/s", "peak", "time", "tokens"} & set(titles)

@@ -18,11 +18,20 @@ _HEADS = {"exact_match": "exact", "token_accuracy": "tokens", "perplexity": "ppl
 
 
 def swept_keys(rows: Sequence[BoardRow]) -> list[str]:
-    """Return the dotted keys that any trial sets, in the order of the rows."""
+    """Return the dotted keys in which trials differ, in the order of the rows.
+
+    Where there is nothing to differ from, all keys that are set.
+    """
     keys: dict[str, None] = {}
     for row in rows:
         keys.update(dict.fromkeys(row.settings))
-    return [key for key in keys if key != "score.rows"]
+    tuned = [row for row in rows if row.kind != "base"]
+    named = [key for key in keys if key != "score.rows"]
+    return [key for key in named if len(tuned) < 2 or _differs(key, tuned)] or named
+
+
+def _differs(key: str, rows: Sequence[BoardRow]) -> bool:
+    return len({_setting_text(row, key) if key in row.settings else None for row in rows}) > 1
 
 
 def _setting_text(row: BoardRow, key: str) -> str:
@@ -35,7 +44,8 @@ def board_columns(board: JudgedBoard) -> tuple[Column, ...]:
     """Return the columns, with one for each setting that the trials differ in.
 
     Energy has a column only where a card measured it, and intervals and differences only where
-    results by row were kept. Narrow screens lose costs first, then settings, then differences.
+    results by row were kept. Narrow screens lose costs first, then differences, which the claims
+    below the table tell too, and settings last: without them rows look the same.
     """
     rows, rank_by = board.rows, board.experiment.rank_by
     keys = swept_keys(rows)
@@ -44,8 +54,8 @@ def board_columns(board: JudgedBoard) -> tuple[Column, ...]:
         Column(title="trial", width=5),
         Column(title=_HEADS.get(rank_by, rank_by), width=7, right=True),
         *([_fitted("95 %", map(board_words.interval_text, rows))] if _judged(rows) else []),
-        Column(title="vs base", width=7, right=True),
-        *([Column(title="vs best", width=7, right=True, drop=3)] if _judged(rows) else []),
+        Column(title="vs base", width=7, right=True, drop=20),
+        *([Column(title="vs best", width=7, right=True, drop=21)] if _judged(rows) else []),
         *(_setting_column(key, rows, 4 + n) for n, key in enumerate(keys)),
         # Dropped before any setting: on a narrow terminal settings say more than costs.
         Column(title="tok/s", width=6, right=True, drop=30),
