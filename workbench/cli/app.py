@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 
 from workbench import __version__
 from workbench.cli.errors import report_error
-from workbench.cli.export import gguf, vllm
-from workbench.cli.library import adapters, removal, space
+from workbench.cli.export import gguf, soup, vllm
+from workbench.cli.library import adapters, removal, reproduce, space
 from workbench.cli.machine import cards, completion, engine, repair, service
 from workbench.cli.machine.showcase import showcase_home
 from workbench.cli.recipes import check, demo, plan, run, shipped, train
@@ -196,6 +196,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     KEEP: (
         *(adapters.adapters_command, adapters.tag_command, adapters.note_command),
         *(merge.merge_command, gguf.gguf_command, vllm.vllm_command),
+        *(soup.soup_command, reproduce.reproduce_command),
         *(adapters.archive_command, removal.rm_command, space.du_command, space.prune_command),
         shipped.schema_command,
     ),
