@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.training.model.bases import made
+from tests.training.model.bases import copied, made
 from workbench.training.model.portable import add_older_names
 
 THETA = 500_000.0
@@ -83,3 +85,19 @@ def test_a_key_of_the_base_that_would_change_the_model_is_left_out(tmp_path: Pat
     assert {name: after[name] for name in before} == before
     assert config_of(folder)["rope_scaling"] is None
     assert config_of(folder)["rope_theta"] == config_of(folder)["rope_parameters"]["rope_theta"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_head_of_its_own_is_not_called_the_embedding(own: bool, tmp_path: Path) -> None:
+    """transformers 4 would put the embedding in its place: other logits by 25 of 29."""
+
+    def change(weights: dict[str, Tensor]) -> None:
+        if not own:
+            weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+
+    folder = copied(tmp_path / "merged", change, tie_word_embeddings=True)
+    head = AutoModelForCausalLM.from_pretrained(folder).lm_head.weight
+    add_older_names(folder)
+    assert config_of(folder)["tie_word_embeddings"] is not own
+    after = AutoModelForCausalLM.from_pretrained(folder).lm_head.weight
+    assert torch.equal(after, head)

@@ -89,6 +89,7 @@ def add_older_names(folder: Path, base: str | None = None, revision: str | None 
     renamed, then `rope_theta`, `rope_scaling` and their like beside `rope_parameters`, and
     `torch_dtype` beside `dtype`.
     """
+    _untie_own_head(folder)
     file = folder / "config.json"
     text = file.read_text(encoding="utf-8")
     before = _read_by_5(folder)
@@ -102,6 +103,30 @@ def add_older_names(folder: Path, base: str | None = None, revision: str | None 
         if _holds(_read_by_5(folder), before):
             return
     file.write_text(text, encoding="utf-8")
+
+
+def _untie_own_head(folder: Path) -> None:
+    """Say in config.json that the head is no embedding, where the folder has other numbers for it.
+
+    transformers 5 then keeps the head whatever config.json says; transformers 4 and converters put
+    the embedding in its place.
+    """
+    import torch
+    from safetensors import safe_open
+
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if not config.get("tie_word_embeddings"):
+        return
+    found = {}
+    for part in sorted(folder.glob("*.safetensors")):
+        with safe_open(part, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                if name.endswith(("lm_head.weight", "embed_tokens.weight")):
+                    found[name.rsplit(".", 2)[-2]] = opened.get_tensor(name)
+    if len(found) == 2 and not torch.equal(found["lm_head"], found["embed_tokens"]):
+        config["tie_word_embeddings"] = False
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_by_5(folder: Path) -> Any:
