@@ -61,7 +61,7 @@ from workbench.store.rows import (
     RequestAnswer,
     TrialRow,
 )
-from workbench.trial import State
+from workbench.trial import Kind, State
 
 if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
     from workbench.recipe import Recipe
@@ -124,6 +124,8 @@ class TrialDetail:
     moves: list[MoveRow]
     """Oldest first."""
     samples: list[AnswerSample]
+    base_samples: list[AnswerSample]
+    """The answers of the untrained base of the experiment; empty for the base's own trial."""
     metric_names: list[str]
 
 
@@ -152,6 +154,12 @@ def refusal_error(answer: RequestAnswer) -> WorkbenchError:
     error = WorkbenchError(answer.text, hint=answer.hint)
     error.exit_code = int(answer.data.get("exit_code", 1))
     return error
+
+
+def _base_samples(reader: Reader, trial: TrialRow) -> list[AnswerSample]:
+    known = reader.trials(trial.experiment)
+    base = next((one.id for one in known if one.kind is Kind.BASE), None)
+    return [] if base is None or base == trial.id else reader.samples(base)
 
 
 class Service:
@@ -288,6 +296,7 @@ class Service:
                 attempts=reader.attempts(id),
                 moves=reader.moves(id),
                 samples=reader.samples(id),
+                base_samples=_base_samples(reader, trial),
                 metric_names=reader.metric_names(id),
             )
 

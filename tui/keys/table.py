@@ -145,6 +145,7 @@ TABLE: tuple[KeyRow, ...] = (
         "all",
     ),
     _row("failure", "!", VIEW, "failure", "Go to the next failed trial and its hint", "failures"),
+    _row("copy", "y", VIEW, "copy", "Copy the trial's settings, to paste behind -s or after c"),
     _row("step-out", "escape", VIEW, "back", "Step out one layer", "", False),
     # Actions of the palette alone.
     _row("trial.evaluate", "", VIEW, "input('evaluate')", "Score the trial on other rows"),

@@ -20,7 +20,7 @@ from tui.view_state import ViewState
 from tui.widgets.curves import Curves
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
-from workbench.service import Snapshot
+from workbench.service import Snapshot, TrialRow
 from workbench.trial import Kind
 
 _TAIL = 200
@@ -100,12 +100,19 @@ class Trial(View):
         self._box("plan").show(sections.plan_lines(attempt, card))
         self._box("attempts").show(sections.attempt_lines(detail.attempts, snapshot.cards, now))
         self._box("history").show(sections.history_lines(detail.moves))
-        self._box("settings").show(sections.settings_lines(row, detail.experiment.recipe))
-        self._box("samples").show(sections.sample_lines(detail.samples))
+        self._box("settings").show(
+            sections.settings_lines(row, detail.experiment.recipe, self._others(snapshot, row))
+        )
+        self._box("samples").show(sections.sample_lines(detail.samples, detail.base_samples))
         self._box("tail").show(events.log_lines(picture.events) or [(("no events yet", "dim"),)])
         for id in ("curves", "metrics"):
             self.query_one(f"#{id}").display = row.kind is Kind.TUNE
         self._paint_metrics(picture)
+
+    def _others(self, snapshot: Snapshot, row: TrialRow) -> list[TrialRow]:
+        """Return the other trials of the experiment."""
+        experiment = (one for one in snapshot.trials if one.experiment == row.experiment)
+        return [one for one in experiment if one.id != row.id]
 
     def _box(self, id: str) -> LineBox:
         return self.query_one(f"#{id}", LineBox)

@@ -5,6 +5,7 @@ Also the bindings that act on a trial, since every view has a chosen trial to ac
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from tui.actions import ACT_VERBS, act_refusal
+from tui.clipboard import copy_sequence
 from tui.keys.keymap import place_bindings
 from tui.keys.table import ROWS, TABLE, VIEW
 from tui.messages import (
@@ -41,6 +43,7 @@ from tui.widgets.frame import OneLine, banner_lines, counts_line, key_line, top_
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.lineinput import LineInput
 from tui.widgets.rowlist import RowList
+from workbench import formatting
 from workbench.service import Experiment, Snapshot, TrialRow
 
 _VERBS = {
@@ -51,6 +54,7 @@ _VERBS = {
 _NEED_TRIAL = {
     "trial.finals",
     "board.finals",
+    "copy",
     *(row.id for row in TABLE if row.id.startswith(("experiment.", "queue."))),
 } - {"queue.hold-all"}
 """Further rows that need a trial under the cursor."""
@@ -278,6 +282,22 @@ class View(Screen[None]):
     def action_undo(self) -> None:
         """Undo the last action that can be undone."""
         self.post_message(UndoAsked())
+
+    def copied_text(self) -> str:
+        """Return what `y` copies: the settings of the trial under the cursor."""
+        row = self.view_state.trial(self.chosen)
+        settings = row.settings.items() if row is not None else ()
+        return shlex.join(f"{key}={formatting.setting_text(value)}" for key, value in settings)
+
+    def action_copy(self) -> None:
+        text = self.copied_text()
+        sequence = copy_sequence(text) if text else ""
+        if not sequence or self.app._driver is None:
+            self.notify("the trial has no settings of its own", markup=False)
+            return
+        # Past Textual, whose own sequence does not leave tmux.
+        self.app._driver.write(sequence)
+        self.notify(f"copied: {text}", markup=False)
 
     def action_filter(self) -> None:
         if self.FILTERS:

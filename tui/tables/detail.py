@@ -26,6 +26,8 @@ _BAR = 14
 """Cells of the progress bar."""
 _NAME = 20
 """Cells of a label with the space behind it."""
+_OTHERS = 4
+"""Values of other trials that are listed; of more, the ends are shown."""
 SETTING_NAME = 30
 """The same for the dotted keys of settings, the longest of which has 28 characters."""
 
@@ -166,8 +168,11 @@ def plan_lines(attempt: AttemptRow | None, card: CardRow | None) -> list[Line]:
     buckets = given.get("buckets")
     if isinstance(buckets, dict):
         known = [(str(k), v) for k, v in buckets.items() if isinstance(v, int) and v > 0]
+        whole = card.total_bytes if card else sum(size for _, size in known)
         for name, size in sorted(known, key=lambda pair: -pair[1]):
-            lines.append(_fact(f"· {name.replace('_', ' ')}", (f"{formatting.size(size):>9}", "")))
+            bar = done_bar(size / max(1, whole), 10, "dim")
+            text = (f"{formatting.size(size):>9}  ", "")
+            lines.append(_fact(f"· {name.replace('_', ' ')}", text, *bar))
     return lines
 
 
@@ -205,11 +210,22 @@ def _memory(attempt: AttemptRow, card: CardRow | None) -> list[Line]:
     return lines
 
 
-def settings_lines(row: TrialRow, recipe: Mapping[str, object]) -> list[Line]:
-    """Return the settings that this trial sets, then the recipe's own that are not empty."""
+def settings_lines(
+    row: TrialRow, recipe: Mapping[str, object], others: Sequence[TrialRow] = ()
+) -> list[Line]:
+    """Return the settings in which this trial differs from its experiment, then the recipe's own.
+
+    Behind each setting of the trial stand the recipe's value and those of the `others`, which are
+    the other trials of the experiment.
+    """
     lines = [
-        _fact(key, plain_part(formatting.setting_text(v), "bold"), cells=SETTING_NAME)
-        for key, v in row.settings.items()
+        _fact(
+            key,
+            plain_part(formatting.setting_text(value), "bold"),
+            *_elsewhere(key, value, recipe, others),
+            cells=SETTING_NAME,
+        )
+        for key, value in row.settings.items()
     ]
     for section in ("model", "data", "lora", "train"):
         part = recipe.get(section)
@@ -219,6 +235,30 @@ def settings_lines(row: TrialRow, recipe: Mapping[str, object]) -> list[Line]:
             text = plain_part(formatting.setting_text(value), "dim")
             lines.append(_fact(f"{section}.{key}", text, cells=SETTING_NAME))
     return lines
+
+
+def _elsewhere(
+    key: str, value: object, recipe: Mapping[str, object], others: Sequence[TrialRow]
+) -> tuple[Part, ...]:
+    """Return the recipe's value of a setting and the other trials' values, where they differ."""
+    section, _, name = key.partition(".")
+    part = recipe.get(section)
+    own = part.get(name) if isinstance(part, dict) else None
+    words = [] if own is None or own == value else [f"recipe {formatting.setting_text(own)}"]
+    found = {formatting.setting_text(one.settings[key]) for one in others if key in one.settings}
+    found -= {formatting.setting_text(value)}
+    if found:
+        shown = sorted(found, key=_by_size)
+        ends = f"{shown[0]} … {shown[-1]}" if len(shown) > _OTHERS else ", ".join(shown)
+        words.append(f"others {ends}")
+    return (("  ", ""), plain_part("; ".join(words), "dim", 120)) if words else ()
+
+
+def _by_size(text: str) -> tuple[float, str]:
+    try:
+        return (float(text), text)
+    except ValueError:
+        return (float("inf"), text)
 
 
 def attempt_lines(
@@ -270,19 +310,30 @@ def history_lines(moves: Sequence[MoveRow]) -> list[Line]:
     ] or [(("queued; no change of state since", "dim"),)]
 
 
-def sample_lines(kept: Sequence[AnswerSample]) -> list[Line]:
-    """Return the answers to held-out questions that were kept, with the expected answers."""
+def sample_lines(kept: Sequence[AnswerSample], base: Sequence[AnswerSample] = ()) -> list[Line]:
+    """Return the answers to held-out questions that were kept, with the expected answers.
+
+    `base` are the answers of the untrained base, shown below those to the same question.
+    """
+    untrained = {sample.question: sample for sample in base}
     lines: list[Line] = []
     for sample in kept:
-        verdict: Part = {
-            True: ("✓ right", "good"),
-            False: ("✗ wrong", "bad"),
-            None: ("· not judged", "dim"),
-        }[sample.correct]
+        before = untrained.get(sample.question)
         lines += [
             (("asked     ", "dim"), plain_part(sample.question, "", 1_000)),
             (("expected  ", "dim"), plain_part(sample.expected, "", 1_000)),
-            (("answered  ", "dim"), plain_part(sample.answer, "", 1_000), ("  ", ""), verdict),
+            _answered("answered  ", sample),
+            *([] if before is None or before is sample else [_answered("the base  ", before)]),
             (),
         ]
     return lines[:-1] or [(("none yet: they come with an evaluation", "dim"),)]
+
+
+def _answered(who: str, sample: AnswerSample) -> Line:
+    verdicts: dict[bool | None, Part] = {
+        True: ("✓ right", "good"),
+        False: ("✗ wrong", "bad"),
+        None: ("· not judged", "dim"),
+    }
+    answer = plain_part(sample.answer, "", 1_000)
+    return ((who, "dim"), answer, ("  ", ""), verdicts[sample.correct])
