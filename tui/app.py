@@ -35,7 +35,6 @@ from tui.screen_memory import recall_choices
 from tui.screens.asking import help_panel
 from tui.screens.board import Board
 from tui.screens.cards import Cards
-from tui.screens.chat import Chat
 from tui.screens.dashboard import Dashboard
 from tui.screens.events import Events
 from tui.screens.panel import Panel, error_panel
@@ -232,6 +231,8 @@ class WorkbenchApp(NewRunApp):
 
     @on(facts.ChatAsked)
     def _chat_asked(self, fact: facts.ChatAsked) -> None:
+        from tui.screens.chat import Chat  # 12 ms that the first picture must not wait for
+
         # The chat reads on a thread of its own, and a Service serves one thread.
         self.push_screen(Chat(self._open_service, (*fact.trials, None)))
 

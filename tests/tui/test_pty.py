@@ -258,9 +258,12 @@ def test_xterm_shows_the_screen(running: Home, tmp_path: Path) -> None:
     try:
         display = os.read(read, 16).decode().strip()
         one = subprocess.Popen(
-            [xterm, "-u8", "-geometry", "80x24", "-xrm", f"*printerCommand: cat > {printed}"]
-            + ["-xrm", "*printerAutoClose: true", "-xrm", "*printAttributes: 0"]
-            + ["-e", "sh", "-c", f"exec {program(running.root)}"],
+            [
+                *(xterm, "-u8", "-geometry", "80x24"),
+                *("-xrm", f"*printerCommand: cat > {printed}"),
+                *("-xrm", "*printerAutoClose: true", "-xrm", "*printAttributes: 0"),
+                *("-e", "sh", "-c", f"exec {program(running.root)}"),
+            ],
             env={**os.environ, "DISPLAY": f":{display}"},
         )
         try:

@@ -7,7 +7,6 @@ from textual import on
 from tui.actions import request_engine_start
 from tui.acts.acting import ActingApp
 from tui.messages import RequestAnswered, Wish
-from tui.new_run.page import NewRun
 from tui.variants.readonly import WHY
 from workbench.home import Home
 from workbench.service import TrialRow
@@ -28,6 +27,8 @@ class NewRunApp(ActingApp):
         if self.view_state.readonly:
             self.say(WHY, bad=True)
             return
+        from tui.new_run.page import NewRun  # 30 ms that the first picture must not wait for
+
         page = NewRun(self.view_state, self.home, trial, self._typed_before(trial))
 
         def answered(wish: Wish | None) -> None:
