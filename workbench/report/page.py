@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
-from workbench import __version__, formatting
+from workbench import formatting
 from workbench.judging import board_words, finals_words
 from workbench.report.facts import ReportFacts
 from workbench.report.plots import Curve, Dot, curve_plot, interval_plot, setting_plot
@@ -15,6 +16,8 @@ from workbench.store.rows import AnswerSample, BoardRow, Experiment, JudgedBoard
 from workbench.text import safe_line, safe_text
 from workbench.trial import up_is_better
 
+# Importing it would be a cycle, because the package's public API writes reports.
+_VERSION: str = sys.modules["workbench"].__version__
 # A browser then loads and runs nothing, even if some text escaped its escaping.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 MOST_RECIPE = 40_000
@@ -31,7 +34,7 @@ def build_page(facts: ReportFacts) -> str:
     made = formatting.date_time(facts.made_utc)
     sections = [
         f"<h1>{name}</h1>",
-        f'<p class="soft">{_counts(experiment)} · made {made} by workbench {__version__}</p>',
+        f'<p class="soft">{_counts(experiment)} · made {made} by workbench {_VERSION}</p>',
         f'<p class="verdict">{_text(board.verdict, 2_000)}</p>',
         _section("Finals", _finals_table(board)),
         _section("Scores", interval_plot(_dots(board), name=experiment.rank_by)),
