@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.verdict.made_up import drawn_losses, first_right, losses
+from tests.verdict.made_up import answers, drawn_losses, first_right, losses
 from workbench.verdict.finals import combine_variances, judge_finals
-from workbench.verdict.types import FinalsVerdict, RowResults
+from workbench.verdict.types import FinalsVerdict, Interval, RowResults
 
 
 def judge(finalists: dict[int, list[RowResults]], base: RowResults | None = None) -> FinalsVerdict:
@@ -97,6 +97,39 @@ def test_answers_that_are_all_right_still_have_an_interval() -> None:
     score = judge_finals(runs, "exact_match", higher_is_better=True).board.trials[1].score
 
     assert score.low < score.value == score.high == 1.0
+
+
+def test_a_token_accuracy_of_finals_stays_within_one_and_has_a_width() -> None:
+    def interval(*hits: list[float]) -> Interval:
+        runs = {1: [exact_tokens(10 + seed, found) for seed, found in enumerate(hits)]}
+        verdict = judge_finals(runs, "token_accuracy", higher_is_better=True)
+        return verdict.board.trials[1].score
+
+    perfect = interval([10.0] * 64, [10.0] * 64)
+    assert perfect.low < perfect.value == perfect.high == 1.0
+    assert interval([10.0] * 64, [9.0] * 64).high == 1.0
+
+
+def test_a_graded_score_of_finals_stays_within_one() -> None:
+    runs = {1: [answers(10, [1.0, 0.9] * 8), answers(11, [0.5, 0.6] * 8)]}
+    score = judge_finals(runs, "exact_match", higher_is_better=True).board.trials[1].score
+
+    assert (score.low, score.high) == (0.0, 1.0)
+
+
+def exact_tokens(trial: int, hits: list[float]) -> RowResults:
+    """Return a result with so many of 10 target tokens of each row ranked first."""
+    result = losses(trial, [1.0] * len(hits))
+    return dataclasses.replace(result, sums={"token_accuracy": np.array(hits)})
+
+
+def test_differences_of_shares_stay_within_what_shares_can_differ_by() -> None:
+    runs = {1: [first_right(10, 64), first_right(11, 100)], 2: [first_right(20, 0)] * 2}
+    gap = judge_finals(runs, "exact_match", higher_is_better=True).board.trials[2].vs_leader
+
+    assert gap is not None
+    assert gap.low == -1.0
+    assert gap.high > -0.5
 
 
 def test_a_perplexity_of_finals_is_the_mean_of_the_seeds_perplexities() -> None:

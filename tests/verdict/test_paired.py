@@ -132,6 +132,14 @@ def test_a_difference_read_the_other_way_has_the_opposite_sign() -> None:
     assert there.p == back.p
 
 
+def test_the_interval_of_a_difference_of_f1_stays_within_one() -> None:
+    table = compare_pairs(matrix_of([[1.0, 0.2, 1.0], [0.0, 0.1, 0.1]]), ScoreKind.GRADED)
+    outside = compare_pairs(matrix_of([[3.0, 0.2, 1.0], [0.0, 0.1, 0.1]]), ScoreKind.GRADED)
+
+    assert table.highs_KK[0, 1] == 1.0
+    assert outside.highs_KK[0, 1] > 1.0
+
+
 def test_two_graded_rows_that_differ_alike_prove_nothing() -> None:
     table = compare_pairs(matrix_of([[0.9, 0.8], [0.4, 0.3]]), ScoreKind.GRADED)
 

@@ -14,6 +14,7 @@ from workbench.verdict.optimism import expected_optimism
 from workbench.verdict.paired import PairTable, compare_linearised, compare_pairs
 from workbench.verdict.rows import (
     PERPLEXITY,
+    TOKEN_ACCURACY,
     RowMatrix,
     ScoreKind,
     common_matrix,
@@ -118,7 +119,7 @@ class _Scorer:
 
     def _in_unit(self, interval: Interval) -> Interval:
         """Return the interval in the score's unit, within what the score can be."""
-        if self.score == "token_accuracy":
+        if self.score == TOKEN_ACCURACY:
             return _share_of_tokens(interval)
         if not self.exponential:
             return interval

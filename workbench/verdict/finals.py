@@ -14,9 +14,10 @@ from scipy.special import stdtrit
 from workbench.verdict.comparisons import better_pairs, tied_for_first
 from workbench.verdict.intervals import APPROXIMATE_BELOW, CONFIDENCE, share_interval
 from workbench.verdict.optimism import expected_optimism
-from workbench.verdict.paired import PairTable, difference_variances, t_table
+from workbench.verdict.paired import PairTable, are_shares, difference_variances, t_table
 from workbench.verdict.rows import (
     PERPLEXITY,
+    TOKEN_ACCURACY,
     RowMatrix,
     ScoreKind,
     common_matrix,
@@ -124,6 +125,8 @@ class _Estimate:
     """Degrees of freedom of the seed variance; 0 with one seed each."""
     seed_scores: list[list[float]]
     with_base: bool
+    are_shares: bool
+    """True where no score can leave 0 to 1."""
 
 
 def _estimate(
@@ -131,7 +134,8 @@ def _estimate(
 ) -> _Estimate:
     source = score_source(score)
     every = [one for ones in runs.values() for one in ones] + ([base] if base else [])
-    whole = common_matrix(every, source)
+    kind, whole = find_kind(every, source), common_matrix(every, source)
+    within = are_shares(whole.values_KN)
     exponential = score == PERPLEXITY
     linear = whole.scores_K
     scores = np.exp(linear) if exponential else linear
@@ -146,7 +150,7 @@ def _estimate(
     own = sum(float(((residuals[p] - residuals[p].mean(axis=0)) ** 2).sum()) for p in trained)
     shares = [1 / len(ones) for ones in runs.values()] + ([0.0] if base else [])
     return _Estimate(
-        kind=find_kind(every, source),
+        kind=kind,
         exponential=exponential,
         matrix=replace(whole, values_KN=np.stack([whole.values_KN[p].mean(axis=0) for p in parts])),
         scores_F=np.array([scores[p].mean() for p in parts]),
@@ -157,6 +161,7 @@ def _estimate(
         degrees=degrees,
         seed_scores=[scores[p].tolist() for p in trained],
         with_base=base is not None,
+        are_shares=source == TOKEN_ACCURACY or (kind is not ScoreKind.RATIO and within),
     )
 
 
@@ -239,7 +244,8 @@ def _pair_table(estimate: _Estimate) -> PairTable:
         estimate.matrix.rows,
         estimate.degrees,
     )
-    return t_table(estimate.scores_F, variances_FF, degrees_FF)
+    table = t_table(estimate.scores_F, variances_FF, degrees_FF)
+    return table.within_shares() if estimate.are_shares else table
 
 
 def _intervals(estimate: _Estimate) -> list[Interval]:
@@ -259,8 +265,10 @@ def _intervals(estimate: _Estimate) -> list[Interval]:
     ):
         half = quantile * variance**0.5
         low, high = score - half, score + half
-        if estimate.kind is ScoreKind.ANSWERS:
+        if estimate.kind is ScoreKind.ANSWERS or (estimate.are_shares and not half):
             low, high = share_interval(score, variance, rows, quantile)
+        elif estimate.are_shares:
+            low, high = max(low, 0.0), min(high, 1.0)
         elif estimate.kind is ScoreKind.RATIO:
             low = max(low, 0.0)
         few = rows < APPROXIMATE_BELOW and estimate.kind is not ScoreKind.ANSWERS

@@ -55,6 +55,11 @@ class PairTable:
             p_KK=self.p_KK[kept, kept],
         )
 
+    def within_shares(self) -> PairTable:
+        """Return the table with ends from -1 to 1, which differences of shares cannot leave."""
+        lows_KK, highs_KK = np.clip(self.lows_KK, -1.0, 1.0), np.clip(self.highs_KK, -1.0, 1.0)
+        return replace(self, lows_KK=lows_KK, highs_KK=highs_KK)
+
     @property
     def significant_KK(self) -> NDArray[np.bool_]:
         """Return True where interval and p-value agree that the difference is not zero."""
@@ -72,8 +77,13 @@ def compare_pairs(matrix: RowMatrix, kind: ScoreKind, *, seed: int = 0) -> PairT
         return compare_answers(matrix.values_KN)
     table = compare_linearised(matrix.scores_K, linearised_residuals(matrix))
     if kind is ScoreKind.GRADED:
-        return table
+        return table.within_shares() if are_shares(matrix.values_KN) else table
     return with_flipped_p(table, matrix, seed=seed)
+
+
+def are_shares(values_KN: Floats) -> bool:
+    """Return True if all values lie from 0 to 1, such as answers, F1 and ROUGE-L."""
+    return bool(((values_KN >= 0) & (values_KN <= 1)).all())
 
 
 def linearised_residuals(matrix: RowMatrix) -> Floats:

@@ -20,6 +20,10 @@ PERPLEXITY = "perplexity"
 """The exponential of the loss; everything about it is derived from the loss."""
 
 
+TOKEN_ACCURACY = "token_accuracy"
+"""The share of target tokens that the model ranks first: a ratio that cannot leave 0 to 1."""
+
+
 class ScoreKind(StrEnum):
     """The kind of a score, which decides the statistical method."""
 
