@@ -151,13 +151,15 @@ class Workbench:
         return self._service.compare(trials)
 
     def report(self, experiment: int | str, file: str | Path) -> Path:
-        """Write an experiment's report, one HTML file, and return its path. Replaces the file."""
-        from workbench.machine.files import write_durably
+        """Write an experiment's report, one HTML file, and return its path. Replaces the file.
+
+        Raises UsageError where the file cannot be written.
+        """
         from workbench.report.facts import gather_facts
-        from workbench.report.page import build_page
+        from workbench.report.saving import save_report
 
         path = Path(file).expanduser().absolute()
-        write_durably(path, build_page(gather_facts(self._service, experiment)).encode())
+        save_report(gather_facts(self._service, experiment), path)
         return path
 
     def importance(self, experiment: int | str) -> ImportanceReport:

@@ -1,6 +1,7 @@
 """The report of an experiment: one HTML file that a browser opens without a network.
 
 `facts` gathers an experiment's rows, curves and samples from the service, `plots` draws them as
-SVG, and `page` writes the file. Called by `workbench report` and by the public API. Imports the
-service, `formatting` and `text`; everything here but `facts` is pure.
+SVG, `page` makes the document, and `saving` writes the file. Called by `workbench report` and by
+the public API. Imports the service, `judging`'s words, `formatting`, `text` and `machine.files`;
+`page` and `plots` are pure.
 """

@@ -12,7 +12,6 @@ from workbench.cli.tables import as_json, print_answer
 from workbench.cli.trials.control import revive_engine
 from workbench.cli.trials.listing import newest_experiment
 from workbench.errors import UsageError
-from workbench.machine.files import write_durably
 from workbench.service import Service
 from workbench.text import safe_line
 
@@ -34,7 +33,7 @@ def report_command(
     facts, sample answers and the recipe. No scripts, nothing loaded from elsewhere.
     """
     from workbench.report.facts import gather_facts
-    from workbench.report.page import build_page
+    from workbench.report.saving import save_report
 
     service = Service()
     revive_engine(service)
@@ -44,9 +43,9 @@ def report_command(
     name = facts.board.experiment.name
     # A name may hold any printable character, also a slash; a file of it must lie here.
     path = out if out is not None else Path(re.sub(r"[^\w.-]+", "-", name) + ".html")
-    if path.exists() and not force:
+    if path.is_file() and not force:
         raise UsageError(f"{path} exists already", hint="use --force, or another name with -o")
-    write_durably(path, build_page(facts).encode())
+    save_report(facts, path)
     if as_data:
         as_json({"experiment": name, "path": str(path.absolute())})
     else:
