@@ -61,7 +61,7 @@ from workbench.store.rows import (
     RequestAnswer,
     TrialRow,
 )
-from workbench.trial import Kind, State
+from workbench.trial import State
 
 if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
     from workbench.recipe import Recipe
@@ -154,12 +154,6 @@ def refusal_error(answer: RequestAnswer) -> WorkbenchError:
     error = WorkbenchError(answer.text, hint=answer.hint)
     error.exit_code = int(answer.data.get("exit_code", 1))
     return error
-
-
-def _base_samples(reader: Reader, trial: TrialRow) -> list[AnswerSample]:
-    known = reader.trials(trial.experiment)
-    base = next((one.id for one in known if one.kind is Kind.BASE), None)
-    return [] if base is None or base == trial.id else reader.samples(base)
 
 
 class Service:
@@ -290,13 +284,15 @@ class Service:
         reader = self._need_reader()
         with reader.one_view():
             trial = reader.trial(id)
+            experiment = reader.experiment(trial.experiment)
+            base = experiment.base_trial
             return TrialDetail(
                 trial=trial,
-                experiment=reader.experiment(trial.experiment),
+                experiment=experiment,
                 attempts=reader.attempts(id),
                 moves=reader.moves(id),
                 samples=reader.samples(id),
-                base_samples=_base_samples(reader, trial),
+                base_samples=[] if base is None or base == id else reader.samples(base),
                 metric_names=reader.metric_names(id),
             )
 
