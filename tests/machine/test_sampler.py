@@ -60,6 +60,8 @@ def test_the_file_holds_everything_about_a_card(tmp_path: Path) -> None:
     (tmp_path / "proc/4242/comm").write_text("python\n")
     full = replace(
         FIRST,
+        index=1,
+        bus="00000000:65:00.0",
         power_limit_w=370.0,
         energy_j=7200.5,
         ecc_errors=0,
@@ -80,6 +82,8 @@ def test_the_file_holds_everything_about_a_card(tmp_path: Path) -> None:
             "cap_bytes": None,
             "free_bytes": 20 * GIB,
             "used_bytes": 4 * GIB,
+            "index": 1,
+            "bus": "00000000:65:00.0",
             "utilisation": 93,
             "temperature_c": 71,
             "power_w": 349.5,
