@@ -107,6 +107,7 @@ CASES: dict[str, Case] = {
     "trial.move": Case(typed("Move trial 13"), LISTED),
     "experiment.all": Case(says("All trials of llama3-8b-support"), LISTED),
     "failure": Case(says("lower train.learning_rate"), LISTED),
+    "events.level": Case(says("Events · warning and above"), before=("6",)),
     "copy": Case(says("copied:"), ("2", "trials", DONE)),
     "step-out": Case(lambda app, _home: app.current_mode == "Dashboard", LISTED),
     "palette": Case(on_screen("CommandPalette")),

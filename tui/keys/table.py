@@ -102,6 +102,7 @@ TABLE: tuple[KeyRow, ...] = (
         "Drain the card now: its trial continues on another",
         "drain now",
     ),
+    _row("events.level", "l", "Events", "level", "List graver events alone, or all", "level"),
     _row("events.trial", "o", "Events", "trial", "Open the event's trial", "its trial"),
     _row("trial.metric", "m", TRIAL, "metric(1)", "Chart the next metric", "metric"),
     _row("trial.metric-before", "M", TRIAL, "metric(-1)", "Chart the metric before", "metric"),

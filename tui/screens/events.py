@@ -31,6 +31,9 @@ class Events(View):
     FILTERS = True
     BINDINGS: ClassVar[list[BindingType]] = [*place_bindings("Events")]
 
+    level = "info"
+    """The least level of the events that are listed."""
+
     def body(self) -> Iterable[Widget]:
         yield RowList(id="events", follow=True, empty="nothing has happened yet")
 
@@ -55,10 +58,11 @@ class Events(View):
         if picture is None or picture.needs.events_of != ALL_EVENTS:
             return  # the events of everything are still being read
         rows, known = self.query_one("#events", RowList), self._known()
-        shown = [event for event in known if events.event_matches(event, self.filter)]
+        grave = events.at_least(known, self.level)
+        shown = [event for event in grave if events.event_matches(event, self.filter)]
         empty = "no event matches the filter" if self.filter else "nothing has happened yet"
         rows.show(events.COLUMNS, events.event_rows(shown), empty)
-        self.show_count(rows, "Events", len(shown), len(known))
+        self.show_count(rows, f"Events · {self.level} and above", len(shown), len(known))
 
     @on(RowList.Opened)
     def _open(self, _event: RowList.Opened) -> None:
@@ -73,6 +77,12 @@ class Events(View):
         )
         text = [(plain_part(line, limit=2_000),) for line in event.text.splitlines()]
         self.app.push_screen(Panel("Event", [head, (), *text]))
+
+    def action_level(self) -> None:
+        """Leave out the next level of events too, or none at all after `error`."""
+        at = events.LEVELS.index(self.level)
+        self.level = events.LEVELS[(at + 1) % len(events.LEVELS)]
+        self.repaint()
 
     def action_trial(self) -> None:
         if self.chosen is not None:

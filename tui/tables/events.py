@@ -53,6 +53,17 @@ def log_lines(events: Sequence[EventRow]) -> list[Line]:
     ]
 
 
+LEVELS = ("info", "warning", "error", "debug")
+"""The least levels that the list can be cut to, in the order in which a key turns them."""
+_RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+
+
+def at_least(events: Sequence[EventRow], level: str) -> list[EventRow]:
+    """Return the events of that level and above; one of an unknown level counts as `info`."""
+    least = _RANKS[level]
+    return [event for event in events if _RANKS.get(event.level, 1) >= least]
+
+
 def event_matches(event: EventRow, words: str) -> bool:
     """Return whether every word of the filter occurs in the event, in any case."""
     trial = "" if event.trial is None else f"#{event.trial}"
