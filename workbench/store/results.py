@@ -36,10 +36,12 @@ def put_metrics(store: Store, trial: int, step: int, values: dict[str, float | N
 def _widen_band(store: Store, trial: int, name: str, band: int, value: float | None) -> None:
     """Take a new step's value into its band; SQLite's min and max of null and a number are null."""
     store.db.execute(
-        """insert into metric_bands values (?1, ?2, ?3, ?4, ?4) on conflict do update set
-           low = min(coalesce(low, ?4), coalesce(?4, low)),
-           high = max(coalesce(high, ?4), coalesce(?4, high))""",
-        (trial, name, band, value),
+        # By name: of Python 3.12's first versions numbered ones want names, too.
+        """insert into metric_bands values (:trial, :name, :band, :value, :value)
+           on conflict do update set
+           low = min(coalesce(low, :value), coalesce(:value, low)),
+           high = max(coalesce(high, :value), coalesce(:value, high))""",
+        {"trial": trial, "name": name, "band": band, "value": value},
     )
 
 
