@@ -313,6 +313,17 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }
 
 
+def write_results(rows: Sequence[dict[str, Any]]) -> None:
+    """Write the results; rows of parts that were not measured now stay as they are."""
+
+    def name(row: dict[str, Any]) -> tuple[str, str, int]:
+        return (row["what"], row["size"], row["trials"])
+
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    found = {name(row): row for row in (*kept, *rows)}
+    RESULTS.write_text(json.dumps(list(found.values()), indent=1, ensure_ascii=False) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
@@ -327,7 +338,7 @@ def main() -> None:
     for part in options.only:
         PARTS[part](bench)
     if options.write:
-        RESULTS.write_text(json.dumps(bench.rows, indent=1, ensure_ascii=False) + "\n")
+        write_results(bench.rows)
     if options.homes is None:
         shutil.rmtree(folder)
 
