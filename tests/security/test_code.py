@@ -14,12 +14,12 @@ import torch
 
 from tests.training import trials
 from workbench.errors import ModelError, RecipeError
+from workbench.export.merge import merge_adapter
 from workbench.fleet import Halt
 from workbench.recipe import load_recipe
 from workbench.recipe.schema import Model
 from workbench.recipe.shipped import PACKAGE
 from workbench.training.checkpoints import checkpoint
-from workbench.training.model.merge import merge_adapter
 from workbench.training.model.source import resolve_model
 from workbench.user_config import may_run_its_code, read_user_config
 

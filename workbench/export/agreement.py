@@ -125,7 +125,9 @@ def padded(rows: Sequence[CheckedRow]) -> torch.Tensor:
 def check_agreement(found: Agreement, dtype: str) -> None:
     """Raise ModelError where the merged model is further off than rounding explains."""
     most_kl, least_same = BOUNDS[dtype]
-    same = found.top1_share >= least_same or found.kl_nats <= min(SAME_KL, most_kl)
+    # One token more than the bound may differ: of a few dozen tokens, a single tie is over 1 %.
+    others = round((1 - found.top1_share) * found.tokens)
+    same = others <= 1 + (1 - least_same) * found.tokens or found.kl_nats <= min(SAME_KL, most_kl)
     if found.kl_nats <= most_kl and same:
         return
     if not math.isfinite(found.kl_nats):

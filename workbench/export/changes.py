@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from workbench.adapters.lora_settings import CONFIG, LoraSettings, parse_settings
-from workbench.errors import CheckpointError, ModelError
+from workbench.errors import ModelError
 from workbench.export.base_files import BaseFiles
 from workbench.text import safe_line
 
@@ -48,7 +48,8 @@ class LoraChange:
 
     def apply(self, weight_OI: torch.Tensor) -> torch.Tensor:
         """Return the changed weight in fp32. DoRA: arXiv 2402.09353, equation 5."""
-        new = torch.addmm(weight_OI.float(), self.b_OR.float(), self.a_RI.float(), alpha=self.scale)
+        # In PEFT's own order of operations, so that float32 gives its digits too.
+        new = (self.b_OR.float() @ self.a_RI.float()).mul_(self.scale).add_(weight_OI.float())
         if self.magnitude_O is not None:
             norm_O = torch.linalg.norm(new, dim=1)
             new *= (self.magnitude_O.float() / norm_O)[:, None]
@@ -81,8 +82,8 @@ class Changes:
 def read_changes(folder: Path) -> Changes:
     """Return what the adapter in the folder does.
 
-    Raises CheckpointError or ModelError for an adapter that is half written, not finite, or no
-    LoRA, and NotByWeight for one that needs the whole model.
+    Raises ModelError for an adapter that is half written, not finite, or no LoRA, and NotByWeight
+    for one that needs the whole model.
     """
     config = _read_config(folder)
     settings = parse_settings({**config, "modules_to_save": None})
@@ -202,8 +203,8 @@ def _change(
     return LoraChange(a, b, settings.alpha_of(module) / divisor, magnitude)
 
 
-def _broken(folder: Path, what: str) -> CheckpointError:
-    return CheckpointError(
+def _broken(folder: Path, what: str) -> ModelError:
+    return ModelError(
         f"the adapter in {safe_line(folder, 200)} cannot be used: {what}",
         hint="give an adapter as PEFT or the workbench wrote it, whole",
     )
