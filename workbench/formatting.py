@@ -35,6 +35,7 @@ from workbench.text.quantities import size_of_total as size_of_total
 from workbench.text.quantities import steps as steps
 from workbench.text.quantities import time_left as time_left
 from workbench.text.quantities import time_left_phrase as time_left_phrase
+from workbench.text.quantities import whole_gib_of_total as whole_gib_of_total
 from workbench.trial import KILLED as KILLED
 from workbench.trial import DesiredState, Kind, State, up_is_better
 from workbench.trial import outcome_word as outcome_word

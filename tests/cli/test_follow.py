@@ -93,7 +93,7 @@ def test_each_fact_is_printed_once(bench: Bench) -> None:
     assert "trial 2  running  on cpu-" in first[0]
     assert list(narrator.news([row])) == []
     moved = dataclasses.replace(
-        row, step=50, total_steps=100, loss=1.5, tokens_per_s=1234.0, started_utc=0.0
+        row, step=50, total_steps=100, loss=1.5, tokens_per_s=1234.0, ends_utc=160.0
     )
     ((line, about),) = narrator.news([moved])
     assert about == moved

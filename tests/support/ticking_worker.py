@@ -109,7 +109,8 @@ class TickingWorker:
             every = self.given.recipe["evaluate"]["every"]
             if every and self.step % every == 0:
                 values["eval_loss"] = held_out(train["learning_rate"], self.step)
-            left_s = float(train["max_steps"] - self.step)
+            steps = train["max_steps"]
+            left_s = None if steps is None else float(steps - self.step)
             self._write("metric", step=self.step, values=values, seconds_left=left_s)
             if train["learning_rate"] == 0.777 and self.step == 4:
                 if self._newest_checkpoint():

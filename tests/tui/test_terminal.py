@@ -66,7 +66,7 @@ def test_a_clone_is_changed_in_ones_editor_and_the_screen_comes_back(
     monkeypatch.setenv("EDITOR", str(editor))
     one = terminal(RUN)
     one.send(b"c")
-    one.read_until(lambda: "train.seed" in one.text())
+    one.read_until(lambda: "data.train" in one.text())
     one.send(b"\x0f")
     one.read_until(lambda: b"my editor" in one.seen)
     one.read_until(lambda: "4711" in one.text())

@@ -152,7 +152,7 @@ def _how(one: Mapping[str, Any]) -> Line:
 def check_lines(result: Answer | None, running_s: float | None) -> list[Line]:
     """Return what the data check found; `running_s` are the seconds it has run, if it runs."""
     if running_s is not None:
-        return [((f"◐ checking the data … {running_s:.0f} s", "live"),)]
+        return [((f"◐ checking the data … {formatting.rough_duration(running_s)}", "live"),)]
     if result is None:
         return [(("ctrl+k", "accent"), (" reads the data as training would see it", "dim"))]
     if not result.get("ok"):

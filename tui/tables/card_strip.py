@@ -10,7 +10,6 @@ from tui.widgets.rowlist import Column, ListRow
 from workbench import formatting
 from workbench.service import CardRow, TrialRow
 
-GIB = 1 << 30
 _NARROWEST = 26
 """Cells of one card at least."""
 _BETWEEN = 2
@@ -53,8 +52,7 @@ def _short(
     label = table.card_label(card, slots)
     busy = None if old or card.utilisation is None else card.utilisation / 100
     used = None if old or card.free_bytes is None else card.total_bytes - card.free_bytes
-    taken = formatting.UNKNOWN if used is None else f"{used / GIB:.0f}"
-    memory = f"{taken}/{card.total_bytes / GIB:.0f}G"
+    memory = formatting.whole_gib_of_total(used, card.total_bytes)
     degrees = "" if old else formatting.temperature(card.temperature_c)
     watts = "" if old else formatting.power(card.power_w)
     doing = table.card_activity(card, trial)

@@ -36,6 +36,12 @@ def size_of_total(used_bytes: int | None, total_bytes: int) -> str:
     return f"{used}/{total_bytes / GIB:.1f} GiB"
 
 
+def whole_gib_of_total(used_bytes: int | None, total_bytes: int) -> str:
+    """Return `8/24G` for the narrowest places; the first half is `-` while the use is unknown."""
+    used = UNKNOWN if used_bytes is None else f"{used_bytes / GIB:.0f}"
+    return f"{used}/{total_bytes / GIB:.0f}G"
+
+
 def duration(seconds: float | None) -> str:
     """Return a measured duration in two units at most: `42 s`, `3 min 20 s`, `5 h 02 min`."""
     if seconds is None or not math.isfinite(seconds):

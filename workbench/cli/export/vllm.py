@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from workbench.adapters.vllm_folder import write_vllm_folder
 from workbench.cli.tables import as_json, print_answer
 from workbench.cli.trials.merge import chosen_adapter, keep_report
 from workbench.text import safe_line
@@ -22,6 +21,8 @@ def vllm_command(
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Copy an adapter for vLLM, check rank and modules, and print the command that serves it."""
+    from workbench.adapters.vllm_folder import write_vllm_folder  # imports the recipe's YAML
+
     chosen = chosen_adapter(source)
     written = write_vllm_folder(chosen.folder, target, name or target.absolute().name)
     keep_report(chosen, "vllm", target, {"command": written.command, "scores": chosen.scores})
