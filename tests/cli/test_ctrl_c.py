@@ -17,8 +17,10 @@ from workbench.home import Home
 
 STAGES = (1, 3, 8, 30, 100, 200, 300)
 """Files, folders, processes and sleeps of the command before ctrl-c."""
-LOOKING = ("ls", "watch", "logs 2 -f")
+LOOKING = ("watch",)
 LOOKING_TOO = (
+    "ls",
+    "logs 2 -f",
     "plan {recipe}",
     "check {recipe}",
     "show 2",
@@ -30,14 +32,11 @@ LOOKING_TOO = (
     "engine status",
     "schema",
 )
-ASKING = (
-    "run {recipe} --watch",
-    "demo",
-    "evaluate 3 --data {folder}/d.jsonl --watch",
-    "chat 3 -p 1+1",
-    "train {recipe} -o {folder}/trained",
-)
+ASKING = ("demo", "chat 3 -p 1+1")
 ASKING_TOO = (
+    "run {recipe} --watch",
+    "evaluate 3 --data {folder}/d.jsonl --watch",
+    "train {recipe} -o {folder}/trained",
     "run {recipe}",
     "clone 2 -s train.seed=9",
     "pause tiny",

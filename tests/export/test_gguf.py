@@ -158,6 +158,7 @@ def test_an_adapter_that_the_format_cannot_hold_is_refused(
         write_gguf(adapter, tmp_path / "a.gguf", "f32", lora=True)
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_no_file(tmp_path: Path) -> None:
     out = tmp_path / "m.gguf"
     command = [sys.executable, "-m", "workbench.export.gguf.write", str(DEMO), str(out)]

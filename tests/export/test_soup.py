@@ -109,6 +109,7 @@ def test_other_modules_half_an_adapter_and_bad_weights_are_refused(
         average_adapters(tmp_path / "out", [adapters[0], fewer], [1.0, 1.0])
 
 
+@pytest.mark.slow
 def test_a_killed_average_leaves_nothing(adapters: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "workbench.export.soup", str(out), *map(str, adapters)]

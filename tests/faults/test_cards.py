@@ -25,6 +25,7 @@ def test_a_sampler_that_stalls_is_replaced_and_training_continues(whole: Whole) 
     assert stalled
 
 
+@pytest.mark.slow
 def test_a_sampler_that_fails_is_restarted_and_training_continues(whole: Whole) -> None:
     whole.two_running()
     attempts = {a.id for a in whole.live()}

@@ -43,7 +43,12 @@ def gone(database: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [cut_short, pytest.param(without_its_log, marks=pytest.mark.slow), gone]
+    "harm",
+    [
+        cut_short,
+        pytest.param(without_its_log, marks=pytest.mark.slow),
+        pytest.param(gone, marks=pytest.mark.slow),
+    ],
 )
 def test_a_damaged_database_is_refused_repaired_and_used_again(
     harm: Callable[[Path], None], whole: Whole

@@ -19,9 +19,9 @@ BACK = r"the engine was restarted: the loop exited with -9; what ran goes on fro
 TICK_POINTS = [
     pytest.param("process_requests.before_commit", "pause", marks=pytest.mark.slow),
     ("process_requests.after_commit", "pause"),
-    ("reconcile.after_halt", "pause"),
+    pytest.param("reconcile.after_halt", "pause", marks=pytest.mark.slow),
     pytest.param("ingest.before_commit", "nothing", marks=pytest.mark.slow),
-    ("ingest.after_commit", "nothing"),
+    pytest.param("ingest.after_commit", "nothing", marks=pytest.mark.slow),
     pytest.param("recover.before_commit", "worker", marks=pytest.mark.slow),
     pytest.param("recover.after_commit", "worker", marks=pytest.mark.slow),
     pytest.param("place.before_row", "worker", marks=pytest.mark.slow),
