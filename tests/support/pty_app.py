@@ -28,6 +28,11 @@ SLICE_S = 0.02
 """Seconds of a slow line that are carried at once."""
 
 
+def _inherited() -> dict[str, str]:
+    """Return this process's environment without the size of a terminal, which is set on the pty."""
+    return {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+
+
 class PtyApp:
     """A process that shows the screen of `home`, and the terminal that it draws on.
 
@@ -66,7 +71,7 @@ class PtyApp:
             stdin=line,
             stdout=line,
             stderr=line if stderr is None else stderr,
-            env={**os.environ, "WORKBENCH_HOME": str(home), **settings, **(env or {})},
+            env={**_inherited(), "WORKBENCH_HOME": str(home), **settings, **(env or {})},
             start_new_session=True,
             cwd=cwd,  # its packages are imported before installed ones
         )

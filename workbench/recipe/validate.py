@@ -200,7 +200,7 @@ def _check_conditions(source: YamlSource, recipe: Recipe) -> None:
             path = ("sweep", "parameters", key, "when", other)
             values = values_of(parameters[other]) if other in parameters else []
             if other not in parameters:
-                shown = safe_line(other, 80)
+                shown = safe_line(other, 80) or "an empty name"
                 source.wrong(path, f"{key} exists when {shown} has a value, which is not swept")
             elif values is None:
                 source.wrong(path, f"{key} depends on {other}, which is a range; list its values")
