@@ -54,6 +54,7 @@ def test_a_child_that_checkpoints_for_long_is_waited_for() -> None:
         assert (child.returncode, child.stdout.read()) == (0, "asked again\n")
 
 
+@pytest.mark.slow  # two signals that come as one wait for the limit of 30 s
 def test_a_second_ctrl_c_ends_a_child_that_hangs() -> None:
     child = "import signal,time; signal.signal(2,signal.SIG_IGN); print(flush=True); time.sleep(99)"
     code = (

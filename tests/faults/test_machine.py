@@ -148,7 +148,8 @@ def test_a_loop_that_hangs_is_restarted_with_its_head(whole: Whole) -> None:
         whole.until_later_attempts(before)
 
 
-@pytest.mark.parametrize("days", [pytest.param(1, marks=pytest.mark.slow), -1])
+@pytest.mark.slow
+@pytest.mark.parametrize("days", [1, -1])
 def test_a_clock_that_jumps_by_a_day_ends_nothing(days: int, whole: Whole, clock: Path) -> None:
     whole.two_running()
     live = {a.id for a in whole.live()}

@@ -19,7 +19,7 @@ slow = [pytest.mark.slow]
 quick: list[pytest.MarkDecorator] = []
 ENDS = [
     ("raylet", "KILL", slow),
-    ("raylet", "TERM", quick),
+    ("raylet", "TERM", slow),
     ("head", "KILL", slow),
     ("head", "TERM", slow),
     ("gcs_server", "KILL", slow),

@@ -29,7 +29,7 @@ TICK_POINTS = [
     pytest.param("place.after_commit", "worker", marks=pytest.mark.slow),
     ("place.after_start", "worker"),
     pytest.param("propose_trials.before_commit", "submit", marks=pytest.mark.slow),
-    ("propose_trials.after_commit", "submit"),
+    pytest.param("propose_trials.after_commit", "submit", marks=pytest.mark.slow),
 ]
 
 

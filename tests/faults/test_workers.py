@@ -60,7 +60,7 @@ def test_a_worker_killed_while_it_loads_is_replaced(whole: Whole) -> None:
     "point",
     [
         pytest.param("worker.evaluating", marks=pytest.mark.slow),
-        "results.after_rename",
+        pytest.param("results.after_rename", marks=pytest.mark.slow),
         "adapter.before_rename",
         pytest.param("adapter.after_rename", marks=pytest.mark.slow),
     ],
