@@ -24,25 +24,37 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = safe_line(path, 200)
     try:
-        with path.open("rb") as opened:
-            # One byte more than the limit is enough to know that the file is too large.
-            content = opened.read(MAX_BYTES + 1)
+        text = read_text(path)
     except FileNotFoundError as gone:
         hint = "`workbench recipes` lists those that ship"
         raise NotThere(f"there is no recipe {file}", hint=hint) from gone
+    return read_recipe(text, file=file, folder=path.absolute().parent, overrides=overrides)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a YAML file, of which MAX_BYTES and one byte are read.
+
+    Raises FileNotFoundError without the file, and RecipeError where it cannot be read as UTF-8.
+    """
+    file = safe_line(path, 200)
+    try:
+        with path.open("rb") as opened:
+            # One byte more than the limit is enough to know that the file is too large.
+            content = opened.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as refused:
         why = getattr(refused, "strerror", None) or refused
         raise RecipeError(f"{file}: cannot be read: {why}") from refused
     try:
         # Windows editors put a byte order mark first; utf-8-sig drops it.
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as broken:
         line = content.count(b"\n", 0, broken.start) + 1
         place = Place(line, f"{file}:{line}")
         raise recipe_error(
             [Mistake(place, "is not UTF-8 text")], "save the file as UTF-8"
         ) from broken
-    return read_recipe(text, file=file, folder=path.absolute().parent, overrides=overrides)
 
 
 def read_recipe(

@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.recipe.foreign.translation import (
+    NO_DORA,
+    NO_EIGHT_BITS,
+    NO_PACKING,
     OPTIMIZER,
-    RECOMPUTE,
     SCHEDULE,
+    SHARED_RULES,
     NoCounterpart,
     Rule,
     Translation,
+    held_out_rows,
     number,
-    only,
     positive,
-    share_or_refuse,
     switch,
     targets,
 )
-from workbench.recipe.foreign.trl import take_first
 from workbench.text import safe_line
 
 DEFAULTS: dict[str, Any] = {
@@ -42,51 +43,31 @@ SHAPES = {"alpaca": "alpaca", "completion": "text", "sharegpt": "sharegpt"}
 """Prompt formats that name one shape of rows; `chat_template` is recognised from the columns."""
 
 
-def _split_share(value: Any) -> int | None:
-    size = number(value)
-    if 0 < size < 1:
-        raise NoCounterpart("is a share of the rows: write data.eval_rows as a number of rows")
-    return positive(value)
-
-
 RULES: dict[str, Rule] = {
+    **SHARED_RULES,
     "base_model": Rule("model.name", str),
     "revision_of_model": Rule("model.revision", str),
     "load_in_4bit": Rule("model.quantization", switch("nf4", "none")),
-    "load_in_8bit": Rule("model.quantization", only(False, "bases are loaded in 4 or 16 bits")),
+    "load_in_8bit": Rule("model.quantization", NO_EIGHT_BITS),
     "bf16": Rule("model.precision", lambda value: {True: "bf16", "auto": "auto"}.get(value)),
     "fp16": Rule("model.precision", lambda value: "fp16" if value is True else None),
     "flash_attention": Rule("model.attention", switch("flash_attention_2", None)),
     "sdp_attention": Rule("model.attention", switch("sdpa", None)),
     "lora_r": Rule("lora.rank", positive),
-    "lora_alpha": Rule("lora.alpha", number),
-    "lora_dropout": Rule("lora.dropout", number),
     "lora_target_modules": Rule("lora.targets", targets),
     "lora_target_linear": Rule("lora.targets", switch("all-linear", None)),
     "peft_use_rslora": Rule("lora.rslora", switch(True, False)),
-    "peft_use_dora": Rule("lora.rslora", only(False, "DoRA has no counterpart")),
+    "peft_use_dora": Rule("lora.rslora", NO_DORA),
     "sequence_len": Rule("data.max_tokens", positive),
-    "sample_packing": Rule("data.packing", only(False, "is not available: rows are not packed")),
+    "sample_packing": Rule("data.packing", NO_PACKING),
     "group_by_length": Rule("data.group_by_length", switch(True, False)),
     "train_on_inputs": Rule("data.loss_on", switch("all", None)),
-    "val_set_size": Rule("data.eval_rows", _split_share),
+    "val_set_size": Rule("data.eval_rows", held_out_rows),
     "num_epochs": Rule("train.epochs", number),
-    "max_steps": Rule("train.max_steps", positive),
     "micro_batch_size": Rule("train.batch_size", positive),
-    "gradient_accumulation_steps": Rule("train.accumulation", positive),
-    "learning_rate": Rule("train.learning_rate", number),
-    "weight_decay": Rule("train.weight_decay", number),
-    "max_grad_norm": Rule("train.max_grad_norm", number),
     "lr_scheduler": Rule("train.schedule", SCHEDULE),
-    "warmup_ratio": Rule("train.warmup", share_or_refuse),
-    "warmup_steps": Rule("train.warmup", share_or_refuse),
     "optimizer": Rule("train.optimizer", OPTIMIZER),
-    "gradient_checkpointing": Rule("train.gradient_checkpointing", RECOMPUTE),
-    "save_steps": Rule("train.save_every", positive),
-    "logging_steps": Rule("train.log_every", positive),
-    "eval_steps": Rule("evaluate.every", positive),
     "eval_batch_size": Rule("evaluate.batch_size", positive),
-    "seed": Rule("train.seed", int),
 }
 
 
@@ -107,7 +88,7 @@ def translate_axolotl(keys: Mapping[str, Any]) -> Translation:
     ):
         known[key] = None
         if mixture := keys.get(key):
-            take_first(found, key, mixture, names)
+            found.take_first(key, mixture, names)
             _take_shape(found, key, mixture[0] if isinstance(mixture, list) else None)
     found.leave_unknown(keys, known)
     return found

@@ -14,8 +14,9 @@ from workbench.recipe.foreign.axolotl import translate_axolotl
 from workbench.recipe.foreign.llama_factory import translate_llama_factory
 from workbench.recipe.foreign.translation import NoCounterpart, Translation
 from workbench.recipe.foreign.trl import translate_trl
+from workbench.recipe.reader import read_text
 from workbench.recipe.schema import Recipe
-from workbench.recipe.source import MAX_BYTES, parse_yaml, recipe_error
+from workbench.recipe.source import parse_yaml, recipe_error
 from workbench.recipe.validate import recipe_problems, with_value
 from workbench.text import safe_line
 
@@ -60,18 +61,9 @@ def import_recipe(path: Path) -> ImportedRecipe:
 
 def _read_keys(path: Path, file: str) -> dict[str, Any]:
     try:
-        with path.open("rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
+        source = parse_yaml(read_text(path), file)
     except FileNotFoundError as gone:
         raise NotThere(f"there is no file {file}", hint="name a YAML file") from gone
-    except (OSError, ValueError) as refused:
-        why = getattr(refused, "strerror", None) or refused
-        raise RecipeError(f"{file}: cannot be read: {why}") from refused
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as broken:
-        raise RecipeError(f"{file}: is not UTF-8 text", hint="save it as UTF-8") from broken
-    source = parse_yaml(text, file)
     if source.mistakes:
         raise recipe_error(source.mistakes)
     if not isinstance(source.data, dict):

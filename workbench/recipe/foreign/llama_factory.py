@@ -9,16 +9,12 @@ from typing import Any
 
 from workbench.recipe.foreign.translation import (
     ATTENTION,
-    OPTIMIZER,
-    RECOMPUTE,
-    SCHEDULE,
+    TRAINER_RULES,
     NoCounterpart,
     Rule,
     Translation,
-    number,
-    only,
+    held_out_rows,
     positive,
-    share_or_refuse,
     switch,
     targets,
 )
@@ -55,52 +51,20 @@ def _bits(value: Any) -> str:
     return "nf4"
 
 
-def _share(value: Any) -> int | None:
-    size = number(value)
-    if 0 < size < 1:
-        raise NoCounterpart("is a share of the rows: write data.eval_rows as a number of rows")
-    return positive(value)
-
-
 RULES: dict[str, Rule] = {
-    "model_name_or_path": Rule("model.name", str),
-    "model_revision": Rule("model.revision", lambda value: None if value == "main" else str(value)),
+    **TRAINER_RULES,
     "quantization_bit": Rule("model.quantization", _bits),
     "double_quantization": Rule("model.double_quantization", switch(True, False)),
-    "bf16": Rule("model.precision", switch("bf16", None)),
-    "fp16": Rule("model.precision", switch("fp16", None)),
     "flash_attn": Rule("model.attention", ATTENTION),
     "lora_rank": Rule("lora.rank", positive),
-    "lora_alpha": Rule("lora.alpha", number),
-    "lora_dropout": Rule("lora.dropout", number),
     "lora_target": Rule("lora.targets", targets),
-    "use_rslora": Rule("lora.rslora", switch(True, False)),
-    "use_dora": Rule("lora.rslora", only(False, "DoRA has no counterpart")),
     "cutoff_len": Rule("data.max_tokens", positive),
     "max_samples": Rule("data.max_rows", positive),
-    "packing": Rule("data.packing", only(False, "is not available: rows are not packed")),
     "group_by_length": Rule("data.group_by_length", switch(True, False)),
     "train_on_prompt": Rule("data.loss_on", switch("all", None)),
     "default_system": Rule("data.system", str),
-    "val_size": Rule("data.eval_rows", _share),
-    "num_train_epochs": Rule("train.epochs", number),
-    "max_steps": Rule("train.max_steps", positive),
-    "per_device_train_batch_size": Rule("train.batch_size", positive),
-    "gradient_accumulation_steps": Rule("train.accumulation", positive),
-    "learning_rate": Rule("train.learning_rate", number),
-    "weight_decay": Rule("train.weight_decay", number),
-    "max_grad_norm": Rule("train.max_grad_norm", number),
-    "lr_scheduler_type": Rule("train.schedule", SCHEDULE),
-    "warmup_ratio": Rule("train.warmup", share_or_refuse),
-    "warmup_steps": Rule("train.warmup", share_or_refuse),
-    "optim": Rule("train.optimizer", OPTIMIZER),
-    "gradient_checkpointing": Rule("train.gradient_checkpointing", RECOMPUTE),
+    "val_size": Rule("data.eval_rows", held_out_rows),
     "disable_gradient_checkpointing": Rule("train.gradient_checkpointing", switch("off", None)),
-    "save_steps": Rule("train.save_every", positive),
-    "logging_steps": Rule("train.log_every", positive),
-    "eval_steps": Rule("evaluate.every", positive),
-    "per_device_eval_batch_size": Rule("evaluate.batch_size", positive),
-    "seed": Rule("train.seed", int),
 }
 
 
@@ -117,8 +81,7 @@ def translate_llama_factory(keys: Mapping[str, Any], folder: Path) -> Translatio
     found = Translation("LLaMA-Factory", settings=dict(DEFAULTS))
     found.take(keys, RULES)
     found.settings.setdefault("lora.alpha", 2 * found.settings["lora.rank"])
-    if keys.get("eval_strategy", "no") in ("no", False):
-        found.settings.pop("evaluate.every", None)
+    found.drop_unused_evaluation(keys)
     known: dict[str, object] = dict.fromkeys(
         ("stage", "finetuning_type", "dataset_dir", "eval_strategy", "dataset", "eval_dataset")
     )

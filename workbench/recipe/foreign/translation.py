@@ -49,6 +49,26 @@ class Translation:
             if found is not None:
                 self.settings[rule.setting] = found
 
+    def take_first(self, key: str, data_sets: Any, names: Mapping[str, str]) -> None:
+        """Take the first of a list of data sets by `names`, their key to ours; leave what else it
+        has, and the length of a list of several: only one data set is trained on.
+        """
+        if not isinstance(data_sets, list) or not data_sets or not isinstance(data_sets[0], dict):
+            self.leave(key, "is no list of data sets")
+            return
+        for name, value in data_sets[0].items():
+            if name in names:
+                self.settings[names[name]] = str(value)
+            elif value not in (None, "", [], {}):
+                self.leave(f"{key}[0].{name}", "has no counterpart")
+        if len(data_sets) > 1:
+            self.leave(key, f"has {len(data_sets)} data sets, of which the first is taken")
+
+    def drop_unused_evaluation(self, keys: Mapping[str, Any]) -> None:
+        """Drop the steps between evaluations where transformers' Trainer would not evaluate."""
+        if keys.get("eval_strategy", "no") in ("no", False):
+            self.settings.pop("evaluate.every", None)
+
     def leave(self, key: str, why: str) -> None:
         """Remember that a key has no counterpart."""
         self.left[safe_line(key, 80)] = why
@@ -151,6 +171,14 @@ def share_or_refuse(value: Any) -> float:
     return share
 
 
+def held_out_rows(value: Any) -> int | None:
+    """Return the number of held-out rows; a share of the rows has no counterpart."""
+    size = number(value)
+    if 0 < size < 1:
+        raise NoCounterpart("is a share of the rows: write data.eval_rows as a number of rows")
+    return positive(value)
+
+
 def targets(value: Any) -> Any:
     """Return the names of the layers that get an adapter, or `all-linear`."""
     if isinstance(value, str):
@@ -177,3 +205,42 @@ OPTIMIZER = one_of(
 )
 ATTENTION = one_of("flash_attention_2", "sdpa", "eager", auto="auto", fa2="flash_attention_2")
 PRECISION = one_of("auto", "bf16", "fp16", "fp32", bfloat16="bf16", float16="fp16", float32="fp32")
+
+NO_EIGHT_BITS = only(False, "bases are loaded in 4 or 16 bits")
+NO_DORA = only(False, "DoRA has no counterpart")
+NO_PACKING = only(False, "is not available: rows are not packed")
+
+SHARED_RULES: dict[str, Rule] = {
+    "lora_alpha": Rule("lora.alpha", number),
+    "lora_dropout": Rule("lora.dropout", number),
+    "max_steps": Rule("train.max_steps", positive),
+    "gradient_accumulation_steps": Rule("train.accumulation", positive),
+    "learning_rate": Rule("train.learning_rate", number),
+    "weight_decay": Rule("train.weight_decay", number),
+    "max_grad_norm": Rule("train.max_grad_norm", number),
+    "warmup_ratio": Rule("train.warmup", share_or_refuse),
+    "warmup_steps": Rule("train.warmup", share_or_refuse),
+    "gradient_checkpointing": Rule("train.gradient_checkpointing", RECOMPUTE),
+    "save_steps": Rule("train.save_every", positive),
+    "logging_steps": Rule("train.log_every", positive),
+    "seed": Rule("train.seed", int),
+    "eval_steps": Rule("evaluate.every", positive),
+}
+"""Keys that all three trainers call alike."""
+
+TRAINER_RULES: dict[str, Rule] = {
+    **SHARED_RULES,
+    "model_name_or_path": Rule("model.name", str),
+    "model_revision": Rule("model.revision", lambda value: None if value == "main" else str(value)),
+    "bf16": Rule("model.precision", switch("bf16", None)),
+    "fp16": Rule("model.precision", switch("fp16", None)),
+    "use_rslora": Rule("lora.rslora", switch(True, False)),
+    "use_dora": Rule("lora.rslora", NO_DORA),
+    "packing": Rule("data.packing", NO_PACKING),
+    "num_train_epochs": Rule("train.epochs", number),
+    "per_device_train_batch_size": Rule("train.batch_size", positive),
+    "lr_scheduler_type": Rule("train.schedule", SCHEDULE),
+    "optim": Rule("train.optimizer", OPTIMIZER),
+    "per_device_eval_batch_size": Rule("evaluate.batch_size", positive),
+}
+"""Keys of transformers' TrainingArguments, and those that TRL and LLaMA-Factory put beside them."""
