@@ -201,7 +201,8 @@ class Service:
             self._reader.close()
             self._reader = None
 
-    def _need_reader(self) -> Reader:
+    def opened_reader(self) -> Reader:
+        """Return the store of the home; raise NotThere where nothing has run."""
         reader = self.reader()
         if reader is None:
             raise NotThere(
@@ -265,11 +266,11 @@ class Service:
 
     def experiment(self, key: int | str) -> Experiment:
         """Return the experiment with this id or name; NotThere lists the newest names."""
-        return self._need_reader().experiment(key)
+        return self.opened_reader().experiment(key)
 
     def trials(self, experiment: int) -> list[TrialRow]:
         """Return the trials of one experiment by id, oldest first; its base trial is among them."""
-        return self._need_reader().trials(experiment)
+        return self.opened_reader().trials(experiment)
 
     def queue(self) -> list[int]:
         """Return the ids of queued trials in the order in which they will probably be placed."""
@@ -281,7 +282,7 @@ class Service:
 
     def trial(self, id: int) -> TrialDetail:
         """Return everything about one trial; NotThere where there is no such trial."""
-        reader = self._need_reader()
+        reader = self.opened_reader()
         with reader.one_view():
             trial = reader.trial(id)
             experiment = reader.experiment(trial.experiment)
@@ -324,7 +325,7 @@ class Service:
         Judging takes some tenths of a second, and imports numpy. It is done once for the same
         results: the same board costs as much as its ranking afterwards.
         """
-        return self._judge.judge_experiment(self._need_reader(), key, self.clock())
+        return self._judge.judge_experiment(self.opened_reader(), key, self.clock())
 
     def board(self, key: int | str) -> tuple[Experiment, list[BoardRow]]:
         """Return the experiment with this id or name, and the rows of `judged_board`."""
@@ -340,7 +341,7 @@ class Service:
 
         Takes some tenths of a second. Raises UsageError for fewer than two.
         """
-        reader = self._need_reader()
+        reader = self.opened_reader()
         with reader.one_view():
             return compare_trials(reader, self.home.root, trials)
 
@@ -357,7 +358,7 @@ class Service:
 
     def importance(self, key: int | str) -> ImportanceReport:
         """Return how much each setting of a sweep mattered. Takes some tenths of a second."""
-        reader = self._need_reader()
+        reader = self.opened_reader()
         with reader.one_view():
             experiment = reader.experiment(key)
             trials, left_out = settings_by_merit(reader, experiment)

@@ -8,11 +8,10 @@ import typer
 
 from workbench import formatting
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
-from workbench.errors import NotThere, UsageError
+from workbench.errors import UsageError
 from workbench.library.inventory import AdapterEntry, list_adapters
 from workbench.library.marks import TrialMarks, archive_experiment, change_marks, read_marks
 from workbench.service import Service
-from workbench.store.reader import Reader
 from workbench.text import safe_line
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -30,7 +29,7 @@ def adapters_command(
 ) -> None:
     """List adapters: base, data, settings, scores, size, tags and notes."""
     service = Service()
-    reader = opened_store(service)
+    reader = service.opened_reader()
     chosen = None if experiment is None else reader.experiment(experiment).id
     found = list_adapters(service.home, reader, tags=tag or (), experiment=chosen)
     if as_data:
@@ -79,7 +78,7 @@ def tag_command(
 ) -> None:
     """Put tags on a trial, or remove them; without any, show its tags and its note."""
     service = Service()
-    found = opened_store(service).trial(trial)
+    found = service.opened_reader().trial(trial)
     if tags or drop:
         marks = change_marks(
             service.home, trial, found.created_utc, add=tags or (), drop=drop or ()
@@ -98,7 +97,7 @@ def note_command(
 ) -> None:
     """Write a note on a trial in place of the one it has; without a text, show it."""
     service = Service()
-    found = opened_store(service).trial(trial)
+    found = service.opened_reader().trial(trial)
     if words is None:
         marks = read_marks(service.home, trial, found.created_utc)
     else:
@@ -122,7 +121,7 @@ def archive_command(
 ) -> None:
     """Leave an ended experiment out of lists; nothing of it is removed."""
     service = Service()
-    found = opened_store(service).experiment(name)
+    found = service.opened_reader().experiment(name)
     if not undo and found.is_unfinished:
         raise UsageError(
             f"{safe_line(found.name)} has not ended",
@@ -134,14 +133,3 @@ def archive_command(
         return
     how = "is listed again" if undo else "is archived; `workbench ls --all` lists it"
     print_answer(f"experiment {safe_line(found.name)} {how}")
-
-
-def opened_store(service: Service) -> Reader:
-    """Return the store of the home; raise NotThere where nothing has run."""
-    reader = service.reader()
-    if reader is None:
-        raise NotThere(
-            f"nothing has run in {service.home.root} yet",
-            hint="try `workbench demo`, or `workbench run RECIPE`",
-        )
-    return reader

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
-from workbench.cli.library.adapters import opened_store
+from workbench.cli.confirmation import confirm_name
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
 from workbench.errors import UsageError, WorkbenchError
 from workbench.library.removal import plan_removal, remove_planned
@@ -31,7 +31,7 @@ def rm_command(
 ) -> None:
     """Remove ended trials or whole experiments to the trash; asks for the name."""
     service = Service()
-    reader = opened_store(service)
+    reader = service.opened_reader()
     words = list(dict.fromkeys(names))
     records = [plan_removal(service.home, reader, word, service.clock()) for word in words]
     if not yes:
@@ -53,15 +53,7 @@ def _confirm_name(word: str, record: RemovalRecord) -> None:
     held = formatting.plural(len(record.trials), "trial")
     print_note(f"{safe_line(record.about)} ({held}, {formatting.size(record.bytes)}):")
     print_note("its checkpoints, adapters and results go to the trash")
-    sys.stderr.write(f"type {safe_line(word)} to remove it: ")
-    sys.stderr.flush()
-    typed = sys.stdin.readline()
-    if not typed:
-        raise UsageError(
-            "rm needs the name typed again", hint=f"workbench rm --yes {safe_line(word)}"
-        )
-    if typed.strip() != word:
-        raise WorkbenchError(f"what was typed is not {safe_line(word)}; nothing was removed")
+    confirm_name(word, "rm", verb="remove", done="removed")
 
 
 app = typer.Typer(help="Show, restore or empty the trash.", no_args_is_help=True)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
-from workbench.cli.library.adapters import opened_store
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
 from workbench.errors import UsageError, WorkbenchError
 from workbench.library.prunable import find_prunable, prune_folders
@@ -67,7 +66,7 @@ def prune_command(
     A pruned trial can no longer be extended. `workbench trash empty` gives the bytes free.
     """
     service = Service()
-    reader = opened_store(service)
+    reader = service.opened_reader()
     chosen = [reader.experiment(name) for name in names] if names else None
     found = find_prunable(service.home, reader, chosen)
     total = sum(one.bytes for one in found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,9 +9,10 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
+from workbench.cli.confirmation import confirm_name
 from workbench.cli.errors import tell_error
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.errors import EngineError, NotThere, UsageError, WorkbenchError
+from workbench.errors import EngineError, NotThere, WorkbenchError
 from workbench.service import Service, refusal_error
 from workbench.store.rows import Experiment, RequestAnswer, TrialRow
 from workbench.text import safe_line
@@ -92,15 +92,7 @@ def _confirm(words: Iterable[str]) -> None:
     for word in dict.fromkeys(words):
         print_note(f"{_find(service, word).about}:")
         print_note("nothing of it is scored or kept")
-        sys.stderr.write(f"type {safe_line(word)} to kill it: ")
-        sys.stderr.flush()
-        typed = sys.stdin.readline()
-        if not typed:
-            raise UsageError(
-                "kill needs the name typed again", hint=f"workbench kill --yes {safe_line(word)}"
-            )
-        if typed.strip() != word:
-            raise WorkbenchError(f"what was typed is not {safe_line(word)}; nothing was killed")
+        confirm_name(word, "kill", verb="kill", done="killed")
 
 
 def _each(words: Iterable[str], verb: str, as_data: bool) -> None:
