@@ -25,6 +25,7 @@ from typing import Any
 
 from workbench.adapters.published_base import published_base
 from workbench.errors import ModelError, NotThere, WorkbenchError
+from workbench.export.child import print_report
 from workbench.machine import staging
 from workbench.machine.files import write_durably
 from workbench.text import safe_line
@@ -203,21 +204,13 @@ def main() -> int:
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--json", action="store_true", help="accepted; JSON is always printed")
     given = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        report = merge_adapter(
+    staging = given.out.parent / f".{given.out.name}.staging"
+    return print_report(
+        lambda: merge_adapter(
             given.adapter, given.out, given.base, given.dtype, given.rows, _print_progress
-        )
-    except WorkbenchError as refused:
-        print(f"error: {refused.what}\n  → {refused.hint}", file=sys.stderr)
-        return refused.exit_code
-    except KeyboardInterrupt:
-        left = (given.out.parent / f".{given.out.name}.staging").exists()
-        what = "the same command continues" if left else "nothing was written"
-        print(f"interrupted: {what}", file=sys.stderr)
-        return 130
-    print(json.dumps(report))
-    return 0
+        ),
+        after_ctrl_c=lambda: "the same command continues" if staging.exists() else "",
+    )
 
 
 if __name__ == "__main__":

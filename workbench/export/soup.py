@@ -27,7 +27,8 @@ from workbench import fault_points
 from workbench.adapters.adapter_folder import WEIGHTS, AdapterFolder, adapter_digest, read_adapter
 from workbench.adapters.base_names import same_base
 from workbench.adapters.lora_settings import CONFIG
-from workbench.errors import CheckpointError, UsageError, WorkbenchError
+from workbench.errors import CheckpointError, UsageError
+from workbench.export.child import print_report
 from workbench.machine import staging
 from workbench.text import safe_line
 from workbench.training import libraries
@@ -191,22 +192,18 @@ def main() -> int:
     parser.add_argument("--weights")
     parser.add_argument("--rank", type=int)
     given = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    words = given.weights.split(",") if given.weights else ["1"] * len(given.adapters)
+    return print_report(
+        lambda: average_adapters(given.out, given.adapters, read_weights(words), given.rank)
+    )
+
+
+def read_weights(words: Sequence[str]) -> list[float]:
+    """Return the weights as numbers; UsageError for a word that is none."""
     try:
-        words = given.weights.split(",") if given.weights else ["1"] * len(given.adapters)
-        weights = [float(word) for word in words]
-        report = average_adapters(given.out, given.adapters, weights, given.rank)
-    except ValueError:
-        print("error: --weights holds no numbers\n  → for example: 2,1", file=sys.stderr)
-        return 2
-    except WorkbenchError as refused:
-        print(f"error: {refused.what}\n  → {refused.hint}", file=sys.stderr)
-        return refused.exit_code
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    print(json.dumps(report))
-    return 0
+        return [float(word) for word in words]
+    except ValueError as wrong:
+        raise UsageError("--weights holds no numbers", hint="for example: 2,1") from wrong
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ if __name__ == "__main__":  # ctrl-c while the imports below run would print a t
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from workbench import fault_points
 from workbench.errors import ModelError, UsageError, WorkbenchError
+from workbench.export.child import print_report
 from workbench.machine.files import sync_path
 from workbench.text import safe_line
 from workbench.training import libraries
@@ -149,17 +149,7 @@ def main() -> int:
     parser.add_argument("--type", choices=TYPES, default="f16")
     parser.add_argument("--lora", action="store_true")
     given = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        report = write_gguf(given.folder, given.out, given.type, lora=given.lora)
-    except WorkbenchError as refused:
-        print(f"error: {refused.what}\n  → {refused.hint}", file=sys.stderr)
-        return refused.exit_code
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    print(json.dumps(report))
-    return 0
+    return print_report(lambda: write_gguf(given.folder, given.out, given.type, lora=given.lora))
 
 
 if __name__ == "__main__":
