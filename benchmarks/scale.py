@@ -31,6 +31,7 @@ from workbench.scheduler import TickContext, tick
 from workbench.scheduler.children.preparer import Preparer
 from workbench.scheduler.propose_trials import enqueue_trials
 from workbench.service import Service
+from workbench.showcase.play import LLAMA_8B
 from workbench.store import Store, card_table, results
 from workbench.store.reader import BAND_STEPS
 from workbench.store.recovery.backup import back_up
@@ -40,19 +41,9 @@ from workbench.trial import State
 
 EXPERIMENTS, TRIALS, POINTS, CARDS, TURNS = 200, 50, 50_000, 8, 9
 NAMES = ("loss", "grad_norm", "learning_rate", "tokens_per_s", "peak_bytes")
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-}
 PREPARED = {
     "ok": True,
-    "model": {"path": "/m", "revision": None, "config": CONFIG, "model_type": "llama"},
+    "model": {"path": "/m", "revision": None, "config": LLAMA_8B, "model_type": "llama"},
     "data": {"folder": "/d", "digest": "d", "train_rows": 10, "eval_rows": 2},
     "evaluation_digest": "e",
     "notes": [],

@@ -1,4 +1,4 @@
-"""What the screen costs on the wire and at the keyboard: `python benchmarks/tui.py`. Needs no GPU.
+"""Measure the screen on the wire and at the keyboard: `python benchmarks/tui.py`. Needs no GPU.
 
 It runs the real screen in pseudo-terminals whose other end answers as xterm does, and writes
 `benchmarks/results/tui.json` with `--write`: a list of `what`, `size`, `trials`, `value`, `must`,

@@ -1,4 +1,4 @@
-"""What the screen costs on the wire and at the keyboard: `python benchmarks/tui.py --help`.
+"""Measure the screen on the wire and at the keyboard: `python benchmarks/tui.py --help`.
 
 The measurements are in `screen_bench.py`: mypy cannot tell a module `tui` from the package.
 """

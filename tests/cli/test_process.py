@@ -200,7 +200,7 @@ COMPLETES = {
     "_arguments() {{ echo $@ }}; words=(workbench run --wat) CURRENT=3; ${{_comps[workbench]}}",
     "fish": "source {script}; complete -C 'workbench run --wat'",
 }
-"""What each shell does when a person presses tab after `workbench run --wat`."""
+"""Commands by which each shell completes `workbench run --wat`, as tab does."""
 
 
 @pytest.mark.parametrize("shell", COMPLETES)

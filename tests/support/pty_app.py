@@ -57,12 +57,12 @@ class PtyApp:
         self._terminal = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._terminal)
         self._drawn = 0
-        """How much of `seen` the emulated terminal has drawn."""
+        """Bytes of `seen` that the emulated terminal has drawn."""
         self.resize(columns, rows)
         self.seen = b""
         self._answers, self._rate = answers, bytes_per_s
         self._asked = 0
-        """How far `seen` was searched for queries."""
+        """Bytes of `seen` that were searched for queries."""
         settings = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
         self.began_s = time.monotonic()
         self._carried_s = self.began_s

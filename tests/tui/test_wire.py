@@ -1,4 +1,4 @@
-"""What reaches the terminal is what the compositor drew, in a fraction of the bytes."""
+"""The terminal shows all that the compositor drew, for a fraction of the bytes."""
 
 from __future__ import annotations
 
