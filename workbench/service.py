@@ -312,7 +312,8 @@ class Service:
     ) -> list[EventRow]:
         """Return the newest `limit` events with an id above `after`, the oldest of them first.
 
-        `debug` includes those of the level debug, such as each checkpoint.
+        `debug` includes those of the level debug, such as facts about kernels. Without it the
+        events of one trial still hold the steps it has reached.
         """
         reader = self.reader()
         if reader is None:

@@ -335,3 +335,14 @@ def test_a_reader_that_nobody_closed_leaves_no_connection_open(tmp_path: Path) -
     del reader
     with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
         connection.execute("select 1")
+
+
+def test_a_trials_log_without_debug_holds_its_progress_and_no_other_facts(store: Store) -> None:
+    experiment = store.add_experiment({"name": "e"}, "loss")
+    trial = store.add_trial(experiment, 1, Kind.TUNE, {})
+    for kind, level in (("log", "debug"), ("progress", "debug"), ("checkpoint", "debug")):
+        store.note(kind, kind, level=level, trial=trial)
+    store.note("log", "a warning", level="warning", trial=trial)
+    of_trial = [event.text for event in store.events(trial=trial, debug=False)]
+    assert of_trial == ["progress", "a warning"]
+    assert "progress" not in [event.text for event in store.events(debug=False)]

@@ -11,7 +11,7 @@ from textual.widget import Widget
 
 from tui import present
 from tui.keys.keymap import place_bindings
-from tui.messages import ALL_EVENTS, DataNeeds, TrialOpened
+from tui.messages import ALL_EVENTS, DataNeeds, NeedsChanged, TrialOpened
 from tui.paint import Line, plain_part
 from tui.screens.panel import Panel
 from tui.screens.view import View
@@ -38,7 +38,7 @@ class Events(View):
         yield RowList(id="events", follow=True, empty="nothing has happened yet")
 
     def needs(self) -> DataNeeds:
-        return DataNeeds(events_of=ALL_EVENTS, events=NEWEST)
+        return DataNeeds(events_of=ALL_EVENTS, events=NEWEST, debug=self.level == "debug")
 
     def _known(self) -> Sequence[EventRow]:
         picture = self.view_state.picture
@@ -83,6 +83,7 @@ class Events(View):
         at = events.LEVELS.index(self.level)
         self.level = events.LEVELS[(at + 1) % len(events.LEVELS)]
         self.repaint()
+        self.post_message(NeedsChanged())
 
     def action_trial(self) -> None:
         if self.chosen is not None:

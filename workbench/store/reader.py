@@ -331,13 +331,15 @@ class Reader:
     ) -> list[EventRow]:
         """Return the newest `limit` events with an id above `after`, the oldest of them first.
 
-        `debug` includes those of the level debug, such as each checkpoint.
+        `debug` includes those of the level debug, such as facts about kernels. Without it the
+        events of one trial still hold the steps it has reached.
         """
         where, args = "id > ?", [after]
         if trial is not None:
             where, args = f"{where} and trial = ?", [after, trial]
         if not debug:
-            where += " and level <> 'debug'"
+            kept = " or kind = 'progress'" if trial is not None else ""
+            where += f" and (level <> 'debug'{kept})"
         rows = self.db.execute(
             f"select * from events where {where} order by id desc limit ?", (*args, limit)
         ).fetchall()
