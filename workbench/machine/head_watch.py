@@ -23,6 +23,8 @@ from workbench.machine.processes import (
 
 SCAN_EVERY_S = 1.0
 """Seconds between two scans for new processes and missing folders (1 to 3 ms each)."""
+AGAIN_S = 0.3
+"""Seconds until a closed port is looked at once more."""
 SETTLED_S = 2.0
 """Seconds for which a child of the raylet must have been seen before its end counts: between fork
 and exec a starting worker looks like one of Ray's own processes."""
@@ -44,8 +46,8 @@ class HeadWatch:
         """Each essential process with its name and the time from which its end counts."""
         self._frozen: dict[Identity, float] = {}
         """Stopped processes with the time at which that was seen first."""
-        self._listening: set[Identity] = set()
-        """Control services that were seen to listen."""
+        self._listening: dict[Identity, bool] = {}
+        """Control services that were seen to listen, and whether they did so at the last scan."""
         self._places: list[Path] = []
         """Folders and sockets that a new worker needs, once they were seen."""
         self._scanned_s = float("-inf")
@@ -81,7 +83,11 @@ class HeadWatch:
         for identity, (name, _) in self._known.items():
             if name == "gcs_server":
                 if find_listeners([identity.pid]):
-                    self._listening.add(identity)
+                    self._listening[identity] = True
+                elif self._listening.get(identity):
+                    # It may be ending, which is told apart: look again before the next scan is due.
+                    self._listening[identity] = False
+                    self._scanned_s += AGAIN_S - SCAN_EVERY_S
                 elif identity in self._listening:
                     return f"Ray's {name} closed its port"
         return ""
