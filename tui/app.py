@@ -181,17 +181,19 @@ class WorkbenchApp(NewRunApp):
     # --- navigation ---
 
     def action_view(self, name: str) -> None:
-        # A trial's page belongs to the visit that opened it; the view behind it stays.
-        while len(self.screen_stack) > 1 and isinstance(self.screen, Trial):
-            self.pop_screen()
+        self._end_visit()
         self.switch_mode(name)
+
+    def _end_visit(self) -> None:
+        """Leave a trial's page and its log, which belong to the visit that opened them."""
+        while isinstance(self.screen, View) and self.screen.VISIT:
+            self.pop_screen()
 
     @on(facts.TrialOpened)
     def _trial_opened(self, fact: facts.TrialOpened) -> None:
         if self.view_state.look_at(fact.trial):
             self.view_state.keep_choice()
-        if isinstance(self.screen, Trial):
-            self.pop_screen()  # one page at a time, also while going through the failures
+        self._end_visit()  # one page at a time, also while going through the failures
         self.push_screen(Trial(self.view_state, fact.trial))
 
     @on(BackAsked)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tui.curves.log_axis import power_label, power_ticks, to_powers
 from tui.paint import SERIES, Line, Part
 from workbench.service import Point
 
@@ -36,6 +37,8 @@ class Curve:
     label: str
     slot: int
     points: tuple[Point, ...]
+    quiet: bool = False
+    """True for the curve behind its own average: faint, and without a glyph."""
 
     @property
     def glyph(self) -> str:
@@ -43,7 +46,7 @@ class Curve:
 
     @property
     def tone(self) -> str:
-        return f"s{self.slot % SERIES}"
+        return "faint" if self.quiet else f"s{self.slot % SERIES}"
 
 
 def column_ranges(
@@ -160,24 +163,37 @@ class _Canvas:
         return tuple(parts)
 
 
-def draw_curves(curves: Sequence[Curve], width: int, height: int, unit: str = "step") -> list[Line]:
+def draw_curves(
+    curves: Sequence[Curve],
+    width: int,
+    height: int,
+    unit: str = "step",
+    *,
+    logarithmic: bool = False,
+    span: tuple[int, int] | None = None,
+) -> list[Line]:
     """Return exactly `height` lines of `width` cells: curves, values at the left, steps below.
 
-    The lines are empty where the space is below 16 × 3 cells or no curve has a point.
+    The lines are empty where the space is below 16 × 3 cells or no curve has a point. On a
+    logarithmic axis of values, points that are not above 0 are left out. `span` are the first and
+    the last step of the axis, unless the curves' own.
     """
+    if logarithmic:
+        curves = [replace(curve, points=to_powers(curve.points)) for curve in curves]
     drawn = [curve for curve in curves if curve.points]
     if not drawn or width < 16 or height < 3:
         return [()] * height
-    first = min(c.points[0].step for c in drawn)
-    last = max(c.points[-1].step for c in drawn)
+    first, last = span or (
+        min(c.points[0].step for c in drawn),
+        max(c.points[-1].step for c in drawn),
+    )
     rows = height - 1
     # The labels' width decides the canvas's, and the values decide the labels: a first pass at
     # full width is close enough for both.
     coarse = [column_ranges(c.points, first, last, 2 * width) for c in drawn]
     low, high = value_range(coarse)
-    marks = axis_ticks(low, high, max(2, rows * 2 // 5))
-    step = marks[1] - marks[0] if len(marks) > 1 else abs(marks[0]) if marks else 1.0
-    texts = {_row_of(v, low, high, rows): tick_label(v, step, high) for v in marks}
+    labels = _labels(low, high, max(2, rows * 2 // 5), logarithmic=logarithmic)
+    texts = {_row_of(value, low, high, rows): text for value, text in labels.items()}
     margin = max((len(t) for t in texts.values()), default=0) + 1
     canvas = _Canvas(width - margin - 1, rows)
     for order, curve in enumerate(drawn):
@@ -192,6 +208,17 @@ def draw_curves(curves: Sequence[Curve], width: int, height: int, unit: str = "s
         )
         for y in range(rows)
     ] + [_axis(first, last, margin, canvas.width, unit)]
+
+
+def _labels(low: float, high: float, most: int, *, logarithmic: bool) -> dict[float, str]:
+    """Return the labels of the axis of values by the place of their ticks."""
+    if logarithmic and (ticks := power_ticks(low, high, most)):
+        return {tick: power_label(tick) for tick in ticks}
+    if logarithmic:  # within a factor of 2 there may be no round value
+        return {low: power_label(low), high: power_label(high)}
+    marks = axis_ticks(low, high, most)
+    step = marks[1] - marks[0] if len(marks) > 1 else abs(marks[0]) if marks else 1.0
+    return {value: tick_label(value, step, high) for value in marks}
 
 
 def _pixel(value: float, low: float, high: float, rows: int) -> int:
@@ -234,7 +261,7 @@ def _mark(
 ) -> None:
     """Put the curve's glyph at its end and at intervals before it, staggered among curves."""
     known = [x for x, column in enumerate(columns) if column is not None]
-    if not known:
+    if not known or curve.quiet:
         return
     every = max(24, canvas.width // 2)
     offset = every * (order + 1) // (of + 1)

@@ -13,6 +13,7 @@ from typing import Any
 
 from textual.message import Message
 
+from tui.curves.zoom import Window
 from workbench.service import (
     CardRow,
     Comparison,
@@ -35,6 +36,8 @@ class DataNeeds:
 
     series: tuple[tuple[int, str], ...] = ()
     """Trial and metric of each curve."""
+    window: Window | None = None
+    """The steps of the curves, those of the trial `detail`; None for the whole run."""
     detail: int | None = None
     """The trial whose attempts, moves and samples are shown."""
     board: int | None = None

@@ -174,6 +174,9 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
             board = service.judged_board(needs.board)
     except NotThere:
         pass
+    span = None
+    if needs.window is not None and detail is not None:
+        span = needs.window.span(detail.trial.step)
     events = []
     if needs.events_of is not None:
         trial = None if needs.events_of == ALL_EVENTS else needs.events_of
@@ -182,7 +185,7 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
         snapshot=snapshot,
         needs=needs,
         at_utc=service.clock(),
-        series={key: tuple(service.series(*key, points=POINTS)) for key in needs.series},
+        series={key: tuple(service.series(*key, POINTS, span)) for key in needs.series},
         detail=detail,
         board=board,
         queue=tuple(service.queue()) if needs.queue else (),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tui.chart import Curve
+from tui.curves.charts import CurveChoice
 from tui.keys.keymap import Keymap
 from tui.messages import Picture, RequestDropped, Wish
 from tui.paint import SERIES
@@ -73,6 +74,7 @@ class ViewState:
         self.keymap = keymap or Keymap()
         self.choice = ListingChoice()
         """How the list of trials is sorted, and which columns it has."""
+        self.curve_choice = CurveChoice()
         self.keep_choice: Callable[[], None] = lambda: None
         """Remembers the choice for the next visit."""
         self.picture: Picture | None = None

@@ -297,10 +297,12 @@ class Service:
                 metric_names=reader.metric_names(id),
             )
 
-    def series(self, trial: int, name: str, points: int = 200) -> list[Point]:
+    def series(
+        self, trial: int, name: str, points: int = 200, span: tuple[int, int] | None = None
+    ) -> list[Point]:
         """Return one metric of a trial as at most `points` points; see `Reader.series`."""
         reader = self.reader()
-        return reader.series(trial, name, points) if reader else []
+        return reader.series(trial, name, points, span) if reader else []
 
     def events(
         self,

@@ -7,7 +7,7 @@ import pytest
 from tests.engine.test_measured_peaks import finish, gpu, make
 from tests.support.tick_contexts import Bench, make_bench, recipe
 from tui.paint import Line
-from tui.tables import detail
+from tui.tables import plan_bars
 from workbench import formatting
 from workbench.cli.trials import trial_page
 from workbench.store.rows import AttemptRow
@@ -37,7 +37,7 @@ def test_a_corrected_prediction_keeps_what_was_predicted_first(attempt: AttemptR
 
 
 def test_the_screen_shows_all_three(attempt: AttemptRow) -> None:
-    shown = text(detail.plan_lines(attempt, None))
+    shown = text(plan_bars.plan_lines(attempt, None))
     heads = [line.split("  ")[0] for line in shown if " peak" in line]
     assert heads == ["predicted peak", "corrected peak", "measured peak"]
     assert any("+10% by earlier measurements" in line for line in shown)

@@ -135,6 +135,7 @@ class Filler:
                 "grad_norm": 0.3 + abs(dice.gauss(0, 0.2)) + fall,
                 "learning_rate": 2e-4,
                 "tokens_per_s": rate * (1 + dice.gauss(0, 0.02)),
+                "peak_bytes": peak * GIB * (1 - 0.08 * fall),
             }
             if step % 50 == 0:
                 values["eval_loss"] = loss + 0.06

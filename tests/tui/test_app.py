@@ -72,14 +72,6 @@ async def test_a_digit_leaves_a_trial_for_the_view(running: Home) -> None:
         assert not isinstance(app.screen, Trial)
 
 
-async def test_m_charts_the_next_metric(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await press(app, pilot, "enter")
-        assert "Loss and eval loss" in text(app)
-        await press(app, pilot, "m")
-        assert "Tokens per s" in text(app)
-
-
 async def test_the_board_turns_to_the_other_experiment(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await press(app, pilot, "4")

@@ -18,7 +18,13 @@ HOSTILE = (
 )
 """Clipboard, erase and colour sequences in 7 and 8 bits, and what breaks widths and markup."""
 PLACES = (("1",), ("2",), ("3",), ("4",), ("4", "left_square_bracket"), ("5",), ("6",))
-PAGES = (("2", "enter"), ("2", "G", "enter"), ("5", "enter"), ("6", "G", "enter"))
+PAGES = (
+    ("2", "enter"),
+    ("2", "enter", "l"),
+    ("2", "G", "enter"),
+    ("5", "enter"),
+    ("6", "G", "enter"),
+)
 
 
 @pytest.fixture

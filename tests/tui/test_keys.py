@@ -82,8 +82,6 @@ CASES: dict[str, Case] = {
     "trials.reverse": Case(says("by trial ↓"), LISTED, (".",)),
     "trials.hide": Case(says("ended ones hidden"), LISTED),
     "trials.columns": Case(on_screen("ColumnsPanel"), LISTED),
-    "trial.metric": Case(says("Tokens per s"), PAGE, ("enter",)),
-    "trial.metric-before": Case(says("Learning rate"), PAGE, ("enter",)),
     "trial.down": Case(lambda app, home: scrolled(app, home) > 0, PAGE, ("enter",)),
     "trial.up": Case(lambda app, home: scrolled(app, home) == 1, PAGE, ("enter", "j", "j")),
     "trial.top": Case(lambda app, home: scrolled(app, home) == 0, PAGE, ("enter", "j", "j")),
@@ -122,7 +120,10 @@ CASES: dict[str, Case] = {
     "cards.drain-now": Case(asks("drain", card=GPU, now=True), CARD),
 }
 """A test for each row. Those of Board, Events and the new run stand in their views' own tests."""
-ELSEWHERE = ("board.", "events.", "trial.clone", "new", "log.", "compare.", "run.")
+ELSEWHERE = (
+    *("board.", "events.", "trial.clone", "new", "compare.", "run."),
+    *("curves.", "trial.metric", "trial.log", "log."),
+)
 """Rows of views that test their keys themselves."""
 TESTED = [row for row in TABLE if row.id in CASES]
 

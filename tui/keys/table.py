@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 VIEWS = ("Dashboard", "Trials", "Queue", "Board", "Cards", "Events")
 """The views in the order of their digits."""
-APP, VIEW, LIST, TRIAL = "app", "view", "list", "Trial"
-"""Places of keys beside the views: anywhere, in every view, in a list, on a trial's page."""
-PLACES = (*VIEWS, TRIAL, VIEW, LIST, APP)
+APP, VIEW, LIST, TRIAL, LOG = "app", "view", "list", "Trial", "Log"
+"""Places of keys beside the views: anywhere, every view, a list, a trial's page, a trial's log."""
+PLACES = (*VIEWS, TRIAL, LOG, VIEW, LIST, APP)
 """All places, the one whose key wins first."""
 
 
@@ -104,12 +104,35 @@ TABLE: tuple[KeyRow, ...] = (
     ),
     _row("events.level", "l", "Events", "level", "List graver events alone, or all", "level"),
     _row("events.trial", "o", "Events", "trial", "Open the event's trial", "its trial"),
-    _row("trial.metric", "m", TRIAL, "metric(1)", "Chart the next metric", "metric"),
-    _row("trial.metric-before", "M", TRIAL, "metric(-1)", "Chart the metric before", "metric"),
+    _row("trial.log", "l", TRIAL, "log", "Open the trial's whole log", "log"),
+    _row("trial.metric", "m", TRIAL, "metric(1)", "Go to the next chart", "chart"),
+    _row("trial.metric-before", "M", TRIAL, "metric(-1)", "Go to the chart before", "chart"),
+    _row("curves.large", "enter", TRIAL, "enlarge", "Show the chart alone, or all", "large"),
+    _row("curves.log", "L", TRIAL, "logarithmic", "Draw values on a logarithmic axis", "log axis"),
+    _row("curves.smooth", "e", TRIAL, "smooth", "Smooth the curves more, or not at all", "smooth"),
+    _row("curves.in", "+", TRIAL, "zoom(1)", "Show half of the steps", "zoom"),
+    _row("curves.out", "-", TRIAL, "zoom(-1)", "Show twice as many steps", "zoom"),
+    _row("curves.whole", "0", TRIAL, "zoom(0)", "Show all steps"),
+    _row("curves.earlier", "left", TRIAL, "pan(-1)", "Show earlier steps"),
+    _row("curves.later", "right", TRIAL, "pan(1)", "Show later steps"),
     _row("trial.down", "j down", TRIAL, "scroll_page('down')", "Scroll down", "", False),
     _row("trial.up", "k up", TRIAL, "scroll_page('up')", "Scroll up", "", False),
     _row("trial.top", "g home", TRIAL, "scroll_page('home')", "Scroll to the top", "", False),
     _row("trial.end", "G end", TRIAL, "scroll_page('end')", "Scroll to the end", "", False),
+    _row("log.search", "/", LOG, "search", "Search the log", "search"),
+    _row("log.next", "n", LOG, "find(1)", "Go to the next line that matches", "next"),
+    _row("log.previous", "N", LOG, "find(-1)", "Go to the line before that matches", "next"),
+    _row("log.level", "l", LOG, "level", "Show graver lines alone, or all", "level"),
+    _row("log.wrap", "w", LOG, "wrap", "Wrap long lines, or cut them", "wrap"),
+    _row("log.follow", "f", LOG, "follow", "Follow the newest line, or stay", "follow"),
+    _row("log.down", "j down", LOG, "scroll_log('down')", "Scroll down", "", False),
+    _row("log.up", "k up", LOG, "scroll_log('up')", "Scroll up", "", False),
+    _row("log.page-down", "pagedown", LOG, "scroll_log('page-down')", "A page down", "", False),
+    _row("log.page-up", "pageup", LOG, "scroll_log('page-up')", "A page up", "", False),
+    _row("log.top", "g home", LOG, "scroll_log('home')", "Go to the oldest line", "", False),
+    _row("log.end", "G end", LOG, "scroll_log('end')", "Go to the newest line", "", False),
+    _row("log.left", "left", LOG, "scroll_log('left')", "Show the left of cut lines", "", False),
+    _row("log.right", "right", LOG, "scroll_log('right')", "Show the right", "", False),
     _row("trials.sort-next", ".", "Trials", "sort(1)", "Sort by the next column", "sort"),
     _row(
         "trials.sort-previous", "comma", "Trials", "sort(-1)", "Sort by the column before", "sort"

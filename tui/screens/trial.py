@@ -1,4 +1,4 @@
-"""The page of one trial: chart, metrics, samples and log; plan, attempts, history, settings."""
+"""The page of one trial: charts, samples and log; settings, plan, attempts, history, recipe."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from textual.binding import BindingType
 from textual.containers import Container, VerticalScroll
 from textual.widget import Widget
 
-from tui.chart import Curve
+from tui.curves.charts import CurveChoice, chart_names, metric_chart
+from tui.curves.smoothing import WEIGHTS
+from tui.curves.zoom import Window, move_window, zoom_in, zoom_out
 from tui.keys.keymap import place_bindings
 from tui.keys.table import TRIAL
 from tui.messages import DataNeeds, Picture
+from tui.screens.log import Log
 from tui.screens.view import View
 from tui.tables import detail as sections
 from tui.tables import events
+from tui.tables.plan_bars import plan_lines
 from tui.view_state import ViewState
-from tui.widgets.curves import Curves
+from tui.widgets.chart_grid import ChartGrid
 from tui.widgets.linebox import LineBox, set_title
-from tui.widgets.rowlist import RowList
-from workbench.service import Snapshot, TrialRow
+from workbench.service import Snapshot, TrialDetail, TrialRow
 from workbench.trial import Kind
 
-_TAIL = 200
-"""Events read for the log."""
-_TOGETHER = {"loss": "eval_loss", "eval_loss": "loss"}
-"""Metrics that share a chart."""
+_TAIL = 12
+"""Events below the charts; the log's own page has all of them."""
+_CHART_ROWS = {"-tiny": 6, "-short": 6, "-mid": 7, "-tall": 8, "-high": 10}
+"""Lines of a chart with its title, by the class that the terminal's height gives the screen."""
 
 
 class Trial(View):
@@ -34,13 +37,16 @@ class Trial(View):
 
     HERE = "Trials"
     PLACE = TRIAL
+    VISIT = True
     BINDINGS: ClassVar[list[BindingType]] = [*place_bindings(TRIAL)]
 
     def __init__(self, view_state: ViewState, trial: int) -> None:
         super().__init__(view_state)
         self.trial = trial
-        self.metric = "loss"
-        self.names: tuple[str, ...] = ("loss",)
+        self.names = chart_names(())
+        self.metric = self.names[0]
+        self.large = False
+        self.window: Window | None = None
 
     @property
     def chosen(self) -> int | None:
@@ -49,17 +55,17 @@ class Trial(View):
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="head", wrapped=True, indent=3)
         left = Container(
-            Curves(id="curves"),
-            RowList(id="metrics", header=False, cursor=False),
+            ChartGrid(id="charts"),
             LineBox(id="samples", wrapped=True, indent=10),
             LineBox(id="tail", wrapped=True, indent=11),
             id="left",
         )
         right = Container(
+            LineBox(id="settings", wrapped=True, indent=sections.SETTING_NAME),
             LineBox(id="plan", wrapped=True, indent=20),
             LineBox(id="attempts", wrapped=True, indent=3),
             LineBox(id="history", wrapped=True, indent=10),
-            LineBox(id="settings", wrapped=True, indent=sections.SETTING_NAME),
+            LineBox(id="recipe", wrapped=True, indent=sections.SETTING_NAME),
             id="right",
         )
         yield VerticalScroll(Container(left, right, id="columns"), id="scroll")
@@ -74,6 +80,7 @@ class Trial(View):
         return DataNeeds(
             detail=self.trial,
             series=tuple((self.trial, name) for name in self.names),
+            window=self.window,
             events_of=self.trial,
             events=_TAIL,
         )
@@ -82,32 +89,38 @@ class Trial(View):
         picture = self.view_state.picture
         if picture is None or picture.needs.detail != self.trial:
             return  # this trial is still being read
-        detail, now = picture.detail, self.view_state.now()
-        if detail is None:
-            self.query_one("#head", LineBox).show(
-                [((f"trial {self.trial} does not exist any more", "bad"),)]
-            )
+        if picture.detail is None:
+            gone = f"trial {self.trial} does not exist any more"
+            self.query_one("#head", LineBox).show([((gone, "bad"),)])
             return
-        names = tuple(detail.metric_names) or ("loss",)
+        self._know(picture.detail)
+        self._paint_sections(snapshot, picture, picture.detail)
+        charts = self.query_one("#charts", ChartGrid)
+        charts.display = picture.detail.trial.kind is Kind.TUNE
+        self._paint_charts(charts, picture, picture.detail.trial)
+
+    def _know(self, detail: TrialDetail) -> None:
+        names = chart_names(detail.metric_names)
         if names != self.names:
             self.names = names
             self.metric = self.metric if self.metric in names else names[0]
             self.call_later(self.repaint)  # the new metrics' curves have to be read first
-        row = detail.trial
+
+    def _paint_sections(self, snapshot: Snapshot, picture: Picture, detail: TrialDetail) -> None:
+        row, now = detail.trial, self.view_state.now()
         attempt = detail.attempts[-1] if detail.attempts else None
         card = next((c for c in snapshot.cards if attempt and c.uuid == attempt.card), None)
+        recipe, others = detail.experiment.recipe, self._others(snapshot, row)
         self._box("head").show(sections.head_lines(detail, row, snapshot.cards, self.view_state))
-        self._box("plan").show(sections.plan_lines(attempt, card))
+        self._box("settings").show(sections.settings_lines(row, recipe, others))
+        self._box("plan").show(plan_lines(attempt, card))
         self._box("attempts").show(sections.attempt_lines(detail.attempts, snapshot.cards, now))
         self._box("history").show(sections.history_lines(detail.moves))
-        self._box("settings").show(
-            sections.settings_lines(row, detail.experiment.recipe, self._others(snapshot, row))
-        )
+        self._box("recipe").show(sections.recipe_lines(row, recipe))
         self._box("samples").show(sections.sample_lines(detail.samples, detail.base_samples))
         self._box("tail").show(events.log_lines(picture.events) or [(("no events yet", "dim"),)])
-        for id in ("curves", "metrics"):
-            self.query_one(f"#{id}").display = row.kind is Kind.TUNE
-        self._paint_metrics(picture)
+        key = self.view_state.keymap.shown_key("trial.log")
+        set_title(self._box("tail"), f"Log, newest last · {key} shows all of it")
 
     def _others(self, snapshot: Snapshot, row: TrialRow) -> list[TrialRow]:
         """Return the other trials of the experiment."""
@@ -117,20 +130,110 @@ class Trial(View):
     def _box(self, id: str) -> LineBox:
         return self.query_one(f"#{id}", LineBox)
 
-    def _paint_metrics(self, picture: Picture) -> None:
+    # --- charts ---
+
+    @property
+    def choice(self) -> CurveChoice:
+        """How curves are drawn on this page and the next ones."""
+        return self.view_state.curve_choice
+
+    def _paint_charts(self, charts: ChartGrid, picture: Picture, row: TrialRow) -> None:
         series = {name: picture.series.get((self.trial, name), ()) for name in self.names}
-        shown = [self.metric]
-        other = _TOGETHER.get(self.metric, "")
-        if other in self.names:
-            shown = ["loss", "eval_loss"]
-        chart = self.query_one("#curves", Curves)
-        chart.show(
-            [Curve(name.replace("_", " "), slot, series[name]) for slot, name in enumerate(shown)]
+        ended = row.state.final
+        known = [points for points in series.values() if points]
+        span = None
+        if picture.needs.window is not None:
+            span = picture.needs.window.span(row.step)
+        elif known:
+            span = (min(one[0].step for one in known), max(one[-1].step for one in known))
+        charts.show(
+            [metric_chart(name, series, self.choice, ended=ended) for name in self.names],
+            self.metric,
+            large=metric_chart(self.metric, series, self.choice, ended=ended, large=True)
+            if self.large
+            else None,
+            logarithmic=self.choice.logarithmic,
+            span=span,
+            rows=next((n for name, n in _CHART_ROWS.items() if self.has_class(name)), 6),
         )
-        set_title(chart, " and ".join(name.replace("_", " ") for name in shown).capitalize())
-        rows = self.query_one("#metrics", RowList)
-        rows.styles.height = len(self.names) + 2
-        rows.show(sections.METRICS, sections.metric_rows(self.names, series, self.metric))
+        set_title(charts, " · ".join(["Curves", *self.choice.words(), *self._zoomed(span)]))
+
+    def _zoomed(self, span: tuple[int, int] | None) -> list[str]:
+        if self.window is None or span is None:
+            return []
+        return [f"steps {span[0]:,} to {span[1]:,}"]
+
+    def action_metric(self, by: int) -> None:
+        at = self.names.index(self.metric) if self.metric in self.names else 0
+        self.metric = self.names[(at + by) % len(self.names)]
+        self.paint()
+        self._show_chart()
+
+    def _show_chart(self) -> None:
+        """Scroll until the marked chart is in sight."""
+        charts = self.query_one("#charts", ChartGrid)
+        top = 0 if self.large else charts.row_of(self.metric)
+        scroll = self.query_one("#scroll", VerticalScroll)
+        below = top + self._chart_rows() + 1 - scroll.size.height
+        if not below <= scroll.scroll_y <= top:
+            scroll.scroll_to(y=top if scroll.scroll_y > top else below, animate=False)
+
+    def _chart_rows(self) -> int:
+        return next((n for name, n in _CHART_ROWS.items() if self.has_class(name)), 6)
+
+    def action_enlarge(self) -> None:
+        """Show the marked chart alone, or all of them again."""
+        self.large = not self.large
+        self.paint()
+        self._show_chart()
+
+    def action_logarithmic(self) -> None:
+        """Draw values on a logarithmic axis, or on a linear one again."""
+        self.choice.logarithmic = not self.choice.logarithmic
+        self.paint()
+
+    def action_smooth(self) -> None:
+        """Smooth the noisy curves more, or not at all after the strongest."""
+        self.choice.smoothing = (self.choice.smoothing + 1) % len(WEIGHTS)
+        self.paint()
+
+    def action_zoom(self, by: int) -> None:
+        """Show half of the steps (1), twice as many (-1), or all (0)."""
+        newest = self._newest_step()
+        if by > 0:
+            self.window = zoom_in(self.window, newest)
+        else:
+            self.window = zoom_out(self.window, newest) if by else None
+        self.repaint()
+
+    def action_pan(self, by: int) -> None:
+        """Move the steps that are shown by half of their number."""
+        self.window = move_window(self.window, by, self._newest_step())
+        self.repaint()
+
+    def _newest_step(self) -> int:
+        row = self.view_state.trial(self.trial)
+        return row.step if row else 0
+
+    def refusal(self, id: str) -> str:
+        if id.startswith("curves.") and (why_not := self._chart_refusal(id)):
+            return why_not
+        return super().refusal(id)
+
+    def _chart_refusal(self, id: str) -> str:
+        row = self.view_state.trial(self.trial)
+        if row is not None and row.kind is not Kind.TUNE:
+            return f"trial {self.trial} trains nothing and has no curves"
+        moves = ("curves.earlier", "curves.later", "curves.out", "curves.whole")
+        if id in moves and self.window is None:
+            return f"all steps are shown; {self.view_state.keymap.shown_key('curves.in')} zooms in"
+        return ""
+
+    # --- the page ---
+
+    def action_log(self) -> None:
+        """Open the whole log."""
+        self.app.push_screen(Log(self.view_state, self.trial))
 
     def action_scroll_page(self, to: str) -> None:
         """Scroll the page a line `down` or `up`, or to its `home` or `end`."""
@@ -143,18 +246,12 @@ class Trial(View):
         }
         moves[to](animate=False)
 
-    def action_metric(self, by: int) -> None:
-        at = self.names.index(self.metric) if self.metric in self.names else 0
-        self.metric = self.names[(at + by) % len(self.names)]
-        self.repaint()
-
 
 _TITLES = {
-    "metrics": "Metrics · m charts the next",
     "samples": "Samples",
-    "tail": "Log, newest last",
     "plan": "Plan and memory",
     "attempts": "Attempts",
     "history": "History, newest last",
-    "settings": "Settings",
+    "settings": "Settings of its own",
+    "recipe": "Settings of the recipe",
 }

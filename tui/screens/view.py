@@ -77,6 +77,8 @@ class View(Screen[None]):
     FILTERS: ClassVar[bool] = False
     LIST_ALONE: ClassVar[bool] = False
     """True if nothing but the list itself follows the cursor before the keys pause."""
+    VISIT: ClassVar[bool] = False
+    """True for a page that was opened from a view and is left with it."""
     LISTS_TRIALS: ClassVar[bool] = False
     """True if marks show in this view, so that escape takes them away."""
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-middle"), (140, "-wide")]  # noqa: RUF012

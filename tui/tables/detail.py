@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tui import present
-from tui.chart import Spark
 from tui.paint import Line, Part, cut_text, done_bar, join_lines, plain_part
 from tui.tables.cards import short_name
 from tui.view_state import ViewState
-from tui.widgets.rowlist import Column, ListRow
 from workbench import formatting
 from workbench.service import (
     AnswerSample,
     AttemptRow,
     CardRow,
     MoveRow,
-    Point,
     TrialDetail,
     TrialRow,
 )
@@ -103,137 +100,41 @@ def _where(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], now: fl
     )
 
 
-METRICS = (
-    Column(title="", width=1),
-    Column(title="", width=14, most=22, grow=1),
-    Column(title="", width=9, right=True),
-    Column(title="", width=8, most=60, grow=4),
-)
-
-
-def metric_rows(
-    names: Sequence[str], series: Mapping[str, tuple[Point, ...]], shown: str
-) -> list[ListRow]:
-    """Return a row for each metric: newest value and sparkline; an arrow marks the charted one."""
-    return [
-        ListRow(
-            name,
-            (
-                (("▸" if name == shown else " ", "accent"),),
-                (plain_part(name, "bold" if name == shown else "dim"),),
-                ((_newest(name, series.get(name, ())), ""),),
-                Spark(series.get(name, ())),
-            ),
-        )
-        for name in names
-    ]
-
-
-def _newest(name: str, points: Sequence[Point]) -> str:
-    """Return the metric's newest value, in the unit that its name ends in."""
-    if not points:
-        return formatting.UNKNOWN
-    value = (points[-1].low + points[-1].high) / 2
-    if name.endswith("_bytes"):
-        return formatting.size(int(value))
-    return formatting.rate(value) if value >= 1_000 else formatting.number(value)
-
-
-def _fact(name: str, *parts: Part, cells: int = _NAME) -> Line:
+def named_fact(name: str, *parts: Part, cells: int = _NAME) -> Line:
     """Return a label of fixed width with what it names; a name may be foreign text."""
     return ((f"{cut_text(plain_part(name)[0], cells - 1):<{cells}}", "dim"), *parts)
-
-
-def plan_lines(attempt: AttemptRow | None, card: CardRow | None) -> list[Line]:
-    """Return how the attempt runs on its card, and its predicted and measured memory."""
-    from workbench.footprint.plan import (
-        describe_plan,  # pydantic: 0.1 s of a start that has no plan
-    )
-
-    if attempt is None:
-        return [(("planned when a card is free", "dim"),)]
-    given = attempt.plan
-    lines = [
-        _fact("precision", plain_part(given.get("precision", formatting.UNKNOWN))),
-        _fact(
-            "attention",
-            plain_part(given.get("attention", formatting.UNKNOWN)),
-            ("  ", ""),
-            plain_part(given.get("attention_why", ""), "dim"),
-        ),
-        _fact("optimizer", plain_part(given.get("optimizer", formatting.UNKNOWN))),
-        *(_fact(name, plain_part(text)) for name, text in describe_plan(given).items()),
-        *_memory(attempt, card),
-    ]
-    buckets = given.get("buckets")
-    if isinstance(buckets, dict):
-        known = [(str(k), v) for k, v in buckets.items() if isinstance(v, int) and v > 0]
-        whole = card.total_bytes if card else sum(size for _, size in known)
-        for name, size in sorted(known, key=lambda pair: -pair[1]):
-            bar = done_bar(size / max(1, whole), 10, "dim")
-            text = (f"{formatting.size(size):>9}  ", "")
-            lines.append(_fact(f"· {name.replace('_', ' ')}", text, *bar))
-    return lines
-
-
-def _memory(attempt: AttemptRow, card: CardRow | None) -> list[Line]:
-    total = card.total_bytes if card else max(attempt.predicted_bytes, attempt.peak_bytes or 0)
-    lines = [
-        _fact(
-            "predicted peak",
-            (f"{formatting.size(attempt.uncorrected_bytes):>9}  ", ""),
-            *done_bar(attempt.uncorrected_bytes / max(1, total), 10, "dim"),
-        )
-    ]
-    if attempt.predicted_bytes != attempt.uncorrected_bytes:
-        more = formatting.relative_change(attempt.predicted_bytes, attempt.uncorrected_bytes)
-        lines.append(
-            _fact(
-                "corrected peak",
-                (f"{formatting.size(attempt.predicted_bytes):>9}  ", ""),
-                *done_bar(attempt.predicted_bytes / max(1, total), 10, "dim"),
-                (f" {more} by earlier measurements", "dim"),
-            )
-        )
-    if attempt.peak_bytes is not None:
-        off = formatting.relative_change(attempt.peak_bytes, attempt.predicted_bytes)
-        lines.append(
-            _fact(
-                "measured peak",
-                (f"{formatting.size(attempt.peak_bytes):>9}  ", "bold"),
-                *done_bar(attempt.peak_bytes / max(1, total), 10, "live"),
-                (f" {off}", "dim"),
-            )
-        )
-    if card is not None:
-        lines.append(_fact("card's memory", (f"{formatting.size(card.total_bytes):>9}", "")))
-    return lines
 
 
 def settings_lines(
     row: TrialRow, recipe: Mapping[str, object], others: Sequence[TrialRow] = ()
 ) -> list[Line]:
-    """Return the settings in which this trial differs from its experiment, then the recipe's own.
+    """Return the settings in which this trial differs from its experiment.
 
     Behind each setting of the trial stand the recipe's value and those of the `others`, which are
     the other trials of the experiment.
     """
-    lines = [
-        _fact(
+    cells = min(SETTING_NAME, 2 + max(map(len, row.settings), default=0))
+    return [
+        named_fact(
             key,
             plain_part(formatting.setting_text(value), "bold"),
             *_elsewhere(key, value, recipe, others),
-            cells=SETTING_NAME,
+            cells=cells,
         )
         for key, value in row.settings.items()
-    ]
+    ] or [(("as in the recipe", "dim"),)]
+
+
+def recipe_lines(row: TrialRow, recipe: Mapping[str, object]) -> list[Line]:
+    """Return the recipe's settings that hold for this trial too."""
+    lines = []
     for section in ("model", "data", "lora", "train"):
         part = recipe.get(section)
         for key, value in part.items() if isinstance(part, dict) else ():
             if f"{section}.{key}" in row.settings or value in (None, {}, []):
                 continue
             text = plain_part(formatting.setting_text(value), "dim")
-            lines.append(_fact(f"{section}.{key}", text, cells=SETTING_NAME))
+            lines.append(named_fact(f"{section}.{key}", text, cells=SETTING_NAME))
     return lines
 
 

@@ -18,7 +18,7 @@ COLUMNS = (
     Column(title="what", width=11, drop=2),
     Column(title="", width=37, grow=1),
 )
-_TONES = {"error": "bad", "warning": "warn", "debug": "dim"}
+TONES = {"error": "bad", "warning": "warn", "debug": "dim"}
 
 
 def event_rows(events: Sequence[EventRow]) -> list[ListRow]:
@@ -29,10 +29,10 @@ def event_rows(events: Sequence[EventRow]) -> list[ListRow]:
             (
                 ((formatting.clock(event.at_utc), "dim"),),
                 (present.level_glyph(event.level),),
-                (plain_part(event.level, _TONES.get(event.level, "dim")),),
+                (plain_part(event.level, TONES.get(event.level, "dim")),),
                 ((f"#{event.trial}" if event.trial is not None else "", ""),),
                 (plain_part(event.kind, "dim", 16),),
-                (plain_part(event.text, _TONES.get(event.level, "")),),
+                (plain_part(event.text, TONES.get(event.level, "")),),
             ),
         )
         for event in events
@@ -47,7 +47,7 @@ def log_lines(events: Sequence[EventRow]) -> list[Line]:
             (" ", ""),
             present.level_glyph(event.level),
             (" ", ""),
-            plain_part(event.text, _TONES.get(event.level, ""), 2_000),
+            plain_part(event.text, TONES.get(event.level, ""), 2_000),
         )
         for event in events
     ]

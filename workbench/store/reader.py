@@ -279,16 +279,21 @@ class Reader:
         rows = self.db.execute("select distinct name from metric_bands where trial = ?", (trial,))
         return sorted(row[0] for row in rows)
 
-    def series(self, trial: int, name: str, points: int = 200) -> list[Point]:
-        """Return one metric over all steps as at most `points` spans of equally many steps.
+    def series(
+        self, trial: int, name: str, points: int = 200, span: tuple[int, int] | None = None
+    ) -> list[Point]:
+        """Return one metric over all steps as at most `points` parts of equally many steps.
 
-        Each point has the lowest and the highest value of its span. Reads at most points × 1,024
-        metric rows, or the bands where there are more steps than that.
+        `span` are the first and the last step to read, unless all. Each point has the lowest and
+        the highest value of its part. Reads at most points × 1,024 metric rows, or the bands where
+        there are more steps than that.
         """
-        one = "from metrics where trial = :trial and name = :name)"
+        among = "trial = :trial and name = :name and step between :low and :high"
+        one = f"from metrics where {among})"
+        low, high = span or (0, 1 << 62)
+        bounds = {"trial": trial, "name": name, "low": low, "high": high}
         first, last = self.db.execute(  # min and max in one select would read every row
-            f"select (select min(step) {one}, (select max(step) {one}",
-            {"trial": trial, "name": name},
+            f"select (select min(step) {one}, (select max(step) {one}", bounds
         ).fetchone()
         if first is None:
             return []
@@ -296,14 +301,13 @@ class Reader:
         if width >= BAND_STEPS:
             query = f"""select min(band) * {BAND_STEPS} as step, min(low) as low, max(high) as high
                 from metric_bands where trial = :trial and name = :name
+                and band between :low / {BAND_STEPS} and :high / {BAND_STEPS}
                 group by (band * {BAND_STEPS} - :first) / :width order by 1"""
         else:
-            query = """select min(step) as step, min(value) as low, max(value) as high
-                from metrics where trial = :trial and name = :name
+            query = f"""select min(step) as step, min(value) as low, max(value) as high
+                from metrics where {among}
                 group by (step - :first) / :width order by 1"""
-        rows = self.db.execute(
-            query, {"trial": trial, "name": name, "first": first, "width": width}
-        )
+        rows = self.db.execute(query, {**bounds, "first": first, "width": width})
         return [
             Point(step=r["step"], low=r["low"], high=r["high"])
             for r in rows
