@@ -29,7 +29,7 @@ from tui.actions import (
 from tui.keys.keymap import place_bindings, read_keymap
 from tui.keys.table import APP
 from tui.new_run.opening import NewRunApp
-from tui.palette import palette_commands
+from tui.palette import SafeCommandPalette, palette_commands
 from tui.poller import Poller
 from tui.screen_memory import recall_choices
 from tui.screens.asking import help_panel
@@ -278,6 +278,10 @@ class WorkbenchApp(NewRunApp):
             self.say(fact.text)
 
     # --- the palette ---
+
+    def action_command_palette(self) -> None:
+        if not SafeCommandPalette.is_open(self):
+            self.push_screen(SafeCommandPalette(id="--command-palette"))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Yield the palette's commands: every action that has a key, for the chosen trial."""

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 
 from textual.app import SystemCommand
+from textual.command import CommandPalette
 from textual.screen import Screen
 
 from tui.keys.keymap import Keymap, key_text
 from tui.keys.table import APP, KeyRow
 from tui.screens.view import View
 from tui.view_state import ViewState
+
+
+class SafeCommandPalette(CommandPalette):
+    """Textual's palette, which a page key before its list has been laid out does not end."""
+
+    def _action_command_list(self, action: str) -> None:
+        # Textual 8 looks up the line of the highlighted option, and a list without a size has none.
+        with suppress(LookupError):
+            super()._action_command_list(action)
 
 
 def palette_commands(view_state: ViewState, screen: Screen[object]) -> Iterable[SystemCommand]:

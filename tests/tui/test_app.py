@@ -91,12 +91,26 @@ async def test_the_palette_and_the_keys_open(running: Home) -> None:
         await until(pilot, lambda: "CommandPalette" in type(app.screen).__name__)
 
 
-@pytest.mark.parametrize("view", "123456")
-async def test_ctrl_p_opens_the_palette_in_every_view(running: Home, view: str) -> None:
+async def test_ctrl_p_opens_the_palette_in_every_view(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await press(app, pilot, view)
-        await pilot.press("ctrl+p")
-        await until(pilot, lambda: "CommandPalette" in type(app.screen).__name__)
+        for view in "123456":
+            await press(app, pilot, view)
+            await pilot.press("ctrl+p")
+            await until(pilot, lambda: "CommandPalette" in type(app.screen).__name__)
+            await pilot.press("escape")
+
+
+async def test_a_page_key_before_the_palette_has_a_size_ends_nothing(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await pilot.press("colon")
+        commands = app.screen.query_one(CommandList)
+        await until(pilot, lambda: commands.option_count)
+        commands.highlighted = 0
+        commands.styles.display = "none"
+        await until(pilot, lambda: not commands.size)
+        commands._clear_caches()
+        await pilot.press("pagedown")
+        assert "CommandPalette" in type(app.screen).__name__
 
 
 async def test_an_event_opens_with_its_whole_text(running: Home) -> None:
