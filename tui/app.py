@@ -37,7 +37,7 @@ from tui.screens.board import Board
 from tui.screens.cards import Cards
 from tui.screens.dashboard import Dashboard
 from tui.screens.events import Events
-from tui.screens.panel import Panel, error_panel
+from tui.screens.panel import Panel
 from tui.screens.queue import Queue
 from tui.screens.trial import Trial
 from tui.screens.trials import Trials
@@ -94,6 +94,8 @@ class WorkbenchApp(NewRunApp):
         self._guard = guard
         self._typed: dict[tuple[str, int], str] = {}
         """The input typed for a verb and trial, kept until it succeeds: an error loses nothing."""
+        self._typing = ""
+        """The verb of the input that was sent last, until it succeeds."""
         self._ended: frozenset[int] | None = None
 
     def on_mount(self) -> None:
@@ -170,7 +172,7 @@ class WorkbenchApp(NewRunApp):
     def _read_failed(self, fact: facts.ReadFailed) -> None:
         self.view_state.read_error = fact.what
         self._tick()
-        self.push_screen(error_panel(fact.what, fact.hint))
+        self.show_error(fact.what, fact.hint)
 
     @on(facts.NeedsChanged)
     def _needs_changed(self) -> None:
@@ -254,7 +256,7 @@ class WorkbenchApp(NewRunApp):
 
         def answered(text: str | None) -> None:
             if text:
-                self._typed[key] = text
+                self._typed[key], self._typing = text, fact.verb
                 self.poller.ask(steering.send_typed(fact.verb, row, experiment, cards, text))
 
         typed = self._typed.get(key, "")
@@ -264,13 +266,19 @@ class WorkbenchApp(NewRunApp):
     def _forget_typed(self, fact: facts.RequestAnswered) -> None:
         if fact.answer.ok and fact.dropped.wish.verb in steering.TYPED_VERBS:
             self._typed.clear()
+            self._typing = ""
 
     @on(facts.AskFailed)
     def _ask_failed(self, fact: facts.AskFailed) -> None:
-        self.push_screen(error_panel(fact.what, fact.hint))
+        self.show_error(fact.what, fact.hint, self._typing)
 
     def action_start_engine(self) -> None:
         self.poller.ask(request_engine_start(asked=True))
+
+    def action_doctor(self) -> None:
+        from tui.acts.doctor import DoctorPanel  # the first picture must not wait for it
+
+        self.push_screen(DoctorPanel(self.home))
 
     @on(EngineStarted)
     def _started(self, fact: EngineStarted) -> None:
@@ -280,7 +288,7 @@ class WorkbenchApp(NewRunApp):
     # --- the palette ---
 
     def action_command_palette(self) -> None:
-        if not SafeCommandPalette.is_open(self):
+        if not isinstance(self.screen, SafeCommandPalette):
             self.push_screen(SafeCommandPalette(id="--command-palette"))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:

@@ -17,7 +17,7 @@ from tests.tui.conftest import answer, frame, settled, shown, text, until
 from tests.tui.filled import NOW, engine_running
 from tui.app import WorkbenchApp
 from tui.screens.dashboard import Dashboard
-from tui.screens.panel import Confirm, Panel, TypeId
+from tui.screens.panel import Confirm, ErrorPanel, TypeId
 from tui.screens.trial import Trial
 from tui.widgets.rowlist import RowList
 from workbench.home import Home
@@ -324,7 +324,7 @@ async def test_a_request_that_cannot_be_written_opens_a_panel_with_the_hint(runn
         running.requests.touch()
         await pilot.press("p")
         await until(pilot, lambda: "hint" in text(app))
-        assert isinstance(app.screen, Panel)
+        assert isinstance(app.screen, ErrorPanel)
         assert "WORKBENCH_HOME" in text(app)
 
 
@@ -367,13 +367,19 @@ async def test_a_broken_store_opens_a_panel_and_is_read_again(running: Home) -> 
     running.database.write_bytes(b"no database at all, but long enough to look like one" * 99)
     async with shown(running, readable=False) as (app, pilot):
         await until(pilot, lambda: "is damaged" in text(app))
-        assert isinstance(app.screen, Panel)
+        assert isinstance(app.screen, ErrorPanel)
         assert "workbench repair" in text(app)
+        assert "q   leaves the screen, for a shell" in text(app)
         healed = running.root / "healed"
         healed.write_bytes(whole)
         healed.rename(running.database)
         await pilot.press("escape")
         await until(pilot, lambda: "Trials · 20" in text(app))
+        healed.write_bytes(b"no database at all, but long enough to look like one" * 99)
+        healed.rename(running.database)
+        await until(pilot, lambda: isinstance(app.screen, ErrorPanel))
+        await pilot.press("q")
+        await until(pilot, lambda: app.return_value == 0)
 
 
 # --- foreign text, other terminals ---

@@ -12,7 +12,7 @@ from tests.tui.conftest import press_and_settle, shown, text, until
 from tests.tui.filled import NOW
 from tui.app import WorkbenchApp
 from tui.screens.chat import Chat, Transcript, Turn
-from tui.screens.panel import InputPanel, Panel
+from tui.screens.panel import ErrorPanel, InputPanel, Panel
 from tui.screens.trial import Trial
 from tui.widgets.rowlist import RowList
 from workbench.chat.session_files import LineFollower, append_line, session_of
@@ -164,7 +164,8 @@ async def test_rows_that_are_not_there_are_refused_and_the_input_kept(whole: Hom
             field = app.screen.query_one(Input)
             field.value = field.value or "gone.jsonl"
             await pilot.press("enter")
-            await until(pilot, lambda: isinstance(app.screen, Panel))
+            await until(pilot, lambda: isinstance(app.screen, ErrorPanel))
             await pilot.pause()
             assert "there is no file" in text(app)
+            assert "e   asks again, with what you typed" in text(app)
             await pilot.press("escape")

@@ -122,7 +122,7 @@ CASES: dict[str, Case] = {
 """A test for each row. Those of Board, Events and the new run stand in their views' own tests."""
 ELSEWHERE = (
     *("board.", "events.", "trial.clone", "new", "compare.", "run."),
-    *("curves.", "trial.metric", "trial.log", "log."),
+    *("curves.", "trial.metric", "trial.log", "log.", "doctor"),
 )
 """Rows of views that test their keys themselves."""
 TESTED = [row for row in TABLE if row.id in CASES]

@@ -16,7 +16,7 @@ from tests.tui.conftest import answer, compare_golden, frame, settled, shown, te
 from tests.tui.filled import NOW
 from tui.app import WorkbenchApp
 from tui.new_run.page import NewRun
-from tui.screens.panel import Confirm, InputPanel, Panel
+from tui.screens.panel import Confirm, ErrorPanel, InputPanel
 from tui.tables import importance
 from tui.widgets.rowlist import RowList
 from workbench.home import Home
@@ -227,9 +227,19 @@ async def test_a_refused_request_opens_a_panel_with_the_hint(running: Home) -> N
         await submit(app, pilot, "v", "1")
         await until(pilot, lambda: sent(running))
         answer(running, False, "trial 13 cannot go there [red]", "undrain it")
-        await until(pilot, lambda: isinstance(app.screen, Panel))
+        await until(pilot, lambda: isinstance(app.screen, ErrorPanel))
         await until(pilot, lambda: "cannot go there [red]" in text(app))
         assert "undrain it" in text(app)
+        assert "v   asks again, with what you typed" in text(app)
+        await pilot.press("v")
+        await until(pilot, lambda: app.screen.query("#typed"))
+        assert app.screen.query_one(Input).value == "1"
+        await pilot.press("enter")
+        await until(pilot, lambda: sent(running))
+        answer(running, False, "it has no room", "`workbench undrain GPU-1` lets it take trials")
+        await until(pilot, lambda: "goes to Cards" in text(app))
+        await pilot.press("5")
+        await until(pilot, lambda: app.current_mode == "Cards")
 
 
 async def test_without_an_engine_the_screen_says_that_the_request_waits(home: Home) -> None:

@@ -10,10 +10,13 @@ from textual import on
 from tui import messages as facts
 from tui.actions import act_refusal, look_up_stop, send_wishes
 from tui.acts.undo import undo_request
+from tui.keys.hints import hinted_row, repeated_row
+from tui.keys.table import APP, ROWS
 from tui.messages import RequestDropped, Wish
 from tui.poller import Poller
 from tui.screens.asking import experiment_panel, many_panel, quarantine_panel, stop_panel
-from tui.screens.panel import error_panel
+from tui.screens.panel import ErrorPanel
+from tui.screens.view import View
 from tui.view_state import UndoStep, ViewState
 from tui.wire.display import WireApp
 from workbench.formatting import plural
@@ -160,7 +163,38 @@ class ActingApp(WireApp[int]):
             self.say(text)
         if refused:
             of = f"{len(refused)} of {len(answers)} were refused. " if len(answers) > 1 else ""
-            self.push_screen(error_panel(of + refused[0].text, refused[0].hint))
+            self.show_error(of + refused[0].text, refused[0].hint, dropped[0].wish.verb)
+
+    # --- what went wrong ---
+
+    def show_error(self, what: str, hint: str, verb: str = "") -> None:
+        """Show what went wrong, the hint, and the key that applies it.
+
+        `verb` is the request that failed; where the hint has no key, what was typed for it can be
+        typed again.
+        """
+        keymap, view = self.view_state.keymap, self._topmost_view()
+        again = repeated_row(verb, keymap, view.place) if view is not None else None
+        options = [
+            (keymap.keys_of(id), id, words)
+            for id, words in filter(None, (hinted_row(hint), again))
+            if keymap.keys_of(id) and view is not None and not view.refusal(id)
+        ]
+        self.push_screen(ErrorPanel(what, hint, options[:1]), self._apply_hint)
+
+    def _topmost_view(self) -> View | None:
+        views = [screen for screen in self.screen_stack if isinstance(screen, View)]
+        return views[-1] if views else None
+
+    def _apply_hint(self, id: str | None) -> None:
+        """Perform the row of the key table that was chosen in an error panel."""
+        view = self._topmost_view()
+        if id is None or view is None:
+            return
+        if ROWS[id].place == APP:
+            self.call_later(self.run_action, ROWS[id].action)
+        else:
+            self.call_later(view.action_press, id)
 
 
 def _none_able(verb: str, rows: Sequence[TrialRow]) -> str:

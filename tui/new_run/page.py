@@ -13,7 +13,6 @@ from textual.app import ComposeResult, SuspendNotSupported
 from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.widgets import Input
 from textual.worker import get_current_worker
 
@@ -21,8 +20,8 @@ from tui.messages import Wish
 from tui.new_run import lines
 from tui.new_run.drafting import DraftingChild, check_data
 from tui.paint import Line
+from tui.screens.panel import Overlay
 from tui.view_state import ViewState
-from tui.widgets import strips
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.lineinput import LineInput
 from tui.widgets.rowlist import RowList
@@ -60,13 +59,12 @@ class Checked(Message):
         self.result = result
 
 
-class NewRun(ModalScreen[Wish | None]):
+class NewRun(Overlay[Wish | None]):
     """A recipe at the left, its settings beside it, cards and data below; typing changes settings.
 
     The result is the request for a new experiment or a clone; None where the page was left.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Leave", priority=True),

@@ -13,12 +13,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.widgets import Input
 from textual.worker import get_current_worker
 
 from tui.paint import Line
-from tui.widgets import strips
+from tui.screens.panel import Overlay
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.lineinput import LineInput
 from workbench.chat.client import ChatSession
@@ -74,10 +73,9 @@ class ChatFailed(Message):
         self.what, self.hint = what, hint
 
 
-class Chat(ModalScreen[None]):
+class Chat(Overlay[None]):
     """Questions typed below, answers of every model above; escape leaves and frees the card."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Leave the chat", priority=True),
         Binding("ctrl+x", "cancel", "End the answer that is being written", priority=True),

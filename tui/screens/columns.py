@@ -9,17 +9,15 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
 
-from tui.widgets import strips
+from tui.screens.panel import Overlay
 from tui.widgets.linebox import set_title
 from tui.widgets.rowlist import Column, ListRow, RowList
 
 
-class ColumnsPanel(ModalScreen[None]):
+class ColumnsPanel(Overlay[None]):
     """A list of columns; space or enter shows or hides the one under the cursor."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [("escape,q", "dismiss(None)", "Close")]
 
     def __init__(self, titles: Sequence[str], hidden: set[str]) -> None:

@@ -11,7 +11,7 @@ from textual.widget import Widget
 from tui.messages import DataNeeds, TrialOpened
 from tui.paint import wrap_line
 from tui.screens.view import View
-from tui.screens.welcome import WELCOME
+from tui.screens.welcome import welcome_lines
 from tui.tables import cards, events, listing, trials
 from tui.tables.card_strip import strip_rows
 from tui.view_state import ListingChoice, ViewState
@@ -71,7 +71,8 @@ class Dashboard(View):
         self.query_one("#trials").display = not empty
         # Below 20 rows a chart would leave three rows for the trials.
         self.query_one("#below").display = not empty and not self.has_class("-tiny")
-        self.query_one("#welcome", LineBox).show(WELCOME if empty else ())
+        steps = welcome_lines(self.view_state.keymap) if empty else ()
+        self.query_one("#welcome", LineBox).show(steps)
         self._paint_preparing(snapshot)
         self._paint_cards(snapshot, now)
         if not empty:

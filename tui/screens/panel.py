@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual import events, on
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
@@ -17,11 +18,22 @@ from tui.widgets import strips
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.lineinput import LineInput
 
+Result = TypeVar("Result")
 
-class Panel(ModalScreen[None]):
-    """Text to read; escape, enter, q and ? close it."""
+
+class Overlay(ModalScreen[Result]):
+    """A screen laid over a view, which closes once, however many keys were typed ahead."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
+
+    def dismiss(self, result: Result | None = None) -> AwaitComplete:
+        # Textual would close the screen below for a second key that was on its way here.
+        return super().dismiss(result) if self.is_active else AwaitComplete()
+
+
+class Panel(Overlay[None]):
+    """Text to read; escape, enter, q and ? close it."""
+
     BINDINGS: ClassVar[list[BindingType]] = [
         ("escape,enter,q,question_mark", "dismiss", "Close"),
         ("j", "scroll(1)", "Down"),
@@ -59,18 +71,9 @@ class Panel(ModalScreen[None]):
         self.query_one(LineBox).show(self._text)
 
 
-def error_panel(what: str, hint: str) -> Panel:
-    """Return a panel with what went wrong and the hint how to fix it."""
-    lines: list[Line] = [((what, ""),)]
-    if hint:
-        lines += [(), (("hint  ", "dim"), (hint, "accent"))]
-    return Panel("That did not work", lines, bad=True)
-
-
-class Confirm(ModalScreen[bool]):
+class Confirm(Overlay[bool]):
     """A question whose result is True for y and False for every other key that closes it."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
         ("y", "dismiss(True)", "Yes"),
         ("n,N,escape,enter,q", "dismiss(False)", "No"),
@@ -95,13 +98,12 @@ class Confirm(ModalScreen[bool]):
         self.query_one(LineBox).show([*self._text, (), answers])
 
 
-class InputPanel(ModalScreen[str | None]):
+class InputPanel(Overlay[str | None]):
     """A question with a line of input.
 
     The result is the input without surrounding blanks, or None when the user closed the panel.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [
         ("escape", "dismiss(None)", "Cancel"),
     ]
@@ -130,13 +132,12 @@ class InputPanel(ModalScreen[str | None]):
             self.app.bell()
 
 
-class TypeId(ModalScreen[bool]):
+class TypeId(Overlay[bool]):
     """A question about something that cannot be undone: the trial's id must be typed.
 
     The result is True for the right id; a wrong id rings the bell and clears the input.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(False)", "No")]
 
     def __init__(self, title: str, lines: Sequence[Line], id: int) -> None:
@@ -173,14 +174,16 @@ Option = tuple[tuple[str, ...], str, str]
 """Keys, the word that is the result, and what it means."""
 
 
-class Choice(ModalScreen[str | None]):
+class Choice(Overlay[str | None]):
     """Several actions with a key each; the result is the word of the chosen one, or None."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
     BINDINGS: ClassVar[list[BindingType]] = [("escape,q", "dismiss(None)", "Cancel")]
 
-    def __init__(self, title: str, lines: Sequence[Line], options: Sequence[Option]) -> None:
-        super().__init__()
+    def __init__(
+        self, title: str, lines: Sequence[Line], options: Sequence[Option], *, bad: bool = False
+    ) -> None:
+        """`bad` colours the border as an error."""
+        super().__init__(classes="-bad" if bad else None)
         self._title, self._text, self._options = title, lines, options
 
     def compose(self) -> ComposeResult:
@@ -191,7 +194,7 @@ class Choice(ModalScreen[str | None]):
         set_title(self.query_one(".panel"), f" {self._title} ")
         self.query_one(".panel").border_subtitle = " esc closes "
         options = [((f"{keys[0]:<4}", "accent"), (text, "")) for keys, _, text in self._options]
-        self.query_one(LineBox).show([*self._text, (), *options])
+        self.query_one(LineBox).show([*self._text, *([()] if options else []), *options])
 
     def on_key(self, event: events.Key) -> None:
         for keys, word, _ in self._options:
@@ -199,3 +202,18 @@ class Choice(ModalScreen[str | None]):
                 event.stop()
                 self.dismiss(word)
                 return
+
+
+class ErrorPanel(Choice):
+    """A panel with what went wrong, the hint how to fix it, and the key that applies the hint.
+
+    The result is the word of the chosen option; enter and ? close the panel too.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [("enter,question_mark", "dismiss(None)", "Close")]
+
+    def __init__(self, what: str, hint: str, options: Sequence[Option] = ()) -> None:
+        lines: list[Line] = [((what, ""),)]
+        if hint:
+            lines += [(), (("hint  ", "dim"), (hint, "accent"))]
+        super().__init__("That did not work", lines, options, bad=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tui import present
+from tui.keys.hints import hinted_row
 from tui.paint import Line, Part, cut_text, done_bar, join_lines, plain_part
 from tui.tables.cards import short_name
 from tui.view_state import ViewState
@@ -60,7 +61,15 @@ def head_lines(
         lines.append((("reason: ", "dim"), plain_part(row.reason, tone, 2_000)))
     if row.hint:
         lines.append((("hint:   ", "dim"), plain_part(row.hint, "accent", 2_000)))
+        lines += _hint_key(row, view_state)
     return lines
+
+
+def _hint_key(row: TrialRow, view_state: ViewState) -> list[Line]:
+    """Return the key that does what the hint advises, where there is one."""
+    found = hinted_row(row.hint) if row.kind is Kind.TUNE else None
+    key = view_state.keymap.shown_key(found[0]) if found else ""
+    return [((" " * 8, ""), (key, "accent"), (f" {found[1]}", "dim"))] if found and key else []
 
 
 def _progress(row: TrialRow, left_s: float | None) -> Line:
