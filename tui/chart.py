@@ -134,7 +134,7 @@ def tick_label(value: float, step: float, high: float) -> str:
     return f"{value / power:.{places}f}{unit}"
 
 
-class _Canvas:
+class Canvas:
     """A grid of braille cells, each in the tone of the last curve drawn there, under glyphs."""
 
     def __init__(self, width: int, height: int) -> None:
@@ -195,7 +195,7 @@ def draw_curves(
     labels = _labels(low, high, max(2, rows * 2 // 5), logarithmic=logarithmic)
     texts = {_row_of(value, low, high, rows): text for value, text in labels.items()}
     margin = max((len(t) for t in texts.values()), default=0) + 1
-    canvas = _Canvas(width - margin - 1, rows)
+    canvas = Canvas(width - margin - 1, rows)
     for order, curve in enumerate(drawn):
         columns = column_ranges(curve.points, first, last, 2 * canvas.width)
         _trace(canvas, columns, low, high, curve.tone)
@@ -230,7 +230,7 @@ def _row_of(value: float, low: float, high: float, rows: int) -> int:
 
 
 def _trace(
-    canvas: _Canvas, columns: Sequence[ValueRange | None], low: float, high: float, tone: str
+    canvas: Canvas, columns: Sequence[ValueRange | None], low: float, high: float, tone: str
 ) -> None:
     """Draw each column's range, stretched to touch the column before it."""
     before: tuple[int, int] | None = None
@@ -251,7 +251,7 @@ def _trace(
 
 
 def _mark(
-    canvas: _Canvas,
+    canvas: Canvas,
     columns: Sequence[ValueRange | None],
     low: float,
     high: float,

@@ -15,6 +15,7 @@ from textual.message import Message
 
 from tui.curves.zoom import Window
 from workbench.service import (
+    CardDetail,
     CardRow,
     Comparison,
     EventRow,
@@ -42,6 +43,8 @@ class DataNeeds:
     """The trial whose attempts, moves and samples are shown."""
     board: int | None = None
     """The experiment whose board is shown."""
+    card: str | None = None
+    """The UUID of the card whose history is shown."""
     queue: bool = False
     """True if the order in which trials will be placed is shown."""
     events_of: int | None = None
@@ -64,6 +67,7 @@ class Picture:
     series: dict[tuple[int, str], tuple[Point, ...]] = field(default_factory=dict)
     detail: TrialDetail | None = None
     board: JudgedBoard | None = None
+    card: CardDetail | None = None
     queue: tuple[int, ...] = ()
     events: tuple[EventRow, ...] = ()
 

@@ -167,8 +167,9 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
     snapshot = replace(known, engine=service.engine()) if known else service.snapshot()
     if service.reader() is None:
         return Picture(snapshot=snapshot, needs=needs, at_utc=service.clock())
-    detail = board = None
+    detail = board = card = None
     try:
+        card = None if needs.card is None else service.card(needs.card)
         detail = None if needs.detail is None else service.trial(needs.detail)
         if needs.board is not None:
             board = service.judged_board(needs.board)
@@ -188,6 +189,7 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
         series={key: tuple(service.series(*key, POINTS, span)) for key in needs.series},
         detail=detail,
         board=board,
+        card=card,
         queue=tuple(service.queue()) if needs.queue else (),
         events=tuple(events),
     )

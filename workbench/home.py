@@ -83,6 +83,11 @@ class Home:
         return self.root / "cards.json"
 
     @property
+    def card_history(self) -> Path:
+        """The readings of the last day of each card, a line for each minute."""
+        return self.root / "card-history.jsonl"
+
+    @property
     def reserve_file(self) -> Path:
         """The file that keeps room on the disk, which the loop frees when the disk is full."""
         return self.root / "ballast"

@@ -330,7 +330,10 @@ class Keeper:
             self.sampler = self._spawn(
                 "sampler",
                 python_command(
-                    "workbench.machine.sampler", str(self.home.sample), f"--parent={os.getpid()}"
+                    "workbench.machine.sampler",
+                    str(self.home.sample),
+                    f"--history={self.home.card_history}",
+                    f"--parent={os.getpid()}",
                 ),
                 {**os.environ, MARK: f"sampler-{os.getpid()}"},
             )

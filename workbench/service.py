@@ -32,6 +32,7 @@ from workbench.judging.held_out_power import ShownDifference, shown_differences
 from workbench.judging.judged_rows import BoardJudge
 from workbench.library.marks import archived_experiments
 from workbench.library.removed import find_hidden, hidden_stamp
+from workbench.machine.history.minutes import CardMinute, HistoryReader
 from workbench.machine.locks import lock_holder
 from workbench.machine.processes import (
     end_home_processes,
@@ -60,6 +61,7 @@ from workbench.store.rows import (
     Point,
     RequestAnswer,
     TrialRow,
+    card_of,
 )
 from workbench.trial import State
 
@@ -70,6 +72,8 @@ __all__ = [
     "AnswerSample",
     "AttemptRow",
     "BoardRow",
+    "CardDetail",
+    "CardMinute",
     "CardRow",
     "Comparison",
     "EngineState",
@@ -88,7 +92,7 @@ __all__ = [
     "refusal_error",
 ]
 
-POLL_S = 0.05
+POLL_S = 0.02
 """Seconds between two looks while waiting for the engine."""
 GRACE_S = 8.0
 """Seconds that a new keeper may take to acquire its lock before it counts as dead."""
@@ -130,6 +134,24 @@ class TrialDetail:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CardDetail:
+    """What one card does over time, and the methods by which it trains."""
+
+    uuid: str
+    history: tuple[CardMinute, ...]
+    """The minutes of the last day, oldest first; one without readings is missing."""
+    attention: str
+    """Attention in training and in scoring, in words, with the reason."""
+    precision: str
+    """The precision with its reason, in words."""
+    planned_for: int | None
+    """The trial whose plan on this card the two are from; None: what any recipe gets that names
+    none itself."""
+    worker_pid: int | None
+    """The process that trains on it now; None where none does, or it has not reported."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportanceReport:
     """The share of the differences between trials that each setting of a sweep explains."""
 
@@ -147,6 +169,28 @@ class ImportanceReport:
     def enough(self) -> bool:
         """True where there are enough trials for a result."""
         return self.trials >= self.least
+
+
+def _card_detail(reader: Reader, card: CardRow, history: tuple[CardMinute, ...]) -> CardDetail:
+    """Return how the card trains by the newest plan on it, or as a recipe that names nothing."""
+    from workbench.machine.attention import precision_reason
+
+    known, found = card_of(card), attempt_history.newest_on_card(reader, card.uuid)
+    trial, plan, pid = found or (None, {}, None)
+    if plan.get("attention_why"):
+        precision, attention = str(plan["precision"]), str(plan["attention_why"])
+    else:
+        from workbench.footprint.card_limits import precision_for, usual_attention
+
+        trial, precision, attention = None, precision_for(known, "auto"), usual_attention(known)
+    return CardDetail(
+        uuid=card.uuid,
+        history=history,
+        attention=attention,
+        precision=f"{precision}: {precision_reason(known, precision)}",
+        planned_for=trial,
+        worker_pid=pid,
+    )
 
 
 def refusal_error(answer: RequestAnswer) -> WorkbenchError:
@@ -167,6 +211,7 @@ class Service:
         self._inode: int | None = None
         self._hidden_stamp: int | None = None
         self._judge = BoardJudge()
+        self._history = HistoryReader(self.home.card_history)
 
     # --- reading ---
 
@@ -296,6 +341,17 @@ class Service:
                 base_samples=[] if base is None or base == id else reader.samples(base),
                 metric_names=reader.metric_names(id),
             )
+
+    def card(self, uuid: str) -> CardDetail:
+        """Return the last day of a card, and how it trains and why; NotThere for an unknown card.
+
+        Imports the planner for a card that has run nothing yet, which takes 0.2 s once.
+        """
+        reader = self.opened_reader()
+        card = next((one for one in reader.cards() if one.uuid == uuid), None)
+        if card is None:
+            raise NotThere(f"there is no card {uuid}", hint="`workbench cards` lists them")
+        return _card_detail(reader, card, self._history.minutes(uuid, self.clock()))
 
     def series(
         self, trial: int, name: str, points: int = 200, span: tuple[int, int] | None = None

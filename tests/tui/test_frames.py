@@ -10,21 +10,11 @@ from workbench.home import Home
 SIZES = [(60, 16), (80, 24), (120, 40), (160, 50)]
 
 
-@pytest.mark.parametrize(("width", "height"), SIZES)
-async def test_the_dashboard(running: Home, width: int, height: int) -> None:
-    async with shown(running, width, height) as (app, _pilot):
-        check_golden(app, f"dashboard-{width}x{height}")
-
-
-@pytest.mark.parametrize(
-    ("digit", "name"),
-    [("2", "trials"), ("3", "queue"), ("4", "board"), ("5", "cards"), ("6", "events")],
-)
-async def test_the_other_views(running: Home, digit: str, name: str) -> None:
+async def test_the_events(running: Home) -> None:
     async with shown(running, 80, 24) as (app, pilot):
-        await pilot.press(digit)
+        await pilot.press("6")
         await settled(app, pilot)
-        check_golden(app, f"{name}-80x24")
+        check_golden(app, "events-80x24")
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 16), (160, 50)])
@@ -32,7 +22,7 @@ async def test_the_board_of_a_sweep_that_has_ended(running: Home, width: int, he
     async with shown(running, width, height) as (app, pilot):
         await pilot.press("4", "left_square_bracket")
         await settled(app, pilot)
-        check_golden(app, f"board-{width}x{height}")
+        check_golden(app, f"board-ended-{width}x{height}")
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
@@ -41,8 +31,3 @@ async def test_a_trial(running: Home, width: int, height: int) -> None:
         await pilot.press("down", "enter")
         await settled(app, pilot)
         check_golden(app, f"trial-{width}x{height}")
-
-
-async def test_an_empty_home(empty_home: Home) -> None:
-    async with shown(empty_home, 80, 24) as (app, _pilot):
-        check_golden(app, "empty-80x24")

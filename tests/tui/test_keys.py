@@ -116,6 +116,7 @@ CASES: dict[str, Case] = {
         f"go.{name.lower()}": Case(lambda app, _home, n=name: app.current_mode == n)  # type: ignore[misc]
         for name in VIEWS
     },
+    "cards.history": Case(says("the last hour"), CARD),
     "cards.drain": Case(asks("drain", card=GPU, now=False), CARD),
     "cards.drain-now": Case(asks("drain", card=GPU, now=True), CARD),
 }

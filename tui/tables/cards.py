@@ -11,7 +11,7 @@ from tui.paint import Gauge, Line, Part, plain_part
 from tui.widgets.rowlist import Column, ListRow
 from workbench import formatting
 from workbench.machine import xid
-from workbench.service import CardRow, TrialRow
+from workbench.service import CardDetail, CardRow, TrialRow
 
 STALE_S = 30.0
 """A sample older than this is not shown as the card's present state."""
@@ -143,11 +143,12 @@ def card_facts(
     now: float,
     guards: Mapping[str, Any],
     slot: tuple[int, str] | None = None,
+    detail: CardDetail | None = None,
 ) -> list[Line]:
     """Return everything known about the card, one fact a line.
 
     `guards` are the engine's temperature limits; empty without an engine. `slot` has the card's
-    number in nvidia-smi and its slot on the PCI bus.
+    number in nvidia-smi and its slot on the PCI bus. `detail` is None until it has been read.
     """
     facts: list[tuple[str, Line]] = [
         ("card", (plain_part(card.name, "bold"),)),
@@ -169,12 +170,7 @@ def card_facts(
     if trial is not None:
         settings = formatting.brief_settings(trial.settings) or "as in the recipe"
         facts.append(("settings", (plain_part(settings),)))
-    for process in card.processes[:6]:
-        name = process.get("name") or "a program"
-        what = "graphics" if process.get("draws") else "compute"
-        size = formatting.size(_bytes(process))
-        text = f"{name} ({what}), pid {process.get('pid', '?')}, {size}"
-        facts.append(("other program", (plain_part(text, "warn"),)))
+    facts += [*_methods(detail), *_processes(card, detail)]
     if card.quarantined:
         facts.append(("quarantined", (plain_part(card.quarantined, "bad", 600),)))
     elif card.guard and trial is not None:
@@ -184,6 +180,28 @@ def card_facts(
     if card.drained:
         facts.append(("drained", (("gets no new trials", "warn"),)))
     return [((f"{name:<20}", "dim"), *line) for name, line in facts]
+
+
+def _methods(detail: CardDetail | None) -> Iterator[tuple[str, Line]]:
+    """Yield precision and attention with their reasons."""
+    if detail is not None:
+        whose = f"  (plan of #{detail.planned_for})" if detail.planned_for else ""
+        yield "precision", (plain_part(detail.precision), (whose, "dim"))
+        yield "attention", (plain_part(detail.attention),)
+
+
+def _processes(card: CardRow, detail: CardDetail | None) -> Iterator[tuple[str, Line]]:
+    """Yield our worker's process, and up to six of other programs."""
+    if detail is not None and detail.worker_pid is not None:
+        yield "our worker", ((f"pid {detail.worker_pid}", ""),)
+    for process in card.processes[:6]:
+        name = process.get("name") or "a program"
+        what = "graphics" if process.get("draws") else "compute"
+        size = formatting.size(_bytes(process))
+        text = f"{name} ({what}), pid {process.get('pid', '?')}, {size}"
+        yield "other program", (plain_part(text, "warn"),)
+    if len(card.processes) > 6:
+        yield "", ((f"and {len(card.processes) - 6} more programs", "dim"),)
 
 
 def _measurements(card: CardRow, guards: Mapping[str, Any]) -> Iterator[tuple[str, Line]]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from workbench.errors import WorkbenchError
+from workbench.footprint.model.known_models import named_config
 from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.peak.attention_path import kernel_for
 from workbench.footprint.peak.buckets import GIB
-from workbench.machine.attention import capability_words
+from workbench.machine.attention import attention_for, capability_words
 from workbench.machine.cards import CAP_SLACK_BYTES, Card
 
+_USUAL_MODEL = "meta-llama/Meta-Llama-3-8B"
+"""A model without anything that needs a kernel of its own."""
 DRIVER_BYTES = GIB // 2
 """The part of NVML's total that no process gets: 0.47 GiB on an H100 (NVML's total less CUDA's)."""
 
@@ -45,6 +49,18 @@ def precision_for(card: Card, wanted: str) -> str:
             hint="set model.precision: auto, which is fp32 on this card",
         )
     return wanted
+
+
+def usual_attention(card: Card) -> str:
+    """Return in words what attention trials train and score with on the card, and why.
+
+    It is that of a Llama: a model that caps its scores, or has a sliding window, may get another.
+    """
+    config = named_config(_USUAL_MODEL)
+    assert config is not None
+    shape = ModelShape.of(config)
+    kernel = kernel_for(card, precision_for(card, "auto"), shape, longest=1)[1]
+    return f"{kernel}; scores with {attention_for(card, 'auto')[0]}"
 
 
 def holds_all_scores(shape: ModelShape, card: Card, attention: str) -> bool:

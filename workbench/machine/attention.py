@@ -13,6 +13,8 @@ from workbench.machine.cards import Card
 FLASH_2 = (8, 0)
 """Lowest compute capability of Flash Attention 2: Ampere (github.com/Dao-AILab/flash-attention)."""
 
+_ASKED = "the recipe asks for it"
+
 
 def attention_for(
     card: Card, wanted: str, *, softcap: bool = False, flash_installed: bool | None = None
@@ -24,14 +26,14 @@ def attention_for(
     the recipe demands Flash Attention 2 and the card does not support it.
     """
     if wanted == "eager":
-        return "eager", "the recipe asks for it"
+        return "eager", _ASKED
     # Before every other choice: dropping the cap would silently change the model.
     if softcap:
         return "eager", "the model caps its attention scores, which other kernels leave out"
     if card.kind == "cpu":
         return "sdpa", "PyTorch's own attention; Flash Attention 2 needs a GPU"
     if wanted == "sdpa":
-        return "sdpa", "the recipe asks for it"
+        return "sdpa", _ASKED
     if not flash_capable(card):
         return _without_flash(card, wanted)
     installed = find_spec("flash_attn") is not None if flash_installed is None else flash_installed
@@ -60,3 +62,13 @@ def capability_words(card: Card) -> str:
     if card.capability is None:
         return "does not report its own"
     return f"has {card.capability[0]}.{card.capability[1]}"
+
+
+def precision_reason(card: Card, precision: str) -> str:
+    """Return why a trial trains in `precision` (bf16, fp16 or fp32) on the card."""
+    if card.kind == "cpu":
+        return "a CPU card trains in full precision" if precision == "fp32" else _ASKED
+    has_bf16 = card.capability is not None and card.capability >= FLASH_2
+    if precision != ("bf16" if has_bf16 else "fp16"):
+        return _ASKED
+    return f"bf16 needs compute capability 8.0, and the card {capability_words(card)}"

@@ -18,6 +18,7 @@ from typing import Any, Self
 from workbench import fault_points
 from workbench.errors import WorkbenchError
 from workbench.machine.cards import CARDS_VARIABLE, Card, cards_from
+from workbench.machine.history.writer import HistoryWriter, Readings
 from workbench.machine.nvml import Driver, DriverProblem, GpuFacts, NoDriver, NvmlDriver
 from workbench.machine.processes import die_with_parent
 from workbench.machine.resources import available_memory
@@ -299,12 +300,22 @@ def write_reading(path: Path, reading: MachineReading) -> None:
     staged.replace(path)
 
 
+def history_of(reading: MachineReading) -> dict[str, Readings]:
+    """Return what the history of each card keeps of a reading; a card with a problem has none."""
+    return {
+        one.card.uuid: (one.utilisation, one.used_bytes, one.power_w, one.temperature_c)
+        for one in reading.cards
+        if one.ok
+    }
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write a reading every few seconds until the parent ends; with --once, print one."""
     parser = argparse.ArgumentParser(prog="python -m workbench.machine.sampler")
     parser.add_argument("out", type=Path, nargs="?", default=Path("cards.json"))
     parser.add_argument("--once", action="store_true", help="print one sample and end")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between samples")
+    parser.add_argument("--history", type=Path, help="file that gets a line for each minute")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="ends with this process")
     options = parser.parse_args(arguments)
     os.umask(0o077)
@@ -315,10 +326,14 @@ def main(arguments: list[str] | None = None) -> None:
     if options.once:
         print(json.dumps(sampler.take(time.time()).to_json()))
         return
+    history = HistoryWriter(options.history) if options.history else None
     # Also where prctl is missing: an orphan has another parent.
     while os.getppid() == options.parent:
         try:
-            write_reading(options.out, sampler.take(time.time()))
+            reading = sampler.take(time.time())
+            write_reading(options.out, reading)
+            if history is not None:
+                history.add(reading.at_utc, history_of(reading))
         except OSError as full:  # e.g. a full disk; the reader notices that the file grows old
             print(f"reading not written: {full}", flush=True)
         time.sleep(options.every)

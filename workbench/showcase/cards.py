@@ -6,6 +6,8 @@ import random
 from collections.abc import Collection
 from typing import Any
 
+from workbench.machine.history.writer import Readings
+
 GIB = 1 << 30
 CARDS = (
     ("GPU-6f1a2b3c-0d4e-4f5a-8b6c-7d8e9fa0b1c2", "NVIDIA GeForce RTX 4090", 24, "8.9", 450),
@@ -27,6 +29,18 @@ class MadeUpCards:
 
     def __call__(self) -> list[dict[str, Any]]:
         return [self._row(*card) for card in CARDS]
+
+    def readings(self) -> dict[str, Readings]:
+        """Return what a card's history keeps of a reading, by UUID."""
+        return {
+            row["uuid"]: (
+                row["utilisation"],
+                row["total_bytes"] - row["free_bytes"],
+                row["power_w"],
+                row["temperature_c"],
+            )
+            for row in self()
+        }
 
     def _row(self, uuid: str, name: str, gib: int, capability: str, limit_w: int) -> dict[str, Any]:
         works = uuid in self.busy

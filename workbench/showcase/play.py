@@ -10,12 +10,13 @@ from typing import Any
 from workbench.errors import EngineError
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.home import Home
+from workbench.machine.history.writer import HistoryWriter
 from workbench.machine.locks import Lock
 from workbench.recipe import Recipe, find_recipe, load_recipe
 from workbench.scheduler import TickContext, tick
 from workbench.scheduler.children.preparer import Preparer
 from workbench.scheduler.propose_trials import enqueue_trials
-from workbench.showcase.cards import MadeUpCards
+from workbench.showcase.cards import CARDS, MadeUpCards
 from workbench.showcase.clock import CLOCK
 from workbench.store import Store, card_table
 from workbench.store.rows import card_of
@@ -75,6 +76,7 @@ class Showcase:
         config = home.root / "config.toml"
         config.write_text('[guards]\nballast = "0"\n')  # no reserve file for a made-up home
         self._cards = MadeUpCards(seed)
+        self._history = HistoryWriter(home.card_history)
         self._store = Store(home.database, clock=CLOCK)
         self._context = TickContext(
             home=home,
@@ -89,6 +91,7 @@ class Showcase:
 
     def fill(self, history_s: float = HISTORY_S) -> None:
         """Play `history_s` seconds of history; takes some seconds."""
+        self._fill_day(history_s)
         CLOCK.behind_s = history_s
         self._tick()
         self._submit(SUPPORT)
@@ -97,6 +100,13 @@ class Showcase:
             if CLOCK.behind_s < history_s - SECOND_AT_S and len(self._store.experiments()) < 2:
                 self._submit(SCHOOL)
             self._tick()
+
+    def _fill_day(self, until_s: float) -> None:
+        """Write the minutes of the day before: two cards trained, with a pause in between."""
+        for minute in range(24 * 60, int(until_s // 60), -1):
+            pause = minute % 400 < 90
+            self._cards.busy = () if pause else [card[0] for card in CARDS[:2]]
+            self._history.add(CLOCK() - minute * 60.0, self._cards.readings())
 
     def play(self) -> None:
         """Tick in real time until the process is ended."""
@@ -120,6 +130,7 @@ class Showcase:
 
     def _tick(self) -> None:
         self._cards.busy = {attempt.card for attempt in self._store.live_attempts()}
+        self._history.add(CLOCK(), self._cards.readings())
         tick(self._context)
 
     def _submit(self, overrides: tuple[str, ...]) -> None:

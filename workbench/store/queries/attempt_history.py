@@ -40,6 +40,19 @@ def last_starts(reader: Reader) -> dict[str, float]:
     return {row[0]: row[1] for row in reversed(rows.fetchall())}
 
 
+def newest_on_card(reader: Reader, uuid: str) -> tuple[int, dict[str, Any], int | None] | None:
+    """Return trial and plan of the card's newest attempt, and its process while it is live.
+
+    None where the card has had no attempt.
+    """
+    row = reader.db.execute(
+        """select trial, plan, iif(outcome is null, pid, null) as pid from attempts
+           where card = ? order by id desc limit 1""",
+        (uuid,),
+    ).fetchone()
+    return (row["trial"], json.loads(row["plan"]), row["pid"]) if row else None
+
+
 def out_of_memory_plans(reader: Reader, experiment: int) -> list[tuple[str, dict[str, Any], str]]:
     """Return (card UUID, plan, stage) of its attempts that ran out of memory, oldest first."""
     rows = reader.db.execute(
