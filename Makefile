@@ -13,15 +13,16 @@ BIN := .venv/bin
 demo: .venv/installed
 	@$(BIN)/workbench demo
 
+# Three processes on two cores: the tests of the screen often wait.
 test: .venv/tools
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # In an environment of its own. Run it before a lower bound in pyproject.toml is changed.
 test-lowest:
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	@$(PYTHON) tests/support/lowest_versions.py > .venv-lowest/constraints.txt
 	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable '.[test]'
-	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+	@.venv-lowest/bin/python -m pytest -n 3 --dist worksteal
 
 faults: .venv/tools
 	@$(BIN)/python -m pytest -m "fault and not slow and not gpu" tests/faults

@@ -13,6 +13,7 @@ import pytest
 from workbench.home import Home
 from workbench.recipe import load_recipe
 from workbench.service import Service
+from workbench.training.prepare import prepare_experiment
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -42,15 +43,25 @@ def test_a_recipe_is_valid_and_named_like_its_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_passes_the_data_doctor(path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "recipe.json").write_text(load_recipe(path).model_dump_json())
+    report = prepare_experiment(folder, tmp_path / "cache" / "data", lambda *_: None)
+    assert report["data"]["shape"] == SHAPES[path.stem]
+    assert report["notes"] == []
+
+
+def test_the_command_of_the_walk_through_checks_a_recipe(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "workbench", "check", str(path), "--json"],
+        [sys.executable, "-m", "workbench", "check", "examples/messages.yaml", "--json"],
         capture_output=True,
         text=True,
+        cwd=ROOT,
         env=environment(tmp_path),
     )
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
-    assert report["data"]["shape"] == SHAPES[path.stem]
+    assert report["data"]["shape"] == "messages"
     assert report["warnings"] == []
 
 

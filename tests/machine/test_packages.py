@@ -93,22 +93,27 @@ def test_versions_are_read_from_metadata_without_importing(tmp_path: Path) -> No
 def test_the_table_says_what_peft_does(tmp_path: Path) -> None:
     """The installed PEFT refuses just the versions that the table names."""
     code = (
-        "import sys\nfrom peft import LoraConfig, get_peft_model\nfrom torch import nn\n"
-        "sys.path.insert(0, sys.argv[1])\n"  # transformers wants more of torchao than its name
-        "get_peft_model(nn.Sequential(nn.Linear(2, 2)), LoraConfig(target_modules=['0']))\n"
+        "import os, sys\nfrom peft import LoraConfig, get_peft_model\nfrom torch import nn\n"
+        "for folder in sys.argv[1:]:\n"
+        "    if os.fork() == 0:\n"  # one import for both
+        "        sys.stderr = open(f'{folder}.err', 'w')\n"
+        "        sys.path.insert(0, folder)\n"  # transformers wants more of it than its name
+        "        model, where = nn.Sequential(nn.Linear(2, 2)), ['0']\n"
+        "        get_peft_model(model, LoraConfig(target_modules=where))\n"
+        "        sys.exit()\n"
+        "    os.wait()\n"
     )
+    versions = ("0.15.0", "0.16.0")  # on either side of the bound
+    folders = [tmp_path / version for version in versions]
+    for folder in folders:
+        fake_package(folder, "torchao", folder.name)
+    subprocess.run([sys.executable, "-c", code, *map(str, folders)], check=True)
     codes = {}
-    for version in ("0.15.0", "0.16.0"):  # on either side of the bound
-        folder = tmp_path / version
-        fake_package(folder, "torchao", version)
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(folder)], check=False, capture_output=True, text=True
-        )
-        incompatible = "incompatible version of torchao" in done.stderr
-        codes[version] = incompatible
-        assert incompatible == bool(package_problems(installed_versions([str(folder)]), [])), (
-            done.stderr
-        )
+    for folder in folders:
+        said = folder.with_name(f"{folder.name}.err").read_text()
+        incompatible = "incompatible version of torchao" in said
+        codes[folder.name] = incompatible
+        assert incompatible == bool(package_problems(installed_versions([str(folder)]), [])), said
     assert codes == {"0.15.0": True, "0.16.0": False}
 
 

@@ -65,6 +65,7 @@ def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[
     return done
 
 
+@pytest.mark.slow  # the same child as of `train` below
 @pytest.mark.parametrize("start", [CONSOLE, MODULE], ids=["console", "module"])
 def test_check_runs_no_file_beside_the_recipe(hostile: Path, start: list[str]) -> None:
     done = run(hostile, *start, "check", "recipe.yaml")
@@ -72,7 +73,7 @@ def test_check_runs_no_file_beside_the_recipe(hostile: Path, start: list[str]) -
 
 
 def test_train_and_merge_run_no_file_beside_the_recipe(hostile: Path) -> None:
-    trained = run(hostile, *MODULE, "train", "recipe.yaml", "--out", "run")
+    trained = run(hostile, *CONSOLE, "train", "recipe.yaml", "--out", "run")
     assert trained.returncode == 0, trained.stderr
     adapter = str(next((hostile / "run").rglob("adapter_config.json")).parent)
     merged = run(hostile, *MODULE, "merge", adapter, "--out", "merged")

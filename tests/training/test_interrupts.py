@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.forked_foreground import ForkedForeground
 from tests.support.waiting import wait_for
 from tests.training.trials import Bench, recipe
 from workbench.training.checkpoints.checkpoint import newest_first
@@ -21,10 +24,11 @@ STAGES = ("card ", "-- loading", "step ", "-- evaluating", "-- saving")
 
 
 class Foreground:
-    """Foreground training as a process, on one folder again and again."""
+    """Foreground training on one folder again and again, by processes of one that has started."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, forked: ForkedForeground) -> None:
         self.folder = folder
+        self._forked = forked
         folder.mkdir()
         settings = {"train__max_steps": 12, "train__log_every": 1, "train__save_every": 50}
         answers = {"evaluate__answer_pattern": r"(\d+)", "evaluate__max_new_tokens": 8}
@@ -32,26 +36,31 @@ class Foreground:
 
     def run(self, until: str | None, *more: str) -> tuple[int, str, str]:
         """Run until a line begins with `until`, interrupt there; return (code, stdout, stderr)."""
-        command = [sys.executable, "-m", "workbench.training.foreground", str(self.folder), *more]
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-        )
-        assert child.stdout is not None
+        pid, out, errors = self._forked.start([str(self.folder), *more], os.environ)
         lines = []
-        for line in child.stdout:
-            lines.append(line)
-            if until is not None and line.startswith(until):
-                child.send_signal(signal.SIGINT)
-                until = None
-        rest, errors = child.communicate(timeout=120)
-        return child.returncode, "".join(lines) + rest, errors
+        with out, errors:
+            for line in out:
+                lines.append(line)
+                if until is not None and line.startswith(until):
+                    os.kill(pid, signal.SIGINT)
+                    until = None
+            return self._forked.wait(), "".join(lines), errors.read()
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[ForkedForeground]:
+    process = ForkedForeground()
+    yield process
+    process.close()
 
 
 @pytest.fixture
-def foreground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Foreground:
+def foreground(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked: ForkedForeground
+) -> Foreground:
     monkeypatch.setenv("WORKBENCH_CARDS", "cpu:4GiB")
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
-    return Foreground(tmp_path / "trial")
+    return Foreground(tmp_path / "trial", forked)
 
 
 def test_ctrl_c_at_every_stage_of_training_ends_it_with_words_and_loses_nothing(

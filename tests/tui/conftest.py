@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import _wait
+from textual.css.model import RuleSet
+from textual.css.stylesheet import Stylesheet
+from textual.css.types import CSSLocation
 from textual.pilot import Pilot
 
 from tests.tui.filled import NOW, engine_running, fill
@@ -38,10 +42,29 @@ class NoEngine(Service):
         (self.home.root / "started").touch()
 
 
+_PARSED: dict[tuple[object, ...], list[RuleSet]] = {}
+_parse_rules = Stylesheet._parse_rules
+
+
+def _parse_rules_once(sheet: Stylesheet, css: str, read_from: CSSLocation, **how: Any) -> Any:
+    """Return the rules of a style sheet from a cache of the process.
+
+    Textual parses all sheets twice for every new view, a quarter of these tests' time.
+    """
+    key = (css, read_from, *sorted(how.items()), *sheet._variables.items())
+    if key not in _PARSED:
+        _PARSED[key] = _parse_rules(sheet, css, read_from, **how)
+    return _PARSED[key]
+
+
 @pytest.fixture(autouse=True)
 def _plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("SSH_CONNECTION", "NO_COLOR", "COLORFGBG", "WORKBENCH_THEME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Stylesheet, "_parse_rules", _parse_rules_once)
+    # After each key, Pilot waits twice until so long a time, together one frame, was idle.
+    monkeypatch.setattr(_wait, "SLEEP_GRANULARITY", 0.01)
+    monkeypatch.setattr(_wait, "SLEEP_IDLE", 0.001)
     monkeypatch.setenv("TERM", "xterm-256color")  # of 16 colours there is one theme only
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()

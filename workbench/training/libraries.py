@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 
 from workbench.text import safe_line
@@ -80,6 +81,7 @@ def import_libraries(*, threads: int | None) -> None:
         os.environ.setdefault(name, value)
     silence_loggers()
     logging.captureWarnings(True)
+    _import_once()
     import torch
 
     if threads is not None:
@@ -90,13 +92,26 @@ def import_libraries(*, threads: int | None) -> None:
     disable_progress_bar()
     transformers_logging.disable_progress_bar()
     transformers_logging.disable_default_handler()
-    import bitsandbytes  # noqa: F401
-    import peft  # noqa: F401
-    import trl  # noqa: F401
 
-    if gc.get_freeze_count() == 0:  # later collections skip the libraries: 15 ms instead of 240
+
+@cache
+def _import_once() -> None:
+    """Import the libraries without garbage collection, and leave them out of later collections.
+
+    Collections take a fifth of the imports' time. Of those that follow, each takes 15 ms instead
+    of 240.
+    """
+    gc.disable()
+    try:
+        import bitsandbytes  # noqa: F401
+        import datasets  # noqa: F401
+        import peft  # noqa: F401
+        import trl  # noqa: F401
+
         gc.collect()
         gc.freeze()
+    finally:
+        gc.enable()
 
 
 class _ToEvents(logging.Handler):

@@ -14,7 +14,8 @@ from workbench.store.rows import Experiment, TrialRow
 from workbench.text import safe_line
 from workbench.trial import State
 
-POLL_S = 0.2
+POLL_S = 0.05
+"""Seconds between two looks at the store's version, which take 0.1 ms each."""
 LOOK_S = 2.0
 """Seconds between two looks where the store did not change: a standstill is worth a line too."""
 STUCK_S = 4.0
