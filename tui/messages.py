@@ -53,6 +53,10 @@ class DataNeeds:
     """The number of events, the newest ones."""
     debug: bool = False
     """True if events of the level debug are read too."""
+    levels: tuple[str, ...] = ()
+    """The levels of the events, unless all."""
+    events_on: tuple[str, ...] = ()
+    """UUIDs of the cards on which or about which the events are, unless all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -181,7 +181,13 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
     events = []
     if needs.events_of is not None:
         trial = None if needs.events_of == ALL_EVENTS else needs.events_of
-        events = service.events(trial=trial, limit=needs.events, debug=needs.debug)
+        events = service.events(
+            trial=trial,
+            limit=needs.events,
+            debug=needs.debug,
+            levels=needs.levels,
+            cards=needs.events_on,
+        )
     return Picture(
         snapshot=snapshot,
         needs=needs,

@@ -367,16 +367,19 @@ class Service:
         after: int = 0,
         limit: int = 200,
         debug: bool = True,
+        levels: Sequence[str] = (),
+        cards: Sequence[str] = (),
     ) -> list[EventRow]:
         """Return the newest `limit` events with an id above `after`, the oldest of them first.
 
-        `debug` includes those of the level debug, such as facts about kernels. Without it the
-        events of one trial still hold the steps it has reached.
+        See `Reader.events` for what leaves events out.
         """
         reader = self.reader()
         if reader is None:
             return []
-        return reader.events(trial=trial, after=after, limit=limit, debug=debug)
+        return reader.events(
+            trial=trial, after=after, limit=limit, debug=debug, levels=levels, cards=cards
+        )
 
     def judged_board(self, key: int | str) -> JudgedBoard:
         """Return the board of the experiment with this id or name, with intervals and verdict.

@@ -36,6 +36,8 @@ CARDS = (
     ("GPU-c77d4e5f-6a7b-4c8d-8e9f-0a1b2c3d4e5f", "NVIDIA GeForce RTX 3090", 24, "8.6"),
     ("GPU-19be8f70-1a2b-4c3d-9e4f-5a6b7c8d9e0f", "Tesla T4", 15, "7.5"),
 )
+QUEUED, RESUMED, FAILED = 16, 14, 20
+"""Trials of the home: one that waits and has done nothing, one that runs again, one that failed."""
 HERE_4090, HERE_3090, THERE_3090, HERE_T4 = (card[0] for card in CARDS)
 
 SUPPORT: dict[str, object] = {

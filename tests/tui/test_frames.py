@@ -10,24 +10,9 @@ from workbench.home import Home
 SIZES = [(60, 16), (80, 24), (120, 40), (160, 50)]
 
 
-async def test_the_events(running: Home) -> None:
-    async with shown(running, 80, 24) as (app, pilot):
-        await pilot.press("6")
-        await settled(app, pilot)
-        check_golden(app, "events-80x24")
-
-
 @pytest.mark.parametrize(("width", "height"), [(60, 16), (160, 50)])
 async def test_the_board_of_a_sweep_that_has_ended(running: Home, width: int, height: int) -> None:
     async with shown(running, width, height) as (app, pilot):
         await pilot.press("4", "left_square_bracket")
         await settled(app, pilot)
         check_golden(app, f"board-ended-{width}x{height}")
-
-
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
-async def test_a_trial(running: Home, width: int, height: int) -> None:
-    async with shown(running, width, height) as (app, pilot):
-        await pilot.press("down", "enter")
-        await settled(app, pilot)
-        check_golden(app, f"trial-{width}x{height}")

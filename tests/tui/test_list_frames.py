@@ -1,19 +1,20 @@
-"""The views as plain text at four sizes: busy, empty, and where all failed; one app for each."""
+"""Views and pages as plain text at four sizes: busy, empty, and where all failed; an app each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
-from tests.tui.conftest import check_golden, press_and_settle, shown
-from tests.tui.filled import NOW, engine_running
+from tests.tui.conftest import check_golden, press_and_settle, settled, shown, until
+from tests.tui.filled import FAILED, NOW, QUEUED, RESUMED, engine_running
 from tests.tui.test_frames import SIZES
+from tui.messages import TrialOpened
 from workbench.home import Home
 from workbench.store.writer import Store
 from workbench.trial import State
 
-VIEWS = ("dashboard", "trials", "queue", "board", "cards")
+VIEWS = ("dashboard", "trials", "queue", "board", "cards", "events")
 """The views in the order of their digits."""
 at_every_size = pytest.mark.parametrize(("width", "height"), SIZES)
 
@@ -39,17 +40,29 @@ OUT_OF_MEMORY = {
 }
 
 
-async def check_views(home: Home, kind: str, width: int, height: int) -> None:
-    """Go through the views by their digits, and compare each with its golden."""
+async def check_views(
+    home: Home, kind: str, width: int, height: int, pages: Mapping[str, int] | None = None
+) -> None:
+    """Go through the views by their digits, and compare each with its golden.
+
+    Then do so with the page and the log of trials; `pages` has them by the kind of their goldens.
+    """
     async with shown(home, width, height) as (app, pilot):
         for digit, name in enumerate(VIEWS, start=1):
             await press_and_settle(app, pilot, str(digit))
             check_golden(app, f"{name}{kind}-{width}x{height}")
+        for page, trial in (pages or {}).items():
+            app.screen.post_message(TrialOpened(trial))
+            await until(pilot, lambda id=trial: getattr(app.screen, "trial", 0) == id)  # type: ignore[misc]
+            await settled(app, pilot)
+            check_golden(app, f"trial{page}-{width}x{height}")
+            await press_and_settle(app, pilot, "l")
+            check_golden(app, f"log{page}-{width}x{height}")
 
 
 @at_every_size
 async def test_a_busy_home(running: Home, width: int, height: int) -> None:
-    await check_views(running, "", width, height)
+    await check_views(running, "", width, height, {"": RESUMED, "-empty": QUEUED})
 
 
 @at_every_size
@@ -59,4 +72,4 @@ async def test_an_empty_home(empty_home: Home, width: int, height: int) -> None:
 
 @at_every_size
 async def test_a_home_where_all_failed(failed: Home, width: int, height: int) -> None:
-    await check_views(failed, "-failed", width, height)
+    await check_views(failed, "-failed", width, height, {"-failed": FAILED})

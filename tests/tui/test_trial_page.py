@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.tui.conftest import press_and_settle, shown, text, until
-from tests.tui.filled import NOW
+from tests.tui.filled import NOW, QUEUED, RESUMED
 from tui.paint import line_text
 from tui.screens.trial import Trial
 from tui.tables.detail import recipe_lines, sample_lines, settings_lines
@@ -85,9 +85,12 @@ async def test_keys_turn_enlarge_smooth_and_zoom_the_charts(running: Home) -> No
         await until(pilot, lambda: "all steps are shown; + zooms in" in text(app))
 
 
-async def test_charts_of_a_trial_without_numbers_say_so(running: Home) -> None:
+async def test_charts_without_numbers_take_one_line_and_m_scrolls_to_a_chart(running: Home) -> None:
     async with shown(running, 60, 16) as (app, pilot):
-        app.push_screen(Trial(app.view_state, 16))
-        await until(pilot, lambda: text(app).count("no values yet") >= 2)
+        app.push_screen(Trial(app.view_state, QUEUED))
+        await until(pilot, lambda: text(app).count("no values yet") == 1)
+        app.pop_screen()
+        app.push_screen(Trial(app.view_state, RESUMED))
+        await until(pilot, lambda: "▸train loss" in text(app))
         await press_and_settle(app, pilot, "M")
         await until(pilot, lambda: "▸peak memory" in text(app))

@@ -112,6 +112,8 @@ TABLE: tuple[KeyRow, ...] = (
     ),
     _row("events.level", "l", "Events", "level", "List graver events alone, or all", "level"),
     _row("events.trial", "o", "Events", "trial", "Open the event's trial", "its trial"),
+    _row("events.of-trial", "t", "Events", "only('trial')", "List its trial's alone", "alone"),
+    _row("events.of-card", "C", "Events", "only('card')", "List its card's alone", "alone"),
     _row("trial.log", "l", TRIAL, "log", "Open the trial's whole log", "log"),
     _row("trial.metric", "m", TRIAL, "metric(1)", "Go to the next chart", "chart"),
     _row("trial.metric-before", "M", TRIAL, "metric(-1)", "Go to the chart before", "chart"),

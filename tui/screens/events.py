@@ -8,14 +8,16 @@ from typing import ClassVar
 from textual import on
 from textual.binding import BindingType
 from textual.widget import Widget
+from textual.widgets import Input
 
 from tui import present
 from tui.keys.keymap import place_bindings
-from tui.messages import ALL_EVENTS, DataNeeds, NeedsChanged, TrialOpened
+from tui.messages import ALL_EVENTS, ActionRefused, DataNeeds, TrialOpened
 from tui.paint import Line, plain_part
 from tui.screens.panel import Panel
 from tui.screens.view import View
 from tui.tables import events
+from tui.tables.event_filter import EventFilter, levels_from, read_event_filter, toggle_term
 from tui.widgets.rowlist import RowList
 from workbench import formatting
 from workbench.service import EventRow, Snapshot
@@ -37,12 +39,23 @@ class Events(View):
     def body(self) -> Iterable[Widget]:
         yield RowList(id="events", follow=True, empty="nothing has happened yet")
 
+    def _read_filter(self) -> EventFilter:
+        return read_event_filter(self.filter, self.view_state.snapshot)
+
     def needs(self) -> DataNeeds:
-        return DataNeeds(events_of=ALL_EVENTS, events=NEWEST, debug=self.level == "debug")
+        filter = self._read_filter()
+        least = filter.level or self.level
+        return DataNeeds(
+            events_of=ALL_EVENTS if filter.trial is None else filter.trial,
+            events=NEWEST,
+            debug=least == "debug",
+            levels=() if least in ("debug", "info") else levels_from(least),
+            events_on=filter.cards,
+        )
 
     def _known(self) -> Sequence[EventRow]:
         picture = self.view_state.picture
-        return picture.events if picture and picture.needs.events_of == ALL_EVENTS else ()
+        return picture.events if picture and picture.needs == self.needs() else ()
 
     def _event(self) -> EventRow | None:
         key = self.query_one("#events", RowList).key
@@ -55,14 +68,26 @@ class Events(View):
 
     def paint_body(self, snapshot: Snapshot) -> None:
         picture = self.view_state.picture
-        if picture is None or picture.needs.events_of != ALL_EVENTS:
-            return  # the events of everything are still being read
-        rows, known = self.query_one("#events", RowList), self._known()
-        grave = events.at_least(known, self.level)
-        shown = [event for event in grave if events.event_matches(event, self.filter)]
-        empty = "no event matches the filter" if self.filter else "nothing has happened yet"
-        rows.show(events.COLUMNS, events.event_rows(shown), empty)
-        self.show_count(rows, f"Events · {self.level} and above", len(shown), len(known))
+        if picture is None or picture.needs != self.needs():
+            return  # these events are still being read
+        rows, filter = self.query_one("#events", RowList), self._read_filter()
+        least = filter.level or self.level
+        known = events.at_least(picture.events, least)
+        shown = [event for event in known if filter.matches(event)]
+        rows.show(events.COLUMNS, events.event_rows(shown), self._empty_words(least))
+        name = f"Events · {least} and above"
+        if len(picture.events) >= NEWEST:
+            name += f" · the newest {NEWEST}"
+        self.show_count(rows, name, len(shown), len(known))
+
+    def _empty_words(self, least: str) -> str:
+        keymap = self.view_state.keymap
+        if self.filter:
+            return f"no event matches the filter; {keymap.shown_key('step-out')} clears it"
+        if least in ("warning", "error"):
+            key = keymap.shown_key("events.level")
+            return f"no event has the level {least} or above; {key} shows others"
+        return f"nothing has happened yet; {keymap.shown_key('new')} begins a run"
 
     @on(RowList.Opened)
     def _open(self, _event: RowList.Opened) -> None:
@@ -83,7 +108,17 @@ class Events(View):
         at = events.LEVELS.index(self.level)
         self.level = events.LEVELS[(at + 1) % len(events.LEVELS)]
         self.repaint()
-        self.post_message(NeedsChanged())
+
+    def action_only(self, field: str) -> None:
+        """List only events of the trial under the cursor, or of its `card`; or all again."""
+        row = self.view_state.trial(self.chosen)
+        if row is None:
+            return
+        if field == "card" and row.card is None:
+            self.post_message(ActionRefused(f"trial {row.id} has not been on a card so far"))
+            return
+        term = f"trial:{row.id}" if field == "trial" else f"card:{row.card}"
+        self.query_one("#filter", Input).value = toggle_term(self.filter, term)
 
     def action_trial(self) -> None:
         if self.chosen is not None:

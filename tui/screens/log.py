@@ -69,7 +69,7 @@ class Log(View):
 
     def _empty_words(self) -> str:
         if self.level in ("info", "debug"):
-            return "nothing has been logged so far; the log begins when the trial is placed"
+            return "nothing is logged until the trial has a card"
         key = self.view_state.keymap.shown_key("log.level")
         return f"no line has the level {self.level} or above; {key} shows others"
 

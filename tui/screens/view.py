@@ -55,6 +55,7 @@ _NEED_TRIAL = {
     "trial.finals",
     "board.finals",
     "copy",
+    *("events.trial", "events.of-trial", "events.of-card"),
     *(row.id for row in TABLE if row.id.startswith(("experiment.", "queue."))),
 } - {"queue.hold-all"}
 """Further rows that need a trial under the cursor."""

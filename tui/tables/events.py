@@ -55,17 +55,11 @@ def log_lines(events: Sequence[EventRow]) -> list[Line]:
 
 LEVELS = ("info", "warning", "error", "debug")
 """The least levels that the list can be cut to, in the order in which a key turns them."""
-_RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+"""The levels, the graver the higher."""
 
 
 def at_least(events: Sequence[EventRow], level: str) -> list[EventRow]:
     """Return the events of that level and above; one of an unknown level counts as `info`."""
-    least = _RANKS[level]
-    return [event for event in events if _RANKS.get(event.level, 1) >= least]
-
-
-def event_matches(event: EventRow, words: str) -> bool:
-    """Return whether every word of the filter occurs in the event, in any case."""
-    trial = "" if event.trial is None else f"#{event.trial}"
-    text = f"{event.level} {event.kind} {trial} {event.text}".lower()
-    return all(word in text for word in words.lower().split())
+    least = RANKS[level]
+    return [event for event in events if RANKS.get(event.level, 1) >= least]

@@ -86,7 +86,7 @@ def rows_with(rows: Iterable[ListRow], words: str) -> list[ListRow]:
     found = list(rows)
     for word in words.split():
         excludes = word.startswith("!") and len(word) > 1
-        finds = _finder(word[1:] if excludes else word)
+        finds = text_finder(word[1:] if excludes else word)
         found = [row for row in found if finds(_row_text(row)) != excludes]
     return found
 
@@ -102,15 +102,15 @@ def _term(word: str) -> Test:
         return lambda row: not inner(row)
     field, colon, value = word.partition(":")
     if colon and value and field.lower() in _FIELDS:
-        text_of, found = _FIELDS[field.lower()], _finder(value)
+        text_of, found = _FIELDS[field.lower()], text_finder(value)
         return lambda row: found(text_of(row).lower())
     if (compared := _COMPARISON.fullmatch(word)) is not None:
         return _comparison(word, *compared.groups())
-    found = _finder(word)
+    found = text_finder(word)
     return lambda row: found(search_text(row))
 
 
-def _finder(word: str) -> Callable[[str], bool]:
+def text_finder(word: str) -> Callable[[str], bool]:
     """Return a test of text in lower case: a regular expression, or the word where it is none."""
     try:
         pattern = re.compile(word, re.IGNORECASE)
@@ -121,7 +121,7 @@ def _finder(word: str) -> Callable[[str], bool]:
 
 
 def _comparison(word: str, name: str, sign: str, value: str) -> Test:
-    wanted, found = _number(value), _finder(re.escape(word))
+    wanted, found = _number(value), text_finder(re.escape(word))
 
     def test(row: TrialRow) -> bool:
         have = _value(row, name.lower())

@@ -21,7 +21,7 @@ _TWO, _THREE = 50, 150
 
 
 class ChartGrid(Widget):
-    """All charts in a grid, or one of them as large as the grid."""
+    """All charts in a grid, or one of them as large as the grid; one line while all are empty."""
 
     DEFAULT_CSS = "ChartGrid { height: auto; }"
 
@@ -55,10 +55,10 @@ class ChartGrid(Widget):
 
         `span` are the first and the last step of every axis. `rows` are the lines of one chart.
         """
-        layout = (len(charts), rows) != (len(self._charts), self._rows)
+        height = self._height(self.size.width)
         self._charts, self._large, self._chosen = tuple(charts), large, chosen
         self._logarithmic, self._span, self._rows = logarithmic, span, rows
-        if layout:
+        if self._height(self.size.width) != height:
             self.refresh(layout=True)
         self._draw()
 
@@ -68,6 +68,11 @@ class ChartGrid(Widget):
         return at // _columns(self.size.width) * self._rows
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return self._height(width)
+
+    def _height(self, width: int) -> int:
+        if not any(curve.points for chart in self._charts for curve in chart.curves):
+            return 1
         return -(-len(self._charts) // _columns(width)) * self._rows
 
     def on_resize(self) -> None:
@@ -76,7 +81,12 @@ class ChartGrid(Widget):
     def _draw(self) -> None:
         width, height = self.size
         old = self._lines
-        self._lines = self._large_lines(width, height) if self._large else self._grid_lines(width)
+        if self._height(width) == 1:
+            self._lines = [((self._charts[0].empty if self._charts else "", "dim"),)]
+        elif self._large:
+            self._lines = self._large_lines(self._large, width, height)
+        else:
+            self._lines = self._grid_lines(width)
         for y in range(max(len(old), len(self._lines))):
             if old[y : y + 1] != self._lines[y : y + 1]:
                 self.refresh(Region(0, y, width, 1))
@@ -102,9 +112,8 @@ class ChartGrid(Widget):
         )
         return [title, *self._drawn(chart, cells, self._rows - 1)]
 
-    def _large_lines(self, width: int, height: int) -> list[Line]:
-        assert self._large is not None
-        return [self._legend(self._large), *self._drawn(self._large, width, height - 1)]
+    def _large_lines(self, chart: Chart, width: int, height: int) -> list[Line]:
+        return [self._legend(chart), *self._drawn(chart, width, height - 1)]
 
     def _legend(self, chart: Chart) -> Line:
         """Return the title of a large chart: its metric, or the glyph and value of each curve."""

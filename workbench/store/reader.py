@@ -10,7 +10,7 @@ import json
 import sqlite3
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -332,15 +332,28 @@ class Reader:
         after: int = 0,
         limit: int = 200,
         debug: bool = True,
+        levels: Sequence[str] = (),
+        cards: Sequence[str] = (),
     ) -> list[EventRow]:
         """Return the newest `limit` events with an id above `after`, the oldest of them first.
 
         `debug` includes those of the level debug, such as facts about kernels. Without it the
-        events of one trial still hold the steps it has reached.
+        events of one trial still hold the steps it has reached. `levels` and `cards`, where they
+        are given, leave only events of these levels, and of attempts on these cards (UUIDs) or
+        about them.
         """
-        where, args = "id > ?", [after]
+        where = "id > ?"
+        args: list[object] = [after]
         if trial is not None:
             where, args = f"{where} and trial = ?", [after, trial]
+        if levels:
+            where += f" and level in ({_marks(levels)})"
+            args += levels
+        if cards:
+            named = " or ".join("instr(text, ?)" for _ in cards)
+            on = f"attempt in (select id from attempts where card in ({_marks(cards)}))"
+            where += f" and ({on} or {named})"
+            args += [*cards, *cards]
         if not debug:
             kept = " or kind = 'progress'" if trial is not None else ""
             where += f" and (level <> 'debug'{kept})"
@@ -365,3 +378,8 @@ class Reader:
         """Return a value of the engine's own, for example whether the queue is held."""
         row = self.db.execute("select value from facts where key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
+
+
+def _marks(values: Sequence[object]) -> str:
+    """Return as many placeholders of SQL as there are values."""
+    return ", ".join("?" * len(values))
