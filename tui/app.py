@@ -22,13 +22,11 @@ from tui import steering, theme
 from tui.actions import (
     EngineStarted,
     farewell_text,
-    read_comparison,
-    read_importance,
     request_engine_start,
 )
+from tui.comparing.opening import ComparingApp
 from tui.keys.keymap import place_bindings, read_keymap
 from tui.keys.table import APP
-from tui.new_run.opening import NewRunApp
 from tui.palette import SafeCommandPalette, palette_commands
 from tui.poller import Poller
 from tui.screen_memory import recall_choices
@@ -37,13 +35,10 @@ from tui.screens.board import Board
 from tui.screens.cards import Cards
 from tui.screens.dashboard import Dashboard
 from tui.screens.events import Events
-from tui.screens.panel import Panel
 from tui.screens.queue import Queue
 from tui.screens.trial import Trial
 from tui.screens.trials import Trials
 from tui.screens.view import BackAsked, View
-from tui.tables.comparison import comparison_lines
-from tui.tables.importance import importance_lines
 from tui.terminal import ExitGuard, TerminalDriver, terminal_erases
 from tui.variants.readonly import ReadOnlyService
 from tui.view_state import ViewState
@@ -59,7 +54,7 @@ REMOTE_S = 1.0
 """The same under SSH, where each update costs bytes on the line."""
 
 
-class WorkbenchApp(NewRunApp):
+class WorkbenchApp(ComparingApp):
     """The screen over one home.
 
     `now` is the clock of ages and times left. `guard` ends the process after signals and where the
@@ -214,24 +209,6 @@ class WorkbenchApp(NewRunApp):
         self.exit(0)
 
     # --- actions ---
-
-    @on(facts.ImportanceAsked)
-    def _importance_asked(self, fact: facts.ImportanceAsked) -> None:
-        self.poller.ask(read_importance(fact.experiment))
-
-    @on(facts.ImportanceRead)
-    def _importance_read(self, fact: facts.ImportanceRead) -> None:
-        self.push_screen(Panel("Importance of settings", importance_lines(fact.report)))
-
-    @on(facts.ComparisonAsked)
-    def _comparison_asked(self, fact: facts.ComparisonAsked) -> None:
-        self.poller.ask(read_comparison(fact.trials))
-
-    @on(facts.ComparisonRead)
-    def _comparison_read(self, fact: facts.ComparisonRead) -> None:
-        names = ", ".join(f"#{trial.id}" for trial in fact.found.trials)
-        lines = comparison_lines(fact.found)
-        self.push_screen(Panel(f"{names} compared", lines, tight=True, indent=4))
 
     @on(facts.ChatAsked)
     def _chat_asked(self, fact: facts.ChatAsked) -> None:

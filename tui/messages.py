@@ -15,6 +15,7 @@ from textual.message import Message
 
 from tui.curves.zoom import Window
 from workbench.service import (
+    Baseline,
     CardDetail,
     CardRow,
     Comparison,
@@ -43,6 +44,8 @@ class DataNeeds:
     """The trial whose attempts, moves and samples are shown."""
     board: int | None = None
     """The experiment whose board is shown."""
+    baseline: int | None = None
+    """The trial of that board from which the differences of the others are shown."""
     card: str | None = None
     """The UUID of the card whose history is shown."""
     queue: bool = False
@@ -71,6 +74,7 @@ class Picture:
     series: dict[tuple[int, str], tuple[Point, ...]] = field(default_factory=dict)
     detail: TrialDetail | None = None
     board: JudgedBoard | None = None
+    baseline: Baseline | None = None
     card: CardDetail | None = None
     queue: tuple[int, ...] = ()
     events: tuple[EventRow, ...] = ()
@@ -158,6 +162,30 @@ class ComparisonRead(Message):
     def __init__(self, found: Comparison) -> None:
         super().__init__()
         self.found = found
+
+
+class ExportAsked(Message):
+    """The user asked to write the board of an experiment to a file."""
+
+    def __init__(self, experiment: int, name: str) -> None:
+        super().__init__()
+        self.experiment, self.name = experiment, name
+
+
+class BoardWritten(Message):
+    """The board of an experiment was written to a file."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+
+class MergeAsked(Message):
+    """The user asked to merge a trial's adapter into its base."""
+
+    def __init__(self, trial: int) -> None:
+        super().__init__()
+        self.trial = trial
 
 
 class ChatAsked(Message):

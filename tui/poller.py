@@ -167,12 +167,14 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
     snapshot = replace(known, engine=service.engine()) if known else service.snapshot()
     if service.reader() is None:
         return Picture(snapshot=snapshot, needs=needs, at_utc=service.clock())
-    detail = board = card = None
+    detail = board = baseline = card = None
     try:
         card = None if needs.card is None else service.card(needs.card)
         detail = None if needs.detail is None else service.trial(needs.detail)
         if needs.board is not None:
             board = service.judged_board(needs.board)
+            if needs.baseline is not None:
+                baseline = service.baseline(needs.board, needs.baseline)
     except NotThere:
         pass
     span = None
@@ -195,6 +197,7 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
         series={key: tuple(service.series(*key, POINTS, span)) for key in needs.series},
         detail=detail,
         board=board,
+        baseline=baseline,
         card=card,
         queue=tuple(service.queue()) if needs.queue else (),
         events=tuple(events),

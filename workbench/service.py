@@ -29,7 +29,7 @@ from workbench.home import Home, find_home, read_runtime
 from workbench.importance import LEAST_TRIALS, Importance, RankedTrial, rank_settings
 from workbench.judging.comparison import Comparison, compare_trials
 from workbench.judging.held_out_power import ShownDifference, shown_differences
-from workbench.judging.judged_rows import BoardJudge
+from workbench.judging.judged_rows import Baseline, BoardJudge
 from workbench.library.marks import archived_experiments
 from workbench.library.removed import find_hidden, hidden_stamp
 from workbench.machine.history.minutes import CardMinute, HistoryReader
@@ -71,6 +71,7 @@ if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
 __all__ = [
     "AnswerSample",
     "AttemptRow",
+    "Baseline",
     "BoardRow",
     "CardDetail",
     "CardMinute",
@@ -388,6 +389,13 @@ class Service:
         results: the same board costs as much as its ranking afterwards.
         """
         return self._judge.judge_experiment(self.opened_reader(), key, self.clock())
+
+    def baseline(self, key: int | str, trial: int) -> Baseline:
+        """Return the paired differences of an experiment's trials from one of them.
+
+        Takes some milliseconds a trial, and imports numpy; see `BoardJudge.compare_with`.
+        """
+        return self._judge.compare_with(self.opened_reader(), key, trial, self.clock())
 
     def board(self, key: int | str) -> tuple[Experiment, list[BoardRow]]:
         """Return the experiment with this id or name, and the rows of `judged_board`."""

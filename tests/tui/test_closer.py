@@ -12,7 +12,7 @@ from tests.tui.conftest import press_and_settle, shown, text, until
 from tests.tui.filled import NOW
 from tui.app import WorkbenchApp
 from tui.screens.chat import Chat, Transcript, Turn
-from tui.screens.panel import ErrorPanel, InputPanel, Panel
+from tui.screens.panel import ErrorPanel, InputPanel
 from tui.screens.trial import Trial
 from tui.widgets.rowlist import RowList
 from workbench.chat.session_files import LineFollower, append_line, session_of
@@ -21,8 +21,8 @@ from workbench.store.requests import Request, scan_requests
 from workbench.store.rows import RequestAnswer
 from workbench.store.writer import Store
 
-LIVE = 13
-"""A trial of the filled home that runs."""
+BASE, LIVE = 8, 13
+"""Trials of the filled home: the base of the experiment of today, and one that runs."""
 
 
 def board(app: WorkbenchApp) -> RowList:
@@ -48,12 +48,9 @@ async def test_enter_compares_what_is_marked_and_opens_what_is_not(running: Home
         assert isinstance(app.screen, Trial)
         await press_and_settle(app, pilot, "escape", "home", "space", "space")
         assert app.view_state.marked == {*best[:2]}
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, Panel))
-        await pilot.pause()
-        shown_text = text(app)
-        assert f"#{best[0]}, #{best[1]} compared" in shown_text
-        assert f"differences from trial {best[0]} on the same rows" in shown_text
+        await press_and_settle(app, pilot, "enter")
+        await until(pilot, lambda: f"#{best[0]}, #{best[1]} compared" in text(app))
+        assert f"differences from #{best[0]}, on the same rows" in text(app)
 
 
 async def test_a_single_mark_is_compared_with_the_row_under_the_cursor(running: Home) -> None:
@@ -61,10 +58,9 @@ async def test_a_single_mark_is_compared_with_the_row_under_the_cursor(running: 
         best = await on_board(app, pilot)
         await press_and_settle(app, pilot, "home", "space", "end")
         base = board(app).key
+        assert base == BASE
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, Panel))
-        await pilot.pause()
-        assert f"#{best[0]}, #{base} compared" in text(app)
+        await until(pilot, lambda: f"#{best[0]}, base compared" in text(app))
 
 
 def accept_chat(home: Home, trial: int) -> None:

@@ -90,6 +90,23 @@ def metric_chart(
     )
 
 
+def overlaid_curves(
+    name: str, series: Mapping[int, Sequence[Point]], choice: CurveChoice
+) -> list[Curve]:
+    """Return one curve of a metric for each trial that has values, smoothed as the user chose.
+
+    `series` has each trial's points by its id; the order fixes the glyphs.
+    """
+    curves = []
+    for slot, (trial, points) in enumerate(series.items()):
+        found = _in_unit(name, points)
+        if choice.weight and name not in _EXACT and len(found) > 2:
+            found = tuple(smooth_points(found, choice.weight))
+        if found:
+            curves.append(Curve(f"#{trial}", slot, found))
+    return curves
+
+
 def _shared(name: str, large: bool) -> bool:
     return large and name in _TOGETHER
 

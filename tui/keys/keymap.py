@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from textual.binding import Binding
 from textual.keys import format_key
 
-from tui.keys.table import APP, LIST, LOG, PLACES, ROWS, TRIAL, VIEW, KeyRow, rows_at
+from tui.keys.table import APP, LIST, PAGES, PLACES, ROWS, VIEW, KeyRow, rows_at
 from workbench.errors import UsageError, WorkbenchError
 from workbench.home import config_file
 from workbench.text import safe_line
@@ -74,8 +74,7 @@ class Keymap:
         """
         taken: set[str] = set()
         actions: set[str] = set()
-        # A trial's page and its log scroll as a whole and have no list with a cursor.
-        for where in (place, *(() if place in (TRIAL, LOG) else (LIST,)), VIEW, APP):
+        for where in (place, *(() if place in PAGES else (LIST,)), VIEW, APP):
             for row in rows_at(where):
                 keys = self.keys_of(row.id)
                 hidden = bool(keys) and set(keys) <= taken

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tui.keys.keymap import key_text
-from tui.keys.table import APP, LIST, LOG, PLACES, TRIAL, VIEW, rows_at
+from tui.keys.table import APP, COMPARE, LIST, LOG, PLACES, TRIAL, VIEW, rows_at
 
 PAGE = Path(__file__).parents[2] / "docs" / "keys.md"
 BEGIN, END = "<!-- keys -->\n", "<!-- end of keys -->\n"
@@ -16,6 +16,7 @@ BEGIN, END = "<!-- keys -->\n", "<!-- end of keys -->\n"
 _TITLES = {
     TRIAL: "A trial's page",
     LOG: "A trial's log",
+    COMPARE: "The page of compared trials",
     VIEW: "Every view, for the trial under the cursor or the marked ones",
     LIST: "Every list",
     APP: "Everywhere",

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 VIEWS = ("Dashboard", "Trials", "Queue", "Board", "Cards", "Events")
 """The views in the order of their digits."""
-APP, VIEW, LIST, TRIAL, LOG = "app", "view", "list", "Trial", "Log"
-"""Places of keys beside the views: anywhere, every view, a list, a trial's page, a trial's log."""
-PLACES = (*VIEWS, TRIAL, LOG, VIEW, LIST, APP)
+APP, VIEW, LIST, TRIAL, LOG, COMPARE = "app", "view", "list", "Trial", "Log", "Compare"
+"""Places of keys beside the views: anywhere, every view, a list, a trial's page, a trial's log, and
+the page of compared trials."""
+PAGES = (TRIAL, LOG, COMPARE)
+"""Places without a list: pages that scroll as a whole."""
+PLACES = (*VIEWS, *PAGES, VIEW, LIST, APP)
 """All places, the one whose key wins first."""
 
 
@@ -74,6 +77,32 @@ TABLE: tuple[KeyRow, ...] = (
     ),
     _row("board.next", "] tab", "Board", "turn(1)", "Show the next experiment", "turn"),
     _row("board.chat", "t", "Board", "chat", "Chat with the marked adapters, or this one", "chat"),
+    _row(
+        "board.baseline",
+        "b",
+        "Board",
+        "baseline",
+        "Pin the trial as baseline: differences are from it",
+        "baseline",
+    ),
+    _row(
+        "board.compare",
+        "=",
+        "Board",
+        "compare",
+        "Compare 2 to 6 trials: the marked ones, this one, the baseline",
+        "compare",
+    ),
+    _row(
+        "board.scatter",
+        "o",
+        "Board",
+        "scatter",
+        "Plot the score against each setting alone, or list the trials",
+        "plot",
+    ),
+    _row("board.export", "w", "Board", "export", "Write the board to a file", "write"),
+    _row("board.merge", "M", "Board", "merge", "Merge the adapter into its base", "merge"),
     _row("board.importance", "i", "Board", "importance", "Show which settings mattered", "weigh"),
     _row(
         "board.evaluate", "e", "Board", "input('evaluate')", "Score the trial on other rows", "rows"
@@ -143,6 +172,21 @@ TABLE: tuple[KeyRow, ...] = (
     _row("log.end", "G end", LOG, "scroll_log('end')", "Go to the newest line", "", False),
     _row("log.left", "left", LOG, "scroll_log('left')", "Show the left of cut lines", "", False),
     _row("log.right", "right", LOG, "scroll_log('right')", "Show the right", "", False),
+    _row("compare.metric", "m", COMPARE, "metric(1)", "Overlay the next metric", "metric"),
+    _row("compare.metric-before", "M", COMPARE, "metric(-1)", "Overlay the metric before"),
+    _row("compare.smooth", "e", COMPARE, "smooth", "Smooth the curves more, or not", "smooth"),
+    _row(
+        "compare.baseline",
+        "b",
+        COMPARE,
+        "baseline",
+        "Take differences from the next trial",
+        "baseline",
+    ),
+    _row("compare.down", "j down", COMPARE, "scroll_page('down')", "Scroll down", "", False),
+    _row("compare.up", "k up", COMPARE, "scroll_page('up')", "Scroll up", "", False),
+    _row("compare.top", "g home", COMPARE, "scroll_page('home')", "Scroll to the top", "", False),
+    _row("compare.end", "G end", COMPARE, "scroll_page('end')", "Scroll to the end", "", False),
     _row("trials.sort-next", ".", "Trials", "sort(1)", "Sort by the next column", "sort"),
     _row(
         "trials.sort-previous", "comma", "Trials", "sort(-1)", "Sort by the column before", "sort"

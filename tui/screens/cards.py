@@ -13,9 +13,11 @@ from textual.widget import Widget
 from tui.curves.area import area_lines, card_areas
 from tui.keys.keymap import place_bindings
 from tui.messages import DataNeeds, QuarantineAsked, SendAsked, TrialOpened
+from tui.paint import Line
 from tui.screens.view import View
 from tui.tables import cards
 from tui.tables.filters import rows_with
+from tui.widgets.drawing import Drawing
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench.service import CardRow, Snapshot
@@ -26,7 +28,7 @@ NO_HISTORY = "no minute has been recorded yet; the engine records one after anot
 
 
 class Cards(View):
-    """A list of cards above facts and history of one card; trials are acted on through their card."""
+    """A list of cards above facts and history of one; trials are acted on through their card."""
 
     HERE = "Cards"
     FILTERS = True
@@ -38,7 +40,7 @@ class Cards(View):
     def body(self) -> Iterable[Widget]:
         yield RowList(id="cards", empty=NO_CARDS)
         yield Container(
-            LineBox(id="about", wrapped=True, indent=20), LineBox(id="history"), id="card"
+            LineBox(id="about", wrapped=True, indent=20), Drawing(id="history"), id="card"
         )
 
     def needs(self) -> DataNeeds:
@@ -73,7 +75,7 @@ class Cards(View):
 
     def paint_body(self, snapshot: Snapshot) -> None:
         now = self.view_state.now()
-        rows, about = self.query_one("#cards", RowList), self.query_one("#about", LineBox)
+        rows = self.query_one("#cards", RowList)
         rows.styles.height = max(1, min(len(snapshot.cards), self.size.height // 2 - 4)) + 2
         ordered = cards.number_order(snapshot.cards, snapshot.slots)
         known = cards.card_rows(ordered, snapshot.trials, now, snapshot.slots)
@@ -89,7 +91,7 @@ class Cards(View):
             self._paint_card(card, snapshot, now)
 
     def _paint_card(self, card: CardRow, snapshot: Snapshot, now: float) -> None:
-        about, history = self.query_one("#about", LineBox), self.query_one("#history", LineBox)
+        about, history = self.query_one("#about", LineBox), self.query_one("#history", Drawing)
         picture = self.view_state.picture
         detail = picture.card if picture and picture.card else None
         if detail is not None and detail.uuid != card.uuid:
@@ -100,10 +102,10 @@ class Cards(View):
         about.show(cards.card_facts(card, trial, now, snapshot.guards, slot, detail))
         set_title(about, name)
         set_title(history, f"History · {name}")
-        if detail is not None and history.size.width:
+        if detail is not None:
             areas = card_areas(detail.history, card.total_bytes, card.power_limit_w)
-            lines = area_lines(areas, now, *history.size)
-            history.show(lines or [((NO_HISTORY, "dim"),)])
+            nothing: list[Line] = [((NO_HISTORY, "dim"),)]
+            history.show(lambda cells, lines: area_lines(areas, now, cells, lines) or nothing)
 
     @on(RowList.Opened)
     def _open(self, _event: RowList.Opened) -> None:

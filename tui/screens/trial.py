@@ -23,6 +23,7 @@ from tui.tables.plan_bars import plan_lines
 from tui.view_state import ViewState
 from tui.widgets.chart_grid import ChartGrid
 from tui.widgets.linebox import LineBox, set_title
+from tui.widgets.scrolling import scroll_page
 from workbench.service import Snapshot, TrialDetail, TrialRow
 from workbench.trial import Kind
 
@@ -237,14 +238,7 @@ class Trial(View):
 
     def action_scroll_page(self, to: str) -> None:
         """Scroll the page a line `down` or `up`, or to its `home` or `end`."""
-        scroll = self.query_one("#scroll", VerticalScroll)
-        moves = {
-            "down": scroll.scroll_down,
-            "up": scroll.scroll_up,
-            "home": scroll.scroll_home,
-            "end": scroll.scroll_end,
-        }
-        moves[to](animate=False)
+        scroll_page(self.query_one("#scroll", VerticalScroll), to)
 
 
 _TITLES = {

@@ -9,9 +9,11 @@ from tui.paint import Line, cut_text, plain_part
 from tui.widgets.rowlist import Column, ListRow
 from workbench import formatting
 from workbench.judging import board_words
-from workbench.service import BoardRow, JudgedBoard
+from workbench.service import Baseline, BoardRow, JudgedBoard
 from workbench.trial import State, up_is_better
 
+PINNED = "⟂"
+"""Marks the baseline."""
 _WIDEST = 14
 """Cells of a column of settings at most."""
 _HEADS = {"exact_match": "exact", "token_accuracy": "tokens", "perplexity": "ppl"}
@@ -40,8 +42,10 @@ def _setting_text(row: BoardRow, key: str) -> str:
     return formatting.scored_name(value) if scored else formatting.setting_text(value)
 
 
-def board_columns(board: JudgedBoard) -> tuple[Column, ...]:
+def board_columns(board: JudgedBoard, baseline: Baseline | None = None) -> tuple[Column, ...]:
     """Return the columns, with one for each setting that the trials differ in.
+
+    Differences are from `baseline` where one is pinned, and else from the best trial.
 
     Energy has a column only where a card measured it, and intervals and differences only where
     results by row were kept. Narrow screens lose costs first, then differences, which the claims
@@ -55,7 +59,7 @@ def board_columns(board: JudgedBoard) -> tuple[Column, ...]:
         Column(title=_HEADS.get(rank_by, rank_by), width=7, right=True),
         *([_fitted("95 %", map(board_words.interval_text, rows))] if _judged(rows) else []),
         Column(title="vs base", width=7, right=True, drop=20),
-        *([Column(title="vs best", width=7, right=True, drop=21)] if _judged(rows) else []),
+        *([_difference_column(baseline)] if _judged(rows) else []),
         *(_setting_column(key, rows, 4 + n) for n, key in enumerate(keys)),
         # Dropped before any setting: on a narrow terminal settings say more than costs.
         Column(title="tok/s", width=6, right=True, drop=30),
@@ -63,6 +67,14 @@ def board_columns(board: JudgedBoard) -> tuple[Column, ...]:
         Column(title="time", width=11, right=True, drop=40),
         *([Column(title="energy", width=8, right=True, drop=41)] if _metered(rows) else []),
         Column(title="state", width=_state_width(rows), grow=1),
+    )
+
+
+def _difference_column(baseline: Baseline | None) -> Column:
+    title = "vs best" if baseline is None else f"vs #{baseline.trial}"
+    # A pinned baseline is what the user looks at: it goes after the settings and not before.
+    return Column(
+        title=title, width=max(7, len(title)), right=True, drop=21 if baseline is None else 3
     )
 
 
@@ -96,10 +108,12 @@ def _setting_column(key: str, rows: Sequence[BoardRow], drop: int) -> Column:
     )
 
 
-def board_rows(board: JudgedBoard, marked: frozenset[int] = frozenset()) -> list[ListRow]:
+def board_rows(
+    board: JudgedBoard, marked: frozenset[int] = frozenset(), baseline: Baseline | None = None
+) -> list[ListRow]:
     """Return a row for each trial, in the board's order; a star marks the best adapter.
 
-    A bar stands before the trials in `marked`.
+    A bar stands before the trials in `marked`, and `⟂` before the pinned baseline.
 
     No adapter is marked where the first one is not better than the base model.
     """
@@ -107,11 +121,24 @@ def board_rows(board: JudgedBoard, marked: frozenset[int] = frozenset()) -> list
     keys = swept_keys(rows)
     better = (one.trial for one in rows if one.rank == 1 and (one.gain is None or one.gain > 0))
     best = next(better, None)
-    return [_row(row, board, keys, row.trial == best, row.trial in marked) for row in rows]
+    pinned = None if baseline is None else baseline.trial
+    return [
+        _row(row, board, keys, baseline, row.trial == best, _mark(row.trial, marked, pinned))
+        for row in rows
+    ]
+
+
+def _mark(trial: int, marked: frozenset[int], pinned: int | None) -> str:
+    return PINNED if trial == pinned else "┃" if trial in marked else ""
 
 
 def _row(
-    row: BoardRow, board: JudgedBoard, keys: Sequence[str], best: bool, marked: bool
+    row: BoardRow,
+    board: JudgedBoard,
+    keys: Sequence[str],
+    baseline: Baseline | None,
+    best: bool,
+    mark: str,
 ) -> ListRow:
     base = row.kind == "base"
     tone, rank = "dim" if base else "", board_words.rank_text(row, board.rows)
@@ -126,13 +153,13 @@ def _row(
         (
             (("★" if best else "", "accent"), (" " * (best and len(rank) < 2), ""), rank_part),
             (
-                ("┃" if marked else "", "accent"),
+                (mark, "accent"),
                 ("base" if base else f"#{row.trial}", "bold" if best else tone),
             ),
             present.known_or_faint(board_words.score_text(row), "bold" if best else tone),
             *([interval] if judged else []),
             _gain(row, formatting.score(row.gain, sign=True)),
-            *([_behind(row, board.experiment.rank_by)] if judged else []),
+            *([_behind(row, board.experiment.rank_by, baseline)] if judged else []),
             *settings,
             present.known_or_faint(formatting.rate(row.tokens_per_s), tone),
             present.known_or_faint(formatting.size(row.peak_bytes), tone),
@@ -156,8 +183,20 @@ def _gain(row: BoardRow, text: str) -> Line:
     return present.known_or_faint(text, "good" if row.gain is not None and row.gain > 0 else "bad")
 
 
-def _behind(row: BoardRow, rank_by: str) -> Line:
-    """Return the difference to the best trial, dim where the two cannot be told apart."""
+def _behind(row: BoardRow, rank_by: str, baseline: Baseline | None) -> Line:
+    """Return the difference to the baseline, in colour where it is statistically significant.
+
+    Without a baseline, that to the best trial, dim where the two cannot be told apart.
+    """
+    if baseline is not None:
+        found = baseline.differences.get(row.trial)
+        if row.trial == baseline.trial:
+            return (("·", "dim"),)
+        text = board_words.gain_text(found, up_is_better(rank_by))
+        if found is None or not found.significant:
+            return present.known_or_faint(text)
+        better = (found.difference > 0) == up_is_better(rank_by)
+        return ((text, "good" if better else "bad"),)
     if row.kind == "base" or row.rank == 1:
         return (("·", "dim"),)
     text = board_words.gain_text(row.vs_leader, up_is_better(rank_by))
@@ -171,11 +210,16 @@ def _reason(row: BoardRow) -> Line:
     return (("  ", ""), plain_part(text, "dim")) if text else ()
 
 
-def claim_lines(board: JudgedBoard, trial: int | None) -> list[Line]:
+def claim_lines(
+    board: JudgedBoard, trial: int | None, baseline: Baseline | None = None
+) -> list[Line]:
     """Return the claims about the trial under the cursor, and what the marks of the table mean."""
     rank_by = board.experiment.rank_by
     row = next((one for one in board.rows if one.trial == trial), None)
     claims = board_words.row_line(row, rank_by) if row else ""
+    if baseline and trial is not None and (found := baseline.differences.get(trial)):
+        gain = board_words.gain_text(found, up_is_better(rank_by), interval=True)
+        claims += f"; vs trial {baseline.trial} {gain}, {board_words.p_text(found)}"
     lines = (claims, board_words.mark_line(board), *board.notes)
     return [(plain_part(line, "dim"),) for line in lines if line]
 

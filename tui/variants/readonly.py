@@ -12,7 +12,7 @@ WHY = "this screen only reads"
 HINT = "leave, and open it without --readonly"
 _CHANGES = (
     *("act(", "input(", "priority(", "hold", "hold_all", "order(", "drain(", "experiment"),
-    *("chat", "new", "undo", "app.start_engine", "app.new_run", "app.undo"),
+    *("chat", "export", "merge", "new", "undo", "app.start_engine", "app.new_run", "app.undo"),
 )
 """How the actions begin that ask the engine for something."""
 

@@ -181,16 +181,21 @@ def _compared_score(results: Sequence[RowResults], name: str) -> ComparedScore:
     return ComparedScore(
         name=name,
         values=[float(own_matrix(one, name).scores_K[0]) for one in results],
-        differences=[None, *(_difference(one, results[0], name) for one in results[1:])],
+        differences=[None, *(paired_difference(one, results[0], name) for one in results[1:])],
     )
 
 
-def _difference(one: RowResults, first: RowResults, name: str) -> Difference | None:
-    """Return the paired difference; None for losses of rows that were not tokenised alike."""
+def paired_difference(one: RowResults, first: RowResults, name: str) -> Difference | None:
+    """Return the paired difference of the score `name`: one's minus the first's.
+
+    None where either lacks that score, and for losses of rows that were not tokenised alike.
+    """
     from workbench.verdict.paired import compare_pairs
     from workbench.verdict.rows import common_matrix, find_kind
 
     pair = [one, first]
+    if any(name not in {*each.sums, *each.means} for each in pair):
+        return None
     if name in one.sums and one.tokens != first.tokens:
         return None
     return compare_pairs(common_matrix(pair, name), find_kind(pair, name)).difference(0, 1)

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 
 from workbench import formatting
 from workbench.adapters.subjects import ADAPTER
+from workbench.judging.comparison import paired_difference
 from workbench.judging.finals import FinalTrial, judge_final_trials, read_finals, with_finals
 from workbench.judging.tested_scores import judge_tested, read_tested, with_tests
 from workbench.store.board import rank_adapters
 from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
-from workbench.store.rows import BoardRow, Experiment, JudgedBoard, score_difference
+from workbench.store.rows import (
+    BoardRow,
+    Experiment,
+    JudgedBoard,
+    ScoreDifference,
+    score_difference,
+)
 from workbench.text import safe_line
 from workbench.trial import LOWER_SUFFIX, Kind, State, up_is_better
 
@@ -47,6 +54,8 @@ class BoardJudge:
         self._tested: Mapping[int | None, Interval] = {}
         self._finals_version: object = None
         self._finals: FinalsVerdict | None = None
+        self._baseline_version: object = None
+        self._baseline: Baseline | None = None
 
     def judge_experiment(self, reader: Reader, key: int | str, now: float) -> JudgedBoard:
         """Return the board of the experiment with this id or name, with its verdict.
@@ -73,6 +82,33 @@ class BoardJudge:
         board = with_tests(board, self._tested)
         return with_finals(board, trials, self._finals) if trials else board
 
+    def compare_with(self, reader: Reader, key: int | str, trial: int, now: float) -> Baseline:
+        """Return the differences of a board's trials from one of them, on the same rows.
+
+        Takes some milliseconds a trial; done once for the same results. Raises NotThere where there
+        is no such experiment.
+        """
+        with reader.one_view():
+            experiment = reader.experiment(key)
+            rows = rank_adapters(reader, experiment, now)
+            version = (experiment.id, trial, results_version(reader, experiment, rows))
+            if version == self._baseline_version:
+                assert self._baseline is not None
+                return self._baseline
+            results = read_board_results(reader, rows)
+        found = [*results.trials, *([results.base] if results.base else [])]
+        first = next((one for one in found if one.trial == trial), None)
+        self._baseline = Baseline(
+            trial=trial,
+            differences={
+                one.trial: score_difference(paired_difference(one, first, experiment.rank_by))
+                for one in found
+                if first is not None and one is not first
+            },
+        )
+        self._baseline_version = version
+        return self._baseline
+
     def _judge_finals(
         self, reader: Reader, experiment: Experiment, trials: Sequence[FinalTrial], version: object
     ) -> None:
@@ -81,6 +117,16 @@ class BoardJudge:
         if key != self._finals_version:
             self._finals = judge_final_trials(reader, experiment, trials)
             self._finals_version = key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """A trial that others are compared with, and their paired differences from it."""
+
+    trial: int
+    differences: Mapping[int, ScoreDifference | None]
+    """By trial, the base's among them: its score minus the baseline's. None where the two were not
+    scored on the same rows."""
 
 
 def results_version(reader: Reader, experiment: Experiment, rows: Sequence[BoardRow]) -> object:

@@ -16,6 +16,14 @@ def save_report(facts: ReportFacts, path: Path) -> None:
 
     Raises UsageError where the file cannot be written: there is no such folder, for example.
     """
+    save_text(build_page(facts), path)
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a text to a file, which is replaced where it exists.
+
+    Raises UsageError where the file cannot be written: there is no such folder, for example.
+    """
     name = safe_line(path)
     if path.is_dir():
         raise UsageError(f"{name} is a folder", hint=f"name a file in it: {name}/report.html")
@@ -24,7 +32,7 @@ def save_report(facts: ReportFacts, path: Path) -> None:
             f"there is no folder {safe_line(path.parent)}", hint="create it, or name another file"
         )
     try:
-        write_durably(path, build_page(facts).encode())
+        write_durably(path, text.encode())
     except OSError as broken:
         raise UsageError(
             f"{name} cannot be written: {broken.strerror}", hint="name another file"

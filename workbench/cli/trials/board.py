@@ -9,11 +9,11 @@ import typer
 
 from workbench import formatting
 from workbench.cli.tables import as_json, out_table, print_answer, print_note, terminal_width
-from workbench.cli.trials.board_files import csv_text, markdown_text
 from workbench.cli.trials.control import revive_engine
 from workbench.cli.trials.listing import Json, Name, newest_experiment
 from workbench.errors import UsageError
 from workbench.judging import board_words, finals_words
+from workbench.report.board_files import csv_text, markdown_text
 from workbench.service import Service
 from workbench.store.rows import BoardRow, JudgedBoard
 from workbench.text import safe_line
