@@ -140,6 +140,9 @@ async def settled(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
 
     await until(pilot, read)
     await pilot.pause()
+    while not read():  # what was painted asked for more, as a list does for its first row
+        await until(pilot, read)
+        await pilot.pause()
 
 
 async def press_and_settle(app: WorkbenchApp, pilot: Pilot[Any], *keys: str) -> None:
