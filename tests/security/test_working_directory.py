@@ -81,7 +81,12 @@ def test_train_and_merge_run_no_file_beside_the_recipe(hostile: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["doctor"], ["cards"], ["plan", "recipe.yaml"], ["recipes"], ["ls"]], ids=" ".join
+    "words",
+    [
+        pytest.param(["doctor"], marks=pytest.mark.slow),  # imports torch in a child
+        *(["cards"], ["plan", "recipe.yaml"], ["recipes"], ["ls"]),
+    ],
+    ids=" ".join,
 )
 def test_other_commands_run_no_file_of_the_folder(hostile: Path, words: list[str]) -> None:
     run(hostile, *MODULE, *words)

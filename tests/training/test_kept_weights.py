@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.trials import Bench, Log, halt_at, recipe
+from tests.training.trials import DEMO_MODEL, Bench, Log, halt_at, recipe
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.training.checkpoints import checkpoint
@@ -18,6 +18,7 @@ from workbench.training.checkpoints.checkpoint import COMMIT, WEIGHTS, json_dige
 from workbench.training.model import adapter
 
 SETTINGS: dict[str, Any] = {
+    "model__name": DEMO_MODEL,
     "train__epochs": 3,
     "train__max_steps": 14,
     "train__learning_rate": 2e-2,

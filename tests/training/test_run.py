@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.training.step.conftest import EYES
-from tests.training.trials import CARD, Bench, halt_at, plan, recipe
+from tests.training.trials import CARD, DEMO_MODEL, Bench, halt_at, plan, recipe
 from workbench.attempts.events import Outcome
 from workbench.errors import RecipeError
 from workbench.fleet import Halt
@@ -33,7 +33,7 @@ ANSWERS = {"evaluate__answer_pattern": r"####\s*(\S+)", "evaluate__max_new_token
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Any]:
     """Return one whole trial with every feature switched on."""
-    settings = recipe(evaluate__every=2, **ANSWERS)
+    settings = recipe(model__name=DEMO_MODEL, evaluate__every=2, **ANSWERS)
     bench = Bench(tmp_path_factory.mktemp("home"), settings)
     return bench, bench.run()
 
@@ -108,7 +108,11 @@ def logits_of_saved(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The logits of one row: by the trained model as it saved its adapter; by that adapter in plain
     PEFT on a plain base; by the base alone."""
-    made, seen, resident = recipe(train__epochs=4, **settings), [], ResidentBase()
+    made, seen, resident = (
+        recipe(model__name=DEMO_MODEL, train__epochs=4, **settings),
+        [],
+        ResidentBase(),
+    )
     ids = torch.arange(3, 90, device=card.kind)[None]
 
     def logits(model: Any) -> torch.Tensor:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file, save_file
 
 from workbench.attempts.assignment import Assignment
 from workbench.attempts.events import Event, Outcome, read_events
@@ -21,10 +27,13 @@ from workbench.training.memory.host_memory import MemoryMonitor
 from workbench.training.model.base import BaseSpec, ResidentBase
 from workbench.training.prepare import prepare_experiment
 
+DEMO_MODEL = "workbench:demo/model"
+LAYERS = 2
+"""Layers of the model of these trials; the demo's five take twice as long."""
 CARD = Card(uuid="cpu-0", kind="cpu", name="stand-in", total_bytes=8 << 30)
 SETTINGS: dict[str, Any] = {
     "name": "test",
-    "model": {"name": "workbench:demo/model", "quantization": "none"},
+    "model": {"quantization": "none"},
     "data": {
         "train": "workbench:demo/data/train.jsonl",
         "eval": "workbench:demo/data/eval.jsonl",
@@ -37,6 +46,21 @@ SETTINGS: dict[str, Any] = {
     "train": {"learning_rate": 3e-3, "save_every": 4, "log_every": 2},
 }
 """Six steps of four rows an epoch; not quantised unless asked, which is faster on a CPU."""
+
+
+@cache
+def shallow_model() -> str:
+    """Return a folder with the first LAYERS layers of the demo's model, removed at exit."""
+    demo, folder = shipped_file(DEMO_MODEL), Path(tempfile.mkdtemp()) / "demo" / "model"
+    atexit.register(shutil.rmtree, folder.parents[1], ignore_errors=True)
+    shutil.copytree(demo, folder)
+    weights = load_file(folder / "model.safetensors")
+    dropped = tuple(f"model.layers.{layer}." for layer in range(LAYERS, 5))
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(dropped)}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": LAYERS}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
 
 
 def merged(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +77,7 @@ def recipe(**settings: Any) -> Recipe:
     dotted = {key.replace("__", "."): value for key, value in settings.items()}
     if dotted.get("train.max_steps") == 1:
         dotted.setdefault("train.warmup", 0)  # the only step of a trial must not be its warm-up
+    dotted.setdefault("model.name", shallow_model())
     return Recipe.model_validate(merged(SETTINGS, dotted))
 
 
@@ -65,7 +90,7 @@ def plan(**changed: Any) -> Plan:
         rows_per_step=4,
         tokens_per_micro=4 * 96,
         longest=96,
-        layers=5,
+        layers=LAYERS,
         predicted_bytes=1 << 30,
     )
     return replace(made, **changed)
@@ -182,7 +207,7 @@ def halt_at(step: int, how: Any) -> Callable[[str, dict[str, Any], Control], Non
 
 def spec(**changed: Any) -> BaseSpec:
     made = BaseSpec(
-        path=str(shipped_file("workbench:demo/model")),
+        path=shallow_model(),
         revision=None,
         quantization="none",
         double_quantization=True,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.training.evaluation.plain_peft import save_plain
-from tests.training.trials import Bench, Log, recipe
+from tests.training.trials import DEMO_MODEL, Bench, Log, recipe
 from workbench.adapters.subjects import Subjects, write_subjects
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 PATTERN = {"evaluate__answer_pattern": r"(-?\d+)", "evaluate__max_new_tokens": 8}
+PATTERN |= {"model__name": DEMO_MODEL}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 
 from tests.training.model.bases import DEMO
-from tests.training.trials import Bench, recipe
+from tests.training.trials import DEMO_MODEL, Bench, recipe
 from workbench.adapters.published_base import PublishedBase
 from workbench.training.model.card import CardFacts, model_card
 
@@ -17,7 +17,7 @@ COMMIT = "8cde5ca8380496c9a6cc7ef3a8b46a0372a1d920"
 
 
 def test_the_lines_of_the_card_load_the_adapter(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, recipe(model__quantization="nf4"))
+    bench = Bench(tmp_path, recipe(model__name=DEMO_MODEL, model__quantization="nf4"))
     bench.run()
     folder = bench.trial / "adapter"
     card = (folder / "README.md").read_text()
@@ -40,7 +40,7 @@ def test_a_card_names_hub_id_commit_hardware_and_settings() -> None:
     base = PublishedBase("org/model", COMMIT)
     facts = CardFacts("digest", "NVIDIA GeForce RTX 3090")
     scores = {"step": 7, "values": {"loss": 0.5}, "evaluation_digest": "rows"}
-    local = recipe()
+    local = recipe(model__name=DEMO_MODEL)
     local = local.model_copy(update={"model": local.model.model_copy(update={"name": "/my/base"})})
     card = model_card(local, scores, {"torch": "2"}, base, facts)
     assert 'base_model: "org/model"' in card

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.training.trials import Bench, recipe
+from tests.training.trials import DEMO_MODEL, Bench, recipe
 from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
 from workbench.export.merge import merge_adapter
 from workbench.recipe.shipped import shipped_file
@@ -21,7 +21,7 @@ from workbench.training.model.adapter import WEIGHTS
 @pytest.fixture(scope="module")
 def merged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     home = tmp_path_factory.mktemp("home")
-    bench = Bench(home, recipe(model__quantization="nf4"))
+    bench = Bench(home, recipe(model__name=DEMO_MODEL, model__quantization="nf4"))
     bench.run()
     return home / "merged", merge_adapter(bench.trial / "adapter", home / "merged")
 

@@ -14,16 +14,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RecipeError
 from workbench.text import safe_line
 from workbench.training.control import Control
 from workbench.training.failure import is_out_of_memory
-from workbench.training.scoring.held_out_loss import scoring_mode
 from workbench.trial import LOWER_SUFFIX
+
+if TYPE_CHECKING:  # seconds: a task is looked at before anything is loaded
+    from torch import nn
 
 STDERR = "_stderr"
 """The end of the name under which the harness's standard error of a score is kept."""
@@ -75,6 +75,8 @@ def run_task(
     half the batch. Raises RecipeError for a task that is unknown, names code, or cannot be loaded,
     and Interrupted when the card is to be given back.
     """
+    from workbench.training.scoring.held_out_loss import scoring_mode
+
     _import_harness()
     loaded = _load_task(task)
     hook = model.register_forward_pre_hook(lambda *_: control.check())
