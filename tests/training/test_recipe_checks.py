@@ -68,6 +68,13 @@ def test_a_pattern_that_finds_nothing_is_refused_and_the_suggested_one_works(pat
     assert notes(**applied(refused.value.hint)) == []
 
 
+def test_a_pattern_that_is_too_slow_is_refused_and_the_suggested_one_works() -> None:
+    rows = [*ASKED, {"prompt_ids": [1], "answer": "a" * 60 + "b #### 1"}]
+    with pytest.raises(RecipeError, match=r"takes more than 0\.5 s on an expected") as refused:
+        notes(rows, answer_pattern=r"(a|aa)+$")
+    assert notes(rows, **applied(refused.value.hint)) == []
+
+
 def test_a_pattern_that_misses_some_answers_is_a_note() -> None:
     rows = [*ASKED[:15], *({"prompt_ids": [1], "answer": "none"} for _ in range(5))]
     (note,) = notes(rows, answer_pattern=r"####\s*(\S+)")

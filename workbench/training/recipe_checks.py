@@ -141,8 +141,14 @@ def scoring_notes(
 
 
 def _pattern_notes(pattern: str, answers: list[str]) -> list[str]:
-    from workbench.training.scoring.scorers.extraction import extract_answer
+    from workbench.training.scoring.scorers.extraction import extract_answer, pattern_problem
 
+    if problem := pattern_problem(pattern, answers):
+        raise RecipeError(
+            f"evaluate.answer_pattern {problem}",
+            hint=f"set evaluate.answer_pattern: '{suggested_pattern(answers)}', or write it without "
+            "a repetition inside a repetition, as in (a+)+ or (a|aa)+",
+        )
     found = [extract_answer(pattern, answer) for answer in answers]
     matched = [one for one in found if one is not None]
     other = f"set evaluate.answer_pattern: '{suggested_pattern(answers)}', or take it out"
