@@ -159,7 +159,21 @@ def test_of_very_many_trials_only_the_best_are_compared(
 def test_a_trial_that_lost_one_of_its_scores_says_why_below_the_board(judged: Bench) -> None:
     why = "no score: scorer rubric: it printed more than 1,048,576 bytes"
     judged.store.db.execute("update trials set reason = ? where id in (4, 5)", (why,))
-    assert f"trials 4 to 5: {why}" in list(board_words.footnotes(board_of(judged)))
+    assert f"trials 4 and 5: {why}" in list(board_words.footnotes(board_of(judged)))
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([3], "trial 3"),
+        ([6, 7], "trials 6 and 7"),
+        ([3, 4, 5], "trials 3 to 5"),
+        ([3, 4, 5, 9], "trials 3 to 5 and 9"),
+        ([1, 3, 4, 6, 7, 8], "trials 1, 3, 4 and 6 to 8"),
+    ],
+)
+def test_ids_are_listed_as_a_person_would(ids: list[int], words: str) -> None:
+    assert board_words.id_ranges(ids) == words
 
 
 def test_a_tiny_optimism_is_less_than_what_can_be_shown(judged: Bench) -> None:

@@ -143,12 +143,15 @@ def _reasons(rows: Iterable[BoardRow]) -> Iterator[str]:
 
 
 def id_ranges(ids: Sequence[int]) -> str:
-    """Return `trial 3`, or `trials 3 to 5, 9` for several ids in rising order."""
+    """Return `trial 3`, or `trials 3 to 5, 8 and 9` for several ids in rising order."""
     ranges: list[list[int]] = []
     for id in ids:
         if ranges and ranges[-1][-1] == id - 1:
             ranges[-1].append(id)
         else:
             ranges.append([id])
-    words = [str(r[0]) if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in ranges]
-    return f"trial{'' if len(ids) == 1 else 's'} {', '.join(words)}"
+    words: list[str] = []
+    for one in ranges:
+        words += [f"{one[0]} to {one[-1]}"] if len(one) > 2 else map(str, one)
+    text = " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    return f"trial{'' if len(ids) == 1 else 's'} {text}"

@@ -234,7 +234,8 @@ def _seeds_words(rows: Sequence[FinalistRow]) -> str:
     counts = sorted({len(row.seeds) for row in rows})
     if len(counts) == 1:
         return plural(counts[0], "new seed")
-    return f"{counts[0]} to {counts[-1]} new seeds"
+    between = "or" if counts[-1] == counts[0] + 1 else "to"
+    return f"{counts[0]} {between} {counts[-1]} new seeds"
 
 
 def _lost_seeds(rows: Sequence[FinalistRow]) -> Iterator[str]:
