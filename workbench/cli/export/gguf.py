@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,13 +23,14 @@ from workbench.cli.trials.merge import (
     keep_report,
 )
 from workbench.errors import UsageError, WorkbenchError
-from workbench.machine.files import sync_path
+from workbench.machine.files import sync_path, write_durably
 from workbench.machine.python_children import python_command
 from workbench.text import safe_line
 
 WRITER = "workbench.export.gguf.write"
 OWN_TYPES = ("f16", "bf16", "f32", "q8_0")
 TOOL = "llama-quantize"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
 def gguf_command(
@@ -43,6 +45,9 @@ def gguf_command(
         ),
     ] = "f16",
     lora: Annotated[bool, typer.Option("--lora", help="The adapter alone, unmerged.")] = False,
+    ollama: Annotated[
+        bool, typer.Option("--ollama", help="Write a Modelfile for `ollama create` beside it.")
+    ] = False,
     base: Annotated[
         str | None, typer.Option("--base", metavar="PATH", help="Another place of the base model.")
     ] = None,
@@ -51,29 +56,54 @@ def gguf_command(
     """Write a GGUF file for llama.cpp and Ollama, and read it back tensor by tensor."""
     kind, target = kind.lower(), target.absolute()
     _check_type(kind, lora)
-    if target.exists():
-        raise UsageError(f"{safe_line(target)} exists already", hint="name another file")
+    modelfile = target.with_name("Modelfile")
+    _check_targets(target, modelfile, lora, ollama)
+    more = ["--ollama"] if ollama else []
     if _is_model(Path(source)):
-        report = _write(Path(source), target, kind)
+        report = _write(Path(source), target, kind, *more)
     else:
         chosen = chosen_adapter(source)
         if lora:
             report = _child(WRITER, chosen.folder, target, "--type", kind, "--lora")
         else:
-            report = _merged_and_written(chosen, target, kind, base)
+            report = _merged_and_written(chosen, target, kind, base, *more)
         report["scores"] = chosen.scores
         keep_report(chosen, "gguf-lora" if lora else "gguf", target, report)
+    if ollama:
+        report["modelfile"] = f"FROM ./{target.name}\n{report['modelfile']}"
+        write_durably(modelfile, report["modelfile"].encode())
     if as_data:
         as_json(report)
         return
     size = formatting.size(report["bytes"])
     print_answer(f"{safe_line(target)}: {report['tensors']} tensors, {kind}, {size}")
+    if ollama:
+        name = re.sub(r"[^a-z0-9._-]", "-", target.stem.lower())
+        print_answer(f"  {'ollama':<12}ollama create {name} -f {safe_line(modelfile)}")
     print_answer(f"  {'read back':<12}off by {report['max_difference']:.3g} at most")
     if "checked_on" in report:
         print_answer(f"  {'merge':<12}{describe_check(report)}")
         for line in describe_scores(report):
             print_answer(f"  {'score':<12}{line}")
         print_answer(f"  {'':<12}scored as merged, before it was written as {kind}")
+
+
+def _check_targets(target: Path, modelfile: Path, lora: bool, ollama: bool) -> None:
+    """Raise UsageError for files that exist, and for a Modelfile that could not be complete."""
+    for path in (target, modelfile) if ollama else (target,):
+        if path.exists():
+            raise UsageError(
+                f"{safe_line(path)} exists already", hint="name another file or folder"
+            )
+    if lora and ollama:
+        raise UsageError(
+            "--ollama needs the whole model, not the adapter alone", hint="leave out --lora"
+        )
+    if ollama and not _PLAIN_NAME.match(target.name):
+        raise UsageError(
+            f"{safe_line(target.name, 80)} cannot stand in a Modelfile",
+            hint="name the file with letters, digits, dots, dashes and underscores",
+        )
 
 
 def _check_type(kind: str, lora: bool) -> None:
@@ -94,7 +124,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _merged_and_written(
-    chosen: ChosenAdapter, target: Path, kind: str, base: str | None
+    chosen: ChosenAdapter, target: Path, kind: str, base: str | None, *writing: str
 ) -> dict[str, Any]:
     """Merge beside the target, write the file, and remove the merged model again."""
     merged = target.with_name(f".{target.name}.merged")
@@ -104,20 +134,20 @@ def _merged_and_written(
     more += [] if chosen.rows is None else ["--rows", str(chosen.rows)]
     try:
         report = _child(MODULE, chosen.folder, merged, *more)
-        return {**report, **_write(merged, target, kind)}
+        return {**report, **_write(merged, target, kind, *writing)}
     finally:
         shutil.rmtree(merged, ignore_errors=True)
 
 
-def _write(model: Path, target: Path, kind: str) -> dict[str, Any]:
+def _write(model: Path, target: Path, kind: str, *more: str) -> dict[str, Any]:
     """Write the file of a merged model; types that are not ours by llama.cpp's tool from f16."""
     if kind in OWN_TYPES:
-        return _child(WRITER, model, target, "--type", kind)
+        return _child(WRITER, model, target, "--type", kind, *more)
     whole = target.with_name(f".{target.name}.f16")
     partial = target.with_name(f".{target.name}.partial")
     whole.unlink(missing_ok=True)
     try:
-        report = _child(WRITER, model, whole, "--type", "f16")
+        report = _child(WRITER, model, whole, "--type", "f16", *more)
         print_note(f"{TOOL}: {kind}")
         command = [TOOL, str(whole), str(partial), kind.upper()]
         ended = subprocess.run(command, check=False, capture_output=True, text=True)

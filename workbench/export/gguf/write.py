@@ -1,6 +1,6 @@
 """A GGUF file of a merged model's folder, or of an adapter alone, written and read back.
 
-python -m workbench.export.gguf.write FOLDER FILE [--type f16] [--lora]
+python -m workbench.export.gguf.write FOLDER FILE [--type f16] [--lora | --ollama]
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ from workbench.training import libraries
 TYPES = ("f16", "bf16", "f32", "q8_0")
 
 
-def write_gguf(folder: Path, out: Path, kind: str, *, lora: bool = False) -> dict[str, Any]:
+def write_gguf(
+    folder: Path, out: Path, kind: str, *, lora: bool = False, ollama: bool = False
+) -> dict[str, Any]:
     """Write the file, whole or not at all, read it back, and return a report.
 
     The report holds `file`, `type`, `bytes`, `tensors` and `max_difference`, the largest difference
-    between a tensor in the file and the same in the file's own number format. Raises ModelError for
-    a model or adapter that cannot be expressed, UsageError where `out` exists.
+    between a tensor in the file and the same in the file's own number format; with `ollama` also
+    `modelfile`, the Modelfile without its FROM line. Raises ModelError for a model, adapter or chat
+    template that cannot be expressed, UsageError where `out` exists.
     """
     if os.path.lexists(out):
         raise UsageError(f"{safe_line(out)} exists already", hint="name another file")
@@ -45,7 +48,8 @@ def write_gguf(folder: Path, out: Path, kind: str, *, lora: bool = False) -> dic
 
             report = write_lora(folder, partial, kind)
         else:
-            report = _write_model(folder, partial, kind)
+            body = _modelfile(folder) if ollama else {}  # first: it may be refused, in a second
+            report = {**_write_model(folder, partial, kind), **body}
         fault_points.at("gguf.before_rename", partial)
         partial.rename(out)
         sync_path(out.parent)
@@ -120,6 +124,14 @@ def _write_model(folder: Path, partial: Path, kind: str) -> dict[str, Any]:
     return compare_tensors(partial, sources)
 
 
+def _modelfile(folder: Path) -> dict[str, str]:
+    from workbench.export.gguf.modelfile import modelfile_body
+    from workbench.training.model.portable import end_ids_of
+    from workbench.training.model.tokenizer import load_tokenizer
+
+    return {"modelfile": modelfile_body(load_tokenizer(str(folder), None), end_ids_of(folder))}
+
+
 def _add(writer: Any, name: str, weight: Any, kind: str) -> None:
     from workbench.export.gguf.packing import packed
 
@@ -148,8 +160,13 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--type", choices=TYPES, default="f16")
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--ollama", action="store_true")
     given = parser.parse_args()
-    return print_report(lambda: write_gguf(given.folder, given.out, given.type, lora=given.lora))
+    return print_report(
+        lambda: write_gguf(
+            given.folder, given.out, given.type, lora=given.lora, ollama=given.ollama
+        )
+    )
 
 
 if __name__ == "__main__":
