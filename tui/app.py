@@ -15,6 +15,7 @@ from rich.color import ColorSystem
 from textual import on, work
 from textual.app import SystemCommand
 from textual.binding import BindingType
+from textual.driver import Driver
 from textual.screen import Screen
 
 from tui import messages as facts
@@ -72,7 +73,7 @@ class WorkbenchApp(ComparingApp):
         now: Callable[[], float] = time.time,
         guard: ExitGuard | None = None,
         period_s: float | None = None,
-        driver: type[TerminalDriver] = TerminalDriver,
+        driver: type[Driver] = TerminalDriver,
     ) -> None:
         super().__init__(driver_class=driver, erases=terminal_erases())
         keymap, self._key_mistake = read_keymap()

@@ -16,6 +16,7 @@ from workbench.cli.errors import report_error
 from workbench.cli.export import gguf, soup, vllm
 from workbench.cli.library import adapters, removal, reproduce, space
 from workbench.cli.machine import cards, completion, engine, repair, service
+from workbench.cli.machine.serve import serve_browser
 from workbench.cli.machine.showcase import showcase_home
 from workbench.cli.recipes import check, demo, plan, run, shipped, train
 from workbench.cli.tables import print_note
@@ -123,17 +124,25 @@ def root_command(
     ascii_only: Annotated[
         bool, typer.Option("--ascii", help="Draw the screen with ASCII characters alone.")
     ] = False,
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Serve the screen to a browser on this machine."),
+    ] = False,
+    port: Annotated[int, typer.Option(help="The port of --serve; 0 takes a free one.")] = 8765,
 ) -> None:
     """Run many QLoRA fine-tunes at once, and find out which one is best.
 
     Without a command, the full screen opens. `workbench demo` shows every step in minutes.
     """
     if context.invoked_subcommand is not None:
-        if demo_tui or readonly or ascii_only:
+        if demo_tui or readonly or ascii_only or serve:
             raise UsageError(
-                "--demo-tui, --readonly and --ascii open the screen, and take no command",
+                "--demo-tui, --readonly, --ascii and --serve open the screen, and take no command",
                 hint="leave out the command, or the option",
             )
+        return
+    if serve:
+        serve_browser(port, demo_tui=demo_tui, readonly=readonly)
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print_note(context.get_help())
