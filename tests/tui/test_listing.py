@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from textual import events
 
 from tests.tui.conftest import press_and_settle, settled, shown, text, until
 from tests.tui.filled import NOW
@@ -26,7 +27,7 @@ from tui.tables.listing import (
 )
 from tui.tables.trials import FULL
 from tui.view_state import ListingChoice, ViewState
-from tui.widgets.rowlist import arrange_columns
+from tui.widgets.rowlist import RowList, arrange_columns
 from workbench.home import Home
 from workbench.service import Service, TrialRow
 from workbench.store import trial_queue
@@ -384,3 +385,13 @@ def test_the_board_keeps_settings_that_differ_and_gives_up_costs(template: Path)
     titles = [column.title for column, width in zip(columns, widths, strict=True) if width]
     assert {"lr", "rank", "alpha", "rslora"} <= set(titles)
     assert not {"tok/s", "peak", "time", "tokens"} & set(titles)
+
+
+async def test_keys_typed_behind_the_enter_of_a_filter_reach_the_list(running: Home) -> None:
+    async with shown(running) as (app, pilot):
+        await press_and_settle(app, pilot, "2", "slash", *"dem")
+        for key in ("enter", "j", "j"):
+            app.post_message(events.Key(key, None if key == "enter" else key))
+        rows = app.screen.query_one("#trials", RowList)
+        await until(pilot, lambda: rows.key == rows.rows[2].key)
+        assert "filter: dem─" in text(app)

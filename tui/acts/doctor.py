@@ -20,6 +20,10 @@ _GLYPHS: dict[str, Part] = {"ok": ("✓", "good"), "warn": ("!", "warn"), "fail"
 _INDENT = 4
 RUNS: Line = (("checking; this takes some seconds", "dim"),)
 """The last line while checks go on."""
+FAILED: Line = (("the checks did not run; `workbench doctor` in a shell says why", "bad"),)
+"""The only line where the child ended without a check."""
+_NOT_HERE = "terminal"
+"""The check of the child's own output, which is a pipe here."""
 
 
 class LinePrinted(Message):
@@ -69,13 +73,15 @@ class DoctorPanel(Panel):
     def _printed(self, fact: LinePrinted) -> None:
         self._lines += check_lines(fact.line)
         running = [RUNS] if fact.line else []
-        self.query_one(LineBox).show([*self._lines, *running])
+        self.query_one(LineBox).show([*self._lines, *running] or [FAILED])
 
 
 def check_lines(printed: str) -> list[Line]:
     """Return a line that `workbench doctor` printed with its glyph; nothing for an empty one."""
     if (check := _CHECK.match(printed)) is not None:
         status, name, finding = check.groups()
+        if name == _NOT_HERE:
+            return []
         return [
             (_GLYPHS[status], ("  ", ""), plain_part(name, "bold"), ("  ", ""), plain_part(finding))
         ]

@@ -122,9 +122,11 @@ class View(Screen[None]):
         yield LineBox(id="banner", wrapped=True)
         with Container(id="body"):
             yield from self.body()
-        yield LineInput(
+        filter = LineInput(
             id="filter", placeholder="show only rows with all these words", compact=True
         )
+        filter.closes = True
+        yield filter
         yield OneLine(id="keys")
 
     def on_mount(self) -> None:

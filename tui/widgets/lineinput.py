@@ -10,11 +10,28 @@ class LineInput(Input):
     """An Input that joins the lines of a paste with blanks; Textual's own keeps the first line.
 
     Settings copied from a file stand on lines of their own and are separated by blanks here. Its
-    cursor does not blink, since each blink would be sent over the line.
+    cursor does not blink, since each blink would be sent over the line. An input that `closes` with
+    enter leaves keys typed behind it to the screen.
     """
+
+    closes = False
+    _entered = False
+    """True from enter until the focus comes back."""
 
     def on_mount(self) -> None:
         self.cursor_blink = False
+
+    def on_focus(self) -> None:
+        self._entered = False
+
+    def on_key(self, event: events.Key) -> None:
+        if self._entered:
+            # Typed before the screen had closed the line: the key is meant for what lies below.
+            event.stop()
+            event.prevent_default()
+            self.app.post_message(events.Key(event.key, event.character))
+        elif event.key == "enter":
+            self._entered = self.closes
 
     def on_paste(self, event: events.Paste) -> None:
         # Otherwise Textual also calls Input's handler, which inserts the first line once more.
