@@ -73,6 +73,7 @@ def test_what_was_read_is_told_with_three_examples_and_a_line_on_the_card(
     assert left == ["cache", "logs", "requests"]
 
 
+@pytest.mark.slow  # the next test has the way of a refusal, tests/training its words
 def test_a_refusal_is_exit_code_one_with_file_line_and_hint(
     workbench: Workbench, tmp_path: Path
 ) -> None:

@@ -22,7 +22,9 @@ def test_a_trial_is_run_again_and_compared(
     first = workbench("reproduce", "3", "--json").data
     assert first["name"] == "tiny-again-3"
     service = Service(engine.home)
-    (again,) = (one.id for one in service.trials(2) if one.kind == "tune")
+    (again,) = wait_for(
+        lambda: [one.id for one in service.trials(2) if one.kind == "tune"], "it is queued"
+    )
     wait_for(lambda: service.trial(again).trial.state is State.DONE, "it is run again")
     settings = service.experiment(2).recipe["train"]
     assert settings["learning_rate"] == service.trial(3).trial.settings["train.learning_rate"]

@@ -10,8 +10,10 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
+from tests.support.waiting import wait_for
 from workbench.home import Home
 from workbench.machine.locks import lock_holder
+from workbench.service import Service
 from workbench.store.requests import scan_requests
 
 LONG = str(10**9)
@@ -29,6 +31,8 @@ def ended(engine: Engine, workbench: Workbench, tmp_path: Path) -> Workbench:
 def busy(engine: Engine, workbench: Workbench, tmp_path: Path) -> Workbench:
     """Trials 2 and 3 of `tiny` go on for as long as the test likes."""
     assert workbench("run", recipe_file(tmp_path, max_steps=LONG, sweep=SWEEP)).code == 0
+    service = Service(engine.home)
+    wait_for(lambda: {2, 3} <= {trial.id for trial in service.snapshot().trials}, "both are queued")
     return workbench
 
 

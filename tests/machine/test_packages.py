@@ -94,12 +94,17 @@ def test_the_table_says_what_peft_does(tmp_path: Path) -> None:
     """The installed PEFT refuses just the versions that the table names."""
     code = (
         "import os, sys\nfrom peft import LoraConfig, get_peft_model\nfrom torch import nn\n"
+        "from peft.import_utils import is_torchao_available\n"
+        "def adapt():\n"
+        "    model, where = nn.Sequential(nn.Linear(2, 2)), ['0']\n"
+        "    get_peft_model(model, LoraConfig(target_modules=where))\n"
+        "adapt()\n"  # imports what both need
+        "is_torchao_available.cache_clear()\n"
         "for folder in sys.argv[1:]:\n"
         "    if os.fork() == 0:\n"  # one import for both
         "        sys.stderr = open(f'{folder}.err', 'w')\n"
         "        sys.path.insert(0, folder)\n"  # transformers wants more of it than its name
-        "        model, where = nn.Sequential(nn.Linear(2, 2)), ['0']\n"
-        "        get_peft_model(model, LoraConfig(target_modules=where))\n"
+        "        adapt()\n"
         "        sys.exit()\n"
         "    os.wait()\n"
     )

@@ -78,7 +78,7 @@ def hang_up(home: Path, dice: random.Random) -> float:
         return time.monotonic() - began
 
 
-@pytest.mark.parametrize("times", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_lost_line_always_ends_the_process(busy: Path, times: int) -> None:
     dice = random.Random(times)
     for _ in range(times):
@@ -147,7 +147,7 @@ def shown(app: PtyApp, columns: int, rows: int) -> str:
     return "\n".join(emulate(app.seen, columns, rows).display)
 
 
-@pytest.mark.parametrize("keys", [300, pytest.param(5_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("keys", [150, pytest.param(5_000, marks=pytest.mark.slow)])
 def test_random_keys_while_trials_run_leave_a_screen_that_is_whole(busy: Path, keys: int) -> None:
     dice = random.Random(4711)
     with PtyApp(busy, columns=100, rows=30) as app:

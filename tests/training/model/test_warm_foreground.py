@@ -47,6 +47,7 @@ def test_foreground_training_starts_from_an_adapters_folder(adapter: Path, tmp_p
     assert f"warm start: the weights of the adapter in {adapter}" in done.stdout
 
 
+@pytest.mark.slow  # test_warm_start.py tries the check without a process
 def test_an_adapter_that_does_not_fit_is_refused_before_the_rows_are_prepared(
     adapter: Path, tmp_path: Path
 ) -> None:
