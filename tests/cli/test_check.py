@@ -83,6 +83,16 @@ def test_a_refusal_is_exit_code_one_with_file_line_and_hint(
     assert '  → write it as text: "4" for 4' in said.err
 
 
+@pytest.mark.slow  # tests/training/test_recipe_checks.py has its words and the exit code
+def test_a_pattern_that_can_score_nothing_is_a_mistake_in_the_recipe(
+    workbench: Workbench, tmp_path: Path
+) -> None:
+    recipe = recipe_with(tmp_path, PAIRS)
+    said = workbench("check", recipe, "-s", "evaluate.answer_pattern=no such text")
+    assert (said.code, said.out) == (2, "")
+    assert "evaluate.answer_pattern matches none of" in said.err
+
+
 def test_a_refusal_is_json_too(workbench: Workbench, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()  # refused before anything slow is imported
     model = f"model.name={tmp_path / 'model'}"

@@ -285,5 +285,5 @@ def test_preparing_refuses_them_before_anything_is_queued(
     with pytest.raises(RecipeError, match=words):
         prepare_experiment(folder, tmp_path / "cache", progress)
     result = json.loads((folder / "prepared.json").read_text())
-    assert result["ok"] is False
+    assert (result["ok"], result["exit_code"]) == (False, 2)
     assert result["hint"]

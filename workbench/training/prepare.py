@@ -69,7 +69,8 @@ def prepare_experiment(
         subjects = _subjects(folder)
         result = _prepare(_recipe(folder / RECIPE), cache, progress, subjects, weights=weights)
     except WorkbenchError as refused:
-        _write(folder / RESULT, {"ok": False, "error": refused.what, "hint": refused.hint})
+        error = {"error": refused.what, "hint": refused.hint, "exit_code": refused.exit_code}
+        _write(folder / RESULT, {"ok": False, **error})
         raise
     fault_points.at("prepare.before_result")
     _write(folder / RESULT, result)

@@ -48,8 +48,9 @@ def check_command(
     """Check a recipe's data, and show what carries loss.
 
     Rows are read, split and tokenised as for training; what cannot be trained on is refused with
-    file, line and hint, and exit code 1. Example rows show in brackets (and green, unless NO_COLOR
-    is set) the text that carries loss. The last lines say whether the recipe fits the cards here.
+    file, line and hint, and exit code 1 (2 for a mistake in the recipe). Example rows show in
+    brackets (and green, unless NO_COLOR is set) the text that carries loss. The last lines say
+    whether the recipe fits the cards here.
     """
     wanted = load_with_settings(recipe, settings)
     service = Service()
@@ -60,7 +61,7 @@ def check_command(
             as_json({"ok": False, "error": result["error"], "hint": result["hint"]})
         else:
             tell_error(DataError(result["error"], hint=result["hint"]))
-        raise typer.Exit(1)
+        raise typer.Exit(result.get("exit_code", 1))  # 2 where the recipe is at fault
     known = bool(cards)
     shown = _shown_differences(wanted, result, service)
     capacities, full = _capacities(wanted, result)
