@@ -31,7 +31,7 @@ from scale import desk_of
 from scale import fill as fill_large
 
 from tests.support.engine_ticks import ticking_engine
-from tests.support.pty_app import IGNORING, RUN, PtyApp
+from tests.support.pty_app import COMMAND, IGNORING, PtyApp
 from tests.tui import filled
 from workbench.home import Home
 from workbench.trial import Kind
@@ -294,7 +294,7 @@ def measure_start(bench: Bench) -> None:
     home, wall, spent = bench.home("busy"), [], []
     with ticking_engine(home):
         for _ in range(11):
-            with bench.open(home, SIZES[0], code=RUN) as app:
+            with bench.open(home, SIZES[0], code=COMMAND) as app:
                 app.read_until(lambda app=app: b"Dashboard" in app.seen)  # type: ignore[misc]
                 wall.append(time.monotonic() - app.began_s)
                 spent.append(app.cpu_s())

@@ -11,10 +11,11 @@ def run_command_line() -> int:
     Ctrl-c during the imports below, which take some tenths of a second, would print a traceback.
     """
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    from workbench.cli import main
+    from workbench.cli import load_command
 
+    run = load_command(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    return main()
+    return run()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ import pyte
 
 RUN = "import sys; from tui.app import run_app; sys.exit(run_app())"
 """The program that shows the screen."""
+COMMAND = (
+    "import sys; sys.argv = ['workbench']; from workbench.__main__ import run_command_line; "
+    "sys.exit(run_command_line())"
+)
+"""The command `workbench`, as a user types it."""
 IGNORING = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + RUN
 """The same where hang-ups are ignored, as under nohup and in some containers."""
 CURSOR_QUERY, CURSOR_REPLY = b"\x1b[6n", b"\x1b[1;1R"

@@ -17,7 +17,7 @@ import pyte
 import pytest
 
 from tests.support.engine_ticks import ticking_engine
-from tests.support.pty_app import IGNORING, RUN, PtyApp
+from tests.support.pty_app import COMMAND, IGNORING, RUN, PtyApp
 from tests.tui.filled import fill
 from workbench.home import Home
 
@@ -60,6 +60,14 @@ def test_the_first_screen_and_a_cursor_key_take_few_bytes(running: Home) -> None
             taken.append(len(app.seen) - before)
             app.read_until_quiet(0.6)
         assert min(taken) <= 600, taken
+
+
+def test_the_command_opens_the_screen_without_the_other_commands(running: Home) -> None:
+    code = COMMAND.replace("sys.exit", "print('left', ") + ", 'typer' in sys.modules)"
+    with PtyApp(running.root, columns=80, rows=24, code=code) as app:
+        app.read_until(lambda: b"running" in app.seen)
+        app.send(b"q")
+        app.read_until(lambda: b"left 0 False" in app.seen)
 
 
 # --- lost lines ---

@@ -14,11 +14,13 @@ from typer.main import get_command
 from workbench import __version__
 from workbench.cli.errors import report_error
 from workbench.cli.export import gguf, soup, vllm
+from workbench.cli.export import recipe as export_recipe
 from workbench.cli.library import adapters, removal, reproduce, space
 from workbench.cli.machine import cards, completion, engine, repair, service
 from workbench.cli.machine.serve import serve_browser
 from workbench.cli.machine.showcase import showcase_home
 from workbench.cli.recipes import check, demo, plan, run, shipped, train
+from workbench.cli.screen import open_screen
 from workbench.cli.tables import print_note
 from workbench.cli.trials import (
     board,
@@ -35,7 +37,6 @@ from workbench.cli.trials import (
     watch,
 )
 from workbench.errors import UsageError
-from workbench.service import Service
 
 TRAIN, LOOK, KEEP, MACHINE = "Train", "Look", "Adapters and recipes", "Machine"
 TRIALS, QUEUE = "Steer trials", "Steer the queue and the cards"
@@ -147,16 +148,13 @@ def root_command(
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print_note(context.get_help())
         raise typer.Exit(2)
-    from tui.app import run_app
-
     if demo_tui:
+        from tui.app import run_app
+
         with showcase_home() as home:
             code = run_app(home, farewell=False, readonly=readonly, ascii_only=ascii_only)
             raise typer.Exit(code)
-    service = Service()
-    if not readonly:
-        control.revive_engine(service)
-    raise typer.Exit(run_app(service.home, readonly=readonly, ascii_only=ascii_only))
+    raise typer.Exit(open_screen(readonly=readonly, ascii_only=ascii_only))
 
 
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
@@ -207,7 +205,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     KEEP: (
         *(adapters.adapters_command, adapters.tag_command, adapters.note_command),
         *(merge.merge_command, gguf.gguf_command, vllm.vllm_command),
-        *(soup.soup_command, reproduce.reproduce_command),
+        *(soup.soup_command, reproduce.reproduce_command, export_recipe.export_recipe_command),
         *(adapters.archive_command, removal.rm_command, space.du_command, space.prune_command),
         shipped.schema_command,
     ),
@@ -218,7 +216,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 for _group, _commands in _GROUPS.items():
     for _command in _commands:
-        _name = _command.__name__.removesuffix("_command")
+        _name = _command.__name__.removesuffix("_command").replace("_", "-")
         # `priority NAME -5`: a negative number is an argument there, not an option.
         _negative = {"ignore_unknown_options": _command is steer.priority_command}
         app.command(_name, rich_help_panel=_group, context_settings=_negative)(_command)

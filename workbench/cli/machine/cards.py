@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench import formatting
+from workbench.cli.revival import revive_engine
 from workbench.cli.tables import (
     STATE_COLOURS,
     as_json,
@@ -18,7 +19,6 @@ from workbench.cli.tables import (
     print_answer,
     print_note,
 )
-from workbench.cli.trials.control import revive_engine
 from workbench.errors import WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import CardRow

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 
 from workbench.cli.machine.showcase import showcase_home
+from workbench.cli.revival import revive_engine
 from workbench.cli.tables import print_answer, print_note
-from workbench.cli.trials.control import revive_engine
 from workbench.errors import UsageError
 from workbench.home import find_home
 from workbench.service import Service

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from workbench import formatting
+from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer
 from workbench.cli.trials.chat import Talk, show_piece
-from workbench.cli.trials.control import revive_engine
 from workbench.errors import UsageError
 from workbench.service import Comparison, Service
 from workbench.store.answers import RowAnswer

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
+from workbench.cli.revival import revive_engine
 from workbench.cli.tables import json_line, print_answer, print_note
-from workbench.cli.trials.control import revive_engine
 from workbench.cli.trials.listing import TrialId
 from workbench.service import Service
 from workbench.store.rows import EventRow

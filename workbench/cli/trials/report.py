@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, print_answer
-from workbench.cli.trials.control import revive_engine
 from workbench.cli.trials.listing import newest_experiment
 from workbench.errors import UsageError
 from workbench.service import Service

@@ -1,0 +1,61 @@
+"""`workbench export-recipe`: a plain script of TRL and PEFT that trains a trial's adapter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.cli.child import ask_child
+from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.merge import chosen_adapter
+from workbench.errors import NotThere, UsageError, WorkbenchError
+from workbench.machine.python_children import python_command
+from workbench.text import safe_line
+
+MODULE = "workbench.export.trl_script"
+
+
+def export_recipe_command(
+    source: Annotated[
+        str, typer.Argument(metavar="TRIAL|FOLDER", help="A trial, or the adapter that it left.")
+    ],
+    target: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where it goes.")],
+    trl: Annotated[
+        bool, typer.Option("--trl", help="As a script of TRL and PEFT; the only kind so far.")
+    ] = False,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a plain script, with the rows, that trains the same adapter without the workbench."""
+    if not trl:
+        raise UsageError("no kind of script is named", hint="add --trl")
+    if target.exists():
+        raise UsageError(f"{safe_line(target)} exists already", hint="name another folder")
+    chosen = chosen_adapter(source)
+    if chosen.trial is not None and chosen.trial.warm_trial is not None:
+        raise UsageError(
+            f"trial {chosen.trial.id} continued from trial {chosen.trial.warm_trial}",
+            hint="a script begins with a new adapter; export the first trial",
+        )
+    if chosen.rows is None:
+        raise NotThere(
+            f"the prepared rows of {safe_line(source)} are not in the cache",
+            hint="`workbench check RECIPE` on the trial's recipe prepares them again",
+        )
+    rows = chosen.rows.with_name("train.arrow")
+    ended = ask_child(python_command(MODULE, str(chosen.folder), str(rows), str(target)))
+    if ended.code:
+        raise typer.Exit(ended.code)  # the child has printed the reason on stderr
+    try:
+        report = dict(json.loads(ended.stdout.strip().splitlines()[-1]))
+    except (ValueError, TypeError, IndexError) as broken:
+        raise WorkbenchError(f"{MODULE} left no report: {safe_line(ended.stdout)}") from broken
+    if as_data:
+        as_json(report)
+        return
+    print_answer(f"{safe_line(target)}: {report['rows']} rows, {report['steps']} steps")
+    print_answer(f"  python {safe_line(target / 'train.py')}")
+    for note in report["notes"]:
+        print_note(safe_line(note))
