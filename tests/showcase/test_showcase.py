@@ -48,6 +48,20 @@ def test_the_scripted_engine_carries_out_requests(played: tuple[Showcase, Servic
     assert after.state is State.PAUSED
 
 
+def test_another_sweep_begins_once_nothing_waits(played: tuple[Showcase, Service]) -> None:
+    showcase, service = played
+    names = {one.name for one in service.snapshot().experiments}
+    for row in service.snapshot().trials:
+        if row.state is State.QUEUED:
+            service.stop(row.id, kill=True)
+    showcase.advance(2)
+    found = service.snapshot()
+    [added] = [one for one in found.experiments if one.name not in names]
+    assert any(row.experiment == added.id and row.state is State.QUEUED for row in found.trials)
+    showcase.advance(1)
+    assert len(service.snapshot().experiments) == len(names) + 1  # one at a time
+
+
 def test_a_home_with_an_engine_is_left_alone(played: tuple[Showcase, Service]) -> None:
     with pytest.raises(EngineError, match="an engine runs on"):
         Showcase(played[1].home)

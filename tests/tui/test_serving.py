@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pyte
 import pytest
 
@@ -17,7 +18,6 @@ from tests.support.pty_app import CURSOR_QUERY, CURSOR_REPLY
 from workbench.errors import UsageError
 from workbench.home import Home
 
-aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("textual_serve", reason="the extra `serve` is not installed")
 LIMIT_S = 20.0
 

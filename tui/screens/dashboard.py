@@ -9,13 +9,14 @@ from textual.containers import Horizontal
 from textual.widget import Widget
 
 from tui.messages import DataNeeds, TrialOpened
-from tui.paint import wrap_line
+from tui.paint import Line, wrap_line
 from tui.screens.view import View
 from tui.screens.welcome import welcome_lines
 from tui.tables import cards, events, listing, trials
 from tui.tables.card_strip import strip_rows
 from tui.view_state import ListingChoice, ViewState
 from tui.widgets.curves import Curves
+from tui.widgets.drawing import Drawing, Room
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench import formatting
@@ -23,6 +24,8 @@ from workbench.service import Snapshot
 
 _MOST_CARDS = {"-short": 4, "-mid": 6, "-tall": 8, "-high": 12}
 """Cards with a line of their own, by the class that the terminal's height gives the screen."""
+_BELOW = {"-short": 8, "-mid": 11, "-tall": 15, "-high": 20}
+"""Lines of the curves and the log at least, by the same class; the style sheet has them too."""
 _TAIL = 40
 """Events read for the log's tail."""
 
@@ -48,11 +51,12 @@ class Dashboard(View):
             cursor=False,
             empty="no cards found yet; the engine lists them once it runs",
         )
-        yield RowList(id="trials", empty="no trial matches the filter")
-        yield Horizontal(
-            Curves(id="curves", empty="no loss logged yet"),
-            LineBox(id="tail"),
-            id="below",
+        yield Room(
+            RowList(id="trials", empty="no trial matches the filter"),
+            Horizontal(
+                Curves(id="curves", empty="no loss logged yet"), Drawing(id="tail"), id="below"
+            ),
+            id="work",
         )
 
     @property
@@ -68,9 +72,9 @@ class Dashboard(View):
         now = self.view_state.now()
         empty = not snapshot.trials and not snapshot.experiments
         self.query_one("#welcome").display = empty
-        self.query_one("#trials").display = not empty
+        self.query_one("#work").display = not empty
         # Below 20 rows a chart would leave three rows for the trials.
-        self.query_one("#below").display = not empty and not self.has_class("-tiny")
+        self.query_one("#below").display = not self.has_class("-tiny")
         steps = welcome_lines(self.view_state.keymap) if empty else ()
         self.query_one("#welcome", LineBox).show(steps)
         self._paint_preparing(snapshot)
@@ -130,25 +134,36 @@ class Dashboard(View):
         )
         counts, marks = (len(shown), len(snapshot.trials)), len(self.view_state.marked)
         set_title(rows, listing.title("Trials", counts, self.filter, marks, told))
+        self._share_room(len(shown))
+
+    def _share_room(self, rows: int) -> None:
+        """Give the lines that a short list leaves free to the curves and the log below it."""
+        room, table = self.query_one("#work", Room), self.query_one("#trials", RowList)
+        lowest = next((n for name, n in _BELOW.items() if self.has_class(name)), 0)
+        needed = max(rows, 1) + 2  # with title and head
+        short = bool(lowest) and needed + lowest <= room.size.height
+        table.styles.height = needed if short else "1fr"
+        self.query_one("#below").styles.height = "1fr" if short else None
+
+    @on(Room.Resized)
+    def _measured(self) -> None:
+        self.paint()  # how much a short list leaves free is another
 
     def _paint_below(self) -> None:
         curves = self.query_one("#curves", Curves)
         curves.show(self.view_state.curves("loss"))
         set_title(curves, f"Loss · {self.view_state.curves_of} trials")
-        picture, tail = self.view_state.picture, self.query_one("#tail", LineBox)
+        picture, tail = self.view_state.picture, self.query_one("#tail", Drawing)
         row = self.view_state.trial(self.followed)
         set_title(tail, f"Log · {formatting.trial_label(row)}" if row else "Log")
         if picture is None or picture.needs.events_of != self.followed:
             return
-        if not tail.size.width:
-            return  # the terminal is too narrow for the log, or the layout is not done yet
-        room = max(1, tail.size.height)
-        lines = [
-            row
-            for line in events.log_lines(picture.events)
-            for row in wrap_line(line, tail.size.width, 11)
-        ]
-        tail.show(lines[-room:] or [(("no events yet", "dim"),)])
+        known = events.log_lines(picture.events) or [(("no events yet", "dim"),)]
+
+        def draw(cells: int, lines: int) -> list[Line]:
+            return [row for line in known for row in wrap_line(line, cells, 11)][-lines:]
+
+        tail.show(draw)
 
     @on(RowList.Opened, "#trials")
     def _open(self, event: RowList.Opened) -> None:

@@ -20,6 +20,7 @@ from workbench.showcase.cards import CARDS, MadeUpCards
 from workbench.showcase.clock import CLOCK
 from workbench.store import Store, card_table
 from workbench.store.rows import card_of
+from workbench.trial import State
 from workbench.user_config import ConfigWatch
 
 WORKER = "workbench.showcase.worker:ScriptedWorker"
@@ -109,7 +110,7 @@ class Showcase:
             self._history.add(CLOCK() - minute * 60.0, self._cards.readings())
 
     def play(self) -> None:
-        """Tick in real time until the process is ended."""
+        """Tick in real time until the process is ended; sweep follows sweep."""
         while True:
             self.advance(1)
             time.sleep(TICK_S)
@@ -118,7 +119,17 @@ class Showcase:
         """Do what is due, in so many ticks."""
         for _ in range(ticks):
             self.home.tick.touch()
+            self._submit_next()
             self._tick()
+
+    def _submit_next(self) -> None:
+        """Submit another sweep once nothing waits any more, so that the showcase never runs dry."""
+        if any(one.state is State.QUEUED for one in self._store.trials()):
+            return
+        number = len(self._store.experiments()) + 1
+        again = SUPPORT if number % 2 else SCHOOL
+        name = again[0].removeprefix("name=")
+        self._submit((f"name={name}-{number}", f"train.seed={number}", *again[1:]))
 
     def close(self) -> None:
         """Close fleet and store, and give the locks back."""
