@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -64,6 +65,31 @@ def test_a_missing_package_is_named_with_what_to_do(folder: Path) -> None:
         list(source_of(folder).read())
     assert "pip install torchcodec" in refused.value.hint
     assert "name that file in data.train" in refused.value.hint
+
+
+def test_a_package_that_only_the_text_of_an_error_names_is_in_the_hint(folder: Path) -> None:
+    (folder / "a.pdf").write_bytes(b"%PDF")
+    with pytest.raises(DataError, match="please install 'pdfplumber'") as refused:
+        list(source_of(folder).read())
+    assert "pip install pdfplumber" in refused.value.hint
+
+
+def test_a_split_that_is_not_there_is_refused_and_the_hint_names_those_that_are(
+    folder: Path,
+) -> None:
+    (folder / "test.jsonl").write_text(ROWS)
+    source = source_of(folder)
+    with pytest.raises(DataError, match='Unknown split "train"') as refused:
+        list(source.read())
+    assert refused.value.hint == "set data.split: test"
+    assert len(list(replace(source, split="test").read())) == 6
+
+
+def test_a_hint_speaks_of_the_network_only_where_it_may_be_at_fault(folder: Path) -> None:
+    (folder / "README.md").write_text("---\nconfigs: [\n---\n")
+    with pytest.raises(DataError, match="ParserError") as refused:
+        list(source_of(folder).read())
+    assert "network" not in refused.value.hint
 
 
 def test_a_sound_beside_the_text_is_not_decoded(folder: Path) -> None:

@@ -8,6 +8,7 @@ that only later files have, or with an empty file.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
@@ -43,7 +44,7 @@ def hub_rows(name: str, split: str, commit: str) -> Iterator[DataRow]:
         if not files:
             cause = root_cause(refused)
             raise DataError(
-                f"{shown} cannot be loaded: {cause_text(cause)}", hint=_hint(cause)
+                f"{shown} cannot be loaded: {cause_text(cause)}", hint=_hint(refused)
             ) from refused
     else:
         return
@@ -89,9 +90,13 @@ def _own_files(name: str, split: str, commit: str) -> list[Path]:
 
 def root_cause(error: BaseException) -> BaseException:
     """Return the innermost error behind `error` that a `raise … from …` names."""
-    while error.__cause__ is not None:
+    return list(_causes(error))[-1]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
         error = error.__cause__
-    return error
 
 
 def cause_text(cause: BaseException) -> str:
@@ -99,9 +104,21 @@ def cause_text(cause: BaseException) -> str:
     return safe_line(f"{type(cause).__name__}: {cause}".rstrip(": "), 300)
 
 
-def _hint(cause: BaseException) -> str:
-    if isinstance(cause, ModuleNotFoundError) and cause.name:
-        return f"{_AS_FILE}; or, if its text needs it, pip install {safe_line(cause.name, 60)}"
-    if isinstance(cause, ValueError) and "onfig" in str(cause):
+def _hint(refused: BaseException) -> str:
+    cause = root_cause(refused)
+    text = str(cause)
+    if isinstance(cause, ImportError):
+        # Some name it in the error, others in its text: "please install 'Pillow'".
+        quoted = re.search(r"install '([\w.-]+)'", text)
+        package = cause.name or (quoted and quoted[1])
+        if package:
+            return f"{_AS_FILE}; or, if its text needs it, pip install {safe_line(package, 60)}"
+    if splits := re.search(r"Unknown split .*one of \[(.*)\]", text):
+        names = [name.strip("' ") for name in splits[1].split(",")]
+        return f"set data.split: {safe_line(' or '.join(names), 200)}"
+    if isinstance(cause, ValueError) and "onfig" in text:
         return f"the set has several configurations: {_AS_FILE}"
-    return f"check data.split and the network; or {_AS_FILE}"
+    # Errors of connections are OSErrors, or were raised from one or made into one.
+    if any(isinstance(one, OSError) for one in _causes(refused)):
+        return f"check the name in data.train and the network; or {_AS_FILE}"
+    return _AS_FILE
