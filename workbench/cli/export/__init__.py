@@ -1,5 +1,6 @@
-"""Commands that take an adapter out of the workbench, beside `workbench merge`: gguf, vllm.
+"""Commands that take an adapter out of the workbench, beside `merge`.
 
+They are gguf, vllm, soup and export-recipe.
 `workbench.cli.app` registers them. Slow work runs in child processes by module name, because these
 modules import torch.
 """
