@@ -27,18 +27,13 @@ from tui.actions import (
 )
 from tui.comparing.opening import ComparingApp
 from tui.keys.keymap import place_bindings, read_keymap
-from tui.keys.table import APP
+from tui.keys.table import APP, VIEWS
 from tui.palette import SafeCommandPalette, palette_commands
 from tui.poller import Poller
 from tui.screen_memory import recall_choices
 from tui.screens.asking import help_panel
-from tui.screens.board import Board
-from tui.screens.cards import Cards
 from tui.screens.dashboard import Dashboard
-from tui.screens.events import Events
-from tui.screens.queue import Queue
-from tui.screens.trial import Trial
-from tui.screens.trials import Trials
+from tui.screens.loading import view_class
 from tui.screens.view import BackAsked, View
 from tui.terminal import ExitGuard, TerminalDriver, terminal_erases
 from tui.variants.readonly import ReadOnlyService
@@ -48,7 +43,6 @@ from workbench.home import Home
 from workbench.machine.processes import silence_streams
 from workbench.service import Experiment, Service
 
-VIEWS: tuple[type[View], ...] = (Dashboard, Trials, Queue, Board, Cards, Events)
 LOCAL_S = 0.5
 """Period of reading the store on a local terminal."""
 REMOTE_S = 1.0
@@ -99,8 +93,8 @@ class WorkbenchApp(ComparingApp):
             self.register_theme(one)
         self.theme = theme.choose_theme(colours=self.console.color_system)
         # A mode keeps its screens: the cursor and the filter of a view outlive a look at another.
-        for view in VIEWS:
-            self.add_mode(view.HERE, lambda view=view: view(self.view_state))  # type: ignore[misc]
+        for name in VIEWS:
+            self.add_mode(name, lambda name=name: view_class(name)(self.view_state))  # type: ignore[misc]
         self.switch_mode(Dashboard.HERE)
         if self._guard is not None:
             self._guard.attach(self.exit)
@@ -189,6 +183,8 @@ class WorkbenchApp(ComparingApp):
 
     @on(facts.TrialOpened)
     def _trial_opened(self, fact: facts.TrialOpened) -> None:
+        from tui.screens.trial import Trial  # 12 ms that the first picture must not wait for
+
         if self.view_state.look_at(fact.trial):
             self.view_state.keep_choice()
         self._end_visit()  # one page at a time, also while going through the failures

@@ -35,6 +35,7 @@ class ChartGrid(Widget):
         self._rows = 8
         """Lines of one chart with its title."""
         self._lines: list[Line] = []
+        self._made_for = Size(0, 0)
 
     @property
     def charts(self) -> Sequence[Chart]:
@@ -79,17 +80,21 @@ class ChartGrid(Widget):
         self._draw()
 
     def _draw(self) -> None:
-        width, height = self.size
         old = self._lines
+        self._make_lines()
+        for y in range(max(len(old), len(self._lines))):
+            if old[y : y + 1] != self._lines[y : y + 1]:
+                self.refresh(Region(0, y, self.size.width, 1))
+
+    def _make_lines(self) -> None:
+        self._made_for = self.size
+        width, height = self.size
         if self._height(width) == 1:
             self._lines = [((self._charts[0].empty if self._charts else "", "dim"),)]
         elif self._large:
             self._lines = self._large_lines(self._large, width, height)
         else:
             self._lines = self._grid_lines(width)
-        for y in range(max(len(old), len(self._lines))):
-            if old[y : y + 1] != self._lines[y : y + 1]:
-                self.refresh(Region(0, y, width, 1))
 
     def _grid_lines(self, width: int) -> list[Line]:
         columns = _columns(width)
@@ -135,6 +140,8 @@ class ChartGrid(Widget):
         )
 
     def render_line(self, y: int) -> Strip:
+        if self._made_for != self.size:  # laid out again, for example for a scrollbar
+            self._make_lines()
         line = self._lines[y] if y < len(self._lines) else ()
         return strips.render_strip(self, line, self.size.width)
 
