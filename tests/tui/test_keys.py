@@ -17,7 +17,7 @@ from tests.tui.test_steering import DONE, PAUSED, RESUMED, RUNNING, SECOND, sent
 from tui.app import WorkbenchApp
 from tui.keys import page
 from tui.keys.keymap import Keymap, KeyMistake, key_text
-from tui.keys.table import APP, LIST, PLACES, ROWS, TABLE, TRIAL, VIEW, VIEWS, rows_at
+from tui.keys.table import APP, LIST, PAGES, PLACES, ROWS, TABLE, VIEW, VIEWS, rows_at
 from tui.screens.panel import Confirm
 from tui.widgets.rowlist import RowList
 from workbench.home import Home
@@ -158,7 +158,7 @@ def test_a_key_means_one_thing_in_one_place() -> None:
         assert sorted(keys) == sorted(set(keys)), place
 
 
-@pytest.mark.parametrize("place", [*VIEWS, TRIAL])
+@pytest.mark.parametrize("place", [*VIEWS, *PAGES])
 def test_help_and_footer_name_only_keys_that_reach_their_row(place: str) -> None:
     keymap = Keymap()
     rows = list(keymap.rows_for(place))
