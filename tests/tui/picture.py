@@ -1,6 +1,9 @@
 """Save a picture of the app over a filled home, for the documentation.
 
-python -m tests.tui.picture OUT.svg [120x40] [KEY …]      # keys as Textual names them
+TERM=xterm-256color COLORTERM=truecolor python -m tests.tui.picture OUT.svg [120x40] [KEY …]
+
+Keys are as Textual names them. The README's pictures are `120x36`, and `120x40 4
+left_square_bracket j b home` for the Board, each photographed by a browser at 1,200 pixels.
 """
 
 from __future__ import annotations

@@ -28,6 +28,18 @@ async def mark(app: WorkbenchApp, pilot: Pilot[Any], *trials: int) -> None:
     assert app.view_state.marked == set(trials)
 
 
+async def ask_for_experiment(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
+    """Open the panel with the actions on the experiment of the trial under the cursor."""
+    await pilot.press("S")
+    await until(pilot, lambda: isinstance(app.screen, Choice))
+
+
+async def press_on_queued(app: WorkbenchApp, pilot: Pilot[Any], *keys: str) -> None:
+    """Press the keys in Queue, on its first trial."""
+    await view(app, pilot, "3", "queue", QUEUED)
+    await pilot.press(*keys)
+
+
 async def test_one_question_stops_all_marked_trials(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await mark(app, pilot, RUNNING, QUEUED, DONE)
@@ -98,24 +110,21 @@ async def test_two_hundred_marks_are_no_limit(running: Home) -> None:
 
 async def test_plus_plus_plus_raises_the_priority_by_three(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await view(app, pilot, "3", "queue", QUEUED)
-        await pilot.press("plus", "plus", "plus")
+        await press_on_queued(app, pilot, "plus", "plus", "plus")
         await until(pilot, lambda: len(sent(running)) == 3)
         assert [args["priority"] for _, args in sent(running)] == [1, 2, 3]
 
 
 async def test_h_h_ends_as_it_began(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await view(app, pilot, "3", "queue", QUEUED)
-        await pilot.press("h", "h", "H", "H")
+        await press_on_queued(app, pilot, "h", "h", "H", "H")
         await until(pilot, lambda: len(sent(running)) == 4)
         assert [verb for verb, _ in sent(running)] == ["hold", "release", "hold", "release"]
 
 
 async def test_a_refused_priority_counts_no_longer(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await view(app, pilot, "3", "queue", QUEUED)
-        await pilot.press("plus")
+        await press_on_queued(app, pilot, "plus")
         await until(pilot, lambda: sent(running))
         answer(running, False, "1 will not do")
         await until(pilot, lambda: "will not do" in text(app))
@@ -155,8 +164,7 @@ async def test_U_without_an_action_says_why(running: Home) -> None:
 
 async def test_S_acts_on_the_whole_experiment(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await pilot.press("S")
-        await until(pilot, lambda: isinstance(app.screen, Choice))
+        await ask_for_experiment(app, pilot)
         await until(pilot, lambda: "All trials of llama3-8b-support" in text(app))
         await pilot.press("s")
         await until(pilot, lambda: isinstance(app.screen, Confirm))
@@ -172,8 +180,7 @@ async def test_an_experiment_is_paused_resumed_and_held_at_once(
     running: Home, key: str, verb: str
 ) -> None:
     async with shown(running) as (app, pilot):
-        await pilot.press("S")
-        await until(pilot, lambda: isinstance(app.screen, Choice))
+        await ask_for_experiment(app, pilot)
         await pilot.press(key)
         await until(pilot, lambda: sent(running))
         assert sent(running) == [(verb, {"experiment": 2})]
@@ -181,8 +188,7 @@ async def test_an_experiment_is_paused_resumed_and_held_at_once(
 
 async def test_killing_an_experiment_asks_for_the_number_of_its_trials(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await pilot.press("S")
-        await until(pilot, lambda: isinstance(app.screen, Choice))
+        await ask_for_experiment(app, pilot)
         await pilot.press("K")
         await until(pilot, lambda: isinstance(app.screen, TypeId))
         await pilot.press("7", "enter")

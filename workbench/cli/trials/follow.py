@@ -101,22 +101,17 @@ def _arrival(trial: TrialRow) -> str:
     return "  ".join(part for part in about if part)
 
 
-def _progress(trial: TrialRow, now_utc: float) -> str:
+def _progress(trial: TrialRow, now_utc: float, *, brief: bool = False) -> str:
+    """Return name, step, loss, rate and time left of a running trial; `brief` without the rate."""
     left = trial.seconds_left(now_utc)
-    return (
-        f"{formatting.trial_name(trial)}  step {formatting.steps(trial.step, trial.total_steps)}"
-        f"  loss {formatting.number(trial.loss)}  {formatting.rate(trial.tokens_per_s)} tokens/s"
-        + ("" if left is None else f"  {formatting.time_left_phrase(left)}")
-    )
-
-
-def _status(trial: TrialRow, now_utc: float) -> str:
-    left = trial.seconds_left(now_utc)
-    return (
-        f"trial {trial.id} step {formatting.steps(trial.step, trial.total_steps)} "
-        f"loss {formatting.number(trial.loss)}"
-        + ("" if left is None else f" {formatting.time_left_phrase(left)}")
-    )
+    parts = [
+        f"trial {trial.id}" if brief else formatting.trial_name(trial),
+        f"step {formatting.steps(trial.step, trial.total_steps)}",
+        f"loss {formatting.number(trial.loss)}",
+        "" if brief else f"{formatting.rate(trial.tokens_per_s)} tokens/s",
+        "" if left is None else formatting.time_left_phrase(left),
+    ]
+    return (" " if brief else "  ").join(part for part in parts if part)
 
 
 def status_line(experiment: Experiment, trials: list[TrialRow], at_utc: float) -> str:
@@ -124,7 +119,7 @@ def status_line(experiment: Experiment, trials: list[TrialRow], at_utc: float) -
     counts = Counter(formatting.outcome_word(t.state, t.reason) for t in trials if t.kind == "tune")
     parts = [formatting.counts_line(counts)]
     running = [t for t in trials if t.state is State.RUNNING and t.kind == "tune"]
-    parts += [_status(trial, at_utc) for trial in running[:MOST_LISTED]]
+    parts += [_progress(trial, at_utc, brief=True) for trial in running[:MOST_LISTED]]
     held = ["held by a person"] if experiment.held else []
     return f"{formatting.clock(at_utc)}  {safe_line(experiment.name)}: {'; '.join(parts + held)}"
 
