@@ -35,9 +35,9 @@ MISTRAL = """\
 {%- elif message['role'] == 'assistant' %}{{- ' ' + message['content'] | trim + eos_token }}\
 {%- endif %}{%- endfor %}"""
 PHI = """\
-{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}\
-{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}\
-{% endif %}"""
+{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + \
+'<|end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}\
+{{ eos_token }}{% endif %}"""
 ALL = {
     "chatml": CHATML,
     "qwen": QWEN,

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from workbench import __version__
 from workbench.cli.errors import report_error
-from workbench.cli.export import gguf, soup, vllm
+from workbench.cli.export import gguf, push, soup, vllm
 from workbench.cli.export import recipe as export_recipe
 from workbench.cli.library import adapters, removal, reproduce, space
 from workbench.cli.machine import cards, completion, engine, repair, service
@@ -56,6 +56,7 @@ _MEANT = {
     "delete": "workbench rm TRIAL moves an ended trial to the trash, workbench kill TRIAL ends one",
     "export": "workbench merge TRIAL -o DIR writes one model, gguf a file for llama.cpp, "
     "vllm a folder for vLLM",
+    "upload": "workbench push TRIAL OWNER/NAME",
     "gpus": "workbench cards",
     "install": "workbench service install starts the engine at boot",
 }
@@ -204,7 +205,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     ),
     KEEP: (
         *(adapters.adapters_command, adapters.tag_command, adapters.note_command),
-        *(merge.merge_command, gguf.gguf_command, vllm.vllm_command),
+        *(merge.merge_command, gguf.gguf_command, vllm.vllm_command, push.push_command),
         *(soup.soup_command, reproduce.reproduce_command, export_recipe.export_recipe_command),
         *(adapters.archive_command, removal.rm_command, space.du_command, space.prune_command),
         shipped.schema_command,

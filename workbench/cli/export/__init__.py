@@ -1,6 +1,7 @@
 """Commands that take an adapter out of the workbench, beside `merge`.
 
-They are gguf, vllm, soup and export-recipe.
+They are gguf, vllm, soup, push and export-recipe.
+
 `workbench.cli.app` registers them. Slow work runs in child processes by module name, because these
 modules import torch.
 """

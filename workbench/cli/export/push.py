@@ -1,0 +1,55 @@
+"""`workbench push`: an adapter or a merged model on a model hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench import formatting
+from workbench.cli.child import ask_child
+from workbench.cli.confirmation import confirm_name
+from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.merge import adapter_of
+from workbench.errors import WorkbenchError
+from workbench.machine.python_children import python_command
+from workbench.text import safe_line
+
+MODULE = "workbench.export.push"
+
+
+def push_command(
+    source: Annotated[
+        str, typer.Argument(metavar="TRIAL|FOLDER", help="A trial, an adapter or a merged model.")
+    ],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody read it; by default it is private.")
+    ] = False,
+    sure: Annotated[bool, typer.Option("--yes", help="Do not ask for the name again.")] = False,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Upload an adapter or a merged model to the hub, privately unless --public. Needs HF_TOKEN."""
+    merged = Path(source) / "config.json"
+    folder = Path(source) if merged.is_file() else adapter_of(source)
+    if not sure:
+        seen = "everybody can read" if public else "only its owner can read"
+        print_note(f"{safe_line(folder)} goes to {safe_line(name)}, which {seen}")
+        confirm_name(name, "push", verb="upload to", done="uploaded")
+    more = ["--public"] if public else []
+    ended = ask_child(python_command(MODULE, str(folder), name, *more))
+    if ended.code:
+        raise typer.Exit(ended.code)  # the child has printed the reason on stderr
+    try:
+        report = dict(json.loads(ended.stdout.strip().splitlines()[-1]))
+    except (ValueError, TypeError, IndexError) as broken:
+        raise WorkbenchError(f"{MODULE} left no report: {safe_line(ended.stdout)}") from broken
+    if as_data:
+        as_json(report)
+        return
+    seen = "private" if report["private"] else "public"
+    files = formatting.plural(len(report["files"]), "file")
+    print_answer(f"{safe_line(report['url'])}: {seen}, {files}, {formatting.size(report['bytes'])}")
+    print_answer(f"  commit {safe_line(report['commit'])}")
