@@ -1,6 +1,7 @@
 """Run one QLoRA trial of a Llama-3-8B-shaped model through the whole engine on one card.
 
     python benchmarks/llama8b.py --data train.jsonl [--steps 50] [--shape llama-3-8b]
+    python benchmarks/llama8b.py --data train.jsonl --rates 3e-5 1e-4 3e-4   (a sweep, its board)
 
 It writes the model (random weights), runs the recipe with the guide's settings, prints the losses,
 the predicted and the measured peak, tokens/s and the time of each phase, and loads the adapter in
@@ -13,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +35,7 @@ data:
   eval_rows: 32
   max_tokens: 512
 train: {{max_steps: {steps}, log_every: 5, save_every: 25}}
-evaluate: {{batch_size: 4}}
+evaluate: {{{evaluate}}}
 """
 
 
@@ -45,11 +47,25 @@ def main() -> int:
     print(f"model written in {time.monotonic() - started:.0f} s", flush=True)
     recipe = root / "recipe.yaml"
     data = options.data.resolve()
-    recipe.write_text(RECIPE.format(model=model, data=data, steps=options.steps))
+    answers = "answer_pattern: '#### (\\S+)', max_new_tokens: 64, rank_by: loss, every: 10"
+    text = RECIPE.format(
+        model=model,
+        data=data,
+        steps=options.steps,
+        evaluate=answers if options.rates else "batch_size: 4",
+    )
+    if options.rates:
+        rates = ", ".join(map(str, options.rates))
+        text = text.replace("eval_rows: 32", "eval_rows: 128")
+        text += f"sweep: {{method: grid, parameters: {{train.learning_rate: [{rates}]}}}}\n"
+    recipe.write_text(text)
     service = Service(Home(root / "home").make())
     service.start_engine()
     try:
-        return _report(service, _run(service, recipe), model)
+        trial = _run(service, recipe)
+        if options.rates:
+            return _show_board(service, trial)
+        return _report(service, trial, model)
     finally:
         service.stop_engine()
         service.wait_for_engine(running=False, timeout_s=120)
@@ -60,6 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="GSM8K's train.jsonl")
     parser.add_argument("--model", type=Path, default=Path("/tmp/shaped-llama-3-8b"))
     parser.add_argument("--shape", default="llama-3-8b")
+    parser.add_argument("--rates", type=float, nargs="*", default=[], help="learning rates")
     parser.add_argument("--steps", type=int, default=50)
     return parser.parse_args()
 
@@ -76,6 +93,27 @@ def _run(service: Service, recipe: Path) -> int:
         if tuned and all(t.state.final for t in tuned):
             return tuned[0].id
         time.sleep(0.5)
+
+
+def _show_board(service: Service, trial: int) -> int:
+    """Print the board of the sweep and when each trial changed its state, in seconds."""
+    experiment = service.trial(trial).experiment
+    words = [sys.executable, "-m", "workbench", "board", str(experiment.name)]
+    env = {**os.environ, "WORKBENCH_HOME": str(service.home.root), "COLUMNS": "110"}
+    print(subprocess.run(words, env=env, capture_output=True, text=True, check=False).stdout)
+    trials = service.trials(experiment.id)
+    began = min(service.trial(one.id).moves[0].at_utc for one in trials)
+    for one in trials:
+        detail = service.trial(one.id)
+        print(one.id, one.kind, [(m.after, round(m.at_utc - began, 1)) for m in detail.moves])
+        for attempt in detail.attempts:
+            plan = attempt.plan
+            print(
+                f"   predicted {attempt.predicted_bytes / 2**30:.2f} GiB, measured "
+                f"{(attempt.peak_bytes or 0) / 2**30:.2f}; rows at once {plan.get('eval_batch')}, "
+                f"dequantised for answers {plan.get('eval_dequantised')}"
+            )
+    return 0 if all(one.state == "done" for one in trials) else 1
 
 
 def _report(service: Service, trial: int, model: Path) -> int:

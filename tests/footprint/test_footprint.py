@@ -323,8 +323,23 @@ class TestChoice:
         assert choose_plan(with_(train__optimizer="sgd"), LLAMA, BIG).optimizer == "sgd"
 
     def test_evaluation_is_cut_to_what_fits(self) -> None:
-        assert choose_plan(GUIDE, LLAMA, BIG).eval_batch == 16
+        assert choose_plan(GUIDE, LLAMA, BIG).eval_batch == 256
         assert 1 <= choose_plan(GUIDE, LLAMA, card(8)).eval_batch < 16
+        four = with_(evaluate__batch_size=4)
+        assert choose_plan(four, LLAMA, BIG).eval_batch == 4
+        other = {**LLAMA, "model_type": "olmo2"}
+        assert choose_plan(GUIDE, other, BIG).eval_batch == 16
+
+    def test_answers_come_from_dequantised_copies_where_there_is_room(self) -> None:
+        answers = with_(evaluate__answer_pattern=r"(\d+)")
+        small, middle, big = (choose_plan(answers, LLAMA, one) for one in (card(12), card(24), BIG))
+        assert big.eval_dequantised
+        assert big.eval_batch == 256
+        assert not small.eval_dequantised
+        assert 16 < small.eval_batch < middle.eval_batch < 256
+        for plan, one in ((small, card(12)), (middle, card(24))):
+            assert plan.predicted_bytes <= limit_bytes(one)
+        assert not choose_plan(GUIDE, LLAMA, BIG).eval_dequantised
 
     def test_a_stored_plan_reads_back_equal(self) -> None:
         plan = choose_plan(GUIDE, LLAMA, card(24))
@@ -584,6 +599,7 @@ def test_more_tokens_rank_or_layers_take_more(
     recipe: Recipe, model: dict[str, Any], more: int
 ) -> None:
     endless = card(1 << 30)
+    recipe = apply_settings(recipe, {"evaluate.batch_size": 1})  # else scoring may take the most
     peak = choose_plan(recipe, model, endless).predicted_bytes
     tokens = recipe.data.max_tokens
     longer, longest = (

@@ -96,6 +96,7 @@ def price_plan(
         offload=plan.offload and search.offloads,
         dequantised_layers=plan.dequantised_layers,
         eval_rows=plan.eval_batch,
+        eval_dequantised=plan.eval_dequantised,
     )
     buckets = predict(search.shape, recipe, run)
     return replace(

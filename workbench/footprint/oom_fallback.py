@@ -70,10 +70,11 @@ def next_fallback(plan: Plan, stage: str = "training", *, recompute: bool = True
     dequantised layers are left to drop. While loading there is nothing to make smaller. Pricing
     takes back what the card or the model cannot do.
     """
-    if stage == "loading" or (stage == "evaluating" and not plan.dequantised_layers):
+    keeps = plan.dequantised_layers or plan.eval_dequantised
+    if stage == "loading" or (stage == "evaluating" and not keeps):
         return None
     if stage == "evaluating":
-        return replace(plan, dequantised_layers=0, eval_batch=1)
+        return replace(plan, dequantised_layers=0, eval_dequantised=False, eval_batch=1)
     if plan.dequantised_layers:
         return replace(plan, dequantised_layers=0)
     longest, layers = plan.longest, plan.layers

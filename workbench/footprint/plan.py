@@ -50,6 +50,9 @@ class Plan:
     """
     eval_batch: int = 1
     """Rows in one evaluation or generation step: the recipe's number, or as many as fit."""
+    eval_dequantised: bool = False
+    """True if answers are generated with dequantised copies of all 4-bit weights, because their
+    reading bounds the time of a step and the card has room."""
 
     @property
     def micro_batch(self) -> int:

@@ -14,6 +14,7 @@ from workbench.footprint.micro_steps import micro_step_tokens, padded_tokens
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak.attention_path import kernel_for
 from workbench.footprint.peak.buckets import Run, host_bytes, predict
+from workbench.footprint.peak.scoring_bytes import bytes_per_token, generates, rows_asked
 from workbench.footprint.plan import Plan
 from workbench.footprint.row_lengths import Lengths, sampled_batches
 from workbench.machine.attention import attention_for
@@ -160,14 +161,8 @@ class PlanSearch:
 
     def plan(self, run: Run, limit: int) -> Plan:
         """Return the plan of `run`, with as many rows in an evaluation as fit `limit` bytes."""
-        rows = max(
-            1,
-            largest_fitting(
-                self.recipe.evaluate.batch_size,
-                lambda n: self.needed_bytes(replace(run, eval_rows=n)) <= limit,
-            ),
-        )
-        buckets = predict(self.shape, self.recipe, replace(run, eval_rows=rows))
+        run = self.scored(run, lambda way: self.needed_bytes(way) <= limit)
+        buckets = predict(self.shape, self.recipe, run)
         return Plan(
             precision=run.precision,
             attention=self.attention,
@@ -184,8 +179,31 @@ class PlanSearch:
             layers=self.shape.layers,
             predicted_bytes=sum(buckets.values()),
             buckets=buckets,
-            eval_batch=rows,
+            eval_batch=run.eval_rows,
+            eval_dequantised=run.eval_dequantised,
         )
+
+    def scored(self, run: Run, fits: Callable[[Run], bool]) -> Run:
+        """Return `run` with the rows that are scored at once, at least one.
+
+        They are as many as fit. Where answers are generated from 4-bit weights and dequantised
+        copies fit as well, with fewer rows, the way that moves fewer bytes for a token is taken.
+        """
+        asked = rows_asked(self.recipe, decodes=run.decodes(self.shape))
+        packed = self.recipe.model.quantization == "nf4" and run.card_kind == "cuda"
+        keeps = packed and run.decodes(self.shape) and generates(self.recipe)
+        best: tuple[float, Run] | None = None
+        for kept in (False, True)[: 1 + keeps]:
+            way = replace(run, eval_dequantised=kept)
+            rows = largest_fitting(asked, lambda n, way=way: fits(replace(way, eval_rows=n)))  # type: ignore[misc]
+            if not rows:
+                continue
+            cost = bytes_per_token(
+                self.shape, self.recipe, run.precision, lanes=rows, tokens=run.scored, kept=kept
+            )
+            if best is None or cost < best[0]:
+                best = (cost, replace(way, eval_rows=rows))
+        return best[1] if best else replace(run, eval_rows=1)
 
     def _fitted(self, run: Run, limit: int) -> Run | None:
         """Return `run` changed as little as it takes to fit; None where nothing makes it fit.

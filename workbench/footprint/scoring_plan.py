@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from workbench.errors import DoesNotFit
@@ -20,12 +21,14 @@ from workbench.footprint.peak.buckets import (
     GAPS_BYTES,
     GIB,
     Run,
+    answers_bytes,
     constant_bytes,
+    losses_bytes,
 )
 from workbench.footprint.peak.layers import VALUE_BYTES, lora_params
-from workbench.footprint.peak.scoring_bytes import evaluation_bytes
+from workbench.footprint.peak.scoring_bytes import generates
 from workbench.footprint.plan import Plan
-from workbench.footprint.plan_search import PlanSearch, largest_fitting
+from workbench.footprint.plan_search import PlanSearch
 from workbench.footprint.row_lengths import UNREAD, Lengths
 from workbench.machine.cards import Card
 from workbench.recipe.schema import Lora, Recipe
@@ -55,21 +58,17 @@ def plan_scoring(
     """
     search = PlanSearch.of(recipe, config, card, lengths)
 
-    def fitting(limit: int) -> int:
-        return largest_fitting(
-            recipe.evaluate.batch_size,
-            lambda rows: sum(_buckets(search, rows, adapter_parameters).values()) <= limit,
-        )
+    def fits(run: Run, limit: int) -> bool:
+        return sum(_buckets(search, run, adapter_parameters).values()) <= limit
 
     limit = limit_bytes(card, free_bytes)
-    rows = fitting(limit_bytes(card))
-    if rows and sum(_buckets(search, rows, adapter_parameters).values()) > limit:
-        rows = fitting(limit)
+    run = search.scored(search.run, partial(fits, limit=limit_bytes(card)))
+    if not fits(run, limit):
+        run = search.scored(search.run, partial(fits, limit=limit))
     tries = [step for step in ran_out if step.hardware == hardware_key(card)]
-    if not rows or len(tries) >= MOST_TRIES:
+    if not fits(run, limit) or len(tries) >= MOST_TRIES:
         raise _refusal(search, card, limit, adapter_parameters, len(tries))
-    buckets = _buckets(search, rows, adapter_parameters)
-    run = search.run
+    buckets = _buckets(search, run, adapter_parameters)
     return Plan(
         precision=run.precision,
         attention=search.attention,
@@ -81,7 +80,8 @@ def plan_scoring(
         layers=search.shape.layers,
         predicted_bytes=sum(buckets.values()),
         buckets=buckets,
-        eval_batch=rows,
+        eval_batch=run.eval_rows,
+        eval_dequantised=run.eval_dequantised,
     )
 
 
@@ -90,19 +90,14 @@ def adapter_parameters(config: Mapping[str, Any], lora: Lora) -> int:
     return lora_params(ModelShape.of(config), lora)
 
 
-def _buckets(search: PlanSearch, rows: int, parameters: int) -> dict[str, int]:
-    """Return the predicted peak bytes of scoring `rows` rows at a time, by what takes them."""
-    run: Run = replace(search.run, dequantised_layers=0)
+def _buckets(search: PlanSearch, run: Run, parameters: int) -> dict[str, int]:
+    """Return the predicted peak bytes of scoring, by what takes them."""
+    run = replace(run, dequantised_layers=0)
     value = VALUE_BYTES[run.precision]
     constant = constant_bytes(search.shape, search.recipe, run)
-    scored = evaluation_bytes(
-        search.shape,
-        search.recipe,
-        run.precision,
-        rows=rows,
-        tokens=run.scored,
-        eager=run.eager,
-    )
+    scored = losses_bytes(search.shape, search.recipe, run)
+    if run.decodes(search.shape) and generates(search.recipe):
+        scored = max(scored, answers_bytes(search.shape, search.recipe, run))
     return {
         **constant,
         "adapter": parameters * (4 + (value if value < 4 else 0)),
@@ -115,7 +110,8 @@ def _buckets(search: PlanSearch, rows: int, parameters: int) -> dict[str, int]:
 
 
 def _refusal(search: PlanSearch, card: Card, limit: int, parameters: int, tries: int) -> DoesNotFit:
-    needed = sum(_buckets(search, 1, parameters).values()) / GIB
+    one = replace(search.run, eval_rows=1)
+    needed = sum(_buckets(search, one, parameters).values()) / GIB
     what = (
         f"scoring one row at a time needs {needed:.1f} GiB; {card.name} has {limit / GIB:.1f} GiB "
         "available"

@@ -217,8 +217,9 @@ class Evaluate(Section):
 
     every: Positive | None = None
     """Optimizer steps between evaluations of held-out loss; left out: only at the end."""
-    batch_size: Positive = 16
-    """Held-out rows evaluated at a time."""
+    batch_size: Positive | Literal["auto"] = "auto"
+    """Held-out rows that are evaluated and answered at a time; `auto`: as many as the card has room
+    for, up to 256."""
     answer_pattern: str | None = None
     """A regular expression whose first group (or whole match) is the answer to compare, e.g.
     `####\\s*(\\S+)`. With it, answers are generated and scored, by exact match where no scorer is

@@ -10,6 +10,7 @@ from workbench import fault_points, search
 from workbench.errors import WorkbenchError
 from workbench.footprint import NO_HISTORY, History, plan_trial
 from workbench.footprint.oom_fallback import hardware_key
+from workbench.footprint.peak.scoring_bytes import smallest_batch
 from workbench.footprint.row_lengths import UNREAD, Lengths, lengths_of
 from workbench.footprint.worst_case import worst_case_recipe
 from workbench.formatting import plural
@@ -143,7 +144,7 @@ def _scored_at_once(
 
     In 16 bits the size of a batch decides the last digits of a loss, and now and then an answer.
     """
-    sizes = [recipe.evaluate.batch_size]
+    sizes = []
     for card in {(hardware_key(card), card.usable_bytes): card for card in cards}.values():
         largest, _ = worst_case_recipe(recipe, config, card)
         # A card that is too small for the largest trial still takes others.
@@ -152,7 +153,7 @@ def _scored_at_once(
                 plan = plan_trial(one, config, card, lengths=lengths, history=history, advise=False)
                 sizes.append(plan.eval_batch)
                 break
-    return min(sizes)
+    return min(sizes, default=smallest_batch(recipe))
 
 
 def _optimizer(

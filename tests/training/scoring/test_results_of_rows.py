@@ -20,8 +20,9 @@ from workbench.training.dataset.prepared import load_prepared, prepare_data
 from workbench.training.model.base import ResidentBase
 from workbench.training.scoring import results_writer
 from workbench.training.scoring.answers import GeneratedAnswer, generate_answers
-from workbench.training.scoring.held_out_loss import RowLosses, score_rows
+from workbench.training.scoring.held_out_loss import score_rows
 from workbench.training.scoring.results_writer import is_kept, rows_digest, tokens_digest
+from workbench.training.scoring.row_losses import RowLosses
 from workbench.training.scoring.scores import Scorer
 
 PATTERN = r"####\s*(\S+)"

@@ -13,7 +13,15 @@ from workbench.footprint.micro_steps import most_chunk_rows, padded_tokens
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak import layers
 from workbench.footprint.peak.layers import VALUE_BYTES, Layer, lora_params
-from workbench.footprint.peak.scoring_bytes import evaluation_bytes
+from workbench.footprint.peak.scoring_bytes import (
+    evaluation_bytes,
+    generates,
+    kept_weights_bytes,
+    lanes_bytes,
+    pass_bytes,
+    pass_tokens,
+    workspace_bytes,
+)
 from workbench.recipe.schema import Recipe
 
 MIB = 1 << 20
@@ -69,12 +77,18 @@ class Run:
     """True if the inputs of recomputing layers wait in the machine's memory."""
     dequantised_layers: int = 0
     eval_rows: int = 1
+    eval_dequantised: bool = False
+    """True if answers are generated with dequantised copies of all 4-bit weights."""
     card_kind: str = "cuda"
     major: int = 8
     """Major number of the card's compute capability."""
     eager: bool = False
     """True if attention holds heads × tokens² scores in scoring and in families that the fused step
     does not know."""
+
+    def decodes(self, shape: ModelShape) -> bool:
+        """Return whether training/decode/ scores the model, not transformers and PEFT."""
+        return shape.fused and not (self.card_kind == "cuda" and self.kernel == "dense")
 
 
 def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
@@ -84,10 +98,11 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     """
     constant = constant_bytes(shape, recipe, run)
     transient = transient_bytes(shape, recipe, run)
-    scored = evaluation_bytes(
-        shape, recipe, run.precision, rows=run.eval_rows, tokens=run.scored,
-        eager=run.eager,
-    )  # fmt: skip
+    scored = losses_bytes(shape, recipe, run)
+    if run.decodes(shape) and generates(recipe):
+        # Answers come last: the step is gone, with its copies, gradients and optimizer.
+        freed = sum(constant[name] for name in ("unpacked", "gradients", "optimizer"))
+        scored = max(scored, answers_bytes(shape, recipe, run) - freed)
     # An evaluation begins when a step's tensors are gone, so that only its excess counts.
     transient["evaluation"] = max(0, scored - sum(transient.values()))
     slack = GAPS_BYTES if run.card_kind == "cuda" else CPU_SLACK_BYTES
@@ -95,6 +110,34 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
         slack += FUSED_GAPS_BYTES
     slack += int(FRAGMENTS[run.kernel == "dense"] * sum(transient.values()))
     return {**constant, **transient, "slack": slack, "context": CONTEXT_BYTES[run.card_kind]}
+
+
+def losses_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> int:
+    """Return the bytes of a pass for held-out losses, beside what is there all the time.
+
+    For models outside decode/ they include those of generating answers.
+    """
+    if not run.decodes(shape):
+        return evaluation_bytes(
+            shape, recipe, run.precision, rows=run.eval_rows, tokens=run.scored, eager=run.eager
+        )
+    tokens = pass_tokens(run.eval_rows, run.scored)
+    one = pass_bytes(shape, recipe, run.precision, tokens=tokens)
+    return one + _decode_workspace(shape, recipe, run)
+
+
+def answers_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> int:
+    """Return the bytes of generating answers by decode/, beside the base and the adapter."""
+    lanes, precision = run.eval_rows, run.precision
+    held = lanes_bytes(shape, recipe, precision, lanes=lanes, tokens=run.scored)
+    held += pass_bytes(shape, recipe, precision, tokens=pass_tokens(lanes, run.scored))
+    if run.eval_dequantised:
+        return held + kept_weights_bytes(shape, recipe, precision)
+    return held + _decode_workspace(shape, recipe, run)
+
+
+def _decode_workspace(shape: ModelShape, recipe: Recipe, run: Run) -> int:
+    return workspace_bytes(shape, recipe, run.precision) if _quantised(recipe) else 0
 
 
 def constant_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:

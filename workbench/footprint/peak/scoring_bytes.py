@@ -1,7 +1,8 @@
 """The bytes that scoring takes: a forward pass without gradients, and generation's cache.
 
-Scoring runs PEFT's own modules under autocast (training/scoring/), not the fused step: rows are
-padded, and the memory of captured graphs has been released.
+Models of the fused step are scored by training/decode/: rows without padding, and a lane of a cache
+for each row that is being answered. All others run PEFT's own modules under autocast on padded
+rows. The memory of captured training graphs has been released in both.
 """
 
 from __future__ import annotations
@@ -10,6 +11,17 @@ from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak.layers import VALUE_BYTES
 from workbench.recipe.schema import Recipe
 
+MOST_LANES = 256
+"""Rows that are answered at once at most where the recipe leaves the number to the plan. Beyond it
+a step's time grows with its rows on the cards that were measured (docs/decode.md)."""
+PADDED_ROWS = 16
+"""The same for models outside decode/: padding and Python's loop leave more rows little gain."""
+PASS_TOKENS = 8_192
+"""Tokens that one pass of decode/ reads at most, for losses and for prompts."""
+HEAD_ROWS = 128
+"""Positions whose logits are held at once, for losses."""
+GRAPH_BYTES = 64 << 20
+"""Room of captured steps of all sizes, in the pool that they share."""
 TILE_TOKENS, TILE_WIDTH = 4_096, 32_768
 """Logits that TRL's head holds at once (trl 1.16, kernels/chunked_logprob.py)."""
 
@@ -46,3 +58,93 @@ def _row_bytes(
     cached = tokens + recipe.evaluate.max_new_tokens
     cache = cached * shape.layers * 2 * shape.kv_width * value
     return int(cache + forward + shape.vocab * (value + 4))
+
+
+# -- models that decode/ scores
+
+
+def rows_asked(recipe: Recipe, *, decodes: bool) -> int:
+    """Return how many rows may be scored at once: the recipe's number, or that of `auto`."""
+    asked = recipe.evaluate.batch_size
+    if asked == "auto":
+        return MOST_LANES if decodes else PADDED_ROWS
+    return asked
+
+
+def smallest_batch(recipe: Recipe) -> int:
+    """Return the rows to score at once where no card could be planned for."""
+    return rows_asked(recipe, decodes=False)
+
+
+def generates(recipe: Recipe) -> bool:
+    """Return whether the recipe's evaluation generates answers with decode/."""
+    return bool(recipe.evaluate.scorers)
+
+
+def pass_tokens(rows: int, longest: int) -> int:
+    """Return the tokens of one pass of decode/: so many of the longest rows, within PASS_TOKENS.
+
+    A longer row goes alone.
+    """
+    return max(longest, min(PASS_TOKENS, rows * longest))
+
+
+def pass_bytes(shape: ModelShape, recipe: Recipe, precision: str, *, tokens: int) -> int:
+    """Return the bytes of one pass of decode/ over `tokens` tokens.
+
+    It holds gate and up beside each other with the adapter's columns, their product, the residual
+    stream twice and what was normed; for losses also a chunk of logits, in 16 bits and in fp32.
+    """
+    value = VALUE_BYTES[precision]
+    columns = 2 * recipe.lora.rank
+    hidden = tokens * value * (3 * shape.ffn + columns + 4 * shape.width)
+    return hidden + min(tokens, HEAD_ROWS) * shape.vocab * (value + 8)
+
+
+def lanes_bytes(
+    shape: ModelShape, recipe: Recipe, precision: str, *, lanes: int, tokens: int
+) -> int:
+    """Return the bytes of answering `lanes` rows at once: cache, logits, and captured steps.
+
+    `tokens` is the length of the longest question with its answer's room counted apart.
+    """
+    value = VALUE_BYTES[precision]
+    positions = tokens + recipe.evaluate.max_new_tokens
+    cache = (lanes + 1) * positions * shape.layers * 2 * shape.kv_width * value
+    # One step holds its lanes' logits in 16 bits and in fp32, and what the layers pass on.
+    step = lanes * (shape.vocab * (value + 4) + value * (3 * shape.ffn + 4 * shape.width))
+    return cache + 2 * step + GRAPH_BYTES
+
+
+def kept_weights_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
+    """Return the bytes of all 4-bit weights of the layers, dequantised, with the adapter's A."""
+    value = VALUE_BYTES[precision]
+    inputs = sum(size for size, _ in shape.projections.values())
+    return (shape.linear_params + shape.layers * recipe.lora.rank * inputs) * value
+
+
+def workspace_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
+    """Return the bytes of the largest weight, or q, k and v, dequantised, with the adapter's A."""
+    rank, most = recipe.lora.rank, 0
+    together = [
+        size for name, size in shape.projections.items() if name in ("q_proj", "k_proj", "v_proj")
+    ]
+    for inputs, outputs in shape.projections.values():
+        most = max(most, (outputs + 2 * rank) * inputs)
+    if together:
+        rows = sum(outputs for _, outputs in together) + len(together) * rank
+        most = max(most, rows * together[0][0])
+    return most * VALUE_BYTES[precision]
+
+
+def bytes_per_token(
+    shape: ModelShape, recipe: Recipe, precision: str, *, lanes: int, tokens: int, kept: bool
+) -> float:
+    """Return the bytes that a card moves for each generated token: what a step's time is bound by.
+
+    A kept weight is read in 16 bits; a packed one is read, written unpacked, and read again.
+    """
+    value = VALUE_BYTES[precision]
+    weights = shape.linear_params * (value if kept else 0.5 + 2 * value)
+    positions = tokens + recipe.evaluate.max_new_tokens // 2
+    return weights / lanes + positions * shape.layers * 2 * shape.kv_width * value

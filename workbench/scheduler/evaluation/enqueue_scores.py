@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench import fault_points
 from workbench.errors import WorkbenchError
+from workbench.footprint.peak.scoring_bytes import smallest_batch
 from workbench.footprint.row_lengths import lengths_of
 from workbench.footprint.scoring_plan import plan_scoring
 from workbench.formatting import plural
@@ -80,7 +81,7 @@ def _rows_at_once(
     model = recipe.model.model_copy(update={"precision": precision})
     resolved = recipe.model_copy(update={"model": model, "sweep": None})
     most = max((int(one.get("parameters") or 0) for one in result["subjects"]), default=0)
-    sizes = [recipe.evaluate.batch_size]
+    sizes = []
     for card in cards:
         with suppress(WorkbenchError):
             plan = plan_scoring(
@@ -91,7 +92,7 @@ def _rows_at_once(
                 adapter_parameters=most,
             )
             sizes.append(plan.eval_batch)
-    return min(sizes)
+    return min(sizes, default=smallest_batch(recipe))
 
 
 def _add(

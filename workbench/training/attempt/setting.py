@@ -150,7 +150,8 @@ class AttemptSetting:
             precision=self.plan.precision,
             emit=self.emit,
             control=self.control,
-            rows_at_once=min(self.plan.eval_batch, self.recipe.evaluate.batch_size),
+            rows_at_once=self.plan.eval_batch,
+            dequantised=self.plan.eval_dequantised,
             turn_end_ids=self.turn_end_ids,
             results=ResultsWriter(
                 trial_folder=self.trial,

@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from datasets import Dataset
 from torch import nn
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from workbench.training.control import Control
 from workbench.training.model.portable import as_ids
-from workbench.training.scoring.held_out_loss import in_batches, scoring_mode
+from workbench.training.scoring.generation import GenerationPlan, generate_rows
 from workbench.training.scoring.scorers.extraction import compared_part
 
 
@@ -44,17 +42,6 @@ class GeneratedAnswer:
     for a row without a question."""
 
 
-class _Watch(StoppingCriteria):  # type: ignore[misc]
-    """A hook at every token that records progress and raises Interrupted on a request to yield."""
-
-    def __init__(self, control: Control) -> None:
-        self._control = control
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        self._control.check()
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-
 def generate_answers(
     model: nn.Module,
     rows: Dataset,
@@ -66,87 +53,53 @@ def generate_answers(
     precision: str,
     control: Control,
     turn_end_ids: Collection[int] = (),
+    room: int = 0,
+    dequantised: bool = False,
     shrunk: Callable[[int], None] = lambda size: None,
+    fell_back: Callable[[str], None] = lambda reason: None,
 ) -> list[GeneratedAnswer]:
     """Generate one greedy answer for each row and return them in the rows' order.
 
-    Rows are sorted by length and generated `batch_size` at a time, with fewer rows when the card
-    has no room; `shrunk` is called with a new size. An answer ends at one of `end_ids`. The
-    key-value cache is freed after each batch. Raises Interrupted when the card is to be given back.
+    Up to `batch_size` rows are generated at once, fewer where the card has no room; `shrunk` is
+    called with a new number, `fell_back` with the reason where transformers has to generate them.
+    `room` is that of longer answers, for a rehearsal. `dequantised`: 4-bit weights are unpacked
+    once. An answer ends at one of `end_ids`. Raises Interrupted when the card is to be given back.
     """
-    prompts: list[list[int]] = list(rows["prompt_ids"])
-    asked = [i for i, prompt in enumerate(prompts) if prompt]
-    order = sorted(asked, key=lambda i: -len(prompts[i]))
+    prompts = {row: ids for row, ids in enumerate(rows["prompt_ids"]) if ids}
     expected: list[str] = list(rows["answer"])
     wanted = [
-        compared_part(pattern, text) if prompt else None
-        for text, prompt in zip(expected, prompts, strict=True)
+        compared_part(pattern, text) if row in prompts else None
+        for row, text in enumerate(expected)
     ]
-    ends = end_ids(model, tokenizer, turn_end_ids)
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-        repetition_penalty=1.0,
-        use_cache=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=ends,
+    plan = GenerationPlan(
+        rows_at_once=batch_size,
+        most=max_new_tokens,
+        ends=end_ids(model, tokenizer, turn_end_ids),
+        pad_id=tokenizer.pad_token_id,
+        precision=precision,
+        room=room,
+        dequantised=dequantised,
     )
-    stop = StoppingCriteriaList([_Watch(control)])
-    made: dict[int, tuple[str, int, bool]] = {}
-    with scoring_mode(model, precision) as device:
-
-        def work(batch: list[int]) -> None:
-            width = max(len(prompts[i]) for i in batch)
-            pads = [width - len(prompts[i]) for i in batch]
-            ids = [
-                [tokenizer.pad_token_id] * pad + prompts[i]
-                for pad, i in zip(pads, batch, strict=True)
-            ]
-            mask = [[0] * pad + [1] * (width - pad) for pad in pads]
-            out = model.generate(  # type: ignore[operator]
-                input_ids=torch.tensor(ids, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                generation_config=settings,
-                stopping_criteria=stop,
-            )
-            generated = out[:, width:]
-            decoded = tokenizer.batch_decode(generated, skip_special_tokens=True)
-            for i, text, ids in zip(batch, decoded, generated.tolist(), strict=True):
-                made[i] = (text, *_length(ids, ends))
-
-        in_batches(order, batch_size, control, work, shrunk)
+    made = generate_rows(model, prompts, plan, control, shrunk=shrunk, fell_back=fell_back)
+    texts = tokenizer.batch_decode([one.ids for one in made.values()], skip_special_tokens=True)
+    text_of = dict(zip(made, texts, strict=True))
     answers = []
-    for i, whole in enumerate(expected):
-        text, tokens, ended = made.get(i, ("", 0, False))
-        found = compared_part(pattern, text) if i in made else None
+    for row, whole in enumerate(expected):
+        new, text = made.get(row), text_of.get(row, "")
+        found = compared_part(pattern, text) if new is not None else None
         answers.append(
             GeneratedAnswer(
-                row=i,
+                row=row,
                 text=text,
-                right=wanted[i] is not None and found == wanted[i],
-                scorable=wanted[i] is not None,
+                right=wanted[row] is not None and found == wanted[row],
+                scorable=wanted[row] is not None,
                 extracted=found if pattern is not None else None,
                 expected=whole,
-                tokens=tokens,
-                ended_by=("end" if ended else "length") if i in made else "",
+                tokens=0 if new is None else len(new.ids),
+                ended_by="" if new is None else "end" if new.ended else "length",
             )
         )
     return answers
-
-
-def _length(ids: Sequence[int], ends: Collection[int]) -> tuple[int, bool]:
-    """Return the number of generated ids up to the one that ends the answer, and if one does.
-
-    Behind it is padding, because the other answers of the batch are longer.
-    """
-    for n, id in enumerate(ids, start=1):
-        if id in ends:
-            return n, True
-    return len(ids), False
 
 
 def end_ids(model: nn.Module, tokenizer: Any, turn_end_ids: Collection[int] = ()) -> list[int]:

@@ -1,11 +1,13 @@
-"""The held-out loss: every held-out row is scored, in nats per target token."""
+"""The held-out loss: every held-out row is scored, in nats per target token.
+
+packed_losses.py computes it for models that decode/ knows, this module for all others.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -15,8 +17,11 @@ from trl.trainer.utils import add_fused_lm_head
 
 from workbench import fault_points
 from workbench.training.control import Control
-from workbench.training.failure import diverged, is_out_of_memory
+from workbench.training.decode.forward import CannotFuse, fast_forward
+from workbench.training.failure import is_out_of_memory
 from workbench.training.model.base import DTYPES
+from workbench.training.scoring.packed_losses import losses_of_rows
+from workbench.training.scoring.row_losses import RowLosses
 
 Result = TypeVar("Result")
 
@@ -78,39 +83,6 @@ def in_batches(
     return results
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowLosses:
-    """The held-out losses of single rows, in the rows' order."""
-
-    nats: list[float]
-    """Loss of each row, summed over its target tokens."""
-    right: list[int]
-    """Target tokens of each row that the model ranked first."""
-    targets: list[int]
-    """Target tokens of each row."""
-
-    def values(self) -> dict[str, float]:
-        """Return loss (nats per target token over all rows), perplexity, token_accuracy, targets.
-
-        Raises Diverged when the loss is not finite.
-        """
-        targets = sum(self.targets)
-        # fsum rounds once, so that the order of the rows changes no digit.
-        loss = math.fsum(self.nats) / max(targets, 1) if _finite(self.nats) else math.nan
-        if not math.isfinite(loss):
-            raise diverged("became NaN or infinite on the held-out rows")
-        return {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            "token_accuracy": sum(self.right) / max(targets, 1),
-            "targets": float(targets),
-        }
-
-
-def _finite(values: Sequence[float]) -> bool:
-    return all(map(math.isfinite, values))
-
-
 def score_rows(
     model: nn.Module,
     rows: Dataset,
@@ -124,15 +96,35 @@ def score_rows(
     """Return the held-out loss of every row.
 
     `model` is the transformers model, with or without adapter layers inside. Rows are sorted by
-    length and scored `batch_size` at a time, which decides nothing but rounding. Logits are never
-    held whole: TRL's head scores them in chunks. Raises Interrupted when the card is to be given
-    back.
+    length; models that decode/ knows read them without padding, a few thousand tokens at a time,
+    all others `batch_size` rows at a time, which decides nothing but rounding. Logits are never
+    held whole. Raises Interrupted when the card is to be given back.
     """
-    if "forward" not in model.__dict__:  # else TRL's trainer has replaced it with the same head
-        add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
     lengths = list(rows["length"])
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     fault_points.at("worker.evaluating")
+    try:
+        with fast_forward(model, DTYPES[precision]) as forward:
+            return losses_of_rows(
+                forward, rows, order, control, rows_at_once=batch_size, shrunk=shrunk
+            )
+    except CannotFuse:
+        return _score_padded(model, rows, order, pad_id, batch_size, precision, control, shrunk)
+
+
+def _score_padded(
+    model: nn.Module,
+    rows: Dataset,
+    order: list[int],
+    pad_id: int,
+    batch_size: int,
+    precision: str,
+    control: Control,
+    shrunk: Callable[[int], None],
+) -> RowLosses:
+    """Return the losses by the model's own forward, whose logits TRL's head makes in chunks."""
+    if "forward" not in model.__dict__:  # else TRL's trainer has replaced it with the same head
+        add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
     with scoring_mode(model, precision) as device:
 
         def work(batch: list[int]) -> torch.Tensor:

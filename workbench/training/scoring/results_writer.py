@@ -19,7 +19,7 @@ from workbench.recipe.schema import Evaluate
 from workbench.training.control import Control, Emit
 from workbench.training.scoring.answers import GeneratedAnswer
 from workbench.training.scoring.harness import TaskScores
-from workbench.training.scoring.held_out_loss import RowLosses
+from workbench.training.scoring.row_losses import RowLosses
 from workbench.training.scoring.scorers.own_scorers import scorer_digests, scorers_folder
 
 _NO_JUDGING = {"every", "batch_size", "samples", "rank_by"}

@@ -1,0 +1,172 @@
+"""Greedy answers of the fast path against transformers' own, in fp32, for every fused family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.step.conftest import SIZES, ModelOf, model_of
+from workbench.training.decode.forward import CannotFuse, FastForward
+from workbench.training.decode.generate import generate_tokens
+from workbench.training.decode.lanes import Lanes, Prompt
+
+__all__ = ["model_of"]
+
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3"]
+ENDS = [2, 50]
+MOST = 12
+
+
+def prompts_of(count: int, seed: int = 0) -> list[list[int]]:
+    chance = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 14, (count,), generator=chance).tolist()
+    return [torch.randint(3, 97, (n,), generator=chance).tolist() for n in lengths]
+
+
+def by_transformers(model: Any, ids: list[int], most: int = MOST) -> list[int]:
+    model.eval()
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+            max_new_tokens=most,
+            do_sample=False,
+            eos_token_id=ENDS,
+            pad_token_id=0,
+        )
+    new: list[int] = out[0, len(ids) :].tolist()
+    return new
+
+
+def by_lanes(
+    forward: FastForward, prompts: list[Prompt], lanes: int = 3, **how: Any
+) -> list[list[int]]:
+    positions = max(len(one.ids) + one.most for one in prompts)
+    held = Lanes(forward, lanes, positions=positions, most=MOST, ends=ENDS)
+    return [one.ids for one in generate_tokens(held, prompts, ENDS, prefill_tokens=20, **how)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_answers_are_those_of_transformers(family: str, model_of: ModelOf) -> None:
+    model = model_of(family)
+    asked = prompts_of(7)
+    want = [by_transformers(model, ids) for ids in asked]
+    forward = FastForward(model, torch.float32)
+    try:
+        got = by_lanes(forward, [Prompt(ids=ids, most=MOST) for ids in asked])
+    finally:
+        forward.restore()
+    assert got == want
+    assert [by_transformers(model, ids) for ids in asked[:2]] == want[:2]
+
+
+def test_rows_of_several_adapters_share_a_pass(model_of: ModelOf) -> None:
+    model: Any = model_of("qwen2")
+    torch.manual_seed(5)
+    model.add_adapter("other", model.peft_config["default"])
+    for name, param in model.named_parameters():
+        if "lora_B.other" in name:
+            nn.init.normal_(param, 0.0, 0.3)
+    asked, names = prompts_of(6), ["default", "other", None]
+    want = []
+    for index, ids in enumerate(asked):
+        name = names[index % 3]
+        if name is None:
+            with model.disable_adapter():
+                want.append(by_transformers(model, ids))
+        else:
+            model.set_adapter(name)
+            want.append(by_transformers(model, ids))
+    assert len({tuple(one) for one in want}) > 3
+    forward = FastForward(model, torch.float32, adapters=names)
+    prompts = [Prompt(ids=ids, most=MOST, adapter=n % 3) for n, ids in enumerate(asked)]
+    assert by_lanes(forward, prompts, lanes=4) == want
+    forward.restore()
+
+
+def test_an_answer_does_not_depend_on_what_else_is_answered(model_of: ModelOf) -> None:
+    forward = FastForward(model_of("llama"), torch.float32)
+    prompts = [Prompt(ids=ids, most=MOST - n % 3) for n, ids in enumerate(prompts_of(9, seed=3))]
+    whole = by_lanes(forward, prompts, lanes=9)
+    assert by_lanes(forward, prompts, lanes=2) == whole
+    assert by_lanes(forward, prompts[::-1], lanes=4)[::-1] == whole
+    assert all(len(one) <= prompt.most for one, prompt in zip(whole, prompts, strict=True))
+
+
+def test_tokens_are_drawn_by_their_probabilities(model_of: ModelOf) -> None:
+    model = model_of("llama")
+    forward = FastForward(model, torch.float32)
+    ids = prompts_of(1)[0]
+    torch.manual_seed(0)
+    held = Lanes(
+        forward, 400, positions=len(ids) + 1, most=1, ends=ENDS, temperature=0.7, capture=False
+    )
+    drawn = generate_tokens(held, [Prompt(ids=ids, most=1)] * 400, ENDS, prefill_tokens=9_999)
+    forward.restore()
+    with torch.no_grad():
+        shares = (model(input_ids=torch.tensor([ids])).logits[0, -1] / 0.7).softmax(-1)
+    counts = torch.bincount(torch.tensor([one.ids[0] for one in drawn]), minlength=97)
+    # Pearson's statistic over what is likely enough; 97 classes at most.
+    likely = shares > 0.01
+    excess = (counts - 400 * shares)[likely].square() / (400 * shares[likely])
+    assert float(excess.sum()) < 2 * int(likely.sum())
+
+
+def test_what_a_look_raises_ends_the_generation_and_leaves_the_model(model_of: ModelOf) -> None:
+    model = model_of("llama")
+    before = by_transformers(model, [5, 6, 7])
+    forward = FastForward(model, torch.float32)
+
+    def stop(done: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        by_lanes(forward, [Prompt(ids=ids, most=MOST) for ids in prompts_of(9)], look=stop)
+    forward.restore()
+    assert by_transformers(model, [5, 6, 7]) == before
+
+
+def test_what_this_path_does_not_know_is_refused_with_its_reason(model_of: ModelOf) -> None:
+    with pytest.raises(CannotFuse, match="DoRA"):
+        FastForward(model_of("llama", use_dora=True), torch.float32)
+    with pytest.raises(CannotFuse, match=r"embeddings are in torch\.float32"):
+        FastForward(model_of("llama"), torch.bfloat16)
+
+
+def test_the_tiny_models_say_different_things(model_of: ModelOf) -> None:
+    model = model_of("llama")
+    answers = {tuple(by_transformers(model, ids)) for ids in prompts_of(7)}
+    assert len(answers) == 7
+    assert SIZES["vocab_size"] == 97
+
+
+@pytest.mark.parametrize("dequantised", [True, False])
+def test_packed_weights_give_the_logits_of_plain_modules(
+    dequantised: bool, model_of: ModelOf
+) -> None:
+    pack: Any = pytest.importorskip("bitsandbytes").nn
+    model: Any = model_of("qwen2", {"hidden_size": 64, "intermediate_size": 128})
+    for module in list(model.modules()):
+        base = getattr(module, "base_layer", None)
+        if isinstance(base, nn.Linear):
+            packed = pack.Linear4bit(
+                base.in_features, base.out_features, bias=base.bias is not None,
+                compute_dtype=torch.float32, quant_type="nf4", compress_statistics=True,
+            )  # fmt: skip
+            packed.load_state_dict(base.state_dict())
+            packed.__dict__["support_avx512bf16_for_cpu"] = False
+            module.base_layer = packed.to("cpu")
+    ids = torch.tensor(prompts_of(3)[2])
+    with torch.no_grad():
+        want = model(input_ids=ids[None]).logits[0, -1]
+    forward = FastForward(model, torch.float32, dequantised=dequantised)
+    lane = Lanes(forward, 1, positions=len(ids) + 1, most=1, ends=ENDS)
+    lane.start([0], [Prompt(ids=ids[:-1].tolist(), most=2)])
+    lane._tokens_L[0] = ids[-1]
+    read = lane._pass_of(lane._active_L * 0)
+    got = forward.logits(forward.hidden(ids[-1:], read))[0]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
