@@ -146,8 +146,8 @@ def _pattern_notes(pattern: str, answers: list[str]) -> list[str]:
     if problem := pattern_problem(pattern, answers):
         raise RecipeError(
             f"evaluate.answer_pattern {problem}",
-            hint=f"set evaluate.answer_pattern: '{suggested_pattern(answers)}', or write it without "
-            "a repetition inside a repetition, as in (a+)+ or (a|aa)+",
+            hint=f"set evaluate.answer_pattern: '{suggested_pattern(answers)}', or write it "
+            "without a repetition inside a repetition, as in (a+)+ or (a|aa)+",
         )
     found = [extract_answer(pattern, answer) for answer in answers]
     matched = [one for one in found if one is not None]
