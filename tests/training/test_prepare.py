@@ -104,6 +104,7 @@ def test_a_refusal_is_raised_and_left_in_the_folder(
         "ok": False,
         "error": "train.jsonl:11: completion holds nothing (null), not text",
         "hint": refused.value.hint,
+        "exit_code": refused.value.exit_code,
     }
 
 

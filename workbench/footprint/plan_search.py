@@ -187,12 +187,14 @@ class PlanSearch:
         """Return `run` with the rows that are scored at once, at least one.
 
         They are as many as fit. Where answers are generated from 4-bit weights and dequantised
-        copies fit as well, with fewer rows, the way that moves fewer bytes for a token is taken.
+        copies fit as well, with fewer rows, the way that moves fewer bytes for a token is taken;
+        but never fewer rows than fit where the recipe gives their number, which all trials share.
         """
         asked = rows_asked(self.recipe, decodes=run.decodes(self.shape))
         packed = self.recipe.model.quantization == "nf4" and run.card_kind == "cuda"
         keeps = packed and run.decodes(self.shape) and generates(self.recipe)
-        best: tuple[float, Run] | None = None
+        given = self.recipe.evaluate.batch_size != "auto"
+        best: tuple[float, float, Run] | None = None
         for kept in (False, True)[: 1 + keeps]:
             way = replace(run, eval_dequantised=kept)
             rows = largest_fitting(asked, lambda n, way=way: fits(replace(way, eval_rows=n)))  # type: ignore[misc]
@@ -201,9 +203,10 @@ class PlanSearch:
             cost = bytes_per_token(
                 self.shape, self.recipe, run.precision, lanes=rows, tokens=run.scored, kept=kept
             )
-            if best is None or cost < best[0]:
-                best = (cost, replace(way, eval_rows=rows))
-        return best[1] if best else replace(run, eval_rows=1)
+            order = (-float(rows) if given else 0.0, cost)
+            if best is None or order < best[:2]:
+                best = (*order, replace(way, eval_rows=rows))
+        return best[2] if best else replace(run, eval_rows=1)
 
     def _fitted(self, run: Run, limit: int) -> Run | None:
         """Return `run` changed as little as it takes to fit; None where nothing makes it fit.

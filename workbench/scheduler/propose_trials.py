@@ -113,13 +113,14 @@ def resolve_once(
     else fp16, which all have; the optimizer of fewer bytes as soon as one card that could run the
     recipe needs it; as many rows at once as the sweep's largest trial can score on each card.
     """
-    precision = _precision(recipe, cards)
+    precision, sweep = _precision(recipe, cards), recipe.sweep
     recipe = apply_settings(recipe, {"model.precision": precision})
     optimizer = recipe.train.optimizer
     if optimizer == "auto":
         chosen = [_optimizer(recipe, config, card, lengths, history) for card in cards]
         optimizer = "paged_adamw_8bit" if "paged_adamw_8bit" in chosen else "adamw_torch"
     recipe = apply_settings(recipe, {"train.optimizer": optimizer})
+    recipe = recipe.model_copy(update={"sweep": sweep})  # whose largest trial decides
     return {
         "model.precision": precision,
         "train.optimizer": optimizer,

@@ -14,6 +14,7 @@ from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak import layers
 from workbench.footprint.peak.layers import VALUE_BYTES, Layer, lora_params
 from workbench.footprint.peak.scoring_bytes import (
+    LOSS_TOKENS,
     evaluation_bytes,
     generates,
     kept_weights_bytes,
@@ -121,7 +122,7 @@ def losses_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> int:
         return evaluation_bytes(
             shape, recipe, run.precision, rows=run.eval_rows, tokens=run.scored, eager=run.eager
         )
-    tokens = pass_tokens(run.eval_rows, run.scored)
+    tokens = pass_tokens(run.eval_rows, run.scored, LOSS_TOKENS)
     one = pass_bytes(shape, recipe, run.precision, tokens=tokens)
     return one + _decode_workspace(shape, recipe, run)
 

@@ -17,7 +17,9 @@ a step's time grows with its rows on the cards that were measured (docs/decode.m
 PADDED_ROWS = 16
 """The same for models outside decode/: padding and Python's loop leave more rows little gain."""
 PASS_TOKENS = 8_192
-"""Tokens that one pass of decode/ reads at most, for losses and for prompts."""
+"""Tokens of prompts that one pass of decode/ reads at most."""
+LOSS_TOKENS = 2_048
+"""The same for losses, which are computed beside a trial's optimizer and copies of weights."""
 HEAD_ROWS = 128
 """Positions whose logits are held at once, for losses."""
 GRAPH_BYTES = 64 << 20
@@ -81,12 +83,12 @@ def generates(recipe: Recipe) -> bool:
     return bool(recipe.evaluate.scorers)
 
 
-def pass_tokens(rows: int, longest: int) -> int:
-    """Return the tokens of one pass of decode/: so many of the longest rows, within PASS_TOKENS.
+def pass_tokens(rows: int, longest: int, most: int = PASS_TOKENS) -> int:
+    """Return the tokens of one pass of decode/: so many of the longest rows, within `most`.
 
     A longer row goes alone.
     """
-    return max(longest, min(PASS_TOKENS, rows * longest))
+    return max(longest, min(most, rows * longest))
 
 
 def pass_bytes(shape: ModelShape, recipe: Recipe, precision: str, *, tokens: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from workbench.footprint.peak.scoring_bytes import HEAD_ROWS, pass_tokens
+from workbench.footprint.peak.scoring_bytes import HEAD_ROWS, LOSS_TOKENS, pass_tokens
 from workbench.training.control import Control
 from workbench.training.decode.forward import FastForward, Pass
 from workbench.training.failure import is_out_of_memory
@@ -40,7 +40,7 @@ def losses_of_rows(
     while at < len(order):
         control.check()
         control.rows_done(at, len(order))
-        most = pass_tokens(rows_at_once, longest)
+        most = pass_tokens(rows_at_once, longest, LOSS_TOKENS)
         batch = _one_pass([lengths[row] for row in order[at:]], most)
         try:
             found = _losses_of_pass(forward, _rows(rows, order[at : at + batch]))
