@@ -112,7 +112,7 @@ class NewRun(Overlay[Wish | None]):
             yield LineBox(id="new-data", wrapped=True, indent=2)
         yield LineBox(id="new-keys")
 
-    def on_mount(self) -> None:
+    def fill(self) -> None:
         title = "New run" if self._trial is None else f"Clone trial {self._trial.id}"
         self._recipe_list.display = self._trial is None
         set_title(self._recipe_list, "Recipe · ↑ ↓")

@@ -99,7 +99,7 @@ class Chat(Overlay[None]):
             yield LineBox(wrapped=True, indent=2)
         yield LineInput(id="typed", compact=True, max_length=8_000, placeholder="ask")
 
-    def on_mount(self) -> None:
+    def fill(self) -> None:
         panel = self.query_one(".panel")
         set_title(panel, f" Chat: {', '.join(self._names)} ")
         panel.border_subtitle = " enter asks · ctrl+x ends an answer · esc leaves "

@@ -29,7 +29,7 @@ class ColumnsPanel(Overlay[None]):
         with VerticalScroll(classes="panel"):
             yield RowList(id="columns", header=False)
 
-    def on_mount(self) -> None:
+    def fill(self) -> None:
         set_title(self.query_one(".panel"), " Columns ")
         self.query_one(".panel").border_subtitle = " space shows or hides · esc closes "
         self.query_one(RowList).styles.height = len(self._titles)

@@ -26,6 +26,14 @@ class Overlay(ModalScreen[Result]):
 
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
 
+    def on_mount(self) -> None:
+        # Closed before it was shown, by a key that was typed ahead or a lost line, it is empty.
+        if self.children:
+            self.fill()
+
+    def fill(self) -> None:
+        """Put the text and the focus into the widgets, which are there now."""
+
     def dismiss(self, result: Result | None = None) -> AwaitComplete:
         # Textual would close the screen below for a second key that was on its way here.
         return super().dismiss(result) if self.is_active else AwaitComplete()
@@ -65,7 +73,7 @@ class Panel(Overlay[None]):
     def action_scroll(self, by: int) -> None:
         self.query_one(".panel").scroll_relative(y=by, animate=False)
 
-    def on_mount(self) -> None:
+    def fill(self) -> None:
         set_title(self.query_one(".panel"), f" {self._title} ")
         self.query_one(".panel").border_subtitle = " esc closes "
         self.query_one(LineBox).show(self._text)
@@ -87,7 +95,7 @@ class Confirm(Overlay[bool]):
         with VerticalScroll(classes="panel"):
             yield LineBox(wrapped=True)
 
-    def on_mount(self) -> None:
+    def fill(self) -> None:
         set_title(self.query_one(".panel"), f" {self._title} ")
         answers: Line = (
             ("y", "accent"),
@@ -118,7 +126,7 @@ class InputPanel(Overlay[str | None]):
             yield LineBox(wrapped=True)
             yield LineInput(self._preset, id="typed", compact=True, max_length=2_000)
 
-    def on_mount(self) -> None:
+    def fill(self) -> None:
         set_title(self.query_one(".panel"), f" {self._title} ")
         self.query_one(".panel").border_subtitle = " enter sends it · esc cancels "
         self.query_one(LineBox).show(self._text)
@@ -149,7 +157,7 @@ class TypeId(Overlay[bool]):
             yield LineBox(wrapped=True)
             yield LineInput(id="typed", compact=True, restrict=r"[0-9]*", max_length=12)
 
-    def on_mount(self) -> None:
+    def fill(self) -> None:
         set_title(self.query_one(".panel"), f" {self._title} ")
         ask: Line = (
             ("Type ", ""),
@@ -190,7 +198,7 @@ class Choice(Overlay[str | None]):
         with VerticalScroll(classes="panel"):
             yield LineBox(wrapped=True, indent=4)
 
-    def on_mount(self) -> None:
+    def fill(self) -> None:
         set_title(self.query_one(".panel"), f" {self._title} ")
         self.query_one(".panel").border_subtitle = " esc closes "
         options = [((f"{keys[0]:<4}", "accent"), (text, "")) for keys, _, text in self._options]
