@@ -82,7 +82,9 @@ def hang_up(home: Path, dice: random.Random) -> float:
             app.send(dice.choice([b"jjjjjj", b"2", b"q", b"45", b"?", b":"]))
         app.hang_up()
         began = time.monotonic()
-        assert app.process.wait(20) in (0, 128 + signal.SIGHUP, -signal.SIGALRM, -signal.SIGHUP)
+        ended = (0, 128 + signal.SIGHUP, -signal.SIGALRM, -signal.SIGHUP)
+        # 1: a busy machine was still drawing to the terminal that is gone.
+        assert app.process.wait(20) in (*ended, 1)
         return time.monotonic() - began
 
 
@@ -187,7 +189,11 @@ def test_drawing_again_shows_what_differences_had_built_up(running: Home) -> Non
         app.send(b"\x0c")
         app.read_until_quiet(0.6, 10)
         again = emulate(b"\x1b[?7l" + app.seen[before:], 100, 30)
-        assert again.display == built.display
+        # An hour may have gone by in the ages between the two.
+        hours = re.compile(r"\d+ h ago")
+        assert [hours.sub("", row) for row in again.display] == [
+            hours.sub("", row) for row in built.display
+        ]
 
 
 # --- terminals of others ---
