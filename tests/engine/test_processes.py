@@ -84,6 +84,9 @@ def test_a_temp_folder_that_is_too_long_is_reported_with_a_hint(
     with pytest.raises(EngineError, match="too long for Ray's sockets") as refused:
         service.wait_for_engine(running=True, timeout_s=60)
     assert "set TMPDIR" in refused.value.hint
+    with pytest.raises(EngineError, match="too long for Ray's sockets") as unanswered:
+        service.wait_for_answer(service.pause(1))
+    assert "set TMPDIR" in unanswered.value.hint
     assert lock_holder(service.home.keeper_lock) is None
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from workbench.engine_status import stop_reason
 from workbench.errors import EngineError, WorkbenchError
 from workbench.store.requests import drop_request
 from workbench.store.rows import (
@@ -75,8 +76,8 @@ class Requesting(StoreReading):
     def wait_for_answer(self, request: str, timeout_s: float = 60.0) -> RequestAnswer:
         """Wait for the engine's answer to a request and return it, a refusal too.
 
-        Raises EngineError where the engine has ended or has not answered within `timeout_s`. The
-        request stays queued.
+        Raises EngineError where the engine does not start or has ended, with the reason if that is
+        known, or has not answered within `timeout_s`. The request stays queued.
         """
         began = time.monotonic()
         while True:
@@ -84,6 +85,10 @@ class Requesting(StoreReading):
             if answer is not None:
                 return answer
             waited_s = time.monotonic() - began
+            if (why := stop_reason(self.home)) and why[0]:
+                raise EngineError(
+                    f"the engine does not start: {why[0]}; the request is kept", hint=why[1]
+                )
             if waited_s > GRACE_S and self.engine().state in ("down", "stopped"):
                 raise EngineError(
                     "the engine ended before it answered; the request is kept for its next start",
