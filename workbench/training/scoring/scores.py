@@ -26,6 +26,7 @@ from workbench.training.scoring.scorers.answer_scores import (
     mean_scores,
     score_answers,
 )
+from workbench.training.scoring.scorers.extraction import is_too_slow
 from workbench.training.scoring.scorers.sandbox import RowTexts
 
 _MAY_DIFFER = (
@@ -167,6 +168,11 @@ class Scorer:
             self.emit("phase", name="evaluating", detail="scorer")
         found = score_answers(self.evaluate, self._texts(answers), self.own_scorers)
         self.missing = dict(found.missing)
+        if slow := self._too_slow(answers):
+            text = (
+                f"evaluate.answer_pattern took too long on {slow} answers, which count as unmatched"
+            )
+            self.emit("log", level="warning", text=text)
         for reason in self.missing.values():
             self.emit("log", level="warning", text=f"no score: {reason}")
         for name, values in found.values.items():
@@ -177,6 +183,11 @@ class Scorer:
                     text = f"{left} have no answer that matches evaluate.answer_pattern: not scored"
                 self.emit("log", level="warning", text=text)
         return {name: list(values) for name, values in found.values.items() if count_scored(values)}
+
+    def _too_slow(self, answers: list[GeneratedAnswer]) -> int:
+        """Return on how many answers the pattern ran out of time."""
+        pattern = self.evaluate.answer_pattern
+        return sum(is_too_slow(pattern, one.text) for one in answers) if pattern else 0
 
     def _texts(self, answers: list[GeneratedAnswer]) -> list[RowTexts | None]:
         """Return question, expected and generated answer of each row, None where none was asked."""
