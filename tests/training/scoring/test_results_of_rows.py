@@ -193,18 +193,35 @@ def test_foreign_text_is_kept_as_it_is(tmp_path: Path, write_rows: Any) -> None:
     assert all("\x1b[31m" in row.question for row in found)
 
 
-def test_a_plan_for_fewer_rows_at_once_is_a_warning(base: Any, held: Dataset) -> None:
-    log: list[str] = []
-    scorer = Scorer(
+def logging_scorer(base: Any, held: Dataset, evaluate: Evaluate, log: list[str]) -> Scorer:
+    return Scorer(
         model=base,
         rows=held,
         tokenizer=None,
-        evaluate=Evaluate(batch_size=8),
+        evaluate=evaluate,
         precision="fp32",
         emit=lambda kind, *, durable=False, **data: log.append(data["text"]),
         control=Control(),
         rows_at_once=4,
     )
+
+
+def test_a_pattern_that_is_too_slow_for_an_answer_is_a_warning(base: Any, held: Dataset) -> None:
+    log: list[str] = []
+    scorer = logging_scorer(base, held, Evaluate(answer_pattern="(a|aa)+$"), log)
+    made = [
+        GeneratedAnswer(row=n, text=text, right=False, scorable=True)
+        for n, text in enumerate(("aaa", "a" * 60 + "b"))
+    ]
+    scorer.warn_of_slow_pattern(made[:1])
+    assert log == []
+    scorer.warn_of_slow_pattern(made)
+    assert "took more than 0.5 s on 1 of 2 answers" in log[0]
+
+
+def test_a_plan_for_fewer_rows_at_once_is_a_warning(base: Any, held: Dataset) -> None:
+    log: list[str] = []
+    scorer = logging_scorer(base, held, Evaluate(batch_size=8), log)
     scorer.warn_of_fewer_rows()
     assert "4 rows at a time, not 8" in log[0]
     assert "answers in a few rows" in log[0]

@@ -26,7 +26,7 @@ from workbench.training.scoring.scorers.answer_scores import (
     mean_scores,
     score_answers,
 )
-from workbench.training.scoring.scorers.extraction import is_too_slow
+from workbench.training.scoring.scorers.extraction import MATCH_SECONDS, is_too_slow
 from workbench.training.scoring.scorers.sandbox import RowTexts
 
 _MAY_DIFFER = (
@@ -168,11 +168,7 @@ class Scorer:
             self.emit("phase", name="evaluating", detail="scorer")
         found = score_answers(self.evaluate, self._texts(answers), self.own_scorers)
         self.missing = dict(found.missing)
-        if slow := self._too_slow(answers):
-            text = (
-                f"evaluate.answer_pattern took too long on {slow} answers, which count as unmatched"
-            )
-            self.emit("log", level="warning", text=text)
+        self.warn_of_slow_pattern(answers)
         for reason in self.missing.values():
             self.emit("log", level="warning", text=f"no score: {reason}")
         for name, values in found.values.items():
@@ -184,10 +180,14 @@ class Scorer:
                 self.emit("log", level="warning", text=text)
         return {name: list(values) for name, values in found.values.items() if count_scored(values)}
 
-    def _too_slow(self, answers: list[GeneratedAnswer]) -> int:
-        """Return on how many answers the pattern ran out of time."""
+    def warn_of_slow_pattern(self, answers: list[GeneratedAnswer]) -> None:
+        """Log a warning where the answer pattern ran out of time on generated answers."""
         pattern = self.evaluate.answer_pattern
-        return sum(is_too_slow(pattern, one.text) for one in answers) if pattern else 0
+        slow = sum(is_too_slow(pattern, one.text) for one in answers) if pattern else 0
+        if slow:
+            text = f"evaluate.answer_pattern took more than {MATCH_SECONDS} s on {slow} of "
+            text += f"{len(answers)} answers, which count as answers without a match"
+            self.emit("log", level="warning", text=text)
 
     def _texts(self, answers: list[GeneratedAnswer]) -> list[RowTexts | None]:
         """Return question, expected and generated answer of each row, None where none was asked."""
