@@ -61,7 +61,7 @@ def test_stopping_what_has_ended_is_refused_with_the_engines_exit_code(
     assert said.err.count("error: trial 2 is done already") == 1
 
 
-def test_kill_asks_for_the_id(
+def test_kill_asks_for_the_id_of_every_trial_that_there_is(
     engine: Engine, workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _long_run(workbench, tmp_path)
@@ -75,9 +75,10 @@ def test_kill_asks_for_the_id(
     assert nobody.code == 2
     assert "workbench kill --yes 2" in nobody.err
     monkeypatch.setattr("sys.stdin", io.StringIO("2\n"))
-    right = workbench("kill", "2")
-    assert right.code == 0
+    right = workbench("kill", "77", "2")
+    assert right.code == 3
     assert "nothing is scored or kept" in right.out
+    assert "there is no trial 77" in right.err
 
 
 def test_kill_yes_does_not_ask(engine: Engine, workbench: Workbench, tmp_path: Path) -> None:

@@ -88,7 +88,11 @@ def _find(service: Service, word: str) -> _Named:
 def _confirm(words: Iterable[str]) -> None:
     service = Service()
     for word in dict.fromkeys(words):
-        print_note(f"{_find(service, word).about}:")
+        try:
+            about = _find(service, word).about
+        except NotThere:  # reported with the answers of the others
+            continue
+        print_note(f"{about}:")
         print_note("nothing of it is scored or kept")
         confirm_name(word, "kill", verb="kill", done="killed")
 
