@@ -39,16 +39,8 @@ if TYPE_CHECKING:
     from workbench.judging.comparison import Comparison
     from workbench.recipe import Recipe
     from workbench.service import ImportanceReport, TrialDetail
-    from workbench.store.rows import (
-        BoardRow,
-        CardRow,
-        EventRow,
-        Experiment,
-        FinalistRow,
-        Point,
-        ScoreDifference,
-        TrialRow,
-    )
+    from workbench.store.board_rows import BoardRow, FinalistRow, ScoreDifference
+    from workbench.store.rows import CardRow, EventRow, Experiment, Point, TrialRow
     from workbench.trial import State
 
 __version__ = "0.1.0"
@@ -86,16 +78,8 @@ _MODULES = {
     "workbench.judging.comparison": ("Comparison",),
     "workbench.recipe": ("Recipe",),
     "workbench.service": ("ImportanceReport", "TrialDetail"),
-    "workbench.store.rows": (
-        "BoardRow",
-        "CardRow",
-        "EventRow",
-        "Experiment",
-        "FinalistRow",
-        "Point",
-        "ScoreDifference",
-        "TrialRow",
-    ),
+    "workbench.store.board_rows": ("BoardRow", "FinalistRow", "ScoreDifference"),
+    "workbench.store.rows": ("CardRow", "EventRow", "Experiment", "Point", "TrialRow"),
     "workbench.trial": ("State",),
 }
 

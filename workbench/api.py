@@ -29,15 +29,8 @@ from workbench.engine_status import EngineStatus
 from workbench.errors import EngineError, UsageError, WorkbenchError
 from workbench.home import Home, find_home
 from workbench.service import ImportanceReport, Service, TrialDetail, refusal_error
-from workbench.store.rows import (
-    BoardRow,
-    CardRow,
-    EventRow,
-    Experiment,
-    FinalistRow,
-    Point,
-    TrialRow,
-)
+from workbench.store.board_rows import BoardRow, FinalistRow
+from workbench.store.rows import CardRow, EventRow, Experiment, Point, TrialRow
 from workbench.text import safe_line
 from workbench.trial import State
 

@@ -15,10 +15,11 @@ from workbench.adapters.subjects import read_subjects
 from workbench.scheduler.propose_trials import enqueue_trials
 from workbench.scheduler.recover import requeue_all
 from workbench.store.board import rank_adapters
+from workbench.store.board_rows import BoardRow
 from workbench.store.queries.history import read_past
 from workbench.store.recovery.repair import differences_from_repair
 from workbench.store.row_results import read_row_results
-from workbench.store.rows import BoardRow, TrialRow, card_of
+from workbench.store.rows import TrialRow, card_of
 from workbench.store.score_trials import find_test_trials
 from workbench.trial import Kind, State
 

@@ -12,8 +12,8 @@ from tests.support.tick_contexts import Bench
 from workbench.judging.finalists import finalists_of
 from workbench.judging.finals import median_trial
 from workbench.judging.judged_rows import BoardJudge
+from workbench.store.board_rows import FinalistRow, JudgedBoard
 from workbench.store.requests import drop_request
-from workbench.store.rows import FinalistRow, JudgedBoard
 from workbench.trial import State
 
 SEEDS = {5: (70, 78, 74), 4: (40, 42, 44)}

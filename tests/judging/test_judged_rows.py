@@ -13,7 +13,7 @@ from tests.support.row_results import made_up_answers, made_up_losses, put_rows
 from tests.support.tick_contexts import Bench, recipe
 from workbench.judging import board_words, judged_rows
 from workbench.judging.judged_rows import BoardJudge
-from workbench.store.rows import BoardRow, JudgedBoard
+from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.trial import Kind, State
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from workbench.home import Home
-from workbench.store import Reader, Store, connection, writer
+from workbench.store import Reader, Store, connection
 from workbench.store.recovery.backup import KEEP, Daily, back_up, list_backups
+from workbench.store.schema import migrations
 
 DAY_S = 86_400.0
 
@@ -117,10 +118,10 @@ def test_a_backup_is_made_before_a_migration(
 ) -> None:
     store.close()
     today = connection.SCHEMA_VERSION
-    for module in (connection, writer):
+    for module in (connection, migrations):
         monkeypatch.setattr(module, "SCHEMA_VERSION", today + 1)
     step = "create table later (id integer primary key);"
-    monkeypatch.setattr(writer, "MIGRATIONS", (*writer.MIGRATIONS, step))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, step))
     Store(home.database).close()
     [made] = list_backups(home.backups)
     copy = sqlite3.connect(made)

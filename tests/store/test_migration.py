@@ -12,7 +12,7 @@ from workbench.store import Reader, Store
 from workbench.store.recovery import journal
 from workbench.store.recovery.backup import list_backups
 from workbench.store.recovery.repair import repair_database
-from workbench.store.writer import MIGRATIONS
+from workbench.store.schema.migrations import MIGRATIONS
 from workbench.trial import Kind, State
 
 ROWS = """
@@ -82,10 +82,10 @@ def test_the_old_database_is_backed_up_once(old: Path) -> None:
 def test_a_migration_that_fails_leaves_the_old_database(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.store import writer
+    from workbench.store.schema import migrations
 
     broken = f"{MIGRATIONS[1]}; insert into missing values (1)"
-    monkeypatch.setattr(writer, "MIGRATIONS", (MIGRATIONS[0], broken))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (MIGRATIONS[0], broken))
     with pytest.raises(StoreError, match="no such table"):
         Store(old)
     monkeypatch.undo()

@@ -17,7 +17,7 @@ from workbench.cli.trials.board import print_board
 from workbench.home import Home
 from workbench.recipe.source import parse_yaml
 from workbench.service import BoardRow, JudgedBoard, Service
-from workbench.store.rows import ScoreDifference
+from workbench.store.board_rows import ScoreDifference
 
 GIB = 1 << 30
 

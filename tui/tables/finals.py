@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tui.paint import Line, fit_line, join_lines, plain_part
 from tui.widgets.rowlist import GAP, Column, arrange_columns
 from workbench.judging import finals_words
-from workbench.store.rows import JudgedBoard
+from workbench.store.board_rows import JudgedBoard
 from workbench.trial import up_is_better
 
 _DROPPED = {"vs base": 2, "vs best": 1}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from workbench import formatting
-from workbench.store.rows import BoardRow, JudgedBoard, ScoreDifference
+from workbench.store.board_rows import BoardRow, JudgedBoard, ScoreDifference
 from workbench.text import safe_line
 from workbench.trial import State, up_is_better
 

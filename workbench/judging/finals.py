@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from workbench.formatting import plural
 from workbench.formatting import score as score_text
+from workbench.store.board_rows import FinalistRow, JudgedBoard, score_difference
 from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
-from workbench.store.rows import Experiment, FinalistRow, JudgedBoard, score_difference
+from workbench.store.rows import Experiment
 from workbench.text import safe_line
 from workbench.trial import State, up_is_better
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from workbench import formatting
 from workbench.judging import board_words
-from workbench.store.rows import FinalistRow
+from workbench.store.board_rows import FinalistRow
 from workbench.text import safe_line
 
 TITLE = "finals: means over new seeds"

@@ -14,15 +14,10 @@ from workbench.judging.comparison import paired_difference
 from workbench.judging.finals import FinalTrial, judge_final_trials, read_finals, with_finals
 from workbench.judging.tested_scores import judge_tested, read_tested, with_tests
 from workbench.store.board import rank_adapters
+from workbench.store.board_rows import BoardRow, JudgedBoard, ScoreDifference, score_difference
 from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
-from workbench.store.rows import (
-    BoardRow,
-    Experiment,
-    JudgedBoard,
-    ScoreDifference,
-    score_difference,
-)
+from workbench.store.rows import Experiment
 from workbench.text import safe_line
 from workbench.trial import LOWER_SUFFIX, Kind, State, up_is_better
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from workbench.formatting import plural
 from workbench.formatting import score as score_text
+from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
-from workbench.store.rows import BoardRow, Experiment, JudgedBoard
+from workbench.store.rows import Experiment
 from workbench.store.score_trials import find_test_trials
 from workbench.trial import up_is_better
 

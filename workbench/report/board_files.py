@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench import formatting
 from workbench.judging import board_words, finals_words
-from workbench.store.rows import BoardRow, JudgedBoard
+from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.text import safe_line
 from workbench.trial import up_is_better
 

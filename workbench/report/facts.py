@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workbench.service import Service
-from workbench.store.rows import AnswerSample, JudgedBoard, Point
+from workbench.store.board_rows import JudgedBoard
+from workbench.store.rows import AnswerSample, Point
 
 CURVE_POINTS = 160
 """Points of one curve: more cannot be told apart in a plot of 640 pixels."""

@@ -12,7 +12,8 @@ from workbench import formatting
 from workbench.judging import board_words, finals_words
 from workbench.report.facts import ReportFacts
 from workbench.report.plots import Curve, Dot, curve_plot, interval_plot, setting_plot
-from workbench.store.rows import AnswerSample, BoardRow, Experiment, JudgedBoard
+from workbench.store.board_rows import BoardRow, JudgedBoard
+from workbench.store.rows import AnswerSample, Experiment
 from workbench.text import safe_line, safe_text
 from workbench.trial import up_is_better
 

@@ -9,8 +9,9 @@ from workbench.scheduler.evaluation.finalist_tests import add_test_scores
 from workbench.scheduler.finals import finals_are_due
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.board import rank_adapters
+from workbench.store.board_rows import BoardRow
 from workbench.store.queries import sweep_progress
-from workbench.store.rows import BoardRow, Experiment
+from workbench.store.rows import Experiment
 from workbench.trial import KILLED, State
 
 

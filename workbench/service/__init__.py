@@ -15,14 +15,13 @@ from workbench.machine.history.minutes import CardMinute
 from workbench.service.engine_control import EngineControl
 from workbench.service.requesting import refusal_error
 from workbench.service.snapshots import CardDetail, ImportanceReport, Snapshot, TrialDetail
+from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.store.rows import (
     AnswerSample,
     AttemptRow,
-    BoardRow,
     CardRow,
     EventRow,
     Experiment,
-    JudgedBoard,
     MoveRow,
     Point,
     RequestAnswer,

@@ -21,22 +21,13 @@ from workbench.judging.judged_rows import Baseline, BoardJudge
 from workbench.library.marks import archived_experiments
 from workbench.library.removed import find_hidden, hidden_stamp
 from workbench.machine.history.minutes import CardMinute, HistoryReader
+from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.store.queries import attempt_history
 from workbench.store.queries.fair_share import forecast_order
 from workbench.store.queries.history import settings_by_merit
 from workbench.store.reader import Reader
 from workbench.store.recovery.journal import database_existed, database_gone
-from workbench.store.rows import (
-    CARD_SLOTS,
-    BoardRow,
-    CardRow,
-    EventRow,
-    Experiment,
-    JudgedBoard,
-    Point,
-    TrialRow,
-    card_of,
-)
+from workbench.store.rows import CARD_SLOTS, CardRow, EventRow, Experiment, Point, TrialRow, card_of
 from workbench.trial import State
 
 if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start

@@ -2,7 +2,7 @@
 
 `Reader` reads and `Store` writes; the other modules hold queries and writes of one topic each, as
 functions that take one of the two. `journal`, `backup`, `repair` and `salvage` keep the data safe,
-`requests` is how front ends reach the engine. Called by `workbench.service`, the scheduler and the
+`requests` is how front ends reach the engine, and `schema` holds the tables. Called by `workbench.service`, the scheduler and the
 engine; imports `trial`, `events`, `recipe`, `machine` and the small modules beside them, and is
 the only package that imports sqlite3.
 """

@@ -12,8 +12,9 @@ import sqlite3
 from pathlib import Path
 
 from workbench.adapters.subjects import ADAPTER
+from workbench.store.board_rows import BoardRow
 from workbench.store.reader import Reader
-from workbench.store.rows import BoardRow, Experiment
+from workbench.store.rows import Experiment
 from workbench.store.score_trials import find_test_trials, scores_by_name
 from workbench.trial import Kind, State, up_is_better
 

@@ -49,7 +49,7 @@ def trial_from_row(data: dict[str, Any]) -> TrialRow:
     """Return the trial in a row of `reader.TRIALS`; `data` is used up. About 10 µs."""
     data["kind"] = _KINDS[data["kind"]]
     data["state"] = _STATES[data["state"]]
-    # These three columns keep older names; see schema.sql.
+    # These three columns keep older names; see schema/version_1.sql.
     data["desired_state"] = _DESIRED[data.pop("wanted")]
     data["desired_card"] = data.pop("wanted_card")
     data["hint"] = data.pop("mend")

@@ -11,14 +11,12 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import IllegalMove, StoreError
-from workbench.store.connection import BUSY_TIMEOUT_S, SCHEMA_VERSION, check_connection
+from workbench.store.connection import BUSY_TIMEOUT_S, check_connection
 from workbench.store.reader import Reader
-from workbench.store.recovery.backup import back_up
 from workbench.store.recovery.damage import is_transient, look_through, to_store_error
 from workbench.store.recovery.journal import (
     Journal,
@@ -29,15 +27,10 @@ from workbench.store.recovery.journal import (
 )
 from workbench.store.requests import Request
 from workbench.store.rows import RequestAnswer
+from workbench.store.schema.migrations import migrate
 from workbench.text import safe_line, safe_text
 from workbench.text.redact import redact
 from workbench.trial import LEGAL, DesiredState, Kind, State
-
-MIGRATIONS: tuple[str, ...] = tuple(
-    (files("workbench.store") / name).read_text()
-    for name in ("schema.sql", "schema_2.sql", "schema_3.sql")
-)
-"""Script n takes a database from user_version n to n + 1."""
 
 Blocked = sqlite3.OperationalError
 """Raised for a full disk or another process's lock: nothing was written, and a later try may
@@ -72,32 +65,12 @@ class Store(Reader):
             look_through(self.db, path)
             for pragma in ("journal_mode = wal", "synchronous = full"):
                 self.db.execute(f"pragma {pragma}")
-            self._migrate(path)
-            self.db.execute("pragma foreign_keys = on")
-            # A write that changes nothing still raises where the database is read-only.
-            self.db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+            migrate(self.db, path)
             self._journal = Journal(self.db, journal_of(path)) if journal else None
         except sqlite3.Error as refused:
             if is_transient(refused):
                 raise
             raise to_store_error(refused, path) from refused
-
-    def _migrate(self, path: Path) -> None:
-        version = self.db.execute("pragma user_version").fetchone()[0]
-        if 0 < version < SCHEMA_VERSION:
-            back_up(path, path.parent / "backups")
-        self.db.execute("pragma foreign_keys = off")  # while tables are made again
-        # In one commit, so that nobody ever reads a database of a version in between.
-        scripts = "; ".join(MIGRATIONS[version:])
-        try:
-            self.db.executescript(
-                f"begin; {scripts}; pragma user_version = {SCHEMA_VERSION}; commit;"
-            )
-        except sqlite3.Error:
-            if self.db.in_transaction:  # else it would keep the next try's lock from it
-                self.db.execute("rollback")
-            raise
-        assert self.db.execute("pragma user_version").fetchone()[0] == SCHEMA_VERSION
 
     @contextmanager
     def writing(self) -> Iterator[None]:

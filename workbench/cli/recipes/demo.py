@@ -13,7 +13,7 @@ from workbench.cli.tables import as_json, print_note
 from workbench.cli.trials.board import board_data, print_board
 from workbench.errors import WorkbenchError
 from workbench.service import Service
-from workbench.store.rows import BoardRow
+from workbench.store.board_rows import BoardRow
 from workbench.text import safe_line
 from workbench.trial import State
 

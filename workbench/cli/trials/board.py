@@ -15,7 +15,7 @@ from workbench.errors import UsageError
 from workbench.judging import board_words, finals_words
 from workbench.report.board_files import csv_text, markdown_text
 from workbench.service import Service
-from workbench.store.rows import BoardRow, JudgedBoard
+from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.text import safe_line
 from workbench.trial import up_is_better
 

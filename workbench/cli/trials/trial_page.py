@@ -10,7 +10,8 @@ from workbench import formatting
 from workbench.cli.tables import STATE_COLOURS, out_table, print_answer
 from workbench.judging import board_words
 from workbench.service import TrialDetail
-from workbench.store.rows import AttemptRow, BoardRow
+from workbench.store.board_rows import BoardRow
+from workbench.store.rows import AttemptRow
 from workbench.text import safe_line, safe_text
 
 

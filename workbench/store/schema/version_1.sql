@@ -1,4 +1,4 @@
--- Schema version 1, which schema_2.sql takes to version 2: `trials` is made again there. The loop
+-- Schema version 1, which version_2.sql takes to version 2: `trials` is made again there. The loop
 -- is the one writer; everybody else opens read-only. Columns `mend` and `wanted`
 -- hold what the code calls `hint` and `desired_state`: they keep their names, so that a home
 -- written by any earlier build can be read before an engine has migrated it.
