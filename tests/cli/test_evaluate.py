@@ -118,6 +118,7 @@ def test_rows_are_a_file_a_shipped_name_or_a_hub_id(
     assert find_rows("a.jsonl") == find_rows("~/a.jsonl") == str(tmp_path / "a.jsonl")
     assert find_rows("workbench:demo/data/eval.jsonl") == "workbench:demo/data/eval.jsonl"
     assert find_rows("openai/gsm8k") == "openai/gsm8k"
-    for wrong in ("b.jsonl", "./b", str(tmp_path)):
+    assert find_rows(str(tmp_path)) == str(tmp_path)
+    for wrong in ("b.jsonl", "b.jsonl.zst", "./b"):
         with pytest.raises(NotThere):
             find_rows(wrong)

@@ -54,21 +54,20 @@ def evaluation_recipe(
 
 
 def find_rows(data: str) -> str:
-    """Return the file absolute, or the name of a shipped file or a hub data set.
+    """Return the file or folder absolute, or the name of a shipped file or a hub data set.
 
     Raises NotThere for a path without a file.
     """
     path = Path(data).expanduser()
     if is_shipped(data):
         return data
-    if path.is_file():
+    if path.exists():
         return os.path.abspath(path)
-    local = data.startswith((".", "/", "~")) or data.lower().endswith(DATA_ENDINGS)
-    if local or path.exists():
-        what = "is a folder" if path.is_dir() else "there is no file"
+    if data.startswith((".", "/", "~")) or data.lower().endswith(DATA_ENDINGS):
         raise NotThere(
-            f"{what} {safe_line(os.path.abspath(path), 200)}",
-            hint="name a jsonl, json, csv, parquet or txt file, or a data set of the hub",
+            f"there is no file {safe_line(os.path.abspath(path), 200)}",
+            hint="name a jsonl, json, csv, parquet or txt file, a folder of such files, or a data "
+            "set of the hub",
         )
     return data
 

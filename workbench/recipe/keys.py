@@ -39,6 +39,8 @@ OLD_NAMES = {
     "max_length": "data.max_tokens",
     "dataset": "data.train",
     "dataset_name": "data.train",
+    "dataset_config": "data.config",
+    "subset": "data.config",
     "model_name": "model.name",
     "model_name_or_path": "model.name",
     "base_model": "model.name",

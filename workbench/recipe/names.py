@@ -12,7 +12,9 @@ from workbench.recipe.shipped import SHIPPED, shipped_file
 from workbench.recipe.source import KeyPath, YamlSource
 from workbench.text import safe_line
 
-DATA_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+DATA_ENDINGS = tuple(f"{ending}{packed}" for ending in _ENDINGS for packed in ("", ".gz", ".zst"))
+"""Endings of names that are meant as local files."""
 
 _HUB_ID = re.compile(r"[\w][\w.-]{0,95}(?:/[\w][\w.-]{0,95})?\Z", re.ASCII)
 
@@ -90,9 +92,8 @@ def _resolved(source: YamlSource, path: KeyPath, name: str, folder: Path, *, mod
     if model and not os.path.isdir(here):
         found = "is a file; a model is a folder" if os.path.exists(here) else "there is no folder"
         source.wrong(path, f"{shown}: {found} {safe_line(here, 200)}")
-    elif not model and not os.path.isfile(here):
-        found = "is a folder" if os.path.isdir(here) else "there is no file"
-        source.wrong(path, f"{shown}: {found} {safe_line(here, 200)}")
+    elif not model and not os.path.exists(here):
+        source.wrong(path, f"{shown}: there is no file {safe_line(here, 200)}")
     return here
 
 

@@ -102,7 +102,8 @@ class Data(Section):
     """The training rows, the held-out rows, and how both become tokens."""
 
     train: str = Field(min_length=1)
-    """A local jsonl, json, csv, parquet or txt file (relative to the recipe), a hub id, or
+    """A local jsonl, json, csv, parquet or txt file (relative to the recipe), which may be packed
+    (`rows.jsonl.gz`, `.zst`); a folder of such files; a hub id; or
     `workbench:demo/data/train.jsonl`."""
     eval: str | None = None
     """Held-out rows, named like `train`. Left out: `eval_rows` rows are split off `train`."""
@@ -112,6 +113,8 @@ class Data(Section):
     """The split of a hub data set to hold out."""
     revision: str | None = None
     """Hub revision of the data set."""
+    config: str | None = None
+    """The configuration of a hub data set that has several, e.g. `main` of `openai/gsm8k`."""
     eval_rows: Positive = 64
     """Number of held-out rows: split off `train`, or the first rows of `eval`."""
     test: str | None = None
@@ -163,11 +166,9 @@ class Lora(Section):
     """The biases that are trained too: none, all of the model, or those of the targets."""
     rslora: bool = False
     """Scale by alpha/sqrt(rank) instead of alpha/rank (arXiv 2312.03732)."""
-    targets: list[str] | Literal["all-linear"] = Field(
-        default_factory=lambda: list(LLAMA_PROJECTIONS)
-    )
-    """Names of the projections that get an adapter; `all-linear` are all of the model's linear
-    layers, without its head and routers."""
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+    """The projections that get an adapter: `all-linear` for all of the model's linear layers,
+    without its head and routers, or a list of names. `workbench check` shows what it resolves to."""
 
 
 class Train(Section):

@@ -278,6 +278,10 @@ def early_stop_problem_for(recipe: Recipe, rows: int) -> str:
     return early_stop_problem(recipe, train.max_steps or math.ceil(train.epochs * an_epoch))
 
 
+_TRAINED_ROWS = ("data.train", "data.split", "data.revision", "data.config")
+"""Settings that say which rows are read; rows may be held out of them."""
+
+
 def not_swept(key: str, data: dict[str, Any]) -> str:
     """Return why a key cannot be swept; empty if it can."""
     shown = safe_line(key, 80)
@@ -286,11 +290,9 @@ def not_swept(key: str, data: dict[str, Any]) -> str:
     if key not in keys.setting_fields():
         return keys.unknown_key(key, shown)
     section = data.get("data")
-    if key in ("data.train", "data.split", "data.revision") and not (
-        isinstance(section, dict) and section.get("eval")
-    ):
+    if key in _TRAINED_ROWS and not (isinstance(section, dict) and section.get("eval")):
         return f"{shown} can be swept only beside data.eval: else each trial holds out other rows"
-    if key in ("data.train", "data.split", "data.revision") and _draws_test_rows(section):
+    if key in _TRAINED_ROWS and _draws_test_rows(section):
         return f"{shown} can be swept only beside data.test: else each trial has other test rows"
     return ""
 

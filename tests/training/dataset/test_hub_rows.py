@@ -85,6 +85,24 @@ def test_a_split_that_is_not_there_is_refused_and_the_hint_names_those_that_are(
     assert len(list(replace(source, split="test").read())) == 6
 
 
+def test_a_configuration_is_named_by_data_config_and_the_hint_says_which_there_are(
+    folder: Path,
+) -> None:
+    configs = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in ("main", "other")]
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    (folder / "main.jsonl").write_text(ROWS)
+    (folder / "other.jsonl").write_text(ROWS.replace("q 0", "r 0"))
+    source = source_of(folder)
+    with pytest.raises(DataError, match="Config name is missing") as refused:
+        list(source.read())
+    assert refused.value.hint == "set data.config: main or other"
+    first = [next(iter(replace(source, config=name).read())).values for name in ("main", "other")]
+    assert [row["prompt"] for row in first] == ["q 0", "r 0"]
+    with pytest.raises(DataError, match="not found") as refused:
+        list(replace(source, config="mian").read())
+    assert refused.value.hint == "set data.config: main or other"
+
+
 def test_a_hint_speaks_of_the_network_only_where_it_may_be_at_fault(folder: Path) -> None:
     (folder / "README.md").write_text("---\nconfigs: [\n---\n")
     with pytest.raises(DataError, match="ParserError") as refused:

@@ -39,6 +39,13 @@ DEFAULTS: dict[str, Any] = {
 }
 """What Axolotl takes for a key that is not given, where ours differs (Axolotl 0.13)."""
 
+NAMES = {
+    "path": "data.train",
+    "name": "data.config",
+    "split": "data.split",
+    "revision": "data.revision",
+}
+"""Keys of one data set, and our settings."""
 SHAPES = {"alpaca": "alpaca", "completion": "text", "sharegpt": "sharegpt"}
 """Prompt formats that name one shape of rows; `chat_template` is recognised from the columns."""
 
@@ -83,7 +90,7 @@ def translate_axolotl(keys: Mapping[str, Any]) -> Translation:
     found.take(keys, RULES)
     known: dict[str, object] = {**RULES, "adapter": None}
     for key, names in (
-        ("datasets", {"path": "data.train", "split": "data.split", "revision": "data.revision"}),
+        ("datasets", NAMES),
         ("test_datasets", {"path": "data.eval", "split": "data.eval_split"}),
     ):
         known[key] = None

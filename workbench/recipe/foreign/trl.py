@@ -52,6 +52,7 @@ RULES: dict[str, Rule] = {
     "lora_r": Rule("lora.rank", positive),
     "lora_target_modules": Rule("lora.targets", targets),
     "dataset_name": Rule("data.train", str),
+    "dataset_config": Rule("data.config", str),
     "dataset_train_split": Rule("data.split", str),
     "dataset_test_split": Rule("data.eval_split", str),
     "max_length": Rule("data.max_tokens", positive),
@@ -72,7 +73,11 @@ def translate_trl(keys: Mapping[str, Any]) -> Translation:
     found.drop_unused_evaluation(keys)
     known: dict[str, object] = {**RULES, "eval_strategy": None}
     if mixture := keys.get("datasets"):
-        found.take_first("datasets", mixture, {"path": "data.train", "split": "data.split"})
+        found.take_first(
+            "datasets",
+            mixture,
+            {"path": "data.train", "name": "data.config", "split": "data.split"},
+        )
         known["datasets"] = None
     if column := keys.get("dataset_text_field"):
         if column != "text":

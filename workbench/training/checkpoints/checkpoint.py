@@ -74,7 +74,12 @@ def recipe_digest(recipe: Recipe) -> str:
         include={"model", "data", "lora", "train"},
         exclude={"data": {"test", "test_split", "test_rows"}, "train": {"keep"}},
     )
-    return json_digest(resolved)
+    data = {name: v for name, v in resolved["data"].items() if v is not None or name not in _NEW}
+    return json_digest({**resolved, "data": data})
+
+
+_NEW = ("config",)
+"""Settings of data that older checkpoints do not know: in the digest where they are set."""
 
 
 def json_digest(data: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +22,8 @@ class RowHashes:
     def __init__(self) -> None:
         self._hashes = array("Q")
         self._lines = array("Q")
-        self._label = ""
+        self._labels: list[tuple[int, str]] = []
+        """The number of the first row with a label, and the label: a file's name, mostly."""
 
     def add(self, ids: Sequence[int], place: str) -> None:
         """Remember the row that has the token ids `ids` and stands at `place`."""
@@ -29,10 +31,13 @@ class RowHashes:
         self._hashes.append(int.from_bytes(digest[:8], "little"))
         numbered = _NUMBERED.match(place)
         self._lines.append(int(numbered[2]) if numbered else 0)
-        self._label = numbered[1] if numbered else place
+        label = numbered[1] if numbered else place
+        if not self._labels or self._labels[-1][1] != label:
+            self._labels.append((len(self._lines) - 1, label))
 
     def _place(self, index: int) -> str:
-        return f"{self._label}{self._lines[index]}"
+        at = bisect_right(self._labels, index, key=lambda one: one[0]) - 1
+        return f"{self._labels[at][1]}{self._lines[index]}"
 
     def copies(self) -> tuple[int, str]:
         """Return how many rows repeat an earlier row, and the place of the first repetition."""

@@ -42,7 +42,7 @@ _STAGED = ".staged-"
 _STALE_S = 86_400
 _IRRELEVANT = {"packing", "group_by_length", "train", "eval", "test", "revision"}
 """Settings that change no row; file names are covered by the digests of their contents."""
-_NEW = {"test_split", "test_rows"}
+_NEW = {"test_split", "test_rows", "config"}
 """Settings that came after FORMAT 7; they are in the digest where they are set."""
 
 

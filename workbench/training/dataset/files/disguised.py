@@ -10,6 +10,13 @@ from pathlib import Path
 
 from workbench.errors import DataError
 from workbench.training.dataset.files.lines import file_label
+from workbench.training.dataset.files.packed import (
+    PACKED_ENDINGS,
+    data_ending,
+    has_sign,
+    is_packed,
+    open_data,
+)
 
 _LOOKED_AT = 64
 """Bytes of a file's beginning that are looked at."""
@@ -37,15 +44,29 @@ def refuse_disguised(path: Path) -> None:
 
     Each hint is a command or a step that leads to the rows. Raises OSError for an unreadable file.
     """
-    with path.open("rb") as file:
-        start = file.read(_LOOKED_AT)
+    with path.open("rb") as raw:
+        start = raw.read(_LOOKED_AT)
+    if is_packed(path) and has_sign(path, start):
+        with open_data(path) as (file, _):
+            start = file.read(_LOOKED_AT)
+    elif is_packed(path) and not start.startswith(_POINTER):
+        raise DataError(
+            f"{file_label(path)}: is not packed as its ending says",
+            hint=f"take {path.suffix} from its name where it holds plain rows",
+        )
+    _refuse_start(path, start, data_ending(path))
+
+
+def _refuse_start(path: Path, start: bytes, ending: str) -> None:
     label, name = file_label(path), shlex.quote(file_label(path))
-    ending = path.suffix.lower()
     for sign, (tool, command) in _PACKED.items():
         if start.startswith(sign) and ending not in _OFFICE:
+            kept = next((kept for kept, own in PACKED_ENDINGS.items() if own == sign), "")
+            or_named = f"; or let its name end in {kept}, as in rows.jsonl{kept}" if kept else ""
             raise DataError(
                 f"{label}: is packed with {tool}",
-                hint=f"unpack it: {command} {name} > NEW.jsonl, with the ending of what is inside",
+                hint=f"unpack it: {command} {name} > NEW.jsonl, with the ending of what is inside"
+                + or_named,
             )
     for sign, encoding in _WIDE.items():
         if start.startswith(sign):

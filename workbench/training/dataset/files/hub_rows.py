@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _AS_FILE = "download the data as jsonl, csv or parquet and name that file in data.train"
 
 
-def hub_rows(name: str, split: str, commit: str) -> Iterator[DataRow]:
+def hub_rows(name: str, config: str | None, split: str, commit: str) -> Iterator[DataRow]:
     """Yield the rows of one split of a hub data set at a commit, downloading it on first use.
 
     Raises DataError with the innermost cause for a set that neither way can be read.
@@ -36,11 +36,11 @@ def hub_rows(name: str, split: str, commit: str) -> Iterator[DataRow]:
     shown = f"{safe_line(name, 80)}[{safe_line(split, 40)}]"
     number = 0
     try:
-        loaded = _undecoded(datasets.load_dataset(name, split=split, revision=commit))
+        loaded = _undecoded(datasets.load_dataset(name, config, split=split, revision=commit))
         for number, values in enumerate(loaded, start=1):
             yield DataRow(f"{shown} row {number}", values, number / max(1, len(loaded)))
     except Exception as refused:  # its builders raise whatever their libraries do
-        files = _own_files(name, split, commit)
+        files = _own_files(name, config, split, commit)
         if not files:
             cause = root_cause(refused)
             raise DataError(
@@ -65,7 +65,7 @@ def _undecoded(loaded: Dataset) -> Dataset:
     return loaded
 
 
-def _own_files(name: str, split: str, commit: str) -> list[Path]:
+def _own_files(name: str, config: str | None, split: str, commit: str) -> list[Path]:
     """Return the split's files on disk where our readers can read all of them; else nothing."""
     import datasets
     from huggingface_hub import hf_hub_download
@@ -73,7 +73,7 @@ def _own_files(name: str, split: str, commit: str) -> list[Path]:
     found: list[Path] = []
     # Whatever fails here, the error of `datasets` is the one to report.
     with contextlib.suppress(Exception):
-        builder = datasets.load_dataset_builder(name, revision=commit)
+        builder = datasets.load_dataset_builder(name, config, revision=commit)
         named = [str(file) for file in (builder.config.data_files or {}).get(split, [])]
         if not named or not all(can_read(Path(file)) for file in named):
             return []
@@ -116,8 +116,9 @@ def _hint(refused: BaseException) -> str:
     if splits := re.search(r"Unknown split .*one of \[(.*)\]", text):
         names = [name.strip("' ") for name in splits[1].split(",")]
         return f"set data.split: {safe_line(' or '.join(names), 200)}"
-    if isinstance(cause, ValueError) and "onfig" in text:
-        return f"the set has several configurations: {_AS_FILE}"
+    if configs := re.search(r"(?:available configs|Available): \[(.*)\]", text):
+        names = [name.strip("' ") for name in configs[1].split(",")]
+        return f"set data.config: {safe_line(' or '.join(names), 200)}"
     # Errors of connections are OSErrors, or were raised from one or made into one.
     if any(isinstance(one, OSError) for one in _causes(refused)):
         return f"check the name in data.train and the network; or {_AS_FILE}"

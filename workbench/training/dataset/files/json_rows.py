@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +25,7 @@ from workbench.training.dataset.files.lines import (
     line_place,
     too_long,
 )
+from workbench.training.dataset.files.packed import open_data
 
 _HINT = "write one JSON object a line (jsonl), or one array of objects"
 _CHUNK = 1 << 20
@@ -44,7 +44,7 @@ def json_rows(path: Path) -> Iterator[DataRow]:
 
     Raises DataError with file and line for what is not JSON, not an object, or too long.
     """
-    with path.open("rb") as file:
+    with open_data(path) as (file, _):
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     return _array(path) if start.startswith(b"[") else _lines(path)
 
@@ -69,8 +69,8 @@ def _lines(path: Path) -> Iterator[DataRow]:
 
 
 def _array(path: Path) -> Iterator[DataRow]:
-    with path.open("rb") as file:
-        text = _Text(path, file)
+    with open_data(path) as (file, share):
+        text = _Text(path, file, share)
         text.skip()
         text.take()
         text.skip()
@@ -94,10 +94,11 @@ def _array(path: Path) -> Iterator[DataRow]:
 class _Text:
     """A cursor over a file's text that reads on as needed and knows its line."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: BinaryIO, share: Callable[[], float]) -> None:
         self._path = path
         self._file = file
-        self._size = max(1, os.fstat(file.fileno()).st_size)
+        self._share = share
+        self._read = 1
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._text = ""
         self._at = 0
@@ -115,7 +116,7 @@ class _Text:
     @property
     def share(self) -> float:
         """The share of the file that was passed, 0 to 1; a character is counted as a byte."""
-        return (self._file.tell() - len(self._text) + self._at) / self._size
+        return self._share() * (self._read - len(self._text) + self._at) / self._read
 
     def take(self) -> None:
         self._at += 1
@@ -173,6 +174,7 @@ class _Text:
         The chunk is at least as long as the unread text, so that a long value costs linear time.
         """
         chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))
+        self._read += len(chunk)
         self._text, self._at = self._text[self._at :], 0
         try:
             self._text += self._decoder.decode(chunk, final=not chunk)
@@ -200,9 +202,11 @@ def _refuse_other_layouts(path: Path, line: str) -> None:
             f"{file_label(path)}: holds objects as Python prints them, in single quotes",
             hint="write each row with json.dumps(row) and not with str(row)",
         )
-    if path.stat().st_size > _WHOLE_BYTES:
+    with open_data(path) as (file, _):
+        whole = file.read(_WHOLE_BYTES + 1)
+    if len(whole) > _WHOLE_BYTES:
         return
-    text = path.read_text(encoding="utf-8-sig", errors="replace").strip()
+    text = whole.decode("utf-8-sig", errors="replace").strip()
     name = shlex.quote(file_label(path))
     try:
         value, end = json.JSONDecoder().raw_decode(text)

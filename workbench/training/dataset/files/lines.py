@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from itertools import count
@@ -12,6 +11,7 @@ from typing import Any
 
 from workbench.errors import DataError
 from workbench.text import safe_line
+from workbench.training.dataset.files.packed import open_data
 
 MOST_BYTES = 16 << 20
 """Bytes of the longest row that is read.
@@ -39,21 +39,19 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._bytes, self._all_bytes = 0, 1
+        self._share: Callable[[], float] = lambda: 0.0
 
     @property
     def share(self) -> float:
-        """The share of the file that was read, 0 to 1."""
-        return self._bytes / self._all_bytes
+        """The share of the file that was read, 0 to 1; of a packed one, of its packed bytes."""
+        return self._share()
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        with self._path.open("rb") as file:
-            self._all_bytes = max(1, os.fstat(file.fileno()).st_size)
+        with open_data(self._path) as (file, self._share):
             for number in count(1):
                 line = file.readline(MOST_BYTES + 1)
                 if not line:
                     return
-                self._bytes += len(line)
                 yield number, self._decoded(line, number)
 
     def _decoded(self, line: bytes, number: int) -> str:

@@ -21,12 +21,14 @@ from workbench.training.dataset.files.lines import (
     line_place,
     too_long,
 )
+from workbench.training.dataset.files.packed import PACKED_ENDINGS, data_ending, is_packed
 from workbench.training.dataset.files.parquet_rows import parquet_rows
 
 
 def can_read(path: Path) -> bool:
     """Return whether the file's ending names a format that is read here."""
-    return path.suffix.lower() in _READERS
+    ending = data_ending(path)
+    return ending in _READERS and not (is_packed(path) and ending in _PACK_THEMSELVES)
 
 
 def read_file(path: Path) -> Iterator[DataRow]:
@@ -36,13 +38,13 @@ def read_file(path: Path) -> Iterator[DataRow]:
     """
     try:
         refuse_disguised(path)
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
+        if not can_read(path):
             raise DataError(
                 f"{safe_line(path.name, 120)} is not a kind of file that is read here",
-                hint=f"convert it to one of {', '.join(_READERS)}",
+                hint=f"convert it to one of {', '.join(_READERS)}; all but parquet may be packed "
+                f"and end in {' or '.join(PACKED_ENDINGS)} behind that, as in rows.jsonl.gz",
             )
-        yield from reader(path)
+        yield from _READERS[data_ending(path)](path)
     except OSError as refused:
         raise DataError(
             f"{safe_line(path, 200)} cannot be read: {safe_line(refused.strerror or refused)}",
@@ -114,3 +116,5 @@ _READERS: dict[str, Callable[[Path], Iterator[DataRow]]] = {
     ".parquet": parquet_rows,
     ".txt": _txt,
 }
+_PACK_THEMSELVES = (".parquet",)
+"""Endings of files that hold packed columns, and are never packed as a whole."""

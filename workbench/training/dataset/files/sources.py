@@ -1,4 +1,4 @@
-"""The data sources a recipe names: a local file with its content hash, or a pinned hub data set."""
+"""The sources that a recipe names: a file or folder with its hash, or a pinned hub data set."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.errors import DataError
 from workbench.recipe.names import local_path
 from workbench.recipe.schema import Data
 from workbench.text import safe_line
+from workbench.training.dataset.files.folders import folder_files
 from workbench.training.dataset.files.hub_rows import hub_rows
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.files.rows import read_file
@@ -30,16 +31,25 @@ class DataSource:
 
     name: str
     path: Path | None
-    """The local file; None for a hub data set."""
+    """The local file or folder; None for a hub data set."""
     split: str
     digest: str
-    """SHA-256 of the file's bytes, or the hub data set's commit."""
+    """SHA-256 of the file's bytes, or of the folder's files; or the hub data set's commit."""
+    config: str | None = None
+    """The hub data set's configuration; None for its only or default one."""
 
     def read(self) -> Iterator[DataRow]:
         """Yield the rows in order, at each call from the start; DataError for unreadable ones."""
-        if self.path is not None:
-            return read_file(self.path)
-        return hub_rows(self.name, self.split, self.digest)
+        if self.path is None:
+            return hub_rows(self.name, self.config, self.split, self.digest)
+        return _folder_rows(self.path) if self.path.is_dir() else read_file(self.path)
+
+
+def _folder_rows(folder: Path) -> Iterator[DataRow]:
+    files = folder_files(folder)
+    for number, file in enumerate(files):
+        for row in read_file(file):
+            yield replace(row, share=(number + row.share) / len(files))
 
 
 def find_sources(data: Data, index: Path, *, refresh: bool) -> tuple[DataSource, DataSource | None]:
@@ -49,17 +59,18 @@ def find_sources(data: Data, index: Path, *, refresh: bool) -> tuple[DataSource,
     `refresh` asks the hub again. Reads a new or changed file whole, for its hash. Raises DataError
     for a file that cannot be read, an unknown data set, or a hub that does not answer.
     """
-    train = _source(data.train, data.split, data.revision, index, refresh=refresh)
+    train = _source(data.train, data.split, data, index, refresh=refresh)
     if (held := find_scored(data, index, refresh=refresh)) is not None:
         return train, held
     if data.eval_split is None:
         return train, None
     if train.path is not None:
         raise DataError(
-            f"data.eval_split: {safe_line(train.path.name, 80)} is a file and has no splits",
+            f"data.eval_split: {safe_line(train.path.name, 80)} is no hub data set and has no "
+            "splits",
             hint="name the held-out file in data.eval, or leave data.eval_split out",
         )
-    return train, _source(data.train, data.eval_split, data.revision, index, refresh=refresh)
+    return train, _source(data.train, data.eval_split, data, index, refresh=refresh)
 
 
 def find_scored(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
@@ -70,8 +81,7 @@ def find_scored(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
     if data.eval is None:
         return None
     split = data.eval_split or data.split
-    same = data.revision if data.eval == data.train else None
-    return _source(data.eval, split, same, index, refresh=refresh)
+    return _source(data.eval, split, data, index, refresh=refresh)
 
 
 def find_test(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
@@ -82,25 +92,26 @@ def find_test(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
     if data.test is None and data.test_split is None:
         return None
     name, split = data.test or data.train, data.test_split or data.split
-    same = data.revision if name == data.train else None
-    source = _source(name, split, same, index, refresh=refresh)
+    source = _source(name, split, data, index, refresh=refresh)
     if data.test is None and source.path is not None:
         raise DataError(
-            f"data.test_split: {safe_line(source.path.name, 80)} is a file and has no splits",
+            f"data.test_split: {safe_line(source.path.name, 80)} is no hub data set and has no "
+            "splits",
             hint="name the test file in data.test, or set data.test_rows",
         )
     return source
 
 
-def _source(
-    name: str, split: str, revision: str | None, index: Path, *, refresh: bool
-) -> DataSource:
+def _source(name: str, split: str, data: Data, index: Path, *, refresh: bool) -> DataSource:
+    """Return a source; revision and configuration are those of `data.train`, and of no other."""
     path = local_path(name)
     if path is None:
-        commit = _pinned(name, revision, index, refresh=refresh)
-        return DataSource(name=name, path=None, split=split, digest=commit)
+        same = name == data.train
+        commit = _pinned(name, data.revision if same else None, index, refresh=refresh)
+        config = data.config if same else None
+        return DataSource(name=name, path=None, split=split, digest=commit, config=config)
     try:
-        digest = _file_digest(path, index)
+        digest = _path_digest(path, index)
     except OSError as refused:
         raise DataError(
             f"{safe_line(path, 200)} cannot be read: {safe_line(refused.strerror or refused)}",
@@ -110,6 +121,14 @@ def _source(
 
 
 # ── local files ──────────────────────────────────────────────────────────────────────────────
+
+
+def _path_digest(path: Path, index: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and hashes of a folder's files."""
+    if not path.is_dir():
+        return _file_digest(path, index)
+    files = [[file.name, _file_digest(file, index)] for file in folder_files(path)]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _file_digest(path: Path, index: Path) -> str:
