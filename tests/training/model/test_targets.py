@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from tests.training.model.bases import made
 from tests.training.trials import Bench, recipe
@@ -18,7 +20,8 @@ from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak.layers import lora_params
 from workbench.machine import staging
 from workbench.recipe.schema import LLAMA_PROJECTIONS, Model
-from workbench.training.model.adapter import WEIGHTS
+from workbench.recipe.shipped import shipped_file
+from workbench.training.model.adapter import WEIGHTS, adapter_state, add_adapter
 from workbench.training.model.preflight import check_model
 from workbench.training.model.source import resolve_model
 
@@ -62,6 +65,18 @@ def test_the_default_targets_train_every_projection_of_a_phi_3(tmp_path: Path) -
     }
     warm = Bench(tmp_path / "again", settings).run(warm=source)
     assert warm.outcome is Outcome.DONE, warm.end
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT asks by an old name
+def test_on_a_llama_the_default_is_the_adapter_on_the_seven_projections() -> None:
+    """Trials of recipes that list the seven give the numbers that they gave."""
+    made = []
+    for settings in ({}, {"lora__targets": list(LLAMA_PROJECTIONS)}):
+        base = AutoModelForCausalLM.from_pretrained(shipped_file("workbench:demo/model"))
+        made.append(adapter_state(add_adapter(base, recipe(**settings), lambda *_, **__: None)))
+    default, listed = made
+    assert default.keys() == listed.keys()
+    assert all(torch.equal(default[name], listed[name]) for name in listed)
 
 
 def test_the_check_names_targets_that_stay_out(tmp_path: Path) -> None:
