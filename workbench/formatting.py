@@ -106,7 +106,11 @@ def guards_line(guards: Mapping[str, Any]) -> str:
     gap = guards["start_gap_s"]
     floor = f"disk floor {size(guards['disk_floor'])}, ballast {size(guards['ballast'])}"
     shares = "shares cards in use" if guards["share"] else "leaves cards in use alone"
-    gaps = "2 s between GPU starts" if gap is None else f"{gap:g} s between starts"
+    gaps = (
+        "2 s between starts of GPUs at rest"
+        if gap is None
+        else f"{gap:g} s between starts of cards at rest"
+    )
     return f"{heat_limits(guards)}; {gaps}; {shares}; {floor}"
 
 

@@ -71,8 +71,8 @@ class Guards(ConfigSection):
     """Limits that protect the machine; docs/guards.md describes each."""
 
     start_gap_s: Seconds | None = None
-    """Seconds between the starts of trials on two cards. Left out: 2 between GPUs, 0 between CPU
-    cards, which draw no more power at the start than later."""
+    """Seconds between the starts of trials on two cards that are at rest. Left out: 2 between GPUs,
+    0 between CPU cards, which draw no more power at the start than later."""
     no_start_above_c: Celsius = 84.0
     """A card above this temperature gets no new trial until it has cooled."""
     pause_above_c: Celsius = 90.0

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -106,6 +107,38 @@ class TestStaggeredStart:
         requeue_all(bench.context, "the engine was restarted")
         bench.ticks(2)
         assert running(bench) == first
+
+    @pytest.mark.parametrize(
+        ("watts", "at_once"),
+        [((30, 30), 1), ((300, 30), 2), ((30, 300), 2), ((None, 30), 1)],
+        ids=["both at rest", "the first draws", "the second draws", "the first tells nothing"],
+    )
+    def test_only_cards_that_come_from_rest_begin_one_after_another(
+        self, bench_of: MakeBench, watts: tuple[float | None, float], at_once: int
+    ) -> None:
+        draws = [gpu_card(n, power_w=drawn, power_limit_w=350) for n, drawn in enumerate(watts)]
+        bench = bench_of(*draws)
+        bench.submit(recipe(sweep=GRID, **LONG))
+        bench.ticks(1)
+        assert len(running(bench)) == at_once
+
+    def test_a_worker_goes_to_its_next_trial_whatever_another_card_begins(
+        self, bench_of: MakeBench
+    ) -> None:
+        at_rest = {"power_w": 30.0, "power_limit_w": 350.0}
+        bench = bench_of(gpu_card(0, **at_rest), gpu_card(1, **at_rest))
+        bench.configure("start_gap_s = 30")
+        card_table.set_drained(bench.store, "GPU-1", True)
+        bench.submit(recipe(sweep={"parameters": {"train.seed": list(range(12))}}))
+        bench.ticks(35)
+        card_table.set_drained(bench.store, "GPU-1", False)
+        bench.ticks(25)
+        attempts = [one for trial in bench.trials() for one in bench.store.attempts(trial.id)]
+        begun_utc = min(one.started_utc for one in attempts if one.card == "GPU-1")
+        times = [(one.started_utc, one.ended_utc) for one in attempts if one.card == "GPU-0"]
+        gaps = [b - (e or 0) for (_, e), (b, _) in pairwise(sorted(times)) if b > begun_utc]
+        assert len(gaps) >= 2
+        assert max(gaps) <= 1
 
 
 class TestHeat:

@@ -25,7 +25,7 @@ from workbench.scheduler.evaluation.scoring import (
     score_source,
     scoring_plan,
 )
-from workbench.scheduler.guards import card_guards
+from workbench.scheduler.guards import start_gap
 from workbench.scheduler.guards.disk import DISK_LOW
 from workbench.scheduler.planning import history_version, plan_for, recipe_with
 from workbench.scheduler.tick_context import (
@@ -66,7 +66,7 @@ def place(context: TickContext) -> None:
     enough = len(context.plans) + PLANS_A_TICK
     busy = {row.uuid: _busy_reason(context, row) for row in context.cards}
     free = {row.uuid: row for row in context.cards if not busy[row.uuid]}
-    card_guards.stagger_starts(context, free, busy)
+    start_gap.stagger_starts(context, free, busy)
     running = trial_queue.running_counts(context.store)
     known = {id: context.store.experiment(id) for id in running}
     full = {id: limit for id in known if (limit := known[id].max_parallel) and running[id] >= limit}
@@ -99,10 +99,11 @@ def place(context: TickContext) -> None:
                 stuck[like] = reason
             continue
         card, plan = chosen
+        start_gap.note_start(context, free[card.uuid])
         _start(context, trial, experiment, card, plan)
         turns.placed(trial)
         del free[card.uuid]
-        card_guards.stagger_starts(context, free, busy)
+        start_gap.stagger_starts(context, free, busy)
         running[experiment.id] = running.get(experiment.id, 0) + 1
         if (limit := experiment.max_parallel) and running[experiment.id] >= limit:
             full[experiment.id] = limit

@@ -1,8 +1,8 @@
-"""Card guards: heat, other people's programs, starts one after another, failing cards.
+"""Card guards: heat, other people's programs, failing cards.
 
 `guard_cards` writes what it finds to the cards' rows; `place`, `reconcile` and `recover` call the
-functions at the end. New samples are stored by `card_samples.py`; the disk's guard is `disk.py`.
-docs/guards.md is for users.
+functions at the end. New samples are stored by `card_samples.py`; the gap between two starts is
+`start_gap.py`, the disk's guard `disk.py`. docs/guards.md is for users.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from workbench.machine import xid
 from workbench.scheduler.guards.disk import keep_room
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import card_table
-from workbench.store.queries import attempt_history
 from workbench.store.rows import AttemptRow, CardRow, TrialRow
 from workbench.user_config import Guards
 
@@ -24,8 +23,6 @@ GUARDS = "guards"
 CONFIG_PROBLEM = "config-problem"
 """Fact: why the user's configuration is not in force; empty when it is."""
 USED = "in use by"
-GPU_START_GAP_S = 2.0
-"""Seconds between the starts of two trials on GPUs, unless the user sets another."""
 POISONED_S = 60.0
 """Seconds without progress after an error of its program on the card, after which a worker is
 replaced. It usually ends by itself at once.
@@ -147,31 +144,7 @@ def _let_go(context: TickContext, row: CardRow, guards: Guards) -> None:
         context.fleet.end(row.uuid, "its card is left alone")
 
 
-# --- used by place, reconcile and recover ---------------------------------------------------------
-
-
-def stagger_starts(context: TickContext, free: dict[str, CardRow], busy: dict[str, str]) -> None:
-    """Remove from `free` the cards that may not start yet, because another card just did.
-
-    Their reason is added to `busy`.
-    """
-    gaps = {uuid: start_gap_s(row, context.config().guards) for uuid, row in free.items()}
-    if not any(gaps.values()):
-        return
-    now, begun = context.store.clock(), attempt_history.last_starts(context.store)
-    for uuid, gap_s in gaps.items():
-        since = [now - at_utc for card, at_utc in begun.items() if card != uuid]
-        # Power supplies trip when several cards ramp up at once; below 0 the clock was set back.
-        if any(0 <= one < gap_s for one in since):
-            busy[uuid] = f"starts {gap_s:g} s after the one before it"
-            del free[uuid]
-
-
-def start_gap_s(row: CardRow, guards: Guards) -> float:
-    """Return the seconds between the start on another card and one on this card."""
-    if guards.start_gap_s is not None:
-        return guards.start_gap_s
-    return GPU_START_GAP_S if row.kind == "cuda" else 0.0
+# --- used by reconcile and recover ---------------------------------------------------------
 
 
 def requested_halt(context: TickContext, attempt: AttemptRow) -> Halt | None:

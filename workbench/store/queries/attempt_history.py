@@ -31,13 +31,12 @@ def lost_in_a_row(reader: Reader, uuid: str) -> list[int]:
     return [row[0] for row in rows]
 
 
-def last_starts(reader: Reader) -> dict[str, float]:
-    """Return the UTC time at which each card (by UUID) last began an attempt.
-
-    Looks at the newest 64 attempts only; a card that began none of them is left out.
-    """
-    rows = reader.db.execute("select card, started_utc from attempts order by id desc limit 64")
-    return {row[0]: row[1] for row in reversed(rows.fetchall())}
+def last_end(reader: Reader, uuid: str) -> float | None:
+    """Return the UTC time at which an attempt last ended on the card; None where none has."""
+    row = reader.db.execute(
+        "select max(ended_utc) from attempts where card = ?", (uuid,)
+    ).fetchone()
+    return None if row[0] is None else float(row[0])
 
 
 def newest_on_card(reader: Reader, uuid: str) -> tuple[int, dict[str, Any], int | None] | None:
