@@ -17,6 +17,7 @@ from workbench.cli.export import gguf, push, soup, vllm
 from workbench.cli.export import recipe as export_recipe
 from workbench.cli.library import adapters, removal, reproduce, space
 from workbench.cli.machine import cards, completion, engine, repair, service
+from workbench.cli.machine.remote_screen import open_remote_screen
 from workbench.cli.machine.serve import serve_browser
 from workbench.cli.machine.showcase import showcase_home
 from workbench.cli.recipes import check, demo, plan, run, shipped, train
@@ -131,24 +132,38 @@ def root_command(
         typer.Option("--serve", help="Serve the screen to a browser on this machine."),
     ] = False,
     port: Annotated[int, typer.Option(help="The port of --serve; 0 takes a free one.")] = 8765,
+    host: Annotated[
+        str,
+        typer.Option(metavar="USER@BOX", help="Open the screen of another machine over ssh."),
+    ] = "",
 ) -> None:
     """Run many QLoRA fine-tunes at once, and find out which one is best.
 
     Without a command, the full screen opens. `workbench demo` shows every step in minutes.
     """
     if context.invoked_subcommand is not None:
-        if demo_tui or readonly or ascii_only or serve:
+        if demo_tui or readonly or ascii_only or serve or host:
             raise UsageError(
-                "--demo-tui, --readonly, --ascii and --serve open the screen, and take no command",
+                "--demo-tui, --readonly, --ascii, --serve and --host open the screen, and take no "
+                "command",
                 hint="leave out the command, or the option",
             )
         return
+    if serve and host:
+        raise UsageError(
+            "--serve shows this machine's screen, --host another's",
+            hint=f"run workbench --serve on {host}, and reach its port by ssh -L",
+        )
     if serve:
         serve_browser(port, demo_tui=demo_tui, readonly=readonly)
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print_note(context.get_help())
         raise typer.Exit(2)
+    if host:
+        asked = {"--demo-tui": demo_tui, "--readonly": readonly, "--ascii": ascii_only}
+        options = [option for option, is_asked in asked.items() if is_asked]
+        raise typer.Exit(open_remote_screen(host, options))
     if demo_tui:
         from tui.app import run_app
 
