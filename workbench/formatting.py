@@ -105,13 +105,21 @@ def guards_line(guards: Mapping[str, Any]) -> str:
         return ""
     gap = guards["start_gap_s"]
     floor = f"disk floor {size(guards['disk_floor'])}, ballast {size(guards['ballast'])}"
-    shares = "shares cards in use" if guards["share"] else "leaves cards in use alone"
+    shares = "shares cards in use" if guards["share"] else _idle_sharing(guards.get("idle_below"))
     gaps = (
         "2 s between starts of GPUs at rest"
         if gap is None
         else f"{gap:g} s between starts of cards at rest"
     )
     return f"{heat_limits(guards)}; {gaps}; {shares}; {floor}"
+
+
+def _idle_sharing(idle_below: int | None) -> str:
+    """Return beside whose programs trials run, by guards.idle_below."""
+    if idle_below == 0:
+        return "leaves cards in use alone"
+    most = "" if idle_below is None else f" below {size(idle_below)}"
+    return f"shares cards with idle programs{most}"
 
 
 def xid_watch(watched: bool | None) -> str:

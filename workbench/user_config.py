@@ -88,6 +88,10 @@ class Guards(ConfigSection):
     """Use cards on which other users' programs compute, within the bytes that these leave."""
     foreign_above: Size = 100 << 20
     """Programs that compute on a card with fewer bytes do not count as using it."""
+    idle_below: Size | None = None
+    """Programs that have computed nothing for a minute share their card with trials, which are
+    planned for the bytes that are left, while they hold fewer bytes than this together. Left out:
+    as many as the plan leaves free; 0: none does."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Guards:

@@ -127,12 +127,12 @@ class TestStaggeredStart:
     ) -> None:
         at_rest = {"power_w": 30.0, "power_limit_w": 350.0}
         bench = bench_of(gpu_card(0, **at_rest), gpu_card(1, **at_rest))
-        bench.configure("start_gap_s = 30")
+        bench.configure("start_gap_s = 12")
         card_table.set_drained(bench.store, "GPU-1", True)
-        bench.submit(recipe(sweep={"parameters": {"train.seed": list(range(12))}}))
-        bench.ticks(35)
+        bench.submit(recipe(sweep={"parameters": {"train.seed": list(range(8))}}))
+        bench.ticks(14)
         card_table.set_drained(bench.store, "GPU-1", False)
-        bench.ticks(25)
+        bench.ticks(20)
         attempts = [one for trial in bench.trials() for one in bench.store.attempts(trial.id)]
         begun_utc = min(one.started_utc for one in attempts if one.card == "GPU-1")
         times = [(one.started_utc, one.ended_utc) for one in attempts if one.card == "GPU-0"]

@@ -57,9 +57,10 @@ class Nvml:
         }
         memory = SimpleNamespace(total=24 * GIB, free=20 * GIB, used=4 * GIB)
         known |= {"nvmlDeviceGetMemoryInfo": memory, **gpu.answers}
-        if question not in known:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-        return known[question]
+        answer = known.get(question, pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED))
+        if isinstance(answer, pynvml.NVMLError):
+            raise answer
+        return answer
 
     def nvmlInit(self) -> None:
         self.opened += 1
@@ -111,6 +112,7 @@ def test_every_name_we_ask_for_is_one_of_pynvmls() -> None:
         "nvmlDeviceGetEnforcedPowerLimit",
         "nvmlDeviceGetComputeRunningProcesses",
         "nvmlDeviceGetGraphicsRunningProcesses",
+        "nvmlDeviceGetProcessUtilization",
         "nvmlDeviceGetSupportedEventTypes",
         "nvmlDeviceRegisterEvents",
         "nvmlEventSetCreate",
@@ -163,6 +165,42 @@ def test_who_computes_and_who_only_draws_are_distinguished() -> None:
     )
     assert fact.processes == ((10, 3 * GIB), (11, None))
     assert fact.graphics == ((20, GIB),)
+
+
+def sample(pid: int, at_us: int, percent: int) -> SimpleNamespace:
+    return SimpleNamespace(pid=pid, timeStamp=at_us, smUtil=percent)
+
+
+@pytest.mark.parametrize(
+    ("answer", "computing"),
+    [
+        ([sample(7, 10, 40), sample(7, 20, 90), sample(8, 20, 1)], ((7, 90), (8, 1))),
+        ([sample(7, 10, 4_294_967_295)], ()),
+        (pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND), ()),
+        (pynvml.NVMLError(pynvml.NVML_SUCCESS), ()),
+        (pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED), None),
+    ],
+    ids=["two compute", "noise", "none computed", "an empty list", "not told"],
+)
+def test_who_computed_since_the_last_query_is_known_where_the_driver_tells(
+    answer: object, computing: object
+) -> None:
+    [fact] = ask(Gpu("GPU-1", {"nvmlDeviceGetProcessUtilization": answer}))
+    assert fact.computing == computing
+
+
+def test_a_sample_of_utilisation_is_asked_for_once() -> None:
+    asked: list[int] = []
+
+    class Recording(Nvml):
+        def nvmlDeviceGetProcessUtilization(self, handle: Any, since_us: int) -> list[Any]:
+            asked.append(since_us)
+            return [sample(7, 1_000 + len(asked), 40)]
+
+    driver = NvmlDriver(Recording(Gpu("GPU-1")))
+    for _ in range(3):
+        driver.gpus()
+    assert asked == [0, 1_001, 1_002]
 
 
 class TestXids:

@@ -66,6 +66,7 @@ def test_the_file_holds_everything_about_a_card(tmp_path: Path) -> None:
         energy_j=7200.5,
         ecc_errors=0,
         graphics=((9, GIB),),
+        computing=((4242, 93),),
         xid_watch=True,
         xids=(31,),
     )
@@ -91,9 +92,15 @@ def test_the_file_holds_everything_about_a_card(tmp_path: Path) -> None:
             "energy_j": 7200.5,
             "ecc_errors": 0,
             "processes": [
-                {"pid": 4242, "bytes": 4 * GIB, "name": "python", "draws": False},
-                {"pid": 17, "bytes": None, "name": "", "draws": False},
-                {"pid": 9, "bytes": GIB, "name": "", "draws": True},
+                {
+                    "pid": 4242,
+                    "bytes": 4 * GIB,
+                    "name": "python",
+                    "draws": False,
+                    "utilisation": 93,
+                },
+                {"pid": 17, "bytes": None, "name": "", "draws": False, "utilisation": 0},
+                {"pid": 9, "bytes": GIB, "name": "", "draws": True, "utilisation": 0},
             ],
             "xid_watch": True,
             "xids": [[1000.0, 31]],

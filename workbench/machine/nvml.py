@@ -43,6 +43,9 @@ class GpuFacts:
     """(pid, bytes) of each process that computes; bytes are None inside some containers."""
     graphics: tuple[tuple[int, int | None], ...] = ()
     """(pid, bytes) of each process that only draws, such as a desktop."""
+    computing: tuple[tuple[int, int], ...] | None = None
+    """(pid, highest percent) of each process that kept the card busy since the last query; None
+    where the driver does not tell processes apart, as in WSL and on cards before Maxwell."""
     xid_watch: bool | None = None
     """True if the driver reports this card's Xid errors to us."""
     xids: tuple[int, ...] = ()
@@ -89,6 +92,8 @@ class NvmlDriver:
         self._nvml: Any = None
         self._events: XidEvents | None = None
         self._known: dict[int, GpuFacts] = {}
+        self._sampled_us: dict[str, int] = {}
+        """By UUID, the driver's time of the newest utilisation of a process that was read."""
 
     def version(self) -> str:
         return str(self._ask("nvmlSystemGetDriverVersion")) if self._open() else ""
@@ -176,8 +181,25 @@ class NvmlDriver:
             processes=tuple(compute.items()),
             # Some processes do both; counting them twice would double their bytes.
             graphics=tuple((pid, size) for pid, size in graphics.items() if pid not in compute),
+            computing=self._computing(handle, fact.uuid),
             xid_watch=self._events.watch(handle, fact.uuid),
         )
+
+    def _computing(self, handle: Any, uuid: str) -> tuple[tuple[int, int], ...] | None:
+        """Return (pid, highest percent) of the processes that used the card since the last call."""
+        nvml = self._nvml
+        try:
+            samples = nvml.nvmlDeviceGetProcessUtilization(handle, self._sampled_us.get(uuid, 0))
+        except nvml.NVMLError as refused:
+            # Without any sample, the driver answers "not found" or success; pynvml raises both.
+            nobody = (nvml.NVML_ERROR_NOT_FOUND, nvml.NVML_SUCCESS)
+            return () if getattr(refused, "value", None) in nobody else None
+        found: dict[int, int] = {}
+        for one in samples:
+            self._sampled_us[uuid] = max(self._sampled_us.get(uuid, 0), int(one.timeStamp))
+            if one.smUtil <= 100:  # some drivers pad the list with noise
+                found[int(one.pid)] = max(found.get(int(one.pid), 0), int(one.smUtil))
+        return tuple(found.items())
 
     def _ecc_errors(self, handle: Any) -> int:
         nvml = self._nvml

@@ -43,6 +43,9 @@ class Process:
     """Name of the program; empty if it is outside our pid namespace, as seen from a container."""
     draws: bool = False
     """True if the process only draws, as a desktop does."""
+    utilisation: int | None = None
+    """Highest percent of the card that it kept busy since the last reading; None if the driver does
+    not tell processes apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,14 +253,14 @@ class Sampler:
             energy_j=fact.energy_j,
             ecc_errors=fact.ecc_errors,
             processes=(
-                *(self._process(pid, size, False) for pid, size in fact.processes),
-                *(self._process(pid, size, True) for pid, size in fact.graphics),
+                *(self._process(pid, size, False, fact) for pid, size in fact.processes),
+                *(self._process(pid, size, True, fact) for pid, size in fact.graphics),
             ),
             xid_watch=fact.xid_watch,
             problem=safe_line(fact.problem),
         )
 
-    def _process(self, pid: int, size: int | None, draws: bool) -> Process:
+    def _process(self, pid: int, size: int | None, draws: bool, fact: GpuFacts) -> Process:
         """Return a process with the name of its program.
 
         Its arguments are not read, because they may contain secrets.
@@ -266,7 +269,8 @@ class Sampler:
             name = safe_line((self._root / f"proc/{pid}/comm").read_text(errors="replace"), 40)
         except OSError:
             name = ""
-        return Process(pid=pid, bytes=size, name=name, draws=draws)
+        busy = None if fact.computing is None else dict(fact.computing).get(pid, 0)
+        return Process(pid=pid, bytes=size, name=name, draws=draws, utilisation=busy)
 
     def _cpu(self, card: Card, utilisation: int | None) -> CardReading:
         free = min(card.total_bytes, available_memory(self._root))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from workbench import fault_points
@@ -25,7 +26,7 @@ from workbench.scheduler.evaluation.scoring import (
     score_source,
     scoring_plan,
 )
-from workbench.scheduler.guards import start_gap
+from workbench.scheduler.guards import idle_programs, start_gap
 from workbench.scheduler.guards.disk import DISK_LOW
 from workbench.scheduler.planning import history_version, plan_for, recipe_with
 from workbench.scheduler.tick_context import (
@@ -35,11 +36,13 @@ from workbench.scheduler.tick_context import (
     TickContext,
     assignment_file,
 )
+from workbench.scheduler.warm_workers import warm_workers
 from workbench.store import trial_queue
 from workbench.store.queries.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 from workbench.text import safe_line
 from workbench.trial import DesiredState, Kind, State
+from workbench.user_config import Guards
 
 LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
 """Queued trials examined in one tick, and of one experiment; the larger numbers apply while a card
@@ -108,6 +111,7 @@ def place(context: TickContext) -> None:
         if (limit := experiment.max_parallel) and running[experiment.id] >= limit:
             full[experiment.id] = limit
     _record_waits(context, waits, full)
+    warm_workers(context, free.values())
 
 
 def _like(trial: TrialRow) -> str:
@@ -182,12 +186,18 @@ def _choose(
 ) -> tuple[Card, Plan] | None:
     """Return the smallest free card that fits the trial, with its plan; None where none does."""
     allowed = [row for row in free.values() if trial.desired_card in (None, row.uuid)]
-    for row in sorted(allowed, key=lambda r: (card_of(r).usable_bytes, r.uuid)):
+    for row in sorted(allowed, key=partial(_choice_key, context.config().guards)):
         card = card_of(row)
         with suppress(WorkbenchError):
             free_bytes, cut = _free_bytes(context, row), _previous_cut(context, trial, card)
             return card, _plan(context, trial, experiment, card, free_bytes, cut)
     return None
+
+
+def _choice_key(guards: Guards, row: CardRow) -> tuple[int, bool, str]:
+    """Return a key that puts smaller cards first, and of equal ones those without idle programs."""
+    shared = bool(idle_programs.idle_programs(row, guards))
+    return card_of(row).usable_bytes, shared, row.uuid
 
 
 def _wait_reason(
@@ -199,9 +209,9 @@ def _wait_reason(
     load, its riser is loose.
     """
     if trial.desired_card is not None:
-        return (
-            f"waits for {trial.desired_card}: {busy.get(trial.desired_card) or 'too little free'}"
-        )
+        wanted = [row for row in context.cards if row.uuid == trial.desired_card]
+        free = [_too_little_free(context, row) for row in wanted] or ["it is unknown"]
+        return f"waits for {trial.desired_card}: {busy.get(trial.desired_card) or free[0]}"
     able = [row for row in context.cards if _could_take(context, trial, experiment, row)]
     reason = None if able else _no_card_error(context, trial, experiment)
     if reason is not None:
@@ -214,8 +224,17 @@ def _wait_reason(
             reason=reason.what,
             hint=reason.hint,
         )
-    reasons = "; ".join(f"{row.uuid} {busy[row.uuid] or 'has too little free'}" for row in able)
+    reasons = "; ".join(
+        f"{row.uuid} {busy[row.uuid] or f'has {_too_little_free(context, row)}'}" for row in able
+    )
     return f"waits for a card: {reasons}" if reasons else ""
+
+
+def _too_little_free(context: TickContext, row: CardRow) -> str:
+    """Return `too little free`, with the idle programs that hold the rest where there are any."""
+    idle = idle_programs.idle_programs(row, context.config().guards)
+    beside = f" beside {idle_programs.describe_programs(idle)}" if idle else ""
+    return f"too little free{beside}"
 
 
 def check_trial_fits(
@@ -250,15 +269,17 @@ def _no_card_error(
 
 
 def _free_bytes(context: TickContext, row: CardRow) -> int | None:
-    """Return the card's free bytes as NVML reports them, plus what our own idle worker there can
-    release; None where there is nothing to measure (a CPU card).
+    """Return the bytes of the card that a plan may use: those that NVML reports as free and those
+    that our own idle worker there can release, less what idle programs may grow by; None where
+    there is nothing to measure (a CPU card).
     """
     if row.kind != "cuda" or row.free_bytes is None:
         return None
-    foreign = sum(int(process.get("bytes") or 0) for process in row.processes)
+    free_bytes = row.free_bytes
     if row.uuid in context.reports:
-        return max(row.free_bytes, row.total_bytes - foreign)
-    return row.free_bytes
+        foreign = sum(int(process.get("bytes") or 0) for process in row.processes)
+        free_bytes = max(free_bytes, row.total_bytes - foreign)
+    return idle_programs.left_beside(row, context.config().guards, free_bytes)
 
 
 def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:

@@ -19,6 +19,7 @@ from workbench.scheduler.children.checkpoint_pruner import CheckpointPruner
 from workbench.scheduler.children.notifier import Notifier
 from workbench.scheduler.children.preparer import Preparer
 from workbench.scheduler.guards.card_samples import see_sample, without_nameless
+from workbench.scheduler.guards.idle_programs import Rests
 from workbench.store import Store
 from workbench.store.rows import AttemptRow, CardRow, card_of
 from workbench.text import safe_line
@@ -61,6 +62,10 @@ class TickContext:
     """Cards as they were when their energy was last recorded, by uuid. Kept in memory only, so that
     the time in which no loop ran is recorded for nobody.
     """
+    rests: Rests = field(default_factory=dict)
+    """Since when each program of other users is idle, by card and pid."""
+    warmed: set[tuple[int, str]] = field(default_factory=set)
+    """Experiments and cards for which a worker was started ahead; see `warm_workers`."""
     pruner: CheckpointPruner = field(init=False)
     pruned_utc: float = 0.0
     """Time of the last request to prune checkpoints, seconds since the epoch."""
@@ -89,7 +94,8 @@ class TickContext:
         self.reports = self.fleet.observe() if self.fleet_ready() else {}
         seen = self.sample()
         if seen is not None:
-            see_sample(self.store, self.metered, [self._without_ours(card) for card in seen])
+            foreign = [self._without_ours(card) for card in seen]
+            see_sample(self.store, self.metered, self.rests, foreign)
         self.cards = self.store.cards()
 
     def _without_ours(self, card: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +107,7 @@ class TickContext:
         report = self.reports.get(card["uuid"])
         if report is not None and report.phase is not Phase.GONE and len(foreign) == len(processes):
             foreign = without_nameless(foreign)
-        return {**card, "processes": json.dumps(foreign)}
+        return {**card, "processes": foreign}
 
     @property
     def stopping(self) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from workbench.fleet import Halt, Phase
 from workbench.machine import xid
 from workbench.scheduler.guards.disk import keep_room
+from workbench.scheduler.guards.idle_programs import describe_programs, idle_programs, in_use_by
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import card_table
 from workbench.store.rows import AttemptRow, CardRow, TrialRow
@@ -77,9 +78,13 @@ def _told(row: CardRow, heat: str, why: str, guards: Guards) -> Iterator[tuple[s
     elif row.heat == "hot" and not heat:
         yield "info", "has cooled"
     if why.startswith(USED) and not row.guard.startswith(USED):
-        yield "info", f"is left alone: {why}"
+        if row.trial is not None:
+            yield "warning", f"is {why} beside trial {row.trial}, which continues"
+        else:
+            yield "info", f"is left alone: {why}"
     elif row.guard.startswith(USED) and not why:
-        yield "info", "is free again"
+        idle = describe_programs(idle_programs(row, guards))
+        yield "info", f"is shared with {idle}, idle for a minute" if idle else "is free again"
 
 
 def heat_of(row: CardRow, guards: Guards) -> str:
@@ -110,27 +115,9 @@ def keeps_off(row: CardRow, guards: Guards) -> str:
 
 
 def in_use(row: CardRow, guards: Guards) -> str:
-    """Return who uses the card; an empty string when nobody does, or when the user shares.
-
-    A desktop that only draws on it does not count: its bytes are not free, and planning uses
-    free bytes.
-    """
-    if guards.share:
-        return ""
-    users = [
-        one
-        for one in row.processes
-        if not one.get("draws")
-        and (one.get("bytes") is None or int(one["bytes"]) >= guards.foreign_above)
-    ]
-    if not users:
-        return ""
-    first = max(users, key=lambda one: int(one.get("bytes") or 0))
-    size = first.get("bytes")
-    facts = [str(first.get("name") or ""), "" if size is None else f"{size / 2**30:.1f} GiB"]
-    shown = ", ".join(fact for fact in facts if fact)
-    more = f" and {len(users) - 1} more" if len(users) > 1 else ""
-    return f"{USED} pid {first.get('pid')}" + (f" ({shown})" if shown else "") + more
+    """Return who uses the card; an empty string when nobody does, or when the user shares."""
+    users = in_use_by(row, guards)
+    return f"{USED} {describe_programs(users)}" if users else ""
 
 
 def _let_go(context: TickContext, row: CardRow, guards: Guards) -> None:

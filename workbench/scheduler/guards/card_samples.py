@@ -11,18 +11,30 @@ from typing import Any
 
 from workbench.machine import xid
 from workbench.scheduler.guards.energy import drawn_wh
+from workbench.scheduler.guards.idle_programs import Rests, with_idle_times
 from workbench.store import Store, card_table
+from workbench.store.queries import attempt_history
 from workbench.store.rows import CARD_SLOTS, CardRow
 
+OURS_S = 5.0
+"""Seconds after the end of a trial for which a card's utilisation may still be that of the trial."""
 
-def see_sample(store: Store, metered: dict[str, CardRow], seen: list[dict[str, Any]]) -> None:
+
+def see_sample(
+    store: Store, metered: dict[str, CardRow], rests: Rests, seen: list[dict[str, Any]]
+) -> None:
     """Store the newest sample in one commit: the cards' rows, their energy, cards that failed.
 
-    `metered` holds the cards as they were when their energy was last recorded; it is updated.
+    `seen` has the cards without our own processes. `metered` holds the cards as they were when
+    their energy was last recorded, `rests` since when other programs are idle; both are updated.
     """
     seen = _keep_slots(store, seen)
     with store.writing():
         before = {row.uuid: row for row in store.cards()}
+        for card in seen:
+            ran = _ours_ran(store, before.get(card["uuid"]))
+            foreign = with_idle_times(rests, card, ours_ran=ran, now=store.clock())
+            card["processes"] = json.dumps(foreign)
         card_table.record_cards(store, seen)
         rows = [row for row in store.cards() if row.present]
         for row in rows:
@@ -31,6 +43,14 @@ def see_sample(store: Store, metered: dict[str, CardRow], seen: list[dict[str, A
                 card_table.bill_energy(store, row.uuid, last.seen_utc, row.seen_utc, energy_wh)
             _judge(store, before.get(row.uuid), row)
     metered |= {row.uuid: row for row in rows if not row.problem}
+
+
+def _ours_ran(store: Store, row: CardRow | None) -> bool:
+    """Return True where a trial of ours runs on the card, or ended a moment ago."""
+    if row is None or row.trial is not None:
+        return row is not None
+    ended_utc = attempt_history.last_end(store, row.uuid)
+    return ended_utc is not None and 0 <= store.clock() - ended_utc < OURS_S
 
 
 def _keep_slots(store: Store, seen: list[dict[str, Any]]) -> list[dict[str, Any]]:
