@@ -34,6 +34,28 @@ def test_it_lies_in_the_config_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read_user_config().guards.share
 
 
+def test_a_program_to_log_to_is_on_where_its_section_is_there(file: Path) -> None:
+    assert read_user_config(file).sinks() == {}
+    file.write_text('[tensorboard]\n[wandb]\nmode = "offline"\n')
+    sinks = read_user_config(file).sinks()
+    assert list(sinks) == ["tensorboard", "wandb"]
+    assert sinks["wandb"].model_dump()["mode"] == "offline"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('[wandb]\nprojct = "x"', "wandb.projct is not a setting. Did you mean wandb.project?"),
+        ('[wandb]\nmode = "online "', "wandb.mode"),
+        ('[tensorboard]\nfolder = "runs"', "folder must be an absolute path"),
+        ('[trackio]\nspace = "mine"', "trackio.space"),
+    ],
+)
+def test_a_mistake_in_it_is_told(file: Path, line: str, expected: str) -> None:
+    file.write_text(line)
+    assert expected in refusal(file)
+
+
 def test_every_setting_is_read(file: Path) -> None:
     file.write_text(
         """

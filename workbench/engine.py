@@ -31,6 +31,7 @@ from workbench.machine.sampler import CardReading, load_reading
 from workbench.scheduler import TickContext, tick
 from workbench.scheduler.children.notifier import Notifier
 from workbench.scheduler.children.preparer import Preparer
+from workbench.scheduler.children.sink_processes import SinkProcesses
 from workbench.scheduler.guards.disk import release_reserve_file
 from workbench.scheduler.recover import requeue_all
 from workbench.scheduler.tick_context import BRAKE, CARDS_PROBLEM, STOPPING
@@ -111,14 +112,17 @@ def _run(home: Home, store: Store) -> int:
     _begin(context)
     keeper = int(os.environ.get(KEEPER) or os.getppid())  # it may have died before we asked
     patience, daily = Patience(), Daily(home.database, home.backups)
+    sinks = SinkProcesses(home, context.config)
     while os.getppid() == keeper:
         try:
             home.tick.touch()
             tick(context)
             if trouble := daily.look():
                 store.note("backup", trouble, level="warning")
+            for level, text in sinks.look():
+                store.note("sink", text, level=level)
             if _may_stop(context, patience):
-                _stop(context)
+                _stop(context, sinks)
                 store.close()  # folds its log into it: one file is left
                 return 0
         except (OSError, Blocked) as full:
@@ -201,7 +205,7 @@ def _may_stop(context: TickContext, patience: Patience) -> bool:
     return context.stopping and (over or not context.store.live_attempts())
 
 
-def _stop(context: TickContext) -> None:
+def _stop(context: TickContext, sinks: SinkProcesses) -> None:
     """End the workers and write the marker; the keeper sees this process's exit and ends the head.
 
     STOPPING is cleared last: after a kill before that, the next loop still has to stop, and not
@@ -211,6 +215,7 @@ def _stop(context: TickContext) -> None:
     context.pruner.close()
     context.fleet.close()
     requeue_all(context, "the engine was stopped before it had checkpointed")
+    sinks.close()
     trial_queue.explain_all(context.store, "the engine is stopped")
     context.store.note("engine", "the engine was stopped", level="info")
     fault_points.at("engine.before_stopped")

@@ -112,6 +112,15 @@ class Home:
         """The folder of the logs of keeper, loop and notification commands."""
         return self.root / "logs"
 
+    @property
+    def sinks(self) -> Path:
+        """The folder of the sinks: how far each was sent, and what they write on this machine."""
+        return self.root / "sinks"
+
+    def sink_problem(self, name: str) -> Path:
+        """Return the file that says why a sink gets nothing now: the reason, then a hint."""
+        return self.sinks / f"{name}.problem"
+
     def card_lock(self, uuid: str, kind: str) -> Path:
         """Return the lock of the worker that owns the card.
 
@@ -184,6 +193,15 @@ def read_runtime(home: Home) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return runtime if isinstance(runtime, dict) else {}
+
+
+def read_sink_problem(home: Home, name: str) -> tuple[str, str]:
+    """Return why nothing is logged to the sink now, and a hint; empty where there is no problem."""
+    try:
+        what, _, hint = home.sink_problem(name).read_text(errors="replace").partition("\n")
+    except OSError:
+        return "", ""
+    return what, hint
 
 
 def config_file() -> Path:

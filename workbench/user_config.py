@@ -13,7 +13,7 @@ import re
 import stat
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -133,15 +133,58 @@ class Models(ConfigSection):
     """Models whose own code may run here, each pinned to a commit. No recipe can permit this."""
 
 
+class TensorBoardSink(ConfigSection):
+    """TensorBoard event files of every trial."""
+
+    folder: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """An absolute path; left out: `sinks/tensorboard` in the home."""
+
+    @model_validator(mode="after")
+    def _absolute(self) -> TensorBoardSink:
+        if self.folder is not None and not os.path.isabs(self.folder):
+            raise ValueError("folder must be an absolute path")
+        return self
+
+
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+
+
+class TrackioSink(ConfigSection):
+    """Runs of trackio."""
+
+    project: Word = "workbench"
+    space: Annotated[str, Field(pattern=r"^[\w.-]{1,96}/[\w.-]{1,96}$")] | None = None
+    """A Space on the hub, OWNER/NAME, which is made private; left out: this machine alone."""
+
+
+class WandBSink(ConfigSection):
+    """Runs of Weights & Biases. The key comes from WANDB_API_KEY or `wandb login`, never from
+    here."""
+
+    project: Word = "workbench"
+    entity: Word | None = None
+    mode: Literal["online", "offline"] = "online"
+    """offline writes files for `wandb sync` into `sinks/wandb` in the home."""
+
+
 class UserConfig(ConfigSection):
     """The whole configuration, with a default for every setting."""
 
     guards: Guards = Guards()
     notify: Notify = Notify()
     models: Models = Models()
+    tensorboard: TensorBoardSink | None = None
+    """Where trials are also logged, each only if its section is there; docs/logging.md."""
+    trackio: TrackioSink | None = None
+    wandb: WandBSink | None = None
     keys: Annotated[dict[str, Keys], BeforeValidator(_flat_keys)] = {}
     """Keys of the screen's actions, by the action's id; docs/keys.md lists both. The screen checks
     ids and keys itself."""
+
+    def sinks(self) -> dict[str, ConfigSection]:
+        """Return the settings of each sink that is switched on, by its name."""
+        found = {"tensorboard": self.tensorboard, "trackio": self.trackio, "wandb": self.wandb}
+        return {name: section for name, section in found.items() if section is not None}
 
 
 class ConfigError(UsageError):
@@ -276,13 +319,13 @@ def _mistake(error: Any, text: str) -> tuple[int, str]:
 
 def _meant(keys: list[str]) -> str:
     fields = UserConfig.model_fields
-    sections = {one: field.default for one, field in fields.items()}
-    known = [
-        f"{one}.{key}"
-        for one, section in sections.items()
-        if isinstance(section, ConfigSection)
-        for key in type(section).model_fields
-    ]
+    sections: dict[str, type[ConfigSection]] = {
+        one: type(field.default)
+        for one, field in fields.items()
+        if isinstance(field.default, ConfigSection)
+    }
+    sections |= {"tensorboard": TensorBoardSink, "trackio": TrackioSink, "wandb": WandBSink}
+    known = [f"{one}.{key}" for one, section in sections.items() for key in section.model_fields]
     wrong = ".".join(keys)
     near = difflib.get_close_matches(wrong[:80], [*known, *fields], n=1, cutoff=0.6)
     if not near:

@@ -190,7 +190,12 @@ def test_the_notification_data_pass_no_shell(bench_of: MakeBench, tmp_path: Path
 
 @pytest.mark.parametrize(
     "lines",
-    ["notify: {command: [evil]}", "evaluate: {command: [evil]}", "train: {notify: {command: [x]}}"],
+    [
+        "notify: {command: [evil]}",
+        "wandb: {project: x}",
+        "evaluate: {command: [evil]}",
+        "train: {notify: {command: [x]}}",
+    ],
 )
 def test_a_recipe_can_name_no_command(tmp_path: Path, lines: str) -> None:
     text = f"name: x\nmodel: {{name: workbench:demo/model}}\n{lines}\n"

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from workbench.doctor.check import Check
@@ -19,6 +20,7 @@ from workbench.home import (
     Home,
     lock_warning,
     private_temp,
+    read_sink_problem,
 )
 from workbench.machine.locks import SHARED_FOLDERS, shared_folder
 from workbench.machine.packages import PackageProblem, package_problems
@@ -79,6 +81,26 @@ def check_config(path: Path | None = None) -> Check:
         return Check(name="configuration", status="warn", finding=wrong.what, hint=wrong.hint)
     where = str(path) if path.exists() else f"none at {path}; the defaults apply"
     return Check(name="configuration", status="ok", finding=f"{where}; {guards_line(guards)}")
+
+
+def check_sinks(home: Home, path: Path | None = None) -> Check:
+    """Check that trials are logged to every sink of the configuration."""
+    from workbench.user_config import read_user_config
+
+    name = "logging elsewhere"
+    try:
+        sinks = list(read_user_config(path).sinks())
+    except WorkbenchError:  # the check of the configuration has said so
+        sinks = []
+    for sink in sinks:
+        if find_spec(sink) is None:
+            hint = f"pip install 'qlora-workbench[{sink}]'"
+            return Check(name=name, status="warn", finding=f"{sink} is not installed", hint=hint)
+        if (problem := read_sink_problem(home, sink))[0]:
+            finding = f"{sink}: {problem[0]}"
+            hint = problem[1] or f"see {home.logs / f'sink-{sink}.log'}"
+            return Check(name=name, status="warn", finding=finding, hint=hint)
+    return Check(name=name, status="ok", finding=f"to {', '.join(sinks)}" if sinks else "none")
 
 
 def check_disk(home: Home) -> Check:

@@ -1,0 +1,54 @@
+"""trackio: a database on this machine, or a private Space on the Hugging Face hub.
+
+Trackio itself keeps what it cannot send, and sends it later.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Sequence
+
+import trackio
+
+from workbench.sinks.run import RunAbout
+from workbench.store.queries.logged_steps import LoggedStep
+
+
+class Trackio:
+    """A project of trackio."""
+
+    def __init__(self, project: str, space: str | None) -> None:
+        self._project, self._space = project, space
+
+    def open_run(self, about: RunAbout) -> TrackioRun:
+        # `init` ends the run before it in the same context: each trial's run gets its own.
+        run = contextvars.copy_context().run(
+            trackio.init,
+            project=self._project,
+            name=about.id,
+            group=about.group,
+            config={"name": about.name, **about.settings},
+            space_id=self._space,
+            private=True,
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+        return TrackioRun(run)
+
+
+class TrackioRun:
+    """One run of trackio."""
+
+    def __init__(self, run: trackio.Run) -> None:
+        self._run = run
+        # Trackio's own count, one more than the last step that it has.
+        self.last_step: int | None = int(run._next_step) - 1
+
+    def send(self, steps: Sequence[LoggedStep]) -> None:
+        for step, values in steps:
+            self._run.log(values, step=step)
+
+    def close(self, *, failed: bool) -> None:
+        self._run.finish()
