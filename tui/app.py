@@ -226,7 +226,7 @@ class WorkbenchApp(ComparingApp):
             self.open_new_run(row)
             return
         experiment = next(one for one in snapshot.experiments if one.id == row.experiment)
-        key, cards = (fact.verb, fact.trial), list(snapshot.cards)
+        key, cards = (fact.verb, fact.trial), steering.Cards.of_snapshot(snapshot)
 
         def answered(text: str | None) -> None:
             if text:

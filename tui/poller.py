@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from textual.message import Message
 
+from tui.card_names import name_cards, name_in_events
 from tui.messages import (
     ALL_EVENTS,
     AskFailed,
@@ -164,7 +165,7 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
 
     `known` is a snapshot that is still true: reading 10,000 trials again would take 35 ms.
     """
-    snapshot = replace(known, engine=service.engine()) if known else service.snapshot()
+    snapshot = replace(known, engine=service.engine()) if known else name_cards(service.snapshot())
     if service.reader() is None:
         return Picture(snapshot=snapshot, needs=needs, at_utc=service.clock())
     detail = board = baseline = card = None
@@ -200,7 +201,7 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
         baseline=baseline,
         card=card,
         queue=tuple(service.queue()) if needs.queue else (),
-        events=tuple(events),
+        events=name_in_events(events, snapshot),
     )
 
 

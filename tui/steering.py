@@ -7,7 +7,8 @@ the poller's thread, because validating settings imports pydantic and may take 0
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,30 @@ from tui.messages import RequestDropped, RequestsDropped, Wish
 from tui.paint import Line, plain_part
 from tui.poller import Question
 from tui.screens.panel import InputPanel
+from tui.tables.cards import number_order, short_name
 from workbench import formatting
 from workbench.errors import UsageError
 from workbench.service import CardRow, Experiment, Service, Snapshot, TrialRow
 from workbench.trial import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """The cards that a trial may be moved to, with their numbers in nvidia-smi by UUID."""
+
+    cards: Sequence[CardRow]
+    slots: Mapping[str, tuple[int, str]]
+
+    @classmethod
+    def of_snapshot(cls, snapshot: Snapshot) -> Cards:
+        """Return a snapshot's cards as nvidia-smi numbers them."""
+        return cls(number_order(snapshot.cards, snapshot.slots), snapshot.slots)
+
+    def typed_name(self, card: CardRow) -> str:
+        """Return what is typed for a card: its number, else the start of its UUID."""
+        slot = self.slots.get(card.uuid)
+        return formatting.short_uuid(card.uuid) if slot is None else str(slot[0])
+
 
 TYPED_VERBS = ("extend", "add", "finals", "evaluate", "move", "max-parallel")
 """Requests for which the user types something."""
@@ -43,7 +64,7 @@ def typed_refusal(verb: str, row: TrialRow) -> str:
 
 
 def input_panel(
-    verb: str, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
+    verb: str, row: TrialRow, experiment: Experiment, cards: Cards, typed: str
 ) -> InputPanel:
     """Return the panel for `verb`; `typed` is an earlier input that was refused."""
     title, lines, preset = {
@@ -66,7 +87,7 @@ def _about(row: TrialRow) -> Line:
     return (plain_part(row.experiment_name, "dim"), ("  ", ""), plain_part(settings))
 
 
-def _extend(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
+def _extend(row: TrialRow, experiment: Experiment, cards: Cards) -> Prompt:
     return (
         f"Train trial {row.id} longer by",
         [
@@ -81,7 +102,7 @@ def _extend(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> 
     )
 
 
-def _add(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
+def _add(row: TrialRow, experiment: Experiment, cards: Cards) -> Prompt:
     return (
         f"Add to {plain_part(experiment.name, limit=40)[0]}",
         [
@@ -92,7 +113,7 @@ def _add(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Pro
     )
 
 
-def _finals(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
+def _finals(row: TrialRow, experiment: Experiment, cards: Cards) -> Prompt:
     usual = (experiment.recipe.get("sweep") or {}).get("finals") or {}
     return (
         f"Finals of {plain_part(experiment.name, limit=40)[0]}",
@@ -106,7 +127,7 @@ def _finals(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> 
     )
 
 
-def _evaluate(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
+def _evaluate(row: TrialRow, experiment: Experiment, cards: Cards) -> Prompt:
     return (
         f"Score trial {row.id} on other rows",
         [
@@ -121,32 +142,41 @@ def _evaluate(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -
     )
 
 
-def _move(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
+def _move(row: TrialRow, experiment: Experiment, cards: Cards) -> Prompt:
+    named = [(cards.typed_name(card), card) for card in cards.cards]
+    longest = max(len(word) for word in ("any", *(word for word, _ in named)))
     return (
         f"Move trial {row.id} to",
         [
-            (
-                (f"{number}  ", "accent"),
-                plain_part(formatting.short_uuid(card.uuid), "bold"),
-                ("  ", ""),
-                plain_part(card.name, "", 30),
-                ("  ", ""),
-                plain_part(_occupancy(card, row), "dim"),
-            )
-            for number, card in enumerate(cards, start=1)
-        ]
-        + [(("any  ", "accent"), ("whichever is free first", "dim"))],
+            *(_move_line(word, longest, card, row) for word, card in named),
+            ((f"{'any':<{longest}}  ", "accent"), ("whichever is free first", "dim")),
+        ],
         "",
+    )
+
+
+def _move_line(word: str, longest: int, card: CardRow, row: TrialRow) -> Line:
+    """Return what is typed for a card, its name, the start of its UUID, and what it does."""
+    uuid = formatting.short_uuid(card.uuid)
+    return (
+        (f"{word:<{longest}}  ", "accent"),
+        plain_part(f"{short_name(card.name):<12}", "bold", 30),
+        *([] if word == uuid else [("  ", ""), plain_part(uuid, "dim")]),
+        ("  ", ""),
+        plain_part(_occupancy(card, row), "dim"),
     )
 
 
 def _occupancy(card: CardRow, row: TrialRow) -> str:
     if card.trial is not None:
         return "runs this trial" if card.trial == row.id else f"runs trial {card.trial}"
-    return "drained" if card.drained else "free" if card.present else "absent"
+    if not card.present:
+        return "absent"
+    closed = "quarantined" if card.quarantined else "drained" if card.drained else ""
+    return closed or card.problem or card.guard or "free"
 
 
-def _parallel(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -> Prompt:
+def _parallel(row: TrialRow, experiment: Experiment, cards: Cards) -> Prompt:
     now = experiment.max_parallel
     return (
         f"Parallel trials of {plain_part(experiment.name, limit=40)[0]}",
@@ -159,7 +189,7 @@ def _parallel(row: TrialRow, experiment: Experiment, cards: Sequence[CardRow]) -
 
 
 def send_typed(
-    verb: str, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
+    verb: str, row: TrialRow, experiment: Experiment, cards: Cards, typed: str
 ) -> Question:
     """Parse the input and drop the request it stands for.
 
@@ -177,7 +207,7 @@ def send_typed(
 
 
 def _add_args(
-    service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
+    service: Service, row: TrialRow, experiment: Experiment, cards: Cards, typed: str
 ) -> dict[str, Any]:
     if typed.isascii() and typed.isdecimal():
         return {"experiment": experiment.id, "trials": int(typed)}
@@ -191,7 +221,7 @@ def _add_args(
 
 
 def _finals_args(
-    service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
+    service: Service, row: TrialRow, experiment: Experiment, cards: Cards, typed: str
 ) -> dict[str, Any]:
     words = typed.split()
     if len(words) != 2 or not all(word.isascii() and word.isdecimal() for word in words):
@@ -203,7 +233,7 @@ def _finals_args(
 
 
 def _evaluate_args(
-    service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
+    service: Service, row: TrialRow, experiment: Experiment, cards: Cards, typed: str
 ) -> dict[str, Any]:
     from workbench.adapters.evaluation_recipe import find_rows
     from workbench.trial_edits import scoring_recipe, trial_recipe
@@ -224,7 +254,7 @@ def _evaluate_args(
 
 
 def _extend_args(
-    service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
+    service: Service, row: TrialRow, experiment: Experiment, cards: Cards, typed: str
 ) -> dict[str, Any]:
     number, _, unit = typed.partition(" ")
     try:
@@ -238,16 +268,15 @@ def _extend_args(
 
 
 def _move_args(
-    service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
+    service: Service, row: TrialRow, experiment: Experiment, cards: Cards, typed: str
 ) -> dict[str, Any]:
-    # A number is a place in the panel's list; all else the engine resolves as a card's name.
-    number = int(typed) if typed.isascii() and typed.isdecimal() else 0
-    card = cards[number - 1].uuid if 0 < number <= len(cards) else typed
-    return {"trial": row.id, "card": card}
+    # A number is nvidia-smi's; all else the engine resolves as a card's name.
+    found = [card.uuid for card in cards.cards if cards.typed_name(card) == typed]
+    return {"trial": row.id, "card": found[0] if found else typed}
 
 
 def _parallel_args(
-    service: Service, row: TrialRow, experiment: Experiment, cards: Sequence[CardRow], typed: str
+    service: Service, row: TrialRow, experiment: Experiment, cards: Cards, typed: str
 ) -> dict[str, Any]:
     if typed == "none":
         return {"experiment": experiment.id, "limit": None}

@@ -21,6 +21,7 @@ from workbench.footprint import Plan
 from workbench.home import Home
 from workbench.machine.locks import Lock
 from workbench.store import card_table, results, trial_queue
+from workbench.store.rows import CARD_SLOTS
 from workbench.store.writer import Store
 from workbench.trial import DesiredState, Kind, State
 from workbench.user_config import Guards
@@ -298,6 +299,8 @@ def _cards(filler: Filler) -> None:
             )
         ],
     )
+    slots = {uuid: (number, f"0000:{number:02x}:00.0") for number, (uuid, *_) in enumerate(CARDS)}
+    filler.store.set_fact(CARD_SLOTS, json.dumps(slots))
     blender = {"pid": 7311, "bytes": int(5.2 * GIB), "name": "blender", "draws": False}
     guard = "in use by pid 7311 (blender, 5.2 GiB)"
     card_table.update_card(filler.store, HERE_T4, processes=json.dumps([blender]), guard=guard)
@@ -529,9 +532,8 @@ def _waiting(filler: Filler, ids: list[int]) -> None:
         reason="paused by you",
     )
     filler.start(ids[6], THERE_3090, 14, predicted=15.1)
-    trial_queue.explain_trial(
-        store, ids[7], "waits for a card: GPU-19be has 14.6 GiB, it needs 15.6 GiB"
-    )
+    busy = f"{HERE_4090} runs trial 13; {HERE_3090} runs trial 14; {THERE_3090} runs trial 15"
+    trial_queue.explain_trial(store, ids[7], f"waits for a card: {busy}")
     trial_queue.explain_trial(store, ids[9], "its experiment runs 3 at once at most")
     trial_queue.explain_trial(store, ids[10], "its experiment runs 3 at once at most")
 

@@ -153,7 +153,7 @@ def test_a_reason_that_all_share_is_told_once(rows: list[TrialRow]) -> None:
     assert shared_wait(queued) == ""
     same = [replace(row, waiting="waits for a card") for row in queued]
     assert shared_wait(same) == "waits for a card"
-    assert title("Trials", (3, 3), "", 0, "waits for a card").endswith("all wait: for a card")
+    assert title("Trials", (3, 3), "", 0, "waits for a card").endswith("all wait for a card")
 
 
 async def test_the_queue_names_a_shared_reason_in_its_title_alone(running: Home) -> None:
@@ -163,7 +163,7 @@ async def test_the_queue_names_a_shared_reason_in_its_title_alone(running: Home)
     async with shown(running, 80, 24) as (app, pilot):
         await press_and_settle(app, pilot, "3")
         whole = text(app)
-        assert "all wait: for a card with 99 GiB" in whole
+        assert "all wait for a card with 99 GiB" in whole
         assert whole.count("99 GiB") == 2  # the title, and the whole reason below the list
 
 

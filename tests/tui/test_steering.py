@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from tests.tui.conftest import answer, compare_golden, frame, settled, shown, text, until
-from tests.tui.filled import NOW
+from tests.tui.filled import HERE_3090, NOW
 from tui.app import WorkbenchApp
 from tui.new_run.page import NewRun
 from tui.screens.panel import Confirm, ErrorPanel, InputPanel
@@ -141,8 +141,7 @@ async def test_v_moves_to_the_card_of_that_number_or_name(running: Home) -> None
         await submit(app, pilot, "v", "GPU-c77")
         await until(pilot, lambda: len(sent(running)) == 2)
         first, second = sent(running)
-        assert app.view_state.snapshot is not None
-        assert first[1] == {"trial": RUNNING, "card": app.view_state.snapshot.cards[0].uuid}
+        assert first[1] == {"trial": RUNNING, "card": HERE_3090}  # 1 in nvidia-smi
         assert second == ("move", {"trial": RUNNING, "card": "GPU-c77"})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from textual import on
@@ -10,6 +11,7 @@ from textual import on
 from tui import messages as facts
 from tui.actions import act_refusal, look_up_stop, send_wishes
 from tui.acts.undo import undo_request
+from tui.card_names import card_naming
 from tui.keys.hints import hinted_row, repeated_row
 from tui.keys.table import APP, ROWS
 from tui.messages import RequestDropped, Wish
@@ -137,7 +139,10 @@ class ActingApp(WireApp[int]):
 
     @on(facts.RequestAnswered)
     def _request_answered(self, fact: facts.RequestAnswered) -> None:
-        ended = self.view_state.answered(fact.dropped, fact.answer)
+        snapshot, answer = self.view_state.snapshot, fact.answer
+        if snapshot is not None:
+            answer = replace(answer, text=card_naming(snapshot)(answer.text))
+        ended = self.view_state.answered(fact.dropped, answer)
         if ended is not None:
             self._say_ended(*zip(*ended, strict=True))
 

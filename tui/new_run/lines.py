@@ -84,7 +84,8 @@ def card_lines(answer: Answer, snapshot: Snapshot | None, now: float) -> list[Li
         advice = answer.get("advice")
         return lines + ([(("  → ", "dim"), plain_part(advice, "accent", 300))] if advice else [])
     lines = []
-    for one in answer["cards"]:
+    numbers = {uuid: slot[0] for uuid, slot in snapshot.slots.items()} if snapshot else {}
+    for one in sorted(answer["cards"], key=lambda one: numbers.get(one["uuid"], len(numbers))):
         lines.append(_card_line(one, snapshot, now))
         lines += [(("  → ", "dim"), plain_part(t, "accent", 200)) for t in one["suggestions"][:3]]
     if answer["cards"]:
@@ -100,7 +101,9 @@ def _card_line(one: Mapping[str, Any], snapshot: Snapshot | None, now: float) ->
     peak, room = int(one["peak_bytes"]), int(one["room_bytes"])
     share = min(1.0, peak / max(1, room))
     tone = "bad" if not one["fits"] else "warn" if share > 0.95 else "live"
-    name = cut_text(plain_part(short_name(one["name"]))[0], _NAME)
+    number = snapshot.slots.get(one["uuid"]) if snapshot else None
+    label = short_name(one["name"]) if number is None else f"{number[0]} {short_name(one['name'])}"
+    name = cut_text(plain_part(label)[0], _NAME)
     fits: Part = ("fits", "good") if one["fits"] else ("does not fit", "bad")
     return (
         (f"{name:<{_NAME}} ", "bold"),

@@ -117,8 +117,14 @@ class Events(View):
         if field == "card" and row.card is None:
             self.post_message(ActionRefused(f"trial {row.id} has not been on a card so far"))
             return
-        term = f"trial:{row.id}" if field == "trial" else f"card:{row.card}"
+        term = f"trial:{row.id}" if field == "trial" else f"card:{self._typed_card(row.card)}"
         self.query_one("#filter", Input).value = toggle_term(self.filter, term)
+
+    def _typed_card(self, uuid: str | None) -> str:
+        """Return a card as people type it: its number in nvidia-smi, else the start of its UUID."""
+        snapshot = self.view_state.snapshot
+        slot = snapshot.slots.get(uuid or "") if snapshot else None
+        return formatting.short_uuid(uuid or "") if slot is None else str(slot[0])
 
     def action_trial(self) -> None:
         if self.chosen is not None:

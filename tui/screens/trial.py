@@ -9,6 +9,7 @@ from textual.binding import BindingType
 from textual.containers import Container, VerticalScroll
 from textual.widget import Widget
 
+from tui.card_names import card_naming
 from tui.curves.charts import CurveChoice, chart_names, metric_chart
 from tui.curves.smoothing import WEIGHTS
 from tui.curves.zoom import Window, move_window, zoom_in, zoom_out
@@ -112,11 +113,11 @@ class Trial(View):
         attempt = detail.attempts[-1] if detail.attempts else None
         card = next((c for c in snapshot.cards if attempt and c.uuid == attempt.card), None)
         recipe, others = detail.experiment.recipe, self._others(snapshot, row)
-        self._box("head").show(sections.head_lines(detail, row, snapshot.cards, self.view_state))
+        self._box("head").show(sections.head_lines(detail, row, snapshot, self.view_state))
         self._box("settings").show(sections.settings_lines(row, recipe, others))
         self._box("plan").show(plan_lines(attempt, card))
-        self._box("attempts").show(sections.attempt_lines(detail.attempts, snapshot.cards, now))
-        self._box("history").show(sections.history_lines(detail.moves))
+        self._box("attempts").show(sections.attempt_lines(detail.attempts, snapshot, now))
+        self._box("history").show(sections.history_lines(detail.moves, card_naming(snapshot)))
         self._box("recipe").show(sections.recipe_lines(row, recipe))
         self._box("samples").show(sections.sample_lines(detail.samples, detail.base_samples))
         self._box("tail").show(events.log_lines(picture.events) or [(("no events yet", "dim"),)])

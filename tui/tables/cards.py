@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -115,8 +116,8 @@ def _heat(card: CardRow) -> str:
     return {"hot": "bad", "warm": "warn"}.get(card.heat, "dim")
 
 
-def card_activity(card: CardRow, trial: TrialRow | None) -> Line:
-    """Return the card's trial with its phase, or why the card has none."""
+def card_activity(card: CardRow, trial: TrialRow | None, *, whole: bool = False) -> Line:
+    """Return the card's trial with its phase, or why the card has none; the `whole` reason."""
     if not card.present:
         return (("✗ absent", "bad"),)
     if card.quarantined:
@@ -133,8 +134,17 @@ def card_activity(card: CardRow, trial: TrialRow | None) -> Line:
     if card.problem:
         return (("! ", "warn"), plain_part(card.problem, "warn"))
     if card.guard:
-        return (("‖ ", "warn"), plain_part(card.guard, "warn"))
+        return (
+            ("‖ ", "warn"),
+            plain_part(card.guard if whole else _brief_guard(card.guard), "warn"),
+        )
     return (("‖", "warn"), *drain) if drain else (("○ free", "dim"),)
+
+
+def _brief_guard(guard: str) -> str:
+    """Return the program instead of its number, where the card is left to another program."""
+    found = re.fullmatch(r"in use by pid \d+ \((.+?)\)(.*)", guard)
+    return guard if found is None else f"{found[1]}{found[2]}"
 
 
 def card_facts(
@@ -166,7 +176,7 @@ def card_facts(
     if card.cap_bytes is not None:
         facts.append(("memory limit", ((formatting.size(card.cap_bytes), ""),)))
     facts += _measurements(card, guards)
-    facts.append(("doing", card_activity(card, trial)))
+    facts.append(("doing", card_activity(card, trial, whole=True)))
     if trial is not None:
         settings = formatting.brief_settings(trial.settings) or "as in the recipe"
         facts.append(("settings", (plain_part(settings),)))

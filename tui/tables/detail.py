@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tui import present
+from tui.card_names import Naming, card_name, card_naming
 from tui.keys.hints import hinted_row
 from tui.paint import Line, Part, cut_text, done_bar, join_lines, plain_part
-from tui.tables.cards import short_name
 from tui.view_state import ViewState
 from workbench import formatting
 from workbench.service import (
     AnswerSample,
     AttemptRow,
-    CardRow,
     MoveRow,
+    Snapshot,
     TrialDetail,
     TrialRow,
 )
@@ -31,7 +31,7 @@ SETTING_NAME = 30
 
 
 def head_lines(
-    detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], view_state: ViewState
+    detail: TrialDetail, row: TrialRow, snapshot: Snapshot, view_state: ViewState
 ) -> list[Line]:
     """Return the lines at the top: state and settings, progress, place, and what went wrong."""
     now = view_state.now()
@@ -48,12 +48,13 @@ def head_lines(
             ("   ", ""),
         ),
         *([] if row.kind is not Kind.TUNE else [_progress(row, row.seconds_left(now))]),
-        _where(detail, row, cards, now),
+        _where(detail, row, snapshot, now),
     ]
     if row.warm_trial is not None:
         lines.append((("starts from the adapter of trial ", "dim"), (str(row.warm_trial), "")))
     if row.desired_card is not None:
-        lines.append((("is to run on card ", "dim"), plain_part(row.desired_card)))
+        card = card_name(row.desired_card, snapshot.cards, snapshot.slots)
+        lines.append((("is to run on ", "dim"), plain_part(card)))
     if row.state is State.QUEUED and row.waiting:
         lines.append((("waits:  ", "dim"), plain_part(row.waiting.removeprefix("waits "))))
     if row.reason:
@@ -86,11 +87,10 @@ def _progress(row: TrialRow, left_s: float | None) -> Line:
     return join_lines((bar, *((fact,) for fact in facts)), ("   ", ""))
 
 
-def _where(detail: TrialDetail, row: TrialRow, cards: Sequence[CardRow], now: float) -> Line:
+def _where(detail: TrialDetail, row: TrialRow, snapshot: Snapshot, now: float) -> Line:
     parts: list[Part] = []
     if row.card:
-        known = next((card for card in cards if card.uuid == row.card), None)
-        card = f"{short_name(known.name)} {formatting.short_uuid(row.card)}" if known else row.card
+        card = card_name(row.card, snapshot.cards, snapshot.slots)
         began = row.started_utc
         since = "" if began is None else f" for {formatting.rough_duration(now - began)}"
         parts.append(plain_part(f"on {card}{since}" if row.state.live else f"last on {card}"))
@@ -171,11 +171,9 @@ def _by_size(text: str) -> tuple[float, str]:
         return (float("inf"), text)
 
 
-def attempt_lines(
-    attempts: Sequence[AttemptRow], cards: Sequence[CardRow], now: float
-) -> list[Line]:
+def attempt_lines(attempts: Sequence[AttemptRow], snapshot: Snapshot, now: float) -> list[Line]:
     """Return a line for each attempt: outcome, card, steps, duration, energy, reason."""
-    names = {card.uuid: short_name(card.name) for card in cards}
+    named = card_naming(snapshot)
     lines: list[Line] = []
     for place, one in enumerate(attempts, start=1):
         took = (
@@ -189,10 +187,10 @@ def attempt_lines(
                 (f"{place}  ", "dim"),
                 outcome,
                 ("  ", ""),
-                plain_part(f"{names.get(one.card, '')} {formatting.short_uuid(one.card)}"),
+                plain_part(named(one.card)),
                 (f"  steps {one.from_step}-{one.last_step}  {took}", "dim"),
                 *(((f"  {formatting.energy(one.energy_wh)}", "dim"),) if one.energy_wh else ()),
-                *((("  ", ""), plain_part(one.reason, "dim")) if one.reason else ()),
+                *((("  ", ""), plain_part(named(one.reason), "dim")) if one.reason else ()),
             )
         )
     return lines or [(("none yet", "dim"),)]
@@ -207,14 +205,14 @@ def _outcome(word: str) -> Part:
     return glyphs.get(word, plain_part(f"■ {word}", "dim", 14))
 
 
-def history_lines(moves: Sequence[MoveRow]) -> list[Line]:
-    """Return every change of state with its reason, the newest last."""
+def history_lines(moves: Sequence[MoveRow], named: Naming) -> list[Line]:
+    """Return every change of state with its reason, the newest last; `named` names the cards."""
     return [
         (
             (f"{formatting.clock(move.at_utc)}  ", "faint"),
             *present.named_state(move.after),
             (" " * max(1, 10 - len(move.after)), ""),
-            plain_part(move.why),
+            plain_part(named(move.why)),
         )
         for move in moves
     ] or [(("queued; no change of state since", "dim"),)]

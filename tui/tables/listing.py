@@ -37,8 +37,8 @@ SORTS: dict[str, Callable[[TrialRow], object]] = {
 """The values that each column is sorted by; trials without one go to the end."""
 _NARROWEST = 17
 """Cells of the column of settings at least."""
-_OTHERS = 38
-"""Cells that mark, name, state and reason need beside the settings."""
+_OTHERS = 41
+"""Cells that mark, name, state, reason and the edges need beside the settings."""
 
 
 def _ordered(value: object) -> tuple[int, float, str]:
@@ -204,5 +204,7 @@ def title(
     if words:
         parts.append(f"filter: {words}")
     if told:
-        parts.append(f"all wait: {told.removeprefix('waits ')}")
+        # Those of the engine begin with `waits for …` or `waits its turn`, those of people do not.
+        says = told.removeprefix("waits ")
+        parts.append(f"all wait {says}" if says != told else f"all wait: {told}")
     return " · ".join(parts)

@@ -28,7 +28,10 @@ class MadeUpCards:
         """Uuids of the cards that a trial trains on."""
 
     def __call__(self) -> list[dict[str, Any]]:
-        return [self._row(*card) for card in CARDS]
+        return [
+            self._row(*card) | {"index": number, "bus": f"0000:{number + 1:02}:00.0"}
+            for number, card in enumerate(CARDS)
+        ]
 
     def readings(self) -> dict[str, Readings]:
         """Return what a card's history keeps of a reading, by UUID."""
@@ -45,7 +48,7 @@ class MadeUpCards:
     def _row(self, uuid: str, name: str, gib: int, capability: str, limit_w: int) -> dict[str, Any]:
         works = uuid in self.busy
         total = gib * GIB
-        used = int((7.3 if works else 0.4) * GIB * self._dice.uniform(0.99, 1.01))
+        used = int((0.91 * total if works else 0.4 * GIB) * self._dice.uniform(0.99, 1.01))
         processes: list[dict[str, Any]] = []
         if uuid == FOREIGN:
             used = int(9.1 * GIB)

@@ -1,0 +1,65 @@
+"""Cards have their numbers and names in sentences of the engine, never whole UUIDs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from tests.tui.conftest import press_and_settle, shown, text
+from tests.tui.filled import HERE_3090, HERE_4090, NOW, QUEUED, RESUMED
+from tui.card_names import card_name, card_naming, name_cards
+from workbench.home import Home
+from workbench.service import Service, Snapshot
+from workbench.store import trial_queue
+from workbench.store.writer import Store
+
+WHOLE = re.compile(r"GPU-[0-9a-f]{8}-")
+
+
+@pytest.fixture
+def snapshot(home: Home) -> Snapshot:
+    service = Service(home, lambda: NOW)
+    found = service.snapshot()
+    service.close()
+    return found
+
+
+def test_a_card_is_named_by_its_number_or_by_the_start_of_its_uuid(snapshot: Snapshot) -> None:
+    cards, slots = snapshot.cards, snapshot.slots
+    assert card_name(HERE_3090, cards, slots) == "card 1 (RTX 3090)"
+    assert card_name(HERE_3090, cards, {}) == "RTX 3090 GPU-a02b"
+    assert card_name("GPU-gone", cards, slots) == "GPU-gone"
+    cpu = replace(cards[0], uuid="cpu-1", kind="cpu", name="CPU card 1")
+    named = card_naming(replace(snapshot, cards=[cpu, replace(cpu, uuid="cpu-11", name="eleven")]))
+    assert named("cpu-1 runs trial 2; cpu-11 drained") == "CPU card 1 runs trial 2; eleven drained"
+    assert card_naming(snapshot)(f"card {HERE_3090} is left alone") == (
+        "card 1 (RTX 3090) is left alone"
+    )
+
+
+def test_reasons_to_wait_name_the_cards(snapshot: Snapshot) -> None:
+    before = {row.id: row for row in snapshot.trials}
+    after = {row.id: row for row in name_cards(snapshot).trials}
+    assert before[QUEUED].waiting.startswith(f"waits for a card: {HERE_4090} runs trial 13")
+    assert after[QUEUED].waiting == (
+        "waits for a card: card 0 (RTX 4090) runs trial 13; card 1 (RTX 3090) runs trial 14; "
+        "card 2 (RTX 3090) runs trial 15"
+    )
+    assert after[RESUMED] is before[RESUMED]
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+async def test_no_view_spells_a_whole_uuid_in_a_sentence(running: Home, width: int) -> None:
+    store = Store(running.database, clock=lambda: NOW)
+    trial_queue.explain_all(store, f"waits for a card: {HERE_4090} runs trial 13")
+    store.note("card", f"{HERE_3090} fell off the bus", level="error")
+    store.close()
+    async with shown(running, width, 24) as (app, pilot):
+        for digit in "1236":
+            await press_and_settle(app, pilot, digit)
+            assert not WHOLE.search(text(app)), text(app)
+            if digit in "23" and width >= 80:
+                assert "all wait for a card: card 0 (RTX" in text(app)
+        assert "card 1 (RTX 3090)" in text(app)
