@@ -20,6 +20,7 @@ from workbench.home import Home
 from workbench.scheduler.children import sink_processes
 from workbench.scheduler.children.sink_processes import SinkProcesses
 from workbench.sinks.follower import Follower
+from workbench.sinks.offline_files import note_closed, remove_unfinished
 from workbench.sinks.tensorboard import TensorBoard
 from workbench.store import results
 from workbench.store.queries import logged_steps
@@ -171,6 +172,19 @@ def test_trials_that_had_ended_before_are_left_out(bench_of: MakeBench, follow: 
     follower = follow(bench)
     follower.look()
     assert runs(bench) == []
+
+
+def test_an_offline_file_that_was_not_closed_is_written_again(tmp_path: Path) -> None:
+    closed, torn, other = (
+        tmp_path / f"offline-run-20261129_09000{n}-trial-{t}-20261129T080000"
+        for n, t in ((1, 7), (2, 7), (3, 8))
+    )
+    for folder in (closed, torn, other):
+        folder.mkdir()
+    note_closed(closed, 40)
+    assert remove_unfinished(tmp_path, "trial-7-20261129T080000") == 40
+    assert (closed.exists(), torn.exists(), other.exists()) == (True, False, True)
+    assert remove_unfinished(tmp_path / "none", "trial-7-20261129T080000") == -1
 
 
 # --- the processes ---

@@ -35,16 +35,15 @@ class Trackio:
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
-        return TrackioRun(run)
+        # Trackio's own count is one more than the last step that it has on this machine.
+        return TrackioRun(run, None if self._space else int(run._next_step) - 1)
 
 
 class TrackioRun:
     """One run of trackio."""
 
-    def __init__(self, run: trackio.Run) -> None:
-        self._run = run
-        # Trackio's own count, one more than the last step that it has.
-        self.last_step: int | None = int(run._next_step) - 1
+    def __init__(self, run: trackio.Run, last_step: int | None) -> None:
+        self._run, self.last_step = run, last_step
 
     def send(self, steps: Sequence[LoggedStep]) -> None:
         for step, values in steps:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import wandb
 
+from workbench.sinks.offline_files import note_closed, remove_unfinished
 from workbench.sinks.run import RunAbout
 from workbench.store.queries.logged_steps import LoggedStep
 
@@ -28,6 +29,9 @@ class WandB:
 
     def open_run(self, about: RunAbout) -> WandBRun:
         self._folder.mkdir(parents=True, exist_ok=True)
+        offline = self._mode == "offline"
+        # wandb itself adds the folder `wandb`.
+        last = remove_unfinished(self._folder / "wandb", about.id) if offline else None
         run = wandb.init(
             project=self._project,
             entity=self._entity,
@@ -41,6 +45,7 @@ class WandB:
             reinit="create_new",
             settings=wandb.Settings(
                 console="off",
+                host="workbench",
                 disable_git=True,
                 save_code=False,
                 init_timeout=INIT_LIMIT_S,
@@ -51,20 +56,24 @@ class WandB:
                 x_save_requirements=False,
             ),
         )
-        return WandBRun(run)
+        return WandBRun(run, last)
 
 
 class WandBRun:
-    """One run of Weights & Biases. It drops steps that the server has."""
+    """One run of Weights & Biases."""
 
-    def __init__(self, run: wandb.Run) -> None:
+    def __init__(self, run: wandb.Run, offline_step: int | None) -> None:
         self._run = run
-        # Offline, a new file is begun each time, which knows nothing of the one before it.
-        self.last_step = None if run.offline else int(run.starting_step) - 1
+        self._offline = offline_step is not None
+        self.last_step: int = int(run.starting_step) - 1 if offline_step is None else offline_step
 
     def send(self, steps: Sequence[LoggedStep]) -> None:
         for step, values in steps:
             self._run.log(values, step=step)
+            self.last_step = step
 
     def close(self, *, failed: bool) -> None:
+        folder = Path(self._run.dir).parent
         self._run.finish(exit_code=int(failed))
+        if self._offline:
+            note_closed(folder, self.last_step)
