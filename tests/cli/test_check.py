@@ -218,3 +218,21 @@ def test_what_does_not_fit_is_shown_with_suggestions() -> None:
     assert (colour, hint.startswith("  → use a card of 8 GB")) == ("red", True)
     lacking = WorkbenchError("bf16 needs more", hint="set model.precision: auto")
     assert fit_lines([], lacking, known=True)[1][0] == "  → set model.precision: auto"
+
+
+def test_each_source_of_a_mixture_has_a_line_with_its_rows_tokens_and_share(
+    workbench: Workbench, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_with(tmp_path, PAIRS)
+    (tmp_path / "more.jsonl").write_text('{"text": "Tom has 3 apples."}\n{"text": "No."}\n')
+    train = "data.train=[{path: train.jsonl, weight: 2}, {path: more.jsonl, rows: 5}]"
+    monkeypatch.chdir(tmp_path)
+    said = workbench("check", recipe, "-s", train)
+    assert said.code == 0, said.err
+    assert f"mine: {tmp_path}/train.jsonl, {tmp_path}/more.jsonl" in said.out
+    assert "read          12 rows, shape prompt-completion and text" in said.out
+    [first, second] = [line for line in said.out.splitlines() if "rows read" in line]
+    assert "train.jsonl, shape prompt-completion: 10 rows read, 8 of them trained on as 16" in first
+    assert "more.jsonl, shape text: 2 rows read, 2 of them trained on as 5; " in second
+    shares = [float(line.split("%")[0]) for line in (first, second)]
+    assert sum(shares) == pytest.approx(100, abs=0.2)

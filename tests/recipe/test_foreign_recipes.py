@@ -188,3 +188,20 @@ def test_a_name_of_a_local_file_becomes_absolute(tmp_path: Path) -> None:
     )
     found = import_recipe(written(tmp_path, text + "learning_rate: 1e-4\n"))
     assert found.recipe.data.train == str(rows.resolve())
+
+
+def test_several_data_sets_become_sources_of_one_recipe(tmp_path: Path) -> None:
+    rows = written(tmp_path, "{}", "rows.jsonl")
+    text = (
+        "base_model: m\nadapter: qlora\ndatasets:\n"
+        f"- {{path: {rows.name}, type: alpaca}}\n"
+        "- {path: acme/chats, name: main, type: chat_template, shards: 4}\n"
+        "- {path: acme/other, type: steve}\n"
+    )
+    found = import_recipe(written(tmp_path, text))
+    first, second, third = found.recipe.data.parts
+    assert (first.train, first.shape) == (str(rows.resolve()), "alpaca")
+    assert (second.train, second.config, second.shape) == ("acme/chats", "main", "auto")
+    assert third.train == "acme/other"
+    assert found.left["datasets[1].shards"] == "has no counterpart"
+    assert found.left["datasets[2].type"] == "steve is a format of its own"

@@ -405,3 +405,49 @@ def test_a_dumped_recipe_reads_back_as_it_was(
     }
     recipe = Recipe.model_validate(data)
     assert read(to_yaml(recipe)) == recipe
+
+
+class TestSources:
+    """`data.train` as a list."""
+
+    def recipe(self, train: str) -> str:
+        return SMALL.replace("train: acme/rows", f"train: {train}")
+
+    def test_names_are_relative_to_the_file_and_plain_names_have_no_settings(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "a.jsonl").touch()
+        (tmp_path / "recipe.yaml").write_text(
+            self.recipe("[{path: a.jsonl, weight: 2}, acme/rows]")
+        )
+        recipe = load_recipe(tmp_path / "recipe.yaml")
+        assert recipe.data.train_names == [f"{tmp_path}/a.jsonl", "acme/rows"]
+        assert [part.train for part in recipe.data.parts] == recipe.data.train_names
+        assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+        (tmp_path / "again.yaml").write_text(to_yaml(recipe))
+        assert load_recipe(tmp_path / "again.yaml") == recipe
+
+    @pytest.mark.parametrize(
+        ("train", "says"),
+        [
+            ("[]", "data.train is empty"),
+            ("7", "must be a file, a folder, a hub id, or a list of them, not 7"),
+            ("{path: acme/rows}", "or a list of them, not a mapping"),
+            ("[7]", "data.train[1] must be a file, a folder, a hub id, or settings"),
+            ("[{weight: 2}]", "data.train[1].path is missing"),
+            ("[{path: acme/rows, wieght: 2}]", "data.train[1].wieght is not a setting of a source"),
+            ("[{path: acme/rows, weight: 0}]", "data.train[1].weight must be above 0, not 0"),
+            ("[{path: acme/rows, weight: a}]", "weight must be a number, not the text 'a'"),
+            ("[{path: a/b, rows: 2, weight: 2}]", "has a weight and a number of rows; give one"),
+            ("[{path: ./gone.csv}]", "data.train: there is no file"),
+            ("[a/b]\n  max_rows: 9", "max_rows is of one data set: give each source of train its"),
+            ("[a/b]\n  split: test", "split is of one data set: give each source of train its"),
+            ("[a/b]\n  eval_split: test", "eval_split needs data.eval beside a list"),
+        ],
+    )
+    def test_a_mistake_in_a_source_is_reported_with_its_place(
+        self, tmp_path: Path, train: str, says: str
+    ) -> None:
+        lines = mistakes(self.recipe(train), tmp_path)
+        assert len(lines) == 1
+        assert says in lines[0]

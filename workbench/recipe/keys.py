@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from workbench.recipe.schema import Recipe
+from workbench.recipe.schema import MixedSource, Recipe
 
 FREE = ("data.columns", "sweep.parameters")
 """Keys whose values are mappings with keys chosen by the user."""
@@ -181,12 +181,21 @@ def accepted_words(key: str) -> str:
         return "a list of values, or a range with min and max"
     if key.startswith("data.columns."):
         return "text"
-    info = setting_fields().get(key)
+    if key == "data.train":
+        return "a file, a folder, a hub id, or a list of them"
+    info = _of_a_source(key) or setting_fields().get(key)
     if info is None:
         return "settings below it, indented"
     # None is left out: no user needs to be told that a setting may be absent.
     kinds = [kind for kind in type_alternatives(info.annotation) if kind is not types.NoneType]
     return " or ".join(_words(kind) for kind in kinds)
+
+
+def _of_a_source(key: str) -> FieldInfo | None:
+    """Return the field of a key of one source in a list, such as `data.train.0.weight`."""
+    if not key.startswith("data.train."):
+        return None
+    return MixedSource.model_fields.get(key.rsplit(".", 1)[-1])
 
 
 def _words(kind: Any) -> str:

@@ -53,7 +53,20 @@ def resolve_names(source: YamlSource, folder: Path) -> None:
         if isinstance(section, dict) and isinstance(section.get(path[1]), str):
             name = section[path[1]]
             section[path[1]] = _resolved(source, path, name, folder, model=path[0] == "model")
+    data = source.data.get("data") if isinstance(source.data, dict) else None
+    if isinstance(data, dict):
+        _resolve_list(source, ("data", "train"), data.get("train"), folder)
     _resolve_swept(source, folder)
+
+
+def _resolve_list(source: YamlSource, at: KeyPath, sources: Any, folder: Path) -> None:
+    """Resolve the names in a list of sources: an item is a name, or has one as its `path`."""
+    for index, one in enumerate(sources if isinstance(sources, list) else ()):
+        if isinstance(one, str):
+            sources[index] = _resolved(source, (*at, index), one, folder, model=False)
+        elif isinstance(one, dict) and isinstance(one.get("path"), str):
+            place: KeyPath = (*at, index, "path")
+            one["path"] = _resolved(source, place, one["path"], folder, model=False)
 
 
 def _resolve_swept(source: YamlSource, folder: Path) -> None:
@@ -68,6 +81,7 @@ def _resolve_swept(source: YamlSource, folder: Path) -> None:
             path = (*at, index)
             if isinstance(name, str) and name:
                 data[index] = _resolved(source, path, name, folder, model=False)
+            _resolve_list(source, path, name, folder)
 
 
 def _resolved(source: YamlSource, path: KeyPath, name: str, folder: Path, *, model: bool) -> str:

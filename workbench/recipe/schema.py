@@ -98,13 +98,50 @@ class Model(Section):
     """`auto` selects the fastest kernel that the card supports; the plan says which and why."""
 
 
+class MixedSource(Section):
+    """One of several sources of training rows, and how many of its rows an epoch has."""
+
+    path: str = Field(min_length=1)
+    """A file, a folder or a hub id, as `data.train` takes it."""
+    weight: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """How often an epoch has each row: 2 for twice; 0.5 for half of the rows, 1.5 for each row and
+    half of them once more. Left out: once."""
+    rows: Positive | None = None
+    """Number of rows of this source in an epoch, in place of a weight: drawn from its rows, or each
+    repeated until there are so many."""
+    split: str = "train"
+    """The split of a hub data set."""
+    revision: str | None = None
+    """Hub revision of the data set."""
+    config: str | None = None
+    """The configuration of a hub data set that has several."""
+    shape: Shape | None = None
+    """The layout of its rows; left out: `data.shape`."""
+    columns: dict[str, str] | None = None
+    """Its columns to the shape's names; left out: `data.columns`."""
+    system: str | None = None
+    """A system message added to its rows that have none; left out: `data.system`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        return {"path": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _counted_once(self) -> Self:
+        if self.weight is not None and self.rows is not None:
+            raise ValueError("has a weight and a number of rows; give one of them")
+        return self
+
+
 class Data(Section):
     """The training rows, the held-out rows, and how both become tokens."""
 
-    train: str = Field(min_length=1)
+    train: Annotated[str, Field(min_length=1)] | Annotated[list[MixedSource], Field(min_length=1)]
     """A local jsonl, json, csv, parquet or txt file (relative to the recipe), which may be packed
     (`rows.jsonl.gz`, `.zst`); a folder of such files; a hub id; or
-    `workbench:demo/data/train.jsonl`."""
+    `workbench:demo/data/train.jsonl`. Or a list of such sources, each with a weight or a number of
+    rows: `[{path: a.jsonl, weight: 2}, b.jsonl]`."""
     eval: str | None = None
     """Held-out rows, named like `train`. Left out: `eval_rows` rows are split off `train`."""
     split: str = "train"
@@ -147,6 +184,47 @@ class Data(Section):
     """Form batches of rows of similar length. This saves padding where a model trains padded; the
     fast step pads nothing, and batches of similar rows make noisier steps
     (docs/notes/2026-11-25-grouped-rows.md)."""
+
+    @property
+    def train_names(self) -> list[str]:
+        """Names of the sources of training rows, in their order."""
+        return [self.train] if isinstance(self.train, str) else [one.path for one in self.train]
+
+    @property
+    def parts(self) -> list[Data]:
+        """The settings of each source of training rows, as if it were the only one."""
+        if isinstance(self.train, str):
+            return [self]
+        return [
+            self.model_copy(
+                update={
+                    "train": one.path,
+                    "split": one.split,
+                    "revision": one.revision,
+                    "config": one.config,
+                    "shape": one.shape or self.shape,
+                    "columns": self.columns if one.columns is None else one.columns,
+                    "system": self.system if one.system is None else one.system,
+                }
+            )
+            for one in self.train
+        ]
+
+    @model_validator(mode="after")
+    def _each_source_says_its_own(self) -> Self:
+        """Refuse settings of a single data set beside a list of several."""
+        if isinstance(self.train, str):
+            return self
+        for name in ("split", "revision", "config", "max_rows"):
+            if getattr(self, name) != type(self).model_fields[name].default and not (
+                name == "split" and (self.eval or self.test)
+            ):
+                own = "rows" if name == "max_rows" else name
+                raise ValueError(f"{name} is of one data set: give each source of train its {own}")
+        for name, file in (("eval_split", self.eval), ("test_split", self.test)):
+            if getattr(self, name) is not None and file is None:
+                raise ValueError(f"{name} needs data.{name.removesuffix('_split')} beside a list")
+        return self
 
 
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from workbench.recipe import keys
-from workbench.recipe.schema import OBJECTIVES, Recipe
+from workbench.recipe.schema import OBJECTIVES, MixedSource, Recipe
 from workbench.recipe.source import KeyPath, YamlSource, dotted_path
 from workbench.recipe.space import condition_of, in_condition_order, meets_condition, values_of
 from workbench.text import safe_line
@@ -81,6 +81,8 @@ def _mistakes(wrong: ValidationError, data: Any) -> Iterator[tuple[KeyPath, str]
             continue
         if kind in ("model_type", "dict_type", "literal_error") and isinstance(value, list):
             continue
+        if path == ("data", "train") and kind == "string_type" and isinstance(value, list):
+            continue
         if path not in told:
             told[path] = _words(error, path, value)
     if not told:  # all errors were dropped, yet the values are no recipe
@@ -118,6 +120,9 @@ def _words(error: ErrorDetails, path: KeyPath, value: Any) -> str:
     key = ".".join(str(part) for part in path)
     name = dotted_path(path)
     kind = error["type"]
+    if kind == "extra_forbidden" and path[:2] == ("data", "train"):
+        known = ", ".join(MixedSource.model_fields)
+        return f"{name} is not a setting of a source; these are: {known}"
     if kind == "extra_forbidden":
         return keys.unknown_key(key, name)
     if kind == "missing":
@@ -144,6 +149,8 @@ def _words(error: ErrorDetails, path: KeyPath, value: Any) -> str:
     # A list item has no key of its own in the schema; all our lists hold text.
     item = isinstance(path[-1], int) if path else False
     wants = "text" if item else keys.accepted_words(key)
+    if item and path[:2] == ("data", "train"):
+        wants = "a file, a folder, a hub id, or settings such as {path: a.jsonl, weight: 2}"
     meant = "; write null for none" if _means_null(key, value) else ""
     return f"{name} must be {wants}, not {_shown(value)}{meant}"
 

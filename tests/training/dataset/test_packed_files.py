@@ -121,7 +121,7 @@ def test_a_copy_in_a_folder_is_reported_with_the_file_it_stands_in(
 def test_the_digest_of_a_folder_follows_its_files(folder: Path, tmp_path: Path) -> None:
     def digest() -> str:
         data = Data(train=str(folder), eval_rows=1)
-        return find_sources(data, tmp_path / "index", refresh=False)[0].digest
+        return find_sources(data, tmp_path / "index", refresh=False)[0][0].digest
 
     before = digest()
     (folder / "_SUCCESS").write_text("y")

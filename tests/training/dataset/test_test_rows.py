@@ -148,7 +148,7 @@ def test_recipes_without_test_rows_keep_the_digest_they_had_before_there_were_an
     what = {
         "format": 7,
         "settings": SETTINGS_OF_FORMAT_7,
-        "sources": [train.digest, None],
+        "sources": [train[0].digest, None],
         "files": ["train.jsonl"],
         "tokenizer": _tokenizer_digest(tokenizer),
     }

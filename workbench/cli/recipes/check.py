@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -196,10 +197,12 @@ def _print(
     from workbench.recipe import early_stop_problem_for
 
     data = result["data"]
-    print_answer(f"{safe_line(recipe.name)}: {safe_line(recipe.data.train)}", "bold")
+    named = ", ".join(safe_line(name) for name in recipe.data.train_names)
+    print_answer(f"{safe_line(recipe.name)}: {named}", "bold")
     for head, text in (
         ("read", f"{data['read_rows']:,} rows, shape {data['shape']}"),
         ("trained on", f"{data['train_rows']:,} rows; {data['target_tokens']:,} tokens carry loss"),
+        *source_lines(data),
         ("held out", f"{data['eval_rows']:,} rows" + _drawn(recipe)),
         *_test_lines(data, recipe),
         ("tokens a row", _lengths(data)),
@@ -232,6 +235,26 @@ def _print(
 def _drawn(recipe: Recipe) -> str:
     own = recipe.data.eval or recipe.data.eval_split
     return "" if own else " of the same data (data.eval_rows), not trained on"
+
+
+def source_lines(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a line about each source of a mixture: its rows, tokens and share; none without one.
+
+    The share is that of the tokens with loss, which is what an update is made of.
+    """
+    lines = []
+    for one in data.get("mixture", []):
+        share = one["target_tokens"] / max(1, data["target_tokens"])
+        lines.append(
+            (
+                f"  {share:.1%}",
+                f"{safe_line(os.path.basename(one['name']), 60)}, shape {one['shape']}: "
+                f"{one['read_rows']:,} rows read, {one['distinct_rows']:,} of them trained on as "
+                f"{one['train_rows']:,}; {one['tokens']:,} tokens, "
+                f"{one['target_tokens']:,} carry loss",
+            )
+        )
+    return lines
 
 
 def _test_lines(data: dict[str, Any], recipe: Recipe) -> list[tuple[str, str]]:

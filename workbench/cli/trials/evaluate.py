@@ -256,13 +256,18 @@ def task_recipe(
     data = found.source[0].recipe["data"]
     return _recipe(
         found,
-        str(data.get("eval") or data["train"]),
+        str(data.get("eval") or _first_name(data["train"])),
         None,
         None,
         TASK_ROWS,
         name or f"{found.name}-{Path(task).stem}",
         [*dropped, *chosen, *(settings or ())],
     )
+
+
+def _first_name(train: Any) -> str:
+    """Return the training data's name, of a list that of its first source."""
+    return str(train if isinstance(train, str) else train[0]["path"])
 
 
 def is_task_file(task: str) -> bool:

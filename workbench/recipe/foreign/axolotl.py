@@ -21,7 +21,6 @@ from workbench.recipe.foreign.translation import (
     switch,
     targets,
 )
-from workbench.text import safe_line
 
 DEFAULTS: dict[str, Any] = {
     "lora.rank": 8,
@@ -89,24 +88,11 @@ def translate_axolotl(keys: Mapping[str, Any]) -> Translation:
         found.settings["model.quantization"] = "nf4"
     found.take(keys, RULES)
     known: dict[str, object] = {**RULES, "adapter": None}
-    for key, names in (
-        ("datasets", NAMES),
-        ("test_datasets", {"path": "data.eval", "split": "data.eval_split"}),
-    ):
-        known[key] = None
-        if mixture := keys.get(key):
-            found.take_first(key, mixture, names)
-            _take_shape(found, key, mixture[0] if isinstance(mixture, list) else None)
+    if mixture := keys.get("datasets"):
+        found.take_mixture("datasets", mixture, NAMES, SHAPES)
+    if held := keys.get("test_datasets"):
+        found.take_first("test_datasets", held, {"path": "data.eval", "split": "data.eval_split"})
+        found.left.pop("test_datasets[0].type", None)  # it is that of the training rows
+    known |= {"datasets": None, "test_datasets": None}
     found.leave_unknown(keys, known)
     return found
-
-
-def _take_shape(found: Translation, key: str, first: Any) -> None:
-    """Turn the prompt format of a data set into our shape, where it names one."""
-    if not isinstance(first, dict) or found.left.pop(f"{key}[0].type", None) is None:
-        return
-    format = first["type"]
-    if format in SHAPES:
-        found.settings["data.shape"] = SHAPES[format]
-    elif format not in ("chat_template", "input_output"):
-        found.leave(f"{key}[0].type", f"{safe_line(format, 60)} is a format of its own")

@@ -94,12 +94,15 @@ def _translate(keys: Mapping[str, Any], folder: Path, file: str) -> Translation:
 def _locate_data(data: dict[str, Any], folder: Path) -> None:
     """Make names of files absolute: trainers read them from where they are started."""
     section = data.get("data", {})
-    for key in ("train", "eval"):
-        given = section.get(key)
+    train = section.get("train")
+    sources = [(section, "train"), (section, "eval")]
+    sources += [(one, "path") for one in train] if isinstance(train, list) else []
+    for holder, key in sources:
+        given = holder.get(key)
         if isinstance(given, str):
             for place in (Path.cwd(), folder):
                 if (place / given).is_file():
-                    section[key] = str((place / given).resolve())
+                    holder[key] = str((place / given).resolve())
                     break
 
 

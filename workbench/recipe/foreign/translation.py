@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from workbench.text import safe_line
@@ -51,7 +52,7 @@ class Translation:
 
     def take_first(self, key: str, data_sets: Any, names: Mapping[str, str]) -> None:
         """Take the first of a list of data sets by `names`, their key to ours; leave what else it
-        has, and the length of a list of several: only one data set is trained on.
+        has, and the length of a list of several.
         """
         if not isinstance(data_sets, list) or not data_sets or not isinstance(data_sets[0], dict):
             self.leave(key, "is no list of data sets")
@@ -63,6 +64,44 @@ class Translation:
                 self.leave(f"{key}[0].{name}", "has no counterpart")
         if len(data_sets) > 1:
             self.leave(key, f"has {len(data_sets)} data sets, of which the first is taken")
+
+    def take_mixture(
+        self,
+        key: str,
+        data_sets: Any,
+        names: Mapping[str, str],
+        shapes: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Take a list of data sets as `data.train`: of several, each becomes a source.
+
+        `names` are their keys with ours. `shapes` are the values of their key `type` that name a
+        shape of ours.
+        """
+        sources: list[dict[str, str]] = []
+        for n, one in enumerate(data_sets if isinstance(data_sets, list) else ()):
+            if not isinstance(one, dict) or "path" not in one:
+                continue
+            sources.append({})
+            for name, value in one.items():
+                if name == "type" and shapes and str(value) in (*shapes, *_BY_COLUMNS):
+                    if str(value) in shapes:
+                        sources[-1]["data.shape"] = shapes[str(value)]
+                elif name == "type" and shapes:
+                    self.leave(f"{key}[{n}].type", f"{safe_line(value, 60)} is a format of its own")
+                elif name in names:
+                    sources[-1][names[name]] = str(value)
+                elif value not in (None, "", [], {}):
+                    self.leave(f"{key}[{n}].{name}", "has no counterpart")
+        if not sources:
+            self.leave(key, "is no list of data sets")
+        elif len(sources) == 1:
+            self.settings |= sources[0]
+        else:
+            ours = {"data.train": "path"}
+            self.settings["data.train"] = [
+                {ours.get(name, name.removeprefix("data.")): value for name, value in one.items()}
+                for one in sources
+            ]
 
     def drop_unused_evaluation(self, keys: Mapping[str, Any]) -> None:
         """Drop the steps between evaluations where transformers' Trainer would not evaluate."""
@@ -80,6 +119,9 @@ class Translation:
                 continue
             self.leave(key, NEEDLESS.get(key, "has no counterpart"))
 
+
+_BY_COLUMNS = ("chat_template", "input_output")
+"""Prompt formats of Axolotl that name no shape: it is recognised from the columns."""
 
 NEEDLESS = {
     **dict.fromkeys(

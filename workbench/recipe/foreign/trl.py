@@ -73,7 +73,7 @@ def translate_trl(keys: Mapping[str, Any]) -> Translation:
     found.drop_unused_evaluation(keys)
     known: dict[str, object] = {**RULES, "eval_strategy": None}
     if mixture := keys.get("datasets"):
-        found.take_first(
+        found.take_mixture(
             "datasets",
             mixture,
             {"path": "data.train", "name": "data.config", "split": "data.split"},

@@ -12,9 +12,9 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from workbench.training.dataset.chat.rendering import Renderer, Tokens
 from workbench.training.dataset.data_warnings import DataWarnings
 from workbench.training.dataset.examples import Examples
-from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.row_parser import RowParser
 from workbench.training.dataset.row_stats import KeptRow, RowStats
+from workbench.training.dataset.shapes import Example, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,15 +41,14 @@ class ArrowWriter:
         renderer: Renderer,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
+        """Start with no rows; the rows of a mixture may come from other parsers, too."""
         self._schema = schema
-        self._parser = parser
         self._renderer = renderer
         self._rows: list[KeptRow] = []
         self._tokens = 0
         self.stats = RowStats(
             name,
             parser.max_tokens,
-            answers=parser.shape != "text",
             most_tokens=parser.most_tokens,
             chats=parser.chats,
             judged=schema is EVAL,
@@ -69,17 +68,23 @@ class ArrowWriter:
         self._stream.close()
         self._file.close()
 
-    def add(self, row: DataRow, tokens: Tokens) -> None:
-        """Cut, count and write one row; a row without a token to learn is counted and left out."""
-        kept = self.stats.add(tokens, row.place, self._renderer.ends)
+    def add(self, example: Example, place: str, tokens: Tokens, times: int = 1) -> KeptRow | None:
+        """Cut, count and write one row `times` times, and return it as it is written.
+
+        Returns None for a row without a token to learn, which is counted and left out.
+        """
+        answers = not isinstance(example, Text)
+        kept = self.stats.add(tokens, place, self._renderer.ends, answers=answers, times=times)
         if kept is None:
-            return
-        self.warnings.inspect(self._parser.parse(row), tokens, row.place)
-        self.examples.take(kept, row.place)
-        self._rows.append(kept)
-        self._tokens += kept.length
-        if len(self._rows) >= BATCH_ROWS or self._tokens >= _BATCH_TOKENS:
-            self._flush()
+            return None
+        self.warnings.inspect(example, tokens, place)
+        self.examples.take(kept, place)
+        for _ in range(times):
+            self._rows.append(kept)
+            self._tokens += kept.length
+            if len(self._rows) >= BATCH_ROWS or self._tokens >= _BATCH_TOKENS:
+                self._flush()
+        return kept
 
     def _flush(self) -> None:
         columns = [[getattr(row, name) for row in self._rows] for name in self._schema.names]

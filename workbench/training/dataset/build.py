@@ -7,7 +7,7 @@ rows, so memory does not grow with the file.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,16 @@ from workbench.training.dataset.arrow_writer import BATCH_ROWS, EVAL, TRAIN, Arr
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.files.sources import DataSource
 from workbench.training.dataset.first_pass import Progress, reread_rows, survey_rows
+from workbench.training.dataset.mixture import Repeats, TrainPart, train_parts
 from workbench.training.dataset.row_parser import RowParser
 from workbench.training.dataset.split import HeldOut
-from workbench.training.dataset.tokenizer_pool import MANY_ROWS, TokenizerPool
+from workbench.training.dataset.tokenizer_pool import TokenizerPool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-Sources = tuple[DataSource, DataSource | None, DataSource | None]
+Sources = tuple[list[DataSource], DataSource | None, DataSource | None]
 """The sources of training, held-out and test rows; what has none is split off the training rows."""
 
 
@@ -40,31 +41,47 @@ def make_rows(
 ) -> dict[str, Any]:
     """Write the arrow files into `folder` and return the fields of `Prepared`.
 
-    test.arrow is written only for a recipe with test rows. From `MANY_ROWS` rows on, `processes`
-    processes tokenise. `most_tokens` is what the model reads, which suggestions do not pass. Raises
-    DataError for rows that cannot be trained on or scored.
+    test.arrow is written only for a recipe with test rows. From `MANY_ROWS` rows of a source on,
+    `processes` processes tokenise. `most_tokens` is what the model reads, which suggestions do not
+    pass. Raises DataError for rows that cannot be trained on or scored.
     """
-    parser = RowParser(data, templates=bool(tokenizer.chat_template), most_tokens=most_tokens)
-    split = _Split(data, sources, parser, progress)
-    many = min(data.max_rows or split.train_rows, split.train_rows) >= MANY_ROWS
-    pool = TokenizerPool(parser, tokenizer, processes=processes if many else 1)
+    parts = train_parts(data, sources[0], tokenizer, most_tokens)
+    # Held-out rows of a mixture's own file have their own shape; else they have that of training.
+    single = isinstance(data.train, str)
+    parser = (
+        parts[0].parser
+        if single
+        else RowParser(data, templates=bool(tokenizer.chat_template), most_tokens=most_tokens)
+    )
+    split = _Split(data, parts, sources[1:], parser, progress)
+    for part in parts:
+        part.start_pool(tokenizer, processes)
+    main = next((part for part in parts if part.parser.chats), parts[0])
     schemas = {"train": TRAIN, "eval": EVAL} | ({"test": EVAL} if split.tests else {})
     with ExitStack() as files:
-        parts = {
+        writers = {
             name: files.enter_context(
                 ArrowWriter(
-                    folder / f"{name}.arrow", schema, name, parser, pool.renderer, tokenizer
+                    folder / f"{name}.arrow",
+                    schema,
+                    name,
+                    main.parser,
+                    main.pool.renderer,
+                    tokenizer,
                 )
             )
             for name, schema in schemas.items()
         }
-        split.write(parts, pool, progress)
-    for part in parts.values():
-        part.stats.check()
-    train, held, test = parts["train"], parts["eval"], parts.get("test")
+        split.write_train(writers, progress)
+        if split.own:
+            pool = parts[0].pool if single else TokenizerPool(parser, tokenizer, processes=1)
+            split.write_own(writers, pool, progress)
+    for writer in writers.values():
+        writer.stats.check()
+    train, held, test = writers["train"], writers["eval"], writers.get("test")
     notes = [
         *split.notes(),
-        *parser.notes(pool.renderer),
+        *dict.fromkeys(note for part in parts for note in part.parser.notes(part.pool.renderer)),
         *train.stats.notes(),
         *train.warnings.notes(),
         *held.stats.notes(),
@@ -74,17 +91,18 @@ def make_rows(
     ]
     return {
         "eval_digest": held.stats.digest(),
-        "shape": parser.shape,
+        "shape": " and ".join(dict.fromkeys(part.parser.shape for part in parts)),
         **train.stats.numbers(),
         "read_rows": split.train_rows,
         "train_rows": train.stats.kept,
         "eval_rows": held.stats.kept,
-        "eval_max_length": max(part.stats.longest for part in (held, test) if part),
-        "highest_id": max(part.stats.highest_id for part in parts.values()),
+        "eval_max_length": max(writer.stats.longest for writer in (held, test) if writer),
+        "highest_id": max(writer.stats.highest_id for writer in writers.values()),
         "examples": train.examples.rows,
         "notes": notes,
         "test_digest": test.stats.digest() if test else "",
         "test_rows": test.stats.kept if test else 0,
+        "mixture": [] if single else [part.to_json() for part in parts],
     }
 
 
@@ -100,74 +118,103 @@ def _test_notes(train: ArrowWriter, held: ArrowWriter, test: ArrowWriter) -> lis
 class _Split:
     """The division of the rows into train, eval and test; constructing it reads every row once."""
 
-    def __init__(self, data: Data, sources: Sources, parser: RowParser, progress: Progress) -> None:
-        self._data = data
-        self._train, self._eval, self._test = sources
-        drawn = (0 if self._eval else data.eval_rows, 0 if self._test else data.test_rows or 0)
+    def __init__(
+        self,
+        data: Data,
+        parts: list[TrainPart],
+        own: Sequence[DataSource | None],
+        parser: RowParser,
+        progress: Progress,
+    ) -> None:
+        self._data, self._parts, self._parser = data, parts, parser
+        held, test = own
+        drawn = (0 if held else data.eval_rows, 0 if test else data.test_rows or 0)
         self._held = HeldOut(*drawn)
         self._draws = any(drawn)
-        self.tests = self._test is not None or drawn[1] > 0
+        self.tests = test is not None or drawn[1] > 0
         """True if there are test rows."""
-        checks: list[Callable[[DataRow], object]] = [parser.parse]
-        limit = data.max_rows
-        if self._draws:
-            if limit is not None:  # rows that are not used need not be right
-                checks = [_Once(parser.parse)]
-            checks.insert(0, self._held.see)
-            limit = None
-        self.train_rows = survey_rows(self._train, "training", progress, limit, checks)
+        for part in parts:
+            part.read_rows = self._survey(part, progress)
+        self.train_rows = sum(part.read_rows for part in parts)
+        """Rows of all sources of training rows."""
         self._held.all_seen()
-        self._own = [
-            (source, most, survey_rows(source, what, progress, most, _own_checks(parser)), name)
+        single = len(parts) == 1 and parts[0].taken is None
+        checks = _own_checks(parser) if single else _parsed(parser)
+        self.own = [
+            (source, most, survey_rows(source, what, progress, most, checks), name)
             for source, most, what, name in (
-                (self._eval, data.eval_rows, "held-out", "eval"),
-                (self._test, data.test_rows, "test", "test"),
+                (held, data.eval_rows, "held-out", "eval"),
+                (test, data.test_rows, "test", "test"),
             )
             if source is not None
         ]
+        """Sources of held-out and test rows: with the most rows that are used, rows, and part."""
 
-    def write(self, parts: dict[str, ArrowWriter], pool: TokenizerPool, progress: Progress) -> None:
-        """Read the rows a second time, tokenise them and pass each to the writer of its part."""
-        own = self._own
+    def _survey(self, part: TrainPart, progress: Progress) -> int:
+        limit = self._data.max_rows
+        checks = part.checks(self._held.see) if self._draws else _parsed(part.parser)
+        if self._draws and limit is not None:  # rows that are not used need not be right
+            checks, limit = [checks[0], _Once(part.parser.parse)], None
+        return survey_rows(part.source, "training", progress, limit, checks)
+
+    def write_train(self, writers: dict[str, ArrowWriter], progress: Progress) -> None:
+        """Read the training sources again, tokenise their rows and write each to its part."""
+        trained = 0
+        for part in self._parts:
+            uses: deque[tuple[str, int]] = deque()  # of the rows the pool works on, in their order
+            rows = self._used(part, uses, progress)
+            for row, tokens in part.pool.tokens(rows):
+                name, times = uses.popleft()
+                kept = writers[name].add(part.parser.parse(row), row.place, tokens, times)
+                trained += name == "train"
+                if kept is not None and name == "train":
+                    part.count(kept, times)
         if self._draws:
-            self._write_drawn(parts, pool, progress)
-        else:
-            own = [(self._train, self._data.max_rows, self.train_rows, "train"), *own]
-        for source, limit, total, name in own:
+            self._held.check(trained)
+        progress("tokenising train rows", self.train_rows, self.train_rows)
+        if self._draws:
+            kept_rows = writers["eval"].stats.kept
+            progress("tokenising eval rows", kept_rows, kept_rows)
+
+    def _used(
+        self, part: TrainPart, uses: deque[tuple[str, int]], progress: Progress
+    ) -> Iterator[DataRow]:
+        """Yield the rows that are used, and append to `uses` where each belongs and how often."""
+        repeats = Repeats(part.taken, part.read_rows - self._held.drawn_of(part.number))
+        limit = self._data.max_rows or part.read_rows
+        before = sum(one.read_rows for one in self._parts[: part.number])
+        trained = 0
+        for number, row in enumerate(reread_rows(part.source, None if self._draws else limit)):
+            if number % BATCH_ROWS == 0:
+                progress("tokenising train rows", before + number, self.train_rows)
+            name = self._held.part_of(part.key(row), row.place) if self._draws else "train"
+            times = 1
+            if name == "train":
+                times = repeats.of(trained) if trained < limit else 0
+                trained += 1
+            if name and times:
+                uses.append((name, times))
+                yield row
+
+    def write_own(
+        self, writers: dict[str, ArrowWriter], pool: TokenizerPool, progress: Progress
+    ) -> None:
+        """Tokenise the held-out and test rows that have a source of their own, and write them."""
+        for source, limit, total, name in self.own:
             stage = f"tokenising {name} rows"
             for number, (row, tokens) in enumerate(pool.tokens(reread_rows(source, limit))):
                 if number % BATCH_ROWS == 0:
                     progress(stage, number, total)
-                parts[name].add(row, tokens)
+                writers[name].add(self._parser.parse(row), row.place, tokens)
             progress(stage, total, total)
-
-    def _write_drawn(
-        self, parts: dict[str, ArrowWriter], pool: TokenizerPool, progress: Progress
-    ) -> None:
-        names: deque[str] = deque()  # parts of the rows the pool works on, in their order
-        for row, tokens in pool.tokens(self._drawn(names, progress)):
-            parts[names.popleft()].add(row, tokens)
-        progress("tokenising train rows", self.train_rows, self.train_rows)
-        kept = parts["eval"].stats.kept
-        progress("tokenising eval rows", kept, kept)
-
-    def _drawn(self, names: deque[str], progress: Progress) -> Iterator[DataRow]:
-        """Yield the rows that are used, and append to `names` the part that each belongs to."""
-        limit = self._data.max_rows or self.train_rows
-        trained = 0
-        for number, row in enumerate(reread_rows(self._train, None)):
-            if number % BATCH_ROWS == 0:
-                progress("tokenising train rows", number, self.train_rows)
-            part = self._held.part_of(row)
-            trained += part == "train"
-            if part in ("eval", "test") or (part == "train" and trained <= limit):
-                names.append(part)
-                yield row
-        self._held.check(trained)
 
     def notes(self) -> list[str]:
         """Return the warnings about rows that were drawn."""
         return self._held.notes() if self._draws else []
+
+
+def _parsed(parser: RowParser) -> list[Callable[[DataRow], object]]:
+    return [parser.parse]
 
 
 def _own_checks(parser: RowParser) -> list[Callable[[DataRow], object]]:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +54,9 @@ class Prepared:
     digest: str
     """Digest of everything the rows depend on: data, settings, tokenizer, FORMAT; 32 hex digits."""
     sources: list[str | None]
-    """Digests of what was read, train and eval: a file's bytes, or the hub's commit. Train is None
-    for rows that are only scored. A third one is there if the test rows have a source of their
-    own."""
+    """Digests of what was read, train and eval: a file's bytes, or the hub's commit; those of a
+    mixture's sources are joined by `+`. Train is None for rows that are only scored. A third one is
+    there if the test rows have a source of their own."""
     eval_digest: str
     """Digest of the held-out rows; trials with equal digests are scored on the same rows."""
     shape: str
@@ -94,6 +94,8 @@ class Prepared:
     test_digest: str = ""
     """Digest of the test rows; empty without test rows, as in caches of earlier versions."""
     test_rows: int = 0
+    mixture: list[dict[str, Any]] = field(default_factory=list)
+    """Name, shape, rows and tokens of each source of a mixture; empty for a single source."""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "folder": str(self.folder)}
@@ -177,14 +179,18 @@ def check_unchanged(data: Data, sources: list[str | None], cache: Path) -> None:
     """
     index = cache / "sources"
     if sources[0] is None:  # rows that are only scored
-        now: list[DataSource | None] = [None, find_scored(data, index, refresh=False)]
+        train: list[DataSource] = []
+        others = [find_scored(data, index, refresh=False)]
     else:
-        now = list(find_sources(data, index, refresh=False))
-        if (test := find_test(data, index, refresh=False)) is not None:
-            now.append(test)
-    for source, before, after in zip(now, sources, _digests(*now), strict=True):
-        if before != after:
-            name = source.name if source else data.eval or data.train
+        train, held = find_sources(data, index, refresh=False)
+        test = find_test(data, index, refresh=False)
+        others = [held] if test is None else [held, test]
+    befores = [*(sources[0] or "").split("+"), *sources[1:]]
+    # Rows that are only scored have no training source, which stands as None before the others.
+    now: list[DataSource | None] = [*train, *others] if train else [None, *others]
+    for source, before in zip(now, befores, strict=True):
+        if (before or None) != (source.digest if source else None):
+            name = source.name if source else data.eval or data.train_names[0]
             raise DataError(
                 f"the rows changed in {safe_line(name, 200)} since this experiment was submitted",
                 hint="put the data back as it was and retry the trial, or submit the recipe again",
@@ -233,21 +239,21 @@ def same_training_rows(cache: Path, one: str, other: str) -> bool:
 # ── the cache ────────────────────────────────────────────────────────────────────────────────
 
 
-def _digests(*sources: DataSource | None) -> list[str | None]:
-    return [source.digest if source else None for source in sources]
-
-
 def _all_digests(
-    train: DataSource | None, held: DataSource | None, test: DataSource | None
+    train: list[DataSource], held: DataSource | None, test: DataSource | None
 ) -> list[str | None]:
     """Return the digests of `Prepared.sources`, of which the third is there with a test source."""
-    return _digests(train, held) if test is None else _digests(train, held, test)
+    digests = [
+        "+".join(source.digest for source in train) or None,
+        held.digest if held else None,
+    ]
+    return digests if test is None else [*digests, test.digest]
 
 
 def prepared_digest(
     data: Data,
     tokenizer: PreTrainedTokenizerBase,
-    train: DataSource | None,
+    train: list[DataSource],
     held: DataSource | None,
     test: DataSource | None = None,
 ) -> str:
@@ -260,9 +266,11 @@ def prepared_digest(
         "settings": settings,
         "sources": _all_digests(train, held, test),
         # A name's ending says how a file is read, and places in notes bear the name.
-        "files": [source.path.name for source in (train, held, test) if source and source.path],
+        "files": [source.path.name for source in (*train, held, test) if source and source.path],
         "tokenizer": _tokenizer_digest(tokenizer),
     }
+    if not isinstance(data.train, str) and train:
+        what["mixture"] = [one.model_dump(mode="json", exclude={"path"}) for one in data.train]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -70,13 +70,11 @@ class RowStats:
         max_tokens: int,
         *,
         most_tokens: int | None = None,
-        answers: bool = True,
         chats: bool = False,
         judged: bool = False,
     ) -> None:
         """Start with no rows.
 
-        `answers` says that rows hold answers, whose end must carry loss; plain text need not end.
         `most_tokens` is what the model reads, which suggestions do not pass; None if unknown.
         `chats` says that a chat template rendered them, which decides a hint.
         `judged` says that a digest of the rows is needed.
@@ -84,8 +82,9 @@ class RowStats:
         self.name = name
         self.highest_id = 0
         self.kept = 0
+        """Rows that are kept, each counted as often as an epoch has it."""
+        self._distinct = 0
         self._max_tokens = max_tokens
-        self._answers = answers
         self._chats = chats
         self._most_tokens = most_tokens or 1 << 20
         self._judged = judged
@@ -103,8 +102,20 @@ class RowStats:
         self._end_ids: set[int] = set()
         self._all = hashlib.sha256()
 
-    def add(self, tokens: Tokens, place: str, ends: frozenset[int]) -> KeptRow | None:
-        """Count the row and return it cut; None when it has no token to learn but a turn's end."""
+    def add(
+        self,
+        tokens: Tokens,
+        place: str,
+        ends: frozenset[int],
+        *,
+        answers: bool = True,
+        times: int = 1,
+    ) -> KeptRow | None:
+        """Count the row and return it cut; None when it has no token to learn but a turn's end.
+
+        `answers` says that it holds answers, whose end must carry loss; plain text need not end.
+        Warnings count a row once, and sums `times` times, as often as an epoch has it.
+        """
         if not any(_learned(tokens, len(tokens.ids), ends)):
             self._untaught.add(place)
             return None
@@ -116,7 +127,7 @@ class RowStats:
                 return None
         if not tokens.ended:
             self._unended.add(place)
-        elif self._answers and not _ends_within(tokens, self._max_tokens, ends):
+        elif answers and not _ends_within(tokens, self._max_tokens, ends):
             self._cut_end.add(place)
         if not tokens.agrees:
             self._prompt_differs.add(place)
@@ -125,15 +136,17 @@ class RowStats:
         kept = _cut(tokens, self._max_tokens)
         if kept.length == len(tokens.ids):
             self._end_ids |= tokens.end_ids
-        self._note(kept, place)
+        self._distinct += 1
+        self._note(kept, place, times)
         return kept
 
-    def _note(self, kept: KeptRow, place: str) -> None:
-        self.kept += 1
-        self._lengths[kept.length] += 1
+    def _note(self, kept: KeptRow, place: str, times: int) -> None:
+        self.kept += times
+        self._lengths[kept.length] += times
         self.highest_id = max(self.highest_id, *kept.input_ids, *kept.prompt_ids)
-        self._target_tokens += len(kept.labels) - 1 - kept.labels.count(IGNORED)
-        self._target_tokens += kept.labels[0] == IGNORED  # no position predicts the first token
+        # No position predicts the first token.
+        learned = len(kept.labels) - 1 - kept.labels.count(IGNORED) + (kept.labels[0] == IGNORED)
+        self._target_tokens += times * learned
         self._seen.add(kept.input_ids, place)
         if self._judged:
             row = [kept.input_ids, kept.labels, kept.prompt_ids, kept.answer]
@@ -141,7 +154,7 @@ class RowStats:
 
     def check(self) -> None:
         """Raise DataError when most rows have nothing to learn, or none trains an answer's end."""
-        total = self.kept + self._untaught.rows + self._cut_away.rows
+        total = self._distinct + self._untaught.rows + self._cut_away.rows
         if self._cut_away.rows * 2 > total:
             raise DataError(
                 f"{self._cut_away.first}: {self._cut_away.rows} of {total} {self.name} rows lose "
@@ -155,17 +168,18 @@ class RowStats:
                 hint="are the answers empty, or do chats lack an assistant's turn? "
                 "Check data.columns and data.loss_on",
             )
-        if self._unended.rows * 2 > self.kept:
+        if self._unended.rows * 2 > self._distinct:
             raise DataError(
-                f"{self._unended.first}: in {self._unended.rows} of {self.kept} {self.name} rows "
-                "the end of the trained turn carries no loss, so the model would not learn to stop",
+                f"{self._unended.first}: in {self._unended.rows} of {self._distinct} {self.name} "
+                "rows the end of the trained turn carries no loss, so the model would not learn "
+                "to stop",
                 hint=_CLOSE_TURNS,
             )
-        if self._cut_end.rows == self.kept:
+        if self._cut_end.rows == self._distinct:
             raise DataError(
-                f"{self._cut_end.first}: all {self.kept} {self.name} rows lose the end of their "
-                f"answer when cut at {self._max_tokens} tokens, so the model would not learn to "
-                "stop",
+                f"{self._cut_end.first}: all {self._distinct} {self.name} rows lose the end of "
+                f"their answer when cut at {self._max_tokens} tokens, so the model would not learn "
+                "to stop",
                 hint=self._longer(),
             )
 

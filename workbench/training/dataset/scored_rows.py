@@ -47,7 +47,7 @@ def prepare_scored_rows(
     def make(staged: Path) -> dict[str, Any]:
         return _make_rows(data, tokenizer, rows, staged, progress, processes, most_tokens)
 
-    digest = prepared_digest(data, tokenizer, None, source)
+    digest = prepared_digest(data, tokenizer, [], source)
     return cached_rows(cache, digest, [None, source.digest], make)
 
 
@@ -73,7 +73,7 @@ def _make_rows(
         for number, (row, tokens) in enumerate(pool.tokens(reread_rows(source, data.eval_rows))):
             if number % BATCH_ROWS == 0:
                 progress("tokenising scored rows", number, count)
-            held.add(row, tokens)
+            held.add(parser.parse(row), row.place, tokens)
         progress("tokenising scored rows", count, count)
     held.stats.check()
     return {

@@ -122,6 +122,14 @@ def example_of(data: Data, shape: str, row: DataRow, *, templated: bool) -> Exam
     return replace(example, unused=(*example.unused, *unused)) if unused else example
 
 
+def content_of(data: Data, shape: str, row: DataRow) -> str:
+    """Return what the row says as text that is equal for equal examples of any shape.
+
+    It does not depend on the model. Raises DataError as `example_of` does.
+    """
+    return repr(replace(example_of(data, shape, row, templated=True), unused=()))
+
+
 def _own_system(columns: Mapping[str, Any], row: DataRow) -> str | None:
     """Return the text of the row's `system` column, or None where it has none."""
     if is_empty(columns.get("system")):

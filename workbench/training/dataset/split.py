@@ -18,22 +18,24 @@ class HeldOut:
 
     It does not depend on the order of the rows or on a seed, and the held-out rows are the same
     with and without test rows. Call `see` for every row, `all_seen` once, and then `part_of` for
-    every row again. Copies of a drawn row leave training with it, so that no drawn row is trained
-    on. Keeps a few thousand hashes besides those of the drawn rows.
+    every row again, with the same keys. Copies of a drawn row leave training with it, whichever
+    source they stand in, so that no drawn row is trained on. Keeps a few thousand hashes besides
+    those of the drawn rows.
     """
 
     def __init__(self, count: int, test: int = 0) -> None:
         self._eval, self._count = count, count + test
-        self._keys: set[bytes] = set()
+        self._keys: dict[bytes, list[int]] = {}
+        """Keys that may be drawn, each with the sources of its rows."""
         self._test: set[bytes] = set()
         self._taken: set[bytes] = set()
         self._seen = 0
         self._copies = RowCount()
 
-    def see(self, row: DataRow) -> None:
-        """Consider the row for the draw."""
+    def see(self, key: bytes, source: int = 0) -> None:
+        """Consider the row with that key, of that source, for the draw."""
         self._seen += 1
-        self._keys.add(_key(row))
+        self._keys.setdefault(key, []).append(source)
         if len(self._keys) > 2 * self._count + _SPARE:
             self._draw()
 
@@ -43,15 +45,19 @@ class HeldOut:
         self._test = set(sorted(self._keys)[self._eval :])
 
     def _draw(self) -> None:
-        self._keys = set(sorted(self._keys)[: self._count])
+        # A key that was dropped here and is seen again is dropped again: it is too large.
+        self._keys = {key: self._keys[key] for key in sorted(self._keys)[: self._count]}
 
-    def part_of(self, row: DataRow) -> str:
+    def drawn_of(self, source: int) -> int:
+        """Return how many rows of the source are not trained on: drawn ones and their copies."""
+        return sum(sources.count(source) for sources in self._keys.values())
+
+    def part_of(self, key: bytes, place: str) -> str:
         """Return `train`, `eval` or `test`, or an empty string for a copy of a drawn row."""
-        key = _key(row)
         if key not in self._keys:
             return "train"
         if key in self._taken:
-            self._copies.add(row.place)
+            self._copies.add(place)
             return ""
         self._taken.add(key)
         return "test" if key in self._test else "eval"
@@ -95,7 +101,8 @@ class HeldOut:
         return notes
 
 
-def _key(row: DataRow) -> bytes:
+def row_key(row: DataRow) -> bytes:
+    """Return the hash of a row's contents, by which held-out rows are drawn."""
     # Of the columns as they were read: the draw must not change with the model or its template.
     text = json.dumps(row.values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

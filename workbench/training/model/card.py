@@ -63,7 +63,8 @@ def _summary(recipe: Recipe, scores: dict[str, Any], shown: str, base: Published
     commit = f", commit `{base.revision}`" if base.revision else ""
     return [
         f"A LoRA adapter for {shown}{commit}, trained by the workbench for "
-        f"{scores.get('step', 0)} steps on {public_name(recipe.data.train)}. "
+        f"{scores.get('step', 0)} steps on "
+        f"{', '.join(public_name(name) for name in recipe.data.train_names)}. "
         "All settings: `recipe.yaml`.",
     ]
 

@@ -52,25 +52,33 @@ def _folder_rows(folder: Path) -> Iterator[DataRow]:
             yield replace(row, share=(number + row.share) / len(files))
 
 
-def find_sources(data: Data, index: Path, *, refresh: bool) -> tuple[DataSource, DataSource | None]:
+def find_sources(
+    data: Data, index: Path, *, refresh: bool
+) -> tuple[list[DataSource], DataSource | None]:
     """Return (train, eval); eval is None where held-out rows are to be split off train.
+
+    Train has one source, or those of a mixture.
 
     `index` is a folder that remembers the hashes of unchanged files and the hub's commits;
     `refresh` asks the hub again. Reads a new or changed file whole, for its hash. Raises DataError
     for a file that cannot be read, an unknown data set, or a hub that does not answer.
     """
-    train = _source(data.train, data.split, data, index, refresh=refresh)
+    train = [
+        _source(name, part.split, part, index, refresh=refresh)
+        for name, part in zip(data.train_names, data.parts, strict=True)
+    ]
     if (held := find_scored(data, index, refresh=refresh)) is not None:
         return train, held
     if data.eval_split is None:
         return train, None
-    if train.path is not None:
+    [only] = train  # the schema refuses a split beside a list
+    if only.path is not None:
         raise DataError(
-            f"data.eval_split: {safe_line(train.path.name, 80)} is no hub data set and has no "
+            f"data.eval_split: {safe_line(only.path.name, 80)} is no hub data set and has no "
             "splits",
             hint="name the held-out file in data.eval, or leave data.eval_split out",
         )
-    return train, _source(data.train, data.eval_split, data, index, refresh=refresh)
+    return train, _source(only.name, data.eval_split, data, index, refresh=refresh)
 
 
 def find_scored(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
@@ -91,7 +99,7 @@ def find_test(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
     """
     if data.test is None and data.test_split is None:
         return None
-    name, split = data.test or data.train, data.test_split or data.split
+    name, split = data.test or data.train_names[0], data.test_split or data.split
     source = _source(name, split, data, index, refresh=refresh)
     if data.test is None and source.path is not None:
         raise DataError(
