@@ -82,6 +82,25 @@ class FleetContract:
         assert self.kinds(given)[0] == "started"
         assert self.kinds(given)[-1] == "end"
 
+    def test_a_warmed_worker_is_idle_and_takes_the_next_attempt(
+        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        fleet.end("cpu-0", "so that there is none")
+        fleet.observe()
+        fleet.warm(CARDS[0])
+        fleet.warm(CARDS[0])
+        warm = self.until(fleet, CARDS[0], lambda r: r is not None and r.phase is Phase.IDLE)
+        given = self.given(tmp_path, next(numbers), 3)
+        fleet.start(CARDS[0], given)
+        done = self.until(
+            fleet,
+            CARDS[0],
+            lambda r: r is not None and r.last_attempt == given.attempt and r.phase is Phase.IDLE,
+        )
+        assert warm is not None
+        assert done is not None
+        assert done.generation == warm.generation
+
     def test_starting_twice_is_starting_once(
         self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
     ) -> None:

@@ -73,6 +73,9 @@ class WorkerLike(Protocol):
 class Fleet(Protocol):
     """Workers, one for each card. Every call returns at once and may be repeated."""
 
+    def warm(self, card: Card) -> None:
+        """Create the card's worker where there is none, so that it imports before it is needed."""
+
     def start(self, card: Card, assignment: Assignment) -> None:
         """Give `assignment` to the card's worker; create the worker where there is none."""
 

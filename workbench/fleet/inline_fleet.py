@@ -46,11 +46,14 @@ class InlineFleet:
         self._workers: dict[str, tuple[int, WorkerLike]] = {}
         self._gone: dict[str, Report] = {}
 
-    def start(self, card: Card, assignment: Assignment) -> None:
+    def warm(self, card: Card) -> None:
         if card.uuid not in self._workers:
             generation = self._next_generation(card.uuid)
             worker = self._make(card.to_json(), generation, self._home)
             self._workers[card.uuid] = (generation, worker)
+
+    def start(self, card: Card, assignment: Assignment) -> None:
+        self.warm(card)
         self._workers[card.uuid][1].start(assignment.to_json())
 
     def halt(self, card: str, attempt: int, how: Halt) -> None:

@@ -131,11 +131,14 @@ class RayFleet:
         self._ray = ray
         return True
 
+    def warm(self, card: Card) -> None:
+        if self.connect() and card.uuid not in self._actors:
+            self._actors[card.uuid] = self._create_actor(card)
+
     def start(self, card: Card, assignment: Assignment) -> None:
         if not self.connect():
             return
-        if card.uuid not in self._actors:
-            self._actors[card.uuid] = self._create_actor(card)
+        self.warm(card)
         self._actors[card.uuid].handle.start.remote(assignment.to_json())
 
     def _create_actor(self, card: Card) -> _Actor:

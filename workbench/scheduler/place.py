@@ -37,6 +37,7 @@ from workbench.scheduler.tick_context import (
     assignment_file,
 )
 from workbench.scheduler.warm_workers import warm_workers
+from workbench.scheduler.warm_workers import warm_workers
 from workbench.store import trial_queue
 from workbench.store.queries.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
