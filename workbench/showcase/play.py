@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -90,13 +90,13 @@ class Showcase:
             sample=self._cards,
         )
 
-    def fill(self, history_s: float = HISTORY_S) -> None:
-        """Play `history_s` seconds of history; takes some seconds."""
+    def fill(self, history_s: float = HISTORY_S, ended: Callable[[], bool] = lambda: False) -> None:
+        """Play `history_s` seconds of history, as long as not `ended`; takes some seconds."""
         self._fill_day(history_s)
         CLOCK.behind_s = history_s
         self._tick()
         self._submit(SUPPORT)
-        while CLOCK.behind_s > 0:
+        while CLOCK.behind_s > 0 and not ended():
             CLOCK.behind_s = max(0.0, CLOCK.behind_s - STRIDE_S)
             if CLOCK.behind_s < history_s - SECOND_AT_S and len(self._store.experiments()) < 2:
                 self._submit(SCHOOL)
@@ -109,11 +109,10 @@ class Showcase:
             self._cards.busy = () if pause else [card[0] for card in CARDS[:2]]
             self._history.add(CLOCK() - minute * 60.0, self._cards.readings())
 
-    def play(self) -> None:
-        """Tick in real time until the process is ended; sweep follows sweep."""
-        while True:
+    def play(self, ended: Callable[[float], bool]) -> None:
+        """Tick in real time; sweep follows sweep. `ended` waits so many seconds for the end."""
+        while not ended(TICK_S):
             self.advance(1)
-            time.sleep(TICK_S)
 
     def advance(self, ticks: int) -> None:
         """Do what is due, in so many ticks."""
