@@ -9,10 +9,10 @@ themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.store.rows import TrialRow
+from workbench.store.rows import CardRow, TrialRow
 from workbench.text import safe_line
 from workbench.text.quantities import UNKNOWN as UNKNOWN
 from workbench.text.quantities import age as age
@@ -120,6 +120,51 @@ def _idle_sharing(idle_below: int | None) -> str:
         return "leaves cards in use alone"
     most = "" if idle_below is None else f" below {size(idle_below)}"
     return f"shares cards with idle programs{most}"
+
+
+def describe_programs(programs: Sequence[Mapping[str, Any]]) -> str:
+    """Return `pid 4711 (python, 0.5 GiB) and 2 more`, the largest first; empty without any.
+
+    `programs` are those of `CardRow.processes`.
+    """
+    if not programs:
+        return ""
+    first = max(programs, key=lambda one: int(one.get("bytes") or 0))
+    held = first.get("bytes")
+    facts = [str(first.get("name") or ""), "" if held is None else f"{held / 2**30:.1f} GiB"]
+    shown = ", ".join(fact for fact in facts if fact)
+    more = f" and {len(programs) - 1} more" if len(programs) > 1 else ""
+    return f"pid {first.get('pid')}" + (f" ({shown})" if shown else "") + more
+
+
+def cards_used(cards: Sequence[CardRow], slots: Mapping[str, tuple[int, str]]) -> str:
+    """Return `1 of 2 cards used: card 1 is in use by pid 4711 (python, 0.5 GiB)`.
+
+    Empty while every card may get trials. `slots` has the cards' numbers in nvidia-smi; a card
+    without one is called by its id.
+    """
+    here = [card for card in cards if card.present]
+    left_out = [(card, why) for card in here if (why := _left_out_because(card))]
+    if not left_out:
+        return ""
+    reasons = "; ".join(
+        f"{f'card {slots[card.uuid][0]}' if card.uuid in slots else short_uuid(card.uuid)} {why}"
+        for card, why in left_out
+    )
+    return f"{len(here) - len(left_out)} of {plural(len(here), 'card')} used: {reasons}"
+
+
+def _left_out_because(card: CardRow) -> str:
+    """Return why the card has no trial and gets none; empty for a card that may get one."""
+    if card.trial is not None:
+        return ""
+    if card.quarantined:
+        return "is quarantined"
+    if card.drained:
+        return "is drained"
+    if card.problem:
+        return f"has a problem: {safe_line(card.problem)}"
+    return safe_line(f"is {card.guard}" if card.guard.startswith("in use") else card.guard)
 
 
 def xid_watch(watched: bool | None) -> str:

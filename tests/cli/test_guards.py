@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import Bench, gpu_card, recipe
+from workbench.cli.trials.follow import Narrator
+from workbench.formatting import cards_used
 from workbench.trial import State
 
 
@@ -42,6 +47,65 @@ def test_a_card_in_use_is_shown_as_such(bench: Bench, workbench: Workbench) -> N
     assert "in use by others" in said.out
     assert "GPU-0: in use by pid 7311 (blender, 5.0 GiB)" in said.out
     assert "in use by pid 7311" in workbench("ls").out
+
+
+IDLE_OR_NOT = {"pid": 4711, "bytes": 1 << 29, "name": "python", "draws": False}
+LEFT_OUT = "1 of 2 cards used: card 1 is in use by pid 4711 (python, 0.5 GiB)"
+
+
+def two_cards(bench: Bench) -> None:
+    """A sweep on the first of two GPUs; a program of another user is on the second."""
+    cards = gpu_card(0), gpu_card(1, processes=[IDLE_OR_NOT])
+    bench.seen = [{**card, "index": n, "bus": ""} for n, card in enumerate(cards)]
+    bench.ticks(1)
+    sweep = {"parameters": {"train.seed": [1, 2, 3]}}
+    bench.submit(recipe(sweep=sweep, train={"max_steps": 900, "learning_rate": 0.1}))
+    bench.until(State.RUNNING, 2)
+
+
+def test_ls_tells_which_card_is_left_out_and_why(bench: Bench, workbench: Workbench) -> None:
+    two_cards(bench)
+    assert LEFT_OUT in " ".join(workbench("ls").out.split())
+    bench.seen = [{**card, "processes": []} for card in bench.seen]
+    bench.ticks(5)
+    assert "cards used" not in workbench("ls").out
+
+
+def test_followers_are_told_once_which_card_is_left_out(bench: Bench) -> None:
+    two_cards(bench)
+    narrator = Narrator(clock=lambda: 0.0)
+    told = list(narrator.card_news(bench.trials(), LEFT_OUT))
+    assert [line.split("  ", 1)[1] for line in told] == [LEFT_OUT]
+    grown = LEFT_OUT.replace("0.5 GiB", "0.6 GiB")
+    assert list(narrator.card_news(bench.trials(), grown)) == []
+    [line] = narrator.card_news(bench.trials(), "")
+    assert line.endswith("all cards are used again")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"drained": True}, "is drained"),
+        ({"quarantined": "Xid 79"}, "is quarantined"),
+        ({"problem": "GPU is lost"}, "has a problem: GPU is lost"),
+        ({"guard": "cools: at 85 °C"}, "cools: at 85 °C"),
+        ({"drained": True, "trial": 2}, ""),
+        ({"present": False, "drained": True}, ""),
+    ],
+)
+def test_a_card_is_left_out_by_a_person_a_guard_or_its_own_fault(
+    bench: Bench, changes: dict[str, Any], why: str
+) -> None:
+    bench.seen = [gpu_card(0), gpu_card(1)]
+    bench.ticks(1)
+    first, second = [row for row in bench.store.cards() if row.kind == "cuda"]
+    told = cards_used([first, replace(second, **changes)], {})
+    assert told == (f"1 of 2 cards used: GPU-1 {why}" if why else "")
+
+
+def test_programs_that_share_a_card_are_shown(bench: Bench, workbench: Workbench) -> None:
+    drawing(bench, processes=[{**IDLE_OR_NOT, "bytes": 1 << 20}])
+    assert "GPU-0: other programs hold memory: pid 4711" in workbench("cards").out
 
 
 def test_a_quarantine_is_shown_with_its_mend(bench: Bench, workbench: Workbench) -> None:

@@ -21,11 +21,13 @@ from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench import formatting
 from workbench.service import Snapshot
+from workbench.trial import State
 
 _MOST_CARDS = {"-short": 4, "-mid": 6, "-tall": 8, "-high": 12}
 """Cards with a line of their own, by the class that the terminal's height gives the screen."""
 _BELOW = {"-short": 8, "-mid": 11, "-tall": 15, "-high": 20}
 """Lines of the curves and the log at least, by the same class; the style sheet has them too."""
+_WANT_CARDS = (State.QUEUED, State.STARTING, State.RUNNING)
 _TAIL = 40
 """Events read for the log's tail."""
 
@@ -113,8 +115,11 @@ class Dashboard(View):
         rows.styles.height = max(1, len(lines)) + 1
         rows.show(columns, lines)
         busy = sum(card.trial is not None for card in snapshot.cards)
-        count = f" · {busy} of {len(snapshot.cards)} busy" if snapshot.cards else ""
-        set_title(rows, f"Cards{count}")
+        count = f"{busy} of {len(snapshot.cards)} busy" if snapshot.cards else ""
+        left_out = formatting.cards_used(ordered, snapshot.slots)
+        if left_out and any(row.state in _WANT_CARDS for row in snapshot.trials):
+            count = left_out
+        set_title(rows, f"Cards · {count}" if count else "Cards")
 
     def _paint_trials(self, snapshot: Snapshot, now: float) -> None:
         rows = self.query_one("#trials", RowList)

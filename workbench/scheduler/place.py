@@ -16,6 +16,7 @@ from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key
 from workbench.footprint.plan import summarize_plan
 from workbench.footprint.worst_case import affects_bytes
+from workbench.formatting import describe_programs
 from workbench.machine.cards import Card
 from workbench.machine.files import fresh_folder, write_durably
 from workbench.machine.locks import lock_holder
@@ -36,7 +37,6 @@ from workbench.scheduler.tick_context import (
     TickContext,
     assignment_file,
 )
-from workbench.scheduler.warm_workers import warm_workers
 from workbench.scheduler.warm_workers import warm_workers
 from workbench.store import trial_queue
 from workbench.store.queries.fair_share import take_turns
@@ -234,7 +234,7 @@ def _wait_reason(
 def _too_little_free(context: TickContext, row: CardRow) -> str:
     """Return `too little free`, with the idle programs that hold the rest where there are any."""
     idle = idle_programs.idle_programs(row, context.config().guards)
-    beside = f" beside {idle_programs.describe_programs(idle)}" if idle else ""
+    beside = f" beside {describe_programs(idle)}" if idle else ""
     return f"too little free{beside}"
 
 

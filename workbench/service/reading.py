@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from workbench import formatting
 from workbench.engine_status import (
     EngineStatus,
     is_stopping,
@@ -34,6 +35,12 @@ if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
     pass
 
 from workbench.service.snapshots import CardDetail, ImportanceReport, Snapshot, TrialDetail
+
+
+def _slots(reader: Reader) -> dict[str, tuple[int, str]]:
+    """Return each GPU's number in nvidia-smi and its slot on the PCI bus, by UUID."""
+    known = json.loads(reader.fact(CARD_SLOTS) or "{}")
+    return {uuid: (int(number), str(slot)) for uuid, (number, slot) in known.items()}
 
 
 def _card_detail(reader: Reader, card: CardRow, history: tuple[CardMinute, ...]) -> CardDetail:
@@ -136,11 +143,13 @@ class StoreReading:
                 trials=[one for one in reader.trials() if one.experiment not in archived],
                 held=bool(reader.fact("held")),
                 guards=json.loads(reader.fact("guards") or "{}"),
-                slots={
-                    uuid: (int(number), str(slot))
-                    for uuid, (number, slot) in json.loads(reader.fact(CARD_SLOTS) or "{}").items()
-                },
+                slots=_slots(reader),
             )
+
+    def cards_used(self) -> str:
+        """Return how many cards are used and why others are left out; empty while none is."""
+        reader = self.reader()
+        return "" if reader is None else formatting.cards_used(reader.cards(), _slots(reader))
 
     def experiments(self) -> list[Experiment]:
         """Return all experiments, newest first; none where nothing ran."""

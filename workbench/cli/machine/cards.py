@@ -33,7 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def cards_command(as_data: Json = False) -> None:
-    """List the cards, and what runs on each."""
+    """List the cards, what runs on each, and which programs of others hold memory there."""
     service = Service()
     revive_engine(service)
     snapshot = service.snapshot()
@@ -111,6 +111,9 @@ def _ailing(card: dict[str, Any]) -> Iterator[str]:
         yield f"quarantined: {safe_line(card['quarantined'])}"
     if card["guard"] and not card["quarantined"]:
         yield safe_line(card["guard"])
+    programs = [one for one in card["processes"] or () if not one.get("draws")]
+    if programs and not card["guard"]:
+        yield f"other programs hold memory: {safe_line(formatting.describe_programs(programs))}"
     if card["xid_watch"] is False:
         yield f"Xid errors: {formatting.xid_watch(False)}"
 

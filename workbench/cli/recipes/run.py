@@ -61,6 +61,8 @@ def run_command(
                 "its data is checked, then its trials are queued; you may close this terminal"
             )
             print_answer(f"follow it: workbench watch {submitted['experiment']}, or workbench")
+            if line := service.cards_used():
+                print_answer(line)
         return
     experiment = follow_to_end(service, submitted["experiment"])
     board = service.judged_board(experiment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ MOST_LISTED = 4
 """Running trials named in one status line."""
 QUIET_S, MOST_QUIET_S = 10.0, 600.0
 """Seconds until a running trial gets a line; they double with each line, up to the maximum."""
+_CHANGING = re.compile(r" \(.*?\)| at -?\d+ °C")
+"""Bytes and degrees in the reason for which a card is left out: they change all the time."""
 STARTS = 3
 """Starts of a dead engine before following ends with an error."""
 
@@ -38,6 +41,8 @@ class Narrator:
     """The reason why nothing runs, since when (UTC seconds), and whether it was printed."""
     progress: dict[int, tuple[int, float, float]] = field(default_factory=dict)
     """By trial: quarters printed, when (UTC seconds), and the seconds until its next line."""
+    cards_used: str = ""
+    """How many cards are used and why not all, without bytes and degrees, as last printed."""
 
     def news(self, trials: list[TrialRow]) -> Iterator[tuple[str, TrialRow | None]]:
         """Yield a line for each change since the last call, with the trial that it is about."""
@@ -46,6 +51,13 @@ class Narrator:
                 yield f"{formatting.clock(self.clock())}  {line}", trial
         if why := self._why_idle(trials):
             yield f"{formatting.clock(self.clock())}  nothing runs now: {why}", None
+
+    def card_news(self, trials: list[TrialRow], cards_used: str) -> Iterator[str]:
+        """Yield a line where trials run and other cards than before are left out."""
+        gist = _CHANGING.sub("", cards_used)
+        if gist != self.cards_used and any(trial.state.live for trial in trials):
+            self.cards_used = gist
+            yield f"{formatting.clock(self.clock())}  {cards_used or 'all cards are used again'}"
 
     def _why_idle(self, trials: list[TrialRow]) -> str:
         """Return the reason why nothing runs, once, after it has lasted for STUCK_S."""
@@ -156,6 +168,11 @@ def follow_experiment(
                 spoke_s = time.monotonic()
             if _ended(*found):
                 return found[0]
+            for line in narrator.card_news(
+                found[1], formatting.cards_used(snapshot.cards, snapshot.slots)
+            ):
+                say(line)
+                spoke_s = time.monotonic()
             if snapshot.engine.state == "down":
                 starts += 1
                 _restart(service, starts, say)

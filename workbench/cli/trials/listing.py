@@ -34,7 +34,7 @@ def ls_command(
     ] = False,
     as_data: Json = False,
 ) -> None:
-    """List experiments and their trials."""
+    """List experiments and their trials, and cards that are left out while trials run or wait."""
     service = Service()
     revive_engine(service)
     known, archived = service.experiments(), frozenset[int]()
@@ -63,6 +63,9 @@ def ls_command(
     for one in found:
         if experiment is not None or everything or one is found[0] or _unfinished(one):
             _print_trials(one, trials(one), places)
+    if any(_unfinished(one) for one in found) and (line := service.cards_used()):
+        print_answer()
+        print_answer(line)
     if len(found) < len(known) and experiment is None:
         print_note(f"{len(known) - len(found)} older experiments: workbench ls --all")
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from workbench.fleet import Halt, Phase
+from workbench.formatting import describe_programs
 from workbench.machine import xid
 from workbench.scheduler.guards.disk import keep_room
-from workbench.scheduler.guards.idle_programs import describe_programs, idle_programs, in_use_by
+from workbench.scheduler.guards.idle_programs import idle_programs, in_use_by
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import card_table
 from workbench.store.rows import AttemptRow, CardRow, TrialRow

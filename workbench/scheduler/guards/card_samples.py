@@ -17,7 +17,7 @@ from workbench.store.queries import attempt_history
 from workbench.store.rows import CARD_SLOTS, CardRow
 
 OURS_S = 5.0
-"""Seconds after the end of a trial for which a card's utilisation may still be that of the trial."""
+"""Seconds after the end of a trial for which a card's utilisation may still be the trial's."""
 
 
 def see_sample(

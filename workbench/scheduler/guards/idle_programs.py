@@ -7,7 +7,6 @@ processes apart, else the card's utilisation, which says nothing while a trial o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,18 +122,6 @@ def _others(row: CardRow, guards: Guards) -> list[dict[str, Any]]:
 def _is_idle(process: dict[str, Any]) -> bool:
     """Return True for a program that rests for long enough and whose bytes are known."""
     return process.get("bytes") is not None and (process.get("idle_s") or 0) >= IDLE_AFTER_S
-
-
-def describe_programs(programs: Sequence[dict[str, Any]]) -> str:
-    """Return `pid 4711 (python, 0.5 GiB) and 2 more`, the largest first; empty without any."""
-    if not programs:
-        return ""
-    first = max(programs, key=lambda one: int(one.get("bytes") or 0))
-    size = first.get("bytes")
-    facts = [str(first.get("name") or ""), "" if size is None else f"{size / 2**30:.1f} GiB"]
-    shown = ", ".join(fact for fact in facts if fact)
-    more = f" and {len(programs) - 1} more" if len(programs) > 1 else ""
-    return f"pid {first.get('pid')}" + (f" ({shown})" if shown else "") + more
 
 
 def left_beside(row: CardRow, guards: Guards, free_bytes: int) -> int:

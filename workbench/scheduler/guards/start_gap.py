@@ -66,10 +66,9 @@ def is_at_rest(context: TickContext, row: CardRow) -> bool:
 
     A card that does not report its power counts as at rest.
     """
-    if row.power_w is not None and row.power_limit_w:
-        if row.power_w >= REST_SHARE * row.power_limit_w:
-            return False
-    return not _goes_on(context, row)
+    watts, limit_w = row.power_w, row.power_limit_w
+    draws = watts is not None and limit_w is not None and watts >= REST_SHARE * limit_w
+    return not (draws or _goes_on(context, row))
 
 
 def _goes_on(context: TickContext, row: CardRow) -> bool:
