@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tui.curves.log_axis import power_label, power_ticks, to_powers
-from tui.paint import SERIES, Line, Part
+from tui.paint import SERIES, Line, Part, cut_text
 from workbench.service import Point
 
 GLYPHS = "●▲■◆○△□◇"
@@ -23,6 +23,8 @@ _FIRST_SHARE = 0.1
 """Share of a curve's columns that may leave the chart at the top."""
 _STRETCH = 2.5
 """The factor by which the part must make the chart taller before it is cut off."""
+
+_NOT_ABOVE_0 = " no value above 0, so none on a logarithmic axis"
 
 ValueRange = tuple[float, float]
 """The lowest and the highest value in a pixel column."""
@@ -175,11 +177,15 @@ def draw_curves(
     """Return exactly `height` lines of `width` cells: curves, values at the left, steps below.
 
     The lines are empty where the space is below 16 × 3 cells or no curve has a point. On a
-    logarithmic axis of values, points that are not above 0 are left out. `span` are the first and
+    logarithmic axis of values, points that are not above 0 are left out, and a line says so where
+    that leaves none. `span` are the first and
     the last step of the axis, unless the curves' own.
     """
     if logarithmic:
+        some = any(curve.points for curve in curves)
         curves = [replace(curve, points=to_powers(curve.points)) for curve in curves]
+        if some and not any(curve.points for curve in curves):
+            return [((cut_text(_NOT_ABOVE_0, width), "dim"),), *[()] * (height - 1)][:height]
     drawn = [curve for curve in curves if curve.points]
     if not drawn or width < 16 or height < 3:
         return [()] * height

@@ -39,7 +39,7 @@ class DataNeeds:
     series: tuple[tuple[int, str], ...] = ()
     """Trial and metric of each curve."""
     window: Window | None = None
-    """The steps of the curves, those of the trial `detail`; None for the whole run."""
+    """The steps of the curves, up to the newest step of their trials; None for the whole run."""
     detail: int | None = None
     """The trial whose attempts, moves and samples are shown."""
     board: int | None = None

@@ -179,8 +179,10 @@ def read_picture(service: Service, needs: DataNeeds, known: Snapshot | None = No
     except NotThere:
         pass
     span = None
-    if needs.window is not None and detail is not None:
-        span = needs.window.span(detail.trial.step)
+    if needs.window is not None:
+        drawn = {trial for trial, _ in needs.series}
+        newest = max((row.step for row in snapshot.trials if row.id in drawn), default=0)
+        span = needs.window.span(newest)
     events = []
     if needs.events_of is not None:
         trial = None if needs.events_of == ALL_EVENTS else needs.events_of

@@ -11,7 +11,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests.tui.conftest import press_and_settle, settled, shown, text, until
+from tests.tui.conftest import frame, press_and_settle, settled, shown, text, until
 from tests.tui.filled import NOW
 from tui.app import WorkbenchApp
 from tui.comparing.choosing import compared_trials, comparison_refusal
@@ -148,9 +148,34 @@ async def _check_page(app: WorkbenchApp, pilot: Pilot[int], first: int, other: i
     assert "Curves · held-out loss" in text(app)
     await press_and_settle(app, pilot, "M", "e")
     assert "Curves · train loss · smoothed by" in text(app)
+    await pilot.press("minus")
+    await until(pilot, lambda: "all steps are shown; + zooms in" in text(app))
+    await _check_axes(app, pilot, page)
     await pilot.press("b")
     await until(pilot, lambda: f"differences from #{other}" in text(app))
     app.view_state.curve_choice.smoothing = 0
+
+
+async def _check_axes(app: WorkbenchApp, pilot: Pilot[int], page: Compare) -> None:
+    """Press the keys of the logarithmic axis and of the zoom."""
+    whole, newest = frame(app), page.newest_step()
+    half = newest // 2
+    await press_and_settle(app, pilot, "L")
+    assert "· logarithmic ·" in text(app)
+    assert frame(app)[5:12] != whole[5:12]
+    await press_and_settle(app, pilot, "L", "plus")
+    assert f"· steps {newest - half + 1} to {newest}" in text(app)
+    assert all(
+        point.step > newest - half - 1
+        for curve in page.query_one(Curves).curves
+        for point in curve.points
+    )
+    await press_and_settle(app, pilot, "left")
+    assert f" to {newest - half // 2}" in text(app)
+    await press_and_settle(app, pilot, "right", "minus")
+    assert "· steps" not in text(app)
+    await press_and_settle(app, pilot, "plus", "0")
+    assert page.window is None
 
 
 async def test_keys_of_the_board_that_are_impossible_say_why(running: Home) -> None:

@@ -61,6 +61,12 @@ def test_a_fall_by_equal_factors_is_a_straight_line_on_a_logarithmic_axis() -> N
     assert lines != [line_text(line) for line in draw_curves([curve], 40, 13)]
 
 
+def test_a_logarithmic_axis_without_a_value_says_so() -> None:
+    lines = draw_curves([Curve("a", 0, points(0, 0))], 60, 6, logarithmic=True)
+    assert line_text(lines[0]) == " no value above 0, so none on a logarithmic axis"
+    assert len(lines) == 6
+
+
 def test_a_window_is_halved_doubled_and_moved_and_follows_at_the_end() -> None:
     once = zoom_in(None, 400)
     assert once == Window(200)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import pytest
+from textual.pilot import Pilot
 
 from tests.tui.conftest import check_golden, press_and_settle, settled, shown, until
 from tests.tui.filled import FAILED, NOW, QUEUED, RESUMED, engine_running
 from tests.tui.test_frames import SIZES
+from tui.app import WorkbenchApp
+from tui.comparing.page import Compare
 from tui.messages import TrialOpened
 from workbench.home import Home
 from workbench.store.writer import Store
@@ -58,6 +61,19 @@ async def check_views(
             check_golden(app, f"trial{page}-{width}x{height}")
             await press_and_settle(app, pilot, "l")
             check_golden(app, f"log{page}-{width}x{height}")
+        if pages:
+            await check_comparison(app, pilot, f"compare{kind}-{width}x{height}")
+
+
+async def check_comparison(app: WorkbenchApp, pilot: Pilot[int], golden: str) -> None:
+    """Compare the first two trials of a board with its page's golden: an ended sweep's, or the
+    failed one's.
+    """
+    ended = () if "failed" in golden else ("left_square_bracket",)
+    await press_and_settle(app, pilot, "4", *ended, "home", "space", "equals_sign")
+    await until(pilot, lambda: isinstance(app.screen, Compare))
+    await settled(app, pilot)
+    check_golden(app, golden)
 
 
 @at_every_size

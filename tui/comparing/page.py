@@ -9,12 +9,11 @@ from textual.binding import BindingType
 from textual.containers import Container, VerticalScroll
 from textual.widget import Widget
 
-from tui.curves.charts import SIX, CurveChoice, metric_title, overlaid_curves
-from tui.curves.smoothing import WEIGHTS
+from tui.curves.charts import SIX, metric_title, overlaid_curves
 from tui.keys.keymap import place_bindings
 from tui.keys.table import COMPARE
 from tui.messages import ComparisonAsked, DataNeeds
-from tui.screens.view import View
+from tui.screens.curve_page import CurvePage
 from tui.tables import comparison
 from tui.view_state import ViewState
 from tui.widgets.curves import Curves
@@ -23,11 +22,12 @@ from tui.widgets.scrolling import scroll_page
 from workbench.service import Comparison, Snapshot
 
 
-class Compare(View):
+class Compare(CurvePage):
     """The page that compares two to six trials; escape goes back to the Board."""
 
     HERE = "Board"
     PLACE = COMPARE
+    ROWS = "compare"
     VISIT = True
     BINDINGS: ClassVar[list[BindingType]] = [*place_bindings(COMPARE)]
 
@@ -42,7 +42,7 @@ class Compare(View):
         )
         yield LineBox(id="head", wrapped=True, indent=3)
         yield VerticalScroll(
-            Container(Curves(id="curves"), numbers, id="columns"),
+            Container(Curves(id="curves", empty="reading …"), numbers, id="columns"),
             LineBox(id="samples", wrapped=True, indent=8),
             id="scroll",
         )
@@ -53,12 +53,12 @@ class Compare(View):
         self.call_after_refresh(self.paint)  # the table of settings needs a width
 
     def needs(self) -> DataNeeds:
-        return DataNeeds(series=tuple((trial.id, self.metric) for trial in self.found.trials))
+        series = tuple((trial.id, self.metric) for trial in self.found.trials)
+        return DataNeeds(series=series, window=self.window)
 
-    @property
-    def choice(self) -> CurveChoice:
-        """How curves are drawn, the same as on the page of a trial."""
-        return self.view_state.curve_choice
+    def newest_step(self) -> int:
+        rows = (self.view_state.trial(trial.id) for trial in self.found.trials)
+        return max((row.step for row in rows if row is not None), default=0)
 
     def show_comparison(self, found: Comparison) -> None:
         """Show another comparison of the same trials, such as one with another baseline."""
@@ -80,15 +80,25 @@ class Compare(View):
 
     def _paint_curves(self) -> None:
         picture, curves = self.view_state.picture, self.query_one("#curves", Curves)
-        words = ["Curves", metric_title(self.metric)]
-        words += [f"smoothed by {self.choice.weight:g}"] if self.choice.weight else []
-        set_title(curves, " · ".join(words))
-        if picture is None or picture.needs.series != self.needs().series:
+        span = self.window.span(self.newest_step()) if self.window else None
+        set_title(
+            curves, " · ".join(["Curves", metric_title(self.metric), *self.curve_words(span)])
+        )
+        needs = self.needs()
+        if picture is None or (picture.needs.series, picture.needs.window) != (
+            needs.series,
+            needs.window,
+        ):
             return  # this metric is still being read
         series = {
             trial.id: picture.series.get((trial.id, self.metric), ()) for trial in self.found.trials
         }
-        curves.show(overlaid_curves(self.metric, series, self.choice))
+        curves.show(
+            overlaid_curves(self.metric, series, self.choice),
+            logarithmic=self.choice.logarithmic,
+            span=span,
+            empty="none was logged",
+        )
 
     def _box(self, id: str) -> LineBox:
         return self.query_one(f"#{id}", LineBox)
@@ -97,11 +107,6 @@ class Compare(View):
         """Overlay the next or the previous metric of the six that every trial logs."""
         self.metric = SIX[(SIX.index(self.metric) + by) % len(SIX)]
         self.repaint()
-
-    def action_smooth(self) -> None:
-        """Smooth the noisy curves more, or not at all after the strongest."""
-        self.choice.smoothing = (self.choice.smoothing + 1) % len(WEIGHTS)
-        self.paint()
 
     def action_baseline(self) -> None:
         """Take differences from the next trial, which becomes the first."""

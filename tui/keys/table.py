@@ -197,7 +197,6 @@ TABLE: tuple[KeyRow, ...] = (
     _row("log.right", "right", LOG, "scroll_log('right')", "Show the right", "", False),
     _row("compare.metric", "m", COMPARE, "metric(1)", "Overlay the next metric", "metric"),
     _row("compare.metric-before", "M", COMPARE, "metric(-1)", "Overlay the metric before"),
-    _row("compare.smooth", "e", COMPARE, "smooth", "Smooth the curves more, or not", "smooth"),
     _row(
         "compare.baseline",
         "b",
@@ -206,6 +205,15 @@ TABLE: tuple[KeyRow, ...] = (
         "Take differences from the next trial",
         "baseline",
     ),
+    _row(
+        "compare.log", "L", COMPARE, "logarithmic", "Draw values on a logarithmic axis", "log axis"
+    ),
+    _row("compare.smooth", "e", COMPARE, "smooth", "Smooth the curves more, or not", "smooth"),
+    _row("compare.in", "+", COMPARE, "zoom(1)", "Show half of the steps", "zoom"),
+    _row("compare.out", "-", COMPARE, "zoom(-1)", "Show twice as many steps", "zoom"),
+    _row("compare.whole", "0", COMPARE, "zoom(0)", "Show all steps"),
+    _row("compare.earlier", "left", COMPARE, "pan(-1)", "Show earlier steps"),
+    _row("compare.later", "right", COMPARE, "pan(1)", "Show later steps"),
     _row("compare.down", "j down", COMPARE, "scroll_page('down')", "Scroll down", "", False),
     _row("compare.up", "k up", COMPARE, "scroll_page('up')", "Scroll up", "", False),
     _row("compare.top", "g home", COMPARE, "scroll_page('home')", "Scroll to the top", "", False),

@@ -10,14 +10,12 @@ from textual.containers import Container, VerticalScroll
 from textual.widget import Widget
 
 from tui.card_names import card_naming
-from tui.curves.charts import CurveChoice, chart_names, metric_chart
-from tui.curves.smoothing import WEIGHTS
-from tui.curves.zoom import Window, move_window, zoom_in, zoom_out
+from tui.curves.charts import chart_names, metric_chart
 from tui.keys.keymap import place_bindings
 from tui.keys.table import TRIAL
 from tui.messages import DataNeeds, Picture
+from tui.screens.curve_page import CurvePage
 from tui.screens.log import Log
-from tui.screens.view import View
 from tui.tables import detail as sections
 from tui.tables import events
 from tui.tables.plan_bars import plan_lines
@@ -34,11 +32,12 @@ _CHART_ROWS = {"-tiny": 6, "-short": 6, "-mid": 7, "-tall": 8, "-high": 10}
 """Lines of a chart with its title, by the class that the terminal's height gives the screen."""
 
 
-class Trial(View):
+class Trial(CurvePage):
     """The view that opens on a trial from any list; escape goes back to the list."""
 
     HERE = "Trials"
     PLACE = TRIAL
+    ROWS = "curves"
     VISIT = True
     BINDINGS: ClassVar[list[BindingType]] = [*place_bindings(TRIAL)]
 
@@ -48,7 +47,6 @@ class Trial(View):
         self.names = chart_names(())
         self.metric = self.names[0]
         self.large = False
-        self.window: Window | None = None
 
     @property
     def chosen(self) -> int | None:
@@ -134,11 +132,6 @@ class Trial(View):
 
     # --- charts ---
 
-    @property
-    def choice(self) -> CurveChoice:
-        """How curves are drawn on this page and the next ones."""
-        return self.view_state.curve_choice
-
     def _paint_charts(self, charts: ChartGrid, picture: Picture, row: TrialRow) -> None:
         series = {name: picture.series.get((self.trial, name), ()) for name in self.names}
         ended = row.state.final
@@ -158,12 +151,7 @@ class Trial(View):
             span=span,
             rows=next((n for name, n in _CHART_ROWS.items() if self.has_class(name)), 6),
         )
-        set_title(charts, " · ".join(["Curves", *self.choice.words(), *self._zoomed(span)]))
-
-    def _zoomed(self, span: tuple[int, int] | None) -> list[str]:
-        if self.window is None or span is None:
-            return []
-        return [f"steps {span[0]:,} to {span[1]:,}"]
+        set_title(charts, " · ".join(["Curves", *self.curve_words(span)]))
 
     def action_metric(self, by: int) -> None:
         at = self.names.index(self.metric) if self.metric in self.names else 0
@@ -189,47 +177,15 @@ class Trial(View):
         self.paint()
         self._show_chart()
 
-    def action_logarithmic(self) -> None:
-        """Draw values on a logarithmic axis, or on a linear one again."""
-        self.choice.logarithmic = not self.choice.logarithmic
-        self.paint()
-
-    def action_smooth(self) -> None:
-        """Smooth the noisy curves more, or not at all after the strongest."""
-        self.choice.smoothing = (self.choice.smoothing + 1) % len(WEIGHTS)
-        self.paint()
-
-    def action_zoom(self, by: int) -> None:
-        """Show half of the steps (1), twice as many (-1), or all (0)."""
-        newest = self._newest_step()
-        if by > 0:
-            self.window = zoom_in(self.window, newest)
-        else:
-            self.window = zoom_out(self.window, newest) if by else None
-        self.repaint()
-
-    def action_pan(self, by: int) -> None:
-        """Move the steps that are shown by half of their number."""
-        self.window = move_window(self.window, by, self._newest_step())
-        self.repaint()
-
-    def _newest_step(self) -> int:
+    def newest_step(self) -> int:
         row = self.view_state.trial(self.trial)
         return row.step if row else 0
 
     def refusal(self, id: str) -> str:
-        if id.startswith("curves.") and (why_not := self._chart_refusal(id)):
-            return why_not
-        return super().refusal(id)
-
-    def _chart_refusal(self, id: str) -> str:
         row = self.view_state.trial(self.trial)
-        if row is not None and row.kind is not Kind.TUNE:
+        if id.startswith("curves.") and row is not None and row.kind is not Kind.TUNE:
             return f"trial {self.trial} trains nothing and has no curves"
-        moves = ("curves.earlier", "curves.later", "curves.out", "curves.whole")
-        if id in moves and self.window is None:
-            return f"all steps are shown; {self.view_state.keymap.shown_key('curves.in')} zooms in"
-        return ""
+        return super().refusal(id)
 
     # --- the page ---
 

@@ -24,6 +24,8 @@ class Curves(Widget):
         super().__init__(id=id)
         self._empty = empty
         self._curves: tuple[Curve, ...] = ()
+        self._logarithmic = False
+        self._span: tuple[int, int] | None = None
         self._lines: list[Line] = []
 
     @property
@@ -31,10 +33,23 @@ class Curves(Widget):
         """The curves that are shown."""
         return self._curves
 
-    def show(self, curves: Sequence[Curve]) -> None:
-        """Draw these curves, if they differ from those that are shown."""
-        if tuple(curves) != self._curves:
+    def show(
+        self,
+        curves: Sequence[Curve],
+        *,
+        logarithmic: bool = False,
+        span: tuple[int, int] | None = None,
+        empty: str = "",
+    ) -> None:
+        """Draw these curves, if they differ from those that are shown.
+
+        `span` are the first and the last step of the axis, unless the curves' own. `empty` replaces
+        the text that stands there while no curve has points.
+        """
+        how = (logarithmic, span, empty or self._empty)
+        if tuple(curves) != self._curves or how != (self._logarithmic, self._span, self._empty):
             self._curves = tuple(curves)
+            self._logarithmic, self._span, self._empty = how
             self._draw()
 
     def on_resize(self) -> None:
@@ -45,7 +60,14 @@ class Curves(Widget):
         old = self._lines
         if any(curve.points for curve in self._curves):
             legend = [self._legend(width)] if height >= _LEGEND else []
-            self._lines = [*legend, *draw_curves(self._curves, width, height - len(legend))]
+            drawn = draw_curves(
+                self._curves,
+                width,
+                height - len(legend),
+                logarithmic=self._logarithmic,
+                span=self._span,
+            )
+            self._lines = [*legend, *drawn]
         else:
             self._lines = [((self._empty, "dim"),)]
         for y in range(max(len(old), len(self._lines))):
