@@ -83,6 +83,21 @@ def test_rows_longer_than_the_model_reads_are_warned_of(workbench: Workbench) ->
     assert workbench("plan", GUIDE, "--json").data["warnings"] == []
 
 
+@pytest.mark.parametrize("wrong", ["[q_prj]", "[q_proj, v_prj]", "[c_attn]"])
+def test_targets_that_the_model_lacks_are_a_warning(workbench: Workbench, wrong: str) -> None:
+    asked = ("plan", GUIDE, "-s", f"lora.targets={wrong}", "--json")
+    (warning,) = workbench(*asked).data["warnings"]
+    assert warning.startswith(f"lora.targets: this model has no {wrong.strip('[]').split()[-1]}")
+    assert "it has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in warning
+
+
+def test_a_llamas_projections_are_no_typos_for_a_fused_model(workbench: Workbench) -> None:
+    asked = ("plan", GUIDE, "-s", "model.name=microsoft/Phi-3-mini-4k-instruct")
+    for targets in ("[q_proj, o_proj]", "[qkv_proj]", "all-linear"):
+        said = workbench(*asked, "-s", f"lora.targets={targets}", "--json")
+        assert said.data["warnings"] == []
+
+
 def test_a_page_for_people_stays_within_the_terminal(workbench: Workbench) -> None:
     said = workbench("plan", GUIDE, "--card", "t4")
     assert said.code == 0
@@ -257,7 +272,12 @@ def test_a_family_without_a_formula_is_no_promise(workbench: Workbench, tmp_path
     assert "warning: there is no formula for falcon_h1" in said.out
     assert re.search(r"may fit: peak .* GiB \(between .* and .*\) of", said.out)
     found = workbench(*asked, "--json").data
-    assert found["family"] == {"name": "falcon_h1", "measured": False, "counted": False}
+    assert found["family"] == {
+        "name": "falcon_h1",
+        "fused": False,
+        "measured": False,
+        "counted": False,
+    }
     least, most = found["range_bytes"]
     assert least < found["peak_bytes"] < most
 

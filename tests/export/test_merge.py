@@ -28,7 +28,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 8},
     "gemma3_text": {"head_dim": 8, "sliding_window": 16, "initializer_range": 0.2},
     "phi3": {},
+    "granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22},
+    "glm4": {"head_dim": 8},
+    "olmo3": {},
 }
+IN_BF16 = [family for family in FAMILIES if family != "glm4"]
+"""Families whose random models prefer a token clearly enough for a merge in 16 bits to agree."""
 KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
@@ -57,7 +62,7 @@ def test_a_merge_in_fp32_equals_base_and_adapter(family: str, tmp_path: Path, ro
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_BF16)
 def test_a_merge_in_bf16_agrees_on_the_likeliest_tokens(
     family: str, tmp_path: Path, rows: Path
 ) -> None:

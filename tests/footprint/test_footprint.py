@@ -98,6 +98,10 @@ class TestAnchors:
         ("microsoft/Phi-3-medium-128k-instruct", 13.96),
         ("microsoft/Phi-4-mini-instruct", 3.84),
         ("HuggingFaceTB/SmolLM3-3B", 3.08),
+        ("Qwen/Qwen3.5-4B", 4.21),
+        ("Qwen/Qwen3.5-9B", 8.95),
+        ("ibm-granite/granite-3.3-8b-instruct", 8.17),
+        ("allenai/Olmo-3-7B-Instruct", 7.30),
         ("HuggingFaceTB/SmolLM-360M", 0.36),
         ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1.10),
         ("HuggingFaceTB/SmolLM2-135M", 0.13),
@@ -250,7 +254,7 @@ class TestChoice:
         assert grouped.tokens_per_micro > mixed.tokens_per_micro
 
     def test_a_family_that_trains_plainly_recomputes_all_layers_or_none(self) -> None:
-        other = {**LLAMA, "model_type": "olmo2"}
+        other = {**LLAMA, "model_type": "stablelm"}
         counts = {choose_plan(GUIDE, other, card(gib)).recompute_layers for gib in (9, 48)}
         assert counts == {0, 32}
         assert choose_plan(GUIDE, other, card(48)).dequantised_layers == 0
@@ -274,7 +278,7 @@ class TestChoice:
 
     def test_the_last_step_is_taken_only_where_inputs_can_leave_the_card(self) -> None:
         on_card = card(12)
-        for config_, least in ((LLAMA, 1), ({**LLAMA, "model_type": "olmo2"}, 0)):
+        for config_, least in ((LLAMA, 1), ({**LLAMA, "model_type": "stablelm"}, 0)):
             plan = choose_plan(with_(data__max_tokens=512), config_, on_card)
             plan = replace(plan, tokens_per_micro=512, recompute_layers=32)
             plan = price_plan(replace(plan, dequantised_layers=0), GUIDE, config_, on_card)
@@ -327,7 +331,7 @@ class TestChoice:
         assert 1 <= choose_plan(GUIDE, LLAMA, card(8)).eval_batch < 16
         four = with_(evaluate__batch_size=4)
         assert choose_plan(four, LLAMA, BIG).eval_batch == 4
-        other = {**LLAMA, "model_type": "olmo2"}
+        other = {**LLAMA, "model_type": "stablelm"}
         assert choose_plan(GUIDE, other, BIG).eval_batch == 16
 
     def test_answers_come_from_dequantised_copies_where_there_is_room(self) -> None:

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.step.conftest import SIZES, ModelOf, model_of
+from tests.training.step.conftest import FUSED_FAMILIES, SIZES, ModelOf, model_of
 from workbench.training.decode.forward import CannotFuse, FastForward
 from workbench.training.decode.generate import generate_tokens
 from workbench.training.decode.lanes import Lanes, Prompt
 
 __all__ = ["model_of"]
 
-FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3"]
 ENDS = [2, 50]
 MOST = 12
 
@@ -49,7 +48,7 @@ def by_lanes(
     return [one.ids for one in generate_tokens(held, prompts, ENDS, prefill_tokens=20, **how)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FUSED_FAMILIES)
 def test_greedy_answers_are_those_of_transformers(family: str, model_of: ModelOf) -> None:
     model = model_of(family)
     asked = prompts_of(7)

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workbench.training.model.linear_layers import outside_language_model
+from workbench.training.model.targets import all_linear
 from workbench.training.step import Rows, Step, StepOptions, collate_rows
 from workbench.training.step.kernels import triton_support
 from workbench.training.step.kernels.masks import hashed_mask, keep_mask, keep_scale, mask_keys
 from workbench.training.step.rows import IGNORE, split_examples
 
-LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-PHI_LINEARS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 32,
@@ -37,7 +36,31 @@ MORE: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 6},
     "gemma2": {"sliding_window": 6, "query_pre_attn_scalar": 8},
     "gemma3_text": {"sliding_window": 6, "query_pre_attn_scalar": 8},
-}
+    "cwm": {"sliding_window": 6},
+    "exaone4": {"sliding_window": 6, "sliding_window_pattern": 2},
+    "glm4": {"partial_rotary_factor": 0.5},
+    "granite": {
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 12.0,
+        "logits_scaling": 8.0,
+        "residual_multiplier": 0.22,
+    },
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 1e4, "factor": 16.0, "mscale": 1.0,
+            "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 4,
+        }
+    },
+    "olmo3": {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
+    "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},
+    "smollm3": {"no_rope_layer_interval": 2},
+}  # fmt: skip
+"""What a family does otherwise than a Llama, where its defaults would not show it."""
+FUSED_FAMILIES = [
+    "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3", "cwm",
+    "exaone4", "glm4", "granite", "ministral3", "olmo2", "olmo3", "seed_oss", "smollm3",
+]  # fmt: skip
 EYES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
 EYES |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 ModelOf = Callable[..., PeftModel]
@@ -63,8 +86,10 @@ def model_of() -> ModelOf:
         for name, param in base.named_parameters():
             if "norm" in name:
                 nn.init.normal_(param, 0.5, 0.2)
-        targets = PHI_LINEARS if family == "phi3" else LINEARS
-        lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": targets, **lora}
+            elif name.endswith("bias"):
+                nn.init.normal_(param, 0.0, 0.2)
+        lora = {"target_modules": all_linear(base), **lora}
+        lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, **lora}
         lora["exclude_modules"] = outside_language_model(base)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by an old name

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tests.training.step.conftest import LINEARS
+from workbench.recipe.schema import LLAMA_PROJECTIONS
 from workbench.training.step import Rows, Step, StepOptions, collate_rows
 from workbench.training.step.attention.implementations import IMPLEMENTATIONS
 from workbench.training.step.rows import IGNORE
@@ -30,7 +30,9 @@ def model(dtype: torch.dtype = torch.bfloat16, dropout: float = 0.0) -> Any:
 
     base = make_nf4_model("tiny", CUDA, dtype)
     torch.manual_seed(1)
-    config = LoraConfig(r=8, lora_dropout=dropout, target_modules=LINEARS, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=8, lora_dropout=dropout, target_modules=list(LLAMA_PROJECTIONS), task_type="CAUSAL_LM"
+    )
     adapted = get_peft_model(base, config)
     for name, param in adapted.named_parameters():
         if param.requires_grad and "lora_B" in name:
@@ -149,7 +151,9 @@ def test_inputs_that_left_the_card_give_the_same_gradients_with_less_memory() ->
     for offload in (False, True):
         torch.manual_seed(0)
         base = LlamaForCausalLM(LlamaConfig(**sizes)).to(CUDA, torch.bfloat16)
-        adapted = get_peft_model(base, LoraConfig(r=4, lora_dropout=0.1, target_modules=LINEARS))
+        adapted = get_peft_model(
+            base, LoraConfig(r=4, lora_dropout=0.1, target_modules=list(LLAMA_PROJECTIONS))
+        )
         settings = options(recompute_layers=12, offload=offload, max_length=2048, rows_per_micro=1)
         step = Step(adapted, settings)
         peaks, losses, grads = [], [], []

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.step.conftest import ModelOf, assert_same_gradients, options
+from tests.training.step.conftest import (
+    FUSED_FAMILIES,
+    ModelOf,
+    assert_same_gradients,
+    options,
+)
 from workbench.errors import HostMemory
 from workbench.footprint import ModelShape
 from workbench.training.step import Rows, Step
@@ -24,9 +29,6 @@ def _attention_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     if triton_support.is_usable(torch.device("cpu")):
         kernel = choice.AttentionChoice(kind="triton", why="as on a card")
         monkeypatch.setattr(choice, "choose_attention", lambda *_, **__: kernel)
-
-
-FUSED_FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3"]
 
 
 @pytest.mark.parametrize("family", FUSED_FAMILIES)
@@ -178,7 +180,7 @@ SCALED: dict[str, tuple[str, dict[str, Any]]] = {
     "fused": ("llama", {}),
     "not fused": ("llama", {"off": frozenset({"fused_lora"})}),
     "whole head": ("gemma2", {"off": frozenset({"chunked_head"})}),
-    "plain": ("olmo2", {}),
+    "plain": ("stablelm", {}),
 }
 
 
@@ -253,26 +255,30 @@ def test_a_step_that_cannot_be_made_leaves_the_model_as_it_was(model_of: ModelOf
 def test_a_model_outside_the_list_trains_plainly_and_says_why(
     model_of: ModelOf, rows: Rows
 ) -> None:
-    model = model_of("olmo2")
+    model = model_of("stablelm")
     step = Step(model, options())
     why = {entry.name: entry.why for entry in step.optimizations() if not entry.on}
-    assert "olmo2 is not in the allow-list" in why["fused_lora"]
+    assert "stablelm is not in the allow-list" in why["fused_lora"]
     assert_same_gradients(model, rows, step)
 
 
-@pytest.mark.parametrize("layers", [0, 1])
+NF4_CASES = [(family, 1) for family in FUSED_FAMILIES if family != "gemma3"] + [("llama", 0)]
+
+
+@pytest.mark.parametrize(("family", "layers"), NF4_CASES)
 def test_nf4_weights_give_the_gradients_of_bitsandbytes(
-    layers: int, rows: Rows, model_of: ModelOf
+    family: str, layers: int, rows: Rows, model_of: ModelOf
 ) -> None:
     bnb = pytest.importorskip("bitsandbytes")
-    model = model_of(sizes={"hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
+    model = model_of(family, {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
     for module in list(model.modules()):
         base = getattr(module, "base_layer", None)
         if isinstance(base, torch.nn.Linear):
             packed = bnb.nn.Linear4bit(
-                base.in_features, base.out_features, bias=False,
+                base.in_features, base.out_features, bias=base.bias is not None,
                 compute_dtype=torch.float32, quant_type="nf4",
             )  # fmt: skip
+            packed.bias = base.bias
             packed.weight = bnb.nn.Params4bit(
                 base.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
             )

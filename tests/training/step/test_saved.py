@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.step.conftest import PHI_LINEARS, SIZES, ModelOf, options
+from tests.training.step.conftest import MORE, SIZES, ModelOf, options
 from workbench.footprint import ModelShape
+from workbench.footprint.model.shape import FUSED_FAMILIES
 from workbench.footprint.peak.layers import fused_layer
 from workbench.recipe.schema import Lora
 from workbench.training.step import Rows, Step, collate_rows
@@ -21,7 +22,6 @@ pytestmark = pytest.mark.skipif(
     not triton_support.is_usable(DEVICE), reason="Triton needs a CUDA card or TRITON_INTERPRET=1"
 )
 TOKENS, RANK = 64, 4
-FUSED_FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"]
 
 
 def kept_bytes(step: Step, rows: Rows) -> int:
@@ -44,12 +44,13 @@ def kept_bytes(step: Step, rows: Rows) -> int:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
-@pytest.mark.parametrize("family", FUSED_FAMILIES)
+@pytest.mark.parametrize("family", sorted(FUSED_FAMILIES))
 def test_one_more_layer_keeps_what_is_predicted(
     family: str, dropout: float, model_of: ModelOf
 ) -> None:
     rows = collate_rows([{"input_ids": [5] * TOKENS}])
-    more = {"sliding_window": 1_000} if family in ("mistral", "gemma2", "gemma3_text") else {}
+    more: dict[str, Any] = {"layer_types": None} if family == "olmo3" else {}
+    more |= {"sliding_window": 1_000} if "sliding_window" in MORE.get(family, {}) else {}
     kept = []
     for layers in (2, 3):
         sizes = {"num_hidden_layers": layers, **more}
@@ -60,12 +61,11 @@ def test_one_more_layer_keeps_what_is_predicted(
         step = Step(model, options(precision=PRECISION))
         kept.append(kept_bytes(step, rows))
         step.restore()
-    config: dict[str, Any] = {**SIZES, "model_type": family}
+    config: dict[str, Any] = {**SIZES, **MORE.get(family, {}), "model_type": family}
     if family == "gemma2":
         config["attn_logit_softcapping"] = 50.0
     shape = ModelShape.of(config)
-    targets = PHI_LINEARS if family == "phi3" else list(shape.projections)
-    lora = Lora(rank=RANK, targets=targets, dropout=dropout)
+    lora = Lora(rank=RANK, targets=list(shape.projections), dropout=dropout)
     kernel = "dense" if family == "gemma2" else "efficient"
     if CUDA:
         kernel = "triton" if family == "gemma2" else "torch"

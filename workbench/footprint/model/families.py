@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workbench.footprint.model.shape import FUSED_FAMILIES, ModelShape
+from workbench.footprint.model.shape import FUSED_FAMILIES, MEASURED_FAMILIES, ModelShape
 
 COUNTED_FAMILIES = frozenset(
     {
-        "cohere", "cohere2", "cwm", "diffllama", "ernie4_5", "exaone", "exaone4", "gemma",
-        "gemma4_text", "gemma4_unified_text", "glm", "glm4", "granite", "granite_swa", "helium",
-        "hyperclovax", "internlm3", "iquestcoder", "ministral3", "olmo", "olmo2", "olmo3",
-        "qwen3_5_text", "seed_oss", "smollm3", "stablelm", "vaultgemma",
+        "cohere", "cohere2", "diffllama", "ernie4_5", "exaone", "gemma", "gemma4_text",
+        "gemma4_unified_text", "glm", "granite_swa", "helium", "hyperclovax", "internlm3",
+        "iquestcoder", "olmo", "qwen3_5_text", "stablelm", "vaultgemma",
     }
 )  # fmt: skip
 """model_type of families beside the fused ones whose weights the formula counts: those of linear
@@ -28,6 +27,8 @@ class Family:
 
     name: str
     """model_type, and why the fused step does not train it where that is no matter of family."""
+    fused: bool
+    """True if the fused step trains it."""
     measured: bool
     """True if its predicted peaks were compared with peaks that cards measured."""
     counted: bool
@@ -47,8 +48,9 @@ class Family:
         """Return what a person should know before trusting the prediction; empty if nothing."""
         if self.measured:
             return ""
+        formula = "the fused step" if self.fused else "PEFT's own modules"
         activations = (
-            "its activations by the formula for PEFT's own modules, which was not compared with "
+            f"its activations by the formula for {formula}, which was not compared with "
             "measured peaks"
         )
         if self.counted:
@@ -67,4 +69,9 @@ def family_of(shape: ModelShape) -> Family:
     name = shape.kind
     if shape.kind in FUSED_FAMILIES and not shape.fused:  # say why it is not measured
         name += " with a dropout of its own" if shape.dropout else " inside a larger model"
-    return Family(name=name, measured=shape.fused, counted=by_formula or shape.counts is not None)
+    return Family(
+        name=name,
+        fused=shape.fused,
+        measured=shape.fused and shape.kind in MEASURED_FAMILIES,
+        counted=by_formula or shape.counts is not None,
+    )

@@ -55,6 +55,10 @@ _SHAPES: dict[str, tuple[str, _Row]] = {
     "qwen3-8b": ("qwen3", (4096, 36, 32, 8, 128, 12288, 151936, False)),
     "qwen3-14b": ("qwen3", (5120, 40, 40, 8, 128, 17408, 151936, False)),
     "qwen3-32b": ("qwen3", (5120, 64, 64, 8, 128, 25600, 151936, False)),
+    "qwen3.5-4b": ("qwen3_5_text", (2560, 32, 16, 4, 256, 9216, 248320, True)),
+    "qwen3.5-9b": ("qwen3_5_text", (4096, 32, 16, 4, 256, 12288, 248320, False)),
+    "granite-3.3-8b": ("granite", (4096, 40, 32, 8, 128, 12800, 49159, True)),
+    "olmo-3-7b": ("olmo3", (4096, 32, 32, 32, 128, 11008, 100278, False)),
     "gemma-2-2b": ("gemma2", (2304, 26, 8, 4, 256, 9216, 256000, True)),
     "gemma-2-9b": ("gemma2", (3584, 42, 16, 8, 256, 14336, 256000, True)),
     "gemma-2-27b": ("gemma2", (4608, 46, 32, 16, 128, 36864, 256000, True)),
@@ -80,6 +84,9 @@ _POSITIONS = {
     "qwen2.5-3b": 32_768,
     "qwen2.5-": 131_072,
     "qwen3-": 40_960,
+    "qwen3.5-": 262_144,
+    "granite-3.3-": 131_072,
+    "olmo-3-": 65_536,
     "gemma-2-": 8_192,
     "gemma-3-270m": 32_768,
     "gemma-3-1b": 32_768,
@@ -108,6 +115,7 @@ _WINDOWS = {
     "gemma-3-1b": 512,
     "phi-3-mini-4k": 2047,
     "phi-3-medium-4k": 2047,
+    "olmo-3-7b": 4096,
 }
 """Sliding windows: the most keys that a query sees, in some layers or all."""
 _TUNED = re.compile(r"-(instruct|it|pt|chat|base|hf|2507|coder)(?=-|$)")

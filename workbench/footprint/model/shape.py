@@ -24,29 +24,54 @@ _NORMED_HEADS = (
     "qwen3_5_text",
 )  # fmt: skip
 _NORMED_PROJECTIONS = ("olmo2", "olmo3")
+_NORMS_AFTER = ("exaone4", "olmo2", "olmo3")  # of attention and feed-forward blocks, not before
 _BIASED_QKV = ("qwen2",)
 _FUSED_PROJECTIONS = ("phi3",)
+_FUSED_GATE_UP = ("glm", "glm4")
+_SCALED_QUERIES = ("ministral3",)  # by their position
+_TABLES_BY_KIND = ("gemma3", "olmo3")  # of rotary embeddings, one for each kind of attention
 _OWN_LINEAR_CLASS = ("falcon",)  # bitsandbytes leaves subclasses of nn.Linear in 16 bits
 _GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
-_DEFAULTS: dict[str, dict[str, int]] = {
+_DEFAULTS: dict[str, dict[str, float]] = {
+    "cwm": {"num_key_value_heads": 8, "head_dim": 128, "sliding_window": 8192},
+    "exaone4": {"sliding_window": 4096},
     "gemma2": {**_GEMMA, "vocab_size": 256_000},
     "gemma3_text": {**_GEMMA, "vocab_size": 262_208},
     "gemma4_text": {**_GEMMA, "vocab_size": 262_144},
     "gemma4_unified_text": {**_GEMMA, "vocab_size": 262_144},
+    "glm4": {"num_key_value_heads": 2, "head_dim": 128},
+    "ministral3": {"num_key_value_heads": 8, "head_dim": 128},
     "mistral": {"num_key_value_heads": 8},
+    "olmo3": {"sliding_window": 4096},
     "qwen3": {"head_dim": 128},
     "qwen3_5_text": {"head_dim": 256},
+    "seed_oss": {
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "attention_dropout": 0.1,
+        "residual_dropout": 0.1,
+    },
     "smollm3": {"num_key_value_heads": 4},
 }
 """Defaults of transformers' classes, which a config.json may leave out, as Gemma 3's do."""
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 MOST_LAYERS = 4_096
 """More layers than any model has; a config.json beyond it is damaged or hostile."""
-OWN_DROPOUTS = ("attention_dropout", "resid_pdrop")
+OWN_DROPOUTS = ("attention_dropout", "resid_pdrop", "residual_dropout")
 """Settings of a model's own dropout, for which the fused step has no masks."""
-FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"})
+MEASURED_FAMILIES = frozenset(
+    {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"}
+)
+"""model_type of architectures whose predicted peaks in the fused step were compared with peaks that
+cards measured."""
+FUSED_FAMILIES = MEASURED_FAMILIES | {
+    "cwm", "exaone4", "glm4", "granite", "ministral3", "olmo2", "olmo3", "seed_oss", "smollm3",
+}  # fmt: skip
 """model_type of architectures whose every layer the fused step knows. Others train by PEFT's own
 modules."""
+PAIRED_ROTARY = frozenset({"glm4"})
+"""Fused families whose rotary embeddings turn neighbouring values (2d, 2d + 1), not (d, d + D/2)
+as a Llama's: they keep the code of transformers for it."""
 WRAPPER_FAMILIES = frozenset({"gemma3"})
 """model_type of models for more than text whose text model the fused step trains by itself."""
 
@@ -140,7 +165,23 @@ class ModelShape:
     @property
     def rotary_tables(self) -> int:
         """Tables of cosines and sines of positions: Gemma 3 has one for each kind of attention."""
-        return 2 if self.kind.startswith("gemma3") else 1
+        return 2 if self.kind.startswith(_TABLES_BY_KIND) else 1
+
+    @property
+    def turns_in_place(self) -> bool:
+        """True if rotary embeddings may turn queries and keys where they are."""
+        return not self.partial_rotary and self.kind not in PAIRED_ROTARY
+
+    @property
+    def scales_queries(self) -> bool:
+        """True if queries are scaled by their position, which makes a tensor of them (Ministral)."""
+        return self.kind in _SCALED_QUERIES
+
+    @property
+    def norms_after(self) -> bool:
+        """True if norms follow attention and feed-forward blocks, which read the residual stream
+        itself."""
+        return self.kind in _NORMS_AFTER
 
     @property
     def q_width(self) -> int:
@@ -163,13 +204,15 @@ class ModelShape:
                 "gate_up_proj": (d, 2 * f),
                 "down_proj": (f, d),
             }
+        gates = {"gate_proj": (d, f), "up_proj": (d, f)}
+        if self.kind in _FUSED_GATE_UP:
+            gates = {"gate_up_proj": (d, 2 * f)}
         return {
             "q_proj": (d, q),
             "k_proj": (d, kv),
             "v_proj": (d, kv),
             "o_proj": (q, d),
-            "gate_proj": (d, f),
-            "up_proj": (d, f),
+            **gates,
             "down_proj": (f, d),
         }
 
@@ -211,6 +254,13 @@ class ModelShape:
         if self.kind in _NORMED_PROJECTIONS:
             return self.q_width + self.kv_width
         return 2 * self.head_dim if self.kind in _NORMED_HEADS else 0
+
+    @property
+    def head_norm_rows(self) -> int:
+        """Rows that the norms on queries and keys of one token normalise in one block."""
+        if self.kind in _NORMED_PROJECTIONS:
+            return 2
+        return self.heads + self.kv_heads if self.kind in _NORMED_HEADS else 0
 
     @property
     def params(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workbench.footprint.model.fused_projections import with_fused
-from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.model.shape import PAIRED_ROTARY, ModelShape
 from workbench.footprint.model.weight_counts import WeightCounts
 from workbench.footprint.peak.attention_path import WIDEST_RANK
 from workbench.recipe.schema import Lora
@@ -57,20 +57,24 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
     shared = kv == q
     # Norms keep their inputs alone: their outputs and the gated activation are computed again in
     # the backward pass (remake.py).
-    norms = shape.norms * width
+    # A block that no norm precedes keeps the residual stream itself as its input.
+    norms = (4 if shape.norms_after else shape.norms) * width
     low = value * lora.rank * len(targeted_projections(shape, lora))
     product = q + 2 * kv  # of the three projections; it lives as long as any slice of it
     if kernel not in ("efficient", "dense"):  # q and k are turned where they are, or were normed
-        mixed = product + (q + kv if shape.head_norms or shape.partial_rotary else 0)
+        mixed = product + (q + kv if shape.head_norms or not shape.turns_in_place else 0)
+        mixed += q if shape.scales_queries else 0
     elif shared:
         mixed = product + q + kv  # turned q and k
     else:
         mixed = 3 * q  # turned q; k and v once for every query head
         mixed += product if shape.head_norms else 0  # whose norms keep q and k as they came
     mixed += q  # attention's output, which the next product reads
+    if shape.kind in PAIRED_ROTARY:
+        mixed += shape.head_dim  # cosines and sines of half a head, which each layer makes
     numbers = 4 * shape.norms + 4 * shape.heads  # fp32: a norm's one a row, attention's log-sums
     if shape.head_norms:
-        numbers += 4 * (shape.heads + shape.kv_heads)
+        numbers += 4 * shape.head_norm_rows
     # Going backward through the feed-forward half, gradients take the place of the gated
     # activation, made again, and of what it was made of; besides is the residual stream's.
     gated = value * (width + ffn)
@@ -89,7 +93,7 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
         attended=attended,
         # The gated activation and the product's output, which is kept where a norm reads it; the
         # output of the norm before them, which a caller holds; the residual stream's gradient.
-        again=value * (ffn + (3 if shape.norms == 2 else 2) * width),
+        again=value * (ffn + (3 if shape.norms == 2 and not shape.norms_after else 2) * width),
         kept_pairs=shape.heads * (4 + cast + (4 if shape.softcap else 0)) + 1 if dense else 0,
         peak_pairs=shape.heads * 12 if dense else 0,
     )

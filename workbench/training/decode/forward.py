@@ -20,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from workbench.footprint.model.shape import PAIRED_ROTARY
 from workbench.training.decode.cache import CacheShape, KeyValueCache
 from workbench.training.decode.kernels.cached_attention import (
     cached_attention,
@@ -34,7 +35,7 @@ from workbench.training.step.kernels.gated_linear import gated_linear
 from workbench.training.step.kernels.norm import RmsNorm
 from workbench.training.step.kernels.rotary import Rotary
 from workbench.training.step.model_parts import ModelParts, find_parts
-from workbench.training.step.small_kernels import TANH_GELU
+from workbench.training.step.small_kernels import TANH_GELU, NormConstants
 
 ATTENTION = "workbench_cached"
 """The name under which transformers knows the attention of this path."""
@@ -119,11 +120,7 @@ class FastForward:
 
     def logits(self, hidden_BD: Tensor) -> Tensor:
         """Return the logits of each hidden state, in fp32."""
-        head = self.parts.head
-        logits_BV = nn.functional.linear(hidden_BD, head.weight_VD, head.bias_V)
-        if head.softcap is not None:
-            logits_BV = torch.tanh(logits_BV / head.softcap) * head.softcap
-        return logits_BV.float()
+        return self.parts.head.logits(hidden_BD).float()
 
     def restore(self) -> None:
         """Give the modules back the forwards that they had."""
@@ -142,17 +139,17 @@ class FastForward:
                 self._replace_forward(module, self._projection_forward(group, index))
         if not triton_support.is_usable(self.device):
             return
-        gemma = self.parts.config.model_type.startswith("gemma")
+        kind = self.parts.config.model_type
         for module in self.parts.decoder.modules():
             if type(module).__name__.endswith("RMSNorm"):
-                self._replace_forward(module, _norm_forward(module, gemma=gemma))
+                self._replace_forward(module, _norm_forward(NormConstants.of(module, kind)))
         for layer in self.parts.layers:
             if (mlp := getattr(layer, "mlp", None)) is not None:
                 forward = _mlp_forward(mlp, self.parts.config)
                 if forward is not None:
                     self._replace_forward(mlp, forward)
         names = sys.modules[type(self.parts.decoder).__module__].__dict__
-        if "apply_rotary_pos_emb" in names:
+        if "apply_rotary_pos_emb" in names and kind not in PAIRED_ROTARY:
             original = names["apply_rotary_pos_emb"]
             self._replace(names, "apply_rotary_pos_emb", self._rotary_function(original))
 
@@ -285,12 +282,9 @@ def _attend_cached(
 AttentionInterface.register(ATTENTION, _attend_cached)
 
 
-def _norm_forward(module: Any, *, gemma: bool) -> Callable[[Tensor], Tensor]:
-    # Llama's norms call it variance_epsilon, Gemma's eps.
-    eps: float = getattr(module, "variance_epsilon", 0.0) or getattr(module, "eps", 1e-6)
-
+def _norm_forward(norm: NormConstants) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        made: tuple[Tensor, Tensor] = RmsNorm.apply(x, module.weight, eps, gemma)  # type: ignore[no-untyped-call]
+        made: tuple[Tensor, Tensor] = RmsNorm.apply(x, norm.weight_K, norm.eps, norm.gemma)  # type: ignore[no-untyped-call]
         return made[0]
 
     return forward

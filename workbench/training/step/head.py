@@ -34,6 +34,17 @@ class Head:
     bias_V: Tensor | None
     softcap: float | None
     """Logits become softcap · tanh(logits / softcap), as in Gemma 2; None: as they are."""
+    divisor: float | None = None
+    """Logits are divided by it, as in Granite; None: as they are."""
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """Return logits_TV in the dtype of the product."""
+        logits_TV = nn.functional.linear(hidden_TD, self.weight_VD, self.bias_V)
+        if self.divisor is not None:
+            logits_TV = logits_TV / self.divisor
+        if self.softcap is not None:
+            logits_TV = torch.tanh(logits_TV / self.softcap) * self.softcap
+        return logits_TV
 
     def loss(
         self,
@@ -69,6 +80,8 @@ class _ChunkedLoss(torch.autograd.Function):
         # A batch without a single target has loss 0, not NaN.
         inverse = divisor.float().clamp(min=1).reciprocal()
         factor, weight_VD = inverse * scale, head.weight_VD
+        if head.divisor is not None:
+            factor = factor / head.divisor
         nats = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
         # Where positions are left out, their gradient has to be 0.
         make = torch.empty_like if at_L is None else torch.zeros_like
@@ -78,6 +91,8 @@ class _ChunkedLoss(torch.autograd.Function):
             span = slice(first, first + each)
             hidden_CD = hidden_TD[span if at_L is None else at_L[span]]
             logits_CV = nn.functional.linear(hidden_CD, weight_VD, head.bias_V)
+            if head.divisor is not None:
+                logits_CV.div_(head.divisor)
             nll_C, dlogits_CV = _loss_and_gradient(logits_CV, targets_L[span], factor, head.softcap)
             nats += nll_C.sum()
             if at_L is None:

@@ -47,10 +47,11 @@ def find_parts(model: PeftModel | nn.Module) -> ModelParts | str:
         return f"its head is a {type(head).__name__}, not a plain linear layer"
     bias = None if head.bias is None else head.bias.data
     softcap = getattr(decoder.config, "final_logit_softcapping", None)
+    divisor = getattr(decoder.config, "logits_scaling", None)
     return ModelParts(
         causal=causal,
         decoder=decoder,
         layers=decoder.layers,
-        head=Head(weight_VD=head.weight.data, bias_V=bias, softcap=softcap),
+        head=Head(weight_VD=head.weight.data, bias_V=bias, softcap=softcap, divisor=divisor),
         config=decoder.config,
     )

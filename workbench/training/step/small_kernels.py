@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from workbench.footprint.model.shape import PAIRED_ROTARY
 from workbench.training.step.kernels import triton_support
 from workbench.training.step.kernels.gated_linear import GatedLinear, gated_linear
 from workbench.training.step.kernels.lora_down import NormedInput
@@ -28,6 +30,8 @@ from workbench.training.step.model_parts import ModelParts
 
 TANH_GELU = frozenset({"gelu_pytorch_tanh", "gelu_tanh"})
 """Names in a config of GELU by tanh; the exact GELU takes the model's own code."""
+ROUNDED_ONCE = frozenset({"olmo2", "olmo3"})
+"""model_type of families whose norms multiply by the weight before they round to 16 bits."""
 
 
 class SmallKernels:
@@ -42,10 +46,10 @@ class SmallKernels:
         are saves a copy.
         """
         self._replaced: list[tuple[dict[str, Any], str, Any]] = []
-        gemma = parts.config.model_type.startswith("gemma")
+        kind = parts.config.model_type
         for module in parts.decoder.modules():
             if type(module).__name__.endswith("RMSNorm"):
-                self._replace_forward(module, _norm_forward(module, gemma))
+                self._replace_forward(module, _norm_forward(module, NormConstants.of(module, kind)))
         for layer in parts.layers:
             if (mlp := getattr(layer, "mlp", None)) is not None:
                 forward = _mlp_forward(mlp, parts.config, fused)
@@ -54,7 +58,7 @@ class SmallKernels:
         # Attention modules look this function up in their own module, so it is replaced there, for
         # all models of the family in the process; it calls the original unless gradients are on.
         names = sys.modules[type(parts.decoder).__module__].__dict__
-        if "apply_rotary_pos_emb" in names:
+        if "apply_rotary_pos_emb" in names and kind not in PAIRED_ROTARY:
             original = names["apply_rotary_pos_emb"]
             self._replaced.append((names, "apply_rotary_pos_emb", original))
             names["apply_rotary_pos_emb"] = _rotary_function(original, in_place=turn_in_place)
@@ -73,27 +77,44 @@ class SmallKernels:
         module.__dict__["forward"] = forward
 
 
-def _norm_forward(module: Any, gemma: bool) -> Callable[[Tensor], Tensor]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormConstants:
+    """What the kernels of RMSNorm need to know of a norm, whose weight is frozen."""
+
+    weight_K: Tensor
+    eps: float
+    gemma: bool
+    """Rows are multiplied by 1 + weight and rounded once, at the end."""
+
+    @classmethod
+    def of(cls, module: Any, kind: str) -> NormConstants:
+        """Return the constants of a norm of a model of that model_type."""
+        # Llama's norms call it variance_epsilon, Gemma's eps.
+        eps: float = getattr(module, "variance_epsilon", 0.0) or getattr(module, "eps", 1e-6)
+        if kind in ROUNDED_ONCE:  # as Gemma's, but with the weight itself: 1 + (weight - 1)
+            return cls(weight_K=module.weight.detach().float() - 1, eps=eps, gemma=True)
+        return cls(weight_K=module.weight, eps=eps, gemma=kind.startswith("gemma"))
+
+
+def _norm_forward(module: Any, norm: NormConstants) -> Callable[[Tensor], Tensor]:
     """Return a forward of an RMSNorm by kernels, whose output carries how to make it again."""
-    original = module.forward
-    # Llama's norms call it variance_epsilon, Gemma's eps.
-    eps: float = getattr(module, "variance_epsilon", 0.0) or getattr(module, "eps", 1e-6)
+    original, weight_K, eps, gemma = module.forward, norm.weight_K, norm.eps, norm.gemma
 
     def forward(x: Tensor) -> Tensor:
         if not module.training:
             result: Tensor = original(x)
             return result
-        made: tuple[Tensor, Tensor] = RmsNorm.apply(x, module.weight, eps, gemma)  # type: ignore[no-untyped-call]
+        made: tuple[Tensor, Tensor] = RmsNorm.apply(x, weight_K, eps, gemma)  # type: ignore[no-untyped-call]
         out, rstd = made
         # Attention reads the norms of heads and keeps what it reads: nothing to make again there.
         is_of_heads = out.ndim == 4
         return out if is_of_heads else attach_remake(out, again, x, rstd, normed=as_input)
 
     def again(x: Tensor, _: Tensor) -> Tensor:
-        return rms_norm(x, module.weight, eps=eps, gemma=gemma)[0]
+        return rms_norm(x, weight_K, eps=eps, gemma=gemma)[0]
 
     def as_input(rstd_T: Tensor) -> NormedInput:
-        return NormedInput(rstd_T=rstd_T, weight_K=module.weight, gemma=gemma)
+        return NormedInput(rstd_T=rstd_T, weight_K=weight_K, gemma=gemma)
 
     return forward
 

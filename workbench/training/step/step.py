@@ -225,9 +225,7 @@ class Step:
             loss = parts.head.loss(hidden_TD, at_L, targets_L, micro.divisor, scale)
             return loss, loss
         hidden_LD = hidden_TD if micro.at_L is None else hidden_TD.index_select(0, micro.at_L)
-        logits_LV = parts.causal.lm_head(hidden_LD).float()
-        if (cap := parts.head.softcap) is not None:
-            logits_LV = torch.tanh(logits_LV / cap) * cap
+        logits_LV = parts.head.logits(hidden_LD).float()
         nats = nn.functional.cross_entropy(
             logits_LV, micro.targets_L, ignore_index=IGNORE, reduction="sum"
         )

@@ -81,8 +81,8 @@ def _rms_norm_backward_kernel(
 class RmsNorm(torch.autograd.Function):
     """RMSNorm as an autograd function: RmsNorm.apply(x, weight, eps, gemma) gives (out, rstd).
 
-    Keeps the input and one fp32 number a row. Norms of heads read queries and keys where they lie
-    in the output of their projection, without a copy.
+    Keeps the input and one fp32 number a row. Norms of queries and keys, of each head or of all
+    together, read them where they lie in the output of their projection, without a copy.
     """
 
     @staticmethod
@@ -140,4 +140,6 @@ def _row_layout(x: Tensor) -> tuple[int, int, int] | tuple[()]:
         return 1, x.shape[-1], 0
     if x.ndim == 4 and x.shape[0] == 1 and x.stride(3) == 1:
         return x.shape[2], x.stride(1), x.stride(2)
+    if x.ndim == 3 and x.shape[0] == 1 and x.stride(2) == 1:
+        return 1, x.stride(1), 0
     return ()
