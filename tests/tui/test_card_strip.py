@@ -34,7 +34,7 @@ def sample(home: Home, number: int | None = 0) -> None:
         }
         for uuid, name, gib, _ in CARDS
     ]
-    see_sample(store, {}, seen)
+    see_sample(store, {}, {}, seen)
     store.close()
 
 

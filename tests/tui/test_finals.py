@@ -8,7 +8,7 @@ from tests.support.row_results import made_up_answers, made_up_losses, put_rows
 from tests.tui.conftest import press_and_settle, settled, shown, text, until
 from tests.tui.filled import NOW, ROWS
 from tui.paint import line_text, line_width
-from tui.steering import input_panel, send_typed
+from tui.steering import Cards, input_panel, send_typed
 from tui.tables.finals import finals_lines
 from workbench.errors import UsageError
 from workbench.home import Home
@@ -90,10 +90,11 @@ async def test_f_asks_for_finals_of_the_experiment(running: Home) -> None:
 def test_what_is_typed_becomes_the_request(running: Home) -> None:
     service = Service(running)
     experiment, row = service.experiment(DEMO), service.trial(BEST).trial
-    input_panel("finals", row, experiment, [], "")
+    cards = Cards.of_snapshot(service.snapshot())
+    input_panel("finals", row, experiment, cards, "")
     with pytest.raises(UsageError, match="how many settings and seeds"):
-        send_typed("finals", row, experiment, [], "three")(service)
-    send_typed("finals", row, experiment, [], "2 5")(service)
+        send_typed("finals", row, experiment, cards, "three")(service)
+    send_typed("finals", row, experiment, cards, "2 5")(service)
     [file] = running.requests.glob("*.json")
     assert '"top": 2' in file.read_text()
     assert '"seeds": 5' in file.read_text()

@@ -23,11 +23,12 @@ LIMIT_S = 20.0
 
 
 @asynccontextmanager
-async def served(home: Home, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+async def served(home: Home, monkeypatch: pytest.MonkeyPatch, *options: str) -> AsyncIterator[str]:
     """Run the command over `home`; yield its address, and end it by ctrl-c."""
     monkeypatch.setenv("WORKBENCH_HOME", str(home.root))
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "workbench", "--serve", "--readonly", "--port", "0"),
+        *options,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
@@ -48,6 +49,7 @@ class Tab:
         self.socket = socket
         self._screen = pyte.Screen(100, 30)
         self._stream = pyte.ByteStream(self._screen)
+        self.seen = b""
 
     async def until(self, words: str) -> None:
         """Read until these words stand on the screen."""
@@ -56,6 +58,7 @@ class Tab:
                 message = await self.socket.receive()
                 assert message.type is aiohttp.WSMsgType.BINARY
                 self._stream.feed(message.data)
+                self.seen += message.data
                 for _ in range(message.data.count(CURSOR_QUERY)):
                     await self.press(CURSOR_REPLY.decode())
 
@@ -95,6 +98,22 @@ async def test_a_browser_with_the_token_gets_the_screen_and_nobody_else_anything
             await tab.until("Trials · ")
             await tab.press("s")
             await tab.until("this screen only reads")
+            await tab.press("q")
+            await tab.until_closed()
+
+
+async def test_a_browser_gets_ascii_alone(running: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        served(running, monkeypatch, "--ascii") as address,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(LIMIT_S)) as http,
+    ):
+        socket_url = f"{address.replace('http', 'ws', 1)}ws?width=100&height=30"
+        origin = address.rsplit("/", 2)[0]
+        async with http.ws_connect(socket_url, origin=origin) as socket:
+            tab = Tab(socket)
+            await tab.until("Dashboard")
+            await tab.until("@ preparing mistral-7b-support")
+            assert tab.seen.isascii()
             await tab.press("q")
             await tab.until_closed()
 

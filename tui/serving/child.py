@@ -1,6 +1,7 @@
-"""The app for one browser tab: `python -m tui.serving.child [--readonly]`, started by the server.
+"""The app for one browser tab, started by the server.
 
-It speaks textual-serve's packets on stdin and stdout.
+`python -m tui.serving.child [--readonly] [--ascii]` speaks textual-serve's packets on stdin and
+stdout.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from textual.events import CursorPosition
 from textual.message import Message
 
 from tui.app import WorkbenchApp
+from tui.variants.ascii import AsciiOutput
 from tui.variants.readonly import ReadOnlyService
 from tui.wire.display import WireApp
 from workbench.machine.processes import die_with_parent
@@ -36,11 +38,16 @@ class BrowserDriver(WebDriver):
             super().process_message(message)
 
 
+class AsciiBrowserDriver(AsciiOutput, BrowserDriver):
+    """The same, writing ASCII alone."""
+
+
 def main(arguments: list[str]) -> int:
     """Show the home until the tab is closed or the user leaves."""
     die_with_parent()
     service = ReadOnlyService() if "--readonly" in arguments else Service()
-    app = WorkbenchApp(service, driver=BrowserDriver)
+    driver = AsciiBrowserDriver if "--ascii" in arguments else BrowserDriver
+    app = WorkbenchApp(service, driver=driver)
     app.run()
     return app.return_code or 0
 

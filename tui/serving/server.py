@@ -94,13 +94,16 @@ class BrowserServer(Server):
         return text if text.isascii() and text.isdecimal() and len(text) < 3 else "16"
 
 
-def serve_screen(port: int, *, readonly: bool, announce: Callable[[str], None]) -> None:
+def serve_screen(
+    port: int, *, readonly: bool, ascii_only: bool = False, announce: Callable[[str], None]
+) -> None:
     """Serve the screen of the home until ctrl-c; `announce` gets the address with its token.
 
     `port` 0 takes a free one. Raises UsageError where the port is taken.
     """
     token = secrets.token_urlsafe(32)
-    command = python_command("tui.serving.child", *(["--readonly"] if readonly else []))
+    options = [*(["--readonly"] if readonly else []), *(["--ascii"] if ascii_only else [])]
+    command = python_command("tui.serving.child", *options)
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -7,6 +7,7 @@ ASCII already, and each character becomes as many characters as the cells it tak
 from __future__ import annotations
 
 from rich.cells import cell_len
+from textual.driver import Driver
 
 from tui.terminal import TerminalDriver
 
@@ -86,9 +87,13 @@ def to_ascii(text: str) -> str:
     return text.translate(_TABLE)
 
 
-class AsciiDriver(TerminalDriver):
-    """The terminal's driver, writing ASCII alone."""
+class AsciiOutput(Driver):
+    """The part of a driver that writes ASCII alone; it stands before the driver's own class."""
 
     def write(self, data: str) -> None:
         """Write `data` as ASCII."""
-        super().write(to_ascii(data))
+        super().write(to_ascii(data))  # type: ignore[safe-super]
+
+
+class AsciiDriver(AsciiOutput, TerminalDriver):
+    """The terminal's driver, writing ASCII alone."""

@@ -52,6 +52,18 @@ _MEANT = {
     "queue": "workbench ls lists the queue in its order, workbench order TRIAL changes it",
     "list": "workbench ls",
     "ps": "workbench ls",
+    "jobs": "workbench ls",
+    "top": "workbench cards lists the cards, and what runs on each",
+    "tail": "workbench logs TRIAL -f",
+    "results": "workbench board",
+    "submit": "workbench run RECIPE",
+    "cancel": "workbench stop TRIAL keeps what it has learned, workbench kill TRIAL keeps nothing",
+    "abort": "workbench kill TRIAL, or workbench stop TRIAL, which keeps what it has learned",
+    "retry": "workbench clone TRIAL runs an ended trial again",
+    "rerun": "workbench clone TRIAL runs an ended trial again",
+    "new": "workbench recipes copy NAME writes a recipe to edit",
+    "init": "workbench recipes copy NAME writes a recipe to edit",
+    "serve": "workbench --serve",
     "start": "workbench run RECIPE, or workbench engine start",
     "restart": "workbench engine stop, then workbench engine start",
     "delete": "workbench rm TRIAL moves an ended trial to the trash, workbench kill TRIAL ends one",
@@ -60,6 +72,8 @@ _MEANT = {
     "upload": "workbench push TRIAL OWNER/NAME",
     "gpus": "workbench cards",
     "install": "workbench service install starts the engine at boot",
+    "uninstall": "workbench engine stop, workbench service remove, then remove the virtual "
+    "environment and the home, which workbench engine status names",
 }
 """Words that people type for a command of another name, and what to type instead."""
 
@@ -155,7 +169,7 @@ def root_command(
             hint=f"run workbench --serve on {host}, and reach its port by ssh -L",
         )
     if serve:
-        serve_browser(port, demo_tui=demo_tui, readonly=readonly)
+        serve_browser(port, demo_tui=demo_tui, readonly=readonly, ascii_only=ascii_only)
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print_note(context.get_help())

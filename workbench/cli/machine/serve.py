@@ -14,7 +14,7 @@ from workbench.home import find_home
 from workbench.service import Service
 
 
-def serve_browser(port: int, *, demo_tui: bool, readonly: bool) -> None:
+def serve_browser(port: int, *, demo_tui: bool, readonly: bool, ascii_only: bool) -> None:
     """Serve the screen until ctrl-c, over a made-up home with `demo_tui`; print its address.
 
     Raises UsageError where textual-serve is not installed, or the port is taken.
@@ -31,7 +31,7 @@ def serve_browser(port: int, *, demo_tui: bool, readonly: bool) -> None:
         os.environ["WORKBENCH_HOME"] = str(home.root)  # for the process of each browser tab
         if not (demo_tui or readonly):
             revive_engine(Service(home))
-        serve_screen(port, readonly=readonly, announce=_announce)
+        serve_screen(port, readonly=readonly, ascii_only=ascii_only, announce=_announce)
 
 
 def _announce(address: str) -> None:
