@@ -13,7 +13,8 @@ from workbench.footprint.plan import uncorrected_bytes
 from workbench.footprint.row_lengths import UNREAD
 from workbench.machine.cards import Card
 from workbench.scheduler import measured_peaks, planning
-from workbench.scheduler.place import _plan, _previous_cut, trial_recipe
+from workbench.scheduler.place import _previous_cut
+from workbench.scheduler.remembered_plans import remembered_plan, trial_recipe
 from workbench.store.rows import card_of
 
 GIB = 1 << 30
@@ -105,11 +106,15 @@ def test_a_trial_goes_on_with_the_cut_of_its_checkpoint(bench_of: MakeBench) -> 
     def cut(gib: float, on: Card = card) -> int:
         row = bench.store.trial(trial.id)
         kept = _previous_cut(bench.context, row, on)
-        return _plan(bench.context, row, experiment, on, int(gib * GIB), kept).tokens_per_micro
+        return remembered_plan(
+            bench.context, row, experiment, on, int(gib * GIB), kept
+        ).tokens_per_micro
 
     sizes = {gib: cut(gib) for gib in (9.0, 12.0, 23.5)}
     assert len(set(sizes.values())) > 1
-    began = replace(_plan(bench.context, trial, experiment, card, None), tokens_per_micro=640)
+    began = replace(
+        remembered_plan(bench.context, trial, experiment, card, None), tokens_per_micro=640
+    )
     bench.store.add_attempt(trial.id, card.uuid, began.to_json(), began.predicted_bytes, 0)
     assert {gib: cut(gib) for gib in sizes} == sizes, "it has no checkpoint yet"
     bench.store.db.execute("update trials set checkpoint_step = 2 where id = ?", (trial.id,))

@@ -9,27 +9,31 @@ from typing import Any
 
 from workbench import fault_points
 from workbench.attempts.assignment import Assignment
-from workbench.errors import EngineError, WorkbenchError
+from workbench.errors import WorkbenchError
 from workbench.fleet import Phase
 from workbench.fleet.trial_fence import allow_attempt
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key
 from workbench.footprint.plan import summarize_plan
-from workbench.footprint.worst_case import affects_bytes
 from workbench.formatting import describe_programs
 from workbench.machine.cards import Card
 from workbench.machine.files import fresh_folder, write_durably
 from workbench.machine.locks import lock_holder
-from workbench.recipe import Recipe
 from workbench.scheduler.evaluation.scoring import (
     chat_models,
-    is_scored_only,
     score_source,
-    scoring_plan,
 )
 from workbench.scheduler.guards import idle_programs, start_gap
 from workbench.scheduler.guards.disk import DISK_LOW
-from workbench.scheduler.planning import history_version, plan_for, recipe_with
+from workbench.scheduler.remembered_plans import (
+    PLANS_A_TICK,
+    PLANS_KEPT,
+    could_take,
+    like_key,
+    no_card_error,
+    remembered_plan,
+    trial_recipe,
+)
 from workbench.scheduler.tick_context import (
     BRAKE,
     CARDS_PROBLEM,
@@ -37,25 +41,17 @@ from workbench.scheduler.tick_context import (
     TickContext,
     assignment_file,
 )
+from workbench.scheduler.unequal_cards import order_by_size
 from workbench.scheduler.warm_workers import warm_workers
 from workbench.store import trial_queue
 from workbench.store.queries.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
-from workbench.text import safe_line
 from workbench.trial import DesiredState, Kind, State
 from workbench.user_config import Guards
 
 LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
 """Queued trials examined in one tick, and of one experiment; the larger numbers apply while a card
 is free (True). A tick stays short, and no trial that waits for one card delays the others.
-"""
-PLANS_A_TICK = 24
-"""New plans made in one tick, at 2 to 12 ms each; the rest of the queue waits for the next tick."""
-PLANS_KEPT = 8_192
-"""Plans remembered; beyond that all of them are forgotten and made again."""
-ROOM_STEP_BYTES = 1 << 26
-"""Step to which a card's free bytes are rounded down, because they never stand still and each value
-would need a plan of its own.
 """
 
 
@@ -83,6 +79,7 @@ def place(context: TickContext) -> None:
     known |= {
         id: context.store.experiment(id) for id in {t.experiment for t in queued} - set(known)
     }
+    queued = order_by_size(context, queued, known) if free else queued
     turns = take_turns(context.store, context.store.clock(), queued, known, running)
     # Each placement changes whose turn is next, so `turns` is consumed while it is updated.
     for trial in turns:
@@ -91,7 +88,7 @@ def place(context: TickContext) -> None:
         if trial.experiment in full:
             continue
         experiment = known[trial.experiment]
-        like = _like(trial)
+        like = like_key(trial)
         # A sweep queues hundreds of like trials; planning each for each card takes seconds.
         if like in stuck:  # no card became free since the one before it
             waits[trial.id] = stuck[like]
@@ -113,12 +110,6 @@ def place(context: TickContext) -> None:
             full[experiment.id] = limit
     _record_waits(context, waits, full)
     warm_workers(context, free.values())
-
-
-def _like(trial: TrialRow) -> str:
-    """Return a key that is equal for trials which fit the same cards."""
-    settings = {key: value for key, value in trial.settings.items() if affects_bytes(key)}
-    return json.dumps([trial.experiment, trial.kind, trial.desired_card, settings], sort_keys=True)
 
 
 def _record_waits(context: TickContext, waits: dict[int, str], full: dict[int, int]) -> None:
@@ -191,7 +182,7 @@ def _choose(
         card = card_of(row)
         with suppress(WorkbenchError):
             free_bytes, cut = _free_bytes(context, row), _previous_cut(context, trial, card)
-            return card, _plan(context, trial, experiment, card, free_bytes, cut)
+            return card, remembered_plan(context, trial, experiment, card, free_bytes, cut)
     return None
 
 
@@ -213,8 +204,8 @@ def _wait_reason(
         wanted = [row for row in context.cards if row.uuid == trial.desired_card]
         free = [_too_little_free(context, row) for row in wanted] or ["it is unknown"]
         return f"waits for {trial.desired_card}: {busy.get(trial.desired_card) or free[0]}"
-    able = [row for row in context.cards if _could_take(context, trial, experiment, row)]
-    reason = None if able else _no_card_error(context, trial, experiment)
+    able = [row for row in context.cards if could_take(context, trial, experiment, row)]
+    reason = None if able else no_card_error(context, trial, experiment)
     if reason is not None:
         context.store.move(
             trial.id,
@@ -238,37 +229,6 @@ def _too_little_free(context: TickContext, row: CardRow) -> str:
     return f"too little free{beside}"
 
 
-def check_trial_fits(
-    context: TickContext, trial: TrialRow, experiment: Experiment, card: Card
-) -> None:
-    """Raise DoesNotFit where the card, all of it, does not take the trial."""
-    _plan(context, trial, experiment, card, None)
-
-
-def _could_take(
-    context: TickContext, trial: TrialRow, experiment: Experiment, row: CardRow
-) -> bool:
-    """Return True when the trial would fit this card if the whole card were free."""
-    try:
-        _plan(context, trial, experiment, card_of(row), None)
-    except WorkbenchError:
-        return False
-    return True
-
-
-def _no_card_error(
-    context: TickContext, trial: TrialRow, experiment: Experiment
-) -> WorkbenchError | None:
-    """Return the refusal of the roomiest card when all of it is free; None where it fits."""
-    rows = [row for row in context.cards if row.present]
-    roomiest = max(rows, key=lambda row: card_of(row).usable_bytes)
-    try:
-        _plan(context, trial, experiment, card_of(roomiest), None)
-    except WorkbenchError as reason:
-        return reason
-    return None
-
-
 def _free_bytes(context: TickContext, row: CardRow) -> int | None:
     """Return the bytes of the card that a plan may use: those that NVML reports as free and those
     that our own idle worker there can release, less what idle programs may grow by; None where
@@ -281,49 +241,6 @@ def _free_bytes(context: TickContext, row: CardRow) -> int | None:
         foreign = sum(int(process.get("bytes") or 0) for process in row.processes)
         free_bytes = max(free_bytes, row.total_bytes - foreign)
     return idle_programs.left_beside(row, context.config().guards, free_bytes)
-
-
-def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
-    """Return the experiment's recipe with what was resolved once and this trial's own settings."""
-    return recipe_with(experiment, trial.settings)
-
-
-def _plan(
-    context: TickContext,
-    trial: TrialRow,
-    experiment: Experiment,
-    card: Card,
-    free_bytes: int | None,
-    cut: int | None = None,
-) -> Plan:
-    """Return the plan of this trial on this card, remembered by settings, cut, card and free bytes.
-
-    `cut` is passed to choose_plan; it does not decide whether a plan exists. Raises DoesNotFit
-    or UsageError, or EngineError for what an older workbench's recipe or a strange model led to.
-    """
-    room = None if free_bytes is None else free_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES
-    settings = json.dumps(trial.settings, sort_keys=True)
-    key = (experiment.id, settings, cut, card, room, *history_version(context, experiment.id))
-    if key not in context.plans:
-        try:
-            recipe = trial_recipe(trial, experiment)
-            if is_scored_only(trial, experiment):
-                plan = scoring_plan(context, trial, experiment, recipe, card, room)
-            else:
-                plan = plan_for(context, recipe, experiment, card, room, cut)
-            context.plans[key] = plan
-        except WorkbenchError as refused:
-            context.plans[key] = refused.with_traceback(None)
-        except Exception as broken:
-            context.plans[key] = EngineError(
-                f"it cannot be planned: {type(broken).__name__}: {safe_line(broken)}",
-                hint="submit its recipe again",
-            )
-    found = context.plans[key]
-    if isinstance(found, WorkbenchError):  # a new one: each raising makes a traceback longer
-        raise type(found)(found.what, hint=found.hint)
-    assert isinstance(found, Plan)
-    return found
 
 
 def warm_start(context: TickContext, trial: TrialRow) -> dict[str, Any] | None:

@@ -1,0 +1,103 @@
+"""Plans of queued trials, remembered: planning is pure, and each tick asks the same."""
+
+from __future__ import annotations
+
+import json
+
+from workbench.errors import EngineError, WorkbenchError
+from workbench.footprint import Plan
+from workbench.footprint.worst_case import affects_bytes
+from workbench.machine.cards import Card
+from workbench.recipe import Recipe
+from workbench.scheduler.evaluation.scoring import is_scored_only, scoring_plan
+from workbench.scheduler.planning import history_version, plan_for, recipe_with
+from workbench.scheduler.tick_context import TickContext
+from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
+from workbench.text import safe_line
+
+PLANS_A_TICK = 24
+"""New plans made in one tick, at 2 to 12 ms each; the rest of the queue waits for the next tick."""
+PLANS_KEPT = 8_192
+"""Plans remembered; beyond that all of them are forgotten and made again."""
+ROOM_STEP_BYTES = 1 << 26
+"""Step to which a card's free bytes are rounded down, because they never stand still and each value
+would need a plan of its own.
+"""
+
+
+def like_key(trial: TrialRow) -> str:
+    """Return a key that is equal for trials which fit the same cards."""
+    settings = {key: value for key, value in trial.settings.items() if affects_bytes(key)}
+    return json.dumps([trial.experiment, trial.kind, trial.desired_card, settings], sort_keys=True)
+
+
+def could_take(context: TickContext, trial: TrialRow, experiment: Experiment, row: CardRow) -> bool:
+    """Return True when the trial would fit this card if the whole card were free."""
+    try:
+        remembered_plan(context, trial, experiment, card_of(row), None)
+    except WorkbenchError:
+        return False
+    return True
+
+
+def check_trial_fits(
+    context: TickContext, trial: TrialRow, experiment: Experiment, card: Card
+) -> None:
+    """Raise DoesNotFit where the card, all of it, does not take the trial."""
+    remembered_plan(context, trial, experiment, card, None)
+
+
+def no_card_error(
+    context: TickContext, trial: TrialRow, experiment: Experiment
+) -> WorkbenchError | None:
+    """Return the refusal of the roomiest card when all of it is free; None where it fits."""
+    rows = [row for row in context.cards if row.present]
+    roomiest = max(rows, key=lambda row: card_of(row).usable_bytes)
+    try:
+        remembered_plan(context, trial, experiment, card_of(roomiest), None)
+    except WorkbenchError as reason:
+        return reason
+    return None
+
+
+def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
+    """Return the experiment's recipe with what was resolved once and this trial's own settings."""
+    return recipe_with(experiment, trial.settings)
+
+
+def remembered_plan(
+    context: TickContext,
+    trial: TrialRow,
+    experiment: Experiment,
+    card: Card,
+    free_bytes: int | None,
+    cut: int | None = None,
+) -> Plan:
+    """Return the plan of this trial on this card, remembered by settings, cut, card and free bytes.
+
+    `cut` is passed to choose_plan; it does not decide whether a plan exists. Raises DoesNotFit
+    or UsageError, or EngineError for what an older workbench's recipe or a strange model led to.
+    """
+    room = None if free_bytes is None else free_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES
+    settings = json.dumps(trial.settings, sort_keys=True)
+    key = (experiment.id, settings, cut, card, room, *history_version(context, experiment.id))
+    if key not in context.plans:
+        try:
+            recipe = trial_recipe(trial, experiment)
+            if is_scored_only(trial, experiment):
+                plan = scoring_plan(context, trial, experiment, recipe, card, room)
+            else:
+                plan = plan_for(context, recipe, experiment, card, room, cut)
+            context.plans[key] = plan
+        except WorkbenchError as refused:
+            context.plans[key] = refused.with_traceback(None)
+        except Exception as broken:
+            context.plans[key] = EngineError(
+                f"it cannot be planned: {type(broken).__name__}: {safe_line(broken)}",
+                hint="submit its recipe again",
+            )
+    found = context.plans[key]
+    if isinstance(found, WorkbenchError):  # a new one: each raising makes a traceback longer
+        raise type(found)(found.what, hint=found.hint)
+    assert isinstance(found, Plan)
+    return found
