@@ -131,7 +131,8 @@ def test_a_key_may_be_short_where_one_section_has_it() -> None:
 
 
 def test_a_short_key_of_several_sections_names_them() -> None:
-    assert mistakes("seed=3", "rnak=8") == [
-        "-s seed=3: seed may be train.seed or sweep.seed: name one of them",
+    assert mistakes("revision=3", "rnak=8") == [
+        "-s revision=3: revision may be model.revision or data.revision: "
+        "write model.revision=…, or data.revision=…",
         "-s rnak=8: rnak is not a setting. Did you mean lora.rank?",
     ]

@@ -137,12 +137,20 @@ def full_key(key: str) -> str:
 
 
 def meant_keys(key: str) -> list[str]:
-    """Return every setting that a key without a dot may stand for; none for one that is known."""
+    """Return every setting that a key without a dot may stand for; none for one that is known.
+
+    A setting of `train` comes before one of the same name elsewhere, so that `seed` is what a trial
+    trains with and not what a sweep draws with; then one that lies in fewer sections.
+    """
     if "." in key or key in setting_fields() or key in section_models():
         return []
     if key in SHORT:
         return [SHORT[key]]
-    return [name for name in setting_fields() if name.endswith(f".{key}")]
+    found = [name for name in setting_fields() if name.endswith(f".{key}")]
+    if f"train.{key}" in found:
+        return [f"train.{key}"]
+    depth = min((name.count(".") for name in found), default=0)
+    return [name for name in found if name.count(".") == depth]
 
 
 def takes_text(key: str) -> bool:
@@ -235,7 +243,7 @@ def unknown_key(key: str, shown: str) -> str:
     `shown` is the key made safe to print.
     """
     if len(several := meant_keys(key)) > 1:
-        return f"{shown} may be {' or '.join(several)}: name one of them"
+        return f"{shown} may be {' or '.join(several)}: write {several[0]}=…, or {several[1]}=…"
     meant = nearest_key(key[:80])
     return f"{shown or 'an empty name'} is not a setting." + (
         f" Did you mean {meant}?" if meant else ""

@@ -17,8 +17,8 @@ BEHIND = 1 << 30
 def apply_overrides(source: YamlSource, overrides: Sequence[str]) -> None:
     """Put `key=value` settings into `source`, and record mistakes there.
 
-    An override replaces the file's value together with everything below it. A key without its
-    section, such as `rank=8`, is understood where only one section has it.
+    An override replaces the file's value together with everything below it. A key may lack its
+    section, as in `rank=8`; `keys.meant_keys` says which setting it is where several have the name.
     """
     for index, text in enumerate(overrides):
         place = Place(BEHIND + index, f"-s {safe_line(text, 80)}")
