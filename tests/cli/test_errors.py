@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from workbench import __version__, errors
+from workbench.cli.app import _MEANT as MEANT
 from workbench.cli.errors import INTERRUPTED, report_error
 from workbench.errors import DoesNotFit
 from workbench.home import Home
@@ -35,6 +36,24 @@ def test_usage_errors_are_exit_code_two(workbench: Workbench, argv: list[str]) -
     said = workbench(*argv)
     assert (said.code, said.out) == (2, "")
     assert "Usage: workbench" in said.err
+
+
+@pytest.mark.parametrize("command", ["show", "logs", "clone", "chat", "reproduce", "tag"])
+def test_a_name_in_place_of_a_trial_is_told_where_numbers_are(
+    workbench: Workbench, command: str
+) -> None:
+    said = workbench(command, "my-chat")
+    assert said.code == 2
+    assert "my-chat is not the number of a trial; `workbench ls` shows the numbers" in said.err
+
+
+def test_words_for_other_commands_name_commands_that_exist(workbench: Workbench) -> None:
+    for word, hint in MEANT.items():
+        for name in re.findall(r"workbench ([a-z]+)", hint):
+            assert workbench(name, "--help").code == 0, (word, name)
+    said = workbench("cancel")
+    assert (said.code, said.out) == (2, "")
+    assert "workbench stop TRIAL" in said.err
 
 
 def test_every_command_has_help(workbench: Workbench) -> None:

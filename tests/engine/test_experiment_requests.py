@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.engine.test_control import LONG, MakeBench, ask
 from tests.support.tick_contexts import recipe
 from workbench.trial import Kind, State
@@ -64,10 +66,29 @@ def test_an_experiment_that_is_being_prepared_can_be_stopped(bench_of: MakeBench
     assert not bench.store.trials(id)
 
 
-def test_an_experiment_that_has_ended_cannot_be_stopped(bench_of: MakeBench) -> None:
+@pytest.mark.parametrize("act", ["stop", "kill", "pause", "resume"])
+def test_an_experiment_that_has_ended_or_was_refused_is_left_as_it_is(
+    bench_of: MakeBench, act: str
+) -> None:
+    bench = bench_of()
+    ended = bench.submit(recipe())
+    bench.until(State.DONE, 2)
+    bench.ticks(3)
+    answer = ask(bench, f"{act}-experiment", experiment=ended)
+    assert not answer.ok
+    assert "have ended already" in answer.text
+    refused = bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")
+    bench.store.mark_refused(refused, "no rows", "give it some")
+    answer = ask(bench, f"{act}-experiment", experiment=refused)
+    assert (answer.ok, answer.hint) == (False, "give it some")
+    assert "was refused: it has no trials" in answer.text
+    assert not any(one.held for one in bench.store.experiments())
+
+
+def test_an_ended_experiment_that_is_held_can_be_released(bench_of: MakeBench) -> None:
     bench = bench_of()
     id = bench.submit(recipe())
     bench.until(State.DONE, 2)
-    answer = ask(bench, "stop-experiment", experiment=id)
-    assert not answer.ok
-    assert "have ended already" in answer.text
+    bench.store.steer_experiment(id, held=1)
+    assert ask(bench, "resume-experiment", experiment=id).ok
+    assert not bench.store.experiment(id).held

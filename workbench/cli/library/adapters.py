@@ -8,6 +8,7 @@ import typer
 
 from workbench import formatting
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
+from workbench.cli.trials.arguments import TrialId
 from workbench.errors import UsageError
 from workbench.library.inventory import AdapterEntry, list_adapters
 from workbench.library.marks import TrialMarks, archive_experiment, change_marks, read_marks
@@ -15,7 +16,6 @@ from workbench.service import Service
 from workbench.text import safe_line
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TrialId = Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's id.")]
 
 
 def adapters_command(

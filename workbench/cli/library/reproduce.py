@@ -8,6 +8,7 @@ import typer
 
 from workbench import formatting
 from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.arguments import TrialId
 from workbench.cli.trials.control import need_engine, wait_for_answer
 from workbench.errors import NotThere, UsageError
 from workbench.library.reproduction import Reproduction, changed_versions, compare_runs
@@ -19,7 +20,7 @@ from workbench.trial import Kind
 
 
 def reproduce_command(
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's id.")],
+    trial: TrialId,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Also with other versions of the libraries.")
     ] = False,

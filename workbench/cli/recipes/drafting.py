@@ -24,6 +24,7 @@ from workbench.cli.recipes.plan import card_outlooks, cards_here, stand_in
 from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.footprint.model.config import find_config, refuse_untrainable
 from workbench.footprint.model.positions import positions_warning
+from workbench.footprint.model.target_names import targets_warning
 from workbench.footprint.outlook import Outlook
 from workbench.footprint.plan import describe_plan
 from workbench.footprint.worst_case import worst_case_recipe
@@ -193,6 +194,7 @@ def _outlook(service: Service, recipe: Recipe) -> Answer:
         missing = isinstance(refused, NotThere)
         return {"cards": [], "unplanned": refused.what, "advice": refused.hint, "missing": missing}
     too_long = positions_warning(point.data.max_tokens, config)
+    targets = targets_warning(point.lora, config)
     family = found[0].family.warning()
     by_kind = {_kind(one.card): one for one in found}
     outlooks = [(card, by_kind.get(_kind(card))) for card in cards]
@@ -200,7 +202,7 @@ def _outlook(service: Service, recipe: Recipe) -> Answer:
         "cards": [_card(card, one, known=known) for card, one in outlooks if one is not None],
         "measures": source,
         "worst": {key: setting_text(value) for key, value in swept.items()},
-        "warnings": [warning for warning in (too_long, family) if warning],
+        "warnings": [warning for warning in (too_long, targets, family) if warning],
     }
 
 

@@ -61,6 +61,7 @@ def plan_command(
     """
     from workbench.footprint.model.config import find_config, refuse_untrainable
     from workbench.footprint.model.positions import positions_warning
+    from workbench.footprint.model.target_names import targets_warning
     from workbench.footprint.outlook import usual_outlooks
     from workbench.footprint.worst_case import worst_case_recipe
 
@@ -76,7 +77,8 @@ def plan_command(
     main = found[0]
     usual = usual_outlooks(point, config)
     too_long = positions_warning(point.data.max_tokens, config)
-    warnings = [warning for warning in (too_long, main.family.warning()) if warning]
+    targets = targets_warning(point.lora, config)
+    warnings = [warning for warning in (too_long, targets, main.family.warning()) if warning]
     if as_data:
         about: dict[str, Any] = {"recipe": wanted.name, "model": wanted.model.name}
         about |= {"measures": source, **count_trials(wanted)}

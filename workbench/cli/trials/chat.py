@@ -14,6 +14,7 @@ from workbench.chat.client import ChatEnded, ChatSession, Piece
 from workbench.cli.errors import tell_error
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, colour_text, print_answer, print_note
+from workbench.cli.trials.arguments import TrialId
 from workbench.errors import UsageError, WorkbenchError
 from workbench.service import Service
 from workbench.text import safe_text
@@ -23,7 +24,7 @@ HELP = "enter asks · ctrl-c ends an answer · /reset forgets the conversation �
 
 
 def chat_command(
-    trial: Annotated[int, typer.Argument(help="The trial whose adapter answers.")],
+    trial: TrialId,
     against: Annotated[
         list[str] | None,
         typer.Option(metavar="TRIAL|base", help="Answers the same prompts too; may be repeated."),

@@ -11,6 +11,7 @@ import typer
 from workbench import formatting
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer
+from workbench.cli.trials.arguments import trial_id
 from workbench.cli.trials.chat import Talk, show_piece
 from workbench.errors import UsageError
 from workbench.service import Comparison, Service
@@ -26,7 +27,10 @@ SHOWN_CHARACTERS = 600
 
 
 def compare_command(
-    trials: Annotated[list[int], typer.Argument(help="Two or more trials' ids, as `ls` shows.")],
+    trials: Annotated[
+        list[int],
+        typer.Argument(help="Two or more trials' ids, as `ls` shows.", parser=trial_id),
+    ],
     rows: Annotated[
         int, typer.Option(min=0, help="Rows to show, those where they disagree first.")
     ] = 5,

@@ -12,6 +12,7 @@ import typer
 from workbench import formatting
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
+from workbench.cli.trials.arguments import TrialId
 from workbench.cli.trials.trial_page import print_page
 from workbench.errors import NotThere
 from workbench.judging.board_words import id_ranges
@@ -22,7 +23,6 @@ from workbench.text import safe_line
 RECENT = 10
 """Experiments that `ls` lists without --all."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TrialId = Annotated[int, typer.Argument(help="The trial's id, as `ls` shows it.")]
 Name = Annotated[str | None, typer.Argument(help="The experiment's name or id.")]
 
 

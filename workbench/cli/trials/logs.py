@@ -10,7 +10,7 @@ import typer
 from workbench import formatting
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import json_line, print_answer, print_note
-from workbench.cli.trials.listing import TrialId
+from workbench.cli.trials.arguments import TrialId
 from workbench.service import Service
 from workbench.store.rows import EventRow
 from workbench.text import safe_line, safe_text
@@ -57,6 +57,8 @@ def logs_command(
         if ended:
             break
         _wait_for_news(service)
+    if not last:
+        print_note(f"trial {trial} has logged nothing; `workbench show {trial}` shows its state")
     if follow:
         row = service.trial(trial).trial
         print_note(

@@ -9,11 +9,11 @@ import typer
 
 from workbench.cli.errors import tell_error
 from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.arguments import TrialId
 from workbench.cli.trials.control import need_engine, wait_for_answer
 from workbench.errors import RecipeError, UsageError, WorkbenchError
 from workbench.service import Service
 
-TrialId = Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's id, as `ls` shows it.")]
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="The experiment's name or id.")]
 MaybeName = Annotated[
     str | None, typer.Argument(metavar="[EXPERIMENT]", help="Its name or id; without one, all.")

@@ -34,6 +34,7 @@ def kill_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswer
 def pause_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     """Hold the experiment, and take its live trials off their cards with a checkpoint."""
     experiment = context.store.experiment(args["experiment"])
+    _refuse_ended(experiment)
     context.store.steer_experiment(experiment.id, held=1)
     count = _each_trial(context, experiment, pause_trial, lambda trial: trial.state.live)
     name = safe_line(experiment.name)
@@ -47,6 +48,8 @@ def pause_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswe
 def resume_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     """Release the experiment, and let its paused trials continue."""
     experiment = context.store.experiment(args["experiment"])
+    if not experiment.held:
+        _refuse_ended(experiment)
     context.store.steer_experiment(experiment.id, held=0)
     count = _each_trial(
         context, experiment, resume_trial, lambda trial: trial.desired_state != "run"
@@ -63,6 +66,7 @@ def _end_experiment(
 ) -> RequestAnswer:
     experiment = context.store.experiment(args["experiment"])
     name = safe_line(experiment.name)
+    _refuse_ended(experiment)
     if experiment.state == "preparing":
         # Refusing comes first: a preparation that ends meanwhile has no experiment to fill.
         why = f"{word} while it was prepared"
@@ -75,13 +79,26 @@ def _end_experiment(
     sweep_progress.request_finals(context.store, experiment.id, None)
     count = _each_trial(context, experiment, end_trial, lambda _: True)
     if not count and not experiment.searching and finals is None:
-        raise UsageError(
-            f"all trials of {name} have ended already", hint=f"see `workbench board {name}`"
-        )
+        raise _ended(name)
     return accepted(
         f"experiment {name}: {plural(count, 'trial')} {'is' if count == 1 else 'are'} {word}; "
         "its sweep asks for no more",
         experiment=experiment.id,
+    )
+
+
+def _refuse_ended(experiment: Experiment) -> None:
+    """Raise UsageError for an experiment that was refused, or of which all has ended."""
+    name = safe_line(experiment.name)
+    if experiment.state == "refused":
+        raise UsageError(f"experiment {name} was refused: it has no trials", hint=experiment.hint)
+    if experiment.ended_utc is not None:
+        raise _ended(name)
+
+
+def _ended(name: str) -> UsageError:
+    return UsageError(
+        f"all trials of {name} have ended already", hint=f"see `workbench board {name}`"
     )
 
 

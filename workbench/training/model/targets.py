@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-
 from torch import nn
 
 from workbench.errors import RecipeError
 from workbench.footprint.model.fused_projections import with_fused
-from workbench.recipe.schema import LLAMA_PROJECTIONS, Lora
+from workbench.footprint.model.target_names import misspelt_names
+from workbench.recipe.schema import Lora
 from workbench.training.model.linear_layers import adaptable, is_linear
 
 ROUTERS = ("router", "gate")
@@ -33,7 +32,7 @@ def find_targets(base: nn.Module, lora: Lora) -> tuple[list[str], list[str]]:
     targets = with_fused(lora.targets, linear)
     missing = [name for name in targets if name.rsplit(".", 1)[-1] not in linear]
     there = [name for name in linear if name != "lm_head"]
-    misspelt = _misspelt(missing, [name for name in there if name not in targets])
+    misspelt = misspelt_names(missing, [name for name in there if name not in targets])
     if misspelt or len(missing) == len(targets):
         meant = "".join(f"did you mean {near} for {name}? " for name, near in misspelt.items())
         raise RecipeError(
@@ -63,17 +62,3 @@ def all_linear(base: nn.Module) -> list[str]:
         if last not in left_out:
             names.setdefault(f"{parent}.{last}" if last.isdigit() else last)
     return list(names)
-
-
-def _misspelt(missing: list[str], free: list[str]) -> dict[str, str]:
-    """Return the missing names that resemble a projection of the model, with that projection.
-
-    The names of a Llama's projections are no typos: recipes name them for any model, and one that
-    lacks some of them trains the others.
-    """
-    found = {}
-    for name in missing:
-        near = difflib.get_close_matches(name.rsplit(".", 1)[-1], free, n=1, cutoff=0.75)
-        if near and name not in LLAMA_PROJECTIONS:
-            found[name] = near[0]
-    return found

@@ -1,0 +1,24 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from workbench.text import safe_line
+
+
+def trial_id(text: str) -> int:
+    """Return the id of a trial. Raises typer.BadParameter for other text, such as a name."""
+    if not text.isascii() or not text.isdecimal():
+        raise typer.BadParameter(
+            f"{safe_line(text, 60)} is not the number of a trial; `workbench ls` shows the numbers"
+        )
+    return int(text)
+
+
+TrialId = Annotated[
+    int,
+    typer.Argument(metavar="TRIAL", help="The trial's id, as `ls` shows it.", parser=trial_id),
+]
