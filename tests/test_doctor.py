@@ -215,10 +215,20 @@ def test_the_doctor_imports_no_heavy_library() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_missing_kernels_of_some_models_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"fla", "causal_conv1d"}
+    monkeypatch.setattr(machine, "find_spec", lambda name: name if name in there else None)
+    check = machine.check_kernels()
+    assert check.status == "ok"
+    assert check.finding.startswith("without mamba-ssm: models with linear attention or")
+    there.add("mamba_ssm")
+    assert machine.check_kernels().finding == "flash-linear-attention, causal-conv1d, mamba-ssm"
+
+
 @pytest.mark.slow
 def test_every_check_of_this_machine_is_reported(tmp_path: Path) -> None:
     from workbench.doctor import run_checks
 
     told = [check.name for check in run_checks(home=Home(tmp_path))]
     wanted = {"python", "home", "disk", "temp folder", "terminal", "hugging face", "sqlite"}
-    assert wanted | {"ray", "torch", "bitsandbytes", "driver"} <= set(told)
+    assert wanted | {"ray", "torch", "bitsandbytes", "driver", "model kernels"} <= set(told)

@@ -23,7 +23,7 @@ from workbench.home import (
     read_sink_problem,
 )
 from workbench.machine.locks import SHARED_FOLDERS, shared_folder
-from workbench.machine.packages import PackageProblem, package_problems
+from workbench.machine.packages import KERNEL_PACKAGES, PackageProblem, package_problems
 
 GIB = 1 << 30
 LOW_DISK_BYTES, LITTLE_DISK_BYTES = 5 * GIB, 40 * GIB
@@ -101,6 +101,18 @@ def check_sinks(home: Home, path: Path | None = None) -> Check:
             hint = problem[1] or f"see {home.logs / f'sink-{sink}.log'}"
             return Check(name=name, status="warn", finding=finding, hint=hint)
     return Check(name=name, status="ok", finding=f"to {', '.join(sinks)}" if sinks else "none")
+
+
+def check_kernels() -> Check:
+    """Check which kernels for some models' layers are installed; most models need none."""
+    missing = [name for name, module in KERNEL_PACKAGES.items() if find_spec(module) is None]
+    if not missing:
+        return Check(name="model kernels", status="ok", finding=", ".join(KERNEL_PACKAGES))
+    finding = (
+        f"without {', '.join(missing)}: models with linear attention or state-space layers, such "
+        "as Qwen 3.5, train much slower and with more memory; others need none"
+    )
+    return Check(name="model kernels", status="ok", finding=finding)
 
 
 def check_disk(home: Home) -> Check:

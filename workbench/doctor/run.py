@@ -27,6 +27,7 @@ def run_checks(env: Mapping[str, str] | None = None, home: Home | None = None) -
         partial(machine.check_home, home),
         machine.check_config,
         partial(machine.check_sinks, home),
+        machine.check_kernels,
         partial(machine.check_disk, home),
         machine.check_temp,
         partial(machine.check_terminal, asked),

@@ -1,7 +1,7 @@
-"""Installed packages that do not go together with ours, with the reason and what to do.
+"""Installed packages that do not go together with ours, and optional packages of kernels.
 
-Two sources: the bounds in our own package metadata, and a table of packages that we do not need
-but that break those we need when they are installed beside them. Nothing is imported.
+Conflicts have two sources: the bounds in our own package metadata, and a table of packages that we
+do not need but that break those we need when they are installed beside them. Nothing is imported.
 """
 
 from __future__ import annotations
@@ -16,6 +16,14 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 OURS = "qlora-workbench"
+
+
+KERNEL_PACKAGES = {
+    "flash-linear-attention": "fla",
+    "causal-conv1d": "causal_conv1d",
+    "mamba-ssm": "mamba_ssm",
+}
+"""Packages of kernels that some models use where they are installed, with the module of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,3 +191,10 @@ def _version(text: str | None) -> Version | None:
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def install_command(packages: Sequence[str]) -> str:
+    """Return the command that installs packages of kernels."""
+    # causal-conv1d and mamba-ssm are compiled against the torch that is there.
+    isolated = " --no-build-isolation" if set(packages) - {"flash-linear-attention"} else ""
+    return f"pip install{isolated} {' '.join(packages)}"

@@ -6,15 +6,25 @@ costs seconds of imports and some milliseconds, whatever the model's size.
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from workbench.footprint.model.weight_counts import with_counts
+from workbench.machine.packages import KERNEL_PACKAGES, install_command
 from workbench.recipe.schema import Recipe
 from workbench.training.model.source import ModelSource, has_weights
 
 if TYPE_CHECKING:  # seconds: torch
     from torch import nn
+
+_REPLACED = re.compile(
+    r'@use_kernel_func_from_hub_with_fallback\(\s*"\w+",\s*"(\w+)"[^)]*\)\s*def (\w+)\('
+)
+"""A function of transformers that a package's replaces where that is installed: module, name."""
 
 
 def check_model(source: ModelSource, recipe: Recipe) -> list[str]:
@@ -30,7 +40,7 @@ class ModelFacts:
     """The base, with the counts of its weights in its configuration, where the planner finds them.
     """
     notes: list[str]
-    """What of the model gets no adapter, in words."""
+    """What of the model gets no adapter, and what runs without its kernels, in words."""
     adapters: dict[str, int]
     """Linear layers that get an adapter, by name."""
 
@@ -49,7 +59,7 @@ def inspect_model(source: ModelSource, recipe: Recipe) -> ModelFacts:
     targets, notes = find_targets(model, recipe.lora)
     return ModelFacts(
         source=counted_source(source, model),
-        notes=[*notes, *reach_notes(model, targets)],
+        notes=[*notes, *reach_notes(model, targets), *kernel_notes(model)],
         adapters=adapted_layers(model, targets),
     )
 
@@ -87,3 +97,38 @@ def _attention_of(source: ModelSource, wanted: str) -> str:
     text = source.config.get("text_config") or source.config
     capped = isinstance(text, dict) and bool(text.get("attn_logit_softcapping"))
     return "eager" if capped or wanted in ("eager", "flash_attention_2") else "sdpa"
+
+
+def kernel_notes(model: nn.Module) -> list[str]:
+    """Return notes about layers whose kernels are not installed, with what that costs.
+
+    transformers takes its own code then, and says so in a log that nobody reads.
+    """
+    from workbench.training.model.linear_layers import decoder_layers
+
+    layers = len(decoder_layers(model))
+    notes = []
+    for kind in dict.fromkeys(type(module) for module in model.modules()):
+        missing = [name for name in packages_of(kind) if find_spec(KERNEL_PACKAGES[name]) is None]
+        if missing:
+            count = sum(type(module) is kind for module in model.modules())
+            notes.append(
+                f"{count} of {layers} layers have a {kind.__name__}, whose kernels are not "
+                f"installed ({', '.join(missing)}): PyTorch's operations take their place, with "
+                "the same result, much slower and with more memory; on a GPU: "
+                f"{install_command(missing)}"
+            )
+    return notes
+
+
+def packages_of(kind: type[nn.Module]) -> list[str]:
+    """Return the packages whose kernels the code of a class of modules asks for."""
+    try:
+        source = inspect.getsource(kind)
+        whole = inspect.getsource(sys.modules[kind.__module__])
+    except (OSError, TypeError):  # defined where no source is, as in a console
+        return []
+    asked = {
+        module for module, name in _REPLACED.findall(whole) if re.search(rf"\b{name}\b", source)
+    }
+    return [name for name, module in KERNEL_PACKAGES.items() if module in asked]
