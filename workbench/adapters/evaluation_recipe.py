@@ -84,7 +84,7 @@ def folder_recipe(found: AdapterFolder, data: str, base: str | None = None) -> R
     base that its configuration names, or on `base`. Raises UsageError where neither is here.
     """
     base = base or found.settings.base
-    own = _own_recipe(found.folder)
+    own = own_recipe(found.folder)
     if own is not None and same_base(base, own.model.name):
         return own
     if not base or (is_local(base) and not os.path.isdir(base)) or base.startswith((".", "~")):
@@ -103,7 +103,7 @@ def folder_recipe(found: AdapterFolder, data: str, base: str | None = None) -> R
     )
 
 
-def _own_recipe(folder: Path) -> Recipe | None:
+def own_recipe(folder: Path) -> Recipe | None:
     """Return the recipe that the workbench saved in the folder; None for any other file."""
     file = folder / "recipe.yaml"
     try:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 
 from workbench import formatting
 from workbench.cli.child import ask_child
+from workbench.cli.export.after import describe_after, score_again
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.merge import (
     MODULE,
@@ -51,6 +53,14 @@ def gguf_command(
     base: Annotated[
         str | None, typer.Option("--base", metavar="PATH", help="Another place of the base model.")
     ] = None,
+    score: Annotated[
+        bool | None,
+        typer.Option(
+            "--score/--no-score",
+            help="Score it on all held-out rows by llama.cpp (llama-cpp-python), else as merged; "
+            "by default where it has less than 4 GiB.",
+        ),
+    ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a GGUF file for llama.cpp and Ollama, and read it back tensor by tensor."""
@@ -66,8 +76,8 @@ def gguf_command(
         if lora:
             report = _child(WRITER, chosen.folder, target, "--type", kind, "--lora")
         else:
-            report = _merged_and_written(chosen, target, kind, base, *more)
-        report["scores"] = chosen.scores
+            report = _merged_and_written(chosen, target, kind, base, score, *more)
+        report["scores"] = chosen.own.values
         keep_report(chosen, "gguf-lora" if lora else "gguf", target, report)
     if ollama:
         report["modelfile"] = f"FROM ./{target.name}\n{report['modelfile']}"
@@ -83,9 +93,10 @@ def gguf_command(
     print_answer(f"  {'read back':<12}off by {report['max_difference']:.3g} at most")
     if "checked_on" in report:
         print_answer(f"  {'merge':<12}{describe_check(report)}")
-        for line in describe_scores(report):
+        for line in [*describe_scores(report), *describe_after(chosen.own, report["after"])]:
             print_answer(f"  {'score':<12}{line}")
-        print_answer(f"  {'':<12}scored as merged, before it was written as {kind}")
+        if report["after"].get("by") != "llama.cpp":
+            print_answer(f"  {'':<12}scored as merged, before it was written as {kind}")
 
 
 def _check_targets(target: Path, modelfile: Path, lora: bool, ollama: bool) -> None:
@@ -124,17 +135,28 @@ def _is_model(folder: Path) -> bool:
 
 
 def _merged_and_written(
-    chosen: ChosenAdapter, target: Path, kind: str, base: str | None, *writing: str
+    chosen: ChosenAdapter,
+    target: Path,
+    kind: str,
+    base: str | None,
+    score: bool | None,
+    *writing: str,
 ) -> dict[str, Any]:
-    """Merge beside the target, write the file, and remove the merged model again."""
+    """Merge beside the target, write the file, score it, and remove the merged model again.
+
+    Without llama.cpp's Python package the merged model is scored.
+    """
     merged = target.with_name(f".{target.name}.merged")
     shutil.rmtree(merged, ignore_errors=True)  # of a command that was killed
     print_note(f"merging {safe_line(chosen.folder)}")
     more = [] if base is None else ["--base", base]
-    more += [] if chosen.rows is None else ["--rows", str(chosen.rows)]
+    more += [] if chosen.own.rows is None else ["--rows", str(chosen.own.rows)]
     try:
         report = _child(MODULE, chosen.folder, merged, *more)
-        return {**report, **_write(merged, target, kind, *writing)}
+        report |= _write(merged, target, kind, *writing)
+        scored = merged if find_spec("llama_cpp") is None else target
+        ends = report["eos_token_id"]
+        return {**report, "after": score_again(chosen.own, scored, ends, score, merged)}
     finally:
         shutil.rmtree(merged, ignore_errors=True)
 

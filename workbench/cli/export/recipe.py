@@ -39,12 +39,12 @@ def export_recipe_command(
             f"trial {chosen.trial.id} continued from trial {chosen.trial.warm_trial}",
             hint="a script begins with a new adapter; export the first trial",
         )
-    if chosen.rows is None:
+    if chosen.own.rows is None:
         raise NotThere(
             f"the prepared rows of {safe_line(source)} are not in the cache",
             hint="`workbench check RECIPE` on the trial's recipe prepares them again",
         )
-    rows = chosen.rows.with_name("train.arrow")
+    rows = chosen.own.rows.with_name("train.arrow")
     ended = ask_child(python_command(MODULE, str(chosen.folder), str(rows), str(target)))
     if ended.code:
         raise typer.Exit(ended.code)  # the child has printed the reason on stderr

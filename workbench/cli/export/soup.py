@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,11 @@ import typer
 
 from workbench.cli.child import ask_child
 from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.evaluate import evaluate_on_own_rows
 from workbench.cli.trials.merge import adapter_of
-from workbench.errors import WorkbenchError
+from workbench.errors import UsageError, WorkbenchError
 from workbench.machine.python_children import python_command
+from workbench.service import RequestAnswer, Service
 from workbench.text import safe_line
 
 MODULE = "workbench.export.soup"
@@ -30,6 +33,13 @@ def soup_command(
         int | None,
         typer.Option(min=1, help="A smaller rank, with the error told; by default the ranks' sum."),
     ] = None,
+    score: Annotated[
+        bool,
+        typer.Option(
+            "--score/--no-score",
+            help="Score it beside them on the first trial's held-out rows, as queued work.",
+        ),
+    ] = True,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Average adapters of one base: exactly, or at a smaller rank with the error told."""
@@ -43,9 +53,32 @@ def soup_command(
         report = dict(json.loads(ended.stdout.strip().splitlines()[-1]))
     except (ValueError, TypeError, IndexError) as broken:
         raise WorkbenchError(f"{MODULE} left no report: {safe_line(ended.stdout)}") from broken
+    scored = score_beside(sources, target) if score else None
     if as_data:
-        as_json(report)
+        as_json({**report, "experiment": scored and scored.data.get("experiment")})
         return
     lost = f"off by {report['relative_error']:.2%}" if rank else "exact"
     print_answer(f"{safe_line(target)}: {len(folders)} adapters, rank {report['rank']}, {lost}")
-    print_note(f"score it beside them: workbench evaluate {safe_line(target)} --data FILE")
+    if scored is not None:
+        print_answer(scored.text)
+        print_answer(f"its board: workbench board {scored.data['experiment']}")
+
+
+def score_beside(sources: Sequence[str], soup: Path) -> RequestAnswer | None:
+    """Let the engine score the average beside the adapters in it; None where it cannot.
+
+    The average is whole by now, so that the reason is a note and no failure.
+    """
+    trials = [int(word) for word in sources if word.isdecimal()]
+    words = [*sources, str(soup.absolute())]
+    try:
+        if not trials:
+            raise UsageError(
+                "no trial of the home is in it",
+                hint=f"workbench evaluate {' '.join(map(safe_line, words))} --data FILE",
+            )
+        return evaluate_on_own_rows(Service(), trials[0], words)
+    except WorkbenchError as refused:
+        print_note(f"not scored: {safe_line(refused.what)}")
+        print_note(f"  → {safe_line(refused.hint, 300)}")
+        return None

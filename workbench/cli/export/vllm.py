@@ -25,7 +25,7 @@ def vllm_command(
 
     chosen = chosen_adapter(source)
     written = write_vllm_folder(chosen.folder, target, name or target.absolute().name)
-    keep_report(chosen, "vllm", target, {"command": written.command, "scores": chosen.scores})
+    keep_report(chosen, "vllm", target, {"command": written.command, "scores": chosen.own.values})
     if as_data:
         as_json(written)
         return

@@ -19,7 +19,7 @@ from workbench.cli.trials.board import board_answer, print_board
 from workbench.cli.trials.control import wait_for_answer
 from workbench.errors import RecipeError, UsageError
 from workbench.machine.python_children import python_command
-from workbench.service import Service
+from workbench.service import RequestAnswer, Service
 from workbench.text import safe_line
 from workbench.trial import Kind
 
@@ -125,6 +125,28 @@ def evaluate_command(
     else:
         print_board(board)
     raise typer.Exit(1 if any(row.state == "failed" for row in board.rows) else 0)
+
+
+def evaluate_on_own_rows(service: Service, trial: int, words: Sequence[str]) -> RequestAnswer:
+    """Score the adapters that `words` name on the held-out rows of the trial's experiment.
+
+    What was scored on these rows is not scored again. Raises UsageError where the rows were split
+    off the training file, and what starting the engine raises.
+    """
+    data = service.trial(trial).experiment.recipe["data"]
+    if data.get("eval") is None:
+        raise UsageError(
+            "its held-out rows are a part of the training file",
+            hint=f"workbench evaluate {' '.join(map(safe_line, words))} --data FILE",
+        )
+    found = _find(service, words)
+    split = {} if data.get("eval_split") is None else {"data.eval_split": data["eval_split"]}
+    changes = [f"{key}={value}" for key, value in split.items()]
+    name = f"{found.name}-soup"
+    recipe = _recipe(found, data["eval"], None, None, int(data["eval_rows"]), name, changes)
+    check_folders(found, recipe, same_base=False)
+    start_engine_for(service)
+    return wait_for_answer(service, service.evaluate(recipe, found.adapters, same_base=False))
 
 
 @dataclass(slots=True)

@@ -18,16 +18,20 @@ import typer
 
 from workbench import formatting
 from workbench.cli.child import ask_child
+from workbench.cli.export.after import OwnScores, describe_after, score_again
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import NotThere, WorkbenchError
 from workbench.home import Home
 from workbench.library.exports import keep_export
+from workbench.machine.files import write_durably
 from workbench.machine.python_children import python_command
-from workbench.service import Service
+from workbench.service import Service, TrialDetail
 from workbench.store.rows import TrialRow
 from workbench.text import safe_line
 
 MODULE = "workbench.export.merge"
+REPORT = "export.json"
+"""The file of a merged model with the report of its merge, and its scores."""
 NOTABLE = 0.05
 """A difference above this share of the largest logit is shown in yellow, with the way to less."""
 
@@ -49,6 +53,13 @@ def merge_command(
     dtype: Annotated[
         MergedDtype | None, typer.Option(help="The dtype to write; by default the base's own.")
     ] = None,
+    score: Annotated[
+        bool | None,
+        typer.Option(
+            "--score/--no-score",
+            help="Score it on all held-out rows; by default where it has less than 4 GiB.",
+        ),
+    ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge a trial's adapter into its base, in the base's dtype or another."""
@@ -56,11 +67,14 @@ def merge_command(
     print_note(f"merging {safe_line(found.folder)}")
     more = [] if base is None else ["--base", base]
     more += [] if dtype is None else ["--dtype", dtype.value]
-    more += [] if found.rows is None else ["--rows", str(found.rows)]
+    more += [] if found.own.rows is None else ["--rows", str(found.own.rows)]
     ended = ask_child(python_command(MODULE, str(found.folder), str(target), *more, "--json"))
     if ended.code:
         raise typer.Exit(ended.code)  # the child has printed the reason on stderr
-    report = _report(ended.stdout) | {"scores": found.scores}
+    report = _report(ended.stdout) | {"scores": found.own.values}
+    ends = report["eos_token_id"]
+    report["after"] = score_again(found.own, target, ends, score, target)
+    write_durably(target / REPORT, (json.dumps(report, indent=2) + "\n").encode())
     keep_report(found, "merge", target, report)
     if as_data:
         as_json(report)
@@ -76,7 +90,7 @@ def merge_command(
     style = "" if near <= NOTABLE * most else "yellow"
     print_answer(f"  {'logits':<16}{describe_difference(near, most, dtype_word)}", style)
     print_answer(f"  {'check':<16}{describe_check(report)}")
-    for line in describe_scores(report):
+    for line in [*describe_scores(report), *describe_after(found.own, report["after"])]:
         print_answer(f"  {'score':<16}{line}")
 
 
@@ -89,15 +103,11 @@ def describe_check(report: Mapping[str, Any]) -> str:
 
 
 def describe_scores(report: Mapping[str, Any]) -> list[str]:
-    """Return the loss after the export beside that before it and the trial's own scores."""
-    lines = []
-    if report.get("loss_before") is not None:
-        lines.append(
-            f"loss {report['loss_after']:.5f} after, {report['loss_before']:.5f} before, on these "
-            "rows"
-        )
-    own = [f"{safe_line(k)} {v:.4g}" for k, v in dict(report["scores"]).items() if v is not None]
-    return [*lines, f"the trial's own: {', '.join(own)}"] if own else lines
+    """Return the loss after the export beside that before it, on the rows of the check."""
+    if report.get("loss_before") is None:
+        return []
+    before, after = report["loss_before"], report["loss_after"]
+    return [f"loss {after:.5f} after, {before:.5f} before, on these rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +115,7 @@ class ChosenAdapter:
     """The adapter that a word of the command line names."""
 
     folder: Path
-    rows: Path | None
-    """The arrow file of the held-out rows that it was scored on; None where it is not here."""
-    scores: dict[str, Any]
+    own: OwnScores
     trial: TrialRow | None = None
     """The trial of this home that left it; None for a folder."""
     home: Home | None = None
@@ -116,20 +124,44 @@ class ChosenAdapter:
 def chosen_adapter(word: str) -> ChosenAdapter:
     """Return the adapter of a trial's id, or of a folder; raises NotThere."""
     folder = adapter_of(word)
-    scores = _stored_scores(folder)
     if not word.isdecimal():
-        near = sorted(folder.parent.glob("cache/data/*/eval.arrow"))
-        return ChosenAdapter(folder=folder, rows=near[0] if len(near) == 1 else None, scores=scores)
+        return ChosenAdapter(folder=folder, own=_own_of_folder(folder))
     service = Service()
     found = service.trial(int(word))
-    prepared = (found.experiment.prepared or {}).get("data") or {}
-    rows = Path(str(prepared.get("folder"))) / "eval.arrow"
     return ChosenAdapter(
         folder=folder,
-        rows=rows if rows.is_file() else None,
-        scores=scores,
+        own=_own_of_trial(service, found, folder),
         trial=found.trial,
         home=service.home,
+    )
+
+
+def _own_of_folder(folder: Path) -> OwnScores:
+    from workbench.adapters.evaluation_recipe import own_recipe
+
+    near = sorted(folder.parent.glob("cache/data/*/eval.arrow"))  # of `workbench train`
+    recipe = own_recipe(folder)
+    return OwnScores(
+        values=_stored_scores(folder),
+        rows=near[0] if len(near) == 1 else None,
+        evaluate=None if recipe is None else recipe.evaluate.model_dump_json(),
+    )
+
+
+def _own_of_trial(service: Service, found: TrialDetail, folder: Path) -> OwnScores:
+    from workbench.trial_edits import trial_recipe
+
+    prepared = (found.experiment.prepared or {}).get("data") or {}
+    rows = Path(str(prepared.get("folder"))) / "eval.arrow"
+    board = service.judged_board(found.experiment.id).rows
+    row = next((one for one in board if one.trial == found.trial.id), None)
+    low, high = (None, None) if row is None else (row.score_low, row.score_high)
+    return OwnScores(
+        values=_stored_scores(folder),
+        rows=rows if rows.is_file() else None,
+        evaluate=trial_recipe(found.experiment, found.trial).evaluate.model_dump_json(),
+        ranked=found.experiment.rank_by,
+        interval=None if low is None or high is None else (low, high),
     )
 
 
@@ -141,7 +173,7 @@ def keep_report(chosen: ChosenAdapter, kind: str, path: Path, report: Mapping[st
     keep_export(chosen.home, chosen.trial.id, chosen.trial.created_utc, about)
 
 
-def _stored_scores(folder: Path) -> dict[str, Any]:
+def _stored_scores(folder: Path) -> dict[str, float]:
     try:
         stored = json.loads((folder / "scores.json").read_bytes())["values"]
         return {str(k): v for k, v in stored.items() if isinstance(v, int | float)}
