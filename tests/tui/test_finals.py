@@ -10,6 +10,7 @@ from tests.tui.filled import NOW, ROWS
 from tui.paint import line_text, line_width
 from tui.steering import Cards, input_panel, send_typed
 from tui.tables.finals import finals_lines
+from tui.widgets.rowlist import RowList
 from workbench.errors import UsageError
 from workbench.home import Home
 from workbench.judging.judged_rows import BoardJudge
@@ -78,6 +79,28 @@ async def test_the_board_shows_finals_on_eighty_columns(with_finals: Home) -> No
         assert "finals: trial 5 is best: exact match 0.84" in page
         assert "mean of 3 new" in page
         assert "0.714" in page
+
+
+async def test_a_pinned_baseline_has_a_column_in_the_finals(with_finals: Home) -> None:
+    async with shown(with_finals, 80, 24) as (app, pilot):
+        await press_and_settle(app, pilot, "4", "[", "end", "up", "b")
+        pinned = app.screen.query_one("#board", RowList).key
+        await until(pilot, lambda: text(app).count(f"vs #{pinned}") == 2)
+        below = text(app).split("finals: means over new seeds")[1]
+        _rest, heads, best, other, *_ = below.splitlines()
+        at = heads.index(f"vs #{pinned}") + len(f"vs #{pinned}")
+        assert isinstance(pinned, int)
+        service = Service(with_finals, lambda: NOW)
+        base, board = service.baseline(DEMO, pinned), service.judged_board(DEMO)
+        assert service.baseline(DEMO, board.finals[0].trials[0]).finals == {}
+        service.close()
+        scores = {one.trial: one.score or 0.0 for one in board.rows}
+        for line, row in zip((best, other), board.finals, strict=True):
+            found = base.finals[row.trial]
+            assert found is not None
+            assert found.difference == pytest.approx((row.mean or 0.0) - scores[pinned])
+            assert found.low < found.difference < found.high
+            assert line[:at].endswith(f"{found.difference:+.3f}")
 
 
 async def test_f_asks_for_finals_of_the_experiment(running: Home) -> None:

@@ -108,7 +108,7 @@ class Board(View):
         self._paint_scatter(judged)
         self._box("about").show(self._about(judged.experiment))
         self.set_class(bool(judged.finals), "-finals")
-        self._box("finals").show(finals_lines(judged, self.size.width - 2))
+        self._box("finals").show(finals_lines(judged, self.size.width - 2, baseline))
         self._box("claims").show(board.claim_lines(judged, self.chosen, baseline))
         self._box("verdict").show(board.verdict_lines(judged))
 

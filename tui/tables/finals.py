@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from tui.paint import Line, fit_line, join_lines, plain_part
 from tui.widgets.rowlist import GAP, Column, arrange_columns
-from workbench.judging import finals_words
+from workbench.judging import board_words, finals_words
+from workbench.service import Baseline
 from workbench.store.board_rows import JudgedBoard
 from workbench.trial import up_is_better
 
@@ -16,14 +17,16 @@ _SETTINGS = 16
 """Cells that the settings keep at least; they come last and are cut."""
 
 
-def finals_lines(board: JudgedBoard, cells: int) -> list[Line]:
+def finals_lines(board: JudgedBoard, cells: int, baseline: Baseline | None = None) -> list[Line]:
     """Return title, heads and a line for each finalist, at most `cells` wide; empty without finals.
 
-    Then come the sentences about seeds that are not averaged.
+    Then come the sentences about seeds that are not averaged. Differences are from `baseline` where
+    one is pinned, and else from the best finalist.
     """
     if not board.finals:
         return []
     up = up_is_better(board.experiment.rank_by)
+    heads = list(finals_words.HEADS)
     table = [
         [
             str(cell)
@@ -33,11 +36,17 @@ def finals_lines(board: JudgedBoard, cells: int) -> list[Line]:
         ]
         for row in board.finals
     ]
-    columns = [_column(n, table) for n in range(len(finals_words.HEADS))]
+    if baseline is not None:
+        at = heads.index("vs best")
+        heads[at] = f"vs #{baseline.trial}"
+        for row, texts in zip(board.finals, table, strict=True):
+            texts[at] = board_words.gain_text(baseline.finals.get(row.trial), up)
+    columns = [_column(n, heads, table) for n in range(len(heads))]
     widths = arrange_columns(columns, cells)
     tones = ["dim", *("bold" if row.rank == 1 else "" for row in board.finals)]
-    texts = [list(finals_words.HEADS), *table]
-    lines = [_line(one, columns, widths, tone) for one, tone in zip(texts, tones, strict=True)]
+    lines = [
+        _line(one, columns, widths, tone) for one, tone in zip([heads, *table], tones, strict=True)
+    ]
     notes = finals_words.seed_notes(board.finals)
     return [
         ((finals_words.TITLE, "head"),),
@@ -46,8 +55,8 @@ def finals_lines(board: JudgedBoard, cells: int) -> list[Line]:
     ]
 
 
-def _column(n: int, table: Sequence[Sequence[str]]) -> Column:
-    head, last = finals_words.HEADS[n], n == len(finals_words.HEADS) - 1
+def _column(n: int, heads: Sequence[str], table: Sequence[Sequence[str]]) -> Column:
+    head, last = heads[n], n == len(heads) - 1
     widest = max(len(text) for text in (head, *(row[n] for row in table)))
     return Column(
         title=head,

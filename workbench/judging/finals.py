@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 from workbench.formatting import plural
 from workbench.formatting import score as score_text
-from workbench.store.board_rows import FinalistRow, JudgedBoard, score_difference
+from workbench.store.board_rows import (
+    FinalistRow,
+    JudgedBoard,
+    ScoreDifference,
+    score_difference,
+)
 from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
 from workbench.store.rows import Experiment
@@ -79,9 +84,15 @@ def read_finals(reader: Reader, experiment: int) -> list[FinalTrial]:
 
 
 def judge_final_trials(
-    reader: Reader, experiment: Experiment, trials: Sequence[FinalTrial]
+    reader: Reader,
+    experiment: Experiment,
+    trials: Sequence[FinalTrial],
+    compared_with: int | None = None,
 ) -> FinalsVerdict | None:
-    """Return the verdict on finals; None where no trial has finished with results by row."""
+    """Return the verdict on finals; None where no trial has finished with results by row.
+
+    Its `vs_base` is from the trial `compared_with`, which is the base's unless one is named.
+    """
     finished = {trial.id: trial for trial in trials if trial.finished}
     found = [
         one for one in read_row_results(reader, finished) if one.step == finished[one.trial].step
@@ -94,13 +105,14 @@ def judge_final_trials(
     for one in found:
         by_finalist.setdefault(finished[one.trial].finalist, []).append(one)
     up = up_is_better(experiment.rank_by)
-    base = _base_results(reader, experiment, found[0].evaluation)
+    subject = experiment.base_trial if compared_with is None else compared_with
+    base = _results_of(reader, subject, found[0].evaluation)
     return judge_finals(by_finalist, experiment.rank_by, higher_is_better=up, base=base)
 
 
-def _base_results(reader: Reader, experiment: Experiment, evaluation: str) -> RowResults | None:
-    base = [] if experiment.base_trial is None else [experiment.base_trial]
-    return next(iter(read_row_results(reader, base, evaluation)), None)
+def _results_of(reader: Reader, trial: int | None, evaluation: str) -> RowResults | None:
+    found = [] if trial is None else read_row_results(reader, [trial], evaluation)
+    return next(iter(found), None)
 
 
 def finalist_rows(
@@ -152,6 +164,21 @@ def _row(finalist: int, own: Sequence[FinalTrial], verdict: FinalsVerdict | None
         adapter=next((trial.adapter for trial in finished if trial.id == shipped), None),
         notes=tuple(_seed_notes(own)),
     )
+
+
+def finals_against(
+    reader: Reader, experiment: Experiment, trial: int
+) -> dict[int, ScoreDifference | None]:
+    """Return the difference of each finalist's mean over new seeds from the score of a trial.
+
+    Empty without finals, and for a trial that is part of them.
+    """
+    trials = read_finals(reader, experiment.id)
+    if not trials or trial in {one.id for one in trials}:
+        return {}
+    verdict = judge_final_trials(reader, experiment, trials, compared_with=trial)
+    claims = verdict.board.trials if verdict else {}
+    return {finalist: score_difference(one.vs_base) for finalist, one in claims.items()}
 
 
 def median_trial(scores: Mapping[int, float]) -> int | None:

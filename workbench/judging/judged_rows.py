@@ -5,13 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workbench import formatting
 from workbench.adapters.subjects import ADAPTER
 from workbench.judging.comparison import paired_difference
-from workbench.judging.finals import FinalTrial, judge_final_trials, read_finals, with_finals
+from workbench.judging.finals import (
+    FinalTrial,
+    finals_against,
+    judge_final_trials,
+    read_finals,
+    with_finals,
+)
 from workbench.judging.tested_scores import judge_tested, read_tested, with_tests
 from workbench.store.board import rank_adapters
 from workbench.store.board_rows import BoardRow, JudgedBoard, ScoreDifference, score_difference
@@ -91,6 +97,7 @@ class BoardJudge:
                 assert self._baseline is not None
                 return self._baseline
             results = read_board_results(reader, rows)
+            finals = finals_against(reader, experiment, trial)
         found = [*results.trials, *([results.base] if results.base else [])]
         first = next((one for one in found if one.trial == trial), None)
         self._baseline = Baseline(
@@ -100,6 +107,7 @@ class BoardJudge:
                 for one in found
                 if first is not None and one is not first
             },
+            finals=finals,
         )
         self._baseline_version = version
         return self._baseline
@@ -122,6 +130,8 @@ class Baseline:
     differences: Mapping[int, ScoreDifference | None]
     """By trial, the base's among them: its score minus the baseline's. None where the two were not
     scored on the same rows."""
+    finals: Mapping[int, ScoreDifference | None] = field(default_factory=dict)
+    """By finalist, its mean over new seeds minus the baseline's score."""
 
 
 def results_version(reader: Reader, experiment: Experiment, rows: Sequence[BoardRow]) -> object:
