@@ -104,6 +104,19 @@ def test_a_key_that_stands_twice_in_a_row_is_refused(tmp_path: Path) -> None:
         assert refused.value.hint == "keep one of the two, or rename the other"
 
 
+def test_a_first_row_that_only_cannot_be_read_is_not_taken_for_another_layout(
+    tmp_path: Path,
+) -> None:
+    digits = "9" * 5000
+    for row, why in (
+        ('{"text": "b", "text": "c"}', "the key text stands twice"),
+        (f'{{"text": {digits}}}', "Exceeds the limit"),
+    ):
+        path = written(tmp_path, "t.jsonl", f'{row}\n{{"text": "a"}}\n')
+        with pytest.raises(DataError, match=rf"^t\.jsonl:1: .*{why}"):
+            list(read_file(path))
+
+
 def test_one_object_over_several_lines_is_refused_as_that_with_a_hint_that_works(
     tmp_path: Path,
 ) -> None:

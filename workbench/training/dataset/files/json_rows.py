@@ -58,10 +58,10 @@ def _lines(path: Path) -> Iterator[DataRow]:
             try:
                 value = _DECODER.decode(line)
             except (ValueError, RecursionError) as broken:
-                if not seen:
-                    _refuse_other_layouts(path, line)
                 column = ""
                 if isinstance(broken, json.JSONDecodeError):
+                    if not seen:
+                        _refuse_other_layouts(path, line)
                     column = f" at column {broken.colno}"
                 raise _not_json(broken, place, column) from broken
             seen = True
