@@ -11,7 +11,7 @@ import pytest
 import tui
 from tui.paint import line_text
 from tui.tables import board
-from tui.widgets.rowlist import ListRow
+from tui.widgets.lazy_rows import ListRow
 from workbench import formatting
 from workbench.cli.trials.board import print_board
 from workbench.home import Home

@@ -27,7 +27,8 @@ from tui.tables.listing import (
 )
 from tui.tables.trials import FULL
 from tui.view_state import ListingChoice, ViewState
-from tui.widgets.rowlist import RowList, arrange_columns
+from tui.widgets.columns import arrange_columns
+from tui.widgets.rowlist import RowList
 from workbench.home import Home
 from workbench.service import Service, TrialRow
 from workbench.store import trial_queue

@@ -3,7 +3,7 @@ from __future__ import annotations
 from rich.cells import cell_len
 
 from tui.paint import Gauge, fit_line, line_text, line_width, plain_part, wrap_line
-from tui.widgets.rowlist import Column, arrange_columns
+from tui.widgets.columns import Column, arrange_columns
 
 
 def test_a_line_is_cut_by_cells_with_an_ellipsis() -> None:

@@ -11,8 +11,9 @@ from tui.poller import read_picture
 from tui.screens.dashboard import Dashboard
 from tui.theme import DEFAULTS
 from tui.widgets import strips
+from tui.widgets.columns import Column
 from tui.widgets.lazy_rows import LazyRows, ListRow
-from tui.widgets.rowlist import Column, RowList
+from tui.widgets.rowlist import RowList
 from workbench.home import Home
 from workbench.service import Service
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from tui.paint import Line, Part, cut_text, done_bar, plain_part
 from tui.tables.cards import short_name
-from tui.widgets.rowlist import Column, ListRow
+from tui.widgets.columns import Column
+from tui.widgets.lazy_rows import ListRow
 from workbench import formatting
 from workbench.service import CardRow, Snapshot, TrialRow
 from workbench.trial import State

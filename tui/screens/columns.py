@@ -11,8 +11,10 @@ from textual.binding import BindingType
 from textual.containers import VerticalScroll
 
 from tui.screens.panel import Overlay
+from tui.widgets.columns import Column
+from tui.widgets.lazy_rows import ListRow
 from tui.widgets.linebox import set_title
-from tui.widgets.rowlist import Column, ListRow, RowList
+from tui.widgets.rowlist import RowList
 
 
 class ColumnsPanel(Overlay[None]):

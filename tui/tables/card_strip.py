@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from tui.paint import Line, fit_line, plain_part
 from tui.tables import cards as table
-from tui.widgets.rowlist import Column, ListRow
+from tui.widgets.columns import Column
+from tui.widgets.lazy_rows import ListRow
 from workbench import formatting
 from workbench.service import CardRow, TrialRow
 

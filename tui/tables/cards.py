@@ -9,7 +9,8 @@ from typing import Any
 
 from tui import present
 from tui.paint import Gauge, Line, Part, plain_part
-from tui.widgets.rowlist import Column, ListRow
+from tui.widgets.columns import Column
+from tui.widgets.lazy_rows import ListRow
 from workbench import formatting
 from workbench.machine import xid
 from workbench.service import CardDetail, CardRow, TrialRow

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from tui import present
 from tui.paint import Line, plain_part
-from tui.widgets.rowlist import Column, ListRow
+from tui.widgets.columns import Column
+from tui.widgets.lazy_rows import ListRow
 from workbench import formatting
 from workbench.service import EventRow
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from tui.paint import line_text
-from tui.widgets.rowlist import ListRow
+from tui.widgets.lazy_rows import ListRow
 from workbench import formatting
 from workbench.service import TrialRow
 

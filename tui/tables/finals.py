@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tui.paint import Line, fit_line, join_lines, plain_part
-from tui.widgets.rowlist import GAP, Column, arrange_columns
+from tui.widgets.columns import GAP, Column, arrange_columns
 from workbench.judging import board_words, finals_words
 from workbench.service import Baseline
 from workbench.store.board_rows import JudgedBoard

@@ -13,7 +13,7 @@ from tui import present
 from tui.tables.filters import TrialFilter
 from tui.tables.trials import display_order
 from tui.view_state import ListingChoice
-from tui.widgets.rowlist import Column
+from tui.widgets.columns import Column
 from workbench import formatting
 from workbench.service import Snapshot, TrialRow
 from workbench.trial import Kind, State

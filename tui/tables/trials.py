@@ -9,7 +9,8 @@ from tui import present
 from tui.chart import GLYPHS
 from tui.paint import Gauge, Line, Part, Span, plain_part
 from tui.view_state import ViewState
-from tui.widgets.rowlist import Cell, Column, LazyRows, ListRow
+from tui.widgets.columns import Column
+from tui.widgets.lazy_rows import Cell, LazyRows, ListRow
 from workbench import formatting
 from workbench.service import Experiment, Snapshot, TrialRow
 from workbench.trial import Kind, State
