@@ -56,7 +56,7 @@ def _gemma4(config: Mapping[str, Any], measure: Measure, layers: int) -> ExtraWe
     shared = config.get("num_kv_shared_layers")
     reusing = shared if isinstance(shared, int) and 0 < shared < layers else 0
     wider = measure(config, "intermediate_size") if config.get("use_double_wide_mlp") else 0
-    kinds = _kinds_of(config, layers, 6)
+    kinds = kinds_of(config, layers, 6)
     kinds[-1] = "full_attention"  # whatever the configuration says
     found = ExtraWeights()
     for number, kind in enumerate(kinds):
@@ -129,7 +129,7 @@ def _qwen3_5(config: Mapping[str, Any], measure: Measure, layers: int) -> ExtraW
         config, "linear_key_head_dim", default=128
     )
     values = value_heads * value_dim
-    full = _kinds_of(config, layers, 4).count("full_attention")
+    full = kinds_of(config, layers, 4).count("full_attention")
     uniform = 2 * q_width + 2 * kv_width
     delta = 2 * keys + 3 * values + 2 * value_heads  # in_proj_qkv, z, b and a, and out_proj
     outs = full * q_width + (layers - full) * (delta - uniform)
@@ -144,7 +144,7 @@ def _qwen3_5(config: Mapping[str, Any], measure: Measure, layers: int) -> ExtraW
     )
 
 
-def _kinds_of(config: Mapping[str, Any], layers: int, interval: int) -> list[str]:
+def kinds_of(config: Mapping[str, Any], layers: int, interval: int) -> list[str]:
     """Return the kind of attention of each layer; without a list, every `interval`-th is full."""
     kinds = config.get("layer_types")
     if isinstance(kinds, list) and len(kinds) >= layers:

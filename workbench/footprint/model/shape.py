@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.errors import ModelError
 from workbench.footprint.model.extra_weights import ExtraWeights, extra_weights
+from workbench.footprint.model.linear_attention import DeltaLayers
 from workbench.footprint.model.loadable import causal_class
 from workbench.footprint.model.positions import model_positions
 from workbench.footprint.model.weight_counts import WeightCounts, counts_in
@@ -102,6 +103,8 @@ class ModelShape:
     """Parameters of what is not the text model, such as a vision tower."""
     extra: ExtraWeights = field(default_factory=ExtraWeights)
     """Weights beyond those of `projections` and the usual embeddings, in all layers together."""
+    delta: DeltaLayers | None = None
+    """Its gated delta layers, which take the place of attention in some layers (Qwen 3.5)."""
     dropout: bool = False
     """True if the model has dropout of its own, so that the fused step cannot train it."""
     partial_rotary: bool = False
@@ -140,6 +143,7 @@ class ModelShape:
             kind=kind,
             layers=layers,
             extra=extra_weights(kind, flat, _measure, layers),
+            delta=DeltaLayers.of(flat, _measure, layers),
             width=width,
             heads=heads,
             kv_heads=_measure(flat, "num_key_value_heads", default=heads),
@@ -174,7 +178,7 @@ class ModelShape:
 
     @property
     def scales_queries(self) -> bool:
-        """True if queries are scaled by their position, which makes a tensor of them (Ministral)."""
+        """True if queries are scaled by position, which makes another tensor of them (Ministral)."""
         return self.kind in _SCALED_QUERIES
 
     @property

@@ -107,22 +107,38 @@ def plain_layer(shape: ModelShape, lora: Lora, precision: str, *, quadratic: boo
     value = VALUE_BYTES[precision]
     sizes = targeted_projections(shape, lora)
     norms = shape.norms * 4 * shape.width  # their fp32 inputs
-    head_norms = 4 * (shape.q_width + shape.kv_width) if shape.head_norms else 0
-    attention = 4 * shape.q_width * value + 4 * shape.heads  # q, k, v (repeated), out; log-sums
+    mixer, widest = _mixer_bytes(shape, value)
     low = len(sizes) * lora.rank * value
     if lora.dropout > 0:  # each projection keeps its own mask and its own dropped input
         low += sum(i for i, _ in sizes.values()) * (value + 1)
-    inputs = (2 * shape.width + shape.q_width + shape.ffn) * value
+    inputs = (2 * shape.width + shape.ffn) * value
     scores = shape.heads * (4 + value + 2) if quadratic else 0  # fp32 softmax, its cast, its mask
     peak = 2 * (shape.ffn + shape.width) * value + shape.width * (value + 4)
+    if shape.delta is not None:  # the worst layer keeps more than the mean
+        peak = max(peak, shape.delta.peak_bytes) + widest - mixer
     return Layer(
         input=shape.width * value,
-        kept=norms + head_norms + attention + 3 * shape.ffn * value + low + inputs,
+        kept=norms + mixer + 3 * shape.ffn * value + low + inputs,
         peak=peak,
         attended=peak,
         kept_pairs=scores,
         peak_pairs=scores / 2,
     )
+
+
+def _mixer_bytes(shape: ModelShape, value: int) -> tuple[float, float]:
+    """Return the bytes that attention, or what stands in its place, keeps of a token.
+
+    The first number is the mean of all layers, the second that of the layer with the most.
+    """
+    head_norms = 4 * (shape.q_width + shape.kv_width) if shape.head_norms else 0
+    # q, k, v (repeated), out twice; log-sums.
+    attention: float = head_norms + 5 * shape.q_width * value + 4 * shape.heads
+    if shape.delta is None:
+        return attention, attention
+    attention += 2 * shape.q_width * value  # the gate of its output
+    share, delta = shape.delta.count / shape.layers, shape.delta.kept_bytes
+    return attention * (1 - share) + delta * share, max(attention, delta)
 
 
 def targeted_projections(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, int]]:

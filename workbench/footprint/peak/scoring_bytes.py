@@ -54,6 +54,8 @@ def _row_bytes(
     attends = value * (4 * shape.q_width + 4 * shape.width) + padded * tokens * (1 + value)
     if eager:
         attends += tokens * shape.heads * (8 + value)
+    if shape.delta is not None:
+        attends = max(attends, shape.delta.scoring_bytes)
     forward = tokens * max(wide, attends)
     if not recipe.evaluate.scorers and recipe.evaluate.task is None:
         return int(forward)

@@ -1,0 +1,72 @@
+"""The bytes of gated delta layers, which hold no scores but states (Qwen 3.5).
+
+Yang et al. 2024, arXiv 2412.06464. Counted is the code of transformers in PyTorch's operations,
+which computes in fp32, chunk by chunk, and keeps what it computes. Kernels of
+flash-linear-attention keep less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from workbench.footprint.model.extra_weights import Measure, kinds_of
+
+_CHUNK = 64
+"""Tokens of a chunk in transformers' torch_chunk_gated_delta_rule."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaLayers:
+    """The gated delta layers of a model: their number and the sizes of their heads."""
+
+    count: int
+    key_heads: int
+    value_heads: int
+    key_width: int
+    """Values of one key head."""
+    value_width: int
+    """Values of one value head."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], measure: Measure, layers: int) -> Self | None:
+        """Return those of a text model's config.json; None where it has none."""
+        if "linear_num_value_heads" not in config and not _is_qwen(config):
+            return None
+        count = kinds_of(config, layers, 4).count("linear_attention")
+        if not count:
+            return None
+        return cls(
+            count=count,
+            key_heads=measure(config, "linear_num_key_heads", default=16),
+            value_heads=measure(config, "linear_num_value_heads", default=32),
+            key_width=measure(config, "linear_key_head_dim", default=128),
+            value_width=measure(config, "linear_value_head_dim", default=128),
+        )
+
+    @property
+    def kept_bytes(self) -> float:
+        """Bytes that one layer keeps of a token between forward and backward, in 16 bits.
+
+        Fitted to ten shapes in bf16, each within 3 %; tests/footprint/test_linear_attention.py
+        measures two others.
+        """
+        heads, wide, out = self.value_heads, self.key_width, self.value_width
+        spread = heads * (41 * wide + 38 * out)
+        states = 4.5 * heads * wide * out / _CHUNK
+        return spread + states + 13.5 * heads * _CHUNK + 10 * self.key_heads * wide
+
+    @property
+    def peak_bytes(self) -> float:
+        """Bytes on top of them while the layer is computed once more or goes backward."""
+        return 16.0 * self.value_heads * max(self.key_width, self.value_width)
+
+    @property
+    def scoring_bytes(self) -> float:
+        """Bytes of a token at the widest moment of a forward pass without gradients."""
+        return 54.0 * self.value_heads * max(self.key_width, self.value_width)
+
+
+def _is_qwen(config: Mapping[str, Any]) -> bool:
+    return str(config.get("model_type")).startswith("qwen3_5")
