@@ -79,6 +79,7 @@ def test_a_packed_file_that_is_cut_off_or_damaged_is_refused_as_that(
         ("t.jsonl.gz", gzip.compress(b"PAR1 and more"), "is a parquet file", r"\.parquet"),
         ("t.json.zst", zstd(b'{\n "a": [{"b": 1}]\n}'), "one object over several lines", "jq"),
     ],
+    ids=["not packed", "packed", "no kind", "parquet", "inner parquet", "one object"],
 )
 def test_a_file_that_holds_something_else_is_refused_with_what_to_do(
     tmp_path: Path, name: str, content: bytes, says: str, hint: str
