@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.export.adapters import random_adapter
-from tests.export.test_merge import FAMILIES
+from tests.export.test_merge import FAMILIES as MERGED
 from tests.training.model.bases import DEMO, made
 from workbench.errors import ModelError, UsageError, WorkbenchError
 from workbench.export.changes import read_changes
@@ -26,6 +26,7 @@ from workbench.export.gguf.families import rope_factors, to_pairs
 from workbench.export.gguf.read_back import allowed_error
 from workbench.export.gguf.write import write_gguf
 
+FAMILIES = {name: MERGED[name] for name in ("llama", "mistral", "qwen3", "gemma3_text", "phi3")}
 WEIGHT = "model.layers.1.self_attn.k_proj.weight"
 
 
@@ -38,7 +39,7 @@ def field(file: Path, name: str) -> Any:
     return gguf.GGUFReader(file).fields[name].contents()
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "qwen2", "gemma2"])
+@pytest.mark.parametrize("family", [*FAMILIES, "qwen2", "gemma", "gemma2"])
 def test_every_family_is_written_and_read_back(family: str, tmp_path: Path) -> None:
     model = made(
         tmp_path / "model", family, **FAMILIES.get(family, {"head_dim": 8}), **scale(family)
@@ -156,6 +157,18 @@ def test_an_adapter_that_the_format_cannot_hold_is_refused(
     adapter = random_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], **settings)
     with pytest.raises(ModelError, match="cannot hold"):
         write_gguf(adapter, tmp_path / "a.gguf", "f32", lora=True)
+
+
+@pytest.mark.parametrize("sizes", [{"hidden_size": 64}, {"num_hidden_layers": 1}])
+def test_an_adapter_alone_of_another_base_is_refused(sizes: dict[str, Any], tmp_path: Path) -> None:
+    adapter = random_adapter(made(tmp_path / "base", "llama"), tmp_path / "adapter")
+    other = made(tmp_path / "other", "llama", **sizes)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(other)
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="weights for"):
+        write_gguf(adapter, tmp_path / "a.gguf", "f32", lora=True)
+    assert not (tmp_path / "a.gguf").exists()
 
 
 @pytest.mark.slow

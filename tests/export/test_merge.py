@@ -86,6 +86,34 @@ def test_a_base_in_nf4_alone_is_dequantised_and_never_merged_in_4_bits(
     assert report["top1_share"] >= 0.99
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3_text", "phi3"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_merge_into_a_family_in_nf4_equals_base_and_adapter(
+    family: str, dtype: str, tmp_path: Path, rows: Path
+) -> None:
+    # NF4 is stored in blocks of 64 values: the narrowest layers need as many.
+    config = {**FAMILIES[family], "hidden_size": 64, "intermediate_size": 64}
+    plain = made(tmp_path / "plain", family, **config)
+    adapter = random_adapter(plain, tmp_path / "adapter")
+    base = in_four_bits(tmp_path / "base", source=plain)
+    report = merge_adapter(adapter, tmp_path / "out", str(base), dtype=dtype, rows=rows)
+    assert (report["dequantized"], report["rows"]) == (True, ROWS)
+    if dtype == "float32":
+        assert report["max_logits_difference"] <= 1e-5 * max(1.0, report["max_logit"])
+    assert report["top1_share"] >= 0.99
+
+
+def test_a_vocabulary_larger_than_the_tokenizer_stays_as_the_base_has_it(
+    tmp_path: Path, rows: Path
+) -> None:
+    base = made(tmp_path / "base", "llama", vocab_size=576)
+    adapter = random_adapter(base, tmp_path / "adapter")
+    report = merge_adapter(adapter, tmp_path / "out", dtype="float32", rows=rows)
+    assert report["max_logits_difference"] <= 1e-5 * max(1.0, report["max_logit"])
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert merged.get_input_embeddings().weight.shape[0] == 576
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_adapter_merges_as_peft_computes_it(
     kind: str, tmp_path: Path, rows: Path
@@ -153,7 +181,9 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, rows: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_another_commit_of_the_base_is_refused(tmp_path: Path) -> None:
+def test_another_commit_of_the_base_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commits = ("a" * 40, "b" * 40)
     folder = tmp_path / "models--org--name" / "snapshots" / commits[0]
     base = made(folder, "llama")
@@ -161,8 +191,10 @@ def test_another_commit_of_the_base_is_refused(tmp_path: Path) -> None:
     config = json.loads((adapter / "adapter_config.json").read_text())
     config |= {"base_model_name_or_path": "org/name", "revision": commits[1]}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="commit"):
-        merge_adapter(adapter, tmp_path / "out", str(base))
+    monkeypatch.chdir(tmp_path)
+    for named in (base, base.relative_to(tmp_path)):
+        with pytest.raises(ModelError, match="commit"):
+            merge_adapter(adapter, tmp_path / "out", str(named))
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])

@@ -6,6 +6,7 @@ refuses DoRA, trained biases and whole layers (docs.vllm.ai, Features, LoRA Adap
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from workbench.adapters.adapter_folder import WEIGHTS, AdapterFolder, read_adapter
 from workbench.adapters.lora_settings import CONFIG
 from workbench.adapters.published_base import published_base
+from workbench.adapters.weights_header import TensorInfo, read_header
 from workbench.errors import CheckpointError, UsageError
 from workbench.machine import staging
 from workbench.text import safe_line
@@ -62,13 +64,17 @@ def write_vllm_folder(adapter: Path, out: Path, name: str) -> VllmFolder:
         raise UsageError(f"{safe_line(out)} exists already", hint="name another folder")
     found = read_adapter(adapter)
     modules = _checked_modules(found)
+    stored = json.loads((adapter / CONFIG).read_bytes()).get("revision")
+    base = published_base(found.settings.base, stored)
+    _check_base(found, Path(base.name))
     with staging.whole_folder(out, replace=False) as staged:
         for file in COPIED:
             if (adapter / file).is_file():
                 shutil.copyfile(adapter / file, staged / file)
-    base = published_base(found.settings.base)
     rank = min(one for one in RANKS if one >= found.rank)
-    words = ["vllm", "serve", base.name, "--enable-lora", "--max-lora-rank", str(rank)]
+    words = ["vllm", "serve", base.name]
+    words += [] if base.revision is None else ["--revision", base.revision]
+    words += ["--enable-lora", "--max-lora-rank", str(rank)]
     words += ["--lora-modules", f"{name}={out}"]
     return VllmFolder(
         folder=str(out), base=base.name, rank=found.rank, modules=modules, command=shlex.join(words)
@@ -88,6 +94,31 @@ def _checked_modules(found: AdapterFolder) -> tuple[str, ...]:
     if other := sorted(names - MODULES):
         raise _refused(f"an adapter on {safe_line(other[0], 80)}")
     return tuple(sorted(names))
+
+
+def _check_base(found: AdapterFolder, base: Path) -> None:
+    """Raise CheckpointError where the base is a folder here, and has other layers.
+
+    Weights whose names or numbers are packed (NF4) are not compared.
+    """
+    stored: dict[str, TensorInfo] = {}
+    for file in sorted(base.glob("*.safetensors")) if base.is_absolute() else ():
+        try:
+            stored |= read_header(file)
+        except CheckpointError:  # packed numbers; the base is checked where it is loaded
+            return
+    known = {name: stored.get(f"{name}.weight") for name in found.modules}
+    if not any(known.values()):
+        return
+    for name, (inputs, outputs, _) in found.modules.items():
+        there = known[name]
+        if there is None or there.shape != (outputs, inputs):
+            has = "no such layer" if there is None else list(there.shape)
+            raise CheckpointError(
+                f"the adapter's weights for {safe_line(name, 120)} are for {[outputs, inputs]}, "
+                f"and {safe_line(base, 160)} has {has}",
+                hint="it was trained on another base",
+            )
 
 
 def _refused(what: str) -> CheckpointError:

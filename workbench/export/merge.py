@@ -65,6 +65,8 @@ def merge_adapter(
     `out` exists, WorkbenchError where it cannot be written.
     """
     out = free_place(out)
+    if base_path and os.path.isdir(base_path):  # a relative path would pass for a hub's name
+        base_path = os.path.abspath(base_path)
     _check_adapter(adapter_folder)
     staged = out.parent / f".{out.name}.staging"
     try:

@@ -70,8 +70,8 @@ def made(folder: Path, kind: str, **config: Any) -> Path:
     return folder
 
 
-def in_four_bits(folder: Path, quant_type: str = "nf4") -> Path:
-    """Write the demo's model as bitsandbytes stores 4-bit weights, computed in bf16."""
+def in_four_bits(folder: Path, quant_type: str = "nf4", source: Path = DEMO) -> Path:
+    """Write a model (the demo's) as bitsandbytes stores 4-bit weights, computed in bf16."""
     how = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quant_type,
@@ -79,7 +79,7 @@ def in_four_bits(folder: Path, quant_type: str = "nf4") -> Path:
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     model = AutoModelForCausalLM.from_pretrained(
-        DEMO, quantization_config=how, device_map={"": "cpu"}, dtype=torch.bfloat16
+        source, quantization_config=how, device_map={"": "cpu"}, dtype=torch.bfloat16
     )
     model.save_pretrained(folder)
     for name in TOKENIZER:

@@ -16,7 +16,7 @@ import torch
 from workbench.adapters.lora_settings import CONFIG
 from workbench.adapters.published_base import published_base
 from workbench.errors import ModelError
-from workbench.export.changes import LoraChange, NotByWeight, read_changes
+from workbench.export.changes import Changes, LoraChange, NotByWeight, read_changes
 from workbench.export.gguf.families import Family, family_of, to_pairs
 from workbench.export.gguf.packing import packed
 from workbench.export.gguf.read_back import compare_tensors
@@ -41,6 +41,7 @@ def write_lora(folder: Path, partial: Path, kind: str) -> dict[str, Any]:
         raise _inexpressible("DoRA" if changes.settings.dora else "it trains whole layers")
     stored = json.loads((folder / CONFIG).read_bytes())
     base = published_base(str(stored["base_model_name_or_path"]), stored.get("revision"))
+    check_layers(changes, base.name, base.revision)
     config = read_config(base.name, base.revision).get_text_config()
     family = family_of(config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[family.arch.upper()], config.num_hidden_layers)
@@ -64,6 +65,28 @@ def write_lora(folder: Path, partial: Path, kind: str) -> dict[str, Any]:
     writer.write_tensors_to_file()
     writer.close()
     return compare_tensors(partial, sources)
+
+
+def check_layers(changes: Changes, base: str, revision: str | None) -> None:
+    """Raise ModelError where the base has other layers than the adapter was trained on.
+
+    Only the base's headers are read.
+    """
+    from workbench.training.model.weights import check_weights
+
+    layers = dict(check_weights(base, revision, attention="eager")[0].named_modules())
+    for name, change in changes.lora.items():
+        layer = layers.get(name.removesuffix(".weight"))
+        found = [change.b_OR.shape[0], change.a_RI.shape[1]]
+        has: Any = "no such layer"
+        if layer is not None:
+            has = [getattr(layer, "out_features", None), getattr(layer, "in_features", None)]
+        if found != has:
+            raise ModelError(
+                f"the adapter's weights for {safe_line(name, 120)} are for {found}, and "
+                f"{safe_line(base, 160)} has {has}",
+                hint="it was trained on another base",
+            )
 
 
 def scaled_pair(change: LoraChange, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
