@@ -59,7 +59,7 @@ def test_a_gated_delta_layer_keeps_what_is_predicted(heads: dict[str, int]) -> N
     shape = ModelShape.of({"model_type": "qwen3_5_text", **SIZES, **heads, "num_hidden_layers": 4})
     assert shape.delta is not None
     measured = (kept_bytes(3, **heads) - kept_bytes(2, **heads)) / TOKENS
-    # The norms' inputs in fp32, the feed-forward block, inputs of adapters and what A makes of them.
+    # The norms' inputs in fp32, the feed-forward block, adapters' inputs and what A makes of them.
     rest = 8 * shape.width + 6 * shape.ffn + 2 * (2 * shape.width + shape.ffn) + 2 * 8 * RANK
     assert shape.delta.kept_bytes == pytest.approx(measured - rest, rel=0.08)
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import NotThere
+from workbench.footprint import named_config
+from workbench.footprint.outlook import outlook_on
+from workbench.footprint.usual_cards import card_of_size
 from workbench.recipe import (
     find_recipe,
     list_recipes,
@@ -16,6 +19,7 @@ from workbench.recipe import (
     shipped_file,
     to_yaml,
 )
+from workbench.recipe.schema import Range
 
 NAMES = [recipe.name for recipe in list_recipes()]
 
@@ -53,6 +57,39 @@ def test_a_t4_recipe_asks_for_nothing_a_t4_lacks() -> None:
     for name in ("llama3-8b-qlora-16gb", "llama3-8b-qlora-16gb-sweep"):
         recipe = load_recipe(find_recipe(name))
         assert (recipe.model.precision, recipe.model.attention) == ("fp16", "sdpa")
+
+
+SUITED = {
+    "llama3-8b-qlora": 24,
+    "llama3-8b-qlora-sweep": 24,
+    "llama3-8b-qlora-16gb": 16,
+    "llama3-8b-qlora-16gb-sweep": 16,
+    "llama3-8b-qlora-12gb": 12,
+    "granite-8b-qlora": 16,
+    "olmo3-7b-qlora": 16,
+    "qwen3.5-4b-qlora": 12,
+    "qwen3.5-9b-qlora": 24,
+    "smollm3-3b-qlora": 8,
+}
+"""The card that a recipe's first sentence names, in GB."""
+
+
+@pytest.mark.parametrize("name", SUITED)
+def test_a_recipe_fits_the_card_that_it_names(name: str) -> None:
+    about = next(one.about for one in list_recipes() if one.name == name)
+    assert f"{SUITED[name]} GB card" in about
+    recipe = load_recipe(find_recipe(name))
+    card = card_of_size(SUITED[name] << 30, "")
+    assert outlook_on(recipe, named_config(recipe.model.name) or {}, card).fits
+
+
+def test_the_sweep_of_an_8b_holds_the_learning_rate_that_suits_it() -> None:
+    sweep = load_recipe(find_recipe("llama3-8b-qlora-sweep")).sweep
+    assert sweep is not None
+    rates = sweep.parameters["train.learning_rate"]
+    assert isinstance(rates, Range)
+    assert rates.log
+    assert rates.min < 2.9e-4 / 2 < 2.9e-4 * 2 < rates.max
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

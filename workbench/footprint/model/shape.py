@@ -178,7 +178,7 @@ class ModelShape:
 
     @property
     def scales_queries(self) -> bool:
-        """True if queries are scaled by position, which makes another tensor of them (Ministral)."""
+        """True if queries are scaled by position, which makes one more tensor (Ministral 3)."""
         return self.kind in _SCALED_QUERIES
 
     @property

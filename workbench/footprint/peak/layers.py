@@ -113,7 +113,7 @@ def plain_layer(shape: ModelShape, lora: Lora, precision: str, *, quadratic: boo
         low += sum(i for i, _ in sizes.values()) * (value + 1)
     inputs = (2 * shape.width + shape.ffn) * value
     scores = shape.heads * (4 + value + 2) if quadratic else 0  # fp32 softmax, its cast, its mask
-    peak = 2 * (shape.ffn + shape.width) * value + shape.width * (value + 4)
+    peak: float = 2 * (shape.ffn + shape.width) * value + shape.width * (value + 4)
     if shape.delta is not None:  # the worst layer keeps more than the mean
         peak = max(peak, shape.delta.peak_bytes) + widest - mixer
     return Layer(

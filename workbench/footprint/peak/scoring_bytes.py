@@ -55,7 +55,7 @@ def _row_bytes(
     if eager:
         attends += tokens * shape.heads * (8 + value)
     if shape.delta is not None:
-        attends = max(attends, shape.delta.scoring_bytes)
+        attends = max(attends, int(shape.delta.scoring_bytes))
     forward = tokens * max(wide, attends)
     if not recipe.evaluate.scorers and recipe.evaluate.task is None:
         return int(forward)
