@@ -79,6 +79,14 @@ def test_the_file_holds_tokenizer_template_and_the_ends_of_an_answer(tmp_path: P
     assert field(file, "tokenizer.ggml.add_bos_token") is True
 
 
+def test_a_vocabulary_larger_than_the_tokenizer_is_filled_up(tmp_path: Path) -> None:
+    model = made(tmp_path / "model", "llama", vocab_size=576)
+    write_gguf(model, tmp_path / "m.gguf", "f16")
+    tokens = field(tmp_path / "m.gguf", "tokenizer.ggml.tokens")
+    assert (len(tokens), tokens[-1]) == (576, "[PAD575]")
+    assert len(tensor(tmp_path / "m.gguf", "token_embd.weight")) == 576
+
+
 def test_llama_3s_rotary_factors_are_those_of_transformers(tmp_path: Path) -> None:
     rope = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0}
     rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from workbench.cli.child import ask_child
+from workbench.cli.export.greedy_soup import greedy_trials
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.evaluate import evaluate_on_own_rows
 from workbench.cli.trials.merge import adapter_of
@@ -33,6 +34,13 @@ def soup_command(
         int | None,
         typer.Option(min=1, help="A smaller rank, with the error told; by default the ranks' sum."),
     ] = None,
+    greedy: Annotated[
+        bool,
+        typer.Option(
+            "--greedy",
+            help="Start from the best trial, and add each other only if the score does not fall.",
+        ),
+    ] = False,
     score: Annotated[
         bool,
         typer.Option(
@@ -43,25 +51,42 @@ def soup_command(
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Average adapters of one base: exactly, or at a smaller rank with the error told."""
-    folders = [str(adapter_of(word)) for word in sources]
+    if greedy:
+        if weights is not None:
+            raise UsageError("--greedy has no weights", hint="leave out --weights")
+        chosen = greedy_trials(
+            Service(), sources, target, lambda trials, out: _average(out, trials, None, rank)
+        )
+        sources = [str(trial) for trial in chosen]
+        if len(sources) < 2:
+            print_answer(f"no average is as good as trial {sources[0]} alone: nothing was written")
+            return
+    report = _average(target, sources, weights, rank)
+    scored = score_beside(sources, target) if score else None
+    if as_data:
+        as_json({**report, "experiment": scored and scored.data.get("experiment")})
+        return
+    lost = f"off by {report['relative_error']:.2%}" if rank else "exact"
+    print_answer(f"{safe_line(target)}: {len(sources)} adapters, rank {report['rank']}, {lost}")
+    if scored is not None:
+        print_answer(scored.text)
+        print_answer(f"its board: workbench board {scored.data['experiment']}")
+
+
+def _average(
+    target: Path, sources: Sequence[object], weights: str | None, rank: int | None
+) -> dict[str, Any]:
+    """Write the average by a child; return its report. Ends the command where it is refused."""
+    folders = [str(adapter_of(str(word))) for word in sources]
     more = [] if weights is None else ["--weights", weights]
     more += [] if rank is None else ["--rank", str(rank)]
     ended = ask_child(python_command(MODULE, str(target), *folders, *more))
     if ended.code:
         raise typer.Exit(ended.code)  # the child has printed the reason on stderr
     try:
-        report = dict(json.loads(ended.stdout.strip().splitlines()[-1]))
+        return dict(json.loads(ended.stdout.strip().splitlines()[-1]))
     except (ValueError, TypeError, IndexError) as broken:
         raise WorkbenchError(f"{MODULE} left no report: {safe_line(ended.stdout)}") from broken
-    scored = score_beside(sources, target) if score else None
-    if as_data:
-        as_json({**report, "experiment": scored and scored.data.get("experiment")})
-        return
-    lost = f"off by {report['relative_error']:.2%}" if rank else "exact"
-    print_answer(f"{safe_line(target)}: {len(folders)} adapters, rank {report['rank']}, {lost}")
-    if scored is not None:
-        print_answer(scored.text)
-        print_answer(f"its board: workbench board {scored.data['experiment']}")
 
 
 def score_beside(sources: Sequence[str], soup: Path) -> RequestAnswer | None:
