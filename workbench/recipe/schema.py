@@ -173,6 +173,11 @@ class Data(Section):
     loss_on: LossOn = "auto"
     """The tokens that carry loss. `auto`: assistant turns of chats, completions of
     prompt-completion and alpaca rows, all tokens of plain text."""
+    reasoning: Literal["keep", "drop", "mask"] = "keep"
+    """The reasoning of answers: a turn's `reasoning_content`, or a `<think>` block before its text.
+    `keep`: learned where the chat template shows it, which may be the last answer alone. `mask`:
+    shown, but without loss. `drop`: taken out of the rows; a template that knows `enable_thinking`
+    is told that the model does not think."""
     chat_template: Literal["auto", "never"] = "auto"
     """`auto` renders prompt-completion and alpaca rows through the tokenizer's chat template if it
     has one; `never` concatenates prompt and completion unchanged."""

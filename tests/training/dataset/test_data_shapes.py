@@ -73,7 +73,11 @@ def test_the_recipes_system_message_goes_before_rows_that_have_none() -> None:
         ({"conversations": [{"from": "x", "value": "a"}]}, "unknown role x", "roles are"),
         ({"messages": []}, "holds no turns", "list of turns"),
         ({"messages": "hello"}, "holds text", "list of turns"),
-        ({"messages": [{**ANSWERED, "tool_calls": [1]}]}, "tool_calls", "leave such rows out"),
+        (
+            {"messages": [{**ANSWERED, "tool_calls": [1]}]},
+            "call 1 names no function",
+            "write it as",
+        ),
         ({"messages": [{"role": "user", "content": None}]}, r"nothing \(null\), not text", "write"),
         ({"prompt": "q", "completion": 42}, "completion holds a number", '"42"'),
         ({"text": "\ud83d"}, "half a character", "again"),

@@ -18,14 +18,19 @@ SHAREGPT: list[dict[str, Any]] = [
     {"conversations": [{"from": "human", "value": f"q {n}"}, {"from": "gpt", "value": "a"}]}
     for n in range(10)
 ]
+ANSWER = {"role": "assistant", "content": "a"}
+CALLING = (
+    "{% for m in messages %}{{ m.role + ': ' + m.content }}{% for c in m.tool_calls or [] %}"
+    "{{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor %}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 FIELD = "which is not used"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "hint"),
     [
-        ("tools", [{"type": "function"}], "write them and the calls into the turns' content"),
-        ("Functions", "[{}]", "leave such rows out"),
+        ("Functions", "[{}]", "tools stand in a column tools, and calls in a turn's tool_calls"),
         ("images", ["p.png"], "leave out rows with images or sounds, or that field"),
         ("audio", {"path": "a.wav"}, "leave out rows with images or sounds, or that field"),
     ],
@@ -42,16 +47,17 @@ def test_a_column_without_which_a_row_means_something_else_is_refused_with_a_hin
     assert check([{**row, name: empty[n % 6]} for n, row in enumerate(CHATS)]).train_rows == 8
 
 
-def test_a_call_in_a_turn_is_refused_with_a_hint_that_works(check: Check) -> None:
-    for name in ("tool_calls", "function_call"):
-        turn = {"role": "assistant", "content": "a", name: {"name": "rain"}}
-        rows = [{"messages": [CHATS[n]["messages"][0], turn]} for n in range(10)]
-        said = refusal(check, rows)
-        assert said.startswith(f"train.jsonl:1: turn 2 of messages has {name}")
-        assert "write them and the calls into the turns' content" in said
-        turn = {"role": "assistant", "content": 'a {"name": "rain"}'}
-        rows = [{"messages": [CHATS[n]["messages"][0], turn]} for n in range(10)]
-        assert check(rows).train_rows == 8
+def test_a_call_in_the_old_field_is_refused_with_a_hint_that_works(check: Check) -> None:
+    call = {"name": "rain", "arguments": "{}"}
+    old, new = {"function_call": call}, {"tool_calls": [call]}
+    rows, mended = (
+        [{"messages": [CHATS[n]["messages"][0], {**ANSWER, **field}]} for n in range(10)]
+        for field in (old, new)
+    )
+    said = refusal(check, rows)
+    assert said.startswith("train.jsonl:1: turn 2 of messages has function_call")
+    assert "calls in a turn's tool_calls" in said
+    assert check(mended, CALLING).train_rows == 8
 
 
 @pytest.mark.parametrize("rows", [PAIRS, CHATS, SHAREGPT], ids=["pairs", "chats", "sharegpt"])

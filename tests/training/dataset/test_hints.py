@@ -121,7 +121,7 @@ def part_of(kind: str) -> list[dict[str, Any]]:
         ),
         (CHOSEN_CHATS, {}, "{chosen: messages}", CHOSEN_CHATS, {"columns": {"chosen": "messages"}}),
         (part_of("thinking"), {}, "the turn's field reasoning_content", CHATS, {}),
-        (part_of("tool_result"), {}, "into the turns' content", CHATS, {}),
+        (part_of("tool_result"), {}, "calls in a turn's tool_calls", CHATS, {}),
         (part_of("image_url"), {}, "leave out rows with images", CHATS, {}),
         (part_of("input_text"), {}, 'write it as {"type": "text", "text": …}', part_of("text"), {}),
         ([{"messages": turned(["a"])} for _ in PAIRS], {}, "or the content as one text", CHATS, {}),

@@ -132,6 +132,14 @@ def test_a_set_without_readable_files_is_refused_with_its_cause(folder: Path) ->
     assert "name that file in data.train" in refused.value.hint
 
 
+def test_arguments_of_calls_are_read_as_they_stand_in_the_files(folder: Path) -> None:
+    """`datasets` would give each call the arguments of all others, as null."""
+    calls = [{"function": {"name": "f", "arguments": given}} for given in ({"a": 1}, {"b": None})]
+    rows = [{"messages": [{"role": "assistant", "tool_calls": [call]}]} for call in calls]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row.values for row in source_of(folder).read()] == rows
+
+
 def test_a_set_that_can_be_generated_is_read_by_datasets(folder: Path) -> None:
     (folder / "train.jsonl").write_text(ROWS)
     rows = list(source_of(folder).read())

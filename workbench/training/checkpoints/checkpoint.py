@@ -74,12 +74,12 @@ def recipe_digest(recipe: Recipe) -> str:
         include={"model", "data", "lora", "train"},
         exclude={"data": {"test", "test_split", "test_rows"}, "train": {"keep"}},
     )
-    data = {name: v for name, v in resolved["data"].items() if v is not None or name not in _NEW}
+    data = {name: v for name, v in resolved["data"].items() if name not in _NEW or v != _NEW[name]}
     return json_digest({**resolved, "data": data})
 
 
-_NEW = ("config",)
-"""Settings of data that older checkpoints do not know: in the digest where they are set."""
+_NEW = {"config": None, "reasoning": "keep"}
+"""Settings that older checkpoints do not know, with the value that they are not in the digest with."""
 
 
 def json_digest(data: object) -> str:

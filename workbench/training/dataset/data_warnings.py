@@ -37,6 +37,12 @@ FINDINGS = {
         "with the field {0} in a turn, which the chat template does not show",
         "write it into the turn's content, or take it out of the rows",
     ),
+    "reasoning": (
+        "with reasoning in an earlier answer, which the chat template leaves out, as it does when "
+        "the model is asked; that answer is learned without",
+        "set data.loss_on: completion to learn the last answer alone, or data.reasoning: drop to "
+        "learn all of them without reasoning",
+    ),
     "unopened": (
         "whose answer does not begin with {0}, which the chat template puts before every answer "
         "that is generated; it is trained and scored without",
@@ -45,7 +51,8 @@ FINDINGS = {
     "put before": (
         "whose answer has {0} put before it by the chat template; it is learned as a part of it",
         "right where the model is to answer so; else give the reasoning in the turn's field "
-        "reasoning_content, or use a chat template that puts nothing there",
+        "reasoning_content, set data.reasoning: drop (the prompt then supplies it, where the "
+        "template knows enable_thinking) or mask, or use a chat template that puts nothing there",
     ),
     "open end": (
         "with an earlier answer that the chat template closes with no end token; the model learns "
@@ -160,7 +167,7 @@ def out_of_order(chat: Chat) -> bool:
     if "system" in roles or "developer" in roles:
         return True
     if "tool" in roles:
-        return roles[0] != "user"
+        return bool(roles[0] != "user")
     return any(role != ("user", "assistant")[n % 2] for n, role in enumerate(roles))
 
 
@@ -173,8 +180,8 @@ def _learns_blank(example: Example) -> bool:
         return not example.text.strip()
     if isinstance(example, Pair):
         return not example.completion.strip()
-    answers = (one["content"] for one in example.messages if one["role"] == "assistant")
-    return not all(answer.strip() for answer in answers)
+    answers = (one for one in example.messages if one["role"] == "assistant")
+    return not all(bool(one["content"].strip() or one.get("tool_calls")) for one in answers)
 
 
 def _text_of(example: Example) -> str:

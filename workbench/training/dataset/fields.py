@@ -25,8 +25,8 @@ HARMLESS = frozenset({
 """Names of metadata, compared in lower case: what they hold does not belong into a prompt."""
 
 TOOLS_HINT = (
-    "tools are not trained on yet: write them and the calls into the turns' content, or leave such "
-    "rows out"
+    "give the row as messages: tools stand in a column tools, and calls in a turn's tool_calls; "
+    "the model's chat template writes both"
 )
 MEDIA_HINT = (
     "only text is trained on: leave out rows with images or sounds, or that field and its "
@@ -51,6 +51,11 @@ def is_empty(value: Any) -> bool:
     Parquet gives every row all fields, so that null means that the row does not have it.
     """
     return value is None or (isinstance(value, str | list | dict) and not value)
+
+
+def is_given(value: Any) -> bool:
+    """Return whether a field for tools or media holds something, also as JSON text."""
+    return not (is_empty(value) or (isinstance(value, str) and value.strip() in _EMPTY_JSON))
 
 
 def refuse_unlearned(turn: Mapping[str, Any], place: str) -> None:
@@ -78,7 +83,7 @@ def unused_fields(fields: Mapping[str, Any], used: Iterable[str], place: str) ->
             continue
         lower = str(name).lower()
         if lower in REFUSED:
-            if isinstance(value, str) and value.strip() in _EMPTY_JSON:
+            if not is_given(value):
                 continue
             raise DataError(
                 f"{place} has {safe_line(name, 60)}, which would be left out of what is trained on",

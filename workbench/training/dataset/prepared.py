@@ -42,8 +42,8 @@ _STAGED = ".staged-"
 _STALE_S = 86_400
 _IRRELEVANT = {"packing", "group_by_length", "train", "eval", "test", "revision"}
 """Settings that change no row; file names are covered by the digests of their contents."""
-_NEW = {"test_split", "test_rows", "config"}
-"""Settings that came after FORMAT 7; they are in the digest where they are set."""
+_NEW = {"test_split": None, "test_rows": None, "config": None, "reasoning": "keep"}
+"""Settings that came after FORMAT 7, with the value that they are not in the digest with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +260,7 @@ def prepared_digest(
     """Return the digest of everything that prepared rows depend on; 32 hexadecimal digits."""
     settings = data.model_dump(mode="json", exclude=_IRRELEVANT)
     # Recipes without test rows keep the digests that they had before there were any.
-    settings = {name: v for name, v in settings.items() if v is not None or name not in _NEW}
+    settings = {name: v for name, v in settings.items() if name not in _NEW or v != _NEW[name]}
     what = {
         "format": FORMAT,
         "settings": settings,

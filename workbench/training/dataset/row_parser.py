@@ -33,6 +33,7 @@ class RowParser:
         self.most_tokens = most_tokens
         self.shape = ""
         self.loss_on = ""
+        self.reasoning = data.reasoning
 
     def parse(self, row: DataRow) -> Example:
         """Return what the row says; raise DataError, naming its place, where it does not fit."""
@@ -73,6 +74,11 @@ class RowParser:
             notes.append(
                 "data.system is not used: plain text has no system message; take it out of the "
                 "recipe, or write it into the rows' text"
+            )
+        if self.reasoning != "keep" and not self.chats:
+            notes.append(
+                f"data.reasoning: {self.reasoning} is not used: these rows are no chats; take it "
+                "out of the recipe"
             )
         template = renderer.template
         if template is None:

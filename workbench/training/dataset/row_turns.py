@@ -14,10 +14,12 @@ from workbench.text import safe_line
 from workbench.training.dataset.fields import (
     MEDIA_HINT,
     TOOLS_HINT,
+    is_given,
     refuse_unlearned,
     unused_fields,
 )
 from workbench.training.dataset.files.lines import json_kind
+from workbench.training.dataset.tools import CALL_ROLES, RESULT_ROLES, read_calls
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -25,19 +27,21 @@ SHAREGPT_ROLES = {
     "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
     "tool": "tool",
 }  # fmt: skip
-_ROLES_OF_TOOLS = ("function", "function_call", "tool_call", "observation", "tool_response")
-"""Roles of other tools' formats around the calls of tools."""
+_OWN_FIELDS = ("tool_calls", "tool_call_id", "name")
+"""Fields of a turn that say which tools it calls, or which call it answers."""
+_USE_TOOLS = ("assistant", "tool")
 _BY_COLUMN = (
     "where the file holds whole columns, write it row by row, e.g. with pandas: "
     'df.to_json("NEW.jsonl", orient="records", lines=True)'
 )
 
 
-def read_turns(turns: Any, name: str, place: str) -> tuple[list[dict[str, str]], list[str]]:
+def read_turns(turns: Any, name: str, place: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the turns in the column `name`, and the names of their fields that are not used.
 
-    Each turn has `role`, one of ROLES, `content`, and further fields that are text. Raises
-    DataError, naming `place`, for what is no list of turns, or holds something other than text.
+    Each turn has `role`, one of ROLES, `content`, and further fields that are text; an assistant's
+    may have `tool_calls` (see `tools.read_calls`). Raises DataError, naming `place`, for what is no
+    list of turns, or holds something other than text.
     """
     if not isinstance(turns, list) or not turns:
         raise DataError(
@@ -45,7 +49,23 @@ def read_turns(turns: Any, name: str, place: str) -> tuple[list[dict[str, str]],
             hint=_turns_hint(turns, name),
         )
     read = [_turn(turn, f"{place}: turn {n} of {name}") for n, turn in enumerate(turns, 1)]
-    return [turn for turn, _ in read], [name for _, unused in read for name in unused]
+    return _joined([turn for turn, _ in read]), [name for _, unused in read for name in unused]
+
+
+def _joined(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the turns with calls that follow one another, or an answer's text, in one turn.
+
+    Formats that give each call a turn of its own mean one answer by it.
+    """
+    joined: list[dict[str, Any]] = []
+    for turn in turns:
+        own = turn.pop("_call_turn", False)
+        if own and joined and joined[-1]["role"] == "assistant":
+            calls = [*joined[-1].get("tool_calls", []), *turn["tool_calls"]]
+            joined[-1] = {**joined[-1], "tool_calls": calls}
+        else:
+            joined.append(turn)
+    return joined
 
 
 def _turns_hint(value: Any, name: str) -> str:
@@ -58,7 +78,7 @@ def _turns_hint(value: Any, name: str) -> str:
     return f"{name} is a list of turns, each with a role and its content"
 
 
-def _turn(turn: Any, place: str) -> tuple[dict[str, str], tuple[str, ...]]:
+def _turn(turn: Any, place: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return one turn, and the names of its fields that are not used.
 
     Further fields that hold text are kept, since the chat template may show them, as it does with
@@ -71,7 +91,13 @@ def _turn(turn: Any, place: str) -> tuple[dict[str, str], tuple[str, ...]]:
         raise DataError(f"{place} is {json_kind(turn)}", hint=hint)
     names = ("from", "value") if "from" in turn and "value" in turn else ("role", "content")
     role, content = turn.get(names[0]), turn.get(names[1])
-    if names[0] == "from":
+    if role in CALL_ROLES:
+        calls = read_calls(content, f"{place}: {names[1]}")
+        return {"role": "assistant", "content": "", "tool_calls": calls, "_call_turn": True}, ()
+    known: str | None
+    if role in RESULT_ROLES:
+        known = "tool"
+    elif names[0] == "from":
         known = SHAREGPT_ROLES.get(str(role))
     else:
         known = str(role) if role in ROLES else None
@@ -79,10 +105,19 @@ def _turn(turn: Any, place: str) -> tuple[dict[str, str], tuple[str, ...]]:
         raise DataError(
             f"{place} has the unknown role {safe_line(role, 60)}", hint=_role_hint(role)
         )
-    unused = unused_fields(turn, names, place)
+    own_fields = _OWN_FIELDS[:1] if known == "assistant" else _OWN_FIELDS[1:]
+    unused = unused_fields(turn, (*names, *(own_fields if known in _USE_TOOLS else ())), place)
     if known == "assistant":
         refuse_unlearned(turn, place)
-    said = {"role": known, "content": _content(content, place)}
+    called = known == "assistant" and is_given(turn.get("tool_calls"))
+    said: dict[str, Any] = {
+        "role": known,
+        "content": "" if called and content is None else _content(content, place),
+    }
+    if called:
+        said["tool_calls"] = read_calls(turn["tool_calls"], f"{place}: tool_calls")
+    if known == "tool":
+        said |= {name: turn[name] for name in own_fields if isinstance(turn.get(name), str)}
     for name in unused:
         if isinstance(turn.get(name), str) and name not in said:
             said[name] = checked_text(turn[name], f"{place}: {name}")
@@ -123,8 +158,6 @@ def _no_text_part(part: Any, place: str) -> DataError:
 
 def _role_hint(role: Any) -> str:
     said = str(role).lower()
-    if said in _ROLES_OF_TOOLS:
-        return TOOLS_HINT
     meant = SHAREGPT_ROLES.get(said)
     near = difflib.get_close_matches(said, ROLES, n=1)
     if meant or near:

@@ -10,10 +10,11 @@ from typing import Any
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
 from workbench.text import safe_line
-from workbench.training.dataset.fields import is_empty, unused_fields
+from workbench.training.dataset.fields import is_empty, is_given, unused_fields
 from workbench.training.dataset.files.json_rows import rows_inside_hint
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.row_turns import checked_text, read_turns
+from workbench.training.dataset.tools import read_tools
 
 NEEDED: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -55,12 +56,15 @@ class Pair:
 class Chat:
     """A conversation that the chat template renders."""
 
-    messages: tuple[dict[str, str], ...]
-    """`role` and `content` each, and further fields that are text; roles are row_turns.ROLES."""
+    messages: tuple[dict[str, Any], ...]
+    """`role` and `content` each, and further fields that are text; roles are row_turns.ROLES.
+    `tool_calls` are in the form of `tools.read_calls`."""
     prompt_turns: int = 0
     """Turns that belong to the prompt where prompt and completion were given as turns; else 0."""
     unused: tuple[str, ...] = field(default=(), compare=False)
     """Names of the columns and of the turns' fields that are not used."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """The tools that the row offers, in the form of `tools.read_tools`."""
 
 
 Example = Text | Pair | Chat
@@ -118,6 +122,10 @@ def example_of(data: Data, shape: str, row: DataRow, *, templated: bool) -> Exam
         example = _alpaca(columns, row, system, templated=templated)
     else:
         example, used = _prompt_completion(columns, row, data.system, templated=templated)
+    if isinstance(example, Chat):
+        used = {*used, "tools"}
+        if is_given(columns.get("tools")):
+            example = replace(example, tools=read_tools(columns["tools"], f"{row.place}: tools"))
     unused = unused_fields(columns, used, f"{row.place}:")
     return replace(example, unused=(*example.unused, *unused)) if unused else example
 
@@ -208,7 +216,7 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _with_system(turns: list[dict[str, str]], system: str | None) -> tuple[dict[str, str], ...]:
+def _with_system(turns: list[dict[str, Any]], system: str | None) -> tuple[dict[str, Any], ...]:
     has_one = turns[0]["role"] in ("system", "developer")
     if system is None or has_one:
         return tuple(turns)

@@ -43,7 +43,7 @@ class TokenizerPool:
     def __init__(
         self, parser: RowParser, tokenizer: PreTrainedTokenizerBase, *, processes: int
     ) -> None:
-        self.renderer = Renderer(tokenizer, parser.loss_on, chats=parser.chats)
+        self.renderer = _renderer(tokenizer, parser)
         self._parser, self._tokenizer, self._processes = parser, tokenizer, processes
 
     def tokens(self, rows: Iterable[DataRow]) -> Iterator[tuple[DataRow, Tokens]]:
@@ -81,6 +81,10 @@ class TokenizerPool:
                     raise DataError(refused[0], hint=refused[1])
 
 
+def _renderer(tokenizer: PreTrainedTokenizerBase, parser: RowParser) -> Renderer:
+    return Renderer(tokenizer, parser.loss_on, chats=parser.chats, reasoning=parser.reasoning)
+
+
 # ── in the other process ─────────────────────────────────────────────────────────────────────
 
 _Made = tuple[list[Tokens], tuple[str, str] | None]
@@ -89,7 +93,7 @@ _joined: list[tuple[RowParser, Renderer]] = []
 
 def _join(tokenizer: PreTrainedTokenizerBase, parser: RowParser) -> None:
     die_with_parent()
-    _joined.append((parser, Renderer(tokenizer, parser.loss_on, chats=parser.chats)))
+    _joined.append((parser, _renderer(tokenizer, parser)))
 
 
 def _render(rows: list[DataRow]) -> _Made:

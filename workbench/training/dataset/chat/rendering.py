@@ -6,13 +6,29 @@ template, loss starts where generation would, and the token that ends a turn alw
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
+from workbench.errors import DataError
+from workbench.text import safe_line
+from workbench.training.dataset.chat.call_form import (
+    CallForm,
+    find_call_form,
+    shows_tools,
+    with_call_form,
+)
+from workbench.training.dataset.chat.reasoning import (
+    FIELDS,
+    reasoning_of,
+    reasoning_spans,
+    without_reasoning,
+)
 from workbench.training.dataset.chat.template import (
     QUIET,
     ChatTemplate,
@@ -24,9 +40,14 @@ from workbench.training.dataset.chat.template import (
 from workbench.training.dataset.chat.turn_ends import find_turn_format
 from workbench.training.dataset.chat.turns import ChatLayout, ChatTurns
 from workbench.training.dataset.shapes import Chat, Example, Pair, Text
+from workbench.training.dataset.tools import names_of
 
 _LONGEST_ADDED = 60
 """Characters shown of what a template puts before an answer."""
+_NO_TOOLS = (
+    "use a model whose chat template shows tools and calls; or write both into the turns' content, "
+    "or leave such rows out"
+)
 Finding = tuple[str, str]
 """A kind of `data_warnings.FINDINGS`, and the token, role or field that it is about."""
 
@@ -59,21 +80,28 @@ class Renderer:
     """Renders examples into tokens, at about half a millisecond a row."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, loss_on: str, *, chats: bool = True
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        loss_on: str,
+        *,
+        chats: bool = True,
+        reasoning: str = "keep",
     ) -> None:
         """Probe the chat template once, which takes some milliseconds.
 
         Without `chats`, rows are never rendered by a chat template, and a template that cannot be
-        used does not matter.
+        used does not matter. `reasoning` is `data.reasoning`; with `drop`, a template that can is
+        told that the model does not think, as it would be to generate such answers.
         """
         self._tokenizer = tokenizer
         self._loss_on = loss_on
-        self.turn_format = find_turn_format(tokenizer, chats=chats)
+        self._reasoning = reasoning
+        thinking = False if reasoning == "drop" else None
+        self.turn_format = find_turn_format(tokenizer, chats=chats, thinking=thinking)
         self.ends = self.turn_format.end_ids
         """Ids of the tokens that close a turn."""
-        self.template = ChatTemplate(tokenizer) if chats and tokenizer.chat_template else None
-        if self.template:
-            self._turns = ChatTurns(tokenizer, self.template, self.turn_format)
+        has_template = chats and bool(tokenizer.chat_template)
+        self.template = ChatTemplate(tokenizer, thinking=thinking) if has_template else None
         names = tokenizer.convert_ids_to_tokens(sorted(self.ends))
         self._end_names = tuple(str(name) for name in names)
         begin = tokenizer.bos_token_id
@@ -119,11 +147,19 @@ class Renderer:
 
     def _chat(self, example: Chat, place: str) -> Tokens:
         assert self.template is not None, "chats are parsed only where there is a template"
-        messages, findings = self._without_own_ends(example.messages)
+        given = example.messages
+        if self._reasoning == "drop":
+            given = tuple(without_reasoning(message) for message in given)
+        messages, findings = self._without_own_ends(given)
         answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-        marked = self.template.mark_control_tokens(messages)
+        template = self.template.with_tools(example.tools)
+        marked = template.mark_control_tokens(self._with_calls(messages, place))
         trained_turns = self._trained_turns(example, answers)
-        layout = self._turns.lay_out(marked, trained_turns, place)
+        turns = ChatTurns(self._tokenizer, template, self.turn_format)
+        layout = turns.lay_out(marked, trained_turns, place)
+        if example.tools and not self._shows_tools:
+            raise DataError(f"{place}: the model's chat template shows no tools", hint=_NO_TOOLS)
+        _refuse_hidden_tools(example, without_marks(layout.text), place)
         ids, offsets = self.template.encode(layout.text)
         runs = [self._end_run(ids, *run) for run in _runs(offsets, layout.spans)]
         ended = not runs or ids[runs[-1][1] - 1] in self.ends
@@ -135,6 +171,11 @@ class Renderer:
         trained = [self._loss_on == "all"] * len(ids)
         for start, end in runs:
             trained[start:end] = [True] * (end - start)
+        if self._reasoning == "mask":
+            said = [marked[turn] for turn in trained_turns]
+            for start, end in reasoning_spans(layout.text, layout.spans, said):
+                for n, (a, b) in enumerate(offsets):
+                    trained[n] = trained[n] and not start <= a < b <= end
         # The next lines only look at the row; nothing they find changes what is trained on.
         findings += [("control", name) for name in control_tokens(layout.text)]
         findings += _left_out(messages, without_marks(layout.text))
@@ -154,8 +195,34 @@ class Renderer:
         prompt_ids = self.template.encode(layout.prompt)[0]
         question = example.messages[answers[-1] - 1]["content"] if answers[-1] else ""
         answer = messages[answers[-1]]["content"]
+        if messages[answers[-1]].get("tool_calls") and runs:
+            answer = self._said(ids[runs[-1][0] : runs[-1][1]])
         ends = self._closing_ids(ids, runs)
         return Tokens(ids, trained, prompt_ids, question, answer, ended, ends, tuple(findings))
+
+    @cached_property
+    def _shows_tools(self) -> bool:
+        return self.template is not None and shows_tools(self.template)
+
+    @cached_property
+    def _call_form(self) -> CallForm | None:
+        """How the template takes calls; None where it shows none."""
+        return None if self.template is None else find_call_form(self.template)
+
+    def _with_calls(self, messages: list[Message], place: str) -> list[Message]:
+        """Return the messages with calls in the form that the template takes.
+
+        Raises DataError for calls where the template shows none.
+        """
+        if not any("tool_calls" in message for message in messages):
+            return messages
+        if self._call_form is None:
+            raise DataError(f"{place}: the model's chat template shows no calls", hint=_NO_TOOLS)
+        return with_call_form(messages, self._call_form)
+
+    def _said(self, ids: list[int]) -> str:
+        """Return an answer's text as scoring reads it: without its ends and special tokens."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _trained_turns(self, example: Chat, answers: list[int]) -> list[int]:
         if self._loss_on != "completion":
@@ -199,6 +266,22 @@ class Renderer:
         return not self._tokenizer.decode([id]).strip()
 
 
+def _refuse_hidden_tools(example: Chat, text: str, place: str) -> None:
+    """Raise DataError for a tool or a call that the rendered text does not name."""
+    calls = [call for message in example.messages for call in message.get("tool_calls", ())]
+    shown = [("tool", name, name) for name in names_of(example.tools)]
+    for name, call in zip(names_of(calls), calls, strict=True):
+        said = [one for one in call["function"]["arguments"].values() if isinstance(one, str)]
+        shown += [("call of", name, value) for value in (name, *said)]
+    for what, name, value in shown:
+        if value.strip() not in text and json.dumps(value, ensure_ascii=False)[1:-1] not in text:
+            raise DataError(
+                f"{place}: the model's chat template does not show the {what} "
+                f"{safe_line(name, 60)}",
+                hint=_NO_TOOLS,
+            )
+
+
 def _runs(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
     """Return for each span of characters the first token in it, and the one behind the last."""
     runs = []
@@ -230,19 +313,35 @@ def _left_out(messages: Sequence[Message], text: str) -> list[Finding]:
     shown = _squeezed(text)
     needed: Counter[str] = Counter()
     findings: dict[str, set[Finding]] = defaultdict(set)
-    for message in messages:
+    last = max((n for n, one in enumerate(messages) if one["role"] == "assistant"), default=0)
+    for number, message in enumerate(messages):
         said: set[str] = set()
-        for key, value in message.items():
-            if key == "role" or (key == "content" and message["role"] == "tool"):
-                continue
+        for finding, value in _parts(message, earlier=number < last):
             squeezed = _squeezed(value)
             said.add(squeezed)
-            findings[squeezed].add(
-                ("left out", message["role"]) if key == "content" else ("field", key)
-            )
+            findings[squeezed].add(finding)
         needed.update(said)
     lost = (value for value, times in needed.items() if shown.count(value) < times)
     return sorted(set().union(*(findings[value] for value in lost)))
+
+
+def _parts(message: Message, *, earlier: bool) -> Iterator[tuple[Finding, str]]:
+    """Yield what a message says, each with the finding where the template leaves it out."""
+    if message["role"] == "tool":
+        return
+    for key, value in message.items():
+        if key in ("role", "tool_calls"):  # calls were looked for by what they say
+            continue
+        if not (earlier and message["role"] == "assistant"):
+            yield (("left out", message["role"]) if key == "content" else ("field", key)), value
+        elif key in FIELDS:
+            yield ("reasoning", ""), value
+        elif key == "content":
+            bare = {"role": "assistant", "content": value}
+            yield ("reasoning", ""), reasoning_of(bare)
+            yield ("left out", "assistant"), without_reasoning(bare)["content"]
+        else:
+            yield ("field", key), value
 
 
 def _squeezed(text: str) -> str:

@@ -7,10 +7,11 @@ turn. A refusal names a change to the rows or the recipe that works, because it 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
@@ -20,7 +21,8 @@ from workbench.text import safe_line
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""A turn with `role`, `content`, further fields that are text, and perhaps `tool_calls`."""
 Span = tuple[int, int]
 """First character, and the one behind the last."""
 
@@ -47,11 +49,21 @@ _SYSTEM: Message = {"role": "system", "content": "You are a helpful assistant."}
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer; picklable, and without state between rows."""
+    """The chat template of a tokenizer; picklable, and without state between rows.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise DataError for several templates without a default, and for one that draws lots."""
+    It renders chats without tools; `with_tools` returns one that offers some.
+    """
+
+    tools: list[dict[str, Any]] | None = None
+    """The tools that chats are rendered with."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, thinking: bool | None = None) -> None:
+        """Raise DataError for several templates without a default, and for one that draws lots.
+
+        `thinking` is given to the template as `enable_thinking`, unless it is None.
+        """
         self._tokenizer = tokenizer
+        self._more = {} if thinking is None else {"enable_thinking": thinking}
         try:
             self._template = _own_copy(str(tokenizer.get_chat_template()))
         except ValueError as refused:
@@ -78,13 +90,28 @@ class ChatTemplate:
         # Longest first, so that a token is not taken for a shorter one that it contains.
         self._control = re.compile("|".join(sorted(control, key=len, reverse=True)) or "(?!)")
 
+    def with_tools(self, tools: Sequence[dict[str, Any]]) -> ChatTemplate:
+        """Return this template for chats that offer these tools; itself for none."""
+        if not tools:
+            return self
+        offering = copy.copy(self)
+        offering.tools = [self._mark(tool) for tool in tools]
+        return offering
+
     # ── messages ─────────────────────────────────────────────────────────────────────────────
 
     def mark_control_tokens(self, messages: Sequence[Message]) -> list[Message]:
         """Return the messages with control tokens in their texts marked, for `encode` to see."""
         return [{key: self._mark(value) for key, value in one.items()} for one in messages]
 
-    def _mark(self, text: str) -> str:
+    def _mark(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._mark(one) for one in value]
+        if isinstance(value, dict):
+            return {key: self._mark(one) for key, one in value.items()}
+        return self._marked_text(value) if isinstance(value, str) else value
+
+    def _marked_text(self, text: str) -> str:
         # Marks that the text holds itself must not forge anything.
         text = text.replace(_BEGIN, "").replace(_END, "")
         return self._control.sub(f"{_BEGIN}\\g<0>{_END}", text)
@@ -122,10 +149,12 @@ class ChatTemplate:
             _compile_jinja_template(self._template).globals[_CLOCK] = DATE.strftime
         texts, spans = render_jinja_template(
             conversations=[list(messages)],
+            tools=self.tools,
             chat_template=self._template,
             add_generation_prompt=ask,
             return_assistant_tokens_mask=marks,
             **self._tokenizer.special_tokens_map,
+            **self._more,
         )
         return str(texts[0]), list(spans[0]) if marks else []
 
@@ -144,6 +173,14 @@ class ChatTemplate:
             return (
                 "the template takes no system message: take the system turns out of the rows and "
                 "data.system out of the recipe, or write their text into the user's turn"
+            )
+        single = [
+            {**one, "tool_calls": one["tool_calls"][:1]} if "tool_calls" in one else one
+            for one in messages
+        ]
+        if single != list(messages) and self._accepts(single):
+            return (
+                "the template takes one call in a turn: leave out the rows in which a turn has more"
             )
         bare = [{"role": one["role"], "content": one["content"]} for one in messages]
         if bare != list(messages) and self._accepts(bare):

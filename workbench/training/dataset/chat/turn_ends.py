@@ -45,12 +45,18 @@ class TurnFormat:
     header: str
     """The part of it that also stands before an answer already given: without a think block that
     only the generation prompt opens."""
+    inner_header: str = ""
+    """The part of the generation prompt that stands before answers which other turns follow."""
     unasked_header: str = ""
     """Text before answers of a template that has no generation prompt: it is learned with them."""
 
 
-def find_turn_format(tokenizer: PreTrainedTokenizerBase, *, chats: bool = True) -> TurnFormat:
+def find_turn_format(
+    tokenizer: PreTrainedTokenizerBase, *, chats: bool = True, thinking: bool | None = None
+) -> TurnFormat:
     """Return how the tokenizer's chat template writes turns; takes some milliseconds.
+
+    `thinking` is given to the template as `enable_thinking`, unless it is None.
 
     Without a template, only the end-of-sequence token ends a text. Raises DataError for a template
     that leaves out what turns say when they are plain text; without `chats` such a template is
@@ -61,7 +67,7 @@ def find_turn_format(tokenizer: PreTrainedTokenizerBase, *, chats: bool = True) 
     if not tokenizer.chat_template:
         return no_turns
     try:
-        template = ChatTemplate(tokenizer)
+        template = ChatTemplate(tokenizer, thinking=thinking)
         system, probe = _accepted_probe(template)
     except DataError:
         if chats:
@@ -82,8 +88,30 @@ def find_turn_format(tokenizer: PreTrainedTokenizerBase, *, chats: bool = True) 
             raise
         return no_turns
     return TurnFormat(
-        end_ids=frozenset(ends), generation_prompt=prompt, header=header, unasked_header=unasked
+        end_ids=frozenset(ends),
+        generation_prompt=prompt,
+        header=header,
+        inner_header=_inner_header(tokenizer, template, system, prompt, probe),
+        unasked_header=unasked,
     )
+
+
+def _inner_header(
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
+    system: Sequence[Message],
+    prompt: str,
+    probe: str,
+) -> str:
+    """Return the part of the generation prompt before the first of two answers; "" for one."""
+    if not prompt or _ANSWERS[1] not in probe:
+        return ""
+    asked = template.render([*system, _TURNS[0]], "probe", ask=True)
+    before = probe[: probe.find(_ANSWERS[0])]
+    start = len(asked) - len(prompt)
+    if not before.startswith(asked[:start]):
+        return ""
+    return prompt[: common_prefix(tokenizer, prompt, before[start:])]
 
 
 def _accepted_probe(template: ChatTemplate) -> tuple[list[Message], str | None]:

@@ -44,6 +44,8 @@ class ChatTurns:
         self._tokenizer, self._template, self._format = tokenizer, template, turn_format
         ends = tokenizer.convert_ids_to_tokens(sorted(turn_format.end_ids))
         self._ends = re.compile("|".join(map(re.escape, ends)))
+        added = map(str, tokenizer.added_tokens_decoder.values())
+        self._added = re.compile("|".join(map(re.escape, added)) or "(?!)")
 
     def lay_out(
         self, messages: Sequence[Message], trained: Sequence[int], place: str
@@ -61,7 +63,7 @@ class ChatTurns:
                 spans = self._later_spans(text, spans, messages[: trained[0]], place)
         else:
             text = self._template.render(messages, place)
-            spans = [self._span(text, messages, turn, place) for turn in trained]
+            spans = self._spans(text, messages, trained, place)
         unmarked = self._template.marked and len(spans) < len(trained)
         if not answers or not answers[-1]:
             return ChatLayout(text, spans, "", "", unmarked)
@@ -76,11 +78,11 @@ class ChatTurns:
         before = self._template.render(messages[:last], place, ask=True)
         if text.startswith(before):
             return ChatLayout(text, spans, before, "")
-        start = self._start_without_opening(text, before, messages[last]["content"])
+        start = self._start_without_opening(text, before, _content(messages[last]))
         if start is None:
             return ChatLayout(text, spans, before, "")
         opened = before[start:]
-        rest = self._behind_opening(messages[last]["content"], opened)
+        rest = self._behind_opening(_content(messages[last]), opened)
         if rest is None or last != len(messages) - 1 or not spans:
             return ChatLayout(text, spans, before[:start], opened.strip())
         # The generation prompt opens the think block that the answer has too, and the template
@@ -131,6 +133,46 @@ class ChatTurns:
         begin = common_prefix(self._tokenizer, before, text)
         return [span for span in spans if span[1] > begin]
 
+    def _spans(
+        self, text: str, messages: Sequence[Message], trained: Sequence[int], place: str
+    ) -> list[Span]:
+        """Return the characters of the turns `trained`; DataError where they cannot be told."""
+        spans: list[Span] = []
+        for turn in trained:
+            try:
+                spans.append(self._span(text, messages, turn, place))
+            except DataError:
+                by_turn = self._spans_by_header(text, messages)
+                if by_turn is None:
+                    raise
+                spans.append(by_turn[turn])
+        return spans
+
+    def _spans_by_header(self, text: str, messages: Sequence[Message]) -> dict[int, Span] | None:
+        """Return each answer's characters, from its header to its end token; None if not plain.
+
+        Templates that drop the reasoning of earlier turns render what stands before an answer
+        otherwise once it is given. Headers hold a control token, which no message can forge, and
+        there must be one for each answer.
+        """
+        header = self._format.inner_header
+        if not self._added.search(header):
+            return None
+        starts = [found.end() for found in re.finditer(re.escape(header), text)]
+        turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+        if len(starts) != len(turns):
+            return None
+        supplied = self._format.generation_prompt.removeprefix(header)
+        spans: dict[int, Span] = {}
+        for turn, start, limit in zip(turns, starts, [*starts[1:], len(text)], strict=True):
+            end = self._ends.search(text, start)
+            if end is None or end.end() > limit:
+                return None
+            # What the generation prompt supplies is not learned, where the turn has it.
+            start += len(supplied) if text.startswith(supplied, start) else 0
+            spans[turn] = (start, end.end())
+        return spans
+
     def _span(self, text: str, messages: Sequence[Message], turn: int, place: str) -> Span:
         """Return the characters of a turn, with its end token and what the template adds."""
         start = self._start(text, messages, turn, place)
@@ -140,10 +182,12 @@ class ChatTurns:
         if text.startswith(after):
             return start, len(after)
         # Some templates (Qwen3's) show more of the last answer than of earlier ones.
-        content = messages[turn]["content"].strip()
+        content = _content(messages[turn]).strip()
         found = text.find(content, start)
-        following = text.find(messages[turn + 1]["content"].strip(), start)
-        if found >= 0 and not 0 <= following < found:
+        following = text.find(_content(messages[turn + 1]).strip(), start)
+        # Calls stand behind the content.
+        whole = bool(content) and not messages[turn].get("tool_calls")
+        if whole and found >= 0 and not 0 <= following < found:
             return start, found + len(content)
         end = self._ends.search(text, start)
         if end is None or 0 <= following < end.start():
@@ -154,7 +198,7 @@ class ChatTurns:
         return start, end.end()
 
     def _start(self, text: str, messages: Sequence[Message], turn: int, place: str) -> int:
-        content = messages[turn]["content"]
+        content = _content(messages[turn])
         if not turn:
             return self._first_start(text, content)
         before = self._template.render(messages[:turn], place, ask=True)
@@ -175,3 +219,8 @@ class ChatTurns:
         header, said = self._format.header, max(0, text.find(content.strip()))
         at = text.find(header) if header else -1
         return at + len(header) if 0 <= at <= said - len(header) else said
+
+
+def _content(message: Message) -> str:
+    """Return what a turn says beside its calls, which may be nothing."""
+    return message["content"] or ""

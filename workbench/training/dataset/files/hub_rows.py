@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import DataError
 from workbench.text import safe_line
 from workbench.training.dataset.files.lines import DataRow
+from workbench.training.dataset.files.parquet_rows import TOOL_COLUMNS
 from workbench.training.dataset.files.rows import can_read, read_file
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def hub_rows(name: str, config: str | None, split: str, commit: str) -> Iterator
     number = 0
     try:
         loaded = _undecoded(datasets.load_dataset(name, config, split=split, revision=commit))
-        for number, values in enumerate(loaded, start=1):
+        # `datasets` unifies schemas: each call would get the arguments of all others, as null.
+        own = _own_files(name, config, split, commit) if _has_tools(loaded.features) else []
+        for number, values in enumerate(() if own else loaded, start=1):
             yield DataRow(f"{shown} row {number}", values, number / max(1, len(loaded)))
     except Exception as refused:  # its builders raise whatever their libraries do
         files = _own_files(name, config, split, commit)
@@ -47,6 +50,7 @@ def hub_rows(name: str, config: str | None, split: str, commit: str) -> Iterator
                 f"{shown} cannot be loaded: {cause_text(cause)}", hint=_hint(refused)
             ) from refused
     else:
+        yield from chain.from_iterable(read_file(path) for path in own)
         return
     rows = chain.from_iterable(read_file(path) for path in files)
     yield from islice(rows, number, None)  # the rows before were read by `datasets`
@@ -63,6 +67,14 @@ def _undecoded(loaded: Dataset) -> Dataset:
         if isinstance(feature, datasets.Image | datasets.Audio | datasets.Video):
             loaded = loaded.cast_column(column, replace(feature, decode=False))
     return loaded
+
+
+def _has_tools(features: Any) -> bool:
+    """Return whether a column or a field in one holds tools or calls of them."""
+    if isinstance(features, Mapping):
+        return any(name in TOOL_COLUMNS or _has_tools(one) for name, one in features.items())
+    inner = getattr(features, "feature", features[0] if isinstance(features, list) else None)
+    return inner is not None and _has_tools(inner)
 
 
 def _own_files(name: str, config: str | None, split: str, commit: str) -> list[Path]:

@@ -74,8 +74,32 @@ def _converts(schema: Any) -> dict[str, Convert]:
     return {name: convert for name, convert in found.items() if convert is not None}
 
 
+TOOL_COLUMNS = ("tools", "tool_calls")
+"""Names of columns and fields in whose values a key means something by being there."""
+
+
 def _convert(field: Any) -> Convert | None:
     """Return what turns a value of this Arrow field into the one that was written; often None."""
+    convert = _type_convert(field)
+    if field.name not in TOOL_COLUMNS:
+        return convert
+    # Before JSON text is read, so that a null that was given stays.
+    return without_nulls if convert is None else lambda value: convert(without_nulls(value))
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a value without the keys that are null.
+
+    Structs have one schema for all rows, so that every call got the arguments of all others.
+    """
+    if isinstance(value, list):
+        return [without_nulls(one) for one in value]
+    if isinstance(value, dict):
+        return {key: without_nulls(one) for key, one in value.items() if one is not None}
+    return value
+
+
+def _type_convert(field: Any) -> Convert | None:
     import pyarrow.types as kinds  # type: ignore[import-untyped]
 
     type_ = field.type
@@ -105,6 +129,7 @@ def _each_member(converts: dict[str, Convert]) -> Convert:
     def convert(members: dict[str, Any] | None) -> dict[str, Any] | None:
         if members is None:
             return None
-        return members | {name: one(members[name]) for name, one in converts.items()}
+        there = {name: one for name, one in converts.items() if name in members}
+        return members | {name: one(members[name]) for name, one in there.items()}
 
     return convert

@@ -1,0 +1,92 @@
+"""The tools that a row offers, and the calls of them that the assistant makes.
+
+Formats differ: OpenAI's `tool_calls` with arguments as JSON text, flat `{name, arguments}`, turns
+of a role of their own (`function_call`, `tool_call`). All become one form, in which arguments are
+the values that were given, with no key added and none left out.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from workbench.errors import DataError
+from workbench.text import safe_line
+from workbench.training.dataset.files.lines import json_kind
+
+CALL_ROLES = ("function_call", "tool_call")
+"""Roles of turns whose text is a call as JSON, which is the assistant's."""
+RESULT_ROLES = ("observation", "tool_response", "function", "ipython")
+"""Other names of the role `tool`, whose turns hold what a call gave."""
+
+_CALL = '{"name": "rain", "arguments": {"town": "Ulm"}}'
+_TOOL = '{"type": "function", "function": {"name": "rain", "parameters": {…}}}'
+
+
+def read_tools(value: Any, place: str) -> tuple[dict[str, Any], ...]:
+    """Return the tools in a row's column, each as `{"type": "function", "function": {…}}`.
+
+    Takes a list or its JSON text. Raises DataError, naming `place`, for anything else.
+    """
+    tools = _from_text(value, place)
+    if not isinstance(tools, list):
+        raise DataError(f"{place} holds {json_kind(value)}", hint=f"write a list: [{_TOOL}]")
+    return tuple(_tool(one, f"{place}: tool {n}") for n, one in enumerate(tools, 1))
+
+
+def _tool(tool: Any, place: str) -> dict[str, Any]:
+    flat = isinstance(tool, dict) and isinstance(tool.get("name"), str)
+    whole: Any = {"type": "function", "function": tool} if flat else tool
+    function = whole.get("function") if isinstance(whole, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{place} has no name", hint=f"write it as {_TOOL}")
+    return dict(whole)
+
+
+def read_calls(value: Any, place: str) -> list[dict[str, Any]]:
+    """Return calls, each as `{"type": "function", "function": {"name": …, "arguments": {…}}}`.
+
+    An `id` is kept. Takes one call, a list, or the JSON text of either. Raises DataError, naming
+    `place`, for what is no call.
+    """
+    calls = _from_text(value, place)
+    calls = [calls] if isinstance(calls, dict) else calls
+    if not isinstance(calls, list) or not calls:
+        raise DataError(f"{place} holds {json_kind(value)}, no call", hint=f"write it as {_CALL}")
+    return [_call(one, f"{place}: call {n}") for n, one in enumerate(calls, 1)]
+
+
+def _call(call: Any, place: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{place} names no function", hint=f"write it as {_CALL}")
+    assert isinstance(function, dict)
+    given = function.get("arguments", function.get("parameters", {}))
+    arguments = _from_text(given, f"{place}: arguments") if given != "" else {}
+    if not isinstance(arguments, dict):
+        raise DataError(
+            f"{place}: arguments hold {json_kind(arguments)}, not an object",
+            hint=f"give them by name, as in {_CALL}",
+        )
+    own_id = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    return {**own_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _from_text(value: Any, place: str) -> Any:
+    """Return the value, or what its JSON text says."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as broken:
+        raise DataError(
+            f"{place} holds text that is not JSON: {safe_line(broken, 120)}",
+            hint=f"write it as JSON, e.g. {_CALL}",
+        ) from broken
+
+
+def names_of(items: Any) -> list[str]:
+    """Return the names of tools or calls in our form."""
+    return [str(one["function"]["name"]) for one in items]
