@@ -21,8 +21,8 @@ from workbench.home import Home
 from workbench.machine.cards import Card
 from workbench.machine.locks import Lock
 from workbench.recipe import Recipe, find_recipe, load_recipe
-from workbench.scheduler import planning
-from workbench.scheduler.remembered_plans import trial_recipe
+from workbench.scheduler.plans import planning
+from workbench.scheduler.plans.remembered_plans import trial_recipe
 from workbench.service import Service
 from workbench.store.rows import card_of
 from workbench.training.foreground import _plan_here

@@ -10,8 +10,8 @@ from workbench.footprint import plan_trial
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler.evaluation.known_scores import base_key
+from workbench.scheduler.plans.remembered_plans import trial_recipe
 from workbench.scheduler.propose_trials import resolve_once
-from workbench.scheduler.remembered_plans import trial_recipe
 
 MakeBench = Callable[..., Bench]
 LARGE = {

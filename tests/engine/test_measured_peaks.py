@@ -12,9 +12,9 @@ from workbench.footprint import named_config
 from workbench.footprint.plan import uncorrected_bytes
 from workbench.footprint.row_lengths import UNREAD
 from workbench.machine.cards import Card
-from workbench.scheduler import measured_peaks, planning
 from workbench.scheduler.place import _previous_cut
-from workbench.scheduler.remembered_plans import remembered_plan, trial_recipe
+from workbench.scheduler.plans import measured_peaks, planning
+from workbench.scheduler.plans.remembered_plans import remembered_plan, trial_recipe
 from workbench.store.rows import card_of
 
 GIB = 1 << 30

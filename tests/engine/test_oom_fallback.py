@@ -9,7 +9,7 @@ from tests.support.cramped_worker import CrampedWorker
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from workbench.attempts.events import AttemptEnd, Outcome
 from workbench.footprint import Plan
-from workbench.scheduler.oom_fallback import MOST_FALLBACKS, MOST_WAITS, state_after
+from workbench.scheduler.plans.oom_fallback import MOST_FALLBACKS, MOST_WAITS, state_after
 from workbench.scheduler.recover import requeue_all
 from workbench.store import card_table
 from workbench.store.rows import AttemptRow

@@ -25,7 +25,7 @@ from workbench.scheduler.evaluation.scoring import (
 )
 from workbench.scheduler.guards import idle_programs, start_gap
 from workbench.scheduler.guards.disk import DISK_LOW
-from workbench.scheduler.remembered_plans import (
+from workbench.scheduler.plans.remembered_plans import (
     PLANS_A_TICK,
     PLANS_KEPT,
     could_take,

@@ -20,7 +20,7 @@ from workbench.recipe import Recipe, apply_settings, early_stop_problem_for
 from workbench.scheduler.evaluation.enqueue_scores import enqueue_scores
 from workbench.scheduler.evaluation.known_scores import known_base
 from workbench.scheduler.finals import propose_finals
-from workbench.scheduler.measured_peaks import known_factors
+from workbench.scheduler.plans.measured_peaks import known_factors
 from workbench.scheduler.sweeps import ask_for_more
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import Blocked, trial_queue

@@ -6,9 +6,10 @@ from workbench import fault_points
 from workbench.attempts.events import AttemptEnd, Outcome
 from workbench.fleet import Halt, Phase
 from workbench.fleet.trial_fence import call_off
-from workbench.scheduler import killed, oom_fallback
+from workbench.scheduler import killed
 from workbench.scheduler.early_stop import judge_trial
 from workbench.scheduler.guards import card_guards, disk
+from workbench.scheduler.plans import oom_fallback
 from workbench.scheduler.tick_context import TickContext, events_file
 from workbench.store import trial_queue
 from workbench.store.ingest import ingest_events

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from workbench.scheduler.remembered_plans import PLANS_A_TICK, could_take, like_key
+from workbench.scheduler.plans.remembered_plans import PLANS_A_TICK, could_take, like_key
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment, TrialRow, card_of
 from workbench.trial import Kind

@@ -16,7 +16,7 @@ from workbench.attempts.events import EventWriter, Outcome
 from workbench.attempts.results_file import file_digest, results_path
 from workbench.machine.files import fresh_folder, sync_path, write_durably
 from workbench.scheduler.evaluation.scoring import score_source
-from workbench.scheduler.planning import recipe_with
+from workbench.scheduler.plans.planning import recipe_with
 from workbench.scheduler.tick_context import TickContext, assignment_file, events_file
 from workbench.store.ingest import ingest_events
 from workbench.store.rows import AttemptRow, Experiment

@@ -11,8 +11,8 @@ from workbench.footprint import Plan
 from workbench.footprint.scoring_plan import adapter_parameters, plan_scoring
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe
-from workbench.scheduler.oom_fallback import fallback_steps
-from workbench.scheduler.planning import known_lengths, recipe_with
+from workbench.scheduler.plans.oom_fallback import fallback_steps
+from workbench.scheduler.plans.planning import known_lengths, recipe_with
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment, TrialRow
 from workbench.store.score_trials import saved_adapter

@@ -18,7 +18,7 @@ from workbench.recipe.space import grid_points
 from workbench.scheduler import sweeps
 from workbench.scheduler.handlers import accepted
 from workbench.scheduler.handlers.queue import whole_number
-from workbench.scheduler.planning import check_fits
+from workbench.scheduler.plans.planning import check_fits
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment, RequestAnswer, TrialRow, card_of
 from workbench.text import safe_line

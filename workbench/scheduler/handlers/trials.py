@@ -9,7 +9,7 @@ from workbench.errors import UsageError, WorkbenchError
 from workbench.fleet import Halt
 from workbench.scheduler.handlers import accepted
 from workbench.scheduler.handlers.cards import find_card
-from workbench.scheduler.remembered_plans import check_trial_fits
+from workbench.scheduler.plans.remembered_plans import check_trial_fits
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.queries.fair_share import queue_place
 from workbench.store.rows import AttemptRow, CardRow, RequestAnswer, TrialRow, card_of

@@ -11,7 +11,7 @@ from workbench.footprint import History, Plan, plan_trial
 from workbench.footprint.row_lengths import UNREAD, Lengths, lengths_of
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, apply_settings
-from workbench.scheduler import measured_peaks, oom_fallback
+from workbench.scheduler.plans import measured_peaks, oom_fallback
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment
 

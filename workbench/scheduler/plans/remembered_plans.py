@@ -10,7 +10,7 @@ from workbench.footprint.worst_case import affects_bytes
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe
 from workbench.scheduler.evaluation.scoring import is_scored_only, scoring_plan
-from workbench.scheduler.planning import history_version, plan_for, recipe_with
+from workbench.scheduler.plans.planning import history_version, plan_for, recipe_with
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 from workbench.text import safe_line
