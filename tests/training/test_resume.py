@@ -10,9 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.model.bases import made
 from tests.training.trials import Bench, halt_at, plan, recipe
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
+from workbench.footprint import Plan
+from workbench.recipe import Recipe
 
 SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__save_every": 5, "train__log_every": 3}
 """Twelve steps; step 10 lies in the middle of the second epoch and inside a metric window."""
@@ -32,7 +35,19 @@ def test_a_resumed_trial_repeats_the_uninterrupted_one(
     tmp_path: Path,
 ) -> None:
     settings = recipe(model__quantization=quantization, **SETTINGS)
-    plans = plan(optimizer=optimizer, **cut)
+    assert_repeats(settings, plan(optimizer=optimizer, **cut), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["exaone4", "glm4", "granite", "ministral3", "olmo3", "smollm3"])
+def test_a_family_of_the_step_resumes_as_a_llama_does(family: str, tmp_path: Path) -> None:
+    model = made(tmp_path / "model", family, bos_token_id=0, eos_token_id=0, head_dim=8)
+    settings = recipe(model__name=str(model), model__quantization="nf4", **SETTINGS)
+    assert_repeats(settings, plan(recompute_layers=1, dequantised_layers=1), tmp_path)
+
+
+def assert_repeats(settings: Recipe, plans: Plan, tmp_path: Path) -> None:
+    """Assert that a trial in three attempts has the losses and weights of one in a single one."""
     straight = Bench(tmp_path / "a", settings, plan=plans)
     expected = straight.run()
     broken = Bench(tmp_path / "b", settings, plan=plans)

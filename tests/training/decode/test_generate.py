@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.training.step.conftest import FUSED_FAMILIES, SIZES, ModelOf, model_of
-from workbench.training.decode.forward import CannotFuse, FastForward
+from workbench.training.decode.forward import CannotFuse, FastForward, Pass
 from workbench.training.decode.generate import generate_tokens
 from workbench.training.decode.lanes import Lanes, Prompt
 
@@ -60,6 +60,25 @@ def test_greedy_answers_are_those_of_transformers(family: str, model_of: ModelOf
         forward.restore()
     assert got == want
     assert [by_transformers(model, ids) for ids in asked[:2]] == want[:2]
+
+
+@pytest.mark.parametrize("family", FUSED_FAMILIES)
+def test_logits_are_those_of_transformers(family: str, model_of: ModelOf) -> None:
+    """Losses of held-out rows are computed from them."""
+    model: Any = model_of(family)
+    (ids,) = (torch.tensor([one]) for one in prompts_of(1, seed=3))
+    want = model.eval()(input_ids=ids).logits[0]
+    forward = FastForward(model, torch.float32)
+    cu = torch.tensor([0, ids.shape[1]], dtype=torch.int32)
+    positions = torch.arange(ids.shape[1])
+    read = Pass(
+        cache=None, slots_T=positions * 0, positions_T=positions, adapter_T=None, cu=cu,
+        max_length=ids.shape[1],
+    )  # fmt: skip
+    try:
+        torch.testing.assert_close(forward.logits(forward.hidden(ids[0], read)), want)
+    finally:
+        forward.restore()
 
 
 def test_rows_of_several_adapters_share_a_pass(model_of: ModelOf) -> None:
