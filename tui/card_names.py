@@ -28,11 +28,15 @@ def card_name(uuid: str, cards: Sequence[CardRow], slots: Mapping[str, tuple[int
     return name if card.kind == "cpu" else f"{name} {formatting.short_uuid(uuid)}"
 
 
-def card_naming(snapshot: Snapshot) -> Naming:
-    """Return the function that names the snapshot's cards in a sentence."""
-    names = {
-        card.uuid: card_name(card.uuid, snapshot.cards, snapshot.slots) for card in snapshot.cards
-    }
+def card_naming(snapshot: Snapshot, *, brief: bool = False) -> Naming:
+    """Return the function that names the snapshot's cards in a sentence.
+
+    A `brief` name is `card 1`, where the number is known: the list of cards has the rest.
+    """
+    cards, slots = snapshot.cards, snapshot.slots
+    names = {card.uuid: card_name(card.uuid, cards, slots) for card in cards}
+    if brief:
+        names |= {uuid: f"card {slots[uuid][0]}" for uuid in names if uuid in slots}
     if not names:
         return lambda text: text
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
@@ -42,16 +46,19 @@ def card_naming(snapshot: Snapshot) -> Naming:
 
 def name_cards(snapshot: Snapshot) -> Snapshot:
     """Return the snapshot whose trials name the cards that they wait for or failed on."""
-    named = card_naming(snapshot)
-    texts = {text for row in snapshot.trials for text in (row.waiting, row.reason)}
-    known = {text: named(text) for text in texts}
+    waits = _named({row.waiting for row in snapshot.trials}, card_naming(snapshot, brief=True))
+    reasons = _named({row.reason for row in snapshot.trials}, card_naming(snapshot))
     trials = [
         row
-        if known[row.waiting] == row.waiting and known[row.reason] == row.reason
-        else replace(row, waiting=known[row.waiting], reason=known[row.reason])
+        if waits[row.waiting] == row.waiting and reasons[row.reason] == row.reason
+        else replace(row, waiting=waits[row.waiting], reason=reasons[row.reason])
         for row in snapshot.trials
     ]
     return replace(snapshot, trials=trials)
+
+
+def _named(texts: set[str], named: Naming) -> dict[str, str]:
+    return {text: named(text) for text in texts}
 
 
 def name_in_events(events: Sequence[EventRow], snapshot: Snapshot) -> tuple[EventRow, ...]:

@@ -8,8 +8,17 @@ from dataclasses import replace
 import pytest
 
 from tests.tui.conftest import press_and_settle, shown, text
-from tests.tui.filled import HERE_3090, HERE_4090, NOW, QUEUED, RESUMED
+from tests.tui.filled import (
+    FAILED,
+    HERE_3090,
+    HERE_4090,
+    NOW,
+    QUEUED,
+    RESUMED,
+    THERE_3090,
+)
 from tui.card_names import card_name, card_naming, name_cards
+from tui.tables.trials import waiting_for
 from workbench.home import Home
 from workbench.service import Service, Snapshot
 from workbench.store import trial_queue
@@ -40,13 +49,19 @@ def test_a_card_is_named_by_its_number_or_by_the_start_of_its_uuid(snapshot: Sna
 
 
 def test_reasons_to_wait_name_the_cards(snapshot: Snapshot) -> None:
-    before = {row.id: row for row in snapshot.trials}
+    trials = [
+        replace(row, reason=f"{THERE_3090} fell off the bus") if row.id == FAILED else row
+        for row in snapshot.trials
+    ]
+    snapshot = replace(snapshot, trials=trials)
+    before = {row.id: row for row in trials}
     after = {row.id: row for row in name_cards(snapshot).trials}
     assert before[QUEUED].waiting.startswith(f"waits for a card: {HERE_4090} runs trial 13")
     assert after[QUEUED].waiting == (
-        "waits for a card: card 0 (RTX 4090) runs trial 13; card 1 (RTX 3090) runs trial 14; "
-        "card 2 (RTX 3090) runs trial 15"
+        "waits for a card: card 0 runs trial 13; card 1 runs trial 14; card 2 runs trial 15"
     )
+    assert waiting_for(after[QUEUED]).startswith("card 0 runs")
+    assert after[FAILED].reason == "card 2 (RTX 3090) fell off the bus"
     assert after[RESUMED] is before[RESUMED]
 
 
@@ -61,5 +76,5 @@ async def test_no_view_spells_a_whole_uuid_in_a_sentence(running: Home, width: i
             await press_and_settle(app, pilot, digit)
             assert not WHOLE.search(text(app)), text(app)
             if digit in "23" and width >= 80:
-                assert "all wait for a card: card 0 (RTX" in text(app)
+                assert "all wait for a card: card 0 runs trial 13" in text(app)
         assert "card 1 (RTX 3090)" in text(app)

@@ -29,7 +29,7 @@ DASHBOARD = (
     Column(title="experiment", width=12, most=24, grow=1, drop=5),
     Column(title="settings", width=17, most=50, grow=2),
     Column(title="state", width=11),
-    Column(title="progress", width=11, most=20, grow=1, drop=2),
+    Column(title="progress", width=11, most=15, grow=1, drop=2),
     Column(title="loss", width=7, right=True, drop=1),
     Column(title="tok/s", width=6, right=True, drop=4),
     Column(title="left or why", width=12, grow=4),
@@ -40,7 +40,7 @@ FULL = (
     Column(title="experiment", width=12, most=24, grow=2, drop=4),
     Column(title="settings", width=17, most=50, grow=2),
     Column(title="state", width=11),
-    Column(title="progress", width=11, most=20, grow=1, drop=2),
+    Column(title="progress", width=11, most=15, grow=1, drop=2),
     Column(title="loss", width=7, right=True, drop=3),
     Column(title="score", width=7, right=True, drop=1),
     Column(title="tok/s", width=6, right=True, drop=8),
@@ -87,10 +87,15 @@ def status_note(row: TrialRow, now: float) -> Line:
     if row.state is State.STARTING:
         return (("its worker is starting", "dim"),)
     if row.state is State.QUEUED:
-        return (plain_part(row.waiting or "waits for its turn", "dim"),)
+        return (plain_part(waiting_for(row) or "waits for its turn", "dim"),)
     if row.reason and row.reason != formatting.KILLED:  # the state's word says that already
         return (plain_part(row.reason, "bad" if row.state is State.FAILED else "dim"),)
     return ((formatting.age(now - row.changed_utc), "dim"),)
+
+
+def waiting_for(row: TrialRow) -> str:
+    """Return what a queued trial waits for; of all cards only what keeps each of them."""
+    return row.waiting.removeprefix("waits for a card: ")
 
 
 def _settings(row: TrialRow, text: str | None = None) -> Line:
@@ -240,7 +245,7 @@ def waiting_reason(row: TrialRow, held: set[int]) -> Line:
     if row.experiment in held:
         return (("its experiment is held", "warn"),)
     resume: Line = ((f"resumes at step {row.checkpoint_step}; ", "dim"),)
-    text = plain_part(row.waiting.removeprefix("waits for ") or "its turn")
+    text = plain_part(waiting_for(row).removeprefix("waits for ") or "its turn")
     return (*resume, text) if row.checkpoint_step is not None else (text,)
 
 
