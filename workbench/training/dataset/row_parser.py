@@ -83,7 +83,8 @@ class RowParser:
         template = renderer.template
         if template is None:
             return notes
-        if self.shape in CHAT_SHAPES and self.loss_on == "assistant" and not template.marked:
+        found = template.marked or template.known_family
+        if self.shape in CHAT_SHAPES and self.loss_on == "assistant" and not found:
             notes.append(
                 "the chat template has no generation marks: what the assistant says is found by "
                 "rendering each chat up to its turns; look at the examples"

@@ -17,6 +17,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template, rend
 
 from workbench.errors import DataError
 from workbench.text import safe_line
+from workbench.training.dataset.chat.training_templates import training_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,13 +66,14 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._more = {} if thinking is None else {"enable_thinking": thinking}
         try:
-            self._template = _own_copy(str(tokenizer.get_chat_template()))
+            given = str(tokenizer.get_chat_template())
         except ValueError as refused:
             raise DataError(
                 f"the model has several chat templates: {safe_line(refused, 160)}",
                 hint="name one of them default in the model's folder, or give the rows as prompt "
                 "and completion with data.chat_template: never",
             ) from refused
+        self._template = _own_copy(given)
         if _CHANCE.search(self._template):
             raise DataError(
                 "the model's chat template draws at random, so that rows would differ each time",
@@ -80,6 +82,9 @@ class ChatTemplate:
             )
         self.marked = MARKS.search(self._template) is not None
         """True if the template marks what the assistant generates."""
+        training = None if self.marked else training_template(given)
+        self._training = None if training is None else _own_copy(training)
+        """TRL's template for the family, which has marks; None where it is not needed or known."""
         self.dated = _CLOCK in self._template
         """True if the template writes a date."""
         control = [
@@ -128,6 +133,26 @@ class ChatTemplate:
     def render_marked(self, messages: Sequence[Message], place: str) -> tuple[str, list[Span]]:
         """Return the chat as text, and the spans within the template's generation marks."""
         return self._render(messages, place, ask=False, marks=True)
+
+    @property
+    def known_family(self) -> bool:
+        """True if the template has no marks, and TRL's training template for it has some."""
+        return self._training is not None
+
+    def training_marks(self, messages: Sequence[Message], text: str) -> list[Span] | None:
+        """Return the spans within the marks of TRL's training template for the family.
+
+        None where there is no such template, or where it renders the chat otherwise than as `text`.
+        """
+        if self._training is None:
+            return None
+        marking = copy.copy(self)
+        marking._template = self._training
+        try:
+            shown, spans = marking._try(messages, marks=True)
+        except Exception:  # whatever it raises, it cannot be used for this chat
+            return None
+        return spans if shown == text else None
 
     def _render(
         self, messages: Sequence[Message], place: str, *, ask: bool, marks: bool

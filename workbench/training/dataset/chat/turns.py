@@ -137,15 +137,20 @@ class ChatTurns:
         self, text: str, messages: Sequence[Message], trained: Sequence[int], place: str
     ) -> list[Span]:
         """Return the characters of the turns `trained`; DataError where they cannot be told."""
+        answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+        marks = self._template.training_marks(messages, text)
+        if marks is not None and len(marks) == len(answers):
+            by_turn = dict(zip(answers, marks, strict=True))
+            return [self._without_header(text, by_turn[turn]) for turn in trained]
         spans: list[Span] = []
         for turn in trained:
             try:
                 spans.append(self._span(text, messages, turn, place))
             except DataError:
-                by_turn = self._spans_by_header(text, messages)
-                if by_turn is None:
+                by_header = self._spans_by_header(text, messages)
+                if by_header is None:
                     raise
-                spans.append(by_turn[turn])
+                spans.append(by_header[turn])
         return spans
 
     def _spans_by_header(self, text: str, messages: Sequence[Message]) -> dict[int, Span] | None:
