@@ -1,5 +1,6 @@
 """A person removes a folder of the home: what it held is done again, and nothing stands still."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,17 @@ def test_every_trial_ends_where_a_folder_is_removed_while_the_engine_is_stopped(
     requeue_all(bench.context, "the engine was restarted")
     bench.ticks(40)
     assert {trial.state for trial in bench.trials()} == {State.DONE}
+
+
+def test_what_was_prepared_is_written_again_for_the_next_attempt(bench_of: MakeBench) -> None:
+    bench = make_running(bench_of)
+    (experiment,) = bench.store.experiments()
+    folder = bench.context.home.experiment(experiment.id)
+    shutil.rmtree(folder)
+    requeue_all(bench.context, "the engine was restarted")
+    bench.ticks(5)
+    assert json.loads((folder / "prepared.json").read_bytes()) == experiment.prepared
+    assert json.loads((folder / "recipe.json").read_bytes()) == experiment.recipe
 
 
 def test_an_attempt_whose_folder_is_removed_is_named_as_the_reason(bench_of: MakeBench) -> None:

@@ -131,7 +131,9 @@ def test_folders_removed_by_hand_cost_their_own_work_and_no_more(whole: Whole) -
     whole.two_running()
     first, second = whole.live()
     home = whole.home
-    for folder in (home.trial(first.trial), home.attempt(first.id), home.cache, home.logs):
+    experiments = home.root / "experiments"
+    mine = (home.trial(first.trial), home.attempt(first.id))
+    for folder in (*mine, experiments, home.cache, home.logs):
         remove_in_use(folder)
     whole.until_later_attempts([first])
     assert [one.id for one in whole.live() if one.trial == second.trial] == [second.id]

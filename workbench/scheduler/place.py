@@ -23,6 +23,7 @@ from workbench.scheduler.evaluation.scoring import (
     chat_models,
     score_source,
 )
+from workbench.scheduler.experiment_folder import restore_folder
 from workbench.scheduler.guards import idle_programs, start_gap
 from workbench.scheduler.guards.disk import DISK_LOW
 from workbench.scheduler.plans.remembered_plans import (
@@ -298,6 +299,7 @@ def _start(
         # Before anything can be sent: from here on no earlier attempt may write to this trial.
         allow_attempt(home.trial(trial.id), attempt)
         fresh_folder(home.attempt(attempt))  # else another database's attempt would speak for it
+        restore_folder(home.experiment(experiment.id), experiment)
         write_durably(assignment_file(home, attempt), json.dumps(given.to_json()).encode())
         why = (
             f"fits {card.uuid} with {plan.predicted_bytes / 2**30:.1f} GiB, {summarize_plan(plan)}"
