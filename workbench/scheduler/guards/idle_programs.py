@@ -15,6 +15,10 @@ from workbench.user_config import Guards
 
 COMPUTES_PERCENT = 5
 """Utilisation from which a program counts as computing."""
+UNNAMED_PERCENT = 30
+"""Utilisation of a card from which somebody computes, although the driver names nobody. A desktop
+that draws now and then stays below it: a card and its processes are sampled over different times.
+"""
 IDLE_AFTER_S = 60.0
 """Seconds without computing and without growing after which a program counts as idle."""
 GROWTH_BYTES = 512 << 20
@@ -64,7 +68,7 @@ def _computes(
 ) -> bool | None:
     """Return whether the program computed; None where nobody can tell."""
     if process.get("utilisation") is not None:
-        unnamed = nobody_named and not ours_ran and _is_busy(card_percent)  # somebody computes
+        unnamed = nobody_named and not ours_ran and (card_percent or 0) >= UNNAMED_PERCENT
         return _is_busy(process["utilisation"]) or unnamed
     if card_percent is None:
         return None
