@@ -14,7 +14,7 @@ from torch import nn
 from tests.training import trials
 from workbench.errors import DataError, RecipeError
 from workbench.recipe import Recipe
-from workbench.recipe.schema import Lora
+from workbench.recipe.schema import LLAMA_PROJECTIONS, Lora
 from workbench.training.model.targets import find_targets
 from workbench.training.prepare import prepare_experiment
 from workbench.training.recipe_checks import (
@@ -253,7 +253,7 @@ def test_targets_of_another_family_are_refused_with_those_of_the_model() -> None
 
 
 def test_a_usual_target_that_a_model_lacks_is_a_note() -> None:
-    made, (note,) = find_targets(Base(), Lora())
+    made, (note,) = find_targets(Base(), Lora(targets=list(LLAMA_PROJECTIONS)))
     assert "gate_proj" in note
     assert "q_proj" in made
 

@@ -11,6 +11,7 @@ import pytest
 from workbench.errors import CheckpointError
 from workbench.machine import staging
 from workbench.recipe import Recipe
+from workbench.recipe.schema import LLAMA_PROJECTIONS
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import Checkpoint, Provenance
 
@@ -140,7 +141,12 @@ def test_a_loss_that_is_recorded_later_is_read_back(tmp_path: Path) -> None:
 def test_what_is_kept_and_tested_belongs_to_no_checkpoint() -> None:
     """Checkpoints of versions without these settings can be resumed: the digest is theirs."""
     data = {"train": "workbench:demo/data/train.jsonl"}
-    recipe = {"name": "test", "model": {"name": "workbench:demo/model"}, "data": data}
+    recipe = {
+        "name": "test",
+        "model": {"name": "workbench:demo/model"},
+        "data": data,
+        "lora": {"targets": list(LLAMA_PROJECTIONS)},  # the default then, and written out
+    }
     known = "73bb094b94f2eeef35b75b783992279a6cc17225d1fe7fd2e4b9eae5ce8dc7ab"
     assert checkpoint.recipe_digest(Recipe.model_validate(recipe)) == known
     changed = {**recipe, "data": {**data, "test_rows": 4}, "train": {"keep": "best"}}
