@@ -47,6 +47,16 @@ def test_watch_ends_with_one_when_a_trial_fails(
     assert "trial 2: failed: the loss is NaN" in said.out
 
 
+def test_run_and_watch_tell_which_card_is_left_out(
+    engine: Engine, workbench: Workbench, tmp_path: Path
+) -> None:
+    assert workbench("drain", "cpu-1").code == 0
+    left_out = "1 of 2 cards used: cpu-1 is drained"
+    assert left_out in workbench("run", recipe_file(tmp_path, name="first")).out
+    longer = ("-s", "train.max_steps=60", "--watch")
+    assert workbench("run", recipe_file(tmp_path), *longer).err.count(left_out) == 1
+
+
 def test_watch_tells_why_an_experiment_was_refused(
     engine: Engine, workbench: Workbench, tmp_path: Path
 ) -> None:
