@@ -54,6 +54,9 @@ async def test_a_log_follows_finds_wraps_and_leaves_levels_out(talkative: Home) 
         assert "one more" not in text(app)
         await press_and_settle(app, pilot, "g")
         await until(pilot, lambda: "the base is resident" in text(app))
+        for key, place in (("j", 1), ("pagedown", box.size.height), ("pageup", 1), ("k", 0)):
+            await press_and_settle(app, pilot, key)
+            await until(pilot, lambda place=place: abs(box.scroll_offset.y - place) <= 1)  # type: ignore[misc]
         await press_and_settle(app, pilot, "f")
         await until(pilot, lambda: "following" in text(app))
         assert "one more" in text(app)

@@ -134,7 +134,7 @@ class Chat(Overlay[None]):
     def _talk(self) -> None:
         service = self._open_service()
         try:
-            with ChatSession.open(service, self._subjects) as session:
+            with ChatSession.open(service, self._subjects, left=self._left) as session:
                 session.wait_until_ready(self._show_status, self._left)
                 self._show_status("")
                 said: list[list[dict[str, str]]] = [[] for _ in self._subjects]

@@ -64,14 +64,20 @@ class ChatSession:
 
     @classmethod
     def open(
-        cls, service: Service, subjects: Sequence[int | None], timeout_s: float = 60.0
+        cls,
+        service: Service,
+        subjects: Sequence[int | None],
+        timeout_s: float = 60.0,
+        left: Callable[[], bool] = lambda: False,
     ) -> Self:
         """Ask the engine for a session and return it; it waits for a card like any trial.
 
-        Raises the engine's refusal: an unknown trial, one without an adapter, another base.
+        Raises the engine's refusal: an unknown trial, one without an adapter, another base; and
+        EngineError as soon as `left` returns True before the answer. A session that is granted
+        later has nobody in it, and ends by itself.
         """
         request = service.send("chat", subjects=list(subjects))
-        answer = service.wait_for_answer(request, timeout_s)
+        answer = service.wait_for_answer(request, timeout_s, left)
         if not answer.ok:
             raise refusal_error(answer)
         session = cls(service, subjects, int(answer.data["trial"]))

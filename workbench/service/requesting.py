@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.engine_status import stop_reason
@@ -73,17 +73,22 @@ class Requesting(StoreReading):
         reader = self.reader()
         return reader.answer(request) if reader else None
 
-    def wait_for_answer(self, request: str, timeout_s: float = 60.0) -> RequestAnswer:
+    def wait_for_answer(
+        self, request: str, timeout_s: float = 60.0, left: Callable[[], bool] = lambda: False
+    ) -> RequestAnswer:
         """Wait for the engine's answer to a request and return it, a refusal too.
 
         Raises EngineError where the engine does not start or has ended, with the reason if that is
-        known, or has not answered within `timeout_s`. The request stays queued.
+        known, has not answered within `timeout_s`, or nobody waits any more because `left` returns
+        True. The request stays queued.
         """
         began = time.monotonic()
         while True:
             answer = self.answer(request)
             if answer is not None:
                 return answer
+            if left():
+                raise EngineError("nobody waits for the answer any more; the request is kept")
             waited_s = time.monotonic() - began
             if (why := stop_reason(self.home)) and why[0]:
                 raise EngineError(
