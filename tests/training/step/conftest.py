@@ -37,6 +37,23 @@ MORE: dict[str, dict[str, Any]] = {
     "gemma2": {"sliding_window": 6, "query_pre_attn_scalar": 8},
     "gemma3_text": {"sliding_window": 6, "query_pre_attn_scalar": 8},
     "cwm": {"sliding_window": 6},
+    "gemma4_text": {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "sliding_window": 6,
+        "global_head_dim": 16,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 97,
+        "num_kv_shared_layers": 2,
+    },
+    "qwen3_5_text": {
+        "num_hidden_layers": 4,
+        "head_dim": 32,
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
     "exaone4": {"sliding_window": 6, "sliding_window_pattern": 2},
     "glm4": {"partial_rotary_factor": 0.5},
     "granite": {
@@ -183,8 +200,8 @@ def with_known_masks(model: PeftModel, step: Step, rows: Rows) -> list[KnownDrop
     return drops
 
 
-def assert_same_gradients(model: PeftModel, rows: Rows, step: Step) -> None:
-    """Assert that loss and gradients are plain ones to 1e-5, relative to each gradient's norm."""
+def assert_same_gradients(model: PeftModel, rows: Rows, step: Step, *, limit: float = 1e-5) -> None:
+    """Assert that loss and gradients are plain ones, to `limit` of each gradient's norm."""
     loss = float(step.forward_backward(rows))
     names = {id(param): name for name, param in model.named_parameters()}
     ours = {names[id(param)]: step.flat.grad(param).clone() for param in step.flat.params}
@@ -193,7 +210,8 @@ def assert_same_gradients(model: PeftModel, rows: Rows, step: Step) -> None:
     plain_loss, plain = plain_gradients(model, rows, drops)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     assert ours.keys() == plain.keys()
-    limit = 3e-5 if triton_support.is_usable(step.device) else 1e-5  # kernels sum in another order
+    if triton_support.is_usable(step.device):  # kernels sum in another order
+        limit = max(limit, 3e-5)
     for name, grad in plain.items():
         error = (ours[name] - grad).norm() / grad.norm().clamp(min=1e-12)
         assert float(error) < limit, name

@@ -252,14 +252,15 @@ def test_a_step_that_cannot_be_made_leaves_the_model_as_it_was(model_of: ModelOf
         assert "forward" not in module.__dict__
 
 
+@pytest.mark.parametrize("family", ["stablelm", "gemma4_text", "qwen3_5_text"])
 def test_a_model_outside_the_list_trains_plainly_and_says_why(
-    model_of: ModelOf, rows: Rows
+    family: str, model_of: ModelOf, rows: Rows
 ) -> None:
-    model = model_of("stablelm")
+    model = model_of(family)
     step = Step(model, options())
     why = {entry.name: entry.why for entry in step.optimizations() if not entry.on}
-    assert "stablelm is not in the allow-list" in why["fused_lora"]
-    assert_same_gradients(model, rows, step)
+    assert f"{family} is not in the allow-list" in why["fused_lora"]
+    assert_same_gradients(model, rows, step, limit=1e-4)  # rows are padded: other sums
 
 
 NF4_CASES = [(family, 1) for family in FUSED_FAMILIES if family != "gemma3"] + [("llama", 0)]
