@@ -138,7 +138,7 @@ def test_run_restarts_no_stopped_queue_without_being_asked(
     said = workbench("run", recipe_file(tmp_path))
     assert said.code == 1
     assert "would continue if it is started" in said.err
-    assert "add --start" in said.err
+    assert "add --start; once the engine runs, `pause` and `kill` keep trials from it" in said.err
     assert home.stopped.exists()
     assert scan_requests(home.requests) == []
 

@@ -212,7 +212,13 @@ def test_cards_with_a_suffix_are_cards_of_their_own(name: str, gib: int) -> None
     assert round(usual_card(name).total_bytes / GIB) == gib
 
 
-@pytest.mark.parametrize("name", ["6090", "7900 XTX", "9"])
+def test_a_suffix_that_a_card_does_not_have_suggests_the_card_without_it() -> None:
+    with pytest.raises(UsageError, match="is not a known card") as refused:
+        usual_card("RTX 4090 Ti")
+    assert "did you mean 4090?" in refused.value.hint
+
+
+@pytest.mark.parametrize("name", ["6090", "7900 XTX", "9", "1080ti"])
 def test_a_card_that_resembles_a_known_one_only_somewhat_suggests_none(name: str) -> None:
     with pytest.raises(UsageError, match="is not a known card") as refused:
         usual_card(name)

@@ -77,6 +77,8 @@ def usual_card(name: str) -> Card:
     keys = {everyday_name(word): word for word in _CARDS}
     if key not in keys:
         near = [word for plain, word in keys.items() if key and plain.startswith(key)]
+        bare = key.removesuffix("super").removesuffix("ti")  # there is no 4090 Ti
+        near = near or [word for plain, word in keys.items() if plain == bare]
         family = [plain for plain in keys if plain[:2] == key[:2]]
         near = near or [keys[one] for one in difflib.get_close_matches(key, family, 1, 0.7)]
         raise UsageError(

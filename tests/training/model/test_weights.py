@@ -113,6 +113,16 @@ def test_a_base_with_a_weight_that_is_nan_is_named_as_the_cause(
     assert "checkpoint" not in log.end["hint"]
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_short_trial_on_a_base_with_nan_names_the_weight(keep: str, tmp_path: Path) -> None:
+    """Its few steps are skipped, so that the held-out rows are the first to show it."""
+    folder = copied(tmp_path / "model", not_a_number)
+    settings = {"model__name": str(folder), "train__keep": keep, "train__max_steps": 2}
+    log = Bench(tmp_path / "home", recipe(**settings)).run()
+    assert log.end["cause"] == "model"
+    assert UP in log.end["reason"]
+
+
 def test_scoring_a_base_with_nan_names_the_weight(tmp_path: Path) -> None:
     folder = copied(tmp_path / "model", not_a_number)
     log = Bench(tmp_path / "home", recipe(model__name=str(folder)), kind="base").run()

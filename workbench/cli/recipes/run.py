@@ -160,7 +160,10 @@ def _ask_to_start(service: Service) -> None:
     count = formatting.plural(waiting, "trial")
     stopped = f"the engine was stopped, and {count} would continue if it is started"
     if not sys.stdin.isatty():
-        raise EngineError(stopped, hint="add --start, or kill those trials first")
+        raise EngineError(
+            stopped,
+            hint="add --start; once the engine runs, `pause` and `kill` keep trials from it",
+        )
     sys.stderr.write(f"{stopped}. Start it? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

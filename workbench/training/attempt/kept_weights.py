@@ -104,6 +104,9 @@ class KeptWeights:
             values = self.setting.scorer(base).scores(step)
         except Interrupted:
             return yielded_end(step)
+        except Diverged as divergence:
+            self.setting.check_base(base, divergence)
+            raise
         if self.setting.recipe.train.keep == "last":  # else the curve has it already
             self.setting.emit("metric", step=step, values={"eval_loss": values["loss"]})
         self.setting.emit("score", durable=True, subject="trial", values=values, step=step)
