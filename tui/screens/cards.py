@@ -82,9 +82,9 @@ class Cards(View):
         shown = rows_with(known, self.filter)
         empty = "no card matches the filter" if self.filter and known else NO_CARDS
         rows.show(cards.card_columns(snapshot.cards), shown, empty)
-        busy = sum(card.trial is not None for card in snapshot.cards)
+        busy = cards.busy_count(snapshot.cards) or "0 of 0 busy"
         filtered = f" · {len(shown)} shown · filter: {self.filter}" if self.filter else ""
-        set_title(rows, f"Cards · {busy} of {len(snapshot.cards)} busy{filtered}")
+        set_title(rows, f"Cards · {busy}{filtered}")
         card = self._card()
         self.query_one("#card").display = card is not None
         if card is not None:

@@ -114,11 +114,11 @@ class Dashboard(View):
             )
         rows.styles.height = max(1, len(lines)) + 1
         rows.show(columns, lines)
-        busy = sum(card.trial is not None for card in snapshot.cards)
-        count = f"{busy} of {len(snapshot.cards)} busy" if snapshot.cards else ""
+        count = cards.busy_count(snapshot.cards)
         left_out = formatting.cards_used(ordered, snapshot.slots)
         if left_out and any(row.state in _WANT_CARDS for row in snapshot.trials):
-            count = left_out
+            absent = count.partition(" · ")[2]
+            count = f"{absent} · {left_out}" if absent else left_out
         set_title(rows, f"Cards · {count}" if count else "Cards")
 
     def _paint_trials(self, snapshot: Snapshot, now: float) -> None:

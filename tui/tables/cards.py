@@ -15,6 +15,7 @@ from workbench import formatting
 from workbench.machine import xid
 from workbench.service import CardDetail, CardRow, TrialRow
 
+_ABSENT = "the driver no longer reports it; the kernel's log (dmesg) may say why"
 STALE_S = 30.0
 """A sample older than this is not shown as the card's present state."""
 
@@ -69,6 +70,17 @@ def card_label(card: CardRow, slots: Mapping[str, tuple[int, str]]) -> str:
 def number_order(cards: Sequence[CardRow], slots: Mapping[str, tuple[int, str]]) -> list[CardRow]:
     """Return the cards as nvidia-smi numbers them, then those without a number."""
     return sorted(cards, key=lambda card: slots.get(card.uuid, (len(slots) + 1_000, ""))[0])
+
+
+def busy_count(cards: Sequence[CardRow]) -> str:
+    """Return `3 of 4 busy`, or `2 of 3 busy · 1 absent` where the driver has lost a card.
+
+    Empty without cards.
+    """
+    here = [card for card in cards if card.present]
+    busy = f"{sum(card.trial is not None for card in here)} of {len(here)} busy"
+    absent = f"{len(cards) - len(here)} absent" if len(here) < len(cards) else ""
+    return " · ".join(filter(None, (busy, absent))) if cards else ""
 
 
 def _row(
@@ -173,24 +185,37 @@ def card_facts(
     ]
     if card.capability:
         facts.append(("compute capability", (plain_part(card.capability),)))
-    facts.append(("memory", (_memory(card),)))
-    if card.cap_bytes is not None:
-        facts.append(("memory limit", ((formatting.size(card.cap_bytes), ""),)))
-    facts += _measurements(card, guards)
-    facts.append(("doing", card_activity(card, trial, whole=True)))
-    if trial is not None:
-        settings = formatting.brief_settings(trial.settings) or "as in the recipe"
-        facts.append(("settings", (plain_part(settings),)))
-    facts += [*_methods(detail), *_processes(card, detail)]
+    if card.present:
+        facts += _present_facts(card, trial, guards, detail)
+    else:
+        # The last readings say nothing about a card that is not there.
+        facts.append(("memory", ((formatting.size(card.total_bytes), ""),)))
+        facts.insert(1, ("absent", ((_ABSENT, "bad"),)))
     if card.quarantined:
         facts.append(("quarantined", (plain_part(card.quarantined, "bad", 600),)))
-    elif card.guard and trial is not None:
+    elif card.guard and trial is not None and card.present:
         facts.append(("after this trial", (plain_part(card.guard, "warn"),)))
     if card.problem:
         facts.append(("problem", (plain_part(card.problem, "warn"),)))
     if card.drained:
         facts.append(("drained", (("gets no new trials", "warn"),)))
     return [((f"{name:<20}", "dim"), *line) for name, line in facts]
+
+
+def _present_facts(
+    card: CardRow, trial: TrialRow | None, guards: Mapping[str, Any], detail: CardDetail | None
+) -> Iterator[tuple[str, Line]]:
+    """Yield what a card measures and does that the driver reports."""
+    yield "memory", (_memory(card),)
+    if card.cap_bytes is not None:
+        yield "memory limit", ((formatting.size(card.cap_bytes), ""),)
+    yield from _measurements(card, guards)
+    yield "doing", card_activity(card, trial, whole=True)
+    if trial is not None:
+        settings = formatting.brief_settings(trial.settings) or "as in the recipe"
+        yield "settings", (plain_part(settings),)
+    yield from _methods(detail)
+    yield from _processes(card, detail)
 
 
 def _methods(detail: CardDetail | None) -> Iterator[tuple[str, Line]]:
