@@ -17,6 +17,7 @@ from tests.training.trials import Bench, recipe
 from workbench.attempts.events import Outcome
 from workbench.errors import CheckpointError, DataError, UsageError
 from workbench.export.trl_script import script_text, write_trl_script
+from workbench.recipe import to_yaml
 
 WEIGHTS = "adapter_model.safetensors"
 BLOCKED = "import sys; sys.modules.update(workbench=None, tui=None)\n"
@@ -89,6 +90,15 @@ def test_the_step_of_kept_weights_is_where_it_stops(tmp_path: Path) -> None:
 def test_a_folder_that_no_trial_left_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no adapter of a trial"):
         write_trl_script(tmp_path, tmp_path / "rows", tmp_path / "out")
+
+
+def test_packed_rows_are_refused_because_the_script_batches_rows(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe(data__packing=True)))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "scores.json").write_text('{"step": 1}')
+    with pytest.raises(UsageError, match="rows are packed") as refused:
+        write_trl_script(tmp_path, tmp_path / "train.arrow", tmp_path / "out")
+    assert "without data.packing" in refused.value.hint
 
 
 def test_a_name_with_quotes_stays_within_the_scripts_title() -> None:

@@ -34,10 +34,9 @@ def test_an_axolotl_file_becomes_a_recipe() -> None:
     assert (recipe.train.batch_size, recipe.train.accumulation, recipe.train.epochs) == (2, 4, 2)
     assert (recipe.train.learning_rate, recipe.train.schedule) == (2e-4, "cosine")
     assert recipe.train.optimizer == "adamw_8bit"
-    assert recipe.data.max_tokens == 2048
+    assert (recipe.data.max_tokens, recipe.data.packing) == (2048, True)
     assert set(found.left) == {
         "val_set_size",
-        "sample_packing",
         "warmup_steps",
         "output_dir",
         "wandb_project",
@@ -86,7 +85,6 @@ def test_a_trl_file_becomes_a_recipe() -> None:
     assert (recipe.train.batch_size, recipe.train.accumulation) == (2, 8)
     assert recipe.train.schedule == "linear"  # TRL's default, because theirs is not known here
     assert set(found.left) == {
-        "packing",
         "lr_scheduler_type",
         "output_dir",
         "neftune_noise_alpha",
@@ -140,7 +138,8 @@ def test_json_holds_recipe_and_left_keys() -> None:
     data = json.loads(done.stdout)
     assert data["trainer"] == "TRL"
     assert data["recipe"]["model"]["name"] == "Qwen/Qwen3-0.6B"
-    assert "packing" in data["left"]
+    assert data["recipe"]["data"]["packing"] is True
+    assert "neftune_noise_alpha" in data["left"]
 
 
 @pytest.mark.parametrize(

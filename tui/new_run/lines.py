@@ -165,7 +165,7 @@ def check_lines(result: Answer | None, running_s: float | None) -> list[Line]:
         return lines + ([(("  → ", "dim"), plain_part(hint, "accent", 400))] if hint else [])
     data = result["data"]
     facts = (
-        f"{data['train_rows']:,} rows to train on, {data['eval_rows']:,} held out, "
+        f"{data.get('packed_rows') or data['train_rows']:,} rows to train on, {data['eval_rows']:,} held out, "
         f"shape {data['shape']}; {data['target_tokens']:,} tokens carry loss; "
         f"{data['median_length']:,} tokens in the median row, {data['max_length']:,} at most"
     )

@@ -36,6 +36,11 @@ def write_trl_script(adapter: Path, rows_file: Path, out: Path) -> dict[str, Any
     if out.exists():
         raise UsageError(f"{safe_line(out)} exists already", hint="name another folder")
     recipe, config, step = _about(adapter)
+    if recipe.data.packing:
+        raise UsageError(
+            "the trial's rows are packed, and TRL's batches are of rows",
+            hint="export a trial without data.packing",
+        )
     if not rows_file.is_file():
         raise DataError(
             f"the prepared rows are gone: {safe_line(rows_file)}",

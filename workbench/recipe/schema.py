@@ -184,7 +184,8 @@ class Data(Section):
     max_tokens: Annotated[int, Field(ge=8, le=2**20)] = 512
     """Longer rows are truncated to this many tokens."""
     packing: bool = False
-    """Fill rows of `max_tokens` with several examples. It changes the batch, so it is off."""
+    """Fill bins of `max_tokens` with several rows, which stay apart: `train.batch_size` then counts
+    bins, so that a step has about as many tokens each time. It changes the batch, so it is off."""
     group_by_length: bool = False
     """Form batches of rows of similar length. This saves padding where a model trains padded; the
     fast step pads nothing, and batches of similar rows make noisier steps

@@ -52,7 +52,6 @@ def part_of(kind: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("rows", "settings", "hint", "mended", "then"),
     [
-        (PAIRS, {"packing": True}, "set data.packing: false", PAIRS, {"packing": False}),
         (PAIRS, {"eval_split": "test"}, "or leave data.eval_split out", PAIRS, {}),
         (PAIRS[:3], {"eval_rows": 9}, "lower data.eval_rows below 3", PAIRS[:3], {"eval_rows": 2}),
         (SAME, {}, "add rows that differ", [*SAME, *PAIRS], {}),

@@ -201,11 +201,12 @@ def _print(
     print_answer(f"{safe_line(recipe.name)}: {named}", "bold")
     for head, text in (
         ("read", f"{data['read_rows']:,} rows, shape {data['shape']}"),
-        ("trained on", f"{data['train_rows']:,} rows; {data['target_tokens']:,} tokens carry loss"),
+        ("trained on", f"{_trained(data)}; {data['target_tokens']:,} tokens carry loss"),
+        *packing_lines(data, recipe),
         *source_lines(data),
         ("held out", f"{data['eval_rows']:,} rows" + _drawn(recipe)),
         *_test_lines(data, recipe),
-        ("tokens a row", _lengths(data)),
+        ("tokens a bin" if data.get("packed_rows") else "tokens a row", _lengths(data)),
         ("cut", f"{data['cut_rows']:,} rows longer than {recipe.data.max_tokens:,} tokens"),
         ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
         *_adapter_lines(result["model"].get("adapters", {})),
@@ -235,6 +236,29 @@ def _print(
 def _drawn(recipe: Recipe) -> str:
     own = recipe.data.eval or recipe.data.eval_split
     return "" if own else " of the same data (data.eval_rows), not trained on"
+
+
+def _trained(data: dict[str, Any]) -> str:
+    """Return how many rows are trained on, and in how many bins where they are packed."""
+    if not data.get("packed_rows"):
+        return f"{data['train_rows']:,} rows"
+    return f"{data['packed_rows']:,} rows in {data['train_rows']:,} bins"
+
+
+def packing_lines(data: dict[str, Any], recipe: Recipe) -> list[tuple[str, str]]:
+    """Return the line about the effective batch of packed rows; none where rows are not packed."""
+    if not data.get("packed_rows"):
+        return []
+    bins = min(recipe.train.rows_per_step, data["train_rows"])
+    rows = bins * data["packed_rows"] / data["train_rows"]
+    tokens, full = bins * data["mean_length"], data["mean_length"] / recipe.data.max_tokens
+    return [
+        (
+            "batch",
+            f"{bins:,} bins a step (train.batch_size × accumulation): about {rows:,.1f} rows and "
+            f"{tokens:,.0f} tokens; bins are {full:.0%} full",
+        )
+    ]
 
 
 def source_lines(data: dict[str, Any]) -> list[tuple[str, str]]:

@@ -8,7 +8,6 @@ from typing import Any
 from workbench.recipe.foreign.translation import (
     NO_DORA,
     NO_EIGHT_BITS,
-    NO_PACKING,
     OPTIMIZER,
     SCHEDULE,
     SHARED_RULES,
@@ -65,7 +64,7 @@ RULES: dict[str, Rule] = {
     "peft_use_rslora": Rule("lora.rslora", switch(True, False)),
     "peft_use_dora": Rule("lora.rslora", NO_DORA),
     "sequence_len": Rule("data.max_tokens", positive),
-    "sample_packing": Rule("data.packing", NO_PACKING),
+    "sample_packing": Rule("data.packing", switch(True, False)),
     "group_by_length": Rule("data.group_by_length", switch(True, False)),
     "train_on_inputs": Rule("data.loss_on", switch("all", None)),
     "val_set_size": Rule("data.eval_rows", held_out_rows),

@@ -250,7 +250,6 @@ PRECISION = one_of("auto", "bf16", "fp16", "fp32", bfloat16="bf16", float16="fp1
 
 NO_EIGHT_BITS = only(False, "bases are loaded in 4 or 16 bits")
 NO_DORA = only(False, "DoRA has no counterpart")
-NO_PACKING = only(False, "is not available: rows are not packed")
 
 SHARED_RULES: dict[str, Rule] = {
     "lora_alpha": Rule("lora.alpha", number),
@@ -278,7 +277,7 @@ TRAINER_RULES: dict[str, Rule] = {
     "fp16": Rule("model.precision", switch("fp16", None)),
     "use_rslora": Rule("lora.rslora", switch(True, False)),
     "use_dora": Rule("lora.rslora", NO_DORA),
-    "packing": Rule("data.packing", NO_PACKING),
+    "packing": Rule("data.packing", switch(True, False)),
     "num_train_epochs": Rule("train.epochs", number),
     "per_device_train_batch_size": Rule("train.batch_size", positive),
     "lr_scheduler_type": Rule("train.schedule", SCHEDULE),

@@ -79,7 +79,7 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 _NEW = {"config": None, "reasoning": "keep"}
-"""Settings that older checkpoints do not know, with the value that they are not in the digest with."""
+"""Settings that older checkpoints do not know, with the value that is not in the digest."""
 
 
 def json_digest(data: object) -> str:

@@ -18,6 +18,7 @@ from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.files.sources import DataSource
 from workbench.training.dataset.first_pass import Progress, reread_rows, survey_rows
 from workbench.training.dataset.mixture import Repeats, TrainPart, train_parts
+from workbench.training.dataset.packing import pack_file
 from workbench.training.dataset.row_parser import RowParser
 from workbench.training.dataset.split import HeldOut
 from workbench.training.dataset.tokenizer_pool import TokenizerPool
@@ -103,6 +104,7 @@ def make_rows(
         "test_digest": test.stats.digest() if test else "",
         "test_rows": test.stats.kept if test else 0,
         "mixture": [] if single else [part.to_json() for part in parts],
+        **(pack_file(folder / "train.arrow", data.max_tokens) if data.packing else {}),
     }
 
 

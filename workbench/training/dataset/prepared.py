@@ -1,8 +1,9 @@
 """The cache of prepared rows: read, checked, split, tokenised, cut and written once per digest.
 
-The train file's columns: `input_ids`, `labels` (-100 where a token carries no loss), `length`. The
-eval file has also `prompt_ids` (up to where generation starts), `question` and `answer`; so has the
-test file, which is there if the recipe has test rows.
+The train file's columns: `input_ids`, `labels` (-100 where a token carries no loss), `length`; and
+`seq_lengths` where its rows are bins of packed rows. The eval file has also `prompt_ids` (up to
+where generation starts), `question` and `answer`; so has the test file, which is there if the
+recipe has test rows.
 """
 
 from __future__ import annotations
@@ -40,9 +41,15 @@ FORMAT = 7
 
 _STAGED = ".staged-"
 _STALE_S = 86_400
-_IRRELEVANT = {"packing", "group_by_length", "train", "eval", "test", "revision"}
+_IRRELEVANT = {"group_by_length", "train", "eval", "test", "revision"}
 """Settings that change no row; file names are covered by the digests of their contents."""
-_NEW = {"test_split": None, "test_rows": None, "config": None, "reasoning": "keep"}
+_NEW = {
+    "test_split": None,
+    "test_rows": None,
+    "config": None,
+    "reasoning": "keep",
+    "packing": False,
+}
 """Settings that came after FORMAT 7, with the value that they are not in the digest with."""
 
 
@@ -63,6 +70,7 @@ class Prepared:
     read_rows: int
     """Training rows read, before some were held out or left out."""
     train_rows: int
+    """Training rows; bins of them with `data.packing`, as for all lengths below."""
     eval_rows: int
     min_length: int
     """Tokens in the shortest training row after cutting; the next five fields count alike."""
@@ -94,6 +102,8 @@ class Prepared:
     test_digest: str = ""
     """Digest of the test rows; empty without test rows, as in caches of earlier versions."""
     test_rows: int = 0
+    packed_rows: int = 0
+    """Rows in all bins; 0 where rows are not packed."""
     mixture: list[dict[str, Any]] = field(default_factory=list)
     """Name, shape, rows and tokens of each source of a mixture; empty for a single source."""
 
@@ -120,11 +130,6 @@ def prepare_data(
     cannot be trained on.
     """
     data = recipe.data
-    if data.packing:
-        raise DataError(
-            "data.packing is not available yet: packed examples would see one another",
-            hint="set data.packing: false; the fast step lays rows end to end anyway",
-        )
     progress("looking for the data", 0, 0)
     train, held = find_sources(data, cache / "sources", refresh=refresh)
     test = find_test(data, cache / "sources", refresh=refresh)

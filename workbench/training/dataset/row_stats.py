@@ -216,16 +216,8 @@ class RowStats:
 
     def numbers(self) -> dict[str, Any]:
         """Return the fields of `Prepared` that describe these rows; lengths in tokens."""
-        total = sum(length * rows for length, rows in self._lengths.items())
         return {
-            "min_length": min(self._lengths),
-            "median_length": _at(self._lengths, 0.5),
-            "p95_length": _at(self._lengths, 0.95),
-            "max_length": self.longest,
-            "mean_length": round(total / self.kept, 2),
-            "length_sample": [
-                _at(self._lengths, (2 * n + 1) / (2 * SAMPLED)) for n in range(SAMPLED)
-            ],
+            **length_numbers(self._lengths),
             "target_tokens": self._target_tokens,
             "turn_end_ids": sorted(self._end_ids),
             "uncut_p95_length": _at(self._uncut, 0.95),
@@ -273,6 +265,19 @@ class RowStats:
             "standing in the held-out rows, too",
             "take them out of one of the two: the best adapter is chosen by its held-out rows",
         )
+
+
+def length_numbers(lengths: Counter[int]) -> dict[str, Any]:
+    """Return the fields of `Prepared` that describe lengths in tokens, each with its rows."""
+    total = sum(length * rows for length, rows in lengths.items())
+    return {
+        "min_length": min(lengths),
+        "median_length": _at(lengths, 0.5),
+        "p95_length": _at(lengths, 0.95),
+        "max_length": max(lengths),
+        "mean_length": round(total / lengths.total(), 2),
+        "length_sample": [_at(lengths, (2 * n + 1) / (2 * SAMPLED)) for n in range(SAMPLED)],
+    }
 
 
 def _at(lengths: Counter[int], share: float) -> int:

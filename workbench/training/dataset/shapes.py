@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -135,7 +136,12 @@ def content_of(data: Data, shape: str, row: DataRow) -> str:
 
     It does not depend on the model. Raises DataError as `example_of` does.
     """
-    return repr(replace(example_of(data, shape, row, templated=True), unused=()))
+    example = example_of(data, shape, row, templated=True)
+    said: list[object] = [example.text] if isinstance(example, Text) else []
+    if isinstance(example, Chat):
+        said = [example.messages]
+        said += [example.tools] if example.tools else []
+    return json.dumps(said, sort_keys=True)
 
 
 def _own_system(columns: Mapping[str, Any], row: DataRow) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.footprint.bins import MOST_ROWS_PER_BIN
 from workbench.footprint.plan import Plan
 from workbench.recipe.schema import Recipe
 from workbench.training.step.options import StepOptions
@@ -46,7 +47,7 @@ def options_from(plan: Plan, recipe: Recipe) -> StepOptions:
     return StepOptions(
         precision=plan.precision,
         optimizer=plan.optimizer,
-        rows_per_micro=plan.rows_per_step,
+        rows_per_micro=plan.rows_per_step * (MOST_ROWS_PER_BIN if recipe.data.packing else 1),
         tokens_per_micro=plan.tokens_per_micro,
         max_length=recipe.data.max_tokens,
         recompute_layers=plan.recompute_layers,

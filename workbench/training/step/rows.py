@@ -73,18 +73,20 @@ def collate_rows(examples: Iterable[Mapping[str, Sequence[int]]]) -> Rows:
     """Return the concatenation of examples, each with `input_ids` and `labels`.
 
     Where `labels` are left out, all tokens carry loss. The last position of a row has no next token
-    and carries none.
+    and carries none. An example with `seq_lengths` is a bin of so many rows, which stay rows.
     """
     ids: list[int] = []
     targets: list[int] = []
     lengths: list[int] = []
     for example in examples:
-        row = list(example["input_ids"])
-        labels = list(example.get("labels") or row)
-        assert 0 < len(row) == len(labels), (len(row), len(labels))
-        ids += row
-        targets += [*labels[1:], IGNORE]
-        lengths.append(len(row))
+        bin = list(example["input_ids"])
+        labels = list(example.get("labels") or bin)
+        assert 0 < len(bin) == len(labels), (len(bin), len(labels))
+        ids += bin
+        for length in example.get("seq_lengths") or [len(bin)]:
+            targets += [*labels[1:length], IGNORE]
+            labels = labels[length:]
+            lengths.append(length)
     return Rows(
         ids_T=torch.tensor(ids, dtype=torch.int64),
         targets_T=torch.tensor(targets, dtype=torch.int64),

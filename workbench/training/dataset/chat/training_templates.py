@@ -1,6 +1,6 @@
 """TRL's training templates: a family's chat template with generation marks around the answers.
 
-TRL ships each beside the own template of the family, as `NAME_training.jinja` and `NAME.jinja`. Some
+TRL ships each beside the family's own template, as `NAME_training.jinja` and `NAME.jinja`. Some
 show more than the original (Qwen3's the reasoning of every answer), so that each chat is compared.
 TRL itself is not imported, which would take seconds.
 """
