@@ -51,10 +51,12 @@ def test_a_llama_factory_file_becomes_a_recipe() -> None:
     recipe = found.recipe
     assert recipe.model.quantization == "nf4"
     assert (recipe.lora.rank, recipe.lora.alpha) == (8, 16)  # their defaults: 8, and twice the rank
-    assert (recipe.data.max_rows, recipe.data.eval_rows) == (1000, 40)
+    assert (recipe.data.max_rows, recipe.data.eval_rows) == (None, 40)
+    assert recipe.data.train_names == ["identity", "alpaca_en_demo"]
+    assert "1000 is of one data set" in found.left["data.max_rows"]
     assert (recipe.train.epochs, recipe.train.warmup) == (3, 0.1)
     assert (recipe.evaluate.every, recipe.train.keep) == (500, "last")
-    assert "has 2 data sets" in found.left["dataset"]
+    assert "no dataset_info.json" in found.left["dataset identity"]
     assert "chat template" in found.left["template"]
 
 

@@ -49,6 +49,7 @@ def import_recipe(path: Path) -> ImportedRecipe:
     """
     file = safe_line(path, 200)
     found = _translate(_read_keys(path, file), path.absolute().parent, file)
+    _leave_what_is_of_one(found)
     name = path.stem[:80] or "imported"
     data: dict[str, Any] = {"name": safe_line(name, 80)}
     for key, value in found.settings.items():
@@ -89,6 +90,18 @@ def _translate(keys: Mapping[str, Any], folder: Path, file: str) -> Translation:
     else:
         hint = "TRL, Axolotl and LLaMA-Factory are known, by their keys for the base model"
     raise RecipeError(f"{file}: is of no known trainer", hint=hint)
+
+
+def _leave_what_is_of_one(found: Translation) -> None:
+    """Leave settings that belong to a single data set where there are several."""
+    if not isinstance(found.settings.get("data.train"), list):
+        return
+    names = ["data.split", "data.revision", "data.config", "data.max_rows"]
+    names += [] if "data.eval" in found.settings else ["data.eval_split"]
+    for key in names:
+        if (value := found.settings.pop(key, None)) is not None:
+            why = f"{safe_line(value, 60)} is of one data set: give it to each source of data.train"
+            found.left[key] = why
 
 
 def _locate_data(data: dict[str, Any], folder: Path) -> None:

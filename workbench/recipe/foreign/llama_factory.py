@@ -99,25 +99,39 @@ def _take_data_set(
     found: Translation, key: str, names: Any, setting: str, information: tuple[Path, Any]
 ) -> None:
     listed = [one.strip() for one in (names if isinstance(names, list) else str(names).split(","))]
-    if len(listed) > 1:
+    if len(listed) > 1 and key == "eval_dataset":
         found.leave(key, f"has {len(listed)} data sets, of which the first is taken")
+        listed = listed[:1]
+    sources = [_source(found, key, name, information) for name in listed]
+    if len(sources) > 1:
+        found.settings[setting] = sources
+        return
+    found.settings[setting] = sources[0]["path"]
+    if key == "dataset" and "columns" in sources[0]:
+        found.settings["data.columns"] = sources[0]["columns"]
+
+
+def _source(
+    found: Translation, key: str, name: str, information: tuple[Path, Any]
+) -> dict[str, Any]:
+    """Return the path or hub id of a data set, and its columns where ours have other names."""
     folder, known = information
-    about = known.get(listed[0]) if isinstance(known, dict) else None
+    about = known.get(name) if isinstance(known, dict) else None
     if not isinstance(about, dict):
         why = "is in no dataset_info.json that was found: name its file or hub id"
-        found.leave(f"{key} {listed[0]}", why)
-        found.settings[setting] = listed[0]
-        return
-    if name := about.get("file_name"):
-        found.settings[setting] = str(folder / str(name))
+        found.leave(f"{key} {name}", why)
+        return {"path": name}
+    source: dict[str, Any] = {"path": name}
+    if file := about.get("file_name"):
+        source["path"] = str(folder / str(file))
     elif hub := about.get("hf_hub_url"):
-        found.settings[setting] = str(hub)
+        source["path"] = str(hub)
     columns = about.get("columns")
-    if isinstance(columns, dict) and key == "dataset":
-        ours = {str(theirs): COLUMNS[name] for name, theirs in columns.items() if name in COLUMNS}
-        changed = {theirs: name for theirs, name in ours.items() if theirs != name}
-        if changed:
-            found.settings["data.columns"] = changed
+    if isinstance(columns, dict):
+        ours = {str(theirs): COLUMNS[one] for one, theirs in columns.items() if one in COLUMNS}
+        if changed := {theirs: one for theirs, one in ours.items() if theirs != one}:
+            source["columns"] = changed
+    return source
 
 
 def _read_information(keys: Mapping[str, Any], folder: Path) -> tuple[Path, Any]:
