@@ -14,6 +14,7 @@ from tui.keys.keymap import place_bindings
 from tui.keys.table import COMPARE
 from tui.messages import ComparisonAsked, DataNeeds
 from tui.screens.curve_page import CurvePage
+from tui.screens.view import READING
 from tui.tables import comparison
 from tui.view_state import ViewState
 from tui.widgets.curves import Curves
@@ -42,7 +43,7 @@ class Compare(CurvePage):
         )
         yield LineBox(id="head", wrapped=True, indent=3)
         yield VerticalScroll(
-            Container(Curves(id="curves", empty="reading …"), numbers, id="columns"),
+            Container(Curves(id="curves", empty=READING), numbers, id="columns"),
             LineBox(id="samples", wrapped=True, indent=8),
             id="scroll",
         )

@@ -23,7 +23,7 @@ from tui.messages import (
     TrialOpened,
 )
 from tui.paint import Line, Part, plain_part
-from tui.screens.view import View
+from tui.screens.view import READING, View
 from tui.tables import board
 from tui.tables.filters import rows_with
 from tui.tables.finals import finals_lines
@@ -61,7 +61,7 @@ class Board(View):
 
     def body(self) -> Iterable[Widget]:
         yield LineBox(id="about", wrapped=True, indent=2)
-        yield Room(RowList(id="board"), Drawing(id="scatter"), id="ranked")
+        yield Room(RowList(id="board", empty=READING), Drawing(id="scatter"), id="ranked")
         yield LineBox(id="finals")
         yield LineBox(id="claims", wrapped=True, indent=2)
         yield LineBox(id="verdict", wrapped=True, indent=2)

@@ -15,7 +15,7 @@ from tui.keys.keymap import place_bindings
 from tui.messages import ALL_EVENTS, ActionRefused, DataNeeds, TrialOpened
 from tui.paint import Line, plain_part
 from tui.screens.panel import Panel
-from tui.screens.view import View
+from tui.screens.view import READING, View
 from tui.tables import events
 from tui.tables.event_filter import EventFilter, levels_from, read_event_filter, toggle_term
 from tui.widgets.rowlist import RowList
@@ -37,7 +37,7 @@ class Events(View):
     """The least level of the events that are listed."""
 
     def body(self) -> Iterable[Widget]:
-        yield RowList(id="events", follow=True, empty="nothing has happened yet")
+        yield RowList(id="events", follow=True, empty=READING)
 
     def _read_filter(self) -> EventFilter:
         return read_event_filter(self.filter, self.view_state.snapshot)

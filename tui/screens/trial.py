@@ -16,6 +16,7 @@ from tui.keys.table import TRIAL
 from tui.messages import DataNeeds, Picture
 from tui.screens.curve_page import CurvePage
 from tui.screens.log import Log
+from tui.screens.view import READING
 from tui.tables import detail as sections
 from tui.tables import events
 from tui.tables.plan_bars import plan_lines
@@ -74,6 +75,7 @@ class Trial(CurvePage):
         """Set the titles; Textual also calls the handler of View, which paints."""
         for id, title in _TITLES.items():
             set_title(self.query_one(f"#{id}"), title)
+        self._box("head").show([((READING, "dim"),)])
         self.query_one("#scroll").focus()
 
     def needs(self) -> DataNeeds:

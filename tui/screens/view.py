@@ -26,6 +26,9 @@ from tui.widgets.lineinput import LineInput
 from tui.widgets.rowlist import RowList
 from workbench.service import Snapshot
 
+READING = "reading …"
+"""What stands where nothing has been read so far, in place of a word that there is nothing."""
+
 
 class BackAsked(Message):
     """Escape was pressed while this screen had nothing left to close."""
