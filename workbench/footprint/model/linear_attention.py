@@ -49,7 +49,7 @@ class DeltaLayers:
     def kept_bytes(self) -> float:
         """Bytes that one layer keeps of a token between forward and backward, in 16 bits.
 
-        Fitted to ten shapes in bf16, each within 3 %; tests/footprint/test_linear_attention.py
+        Fitted to ten shapes in bf16, each within 3 %; tests/footprint/test_plain_layers.py
         measures two others.
         """
         heads, wide, out = self.value_heads, self.key_width, self.value_width

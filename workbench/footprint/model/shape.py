@@ -133,9 +133,9 @@ class ModelShape:
         flat = {**_DEFAULTS.get(kind, {}), **flat}
         if _experts(flat) or _experts(flat.get("ffn_config")):
             raise ModelError(
-                f"{safe_line(kind, 60)} is a mixture of experts: transformers holds the experts of a "
-                "layer in one tensor, which bitsandbytes leaves in 16 bits and LoRA does not adapt, "
-                "so that most of the model would be neither quantised nor trained",
+                f"{safe_line(kind, 60)} is a mixture of experts: transformers holds the experts of "
+                "a layer in one tensor, which bitsandbytes leaves in 16 bits and LoRA does not "
+                "adapt, so that most of the model would be neither quantised nor trained",
                 hint="choose a dense model",
             )
         heads = _measure(flat, "num_attention_heads", "n_head")

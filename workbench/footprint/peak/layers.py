@@ -106,12 +106,15 @@ def plain_layer(shape: ModelShape, lora: Lora, precision: str, *, quadratic: boo
     """
     value = VALUE_BYTES[precision]
     sizes = targeted_projections(shape, lora)
-    norms = shape.norms * 4 * shape.width  # their fp32 inputs
+    # Their fp32 inputs; Cohere's one norm keeps them with and without their mean.
+    norms = max(shape.norms, 2) * 4 * shape.width
     mixer, widest = _mixer_bytes(shape, value)
     low = len(sizes) * lora.rank * value
     if lora.dropout > 0:  # each projection keeps its own mask and its own dropped input
         low += sum(i for i, _ in sizes.values()) * (value + 1)
     inputs = (2 * shape.width + shape.ffn) * value
+    if not shape.fused and lora.dropout == 0:
+        inputs = _cast_inputs(shape, sizes, value)
     scores = shape.heads * (4 + value + 2) if quadratic else 0  # fp32 softmax, its cast, its mask
     peak: float = 2 * (shape.ffn + shape.width) * value + shape.width * (value + 4)
     if shape.delta is not None:  # the worst layer keeps more than the mean
@@ -124,6 +127,16 @@ def plain_layer(shape: ModelShape, lora: Lora, precision: str, *, quadratic: boo
         kept_pairs=scores,
         peak_pairs=scores / 2,
     )
+
+
+def _cast_inputs(shape: ModelShape, sizes: dict[str, tuple[int, int]], value: int) -> int:
+    """Return the bytes of a token's inputs of adapters, each of which PEFT casts by itself.
+
+    Three bytes more for each value of the residual stream were measured
+    (tests/footprint/test_plain_layers.py).
+    """
+    attended = shape.q_width if "o_proj" in sizes else 0  # counted with attention
+    return (sum(i for i, _ in sizes.values()) - attended) * value + 3 * shape.width
 
 
 def _mixer_bytes(shape: ModelShape, value: int) -> tuple[float, float]:
