@@ -160,6 +160,17 @@ class TestWishes:
         assert [card.total_bytes // GIB for card in cards] == [24, 24, 12]
 
     @pytest.mark.parametrize(
+        ("wish", "why"),
+        [
+            ("cpu", "'cpu' has no size"),
+            ("cpu:8GiB,GPU-6f1a=8GiB", "no CPU card like the one before"),
+        ],
+    )
+    def test_what_is_wrong_with_a_cpu_card_is_said(self, wish: str, why: str) -> None:
+        with pytest.raises(UsageError, match=why):
+            cards_from({"WORKBENCH_CARDS": wish}, ALIKE)
+
+    @pytest.mark.parametrize(
         "wish", ["GPU-6f1", "24GiB", "GPU-6f1a=lots", "cpu", "cpu:", "cpu:8GiB,GPU-6f1a=8GiB", "=1"]
     )
     def test_an_entry_that_cannot_be_read_is_reported_with_the_right_form(self, wish: str) -> None:

@@ -168,10 +168,8 @@ def _names_cpu_cards(env: Mapping[str, str]) -> bool:
 def _named_cpu(index: int, entry: str) -> Card:
     kind, colon, size = entry.partition(":")
     if kind != "cpu" or not colon:
-        raise UsageError(
-            f"{CARDS_VARIABLE}: {safe_line(entry, 40)!r} is no CPU card like the one before it",
-            hint=_EXAMPLE,
-        )
+        wrong = "has no size" if kind == "cpu" else "is no CPU card like the one before it"
+        raise UsageError(f"{CARDS_VARIABLE}: {safe_line(entry, 40)!r} {wrong}", hint=_EXAMPLE)
     return _cpu_card(index, _size(entry, size))
 
 
