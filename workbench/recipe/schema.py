@@ -252,7 +252,7 @@ class Lora(Section):
     """Scale by alpha/sqrt(rank) instead of alpha/rank (arXiv 2312.03732)."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
     """The projections that get an adapter: `all-linear` for all of the model's linear layers,
-    without its head and routers, or a list of names. `workbench check` shows what it resolves to."""
+    without its head and routers, or a list of names; `workbench check` shows the resolved ones."""
 
 
 class Train(Section):

@@ -134,9 +134,11 @@ def test_a_set_without_readable_files_is_refused_with_its_cause(folder: Path) ->
 
 def test_arguments_of_calls_are_read_as_they_stand_in_the_files(folder: Path) -> None:
     """`datasets` would give each call the arguments of all others, as null."""
-    calls = [{"function": {"name": "f", "arguments": given}} for given in ({"a": 1}, {"b": None})]
+    calls = [{"function": {"name": "f", "arguments": given}} for given in ({"a": 1}, {"b": 2})]
     rows = [{"messages": [{"role": "assistant", "tool_calls": [call]}]} for call in calls]
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
+    loaded = datasets.load_dataset(str(folder), split="train")[0]
+    assert loaded["messages"][0]["tool_calls"][0]["function"]["arguments"] == {"a": 1, "b": None}
     assert [row.values for row in source_of(folder).read()] == rows
 
 

@@ -141,6 +141,11 @@ def test_a_held_out_row_leaves_every_source_whatever_its_shape_and_columns(
     assert any("3 train rows left out, because they repeat held-out" in n for n in prepared.notes)
 
 
+def test_a_number_of_rows_is_exact_beside_rows_that_are_held_out(mix: Mix) -> None:
+    [chats] = mix((CHATS, {"rows": 30}), eval_rows=5).mixture
+    assert (chats["read_rows"], chats["distinct_rows"], chats["train_rows"]) == (20, 15, 30)
+
+
 def test_held_out_rows_do_not_depend_on_weights_or_the_order_of_sources(
     mix: Mix, tokenizer: PreTrainedTokenizerBase
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tests.training.dataset.conftest import Check
 from tests.training.dataset.templates import answer, asked, family_tokenizer, learned, rendered
+from workbench.errors import DataError
 from workbench.training.dataset.chat.reasoning import reasoning_of, without_reasoning
 from workbench.training.dataset.data_warnings import FINDINGS
 
@@ -20,6 +22,7 @@ TAGS = {"messages": [
     asked("1+1"), answer("<think>\none and one\n</think>\n\n2"),
     asked("2+2"), answer("<think>\ntwo and two\n</think>\n\n4"),
 ]}  # fmt: skip
+PLAIN = {"messages": [asked("1+1"), answer("2"), asked("2+2"), answer("4")]}
 THOUGHT = "<think>\ntwo and two\n</think>\n\n"
 EMPTY = "<think>\n\n</think>\n\n"
 END = "<|im_end|>"
@@ -47,6 +50,10 @@ END = "<|im_end|>"
             ["2", "4"],
         ),
         ("qwen2_5", FIELD, ["2", "4"], ["2", "4"]),
+        # An empty block that the template puts before an answer is reasoning, too.
+        ("qwen3", PLAIN, ["2", EMPTY + "4"], ["2", "4"]),
+        # Nemotron's prompt opens the block of each answer; they are found by their headers.
+        ("nemotron_3_nano", FIELD, ["</think>\n2", "two and two\n</think>\n4"], ["2", "4"]),
     ],
 )
 def test_reasoning_is_learned_where_the_familys_template_shows_it(
@@ -98,6 +105,52 @@ def test_each_answer_of_a_chat_with_calls_and_reasoning_is_found(
     ]
     masked = rendered(own, {"messages": turns}, reasoning="mask")
     assert learned(own, masked) == [f"{called}{END}", f"Dry.{END}", f"{called}{END}", f"Yes.{END}"]
+
+
+@pytest.mark.parametrize(
+    ("family", "how", "third"),
+    [
+        ("qwen3", "keep", "<think>\nagain\n</think>\n\nHm.\nCALL"),
+        ("qwen3", "drop", "Hm.\nCALL"),
+        # The generation prompt supplies the tag, and with `drop` the empty block.
+        ("qwen3_5_think", "keep", "again\n</think>\n\nHm.\n\nCALL"),
+        ("qwen3_5_think", "drop", "Hm.\n\nCALL"),
+    ],
+)
+def test_what_the_prompt_supplies_is_not_learned_where_answers_are_found_by_headers(
+    tokenizer: PreTrainedTokenizerBase, family: str, how: str, third: str
+) -> None:
+    call = {"name": "rain", "arguments": {"town": "Ulm"}}
+    turns = [
+        asked("rain?"), answer("Hm.", reasoning="call it", tool_calls=[call]),
+        {"role": "tool", "content": "dry"}, answer("Dry.", reasoning="got it"),
+        asked("Sure?"), answer("Hm.", reasoning="again", tool_calls=[call]),
+        {"role": "tool", "content": "dry"}, answer("Yes.", reasoning="dry again"),
+    ]  # fmt: skip
+    own = family_tokenizer(tokenizer, family)
+    said = learned(own, rendered(own, {"messages": turns}, reasoning=how))
+    said = [re.sub(r"<tool_call>.*?</tool_call>", "CALL", text, flags=re.DOTALL) for text in said]
+    gap = third[third.index("Hm.") :]
+    assert said[:3] == [f"{gap}{END}", f"Dry.{END}", f"{third}{END}"]
+
+
+@pytest.mark.parametrize("header", ["<|im_start|>assistant\n", "assistant: "])
+def test_a_header_that_a_message_could_write_finds_no_answer(
+    tokenizer: PreTrainedTokenizerBase, header: str
+) -> None:
+    """The number of turns in front lets no chat be the beginning of a longer one."""
+    own = family_tokenizer(tokenizer, "qwen3")
+    own.chat_template = (
+        "{{ messages|length if messages[0].content == '1+1' else '' }}{% for m in messages %}{{ HEADER if m.role == 'assistant' else "
+        "'<|im_start|>user\n' }}{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}{{ HEADER }}{% endif %}"
+    ).replace("HEADER", repr(header))
+    row = {"messages": [asked("1+1"), answer("2"), asked("2+2"), answer("4")]}
+    if header.startswith("<|"):
+        assert learned(own, rendered(own, row)) == [f"2{END}", f"4{END}"]
+    else:
+        with pytest.raises(DataError, match="the answer's tokens cannot be told"):
+            rendered(own, row)
 
 
 def test_a_forged_header_finds_no_answer(tokenizer: PreTrainedTokenizerBase) -> None:
