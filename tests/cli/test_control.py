@@ -143,6 +143,22 @@ def test_run_restarts_no_stopped_queue_without_being_asked(
     assert scan_requests(home.requests) == []
 
 
+def test_run_restarts_no_preparation_without_being_asked(
+    bench: Bench,
+    home: Home,
+    workbench: Workbench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")
+    monkeypatch.setattr("workbench.engine_status.lock_holder", lambda _: None)
+    home.stopped.touch()
+    said = workbench("run", recipe_file(tmp_path))
+    assert said.code == 1
+    assert "and 1 experiment would continue if it is started" in said.err
+    assert home.stopped.exists()
+
+
 def test_nothing_is_asked_of_an_engine_that_a_person_stopped(
     bench: Bench, home: Home, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

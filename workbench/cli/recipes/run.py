@@ -149,15 +149,17 @@ def start_engine_for(service: Service, *, start: bool = False) -> None:
 
 
 def _ask_to_start(service: Service) -> None:
-    """Ask whether a stopped engine may start again, where that continues other trials.
+    """Ask whether a stopped engine may start again, where that continues other work.
 
     Raises EngineError where the answer is no, or where nobody can be asked.
     """
+    experiments = service.experiments()
     unfinished = frozenset(State) - FINAL
-    waiting = sum(one.counts.get(s, 0) for one in service.experiments() for s in unfinished)
-    if not waiting:
+    waiting = sum(one.counts.get(state, 0) for one in experiments for state in unfinished)
+    growing = sum(one.state == "preparing" or one.searching for one in experiments)
+    if not waiting and not growing:
         return
-    count = formatting.plural(waiting, "trial")
+    count = formatting.plural(*((waiting, "trial") if waiting else (growing, "experiment")))
     stopped = f"the engine was stopped, and {count} would continue if it is started"
     if not sys.stdin.isatty():
         raise EngineError(
