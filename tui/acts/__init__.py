@@ -1,6 +1,6 @@
 """What the user asks for: requests to the engine, for one trial or many, and their undoing.
 
-`undo` knows the request that reverts another, `batches` sends requests and collects their answers,
-`acting` is the part of the app that handles both. Called by `tui.app`; it may import the screens,
-`tui.messages` and `workbench.service`, never the app itself.
+`trial_keys` are the keys with which every view asks, `acting` is the part of the app that answers,
+`undo` knows the request that reverts another. Called by `tui.app` and the frame of views; it may
+import the screens, `tui.messages` and `workbench.service`, never the app itself.
 """

@@ -10,10 +10,10 @@ from textual.containers import Container, VerticalScroll
 from textual.widget import Widget
 
 from tui.curves.charts import SIX, metric_title, overlaid_curves
+from tui.curves.page import CurvePage
 from tui.keys.keymap import place_bindings
 from tui.keys.table import COMPARE
 from tui.messages import ComparisonAsked, DataNeeds
-from tui.screens.curve_page import CurvePage
 from tui.screens.view import READING
 from tui.tables import comparison
 from tui.view_state import ViewState

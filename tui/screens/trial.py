@@ -11,10 +11,10 @@ from textual.widget import Widget
 
 from tui.card_names import card_naming
 from tui.curves.charts import chart_names, metric_chart
+from tui.curves.page import CurvePage
 from tui.keys.keymap import place_bindings
 from tui.keys.table import TRIAL
 from tui.messages import DataNeeds, Picture
-from tui.screens.curve_page import CurvePage
 from tui.screens.log import Log
 from tui.screens.view import READING
 from tui.tables import detail as sections

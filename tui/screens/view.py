@@ -16,8 +16,8 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input
 
+from tui.acts.trial_keys import TrialKeys
 from tui.messages import DataNeeds, NeedsChanged
-from tui.screens.trial_keys import TrialKeys
 from tui.view_state import ViewState
 from tui.widgets import strips
 from tui.widgets.frame import OneLine, banner_lines, counts_line, key_line, top_line
