@@ -165,8 +165,9 @@ def check_lines(result: Answer | None, running_s: float | None) -> list[Line]:
         return lines + ([(("  → ", "dim"), plain_part(hint, "accent", 400))] if hint else [])
     data = result["data"]
     facts = (
-        f"{data.get('packed_rows') or data['train_rows']:,} rows to train on, {data['eval_rows']:,} held out, "
-        f"shape {data['shape']}; {data['target_tokens']:,} tokens carry loss; "
+        f"{data.get('packed_rows') or data['train_rows']:,} rows to train on, "
+        f"{data['eval_rows']:,} held out, shape {data['shape']}; "
+        f"{data['target_tokens']:,} tokens carry loss; "
         f"{data['median_length']:,} tokens in the median row, {data['max_length']:,} at most"
     )
     warned = [(("! ", "warn"), plain_part(w, "warn", 300)) for w in result.get("warnings", ())[:4]]

@@ -6,6 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+MOST_ROWS_PER_BIN = 64
+"""Rows in one bin of `data.packing` at most, so that a step knows how many may come."""
 SAMPLED_ROWS = 512
 """Rows of all sampled batches together, about."""
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.recipe.schema import Data
 from workbench.training.dataset.chat.rendering import Renderer, Tokens
 from workbench.training.dataset.files.lines import DataRow
-from workbench.training.dataset.shapes import Chat, example_of
+from workbench.training.dataset.rows.shapes import Chat, example_of
 
 _SPECIAL = re.compile(r"<\|[^|<>'\s]*\|>|<｜[^<>\s]*?｜>|</?s>|<(?:start|end)_of_turn>")
 _ENDS = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|return|>", "<｜end▁of▁sentence｜>")

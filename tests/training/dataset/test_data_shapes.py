@@ -9,7 +9,7 @@ import pytest
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
 from workbench.training.dataset.files.lines import DataRow
-from workbench.training.dataset.shapes import Chat, Example, Pair, Text, example_of, find_shape
+from workbench.training.dataset.rows.shapes import Chat, Example, Pair, Text, example_of, find_shape
 
 ASKED = {"role": "user", "content": "q"}
 ANSWERED = {"role": "assistant", "content": "a"}

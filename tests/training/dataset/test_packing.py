@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.training.dataset.conftest import Check
-from workbench.footprint.bins import MOST_ROWS_PER_BIN
+from workbench.footprint.row_lengths import MOST_ROWS_PER_BIN
 from workbench.training.dataset.packing import fill_bins
 from workbench.training.dataset.prepared import load_prepared
 from workbench.training.step.rows import collate_rows, split_examples

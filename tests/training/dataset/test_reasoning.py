@@ -141,8 +141,9 @@ def test_a_header_that_a_message_could_write_finds_no_answer(
     """The number of turns in front lets no chat be the beginning of a longer one."""
     own = family_tokenizer(tokenizer, "qwen3")
     own.chat_template = (
-        "{{ messages|length if messages[0].content == '1+1' else '' }}{% for m in messages %}{{ HEADER if m.role == 'assistant' else "
-        "'<|im_start|>user\n' }}{{ m.content }}<|im_end|>{% endfor %}"
+        "{{ messages|length if messages[0].content == '1+1' else '' }}{% for m in messages %}"
+        "{{ HEADER if m.role == 'assistant' else '<|im_start|>user\n' }}"
+        "{{ m.content }}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}{{ HEADER }}{% endif %}"
     ).replace("HEADER", repr(header))
     row = {"messages": [asked("1+1"), answer("2"), asked("2+2"), answer("4")]}

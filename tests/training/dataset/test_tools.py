@@ -21,8 +21,8 @@ from tests.training.dataset.templates import (
 )
 from workbench.errors import DataError
 from workbench.training.dataset.files.rows import read_file
-from workbench.training.dataset.row_turns import read_turns
-from workbench.training.dataset.tools import read_calls, read_tools
+from workbench.training.dataset.rows.row_turns import read_turns
+from workbench.training.dataset.rows.tools import read_calls, read_tools
 
 TOWN = {"type": "string", "description": "A town."}
 RAIN = {

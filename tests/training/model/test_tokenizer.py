@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from workbench.errors import DataError, ModelError
 from workbench.recipe import shipped_file
 from workbench.training.dataset.chat.rendering import Renderer, Tokens
-from workbench.training.dataset.shapes import Chat, Pair, Text
+from workbench.training.dataset.rows.shapes import Chat, Pair, Text
 from workbench.training.model.tokenizer import load_tokenizer
 
 UNMARKED = (

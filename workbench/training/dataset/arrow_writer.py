@@ -14,7 +14,7 @@ from workbench.training.dataset.data_warnings import DataWarnings
 from workbench.training.dataset.examples import Examples
 from workbench.training.dataset.row_parser import RowParser
 from workbench.training.dataset.row_stats import KeptRow, RowStats
-from workbench.training.dataset.shapes import Example, Text
+from workbench.training.dataset.rows.shapes import Example, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from workbench.training.dataset.chat.rendering import Finding, Tokens
 from workbench.training.dataset.row_stats import RowCount
-from workbench.training.dataset.shapes import Chat, Example, Pair, Text
+from workbench.training.dataset.rows.shapes import Chat, Example, Pair, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,7 +18,7 @@ from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.files.sources import DataSource
 from workbench.training.dataset.row_parser import RowParser
 from workbench.training.dataset.row_stats import IGNORED, KeptRow
-from workbench.training.dataset.shapes import content_of
+from workbench.training.dataset.rows.shapes import content_of
 from workbench.training.dataset.split import row_key
 from workbench.training.dataset.tokenizer_pool import MANY_ROWS, TokenizerPool
 

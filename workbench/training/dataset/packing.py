@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from workbench.footprint.bins import MOST_ROWS_PER_BIN
+from workbench.footprint.row_lengths import MOST_ROWS_PER_BIN
 from workbench.training.dataset.row_stats import IGNORED, length_numbers
 
 _IDS = pa.list_(pa.int32())

@@ -8,7 +8,7 @@ from workbench.text import safe_line
 from workbench.training.dataset.chat.rendering import Renderer
 from workbench.training.dataset.chat.template import DATE
 from workbench.training.dataset.files.lines import DataRow
-from workbench.training.dataset.shapes import Example, example_of, find_shape
+from workbench.training.dataset.rows.shapes import Example, example_of, find_shape
 
 CHAT_SHAPES = ("messages", "sharegpt")
 """Shapes whose rows are chats, which only a chat template can render."""

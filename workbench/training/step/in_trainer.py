@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.footprint.bins import MOST_ROWS_PER_BIN
 from workbench.footprint.plan import Plan
+from workbench.footprint.row_lengths import MOST_ROWS_PER_BIN
 from workbench.recipe.schema import Recipe
 from workbench.training.step.options import StepOptions
 from workbench.training.step.rows import Rows, collate_rows

@@ -2,5 +2,5 @@
 
 `rendering` turns a row into tokens with its loss mask; `turn_ends` decides once which tokens end a
 trained turn, for scoring, merging and exports too. The other modules of `dataset` use it. It may
-import `dataset.shapes` and `dataset.files`, and nothing else of training.
+import `dataset.rows` and `dataset.files`, and nothing else of training.
 """

@@ -39,8 +39,8 @@ from workbench.training.dataset.chat.template import (
 )
 from workbench.training.dataset.chat.turn_ends import find_turn_format
 from workbench.training.dataset.chat.turns import ChatLayout, ChatTurns
-from workbench.training.dataset.shapes import Chat, Example, Pair, Text
-from workbench.training.dataset.tools import names_of
+from workbench.training.dataset.rows.shapes import Chat, Example, Pair, Text
+from workbench.training.dataset.rows.tools import names_of
 
 _LONGEST_ADDED = 60
 """Characters shown of what a template puts before an answer."""

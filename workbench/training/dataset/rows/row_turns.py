@@ -11,15 +11,15 @@ from typing import Any
 
 from workbench.errors import DataError
 from workbench.text import safe_line
-from workbench.training.dataset.fields import (
+from workbench.training.dataset.files.lines import json_kind
+from workbench.training.dataset.rows.fields import (
     MEDIA_HINT,
     TOOLS_HINT,
     is_given,
     refuse_unlearned,
     unused_fields,
 )
-from workbench.training.dataset.files.lines import json_kind
-from workbench.training.dataset.tools import CALL_ROLES, RESULT_ROLES, read_calls
+from workbench.training.dataset.rows.tools import CALL_ROLES, RESULT_ROLES, read_calls
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {

@@ -11,11 +11,11 @@ from typing import Any
 from workbench.errors import DataError
 from workbench.recipe.schema import Data
 from workbench.text import safe_line
-from workbench.training.dataset.fields import is_empty, is_given, unused_fields
 from workbench.training.dataset.files.json_rows import rows_inside_hint
 from workbench.training.dataset.files.lines import DataRow
-from workbench.training.dataset.row_turns import checked_text, read_turns
-from workbench.training.dataset.tools import read_tools
+from workbench.training.dataset.rows.fields import is_empty, is_given, unused_fields
+from workbench.training.dataset.rows.row_turns import checked_text, read_turns
+from workbench.training.dataset.rows.tools import read_tools
 
 NEEDED: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
