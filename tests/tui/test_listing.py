@@ -396,3 +396,15 @@ async def test_keys_typed_behind_the_enter_of_a_filter_reach_the_list(running: H
         rows = app.screen.query_one("#trials", RowList)
         await until(pilot, lambda: rows.key == rows.rows[2].key)
         assert "filter: dem─" in text(app)
+
+
+async def test_a_narrow_list_has_whole_settings_and_no_cell_beyond_its_edge(running: Home) -> None:
+    store = Store(running.database, clock=lambda: NOW)
+    settings = '{"train.learning_rate": 0.0006296, "lora.rank": 16}'
+    store.db.execute("update trials set settings = ? where id = 13", (settings,))
+    store.close()
+    async with shown(running, 60, 16) as (app, pilot):
+        await press_and_settle(app, pilot, "2")
+        line = next(line for line in text(app).splitlines() if "#13" in line)
+        assert "lr=0.0006296 rank=16  ● running    ~16 min" in line
+        assert "…" not in line

@@ -37,7 +37,7 @@ SORTS: dict[str, Callable[[TrialRow], object]] = {
 """The values that each column is sorted by; trials without one go to the end."""
 _NARROWEST = 17
 """Cells of the column of settings at least."""
-_OTHERS = 41
+_OTHERS = 40
 """Cells that mark, name, state, reason and the edges need beside the settings."""
 
 

@@ -32,7 +32,7 @@ DASHBOARD = (
     Column(title="progress", width=11, most=15, grow=1, drop=2),
     Column(title="loss", width=7, right=True, drop=1),
     Column(title="tok/s", width=6, right=True, drop=4),
-    Column(title="left or why", width=12, grow=4),
+    Column(title="left or why", width=11, grow=4),
 )
 FULL = (
     Column(title="", width=2),
@@ -47,7 +47,7 @@ FULL = (
     Column(title="peak", width=8, right=True, drop=5),
     Column(title="card", width=8, drop=6),
     Column(title="tries", width=5, right=True, drop=9),
-    Column(title="left or why", width=12, grow=3),
+    Column(title="left or why", width=11, grow=3),
 )
 QUEUE = (
     Column(title="", width=3, right=True),
