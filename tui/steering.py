@@ -54,7 +54,7 @@ def typed_refusal(verb: str, row: TrialRow) -> str:
     if verb == "evaluate" and row.kind is not Kind.TUNE:
         return "choose a trial that trains an adapter; the base is scored beside it"
     if verb == "extend" and not row.state.final:
-        return f"it is {row.state}; only an ended trial can be extended (c clones it)"
+        return f"it is {row.state}; only an ended trial can be extended; clone it instead"
     if verb == "move" and row.state.final:
         return f"it has ended already ({row.state})"
     return ""

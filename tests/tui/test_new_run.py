@@ -135,6 +135,14 @@ def test_a_hint_becomes_settings(hint: str, words: str) -> None:
     assert hinted_settings(hint, settings) == words
 
 
+def test_a_mistake_begins_with_what_was_typed_and_no_option_of_a_command() -> None:
+    answer = {"ok": False, "error": "-s rnk=8: rnk is no setting\n-s x: write it as key=value"}
+    assert [line_text(line) for line in lines.about_lines(answer)] == [
+        "✗ rnk=8: rnk is no setting",
+        "✗ x: write it as key=value",
+    ]
+
+
 def test_the_check_says_what_it_found() -> None:
     refused = {"ok": False, "error": "rows.jsonl:3: unknown role", "hint": "write user"}
     shown_lines = [line_text(line) for line in lines.check_lines(refused, None)]

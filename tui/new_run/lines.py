@@ -59,9 +59,7 @@ def about_lines(answer: Answer) -> list[Line]:
     if not answer:
         return [(("reading the recipe …", "dim"),)]
     if not answer["ok"]:
-        wrong = [
-            (("✗ ", "bad"), plain_part(line, "bad", 600)) for line in answer["error"].split("\n")
-        ]
+        wrong = _mistake_lines(answer["error"])
         hint = answer.get("hint") or ""
         return [*wrong[:6], *([(("  → ", "dim"), plain_part(hint, "accent", 300))] if hint else [])]
     many = formatting.sweep_size(answer["trials"])
@@ -153,6 +151,14 @@ def _how(one: Mapping[str, Any]) -> Line:
     return (("how  ", "dim"), plain_part(" · ".join(map(str, words)), "dim", 300))
 
 
+def _mistake_lines(error: str) -> list[Line]:
+    """Return a line for each mistake, without the option -s that commands put before a setting."""
+    return [
+        (("✗ ", "bad"), plain_part(line.removeprefix("-s "), "bad", 600))
+        for line in error.split("\n")
+    ]
+
+
 def check_lines(result: Answer | None, running_s: float | None) -> list[Line]:
     """Return what the data check found; `running_s` are the seconds it has run, if it runs."""
     if running_s is not None:
@@ -160,7 +166,7 @@ def check_lines(result: Answer | None, running_s: float | None) -> list[Line]:
     if result is None:
         return [(("ctrl+k", "accent"), (" reads the data as training would see it", "dim"))]
     if not result.get("ok"):
-        lines: list[Line] = [(("✗ ", "bad"), plain_part(result.get("error", ""), "bad", 600))]
+        lines = _mistake_lines(result.get("error", ""))
         hint = result.get("hint")
         return lines + ([(("  → ", "dim"), plain_part(hint, "accent", 400))] if hint else [])
     data = result["data"]
