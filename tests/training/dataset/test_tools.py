@@ -153,6 +153,20 @@ def test_a_call_that_the_template_leaves_out_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("question", "first", "second"),
+    [("Ulm or Bonn?", {"town": "Ulm"}, {"town": "Bonn"}), ("?", {"days": 1}, {"days": 2})],
+    ids=["the question says it, too", "numbers alone"],
+)
+def test_a_call_that_is_left_out_is_found_where_other_text_says_the_same(
+    tokenizer: PreTrainedTokenizerBase, question: str, first: Any, second: Any
+) -> None:
+    two = row(asked(question), answer(None, tool_calls=[call(**first), call(**second)]), RESULT)
+    with pytest.raises(DataError, match="does not show the call of rain"):
+        rendered(family_tokenizer(tokenizer, "gptoss"), two)
+    assert rendered(family_tokenizer(tokenizer, "qwen3"), two).ids
+
+
+@pytest.mark.parametrize(
     ("value", "says"),
     [
         ("[{", "p holds text that is not JSON"),

@@ -160,6 +160,7 @@ class Renderer:
         if example.tools and not self._shows_tools:
             raise DataError(f"{place}: the model's chat template shows no tools", hint=_NO_TOOLS)
         _refuse_hidden_tools(example, without_marks(layout.text), place)
+        _refuse_hidden_calls(template, marked, place)
         ids, offsets = self.template.encode(layout.text)
         runs = [self._end_run(ids, *run) for run in _runs(offsets, layout.spans)]
         ended = not runs or ids[runs[-1][1] - 1] in self.ends
@@ -275,11 +276,42 @@ def _refuse_hidden_tools(example: Chat, text: str, place: str) -> None:
         shown += [("call of", name, value) for value in (name, *said)]
     for what, name, value in shown:
         if value.strip() not in text and json.dumps(value, ensure_ascii=False)[1:-1] not in text:
-            raise DataError(
-                f"{place}: the model's chat template does not show the {what} "
-                f"{safe_line(name, 60)}",
-                hint=_NO_TOOLS,
-            )
+            raise _hidden(what, name, place)
+
+
+def _hidden(what: str, name: str, place: str) -> DataError:
+    return DataError(
+        f"{place}: the model's chat template does not show the {what} {safe_line(name, 60)}",
+        hint=_NO_TOOLS,
+    )
+
+
+def _refuse_hidden_calls(template: ChatTemplate, messages: Sequence[Message], place: str) -> None:
+    """Raise DataError for a call that the template leaves out.
+
+    The chat is rendered once more with names that stand nowhere else, because a call may say
+    nothing that its tool, its question or another call does not say, too.
+    """
+    names: dict[str, str] = {}
+    renamed = []
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            calls = [dict(call) for call in calls]
+            for call in calls:
+                name = f"workbench_call_{len(names)}_"
+                names[name] = call["function"]["name"]
+                call["function"] = {**call["function"], "name": name}
+            message = {**message, "tool_calls": calls}
+        renamed.append(message)
+    if not names:
+        return
+    try:
+        text = template.render(renamed, place)
+    except DataError:  # it looks calls up in its tools
+        return
+    for name, own in names.items():
+        if name not in text:
+            raise _hidden("call of", own, place)
 
 
 def _runs(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
