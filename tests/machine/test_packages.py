@@ -90,6 +90,7 @@ def test_versions_are_read_from_metadata_without_importing(tmp_path: Path) -> No
     assert installed_versions([str(tmp_path)]) == {"torchao": "0.12.0"}
 
 
+@pytest.mark.slow  # it imports torch and PEFT in a process of its own
 def test_the_table_says_what_peft_does(tmp_path: Path) -> None:
     """The installed PEFT refuses just the versions that the table names."""
     code = (

@@ -157,7 +157,7 @@ def shown(app: PtyApp, columns: int, rows: int) -> str:
     return "\n".join(emulate(app.seen, columns, rows).display)
 
 
-@pytest.mark.parametrize("keys", [150, pytest.param(5_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("keys", [300, pytest.param(5_000, marks=pytest.mark.slow)])
 def test_random_keys_while_trials_run_leave_a_screen_that_is_whole(busy: Path, keys: int) -> None:
     dice = random.Random(4711)
     with PtyApp(busy, columns=100, rows=30) as app:
@@ -165,7 +165,7 @@ def test_random_keys_while_trials_run_leave_a_screen_that_is_whole(busy: Path, k
         for n in range(keys):
             app.send(dice.choice(KEYS))
             app.read(0.02)
-            if n % 50 == 49:
+            if n % 100 == 99:
                 app.read_until_quiet(0.4, 10)
                 assert app.process.poll() is None, app.seen[-3_000:]
         app.send(b"\x1b\x1b")

@@ -50,7 +50,7 @@ def trial(home: Path, kind: int, quantization: str) -> Bench:
 
 
 @pytest.mark.filterwarnings("ignore:.*`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.parametrize("turns", [8, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("turns", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_many_trials_on_one_base_are_as_good_as_fresh_ones(turns: int, tmp_path: Path) -> None:
     fresh = [trial(tmp_path / f"fresh-{n}", n, "nf4").run() for n in range(len(KINDS))]
     shared = ResidentBase()
