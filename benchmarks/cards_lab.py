@@ -1,4 +1,4 @@
-"""What the checks of many_cards.py share: an engine on a home of its own, and trials in time."""
+"""Tools that the checks of many_cards.py share: an engine on its own home, and trials in time."""
 
 from __future__ import annotations
 
@@ -212,18 +212,6 @@ def idle_before(spans: Sequence[Span]) -> dict[int, float]:
 def makespan(spans: Sequence[Span]) -> float:
     """Return the seconds from the first start to the last end."""
     return max(one.end_s for one in spans) - min(one.start_s for one in spans)
-
-
-def best_makespan(durations: Sequence[tuple[bool, float]]) -> float:
-    """Return the shortest time in which two cards can do the work, by trying every division.
-
-    Each trial is (whether only the first card takes it, its seconds); order does not matter.
-    """
-    second = {0.0}
-    for big, duration in durations:
-        second |= set() if big else {total + duration for total in second}
-    whole = sum(duration for _, duration in durations)
-    return min(max(total, whole - total) for total in second)
 
 
 def print_timeline(spans: Sequence[Span]) -> None:

@@ -36,12 +36,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from cards_lab import (
     SEARCH,
     Lab,
     Report,
     Span,
-    best_makespan,
     idle_before,
     lab,
     makespan,
@@ -49,6 +50,7 @@ from cards_lab import (
     wait,
 )
 
+from tests.support.best_makespan import best_makespan
 from workbench.errors import DoesNotFit
 from workbench.footprint import plan_trial
 from workbench.footprint.row_lengths import Lengths, lengths_of

@@ -9,6 +9,7 @@ from heapq import heappop, heappush
 
 import pytest
 
+from tests.support.best_makespan import best_makespan
 from tests.support.tick_contexts import Bench, cpu_card, recipe
 from workbench.scheduler.unequal_cards import big_trials_first, tokens_left
 from workbench.store.rows import TrialRow
@@ -20,18 +21,6 @@ SIZES = (24, 12)
 """GiB of the two cards; a big trial fits the first alone."""
 BIG_AND_SMALL = {"parameters": {"data.max_tokens": [64, 32768], "train.max_steps": [4, 16, 8, 6]}}
 WIDE = {"batch_size": 64, "gradient_checkpointing": "off", "save_every": 900}
-
-
-def best_makespan(durations: Sequence[tuple[bool, float]]) -> float:
-    """Return the shortest time in which two cards can do the work, by trying every division.
-
-    Each trial is (whether only the first card takes it, its seconds); order does not matter.
-    """
-    second = {0.0}
-    for big, duration in durations:
-        second |= set() if big else {total + duration for total in second}
-    whole = sum(duration for _, duration in durations)
-    return min(max(total, whole - total) for total in second)
 
 
 def makespan(order: Sequence[TrialRow], need: Mapping[int, int], lasts: Mapping[int, int]) -> int:
@@ -60,7 +49,7 @@ def trial(bench_of: MakeBench) -> TrialRow:
 def test_the_last_trial_ends_within_a_tenth_of_the_best_order(
     trial: TrialRow, share_of_big: float
 ) -> None:
-    """Of 60 mixes; what is known of durations is off by a quarter, as estimates are."""
+    """It holds for 60 mixes whose durations are known up to a quarter, as estimates are."""
     for seed in range(60):
         draw = random.Random(seed)
         trials = [replace(trial, id=id) for id in range(draw.randint(8, 16))]
@@ -73,7 +62,7 @@ def test_the_last_trial_ends_within_a_tenth_of_the_best_order(
 
 
 def test_the_scheduler_places_a_mixed_sweep_in_that_order(bench_of: MakeBench) -> None:
-    """In the order of its grid, the sweep's small trials would take both cards first."""
+    """The grid's order begins with small trials, which would take both cards."""
     bench = bench_of(cpu_card(0, 2), cpu_card(1, 64))
     id = bench.submit(recipe(train=WIDE, sweep=BIG_AND_SMALL))
     while not all(one.state.final for one in bench.store.trials(id)):

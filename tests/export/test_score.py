@@ -24,7 +24,7 @@ ENDS = [504]
 
 
 class TorchRuntime:
-    """What llama.cpp computes, by transformers: one token sequence, and logits behind each."""
+    """A runtime with the interface of llama.cpp: logits behind each token, by transformers."""
 
     def __init__(self, folder: Path) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

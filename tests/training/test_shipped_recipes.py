@@ -33,7 +33,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "smollm3": {"no_rope_layer_interval": 2},
 }
-"""What makes a tiny model one of its family."""
+"""Settings by which a tiny model belongs to its family."""
 
 
 def chats(folder: Path, *, rows: int = 24) -> Path:

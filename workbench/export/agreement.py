@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from workbench.errors import ModelError
+from workbench.training.dataset.row_stats import IGNORED
 
-IGNORED = -100
-"""The label of a token that carries no loss."""
 MOST_ROWS, MOST_TOKENS = 64, 128
 """Rows that are compared, and tokens of each."""
 LARGE_BYTES, LARGE_ROWS = 4 << 30, 8

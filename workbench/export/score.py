@@ -28,6 +28,7 @@ from workbench.export.child import print_report
 from workbench.recipe.schema import Evaluate
 from workbench.training import libraries
 from workbench.training.control import Control
+from workbench.training.dataset.row_stats import IGNORED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 8
 """Rows that a CPU scores at once where the recipe leaves it to the plan of a card."""
-IGNORED = -100
-"""The label of a token that carries no loss."""
 Progress = Callable[[int, int], None]
 
 

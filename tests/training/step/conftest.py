@@ -73,7 +73,7 @@ MORE: dict[str, dict[str, Any]] = {
     "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},
     "smollm3": {"no_rope_layer_interval": 2},
 }  # fmt: skip
-"""What a family does otherwise than a Llama, where its defaults would not show it."""
+"""Settings in which a family differs from a Llama, where its defaults would not show it."""
 FUSED_FAMILIES = [
     "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3", "cwm",
     "exaone4", "glm4", "granite", "ministral3", "olmo2", "olmo3", "seed_oss", "smollm3",

@@ -29,10 +29,6 @@ class CacheShape:
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(layers=config.num_hidden_layers, groups=groups, width=width)
 
-    def bytes_per_position(self, itemsize: int) -> int:
-        """Return the bytes that one token of one row takes in all layers."""
-        return 2 * self.layers * self.groups * self.width * itemsize
-
 
 class KeyValueCache:
     """Slots of equal length for every layer; addresses never change, so that steps can be captured.

@@ -154,11 +154,6 @@ class Lanes:
         rows = self._new_LN[torch.tensor(over, device=self._forward.device)].tolist()
         return {lane: row[: count[lane]] for lane, row in zip(over, rows, strict=True)}
 
-    def new_tokens(self, lane: int) -> list[int]:
-        """Return the new tokens of one lane so far. Waits for the card."""
-        row: list[int] = self._new_LN[lane, : int(self._count_L[lane])].tolist()
-        return row
-
     def release(self) -> None:
         """Give the graphs' memory back."""
         self._graphs.clear()
