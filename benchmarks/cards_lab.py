@@ -1,10 +1,13 @@
-"""Tools that the checks of many_cards.py share: an engine on its own home, and trials in time."""
+"""Tools of benchmarks that run a whole engine: one on a home of its own, and trials in time."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.home import Home
-from workbench.recipe import load_recipe
+from workbench.recipe import load_recipe, shipped_file
 from workbench.service import Service
 from workbench.store.rows import AttemptRow, TrialRow
 
@@ -24,10 +27,10 @@ model: {{name: {model}}}
 data:
   train: {data}
   columns: {{question: prompt, answer: completion}}
-  eval_rows: 16
+  eval_rows: {held_out}
   max_tokens: {tokens}
 train: {{max_steps: {steps}, log_every: 1, save_every: {save}, batch_size: {batch}}}
-evaluate: {{batch_size: 4, every: {every}}}
+evaluate: {{{evaluate}, every: {every}}}
 sweep:
   max_parallel: {parallel}
 """
@@ -78,7 +81,17 @@ class Lab:
     newest: int = 0
     """The experiment that was submitted last."""
 
-    def submit(
+    def submit(self, name: str, trials: int, steps: int, **settings: Any) -> list[int]:
+        """Submit such a recipe as `write_recipe` writes; return the ids that train."""
+        recipe = self.write_recipe(name, trials, steps, **settings)
+        answer = self.service.wait_for_answer(self.service.submit(load_recipe(recipe)))
+        self.newest = int(answer.data["experiment"])
+        wait(lambda: self.service.experiment(self.newest).state != "preparing", "preparation")
+        found = self.service.experiment(self.newest)
+        assert found.state == "ready", found.reason
+        return self.trained(self.newest)
+
+    def write_recipe(
         self,
         name: str,
         trials: int,
@@ -90,10 +103,13 @@ class Lab:
         batch: int = 4,
         tokens: int = 512,
         parallel: int = 64,
-    ) -> list[int]:
-        """Submit trials that differ slightly in learning rate; return the ids that train.
+        held_out: int = 16,
+        evaluate: str = "batch_size: 4",
+    ) -> Path:
+        """Write a recipe of trials that differ slightly in learning rate; return its path.
 
         `sweep` has other lines of the recipe's sweep; a search adds most of its trials later.
+        `evaluate` has settings of that section, `held_out` is the number of held-out rows.
         """
         recipe = self.root / f"{name}.yaml"
         rates = [round(2e-4 + 1e-6 * i, 7) for i in range(trials)]
@@ -107,15 +123,11 @@ class Lab:
             batch=batch,
             tokens=tokens,
             parallel=parallel,
+            held_out=held_out,
+            evaluate=evaluate,
         )
-        sweep = sweep or f"  parameters: {{train.learning_rate: {rates}}}"
-        recipe.write_text(body + sweep)
-        answer = self.service.wait_for_answer(self.service.submit(load_recipe(recipe)))
-        self.newest = int(answer.data["experiment"])
-        wait(lambda: self.service.experiment(self.newest).state != "preparing", "preparation")
-        found = self.service.experiment(self.newest)
-        assert found.state == "ready", found.reason
-        return self.trained(self.newest)
+        recipe.write_text(body + (sweep or f"  parameters: {{train.learning_rate: {rates}}}"))
+        return recipe
 
     def trained(self, experiment: int) -> list[int]:
         """Return the ids of the experiment's trials that train."""
@@ -163,6 +175,21 @@ class Lab:
 
     def losses(self, trial: int) -> dict[int, float]:
         return {p.step: p.low for p in self.service.series(trial, "loss", points=10_000)}
+
+    def kill_worker(self, trial: int) -> AttemptRow:
+        """Kill the worker of a running trial with SIGKILL; return the attempt that it ran."""
+        victim = self.live(trial)
+        assert victim is not None
+        assert victim.pid
+        os.kill(victim.pid, signal.SIGKILL)
+        return victim
+
+    def wait_for_resume(self, victim: AttemptRow) -> None:
+        """Wait until the trial of an attempt that was lost has trained a step in its next one."""
+        wait(
+            lambda: (a := self.live(victim.trial)) and a.id > victim.id and a.loss is not None,
+            "its resume",
+        )
 
     def live(self, trial: int) -> AttemptRow | None:
         found = [a for a in self.service.trial(trial).attempts if a.outcome is None]
@@ -246,6 +273,26 @@ def lab(model: Path, data: Path, cards: str | None = None) -> Iterator[Lab]:
         os.environ.pop("WORKBENCH_CARDS", None)
         if before is not None:
             os.environ["WORKBENCH_CARDS"] = before
+
+
+def shaped_model(shape: str) -> Path:
+    """Return the folder of a model with that shape, written by a child process.
+
+    A process that has written it would keep a context on the first card, and so be in our way.
+    """
+    if shape == "demo":
+        return shipped_file("workbench:demo/model")
+    folder = Path(f"/tmp/shaped-{shape}")
+    code = "import sys, pathlib, nf4_model as n; n.write_shaped_model(pathlib.Path(sys.argv[1]), "
+    code += "sys.argv[2])"
+    command = [sys.executable, "-c", code, str(folder), shape]
+    subprocess.run(command, cwd=Path(__file__).parent, check=True)
+    return folder
+
+
+def training_rows(file: Path | None) -> Path:
+    """Return the absolute path of GSM8K's `file`, or of the demo's rows where it is None."""
+    return file.resolve() if file else shipped_file("workbench:demo/data/train.jsonl")
 
 
 def wait(fact: Callable[[], object], what: str, limit_s: float = 180) -> None:

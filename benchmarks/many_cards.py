@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -47,6 +46,8 @@ from cards_lab import (
     lab,
     makespan,
     print_timeline,
+    shaped_model,
+    training_rows,
     wait,
 )
 
@@ -55,7 +56,7 @@ from workbench.errors import DoesNotFit
 from workbench.footprint import plan_trial
 from workbench.footprint.row_lengths import Lengths, lengths_of
 from workbench.machine.processes import find_marked
-from workbench.recipe import Recipe, shipped_file
+from workbench.recipe import Recipe
 from workbench.store.rows import CardRow, card_of
 
 MOST_IDLE_S = 1.0
@@ -214,18 +215,17 @@ def killing(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
     first = trials[0]
     wait(lambda: all(lab.live(t) for t in trials), "a trial on every card")
     wait(lambda: (a := lab.live(first)) and a.checkpoint_step, "a checkpoint")
-    victim = lab.live(first)
-    assert victim is not None
-    assert victim.pid
-    gpu = victim.card.startswith("GPU-")
-    before = used_bytes(victim.card) if gpu else 0
-    os.kill(victim.pid, signal.SIGKILL)
+    running = lab.live(first)
+    assert running is not None
+    gpu = running.card.startswith("GPU-")
+    before = used_bytes(running.card) if gpu else 0
+    victim = lab.kill_worker(first)
     killed = time.monotonic()
     if gpu:
         wait(lambda: used_bytes(victim.card) < before // 4, "the card's memory", 60)
         value = f"{before / 2**30:.1f} GiB back after {time.monotonic() - killed:.1f} s"
         report.check("a killed worker's memory is back", True, value)
-    wait(lambda: (a := lab.live(first)) and a.id > victim.id and a.loss is not None, "its resume")
+    lab.wait_for_resume(victim)
     report.figures["seconds from kill to training again"] = round(time.monotonic() - killed, 1)
     attempts = {t: len(lab.attempts([t])) for t in trials}
     good = attempts[first] == 2 and all(attempts[t] == 1 for t in trials[1:])
@@ -348,21 +348,6 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def shaped_model(shape: str) -> Path:
-    """Return the folder of a model with that shape, written by a child process.
-
-    A process that has written it would keep a context on the first card, and so be in our way.
-    """
-    if shape == "demo":
-        return shipped_file("workbench:demo/model")
-    folder = Path(f"/tmp/shaped-{shape}")
-    code = "import sys, pathlib, nf4_model as n; n.write_shaped_model(pathlib.Path(sys.argv[1]), "
-    code += "sys.argv[2])"
-    command = [sys.executable, "-c", code, str(folder), shape]
-    subprocess.run(command, cwd=Path(__file__).parent, check=True)
-    return folder
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -376,9 +361,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", default="scaling,searching,moving,killing,at_rest,unequal")
     options = parser.parse_args()
-    data = (
-        options.data.resolve() if options.data else shipped_file("workbench:demo/data/train.jsonl")
-    )
+    data = training_rows(options.data)
     model = shaped_model(options.shape)
     report = Report()
     few = min(options.steps, SHORT_STEPS)
