@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,27 +82,45 @@ def test_logits_are_those_of_transformers(family: str, model_of: ModelOf) -> Non
         forward.restore()
 
 
-def test_rows_of_several_adapters_share_a_pass(model_of: ModelOf) -> None:
-    model: Any = model_of("qwen2")
+def with_other_adapter(model: Any, rank: int = 3) -> list[str | None]:
+    """Add an adapter of another rank; return the names of both and of the base."""
     torch.manual_seed(5)
-    model.add_adapter("other", model.peft_config["default"])
+    model.add_adapter("other", replace(model.peft_config["default"], r=rank))
     for name, param in model.named_parameters():
         if "lora_B.other" in name:
             nn.init.normal_(param, 0.0, 0.3)
-    asked, names = prompts_of(6), ["default", "other", None]
-    want = []
-    for index, ids in enumerate(asked):
-        name = names[index % 3]
-        if name is None:
-            with model.disable_adapter():
-                want.append(by_transformers(model, ids))
-        else:
-            model.set_adapter(name)
-            want.append(by_transformers(model, ids))
-    assert len({tuple(one) for one in want}) > 3
-    forward = FastForward(model, torch.float32, adapters=names)
+    return ["default", "other", None]
+
+
+@pytest.mark.parametrize("family", FUSED_FAMILIES)
+def test_rows_of_several_adapters_share_a_pass(family: str, model_of: ModelOf) -> None:
+    model: Any = model_of(family)
+    asked, names = prompts_of(6), with_other_adapter(model)
     prompts = [Prompt(ids=ids, most=MOST, adapter=n % 3) for n, ids in enumerate(asked)]
+    want: list[list[int]] = [[]] * len(prompts)
+    for which, name in enumerate(names):
+        forward = FastForward(model, torch.float32, adapters=[name])
+        alone = [replace(one, adapter=0) for one in prompts[which::3]]
+        want[which::3] = by_lanes(forward, alone)
+        forward.restore()
+    forward = FastForward(model, torch.float32, adapters=names)
     assert by_lanes(forward, prompts, lanes=4) == want
+    assert by_lanes(forward, [replace(one, adapter=0) for one in prompts]) != want
+    forward.restore()
+
+
+def test_an_adapter_that_overflows_changes_no_row_of_another(model_of: ModelOf) -> None:
+    model: Any = model_of("llama")
+    names = with_other_adapter(model)
+    asked = [Prompt(ids=ids, most=MOST) for ids in prompts_of(3)]
+    forward = FastForward(model, torch.float32, adapters=["default"])
+    want = by_lanes(forward, asked)
+    forward.restore()
+    for name, param in model.named_parameters():
+        if "lora_A.other" in name:
+            param.data.fill_(float("inf"))
+    forward = FastForward(model, torch.float32, adapters=names)
+    assert by_lanes(forward, asked) == want
     forward.restore()
 
 
@@ -118,11 +137,9 @@ def test_tokens_are_drawn_by_their_probabilities(model_of: ModelOf) -> None:
     model = model_of("llama")
     forward = FastForward(model, torch.float32)
     ids = prompts_of(1)[0]
-    torch.manual_seed(0)
-    held = Lanes(
-        forward, 400, positions=len(ids) + 1, most=1, ends=ENDS, temperature=0.7, capture=False
-    )
-    drawn = generate_tokens(held, [Prompt(ids=ids, most=1)] * 400, ENDS, prefill_tokens=9_999)
+    prompts = [Prompt(ids=ids, most=1, temperature=0.7, seed=seed) for seed in range(400)]
+    held = Lanes(forward, 400, positions=len(ids) + 1, most=1, ends=ENDS)
+    drawn = generate_tokens(held, prompts, ENDS, prefill_tokens=9_999)
     forward.restore()
     with torch.no_grad():
         shares = (model(input_ids=torch.tensor([ids])).logits[0, -1] / 0.7).softmax(-1)
@@ -131,6 +148,35 @@ def test_tokens_are_drawn_by_their_probabilities(model_of: ModelOf) -> None:
     likely = shares > 0.01
     excess = (counts - 400 * shares)[likely].square() / (400 * shares[likely])
     assert float(excess.sum()) < 2 * int(likely.sum())
+
+
+def test_draws_depend_on_the_seed_and_not_on_other_lanes(model_of: ModelOf) -> None:
+    forward = FastForward(model_of("llama"), torch.float32)
+    greedy = [Prompt(ids=ids, most=MOST) for ids in prompts_of(4)]
+    drawn = [replace(one, temperature=2.0, seed=7) for one in greedy]
+    alone = [by_lanes(forward, [one], lanes=1)[0] for one in drawn]
+    mixed = [one for pair in zip(greedy, drawn, strict=True) for one in pair]
+    together = by_lanes(forward, mixed)
+    assert together[1::2] == alone
+    assert together[::2] == by_lanes(forward, greedy) != alone
+    other = [replace(one, seed=8) for one in drawn]
+    assert by_lanes(forward, other) != alone
+    forward.restore()
+
+
+def test_lanes_that_grow_go_on_where_they_were(model_of: ModelOf) -> None:
+    forward = FastForward(model_of("llama"), torch.float32)
+    prompts = [Prompt(ids=ids, most=MOST) for ids in prompts_of(2)]
+    want = by_lanes(forward, prompts)
+    longest = max(len(one.ids) for one in prompts)
+    held = Lanes(forward, 2, positions=longest + 3, most=longest + 3, ends=ENDS)
+    held.start([0, 1], prompts)
+    held.advance([0, 1], 2)
+    assert held.new_tokens([1, 0]) == {1: want[1][:3], 0: want[0][:3]}
+    held.grow(longest + MOST)
+    held.advance([0, 1], MOST)
+    assert held.ended([0, 1]) == {0: want[0], 1: want[1]}
+    forward.restore()
 
 
 def test_what_a_look_raises_ends_the_generation_and_leaves_the_model(model_of: ModelOf) -> None:
@@ -162,9 +208,9 @@ def test_the_tiny_models_say_different_things(model_of: ModelOf) -> None:
     assert SIZES["vocab_size"] == 97
 
 
-@pytest.mark.parametrize("dequantised", [True, False])
+@pytest.mark.parametrize("how", [{"dequantised": True}, {"few_rows": 0}, {"few_rows": 1}])
 def test_packed_weights_give_the_logits_of_plain_modules(
-    dequantised: bool, model_of: ModelOf
+    how: dict[str, Any], model_of: ModelOf
 ) -> None:
     pack: Any = pytest.importorskip("bitsandbytes").nn
     model: Any = model_of("qwen2", {"hidden_size": 64, "intermediate_size": 128})
@@ -181,7 +227,7 @@ def test_packed_weights_give_the_logits_of_plain_modules(
     ids = torch.tensor(prompts_of(3)[2])
     with torch.no_grad():
         want = model(input_ids=ids[None]).logits[0, -1]
-    forward = FastForward(model, torch.float32, dequantised=dequantised)
+    forward = FastForward(model, torch.float32, **how)
     lane = Lanes(forward, 1, positions=len(ids) + 1, most=1, ends=ENDS)
     lane.start([0], [Prompt(ids=ids[:-1].tolist(), most=2)])
     lane._tokens_L[0] = ids[-1]

@@ -58,3 +58,12 @@ class KeyValueCache:
     def of_layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return (keys_SGCD, values_SGCD) of one layer."""
         return self._keys[layer], self._values[layer]
+
+    def grown(self, positions: int) -> KeyValueCache:
+        """Return a cache of longer slots that holds what this one does."""
+        layers, slots, groups, held, width = self._keys.shape
+        shape = CacheShape(layers=layers, groups=groups, width=width)
+        new = KeyValueCache(shape, slots - 1, positions, self._keys.dtype, self._keys.device)
+        new._keys[:, :, :, :held] = self._keys
+        new._values[:, :, :, :held] = self._values
+        return new

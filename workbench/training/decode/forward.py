@@ -67,11 +67,13 @@ class FastForward:
         *,
         adapters: AdapterNames | None = None,
         dequantised: bool = False,
+        few_rows: int = 0,
     ) -> None:
         """Replace the forwards. Raise CannotFuse, with nothing changed, for a model unknown here.
 
         `adapters` are PEFT's names (None: those that are switched on). `dequantised`: 4-bit weights
-        are kept in `dtype`, for 2 bytes a weight, instead of being unpacked in every pass.
+        are kept in `dtype`, for 2 bytes a weight, instead of being unpacked in every pass. A pass
+        of `few_rows` tokens or fewer multiplies 4-bit weights as they are, in other digits.
         """
         found = find_parts(model)
         if not isinstance(found, ModelParts):
@@ -85,7 +87,9 @@ class FastForward:
             raise CannotFuse(f"its embeddings are in {embedding.weight.dtype}, not in {dtype}")
         self.adapters = active_adapters(model) if adapters is None else list(adapters)
         self.cache_shape = CacheShape.of_config(found.config)
-        self.groups = find_groups(found.layers, self.adapters, dtype, dequantised=dequantised)
+        self.groups = find_groups(
+            found.layers, self.adapters, dtype, dequantised=dequantised, few_rows=few_rows
+        )
         self._pass: Pass | None = None
         self._choice = self._choose_attention()
         if self._choice.kind == "dense" and self.device.type == "cuda":
@@ -213,12 +217,15 @@ def fast_forward(
     *,
     adapters: AdapterNames | None = None,
     dequantised: bool = False,
+    few_rows: int = 0,
 ) -> Iterator[FastForward]:
     """Give a FastForward inside the block, with the model in eval mode; restore both afterwards."""
     was = model.training
     model.eval()
     try:
-        forward = FastForward(model, dtype, adapters=adapters, dequantised=dequantised)
+        forward = FastForward(
+            model, dtype, adapters=adapters, dequantised=dequantised, few_rows=few_rows
+        )
         try:
             yield forward
         finally:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from workbench.training.decode.cache import KeyValueCache
+from workbench.training.decode.draws import drawn_scores
 from workbench.training.decode.forward import FastForward, Pass
 from workbench.training.step.graphs import side_stream
 
@@ -37,6 +38,10 @@ class Prompt:
     """New tokens at most."""
     adapter: int = 0
     """The index of its adapter among those of the FastForward."""
+    temperature: float = 0.0
+    """0 takes the likeliest token each time; above it tokens are drawn."""
+    seed: int = 0
+    """The seed of the draws, which depend on nothing else."""
 
 
 class Lanes:
@@ -50,17 +55,15 @@ class Lanes:
         positions: int,
         most: int,
         ends: Sequence[int],
-        temperature: float = 0.0,
         capture: bool = True,
     ) -> None:
         """Allocate for `lanes` prompts of at most `positions` tokens, new ones included.
 
-        At most `most` of them are new. An answer ends at one of `ends`. With a `temperature` above
-        0 tokens are drawn from torch's generator, else the likeliest is taken.
+        At most `most` of them are new. An answer ends at one of `ends`.
         """
         device = forward.device
         self.lanes = lanes
-        self._forward, self._temperature = forward, temperature
+        self._forward = forward
         self._cache = KeyValueCache(forward.cache_shape, lanes, positions, forward.dtype, device)
         whole: dict[str, Any] = {"dtype": torch.int64, "device": device}
         self._ends = torch.tensor(sorted(ends), **whole)
@@ -70,12 +73,33 @@ class Lanes:
         self._adapter_L = torch.zeros(lanes + 1, **whole)
         self._count_L = torch.zeros(lanes + 1, **whole)
         self._most_L = torch.ones(lanes + 1, **whole)
+        self._seed_L = torch.zeros(lanes + 1, **whole)
+        self._temperature_L = torch.zeros(lanes + 1, device=device)
+        self._drawing: set[int] = set()
+        """The lanes whose tokens are drawn; steps without any spare the noise."""
         self._done_L = torch.ones(lanes + 1, dtype=torch.bool, device=device)
         self._new_LN = torch.zeros(lanes + 1, most, **whole)
         self._active_L = torch.full((lanes,), lanes, **whole)
         self._captures = capture and device.type == "cuda"
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
         self._mixed = len(forward.adapters) > 1
+
+    @property
+    def positions(self) -> int:
+        """Tokens that a lane has room for."""
+        return self._cache.positions
+
+    def grow(self, positions: int) -> None:
+        """Make room for so many tokens a lane; what was read and generated is kept.
+
+        Holds both caches for a moment, and steps are captured again.
+        """
+        if positions <= self.positions:
+            return
+        self._graphs.clear()
+        more = positions - self.positions
+        self._new_LN = torch.nn.functional.pad(self._new_LN, (0, more))
+        self._cache = self._cache.grown(positions)
 
     # -- prompts
 
@@ -102,23 +126,31 @@ class Lanes:
         at = lanes_R.to(device)
         self._adapter_L[at] = adapters_R.to(device)
         self._most_L[at] = torch.tensor([prompt.most for prompt in prompts]).to(device)
+        seeds = [prompt.seed & 0xFFFFFFFF for prompt in prompts]
+        self._seed_L[at] = torch.tensor(seeds).to(device)
+        heats = [prompt.temperature for prompt in prompts]
+        self._temperature_L[at] = torch.tensor(heats).to(device)
+        self._drawing.difference_update(lanes)
+        self._drawing |= {lane for lane, heat in zip(lanes, heats, strict=True) if heat > 0}
         self._count_L[at] = 0
         self._done_L[at] = False
         # The position of the last token read; _take() goes on by one.
         self._positions_L[at] = lengths_R.to(device) - 1
         with torch.no_grad():
-            self._take(at, self._forward.logits(hidden_TD.index_select(0, last_R)))
+            logits_RV = self._forward.logits(hidden_TD.index_select(0, last_R))
+            self._take(at, logits_RV, draws=any(heat > 0 for heat in heats))
 
-    def _take(self, lanes_B: Tensor, logits_BV: Tensor) -> None:
+    def _take(self, lanes_B: Tensor, logits_BV: Tensor, *, draws: bool) -> None:
         """Choose the next token of each lane and write it down; lanes that have ended stay."""
-        if self._temperature > 0:
-            weights = (logits_BV / self._temperature).softmax(-1)
-            # Dividing by exponential noise and taking the largest draws from the weights.
-            logits_BV = weights / torch.empty_like(weights).exponential_()
+        count_B = self._count_L.index_select(0, lanes_B)
+        if draws:
+            heat_B, seed_B = (
+                x.index_select(0, lanes_B) for x in (self._temperature_L, self._seed_L)
+            )
+            logits_BV = drawn_scores(logits_BV, heat_B, seed_B, count_B)
         next_B = logits_BV.argmax(-1)
         done_B = self._done_L.index_select(0, lanes_B)
         going_B = (~done_B).long()
-        count_B = self._count_L.index_select(0, lanes_B)
         at_B = count_B.clamp(max=self._new_LN.shape[1] - 1)
         before_B = self._new_LN[lanes_B, at_B]
         self._new_LN[lanes_B, at_B] = torch.where(done_B, before_B, next_B)
@@ -135,24 +167,30 @@ class Lanes:
 
     def advance(self, lanes: Sequence[int], steps: int) -> None:
         """Add up to `steps` tokens to each of the lanes; nothing is waited for."""
-        size = self._step_size(len(lanes))
+        size, draws = self._step_size(len(lanes)), not self._drawing.isdisjoint(lanes)
         padded = [*lanes, *[self.lanes] * (size - len(lanes))]
         self._active_L[:size] = torch.tensor(padded, device=self._forward.device)
-        graph = self._graph(size) if self._captures else None
+        graph = self._graph(size, draws=draws) if self._captures else None
         for _ in range(steps):
             if graph is None:
-                self._step(size)
+                self._step(size, draws=draws)
             else:
                 graph.replay()
 
     def ended(self, lanes: Sequence[int]) -> dict[int, list[int]]:
         """Return the new tokens of each of the lanes that has ended. Waits for the card."""
-        done, count = self._done_L.tolist(), self._count_L.tolist()
-        over = [lane for lane in lanes if done[lane]]
-        if not over:
+        done = self._done_L.tolist()
+        return self.new_tokens([lane for lane in lanes if done[lane]])
+
+    def new_tokens(self, lanes: Sequence[int]) -> dict[int, list[int]]:
+        """Return the new tokens of each of the lanes so far. Waits for the card."""
+        if not lanes:
             return {}
-        rows = self._new_LN[torch.tensor(over, device=self._forward.device)].tolist()
-        return {lane: row[: count[lane]] for lane, row in zip(over, rows, strict=True)}
+        at = torch.tensor(list(lanes), device=self._forward.device)
+        counts = self._count_L[at].tolist()
+        rows = self._new_LN[at, : max(counts)].tolist()
+        each = zip(lanes, rows, counts, strict=True)
+        return {lane: row[:count] for lane, row, count in each}
 
     def release(self) -> None:
         """Give the graphs' memory back."""
@@ -167,13 +205,13 @@ class Lanes:
             size //= SHRINK
         return size
 
-    def _step(self, size: int) -> None:
+    def _step(self, size: int, *, draws: bool) -> None:
         """Add one token to the first `size` active lanes; captured, so it reads nothing here."""
         lanes_B = self._active_L[:size]
         ids_B = self._tokens_L.index_select(0, lanes_B)
         hidden_BD = self._forward.hidden(ids_B, self._pass_of(lanes_B))
         with torch.no_grad():
-            self._take(lanes_B, self._forward.logits(hidden_BD))
+            self._take(lanes_B, self._forward.logits(hidden_BD), draws=draws)
 
     def _pass_of(self, lanes_B: Tensor) -> Pass:
         """Return the pass in which each of the lanes is one token."""
@@ -184,10 +222,10 @@ class Lanes:
             adapter_T=self._adapter_L.index_select(0, lanes_B) if self._mixed else None,
         )
 
-    def _graph(self, size: int) -> torch.cuda.CUDAGraph | None:
+    def _graph(self, size: int, *, draws: bool) -> torch.cuda.CUDAGraph | None:
         """Return the graph of a step; None where it cannot be captured, which is logged once."""
-        if size in self._graphs:
-            return self._graphs[size]
+        if (size, draws) in self._graphs:
+            return self._graphs[size, draws]
         device = self._forward.device
         kept = self._active_L.clone()
         self._active_L.fill_(self.lanes)  # the runs before the capture write to the spare lane
@@ -196,10 +234,10 @@ class Lanes:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.stream(side):
-                self._step(size)
+                self._step(size, draws=draws)
             torch.cuda.current_stream(device).wait_stream(side)
             with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                self._step(size)
+                self._step(size, draws=draws)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as refused:
@@ -208,5 +246,5 @@ class Lanes:
             return None
         finally:
             self._active_L.copy_(kept)
-        self._graphs[size] = graph
+        self._graphs[size, draws] = graph
         return graph

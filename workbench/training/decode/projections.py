@@ -38,8 +38,13 @@ class InferenceGroup:
         workspace: Workspace,
         *,
         dequantised: bool,
+        few_rows: int = 0,
     ) -> None:
-        """Raise CannotFuse for a layer or an adapter that this path does not know."""
+        """Raise CannotFuse for a layer or an adapter that this path does not know.
+
+        So many rows or fewer are multiplied with 4-bit weights as they are.
+        """
+        self._few_rows = few_rows
         self.modules = list(modules.values())
         bases = [_base_layer(name, module) for name, module in modules.items()]
         self._weights = [FrozenWeight(base, dtype, workspace) for base in bases]
@@ -59,7 +64,9 @@ class InferenceGroup:
         """Return the output of projection `index` for x; `adapter_T` has each token's adapter."""
         if self._outputs_for is not x or index not in self._outputs:
             x_TK = x.reshape(-1, x.shape[-1])
-            multiply = self._multiply_together if self._is_packed else self._multiply_apart
+            few = not self._kept and x_TK.shape[0] <= self._few_rows
+            together = self._is_packed and not few
+            multiply = self._multiply_together if together else self._multiply_apart
             self._outputs_for, self._outputs = x, dict(enumerate(multiply(x_TK, adapter_T)))
         out = self._outputs.pop(index)
         if not self._outputs:
@@ -87,16 +94,16 @@ class InferenceGroup:
         like: dict[str, Any] = {"dtype": dtype, "device": device}
         self._a_CK = torch.zeros(columns, self._weights[0].shape_NK[1], **like)
         self._b_NC = torch.zeros(sum(self._widths), columns, **like)
-        mask = torch.zeros(len(adapters), columns, **like)
+        others = torch.ones(len(adapters), columns, dtype=torch.bool, device=device)
         at = 0
         for (which, index, a, b, scaling), rank in zip(found, ranks, strict=True):
             first, end = sum(self._widths[:index]), sum(self._widths[: index + 1])
             self._a_CK[at : at + rank] = a
             self._b_NC[first:end, at : at + rank] = b * scaling
-            mask[which, at : at + rank] = 1
+            others[which, at : at + rank] = False
             at += rank
-        self._mask = mask if len(adapters) > 1 else None
-        """For each adapter the columns that are its own; None where there is only one."""
+        self._others = others if len(adapters) > 1 else None
+        """For each adapter the columns that are not its own; None where there is only one."""
 
     def _place_weights(self, *, dequantised: bool) -> None:
         """Dequantise the group's weights for good, or reserve room for them in the workspace."""
@@ -152,7 +159,10 @@ class InferenceGroup:
 
     def _multiply_apart(self, x_TK: Tensor, adapter_T: Tensor | None) -> list[Tensor]:
         """Return the outputs with weights that lie where the model has them."""
-        outs = [x_TK @ weight.dense().T for weight in self._weights]
+        outs = [
+            weight.multiply_packed(x_TK) if weight.is_packed else x_TK @ weight.dense().T
+            for weight in self._weights
+        ]
         if self._a_CK.shape[0]:
             low_TC = self._masked(x_TK @ self._a_CK.T, adapter_T)
             for out, b_NC in zip(outs, torch.split(self._b_NC, self._widths), strict=True):
@@ -160,10 +170,13 @@ class InferenceGroup:
         return self._with_biases(outs)
 
     def _masked(self, low_TC: Tensor, adapter_T: Tensor | None) -> Tensor:
-        """Return the low-rank inputs, zero where they are another adapter's."""
-        if self._mask is None or adapter_T is None:
+        """Return the low-rank inputs, zero where they are another adapter's.
+
+        They are replaced and not multiplied: what overflows in one adapter is no row's of another.
+        """
+        if self._others is None or adapter_T is None:
             return low_TC
-        return low_TC * self._mask.index_select(0, adapter_T)
+        return low_TC.masked_fill(self._others.index_select(0, adapter_T), 0.0)
 
     def _with_biases(self, outs: list[Tensor]) -> list[Tensor]:
         for bias_N, out in zip(self._biases, outs, strict=True):
@@ -183,6 +196,7 @@ def find_groups(
     dtype: torch.dtype,
     *,
     dequantised: bool,
+    few_rows: int = 0,
 ) -> list[InferenceGroup]:
     """Return the groups of a decoder's linear layers.
 
@@ -190,7 +204,9 @@ def find_groups(
     """
     workspace = Workspace(next(layers.parameters()).device, dtype)
     return [
-        InferenceGroup(modules, adapters, dtype, workspace, dequantised=dequantised)
+        InferenceGroup(
+            modules, adapters, dtype, workspace, dequantised=dequantised, few_rows=few_rows
+        )
         for layer in layers
         for modules in _modules_by_input(layer)
     ]
