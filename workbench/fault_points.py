@@ -6,7 +6,7 @@ WORKBENCH_FAULT="checkpoint.before_rename=kill@2,worker.step=hang"
 WORKBENCH_FAULT=/a/file
     The file contains the same syntax and is read at every point while it exists. The first process
     that fires renames it to `/a/file.fired` and writes its pid there, so that the process that
-    replaces it runs without the fault.
+    replaces it runs without the fault. The action `hold` lasts until `/a/file.fired` is removed.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ POINTS = {
     "worker.evaluating": "training/scoring/held_out_loss.py",
     "results.before_rename": "attempts/results_file.py",
     "results.after_rename": "attempts/results_file.py",
+    "checkpoint.copied": "training/checkpoints/write.py",
     "checkpoint.filled": "training/checkpoints/checkpoint.py",
     "checkpoint.before_rename": "training/checkpoints/checkpoint.py",
     "checkpoint.after_rename": "training/checkpoints/checkpoint.py",
@@ -163,6 +164,13 @@ def _hang(_: Path | None) -> None:
         time.sleep(3600)
 
 
+def _hold(_: Path | None) -> None:
+    """Wait until somebody removes the file that says that the fault happened."""
+    fired = Path(f"{os.environ.get(VARIABLE)}.fired")
+    while fired.exists():
+        time.sleep(0.01)
+
+
 def _no_space(_: Path | None) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -199,6 +207,7 @@ ACTIONS: dict[str, Callable[[Path | None], None]] = {
     "kill": _kill,
     "raise": _raise,
     "hang": _hang,
+    "hold": _hold,
     "no_space": _no_space,
     "oom": _out_of_memory,
     "truncate": _truncate,

@@ -25,6 +25,7 @@ WENT_AWAY = (
     "point",
     [
         "worker.step",
+        pytest.param("checkpoint.copied", marks=pytest.mark.slow),
         pytest.param("checkpoint.filled", marks=pytest.mark.slow),
         "checkpoint.before_rename",
         pytest.param("checkpoint.after_rename", marks=pytest.mark.slow),
@@ -43,6 +44,30 @@ def test_a_worker_killed_while_it_trains_is_replaced_and_its_neighbour_untouched
     assert neighbour.id in {attempt.id for attempt in whole.live()}
     resumed = whole.service.trial(victim.trial).attempts[-1]
     assert (resumed.generation or 0) > (victim.generation or 0)
+
+
+@pytest.mark.parametrize(
+    "how", [State.PAUSED, pytest.param(State.STOPPED, marks=pytest.mark.slow)], ids=str
+)
+def test_a_halt_while_a_checkpoint_is_written_waits_for_it(how: State, whole: Whole) -> None:
+    whole.two_running()
+    before = whole.live()
+    with whole.unharmed():
+        whole.arm("checkpoint.before_rename=hold")
+        victim = whose(whole.fired(), before)
+        checkpoints = whole.home.trial(victim.trial) / "checkpoints"
+        held = {path.name for path in checkpoints.glob("step-*")}
+        act = whole.service.pause if how is State.PAUSED else whole.service.stop
+        whole.obeyed(act(victim.trial))
+        assert whole.state(victim.trial) is not how
+        assert {path.name for path in checkpoints.glob("step-*")} == held
+        whole.armed.with_suffix(".fired").unlink()
+        whole.until_state(victim.trial, how)
+    committed = whole.service.trial(victim.trial).attempts[-1].checkpoint_step or 0
+    newest, older = map(checkpoint.verify, checkpoint.newest_first(checkpoints)[:2])
+    assert newest.step == committed
+    assert older.path.name not in held
+    assert list(checkpoints.glob(".*")) == []
 
 
 def test_a_worker_killed_while_it_loads_is_replaced(whole: Whole) -> None:

@@ -2,6 +2,7 @@
 
 import resource
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,16 @@ def test_a_writer_after_a_crash_goes_on_behind_the_torn_line(tmp_path: Path) -> 
     writer.close()
     kinds = [getattr(event, "kind", "bad") for event in read_events(file, 0)[0]]
     assert kinds == ["log", "bad", "log"]
+
+
+def test_threads_that_share_a_writer_number_their_lines_one_after_another(tmp_path: Path) -> None:
+    writer = EventWriter(tmp_path / "events.jsonl")
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(400):
+            threads.submit(writer.write, "log", text="a", level="info")
+    writer.close()
+    events, _ = read_events(tmp_path / "events.jsonl", 0)
+    assert [getattr(event, "n", 0) for event in events] == list(range(1, 401))
 
 
 def test_hostile_text_is_inert_in_the_rows(store: Store, tmp_path: Path) -> None:

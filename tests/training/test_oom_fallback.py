@@ -118,7 +118,7 @@ def test_a_shortage_while_saving_loses_no_checkpoint(fault: Path, tmp_path: Path
     log = bench.run()
     assert log.outcome is Outcome.DONE
     assert [row["step"] for row in log.of("checkpoint")] == [4, 8, 12]
-    assert "out of memory in saving at step 8: once more on an emptied card" in warnings_of(log)
+    assert "out of memory while the checkpoint of step 8 was written: once more" in warnings_of(log)
 
 
 def test_scoring_takes_half_the_rows_at_a_time_from_then_on(tmp_path: Path) -> None:

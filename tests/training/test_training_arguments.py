@@ -9,6 +9,7 @@ import pytest
 
 from tests.training.trials import CARD, plan, recipe
 from workbench.training import libraries
+from workbench.training.checkpoints.background_writer import BackgroundWriter
 from workbench.training.checkpoints.checkpoint import Provenance
 from workbench.training.control import Control
 from workbench.training.memory.card_memory import Meter
@@ -28,6 +29,7 @@ def context(folder: Path, cut: dict[str, Any], **settings: Any) -> TrainingConte
         control=Control(),
         meter=Meter(CARD),
         held_out=dict,
+        writer=BackgroundWriter(),
     )
 
 

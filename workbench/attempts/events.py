@@ -27,6 +27,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,12 +119,15 @@ class BadLine:
 class EventWriter:
     """A writer that appends to the file of one attempt, and continues the numbers found there.
 
+    Threads may share it: training writes to it, and so does the thread that writes checkpoints.
+
     A torn last line of a killed writer is closed first, so that it damages no later line.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._clock = clock
+        self._lock = threading.Lock()
         self._n = 0
         self._torn = False
         if path.exists():
@@ -139,12 +143,14 @@ class EventWriter:
         `durable` waits until the line is on disk, as for checkpoints and ends. Raises OSError on a
         full disk; the next call starts on a new line.
         """
-        self._n += 1
-        # Times in milliseconds: finer digits are noise and fill the file.
-        line = {"n": self._n, "t": round(self._clock(), 3), "kind": kind, **data}
-        # Secrets are masked here, before they reach the disk, and not by each reader.
-        self._append(redact(json.dumps(line, ensure_ascii=False)).encode(errors="replace") + b"\n")
-        if durable:
+        with self._lock:
+            self._n += 1
+            # Times in milliseconds: finer digits are noise and fill the file.
+            line = {"n": self._n, "t": round(self._clock(), 3), "kind": kind, **data}
+            # Secrets are masked here, before they reach the disk, and not by each reader.
+            text = redact(json.dumps(line, ensure_ascii=False))
+            self._append(text.encode(errors="replace") + b"\n")
+        if durable:  # without the lock: training's own lines do not wait for this
             os.fsync(self._file.fileno())
 
     def _append(self, line: bytes) -> None:

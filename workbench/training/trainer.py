@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -13,17 +12,19 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTTrainer
 
 from workbench import fault_points
 from workbench.errors import CheckpointError
 from workbench.fleet import Halt
-from workbench.machine import staging
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import WEIGHTS, Checkpoint
+from workbench.training.checkpoints.contents import RANDOM, CheckpointContents, random_states
+from workbench.training.checkpoints.write import CheckpointWrite
 from workbench.training.control import Interrupted
 from workbench.training.failure import diverged, is_out_of_memory
-from workbench.training.model.adapter import load_weights, save_weights
+from workbench.training.model.adapter import adapter_state, load_weights
 from workbench.training.rehearsal import (
     preserved_rng,
     room_for_moments,
@@ -57,6 +58,8 @@ class StepBoundary(TrainerCallback):  # type: ignore[misc]
         step, train = state.global_step, self._context.recipe.train
         self._context.control.step = step
         self._context.control.check_fence()
+        with self._context.control.doing("saving"):  # where its error belongs
+            self._context.writer.check()
         fault_points.at("worker.step")
         halt = self._context.control.halt
         last = step >= state.max_steps
@@ -331,31 +334,28 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             if self._start_loss is not None:
                 sums[START_LOSS] = self._start_loss
             self.window.pause()
-            self.retry_after_oom(lambda: self._commit(sums))
+            self.context.writer.wait()  # first, so that no two copies are held
+            self.retry_after_oom(lambda: self._begin_write(sums))
             self.window.go_on()
 
-    def _commit(self, sums: dict[str, float]) -> None:
+    def _begin_write(self, sums: dict[str, float]) -> None:
+        """Begin to write a copy of the trial as it is; without room for the copy, write it here."""
         self.context.control.check_fence()
-        step = int(self.state.global_step)
-        checkpoints, belongs = self.context.checkpoints, self.context.belongs
-        staged = staging.stage_folder(checkpoint.folder_of(checkpoints, step))
-        try:
-            self._fill(staged)
-            self.context.control.check_fence()
-            done = checkpoint.commit(
-                staged,
-                checkpoints,
-                step=step,
-                belongs=belongs,
-                window=sums,
-                held_out=self._loss_of(step),
-            )
-        except BaseException:  # on a full disk, half a checkpoint would keep everybody from writing
-            shutil.rmtree(staged, ignore_errors=True)
-            raise
-        self.context.emit(
-            "checkpoint", durable=True, step=step, path=str(done.path), bytes=done.bytes
+        context, contents, step = self.context, self._contents(), int(self.state.global_step)
+        roomy = context.host is None or context.host.has_room(contents.copy_bytes())
+        write = CheckpointWrite(
+            contents=contents.copied() if roomy else contents,
+            checkpoints=context.checkpoints,
+            step=step,
+            belongs=context.belongs,
+            window=sums,
+            held_out=self._loss_of(step),
+            control=context.control,
+            emit=context.emit,
         )
+        context.writer.start(write.run)
+        if not roomy:
+            context.writer.wait()
 
     def _loss_of(self, step: int) -> float | None:
         """Return the held-out loss after `step` steps if checkpoints are compared by it."""
@@ -364,13 +364,17 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         evaluated, loss = self._held_out
         return loss if evaluated == step else None
 
-    def _fill(self, staged: Path) -> None:
-        """Write everything a resumed trial needs; never training_args.bin, which is a pickle."""
-        save_weights(self.model, staged / WEIGHTS)
-        self._save_optimizer_and_scheduler(str(staged))
-        self._save_scaler(str(staged))
-        self._save_rng_state(str(staged))
-        self.state.save_to_json(str(staged / "trainer_state.json"))
+    def _contents(self) -> CheckpointContents:
+        """Return everything that a resumed trial needs; its tensors are those that training has."""
+        return CheckpointContents(
+            weights=adapter_state(self.model),
+            saved={
+                OPTIMIZER_NAME: self.optimizer.state_dict(),
+                SCHEDULER_NAME: self.lr_scheduler.state_dict(),
+                RANDOM: random_states(),
+            },
+            state=self.state,
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.model, Path(resume_from_checkpoint) / WEIGHTS)

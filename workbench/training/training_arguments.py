@@ -13,6 +13,7 @@ from trl import SFTConfig
 from workbench.errors import DataError, EngineError
 from workbench.footprint import Plan
 from workbench.recipe.schema import Recipe
+from workbench.training.checkpoints.background_writer import BackgroundWriter
 from workbench.training.checkpoints.checkpoint import Provenance
 from workbench.training.control import Control, Emit
 from workbench.training.memory.card_memory import Meter
@@ -42,6 +43,8 @@ class TrainingContext:
     meter: Meter
     held_out: Callable[[], dict[str, float]]
     """Scores the held-out rows with the adapter as it is at the moment of the call."""
+    writer: BackgroundWriter
+    """Writes the checkpoints; whoever made it waits for the last one."""
     host: MemoryMonitor | None = None
     """The monitor of the machine's memory, which training asks between two steps."""
     time_left: TimeLeft | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -109,9 +110,12 @@ def run_foreground(
     libraries.import_libraries(threads=1 if card.kind == "cpu" else None)
     writer = EventWriter(Path(assignment.folder) / "events.jsonl")
 
+    one_at_a_time = threading.Lock()  # checkpoints are reported from the thread that writes them
+
     def emit(kind: str, *, durable: bool = False, **data: Any) -> None:
         writer.write(kind, durable=durable, **data)
-        on_event(kind, data)
+        with one_at_a_time:
+            on_event(kind, data)
 
     try:
         return run_attempt(

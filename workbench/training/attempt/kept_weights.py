@@ -47,15 +47,21 @@ class KeptWeights:
     def _evaluate_last(self, base: nn.Module, step: int) -> None:
         """Record the held-out loss of the weights in the model in the checkpoint of `step`.
 
-        Does nothing where it is known already.
+        Does nothing where it is known already. A checkpoint that is still being written has none,
+        and the rows are scored meanwhile.
         """
-        last = checkpoint.read_unverified(self.setting.checkpoints, step)
-        if last is None or last.held_out is not None:
+        if not self.setting.writer.busy and not self._lacks_held_out(step):
             return
         self.setting.control.step = step
         loss = self.setting.scorer(base).held_out()["loss"]
         self.setting.emit("metric", step=step, values={"eval_loss": loss})
-        checkpoint.record_held_out(last, loss)
+        self.setting.wait_for_write()
+        if last := checkpoint.read_unverified(self.setting.checkpoints, step):
+            checkpoint.record_held_out(last, loss)
+
+    def _lacks_held_out(self, step: int) -> bool:
+        last = checkpoint.read_unverified(self.setting.checkpoints, step)
+        return last is not None and last.held_out is None
 
     def _load_best(self, model: PeftModel, steps: int) -> int:
         """Load the best checkpoint's weights into `model`, which holds those of `steps`.
@@ -79,6 +85,7 @@ class KeptWeights:
         Raises ModelError for a base that is not finite itself, and `divergence` again where there
         is no checkpoint.
         """
+        self.setting.wait_for_write()
         self.setting.check_base(base, divergence)
         found = checkpoint.best_verified(self.setting.checkpoints, self.setting.warn)
         found = found or checkpoint.newest_verified(self.setting.checkpoints)
@@ -111,6 +118,7 @@ class KeptWeights:
             self.setting.emit("metric", step=step, values={"eval_loss": values["loss"]})
         self.setting.emit("score", durable=True, subject="trial", values=values, step=step)
         self.setting.enter_phase("saving")
+        self.setting.wait_for_write()
         folder = self.setting.trial / "adapter"
         scores = {
             "step": step,

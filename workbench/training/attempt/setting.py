@@ -17,6 +17,7 @@ from workbench.footprint import Plan
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, local_path
 from workbench.training import libraries
+from workbench.training.checkpoints.background_writer import BackgroundWriter
 from workbench.training.control import Control, Emit
 from workbench.training.dataset.prepared import (
     check_unchanged,
@@ -72,6 +73,8 @@ class AttemptSetting:
         self.home = Path(assignment.experiment_folder).parent.parent
         self.host = host or MemoryMonitor(emit, control, self.home)
         self.checkpoints = self.trial / "checkpoints"
+        self.writer = BackgroundWriter()
+        """Writes checkpoints and the adapter; `TuningRun` waits for its last write."""
         self.versions = {"workbench": __version__, **libraries.versions()}
 
     def load_rows(self) -> None:
@@ -177,6 +180,14 @@ class AttemptSetting:
                 f"the base model holds weights that are NaN or infinite: {names[0]}{more}",
                 hint="download the model again, or pick another one",
             ) from divergence
+
+    def wait_for_write(self) -> None:
+        """Wait until the checkpoint or adapter that is being written is on the disk.
+
+        Raises what its write raised, as an error of the stage "saving".
+        """
+        with self.control.doing("saving"):
+            self.writer.wait()
 
     def warn(self, text: str) -> None:
         """Write a warning into the trial's log."""

@@ -50,7 +50,7 @@ class TuningRun:
             checkpoint.check_provenance(found, self._provenance(before if known else now))
         if found is None and self.setting.assignment.warm is not None:
             warm_start.check_adapter(self.setting.assignment.warm, self.setting.recipe)
-        with self.setting.load_base() as base:
+        with self.setting.load_base() as base, self.setting.writer:
             return self._tune(base, found)
 
     def _tune(self, base: nn.Module, found: Checkpoint | None) -> AttemptEnd:
@@ -72,6 +72,7 @@ class TuningRun:
         if divergence is not None:
             return self._kept.keep_last_good(base, model, divergence)
         if not complete and self.setting.control.halt is Halt.YIELD:
+            self.setting.wait_for_write()
             return yielded_end(steps)
         return self._kept.leave_adapter(base, model, steps, stopped=not complete)
 
@@ -143,6 +144,7 @@ class TuningRun:
             meter=self.setting.meter,
             held_out=partial(scorer.held_out, compared=self.setting.recipe.train.keep == "best"),
             rehearsal=self._rehearsal(scorer),
+            writer=self.setting.writer,
             host=self.setting.host,
             time_left=self.setting.time_left,
         )

@@ -2,7 +2,6 @@
 
 checkpoints/step-000025/
     adapter.safetensors  optimizer.pt  scheduler.pt  rng_state.pth  trainer_state.json
-        scaler.pt     of fp16
     COMMIT.json   sizes and SHA-256 of the others, their provenance, and the held-out loss of
                   their weights where it is known; written last
 """

@@ -83,6 +83,10 @@ class MemoryMonitor:
             self._lock.release()  # another trial may need less and load meanwhile
         return room >= need
 
+    def has_room(self, need: int) -> bool:
+        """Return whether `need` more bytes leave as much memory free as a load leaves."""
+        return self._free() - need >= RESERVE * self._total
+
     def check(self) -> None:
         """Check between two steps, at most once a second, that enough memory is free.
 

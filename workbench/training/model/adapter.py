@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from workbench import fault_points
@@ -20,6 +20,7 @@ from workbench.errors import CheckpointError
 from workbench.machine import staging
 from workbench.recipe.dump import to_yaml
 from workbench.recipe.schema import Lora, Recipe
+from workbench.training.checkpoints.contents import write_weights
 from workbench.training.control import Emit
 from workbench.training.model.card import CardFacts, model_card
 from workbench.training.model.linear_layers import outside_language_model
@@ -62,23 +63,9 @@ def add_adapter(base: nn.Module, recipe: Recipe, emit: Emit) -> PeftModel:
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Return the adapter's tensors under PEFT's names, on the CPU.
-
-    Raises CheckpointError when a number is not finite; the check waits for the card.
-    """
+    """Return the adapter's own tensors under PEFT's names; training changes them."""
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    for name, tensor in state.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(
-                f"adapter weights are not finite: {name}",
-                hint="lower train.learning_rate and start again",
-            )
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
-def save_weights(model: PeftModel, file: Path) -> None:
-    """Write the adapter's tensors to `file` as safetensors; raises as `adapter_state` does."""
-    save_file(adapter_state(model), file, metadata={"format": "pt"})
+    return {name: tensor.detach() for name, tensor in state.items()}
 
 
 def load_weights(model: PeftModel, file: Path) -> None:
@@ -117,7 +104,7 @@ def save_adapter(
     """
     config = model.peft_config["default"]
     with staging.whole_folder(folder) as staged:
-        save_weights(model, staged / WEIGHTS)
+        write_weights(adapter_state(model), staged / WEIGHTS)
         base = published_base(recipe.model.name, revision)
         values = {**config.to_dict(), "inference_mode": True, "revision": base.revision}
         values |= {"base_model_name_or_path": base.name}

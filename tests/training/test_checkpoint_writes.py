@@ -1,0 +1,142 @@
+"""Checkpoints are written while training goes on, and hold what the end of their step left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.test_host_memory import Machine
+from tests.training.trials import Bench, Log, recipe
+from workbench import fault_points
+from workbench.attempts.events import Outcome
+from workbench.fleet import Halt
+from workbench.training.checkpoints import checkpoint
+from workbench.training.checkpoints.checkpoint import COMMIT
+from workbench.training.control import Control
+from workbench.training.memory.host_memory import MemoryMonitor
+
+SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__max_steps": 8}
+"""Eight steps with checkpoints after the fourth and the last."""
+On = Callable[[str, dict[str, Any], Control], None]
+
+
+@pytest.fixture
+def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file in which a test arms faults."""
+    monkeypatch.setenv(fault_points.VARIABLE, str(tmp_path / "fault"))
+    return tmp_path / "fault"
+
+
+def at(kind: str, step: int, act: Callable[[Control], None]) -> On:
+    """Return a callback for Bench.run that acts at the event of that step."""
+
+    def on(told: str, data: dict[str, Any], control: Control) -> None:
+        if (told, data.get("step")) == (kind, step):
+            act(control)
+
+    return on
+
+
+def release(fault: Path) -> None:
+    """Let the write go on that the action `hold` keeps waiting."""
+    Path(f"{fault}.fired").unlink()
+
+
+def order(log: Log) -> list[str]:
+    """Return metrics, checkpoints, scores and adapters in the order of their events."""
+    kinds = ("metric", "checkpoint", "score", "adapter")
+    return [f"{kind} {data.get('step', '')}".strip() for kind, data in log.events if kind in kinds]
+
+
+def files_of(bench: Bench, step: int) -> dict[str, Any]:
+    """Return sizes and digests of a checkpoint's files, after all of them were compared."""
+    path = checkpoint.folder_of(bench.checkpoints, step)
+    checkpoint.verify(path)
+    files: dict[str, Any] = json.loads((path / COMMIT).read_text())["files"]
+    return files
+
+
+def test_training_goes_on_and_the_checkpoint_holds_its_own_step(
+    fault: Path, tmp_path: Path
+) -> None:
+    """The other trial finds no memory for a copy, and writes while it stands still."""
+    fault.write_text("checkpoint.copied=hold")
+    held = Bench(tmp_path / "held", recipe(**SETTINGS))
+    log = held.run(on=at("metric", 6, lambda _: release(fault)))
+    assert order(log).index("metric 6") < order(log).index("checkpoint 4")
+    assert order(log).index("checkpoint 4") < order(log).index("checkpoint 8")
+    machine = Machine(tmp_path / "root")
+
+    def crowd(kind: str, data: dict[str, Any], _: Control) -> None:
+        if kind == "phase" and data["name"] == "training":
+            machine.free(7)
+
+    still = Bench(tmp_path / "still", recipe(**SETTINGS))
+    crowded = partial(MemoryMonitor, root=machine.root, pause=machine.pause)
+    there = still.run(on=crowd, host=crowded)
+    assert order(there).index("checkpoint 4") < order(there).index("metric 6")
+    assert there.losses == log.losses
+    assert len(files_of(still, 4)) == 5
+    for step in (4, 8):
+        assert files_of(held, step) == files_of(still, step)
+
+
+@pytest.mark.parametrize("how", [Halt.YIELD, Halt.FINISH])
+def test_a_halt_waits_for_the_write_that_is_under_way(
+    how: Halt, fault: Path, tmp_path: Path
+) -> None:
+    fault.write_text("checkpoint.copied=hold")
+
+    def halt(control: Control) -> None:
+        control.request_halt(how)
+        release(fault)
+
+    bench = Bench(tmp_path / "home", recipe(**SETTINGS))
+    log = bench.run(on=at("metric", 6, halt))
+    assert log.outcome is (Outcome.YIELDED if how is Halt.YIELD else Outcome.STOPPED)
+    assert [row["step"] for row in log.of("checkpoint")] == [4, 7]
+    assert order(log).index("metric 6") < order(log).index("checkpoint 4")
+    found = checkpoint.newest_first(bench.checkpoints)
+    assert [checkpoint.verify(path).step for path in found] == [7, 4]
+    assert bool(log.of("adapter")) is (how is Halt.FINISH)
+
+
+def test_the_last_checkpoint_is_written_while_its_weights_are_scored(
+    fault: Path, tmp_path: Path
+) -> None:
+    fault.write_text("checkpoint.copied=hold@2")
+    bench = Bench(tmp_path / "home", recipe(**SETTINGS))
+    log = bench.run(on=at("score", 8, lambda _: release(fault)))
+    assert order(log)[-3:] == ["score 8", "checkpoint 8", "adapter"]
+    assert log.outcome is Outcome.DONE
+
+
+def test_a_disk_that_is_full_while_training_goes_on_ends_the_trial_as_one_that_stood_still(
+    fault: Path, tmp_path: Path
+) -> None:
+    fault.write_text("checkpoint.filled=no_space@2")
+    settings = recipe(**{**SETTINGS, "train__save_every": 3})
+    bench = Bench(tmp_path / "home", settings)
+    log = bench.run()
+    assert (log.end["cause"], log.end["stage"]) == ("disk_full", "saving")
+    assert "free space" in log.end["hint"]
+    assert 6 <= log.end["step"] <= 8
+    assert [path.name for path in bench.checkpoints.iterdir()] == ["step-000003"]
+    resumed = bench.run()
+    assert resumed.outcome is Outcome.DONE
+    straight = Bench(tmp_path / "straight", settings).run()
+    assert resumed.losses == {step: straight.losses[step] for step in resumed.losses}
+
+
+def test_a_disk_that_is_full_at_the_last_checkpoint_ends_the_trial_before_its_adapter(
+    fault: Path, tmp_path: Path
+) -> None:
+    fault.write_text("checkpoint.filled=no_space@2")
+    log = Bench(tmp_path / "home", recipe(**SETTINGS)).run()
+    assert (log.end["cause"], log.end["stage"], log.end["step"]) == ("disk_full", "saving", 8)
+    assert log.of("adapter") == []
