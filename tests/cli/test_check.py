@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_shown_with_suggestions() -> None:
     assert (line.split(":")[0], colour) == ("fits RTX 3070", "green")
     tiny = [outlook_on(recipe, shape, card_of_size(4 << 30, "a card of 4 GiB"))]
     (line, colour), (hint, _) = fit_lines(tiny, None, known=False)
-    assert line.startswith("does not fit a card of 4 GiB (no card is known here): it needs 7")
+    assert line.startswith("does not fit a card of 4 GiB (no card is known here): it needs 6")
     assert (colour, hint.startswith("  → use a card of 8 GB")) == ("red", True)
     lacking = WorkbenchError("bf16 needs more", hint="set model.precision: auto")
     assert fit_lines([], lacking, known=True)[1][0] == "  → set model.precision: auto"

@@ -40,7 +40,7 @@ def test_the_guides_recipe_fits_a_3090(workbench: Workbench) -> None:
 def test_what_does_not_fit_is_exit_code_one_and_every_setting_named_then_fits(
     workbench: Workbench,
 ) -> None:
-    asked = [GUIDE, "-s", "data.max_tokens=8192", "--vram", "8GiB", "--json"]
+    asked = [GUIDE, "-s", "data.max_tokens=8192", "--vram", "7GiB", "--json"]
     said = workbench("plan", *asked)
     assert (said.code, said.data["fits"]) == (1, False)
     settings = [one["settings"] for one in said.data["suggestions"] if one["settings"]]

@@ -29,8 +29,8 @@ def way(plan: Plan | None) -> dict[str, Any] | None:
     """Return the settings of a plan that the fallback changes."""
     if plan is None:
         return None
-    keys = ("dequantised_layers", "micro_steps", "recompute_layers", "offload", "eval_batch")
-    return {key: getattr(plan, key) for key in keys}
+    keys = "dequantised_layers micro_steps recompute_layers offload host_tables eval_batch"
+    return {key: getattr(plan, key) for key in keys.split()}
 
 
 def steps_below(stage: str, plan: Plan = PLAN, **how: Any) -> list[dict[str, Any] | None]:
@@ -54,7 +54,9 @@ def test_training_drops_dequantised_layers_then_rows_then_recomputes(stage: str)
         changed(dequantised_layers=0, micro_steps=2),
         changed(dequantised_layers=0, micro_steps=4),
         changed(dequantised_layers=0, micro_steps=4, recompute_layers=32),
-        changed(dequantised_layers=0, micro_steps=4, recompute_layers=32, offload=True),
+        changed(
+            dequantised_layers=0, micro_steps=4, recompute_layers=32, offload=True, host_tables=True
+        ),
     ]
 
 
@@ -91,9 +93,9 @@ def test_the_words_say_what_longer_rows_recompute() -> None:
     assert found["recompute"] == "2 of 32 layers, 9 in longer rows"
 
 
-def test_without_recompute_it_ends_at_one_row() -> None:
+def test_without_recompute_it_ends_at_one_row_and_tables_in_host_memory() -> None:
     assert steps_below("training", recompute=False)[-1] == changed(
-        dequantised_layers=0, micro_steps=4
+        host_tables=True, dequantised_layers=0, micro_steps=4
     )
 
 

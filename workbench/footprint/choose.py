@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.errors import DoesNotFit
 from workbench.footprint.card_limits import DRIVER_BYTES, limit_bytes
-from workbench.footprint.peak.buckets import GIB, Run, host_bytes, predict
+from workbench.footprint.peak.buckets import GIB, Run, host_bytes, predict, table_bytes
 from workbench.footprint.plan import Plan
 from workbench.footprint.plan_search import PlanSearch, largest_fitting, optimizers_of
 from workbench.footprint.row_lengths import UNREAD, Lengths
@@ -41,7 +41,8 @@ def choose_plan(
     All ways to cut the batch into micro-steps are compared, each with as few recomputing layers as
     it needs and as many dequantised ones as there is room for, by the time they take (cost.py) on
     batches of such rows. Rows that are seldom as long may go alone, with more recomputing. Where
-    recomputing every layer is not enough, their inputs wait in the machine's memory.
+    recomputing every layer is not enough, tables of embeddings stay in the machine's memory, and
+    then the layers' inputs wait there, too.
     """
     lengths: Lengths = {"longest": longest, "sample": sample, "scored": scored}
     search = PlanSearch.of(recipe, config, card, lengths)
@@ -83,7 +84,7 @@ def price_plan(
 ) -> Plan:
     """Return `plan`, whose settings were changed by hand, with the bytes that it takes now.
 
-    Offload is switched off where the card or the model does not support it.
+    What the card or the model does not support is switched off: offload, tables elsewhere.
     """
     search = PlanSearch.of(recipe, config, card, lengths)
     run = replace(
@@ -94,6 +95,7 @@ def price_plan(
         recompute_layers=plan.recompute_layers,
         long_recompute_layers=plan.long_recompute_layers,
         offload=plan.offload and search.offloads,
+        host_tables=plan.host_tables and search.moves_tables,
         dequantised_layers=plan.dequantised_layers,
         eval_rows=plan.eval_batch,
         eval_dequantised=plan.eval_dequantised,
@@ -105,6 +107,8 @@ def price_plan(
         predicted_bytes=sum(buckets.values()),
         offload=run.offload,
         host_bytes=host_bytes(search.shape, run),
+        host_tables=run.host_tables,
+        table_bytes=table_bytes(search.shape, run),
     )
 
 

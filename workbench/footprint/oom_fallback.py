@@ -1,9 +1,10 @@
 """The out-of-memory fallback: what the next attempt changes after the card ran out of memory.
 
-The steps, in order: no dequantised layers, smaller micro-steps, recompute, layers' inputs in the
-machine's memory. Nothing is stored beside the attempts: the plans that ran out of memory on one
-kind of hardware decide at which step the next attempt there begins, for every trial of the
-experiment that would get the same plan. The batch, and with it the losses, stay the recipe's.
+The steps, in order: no dequantised layers, smaller micro-steps, recompute, layers' inputs and
+tables of embeddings in the machine's memory. Nothing is stored beside the attempts: the plans that
+ran out of memory on one kind of hardware decide at which step the next attempt there begins, for
+every trial of the experiment that would get the same plan. The batch, and with it the losses, stay
+the recipe's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from workbench.machine.cards import Card
 
 RETRIED_STAGES = ("rehearsing", "training", "evaluating", "saving")
 """Stages in which the worker itself empties the cache and retries once before the attempt ends."""
-_NOT_SETTINGS = ("predicted_bytes", "host_bytes", "buckets", "attention_why")
+_NOT_SETTINGS = ("predicted_bytes", "host_bytes", "table_bytes", "buckets", "attention_why")
 """Fields of a stored plan that may differ between two plans that run alike."""
 Key = tuple[object, ...]
 
@@ -65,10 +66,10 @@ def next_fallback(plan: Plan, stage: str = "training", *, recompute: bool = True
     """Return the plan one step below `plan`, or None after the last step; bytes are not updated.
 
     `stage` is where memory ran out. In training: no dequantised layers, all layers recomputed for
-    rows that go alone, half the rows in a micro-step, every layer recomputed, layers' inputs in the
-    machine's memory. In an evaluation its worker has already come down to one row, so that only
-    dequantised layers are left to drop. While loading there is nothing to make smaller. Pricing
-    takes back what the card or the model cannot do.
+    rows that go alone, half the rows in a micro-step, every layer recomputed, layers' inputs and
+    tables of embeddings in the machine's memory. In an evaluation its worker has already come down
+    to one row, so that only dequantised layers are left to drop. While loading there is nothing to
+    make smaller. Pricing takes back what the card or the model cannot do.
     """
     keeps = plan.dequantised_layers or plan.eval_dequantised
     if stage == "loading" or (stage == "evaluating" and not keeps):
@@ -85,8 +86,9 @@ def next_fallback(plan: Plan, stage: str = "training", *, recompute: bool = True
         return replace(plan, tokens_per_micro=max(1, rows // 2) * longest)
     if recompute and plan.recompute_layers < layers:
         return replace(plan, recompute_layers=layers, long_recompute_layers=layers)
-    if recompute and not plan.offload:
-        return replace(plan, offload=True, tokens_per_micro=longest)
+    if (recompute and not plan.offload) or not plan.host_tables:
+        offload = plan.offload or recompute
+        return replace(plan, offload=offload, host_tables=True, tokens_per_micro=longest)
     return None
 
 

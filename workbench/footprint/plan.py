@@ -37,6 +37,11 @@ class Plan:
     """True if the inputs of recomputing layers wait in the machine's memory."""
     host_bytes: int = 0
     """Bytes of the machine's memory that those inputs take."""
+    host_tables: bool = False
+    """True if tables of embeddings stay in the machine's memory, where the card reads their rows.
+    """
+    table_bytes: int = 0
+    """Bytes of the machine's memory that those tables take."""
     dequantised_layers: int = 0
     """This many last layers keep a copy of their NF4 weights in the compute precision."""
     layers: int
@@ -104,6 +109,7 @@ def describe_plan(plan: Mapping[str, Any]) -> dict[str, str]:
         "micro-step": f"{tokens:,} tokens{_alone(plan)}" if isinstance(tokens, int) else "-",
         "step": step,
         "recompute": _recompute_words(plan) + _offload_words(plan),
+        "tables": _table_words(plan),
         "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
     }
 
@@ -148,6 +154,13 @@ def _offload_words(plan: Mapping[str, Any]) -> str:
     if not plan.get("offload") or not isinstance(size, int):
         return ""
     return f", inputs in host memory ({size / (1 << 30):.1f} GiB)"
+
+
+def _table_words(plan: Mapping[str, Any]) -> str:
+    size = plan.get("table_bytes")
+    if not plan.get("host_tables") or not isinstance(size, int):
+        return "on the card"
+    return f"embeddings in host memory ({size / (1 << 30):.1f} GiB)"
 
 
 def _share(count: object, layers: object) -> str:

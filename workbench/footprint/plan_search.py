@@ -11,9 +11,11 @@ from typing import Any, Self
 from workbench.footprint.card_limits import holds_all_scores, precision_for
 from workbench.footprint.cost import token_passes
 from workbench.footprint.micro_steps import micro_step_tokens, padded_tokens
+from workbench.footprint.model.families import has_formula
 from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.model.target_names import adapts_tables
 from workbench.footprint.peak.attention_path import kernel_for
-from workbench.footprint.peak.buckets import Run, host_bytes, predict
+from workbench.footprint.peak.buckets import Run, host_bytes, predict, table_bytes
 from workbench.footprint.peak.scoring_bytes import bytes_per_token, generates, rows_asked
 from workbench.footprint.plan import Plan
 from workbench.footprint.row_lengths import Lengths, sampled_batches
@@ -95,6 +97,15 @@ class PlanSearch:
         return self.shape.fused and self.run.card_kind == "cuda"
 
     @property
+    def moves_tables(self) -> bool:
+        """True if there are tables of embeddings that can stay in the machine's memory.
+
+        A table with an adapter of its own is not left there.
+        """
+        known = has_formula(self.shape) and self.shape.table_params > 0
+        return known and self.run.card_kind == "cuda" and not adapts_tables(self.recipe.lora)
+
+    @property
     def leanest(self) -> Run:
         """One row at a time, with as much recomputed as the recipe allows."""
         return replace(self.run, **self.ways(self.recipe.train.gradient_checkpointing)[-1])
@@ -118,8 +129,12 @@ class PlanSearch:
         some = range(layers + 1) if self.shape.fused else (0, layers)
         counts = {"auto": some, "on": (layers,), "off": (0,)}[asked]
         found: list[dict[str, Any]] = [{"recompute_layers": count} for count in counts]
+        last = found[-1]
+        if self.moves_tables:  # one row a token, where offload moves one a token and layer
+            last = {**last, "host_tables": True}
+            found.append(last)
         if self.offloads and asked != "off":
-            found.append({"recompute_layers": layers, "offload": True})
+            found.append({**last, "offload": True})
         return found
 
     def fastest(self, optimizer: str, sizes: Sequence[int], limit: int) -> Run | None:
@@ -175,6 +190,8 @@ class PlanSearch:
             long_recompute_layers=max(run.recompute_layers, run.long_recompute_layers),
             offload=run.offload,
             host_bytes=host_bytes(self.shape, run),
+            host_tables=run.host_tables,
+            table_bytes=table_bytes(self.shape, run),
             dequantised_layers=run.dequantised_layers,
             layers=self.shape.layers,
             predicted_bytes=sum(buckets.values()),
@@ -212,9 +229,9 @@ class PlanSearch:
         """Return `run` changed as little as it takes to fit; None where nothing makes it fit.
 
         It gets the fewest recomputing layers that suffice; with none, as many dequantised layers
-        as there is room for; where recomputing every layer is not enough, their inputs go to the
-        machine's memory. Rows that go alone recompute every layer at first, and then as few as
-        the rest leaves room for.
+        as there is room for; where recomputing every layer is not enough, tables of embeddings go
+        to the machine's memory, and then the layers' inputs. Rows that go alone recompute every
+        layer at first, and then as few as the rest leaves room for.
         """
         layers, alone = self.shape.layers, run.tokens_per_micro < run.longest
         ways = self.ways(self.recipe.train.gradient_checkpointing)
@@ -225,6 +242,9 @@ class PlanSearch:
         if fewest is None:
             return None
         run = fewest
+        if run.host_tables and not run.offload:  # with the room that they leave, fewer layers do
+            fewer = [{**way, "host_tables": True} for way in ways if "host_tables" not in way]
+            run = _first_fitting(run, fewer, lambda way: self.needed_bytes(way) <= limit) or run
         packed = self.recipe.model.quantization == "nf4" and self.shape.fused
         if not run.recompute_layers and packed and run.card_kind == "cuda":
             room = int(limit * DEQUANTISED_SHARE)

@@ -327,12 +327,26 @@ def plan_rows(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
         ("micro-step", words["micro-step"]),
         ("step", words["step"]),
         ("recompute", words["recompute"]),
+        *_table_row(plan, recipe, words["tables"]),
         ("attention", safe_line(plan.attention_why)),
         ("precision", plan.precision),
         ("base", base),
         ("optimizer", plan.optimizer),
         ("evaluation", f"{formatting.plural(plan.eval_batch, 'row')} at once"),
     ]
+
+
+def _table_row(plan: Plan, recipe: Recipe, words: str) -> list[tuple[str, str]]:
+    """Return where tables of embeddings are, or why they are not in the machine's memory."""
+    from workbench.footprint.model.target_names import adapts_tables
+
+    if plan.host_tables:
+        return [("tables", words)]
+    if not plan.offload:  # there is room for them
+        return []
+    adapted = adapts_tables(recipe.lora)
+    why = "they have an adapter" if adapted else "the head is the same matrix"
+    return [("tables", f"{words}: {why}")]
 
 
 def _line(one: Outlook) -> str:
@@ -348,6 +362,8 @@ def _line(one: Outlook) -> str:
     how += f"recompute {plan.recompute_layers}/{plan.layers}"
     if plan.offload:
         how += f", {formatting.size(plan.host_bytes)} in host memory"
+    if plan.host_tables:
+        how += f", {formatting.size(plan.table_bytes)} of embeddings in host memory"
     if plan.dequantised_layers:
         how += f", unpacked {plan.dequantised_layers}/{plan.layers}"
     left = formatting.size(one.left_bytes)

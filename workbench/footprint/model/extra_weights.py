@@ -18,6 +18,8 @@ class ExtraWeights:
     """Parameters of linear layers, which are quantised."""
     other: int = 0
     """Parameters that stay in 16 bits."""
+    tables: int = 0
+    """Those of `other` that are tables of embeddings, which only the lookup of tokens reads."""
     sides: int = 0
     """Inputs plus outputs of linear layers: an adapter has its rank times as many parameters."""
 
@@ -26,6 +28,7 @@ class ExtraWeights:
         return ExtraWeights(
             linear=self.linear + more.linear,
             other=self.other + more.other,
+            tables=self.tables + more.tables,
             sides=self.sides + more.sides,
         )
 
@@ -112,6 +115,7 @@ def _tables_by_layer(
     return ExtraWeights(
         linear=3 * layers * width * each,
         other=layers * (vocab * each + width) + each,
+        tables=layers * vocab * each,
         sides=layers * (2 * width + 3 * each) + width,
     )
 

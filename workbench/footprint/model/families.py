@@ -65,7 +65,6 @@ class Family:
 
 def family_of(shape: ModelShape) -> Family:
     """Return what is known of a model's architecture."""
-    by_formula = shape.kind in FUSED_FAMILIES | COUNTED_FAMILIES and not shape.nested
     name = shape.kind
     if shape.kind in FUSED_FAMILIES and not shape.fused:  # say why it is not measured
         name += " with a dropout of its own" if shape.dropout else " inside a larger model"
@@ -73,5 +72,10 @@ def family_of(shape: ModelShape) -> Family:
         name=name,
         fused=shape.fused,
         measured=shape.fused and shape.kind in MEASURED_FAMILIES,
-        counted=by_formula or shape.counts is not None,
+        counted=has_formula(shape) or shape.counts is not None,
     )
+
+
+def has_formula(shape: ModelShape) -> bool:
+    """Return whether the weights are those of a formula that is held equal to the model's."""
+    return shape.kind in FUSED_FAMILIES | COUNTED_FAMILIES and not shape.nested

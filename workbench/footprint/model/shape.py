@@ -248,6 +248,12 @@ class ModelShape:
         return embeddings + layers + self.vision_params + self.extra.other + unquantised
 
     @property
+    def table_params(self) -> int:
+        """Parameters of tables that only the lookup of tokens reads: Gemma 4's for each layer, and
+        the input embedding, unless it is the head's matrix too."""
+        return self.extra.tables + (0 if self.tied else self.vocab * self.width)
+
+    @property
     def norms(self) -> int:
         """Number of norms over the width in one block."""
         if self.kind in _ONE_NORM:

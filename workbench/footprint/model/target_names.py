@@ -44,3 +44,8 @@ def misspelt_names(missing: Sequence[str], free: Collection[str]) -> dict[str, s
         if near and name not in LLAMA_PROJECTIONS:
             found[name] = near[0]
     return found
+
+
+def adapts_tables(lora: Lora) -> bool:
+    """Return whether an adapter is asked for on tables of embeddings."""
+    return lora.targets != "all-linear" and any("embed" in name for name in lora.targets)

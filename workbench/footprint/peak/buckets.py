@@ -76,6 +76,8 @@ class Run:
     """Recomputing layers in the pass of a row that is longer than tokens_per_micro."""
     offload: bool = False
     """True if the inputs of recomputing layers wait in the machine's memory."""
+    host_tables: bool = False
+    """True if tables of embeddings stay in the machine's memory (ModelShape.table_params)."""
     dequantised_layers: int = 0
     eval_rows: int = 1
     eval_dequantised: bool = False
@@ -110,7 +112,20 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     if run.card_kind == "cuda" and "gate_up_proj" in shape.projections:
         slack += FUSED_GAPS_BYTES
     slack += int(FRAGMENTS[run.kernel == "dense"] * sum(transient.values()))
-    return {**constant, **transient, "slack": slack, "context": CONTEXT_BYTES[run.card_kind]}
+    found = {**constant, **transient, "slack": slack, "context": CONTEXT_BYTES[run.card_kind]}
+    if run.host_tables:  # they pass the card on their way from the file
+        found["loading"] = max(0, loading_peak(shape, recipe, run) - sum(found.values()))
+    return found
+
+
+def loading_peak(shape: ModelShape, recipe: Recipe, run: Run) -> int:
+    """Return the bytes on a GPU while the base is loaded, with its tables.
+
+    transformers quantises one weight after another, so that one in 16 bits is there beside them.
+    """
+    run = replace(run, host_tables=False, dequantised_layers=0)
+    whole = sum(_base(shape, recipe, run).values()) + _dequantisation(shape, recipe, run)
+    return whole + GAPS_BYTES + CONTEXT_BYTES["cuda"]
 
 
 def losses_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> int:
@@ -206,6 +221,11 @@ def host_bytes(shape: ModelShape, run: Run) -> int:
     return away * padded_tokens(run.tokens_per_micro) * shape.width * VALUE_BYTES[run.precision]
 
 
+def table_bytes(shape: ModelShape, run: Run) -> int:
+    """Return the bytes of the machine's memory that tables of embeddings take there."""
+    return shape.table_params * VALUE_BYTES[run.precision] if run.host_tables else 0
+
+
 def _layer(shape: ModelShape, recipe: Recipe, run: Run) -> Layer:
     if not shape.fused or run.card_kind == "cpu":
         dense = run.eager or run.kernel == "dense"
@@ -226,7 +246,7 @@ def _base(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     return {
         "base": int(shape.linear_params * per_param),
         "unpacked": dequantised,
-        "embeddings": (shape.other_params + shape.width) * value,
+        "embeddings": (shape.other_params + shape.width) * value - table_bytes(shape, run),
     }
 
 

@@ -129,6 +129,7 @@ class AttemptSetting:
             precision=self.plan.precision,
             attention=self.plan.attention,
             device=self.card.kind,
+            host_tables=self.plan.host_tables,
         )
 
     def scorer(self, base: nn.Module) -> Scorer:

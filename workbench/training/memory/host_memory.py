@@ -139,10 +139,11 @@ class MemoryMonitor:
 def loading_bytes(plan: Plan, device: str, path: str) -> int:
     """Return the bytes of the machine's memory that loading the base takes.
 
-    On a CPU card this is the trial's whole predicted need; for a GPU only the weights in flight,
-    which `path` is read for.
+    On a CPU card this is the trial's whole predicted need; for a GPU the weights in flight, which
+    `path` is read for, and the tables of embeddings that stay.
     """
     if device == "cpu":
         return max(0, plan.predicted_bytes - plan.buckets.get("context", 0))
     sizes = [file.stat().st_size for file in Path(path).glob("*.safetensors")]
-    return PROCESS_BYTES + min(sum(sizes) or IN_FLIGHT_BYTES, IN_FLIGHT_BYTES)
+    in_flight = min(sum(sizes) or IN_FLIGHT_BYTES, IN_FLIGHT_BYTES)
+    return PROCESS_BYTES + in_flight + plan.table_bytes

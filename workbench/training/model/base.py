@@ -6,7 +6,7 @@ import copy
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PretrainedConfig
 
+from workbench.training.model.host_tables import place_tables
 from workbench.training.model.weights import check_weights, load_whole
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -21,7 +22,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseSpec:
-    """The settings that decide a base's bytes; equal specs mean that one base can serve both."""
+    """The settings that decide a base's bytes; equal specs mean that one base can serve both.
+
+    A base that differs in `host_tables` alone serves, too, once its tables are moved.
+    """
 
     path: str
     """A folder, or a hub id whose files are in the hub's cache."""
@@ -32,6 +36,8 @@ class BaseSpec:
     attention: str
     device: str
     """Either "cpu" or "cuda"."""
+    host_tables: bool = False
+    """True if tables of embeddings stay in the machine's memory."""
 
 
 class ResidentBase:
@@ -62,11 +68,20 @@ class ResidentBase:
                 self.release()
 
     def _take(self, spec: BaseSpec) -> _Held:
-        files = _files(spec.path)
-        if self._held is None or self._held.spec != spec or self._held.files != files:
+        files, held = _files(spec.path), self._held
+        if held is None or held.files != files or not _same_weights(held.spec, spec):
             self.release()
+            held = None
             model = load_base(spec)
-            self._held = _Held(spec, files, model, BaseState(model))
+        elif held.spec == spec:
+            return held
+        else:
+            model = held.model
+        # The state refers to weights where they are now, and is made again where they move.
+        if held is not None or spec.host_tables:
+            self._held = held = None
+            place_tables(model, on_host=spec.host_tables)
+        self._held = _Held(spec, files, model, BaseState(model))
         return self._held
 
     def release(self) -> None:
@@ -75,6 +90,10 @@ class ResidentBase:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _same_weights(one: BaseSpec, other: BaseSpec) -> bool:
+    return replace(one, host_tables=other.host_tables) == other
 
 
 @dataclass(slots=True)

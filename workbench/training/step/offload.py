@@ -9,16 +9,15 @@ is Unsloth's (unsloth.ai/blog/long-context).
 from __future__ import annotations
 
 import weakref
-from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.errors import HostMemory
+from workbench.training.memory.locked_memory import lock_memory, reserve_memory, unlock_memory
 
-GIB = 1 << 30
+_WHAT = "the inputs of layers"
 
 
 @cache
@@ -42,10 +41,10 @@ class Offload:
         """
         self._last = count - 1
         self._stream = _copying(device) if device.type == "cuda" else None
-        self._away = _reserve((max(self._last, 0), elements), dtype)
+        self._away = reserve_memory((max(self._last, 0), elements), dtype, _WHAT)
         if self._stream is not None:
-            _lock(self._away, device)
-            self._unlock = weakref.finalize(self, _unlock, self._away)
+            lock_memory(self._away, device, _WHAT)
+            self._unlock = weakref.finalize(self, unlock_memory, self._away)
         self._moved: dict[int, torch.Size] = {}
         self._here: dict[int, Tensor] = {}
         self._leaving: Tensor | None = None
@@ -125,38 +124,3 @@ class Offload:
         if self._copying and self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
         self._copying = False
-
-
-def _reserve(sizes: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    try:
-        return torch.empty(sizes, dtype=dtype)
-    except RuntimeError as refused:
-        raise _refusal(sizes[0] * sizes[1] * dtype.itemsize) from refused
-
-
-def _lock(tensor: Tensor, device: torch.device) -> None:
-    """Lock the tensor's memory, so that the card copies without the host.
-
-    PyTorch's own allocator of such memory takes the next power of two, and keeps it.
-    """
-    size = tensor.numel() * tensor.element_size()
-    if size and int(_runtime().cudaHostRegister(tensor.data_ptr(), size, 0)) != 0:
-        with suppress(RuntimeError):  # clears the error; the next launch would report it as its own
-            torch.zeros(1, device=device)
-        raise _refusal(size)
-
-
-def _unlock(tensor: Tensor) -> None:
-    if tensor.numel():
-        _runtime().cudaHostUnregister(tensor.data_ptr())
-
-
-def _runtime() -> Any:
-    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
-
-
-def _refusal(size: int) -> HostMemory:
-    return HostMemory(
-        f"the machine did not give {size / GIB:.1f} GiB of memory for the inputs of layers",
-        hint="lower data.max_tokens, or run fewer trials at once",
-    )
