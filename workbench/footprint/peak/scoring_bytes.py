@@ -71,8 +71,15 @@ def rows_asked(recipe: Recipe, *, decodes: bool) -> int:
     """Return how many rows may be scored at once: the recipe's number, or that of `auto`."""
     asked = recipe.evaluate.batch_size
     if asked == "auto":
-        return MOST_LANES if decodes else PADDED_ROWS
+        return min(MOST_LANES if decodes else PADDED_ROWS, _most_rows(recipe))
     return asked
+
+
+def _most_rows(recipe: Recipe) -> int:
+    """Return how many rows an evaluation may have; MOST_LANES where only the data can tell."""
+    data = recipe.data
+    tests = data.test_rows or (MOST_LANES if data.test or data.test_split else 0)
+    return MOST_LANES if recipe.evaluate.task is not None else max(data.eval_rows, tests)
 
 
 def smallest_batch(recipe: Recipe) -> int:

@@ -53,7 +53,6 @@ def generate_answers(
     precision: str,
     control: Control,
     turn_end_ids: Collection[int] = (),
-    room: int = 0,
     dequantised: bool = False,
     shrunk: Callable[[int], None] = lambda size: None,
     fell_back: Callable[[str], None] = lambda reason: None,
@@ -62,8 +61,8 @@ def generate_answers(
 
     Up to `batch_size` rows are generated at once, fewer where the card has no room; `shrunk` is
     called with a new number, `fell_back` with the reason where transformers has to generate them.
-    `room` is that of longer answers, for a rehearsal. `dequantised`: 4-bit weights are unpacked
-    once. An answer ends at one of `end_ids`. Raises Interrupted when the card is to be given back.
+    `dequantised`: 4-bit weights are unpacked once. An answer ends at one of `end_ids`. Raises
+    Interrupted when the card is to be given back.
     """
     prompts = {row: ids for row, ids in enumerate(rows["prompt_ids"]) if ids}
     expected: list[str] = list(rows["answer"])
@@ -77,7 +76,6 @@ def generate_answers(
         ends=end_ids(model, tokenizer, turn_end_ids),
         pad_id=tokenizer.pad_token_id,
         precision=precision,
-        room=room,
         dequantised=dequantised,
     )
     made = generate_rows(model, prompts, plan, control, shrunk=shrunk, fell_back=fell_back)

@@ -36,8 +36,6 @@ class GenerationPlan:
     """Ids that end an answer."""
     pad_id: int
     precision: str
-    room: int = 0
-    """New tokens to hold room for, where an answer is shorter than it may be: a rehearsal."""
     dequantised: bool = False
     """4-bit weights are unpacked once and kept, instead of at every token."""
 
@@ -110,7 +108,7 @@ def _fill_lanes(
         control.rows_done(done, len(asked))
 
     longest = max(len(prompt.ids) for prompt in asked)
-    positions = longest + max(plan.most, plan.room)
+    positions = longest + plan.most
     with fast_forward(model, DTYPES[plan.precision], dequantised=dequantised) as forward:
         held = Lanes(forward, lanes, positions=positions, most=plan.most, ends=plan.ends)
         tokens = pass_tokens(lanes, longest)

@@ -86,18 +86,14 @@ class Scorer:
         )
 
     def one_batch(self) -> None:
-        """Score one batch of the longest rows and one of the longest questions.
+        """Compute the losses of one batch of the longest rows.
 
-        This takes as much memory as scoring ever will.
+        This is all that is scored while a trial trains: answers are generated when the step is
+        gone, and take fewer rows at once where the card has no room.
         """
-        longest = self._longest([len(ids) for ids in self.rows["input_ids"]])
-        self._losses(self.rows.select(longest))
-        if self.evaluate.scorers:
-            asked = self._longest([len(ids) for ids in self.rows["prompt_ids"]])
-            self._answers(self.rows.select(asked), 1)
-
-    def _longest(self, lengths: list[int]) -> list[int]:
-        return sorted(range(len(lengths)), key=lambda i: -lengths[i])[: self.rows_at_once]
+        lengths = self.rows["length"]
+        longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        self._losses(self.rows.select(longest[: self.rows_at_once]))
 
     def warn_of_fewer_rows(self) -> None:
         """Log a warning where the plan has no room for the rows that all trials score at once."""
@@ -128,7 +124,7 @@ class Scorer:
         scores: RowScores = {}
         if self.evaluate.scorers:
             self.emit("phase", name="evaluating", detail="answers")
-            answers = self._answers(self.rows, self.evaluate.max_new_tokens)
+            answers = self._answers(self.rows)
             scores = self._answer_scores(answers)
             values |= mean_scores(scores)
             if scores:
@@ -197,15 +193,14 @@ class Scorer:
             for one in answers
         ]
 
-    def _answers(self, rows: Dataset, max_new_tokens: int) -> list[GeneratedAnswer]:
+    def _answers(self, rows: Dataset) -> list[GeneratedAnswer]:
         return generate_answers(
             self.model,
             rows,
             self.tokenizer,
             pattern=self.evaluate.answer_pattern,
             batch_size=self.rows_at_once,
-            max_new_tokens=max_new_tokens,
-            room=self.evaluate.max_new_tokens,
+            max_new_tokens=self.evaluate.max_new_tokens,
             precision=self.precision,
             control=self.control,
             turn_end_ids=self.turn_end_ids,
