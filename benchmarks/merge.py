@@ -3,6 +3,7 @@
     python benchmarks/merge.py FOLDER               # 16 GB in FOLDER, and 16 GB more while it runs
     python benchmarks/merge.py FOLDER --layers 2    # a part of it
 
+A Llama-3-8B's base that is there as FOLDER/base, or a link to one, is taken as it is.
 Prints JSON: seconds, the largest anonymous memory of the merging process (mapped files do not
 count), and what the check found.
 """
@@ -114,8 +115,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     given = parser.parse_args()
     base, adapter = given.folder.absolute() / "base", given.folder.absolute() / "adapter"
-    if not adapter.exists():
+    if not base.exists():
         make_base(base, given.layers)
+    if not adapter.exists():
         make_adapter(adapter, base, given.layers)
     out = given.folder.absolute() / "merged"
     shutil.rmtree(out, ignore_errors=True)

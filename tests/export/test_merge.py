@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from tests.export.adapters import ROWS, random_adapter, random_rows
 from tests.training.model.bases import copied, in_four_bits, made, sharded
 from workbench.errors import ModelError, WorkbenchError
+from workbench.export.agreement import CheckedRow, Comparison
 from workbench.export.merge import merge_adapter
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -225,6 +226,15 @@ def test_weights_that_are_not_what_was_trained_fail_the_check(
     with pytest.raises(ModelError, match="not what was trained"):
         merge_adapter(adapter, tmp_path / "out", dtype="float32", rows=rows)
     assert not (tmp_path / "out").exists()
+
+
+def test_successors_as_likely_as_rounding_can_tell_are_no_disagreement() -> None:
+    rows = [CheckedRow(ids=[1, 2], labels=[1, 2])]
+    before = torch.tensor([[[0.0, 3.0, 3.05], [0.0, 3.0, 3.3]]])
+    after = torch.tensor([[[0.0, 3.05, 3.0], [0.0, 3.3, 3.0]]])
+    sums = Comparison()
+    sums.add(rows, before, after)
+    assert sums.result().top1_share == 0.5
 
 
 def test_a_killed_merge_leaves_nothing_and_continues_behind_its_last_shard(
