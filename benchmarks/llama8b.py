@@ -2,6 +2,7 @@
 
     python benchmarks/llama8b.py --data train.jsonl [--steps 50] [--shape llama-3-8b]
     python benchmarks/llama8b.py --data train.jsonl --rates 3e-5 1e-4 3e-4   (a sweep, its board)
+        [--evaluate test.jsonl]   (then all its adapters on 256 other rows, on one loaded base)
 
 It writes the model (random weights), runs the recipe with the guide's settings, prints the losses,
 the predicted and the measured peak, tokens/s and the time of each phase, and loads the adapter in
@@ -20,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from cards_lab import Lab, print_timeline
 from nf4_model import write_shaped_model
 
 from workbench.home import Home
@@ -64,7 +66,10 @@ def main() -> int:
     try:
         trial = _run(service, recipe)
         if options.rates:
-            return _show_board(service, trial)
+            good = _show_board(service, service.trial(trial).trial.experiment)
+            if options.evaluate is not None:
+                good &= _evaluate(service, trial, options.evaluate)
+            return 0 if good else 1
         return _report(service, trial, model)
     finally:
         service.stop_engine()
@@ -77,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("/tmp/shaped-llama-3-8b"))
     parser.add_argument("--shape", default="llama-3-8b")
     parser.add_argument("--rates", type=float, nargs="*", default=[], help="learning rates")
+    parser.add_argument("--evaluate", type=Path, help="rows to score every adapter on, after all")
     parser.add_argument("--steps", type=int, default=50)
     return parser.parse_args()
 
@@ -85,35 +91,65 @@ def _run(service: Service, recipe: Path) -> int:
     """Submit the recipe, wait for the trial's end and return the trial's id."""
     answer = service.wait_for_answer(service.submit(load_recipe(recipe)))
     experiment = int(answer.data["experiment"])
+    tuned = _wait(service, experiment)
+    return tuned[0]
+
+
+def _wait(service: Service, experiment: int) -> list[int]:
+    """Print each change of a trial's state until all have ended; return the ids that train."""
+    began, seen = time.monotonic(), dict[int, str]()
     while True:
         found = service.experiment(experiment)
         if found.state == "refused":
             sys.exit(f"refused: {found.reason}")
-        tuned = [t for t in service.trials(experiment) if t.kind == "tune"]
-        if tuned and all(t.state.final for t in tuned):
-            return tuned[0].id
-        time.sleep(0.5)
+        trials = service.trials(experiment)
+        for one in trials:
+            if seen.get(one.id) != str(one.state):
+                seen[one.id] = str(one.state)
+                words = f"trial {one.id} ({one.kind}) {one.state} {one.reason or ''}"
+                print(f"{time.monotonic() - began:7.1f} s  {words}", flush=True)
+        if found.state == "ready" and trials and all(one.state.final for one in trials):
+            return [one.id for one in trials if one.kind != "base"]
+        time.sleep(0.2)
 
 
-def _show_board(service: Service, trial: int) -> int:
-    """Print the board of the sweep and when each trial changed its state, in seconds."""
-    experiment = service.trial(trial).experiment
-    words = [sys.executable, "-m", "workbench", "board", str(experiment.name)]
+def _show_board(service: Service, experiment: int) -> bool:
+    """Print the experiment's board, each attempt's phases and bytes; return True if all is done."""
+    _command(service, "board", service.experiment(experiment).name)
+    trials = service.trials(experiment)
+    lab = Lab(service, service.home.root, Path(), Path())
+    print_timeline(lab.spans([one.id for one in trials]))
+    for attempt in lab.attempts([one.id for one in trials]):
+        plan, peak = attempt.plan, attempt.peak_bytes or 0
+        print(
+            f"trial {attempt.trial}: predicted {attempt.predicted_bytes / 2**30:.2f} GiB, measured "
+            f"{peak / 2**30:.2f}; rows at once {plan.get('eval_batch')}, dequantised for answers "
+            f"{plan.get('eval_dequantised')}",
+            flush=True,
+        )
+    return all(one.state == "done" for one in trials)
+
+
+def _evaluate(service: Service, trial: int, data: Path) -> bool:
+    """Score all adapters of the trial's experiment on 256 rows, and show them as a board."""
+    before = {one.id for one in service.experiments()}
+    columns = ("--columns", "question=prompt,answer=completion")
+    answers = ["--answer-pattern", r"#### (\S+)", "--set", "evaluate.rank_by=loss"]
+    answers += ["--set", "evaluate.max_new_tokens=256"]
+    rows = ("--data", str(data.resolve()), "--rows", "256")
+    name = service.trial(trial).experiment.name
+    _command(service, "evaluate", name, *rows, *columns, *answers)
+    new = next(one.id for one in service.experiments() if one.id not in before)
+    _wait(service, new)
+    return _show_board(service, new)
+
+
+def _command(service: Service, *words: str) -> None:
+    """Run the program on the benchmark's home, and print what it says."""
     env = {**os.environ, "WORKBENCH_HOME": str(service.home.root), "COLUMNS": "110"}
-    print(subprocess.run(words, env=env, capture_output=True, text=True, check=False).stdout)
-    trials = service.trials(experiment.id)
-    began = min(service.trial(one.id).moves[0].at_utc for one in trials)
-    for one in trials:
-        detail = service.trial(one.id)
-        print(one.id, one.kind, [(m.after, round(m.at_utc - began, 1)) for m in detail.moves])
-        for attempt in detail.attempts:
-            plan = attempt.plan
-            print(
-                f"   predicted {attempt.predicted_bytes / 2**30:.2f} GiB, measured "
-                f"{(attempt.peak_bytes or 0) / 2**30:.2f}; rows at once {plan.get('eval_batch')}, "
-                f"dequantised for answers {plan.get('eval_dequantised')}"
-            )
-    return 0 if all(one.state == "done" for one in trials) else 1
+    command = [sys.executable, "-m", "workbench", *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr, flush=True)
 
 
 def _report(service: Service, trial: int, model: Path) -> int:
