@@ -16,6 +16,7 @@ from workbench.fleet import Halt
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import COMMIT, WEIGHTS, json_digest
 from workbench.training.model import adapter
+from workbench.training.scoring import scores
 
 SETTINGS: dict[str, Any] = {
     "model__name": DEMO_MODEL,
@@ -67,6 +68,23 @@ def test_the_step_with_the_lowest_held_out_loss_is_scored_and_kept(
     assert log.end["step"] == LAST
     assert json.loads((bench.trial / "adapter/scores.json").read_text())["step"] == BEST
     assert f"step {BEST} has the lowest held-out loss" in log.of("log")[-1]["text"]
+
+
+def test_losses_of_the_kept_step_are_not_computed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    compute = scores.score_rows
+
+    def counted(*given: Any, **named: Any) -> Any:
+        passes.append(len(given[1]))
+        return compute(*given, **named)
+
+    monkeypatch.setattr(scores, "score_rows", counted)
+    short = {"train__max_steps": 4, "evaluate__every": 2}
+    log = Bench(tmp_path, recipe(**{**SETTINGS, **short})).run()
+    assert log.outcome is Outcome.DONE
+    assert passes == [8, 8]
 
 
 def test_the_adapter_holds_the_weights_of_that_step(straight: tuple[Bench, Log]) -> None:

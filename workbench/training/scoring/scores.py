@@ -61,6 +61,8 @@ class Scorer:
     """The means to run scorers of the user's own; None: they give no score."""
     missing: dict[str, str] = field(default_factory=dict)
     """For each scorer that gave no score, by its name, the reason in words for people."""
+    _known: dict[int, RowLosses] = field(default_factory=dict)
+    """The losses of this attempt's held-out evaluations, by the optimizer step of the weights."""
 
     def held_out(self, *, compared: bool = True) -> dict[str, float]:
         """Return the values of `RowLosses` for weights that are being trained.
@@ -69,6 +71,8 @@ class Scorer:
         training step.
         """
         losses = self._losses(self.rows)
+        if self.control.step:
+            self._known[self.control.step] = losses
         values = losses.values()
         if compared and self.results is not None and self.control.step:
             self.results.keep_losses(self.control.step, losses)
@@ -116,9 +120,10 @@ class Scorer:
         `answers` counts the rows whose answers were scored. A scorer of the user's own that fails
         costs its own score only; `missing` then has the reason. Emits the sample events that
         evaluate.samples asks for. With `step`, the optimizer steps of the weights, the results of
-        every row are kept as the trial's own.
+        every row are kept as the trial's own; losses that `held_out` computed of the same weights
+        are taken as they are.
         """
-        losses = self._losses(self.rows)
+        losses = self._known.get(step or 0) or self._losses(self.rows)
         values = {**losses.values(), "rows": len(self.rows)}
         answers: list[GeneratedAnswer] = []
         scores: RowScores = {}
