@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.training.test_host_memory import Machine
 from tests.training.trials import Bench, Log, recipe
 from workbench import fault_points
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
+from workbench.machine import staging
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import COMMIT
 from workbench.training.control import Control
 from workbench.training.memory.host_memory import MemoryMonitor
+from workbench.training.model import adapter
 
 SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__max_steps": 8}
 """Eight steps with checkpoints after the fourth and the last."""
@@ -140,3 +144,35 @@ def test_a_disk_that_is_full_at_the_last_checkpoint_ends_the_trial_before_its_ad
     log = Bench(tmp_path / "home", recipe(**SETTINGS)).run()
     assert (log.end["cause"], log.end["stage"], log.end["step"]) == ("disk_full", "saving", 8)
     assert log.of("adapter") == []
+
+
+def test_the_adapter_is_written_while_its_weights_are_scored(fault: Path, tmp_path: Path) -> None:
+    fault.write_text("adapter.copied=hold")
+    bench = Bench(tmp_path / "home", recipe(**SETTINGS))
+    log = bench.run(on=at("score", 8, lambda _: release(fault)))
+    assert log.outcome is Outcome.DONE
+    (saved,) = log.of("adapter")
+    weights = bench.trial / "adapter" / adapter.WEIGHTS
+    assert saved["sha256"] == staging.file_sha256(weights)
+    assert saved["bytes"] == weights.stat().st_size
+    last = load_file(checkpoint.folder_of(bench.checkpoints, 8) / checkpoint.WEIGHTS)
+    assert all(torch.equal(last[name], tensor) for name, tensor in load_file(weights).items())
+    assert list(bench.trial.glob(".*")) == []
+
+
+@pytest.mark.parametrize("armed", ["adapter.copied=no_space", ""], ids=["full disk", "paused"])
+def test_an_adapter_that_is_given_up_leaves_nothing(
+    armed: str, fault: Path, tmp_path: Path
+) -> None:
+    def pause(kind: str, data: dict[str, Any], control: Control) -> None:
+        if not armed and data.get("name") == "evaluating":
+            control.request_halt(Halt.YIELD)
+
+    fault.write_text(armed)
+    bench = Bench(tmp_path / "home", recipe(**SETTINGS))
+    log = bench.run(on=pause)
+    assert (log.end["outcome"], log.end["cause"]) == (
+        ("failed", "disk_full") if armed else ("yielded", "")
+    )
+    assert {path.name for path in bench.trial.iterdir()} <= {"checkpoints", "results"}
+    assert bench.run().outcome is Outcome.DONE

@@ -33,6 +33,30 @@ def test_start_returns_while_the_write_is_under_way_and_the_next_one_waits_for_i
     assert not writer.busy
 
 
+def test_a_queued_write_comes_after_the_one_before_without_a_wait() -> None:
+    writer, may_end, done = BackgroundWriter(), threading.Event(), list[str]()
+
+    def first() -> None:
+        assert may_end.wait(LIMIT_S)
+        done.append("first")
+
+    writer.start(first)
+    writer.queue(lambda: done.append("second"))
+    assert done == []
+    may_end.set()
+    writer.wait()
+    assert done == ["first", "second"]
+
+
+def test_a_queued_write_is_left_out_where_the_one_before_failed() -> None:
+    writer, ran = BackgroundWriter(), list[bool]()
+    writer.start(fails)
+    writer.queue(lambda: ran.append(True))
+    with pytest.raises(OSError, match="no room"):
+        writer.wait()
+    assert ran == []
+
+
 @pytest.mark.parametrize("how", ["wait", "start", "exit"])
 def test_an_error_of_the_write_is_raised_once_by(how: str) -> None:
     writer, ran = BackgroundWriter(), list[bool]()

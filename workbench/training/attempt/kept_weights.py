@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from peft import PeftModel
 from torch import nn
 
 from workbench.attempts.events import AttemptEnd, FailureCause, Outcome
 from workbench.errors import Diverged
+from workbench.machine import staging
 from workbench.training.attempt.setting import AttemptSetting, yielded_end
 from workbench.training.checkpoints import checkpoint
 from workbench.training.control import Interrupted
+from workbench.training.memory.host_copy import copy_bytes, copy_to_host
 from workbench.training.model import adapter
+from workbench.training.model.adapter import WrittenWeights
 from workbench.training.scoring.answers import end_ids
 
 
@@ -106,17 +113,64 @@ class KeptWeights:
     def _score_and_save(
         self, base: nn.Module, model: PeftModel, step: int, *, stopped: bool
     ) -> AttemptEnd:
+        with self._written_weights(model) as weights:
+            try:
+                values = self._score(base, step)
+            except Interrupted:
+                return yielded_end(step)
+            self._save(base, model, step, values, weights)
+        if stopped:
+            return AttemptEnd(outcome=Outcome.STOPPED, step=step, reason="asked to finish early")
+        return AttemptEnd(outcome=Outcome.DONE, step=step)
+
+    @contextmanager
+    def _written_weights(self, model: PeftModel) -> Iterator[WrittenWeights]:
+        """Begin to write the weights of `model`, and wait for that at the end of the block.
+
+        Without room for a copy they are written first. The file is removed where nobody moved it.
+        """
+        setting, weights = self.setting, adapter.adapter_state(model)
+        folder = staging.stage_folder(setting.trial / "adapter-weights")
+        try:
+            written = WrittenWeights(folder / adapter.WEIGHTS)
+            roomy = setting.host.has_room(copy_bytes(weights))
+            kept = copy_to_host(weights) if roomy else weights
+            setting.writer.queue(partial(written.write, kept))
+            if not roomy:
+                setting.wait_for_write()
+            yield written
+        finally:
+            try:
+                setting.wait_for_write()
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _score(self, base: nn.Module, step: int) -> dict[str, float]:
+        """Score the weights in the model and report the scores.
+
+        Raises Interrupted when the card is to be given back, Diverged for a loss that is not
+        finite, and ModelError where the base is the reason.
+        """
         self.setting.enter_phase("evaluating")
         try:
             values = self.setting.scorer(base).scores(step)
-        except Interrupted:
-            return yielded_end(step)
         except Diverged as divergence:
             self.setting.check_base(base, divergence)
             raise
         if self.setting.recipe.train.keep == "last":  # else the curve has it already
             self.setting.emit("metric", step=step, values={"eval_loss": values["loss"]})
         self.setting.emit("score", durable=True, subject="trial", values=values, step=step)
+        return values
+
+    def _save(
+        self,
+        base: nn.Module,
+        model: PeftModel,
+        step: int,
+        values: dict[str, float],
+        weights: WrittenWeights,
+    ) -> None:
+        """Write the adapter's folder and report it."""
         self.setting.enter_phase("saving")
         self.setting.wait_for_write()
         folder = self.setting.trial / "adapter"
@@ -131,6 +185,7 @@ class KeptWeights:
             self.setting.tokenizer,
             self.setting.recipe,
             folder,
+            weights=weights,
             base_path=self.setting.model_path,
             revision=self.setting.revision,
             end_ids=end_ids(base, self.setting.tokenizer, self.setting.turn_end_ids),
@@ -140,6 +195,3 @@ class KeptWeights:
             hardware=self.setting.card.name,
         )
         self.setting.emit("adapter", durable=True, path=str(folder), bytes=size, sha256=sha256)
-        if stopped:
-            return AttemptEnd(outcome=Outcome.STOPPED, step=step, reason="asked to finish early")
-        return AttemptEnd(outcome=Outcome.DONE, step=step)

@@ -8,7 +8,7 @@ from types import TracebackType
 
 
 class BackgroundWriter:
-    """A writer with at most one write under way.
+    """A writer with one write under way at most.
 
     What a write raises is raised once on the thread that calls `start`, `check` or `wait` next. As
     a context manager it waits for the last write at the end of the block.
@@ -26,6 +26,21 @@ class BackgroundWriter:
     def start(self, write: Callable[[], None]) -> None:
         """Run `write` on a thread, once the write before has ended; raise what that one raised."""
         self.wait()
+        self._begin(write)
+
+    def queue(self, write: Callable[[], None]) -> None:
+        """Run `write` after the write under way, and not at all where that one raises."""
+        before = self._thread
+
+        def after() -> None:
+            if before is not None:
+                before.join()
+            if self._error is None:
+                write()
+
+        self._begin(after)
+
+    def _begin(self, write: Callable[[], None]) -> None:
         # A daemon: a disk that hangs must not keep a process from its end.
         self._thread = threading.Thread(
             target=self._run, args=(write,), name="checkpoint writer", daemon=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from workbench import fault_points
 from workbench.adapters.published_base import published_base
 from workbench.errors import CheckpointError
 from workbench.machine import staging
+from workbench.machine.files import sync_path
 from workbench.recipe.dump import to_yaml
 from workbench.recipe.schema import Lora, Recipe
 from workbench.training.checkpoints.contents import write_weights
@@ -82,12 +84,32 @@ def load_weights(model: PeftModel, file: Path) -> None:
     set_peft_model_state_dict(model, found)
 
 
+@dataclass(slots=True)
+class WrittenWeights:
+    """An adapter's weights in a file beside its folder, into which `save_adapter` moves them.
+
+    They are known before the scores that the folder holds too, so that a thread can write them
+    while they are scored.
+    """
+
+    file: Path
+    sha256: str = ""
+
+    def write(self, weights: dict[str, torch.Tensor]) -> None:
+        """Write and flush the file; raise CheckpointError when a weight is not finite."""
+        fault_points.at("adapter.copied")
+        write_weights(weights, self.file)
+        sync_path(self.file)
+        self.sha256 = staging.file_sha256(self.file)
+
+
 def save_adapter(
     model: PeftModel,
     tokenizer: Any,
     recipe: Recipe,
     folder: Path,
     *,
+    weights: WrittenWeights,
     base_path: str,
     revision: str | None,
     end_ids: Sequence[int],
@@ -98,13 +120,14 @@ def save_adapter(
 ) -> tuple[int, str]:
     """Write the adapter's folder, whole or not at all; return its weights' bytes and SHA-256.
 
+    `weights` are those of `model`, on the same disk as `folder`; their file is moved.
+
     Besides weights and configuration it holds the tokenizer with its chat template, the tokens that
     end an answer (`generation_config.json`), the resolved recipe, the scores and a model card.
-    Raises CheckpointError when a weight is not finite.
     """
     config = model.peft_config["default"]
     with staging.whole_folder(folder) as staged:
-        write_weights(adapter_state(model), staged / WEIGHTS)
+        weights.file.rename(staged / WEIGHTS)
         base = published_base(recipe.model.name, revision)
         values = {**config.to_dict(), "inference_mode": True, "revision": base.revision}
         values |= {"base_model_name_or_path": base.name}
@@ -119,8 +142,7 @@ def save_adapter(
         (staged / "README.md").write_text(card, encoding="utf-8")
         fault_points.at("adapter.before_rename", staged / WEIGHTS)
     fault_points.at("adapter.after_rename", folder / WEIGHTS)
-    weights = folder / WEIGHTS
-    return weights.stat().st_size, staging.file_sha256(weights)
+    return (folder / WEIGHTS).stat().st_size, weights.sha256
 
 
 def plain_alpha(lora: Lora) -> float:
