@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from tui.paint import Line
 from tui.screens.panel import Overlay
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.lineinput import LineInput
-from workbench.chat.client import ChatSession
+from workbench.chat.client import Answer, ChatSession
 from workbench.errors import WorkbenchError
 from workbench.service import Service
 from workbench.text import safe_line
@@ -161,29 +161,32 @@ class Chat(Overlay[None]):
         self, session: ChatSession, question: str, said: list[list[dict[str, str]]]
     ) -> None:
         self.transcript.turns.append(Turn("", safe_line(question, 8_000)))
-        for subject, messages in enumerate(said):
-            if self._left():
-                return
+        for messages in said:
             messages.append({"role": "user", "content": question})
-            turn = Turn(self._names[subject])
-            self.transcript.turns.append(turn)
-            self._answer(session, subject, messages, turn)
-            messages.append({"role": "assistant", "content": turn.text})
-
-    def _answer(
-        self, session: ChatSession, subject: int, messages: list[dict[str, str]], turn: Turn
-    ) -> None:
-        """Write one answer into its turn; an error of the model becomes the turn's note."""
-        self._cancel = False
-        with closing(session.ask(subject, messages)) as pieces:
-            for piece in pieces:
-                turn.text = "" if piece.again else turn.text + piece.text
-                if piece.ended_by is not None:
-                    cut = "" if piece.ended_by == "end" else f", {piece.ended_by}"
-                    turn.note = f"{piece.tokens} tokens{cut}"
-                elif self._cancel or self._left():
-                    turn.note = "cancelled"
+        with ExitStack() as held:
+            asked = [
+                held.enter_context(closing(session.ask(subject, messages)))
+                for subject, messages in enumerate(said)
+            ]
+            for answer, name, messages in zip(asked, self._names, said, strict=True):
+                if self._left():
                     return
+                turn = Turn(name)
+                self.transcript.turns.append(turn)
+                self._answer(answer, turn)
+                messages.append({"role": "assistant", "content": turn.text})
+
+    def _answer(self, answer: Answer, turn: Turn) -> None:
+        """Write one answer into its turn as it comes."""
+        self._cancel = False
+        for piece in answer:
+            turn.text = "" if piece.again else turn.text + piece.text
+            if piece.ended_by is not None:
+                cut = "" if piece.ended_by == "end" else f", {piece.ended_by}"
+                turn.note = f"{piece.tokens} tokens{cut}"
+            elif self._cancel or self._left():
+                turn.note = "cancelled"
+                answer.close()
 
     @on(ChatFailed)
     def _failed(self, fact: ChatFailed) -> None:

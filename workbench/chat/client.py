@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -59,6 +59,8 @@ class ChatSession:
         self._files = session_of(service.home.trial(trial))
         self._answers = LineFollower(self._files.answers)
         self._number = 0
+        self._inbox: dict[Any, list[dict[str, Any]]] = {}
+        """The lines of each open answer that were read and not yet passed on."""
         self._ready = False
         self._lock = Lock(self._files.lock)
 
@@ -141,16 +143,17 @@ class ChatSession:
         max_new_tokens: int = 512,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> Generator[Piece, None, None]:
-        """Yield one model's answer piece by piece; the last piece says why it ended.
+    ) -> Answer:
+        """Ask one model and return its answer, whose pieces come as they are generated.
 
-        `messages` is the conversation so far, the person's message last. Closing the iterator early
-        cancels the answer. Raises WorkbenchError where the model refuses the conversation, and
-        ChatEnded where the session has ended.
+        `messages` is the conversation so far, the person's message last. Questions that are asked
+        before others are answered are answered together, where the model allows it. Raises
+        UsageError for a conversation that does not end with the person's message.
         """
         if not messages or messages[-1]["role"] != "user":
             raise UsageError("the last message is not the person's", hint="add a user message")
         self._number += 1
+        self._inbox[self._number] = []
         question = {
             "number": self._number,
             "subject": subject,
@@ -160,26 +163,59 @@ class ChatSession:
             "seed": seed,
         }
         append_line(self._files.questions, question)
-        over = False
-        try:
-            for line in self._lines_of(self._number):
-                over = "ended_by" in line or "error" in line
-                yield _piece_of(subject, line)
-                if over:
-                    return
-        finally:
-            if not over:
-                append_line(self._files.questions, {"cancel": self._number})
+        return Answer(self, subject, self._number)
 
-    def _lines_of(self, number: int) -> Iterator[dict[str, Any]]:
-        """Yield the lines of one answer as they are written; others belong to cancelled ones."""
+    def next_line(self, number: int) -> dict[str, Any]:
+        """Wait for the next line of an open answer and return it.
+
+        Raises ChatEnded where the session has ended.
+        """
         next_look_s = 0.0
-        while True:
-            yield from [line for line in self._answers.new_lines() if line.get("number") == number]
-            if time.monotonic() > next_look_s:
-                self.check_open()
-                next_look_s = time.monotonic() + 1.0
-            time.sleep(POLL_S)
+        while not self._inbox[number]:
+            for line in self._answers.new_lines():  # those of closed answers are left out
+                self._inbox.get(line.get("number"), []).append(line)
+            if not self._inbox[number]:
+                if time.monotonic() > next_look_s:
+                    self.check_open()
+                    next_look_s = time.monotonic() + 1.0
+                time.sleep(POLL_S)
+        return self._inbox[number].pop(0)
+
+    def close_answer(self, number: int, *, cancel: bool) -> None:
+        """Forget an answer; with `cancel` the model stops writing it."""
+        self._inbox.pop(number, None)
+        if cancel:
+            append_line(self._files.questions, {"cancel": number})
+
+
+class Answer:
+    """One model's answer as it is generated: an iterator over its pieces, the last with its end.
+
+    Iterating raises WorkbenchError where the model refuses the conversation, and ChatEnded where
+    the session has ended.
+    """
+
+    def __init__(self, session: ChatSession, subject: int, number: int) -> None:
+        self._session, self._subject, self._number = session, subject, number
+        self._over = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Piece:
+        if self._over:
+            raise StopIteration
+        line = self._session.next_line(self._number)
+        if "ended_by" in line or "error" in line:
+            self._over = True
+            self._session.close_answer(self._number, cancel=False)
+        return _piece_of(self._subject, line)
+
+    def close(self) -> None:
+        """Cancel the rest of the answer, if there is any."""
+        if not self._over:
+            self._over = True
+            self._session.close_answer(self._number, cancel=True)
 
 
 def _piece_of(subject: int, line: dict[str, Any]) -> Piece:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from itertools import chain
 from typing import Annotated, Any
 
 import typer
 
 from workbench import formatting
-from workbench.chat.client import ChatEnded, ChatSession, Piece
+from workbench.chat.client import Answer, ChatEnded, ChatSession, Piece
 from workbench.cli.errors import tell_error
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, colour_text, print_answer, print_note
@@ -117,54 +118,47 @@ class Talk:
         return ", ".join(self.name_of(n) for n in range(len(self._session.subjects)))
 
     def ask_all(self, question: str, show: Callable[[str, Piece], None] | None) -> dict[str, Any]:
-        """Ask every model in turn and return their answers as JSON values.
+        """Ask every model at once and return their answers as JSON values.
 
-        `show` gets the model's name and each piece as it comes. Ctrl-c while one answers ends that
-        answer and goes on with the next model.
+        `show` gets the model's name and each piece as it comes, one model after the other. Ctrl-c
+        while one is shown ends that answer and goes on with the next model.
         """
-        answers = []
-        for subject, said in enumerate(self._said):
+        for said in self._said:
             said.append({"role": "user", "content": question})
-            text, last = self._listen(subject, said, show)
-            said.append({"role": "assistant", "content": text})
-            answers.append(
-                {
-                    "trial": self._session.subjects[subject],
-                    "answer": text,
-                    "ended_by": last.ended_by,
-                    "tokens": last.tokens,
-                    "seconds": last.seconds,
-                }
-            )
+        with ExitStack() as held:
+            asked = [
+                held.enter_context(closing(self._session.ask(subject, said, **self._how)))
+                for subject, said in enumerate(self._said)
+            ]
+            answers = [self._listen(subject, one, show) for subject, one in enumerate(asked)]
         return {"question": question, "answers": answers}
 
     def _listen(
-        self,
-        subject: int,
-        messages: Sequence[dict[str, str]],
-        show: Callable[[str, Piece], None] | None,
-    ) -> tuple[str, Piece]:
+        self, subject: int, answer: Answer, show: Callable[[str, Piece], None] | None
+    ) -> dict[str, Any]:
+        """Return a model's answer as JSON values, once it is in its conversation."""
         name, text = self.name_of(subject), ""
         last = Piece(subject=subject, ended_by="cancelled")
-        with closing(self._pieces(subject, messages)) as pieces:
-            try:
-                for piece in pieces:
-                    text = "" if piece.again else text + piece.text
-                    if show is not None:
-                        show(name, piece)
-                    if piece.ended_by is not None:
-                        last = piece
-            except KeyboardInterrupt:
+        try:
+            # An empty piece shows at once who is about to answer.
+            for piece in chain([Piece(subject=subject)], answer):
+                text = "" if piece.again else text + piece.text
                 if show is not None:
-                    show(name, last)
-        return text, last
-
-    def _pieces(
-        self, subject: int, messages: Sequence[dict[str, str]]
-    ) -> Generator[Piece, None, None]:
-        """Yield the pieces, after an empty one that shows at once who is about to answer."""
-        yield Piece(subject=subject)
-        yield from self._session.ask(subject, messages, **self._how)
+                    show(name, piece)
+                if piece.ended_by is not None:
+                    last = piece
+        except KeyboardInterrupt:
+            answer.close()
+            if show is not None:
+                show(name, last)
+        self._said[subject].append({"role": "assistant", "content": text})
+        return {
+            "trial": self._session.subjects[subject],
+            "answer": text,
+            "ended_by": last.ended_by,
+            "tokens": last.tokens,
+            "seconds": last.seconds,
+        }
 
 
 def show_piece(name: str, piece: Piece) -> None:

@@ -122,6 +122,8 @@ class AttemptRun:
                 tokenizer=self.setting.tokenizer,
                 files=session_of(self.setting.trial),
                 precision=self.setting.plan.precision,
+                rows_at_once=self.setting.plan.eval_batch,
+                dequantised=self.setting.plan.eval_dequantised,
                 end_ids=end_ids(base, self.setting.tokenizer, self.setting.turn_end_ids),
                 template=self.setting.recipe.data.chat_template != "never",
             )
