@@ -17,7 +17,9 @@ from workbench.attempts.events import Event, read_events
 from workbench.fleet import Fleet, Halt, Phase, Report
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.fleet.ray_fleet import RayFleet
+from workbench.fleet.spare_worker import RETRY_S, SpareWorker
 from workbench.machine.cards import Card
+from workbench.machine.processes import identify_process, is_alive
 
 CARDS = [Card(uuid=f"cpu-{i}", kind="cpu", name="CPU", total_bytes=1 << 30) for i in range(2)]
 
@@ -185,7 +187,7 @@ class TestRayFleet(FleetContract):
         os.environ["PYTHONPATH"] = root
         with ray_head() as address:
             home = str(tmp_path_factory.mktemp("home"))
-            made = RayFleet(home, address, lambda card: next(count), worker=WORKER)
+            made = RayFleet(home, address, lambda card: next(count), WORKER, spare_pause_s=0.0)
             while not made.connect():
                 pass
             yield made
@@ -229,3 +231,89 @@ class TestRayFleet(FleetContract):
             pids.add(report.pid)
         assert len(pids) == 2
         assert os.getpid() not in pids
+
+    @staticmethod
+    def spare(fleet: RayFleet) -> int:
+        """Keep a spare until it is ready; return its pid."""
+
+        def look() -> int | None:
+            fleet.keep_spare(CARDS[0])
+            return fleet.spare_pid
+
+        pid = wait_for(look, "a spare worker")
+        assert pid is not None
+        return pid
+
+    def test_the_spare_becomes_the_worker_of_the_next_card_without_one(
+        self, fleet: RayFleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        fleet.end("cpu-0", "so that there is none")
+        fleet.observe()
+        pid = self.spare(fleet)
+        given = self.given(tmp_path, next(numbers), 3)
+        fleet.start(CARDS[0], given)
+        assert fleet.spare_pid is None
+        done = self.until(
+            fleet,
+            CARDS[0],
+            lambda r: r is not None and r.last_attempt == given.attempt and r.phase is Phase.IDLE,
+        )
+        assert done is not None
+        assert done.pid == pid
+        assert self.kinds(given)[-1] == "end"
+        assert self.spare(fleet) != pid
+        fleet.keep_spare(None)
+        assert fleet.spare_pid is None
+
+    def test_a_spare_that_cannot_take_the_card_says_why_and_ends(self, fleet: RayFleet) -> None:
+        card = Card(uuid="cpu-3", kind="cpu", name="CPU", total_bytes=1 << 30)
+        fleet._worker, worker = "tests.support.refusing_worker:RefusingWorker", fleet._worker
+        try:
+            known = identify_process(self.spare(fleet))
+        finally:
+            fleet._worker = worker
+        fleet.warm(card)
+        gone = self.until(fleet, card, lambda r: r is not None and r.phase is Phase.GONE)
+        assert gone is not None
+        assert gone.reason == "DriverMissing: libcuda.so.1 was not found on this machine"
+        assert known is not None
+        wait_for(lambda: not is_alive(known), "the end of its process")
+
+    def test_a_spare_that_ended_is_never_given_a_card(self, fleet: RayFleet) -> None:
+        fleet.end("cpu-0", "so that there is none")
+        fleet.observe()
+        pid = self.spare(fleet)
+        known = identify_process(pid)
+        assert known is not None
+        os.kill(pid, 9)
+        wait_for(lambda: not is_alive(known), "its end")
+        fleet.warm(CARDS[0])
+        report = self.until(fleet, CARDS[0], lambda r: r is not None and r.phase is Phase.IDLE)
+        assert report is not None
+        assert report.pid != pid
+        fleet.keep_spare(None)
+
+    def test_spares_that_end_are_replaced_less_and_less_often(self, fleet: RayFleet) -> None:
+        now_s, made = 0.0, 0
+
+        def create(card: Card) -> object:
+            nonlocal made
+            made += 1
+            return fleet._create_spare(card)
+
+        def ready() -> bool:
+            spare.keep(fleet._ray, CARDS[0])
+            return spare.pid is not None
+
+        spare = SpareWorker(create, 0.0, lambda: now_s)
+        for pause_s in (RETRY_S, 2 * RETRY_S):
+            wait_for(ready, "the spare")
+            os.kill(spare.pid or 0, 9)
+            wait_for(lambda: not ready(), "its end")
+            count, now_s = made, now_s + pause_s - 1
+            spare.keep(fleet._ray, CARDS[0])
+            assert made == count
+            now_s += 1
+            spare.keep(fleet._ray, CARDS[0])
+            assert made == count + 1
+        spare.end(fleet._ray)

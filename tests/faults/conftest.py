@@ -26,7 +26,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
         "WORKBENCH_SILENT_S": "30",
         "WORKBENCH_STILL_S": "60",  # an import takes half of it on a busy machine
     }
-    with whole_engine(folder, **env) as made:
+    with whole_engine(folder, "[workers]\nspare = true\n", **env) as made:
         yield made
 
 

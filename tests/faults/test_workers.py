@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.support.waiting import wait_for
 from tests.support.whole import LIMIT_S, Whole, whose
 from workbench.fleet.trial_fence import LIVE, LOCK
+from workbench.machine.processes import identify_process
 from workbench.training.checkpoints import checkpoint
 from workbench.trial import State
 
@@ -167,3 +169,22 @@ def test_workers_that_hang_are_asked_and_then_replaced_whether_they_answer_or_no
     reasons = {a.id: a.reason for t in whole.tuned() for a in whole.service.trial(t.id).attempts}
     assert "made no progress" in reasons[still.id]
     assert "did not answer" in reasons[frozen.id]
+
+
+def test_a_killed_worker_is_replaced_by_the_spare_which_is_replaced_too(whole: Whole) -> None:
+    whole.two_running()
+    log = whole.home.logs / "loop.log"
+
+    def spares() -> list[int]:
+        """Return the pids of all spares that were ready so far."""
+        return [int(pid) for pid in re.findall(r"stands ready: process (\d+)", log.read_text())]
+
+    before = wait_for(
+        lambda: [pid for pid in spares() if identify_process(pid)], "a spare stands ready", LIMIT_S
+    )
+    victim = whole.live()[0]
+    with whole.unharmed(told=WENT_AWAY):
+        whole.kill(victim.pid or 0)
+        whole.until_later_attempts([victim])
+    assert whole.service.trial(victim.trial).attempts[-1].pid == before[-1]
+    wait_for(lambda: spares()[-1] != before[-1], "another spare stands ready", LIMIT_S)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import os
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,34 @@ def test_a_saved_adapter_gives_the_same_logits_in_plain_peft(tmp_path: Path) -> 
     trained, loaded, plain = logits_of_saved(tmp_path, "bf16", card())
     moved = float((trained - plain).abs().max())
     assert float((trained - loaded).abs().max()) < 0.02 * float(trained.abs().max()) < moved
+
+
+SPARE = """
+import os, sys
+from workbench.machine.cards import detect_cards
+from workbench.training.libraries import cuda_is_initialised, import_libraries
+from workbench.training.memory.card_memory import Meter, check_card
+from workbench.training.worker import Worker
+
+cards = detect_cards({})
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = cards[0].uuid
+unfit = Worker.import_ahead(cards[0].to_json())
+del os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"]
+os.environ["CUDA_VISIBLE_DEVICES"] = cards[-1].uuid
+import_libraries(threads=None)
+Meter(cards[-1])
+check_card(cards[-1])
+import bitsandbytes, torch
+layer = bitsandbytes.nn.Linear4bit(64, 64, compute_dtype=torch.bfloat16, quant_type="nf4").cuda()
+made = layer(torch.ones(1, 64, dtype=torch.bfloat16, device="cuda"))
+print([unfit, torch.cuda.device_count(), cuda_is_initialised(), bool(made.isfinite().all())])
+"""
+
+
+def test_a_spare_that_has_imported_ahead_can_still_be_given_any_card() -> None:
+    env = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    told = subprocess.run(
+        [sys.executable, "-c", SPARE], env=env, capture_output=True, text=True, check=False
+    )
+    assert told.stdout.strip().endswith("['', 1, True, True]"), told.stderr

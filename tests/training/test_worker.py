@@ -157,6 +157,17 @@ def test_making_a_worker_loads_no_heavy_library() -> None:
     assert told.stdout.strip() == "False"
 
 
+@pytest.mark.slow
+def test_a_spare_imports_most_of_what_is_slow_and_nothing_that_asks_for_cards() -> None:
+    code = (
+        "import sys; from workbench.training.worker import Worker; "
+        "print([Worker.import_ahead({}), *(n in sys.modules for n in "
+        "('torch._inductor.compile_fx', 'transformers.generation', 'bitsandbytes', 'peft'))])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "['', True, True, False, False]"
+
+
 def test_a_gpu_has_one_lock_for_all_homes(tmp_path: Path) -> None:
     card = Card(uuid="GPU-0", kind="cuda", name="a card", total_bytes=1)
     paths = {lock_path(card, tmp_path / home) for home in ("a", "b")}

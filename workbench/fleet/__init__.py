@@ -2,9 +2,9 @@
 
 `Fleet` is the interface; `ray_fleet` runs workers as Ray actors, `inline_fleet` as threads of
 this process (tests and `workbench train`). The engine's loop creates a fleet and the scheduler
-calls it. `ray_head` is the cluster as the keeper starts it, `trial_fence` keeps a trial to one
-attempt. Only `ray_fleet` imports ray; workers are started by dotted name, so nothing here imports
-torch or `workbench.training`.
+calls it. `spare_worker` is the process that replaces a worker, `ray_head` the cluster as the keeper
+starts it, `trial_fence` keeps a trial to one attempt. Only `ray_fleet` imports ray; workers are
+started by dotted name, so nothing here imports torch or `workbench.training`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Report:
     reason: str = ""
     """Reason for which the worker is gone; empty while it is there."""
     data: dict[str, Any] | None = None
+    is_blameless: bool = False
+    """True of a worker that went away with its whole machine: neither card nor trial is charged."""
 
 
 class RayLost(Exception):
@@ -62,7 +64,12 @@ class RayLost(Exception):
 
 
 class WorkerLike(Protocol):
-    """A worker that a fleet starts by dotted name, one for each card. All calls return at once."""
+    """A worker that a fleet starts by dotted name, one for each card. All calls return at once.
+
+    Its class may have a static method `import_ahead(card)`, which a spare worker calls before it is
+    given a card of that kind. It imports what is slow, and returns why the process cannot become a
+    card's worker any more; an empty string where it can.
+    """
 
     def start(self, assignment: dict[str, Any]) -> dict[str, Any]: ...
     def halt(self, attempt: int, how: str) -> None: ...
@@ -84,6 +91,9 @@ class Fleet(Protocol):
 
     def end(self, card: str, why: str) -> None:
         """Kill the card's worker; the next start creates a worker of a higher generation."""
+
+    def keep_spare(self, card: Card | None) -> None:
+        """Keep one spare worker ready for cards of the kind of `card`; None: keep none."""
 
     def observe(self) -> dict[str, Report]:
         """Return the newest report of every worker, by card uuid.

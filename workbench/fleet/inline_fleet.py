@@ -66,6 +66,9 @@ class InlineFleet:
             found[1].close()
             self._gone[card] = Report(card=card, generation=found[0], phase=Phase.GONE, reason=why)
 
+    def keep_spare(self, card: Card | None) -> None:
+        """Do nothing: this process has imported everything already."""
+
     def observe(self) -> dict[str, Report]:
         here = {
             card: report_from(card, generation, worker.report(), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -12,8 +13,9 @@ from typing import Any
 
 from workbench.attempts.assignment import Assignment
 from workbench.errors import WorkbenchError
-from workbench.fleet import Halt, Phase, RayLost, Report
+from workbench.fleet import Halt, Phase, RayLost, Report, WorkerLike
 from workbench.fleet.inline_fleet import WORKER, load_worker, report_from
+from workbench.fleet.spare_worker import PAUSE_S, SpareWorker
 from workbench.machine.cards import Card
 from workbench.text import safe_line
 
@@ -40,28 +42,62 @@ _DRIVER_ENV = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
 }
 
+SPARE_ENV = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""What a spare has until it is given its card: torch then counts cards without initialising CUDA,
+which would fix the card for good."""
+
 
 class WorkerActor:
     """The body of the Ray actor: holds one worker, so that the driver never imports what it runs.
 
-    An error of the worker crosses to the driver as text: Ray pickles exceptions, and one with
+    Without a card it is a spare: it imports ahead, and `adopt` makes it the worker of a card. An
+    error of the worker crosses to the driver as text: Ray pickles exceptions, and one with
     keyword-only arguments, or of a module that the driver lacks, would lose its reason there.
     """
 
-    def __init__(self, dotted: str, card: dict[str, Any], generation: int, home: str) -> None:
+    def __init__(
+        self, dotted: str, card: dict[str, Any] | None, generation: int, home: str
+    ) -> None:
+        self._dotted, self._home = dotted, home
+        self._worker: WorkerLike | None = None
+        self._refusal = "it has no card yet"
+        if card is not None:
+            self._make(card, generation)
+            self._known()
+
+    def import_ahead(self, card: dict[str, Any]) -> dict[str, Any]:
+        """Import what a worker of that kind of card needs; return `pid`, and `unfit`, the reason
+        why this process cannot become a worker: empty where it can.
+        """
+        ahead = getattr(load_worker(self._dotted), "import_ahead", None)
+        return {"pid": os.getpid(), "unfit": ahead(card) if ahead is not None else ""}
+
+    def adopt(self, card: dict[str, Any], generation: int) -> None:
+        """Become the worker of `card`; `report` raises where that was refused."""
+        for name in SPARE_ENV:
+            os.environ.pop(name, None)
+        os.environ.update(worker_env(Card.from_json(card)))
+        self._make(card, generation)
+
+    def _make(self, card: dict[str, Any], generation: int) -> None:
         try:
-            self._worker = load_worker(dotted)(card, generation, home)
+            self._worker = load_worker(self._dotted)(card, generation, self._home)
         except Exception as broken:
-            raise RuntimeError(_as_text(broken)) from None
+            self._refusal = _as_text(broken)
+
+    def _known(self) -> WorkerLike:
+        if self._worker is None:
+            raise RuntimeError(self._refusal)
+        return self._worker
 
     def start(self, assignment: dict[str, Any]) -> dict[str, Any]:
-        return self._worker.start(assignment)
+        return self._known().start(assignment)
 
     def halt(self, attempt: int, how: str) -> None:
-        self._worker.halt(attempt, how)
+        self._known().halt(attempt, how)
 
     def report(self) -> dict[str, Any]:
-        return self._worker.report()
+        return self._known().report()
 
 
 @dataclass(slots=True)
@@ -92,6 +128,7 @@ class RayFleet:
         address: str,
         next_generation: Callable[[str], int],
         worker: str = WORKER,
+        spare_pause_s: float = PAUSE_S,
     ) -> None:
         self._home = home
         self._address = address
@@ -100,6 +137,8 @@ class RayFleet:
         self._actors: dict[str, _Actor] = {}
         self._gone: dict[str, Report] = {}
         self._ray: Any = None
+        self._spare = SpareWorker(self._create_spare, spare_pause_s)
+        self._spares = itertools.count(1)
 
     def connect(self) -> bool:
         """Return True once this process is the head's driver; False while the head starts.
@@ -114,7 +153,7 @@ class RayFleet:
             socket.create_connection((host, int(port)), timeout=0.2).close()
         except OSError:
             return False
-        os.environ.update(_DRIVER_ENV)
+        self._set_driver_env()
         import ray
 
         try:
@@ -131,6 +170,17 @@ class RayFleet:
         self._ray = ray
         return True
 
+    def _set_driver_env(self) -> None:
+        os.environ.update(_DRIVER_ENV)
+
+    def _where(self) -> dict[str, Any]:
+        """Return Ray's options of an actor that say on which machine it runs: there is one."""
+        return {}
+
+    def _is_passing(self, error: Exception) -> bool:
+        """Return True for an error that says nothing about the actor: a network that is cut."""
+        return False
+
     def warm(self, card: Card) -> None:
         if self.connect() and card.uuid not in self._actors:
             self._actors[card.uuid] = self._create_actor(card)
@@ -142,25 +192,56 @@ class RayFleet:
         self._actors[card.uuid].handle.start.remote(assignment.to_json())
 
     def _create_actor(self, card: Card) -> _Actor:
-        """Create the card's actor and request its first report; waits for neither."""
+        """Create the card's actor, or give it the spare, and request its first report; waits for
+        neither.
+        """
         generation = self._next_generation(card.uuid)
-        handle = (
+        handle = self._spare.take(card)
+        if handle is not None:
+            handle.adopt.remote(card.to_json(), generation)
+        else:
+            name = f"card-{card.uuid}-{generation}"
+            handle = self._new_process(name, worker_env(card), card.to_json(), generation)
+        self._spare.postpone()
+        now = time.monotonic()
+        starting = Report(card=card.uuid, generation=generation, phase=Phase.STARTING)
+        return _Actor(handle, generation, handle.report.remote(), now, now, starting)
+
+    def _create_spare(self, card: Card) -> Any:
+        env = {**worker_env(card), **(SPARE_ENV if card.kind == "cuda" else {})}
+        return self._new_process(f"spare-{next(self._spares)}", env, None, 0)
+
+    def _new_process(
+        self, name: str, env: dict[str, str], card: dict[str, Any] | None, generation: int
+    ) -> Any:
+        return (
             self._ray.remote(WorkerActor)
             .options(
-                name=f"card-{card.uuid}-{generation}",
+                name=name,
                 lifetime="detached",
                 get_if_exists=True,
                 num_cpus=0,  # any other number is held for the actor's life
                 num_gpus=0,  # 1 hands out the lowest free index, whichever card was meant
                 max_restarts=0,  # -1 makes it the memory monitor's preferred victim
                 max_task_retries=0,
-                runtime_env={"env_vars": _worker_env(card)},
+                runtime_env={"env_vars": env},
+                **self._where(),
             )
-            .remote(self._worker, card.to_json(), generation, self._home)
+            .remote(self._worker, card, generation, self._home)
         )
-        now = time.monotonic()
-        starting = Report(card=card.uuid, generation=generation, phase=Phase.STARTING)
-        return _Actor(handle, generation, handle.report.remote(), now, now, starting)
+
+    @property
+    def spare_pid(self) -> int | None:
+        """The process of the spare worker that stands ready; None where there is none."""
+        return self._spare.pid
+
+    def keep_spare(self, card: Card | None) -> None:
+        if not self.connect():
+            return
+        if card is None:
+            self._spare.end(self._ray)
+        else:
+            self._spare.keep(self._ray, card)
 
     def halt(self, card: str, attempt: int, how: Halt) -> None:
         if card in self._actors:
@@ -198,6 +279,9 @@ class RayFleet:
         try:
             data = self._ray.get(ping)
         except Exception as died:  # ActorDiedError, or what the worker's own start raised
+            if self._is_passing(died):
+                actor.report = _silent(actor.report, now - actor.answered_s)
+                return
             actor.death, actor.died_s = died, now
             return
         actor.answered_s = now
@@ -211,6 +295,7 @@ class RayFleet:
             return
         self._check_node()
         del self._actors[card]
+        self._ray.kill(actor.handle, no_restart=True)  # a spare that was refused its card lives on
         self._gone[card] = self._gone_report(card, actor, _death_reason(actor.death))
 
     def _check_node(self) -> None:
@@ -239,12 +324,13 @@ class RayFleet:
             return
         for card in list(self._actors):
             self.end(card, "the engine was stopped")
+        self._spare.end(self._ray)
         self._gone.clear()
         self._ray.shutdown()
         self._ray = None
 
 
-def _worker_env(card: Card) -> dict[str, str]:
+def worker_env(card: Card) -> dict[str, str]:
     """Return the environment of a card's worker: its card alone, one thread on a CPU card."""
     env = {
         "CUDA_VISIBLE_DEVICES": card.uuid if card.kind == "cuda" else "",

@@ -13,6 +13,7 @@ from workbench.scheduler.process_requests import process_requests
 from workbench.scheduler.propose_trials import propose_trials
 from workbench.scheduler.reconcile import reconcile
 from workbench.scheduler.recover import recover
+from workbench.scheduler.spare_worker import keep_spare_worker
 from workbench.scheduler.tick_context import TickContext
 
 __all__ = [
@@ -37,4 +38,5 @@ def tick(context: TickContext) -> None:
     recover(context)
     propose_trials(context)
     place(context)
+    keep_spare_worker(context)
     conclude(context)

@@ -14,6 +14,7 @@ from workbench.footprint.oom_fallback import FallbackStep
 from workbench.home import Home
 from workbench.machine.files import free_bytes
 from workbench.machine.processes import belongs_to_unit
+from workbench.machine.resources import available_memory, total_memory
 from workbench.recipe.schema import EarlyStop
 from workbench.scheduler.children.checkpoint_pruner import CheckpointPruner
 from workbench.scheduler.children.notifier import Notifier
@@ -51,6 +52,8 @@ class TickContext:
     """Pid of the keeper of this loop; a stop meant for an earlier keeper is ignored."""
     fleet_ready: Callable[[], bool] = lambda: True
     disk_free: Callable[[Path], int] = free_bytes
+    host_memory: Callable[[], tuple[int, int]] = lambda: (available_memory(), total_memory())
+    """Returns the bytes of the machine's memory that are available, and all of it."""
     reports: dict[str, Report] = field(default_factory=dict)
     cards: list[CardRow] = field(default_factory=list)
     unsendable: dict[int, str] = field(default_factory=dict)
@@ -66,6 +69,10 @@ class TickContext:
     """Since when each program of other users is idle, by card and pid."""
     warmed: set[tuple[int, str]] = field(default_factory=set)
     """Experiments and cards for which a worker was started ahead; see `warm_workers`."""
+    had_worker: bool = False
+    """Whether any worker was seen since the loop started."""
+    spare_has_room: bool = False
+    """Whether the machine's memory allowed a spare worker when it was last asked."""
     pruner: CheckpointPruner = field(init=False)
     pruned_utc: float = 0.0
     """Time of the last request to prune checkpoints, seconds since the epoch."""

@@ -5,14 +5,16 @@ Importing this module loads none of them.
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import importlib
 import logging
 import os
 import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 
@@ -42,11 +44,33 @@ ENVIRONMENT = {
 }
 """Environment variables that must be set before these libraries are imported."""
 
+AHEAD = (
+    "torch",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "triton",
+    "numpy",
+    "pandas",
+    "scipy.optimize",
+    "scipy.stats",
+    "datasets",
+    "accelerate",
+    "transformers.modeling_utils",
+    "transformers.generation",
+    "workbench.recipe.schema",
+    "workbench.footprint.planner",
+)
+"""Modules that a worker imports and that leave CUDA alone. bitsandbytes asks every card for its
+capability when it is imported, which fixes the cards that the process sees; peft imports it."""
+
 _DROPPED = (
     "gemm_4bit_forward",  # a notice about an optional kernel package, harmless
     "The tokenizer has new PAD/BOS/EOS tokens",  # the pad token, aligned on purpose
 )
 """Parts of warnings that would only confuse the person."""
+
+CUDA_NOT_INITIALISED = 3
+"""CUDA_ERROR_NOT_INITIALIZED, which the driver's functions return before cuInit."""
 
 UNAVOIDABLE = (
     "`is_gradient_checkpointing` is deprecated",  # PEFT 0.21 reads it of transformers 5
@@ -94,20 +118,50 @@ def import_libraries(*, threads: int | None) -> None:
     transformers_logging.disable_default_handler()
 
 
+def import_ahead() -> str:
+    """Import AHEAD, most of what a trial needs, and return why CUDA was initialised nevertheless.
+
+    An empty string means that CUDA_VISIBLE_DEVICES may still be changed. Modules that are not
+    installed are left out.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    silence_loggers()
+    with without_collections():
+        for name in AHEAD:
+            with suppress(ImportError):
+                importlib.import_module(name)
+    return "CUDA was initialised by an import" if cuda_is_initialised() else ""
+
+
+def cuda_is_initialised() -> bool:
+    """Return True where this process has initialised the CUDA driver, by torch or by anything."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return int(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int()))) != CUDA_NOT_INITIALISED
+
+
 @cache
 def _import_once() -> None:
-    """Import the libraries without garbage collection, and leave them out of later collections.
+    with without_collections():
+        import bitsandbytes  # noqa: F401
+        import datasets  # noqa: F401
+        import peft  # noqa: F401
+        import trl  # noqa: F401
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Run imports without garbage collection, and leave what is there out of later collections.
 
     Collections take a fifth of the imports' time. Of those that follow, each takes 15 ms instead
     of 240.
     """
     gc.disable()
     try:
-        import bitsandbytes  # noqa: F401
-        import datasets  # noqa: F401
-        import peft  # noqa: F401
-        import trl  # noqa: F401
-
+        yield
         gc.collect()
         gc.freeze()
     finally:

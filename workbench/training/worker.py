@@ -26,8 +26,8 @@ from workbench.machine.locks import Lock, lock_holder
 from workbench.machine.resources import resident_bytes
 from workbench.training import failure
 from workbench.training.control import Control
-from workbench.training.libraries import import_libraries
-from workbench.training.memory.card_memory import Meter
+from workbench.training.libraries import import_ahead, import_libraries
+from workbench.training.memory.card_memory import Meter, check_card
 
 if TYPE_CHECKING:
     from workbench.training.model.base import ResidentBase
@@ -83,6 +83,14 @@ class Worker:
         self._closing = False
         self._thread = threading.Thread(target=self._live, name="training", daemon=True)
         self._thread.start()
+
+    @staticmethod
+    def import_ahead(card: dict[str, Any]) -> str:
+        """Import most of what a worker needs, without a card; see `fleet.WorkerLike`.
+
+        Takes 3 to 15 s and 0.3 GiB of the machine's memory.
+        """
+        return import_ahead()
 
     # -- control: any thread, returns at once
 
@@ -187,7 +195,9 @@ class Worker:
         from workbench.training import trial_run  # noqa: F401
         from workbench.training.model.base import ResidentBase
 
-        return Meter(self.card), ResidentBase()
+        meter = Meter(self.card)
+        check_card(self.card)
+        return meter, ResidentBase()
 
     def _next(self, resident: ResidentBase) -> Assignment | None:
         """Wait for the next attempt and return it, or None when the worker closes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from workbench.errors import EngineError
 from workbench.machine.cards import CAP_SLACK_BYTES, Card
 from workbench.machine.resources import resident_bytes
 
@@ -61,3 +62,16 @@ class Meter:
             import torch
 
             torch.cuda.empty_cache()
+
+
+def check_card(card: Card) -> None:
+    """Raise EngineError where this process, which has a CUDA context, is not on `card`.
+
+    CUDA reads CUDA_VISIBLE_DEVICES once, and a spare worker sets it late.
+    """
+    if card.kind == "cuda":
+        import torch
+
+        found = str(torch.cuda.get_device_properties(0).uuid)
+        if found not in card.uuid:
+            raise EngineError(f"the worker of card {card.uuid} is on GPU-{found}")
