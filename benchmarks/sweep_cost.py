@@ -11,7 +11,8 @@ the whole engine with the default recipe. Printed as they become known, and writ
     share_of_ideal  time of the training steps alone, as a share of `seconds` on all cards
     fixed_s         cost of a trial on a warm worker after a trial with the same settings: all but
                     its training steps and its scoring, from the end of the one before (median)
-    kill_s          from `kill -9` of a worker to the next step of its trial
+    kill_s          from `kill -9` of a worker to the next step of its trial, with a spare that
+                    stands ready
     run_s           from `workbench run` with the engine stopped to the first step; its rows were
                     prepared before
 
@@ -28,6 +29,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -38,6 +40,8 @@ from typing import Any
 
 from cards_lab import Lab, lab, print_timeline, shaped_model, training_rows, wait
 
+from workbench.fleet import Fleet
+from workbench.machine.processes import identify_process
 from workbench.store.rows import AttemptRow
 
 TRIALS, STEPS, ANSWERS = 8, 60, 200
@@ -212,12 +216,20 @@ def measure_kill(lab: Lab) -> float:
     """Return the seconds from the end of a worker by SIGKILL to its trial's next step."""
     [trial] = lab.submit("killed", 1, 100_000, save=5)
     wait(lambda: (a := lab.live(trial)) and a.checkpoint_step, "a checkpoint")
+    if hasattr(Fleet, "keep_spare"):  # builds before have none
+        wait(lambda: _spare_is_ready(lab), "a spare worker")
     victim, began = lab.kill_worker(trial), time.monotonic()
     lab.wait_for_resume(victim)
     took = time.monotonic() - began
     print(f"killed → training again: {took:.1f} s", flush=True)
     lab.kill([trial])
     return round(took, 1)
+
+
+def _spare_is_ready(lab: Lab) -> bool:
+    log = (lab.service.home.logs / "loop.log").read_text(errors="replace")
+    pids = re.findall(r"a spare worker stands ready: process (\d+)", log)
+    return bool(pids) and identify_process(int(pids[-1])) is not None
 
 
 def measure_run(lab: Lab) -> float:
