@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench import fault_points
+from workbench.cluster.settings import read_head
 from workbench.errors import EngineError, StoreError, WorkbenchError
 from workbench.fleet import RayLost
+from workbench.fleet.boxes.cluster_fleet import ClusterFleet
 from workbench.fleet.ray_fleet import RayFleet
 from workbench.home import STOPPED_BY_A_PERSON, Home, find_home, lock_warning
 from workbench.machine.files import has_room, write_durably
@@ -98,13 +100,15 @@ def _take(lock: Lock, patience_s: float = 3.0) -> None:
 
 def _run(home: Home, store: Store) -> int:
     address = os.environ["WORKBENCH_RAY"]
-    fleet = RayFleet(str(home.root), address, partial(card_table.next_generation, store))
+    generations = partial(card_table.next_generation, store)
+    cluster = ClusterFleet(str(home.root), address, generations) if read_head(home) else None
+    fleet = cluster or RayFleet(str(home.root), address, generations)
     context = TickContext(
         home=home,
         store=store,
         fleet=fleet,
         preparer=Preparer(home),
-        sample=CardWatch(home, store, shared_folder()),
+        sample=CardWatch(home, store, shared_folder(), cluster.readings if cluster else None),
         fleet_ready=fleet.connect,
         notifier=Notifier(home, _notify_command()),
         keeper=int(os.environ.get(KEEPER) or 0) or None,
@@ -117,6 +121,8 @@ def _run(home: Home, store: Store) -> int:
         try:
             home.tick.touch()
             tick(context)
+            for level, text in cluster.take_notes() if cluster else ():
+                store.note("box", text, level=level)
             if trouble := daily.look():
                 store.note("backup", trouble, level="warning")
             for level, text in sinks.look():
@@ -226,16 +232,27 @@ def _stop(context: TickContext, sinks: SinkProcesses) -> None:
 class CardWatch:
     """A source of rows for the cards table: once for each sample, and once when samples stop."""
 
-    def __init__(self, home: Home, store: Store, shared: Path | None) -> None:
-        """Watch the samples of `home`; `shared` is the folder of the locks that users share."""
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        shared: Path | None,
+        boxes: Callable[[], list[tuple[CardReading, str]]] | None = None,
+    ) -> None:
+        """Watch the samples of `home`; `shared` is the folder of the locks that users share.
+
+        `boxes` returns the cards of a cluster's other machines, each with its problem.
+        """
         self._home = home
         self._store = store
         self._warning = lock_warning(shared)
+        self._boxes = boxes
         self._seen: object = None
 
     def __call__(self) -> list[dict[str, Any]] | None:
         sample = load_reading(self._home.sample, time.time())
-        key = (sample.at_utc, sample.stalled)
+        others = self._boxes() if self._boxes is not None else []
+        key = (sample.at_utc, sample.stalled, others)
         if key == self._seen:
             return None
         self._seen = key
@@ -246,7 +263,11 @@ class CardWatch:
             self._warning = ""
         if not sample.cards:
             return None
-        return [_row(card, sample.problem if sample.stalled else "") for card in sample.cards]
+        stalled = sample.problem if sample.stalled else ""
+        return [
+            *(_row(card, stalled) for card in sample.cards),
+            *(_row(card, problem) for card, problem in others),
+        ]
 
 
 def _row(seen: CardReading, problem: str) -> dict[str, Any]:

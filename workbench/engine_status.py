@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from workbench.cluster.settings import read_joined
 from workbench.home import STOPPED_BY_A_PERSON, Home
 from workbench.machine.files import ROOM_BYTES, free_bytes
 from workbench.machine.locks import lock_holder
@@ -60,7 +61,9 @@ def read_status(home: Home, open_reader: Callable[[], Reader | None]) -> EngineS
     loop = lock_holder(home.loop_lock)
     state: EngineState = "running"
     detail, braked = _trouble(open_reader())
-    if loop is None and stop_reason(home) is not None:  # the file goes when the engine starts
+    if loop is None and (joined := read_joined(home)) is not None:
+        detail = f"this machine is a box of the cluster at {joined.head}, which has the engine"
+    elif loop is None and stop_reason(home) is not None:  # the file goes when the engine starts
         detail = "the engine is stopping; Ray is being ended"
     elif loop is None and free_bytes(home.root) < ROOM_BYTES:
         state = "starting"

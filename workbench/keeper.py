@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from workbench.cluster import ray_commands
+from workbench.cluster.settings import read_head, read_joined, read_json, write_json
 from workbench.errors import EngineError
 from workbench.fleet.ray_head import (
     free_port,
@@ -106,6 +108,8 @@ class Keeper:
         self._temp_lock = -1
         self._room = True
         """False while the keeper waits for room on a full disk."""
+        self.cluster = read_head(home)
+        """The settings of a cluster's head; None for one machine alone."""
 
     # --- life ---
 
@@ -181,7 +185,7 @@ class Keeper:
     # --- head and loop ---
 
     def _start_unit(self) -> Unit:
-        port = free_port()
+        port = self._next_port()
         name = f"{port}-{secrets.token_hex(4)}"
         temp = session_folder(name)
         temp.mkdir(mode=0o700, exist_ok=True)
@@ -190,7 +194,10 @@ class Keeper:
         self.home.tick.unlink(missing_ok=True)
         self._changed.clear()
         self._note_runtime(unit=name, port=port, temp=str(temp))
-        head = self._spawn("head", head_command(port, temp), {**env, "CUDA_VISIBLE_DEVICES": ""})
+        command = head_command(port, temp)
+        if self.cluster is not None:
+            command = ray_commands.cluster_head_command(self.cluster.address, port, temp)
+        head = self._spawn("head", command, {**env, "CUDA_VISIBLE_DEVICES": ""})
         try:
             loop = self._spawn("loop", python_command("workbench.engine"), env)
         except OSError:
@@ -208,8 +215,20 @@ class Keeper:
         log.info("unit %s: head %d, loop %d, port %d", name, head.pid, loop.pid, port)
         return Unit(name, head, loop, temp, HeadWatch(head.pid, temp), time.monotonic())
 
+    def _next_port(self) -> int:
+        """Return a free port; in a cluster the one of its two that the last head did not have."""
+        if self.cluster is None:
+            return free_port()
+        file = self.home.root / "cluster" / "port.json"
+        port = ray_commands.next_head_port(read_json(file).get("port"))
+        write_json(file, {"port": port})
+        return port
+
     def _env(self, unit: str, port: int) -> dict[str, str]:
-        """Return a unit's environment: the caller's without RAY_*, our token, loopback only."""
+        """Return a unit's environment: the caller's without RAY_*, our token, loopback only.
+
+        In a cluster, Ray is not held to loopback.
+        """
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         if not self.home.token.exists():
             write_durably(self.home.token, secrets.token_hex(32).encode())
@@ -224,14 +243,14 @@ class Keeper:
             MARK: unit,
             KEEPER: str(os.getpid()),
             "WORKBENCH_HOME": str(self.home.root),
-            "WORKBENCH_RAY": f"127.0.0.1:{port}",
+            "WORKBENCH_RAY": f"{self.cluster.address if self.cluster else '127.0.0.1'}:{port}",
             "WORKBENCH_FRESH": "1" if self.fresh else "",
             "WORKBENCH_WHY": self.why,
             "WORKBENCH_BRAKE": brake,
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.home.token),
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            **({} if self.cluster else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ROTATION_MAX_BYTES": str(1 << 20),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
@@ -289,6 +308,8 @@ class Keeper:
 
         Checked once for each unit, when everything of it has come up.
         """
+        if self.cluster is not None:  # asked for; every port wants the token
+            return ""
         if unit.name in self._checked or time.monotonic() - unit.started_s < 8.0:
             return ""
         self._checked.add(unit.name)
@@ -378,6 +399,9 @@ def main() -> int:
     """Start a keeper in the background; return at once where another one keeps the home."""
     log_without_secrets("%(asctime)s %(levelname)s %(message)s")
     home = find_home().make()
+    if read_joined(home) is not None:  # a box of a cluster: its head has the engine
+        command = python_command("workbench.node_keeper")
+        os.execve(command[0], command, python_environment())
     lock = Lock(home.keeper_lock)
     if not lock.take():
         log.info("process %s keeps %s already", lock_holder(lock.path), home.root)

@@ -50,6 +50,10 @@ class Assignment:
     chat: list[dict[str, Any] | None] | None = None
     """The models of a chat: {trial, folder, sha256} of each adapter, and None for the base."""
 
+    brought: dict[str, Any] | None = None
+    """What was brought to another machine of a cluster: {model, rows}, the base's folder there
+    (None for a base that ships) and the digest of the prepared rows. None on the head itself."""
+
     def to_json(self) -> dict[str, Any]:
         """Return the assignment as a JSON object."""
         return asdict(self)

@@ -16,7 +16,7 @@ from workbench.cli.errors import report_error
 from workbench.cli.export import gguf, push, soup, vllm
 from workbench.cli.export import recipe as export_recipe
 from workbench.cli.library import adapters, removal, reproduce, space
-from workbench.cli.machine import cards, completion, engine, repair, service
+from workbench.cli.machine import cards, cluster, completion, engine, repair, service
 from workbench.cli.machine.remote_screen import open_remote_screen
 from workbench.cli.machine.serve import serve_browser
 from workbench.cli.machine.showcase import showcase_home
@@ -254,6 +254,7 @@ app.add_typer(shipped.app, name="recipes", rich_help_panel=KEEP)
 app.add_typer(removal.app, name="trash", rich_help_panel=KEEP)
 app.add_typer(engine.app, name="engine", rich_help_panel=MACHINE)
 app.add_typer(service.app, name="service", rich_help_panel=MACHINE)
+app.add_typer(cluster.app, name="cluster", rich_help_panel=MACHINE)
 
 
 @cache

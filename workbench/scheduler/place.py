@@ -178,7 +178,13 @@ def _choose(
     context: TickContext, trial: TrialRow, experiment: Experiment, free: dict[str, CardRow]
 ) -> tuple[Card, Plan] | None:
     """Return the smallest free card that fits the trial, with its plan; None where none does."""
-    allowed = [row for row in free.values() if trial.desired_card in (None, row.uuid)]
+    allowed = [
+        row
+        for row in free.values()
+        if trial.desired_card in (None, row.uuid)
+        # The files of a chat are exchanged in the home itself.
+        if not (trial.kind == Kind.CHAT and ":" in row.uuid)
+    ]
     for row in sorted(allowed, key=partial(_choice_key, context.config().guards)):
         card = card_of(row)
         with suppress(WorkbenchError):
@@ -187,10 +193,12 @@ def _choose(
     return None
 
 
-def _choice_key(guards: Guards, row: CardRow) -> tuple[int, bool, str]:
-    """Return a key that puts smaller cards first, and of equal ones those without idle programs."""
+def _choice_key(guards: Guards, row: CardRow) -> tuple[int, bool, bool, str]:
+    """Return a key that puts smaller cards first, and of equal ones those without idle programs and
+    those of this machine: other machines of a cluster get the files first.
+    """
     shared = bool(idle_programs.idle_programs(row, guards))
-    return card_of(row).usable_bytes, shared, row.uuid
+    return card_of(row).usable_bytes, shared, ":" in row.uuid, row.uuid
 
 
 def _wait_reason(

@@ -48,6 +48,8 @@ def recover(context: TickContext) -> None:
             # such losses the worker does without the scorer.
             why = f"{why}, while the scorer {' and '.join(map(safe_line, scorers))} ran"
             lose_attempt(context, attempt, why, Outcome.CUT)
+        elif why and _went_with_its_machine(context, attempt):
+            lose_attempt(context, attempt, why, Outcome.CUT)  # neither card nor trial is to blame
         elif why:
             lose_attempt(context, attempt, why, outcome_when_lost(context))
             _quarantine_repeat_offender(context, attempt.card)
@@ -122,6 +124,11 @@ def _request_checkpoint(context: TickContext, attempt: AttemptRow, still_s: floa
 
 def _dropped(report: Report, attempt: AttemptRow) -> bool:
     return report.phase is Phase.IDLE and (report.last_attempt or 0) >= attempt.id
+
+
+def _went_with_its_machine(context: TickContext, attempt: AttemptRow) -> bool:
+    report = context.reports.get(attempt.card)
+    return report is not None and report.is_blameless
 
 
 def _record_removed(context: TickContext, attempt: AttemptRow) -> bool:

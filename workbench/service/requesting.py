@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from workbench.cluster.settings import read_joined
 from workbench.engine_status import stop_reason
 from workbench.errors import EngineError, WorkbenchError
 from workbench.store.requests import drop_request
@@ -53,7 +54,15 @@ class Requesting(StoreReading):
         return self.send("evaluate", recipe=given, subjects=list(adapters), same_base=same_base)
 
     def send(self, verb: str, **args: Any) -> str:
-        """Ask for anything that docs/control.md lists."""
+        """Ask for anything that docs/control.md lists.
+
+        Raises EngineError on a box of a cluster: the engine is on the head.
+        """
+        if (joined := read_joined(self.home)) is not None:
+            raise EngineError(
+                f"this machine is a box of the cluster at {joined.head}",
+                hint="give the command there; `workbench cluster leave` makes it one machine again",
+            )
         return drop_request(self.home.make().requests, verb, args)
 
     def stop(self, trial: int, *, kill: bool = False) -> str:

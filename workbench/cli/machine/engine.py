@@ -9,7 +9,8 @@ import typer
 from workbench import formatting
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.control import wait_for_answer
-from workbench.errors import EngineError
+from workbench.cluster.settings import read_joined
+from workbench.errors import EngineError, UsageError
 from workbench.machine.files import has_room
 from workbench.service import EngineStatus, Service
 
@@ -26,6 +27,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def engine_start_command(as_data: Json = False) -> None:
     """Start the engine; unfinished trials continue from their checkpoints."""
     service = Service()
+    if (joined := read_joined(service.home)) is not None:
+        raise UsageError(
+            f"this machine is a box of the cluster at {joined.head}, which has the engine",
+            hint=f"workbench cluster join {joined.head} connects it again",
+        )
     stopping = service.stopping()
     if stopping or service.engine().state != "running":
         print_note(

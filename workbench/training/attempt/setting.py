@@ -20,7 +20,9 @@ from workbench.training import libraries
 from workbench.training.checkpoints.background_writer import BackgroundWriter
 from workbench.training.control import Control, Emit
 from workbench.training.dataset.prepared import (
+    Prepared,
     check_unchanged,
+    known_rows,
     load_prepared,
     load_test_rows,
     prepare_data,
@@ -86,14 +88,11 @@ class AttemptSetting:
         model = prepared_json["model"]
         # A model that ships is where the package is now; an upgrade may have moved that.
         folder = local_path(self.recipe.model.name)
-        self.model_path = str(model["path"] if folder is None else folder)
+        brought = self.assignment.brought or {}
+        self.model_path = str(brought.get("model") or (folder or model["path"]))
         self.revision = model.get("revision")
-        self.tokenizer = load_tokenizer(self.model_path, self.revision)
-        cache = self.home / "cache" / "data"
-        check_unchanged(self.recipe.data, prepared_json["data"]["sources"], cache)
-        trains = prepared_json["data"]["sources"][0] is not None
-        prepare = prepare_data if trains else prepare_scored_rows
-        prepared = prepare(self.recipe, self.tokenizer, cache, lambda *_: self.control.beat())
+        self.tokenizer = load_tokenizer(self.model_path, self._revision_to_load)
+        prepared = self._prepared(prepared_json["data"]["sources"])
         scorers = scorer_digests(self.recipe.evaluate.scorers, scorers_folder(self.home))
         self.evaluation_digest = evaluation_digest(self.recipe, prepared, scorers)
         self.turn_end_ids = prepared.turn_end_ids
@@ -103,6 +102,22 @@ class AttemptSetting:
             self.eval_rows = load_test_rows(prepared)
         if len(self.rows) == 0 and self.assignment.kind == "tune":
             raise DataError("there are no training rows", hint="check data.train and data.max_rows")
+
+    @property
+    def _revision_to_load(self) -> str | None:
+        """The revision of a hub model; None for a folder, into which a cluster's head brings it."""
+        return None if (self.assignment.brought or {}).get("model") else self.revision
+
+    def _prepared(self, sources: list[str | None]) -> Prepared:
+        """Return the prepared rows: those that were brought here, or those of this machine's data,
+        which must not have changed.
+        """
+        cache = self.home / "cache" / "data"
+        if self.assignment.brought is not None:
+            return known_rows(cache, str(self.assignment.brought["rows"]))
+        check_unchanged(self.recipe.data, sources, cache)
+        prepare = prepare_scored_rows if sources[0] is None else prepare_data
+        return prepare(self.recipe, self.tokenizer, cache, lambda *_: self.control.beat())
 
     @contextmanager
     def load_base(self) -> Iterator[nn.Module]:
@@ -123,7 +138,7 @@ class AttemptSetting:
         model = self.recipe.model
         return BaseSpec(
             path=self.model_path,
-            revision=self.revision,
+            revision=self._revision_to_load,
             quantization=model.quantization,
             double_quantization=model.double_quantization,
             precision=self.plan.precision,

@@ -176,6 +176,16 @@ def cached_rows(
     return made
 
 
+def known_rows(cache: Path, digest: str) -> Prepared:
+    """Return the rows of that digest, which are in the cache; DataError where they are not."""
+    found = _known(cache / digest)
+    if found is None:
+        raise DataError(
+            f"the prepared rows {digest} are not here", hint="run the trial again: it brings them"
+        )
+    return found
+
+
 def check_unchanged(data: Data, sources: list[str | None], cache: Path) -> None:
     """Raise DataError when a file changed since its experiment was prepared.
 

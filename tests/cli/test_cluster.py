@@ -1,0 +1,108 @@
+"""`workbench cluster`: what it refuses before anything is started, and what it lists."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Workbench
+from workbench.cluster.ray_commands import HEAD_PORTS, next_head_port
+from workbench.cluster.settings import (
+    HeadSettings,
+    JoinedSettings,
+    boxes_file,
+    read_head,
+    read_joined,
+    write_json,
+    write_settings,
+)
+from workbench.cluster.versions import installed_versions, version_differences
+from workbench.home import Home
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("203.0.113.9", "public address"),
+        ("my-box", "no IPv4 address"),
+        ("0.0.0.0", "name the one"),
+        ("192.168.250.251", "no address of this machine"),
+    ],
+)
+def test_a_cluster_is_not_put_on_an_address_that_is_public_or_not_ours(
+    workbench: Workbench, home: Home, address: str, said: str
+) -> None:
+    answer = workbench("cluster", "up", address)
+    assert answer.code == 2
+    assert said in answer.err or "public address" in answer.err  # a test machine may have one
+    assert read_head(home) is None
+
+
+def test_a_public_address_may_be_insisted_on(workbench: Workbench, home: Home) -> None:
+    answer = workbench("cluster", "up", "203.0.113.9", "--i-know")
+    assert "no address of this machine" in answer.err
+
+
+def test_joining_where_no_head_answers_leaves_nothing(
+    workbench: Workbench, home: Home, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("secret")
+    answer = workbench("cluster", "join", "127.0.0.1", "--token-file", tmp_path / "token")
+    assert answer.code == 1
+    assert "nothing answers at 127.0.0.1" in answer.err
+    assert read_joined(home) is None
+    assert not home.token.exists()
+
+
+@pytest.mark.parametrize("name", ["a:b", "../x", "two words", "-x", "x" * 32])
+def test_a_boxs_name_is_plain(workbench: Workbench, name: str) -> None:
+    answer = workbench("cluster", "join", "127.0.0.1", f"--name={name}")
+    assert answer.code == 2
+    assert "no name for a box" in answer.err
+
+
+@pytest.mark.parametrize("command", ["ls", "leave"])
+def test_a_machine_by_itself_is_in_no_cluster(workbench: Workbench, command: str) -> None:
+    answer = workbench("cluster", command)
+    assert answer.code == 2
+    assert "in no cluster" in answer.err
+
+
+def test_a_box_has_no_engine_of_its_own(workbench: Workbench, home: Home) -> None:
+    write_settings(home.make(), JoinedSettings(head="10.0.0.1", address="10.0.0.2", box="two"))
+    for words in (("engine", "start"), ("hold",), ("cluster", "up", "127.0.0.1")):
+        answer = workbench(*words)
+        assert answer.code != 0, words
+        assert "this machine is a box" in answer.err, words
+    assert workbench("cluster", "ls", "--json").data["head"] == "10.0.0.1"
+
+
+def test_boxes_are_listed_with_what_is_wrong(workbench: Workbench, home: Home) -> None:
+    write_settings(home.make(), HeadSettings(address="10.0.0.1"))
+    up = {"box": "two", "address": "10.0.0.2", "state": "unusable", "cards": 2, "skew_s": -7.2}
+    up |= {"free_bytes": 3 << 30, "problem": "torch is 2.1 there", "to_send_bytes": 4 << 30}
+    lost = {"box": "three", "address": "10.0.0.3", "state": "lost"}
+    boxes = [{**up, "sent_bytes": 1 << 30}, lost]
+    write_json(boxes_file(home), {"at_utc": time.time(), "boxes": boxes})
+    answer = workbench("cluster", "ls")
+    assert [word in answer.out for word in ("-7 s", "1.0 GiB of 4.0 GiB", "lost")] == [True] * 3
+    assert "two: torch is 2.1 there" in answer.out
+    assert workbench("cluster", "ls", "--json").data["boxes"][1] == lost
+
+
+def test_a_head_takes_the_port_that_the_last_one_did_not_have() -> None:
+    first, second = HEAD_PORTS
+    assert [next_head_port(None), next_head_port(first), next_head_port(second)] == [
+        first,
+        second,
+        first,
+    ]
+
+
+def test_versions_that_differ_are_named() -> None:
+    here = installed_versions()
+    assert version_differences(here, dict(here)) == ""
+    there = {**here, "torch": "1.0"}
+    assert f"torch is 1.0 there and {here['torch']} on the head" in version_differences(here, there)

@@ -1,0 +1,146 @@
+"""Several hosts on one machine: network namespaces joined by a bridge, each with a home of its own.
+
+They need root and iproute2. Everything is removed at the end: processes, namespaces, the bridge.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import wait_for
+from workbench.home import Home
+from workbench.machine.processes import end_unit, find_home_units
+from workbench.service import Service
+
+LIMIT_S = 240.0
+_MADE = 0
+
+
+@dataclass(frozen=True)
+class Host:
+    """One network namespace with an address and a home."""
+
+    namespace: str
+    link: str
+    """The bridge's end of its cable."""
+    address: str
+    home: Home
+    cards: str = "cpu:4GiB,cpu:4GiB"
+
+    @property
+    def service(self) -> Service:
+        return Service(self.home)
+
+    def command(self, *words: str) -> list[str]:
+        return ["ip", "netns", "exec", self.namespace, *words]
+
+    def run(self, *words: str, typed: str = "", ok: bool = True, **env: str) -> str:
+        """Run a command of a person on this host; return all that it printed."""
+        done = subprocess.run(
+            self.command(sys.executable, "-m", "workbench", *words),
+            env={
+                **os.environ,
+                "WORKBENCH_HOME": str(self.home.root),
+                "WORKBENCH_CARDS": self.cards,
+                **env,
+            },
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert (done.returncode == 0) is ok, (words, done.returncode, said)
+        return said
+
+    def python(self, *words: str) -> str:
+        """Run Python on this host; return what it printed."""
+        command = self.command(sys.executable, *words)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=True)
+        return done.stdout
+
+    def cut(self) -> None:
+        """Pull the cable."""
+        _ip("link", "set", self.link, "down")
+
+    def mend(self) -> None:
+        """Plug the cable in again."""
+        _ip("link", "set", self.link, "up")
+
+    def pids(self) -> list[int]:
+        return [int(pid) for pid in _ip("netns", "pids", self.namespace).split()]
+
+    def kill_all(self) -> None:
+        """Kill every process of the host, as a power cut does."""
+
+        def none_left() -> bool:
+            for pid in self.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not self.pids()
+
+        wait_for(none_left, f"{self.namespace} is empty")
+
+
+@contextmanager
+def hosts(folder: Path, count: int) -> Iterator[list[Host]]:
+    """Yield hosts on one network; skip the test, and say why, where there can be none."""
+    if shutil.which("ip") is None or os.getuid() != 0:
+        pytest.skip("network namespaces need root and iproute2")
+    global _MADE
+    _MADE += 1
+    tag = f"wb{os.getpid() % 100_000}{chr(96 + _MADE)}"
+    net = f"10.77.{os.getpid() % 250}"
+    made: list[Host] = []
+    try:
+        _ip("link", "add", tag, "type", "bridge")
+        _ip("link", "set", tag, "up")
+        for number in range(1, count + 1):
+            host = Host(
+                f"{tag}-{number}",
+                f"{tag}v{number}",
+                f"{net}.{number}",
+                Home(folder / f"host-{number}").make(),
+            )
+            _ip("netns", "add", host.namespace)
+            made.append(host)
+            names = (host.link, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
+            _ip("link", "add", *names)
+            _ip("link", "set", host.link, "master", tag, "up")
+            inside = ("-n", host.namespace)
+            _ip(*inside, "address", "add", f"{host.address}/24", "dev", "eth0")
+            for device in ("eth0", "lo"):
+                _ip(*inside, "link", "set", device, "up")
+    except subprocess.CalledProcessError as refused:
+        _remove(tag, made)
+        pytest.skip(f"network namespaces cannot be made: {refused.stderr.strip()}")
+    try:
+        yield made
+    finally:
+        _remove(tag, made)
+
+
+def _remove(bridge: str, made: list[Host]) -> None:
+    for host in made:
+        host.kill_all()
+        for unit in find_home_units(host.home.root):
+            end_unit(unit)
+        _ip("netns", "delete", host.namespace)
+    with suppress(subprocess.CalledProcessError):
+        _ip("link", "delete", bridge)
+
+
+def _ip(*words: str) -> str:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=True)
+    return done.stdout

@@ -1,0 +1,299 @@
+"""`workbench cluster`: the engine of one machine over the cards of several."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from getpass import getpass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workbench import formatting
+from workbench.cli.machine.engine import START_S, STOP_S
+from workbench.cli.tables import as_json, out_table, print_answer, print_note
+from workbench.cluster import addresses, ray_commands, settings
+from workbench.cluster.settings import HeadSettings, JoinedSettings
+from workbench.errors import EngineError, UsageError, WorkbenchError
+from workbench.home import Home
+from workbench.machine.cards import parse_bytes
+from workbench.machine.files import write_durably
+from workbench.machine.locks import lock_holder
+from workbench.service import Service
+from workbench.text import safe_line
+
+JOIN_S = 60.0
+"""Seconds in which a box that joins must have been accepted by the head."""
+LEAVE_S = 30.0
+"""Seconds in which a box's processes must have ended."""
+STALE_S = 10.0
+"""Age of the loop's list of boxes, in seconds, from which it is shown as old."""
+READABLE = (
+    "Ray does not encrypt: who can read this network can read rows, weights and the token. Use a "
+    "VPN (WireGuard, Tailscale) where you do not trust it"
+)
+app = typer.Typer(help="Use the cards of several machines together.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("up")
+def cluster_up_command(
+    address: Annotated[str, typer.Argument(help="This machine's address for the other ones.")],
+    i_know: Annotated[
+        bool, typer.Option("--i-know", help="Allow a public address: Ray's ports face it.")
+    ] = False,
+    limit: Annotated[
+        str, typer.Option(help="Most bytes a second to or from each box, e.g. 50MiB.")
+    ] = "",
+) -> None:
+    """Make this machine the head of a cluster; the engine is started again if it runs."""
+    home = Service().home.make()
+    if settings.read_joined(home) is not None:
+        raise UsageError(
+            "this machine is a box of another head", hint="first: workbench cluster leave"
+        )
+    _check_address(address, i_know=i_know)
+    most = parse_bytes(limit) if limit else 0
+    was_running = _stop_engine()
+    settings.write_settings(home, HeadSettings(address=address, limit_bytes_per_s=most))
+    if not home.token.exists():
+        write_durably(home.token, secrets.token_hex(32).encode())
+    _start_engine(Service())
+    print_note(READABLE if not _is_encrypted(address) else "the VPN encrypts what Ray sends")
+    if was_running:
+        print_note("the engine was started again; what ran goes on from its checkpoint")
+    print_answer(f"the cluster is up at {address}, ports {_ports()}")
+    print_answer(f"its token is in {safe_line(home.token)}")
+    print_answer(f"on each other machine: workbench cluster join {address}")
+
+
+def _check_address(text: str, *, i_know: bool) -> None:
+    """Raise UsageError for an address that is not this machine's, or that may be public."""
+    address = addresses.parse_address(text)
+    if address.is_unspecified:
+        raise UsageError("0.0.0.0 is every address", hint="name the one the other machines reach")
+    public = set(addresses.public_addresses())
+    if not addresses.is_private(address):
+        public.add(text)
+    if public and not i_know:
+        raise UsageError(
+            f"{', '.join(sorted(public))} is a public address of this machine, and Ray listens on "
+            "all of them",
+            hint=f"close ports {_ports()} there by a firewall, then add --i-know",
+        )
+    if not addresses.is_ours(address):
+        raise UsageError(
+            f"{text} is no address of this machine", hint="`ip -brief address` lists them"
+        )
+
+
+def _is_encrypted(text: str) -> bool:
+    return addresses.parse_address(text) in addresses.ENCRYPTED
+
+
+def _ports() -> str:
+    return f"{ray_commands.ALL_PORTS[0]}-{ray_commands.ALL_PORTS[1]}"
+
+
+@app.command("join")
+def cluster_join_command(
+    head: Annotated[str, typer.Argument(help="The head's address, as `cluster up` printed it.")],
+    token_file: Annotated[
+        Path | None, typer.Option(help="A copy of the head's file `token`; else it is asked for.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="This box's name; else the machine's.")] = "",
+    address: Annotated[str, typer.Option(help="This box's address; else the one it uses.")] = "",
+) -> None:
+    """Give this machine's cards to a head; given again, connect a box that was stopped."""
+    service = Service()
+    home = service.home.make()
+    joined = settings.read_joined(home)
+    if settings.read_head(home) is not None or (joined is not None and joined.head != head):
+        raise UsageError("this machine is in a cluster", hint="first: workbench cluster leave")
+    if joined is not None:
+        _connect(service, joined)
+        return
+    if lock_holder(home.keeper_lock) is not None:
+        raise UsageError("an engine runs here", hint="first: workbench engine stop")
+    addresses.parse_address(head)
+    box = settings.check_name(name or socket.gethostname().partition(".")[0])
+    token = _read_token(token_file)
+    if ray_commands.find_head_port(head, 3.0) is None:
+        raise EngineError(
+            f"nothing answers at {head}, ports {ray_commands.HEAD_PORTS}",
+            hint="is the cluster up there, and does a firewall let this machine through?",
+        )
+    own = address or addresses.address_towards(head)
+    write_durably(home.token, token.encode())
+    settings.write_settings(home, JoinedSettings(head=head, address=own, box=box))
+    try:
+        _connect(service, JoinedSettings(head=head, address=own, box=box))
+    except BaseException:
+        _leave(service)
+        raise
+    print_note("`workbench service install` connects it again after a reboot")
+
+
+def _connect(service: Service, joined: JoinedSettings) -> None:
+    """Start the box's keeper unless it runs, and wait until the head has taken the box."""
+    home = service.home
+    home.stopped.unlink(missing_ok=True)
+    if lock_holder(home.keeper_lock) is None:
+        settings.note_state(home, "joining")
+        service.start_engine()
+    _wait_joined(home)
+    print_answer(f"{joined.box} ({joined.address}) has joined the cluster at {joined.head}")
+
+
+def _read_token(file: Path | None) -> str:
+    """Return the token from a file, from a prompt, or from stdin."""
+    try:
+        if file is not None:
+            text = file.read_text()
+        else:
+            text = getpass("token: ") if sys.stdin.isatty() else sys.stdin.readline()
+    except (OSError, UnicodeDecodeError) as unread:
+        raise UsageError(f"{file} cannot be read", hint="copy it from the head") from unread
+    if not text.strip():
+        raise UsageError("there is no token", hint="--token-file, or the token on stdin")
+    return text.strip()
+
+
+def _wait_joined(home: Home) -> None:
+    until = time.monotonic() + JOIN_S
+    state: dict[str, Any] = {}
+    while time.monotonic() < until:
+        state = settings.read_state(home)
+        if state.get("state") == "joined":
+            return
+        if state.get("state") == "refused":
+            raise EngineError(
+                f"the head did not take this machine: {state['text']}",
+                hint=f"{home.logs}/node.log has Ray's own words",
+            )
+        time.sleep(0.1)
+    raise EngineError(
+        f"not joined within {JOIN_S:.0f} s: {state.get('text') or 'no answer'}",
+        hint=f"look into {home.logs}/node.log",
+    )
+
+
+@app.command("leave")
+def cluster_leave_command() -> None:
+    """Take this machine's cards out of the cluster; on the head, end the cluster."""
+    service = Service()
+    if settings.read_joined(service.home) is not None:
+        _leave(service)
+        print_answer("this machine has left; its trials go on elsewhere from their checkpoints")
+        return
+    if settings.read_head(service.home) is None:
+        raise UsageError("this machine is in no cluster", hint="workbench cluster up ADDRESS")
+    was_running = _stop_engine()
+    settings.remove_settings(service.home)
+    service.home.token.unlink(missing_ok=True)  # the boxes have a copy
+    if was_running:
+        _start_engine(Service())
+    print_answer("the cluster has ended; the engine uses this machine alone")
+
+
+def _leave(service: Service) -> None:
+    """End this box's processes and forget the head."""
+    home = service.home
+    keeper = lock_holder(home.keeper_lock)
+    if keeper:
+        with suppress(ProcessLookupError):
+            os.kill(keeper, signal.SIGTERM)
+    until = time.monotonic() + LEAVE_S
+    while lock_holder(home.keeper_lock) is not None and time.monotonic() < until:
+        time.sleep(0.05)
+    service.end_leftovers()
+    settings.remove_settings(home)
+    home.token.unlink(missing_ok=True)
+
+
+@app.command("ls")
+def cluster_ls_command(as_data: Json = False) -> None:
+    """List the boxes of the cluster; on a box, show whether it is connected."""
+    home = Service().home
+    if (joined := settings.read_joined(home)) is not None:
+        state = settings.read_state(home)
+        if as_data:
+            as_json({"box": joined.box, "head": joined.head, **state})
+        else:
+            print_answer(f"{joined.box}: {state.get('state')}, {safe_line(state.get('text', ''))}")
+        return
+    head = settings.read_head(home)
+    if head is None:
+        raise UsageError("this machine is in no cluster", hint="workbench cluster up ADDRESS")
+    listed = settings.read_json(settings.boxes_file(home))
+    boxes: list[dict[str, Any]] = listed.get("boxes", [])
+    if as_data:
+        as_json({"address": head.address, "boxes": boxes, "at_utc": listed.get("at_utc")})
+        return
+    if time.time() - listed.get("at_utc", 0.0) > STALE_S:
+        print_note("the engine does not answer: this list is old")
+    _print_boxes(boxes)
+
+
+def _print_boxes(boxes: list[dict[str, Any]]) -> None:
+    if not boxes:
+        print_note("no box has joined yet; `workbench cards` lists this machine's cards")
+        return
+    heads = ["box", "address", "state", "cards", "free disk", "clock", "files"]
+    rows = [
+        (
+            safe_line(one["box"]),
+            safe_line(one["address"]),
+            safe_line(one["state"]),
+            str(one.get("cards", "-")),
+            formatting.size(one.get("free_bytes")),
+            _skew(one.get("skew_s")),
+            _moving(one),
+        )
+        for one in boxes
+    ]
+    out_table(heads, rows, right=("cards", "free disk"), flexible=0)
+    for one in boxes:
+        if one.get("problem"):
+            print_answer(f"{safe_line(one['box'])}: {safe_line(one['problem'])}")
+
+
+def _skew(skew_s: float | None) -> str:
+    if skew_s is None:
+        return "-"
+    return "agrees" if abs(skew_s) < 1.0 else f"{skew_s:+.0f} s"
+
+
+def _moving(one: dict[str, Any]) -> str:
+    if not one.get("to_send_bytes"):
+        return "-"
+    sent, all_bytes = formatting.size(one["sent_bytes"]), formatting.size(one["to_send_bytes"])
+    return f"{sent} of {all_bytes} sent"
+
+
+def _stop_engine() -> bool:
+    """Stop the engine if it runs, with checkpoints; return whether it did."""
+    service = Service()
+    if service.engine().state in ("down", "stopped"):
+        return False
+    print_note("stopping the engine: what runs checkpoints first")
+    service.stop_engine()
+    service.wait_for_engine(running=False, timeout_s=STOP_S)
+    return True
+
+
+def _start_engine(service: Service) -> None:
+    try:
+        service.start_engine()
+        service.wait_for_engine(running=True, timeout_s=START_S)
+    except WorkbenchError as refused:
+        raise EngineError(
+            f"the cluster is set up, and the engine does not start: {refused.what}",
+            hint=refused.hint,
+        ) from refused

@@ -1,0 +1,230 @@
+"""The agent of a box: it shows the box's cards and disk, takes files in and gives files out.
+
+It runs on the box, in a Ray actor; every path that it is given is relative to the work folder, and
+none leads out of it. Files arrive in chunks under their digest, so that a transfer that was cut
+goes on where it stopped, and a base that is here already is not sent again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from workbench.cluster.settings import work_folder
+from workbench.cluster.versions import installed_versions
+from workbench.fleet.boxes.digests import DigestCache
+from workbench.fleet.trial_fence import LIVE, LOCK, allow_attempt, call_off
+from workbench.home import Home, find_home
+from workbench.machine.files import free_bytes
+from workbench.machine.locks import lock_holder
+from workbench.machine.processes import belongs_to_unit
+from workbench.machine.sampler import load_reading
+from workbench.machine.staging import file_sha256
+
+EVENTS_BYTES = 4 << 20
+"""Most bytes of an event file in one answer: more than any line has."""
+SPARE_DISK_BYTES = 1 << 30
+"""Bytes that a file taken in leaves free on the box's disk."""
+FENCE_FILES = frozenset({LIVE, LOCK})
+"""Files of a trial that each machine has for itself."""
+ATTEMPT_FILES = frozenset({"events.jsonl", "assignment.json"})
+"""Files of an attempt that do not travel as they are."""
+
+
+class BoxAgent:
+    """The files and cards of one box, as its head sees them."""
+
+    def __init__(self, home: Home | None = None) -> None:
+        self._home = home or find_home()
+        self._work = work_folder(self._home)
+        self._blobs = self._work / "blobs"
+        self._blobs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._digests = DigestCache()
+
+    def hello(self) -> dict[str, Any]:
+        """Return what the head needs to know once: versions, work folder, process."""
+        return {
+            "versions": installed_versions(),
+            "work": str(self._work),
+            "home": str(self._home.root),
+            "pid": os.getpid(),
+        }
+
+    def look(self) -> dict[str, Any]:
+        """Return the newest reading of the cards, without our own processes, and the free disk."""
+        reading = load_reading(self._home.sample, time.time()).to_json()
+        for card in reading["cards"]:
+            card["processes"] = [p for p in card["processes"] if not belongs_to_unit(p["pid"])]
+        return {
+            "reading": reading,
+            "free_bytes": free_bytes(self._work),
+            "clock_utc": time.time(),
+        }
+
+    # --- files that arrive
+
+    def missing(self, files: list[tuple[str, int]]) -> dict[str, int]:
+        """Return the digests of which not all bytes are here, each with the bytes that are."""
+        found = {}
+        for digest, size in files:
+            if not self._blob(digest).exists() and not self._from_hub_cache(digest, size):
+                partial = self._partial(digest)
+                found[digest] = partial.stat().st_size if partial.exists() else 0
+        return found
+
+    def put(self, digest: str, offset: int, chunk: bytes, size: int) -> int:
+        """Append a chunk of a file; return how many of its `size` bytes are here now.
+
+        With the last chunk the digest is checked. Raises ValueError for a file that differs, and
+        OSError where the disk would become too full.
+        """
+        partial = self._partial(digest)
+        here = partial.stat().st_size if partial.exists() else 0
+        if here == offset:
+            self._make_room(size - offset)
+            with partial.open("ab") as file:
+                file.write(chunk)
+            here += len(chunk)
+        if here >= size:
+            if file_sha256(partial) != digest:
+                partial.unlink()
+                raise ValueError(f"the file {digest[:12]} arrived damaged")
+            partial.chmod(0o400)
+            partial.rename(self._blob(digest))
+        return here
+
+    def lay(self, files: list[tuple[str, str]], trial: str, attempt: int) -> None:
+        """Lay files of the cache at their paths, and make `attempt` the live one of its trial.
+
+        The trial's folder is emptied first: what an earlier attempt left here may be older than
+        what the head has.
+        """
+        with suppress(FileNotFoundError):
+            call_off(self._path(trial))
+            for entry in self._path(trial).iterdir():
+                if entry.name not in FENCE_FILES:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for path, digest in files:
+            target = self._path(path)
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            os.link(self._blob(digest), target)
+            os.utime(self._blob(digest))  # the newest use: the oldest goes when room is needed
+        self._path(trial).mkdir(mode=0o700, parents=True, exist_ok=True)
+        allow_attempt(self._path(trial), attempt)
+
+    # --- files that leave
+
+    def events(self, attempt: str, offset: int) -> bytes:
+        """Return whole lines of the event file from byte `offset` on, EVENTS_BYTES at most."""
+        chunk = b""
+        events = self._path(f"{attempt}/events.jsonl")
+        with suppress(FileNotFoundError), events.open("rb") as file:
+            file.seek(offset)
+            chunk = file.read(EVENTS_BYTES)
+        return chunk[: chunk.rfind(b"\n") + 1]
+
+    def files(self, attempt: str, trial: str) -> list[tuple[str, int, int]]:
+        """Return (path, bytes, modification time in ns) of the attempt's files that travel."""
+        return [
+            *self._listed(self._path(trial)),
+            *self._listed(self._path(attempt), ATTEMPT_FILES),
+            *self._listed(self._work / "evaluations"),
+        ]
+
+    def digest(self, path: str) -> str:
+        """Return the SHA-256 of a file. Raises OSError where it has gone."""
+        return self._digests.sha256(self._path(path))
+
+    def read(self, path: str, offset: int, count: int) -> bytes:
+        """Return bytes of a file. Raises OSError where it has gone."""
+        with self._path(path).open("rb") as file:
+            file.seek(offset)
+            return file.read(count)
+
+    def drop(self, attempt: str, trial: str) -> bool:
+        """Call an attempt off and remove its files; False while its worker is still at them.
+
+        Another attempt of the trial, which has come since, keeps the trial's folder.
+        """
+        folder = self._path(trial)
+        with suppress(OSError):
+            live = (folder / LIVE).read_text().strip().lstrip("0")
+            if live in ("", attempt.rpartition("/")[2]):
+                call_off(folder)
+                if lock_holder(folder / LOCK) is not None:
+                    return False
+                shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self._path(attempt), ignore_errors=True)
+        return True
+
+    # --- inside
+
+    def _path(self, relative: str) -> Path:
+        path = self._work / relative
+        if ".." in path.parts or not path.is_relative_to(self._work):
+            raise ValueError("a path leads out of the work folder")
+        return path
+
+    def _blob(self, digest: str) -> Path:
+        if len(digest) != 64 or not digest.isalnum():
+            raise ValueError("this is no digest")
+        return self._blobs / digest
+
+    def _partial(self, digest: str) -> Path:
+        return self._blob(digest).with_suffix(".part")
+
+    def _listed(
+        self, folder: Path, without: frozenset[str] = FENCE_FILES
+    ) -> list[tuple[str, int, int]]:
+        found = []
+        for path in listed_files(folder, without):
+            with suppress(OSError):  # removed meanwhile
+                stat = path.stat()
+                name = path.relative_to(self._work).as_posix()
+                found.append((name, stat.st_size, stat.st_mtime_ns))
+        return found
+
+    def _from_hub_cache(self, digest: str, size: int) -> bool:
+        """Take a file from this user's cache of the hub, which names weights by their digest."""
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        for path in Path(HF_HUB_CACHE).glob(f"models--*/blobs/{digest}"):
+            if path.stat().st_size == size and file_sha256(path) == digest:
+                self._make_room(size)
+                shutil.copyfile(path, self._partial(digest))
+                self._partial(digest).rename(self._blob(digest))
+                return True
+        return False
+
+    def _make_room(self, need_bytes: int) -> None:
+        """Remove cached files that no attempt uses, the longest unused first, until there is room.
+
+        Raises OSError where that is not enough.
+        """
+        if free_bytes(self._work) - need_bytes >= SPARE_DISK_BYTES:
+            return
+        unused = [(s.st_mtime, p) for p in self._blobs.iterdir() if (s := p.stat()).st_nlink == 1]
+        for _, path in sorted(unused):
+            if path.suffix != ".part":
+                path.unlink(missing_ok=True)
+            if free_bytes(self._work) - need_bytes >= SPARE_DISK_BYTES:
+                return
+        raise OSError(f"the box's disk has no room for {need_bytes / 2**30:.1f} GiB")
+
+
+def listed_files(folder: Path, without: frozenset[str] = FENCE_FILES) -> list[Path]:
+    """Return the files below a folder that travel: none that is hidden, as what is being written
+    is, no checkpoint that was set aside as damaged, and no name of `without`.
+    """
+    found = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        hidden = any(part[0] == "." or part == "damaged" for part in parts)
+        if not hidden and path.name not in without and path.is_file():
+            found.append(path)
+    return found

@@ -1,0 +1,307 @@
+"""The courier between the head's home and one box: inputs go there, what trials made comes home.
+
+Files come home before the event lines that speak of them, so that the loop never reads of a
+checkpoint or an adapter that is not here. Everything lands under the trial's fence: what an attempt
+sends that is not the live one any more is refused here, and the attempt is called off on its box.
+
+One thread works for a courier; the loop adds to `carried`, and reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from workbench.attempts.assignment import Assignment
+from workbench.errors import WorkbenchError
+from workbench.fleet.boxes.digests import DigestCache
+from workbench.fleet.boxes.inputs import find_inputs, on_box
+from workbench.fleet.trial_fence import Superseded, TrialFence
+from workbench.home import Home
+from workbench.machine import staging
+from workbench.machine.files import sync_path
+from workbench.text import safe_line
+
+log = logging.getLogger("workbench.fleet")
+
+CHUNK_BYTES = 4 << 20
+_File = tuple[str, int, int]
+"""(path in the work folder, bytes, modification time in ns), as the agent lists files."""
+
+
+class Agent(Protocol):
+    """The calls of a BoxAgent that a courier makes; over Ray, or in tests directly."""
+
+    def missing(self, files: list[tuple[str, int]]) -> dict[str, int]: ...
+    def put(self, digest: str, offset: int, chunk: bytes, size: int) -> int: ...
+    def lay(self, files: list[tuple[str, str]], trial: str, attempt: int) -> None: ...
+    def events(self, attempt: str, offset: int) -> bytes: ...
+    def files(self, attempt: str, trial: str) -> list[tuple[str, int, int]]: ...
+    def digest(self, path: str) -> str: ...
+    def read(self, path: str, offset: int, count: int) -> bytes: ...
+    def drop(self, attempt: str, trial: str) -> bool: ...
+
+
+@dataclass(slots=True)
+class Carried:
+    """One attempt on the box, as far as its files have been carried."""
+
+    given: Assignment
+    sent_bytes: int = 0
+    """Bytes of its inputs that have been sent; those that the box had do not count."""
+    all_bytes: int = 0
+    """Bytes that the box lacked."""
+    moved_s: float = field(default_factory=time.monotonic)
+    """Monotonic time of the last byte that moved."""
+    mapped: Assignment | None = None
+    """The attempt with the paths that it has on the box; None until its inputs are there."""
+    offset: int = 0
+    """Bytes of its event file that are home."""
+    landed: dict[str, list[_File]] = field(default_factory=dict)
+    """What has landed, by folder or file, as the agent listed it then."""
+    is_over: bool = False
+    """Its end is home, or it was called off, or its worker has gone: its files go from the box."""
+    failure: str = ""
+    """Why its inputs cannot be brought; empty while they can."""
+
+    @property
+    def attempt_path(self) -> str:
+        return f"attempts/{self.given.attempt}"
+
+    @property
+    def trial_path(self) -> str:
+        return f"trials/{self.given.trial}"
+
+    def has(self, name: str, files: list[_File]) -> bool:
+        """Return True where exactly these files have landed."""
+        return self.landed.get(name) == files
+
+
+class Courier:
+    """The transfers between one home and one box.
+
+    `start` gives an attempt, with its paths as they are on the box, to the card's worker.
+    `limit_bytes_per_s` bounds each direction; 0 is no limit.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        agent: Agent,
+        work: Path,
+        start: Callable[[str, Assignment], None],
+        digests: DigestCache,
+        limit_bytes_per_s: int = 0,
+        *,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._home, self.agent, self._work = home, agent, work
+        self._start, self._digests = start, digests
+        self._limit, self._chunk_bytes = limit_bytes_per_s, chunk_bytes
+        self.carried: dict[int, Carried] = {}
+        """The attempts on the box by id. Only the loop's thread adds one."""
+
+    def take(self, given: Assignment) -> Carried:
+        """Carry an attempt from now on, unless it is carried already; return how far it is."""
+        return self.carried.setdefault(given.attempt, Carried(given))
+
+    def work_once(self) -> None:
+        """Bring the inputs of new attempts, and what all others have made since.
+
+        Raises what the agent's calls raise; the next call goes on where this one stopped.
+        """
+        for attempt, carried in list(self.carried.items()):
+            fence = TrialFence(Path(carried.given.trial_folder), attempt)
+            if carried.is_over:
+                if self.agent.drop(carried.attempt_path, carried.trial_path):
+                    self.carried.pop(attempt, None)
+                continue
+            try:
+                fence.check()
+                if carried.mapped is None:
+                    self._try_to_bring(carried)
+                else:
+                    carried.is_over = self._fetch(carried, fence)
+            except Superseded as replaced:
+                log.info("%s; it is called off on its box", replaced)
+                carried.is_over = True
+            finally:
+                fence.release()
+
+    # --- to the box
+
+    def _try_to_bring(self, carried: Carried) -> None:
+        """Bring the inputs; note why that is impossible where trying again would not help."""
+        if carried.failure:
+            return
+        try:
+            self._bring(carried)
+        except TimeoutError:  # the network: the next round goes on
+            raise
+        except (OSError, ValueError, KeyError, WorkbenchError) as refused:
+            carried.failure = f"its files could not be brought: {safe_line(refused, 300)}"
+            log.warning("attempt %d: %s", carried.given.attempt, carried.failure)
+
+    def _bring(self, carried: Carried) -> None:
+        given = carried.given
+        inputs, brought = find_inputs(self._home, given, self._digests.sha256)
+        by_digest = {one.digest: one for one in inputs}
+        missing = self.agent.missing([(one.digest, one.bytes) for one in by_digest.values()])
+        carried.all_bytes = sum(by_digest[d].bytes - here for d, here in missing.items())
+        carried.sent_bytes = 0
+        for digest, here in missing.items():
+            self._send(carried, by_digest[digest].source, digest, by_digest[digest].bytes, here)
+        self.agent.lay(
+            [(one.target, one.digest) for one in inputs], carried.trial_path, given.attempt
+        )
+        carried.landed = self._list(carried)  # the head has these
+        carried.mapped = on_box(self._home, self._work, given, brought)
+        self._start(given.card["uuid"], carried.mapped)
+
+    def _send(self, carried: Carried, source: Path, digest: str, size: int, here: int) -> None:
+        with source.open("rb") as file:
+            while True:
+                file.seek(here)
+                chunk = file.read(self._chunk_bytes)
+                here = self.agent.put(digest, here, chunk, size)
+                self._moved(carried, len(chunk))
+                carried.sent_bytes += len(chunk)
+                if here >= size:
+                    return
+                if not chunk:
+                    raise OSError(f"{source.name} became shorter while it was sent")
+
+    def _moved(self, carried: Carried, count: int) -> None:
+        carried.moved_s = time.monotonic()
+        if self._limit:
+            time.sleep(count / self._limit)
+
+    # --- home
+
+    def _list(self, carried: Carried) -> dict[str, list[_File]]:
+        return _units(self.agent.files(carried.attempt_path, carried.trial_path), carried)
+
+    def _fetch(self, carried: Carried, fence: TrialFence) -> bool:
+        """Land what is new; return True once the attempt's end is home."""
+        # Read before the files are listed: what a line speaks of is then in the list, or a newer
+        # one instead.
+        lines = self.agent.events(carried.attempt_path, carried.offset)
+        units = self._list(carried)
+        new = {name: files for name, files in units.items() if not carried.has(name, files)}
+        for name, files in new.items():
+            if self._land(carried, fence, name, files):
+                carried.landed[name] = files
+        # One that changed while it was read lands the next time, and the lines wait for it.
+        if not lines or not all(carried.has(name, new[name]) for name in new) or not fence.take():
+            return False
+        self._append_events(carried, lines)
+        self._remove_old(carried, units)
+        fence.release()
+        return _has_end(lines)
+
+    def _land(self, carried: Carried, fence: TrialFence, name: str, files: list[_File]) -> bool:
+        """Bring one folder or file home; False where it changed or vanished meanwhile."""
+        target = self._home.root / name
+        is_folder = files[0][0] != name
+        staged = staging.staged_path(target)
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        try:
+            for path, size, _ in files:
+                inner = path.removeprefix(f"{name}/") if is_folder else target.name
+                if not self._receive(carried, path, size, staged / inner, self._home.root / path):
+                    return False
+            if self._list(carried).get(name) != files or not fence.take():
+                return False
+            if is_folder:
+                staging.publish_folder(staged, target)
+            else:
+                sync_path(staged / target.name)
+                (staged / target.name).rename(target)
+                sync_path(target.parent)
+            fence.release()
+            return True
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def _receive(self, carried: Carried, path: str, size: int, to: Path, known: Path) -> bool:
+        """Write a file of the box to `to` and check its digest; False where it changed.
+
+        What the home has already, in `known`, is not read again from the box.
+        """
+        to.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            digest = self.agent.digest(path)
+            if known.is_file() and self._digests.sha256(known) == digest:
+                shutil.copyfile(known, to)
+                return True
+            with to.open("wb") as file:
+                while file.tell() < size:
+                    chunk = self.agent.read(path, file.tell(), self._chunk_bytes)
+                    if not chunk:
+                        return False
+                    file.write(chunk)
+                    self._moved(carried, len(chunk))
+        except FileNotFoundError:
+            return False
+        return staging.file_sha256(to) == digest
+
+    def _append_events(self, carried: Carried, lines: bytes) -> None:
+        path = self._home.root / carried.attempt_path / "events.jsonl"
+        with path.open("ab") as file:
+            file.truncate(carried.offset)  # lines of an append that was cut
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        carried.offset += len(lines)
+
+    def _remove_old(self, carried: Carried, units: Iterable[str]) -> None:
+        """Remove the home's checkpoints that the box has removed, once newer ones have landed."""
+        checkpoints = f"{carried.trial_path}/checkpoints"
+        there = {name.rpartition("/")[2] for name in units if name.startswith(f"{checkpoints}/")}
+        if not there:
+            return
+        for path in (self._home.root / checkpoints).glob("step-*"):
+            if path.name not in there and _step(path.name) < max(map(_step, there)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _units(files: Iterable[_File], carried: Carried) -> dict[str, list[_File]]:
+    """Return what lands as one: each checkpoint, the adapter, and every other file by itself.
+
+    Checkpoints come last. Raises ValueError for a file that is none of this attempt.
+    """
+    found: dict[str, list[_File]] = {}
+    for path, size, changed_ns in files:
+        parts = path.split("/")
+        owner = "/".join(parts[:2]) if parts[0] != "evaluations" else carried.trial_path
+        if owner not in (carried.trial_path, carried.attempt_path) or ".." in parts:
+            raise ValueError(
+                f"{safe_line(path, 200)} is no file of attempt {carried.given.attempt}"
+            )
+        name = path
+        if parts[0] == "trials" and len(parts) > 3 and parts[2] in ("checkpoints", "adapter"):
+            name = "/".join(parts[: 4 if parts[2] == "checkpoints" else 3])
+        found.setdefault(name, []).append((path, size, changed_ns))
+    return dict(sorted(found.items(), key=lambda each: "/checkpoints/" in each[0]))
+
+
+def _step(name: str) -> int:
+    number = name.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
+
+
+def _has_end(lines: bytes) -> bool:
+    last = lines.rstrip(b"\n").rpartition(b"\n")[2]
+    try:
+        return bool(json.loads(last).get("kind") == "end")
+    except (ValueError, AttributeError):
+        log.warning("an event line cannot be read: %s", safe_line(last[:200]))
+        return False

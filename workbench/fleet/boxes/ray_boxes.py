@@ -1,0 +1,280 @@
+"""The boxes of a Ray cluster: an agent on each node, and a thread that carries its files.
+
+The loop calls `look` at every tick and never waits. What takes time, the calls of an agent and the
+transfers, runs on the thread of its box.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.attempts.assignment import Assignment
+from workbench.cluster.ray_commands import BOX_RESOURCE
+from workbench.cluster.settings import boxes_file, read_head, write_json
+from workbench.cluster.versions import installed_versions, version_differences
+from workbench.fleet import RayLost
+from workbench.fleet.boxes.agent import SPARE_DISK_BYTES, BoxAgent
+from workbench.fleet.boxes.courier import Courier
+from workbench.fleet.boxes.digests import DigestCache
+from workbench.home import Home
+from workbench.machine.sampler import CardReading, MachineReading
+from workbench.text import safe_line
+
+log = logging.getLogger("workbench.fleet")
+
+NODES_EVERY_S = 1.0
+"""Seconds between two questions to Ray which nodes live."""
+LOOK_EVERY_S = 2.0
+"""Seconds between two looks at a box's cards and disk, and two writes of the boxes' file."""
+PAUSE_S = 0.5
+"""Seconds between two rounds of a courier."""
+ANSWER_S = 30.0
+"""Seconds for one answer of an agent; it is asked again afterwards."""
+SILENT_S = 15.0
+"""Seconds without an answer after which a box's cards take no new trial."""
+SKEW_S = 1.0
+"""Difference of clocks, in seconds, from which it is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class _RayAgent:
+    """A BoxAgent behind Ray: each call waits for its answer, ANSWER_S at most."""
+
+    ray: Any
+    handle: Any
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            return self.ray.get(getattr(self.handle, name).remote(*arguments), timeout=ANSWER_S)
+
+        return call
+
+
+class BoxLink:
+    """One box while its node lives: its agent, its courier, and their thread."""
+
+    def __init__(
+        self,
+        ray: Any,
+        home: Home,
+        node: dict[str, Any],
+        start: Callable[[str, Assignment], None],
+        digests: DigestCache,
+    ) -> None:
+        self.box, self.node_id = box_name(node), str(node["NodeID"])
+        self.address = str(node["NodeManagerAddress"])
+        self.problem = ""
+        """Why its cards take no trial, as its versions differ; empty while they may."""
+        self.work = ""
+        """Its work folder; empty until the agent has answered."""
+        self.courier: Courier | None = None
+        self.free_bytes: int | None = None
+        self.skew_s = 0.0
+        self.reading: MachineReading | None = None
+        self.trouble = ""
+        """The last failure of a call, in words; empty while calls succeed."""
+        self._seen_s = time.monotonic()
+        self._ray, self._home, self._start, self._digests = ray, home, start, digests
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._live, name=f"box {self.box}", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Let the thread end after its present call."""
+        self._ended.set()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the box last answered."""
+        return time.monotonic() - self._seen_s
+
+    def why_unusable(self) -> str:
+        """Return why the box's cards take no trial now; an empty string while they do."""
+        if self.problem:
+            return self.problem
+        if self.silent_s > SILENT_S:
+            return f"box {self.box} has not answered for {self.silent_s:.0f} s"
+        if self.free_bytes is not None and self.free_bytes < SPARE_DISK_BYTES:
+            return f"the disk of box {self.box} is nearly full"
+        return ""
+
+    # --- its thread
+
+    def _live(self) -> None:
+        agent: _RayAgent | None = None
+        looked_s = float("-inf")
+        while not self._ended.wait(PAUSE_S):
+            try:
+                if agent is None:
+                    agent = self._create_agent()
+                    self._greet(agent)
+                if time.monotonic() - looked_s >= LOOK_EVERY_S:
+                    looked_s = time.monotonic()
+                    self._look(agent)
+                if self.courier is not None:
+                    self.courier.work_once()
+                self.trouble = ""
+            except self._ray.exceptions.ActorDiedError as died:
+                self._note(died)
+                agent = None
+            except Exception as failed:  # a cut network, a full disk: the next round tries again
+                self._note(failed)
+
+    def _note(self, failed: Exception) -> None:
+        text = safe_line(f"{type(failed).__name__}: {failed}", 300)
+        if text != self.trouble:
+            log.warning("box %s: %s", self.box, text)
+        self.trouble = text
+
+    def _create_agent(self) -> _RayAgent:
+        handle = (
+            self._ray.remote(BoxAgent)
+            .options(num_cpus=0, max_restarts=0, scheduling_strategy=on_node(self.node_id))
+            .remote()
+        )
+        return _RayAgent(self._ray, handle)
+
+    def _greet(self, agent: _RayAgent) -> None:
+        hello = agent.hello()
+        self.problem = version_differences(installed_versions(), hello["versions"])
+        self.work = hello["work"]
+        if self.courier is None:
+            settings = read_head(self._home)
+            self.courier = Courier(
+                self._home,
+                agent,
+                Path(self.work),
+                self._start,
+                self._digests,
+                settings.limit_bytes_per_s if settings else 0,
+            )
+        else:
+            self.courier.agent = agent
+
+    def _look(self, agent: _RayAgent) -> None:
+        asked_utc = time.time()
+        seen = agent.look()
+        now_utc = time.time()
+        self.skew_s = seen["clock_utc"] - (asked_utc + now_utc) / 2
+        self.free_bytes = int(seen["free_bytes"])
+        reading = MachineReading.from_json(seen["reading"])
+        # By the head's clock: a box's own may be wrong.
+        self.reading = replace(reading, at_utc=now_utc, stalled=reading.at_utc == 0.0)
+        self._seen_s = time.monotonic()
+
+
+class RayBoxes:
+    """All boxes of the cluster that the loop's driver is connected to."""
+
+    def __init__(self, ray: Any, home: Home, start: Callable[[str, Assignment], None]) -> None:
+        self._ray, self._home, self._start = ray, home, start
+        self._digests = DigestCache()
+        self.links: dict[str, BoxLink] = {}
+        """The boxes whose nodes live, by name."""
+        self.notes: deque[tuple[str, str]] = deque(maxlen=100)
+        """(level, text) of boxes that came and went, for the loop's log."""
+        self._known: dict[str, str] = {}
+        """Every box that was seen, with its last address."""
+        self._looked_s = self._wrote_s = float("-inf")
+        self.head_node = ""
+
+    def look(self, *, at_once: bool = False) -> None:
+        """Link nodes that are new, and let go of those that have ended: once a second, or at once.
+
+        Raises RayLost where Ray does not answer.
+        """
+        now = time.monotonic()
+        if at_once or now - self._looked_s >= NODES_EVERY_S:
+            self._looked_s = now
+            try:
+                nodes = self._ray.nodes()
+            except Exception as unreachable:
+                raise RayLost(f"Ray does not answer: {safe_line(unreachable)}") from unreachable
+            self._compare([node for node in nodes if node["Alive"]])
+        if now - self._wrote_s >= LOOK_EVERY_S:
+            self._wrote_s = now
+            write_json(boxes_file(self._home), {"at_utc": time.time(), "boxes": self.described()})
+
+    def _compare(self, nodes: list[dict[str, Any]]) -> None:
+        living = {str(node["NodeID"]) for node in nodes}
+        for name, link in list(self.links.items()):
+            if link.node_id not in living:
+                link.end()
+                del self.links[name]
+                self.notes.append(("warning", f"box {name} is lost; its trials go on elsewhere"))
+        for node in nodes:
+            name = box_name(node)
+            if "node:__internal_head__" in node["Resources"]:
+                self.head_node = str(node["NodeID"])
+            elif name and name not in self.links:
+                self.links[name] = BoxLink(self._ray, self._home, node, self._start, self._digests)
+                back = "is back" if name in self._known else "has joined"
+                self._known[name] = self.links[name].address
+                self.notes.append(("info", f"box {name} {back}"))
+
+    def described(self) -> list[dict[str, Any]]:
+        """Return what `workbench cluster ls` shows of each box that was ever seen."""
+        return [
+            _describe(self.links[name])
+            if name in self.links
+            else {"box": name, "address": address, "state": "lost"}
+            for name, address in sorted(self._known.items())
+        ]
+
+    def readings(self) -> list[tuple[CardReading, str]]:
+        """Return every box's cards under the name `box:card`, each with its problem."""
+        found = []
+        for name, link in self.links.items():
+            reading = link.reading
+            for one in reading.cards if reading is not None else ():
+                card = replace(one.card, uuid=f"{name}:{one.card.uuid}")
+                stalled = "its cards are not read" if reading is None or reading.stalled else ""
+                problem = link.why_unusable() or stalled or one.problem
+                found.append((replace(one, card=card, index=None, bus=""), problem))
+        return found
+
+    def link_of(self, card: str) -> BoxLink | None:
+        """Return the box of a card called `box:card`; None for the head's own, or a lost box's."""
+        return self.links.get(card.partition(":")[0]) if ":" in card else None
+
+    def end(self) -> None:
+        """End every box's thread."""
+        for link in self.links.values():
+            link.end()
+
+
+def _describe(link: BoxLink) -> dict[str, Any]:
+    carried = list(link.courier.carried.values()) if link.courier is not None else []
+    bringing = [one for one in carried if one.mapped is None and one.all_bytes]
+    return {
+        "box": link.box,
+        "address": link.address,
+        "state": "unusable" if link.why_unusable() else "up" if link.work else "joining",
+        "problem": link.why_unusable() or link.trouble,
+        "cards": len(link.reading.cards) if link.reading is not None else 0,
+        "free_bytes": link.free_bytes,
+        "skew_s": round(link.skew_s, 3),
+        "silent_s": round(link.silent_s, 1),
+        "sent_bytes": sum(one.sent_bytes for one in bringing),
+        "to_send_bytes": sum(one.all_bytes for one in bringing),
+    }
+
+
+def box_name(node: dict[str, Any]) -> str:
+    """Return the name that a node gives itself as a resource; empty for the head."""
+    names = [name for name in node["Resources"] if name.startswith(BOX_RESOURCE)]
+    return names[0].removeprefix(BOX_RESOURCE) if names else ""
+
+
+def on_node(node_id: str) -> Any:
+    """Return Ray's scheduling strategy that keeps an actor on one node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)

@@ -1,0 +1,147 @@
+"""The keeper of a box that has joined a cluster: keeps its Ray node alive, and samples its cards.
+
+It connects again whenever the head is back, on whichever of the head's two ports. Where the home
+has joined a cluster, `workbench.keeper` becomes this program, so that `workbench service` needs to
+know nothing of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from workbench.cluster.ray_commands import HEAD_PORTS, answers, find_head_port, node_command
+from workbench.cluster.settings import (
+    JoinedSettings,
+    note_state,
+    read_joined,
+    work_folder,
+)
+from workbench.errors import EngineError
+from workbench.fleet.ray_head import keep_from_cleaners, session_folder
+from workbench.home import find_home
+from workbench.keeper import WATCH_S, Keeper, Unit
+from workbench.machine.head_watch import HeadWatch
+from workbench.machine.locks import Lock, lock_holder
+from workbench.text.redact import log_without_secrets
+
+HEAD_EVERY_S = 3.0
+"""Seconds between two looks at whether the head has come back on its other port."""
+PER_SESSION = ("attempts", "trials", "experiments", "evaluations", "scorers")
+"""Folders of a box's work that belong to one head's session; the cache of bases and rows stays."""
+REFUSALS = {
+    "InvalidAuthToken": "the head refuses the token",
+    "AuthenticationError": "the head refuses the token",
+    "Version mismatch": "Ray or Python differs from the head's",
+}
+"""Signs in the node's log, each with words for a person."""
+
+log = logging.getLogger("workbench.node_keeper")
+
+
+class NodeKeeper(Keeper):
+    """The supervisor of one box's Ray node and card sampler."""
+
+    def _run_unit(self) -> str:
+        """Wait for the head, start a node, and block until it ends; return the reason."""
+        joined = read_joined(self.home)
+        if joined is None:
+            return "stopped"
+        port = find_head_port(joined.head)
+        if port is None:
+            self._keep_sampling()
+            note_state(self.home, "joining", f"the head {joined.head} does not answer")
+            time.sleep(1.0)
+            self.crashes.clear()  # a head that is away is nobody's crash: look again at once
+            return "the head does not answer"
+        try:
+            unit = self._start_node(joined, port)
+        except (OSError, EngineError) as refused:
+            note_state(self.home, "refused", f"the node could not be started: {refused}")
+            return f"the node could not be started: {refused}"
+        why = self._watch_node(unit, joined, port)
+        log.info("node %s ends: %s", unit.name, why)
+        self._end_unit(unit)
+        if not self.ending:
+            note_state(self.home, "refused" if why in REFUSALS.values() else "joining", why)
+        return why
+
+    def _start_node(self, joined: JoinedSettings, port: int) -> Unit:
+        name = f"{port}-{secrets.token_hex(4)}"
+        temp = session_folder(name)
+        temp.mkdir(mode=0o700, exist_ok=True)
+        self._temp_lock = keep_from_cleaners(temp)
+        for folder in PER_SESSION:
+            shutil.rmtree(work_folder(self.home) / folder, ignore_errors=True)
+        work_folder(self.home).mkdir(mode=0o700, parents=True, exist_ok=True)
+        env = {**self._env(name, port), "CUDA_VISIBLE_DEVICES": ""}
+        env.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
+        self._log_from = _size(self.home.logs / "node.log")
+        command = node_command(joined.head, port, joined.address, joined.box, temp)
+        node = self._spawn("node", command, env)
+        self._note_runtime(unit=name, port=port, temp=str(temp))
+        log.info("node %s: process %d, head %s:%d", name, node.pid, joined.head, port)
+        return Unit(name, node, node, temp, HeadWatch(node.pid, temp), time.monotonic())
+
+    def _watch_node(self, unit: Unit, joined: JoinedSettings, port: int) -> str:
+        """Block while all is well; return the reason why the node has to end."""
+        other = HEAD_PORTS[1] if port == HEAD_PORTS[0] else HEAD_PORTS[0]
+        is_in, looked_s = False, time.monotonic()
+        while not self.ending:
+            if not self.lock.stands():
+                self.ending = True
+                break
+            self._keep_sampling()
+            if unit.head.poll() is not None:
+                return self._why_ended(unit.head.returncode)
+            if lost := unit.watch.trouble():
+                return lost
+            if not is_in and "Ray runtime started" in self._new_log():
+                is_in = True
+                note_state(self.home, "joined", f"{joined.head}:{port}")
+            if time.monotonic() - looked_s > HEAD_EVERY_S:
+                looked_s = time.monotonic()
+                if answers(joined.head, other) and not answers(joined.head, port):
+                    return "the head was started again"
+            time.sleep(WATCH_S)
+        return "the keeper was told to end"
+
+    def _why_ended(self, code: int) -> str:
+        text = self._new_log()
+        found = next((words for sign, words in REFUSALS.items() if sign in text), "")
+        return found or f"Ray's node exited with {code}"
+
+    def _new_log(self) -> str:
+        """Return what the node has written since its start."""
+        with (self.home.logs / "node.log").open("rb") as file:
+            file.seek(self._log_from)
+            return file.read(1 << 20).decode(errors="replace")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def main() -> int:
+    """Start a node's keeper in the background; return at once where another keeps the home."""
+    log_without_secrets("%(asctime)s %(levelname)s %(message)s")
+    home = find_home().make()
+    lock = Lock(home.keeper_lock)
+    if not lock.take():
+        log.info("process %s keeps %s already", lock_holder(lock.path), home.root)
+        return 0
+    if os.fork():  # as in workbench.keeper: the caller does not wait, the child keeps the lock
+        os._exit(0)
+    lock.sign()
+    log.info("keeper %d of the box at %s", os.getpid(), home.root)
+    NodeKeeper(home, lock).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
