@@ -24,6 +24,7 @@ from workbench.cluster.settings import read_head
 from workbench.errors import EngineError, StoreError, WorkbenchError
 from workbench.fleet import RayLost
 from workbench.fleet.boxes.cluster_fleet import ClusterFleet
+from workbench.fleet.kernel_cache import prune_kernels
 from workbench.fleet.ray_fleet import RayFleet
 from workbench.home import STOPPED_BY_A_PERSON, Home, find_home, lock_warning
 from workbench.machine.files import has_room, write_durably
@@ -113,6 +114,7 @@ def _run(home: Home, store: Store) -> int:
         notifier=Notifier(home, _notify_command()),
         keeper=int(os.environ.get(KEEPER) or 0) or None,
     )
+    prune_kernels(home)
     _begin(context)
     keeper = int(os.environ.get(KEEPER) or os.getppid())  # it may have died before we asked
     patience, daily = Patience(), Daily(home.database, home.backups)

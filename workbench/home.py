@@ -48,6 +48,11 @@ class Home:
         return self.root / "cache" / "data"
 
     @property
+    def kernels(self) -> Path:
+        """The folder of compiled kernels, with a folder inside for each set of versions."""
+        return self.root / "cache" / "kernels"
+
+    @property
     def runtime(self) -> Path:
         """The keeper's file of pids with start times, Ray's port and the token's path."""
         return self.root / "runtime.json"

@@ -3,8 +3,9 @@
 `Fleet` is the interface; `ray_fleet` runs workers as Ray actors, `inline_fleet` as threads of
 this process (tests and `workbench train`). The engine's loop creates a fleet and the scheduler
 calls it. `spare_worker` is the process that replaces a worker, `ray_head` the cluster as the keeper
-starts it, `trial_fence` keeps a trial to one attempt. Only `ray_fleet` imports ray; workers are
-started by dotted name, so nothing here imports torch or `workbench.training`.
+starts it, `trial_fence` keeps a trial to one attempt, `kernel_cache` keeps what Triton compiled.
+Only `ray_fleet` imports ray; workers are started by dotted name, so nothing here imports torch or
+`workbench.training`.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 
+from workbench.fleet.kernel_cache import use_kernel_cache
+from workbench.home import find_home
 from workbench.text import safe_line
 from workbench.training.control import Emit
 
@@ -101,8 +103,7 @@ def import_libraries(*, threads: int | None) -> None:
 
     `threads` limits torch's CPU threads (None: torch's default).
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _set_environment()
     silence_loggers()
     logging.captureWarnings(True)
     _import_once()
@@ -118,14 +119,19 @@ def import_libraries(*, threads: int | None) -> None:
     transformers_logging.disable_default_handler()
 
 
+def _set_environment() -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    use_kernel_cache(find_home())
+
+
 def import_ahead() -> str:
     """Import AHEAD, most of what a trial needs, and return why CUDA was initialised nevertheless.
 
     An empty string means that CUDA_VISIBLE_DEVICES may still be changed. Modules that are not
     installed are left out.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _set_environment()
     silence_loggers()
     with without_collections():
         for name in AHEAD:
