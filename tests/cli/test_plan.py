@@ -313,8 +313,8 @@ MINISTRAL: dict[str, object] = {
 }
 UNTRAINABLE: dict[str, tuple[dict[str, object], str, str]] = {
     "no text model": (
-        {"model_type": "mistral3", "text_config": MINISTRAL},
-        "mistral3, for which transformers",
+        {"model_type": "llava", "text_config": MINISTRAL},
+        "llava, for which transformers",
         "model_type: ministral3",
     ),
     "unknown": ({**MINISTRAL, "model_type": "ministral9"}, "does not have", "a newer transformers"),
@@ -358,3 +358,24 @@ def test_counts_in_a_strangers_config_are_not_believed(
     named = model_in(tmp_path, {**MINISTRAL, "workbench_weight_counts": lie})
     data = workbench("plan", GUIDE, "-s", named, "--vram", "80GiB", "--json").data
     assert data["buckets"]["base"] > 5 << 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "words"),
+    [
+        (["data.max_tokens=2048"], "8GiB", "embeddings in host memory (1.0 GiB)"),
+        (["model.name=meta-llama/Llama-3.2-3B", "data.max_tokens=32768"], "8GiB",
+         "on the card: the head is the same matrix"),
+        (["lora.targets=[q_proj, embed_tokens]", "data.max_tokens=6144"], "8GiB",
+         "on the card: they have an adapter"),
+        (["data.max_tokens=512"], "24GiB", ""),
+    ],
+)  # fmt: skip
+def test_a_plan_says_where_tables_of_embeddings_are(
+    settings: list[str], size: str, words: str, workbench: Workbench
+) -> None:
+    asked = [word for one in [*settings, "train.batch_size=1"] for word in ("-s", one)]
+    said = workbench("plan", GUIDE, *asked, "--vram", size)
+    assert said.code == 0
+    rows = [line.split(maxsplit=1)[1] for line in said.out.splitlines() if "  tables " in line]
+    assert rows == ([words] if words else [])

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.conftest import Workbench, home, workbench  # noqa: F401
+from tests.training.model.bases import seeing
 from tests.training.trials import Bench, recipe
 from workbench.attempts.events import Outcome
 from workbench.errors import CheckpointError, DataError, UsageError
@@ -54,10 +55,17 @@ def run_script(folder: Path) -> None:
             {"model__quantization": "nf4", "data__group_by_length": True},
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            {"train__epochs": 2, "data__max_rows": 22, "family": "mistral3"},
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["short last batches", "nf4"],
+    ids=["short last batches", "nf4", "text and images"],
 )
 def test_the_script_trains_the_same_adapter(settings: dict[str, object], tmp_path: Path) -> None:
+    settings = dict(settings)
+    if family := settings.pop("family", None):
+        settings["model__name"] = str(seeing(tmp_path / "model", str(family)))
     halves = {"train__batch_size": 2, "train__accumulation": 2}  # a step of four rows, as planned
     bench, rows = trained(tmp_path / "home", **halves, **settings)
     report = write_trl_script(bench.trial / "adapter", rows, tmp_path / "script")

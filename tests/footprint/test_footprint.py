@@ -171,7 +171,7 @@ class TestShape:
     def test_a_vision_tower_by_other_names_is_counted(self) -> None:
         seeing = {"depth": 32, "embed_dim": 1280, "hidden_size": 3584}  # as Qwen 2 VL has it
         shape = ModelShape.of({"text_config": LLAMA, "vision_config": seeing})
-        assert shape.vision_params == 32 * 12 * 1280 * 1280
+        assert shape.extra.other == 32 * 12 * 1280 * 1280
 
     def test_a_gemma_3_as_the_hub_has_it_is_that_known_by_its_name(self) -> None:
         """Its config.json leaves out what transformers' class has by itself."""
@@ -376,8 +376,22 @@ class TestChoice:
     def test_a_named_optimizer_is_taken(self) -> None:
         assert choose_plan(with_(train__optimizer="sgd"), LLAMA, BIG).optimizer == "sgd"
 
+    @pytest.mark.parametrize(
+        ("data", "rows"),
+        [
+            ({}, 64),
+            ({"eval_rows": 1000}, 256),
+            ({"test_rows": 100}, 100),
+            ({"test": "a/b"}, 256),
+        ],
+    )
+    def test_no_more_rows_are_scored_at_once_than_there_are(
+        self, data: dict[str, Any], rows: int
+    ) -> None:
+        settings = {f"data__{name}": value for name, value in data.items()}
+        assert choose_plan(with_(**settings), LLAMA, BIG).eval_batch == rows
+
     def test_evaluation_is_cut_to_what_fits(self) -> None:
-        assert choose_plan(GUIDE, LLAMA, BIG).eval_batch == 256
         tied = {**LLAMA, "tie_word_embeddings": True}
         assert 1 <= choose_plan(GUIDE, tied, card(7.05)).eval_batch < 16
         four = with_(evaluate__batch_size=4)
@@ -386,7 +400,7 @@ class TestChoice:
         assert choose_plan(GUIDE, other, BIG).eval_batch == 16
 
     def test_answers_come_from_dequantised_copies_where_there_is_room(self) -> None:
-        answers = with_(evaluate__answer_pattern=r"(\d+)")
+        answers = with_(evaluate__answer_pattern=r"(\d+)", data__eval_rows=256)
         small, middle, big = (choose_plan(answers, LLAMA, one) for one in (card(12), card(24), BIG))
         assert big.eval_dequantised
         assert big.eval_batch == 256

@@ -66,6 +66,7 @@ SUITED = {
     "llama3-8b-qlora-16gb-sweep": 16,
     "llama3-8b-qlora-12gb": 12,
     "granite-8b-qlora": 16,
+    "ministral3-8b-qlora": 16,
     "olmo3-7b-qlora": 16,
     "qwen3.5-4b-qlora": 12,
     "qwen3.5-9b-qlora": 24,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,15 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
-from tests.training.step.conftest import EYES
+from tests.training.model.bases import seeing
+from tests.training.step.conftest import SEEING
 from tests.training.trials import CARD, DEMO_MODEL, Bench, halt_at, plan, recipe
 from workbench.attempts.events import Outcome
 from workbench.errors import RecipeError
+from workbench.export.merge import merge_adapter
+from workbench.export.trl_script import write_trl_script
 from workbench.fleet import Halt
 from workbench.machine.cards import Card
 from workbench.recipe import load_recipe, shipped_file
@@ -26,6 +28,7 @@ from workbench.training.checkpoints.checkpoint import COMMIT, json_digest, newes
 from workbench.training.control import Control
 from workbench.training.model.adapter import WEIGHTS
 from workbench.training.model.base import DTYPES, ResidentBase
+from workbench.training.model.weights import model_loader
 
 ANSWERS = {"evaluate__answer_pattern": r"####\s*(\S+)", "evaluate__max_new_tokens": 24}
 
@@ -141,15 +144,14 @@ def test_the_saved_adapter_gives_the_same_logits_in_plain_peft(tmp_path: Path) -
     assert float((trained - plain).abs().max()) > 0.1
 
 
-def test_only_the_text_part_of_a_vision_model_is_trained(tmp_path: Path) -> None:
-    """Gemma 3 from 4B on has a vision tower, which gets no adapter."""
-    folder, demo = tmp_path / "model", shipped_file("workbench:demo/model")
-    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
-    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024}
-    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=EYES)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(demo / name, folder)
+def weight_names(folder: Path) -> set[str]:
+    return set(load_file(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("family", SEEING)
+def test_only_the_text_part_of_a_vision_model_is_trained(family: str, tmp_path: Path) -> None:
+    """Gemma 3 from 4B on and Mistral 3 have a vision tower, which gets no adapter."""
+    folder, loader = seeing(tmp_path / "model", family), model_loader(family)
     settings = recipe(model__name=str(folder), train__save_every=2, evaluate__every=2, **ANSWERS)
     bench = Bench(tmp_path / "home", settings, plan=plan(recompute_layers=2, layers=2))
     log = bench.run()
@@ -158,8 +160,20 @@ def test_only_the_text_part_of_a_vision_model_is_trained(tmp_path: Path) -> None
     names = load_file(bench.trial / "adapter" / WEIGHTS)
     assert names
     assert all(".language_model.layers." in name for name in names)
-    plain = AutoModelForCausalLM.from_pretrained(folder)
-    PeftModel.from_pretrained(plain, bench.trial / "adapter")
+    plain = loader.from_pretrained(folder)
+    ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        adapted = PeftModel.from_pretrained(plain, bench.trial / "adapter")(input_ids=ids).logits
+        merge_adapter(bench.trial / "adapter", tmp_path / "merged")
+        merged = loader.from_pretrained(tmp_path / "merged")(input_ids=ids).logits
+    torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
+    assert weight_names(tmp_path / "merged") == weight_names(folder)
+    card = (bench.trial / "adapter" / "README.md").read_text()
+    assert f"base = {loader.__name__}.from_pretrained(" in card
+    (rows,) = (bench.home / "cache" / "data").glob("*/train.arrow")
+    write_trl_script(bench.trial / "adapter", rows, tmp_path / "script")
+    script = (tmp_path / "script" / "train.py").read_text()
+    assert "base = AutoModelForImageTextToText.from_pretrained(" in script
 
 
 def test_the_adapter_folder_holds_its_recipe_and_scores(done: tuple[Bench, Any]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tests.training.model.bases import made
+from tests.training.model.bases import made, seeing
+from tests.training.step.conftest import SEEING
 from tests.training.trials import Bench, plan
 from workbench.attempts.events import Outcome
 from workbench.footprint import ModelShape, named_config
@@ -19,7 +20,13 @@ from workbench.training.model.adapter import WEIGHTS
 
 HUB = [one.name for one in list_recipes() if one.name.endswith(("-qlora", "gb"))]
 """Recipes of one trial for a model of the hub, with rows of the hub."""
-QUICK = ("granite-8b-qlora", "olmo3-7b-qlora", "qwen3.5-4b-qlora", "smollm3-3b-qlora")
+QUICK = (
+    "granite-8b-qlora",
+    "ministral3-8b-qlora",
+    "olmo3-7b-qlora",
+    "qwen3.5-4b-qlora",
+    "smollm3-3b-qlora",
+)
 CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in HUB]
 SIZES: dict[str, dict[str, Any]] = {
     "granite": {"logits_scaling": 16.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22},
@@ -52,7 +59,9 @@ def chats(folder: Path, *, rows: int = 24) -> Path:
 def test_a_shipped_recipe_trains_a_model_of_its_family(name: str, tmp_path: Path) -> None:
     shipped = load_recipe(find_recipe(name))
     kind = str((named_config(shipped.model.name) or {})["model_type"])
-    model = made(tmp_path / "model", kind, bos_token_id=0, eos_token_id=0, **SIZES.get(kind, {}))
+    more = {"bos_token_id": 0, "eos_token_id": 0, **SIZES.get(kind, {})}
+    folder = tmp_path / "model"
+    model = seeing(folder, kind) if kind in SEEING else made(folder, kind, **more)
     settings = shipped.model_dump(mode="json")
     settings["model"]["name"] = str(model)
     settings["data"] |= {"train": str(chats(tmp_path)), "eval_rows": 4, "max_tokens": 96}

@@ -28,10 +28,11 @@ class StreamedModel:
     def __init__(self, config: Any, read: Read, names: set[str], adapter: Path | None) -> None:
         """Build the model without data; raises NotByWeight where its weights have other names."""
         from accelerate import init_empty_weights
-        from transformers import AutoModelForCausalLM
+
+        from workbench.training.model.weights import model_loader
 
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(
+            model = model_loader(config.model_type).from_config(
                 config, attn_implementation="eager", dtype=torch.float32
             )
         self._read, self._names = read, names

@@ -60,16 +60,30 @@ def write_trl_script(adapter: Path, rows_file: Path, out: Path) -> dict[str, Any
                 file.write(json.dumps(row) + "\n")
         orders = _orders(recipe, list(rows["length"]), math.ceil(total / per_epoch))
         (staged / ORDER).write_text(json.dumps(orders), encoding="utf-8")
-        (staged / SCRIPT).write_text(script_text(recipe.name, settings), encoding="utf-8")
+        script = script_text(recipe.name, settings, _loader(adapter))
+        (staged / SCRIPT).write_text(script, encoding="utf-8")
     notes = ["its dropout is drawn by torch, not as in the trial"] if recipe.lora.dropout else []
     return {"folder": str(out), "rows": len(rows), "steps": settings["stop_at"], "notes": notes}
 
 
-def script_text(name: str, settings: dict[str, Any]) -> str:
-    """Return the script, with the settings as one dictionary at its top."""
+def script_text(name: str, settings: dict[str, Any], loader: str = "AutoModelForCausalLM") -> str:
+    """Return the script, with the settings as one dictionary at its top.
+
+    `loader` is the name of transformers' class that loads the base.
+    """
     lines = "".join(f"    {key!r}: {value!r},\n" for key, value in settings.items())
     title = safe_line(name, 80).replace("\\", "/").replace('"', "'")
-    return _TEMPLATE.replace("@TITLE@", title).replace("@SETTINGS@", lines)
+    text = _TEMPLATE.replace("@TITLE@", title).replace("@LOADER@", loader)
+    return text.replace("@SETTINGS@", lines)
+
+
+def _loader(adapter: Path) -> str:
+    """Return the class that loads the base: the adapter's names say if it sees, too."""
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as file:
+        sees = any(".language_model." in name for name in file.keys())  # noqa: SIM118
+    return "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
 
 
 def _about(adapter: Path) -> tuple[Recipe, dict[str, Any], int]:
@@ -149,9 +163,9 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    @LOADER@,
     TrainerCallback,
     set_seed,
 )
@@ -182,7 +196,7 @@ def adapted_model():
         bnb_4bit_use_double_quant=SETTINGS["double_quantization"],
         bnb_4bit_compute_dtype=compute_dtype(),
     )
-    base = AutoModelForCausalLM.from_pretrained(
+    base = @LOADER@.from_pretrained(
         SETTINGS["base"],
         revision=SETTINGS["revision"],
         dtype=compute_dtype(),

@@ -105,11 +105,12 @@ def describe_plan(plan: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(rows, int) and isinstance(count, int):
         step = f"{rows} row{'s' * (rows != 1)} in "
         step += "one micro-step" if count == 1 else f"{count} micro-steps at most"
+    tables = {"tables": _table_words(plan)} if plan.get("host_tables") else {}
     return {
         "micro-step": f"{tokens:,} tokens{_alone(plan)}" if isinstance(tokens, int) else "-",
         "step": step,
         "recompute": _recompute_words(plan) + _offload_words(plan),
-        "tables": _table_words(plan),
+        **tables,
         "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
     }
 
@@ -157,9 +158,7 @@ def _offload_words(plan: Mapping[str, Any]) -> str:
 
 
 def _table_words(plan: Mapping[str, Any]) -> str:
-    size = plan.get("table_bytes")
-    if not plan.get("host_tables") or not isinstance(size, int):
-        return "on the card"
+    size = int(plan.get("table_bytes") or 0)
     return f"embeddings in host memory ({size / (1 << 30):.1f} GiB)"
 
 

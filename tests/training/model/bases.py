@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from workbench.recipe.shipped import shipped_file
+from workbench.training.model.weights import model_loader
 
 DEMO = shipped_file("workbench:demo/model")
 UP, Q = "model.layers.1.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj"
@@ -84,4 +85,19 @@ def in_four_bits(folder: Path, quant_type: str = "nf4", source: Path = DEMO) -> 
     model.save_pretrained(folder)
     for name in TOKENIZER:
         shutil.copy(DEMO / name, folder)
+    return folder
+
+
+def seeing(folder: Path, family: str) -> Path:
+    """Write a tiny model of a family that sees, with the demo's tokenizer; return `folder`."""
+    from tests.training.step.conftest import EYES, SEEING
+
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024}
+    inside = {**text, "model_type": SEEING[family]}
+    config = AutoConfig.for_model(family, text_config=inside, vision_config=EYES)
+    torch.manual_seed(0)
+    model_loader(family).from_config(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(shipped_file("workbench:demo/model") / name, folder)
     return folder

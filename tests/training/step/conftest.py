@@ -10,10 +10,11 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from workbench.training.model.linear_layers import outside_language_model
 from workbench.training.model.targets import all_linear
+from workbench.training.model.weights import model_loader
 from workbench.training.step import Rows, Step, StepOptions, collate_rows
 from workbench.training.step.kernels import triton_support
 from workbench.training.step.kernels.masks import hashed_mask, keep_mask, keep_scale, mask_keys
@@ -76,10 +77,12 @@ MORE: dict[str, dict[str, Any]] = {
 """Settings in which a family differs from a Llama, where its defaults would not show it."""
 FUSED_FAMILIES = [
     "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3", "cwm",
-    "exaone4", "glm4", "granite", "ministral3", "olmo2", "olmo3", "seed_oss", "smollm3",
+    "exaone4", "glm4", "granite", "ministral3", "mistral3", "olmo2", "olmo3", "seed_oss", "smollm3",
 ]  # fmt: skip
 EYES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
 EYES |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+SEEING = {"gemma3": "gemma3_text", "mistral3": "ministral3"}
+"""Families that see, too, and the text model inside."""
 ModelOf = Callable[..., PeftModel]
 
 
@@ -95,11 +98,13 @@ def model_of() -> ModelOf:
     def build(family: str = "llama", sizes: dict[str, Any] | None = None, **lora: Any) -> PeftModel:
         torch.manual_seed(0)
         settings = SIZES | MORE.get(family, {}) | (sizes or {})
-        if family == "gemma3":  # which sees, too
-            text = {**SIZES, **MORE["gemma3_text"], **(sizes or {})}
+        if family in SEEING:
+            inside = SEEING[family]
+            text = {"model_type": inside, **SIZES, **MORE.get(inside, {}), **(sizes or {})}
             settings = {"text_config": text, "vision_config": EYES, "mm_tokens_per_image": 4}
+            settings["tie_word_embeddings"] = family == "gemma3"
         config = AutoConfig.for_model(family, **settings)
-        base = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        base = model_loader(family).from_config(config, attn_implementation="eager")
         for name, param in base.named_parameters():
             if "norm" in name:
                 nn.init.normal_(param, 0.5, 0.2)

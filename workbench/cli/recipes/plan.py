@@ -327,7 +327,7 @@ def plan_rows(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
         ("micro-step", words["micro-step"]),
         ("step", words["step"]),
         ("recompute", words["recompute"]),
-        *_table_row(plan, recipe, words["tables"]),
+        *_table_row(plan, recipe, words.get("tables")),
         ("attention", safe_line(plan.attention_why)),
         ("precision", plan.precision),
         ("base", base),
@@ -336,17 +336,17 @@ def plan_rows(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
     ]
 
 
-def _table_row(plan: Plan, recipe: Recipe, words: str) -> list[tuple[str, str]]:
+def _table_row(plan: Plan, recipe: Recipe, words: str | None) -> list[tuple[str, str]]:
     """Return where tables of embeddings are, or why they are not in the machine's memory."""
     from workbench.footprint.model.target_names import adapts_tables
 
-    if plan.host_tables:
+    if words is not None:
         return [("tables", words)]
     if not plan.offload:  # there is room for them
         return []
     adapted = adapts_tables(recipe.lora)
     why = "they have an adapter" if adapted else "the head is the same matrix"
-    return [("tables", f"{words}: {why}")]
+    return [("tables", f"on the card: {why}")]
 
 
 def _line(one: Outlook) -> str:

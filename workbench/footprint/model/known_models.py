@@ -91,6 +91,7 @@ _POSITIONS = {
     "gemma-3-270m": 32_768,
     "gemma-3-1b": 32_768,
     "gemma-3-": 131_072,
+    "ministral-3-": 262_144,
     "phi-3-mini-4k": 4_096,
     "phi-3-medium-4k": 4_096,
     "phi-3": 131_072,
@@ -99,13 +100,25 @@ _POSITIONS = {
 }
 """max_position_embeddings by the beginning of a name; the first that matches counts. Where variants
 of a model differ, the largest: nothing that a model reads is warned of."""
-_VISION_MODELS: dict[str, _Row] = {
-    "gemma-3-4b": (2560, 34, 8, 4, 256, 10240, 262208, True),
-    "gemma-3-12b": (3840, 48, 16, 8, 256, 15360, 262208, True),
-    "gemma-3-27b": (5376, 62, 32, 16, 128, 21504, 262208, True),
+_VISION_MODELS: dict[str, tuple[str, _Row]] = {
+    "gemma-3-4b": ("gemma3", (2560, 34, 8, 4, 256, 10240, 262208, True)),
+    "gemma-3-12b": ("gemma3", (3840, 48, 16, 8, 256, 15360, 262208, True)),
+    "gemma-3-27b": ("gemma3", (5376, 62, 32, 16, 128, 21504, 262208, True)),
+    "ministral-3-3b": ("mistral3", (3072, 26, 32, 8, 128, 9216, 131072, True)),
+    "ministral-3-8b": ("mistral3", (4096, 34, 32, 8, 128, 14336, 131072, False)),
+    "ministral-3-14b": ("mistral3", (5120, 40, 32, 8, 128, 16384, 131072, False)),
 }
 """Models that read images too: a text model inside a larger one."""
-_VISION_TOWER = {"hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304}
+_TEXT_INSIDE: dict[str, dict[str, Any]] = {
+    "gemma3": {"model_type": "gemma3_text", "sliding_window": 1024},
+    "mistral3": {"model_type": "ministral3"},
+}
+_VISION_TOWERS = {
+    "gemma3": {"hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304},
+    "mistral3": {
+        "hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096, "patch_size": 14,
+    },
+}  # fmt: skip
 _WINDOWS = {
     "mistral-7b-v0.1": 4096,
     "gemma-2-2b": 4096,
@@ -118,7 +131,7 @@ _WINDOWS = {
     "olmo-3-7b": 4096,
 }
 """Sliding windows: the most keys that a query sees, in some layers or all."""
-_TUNED = re.compile(r"-(instruct|it|pt|chat|base|hf|2507|coder)(?=-|$)")
+_TUNED = re.compile(r"-(instruct|it|pt|chat|base|hf|2507|2512|bf16|coder)(?=-|$)")
 
 
 def named_config(name: str) -> dict[str, Any] | None:
@@ -127,13 +140,14 @@ def named_config(name: str) -> dict[str, Any] | None:
     key = next((k for k in (last, f"meta-{last}", last.removeprefix("meta-")) if k in _SHAPES), "")
     positions = {"max_position_embeddings": _known_positions(key or last, name)}
     if last in _VISION_MODELS:
-        text = {
-            "model_type": "gemma3_text",
-            **_config_of(_VISION_MODELS[last]),
-            **positions,
-            "sliding_window": 1024,
+        outer, row = _VISION_MODELS[last]
+        text = {**_config_of(row), **positions, **_TEXT_INSIDE[outer]}
+        return {
+            "model_type": outer,
+            "text_config": text,
+            "vision_config": dict(_VISION_TOWERS[outer]),
+            "tie_word_embeddings": text["tie_word_embeddings"],
         }
-        return {"model_type": "gemma3", "text_config": text, "vision_config": dict(_VISION_TOWER)}
     if not key:
         return None
     kind, row = _SHAPES[key]

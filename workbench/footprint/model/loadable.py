@@ -20,7 +20,11 @@ from workbench.text import safe_line
 
 _PAIR = re.compile(r'^\s*\(\s*"([^"]+)",\s*"([^"]+)"', re.MULTILINE)
 _CAUSAL = ("modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+_IMAGES = ("modeling_auto.py", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES")
 _CONFIGS = ("auto_mappings.py", "CONFIG_MAPPING_NAMES")
+WITH_IMAGES = frozenset({"mistral3"})
+"""model_type of models for text and images that transformers does not list for text alone. They
+are loaded whole, and the text model inside is trained."""
 
 
 def refuse_unloadable(config: Mapping[str, Any], name: str) -> None:
@@ -63,12 +67,19 @@ def is_loadable(kind: str) -> bool | None:
     return None if causal is None else causal_class(kind) is not None
 
 
+def loader_name(kind: str) -> str:
+    """Return the name of transformers' class that loads a model_type for training on text."""
+    return "AutoModelForImageTextToText" if kind in WITH_IMAGES else "AutoModelForCausalLM"
+
+
 def causal_class(kind: str) -> str | None:
-    """Return the name of the class that AutoModelForCausalLM takes for a model_type, or None.
+    """Return the name of the class that `loader_name` takes for a model_type, or None.
 
     As transformers does, it takes another model_type of the same configuration class where the
     model_type itself has no model.
     """
+    if kind in WITH_IMAGES:
+        return (_mapping(*_IMAGES) or {}).get(kind)
     causal, configs = _mapping(*_CAUSAL) or {}, _mapping(*_CONFIGS) or {}
     if kind not in configs:  # transformers adds a few old names elsewhere
         return causal.get(kind)

@@ -11,6 +11,7 @@ from workbench.footprint.model.extra_weights import ExtraWeights, extra_weights
 from workbench.footprint.model.linear_attention import DeltaLayers
 from workbench.footprint.model.loadable import causal_class
 from workbench.footprint.model.positions import model_positions
+from workbench.footprint.model.vision_tower import vision_weights
 from workbench.footprint.model.weight_counts import WeightCounts, counts_in
 from workbench.text import safe_line
 
@@ -73,7 +74,7 @@ modules."""
 PAIRED_ROTARY = frozenset({"glm4"})
 """Fused families whose rotary embeddings turn neighbouring values (2d, 2d + 1), not (d, d + D/2)
 as a Llama's: they keep the code of transformers for it."""
-WRAPPER_FAMILIES = frozenset({"gemma3"})
+WRAPPER_FAMILIES = frozenset({"gemma3", "mistral3"})
 """model_type of models for more than text whose text model the fused step trains by itself."""
 
 
@@ -99,10 +100,9 @@ class ModelShape:
     """True if attention scores are capped (Gemma 2)."""
     nested: bool = False
     """True if it is the text model inside one for more than text that the step does not know."""
-    vision_params: int = 0
-    """Parameters of what is not the text model, such as a vision tower."""
     extra: ExtraWeights = field(default_factory=ExtraWeights)
-    """Weights beyond those of `projections` and the usual embeddings, in all layers together."""
+    """Weights beyond those of `projections` and the usual embeddings, in all layers together; a
+    vision tower is among them."""
     delta: DeltaLayers | None = None
     """Its gated delta layers, which take the place of attention in some layers (Qwen 3.5)."""
     dropout: bool = False
@@ -141,10 +141,13 @@ class ModelShape:
         heads = _measure(flat, "num_attention_heads", "n_head")
         width = _measure(flat, "hidden_size", "n_embd")
         layers = _measure(flat, "num_hidden_layers", "n_layer", most=MOST_LAYERS)
+        extra = extra_weights(kind, flat, _measure, layers)
+        if not alone:
+            extra += vision_weights(config, width, _measure)
         return cls(
             kind=kind,
             layers=layers,
-            extra=extra_weights(kind, flat, _measure, layers),
+            extra=extra,
             delta=DeltaLayers.of(flat, _measure, layers),
             width=width,
             heads=heads,
@@ -152,10 +155,9 @@ class ModelShape:
             head_dim=_measure(flat, "head_dim", default=max(width // heads, 1)),
             ffn=_measure(flat, "intermediate_size", "n_inner", default=4 * width),
             vocab=_measure(flat, "vocab_size"),
-            tied=bool(flat.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
+            tied=_is_tied(config, flat),
             softcap=bool(flat.get("attn_logit_softcapping")),
             nested=isinstance(text, Mapping) and not alone and outer not in WRAPPER_FAMILIES,
-            vision_params=0 if alone else _vision_params(flat.get("vision_config")),
             counts=counts_in(config),
             dropout=any(flat.get(name) for name in OWN_DROPOUTS),
             partial_rotary=_partial_rotary(flat),
@@ -245,7 +247,7 @@ class ModelShape:
         bias = self.q_width + 2 * self.kv_width if self.kind in _BIASED_QKV else 0
         layers = self.layers * (self.norms * self.width + self.head_norms + bias)
         unquantised = self._linear_params if self.kind in _OWN_LINEAR_CLASS else 0
-        return embeddings + layers + self.vision_params + self.extra.other + unquantised
+        return embeddings + layers + self.extra.other + unquantised
 
     @property
     def table_params(self) -> int:
@@ -288,14 +290,14 @@ def _is_text_alone(outer: object, inner: object) -> bool:
     return loaded is not None and loaded == causal_class(inner)
 
 
-def _vision_params(vision: object) -> int:
-    """Return the parameters of a vision tower's layers; 0 without one."""
-    if not isinstance(vision, Mapping):
-        return 0
-    width = _measure(vision, "embed_dim", "hidden_size", "width")
-    ffn = _measure(vision, "intermediate_size", default=4 * width)
-    layers = _measure(vision, "num_hidden_layers", "depth", "layers", most=MOST_LAYERS)
-    return layers * (4 * width * width + 2 * width * ffn)
+def _is_tied(config: Mapping[str, Any], flat: Mapping[str, Any]) -> bool:
+    """Return whether head and embedding are one matrix.
+
+    Of a model for more than text, the outer configuration decides; left out, they are.
+    """
+    if config.get("model_type") in WRAPPER_FAMILIES:
+        return bool(config.get("tie_word_embeddings", True))
+    return bool(flat.get("tie_word_embeddings", flat.get("model_type") in _TIED_BY_DEFAULT))
 
 
 def _experts(config: object) -> bool:

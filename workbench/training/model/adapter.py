@@ -18,6 +18,7 @@ from torch import nn
 from workbench import fault_points
 from workbench.adapters.published_base import published_base
 from workbench.errors import CheckpointError
+from workbench.footprint.model.loadable import loader_name
 from workbench.machine import staging
 from workbench.machine.files import sync_path
 from workbench.recipe.dump import to_yaml
@@ -138,7 +139,9 @@ def save_adapter(
         write_end_ids(staged, tokenizer, end_ids)
         (staged / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
         (staged / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-        card = model_card(recipe, scores, versions, base, CardFacts(data_digest, hardware))
+        loader = loader_name(model.get_base_model().config.model_type)
+        facts = CardFacts(data_digest, hardware, loader)
+        card = model_card(recipe, scores, versions, base, facts)
         (staged / "README.md").write_text(card, encoding="utf-8")
         fault_points.at("adapter.before_rename", staged / WEIGHTS)
     fault_points.at("adapter.after_rename", folder / WEIGHTS)

@@ -22,6 +22,8 @@ class CardFacts:
     """Digest of the prepared rows; empty where it is not known."""
     hardware: str = ""
     """Name of the card that finished it; empty where it is not known."""
+    loader: str = "AutoModelForCausalLM"
+    """Name of transformers' class that loads the base."""
 
 
 NO_FACTS = CardFacts()
@@ -53,7 +55,8 @@ def model_card(
         ["---", "", f"# {recipe.name}", "", *_summary(recipe, scores, shown, base), ""],
         ["| setting | |", "|---|---|", *_settings(recipe), ""],
         ["| held-out | |", "|---|---|", *_scores(scores), ""],
-        ["Losses are nats per target token.", "", "## Load it", "", *_loading(shown, base), ""],
+        ["Losses are nats per target token.", ""],
+        ["## Load it", "", *_loading(shown, base, facts.loader), ""],
         ["## Made with", "", *_origin(scores, versions, facts), ""],
     ]
     return redact("\n".join(line for section in sections for line in section))
@@ -93,16 +96,16 @@ def _scores(scores: dict[str, Any]) -> list[str]:
     ]
 
 
-def _loading(shown: str, base: PublishedBase) -> list[str]:
+def _loading(shown: str, base: PublishedBase, loader: str) -> list[str]:
     """Return five lines of plain PEFT; a base without a hub id is named by a placeholder."""
     name = base.name if not is_local(base.name) else f"FOLDER OF {shown}"
     commit = f", revision={base.revision!r}" if base.revision else ""
     return [
         "```python",
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {loader}, AutoTokenizer",
         'tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")',
-        f"base = AutoModelForCausalLM.from_pretrained({name!r}{commit})",
+        f"base = {loader}.from_pretrained({name!r}{commit})",
         'model = PeftModel.from_pretrained(base, "THIS FOLDER")',
         "```",
     ]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import ModelError, WorkbenchError
-from workbench.footprint.model.loadable import refuse_unloadable
+from workbench.footprint.model.loadable import loader_name, refuse_unloadable
 from workbench.text import safe_line
 from workbench.user_config import may_run_its_code
 
@@ -37,17 +37,16 @@ _FEW_BITS = ("F4", "F6_", "F8_", "I8", "U8")
 
 
 def load_whole(path: str, revision: str | None, **settings: Any) -> PreTrainedModel:
-    """Load a causal language model with every weight from its files.
+    """Load a causal language model, or one for text and images, with every weight from its files.
 
     `settings` go to transformers' `from_pretrained`. Only safetensors are read, and code from the
     model's repository runs only where the user's configuration trusts it. Raises ModelError for a
     model that transformers cannot load, and for weights that are missing, left over or of another
     shape than config.json says.
     """
-    from transformers import AutoModelForCausalLM
-
+    loader = model_loader(read_config(path, revision).model_type)
     with _as_model_error(path), _without_report():
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = loader.from_pretrained(
             path,
             revision=revision,
             trust_remote_code=may_run_its_code(path, revision),
@@ -59,6 +58,13 @@ def load_whole(path: str, revision: str | None, **settings: Any) -> PreTrainedMo
     refuse_incomplete(path, report)
     loaded: PreTrainedModel = model
     return loaded
+
+
+def model_loader(kind: str) -> Any:
+    """Return transformers' class that loads a model_type for training on text."""
+    import transformers
+
+    return getattr(transformers, loader_name(kind))
 
 
 def check_weights(
@@ -186,11 +192,10 @@ def build_empty(
 ) -> PreTrainedModel:
     """Build the model in 16 bits without data (on `meta`); raise ModelError where it cannot be."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     config.__dict__.pop("quantization_config", None)
     with _as_model_error(path), torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = model_loader(config.model_type).from_config(
             config,
             attn_implementation=attention,
             trust_remote_code=may_run_its_code(path, revision),

@@ -38,6 +38,9 @@ def find_parts(model: PeftModel | nn.Module) -> ModelParts | str:
     if kind not in known:
         return f"{kind} is not in the allow-list ({', '.join(sorted(known))})"
     decoder = causal.model.language_model if kind in WRAPPER_FAMILIES else causal.model
+    inside = decoder.config.model_type
+    if kind in WRAPPER_FAMILIES and inside not in FUSED_FAMILIES:
+        return f"its text model, {inside}, is not in the allow-list ({', '.join(sorted(known))})"
     for name in OWN_DROPOUTS:
         if getattr(decoder.config, name, None):
             return f"its config has {name}, for which the fused path has no masks"
