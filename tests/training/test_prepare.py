@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from workbench.errors import DataError, ModelError
 from workbench.recipe import Recipe, load_recipe, shipped_file
 from workbench.recipe.schema import Model
+from workbench.training.model import source
 from workbench.training.model.source import resolve_model
 from workbench.training.prepare import ProgressFile, main, prepare_experiment
 
@@ -231,6 +233,15 @@ except ModelError as refused:
     print(refused.what, "|", refused.hint)
 print("torch" in sys.modules)
 """
+
+
+def test_weights_are_fetched_once_where_a_release_holds_them_twice() -> None:
+    weights = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    published = [*weights, "consolidated.safetensors", "original/model.safetensors", "tekken.json"]
+    found = filter_repo_objects(
+        published, allow_patterns=source._NEEDED, ignore_patterns=source._IGNORED
+    )
+    assert list(found) == [*weights, "tekken.json"]
 
 
 def asked_offline(cache: Path, *arguments: str) -> list[str]:

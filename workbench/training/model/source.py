@@ -37,6 +37,8 @@ ALL_TRIES_S = 60.0
 Given = TypeVar("Given")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+_IGNORED = ["*/*", "consolidated*"]
+"""Folders, and Mistral's second copy of the weights, under names that transformers does not read."""
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
@@ -114,7 +116,7 @@ def fetch_weights(source: ModelSource) -> None:
             source.path,
             revision=source.revision,
             allow_patterns=_NEEDED,
-            ignore_patterns=["*/*"],
+            ignore_patterns=_IGNORED,
             etag_timeout=TIMEOUT_S,
         )
     except Exception as refused:  # the hub's errors, OSError, and those of whichever httpx it uses
