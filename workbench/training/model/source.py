@@ -38,7 +38,7 @@ Given = TypeVar("Given")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 _IGNORED = ["*/*", "consolidated*"]
-"""Folders, and Mistral's second copy of the weights, under names that transformers does not read."""
+"""Folders, and Mistral's second copy of the weights, which transformers does not read."""
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
