@@ -31,7 +31,6 @@ from workbench.training.dataset.scored_rows import prepare_scored_rows
 from workbench.training.memory.card_memory import Meter
 from workbench.training.memory.host_memory import MemoryMonitor, loading_bytes
 from workbench.training.model.base import BaseSpec, ResidentBase, find_nonfinite
-from workbench.training.model.tokenizer import load_tokenizer
 from workbench.training.prepare import evaluation_digest
 from workbench.training.scoring.results_writer import ResultsWriter
 from workbench.training.scoring.scorers.answer_scores import OwnScorerRun
@@ -91,7 +90,7 @@ class AttemptSetting:
         brought = self.assignment.brought or {}
         self.model_path = str(brought.get("model") or (folder or model["path"]))
         self.revision = model.get("revision")
-        self.tokenizer = load_tokenizer(self.model_path, self._revision_to_load)
+        self.tokenizer = self.resident.tokenizer.take(self.model_path, self._revision_to_load)
         prepared = self._prepared(prepared_json["data"]["sources"])
         scorers = scorer_digests(self.recipe.evaluate.scorers, scorers_folder(self.home))
         self.evaluation_digest = evaluation_digest(self.recipe, prepared, scorers)

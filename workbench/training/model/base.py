@@ -15,6 +15,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PretrainedConfig
 
 from workbench.training.model.host_tables import place_tables
+from workbench.training.model.tokenizer import KeptTokenizer
 from workbench.training.model.weights import check_weights, load_whole
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -45,6 +46,8 @@ class ResidentBase:
 
     def __init__(self) -> None:
         self._held: _Held | None = None
+        self.tokenizer = KeptTokenizer()
+        """The tokenizer of the last trial, for the next one."""
 
     @property
     def spec(self) -> BaseSpec | None:
@@ -70,7 +73,7 @@ class ResidentBase:
     def _take(self, spec: BaseSpec) -> _Held:
         files, held = _files(spec.path), self._held
         if held is None or held.files != files or not _same_weights(held.spec, spec):
-            self.release()
+            self._release_base()
             held = None
             model = load_base(spec)
         elif held.spec == spec:
@@ -85,7 +88,13 @@ class ResidentBase:
         return self._held
 
     def release(self) -> None:
-        """Release the base and return its memory to the card."""
+        """Release base and tokenizer, and return their memory and unused pinned memory."""
+        self.tokenizer.release()
+        self._release_base()
+        if torch.cuda.is_available() and hasattr(torch.accelerator, "empty_host_cache"):
+            torch.accelerator.empty_host_cache()  # not in the oldest torch; copies of checkpoints
+
+    def _release_base(self) -> None:
         self._held = None
         gc.collect()
         if torch.cuda.is_available():
