@@ -35,7 +35,7 @@ def main() -> None:
     options = _options()
     libraries.import_libraries(threads=2)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    recipe, base_spec = _demo(device) if options.shape is None else _shaped(options, device)
+    recipe, base_spec = demo_base(device) if options.shape is None else _shaped(options, device)
     print(
         f"{torch.cuda.get_device_name() if device == 'cuda' else 'CPU'}, torch {torch.__version__}"
     )
@@ -63,7 +63,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _demo(device: str) -> tuple[Recipe, BaseSpec]:
+def demo_base(device: str) -> tuple[Recipe, BaseSpec]:
+    """Return the demo's recipe without its sweep, and its base on that device."""
     recipe = load_recipe(find_recipe("demo"), ["sweep=null"])
     return recipe, _spec(str(shipped_file("workbench:demo/model")), "none", device)
 
