@@ -17,13 +17,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench import fault_points
 from workbench.cluster.settings import read_head
 from workbench.errors import EngineError, StoreError, WorkbenchError
 from workbench.fleet import RayLost
-from workbench.fleet.boxes.cluster_fleet import ClusterFleet
 from workbench.fleet.kernel_cache import prune_kernels
 from workbench.fleet.ray_fleet import RayFleet
 from workbench.home import STOPPED_BY_A_PERSON, Home, find_home, lock_warning
@@ -32,6 +31,7 @@ from workbench.machine.locks import Lock, lock_holder, shared_folder
 from workbench.machine.processes import EXIT_NO_ROOM, EXIT_RAY_LOST, KEEPER, die_with_parent
 from workbench.machine.sampler import CardReading, load_reading
 from workbench.scheduler import TickContext, tick
+from workbench.scheduler.attempt_ends import sleep_until_an_end
 from workbench.scheduler.children.notifier import Notifier
 from workbench.scheduler.children.preparer import Preparer
 from workbench.scheduler.children.sink_processes import SinkProcesses
@@ -44,8 +44,11 @@ from workbench.store.recovery.backup import Daily
 from workbench.text.redact import log_without_secrets
 from workbench.user_config import ConfigWatch
 
+if TYPE_CHECKING:
+    from workbench.fleet.boxes.cluster_fleet import ClusterFleet
+
 TICK_S = 0.25
-"""Seconds of sleep between two ticks."""
+"""Seconds of sleep between two ticks, unless an attempt ends."""
 STOP_LIMIT_S = 90.0
 """Seconds that a stopping engine waits for checkpoints; trials that have none by then resume from
 an older one.
@@ -102,7 +105,7 @@ def _take(lock: Lock, patience_s: float = 3.0) -> None:
 def _run(home: Home, store: Store) -> int:
     address = os.environ["WORKBENCH_RAY"]
     generations = partial(card_table.next_generation, store)
-    cluster = ClusterFleet(str(home.root), address, generations) if read_head(home) else None
+    cluster = _cluster_fleet(home, address, generations) if read_head(home) else None
     fleet = cluster or RayFleet(str(home.root), address, generations)
     context = TickContext(
         home=home,
@@ -136,9 +139,15 @@ def _run(home: Home, store: Store) -> int:
         except (OSError, Blocked) as full:
             survive_error(context, full)
             time.sleep(1.0)
-        time.sleep(TICK_S)
+        sleep_until_an_end(context, TICK_S)
     log.error("the keeper is gone")
     return 1
+
+
+def _cluster_fleet(home: Home, address: str, generations: Callable[[str], int]) -> ClusterFleet:
+    from workbench.fleet.boxes.cluster_fleet import ClusterFleet  # 0.1 s that one machine saves
+
+    return ClusterFleet(str(home.root), address, generations)
 
 
 def _notify_command() -> Callable[[], list[str] | None]:

@@ -175,8 +175,13 @@ def xid_watch(watched: bool | None) -> str:
 
 
 def short_uuid(uuid: str) -> str:
-    """Return `GPU-6f1a` of `GPU-6f1a2b3c-…`; other ids as they are, 16 characters at most."""
-    return safe_line(uuid[:8] if uuid.startswith("GPU-") else uuid, limit=16)
+    """Return `GPU-6f1a` of `GPU-6f1a2b3c-…`, behind the name of its box if it has one; other ids as
+    they are. 16 characters at most.
+    """
+    box, colon, own = uuid.rpartition(":")
+    own = own[:8] if own.startswith("GPU-") else own
+    # The end of the id tells cards apart, so a long name of a box gives way.
+    return safe_line(f"{box[: max(1, 15 - len(own))]}{colon}{own}", limit=16)
 
 
 def named_score(name: str, value: float | None) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from workbench.cluster import ray_commands
+from workbench.cluster.addresses import is_ours, parse_address
 from workbench.cluster.settings import read_head, read_joined, read_json, write_json
 from workbench.errors import EngineError
 from workbench.fleet.ray_head import (
@@ -108,6 +109,8 @@ class Keeper:
         self._temp_lock = -1
         self._room = True
         """False while the keeper waits for room on a full disk."""
+        self._address_there = True
+        """False while the keeper waits for the address of its cluster."""
         self.cluster = read_head(home)
         """The settings of a cluster's head; None for one machine alone."""
 
@@ -121,7 +124,7 @@ class Keeper:
         self._end_leftovers()
         self.home.sample.unlink(missing_ok=True)
         while not self.ending and self.lock.stands():
-            if not self._has_room():
+            if not self._has_room() or not self._has_address():
                 time.sleep(NO_ROOM_PAUSE_S)
                 continue
             self.why = self._run_unit()
@@ -161,6 +164,18 @@ class Keeper:
             self._room = room
             log.error("the disk %s", "has room again" if room else f"is full: {places}; waiting")
         return room
+
+    def _has_address(self) -> bool:
+        """Return False while this machine lacks the address of its cluster: a VPN that is not up
+        yet, a cable that is out.
+        """
+        if self.cluster is None:
+            return True
+        there = is_ours(parse_address(self.cluster.address))
+        if there != self._address_there:
+            self._address_there = there
+            log.error("the address %s is %s", self.cluster.address, "there" if there else "missing")
+        return there
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         self.ending = True

@@ -65,6 +65,16 @@ class Three:
     def attempts(self, trial: int) -> list[AttemptRow]:
         return self.head.service.trial(trial).attempts
 
+    def until_empty(self, folder: Path) -> None:
+        wait_for(lambda: not list(folder.iterdir()), f"nothing is left in {folder}", LIMIT_S)
+
+    def has_moved_on(self, old: AttemptRow) -> bool:
+        """Return True once a later attempt of the trial, on another box, has a later checkpoint."""
+        newest = self.attempts(old.trial)[-1]
+        further = (newest.checkpoint_step or 0) > (old.checkpoint_step or 0)
+        same_box = newest.card.partition(":")[0] == old.card.partition(":")[0]
+        return newest.id > old.id and further and not same_box
+
     def base(self) -> str:
         """Return a base and rows that no box has: the demo's, in a folder of the head."""
         folder = self.folder / "base"
@@ -180,8 +190,7 @@ def test_a_sweep_uses_all_boxes_and_brings_everything_home(three: Three) -> None
         (base,) = (work_folder(box.home) / "bases").iterdir()
         blob = base / "model.safetensors"
         assert blob.stat().st_nlink == 2  # one copy, by its digest
-        left = lambda: list((work_folder(box.home) / "trials").iterdir())  # noqa: B023, E731
-        wait_for(lambda: not left(), "nothing of the trials is left on the boxes")  # noqa: B023
+        three.until_empty(work_folder(box.home) / "trials")
 
 
 def test_a_network_that_is_cut_for_30_s_costs_no_work(three: Three) -> None:
@@ -210,6 +219,46 @@ def _silent_s(three: Three, box: str) -> float:
     return float(next(one.get("silent_s", 0.0) for one in listed if one["box"] == box))
 
 
+def test_trials_of_a_network_that_is_cut_for_good_are_not_run_twice(three: Three) -> None:
+    three.run_long(6)
+    cards = ("two:cpu-0", "two:cpu-1")
+    live = three.until_committed(*cards, "cpu-0", "cpu-1")
+    moved = [live[card] for card in cards]
+    three.two.cut()
+    try:
+        wait_for(lambda: three.boxes()["two"] == "lost", "the box is given up", LIMIT_S)
+        for card in ("cpu-0", "cpu-1"):  # these make room
+            three.obeyed(three.head.service.stop(live[card].trial, kill=True))
+        wait_for(lambda: all(map(three.has_moved_on, moved)), "others run its trials", LIMIT_S)
+    finally:
+        three.two.mend()
+    three.until_up("two")
+    for old in moved:
+        first, second = three.attempts(old.trial)
+        assert (first.outcome, second.outcome) == ("cut", None)
+        assert second.from_step >= (old.checkpoint_step or 0)
+    assert all(map(three.has_moved_on, moved))
+
+
+def test_a_box_with_other_versions_is_shown_and_not_used(three: Three, tmp_path: Path) -> None:
+    info = tmp_path / "accelerate-0.0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: accelerate\nVersion: 0.0.1\n")
+    three.two.run("cluster", "leave")
+    token = three.head.home.token.read_text()
+    words = ("cluster", "join", three.head.address, "--name", "two")
+    three.two.run(*words, typed=token, PYTHONPATH=str(tmp_path))
+    wait_for(lambda: three.boxes()["two"] == "unusable", "its versions are seen", LIMIT_S)
+    assert "two: accelerate is 0.0.1 there" in three.head.run("cluster", "ls")
+    three.run_long(6)
+    three.until_committed("cpu-0", "three:cpu-0")
+    assert not any(card.startswith("two") for card in three.live())
+    three.two.run("cluster", "leave")
+    three.two.run(*words, typed=token)
+    three.until_up("two")
+    three.until_committed("two:cpu-0")
+
+
 def test_a_box_that_is_lost_gives_its_trials_to_others(three: Three) -> None:
     three.run_long(6)
     cards = ("three:cpu-0", "three:cpu-1")
@@ -219,12 +268,7 @@ def test_a_box_that_is_lost_gives_its_trials_to_others(three: Three) -> None:
     for card in ("cpu-0", "cpu-1"):  # these make room
         three.obeyed(three.head.service.stop(live[card].trial, kill=True))
 
-    def is_elsewhere(old: AttemptRow) -> bool:
-        newest = three.attempts(old.trial)[-1]
-        further = (newest.checkpoint_step or 0) > (old.checkpoint_step or 0)
-        return newest.id > old.id and not newest.card.startswith("three") and further
-
-    wait_for(lambda: all(map(is_elsewhere, moved)), "its trials go on elsewhere", LIMIT_S)
+    wait_for(lambda: all(map(three.has_moved_on, moved)), "its trials go on elsewhere", LIMIT_S)
     for old in moved:
         first, second = three.attempts(old.trial)
         assert (first.outcome, "box three was lost" in first.reason) == ("cut", True)

@@ -131,6 +131,9 @@ def test_settings_are_short_where_a_column_is() -> None:
         (formatting.counts_line({"done": 2, "running": 1}), "1 running, 2 done"),
         (formatting.plural(1, "trial"), "1 trial"),
         (formatting.short_uuid("GPU-6f1a2b3c-0d4e"), "GPU-6f1a"),
+        (formatting.short_uuid("attic:GPU-6f1a2b3c-0d4e"), "attic:GPU-6f1a"),
+        (formatting.short_uuid("a-very-long-name:GPU-6f1a2b3c"), "a-very-:GPU-6f1a"),
+        (formatting.short_uuid("attic:cpu-0"), "attic:cpu-0"),
     ],
 )
 def test_other_values(text: str, words: str) -> None:

@@ -106,6 +106,8 @@ class TickContext:
         self.cards = self.store.cards()
 
     def _without_ours(self, card: dict[str, Any]) -> dict[str, Any]:
+        if ":" in card["uuid"]:  # of another machine, which has left its own out; pids differ there
+            return card
         ours = {r.pid for r in self.reports.values() if r.phase is not Phase.GONE}
         processes = card.get("processes", [])
         foreign = [

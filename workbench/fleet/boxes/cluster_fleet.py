@@ -36,6 +36,8 @@ class ClusterFleet(RayFleet):
     ) -> None:
         super().__init__(home, address, next_generation, worker)
         self._boxes: RayBoxes | None = None
+        self._node_of: dict[str, str] = {}
+        """The node of each box's card on which its worker was started."""
 
     def connect(self) -> bool:
         if not super().connect():
@@ -83,6 +85,7 @@ class ClusterFleet(RayFleet):
         if link is None:
             return super()._create_actor(card)
         generation = self._next_generation(card.uuid)
+        self._node_of[card.uuid] = link.node_id
         local = replace(card, uuid=card.uuid.partition(":")[2])
         handle = (
             self._ray.remote(WorkerActor)
@@ -117,9 +120,16 @@ class ClusterFleet(RayFleet):
         if self._boxes is not None:
             self._boxes.look()
             for card in [card for card in self._actors if ":" in card]:
-                if self._link(card) is None:
+                if not self._node_lives(card):
                     self._lose(card)
         return {card: self._seen(card, report) for card, report in super().observe().items()}
+
+    def _node_lives(self, card: str) -> bool:
+        """Return False once the node of the card's worker has ended, also where its box has another
+        one by now.
+        """
+        link = self._link(card)
+        return link is not None and link.node_id == self._node_of[card]
 
     def _lose(self, card: str) -> None:
         """Report the worker of a card whose box is lost as gone, with nobody to blame."""
@@ -165,7 +175,7 @@ class ClusterFleet(RayFleet):
         if ":" in card:  # a worker that died with its node is lost with it, and not by itself
             assert self._boxes is not None
             self._boxes.look(at_once=True)
-            if self._link(card) is None:
+            if not self._node_lives(card):
                 self._lose(card)
                 return
         super()._report_death(card, actor, now)

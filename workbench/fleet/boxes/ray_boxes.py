@@ -114,6 +114,7 @@ class BoxLink:
             try:
                 if agent is None:
                     agent = self._create_agent()
+                if self.courier is None or self.courier.agent is not agent:
                     self._greet(agent)
                 if time.monotonic() - looked_s >= LOOK_EVERY_S:
                     looked_s = time.monotonic()
@@ -182,6 +183,8 @@ class RayBoxes:
         """(level, text) of boxes that came and went, for the loop's log."""
         self._known: dict[str, str] = {}
         """Every box that was seen, with its last address."""
+        self._namesakes: list[tuple[str, str]] = []
+        """(name, address) of nodes that are not used, because a box has their name."""
         self._looked_s = self._wrote_s = float("-inf")
         self.head_node = ""
 
@@ -218,14 +221,28 @@ class RayBoxes:
                 back = "is back" if name in self._known else "has joined"
                 self._known[name] = self.links[name].address
                 self.notes.append(("info", f"box {name} {back}"))
+        self._namesakes = [
+            (name, str(node["NodeManagerAddress"]))
+            for node in nodes
+            # A node of the same address is that box's own, which has just been started again.
+            if (name := box_name(node)) and self.links[name].address != node["NodeManagerAddress"]
+        ]
 
     def described(self) -> list[dict[str, Any]]:
         """Return what `workbench cluster ls` shows of each box that was ever seen."""
-        return [
+        known = [
             _describe(self.links[name])
             if name in self.links
             else {"box": name, "address": address, "state": "lost"}
             for name, address in sorted(self._known.items())
+        ]
+        why = "another box has this name; leave there, and join again with --name"
+        return [
+            *known,
+            *(
+                {"box": name, "address": address, "state": "unusable", "problem": why}
+                for name, address in self._namesakes
+            ),
         ]
 
     def readings(self) -> list[tuple[CardReading, str]]:
@@ -235,6 +252,8 @@ class RayBoxes:
             reading = link.reading
             for one in reading.cards if reading is not None else ():
                 card = replace(one.card, uuid=f"{name}:{one.card.uuid}")
+                if card.kind == "cpu":  # all machines number theirs alike
+                    card = replace(card, name=f"{card.name} of {name}")
                 stalled = "its cards are not read" if reading is None or reading.stalled else ""
                 problem = link.why_unusable() or stalled or one.problem
                 found.append((replace(one, card=card, index=None, bus=""), problem))

@@ -77,8 +77,9 @@ def _judge(store: Store, before: CardRow | None, row: CardRow) -> None:
         store.note("card-back", f"card {row.uuid} is back{still}")
     why = card_failure(before, row)
     if why and not row.quarantined:
+        short = row.uuid[: row.uuid.find(":") + 13]  # 12 characters behind the name of a box
         card_table.set_quarantine(
-            store, row.uuid, f"{why}. Then: workbench undrain {row.uuid[:12]} --quarantine"
+            store, row.uuid, f"{why}. Then: workbench undrain {short} --quarantine"
         )
         store.note("quarantined", f"card {row.uuid} is quarantined: {why}", level="error")
 
