@@ -34,9 +34,10 @@ def test_an_answer_survives_the_loss_of_its_worker(whole: Whole) -> None:
     trial = _adapter_and_free_card(whole)
     with ChatSession.open(whole.service, [trial, None]) as chat:
         chat.wait_until_ready()
-        first = list(chat.ask(1, ASK, max_new_tokens=8))
-        assert first[-1].ended_by in ("end", "length")
-        assert 0 < first[-1].tokens <= 8
+        both = [chat.ask(subject, ASK, max_new_tokens=8) for subject in (0, 1)]
+        for last in (list(answer)[-1] for answer in both):
+            assert last.ended_by in ("end", "length")
+            assert 0 < last.tokens <= 8
         pieces = chat.ask(0, ASK, max_new_tokens=4_000, temperature=50.0, seed=1)
         begun = next(pieces)
         assert begun.text
