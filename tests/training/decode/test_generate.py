@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tests.training.step.conftest import FUSED_FAMILIES, SIZES, ModelOf, model_of
+from workbench.footprint.model.shape import UNDECODED_FAMILIES
 from workbench.training.decode.forward import CannotFuse, FastForward, Pass
 from workbench.training.decode.generate import generate_tokens
 from workbench.training.decode.lanes import Lanes, Prompt
@@ -18,6 +19,7 @@ __all__ = ["model_of"]
 
 ENDS = [2, 50]
 MOST = 12
+DECODED = [family for family in FUSED_FAMILIES if family not in UNDECODED_FAMILIES]
 
 
 def prompts_of(count: int, seed: int = 0) -> list[list[int]]:
@@ -49,7 +51,7 @@ def by_lanes(
     return [one.ids for one in generate_tokens(held, prompts, ENDS, prefill_tokens=20, **how)]
 
 
-@pytest.mark.parametrize("family", FUSED_FAMILIES)
+@pytest.mark.parametrize("family", DECODED)
 def test_greedy_answers_are_those_of_transformers(family: str, model_of: ModelOf) -> None:
     model = model_of(family)
     asked = prompts_of(7)
@@ -63,7 +65,13 @@ def test_greedy_answers_are_those_of_transformers(family: str, model_of: ModelOf
     assert [by_transformers(model, ids) for ids in asked[:2]] == want[:2]
 
 
-@pytest.mark.parametrize("family", FUSED_FAMILIES)
+@pytest.mark.parametrize("family", sorted(UNDECODED_FAMILIES))
+def test_a_family_that_only_trains_here_is_refused(family: str, model_of: ModelOf) -> None:
+    with pytest.raises(CannotFuse, match=f"{family} .*transformers"):
+        FastForward(model_of(family), torch.float32)
+
+
+@pytest.mark.parametrize("family", DECODED)
 def test_logits_are_those_of_transformers(family: str, model_of: ModelOf) -> None:
     """Losses of held-out rows are computed from them."""
     model: Any = model_of(family)

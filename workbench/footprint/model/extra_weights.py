@@ -121,31 +121,19 @@ def _tables_by_layer(
 
 
 def _qwen3_5(config: Mapping[str, Any], measure: Measure, layers: int) -> ExtraWeights:
-    """Return those of Qwen 3.5: gated queries in full attention, and linear attention (gated delta
-    nets) in the other layers."""
-    width = measure(config, "hidden_size")
+    """Return those of Qwen 3.5's gated delta layers: convolution, steps, decays and a norm."""
     head_dim = measure(config, "head_dim", default=256)
-    q_width = measure(config, "num_attention_heads") * head_dim
-    kv_width = measure(config, "num_key_value_heads", default=4) * head_dim
     value_heads = measure(config, "linear_num_value_heads", default=32)
     value_dim = measure(config, "linear_value_head_dim", default=128)
     keys = measure(config, "linear_num_key_heads", default=16) * measure(
         config, "linear_key_head_dim", default=128
     )
-    values = value_heads * value_dim
-    full = kinds_of(config, layers, 4).count("full_attention")
-    uniform = 2 * q_width + 2 * kv_width
-    delta = 2 * keys + 3 * values + 2 * value_heads  # in_proj_qkv, z, b and a, and out_proj
-    outs = full * q_width + (layers - full) * (delta - uniform)
-    convolution = (2 * keys + values) * measure(config, "linear_conv_kernel_dim", default=4)
+    channels = 2 * keys + value_heads * value_dim
+    convolution = channels * measure(config, "linear_conv_kernel_dim", default=4)
     # Steps and decays of each head, and a norm of the values in place of those of queries and keys.
     small = 2 * value_heads + value_dim - 2 * head_dim
-    return ExtraWeights(
-        linear=width * outs,
-        other=(layers - full) * (convolution + small),
-        # Five products in place of four read the residual stream.
-        sides=outs + (layers - full) * width,
-    )
+    count = kinds_of(config, layers, 4).count("linear_attention")
+    return ExtraWeights(other=count * (convolution + small))
 
 
 def kinds_of(config: Mapping[str, Any], layers: int, interval: int) -> list[str]:

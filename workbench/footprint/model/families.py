@@ -9,8 +9,8 @@ from workbench.footprint.model.shape import FUSED_FAMILIES, MEASURED_FAMILIES, M
 COUNTED_FAMILIES = frozenset(
     {
         "cohere", "cohere2", "diffllama", "ernie4_5", "exaone", "gemma", "gemma4_text",
-        "gemma4_unified_text", "glm", "granite_swa", "helium", "hyperclovax", "internlm3",
-        "iquestcoder", "olmo", "qwen3_5_text", "stablelm", "vaultgemma",
+        "gemma4_unified_text", "glm", "granite_swa", "granitemoehybrid", "helium", "hyperclovax",
+        "internlm3", "iquestcoder", "olmo", "stablelm", "vaultgemma",
     }
 )  # fmt: skip
 """model_type of families beside the fused ones whose weights the formula counts: those of linear
@@ -78,4 +78,5 @@ def family_of(shape: ModelShape) -> Family:
 
 def has_formula(shape: ModelShape) -> bool:
     """Return whether the weights are those of a formula that is held equal to the model's."""
-    return shape.kind in FUSED_FAMILIES | COUNTED_FAMILIES and not shape.nested
+    known = shape.kind in FUSED_FAMILIES | COUNTED_FAMILIES
+    return known and not shape.nested and not shape.hybrid

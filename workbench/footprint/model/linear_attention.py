@@ -7,14 +7,17 @@ flash-linear-attention keep less.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from workbench.footprint.model.extra_weights import Measure, kinds_of
 
-_CHUNK = 64
-"""Tokens of a chunk in transformers' torch_chunk_gated_delta_rule."""
+CHUNK = 64
+"""Tokens of a chunk in transformers' torch_chunk_gated_delta_rule, and in the fused step."""
+RULE_BYTES = 1 << 30
+"""Bytes of the rule's own tensors up to which the fused step computes all heads at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +57,27 @@ class DeltaLayers:
         """
         heads, wide, out = self.value_heads, self.key_width, self.value_width
         spread = heads * (41 * wide + 38 * out)
-        states = 4.5 * heads * wide * out / _CHUNK
-        return spread + states + 13.5 * heads * _CHUNK + 10 * self.key_heads * wide
+        states = 4.5 * heads * wide * out / CHUNK
+        return spread + states + 13.5 * heads * CHUNK + 10 * self.key_heads * wide
+
+    def heads_at_once(self, tokens: int) -> int:
+        """Return how many key heads, with their value heads, the fused step computes at a time."""
+        parts = math.ceil(tokens * self._rule_bytes / RULE_BYTES)
+        return math.ceil(self.key_heads / parts)
+
+    def rule_bytes(self, tokens: int) -> float:
+        """Return the most bytes of the rule's own tensors in the fused step, going backward."""
+        return tokens * self._rule_bytes * self.heads_at_once(tokens) / self.key_heads
+
+    @property
+    def _rule_bytes(self) -> float:
+        """Bytes of all heads' tensors for one token.
+
+        Fitted to ten shapes in bf16, each within 1.1 %.
+        """
+        heads, wide, out = self.value_heads, self.key_width, self.value_width
+        spread = heads * (26.7 * wide + 48 * out) + 16.2 * self.key_heads * wide
+        return spread + 7.2 * heads * wide * out / CHUNK + 20.3 * heads * CHUNK
 
     @property
     def peak_bytes(self) -> float:

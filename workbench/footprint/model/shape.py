@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.errors import ModelError
 from workbench.footprint.model.extra_weights import ExtraWeights, extra_weights
+from workbench.footprint.model.layer_kinds import layer_kinds
 from workbench.footprint.model.linear_attention import DeltaLayers
 from workbench.footprint.model.loadable import causal_class
 from workbench.footprint.model.positions import model_positions
@@ -30,6 +31,7 @@ _NORMS_AFTER = ("exaone4", "olmo2", "olmo3")  # of attention and feed-forward bl
 _BIASED_QKV = ("qwen2",)
 _FUSED_PROJECTIONS = ("phi3",)
 _FUSED_GATE_UP = ("glm", "glm4")
+_SHARED_MLP = ("granitemoehybrid",)  # whose dense feed-forward block is that of all experts
 _SCALED_QUERIES = ("ministral3",)  # by their position
 _TABLES_BY_KIND = ("gemma3", "olmo3")  # of rotary embeddings, one for each kind of attention
 _OWN_LINEAR_CLASS = ("falcon",)  # bitsandbytes leaves subclasses of nn.Linear in 16 bits
@@ -43,10 +45,11 @@ _DEFAULTS: dict[str, dict[str, float]] = {
     "gemma4_unified_text": {**_GEMMA, "vocab_size": 262_144},
     "glm4": {"num_key_value_heads": 2, "head_dim": 128},
     "ministral3": {"num_key_value_heads": 8, "head_dim": 128},
+    "granitemoehybrid": {"num_local_experts": 8, "shared_intermediate_size": 1024},
     "mistral": {"num_key_value_heads": 8},
     "olmo3": {"sliding_window": 4096},
     "qwen3": {"head_dim": 128},
-    "qwen3_5_text": {"head_dim": 256},
+    "qwen3_5_text": {"num_key_value_heads": 4, "head_dim": 256},
     "seed_oss": {
         "num_key_value_heads": 8,
         "head_dim": 128,
@@ -67,10 +70,13 @@ MEASURED_FAMILIES = frozenset(
 """model_type of architectures whose predicted peaks in the fused step were compared with peaks that
 cards measured."""
 FUSED_FAMILIES = MEASURED_FAMILIES | {
-    "cwm", "exaone4", "glm4", "granite", "ministral3", "olmo2", "olmo3", "seed_oss", "smollm3",
+    "cwm", "exaone4", "glm4", "granite", "ministral3", "olmo2", "olmo3", "qwen3_5_text", "seed_oss",
+    "smollm3",
 }  # fmt: skip
 """model_type of architectures whose every layer the fused step knows. Others train by PEFT's own
 modules."""
+UNDECODED_FAMILIES = frozenset({"qwen3_5_text"})
+"""Fused families whose answers and held-out losses transformers computes, not decode/."""
 PAIRED_ROTARY = frozenset({"glm4"})
 """Fused families whose rotary embeddings turn neighbouring values (2d, 2d + 1), not (d, d + D/2)
 as a Llama's: they keep the code of transformers for it."""
@@ -105,6 +111,14 @@ class ModelShape:
     vision tower is among them."""
     delta: DeltaLayers | None = None
     """Its gated delta layers, which take the place of attention in some layers (Qwen 3.5)."""
+    gated: bool = False
+    """True if q_proj gives gates of attention's output, too (full attention in Qwen 3.5)."""
+    stated: Mapping[str, tuple[int, int]] | None = None
+    """`projections`, where they are not those of a Llama."""
+    kinds: tuple[ModelShape, ...] = ()
+    """Its kinds of layers, each as a model of such layers alone; () where all are alike."""
+    hybrid: bool = False
+    """True if some layers are state-space layers (Mamba in Granite 4), which have no formula."""
     dropout: bool = False
     """True if the model has dropout of its own, so that the fused step cannot train it."""
     partial_rotary: bool = False
@@ -139,12 +153,14 @@ class ModelShape:
                 hint="choose a dense model",
             )
         heads = _measure(flat, "num_attention_heads", "n_head")
+        if kind in _SHARED_MLP:
+            flat["intermediate_size"] = flat["shared_intermediate_size"]
         width = _measure(flat, "hidden_size", "n_embd")
         layers = _measure(flat, "num_hidden_layers", "n_layer", most=MOST_LAYERS)
         extra = extra_weights(kind, flat, _measure, layers)
         if not alone:
             extra += vision_weights(config, width, _measure)
-        return cls(
+        found = cls(
             kind=kind,
             layers=layers,
             extra=extra,
@@ -159,16 +175,24 @@ class ModelShape:
             softcap=bool(flat.get("attn_logit_softcapping")),
             nested=isinstance(text, Mapping) and not alone and outer not in WRAPPER_FAMILIES,
             counts=counts_in(config),
+            hybrid=kind in _SHARED_MLP and not _attends_everywhere(flat),
             dropout=any(flat.get(name) for name in OWN_DROPOUTS),
             partial_rotary=_partial_rotary(flat),
             window=_window(flat),
             positions=model_positions(config),
         )
+        kinds = tuple(replace(found, **changes) for changes in layer_kinds(found, flat))
+        return replace(found, kinds=kinds)
 
     @property
     def fused(self) -> bool:
         """True if the fused step trains it; else transformers' and PEFT's own modules do."""
         return self.kind in FUSED_FAMILIES and not self.nested and not self.dropout
+
+    @property
+    def decoded(self) -> bool:
+        """True if training/decode/ knows it; else transformers answers and computes losses."""
+        return self.fused and self.kind not in UNDECODED_FAMILIES
 
     @property
     def rotary_tables(self) -> int:
@@ -203,7 +227,11 @@ class ModelShape:
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of the linear layers of one block, by name."""
+        """(in, out) of the linear layers of one block, by name; with kinds, of all of them."""
+        if self.kinds:
+            return {name: size for one in self.kinds for name, size in one.projections.items()}
+        if self.stated is not None:
+            return dict(self.stated)
         d, f, q, kv = self.width, self.ffn, self.q_width, self.kv_width
         if self.kind in _FUSED_PROJECTIONS:
             return {
@@ -215,13 +243,15 @@ class ModelShape:
         gates = {"gate_proj": (d, f), "up_proj": (d, f)}
         if self.kind in _FUSED_GATE_UP:
             gates = {"gate_up_proj": (d, 2 * f)}
+        if self.kind in _SHARED_MLP:
+            gates = {"input_linear": (d, 2 * f)}
         return {
             "q_proj": (d, q),
             "k_proj": (d, kv),
             "v_proj": (d, kv),
             "o_proj": (q, d),
             **gates,
-            "down_proj": (f, d),
+            "output_linear" if self.kind in _SHARED_MLP else "down_proj": (f, d),
         }
 
     @property
@@ -233,7 +263,14 @@ class ModelShape:
 
     @property
     def _linear_params(self) -> int:
-        return self.layers * sum(i * o for i, o in self.projections.values()) + self.extra.linear
+        return self.block_params + self.extra.linear
+
+    @property
+    def block_params(self) -> int:
+        """Parameters of the linear layers of all blocks."""
+        if self.kinds:
+            return sum(one.block_params for one in self.kinds)
+        return self.layers * sum(i * o for i, o in self.projections.values())
 
     @property
     def other_params(self) -> int:
@@ -298,6 +335,11 @@ def _is_tied(config: Mapping[str, Any], flat: Mapping[str, Any]) -> bool:
     if config.get("model_type") in WRAPPER_FAMILIES:
         return bool(config.get("tie_word_embeddings", True))
     return bool(flat.get("tie_word_embeddings", flat.get("model_type") in _TIED_BY_DEFAULT))
+
+
+def _attends_everywhere(config: Mapping[str, Any]) -> bool:
+    kinds = config.get("layer_types")
+    return isinstance(kinds, list) and {*kinds} <= {"attention", "full_attention"}
 
 
 def _experts(config: object) -> bool:

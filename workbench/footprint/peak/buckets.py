@@ -37,6 +37,11 @@ OPTIMIZER_BYTES = {
     "paged_adamw_32bit": 8,
     "sgd": 0,
 }
+TOGETHER = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"),
+)
+"""Projections whose weights are dequantised beside each other (lora.group)."""
 GAPS_BYTES = 140 * MIB
 """Pages of 20 MiB that are not full, in PyTorch's pools of the main stream, the graphs' stream and
 the graphs: 36 to 170 MiB in most of 66 runs, 80 to 115 in the middle."""
@@ -91,7 +96,7 @@ class Run:
 
     def decodes(self, shape: ModelShape) -> bool:
         """Return whether training/decode/ scores the model, not transformers and PEFT."""
-        return shape.fused and not (self.card_kind == "cuda" and self.kernel == "dense")
+        return shape.decoded and not (self.card_kind == "cuda" and self.kernel == "dense")
 
 
 def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
@@ -233,7 +238,7 @@ def _layer(shape: ModelShape, recipe: Recipe, run: Run) -> Layer:
         if shape.fused:  # the step draws dropout's masks again instead of keeping them
             lora = lora.model_copy(update={"dropout": 0.0})
         return layers.plain_layer(shape, lora, run.precision, quadratic=dense)
-    return layers.fused_layer(shape, recipe.lora, run.precision, run.kernel)
+    return layers.mean_layer(shape, recipe.lora, run.precision, run.kernel)
 
 
 def _base(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
@@ -241,8 +246,8 @@ def _base(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     per_param, dequantised = float(value), 0
     if _quantised(recipe):
         per_param = NF4_BYTES[recipe.model.double_quantization]
-        each = sum(i * o for i, o in shape.projections.values())
-        dequantised = min(run.dequantised_layers, shape.layers) * each * value
+        each = shape.block_params / shape.layers
+        dequantised = int(min(run.dequantised_layers, shape.layers) * each * value)
     return {
         "base": int(shape.linear_params * per_param),
         "unpacked": dequantised,
@@ -268,9 +273,9 @@ def _logits(shape: ModelShape, run: Run, tokens: int, value: int) -> int:
 
 
 def _dequantisation(shape: ModelShape, recipe: Recipe, run: Run) -> int:
-    """Return the bytes of the largest weight, or those of q, k and v together, dequantised."""
+    """Return the bytes of the largest weight, or of those dequantised together."""
     sizes = {name: i * o for name, (i, o) in shape.projections.items()}
-    together = sum(sizes.get(name, 0) for name in ("q_proj", "k_proj", "v_proj"))
+    together = max(sum(sizes.get(name, 0) for name in names) for names in TOGETHER)
     value = VALUE_BYTES[run.precision]
     if not _quantised(recipe) or (shape.fused and run.dequantised_layers >= shape.layers):
         return 0

@@ -8,9 +8,11 @@ step. `plain_layer` describes PEFT's own modules under autocast, with which othe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from workbench.footprint.model.fused_projections import with_fused
+from workbench.footprint.model.linear_attention import DeltaLayers
 from workbench.footprint.model.shape import PAIRED_ROTARY, ModelShape
 from workbench.footprint.model.weight_counts import WeightCounts
 from workbench.footprint.peak.attention_path import WIDEST_RANK
@@ -37,6 +39,10 @@ class Layer:
     """Saved for each pair of tokens; only dense attention has any."""
     peak_pairs: float = 0
     """On top of `kept_pairs` while attention goes backward."""
+    delta: DeltaLayers | None = None
+    """The gated delta rule that goes backward in attention's place."""
+    delta_rest: float = 0
+    """On top of `kept` and the rule's own tensors then."""
 
     def kept_bytes(self, tokens: int, longest: int) -> float:
         """Return the bytes kept for `tokens` tokens, each of which sees `longest` at most."""
@@ -44,7 +50,32 @@ class Layer:
 
     def backward_bytes(self, tokens: int, longest: int) -> float:
         """Return the bytes on top of `kept_bytes` at the worst moment of the backward pass."""
-        return tokens * max(self.peak, self.attended + self.peak_pairs * longest)
+        most = tokens * max(self.peak, self.attended + self.peak_pairs * longest)
+        if self.delta is None:
+            return most
+        return max(most, tokens * self.delta_rest + self.delta.rule_bytes(tokens))
+
+
+def mean_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
+    """Return the mean of a model's layers in the fused step, with the worst of their peaks."""
+    if not shape.kinds:
+        return fused_layer(shape, lora, precision, kernel)
+    each = [(one.layers, fused_layer(one, lora, precision, kernel)) for one in shape.kinds]
+    kept = sum(count * one.kept for count, one in each) / shape.layers
+    pairs = sum(count * one.kept_pairs for count, one in each) / shape.layers
+    # A layer that keeps more than the mean does so beside its own peak, where it recomputes.
+    more = max(one.kept for _, one in each) - kept
+    return Layer(
+        input=each[0][1].input,
+        kept=kept,
+        peak=more + max(one.peak for _, one in each),
+        attended=more + max(one.attended for _, one in each),
+        again=more + max(one.again for _, one in each),
+        kept_pairs=pairs,
+        peak_pairs=max(one.peak_pairs for _, one in each),
+        delta=shape.delta,
+        delta_rest=more + max(one.delta_rest for _, one in each),
+    )
 
 
 def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
@@ -52,6 +83,8 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
 
     `kernel` is its attention: package, torch, triton, efficient or dense.
     """
+    if shape.delta is not None:
+        return _delta_layer(shape, shape.delta, lora, precision)
     value = VALUE_BYTES[precision]
     width, ffn, q, kv = shape.width, shape.ffn, shape.q_width, shape.kv_width
     shared = kv == q
@@ -70,6 +103,8 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
         mixed = 3 * q  # turned q; k and v once for every query head
         mixed += product if shape.head_norms else 0  # whose norms keep q and k as they came
     mixed += q  # attention's output, which the next product reads
+    if shape.gated:  # gates beside the queries, what they are between 0 and 1, and the product
+        mixed += 3 * q
     if shape.kind in PAIRED_ROTARY:
         mixed += shape.head_dim  # cosines and sines of half a head, which each layer makes
     numbers = 4 * shape.norms + 4 * shape.heads  # fp32: a norm's one a row, attention's log-sums
@@ -84,6 +119,8 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
     # an fp32 accumulator of dq, and dk and dv for every query head before they are summed.
     half = value * (norms // 2 + 2 * ffn)
     attended = value * (width + 2 * q + 2 * kv + (0 if shared else 2 * q)) + 4 * q - half
+    if shape.gated:
+        attended += value * 2 * q
     cast = value if value < 4 else 0
     dense = kernel == "dense"
     return Layer(
@@ -96,6 +133,26 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
         again=value * (ffn + (3 if shape.norms == 2 and not shape.norms_after else 2) * width),
         kept_pairs=shape.heads * (4 + cast + (4 if shape.softcap else 0)) + 1 if dense else 0,
         peak_pairs=shape.heads * 12 if dense else 0,
+    )
+
+
+def _delta_layer(shape: ModelShape, delta: DeltaLayers, lora: Lora, precision: str) -> Layer:
+    """Return the bytes of a gated delta layer in the fused step (training/step/delta)."""
+    value = VALUE_BYTES[precision]
+    width, ffn, values = shape.width, shape.ffn, delta.value_heads * delta.value_width
+    sizes = shape.projections
+    read = sum(out for name, (_, out) in sizes.items() if name.startswith("in_proj"))
+    low = value * lora.rank * len(_named_projections(shape, lora))
+    half = value * (shape.norms // 2 * width + 2 * ffn)
+    return Layer(
+        input=value * width,
+        # Norms' inputs, what the rule reads, and what it gives.
+        kept=value * (shape.norms * width + read + values + 2 * ffn) + low + 4 * shape.norms,
+        peak=value * (width + ffn),
+        attended=0,
+        again=value * (ffn + 3 * width),
+        # Gradients of the residual stream, of what the rule gives and of what it reads.
+        delta_rest=value * (width + values + read) - half,
     )
 
 
@@ -156,20 +213,37 @@ def _mixer_bytes(shape: ModelShape, value: int) -> tuple[float, float]:
 
 def targeted_projections(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, int]]:
     """Return (in, out) of the projections with an adapter; all where no name is known."""
+    return _named_projections(shape, lora) or shape.projections
+
+
+def _named_projections(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, int]]:
     every = shape.projections
     if lora.targets == "all-linear":
         return every
     ends = with_fused([name.rsplit(".", 1)[-1] for name in lora.targets], every)
-    return {name: size for name, size in every.items() if name in ends} or every
+    return {name: size for name, size in every.items() if name in ends}
 
 
 def lora_params(shape: ModelShape, lora: Lora) -> int:
     """Return the number of parameters of the adapter."""
     if shape.counts and not shape.fused:
         return lora.rank * _counted_sides(shape.counts, lora)
-    sides = sum(i + o for i, o in targeted_projections(shape, lora).values())
+    if shape.kinds:
+        named = sum(_adapted_sides(one, lora) for one in shape.kinds)
+        sides = named or sum(_sides(one, one.projections) for one in shape.kinds)
+    else:
+        sides = _adapted_sides(shape, lora) or _sides(shape, shape.projections)
     extra = shape.extra.sides if lora.targets == "all-linear" else 0
-    return lora.rank * (shape.layers * sides + extra)
+    return lora.rank * (sides + extra)
+
+
+def _adapted_sides(shape: ModelShape, lora: Lora) -> int:
+    """Return inputs plus outputs of all linear layers with an adapter, layers being alike."""
+    return _sides(shape, _named_projections(shape, lora))
+
+
+def _sides(shape: ModelShape, sizes: Mapping[str, tuple[int, int]]) -> int:
+    return shape.layers * sum(i + o for i, o in sizes.values())
 
 
 def _counted_sides(counts: WeightCounts, lora: Lora) -> int:

@@ -20,7 +20,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from workbench.footprint.model.shape import PAIRED_ROTARY
+from workbench.footprint.model.shape import PAIRED_ROTARY, UNDECODED_FAMILIES
 from workbench.training.decode.cache import CacheShape, KeyValueCache
 from workbench.training.decode.kernels.cached_attention import (
     cached_attention,
@@ -78,6 +78,9 @@ class FastForward:
         found = find_parts(model)
         if not isinstance(found, ModelParts):
             raise CannotFuse(found)
+        kind = found.config.model_type
+        if kind in UNDECODED_FAMILIES:
+            raise CannotFuse(f"{kind} keeps more than keys and values: transformers computes it")
         self.parts, self.dtype = found, dtype
         embedding = found.decoder.embed_tokens
         if not isinstance(embedding, nn.Embedding):

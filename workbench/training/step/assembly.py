@@ -13,6 +13,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from workbench.footprint.micro_steps import padded_tokens
 from workbench.training.step.attention import choice
+from workbench.training.step.delta.mixer import DeltaMixers, find_mixers
+from workbench.training.step.delta.rule import choose_rule
 from workbench.training.step.kernels import triton_support
 from workbench.training.step.lora.patch import CannotFuse, FusedProjections, adjacent_order
 from workbench.training.step.model_parts import ModelParts, find_parts
@@ -41,6 +43,7 @@ class Assembly:
 
     fused: FusedProjections | None = None
     small: SmallKernels | None = None
+    mixers: DeltaMixers | None = None
     recompute: Recompute | None = None
     attention: choice.AttentionChoice | None = None
     optimizer: FlatOptimizer
@@ -84,7 +87,7 @@ class Assembly:
 
     def restore(self) -> None:
         """Leave model and modules as they were, with the trained weights."""
-        for part in (self.small, self.fused, self.recompute):
+        for part in (self.small, self.mixers, self.fused, self.recompute):
             if part is not None:
                 part.restore()
         if self.parts is None and self.options.recompute_layers:
@@ -97,8 +100,12 @@ class Assembly:
     def _patch(self, parts: ModelParts) -> None:
         report, usable = self.report, triton_support.is_usable(self.device)
         self.attention = self._choose_attention(parts)
+        why = self.attention.why
+        if find_mixers(parts.layers):
+            self.mixers = DeltaMixers(parts.layers, choose_rule(self.device, self.dtype))
+            why += f"; {self.mixers.choice.why}"
         if report.is_requested("padding_free"):
-            report.turn_on("padding_free", self.attention.why)
+            report.turn_on("padding_free", why)
         if report.is_requested("fused_lora"):
             self._fuse(parts)
         if report.is_requested("small_kernels"):
@@ -221,6 +228,8 @@ class Assembly:
             return "no CUDA card"
         if self.attention.kind == "loop":
             return "attention row by row reads lengths on the host"
+        if self.mixers is not None and self.mixers.choice.reads_host:
+            return "flash-linear-attention reads lengths on the host"
         if self.fused and self.unowned:
             return f"{len(self.unowned)} trained parameters lie outside the fused projections"
         if self.recompute and self.recompute.count and self.recompute.draws:

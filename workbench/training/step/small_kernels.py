@@ -30,6 +30,8 @@ from workbench.training.step.model_parts import ModelParts
 
 TANH_GELU = frozenset({"gelu_pytorch_tanh", "gelu_tanh"})
 """Names in a config of GELU by tanh; the exact GELU takes the model's own code."""
+ZERO_CENTRED = ("gemma", "qwen3_5")
+"""Beginnings of the model_type of families whose norms multiply by 1 + weight."""
 ROUNDED_ONCE = frozenset({"olmo2", "olmo3"})
 """model_type of families whose norms multiply by the weight before they round to 16 bits."""
 
@@ -93,7 +95,7 @@ class NormConstants:
         eps: float = getattr(module, "variance_epsilon", 0.0) or getattr(module, "eps", 1e-6)
         if kind in ROUNDED_ONCE:  # as Gemma's, but with the weight itself: 1 + (weight - 1)
             return cls(weight_K=module.weight.detach().float() - 1, eps=eps, gemma=True)
-        return cls(weight_K=module.weight, eps=eps, gemma=kind.startswith("gemma"))
+        return cls(weight_K=module.weight, eps=eps, gemma=kind.startswith(ZERO_CENTRED))
 
 
 def _norm_forward(module: Any, norm: NormConstants) -> Callable[[Tensor], Tensor]:

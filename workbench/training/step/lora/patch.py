@@ -26,7 +26,11 @@ from workbench.training.step.lora.functions import project_input
 from workbench.training.step.lora.group import ProjectionGroup, is_dequantised_together
 from workbench.training.step.optimizer.flat_parameters import FlatParameters
 
-SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+SHARED_INPUTS = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"),
+)
 """Names of projections that read the same tensor in every family of the allow-list."""
 
 

@@ -1,0 +1,140 @@
+"""Gated delta layers over concatenated rows, against transformers' code row by row, in fp32."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.training.step.conftest import ModelOf, assert_same_gradients, options
+from workbench.footprint.model import linear_attention
+from workbench.footprint.model.linear_attention import CHUNK, DeltaLayers
+from workbench.training.step import Rows, Step
+from workbench.training.step.delta.rule import Rule, delta_rule, delta_rule_by_package
+
+QWEN = "qwen3_5_text"
+G, H, K, V = 2, 4, 8, 16
+
+
+def by_transformers(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, cu: Tensor
+) -> Tensor:
+    from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen
+
+    outs = []
+    for first, end in pairwise(cu.tolist()):
+        row: list[Any] = [x[None, first:end] for x in (q, k, v)]
+        more = {"g": decay[None, first:end], "beta": beta[None, first:end]}
+        if first < end:
+            out = qwen.torch_chunk_gated_delta_rule(*row, **more, use_qk_l2norm_in_kernel=True)
+            outs.append(out[0][0])
+    return torch.cat(outs)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[5, 17, 9, 12], [CHUNK], [CHUNK, CHUNK], [3, 200, 1, 1, 70], [2 * CHUNK - 1, 2, 90]],
+    ids=str,
+)
+def test_states_do_not_pass_from_row_to_row(lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    tokens = sum(lengths)
+    cu = torch.tensor([0, *lengths, 0, 0]).cumsum(0)  # unused entries repeat the end
+    shapes = ((G, K), (G, K), (H, V))
+    inputs = [torch.randn(tokens, *shape, requires_grad=True) for shape in shapes]
+    decay = (-torch.rand(tokens, H) / 4).requires_grad_()
+    beta = torch.rand(tokens, H, requires_grad=True)
+    grad = torch.randn(tokens, H, V)
+    found = []
+    rules: list[Rule] = [by_transformers, delta_rule]
+    for rule in rules:
+        out = rule(inputs[0], inputs[1], inputs[2], decay, beta, cu)
+        found.append([out.detach(), *torch.autograd.grad(out, [*inputs, decay, beta], grad)])
+    for want, got in zip(*found, strict=True):
+        assert float((want - got).norm() / want.norm()) < 3e-6
+
+
+def test_heads_some_at_a_time_give_the_same_gradients(
+    model_of: ModelOf, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_attention, "RULE_BYTES", 1 << 12)
+    heads = DeltaLayers(count=1, key_heads=G, value_heads=H, key_width=K, value_width=V)
+    assert heads.heads_at_once(rows.tokens) == 1
+    model = model_of(QWEN)
+    assert_same_gradients(model, rows, Step(model, options()))
+
+
+def test_trained_steps_of_the_rule_get_their_gradients(model_of: ModelOf, rows: Rows) -> None:
+    model = model_of(QWEN, bias="all")  # dt_bias among them
+    assert_same_gradients(model, rows, Step(model, options()))
+
+
+def test_the_report_names_the_rule_and_what_is_off_without_it(model_of: ModelOf) -> None:
+    step = Step(model_of(QWEN), options())
+    on = {entry.name: entry.why for entry in step.optimizations() if entry.on}
+    assert f"PyTorch's operations in chunks of {CHUNK} tokens" in on["padding_free"]
+    step.restore()
+    model: Any = step._model
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+@pytest.mark.parametrize("tokens", [100, 8_192, 65_536])
+def test_the_rules_tensors_stay_within_their_room(tokens: int) -> None:
+    nine = DeltaLayers(count=24, key_heads=16, value_heads=32, key_width=128, value_width=128)
+    one_head = nine.rule_bytes(tokens) / nine.heads_at_once(tokens)
+    assert nine.rule_bytes(tokens) <= linear_attention.RULE_BYTES + one_head
+
+
+CARD = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card"),
+]
+
+
+class TestOnACard:
+    pytestmark = CARD
+
+    def test_the_package_gives_what_our_rule_gives(self) -> None:
+        pytest.importorskip("fla")
+        torch.manual_seed(0)
+        lengths = [5, 170, 64, 1, 90]
+        cu = torch.tensor([0, *lengths, 0, 0], device="cuda").cumsum(0)
+        shapes = ((2, 128), (2, 128), (4, 128))
+        made: Any = {"device": "cuda", "dtype": torch.bfloat16}
+        inputs = [torch.randn(330, *shape, **made).requires_grad_() for shape in shapes]
+        decay = (-torch.rand(330, 4, device="cuda") / 4).requires_grad_()
+        beta = torch.rand(330, 4, **made).requires_grad_()
+        grad = torch.randn(330, 4, 128, **made)
+        found = []
+        rules: list[Rule] = [delta_rule, delta_rule_by_package]
+        for rule in rules:
+            out = rule(inputs[0], inputs[1], inputs[2], decay, beta, cu).to(torch.bfloat16)
+            found.append([out.detach(), *torch.autograd.grad(out, [*inputs, decay, beta], grad)])
+        for want, got in zip(*found, strict=True):
+            assert float((want - got).float().norm() / want.float().norm()) < 0.02
+
+    @pytest.mark.parametrize("recompute", [0, 1])
+    def test_a_replay_gives_what_an_eager_run_gives(
+        self, recompute: int, model_of: ModelOf, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("workbench.training.step.delta.rule.find_spec", lambda _: None)
+        found = []
+        for off in (frozenset[str](), frozenset({"graphs"})):
+            model = model_of(QWEN).to("cuda")
+            for param in model.parameters():
+                if not param.requires_grad:
+                    param.data = param.data.bfloat16()
+            how = options(precision="bf16", max_length=256, off=off, recompute_layers=recompute)
+            step = Step(model, how)
+            for _ in range(4):
+                loss = step.forward_backward(rows)
+            assert step._runner is not None
+            assert step._runner.captured == (0 if off else 1), step.optimizations()
+            found.append((float(loss), step.flat.grads.clone()))
+            step.restore()
+        (replay_loss, replayed), (eager_loss, eager) = found
+        assert replay_loss == pytest.approx(eager_loss, rel=1e-3)
+        assert float(nn.functional.cosine_similarity(replayed, eager, dim=0)) > 0.999

@@ -1,0 +1,168 @@
+"""The gated delta rule over concatenated rows, whose states do not pass from row to row.
+
+Yang et al. 2024, arXiv 2412.06464. A head's state is a matrix from keys to values, S: each token
+multiplies it by exp(decay), replaces a share `beta` of what its key finds there by its value, and
+reads it with its query. Chunks of tokens are computed by matrix products, and the state goes from
+chunk to chunk.
+"""
+
+# T tokens, G key heads, H value heads, K key width, V value width, N chunks, C tokens of a chunk
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.footprint.model.linear_attention import CHUNK
+
+EPSILON = 1e-6
+"""Added to the squared length of queries and keys, as in flash-linear-attention."""
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""rule(q_TGK, k_TGK, v_THV, decay_TH, beta_TH, cu) -> out_THV; `cu` holds cumulative lengths, of
+which unused ones repeat the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleChoice:
+    """An implementation of the gated delta rule and the words for it."""
+
+    rule: Rule
+    why: str
+    reads_host: bool
+    """True if it reads lengths on the host, so that no pass with it can be captured."""
+
+
+def choose_rule(device: torch.device, dtype: torch.dtype) -> RuleChoice:
+    """Return the kernels of flash-linear-attention where they are installed, else PyTorch's.
+
+    Its kernels compute in 16 bits, for which they are taken alone.
+    """
+    half = dtype in (torch.float16, torch.bfloat16)
+    if device.type == "cuda" and half and find_spec("fla") is not None:
+        why = "gated delta layers by flash-linear-attention"
+        return RuleChoice(rule=delta_rule_by_package, why=why, reads_host=True)
+    why = f"gated delta layers by PyTorch's operations in chunks of {CHUNK} tokens"
+    return RuleChoice(rule=delta_rule, why=why, reads_host=False)
+
+
+def delta_rule_by_package(
+    q_TGK: Tensor, k_TGK: Tensor, v_THV: Tensor, decay_TH: Tensor, beta_TH: Tensor, cu: Tensor
+) -> Tensor:
+    """Return out_THV by the kernels of flash-linear-attention."""
+    from fla.ops.gated_delta_rule import (  # type: ignore[import-not-found,unused-ignore]
+        chunk_gated_delta_rule,
+    )
+
+    out: Any = chunk_gated_delta_rule(
+        q_TGK[None], k_TGK[None], v_THV[None], g=decay_TH[None], beta=beta_TH[None],
+        use_qk_l2norm_in_kernel=True, cu_seqlens=torch.unique_consecutive(cu).long(),
+    )[0]  # fmt: skip
+    return out[0]  # type: ignore[no-any-return]
+
+
+def delta_rule(
+    q_TGK: Tensor, k_TGK: Tensor, v_THV: Tensor, decay_TH: Tensor, beta_TH: Tensor, cu: Tensor
+) -> Tensor:
+    """Return out_THV by PyTorch's operations in fp32, chunk by chunk.
+
+    As transformers' torch_chunk_gated_delta_rule, but rows begin anywhere in a chunk: a token sees
+    tokens of its own row alone, and the state of the chunk before only where its row began there.
+    Nothing is read on the host, so it can be captured.
+    """
+    times = v_THV.shape[1] // q_TGK.shape[1]
+    q = _unit(q_TGK).repeat_interleave(times, 1) * q_TGK.shape[-1] ** -0.5
+    k = _unit(k_TGK).repeat_interleave(times, 1)
+    q_HNCK, k_HNCK, v_HNCV = (_chunks(x) for x in (q, k, v_THV.float()))
+    decay_HNC, beta_HNC1 = _chunks(decay_TH.float()), _chunks(beta_TH.float())[..., None]
+    rows = _Rows.of(cu, len(q_TGK))
+    # The logarithm of what each token's row has kept since it, or the chunk, began. Summed row by
+    # row: a sum over all rows of a chunk would lose digits.
+    sum_HNC = (decay_HNC.transpose(0, 1) @ rows.sees_NCC.float().mT).transpose(0, 1)
+    pairs_HNCC = (sum_HNC[..., :, None] - sum_HNC[..., None, :]).masked_fill(
+        ~rows.sees_NCC, float("-inf")
+    )
+    pairs_HNCC = pairs_HNCC.exp()
+    read_HNC1 = torch.where(rows.reads_NC, sum_HNC.exp(), 0.0)[..., None]
+    beta_k = k_HNCK * beta_HNC1
+    # What each token writes depends on what those before it wrote: a triangular system. Its second
+    # half says what of the old state each token replaces.
+    solved = torch.linalg.solve_triangular(
+        (beta_k @ k_HNCK.mT) * pairs_HNCC,
+        torch.cat([v_HNCV * beta_HNC1, beta_k * read_HNC1], -1),
+        upper=False,
+        unitriangular=True,
+    )
+    new_HNCV, old_HNCK = solved.split([v_HNCV.shape[-1], k_HNCK.shape[-1]], -1)
+    left_HNC = torch.where(rows.writes_NC, (sum_HNC[..., -1:] - sum_HNC).exp(), 0.0)
+    kept_HN = torch.where(rows.keeps_N, sum_HNC[..., -1].exp(), 0.0)
+    states_HNKV, written_HNCV = _scan(new_HNCV, old_HNCK, k_HNCK * left_HNC[..., None], kept_HN)
+    out_HNCV = (q_HNCK * read_HNC1) @ states_HNKV
+    out_HNCV = out_HNCV + ((q_HNCK @ k_HNCK.mT) * pairs_HNCC) @ written_HNCV
+    return out_HNCV.flatten(1, 2).transpose(0, 1)[: len(q_TGK)]
+
+
+def _scan(
+    new_HNCV: Tensor, old_HNCK: Tensor, k_HNCK: Tensor, kept_HN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the state before each chunk, states_HNKV, and what its tokens write, written_HNCV."""
+    heads, chunks = kept_HN.shape
+    state_HKV = new_HNCV.new_zeros(heads, old_HNCK.shape[-1], new_HNCV.shape[-1])
+    states, written = [], []
+    for chunk in range(chunks):
+        states.append(state_HKV)
+        written.append(torch.baddbmm(new_HNCV[:, chunk], old_HNCK[:, chunk], state_HKV, alpha=-1))
+        state_HKV = torch.baddbmm(
+            state_HKV * kept_HN[:, chunk, None, None], k_HNCK[:, chunk].mT, written[-1]
+        )
+    return torch.stack(states, 1), torch.stack(written, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """Which tokens of the chunks belong together."""
+
+    sees_NCC: Tensor
+    """The second token is of the first's row and not behind it."""
+    reads_NC: Tensor
+    """The token's row began in a chunk before."""
+    writes_NC: Tensor
+    """The token's row is the chunk's last: what it writes goes into the next chunk's state."""
+    keeps_N: Tensor
+    """No row begins in the chunk, so that the state before it remains."""
+
+    @classmethod
+    def of(cls, cu: Tensor, tokens: int) -> _Rows:
+        row_T = row_of_tokens(cu, tokens)
+        row_NC = nn.functional.pad(row_T, (0, -tokens % CHUNK), value=-2).view(-1, CHUNK)
+        before_N1 = nn.functional.pad(row_NC[:-1, -1:], (0, 0, 1, 0), value=-1)
+        same = row_NC[:, :, None] == row_NC[:, None, :]
+        return cls(
+            sees_NCC=same.tril(),
+            reads_NC=row_NC == before_N1,
+            writes_NC=row_NC == row_NC[:, -1:],
+            keeps_N=row_NC[:, -1] == before_N1[:, 0],
+        )
+
+
+def row_of_tokens(cu: Tensor, tokens: int) -> Tensor:
+    """Return the number of the row of each token, found on the card from cumulative lengths."""
+    return torch.bucketize(torch.arange(tokens, device=cu.device), cu[1:], right=True)
+
+
+def _unit(x: Tensor) -> Tensor:
+    x = x.float()
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + EPSILON)
+
+
+def _chunks(x_TH: Tensor) -> Tensor:
+    """Return x as (heads, chunks, tokens of a chunk, ...), filled up with zeros."""
+    more = -len(x_TH) % CHUNK
+    filled = nn.functional.pad(x_TH, (*(0, 0) * (x_TH.ndim - 1), 0, more))
+    heads = filled.transpose(0, 1)
+    # In one piece: each product would make a copy of its own.
+    return heads.reshape(len(heads), -1, CHUNK, *x_TH.shape[2:]).contiguous()
