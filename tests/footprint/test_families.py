@@ -36,6 +36,10 @@ HYBRID = {
 }
 GIB = 1 << 30
 TWO_LAYERS = {"num_hidden_layers": 2}
+DENSE: dict[str, dict[str, Any]] = {
+    "granitemoehybrid": {"num_local_experts": 0, "layer_types": ["full_attention"] * 2}
+}
+"""Settings with which a family's model has no experts, and attention in all layers."""
 
 
 @cache
@@ -83,7 +87,7 @@ def share_of_formula(config: dict[str, Any], counts: WeightCounts) -> list[float
 
 @pytest.mark.parametrize("kind", sorted(COUNTED_FAMILIES | FUSED_FAMILIES))
 def test_counted_weights_are_those_of_transformers_models(kind: str) -> None:
-    config, counts = built(kind, **TWO_LAYERS)
+    config, counts = built.__wrapped__(kind, **TWO_LAYERS, **DENSE.get(kind, {}))
     assert_equal_weights(config, counts)
     assert family_of(ModelShape.of(config)).counted
 
@@ -126,6 +130,15 @@ def test_mistral_3_is_counted_with_its_vision_tower(
     every = RECIPE.lora.model_copy(update={"targets": "all-linear"})
     alone = replace(shape, extra=ExtraWeights())
     assert lora_params(shape, every) == lora_params(alone, every)
+
+
+def test_granite_4_with_state_space_layers_or_experts_has_no_formula() -> None:
+    dense, _ = built.__wrapped__("granitemoehybrid", **TWO_LAYERS, **DENSE["granitemoehybrid"])
+    assert family_of(ModelShape.of(dense)).counted
+    hybrid = {**dense, "layer_types": ["linear_attention", "full_attention"]}
+    assert not family_of(ModelShape.of(hybrid)).counted
+    with pytest.raises(ModelError, match="mixture of experts"):
+        ModelShape.of({**dense, "num_local_experts": 8})
 
 
 def test_a_configuration_before_transformers_5_24_says_the_same_of_gemma_4() -> None:

@@ -66,6 +66,7 @@ SUITED = {
     "llama3-8b-qlora-16gb-sweep": 16,
     "llama3-8b-qlora-12gb": 12,
     "granite-8b-qlora": 16,
+    "granite4-micro-qlora": 12,
     "ministral3-8b-qlora": 16,
     "olmo3-7b-qlora": 16,
     "qwen3.5-4b-qlora": 12,

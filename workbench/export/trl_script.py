@@ -258,6 +258,7 @@ def main():
         per_device_train_batch_size=SETTINGS["batch_size"],
         gradient_accumulation_steps=SETTINGS["accumulation"],
         max_steps=SETTINGS["steps"],
+        router_aux_loss_coef=0.0,
         learning_rate=SETTINGS["learning_rate"],
         weight_decay=SETTINGS["weight_decay"],
         max_grad_norm=SETTINGS["max_grad_norm"],

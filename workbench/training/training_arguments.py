@@ -99,6 +99,8 @@ def sft_config(context: TrainingContext) -> SFTConfig:
         lr_scheduler_type=SCHEDULES[train.schedule],
         warmup_steps=train.warmup,  # below 1: a share of all steps
         seed=train.seed,
+        # Experts are refused, and a dense model may have the setting all the same (Granite 4).
+        router_aux_loss_coef=0.0,
         max_length=None,  # rows come cut
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},

@@ -58,6 +58,7 @@ _SHAPES: dict[str, tuple[str, _Row]] = {
     "qwen3.5-4b": ("qwen3_5_text", (2560, 32, 16, 4, 256, 9216, 248320, True)),
     "qwen3.5-9b": ("qwen3_5_text", (4096, 32, 16, 4, 256, 12288, 248320, False)),
     "granite-3.3-8b": ("granite", (4096, 40, 32, 8, 128, 12800, 49159, True)),
+    "granite-4.0-micro": ("granitemoehybrid", (2560, 40, 40, 8, 64, 8192, 100352, True)),
     "olmo-3-7b": ("olmo3", (4096, 32, 32, 32, 128, 11008, 100278, False)),
     "gemma-2-2b": ("gemma2", (2304, 26, 8, 4, 256, 9216, 256000, True)),
     "gemma-2-9b": ("gemma2", (3584, 42, 16, 8, 256, 14336, 256000, True)),
@@ -86,6 +87,7 @@ _POSITIONS = {
     "qwen3-": 40_960,
     "qwen3.5-": 262_144,
     "granite-3.3-": 131_072,
+    "granite-4.0-": 131_072,
     "olmo-3-": 65_536,
     "gemma-2-": 8_192,
     "gemma-3-270m": 32_768,
@@ -154,6 +156,9 @@ def named_config(name: str) -> dict[str, Any] | None:
     config: dict[str, Any] = {"model_type": kind, **_config_of(row), **positions}
     if key in _WINDOWS:
         config["sliding_window"] = _WINDOWS[key]
+    if kind == "granitemoehybrid":  # Granite 4's dense models: attention alone, no experts
+        config |= {"num_local_experts": 0, "shared_intermediate_size": config["intermediate_size"]}
+        config["layer_types"] = ["full_attention"] * config["num_hidden_layers"]
     if kind == "gemma2":
         config["attn_logit_softcapping"] = 50.0
     if key == "phi-4-mini":
