@@ -6,6 +6,8 @@ The agent runs in this process; a function stands for the card's worker, and wri
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,26 @@ def test_an_attempt_that_is_replaced_in_the_middle_of_a_transfer_lands_nothing(
     cluster.courier.work_once()
     assert cluster.at_home() == []
     assert cluster.courier.carried[1].is_over
+
+
+def test_a_trial_that_was_killed_and_removed_gets_no_more_files(cluster: Cluster) -> None:
+    cluster.place(1)
+    cluster.courier.work_once()
+    cluster.checkpoint(1, 2)
+    cluster.agent.before_read = lambda: shutil.rmtree(cluster.home.trial(1), ignore_errors=True)
+    for _ in range(3):  # it lands nothing, is called off, and its files go
+        cluster.courier.work_once()
+    assert cluster.at_home() == []
+    assert not (cluster.work / "trials" / "1").exists()
+
+
+def test_the_bytes_a_second_are_bounded(cluster: Cluster) -> None:
+    cluster.courier.limit_bytes_per_s = 100_000
+    cluster.place(1)
+    began_s = time.monotonic()
+    cluster.courier.work_once()
+    assert cluster.given
+    assert time.monotonic() - began_s >= cluster.agent.taken_bytes / 100_000
 
 
 def test_after_its_end_is_home_the_box_keeps_only_its_cache(cluster: Cluster) -> None:

@@ -279,6 +279,17 @@ def test_a_box_that_is_lost_gives_its_trials_to_others(three: Three) -> None:
     three.until_up("three")
 
 
+def test_an_agent_that_dies_is_replaced_while_its_box_trains_on(three: Three) -> None:
+    three.run_long(6)
+    old = three.until_committed("two:cpu-0")["two:cpu-0"]
+    (agent,) = [pid for pid in three.two.pids() if program_name(pid).startswith("BoxAgent")]
+    os.kill(agent, signal.SIGKILL)
+    reached = three.live()["two:cpu-0"].checkpoint_step or 0
+    further = lambda: (three.live()["two:cpu-0"].checkpoint_step or 0) > reached + 16  # noqa: E731
+    wait_for(further, "checkpoints come home again", LIMIT_S)
+    assert len(three.attempts(old.trial)) == 1
+
+
 def test_after_the_head_was_killed_boxes_join_again_by_themselves(three: Three) -> None:
     three.run_long(6)
     before = three.until_committed("two:cpu-0", "three:cpu-0")

@@ -50,12 +50,17 @@ def call_off(trial_folder: Path) -> None:
 
 
 class TrialFence:
-    """The view that one attempt has of its trial's fence."""
+    """The view that one attempt has of its trial's fence.
 
-    def __init__(self, trial_folder: Path, attempt: int) -> None:
+    `placed` says that a scheduler placed the attempt: where the trial's folder is gone since, as
+    after a kill, it is called off.
+    """
+
+    def __init__(self, trial_folder: Path, attempt: int, *, placed: bool = False) -> None:
         self._live = trial_folder / LIVE
         self._lock = Lock(trial_folder / LOCK)
         self._attempt = attempt
+        self._placed = placed
 
     def check(self) -> None:
         """Raise Superseded unless this attempt is the live one; costs about 20 µs.
@@ -65,6 +70,8 @@ class TrialFence:
         try:
             text = self._live.read_bytes().strip()
         except FileNotFoundError:
+            if self._placed:
+                raise Superseded(f"the trial of attempt {self._attempt} was removed") from None
             return
         if text.isdigit() and int(text) != self._attempt:
             raise Superseded(f"attempt {self._attempt} was replaced by {int(text) or 'none'}")

@@ -139,14 +139,15 @@ class ClusterFleet(RayFleet):
 
     def _seen(self, card: str, report: Report) -> Report:
         """Return a worker's report, with the attempt that is on its way to or from its box."""
+        if report.phase is Phase.GONE:
+            self._forget(card)
+            return report
         carried = self._carried(card)
         if carried is not None and carried.failure:
             self.end(card, carried.failure)
-            report = self._gone.pop(card)
-        if carried is None or report.phase is Phase.GONE:
             self._forget(card)
-            return report
-        if report.phase is not Phase.IDLE:
+            return self._gone.pop(card)
+        if carried is None or report.phase is not Phase.IDLE:
             return report
         still_s = time.monotonic() - carried.moved_s
         data = {**(report.data or {}), "still_s": still_s}

@@ -104,7 +104,7 @@ class Courier:
     ) -> None:
         self._home, self.agent, self._work = home, agent, work
         self._start, self._digests = start, digests
-        self._limit, self._chunk_bytes = limit_bytes_per_s, chunk_bytes
+        self.limit_bytes_per_s, self._chunk_bytes = limit_bytes_per_s, chunk_bytes
         self.carried: dict[int, Carried] = {}
         """The attempts on the box by id. Only the loop's thread adds one."""
 
@@ -118,7 +118,7 @@ class Courier:
         Raises what the agent's calls raise; the next call goes on where this one stopped.
         """
         for attempt, carried in list(self.carried.items()):
-            fence = TrialFence(Path(carried.given.trial_folder), attempt)
+            fence = TrialFence(Path(carried.given.trial_folder), attempt, placed=True)
             if carried.is_over:
                 if self.agent.drop(carried.attempt_path, carried.trial_path):
                     self.carried.pop(attempt, None)
@@ -180,8 +180,8 @@ class Courier:
 
     def _moved(self, carried: Carried, count: int) -> None:
         carried.moved_s = time.monotonic()
-        if self._limit:
-            time.sleep(count / self._limit)
+        if self.limit_bytes_per_s:
+            time.sleep(count / self.limit_bytes_per_s)
 
     # --- home
 
@@ -249,9 +249,9 @@ class Courier:
                         return False
                     file.write(chunk)
                     self._moved(carried, len(chunk))
-        except FileNotFoundError:
+            return staging.file_sha256(to) == digest
+        except FileNotFoundError:  # removed there, or here with its trial
             return False
-        return staging.file_sha256(to) == digest
 
     def _append_events(self, carried: Carried, lines: bytes) -> None:
         path = self._home.root / carried.attempt_path / "events.jsonl"
