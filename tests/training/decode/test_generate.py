@@ -100,7 +100,7 @@ def with_other_adapter(model: Any, rank: int = 3) -> list[str | None]:
     return ["default", "other", None]
 
 
-@pytest.mark.parametrize("family", FUSED_FAMILIES)
+@pytest.mark.parametrize("family", DECODED)
 def test_rows_of_several_adapters_share_a_pass(family: str, model_of: ModelOf) -> None:
     model: Any = model_of(family)
     asked, names = prompts_of(6), with_other_adapter(model)
