@@ -32,8 +32,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22},
     "glm4": {"head_dim": 8},
     "olmo3": {},
+    "qwen3_5_text": {
+        "head_dim": 32,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 16,
+    },
 }
-IN_BF16 = [family for family in FAMILIES if family != "glm4"]
+IN_BF16 = [family for family in FAMILIES if family not in ("glm4", "qwen3_5_text")]
 """Families whose random models prefer a token clearly enough for a merge in 16 bits to agree."""
 KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"use_rslora": True},

@@ -20,6 +20,24 @@ from workbench.recipe import Recipe
 SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__save_every": 5, "train__log_every": 3}
 """Twelve steps; step 10 lies in the middle of the second epoch and inside a metric window."""
 
+RESUMED: dict[str, dict[str, Any]] = {
+    "exaone4": {},
+    "glm4": {},
+    "granite": {},
+    "ministral3": {},
+    "olmo3": {},
+    "qwen3_5_text": {
+        "head_dim": 32,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    },
+    "smollm3": {},
+}
+"""Families, with settings by which a tiny model belongs to each."""
+
 
 @pytest.mark.parametrize(
     ("optimizer", "quantization", "cut"),
@@ -39,9 +57,10 @@ def test_a_resumed_trial_repeats_the_uninterrupted_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["exaone4", "glm4", "granite", "ministral3", "olmo3", "smollm3"])
+@pytest.mark.parametrize("family", RESUMED)
 def test_a_family_of_the_step_resumes_as_a_llama_does(family: str, tmp_path: Path) -> None:
-    model = made(tmp_path / "model", family, bos_token_id=0, eos_token_id=0, head_dim=8)
+    sizes = {"bos_token_id": 0, "eos_token_id": 0, "head_dim": 8, **RESUMED[family]}
+    model = made(tmp_path / "model", family, **sizes)
     settings = recipe(model__name=str(model), model__quantization="nf4", **SETTINGS)
     assert_repeats(settings, plan(recompute_layers=1, dequantised_layers=1), tmp_path)
 
