@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import COMMIT, WEIGHTS, json_digest
 from workbench.training.model import adapter
 from workbench.training.scoring import scores
+from workbench.training.scoring.held_out_loss import score_rows
+from workbench.training.step import Step, in_trainer
 
 SETTINGS: dict[str, Any] = {
     "model__name": DEMO_MODEL,
@@ -70,15 +73,36 @@ def test_the_step_with_the_lowest_held_out_loss_is_scored_and_kept(
     assert f"step {BEST} has the lowest held-out loss" in log.of("log")[-1]["text"]
 
 
+def test_the_step_is_gone_before_its_trial_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its copies of weights and its optimizer would lie on the card beside the answers."""
+    steps: list[weakref.ref[Step]] = []
+    alive: list[bool] = []
+
+    class Watched(Step):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            steps.append(weakref.ref(self))
+
+    def look(kind: str, data: dict[str, Any], control: Any) -> None:
+        if kind == "phase" and data["name"] == "evaluating":
+            alive.append(steps[0]() is not None)
+
+    monkeypatch.setattr(in_trainer, "Step", Watched)
+    short = {"train__max_steps": 2, "evaluate__every": None}
+    Bench(tmp_path, recipe(**{**SETTINGS, **short})).run(on=look)
+    assert alive == [False]
+
+
 def test_losses_of_the_kept_step_are_not_computed_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
-    compute = scores.score_rows
 
     def counted(*given: Any, **named: Any) -> Any:
         passes.append(len(given[1]))
-        return compute(*given, **named)
+        return score_rows(*given, **named)
 
     monkeypatch.setattr(scores, "score_rows", counted)
     short = {"train__max_steps": 4, "evaluate__every": 2}

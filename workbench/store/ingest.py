@@ -46,6 +46,8 @@ def ingest_events(
                     raise ValueError(f"{event.error}: {event.text}")
                 if event.kind == "end":
                     ends.append(_end(event.data))
+                    if peak := event.data.get("peak_bytes"):  # older workers write none
+                        store.touch_attempt(attempt.id, peak_bytes=int(peak))
                 elif event.kind == "results":
                     _results(store, attempt, event, home=file.parent.parent.parent)
                 else:

@@ -63,6 +63,7 @@ def run_attempt(
     if control.short_of_memory:
         resident.release()
         release_free_memory()
+    peak = meter.peak_bytes()
     meter.release()
     emit(
         "end",
@@ -73,6 +74,7 @@ def run_attempt(
         hint=end.hint,
         cause=end.cause,
         stage=end.stage,
+        peak_bytes=peak,
     )
     return end.outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from pathlib import Path
 
@@ -68,7 +69,11 @@ class TuningRun:
             steps, complete = trainer.run(found, self._begin_training)
         except Diverged as error:
             divergence = error.with_traceback(None)  # its frames hold tensors
-        del trainer  # before scoring: its optimizer state would keep the card's memory
+        del trainer
+        # Trainer and step lie in cycles of references. Until they are collected, their copies of
+        # weights and the optimizer's state would stay on the card, beside what scoring needs.
+        gc.collect()
+        self.setting.meter.release()
         if divergence is not None:
             return self._kept.keep_last_good(base, model, divergence)
         if not complete and self.setting.control.halt is Halt.YIELD:
