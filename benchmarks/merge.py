@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig
 
 from workbench.export.shard_writer import TensorPlan, index_text, write_shard
+from workbench.machine.python_children import cpu_environment
 from workbench.recipe.shipped import shipped_file
 
 RANK, WIDTH, INNER, KEYS, VOCABULARY = 16, 4096, 14336, 1024, 128256
@@ -123,7 +124,8 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     began, anonymous = time.monotonic(), 0
     command = [sys.executable, "-m", "workbench.export.merge", str(adapter), str(out)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    env = cpu_environment()  # as `workbench merge` runs it
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
     while child.poll() is None:
         anonymous = max(anonymous, _kib(child.pid, "RssAnon:"))
         time.sleep(0.05)

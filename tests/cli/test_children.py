@@ -185,3 +185,10 @@ def test_merge_of_a_trial_without_adapter_is_told(bench: Bench, workbench: Workb
     assert "trial 2 is queued and has no adapter" in said.err
     with pytest.raises(NotThere, match="neither"):
         adapter_of("nothing")
+
+
+def test_a_child_of_an_export_sees_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a context on a card the engine would take it for a program of somebody else."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    command = [sys.executable, "-c", "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"]
+    assert ask_child(command).stdout == "''\n"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.cli.tables import print_note
-from workbench.machine.python_children import python_environment
+from workbench.machine.python_children import cpu_environment, python_environment
 
 LEAVE_S = 30.0
 """Seconds after ctrl-c until a child that has not ended is sent SIGTERM, too."""
@@ -29,11 +29,14 @@ def run_child(command: Sequence[str]) -> int:
 
 
 def ask_child(command: Sequence[str]) -> ChildResult:
-    """Run the command with its stderr on our terminal, and return its stdout and exit code."""
+    """Run the command with its stderr on our terminal, and return its stdout and exit code.
+
+    It computes on the CPU: cards belong to the engine.
+    """
     return _wait(
         subprocess.Popen(
             command,
-            env=python_environment(),
+            env=cpu_environment(),
             stdout=subprocess.PIPE,
             text=True,
             errors="replace",

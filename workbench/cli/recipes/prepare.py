@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.cli.tables import print_note
 from workbench.home import Home
-from workbench.machine.python_children import python_command, python_environment
+from workbench.machine.python_children import cpu_environment, python_command
 from workbench.text import safe_line
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def prepare_in_child(recipe: Recipe, home: Home) -> dict[str, Any]:
         with log.open("wb") as file:
             child = subprocess.Popen(
                 python_command(MODULE, name, str(home.cache), "--rows-only"),
-                env=python_environment(
-                    {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
-                ),
+                env=cpu_environment({**os.environ, "TOKENIZERS_PARALLELISM": "false"}),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 from workbench.home import Home
-from workbench.machine.python_children import python_command, python_environment
+from workbench.machine.python_children import cpu_environment, python_command
 
 MODULE = "workbench.training.checkpoints.prune"
 
@@ -30,7 +30,7 @@ class CheckpointPruner:
         assert self._child is None
         self._child = subprocess.Popen(
             python_command(MODULE, str(self._home.root / "trials"), str(need_bytes)),
-            env=python_environment(),
+            env=cpu_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

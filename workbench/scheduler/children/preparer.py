@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.home import Home
-from workbench.machine.python_children import python_command, python_environment
+from workbench.machine.python_children import cpu_environment, python_command
 
 MODULE = "workbench.training.prepare"
 KILLED_LIMIT = 3
@@ -81,9 +81,7 @@ class Preparer:
         with self._log(experiments[0]).open("ab") as log:
             self._child = subprocess.Popen(
                 python_command(self._module, folder, str(self._home.cache), *then),
-                env=python_environment(
-                    {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
-                ),
+                env=cpu_environment({**os.environ, "TOKENIZERS_PARALLELISM": "false"}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.home import Home, read_sink_problem
-from workbench.machine.python_children import python_command, python_environment
+from workbench.machine.python_children import cpu_environment, python_command
 from workbench.user_config import UserConfig
 
 MODULE = "workbench.sinks"
@@ -116,7 +116,7 @@ class SinkProcesses:
             with log.open("ab") as out:
                 process.child = subprocess.Popen(
                     python_command(self._module, name, str(self._home.root), process.settings),
-                    env=python_environment(),
+                    env=cpu_environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
