@@ -123,8 +123,8 @@ def trained(shape: str, tokens: int, plan: Plan) -> dict[str, Any]:
     import torch
     from nf4_model import make_nf4_model
 
+    from workbench.training.memory.host_tables import embedding_tables, place_tables
     from workbench.training.model.adapter import add_adapter
-    from workbench.training.model.host_tables import embedding_tables, place_tables
     from workbench.training.step import Step, collate_rows
     from workbench.training.step.in_trainer import options_from
 
@@ -134,7 +134,8 @@ def trained(shape: str, tokens: int, plan: Plan) -> dict[str, Any]:
     before = torch.cuda.memory_allocated()
     moved = place_tables(base, on_host=True) if plan.host_tables else 0
     left = before - torch.cuda.memory_allocated()
-    assert (left >= 0.99 * moved) and (moved == plan.table_bytes), (left, moved)
+    assert moved == plan.table_bytes, moved
+    assert left >= 0.99 * moved, (left, moved)
     recipe = recipe_of(shape, tokens)
     model = add_adapter(base, recipe, lambda *_, **__: None)
     step = Step(model, options_from(plan, recipe))

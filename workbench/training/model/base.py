@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PretrainedConfig
 
-from workbench.training.model.host_tables import place_tables
+from workbench.training.memory.host_tables import place_tables
 from workbench.training.model.tokenizer import KeptTokenizer
 from workbench.training.model.weights import check_weights, load_whole
 
