@@ -127,10 +127,13 @@ def answers_of(
 
     `adapters` has the name of each subject's adapter within the model, None for the base. As many
     answers as there are subjects are generated at once, `rows_at_once` at most, where decode/ knows
-    the model; else `fell_back` is called with the reason. `dequantised`: 4-bit weights are unpacked
-    once.
+    the model; else `fell_back` is called with the reason. `dequantised`: there is room to unpack
+    4-bit weights once.
     """
-    how: dict[str, Any] = {"dequantised": dequantised, "few_rows": FEW_ROWS}
+    most = max(1, min(len(adapters), rows_at_once))
+    # Reading packed weights moves fewer bytes than reading 16-bit copies of them.
+    kept = dequantised and most > FEW_ROWS
+    how: dict[str, Any] = {"dequantised": kept, "few_rows": FEW_ROWS}
     with ExitStack() as held:
         try:
             forward = held.enter_context(
@@ -139,7 +142,6 @@ def answers_of(
         except CannotFuse as refused:
             fell_back(str(refused))
         else:
-            most = max(1, min(len(adapters), rows_at_once))
             yield LaneAnswers(forward=forward, end_ids=end_ids, most=most)
             return
     yield ModelAnswers(
