@@ -45,9 +45,9 @@ def main() -> int:
     options = _options()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     card = next(card for card in detect_cards(os.environ) if card.kind == device.type)
-    speed = _copy_speed(device)
+    speed = copy_speed(device)
     model = adapted_model(options.shape, device)
-    floor_ms = _weight_bytes(model) / speed * 1e3
+    floor_ms = weight_bytes(model) / speed * 1e3
     print(f"{card.name}, copies {speed / 1e9:.0f} GB/s, floor {floor_ms:.2f} ms", flush=True)
     found: list[dict[str, Any]] = []
     for cell in _cells(options):
@@ -131,7 +131,7 @@ def _measured(model: Any, cell: Cell, card: Card) -> dict[str, Any]:
     return {"peak_gib": round(peak / GIB, 2), **made}
 
 
-def _copy_speed(device: torch.device) -> float:
+def copy_speed(device: torch.device) -> float:
     """Return bytes a second of a copy of 2 GiB, reading and writing counted; the median of six."""
     size = 2 * GIB if device.type == "cuda" else GIB >> 6
     there = torch.empty(size, dtype=torch.uint8, device=device)
@@ -146,7 +146,7 @@ def _copy_speed(device: torch.device) -> float:
     return float(2 * size / sorted(times)[2])
 
 
-def _weight_bytes(model: Any) -> int:
+def weight_bytes(model: Any) -> int:
     """Return the bytes of the packed weights with their scales, and of the head."""
     base = model.get_base_model()
     states = [one.weight for one in base.modules() if hasattr(one, "quant_state")]
