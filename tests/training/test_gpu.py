@@ -13,14 +13,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from tests.training.test_checkpoint_writes import at, order, release
 from tests.training.test_run import logits_of_saved
 from tests.training.test_trainer import losses_of_trl
 from tests.training.trials import Bench, halt_at, plan, recipe
+from workbench import fault_points
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe
+from workbench.training.checkpoints import checkpoint
+from workbench.training.checkpoints.checkpoint import WEIGHTS
+from workbench.training.memory.host_copy import copy_to_host, release_pinned_memory
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -145,3 +151,41 @@ def test_a_spare_that_has_imported_ahead_can_still_be_given_any_card() -> None:
         [sys.executable, "-c", SPARE], env=env, capture_output=True, text=True, check=False
     )
     assert told.stdout.strip().endswith("['', 1, True, True]"), told.stderr
+
+
+def test_copies_of_a_cards_tensors_are_pinned_and_left_alone_by_the_card() -> None:
+    buffer = torch.arange(1 << 20, dtype=torch.float32, device="cuda")
+    copied = copy_to_host({"left": buffer[:10], "right": buffer[10:]})
+    buffer.zero_()
+    assert copied["left"].is_pinned()
+    assert copied["left"].tolist() == list(range(10))
+    assert copied["right"][-1].item() == (1 << 20) - 1
+    del copied
+    release_pinned_memory()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "paged_adamw_8bit"])
+def test_a_checkpoint_written_beside_captured_steps_holds_its_own_step(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other trial gives the card back after the step of that checkpoint."""
+    made = recipe(
+        model__quantization="nf4", train__max_steps=8, train__epochs=2, train__log_every=3
+    )
+    cut = plan(precision="bf16", optimizer=optimizer)
+    fault = tmp_path / "fault"
+    monkeypatch.setenv(fault_points.VARIABLE, str(fault))
+    fault.write_text("checkpoint.copied=hold")
+    held = Bench(tmp_path / "held", made, plan=cut, card=card())
+    log = held.run(on=at("metric", 6, lambda _: release(fault)))
+    assert order(log).index("metric 6") < order(log).index("checkpoint 4")
+    yielded = Bench(tmp_path / "yielded", made, plan=cut, card=card())
+    assert yielded.run(on=halt_at(3, Halt.YIELD)).end["step"] == 4
+    left, right = (
+        load_file(checkpoint.verify(checkpoint.folder_of(bench.checkpoints, 4)).path / WEIGHTS)
+        for bench in (held, yielded)
+    )
+    later = load_file(checkpoint.folder_of(held.checkpoints, 8) / WEIGHTS)
+    for name, weight in right.items():
+        torch.testing.assert_close(left[name], weight, rtol=1e-3, atol=1e-5)
+    assert any(not torch.equal(left[name], later[name]) for name in left)

@@ -25,6 +25,13 @@ def copy_bytes(tree: Any) -> int:
     return sum(map(_host_bytes, storages.values()))
 
 
+def release_pinned_memory() -> None:
+    """Return pinned memory that no copy needs any more to the operating system."""
+    # The function is new in torch: without it the memory stays with the process.
+    if torch.cuda.is_available() and hasattr(torch.accelerator, "empty_host_cache"):
+        torch.accelerator.empty_host_cache()
+
+
 def _host_bytes(storage: UntypedStorage) -> int:
     """Return the bytes of one storage's copy; torch rounds pinned memory up to a power of two."""
     size = storage.nbytes()

@@ -15,6 +15,7 @@ from workbench.footprint import Plan
 from workbench.machine.locks import Lock
 from workbench.machine.resources import available_memory, release_free_memory, total_memory
 from workbench.training.control import Control, Emit
+from workbench.training.memory.host_copy import release_pinned_memory
 
 GIB = 1 << 30
 RESERVE, FLOOR = 0.08, 0.06
@@ -101,6 +102,7 @@ class MemoryMonitor:
         if self._free() >= floor:
             return
         release_free_memory()
+        release_pinned_memory()
         if self._free() >= floor:
             return
         try:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PretrainedConfig
 
+from workbench.training.memory.host_copy import release_pinned_memory
 from workbench.training.memory.host_tables import place_tables
 from workbench.training.model.tokenizer import KeptTokenizer
 from workbench.training.model.weights import check_weights, load_whole
@@ -91,8 +92,7 @@ class ResidentBase:
         """Release base and tokenizer, and return their memory and unused pinned memory."""
         self.tokenizer.release()
         self._release_base()
-        if torch.cuda.is_available() and hasattr(torch.accelerator, "empty_host_cache"):
-            torch.accelerator.empty_host_cache()  # not in the oldest torch; copies of checkpoints
+        release_pinned_memory()
 
     def _release_base(self) -> None:
         self._held = None

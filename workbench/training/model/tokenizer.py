@@ -30,7 +30,7 @@ _PROBE = (
 class KeptTokenizer:
     """A holder of at most one tokenizer, which the trials of a model have one after another.
 
-    Loading one of 128,000 tokens takes half a second, for each trial.
+    Loading one of 128,000 tokens takes a second, for each trial.
     """
 
     def __init__(self) -> None:
