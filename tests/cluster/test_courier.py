@@ -256,6 +256,19 @@ def test_the_bytes_a_second_are_bounded(cluster: Cluster) -> None:
     assert time.monotonic() - began_s >= cluster.agent.taken_bytes / 100_000
 
 
+def test_times_are_those_of_the_heads_clock(cluster: Cluster) -> None:
+    cluster.courier.skew_s = 3_600.0
+    cluster.place(1)
+    cluster.courier.work_once()
+    for number in (1, 2):
+        cluster.event(1, n=number, t=10_000.5 + number, kind="metric")
+        cluster.courier.work_once()
+    cluster.event(1, kind="without a time")
+    cluster.courier.work_once()
+    text = (cluster.home.attempt(1) / "events.jsonl").read_text()
+    assert [json.loads(line).get("t") for line in text.splitlines()] == [6401.5, 6402.5, None]
+
+
 def test_after_its_end_is_home_the_box_keeps_only_its_cache(cluster: Cluster) -> None:
     cluster.place(1)
     cluster.courier.work_once()

@@ -65,6 +65,7 @@ def cluster_up_command(
     if not home.token.exists():
         write_durably(home.token, secrets.token_hex(32).encode())
     _start_engine(Service())
+    _wait_for_head(home, address)
     print_note(READABLE if not _is_encrypted(address) else "the VPN encrypts what Ray sends")
     if was_running:
         print_note("the engine was started again; what ran goes on from its checkpoint")
@@ -286,6 +287,18 @@ def _stop_engine() -> bool:
     service.stop_engine()
     service.wait_for_engine(running=False, timeout_s=STOP_S)
     return True
+
+
+def _wait_for_head(home: Home, address: str) -> None:
+    """Wait until boxes can join: the loop is up some seconds before Ray."""
+    until = time.monotonic() + START_S
+    while ray_commands.find_head_port(address) is None:
+        if time.monotonic() > until:
+            raise EngineError(
+                f"Ray does not answer at {address} after {START_S:.0f} s",
+                hint=f"look into {home.logs}/head.log and keeper.log",
+            )
+        time.sleep(0.1)
 
 
 def _start_engine(service: Service) -> None:

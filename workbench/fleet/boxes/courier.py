@@ -32,6 +32,8 @@ from workbench.text import safe_line
 log = logging.getLogger("workbench.fleet")
 
 CHUNK_BYTES = 4 << 20
+SKEW_S = 1.0
+"""Difference of clocks, in seconds, from which it is shown and corrected."""
 _File = tuple[str, int, int]
 """(path in the work folder, bytes, modification time in ns), as the agent lists files."""
 
@@ -63,7 +65,9 @@ class Carried:
     mapped: Assignment | None = None
     """The attempt with the paths that it has on the box; None until its inputs are there."""
     offset: int = 0
-    """Bytes of its event file that are home."""
+    """Bytes of the box's event file that are home."""
+    written: int = 0
+    """Bytes of the event file at home, which differ where times were corrected."""
     landed: dict[str, list[_File]] = field(default_factory=dict)
     """What has landed, by folder or file, as the agent listed it then."""
     is_over: bool = False
@@ -105,6 +109,8 @@ class Courier:
         self._home, self.agent, self._work = home, agent, work
         self._start, self._digests = start, digests
         self.limit_bytes_per_s, self._chunk_bytes = limit_bytes_per_s, chunk_bytes
+        self.skew_s = 0.0
+        """Seconds by which the box's clock is ahead of the head's."""
         self.carried: dict[int, Carried] = {}
         """The attempts on the box by id. Only the loop's thread adds one."""
 
@@ -256,11 +262,12 @@ class Courier:
     def _append_events(self, carried: Carried, lines: bytes) -> None:
         path = self._home.root / carried.attempt_path / "events.jsonl"
         with path.open("ab") as file:
-            file.truncate(carried.offset)  # lines of an append that was cut
-            file.write(lines)
+            file.truncate(carried.written)  # lines of an append that was cut
+            file.write(by_our_clock := corrected_times(lines, self.skew_s))
             file.flush()
             os.fsync(file.fileno())
         carried.offset += len(lines)
+        carried.written += len(by_our_clock)
 
     def _remove_old(self, carried: Carried, units: Iterable[str]) -> None:
         """Remove the home's checkpoints that the box has removed, once newer ones have landed."""
@@ -291,6 +298,21 @@ def _units(files: Iterable[_File], carried: Carried) -> dict[str, list[_File]]:
             name = "/".join(parts[: 4 if parts[2] == "checkpoints" else 3])
         found.setdefault(name, []).append((path, size, changed_ns))
     return dict(sorted(found.items(), key=lambda each: "/checkpoints/" in each[0]))
+
+
+def corrected_times(lines: bytes, skew_s: float) -> bytes:
+    """Return event lines with their times by the head's clock; as they are below SKEW_S."""
+    if abs(skew_s) < SKEW_S:
+        return lines
+    found = []
+    for line in lines.splitlines(keepends=True):
+        try:
+            event = json.loads(line)
+            event["t"] = round(event["t"] - skew_s, 3)
+            found.append(json.dumps(event, ensure_ascii=False).encode() + b"\n")
+        except (ValueError, TypeError, KeyError):  # the loop notes it as a bad line
+            found.append(line)
+    return b"".join(found)
 
 
 def _step(name: str) -> int:

@@ -39,8 +39,6 @@ ANSWER_S = 30.0
 """Seconds for one answer of an agent; it is asked again afterwards."""
 SILENT_S = 15.0
 """Seconds without an answer after which a box's cards take no new trial."""
-SKEW_S = 1.0
-"""Difference of clocks, in seconds, from which it is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,10 @@ class BoxLink:
         self.free_bytes = int(seen["free_bytes"])
         reading = MachineReading.from_json(seen["reading"])
         # By the head's clock: a box's own may be wrong.
-        self.reading = replace(reading, at_utc=now_utc, stalled=reading.at_utc == 0.0)
+        stalled = reading.at_utc == 0.0
+        self.reading = replace(reading, at_utc=now_utc, stalled=stalled)
+        if self.courier is not None:
+            self.courier.skew_s = self.skew_s
         self._seen_s = time.monotonic()
 
 
