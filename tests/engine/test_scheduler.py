@@ -78,7 +78,7 @@ def test_two_run_at_once_and_a_third_waits_and_says_why(bench_of: MakeBench) -> 
     bench.ticks(1)
     live = [t for t in bench.trials() if t.state.live]
     assert len({t.card for t in live}) == len(live) == 2
-    waiting = next(t for t in bench.trials() if t.state is State.QUEUED)
+    *_, waiting = (t for t in bench.trials() if t.state is State.QUEUED)
     bench.ticks(1)
     why = bench.store.trial(waiting.id).waiting
     assert "runs trial" in why

@@ -13,8 +13,8 @@ from workbench.scheduler.process_requests import process_requests
 from workbench.scheduler.propose_trials import propose_trials
 from workbench.scheduler.reconcile import reconcile
 from workbench.scheduler.recover import recover
-from workbench.scheduler.spare_worker import keep_spare_worker
 from workbench.scheduler.tick_context import TickContext
+from workbench.scheduler.workers.spare_worker import keep_spare_worker
 
 __all__ = [
     "TickContext",
@@ -36,6 +36,7 @@ def tick(context: TickContext) -> None:
     process_requests(context)
     reconcile(context)
     recover(context)
+    context.cards = context.store.cards()  # cards whose attempts have ended are free from here on
     propose_trials(context)
     place(context)
     keep_spare_worker(context)

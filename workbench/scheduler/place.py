@@ -9,8 +9,9 @@ from typing import Any
 
 from workbench import fault_points
 from workbench.attempts.assignment import Assignment
+from workbench.attempts.events import Outcome
 from workbench.errors import WorkbenchError
-from workbench.fleet import Phase
+from workbench.fleet import Phase, Report
 from workbench.fleet.trial_fence import allow_attempt
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key
@@ -43,7 +44,7 @@ from workbench.scheduler.tick_context import (
     assignment_file,
 )
 from workbench.scheduler.unequal_cards import order_by_size
-from workbench.scheduler.warm_workers import warm_workers
+from workbench.scheduler.workers.warm_workers import warm_workers
 from workbench.store import trial_queue
 from workbench.store.queries.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
@@ -164,7 +165,7 @@ def _busy_reason(context: TickContext, row: CardRow) -> str:
     if row.guard:
         return row.guard
     report = context.reports.get(row.uuid)
-    if report is not None and report.phase in (Phase.BUSY, Phase.GONE):
+    if report is not None and _is_working(context, report):
         return "its worker is not free yet"
     if (
         report is None
@@ -172,6 +173,19 @@ def _busy_reason(context: TickContext, row: CardRow) -> str:
     ):
         return f"is in the hands of process {pid}"  # an old worker's, or another home's
     return ""
+
+
+def _is_working(context: TickContext, report: Report) -> bool:
+    """Return False for a worker that can be given a trial: it is idle, or its attempt has written
+    its end since it reported.
+
+    In the second case it may still refuse, and `reconcile` sends the trial again.
+    """
+    if report.phase is not Phase.BUSY or report.attempt is None:
+        return report.phase in (Phase.BUSY, Phase.GONE)
+    outcome = context.store.attempt(report.attempt).outcome
+    ended = outcome in (Outcome.DONE, Outcome.STOPPED, Outcome.YIELDED)
+    return not ended or ":" in report.card  # files of a card elsewhere may be on their way
 
 
 def _choose(
