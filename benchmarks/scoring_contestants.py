@@ -235,7 +235,7 @@ def planned_lanes(cell: Cell, card: Card) -> tuple[int, bool]:
         {
             "name": "scoring",
             "model": {"name": "shaped"},
-            "data": {"train": "rows.jsonl", "max_tokens": 512},
+            "data": {"train": "rows.jsonl", "max_tokens": 512, "eval_rows": cell.rows},
             "evaluate": {"answer_pattern": "(.*)", "max_new_tokens": cell.new},
         }
     )

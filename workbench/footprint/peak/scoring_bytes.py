@@ -18,7 +18,7 @@ PADDED_ROWS = 16
 """The same for models outside decode/: padding and Python's loop leave more rows little gain."""
 PASS_TOKENS = 8_192
 """Tokens of prompts that one pass of decode/ reads at most."""
-LOSS_TOKENS = 2_048
+LOSS_TOKENS = 4_096
 """The same for losses, which are computed beside a trial's optimizer and copies of weights."""
 HEAD_ROWS = 128
 """Positions whose logits are held at once, for losses."""

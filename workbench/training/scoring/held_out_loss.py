@@ -109,10 +109,10 @@ def score_rows(
                 forward, rows, order, control, rows_at_once=batch_size, shrunk=shrunk
             )
     except CannotFuse:
-        return _score_padded(model, rows, order, pad_id, batch_size, precision, control, shrunk)
+        return score_padded(model, rows, order, pad_id, batch_size, precision, control, shrunk)
 
 
-def _score_padded(
+def score_padded(
     model: nn.Module,
     rows: Dataset,
     order: list[int],
