@@ -17,6 +17,7 @@ from tests.training.trials import Bench, Log, recipe
 from workbench import fault_points
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
+from workbench.fleet.trial_fence import Superseded, TrialFence, allow_attempt, call_off
 from workbench.machine import staging
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import COMMIT
@@ -108,6 +109,28 @@ def test_a_halt_waits_for_the_write_that_is_under_way(
     found = checkpoint.newest_first(bench.checkpoints)
     assert [checkpoint.verify(path).step for path in found] == [7, 4]
     assert bool(log.of("adapter")) is (how is Halt.FINISH)
+
+
+def test_an_attempt_that_is_called_off_gives_up_the_write_that_is_under_way(
+    fault: Path, tmp_path: Path
+) -> None:
+    fault.write_text("checkpoint.copied=hold")
+    bench = Bench(tmp_path / "home", recipe(**SETTINGS))
+    fences: list[TrialFence] = []
+
+    def on(kind: str, data: dict[str, Any], control: Control) -> None:
+        if kind == "started":
+            allow_attempt(bench.trial, 1)
+            control.fence = TrialFence(bench.trial, 1)
+            fences.append(control.fence)
+        if (kind, data.get("step")) == ("metric", 6):
+            call_off(bench.trial)
+            release(fault)
+
+    with pytest.raises(Superseded):
+        bench.run(on=on)
+    fences[0].release()
+    assert list(bench.checkpoints.glob("*")) + list(bench.checkpoints.glob(".*")) == []
 
 
 def test_the_last_checkpoint_is_written_while_its_weights_are_scored(
