@@ -48,10 +48,9 @@ ARRIVAL_S = 60.0
 """Seconds after loading within which the person must have taken the session's lock."""
 SILENCE_S = 1_800.0
 """Seconds without a question after which the card is given back."""
-FEW_ROWS = 0
-"""Answers at once for which 4-bit weights are multiplied as they are, without being unpacked.
-
-0 until `benchmarks/chat.py` has shown on a card where that is faster."""
+FEW_ROWS = 2
+"""Answers at once for which 4-bit weights are multiplied as they are, without being unpacked: for
+one and two that was faster on an H200 (docs/decode.md)."""
 
 
 def chat_on_base(
