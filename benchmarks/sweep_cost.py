@@ -12,7 +12,7 @@ the whole engine with the default recipe. Printed as they become known, and writ
     fixed_s         cost of a trial on a warm worker after a trial with the same settings: all but
                     its training steps and its scoring, from the end of the one before (median)
     kill_s          from `kill -9` of a worker to the next step of its trial, with a spare that
-                    stands ready
+                    stands ready; kill_without_spare_s before one is (medians of --kills)
     run_s           from `workbench run` with the engine stopped to the first step; its rows were
                     prepared before
 
@@ -79,7 +79,7 @@ def main() -> int:
             row |= measure_sweep(here, cards, options)
             _keep(row, options.out)
         if "kill" in options.only:
-            row["kill_s"] = measure_kill(here)
+            row |= measure_kills(here, options.kills)
             _keep(row, options.out)
         if "run" in options.only:
             row["run_s"] = measure_run(here)
@@ -97,6 +97,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of each trial")
     parser.add_argument("--answers", type=int, default=ANSWERS, help="held-out rows")
+    parser.add_argument("--kills", type=int, default=1, help="workers killed with a spare")
     parser.add_argument("--only", default="sweep,kill,run", help="the parts to measure")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser.parse_args()
@@ -212,24 +213,33 @@ def scaled(
     return loading + busy / cards, ideal
 
 
-def measure_kill(lab: Lab) -> float:
-    """Return the seconds from the end of a worker by SIGKILL to its trial's next step."""
+def measure_kills(lab: Lab, kills: int) -> dict[str, float]:
+    """Return the seconds from the end of a worker by SIGKILL to its trial's next step.
+
+    Each kill with a spare is followed by one before another spare is ready.
+    """
     [trial] = lab.submit("killed", 1, 100_000, save=5)
-    wait(lambda: (a := lab.live(trial)) and a.checkpoint_step, "a checkpoint")
-    if hasattr(Fleet, "keep_spare"):  # builds before have none
-        wait(lambda: _spare_is_ready(lab), "a spare worker")
-    victim, began = lab.kill_worker(trial), time.monotonic()
-    lab.wait_for_resume(victim)
-    took = time.monotonic() - began
-    print(f"killed → training again: {took:.1f} s", flush=True)
+    took: dict[str, list[float]] = {"kill_s": [], "kill_without_spare_s": []}
+    for _ in range(kills):
+        for name in took if hasattr(Fleet, "keep_spare") else ["kill_without_spare_s"]:
+            wait(lambda: (a := lab.live(trial)) and a.checkpoint_step and a.loss, "a checkpoint")
+            if name == "kill_s":
+                wait(lambda: _spare_is_ready(lab, trial), "a spare worker")
+            victim, began = lab.kill_worker(trial), time.monotonic()
+            lab.wait_for_resume(victim)
+            took[name].append(time.monotonic() - began)
+            print(f"killed → training again, {name}: {took[name][-1]:.1f} s", flush=True)
     lab.kill([trial])
-    return round(took, 1)
+    return {name: round(statistics.median(each), 1) for name, each in took.items() if each}
 
 
-def _spare_is_ready(lab: Lab) -> bool:
+def _spare_is_ready(lab: Lab, trial: int) -> bool:
+    """Return True while the spare that was ready last is no worker yet."""
+    running = lab.live(trial)
     log = (lab.service.home.logs / "loop.log").read_text(errors="replace")
     pids = re.findall(r"a spare worker stands ready: process (\d+)", log)
-    return bool(pids) and identify_process(int(pids[-1])) is not None
+    used = running is not None and pids and int(pids[-1]) == running.pid
+    return bool(pids) and not used and identify_process(int(pids[-1])) is not None
 
 
 def measure_run(lab: Lab) -> float:
