@@ -265,7 +265,7 @@ class Keeper:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.home.token),
-            **({} if self.cluster else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}),
+            **(ray_commands.CLUSTER_ENV if self.cluster else ray_commands.LOOPBACK_ENV),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ROTATION_MAX_BYTES": str(1 << 20),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",

@@ -32,6 +32,19 @@ def test_a_head_alternates_between_its_ports_over_restarts_of_the_keeper(tmp_pat
     assert [keeper_of(home)._next_port() for _ in range(3)] == [*HEAD_PORTS, HEAD_PORTS[0]]
 
 
+def test_a_heads_environment_lets_a_network_be_cut_for_half_a_minute(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").make()
+    write_settings(home, HeadSettings(address="127.0.0.1"))
+    env = keeper_of(home)._env("unit", 20_100)
+    assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in env
+    checks, every_ms, wait_ms = (
+        int(env[f"RAY_health_check_{name}"])
+        for name in ("failure_threshold", "period_ms", "timeout_ms")
+    )
+    assert checks * (every_ms + wait_ms) > 60_000
+    assert checks * every_ms >= 30_000
+
+
 def test_one_machine_alone_stays_on_loopback(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").make()
     keeper = keeper_of(home)

@@ -38,6 +38,16 @@ _COMMON = {
     "max-worker-port": str(WORKER_PORTS[1]),
     **{name: str(port) for name, port in _PORTS.items()},
 }
+LOOPBACK_ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Environment of a head that listens on loopback alone."""
+CLUSTER_ENV = {
+    "RAY_health_check_period_ms": "3000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "10",
+}
+"""Environment of a cluster's head: a node is given up when ten checks in a row failed. That takes
+30 s where its machine refuses connections, and 50 to 80 s where nothing answers; with Ray's own
+five checks, a network that is cut for half a minute may cost a node."""
 BOX_RESOURCE = "box:"
 """Prefix of the custom resource by which a box's node says its name."""
 

@@ -97,7 +97,7 @@ class BoxLink:
         """Return why the box's cards take no trial now; an empty string while they do."""
         if self.problem:
             return self.problem
-        if self.silent_s > SILENT_S:
+        if self.work and self.silent_s > SILENT_S:  # else its agent is still starting
             return f"box {self.box} has not answered for {self.silent_s:.0f} s"
         if self.free_bytes is not None and self.free_bytes < SPARE_DISK_BYTES:
             return f"the disk of box {self.box} is nearly full"
