@@ -20,6 +20,7 @@ from workbench.cluster.settings import (
 )
 from workbench.cluster.versions import installed_versions, version_differences
 from workbench.home import Home
+from workbench.machine.locks import lock_holder
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,7 @@ def test_a_box_has_no_engine_of_its_own(workbench: Workbench, home: Home) -> Non
         answer = workbench(*words)
         assert answer.code != 0, words
         assert "this machine is a box" in answer.err, words
+    assert lock_holder(home.keeper_lock) is None
     assert workbench("cluster", "ls", "--json").data["head"] == "10.0.0.1"
 
 

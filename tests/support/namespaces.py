@@ -136,6 +136,8 @@ def _remove(bridge: str, made: list[Host]) -> None:
         host.kill_all()
         for unit in find_home_units(host.home.root):
             end_unit(unit)
+        with suppress(subprocess.CalledProcessError):
+            _ip("link", "delete", host.link)  # the kernel may take its time for the namespace
         _ip("netns", "delete", host.namespace)
     with suppress(subprocess.CalledProcessError):
         _ip("link", "delete", bridge)

@@ -37,8 +37,14 @@ class EngineControl(Requesting):
     def start_engine(self) -> None:
         """Start a keeper unless one lives, and forget that the engine was stopped.
 
-        Raises StoreError, with nothing started, where the database cannot be used.
+        Raises StoreError, with nothing started, where the database cannot be used, and EngineError
+        on a box of a cluster.
         """
+        self.refuse_on_box()
+        self.start_keeper()
+
+    def start_keeper(self) -> None:
+        """Start this machine's keeper: of its engine, or of a box that has joined a cluster."""
         fault_points.check_armed()
         self.reader()
         self.home.make()

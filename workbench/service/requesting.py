@@ -54,16 +54,17 @@ class Requesting(StoreReading):
         return self.send("evaluate", recipe=given, subjects=list(adapters), same_base=same_base)
 
     def send(self, verb: str, **args: Any) -> str:
-        """Ask for anything that docs/control.md lists.
+        """Ask for anything that docs/control.md lists. Raises EngineError on a cluster's box."""
+        self.refuse_on_box()
+        return drop_request(self.home.make().requests, verb, args)
 
-        Raises EngineError on a box of a cluster: the engine is on the head.
-        """
+    def refuse_on_box(self) -> None:
+        """Raise EngineError where this machine is a box of a cluster: the head has the engine."""
         if (joined := read_joined(self.home)) is not None:
             raise EngineError(
                 f"this machine is a box of the cluster at {joined.head}",
                 hint="give the command there; `workbench cluster leave` makes it one machine again",
             )
-        return drop_request(self.home.make().requests, verb, args)
 
     def stop(self, trial: int, *, kill: bool = False) -> str:
         """Ask to end a trial, with its last checkpoint kept as the adapter, or nothing (`kill`)."""

@@ -147,7 +147,7 @@ def _connect(service: Service, joined: JoinedSettings) -> None:
     home.stopped.unlink(missing_ok=True)
     if lock_holder(home.keeper_lock) is None:
         settings.note_state(home, "joining")
-        service.start_engine()
+        service.start_keeper()
     _wait_joined(home)
     print_answer(f"{joined.box} ({joined.address}) has joined the cluster at {joined.head}")
 
