@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -111,6 +112,7 @@ def test_a_card_reads_tables_of_the_machine_in_captured_steps_and_answers() -> N
     for on_host in (False, True, False):
         if losses:
             assert place_tables(base, on_host=on_host) == 32_768 * 512 * 2
+        gc.collect()  # the step before lies in cycles
         sizes.append(torch.cuda.memory_allocated())
         step = Step(model, StepOptions(precision="bf16", max_length=256, learning_rate=0.0))
         losses.append([float(step.forward_backward(rows)) for _ in range(5)])
@@ -126,4 +128,5 @@ def test_a_card_reads_tables_of_the_machine_in_captured_steps_and_answers() -> N
         del forward, lanes
     assert losses[0] == losses[1] == losses[2]
     assert answers[0] == answers[1] == answers[2]
-    assert sizes[0] - sizes[1] == pytest.approx(32_768 * 512 * 2, rel=0.02)
+    # Not the first: libraries allocate their workspaces in the first pass.
+    assert sizes[2] - sizes[1] == pytest.approx(32_768 * 512 * 2, rel=0.02)
