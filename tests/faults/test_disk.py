@@ -110,7 +110,7 @@ def test_watch_waits_out_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
             wait_for(lambda: "is full" in watched.read_text(), "it says so", LIMIT_S)
             filling.unlink()
             it.until_later_attempts(before)
-            assert watching.poll() is None
+            assert watching.poll() is None, watched.read_text()
             for attempt in before:
                 it.obeyed(it.service.stop(attempt.trial))
             assert watching.wait(LIMIT_S) == 0, watched.read_text()

@@ -179,12 +179,15 @@ def test_a_killed_worker_is_replaced_by_the_spare_which_is_replaced_too(whole: W
         """Return the pids of all spares that were ready so far."""
         return [int(pid) for pid in re.findall(r"stands ready: process (\d+)", log.read_text())]
 
-    before = wait_for(
-        lambda: [pid for pid in spares() if identify_process(pid)], "a spare stands ready", LIMIT_S
-    )
+    def ready() -> list[int]:
+        """Return the pid of the spare that stands ready, and not those that became workers."""
+        workers = {attempt.pid for attempt in whole.live()}
+        return [pid for pid in spares() if pid not in workers and identify_process(pid)]
+
+    (spare,) = wait_for(ready, "a spare stands ready", LIMIT_S)
     victim = whole.live()[0]
     with whole.unharmed(told=WENT_AWAY):
         whole.kill(victim.pid or 0)
         whole.until_later_attempts([victim])
-    assert whole.service.trial(victim.trial).attempts[-1].pid == before[-1]
-    wait_for(lambda: spares()[-1] != before[-1], "another spare stands ready", LIMIT_S)
+    assert whole.service.trial(victim.trial).attempts[-1].pid == spare
+    wait_for(lambda: spares()[-1] != spare, "another spare stands ready", LIMIT_S)
