@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import Bench, recipe
+from workbench.service import Service
 from workbench.store import results
 from workbench.store.requests import drop_request
 from workbench.trial import Kind, State
@@ -243,3 +246,13 @@ def test_stopped_and_killed_trials_are_counted_apart(bench: Bench, workbench: Wo
     assert "1 stopped, 2 killed" in workbench("watch").out
     states = [line.split()[2] for line in workbench("board").out.splitlines()[2:5]]
     assert sorted(states) == ["killed", "killed", "stopped"]
+
+
+@pytest.mark.parametrize("fact", ["held", "stopping", "disk-low"])
+def test_who_follows_waits_for_a_person(fact: str, bench: Bench) -> None:
+    """Whoever watches goes on: the engine does by itself, once the disk has room again."""
+    service = Service(bench.context.home)
+    assert not service.waits_for_a_person()
+    bench.store.set_fact(fact, "why")
+    assert service.waits_for_a_person()
+    service.close()

@@ -310,9 +310,12 @@ class StoreReading:
         return read_status(self.home, self.reader)
 
     def waits_for_a_person(self) -> bool:
-        """Return True while a person holds the queue or stops the engine: nothing is wrong."""
+        """Return True while a person holds the queue, stops the engine, or has to free disk.
+
+        Nothing is wrong with the engine then, and it goes on by itself.
+        """
         reader = self.reader()
-        return bool(reader and (reader.fact("held") or reader.fact("stopping")))
+        return reader is not None and any(map(reader.fact, ("held", "stopping", "disk-low")))
 
     def stopping(self) -> bool:
         """Return True while the engine carries out a stop."""

@@ -150,7 +150,7 @@ def follow_experiment(
     engine is started again, three times at most. Raises WorkbenchError with the reason where the
     experiment was refused, EngineError where no engine continues it.
     """
-    narrator, starts, trouble = Narrator(), 0, ""
+    narrator, starts, trouble = Narrator(), 0, ("", False)
     spoke_s = time.monotonic()
     seen, looked_s = None, 0.0
     while True:
@@ -177,9 +177,10 @@ def follow_experiment(
                 starts += 1
                 _restart(service, starts, say)
             _check_engine(service, snapshot, found[1])
-            if snapshot.engine.state != trouble and snapshot.engine.detail:
+            now = (snapshot.engine.state, snapshot.engine.braked)
+            if now != trouble and snapshot.engine.detail:
                 say(f"engine: {snapshot.engine.detail}")
-            trouble = snapshot.engine.state
+            trouble = now
             if beat_s is not None and time.monotonic() - spoke_s >= beat_s:
                 say(status_line(*found, time.time()))
                 spoke_s = time.monotonic()
