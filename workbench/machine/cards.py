@@ -57,6 +57,11 @@ class Card:
         return cls(**{**data, "capability": tuple(capability) if capability else None})
 
 
+def is_elsewhere(uuid: str) -> bool:
+    """Return whether the card is another machine's of the cluster: those are called `box:card`."""
+    return ":" in uuid
+
+
 def detect_cards(env: Mapping[str, str], driver: Driver | None = None) -> list[Card]:
     """Return the cards we may use: GPUs within CUDA_VISIBLE_DEVICES, or CPU cards without any GPU.
 

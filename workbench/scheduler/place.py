@@ -17,7 +17,7 @@ from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key
 from workbench.footprint.plan import summarize_plan
 from workbench.formatting import describe_programs
-from workbench.machine.cards import Card
+from workbench.machine.cards import Card, is_elsewhere
 from workbench.machine.files import fresh_folder, write_durably
 from workbench.machine.locks import lock_holder
 from workbench.scheduler.evaluation.scoring import (
@@ -185,7 +185,7 @@ def _is_working(context: TickContext, report: Report) -> bool:
         return report.phase in (Phase.BUSY, Phase.GONE)
     outcome = context.store.attempt(report.attempt).outcome
     ended = outcome in (Outcome.DONE, Outcome.STOPPED, Outcome.YIELDED)
-    return not ended or ":" in report.card  # files of a card elsewhere may be on their way
+    return not ended or is_elsewhere(report.card)  # files of a card elsewhere may be on their way
 
 
 def _choose(
@@ -197,7 +197,7 @@ def _choose(
         for row in free.values()
         if trial.desired_card in (None, row.uuid)
         # The files of a chat are exchanged in the home itself.
-        if not (trial.kind == Kind.CHAT and ":" in row.uuid)
+        if not (trial.kind == Kind.CHAT and is_elsewhere(row.uuid))
     ]
     for row in sorted(allowed, key=partial(_choice_key, context.config().guards)):
         card = card_of(row)
@@ -212,7 +212,7 @@ def _choice_key(guards: Guards, row: CardRow) -> tuple[int, bool, bool, str]:
     those of this machine: other machines of a cluster get the files first.
     """
     shared = bool(idle_programs.idle_programs(row, guards))
-    return card_of(row).usable_bytes, shared, ":" in row.uuid, row.uuid
+    return card_of(row).usable_bytes, shared, is_elsewhere(row.uuid), row.uuid
 
 
 def _wait_reason(

@@ -12,6 +12,7 @@ from workbench.attempts.assignment import Assignment
 from workbench.fleet import Fleet, Phase, Report
 from workbench.footprint.oom_fallback import FallbackStep
 from workbench.home import Home
+from workbench.machine.cards import is_elsewhere
 from workbench.machine.files import free_bytes
 from workbench.machine.processes import belongs_to_unit
 from workbench.machine.resources import available_memory, total_memory
@@ -106,7 +107,7 @@ class TickContext:
         self.cards = self.store.cards()
 
     def _without_ours(self, card: dict[str, Any]) -> dict[str, Any]:
-        if ":" in card["uuid"]:  # of another machine, which has left its own out; pids differ there
+        if is_elsewhere(card["uuid"]):  # its machine has left its own out; pids differ there
             return card
         ours = {r.pid for r in self.reports.values() if r.phase is not Phase.GONE}
         processes = card.get("processes", [])

@@ -16,7 +16,7 @@ from workbench.fleet.boxes.ray_boxes import BoxLink, RayBoxes, on_node
 from workbench.fleet.inline_fleet import WORKER
 from workbench.fleet.ray_fleet import RayFleet, WorkerActor, _Actor, worker_env
 from workbench.home import Home
-from workbench.machine.cards import Card
+from workbench.machine.cards import Card, is_elsewhere
 from workbench.machine.sampler import CardReading
 
 
@@ -62,11 +62,11 @@ class ClusterFleet(RayFleet):
     # --- starting
 
     def warm(self, card: Card) -> None:
-        if ":" not in card.uuid or self._link(card.uuid) is not None:
+        if not is_elsewhere(card.uuid) or self._link(card.uuid) is not None:
             super().warm(card)
 
     def start(self, card: Card, assignment: Assignment) -> None:
-        if ":" not in card.uuid:
+        if not is_elsewhere(card.uuid):
             super().start(card, assignment)
             return
         link = self._link(card.uuid)
@@ -119,7 +119,7 @@ class ClusterFleet(RayFleet):
     def observe(self) -> dict[str, Report]:
         if self._boxes is not None:
             self._boxes.look()
-            for card in [card for card in self._actors if ":" in card]:
+            for card in [card for card in self._actors if is_elsewhere(card)]:
                 if not self._node_lives(card):
                     self._lose(card)
         return {card: self._seen(card, report) for card, report in super().observe().items()}
@@ -173,7 +173,9 @@ class ClusterFleet(RayFleet):
         return self._boxes.link_of(card) if self._boxes is not None else None
 
     def _report_death(self, card: str, actor: _Actor, now: float) -> None:
-        if ":" in card:  # a worker that died with its node is lost with it, and not by itself
+        if is_elsewhere(card):  # a worker that died with its node is not lost by itself
+            card
+        ):  # a worker that died with its node is lost with it, and not by itself
             assert self._boxes is not None
             self._boxes.look(at_once=True)
             if not self._node_lives(card):

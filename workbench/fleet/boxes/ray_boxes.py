@@ -24,6 +24,7 @@ from workbench.fleet.boxes.agent import SPARE_DISK_BYTES, BoxAgent
 from workbench.fleet.boxes.courier import Courier
 from workbench.fleet.boxes.digests import DigestCache
 from workbench.home import Home
+from workbench.machine.cards import is_elsewhere
 from workbench.machine.sampler import CardReading, MachineReading
 from workbench.text import safe_line
 
@@ -262,7 +263,7 @@ class RayBoxes:
 
     def link_of(self, card: str) -> BoxLink | None:
         """Return the box of a card called `box:card`; None for the head's own, or a lost box's."""
-        return self.links.get(card.partition(":")[0]) if ":" in card else None
+        return self.links.get(card.partition(":")[0]) if is_elsewhere(card) else None
 
     def end(self) -> None:
         """End every box's thread."""

@@ -7,7 +7,7 @@ memory allow it. `fleet.spare_worker` starts it, and gives it to the next card w
 from __future__ import annotations
 
 from workbench.fleet import Phase
-from workbench.machine.cards import Card
+from workbench.machine.cards import Card, is_elsewhere
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import card_of
 
@@ -37,7 +37,7 @@ def _card_to_stand_by(context: TickContext) -> Card | None:
     if context.stopping or not context.had_worker or not _is_allowed(context):
         return None
     for row in context.cards:
-        here = ":" not in row.uuid  # cards of other machines are called `box:card`
+        here = not is_elsewhere(row.uuid)
         if here and row.present and not (row.drained or row.quarantined):
             return card_of(row)
     return None

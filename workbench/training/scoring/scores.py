@@ -129,7 +129,7 @@ class Scorer:
         scores: RowScores = {}
         if self.evaluate.scorers:
             self.emit("phase", name="evaluating", detail="answers")
-            answers = self._answers(self.rows)
+            answers = self._answers()
             scores = self._answer_scores(answers)
             values |= mean_scores(scores)
             if scores:
@@ -198,10 +198,10 @@ class Scorer:
             for one in answers
         ]
 
-    def _answers(self, rows: Dataset) -> list[GeneratedAnswer]:
+    def _answers(self) -> list[GeneratedAnswer]:
         return generate_answers(
             self.model,
-            rows,
+            self.rows,
             self.tokenizer,
             pattern=self.evaluate.answer_pattern,
             batch_size=self.rows_at_once,
