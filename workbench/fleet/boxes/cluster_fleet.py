@@ -174,8 +174,6 @@ class ClusterFleet(RayFleet):
 
     def _report_death(self, card: str, actor: _Actor, now: float) -> None:
         if is_elsewhere(card):  # a worker that died with its node is not lost by itself
-            card
-        ):  # a worker that died with its node is lost with it, and not by itself
             assert self._boxes is not None
             self._boxes.look(at_once=True)
             if not self._node_lives(card):
