@@ -12,9 +12,11 @@ to leave out. On real cards it checks and prints:
   4. pause on one card, resume on another: the same losses;
   5. a worker killed -9 while it trains: the card's memory is back before the next trial starts
      there, and its neighbours do not notice;
-  6. two cards capped to 24 and 12 GiB, big and small trials mixed: big ones go where they fit, and
+  6. a program that holds a context and computes nothing keeps its card for a minute, which `ls`
+     says, and then costs only its bytes;
+  7. two cards capped to 24 and 12 GiB, big and small trials mixed: big ones go where they fit, and
      the sweep takes at most a tenth longer than in the best order of the same trials;
-  7. the CPU share of Ray, the engine and the screen at rest.
+  8. the CPU share of Ray, the engine and the screen at rest.
 
 Trials have 150 steps with a held-out loss and a checkpoint every 50, so that fixed costs do not
 hide the cards; `--steps 16` is enough to see that it works. CPU cards share their cores and memory,
@@ -235,6 +237,43 @@ def killing(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
     lab.kill(trials)
 
 
+def sharing(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
+    """Hold 500 MiB of the last card in an idle program, and see when the card is used."""
+    if len(cards) < 2 or not cards[-1].startswith("GPU-"):
+        report.skip("beside an idle program", "needs two GPUs")
+        return
+    code = "import time, torch; held = torch.ones(500 << 20, dtype=torch.uint8, device='cuda'); "
+    code += "time.sleep(3600)"
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": cards[-1]}
+    holder = subprocess.Popen([sys.executable, "-c", code], env=env)
+    try:
+        wait(lambda: _guard(lab, cards[-1]).startswith("in use"), "the card that is in use")
+        held = time.monotonic()
+        trials = lab.submit("shared", len(cards), 100 * steps)
+        wait(lambda: any(lab.live(one) for one in trials), "a trial on the other card")
+        found = _said_by_ls(lab)
+        report.check("what ls says", f"in use by pid {holder.pid}" in found, found)
+        wait(lambda: all(lab.live(one) for one in trials), "a trial beside the idle program")
+        seconds = round(time.monotonic() - held)
+        report.check("seconds until a trial runs beside an idle program", seconds <= 90, seconds)
+        lab.kill(trials)
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def _guard(lab: Lab, card: str) -> str:
+    return next(one.guard for one in lab.service.snapshot().cards if one.uuid == card)
+
+
+def _said_by_ls(lab: Lab) -> str:
+    """Return the line of `workbench ls` about the cards that are used, empty without one."""
+    env = {**os.environ, "WORKBENCH_HOME": str(lab.service.home.root), "COLUMNS": "160"}
+    command = [sys.executable, "-m", "workbench", "ls"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return next((line for line in done.stdout.splitlines() if "cards used" in line), "")
+
+
 def unequal(report: Report, model: Path, data: Path, cards: list[str], steps: int) -> None:
     """Run a sweep of big and small trials on two cards, one with half of the other's memory.
 
@@ -359,7 +398,9 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=50, help="steps between held-out losses")
     parser.add_argument("--search-trials", type=int, default=16)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", default="scaling,searching,moving,killing,at_rest,unequal")
+    parser.add_argument(
+        "--only", default="scaling,searching,moving,killing,sharing,at_rest,unequal"
+    )
     options = parser.parse_args()
     data = training_rows(options.data)
     model = shaped_model(options.shape)
@@ -376,6 +417,7 @@ def main() -> int:
             "searching": lambda: searching(here, report, options.search_trials, steps, every),
             "moving": lambda: moving(here, report, cards, few),
             "killing": lambda: killing(here, report, cards, few),
+            "sharing": lambda: sharing(here, report, cards, few),
             "at_rest": lambda: at_rest(here, report),
         }
         for name, check in checks.items():

@@ -1,17 +1,20 @@
 """Random faults in every process of ours, for as long as asked: `python benchmarks/soak.py`.
 
-A real engine on two CPU cards trains short trials on the demo model, one experiment after another.
+A real engine on two CPU cards, or with `--gpus` on the machine's own, trains short trials on the
+demo model, one experiment after another.
 Meanwhile, at random moments, one process or two are killed, ended by SIGTERM, or frozen for a
 while (SIGSTOP): a worker, the loop, the keeper, the card sampler, a preparation, each of Ray's own,
 or all of them (a reboot). Ray's session folder is removed; the disk fills up while the loop
 restarts; `engine stop` races `engine start`; a trial is moved while it starts, with the loop frozen
-behind it. The script plays a person who starts the engine where it is down, and releases
-quarantined cards.
+behind it. On GPUs somebody else takes all memory of a card while a trial starts there. The script
+plays a person who starts the engine where it is down, and releases quarantined cards.
 
 Every few faults there is a rest. It counts as stuck when nothing progresses for 60 s although there
 is work and a card, and nothing is frozen or full. At the end every trial must have ended DONE, with
 the same adapter, byte for byte, and the same losses, digit by digit, as its twins of other
-experiments, and the nine promises of tests/support/sound.py must hold of the home.
+experiments, and the nine promises of tests/support/sound.py must hold of the home. (Experiments
+whose trials ran out of memory went on with other plans: their digits are not compared.) Afterwards
+no card may hold a byte more than before.
 
     N kills, 0 lost, 0 stuck
 
@@ -45,6 +48,7 @@ from workbench.errors import WorkbenchError
 from workbench.keeper import CRASHES
 from workbench.machine.processes import identify_process, program_name
 from workbench.store.requests import drop_request
+from workbench.store.rows import AttemptRow
 from workbench.trial import State
 
 STEPS = 240
@@ -52,6 +56,8 @@ UNFINISHED = 4
 """Trials that wait or run at any time."""
 SETTLE_S = 900.0
 """Most seconds until every trial has ended after the last fault."""
+STARTS_S = 20.0
+"""Seconds to wait for a trial that starts, before a card's memory is taken."""
 WORKER_S = 60.0
 """Seconds to wait for a worker when it is its turn: it is the last to come up."""
 STUCK_S = 60.0
@@ -67,14 +73,32 @@ DISK_BYTES = 1 << 30
 PARTS = ["worker", "loop", "keeper", "sampler", "preparation", "any"]
 RAY = ["head", "raylet", "gcs_server", "DashboardAgent", "RuntimeEnvAgent", "monitor", "dashboard"]
 SIGNALS = ["KILL", "KILL", "TERM", "STOP"]
+TAKES_MEMORY = """
+import os, sys, time, torch
+print("ready", flush=True)
+os.environ["CUDA_VISIBLE_DEVICES"], seconds = sys.stdin.readline().split()
+until, held = time.monotonic() + float(seconds), []
+while time.monotonic() < until:
+    size = torch.cuda.mem_get_info()[0] - (16 << 20)
+    try:
+        held += [torch.empty(size, dtype=torch.uint8, device="cuda")] if size > 1 << 24 else []
+    except torch.OutOfMemoryError:
+        pass
+    time.sleep(0.01)
+"""
+"""A program that takes whatever is free of the card that it is told, for so many seconds."""
+OUT_OF_MEMORY = """
+select t.experiment from attempts a join trials t on t.id = a.trial where a.cause = 'out_of_memory'
+"""
 
 
 class Soak:
     """The faults, the person who puts right what a person has to, and the watch on progress."""
 
-    def __init__(self, whole: Whole, seed: int, disk: Path | None) -> None:
+    def __init__(self, whole: Whole, seed: int, disk: Path | None, *, gpus: bool) -> None:
         self.whole = whole
         self.disk = disk
+        self.gpus = gpus
         self.dice = random.Random(seed)
         self.kills: Counter[str] = Counter()
         self.stuck = 0
@@ -111,8 +135,11 @@ class Soak:
             self.stop_beside_start,
             self.move_beside_start,
             *([self.fill_disk] if self.disk else []),
+            *([self.take_card_memory] if self.gpus else []),
         ]
         fault = self.dice.choice(faults)
+        if self.gpus and not self.kills[self.take_card_memory.__name__]:
+            fault = self.take_card_memory
         try:
             what = fault()
         except (WorkbenchError, OSError) as refused:  # e.g. a request on a frozen engine
@@ -183,6 +210,34 @@ class Soak:
         return f"move {'starting' if starting else 'running'} {one.trial}; " + self._signal(
             "loop", "STOP"
         )
+
+    def take_card_memory(self) -> str:
+        """Take all free memory of a card for some seconds, from when a trial starts there."""
+        program = subprocess.Popen(
+            [sys.executable, "-c", TAKES_MEMORY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdout.readline()
+        starting: list[AttemptRow] = []
+        until = time.monotonic() + STARTS_S
+        while not starting and time.monotonic() < until:
+            self.pass_time(0.05)
+            live = self.whole.live()
+            starting = [a for a in live if self.whole.state(a.trial) is State.STARTING]
+        one = next(iter(starting or self.whole.live()), None)
+        if one is None:
+            program.kill()
+        else:
+            print(one.card, self.dice.uniform(2, 8), file=program.stdin, flush=True)
+        while program.poll() is None:
+            self.pass_time(0.1)
+        word = "starts" if starting else "runs"
+        return f"memory taken where trial {one.trial} {word}" if one else ""
 
     def fill_disk(self) -> str:
         """Fill the disk to its last byte, kill the loop, and give the room back later."""
@@ -335,6 +390,7 @@ class Soak:
         reader = self.whole.service.reader()
         assert reader is not None
         query = "select t.id, t.settings, a.sha256 from adapters a join trials t on t.id = a.trial"
+        query += f" where t.experiment not in ({OUT_OF_MEMORY})"
         losses = "select step, value from metrics where trial = ? and name = 'loss' order by step"
         twins = defaultdict(list)
         for row in reader.db.execute(query).fetchall():
@@ -343,6 +399,8 @@ class Soak:
         for settings, found in twins.items():
             equal = "all equal" if len(set(found)) == 1 else f"{len(set(found))} DIFFERENT"
             print(f"{len(found)} twins of {settings}: {equal}")
+        met = len(reader.db.execute(OUT_OF_MEMORY).fetchall())
+        print(f"{met} attempts ran out of a card's memory")
         return sum(len(found) - max(Counter(found).values()) for found in twins.values())
 
 
@@ -361,12 +419,31 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
+def card_bytes() -> dict[str, int]:
+    """Return the bytes in use of each GPU; empty on a machine without NVIDIA's driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return {}
+    handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+    return {
+        pynvml.nvmlDeviceGetUUID(one): int(pynvml.nvmlDeviceGetMemoryInfo(one).used)
+        for one in handles
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--home", type=Path)
+    parser.add_argument("--gpus", action="store_true", help="on the machine's GPUs")
     asked = parser.parse_args()
+    before = card_bytes()
+    if asked.gpus and not before:
+        parser.error("--gpus: this machine has no GPU that NVIDIA's driver reports")
     with ExitStack() as stack:
         folder = asked.home or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-"))
@@ -374,16 +451,20 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         disk = None if asked.home else stack.enter_context(small_disk(folder))
         config = 'guards = {disk_floor = "16MiB", ballast = "8MiB"}\n'
-        whole = stack.enter_context(whole_engine(folder, config))
-        soak = Soak(whole, asked.seed, disk)
+        cards = {"WORKBENCH_CARDS": ""} if asked.gpus else {}
+        whole = stack.enter_context(whole_engine(folder, config, **cards))
+        soak = Soak(whole, asked.seed, disk, gpus=asked.gpus)
         soak.run(asked.minutes)
         lost = soak.finish()
         trials = whole.service.snapshot().trials
         attempts = sum(trial.attempts for trial in trials)
         print(f"{len(trials)} trials in {attempts} attempts, {newest_event(whole.home)} events")
         print(f"faults: {dict(soak.kills)}")
+    held = sum(after - before[uuid] for uuid, after in card_bytes().items())
+    if asked.gpus:
+        print(f"{held / 2**20:.0f} MiB more in use on the cards than before")
     print(f"{sum(soak.kills.values())} kills, {lost} lost, {soak.stuck} stuck")
-    return 1 if lost or soak.stuck else 0
+    return 1 if lost or soak.stuck or held > 0 else 0
 
 
 if __name__ == "__main__":
