@@ -22,6 +22,7 @@ from types import FrameType
 
 from workbench.cluster import ray_commands
 from workbench.cluster.addresses import is_ours, parse_address
+from workbench.cluster.certificates import certificate_environment
 from workbench.cluster.settings import read_head, read_joined, read_json, write_json
 from workbench.errors import EngineError
 from workbench.fleet.ray_head import (
@@ -266,6 +267,7 @@ class Keeper:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.home.token),
             **(ray_commands.CLUSTER_ENV if self.cluster else ray_commands.LOOPBACK_ENV),
+            **certificate_environment(self.home),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ROTATION_MAX_BYTES": str(1 << 20),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",

@@ -544,6 +544,32 @@ def test_draining_now_sends_its_trial_to_another_card(bench_of: MakeBench) -> No
     assert bench.store.attempts(2)[1].from_step == bench.store.attempts(2)[0].checkpoint_step
 
 
+def test_a_box_is_drained_with_all_its_cards(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0), *({**cpu_card(n), "uuid": f"two:cpu-{n}"} for n in (0, 1)))
+    answer = ask(bench, "drain", box="two", now=True)
+    assert answer.text == "box two takes no more trials; it is free now"
+    drained = {card.uuid: card.drained for card in bench.store.cards()}
+    assert drained == {"cpu-0": False, "two:cpu-0": True, "two:cpu-1": True}
+    assert ask(bench, "undrain", box="two").ok
+    assert not any(card.drained for card in bench.store.cards())
+    refused = ask(bench, "drain", box="three")
+    assert (refused.data["exit_code"], refused.hint) == (3, "there are: two")
+
+
+def test_draining_a_box_now_sends_its_trials_to_other_cards(bench_of: MakeBench) -> None:
+    bench = bench_of(cpu_card(0), {**cpu_card(1), "uuid": "two:cpu-0"})
+    bench.submit(recipe(train=LONG))
+    ask(bench, "drain", card="cpu-0")
+    bench.until(State.RUNNING, 2)
+    bench.ticks(3)
+    ask(bench, "undrain", card="cpu-0")
+    assert bench.store.trial(2).card == "two:cpu-0"
+    answer = ask(bench, "drain", box="two", now=True)
+    assert (answer.data["trials"], "go on as soon as other cards" in answer.text) == ([2], True)
+    bench.ticks(3)
+    assert (bench.store.trial(2).card, bench.store.trial(2).attempts) == ("cpu-0", 2)
+
+
 def test_a_card_is_named_by_its_beginning_if_that_is_one(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(1), cpu_card(10))
     assert "may be several cards" in ask(bench, "drain", card="cpu").text

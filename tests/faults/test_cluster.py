@@ -7,108 +7,28 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from tests.support.namespaces import Host, hosts
+from tests.support.clusters import LIMIT_S, Three, open_ports
+from tests.support.namespaces import delayed, hosts, thin
 from tests.support.waiting import wait_for
 from tests.support.whole import short_recipe
 from workbench.cluster import ray_commands
 from workbench.cluster.settings import work_folder
-from workbench.machine.processes import LOOPBACK, program_name
-from workbench.recipe.shipped import shipped_file
-from workbench.store.rows import AttemptRow, TrialRow
+from workbench.machine.locks import lock_holder
+from workbench.machine.processes import program_name
+from workbench.recipe import Recipe
+from workbench.store.rows import TrialRow
 from workbench.trial import State
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
-LIMIT_S = 150.0
-
-
-class Three:
-    """The head and two boxes."""
-
-    def __init__(self, made: list[Host], folder: Path) -> None:
-        self.head, self.two, self.three = made
-        self.folder = folder
-
-    def join(self, box: Host, name: str) -> str:
-        token = str(self.head.home.token)
-        return box.run("cluster", "join", self.head.address, "--token-file", token, "--name", name)
-
-    def boxes(self) -> dict[str, str]:
-        """Return box → state, as `cluster ls` says."""
-        listed = json.loads(self.head.run("cluster", "ls", "--json"))["boxes"]
-        return {one["box"]: one["state"] for one in listed}
-
-    def until_up(self, *names: str) -> None:
-        up = lambda: all(self.boxes().get(name) == "up" for name in names)  # noqa: E731
-        wait_for(up, f"{names} are up", LIMIT_S)
-
-    def live(self) -> dict[str, AttemptRow]:
-        """Return card → live attempt."""
-        reader = self.head.service.reader()
-        return {one.card: one for one in reader.live_attempts()} if reader else {}
-
-    def until_committed(self, *cards: str) -> dict[str, AttemptRow]:
-        """Wait until live attempts on these cards have a checkpoint at home."""
-
-        def committed() -> dict[str, AttemptRow]:
-            live = self.live()
-            return live if all(c in live and live[c].checkpoint_step for c in cards) else {}
-
-        return wait_for(committed, f"checkpoints of {cards} come home", LIMIT_S)
-
-    def attempts(self, trial: int) -> list[AttemptRow]:
-        return self.head.service.trial(trial).attempts
-
-    def until_empty(self, folder: Path) -> None:
-        wait_for(lambda: not list(folder.iterdir()), f"nothing is left in {folder}", LIMIT_S)
-
-    def has_moved_on(self, old: AttemptRow) -> bool:
-        """Return True once a later attempt of the trial, on another box, has a later checkpoint."""
-        newest = self.attempts(old.trial)[-1]
-        further = (newest.checkpoint_step or 0) > (old.checkpoint_step or 0)
-        same_box = newest.card.partition(":")[0] == old.card.partition(":")[0]
-        return newest.id > old.id and further and not same_box
-
-    def base(self) -> str:
-        """Return a base and rows that no box has: the demo's, in a folder of the head."""
-        folder = self.folder / "base"
-        if not folder.exists():
-            shutil.copytree(shipped_file("workbench:demo/model"), folder)
-        return f"model.name={folder}"
-
-    def obeyed(self, request: str) -> int:
-        answer = self.head.service.wait_for_answer(request, LIMIT_S)
-        assert answer.ok, answer
-        return int(answer.data.get("experiment") or 0)
-
-    def until_ended(self, experiment: int) -> list[TrialRow]:
-        """Wait until all trials of the experiment have ended, and return them."""
-
-        def ended() -> list[TrialRow]:
-            trials = self.head.service.trials(experiment)
-            return trials if all(trial.state.final for trial in trials) else []
-
-        return wait_for(ended, f"experiment {experiment} ends", LIMIT_S)
-
-    def run_long(self, count: int) -> int:
-        """Submit trials that run until they are ended; return the experiment."""
-        rates = [0.001 * (1 + number) for number in range(count)]
-        sweep = f"{{parameters: {{train.learning_rate: {rates}}}}}"
-        return self.obeyed(self.head.service.submit(short_recipe(self.base(), sweep=sweep)))
-
-    def end_all(self) -> None:
-        """Kill every trial."""
-        for trial in self.head.service.snapshot().trials:
-            if not trial.state.final:
-                self.obeyed(self.head.service.stop(trial.id, kill=True))
-        over = lambda: all(t.state.final for t in self.head.service.snapshot().trials)  # noqa: E731
-        wait_for(over, "all trials have ended", LIMIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +62,85 @@ def test_a_wrong_token_is_refused_and_leaves_nothing(three: Three, tmp_path: Pat
     three.until_up("three")
 
 
+def test_a_box_is_added_over_ssh_and_added_again(three: Three, tmp_path: Path) -> None:
+    three.three.run("cluster", "leave")
+    with three.ssh_to(three.three, tmp_path) as (host, path):
+        words = ("cluster", "add", host, "--name", "three")
+        said = three.head.run(*words, PATH=path)
+        assert f"three ({three.three.address}) has joined the cluster" in said
+        assert f"ok    head → box: {three.three.address} answers" in said
+        three.until_up("three")
+        keeper = lock_holder(three.three.home.keeper_lock)
+        assert "has joined the cluster" in three.head.run(*words, PATH=path)
+        assert lock_holder(three.three.home.keeper_lock) == keeper
+    assert three.three.home.token.stat().st_mode & 0o777 == 0o600
+    assert three.three.home.token.read_text() == three.head.home.token.read_text()
+
+
+def test_every_box_is_checked_and_one_that_is_gone_is_named(three: Three) -> None:
+    wait_for(lambda: _doctor(three).keys() >= {"two ports", "three ports"}, "they are checked")
+    unlike_ok = [name for name, (status, _) in _doctor(three).items() if status != "ok"]
+    assert all("disk" in name for name in unlike_ok)  # that of the tests may be small
+    on_box = json.loads(three.two.run("cluster", "doctor", "--json"))
+    assert [one["status"] for one in on_box if one["name"] != "disk"] == ["ok"] * 3
+    three.three.run("cluster", "leave")
+    wait_for(lambda: _doctor(three)["three"] == ("fail", "is not connected"), "it is named")
+    three.join(three.three, "three")
+    three.until_up("three")
+
+
+def _doctor(three: Three) -> dict[str, tuple[str, str]]:
+    """Return check → (status, finding), as `cluster doctor` says on the head."""
+    command = three.head.command(sys.executable, "-m", "workbench", "cluster", "doctor", "--json")
+    env = {**os.environ, "WORKBENCH_HOME": str(three.head.home.root)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    return {one["name"]: (one["status"], one["finding"]) for one in json.loads(done.stdout)}
+
+
+def test_a_box_that_is_drained_gives_its_trials_back_and_takes_none(three: Three) -> None:
+    three.run_long(6)
+    before = three.until_committed("two:cpu-0", "two:cpu-1", "cpu-0")
+    assert "box two takes no more trials" in three.head.run("cluster", "drain", "two", "--now")
+    empty = lambda: not any(card.startswith("two:") for card in three.live())  # noqa: E731
+    wait_for(empty, "its trials have gone", LIMIT_S)
+    three.obeyed(three.head.service.stop(before["cpu-0"].trial, kill=True))
+    moved = [before["two:cpu-0"], before["two:cpu-1"]]
+    wait_for(lambda: any(map(three.has_moved_on, moved)), "one goes on elsewhere", LIMIT_S)
+    assert {three.attempts(old.trial)[0].outcome for old in moved} == {"yielded"}
+    three.head.run("cluster", "undrain", "two")
+    three.until_committed("two:cpu-0")
+
+
+def test_a_sweep_ends_over_a_line_of_100_ms(three: Three) -> None:
+    with delayed(three.two, 0.1):
+        experiment = three.obeyed(three.head.service.submit(_short(three)))
+        _check_done(three, three.until_ended(experiment))
+    three.until_up("two")
+
+
+def test_a_sweep_ends_over_a_thin_line(three: Three) -> None:
+    with thin(three.two, "2mbit"):
+        experiment = three.obeyed(three.head.service.submit(_short(three)))
+        _check_done(three, three.until_ended(experiment))
+    three.until_up("two")
+
+
+def _short(three: Three) -> Recipe:
+    settings = ("train.max_steps=8", "train.save_every=4", "sweep.max_parallel=6")
+    sweep = "{parameters: {train.learning_rate: [0.001, 0.002, 0.003, 0.004, 0.005, 0.006]}}"
+    return short_recipe(three.base(), *settings, sweep=sweep)
+
+
+def _check_done(three: Three, trials: list[TrialRow]) -> None:
+    """Check that each trial was trained once and wholly, some of them over the slow line."""
+    tuned = [trial for trial in trials if trial.kind == "tune"]
+    assert {trial.state for trial in trials} == {State.DONE}
+    assert all(len(three.attempts(trial.id)) == 1 for trial in tuned)
+    assert any(three.attempts(trial.id)[0].card.startswith("two:") for trial in tuned)
+    for trial in tuned:
+        assert (three.head.home.trial(trial.id) / "adapter" / "adapter_config.json").exists()
+
+
 def test_no_port_of_head_or_box_answers_without_the_token(three: Three) -> None:
     three.run_long(6)
     three.until_committed("cpu-0", "two:cpu-0")
@@ -154,18 +153,6 @@ def test_no_port_of_head_or_box_answers_without_the_token(three: Three) -> None:
     answers = json.loads(three.three.python(str(scan), json.dumps(asked)))
     assert [(address, port) for address, port, _ in answers] == asked
     assert {what for _, _, what in answers} == {"asks"}, answers
-
-
-def open_ports(host: Host) -> list[int]:
-    """Return every TCP port on which the host listens beyond loopback."""
-    tables = host.python("-c", "print(*(open(f'/proc/net/{t}').read() for t in ('tcp', 'tcp6')))")
-    found = set()
-    for fields in (line.split() for line in tables.splitlines()):
-        if len(fields) > 3 and fields[3] == "0A":  # listening, proc(5)
-            address, port = fields[1].split(":")
-            if address not in LOOPBACK:
-                found.add(int(port, 16))
-    return sorted(found)
 
 
 def test_a_sweep_uses_all_boxes_and_brings_everything_home(three: Three) -> None:
@@ -241,22 +228,29 @@ def test_trials_of_a_network_that_is_cut_for_good_are_not_run_twice(three: Three
 
 
 def test_a_box_with_other_versions_is_shown_and_not_used(three: Three, tmp_path: Path) -> None:
-    info = tmp_path / "accelerate-0.0.1.dist-info"
+    other = f"{metadata.version('accelerate')}.post1"
+    info = tmp_path / f"accelerate-{other}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: accelerate\nVersion: 0.0.1\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: accelerate\nVersion: {other}\n")
     three.two.run("cluster", "leave")
     token = three.head.home.token.read_text()
     words = ("cluster", "join", three.head.address, "--name", "two")
-    three.two.run(*words, typed=token, PYTHONPATH=str(tmp_path))
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    three.two.run(*words, typed=token, PYTHONPATH=path)
     wait_for(lambda: three.boxes()["two"] == "unusable", "its versions are seen", LIMIT_S)
-    assert "two: accelerate is 0.0.1 there" in three.head.run("cluster", "ls")
+    assert f"two: accelerate is {other} there" in three.head.run("cluster", "ls")
     three.run_long(6)
     three.until_committed("cpu-0", "three:cpu-0")
     assert not any(card.startswith("two") for card in three.live())
+    three.head.run("cluster", "allow-skew", "two")
+    three.until_up("two")
+    three.until_committed("two:cpu-0")
+    assert f"two: accelerate is {other} there" in three.head.run("cluster", "ls")
+    three.head.run("cluster", "allow-skew", "two", "--undo")
+    three.end_all()
     three.two.run("cluster", "leave")
     three.two.run(*words, typed=token)
     three.until_up("two")
-    three.until_committed("two:cpu-0")
 
 
 def test_a_box_that_is_lost_gives_its_trials_to_others(three: Three) -> None:

@@ -143,6 +143,7 @@ def test_every_python_child_gets_its_command_from_one_place() -> None:
         "machine/python_children.py",  # the place
         "doctor/probes.py",  # runs code with -P -c
         "doctor/machine.py",  # only shows the path
+        "doctor/box_facts.py",  # the same
         "cli/machine/service.py",  # for a unit text with -P
     }
     found = {

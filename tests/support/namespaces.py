@@ -70,6 +70,15 @@ class Host:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=True)
         return done.stdout
 
+    @property
+    def bridge(self) -> str:
+        """The bridge that joins the hosts."""
+        return self.namespace.rpartition("-")[0]
+
+    def add_address(self, address: str, device: str = "eth0") -> None:
+        """Give the host another address."""
+        _ip("-n", self.namespace, "address", "add", f"{address}/24", "dev", device)
+
     def cut(self) -> None:
         """Pull the cable."""
         _ip("link", "set", self.link, "down")
@@ -129,6 +138,45 @@ def hosts(folder: Path, count: int) -> Iterator[list[Host]]:
         yield made
     finally:
         _remove(tag, made)
+
+
+@contextmanager
+def delayed(host: Host, delay_s: float) -> Iterator[None]:
+    """Let everything that the host sends or gets take `delay_s` seconds longer, meanwhile.
+
+    The kernel's own `netem` is missing in many kernels, so a process passes the frames.
+    """
+    bridge, detour = host.bridge, f"{host.link}d"
+    taps = [f"{host.link}a", f"{host.link}b"]
+    script = str(Path(__file__).with_name("delaying_line.py"))
+    line = subprocess.Popen([sys.executable, script, *taps, str(delay_s)])
+    try:
+        wait_for(lambda: all(Path(f"/sys/class/net/{tap}").exists() for tap in taps), "the line")
+        _ip("link", "add", detour, "type", "bridge")
+        for name, master in ((taps[0], detour), (taps[1], bridge)):
+            _ip("link", "set", name, "master", master, "up")
+        _ip("link", "set", detour, "up")
+        _ip("link", "set", host.link, "master", detour)
+        yield
+    finally:
+        _ip("link", "set", host.link, "master", bridge)
+        line.terminate()
+        line.wait()
+        _ip("link", "delete", detour)
+
+
+@contextmanager
+def thin(host: Host, rate: str) -> Iterator[None]:
+    """Let no more than `rate` (as of `tc`, `4mbit`) go to the host and from it, meanwhile."""
+    ends = (["tc", "qdisc"], host.link), (host.command("tc", "qdisc"), "eth0")
+    shape = ("root", "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
+    for command, device in ends:
+        subprocess.run([*command, "add", "dev", device, *shape], check=True)
+    try:
+        yield
+    finally:
+        for command, device in ends:
+            subprocess.run([*command, "del", "dev", device, "root"], check=True)
 
 
 def _remove(bridge: str, made: list[Host]) -> None:

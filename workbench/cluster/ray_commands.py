@@ -22,6 +22,8 @@ _PORTS = {
     "dashboard-agent-grpc-port": 20_106,
     "metrics-export-port": 20_107,
 }
+NODE_PORTS = (_PORTS["node-manager-port"], _PORTS["object-manager-port"])
+"""Ports of each machine on which every other one calls it, besides those of workers."""
 CLIENT_PORT = 20_108
 WORKER_PORTS = (20_110, 20_199)
 """One for each worker, for each box's agent and for the loop."""

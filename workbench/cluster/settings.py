@@ -4,6 +4,8 @@ cluster/head.json    the head: its address, and the port that the last head took
 cluster/joined.json  a box: the head's address, its own, its name
 cluster/state.json   a box: what its keeper last found out about joining
 cluster/boxes.json   the head: the boxes as the loop last saw them, for `cluster ls`
+cluster/tls/         certificates for Ray's TLS, where the head was set up with them
+cluster/invitation   the head with certificates: all that a box needs to join, mode 0600
 cluster/work/        a box: the files of the trials that it runs, and the cache of bases
 token                the secret that head and boxes share, mode 0600
 """
@@ -13,10 +15,12 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.cluster.certificates import remove_certificates
 from workbench.errors import UsageError
 from workbench.home import Home
 from workbench.machine.files import write_durably
@@ -32,6 +36,8 @@ class HeadSettings:
     address: str
     limit_bytes_per_s: int = 0
     """Most bytes a second that travel between the head and one box; 0 without a limit."""
+    allow_skew: Sequence[str] = ()
+    """Boxes that work although versions of packages differ there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +72,7 @@ def write_settings(home: Home, settings: HeadSettings | JoinedSettings) -> None:
 
 def remove_settings(home: Home) -> None:
     """Make the home that of one machine alone again."""
+    remove_certificates(home)
     for name in ("head.json", "joined.json", "state.json", "boxes.json"):
         (home.root / "cluster" / name).unlink(missing_ok=True)
 

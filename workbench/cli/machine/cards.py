@@ -25,6 +25,7 @@ from workbench.store.rows import CardRow
 from workbench.text import safe_line
 
 if TYPE_CHECKING:
+    from workbench.doctor import Check
     from workbench.machine.sampler import CardReading, MachineReading
 
 ASK_S = 3.0
@@ -132,6 +133,14 @@ def _doing(card: dict[str, Any]) -> str:
     return "drained" if card["drained"] else "idle"
 
 
+def print_check(check: Check) -> None:
+    """Print the result of a check, with its hint where there is something to do."""
+    status = colour_text(f"{check.status:<4}", STATE_COLOURS[check.status])
+    print(f"{status}  {safe_line(check.name)}: {safe_line(check.finding)}", flush=True)
+    if check.hint and check.status != "ok":
+        print_answer(f"      → {safe_line(check.hint)}")
+
+
 def doctor_command(as_data: Json = False) -> None:
     """Check this machine; every problem comes with its hint."""
     from workbench.doctor import run_checks
@@ -140,10 +149,7 @@ def doctor_command(as_data: Json = False) -> None:
     for check in run_checks():
         rows.append(asdict(check))
         if not as_data:
-            status = colour_text(f"{check.status:<4}", STATE_COLOURS[check.status])
-            print(f"{status}  {safe_line(check.name)}: {safe_line(check.finding)}", flush=True)
-            if check.hint and check.status != "ok":
-                print_answer(f"      → {check.hint}")
+            print_check(check)
     if as_data:
         as_json(rows)
     raise typer.Exit(1 if any(row["status"] == "fail" for row in rows) else 0)

@@ -8,7 +8,9 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +18,10 @@ from typing import Annotated, Any
 import typer
 
 from workbench import formatting
+from workbench.cli.machine import cluster_boxes
 from workbench.cli.machine.engine import START_S, STOP_S
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
-from workbench.cluster import addresses, ray_commands, settings
+from workbench.cluster import addresses, certificates, ray_commands, settings
 from workbench.cluster.settings import HeadSettings, JoinedSettings
 from workbench.errors import EngineError, UsageError, WorkbenchError
 from workbench.home import Home
@@ -36,7 +39,7 @@ STALE_S = 10.0
 """Age of the loop's list of boxes, in seconds, from which it is shown as old."""
 READABLE = (
     "Ray does not encrypt: who can read this network can read rows, weights and the token. Use a "
-    "VPN (WireGuard, Tailscale) where you do not trust it"
+    "VPN (WireGuard, Tailscale), or --tls, where you do not trust it"
 )
 app = typer.Typer(help="Use the cards of several machines together.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -51,6 +54,9 @@ def cluster_up_command(
     limit: Annotated[
         str, typer.Option(help="Most bytes a second to or from each box, e.g. 50MiB.")
     ] = "",
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Encrypt by certificates, made here by openssl.")
+    ] = False,
 ) -> None:
     """Make this machine the head of a cluster; the engine is started again if it runs."""
     home = Service().home.make()
@@ -60,18 +66,39 @@ def cluster_up_command(
         )
     _check_address(address, i_know=i_know)
     most = parse_bytes(limit) if limit else 0
-    was_running = _stop_engine()
-    settings.write_settings(home, HeadSettings(address=address, limit_bytes_per_s=most))
-    if not home.token.exists():
-        write_durably(home.token, secrets.token_hex(32).encode())
+    if tls:
+        certificates.make_certificates(home, address)
+    was_running, before = _stop_engine(), settings.read_head(home)
+    _write_head(home, HeadSettings(address=address, limit_bytes_per_s=most), before, tls=tls)
     _start_engine(Service())
     _wait_for_head(home, address)
-    print_note(READABLE if not _is_encrypted(address) else "the VPN encrypts what Ray sends")
+    print_note(_privacy(address, tls=tls))
     if was_running:
         print_note("the engine was started again; what ran goes on from its checkpoint")
     print_answer(f"the cluster is up at {address}, ports {_ports()}")
-    print_answer(f"its token is in {safe_line(home.token)}")
-    print_answer(f"on each other machine: workbench cluster join {address}")
+    file = certificates.invitation_file(home) if tls else home.token
+    what = "token and certificates are" if tls else "token is"
+    print_answer(f"its {what} in {safe_line(file)}")
+    print_answer("over ssh, from here: workbench cluster add USER@BOX")
+    print_answer(f"or on each other machine: workbench cluster join {address}")
+
+
+def _write_head(home: Home, head: HeadSettings, before: HeadSettings | None, *, tls: bool) -> None:
+    """Write settings, token, and what boxes need of certificates or none."""
+    settings.write_settings(home, replace(head, allow_skew=before.allow_skew if before else ()))
+    if not home.token.exists():
+        write_durably(home.token, secrets.token_hex(32).encode())
+    if tls:
+        certificates.write_invitation(home)
+    else:
+        certificates.remove_certificates(home)
+
+
+def _privacy(address: str, *, tls: bool) -> str:
+    """Return who can read what Ray sends."""
+    if tls:
+        return "Ray encrypts, and takes machines with a certificate of this cluster alone"
+    return "the VPN encrypts what Ray sends" if _is_encrypted(address) else READABLE
 
 
 def _check_address(text: str, *, i_know: bool) -> None:
@@ -79,6 +106,10 @@ def _check_address(text: str, *, i_know: bool) -> None:
     address = addresses.parse_address(text)
     if address.is_unspecified:
         raise UsageError("0.0.0.0 is every address", hint="name the one the other machines reach")
+    if not addresses.is_ours(address):
+        raise UsageError(
+            f"{text} is no address of this machine", hint="`ip -brief address` lists them"
+        )
     public = set(addresses.public_addresses())
     if not addresses.is_private(address):
         public.add(text)
@@ -87,10 +118,6 @@ def _check_address(text: str, *, i_know: bool) -> None:
             f"{', '.join(sorted(public))} is a public address of this machine, and Ray listens on "
             "all of them",
             hint=f"close ports {_ports()} there by a firewall, then add --i-know",
-        )
-    if not addresses.is_ours(address):
-        raise UsageError(
-            f"{text} is no address of this machine", hint="`ip -brief address` lists them"
         )
 
 
@@ -106,7 +133,10 @@ def _ports() -> str:
 def cluster_join_command(
     head: Annotated[str, typer.Argument(help="The head's address, as `cluster up` printed it.")],
     token_file: Annotated[
-        Path | None, typer.Option(help="A copy of the head's file `token`; else it is asked for.")
+        Path | None,
+        typer.Option(
+            help="A copy of the head's file `token`, or `invitation`; else it is asked for."
+        ),
     ] = None,
     name: Annotated[str, typer.Option(help="This box's name; else the machine's.")] = "",
     address: Annotated[str, typer.Option(help="This box's address; else the one it uses.")] = "",
@@ -115,30 +145,68 @@ def cluster_join_command(
     service = Service()
     home = service.home.make()
     joined = settings.read_joined(home)
-    if settings.read_head(home) is not None or (joined is not None and joined.head != head):
-        raise UsageError("this machine is in a cluster", hint="first: workbench cluster leave")
+    _refuse_joining(home, joined, head)
+    box = settings.check_name(name or (joined.box if joined else _host_name()))
+    given = _read_token(token_file) if joined is None or token_file is not None else ""
     if joined is not None:
-        _connect(service, joined)
-        return
-    if lock_holder(home.keeper_lock) is not None:
-        raise UsageError("an engine runs here", hint="first: workbench engine stop")
+        _refuse_other_cluster(home, joined, head, given)
+        if not given:
+            _connect(service, joined)
+            return
+    _check_head(head, given)
+    own = address or addresses.address_towards(head)
+    wanted = JoinedSettings(head=head, address=own, box=box)
+    if wanted != joined or given.split() != certificates.invitation(home).split():
+        _end_box(service)
+        certificates.accept_invitation(home, given, own)
+        settings.write_settings(home, wanted)
+    try:
+        _connect(service, wanted)
+    except BaseException:
+        if joined is None:
+            _leave(service)
+        raise
+    print_note("`workbench service install` connects it again after a reboot")
+
+
+def _refuse_joining(home: Home, joined: JoinedSettings | None, head: str) -> None:
+    """Raise UsageError where this machine has an engine or a cluster of its own."""
     addresses.parse_address(head)
-    box = settings.check_name(name or socket.gethostname().partition(".")[0])
-    token = _read_token(token_file)
-    if ray_commands.find_head_port(head, 3.0) is None:
+    if settings.read_head(home) is not None:
+        hint = "first: workbench cluster leave"
+        raise UsageError("this machine is a cluster's head", hint=hint)
+    if joined is None and lock_holder(home.keeper_lock) is not None:
+        raise UsageError("an engine runs here", hint="first: workbench engine stop")
+
+
+def _refuse_other_cluster(home: Home, joined: JoinedSettings, head: str, given: str) -> None:
+    """Raise UsageError for another cluster; one of the same token has only another address now."""
+    if joined.head != head and given.split()[:1] != home.token.read_text().split():
+        raise UsageError(
+            f"this machine is in the cluster of {joined.head}",
+            hint="first: workbench cluster leave; or, if that head has moved, add --token-file",
+        )
+
+
+def _check_head(head: str, given: str) -> None:
+    """Raise an error where no head answers, or one that wants another kind of secret."""
+    port = ray_commands.find_head_port(head, 3.0)
+    if port is None:
         raise EngineError(
             f"nothing answers at {head}, ports {ray_commands.HEAD_PORTS}",
             hint="is the cluster up there, and does a firewall let this machine through?",
         )
-    own = address or addresses.address_towards(head)
-    write_durably(home.token, token.encode())
-    settings.write_settings(home, JoinedSettings(head=head, address=own, box=box))
-    try:
-        _connect(service, JoinedSettings(head=head, address=own, box=box))
-    except BaseException:
-        _leave(service)
-        raise
-    print_note("`workbench service install` connects it again after a reboot")
+    has_certificates = "-----BEGIN" in given
+    if certificates.asks_for_certificates(head, port) != has_certificates:
+        file = "token" if has_certificates else "cluster/invitation"
+        raise UsageError(
+            f"the cluster of {head} uses {'no ' if has_certificates else ''}certificates",
+            hint=f"give --token-file with a copy of the file {file} of the head's home",
+        )
+
+
+def _host_name() -> str:
+    return socket.gethostname().partition(".")[0]
 
 
 def _connect(service: Service, joined: JoinedSettings) -> None:
@@ -167,22 +235,20 @@ def _read_token(file: Path | None) -> str:
 
 
 def _wait_joined(home: Home) -> None:
-    until = time.monotonic() + JOIN_S
-    state: dict[str, Any] = {}
-    while time.monotonic() < until:
-        state = settings.read_state(home)
-        if state.get("state") == "joined":
-            return
-        if state.get("state") == "refused":
-            raise EngineError(
-                f"the head did not take this machine: {state['text']}",
-                hint=f"{home.logs}/node.log has Ray's own words",
-            )
-        time.sleep(0.1)
-    raise EngineError(
-        f"not joined within {JOIN_S:.0f} s: {state.get('text') or 'no answer'}",
-        hint=f"look into {home.logs}/node.log",
+    answered = _wait_until(
+        lambda: settings.read_state(home).get("state") in ("joined", "refused"), JOIN_S
     )
+    state = settings.read_state(home)
+    if not answered:
+        raise EngineError(
+            f"not joined within {JOIN_S:.0f} s: {state.get('text') or 'no answer'}",
+            hint=f"look into {home.logs}/node.log",
+        )
+    if state["state"] == "refused":
+        raise EngineError(
+            f"the head did not take this machine: {state['text']}",
+            hint=f"{home.logs}/node.log has Ray's own words",
+        )
 
 
 @app.command("leave")
@@ -205,17 +271,30 @@ def cluster_leave_command() -> None:
 
 def _leave(service: Service) -> None:
     """End this box's processes and forget the head."""
-    home = service.home
-    keeper = lock_holder(home.keeper_lock)
-    if keeper:
+    _end_box(service)
+    settings.remove_settings(service.home)
+    service.home.token.unlink(missing_ok=True)
+
+
+def _end_box(service: Service) -> None:
+    """End this box's keeper and whatever it started."""
+    lock = service.home.keeper_lock
+    if keeper := lock_holder(lock):
         with suppress(ProcessLookupError):
             os.kill(keeper, signal.SIGTERM)
-    until = time.monotonic() + LEAVE_S
-    while lock_holder(home.keeper_lock) is not None and time.monotonic() < until:
-        time.sleep(0.05)
+    _wait_until(lambda: lock_holder(lock) is None, LEAVE_S)
     service.end_leftovers()
-    settings.remove_settings(home)
-    home.token.unlink(missing_ok=True)
+    (service.home.root / "cluster" / "state.json").unlink(missing_ok=True)
+
+
+def _wait_until(fact: Callable[[], bool], limit_s: float) -> bool:
+    """Wait until `fact` is true; return False where it is not after `limit_s` seconds."""
+    until = time.monotonic() + limit_s
+    while not fact():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @app.command("ls")
@@ -261,8 +340,8 @@ def _print_boxes(boxes: list[dict[str, Any]]) -> None:
     ]
     out_table(heads, rows, right=("cards", "free disk"), flexible=0)
     for one in boxes:
-        if one.get("problem"):
-            print_answer(f"{safe_line(one['box'])}: {safe_line(one['problem'])}")
+        if text := one.get("problem") or one.get("skewed"):
+            print_answer(f"{safe_line(one['box'])}: {safe_line(text)}")
 
 
 def _skew(skew_s: float | None) -> str:
@@ -291,14 +370,11 @@ def _stop_engine() -> bool:
 
 def _wait_for_head(home: Home, address: str) -> None:
     """Wait until boxes can join: the loop is up some seconds before Ray."""
-    until = time.monotonic() + START_S
-    while ray_commands.find_head_port(address) is None:
-        if time.monotonic() > until:
-            raise EngineError(
-                f"Ray does not answer at {address} after {START_S:.0f} s",
-                hint=f"look into {home.logs}/head.log and keeper.log",
-            )
-        time.sleep(0.1)
+    if not _wait_until(lambda: ray_commands.find_head_port(address) is not None, START_S):
+        raise EngineError(
+            f"Ray does not answer at {address} after {START_S:.0f} s",
+            hint=f"look into {home.logs}/head.log and keeper.log",
+        )
 
 
 def _start_engine(service: Service) -> None:
@@ -310,3 +386,11 @@ def _start_engine(service: Service) -> None:
             f"the cluster is set up, and the engine does not start: {refused.what}",
             hint=refused.hint,
         ) from refused
+
+
+app.command("add")(cluster_boxes.cluster_add_command)
+app.command("drain")(cluster_boxes.cluster_drain_command)
+app.command("undrain")(cluster_boxes.cluster_undrain_command)
+app.command("allow-skew")(cluster_boxes.cluster_allow_skew_command)
+app.command("doctor")(cluster_boxes.cluster_doctor_command)
+app.command("probe", hidden=True)(cluster_boxes.cluster_probe_command)

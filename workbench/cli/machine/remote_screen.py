@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 from collections.abc import Sequence
 
+from workbench.cli.machine.ssh import NOT_CONNECTED, NOT_FOUND, split_host
 from workbench.errors import UsageError
-
-NOT_CONNECTED, NOT_FOUND = 255, 127
-"""Exit codes of ssh where it has no connection, and of a shell that finds no such command."""
 
 
 def open_remote_screen(host: str, options: Sequence[str]) -> int:
@@ -21,14 +18,7 @@ def open_remote_screen(host: str, options: Sequence[str]) -> int:
     that ssh would take for an option, where there is no ssh, and where the other machine has no
     such command.
     """
-    box, named, rest = host.partition(":/")  # a lone colon may belong to an IPv6 address
-    file = f"/{rest}" if named else "workbench"
-    if not box or box.startswith("-") or any(char.isspace() for char in box):
-        raise UsageError(
-            f"--host: {host!r} is no host", hint="write --host USER@BOX, as for the command ssh"
-        )
-    if shutil.which("ssh") is None:
-        raise UsageError("--host needs the command ssh, which is not installed")
+    box, file = split_host(host, "--host")
     command = shlex.join([file, *options])
     # -t: the screen needs a terminal, which ssh leaves out where it is given a command.
     code = subprocess.run(["ssh", "-t", "--", box, command], check=False).returncode

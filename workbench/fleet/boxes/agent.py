@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from workbench.cluster.ray_commands import answers
 from workbench.cluster.settings import work_folder
 from workbench.cluster.versions import installed_versions
 from workbench.fleet.boxes.digests import DigestCache
@@ -52,7 +54,12 @@ class BoxAgent:
             "work": str(self._work),
             "home": str(self._home.root),
             "pid": os.getpid(),
+            "token_mode": stat.S_IMODE(self._home.token.stat().st_mode),
         }
+
+    def closed_ports(self, host: str, ports: list[int]) -> list[int]:
+        """Return the ports of another machine that do not answer; a second for each, at most."""
+        return [port for port in ports if not answers(host, port)]
 
     def look(self) -> dict[str, Any]:
         """Return the newest reading of the cards, without our own processes, and the free disk."""

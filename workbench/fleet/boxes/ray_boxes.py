@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.attempts.assignment import Assignment
-from workbench.cluster.ray_commands import BOX_RESOURCE
+from workbench.cluster.ray_commands import BOX_RESOURCE, NODE_PORTS, answers
 from workbench.cluster.settings import boxes_file, read_head, write_json
-from workbench.cluster.versions import installed_versions, version_differences
+from workbench.cluster.versions import ALWAYS_EQUAL, installed_versions, version_differences
 from workbench.fleet import RayLost
 from workbench.fleet.boxes.agent import SPARE_DISK_BYTES, BoxAgent
 from workbench.fleet.boxes.courier import Courier
@@ -38,6 +38,8 @@ PAUSE_S = 0.5
 """Seconds between two rounds of a courier."""
 ANSWER_S = 30.0
 """Seconds for one answer of an agent; it is asked again afterwards."""
+KNOCK_EVERY_S = 60.0
+"""Seconds between two tries of the ports of both machines."""
 SILENT_S = 15.0
 """Seconds without an answer after which a box's cards take no new trial."""
 
@@ -71,6 +73,11 @@ class BoxLink:
         self.address = str(node["NodeManagerAddress"])
         self.problem = ""
         """Why its cards take no trial, as its versions differ; empty while they may."""
+        self.skewed = ""
+        """Which versions differ although it may take trials; empty where none does."""
+        self.token_mode: int | None = None
+        self.closed_ports: tuple[list[int], list[int]] = ([], [])
+        """Ports that do not answer: the head's, asked by the box, and the box's, by the head."""
         self.work = ""
         """Its work folder; empty until the agent has answered."""
         self.courier: Courier | None = None
@@ -79,7 +86,10 @@ class BoxLink:
         self.reading: MachineReading | None = None
         self.trouble = ""
         """The last failure of a call, in words; empty while calls succeed."""
+        self._here = installed_versions()
+        self._versions: dict[str, str] = {}
         self._seen_s = time.monotonic()
+        self._knocked_s = float("-inf")
         self._ray, self._home, self._start, self._digests = ray, home, start, digests
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._live, name=f"box {self.box}", daemon=True)
@@ -143,8 +153,9 @@ class BoxLink:
 
     def _greet(self, agent: _RayAgent) -> None:
         hello = agent.hello()
-        self.problem = version_differences(installed_versions(), hello["versions"])
-        self.work = hello["work"]
+        self._versions = hello["versions"]
+        self._compare_versions()
+        self.work, self.token_mode = hello["work"], hello["token_mode"]
         if self.courier is None:
             settings = read_head(self._home)
             self.courier = Courier(
@@ -158,7 +169,26 @@ class BoxLink:
         else:
             self.courier.agent = agent
 
+    def _compare_versions(self) -> None:
+        settings = read_head(self._home)
+        allowed = settings is not None and self.box in settings.allow_skew
+        differing = version_differences(self._here, self._versions)
+        names = ALWAYS_EQUAL if allowed else None
+        self.problem = version_differences(self._here, self._versions, names)
+        self.skewed = differing if not self.problem else ""
+
+    def _knock(self, agent: _RayAgent) -> None:
+        """Try the ports of both machines, which firewalls between them may close."""
+        settings = read_head(self._home)
+        here = settings.address if settings is not None else ""
+        theirs = [port for port in NODE_PORTS if not answers(self.address, port)]
+        self.closed_ports = (agent.closed_ports(here, list(NODE_PORTS)), theirs)
+
     def _look(self, agent: _RayAgent) -> None:
+        self._compare_versions()
+        if time.monotonic() - self._knocked_s >= KNOCK_EVERY_S:
+            self._knocked_s = time.monotonic()
+            self._knock(agent)
         asked_utc = time.time()
         seen = agent.look()
         now_utc = time.time()
@@ -279,6 +309,10 @@ def _describe(link: BoxLink) -> dict[str, Any]:
         "address": link.address,
         "state": "unusable" if link.why_unusable() else "up" if link.work else "joining",
         "problem": link.why_unusable() or link.trouble,
+        "skewed": link.skewed,
+        "token_mode": link.token_mode,
+        "closed_on_head": link.closed_ports[0],
+        "closed_on_box": link.closed_ports[1],
         "cards": len(link.reading.cards) if link.reading is not None else 0,
         "free_bytes": link.free_bytes,
         "skew_s": round(link.skew_s, 3),

@@ -6,6 +6,7 @@ from typing import Any
 
 from workbench.errors import NotThere, UsageError
 from workbench.fleet import Halt
+from workbench.machine.cards import is_elsewhere
 from workbench.scheduler.handlers import accepted
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import card_table
@@ -29,9 +30,42 @@ def find_card(context: TickContext, word: object) -> CardRow:
     raise NotThere(f"there is no card {safe_line(name, 60)}", hint=f"there are: {known}")
 
 
+def find_box(context: TickContext, word: object) -> list[CardRow]:
+    """Return the cards of a cluster's box by its name; NotThere lists the boxes there are."""
+    elsewhere = [card for card in context.store.cards() if is_elsewhere(card.uuid)]
+    found = [card for card in elsewhere if card.uuid.partition(":")[0] == word]
+    if not found:
+        known = ", ".join(sorted({card.uuid.partition(":")[0] for card in elsewhere})) or "none"
+        raise NotThere(f"there is no box {safe_line(word, 60)}", hint=f"there are: {known}")
+    return found
+
+
 def drain_card(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
-    """Place no new trial on the card; what runs there finishes, or (`now`) continues elsewhere."""
-    card = find_card(context, args["card"])
+    """Place no new trial on the card; what runs there finishes, or (`now`) continues elsewhere.
+
+    `box` in place of `card` means all cards of that box.
+    """
+    if args.get("box"):
+        return _drain_box(context, str(args["box"]), now=bool(args.get("now")))
+    return _drain(context, find_card(context, args["card"]), args)
+
+
+def _drain_box(context: TickContext, box: str, *, now: bool) -> RequestAnswer:
+    cards = find_box(context, box)
+    for card in cards:
+        _drain(context, card, {"now": now})
+    here = {card.uuid for card in cards}
+    trials = sorted(one.trial for one in context.store.live_attempts() if one.card in here)
+    then = "it is free now"
+    if trials:
+        words = f"trial{'s' * (len(trials) > 1)} {', '.join(map(str, trials))}"
+        then = f"after {words} it is free"
+        if now:
+            then = f"{words} checkpoint at the next step, and go on as soon as other cards are free"
+    return accepted(f"box {box} takes no more trials; {then}", box=box, trials=trials)
+
+
+def _drain(context: TickContext, card: CardRow, args: dict[str, Any]) -> RequestAnswer:
     card_table.set_drained(context.store, card.uuid, True)
     attempt = next((a for a in context.store.live_attempts() if a.card == card.uuid), None)
     if attempt is None:
@@ -48,7 +82,15 @@ def drain_card(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
 
 
 def undrain_card(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
-    """Let the card take trials again; with `quarantine` also after a failure."""
+    """Let the card take trials again; with `quarantine` also after a failure.
+
+    `box` in place of `card` means all cards of that box.
+    """
+    if args.get("box"):
+        box = str(args["box"])
+        for card in find_box(context, box):
+            card_table.set_drained(context.store, card.uuid, False)
+        return accepted(f"box {box} takes trials again", box=box)
     card = find_card(context, args["card"])
     card_table.set_drained(context.store, card.uuid, False)
     if args.get("quarantine"):
