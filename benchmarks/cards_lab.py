@@ -256,7 +256,11 @@ def print_timeline(spans: Sequence[Span]) -> None:
 
 @contextmanager
 def lab(model: Path, data: Path, cards: str | None = None) -> Iterator[Lab]:
-    """Yield an engine over all cards, or those of WORKBENCH_CARDS; stop it at the end."""
+    """Yield an engine over all cards, or those of WORKBENCH_CARDS; stop it at the end.
+
+    SIGTERM ends the process in order, since an engine that is left keeps every card.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     before = os.environ.get("WORKBENCH_CARDS")
     if cards is not None:
         os.environ["WORKBENCH_CARDS"] = cards

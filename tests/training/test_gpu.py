@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from tests.training.test_checkpoint_writes import at, order, release
 from tests.training.test_run import logits_of_saved
 from tests.training.test_trainer import losses_of_trl
-from tests.training.trials import Bench, halt_at, plan, recipe
+from tests.training.trials import Bench, Log, halt_at, plan, recipe
 from workbench import fault_points
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
@@ -27,6 +28,7 @@ from workbench.recipe import Recipe
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import WEIGHTS
 from workbench.training.memory.host_copy import copy_to_host, release_pinned_memory
+from workbench.training.model.base import ResidentBase
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -85,7 +87,7 @@ def test_the_peak_stays_below_the_cap(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_reported_as_such(tmp_path: Path) -> None:
-    made = recipe(model__quantization="none", train__batch_size=24)
+    made = recipe(model__quantization="none", train__batch_size=24, train__warmup=0)
     cut = plan(
         precision="bf16", rows_per_step=24, tokens_per_micro=24 * 96, predicted_bytes=123 << 20
     )
@@ -189,3 +191,38 @@ def test_a_checkpoint_written_beside_captured_steps_holds_its_own_step(
     for name, weight in right.items():
         torch.testing.assert_close(left[name], weight, rtol=1e-3, atol=1e-5)
     assert any(not torch.equal(left[name], later[name]) for name in left)
+
+
+def captures_of(log: Log) -> tuple[int, int]:
+    """Return the graphs that the trial captured, and those that it had from the one before."""
+    [text] = [row["text"] for row in log.of("log") if "CUDA graphs captured" in row["text"]]
+    captured, kept = re.findall(r"(\d+) (?:CUDA graphs|kept)", text)
+    return int(captured), int(kept)
+
+
+def test_trials_on_kept_graphs_capture_nothing_twice_and_repeat_fresh_ones(tmp_path: Path) -> None:
+    cut = plan(precision="bf16", keeps_graphs=True, recompute_layers=1)
+
+    def trial(name: str, worker: ResidentBase, seed: int) -> Log:
+        made = recipe(
+            model__quantization="nf4", train__epochs=2, train__log_every=1, train__seed=seed,
+            train__learning_rate=1e-3 * seed, lora__dropout=0.1, evaluate__every=5, **ANSWERS,
+        )  # fmt: skip
+        log = Bench(tmp_path / name, made, plan=cut, card=card()).run(worker)
+        assert log.outcome is Outcome.DONE, log.end
+        return log
+
+    worker, kept, free = ResidentBase(), [], []
+    for number, seed in enumerate((1, 2, 1, 2)):
+        kept.append(trial(f"kept-{number}", worker, seed))
+        free.append(torch.cuda.mem_get_info()[0])
+    assert worker.keeper.holds
+    assert captures_of(kept[0])[1] == 0
+    assert captures_of(kept[1])[1] == captures_of(kept[0])[0] > 0
+    assert [captures_of(log)[0] for log in kept[2:]] == [0, 0]
+    assert free[2] == free[3]
+    worker.release()
+    for seed in (1, 2):
+        fresh = trial(f"fresh-{seed}", ResidentBase(), seed)
+        for log in kept[seed - 1 :: 2]:
+            assert (log.losses, log.scores) == (fresh.losses, fresh.scores)

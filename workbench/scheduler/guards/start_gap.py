@@ -1,6 +1,7 @@
 """The start gap: cards that go from rest to load do so one after another.
 
-A weak power supply or breaker trips when several cards ramp up at the same moment. `place` asks
+A weak power supply or breaker trips when several cards ramp up at the same moment; each machine of
+a cluster has its own. `place` asks
 `stagger_starts` which free cards may start now, and tells `note_start` of each start.
 """
 
@@ -9,13 +10,16 @@ from __future__ import annotations
 import json
 
 from workbench.fleet import Phase
+from workbench.machine.cards import machine_of
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.queries import attempt_history
 from workbench.store.rows import CardRow
 from workbench.user_config import Guards
 
-GPU_START_GAP_S = 2.0
-"""Seconds between two starts of GPUs that are at rest, unless the user sets another."""
+GPU_START_GAP_S = 0.5
+"""Seconds between two starts of GPUs that are at rest, unless the user sets another. It is chosen,
+not measured: a card takes up load within a fraction of it, and a sweep of two cards ends later by
+all of it."""
 REST_SHARE = 1 / 3
 """Share of its power limit below which a card counts as at rest. It is chosen, not measured: to lie
 above what a card draws that only holds an idle worker, and below what one draws that trains.
@@ -30,14 +34,19 @@ def stagger_starts(context: TickContext, free: dict[str, CardRow], busy: dict[st
     """Remove from `free` the cards that may not start yet, because another card just did.
 
     Their reason is added to `busy`. A card waits only where it is at rest, and only for others
-    that were at rest too.
+    of its machine that were at rest too.
     """
-    gaps = {uuid: start_gap_s(row, context.config().guards) for uuid, row in free.items()}
+    guards = context.config().guards
+    gaps = {uuid: start_gap_s(row, guards) for uuid, row in free.items()}
     if not any(gaps.values()):
         return
-    now, started = context.store.clock(), _started(context)
+    now = context.store.clock()
+    started: dict[str, list[tuple[str, float]]] = {}
+    for card, at_utc in _started(context).items():
+        started.setdefault(machine_of(card), []).append((card, at_utc))
     for uuid, gap_s in gaps.items():
-        since = [now - at_utc for card, at_utc in started.items() if card != uuid]
+        there = started.get(machine_of(uuid), ())
+        since = [now - at_utc for card, at_utc in there if card != uuid]
         # Below 0 the clock was set back.
         if any(0 <= one < gap_s for one in since) and is_at_rest(context, free[uuid]):
             busy[uuid] = f"starts {gap_s:g} s after the one before it"
@@ -46,10 +55,11 @@ def stagger_starts(context: TickContext, free: dict[str, CardRow], busy: dict[st
 
 def note_start(context: TickContext, row: CardRow) -> None:
     """Record a start on the card, where the start takes it from rest to load."""
-    if start_gap_s(row, context.config().guards) and is_at_rest(context, row):
-        started = {**_started(context), row.uuid: context.store.clock()}
-        here = {one.uuid for one in context.cards}
-        kept = {uuid: at_utc for uuid, at_utc in started.items() if uuid in here}
+    gap_s = start_gap_s(row, context.config().guards)
+    if gap_s and is_at_rest(context, row):
+        now = context.store.clock()
+        started = {**_started(context), row.uuid: now}
+        kept = {uuid: at_utc for uuid, at_utc in started.items() if now - at_utc < gap_s}
         context.store.set_fact(STARTED, json.dumps(kept))
 
 
