@@ -99,6 +99,7 @@ def price_plan(
         dequantised_layers=plan.dequantised_layers,
         eval_rows=plan.eval_batch,
         eval_dequantised=plan.eval_dequantised,
+        keeps_graphs=plan.keeps_graphs,
     )
     buckets = predict(search.shape, recipe, run)
     return replace(

@@ -1,10 +1,10 @@
 """The out-of-memory fallback: what the next attempt changes after the card ran out of memory.
 
 The steps, in order: no dequantised layers, smaller micro-steps, recompute, layers' inputs and
-tables of embeddings in the machine's memory. Nothing is stored beside the attempts: the plans that
-ran out of memory on one kind of hardware decide at which step the next attempt there begins, for
-every trial of the experiment that would get the same plan. The batch, and with it the losses, stay
-the recipe's.
+tables of embeddings in the machine's memory; captured graphs stay for the next trial in none of
+them. Nothing is stored beside the attempts: the plans that ran out of memory on one kind of
+hardware decide at which step the next attempt there begins, for every trial of the experiment that
+would get the same plan. The batch, and with it the losses, stay the recipe's.
 """
 
 from __future__ import annotations
@@ -68,9 +68,12 @@ def next_fallback(plan: Plan, stage: str = "training", *, recompute: bool = True
     `stage` is where memory ran out. In training: no dequantised layers, all layers recomputed for
     rows that go alone, half the rows in a micro-step, every layer recomputed, layers' inputs and
     tables of embeddings in the machine's memory. In an evaluation its worker has already come down
-    to one row, so that only dequantised layers are left to drop. While loading there is nothing to
-    make smaller. Pricing takes back what the card or the model cannot do.
+    to one row, so that only graphs that stay and dequantised layers are left to drop. While loading
+    there is nothing to make smaller. Pricing takes back what the card or the model cannot do.
     """
+    if plan.keeps_graphs and stage == "evaluating":
+        return replace(plan, keeps_graphs=False)
+    plan = replace(plan, keeps_graphs=False)
     keeps = plan.dequantised_layers or plan.eval_dequantised
     if stage == "loading" or (stage == "evaluating" and not keeps):
         return None

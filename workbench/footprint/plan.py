@@ -62,6 +62,10 @@ class Plan:
     @property
     def micro_batch(self) -> int:
         """Rows in one micro-step when every row is as long as the longest."""
+    keeps_graphs: bool = False
+    """True if captured graphs and their buffers stay while rows are scored, and for the next trial,
+    because the card has room."""
+
         return min(self.rows_per_step, max(1, self.tokens_per_micro // self.longest))
 
     @property

@@ -15,7 +15,7 @@ from workbench.footprint.model.families import has_formula
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.model.target_names import adapts_tables
 from workbench.footprint.peak.attention_path import kernel_for
-from workbench.footprint.peak.buckets import Run, host_bytes, predict, table_bytes
+from workbench.footprint.peak.buckets import Run, can_keep_graphs, host_bytes, predict, table_bytes
 from workbench.footprint.peak.scoring_bytes import bytes_per_token, generates, rows_asked
 from workbench.footprint.plan import Plan
 from workbench.footprint.row_lengths import Lengths, sampled_batches
@@ -177,6 +177,7 @@ class PlanSearch:
     def plan(self, run: Run, limit: int) -> Plan:
         """Return the plan of `run`, with as many rows in an evaluation as fit `limit` bytes."""
         run = self.scored(run, lambda way: self.needed_bytes(way) <= limit)
+        run = self._keeping(run, int(limit * DEQUANTISED_SHARE))
         buckets = predict(self.shape, self.recipe, run)
         return Plan(
             precision=run.precision,
@@ -198,6 +199,7 @@ class PlanSearch:
             buckets=buckets,
             eval_batch=run.eval_rows,
             eval_dequantised=run.eval_dequantised,
+            keeps_graphs=run.keeps_graphs,
         )
 
     def scored(self, run: Run, fits: Callable[[Run], bool]) -> Run:
@@ -260,6 +262,11 @@ class PlanSearch:
         return _first_fitting(run, leaner, lambda way: self.needed_bytes(way) <= limit)
 
     def _cost(self, run: Run) -> float:
+    def _keeping(self, run: Run, room: int) -> Run:
+        """Return `run`, with graphs that stay while rows are scored where they fit `room` bytes."""
+        keeps = replace(run, keeps_graphs=can_keep_graphs(self.shape, self.recipe, run))
+        return keeps if self.needed_bytes(keeps) <= room else run
+
         """Return the time that the sampled batches take, in passes of one token."""
         held = self.held.get(run.tokens_per_micro)
         if held is None:

@@ -78,8 +78,11 @@ def room_for_moments(step: Step, optimizer_bytes: int) -> Iterator[None]:
         del reserved
 
 
-def train_once(step: Step, worst: Sequence[Rows]) -> None:
-    """Run forward and backward over the worst batches, then zero the gradients again."""
+def train_once(step: Step, worst: Sequence[Rows], *, keep: bool = False) -> None:
+    """Run forward and backward over the worst batches, then zero the gradients again.
+
+    Captured graphs are released, unless they are to `keep` their memory while rows are scored.
+    """
     device = step.device
     times = CAPTURED_AFTER if device.type == "cuda" else 1
     try:
@@ -90,7 +93,8 @@ def train_once(step: Step, worst: Sequence[Rows]) -> None:
                 torch.cuda.synchronize(device)
     finally:
         step.flat.grads.zero_()
-        step.release_graphs()
+        if not keep:
+            step.release_graphs()
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from workbench.training.rehearsal import (
     worst_batches,
 )
 from workbench.training.row_order import EpochOrder, MetricWindow
-from workbench.training.step import Optimization, Rows
+from workbench.training.step import Optimization, Rows, Step
 from workbench.training.step.in_trainer import StepTraining, collate_rows, options_from
 from workbench.training.training_arguments import TrainingContext, sft_config
 
@@ -98,6 +98,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         for param, master in zip(trained, masters, strict=True):
             param.data = master
         self.step_options = options_from(context.plan, context.recipe)
+        self.keeper = context.keeper
         self.window = MetricWindow(context.device)
         self._start_loss: float | None = None
         self._held_out: tuple[int, float] | None = None
@@ -121,8 +122,10 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             return found.step, False
         self.window.put(found.window if found else {})
         self._start_loss = found.window.get(START_LOSS) if found else None
+        ended = False
         try:
             self.train(resume_from_checkpoint=str(found.path) if found else None)
+            ended = True
         except UnpicklingError as refused:
             assert found is not None
             raise CheckpointError(
@@ -133,8 +136,17 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             ) from refused
         finally:
             if self.step is not None:
-                self.step.restore()
+                self._put_away(self.step, ended=ended)
         return int(self.state.global_step), int(self.state.global_step) >= total
+
+    def _put_away(self, step: Step, *, ended: bool) -> None:
+        """Take the step off the model; after training without an error it may be kept."""
+        if text := step.describe_captures():
+            self.context.emit("log", level="debug", text=text)
+        if ended:
+            self.context.keeper.put(step)
+        else:
+            step.restore()
 
     def steps(self) -> int:
         """Return the number of optimizer steps of the whole trial."""
@@ -207,7 +219,9 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         with suppress(Interrupted), preserved_rng(step.device):
             with room_for_moments(step, rehearsal.optimizer_bytes):
                 with control.doing("rehearsing"):
-                    self.retry_after_oom(lambda: train_once(step, worst))
+                    self.retry_after_oom(
+                        lambda: train_once(step, worst, keep=self.context.plan.keeps_graphs)
+                    )
                 with control.doing("evaluating"):
                     rehearsal.score()
             rehearsal.remember()
@@ -310,7 +324,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
     def _evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         self.control.should_evaluate = False  # else the end of an epoch evaluates the step again
         self.window.pause()
-        if self.step is not None:
+        if self.step is not None and not self.context.plan.keeps_graphs:
             self.step.release_graphs()  # scoring needs their memory; they are captured again
         try:
             with self.context.control.doing("evaluating"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from workbench.training.memory.card_memory import Meter
 from workbench.training.memory.host_memory import MemoryMonitor
 from workbench.training.rehearsal import Rehearsal
 from workbench.training.step.in_trainer import step_config
+from workbench.training.step.kept.keeper import StepKeeper
 from workbench.training.time_left import TimeLeft
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
@@ -45,6 +46,8 @@ class TrainingContext:
     """Scores the held-out rows with the adapter as it is at the moment of the call."""
     writer: BackgroundWriter
     """Writes the checkpoints; whoever made it waits for the last one."""
+    keeper: StepKeeper = field(default_factory=StepKeeper)
+    """Holds the step of the trial before, and takes this one's at its end."""
     host: MemoryMonitor | None = None
     """The monitor of the machine's memory, which training asks between two steps."""
     time_left: TimeLeft | None = None

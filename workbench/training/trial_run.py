@@ -60,6 +60,8 @@ def run_attempt(
         if end.cause == FailureCause.OUT_OF_MEMORY:  # the next attempt needs an empty card
             resident.release()
         gc.collect()
+    if end.outcome is Outcome.YIELDED:  # the card is asked for
+        resident.keeper.release()
     if control.short_of_memory:
         resident.release()
         release_free_memory()

@@ -36,6 +36,10 @@ log = logging.getLogger("workbench.worker")
 
 IDLE_S = 600.0
 """Seconds without an attempt after which a worker releases its base."""
+KEPT_S = 10.0
+"""Seconds without an attempt after which a worker releases the last trial's captured graphs. In a
+sweep the next trial follows in a fraction of one; a drained card, or one that another program took,
+gets none."""
 
 _one_at_a_time = threading.Lock()
 """A lock for workers that share a process, as CPU cards do in tests: accelerate's state and torch's
@@ -56,15 +60,22 @@ class Worker:
     """A worker on one card; implements fleet.WorkerLike.
 
     It holds its card's lock until it ends; the constructor raises EngineError when another process
-    holds it. `idle_s` is the time after which an idle worker releases its base.
+    holds it. `idle_s` is the time after which an idle worker releases its base, `kept_s` that
+    after which it releases the last trial's captured graphs.
     """
 
     def __init__(
-        self, card: dict[str, Any], generation: int, home: str, *, idle_s: float = IDLE_S
+        self,
+        card: dict[str, Any],
+        generation: int,
+        home: str,
+        *,
+        idle_s: float = IDLE_S,
+        kept_s: float = KEPT_S,
     ) -> None:
         self.card = Card.from_json(card)
         self.generation = generation
-        self._idle_s = idle_s
+        self._idle_s, self._kept_s = idle_s, kept_s
         self._lock = Lock(lock_path(self.card, Path(home)))
         if not self._lock.take():
             pid = lock_holder(self._lock.path)
@@ -202,10 +213,12 @@ class Worker:
     def _next(self, resident: ResidentBase) -> Assignment | None:
         """Wait for the next attempt and return it, or None when the worker closes.
 
-        Releases the base after `idle_s` without an attempt.
+        Releases the last trial's step after KEPT_S without an attempt, the base after `idle_s`.
         """
         with self._changed:
             due = lambda: self._waiting is not None or self._closing  # noqa: E731
+            if resident.keeper.holds and not self._changed.wait_for(due, self._kept_s):
+                resident.keeper.release()
             if resident.spec is not None and not self._changed.wait_for(due, self._idle_s):
                 resident.release()
                 self._base = None

@@ -87,6 +87,8 @@ class Run:
     eval_rows: int = 1
     eval_dequantised: bool = False
     """True if answers are generated with dequantised copies of all 4-bit weights."""
+    keeps_graphs: bool = False
+    """True if captured graphs and their buffers stay while rows are scored."""
     card_kind: str = "cuda"
     major: int = 8
     """Major number of the card's compute capability."""
@@ -108,11 +110,15 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     transient = transient_bytes(shape, recipe, run)
     scored = losses_bytes(shape, recipe, run)
     if run.decodes(shape) and generates(recipe):
-        # Answers come last: the step is gone, with its copies, gradients and optimizer.
-        freed = sum(constant[name] for name in ("unpacked", "gradients", "optimizer"))
+        # Answers come last: the step is gone, with its copies, gradients and optimizer; one that
+        # is kept for the next trial has let go its optimizer alone.
+        gone = ("optimizer",) if run.keeps_graphs else ("unpacked", "gradients", "optimizer")
+        freed = sum(constant[name] for name in gone)
         scored = max(scored, answers_bytes(shape, recipe, run) - freed)
-    # An evaluation begins when a step's tensors are gone, so that only its excess counts.
-    transient["evaluation"] = max(0, scored - sum(transient.values()))
+    # An evaluation begins when a step's tensors are gone, so that only its excess counts; graphs
+    # that stay hold their memory all the time.
+    beside = 0 if run.keeps_graphs else sum(transient.values())
+    transient["evaluation"] = max(0, scored - beside)
     slack = GAPS_BYTES if run.card_kind == "cuda" else CPU_SLACK_BYTES
     if run.card_kind == "cuda" and "gate_up_proj" in shape.projections:
         slack += FUSED_GAPS_BYTES
@@ -121,6 +127,12 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     if run.host_tables:  # they pass the card on their way from the file
         found["loading"] = max(0, loading_peak(shape, recipe, run) - sum(found.values()))
     return found
+
+
+def can_keep_graphs(shape: ModelShape, recipe: Recipe, run: Run) -> bool:
+    """Return whether there are captured graphs that can stay (training/step/kept/)."""
+    captured = run.card_kind == "cuda" and shape.fused
+    return captured and recipe.lora.bias == "none" and not run.offload
 
 
 def loading_peak(shape: ModelShape, recipe: Recipe, run: Run) -> int:

@@ -150,6 +150,7 @@ class TuningRun:
             held_out=partial(scorer.held_out, compared=self.setting.recipe.train.keep == "best"),
             rehearsal=self._rehearsal(scorer),
             writer=self.setting.writer,
+            keeper=self.setting.resident.keeper,
             host=self.setting.host,
             time_left=self.setting.time_left,
         )

@@ -18,6 +18,7 @@ from workbench.training.memory.host_copy import release_pinned_memory
 from workbench.training.memory.host_tables import place_tables
 from workbench.training.model.tokenizer import KeptTokenizer
 from workbench.training.model.weights import check_weights, load_whole
+from workbench.training.step.kept.keeper import StepKeeper
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -49,6 +50,8 @@ class ResidentBase:
         self._held: _Held | None = None
         self.tokenizer = KeptTokenizer()
         """The tokenizer of the last trial, for the next one."""
+        self.keeper = StepKeeper()
+        """The step of the last trial, with captured graphs, for the next one on this base."""
 
     @property
     def spec(self) -> BaseSpec | None:
@@ -81,6 +84,7 @@ class ResidentBase:
             return held
         else:
             model = held.model
+        self.keeper.release()
         # The state refers to weights where they are now, and is made again where they move.
         if held is not None or spec.host_tables:
             self._held = held = None
@@ -95,6 +99,7 @@ class ResidentBase:
         release_pinned_memory()
 
     def _release_base(self) -> None:
+        self.keeper.release()
         self._held = None
         gc.collect()
         if torch.cuda.is_available():

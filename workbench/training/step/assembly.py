@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from workbench.footprint.micro_steps import padded_tokens
@@ -90,9 +90,19 @@ class Assembly:
         for part in (self.small, self.mixers, self.fused, self.recompute):
             if part is not None:
                 part.restore()
+    def renew(self, model: Any, options: StepOptions, scale: Tensor) -> None:
+        """Begin the next trial: another model of the same layers, and an optimizer of its own.
+
+        Its loss scale lies in `scale`.
+        """
+        self.model, self.options = model, options
+        self.optimizer = self._make_optimizer()
+        self.optimizer.use_scale(scale)
+        self._watch()
+        self._report_rest()
+
         if self.parts is None and self.options.recompute_layers:
             self.model.gradient_checkpointing_disable()
-        self.model.__dict__.pop("zero_grad", None)
         self.flat.release()
 
     # -- the fused path
@@ -173,7 +183,6 @@ class Assembly:
     # -- both
 
     def _finish(self) -> None:
-        model = self.model
         self.optimizer = self._make_optimizer()
         # Known only after the projections are fused.
         owned: set[int] = self.fused.owned if self.fused else set()
@@ -183,16 +192,17 @@ class Assembly:
             self.recompute = self._make_recompute(self.parts)
         self.watched = [
             module
-            for module in model.modules()
-            if "forward" in module.__dict__ or isinstance(module, GradientCheckpointingLayer)
-        ] or list(model.modules())
-        """Modules whose `training` decides between our forward and the model's own."""
-        # A Trainer calls it after each step; walking thousands of modules takes the host longer
-        # than all else, and there is nothing to clear: gradients live in the flat buffer.
-        model.__dict__["zero_grad"] = lambda set_to_none=True: None
+            for module in modules
+        self._watch()
         self.captures = self._decide_graphs()
         """True if passes are captured in CUDA graphs."""
         self._report_rest()
+
+    def _watch(self) -> None:
+        modules = list(self.model.modules())
+            if "forward" in module.__dict__ or isinstance(module, GradientCheckpointingLayer)
+        ] or modules
+        """Modules whose `training` decides between our forward and the model's own."""
 
     def _make_optimizer(self) -> FlatOptimizer:
         options = self.options

@@ -8,6 +8,7 @@ PyTorch: pytorch.org/blog/accelerating-pytorch-with-cuda-graphs.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -61,6 +62,12 @@ class GraphRunner:
         """A graph and its input buffer, by shape and `first`; the last used is the last."""
         self._pool: Any = None
         self._eager_runs = 0
+        self.begin_trial()
+
+    def begin_trial(self) -> None:
+        """Count captures anew; graphs that are held stay."""
+        self.found, self.captures, self.capture_s = self.captured, 0, 0.0
+        """Graphs that were held at the beginning; captures since then, and their seconds."""
 
     def run(
         self,
@@ -134,7 +141,10 @@ class GraphRunner:
         if found is None:
             if len(self._graphs) >= self._max_graphs:  # an eager run would need memory beside them
                 del self._graphs[next(iter(self._graphs))]
+            began = time.monotonic()
             found = self._capture(shape)
+            self.captures += 1
+            self.capture_s += time.monotonic() - began
         if found is None:
             self._run_eagerly(host, shape)
             return

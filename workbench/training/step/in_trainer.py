@@ -15,6 +15,7 @@ from torch import Tensor
 from workbench.footprint.plan import Plan
 from workbench.footprint.row_lengths import MOST_ROWS_PER_BIN
 from workbench.recipe.schema import Recipe
+from workbench.training.step.kept.keeper import StepKeeper
 from workbench.training.step.options import StepOptions
 from workbench.training.step.rows import Rows, collate_rows
 from workbench.training.step.step import Step
@@ -70,6 +71,8 @@ class StepTraining:
     """
 
     step_options: StepOptions
+    keeper: StepKeeper | None = None
+    """May have a step from the trial before; None: the step is a new one."""
     step: Step | None = None
     optimizer: Any
     model: Any
@@ -83,7 +86,8 @@ class StepTraining:
         A checkpoint may be loaded after this: weights and state are copied in place.
         """
         if self.step is None:
-            self.step = Step(self.model, self.step_options)
+            make = Step if self.keeper is None else self.keeper.make
+            self.step = make(self.model, self.step_options)
         self.optimizer = self.step.optimizer
         return self.step.optimizer
 

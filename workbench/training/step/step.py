@@ -19,6 +19,8 @@ from workbench.footprint.micro_steps import bucket_grain, padded_tokens
 from workbench.training.step.assembly import Assembly
 from workbench.training.step.attention.interface import use_attention
 from workbench.training.step.graphs import GraphRunner
+from workbench.training.step.kept.layers import adapted_layers, put_layers, same_bases
+from workbench.training.step.kept.patches import Patches
 from workbench.training.step.kernels.masks import mask_keys
 from workbench.training.step.model_parts import ModelParts
 from workbench.training.step.optimizations import Optimization
@@ -50,26 +52,26 @@ class Step:
         """
         self.options = options
         self._model = model
+        self._patches = Patches(model)
         self._assembly = assembly = Assembly(model, options)
+        self._patches.note()
         self._fused, self._recompute = assembly.fused, assembly.recompute
         self.flat, self.device = assembly.flat, assembly.device
-        self.optimizer = assembly.optimizer
         self._runner: GraphRunner | None = None
         try:
             self._prepare()
+            self._prepare_trial()
         except BaseException:
             self.restore()
             raise
+        self._layers = adapted_layers(model)
 
     def _prepare(self) -> None:
         """Allocate what every step writes to: its addresses must not change between replays."""
         options = self.options
         self._loss = torch.zeros((), device=self.device)
-        # Four times what is read at once, so that a late reading loses nothing.
-        self._ring = MetricRing(max(options.log_every, 1) * 4, METRICS, self.device)
         if self._fused is not None:
             self._sites = torch.arange(max(self._fused.sites, 1), device=self.device)
-        self.optimizer.register_step_post_hook(self._note)
         if self._assembly.parts is not None:
             self._runner = GraphRunner(
                 self._run_micro_step,
@@ -78,6 +80,16 @@ class Step:
                 max_graphs=options.max_graphs,
                 rows=options.rows_per_micro,
             )
+
+    def _prepare_trial(self) -> None:
+        """Make what no pass writes to, new for each trial."""
+        # A Trainer calls it after each step; walking thousands of modules takes the host longer
+        # than all else, and there is nothing to clear: gradients live in the flat buffer.
+        self._model.__dict__["zero_grad"] = lambda set_to_none=True: None
+        self.optimizer = self._assembly.optimizer
+        self.optimizer.register_step_post_hook(self._note)
+        # Four times what is read at once, so that a late reading loses nothing.
+        self._ring = MetricRing(max(self.options.log_every, 1) * 4, METRICS, self.device)
 
     # -- one step
 
@@ -142,6 +154,14 @@ class Step:
             report.turn_off("graphs", runner.why_not)
         return report.entries()
 
+    def describe_captures(self) -> str:
+        """Return what the trial's captures took; empty where nothing is captured."""
+        runner = self._runner
+        if runner is None or not runner.capturing:
+            return ""
+        words = f"{runner.captures} CUDA graphs captured in {runner.capture_s:.2f} s"
+        return f"{words}, {runner.found} kept from the trial before"
+
     def release_graphs(self) -> None:
         """Give the graphs' memory back, before generation; they are captured again when needed.
 
@@ -158,6 +178,55 @@ class Step:
         """Leave model and modules as they were, with the trained weights."""
         self.release_graphs()
         self._assembly.restore()
+        self._model.__dict__.pop("zero_grad", None)
+
+    # -- the next trial
+
+    @property
+    def can_be_kept(self) -> bool:
+        """True where another trial's adapter can take the place of this one in all that it holds.
+
+        Trained parameters outside the fused projections, and inputs of layers in the machine's
+        memory, are not kept.
+        """
+        offloads = self._recompute is not None and self._recompute.offload is not None
+        return self._fused is not None and not self._assembly.unowned and not offloads
+
+    def suspend(self) -> None:
+        """Leave model and modules as they were, with the trained weights; keep graphs and buffers.
+
+        The weights stay in the flat buffer until `resume` writes the next adapter there. The
+        optimizer is let go.
+        """
+        assert self._fused is not None
+        self._fused.forget_outputs()
+        self._patches.exchange()
+        self._scale = self.optimizer.scale
+        self._model.__dict__.pop("zero_grad", None)
+        self._model = self._assembly.model = None
+        self._assembly.watched = []
+        del self.optimizer, self._assembly.optimizer, self._ring
+
+    def serves(self, model: Any) -> bool:
+        """Return whether the model's adapter is on the frozen layers that this step knows."""
+        return same_bases(self._layers, adapted_layers(model))
+
+    def resume(self, model: Any, options: StepOptions) -> None:
+        """Begin the next trial: write its adapter into the buffers, and all else anew.
+
+        The layers of this step take the place of the model's. `options` may differ in what no pass
+        depends on (kept/keeper.py); the model in the numbers of its adapter.
+        """
+        values = {name: param.data for name, param in model.named_parameters()}
+        put_layers(model, self._layers)
+        self.flat.refill(values[name] for name in self.flat.names)
+        self._loss.zero_()
+        self._patches.exchange()
+        self.options, self._model = options, model
+        self._assembly.renew(model, options, self._scale)
+        if self._runner is not None:
+            self._runner.begin_trial()
+        self._prepare_trial()
 
     # -- one micro-step
 

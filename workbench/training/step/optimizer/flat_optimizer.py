@@ -74,6 +74,10 @@ class FlatOptimizer(torch.optim.Optimizer):
         """The loss scale, a scalar on the card."""
         return self._flat_state["scale"]
 
+    def use_scale(self, scale: Tensor) -> None:
+        """Keep the loss scale in `scale` from now on, which captured graphs read."""
+        self._flat_state["scale"] = scale.copy_(self.scale)
+
     @property
     def skipped(self) -> Tensor:
         """Steps skipped so far because the gradient was not finite, a scalar on the card."""

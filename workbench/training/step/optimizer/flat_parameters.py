@@ -73,6 +73,19 @@ class FlatParameters:
             end += shape.numel()
         return self.compute[first:end].view(-1, width), self.grads[first:end].view(-1, width)
 
+    @torch.no_grad()
+    def refill(self, values: Iterable[Tensor]) -> None:
+        """Write new values of all parameters, in their order, and zero the gradients.
+
+        No address changes: captured graphs go on reading and writing these buffers.
+        """
+        self.values.zero_()
+        self.grads.zero_()
+        for param, value in zip(self.params, values, strict=True):
+            param.data = self._view(self.values, param).copy_(value)
+            param.grad = None
+        self.refresh()
+
     def refresh(self) -> None:
         """Cast the masters to the compute dtype, in one launch."""
         if self.compute is not self.values:
