@@ -69,6 +69,12 @@ class Report:
         print(f"skip  {name}: {why}", flush=True)
         self.skipped.append(f"{name}: {why}")
 
+    def write(self, file: Path | None) -> None:
+        """Write what is known so far to the file, if there is one, as JSON."""
+        if file is not None:
+            result = {"figures": self.figures, "failed": self.failed, "skipped": self.skipped}
+            file.write_text(json.dumps(result, indent=1, default=str))
+
 
 @dataclass
 class Lab:

@@ -423,12 +423,11 @@ def main() -> int:
         for name, check in checks.items():
             if name in options.only.split(","):
                 check()
+                report.write(options.out)
     if "unequal" in options.only.split(","):
         unequal(report, model, data, cards, steps)
+        report.write(options.out)
     print(json.dumps(report.figures, indent=1, default=str))
-    if options.out:
-        result = {"figures": report.figures, "failed": report.failed, "skipped": report.skipped}
-        options.out.write_text(json.dumps(result, indent=1, default=str))
     print(f"failed: {report.failed or 'nothing'}; skipped: {report.skipped or 'nothing'}")
     return 1 if report.failed else 0
 
