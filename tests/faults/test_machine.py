@@ -43,6 +43,7 @@ def test_home_and_database_are_nobody_elses(whole: Whole) -> None:
 
 
 def test_ray_listens_on_loopback_only(whole: Whole) -> None:
+    whole.two_running()  # by then everything that listens has come up, workers too
     found = find_listeners(find_marked(str(whole.runtime()["unit"])))
     assert found
     assert {address for address, _ in found} <= LOOPBACK

@@ -1,4 +1,4 @@
-"""IPv4 addresses: which are private, and which of them this machine has."""
+"""Tell private IPv4 addresses from public ones, and find those of this machine."""
 
 from __future__ import annotations
 

@@ -171,6 +171,12 @@ def test_a_checkpoint_of_other_provenance_is_refused(
     assert refused.value.hint
 
 
+def test_a_checkpoint_goes_on_with_another_cuda_build(tmp_path: Path) -> None:
+    found = commit(tmp_path, 25)
+    version = BELONGS.versions["torch"]
+    checkpoint.check_provenance(found, replace(BELONGS, versions={"torch": f"{version}+cu126"}))
+
+
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), staging.whole_folder(tmp_path / "adapter") as folder:
         (folder / "half").write_text("")

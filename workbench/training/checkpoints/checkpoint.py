@@ -234,7 +234,8 @@ def check_provenance(found: Checkpoint, here: Provenance) -> None:
             )
     for name in sorted(set(there.versions) | set(here.versions)):
         before, now = there.versions.get(name, "none"), here.versions.get(name, "none")
-        if before != now:
+        # After the `+` is the CUDA build, which may differ as the card may.
+        if before.split("+")[0] != now.split("+")[0]:
             raise CheckpointError(
                 f"{name} is {now} now and was {before} at the checkpoint of step {found.step}",
                 hint=f"install {name} {before} again, or clone the trial to start from step 0",
