@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Cluster:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def place(self, attempt: int, trial: int = 1, **more: Any) -> Assignment:
+    def place(self, attempt: int, trial: int = 1, **changes: Any) -> Assignment:
         allow_attempt(self.home.trial(trial), attempt)
         self.home.attempt(attempt).mkdir(parents=True)
         given = Assignment(
@@ -97,8 +98,8 @@ class Cluster:
             folder=str(self.home.attempt(attempt)),
             trial_folder=str(self.home.trial(trial)),
             experiment_folder=str(self.home.experiment(1)),
-            **more,
         )
+        given = replace(given, **changes)
         self.courier.take(given)
         return given
 
@@ -168,6 +169,28 @@ def test_a_transfer_that_was_cut_goes_on_where_it_stopped(cluster: Cluster) -> N
     whole = sum(path.stat().st_size for path in (cluster.work / "blobs").iterdir())
     assert cluster.given
     assert 0 < cut < cluster.agent.taken_bytes == whole
+
+
+def test_a_long_transfer_holds_up_no_checkpoint_and_shows_how_far_it_is(cluster: Cluster) -> None:
+    cluster.place(1)
+    cluster.courier.work_once()
+    other = cluster.base.with_name("other")
+    shutil.copytree(cluster.base, other)
+    (other / "model.safetensors").write_bytes(bytes(reversed(range(256))) * 64)
+    cluster.place(2, trial=2, recipe=recipe(model={"name": str(other)}).model_dump(mode="json"))
+    cluster.checkpoint(1, 2)
+    cluster.event(1, kind="checkpoint")
+    cluster.courier.round_s = 0.0
+    cluster.courier.work_once()
+    assert (cluster.at_home(), cluster.lines(1)) == (["step-000002"], ["checkpoint"])
+    two = cluster.courier.carried[2]
+    shown = set()
+    while cluster.courier.is_bringing:
+        cluster.courier.work_once()
+        shown.add(two.sent_bytes)
+    assert two.all_bytes == 256 * 64
+    assert {0, 1_000, 2_000, 15_000, two.all_bytes} <= shown
+    assert len(cluster.given) == 2
 
 
 def test_a_checkpoint_is_home_before_the_line_that_speaks_of_it(cluster: Cluster) -> None:
@@ -323,7 +346,7 @@ def test_an_attempt_that_was_replaced_leaves_the_folder_to_its_successor(cluster
         lambda agent: agent.read("../token", 0, 10),
         lambda agent: agent.read("/etc/hostname", 0, 10),
         lambda agent: agent.digest("trials/../../token"),
-        lambda agent: agent.lay([("../../token", "0" * 64)], "trials/1", 1),
+        lambda agent: agent.lay([("../../token", "0" * 64)], "trials/1", "attempts/1", {}),
         lambda agent: agent.put("../" * 8 + "x" * 40, 0, b"", 0),
     ],
 )

@@ -32,6 +32,7 @@ class TickingWorker:
         self.last_attempt: int | None = None
         self.step = 0
         self.halted: str | None = None
+        self.base: str | None = None
         self.events: EventWriter | None = None
 
     def start(self, assignment: dict[str, Any]) -> dict[str, Any]:
@@ -59,6 +60,7 @@ class TickingWorker:
             "attempt": self.given.attempt if self.given else None,
             "last_attempt": self.last_attempt,
             "pid": os.getpid(),
+            "base": self.base,
         }
 
     def close(self) -> None:
@@ -158,5 +160,7 @@ class TickingWorker:
         self._write("results", **about, step=self.step, rows=ROWS, sha256=sha256)
 
     def _end(self, outcome: str, reason: str = "", hint: str = "") -> None:
+        assert self.given is not None
+        self.base = self.given.recipe["model"]["name"]
         self._write("end", outcome=outcome, step=self.step, reason=reason, hint=hint)
         self.close()

@@ -54,7 +54,9 @@ class Report:
     """Reason for which the worker is gone; empty while it is there."""
     data: dict[str, Any] | None = None
     is_blameless: bool = False
-    """True of a worker that went away with its whole machine: neither card nor trial is charged."""
+    """True of a worker that went away with its whole machine, or while that had no room left on its
+    disk: neither card nor trial is charged.
+    """
 
 
 class RayLost(Exception):
@@ -86,6 +88,11 @@ class Fleet(Protocol):
 
     def start(self, card: Card, assignment: Assignment) -> None:
         """Give `assignment` to the card's worker; create the worker where there is none."""
+
+    def has_base(self, card: str, base: str) -> bool:
+        """Return whether the weights with that label (`fleet.bases`) are on the card's machine, so
+        that a trial there need not wait for them.
+        """
 
     def halt(self, card: str, attempt: int, how: Halt) -> None:
         """Ask the worker to end this attempt at the next step boundary."""

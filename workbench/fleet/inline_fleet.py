@@ -56,6 +56,10 @@ class InlineFleet:
         self.warm(card)
         self._workers[card.uuid][1].start(assignment.to_json())
 
+    def has_base(self, card: str, base: str) -> bool:
+        """Return True: what was prepared on this machine is here."""
+        return True
+
     def halt(self, card: str, attempt: int, how: Halt) -> None:
         if card in self._workers:
             self._workers[card][1].halt(attempt, how)

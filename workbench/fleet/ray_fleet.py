@@ -243,6 +243,10 @@ class RayFleet:
         else:
             self._spare.keep(self._ray, card)
 
+    def has_base(self, card: str, base: str) -> bool:
+        """Return True: what was prepared on this machine is here."""
+        return True
+
     def halt(self, card: str, attempt: int, how: Halt) -> None:
         if card in self._actors:
             self._actors[card].handle.halt.remote(attempt, str(how))

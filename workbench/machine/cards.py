@@ -62,6 +62,11 @@ def is_elsewhere(uuid: str) -> bool:
     return ":" in uuid
 
 
+def machine_of(uuid: str) -> str:
+    """Return the name of the card's box; an empty string for a card of this machine."""
+    return uuid.partition(":")[0] if is_elsewhere(uuid) else ""
+
+
 def detect_cards(env: Mapping[str, str], driver: Driver | None = None) -> list[Card]:
     """Return the cards we may use: GPUs within CUDA_VISIBLE_DEVICES, or CPU cards without any GPU.
 

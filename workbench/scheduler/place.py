@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from workbench import fault_points
@@ -44,12 +43,12 @@ from workbench.scheduler.tick_context import (
     assignment_file,
 )
 from workbench.scheduler.unequal_cards import order_by_size
+from workbench.scheduler.workers.near_bases import FreeCards
 from workbench.scheduler.workers.warm_workers import warm_workers
 from workbench.store import trial_queue
 from workbench.store.queries.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 from workbench.trial import DesiredState, Kind, State
-from workbench.user_config import Guards
 
 LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
 """Queued trials examined in one tick, and of one experiment; the larger numbers apply while a card
@@ -69,6 +68,7 @@ def place(context: TickContext) -> None:
     busy = {row.uuid: _busy_reason(context, row) for row in context.cards}
     free = {row.uuid: row for row in context.cards if not busy[row.uuid]}
     start_gap.stagger_starts(context, free, busy)
+    cards = FreeCards(context, free)
     running = trial_queue.running_counts(context.store)
     known = {id: context.store.experiment(id) for id in running}
     full = {id: limit for id in known if (limit := known[id].max_parallel) and running[id] >= limit}
@@ -95,7 +95,7 @@ def place(context: TickContext) -> None:
         if like in stuck:  # no card became free since the one before it
             waits[trial.id] = stuck[like]
             continue
-        chosen = _choose(context, trial, experiment, free)
+        chosen = _choose(context, trial, experiment, cards)
         if chosen is None:
             waits[trial.id] = reason = _wait_reason(context, trial, experiment, busy)
             if reason:
@@ -189,30 +189,18 @@ def _is_working(context: TickContext, report: Report) -> bool:
 
 
 def _choose(
-    context: TickContext, trial: TrialRow, experiment: Experiment, free: dict[str, CardRow]
+    context: TickContext, trial: TrialRow, experiment: Experiment, free: FreeCards
 ) -> tuple[Card, Plan] | None:
-    """Return the smallest free card that fits the trial, with its plan; None where none does."""
-    allowed = [
-        row
-        for row in free.values()
-        if trial.desired_card in (None, row.uuid)
-        # The files of a chat are exchanged in the home itself.
-        if not (trial.kind == Kind.CHAT and is_elsewhere(row.uuid))
-    ]
-    for row in sorted(allowed, key=partial(_choice_key, context.config().guards)):
-        card = card_of(row)
+    """Return the first free card that fits the trial, with its plan; None where none does."""
+    for row, card in free.nearest_first(trial, experiment):
+        if trial.desired_card not in (None, row.uuid):
+            continue
+        if trial.kind == Kind.CHAT and is_elsewhere(row.uuid):
+            continue  # the files of a chat are exchanged in the home itself
         with suppress(WorkbenchError):
             free_bytes, cut = _free_bytes(context, row), _previous_cut(context, trial, card)
             return card, remembered_plan(context, trial, experiment, card, free_bytes, cut)
     return None
-
-
-def _choice_key(guards: Guards, row: CardRow) -> tuple[int, bool, bool, str]:
-    """Return a key that puts smaller cards first, and of equal ones those without idle programs and
-    those of this machine: other machines of a cluster get the files first.
-    """
-    shared = bool(idle_programs.idle_programs(row, guards))
-    return card_of(row).usable_bytes, shared, is_elsewhere(row.uuid), row.uuid
 
 
 def _wait_reason(

@@ -70,6 +70,8 @@ class TickContext:
     """Since when each program of other users is idle, by card and pid."""
     warmed: set[tuple[int, str]] = field(default_factory=set)
     """Experiments and cards for which a worker was started ahead; see `warm_workers`."""
+    held_bases: dict[str, tuple[int, tuple[str, str]]] = field(default_factory=dict)
+    """By card, its worker's last attempt and that attempt's base; see `near_bases`."""
     had_worker: bool = False
     """Whether any worker was seen since the loop started."""
     spare_has_room: bool = False

@@ -19,18 +19,17 @@ from workbench.cluster.ray_commands import answers
 from workbench.cluster.settings import work_folder
 from workbench.cluster.versions import installed_versions
 from workbench.fleet.boxes.digests import DigestCache
+from workbench.fleet.boxes.file_cache import FileCache
 from workbench.fleet.trial_fence import LIVE, LOCK, allow_attempt, call_off
 from workbench.home import Home, find_home
 from workbench.machine.files import free_bytes
 from workbench.machine.locks import lock_holder
 from workbench.machine.processes import belongs_to_unit
 from workbench.machine.sampler import load_reading
-from workbench.machine.staging import file_sha256
+from workbench.user_config import ConfigWatch
 
 EVENTS_BYTES = 4 << 20
 """Most bytes of an event file in one answer: more than any line has."""
-SPARE_DISK_BYTES = 1 << 30
-"""Bytes that a file taken in leaves free on the box's disk."""
 FENCE_FILES = frozenset({LIVE, LOCK})
 """Files of a trial that each machine has for itself."""
 ATTEMPT_FILES = frozenset({"events.jsonl", "assignment.json"})
@@ -43,8 +42,8 @@ class BoxAgent:
     def __init__(self, home: Home | None = None) -> None:
         self._home = home or find_home()
         self._work = work_folder(self._home)
-        self._blobs = self._work / "blobs"
-        self._blobs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._config = ConfigWatch()
+        self._cache = FileCache(self._work, self._floor_bytes)
         self._digests = DigestCache()
 
     def hello(self) -> dict[str, Any]:
@@ -62,13 +61,19 @@ class BoxAgent:
         return [port for port in ports if not answers(host, port)]
 
     def look(self) -> dict[str, Any]:
-        """Return the newest reading of the cards, without our own processes, and the free disk."""
+        """Return the newest reading of the cards, without our own processes, the disk, and the
+        bases that are here. Where the disk is below its floor, cached files go first.
+        """
         reading = load_reading(self._home.sample, time.time()).to_json()
         for card in reading["cards"]:
             card["processes"] = [p for p in card["processes"] if not belongs_to_unit(p["pid"])]
+        with suppress(OSError):  # the head shows that the disk is low
+            self._cache.make_room()
         return {
             "reading": reading,
             "free_bytes": free_bytes(self._work),
+            "floor_bytes": self._floor_bytes(),
+            "bases": self._cache.bases(),
             "clock_utc": time.time(),
         }
 
@@ -76,53 +81,33 @@ class BoxAgent:
 
     def missing(self, files: list[tuple[str, int]]) -> dict[str, int]:
         """Return the digests of which not all bytes are here, each with the bytes that are."""
-        found = {}
-        for digest, size in files:
-            if not self._blob(digest).exists() and not self._from_hub_cache(digest, size):
-                partial = self._partial(digest)
-                found[digest] = partial.stat().st_size if partial.exists() else 0
-        return found
+        return self._cache.missing(files)
+
+    def take_from_hub(self, digest: str, size: int) -> bool:
+        """Take a file from this user's cache of the hub; return whether it is there."""
+        return self._cache.take_from_hub(digest, size)
 
     def put(self, digest: str, offset: int, chunk: bytes, size: int) -> int:
-        """Append a chunk of a file; return how many of its `size` bytes are here now.
+        """Append a chunk of a file; return how many of its `size` bytes are here now."""
+        return self._cache.put(digest, offset, chunk, size)
 
-        With the last chunk the digest is checked. Raises ValueError for a file that differs, and
-        OSError where the disk would become too full.
-        """
-        partial = self._partial(digest)
-        here = partial.stat().st_size if partial.exists() else 0
-        if here == offset:
-            self._make_room(size - offset)
-            with partial.open("ab") as file:
-                file.write(chunk)
-            here += len(chunk)
-        if here >= size:
-            if file_sha256(partial) != digest:
-                partial.unlink()
-                raise ValueError(f"the file {digest[:12]} arrived damaged")
-            partial.chmod(0o400)
-            partial.rename(self._blob(digest))
-        return here
-
-    def lay(self, files: list[tuple[str, str]], trial: str, attempt: int) -> None:
+    def lay(
+        self, files: list[tuple[str, str]], trial: str, attempt: str, labels: dict[str, str]
+    ) -> None:
         """Lay files of the cache at their paths, and make `attempt` the live one of its trial.
 
         The trial's folder is emptied first: what an earlier attempt left here may be older than
-        what the head has.
+        what the head has. `labels` has the label of each folder that is a base.
         """
         with suppress(FileNotFoundError):
             call_off(self._path(trial))
             for entry in self._path(trial).iterdir():
                 if entry.name not in FENCE_FILES:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        for path, digest in files:
-            target = self._path(path)
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            os.link(self._blob(digest), target)
-            os.utime(self._blob(digest))  # the newest use: the oldest goes when room is needed
+        laid = [(self._path(path), digest) for path, digest in files]
+        self._cache.lay(laid, self._path(attempt), labels)
         self._path(trial).mkdir(mode=0o700, parents=True, exist_ok=True)
-        allow_attempt(self._path(trial), attempt)
+        allow_attempt(self._path(trial), int(attempt.rpartition("/")[2]))
 
     # --- files that leave
 
@@ -171,19 +156,15 @@ class BoxAgent:
 
     # --- inside
 
+    def _floor_bytes(self) -> int:
+        """Return `guards.disk_floor` of this box's own configuration."""
+        return self._config().guards.disk_floor
+
     def _path(self, relative: str) -> Path:
         path = self._work / relative
         if ".." in path.parts or not path.is_relative_to(self._work):
             raise ValueError("a path leads out of the work folder")
         return path
-
-    def _blob(self, digest: str) -> Path:
-        if len(digest) != 64 or not digest.isalnum():
-            raise ValueError("this is no digest")
-        return self._blobs / digest
-
-    def _partial(self, digest: str) -> Path:
-        return self._blob(digest).with_suffix(".part")
 
     def _listed(
         self, folder: Path, without: frozenset[str] = FENCE_FILES
@@ -195,33 +176,6 @@ class BoxAgent:
                 name = path.relative_to(self._work).as_posix()
                 found.append((name, stat.st_size, stat.st_mtime_ns))
         return found
-
-    def _from_hub_cache(self, digest: str, size: int) -> bool:
-        """Take a file from this user's cache of the hub, which names weights by their digest."""
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        for path in Path(HF_HUB_CACHE).glob(f"models--*/blobs/{digest}"):
-            if path.stat().st_size == size and file_sha256(path) == digest:
-                self._make_room(size)
-                shutil.copyfile(path, self._partial(digest))
-                self._partial(digest).rename(self._blob(digest))
-                return True
-        return False
-
-    def _make_room(self, need_bytes: int) -> None:
-        """Remove cached files that no attempt uses, the longest unused first, until there is room.
-
-        Raises OSError where that is not enough.
-        """
-        if free_bytes(self._work) - need_bytes >= SPARE_DISK_BYTES:
-            return
-        unused = [(s.st_mtime, p) for p in self._blobs.iterdir() if (s := p.stat()).st_nlink == 1]
-        for _, path in sorted(unused):
-            if path.suffix != ".part":
-                path.unlink(missing_ok=True)
-            if free_bytes(self._work) - need_bytes >= SPARE_DISK_BYTES:
-                return
-        raise OSError(f"the box's disk has no room for {need_bytes / 2**30:.1f} GiB")
 
 
 def listed_files(folder: Path, without: frozenset[str] = FENCE_FILES) -> list[Path]:

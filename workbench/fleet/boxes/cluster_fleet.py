@@ -59,6 +59,10 @@ class ClusterFleet(RayFleet):
         self._boxes.notes.clear()
         return notes
 
+    def has_base(self, card: str, base: str) -> bool:
+        link = self._link(card)
+        return link is None or link.has_base(base)
+
     # --- starting
 
     def warm(self, card: Card) -> None:
@@ -139,9 +143,11 @@ class ClusterFleet(RayFleet):
 
     def _seen(self, card: str, report: Report) -> Report:
         """Return a worker's report, with the attempt that is on its way to or from its box."""
+        link = self._link(card)
         if report.phase is Phase.GONE:
             self._forget(card)
-            return report
+            full = link is not None and link.health.disk_is_low
+            return replace(report, is_blameless=report.is_blameless or full)
         carried = self._carried(card)
         if carried is not None and carried.failure:
             self.end(card, carried.failure)

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Protocol
 
 from workbench.attempts.assignment import Assignment
+from workbench.cluster.settings import read_json
 from workbench.errors import WorkbenchError
+from workbench.fleet.bases import base_label
 from workbench.fleet.boxes.digests import DigestCache
-from workbench.fleet.boxes.inputs import find_inputs, on_box
+from workbench.fleet.boxes.inputs import Input, find_inputs, on_box
 from workbench.fleet.trial_fence import Superseded, TrialFence
 from workbench.home import Home
 from workbench.machine import staging
@@ -32,6 +34,9 @@ from workbench.text import safe_line
 log = logging.getLogger("workbench.fleet")
 
 CHUNK_BYTES = 4 << 20
+ROUND_S = 2.0
+"""Seconds of a round in which inputs are sent; then what trials made comes home, and the round
+after goes on. A base takes minutes, and checkpoints do not wait for it."""
 SKEW_S = 1.0
 """Difference of clocks, in seconds, from which it is shown and corrected."""
 _File = tuple[str, int, int]
@@ -42,8 +47,11 @@ class Agent(Protocol):
     """The calls of a BoxAgent that a courier makes; over Ray, or in tests directly."""
 
     def missing(self, files: list[tuple[str, int]]) -> dict[str, int]: ...
+    def take_from_hub(self, digest: str, size: int) -> bool: ...
     def put(self, digest: str, offset: int, chunk: bytes, size: int) -> int: ...
-    def lay(self, files: list[tuple[str, str]], trial: str, attempt: int) -> None: ...
+    def lay(
+        self, files: list[tuple[str, str]], trial: str, attempt: str, labels: dict[str, str]
+    ) -> None: ...
     def events(self, attempt: str, offset: int) -> bytes: ...
     def files(self, attempt: str, trial: str) -> list[tuple[str, int, int]]: ...
     def digest(self, path: str) -> str: ...
@@ -56,10 +64,12 @@ class Carried:
     """One attempt on the box, as far as its files have been carried."""
 
     given: Assignment
-    sent_bytes: int = 0
-    """Bytes of its inputs that have been sent; those that the box had do not count."""
     all_bytes: int = 0
-    """Bytes that the box lacked."""
+    """Bytes of its inputs that the box lacked at first."""
+    lacking_bytes: int = 0
+    """Bytes of them that have not been sent yet."""
+    base: str | None = None
+    """Label of its base, once it is known."""
     moved_s: float = field(default_factory=time.monotonic)
     """Monotonic time of the last byte that moved."""
     mapped: Assignment | None = None
@@ -76,6 +86,10 @@ class Carried:
     """Why its inputs cannot be brought; empty while they can."""
 
     @property
+    def sent_bytes(self) -> int:
+        return self.all_bytes - self.lacking_bytes
+
+    @property
     def attempt_path(self) -> str:
         return f"attempts/{self.given.attempt}"
 
@@ -86,6 +100,36 @@ class Carried:
     def has(self, name: str, files: list[_File]) -> bool:
         """Return True where exactly these files have landed."""
         return self.landed.get(name) == files
+
+
+class _ShareIsOver(Exception):
+    """An attempt's share of a round is over before its inputs are there."""
+
+
+class _Share:
+    """The part of a round that one attempt may take; some work is done even when it is short."""
+
+    def __init__(self, for_s: float) -> None:
+        self._until_s = time.monotonic() + for_s
+
+    def spend(self) -> None:
+        """Raise _ShareIsOver once the time is over."""
+        if time.monotonic() > self._until_s:
+            raise _ShareIsOver
+
+    def of(
+        self, sha256: Callable[[Path], str], done: Callable[[Path], bool]
+    ) -> Callable[[Path], str]:
+        """Return `sha256`, which raises _ShareIsOver after a file that took too long to read."""
+
+        def digest(path: Path) -> str:
+            was_known = done(path)
+            found = sha256(path)
+            if not was_known:
+                self.spend()
+            return found
+
+        return digest
 
 
 class Courier:
@@ -109,6 +153,7 @@ class Courier:
         self._home, self.agent, self._work = home, agent, work
         self._start, self._digests = start, digests
         self.limit_bytes_per_s, self._chunk_bytes = limit_bytes_per_s, chunk_bytes
+        self.round_s = ROUND_S
         self.skew_s = 0.0
         """Seconds by which the box's clock is ahead of the head's."""
         self.carried: dict[int, Carried] = {}
@@ -118,11 +163,21 @@ class Courier:
         """Carry an attempt from now on, unless it is carried already; return how far it is."""
         return self.carried.setdefault(given.attempt, Carried(given))
 
+    @property
+    def is_bringing(self) -> bool:
+        """True while inputs are still to be sent."""
+        return bool(self._to_bring())
+
+    def _to_bring(self) -> list[Carried]:
+        every = list(self.carried.values())
+        return [c for c in every if c.mapped is None and not (c.is_over or c.failure)]
+
     def work_once(self) -> None:
-        """Bring the inputs of new attempts, and what all others have made since.
+        """Bring inputs of new attempts for `round_s`, and home what all others have made since.
 
         Raises what the agent's calls raise; the next call goes on where this one stopped.
         """
+        each_s = self.round_s / max(1, len(self._to_bring()))
         for attempt, carried in list(self.carried.items()):
             fence = TrialFence(Path(carried.given.trial_folder), attempt, placed=True)
             if carried.is_over:
@@ -132,7 +187,7 @@ class Courier:
             try:
                 fence.check()
                 if carried.mapped is None:
-                    self._try_to_bring(carried)
+                    self._try_to_bring(carried, each_s)
                 else:
                     carried.is_over = self._fetch(carried, fence)
             except Superseded as replaced:
@@ -143,46 +198,62 @@ class Courier:
 
     # --- to the box
 
-    def _try_to_bring(self, carried: Carried) -> None:
+    def _try_to_bring(self, carried: Carried, for_s: float) -> None:
         """Bring the inputs; note why that is impossible where trying again would not help."""
         if carried.failure:
             return
         try:
-            self._bring(carried)
+            self._bring(carried, _Share(for_s))
+        except _ShareIsOver:
+            pass
         except TimeoutError:  # the network: the next round goes on
             raise
         except (OSError, ValueError, KeyError, WorkbenchError) as refused:
             carried.failure = f"its files could not be brought: {safe_line(refused, 300)}"
             log.warning("attempt %d: %s", carried.given.attempt, carried.failure)
 
-    def _bring(self, carried: Carried) -> None:
+    def _bring(self, carried: Carried, share: _Share) -> None:
+        """Send what the box lacks, lay it out there and start the attempt. Raises _ShareIsOver."""
         given = carried.given
-        inputs, brought = find_inputs(self._home, given, self._digests.sha256)
+        prepared = read_json(self._home.experiment(given.experiment) / "prepared.json")
+        carried.base = base_label(given.recipe["model"], prepared)
+        known = share.of(self._digests.sha256, done=self._digests.knows)
+        inputs, brought = find_inputs(self._home, given, known)
         by_digest = {one.digest: one for one in inputs}
         missing = self.agent.missing([(one.digest, one.bytes) for one in by_digest.values()])
-        carried.all_bytes = sum(by_digest[d].bytes - here for d, here in missing.items())
-        carried.sent_bytes = 0
+        carried.lacking_bytes = sum(by_digest[d].bytes - here for d, here in missing.items())
+        carried.all_bytes = max(carried.all_bytes, carried.lacking_bytes)
         for digest, here in missing.items():
-            self._send(carried, by_digest[digest].source, digest, by_digest[digest].bytes, here)
-        self.agent.lay(
-            [(one.target, one.digest) for one in inputs], carried.trial_path, given.attempt
-        )
+            one = by_digest[digest]
+            if here == 0 and self.agent.take_from_hub(digest, one.bytes):
+                self._brought(carried, one.bytes)
+            else:
+                self._send(carried, one, here, share)
+        labels = {brought["model"]: carried.base} if brought["model"] else {}
+        files = [(one.target, one.digest) for one in inputs]
+        self.agent.lay(files, carried.trial_path, carried.attempt_path, labels)
         carried.landed = self._list(carried)  # the head has these
         carried.mapped = on_box(self._home, self._work, given, brought)
         self._start(given.card["uuid"], carried.mapped)
 
-    def _send(self, carried: Carried, source: Path, digest: str, size: int, here: int) -> None:
-        with source.open("rb") as file:
+    def _send(self, carried: Carried, one: Input, here: int, share: _Share) -> None:
+        with one.source.open("rb") as file:
             while True:
                 file.seek(here)
                 chunk = file.read(self._chunk_bytes)
-                here = self.agent.put(digest, here, chunk, size)
+                before, here = here, self.agent.put(one.digest, here, chunk, one.bytes)
                 self._moved(carried, len(chunk))
-                carried.sent_bytes += len(chunk)
-                if here >= size:
+                self._brought(carried, here - before)
+                if not chunk and here < one.bytes:
+                    raise OSError(f"{one.source.name} became shorter while it was sent")
+                share.spend()
+                if here >= one.bytes:
                     return
-                if not chunk:
-                    raise OSError(f"{source.name} became shorter while it was sent")
+
+    @staticmethod
+    def _brought(carried: Carried, count: int) -> None:
+        carried.moved_s = time.monotonic()
+        carried.lacking_bytes -= count
 
     def _moved(self, carried: Carried, count: int) -> None:
         carried.moved_s = time.monotonic()

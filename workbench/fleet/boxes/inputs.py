@@ -100,9 +100,23 @@ def _base_files(
         return [], ""
     folder = local_path(name) or _snapshot(name, str(prepared["model"]["revision"]))
     files = sorted(path for pattern in _MODEL_FILES for path in folder.glob(pattern))
-    digests = {path.name: sha256(path) for path in files}
+    digests = {path.name: _name_in_hub(path) or sha256(path) for path in files}
     key = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:32]
-    return [_input(path, f"bases/{key}/{path.name}", sha256) for path in files], f"bases/{key}"
+    found = [
+        Input(path, f"bases/{key}/{path.name}", digests[path.name], path.stat().st_size)
+        for path in files
+    ]
+    return found, f"bases/{key}"
+
+
+def _name_in_hub(path: Path) -> str:
+    """Return the digest by which the cache of the hub names a file of weights; empty for others.
+
+    Reading all of a base would take a minute; the box reads what arrives.
+    """
+    blob = path.resolve()
+    is_sha256 = blob.parent.name == "blobs" and len(blob.name) == 64
+    return blob.name if is_sha256 and path.is_symlink() else ""
 
 
 def _snapshot(name: str, revision: str) -> Path:

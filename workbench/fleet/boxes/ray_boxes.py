@@ -20,7 +20,8 @@ from workbench.cluster.ray_commands import BOX_RESOURCE, NODE_PORTS, answers
 from workbench.cluster.settings import boxes_file, read_head, write_json
 from workbench.cluster.versions import ALWAYS_EQUAL, installed_versions, version_differences
 from workbench.fleet import RayLost
-from workbench.fleet.boxes.agent import SPARE_DISK_BYTES, BoxAgent
+from workbench.fleet.boxes.agent import BoxAgent
+from workbench.fleet.boxes.box_health import BoxHealth
 from workbench.fleet.boxes.courier import Courier
 from workbench.fleet.boxes.digests import DigestCache
 from workbench.home import Home
@@ -50,10 +51,14 @@ class _RayAgent:
 
     ray: Any
     handle: Any
+    answered: Callable[[], None]
+    """Called after each answer."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            return self.ray.get(getattr(self.handle, name).remote(*arguments), timeout=ANSWER_S)
+            found = self.ray.get(getattr(self.handle, name).remote(*arguments), timeout=ANSWER_S)
+            self.answered()
+            return found
 
         return call
 
@@ -81,8 +86,10 @@ class BoxLink:
         self.work = ""
         """Its work folder; empty until the agent has answered."""
         self.courier: Courier | None = None
-        self.free_bytes: int | None = None
-        self.skew_s = 0.0
+        self.health = BoxHealth(self.box)
+        self.notes: deque[tuple[str, str]] = deque(maxlen=100)
+        """(level, text) of what changed on the box since `RayBoxes.look` took them."""
+        self._bases: frozenset[str] = frozenset()
         self.reading: MachineReading | None = None
         self.trouble = ""
         """The last failure of a call, in words; empty while calls succeed."""
@@ -110,16 +117,19 @@ class BoxLink:
             return self.problem
         if self.work and self.silent_s > SILENT_S:  # else its agent is still starting
             return f"box {self.box} has not answered for {self.silent_s:.0f} s"
-        if self.free_bytes is not None and self.free_bytes < SPARE_DISK_BYTES:
-            return f"the disk of box {self.box} is nearly full"
-        return ""
+        return self.health.problem
+
+    def has_base(self, base: str) -> bool:
+        """Return whether the box has the base, or gets it for another trial already."""
+        carried = list(self.courier.carried.values()) if self.courier is not None else []
+        return not base or base in self._bases or any(c.base == base for c in carried)
 
     # --- its thread
 
     def _live(self) -> None:
         agent: _RayAgent | None = None
         looked_s = float("-inf")
-        while not self._ended.wait(PAUSE_S):
+        while not self._ended.wait(0.0 if self._is_bringing() else PAUSE_S):
             try:
                 if agent is None:
                     agent = self._create_agent()
@@ -137,6 +147,12 @@ class BoxLink:
             except Exception as failed:  # a cut network, a full disk: the next round tries again
                 self._note(failed)
 
+    def _is_bringing(self) -> bool:
+        return self.courier is not None and self.courier.is_bringing and not self.trouble
+
+    def _answered(self) -> None:
+        self._seen_s = time.monotonic()
+
     def _note(self, failed: Exception) -> None:
         text = safe_line(f"{type(failed).__name__}: {failed}", 300)
         if text != self.trouble:
@@ -149,7 +165,7 @@ class BoxLink:
             .options(num_cpus=0, max_restarts=0, scheduling_strategy=on_node(self.node_id))
             .remote()
         )
-        return _RayAgent(self._ray, handle)
+        return _RayAgent(self._ray, handle, self._answered)
 
     def _greet(self, agent: _RayAgent) -> None:
         hello = agent.hello()
@@ -192,15 +208,15 @@ class BoxLink:
         asked_utc = time.time()
         seen = agent.look()
         now_utc = time.time()
-        self.skew_s = seen["clock_utc"] - (asked_utc + now_utc) / 2
-        self.free_bytes = int(seen["free_bytes"])
+        skew_s = seen["clock_utc"] - (asked_utc + now_utc) / 2
+        self.notes += self.health.see(int(seen["free_bytes"]), int(seen["floor_bytes"]), skew_s)
+        self._bases = frozenset(seen["bases"])
         reading = MachineReading.from_json(seen["reading"])
         # By the head's clock: a box's own may be wrong.
         stalled = reading.at_utc == 0.0
         self.reading = replace(reading, at_utc=now_utc, stalled=stalled)
         if self.courier is not None:
-            self.courier.skew_s = self.skew_s
-        self._seen_s = time.monotonic()
+            self.courier.skew_s = skew_s
 
 
 class RayBoxes:
@@ -233,6 +249,9 @@ class RayBoxes:
             except Exception as unreachable:
                 raise RayLost(f"Ray does not answer: {safe_line(unreachable)}") from unreachable
             self._compare([node for node in nodes if node["Alive"]])
+            for link in self.links.values():
+                while link.notes:
+                    self.notes.append(link.notes.popleft())
         if now - self._wrote_s >= LOOK_EVERY_S:
             self._wrote_s = now
             write_json(boxes_file(self._home), {"at_utc": time.time(), "boxes": self.described()})
@@ -314,8 +333,8 @@ def _describe(link: BoxLink) -> dict[str, Any]:
         "closed_on_head": link.closed_ports[0],
         "closed_on_box": link.closed_ports[1],
         "cards": len(link.reading.cards) if link.reading is not None else 0,
-        "free_bytes": link.free_bytes,
-        "skew_s": round(link.skew_s, 3),
+        "free_bytes": link.health.free_bytes,
+        "skew_s": round(link.health.skew_s, 3),
         "silent_s": round(link.silent_s, 1),
         "sent_bytes": sum(one.sent_bytes for one in bringing),
         "to_send_bytes": sum(one.all_bytes for one in bringing),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from workbench.machine.cards import Card, is_elsewhere
 from workbench.recipe import Recipe
 from workbench.recipe.space import trial_count
 from workbench.scheduler.tick_context import TickContext
@@ -24,7 +25,7 @@ def warm_workers(context: TickContext, free: Iterable[CardRow]) -> None:
     preparing = [one for one in trial_queue.preparing_experiments(context.store) if not one.held]
     if not preparing:
         return
-    cards = sorted((card_of(row) for row in free), key=lambda card: (card.usable_bytes, card.uuid))
+    cards = sorted(map(card_of, free), key=_order)
     for experiment in preparing:
         for card in cards[: _most_at_once(experiment, len(cards))]:
             if (
@@ -33,6 +34,10 @@ def warm_workers(context: TickContext, free: Iterable[CardRow]) -> None:
             ):
                 context.warmed.add((experiment.id, card.uuid))
                 context.fleet.warm(card)
+
+
+def _order(card: Card) -> tuple[int, bool, str]:
+    return card.usable_bytes, is_elsewhere(card.uuid), card.uuid
 
 
 def _most_at_once(experiment: Experiment, cards: int) -> int:
