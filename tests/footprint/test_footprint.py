@@ -410,6 +410,24 @@ class TestChoice:
             assert plan.predicted_bytes <= limit_bytes(one)
         assert not choose_plan(GUIDE, LLAMA, BIG).eval_dequantised
 
+    def test_graphs_stay_beside_scoring_where_there_is_room_for_both(self) -> None:
+        answers = with_(evaluate__answer_pattern=r"(\d+)", data__eval_rows=64)
+        small, big = (choose_plan(answers, LLAMA, one) for one in (card(12), BIG))
+        assert (small.keeps_graphs, big.keeps_graphs) == (False, True)
+        gone = price_plan(replace(big, keeps_graphs=False), answers, LLAMA, BIG)
+        # Dequantised layers, gradients, and the activations in the graphs' memory.
+        stays = ("unpacked", "gradients", "activations", "transient", "logits")
+        kept = sum(gone.buckets[name] for name in stays)
+        assert big.predicted_bytes - gone.predicted_bytes == pytest.approx(kept, rel=0.01)
+        assert price_plan(big, answers, LLAMA, BIG) == big
+
+    def test_no_graphs_stay_where_none_are_captured(self) -> None:
+        biases = with_(lora__bias="lora_only")
+        other = {**LLAMA, "model_type": "stablelm"}
+        cpu = replace(BIG, kind="cpu")
+        plans = [choose_plan(GUIDE, other, BIG), choose_plan(biases, LLAMA, BIG)]
+        assert not any(plan.keeps_graphs for plan in [*plans, choose_plan(GUIDE, LLAMA, cpu)])
+
     def test_a_stored_plan_reads_back_equal(self) -> None:
         plan = choose_plan(GUIDE, LLAMA, card(24))
         assert plan.dequantised_layers

@@ -104,6 +104,12 @@ def test_scoring_has_come_down_to_one_row_by_itself_and_drops_dequantised_layers
     assert steps_below("evaluating", replace(PLAN, dequantised_layers=0)) == []
 
 
+def test_graphs_that_stay_are_let_go_at_the_first_step() -> None:
+    keeps = replace(PLAN, keeps_graphs=True)
+    assert next_fallback(keeps, "evaluating") == PLAN
+    assert next_fallback(keeps, "training") == next_fallback(PLAN, "training")
+
+
 def test_loading_has_nothing_to_make_smaller() -> None:
     assert steps_below("loading") == []
 

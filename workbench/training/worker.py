@@ -90,6 +90,7 @@ class Worker:
         self._last_attempt: int | None = None
         self._progress_utc = time.time()
         self._base: str | None = None
+        self._keeps_step = False
         self._broken = ""
         self._closing = False
         self._thread = threading.Thread(target=self._live, name="training", daemon=True)
@@ -161,6 +162,7 @@ class Worker:
                 "still_s": control.still_s if control else 0.0,
                 "rss_bytes": resident_bytes(),
                 "base": self._base,
+                "keeps_step": self._keeps_step,
                 "reason": self._broken,
             }
 
@@ -219,6 +221,8 @@ class Worker:
             due = lambda: self._waiting is not None or self._closing  # noqa: E731
             if resident.keeper.holds and not self._changed.wait_for(due, self._kept_s):
                 resident.keeper.release()
+                self._keeps_step = False
+                self._changed.notify_all()
             if resident.spec is not None and not self._changed.wait_for(due, self._idle_s):
                 resident.release()
                 self._base = None
@@ -265,6 +269,7 @@ class Worker:
             control.fence.release()
         with self._changed:
             self._base = resident.spec.path if resident.spec else None
+            self._keeps_step = resident.keeper.holds
             self._attempt, self._control = None, None
             self._progress_utc = time.time()
             self._changed.notify_all()
