@@ -14,9 +14,15 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Workbench
+from tests.cli.conftest import Said, Workbench
 from tests.support.tick_contexts import TINY, Bench
-from workbench.cli.recipes.check import _fit, fit_lines, learned_brackets, print_example
+from workbench.cli.recipes.check import (
+    _fit,
+    fit_lines,
+    learned_brackets,
+    length_line,
+    print_example,
+)
 from workbench.cli.recipes.plan import cards_here
 from workbench.cli.recipes.prepare import Progress, progress_bar
 from workbench.errors import WorkbenchError
@@ -55,23 +61,63 @@ def recipe_with(folder: Path, rows: list[Any]) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
+    """The folder and the outcome of one check of a mixture in bins; a child costs seconds."""
+    folder = tmp_path_factory.mktemp("mixture")
+    recipe = recipe_with(folder, [*PAIRS, PAIRS[0], PAIRS[0]])
+    (folder / "more.jsonl").write_text('{"text": "Tom has 3 apples."}\n{"text": "No."}\n')
+    sources = "data.train=[{path: train.jsonl, weight: 2}, {path: more.jsonl, rows: 5}]"
+    settings = ("data.test_rows=3", "data.packing=true", "train.warmup=0", sources)
+    surroundings = {"WORKBENCH_HOME": str(folder / "home"), "NO_COLOR": "1"}
+    done = subprocess.run(
+        [*COMMAND, str(recipe), *(word for one in settings for word in ("-s", one))],
+        cwd=folder,
+        env={**os.environ, **surroundings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, Said(done.returncode, done.stdout, done.stderr)
+
+
 def test_what_was_read_is_told_with_three_examples_and_a_line_on_the_card(
-    workbench: Workbench, home: Home, tmp_path: Path
+    told: tuple[Path, Said],
 ) -> None:
-    recipe = recipe_with(tmp_path, [*PAIRS, PAIRS[0], PAIRS[0]])
-    said = workbench("check", recipe, "-s", "data.test_rows=3")
-    assert said.code == 0
+    folder, said = told
     assert "tested on     3 rows of the same data (data.test_rows), not trained on" in said.out
-    assert "read          12 rows, shape prompt-completion" in said.out
-    assert "tokens a row  min " in said.out
+    assert "read          14 rows, shape prompt-completion and text" in said.out
+    assert "tokens a bin  min " in said.out
     assert said.out.count("⟦#### ") == 3
     assert said.out.count("<|eot_id|>⟧") == 3
     assert "\x1b" not in said.out
     assert "held out      2 rows of the same data (data.eval_rows), not trained on" in said.out
     assert said.out.splitlines()[-1].startswith("fits a card of 24.0 GiB (no card is known")
     assert "loading the tokenizer" in said.err
-    left = sorted(path.name for path in home.root.iterdir())
+    left = sorted(path.name for path in (folder / "home").iterdir())
     assert left == ["cache", "logs", "requests"]
+
+
+def test_each_source_of_a_mixture_has_a_line_with_its_rows_tokens_and_share(
+    told: tuple[Path, Said],
+) -> None:
+    folder, said = told
+    assert f"mine: {folder}/train.jsonl, {folder}/more.jsonl" in said.out
+    [first, second] = [line for line in said.out.splitlines() if "rows read" in line]
+    trained = re.search(r"train.jsonl, shape prompt-completion: 12 rows read, (\d+) of", first)
+    assert trained is not None
+    assert f"of them trained on as {2 * int(trained[1])}; " in first
+    assert "more.jsonl, shape text: 2 rows read, " in second
+    assert " of them trained on as 5; " in second
+    shares = [float(line.split("%")[0]) for line in (first, second)]
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+
+
+def test_the_batch_of_packed_rows_is_told_in_rows_and_tokens(told: tuple[Path, Said]) -> None:
+    _, said = told
+    assert "trained on    19 rows in 3 bins; " in said.out
+    assert "batch         3 bins a step (train.batch_size × accumulation): about 19.0" in said.out
 
 
 @pytest.mark.slow  # the next test has the way of a refusal, tests/training its words
@@ -187,6 +233,8 @@ class TestCards:
         assert said.data["data"]["read_rows"] == 11
         assert any("repeat" in note for note in said.data["warnings"])
         assert len(said.data["examples"]) == 3
+        head, lengths = length_line(said.data["data"])
+        assert (head, lengths[:4]) == ("tokens a row", "min ")
         assert said.data["fit"]["fits"] is False
         assert said.data["fit"]["suggestions"]
 
@@ -219,35 +267,3 @@ def test_what_does_not_fit_is_shown_with_suggestions() -> None:
     assert (colour, hint.startswith("  → use a card of 8 GB")) == ("red", True)
     lacking = WorkbenchError("bf16 needs more", hint="set model.precision: auto")
     assert fit_lines([], lacking, known=True)[1][0] == "  → set model.precision: auto"
-
-
-def test_each_source_of_a_mixture_has_a_line_with_its_rows_tokens_and_share(
-    workbench: Workbench, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = recipe_with(tmp_path, PAIRS)
-    (tmp_path / "more.jsonl").write_text('{"text": "Tom has 3 apples."}\n{"text": "No."}\n')
-    train = "data.train=[{path: train.jsonl, weight: 2}, {path: more.jsonl, rows: 5}]"
-    monkeypatch.chdir(tmp_path)
-    said = workbench("check", recipe, "-s", train)
-    assert said.code == 0, said.err
-    assert f"mine: {tmp_path}/train.jsonl, {tmp_path}/more.jsonl" in said.out
-    assert "read          12 rows, shape prompt-completion and text" in said.out
-    [first, second] = [line for line in said.out.splitlines() if "rows read" in line]
-    trained = re.search(r"train.jsonl, shape prompt-completion: 10 rows read, (\d+) of", first)
-    assert trained is not None
-    assert f"of them trained on as {2 * int(trained[1])}; " in first
-    assert "more.jsonl, shape text: 2 rows read, " in second
-    assert " of them trained on as 5; " in second
-    shares = [float(line.split("%")[0]) for line in (first, second)]
-    assert sum(shares) == pytest.approx(100, abs=0.2)
-
-
-def test_the_batch_of_packed_rows_is_told_in_rows_and_tokens(
-    workbench: Workbench, home: Home, tmp_path: Path
-) -> None:
-    settings = ("-s", "data.packing=true", "-s", "train.warmup=0")
-    said = workbench("check", recipe_with(tmp_path, PAIRS), *settings)
-    assert said.code == 0, said.err
-    assert "trained on    8 rows in 2 bins; " in said.out
-    assert "batch         2 bins a step (train.batch_size × accumulation): about 8.0" in said.out
-    assert "tokens a bin  min " in said.out

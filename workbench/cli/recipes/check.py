@@ -206,7 +206,7 @@ def _print(
         *source_lines(data),
         ("held out", f"{data['eval_rows']:,} rows" + _drawn(recipe)),
         *_test_lines(data, recipe),
-        ("tokens a bin" if data.get("packed_rows") else "tokens a row", _lengths(data)),
+        length_line(data),
         ("cut", f"{data['cut_rows']:,} rows longer than {recipe.data.max_tokens:,} tokens"),
         ("left out", f"{data['dropped_rows']:,} rows without a token to learn"),
         *_adapter_lines(result["model"].get("adapters", {})),
@@ -306,12 +306,13 @@ def _adapter_lines(adapters: dict[str, int]) -> list[tuple[str, str]]:
     return [("adapters", f"on {total}: {named}")]
 
 
-def _lengths(data: dict[str, Any]) -> str:
+def length_line(data: dict[str, Any]) -> tuple[str, str]:
+    """Return the line about the tokens of a row, or of a bin where rows are packed."""
     named = (("min", "min"), ("median", "median"), ("p95", "95 %"), ("max", "max"))
     text = ", ".join(f"{words} {data[f'{key}_length']:,}" for key, words in named)
     if data["cut_rows"]:
         text += f"; uncut 95 % {data['uncut_p95_length']:,}, max {data['uncut_max_length']:,}"
-    return text
+    return ("tokens a bin" if data.get("packed_rows") else "tokens a row", text)
 
 
 def print_example(example: dict[str, Any], left: str, right: str) -> None:
