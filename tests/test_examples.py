@@ -51,6 +51,7 @@ def test_a_recipe_passes_the_data_doctor(path: Path, tmp_path: Path) -> None:
     assert report["notes"] == []
 
 
+@pytest.mark.slow  # tests/cli/test_check.py has the command, the test before this one its recipe
 def test_the_command_of_the_walk_through_checks_a_recipe(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "workbench", "check", "examples/messages.yaml", "--json"],

@@ -126,21 +126,26 @@ def test_a_tokenizer_beyond_the_models_vocabulary_is_refused(
         prepare_experiment(experiment(recipe), tmp_path / "cache", lambda *_: None)
 
 
-def test_the_process_leaves_result_and_progress_that_only_the_user_can_read(
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore afterwards the settings that `main` makes for its process."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("restored")
+def test_result_and_progress_are_left_for_the_user_alone(
     experiment: Callable[[Recipe], Path],
     recipe_of: RecipeOf,
     write_rows: WriteRows,
     tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder = experiment(recipe_of(write_rows(PAIRS)))
-    done = subprocess.run(
-        [sys.executable, "-m", "workbench.training.prepare", folder, tmp_path / "cache"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "")
+    assert main([str(folder), str(tmp_path / "cache")]) == 0
+    assert capfd.readouterr().out == ""
     assert result_of(folder)["ok"] is True
     last = json.loads((folder / "prepare.progress.json").read_text())
     assert last == {"stage": "fetching the model", "done": 0, "total": 0}
@@ -150,15 +155,6 @@ def test_the_process_leaves_result_and_progress_that_only_the_user_can_read(
         "prepared.json",
         "recipe.json",
     ]
-
-
-@pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restore afterwards the settings that `main` makes for its process."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    before = os.umask(0o077)
-    yield
-    os.umask(before)
 
 
 @pytest.mark.usefixtures("restored")

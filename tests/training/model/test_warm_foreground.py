@@ -12,7 +12,9 @@ import pytest
 
 from tests.training.trials import Bench, recipe
 from workbench.attempts.events import Outcome
+from workbench.cli.recipes.train import find_warm_source, prepare_folder
 from workbench.recipe.dump import to_yaml
+from workbench.training.foreground import train_here
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +43,18 @@ def train(folder: Path, adapter: Path, **changed: Any) -> subprocess.CompletedPr
     )
 
 
-def test_foreground_training_starts_from_an_adapters_folder(adapter: Path, tmp_path: Path) -> None:
-    done = train(tmp_path, adapter)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"warm start: the weights of the adapter in {adapter}" in done.stdout
+def test_foreground_training_starts_from_an_adapters_folder(
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WORKBENCH_CARDS", "cpu:4GiB")
+    warm = find_warm_source(str(adapter))
+    assert train_here(prepare_folder(tmp_path / "out", recipe(train__max_steps=1), warm)) == 0
+    told = capsys.readouterr().out
+    assert f"warm start: the weights of the adapter in {adapter}" in told
 
 
 @pytest.mark.slow  # test_warm_start.py tries the check without a process

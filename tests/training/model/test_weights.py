@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub
 import pytest
 import torch
 from peft import PeftModel
@@ -25,7 +24,7 @@ from workbench.recipe.schema import Model
 from workbench.training import libraries
 from workbench.training.model.base import BaseSpec, load_base
 from workbench.training.model.preflight import check_model
-from workbench.training.model.source import resolve_model
+from workbench.training.model.source import ModelSource, has_weights, resolve_model
 
 
 def spec(path: Path, **settings: Any) -> BaseSpec:
@@ -99,8 +98,7 @@ def test_a_merge_refuses_a_base_that_is_not_whole(tmp_path: Path) -> None:
     assert not (tmp_path / "merged").exists()
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
-@pytest.mark.parametrize("save_every", [1, 50])
+@pytest.mark.parametrize(("quantization", "save_every"), [("none", 1), ("nf4", 50)])
 def test_a_base_with_a_weight_that_is_nan_is_named_as_the_cause(
     quantization: str, save_every: int, tmp_path: Path
 ) -> None:
@@ -200,33 +198,27 @@ def test_a_model_without_sdpa_is_refused_with_the_setting_that_works(tmp_path: P
     assert log.outcome is Outcome.DONE, log.end
 
 
-HUB = """
-import json, sys
-from tests.training.trials import recipe
-from workbench.training.model.preflight import check_model, has_weights
-from workbench.training.model.source import ModelSource
-
-for name in ("whole", "partial", "config"):
-    config = json.load(open(f"{sys.argv[1]}/models--me--{name}/snapshots/{'0' * 40}/config.json"))
-    source = ModelSource(path=f"me/{name}", revision="0" * 40, config=config, model_type="llama")
-    print(name, has_weights(source), check_model(source, recipe()))
-"""
-
-
-def test_a_hub_model_is_checked_by_what_is_in_the_cache(tmp_path: Path) -> None:
+def test_a_hub_model_is_checked_by_what_is_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A download that is not whole is no mistake before `fetch_weights` has finished it."""
-    where = {name: tmp_path / f"models--me--{name}" for name in ("whole", "partial", "config")}
-    for folder in where.values():
-        (folder / "refs").mkdir(parents=True)
-        (folder / "refs" / "main").write_text("0" * 40)
-    copied(where["whole"] / "snapshots" / ("0" * 40))
-    sharded(where["partial"] / "snapshots" / ("0" * 40), lost_file=True)
-    bare = copied(where["config"] / "snapshots" / ("0" * 40))
-    (bare / "model.safetensors").unlink()
-    done = subprocess.run(
-        [sys.executable, "-c", HUB, str(tmp_path)],
-        env=os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout == "whole True []\npartial False []\nconfig False []\n", done.stderr
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    snapshots = {}
+    for name in ("whole", "partial", "config"):
+        cached = tmp_path / f"models--me--{name}"
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text("0" * 40)
+        snapshots[name] = cached / "snapshots" / ("0" * 40)
+    copied(snapshots["whole"])
+    sharded(snapshots["partial"], lost_file=True)
+    copied(snapshots["config"])
+    (snapshots["config"] / "model.safetensors").unlink()
+    found = {}
+    for name, folder in snapshots.items():
+        config = json.loads((folder / "config.json").read_text())
+        source = ModelSource(
+            path=f"me/{name}", revision="0" * 40, config=config, model_type="llama"
+        )
+        found[name] = (has_weights(source), check_model(source, recipe()))
+    assert found == {"whole": (True, []), "partial": (False, []), "config": (False, [])}
