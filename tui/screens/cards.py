@@ -9,15 +9,17 @@ from textual import on
 from textual.binding import BindingType
 from textual.containers import Container
 from textual.widget import Widget
+from textual.widgets import Input
 
 from tui.curves.area import area_lines, card_areas
 from tui.keys.keymap import place_bindings
 from tui.messages import DataNeeds, QuarantineAsked, SendAsked, TrialOpened
 from tui.paint import Line
 from tui.screens.view import View
-from tui.tables import cards
+from tui.tables import boxes, cards
 from tui.tables.filters import rows_with
 from tui.widgets.drawing import Drawing
+from tui.widgets.lazy_rows import LazyRows
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench.service import CardRow, Snapshot
@@ -36,6 +38,8 @@ class Cards(View):
 
     history_alone = False
     """True while the card's facts make room for its history."""
+    _groups: boxes.Groups = {}  # noqa: RUF012
+    """The machines of a cluster with their cards, as far as the filter leaves them."""
 
     def body(self) -> Iterable[Widget]:
         yield RowList(id="cards", empty=NO_CARDS)
@@ -76,19 +80,37 @@ class Cards(View):
     def paint_body(self, snapshot: Snapshot) -> None:
         now = self.view_state.now()
         rows = self.query_one("#cards", RowList)
-        rows.styles.height = max(1, min(len(snapshot.cards), self.size.height // 2 - 4)) + 2
         ordered = cards.number_order(snapshot.cards, snapshot.slots)
-        known = cards.card_rows(ordered, snapshot.trials, now, snapshot.slots)
-        shown = rows_with(known, self.filter)
-        empty = "no card matches the filter" if self.filter and known else NO_CARDS
-        rows.show(cards.card_columns(snapshot.cards), shown, empty)
+        self._groups = boxes.box_groups(ordered, self.filter) if boxes.is_cluster(ordered) else {}
+        if boxes.is_cluster(ordered):
+            columns = boxes.box_columns(ordered)
+            shown, count = boxes.grouped_rows(
+                self._groups, snapshot.trials, now, snapshot.slots, self.filter
+            )
+        else:
+            columns = cards.card_columns(ordered)
+            known = cards.card_rows(ordered, snapshot.trials, now, snapshot.slots)
+            shown = LazyRows.from_rows(rows_with(known, self.filter))
+            count = len(shown)
+        empty = "no card matches the filter" if self.filter and ordered else NO_CARDS
+        lines = len(shown) if self._groups else len(ordered)
+        rows.styles.height = max(1, min(lines, self.size.height // 2 - 4)) + 2
+        rows.show(columns, shown, empty)
         busy = cards.busy_count(snapshot.cards) or "0 of 0 busy"
-        filtered = f" · {len(shown)} shown · filter: {self.filter}" if self.filter else ""
+        filtered = f" · {count} shown · filter: {self.filter}" if self.filter else ""
         set_title(rows, f"Cards · {busy}{filtered}")
-        card = self._card()
-        self.query_one("#card").display = card is not None
+        card, box = self._card(), boxes.box_of_key(rows.key)
+        self.query_one("#card").display = card is not None or box in self._groups
+        self.set_class(box in self._groups, "-box")
         if card is not None:
             self._paint_card(card, snapshot, now)
+        elif box in self._groups:
+            self._paint_box(box, snapshot)
+
+    def _paint_box(self, box: str, snapshot: Snapshot) -> None:
+        about = self.query_one("#about", LineBox)
+        about.show(boxes.box_facts(box, self._groups[box], snapshot.boxes.get(box, {})))
+        set_title(about, box)
 
     def _paint_card(self, card: CardRow, snapshot: Snapshot, now: float) -> None:
         about, history = self.query_one("#about", LineBox), self.query_one("#history", Drawing)
@@ -108,6 +130,10 @@ class Cards(View):
             history.show(lambda cells, lines: area_lines(areas, now, cells, lines) or nothing)
 
     @on(RowList.Opened)
-    def _open(self, _event: RowList.Opened) -> None:
-        if self.chosen is not None:
+    def _open(self, event: RowList.Opened) -> None:
+        """Open the card's trial; on a machine's line show its cards alone, or all again."""
+        if box := boxes.box_of_key(event.key):
+            only_it = f"{boxes.FIELD}{box}"
+            self.query_one("#filter", Input).value = "" if self.filter == only_it else only_it
+        elif self.chosen is not None:
             self.post_message(TrialOpened(self.chosen))

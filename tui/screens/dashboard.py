@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from textual import on
 from textual.containers import Horizontal
@@ -12,15 +12,17 @@ from tui.messages import DataNeeds, TrialOpened
 from tui.paint import Line, wrap_line
 from tui.screens.view import View
 from tui.screens.welcome import welcome_lines
-from tui.tables import cards, events, listing, trials
+from tui.tables import boxes, cards, events, listing, trials
 from tui.tables.card_strip import strip_rows
 from tui.view_state import ListingChoice, ViewState
+from tui.widgets.columns import Column
 from tui.widgets.curves import Curves
 from tui.widgets.drawing import Drawing, Room
+from tui.widgets.lazy_rows import ListRow
 from tui.widgets.linebox import LineBox, set_title
 from tui.widgets.rowlist import RowList
 from workbench import formatting
-from workbench.service import Snapshot
+from workbench.service import CardRow, Snapshot
 from workbench.trial import State
 
 _MOST_CARDS = {"-short": 4, "-mid": 6, "-tall": 8, "-high": 12}
@@ -100,7 +102,10 @@ class Dashboard(View):
         rows = self.query_one("#cards", RowList)
         most = next((n for name, n in _MOST_CARDS.items() if self.has_class(name)), 4)
         ordered = cards.number_order(snapshot.cards, snapshot.slots)
-        if len(ordered) <= most:
+        lines: Sequence[ListRow]
+        if boxes.is_cluster(ordered):
+            columns, lines = self._machines(ordered, snapshot, now, most)
+        elif len(ordered) <= most:
             columns = cards.card_columns(ordered)
             lines = cards.card_rows(ordered, snapshot.trials, now, snapshot.slots)
         else:
@@ -120,6 +125,16 @@ class Dashboard(View):
             absent = count.partition(" · ")[2]
             count = f"{absent} · {left_out}" if absent else left_out
         set_title(rows, f"Cards · {count}" if count else "Cards")
+
+    def _machines(
+        self, ordered: list[CardRow], snapshot: Snapshot, now: float, most: int
+    ) -> tuple[tuple[Column, ...], Sequence[ListRow]]:
+        """Return a cluster's cards below their machines, or only these where they are many."""
+        groups = boxes.box_groups(ordered)
+        if len(ordered) + len(groups) > most:
+            return boxes.strip_of_boxes(groups, self.size.width - 2, max(most, 8))
+        rows, _ = boxes.grouped_rows(groups, snapshot.trials, now, snapshot.slots, "")
+        return boxes.box_columns(ordered), rows
 
     def _paint_trials(self, snapshot: Snapshot, now: float) -> None:
         rows = self.query_one("#trials", RowList)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from tui import present
 from tui.paint import Gauge, Line, Part, plain_part
 from tui.widgets.columns import Column
-from tui.widgets.lazy_rows import ListRow
+from tui.widgets.lazy_rows import LazyRows, ListRow
 from workbench import formatting
 from workbench.machine import xid
+from workbench.machine.cards import is_elsewhere
 from workbench.service import CardDetail, CardRow, TrialRow
 
 _ABSENT = "the driver no longer reports it; the kernel's log (dmesg) may say why"
+_AWAY = "its box is not connected, or no longer reports it; `workbench cluster doctor` says more"
 STALE_S = 30.0
 """A sample older than this is not shown as the card's present state."""
 
@@ -52,13 +54,25 @@ def card_rows(
 
     `slots` has the numbers of nvidia-smi, by which two cards of one model are told apart.
     """
+    return list(lazy_card_rows(cards, trials, now, lambda card: card_label(card, slots)))
+
+
+def lazy_card_rows(
+    cards: Sequence[CardRow],
+    trials: Sequence[TrialRow],
+    now: float,
+    label: Callable[[CardRow], str],
+) -> LazyRows:
+    """Return the same rows, each built when it is looked at, with the names that `label` gives."""
     held = {card.trial for card in cards}
     by_id = {row.id: row for row in trials if row.id in held}
-    heat, power = _measures(cards)
-    return [
-        _row(card, by_id.get(card.trial or 0), now, (heat, power), card_label(card, slots))
-        for card in cards
-    ]
+    measures = _measures(cards)
+
+    def build(place: int) -> ListRow:
+        card = cards[place]
+        return _row(card, by_id.get(card.trial or 0), now, measures, label(card))
+
+    return LazyRows([card.uuid for card in cards], build)
 
 
 def card_label(card: CardRow, slots: Mapping[str, tuple[int, str]]) -> str:
@@ -96,7 +110,7 @@ def _row(
         card.uuid,
         (
             (plain_part(label, "bold" if card.present else "dim"),),
-            ((formatting.short_uuid(card.uuid), "dim"),),
+            ((formatting.short_uuid(card.uuid.rpartition(":")[2]), "dim"),),
             Gauge(share, "warn" if full else "live"),
             (
                 (
@@ -190,7 +204,8 @@ def card_facts(
     else:
         # The last readings say nothing about a card that is not there.
         facts.append(("memory", ((formatting.size(card.total_bytes), ""),)))
-        facts.insert(1, ("absent", ((_ABSENT, "bad"),)))
+        why = _AWAY if is_elsewhere(card.uuid) else _ABSENT
+        facts.insert(1, ("absent", ((why, "bad"),)))
     if card.quarantined:
         facts.append(("quarantined", (plain_part(card.quarantined, "bad", 600),)))
     elif card.guard and trial is not None and card.present:

@@ -283,8 +283,9 @@ class RowList(ScrollView, can_focus=True):
         room = self.room
         for column, cell, width in zip(self._columns, cells, self._widths, strict=False):
             if isinstance(cell, Span):
-                line.append((" " * GAP, ""))
-                line.extend(fit_line(cell.line, room - GAP))
+                gap = GAP if line else 0
+                line.append((" " * gap, ""))
+                line.extend(fit_line(cell.line, room - gap))
                 break
             if width is None:
                 continue

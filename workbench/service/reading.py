@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench import formatting
+from workbench.cluster.settings import boxes_file, read_json
 from workbench.engine_status import (
     EngineStatus,
     is_stopping,
@@ -41,6 +42,12 @@ def _slots(reader: Reader) -> dict[str, tuple[int, str]]:
     """Return each GPU's number in nvidia-smi and its slot on the PCI bus, by UUID."""
     known = json.loads(reader.fact(CARD_SLOTS) or "{}")
     return {uuid: (int(number), str(slot)) for uuid, (number, slot) in known.items()}
+
+
+def _boxes(home: Home) -> dict[str, dict[str, Any]]:
+    """Return the boxes of a cluster as the loop saw them last, by name; {} on one machine."""
+    listed = read_json(boxes_file(home)).get("boxes", [])
+    return {str(one["box"]): one for one in listed}
 
 
 def _card_detail(reader: Reader, card: CardRow, history: tuple[CardMinute, ...]) -> CardDetail:
@@ -144,6 +151,7 @@ class StoreReading:
                 held=bool(reader.fact("held")),
                 guards=json.loads(reader.fact("guards") or "{}"),
                 slots=_slots(reader),
+                boxes=_boxes(self.home),
             )
 
     def cards_used(self) -> str:

@@ -40,6 +40,8 @@ class Snapshot:
     `user_config.Guards`."""
     slots: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Each GPU's number in nvidia-smi and its slot on the PCI bus, by UUID."""
+    boxes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The other machines of a cluster by name, as `workbench cluster ls --json` lists them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
