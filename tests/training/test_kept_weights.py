@@ -19,7 +19,8 @@ from workbench.training.checkpoints.checkpoint import COMMIT, WEIGHTS, json_dige
 from workbench.training.model import adapter
 from workbench.training.scoring import scores
 from workbench.training.scoring.held_out_loss import score_rows
-from workbench.training.step import Step, in_trainer
+from workbench.training.step import Step
+from workbench.training.step.kept import keeper
 
 SETTINGS: dict[str, Any] = {
     "model__name": DEMO_MODEL,
@@ -89,7 +90,7 @@ def test_the_step_is_gone_before_its_trial_is_scored(
         if kind == "phase" and data["name"] == "evaluating":
             alive.append(steps[0]() is not None)
 
-    monkeypatch.setattr(in_trainer, "Step", Watched)
+    monkeypatch.setattr(keeper, "Step", Watched)
     short = {"train__max_steps": 2, "evaluate__every": None}
     Bench(tmp_path, recipe(**{**SETTINGS, **short})).run(on=look)
     assert alive == [False]
