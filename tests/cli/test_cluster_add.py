@@ -77,6 +77,7 @@ def test_it_checks_the_machine_and_says_what_keeps_it_out(
     assert "fail  versions: peft is 0.0.1 there" in answer.out
     assert f"-m pip install peft=={installed_versions()['peft']}" in answer.out
     assert {"python", "home", "disk", "driver", "temp folder"} < set(steps)
+    assert "ok    cards: CPU card" in answer.out
     assert "ok    clock: agrees" in answer.out
     assert f"fail  box → head: it does not reach this head at {HEAD}" in answer.out
     assert "ok    head → box: 127.0.0.1 answers" in answer.out

@@ -18,6 +18,9 @@ from workbench.doctor.check import Check
 SKEW_S = 1.0
 """Difference of clocks, in seconds, from which it is shown."""
 _FIREWALL = f"open ports {ALL_PORTS[0]}-{ALL_PORTS[1]} between the two machines"
+_NO_CARDS = (
+    "is the driver installed there, and is CUDA_VISIBLE_DEVICES set? workbench doctor says more"
+)
 _CLOCK = "set the clock there: timedatectl set-ntp true"
 
 
@@ -32,6 +35,10 @@ def check_candidate(
     for own in facts["checks"]:
         if not (own["name"] == "packages" and own["status"] == "ok"):
             yield Check(**own)
+    cards = ", ".join(facts["cards"])
+    yield Check(
+        name="cards", status="ok" if cards else "fail", finding=cards or "none", hint=_NO_CARDS
+    )
     yield _check_clock("clock", skew_s)
     if facts["head_port"] is None:
         finding = f"it does not reach this head at {head}"
