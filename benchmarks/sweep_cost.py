@@ -64,6 +64,8 @@ class Cost:
     """Its training steps alone."""
     scoring_s: float
     """Its phases of evaluating."""
+    captures: str
+    """What its captures of CUDA graphs took, in words."""
 
 
 def main() -> int:
@@ -139,7 +141,9 @@ def cost_of(lab: Lab, attempt: AttemptRow) -> Cost:
     """Return what an attempt that has ended took, by its events."""
     span = next(one for one in lab.spans([attempt.trial]) if one.card == attempt.card)
     lines = (lab.service.home.attempt(attempt.id) / "events.jsonl").read_text().splitlines()
-    metrics = [e["values"] for e in map(json.loads, lines) if e["kind"] == "metric"]
+    events = [json.loads(line) for line in lines]
+    metrics = [e["values"] for e in events if e["kind"] == "metric"]
+    logged = [e["text"] for e in events if e["kind"] == "log"]
     windows = [one for one in metrics if "tokens_per_s" in one]  # one step each: log_every is 1
     tokens = sum(one["tokens_per_s"] * one["step_s"] for one in windows)
     rate = statistics.median([one["tokens_per_s"] for one in windows]) if windows else 1.0
@@ -151,6 +155,7 @@ def cost_of(lab: Lab, attempt: AttemptRow) -> Cost:
         end_s=span.end_s,
         steps_s=tokens / rate,
         scoring_s=sum(seconds for name, seconds in span.phases if name == "evaluating"),
+        captures=next((text for text in logged if "CUDA graphs captured" in text), ""),
     )
 
 
@@ -160,7 +165,7 @@ def summarise(costs: list[Cost], cards: int, options: argparse.Namespace) -> dic
     for one in costs:
         words = f"fixed {fixed[one.trial]:.2f} s" if one.trial in fixed else "not after a trial"
         steps = f"steps {one.steps_s:.2f} s, scoring {one.scoring_s:.2f} s, {words}"
-        print(f"      trial {one.trial:>3}: {steps}", flush=True)
+        print(f"      trial {one.trial:>3}: {steps}; {one.captures}", flush=True)
     fixed_s = statistics.median(fixed.values()) if fixed else None
     size = {"trials": options.trials, "steps": options.steps, "answers": options.answers}
     seconds = max(one.end_s for one in costs) - min(one.start_s for one in costs)
