@@ -66,25 +66,24 @@ def test_the_training_file_may_be_gone(ended: Workbench, tmp_path: Path) -> None
     assert told.code == 0, told.err
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "says"),
-    [
-        (["99"], 3, "no trial 99"),
-        (["nothing"], 3, "no experiment nothing"),
-        (["./nothing"], 3, "there is no folder"),
-        (["1"], 2, "has no adapter of its own"),
-        (["2", "-s", "lora.rank=32"], 2, "cannot be changed for an evaluation"),
-        (["2", "-s", "data.colums={}"], 2, "did you mean"),
-        (["2", "--columns", "question"], 2, "is not COLUMN=NAME"),
-        (["2", "--answer-pattern", "("], 2, "is not a regular expression"),
-    ],
-)
-def test_what_cannot_be_scored_is_refused_at_once(
-    ended: Workbench, tmp_path: Path, words: list[str], code: int, says: str
-) -> None:
-    told = ended("evaluate", *words, "--data", tmp_path / "other rows.jsonl")
-    assert told.code == code, told.err
-    assert says.lower() in told.err.lower()
+REFUSED = [
+    (["99"], 3, "no trial 99"),
+    (["nothing"], 3, "no experiment nothing"),
+    (["./nothing"], 3, "there is no folder"),
+    (["1"], 2, "has no adapter of its own"),
+    (["2", "-s", "lora.rank=32"], 2, "cannot be changed for an evaluation"),
+    (["2", "-s", "data.colums={}"], 2, "did you mean"),
+    (["2", "--columns", "question"], 2, "is not COLUMN=NAME"),
+    (["2", "--answer-pattern", "("], 2, "is not a regular expression"),
+]
+"""Words behind `evaluate`, the exit code and what is said; they ask the engine for nothing."""
+
+
+def test_what_cannot_be_scored_is_refused_at_once(ended: Workbench, tmp_path: Path) -> None:
+    for words, code, says in REFUSED:
+        told = ended("evaluate", *words, "--data", tmp_path / "other rows.jsonl")
+        assert told.code == code, (words, told.err)
+        assert says.lower() in told.err.lower(), words
 
 
 def test_a_folder_on_another_base_is_refused_before_the_engine_is_asked(

@@ -102,30 +102,29 @@ def test_what_was_typed_in_an_editor_that_failed_is_kept(
     assert "seed: 43" in kept.read_text()
 
 
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        (("clone", "2", "-s", "lora.rnak=8"), "Did you mean lora.rank?"),
-        (("clone", "2", "-s", "lora.rank"), "write it as key=value"),
-        (("clone", "2", "-s", "sweep.method=random"), "sweep"),
-        (("clone", "2", "--warm-start", "seven"), "takes a trial's id"),
-        (("extend", "2", "--epochs", "lots"), "lots is not a number"),
-        (("extend", "2"), "say how much longer"),
-        (("extend", "2", "--epochs", "0"), "--epochs +1"),
-        (("extend", "2", "--epochs", "nan"), "--epochs +1"),
-        (("parallel", "tiny", "x"), "a number, or none"),
-        (("add", "tiny"), "neither a trial's settings nor a number of trials was given"),
-        (("priority", "tiny", "99999"), "from -1000 to 1000"),
-        (("parallel", "tiny", "0"), "from 1"),
-        (("order", "2", "sideways"), "is done already"),
-    ],
-)
-def test_a_mistake_is_told_with_its_mend(
-    ended: Workbench, argv: tuple[str, ...], says: str
-) -> None:
-    said = ended(*argv)
-    assert (said.code, said.out) == (2, "")
-    assert says in said.err
+MISTAKES = [
+    (("clone", "2", "-s", "lora.rnak=8"), "Did you mean lora.rank?"),
+    (("clone", "2", "-s", "lora.rank"), "write it as key=value"),
+    (("clone", "2", "-s", "sweep.method=random"), "sweep"),
+    (("clone", "2", "--warm-start", "seven"), "takes a trial's id"),
+    (("extend", "2", "--epochs", "lots"), "lots is not a number"),
+    (("extend", "2"), "say how much longer"),
+    (("extend", "2", "--epochs", "0"), "--epochs +1"),
+    (("extend", "2", "--epochs", "nan"), "--epochs +1"),
+    (("parallel", "tiny", "x"), "a number, or none"),
+    (("add", "tiny"), "neither a trial's settings nor a number of trials was given"),
+    (("priority", "tiny", "99999"), "from -1000 to 1000"),
+    (("parallel", "tiny", "0"), "from 1"),
+    (("order", "2", "sideways"), "is done already"),
+]
+"""Commands that are refused and change nothing, and what is said."""
+
+
+def test_a_mistake_is_told_with_its_mend(ended: Workbench) -> None:
+    for argv, says in MISTAKES:
+        said = ended(*argv)
+        assert (said.code, said.out) == (2, ""), argv
+        assert says in said.err, argv
 
 
 def test_what_was_edited_is_cloned(
