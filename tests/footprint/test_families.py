@@ -97,6 +97,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("gemma4_text", {"num_kv_shared_layers": 10, "use_double_wide_mlp": True}),
     ("gemma4_text", {"attention_k_eq_v": True, "num_global_key_value_heads": 2}),
     ("gemma4_text", {"hidden_size_per_layer_input": 0, "global_head_dim": 128}),
+    ("gemma4_unified_text", {"attention_k_eq_v": True, "num_global_key_value_heads": 1}),
     ("qwen3_5_text", {}),
     ("qwen3_5_text", {"num_hidden_layers": 6, "linear_num_value_heads": 16}),
 ]
@@ -130,6 +131,45 @@ def test_mistral_3_is_counted_with_its_vision_tower(
     every = RECIPE.lora.model_copy(update={"targets": "all-linear"})
     alone = replace(shape, extra=ExtraWeights())
     assert lora_params(shape, every) == lora_params(alone, every)
+
+
+EYES_AND_EARS: list[dict[str, Any]] = [
+    {},
+    {"vision_config": {}},
+    {"vision_config": {"hidden_size": 96, "head_dim": 32, "intermediate_size": 200,
+     "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 3,
+     "position_embedding_size": 50, "mm_embed_dim": 64, "mm_posemb_size": 20}},
+    {"audio_config": {}},
+    {"vision_config": {}, "audio_config": {"hidden_size": 64, "num_hidden_layers": 2,
+     "subsampling_conv_channels": [16, 8], "output_proj_dims": 48, "audio_embed_dim": 32}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("towers", EYES_AND_EARS)
+@pytest.mark.parametrize("outer", ["gemma4", "gemma4_unified"])
+def test_gemma_4_is_counted_with_what_sees_and_hears(outer: str, towers: dict[str, Any]) -> None:
+    text = {
+        "model_type": f"{outer}_text", "hidden_size": 512, "num_hidden_layers": 6,
+        "global_head_dim": 256, "vocab_size": 4_096, "vocab_size_per_layer_input": 4_096,
+    }  # fmt: skip
+    config, counts = built.__wrapped__(outer, text_config=text, **towers)
+    shape = ModelShape.of(config)
+    assert (shape.kind, shape.fused, shape.tied) == (f"{outer}_text", True, True)
+    assert shape.linear_params == counts.linear
+    assert shape.params - shape.linear_params == counts.other
+
+
+NAMED_GEMMA_4 = {"E2B": 5.10e9, "E4B": 7.94e9, "12B": 11.96e9, "31B": 31.27e9}
+
+
+@pytest.mark.parametrize("size", NAMED_GEMMA_4)
+def test_gemma_4_as_it_is_published_is_known_by_its_name(size: str) -> None:
+    config = named_config(f"google/gemma-4-{size}-it") or {}
+    shape = ModelShape.of(config)
+    assert shape.params == pytest.approx(NAMED_GEMMA_4[size], rel=0.002)
+    whole = {key: config[key] for key in config if key.endswith("_config")}
+    _, counts = built.__wrapped__(config["model_type"], **whole)
+    assert (shape.linear_params, shape.params) == (counts.linear, counts.linear + counts.other)
 
 
 def test_granite_4_with_state_space_layers_or_experts_has_no_formula() -> None:

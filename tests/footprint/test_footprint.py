@@ -309,7 +309,7 @@ class TestChoice:
             "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256,
             "intermediate_size": 6144, "vocab_size": 262_144, "tie_word_embeddings": True,
         }  # fmt: skip
-        plan = choose_plan(with_(data__max_tokens=256), gemma, card(8))
+        plan = choose_plan(with_(data__max_tokens=256), gemma, card(7))
         assert (plan.host_tables, plan.table_bytes) == (True, 30 * 262_144 * 256 * 2)
         short = with_(data__max_tokens=8, train__batch_size=1)
         whole = choose_plan(short, gemma, BIG)

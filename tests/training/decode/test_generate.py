@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.step.conftest import FUSED_FAMILIES, SIZES, ModelOf, model_of
+from tests.training.step.conftest import FUSED_FAMILIES, SEEING, SIZES, ModelOf, model_of
 from workbench.footprint.model.shape import UNDECODED_FAMILIES
 from workbench.training.decode.forward import CannotFuse, FastForward, Pass
 from workbench.training.decode.generate import generate_tokens
@@ -19,7 +19,7 @@ __all__ = ["model_of"]
 
 ENDS = [2, 50]
 MOST = 12
-DECODED = [family for family in FUSED_FAMILIES if family not in UNDECODED_FAMILIES]
+DECODED = [one for one in FUSED_FAMILIES if SEEING.get(one, one) not in UNDECODED_FAMILIES]
 
 
 def prompts_of(count: int, seed: int = 0) -> list[list[int]]:

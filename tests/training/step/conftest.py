@@ -46,6 +46,15 @@ MORE: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 8,
         "vocab_size_per_layer_input": 97,
         "num_kv_shared_layers": 2,
+        "rms_norm_eps": 1e-2,  # as for Qwen 3.5 (test_rounding_costs_what_it_costs_transformers)
+    },
+    "gemma4_unified_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 6,
+        "global_head_dim": 16,
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+        "rms_norm_eps": 1e-2,
     },
     "qwen3_5_text": {
         "layer_types": ["linear_attention", "full_attention"],
@@ -79,13 +88,18 @@ MORE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Settings in which a family differs from a Llama, where its defaults would not show it."""
 FUSED_FAMILIES = [
-    "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "phi3", "cwm",
-    "exaone4", "glm4", "granite", "ministral3", "mistral3", "olmo2", "olmo3", "qwen3_5_text",
-    "seed_oss", "smollm3",
+    "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gemma3", "gemma4_text",
+    "gemma4", "gemma4_unified_text", "gemma4_unified", "phi3", "cwm", "exaone4", "glm4",
+    "granite", "ministral3", "mistral3", "olmo2", "olmo3", "qwen3_5_text", "seed_oss", "smollm3",
 ]  # fmt: skip
 EYES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
 EYES |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-SEEING = {"gemma3": "gemma3_text", "mistral3": "ministral3"}
+SEEING = {
+    "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
+    "mistral3": "ministral3",
+}
 """Families that see, too, and the text model inside."""
 ModelOf = Callable[..., PeftModel]
 
@@ -106,7 +120,7 @@ def model_of() -> ModelOf:
             inside = SEEING[family]
             text = {"model_type": inside, **SIZES, **MORE.get(inside, {}), **(sizes or {})}
             settings = {"text_config": text, "vision_config": EYES, "mm_tokens_per_image": 4}
-            settings["tie_word_embeddings"] = family == "gemma3"
+            settings["tie_word_embeddings"] = family != "mistral3"
         config = AutoConfig.for_model(family, **settings)
         base = model_loader(family).from_config(config, attn_implementation="eager")
         for name, param in base.named_parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,12 @@ pytestmark = pytest.mark.skipif(
     not triton_support.is_usable(DEVICE), reason="Triton needs a CUDA card or TRITON_INTERPRET=1"
 )
 TOKENS, RANK = 64, 4
-UNLIKE_LAYERS = {"qwen3_5_text": ["linear_attention", "full_attention"]}
+REUSED = "gemma4_text, whose last layers reuse keys and values"
+UNLIKE_LAYERS = {
+    "gemma4_text": ["sliding_attention", "full_attention"],
+    "gemma4_unified_text": ["sliding_attention", "full_attention"],
+    "qwen3_5_text": ["linear_attention", "full_attention"],
+}
 
 
 def kept_bytes(step: Step, rows: Rows) -> int:
@@ -46,11 +52,12 @@ def kept_bytes(step: Step, rows: Rows) -> int:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
-@pytest.mark.parametrize("family", sorted(FUSED_FAMILIES))
+@pytest.mark.parametrize("family", [*sorted(FUSED_FAMILIES), REUSED])
 def test_one_more_layer_keeps_what_is_predicted(
     family: str, dropout: float, model_of: ModelOf
 ) -> None:
     rows = collate_rows([{"input_ids": [5] * TOKENS}])
+    family, _, reuses = family.partition(",")
     more: dict[str, Any] = {"layer_types": None} if family == "olmo3" else {}
     more |= {"sliding_window": 1_000} if "sliding_window" in MORE.get(family, {}) else {}
     kinds = UNLIKE_LAYERS.get(family)
@@ -59,6 +66,8 @@ def test_one_more_layer_keeps_what_is_predicted(
         sizes = {"num_hidden_layers": layers, **more}
         if kinds:
             sizes["layer_types"] = (kinds * 2)[:layers]
+        if family == "gemma4_text":
+            sizes["num_kv_shared_layers"] = layers - 2 if reuses else 0
         model = model_of(family, sizes, r=RANK, lora_dropout=dropout).to(DEVICE)
         for param in model.parameters():
             if CUDA and not param.requires_grad:
@@ -68,10 +77,15 @@ def test_one_more_layer_keeps_what_is_predicted(
         step.restore()
     config: dict[str, Any] = {**SIZES, **MORE.get(family, {}), "model_type": family}
     if kinds:
-        config |= {"layer_types": kinds, "num_hidden_layers": added}
+        config |= {"layer_types": kinds, "num_hidden_layers": added, "num_kv_shared_layers": 0}
+        if reuses:
+            config |= {"layer_types": kinds * 2, "num_hidden_layers": 4, "num_kv_shared_layers": 2}
     if family == "gemma2":
         config["attn_logit_softcapping"] = 50.0
     shape = ModelShape.of(config)
+    if reuses:
+        kinds_of_shape = tuple(one for one in shape.kinds if "k_proj" not in one.projections)
+        shape = replace(shape, layers=2, kinds=kinds_of_shape)
     lora = Lora(rank=RANK, targets=list(shape.projections), dropout=dropout)
     kernel = "dense" if family == "gemma2" else "efficient"
     if CUDA:

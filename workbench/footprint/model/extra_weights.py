@@ -48,31 +48,59 @@ def extra_weights(
 
 
 def _gemma4(config: Mapping[str, Any], measure: Measure, layers: int) -> ExtraWeights:
-    """Return those of Gemma 4: a table of embeddings for each layer, and layers unlike each other.
+    """Return those of Gemma 4: a table of embeddings for each layer, and norms of unlike heads."""
+    head_dim = measure(config, "head_dim", default=256)
+    each = (layer_of_gemma4(config, measure, layers, number) for number in range(layers))
+    norms = sum(one.head_dim * (1 if one.reuses else 2) - 2 * head_dim for one in each)
+    width = measure(config, "hidden_size")
+    return ExtraWeights(other=norms) + _tables_by_layer(config, measure, layers, width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemma4Layer:
+    """What a layer of Gemma 4 has of its own."""
+
+    head_dim: int
+    kv_heads: int
+    ffn: int
+    own: int
+    """Products for keys and values: 0 where those of another layer are reused, 1 where keys are
+    values, else 2."""
+    table: int
+    """Values of each token's embedding for the layer; 0 without such tables."""
+
+    @property
+    def reuses(self) -> bool:
+        """True if the layer takes the keys and values of another."""
+        return self.own == 0
+
+
+def layer_of_gemma4(
+    config: Mapping[str, Any], measure: Measure, layers: int, number: int
+) -> Gemma4Layer:
+    """Return what layer `number` has of its own, counted from 0.
 
     Layers of global attention have heads of their own width; the last ones may reuse the keys and
     values of others, with feed-forward blocks of twice the width (transformers, Gemma4TextModel).
     """
-    width, heads = measure(config, "hidden_size"), measure(config, "num_attention_heads")
-    head_dim = measure(config, "head_dim", default=256)
+    heads = measure(config, "num_attention_heads")
+    wide = measure(config, "head_dim", default=256)
     kv_heads = measure(config, "num_key_value_heads", default=heads)
     shared = config.get("num_kv_shared_layers")
     reusing = shared if isinstance(shared, int) and 0 < shared < layers else 0
-    wider = measure(config, "intermediate_size") if config.get("use_double_wide_mlp") else 0
-    kinds = kinds_of(config, layers, 6)
-    kinds[-1] = "full_attention"  # whatever the configuration says
-    found = ExtraWeights()
-    for number, kind in enumerate(kinds):
-        wide, wide_kv = head_dim, kv_heads
-        if kind == "full_attention":
-            wide, wide_kv = _global_heads(config, measure, number, kv_heads)
-        reuses = number >= layers - reusing
-        own = 0 if reuses else 1 if kind == "full_attention" and _keys_are_values(config) else 2
-        outs = 2 * heads * (wide - head_dim) + own * wide_kv * wide - 2 * kv_heads * head_dim
-        outs += 3 * wider if reuses else 0
-        norms = wide * (1 if reuses else 2) - 2 * head_dim
-        found += ExtraWeights(linear=width * outs, other=norms, sides=outs - (2 - own) * width)
-    return found + _tables_by_layer(config, measure, layers, width)
+    reuses = number >= layers - reusing
+    # The last layer is one of full attention, whatever the configuration says.
+    full = number == layers - 1 or kinds_of(config, layers, 6)[number] == "full_attention"
+    if full:
+        wide, kv_heads = _global_heads(config, measure, number, (wide, kv_heads))
+    twice = reuses and bool(config.get("use_double_wide_mlp"))
+    return Gemma4Layer(
+        head_dim=wide,
+        kv_heads=kv_heads,
+        ffn=measure(config, "intermediate_size") * (2 if twice else 1),
+        own=0 if reuses else 1 if full and _keys_are_values(config) else 2,
+        table=_table_width(config, measure),
+    )
 
 
 def _keys_are_values(config: Mapping[str, Any]) -> bool:
@@ -80,18 +108,20 @@ def _keys_are_values(config: Mapping[str, Any]) -> bool:
 
 
 def _global_heads(
-    config: Mapping[str, Any], measure: Measure, number: int, kv_heads: int
+    config: Mapping[str, Any], measure: Measure, number: int, others: tuple[int, int]
 ) -> tuple[int, int]:
     """Return width and number of the key heads in a layer of global attention.
 
-    transformers 5.24 writes them to `per_layer_config`, by the layer's number as text.
+    transformers 5.24 writes those that differ from the `others` to `per_layer_config`, by the
+    layer's number as text.
     """
-    wide = measure(config, "global_head_dim", default=512)
-    if _keys_are_values(config):
-        kv_heads = measure(config, "num_global_key_value_heads", default=kv_heads)
+    wide, kv_heads = others
     given = config.get("per_layer_config")
-    by_layer = given if isinstance(given, Mapping) else {}
-    own = {str(key).lstrip("0"): value for key, value in by_layer.items()}.get(f"{number or ''}")
+    if not isinstance(given, Mapping):
+        if _keys_are_values(config):
+            kv_heads = measure(config, "num_global_key_value_heads", default=kv_heads)
+        return measure(config, "global_head_dim", default=512), kv_heads
+    own = {str(key).lstrip("0"): value for key, value in given.items()}.get(f"{number or ''}")
     if not isinstance(own, Mapping):
         return wide, kv_heads
     return (
@@ -100,23 +130,31 @@ def _global_heads(
     )
 
 
-def _tables_by_layer(
-    config: Mapping[str, Any], measure: Measure, layers: int, width: int
-) -> ExtraWeights:
-    """Return the embeddings that each layer has of each token: a table of vocab × layers × 256.
+def _table_width(config: Mapping[str, Any], measure: Measure) -> int:
+    """Return the values of a token's embedding for one layer.
 
     Gemma 4's models for more than text ("unified") have none.
     """
     unified = str(config.get("model_type")).startswith("gemma4_unified")
     if unified or config.get("hidden_size_per_layer_input", 256) == 0:
+        return 0
+    return measure(config, "hidden_size_per_layer_input", default=256)
+
+
+def _tables_by_layer(
+    config: Mapping[str, Any], measure: Measure, layers: int, width: int
+) -> ExtraWeights:
+    """Return the embeddings that each layer has of each token: a table of vocab × layers × 256,
+    and the product for all layers that is added to them."""
+    each = _table_width(config, measure)
+    if not each:
         return ExtraWeights()
-    each = measure(config, "hidden_size_per_layer_input", default=256)
     vocab = measure(config, "vocab_size_per_layer_input", default=262_144)
     return ExtraWeights(
-        linear=3 * layers * width * each,
+        linear=layers * width * each,
         other=layers * (vocab * each + width) + each,
         tables=layers * vocab * each,
-        sides=layers * (2 * width + 3 * each) + width,
+        sides=width + layers * each,
     )
 
 

@@ -8,8 +8,7 @@ from workbench.footprint.model.shape import FUSED_FAMILIES, MEASURED_FAMILIES, M
 
 COUNTED_FAMILIES = frozenset(
     {
-        "cohere", "cohere2", "diffllama", "ernie4_5", "exaone", "gemma", "gemma4_text",
-        "gemma4_unified_text", "glm", "granite_swa", "granitemoehybrid", "helium", "hyperclovax",
+        "cohere", "cohere2", "diffllama", "ernie4_5", "exaone", "gemma", "glm", "granite_swa", "granitemoehybrid", "helium", "hyperclovax",
         "internlm3", "iquestcoder", "olmo", "stablelm", "vaultgemma",
     }
 )  # fmt: skip

@@ -93,6 +93,8 @@ _POSITIONS = {
     "gemma-3-270m": 32_768,
     "gemma-3-1b": 32_768,
     "gemma-3-": 131_072,
+    "gemma-4-e": 131_072,
+    "gemma-4-": 262_144,
     "ministral-3-": 262_144,
     "phi-3-mini-4k": 4_096,
     "phi-3-medium-4k": 4_096,
@@ -106,21 +108,49 @@ _VISION_MODELS: dict[str, tuple[str, _Row]] = {
     "gemma-3-4b": ("gemma3", (2560, 34, 8, 4, 256, 10240, 262208, True)),
     "gemma-3-12b": ("gemma3", (3840, 48, 16, 8, 256, 15360, 262208, True)),
     "gemma-3-27b": ("gemma3", (5376, 62, 32, 16, 128, 21504, 262208, True)),
+    "gemma-4-e2b": ("gemma4", (1536, 35, 8, 1, 256, 6144, 262144, True)),
+    "gemma-4-e4b": ("gemma4", (2560, 42, 8, 2, 256, 10240, 262144, True)),
+    "gemma-4-12b": ("gemma4_unified", (3840, 48, 16, 8, 256, 15360, 262144, True)),
+    "gemma-4-31b": ("gemma4", (5376, 60, 32, 16, 256, 21504, 262144, True)),
     "ministral-3-3b": ("mistral3", (3072, 26, 32, 8, 128, 9216, 131072, True)),
     "ministral-3-8b": ("mistral3", (4096, 34, 32, 8, 128, 14336, 131072, False)),
     "ministral-3-14b": ("mistral3", (5120, 40, 32, 8, 128, 16384, 131072, False)),
 }
 """Models that read images too: a text model inside a larger one."""
+_GEMMA_4_LARGE = {
+    "attention_k_eq_v": True, "hidden_size_per_layer_input": 0, "sliding_window": 1024,
+}  # fmt: skip
+_TEXT_OF_MODEL: dict[str, dict[str, Any]] = {
+    "gemma-4-e2b": {
+        "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7,
+        "num_kv_shared_layers": 20, "sliding_window": 512, "use_double_wide_mlp": True,
+    },
+    "gemma-4-e4b": {"num_kv_shared_layers": 18, "sliding_window": 512},
+    "gemma-4-12b": {**_GEMMA_4_LARGE, "num_global_key_value_heads": 1},
+    "gemma-4-31b": {**_GEMMA_4_LARGE, "num_global_key_value_heads": 4},
+}  # fmt: skip
+"""Settings of one model's text model beside those of its row."""
 _TEXT_INSIDE: dict[str, dict[str, Any]] = {
     "gemma3": {"model_type": "gemma3_text", "sliding_window": 1024},
+    "gemma4": {"model_type": "gemma4_text"},
+    "gemma4_unified": {"model_type": "gemma4_unified_text"},
     "mistral3": {"model_type": "ministral3"},
 }
 _VISION_TOWERS = {
     "gemma3": {"hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304},
+    "gemma4": {"hidden_size": 768, "num_hidden_layers": 16, "intermediate_size": 3072},
+    "gemma4_unified": {"mm_embed_dim": 3840},
     "mistral3": {
         "hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096, "patch_size": 14,
     },
 }  # fmt: skip
+_VISION_OF_MODEL: dict[str, dict[str, Any]] = {
+    "gemma-4-31b": {
+        "hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304, "head_dim": 72,
+        "num_attention_heads": 16, "num_key_value_heads": 16,
+    },
+}  # fmt: skip
+_WITH_SOUND = frozenset({"gemma-4-e2b", "gemma-4-e4b", "gemma-4-12b"})
 _WINDOWS = {
     "mistral-7b-v0.1": 4096,
     "gemma-2-2b": 4096,
@@ -143,12 +173,18 @@ def named_config(name: str) -> dict[str, Any] | None:
     positions = {"max_position_embeddings": _known_positions(key or last, name)}
     if last in _VISION_MODELS:
         outer, row = _VISION_MODELS[last]
-        text = {**_config_of(row), **positions, **_TEXT_INSIDE[outer]}
+        text = {
+            **_config_of(row),
+            **positions,
+            **_TEXT_INSIDE[outer],
+            **_TEXT_OF_MODEL.get(last, {}),
+        }
         return {
             "model_type": outer,
             "text_config": text,
-            "vision_config": dict(_VISION_TOWERS[outer]),
+            "vision_config": {**_VISION_TOWERS[outer], **_VISION_OF_MODEL.get(last, {})},
             "tie_word_embeddings": text["tie_word_embeddings"],
+            **({"audio_config": {}} if last in _WITH_SOUND else {}),
         }
     if not key:
         return None

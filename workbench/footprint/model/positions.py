@@ -8,7 +8,7 @@ from typing import Any
 _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _EXTENDING = ("yarn", "longrope", "llama3", "linear", "dynamic")
 """Kinds of RoPE scaling whose `factor` multiplies the positions of pre-training."""
-_DEFAULTS = {"gemma3_text": 131_072, "gemma4_text": 131_072}
+_DEFAULTS = {"gemma3_text": 131_072, "gemma4_text": 131_072, "gemma4_unified_text": 262_144}
 """Positions that a config.json may leave out, because transformers' class has them."""
 
 

@@ -33,7 +33,7 @@ _FUSED_PROJECTIONS = ("phi3",)
 _FUSED_GATE_UP = ("glm", "glm4")
 _SHARED_MLP = ("granitemoehybrid",)  # whose dense feed-forward block is that of all experts
 _SCALED_QUERIES = ("ministral3",)  # by their position
-_TABLES_BY_KIND = ("gemma3", "olmo3")  # of rotary embeddings, one for each kind of attention
+_TABLES_BY_KIND = ("gemma3", "gemma4", "olmo3")  # of rotary embeddings, one for each kind of layer
 _OWN_LINEAR_CLASS = ("falcon",)  # bitsandbytes leaves subclasses of nn.Linear in 16 bits
 _GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
 _DEFAULTS: dict[str, dict[str, float]] = {
@@ -70,17 +70,17 @@ MEASURED_FAMILIES = frozenset(
 """model_type of architectures whose predicted peaks in the fused step were compared with peaks that
 cards measured."""
 FUSED_FAMILIES = MEASURED_FAMILIES | {
-    "cwm", "exaone4", "glm4", "granite", "ministral3", "olmo2", "olmo3", "qwen3_5_text", "seed_oss",
-    "smollm3",
+    "cwm", "exaone4", "gemma4_text", "gemma4_unified_text", "glm4", "granite", "ministral3",
+    "olmo2", "olmo3", "qwen3_5_text", "seed_oss", "smollm3",
 }  # fmt: skip
 """model_type of architectures whose every layer the fused step knows. Others train by PEFT's own
 modules."""
-UNDECODED_FAMILIES = frozenset({"qwen3_5_text"})
+UNDECODED_FAMILIES = frozenset({"gemma4_text", "gemma4_unified_text", "qwen3_5_text"})
 """Fused families whose answers and held-out losses transformers computes, not decode/."""
 PAIRED_ROTARY = frozenset({"glm4"})
 """Fused families whose rotary embeddings turn neighbouring values (2d, 2d + 1), not (d, d + D/2)
 as a Llama's: they keep the code of transformers for it."""
-WRAPPER_FAMILIES = frozenset({"gemma3", "mistral3"})
+WRAPPER_FAMILIES = frozenset({"gemma3", "gemma4", "gemma4_unified", "mistral3"})
 """model_type of models for more than text whose text model the fused step trains by itself."""
 
 
@@ -113,6 +113,8 @@ class ModelShape:
     """Its gated delta layers, which take the place of attention in some layers (Qwen 3.5)."""
     gated: bool = False
     """True if q_proj gives gates of attention's output, too (full attention in Qwen 3.5)."""
+    table_width: int = 0
+    """Values of a token's embedding for one layer, beside the input embedding (Gemma 4)."""
     stated: Mapping[str, tuple[int, int]] | None = None
     """`projections`, where they are not those of a Llama."""
     kinds: tuple[ModelShape, ...] = ()
@@ -181,7 +183,7 @@ class ModelShape:
             window=_window(flat),
             positions=model_positions(config),
         )
-        kinds = tuple(replace(found, **changes) for changes in layer_kinds(found, flat))
+        kinds = tuple(replace(found, **changes) for changes in layer_kinds(found, flat, _measure))
         return replace(found, kinds=kinds)
 
     @property
@@ -307,8 +309,15 @@ class ModelShape:
         return 2 * self.head_dim if self.kind in _NORMED_HEADS else 0
 
     @property
+    def norms_values(self) -> bool:
+        """True if values are normed, too, which makes them tensors of their own (Gemma 4)."""
+        return self.kind.startswith("gemma4")
+
+    @property
     def head_norm_rows(self) -> int:
         """Rows that the norms on queries and keys of one token normalise in one block."""
+        if self.norms_values:
+            return self.heads + (2 * self.kv_heads if "k_proj" in self.projections else 0)
         if self.kind in _NORMED_PROJECTIONS:
             return 2
         return self.heads + self.kv_heads if self.kind in _NORMED_HEADS else 0

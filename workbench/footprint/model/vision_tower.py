@@ -1,4 +1,4 @@
-"""Weights of a vision tower beside the text model, which text never passes."""
+"""Weights of towers for images and sound beside the text model, which text never passes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,33 @@ _PIXTRAL = {
     "num_channels": 3,
 }  # fmt: skip
 """Defaults of transformers' PixtralVisionConfig."""
+_GEMMA_4 = {
+    "hidden_size": 768, "intermediate_size": 3_072, "num_hidden_layers": 16, "patch_size": 16,
+    "head_dim": 64, "num_attention_heads": 12, "num_key_value_heads": 12,
+    "position_embedding_size": 10_240,
+}  # fmt: skip
+"""Defaults of transformers' Gemma4VisionConfig."""
+_GEMMA_4_SOUND = {
+    "hidden_size": 1_024, "num_hidden_layers": 12, "output_proj_dims": 1_536,
+    "conv_kernel_size": 5, "num_attention_heads": 8,
+}  # fmt: skip
+"""Defaults of transformers' Gemma4AudioConfig."""
 
 
 def vision_weights(config: Mapping[str, Any], width: int, measure: Measure) -> ExtraWeights:
     """Return the weights beside a text model of that width; none without a tower.
 
-    A Pixtral tower with Mistral 3's projector is counted as it is. Of any other tower the matrices
-    of its layers are counted, in 16 bits, though bitsandbytes quantises them.
+    A Pixtral tower with Mistral 3's projector and Gemma 4's are counted as they are. Of any other
+    tower the matrices of its layers are counted, in 16 bits, though bitsandbytes quantises them.
     """
-    vision = config.get("vision_config")
+    vision, sound = config.get("vision_config"), config.get("audio_config")
+    if config.get("model_type") in ("gemma4", "gemma4_unified"):
+        whole = config.get("model_type") == "gemma4"
+        images = _gemma4_images if whole else _gemma4_patches
+        found = images(vision, width, measure) if isinstance(vision, Mapping) else ExtraWeights()
+        if isinstance(sound, Mapping):
+            found += (_gemma4_sound if whole else _gemma4_waves)(sound, width, measure)
+        return found
     if not isinstance(vision, Mapping):
         return ExtraWeights()
     if config.get("model_type") == "mistral3":
@@ -47,3 +65,53 @@ def _pixtral(
     biases = 2 * width if config.get("multimodal_projector_bias") else 0
     norms = (2 * layers + 2) * wide
     return ExtraWeights(linear=tower + projector, other=patch * wide + norms + biases)
+
+
+def _gemma4_images(given: Mapping[str, Any], width: int, measure: Measure) -> ExtraWeights:
+    """Return those of transformers' Gemma4VisionModel and its Gemma4MultimodalEmbedder."""
+    vision = {**_GEMMA_4, **given}
+    wide, ffn = measure(vision, "hidden_size"), measure(vision, "intermediate_size")
+    layers, head = measure(vision, "num_hidden_layers", most=4_096), measure(vision, "head_dim")
+    heads = measure(vision, "num_attention_heads") + measure(vision, "num_key_value_heads")
+    patch = 3 * measure(vision, "patch_size") ** 2
+    positions = 2 * measure(vision, "position_embedding_size") * wide
+    return ExtraWeights(
+        linear=layers * (2 * wide * heads * head + 3 * wide * ffn) + (patch + width) * wide,
+        other=positions + layers * (4 * wide + 2 * head),
+    )
+
+
+def _gemma4_sound(given: Mapping[str, Any], width: int, measure: Measure) -> ExtraWeights:
+    """Return those of transformers' Gemma4AudioModel and its Gemma4MultimodalEmbedder.
+
+    Of each layer 24 products as wide as the model: 16 of two feed-forward blocks, 5 of attention
+    and 3 of the convolution.
+    """
+    sound = {**_GEMMA_4_SOUND, **given}
+    wide, out = measure(sound, "hidden_size"), measure(sound, "output_proj_dims")
+    layers = measure(sound, "num_hidden_layers", most=4_096)
+    head = wide // measure(sound, "num_attention_heads")
+    taken = sound.get("subsampling_conv_channels")
+    first, last = taken if isinstance(taken, list) and len(taken) == 2 else (128, 32)
+    kernels = 9 * first * (1 + last) + first + last
+    return ExtraWeights(
+        linear=layers * 24 * wide * wide + first // 4 * last * wide + wide * out + out * width,
+        other=layers * ((9 + measure(sound, "conv_kernel_size")) * wide + head) + kernels + out,
+    )
+
+
+def _gemma4_patches(given: Mapping[str, Any], width: int, measure: Measure) -> ExtraWeights:
+    """Return those of transformers' Gemma4UnifiedVisionEmbedder, which has no tower."""
+    wide = measure(given, "mm_embed_dim", default=3_840)
+    edge = measure(given, "patch_size", default=16) * measure(
+        given, "pooling_kernel_size", default=3
+    )
+    pixels = 3 * edge * edge
+    positions = 2 * measure(given, "mm_posemb_size", default=1_120) * wide
+    out = measure(given, "output_proj_dims", default=3_840)
+    return ExtraWeights(linear=pixels * wide + out * width, other=positions + 2 * pixels + 5 * wide)
+
+
+def _gemma4_waves(given: Mapping[str, Any], width: int, measure: Measure) -> ExtraWeights:
+    """Return those of transformers' Gemma4UnifiedMultimodalEmbedder for sound."""
+    return ExtraWeights(linear=measure(given, "audio_embed_dim", default=640) * width)

@@ -209,7 +209,9 @@ def transient_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, in
     again = min(run.recompute_layers, shape.layers)
     one = _layer(shape, recipe, run)
     there = min(again, 2) if run.offload else again  # one in use, one on its way
-    inputs = there * one.input * tokens
+    inputs = (there * one.input + again * one.lasting) * tokens
+    if shape.fused:
+        inputs += layers.reused_bytes(shape, run.precision, again) * tokens
     whole = one.kept_bytes(tokens, longest)
     kept = inputs + (shape.layers - again) * whole
     backward = one.backward_bytes(tokens, longest)
@@ -219,11 +221,12 @@ def transient_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, in
         moments.append(("transient", kept, backward))
     if again:
         top = max(backward, one.again * tokens)
-        moments.append(("transient", inputs - one.input * tokens + whole, top))
+        moments.append(("transient", inputs - (one.input + one.lasting) * tokens + whole, top))
     name, kept, top = max(moments, key=lambda moment: moment[1] + moment[2])
     # Cosine and sine of the positions, for each kind of attention; and the final norm's output,
     # which outlives the loss that was computed from it.
-    kept += tokens * 2 * shape.head_dim * value * shape.rotary_tables + width
+    head_dim = max((kind.head_dim for kind in shape.kinds), default=shape.head_dim)
+    kept += tokens * 2 * head_dim * value * shape.rotary_tables + width
     return {"activations": int(kept), "transient": 0, "logits": 0, name: int(top)}
 
 
@@ -286,11 +289,18 @@ def _logits(shape: ModelShape, run: Run, tokens: int, value: int) -> int:
 
 def _dequantisation(shape: ModelShape, recipe: Recipe, run: Run) -> int:
     """Return the bytes of the largest weight, or of those dequantised together."""
-    sizes = {name: i * o for name, (i, o) in shape.projections.items()}
-    together = max(sum(sizes.get(name, 0) for name in names) for names in TOGETHER)
+    each = [
+        {name: i * o for name, (i, o) in kind.projections.items()}
+        for kind in shape.kinds or [shape]
+    ]
+    together = max(
+        sum(sizes.get(name, 0) for name in names) for names in TOGETHER for sizes in each
+    )
+    # Gemma 4's product for the embeddings of all layers.
+    tables = max(kind.table_width for kind in shape.kinds or [shape]) * shape.layers * shape.width
     value = VALUE_BYTES[run.precision]
     if not _quantised(recipe) or (shape.fused and run.dequantised_layers >= shape.layers):
         return 0
     if shape.counts and not shape.fused:
         return shape.counts.largest * value
-    return max(together, *sizes.values()) * value
+    return max(together, tables, *(size for sizes in each for size in sizes.values())) * value

@@ -15,9 +15,10 @@ from workbench.footprint.model.fused_projections import with_fused
 from workbench.footprint.model.linear_attention import DeltaLayers
 from workbench.footprint.model.shape import PAIRED_ROTARY, ModelShape
 from workbench.footprint.model.weight_counts import WeightCounts
-from workbench.footprint.peak.attention_path import WIDEST_RANK
+from workbench.footprint.peak.attention_path import WIDEST_HEAD, WIDEST_RANK
 from workbench.recipe.schema import Lora
 
+QKV = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 VALUE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
@@ -41,6 +42,8 @@ class Layer:
     """On top of `kept_pairs` while attention goes backward."""
     delta: DeltaLayers | None = None
     """The gated delta rule that goes backward in attention's place."""
+    lasting: float = 0
+    """A part of `kept` that a recomputing layer keeps, too, beside its input."""
     delta_rest: float = 0
     """On top of `kept` and the rule's own tensors then."""
 
@@ -68,6 +71,7 @@ def mean_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> La
     return Layer(
         input=each[0][1].input,
         kept=kept,
+        lasting=max(one.lasting for _, one in each),
         peak=more + max(one.peak for _, one in each),
         attended=more + max(one.attended for _, one in each),
         again=more + max(one.again for _, one in each),
@@ -78,6 +82,20 @@ def mean_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> La
     )
 
 
+def reused_bytes(shape: ModelShape, precision: str, recompute_layers: int) -> int:
+    """Return the bytes of keys and values of a token that recomputing layers keep for others.
+
+    Gemma 4's last layers may reuse those of one layer of each kind, which are there from its
+    forward pass on, whether it recomputes or not.
+    """
+    kinds = [kind for kind in shape.kinds if kind.delta is None]
+    reusing = [kind for kind in kinds if "k_proj" not in kind.projections]
+    if recompute_layers < shape.layers - sum(kind.layers for kind in reusing):
+        return 0
+    each = {(kind.head_dim, kind.kv_heads) for kind in reusing}
+    return 2 * VALUE_BYTES[precision] * sum(width * heads for width, heads in each)
+
+
 def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> Layer:
     """Return the bytes of a layer in the fused step.
 
@@ -85,6 +103,8 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
     """
     if shape.delta is not None:
         return _delta_layer(shape, shape.delta, lora, precision)
+    if shape.head_dim > WIDEST_HEAD and kernel in ("package", "torch", "triton"):
+        kernel = "efficient"  # attention/interface.py does the same
     value = VALUE_BYTES[precision]
     width, ffn, q, kv = shape.width, shape.ffn, shape.q_width, shape.kv_width
     shared = kv == q
@@ -93,23 +113,34 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
     # A block that no norm precedes keeps the residual stream itself as its input.
     norms = (4 if shape.norms_after else shape.norms) * width
     low = value * lora.rank * len(targeted_projections(shape, lora))
-    product = q + 2 * kv  # of the three projections; it lives as long as any slice of it
+    # Of the projections of queries, keys and values; it lives as long as any slice of it.
+    product = sum(out for name, (_, out) in shape.projections.items() if name in QKV) or q + 2 * kv
+    renewed = shape.head_norms or not shape.turns_in_place  # queries and keys are new tensors
+    keys = kv if renewed else 0
+    if shape.norms_values:  # which are new tensors then; reused ones are another layer's
+        keys = 2 * kv if product > q else 0
     if kernel not in ("efficient", "dense"):  # q and k are turned where they are, or were normed
-        mixed = product + (q + kv if shape.head_norms or not shape.turns_in_place else 0)
+        mixed = product + keys + (q if renewed else 0)
         mixed += q if shape.scales_queries else 0
     elif shared:
-        mixed = product + q + kv  # turned q and k
+        mixed = product + q + (keys if shape.norms_values else kv)  # turned q and k
     else:
         mixed = 3 * q  # turned q; k and v once for every query head
         mixed += product if shape.head_norms else 0  # whose norms keep q and k as they came
     mixed += q  # attention's output, which the next product reads
-    if shape.gated:  # gates beside the queries, what they are between 0 and 1, and the product
-        mixed += 3 * q
+    if shape.gated:  # what the gates are between 0 and 1, and the product
+        mixed += 2 * q
     if shape.kind in PAIRED_ROTARY:
         mixed += shape.head_dim  # cosines and sines of half a head, which each layer makes
     numbers = 4 * shape.norms + 4 * shape.heads  # fp32: a norm's one a row, attention's log-sums
     if shape.head_norms:
         numbers += 4 * shape.head_norm_rows
+    # Gemma 4's embeddings for a layer: what is added to the table's rows and the sum, which all
+    # layers' recomputing leaves; the gate before and after its activation, and their product; the
+    # residual stream that the gate reads, and what the last norm reads.
+    lasting = 2 * shape.table_width
+    tables = value * (5 * shape.table_width + (2 * width if shape.table_width else 0))
+    tables += 8 if shape.table_width else 0  # two more norms
     # Going backward through the feed-forward half, gradients take the place of the gated
     # activation, made again, and of what it was made of; besides is the residual stream's.
     gated = value * (width + ffn)
@@ -125,7 +156,8 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
     dense = kernel == "dense"
     return Layer(
         input=value * width,
-        kept=value * (norms + mixed + 2 * ffn) + low + numbers,
+        kept=value * (norms + mixed + 2 * ffn) + low + numbers + tables,
+        lasting=value * lasting,
         peak=gated,
         attended=attended,
         # The gated activation and the product's output, which is kept where a norm reads it; the

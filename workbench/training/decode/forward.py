@@ -35,7 +35,7 @@ from workbench.training.step.kernels.gated_linear import gated_linear
 from workbench.training.step.kernels.norm import RmsNorm
 from workbench.training.step.kernels.rotary import Rotary
 from workbench.training.step.model_parts import ModelParts, find_parts
-from workbench.training.step.small_kernels import TANH_GELU, NormConstants
+from workbench.training.step.small_kernels import TANH_GELU, NormConstants, find_norms
 
 ATTENTION = "workbench_cached"
 """The name under which transformers knows the attention of this path."""
@@ -80,7 +80,7 @@ class FastForward:
             raise CannotFuse(found)
         kind = found.config.model_type
         if kind in UNDECODED_FAMILIES:
-            raise CannotFuse(f"{kind} keeps more than keys and values: transformers computes it")
+            raise CannotFuse(f"{kind} has layers that are unknown here: transformers computes it")
         self.parts, self.dtype = found, dtype
         embedding = found.decoder.embed_tokens
         if not isinstance(embedding, nn.Embedding):
@@ -147,9 +147,9 @@ class FastForward:
         if not triton_support.is_usable(self.device):
             return
         kind = self.parts.config.model_type
-        for module in self.parts.decoder.modules():
-            if type(module).__name__.endswith("RMSNorm"):
-                self._replace_forward(module, _norm_forward(NormConstants.of(module, kind)))
+        for module, width in find_norms(self.parts.decoder):
+            norm = NormConstants.of(module, kind, width, self.device)
+            self._replace_forward(module, _norm_forward(norm))
         for layer in self.parts.layers:
             if (mlp := getattr(layer, "mlp", None)) is not None:
                 forward = _mlp_forward(mlp, self.parts.config)

@@ -169,8 +169,8 @@ def _add_names(config: dict[str, Any]) -> None:
     if "dtype" in config:
         config.setdefault("torch_dtype", config["dtype"])
     rope = config.get("rope_parameters")
-    if not isinstance(rope, dict):
-        return
+    if not isinstance(rope, dict) or str(config.get("model_type")).startswith("gemma4"):
+        return  # transformers 4 has no Gemma 4
     if "full_attention" in rope:  # Gemma 3: one rotary table for each kind of attention
         local = rope.get("sliding_attention") or {}
         config.setdefault("rope_local_base_freq", local.get("rope_theta"))

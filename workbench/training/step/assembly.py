@@ -16,7 +16,12 @@ from workbench.training.step.attention import choice
 from workbench.training.step.delta.mixer import DeltaMixers, find_mixers
 from workbench.training.step.delta.rule import choose_rule
 from workbench.training.step.kernels import triton_support
-from workbench.training.step.lora.patch import CannotFuse, FusedProjections, adjacent_order
+from workbench.training.step.lora.patch import (
+    CannotFuse,
+    FusedProjections,
+    adjacent_order,
+    linear_children,
+)
 from workbench.training.step.model_parts import ModelParts, find_parts
 from workbench.training.step.offload import Offload
 from workbench.training.step.optimizations import OptimizationReport
@@ -130,15 +135,12 @@ class Assembly:
 
     def _choose_attention(self, parts: ModelParts) -> choice.AttentionChoice:
         config = parts.config
-        head_width = getattr(config, "head_dim", None) or (
-            config.hidden_size // config.num_attention_heads
-        )
         return choice.choose_attention(
             self.device,
             self.dtype,
             capability=self.options.pretend_capability,
             softcap=getattr(config, "attn_logit_softcapping", None) is not None,
-            head_width=head_width,
+            head_width=parts.head_width,
             triton=triton_support.is_usable(self.device),
         )
 
@@ -146,8 +148,9 @@ class Assembly:
         kept = self.options.dequantised_layers
         try:
             self.fused = FusedProjections(
-                parts.layers, self.flat, self.dtype, dequantised_layers=kept
-            )
+                parts.layers, self.flat, self.dtype, dequantised_layers=kept,
+                outside=linear_children(parts.decoder),
+            )  # fmt: skip
         except CannotFuse as refused:
             self.report.turn_off("fused_lora", str(refused))
             return

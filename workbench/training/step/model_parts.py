@@ -25,6 +25,14 @@ class ModelParts:
     config: Any
     """The config that its attention modules read."""
 
+    @property
+    def head_width(self) -> int:
+        """Values of a head, of the narrowest where layers are unlike (Gemma 4)."""
+        modules = [getattr(layer, "self_attn", None) for layer in self.layers]
+        widths = [int(getattr(module, "head_dim", 0)) for module in modules]
+        whole = int(self.config.hidden_size // self.config.num_attention_heads)
+        return min((width for width in widths if width), default=whole)
+
 
 def find_parts(model: PeftModel | nn.Module) -> ModelParts | str:
     """Return the model's parts, or why it takes the plain path.

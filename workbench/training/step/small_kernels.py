@@ -9,7 +9,7 @@ is replaced while the model trains; restore() undoes it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,8 +32,10 @@ TANH_GELU = frozenset({"gelu_pytorch_tanh", "gelu_tanh"})
 """Names in a config of GELU by tanh; the exact GELU takes the model's own code."""
 ZERO_CENTRED = ("gemma", "qwen3_5")
 """Beginnings of the model_type of families whose norms multiply by 1 + weight."""
-ROUNDED_ONCE = frozenset({"olmo2", "olmo3"})
+ROUNDED_ONCE = frozenset({"gemma4_text", "gemma4_unified_text", "olmo2", "olmo3"})
 """model_type of families whose norms multiply by the weight before they round to 16 bits."""
+SINGLE_ROTARY = frozenset({"gemma4_text", "gemma4_unified_text"})
+"""Families whose apply_rotary_pos_emb turns queries or keys, one tensor a call."""
 
 
 class SmallKernels:
@@ -49,9 +51,10 @@ class SmallKernels:
         """
         self._replaced: list[tuple[dict[str, Any], str, Any]] = []
         kind = parts.config.model_type
-        for module in parts.decoder.modules():
-            if type(module).__name__.endswith("RMSNorm"):
-                self._replace_forward(module, _norm_forward(module, NormConstants.of(module, kind)))
+        device = parts.head.weight_VD.device
+        for module, width in find_norms(parts.decoder):
+            norm = NormConstants.of(module, kind, width, device)
+            self._replace_forward(module, _norm_forward(module, norm))
         for layer in parts.layers:
             if (mlp := getattr(layer, "mlp", None)) is not None:
                 forward = _mlp_forward(mlp, parts.config, fused)
@@ -63,7 +66,8 @@ class SmallKernels:
         if "apply_rotary_pos_emb" in names and kind not in PAIRED_ROTARY:
             original = names["apply_rotary_pos_emb"]
             self._replaced.append((names, "apply_rotary_pos_emb", original))
-            names["apply_rotary_pos_emb"] = _rotary_function(original, in_place=turn_in_place)
+            make = _single_rotary_function if kind in SINGLE_ROTARY else _rotary_function
+            names["apply_rotary_pos_emb"] = make(original, in_place=turn_in_place)
 
     def restore(self) -> None:
         """Put back what was replaced."""
@@ -89,13 +93,26 @@ class NormConstants:
     """Rows are multiplied by 1 + weight and rounded once, at the end."""
 
     @classmethod
-    def of(cls, module: Any, kind: str) -> NormConstants:
-        """Return the constants of a norm of a model of that model_type."""
+    def of(cls, module: Any, kind: str, width: int, device: torch.device) -> NormConstants:
+        """Return the constants of a norm of a model of that model_type.
+
+        `width` and `device` are those of a norm without a weight (Gemma 4's of values).
+        """
         # Llama's norms call it variance_epsilon, Gemma's eps.
         eps: float = getattr(module, "variance_epsilon", 0.0) or getattr(module, "eps", 1e-6)
+        if getattr(module, "weight", None) is None:
+            return cls(weight_K=torch.zeros(width, device=device), eps=eps, gemma=True)
         if kind in ROUNDED_ONCE:  # as Gemma's, but with the weight itself: 1 + (weight - 1)
             return cls(weight_K=module.weight.detach().float() - 1, eps=eps, gemma=True)
         return cls(weight_K=module.weight, eps=eps, gemma=kind.startswith(ZERO_CENTRED))
+
+
+def find_norms(decoder: nn.Module) -> Iterator[tuple[nn.Module, int]]:
+    """Yield each RMSNorm of a decoder with the width of its parent's heads, 0 where it has none."""
+    for parent in decoder.modules():
+        for module in parent.children():
+            if type(module).__name__.endswith("RMSNorm"):
+                yield module, int(getattr(parent, "head_dim", 0))
 
 
 def _norm_forward(module: Any, norm: NormConstants) -> Callable[[Tensor], Tensor]:
@@ -145,6 +162,21 @@ def _mlp_forward(
 
     again = partial(gated_linear, gelu=gelu)
     return forward
+
+
+def _single_rotary_function(
+    original: Callable[..., Tensor], *, in_place: bool
+) -> Callable[..., Tensor]:
+    """Return Gemma 4's apply_rotary_pos_emb by kernels, for one concatenated row with gradients."""
+
+    def apply(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Tensor:
+        fits = x.shape[0] == 1 and unsqueeze_dim == 2 and cos.shape[-1] == x.shape[-1]
+        if not (fits and torch.is_grad_enabled() and triton_support.is_usable(x.device)):
+            return original(x, cos, sin, unsqueeze_dim=unsqueeze_dim)
+        turned: Tensor = Rotary.apply(x.transpose(1, 2), cos, sin, in_place)  # type: ignore[no-untyped-call]
+        return turned.transpose(1, 2)
+
+    return apply
 
 
 def _rotary_function(

@@ -11,17 +11,20 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from workbench.footprint.peak.attention_path import WIDEST_HEAD
 from workbench.training.step.attention.choice import PREFIX, AttentionChoice
 from workbench.training.step.attention.implementations import (
     IMPLEMENTATIONS,
     Implementation,
     UnsupportedAttention,
+    attend_by_memory_efficient,
     attend_by_package,
     attend_by_torch,
     attend_by_triton,
 )
 from workbench.training.step.kernels import triton_support
 
+_OF_NARROW_HEADS = (attend_by_package, attend_by_torch, attend_by_triton)
 SHORT_TOKENS = 1024
 """Tokens of the longest row up to which our own kernel is faster than the libraries'
 (docs/notes/2026-11-27-step.md, "Attention alone")."""
@@ -75,6 +78,8 @@ def as_attention_function(kernel: Implementation) -> Callable[..., tuple[Tensor,
         short = max_length_q <= SHORT_TOKENS and triton_support.is_usable(query.device)
         replaced = short and kernel in (attend_by_package, attend_by_torch)
         attend_by = attend_by_triton if replaced else kernel
+        if query.shape[-1] > WIDEST_HEAD and kernel in _OF_NARROW_HEADS:  # Gemma 4's full attention
+            attend_by = attend_by_memory_efficient
         out_THD = attend_by(
             query.squeeze(0).transpose(0, 1),  # not [0]: its gradient would be a copy
             key.squeeze(0).transpose(0, 1),

@@ -8,7 +8,7 @@ while they train. restore() undoes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -66,8 +66,11 @@ class FusedProjections:
         dtype: torch.dtype,
         *,
         dequantised_layers: int = 0,
+        outside: Mapping[str, nn.Module] | None = None,
     ) -> None:
         """Replace the forwards. Raise CannotFuse, with nothing changed, where a layer is unknown.
+
+        `outside` are linear layers of the decoder that lie outside its layers, by name.
 
         The 4-bit weights of the last `dequantised_layers` layers are kept in the compute dtype: the
         same values, made once, for 2 bytes a weight.
@@ -83,6 +86,8 @@ class FusedProjections:
         for index, layer in enumerate(layers):
             self._dequantised = index >= len(layers) - dequantised_layers
             self.groups += self._groups_of(layer)
+        self._dequantised = False
+        self.groups += [self._group({name: one}) for name, one in (outside or {}).items()]
         self._replaced: list[tuple[nn.Module, Any]] = []
         for group in self.groups:
             for index, part in enumerate(group.projections):
@@ -238,6 +243,11 @@ class FusedProjections:
             dropout=float(drop.p) if isinstance(drop, nn.Dropout) else 0.0,
             site=self.sites - 1,
         )
+
+
+def linear_children(parent: nn.Module) -> dict[str, nn.Module]:
+    """Return the linear layers that are children of a module, with an adapter or without."""
+    return {name: child for name, child in parent.named_children() if _is_linear(child)}
 
 
 def _is_linear(module: nn.Module) -> bool:
