@@ -18,6 +18,7 @@ from workbench.footprint.card_limits import limit_bytes
 from workbench.footprint.choose import choose_plan, price_plan
 from workbench.footprint.model.known_models import _SHAPES
 from workbench.footprint.oom_fallback import FallbackStep, fallback_plan, hardware_key
+from workbench.footprint.plan import describe_plan
 from workbench.footprint.plan_search import DEQUANTISED_SHARE, PlanSearch
 from workbench.footprint.row_lengths import Lengths, lengths_of, sampled_batches
 from workbench.machine.cards import CAP_SLACK_BYTES, Card
@@ -420,6 +421,8 @@ class TestChoice:
         kept = sum(gone.buckets[name] for name in stays)
         assert big.predicted_bytes - gone.predicted_bytes == pytest.approx(kept, rel=0.01)
         assert price_plan(big, answers, LLAMA, BIG) == big
+        assert describe_plan(big.to_json())["graphs"] == "stay for the next trial"
+        assert "graphs" not in describe_plan(small.to_json())
 
     def test_no_graphs_stay_where_none_are_captured(self) -> None:
         biases = with_(lora__bias="lora_only")

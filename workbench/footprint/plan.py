@@ -59,13 +59,13 @@ class Plan:
     """True if answers are generated with dequantised copies of all 4-bit weights, because their
     reading bounds the time of a step and the card has room."""
 
-    @property
-    def micro_batch(self) -> int:
-        """Rows in one micro-step when every row is as long as the longest."""
     keeps_graphs: bool = False
     """True if captured graphs and their buffers stay while rows are scored, and for the next trial,
     because the card has room."""
 
+    @property
+    def micro_batch(self) -> int:
+        """Rows in one micro-step when every row is as long as the longest."""
         return min(self.rows_per_step, max(1, self.tokens_per_micro // self.longest))
 
     @property
@@ -110,12 +110,14 @@ def describe_plan(plan: Mapping[str, Any]) -> dict[str, str]:
         step = f"{rows} row{'s' * (rows != 1)} in "
         step += "one micro-step" if count == 1 else f"{count} micro-steps at most"
     tables = {"tables": _table_words(plan)} if plan.get("host_tables") else {}
+    graphs = {"graphs": "stay for the next trial"} if plan.get("keeps_graphs") else {}
     return {
         "micro-step": f"{tokens:,} tokens{_alone(plan)}" if isinstance(tokens, int) else "-",
         "step": step,
         "recompute": _recompute_words(plan) + _offload_words(plan),
         **tables,
         "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
+        **graphs,
     }
 
 

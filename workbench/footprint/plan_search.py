@@ -261,12 +261,12 @@ class PlanSearch:
         leaner = [{"long_recompute_layers": count} for count in counts]
         return _first_fitting(run, leaner, lambda way: self.needed_bytes(way) <= limit)
 
-    def _cost(self, run: Run) -> float:
     def _keeping(self, run: Run, room: int) -> Run:
         """Return `run`, with graphs that stay while rows are scored where they fit `room` bytes."""
         keeps = replace(run, keeps_graphs=can_keep_graphs(self.shape, self.recipe, run))
         return keeps if self.needed_bytes(keeps) <= room else run
 
+    def _cost(self, run: Run) -> float:
         """Return the time that the sampled batches take, in passes of one token."""
         held = self.held.get(run.tokens_per_micro)
         if held is None:

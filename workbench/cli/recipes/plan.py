@@ -332,6 +332,7 @@ def plan_rows(plan: Plan, recipe: Recipe) -> list[tuple[str, str]]:
         ("precision", plan.precision),
         ("base", base),
         ("optimizer", plan.optimizer),
+        *([("graphs", words["graphs"])] if "graphs" in words else []),
         ("evaluation", f"{formatting.plural(plan.eval_batch, 'row')} at once"),
     ]
 

@@ -59,10 +59,10 @@ class AttemptRun:
         )
         self.setting.enter_phase("preparing")
         self.setting.meter.start()
+        self.setting.begin_keeping()
         self.setting.load_rows()
         try:
             # Before the newest checkpoint is chosen: the attempt before may still commit one.
-        self.setting.begin_keeping()
             self.setting.control.wait_for_trial()
             return self._with_missing(self._of_its_kind())
         except Interrupted:  # raised while the load waits for the machine's memory

@@ -36,8 +36,8 @@ from workbench.training.scoring.results_writer import ResultsWriter
 from workbench.training.scoring.scorers.answer_scores import OwnScorerRun
 from workbench.training.scoring.scorers.own_scorers import scorer_digests, scorers_folder
 from workbench.training.scoring.scores import Scorer
-from workbench.training.time_left import TimeLeft
 from workbench.training.step.in_trainer import options_from
+from workbench.training.time_left import TimeLeft
 from workbench.training.training_arguments import read_prepared
 
 
@@ -103,15 +103,15 @@ class AttemptSetting:
         if len(self.rows) == 0 and self.assignment.kind == "tune":
             raise DataError("there are no training rows", hint="check data.train and data.max_rows")
 
-    @property
-    def _revision_to_load(self) -> str | None:
-        """The revision of a hub model; None for a folder, into which a cluster's head brings it."""
     def begin_keeping(self) -> None:
         """Release the step of the trial before where this attempt has no use or room for it."""
         keeps = self.assignment.kind == "tune" and self.plan.keeps_graphs
         options = options_from(self.plan, self.recipe) if keeps else None
         self.resident.keeper.begin(options)
 
+    @property
+    def _revision_to_load(self) -> str | None:
+        """The revision of a hub model; None for a folder, into which a cluster's head brings it."""
         return None if (self.assignment.brought or {}).get("model") else self.revision
 
     def _prepared(self, sources: list[str | None]) -> Prepared:

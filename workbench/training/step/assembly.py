@@ -90,11 +90,6 @@ class Assembly:
             asked = max(asked, options.long_recompute_layers)
         return layers if "no_recompute" in options.off else min(asked, layers)
 
-    def restore(self) -> None:
-        """Leave model and modules as they were, with the trained weights."""
-        for part in (self.small, self.mixers, self.fused, self.recompute):
-            if part is not None:
-                part.restore()
     def renew(self, model: Any, options: StepOptions, scale: Tensor) -> None:
         """Begin the next trial: another model of the same layers, and an optimizer of its own.
 
@@ -106,6 +101,11 @@ class Assembly:
         self._watch()
         self._report_rest()
 
+    def restore(self) -> None:
+        """Leave model and modules as they were, with the trained weights."""
+        for part in (self.small, self.mixers, self.fused, self.recompute):
+            if part is not None:
+                part.restore()
         if self.parts is None and self.options.recompute_layers:
             self.model.gradient_checkpointing_disable()
         self.flat.release()
@@ -193,9 +193,6 @@ class Assembly:
         """Parameters whose gradients autograd itself adds, into the flat buffer as well."""
         if self.parts is not None:
             self.recompute = self._make_recompute(self.parts)
-        self.watched = [
-            module
-            for module in modules
         self._watch()
         self.captures = self._decide_graphs()
         """True if passes are captured in CUDA graphs."""
@@ -203,6 +200,9 @@ class Assembly:
 
     def _watch(self) -> None:
         modules = list(self.model.modules())
+        self.watched = [
+            module
+            for module in modules
             if "forward" in module.__dict__ or isinstance(module, GradientCheckpointingLayer)
         ] or modules
         """Modules whose `training` decides between our forward and the model's own."""
