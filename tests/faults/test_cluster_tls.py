@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clusters import LIMIT_S, Three
-from tests.support.namespaces import hosts
+from tests.support.namespaces import hosts, overheard
 from tests.support.waiting import wait_for
 from workbench.cluster.certificates import invitation_file, remove_certificates
 from workbench.cluster.settings import read_joined, read_state
@@ -36,7 +36,14 @@ def test_a_box_trains_with_a_certificate_and_joins_not_without(
     join = ("cluster", "join", three.head.address, "--name")
     token = ("--token-file", str(three.head.home.token))
     assert "uses certificates" in three.two.run(*join, "two", *token, ok=False)
-    three.two.run(*join, "two", *_invite(three))
+    with overheard(three.two) as heard:
+        three.two.run(*join, "two", *_invite(three))
+        three.until_up("two")
+        three.run_long(4)
+        three.until_committed("two:cpu-0", "two:cpu-1")
+        three.end_all()
+    assert heard["TLS"] > 10
+    assert heard.keys() == {"TLS"}
     with three.ssh_to(three.three, tmp_path) as (host, path):
         three.head.run("cluster", "add", host, "--name", "three", PATH=path)
     three.until_up("two", "three")

@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +26,9 @@ from workbench.machine.processes import end_unit, find_home_units
 from workbench.service import Service
 
 LIMIT_S = 240.0
+ETH_P_ALL = 3  # linux/if_ether.h
+SIGNS = {b"PRI * HTTP/2.0": "HTTP/2", b"GET ": "HTTP", b"POST ": "HTTP", b"\x16\x03": "TLS"}
+"""What a connection of each protocol begins with."""
 _MADE = 0
 
 
@@ -163,6 +169,35 @@ def delayed(host: Host, delay_s: float) -> Iterator[None]:
         line.terminate()
         line.wait()
         _ip("link", "delete", detour)
+
+
+@contextmanager
+def overheard(host: Host) -> Iterator[Counter[str]]:
+    """Count which protocols begin in the TCP segments to and from the host, meanwhile."""
+    heard: Counter[str] = Counter()
+    over = threading.Event()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as tap:
+        tap.bind((host.link, 0))
+        tap.settimeout(0.1)
+        thread = threading.Thread(target=_listen, args=(tap, over, heard))
+        thread.start()
+        try:
+            yield heard
+        finally:
+            over.set()
+            thread.join()
+
+
+def _listen(tap: socket.socket, over: threading.Event, heard: Counter[str]) -> None:
+    while not over.is_set():
+        try:
+            frame = tap.recv(1 << 16)
+        except TimeoutError:
+            continue
+        if frame[12:14] == b"\x08\x00" and frame[23] == socket.IPPROTO_TCP:
+            segment = frame[14 + 4 * (frame[14] & 15) :]
+            payload = segment[4 * (segment[12] >> 4) :]
+            heard.update(name for sign, name in SIGNS.items() if payload.startswith(sign))
 
 
 @contextmanager
