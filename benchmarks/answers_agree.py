@@ -1,4 +1,4 @@
-"""How often the decode path's greedy answers differ from transformers' own, and why.
+"""Counts where the decode path's greedy answers differ from transformers' own, and says why.
 
     workbench train demo -s sweep=null -s lr=1e-2 -o FOLDER
     python benchmarks/answers_agree.py FOLDER/adapter
@@ -34,7 +34,7 @@ from workbench.training.model.base import DTYPES, ResidentBase
 from workbench.training.model.saved_adapter import load_saved
 from workbench.training.model.tokenizer import load_tokenizer
 from workbench.training.scoring.answers import end_ids
-from workbench.training.scoring.generation import GenerationPlan, generate_rows
+from workbench.training.scoring.generation import GenerationPlan, cut_at_end, generate_rows
 from workbench.training.scoring.held_out_loss import scoring_mode
 from workbench.training.scoring.scorers.extraction import compared_part
 from workbench.verdict.paired import compare_pairs
@@ -120,13 +120,8 @@ def by_transformers(
                 pad_token_id=plan.pad_id,
                 eos_token_id=list(plan.ends),
             )
-            made += [_cut(new, plan.ends) for new in out[:, width:].tolist()]
+            made += [cut_at_end(new, plan.ends).ids for new in out[:, width:].tolist()]
     return made
-
-
-def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
-    last = next((n for n, id in enumerate(ids) if id in ends), len(ids))
-    return ids[: last + 1]
 
 
 def score_words(right_KN: list[list[bool]]) -> str:

@@ -170,13 +170,13 @@ def _by_transformers(
                 stopping_criteria=stop,
             )
             for row, new in zip(batch, out[:, width:].tolist(), strict=True):
-                made[row] = _cut_at_end(new, plan.ends)
+                made[row] = cut_at_end(new, plan.ends)
 
         in_batches(order, plan.rows_at_once, control, work, shrunk)
     return made
 
 
-def _cut_at_end(ids: Sequence[int], ends: Collection[int]) -> Generated:
+def cut_at_end(ids: Sequence[int], ends: Collection[int]) -> Generated:
     """Return the ids up to the one that ends the answer; behind it is padding."""
     for n, id in enumerate(ids, start=1):
         if id in ends:
