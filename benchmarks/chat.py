@@ -11,7 +11,6 @@ and no answer ends early. Weights are random. `--shape tiny` tries the script on
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from nf4_model import make_nf4_model
 from peft import LoraConfig, PeftModel, get_peft_model
-from scoring_contestants import PROMPT, prompt_ids, wait_for_card
+from scoring_contestants import PROMPT, prompt_ids, shape_parser, usual_device, wait_for_card
 from torch import nn
 from transformers import GenerationConfig
 
@@ -36,14 +35,11 @@ WAYS: dict[str, dict[str, bool]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", default="8b")
+    parser = shape_parser(__doc__)
     parser.add_argument("--lanes", nargs="*", type=int, default=[1, 2, 4])
     parser.add_argument("--new", type=int, default=128, help="tokens of each answer")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usual_device()
     dtype = torch.bfloat16
     names = [f"adapter_{n}" for n in range(max(options.lanes))]
     model = _adapted(make_nf4_model(options.shape, device, dtype), names)

@@ -1,4 +1,4 @@
-"""What one step of the decode path takes, and which kernels take it.
+"""Measures what one step of the decode path takes, and which kernels take it.
 
     python benchmarks/decode_step.py [--shape 8b] [--lanes 16 64 256] [--top 12]
 
@@ -11,14 +11,13 @@ the script on a CPU, without the floor's meaning.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from typing import Any
 
 import torch
 from scoring import copy_speed, weight_bytes
-from scoring_contestants import adapted_model, wait_for_card
+from scoring_contestants import adapted_model, shape_parser, usual_device, wait_for_card
 from torch.profiler import ProfilerActivity, profile
 
 from workbench.training.decode.forward import fast_forward
@@ -31,14 +30,11 @@ STEPS = 16
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", default="8b")
+    parser = shape_parser(__doc__)
     parser.add_argument("--lanes", nargs="*", type=int, default=[16, 64, 256])
     parser.add_argument("--top", type=int, default=12, help="kernels to list")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usual_device()
     speed = copy_speed(device)
     model = adapted_model(options.shape, device)
     floor_ms = weight_bytes(model) / speed * 1e3

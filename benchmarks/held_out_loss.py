@@ -10,7 +10,6 @@ compiles and is left out. `--shape tiny` tries the script on a CPU.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from scoring_contestants import adapted_model, wait_for_card
+from scoring_contestants import adapted_model, shape_parser, usual_device, wait_for_card
 
 from workbench.training.control import Control
 from workbench.training.scoring.held_out_loss import score_padded, score_rows
@@ -28,13 +27,10 @@ TURNS = 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", default="8b")
+    parser = shape_parser(__doc__)
     parser.add_argument("--rows", type=int, default=64)
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usual_device()
     model = adapted_model(options.shape, device).get_base_model()  # adapter layers inside
     rows = made_rows(options.rows)
     order = sorted(range(len(rows)), key=lambda row: -rows[row]["length"])

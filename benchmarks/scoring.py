@@ -31,7 +31,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scoring_contestants import CONTESTANTS, GIB, Cell, adapted_model, wait_for_card
+from scoring_contestants import (
+    CONTESTANTS,
+    GIB,
+    Cell,
+    adapted_model,
+    shape_parser,
+    usual_device,
+    wait_for_card,
+)
 
 from workbench.machine.cards import Card, detect_cards
 
@@ -43,7 +51,7 @@ COMPARED = (256, 320)
 def main() -> int:
     began = time.perf_counter()
     options = _options()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usual_device()
     card = next(card for card in detect_cards(os.environ) if card.kind == device.type)
     speed = copy_speed(device)
     model = adapted_model(options.shape, device)
@@ -66,11 +74,8 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shape_parser(__doc__)
     parser.add_argument("--contestants", nargs="*", default=list(CONTESTANTS), choices=CONTESTANTS)
-    parser.add_argument("--shape", default="8b")
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS)
     parser.add_argument("--caps", nargs="*", type=float, default=[12.0, 24.0], metavar="GIB")
     parser.add_argument(

@@ -7,6 +7,7 @@ same with a cache that grows, and not compiled; `continuous` is the continuous b
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,19 @@ class Cell:
     """Transformers' way; empty for the others."""
     cap: float | None = None
     """GiB of the card; None for all of it."""
+
+
+def shape_parser(about: str | None) -> argparse.ArgumentParser:
+    """Return a parser of a script's options with `--shape`, whose help is the text `about`."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=about, formatter_class=layout)
+    parser.add_argument("--shape", default="8b", help="8b, 1b, … or tiny, to try it on a CPU")
+    return parser
+
+
+def usual_device() -> torch.device:
+    """Return the first GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def schedule(rows: int, new: int) -> list[int]:
