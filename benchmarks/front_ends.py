@@ -1,4 +1,4 @@
-"""What a person waits for at the keyboard: `python benchmarks/front_ends.py`. Needs no GPU.
+"""Measures the waits at the keyboard: `python benchmarks/front_ends.py`. Needs no GPU.
 
 Medians of nine: commands as child processes (CPU seconds of the child), a plan, and a chart of
 eight curves at 120 × 30.

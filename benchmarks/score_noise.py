@@ -1,4 +1,4 @@
-"""How much scores change with the size of a batch: `python benchmarks/score_noise.py [ADAPTER]`.
+"""Measures how scores change with the batch size: `python benchmarks/score_noise.py [ADAPTER]`.
 
     python benchmarks/score_noise.py --shape 8b --data rows.jsonl     (random weights, on a GPU)
 

@@ -1,4 +1,4 @@
-"""What a search costs and finds: `python benchmarks/search.py record`, then `replay`, then `live`.
+"""Measures what a search finds: `python benchmarks/search.py record`, then `replay`, then `live`.
 
 record   trains a 6 × 6 grid (learning rate × rank) on the demo model, every trial to its end, and
          writes its held-out curves to benchmarks/results/search-grid.json. Goes on where it was

@@ -52,7 +52,7 @@ OUT = Path(__file__).parent / "results" / "sweep-cost.json"
 
 @dataclass(frozen=True)
 class Cost:
-    """What one attempt took on its card, in seconds."""
+    """The seconds that one attempt took on its card."""
 
     trial: int
     trains: bool

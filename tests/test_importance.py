@@ -1,4 +1,4 @@
-"""Which settings mattered: what decides is found, what does not is not, and too few is said."""
+"""Settings that decide are found, others are not, and too few trials are named as such."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_what_decides_comes_first_and_is_significant() -> None:
 
 
 def test_where_chance_decides_settings_are_rarely_told() -> None:
-    """At five in a hundred, of 60 settings about three."""
+    """By chance it is five in a hundred: of 60 settings about three."""
     told = [
         one.chance <= 0.05 for seed in range(20) for one in rank_settings(outcomes(seed, 20, 0))
     ]

@@ -1,4 +1,4 @@
-"""Which addresses are private, and which this machine has."""
+"""Private addresses are told from public ones, and this machine's own are found."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """To the last byte, by somebody else."""
+    """Fill the disk to its last byte, as another program would."""
     path = folder / "somebody-elses"
     with path.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while True:
@@ -251,7 +251,7 @@ def test_on_a_full_disk_the_reserve_file_lets_the_loop_report_it_and_nothing_is_
 
 
 def ticks_until(bench: Bench, fact: Callable[[], bool], limit: int = 200) -> None:
-    """As the engine's loop does it."""
+    """Tick as the engine's loop does, until the condition holds."""
     for _ in range(limit):
         if fact():
             return

@@ -41,7 +41,7 @@ def told(bench: Bench, kind: str) -> list[str]:
 
 
 def scored(bench: Bench) -> None:
-    """One trial runs to its end, and with it the base of all."""
+    """Run one trial to its end, and with it the base of all."""
     bench.submit(recipe())
     bench.until(State.DONE, 2)
     bench.ticks(5)

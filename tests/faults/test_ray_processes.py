@@ -77,7 +77,7 @@ def test_when_one_of_rays_processes_ends_training_continues(
 
 
 def test_when_rays_session_folder_is_removed_head_and_loop_start_again(whole: Whole) -> None:
-    """As a cleaner of temp folders does it, and before any worker has ended."""
+    """A cleaner of temp folders does so; here it comes before any worker has ended."""
     whole.two_running()
     live, losses = whole.live(), whole.losses()
     with whole.unharmed(told=r"the engine was restarted: Ray's session folder lost"):

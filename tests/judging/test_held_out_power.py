@@ -1,4 +1,4 @@
-"""What held-out rows can show, from earlier trials on the same rows or from assumptions."""
+"""Differences that held-out rows can show follow from earlier trials or from assumptions."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def cpu_card(index: int, gib: float = 24.0) -> dict[str, Any]:
 
 
 def gpu_card(index: int, gib: float = 24.0, **changes: Any) -> dict[str, Any]:
-    """As the engine makes it of a sample."""
+    """Return a card as the engine makes it of a sample."""
     return {
         **cpu_card(index, gib),
         "uuid": f"GPU-{index}",

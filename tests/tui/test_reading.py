@@ -1,4 +1,4 @@
-"""What a view shows while its data are still being read: that it reads, and nothing untrue."""
+"""A view whose data are still being read says so, and shows nothing untrue."""
 
 from __future__ import annotations
 

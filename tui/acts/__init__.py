@@ -1,4 +1,4 @@
-"""What the user asks for: requests to the engine, for one trial or many, and their undoing.
+"""Requests that the user makes of the engine, for one trial or many, and their undoing.
 
 `trial_keys` are the keys with which every view asks, `acting` is the part of the app that answers,
 `undo` knows the request that reverts another. Called by `tui.app` and the frame of views; it may

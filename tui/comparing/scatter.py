@@ -20,7 +20,7 @@ _GAP = 2
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One trial in a plot."""
+    """A trial's point in a plot."""
 
     value: object
     """The value of the setting."""

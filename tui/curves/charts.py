@@ -32,7 +32,7 @@ _EXACT = {"learning_rate", "peak_bytes", "skipped_steps"}
 
 @dataclass(slots=True)
 class CurveChoice:
-    """How curves are drawn, the same for every trial until the user changes it."""
+    """The way in which curves are drawn, the same for every trial until the user changes it."""
 
     logarithmic: bool = False
     smoothing: int = 0

@@ -1,4 +1,4 @@
-"""What the New run page says: settings, mistakes, a bar of bytes for each card, the data check."""
+"""Lines of the New run page: settings, mistakes, a bar of bytes for each card, the data check."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Window:
 
 
 class Frames:
-    """What the terminal shows and what it should show, as rows of cells."""
+    """The cells that the terminal shows and those that it should show, row by row."""
 
     def __init__(self, read_pen: PenReader, *, erases: bool = False) -> None:
         self._read_pen = read_pen

@@ -1,4 +1,4 @@
-"""What leaves the workbench: merged models, GGUF files, averages of adapters, training scripts.
+"""Exports of the workbench: merged models, GGUF files, averages of adapters, training scripts.
 
 `base_files` reads a base tensor by tensor, `changes` says what an adapter does to each, `merge`
 writes the sum shard by shard and `agreement` compares it with base and adapter on real rows. The

@@ -1,4 +1,4 @@
-"""How far a merged model is from base and adapter, on real rows."""
+"""Compares a merged model with base and adapter on real rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an adapter does to each weight of its base: LoRA, DoRA, or a weight in its place.
+"""Changes that an adapter makes to each weight of its base: LoRA, DoRA, or another weight.
 
 Every sum is made in 32 bits and rounded once. Names and shapes are compared with the base's before
 anything is written; what cannot be expressed as a change of single weights is refused here, or left

@@ -1,4 +1,4 @@
-"""What may be removed: ended trials, and whole experiments that have ended."""
+"""Decides what may be removed: ended trials, and whole experiments that have ended."""
 
 from __future__ import annotations
 

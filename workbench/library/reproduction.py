@@ -1,4 +1,4 @@
-"""How far a trial that was run again differs from the first: rows, versions, losses and scores."""
+"""Compares a trial that was run again with the first: rows, versions, losses and scores."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class TrialDetail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardDetail:
-    """What one card does over time, and the methods by which it trains."""
+    """A card's readings over time, and the methods by which it trains."""
 
     uuid: str
     history: tuple[CardMinute, ...]

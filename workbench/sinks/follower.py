@@ -1,4 +1,4 @@
-"""What is new in the database, handed to one sink: each step of each trial once, in order."""
+"""Hands what is new in the database to one sink: each step of each trial once, in order."""
 
 from __future__ import annotations
 

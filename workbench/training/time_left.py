@@ -1,4 +1,4 @@
-"""How long an attempt will still take: its steps, the evaluations between them, and the last one.
+"""Estimates what an attempt will still take: its steps, the evaluations between them, the last one.
 
 Everything is measured in the attempt itself. What was not measured yet counts nothing: generated
 answers are counted from the moment at which the first of them are there.

@@ -1,4 +1,4 @@
-"""How much too good the winner's own score is, because it was chosen on the rows that score it."""
+"""Estimates how much too good the winner's score is, as the rows that score it also chose it."""
 
 # M candidates, N rows, B resamples.
 

@@ -193,7 +193,7 @@ def test_tools_may_be_flat_or_json_text() -> None:
 
 
 def test_turns_that_are_calls_become_calls_of_the_assistant() -> None:
-    """As in the ShareGPT format of LLaMA-Factory, and in ms-swift's."""
+    """Calls are written so in the ShareGPT format of LLaMA-Factory, and in ms-swift's."""
     turns, unused = read_turns(
         [
             {"from": "human", "value": "rain?"},

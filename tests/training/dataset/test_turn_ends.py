@@ -112,7 +112,7 @@ def test_prepared_rows_name_the_tokens_that_ended_their_trained_turns(
 def test_an_end_inside_an_answer_is_no_end_of_a_turn(
     check: Check, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """As behind gpt-oss's thinking: scoring that stopped there would cut the answer."""
+    """Such an end stands behind gpt-oss's thinking: a stop there would cut answers."""
     thinks = HARMONY.replace(
         "{{- m['content'] -}}",
         "{%- if m.thinking -%}{{- m.thinking + '<|reserved_special_token_1|>so ' -}}{%- endif -%}"

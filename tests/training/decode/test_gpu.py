@@ -108,7 +108,7 @@ def test_lanes_that_grow_are_captured_again(forward: FastForward) -> None:
 
 @pytest.mark.parametrize("how", [{"few_rows": 4}, {"dequantised": True}])
 def test_each_way_of_reading_weights_gives_the_same_logits(how: dict[str, Any], model: Any) -> None:
-    """Of one step of four lanes, within the rounding of bf16."""
+    """They are those of one step of four lanes, compared within the rounding of bf16."""
     found = []
     for one in ({}, how):
         with fast_forward(model, torch.bfloat16, adapters=NAMES, **one) as forward:

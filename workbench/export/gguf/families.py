@@ -1,4 +1,4 @@
-"""How each family's weights and settings are written to GGUF.
+"""Rules by which each family's weights and settings are written to GGUF.
 
 The rules are those of llama.cpp's convert_hf_to_gguf.py: which rotary layout the runtime computes,
 whether a norm's weight is stored plus one, and which settings it reads.

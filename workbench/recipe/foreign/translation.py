@@ -27,7 +27,7 @@ class Rule:
 
 @dataclass(slots=True)
 class Translation:
-    """What became of the keys of a foreign file."""
+    """The outcome of translating a foreign file: what became of each of its keys."""
 
     trainer: str
     settings: dict[str, Any] = field(default_factory=dict)

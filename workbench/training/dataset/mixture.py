@@ -30,7 +30,7 @@ _SEED = 0
 
 
 class Repeats:
-    """How often an epoch has each of the `rows` training rows of one source."""
+    """The number of times that an epoch has each of the `rows` training rows of one source."""
 
     def __init__(self, taken: MixedSource | None, rows: int) -> None:
         """Draw the rows that an epoch has once more than the others.

@@ -34,7 +34,7 @@ def check_model(source: ModelSource, recipe: Recipe) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What preparation learns of a base from its class."""
+    """Facts that preparation learns of a base from its class."""
 
     source: ModelSource
     """The base, with the counts of its weights in its configuration, where the planner finds them.

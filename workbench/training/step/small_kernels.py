@@ -85,7 +85,7 @@ class SmallKernels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormConstants:
-    """What the kernels of RMSNorm need to know of a norm, whose weight is frozen."""
+    """Facts that the kernels of RMSNorm need of a norm, whose weight is frozen."""
 
     weight_K: Tensor
     eps: float

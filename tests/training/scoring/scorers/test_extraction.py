@@ -1,4 +1,4 @@
-"""What an answer pattern finds: the same as Python's `re`, but in bounded time."""
+"""An answer pattern finds the same as Python's `re`, but in bounded time."""
 
 from __future__ import annotations
 

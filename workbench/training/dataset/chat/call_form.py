@@ -31,7 +31,7 @@ _SYSTEM: Message = {"role": "system", "content": "Be brief."}
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """How a template takes calls."""
+    """The form in which a template takes calls."""
 
     as_text: bool
     """True if arguments are given as JSON text, and not as an object."""

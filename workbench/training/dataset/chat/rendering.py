@@ -207,7 +207,7 @@ class Renderer:
 
     @cached_property
     def _call_form(self) -> CallForm | None:
-        """How the template takes calls; None where it shows none."""
+        """Return the form in which the template takes calls; None where it shows none."""
         return None if self.template is None else find_call_form(self.template)
 
     def _with_calls(self, messages: list[Message], place: str) -> list[Message]:

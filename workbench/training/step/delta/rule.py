@@ -124,7 +124,7 @@ def _scan(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rows:
-    """Which tokens of the chunks belong together."""
+    """The rows to which the tokens of the chunks belong."""
 
     sees_NCC: Tensor
     """The second token is of the first's row and not behind it."""
