@@ -16,12 +16,27 @@ from workbench.recipe import shipped_file
 SHAPES = {
     "8b": "llama-3.1-8b", "3b": "llama-3.2-3b", "1b": "llama-3.2-1b", "qwen3": "qwen3-4b",
     "gemma3": "gemma-3-1b", "phi3": "phi-3-mini-4k", "qwen2.5": "qwen2.5-1.5b",
-    "gemma2": "gemma-2-2b",
+    "gemma2": "gemma-2-2b", "gemma4": "gemma-4-e4b", "gemma4-12b": "gemma-4-12b",
+    "qwen3.5": "qwen3.5-9b", "ministral3": "ministral-3-8b",
 }  # fmt: skip
 """Short names of model shapes; every other name in footprint.model.known_models works too."""
 TINY: dict[str, int] = {
     "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "head_dim": 64,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048,
+}  # fmt: skip
+_TINY_OF_KIND: dict[str, dict[str, Any]] = {
+    "gemma4_text": {
+        "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 32, "global_head_dim": 512,
+        "vocab_size_per_layer_input": 2048,
+    },
+    "gemma4_unified_text": {
+        "layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 512,
+    },
+    "qwen3_5_text": {
+        "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2, "linear_key_head_dim": 64, "linear_value_head_dim": 64,
+    },
 }  # fmt: skip
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
@@ -29,13 +44,15 @@ _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 def measures(shape: str) -> dict[str, Any]:
     """Return the config.json of a shape such as `8b` or `qwen3-8b`.
 
-    `tiny` or `tiny-qwen3` is small, to try a script.
+    Of a model that sees, too, it is the text model's. `tiny` or `tiny-qwen3` is small, to try a
+    script.
     """
     tiny, _, rest = shape.partition("-") if shape.startswith("tiny") else ("", "", shape)
     name = rest or "8b"
     found = named_config(SHAPES.get(name, name))
     assert found is not None, f"{name} is no known shape"
-    return {**found, **TINY} if tiny else found
+    found = {**found.get("text_config", found)}
+    return {**found, **TINY, **_TINY_OF_KIND.get(found["model_type"], {})} if tiny else found
 
 
 def make_nf4_model(
@@ -54,7 +71,7 @@ def _made(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attends)
     torch.manual_seed(0)
-    for parent in model.model.layers.modules() if quantised else ():
+    for parent in model.model.modules() if quantised else ():
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(parent, name, _nf4(child, device, dtype))
@@ -121,9 +138,10 @@ def _fill(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
 def _fill_buffers(model: Any, config: Any, device: torch.device) -> None:
     """Fill in rotary frequencies and Gemma's scale, which no checkpoint holds."""
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
-    embedding = model.model.embed_tokens
-    if "embed_scale" in embedding._buffers:
-        scale = torch.tensor(config.hidden_size**0.5, device=device)
-        embedding._buffers["embed_scale"] = scale
+    for module in model.modules():
+        if "embed_scale" in module._buffers:
+            module._buffers["embed_scale"] = torch.tensor(module.scalar_embed_scale, device=device)
+        if "layer_scalar" in module._buffers:
+            module._buffers["layer_scalar"] = torch.ones(1, device=device)
     left = [name for name, buffer in model.named_buffers() if buffer.device.type == "meta"]
     assert not left, left

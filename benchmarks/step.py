@@ -17,10 +17,13 @@ no layer dequantised and recomputes none; in d-recompute every layer recomputes,
 in d-offload their inputs wait in the machine's memory as well; d-16bit keeps all layers
 dequantised; d-t4 runs fp16 with attention as on a T4.
 
-All train the same rows in the same order, rank 16 on all seven projections, a whole optimizer step
-with clipping. A useful token is one that is not padding. Timed windows hold no first run of a
-shape. GPU time is the sum of kernel times in a profiled window of its own; each window holds every
-batch once. Contestants alternate, and each turn is warmed up again.
+Shapes qwen3.5 (9B), gemma4-12b, gemma4 (E4B) and ministral3 (8B) are the text models alone. TRL pads
+rows of qwen3.5, whose gated delta layers would let rows without padding see each other.
+
+All train the same rows in the same order, rank 16 on all linear layers but the head, a whole
+optimizer step with clipping. A useful token is one that is not padding. Timed windows hold no first
+run of a shape. GPU time is the sum of kernel times in a profiled window of its own; each window
+holds every batch once. Contestants alternate, and each turn is warmed up again.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from step_bench import (  # isort: skip  (sets the allocator up before torch is 
 
 import torch
 from nf4_model import make_nf4_model, write_shaped_model
-from step_contestants import CONTESTANTS, FP16, llama_names
+from step_contestants import CONTESTANTS, FP16, kept_names
 
 from workbench.training.model.base import BaseState
 
@@ -156,7 +159,7 @@ def measured(
     row: dict[str, Any] = {"contestant": contestant, "shape": bench.shape, "setting": label}
     row |= {"turn": turn, "dropout": DROPOUT}
     try:
-        with llama_names():
+        with kept_names(bench.base):
             bench.ops = options.ops and contestant == "e-graphs"  # a replay has no operations
             end = options.steps if turn == 0 else 0
             result = bench.run(CONTESTANTS[contestant], steps, end)

@@ -25,11 +25,11 @@ from torch._C._autograd import DeviceType
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from workbench.training.model.base import BaseState
+from workbench.training.model.targets import all_linear
 
 warnings.simplefilter("ignore")
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
-LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PERIOD = 12
 """Optimizer batches before the rows repeat: a warm-up of so many has seen every shape."""
 REPORTED = slice(22, 30)
@@ -217,8 +217,8 @@ class Bench:
         return get_peft_model(
             self.base,
             LoraConfig(
-                r=16, lora_alpha=16, lora_dropout=DROPOUT, target_modules=LINEARS,
-                task_type="CAUSAL_LM",
+                r=16, lora_alpha=16, lora_dropout=DROPOUT, task_type="CAUSAL_LM",
+                target_modules=all_linear(self.base),
             ),
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +16,14 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from workbench.footprint import plan_trial
+from workbench.footprint.peak.attention_path import WIDEST_HEAD
 from workbench.footprint.row_lengths import Lengths
 from workbench.machine.cards import Card
 from workbench.recipe.schema import Recipe
 from workbench.training.step import OPTIMIZATIONS, StepOptions, collate_rows
 from workbench.training.step.attention.implementations import IMPLEMENTATIONS
 from workbench.training.step.attention.interface import as_attention_function
+from workbench.training.step.delta.mixer import find_mixers
 from workbench.training.step.in_trainer import StepTraining, step_config
 
 
@@ -105,20 +108,40 @@ def trl_guide(bench: Bench, total: int) -> Any:
     )  # fmt: skip
 
 
-def trl_best(bench: Bench, total: int) -> Any:
-    """Return contestant b."""
-    if CUDA:
-        from liger_kernel.transformers import apply_liger_kernel_to_llama
+def apply_liger(base: Any) -> None:
+    """Give the model Liger's kernels for its family, where Liger has any."""
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-        apply_liger_kernel_to_llama(
-            cross_entropy=False, fused_linear_cross_entropy=False, model=bench.base
-        )
-    kernel = IMPLEMENTATIONS["torch" if CUDA else "loop"]
-    # Not by its own name: under that, short rows would get the workbench's kernel.
-    attend = as_attention_function(lambda *qkv, **more: kernel(*qkv, **more))
-    AttentionInterface.register("library", attend)
-    bench.base.config._attn_implementation_internal = "library"
-    args = stock(bench.setting, total, padding_free=True, activation_checkpointing=False)
+    kind = base.config.model_type
+    apply = MODEL_TYPE_TO_APPLY_LIGER_FN.get(kind)
+    if apply is None:
+        print(f"Liger has no kernels for {kind}: b runs without them", flush=True)
+        return
+    apply(cross_entropy=False, fused_linear_cross_entropy=False, model=base)
+
+
+def library_attention(q_THD: Any, *kv: Any, **more: Any) -> Any:
+    """Return attention by PyTorch's kernels: varlen, or memory-efficient for heads beyond it.
+
+    Not by its own name: under that, short rows would get the workbench's kernel.
+    """
+    wide = q_THD.shape[-1] > WIDEST_HEAD
+    kind = "loop" if not CUDA else "efficient" if wide else "torch"
+    return IMPLEMENTATIONS[kind](q_THD, *kv, **more)
+
+
+def trl_best(bench: Bench, total: int) -> Any:
+    """Return contestant b.
+
+    Gated delta layers take padded rows: without padding rows would see each other there.
+    """
+    if CUDA:
+        apply_liger(bench.base)
+    padding_free = not find_mixers(bench.base.model.layers)
+    if padding_free:
+        AttentionInterface.register("library", as_attention_function(library_attention))
+        bench.base.config._attn_implementation_internal = "library"
+    args = stock(bench.setting, total, padding_free=padding_free, activation_checkpointing=False)
     return Noting(
         model=bench.adapted(), args=args, train_dataset=bench.rows,
         processing_class=Tokenizer.load(),
@@ -196,12 +219,11 @@ FP16 = frozenset({"d-t4"})
 
 
 @contextmanager
-def llama_names() -> Iterator[None]:
-    """Put the names of transformers' module back that Liger replaces inside."""
-    from transformers.models.llama import modeling_llama
-
-    names = dict(vars(modeling_llama))
+def kept_names(base: Any) -> Iterator[None]:
+    """Put back the names of the model's module in transformers that Liger replaces inside."""
+    module = vars(sys.modules[type(base).__module__])
+    names = dict(module)
     try:
         yield
     finally:
-        vars(modeling_llama).update(names)
+        module.update(names)

@@ -8,8 +8,9 @@ from workbench.footprint.model.shape import FUSED_FAMILIES, MEASURED_FAMILIES, M
 
 COUNTED_FAMILIES = frozenset(
     {
-        "cohere", "cohere2", "diffllama", "ernie4_5", "exaone", "gemma", "glm", "granite_swa", "granitemoehybrid", "helium", "hyperclovax",
-        "internlm3", "iquestcoder", "olmo", "stablelm", "vaultgemma",
+        "cohere", "cohere2", "diffllama", "ernie4_5", "exaone", "gemma", "glm", "granite_swa",
+        "granitemoehybrid", "helium", "hyperclovax", "internlm3", "iquestcoder", "olmo",
+        "stablelm", "vaultgemma",
     }
 )  # fmt: skip
 """model_type of families beside the fused ones whose weights the formula counts: those of linear
