@@ -80,9 +80,8 @@ class StepKeeper:
         that stay.
         """
         self._keeps = options is not None
-        if self._key is not None and (
-            options is None or fixed_options(options) != self._key.options
-        ):
+        known = self._key.options if self._key is not None else None
+        if options is None or fixed_options(options) != known:
             self.release()
 
     def make(self, model: Any, options: StepOptions) -> Step:
