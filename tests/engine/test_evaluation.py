@@ -37,7 +37,11 @@ def finish(bench: Bench, experiment: int) -> None:
 
 
 def evaluate(
-    bench: Bench, *subjects: int | str, digest: str = "other", adapter: str = "a" * 64
+    bench: Bench,
+    *subjects: int | str,
+    digest: str = "other",
+    adapter: str = "a" * 64,
+    rows: int = 2,
 ) -> int:
     """Ask for an evaluation, and queue it as if it had been prepared; return its id."""
     answer = ask(bench, "evaluate", recipe=recipe(**OTHER).model_dump(mode="json"),
@@ -46,7 +50,8 @@ def evaluate(
     id = int(answer.data["experiment"])
     found = [{"trial": one} if isinstance(one, int) else {"folder": one, "digest": adapter}
              for one in answer.data["subjects"]]  # fmt: skip
-    prepared = {**PREPARED, "evaluation_digest": digest, "subjects": found}
+    data: dict[str, Any] = {**PREPARED["data"], "eval_rows": rows}  # type: ignore[dict-item]
+    prepared = {**PREPARED, "data": data, "evaluation_digest": digest, "subjects": found}
     cards = [card_of(row) for row in bench.store.cards()]
     enqueue_trials(bench.context, bench.store.experiment(id), prepared, cards)
     return id
@@ -77,6 +82,47 @@ def test_adapters_and_their_base_are_scored_in_an_experiment_of_their_own(
     assert given.score is not None
     assert given.score["rows"] == "eval"
     assert given.recipe["data"]["eval"] == "/other.jsonl"
+
+
+def beside(bench: Bench, trial: int) -> list[Path]:
+    """Return the folders of the trials that are answered beside the newest attempt of that one."""
+    given = bench.context.assignment(bench.store.attempts(trial)[-1].id)
+    return [Path(one["trial_folder"]) for one in given.beside or ()]
+
+
+def test_adapters_that_wait_are_answered_in_one_pass(bench_of: MakeBench) -> None:
+    bench = bench_of(gpu_card(0))
+    finish(bench, bench.submit(recipe(sweep=SWEEP)))
+    id = evaluate(bench, 4, 3, "/some/folder")
+    (base,) = [t for t in bench.store.trials(id) if t.kind is Kind.BASE]
+    scored = [one.id for one in score_trials(bench, id)]
+    bench.until(State.STARTING, base.id)
+    assert beside(bench, base.id) == [bench.context.home.trial(one) for one in scored]
+    assert bench.store.attempts(base.id)[-1].plan["eval_lanes"] == 8  # of two rows each
+    assert bench.store.trial(scored[0]).waiting == f"is answered beside trial {base.id}"
+    finish(bench, id)
+    assert [beside(bench, one) for one in scored[-1:]] == [[]]
+    assert not bench.context.beside
+
+
+def test_the_adapters_of_a_pass_are_shared_among_free_cards(bench_of: MakeBench) -> None:
+    bench = bench_of(gpu_card(0), gpu_card(1))
+    finish(bench, bench.submit(recipe(sweep=SWEEP)))
+    id = evaluate(bench, 4, 3, 5, "/some/folder")
+    (base,) = [t for t in bench.store.trials(id) if t.kind is Kind.BASE]
+    one, two, three, four = (trial.id for trial in score_trials(bench, id))
+    bench.until(State.STARTING, one)
+    assert beside(bench, base.id) == [bench.context.home.trial(n) for n in (two, four)]
+    assert beside(bench, one) == [bench.context.home.trial(three)]
+
+
+def test_many_rows_fill_the_card_alone(bench_of: MakeBench) -> None:
+    bench = bench_of(gpu_card(0))
+    finish(bench, bench.submit(recipe(sweep=SWEEP)))
+    id = evaluate(bench, 4, 3, rows=600)
+    (base,) = [t for t in bench.store.trials(id) if t.kind is Kind.BASE]
+    bench.until(State.STARTING, base.id)
+    assert beside(bench, base.id) == []
 
 
 def test_the_answer_names_the_rows_or_the_task_that_score(bench_of: MakeBench) -> None:

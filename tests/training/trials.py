@@ -106,6 +106,8 @@ class Bench:
     kind: str = "tune"
     card: Card = CARD
     attempts: int = 0
+    number: int = 1
+    """The trial's id, which names its folder."""
 
     def __post_init__(self) -> None:
         folder = self.home / "experiments" / "1"
@@ -116,7 +118,7 @@ class Bench:
 
     @property
     def trial(self) -> Path:
-        return self.home / "trials" / "1"
+        return self.home / "trials" / str(self.number)
 
     @property
     def checkpoints(self) -> Path:
@@ -126,7 +128,7 @@ class Bench:
         self.attempts += 1
         return Assignment(
             attempt=self.attempts,
-            trial=1,
+            trial=self.number,
             experiment=1,
             kind=self.kind,
             recipe=self.recipe.model_dump(mode="json"),

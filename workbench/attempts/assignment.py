@@ -47,6 +47,10 @@ class Assignment:
     step, rows}. `trial` is None for a folder of no trial, and `folder` too for the base alone;
     `rows` is eval or test."""
 
+    beside: list[dict[str, Any]] | None = None
+    """Trials of the experiment that wait and are scored on the same rows: their answers are
+    generated in one pass with this trial's. Each is as in `score`, with `trial_folder`."""
+
     chat: list[dict[str, Any] | None] | None = None
     """The models of a chat: {trial, folder, sha256} of each adapter, and None for the base."""
 

@@ -124,5 +124,5 @@ def _alike(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
     A worker that runs out of memory while scoring has already come down to one row.
     """
-    keys = {*mine, *other} - {*_NOT_SETTINGS, "eval_batch"}
+    keys = {*mine, *other} - {*_NOT_SETTINGS, "eval_batch", "eval_lanes"}
     return all(mine.get(key) == other.get(key) for key in keys)

@@ -55,6 +55,9 @@ class Plan:
     """
     eval_batch: int = 1
     """Rows in one evaluation or generation step: the recipe's number, or as many as fit."""
+    eval_lanes: int = 0
+    """Rows of several adapters that are answered at once in a score trial that has others beside
+    it; 0 where there are none."""
     eval_dequantised: bool = False
     """True if answers are generated with dequantised copies of all 4-bit weights, because their
     reading bounds the time of a step and the card has room."""

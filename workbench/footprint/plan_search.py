@@ -202,17 +202,18 @@ class PlanSearch:
             keeps_graphs=run.keeps_graphs,
         )
 
-    def scored(self, run: Run, fits: Callable[[Run], bool]) -> Run:
+    def scored(self, run: Run, fits: Callable[[Run], bool], lanes: int | None = None) -> Run:
         """Return `run` with the rows that are scored at once, at least one.
 
-        They are as many as fit. Where answers are generated from 4-bit weights and dequantised
-        copies fit as well, with fewer rows, the way that moves fewer bytes for a token is taken;
-        but never fewer rows than fit where the recipe gives their number, which all trials share.
+        They are as many as fit, of `lanes` where that is given. Where answers are generated from
+        4-bit weights and dequantised copies fit as well, with fewer rows, the way that moves fewer
+        bytes for a token is taken; but never fewer rows than fit where the recipe gives their
+        number, which all trials share.
         """
-        asked = rows_asked(self.recipe, decodes=run.decodes(self.shape))
+        asked = lanes or rows_asked(self.recipe, decodes=run.decodes(self.shape))
         packed = self.recipe.model.quantization == "nf4" and run.card_kind == "cuda"
         keeps = packed and run.decodes(self.shape) and generates(self.recipe)
-        given = self.recipe.evaluate.batch_size != "auto"
+        given = lanes is None and self.recipe.evaluate.batch_size != "auto"
         best: tuple[float, float, Run] | None = None
         for kept in (False, True)[: 1 + keeps]:
             way = replace(run, eval_dequantised=kept)

@@ -6,8 +6,9 @@ adapter may still score it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from workbench.footprint.peak.buckets import (
     losses_bytes,
 )
 from workbench.footprint.peak.layers import VALUE_BYTES, lora_params
-from workbench.footprint.peak.scoring_bytes import generates
+from workbench.footprint.peak.scoring_bytes import generates, low_rank_bytes, mean_rank
 from workbench.footprint.plan import Plan
 from workbench.footprint.plan_search import PlanSearch
 from workbench.footprint.row_lengths import UNREAD, Lengths
@@ -38,6 +39,16 @@ MOST_TRIES = 3
 that what is left is the base and one row, or another process on the card."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Adapters whose answers are generated beside those of the planned trial."""
+
+    parameters: int
+    """Values of all of them."""
+    lanes: int
+    """Rows to answer at once, where they fit."""
+
+
 def plan_scoring(
     recipe: Recipe,
     config: Mapping[str, Any],
@@ -47,6 +58,7 @@ def plan_scoring(
     lengths: Lengths = UNREAD,
     adapter_parameters: int = 0,
     ran_out: Sequence[FallbackStep] = (),
+    beside: Beside | None = None,
 ) -> Plan:
     """Return the plan of scoring rows on that card: how many at a time, and the predicted bytes.
 
@@ -54,12 +66,14 @@ def plan_scoring(
     the number of the adapter's values, and `ran_out` the attempts of the experiment that ran out of
     memory. Rows are as many as the recipe asks for, or as fit the whole card, so that all adapters
     of an experiment are scored alike; fewer only where other programs hold the card's memory.
-    Raises DoesNotFit where one row does not fit, and otherwise what `plan_trial` raises.
+    `beside` are adapters whose answers are generated in the same pass: the plan has `eval_lanes`
+    where there is room for that with as many rows as without. Raises DoesNotFit where one row does
+    not fit, and otherwise what `plan_trial` raises.
     """
     search = PlanSearch.of(recipe, config, card, lengths)
 
-    def fits(run: Run, limit: int) -> bool:
-        return sum(_buckets(search, run, adapter_parameters).values()) <= limit
+    def fits(run: Run, limit: int, more: int = 0) -> bool:
+        return sum(_buckets(search, run, adapter_parameters + more).values()) <= limit
 
     limit = limit_bytes(card, free_bytes)
     run = search.scored(search.run, partial(fits, limit=limit_bytes(card)))
@@ -69,6 +83,12 @@ def plan_scoring(
     if not fits(run, limit) or len(tries) >= MOST_TRIES:
         raise _refusal(search, card, limit, adapter_parameters, len(tries))
     buckets = _buckets(search, run, adapter_parameters)
+    rows, lanes = run.eval_rows, 0
+    if beside is not None and run.decodes(search.shape) and generates(recipe):
+        wide = search.scored(run, partial(fits, limit=limit, more=beside.parameters), beside.lanes)
+        if wide.eval_rows > 1 and wide.eval_rows >= min(rows, beside.lanes):
+            run, lanes = wide, wide.eval_rows
+            buckets = _buckets(search, run, adapter_parameters + beside.parameters)
     return Plan(
         precision=run.precision,
         attention=search.attention,
@@ -80,7 +100,8 @@ def plan_scoring(
         layers=search.shape.layers,
         predicted_bytes=sum(buckets.values()),
         buckets=buckets,
-        eval_batch=run.eval_rows,
+        eval_batch=rows,
+        eval_lanes=lanes,
         eval_dequantised=run.eval_dequantised,
     )
 
@@ -94,13 +115,21 @@ def _buckets(search: PlanSearch, run: Run, parameters: int) -> dict[str, int]:
     """Return the predicted peak bytes of scoring, by what takes them."""
     run = replace(run, dequantised_layers=0)
     value = VALUE_BYTES[run.precision]
-    constant = constant_bytes(search.shape, search.recipe, run)
-    scored = losses_bytes(search.shape, search.recipe, run)
-    if run.decodes(search.shape) and generates(search.recipe):
-        scored = max(scored, answers_bytes(search.shape, search.recipe, run))
+    shape, decodes = search.shape, run.decodes(search.shape)
+    # The adapters that are scored, which may have other ranks than the recipe's.
+    rank = max(1, math.ceil(mean_rank(shape, parameters))) if decodes else search.recipe.lora.rank
+    lora = search.recipe.lora.model_copy(update={"rank": rank})
+    recipe = search.recipe.model_copy(update={"lora": lora})
+    constant = constant_bytes(shape, recipe, run)
+    scored = losses_bytes(shape, recipe, run)
+    if decodes and generates(recipe):
+        scored = max(scored, answers_bytes(shape, recipe, run))
+    low_rank = parameters * (value if value < 4 else 0)
+    if decodes:
+        low_rank = low_rank_bytes(shape, run.precision, parameters=parameters)
     return {
         **constant,
-        "adapter": parameters * (4 + (value if value < 4 else 0)),
+        "adapter": parameters * 4 + low_rank,
         "gradients": 0,
         "optimizer": 0,
         "evaluation": scored,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +23,9 @@ from workbench.machine.locks import lock_holder
 from workbench.scheduler.evaluation.scoring import (
     chat_models,
     score_source,
+    scored_beside,
 )
+from workbench.scheduler.evaluation.together import forget_ended, left_to_wait, plan_together
 from workbench.scheduler.experiment_folder import restore_folder
 from workbench.scheduler.guards import idle_programs, start_gap
 from workbench.scheduler.guards.disk import DISK_LOW
@@ -72,6 +75,8 @@ def place(context: TickContext) -> None:
     running = trial_queue.running_counts(context.store)
     known = {id: context.store.experiment(id) for id in running}
     full = {id: limit for id in known if (limit := known[id].max_parallel) and running[id] >= limit}
+    forget_ended(context)
+    placed: set[int] = set()
     waits: dict[int, str] = {}
     stuck: dict[str, str] = {}
     any_free = bool(free)
@@ -90,6 +95,9 @@ def place(context: TickContext) -> None:
         if trial.experiment in full:
             continue
         experiment = known[trial.experiment]
+        if leader := context.beside.get(trial.id):
+            waits[trial.id] = f"is answered beside trial {leader}"
+            continue
         like = like_key(trial)
         # A sweep queues hundreds of like trials; planning each for each card takes seconds.
         if like in stuck:  # no card became free since the one before it
@@ -102,9 +110,14 @@ def place(context: TickContext) -> None:
                 stuck[like] = reason
             continue
         card, plan = chosen
+        room = _free_bytes(context, free[card.uuid])
+        mine = [one for one in queued if one.experiment == experiment.id]
+        left = left_to_wait(context, mine, placed | {trial.id}, len(free))
+        plan, others = plan_together(context, trial, experiment, card, plan, room, left)
         start_gap.note_start(context, free[card.uuid])
-        _start(context, trial, experiment, card, plan)
+        _start(context, trial, experiment, card, plan, others)
         turns.placed(trial)
+        placed.add(trial.id)
         del free[card.uuid]
         start_gap.stagger_starts(context, free, busy)
         running[experiment.id] = running.get(experiment.id, 0) + 1
@@ -277,10 +290,16 @@ def _previous_cut(context: TickContext, trial: TrialRow, card: Card) -> int | No
 
 
 def _start(
-    context: TickContext, trial: TrialRow, experiment: Experiment, card: Card, plan: Plan
+    context: TickContext,
+    trial: TrialRow,
+    experiment: Experiment,
+    card: Card,
+    plan: Plan,
+    others: Sequence[TrialRow],
 ) -> None:
     """Store attempt, assignment and move in one commit, then send the attempt to its worker.
 
+    The answers of `others` are generated in the same pass.
     Where sending fails, `reconcile` repeats it.
     """
     store, home = context.store, context.home
@@ -304,6 +323,7 @@ def _start(
             warm=warm_start(context, trial),
             finals_of=trial.finals_of,
             score=score_source(context, trial, experiment),
+            beside=scored_beside(context, others, experiment),
             chat=chat_models(context, trial),
         )
         # Before anything can be sent: from here on no earlier attempt may write to this trial.
@@ -317,6 +337,7 @@ def _start(
         store.move(trial.id, State.QUEUED, State.STARTING, by="place", why=why)
         store.steer_trial(trial.id, desired_card=None)
         fault_points.at("place.before_commit")
+    context.beside |= {one.id: trial.id for one in others}
     fault_points.at("place.after_commit")
     context.fleet.start(card, given)
     fault_points.at("place.after_start")

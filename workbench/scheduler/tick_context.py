@@ -81,6 +81,9 @@ class TickContext:
     """Time of the last request to prune checkpoints, seconds since the epoch."""
     reserve_freed_bytes: int = 0
     """Bytes of the reserve file that were released and not yet reported."""
+    beside: dict[int, int] = field(default_factory=dict)
+    """By score trial that waits, the running one beside which its answers are generated. Kept in
+    memory only: a loop that starts again may have them generated twice, on two cards."""
     early_stops: dict[int, tuple[EarlyStop, int] | None] = field(default_factory=dict)
     """By experiment, the early-stop rule and its steps between evaluations."""
     plans: dict[tuple[object, ...], object] = field(default_factory=dict)

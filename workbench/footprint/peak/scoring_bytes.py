@@ -24,6 +24,8 @@ HEAD_ROWS = 128
 """Positions whose logits are held at once, for losses."""
 GRAPH_BYTES = 64 << 20
 """Room of captured steps of all sizes, in the pool that they share."""
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Projections that read one tensor."""
 TILE_TOKENS, TILE_WIDTH = 4_096, 32_768
 """Logits that TRL's head holds at once (trl 1.16, kernels/chunked_logprob.py)."""
 
@@ -125,6 +127,26 @@ def lanes_bytes(
     # One step holds its lanes' logits in 16 bits and in fp32, and what the layers pass on.
     step = lanes * (shape.vocab * (value + 4) + value * (3 * shape.ffn + 4 * shape.width))
     return cache + 2 * step + GRAPH_BYTES
+
+
+def mean_rank(shape: ModelShape, parameters: int) -> float:
+    """Return the rank that adapters of so many values have together, were all layers adapted."""
+    return parameters / (shape.layers * sum(map(sum, shape.projections.values())))
+
+
+def low_rank_bytes(shape: ModelShape, precision: str, *, parameters: int) -> int:
+    """Return the bytes of the low-rank matrices as decode/ holds them, for all adapters together.
+
+    Those of projections that read one tensor lie on the diagonal of blocks, with zeros between.
+    """
+    rank, values = mean_rank(shape, parameters), 0.0
+    left = dict(shape.projections)
+    for names in (*TOGETHER, *([name] for name in shape.projections)):
+        group = [left.pop(name) for name in names if name in left]
+        if group:
+            columns = len(group) * rank
+            values += columns * (group[0][0] + sum(outputs for _, outputs in group))
+    return int(shape.layers * values * VALUE_BYTES[precision])
 
 
 def kept_weights_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.adapters.subjects import ADAPTER, MODELS, ROWS, scored_adapter, subject_of
 from workbench.errors import UsageError
 from workbench.footprint import Plan
-from workbench.footprint.scoring_plan import adapter_parameters, plan_scoring
+from workbench.footprint.scoring_plan import Beside, adapter_parameters, plan_scoring
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe
 from workbench.scheduler.plans.oom_fallback import fallback_steps
@@ -41,10 +41,16 @@ def scoring_plan(
     recipe: Recipe,
     card: Card,
     free_bytes: int | None,
+    beside: Sequence[TrialRow] = (),
+    lanes: int = 0,
 ) -> Plan:
-    """Return the plan of scoring; arguments as in `planning.plan_for`, errors of `plan_scoring`."""
+    """Return the plan of scoring; arguments as in `planning.plan_for`, errors of `plan_scoring`.
+
+    The trials `beside` are answered in the same pass, `lanes` rows at once.
+    """
     assert experiment.prepared is not None
     config = experiment.prepared["model"]["config"]
+    others = sum(_parameters(context, one, experiment, config) for one in beside)
     return plan_scoring(
         recipe,
         config,
@@ -53,6 +59,7 @@ def scoring_plan(
         lengths=known_lengths(recipe, experiment),
         adapter_parameters=_parameters(context, trial, experiment, config),
         ran_out=fallback_steps(context, experiment.id),
+        beside=Beside(parameters=others, lanes=lanes) if beside else None,
     )
 
 
@@ -98,6 +105,17 @@ def score_source(
         return {**source, "folder": "", "error": error, "hint": "evaluate another trial"}
     about = {"folder": str(saved.folder), "sha256": saved.sha256, "step": saved.step}
     return {**source, **about}
+
+
+def scored_beside(
+    context: TickContext, others: Sequence[TrialRow], experiment: Experiment
+) -> list[dict[str, Any]] | None:
+    """Return the trials beside a score trial as `Assignment.beside` has them; None without any."""
+    found = []
+    for one in others:
+        source = score_source(context, one, experiment) or {"rows": "eval"}
+        found.append({**source, "trial_folder": str(context.home.trial(one.id))})
+    return found or None
 
 
 def chat_models(context: TickContext, trial: TrialRow) -> list[dict[str, Any] | None] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from dataclasses import asdict
 
 from workbench.attempts.assignment import Assignment
 from workbench.attempts.events import AttemptEnd, Outcome
@@ -13,8 +14,10 @@ from workbench.fleet import Halt
 from workbench.training.attempt.setting import AttemptSetting, yielded_end
 from workbench.training.attempt.tuning import TuningRun
 from workbench.training.control import Control, Emit, Interrupted
-from workbench.training.evaluation import score_run
 from workbench.training.evaluation.chat_run import chat_on_base
+from workbench.training.evaluation.score_run import score_subject
+from workbench.training.evaluation.scored_adapter import BASE_ALONE, ScoredAdapter, check_scored
+from workbench.training.evaluation.together import AnswersTogether
 from workbench.training.memory.card_memory import Meter
 from workbench.training.memory.host_memory import MemoryMonitor
 from workbench.training.model.base import ResidentBase
@@ -93,6 +96,8 @@ class AttemptRun:
                 if self.setting.control.halt is Halt.FINISH:
                     reason = "stopped before it was scored"
                     return AttemptEnd(outcome=Outcome.STOPPED, step=0, reason=reason)
+                together = self._together(BASE_ALONE)
+                together.check_beside(base)
                 values = self.setting.scorer(base).scores(0)
             except Interrupted:
                 return yielded_end(0)
@@ -103,15 +108,34 @@ class AttemptRun:
                     hint="set model.precision: bf16 or fp32, or pick another model",
                 ) from divergence
         self.setting.emit("score", durable=True, subject="base", values=values, step=0)
+        together.forget()
         return AttemptEnd(outcome=Outcome.DONE, step=0)
 
     def _score(self) -> AttemptEnd:
-        subject = score_run.check_scored(self.setting.assignment.score or {}, self.setting.emit)
+        subject = check_scored(self.setting.assignment.score or {}, self.setting.emit)
         with self.setting.load_base() as base:
             self.setting.enter_phase("evaluating")
-            return score_run.score_subject(
-                base, subject, self.setting.scorer, self.setting.emit, self.setting.control
+            return score_subject(
+                base,
+                subject,
+                self.setting.scorer,
+                self.setting.emit,
+                self.setting.control,
+                self._together(subject),
             )
+
+    def _together(self, subject: ScoredAdapter) -> AnswersTogether:
+        """Return what generates the answers of this trial, with those of the trials beside it."""
+        setting = self.setting
+        made = AnswersTogether(
+            setting.trial,
+            subject,
+            setting.assignment.beside or (),
+            lanes=setting.plan.eval_lanes,
+            about={"base": asdict(setting.base_spec()), "versions": setting.versions},
+        )
+        setting.generate = made.generate_rows
+        return made
 
     def _chat(self) -> AttemptEnd:
         with self.setting.load_base() as base:

@@ -32,6 +32,7 @@ from workbench.training.memory.card_memory import Meter
 from workbench.training.memory.host_memory import MemoryMonitor, loading_bytes
 from workbench.training.model.base import BaseSpec, ResidentBase, find_nonfinite
 from workbench.training.prepare import evaluation_digest
+from workbench.training.scoring.generation import GenerateRows, generate_rows
 from workbench.training.scoring.results_writer import ResultsWriter
 from workbench.training.scoring.scorers.answer_scores import OwnScorerRun
 from workbench.training.scoring.scorers.own_scorers import scorer_digests, scorers_folder
@@ -69,6 +70,8 @@ class AttemptSetting:
         )
         control.rows_done = self.time_left.rows_done
         self._scorer: Scorer | None = None
+        self.generate: GenerateRows = generate_rows
+        """The function that generates the answers; score trials replace it."""
         self.reached = 0
         """The optimizer step of the checkpoint that training resumes from; 0 without one."""
         self.trial = Path(assignment.trial_folder)
@@ -128,7 +131,7 @@ class AttemptSetting:
     @contextmanager
     def load_base(self) -> Iterator[nn.Module]:
         """Load the base, or take the resident one, once the machine has memory for the load."""
-        spec = self._base_spec()
+        spec = self.base_spec()
         where = "resident" if self.resident.spec == spec else ""
         self.enter_phase("loading", where, from_step=self.reached)
         fault_points.at("worker.loading")
@@ -140,7 +143,8 @@ class AttemptSetting:
             self.control.beat()
             yield base
 
-    def _base_spec(self) -> BaseSpec:
+    def base_spec(self) -> BaseSpec:
+        """Return the base of this attempt, as it is loaded."""
         model = self.recipe.model
         return BaseSpec(
             path=self.model_path,
@@ -177,6 +181,7 @@ class AttemptSetting:
             control=self.control,
             rows_at_once=self.plan.eval_batch,
             dequantised=self.plan.eval_dequantised,
+            generate=self.generate,
             turn_end_ids=self.turn_end_ids,
             results=ResultsWriter(
                 trial_folder=self.trial,

@@ -27,12 +27,13 @@ def generate_tokens(
     *,
     prefill_tokens: int,
     look: Callable[[int], None] = lambda done: None,
+    answered: Callable[[int, Generated], None] = lambda index, new: None,
 ) -> list[Generated]:
     """Return what follows each prompt, in the prompts' order.
 
     Prompts are begun in that order, `prefill_tokens` of them in one pass at most; a longer one goes
-    alone. `look` is called with the number of finished prompts every few
-    tokens; what it raises ends everything.
+    alone. `look` is called with the number of finished prompts every few tokens, `answered` with
+    each prompt's index and new tokens as soon as it is finished; what they raise ends everything.
     """
     answers: dict[int, Generated] = {}
     waiting = list(range(len(prompts)))[::-1]
@@ -48,8 +49,10 @@ def generate_tokens(
         else:
             lanes.advance(list(running), LOOK_TOKENS)
         for lane, ids in lanes.ended(list(running)).items():
-            answers[running.pop(lane)] = Generated(ids=ids, ended=ids[-1] in stops)
+            index = running.pop(lane)
+            answers[index] = Generated(ids=ids, ended=ids[-1] in stops)
             free.append(lane)
+            answered(index, answers[index])
     look(len(answers))
     return [answers[index] for index in range(len(prompts))]
 

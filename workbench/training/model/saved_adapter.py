@@ -80,11 +80,19 @@ def load_several(
     (first, (found, sha256)), *others = adapters.items()
     model = load_saved(base, found, sha256, name=first)
     for name, (found, sha256) in others:
-        tensors = _read_weights(found.folder / WEIGHTS, sha256)
-        with next(base.parameters()).device:
-            model.add_adapter(name, _peft_config(found))
-        _fill(model, tensors, name)
+        add_saved(model, found, sha256, name=name)
     return model
+
+
+def add_saved(model: PeftModel, found: AdapterFolder, sha256: str | None, *, name: str) -> None:
+    """Put one more adapter on the model, switched off; errors as in `load_saved`.
+
+    Whether it fits the base can only be checked before the first adapter is there.
+    """
+    tensors = _read_weights(found.folder / WEIGHTS, sha256)
+    with next(model.parameters()).device:
+        model.add_adapter(name, _peft_config(found))
+    _fill(model, tensors, name)
 
 
 def _fill(model: PeftModel, tensors: Mapping[str, torch.Tensor], name: str) -> None:

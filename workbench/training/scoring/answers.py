@@ -14,7 +14,7 @@ from torch import nn
 
 from workbench.training.control import Control
 from workbench.training.model.portable import as_ids
-from workbench.training.scoring.generation import GenerationPlan, generate_rows
+from workbench.training.scoring.generation import GenerateRows, GenerationPlan, generate_rows
 from workbench.training.scoring.scorers.extraction import compared_part
 
 
@@ -54,6 +54,7 @@ def generate_answers(
     control: Control,
     turn_end_ids: Collection[int] = (),
     dequantised: bool = False,
+    generate: GenerateRows = generate_rows,
     shrunk: Callable[[int], None] = lambda size: None,
     fell_back: Callable[[str], None] = lambda reason: None,
 ) -> list[GeneratedAnswer]:
@@ -61,8 +62,8 @@ def generate_answers(
 
     Up to `batch_size` rows are generated at once, fewer where the card has no room; `shrunk` is
     called with a new number, `fell_back` with the reason where transformers has to generate them.
-    `dequantised`: 4-bit weights are unpacked once. An answer ends at one of `end_ids`. Raises
-    Interrupted when the card is to be given back.
+    `dequantised`: 4-bit weights are unpacked once. `generate` makes the tokens. An answer ends at
+    one of `end_ids`. Raises Interrupted when the card is to be given back.
     """
     prompts = {row: ids for row, ids in enumerate(rows["prompt_ids"]) if ids}
     expected: list[str] = list(rows["answer"])
@@ -78,7 +79,7 @@ def generate_answers(
         precision=precision,
         dequantised=dequantised,
     )
-    made = generate_rows(model, prompts, plan, control, shrunk=shrunk, fell_back=fell_back)
+    made = generate(model, prompts, plan, control, shrunk=shrunk, fell_back=fell_back)
     texts = tokenizer.batch_decode([one.ids for one in made.values()], skip_special_tokens=True)
     text_of = dict(zip(made, texts, strict=True))
     answers = []

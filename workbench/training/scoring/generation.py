@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -20,9 +20,12 @@ from workbench.training.control import Control
 from workbench.training.decode.forward import CannotFuse, fast_forward
 from workbench.training.decode.generate import Generated, generate_tokens
 from workbench.training.decode.lanes import Lanes, Prompt
+from workbench.training.decode.projections import AdapterNames
 from workbench.training.failure import is_out_of_memory
 from workbench.training.model.base import DTYPES
 from workbench.training.scoring.held_out_loss import in_batches, scoring_mode
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,21 @@ class GenerationPlan:
     precision: str
     dequantised: bool = False
     """4-bit weights are unpacked once and kept, instead of at every token."""
+
+
+class GenerateRows(Protocol):
+    """A function that generates the answers of rows; `generate_rows` is one."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        prompts: Mapping[int, list[int]],
+        plan: GenerationPlan,
+        control: Control,
+        *,
+        shrunk: Callable[[int], None],
+        fell_back: Callable[[str], None],
+    ) -> dict[int, Generated]: ...
 
 
 def generate_rows(
@@ -56,33 +74,56 @@ def generate_rows(
     reason why the decode path does not know the model. Raises Interrupted when the card is to be
     given back.
     """
-    order = sorted(prompts, key=lambda row: -len(prompts[row]))
+    order = longest_first(prompts)
     if not order:
         return {}
+    asked = {row: Prompt(ids=prompts[row], most=plan.most) for row in order}
     try:
-        return _by_lanes(model, prompts, order, plan, control, shrunk)
+        return by_lanes(model, asked, plan, control, shrunk=shrunk)
     except CannotFuse as refused:
         fell_back(str(refused))
         return _by_transformers(model, prompts, order, plan, control, shrunk)
 
 
+def longest_first(prompts: Mapping[int, list[int]]) -> list[int]:
+    """Return the rows in the order in which their prompts are begun."""
+    return sorted(prompts, key=lambda row: -len(prompts[row]))
+
+
 # -- our own path
 
 
-def _by_lanes(
+def by_lanes(
     model: nn.Module,
-    prompts: Mapping[int, list[int]],
-    order: Sequence[int],
+    asked: Mapping[Key, Prompt],
     plan: GenerationPlan,
     control: Control,
-    shrunk: Callable[[int], None],
-) -> dict[int, Generated]:
-    lanes, dequantised = min(plan.rows_at_once, len(order)), plan.dequantised
-    asked = [Prompt(ids=prompts[row], most=plan.most) for row in order]
-    while True:
+    *,
+    adapters: AdapterNames | None = None,
+    shrunk: Callable[[int], None] = lambda size: None,
+    answered: Callable[[Key, Generated], None] = lambda key, new: None,
+) -> dict[Key, Generated]:
+    """Return the new tokens of each prompt; prompts are begun in their order.
+
+    `adapters` are the names of those that the prompts choose from (None: the one that is switched
+    on). `answered` is called as soon as a prompt is finished. Out of memory, what is not answered
+    yet is generated again without dequantised weights, then by fewer lanes: `shrunk` is called with
+    their number. Raises CannotFuse for a model that this path does not know.
+    """
+    made: dict[Key, Generated] = {}
+    dequantised, lanes = plan.dequantised, min(plan.rows_at_once, len(asked))
+
+    def finished(key: Key, new: Generated) -> None:
+        made[key] = new
+        answered(key, new)
+
+    while left := {key: prompt for key, prompt in asked.items() if key not in made}:
         try:
-            found = _fill_lanes(model, asked, plan, control, lanes, dequantised=dequantised)
-            return dict(zip(order, found, strict=True))
+            _fill_lanes(
+                model, left, replace(plan, dequantised=dequantised), control,
+                adapters, lanes, finished, before=len(made),
+            )  # fmt: skip
+            break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or (lanes == 1 and not dequantised):
                 raise
@@ -92,27 +133,39 @@ def _by_lanes(
         else:
             lanes = math.ceil(lanes / 2)
             shrunk(lanes)
+    return made
 
 
 def _fill_lanes(
     model: nn.Module,
-    asked: Sequence[Prompt],
+    asked: Mapping[Key, Prompt],
     plan: GenerationPlan,
     control: Control,
+    adapters: AdapterNames | None,
     lanes: int,
+    finished: Callable[[Key, Generated], None],
     *,
-    dequantised: bool,
-) -> list[Generated]:
+    before: int,
+) -> None:
+    keys, prompts = list(asked), list(asked.values())
+
     def look(done: int) -> None:
         control.check()
-        control.rows_done(done, len(asked))
+        control.rows_done(before + done, before + len(prompts))
 
-    longest = max(len(prompt.ids) for prompt in asked)
-    positions = longest + plan.most
-    with fast_forward(model, DTYPES[plan.precision], dequantised=dequantised) as forward:
-        held = Lanes(forward, lanes, positions=positions, most=plan.most, ends=plan.ends)
-        tokens = pass_tokens(lanes, longest)
-        return generate_tokens(held, asked, plan.ends, prefill_tokens=tokens, look=look)
+    longest = max(len(prompt.ids) for prompt in prompts)
+    with fast_forward(
+        model, DTYPES[plan.precision], adapters=adapters, dequantised=plan.dequantised
+    ) as forward:
+        held = Lanes(forward, lanes, positions=longest + plan.most, most=plan.most, ends=plan.ends)
+        generate_tokens(
+            held,
+            prompts,
+            plan.ends,
+            prefill_tokens=pass_tokens(lanes, longest),
+            look=look,
+            answered=lambda index, new: finished(keys[index], new),
+        )
 
 
 # -- transformers' path

@@ -17,6 +17,7 @@ from workbench.recipe.scorer_names import BUILT_IN
 from workbench.text import safe_text
 from workbench.training.control import Control, Emit
 from workbench.training.scoring.answers import GeneratedAnswer, generate_answers
+from workbench.training.scoring.generation import GenerateRows, generate_rows
 from workbench.training.scoring.held_out_loss import score_rows
 from workbench.training.scoring.results_writer import ResultsWriter, RowScores
 from workbench.training.scoring.row_losses import RowLosses
@@ -53,6 +54,8 @@ class Scorer:
     """Rows in one batch: the plan's number, or fewer after they ran out of memory."""
     dequantised: bool = False
     """4-bit weights are dequantised once for all answers."""
+    generate: GenerateRows = generate_rows
+    """The function that generates the answers."""
     turn_end_ids: Sequence[int] = ()
     """The ids that ended turns with loss in the prepared rows; generation stops at them."""
     results: ResultsWriter | None = None
@@ -210,6 +213,7 @@ class Scorer:
             control=self.control,
             turn_end_ids=self.turn_end_ids,
             dequantised=self.dequantised,
+            generate=self.generate,
             shrunk=self._shrunk,
             fell_back=self._fell_back,
         )
