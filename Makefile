@@ -13,8 +13,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	@$(BIN)/workbench demo
 
-# Three processes on two cores: the tests of the screen often wait.
+# Three processes on two cores: the tests of the screen often wait. Compiled first, so that no child
+# process of a test compiles our modules again where PYTHONDONTWRITEBYTECODE is set.
 test: .venv/tools
+	@$(BIN)/python -m compileall -q workbench tui
 	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # In an environment of its own. Run it before a lower bound in pyproject.toml is changed.
