@@ -13,14 +13,13 @@ from contextlib import suppress
 from dataclasses import replace
 from getpass import getpass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from workbench import formatting
-from workbench.cli.machine import cluster_boxes
+from workbench.cli.machine import cluster_boxes, cluster_list
 from workbench.cli.machine.engine import START_S, STOP_S
-from workbench.cli.tables import as_json, out_table, print_answer, print_note
+from workbench.cli.tables import print_answer, print_note
 from workbench.cluster import addresses, certificates, ray_commands, settings
 from workbench.cluster.settings import HeadSettings, JoinedSettings
 from workbench.errors import EngineError, UsageError, WorkbenchError
@@ -35,14 +34,11 @@ JOIN_S = 60.0
 """Seconds in which a box that joins must have been accepted by the head."""
 LEAVE_S = 30.0
 """Seconds in which a box's processes must have ended."""
-STALE_S = 10.0
-"""Age of the loop's list of boxes, in seconds, from which it is shown as old."""
 READABLE = (
     "Ray does not encrypt: who can read this network can read rows, weights and the token. Use a "
     "VPN (WireGuard, Tailscale), or --tls, where you do not trust it"
 )
 app = typer.Typer(help="Use the cards of several machines together.", no_args_is_help=True)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("up")
@@ -75,6 +71,9 @@ def cluster_up_command(
     print_note(_privacy(address, tls=tls))
     if was_running:
         print_note("the engine was started again; what ran goes on from its checkpoint")
+    if before is not None and before.address != address:
+        print_note(f"boxes that joined at {before.address}: add them again, or give there")
+        print_note(f"  workbench cluster join {address} --token-file FILE")
     print_answer(f"the cluster is up at {address}, ports {_ports()}")
     file = certificates.invitation_file(home) if tls else home.token
     what = "token and certificates are" if tls else "token is"
@@ -297,66 +296,6 @@ def _wait_until(fact: Callable[[], bool], limit_s: float) -> bool:
     return True
 
 
-@app.command("ls")
-def cluster_ls_command(as_data: Json = False) -> None:
-    """List the boxes of the cluster; on a box, show whether it is connected."""
-    home = Service().home
-    if (joined := settings.read_joined(home)) is not None:
-        state = settings.read_state(home)
-        if as_data:
-            as_json({"box": joined.box, "head": joined.head, **state})
-        else:
-            print_answer(f"{joined.box}: {state.get('state')}, {safe_line(state.get('text', ''))}")
-        return
-    head = settings.read_head(home)
-    if head is None:
-        raise UsageError("this machine is in no cluster", hint="workbench cluster up ADDRESS")
-    listed = settings.read_json(settings.boxes_file(home))
-    boxes: list[dict[str, Any]] = listed.get("boxes", [])
-    if as_data:
-        as_json({"address": head.address, "boxes": boxes, "at_utc": listed.get("at_utc")})
-        return
-    if time.time() - listed.get("at_utc", 0.0) > STALE_S:
-        print_note("the engine does not answer: this list is old")
-    _print_boxes(boxes)
-
-
-def _print_boxes(boxes: list[dict[str, Any]]) -> None:
-    if not boxes:
-        print_note("no box has joined yet; `workbench cards` lists this machine's cards")
-        return
-    heads = ["box", "address", "state", "cards", "free disk", "clock", "files"]
-    rows = [
-        (
-            safe_line(one["box"]),
-            safe_line(one["address"]),
-            safe_line(one["state"]),
-            str(one.get("cards", "-")),
-            formatting.size(one.get("free_bytes")),
-            _skew(one.get("skew_s")),
-            _moving(one),
-        )
-        for one in boxes
-    ]
-    out_table(heads, rows, right=("cards", "free disk"), flexible=0)
-    for one in boxes:
-        if text := one.get("problem") or one.get("skewed"):
-            print_answer(f"{safe_line(one['box'])}: {safe_line(text)}")
-
-
-def _skew(skew_s: float | None) -> str:
-    if skew_s is None:
-        return "-"
-    return "agrees" if abs(skew_s) < 1.0 else f"{skew_s:+.0f} s"
-
-
-def _moving(one: dict[str, Any]) -> str:
-    if not one.get("to_send_bytes"):
-        return "-"
-    sent, all_bytes = formatting.size(one["sent_bytes"]), formatting.size(one["to_send_bytes"])
-    return f"{sent} of {all_bytes} sent"
-
-
 def _stop_engine() -> bool:
     """Stop the engine if it runs, with checkpoints; return whether it did."""
     service = Service()
@@ -388,6 +327,7 @@ def _start_engine(service: Service) -> None:
         ) from refused
 
 
+app.command("ls")(cluster_list.cluster_ls_command)
 app.command("add")(cluster_boxes.cluster_add_command)
 app.command("drain")(cluster_boxes.cluster_drain_command)
 app.command("undrain")(cluster_boxes.cluster_undrain_command)
