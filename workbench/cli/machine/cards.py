@@ -138,7 +138,7 @@ def print_check(check: Check) -> None:
     status = colour_text(f"{check.status:<4}", STATE_COLOURS[check.status])
     print(f"{status}  {safe_line(check.name)}: {safe_line(check.finding)}", flush=True)
     if check.hint and check.status != "ok":
-        print_answer(f"      → {safe_line(check.hint)}")
+        print_answer(f"      → {safe_line(check.hint, 2_000)}")
 
 
 def doctor_command(as_data: Json = False) -> None:
