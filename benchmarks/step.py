@@ -17,8 +17,8 @@ no layer dequantised and recomputes none; in d-recompute every layer recomputes,
 in d-offload their inputs wait in the machine's memory as well; d-16bit keeps all layers
 dequantised; d-t4 runs fp16 with attention as on a T4.
 
-Shapes qwen3.5 (9B), gemma4-12b, gemma4 (E4B) and ministral3 (8B) are the text models alone. TRL pads
-rows of qwen3.5, whose gated delta layers would let rows without padding see each other.
+Shapes qwen3.5 (9B), gemma4-12b, gemma4 (E4B) and ministral3 (8B) are the text models alone. TRL
+pads rows of qwen3.5, whose gated delta layers would let rows without padding see each other.
 
 All train the same rows in the same order, rank 16 on all linear layers but the head, a whole
 optimizer step with clipping. A useful token is one that is not padding. Timed windows hold no first

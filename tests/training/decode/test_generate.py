@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.training.step.conftest import FUSED_FAMILIES, SEEING, SIZES, ModelOf, model_of
-from workbench.footprint.model.shape import UNDECODED_FAMILIES
+from workbench.footprint.model.shape import UNDECODED_FAMILIES, ModelShape
 from workbench.training.decode.forward import CannotFuse, FastForward, Pass
 from workbench.training.decode.generate import generate_tokens
 from workbench.training.decode.lanes import Lanes, Prompt
@@ -88,6 +88,15 @@ def test_logits_are_those_of_transformers(family: str, model_of: ModelOf) -> Non
         torch.testing.assert_close(forward.logits(forward.hidden(ids[0], read)), want)
     finally:
         forward.restore()
+
+
+@pytest.mark.parametrize("family", DECODED)
+def test_a_plan_counts_the_keys_that_the_cache_keeps(family: str, model_of: ModelOf) -> None:
+    model: Any = model_of(family)
+    forward = FastForward(model, torch.float32)
+    forward.restore()
+    kept = sum(groups * width for groups, width in forward.cache_shape.kept)
+    assert ModelShape.of(model.config.to_dict()).cached_values == kept
 
 
 def with_other_adapter(model: Any, rank: int = 3) -> list[str | None]:

@@ -19,7 +19,7 @@ pytestmark = needs_triton
 
 @pytest.mark.parametrize("window", [None, 5, 70])
 @pytest.mark.parametrize("softcap", [None, 3.0])
-@pytest.mark.parametrize("width", [16, 24])
+@pytest.mark.parametrize("width", [16, 24, 512])
 def test_a_lane_attends_to_its_own_positions(
     window: int | None, softcap: float | None, width: int
 ) -> None:

@@ -75,7 +75,7 @@ FUSED_FAMILIES = MEASURED_FAMILIES | {
 }  # fmt: skip
 """model_type of architectures whose every layer the fused step knows. Others train by PEFT's own
 modules."""
-UNDECODED_FAMILIES = frozenset({"gemma4_text", "gemma4_unified_text", "qwen3_5_text"})
+UNDECODED_FAMILIES = frozenset({"qwen3_5_text"})
 """Fused families whose answers and held-out losses transformers computes, not decode/."""
 PAIRED_ROTARY = frozenset({"glm4"})
 """Fused families whose rotary embeddings turn neighbouring values (2d, 2d + 1), not (d, d + D/2)
@@ -266,6 +266,27 @@ class ModelShape:
     @property
     def _linear_params(self) -> int:
         return self.block_params + self.extra.linear
+
+    @property
+    def cached_values(self) -> int:
+        """Values of the keys of one position in all layers; as many are those of the values.
+
+        Layers that reuse the keys of another have none.
+        """
+        if self.delta is not None or not self.kinds:
+            return self.layers * self.kv_width
+        own = [kind for kind in self.kinds if "k_proj" in kind.projections]
+        return sum(kind.layers * kind.kv_width for kind in own)
+
+    @property
+    def widest_ffn(self) -> int:
+        """Values between the projections of the widest feed-forward block."""
+        return max((kind.ffn for kind in self.kinds), default=self.ffn)
+
+    @property
+    def all_tables_width(self) -> int:
+        """Values of a token's embeddings for all layers together (Gemma 4)."""
+        return sum(kind.layers * kind.table_width for kind in self.kinds)
 
     @property
     def block_params(self) -> int:

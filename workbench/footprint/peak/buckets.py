@@ -297,7 +297,7 @@ def _dequantisation(shape: ModelShape, recipe: Recipe, run: Run) -> int:
         sum(sizes.get(name, 0) for name in names) for names in TOGETHER for sizes in each
     )
     # Gemma 4's product for the embeddings of all layers.
-    tables = max(kind.table_width for kind in shape.kinds or [shape]) * shape.layers * shape.width
+    tables = shape.all_tables_width * shape.width
     value = VALUE_BYTES[run.precision]
     if not _quantised(recipe) or (shape.fused and run.dequantised_layers >= shape.layers):
         return 0

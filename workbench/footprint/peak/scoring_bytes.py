@@ -62,7 +62,7 @@ def _row_bytes(
     if not recipe.evaluate.scorers and recipe.evaluate.task is None:
         return int(forward)
     cached = tokens + recipe.evaluate.max_new_tokens
-    cache = cached * shape.layers * 2 * shape.kv_width * value
+    cache = cached * 2 * shape.cached_values * value
     return int(cache + forward + shape.vocab * (value + 4))
 
 
@@ -110,8 +110,17 @@ def pass_bytes(shape: ModelShape, recipe: Recipe, precision: str, *, tokens: int
     """
     value = VALUE_BYTES[precision]
     columns = 2 * recipe.lora.rank
-    hidden = tokens * value * (3 * shape.ffn + columns + 4 * shape.width)
+    hidden = tokens * value * (_passed_values(shape) + columns)
     return hidden + min(tokens, HEAD_ROWS) * shape.vocab * (value + 8)
+
+
+def _passed_values(shape: ModelShape) -> int:
+    """Return the values of a token that the layers hold and pass on at the widest moment.
+
+    Gemma 4's embeddings of all layers stay beside them; before the first layer there are three.
+    """
+    tables = shape.all_tables_width
+    return tables + max(2 * tables, 3 * shape.widest_ffn + 4 * shape.width)
 
 
 def lanes_bytes(
@@ -123,9 +132,10 @@ def lanes_bytes(
     """
     value = VALUE_BYTES[precision]
     positions = tokens + recipe.evaluate.max_new_tokens
-    cache = (lanes + 1) * positions * shape.layers * 2 * shape.kv_width * value
+    cache = (lanes + 1) * positions * 2 * shape.cached_values * value
     # One step holds its lanes' logits in 16 bits and in fp32, and what the layers pass on.
-    step = lanes * (shape.vocab * (value + 4) + value * (3 * shape.ffn + 4 * shape.width))
+    passed = _passed_values(shape)
+    step = lanes * (shape.vocab * (value + 4) + value * passed)
     return cache + 2 * step + GRAPH_BYTES
 
 
@@ -162,7 +172,8 @@ def workspace_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
     together = [
         size for name, size in shape.projections.items() if name in ("q_proj", "k_proj", "v_proj")
     ]
-    for inputs, outputs in shape.projections.values():
+    tables = [(shape.width, shape.all_tables_width)] if shape.all_tables_width else []
+    for inputs, outputs in [*shape.projections.values(), *tables]:
         most = max(most, (outputs + 2 * rank) * inputs)
     if together:
         rows = sum(outputs for _, outputs in together) + len(together) * rank
@@ -180,4 +191,4 @@ def bytes_per_token(
     value = VALUE_BYTES[precision]
     weights = shape.linear_params * (value if kept else 0.5 + 2 * value)
     positions = tokens + recipe.evaluate.max_new_tokens // 2
-    return weights / lanes + positions * shape.layers * 2 * shape.kv_width * value
+    return weights / lanes + positions * 2 * shape.cached_values * value

@@ -4,30 +4,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheShape:
     """The numbers that decide how large a cache is."""
 
-    layers: int
-    groups: int
-    """Key/value heads."""
-    width: int
-    """Values of one head."""
+    kept: tuple[tuple[int, int], ...]
+    """Key/value heads and values of one head, of each layer that has keys of its own."""
+    places: tuple[int, ...]
+    """For each layer of the decoder, the index in `kept` of the keys that it reads."""
 
     @classmethod
-    def of_config(cls, config: Any) -> CacheShape:
-        """Return the shape for a text model's config."""
-        heads = config.num_attention_heads
-        groups = getattr(config, "num_key_value_heads", None) or heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return cls(layers=config.num_hidden_layers, groups=groups, width=width)
+    def of_layers(cls, layers: Iterable[nn.Module], heads: int) -> CacheShape:
+        """Return the shape for a decoder's layers, which have `heads` query heads.
+
+        Gemma 4's last layers read the keys of the last layer of their kind that has its own.
+        """
+        kept: list[tuple[int, int]] = []
+        places: list[int] = []
+        last: dict[str, int] = {}
+        for layer in layers:
+            attention: Any = layer.self_attn
+            kind = str(getattr(attention, "layer_type", ""))
+            if not reuses_keys(attention):
+                last[kind] = len(kept)
+                kept.append((heads // attention.num_key_value_groups, int(attention.head_dim)))
+            places.append(last[kind])
+        return cls(kept=tuple(kept), places=tuple(places))
 
 
 class KeyValueCache:
@@ -51,19 +61,30 @@ class KeyValueCache:
         self.spare = slots
         """The index of the slot that nobody reads."""
         self.positions = positions
-        sizes = (shape.layers, slots + 1, shape.groups, positions, shape.width)
-        self._keys = torch.zeros(sizes, dtype=dtype, device=device)
-        self._values = torch.zeros(sizes, dtype=dtype, device=device)
+        self._shape = shape
+        self._keys, self._values = (
+            [
+                torch.zeros((slots + 1, groups, positions, width), dtype=dtype, device=device)
+                for groups, width in shape.kept
+            ]
+            for _ in range(2)
+        )
 
     def of_layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return (keys_SGCD, values_SGCD) of one layer."""
-        return self._keys[layer], self._values[layer]
+        """Return (keys_SGCD, values_SGCD) that one layer reads."""
+        place = self._shape.places[layer]
+        return self._keys[place], self._values[place]
 
     def grown(self, positions: int) -> KeyValueCache:
         """Return a cache of longer slots that holds what this one does."""
-        layers, slots, groups, held, width = self._keys.shape
-        shape = CacheShape(layers=layers, groups=groups, width=width)
-        new = KeyValueCache(shape, slots - 1, positions, self._keys.dtype, self._keys.device)
-        new._keys[:, :, :, :held] = self._keys
-        new._values[:, :, :, :held] = self._values
+        first = self._keys[0]
+        new = KeyValueCache(self._shape, self.spare, positions, first.dtype, first.device)
+        pairs = zip(new._keys + new._values, self._keys + self._values, strict=True)
+        for longer, held in pairs:
+            longer[:, :, : self.positions] = held
         return new
+
+
+def reuses_keys(attention: nn.Module) -> bool:
+    """Return whether the layer takes the keys and values of another (Gemma 4)."""
+    return bool(getattr(attention, "is_kv_shared_layer", False))

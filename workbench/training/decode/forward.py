@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from workbench.footprint.model.shape import PAIRED_ROTARY, UNDECODED_FAMILIES
-from workbench.training.decode.cache import CacheShape, KeyValueCache
+from workbench.training.decode.cache import CacheShape, KeyValueCache, reuses_keys
 from workbench.training.decode.kernels.cached_attention import (
     cached_attention,
     store_keys_values,
@@ -34,8 +34,14 @@ from workbench.training.step.kernels import triton_support
 from workbench.training.step.kernels.gated_linear import gated_linear
 from workbench.training.step.kernels.norm import RmsNorm
 from workbench.training.step.kernels.rotary import Rotary
+from workbench.training.step.lora.patch import linear_children
 from workbench.training.step.model_parts import ModelParts, find_parts
-from workbench.training.step.small_kernels import TANH_GELU, NormConstants, find_norms
+from workbench.training.step.small_kernels import (
+    SINGLE_ROTARY,
+    TANH_GELU,
+    NormConstants,
+    find_norms,
+)
 
 ATTENTION = "workbench_cached"
 """The name under which transformers knows the attention of this path."""
@@ -80,7 +86,7 @@ class FastForward:
             raise CannotFuse(found)
         kind = found.config.model_type
         if kind in UNDECODED_FAMILIES:
-            raise CannotFuse(f"{kind} has layers that are unknown here: transformers computes it")
+            raise CannotFuse(f"{kind} keeps more than keys and values: transformers computes it")
         self.parts, self.dtype = found, dtype
         embedding = found.decoder.embed_tokens
         if not isinstance(embedding, nn.Embedding):
@@ -89,10 +95,11 @@ class FastForward:
         if embedding.weight.dtype != dtype:
             raise CannotFuse(f"its embeddings are in {embedding.weight.dtype}, not in {dtype}")
         self.adapters = active_adapters(model) if adapters is None else list(adapters)
-        self.cache_shape = CacheShape.of_config(found.config)
+        self.cache_shape = CacheShape.of_layers(found.layers, found.config.num_attention_heads)
         self.groups = find_groups(
-            found.layers, self.adapters, dtype, dequantised=dequantised, few_rows=few_rows
-        )
+            found.layers, self.adapters, dtype, dequantised=dequantised, few_rows=few_rows,
+            outside=linear_children(found.decoder),
+        )  # fmt: skip
         self._pass: Pass | None = None
         self._choice = self._choose_attention()
         if self._choice.kind == "dense" and self.device.type == "cuda":
@@ -158,7 +165,9 @@ class FastForward:
         names = sys.modules[type(self.parts.decoder).__module__].__dict__
         if "apply_rotary_pos_emb" in names and kind not in PAIRED_ROTARY:
             original = names["apply_rotary_pos_emb"]
-            self._replace(names, "apply_rotary_pos_emb", self._rotary_function(original))
+            single = kind in SINGLE_ROTARY
+            make = self._single_rotary_function if single else self._rotary_function
+            self._replace(names, "apply_rotary_pos_emb", make(original))
 
     def _replace(self, attributes: dict[str, Any], name: str, value: Any) -> None:
         self._replaced.append((attributes, name, attributes.get(name)))
@@ -187,6 +196,19 @@ class FastForward:
 
         return apply
 
+    def _single_rotary_function(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return Gemma 4's apply_rotary_pos_emb, which turns queries or keys, for our passes."""
+
+        def apply(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+            fits = unsqueeze_dim == 2 and cos.shape[-1] == x.shape[-1]
+            if self._pass is None or not fits:
+                return original(x, cos, sin, unsqueeze_dim=unsqueeze_dim)
+            in_place = self._choice.keeps_inputs
+            turned = Rotary.apply(x.transpose(1, 2), cos, sin, in_place)  # type: ignore[no-untyped-call]
+            return turned.transpose(1, 2)
+
+        return apply
+
     # -- attention
 
     def _choose_attention(self) -> AttentionChoice:
@@ -195,7 +217,7 @@ class FastForward:
             self.device,
             self.dtype,
             softcap=getattr(config, "attn_logit_softcapping", None) is not None,
-            head_width=self.cache_shape.width,
+            head_width=self.parts.head_width,
             triton=triton_support.is_usable(self.device),
         )
 
@@ -273,7 +295,8 @@ def _attend_cached(
     q_THD, k_TGD, v_TGD = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     if read.cache is not None:
         keys, values = read.cache.of_layer(module.layer_idx)
-        store_keys_values(k_TGD, v_TGD, keys, values, read.slots_T, read.positions_T)
+        if not reuses_keys(module):
+            store_keys_values(k_TGD, v_TGD, keys, values, read.slots_T, read.positions_T)
     how: dict[str, Any] = {"scaling": scaling, "softcap": softcap}
     if read.cu is not None:
         return forward.attend_rows(

@@ -11,7 +11,7 @@ more (docs/decode.md#many-adapters).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -197,18 +197,20 @@ def find_groups(
     *,
     dequantised: bool,
     few_rows: int = 0,
+    outside: Mapping[str, nn.Module] | None = None,
 ) -> list[InferenceGroup]:
-    """Return the groups of a decoder's linear layers.
+    """Return the groups of a decoder's linear layers; `outside` are those outside its layers.
 
     Raise CannotFuse for what this path does not know; nothing is changed then.
     """
     workspace = Workspace(next(layers.parameters()).device, dtype)
+    each = [modules for layer in layers for modules in _modules_by_input(layer)]
+    each += [{name: module} for name, module in (outside or {}).items()]
     return [
         InferenceGroup(
             modules, adapters, dtype, workspace, dequantised=dequantised, few_rows=few_rows
         )
-        for layer in layers
-        for modules in _modules_by_input(layer)
+        for modules in each
     ]
 
 

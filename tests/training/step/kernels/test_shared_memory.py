@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from workbench.training.decode.kernels import cached_attention
 from workbench.training.step.kernels import (
     attention,
     cross_entropy,
@@ -32,7 +33,9 @@ pytestmark = [
 ]
 SHARED_KIB = {75: 64, 86: 99}
 """KiB by compute capability: a T4; a 3090, and as much on cards of 8.9 and 12.0."""
-LAUNCHING = (attention, cross_entropy, gated_linear, lora_down, lora_up, norm, rotary)
+LAUNCHING = (
+    attention, cached_attention, cross_entropy, gated_linear, lora_down, lora_up, norm, rotary,
+)  # fmt: skip
 META = torch.device("meta")
 DTYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 DTYPES |= {torch.int64: "*i64", torch.int32: "*i32"}
@@ -179,4 +182,18 @@ def test_attention_fits(width: int, softcap: float | None, monkeypatch: pytest.M
     )
     out.sum().backward()
     assert len(compiling.taken) == 3
+    assert_fits(compiling)
+
+
+@pytest.mark.parametrize("width", [64, 128, 256, 512])
+def test_attention_of_new_tokens_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    compiling = Compiling(86, monkeypatch)
+    monkeypatch.setattr(triton_support, "is_usable", lambda device: True)
+    q_BHD = torch.empty(4, 32, width, dtype=torch.bfloat16, device=META)
+    keys = torch.empty(5, 8, 300, width, dtype=torch.bfloat16, device=META)
+    slots_B = torch.empty(4, dtype=torch.int64, device=META)
+    how: Any = {"scale": 0.1, "window": 100, "softcap": 50.0}
+    cached_attention.cached_attention(q_BHD, keys, keys, slots_B, slots_B, **how)
+    assert compiling.taken.keys() == {"cached_attention"}
     assert_fits(compiling)

@@ -159,6 +159,7 @@ def cached_attention(
     q_BHD = q_BHD if q_BHD.stride(2) == 1 else q_BHD.contiguous()
     out = q_BHD.new_empty(lanes, heads, width)
     narrow = width <= 128 and q_BHD.dtype.itemsize < 4
+    keys_each = 64 if narrow else 32 if width <= 256 else 16  # a block lies in shared memory
     _cached_attention_kernel[(lanes, groups)](
         q_BHD, keys_SGCD, values_SGCD, out, slots_B, positions_B, scale, softcap or 1.0,
         window or 0, q_BHD.stride(0), q_BHD.stride(1), out.stride(0),
@@ -166,6 +167,6 @@ def cached_attention(
         window is not None, softcap is not None,
         # A product of matrices takes 16 rows at least.
         max(16, next_power_of_two(heads // groups)), next_power_of_two(width),
-        64 if narrow else 32, num_warps=4, num_stages=pipeline_stages(q_BHD, 3 if narrow else 2),
+        keys_each, num_warps=4, num_stages=pipeline_stages(q_BHD, 3 if narrow else 2),
     )  # fmt: skip
     return out
