@@ -58,7 +58,7 @@ def gguf_command(
         typer.Option(
             "--score/--no-score",
             help="Score it on all held-out rows by llama.cpp (llama-cpp-python), else as merged; "
-            "by default where it has less than 4 GiB.",
+            "by default where the file is below 4 GiB.",
         ),
     ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

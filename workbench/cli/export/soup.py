@@ -24,7 +24,7 @@ MODULE = "workbench.export.soup"
 
 def soup_command(
     sources: Annotated[
-        list[str], typer.Argument(metavar="TRIAL|FOLDER...", help="Trials or adapters' folders.")
+        list[str], typer.Argument(metavar="TRIAL|FOLDER", help="Trials or adapters' folders.")
     ],
     target: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where it goes.")],
     weights: Annotated[

@@ -20,7 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def adapters_command(
     experiment: Annotated[
-        str | None, typer.Argument(help="An experiment's name or id; by default all.")
+        str | None, typer.Argument(metavar="EXPERIMENT", help="Its name or id; without one, all.")
     ] = None,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", "-t", help="Only those with this tag; repeatable.")
@@ -68,9 +68,7 @@ def _cells(one: AdapterEntry) -> tuple[object, ...]:
 
 def tag_command(
     trial: TrialId,
-    tags: Annotated[
-        list[str] | None, typer.Argument(metavar="[TAG]...", help="Tags to add.")
-    ] = None,
+    tags: Annotated[list[str] | None, typer.Argument(metavar="TAG", help="Tags to add.")] = None,
     drop: Annotated[
         list[str] | None, typer.Option("--drop", "-d", metavar="TAG", help="A tag to remove.")
     ] = None,
@@ -91,7 +89,7 @@ def tag_command(
 def note_command(
     trial: TrialId,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="The note; '' removes it.")
+        list[str] | None, typer.Argument(metavar="TEXT", help="The note; '' removes it.")
     ] = None,
     as_data: Json = False,
 ) -> None:

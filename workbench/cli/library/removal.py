@@ -24,7 +24,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 def rm_command(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="TRIAL|EXPERIMENT...", help="Trials' ids, or experiments' names."),
+        typer.Argument(metavar="TRIAL|EXPERIMENT", help="Trials' ids, or experiments' names."),
     ],
     yes: Yes = False,
     as_data: Json = False,
@@ -86,7 +86,7 @@ def list_command(as_data: Json = False) -> None:
 @app.command("restore")
 def restore_command(
     entries: Annotated[
-        list[str], typer.Argument(metavar="ENTRY...", help="Names that `trash ls` shows.")
+        list[str], typer.Argument(metavar="ENTRY", help="Names that `trash ls` shows.")
     ],
     as_data: Json = False,
 ) -> None:
@@ -104,7 +104,7 @@ def restore_command(
 def empty_command(
     entries: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ENTRY]...", help="Only these; by default everything."),
+        typer.Argument(metavar="ENTRY", help="Only these; by default everything."),
     ] = None,
     yes: Yes = False,
     as_data: Json = False,

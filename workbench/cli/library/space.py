@@ -53,7 +53,7 @@ def du_command(as_data: Json = False) -> None:
 def prune_command(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT]...", help="Only these; by default everything."),
+        typer.Argument(metavar="EXPERIMENT", help="Only these; by default everything."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only show what would be pruned.")
@@ -63,7 +63,7 @@ def prune_command(
 ) -> None:
     """Move checkpoints of ended trials that have an adapter, and unused rows, to the trash.
 
-    A pruned trial can no longer be extended. `workbench trash empty` gives the bytes free.
+    A pruned trial can no longer be extended. `workbench trash empty` frees the bytes.
     """
     service = Service()
     reader = service.opened_reader()
@@ -91,5 +91,5 @@ def prune_command(
     if as_data:
         as_json(record)
         return
-    print_note("`workbench trash empty` gives the bytes free")
+    print_note("`workbench trash empty` frees the bytes")
     print_answer(f"{formatting.size(total)} moved to the trash as {record.entry}")

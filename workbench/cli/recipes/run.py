@@ -23,7 +23,9 @@ from workbench.trial import FINAL, State
 if TYPE_CHECKING:
     from workbench.recipe import Recipe
 
-RecipeName = Annotated[str, typer.Argument(help="A file, or the name of a shipped recipe.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A file, or the name of a shipped recipe.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a setting: -s lora.rank=8"),

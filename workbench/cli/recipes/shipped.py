@@ -17,7 +17,7 @@ app = typer.Typer(
     help="List, show or copy the recipes that ship, or import one of another trainer."
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(help="Its name, as `recipes ls` shows it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name, as `recipes ls` shows it.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -61,7 +61,7 @@ def show_recipe_command(name: Name, as_data: Json = False) -> None:
 @app.command("copy")
 def copy_recipe_command(
     name: Name,
-    dest: Annotated[Path | None, typer.Argument(help="File or folder.")] = None,
+    dest: Annotated[Path | None, typer.Argument(metavar="DEST", help="File or folder.")] = None,
 ) -> None:
     """Copy a shipped recipe here, to edit it."""
     source = _shipped(name)
@@ -73,7 +73,9 @@ def copy_recipe_command(
 
 @app.command("import")
 def import_recipe_command(
-    file: Annotated[Path, typer.Argument(help="A YAML file of TRL, Axolotl or LLaMA-Factory.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A YAML file of TRL, Axolotl or LLaMA-Factory.")
+    ],
     dest: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the recipe to this file.")
     ] = None,

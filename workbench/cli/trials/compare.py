@@ -29,7 +29,7 @@ SHOWN_CHARACTERS = 600
 def compare_command(
     trials: Annotated[
         list[int],
-        typer.Argument(help="Two or more trials' ids, as `ls` shows.", parser=trial_id),
+        typer.Argument(metavar="TRIAL", help="Two or more ids, as `ls` shows.", parser=trial_id),
     ],
     rows: Annotated[
         int, typer.Option(min=0, help="Rows to show, those where they disagree first.")

@@ -22,7 +22,7 @@ ANSWER_S = 60.0
 
 Names = Annotated[
     list[str],
-    typer.Argument(metavar="TRIAL|EXPERIMENT...", help="Trials' ids, or experiments' names."),
+    typer.Argument(metavar="TRIAL|EXPERIMENT", help="Trials' ids, or experiments' names."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

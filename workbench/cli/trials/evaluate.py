@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Subjects = Annotated[
     list[str],
     typer.Argument(
-        metavar="TRIAL|EXPERIMENT|FOLDER...",
+        metavar="TRIAL|EXPERIMENT|FOLDER",
         help="Trials' ids, an experiment's name for all its adapters, or folders of any tool.",
     ),
 ]

@@ -17,7 +17,8 @@ from workbench.text import safe_line
 
 def importance_command(
     experiment: Annotated[
-        str | None, typer.Argument(help="Its name or id; without one, the newest.")
+        str | None,
+        typer.Argument(metavar="EXPERIMENT", help="Its name or id; without one, the newest."),
     ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -23,7 +23,9 @@ from workbench.text import safe_line
 RECENT = 10
 """Experiments that `ls` lists without --all."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str | None, typer.Argument(help="The experiment's name or id.")]
+Name = Annotated[
+    str | None, typer.Argument(metavar="EXPERIMENT", help="The experiment's name or id.")
+]
 
 
 def ls_command(

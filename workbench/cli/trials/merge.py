@@ -45,7 +45,7 @@ class MergedDtype(StrEnum):
 
 
 def merge_command(
-    trial: Annotated[str, typer.Argument(help="A trial's id, or an adapter.")],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL|FOLDER", help="A trial or an adapter.")],
     target: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where it goes.")],
     base: Annotated[
         str | None, typer.Option("--base", metavar="PATH", help="Another place of the base model.")
@@ -57,7 +57,7 @@ def merge_command(
         bool | None,
         typer.Option(
             "--score/--no-score",
-            help="Score it on all held-out rows; by default where it has less than 4 GiB.",
+            help="Score the result on all held-out rows; by default where it is below 4 GiB.",
         ),
     ] = None,
     as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -18,7 +18,8 @@ from workbench.text import safe_line
 
 def report_command(
     experiment: Annotated[
-        str | None, typer.Argument(help="Its name or id; without one, the newest.")
+        str | None,
+        typer.Argument(metavar="EXPERIMENT", help="Its name or id; without one, the newest."),
     ] = None,
     out: Annotated[
         Path | None,

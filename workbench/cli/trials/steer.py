@@ -16,7 +16,7 @@ from workbench.service import Service
 
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="The experiment's name or id.")]
 MaybeName = Annotated[
-    str | None, typer.Argument(metavar="[EXPERIMENT]", help="Its name or id; without one, all.")
+    str | None, typer.Argument(metavar="EXPERIMENT", help="Its name or id; without one, all.")
 ]
 CardName = Annotated[
     str,
@@ -174,7 +174,7 @@ def move_command(trial: TrialId, card: CardName, as_data: Json = False) -> None:
 
 def order_command(
     trial: TrialId,
-    to: Annotated[str, typer.Argument(metavar="[front|up|down|back]")] = "front",
+    to: Annotated[str, typer.Argument(metavar="front|up|down|back")] = "front",
     as_data: Json = False,
 ) -> None:
     """Change a waiting trial's place in the queue."""

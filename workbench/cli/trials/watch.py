@@ -18,7 +18,7 @@ from workbench.text import safe_line
 
 Name = Annotated[
     str | None,
-    typer.Argument(metavar="[EXPERIMENT]", help="Its name or id; without one, the newest."),
+    typer.Argument(metavar="EXPERIMENT", help="Its name or id; without one, the newest."),
 ]
 
 
@@ -30,7 +30,7 @@ def watch_command(
             metavar="SECONDS",
             min=1,
             max=86_400,
-            help="Silent seconds until a status line.",
+            help="After so many silent seconds, print a status line.",
         ),
     ] = 60.0,
     as_data: Annotated[
