@@ -4,6 +4,9 @@
 each (10 million): what a listing and a tick take, and what the real engine's loop holds in memory.
 Median, first and worst of nine on the wall, and the median of our own CPU time: what else the
 machine does is in the former only.
+
+`--boxes 64` plays a cluster instead: 64 machines with `--cards` 8 each and 10,000 trials of
+`--seconds` 30, until all have ended: what ticks take, how long cards wait, how the store grows.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import simulated_boxes
+
 from workbench.cli import main as command
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.home import Home
@@ -40,6 +45,8 @@ from workbench.store.rows import card_of
 from workbench.trial import State
 
 EXPERIMENTS, TRIALS, POINTS, CARDS, TURNS = 200, 50, 50_000, 8, 9
+BASES = 4
+"""Different bases of a played cluster's experiments."""
 NAMES = ("loss", "grad_norm", "learning_rate", "tokens_per_s", "peak_bytes")
 PREPARED = {
     "ok": True,
@@ -77,13 +84,13 @@ def card(index: int, gib: int) -> dict[str, Any]:
     return {**told, "total_bytes": gib << 30}
 
 
-def recipe(number: int) -> Recipe:
+def recipe(number: int, model: str = "/m") -> Recipe:
     rates = [round(1e-4 * (1 + n / 10), 6) for n in range(TRIALS // 2)]
     return Recipe.model_validate_json(
         json.dumps(
             {
                 "name": f"experiment-{number}",
-                "model": {"name": "/m"},
+                "model": {"name": model},
                 "data": {"train": "/d.jsonl"},
                 "sweep": {"parameters": {"train.learning_rate": rates, "lora.rank": [8, 16]}},
             }
@@ -91,15 +98,17 @@ def recipe(number: int) -> Recipe:
     )
 
 
+def submit(context: TickContext, wanted: Recipe) -> None:
+    store = context.store
+    id = store.add_experiment(wanted.model_dump(mode="json"), wanted.rank_by)
+    context.home.experiment(id).mkdir(parents=True)
+    enqueue_trials(context, store.experiment(id), PREPARED, [card_of(row) for row in store.cards()])
+
+
 def fill(context: TickContext) -> None:
     store = context.store
     for number in range(EXPERIMENTS):
-        wanted = recipe(number)
-        id = store.add_experiment(wanted.model_dump(mode="json"), wanted.rank_by)
-        context.home.experiment(id).mkdir(parents=True)
-        enqueue_trials(
-            context, store.experiment(id), PREPARED, [card_of(row) for row in store.cards()]
-        )
+        submit(context, recipe(number))
     firsts = [
         row[0]
         for row in store.db.execute(
@@ -250,16 +259,38 @@ def engine(home: Home) -> None:
         service.wait_for_engine(running=False, timeout_s=120)
 
 
+def play_boxes(home: Home, options: argparse.Namespace) -> None:
+    """The cluster of `--boxes`, on a home of its own."""
+    context = simulated_boxes.make_context(home.make(), options.boxes, options.cards)
+    for number in range(options.trials // TRIALS):
+        submit(context, recipe(number, f"/base-{number % BASES}"))
+    counts = f"{options.boxes} boxes x {options.cards} cards, {options.trials:,} trials"
+    print(f"{counts} of {options.seconds} s with {BASES} bases", flush=True)
+    before = dict(simulated_boxes.sizes(home))
+    simulated_boxes.play(context, options.seconds)
+    context.store.close()
+    for name, size in simulated_boxes.sizes(home):
+        grown = (size - before[name]) / options.trials / 1024
+        print(f"{name:<58} {size / (1 << 20):>8.1f} MiB, {grown:.2f} KiB a trial")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, default=Path("/tmp/workbench-scale"))
     parser.add_argument("--keep", action="store_true", help="use what an earlier call left there")
     parser.add_argument("--no-engine", action="store_true")
+    parser.add_argument("--boxes", type=int, default=0, help="play a cluster of so many machines")
+    parser.add_argument("--cards", type=int, default=8, help="cards of each of them")
+    parser.add_argument("--trials", type=int, default=EXPERIMENTS * TRIALS)
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of a played trial")
     options = parser.parse_args()
     os.environ["WORKBENCH_HOME"] = str(options.home)
     if not options.keep:
         shutil.rmtree(options.home, ignore_errors=True)
     home = Home(options.home)
+    if options.boxes:
+        play_boxes(home, options)
+        return
     if not home.database.exists():
         context = desk_of(home.make(), 24)
         began = time.perf_counter()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
+from tests.support.tick_contexts import Bench, cpu_card, gpu_card, make_bench, recipe
+from workbench.scheduler import reconcile
 from workbench.store import results, trial_queue
 from workbench.store.board import rank_adapters
 from workbench.trial import Kind
@@ -112,3 +113,40 @@ def test_adding_a_trial_writes_a_line_and_a_metric_writes_none(bench: Bench) -> 
     assert journal.stat().st_size == placed > before
     bench.store.add_trial(1, 99, Kind.TUNE, {})
     assert journal.stat().st_size > placed
+
+
+def boxes_of(folder: Path, count: int) -> Bench:
+    """A bench with GPUs of so many boxes, as a cluster's head sees them."""
+    cards = [{**gpu_card(0), "uuid": f"box-{number:02}:GPU-0"} for number in range(count)]
+    return make_bench(folder, cards)
+
+
+def test_what_all_cards_wrote_is_taken_in_by_one_commit(tmp_path: Path) -> None:
+    commits = []
+    for count in (2, 16):
+        bench = boxes_of(tmp_path / str(count), count)
+        queue_up(bench, 2 * count)
+        bench.ticks(2)
+        assert len(bench.store.live_attempts()) == count
+        seen: list[str] = []
+        bench.store.db.set_trace_callback(seen.append)
+        reconcile(bench.context)
+        bench.store.db.set_trace_callback(None)
+        commits.append(seen.count("commit"))
+        bench.context.fleet.close()
+        bench.store.close()
+    assert commits[0] == commits[1]
+
+
+def test_cards_of_one_kind_share_a_plan_and_a_short_reason(tmp_path: Path) -> None:
+    bench = boxes_of(tmp_path, 40)
+    bench.seen = [{**card, "problem": "is away"} for card in bench.seen]
+    bench.context.refresh()
+    queue_up(bench, 3)
+    bench.ticks(1)
+    waiting = bench.store.trial(1).waiting
+    assert waiting.count("is away") == 16
+    assert waiting.endswith("; and 24 more cards")
+    assert len(bench.context.plans) == 2  # of the base and of one trial
+    bench.context.fleet.close()
+    bench.store.close()

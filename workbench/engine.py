@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 """Seconds of sleep between two ticks, unless an attempt ends."""
+BOXES_EVERY_S = 1.0
+"""Seconds between two records of a cluster's cards: each box is read at a time of its own, and all
+cards together take a fifth of a second where they are 512."""
 STOP_LIMIT_S = 90.0
 """Seconds that a stopping engine waits for checkpoints; trials that have none by then resume from
 an older one.
@@ -259,14 +262,18 @@ class CardWatch:
         self._warning = lock_warning(shared)
         self._boxes = boxes
         self._seen: object = None
+        self._recorded_s = float("-inf")
 
     def __call__(self) -> list[dict[str, Any]] | None:
         sample = load_reading(self._home.sample, time.time())
         others = self._boxes() if self._boxes is not None else []
+        if others and time.monotonic() - self._recorded_s < BOXES_EVERY_S:
+            return None
         key = (sample.at_utc, sample.stalled, others)
         if key == self._seen:
             return None
         self._seen = key
+        self._recorded_s = time.monotonic()
         self._store.set_fact(CARDS_PROBLEM, sample.problem)
         if self._warning and any(reading.card.kind == "cuda" for reading in sample.cards):
             self._store.note("cards", self._warning, level="warning")

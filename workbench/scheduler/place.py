@@ -16,7 +16,7 @@ from workbench.fleet.trial_fence import allow_attempt
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key
 from workbench.footprint.plan import summarize_plan
-from workbench.formatting import describe_programs
+from workbench.formatting import describe_programs, plural
 from workbench.machine.cards import Card, is_elsewhere
 from workbench.machine.files import fresh_folder, write_durably
 from workbench.machine.locks import lock_holder
@@ -57,6 +57,9 @@ LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
 """Queued trials examined in one tick, and of one experiment; the larger numbers apply while a card
 is free (True). A tick stays short, and no trial that waits for one card delays the others.
 """
+
+REASONS_SHOWN = 16
+"""Cards that the reason of a trial which waits speaks of one by one."""
 
 
 def place(context: TickContext) -> None:
@@ -228,7 +231,13 @@ def _wait_reason(
         wanted = [row for row in context.cards if row.uuid == trial.desired_card]
         free = [_too_little_free(context, row) for row in wanted] or ["it is unknown"]
         return f"waits for {trial.desired_card}: {busy.get(trial.desired_card) or free[0]}"
-    able = [row for row in context.cards if could_take(context, trial, experiment, row)]
+    takes: dict[tuple[object, ...], bool] = {}  # cards of one kind take the same trials
+    able = []
+    for row in context.cards:
+        kind = (row.kind, row.name, row.total_bytes, row.cap_bytes, row.capability)
+        if kind not in takes:
+            takes[kind] = could_take(context, trial, experiment, row)
+        able += [row] * takes[kind]
     reason = None if able else no_card_error(context, trial, experiment)
     if reason is not None:
         context.store.move(
@@ -241,8 +250,11 @@ def _wait_reason(
             hint=reason.hint,
         )
     reasons = "; ".join(
-        f"{row.uuid} {busy[row.uuid] or f'has {_too_little_free(context, row)}'}" for row in able
+        f"{row.uuid} {busy[row.uuid] or f'has {_too_little_free(context, row)}'}"
+        for row in able[:REASONS_SHOWN]
     )
+    more = len(able) - REASONS_SHOWN
+    reasons += f"; and {plural(more, 'more card')}" if more > 0 else ""
     return f"waits for a card: {reasons}" if reasons else ""
 
 

@@ -113,6 +113,7 @@ def resolve_once(
     else fp16, which all have; the optimizer of fewer bytes as soon as one card that could run the
     recipe needs it; as many rows at once as the sweep's largest trial can score on each card.
     """
+    cards = list({(hardware_key(card), card.capability): card for card in cards}.values())
     precision, sweep = _precision(recipe, cards), recipe.sweep
     recipe = apply_settings(recipe, {"model.precision": precision})
     optimizer = recipe.train.optimizer

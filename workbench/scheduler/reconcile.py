@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from workbench import fault_points
 from workbench.attempts.events import AttemptEnd, Outcome
 from workbench.fleet import Halt, Phase
@@ -22,10 +24,16 @@ _HALTS = {DesiredState.PAUSE: Halt.YIELD, DesiredState.STOP: Halt.FINISH}
 def reconcile(context: TickContext) -> None:
     """Bring every trial closer to its desired state; each tick repeats it."""
     stopping = context.stopping
-    for attempt in context.store.live_attempts():
-        end = take_in(context, attempt)
-        if end is None:
-            _reconcile_attempt(context, attempt, stopping)
+    live = context.store.live_attempts()
+    with context.store.writing():  # each commit waits for the disk: one for all that was written
+        ended = {attempt.id for attempt in live if take_in(context, attempt) is not None}
+    fault_points.at("ingest.after_commit")
+    at_work = frozenset({State.STARTING, State.RUNNING})
+    trials = {trial.id: trial for trial in context.store.trials(states=at_work)}
+    for attempt in live:
+        if attempt.id not in ended:
+            trial = trials.get(attempt.trial) or context.store.trial(attempt.trial)
+            _reconcile_attempt(context, attempt, trial, stopping)
     _halt_stale_attempts(context)
     for trial in context.store.trials(states=frozenset({State.PAUSED})):
         _reconcile_paused(context, trial)
@@ -53,8 +61,11 @@ def take_in(context: TickContext, attempt: AttemptRow) -> AttemptEnd | None:
     One commit: when the line of an end counts as read, the attempt has ended, wherever the loop
     is killed.
     """
+    file = events_file(context.home, attempt.id)
+    if not _has_grown(file, attempt.offset):
+        return None
     with context.store.writing():
-        end = ingest_events(context.store, attempt, events_file(context.home, attempt.id))
+        end = ingest_events(context.store, attempt, file)
         trial = context.store.trial(attempt.trial)
         now = context.store.attempt(attempt.id)
         # In the same commit as the offset: each evaluation is judged exactly once.
@@ -68,8 +79,15 @@ def take_in(context: TickContext, attempt: AttemptRow) -> AttemptEnd | None:
                 attempt.id, end.outcome, end.reason, cause=end.cause, stage=end.stage
             )
             _finish(context, context.store.trial(trial.id), end)
-    fault_points.at("ingest.after_commit")
     return end
+
+
+def _has_grown(file: Path, offset: int) -> bool:
+    """Return whether the file has other than `offset` bytes; most have nothing new in a tick."""
+    try:
+        return file.stat().st_size != offset
+    except FileNotFoundError:
+        return False
 
 
 def _finish(context: TickContext, trial: TrialRow, end: AttemptEnd) -> None:
@@ -114,9 +132,10 @@ def _after(trial: TrialRow, end: AttemptEnd, kept: bool) -> tuple[State, str]:
     return State.FAILED, end.reason or "failed"
 
 
-def _reconcile_attempt(context: TickContext, attempt: AttemptRow, stopping: bool) -> None:
+def _reconcile_attempt(
+    context: TickContext, attempt: AttemptRow, trial: TrialRow, stopping: bool
+) -> None:
     """Send again what this attempt still has to do: start, halt or kill."""
-    trial = context.store.trial(attempt.trial)
     report = context.reports.get(attempt.card)
     if trial.desired_state is DesiredState.KILL:
         _kill(context, attempt, trial)

@@ -72,6 +72,7 @@ class TickContext:
     """Experiments and cards for which a worker was started ahead; see `warm_workers`."""
     held_bases: dict[str, tuple[int, tuple[str, str]]] = field(default_factory=dict)
     """By card, its worker's last attempt and that attempt's base; see `near_bases`."""
+    _by_uuid: tuple[object, dict[str, CardRow]] = (None, {})
     had_worker: bool = False
     """Whether any worker was seen since the loop started."""
     spare_has_room: bool = False
@@ -99,6 +100,12 @@ class TickContext:
     """The newest attempt with a measured peak; read once in a tick."""
     factors: tuple[object, dict[tuple[object, ...], float]] | None = None
     """Correction factors from measured peaks, and the newest attempt in them (measured_peaks)."""
+
+    def cards_by_uuid(self) -> dict[str, CardRow]:
+        """Return the cards by UUID; made again where `cards` was read again."""
+        if self._by_uuid[0] is not self.cards:
+            self._by_uuid = (self.cards, {row.uuid: row for row in self.cards})
+        return self._by_uuid[1]
 
     def refresh(self) -> None:
         """Read the newest reports of workers and cards."""

@@ -172,4 +172,4 @@ def poisoned_reason(row: CardRow, attempt: AttemptRow, still_s: float, now: floa
 
 
 def _card(context: TickContext, uuid: str) -> CardRow | None:
-    return next((row for row in context.cards if row.uuid == uuid), None)
+    return context.cards_by_uuid().get(uuid)

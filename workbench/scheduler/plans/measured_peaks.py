@@ -15,12 +15,13 @@ def known_factors(context: TickContext) -> dict[Key, float]:
     GPUs only: on a CPU card the peak is that of all that the process ever held. The factors are
     kept on the context until another attempt has finished, which costs one small query a tick.
     """
-    hardware = {row.uuid: hardware_key(card_of(row)) for row in context.cards if row.kind == "cuda"}
-    if not hardware:
+    if not any(row.kind == "cuda" for row in context.cards):
         return {}
     if context.measured is None:
         context.measured = attempt_history.newest_measured(context.store)
     if context.factors is None or context.factors[0] != context.measured:
+        gpus = [row for row in context.cards if row.kind == "cuda"]
+        hardware = {row.uuid: hardware_key(card_of(row)) for row in gpus}
         found = learn_factors(attempt_history.measured_peaks(context.store), hardware)
         context.factors = (context.measured, found)
     return context.factors[1]

@@ -80,7 +80,9 @@ def remembered_plan(
     """
     room = None if free_bytes is None else free_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES
     settings = json.dumps(trial.settings, sort_keys=True)
-    key = (experiment.id, settings, cut, card, room, *history_version(context, experiment.id))
+    # Cards of one kind share a plan: which of them it is for stands in no plan.
+    kind = (card.kind, card.name, card.total_bytes, card.cap_bytes, card.capability)
+    key = (experiment.id, settings, cut, kind, room, *history_version(context, experiment.id))
     if key not in context.plans:
         try:
             recipe = trial_recipe(trial, experiment)
