@@ -24,10 +24,9 @@ LOW = "the disk of box attic has 1.0 GiB left, below 2.0 GiB (guards.disk_floor)
 def cluster(running: Home) -> Home:
     """The filled home's own four cards, two boxes of two cards, and one that is lost."""
     store = Store(running.database, clock=lambda: NOW)
-    own = [{"uuid": one.uuid, "kind": one.kind, "name": one.name} for one in store.cards()]
-    own = [
-        {**card, "total_bytes": row.total_bytes}
-        for card, row in zip(own, store.cards(), strict=True)
+    own: list[dict[str, object]] = [
+        {"uuid": one.uuid, "kind": one.kind, "name": one.name, "total_bytes": one.total_bytes}
+        for one in store.cards()
     ]
     card_table.record_cards(store, [*own, *(gpu("lost", at) for at in range(2))])
     attic = [gpu("attic", at, problem=LOW) for at in range(2)]
