@@ -3,19 +3,16 @@
 Rows come from the journal (`store.recovery.journal`), or where that is lost from the folders
 (`store.recovery.salvage`), on top of the last backup's rows. Metrics, scores, adapters, samples,
 log lines and progress come from the attempts' event files, and results of single held-out rows from
-the files that those name. Nothing is deleted: the old database is
-kept under another name.
+the files that those name. Nothing is deleted: the old database is kept under another name.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from workbench.store.reader import Reader
 from workbench.store.recovery import journal, salvage
 from workbench.store.recovery.backup import list_backups
 from workbench.store.recovery.damage import look_through
+from workbench.store.recovery.equality import table_differences
 from workbench.store.rows import AttemptRow
 from workbench.store.writer import Store
 from workbench.text import safe_line
@@ -59,8 +57,6 @@ REFILLED = (
     "events",
 )
 """Tables that are filled here; all others come from the last backup."""
-_PASSING = {"trials": {"waiting"}, "attempts": {"phase", "halt", "ends_utc"}}
-"""Columns that are not compared, because the next tick writes them again."""
 _TAIL_BYTES = 2 << 20
 """Bytes at the end of an event file in which its last line is looked for."""
 
@@ -404,42 +400,8 @@ def differences_from_repair(home: Home) -> list[str]:
                 _refill(home, store, rows, found, lambda line: None, offsets)
                 return [
                     *found.lost,
-                    *(d for t in REBUILT for d in _table_differences(t, reader, store)),
+                    *(d for t in REBUILT for d in table_differences(t, reader, store)),
                 ]
         finally:
             store.close()
             reader.close()
-
-
-def _table_differences(table: str, reader: Reader, store: Store, most: int = 20) -> Iterator[str]:
-    keys = [row for row in reader.db.execute(f"pragma table_info({table})") if row["pk"]]
-    order = ", ".join(row["name"] for row in sorted(keys, key=lambda row: row["pk"]))
-    query = f"select * from {table} order by {order}"
-    found = 0
-    for ours, theirs in zip_longest(reader.db.execute(query), store.db.execute(query)):
-        a, b = (None if row is None else _comparable(table, dict(row)) for row in (ours, theirs))
-        if a == b:
-            continue
-        found += 1
-        if found > most:
-            yield f"{table}: and more"
-            return
-        yield f"{table}: {_difference(a, b)}"
-
-
-def _comparable(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    passing = _PASSING.get(table, set())
-    if table == "attempts" and row["outcome"] is None:  # journaled at its end only
-        passing = {*passing, "energy_wh"}
-    return {k: v for k, v in row.items() if k not in passing}
-
-
-def _difference(a: dict[str, Any] | None, b: dict[str, Any] | None) -> str:
-    if a is None or b is None:
-        return f"only in {'the rebuilt' if a is None else 'the database'}: {_brief(a or b or {})}"
-    differs = {k: (v, b.get(k)) for k, v in a.items() if v != b.get(k)}
-    return f"{_brief(a)}: {safe_line(json.dumps(differs), 300)}"
-
-
-def _brief(row: dict[str, Any]) -> str:
-    return safe_line(json.dumps(dict(list(row.items())[:3])), 120)
