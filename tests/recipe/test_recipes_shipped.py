@@ -65,6 +65,7 @@ SUITED = {
     "llama3-8b-qlora-16gb": 16,
     "llama3-8b-qlora-16gb-sweep": 16,
     "llama3-8b-qlora-12gb": 12,
+    "gemma4-e4b-qlora": 12,
     "granite-8b-qlora": 16,
     "granite4-micro-qlora": 12,
     "ministral3-8b-qlora": 16,

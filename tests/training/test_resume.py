@@ -22,6 +22,14 @@ SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__save_every": 5, "train__
 
 RESUMED: dict[str, dict[str, Any]] = {
     "exaone4": {},
+    "gemma4_text": {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "global_head_dim": 16,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 1024,
+    },
     "glm4": {},
     "granite": {},
     "ministral3": {},

@@ -21,6 +21,7 @@ from workbench.training.model.adapter import WEIGHTS
 HUB = [one.name for one in list_recipes() if one.name.endswith(("-qlora", "gb"))]
 """Recipes of one trial for a model of the hub, with rows of the hub."""
 QUICK = (
+    "gemma4-e4b-qlora",
     "granite-8b-qlora",
     "granite4-micro-qlora",
     "ministral3-8b-qlora",

@@ -94,6 +94,9 @@ def seeing(folder: Path, family: str) -> Path:
 
     text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024}
+    if family.startswith("gemma4"):
+        text |= {"global_head_dim": 16}
+        text |= {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 1024}
     inside = {**text, "model_type": SEEING[family]}
     config = AutoConfig.for_model(family, text_config=inside, vision_config=EYES)
     torch.manual_seed(0)

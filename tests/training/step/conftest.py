@@ -94,6 +94,7 @@ FUSED_FAMILIES = [
 ]  # fmt: skip
 EYES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
 EYES |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+EYES |= {"position_embedding_size": 8, "mm_posemb_size": 8, "mm_embed_dim": 16}
 SEEING = {
     "gemma3": "gemma3_text",
     "gemma4": "gemma4_text",
