@@ -73,7 +73,7 @@ def plan_scoring(
     search = PlanSearch.of(recipe, config, card, lengths)
 
     def fits(run: Run, limit: int, more: int = 0) -> bool:
-        return sum(_buckets(search, run, adapter_parameters + more).values()) <= limit
+        return sum(scoring_buckets(search, run, adapter_parameters + more).values()) <= limit
 
     limit = limit_bytes(card, free_bytes)
     run = search.scored(search.run, partial(fits, limit=limit_bytes(card)))
@@ -82,13 +82,13 @@ def plan_scoring(
     tries = [step for step in ran_out if step.hardware == hardware_key(card)]
     if not fits(run, limit) or len(tries) >= MOST_TRIES:
         raise _refusal(search, card, limit, adapter_parameters, len(tries))
-    buckets = _buckets(search, run, adapter_parameters)
+    buckets = scoring_buckets(search, run, adapter_parameters)
     rows, lanes = run.eval_rows, 0
     if beside is not None and run.decodes(search.shape) and generates(recipe):
         wide = search.scored(run, partial(fits, limit=limit, more=beside.parameters), beside.lanes)
         if wide.eval_rows > 1 and wide.eval_rows >= min(rows, beside.lanes):
             run, lanes = wide, wide.eval_rows
-            buckets = _buckets(search, run, adapter_parameters + beside.parameters)
+            buckets = scoring_buckets(search, run, adapter_parameters + beside.parameters)
     return Plan(
         precision=run.precision,
         attention=search.attention,
@@ -111,7 +111,7 @@ def adapter_parameters(config: Mapping[str, Any], lora: Lora) -> int:
     return lora_params(ModelShape.of(config), lora)
 
 
-def _buckets(search: PlanSearch, run: Run, parameters: int) -> dict[str, int]:
+def scoring_buckets(search: PlanSearch, run: Run, parameters: int) -> dict[str, int]:
     """Return the predicted peak bytes of scoring, by what takes them."""
     run = replace(run, dequantised_layers=0)
     value = VALUE_BYTES[run.precision]
@@ -140,7 +140,7 @@ def _buckets(search: PlanSearch, run: Run, parameters: int) -> dict[str, int]:
 
 def _refusal(search: PlanSearch, card: Card, limit: int, parameters: int, tries: int) -> DoesNotFit:
     one = replace(search.run, eval_rows=1)
-    needed = sum(_buckets(search, one, parameters).values()) / GIB
+    needed = sum(scoring_buckets(search, one, parameters).values()) / GIB
     what = (
         f"scoring one row at a time needs {needed:.1f} GiB; {card.name} has {limit / GIB:.1f} GiB "
         "available"

@@ -1,0 +1,36 @@
+"""Plans of answering several adapters in one pass."""
+
+from __future__ import annotations
+
+from tests.footprint.test_footprint import LLAMA, card, with_
+from workbench.footprint import Plan
+from workbench.footprint.row_lengths import Lengths
+from workbench.footprint.scoring_plan import Beside, plan_scoring
+
+LENGTHS: Lengths = {"longest": 512, "sample": [], "scored": 150}
+PARAMETERS = 41_943_040
+"""Values of an adapter of rank 16 on all linear layers of an 8B."""
+
+
+def planned(gib: float, others: int) -> Plan:
+    recipe = with_(evaluate__answer_pattern="(.*)", evaluate__batch_size=64)
+    beside = Beside(parameters=others * PARAMETERS, lanes=256) if others else None
+    return plan_scoring(
+        recipe, LLAMA, card(gib, (9, 0)), lengths=LENGTHS, adapter_parameters=PARAMETERS,
+        beside=beside,
+    )  # fmt: skip
+
+
+def test_lanes_and_adapters_of_a_pass_are_in_the_plans_bytes() -> None:
+    alone, together = planned(80, 0), planned(80, 3)
+    assert (alone.eval_batch, alone.eval_lanes) == (64, 0)
+    assert (together.eval_batch, together.eval_lanes) == (64, 256)
+    # In fp32 as they are saved, and twice in 16 bits: A and B, and the blocks of zeros beside B.
+    more = together.buckets["adapter"] - alone.buckets["adapter"]
+    assert 3 * PARAMETERS * 6 < more < 3 * PARAMETERS * 7.1
+    assert together.buckets["evaluation"] > alone.buckets["evaluation"]
+
+
+def test_a_card_without_room_for_more_adapters_scores_one() -> None:
+    assert planned(11, 0).eval_batch > 1
+    assert planned(11, 100).eval_lanes == 0
