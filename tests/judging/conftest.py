@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,32 +15,47 @@ from workbench.trial import State
 ROWS = 96
 RIGHT = {1: 3, 2: 40, 3: 62, 4: 78, 5: 80}
 """Right answers by trial; trial 1 is the base."""
+CARDS = [cpu_card(0), cpu_card(1)]
 GRID = {"parameters": {"train.learning_rate": [0.01, 0.02, 0.03, 0.04]}}
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = make_bench(tmp_path, [cpu_card(0), cpu_card(1)])
+    made = make_bench(tmp_path, CARDS)
     yield made
     made.context.fleet.close()
     made.store.close()
 
 
-@pytest.fixture
-def swept(bench: Bench) -> Bench:
-    """Experiment 1: the base (trial 1), and trials 2 to 5, done, without results by row."""
-    id = bench.submit(recipe(sweep=GRID))
+@pytest.fixture(scope="session")
+def ended_sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The folder of a home whose sweep has ended, and the time by then: `swept` copies it."""
+    folder = tmp_path_factory.mktemp("swept")
+    made = make_bench(folder, CARDS)
+    id = made.submit(recipe(sweep=GRID))
     for trial in RIGHT:
-        bench.until(State.DONE, trial)
-    while bench.store.experiment(id).ended_utc is None:
-        bench.ticks()
+        made.until(State.DONE, trial)
+    while made.store.experiment(id).ended_utc is None:
+        made.ticks()
     for trial, right in RIGHT.items():
-        bench.store.db.execute(
+        made.store.db.execute(
             "update scores set value = ? where trial = ? and name = 'exact_match'",
             (right / ROWS, trial),
         )
-    bench.store.db.execute("delete from row_results")
-    return bench
+    made.store.db.execute("delete from row_results")
+    made.context.fleet.close()
+    made.store.close()
+    return folder, made.now
+
+
+@pytest.fixture
+def swept(ended_sweep: tuple[Path, float], tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
+    """Experiment 1: the base (trial 1), and trials 2 to 5, done, without results by row."""
+    folder, now = ended_sweep
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    made: Bench = request.getfixturevalue("bench")  # over the copy
+    made.now = now
+    return made
 
 
 @pytest.fixture
