@@ -276,11 +276,13 @@ def test_a_kill_removes_results_by_row(bench_of: MakeBench) -> None:
         sums={"loss": [1.0]},
     )
     write_results(bench.context.home.trial(2), head)
+    (ahead := bench.context.home.trial(2) / "ahead").mkdir()
     put_row_results(bench.store, 2, bench.store.live_attempts()[0].id, head)
     drop_request(bench.context.home.requests, "kill", {"trial": 2})
     bench.until(State.STOPPED, 2)
     bench.ticks(3)
     assert not (bench.context.home.trial(2) / "results").exists()
+    assert not ahead.exists()
     assert read_row_results(bench.store, [2], all_steps=True) == []
 
 

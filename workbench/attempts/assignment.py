@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+AHEAD = "ahead"
+"""The folder of a trial with answers that another trial's pass generated for it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from workbench.attempts.assignment import AHEAD
 from workbench.fleet.trial_fence import LOCK, call_off
 from workbench.machine.locks import Lock
 from workbench.scheduler.tick_context import TickContext
@@ -18,8 +19,8 @@ may have committed one that it did not report any more."""
 
 
 def clear_killed(context: TickContext) -> None:
-    """Remove what killed trials keep, once their workers have let go of it: checkpoints, adapter
-    and results of single rows."""
+    """Remove what killed trials keep, once their workers have let go of it: checkpoints, adapter,
+    results of single rows, and answers that were generated for them."""
     since_utc = context.store.clock() - RECENT_S
     for id, checkpoint_step in trial_queue.killed_trials(context.store, since_utc):
         if _remove_files(context, id) and checkpoint_step is not None:
@@ -46,7 +47,7 @@ def _remove_files(context: TickContext, trial: int) -> bool:
 
 
 def _kept_paths(trial_folder: Path) -> list[Path]:
-    return [trial_folder / name for name in ("checkpoints", "adapter", "results")]
+    return [trial_folder / name for name in ("checkpoints", "adapter", "results", AHEAD)]
 
 
 def end_needless_bases(context: TickContext) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
+from workbench.attempts.assignment import AHEAD
 from workbench.errors import WorkbenchError
 from workbench.machine.files import write_durably
 from workbench.training.control import Control
@@ -33,7 +35,7 @@ from workbench.training.scoring.generation import (
     longest_first,
 )
 
-ANSWERS = "answers.json"
+ANSWERS = f"{AHEAD}/answers.json"
 """The file in a trial's folder with answers that were generated ahead."""
 _OWN = "default"
 """PEFT's name of the adapter of the trial itself (`saved_adapter.load_saved`)."""
@@ -122,7 +124,7 @@ class AnswersTogether:
 
     def forget(self) -> None:
         """Remove the answers that were left for this trial, which is scored."""
-        (self._own.folder / ANSWERS).unlink(missing_ok=True)
+        shutil.rmtree(self._own.folder / AHEAD, ignore_errors=True)
 
     def _in_one_pass(
         self,
@@ -216,9 +218,11 @@ def _say_nothing(kind: str, *, durable: bool = False, **data: Any) -> None:
 def _write_answers(trial_folder: Path, key: str, made: Mapping[int, Generated]) -> None:
     """Write the answers of one trial; nothing where it is gone, or where the disk is full."""
     rows = [[row, one.ids, one.ended] for row, one in made.items()]
+    file = trial_folder / ANSWERS
     if trial_folder.is_dir():
         with suppress(OSError):  # then they are generated again
-            write_durably(trial_folder / ANSWERS, json.dumps({"key": key, "rows": rows}).encode())
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            write_durably(file, json.dumps({"key": key, "rows": rows}).encode())
 
 
 def _read_answers(trial_folder: Path, key: str) -> dict[int, Generated] | None:
