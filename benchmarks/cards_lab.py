@@ -145,15 +145,16 @@ class Lab:
             verb = "undrain" if back else "drain"
             self.service.wait_for_answer(self.service.send(verb, card=card))
 
-    def warm(self, cards: Sequence[str]) -> None:
+    def warm(self, cards: Sequence[str], steps: int = 2) -> None:
         """Run short trials until each card has a worker that holds the base, and all have ended.
 
-        The base is scored on the way, so that it takes no card from what is measured.
+        The base is scored on the way, so that it takes no card from what is measured. After some
+        tens of steps a worker holds the captured graphs of most sizes, too.
         """
         for turn, card in enumerate(cards):
             others = [one for one in cards if one != card]
             self.drain(others)
-            self.finish(self.submit(f"warm-{turn}", 1, 2))
+            self.finish(self.submit(f"warm-{turn}", 1, steps))
             self.drain(others, back=True)
         wait(lambda: all(t.state.final for t in self.service.snapshot().trials), "the base's score")
 

@@ -6,7 +6,7 @@ to leave out. On real cards it checks and prints:
   1. one worker for each card, seeing only its own: the UUID in the store is the one NVML gives for
      that pid, and no process of ours stands on another card;
   2. trials over all cards against one card's share of them with the others at rest, on workers that
-     hold the base: makespan from the first start to the last end, scaling efficiency, idle seconds
+     hold the base and captured graphs: makespan from the first start to the last end, scaling efficiency, idle seconds
      before each trial, tokens/s, and every trial's phases in time;
   3. a search by TPE with ASHA: no card waits for a proposal;
   4. pause on one card, resume on another: the same losses;
@@ -69,7 +69,8 @@ MOST_RATE_LOSS = 0.02
 RANKS = (32, 64, 128, 256, 512, 1024, 2048)
 """Ranks among which that of big trials is chosen."""
 SHORT_STEPS = 40
-"""Steps at most of the trials that are paused or killed: longer ones would show nothing else."""
+"""Steps at most of the trials that are paused, killed or only warm a worker up: longer ones would
+show nothing else."""
 
 
 def on_cards() -> dict[str, dict[int, int]]:
@@ -125,7 +126,7 @@ def scaling(
     lab: Lab, report: Report, cards: list[str], trials: int, steps: int, every: int
 ) -> None:
     """Measure trials over all cards, then one card's share of them on one card alone."""
-    lab.warm(cards)
+    lab.warm(cards, min(steps, SHORT_STEPS))
     many = lab.submit("many", trials, steps, every=every, save=every)
     wait(
         lambda: len({a.card for a in lab.attempts(many) if a.outcome is None}) == len(cards),

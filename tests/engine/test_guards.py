@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, gpu_card, recipe
+from workbench.fleet import Phase
 from workbench.machine import xid
-from workbench.scheduler.guards import card_guards
+from workbench.scheduler.guards import card_guards, start_gap
 from workbench.scheduler.guards.energy import drawn_wh
 from workbench.scheduler.recover import requeue_all
 from workbench.store import card_table
@@ -139,6 +140,20 @@ class TestStaggeredStart:
         gaps = [b - (e or 0) for (_, e), (b, _) in pairwise(sorted(times)) if b > begun_utc]
         assert len(gaps) >= 2
         assert max(gaps) <= 1
+
+    @pytest.mark.parametrize(
+        ("phase", "rests"), [(Phase.IDLE, False), (Phase.BUSY, False), (Phase.STARTING, True)]
+    )
+    def test_a_worker_whose_trial_just_ended_goes_on_before_it_says_so(
+        self, bench_of: MakeBench, phase: Phase, rests: bool
+    ) -> None:
+        bench = bench_of(gpu_card(0, power_w=30.0, power_limit_w=350.0))
+        scored(bench)
+        ended = bench.store.attempts(2)[-1]
+        bench.now = float(ended.ended_utc or 0) + 0.1
+        report = bench.context.reports["GPU-0"]
+        bench.context.reports["GPU-0"] = replace(report, phase=phase, attempt=ended.id)
+        assert start_gap.is_at_rest(bench.context, card(bench, "GPU-0")) is rests
 
 
 class TestHeat:

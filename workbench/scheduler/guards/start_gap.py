@@ -82,9 +82,12 @@ def is_at_rest(context: TickContext, row: CardRow) -> bool:
 
 
 def _goes_on(context: TickContext, row: CardRow) -> bool:
-    """Return True where the card's worker ended a trial just now."""
+    """Return True where the card's worker ended a trial just now.
+
+    In the tick that reads the end its newest report may still say that it is busy with it.
+    """
     report = context.reports.get(row.uuid)
-    if report is None or report.phase is not Phase.IDLE:
+    if report is None or report.phase not in (Phase.IDLE, Phase.BUSY):
         return False
     ended_utc = attempt_history.last_end(context.store, row.uuid)
     return ended_utc is not None and 0 <= context.store.clock() - ended_utc < NEXT_TRIAL_S
