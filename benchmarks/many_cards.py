@@ -6,8 +6,8 @@ to leave out. On real cards it checks and prints:
   1. one worker for each card, seeing only its own: the UUID in the store is the one NVML gives for
      that pid, and no process of ours stands on another card;
   2. trials over all cards against one card's share of them with the others at rest, on workers that
-     hold the base and captured graphs: makespan from the first start to the last end, scaling efficiency, idle seconds
-     before each trial, tokens/s, and every trial's phases in time;
+     hold the base and captured graphs: makespan from the first start to the last end, scaling
+     efficiency, idle seconds before each trial, tokens/s, and every trial's phases in time;
   3. a search by TPE with ASHA: no card waits for a proposal;
   4. pause on one card, resume on another: the same losses;
   5. a worker killed -9 while it trains: the card's memory is back before the next trial starts
