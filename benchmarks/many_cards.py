@@ -8,6 +8,7 @@ to leave out. On real cards it checks and prints:
   2. trials over all cards against one card's share of them with the others at rest, on workers that
      hold the base and captured graphs: makespan from the first start to the last end, scaling
      efficiency, idle seconds before each trial, tokens/s, and every trial's phases in time;
+     equal settings give equal losses, whichever card and whichever trials before;
   3. a search by TPE with ASHA: no card waits for a proposal;
   4. pause on one card, resume on another: the same losses;
   5. a worker killed -9 while it trains: the card's memory is back before the next trial starts
@@ -147,6 +148,8 @@ def scaling(
     alone = lab.submit("alone", share, steps, every=every, save=every)
     lab.finish(alone, 3600)
     lab.drain(cards[1:], back=True)
+    apart = max(_apart(lab.losses(a), lab.losses(b)) for a, b in zip(many, alone, strict=False))
+    report.check("same settings, other trials before: largest difference", apart == 0, apart)
     one = lab.spans(alone)
     report.figures[f"makespan of {share} of them on one card, s"] = round(makespan(one), 1)
     _idle(report, "idle s before a trial, one card alone", one)
@@ -180,6 +183,11 @@ def _idle(report: Report, name: str, spans: Sequence[Span]) -> None:
     report.check(f"{name}, on average", mean <= MOST_IDLE_S, round(mean, 2))
 
 
+def _apart(one: dict[int, float], other: dict[int, float]) -> float:
+    """Return the largest relative difference between two trials' losses of the same steps."""
+    return max(abs(one[s] - other[s]) / abs(one[s]) for s in one)
+
+
 def _rate(lab: Lab, trial: int) -> float:
     points = lab.service.series(trial, "tokens_per_s", points=10_000)
     return statistics.median(p.low for p in points) if points else 0.0
@@ -207,8 +215,7 @@ def moving(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
     lab.kill(blockers)
     where = [a.card for a in lab.attempts([moved])]
     report.check("it moved to another card", len(set(where)) > 1, where)
-    one, other = lab.losses(whole), lab.losses(moved)
-    apart = max(abs(one[s] - other[s]) / abs(one[s]) for s in one)
+    apart = _apart(lab.losses(whole), lab.losses(moved))
     report.check("pause here, resume there: largest relative difference", apart <= 1e-2, apart)
 
 
