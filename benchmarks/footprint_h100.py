@@ -101,6 +101,11 @@ def cases() -> Iterator[Case]:
         yield other
         yield replace(other, tokens=8_192, recompute=ALL)
         yield replace(other, tokens=1_024, recompute=SOME, optimizer="adamw_8bit")
+    for shape in ("gemma4", "gemma4-12b", "qwen3.5", "ministral3"):
+        new = Case(shape=shape, tokens=2_048)
+        yield new
+        yield replace(new, tokens=8_192, recompute=ALL)
+        yield replace(new, tokens=1_024, recompute=SOME, optimizer="adamw_8bit")
     plain = Case(shape="1b", tokens=2_048, quantised=False)
     yield plain
     yield replace(plain, tokens=8_192, recompute=ALL)

@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from workbench.recipe.schema import LLAMA_PROJECTIONS
 from workbench.training.step import Rows, Step, StepOptions, collate_rows
 from workbench.training.step.attention.implementations import IMPLEMENTATIONS
+from workbench.training.step.attention.interface import as_attention_function
 from workbench.training.step.rows import IGNORE
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
@@ -72,6 +73,31 @@ def test_kernels_of_attention_agree_with_sdpa_row_by_row(
         found.append([out.detach(), *torch.autograd.grad(out, inputs, grad)])
     for want, got in zip(*found, strict=True):
         assert float((want - got).float().norm() / want.float().norm()) < 5e-3
+
+
+@pytest.mark.parametrize("window", [None, 48])
+@pytest.mark.parametrize("width", [256, 512])
+def test_heads_of_any_width_attend_by_a_kernel_that_has_them(
+    width: int, window: int | None
+) -> None:
+    """Gemma 4 has heads of 256 and of 512 values; Flash Attention 2 has none beyond 256."""
+    torch.manual_seed(0)
+    cu = torch.tensor([0, 130, 137, 358, 422, 448, 448], device=CUDA)
+    inputs = [
+        torch.randn(1, heads, 448, width, device=CUDA).bfloat16().requires_grad_()
+        for heads in (8, 2, 2)
+    ]
+    grad = torch.randn(1, 448, 8, width, device=CUDA).bfloat16()
+    found = []
+    for kind in ("loop", "torch"):
+        attend = as_attention_function(IMPLEMENTATIONS[kind])
+        out, _ = attend(
+            torch.nn.Module(), *inputs, None, cu_seq_lens_q=cu, max_length_q=256,
+            scaling=width**-0.5, sliding_window=window,
+        )  # fmt: skip
+        found.append([out.detach(), *torch.autograd.grad(out, inputs, grad)])
+    for want, got in zip(*found, strict=True):
+        assert float((want - got).float().norm() / want.float().norm()) < 2e-2
 
 
 @pytest.mark.parametrize("window", [None, 48])
