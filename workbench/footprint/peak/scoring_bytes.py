@@ -167,17 +167,18 @@ def kept_weights_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int
 
 
 def workspace_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
-    """Return the bytes of the largest weight, or q, k and v, dequantised, with the adapter's A."""
+    """Return the bytes of the largest group of weights that read one tensor, dequantised, with the
+    adapter's A.
+    """
     rank, most = recipe.lora.rank, 0
-    together = [
-        size for name, size in shape.projections.items() if name in ("q_proj", "k_proj", "v_proj")
-    ]
-    tables = [(shape.width, shape.all_tables_width)] if shape.all_tables_width else []
-    for inputs, outputs in [*shape.projections.values(), *tables]:
-        most = max(most, (outputs + 2 * rank) * inputs)
-    if together:
-        rows = sum(outputs for _, outputs in together) + len(together) * rank
-        most = max(most, rows * together[0][0])
+    sizes = dict(shape.projections)
+    if shape.all_tables_width:
+        sizes["tables"] = (shape.width, shape.all_tables_width)
+    for names in (*TOGETHER, *([name] for name in sizes)):
+        group = [sizes[name] for name in names if name in sizes]
+        if group:
+            rows = sum(outputs for _, outputs in group) + max(2, len(group)) * rank
+            most = max(most, rows * group[0][0])
     return most * VALUE_BYTES[precision]
 
 

@@ -23,8 +23,6 @@ from workbench.training.step.lora.patch import SHARED_INPUTS, CannotFuse
 
 AdapterNames = Sequence[str | None]
 """PEFT's name of the adapter with each index, None for the base alone."""
-Product = tuple[list[FrozenWeight], bool]
-"""Weights that are multiplied together, and whether A lies below them."""
 
 
 class InferenceGroup:
@@ -53,8 +51,7 @@ class InferenceGroup:
         self._workspace = workspace
         self._place_adapters(adapters, dtype, bases[0].weight.device)
         self._is_packed = all(weight.is_packed for weight in self._weights)
-        self._kept: list[Tensor] = []
-        self._products: list[Product] = []
+        self._kept: Tensor | None = None
         if self._is_packed:
             self._place_weights(dequantised=dequantised)
         self._outputs_for: Tensor | None = None
@@ -64,7 +61,7 @@ class InferenceGroup:
         """Return the output of projection `index` for x; `adapter_T` has each token's adapter."""
         if self._outputs_for is not x or index not in self._outputs:
             x_TK = x.reshape(-1, x.shape[-1])
-            few = not self._kept and x_TK.shape[0] <= self._few_rows
+            few = self._kept is None and x_TK.shape[0] <= self._few_rows
             together = self._is_packed and not few
             multiply = self._multiply_together if together else self._multiply_apart
             self._outputs_for, self._outputs = x, dict(enumerate(multiply(x_TK, adapter_T)))
@@ -107,51 +104,35 @@ class InferenceGroup:
 
     def _place_weights(self, *, dequantised: bool) -> None:
         """Dequantise the group's weights for good, or reserve room for them in the workspace."""
-        width = self._weights[0].shape_NK[1]
-        # q, k and v are one product; gate and up, which are large, would take twice the workspace.
-        together = len(self._weights) > 2
-        each = [[*self._weights]] if together else [[weight] for weight in self._weights]
-        self._products = [(some, index == len(each) - 1) for index, some in enumerate(each)]
-        rows = [self._rows_of(product) for product in self._products]
+        shape = self._product_shape()
         if dequantised:
-            self._kept = [
-                self._dequantise_into(product, self._a_CK.new_empty(count, width))
-                for product, count in zip(self._products, rows, strict=True)
-            ]
+            self._kept = self._dequantise_into(self._a_CK.new_empty(shape))
         else:
-            self._workspace.reserve(max(rows) * width)
+            self._workspace.reserve(shape[0] * shape[1])
 
-    def _rows_of(self, product: Product) -> int:
-        weights, with_a = product
-        return sum(weight.shape_NK[0] for weight in weights) + with_a * self._a_CK.shape[0]
+    def _product_shape(self) -> tuple[int, int]:
+        """Return rows and columns of all weights of the group with A below them."""
+        return sum(self._widths) + self._a_CK.shape[0], self._weights[0].shape_NK[1]
 
-    def _dequantise_into(self, product: Product, all_MK: Tensor) -> Tensor:
-        """Write the weights of one product and, below the last, A of all adapters; return them."""
-        weights, with_a = product
+    def _dequantise_into(self, all_MK: Tensor) -> Tensor:
+        """Write the weights and, below the last, A of all adapters; return them."""
         at = 0
-        for weight in weights:
+        for weight in self._weights:
             weight.dequantise_into(all_MK[at : (at := at + weight.shape_NK[0])])
-        if with_a:
-            all_MK[at:].copy_(self._a_CK)
+        all_MK[at:].copy_(self._a_CK)
         return all_MK
 
     # -- products
 
     def _multiply_together(self, x_TK: Tensor, adapter_T: Tensor | None) -> list[Tensor]:
-        """Return the outputs by products with W, below the last of which lies A, and one with B.
+        """Return the outputs by one product with all W, below which lies A, and one with B.
 
-        The same products whether the weights are kept or unpacked here, and so the same digits.
+        The same product whether the weights are kept or unpacked here, and so the same digits.
         """
-        rows = [self._rows_of(product) for product in self._products]
-        all_TM = x_TK.new_empty(x_TK.shape[0], sum(rows))
-        outs = torch.split(all_TM, rows, dim=1)
-        for index, (product, out) in enumerate(zip(self._products, outs, strict=True)):
-            if self._kept:
-                w_MK = self._kept[index]
-            else:
-                place = self._workspace.take((rows[index], x_TK.shape[1]))
-                w_MK = self._dequantise_into(product, place)
-            torch.mm(x_TK, w_MK.T, out=out)
+        w_MK = self._kept
+        if w_MK is None:
+            w_MK = self._dequantise_into(self._workspace.take(self._product_shape()))
+        all_TM = x_TK @ w_MK.T
         out_TN, low_TC = torch.split(all_TM, [sum(self._widths), self._a_CK.shape[0]], dim=1)
         if low_TC.shape[1]:
             out_TN.addmm_(self._masked(low_TC, adapter_T), self._b_NC.T)

@@ -167,6 +167,6 @@ def cached_attention(
         window is not None, softcap is not None,
         # A product of matrices takes 16 rows at least.
         max(16, next_power_of_two(heads // groups)), next_power_of_two(width),
-        keys_each, num_warps=4, num_stages=pipeline_stages(q_BHD, 3 if narrow else 2),
+        keys_each, num_warps=4, num_stages=pipeline_stages(q_BHD, 2),
     )  # fmt: skip
     return out
