@@ -25,12 +25,16 @@ def fallback_steps(context: TickContext, experiment: int) -> tuple[FallbackStep,
     They are read once in a tick.
     """
     if experiment not in context.fallback_steps:
-        hardware = {row.uuid: hardware_key(card_of(row)) for row in context.cards}
+        cards = context.cards_by_uuid()
         context.fallback_steps[experiment] = tuple(
             # By way of a Plan, since an older version may have stored fewer fields.
-            FallbackStep(hardware=hardware[uuid], plan=Plan.from_json(plan).to_json(), stage=stage)
+            FallbackStep(
+                hardware=hardware_key(card_of(cards[uuid])),
+                plan=Plan.from_json(plan).to_json(),
+                stage=stage,
+            )
             for uuid, plan, stage in attempt_history.out_of_memory_plans(context.store, experiment)
-            if uuid in hardware
+            if uuid in cards
         )
     return context.fallback_steps[experiment]
 
