@@ -43,7 +43,9 @@ app = typer.Typer(help="Use the cards of several machines together.", no_args_is
 
 @app.command("up")
 def cluster_up_command(
-    address: Annotated[str, typer.Argument(help="This machine's address for the other ones.")],
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="This machine's address for the other ones.")
+    ],
     i_know: Annotated[
         bool, typer.Option("--i-know", help="Allow a public address: Ray's ports face it.")
     ] = False,
@@ -54,7 +56,7 @@ def cluster_up_command(
         bool, typer.Option("--tls", help="Encrypt by certificates, made here by openssl.")
     ] = False,
 ) -> None:
-    """Make this machine the head of a cluster; the engine is started again if it runs."""
+    """Make this machine the head of a cluster. An engine that runs is started again."""
     home = Service().home.make()
     if settings.read_joined(home) is not None:
         raise UsageError(
@@ -130,7 +132,9 @@ def _ports() -> str:
 
 @app.command("join")
 def cluster_join_command(
-    head: Annotated[str, typer.Argument(help="The head's address, as `cluster up` printed it.")],
+    head: Annotated[
+        str, typer.Argument(metavar="HEAD", help="The head's address, as `cluster up` printed it.")
+    ],
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -140,7 +144,7 @@ def cluster_join_command(
     name: Annotated[str, typer.Option(help="This box's name; else the machine's.")] = "",
     address: Annotated[str, typer.Option(help="This box's address; else the one it uses.")] = "",
 ) -> None:
-    """Give this machine's cards to a head; given again, connect a box that was stopped."""
+    """Give this machine's cards to a head. Given again, it connects a box that was stopped."""
     service = Service()
     home = service.home.make()
     joined = settings.read_joined(home)
@@ -252,7 +256,7 @@ def _wait_joined(home: Home) -> None:
 
 @app.command("leave")
 def cluster_leave_command() -> None:
-    """Take this machine's cards out of the cluster; on the head, end the cluster."""
+    """Take this machine out of the cluster. On the head, end the cluster."""
     service = Service()
     if settings.read_joined(service.home) is not None:
         _leave(service)

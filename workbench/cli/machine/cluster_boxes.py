@@ -55,7 +55,10 @@ def cluster_add_command(
         bool, typer.Option("--service", help="Connect it again after a reboot of it.")
     ] = False,
 ) -> None:
-    """Check another machine over ssh, give it the token, and let it join; may be repeated."""
+    """Check another machine over ssh, and let it join.
+
+    It gets the token over ssh's stdin. Given again, it checks again and connects what was stopped.
+    """
     home = Service().home
     head = read_cluster(home)
     box, file = ssh.split_host(host, "cluster add")
@@ -188,7 +191,10 @@ def cluster_allow_skew_command(
     box: BoxName,
     undo: Annotated[bool, typer.Option("--undo", help="Use it with equal versions alone.")] = False,
 ) -> None:
-    """Let a box work although versions of packages differ there; Ray's and Python's never may."""
+    """Let a box work although its packages differ.
+
+    Python, Ray and the workbench itself must always be equal.
+    """
     home = Service().home
     read_cluster(home)
     _note_skew(home, settings.check_name(box), allowed=not undo)
@@ -208,7 +214,7 @@ def _note_skew(home: Home, box: str, *, allowed: bool) -> None:
 
 
 def cluster_doctor_command(as_data: Json = False) -> None:
-    """Check every box of the cluster; every problem comes with its hint."""
+    """Check every box. Every problem comes with its hint."""
     service = Service()
     joined = settings.read_joined(service.home)
     checks = list(_check_joined(service.home) if joined else _check_all(service))

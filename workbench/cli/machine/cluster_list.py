@@ -20,7 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def cluster_ls_command(as_data: Json = False) -> None:
-    """List the boxes of the cluster; on a box, show whether it is connected."""
+    """List the boxes of the cluster. On a box, show whether it is connected."""
     home = Service().home
     if (joined := settings.read_joined(home)) is not None:
         state = settings.read_state(home)
