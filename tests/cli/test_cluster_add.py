@@ -16,10 +16,19 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.support.ssh_server import HOST, ssh_server
+from workbench.cli.machine.ssh import Conversation, split_host
 from workbench.cluster.certificates import make_certificates
 from workbench.cluster.ray_commands import HEAD_PORTS
-from workbench.cluster.settings import HeadSettings, JoinedSettings, read_head, write_settings
+from workbench.cluster.settings import (
+    HeadSettings,
+    JoinedSettings,
+    boxes_file,
+    read_head,
+    write_json,
+    write_settings,
+)
 from workbench.cluster.versions import installed_versions
+from workbench.errors import UsageError
 from workbench.home import Home
 from workbench.machine.locks import Lock
 
@@ -130,3 +139,32 @@ def test_a_machine_that_ssh_does_not_reach_is_no_box(workbench: Workbench, box: 
     assert (
         "no connection to elsewhere.invalid" in workbench("cluster", "add", "elsewhere.invalid").err
     )
+
+
+@pytest.mark.parametrize(
+    "host", ["-oProxyCommand=id", "me@-oProxyCommand=id", "-F@attic", "me@", "a b", "me@a\x1b[31m"]
+)
+def test_a_host_that_ssh_may_take_for_an_option_is_none(host: str) -> None:
+    with pytest.raises(UsageError, match="is no host"):
+        split_host(host, "cluster add")
+
+
+def test_a_connection_that_ends_between_two_answers_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ssh").write_text("#!/bin/sh\nread asked; echo '{}'\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with Conversation("attic", ["workbench"]) as talk:
+        assert talk.ask("facts") == {}
+        with pytest.raises(UsageError, match="the connection to attic has ended"):
+            talk.clock_skew_s()
+
+
+def test_a_list_that_the_engine_no_longer_writes_is_old(
+    workbench: Workbench, box: str, home: Home, listener: None
+) -> None:
+    write_json(boxes_file(home), {"at_utc": 5.0, "boxes": []})
+    answer = workbench("cluster", "doctor")
+    assert "fail  engine: does not answer: what follows is old" in answer.out
+    assert answer.code == 1

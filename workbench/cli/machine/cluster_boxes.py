@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ import typer
 
 from workbench.cli.machine import ssh
 from workbench.cli.machine.cards import print_check
+from workbench.cli.machine.cluster_list import STALE_S
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cluster import settings
 from workbench.cluster.addresses import parse_address
@@ -264,6 +266,9 @@ def _check_all(service: Service) -> Iterator[Check]:
         else f"Ray does not answer at {head.address}",
         hint="" if port else "workbench engine start",
     )
+    if port and time.time() - listed.get("at_utc", 0.0) > STALE_S:
+        finding = "does not answer: what follows is old"
+        yield Check(name="engine", status="fail", finding=finding, hint="workbench engine start")
     boxes: list[dict[str, Any]] = listed.get("boxes", [])
     for one in boxes:
         yield from box_checks.check_box(one)

@@ -28,7 +28,9 @@ def split_host(host: str, option: str) -> tuple[str, str]:
     ssh would take for an option, and where there is no ssh.
     """
     box, named, rest = host.partition(":/")  # a lone colon may belong to an IPv6 address
-    if not box or box.startswith("-") or any(char.isspace() for char in box):
+    user, _, machine = box.rpartition("@")
+    is_option = user.startswith("-") or machine.startswith("-")
+    if not machine or is_option or " " in box or not box.isprintable():
         raise UsageError(
             f"{option}: {host!r} is no host",
             hint=f"write {option} USER@BOX, as for the command ssh",
@@ -52,14 +54,17 @@ def run_there(box: str, words: Sequence[str], typed: str = "") -> tuple[int, str
 
     What it writes to stderr is shown. Raises UsageError where there is no connection.
     """
-    done = subprocess.run(
-        ssh_command(box, words),
-        input=typed,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=ANSWER_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            ssh_command(box, words),
+            input=typed,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=ANSWER_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _no_answer(box) from None
     if done.returncode == NOT_CONNECTED:  # ssh has printed why
         raise UsageError(f"no connection to {box}", hint=f"try ssh {box} by itself")
     return done.returncode, done.stdout
@@ -69,6 +74,7 @@ class Conversation:
     """A command on another machine that answers each line of its stdin by one line of JSON."""
 
     def __init__(self, box: str, words: Sequence[str]) -> None:
+        self._box = box
         self._process = subprocess.Popen(
             ssh_command(box, words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -103,13 +109,27 @@ class Conversation:
         tries = []
         for _ in range(3):
             before = time.time()
-            there = float(self.ask("clock"))
+            there = self.ask("clock")
             after = time.time()
-            tries.append((after - before, there - (before + after) / 2))
+            if there is None:
+                raise UsageError(
+                    f"the connection to {self._box} has ended", hint="give the command again"
+                )
+            tries.append((after - before, float(there) - (before + after) / 2))
         return min(tries)[1]
 
     def end(self) -> int:
         """Close its stdin, and return its exit code once it has ended."""
-        with suppress(BrokenPipeError):
-            self._process.communicate(timeout=ANSWER_S)
-        return self._process.wait(ANSWER_S)
+        try:
+            with suppress(BrokenPipeError):
+                self._process.communicate(timeout=ANSWER_S)
+            return self._process.wait(ANSWER_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise _no_answer(self._box) from None
+
+
+def _no_answer(box: str) -> WorkbenchError:
+    return WorkbenchError(
+        f"{box} has not answered within {ANSWER_S:.0f} s", hint=f"try ssh {box} by itself"
+    )
