@@ -126,3 +126,15 @@ def test_without_openssl_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineError, match="openssl, which makes certificates, is not installed"):
         make_certificates(Home(tmp_path / "home").make(), "127.0.0.1")
+
+
+def test_half_an_invitation_is_not_taken_for_a_whole_one(
+    box: Home, head: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = invitation(head)
+    with monkeypatch.context() as without, pytest.raises(EngineError, match="openssl"):
+        without.setenv("PATH", str(tmp_path))
+        accept_invitation(box, given, "127.0.0.1")
+    assert invitation(box) != given  # so that `join`, given again, accepts it
+    accept_invitation(box, given, "127.0.0.1")
+    assert certificate_environment(box)

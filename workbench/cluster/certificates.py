@@ -19,6 +19,8 @@ from workbench.home import Home
 from workbench.machine.files import write_durably
 
 _CONFIG = """
+[req]
+distinguished_name = names
 [ca]
 default_ca = here
 [here]
@@ -105,7 +107,11 @@ def accept_invitation(home: Home, text: str, address: str) -> None:
         certificate, begin, key = authority.partition("-----BEGIN PRIVATE KEY-----")
         write_durably(folder / "ca.crt", certificate.strip().encode() + b"\n")
         write_durably(folder / "ca.key", f"{begin}{key}\n".encode())
-        make_certificates(home, address)
+        try:
+            make_certificates(home, address)
+        except BaseException:  # half of them would look like all, when `join` is given again
+            remove_certificates(home)
+            raise
 
 
 def asks_for_certificates(host: str, port: int, timeout_s: float = 3.0) -> bool:
@@ -132,7 +138,7 @@ def _sign(folder: Path, name: str, kind: str, signer: tuple[str, ...], address: 
             shutil.copy(known, work)
         curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
         asked = ("-keyout", f"{name}.key", "-out", "request", "-subj", f"/CN=workbench {kind}")
-        _openssl(work, "req", "-new", "-config", "/dev/null", *curve, *asked)
+        _openssl(work, "req", "-new", "-config", "config", *curve, *asked)
         made = ("-in", "request", "-out", f"{name}.crt", "-notext", "-batch")
         given = ("-config", "config", "-extensions", kind)
         _openssl(work, "ca", *given, *signer, *_VALID, *made)
