@@ -97,3 +97,11 @@ def test_weights_in_the_cache_of_the_hub_are_not_sent(kept: Kept, tmp_path: Path
     assert kept.cache.missing([(digest, 7)]) == {}
     assert (kept.work / "blobs" / digest).samefile(model / "blobs" / digest)
     assert not kept.cache.take_from_hub("0" * 64, 7)
+
+
+def test_a_base_that_another_attempt_reads_is_not_touched(kept: Kept) -> None:
+    kept.lay(1, "a", "org/a@1")
+    weights = kept.work / "bases" / "a" / "model.safetensors"
+    before = weights.stat()
+    kept.lay(2, "a", "org/a@1")
+    assert weights.stat().st_ctime_ns == before.st_ctime_ns  # a new link would change it

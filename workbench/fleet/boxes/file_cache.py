@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from workbench.fleet.bases import hub_label
-from workbench.machine.files import free_bytes
+from workbench.machine.files import free_bytes, write_durably
 from workbench.machine.staging import file_sha256
 
 KEPT = ("bases", "cache/data", "adapters")
@@ -98,6 +98,8 @@ class FileCache:
         `labels` has the label of each folder that is a base, for `bases`.
         """
         for target, digest in files:
+            if target.exists() and target.samefile(self._blob(digest)):
+                continue  # another attempt may be reading it
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             os.link(self._blob(digest), target)
@@ -105,9 +107,9 @@ class FileCache:
         for folder in used:
             os.utime(folder)  # the newest use: the oldest goes when room is needed
         for folder_name, label in labels.items():
-            (self._work / folder_name / LABEL).write_text(label)
+            write_durably(self._work / folder_name / LABEL, label.encode())
         attempt.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (attempt / USED).write_text(json.dumps(used))
+        write_durably(attempt / USED, json.dumps(used).encode())
 
     def bases(self) -> list[str]:
         """Return the labels of the bases whose weights need not be sent to this box."""
