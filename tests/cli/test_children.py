@@ -15,6 +15,7 @@ from tests.cli.conftest import Workbench
 from tests.cli.engines import recipe_file
 from tests.support.tick_contexts import Bench, recipe
 from tests.support.waiting import wait_for
+from workbench.cli import main
 from workbench.cli.child import _leave, ask_child, run_child
 from workbench.cli.recipes.train import default_folder, find_warm_source, prepare_folder
 from workbench.cli.trials.merge import adapter_of, describe_difference
@@ -192,3 +193,11 @@ def test_a_child_of_an_export_sees_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     command = [sys.executable, "-c", "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"]
     assert ask_child(command).stdout == "''\n"
+
+
+def test_a_run_that_is_refused_before_it_begins_leaves_no_folder(
+    home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "demo", "--card", "nope"]) != 0
+    assert "training in" not in capfd.readouterr().err
+    assert list((home.root / "foreground").iterdir()) == []

@@ -89,6 +89,8 @@ def train_here(folder: Path, *, as_json: bool = False, named_card: str | None = 
         print(f"data: {safe_line(note)}", file=out, flush=True)
     plan = _plan_here(folder, recipe, prepared, card, chosen.free_bytes)
     _print_plan(card, plan, out)
+    begins = f"training in {safe_line(folder)}; ctrl-c checkpoints and ends it"
+    print(begins, file=sys.stderr, flush=True)
 
     from workbench.training.trial_run import run_foreground  # seconds: torch, transformers, trl
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench.cli.child import run_child
+from workbench.cli.errors import INTERRUPTED
 from workbench.cli.recipes.measured_history import measured_history
 from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
 from workbench.cli.tables import print_note
@@ -71,9 +73,11 @@ def train_command(
     warm = None if warm_start is None else find_warm_source(warm_start)
     run_folder = prepare_folder(folder or default_folder(found.name), found, warm)
     write_factors(run_folder)
-    print_note(f"training in {run_folder}; ctrl-c checkpoints and ends it")
     more = ["--json"] * as_data + ([f"--card={card}"] if card else [])
-    raise typer.Exit(run_child(python_command(MODULE, str(run_folder), *more)))
+    code = run_child(python_command(MODULE, str(run_folder), *more))
+    if folder is None and code not in (0, INTERRUPTED) and not (run_folder / "attempts").exists():
+        shutil.rmtree(run_folder, ignore_errors=True)  # refused before it began
+    raise typer.Exit(code)
 
 
 def find_warm_source(name: str) -> dict[str, Any]:
