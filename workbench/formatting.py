@@ -137,6 +137,11 @@ def describe_programs(programs: Sequence[Mapping[str, Any]]) -> str:
     return f"pid {first.get('pid')}" + (f" ({shown})" if shown else "") + more
 
 
+def clock_skew(seconds: float) -> str:
+    """Return `+1.5 s from the head's`: how far the clock of another machine of a cluster is off."""
+    return f"{seconds:+.1f} s from the head's"
+
+
 def cards_used(cards: Sequence[CardRow], slots: Mapping[str, tuple[int, str]]) -> str:
     """Return `1 of 2 cards used: card 1 is in use by pid 4711 (python, 0.5 GiB)`.
 

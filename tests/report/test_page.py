@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.judging.conftest import bench, judged, swept
+from tests.judging.conftest import bench, ended_sweep, judged, swept
 from tests.support.tick_contexts import Bench
 from workbench.report.facts import gather_facts
 from workbench.report.page import build_page
 from workbench.service import Service
 from workbench.store.results import put_metrics, put_sample
 
-__all__ = ["bench", "judged", "swept"]
+__all__ = ["bench", "ended_sweep", "judged", "swept"]
 
 
 class Page(HTMLParser):

@@ -162,9 +162,10 @@ async def test_nothing_is_sent_where_nothing_changed(running: Home) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(app, pilot)
         await until(pilot, lambda: not app.wrong_rows())
-        app.sent.clear()
-        app.screen.refresh()
-        await repainted(app, pilot)
+        for _ in range(2):  # the first also paints the scroll bars, which come last
+            app.sent.clear()
+            app.screen.refresh()
+            await repainted(app, pilot)
         assert sum(app.sent) == 0
 
 

@@ -112,7 +112,7 @@ def own_label(card: CardRow, slots: Mapping[str, tuple[int, str]]) -> str:
 
 
 def box_line(name: str, cards: Sequence[CardRow]) -> Line:
-    """Return a machine's line: `attic · 7 of 8 busy · 192.0 GiB`, with what keeps it from work."""
+    """Return a machine's line: `attic · 7 of 8 busy · bytes`, with what keeps it from work."""
     is_here = any(card.present for card in cards)
     count = table.busy_count(cards) if is_here else formatting.plural(len(cards), "card")
     gib = formatting.size(sum(card.total_bytes for card in cards))
@@ -146,7 +146,7 @@ def box_facts(name: str, cards: Sequence[CardRow], box: Mapping[str, Any]) -> li
         facts.append(("free disk", ((formatting.size(box["free_bytes"]), ""),)))
     if (skew_s := box.get("skew_s")) is not None:
         off = abs(skew_s) >= SKEW_S
-        text = f"{skew_s:+.1f} s from the head's" if off else "agrees with the head's"
+        text = formatting.clock_skew(skew_s) if off else "agrees with the head's"
         facts.append(("clock", ((text, "warn" if off else ""),)))
     if to_send := box.get("to_send_bytes"):
         sent = formatting.size(box.get("sent_bytes"))
