@@ -322,6 +322,17 @@ def test_a_base_that_has_gone_fails_the_start_with_its_reason(cluster: Cluster) 
     cluster.courier.work_once()
     (carried,) = cluster.courier.carried.values()
     assert "could not be brought" in carried.failure
+    assert carried.has_room
+    assert not cluster.given
+
+
+def test_a_box_without_room_for_the_inputs_says_so(cluster: Cluster) -> None:
+    cluster.agent._cache._floor_bytes = lambda: 1 << 60
+    cluster.place(1)
+    cluster.courier.work_once()
+    (carried,) = cluster.courier.carried.values()
+    assert "no room" in carried.failure
+    assert not carried.has_room
     assert not cluster.given
 
 

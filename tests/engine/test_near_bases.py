@@ -27,9 +27,13 @@ class BoxesFleet(InlineFleet):
     """A fleet in which the weights of a base are on some machines alone."""
 
     machines_with: frozenset[str] = frozenset()
+    full: frozenset[str] = frozenset()
 
     def has_base(self, card: str, base: str) -> bool:
         return card.partition(":")[0] in self.machines_with
+
+    def has_room(self, card: str, base: str) -> bool:
+        return card.partition(":")[0] not in self.full
 
 
 def on_box(box: str, gib: float = 24.0, **changes: Any) -> dict[str, Any]:
@@ -117,6 +121,17 @@ def test_a_trial_goes_where_the_weights_are(
     bench.submit(recipe())
     bench.ticks(1)
     assert bench.store.live_attempts()[0].card == expected
+
+
+def test_a_box_without_room_for_the_base_is_passed_over(bench_of: MakeBench) -> None:
+    bench = with_weights_on(bench_of(on_box("attic"), on_box("cellar", 30.0)))
+    bench.context.fleet.full = frozenset({"attic"})  # type: ignore[attr-defined]
+    bench.submit(recipe())
+    bench.submit(recipe())
+    bench.ticks(1)
+    assert [attempt.card for attempt in bench.store.live_attempts()] == ["cellar:cpu-0"]
+    reason = bench.store.trials(2)[0].waiting
+    assert "attic:cpu-0 has no room for the base on its machine's disk" in reason
 
 
 def test_the_start_gap_is_each_machines_own(bench_of: MakeBench) -> None:

@@ -94,6 +94,9 @@ class Fleet(Protocol):
         that a trial there need not wait for them.
         """
 
+    def has_room(self, card: str, base: str) -> bool:
+        """Return False where the disk of the card's machine had no room for the base just now."""
+
     def halt(self, card: str, attempt: int, how: Halt) -> None:
         """Ask the worker to end this attempt at the next step boundary."""
 

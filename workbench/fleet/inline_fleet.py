@@ -60,6 +60,10 @@ class InlineFleet:
         """Return True: what was prepared on this machine is here."""
         return True
 
+    def has_room(self, card: str, base: str) -> bool:
+        """Return True: nothing has to be brought here."""
+        return True
+
     def halt(self, card: str, attempt: int, how: Halt) -> None:
         if card in self._workers:
             self._workers[card][1].halt(attempt, how)

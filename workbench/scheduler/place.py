@@ -46,7 +46,7 @@ from workbench.scheduler.tick_context import (
     assignment_file,
 )
 from workbench.scheduler.unequal_cards import order_by_size
-from workbench.scheduler.workers.near_bases import FreeCards
+from workbench.scheduler.workers.near_bases import FreeCards, base_of
 from workbench.scheduler.workers.warm_workers import warm_workers
 from workbench.store import trial_queue
 from workbench.store.queries.fair_share import take_turns
@@ -227,9 +227,10 @@ def _wait_reason(
     A card that is absent for now counts as known, because it may come back: its driver did not
     load, its riser is loose.
     """
+    base = base_of(trial, experiment)[0]
     if trial.desired_card is not None:
         wanted = [row for row in context.cards if row.uuid == trial.desired_card]
-        free = [_too_little_free(context, row) for row in wanted] or ["it is unknown"]
+        free = [_lack(context, row, base) for row in wanted] or ["it is unknown"]
         return f"waits for {trial.desired_card}: {busy.get(trial.desired_card) or free[0]}"
     takes: dict[tuple[object, ...], bool] = {}  # cards of one kind take the same trials
     able = []
@@ -250,12 +251,19 @@ def _wait_reason(
             hint=reason.hint,
         )
     reasons = "; ".join(
-        f"{row.uuid} {busy[row.uuid] or f'has {_too_little_free(context, row)}'}"
+        f"{row.uuid} {busy[row.uuid] or f'has {_lack(context, row, base)}'}"
         for row in able[:REASONS_SHOWN]
     )
     more = len(able) - REASONS_SHOWN
     reasons += f"; and {plural(more, 'more card')}" if more > 0 else ""
     return f"waits for a card: {reasons}" if reasons else ""
+
+
+def _lack(context: TickContext, row: CardRow, base: str) -> str:
+    """Return what keeps a trial with that base from a card that is free."""
+    if not context.fleet.has_room(row.uuid, base):
+        return "no room for the base on its machine's disk"
+    return _too_little_free(context, row)
 
 
 def _too_little_free(context: TickContext, row: CardRow) -> str:

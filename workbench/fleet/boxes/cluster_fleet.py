@@ -63,6 +63,10 @@ class ClusterFleet(RayFleet):
         link = self._link(card)
         return link is None or link.has_base(base)
 
+    def has_room(self, card: str, base: str) -> bool:
+        link = self._link(card)
+        return link is None or link.has_room(base)
+
     # --- starting
 
     def warm(self, card: Card) -> None:
@@ -149,10 +153,12 @@ class ClusterFleet(RayFleet):
             full = link is not None and link.health.disk_is_low
             return replace(report, is_blameless=report.is_blameless or full)
         carried = self._carried(card)
-        if carried is not None and carried.failure:
+        if link is not None and carried is not None and carried.failure:
+            if not carried.has_room:
+                link.note_no_room(carried.base or "")
             self.end(card, carried.failure)
             self._forget(card)
-            return self._gone.pop(card)
+            return replace(self._gone.pop(card), is_blameless=not carried.has_room)
         if carried is None or report.phase is not Phase.IDLE:
             return report
         still_s = time.monotonic() - carried.moved_s

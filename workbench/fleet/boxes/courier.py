@@ -24,6 +24,7 @@ from workbench.cluster.settings import read_json
 from workbench.errors import WorkbenchError
 from workbench.fleet.bases import base_label
 from workbench.fleet.boxes.digests import DigestCache
+from workbench.fleet.boxes.file_cache import NoRoom
 from workbench.fleet.boxes.inputs import Input, find_inputs, on_box
 from workbench.fleet.trial_fence import Superseded, TrialFence
 from workbench.home import Home
@@ -84,6 +85,8 @@ class Carried:
     """Its end is home, or it was called off, or its worker has gone: its files go from the box."""
     failure: str = ""
     """Why its inputs cannot be brought; empty while they can."""
+    has_room: bool = True
+    """False where they cannot be brought because the box's disk has no room for them."""
 
     @property
     def sent_bytes(self) -> int:
@@ -209,6 +212,7 @@ class Courier:
         except TimeoutError:  # the network: the next round goes on
             raise
         except (OSError, ValueError, KeyError, WorkbenchError) as refused:
+            carried.has_room = not isinstance(refused, NoRoom)
             carried.failure = f"its files could not be brought: {safe_line(refused, 300)}"
             log.warning("attempt %d: %s", carried.given.attempt, carried.failure)
 

@@ -29,6 +29,10 @@ ASKED_S = 60.0
 transfer asks every few seconds."""
 
 
+class NoRoom(OSError):
+    """The box's disk would fall below its floor."""
+
+
 class FileCache:
     """The cached files of one box, below its work folder.
 
@@ -75,7 +79,7 @@ class FileCache:
         """Append a chunk of a file; return how many of its `size` bytes are here now.
 
         With the last chunk the digest is checked. Raises ValueError for a file that differs, and
-        OSError where the disk would fall below its floor.
+        NoRoom.
         """
         partial = self._partial(digest)
         here = _size(partial)
@@ -119,7 +123,7 @@ class FileCache:
     def make_room(self, need_bytes: int = 0) -> None:
         """Remove folders that no attempt uses, then files of no folder, until there is room.
 
-        Raises OSError where that is not enough.
+        Raises NoRoom where that is not enough.
         """
         if self._has_room(need_bytes):
             return
@@ -130,7 +134,7 @@ class FileCache:
                 return
         self._remove_unlinked()
         if not self._has_room(need_bytes):
-            raise OSError(f"the box's disk has no room for {need_bytes / 2**30:.1f} GiB")
+            raise NoRoom(f"the box's disk has no room for {need_bytes / 2**30:.1f} GiB")
 
     # --- inside
 

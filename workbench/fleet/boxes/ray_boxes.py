@@ -41,6 +41,8 @@ ANSWER_S = 30.0
 """Seconds for one answer of an agent; it is asked again afterwards."""
 KNOCK_EVERY_S = 60.0
 """Seconds between two tries of the ports of both machines."""
+NO_ROOM_S = 600.0
+"""Seconds for which a box whose disk had no room for a base gets no trial with that base."""
 SILENT_S = 15.0
 """Seconds without an answer after which a box's cards take no new trial."""
 
@@ -90,6 +92,8 @@ class BoxLink:
         self.notes: deque[tuple[str, str]] = deque(maxlen=100)
         """(level, text) of what changed on the box since `RayBoxes.look` took them."""
         self._bases: frozenset[str] = frozenset()
+        self._no_room_s: dict[str, float] = {}
+        """Monotonic time at which the disk had no room for a trial with that base."""
         self.reading: MachineReading | None = None
         self.trouble = ""
         """The last failure of a call, in words; empty while calls succeed."""
@@ -123,6 +127,14 @@ class BoxLink:
         """Return whether the box has the base, or gets it for another trial already."""
         carried = list(self.courier.carried.values()) if self.courier is not None else []
         return not base or base in self._bases or any(c.base == base for c in carried)
+
+    def note_no_room(self, base: str) -> None:
+        """Give the box no trial with the base for NO_ROOM_S."""
+        self._no_room_s[base] = time.monotonic()
+
+    def has_room(self, base: str) -> bool:
+        """Return False for NO_ROOM_S after the disk had no room for a trial with the base."""
+        return time.monotonic() - self._no_room_s.get(base, float("-inf")) > NO_ROOM_S
 
     # --- its thread
 

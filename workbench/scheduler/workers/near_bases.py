@@ -53,10 +53,18 @@ class FreeCards:
     def nearest_first(
         self, trial: TrialRow, experiment: Experiment
     ) -> Iterator[tuple[CardRow, Card]]:
-        """Yield the cards that are still free, in the order for this trial."""
+        """Yield the cards that are still free, in the order for this trial.
+
+        None is on a machine whose disk had no room for the base.
+        """
         base = base_of(trial, experiment)
         ordered = sorted(self._cards, key=lambda one: (*one.key, self._distance(one, base)))
-        return ((one.row, one.card) for one in ordered if one.row.uuid in self._free)
+        has_room = self._context.fleet.has_room
+        return (
+            (one.row, one.card)
+            for one in ordered
+            if one.row.uuid in self._free and has_room(one.row.uuid, base[0])
+        )
 
     def _distance(self, one: _Free, base: Base) -> int:
         if one.base == base:
