@@ -99,11 +99,14 @@ def boxes_file(home: Home) -> Path:
 
 
 def check_name(name: str) -> str:
-    """Return a box's name; UsageError unless it has 1 to 31 letters, digits and hyphens."""
-    if not _NAME.match(name):
+    """Return a box's name; UsageError unless it has 1 to 31 letters, digits and hyphens.
+
+    `head` is none: the screen calls the head's own cards so.
+    """
+    if not _NAME.match(name) or name == "head":
         raise UsageError(
             f"{safe_line(name, 60)!r} is no name for a box",
-            hint="use letters, digits and hyphens: --name desk-2",
+            hint="use letters, digits and hyphens, and not head: --name desk-2",
         )
     return name
 
