@@ -52,7 +52,7 @@ def test_joining_where_no_head_answers_leaves_nothing(
     assert not home.token.exists()
 
 
-@pytest.mark.parametrize("name", ["a:b", "../x", "two words", "-x", "x" * 32])
+@pytest.mark.parametrize("name", ["a:b", "../x", "two words", "-x", "x" * 32, "head"])
 def test_a_boxs_name_is_plain(workbench: Workbench, name: str) -> None:
     answer = workbench("cluster", "join", "127.0.0.1", f"--name={name}")
     assert answer.code == 2

@@ -23,7 +23,6 @@ from workbench.cluster.settings import (
     HeadSettings,
     JoinedSettings,
     boxes_file,
-    check_name,
     read_head,
     write_json,
     write_settings,
@@ -148,12 +147,6 @@ def test_a_machine_that_ssh_does_not_reach_is_no_box(workbench: Workbench, box: 
 def test_a_host_that_ssh_may_take_for_an_option_is_none(host: str) -> None:
     with pytest.raises(UsageError, match="is no host"):
         split_host(host, "cluster add")
-
-
-@pytest.mark.parametrize("name", ["head", "a:b", "-x", "a b", "../x", "x" * 32, ""])
-def test_a_name_that_cannot_stand_before_a_cards_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="is no name for a box"):
-        check_name(name)
 
 
 def test_a_connection_that_ends_between_two_answers_is_told(
