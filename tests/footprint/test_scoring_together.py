@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from tests.footprint.test_footprint import LLAMA, card, with_
-from workbench.footprint import Plan
+from dataclasses import replace
+
+import pytest
+
+from tests.footprint.test_footprint import BIG, LLAMA, card, with_
+from workbench.footprint import ModelShape, Plan
+from workbench.footprint.peak import buckets
+from workbench.footprint.peak.scoring_bytes import low_rank_bytes
+from workbench.footprint.plan_search import PlanSearch
 from workbench.footprint.row_lengths import Lengths
 from workbench.footprint.scoring_plan import Beside, plan_scoring
 
@@ -34,3 +41,23 @@ def test_lanes_and_adapters_of_a_pass_are_in_the_plans_bytes() -> None:
 def test_a_card_without_room_for_more_adapters_scores_one() -> None:
     assert planned(11, 0).eval_batch > 1
     assert planned(11, 100).eval_lanes == 0
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("rank", [16, 64])
+def test_a_training_trial_has_room_for_its_low_rank_matrices_when_it_answers(
+    rank: int, keeps: bool
+) -> None:
+    recipe = with_(evaluate__answer_pattern="(.*)", evaluate__batch_size=256, lora__rank=rank)
+    run = PlanSearch.of(recipe, LLAMA, BIG, LENGTHS).run
+    run = replace(run, eval_rows=256, eval_dequantised=True, keeps_graphs=keeps)
+    shape, parameters = ModelShape.of(LLAMA), PARAMETERS * rank // 16
+    found = buckets.predict(shape, recipe, run)
+    copies = low_rank_bytes(shape, "bf16", parameters=parameters)
+    assert copies - 2 * parameters == pytest.approx(42e6 * rank / 16, rel=0.05)
+    there = found["optimizer"]
+    if not keeps:  # the step's graphs, gradients and copies in 16 bits are gone
+        there += found["unpacked"] + found["gradients"] + 2 * parameters
+        there += sum(found[name] for name in ("activations", "transient", "logits"))
+    needed = buckets.answers_bytes(shape, recipe, run) + copies
+    assert found["evaluation"] == needed - there > 0

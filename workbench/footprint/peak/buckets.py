@@ -7,6 +7,7 @@ are a bucket of their own. docs/notes/2026-11-24-footprint.md compares it with m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from workbench.footprint.micro_steps import most_chunk_rows, padded_tokens
@@ -19,6 +20,7 @@ from workbench.footprint.peak.scoring_bytes import (
     generates,
     kept_weights_bytes,
     lanes_bytes,
+    low_rank_bytes,
     pass_bytes,
     pass_tokens,
     workspace_bytes,
@@ -108,13 +110,7 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     """
     constant = constant_bytes(shape, recipe, run)
     transient = transient_bytes(shape, recipe, run)
-    scored = losses_bytes(shape, recipe, run)
-    if run.decodes(shape) and generates(recipe):
-        # Answers come last: the step is gone, with its copies, gradients and optimizer; one that
-        # is kept for the next trial has let go its optimizer alone.
-        gone = ("optimizer",) if run.keeps_graphs else ("unpacked", "gradients", "optimizer")
-        freed = sum(constant[name] for name in gone)
-        scored = max(scored, answers_bytes(shape, recipe, run) - freed)
+    scored = _scored_bytes(shape, recipe, run, constant)
     # An evaluation begins when a step's tensors are gone, so that only its excess counts; graphs
     # that stay hold their memory all the time.
     beside = 0 if run.keeps_graphs else sum(transient.values())
@@ -127,6 +123,25 @@ def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
     if run.host_tables:  # they pass the card on their way from the file
         found["loading"] = max(0, loading_peak(shape, recipe, run) - sum(found.values()))
     return found
+
+
+def _scored_bytes(shape: ModelShape, recipe: Recipe, run: Run, constant: Mapping[str, int]) -> int:
+    """Return the bytes that scoring a trial takes at most beside what is there all the time."""
+    adapter, value = lora_params(shape, recipe.lora), VALUE_BYTES[run.precision]
+    scored = losses_bytes(shape, recipe, run)
+    if run.decodes(shape) and generates(recipe):
+        # Answers come last: the step is gone, with its copies, gradients and optimizer; one that
+        # is kept for the next trial has let go its optimizer alone.
+        freed = constant["optimizer"]
+        if not run.keeps_graphs:
+            halves = adapter * value if value < 4 else 0
+            freed += constant["unpacked"] + constant["gradients"] + halves
+        copies = low_rank_bytes(shape, run.precision, parameters=adapter)
+        scored = max(scored, answers_bytes(shape, recipe, run) + copies - freed)
+    if run.keeps_graphs:
+        # The next trial's adapter is made beside the kept buffers, before there is an optimizer.
+        scored = max(scored, adapter * 4 - constant["optimizer"])
+    return scored
 
 
 def can_keep_graphs(shape: ModelShape, recipe: Recipe, run: Run) -> bool:
