@@ -213,3 +213,29 @@ def test_python_modules_of_the_model_are_looked_through(kept: Card) -> None:
     patches.exchange()
     assert names["apply_rotary_pos_emb"] is print
     patches.exchange()
+
+
+def test_a_trial_that_cannot_begin_leaves_no_function_changed(
+    kept: Card, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the card has no room for the optimizer."""
+    import transformers.models.llama.modeling_llama as llama
+
+    from workbench.training.step.optimizer.flat_optimizer import FlatOptimizer
+
+    def has_no_room(self: FlatOptimizer, scale: Tensor) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    kept.train(rows, 1)
+    assert kept.keeper is not None
+    assert kept.step is not None
+    original = llama.apply_rotary_pos_emb
+    # Small kernels change it on a GPU, where no CPU's step does.
+    kept.step._patches._changed.append((llama.__dict__, "apply_rotary_pos_emb", print))
+    monkeypatch.setattr(FlatOptimizer, "use_scale", has_no_room)
+    model = kept.adapter(2)
+    with pytest.raises(torch.OutOfMemoryError):
+        kept.keeper.make(model, OPTIONS)
+    assert llama.apply_rotary_pos_emb is original
+    assert not any("forward" in one.__dict__ for one in model.modules())
+    assert not kept.keeper.holds

@@ -222,11 +222,15 @@ class Step:
         self.flat.refill(values[name] for name in self.flat.names)
         self._loss.zero_()
         self._patches.exchange()
-        self.options, self._model = options, model
-        self._assembly.renew(model, options, self._scale)
-        if self._runner is not None:
-            self._runner.begin_trial()
-        self._prepare_trial()
+        try:
+            self.options, self._model = options, model
+            self._assembly.renew(model, options, self._scale)
+            if self._runner is not None:
+                self._runner.begin_trial()
+            self._prepare_trial()
+        except BaseException:  # functions of transformers would stay changed for the whole process
+            self._patches.exchange()
+            raise
 
     # -- one micro-step
 
