@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.training.trials import CARD, Bench, Log, halt_at, plan, recipe
@@ -101,3 +104,22 @@ def test_an_idle_worker_releases_the_step_before_the_base(tmp_path: Path) -> Non
     finally:
         worker.close()
         assert worker.join(LIMIT_S)
+
+
+@pytest.mark.slow
+def test_twenty_trials_on_one_worker_are_those_of_fresh_bases(tmp_path: Path) -> None:
+    worker, steps, alive = ResidentBase(), set(), []
+    for number in range(20):
+        changed = {"train__seed": number, "train__learning_rate": 1e-3 * (1 + number % 3)}
+        kept = bench(tmp_path / f"kept-{number}", **changed)
+        fresh = bench(tmp_path / f"fresh-{number}", **changed)
+        log = kept.run(worker)
+        steps.add(id(worker.keeper._step))
+        gc.collect()
+        alive.append(sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects()))
+        expected = fresh.run()
+        assert told(log) == told(expected)
+        assert log.scores == expected.scores
+        assert weights(kept) == weights(fresh)
+    assert len(steps) == 1
+    assert alive[19] == alive[1]
