@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import nn
 
 from tests.training.evaluation.plain_peft import save_plain
 from tests.training.evaluation.test_score_run import evaluation, prepared_subject
-from tests.training.trials import Bench, Log, plan, spec
+from tests.training.trials import Bench, Log, plan, recipe, shallow_model, spec
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.recipe import shipped_file
@@ -29,6 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 BASE = {"rows": "eval"}
+PATTERN = r"(\S+)"
 PROMPTS = {0: [5, 6, 7], 3: [8, 9], 4: [5] * 6}
 HOW: dict[str, Any] = {"shrunk": lambda size: None, "fell_back": lambda reason: None}
 
@@ -164,3 +167,19 @@ def run(bench: Bench, resident: ResidentBase, number: int, **given: Any) -> list
     (results,) = (bench.trial / "results").glob("*.jsonl.gz")
     with gzip.open(results, "rt", encoding="utf-8") as file:
         return [log.scores, *map(json.loads, file)]
+
+
+def test_answers_of_a_base_whose_files_were_replaced_are_not_taken(tmp_path: Path) -> None:
+    model, resident, keys = tmp_path / "model", ResidentBase(), []
+    shutil.copytree(shallow_model(), model)
+    made = recipe(model__name=str(model), evaluate__answer_pattern=PATTERN, data__eval_rows=2)
+    bench = Bench(tmp_path / "home", made, plan=plan(eval_lanes=4), kind="base")
+    waits = bench.home / "trials" / "2"
+    waits.mkdir(parents=True)
+    for replaced in (False, False, True):
+        if replaced:
+            os.utime(model / "model.safetensors", ns=(0, 0))
+        log = bench.run(resident, beside=[{"rows": "eval", "trial_folder": str(waits)}])
+        assert log.outcome is Outcome.DONE, log.end
+        keys.append(json.loads((waits / ANSWERS).read_bytes())["key"])
+    assert keys[0] == keys[1] != keys[2]

@@ -127,12 +127,13 @@ class AttemptRun:
     def _together(self, subject: ScoredAdapter) -> AnswersTogether:
         """Return what generates the answers of this trial, with those of the trials beside it."""
         setting = self.setting
+        about = {"base": asdict(setting.base_spec()), "files": setting.resident.files}
         made = AnswersTogether(
             setting.trial,
             subject,
             setting.assignment.beside or (),
             lanes=setting.plan.eval_lanes,
-            about={"base": asdict(setting.base_spec()), "versions": setting.versions},
+            about={**about, "versions": setting.versions},
         )
         setting.generate = made.generate_rows
         return made

@@ -58,6 +58,11 @@ class ResidentBase:
         """The spec of the base that is held; None without one."""
         return self._held.spec if self._held else None
 
+    @property
+    def files(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, bytes and modification time (ns) of each file of weights of a base in a folder."""
+        return self._held.files if self._held else ()
+
     @contextmanager
     def acquire(self, spec: BaseSpec) -> Iterator[nn.Module]:
         """Provide the base of `spec`, resident or loaded now, and restore it afterwards.
