@@ -319,8 +319,8 @@ def _start(
 ) -> None:
     """Store attempt, assignment and move in one commit, then send the attempt to its worker.
 
-    The answers of `others` are generated in the same pass.
-    Where sending fails, `reconcile` repeats it.
+    The answers of `others` are generated in the same pass. Where sending fails, `reconcile` repeats
+    it.
     """
     store, home = context.store, context.home
     fault_points.at("place.before_row")

@@ -93,7 +93,7 @@ def _row_count(experiment: Experiment, trial: TrialRow) -> int:
 
 
 def forget_ended(context: TickContext) -> None:
-    """Let trials go whose answers were generated beside one that does not run any more."""
+    """Place trials again that waited beside one which does not run any more."""
     running = {row.trial for row in context.cards}
     context.beside = {one: of for one, of in context.beside.items() if of in running}
 

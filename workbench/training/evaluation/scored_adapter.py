@@ -29,7 +29,7 @@ class ScoredAdapter:
 
     @property
     def identity(self) -> str:
-        """What tells this adapter's weights from all others; empty for the base, which has none."""
+        """The digest that identifies the adapter's weights; empty where none is known."""
         return self.sha256 or self.digest or ""
 
 

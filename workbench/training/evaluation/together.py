@@ -201,8 +201,9 @@ class AnswersTogether:
 
 
 def _can_wait(subject: ScoredAdapter) -> bool:
-    """Return whether decode/ computes the adapter, PEFT keeps it beside others, and its weights can
-    be known again.
+    """Return whether the adapter can be answered beside others.
+
+    decode/ has to compute it, PEFT to keep it beside others, and a digest to identify its weights.
     """
     if subject.found is None:
         return True
