@@ -58,7 +58,7 @@ POINTS = {
     "checkpoint.filled": "training/checkpoints/checkpoint.py",
     "checkpoint.before_rename": "training/checkpoints/checkpoint.py",
     "checkpoint.after_rename": "training/checkpoints/checkpoint.py",
-    "adapter.copied": "training/model/adapter.py",
+    "adapter.linked": "training/model/adapter.py",
     "adapter.before_rename": "training/model/adapter.py",
     "adapter.after_rename": "training/model/adapter.py",
     "export.before_rename": "export/shard_writer.py",

@@ -88,7 +88,7 @@ def test_a_worker_killed_while_it_loads_is_replaced(whole: Whole) -> None:
     [
         pytest.param("worker.evaluating", marks=pytest.mark.slow),
         pytest.param("results.after_rename", marks=pytest.mark.slow),
-        pytest.param("adapter.copied", marks=pytest.mark.slow),
+        pytest.param("adapter.linked", marks=pytest.mark.slow),
         "adapter.before_rename",
         pytest.param("adapter.after_rename", marks=pytest.mark.slow),
     ],

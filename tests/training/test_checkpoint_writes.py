@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from functools import partial
@@ -169,8 +170,8 @@ def test_a_disk_that_is_full_at_the_last_checkpoint_ends_the_trial_before_its_ad
     assert log.of("adapter") == []
 
 
-def test_the_adapter_is_written_while_its_weights_are_scored(fault: Path, tmp_path: Path) -> None:
-    fault.write_text("adapter.copied=hold")
+def test_the_adapter_is_linked_while_its_weights_are_scored(fault: Path, tmp_path: Path) -> None:
+    fault.write_text("adapter.linked=hold")
     bench = Bench(tmp_path / "home", recipe(**SETTINGS))
     log = bench.run(on=at("score", 8, lambda _: release(fault)))
     assert log.outcome is Outcome.DONE
@@ -178,12 +179,33 @@ def test_the_adapter_is_written_while_its_weights_are_scored(fault: Path, tmp_pa
     weights = bench.trial / "adapter" / adapter.WEIGHTS
     assert saved["sha256"] == staging.file_sha256(weights)
     assert saved["bytes"] == weights.stat().st_size
-    last = load_file(checkpoint.folder_of(bench.checkpoints, 8) / checkpoint.WEIGHTS)
-    assert all(torch.equal(last[name], tensor) for name, tensor in load_file(weights).items())
+    assert weights.samefile(checkpoint.folder_of(bench.checkpoints, 8) / checkpoint.WEIGHTS)
     assert list(bench.trial.glob(".*")) == []
 
 
-@pytest.mark.parametrize("armed", ["adapter.copied=no_space", ""], ids=["full disk", "paused"])
+@pytest.mark.parametrize("broken", ["damaged", "no links"])
+def test_an_adapter_that_cannot_be_linked_is_written(
+    broken: str, fault: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "this disk has no links")
+
+    if broken == "damaged":
+        fault.write_text("checkpoint.after_rename=truncate@2")
+    else:
+        monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    bench = Bench(tmp_path / "home", recipe(**SETTINGS))
+    log = bench.run()
+    assert log.outcome is Outcome.DONE
+    (saved,) = log.of("adapter")
+    weights = bench.trial / "adapter" / adapter.WEIGHTS
+    last = checkpoint.folder_of(bench.checkpoints, 8) / checkpoint.WEIGHTS
+    assert not weights.samefile(last)
+    assert saved["sha256"] == staging.file_sha256(weights)
+    assert (saved["sha256"] != staging.file_sha256(last)) is (broken == "damaged")
+
+
+@pytest.mark.parametrize("armed", ["adapter.linked=no_space", ""], ids=["full disk", "paused"])
 def test_an_adapter_that_is_given_up_leaves_nothing(
     armed: str, fault: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,6 @@ from workbench.machine import staging
 from workbench.training.attempt.setting import AttemptSetting, yielded_end
 from workbench.training.checkpoints import checkpoint
 from workbench.training.control import Interrupted
-from workbench.training.memory.host_copy import copy_bytes, copy_to_host
 from workbench.training.model import adapter
 from workbench.training.model.adapter import WrittenWeights
 from workbench.training.scoring.answers import end_ids
@@ -113,7 +112,7 @@ class KeptWeights:
     def _score_and_save(
         self, base: nn.Module, model: PeftModel, step: int, *, stopped: bool
     ) -> AttemptEnd:
-        with self._written_weights(model) as weights:
+        with self._linked_weights(step) as weights:
             try:
                 values = self._score(base, step)
             except Interrupted:
@@ -124,20 +123,17 @@ class KeptWeights:
         return AttemptEnd(outcome=Outcome.DONE, step=step)
 
     @contextmanager
-    def _written_weights(self, model: PeftModel) -> Iterator[WrittenWeights]:
-        """Begin to write the weights of `model`, and wait for that at the end of the block.
+    def _linked_weights(self, step: int) -> Iterator[WrittenWeights]:
+        """Begin to link the weights in the checkpoint of `step`, behind its own write if that lasts.
 
-        Without room for a copy they are written first. The file is removed where nobody moved it.
+        The file is removed at the end of the block where nobody moved it.
         """
-        setting, weights = self.setting, adapter.adapter_state(model)
+        setting = self.setting
         folder = staging.stage_folder(setting.trial / "adapter-weights")
         try:
             written = WrittenWeights(folder / adapter.WEIGHTS)
-            roomy = setting.host.has_room(copy_bytes(weights))
-            kept = copy_to_host(weights) if roomy else weights
-            setting.writer.queue(partial(written.write, kept))
-            if not roomy:
-                setting.wait_for_write()
+            committed = checkpoint.folder_of(setting.checkpoints, step)
+            setting.writer.queue(partial(written.link, committed))
             yield written
         finally:
             try:
@@ -173,6 +169,8 @@ class KeptWeights:
         """Write the adapter's folder and report it."""
         self.setting.enter_phase("saving")
         self.setting.wait_for_write()
+        if not weights.sha256:  # the checkpoint is damaged, or the disk knows no links
+            weights.write(adapter.adapter_state(model))
         folder = self.setting.trial / "adapter"
         scores = {
             "step": step,

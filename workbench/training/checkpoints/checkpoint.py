@@ -164,6 +164,16 @@ def read_unverified(checkpoints: Path, step: int) -> Checkpoint | None:
         return None
 
 
+def weights_digest(path: Path) -> str:
+    """Return the SHA-256 of its weights as they were written; empty for a damaged checkpoint."""
+    try:
+        _read(path)
+        files = json.loads((path / COMMIT).read_text(encoding="utf-8"))["files"]
+        return str(files[WEIGHTS]["sha256"]) if (path / WEIGHTS).is_file() else ""
+    except (CheckpointError, OSError, ValueError, KeyError):
+        return ""
+
+
 def best_verified(
     checkpoints: Path, tell: Callable[[str], None] = lambda _: None
 ) -> Checkpoint | None:

@@ -91,7 +91,8 @@ def _remove(path: Path) -> int:
         path.rename(hidden)
     except OSError:  # its trial runs and has removed the checkpoint itself
         return 0
-    size = sum(file.stat().st_blocks * 512 for file in hidden.iterdir() if file.is_file())
+    found = [file.stat() for file in hidden.iterdir() if file.is_file()]
+    size = sum(one.st_blocks * 512 for one in found if one.st_nlink == 1)  # others are an adapter's
     shutil.rmtree(hidden, ignore_errors=True)
     return size
 

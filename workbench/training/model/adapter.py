@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from workbench.machine import staging
 from workbench.machine.files import sync_path
 from workbench.recipe.dump import to_yaml
 from workbench.recipe.schema import Lora, Recipe
+from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.contents import write_weights
 from workbench.training.control import Emit
 from workbench.training.model.card import CardFacts, model_card
@@ -89,16 +91,27 @@ def load_weights(model: PeftModel, file: Path) -> None:
 class WrittenWeights:
     """An adapter's weights in a file beside its folder, into which `save_adapter` moves them.
 
-    They are known before the scores that the folder holds too, so that a thread can write them
-    while they are scored.
+    They are known before the scores that the folder holds too. The checkpoint with the same weights
+    has them on the disk already, so that a link is enough; pruning the checkpoint leaves the file.
     """
 
     file: Path
     sha256: str = ""
+    """Empty until the file is there."""
+
+    def link(self, committed: Path) -> None:
+        """Link the weights of a committed checkpoint; do nothing where they are not whole, or where
+        the file system has no links.
+        """
+        fault_points.at("adapter.linked")
+        sha256 = checkpoint.weights_digest(committed)
+        if sha256 and staging.file_sha256(committed / checkpoint.WEIGHTS) == sha256:
+            with suppress(OSError):
+                self.file.hardlink_to(committed / checkpoint.WEIGHTS)
+                self.sha256 = sha256
 
     def write(self, weights: dict[str, torch.Tensor]) -> None:
         """Write and flush the file; raise CheckpointError when a weight is not finite."""
-        fault_points.at("adapter.copied")
         write_weights(weights, self.file)
         sync_path(self.file)
         self.sha256 = staging.file_sha256(self.file)
