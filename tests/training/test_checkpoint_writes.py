@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from tests.training.test_host_memory import Machine
 from tests.training.trials import Bench, Log, recipe

@@ -124,7 +124,7 @@ class KeptWeights:
 
     @contextmanager
     def _linked_weights(self, step: int) -> Iterator[WrittenWeights]:
-        """Begin to link the weights in the checkpoint of `step`, behind its own write if that lasts.
+        """Begin to link the weights in the checkpoint of `step`, after its own write if that lasts.
 
         The file is removed at the end of the block where nobody moved it.
         """
