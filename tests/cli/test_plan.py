@@ -366,7 +366,7 @@ def test_counts_in_a_strangers_config_are_not_believed(
         (["data.max_tokens=2048"], "8GiB", "embeddings in host memory (1.0 GiB)"),
         (["model.name=meta-llama/Llama-3.2-3B", "data.max_tokens=32768"], "8GiB",
          "on the card: the head is the same matrix"),
-        (["lora.targets=[q_proj, embed_tokens]", "data.max_tokens=6144"], "8GiB",
+        (["lora.targets=[q_proj, embed_tokens]", "data.max_tokens=5632"], "8GiB",
          "on the card: they have an adapter"),
         (["data.max_tokens=512"], "24GiB", ""),
     ],
