@@ -39,6 +39,7 @@ from workbench.text.quantities import whole_gib_of_total as whole_gib_of_total
 from workbench.trial import KILLED as KILLED
 from workbench.trial import DesiredState, Kind, State, up_is_better
 from workbench.trial import outcome_word as outcome_word
+from workbench.user_config import GPU_START_GAP_S
 
 STATE_ORDER = (
     "running",
@@ -107,7 +108,7 @@ def guards_line(guards: Mapping[str, Any]) -> str:
     floor = f"disk floor {size(guards['disk_floor'])}, ballast {size(guards['ballast'])}"
     shares = "shares cards in use" if guards["share"] else _idle_sharing(guards.get("idle_below"))
     gaps = (
-        "2 s between starts of GPUs at rest"
+        f"{GPU_START_GAP_S:g} s between starts of GPUs at rest"
         if gap is None
         else f"{gap:g} s between starts of cards at rest"
     )

@@ -18,6 +18,7 @@ from workbench.home import Home
 from workbench.recipe.source import parse_yaml
 from workbench.service import BoardRow, JudgedBoard, Service
 from workbench.store.board_rows import ScoreDifference
+from workbench.user_config import GPU_START_GAP_S, Guards
 
 GIB = 1 << 30
 
@@ -199,6 +200,14 @@ def test_a_setting_can_be_read_back_from_its_text(value: object) -> None:
 
 
 SCREEN_MODULES = sorted(Path(tui.__file__).parent.rglob("*.py"))
+
+
+def test_the_guards_line_has_the_gap_that_the_engine_keeps_to() -> None:
+    guards = Guards().model_dump()
+    assert f"; {GPU_START_GAP_S:g} s between starts of GPUs" in formatting.guards_line(guards)
+    assert "; 3 s between starts" in formatting.guards_line({**guards, "start_gap_s": 3.0})
+
+
 FORMAT = re.compile(r"strftime|:[+,>]*\.\d[eg%f]|GiB|MiB")
 
 

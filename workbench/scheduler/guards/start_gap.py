@@ -14,12 +14,8 @@ from workbench.machine.cards import machine_of
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.queries import attempt_history
 from workbench.store.rows import CardRow
-from workbench.user_config import Guards
+from workbench.user_config import GPU_START_GAP_S, Guards
 
-GPU_START_GAP_S = 0.5
-"""Seconds between two starts of GPUs that are at rest, unless the user sets another. It is chosen,
-not measured: a card takes up load within a fraction of it, and a sweep of two cards ends later by
-all of it."""
 REST_SHARE = 1 / 3
 """Share of its power limit below which a card counts as at rest. It is chosen, not measured: to lie
 above what a card draws that only holds an idle worker, and below what one draws that trains.
