@@ -21,6 +21,8 @@ from workbench.cluster.settings import (
 from workbench.cluster.versions import ALWAYS_EQUAL, installed_versions, version_differences
 from workbench.home import Home
 from workbench.machine.locks import lock_holder
+from workbench.store import Store
+from workbench.store.card_table import record_cards, set_drained
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_boxes_are_listed_with_what_is_wrong(workbench: Workbench, home: Home) -
     answer = workbench("cluster", "ls")
     assert [word in answer.out for word in ("-7 s", "1.0 GiB of 4.0 GiB", "lost")] == [True] * 3
     assert "two: torch is 2.1 there" in answer.out
-    assert workbench("cluster", "ls", "--json").data["boxes"][1] == lost
+    assert workbench("cluster", "ls", "--json").data["boxes"][1] == {**lost, "drained": 0}
     doctor = workbench("cluster", "doctor")
     assert doctor.code == 1
     for line in (
@@ -101,6 +103,19 @@ def test_boxes_are_listed_with_what_is_wrong(workbench: Workbench, home: Home) -
     ):
         assert line in doctor.out
     assert doctor.out.count("→") == 7
+
+
+def test_drained_cards_of_a_box_are_counted(workbench: Workbench, home: Home) -> None:
+    write_settings(home.make(), HeadSettings(address="127.9.9.1"))
+    two = {"box": "two", "address": "10.0.0.2", "state": "up", "cards": 2}
+    write_json(boxes_file(home), {"at_utc": time.time(), "boxes": [two]})
+    store = Store(home.database)
+    card = {"kind": "cpu", "name": "CPU card", "total_bytes": 1 << 30}
+    record_cards(store, [{**card, "uuid": f"two:cpu-{n}"} for n in (0, 1)])
+    set_drained(store, "two:cpu-1", True)
+    store.close()
+    assert "2, 1 drained" in workbench("cluster", "ls").out
+    assert workbench("cluster", "ls", "--json").data["boxes"] == [{**two, "drained": 1}]
 
 
 def test_versions_may_differ_where_a_person_allows_it(workbench: Workbench, home: Home) -> None:

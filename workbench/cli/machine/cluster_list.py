@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from workbench import formatting
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
 from workbench.cluster import settings
 from workbench.errors import UsageError
+from workbench.machine.cards import machine_of
 from workbench.service import Service
 from workbench.text import safe_line
 
@@ -33,7 +35,10 @@ def cluster_ls_command(as_data: Json = False) -> None:
     if head is None:
         raise UsageError("this machine is in no cluster", hint="workbench cluster up ADDRESS")
     listed = settings.read_json(settings.boxes_file(home))
-    boxes: list[dict[str, Any]] = listed.get("boxes", [])
+    drained = Counter(machine_of(card.uuid) for card in Service().snapshot().cards if card.drained)
+    boxes: list[dict[str, Any]] = [
+        {**one, "drained": drained[one["box"]]} for one in listed.get("boxes", [])
+    ]
     if as_data:
         as_json({"address": head.address, "boxes": boxes, "at_utc": listed.get("at_utc")})
         return
@@ -52,7 +57,7 @@ def _print_boxes(boxes: list[dict[str, Any]]) -> None:
             safe_line(one["box"]),
             safe_line(one["address"]),
             safe_line(one["state"]),
-            str(one.get("cards", "-")),
+            _cards(one),
             formatting.size(one.get("free_bytes")),
             _skew(one.get("skew_s")),
             _moving(one),
@@ -63,6 +68,11 @@ def _print_boxes(boxes: list[dict[str, Any]]) -> None:
     for one in boxes:
         if text := one.get("problem") or one.get("skewed"):
             print_answer(f"{safe_line(one['box'])}: {safe_line(text)}")
+
+
+def _cards(one: dict[str, Any]) -> str:
+    cards, drained = one.get("cards", "-"), one["drained"]
+    return f"{cards}, {drained} drained" if drained else str(cards)
 
 
 def _skew(skew_s: float | None) -> str:
