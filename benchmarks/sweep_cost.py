@@ -65,7 +65,7 @@ class Cost:
     scoring_s: float
     """Its phases of evaluating."""
     captures: str
-    """What its captures of CUDA graphs took, in words."""
+    """The time and number of its captures of CUDA graphs, in words."""
 
 
 def main() -> int:

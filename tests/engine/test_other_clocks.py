@@ -1,4 +1,4 @@
-"""What other machines' clocks say decides no order: events are listed as they came to the head."""
+"""Events are listed as they came to the head, whatever other machines' clocks say."""
 
 from __future__ import annotations
 

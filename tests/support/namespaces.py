@@ -28,7 +28,7 @@ from workbench.service import Service
 LIMIT_S = 240.0
 ETH_P_ALL = 3  # linux/if_ether.h
 SIGNS = {b"PRI * HTTP/2.0": "HTTP/2", b"GET ": "HTTP", b"POST ": "HTTP", b"\x16\x03": "TLS"}
-"""What a connection of each protocol begins with."""
+"""The first bytes of a connection, with the name of its protocol."""
 _MADE = 0
 
 

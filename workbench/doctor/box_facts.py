@@ -1,4 +1,4 @@
-"""What a machine says about itself to the head that it may join: `workbench cluster probe`.
+"""The facts that a machine tells a head that it may join: `workbench cluster probe`.
 
 It answers each line of stdin by one line of JSON, and listens on one of Ray's ports meanwhile, so
 that the head can try whether a firewall lets it through.

@@ -81,7 +81,7 @@ class BoxLink:
         self.problem = ""
         """Why its cards take no trial, as its versions differ; empty while they may."""
         self.skewed = ""
-        """Which versions differ although it may take trials; empty where none does."""
+        """The differing versions of a box that may take trials all the same; empty without any."""
         self.token_mode: int | None = None
         self.closed_ports: tuple[list[int], list[int]] = ([], [])
         """Ports that do not answer: the head's, asked by the box, and the box's, by the head."""

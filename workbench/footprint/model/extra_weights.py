@@ -58,7 +58,7 @@ def _gemma4(config: Mapping[str, Any], measure: Measure, layers: int) -> ExtraWe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gemma4Layer:
-    """What a layer of Gemma 4 has of its own."""
+    """The parts that only layers of Gemma 4 have."""
 
     head_dim: int
     kv_heads: int
