@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workbench.machine.cards import GPU_START_GAP_S
 from workbench.store.rows import CardRow, TrialRow
 from workbench.text import safe_line
 from workbench.text.quantities import UNKNOWN as UNKNOWN
@@ -39,7 +40,6 @@ from workbench.text.quantities import whole_gib_of_total as whole_gib_of_total
 from workbench.trial import KILLED as KILLED
 from workbench.trial import DesiredState, Kind, State, up_is_better
 from workbench.trial import outcome_word as outcome_word
-from workbench.user_config import GPU_START_GAP_S
 
 STATE_ORDER = (
     "running",

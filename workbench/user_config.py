@@ -22,10 +22,6 @@ from workbench.home import config_file
 from workbench.machine.cards import parse_bytes
 from workbench.text import safe_line
 
-GPU_START_GAP_S = 0.5
-"""Seconds between two starts of GPUs that are at rest, unless the user sets another. It is chosen,
-not measured: a card takes up load within a fraction of it, and a sweep of two cards ends later by
-all of it."""
 MAX_BYTES = 64 << 10
 """A larger file is refused."""
 
@@ -76,8 +72,8 @@ class Guards(ConfigSection):
 
     start_gap_s: Seconds | None = None
     """Seconds between the starts of trials on two cards that are at rest. Left out:
-    GPU_START_GAP_S between GPUs, 0 between CPU cards, which draw no more power at the start than
-    later."""
+    `cards.GPU_START_GAP_S` between GPUs, 0 between CPU cards, which draw no more power at the start
+    than later."""
     no_start_above_c: Celsius = 84.0
     """A card above this temperature gets no new trial until it has cooled."""
     pause_above_c: Celsius = 90.0

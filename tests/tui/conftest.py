@@ -138,9 +138,15 @@ async def settled(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
             return picture is not None
         return view.there and picture.needs == view.needs()
 
+    def painted() -> bool:
+        screen = app.screen
+        return not (screen._layout_required or screen._scroll_required or screen._dirty_widgets)
+
     await until(pilot, read)
     await pilot.pause()
-    while not read():  # what was painted asked for more, as a list does for its first row
+    # What was painted may ask for more, as a list does for its first row, and on a busy machine a
+    # pause ends before the layout is due.
+    while not (read() and painted()):
         await until(pilot, read)
         await pilot.pause()
 

@@ -15,10 +15,11 @@ from tui.widgets.lazy_rows import ListRow
 from workbench import formatting
 from workbench.cli.trials.board import print_board
 from workbench.home import Home
+from workbench.machine.cards import GPU_START_GAP_S
 from workbench.recipe.source import parse_yaml
 from workbench.service import BoardRow, JudgedBoard, Service
 from workbench.store.board_rows import ScoreDifference
-from workbench.user_config import GPU_START_GAP_S, Guards
+from workbench.user_config import Guards
 
 GIB = 1 << 30
 

@@ -26,6 +26,10 @@ CAP_SLACK_BYTES = 300 << 20
 """Bytes left free below a user's cap, for what the driver allocates outside torch's allocator."""
 LEAST_CARD_BYTES = 64 << 20
 """A card with fewer bytes is refused: most likely the unit was forgotten."""
+GPU_START_GAP_S = 0.5
+"""Seconds between two starts of GPUs that are at rest, unless the user sets another. It is chosen,
+not measured: a card takes up load within a fraction of it, and a sweep of two cards ends later by
+all of it."""
 _EXAMPLE = f"e.g. {CARDS_VARIABLE}=GPU-6f1=24GiB, or {CARDS_VARIABLE}=cpu:8GiB,cpu:8GiB"
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 
 from workbench.fleet import Phase
-from workbench.machine.cards import machine_of
+from workbench.machine.cards import GPU_START_GAP_S, machine_of
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.queries import attempt_history
 from workbench.store.rows import CardRow
-from workbench.user_config import GPU_START_GAP_S, Guards
+from workbench.user_config import Guards
 
 REST_SHARE = 1 / 3
 """Share of its power limit below which a card counts as at rest. It is chosen, not measured: to lie
