@@ -95,6 +95,12 @@ def silence_loggers() -> None:
 
 def versions() -> dict[str, str]:
     """Return the installed version of each library of NAMES, without importing it."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Read the versions once: a process keeps what it imported when a library is updated."""
     return {name: metadata.version(name) for name in NAMES}
 
 
