@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from tests.training.test_host_memory import Machine
 from tests.training.trials import Bench, Log, recipe
@@ -18,8 +19,10 @@ from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.fleet.trial_fence import Superseded, TrialFence, allow_attempt, call_off
 from workbench.machine import staging
+from workbench.machine.staging import file_sha256
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import COMMIT
+from workbench.training.checkpoints.contents import RANDOM, STATE
 from workbench.training.control import Control
 from workbench.training.memory.host_memory import MemoryMonitor
 from workbench.training.model import adapter
@@ -140,6 +143,51 @@ def test_the_last_checkpoint_is_written_while_its_weights_are_scored(
     log = bench.run(on=at("score", 8, lambda _: release(fault)))
     assert order(log)[-3:] == ["score 8", "checkpoint 8", "adapter"]
     assert log.outcome is Outcome.DONE
+
+
+def test_the_last_checkpoint_holds_no_optimizer_and_its_trial_ends_as_one_that_ran_through(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path / "home", recipe(**SETTINGS))
+    paused = bench.run(on=at("metric", 8, lambda control: control.request_halt(Halt.YIELD)))
+    assert (paused.outcome, paused.end["step"]) == (Outcome.YIELDED, 8)
+    assert set(files_of(bench, 8)) == {checkpoint.WEIGHTS, STATE}
+    assert set(files_of(bench, 4)) == {
+        checkpoint.WEIGHTS, STATE, OPTIMIZER_NAME, SCHEDULER_NAME, RANDOM,
+    }  # fmt: skip
+    resumed = bench.run()
+    straight = Bench(tmp_path / "straight", recipe(**SETTINGS)).run()
+    assert resumed.outcome is straight.outcome is Outcome.DONE
+    assert resumed.losses == {}
+    assert resumed.scores == straight.scores
+    assert resumed.of("adapter")[0]["sha256"] == straight.of("adapter")[0]["sha256"]
+
+
+def test_a_damaged_last_checkpoint_is_trained_again_from_the_one_before(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "home", recipe(**SETTINGS))
+    first = bench.run()
+    (checkpoint.folder_of(bench.checkpoints, 8) / checkpoint.WEIGHTS).write_bytes(b"")
+    again = bench.run()
+    assert again.outcome is Outcome.DONE
+    assert again.losses == {step: first.losses[step] for step in (6, 8)}
+    assert again.scores == first.scores
+
+
+def test_the_weights_of_the_last_checkpoint_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(path: Path) -> str:
+        read.append(f"{path.parent.name}/{path.name}")
+        return file_sha256(path)
+
+    monkeypatch.setattr(staging, "file_sha256", counted)
+    log = Bench(tmp_path / "home", recipe(**SETTINGS)).run()
+    assert log.outcome is Outcome.DONE
+    assert [one for one in read if one.endswith(".safetensors")] == [
+        f".step-00000{step}.staging/{checkpoint.WEIGHTS}" for step in (4, 8)
+    ]
 
 
 def test_a_disk_that_is_full_while_training_goes_on_ends_the_trial_as_one_that_stood_still(

@@ -120,6 +120,8 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             return found.step, True
         if found is not None and not self._evaluate_found(found):
             return found.step, False
+        # transformers would go on with a new optimizer and say nothing.
+        assert found is None or OPTIMIZER_NAME in found.files
         self.window.put(found.window if found else {})
         self._start_loss = found.window.get(START_LOSS) if found else None
         ended = False
@@ -379,16 +381,18 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         return loss if evaluated == step else None
 
     def _contents(self) -> CheckpointContents:
-        """Return everything that a resumed trial needs; its tensors are those that training has."""
-        return CheckpointContents(
-            weights=adapter_state(self.model),
-            saved={
+        """Return everything that a resumed trial needs; its tensors are those that training has.
+
+        After the last step these are the weights alone, a third of the bytes.
+        """
+        saved = {}
+        if self.state.global_step < self.state.max_steps:
+            saved = {
                 OPTIMIZER_NAME: self.optimizer.state_dict(),
                 SCHEDULER_NAME: self.lr_scheduler.state_dict(),
                 RANDOM: random_states(),
-            },
-            state=self.state,
-        )
+            }
+        return CheckpointContents(weights=adapter_state(self.model), saved=saved, state=self.state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.model, Path(resume_from_checkpoint) / WEIGHTS)

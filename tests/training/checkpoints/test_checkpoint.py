@@ -131,6 +131,18 @@ def test_behind_a_damaged_best_comes_the_next_best(
     assert found.step == 50
 
 
+@pytest.mark.parametrize(("damage", "used"), [(flip, 25), (cut, 50)])
+def test_the_best_is_read_for_its_weights_alone(
+    damage: Callable[[Path], None], used: int, tmp_path: Path
+) -> None:
+    best = commit(tmp_path, 25, 1.0)
+    commit(tmp_path, 50, 2.0)
+    damage(best.path / "optimizer.pt")
+    found = checkpoint.best_verified(tmp_path)
+    assert found is not None
+    assert found.step == used
+
+
 def test_a_loss_that_is_recorded_later_is_read_back(tmp_path: Path) -> None:
     made = commit(tmp_path, 25)
     assert checkpoint.best_verified(tmp_path) is None

@@ -1,7 +1,8 @@
 """Checkpoints: committed whole, and verified byte for byte before training resumes from one.
 
 checkpoints/step-000025/
-    adapter.safetensors  optimizer.pt  scheduler.pt  rng_state.pth  trainer_state.json
+    adapter.safetensors  trainer_state.json
+    optimizer.pt  scheduler.pt  rng_state.pth   not after the last step, which nothing resumes from
     COMMIT.json   sizes and SHA-256 of the others, their provenance, and the held-out loss of
                   their weights where it is known; written last
 """
@@ -14,14 +15,16 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from workbench import fault_points
 from workbench.errors import CheckpointError
 from workbench.machine import staging
 from workbench.machine.files import write_durably
 from workbench.recipe.schema import Recipe
+from workbench.training.checkpoints.background_writer import BackgroundWriter
 
 COMMIT = "COMMIT.json"
 WEIGHTS = "adapter.safetensors"
@@ -45,6 +48,13 @@ class Provenance:
     versions: dict[str, str]
 
 
+class WrittenFile(TypedDict):
+    """Size and SHA-256 of a checkpoint's file as it was written."""
+
+    bytes: int
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A committed checkpoint as its COMMIT.json describes it."""
@@ -52,14 +62,19 @@ class Checkpoint:
     path: Path
     step: int
     """Optimizer steps done."""
-    bytes: int
-    """Bytes of its files without COMMIT.json."""
+    files: dict[str, WrittenFile]
+    """Its files by name, without COMMIT.json."""
     belongs: Provenance
     window: dict[str, float] = field(default_factory=dict)
     """The sums since the last metric row; see row_order.MetricWindow."""
     held_out: float | None = None
     """Held-out loss of the weights, in nats per target token. None where they were not evaluated,
     and in trials that keep their last weights."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its files without COMMIT.json."""
+        return sum(file["bytes"] for file in self.files.values())
 
 
 def recipe_digest(recipe: Recipe) -> str:
@@ -104,15 +119,16 @@ def commit(
 
     The newest KEEP stay, and the one with the lowest held-out loss.
 
-    Reads the files once for their SHA-256 and fsyncs each: about 30 ms for a small adapter. After a
-    power cut at any moment the checkpoint is there whole or not at all.
+    Reads the files once for their SHA-256 while they are flushed: 0.15 to 0.25 s for 168 MB. After
+    a power cut at any moment the checkpoint is there whole or not at all.
     """
     fault_points.at("checkpoint.filled", staged / WEIGHTS)
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": staging.file_sha256(path)}
-        for path in sorted(staged.iterdir())
-    }
-    staging.sync_tree(staged)
+    with BackgroundWriter() as flush:
+        flush.start(partial(staging.sync_tree, staged))
+        files = {
+            path.name: WrittenFile(bytes=path.stat().st_size, sha256=staging.file_sha256(path))
+            for path in sorted(staged.iterdir())
+        }
     body = {"step": step, "files": files, "belongs": asdict(belongs), "window": window}
     (staged / COMMIT).write_text(_sealed({**body, "held_out": held_out}), encoding="utf-8")
     fault_points.at("checkpoint.before_rename", staged / WEIGHTS)
@@ -164,26 +180,16 @@ def read_unverified(checkpoints: Path, step: int) -> Checkpoint | None:
         return None
 
 
-def weights_digest(path: Path) -> str:
-    """Return the SHA-256 of its weights as they were written; empty for a damaged checkpoint."""
-    try:
-        _read(path)
-        files = json.loads((path / COMMIT).read_text(encoding="utf-8"))["files"]
-        return str(files[WEIGHTS]["sha256"]) if (path / WEIGHTS).is_file() else ""
-    except (CheckpointError, OSError, ValueError, KeyError):
-        return ""
-
-
 def best_verified(
     checkpoints: Path, tell: Callable[[str], None] = lambda _: None
 ) -> Checkpoint | None:
-    """Return the first of `best_first` whose every byte is as it was written; None without one.
+    """Return the first of `best_first` whose weights are as they were written; None without one.
 
-    Damaged ones on the way are moved to ASIDE and reported to `tell`.
+    Its other files are not read. Damaged ones on the way are moved to ASIDE and reported to `tell`.
     """
     for found in best_first(checkpoints):
         try:
-            return verify(found.path)
+            return verify(found.path, only=WEIGHTS)
         except CheckpointError as damaged:
             _set_aside(found.path)
             tell(
@@ -210,16 +216,25 @@ def newest_verified(
     return None
 
 
-def verify(path: Path) -> Checkpoint:
-    """Return the checkpoint in `path`; raise CheckpointError where a file is missing or changed."""
+def verify(path: Path, *, only: str | None = None) -> Checkpoint:
+    """Return the checkpoint in `path`; raise CheckpointError where a file is missing or changed.
+
+    `only` names the one file whose bytes are compared; of the others the sizes are.
+    """
+    found = verify_sizes(path)
+    for name, written in found.files.items():
+        if only in (None, name) and staging.file_sha256(path / name) != written["sha256"]:
+            raise _damaged(path, f"{name} is not what was written")
+    return found
+
+
+def verify_sizes(path: Path) -> Checkpoint:
+    """Return the checkpoint in `path`; raise CheckpointError where a file is missing or short."""
     found = _read(path)
-    files = json.loads((path / COMMIT).read_text(encoding="utf-8"))["files"]
-    for name, written in files.items():
+    for name, written in found.files.items():
         file = path / name
         if not file.is_file() or file.stat().st_size != written["bytes"]:
             raise _damaged(path, f"{name} is missing or short")
-        if staging.file_sha256(file) != written["sha256"]:
-            raise _damaged(path, f"{name} is not what was written")
     return found
 
 
@@ -262,7 +277,10 @@ def _read(path: Path) -> Checkpoint:
         return Checkpoint(
             path=path,
             step=int(body["step"]),
-            bytes=sum(file["bytes"] for file in body["files"].values()),
+            files={
+                name: WrittenFile(bytes=file["bytes"], sha256=file["sha256"])
+                for name, file in body["files"].items()
+            },
             belongs=Provenance(**body["belongs"]),
             window=body["window"],
             held_out=body.get("held_out"),

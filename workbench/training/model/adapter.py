@@ -100,15 +100,15 @@ class WrittenWeights:
     """Empty until the file is there."""
 
     def link(self, committed: Path) -> None:
-        """Link the weights of a committed checkpoint; do nothing where they are not whole, or where
-        the file system has no links.
+        """Link the weights of a checkpoint that this attempt wrote or verified.
+
+        Does nothing where a file of it is missing or short, or where the file system has no links.
         """
         fault_points.at("adapter.linked")
-        sha256 = checkpoint.weights_digest(committed)
-        if sha256 and staging.file_sha256(committed / checkpoint.WEIGHTS) == sha256:
-            with suppress(OSError):
-                self.file.hardlink_to(committed / checkpoint.WEIGHTS)
-                self.sha256 = sha256
+        with suppress(CheckpointError, OSError):
+            found = checkpoint.verify_sizes(committed)
+            self.file.hardlink_to(committed / checkpoint.WEIGHTS)
+            self.sha256 = found.files[checkpoint.WEIGHTS]["sha256"]
 
     def write(self, weights: dict[str, torch.Tensor]) -> None:
         """Write and flush the file; raise CheckpointError when a weight is not finite."""
