@@ -11,9 +11,14 @@ gated activation. `decode_parts.py` compares them with what the decode path laun
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from workbench.training.decode.forward import FastForward
+from workbench.training.decode.kernels.cached_attention import cached_attention
 from workbench.training.step.kernels.norm import normalized_row
 from workbench.training.step.kernels.triton_support import (
     ceil_div,
@@ -219,3 +224,96 @@ def gated(parts_SBM: Tensor, b_CN: Tensor, dtype: torch.dtype, *, block: int, wa
         parts_SBM, b_CN, out, lanes, rows, both // 2, columns, splits, block, num_warps=warps
     )
     return out
+
+
+# -- a whole layer of these
+
+
+class FewLanes:
+    """A FastForward whose layers compute steps of few lanes by the kernels above.
+
+    For decoders like Llama's: two norms, q, k and v, gate and up, no biases, one adapter. Passes
+    over prompts, and steps of more lanes, stay as they are. restore() takes the changes off.
+    """
+
+    def __init__(
+        self, forward: FastForward, *, most: int = 64, how: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        """Steps of up to `most` lanes; `how` has the tiles of each part, as split_product takes."""
+        self._forward, self._most, self._how = forward, most, how
+        self._groups = {id(one): group for group in forward.groups for one in group.modules}
+        self._b_CN: dict[int, Tensor] = {}
+        self._made: tuple[Tensor, Tensor] | None = None
+        layers = list(forward.parts.layers)
+        after = [layer.input_layernorm for layer in layers[1:]] + [forward.parts.decoder.norm]
+        self._before: list[tuple[Any, Any]] = []
+        for layer, norm in zip(layers, after, strict=True):
+            self._set_forward(norm, self._norm(norm.forward))
+            self._set_forward(layer, self._layer(layer, layer.forward, norm))
+
+    def restore(self) -> None:
+        """Give the modules back the forwards that they had."""
+        for module, before in reversed(self._before):
+            module.__dict__.pop("forward")
+            if before is not None:
+                module.__dict__["forward"] = before
+
+    def _set_forward(self, module: Any, forward: Any) -> None:
+        self._before.append((module, module.__dict__.get("forward")))
+        module.__dict__["forward"] = forward
+
+    def _norm(self, original: Any) -> Any:
+        def forward(x: Tensor) -> Tensor:
+            """Return the norm that the layer before has computed, where x is its output."""
+            if self._made is not None and self._made[0] is x:
+                return self._made[1]
+            return original(x)  # type: ignore[no-any-return]
+
+        return forward
+
+    def _layer(self, layer: Any, original: Any, after: Any) -> Any:
+        def forward(hidden: Tensor, *args: Any, **named: Any) -> Tensor:
+            read = named["cached"][1]
+            if read.cu is not None or hidden.shape[1] > self._most:
+                return original(hidden, *args, **named)  # type: ignore[no-any-return]
+            normed_BD = layer.input_layernorm(hidden)[0]
+            made = self._compute(layer, hidden[0], normed_BD, after, read, named)
+            self._made = made[0][None], made[1][None]
+            return self._made[0]
+
+        return forward
+
+    def _compute(
+        self, layer: Any, x_BD: Tensor, normed_BD: Tensor, after: Any, read: Any, named: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return (the layer's output, its norm by `after`)."""
+        attention, mlp = layer.self_attn, layer.mlp
+        keys, values = read.cache.of_layer(attention.layer_idx)
+        cos_BD, sin_BD = (x[0].contiguous() for x in named["position_embeddings"])
+        heads, dtype = self._forward.parts.config.num_attention_heads, x_BD.dtype
+        q_BHD = heads_to_cache(
+            *self._product("qkv", normed_BD, attention.q_proj), cos_BD, sin_BD, keys, values,
+            read.slots_T, read.positions_T, heads=heads, dtype=dtype, each=8, warps=4,
+        )  # fmt: skip
+        out_BHD = cached_attention(
+            q_BHD, keys, values, read.slots_T, read.positions_T,
+            scale=attention.scaling, window=None, softcap=None,
+        )  # fmt: skip
+        product = self._product("out", out_BHD.flatten(1), attention.o_proj)
+        norm = layer.post_attention_layernorm
+        x_BD, normed_BD = residual_norm(*product, x_BD, norm.weight, norm.variance_epsilon, 8)
+        product = self._product("gate-up", normed_BD, mlp.gate_proj)
+        active_BF = gated(*product, dtype, block=1024, warps=4)
+        product = self._product("down", active_BF, mlp.down_proj)
+        return residual_norm(*product, x_BD, after.weight, after.variance_epsilon, 8)
+
+    def _product(self, part: str, x_BK: Tensor, module: Any) -> tuple[Tensor, Tensor]:
+        """Return (parts_SBM, b_CN) of a group's product, by its first module."""
+        group = self._groups[id(module)]
+        a_CK, b_NC = group._a_and_b()
+        if id(group) not in self._b_CN:
+            self._b_CN[id(group)] = b_NC.T.contiguous()
+        w_MK = group._kept
+        if w_MK is None:
+            w_MK = group._dequantise_into(group._workspace.take(group._product_shape), a_CK)
+        return split_product(x_BK, w_MK, **self._how[part]), self._b_CN[id(group)]
