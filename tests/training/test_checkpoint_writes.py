@@ -145,6 +145,18 @@ def test_the_last_checkpoint_is_written_while_its_weights_are_scored(
     assert log.outcome is Outcome.DONE
 
 
+def test_a_last_checkpoint_that_is_the_best_is_written_until_its_answers_are_scored(
+    fault: Path, tmp_path: Path
+) -> None:
+    fault.write_text("checkpoint.copied=hold@2")
+    bench = Bench(tmp_path / "home", recipe(**SETTINGS, evaluate__every=4))
+    log = bench.run(on=at("score", 8, lambda _: release(fault)))
+    assert order(log)[-3:] == ["score 8", "checkpoint 8", "adapter"]
+    best = checkpoint.best_verified(bench.checkpoints)
+    assert best is not None
+    assert (best.step, best.held_out) == (8, log.scores["loss"])
+
+
 def test_the_last_checkpoint_holds_no_optimizer_and_its_trial_ends_as_one_that_ran_through(
     tmp_path: Path,
 ) -> None:

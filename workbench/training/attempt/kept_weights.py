@@ -39,8 +39,7 @@ class KeptWeights:
         if self.setting.recipe.train.keep == "best":
             self.setting.enter_phase("evaluating")
             try:
-                self._evaluate_last(base, steps)
-                kept = self._load_best(model, steps)
+                kept = self._load_best(model, steps, self._evaluate_last(base, steps))
             except Interrupted:
                 return yielded_end(steps)
             except Diverged as error:
@@ -50,18 +49,21 @@ class KeptWeights:
         end = self._score_and_save(base, model, kept, stopped=stopped)
         return dataclasses.replace(end, step=steps)
 
-    def _evaluate_last(self, base: nn.Module, step: int) -> None:
-        """Record the held-out loss of the weights in the model in the checkpoint of `step`.
+    def _evaluate_last(self, base: nn.Module, step: int) -> float | None:
+        """Return the held-out loss of the weights in the model, those of `step`.
 
-        Does nothing where it is known already. A checkpoint that is still being written has none,
-        and the rows are scored meanwhile.
+        It is recorded in their checkpoint once that is written. Returns None where it was recorded
+        before.
         """
         if not self.setting.writer.busy and not self._lacks_held_out(step):
-            return
+            return None
         self.setting.control.step = step
         loss = self.setting.scorer(base).held_out()["loss"]
         self.setting.emit("metric", step=step, values={"eval_loss": loss})
-        self.setting.wait_for_write()
+        self.setting.writer.queue(partial(self._record_held_out, step, loss))
+        return loss
+
+    def _record_held_out(self, step: int, loss: float) -> None:
         if last := checkpoint.read_unverified(self.setting.checkpoints, step):
             checkpoint.record_held_out(last, loss)
 
@@ -69,14 +71,18 @@ class KeptWeights:
         last = checkpoint.read_unverified(self.setting.checkpoints, step)
         return last is not None and last.held_out is None
 
-    def _load_best(self, model: PeftModel, steps: int) -> int:
+    def _load_best(self, model: PeftModel, steps: int, last: float | None) -> int:
         """Load the best checkpoint's weights into `model`, which holds those of `steps`.
 
-        Returns the step of the weights that it holds then.
+        `last` is their held-out loss, where their checkpoint may still be without it. Returns the
+        step of the weights that `model` holds then.
         """
         first = next(iter(checkpoint.best_first(self.setting.checkpoints)), None)
-        if first is None or first.step == steps:
+        if first is None or first.held_out is None or first.step == steps:
             return steps
+        if last is not None and last < first.held_out:
+            return steps
+        self.setting.wait_for_write()  # where `first` is damaged, the last may be the next best
         best = checkpoint.best_verified(self.setting.checkpoints, self.setting.warn)
         if best is None or best.step == steps:
             return steps
