@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +12,9 @@ from tokenizers import Tokenizer
 
 from tests.training.trials import Bench, recipe, shallow_model
 from workbench.recipe import shipped_file
+from workbench.training.model import tokenizer as tokenizer_module
 from workbench.training.model.base import ResidentBase
+from workbench.training.model.portable import save_tokenizer
 from workbench.training.model.tokenizer import KeptTokenizer, load_tokenizer
 
 TEXT = "Tom has 3 apples, and eats 2 of them."
@@ -63,6 +66,54 @@ def test_it_is_loaded_again_for_changed_files_another_model_and_after_a_release(
     third = vocabulary(kept, folder)
     kept.release()
     assert len({id(one) for one in (first, second, third, vocabulary(kept, folder))}) == 4
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the contents of every file below the folder, by its path there."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("templates", ["{{ messages }}", ["default", "tool_use"]])
+def test_it_is_saved_as_it_was_loaded(
+    templates: str | list[str], folder: Path, tmp_path: Path
+) -> None:
+    """Templates with names are files in a folder of their own."""
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    named = [{"name": name, "template": name} for name in templates]
+    config["chat_template"] = templates if isinstance(templates, str) else named
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    kept = KeptTokenizer()
+    saved, plain = tmp_path / "saved", tmp_path / "plain"
+    for _ in range(2):
+        used = kept.take(str(folder), None)
+        used([TEXT, "short"], truncation=True, max_length=4, padding="max_length")
+        used.chat_template = "spoilt"
+        saved.mkdir(exist_ok=True)
+        kept.save(saved)
+        save_tokenizer(load_tokenizer(str(folder), None), plain, str(folder), None)
+        assert contents(saved) == contents(plain)
+        shutil.rmtree(saved)
+
+
+def test_its_files_are_made_once_for_all_adapters_of_a_worker(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(tokenizer: object, target: Path, source: str, revision: str | None) -> None:
+        made.append(source)
+        save_tokenizer(tokenizer, target, source, revision)
+
+    monkeypatch.setattr(tokenizer_module, "save_tokenizer", counted)
+    kept = KeptTokenizer()
+    for _ in range(3):
+        kept.take(str(folder), None)
+        kept.save(tmp_path)
+    os.utime(folder / "tokenizer.json", ns=(1, 1))
+    kept.take(str(folder), None)
+    kept.save(tmp_path)
+    assert made == [str(folder)] * 2
 
 
 def test_trials_of_one_worker_share_it_until_the_base_is_released(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ class KeptWeights:
             self.setting.recipe,
             folder,
             weights=weights,
-            base_path=self.setting.model_path,
+            kept_tokenizer=self.setting.resident.tokenizer,
             revision=self.setting.revision,
             end_ids=end_ids(base, self.setting.tokenizer, self.setting.turn_end_ids),
             scores=scores,

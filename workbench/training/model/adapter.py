@@ -29,8 +29,9 @@ from workbench.training.checkpoints.contents import write_weights
 from workbench.training.control import Emit
 from workbench.training.model.card import CardFacts, model_card
 from workbench.training.model.linear_layers import outside_language_model
-from workbench.training.model.portable import save_tokenizer, write_end_ids
+from workbench.training.model.portable import write_end_ids
 from workbench.training.model.targets import find_targets
+from workbench.training.model.tokenizer import KeptTokenizer
 
 WEIGHTS = "adapter_model.safetensors"
 """The name under which PEFT looks for an adapter's weights."""
@@ -124,7 +125,7 @@ def save_adapter(
     folder: Path,
     *,
     weights: WrittenWeights,
-    base_path: str,
+    kept_tokenizer: KeptTokenizer,
     revision: str | None,
     end_ids: Sequence[int],
     scores: dict[str, Any],
@@ -135,6 +136,7 @@ def save_adapter(
     """Write the adapter's folder, whole or not at all; return its weights' bytes and SHA-256.
 
     `weights` are those of `model`, on the same disk as `folder`; their file is moved.
+    `kept_tokenizer` holds the vocabulary of `tokenizer`.
 
     Besides weights and configuration it holds the tokenizer with its chat template, the tokens that
     end an answer (`generation_config.json`), the resolved recipe, the scores and a model card.
@@ -148,7 +150,7 @@ def save_adapter(
         values |= {"lora_alpha": plain_alpha(recipe.lora), "use_rslora": False}
         text = json.dumps(values, indent=2, sort_keys=True, default=_plain)
         (staged / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
-        save_tokenizer(tokenizer, staged, base_path, revision)
+        kept_tokenizer.save(staged)
         write_end_ids(staged, tokenizer, end_ids)
         (staged / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
         (staged / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")

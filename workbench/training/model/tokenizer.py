@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.utils import cached_file
 
 from workbench.errors import ModelError
 from workbench.text import safe_line
+from workbench.training.model.portable import save_tokenizer
 from workbench.training.model.weights import refuse_pointer
 from workbench.user_config import may_run_its_code
 
@@ -52,6 +54,17 @@ class KeptTokenizer:
             self._held = held
         return held.fresh()
 
+    def save(self, folder: Path) -> None:
+        """Write the files of `save_tokenizer`, of the tokenizer as it was loaded, into the folder.
+
+        They are made once: 128,000 tokens take 0.2 to 0.3 s, and 10 ms to write again. The
+        tokenizer that was taken last loses its truncation and padding.
+        """
+        assert self._held is not None, "a tokenizer is taken first"
+        for name, content in self._held.files_saved().items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+
     def release(self) -> None:
         """Release the tokenizer and its memory."""
         self._held = None
@@ -65,6 +78,17 @@ class _Held:
     tokenizer: PreTrainedTokenizerBase
     truncation: dict[str, Any] | None
     padding: dict[str, Any] | None
+    saved: dict[str, bytes] = field(default_factory=dict)
+
+    def files_saved(self) -> dict[str, bytes]:
+        """Return the contents of `save_tokenizer`'s files by name, made the first time."""
+        if not self.saved:
+            with tempfile.TemporaryDirectory() as made:
+                folder = Path(made)
+                save_tokenizer(self.fresh(), folder, self.path, self.revision)
+                files = [file for file in folder.rglob("*") if file.is_file()]
+                self.saved.update({str(f.relative_to(folder)): f.read_bytes() for f in files})
+        return self.saved
 
     def fresh(self) -> PreTrainedTokenizerBase:
         """Return a tokenizer with attributes of its own over the same vocabulary."""
