@@ -74,12 +74,12 @@ def _train(words: list[str], env: dict[str, str], out: int, errors: int) -> None
 
 
 def _import_for_training() -> None:
-    from workbench.training import foreground, trial_run  # noqa: F401
-    from workbench.training.dataset import prepared  # noqa: F401
     from workbench.training.libraries import import_libraries
-    from workbench.training.model import preflight, tokenizer, weights  # noqa: F401
 
     import_libraries(threads=1)
+    from workbench.training import foreground, trial_run  # noqa: F401
+    from workbench.training.dataset import prepared  # noqa: F401
+    from workbench.training.model import preflight, tokenizer, weights  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -162,10 +162,39 @@ def test_a_spare_imports_most_of_what_is_slow_and_nothing_that_asks_for_cards() 
     code = (
         "import sys; from workbench.training.worker import Worker; "
         "print([Worker.import_ahead({}), *(n in sys.modules for n in "
-        "('torch._inductor.compile_fx', 'transformers.generation', 'bitsandbytes', 'peft'))])"
+        "('torch._dynamo', 'transformers.generation', 'bitsandbytes', 'peft'))])"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "['', True, True, False, False]"
+
+
+def test_no_function_is_compiled_while_the_libraries_are_imported() -> None:
+    import torch
+
+    from workbench.training.libraries import without_compiler
+
+    compiles = torch.compile
+    with without_compiler():
+        assert torch.compile(idle) is idle
+        assert torch.compile(dynamic=False)(idle) is idle
+    assert torch.compile is compiles
+
+
+@pytest.mark.slow
+def test_a_trial_in_four_bits_never_needs_torchs_compiler(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from workbench.training import libraries; "
+        "libraries.import_libraries(threads=1); "
+        "from tests.training.trials import Bench, plan, recipe; "
+        "optimizer = 'paged_adamw_8bit'; "
+        "settings = {'model__quantization': 'nf4', 'train__optimizer': optimizer}; "
+        "settings |= {'train__max_steps': 2}; "
+        "bench = Bench(Path(sys.argv[1]), recipe(**settings), plan=plan(optimizer=optimizer)); "
+        "print(bench.run().end['outcome'], 'torch._inductor.compile_fx' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "done False"
 
 
 def test_a_gpu_has_one_lock_for_all_homes(tmp_path: Path) -> None:
