@@ -114,22 +114,20 @@ def adapter_parameters(config: Mapping[str, Any], lora: Lora) -> int:
 def scoring_buckets(search: PlanSearch, run: Run, parameters: int) -> dict[str, int]:
     """Return the predicted peak bytes of scoring, by what takes them."""
     run = replace(run, dequantised_layers=0)
-    value = VALUE_BYTES[run.precision]
     shape, decodes = search.shape, run.decodes(search.shape)
     # The adapters that are scored, which may have other ranks than the recipe's.
     rank = max(1, math.ceil(mean_rank(shape, parameters))) if decodes else search.recipe.lora.rank
     lora = search.recipe.lora.model_copy(update={"rank": rank})
     recipe = search.recipe.model_copy(update={"lora": lora})
-    constant = constant_bytes(shape, recipe, run)
     scored = losses_bytes(shape, recipe, run)
     if decodes and generates(recipe):
-        scored = max(scored, answers_bytes(shape, recipe, run))
-    low_rank = parameters * (value if value < 4 else 0)
-    if decodes:
-        low_rank = low_rank_bytes(shape, run.precision, parameters=parameters)
+        low_rank = low_rank_bytes(shape, run.precision, rank=mean_rank(shape, parameters))
+        scored = max(scored, answers_bytes(shape, recipe, run) + low_rank)
+    # PEFT's own modules, which score all other models, copy the adapter to 16 bits.
+    value = 0 if decodes else VALUE_BYTES[run.precision] % 4
     return {
-        **constant,
-        "adapter": parameters * 4 + low_rank,
+        **constant_bytes(shape, recipe, run),
+        "adapter": parameters * (4 + value),
         "gradients": 0,
         "optimizer": 0,
         "evaluation": scored,

@@ -1,38 +1,155 @@
-"""The bytes that the plan has for the decode path's own tensors."""
+"""The bytes that the plan has for the decode path's own tensors, against those that are live."""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
-from tests.training.step.conftest import ModelOf, model_of
+from tests.training.decode.test_generate import DECODED, pack_weights
+from tests.training.step.conftest import ModelOf, model_of, options
 from workbench.footprint.model.shape import ModelShape
-from workbench.footprint.peak.scoring_bytes import low_rank_bytes, mean_rank
+from workbench.footprint.peak.scoring_bytes import (
+    cache_bytes,
+    kept_weights_bytes,
+    low_rank_bytes,
+    mean_rank,
+    workspace_bytes,
+)
+from workbench.recipe.schema import Recipe
+from workbench.training.control import Control
 from workbench.training.decode.forward import FastForward
+from workbench.training.decode.lanes import Lanes
+from workbench.training.scoring.held_out_loss import score_rows
+from workbench.training.step import Step
 
 __all__ = ["model_of"]
 
+NEW = 24
+"""New tokens of an answer."""
 
-@pytest.mark.parametrize("family", ["llama", "phi3"])
+
+def live_bytes() -> int:
+    """Return the bytes behind all live fp32 tensors, each storage counted once."""
+    gc.collect()
+    alive = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+    each = {
+        one.untyped_storage().data_ptr(): one.untyped_storage().nbytes()
+        for one in alive
+        if one.dtype is torch.float32
+    }
+    return sum(each.values())
+
+
+@contextmanager
+def forward_of(model: Any, **how: Any) -> Iterator[tuple[FastForward, int]]:
+    """Give the model's FastForward and the bytes that it made live."""
+    before = live_bytes()
+    forward = FastForward(model, torch.float32, **how)
+    try:
+        yield forward, live_bytes() - before
+    finally:
+        forward.restore()
+
+
+def recipe_of(**lora: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "model": {"name": "a/b", "precision": "fp32"},
+            "data": {"train": "a/b", "max_tokens": 64},
+            "lora": lora,
+            "evaluate": {"answer_pattern": "(.*)", "max_new_tokens": NEW},
+        }
+    )
+
+
+def shape_of(model: Any) -> ModelShape:
+    return ModelShape.of(model.config.to_dict())
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma4_text"])
 def test_low_rank_matrices_of_several_adapters_take_what_the_plan_says(
     family: str, model_of: ModelOf
 ) -> None:
     model: Any = model_of(family)
     ranks = (8, 16, 24)  # no columns are added to multiples of 8
     for rank in ranks:
-        config = replace(model.peft_config["default"], r=rank, target_modules="all-linear")
+        config = replace(model.peft_config["default"], r=rank)
         model.add_adapter(f"rank_{rank}", config)
     names = [f"rank_{rank}" for rank in ranks]
     parameters = sum(
         param.numel() for name, param in model.named_parameters() if "lora_" in name
         and any(f".{one}." in name for one in names)
     )  # fmt: skip
-    shape = ModelShape.of(model.config.to_dict())
-    forward = FastForward(model, torch.float32, adapters=names)
-    forward.restore()
-    held = sum(t.nbytes for group in forward.groups for t in (group._a_CK, group._b_NC))
+    shape = shape_of(model)
     assert mean_rank(shape, parameters) == sum(ranks)
-    assert low_rank_bytes(shape, "fp32", parameters=parameters) == held
+    with forward_of(model, adapters=names) as (_, made):
+        assert low_rank_bytes(shape, "fp32", rank=mean_rank(shape, parameters)) == made
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+@pytest.mark.parametrize("family", DECODED)
+def test_low_rank_matrices_of_every_family_take_what_the_plan_says(
+    family: str, rank: int, model_of: ModelOf
+) -> None:
+    model = model_of(family, r=rank)
+    with forward_of(model) as (_, made):
+        assert low_rank_bytes(shape_of(model), "fp32", rank=rank) == made
+
+
+class Watch(Control):
+    """A control that notes the live bytes before each batch of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def check(self) -> None:
+        super().check()
+        self.seen.append(live_bytes())
+
+
+def test_losses_beside_a_step_hold_no_copies_of_the_adapter(model_of: ModelOf) -> None:
+    """They are computed with the optimizer and the step's own copies in memory."""
+    model, watch = model_of("llama", r=16), Watch()
+    ids = [[5 + n, 7, 11] for n in range(4)]
+    rows = Dataset.from_dict({"input_ids": ids, "labels": ids, "length": [3] * 4})
+    step = Step(model, options())
+    before = live_bytes()
+    score_rows(model, rows, pad_id=0, batch_size=1, precision="fp32", control=watch)
+    step.restore()
+    assert watch.seen == [before] * 4
+
+
+@pytest.mark.parametrize("lanes", [1, 5, 16])
+@pytest.mark.parametrize("family", ["llama", "gemma4_text"])
+def test_a_cache_takes_what_the_plan_says(family: str, lanes: int, model_of: ModelOf) -> None:
+    model = model_of(family)
+    with forward_of(model) as (forward, _):
+        before = live_bytes()
+        held = Lanes(forward, lanes, positions=40 + NEW, most=NEW, ends=[2])
+        made = live_bytes() - before - held._temperature_L.nbytes
+    said = cache_bytes(shape_of(model), recipe_of(), "fp32", lanes=lanes, tokens=40)
+    assert made == said
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma4_text"])
+def test_dequantised_weights_take_what_the_plan_says(
+    family: str, kept: bool, rank: int, model_of: ModelOf
+) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "hidden_size_per_layer_input": 64}
+    model = model_of(family, sizes, r=rank)
+    pack_weights(model)
+    shape, recipe = shape_of(model), recipe_of(rank=rank)
+    weights = (kept_weights_bytes if kept else workspace_bytes)(shape, recipe, "fp32")
+    with forward_of(model, dequantised=kept) as (_, made):
+        assert made == weights + low_rank_bytes(shape, "fp32", rank=rank)

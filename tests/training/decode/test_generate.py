@@ -99,6 +99,21 @@ def test_a_plan_counts_the_keys_that_the_cache_keeps(family: str, model_of: Mode
     assert ModelShape.of(model.config.to_dict()).cached_values == kept
 
 
+def pack_weights(model: Any) -> None:
+    """Put bitsandbytes' 4-bit layers in the place of the adapted layers' frozen ones."""
+    pack: Any = pytest.importorskip("bitsandbytes").nn
+    for module in list(model.modules()):
+        base = getattr(module, "base_layer", None)
+        if isinstance(base, nn.Linear):
+            packed = pack.Linear4bit(
+                base.in_features, base.out_features, bias=base.bias is not None,
+                compute_dtype=torch.float32, quant_type="nf4", compress_statistics=True,
+            )  # fmt: skip
+            packed.load_state_dict(base.state_dict())
+            packed.__dict__["support_avx512bf16_for_cpu"] = False
+            module.base_layer = packed.to("cpu")
+
+
 def with_other_adapter(model: Any, rank: int = 3) -> list[str | None]:
     """Add an adapter of another rank; return the names of both and of the base."""
     torch.manual_seed(5)
@@ -229,18 +244,8 @@ def test_the_tiny_models_say_different_things(model_of: ModelOf) -> None:
 def test_packed_weights_give_the_logits_of_plain_modules(
     how: dict[str, Any], model_of: ModelOf
 ) -> None:
-    pack: Any = pytest.importorskip("bitsandbytes").nn
     model: Any = model_of("qwen2", {"hidden_size": 64, "intermediate_size": 128})
-    for module in list(model.modules()):
-        base = getattr(module, "base_layer", None)
-        if isinstance(base, nn.Linear):
-            packed = pack.Linear4bit(
-                base.in_features, base.out_features, bias=base.bias is not None,
-                compute_dtype=torch.float32, quant_type="nf4", compress_statistics=True,
-            )  # fmt: skip
-            packed.load_state_dict(base.state_dict())
-            packed.__dict__["support_avx512bf16_for_cpu"] = False
-            module.base_layer = packed.to("cpu")
+    pack_weights(model)
     ids = torch.tensor(prompts_of(3)[2])
     with torch.no_grad():
         want = model(input_ids=ids[None]).logits[0, -1]

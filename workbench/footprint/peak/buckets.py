@@ -13,7 +13,12 @@ from dataclasses import dataclass, replace
 from workbench.footprint.micro_steps import most_chunk_rows, padded_tokens
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak import layers
-from workbench.footprint.peak.layers import VALUE_BYTES, Layer, lora_params
+from workbench.footprint.peak.layers import (
+    VALUE_BYTES,
+    Layer,
+    lora_params,
+    targeted_projections,
+)
 from workbench.footprint.peak.scoring_bytes import (
     LOSS_TOKENS,
     evaluation_bytes,
@@ -25,7 +30,7 @@ from workbench.footprint.peak.scoring_bytes import (
     pass_tokens,
     workspace_bytes,
 )
-from workbench.recipe.schema import Recipe
+from workbench.recipe.schema import Lora, Recipe
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -136,12 +141,18 @@ def _scored_bytes(shape: ModelShape, recipe: Recipe, run: Run, constant: Mapping
         if not run.keeps_graphs:
             halves = adapter * value if value < 4 else 0
             freed += constant["unpacked"] + constant["gradients"] + halves
-        copies = low_rank_bytes(shape, run.precision, parameters=adapter)
+        copies = trained_low_rank_bytes(shape, recipe.lora, run.precision)
         scored = max(scored, answers_bytes(shape, recipe, run) + copies - freed)
     if run.keeps_graphs:
         # The next trial's adapter is made beside the kept buffers, before there is an optimizer.
         scored = max(scored, adapter * 4 - constant["optimizer"])
     return scored
+
+
+def trained_low_rank_bytes(shape: ModelShape, lora: Lora, precision: str) -> int:
+    """Return the bytes of the low-rank matrices with which decode/ answers by a trained adapter."""
+    adapted = None if lora.targets == "all-linear" else targeted_projections(shape, lora)
+    return low_rank_bytes(shape, precision, rank=lora.rank, adapted=adapted)
 
 
 def can_keep_graphs(shape: ModelShape, recipe: Recipe, run: Run) -> bool:
@@ -163,7 +174,9 @@ def loading_peak(shape: ModelShape, recipe: Recipe, run: Run) -> int:
 def losses_bytes(shape: ModelShape, recipe: Recipe, run: Run) -> int:
     """Return the bytes of a pass for held-out losses, beside what is there all the time.
 
-    For models outside decode/ they include those of generating answers.
+    For models outside decode/ they include those of generating answers. In decode/ the adapter's
+    matrices are laid together for one group of projections after another; those of gate and up are
+    gone when the pass is widest.
     """
     if not run.decodes(shape):
         return evaluation_bytes(

@@ -7,6 +7,11 @@ rows. The memory of captured training graphs has been released in both.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Collection
+from typing import NamedTuple
+
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak.layers import VALUE_BYTES
 from workbench.recipe.schema import Recipe
@@ -24,8 +29,8 @@ HEAD_ROWS = 128
 """Positions whose logits are held at once, for losses."""
 GRAPH_BYTES = 64 << 20
 """Room of captured steps of all sizes, in the pool that they share."""
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Projections that read one tensor."""
+TOGETHER = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+"""Projections that read the tensor that another one reads, and the first of those that do."""
 TILE_TOKENS, TILE_WIDTH = 4_096, 32_768
 """Logits that TRL's head holds at once (trl 1.16, kernels/chunked_logprob.py)."""
 
@@ -131,55 +136,94 @@ def lanes_bytes(
     `tokens` is the length of the longest question with its answer's room counted apart.
     """
     value = VALUE_BYTES[precision]
-    positions = tokens + recipe.evaluate.max_new_tokens
-    cache = (lanes + 1) * positions * 2 * shape.cached_values * value
+    cache = cache_bytes(shape, recipe, precision, lanes=lanes, tokens=tokens)
     # One step holds its lanes' logits in 16 bits and in fp32, and what the layers pass on.
     passed = _passed_values(shape)
     step = lanes * (shape.vocab * (value + 4) + value * passed)
     return cache + 2 * step + GRAPH_BYTES
 
 
+def cache_bytes(
+    shape: ModelShape, recipe: Recipe, precision: str, *, lanes: int, tokens: int
+) -> int:
+    """Return the bytes of the keys and values of so many lanes, and of the lane that nobody reads.
+
+    `tokens` is the length of the longest question.
+    """
+    positions = tokens + recipe.evaluate.max_new_tokens
+    return (lanes + 1) * positions * 2 * shape.cached_values * VALUE_BYTES[precision]
+
+
 def mean_rank(shape: ModelShape, parameters: int) -> float:
     """Return the rank that adapters of so many values have together, were all layers adapted."""
-    return parameters / (shape.layers * sum(map(sum, shape.projections.values())))
+    kinds = shape.kinds or (shape,)
+    sides = sum(one.layers * sum(map(sum, one.projections.values())) for one in kinds)
+    return parameters / (sides + shape.extra.sides)
 
 
-def low_rank_bytes(shape: ModelShape, precision: str, *, parameters: int) -> int:
-    """Return the bytes of the low-rank matrices as decode/ holds them, for all adapters together.
+def padded_columns(ranks: float) -> int:
+    """Return the columns that so many ranks take: a multiple of 8, which tensor cores ask for."""
+    return math.ceil(ranks / 8) * 8
 
-    Those of projections that read one tensor lie on the diagonal of blocks, with zeros between.
+
+def low_rank_bytes(
+    shape: ModelShape, precision: str, *, rank: float, adapted: Collection[str] | None = None
+) -> int:
+    """Return the bytes of the low-rank matrices as decode/ holds them while it answers.
+
+    `rank` is the sum of all adapters' ranks, and `adapted` the projections that have one (None:
+    all). Those of projections that read one tensor lie on the diagonal of blocks, with zeros
+    between.
     """
-    rank, values = mean_rank(shape, parameters), 0.0
-    left = dict(shape.projections)
-    for names in (*TOGETHER, *([name] for name in shape.projections)):
-        group = [left.pop(name) for name in names if name in left]
-        if group:
-            columns = len(group) * rank
-            values += columns * (group[0][0] + sum(outputs for _, outputs in group))
-    return int(shape.layers * values * VALUE_BYTES[precision])
+    values = 0
+    for one in _groups(shape):
+        members = [name for name in one.names if adapted is None or name in adapted]
+        values += one.layers * padded_columns(rank * len(members)) * (one.inputs + one.outputs)
+    return values * VALUE_BYTES[precision]
 
 
 def kept_weights_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
     """Return the bytes of all 4-bit weights of the layers, dequantised, with the adapter's A."""
-    value = VALUE_BYTES[precision]
-    inputs = sum(size for size, _ in shape.projections.values())
-    return (shape.linear_params + shape.layers * recipe.lora.rank * inputs) * value
+    a = sum(one.layers * one.columns(recipe) * one.inputs for one in _groups(shape))
+    return (shape.linear_params + a) * VALUE_BYTES[precision]
 
 
 def workspace_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
     """Return the bytes of the largest group of weights that read one tensor, dequantised, with the
     adapter's A.
     """
-    rank, most = recipe.lora.rank, 0
-    sizes = dict(shape.projections)
-    if shape.all_tables_width:
-        sizes["tables"] = (shape.width, shape.all_tables_width)
-    for names in (*TOGETHER, *([name] for name in sizes)):
-        group = [sizes[name] for name in names if name in sizes]
-        if group:
-            rows = sum(outputs for _, outputs in group) + max(2, len(group)) * rank
-            most = max(most, rows * group[0][0])
+    most = max((one.outputs + one.columns(recipe)) * one.inputs for one in _groups(shape))
     return most * VALUE_BYTES[precision]
+
+
+class _Group(NamedTuple):
+    """Projections that read one tensor, which decode/ computes as one product."""
+
+    layers: int
+    """Number of layers that have such a group."""
+    names: list[str]
+    inputs: int
+    outputs: int
+    """Outputs of all of them together."""
+
+    def columns(self, recipe: Recipe) -> int:
+        """Return the rows that A takes below the weights, where all of them are adapted."""
+        return padded_columns(recipe.lora.rank * len(self.names))
+
+
+def _groups(shape: ModelShape) -> list[_Group]:
+    """Return the groups of each kind of layers, and Gemma 4's product for the tables of all."""
+    found = []
+    for kind in shape.kinds or (shape,):
+        sizes, together = kind.projections, defaultdict[str, list[str]](list)
+        for name in sizes:
+            together[TOGETHER.get(name, name)].append(name)
+        for names in together.values():
+            outputs = sum(sizes[name][1] for name in names)
+            found.append(_Group(kind.layers, names, sizes[names[0]][0], outputs))
+    if width := shape.all_tables_width:
+        found.append(_Group(1, ["per_layer_model_projection"], shape.width, width))
+    return found
 
 
 def bytes_per_token(

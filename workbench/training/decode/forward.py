@@ -73,13 +73,17 @@ class FastForward:
         *,
         adapters: AdapterNames | None = None,
         dequantised: bool = False,
+        keeps_low_rank: bool = True,
         few_rows: int = 0,
     ) -> None:
         """Replace the forwards. Raise CannotFuse, with nothing changed, for a model unknown here.
 
         `adapters` are PEFT's names (None: those that are switched on). `dequantised`: 4-bit weights
-        are kept in `dtype`, for 2 bytes a weight, instead of being unpacked in every pass. A pass
-        of `few_rows` tokens or fewer multiplies 4-bit weights as they are, in other digits.
+        are kept in `dtype`, for 2 bytes a weight, instead of being unpacked in every pass.
+        `keeps_low_rank`: so are the adapters' matrices, as the products read them; else those of
+        one group are made in each pass, which spares their bytes and costs a pass of thousands of
+        tokens little. A pass of `few_rows` tokens or fewer multiplies 4-bit weights as they are, in
+        other digits.
         """
         found = find_parts(model)
         if not isinstance(found, ModelParts):
@@ -97,7 +101,8 @@ class FastForward:
         self.adapters = active_adapters(model) if adapters is None else list(adapters)
         self.cache_shape = CacheShape.of_layers(found.layers, found.config.num_attention_heads)
         self.groups = find_groups(
-            found.layers, self.adapters, dtype, dequantised=dequantised, few_rows=few_rows,
+            found.layers, self.adapters, dtype,
+            dequantised=dequantised, keeps_low_rank=keeps_low_rank, few_rows=few_rows,
             outside=linear_children(found.decoder),
         )  # fmt: skip
         self._pass: Pass | None = None
@@ -242,6 +247,7 @@ def fast_forward(
     *,
     adapters: AdapterNames | None = None,
     dequantised: bool = False,
+    keeps_low_rank: bool = True,
     few_rows: int = 0,
 ) -> Iterator[FastForward]:
     """Give a FastForward inside the block, with the model in eval mode; restore both afterwards."""
@@ -249,8 +255,9 @@ def fast_forward(
     model.eval()
     try:
         forward = FastForward(
-            model, dtype, adapters=adapters, dequantised=dequantised, few_rows=few_rows
-        )
+            model, dtype, adapters=adapters,
+            dequantised=dequantised, keeps_low_rank=keeps_low_rank, few_rows=few_rows,
+        )  # fmt: skip
         try:
             yield forward
         finally:

@@ -18,6 +18,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from workbench.footprint.peak.scoring_bytes import padded_columns
 from workbench.training.step.lora.frozen_weight import FrozenWeight, Workspace
 from workbench.training.step.lora.patch import SHARED_INPUTS, CannotFuse
 
@@ -36,11 +37,13 @@ class InferenceGroup:
         workspace: Workspace,
         *,
         dequantised: bool,
+        keeps_low_rank: bool = True,
         few_rows: int = 0,
     ) -> None:
         """Raise CannotFuse for a layer or an adapter that this path does not know.
 
-        So many rows or fewer are multiplied with 4-bit weights as they are.
+        `keeps_low_rank`: A and B are laid together once, and not for each product again. So many
+        rows or fewer are multiplied with 4-bit weights as they are.
         """
         self._few_rows = few_rows
         self.modules = list(modules.values())
@@ -49,7 +52,9 @@ class InferenceGroup:
         self._widths = [weight.shape_NK[0] for weight in self._weights]
         self._biases = [None if one.bias is None else one.bias.data.to(dtype) for one in bases]
         self._workspace = workspace
-        self._place_adapters(adapters, dtype, bases[0].weight.device)
+        self._like: dict[str, Any] = {"dtype": dtype, "device": bases[0].weight.device}
+        self._place_adapters(adapters)
+        self._kept_low_rank = self._lay_low_rank() if keeps_low_rank else None
         self._is_packed = all(weight.is_packed for weight in self._weights)
         self._kept: Tensor | None = None
         if self._is_packed:
@@ -76,50 +81,57 @@ class InferenceGroup:
 
     # -- weights
 
-    def _place_adapters(
-        self, adapters: AdapterNames, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        """Put all A below each other, and all B, times their scaling, on the diagonal of blocks."""
-        found = [
+    def _place_adapters(self, adapters: AdapterNames) -> None:
+        """Give the ranks of each adapter and projection columns of their own."""
+        self._low_rank = [
             (which, index, *_low_rank(module, name))
             for which, name in enumerate(adapters)
             for index, module in enumerate(self.modules)
             if name is not None and _has_adapter(module, name)
         ]
-        ranks = [a.shape[0] for _, _, a, _, _ in found]
-        columns = padded_columns(sum(ranks))
-        like: dict[str, Any] = {"dtype": dtype, "device": device}
-        self._a_CK = torch.zeros(columns, self._weights[0].shape_NK[1], **like)
-        self._b_NC = torch.zeros(sum(self._widths), columns, **like)
-        others = torch.ones(len(adapters), columns, dtype=torch.bool, device=device)
+        self._columns = padded_columns(sum(a.shape[0] for _, _, a, _, _ in self._low_rank))
+        others = torch.ones(len(adapters), self._columns, dtype=torch.bool)
         at = 0
-        for (which, index, a, b, scaling), rank in zip(found, ranks, strict=True):
-            first, end = sum(self._widths[:index]), sum(self._widths[: index + 1])
-            self._a_CK[at : at + rank] = a
-            self._b_NC[first:end, at : at + rank] = b * scaling
-            others[which, at : at + rank] = False
-            at += rank
-        self._others = others if len(adapters) > 1 else None
+        for which, _, a, _, _ in self._low_rank:
+            others[which, at : (at := at + a.shape[0])] = False
+        self._others = others.to(self._like["device"]) if len(adapters) > 1 else None
         """For each adapter the columns that are not its own; None where there is only one."""
+
+    def _lay_low_rank(self) -> tuple[Tensor, Tensor]:
+        """Return (a_CK, b_NC): all A below each other, and all B, times their scaling, on the
+        diagonal of blocks.
+        """
+        a_CK = torch.zeros(self._columns, self._weights[0].shape_NK[1], **self._like)
+        b_NC = torch.zeros(sum(self._widths), self._columns, **self._like)
+        at = 0
+        for _, index, a, b, scaling in self._low_rank:
+            first, end = sum(self._widths[:index]), sum(self._widths[: index + 1])
+            columns = slice(at, at := at + a.shape[0])
+            a_CK[columns] = a
+            b_NC[first:end, columns] = b * scaling
+        return a_CK, b_NC
 
     def _place_weights(self, *, dequantised: bool) -> None:
         """Dequantise the group's weights for good, or reserve room for them in the workspace."""
-        shape = self._product_shape()
+        rows, width = sum(self._widths) + self._columns, self._weights[0].shape_NK[1]
+        self._product_shape = (rows, width)
+        """Rows and columns of all weights of the group with A below them."""
         if dequantised:
-            self._kept = self._dequantise_into(self._a_CK.new_empty(shape))
+            into_MK = torch.empty(self._product_shape, **self._like)
+            self._kept = self._dequantise_into(into_MK, self._a_and_b()[0])
         else:
-            self._workspace.reserve(shape[0] * shape[1])
+            self._workspace.reserve(rows * width)
 
-    def _product_shape(self) -> tuple[int, int]:
-        """Return rows and columns of all weights of the group with A below them."""
-        return sum(self._widths) + self._a_CK.shape[0], self._weights[0].shape_NK[1]
+    def _a_and_b(self) -> tuple[Tensor, Tensor]:
+        """Return (a_CK, b_NC), laid together here unless they are kept."""
+        return self._lay_low_rank() if self._kept_low_rank is None else self._kept_low_rank
 
-    def _dequantise_into(self, all_MK: Tensor) -> Tensor:
+    def _dequantise_into(self, all_MK: Tensor, a_CK: Tensor) -> Tensor:
         """Write the weights and, below the last, A of all adapters; return them."""
         at = 0
         for weight in self._weights:
             weight.dequantise_into(all_MK[at : (at := at + weight.shape_NK[0])])
-        all_MK[at:].copy_(self._a_CK)
+        all_MK[at:].copy_(a_CK)
         return all_MK
 
     # -- products
@@ -129,13 +141,14 @@ class InferenceGroup:
 
         The same product whether the weights are kept or unpacked here, and so the same digits.
         """
+        a_CK, b_NC = self._a_and_b()
         w_MK = self._kept
         if w_MK is None:
-            w_MK = self._dequantise_into(self._workspace.take(self._product_shape()))
+            w_MK = self._dequantise_into(self._workspace.take(self._product_shape), a_CK)
         all_TM = x_TK @ w_MK.T
-        out_TN, low_TC = torch.split(all_TM, [sum(self._widths), self._a_CK.shape[0]], dim=1)
-        if low_TC.shape[1]:
-            out_TN.addmm_(self._masked(low_TC, adapter_T), self._b_NC.T)
+        out_TN, low_TC = torch.split(all_TM, [sum(self._widths), self._columns], dim=1)
+        if self._columns:
+            out_TN.addmm_(self._masked(low_TC, adapter_T), b_NC.T)
         return self._with_biases(list(torch.split(out_TN, self._widths, dim=1)))
 
     def _multiply_apart(self, x_TK: Tensor, adapter_T: Tensor | None) -> list[Tensor]:
@@ -144,10 +157,11 @@ class InferenceGroup:
             weight.multiply_packed(x_TK) if weight.is_packed else x_TK @ weight.dense().T
             for weight in self._weights
         ]
-        if self._a_CK.shape[0]:
-            low_TC = self._masked(x_TK @ self._a_CK.T, adapter_T)
-            for out, b_NC in zip(outs, torch.split(self._b_NC, self._widths), strict=True):
-                out.addmm_(low_TC, b_NC.T)
+        if self._columns:
+            a_CK, b_NC = self._a_and_b()
+            low_TC = self._masked(x_TK @ a_CK.T, adapter_T)
+            for out, own_NC in zip(outs, torch.split(b_NC, self._widths), strict=True):
+                out.addmm_(low_TC, own_NC.T)
         return self._with_biases(outs)
 
     def _masked(self, low_TC: Tensor, adapter_T: Tensor | None) -> Tensor:
@@ -166,17 +180,13 @@ class InferenceGroup:
         return outs
 
 
-def padded_columns(ranks: int) -> int:
-    """Return the columns that so many ranks take: a multiple of 8, which tensor cores ask for."""
-    return -(-ranks // 8) * 8
-
-
 def find_groups(
     layers: nn.ModuleList,
     adapters: AdapterNames,
     dtype: torch.dtype,
     *,
     dequantised: bool,
+    keeps_low_rank: bool = True,
     few_rows: int = 0,
     outside: Mapping[str, nn.Module] | None = None,
 ) -> list[InferenceGroup]:
@@ -187,10 +197,9 @@ def find_groups(
     workspace = Workspace(next(layers.parameters()).device, dtype)
     each = [modules for layer in layers for modules in _modules_by_input(layer)]
     each += [{name: module} for name, module in (outside or {}).items()]
+    how: dict[str, Any] = {"keeps_low_rank": keeps_low_rank, "few_rows": few_rows}
     return [
-        InferenceGroup(
-            modules, adapters, dtype, workspace, dequantised=dequantised, few_rows=few_rows
-        )
+        InferenceGroup(modules, adapters, dtype, workspace, dequantised=dequantised, **how)
         for modules in each
     ]
 
