@@ -47,9 +47,10 @@ class AtOnce(Preparer):
 class Engine(threading.Thread):
     """Ticks until it is closed or a person stops it; holds the locks that say so."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, cards: Sequence[dict[str, Any]] | None = None) -> None:
         super().__init__(daemon=True)
         self.home = home.make()
+        self._cards = [cpu_card(0), cpu_card(1)] if cards is None else list(cards)
         self.up, self.ending = threading.Event(), threading.Event()
 
     def begin(self) -> None:
@@ -88,7 +89,7 @@ class Engine(threading.Thread):
                 str(self.home.root), partial(card_table.next_generation, store), worker=worker
             ),
             preparer=AtOnce(self.home),
-            sample=lambda: [cpu_card(0), cpu_card(1)],
+            sample=lambda: self._cards,
         )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Workbench
+from tests.cli.engines import Engine
+from tests.support.tick_contexts import cpu_card
 from workbench.cluster.ray_commands import HEAD_PORTS, next_head_port
 from workbench.cluster.settings import (
     HeadSettings,
@@ -116,6 +118,22 @@ def test_drained_cards_of_a_box_are_counted(workbench: Workbench, home: Home) ->
     store.close()
     assert "2, 1 drained" in workbench("cluster", "ls").out
     assert workbench("cluster", "ls", "--json").data["boxes"] == [{**two, "drained": 1}]
+
+
+def test_draining_a_box_prints_its_answer_as_draining_a_card_does(
+    workbench: Workbench, home: Home
+) -> None:
+    write_settings(home.make(), HeadSettings(address="127.9.9.1"))
+    engine = Engine(home, [cpu_card(0), {**cpu_card(1), "uuid": "two:cpu-0"}])
+    engine.begin()
+    try:
+        box = workbench("cluster", "drain", "two", "--json").data
+        card = workbench("drain", "cpu-0", "--json").data
+    finally:
+        engine.close()
+    assert box["answer"] == "box two takes no more trials; it is free now"
+    assert "takes no more trials" in card["answer"]
+    assert "text" not in box
 
 
 def test_versions_may_differ_where_a_person_allows_it(workbench: Workbench, home: Home) -> None:

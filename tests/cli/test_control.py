@@ -38,7 +38,9 @@ def test_run_json_names_the_experiment(
     engine: Engine, workbench: Workbench, tmp_path: Path
 ) -> None:
     said = workbench("run", recipe_file(tmp_path), "-s", "lora.rank=2", "--json")
-    assert said.data == {"experiment": 1, "name": "tiny", "trials": 1, "finals": 0}
+    words = "experiment tiny is being prepared"
+    found = {"answer": words, "experiment": 1, "name": "tiny", "trials": 1, "finals": 0}
+    assert said.data == found
     again = workbench("run", recipe_file(tmp_path), "--json")
     assert again.data["name"] == "tiny-2"
     assert "tiny is the name of an earlier experiment" in again.err

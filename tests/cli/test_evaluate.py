@@ -51,6 +51,7 @@ def test_json_has_the_experiment_and_with_watch_its_board(ended: Workbench, tmp_
     told = ended("evaluate", "3", "--data", rows, "--name", "again", "--json")
     assert told.data["name"] == "again"
     assert told.data["subjects"] == [3]
+    assert "the base are scored on" in told.data["answer"]
     told = ended("evaluate", "2", "--data", rows, "--watch", "--json")
     [row] = told.data["board"]
     assert row["kind"] == "score"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -16,7 +16,7 @@ from workbench.cli.child import ask_child
 from workbench.cli.recipes.run import follow_to_end, start_engine_for
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.board import board_answer, print_board
-from workbench.cli.trials.control import wait_for_answer
+from workbench.cli.trials.control import answer_data, wait_for_answer
 from workbench.errors import RecipeError, UsageError
 from workbench.machine.python_children import python_command
 from workbench.service import RequestAnswer, Service
@@ -89,19 +89,10 @@ def evaluate_command(
     """
     from workbench.adapters.evaluation_recipe import find_rows
 
+    _check_options(data, task, rows, columns, answer_pattern)
     service = Service()
-    if (data is None) == (task is None):
-        raise UsageError(
-            "evaluate takes either --data or --task",
-            hint="--data FILE for rows of yours, --task FILE or NAME for lm-evaluation-harness",
-        )
     found = _find(service, subjects)
     if task is not None:
-        if rows is not None or columns is not None or answer_pattern is not None:
-            raise UsageError(
-                "--rows, --columns and --answer-pattern go with --data",
-                hint="a task says itself which rows it asks, and how they are judged",
-            )
         recipe = task_recipe(found, task, name, settings)
     else:
         assert data is not None
@@ -111,17 +102,42 @@ def evaluate_command(
     answer = wait_for_answer(service, service.evaluate(recipe, found.adapters, same_base=same_base))
     if not as_data:
         print_answer(answer.text)
+    if watch:
+        _follow(service, answer, as_data=as_data)
+    elif as_data:
+        as_json(answer_data(answer))
+    else:
+        print_answer(f"follow it: workbench watch {answer.data['experiment']}, or workbench")
+
+
+def _check_options(
+    data: str | None,
+    task: str | None,
+    rows: int | None,
+    columns: str | None,
+    answer_pattern: str | None,
+) -> None:
+    """Raise UsageError unless there are rows of one kind, with options that belong to it."""
+    if (data is None) == (task is None):
+        raise UsageError(
+            "evaluate takes either --data or --task",
+            hint="--data FILE for rows of yours, --task FILE or NAME for lm-evaluation-harness",
+        )
+    with_data = (rows, columns, answer_pattern)
+    if task is not None and any(option is not None for option in with_data):
+        raise UsageError(
+            "--rows, --columns and --answer-pattern go with --data",
+            hint="a task says itself which rows it asks, and how they are judged",
+        )
+
+
+def _follow(service: Service, answer: RequestAnswer, *, as_data: bool) -> NoReturn:
+    """Follow the evaluation to its end and show its board. Exits with 1 where a trial failed."""
     experiment = int(answer.data["experiment"])
-    if not watch:
-        if as_data:
-            as_json(answer.data)
-        else:
-            print_answer(f"follow it: workbench watch {experiment}, or workbench")
-        return
     follow_to_end(service, experiment)
     board = service.judged_board(experiment)
     if as_data:
-        as_json({**answer.data, **board_answer(board)})
+        as_json({**answer_data(answer), **board_answer(board)})
     else:
         print_board(board)
     raise typer.Exit(1 if any(row.state == "failed" for row in board.rows) else 0)
