@@ -142,6 +142,19 @@ def test_arguments_of_calls_are_read_as_they_stand_in_the_files(folder: Path) ->
     assert [row.values for row in source_of(folder).read()] == rows
 
 
+@pytest.mark.parametrize("column", ["completion", "messages"])
+def test_answers_that_are_all_dates_stay_the_text_that_the_file_holds(
+    folder: Path, column: str
+) -> None:
+    """`datasets` 5.2 would give them as dates, which are no text."""
+    days = ["2024-05-06", "2024-05-07"]
+    chats = [[{"role": "assistant", "content": day}] for day in days]
+    rows = [{column: value} for value in (days if column == "completion" else chats)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert datasets.load_dataset(str(folder), split="train")[0] != rows[0]
+    assert [row.values for row in source_of(folder).read()] == rows
+
+
 def test_a_set_that_can_be_generated_is_read_by_datasets(folder: Path) -> None:
     (folder / "train.jsonl").write_text(ROWS)
     rows = list(source_of(folder).read())

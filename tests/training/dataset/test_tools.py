@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,25 @@ def test_a_template_that_shows_no_tools_is_refused_with_what_to_do(check: Check)
     assert said.startswith("train.jsonl:1: the model's chat template shows no")
     assert "use a model whose chat template shows tools and calls" in said
     assert "shows no tools" in refusal(check, [row(asked("rain?"), answer("dry"))] * 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(date(2024, 5, 6), "a date or time"), (Decimal("1.5"), "Decimal"), (b"x", "bytes")],
+)
+def test_a_value_that_json_does_not_have_is_refused_in_calls_and_tools(
+    tmp_path: Path, value: Any, kind: str
+) -> None:
+    """A chat template would be shown `<date>`, `<Decimal>` or `<bytes>`, and that be learned."""
+    asks = answer(None, tool_calls=[call(days=[{"first": value}])])
+    tools = [{**RAIN, "parameters": {"default": value}}]
+    file = tmp_path / "train.parquet"
+    pq.write_table(pa.Table.from_pylist([row(asked("?"), asks, tools=tools)]), file)
+    [read] = read_file(file)
+    with pytest.raises(DataError, match=f"arguments: days: first holds {kind}"):
+        read_turns(read.values["messages"], "messages", read.place)
+    with pytest.raises(DataError, match=f"tool 1: parameters: default holds {kind}"):
+        read_tools(read.values["tools"], "tools")
 
 
 def test_a_call_that_the_template_leaves_out_is_refused(

@@ -38,8 +38,8 @@ def hub_rows(name: str, config: str | None, split: str, commit: str) -> Iterator
     number = 0
     try:
         loaded = _undecoded(datasets.load_dataset(name, config, split=split, revision=commit))
-        # `datasets` unifies schemas: each call would get the arguments of all others, as null.
-        own = _own_files(name, config, split, commit) if _has_tools(loaded.features) else []
+        differs = _may_differ_from_files(loaded.features)
+        own = _own_files(name, config, split, commit) if differs else []
         for number, values in enumerate(() if own else loaded, start=1):
             yield DataRow(f"{shown} row {number}", values, number / max(1, len(loaded)))
     except Exception as refused:  # its builders raise whatever their libraries do
@@ -69,12 +69,21 @@ def _undecoded(loaded: Dataset) -> Dataset:
     return loaded
 
 
-def _has_tools(features: Any) -> bool:
-    """Return whether a column or a field in one holds tools or calls of them."""
+def _may_differ_from_files(features: Any) -> bool:
+    """Return whether `datasets` may give values that the set's files do not hold.
+
+    It has one schema for all tools and calls, so that each call gets the arguments of all others,
+    as null. And where every row of a JSON file has a date as its text, it gives dates: pyarrow
+    takes such texts for `timestamp[s]`, a type that parquet files do not have.
+    """
     if isinstance(features, Mapping):
-        return any(name in TOOL_COLUMNS or _has_tools(one) for name, one in features.items())
+        return any(
+            name in TOOL_COLUMNS or _may_differ_from_files(one) for name, one in features.items()
+        )
+    if getattr(features, "dtype", "") == "timestamp[s]":
+        return True
     inner = getattr(features, "feature", features[0] if isinstance(features, list) else None)
-    return inner is not None and _has_tools(inner)
+    return inner is not None and _may_differ_from_files(inner)
 
 
 def _own_files(name: str, config: str | None, split: str, commit: str) -> list[Path]:

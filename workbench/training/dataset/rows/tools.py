@@ -41,6 +41,7 @@ def _tool(tool: Any, place: str) -> dict[str, Any]:
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
         raise DataError(f"{place} has no name", hint=f"write it as {_TOOL}")
+    _check_is_json(function, place)
     return dict(whole)
 
 
@@ -70,8 +71,27 @@ def _call(call: Any, place: str) -> dict[str, Any]:
             f"{place}: arguments hold {json_kind(arguments)}, not an object",
             hint=f"give them by name, as in {_CALL}",
         )
+    _check_is_json(arguments, f"{place}: arguments")
     own_id = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
     return {**own_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _check_is_json(value: Any, place: str) -> None:
+    """Raise DataError for a value that JSON does not have, such as a date in a parquet file.
+
+    transformers 5.24 shows a chat template `<datetime>` in its place, and says nothing.
+    """
+    if isinstance(value, dict):
+        for name, member in value.items():
+            _check_is_json(member, f"{place}: {safe_line(name, 60)}")
+    elif isinstance(value, list):
+        for item in value:
+            _check_is_json(item, place)
+    elif value is not None and not isinstance(value, str | int | float):
+        raise DataError(
+            f"{place} holds {json_kind(value)}, which JSON does not have",
+            hint="write it as text, or a decimal as a number, where the file is made",
+        )
 
 
 def _from_text(value: Any, place: str) -> Any:
