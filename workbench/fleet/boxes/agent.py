@@ -64,13 +64,15 @@ class BoxAgent:
         """Return the newest reading of the cards, without our own processes, the disk, and the
         bases that are here. Where the disk is below its floor, cached files go first.
         """
-        reading = load_reading(self._home.sample, time.time()).to_json()
+        newest = load_reading(self._home.sample, time.time())
+        reading = newest.to_json()
         for card in reading["cards"]:
             card["processes"] = [p for p in card["processes"] if not belongs_to_unit(p["pid"])]
         with suppress(OSError):  # the head shows that the disk is low
             self._cache.make_room()
         return {
             "reading": reading,
+            "stalled": newest.stalled,
             "free_bytes": free_bytes(self._work),
             "floor_bytes": self._floor_bytes(),
             "bases": self._cache.bases(),

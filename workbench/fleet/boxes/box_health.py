@@ -1,9 +1,13 @@
-"""A box's disk and clock: what they are, and what a person is told when that changes."""
+"""A box's cards, disk and clock: what they are, and what a person is told when that changes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from workbench.fleet.boxes.courier import SKEW_S
 from workbench.formatting import size
+from workbench.machine.sampler import MachineReading
 
 SLACK = 1.02
 """Factor above the floor of the disk at which a shortage ends; also the head's own."""
@@ -49,3 +53,12 @@ class BoxHealth:
         elif was_wrong and not self._clock_is_wrong:
             notes.append(("info", f"the clock of box {self._box} agrees with the head's again"))
         return notes
+
+
+def newest_reading(seen: dict[str, Any], now_utc: float) -> MachineReading:
+    """Return the reading of the cards that an agent showed at `now_utc`, dated by this clock.
+
+    Whether it is too old to be used was judged on the box, by the clock that dated it there.
+    """
+    reading = MachineReading.from_json(seen["reading"])
+    return replace(reading, at_utc=now_utc, stalled=bool(seen["stalled"]))

@@ -21,7 +21,7 @@ from workbench.cluster.settings import boxes_file, read_head, write_json
 from workbench.cluster.versions import ALWAYS_EQUAL, installed_versions, version_differences
 from workbench.fleet import RayLost
 from workbench.fleet.boxes.agent import BoxAgent
-from workbench.fleet.boxes.box_health import BoxHealth
+from workbench.fleet.boxes.box_health import BoxHealth, newest_reading
 from workbench.fleet.boxes.courier import Courier
 from workbench.fleet.boxes.digests import DigestCache
 from workbench.home import Home
@@ -223,10 +223,7 @@ class BoxLink:
         skew_s = seen["clock_utc"] - (asked_utc + now_utc) / 2
         self.notes += self.health.see(int(seen["free_bytes"]), int(seen["floor_bytes"]), skew_s)
         self._bases = frozenset(seen["bases"])
-        reading = MachineReading.from_json(seen["reading"])
-        # By the head's clock: a box's own may be wrong.
-        stalled = reading.at_utc == 0.0
-        self.reading = replace(reading, at_utc=now_utc, stalled=stalled)
+        self.reading = newest_reading(seen, now_utc)
         if self.courier is not None:
             self.courier.skew_s = skew_s
 
@@ -317,7 +314,7 @@ class RayBoxes:
                 card = replace(one.card, uuid=f"{name}:{one.card.uuid}")
                 if card.kind == "cpu":  # all machines number theirs alike
                     card = replace(card, name=f"{card.name} of {name}")
-                stalled = "its cards are not read" if reading is None or reading.stalled else ""
+                stalled = reading.problem if reading is not None and reading.stalled else ""
                 problem = link.why_unusable() or stalled or one.problem
                 found.append((replace(one, card=card, index=None, bus=""), problem))
         return found
