@@ -94,6 +94,23 @@ def plan_trial(
     ran_out = [step for step in history.fallback_steps if step.hardware == hardware]
     if not ran_out:
         return plan
+    lower = _lowered(plan, ran_out, recipe, config, card, lengths, free_bytes)
+    return corrected_plan(lower, history.factors, hardware, config)
+
+
+def _lowered(
+    plan: Plan,
+    ran_out: Sequence[FallbackStep],
+    recipe: Recipe,
+    config: Config,
+    card: Card,
+    lengths: Lengths,
+    free_bytes: int | None,
+) -> Plan:
+    """Return the plan at the fallback step after those that ran out of memory, not yet corrected.
+
+    Raises DoesNotFit after the last one.
+    """
     lower = fallback_plan(
         plan,
         ran_out,
@@ -103,7 +120,7 @@ def plan_trial(
     if lower is None:
         limit = limit_bytes(card, free_bytes)
         raise _no_fallback_left(recipe, config, card, lengths, ran_out, limit)
-    return corrected_plan(lower, history.factors, hardware, config)
+    return lower
 
 
 def _fit_corrected(choose: Callable[[float], Plan], limit: int) -> Plan:

@@ -80,68 +80,41 @@ def prepare_experiment(
 def _prepare(
     recipe: Recipe, cache: Path, progress: Progress, subjects: Subjects | None, *, weights: bool
 ) -> dict[str, Any]:
+    """Return the content of `prepared.json`; `subjects` are the adapters of an evaluation."""
     progress("finding the model", 0, 0)
     model = resolve_model(recipe.model)
     refuse_untrainable(model.config, model.path, model.revision)
     progress("loading the tokenizer", 0, 0)
-    from workbench.training.dataset.prepared import prepare_data
-    from workbench.training.dataset.scored_rows import prepare_scored_rows
-    from workbench.training.dataset.tokenizer_pool import (
-        spare_processes,  # seconds: transformers, pyarrow
-    )
-    from workbench.training.model.preflight import (
-        check_model,
-        counted_source,
-        empty_model,
-        inspect_model,
-    )
+    from workbench.training.model.preflight import check_model  # seconds: transformers
     from workbench.training.model.tokenizer import load_tokenizer
-    from workbench.training.recipe_checks import check_swept_targets
     from workbench.training.scoring.scorers.own_scorers import (
         check_scorers_exist,
         scorer_digests,
         scorers_folder,
     )
 
-    folder = scorers_folder(cache.parents[1])
-    check_scorers_exist(recipe.evaluate.scorers, folder)
+    scorers = scorers_folder(cache.parents[1])
+    check_scorers_exist(recipe.evaluate.scorers, scorers)
     tokenizer = load_tokenizer(model.path, model.revision)
     progress("checking the model", 0, 0)
-    checked = has_weights(model)
+    incomplete = not has_weights(model)
+    adapters: dict[str, Any] = {}
+    model_notes: list[str] = []
     if subjects is None:
-        facts = inspect_model(model, recipe)
-        model, model_notes = facts.source, facts.notes
-        adapters = {"adapters": facts.adapters}
-        check_swept_targets(recipe, partial(check_model, model))
-        prepare = prepare_data
-    else:
-        model_notes, prepare, adapters = [], prepare_scored_rows, {}
-    prepared = prepare(
-        recipe,
-        tokenizer,
-        cache,
-        progress,
-        refresh=True,
-        processes=spare_processes(),
-        most_tokens=model_positions(model.config),
-    )
+        model, adapters, model_notes = _inspect(model, recipe)
+    prepared = _prepare_rows(recipe, model, tokenizer, cache, progress, trains=subjects is None)
     _check_tokens(model, prepared, int(tokenizer.pad_token_id))
-    recipe_notes = _check_recipe(recipe, model, prepared, tokenizer, folder)
+    recipe_notes = _check_recipe(recipe, model, prepared, tokenizer, scorers)
     if weights:
         progress("fetching the model", 0, 0)
         fetch_weights(model)
-        if not checked and subjects is None:
+        if incomplete and subjects is None:
             check_model(model, recipe)
-    scored = None
+    scored: dict[str, Any] = {}
     if subjects is not None:
-        # Seconds of imports, which an experiment that trains does not wait for: PEFT.
-        from workbench.training.evaluation.adapter_checks import describe_subjects
-
         progress("checking the adapters", 0, 0)
-        base = empty_model(model, recipe)
-        model = counted_source(model, base)
-        scored = describe_subjects(subjects, recipe.model.name, base, tokenizer.chat_template)
-    digests = scorer_digests(recipe.evaluate.scorers, folder)
+        model, scored = _describe_subjects(subjects, model, recipe, tokenizer.chat_template)
+    digests = scorer_digests(recipe.evaluate.scorers, scorers)
     about = prepared.to_json()
     notes, examples = about.pop("notes"), about.pop("examples")
     return {
@@ -151,8 +124,59 @@ def _prepare(
         "evaluation_digest": evaluation_digest(recipe, prepared, digests),
         "notes": [*model_notes, *recipe_notes, *notes],
         "examples": examples,
-        **({} if scored is None else {"subjects": scored}),
+        **scored,
     }
+
+
+def _inspect(model: ModelSource, recipe: Recipe) -> tuple[ModelSource, dict[str, Any], list[str]]:
+    """Return the model with its counted weights, what it says of its adapters, and notes.
+
+    Raises ModelError or RecipeError where one of the recipe's trials could not train it.
+    """
+    from workbench.training.model.preflight import check_model, inspect_model
+    from workbench.training.recipe_checks import check_swept_targets
+
+    facts = inspect_model(model, recipe)
+    check_swept_targets(recipe, partial(check_model, facts.source))
+    return facts.source, {"adapters": facts.adapters}, facts.notes
+
+
+def _prepare_rows(
+    recipe: Recipe,
+    model: ModelSource,
+    tokenizer: Any,
+    cache: Path,
+    progress: Progress,
+    *,
+    trains: bool,
+) -> Prepared:
+    """Prepare the rows of a recipe that trains, or the held-out rows alone."""
+    from workbench.training.dataset.prepared import prepare_data
+    from workbench.training.dataset.scored_rows import prepare_scored_rows
+    from workbench.training.dataset.tokenizer_pool import spare_processes
+
+    return (prepare_data if trains else prepare_scored_rows)(
+        recipe,
+        tokenizer,
+        cache,
+        progress,
+        refresh=True,
+        processes=spare_processes(),
+        most_tokens=model_positions(model.config),
+    )
+
+
+def _describe_subjects(
+    subjects: Subjects, model: ModelSource, recipe: Recipe, template: Any
+) -> tuple[ModelSource, dict[str, Any]]:
+    """Return the model with its counted weights, and what was found in the adapters' folders."""
+    # Seconds of imports, which an experiment that trains does not wait for: PEFT.
+    from workbench.training.evaluation.adapter_checks import describe_subjects
+    from workbench.training.model.preflight import counted_source, empty_model
+
+    base = empty_model(model, recipe)
+    found = describe_subjects(subjects, recipe.model.name, base, template)
+    return counted_source(model, base), {"subjects": found}
 
 
 def evaluation_digest(

@@ -57,22 +57,8 @@ def make_rows(
     split = _Split(data, parts, sources[1:], parser, progress)
     for part in parts:
         part.start_pool(tokenizer, processes)
-    main = next((part for part in parts if part.parser.chats), parts[0])
-    schemas = {"train": TRAIN, "eval": EVAL} | ({"test": EVAL} if split.tests else {})
     with ExitStack() as files:
-        writers = {
-            name: files.enter_context(
-                ArrowWriter(
-                    folder / f"{name}.arrow",
-                    schema,
-                    name,
-                    main.parser,
-                    main.pool.renderer,
-                    tokenizer,
-                )
-            )
-            for name, schema in schemas.items()
-        }
+        writers = _open_writers(files, split, parts, folder, tokenizer)
         split.write_train(writers, progress)
         if split.own:
             pool = parts[0].pool if single else TokenizerPool(parser, tokenizer, processes=1)
@@ -80,16 +66,6 @@ def make_rows(
     for writer in writers.values():
         writer.stats.check()
     train, held, test = writers["train"], writers["eval"], writers.get("test")
-    notes = [
-        *split.notes(),
-        *dict.fromkeys(note for part in parts for note in part.parser.notes(part.pool.renderer)),
-        *train.stats.notes(),
-        *train.warnings.notes(),
-        *held.stats.notes(),
-        *held.warnings.notes(),
-        *held.stats.shared_with(train.stats),
-        *(_test_notes(train, held, test) if test else ()),
-    ]
     return {
         "eval_digest": held.stats.digest(),
         "shape": " and ".join(dict.fromkeys(part.parser.shape for part in parts)),
@@ -100,12 +76,52 @@ def make_rows(
         "eval_max_length": max(writer.stats.longest for writer in (held, test) if writer),
         "highest_id": max(writer.stats.highest_id for writer in writers.values()),
         "examples": train.examples.rows,
-        "notes": notes,
+        "notes": _notes(split, parts, train, held, test),
         "test_digest": test.stats.digest() if test else "",
         "test_rows": test.stats.kept if test else 0,
         "mixture": [] if single else [part.to_json() for part in parts],
         **(pack_file(folder / "train.arrow", data.max_tokens) if data.packing else {}),
     }
+
+
+def _open_writers(
+    files: ExitStack,
+    split: _Split,
+    parts: list[TrainPart],
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, ArrowWriter]:
+    """Return the writers of train, eval and, where there are test rows, test; `files` closes them.
+
+    They judge all rows by the limits of the first part with chats, or else of the first part.
+    """
+    main = next((part for part in parts if part.parser.chats), parts[0])
+    judge = (main.parser, main.pool.renderer, tokenizer)
+    schemas = {"train": TRAIN, "eval": EVAL} | ({"test": EVAL} if split.tests else {})
+    return {
+        name: files.enter_context(ArrowWriter(folder / f"{name}.arrow", schema, name, *judge))
+        for name, schema in schemas.items()
+    }
+
+
+def _notes(
+    split: _Split,
+    parts: list[TrainPart],
+    train: ArrowWriter,
+    held: ArrowWriter,
+    test: ArrowWriter | None,
+) -> list[str]:
+    """Return the warnings about the rows of all parts."""
+    return [
+        *split.notes(),
+        *dict.fromkeys(note for part in parts for note in part.parser.notes(part.pool.renderer)),
+        *train.stats.notes(),
+        *train.warnings.notes(),
+        *held.stats.notes(),
+        *held.warnings.notes(),
+        *held.stats.shared_with(train.stats),
+        *(_test_notes(train, held, test) if test else ()),
+    ]
 
 
 def _test_notes(train: ArrowWriter, held: ArrowWriter, test: ArrowWriter) -> list[str]:
