@@ -30,7 +30,7 @@ ROWS = "0123456789abcdef0123456789abcdef"
 class WatchedAgent(BoxAgent):
     """An agent that counts the bytes it is sent, and to which a test can do harm."""
 
-    taken_bytes = 0
+    taken_bytes = largest_chunk = 0
     calls_left = 1_000_000
     damage = False
     foreign: tuple[tuple[str, int, int], ...] = ()
@@ -41,6 +41,7 @@ class WatchedAgent(BoxAgent):
             raise TimeoutError("the network is cut")
         self.calls_left -= 1
         self.taken_bytes += len(chunk)
+        self.largest_chunk = max(self.largest_chunk, len(chunk))
         return super().put(digest, offset, chunk, size)
 
     def read(self, path: str, offset: int, count: int) -> bytes:
@@ -374,3 +375,70 @@ def test_a_file_of_another_trial_does_not_come_home(cluster: Cluster) -> None:
     cluster.agent.foreign = (("trials/2/adapter/x", 1, 1),)
     with pytest.raises(ValueError, match="no file of attempt 1"):
         cluster.courier.work_once()
+
+
+def test_a_slow_line_is_taken_in_small_chunks_with_looks_between_them(cluster: Cluster) -> None:
+    looks = []
+    cluster.courier._between = lambda: looks.append(time.monotonic())
+    cluster.courier.limit_bytes_per_s, cluster.courier.round_s = 2_000, 0.0
+    cluster.place(1)
+    while not cluster.agent.largest_chunk:
+        cluster.courier.work_once()
+    assert cluster.agent.largest_chunk <= 500
+    assert looks
+
+
+def test_a_start_that_did_not_reach_the_worker_is_given_again(cluster: Cluster) -> None:
+    cluster.place(5)
+    (carried,) = cluster.courier.carried.values()
+    assert carried.is_under_way(last_attempt=3)  # its worker waits for the inputs
+    cluster.courier.work_once()
+    assert not carried.is_under_way(last_attempt=3)  # as of a worker that was told nothing
+
+
+def test_an_attempt_that_its_worker_left_without_an_end_is_over_once_all_is_home(
+    cluster: Cluster,
+) -> None:
+    cluster.place(5)
+    cluster.courier.work_once()
+    cluster.checkpoint(1, 2)
+    cluster.event(5, kind="checkpoint")
+    (carried,) = cluster.courier.carried.values()
+    assert carried.is_under_way(last_attempt=5)
+    cluster.courier.work_once()
+    assert carried.is_under_way(last_attempt=5)
+    cluster.courier.work_once()
+    assert not carried.is_under_way(last_attempt=5)
+    assert (cluster.at_home(), cluster.lines(5)) == (["step-000002"], ["checkpoint"])
+
+
+@pytest.mark.parametrize("removed", ["attempts/1", "attempts/1/events.jsonl"])
+def test_an_attempt_whose_record_was_removed_is_called_off_and_not_written_again(
+    cluster: Cluster, removed: str
+) -> None:
+    cluster.place(1)
+    cluster.courier.work_once()
+    cluster.event(1, kind="started")
+    cluster.courier.work_once()
+    gone = cluster.home.root / removed
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    cluster.event(1, kind="metric")
+    for _ in range(2):
+        cluster.courier.work_once()
+    assert not gone.exists()
+    assert not cluster.courier.carried
+    assert not (cluster.work / "trials" / "1").exists()
+
+
+def test_trouble_with_one_attempt_does_not_keep_the_others_from_coming_home(
+    cluster: Cluster,
+) -> None:
+    for number in (1, 2):
+        cluster.place(number, trial=number)
+    cluster.courier.work_once()
+    cluster.write(cluster.home.trial(1) / "checkpoints", "a file where a folder has to be")
+    cluster.checkpoint(1, 2)
+    cluster.event(2, kind="started")
+    with pytest.raises(OSError, match="checkpoints"):
+        cluster.courier.work_once()
+    assert cluster.lines(2) == ["started"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.attempts.assignment import Assignment
 from workbench.fleet import Phase, Report
-from workbench.fleet.boxes.courier import Carried
+from workbench.fleet.boxes.carried import Carried
 from workbench.fleet.boxes.ray_boxes import BoxLink, RayBoxes, on_node
 from workbench.fleet.inline_fleet import WORKER
 from workbench.fleet.ray_fleet import RayFleet, WorkerActor, _Actor, worker_env
@@ -86,7 +86,8 @@ class ClusterFleet(RayFleet):
             self._start_on_box(card.uuid, carried.mapped)
 
     def _start_on_box(self, card: str, given: Assignment) -> None:
-        self._actors[card].handle.start.remote(given.to_json())
+        if (actor := self._actors.get(card)) is not None:  # else its worker has just gone
+            actor.handle.start.remote(given.to_json())
 
     def _create_actor(self, card: Card) -> _Actor:
         link = self._link(card.uuid)
@@ -160,6 +161,8 @@ class ClusterFleet(RayFleet):
             self._forget(card)
             return replace(self._gone.pop(card), is_blameless=not carried.has_room)
         if carried is None or report.phase is not Phase.IDLE:
+            return report
+        if not carried.is_under_way(report.last_attempt):
             return report
         still_s = time.monotonic() - carried.moved_s
         data = {**(report.data or {}), "still_s": still_s}

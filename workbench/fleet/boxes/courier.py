@@ -15,7 +15,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +22,7 @@ from workbench.attempts.assignment import Assignment
 from workbench.cluster.settings import read_json
 from workbench.errors import WorkbenchError
 from workbench.fleet.bases import base_label
+from workbench.fleet.boxes.carried import Carried, File, Share, ShareIsOver
 from workbench.fleet.boxes.digests import DigestCache
 from workbench.fleet.boxes.file_cache import NoRoom
 from workbench.fleet.boxes.inputs import Input, find_inputs, on_box
@@ -40,8 +40,6 @@ ROUND_S = 2.0
 after goes on. A base takes minutes, and checkpoints do not wait for it."""
 SKEW_S = 1.0
 """Difference of clocks, in seconds, from which it is shown and corrected."""
-_File = tuple[str, int, int]
-"""(path in the work folder, bytes, modification time in ns), as the agent lists files."""
 
 
 class Agent(Protocol):
@@ -60,86 +58,11 @@ class Agent(Protocol):
     def drop(self, attempt: str, trial: str) -> bool: ...
 
 
-@dataclass(slots=True)
-class Carried:
-    """One attempt on the box, as far as its files have been carried."""
-
-    given: Assignment
-    all_bytes: int = 0
-    """Bytes of its inputs that the box lacked at first."""
-    lacking_bytes: int = 0
-    """Bytes of them that have not been sent yet."""
-    base: str | None = None
-    """Label of its base, once it is known."""
-    moved_s: float = field(default_factory=time.monotonic)
-    """Monotonic time of the last byte that moved."""
-    mapped: Assignment | None = None
-    """The attempt with the paths that it has on the box; None until its inputs are there."""
-    offset: int = 0
-    """Bytes of the box's event file that are home."""
-    written: int = 0
-    """Bytes of the event file at home, which differ where times were corrected."""
-    landed: dict[str, list[_File]] = field(default_factory=dict)
-    """What has landed, by folder or file, as the agent listed it then."""
-    is_over: bool = False
-    """Its end is home, or it was called off, or its worker has gone: its files go from the box."""
-    failure: str = ""
-    """Why its inputs cannot be brought; empty while they can."""
-    has_room: bool = True
-    """False where they cannot be brought because the box's disk has no room for them."""
-
-    @property
-    def sent_bytes(self) -> int:
-        return self.all_bytes - self.lacking_bytes
-
-    @property
-    def attempt_path(self) -> str:
-        return f"attempts/{self.given.attempt}"
-
-    @property
-    def trial_path(self) -> str:
-        return f"trials/{self.given.trial}"
-
-    def has(self, name: str, files: list[_File]) -> bool:
-        """Return True where exactly these files have landed."""
-        return self.landed.get(name) == files
-
-
-class _ShareIsOver(Exception):
-    """An attempt's share of a round is over before its inputs are there."""
-
-
-class _Share:
-    """The part of a round that one attempt may take; some work is done even when it is short."""
-
-    def __init__(self, for_s: float) -> None:
-        self._until_s = time.monotonic() + for_s
-
-    def spend(self) -> None:
-        """Raise _ShareIsOver once the time is over."""
-        if time.monotonic() > self._until_s:
-            raise _ShareIsOver
-
-    def of(
-        self, sha256: Callable[[Path], str], done: Callable[[Path], bool]
-    ) -> Callable[[Path], str]:
-        """Return `sha256`, which raises _ShareIsOver after a file that took too long to read."""
-
-        def digest(path: Path) -> str:
-            was_known = done(path)
-            found = sha256(path)
-            if not was_known:
-                self.spend()
-            return found
-
-        return digest
-
-
 class Courier:
     """The transfers between one home and one box.
 
     `start` gives an attempt, with its paths as they are on the box, to the card's worker.
-    `limit_bytes_per_s` bounds each direction; 0 is no limit.
+    `limit_bytes_per_s` bounds each direction; 0 is no limit. `between` is called after each chunk.
     """
 
     def __init__(
@@ -152,9 +75,10 @@ class Courier:
         limit_bytes_per_s: int = 0,
         *,
         chunk_bytes: int = CHUNK_BYTES,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
         self._home, self.agent, self._work = home, agent, work
-        self._start, self._digests = start, digests
+        self._start, self._digests, self._between = start, digests, between
         self.limit_bytes_per_s, self._chunk_bytes = limit_bytes_per_s, chunk_bytes
         self.round_s = ROUND_S
         self.skew_s = 0.0
@@ -178,26 +102,39 @@ class Courier:
     def work_once(self) -> None:
         """Bring inputs of new attempts for `round_s`, and home what all others have made since.
 
-        Raises what the agent's calls raise; the next call goes on where this one stopped.
+        Raises what the agent's calls raise, and once all have had their turn what went wrong with
+        one attempt; the next call goes on where this one stopped.
         """
         each_s = self.round_s / max(1, len(self._to_bring()))
-        for attempt, carried in list(self.carried.items()):
-            fence = TrialFence(Path(carried.given.trial_folder), attempt, placed=True)
-            if carried.is_over:
-                if self.agent.drop(carried.attempt_path, carried.trial_path):
-                    self.carried.pop(attempt, None)
-                continue
+        wrong: list[Exception] = []
+        for carried in list(self.carried.values()):
             try:
-                fence.check()
-                if carried.mapped is None:
-                    self._try_to_bring(carried, each_s)
-                else:
-                    carried.is_over = self._fetch(carried, fence)
-            except Superseded as replaced:
-                log.info("%s; it is called off on its box", replaced)
-                carried.is_over = True
-            finally:
-                fence.release()
+                self._serve(carried, each_s)
+            except TimeoutError:  # the network: it concerns all
+                raise
+            except (OSError, ValueError) as of_this_one:
+                wrong.append(of_this_one)
+        if wrong:
+            raise wrong[0]
+
+    def _serve(self, carried: Carried, for_s: float) -> None:
+        attempt = carried.given.attempt
+        if carried.is_over:
+            if self.agent.drop(carried.attempt_path, carried.trial_path):
+                self.carried.pop(attempt, None)
+            return
+        fence = TrialFence(Path(carried.given.trial_folder), attempt, placed=True)
+        try:
+            fence.check()
+            if carried.mapped is None:
+                self._try_to_bring(carried, for_s)
+            else:
+                carried.is_over = self._fetch(carried, fence)
+        except Superseded as replaced:
+            log.info("%s; it is called off on its box", replaced)
+            carried.is_over = True
+        finally:
+            fence.release()
 
     # --- to the box
 
@@ -206,8 +143,8 @@ class Courier:
         if carried.failure:
             return
         try:
-            self._bring(carried, _Share(for_s))
-        except _ShareIsOver:
+            self._bring(carried, Share(for_s))
+        except ShareIsOver:
             pass
         except TimeoutError:  # the network: the next round goes on
             raise
@@ -216,8 +153,8 @@ class Courier:
             carried.failure = f"its files could not be brought: {safe_line(refused, 300)}"
             log.warning("attempt %d: %s", carried.given.attempt, carried.failure)
 
-    def _bring(self, carried: Carried, share: _Share) -> None:
-        """Send what the box lacks, lay it out there and start the attempt. Raises _ShareIsOver."""
+    def _bring(self, carried: Carried, share: Share) -> None:
+        """Send what the box lacks, lay it out there and start the attempt. Raises ShareIsOver."""
         given = carried.given
         prepared = read_json(self._home.experiment(given.experiment) / "prepared.json")
         carried.base = base_label(given.recipe["model"], prepared)
@@ -240,11 +177,11 @@ class Courier:
         carried.mapped = on_box(self._home, self._work, given, brought)
         self._start(given.card["uuid"], carried.mapped)
 
-    def _send(self, carried: Carried, one: Input, here: int, share: _Share) -> None:
+    def _send(self, carried: Carried, one: Input, here: int, share: Share) -> None:
         with one.source.open("rb") as file:
             while True:
                 file.seek(here)
-                chunk = file.read(self._chunk_bytes)
+                chunk = file.read(self._chunk())
                 before, here = here, self.agent.put(one.digest, here, chunk, one.bytes)
                 self._moved(carried, len(chunk))
                 self._brought(carried, here - before)
@@ -263,19 +200,28 @@ class Courier:
         carried.moved_s = time.monotonic()
         if self.limit_bytes_per_s:
             time.sleep(count / self.limit_bytes_per_s)
+        self._between()
+
+    def _chunk(self) -> int:
+        """Return the bytes of one chunk: those of a quarter of a second at most, under a limit."""
+        limit = self.limit_bytes_per_s
+        return min(self._chunk_bytes, max(1, limit // 4)) if limit else self._chunk_bytes
 
     # --- home
 
-    def _list(self, carried: Carried) -> dict[str, list[_File]]:
+    def _list(self, carried: Carried) -> dict[str, list[File]]:
         return _units(self.agent.files(carried.attempt_path, carried.trial_path), carried)
 
     def _fetch(self, carried: Carried, fence: TrialFence) -> bool:
         """Land what is new; return True once the attempt's end is home."""
+        began_s = time.monotonic()
         # Read before the files are listed: what a line speaks of is then in the list, or a newer
         # one instead.
         lines = self.agent.events(carried.attempt_path, carried.offset)
         units = self._list(carried)
         new = {name: files for name, files in units.items() if not carried.has(name, files)}
+        if not lines and not new:
+            carried.nothing_new_s = began_s
         for name, files in new.items():
             if self._land(carried, fence, name, files):
                 carried.landed[name] = files
@@ -287,7 +233,7 @@ class Courier:
         fence.release()
         return _has_end(lines)
 
-    def _land(self, carried: Carried, fence: TrialFence, name: str, files: list[_File]) -> bool:
+    def _land(self, carried: Carried, fence: TrialFence, name: str, files: list[File]) -> bool:
         """Bring one folder or file home; False where it changed or vanished meanwhile."""
         target = self._home.root / name
         is_folder = files[0][0] != name
@@ -325,7 +271,7 @@ class Courier:
                 return True
             with to.open("wb") as file:
                 while file.tell() < size:
-                    chunk = self.agent.read(path, file.tell(), self._chunk_bytes)
+                    chunk = self.agent.read(path, file.tell(), self._chunk())
                     if not chunk:
                         return False
                     file.write(chunk)
@@ -335,14 +281,21 @@ class Courier:
             return False
 
     def _append_events(self, carried: Carried, lines: bytes) -> None:
+        """Append event lines to the file at home. Raises Superseded where that was removed."""
         path = self._home.root / carried.attempt_path / "events.jsonl"
-        with path.open("ab") as file:
-            file.truncate(carried.written)  # lines of an append that was cut
-            file.write(by_our_clock := corrected_times(lines, self.skew_s))
-            file.flush()
-            os.fsync(file.fileno())
+        by_our_clock = corrected_times(lines, self.skew_s)
+        try:
+            with path.open("r+b" if carried.written else "wb") as file:
+                file.truncate(carried.written)  # lines of an append that was cut
+                file.seek(carried.written)
+                file.write(by_our_clock)
+                file.flush()
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            raise Superseded(f"the record of attempt {carried.given.attempt} was removed") from None
         carried.offset += len(lines)
         carried.written += len(by_our_clock)
+        carried.moved_s = time.monotonic()
 
     def _remove_old(self, carried: Carried, units: Iterable[str]) -> None:
         """Remove the home's checkpoints that the box has removed, once newer ones have landed."""
@@ -355,12 +308,12 @@ class Courier:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _units(files: Iterable[_File], carried: Carried) -> dict[str, list[_File]]:
+def _units(files: Iterable[File], carried: Carried) -> dict[str, list[File]]:
     """Return what lands as one: each checkpoint, the adapter, and every other file by itself.
 
     Checkpoints come last. Raises ValueError for a file that is none of this attempt.
     """
-    found: dict[str, list[_File]] = {}
+    found: dict[str, list[File]] = {}
     for path, size, changed_ns in files:
         parts = path.split("/")
         owner = "/".join(parts[:2]) if parts[0] != "evaluations" else carried.trial_path
