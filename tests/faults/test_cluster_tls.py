@@ -30,9 +30,7 @@ def _invite(three: Three) -> tuple[str, ...]:
     return ("--token-file", str(invitation_file(three.head.home)))
 
 
-def test_a_box_trains_with_a_certificate_and_joins_not_without(
-    three: Three, tmp_path: Path
-) -> None:
+def test_a_box_trains_with_a_certificate_and_joins_not_without(three: Three) -> None:
     join = ("cluster", "join", three.head.address, "--name")
     token = ("--token-file", str(three.head.home.token))
     assert "uses certificates" in three.two.run(*join, "two", *token, ok=False)
@@ -44,12 +42,18 @@ def test_a_box_trains_with_a_certificate_and_joins_not_without(
         three.end_all()
     assert heard["TLS"] > 10
     assert heard.keys() == {"TLS"}
-    with three.ssh_to(three.three, tmp_path) as (host, path):
-        three.head.run("cluster", "add", host, "--name", "three", PATH=path)
+    three.three.run(*join, "three", *_invite(three))
     three.until_up("two", "three")
     three.run_long(6)
     three.until_committed("two:cpu-0", "three:cpu-0")
     three.end_all()
+
+
+def test_a_box_that_is_added_over_ssh_gets_its_certificate(three: Three, tmp_path: Path) -> None:
+    with three.ssh_to(three.three, tmp_path) as (host, path):
+        three.three.run("cluster", "leave")
+        three.head.run("cluster", "add", host, "--name", "three", PATH=path)
+    three.until_up("three")
 
 
 def test_a_node_without_a_certificate_does_not_get_in(three: Three) -> None:
@@ -65,7 +69,7 @@ def test_a_node_without_a_certificate_does_not_get_in(three: Three) -> None:
     three.until_up("three")
 
 
-def test_a_head_that_moves_is_joined_at_its_new_address(three: Three, tmp_path: Path) -> None:
+def test_a_head_that_moves_is_joined_at_its_new_address(three: Three) -> None:
     three.run_long(6)
     before = three.until_committed("two:cpu-0")["two:cpu-0"]
     moved = f"{three.head.address}1"
@@ -74,9 +78,8 @@ def test_a_head_that_moves_is_joined_at_its_new_address(three: Three, tmp_path: 
     assert f"boxes that joined at {three.head.address}: add them again" in said
     refused = three.two.run("cluster", "join", moved, ok=False)
     assert f"in the cluster of {three.head.address}" in refused
-    three.two.run("cluster", "join", moved, *_invite(three))
-    with three.ssh_to(three.three, tmp_path) as (host, path):
-        assert "three (" in three.head.run("cluster", "add", host, PATH=path)
+    for box in (three.two, three.three):
+        box.run("cluster", "join", moved, *_invite(three))
     three.until_up("two", "three")
     joined = read_joined(three.two.home)
     assert joined is not None
