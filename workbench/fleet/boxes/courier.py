@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from workbench.attempts.assignment import Assignment
 from workbench.cluster.settings import read_json
@@ -43,8 +43,11 @@ SKEW_S = 1.0
 
 
 class Agent(Protocol):
-    """The calls of a BoxAgent that a courier makes; over Ray, or in tests directly."""
+    """The calls of a BoxAgent that a box's thread makes; over Ray, or in tests directly."""
 
+    def hello(self) -> dict[str, Any]: ...
+    def look(self) -> dict[str, Any]: ...
+    def closed_ports(self, host: str, ports: list[int]) -> list[int]: ...
     def missing(self, files: list[tuple[str, int]]) -> dict[str, int]: ...
     def take_from_hub(self, digest: str, size: int) -> bool: ...
     def put(self, digest: str, offset: int, chunk: bytes, size: int) -> int: ...

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from workbench.cluster.versions import ALWAYS_EQUAL, installed_versions, version
 from workbench.fleet import RayLost
 from workbench.fleet.boxes.agent import BoxAgent
 from workbench.fleet.boxes.box_health import BoxHealth, newest_reading
-from workbench.fleet.boxes.courier import Courier
+from workbench.fleet.boxes.courier import Agent, Courier
 from workbench.fleet.boxes.digests import DigestCache
 from workbench.home import Home
 from workbench.machine.cards import is_elsewhere
@@ -53,11 +54,14 @@ class _RayAgent:
 
     ray: Any
     handle: Any
+    asked: Callable[[], None]
+    """Called before each question."""
     answered: Callable[[], None]
     """Called after each answer."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
+            self.asked()
             found = self.ray.get(getattr(self.handle, name).remote(*arguments), timeout=ANSWER_S)
             self.answered()
             return found
@@ -99,8 +103,9 @@ class BoxLink:
         """The last failure of a call, in words; empty while calls succeed."""
         self._here = installed_versions()
         self._versions: dict[str, str] = {}
-        self._seen_s = time.monotonic()
-        self._knocked_s = float("-inf")
+        self._unanswered_s: float | None = None
+        """Monotonic time of the first question since the last answer; None after an answer."""
+        self._looked_s = self._knocked_s = float("-inf")
         self._ray, self._home, self._start, self._digests = ray, home, start, digests
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._live, name=f"box {self.box}", daemon=True)
@@ -112,8 +117,11 @@ class BoxLink:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the box last answered."""
-        return time.monotonic() - self._seen_s
+        """Seconds for which a question has had no answer; what the head does in between is none of
+        the box's silence.
+        """
+        since_s = self._unanswered_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def why_unusable(self) -> str:
         """Return why the box's cards take no trial now; an empty string while they do."""
@@ -140,16 +148,13 @@ class BoxLink:
 
     def _live(self) -> None:
         agent: _RayAgent | None = None
-        looked_s = float("-inf")
         while not self._ended.wait(0.0 if self._is_bringing() else PAUSE_S):
             try:
                 if agent is None:
                     agent = self._create_agent()
                 if self.courier is None or self.courier.agent is not agent:
                     self._greet(agent)
-                if time.monotonic() - looked_s >= LOOK_EVERY_S:
-                    looked_s = time.monotonic()
-                    self._look(agent)
+                self._look_when_due()
                 if self.courier is not None:
                     self.courier.work_once()
                 self.trouble = ""
@@ -162,8 +167,12 @@ class BoxLink:
     def _is_bringing(self) -> bool:
         return self.courier is not None and self.courier.is_bringing and not self.trouble
 
+    def _asked(self) -> None:
+        if self._unanswered_s is None:
+            self._unanswered_s = time.monotonic()
+
     def _answered(self) -> None:
-        self._seen_s = time.monotonic()
+        self._unanswered_s = None
 
     def _note(self, failed: Exception) -> None:
         text = safe_line(f"{type(failed).__name__}: {failed}", 300)
@@ -177,7 +186,7 @@ class BoxLink:
             .options(num_cpus=0, max_restarts=0, scheduling_strategy=on_node(self.node_id))
             .remote()
         )
-        return _RayAgent(self._ray, handle, self._answered)
+        return _RayAgent(self._ray, handle, self._asked, self._answered)
 
     def _greet(self, agent: _RayAgent) -> None:
         hello = agent.hello()
@@ -193,6 +202,7 @@ class BoxLink:
                 self._start,
                 self._digests,
                 settings.limit_bytes_per_s if settings else 0,
+                between=self._look_when_due,
             )
         else:
             self.courier.agent = agent
@@ -205,14 +215,20 @@ class BoxLink:
         self.problem = version_differences(self._here, self._versions, names)
         self.skewed = differing if not self.problem else ""
 
-    def _knock(self, agent: _RayAgent) -> None:
+    def _knock(self, agent: Agent) -> None:
         """Try the ports of both machines, which firewalls between them may close."""
         settings = read_head(self._home)
         here = settings.address if settings is not None else ""
         theirs = [port for port in NODE_PORTS if not answers(self.address, port)]
         self.closed_ports = (agent.closed_ports(here, list(NODE_PORTS)), theirs)
 
-    def _look(self, agent: _RayAgent) -> None:
+    def _look_when_due(self) -> None:
+        """Look at the box every LOOK_EVERY_S seconds, also in the middle of a long transfer."""
+        if self.courier is not None and time.monotonic() - self._looked_s >= LOOK_EVERY_S:
+            self._looked_s = time.monotonic()
+            self._look(self.courier.agent)
+
+    def _look(self, agent: Agent) -> None:
         self._compare_versions()
         if time.monotonic() - self._knocked_s >= KNOCK_EVERY_S:
             self._knocked_s = time.monotonic()
@@ -263,7 +279,9 @@ class RayBoxes:
                     self.notes.append(link.notes.popleft())
         if now - self._wrote_s >= LOOK_EVERY_S:
             self._wrote_s = now
-            write_json(boxes_file(self._home), {"at_utc": time.time(), "boxes": self.described()})
+            with suppress(OSError):  # a full disk: `cluster ls` shows that its list is old
+                body = {"at_utc": time.time(), "boxes": self.described()}
+                write_json(boxes_file(self._home), body)
 
     def _compare(self, nodes: list[dict[str, Any]]) -> None:
         living = {str(node["NodeID"]) for node in nodes}
