@@ -10,9 +10,9 @@ import pytest
 
 from tests.cli.engines import Engine
 from tests.support.tick_contexts import Bench, cpu_card, make_bench
+from tests.tui.filled import engine_running
 from workbench.cli import main
 from workbench.home import Home
-from workbench.machine.locks import Lock
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,7 @@ def engine(home: Home) -> Iterator[Engine]:
 def bench(home: Home, tmp_path: Path) -> Iterator[Bench]:
     """A store the test fills itself, under an engine that lives and stands still."""
     bench = make_bench(tmp_path, [cpu_card(0), cpu_card(1)])
-    locks = [Lock(home.keeper_lock), Lock(home.loop_lock)]
-    assert all(lock.take() for lock in locks)
-    home.tick.touch()
-    yield bench
-    bench.context.fleet.close()
-    bench.store.close()
-    for lock in locks:
-        lock.release()
+    with engine_running(home):
+        yield bench
+        bench.context.fleet.close()
+        bench.store.close()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import Bench, gpu_card, make_bench
+from tests.tui.filled import engine_running
 from workbench.cli.recipes.check import _fit
 from workbench.cli.recipes.plan import cards_here
 from workbench.cli.recipes.train import prepare_folder, write_factors
@@ -19,7 +20,6 @@ from workbench.footprint.plan import uncorrected_bytes
 from workbench.footprint.row_lengths import Lengths
 from workbench.home import Home
 from workbench.machine.cards import Card
-from workbench.machine.locks import Lock
 from workbench.recipe import Recipe, find_recipe, load_recipe
 from workbench.scheduler.plans import planning
 from workbench.scheduler.plans.remembered_plans import trial_recipe
@@ -126,13 +126,9 @@ def test_what_was_measured_counts_where_a_clone_or_a_move_is_checked(
 def test_what_was_measured_counts_when_a_recipe_is_submitted(
     gpu_bench: Bench, home: Home, workbench: Workbench, too_much: Recipe
 ) -> None:
-    locks = [Lock(home.keeper_lock), Lock(home.loop_lock)]
-    assert all(lock.take() for lock in locks)
-    home.tick.touch()
     changes = [word for setting in RECOMPUTES for word in ("-s", setting)]
-    said = workbench("run", GUIDE, *changes)
-    for lock in locks:
-        lock.release()
+    with engine_running(home):
+        said = workbench("run", GUIDE, *changes)
     assert said.code == 1
     assert "no card here can ever take it" in said.err
     assert "by what was measured here" in said.err

@@ -18,11 +18,11 @@ import pytest
 
 from tests.support.tick_contexts import Bench, cpu_card, make_bench, recipe
 from tests.tui.conftest import shown, text
+from tests.tui.filled import engine_running
 from tests.tui.test_app import press, trials
 from workbench.attempts.events import EventWriter
 from workbench.cli import main
 from workbench.home import Home
-from workbench.machine.locks import Lock
 from workbench.text import safe_text
 from workbench.trial import State
 
@@ -82,12 +82,8 @@ def poisoned(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     home = Home(tmp_path / "home")
     shutil.copytree(template, home.root)
     monkeypatch.setenv("WORKBENCH_HOME", str(home.root))
-    locks = [Lock(home.keeper_lock), Lock(home.loop_lock)]
-    assert all(lock.take() for lock in locks)
-    home.tick.touch()
-    yield home
-    for lock in locks:
-        lock.release()
+    with engine_running(home):
+        yield home
 
 
 def _speak(bench: Bench) -> None:
