@@ -7,6 +7,8 @@ from typing import Any, Self
 
 AHEAD = "ahead"
 """The folder of a trial with answers that another trial's pass generated for it."""
+ANSWERS = f"{AHEAD}/answers.json"
+"""The file in a trial's folder with those answers; it is there once all of them are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,9 @@ class Assignment:
 
     beside: list[dict[str, Any]] | None = None
     """Trials of the experiment that wait and are scored on the same rows: their answers are
-    generated in one pass with this trial's. Each is as in `score`, with `trial_folder`."""
+    generated in one pass with this trial's. Each is as in `score`, with `trial_folder`, and `live`,
+    its live attempt by the fence at that time: a trial that is placed later answers by itself. A
+    trial that trains may have its experiment's base here."""
 
     chat: list[dict[str, Any] | None] | None = None
     """The models of a chat: {trial, folder, sha256} of each adapter, and None for the base."""

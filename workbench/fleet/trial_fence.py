@@ -36,6 +36,15 @@ def allow_attempt(trial_folder: Path, attempt: int) -> None:
     write_durably(trial_folder / LIVE, f"{attempt:{_DIGITS}d}\n".encode())
 
 
+def live_attempt(trial_folder: Path) -> int | None:
+    """Return the attempt that may train this trial, 0 where none may; None before the first one."""
+    try:
+        text = (trial_folder / LIVE).read_bytes().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
 def call_off(trial_folder: Path) -> None:
     """Allow no attempt of this trial until the next allow_attempt.
 

@@ -16,13 +16,14 @@ from torch import nn
 from tests.training.evaluation.plain_peft import save_plain
 from tests.training.evaluation.test_score_run import evaluation, prepared_subject
 from tests.training.trials import Bench, Log, plan, recipe, shallow_model, spec
+from workbench.attempts.assignment import ANSWERS
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.recipe import shipped_file
 from workbench.training.control import Control, Interrupted
 from workbench.training.decode.generate import Generated
 from workbench.training.evaluation.scored_adapter import BASE_ALONE, check_scored
-from workbench.training.evaluation.together import ANSWERS, AnswersTogether
+from workbench.training.evaluation.together import AnswersTogether
 from workbench.training.model.base import ResidentBase
 from workbench.training.model.saved_adapter import load_saved
 from workbench.training.scoring.generation import GenerationPlan

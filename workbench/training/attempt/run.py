@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import asdict
+from typing import Any
 
 from workbench.attempts.assignment import Assignment
 from workbench.attempts.events import AttemptEnd, Outcome
@@ -14,6 +15,7 @@ from workbench.fleet import Halt
 from workbench.training.attempt.setting import AttemptSetting, yielded_end
 from workbench.training.attempt.tuning import TuningRun
 from workbench.training.control import Control, Emit, Interrupted
+from workbench.training.decode.generate import Generated
 from workbench.training.evaluation.chat_run import chat_on_base
 from workbench.training.evaluation.score_run import score_subject
 from workbench.training.evaluation.scored_adapter import BASE_ALONE, ScoredAdapter, check_scored
@@ -80,6 +82,8 @@ class AttemptRun:
             case "chat":
                 return self._chat()
             case _:
+                if self.setting.assignment.beside:
+                    self.setting.generate = self._generate_beside
                 return TuningRun(self.setting, self._rehearse).run()
 
     def _with_missing(self, end: AttemptEnd) -> AttemptEnd:
@@ -97,6 +101,7 @@ class AttemptRun:
                     reason = "stopped before it was scored"
                     return AttemptEnd(outcome=Outcome.STOPPED, step=0, reason=reason)
                 together = self._together(BASE_ALONE)
+                self.setting.generate = together.generate_rows
                 together.check_beside(base)
                 values = self.setting.scorer(base).scores(0)
             except Interrupted:
@@ -115,28 +120,36 @@ class AttemptRun:
         subject = check_scored(self.setting.assignment.score or {}, self.setting.emit)
         with self.setting.load_base() as base:
             self.setting.enter_phase("evaluating")
+            together = self._together(subject)
+            self.setting.generate = together.generate_rows
             return score_subject(
                 base,
                 subject,
                 self.setting.scorer,
                 self.setting.emit,
                 self.setting.control,
-                self._together(subject),
+                together,
             )
 
-    def _together(self, subject: ScoredAdapter) -> AnswersTogether:
-        """Return what generates the answers of this trial, with those of the trials beside it."""
+    def _generate_beside(self, *args: Any, **how: Any) -> dict[int, Generated]:
+        """Generate the answers of the adapter that was trained, and those of the base beside it."""
+        return self._together(None).generate_rows(*args, **how)
+
+    def _together(self, subject: ScoredAdapter | None) -> AnswersTogether:
+        """Return what generates the answers of this trial, with those of the trials beside it.
+
+        `subject` is None for the adapter that the attempt trains. Called once the base is loaded:
+        answers are kept under its files.
+        """
         setting = self.setting
         about = {"base": asdict(setting.base_spec()), "files": setting.resident.files}
-        made = AnswersTogether(
+        return AnswersTogether(
             setting.trial,
             subject,
             setting.assignment.beside or (),
             lanes=setting.plan.eval_lanes,
             about={**about, "versions": setting.versions},
         )
-        setting.generate = made.generate_rows
-        return made
 
     def _chat(self) -> AttemptEnd:
         with self.setting.load_base() as base:
