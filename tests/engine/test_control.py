@@ -595,7 +595,6 @@ def test_a_trial_moves_to_the_named_card_from_its_checkpoint(bench_of: MakeBench
 def test_a_moved_trial_waits_for_its_card_and_is_next_there(bench_of: MakeBench) -> None:
     bench = bench_of()
     bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2, 3]}}))
-    bench.until(State.DONE, 1)
     bench.until(State.RUNNING, 3)
     busy = {t.card: t.id for t in live(bench)}
     ask(bench, "move", trial=4, card="cpu-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -121,9 +122,10 @@ def test_the_queue_is_shown_in_the_order_in_which_it_is_placed(
 ) -> None:
     bench = bench_of(*[cpu_card(i) for i in range(cards)])
     seeds = {"parameters": {"train.seed": [1, 2, 3, 4]}}
-    bench.submit(recipe(sweep={**seeds, "max_parallel": 1}))
-    bench.submit(recipe(sweep=seeds))
-    urgent = bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2]}}))
+    losses: dict[str, Any] = {"evaluate": {}}
+    bench.submit(recipe(sweep={**seeds, "max_parallel": 1}, **losses))
+    bench.submit(recipe(sweep=seeds, **losses))
+    urgent = bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2]}}, **losses))
     bench.store.steer_experiment(urgent, priority=5)
     bench.store.to_front(9)  # of the second one
     bench.ticks(12)
@@ -132,6 +134,22 @@ def test_the_queue_is_shown_in_the_order_in_which_it_is_placed(
     bench.ticks(200)
     assert shown == placed(bench, since)
     assert len(shown) >= 4
+
+
+@pytest.mark.parametrize(("cards", "order"), [(1, [4, 3, 5]), (2, [5, 3])])
+def test_a_base_is_foretold_behind_the_first_trial_which_answers_it(
+    bench_of: MakeBench, cards: int, order: list[int]
+) -> None:
+    bench = bench_of(*[cpu_card(i) for i in range(cards)])
+    urgent = bench.submit(recipe(evaluate={}))
+    bench.store.steer_experiment(urgent, priority=5)
+    other = {"name": "/m", "quantization": "none"}
+    bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2]}}, model=other))
+    bench.ticks(4)
+    since = max(a.id for a in bench.store.live_attempts())
+    shown = foretold(bench)
+    bench.ticks(60)
+    assert shown == placed(bench, since) == order
 
 
 def test_what_is_held_stands_last_in_the_queue(bench_of: MakeBench) -> None:

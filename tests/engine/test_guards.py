@@ -149,7 +149,7 @@ class TestStaggeredStart:
     ) -> None:
         bench = bench_of(gpu_card(0, power_w=30.0, power_limit_w=350.0))
         scored(bench)
-        ended = bench.store.attempts(2)[-1]
+        ended = bench.store.attempts(1)[-1]  # the base, after the trial that answered it
         bench.now = float(ended.ended_utc or 0) + 0.1
         report = bench.context.reports["GPU-0"]
         bench.context.reports["GPU-0"] = replace(report, phase=phase, attempt=ended.id)
@@ -304,8 +304,7 @@ class TestOtherPeoplesPrograms:
 
     def test_our_idle_worker_leaves_the_card_to_them(self, bench_of: MakeBench) -> None:
         bench = bench_of(gpu_card(0))
-        bench.submit(recipe())
-        bench.until(State.DONE, 2)
+        scored(bench)
         assert "GPU-0" in bench.context.fleet.observe()
         change(bench, "GPU-0", processes=[user(1, 5)])
         bench.ticks(2)

@@ -143,8 +143,8 @@ def test_of_equal_cards_the_one_without_an_idle_program_is_taken(bench_of: MakeB
     shows(bench, program())
     bench.ticks(62)
     bench.submit(recipe(**LONG))
-    bench.until(State.DONE, 1)
-    assert bench.store.attempts(1)[0].card == "GPU-1"
+    bench.until(State.RUNNING, 2)
+    assert bench.store.attempts(2)[0].card == "GPU-1"
 
 
 @pytest.mark.parametrize(

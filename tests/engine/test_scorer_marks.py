@@ -27,7 +27,6 @@ def test_two_trials_whose_scorer_ended_the_worker_put_no_card_into_quarantine(
 ) -> None:
     bench = bench_of(cpu_card(0))
     bench.submit(recipe(sweep=GRID))
-    bench.until(State.DONE, 1)
     for trial in (2, 3):
         bench.until(State.RUNNING, trial)
         lose_to_a_scorer(bench, trial)

@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from workbench.attempts.assignment import Assignment
+from workbench.attempts.assignment import ANSWERS, Assignment
 from workbench.attempts.events import EventWriter
 from workbench.attempts.results_file import ResultsHead, write_results
+from workbench.fleet.trial_fence import live_attempt
 
 ROWS = 20
 """Held-out rows of every experiment."""
@@ -135,12 +136,23 @@ class TickingWorker:
         loss = 1.0 - score
         values = {"exact_match": score, "loss": loss, "perplexity": math.exp(loss)}
         self._keep_rows(score, loss)
+        self._answer_beside()
         self._write("score", subject=self.given.kind, values=values, step=self.step)
         if self.given.kind == "tune":
             folder = Path(self.given.trial_folder) / "adapter"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "adapter_model.safetensors").write_bytes(b"0" * 10)
             self._write("adapter", path=str(folder), bytes=10, sha256="0" * 64)
+
+    def _answer_beside(self) -> None:
+        """Leave answers for the trials beside this one that were not placed since."""
+        assert self.given is not None
+        (Path(self.given.trial_folder) / ANSWERS).unlink(missing_ok=True)
+        for one in self.given.beside or ():
+            folder = Path(one["trial_folder"])
+            if folder.is_dir() and live_attempt(folder) == one["live"]:
+                (folder / ANSWERS).parent.mkdir(exist_ok=True)
+                (folder / ANSWERS).write_text("{}")
 
     def _keep_rows(self, score: float, loss: float) -> None:
         """Write results of ROWS held-out rows that give these scores."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from workbench import fault_points
@@ -20,6 +21,7 @@ from workbench.formatting import describe_programs, plural
 from workbench.machine.cards import Card, is_elsewhere
 from workbench.machine.files import fresh_folder, write_durably
 from workbench.machine.locks import lock_holder
+from workbench.scheduler.evaluation.base_beside import base_beside, waiting_bases
 from workbench.scheduler.evaluation.scoring import (
     chat_models,
     score_source,
@@ -90,9 +92,11 @@ def place(context: TickContext) -> None:
         id: context.store.experiment(id) for id in {t.experiment for t in queued} - set(known)
     }
     queued = order_by_size(context, queued, known) if free else queued
-    turns = take_turns(context.store, context.store.clock(), queued, known, running)
+    bases = waiting_bases(context, queued, known, running)
+    first = [one for one in queued if one not in bases]
+    turns = take_turns(context.store, context.store.clock(), first, known, running)
     # Each placement changes whose turn is next, so `turns` is consumed while it is updated.
-    for trial in turns:
+    for trial in chain(turns, bases):
         if len(context.plans) >= enough:
             break
         if trial.experiment in full:
@@ -117,6 +121,7 @@ def place(context: TickContext) -> None:
         mine = [one for one in queued if one.experiment == experiment.id]
         left = left_to_wait(context, mine, placed | {trial.id}, len(free))
         plan, others = plan_together(context, trial, experiment, card, plan, room, left)
+        others = others or base_beside(trial, experiment, card, bases)
         start_gap.note_start(context, free[card.uuid])
         _start(context, trial, experiment, card, plan, others)
         turns.placed(trial)
@@ -357,7 +362,8 @@ def _start(
         store.move(trial.id, State.QUEUED, State.STARTING, by="place", why=why)
         store.steer_trial(trial.id, desired_card=None)
         fault_points.at("place.before_commit")
-    context.beside |= {one.id: trial.id for one in others}
+    if trial.kind is not Kind.TUNE:  # a base may still go by itself
+        context.beside |= {one.id: trial.id for one in others}
     fault_points.at("place.after_commit")
     context.fleet.start(card, given)
     fault_points.at("place.after_start")

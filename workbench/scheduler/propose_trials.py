@@ -30,11 +30,15 @@ from workbench.trial import Kind
 
 
 def propose_trials(context: TickContext) -> None:
-    """Ask sweeps for their next trials and begin finals, then prepare the oldest experiment."""
+    """Prepare the oldest experiment, then ask sweeps for their next trials and begin finals."""
     if context.stopping:
         return
-    ask_for_more(context)
+    _prepare_oldest(context)
+    ask_for_more(context)  # also for what has just been prepared
     propose_finals(context)
+
+
+def _prepare_oldest(context: TickContext) -> None:
     preparing = trial_queue.preparing_experiments(context.store)
     for experiment in preparing:
         cards = [card_of(row) for row in context.cards if row.present]

@@ -153,6 +153,7 @@ class Queued(NamedTuple):
     id: int
     experiment: int
     rank: float | None
+    is_base: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

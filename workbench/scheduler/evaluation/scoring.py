@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.adapters.subjects import ADAPTER, MODELS, ROWS, scored_adapter, subject_of
 from workbench.errors import UsageError
+from workbench.fleet.trial_fence import live_attempt
 from workbench.footprint import Plan
 from workbench.footprint.scoring_plan import Beside, adapter_parameters, plan_scoring
 from workbench.machine.cards import Card
@@ -110,11 +111,12 @@ def score_source(
 def scored_beside(
     context: TickContext, others: Sequence[TrialRow], experiment: Experiment
 ) -> list[dict[str, Any]] | None:
-    """Return the trials beside a score trial as `Assignment.beside` has them; None without any."""
+    """Return the trials beside another as `Assignment.beside` has them; None without any."""
     found = []
     for one in others:
         source = score_source(context, one, experiment) or {"rows": "eval"}
-        found.append({**source, "trial_folder": str(context.home.trial(one.id))})
+        folder = context.home.trial(one.id)
+        found.append({**source, "trial_folder": str(folder), "live": live_attempt(folder)})
     return found or None
 
 

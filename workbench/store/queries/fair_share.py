@@ -127,7 +127,7 @@ def forecast_order(reader: Reader, now: float) -> list[Queued]:
     """
     queued = sorted(_queued(reader), key=queue_place)
     known = {one.id: one for one in reader.experiments()}
-    if len({trial.experiment for trial in queued}) < 2:
+    if len({trial.experiment for trial in queued}) < 2 and not any(one.is_base for one in queued):
         return queued
     turns = take_turns(reader, now, queued, known, running_counts(reader))
     each_s = _trial_seconds(reader)
@@ -144,7 +144,7 @@ def forecast_order(reader: Reader, now: float) -> list[Queued]:
 
 def _queued(reader: Reader) -> list[Queued]:
     """Return all queued trials by id, in a tenth of the time that `Reader.trials` takes."""
-    query = "select id, experiment, rank from trials where state = ? order by id"
+    query = "select id, experiment, rank, kind = 'base' from trials where state = ? order by id"
     return [Queued(*row) for row in reader.db.execute(query, (State.QUEUED,))]
 
 
@@ -172,14 +172,20 @@ def _simulate(
     `on_cards` holds (end in UTC seconds, experiment) of what runs, `slots` the number of cards.
     """
     order: list[Queued] = []
+    bases = _take_bases(turns, known)
     heapify(on_cards)
     while len(order) < FORECAST_TRIALS:
         able = [id for id in turns.left if _may_run(known[id], turns.running.get(id, 0))]
+        if not able and len(on_cards) < slots:  # a card that no trial takes
+            able = [id for id in bases if _may_run(known[id], turns.running.get(id, 0))][:1]
+            turns.left |= {id: deque([bases.pop(id)]) for id in able}
         due = on_cards and (on_cards[0][0] <= now or not able or len(on_cards) >= slots)
         if due:
             end_utc, experiment = heappop(on_cards)
             turns.running[experiment] -= 1
             now = max(now, end_utc)
+            if base := bases.pop(experiment, None):
+                turns.left.setdefault(experiment, deque()).appendleft(base)
         elif not able:
             break
         else:
@@ -188,7 +194,39 @@ def _simulate(
             turns.placed(trial, for_s)
             heappush(on_cards, (now + for_s, trial.experiment))
             order.append(trial)
+    for experiment, base in bases.items():
+        turns.left.setdefault(experiment, deque()).appendleft(base)
     return order
+
+
+def _take_bases(turns: Turns[Queued], known: Mapping[int, Experiment]) -> dict[int, Queued]:
+    """Remove and return by experiment the bases that wait for a trial beside which they go.
+
+    Where a trial is done already, it has answered the base.
+    """
+    found = {}
+    for id, left in list(turns.left.items()):
+        base = next((one for one in left if one.is_base and one.rank is None), None)
+        trains = len(left) > 1 or turns.running.get(id)
+        waits = trains and not known[id].counts.get("done") and base_goes_beside(known[id])
+        if base is not None and waits:
+            found[id] = base
+            left.remove(base)
+            if not left:
+                del turns.left[id]
+    return found
+
+
+def base_goes_beside(experiment: Experiment) -> bool:
+    """Return whether the base is answered in the pass that scores a trial of the experiment.
+
+    Losses alone would gain nothing, and tasks of lm-evaluation-harness have a pass of their own.
+    """
+    if experiment.prepared is not None and "subjects" in experiment.prepared:
+        return False  # an evaluation, whose trials train nothing
+    evaluate = experiment.recipe.get("evaluate") or {}
+    generates = evaluate.get("answer_pattern") is not None or bool(evaluate.get("scorer"))
+    return generates and evaluate.get("task") is None
 
 
 def _may_run(experiment: Experiment, running: int) -> bool:
