@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.training.decode.test_generate import DECODED, pack_weights
 from tests.training.step.conftest import ModelOf, model_of, options
@@ -20,13 +23,15 @@ from workbench.footprint.peak.scoring_bytes import (
     kept_weights_bytes,
     low_rank_bytes,
     mean_rank,
+    pass_bytes,
     workspace_bytes,
 )
 from workbench.recipe.schema import Recipe
 from workbench.training.control import Control
-from workbench.training.decode.forward import FastForward
+from workbench.training.decode.forward import FastForward, fast_forward
 from workbench.training.decode.lanes import Lanes
 from workbench.training.scoring.held_out_loss import score_rows
+from workbench.training.scoring.packed_losses import losses_of_rows
 from workbench.training.step import Step
 
 __all__ = ["model_of"]
@@ -126,6 +131,51 @@ def test_losses_beside_a_step_hold_no_copies_of_the_adapter(model_of: ModelOf) -
     score_rows(model, rows, pad_id=0, batch_size=1, precision="fp32", control=watch)
     step.restore()
     assert watch.seen == [before] * 4
+
+
+class PeakOfTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the most bytes of tensors that live at once of those that are made inside it."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._there = {param.untyped_storage().data_ptr() for param in model.parameters()}
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage())
+        return out
+
+    def _note(self, storage: Any) -> None:
+        place = storage.data_ptr()
+        if place in self._there or place in self._live:
+            return
+        self._live[place] = storage.nbytes()
+        weakref.finalize(storage, self._live.pop, place, None)
+        self.peak = max(self.peak, sum(self._live.values()))
+
+
+@pytest.mark.parametrize("rows", [4, 16])
+@pytest.mark.parametrize("vocabulary", [256, 4096], ids=["a-layer-is-widest", "the-head-is-widest"])
+def test_a_pass_for_losses_takes_what_the_plan_says(
+    vocabulary: int, rows: int, model_of: ModelOf
+) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 224, "vocab_size": vocabulary}
+    model = model_of("llama", sizes, r=8).to(torch.bfloat16)
+    ids = [[5 + (n * 7 + at) % 200 for at in range(128)] for n in range(rows)]
+    data = Dataset.from_dict({"input_ids": ids, "labels": ids, "length": [128] * rows})
+    with (
+        fast_forward(model, torch.bfloat16, keeps_low_rank=False) as forward,
+        PeakOfTensors(model) as seen,
+    ):
+        losses_of_rows(forward, data, list(range(rows)), Control(), rows_at_once=rows)
+    said = pass_bytes(shape_of(model), recipe_of(rank=8), "bf16", tokens=128 * rows)
+    assert -0.03 <= said / seen.peak - 1 <= 0.02
 
 
 @pytest.mark.parametrize("lanes", [1, 5, 16])

@@ -110,13 +110,15 @@ def pass_tokens(rows: int, longest: int, most: int = PASS_TOKENS) -> int:
 def pass_bytes(shape: ModelShape, recipe: Recipe, precision: str, *, tokens: int) -> int:
     """Return the bytes of one pass of decode/ over `tokens` tokens.
 
-    It holds gate and up beside each other with the adapter's columns, their product, the residual
-    stream twice and what was normed; for losses also a chunk of logits, in 16 bits and in fp32.
+    The widest layer holds gate and up beside each other with the adapter's columns, their product,
+    the residual stream twice and what was normed. When the last one is done, a chunk of logits
+    stands beside its output: in 16 bits, in fp32, and in fp32 those of the chunk before.
     """
     value = VALUE_BYTES[precision]
     columns = 2 * recipe.lora.rank
-    hidden = tokens * value * (_passed_values(shape) + columns)
-    return hidden + min(tokens, HEAD_ROWS) * shape.vocab * (value + 8)
+    layers = tokens * value * (_passed_values(shape) + columns)
+    head = min(tokens, HEAD_ROWS) * shape.vocab * (value + 8)
+    return max(layers, tokens * value * shape.width + head)
 
 
 def _passed_values(shape: ModelShape) -> int:
