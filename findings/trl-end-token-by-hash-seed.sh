@@ -6,8 +6,8 @@
 # as a chat. SFTTrainer trains on prompt and completion, and adds an end token where rows are no chats. Whether they
 # are is read off one of the three columns, and which one is the first of a Python set: the hash seed of the process
 # decides. With some seeds every completion ends with the end token and its loss, with others no row has one, and
-# the model is never taught to stop. `seed` of the training arguments does not matter, and no warning says so;
-# without the column `messages` every seed gives the end token.
+# the model is never taught to stop. The training arguments, their `seed` too, are the same in all runs, and no
+# warning tells them apart; without the column `messages` both hash seeds give the end token.
 #
 # What the workbench does: columns are looked for in a fixed order and the shape found is reported
 # (workbench/training/dataset/rows/shapes.py). The script that `export-recipe --trl` writes gives TRL tokens.
