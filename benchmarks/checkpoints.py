@@ -5,7 +5,10 @@
 It trains the demo's recipe in this process with settings of `workbench train -s` on top, by
 default a large adapter on the small model (rank 512, 17 MB) and a checkpoint after every fourth of
 24 steps. It prints the seconds within the trainer's call that saves (median and most), and the
-seconds from the last step to the end. On a card, name a model there: model.name=/FOLDER.
+seconds from the last step to the end, to the last checkpoint on the disk, and to the end without
+those of scoring. An adapter as large as an 8B's at rank 16, one checkpoint at the end and scoring
+that is soon over, as on a card: lora.rank=3456 train.save_every=100 data.eval_rows=2.
+On a card, name a model there: model.name=/FOLDER.
 """
 
 from __future__ import annotations
@@ -60,7 +63,24 @@ def measure(folder: Path, settings: list[str]) -> dict[str, Any]:
         "still_ms": round(1e3 * statistics.median(spent), 1),
         "still_ms_most": round(1e3 * max(spent), 1),
         "last_save_to_end_s": round(time.perf_counter() - ended[0] + spent[-1], 2),
+        **_end_seconds(folder),
         "adapter_bytes": sum(f.stat().st_size for f in folder.glob("adapter/*.safetensors")),
+    }
+
+
+def _end_seconds(folder: Path) -> dict[str, float]:
+    """Return the seconds from the last metric row to two facts of the end, by the events."""
+    lines = (folder / "attempts" / "1" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    rows = [one for one in events if one["kind"] == "metric" and "loss" in one["values"]]
+    stepped = rows[-1]["t"]
+    ending = [one for one in events if one["t"] >= stepped]
+    evaluating = next(one["t"] for one in ending if one.get("name") == "evaluating")
+    scored = next(one["t"] for one in ending if one["kind"] == "score")
+    written = next(one["t"] for one in reversed(events) if one["kind"] == "checkpoint")
+    return {
+        "last_written_s": round(written - stepped, 2),
+        "end_without_scoring_s": round(events[-1]["t"] - stepped - (scored - evaluating), 2),
     }
 
 
