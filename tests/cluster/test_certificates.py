@@ -128,13 +128,31 @@ def test_without_openssl_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         make_certificates(Home(tmp_path / "home").make(), "127.0.0.1")
 
 
-def test_half_an_invitation_is_not_taken_for_a_whole_one(
+def test_an_invitation_that_cannot_be_taken_changes_nothing(
     box: Home, head: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = invitation(head)
-    with monkeypatch.context() as without, pytest.raises(EngineError, match="openssl"):
+    fresh, stranger = Home(tmp_path / "fresh").make(), Home(tmp_path / "stranger").make()
+    stranger.token.write_text("8" * 64)
+    make_certificates(stranger, "127.0.0.1")
+    with monkeypatch.context() as without:
         without.setenv("PATH", str(tmp_path))
-        accept_invitation(box, given, "127.0.0.1")
-    assert invitation(box) != given  # so that `join`, given again, accepts it
-    accept_invitation(box, given, "127.0.0.1")
+        for home in (box, fresh):
+            with pytest.raises(EngineError, match="openssl"):
+                accept_invitation(home, invitation(stranger), "127.0.0.1")
+    assert invitation(box) == invitation(head)
     assert certificate_environment(box)
+    assert not fresh.token.exists()
+    assert not certificate_environment(fresh)
+
+
+def test_a_certificate_that_cannot_be_renewed_stays(
+    head: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in certificates_folder(head).iterdir()}
+    (tmp_path / "openssl").write_text('#!/bin/sh\n[ "$1" = req ] && exec /usr/bin/openssl "$@"\n')
+    (tmp_path / "openssl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(EngineError, match="no certificate"):
+        make_certificates(head, "127.0.0.2")
+    after = {path.name: path.read_bytes() for path in certificates_folder(head).iterdir()}
+    assert after == before

@@ -12,11 +12,13 @@ import socket
 import ssl
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from workbench.errors import EngineError
 from workbench.home import Home
 from workbench.machine.files import write_durably
+from workbench.machine.staging import whole_folder
 
 _CONFIG = """
 [req]
@@ -42,21 +44,32 @@ subjectAltName = {names}
 _VALID = ("-startdate", "20000101000000Z", "-enddate", "20991231235959Z")
 
 
+_AUTHORITY = ("ca.crt", "ca.key")
+"""Files of the authority, in the order in which an invitation has them."""
+
+
 def certificates_folder(home: Home) -> Path:
     """Return the folder of the authority and of this machine's certificate."""
     return home.root / "cluster" / "tls"
 
 
-def make_certificates(home: Home, address: str) -> None:
+def make_certificates(home: Home, address: str, authority: Mapping[str, str] | None = None) -> None:
     """Make this machine's certificate for `address`, and the authority first if there is none.
 
-    Raises EngineError where the command `openssl` is missing or fails.
+    `authority` has the files of another one by their names. Everything changes at once, or nothing
+    does. Raises EngineError where the command `openssl` is missing or fails.
     """
     folder = certificates_folder(home)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not (folder / "ca.crt").exists():
-        _sign(folder, "ca", "authority", ("-selfsign", "-keyfile", "ca.key"), address)
-    _sign(folder, "node", "machine", ("-cert", "ca.crt", "-keyfile", "ca.key"), address)
+    with whole_folder(folder) as staged:
+        staged.chmod(0o700)
+        for name in _AUTHORITY:
+            if authority is not None:
+                write_durably(staged / name, authority[name].encode())
+            elif (folder / name).exists():
+                shutil.copy(folder / name, staged)
+        if not (staged / "ca.crt").exists():
+            _sign(staged, "ca", "authority", ("-selfsign", "-keyfile", "ca.key"), address)
+        _sign(staged, "node", "machine", ("-cert", "ca.crt", "-keyfile", "ca.key"), address)
 
 
 def remove_certificates(home: Home) -> None:
@@ -91,27 +104,21 @@ def write_invitation(home: Home) -> None:
 def invitation(home: Home) -> str:
     """Return all that a box needs: the token and, with certificates, the authority's two files."""
     folder = certificates_folder(home)
-    files = [folder / name for name in ("ca.crt", "ca.key")]
+    files = [folder / name for name in _AUTHORITY]
     parts = [path.read_text() for path in files if path.exists()]
     return "\n".join([home.token.read_text().strip(), *parts]) + "\n"
 
 
 def accept_invitation(home: Home, text: str, address: str) -> None:
-    """Keep the token of an invitation, and make a certificate if it has an authority."""
+    """Make a certificate if the invitation has an authority, then keep its token."""
     token, _, authority = text.strip().partition("\n")
-    write_durably(home.token, token.strip().encode())
-    remove_certificates(home)
     if authority.strip():
-        folder = certificates_folder(home)
-        folder.mkdir(mode=0o700, parents=True)
         certificate, begin, key = authority.partition("-----BEGIN PRIVATE KEY-----")
-        write_durably(folder / "ca.crt", certificate.strip().encode() + b"\n")
-        write_durably(folder / "ca.key", f"{begin}{key}\n".encode())
-        try:
-            make_certificates(home, address)
-        except BaseException:  # half of them would look like all, when `join` is given again
-            remove_certificates(home)
-            raise
+        parts = (f"{certificate.strip()}\n", f"{begin}{key}\n")
+        make_certificates(home, address, dict(zip(_AUTHORITY, parts, strict=True)))
+    else:
+        remove_certificates(home)
+    write_durably(home.token, token.strip().encode())
 
 
 def asks_for_certificates(host: str, port: int, timeout_s: float = 3.0) -> bool:
@@ -146,16 +153,21 @@ def _sign(folder: Path, name: str, kind: str, signer: tuple[str, ...], address: 
             write_durably(folder / file, (work / file).read_bytes())
 
 
+def require_openssl() -> None:
+    """Raise EngineError where the command `openssl` is not installed."""
+    if shutil.which("openssl") is None:
+        raise EngineError(
+            "the command openssl, which makes certificates, is not installed",
+            hint="apt install openssl, or leave out --tls and use a VPN",
+        )
+
+
 def _openssl(folder: Path, *words: str) -> None:
+    require_openssl()
     try:
         subprocess.run(
             ["openssl", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=60
         )
-    except FileNotFoundError as missing:
-        raise EngineError(
-            "the command openssl, which makes certificates, is not installed",
-            hint="apt install openssl, or leave out --tls and use a VPN",
-        ) from missing
     except subprocess.SubprocessError as failed:
         said = (getattr(failed, "stderr", "") or str(failed)).strip().splitlines()
         raise EngineError(f"openssl makes no certificate: {said[-1] if said else failed}") from None
