@@ -203,9 +203,14 @@ class Keeper:
     def _start_unit(self) -> Unit:
         port = self._next_port()
         name = f"{port}-{secrets.token_hex(4)}"
-        temp = session_folder(name)
-        temp.mkdir(mode=0o700, exist_ok=True)
-        self._temp_lock = keep_from_cleaners(temp)
+        temp = self._make_session(name)
+        try:
+            return self._start_in(temp, name, port)
+        except BaseException:
+            self._remove_session(temp)
+            raise
+
+    def _start_in(self, temp: Path, name: str, port: int) -> Unit:
         env = self._env(name, port)
         self.home.tick.unlink(missing_ok=True)
         self._changed.clear()
@@ -230,6 +235,18 @@ class Keeper:
         )
         log.info("unit %s: head %d, loop %d, port %d", name, head.pid, loop.pid, port)
         return Unit(name, head, loop, temp, HeadWatch(head.pid, temp), time.monotonic())
+
+    def _make_session(self, name: str) -> Path:
+        """Make and lock the session folder of a unit that starts."""
+        temp = session_folder(name)
+        temp.mkdir(mode=0o700, exist_ok=True)
+        self._temp_lock = keep_from_cleaners(temp)
+        return temp
+
+    def _remove_session(self, temp: Path) -> None:
+        remove_session_folder(str(temp))
+        with suppress(OSError):
+            os.close(self._temp_lock)
 
     def _next_port(self) -> int:
         """Return a free port; in a cluster the one of its two that the last head did not have."""
@@ -276,11 +293,7 @@ class Keeper:
 
     def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a child in a session of its own; its output goes to logs/<name>.log."""
-        path = self.home.logs / f"{name}.log"
-        path.parent.mkdir(exist_ok=True)  # a person may have removed the folder of logs
-        if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
-            path.rename(path.with_suffix(".log.1"))
-        with path.open("ab") as out:
+        with self._log_file(name).open("ab") as out:
             return subprocess.Popen(
                 command,
                 env=python_environment(env),
@@ -290,6 +303,14 @@ class Keeper:
                 start_new_session=True,
                 cwd="/",
             )
+
+    def _log_file(self, name: str) -> Path:
+        """Return the log of a child that starts; one that has grown too long is set aside."""
+        path = self.home.logs / f"{name}.log"
+        path.parent.mkdir(exist_ok=True)  # a person may have removed the folder of logs
+        if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
+            path.rename(path.with_suffix(".log.1"))
+        return path
 
     def _note_runtime(self, **what: object) -> None:
         known = {"keeper": _named(os.getpid()), **what}
@@ -341,9 +362,7 @@ class Keeper:
         stubborn = end_unit(unit.name)
         if stubborn:
             log.error("processes %s of unit %s would not die", stubborn, unit.name)
-        remove_session_folder(str(unit.temp))
-        with suppress(OSError):
-            os.close(self._temp_lock)
+        self._remove_session(unit.temp)
 
     # --- cards ---
 

@@ -12,20 +12,24 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from workbench.cluster.addresses import address_towards, is_ours, parse_address
+from workbench.cluster.certificates import certificate_environment, make_certificates
 from workbench.cluster.ray_commands import HEAD_PORTS, answers, find_head_port, node_command
 from workbench.cluster.settings import (
     JoinedSettings,
     note_state,
     read_joined,
     work_folder,
+    write_settings,
 )
 from workbench.errors import EngineError
-from workbench.fleet.ray_head import keep_from_cleaners, session_folder
 from workbench.home import find_home
 from workbench.keeper import WATCH_S, Keeper, Unit
 from workbench.machine.head_watch import HeadWatch
@@ -65,6 +69,7 @@ class NodeKeeper(Keeper):
             self.crashes.clear()  # a head that is away is nobody's crash: look again at once
             return "the head does not answer"
         try:
+            joined = self._follow_address(joined)
             unit = self._start_node(joined, port)
         except (OSError, EngineError) as refused:
             note_state(self.home, "refused", f"the node could not be started: {refused}")
@@ -76,22 +81,45 @@ class NodeKeeper(Keeper):
             note_state(self.home, "refused" if why in REFUSALS.values() else "joining", why)
         return why
 
+    def _follow_address(self, joined: JoinedSettings) -> JoinedSettings:
+        """Return the settings with this machine's address of today, and keep them.
+
+        With certificates it gets one for that address. Raises OSError, and EngineError without
+        openssl.
+        """
+        if not _has_moved(joined):
+            return joined
+        today = replace(joined, address=address_towards(joined.head))
+        log.info("this machine's address is %s, and was %s", today.address, joined.address)
+        if certificate_environment(self.home):
+            make_certificates(self.home, today.address)
+        write_settings(self.home, today)
+        return today
+
     def _start_node(self, joined: JoinedSettings, port: int) -> Unit:
         name = f"{port}-{secrets.token_hex(4)}"
-        temp = session_folder(name)
-        temp.mkdir(mode=0o700, exist_ok=True)
-        self._temp_lock = keep_from_cleaners(temp)
+        temp = self._make_session(name)
+        try:
+            return self._start_node_in(temp, name, joined, port)
+        except BaseException:
+            self._remove_session(temp)
+            raise
+
+    def _start_node_in(self, temp: Path, name: str, joined: JoinedSettings, port: int) -> Unit:
         for folder in PER_SESSION:
             shutil.rmtree(work_folder(self.home) / folder, ignore_errors=True)
         work_folder(self.home).mkdir(mode=0o700, parents=True, exist_ok=True)
         env = {**self._env(name, port), "CUDA_VISIBLE_DEVICES": ""}
         env.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
-        self._log_from = _size(self.home.logs / "node.log")
         command = node_command(joined.head, port, joined.address, joined.box, temp)
-        node = self._spawn("node", command, env)
+        node = self._spawn_node(command, env)
         self._note_runtime(unit=name, port=port, temp=str(temp))
         log.info("node %s: process %d, head %s:%d", name, node.pid, joined.head, port)
         return Unit(name, node, node, temp, HeadWatch(node.pid, temp), time.monotonic())
+
+    def _spawn_node(self, command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+        self._log_from = _size(self._log_file("node"))  # what follows is this node's
+        return self._spawn("node", command, env)
 
     def _watch_node(self, unit: Unit, joined: JoinedSettings, port: int) -> str:
         """Block while all is well; return the reason why the node has to end."""
@@ -113,6 +141,9 @@ class NodeKeeper(Keeper):
                 looked_s = time.monotonic()
                 if answers(joined.head, other) and not answers(joined.head, port):
                     return "the head was started again"
+                # Without a network the address is missing, too; then it may come back.
+                if _has_moved(joined) and answers(joined.head, port):
+                    return "this machine's address has changed"
             time.sleep(WATCH_S)
         return "the keeper was told to end"
 
@@ -137,6 +168,11 @@ class NodeKeeper(Keeper):
         with (self.home.logs / "node.log").open("rb") as file:
             file.seek(self._log_from)
             return file.read(1 << 20).decode(errors="replace")
+
+
+def _has_moved(joined: JoinedSettings) -> bool:
+    """Return True where the machine no longer has the address at which the head looks for it."""
+    return not joined.is_fixed and not is_ours(parse_address(joined.address))
 
 
 def _size(path: Path) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
+from socket import create_server
 
 import pytest
 
 from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine
 from tests.support.tick_contexts import cpu_card
+from workbench.cluster.certificates import certificate_environment
 from workbench.cluster.ray_commands import HEAD_PORTS, next_head_port
 from workbench.cluster.settings import (
     HeadSettings,
@@ -17,6 +20,7 @@ from workbench.cluster.settings import (
     boxes_file,
     read_head,
     read_joined,
+    work_folder,
     write_json,
     write_settings,
 )
@@ -45,6 +49,18 @@ def test_a_cluster_is_not_put_on_an_address_that_is_public_or_not_ours(
     assert read_head(home) is None
 
 
+def test_a_cluster_is_not_put_on_ports_that_another_program_has(
+    workbench: Workbench, home: Home
+) -> None:
+    address = f"127.{os.getpid() // 250 % 250}.{os.getpid() % 250}.7"
+    with create_server((address, HEAD_PORTS[1])):
+        answer = workbench("cluster", "up", address, "--i-know", "--tls")
+    assert answer.code == 1
+    assert f"another program listens on port 20101 of {address}" in answer.err
+    assert read_head(home) is None
+    assert not certificate_environment(home)
+
+
 def test_joining_where_no_head_answers_leaves_nothing(
     workbench: Workbench, home: Home, tmp_path: Path
 ) -> None:
@@ -63,6 +79,12 @@ def test_a_boxs_name_is_plain(workbench: Workbench, name: str) -> None:
     assert "no name for a box" in answer.err
 
 
+def test_the_address_of_a_box_is_one(workbench: Workbench) -> None:
+    answer = workbench("cluster", "join", "127.0.0.1", "--address", "attic.lan")
+    assert answer.code == 2
+    assert "'attic.lan' is no IPv4 address" in answer.err
+
+
 @pytest.mark.parametrize("command", ["ls", "leave", "doctor"])
 def test_a_machine_by_itself_is_in_no_cluster(workbench: Workbench, command: str) -> None:
     answer = workbench("cluster", command)
@@ -78,6 +100,18 @@ def test_a_box_has_no_engine_of_its_own(workbench: Workbench, home: Home) -> Non
         assert "this machine is a box" in answer.err, words
     assert lock_holder(home.keeper_lock) is None
     assert workbench("cluster", "ls", "--json").data["head"] == "10.0.0.1"
+
+
+def test_a_box_that_leaves_keeps_nothing_of_the_heads(workbench: Workbench, home: Home) -> None:
+    write_settings(home.make(), JoinedSettings(head="10.0.0.1", address="10.0.0.2", box="two"))
+    home.token.write_text("secret")
+    rows = work_folder(home) / "blobs" / "rows"
+    rows.parent.mkdir(parents=True)
+    rows.write_text("private")
+    assert workbench("cluster", "leave").code == 0
+    assert read_joined(home) is None
+    assert not home.token.exists()
+    assert not work_folder(home).exists()
 
 
 def test_boxes_are_listed_with_what_is_wrong(workbench: Workbench, home: Home) -> None:

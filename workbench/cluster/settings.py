@@ -50,6 +50,8 @@ class JoinedSettings:
     """Address of this box, as the head reaches it."""
     box: str
     """Name of this box; its cards are called `box:card`."""
+    is_fixed: bool = False
+    """True where a person named the address; else it follows the machine's own."""
 
 
 def read_head(home: Home) -> HeadSettings | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -65,9 +66,15 @@ def cluster_up_command(
     _check_address(address, i_know=i_know)
     most = parse_bytes(limit) if limit else 0
     if tls:
-        certificates.make_certificates(home, address)
+        certificates.require_openssl()
     was_running, before = _stop_engine(), settings.read_head(home)
-    _write_head(home, HeadSettings(address=address, limit_bytes_per_s=most), before, tls=tls)
+    try:
+        _refuse_taken_ports(address)
+        _write_head(home, HeadSettings(address=address, limit_bytes_per_s=most), before, tls=tls)
+    except BaseException:
+        if was_running:
+            Service().start_engine()
+        raise
     _start_engine(Service())
     _wait_for_head(home, address)
     print_note(_privacy(address, tls=tls))
@@ -85,14 +92,28 @@ def cluster_up_command(
 
 
 def _write_head(home: Home, head: HeadSettings, before: HeadSettings | None, *, tls: bool) -> None:
-    """Write settings, token, and what boxes need of certificates or none."""
-    settings.write_settings(home, replace(head, allow_skew=before.allow_skew if before else ()))
+    """Write token, settings, and what boxes need of certificates or none.
+
+    The engine must not run: Ray's processes would take one another's certificates for false.
+    """
     if not home.token.exists():
         write_durably(home.token, secrets.token_hex(32).encode())
     if tls:
+        certificates.make_certificates(home, head.address)
         certificates.write_invitation(home)
     else:
         certificates.remove_certificates(home)
+    settings.write_settings(home, replace(head, allow_skew=before.allow_skew if before else ()))
+
+
+def _refuse_taken_ports(address: str) -> None:
+    """Raise EngineError where something answers on a head's port although no engine runs here."""
+    Service().end_leftovers()
+    if port := ray_commands.find_head_port(address):
+        raise EngineError(
+            f"another program listens on port {port} of {address}",
+            hint="does another user of this machine have a cluster? `ss -ltnp` shows programs",
+        )
 
 
 def _privacy(address: str, *, tls: bool) -> str:
@@ -150,6 +171,8 @@ def cluster_join_command(
     joined = settings.read_joined(home)
     _refuse_joining(home, joined, head)
     box = settings.check_name(name or (joined.box if joined else _host_name()))
+    if address:
+        addresses.parse_address(address)
     given = _read_token(token_file) if joined is None or token_file is not None else ""
     if joined is not None:
         _refuse_other_cluster(home, joined, head, given)
@@ -158,7 +181,7 @@ def cluster_join_command(
             return
     _check_head(head, given)
     own = address or addresses.address_towards(head)
-    wanted = JoinedSettings(head=head, address=own, box=box)
+    wanted = JoinedSettings(head=head, address=own, box=box, is_fixed=bool(address))
     if wanted != joined or given.split() != certificates.invitation(home).split():
         _end_box(service)
         certificates.accept_invitation(home, given, own)
@@ -273,9 +296,10 @@ def cluster_leave_command() -> None:
 
 
 def _leave(service: Service) -> None:
-    """End this box's processes and forget the head."""
+    """End this box's processes, and forget the head with the rows and weights that it sent."""
     _end_box(service)
     settings.remove_settings(service.home)
+    shutil.rmtree(settings.work_folder(service.home), ignore_errors=True)
     service.home.token.unlink(missing_ok=True)
 
 
