@@ -28,7 +28,7 @@ from workbench.cluster.settings import (
     write_settings,
 )
 from workbench.cluster.versions import installed_versions
-from workbench.errors import UsageError
+from workbench.errors import UsageError, WorkbenchError
 from workbench.home import Home
 from workbench.machine.locks import Lock
 
@@ -159,6 +159,19 @@ def test_a_connection_that_ends_between_two_answers_is_told(
         assert talk.ask("facts") == {}
         with pytest.raises(UsageError, match="the connection to attic has ended"):
             talk.clock_skew_s()
+
+
+def test_a_machine_that_stops_answering_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexec tail -f /dev/null\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with (
+        pytest.raises(WorkbenchError, match="attic has not answered within 1 s"),
+        Conversation("attic", ["workbench"], answer_s=0.6) as talk,
+    ):
+        talk.ask("facts")
 
 
 def test_a_list_that_the_engine_no_longer_writes_is_old(

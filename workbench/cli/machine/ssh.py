@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -46,7 +47,9 @@ def ssh_command(box: str, words: Sequence[str]) -> list[str]:
     Where nobody is at a terminal, ssh asks for nothing.
     """
     batch = () if sys.stdin.isatty() else ("-o", "BatchMode=yes")
-    return ["ssh", "-T", *batch, "-o", "ConnectTimeout=10", "--", box, shlex.join(words)]
+    # A connection that breaks is noticed within ServerAliveInterval times 3 (ssh_config(5)).
+    limits = ("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15")
+    return ["ssh", "-T", *batch, *limits, "--", box, shlex.join(words)]
 
 
 def run_there(box: str, words: Sequence[str], typed: str = "") -> tuple[int, str]:
@@ -59,7 +62,8 @@ def run_there(box: str, words: Sequence[str], typed: str = "") -> tuple[int, str
             ssh_command(box, words),
             input=typed,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=ANSWER_S,
             check=False,
         )
@@ -71,12 +75,19 @@ def run_there(box: str, words: Sequence[str], typed: str = "") -> tuple[int, str
 
 
 class Conversation:
-    """A command on another machine that answers each line of its stdin by one line of JSON."""
+    """A command on another machine that answers each line of its stdin by one line of JSON.
 
-    def __init__(self, box: str, words: Sequence[str]) -> None:
-        self._box = box
+    It is ended where it takes longer than `answer_s` seconds for an answer.
+    """
+
+    def __init__(self, box: str, words: Sequence[str], answer_s: float = ANSWER_S) -> None:
+        self._box, self._answer_s = box, answer_s
         self._process = subprocess.Popen(
-            ssh_command(box, words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ssh_command(box, words),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
         )
 
     def __enter__(self) -> Conversation:
@@ -86,15 +97,17 @@ class Conversation:
         self.end()
 
     def ask(self, line: str) -> Any:
-        """Return the answer to a line; None where the command has ended."""
+        """Return the answer to a line; None where the command has ended.
+
+        Raises WorkbenchError for an answer that is none, and where there is none in time.
+        """
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
             self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             return None
-        answer = self._process.stdout.readline()
+        answer = self._read_line()
         try:
             return json.loads(answer) if answer else None
         except ValueError as unread:
@@ -103,6 +116,24 @@ class Conversation:
                 hint="its shell prints something at a login without a terminal: let it print "
                 "nothing there",
             ) from unread
+
+    def _read_line(self) -> str:
+        assert self._process.stdout is not None
+        was_late = threading.Event()
+
+        def end_it() -> None:
+            was_late.set()
+            self._process.kill()
+
+        timer = threading.Timer(self._answer_s, end_it)
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if was_late.is_set():
+            raise _no_answer(self._box, self._answer_s)
+        return line
 
     def clock_skew_s(self) -> float:
         """Return by how many seconds the other clock is ahead, by the quickest of 3 answers."""
@@ -122,14 +153,14 @@ class Conversation:
         """Close its stdin, and return its exit code once it has ended."""
         try:
             with suppress(BrokenPipeError):
-                self._process.communicate(timeout=ANSWER_S)
-            return self._process.wait(ANSWER_S)
+                self._process.communicate(timeout=self._answer_s)
+            return self._process.wait(self._answer_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            raise _no_answer(self._box) from None
+            raise _no_answer(self._box, self._answer_s) from None
 
 
-def _no_answer(box: str) -> WorkbenchError:
+def _no_answer(box: str, within_s: float = ANSWER_S) -> WorkbenchError:
     return WorkbenchError(
-        f"{box} has not answered within {ANSWER_S:.0f} s", hint=f"try ssh {box} by itself"
+        f"{box} has not answered within {within_s:.0f} s", hint=f"try ssh {box} by itself"
     )
