@@ -8,6 +8,8 @@ from pathlib import Path
 from workbench.machine.staging import file_sha256
 
 _Key = tuple[str, int, int, int]
+KEPT = 20_000
+"""Most digests that are remembered; those read longest ago are forgotten first."""
 
 
 class DigestCache:
@@ -15,7 +17,8 @@ class DigestCache:
     those that ask for a file while it is read wait for its digest.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
         self._known: dict[_Key, str] = {}
         self._reading: dict[_Key, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -25,12 +28,20 @@ class DigestCache:
         key = _key(path)
         with self._lock:
             reading = self._reading.setdefault(key, threading.Lock())
-        with reading:
-            if key not in self._known:
-                self._known[key] = file_sha256(path)
+        try:
+            with reading:
+                digest = self._known.get(key) or file_sha256(path)
+                self._remember(key, digest)
+        finally:
+            with self._lock:
+                self._reading.pop(key, None)
+        return digest
+
+    def _remember(self, key: _Key, digest: str) -> None:
         with self._lock:
-            self._reading.pop(key, None)
-        return self._known[key]
+            self._known[key] = digest
+            while len(self._known) > self._kept:
+                del self._known[next(iter(self._known))]
 
     def knows(self, path: Path) -> bool:
         """Return whether the file need not be read. Raises OSError."""

@@ -6,6 +6,7 @@ first, when the disk would fall below its floor.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -49,7 +50,9 @@ class FileCache:
 
     def missing(self, files: list[tuple[str, int]]) -> dict[str, int]:
         """Return the digests of which not all bytes are here, each with the bytes that are."""
-        self._asked_s |= {digest: time.monotonic() for digest, _ in files}
+        now_s = time.monotonic()
+        recent = {d: at_s for d, at_s in self._asked_s.items() if at_s > now_s - self.keep_asked_s}
+        self._asked_s = recent | {digest: now_s for digest, _ in files}
         return {
             digest: _size(self._partial(digest))
             for digest, _ in files
@@ -85,8 +88,13 @@ class FileCache:
         here = _size(partial)
         if here == offset:
             self.make_room(size - offset)
-            with partial.open("ab") as file:
-                file.write(chunk)
+            try:
+                with partial.open("ab") as file:
+                    file.write(chunk)
+            except OSError as refused:
+                if refused.errno in (errno.ENOSPC, errno.EDQUOT):  # before the floor: a quota
+                    raise NoRoom(f"the box's disk is full: {refused.strerror}") from refused
+                raise
             here += len(chunk)
         if here >= size:
             if file_sha256(partial) != digest:
