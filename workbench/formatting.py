@@ -138,6 +138,10 @@ def describe_programs(programs: Sequence[Mapping[str, Any]]) -> str:
     return f"pid {first.get('pid')}" + (f" ({shown})" if shown else "") + more
 
 
+SKEW_S = 1.0
+"""Difference of two machines' clocks, in seconds, from which it is shown and corrected."""
+
+
 def clock_skew(seconds: float) -> str:
     """Return `+1.5 s from the head's`: how far the clock of another machine of a cluster is off."""
     return f"{seconds:+.1f} s from the head's"

@@ -19,8 +19,6 @@ HEAD = "head"
 """The name of the head's group."""
 FIELD = "box:"
 """Begins the term of a filter that shows the cards of one machine."""
-SKEW_S = 1.0
-"""Difference of clocks, in seconds, from which it is shown."""
 _NARROWEST = 38
 """Cells of one machine at least, where they stand beside each other."""
 _MARK = ":"
@@ -145,7 +143,7 @@ def box_facts(name: str, cards: Sequence[CardRow], box: Mapping[str, Any]) -> li
     if box.get("free_bytes") is not None:
         facts.append(("free disk", ((formatting.size(box["free_bytes"]), ""),)))
     if (skew_s := box.get("skew_s")) is not None:
-        off = abs(skew_s) >= SKEW_S
+        off = abs(skew_s) >= formatting.SKEW_S
         text = formatting.clock_skew(skew_s) if off else "agrees with the head's"
         facts.append(("clock", ((text, "warn" if off else ""),)))
     if to_send := box.get("to_send_bytes"):

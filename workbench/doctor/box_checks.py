@@ -15,8 +15,6 @@ from workbench.cluster.versions import (
 )
 from workbench.doctor.check import Check
 
-SKEW_S = 1.0
-"""Difference of clocks, in seconds, from which it is shown."""
 _FIREWALL = f"open ports {ALL_PORTS[0]}-{ALL_PORTS[1]} between the two machines"
 _NO_CARDS = (
     "is the driver installed there, and is CUDA_VISIBLE_DEVICES set? workbench doctor says more"
@@ -107,7 +105,7 @@ def _hint(problem: str) -> str:
 
 
 def _check_clock(name: str, skew_s: float) -> Check:
-    if abs(skew_s) < SKEW_S:
+    if abs(skew_s) < formatting.SKEW_S:
         return Check(name=name, status="ok", finding="agrees with this machine's")
     ahead = "ahead of" if skew_s > 0 else "behind"
     finding = f"{abs(skew_s):.1f} s {ahead} this machine's"

@@ -78,7 +78,7 @@ def _cards(one: dict[str, Any]) -> str:
 def _skew(skew_s: float | None) -> str:
     if skew_s is None:
         return "-"
-    return "agrees" if abs(skew_s) < 1.0 else f"{skew_s:+.0f} s"
+    return "agrees" if abs(skew_s) < formatting.SKEW_S else f"{skew_s:+.0f} s"
 
 
 def _moving(one: dict[str, Any]) -> str:

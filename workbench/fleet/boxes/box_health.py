@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from workbench.fleet.boxes.courier import SKEW_S
-from workbench.formatting import size
+from workbench.formatting import SKEW_S, size
 from workbench.machine.sampler import MachineReading
 
 SLACK = 1.02

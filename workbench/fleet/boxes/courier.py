@@ -27,6 +27,7 @@ from workbench.fleet.boxes.digests import DigestCache
 from workbench.fleet.boxes.file_cache import NoRoom
 from workbench.fleet.boxes.inputs import Input, find_inputs, on_box
 from workbench.fleet.trial_fence import Superseded, TrialFence
+from workbench.formatting import SKEW_S
 from workbench.home import Home
 from workbench.machine import staging
 from workbench.machine.files import sync_path
@@ -38,8 +39,6 @@ CHUNK_BYTES = 4 << 20
 ROUND_S = 2.0
 """Seconds of a round in which inputs are sent; then what trials made comes home, and the round
 after goes on. A base takes minutes, and checkpoints do not wait for it."""
-SKEW_S = 1.0
-"""Difference of clocks, in seconds, from which it is shown and corrected."""
 
 
 class Agent(Protocol):
