@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from workbench.cluster.settings import read_joined
+from workbench.cluster.addresses import is_ours, parse_address
+from workbench.cluster.settings import read_head, read_joined
 from workbench.home import STOPPED_BY_A_PERSON, Home
 from workbench.machine.files import ROOM_BYTES, free_bytes
 from workbench.machine.locks import lock_holder
@@ -68,11 +69,23 @@ def read_status(home: Home, open_reader: Callable[[], Reader | None]) -> EngineS
     elif loop is None and free_bytes(home.root) < ROOM_BYTES:
         state = "starting"
         detail = f"the disk of {home.root} is full; free some, and the engine starts by itself"
+    elif loop is None and (address := missing_address(home)):
+        state = "starting"
+        detail = (
+            f"this machine lacks the address {address} of its cluster; the engine starts once it "
+            "is there, or at another: workbench cluster up ADDRESS"
+        )
     elif loop is None or age_s is None:
         state, detail = "starting", "starting Ray and the workers"
     elif age_s > LATE_S:
         state, detail = "late", f"no tick for {age_s:.0f} s"
     return EngineStatus(state=state, pid=keeper, tick_age_s=age_s, detail=detail, braked=braked)
+
+
+def missing_address(home: Home) -> str:
+    """Return the address of the home's cluster where no interface has it; else an empty string."""
+    head = read_head(home)
+    return head.address if head is not None and not is_ours(parse_address(head.address)) else ""
 
 
 def stop_reason(home: Home) -> tuple[str, str] | None:

@@ -27,6 +27,7 @@ from workbench.cluster.settings import (
 from workbench.cluster.versions import ALWAYS_EQUAL, installed_versions, version_differences
 from workbench.home import Home
 from workbench.machine.locks import lock_holder
+from workbench.service import Service
 from workbench.store import Store
 from workbench.store.card_table import record_cards, set_drained
 
@@ -59,6 +60,16 @@ def test_a_cluster_is_not_put_on_ports_that_another_program_has(
     assert f"another program listens on port 20101 of {address}" in answer.err
     assert read_head(home) is None
     assert not certificate_environment(home)
+
+
+def test_a_head_whose_address_has_gone_says_so_and_can_be_stopped(
+    workbench: Workbench, home: Home
+) -> None:
+    write_settings(home.make(), HeadSettings(address="192.0.2.77"))  # no machine's (RFC 5737)
+    Service().start_engine()
+    assert "lacks the address 192.0.2.77 of its cluster" in workbench("engine", "status").out
+    assert workbench("engine", "stop").code == 0
+    assert lock_holder(home.keeper_lock) is None
 
 
 def test_joining_where_no_head_answers_leaves_nothing(

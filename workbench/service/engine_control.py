@@ -10,9 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from workbench import fault_points
-from workbench.engine_status import (
-    stop_reason,
-)
+from workbench.engine_status import missing_address, stop_reason
 from workbench.errors import EngineError
 from workbench.home import read_runtime
 from workbench.machine.locks import lock_holder
@@ -86,6 +84,21 @@ class EngineControl(Requesting):
         False where not even the empty file could be made that keeps the engine stopped.
         """
         release_reserve(self.home.reserve_file)
+        return self._end_keeper()
+
+    def end_waiting_keeper(self) -> bool:
+        """End a keeper that waits for the address of its cluster: no loop reads requests then.
+
+        Returns False where it does not wait for that.
+        """
+        waits = lock_holder(self.home.loop_lock) is None and missing_address(self.home)
+        if not waits or lock_holder(self.home.keeper_lock) is None:
+            return False
+        self._end_keeper()
+        return True
+
+    def _end_keeper(self) -> bool:
+        """Note that the engine is stopped, and end its keeper by a signal; False without a note."""
         try:
             self.home.stopped.touch()  # first: from its end on, any command may start an engine
             marked = True
