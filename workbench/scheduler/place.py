@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any
 
-from workbench import fault_points
-from workbench.attempts.assignment import Assignment
 from workbench.attempts.events import Outcome
 from workbench.errors import WorkbenchError
 from workbench.fleet import Phase, Report
-from workbench.fleet.trial_fence import allow_attempt
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key
-from workbench.footprint.plan import summarize_plan
 from workbench.formatting import describe_programs, plural
 from workbench.machine.cards import Card, is_elsewhere
-from workbench.machine.files import fresh_folder, write_durably
 from workbench.machine.locks import lock_holder
 from workbench.scheduler.evaluation.base_beside import base_beside, waiting_bases
-from workbench.scheduler.evaluation.scoring import (
-    chat_models,
-    score_source,
-    scored_beside,
-)
 from workbench.scheduler.evaluation.together import forget_ended, left_to_wait, plan_together
-from workbench.scheduler.experiment_folder import restore_folder
 from workbench.scheduler.guards import idle_programs, start_gap
 from workbench.scheduler.guards.disk import DISK_LOW
 from workbench.scheduler.plans.remembered_plans import (
@@ -38,14 +25,13 @@ from workbench.scheduler.plans.remembered_plans import (
     like_key,
     no_card_error,
     remembered_plan,
-    trial_recipe,
 )
+from workbench.scheduler.start_attempt import start_attempt
 from workbench.scheduler.tick_context import (
     BRAKE,
     CARDS_PROBLEM,
     HELD,
     TickContext,
-    assignment_file,
 )
 from workbench.scheduler.unequal_cards import order_by_size
 from workbench.scheduler.workers.near_bases import FreeCards, base_of
@@ -53,7 +39,7 @@ from workbench.scheduler.workers.warm_workers import warm_workers
 from workbench.store import trial_queue
 from workbench.store.queries.fair_share import take_turns
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
-from workbench.trial import DesiredState, Kind, State
+from workbench.trial import Kind, State
 
 LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
 """Queued trials examined in one tick, and of one experiment; the larger numbers apply while a card
@@ -73,66 +59,101 @@ def place(context: TickContext) -> None:
     if len(context.plans) > PLANS_KEPT:
         context.plans.clear()
     enough = len(context.plans) + PLANS_A_TICK
-    busy = {row.uuid: _busy_reason(context, row) for row in context.cards}
-    free = {row.uuid: row for row in context.cards if not busy[row.uuid]}
-    start_gap.stagger_starts(context, free, busy)
-    cards = FreeCards(context, free)
-    running = trial_queue.running_counts(context.store)
-    known = {id: context.store.experiment(id) for id in running}
-    full = {id: limit for id in known if (limit := known[id].max_parallel) and running[id] >= limit}
     forget_ended(context)
-    placed: set[int] = set()
-    waits: dict[int, str] = {}
-    stuck: dict[str, str] = {}
-    any_free = bool(free)
-    queued = trial_queue.first_queued(
-        context.store, LOOK_AHEAD[any_free], of_each=OF_EACH[any_free], without=full
-    )
-    known |= {
-        id: context.store.experiment(id) for id in {t.experiment for t in queued} - set(known)
-    }
-    queued = order_by_size(context, queued, known) if free else queued
-    bases = waiting_bases(context, queued, known, running)
-    first = [one for one in queued if one not in bases]
-    turns = take_turns(context.store, context.store.clock(), first, known, running)
-    # Each placement changes whose turn is next, so `turns` is consumed while it is updated.
-    for trial in chain(turns, bases):
+    placing = _Placing(context)
+    # Each placement changes whose turn is next, so the turns are consumed while they are updated.
+    for trial in placing.in_turn():
         if len(context.plans) >= enough:
             break
-        if trial.experiment in full:
-            continue
-        experiment = known[trial.experiment]
-        if leader := context.beside.get(trial.id):
-            waits[trial.id] = f"is answered beside trial {leader}"
-            continue
+        if trial.experiment not in placing.full:
+            placing.place_or_wait(trial)
+    _record_waits(context, placing.waits, placing.full)
+    warm_workers(context, placing.free.values())
+
+
+class _Placing:
+    """The cards and queued trials of one tick, as each placement changes them."""
+
+    def __init__(self, context: TickContext) -> None:
+        self._context = context
+        self._busy = {row.uuid: _busy_reason(context, row) for row in context.cards}
+        """Why each card takes no trial; an empty text for those that are free."""
+        self.free = {row.uuid: row for row in context.cards if not self._busy[row.uuid]}
+        start_gap.stagger_starts(context, self.free, self._busy)
+        self._cards = FreeCards(context, self.free)
+        self._running = trial_queue.running_counts(context.store)
+        self._known = {id: context.store.experiment(id) for id in self._running}
+        self.full: dict[int, int] = {}
+        """Experiments that run as many trials as they may, with that limit."""
+        for experiment in self._known.values():
+            self._note_full(experiment)
+        self.waits: dict[int, str] = {}
+        """What each trial waits for that had its turn and got no card."""
+        self._stuck: dict[str, str] = {}
+        """The same for all trials that are alike."""
+        self._placed: set[int] = set()
+        self._queued = self._first_queued()
+        self._bases = waiting_bases(context, self._queued, self._known, self._running)
+        first = [one for one in self._queued if one not in self._bases]
+        store = context.store
+        self._turns = take_turns(store, store.clock(), first, self._known, self._running)
+
+    def in_turn(self) -> Iterator[TrialRow]:
+        """Yield the queued trials in the order of their turns; bases that may be answered beside
+        others come last.
+        """
+        return chain(self._turns, self._bases)
+
+    def place_or_wait(self, trial: TrialRow) -> None:
+        """Give the trial a card, or note what it waits for."""
+        if leader := self._context.beside.get(trial.id):
+            self.waits[trial.id] = f"is answered beside trial {leader}"
+            return
         like = like_key(trial)
         # A sweep queues hundreds of like trials; planning each for each card takes seconds.
-        if like in stuck:  # no card became free since the one before it
-            waits[trial.id] = stuck[like]
-            continue
-        chosen = _choose(context, trial, experiment, cards)
-        if chosen is None:
-            waits[trial.id] = reason = _wait_reason(context, trial, experiment, busy)
-            if reason:
-                stuck[like] = reason
-            continue
-        card, plan = chosen
-        room = _free_bytes(context, free[card.uuid])
-        mine = [one for one in queued if one.experiment == experiment.id]
-        left = left_to_wait(context, mine, placed | {trial.id}, len(free))
+        if like in self._stuck:  # no card became free since the one before it
+            self.waits[trial.id] = self._stuck[like]
+            return
+        experiment = self._known[trial.experiment]
+        chosen = _choose(self._context, trial, experiment, self._cards)
+        if chosen is not None:
+            self._place(trial, experiment, *chosen)
+            return
+        self.waits[trial.id] = reason = _wait_reason(self._context, trial, experiment, self._busy)
+        if reason:
+            self._stuck[like] = reason
+
+    def _first_queued(self) -> list[TrialRow]:
+        """Return the trials that are looked at in this tick, and learn of their experiments."""
+        store, any_free = self._context.store, bool(self.free)
+        queued = trial_queue.first_queued(
+            store, LOOK_AHEAD[any_free], of_each=OF_EACH[any_free], without=self.full
+        )
+        new = {trial.experiment for trial in queued} - set(self._known)
+        self._known |= {id: store.experiment(id) for id in new}
+        return order_by_size(self._context, queued, self._known) if any_free else queued
+
+    def _place(self, trial: TrialRow, experiment: Experiment, card: Card, plan: Plan) -> None:
+        """Start the trial on the card, with the trials that are answered beside it."""
+        context, row = self._context, self.free[card.uuid]
+        room = _free_bytes(context, row)
+        mine = [one for one in self._queued if one.experiment == experiment.id]
+        left = left_to_wait(context, mine, self._placed | {trial.id}, len(self.free))
         plan, others = plan_together(context, trial, experiment, card, plan, room, left)
-        others = others or base_beside(trial, experiment, card, bases)
-        start_gap.note_start(context, free[card.uuid])
-        _start(context, trial, experiment, card, plan, others)
-        turns.placed(trial)
-        placed.add(trial.id)
-        del free[card.uuid]
-        start_gap.stagger_starts(context, free, busy)
-        running[experiment.id] = running.get(experiment.id, 0) + 1
-        if (limit := experiment.max_parallel) and running[experiment.id] >= limit:
-            full[experiment.id] = limit
-    _record_waits(context, waits, full)
-    warm_workers(context, free.values())
+        others = others or base_beside(trial, experiment, card, self._bases)
+        start_gap.note_start(context, row)
+        start_attempt(context, trial, experiment, card, plan, others)
+        self._turns.placed(trial)
+        self._placed.add(trial.id)
+        del self.free[card.uuid]
+        start_gap.stagger_starts(context, self.free, self._busy)
+        self._running[experiment.id] = self._running.get(experiment.id, 0) + 1
+        self._note_full(experiment)
+
+    def _note_full(self, experiment: Experiment) -> None:
+        limit = experiment.max_parallel
+        if limit and self._running.get(experiment.id, 0) >= limit:
+            self.full[experiment.id] = limit
 
 
 def _record_waits(context: TickContext, waits: dict[int, str], full: dict[int, int]) -> None:
@@ -292,15 +313,6 @@ def _free_bytes(context: TickContext, row: CardRow) -> int | None:
     return idle_programs.left_beside(row, context.config().guards, free_bytes)
 
 
-def warm_start(context: TickContext, trial: TrialRow) -> dict[str, Any] | None:
-    """Return the adapter to start from: {trial, folder, sha256}; None for a fresh one."""
-    source = trial.warm_trial
-    if source is None:
-        return None
-    folder = str(context.home.trial(source) / "adapter")
-    return {"trial": source, "folder": folder, "sha256": context.store.adapter_sha256(source)}
-
-
 def _previous_cut(context: TickContext, trial: TrialRow, card: Card) -> int | None:
     """Return the tokens of a micro-step in the attempt before, where it ran on such a card.
 
@@ -312,58 +324,3 @@ def _previous_cut(context: TickContext, trial: TrialRow, card: Card) -> int | No
     if not cards or hardware_key(cards[0]) != hardware_key(card):
         return None
     return Plan.from_json(tries[-1].plan).tokens_per_micro
-
-
-def _start(
-    context: TickContext,
-    trial: TrialRow,
-    experiment: Experiment,
-    card: Card,
-    plan: Plan,
-    others: Sequence[TrialRow],
-) -> None:
-    """Store attempt, assignment and move in one commit, then send the attempt to its worker.
-
-    The answers of `others` are generated in the same pass. Where sending fails, `reconcile` repeats
-    it.
-    """
-    store, home = context.store, context.home
-    fault_points.at("place.before_row")
-    with store.writing():
-        attempt = store.add_attempt(
-            trial.id, card.uuid, plan.to_json(), plan.predicted_bytes, trial.checkpoint_step or 0
-        )
-        given = Assignment(
-            attempt=attempt,
-            trial=trial.id,
-            experiment=experiment.id,
-            kind=Kind(trial.kind),
-            recipe=trial_recipe(trial, experiment).model_dump(mode="json"),
-            card=card.to_json(),
-            plan=plan.to_json(),
-            folder=str(home.attempt(attempt)),
-            trial_folder=str(home.trial(trial.id)),
-            experiment_folder=str(home.experiment(experiment.id)),
-            finish=trial.desired_state is DesiredState.STOP or bool(trial.pruned),
-            warm=warm_start(context, trial),
-            finals_of=trial.finals_of,
-            score=score_source(context, trial, experiment),
-            beside=scored_beside(context, others, experiment),
-            chat=chat_models(context, trial),
-        )
-        # Before anything can be sent: from here on no earlier attempt may write to this trial.
-        allow_attempt(home.trial(trial.id), attempt)
-        fresh_folder(home.attempt(attempt))  # else another database's attempt would speak for it
-        restore_folder(home.experiment(experiment.id), experiment)
-        write_durably(assignment_file(home, attempt), json.dumps(given.to_json()).encode())
-        why = (
-            f"fits {card.uuid} with {plan.predicted_bytes / 2**30:.1f} GiB, {summarize_plan(plan)}"
-        )
-        store.move(trial.id, State.QUEUED, State.STARTING, by="place", why=why)
-        store.steer_trial(trial.id, desired_card=None)
-        fault_points.at("place.before_commit")
-    if trial.kind is not Kind.TUNE:  # a base may still go by itself
-        context.beside |= {one.id: trial.id for one in others}
-    fault_points.at("place.after_commit")
-    context.fleet.start(card, given)
-    fault_points.at("place.after_start")
