@@ -30,6 +30,7 @@ from workbench.cluster.settings import (
     write_settings,
 )
 from workbench.errors import EngineError
+from workbench.fleet.kernel_cache import prune_kernels
 from workbench.home import find_home
 from workbench.keeper import WATCH_S, Keeper, Unit
 from workbench.machine.head_watch import HeadWatch
@@ -106,6 +107,7 @@ class NodeKeeper(Keeper):
             raise
 
     def _start_node_in(self, temp: Path, name: str, joined: JoinedSettings, port: int) -> Unit:
+        prune_kernels(self.home)
         for folder in PER_SESSION:
             shutil.rmtree(work_folder(self.home) / folder, ignore_errors=True)
         work_folder(self.home).mkdir(mode=0o700, parents=True, exist_ok=True)

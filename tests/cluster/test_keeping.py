@@ -101,6 +101,7 @@ def test_a_start_that_is_refused_leaves_no_session_folder(
     home = Home(tmp_path / "home").make()
     home.logs.rmdir()
     home.logs.write_text("a file where the folder of logs has to be")
+    (home.kernels / "triton-0.0-torch-0.0" / "one").mkdir(parents=True)
     descriptors = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="logs"):
         keeper_of(home)._start_unit()
@@ -108,4 +109,5 @@ def test_a_start_that_is_refused_leaves_no_session_folder(
     with pytest.raises(OSError, match="logs"):
         NodeKeeper(home, Lock(home.keeper_lock))._start_node(joined, port=20_100)
     assert not list(private_temp().iterdir())
+    assert not list(home.kernels.iterdir())  # a box has no engine that prunes them
     assert len(os.listdir("/proc/self/fd")) == len(descriptors)

@@ -48,8 +48,14 @@ def test_kernels_of_other_versions_and_the_oldest_of_too_many_are_removed(home: 
         (current / name / "kernel.cubin").write_bytes(b"0" * 1000)
         os.utime(current / name, (1e9 - age, 1e9 - age))
     (current.parent / "torch-1.0-numpy-1.0" / "one").mkdir(parents=True)
+    (current / "vanishing").mkdir()
+    (current / "vanishing" / "kernel.cubin").symlink_to("a file that has gone meanwhile")
     prune_kernels(home, 2500, PACKAGES)
     assert [folder.name for folder in current.parent.iterdir()] == [current.name]
-    assert {folder.name for folder in current.iterdir()} == {"new", "middle"}
+    assert {folder.name for folder in current.iterdir()} == {
+        "new",
+        "middle",
+        "vanishing",
+    }
     prune_kernels(home, packages=PACKAGES)
-    assert len(list(current.iterdir())) == 2
+    assert len(list(current.iterdir())) == 3

@@ -53,7 +53,8 @@ def prune_kernels(
 ) -> None:
     """Remove kernels of other versions, and above `limit_bytes` those compiled longest ago.
 
-    Called while no worker runs. A kernel that cannot be removed stays.
+    Called while no worker runs; a training without the engine may compile meanwhile. A kernel that
+    cannot be removed stays.
     """
     current = kernel_folder(home, packages)
     for folder in _folders(home.kernels):
@@ -61,10 +62,21 @@ def prune_kernels(
             shutil.rmtree(folder, ignore_errors=True)
     kernels = _folders(current) if current is not None else []
     total = 0
-    for kernel in sorted(kernels, key=lambda one: -one.stat().st_mtime):
-        total += sum(file.stat().st_size for file in kernel.iterdir())
+    for _, size, kernel in sorted(map(_age_and_size, kernels)):
+        total += size
         if total > limit_bytes:
             shutil.rmtree(kernel, ignore_errors=True)
+
+
+def _age_and_size(kernel: Path) -> tuple[float, int, Path]:
+    """Return minus its time of change, its bytes and the folder; one that is being written or
+    removed counts as the newest.
+    """
+    try:
+        size = sum(file.stat().st_size for file in kernel.iterdir())
+        return -kernel.stat().st_mtime, size, kernel
+    except OSError:
+        return float("-inf"), 0, kernel
 
 
 def _folders(parent: Path) -> list[Path]:
