@@ -279,7 +279,7 @@ class CardWatch:
             self._store.note("cards", self._warning, level="warning")
             log.warning("%s", self._warning)
             self._warning = ""
-        if not sample.cards:
+        if not sample.cards and not others:
             return None
         stalled = sample.problem if sample.stalled else ""
         return [
