@@ -25,7 +25,7 @@ def tensors() -> tuple[int, int]:
     return len(alive), sum(storages.values())
 
 
-@pytest.mark.parametrize("trials", [10, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [6, pytest.param(40, marks=pytest.mark.slow)])
 def test_trials_on_one_base_leave_no_tensor_and_no_bytes_behind(
     trials: int, tmp_path: Path
 ) -> None:
