@@ -32,8 +32,8 @@ HOSTILE = "\x1b]0;gone\x07\x1b[2J\u202eevil\x9b31m"
 def _trained(bench: Bench) -> None:
     """Experiment 1: the base (trial 1), and trials 2 and 3, done."""
     bench.submit(recipe(sweep=SWEEP))
-    bench.until(State.DONE, 2)
-    bench.until(State.DONE, 3)
+    for trial in (2, 3, 1):
+        bench.until(State.DONE, trial)
 
 
 def test_a_home_where_nothing_ran_lists_nothing(workbench: Workbench) -> None:
@@ -54,7 +54,7 @@ def test_ls_shows_experiments_and_trials(bench: Bench, workbench: Workbench) -> 
 
 
 def test_ls_counts_the_ended_trials_of_finals(bench: Bench, workbench: Workbench) -> None:
-    bench.submit(recipe(sweep={**SWEEP, "finals": {"top": 1, "seeds": 2}}))
+    bench.submit(recipe(sweep={**SWEEP, "max_parallel": 1, "finals": {"top": 1, "seeds": 2}}))
     bench.until(State.DONE, 2)
     assert "finals" not in workbench("ls").out
     while bench.store.experiment(1).ended_utc is None:
@@ -221,7 +221,8 @@ def test_cards_lists_what_the_engine_saw(bench: Bench, workbench: Workbench) -> 
 
 
 def test_ls_tells_the_place_of_what_waits(bench: Bench, workbench: Workbench) -> None:
-    bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2, 3, 4, 5]}}))
+    seeds = {"parameters": {"train.seed": [1, 2, 3, 4, 5]}}
+    bench.submit(recipe(sweep=seeds, evaluate={}))
     bench.until(State.RUNNING, 3)  # on the card that has scored the base; 2 runs on the other
     bench.store.to_front(6)
     lines = workbench("ls").out.splitlines()

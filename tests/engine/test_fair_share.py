@@ -152,6 +152,19 @@ def test_a_base_is_foretold_behind_the_first_trial_which_answers_it(
     assert shown == placed(bench, since) == order
 
 
+def test_a_trial_at_the_front_is_foretold_before_a_base_that_is_answered(
+    bench_of: MakeBench,
+) -> None:
+    bench = bench_of(cpu_card(0))
+    bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2, 3]}}))
+    bench.until(State.RUNNING, 2)
+    bench.store.to_front(4)
+    shown = foretold(bench)
+    since = max(a.id for a in bench.store.live_attempts())
+    bench.ticks(60)
+    assert shown == placed(bench, since) == [4, 1, 3]
+
+
 def test_what_is_held_stands_last_in_the_queue(bench_of: MakeBench) -> None:
     bench = bench_of(cpu_card(0))
     held = bench.submit(recipe(sweep={"parameters": {"train.seed": [1, 2]}}))

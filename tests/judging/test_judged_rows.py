@@ -101,7 +101,8 @@ def test_results_of_weights_that_are_not_the_scored_ones_give_no_interval(swept:
 
 
 def test_an_experiment_that_goes_on_has_its_verdict_so_far(bench: Bench) -> None:
-    bench.submit(recipe(sweep={"parameters": {"train.learning_rate": [0.01, 0.05]}}))
+    rates = {"train.learning_rate": [0.01, 0.05]}
+    bench.submit(recipe(sweep={"parameters": rates, "max_parallel": 1}))
     assert board_of(bench).verdict == "no verdict yet: no trial has a score"
     assert [row.score_note for row in board_of(bench).rows] == ["", "", ""]
     bench.until(State.DONE, 2)

@@ -31,6 +31,7 @@ def bench(home: Home, tmp_path: Path) -> Iterator[Bench]:
     for trial in (2, 3):
         bench.until(State.DONE, trial)
         fill_adapter(home, trial)
+    bench.until(State.DONE, 1)
     yield bench
     bench.context.fleet.close()
     bench.store.close()

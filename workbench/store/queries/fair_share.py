@@ -184,8 +184,9 @@ def _simulate(
             end_utc, experiment = heappop(on_cards)
             turns.running[experiment] -= 1
             now = max(now, end_utc)
-            if base := bases.pop(experiment, None):
-                turns.left.setdefault(experiment, deque()).appendleft(base)
+            if base := bases.pop(experiment, None):  # it is answered, and goes in its place
+                others = turns.left.get(experiment, ())
+                turns.left[experiment] = deque(sorted([base, *others], key=queue_place))
         elif not able:
             break
         else:
