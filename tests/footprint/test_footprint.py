@@ -18,11 +18,13 @@ from workbench.footprint.card_limits import limit_bytes
 from workbench.footprint.choose import choose_plan, price_plan
 from workbench.footprint.model.known_models import _SHAPES
 from workbench.footprint.oom_fallback import FallbackStep, fallback_plan, hardware_key
+from workbench.footprint.peak.layers import lora_params
 from workbench.footprint.plan import describe_plan
 from workbench.footprint.plan_search import DEQUANTISED_SHARE, PlanSearch
 from workbench.footprint.row_lengths import Lengths, lengths_of, sampled_batches
 from workbench.machine.cards import CAP_SLACK_BYTES, Card
 from workbench.recipe import Recipe, apply_settings
+from workbench.recipe.schema import Lora
 
 GIB = 1 << 30
 GUIDE = Recipe.model_validate(
@@ -289,6 +291,14 @@ class TestChoice:
         assert here.predicted_bytes > limit_bytes(tight) >= plan.predicted_bytes
         assert not choose_plan(GUIDE, LLAMA, card(12)).host_tables
         assert not choose_plan(with_(data__max_tokens=64), LLAMA, CPU).host_tables
+
+    def test_an_adapter_on_a_table_is_counted(self) -> None:
+        shape = ModelShape.of(LLAMA)
+        without, beside = (
+            lora_params(shape, Lora(rank=16, targets=targets))
+            for targets in (["q_proj"], ["q_proj", "embed_tokens"])
+        )
+        assert beside - without == 16 * (128_256 + 4_096)
 
     @pytest.mark.parametrize(
         ("more", "targets", "gib"),

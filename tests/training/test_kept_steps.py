@@ -57,6 +57,22 @@ def test_trials_after_another_are_those_of_fresh_bases(tmp_path: Path) -> None:
     assert steps[2] != steps[1], "another alpha is part of what is captured"
 
 
+def test_a_trial_with_an_adapter_on_its_embeddings_trains_beside_others_and_keeps_nothing(
+    tmp_path: Path,
+) -> None:
+    worker, tables = ResidentBase(), {"lora__targets": ["embed_tokens", "q_proj"]}
+    bench(tmp_path / "before").run(worker)
+    assert worker.keeper.holds
+    kept, fresh = (bench(tmp_path / name, **tables) for name in ("kept", "fresh"))
+    log, expected = kept.run(worker), fresh.run()
+    assert log.outcome is expected.outcome is Outcome.DONE, log.end
+    assert not worker.keeper.holds
+    assert told(log) == told(expected)
+    assert weights(kept) == weights(fresh)
+    table = next(key for key in weights(kept) if key.endswith("lora_embedding_A"))
+    assert any(weights(kept)[table]), "it begins with zeros"
+
+
 def test_a_trial_that_gives_its_card_back_keeps_nothing_and_resumes_alike(tmp_path: Path) -> None:
     worker, changed = ResidentBase(), {"train__max_steps": 4, "train__save_every": 2}
     bench(tmp_path / "before", **changed).run(worker)

@@ -252,6 +252,12 @@ def test_targets_of_another_family_are_refused_with_those_of_the_model() -> None
     assert "it has k_proj, o_proj, q_proj, up_proj, v_proj" in refused.value.hint
 
 
+def test_a_table_of_embeddings_may_be_a_target() -> None:
+    base = Base()
+    base.embed_tokens = nn.Embedding(4, 2)
+    assert find_targets(base, Lora(targets=["q_proj", "embed_tokens"]))[1] == []
+
+
 def test_a_usual_target_that_a_model_lacks_is_a_note() -> None:
     made, (note,) = find_targets(Base(), Lora(targets=list(LLAMA_PROJECTIONS)))
     assert "gate_proj" in note

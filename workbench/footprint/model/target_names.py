@@ -21,7 +21,9 @@ def targets_warning(lora: Lora, config: Mapping[str, Any]) -> str:
     if lora.targets == "all-linear" or not (shape.fused or shape.counts):
         return ""
     targets = with_fused(lora.targets, present)
-    missing = [name for name in targets if name.rsplit(".", 1)[-1] not in present]
+    missing = [
+        name for name in targets if name.rsplit(".", 1)[-1] not in present and not _is_table(name)
+    ]
     misspelt = misspelt_names(missing, [name for name in present if name not in targets])
     if not misspelt and len(missing) < len(targets):
         return ""
@@ -48,4 +50,8 @@ def misspelt_names(missing: Sequence[str], free: Collection[str]) -> dict[str, s
 
 def adapts_tables(lora: Lora) -> bool:
     """Return whether an adapter is asked for on tables of embeddings."""
-    return lora.targets != "all-linear" and any("embed" in name for name in lora.targets)
+    return lora.targets != "all-linear" and any(map(_is_table, lora.targets))
+
+
+def _is_table(name: str) -> bool:
+    return "embed" in name

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from workbench.footprint.model.fused_projections import with_fused
 from workbench.footprint.model.linear_attention import DeltaLayers
 from workbench.footprint.model.shape import PAIRED_ROTARY, ModelShape
+from workbench.footprint.model.target_names import adapts_tables
 from workbench.footprint.model.weight_counts import WeightCounts
 from workbench.footprint.peak.attention_path import WIDEST_HEAD, WIDEST_RANK
 from workbench.recipe.schema import Lora
@@ -266,7 +267,8 @@ def lora_params(shape: ModelShape, lora: Lora) -> int:
     else:
         sides = _adapted_sides(shape, lora) or _sides(shape, shape.projections)
     extra = shape.extra.sides if lora.targets == "all-linear" else 0
-    return lora.rank * (sides + extra)
+    table = shape.vocab + shape.width if adapts_tables(lora) else 0
+    return lora.rank * (sides + extra + table)
 
 
 def _adapted_sides(shape: ModelShape, lora: Lora) -> int:

@@ -18,8 +18,8 @@ def find_targets(base: nn.Module, lora: Lora) -> tuple[list[str], list[str]]:
     """Return the names of the projections that get an adapter, and notes about those that do not.
 
     `all-linear` stands for all that `all_linear` names, and the names of a Llama's projections for
-    a fused projection that holds all of them. `base` may have its tensors on `meta`. Raises
-    RecipeError when the model has none of `lora.targets`.
+    a fused projection that holds all of them. A table of embeddings may be named, too. `base` may
+    have its tensors on `meta`. Raises RecipeError when the model has none of `lora.targets`.
     """
     if lora.targets == "all-linear":
         return all_linear(base), []
@@ -28,9 +28,11 @@ def find_targets(base: nn.Module, lora: Lora) -> tuple[list[str], list[str]]:
             "lora.targets is an empty list, so that nothing would be trained",
             hint="write targets: all-linear, or take lora.targets out for the usual projections",
         )
-    linear = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if is_linear(m)})
+    modules = [(name.rsplit(".", 1)[-1], module) for name, module in base.named_modules()]
+    linear = sorted({name for name, module in modules if is_linear(module)})
+    tables = {name for name, module in modules if isinstance(module, nn.Embedding)}
     targets = with_fused(lora.targets, linear)
-    missing = [name for name in targets if name.rsplit(".", 1)[-1] not in linear]
+    missing = [name for name in targets if name.rsplit(".", 1)[-1] not in {*linear, *tables}]
     there = [name for name in linear if name != "lm_head"]
     misspelt = misspelt_names(missing, [name for name in there if name not in targets])
     if misspelt or len(missing) == len(targets):

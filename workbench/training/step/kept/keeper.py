@@ -47,12 +47,17 @@ class StepKey:
     adapters: tuple[tuple[object, ...], ...]
 
     @classmethod
-    def of(cls, model: nn.Module, options: StepOptions) -> Self:
-        """Return the key of the step of a PEFT model."""
-        layers = adapted_layers(model).items()
+    def of(cls, model: nn.Module, options: StepOptions) -> Self | None:
+        """Return the key of the step of a PEFT model; None where an adapter is on a table.
+
+        Layers that look rows of A and B up are PEFT's own, and no other trial's.
+        """
+        layers = adapted_layers(model)
+        if any(layer.lora_embedding_A for layer in layers.values()):
+            return None
         return cls(
             options=fixed_options(options),
-            adapters=tuple((name, *describe_layer(layer)) for name, layer in layers),
+            adapters=tuple((name, *describe_layer(layer)) for name, layer in layers.items()),
         )
 
 
@@ -90,7 +95,7 @@ class StepKeeper:
         The kept step's layers then stand in the model in the place of its own, with their values.
         """
         key, kept = StepKey.of(model, options), self._step
-        if kept is not None and key == self._key and kept.serves(model):
+        if kept is not None and key is not None and key == self._key and kept.serves(model):
             self._step = None
             kept.resume(model, options)
             return kept
@@ -101,7 +106,7 @@ class StepKeeper:
 
     def put(self, step: Step) -> None:
         """Keep the step of a trial that has ended where that was asked for and it can be kept."""
-        if self._keeps and step.can_be_kept:
+        if self._keeps and self._key is not None and step.can_be_kept:
             step.suspend()
             self._step = step
         else:
