@@ -188,8 +188,7 @@ class TestRayFleet(FleetContract):
         with ray_head() as address:
             home = str(tmp_path_factory.mktemp("home"))
             made = RayFleet(home, address, lambda card: next(count), WORKER, spare_pause_s=0.0)
-            while not made.connect():
-                pass
+            wait_for(made.connect, "the head answers")
             yield made
             made.close()
 

@@ -1,21 +1,24 @@
 """Ray's calls for actors, over objects of this process: for what needs no other machine.
 
 A call runs when its answer is fetched. `silent` lets every answer wait, as a cut network does.
+Imports no ray, which reads its addresses and its token once in a process: other tests set them.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
-
-import ray
 
 
 class RayInProcess:
     """As much of the module ray as the boxes of a cluster use."""
 
-    exceptions = ray.exceptions
+    exceptions = SimpleNamespace(ActorDiedError=ChildProcessError)
+    util = SimpleNamespace(
+        scheduling_strategies=SimpleNamespace(NodeAffinitySchedulingStrategy=SimpleNamespace)
+    )
 
     def __init__(self, make: Callable[[], Any]) -> None:
         """Let every actor be what `make` returns."""

@@ -107,7 +107,7 @@ class ClusterFleet(RayFleet):
                 max_restarts=0,
                 max_task_retries=0,
                 runtime_env={"env_vars": worker_env(local)},
-                scheduling_strategy=on_node(link.node_id),
+                scheduling_strategy=on_node(self._ray, link.node_id),
             )
             .remote(self._worker, local.to_json(), generation, link.work)
         )
@@ -117,7 +117,7 @@ class ClusterFleet(RayFleet):
 
     def _where(self) -> dict[str, Any]:
         assert self._boxes is not None
-        return {"scheduling_strategy": on_node(self._boxes.head_node)}
+        return {"scheduling_strategy": on_node(self._ray, self._boxes.head_node)}
 
     def _set_driver_env(self) -> None:
         super()._set_driver_env()

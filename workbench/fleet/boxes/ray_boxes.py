@@ -183,7 +183,9 @@ class BoxLink:
     def _create_agent(self) -> _RayAgent:
         handle = (
             self._ray.remote(BoxAgent)
-            .options(num_cpus=0, max_restarts=0, scheduling_strategy=on_node(self.node_id))
+            .options(
+                num_cpus=0, max_restarts=0, scheduling_strategy=on_node(self._ray, self.node_id)
+            )
             .remote()
         )
         return _RayAgent(self._ray, handle, self._asked, self._answered)
@@ -374,8 +376,7 @@ def box_name(node: dict[str, Any]) -> str:
     return names[0].removeprefix(BOX_RESOURCE) if names else ""
 
 
-def on_node(node_id: str) -> Any:
+def on_node(ray: Any, node_id: str) -> Any:
     """Return Ray's scheduling strategy that keeps an actor on one node."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
+    strategies = ray.util.scheduling_strategies
+    return strategies.NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
