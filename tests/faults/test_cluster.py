@@ -63,8 +63,8 @@ def test_a_wrong_token_is_refused_and_leaves_nothing(three: Three, tmp_path: Pat
 
 
 def test_a_box_is_added_over_ssh_and_added_again(three: Three, tmp_path: Path) -> None:
-    three.three.run("cluster", "leave")
     with three.ssh_to(three.three, tmp_path) as (host, path):
+        three.three.run("cluster", "leave")
         words = ("cluster", "add", host, "--name", "three")
         said = three.head.run(*words, PATH=path)
         assert f"three ({three.three.address}) has joined the cluster" in said

@@ -54,15 +54,15 @@ def by_lanes(
 @pytest.mark.parametrize("family", DECODED)
 def test_greedy_answers_are_those_of_transformers(family: str, model_of: ModelOf) -> None:
     model = model_of(family)
-    asked = prompts_of(7)
+    asked = prompts_of(5)
     want = [by_transformers(model, ids) for ids in asked]
     forward = FastForward(model, torch.float32)
     try:
-        got = by_lanes(forward, [Prompt(ids=ids, most=MOST) for ids in asked])
+        got = by_lanes(forward, [Prompt(ids=ids, most=MOST) for ids in asked], lanes=2)
     finally:
         forward.restore()
     assert got == want
-    assert [by_transformers(model, ids) for ids in asked[:2]] == want[:2]
+    assert by_transformers(model, asked[0]) == want[0]
 
 
 @pytest.mark.parametrize("family", sorted(UNDECODED_FAMILIES))
