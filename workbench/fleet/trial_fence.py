@@ -39,9 +39,14 @@ def allow_attempt(trial_folder: Path, attempt: int) -> None:
 def live_attempt(trial_folder: Path) -> int | None:
     """Return the attempt that may train this trial, 0 where none may; None before the first one."""
     try:
-        text = (trial_folder / LIVE).read_bytes().strip()
+        return _read_live(trial_folder / LIVE)
     except OSError:
         return None
+
+
+def _read_live(file: Path) -> int | None:
+    """Return the attempt that the file names; None where it is damaged. Raises OSError."""
+    text = file.read_bytes().strip()
     return int(text) if text.isdigit() else None
 
 
@@ -77,13 +82,13 @@ class TrialFence:
         A trial without the file counts as this attempt's own: it was not placed by a scheduler.
         """
         try:
-            text = self._live.read_bytes().strip()
+            live = _read_live(self._live)
         except FileNotFoundError:
             if self._placed:
                 raise Superseded(f"the trial of attempt {self._attempt} was removed") from None
             return
-        if text.isdigit() and int(text) != self._attempt:
-            raise Superseded(f"attempt {self._attempt} was replaced by {int(text) or 'none'}")
+        if live is not None and live != self._attempt:
+            raise Superseded(f"attempt {self._attempt} was replaced by {live or 'none'}")
 
     def take(self) -> bool:
         """Return True once no other attempt is at this trial; False while one is (after 0.1 s).

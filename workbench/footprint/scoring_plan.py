@@ -124,10 +124,11 @@ def scoring_buckets(search: PlanSearch, run: Run, parameters: int) -> dict[str, 
         low_rank = low_rank_bytes(shape, run.precision, rank=mean_rank(shape, parameters))
         scored = max(scored, answers_bytes(shape, recipe, run) + low_rank)
     # PEFT's own modules, which score all other models, copy the adapter to 16 bits.
-    value = 0 if decodes else VALUE_BYTES[run.precision] % 4
+    value = VALUE_BYTES[run.precision]
+    copies = parameters * value if value < 4 and not decodes else 0
     return {
         **constant_bytes(shape, recipe, run),
-        "adapter": parameters * (4 + value),
+        "adapter": parameters * 4 + copies,
         "gradients": 0,
         "optimizer": 0,
         "evaluation": scored,

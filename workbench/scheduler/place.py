@@ -77,7 +77,7 @@ class _Placing:
     def __init__(self, context: TickContext) -> None:
         self._context = context
         self._busy = {row.uuid: _busy_reason(context, row) for row in context.cards}
-        """Why each card takes no trial; an empty text for those that are free."""
+        """The reason why each card takes no trial; an empty text for those that are free."""
         self.free = {row.uuid: row for row in context.cards if not self._busy[row.uuid]}
         start_gap.stagger_starts(context, self.free, self._busy)
         self._cards = FreeCards(context, self.free)
@@ -88,7 +88,7 @@ class _Placing:
         for experiment in self._known.values():
             self._note_full(experiment)
         self.waits: dict[int, str] = {}
-        """What each trial waits for that had its turn and got no card."""
+        """The reason for which each trial waits that had its turn and got no card."""
         self._stuck: dict[str, str] = {}
         """The same for all trials that are alike."""
         self._placed: set[int] = set()

@@ -33,7 +33,7 @@ class Carried:
     written: int = 0
     """Bytes of the event file at home, which differ where times were corrected."""
     landed: dict[str, list[File]] = field(default_factory=dict)
-    """What has landed, by folder or file, as the agent listed it then."""
+    """The files that have landed, by folder or file, as the agent listed it then."""
     nothing_new_s: float = float("-inf")
     """Monotonic time at which the last look began that found nothing to fetch."""
     left_s: float | None = None
@@ -41,7 +41,7 @@ class Carried:
     is_over: bool = False
     """Its end is home, or it was called off, or its worker has gone: its files go from the box."""
     failure: str = ""
-    """Why its inputs cannot be brought; empty while they can."""
+    """The reason why its inputs cannot be brought; empty while they can."""
     has_room: bool = True
     """False where they cannot be brought because the box's disk has no room for them."""
 

@@ -30,9 +30,9 @@ def find_targets(base: nn.Module, lora: Lora) -> tuple[list[str], list[str]]:
         )
     modules = [(name.rsplit(".", 1)[-1], module) for name, module in base.named_modules()]
     linear = sorted({name for name, module in modules if is_linear(module)})
-    tables = {name for name, module in modules if isinstance(module, nn.Embedding)}
+    known = {*linear, *(name for name, module in modules if isinstance(module, nn.Embedding))}
     targets = with_fused(lora.targets, linear)
-    missing = [name for name in targets if name.rsplit(".", 1)[-1] not in {*linear, *tables}]
+    missing = [name for name in targets if name.rsplit(".", 1)[-1] not in known]
     there = [name for name in linear if name != "lm_head"]
     misspelt = misspelt_names(missing, [name for name in there if name not in targets])
     if misspelt or len(missing) == len(targets):

@@ -95,7 +95,7 @@ class StepKeeper:
         The kept step's layers then stand in the model in the place of its own, with their values.
         """
         key, kept = StepKey.of(model, options), self._step
-        if kept is not None and key is not None and key == self._key and kept.serves(model):
+        if kept is not None and key == self._key and kept.serves(model):
             self._step = None
             kept.resume(model, options)
             return kept
