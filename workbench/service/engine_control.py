@@ -74,7 +74,14 @@ class EngineControl(Requesting):
         return state != "stopped"
 
     def stop_engine(self) -> str:
-        """Ask the engine to checkpoint what runs, give the cards back, and end."""
+        """Ask the engine to checkpoint what runs, give the cards back, and end.
+
+        Returns the request. Returns an empty string where a keeper waits for the address of its
+        cluster: it is ended by a signal, because no loop reads requests then.
+        """
+        if lock_holder(self.home.loop_lock) is None and missing_address(self.home):
+            self._end_keeper()
+            return ""
         return self.send("engine-stop", keeper=lock_holder(self.home.keeper_lock))
 
     def end_without_room(self) -> bool:
@@ -85,17 +92,6 @@ class EngineControl(Requesting):
         """
         release_reserve(self.home.reserve_file)
         return self._end_keeper()
-
-    def end_waiting_keeper(self) -> bool:
-        """End a keeper that waits for the address of its cluster: no loop reads requests then.
-
-        Returns False where it does not wait for that.
-        """
-        waits = lock_holder(self.home.loop_lock) is None and missing_address(self.home)
-        if not waits or lock_holder(self.home.keeper_lock) is None:
-            return False
-        self._end_keeper()
-        return True
 
     def _end_keeper(self) -> bool:
         """Note that the engine is stopped, and end its keeper by a signal; False without a note."""

@@ -330,8 +330,7 @@ def _stop_engine() -> bool:
     if service.engine().state in ("down", "stopped"):
         return False
     print_note("stopping the engine: what runs checkpoints first")
-    if not service.end_waiting_keeper():
-        service.stop_engine()
+    service.stop_engine()
     service.wait_for_engine(running=False, timeout_s=STOP_S)
     return True
 

@@ -61,13 +61,12 @@ def engine_stop_command(as_data: Json = False) -> None:
 
 def _ask_to_stop(service: Service) -> None:
     """Ask the engine to stop; end a keeper by a signal where no loop reads requests."""
-    if service.end_waiting_keeper():
-        return
     # Then its keeper waits for room, and nobody reads requests.
     waits = service.engine().state == "starting" and not has_room(service.home.root)
     if not waits:
         try:
-            print_note(wait_for_answer(service, service.stop_engine()).text)
+            if request := service.stop_engine():
+                print_note(wait_for_answer(service, request).text)
             return
         except EngineError:
             if has_room(service.home.root):
