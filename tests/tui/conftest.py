@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +15,10 @@ from textual import _wait
 from textual.css.model import RuleSet
 from textual.css.stylesheet import Stylesheet
 from textual.css.types import CSSLocation
+from textual.dom import DOMNode
 from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widget import Widget
 
 from tests.tui.filled import NOW, engine_running, fill
 from tui.app import WorkbenchApp
@@ -139,16 +141,28 @@ async def settled(app: WorkbenchApp, pilot: Pilot[Any]) -> None:
         return view.there and picture.needs == view.needs()
 
     def painted() -> bool:
-        screen = app.screen
-        return not (screen._layout_required or screen._scroll_required or screen._dirty_widgets)
+        return not any(_is_due(widget) for widget in app.screen.walk_children(with_self=True))
 
-    await until(pilot, read)
-    await pilot.pause()
-    # What was painted may ask for more, as a list does for its first row, and on a busy machine a
-    # pause ends before the layout is due.
-    while not (read() and painted()):
+    # What was painted may ask for more, as a list does for its first row or a scroll bar for the
+    # column it takes, and on a busy machine a pause ends before the layout is due.
+    while True:
         await until(pilot, read)
         await pilot.pause()
+        if read() and painted():
+            return
+
+
+def _is_due(widget: DOMNode) -> bool:
+    """Return whether the widget has messages to handle, or is yet to be laid out or painted."""
+    assert isinstance(widget, Widget)
+    return bool(
+        widget.message_queue_size
+        or widget._layout_required
+        or widget._scroll_required
+        or widget._repaint_required
+        or widget._recompose_required
+        or (isinstance(widget, Screen) and (widget._dirty_widgets or widget._callbacks))
+    )
 
 
 async def press_and_settle(app: WorkbenchApp, pilot: Pilot[Any], *keys: str) -> None:
@@ -197,9 +211,4 @@ def compare_golden(name: str, lines: list[str]) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(shown_now)
     assert path.exists(), f"no golden {name}; write it with WORKBENCH_GOLDENS=write"
-    assert _unscrolled(shown_now) == _unscrolled(path.read_text())
-
-
-def _unscrolled(text: str) -> str:
-    """Return the text without the end of a scroll bar's thumb: Textual may draw it late."""
-    return re.sub(r"[ ]*[▁-▇]?[ ]*(│?)$", r"\1", text, flags=re.MULTILINE)
+    assert shown_now == path.read_text()
