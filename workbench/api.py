@@ -405,7 +405,7 @@ class Workbench:
         answer = self._service.wait_for_answer(self._service.send(verb, **args), ANSWER_S)
         if not answer.ok:
             raise refusal_error(answer)
-        return {**answer.data, "answer": answer.text}
+        return answer.to_json()
 
     def _need_engine(self) -> None:
         """Start the engine if it is down. Raises EngineError where a person has stopped it."""

@@ -351,3 +351,7 @@ class RequestAnswer:
     """The next step for a person; may be empty."""
     data: dict[str, Any]
     """The things that the request made, e.g. {"experiment": 3}."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the text as `answer`, and the data beside it."""
+        return {"answer": self.text, **self.data}

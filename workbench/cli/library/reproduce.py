@@ -9,7 +9,7 @@ import typer
 from workbench import formatting
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.arguments import TrialId
-from workbench.cli.trials.control import answer_data, need_engine, wait_for_answer
+from workbench.cli.trials.control import need_engine, wait_for_answer
 from workbench.errors import NotThere, UsageError
 from workbench.library.reproduction import Reproduction, changed_versions, compare_runs
 from workbench.machine.packages import installed_versions
@@ -81,7 +81,7 @@ def _submit(service: Service, found: TrialDetail, name: str, anyway: bool, as_da
     need_engine(service)
     answer = wait_for_answer(service, service.submit(recipe))
     if as_data:
-        as_json(answer_data(answer))
+        as_json(answer.to_json())
         return
     print_answer(answer.text)
     print_note(f"when it has ended: workbench reproduce {found.trial.id}")

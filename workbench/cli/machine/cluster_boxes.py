@@ -16,7 +16,7 @@ from workbench.cli.machine import ssh
 from workbench.cli.machine.cards import print_check
 from workbench.cli.machine.cluster_list import STALE_S
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.control import answer_data, wait_for_answer
+from workbench.cli.trials.control import wait_for_answer
 from workbench.cluster import settings
 from workbench.cluster.addresses import parse_address
 from workbench.cluster.certificates import invitation
@@ -182,7 +182,7 @@ def _request(verb: str, as_data: bool, **args: object) -> None:
     read_cluster(service.home)
     answer = wait_for_answer(service, service.send(verb, **args))
     if as_data:
-        as_json(answer_data(answer))
+        as_json(answer.to_json())
     else:
         print_answer(safe_line(answer.text))
 

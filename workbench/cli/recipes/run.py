@@ -11,7 +11,7 @@ from workbench import formatting
 from workbench.cli.recipes.measured_history import measured_history
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.board import board_answer, print_board
-from workbench.cli.trials.control import ANSWER_S, answer_data, wait_for_answer
+from workbench.cli.trials.control import ANSWER_S, wait_for_answer
 from workbench.cli.trials.follow import follow_experiment
 from workbench.cli.trials.watch import ring_bell
 from workbench.errors import DoesNotFit, EngineError, WorkbenchError
@@ -104,7 +104,7 @@ def submit_to_engine(
     if answer.data["name"] != safe_line(recipe.name, 80):
         print_note(f"{safe_line(recipe.name, 80)} is the name of an earlier experiment")
     return {
-        **answer_data(answer),
+        **answer.to_json(),
         "experiment": int(answer.data["experiment"]),
         "name": str(answer.data["name"]),
         **count_trials(recipe),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -117,7 +117,7 @@ def _each(words: Iterable[str], verb: str, as_data: bool) -> None:
     for request in [one.send(service, verb) for one in found]:
         try:
             answer = wait_for_answer(service, request)
-            answers.append(answer_data(answer))
+            answers.append(answer.to_json())
             if not as_data:
                 print_answer(answer.text)
         except EngineError:
@@ -160,8 +160,3 @@ def wait_for_answer(service: Service, request: str, timeout_s: float = ANSWER_S)
     if not answer.ok:
         raise refusal_error(answer)
     return answer
-
-
-def answer_data(answer: RequestAnswer) -> dict[str, Any]:
-    """Return the engine's answer for `--json`: its words as `answer`, and its fields."""
-    return {"answer": answer.text, **answer.data}

@@ -16,7 +16,7 @@ from workbench.cli.child import ask_child
 from workbench.cli.recipes.run import follow_to_end, start_engine_for
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.board import board_answer, print_board
-from workbench.cli.trials.control import answer_data, wait_for_answer
+from workbench.cli.trials.control import wait_for_answer
 from workbench.errors import RecipeError, UsageError
 from workbench.machine.python_children import python_command
 from workbench.service import RequestAnswer, Service
@@ -105,7 +105,7 @@ def evaluate_command(
     if watch:
         _follow(service, answer, as_data=as_data)
     elif as_data:
-        as_json(answer_data(answer))
+        as_json(answer.to_json())
     else:
         print_answer(f"follow it: workbench watch {answer.data['experiment']}, or workbench")
 
@@ -137,7 +137,7 @@ def _follow(service: Service, answer: RequestAnswer, *, as_data: bool) -> NoRetu
     follow_to_end(service, experiment)
     board = service.judged_board(experiment)
     if as_data:
-        as_json({**answer_data(answer), **board_answer(board)})
+        as_json({**answer.to_json(), **board_answer(board)})
     else:
         print_board(board)
     raise typer.Exit(1 if any(row.state == "failed" for row in board.rows) else 0)
