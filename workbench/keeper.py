@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -203,12 +204,8 @@ class Keeper:
     def _start_unit(self) -> Unit:
         port = self._next_port()
         name = f"{port}-{secrets.token_hex(4)}"
-        temp = self._make_session(name)
-        try:
+        with self._session(name) as temp:
             return self._start_in(temp, name, port)
-        except BaseException:
-            self._remove_session(temp)
-            raise
 
     def _start_in(self, temp: Path, name: str, port: int) -> Unit:
         env = self._env(name, port)
@@ -236,12 +233,17 @@ class Keeper:
         log.info("unit %s: head %d, loop %d, port %d", name, head.pid, loop.pid, port)
         return Unit(name, head, loop, temp, HeadWatch(head.pid, temp), time.monotonic())
 
-    def _make_session(self, name: str) -> Path:
-        """Make and lock the session folder of a unit that starts."""
+    @contextmanager
+    def _session(self, name: str) -> Iterator[Path]:
+        """Yield a unit's locked session folder; it is removed where the unit does not start."""
         temp = session_folder(name)
         temp.mkdir(mode=0o700, exist_ok=True)
         self._temp_lock = keep_from_cleaners(temp)
-        return temp
+        try:
+            yield temp
+        except BaseException:
+            self._remove_session(temp)
+            raise
 
     def _remove_session(self, temp: Path) -> None:
         remove_session_folder(str(temp))

@@ -99,12 +99,8 @@ class NodeKeeper(Keeper):
 
     def _start_node(self, joined: JoinedSettings, port: int) -> Unit:
         name = f"{port}-{secrets.token_hex(4)}"
-        temp = self._make_session(name)
-        try:
+        with self._session(name) as temp:
             return self._start_node_in(temp, name, joined, port)
-        except BaseException:
-            self._remove_session(temp)
-            raise
 
     def _start_node_in(self, temp: Path, name: str, joined: JoinedSettings, port: int) -> Unit:
         prune_kernels(self.home)
