@@ -122,11 +122,11 @@ def whole(running: Home) -> Home:
     return running
 
 
-async def until(pilot: Pilot[Any], fact: Callable[[], object]) -> None:
-    """Wait until the condition holds, 20 s at most."""
+async def until(pilot: Pilot[Any], fact: Callable[[], object], name: str = "the condition") -> None:
+    """Wait until the condition of that name holds, 20 s at most."""
     end = time.monotonic() + 20
     while not fact():
-        assert time.monotonic() < end, "the condition did not hold within 20 s"
+        assert time.monotonic() < end, f"{name} did not hold within 20 s"
         await pilot.pause(0.01)
 
 
