@@ -1,4 +1,7 @@
-"""Views and pages as plain text at four sizes: busy, empty, and where all failed; an app each."""
+"""Views and pages as plain text at four sizes: busy, empty, and where all failed; an app each.
+
+A terminal is resized three times: a view that was composed at another size looks as a new one.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ from workbench.trial import State
 
 VIEWS = ("dashboard", "trials", "queue", "board", "cards", "events")
 """The views in the order of their digits."""
-at_every_size = pytest.mark.parametrize(("width", "height"), SIZES)
 
 
 @pytest.fixture
@@ -43,49 +45,58 @@ OUT_OF_MEMORY = {
 }
 
 
-async def check_views(
-    home: Home, kind: str, width: int, height: int, pages: Mapping[str, int] | None = None
-) -> None:
-    """Go through the views by their digits, and compare each with its golden.
+async def check_sizes(home: Home, kind: str, pages: Mapping[str, int] | None = None) -> None:
+    """Compare all views with their goldens, at one size after another; then so the pages.
 
-    Then do so with the page and the log of trials; `pages` has them by the kind of their goldens.
+    `pages` has trials by the kind of their goldens. Its own page marks a failure as looked at.
     """
-    async with shown(home, width, height) as (app, pilot):
-        for digit, name in enumerate(VIEWS, start=1):
-            await press_and_settle(app, pilot, str(digit))
-            check_golden(app, f"{name}{kind}-{width}x{height}")
-        for page, trial in (pages or {}).items():
-            app.screen.post_message(TrialOpened(trial))
-            await until(pilot, lambda id=trial: getattr(app.screen, "trial", 0) == id)  # type: ignore[misc]
-            await settled(app, pilot)
-            check_golden(app, f"trial{page}-{width}x{height}")
-            await press_and_settle(app, pilot, "l")
-            check_golden(app, f"log{page}-{width}x{height}")
-        if pages:
+    async with shown(home, *SIZES[0]) as (app, pilot):
+        for width, height in SIZES:
+            await pilot.resize_terminal(width, height)
+            await check_views(app, pilot, f"{kind}-{width}x{height}")
+        for width, height in SIZES if pages else ():
+            await pilot.resize_terminal(width, height)
+            for page, trial in (pages or {}).items():
+                await check_trial(app, pilot, trial, f"{page}-{width}x{height}")
             await check_comparison(app, pilot, f"compare{kind}-{width}x{height}")
+
+
+async def check_views(app: WorkbenchApp, pilot: Pilot[int], golden: str) -> None:
+    """Go through the views by their digits."""
+    for digit, name in enumerate(VIEWS, start=1):
+        await press_and_settle(app, pilot, str(digit))
+        check_golden(app, f"{name}{golden}")
+
+
+async def check_trial(app: WorkbenchApp, pilot: Pilot[int], trial: int, golden: str) -> None:
+    """Go to the page of a trial, and to its log."""
+    app.screen.post_message(TrialOpened(trial))
+    await until(pilot, lambda: getattr(app.screen, "trial", 0) == trial)
+    await settled(app, pilot)
+    check_golden(app, f"trial{golden}")
+    await press_and_settle(app, pilot, "l")
+    check_golden(app, f"log{golden}")
 
 
 async def check_comparison(app: WorkbenchApp, pilot: Pilot[int], golden: str) -> None:
     """Compare the first two trials of a board with its page's golden: an ended sweep's, or the
     failed one's.
     """
-    ended = () if "failed" in golden else ("left_square_bracket",)
+    ended, back = ((), ()) if "failed" in golden else (("left_square_bracket",), ("tab",))
     await press_and_settle(app, pilot, "4", *ended, "home", "space", "equals_sign")
     await until(pilot, lambda: isinstance(app.screen, Compare))
     await settled(app, pilot)
     check_golden(app, golden)
+    await press_and_settle(app, pilot, "escape", "home", "space", *back)  # without the mark
 
 
-@at_every_size
-async def test_a_busy_home(running: Home, width: int, height: int) -> None:
-    await check_views(running, "", width, height, {"": RESUMED, "-empty": QUEUED})
+async def test_a_busy_home(running: Home) -> None:
+    await check_sizes(running, "", {"": RESUMED, "-empty": QUEUED})
 
 
-@at_every_size
-async def test_an_empty_home(empty_home: Home, width: int, height: int) -> None:
-    await check_views(empty_home, "-empty", width, height)
+async def test_an_empty_home(empty_home: Home) -> None:
+    await check_sizes(empty_home, "-empty")
 
 
-@at_every_size
-async def test_a_home_where_all_failed(failed: Home, width: int, height: int) -> None:
-    await check_views(failed, "-failed", width, height, {"-failed": FAILED})
+async def test_a_home_where_all_failed(failed: Home) -> None:
+    await check_sizes(failed, "-failed", {"-failed": FAILED})

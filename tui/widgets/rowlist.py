@@ -257,6 +257,10 @@ class RowList(ScrollView, can_focus=True):
         """Width of a row in cells, without the scrollbar."""
         return self.scrollable_content_region.width
 
+    def watch_show_vertical_scrollbar(self, shown: bool) -> None:
+        if shown:  # Textual moves a scroll bar only while it is shown
+            self.vertical_scrollbar.position = self.scroll_y
+
     def watch_has_focus(self, _has_focus: bool) -> None:
         self.refresh_line(self._at + self._head)
 
