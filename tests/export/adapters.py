@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from tests.training.model.bases import TOKENIZER
 from workbench.training import libraries
 
-ROWS = 64
+ROWS = 16
 
 
 def random_adapter(base: Path, folder: Path, **settings: Any) -> Path:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import dynamic_module_utils
 
+from tests.support.forked import run_forked
 from tests.training import trials
 from workbench.errors import ModelError, RecipeError
 from workbench.export.merge import merge_adapter
@@ -20,7 +20,9 @@ from workbench.recipe import load_recipe
 from workbench.recipe.schema import Model
 from workbench.recipe.shipped import PACKAGE
 from workbench.training.checkpoints import checkpoint
+from workbench.training.model.base import BaseSpec, load_base
 from workbench.training.model.source import resolve_model
+from workbench.training.model.tokenizer import load_tokenizer
 from workbench.user_config import may_run_its_code, read_user_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -35,27 +37,30 @@ class StrangeConfig(LlamaConfig):
 class Strange(LlamaForCausalLM):
     config_class = StrangeConfig
 """
-LOAD = """
-import json, os, sys
-from pathlib import Path
-from workbench.errors import ModelError
-from workbench.training.model.base import BaseSpec, load_base
-from workbench.training.model.tokenizer import load_tokenizer
-folder, marker, config = map(Path, sys.argv[1:])
-spec = BaseSpec(path=str(folder), revision=None, quantization="none", double_quantization=False,
-                precision="fp32", attention="eager", device="cpu")
-told = []
-for trusted in ("", "/another", str(folder)):
-    text = f'[models]\\ntrust_remote_code = [{{name = "{trusted}"}}]\\n' if trusted else ""
-    (config / "workbench" / "config.toml").write_text(text)
-    try:
-        load_tokenizer(str(folder), None)
-        loaded = type(load_base(spec)).__name__
-    except ModelError:
-        loaded = ""
-    told.append([loaded, marker.exists()])
-print(json.dumps(told))
-"""
+
+
+def load_as_trusted(folder: Path, marker: Path, config: Path) -> None:
+    """Print what loads, and if its code has run, as nobody, another and this model is trusted."""
+    spec = BaseSpec(
+        path=str(folder),
+        revision=None,
+        quantization="none",
+        double_quantization=False,
+        precision="fp32",
+        attention="eager",
+        device="cpu",
+    )
+    found = []
+    for trusted in ("", "/another", str(folder)):
+        text = f'[models]\ntrust_remote_code = [{{name = "{trusted}"}}]\n' if trusted else ""
+        (config / "workbench" / "config.toml").write_text(text)
+        try:
+            load_tokenizer(str(folder), None)
+            loaded = type(load_base(spec)).__name__
+        except ModelError:
+            loaded = ""
+        found.append([loaded, marker.exists()])
+    print(json.dumps(found))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,9 @@ def test_no_recipe_can_name_code_or_a_command(tmp_path: Path, line: str) -> None
     assert refused.value.hint
 
 
-def test_a_models_own_code_runs_only_where_the_user_said_so(tmp_path: Path) -> None:
+def test_a_models_own_code_runs_only_where_the_user_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, marker, config = tmp_path / "model", tmp_path / "ran", tmp_path / "config"
     shutil.copytree(PACKAGE / "demo" / "model", folder)
     about = json.loads((folder / "config.json").read_text())
@@ -91,21 +98,13 @@ def test_a_models_own_code_runs_only_where_the_user_said_so(tmp_path: Path) -> N
     (folder / "config.json").write_text(json.dumps(about))
     (folder / "strange.py").write_text(STRANGE.format(marker=str(marker)))
     (config / "workbench").mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(folder), str(marker), str(config)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(tmp_path),
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_OFFLINE": "1",
-            "XDG_CONFIG_HOME": str(config),
-        },
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "hf"))
+    ended = run_forked(
+        lambda: load_as_trusted(folder, marker, config),
+        {"XDG_CONFIG_HOME": str(config), "HF_HUB_OFFLINE": "1"},
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [["", False], ["", False], ["Strange", True]]
+    assert ended.code == 0, ended.out
+    assert json.loads(ended.out.splitlines()[-1]) == [["", False], ["", False], ["Strange", True]]
 
 
 def test_trust_is_for_one_revision_of_one_model(
