@@ -9,19 +9,23 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Said, Workbench
+from tests.support.forked import run_forked
 from tests.support.tick_contexts import TINY, Bench
+from workbench.cli import main
 from workbench.cli.recipes.check import (
     _fit,
     fit_lines,
     learned_brackets,
     length_line,
     print_example,
+    show_check,
 )
 from workbench.cli.recipes.plan import cards_here
 from workbench.cli.recipes.prepare import Progress, progress_bar
@@ -30,8 +34,9 @@ from workbench.footprint import named_config
 from workbench.footprint.outlook import outlook_on
 from workbench.footprint.usual_cards import card_of_size, usual_card
 from workbench.home import Home
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, load_recipe
 from workbench.service import Service
+from workbench.training import prepare
 
 PAIRS = [{"prompt": f"What is {n} + 1?", "completion": f"#### {n + 1}"} for n in range(10)]
 COMMAND = [sys.executable, "-m", "workbench", "check"]
@@ -61,6 +66,21 @@ def recipe_with(folder: Path, rows: list[Any]) -> Path:
     return path
 
 
+def prepared(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Prepare the recipe as the command's child does, in a child that has the libraries."""
+    from workbench.training.model import preflight, tokenizer  # noqa: F401  # they import them
+
+    (folder / "recipe.json").write_text(recipe.model_dump_json())
+    words = [str(folder), str(Home(folder / "home").cache), "--rows-only"]
+    ended = run_forked(lambda: prepare.main(words))
+    assert ended.code == 0, ended.out
+    return dict(json.loads((folder / "prepared.json").read_bytes()))
+
+
+class Piped(io.StringIO):
+    encoding = "utf-8"
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     """The folder and the outcome of one check of a mixture in bins; a child costs seconds."""
@@ -69,17 +89,14 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     (folder / "more.jsonl").write_text('{"text": "Tom has 3 apples."}\n{"text": "No."}\n')
     sources = "data.train=[{path: train.jsonl, weight: 2}, {path: more.jsonl, rows: 5}]"
     settings = ("data.test_rows=3", "data.packing=true", "train.warmup=0", sources)
-    surroundings = {"WORKBENCH_HOME": str(folder / "home"), "NO_COLOR": "1"}
-    done = subprocess.run(
-        [*COMMAND, str(recipe), *(word for one in settings for word in ("-s", one))],
-        cwd=folder,
-        env={**os.environ, **surroundings},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, Said(done.returncode, done.stdout, done.stderr)
+    out, err = Piped(), Piped()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("WORKBENCH_HOME", str(folder / "home"))
+        patch.setenv("NO_COLOR", "1")
+        patch.chdir(folder)
+        code = main(["check", str(recipe), *(word for one in settings for word in ("-s", one))])
+    assert code == 0, err.getvalue()
+    return folder, Said(code, out.getvalue(), err.getvalue())
 
 
 def test_what_was_read_is_told_with_three_examples_and_a_line_on_the_card(
@@ -224,11 +241,13 @@ class TestCards:
         return Home(tmp_path / "home")
 
     def test_json_holds_numbers_warnings_examples_and_that_no_card_here_takes_it(
-        self, bench: Bench, workbench: Workbench, tmp_path: Path
+        self, bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         bench.store.db.execute("update cards set total_bytes = 1 << 29")
-        said = workbench("check", recipe_with(tmp_path, [*PAIRS, PAIRS[0]]), "--json")
-        assert said.code == 1
+        recipe = load_recipe(recipe_with(tmp_path, [*PAIRS, PAIRS[0]]))
+        result, service = prepared(recipe, tmp_path), Service()
+        assert show_check(recipe, result, service, cards_here(service), as_data=True) == 1
+        said = Said(1, *capsys.readouterr())
         assert said.data["ok"] is True
         assert said.data["data"]["read_rows"] == 11
         assert any("repeat" in note for note in said.data["warnings"])

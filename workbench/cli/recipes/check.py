@@ -57,12 +57,19 @@ def check_command(
     service = Service()
     cards = cards_here(service)
     result = prepare_in_child(wanted, service.home.make())
+    raise typer.Exit(show_check(wanted, result, service, cards, as_data=as_data))
+
+
+def show_check(
+    wanted: Recipe, result: dict[str, Any], service: Service, cards: list[Card], *, as_data: bool
+) -> int:
+    """Print what the preparation of `wanted` found, and return the exit code."""
     if not result["ok"]:
         if as_data:
             as_json({"ok": False, "error": result["error"], "hint": result["hint"]})
         else:
             tell_error(DataError(result["error"], hint=result["hint"]))
-        raise typer.Exit(result.get("exit_code", 1))  # 2 where the recipe is at fault
+        return int(result.get("exit_code", 1))  # 2 where the recipe is at fault
     known = bool(cards)
     shown = _shown_differences(wanted, result, service)
     capacities, full = _capacities(wanted, result)
@@ -76,7 +83,7 @@ def check_command(
         _print(wanted, result, [*_power_lines(shown), *_capacity_lines(capacities)], full)
         for line, colour in fit_lines(found, lacking, known=known):
             print_answer(line, colour)
-    raise typer.Exit(1 if known and not fits else 0)
+    return 1 if known and not fits else 0
 
 
 def _fit(
