@@ -6,6 +6,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.support.sound")
 
+from tests.cli.conftest import engine, home, workbench  # noqa: E402, F401  # fixtures
 from tests.support.whole import Whole, whole_engine  # noqa: E402
 
 CLOCK = Path(__file__).parent / "clock"

@@ -15,6 +15,8 @@ from tests.cli.engines import Engine, recipe_file
 from tests.support.waiting import wait_for
 from workbench.home import Home
 
+pytestmark = pytest.mark.fault
+
 STAGES = (1, 3, 8, 30, 100, 200, 300)
 """Files, folders, processes and sleeps of the command before ctrl-c."""
 LOOKING = ("watch",)
