@@ -17,7 +17,6 @@ from workbench.attempts.events import Event, read_events
 from workbench.fleet import Fleet, Halt, Phase, Report
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.fleet.ray_fleet import RayFleet
-from workbench.fleet.spare_worker import RETRY_S, SpareWorker
 from workbench.machine.cards import Card
 from workbench.machine.processes import identify_process, is_alive
 
@@ -27,6 +26,13 @@ CARDS = [Card(uuid=f"cpu-{i}", kind="cpu", name="CPU", total_bytes=1 << 30) for 
 def runs_attempt(attempt: int) -> Callable[[Report | None], bool]:
     """Return a check that a worker's report names that attempt as the running one."""
     return lambda report: report is not None and report.attempt == attempt
+
+
+def ended_attempt(attempt: int) -> Callable[[Report | None], bool]:
+    """Return a check that a worker's report names that attempt as the last, and no other one."""
+    return lambda report: (
+        report is not None and report.last_attempt == attempt and report.phase is Phase.IDLE
+    )
 
 
 class FleetContract:
@@ -74,34 +80,11 @@ class FleetContract:
     ) -> None:
         given = self.given(tmp_path, next(numbers), 3)
         fleet.start(CARDS[0], given)
-        report = self.until(
-            fleet,
-            CARDS[0],
-            lambda r: r is not None and r.last_attempt == given.attempt and r.phase is Phase.IDLE,
-        )
+        report = self.until(fleet, CARDS[0], ended_attempt(given.attempt))
         assert report is not None
         assert report.pid
         assert self.kinds(given)[0] == "started"
         assert self.kinds(given)[-1] == "end"
-
-    def test_a_warmed_worker_is_idle_and_takes_the_next_attempt(
-        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
-    ) -> None:
-        fleet.end("cpu-0", "so that there is none")
-        fleet.observe()
-        fleet.warm(CARDS[0])
-        fleet.warm(CARDS[0])
-        warm = self.until(fleet, CARDS[0], lambda r: r is not None and r.phase is Phase.IDLE)
-        given = self.given(tmp_path, next(numbers), 3)
-        fleet.start(CARDS[0], given)
-        done = self.until(
-            fleet,
-            CARDS[0],
-            lambda r: r is not None and r.last_attempt == given.attempt and r.phase is Phase.IDLE,
-        )
-        assert warm is not None
-        assert done is not None
-        assert done.generation == warm.generation
 
     def test_starting_twice_is_starting_once(
         self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
@@ -109,11 +92,7 @@ class FleetContract:
         given = self.given(tmp_path, next(numbers), 3)
         fleet.start(CARDS[0], given)
         fleet.start(CARDS[0], given)
-        self.until(
-            fleet,
-            CARDS[0],
-            lambda r: r is not None and r.last_attempt == given.attempt and r.phase is Phase.IDLE,
-        )
+        self.until(fleet, CARDS[0], ended_attempt(given.attempt))
         assert self.kinds(given).count("started") == 1
 
     def test_two_cards_work_at_the_same_time(
@@ -143,21 +122,26 @@ class FleetContract:
         assert isinstance(end, Event)
         assert end.data["outcome"] == "yielded"
 
-    def test_an_ended_worker_says_so_once_and_the_next_is_a_new_generation(
+    def test_an_ended_worker_says_so_once_and_a_warmed_one_of_a_new_generation_takes_its_place(
         self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
     ) -> None:
         given = self.given(tmp_path, next(numbers), 1_000_000)
         fleet.start(CARDS[1], given)
-        before = self.until(fleet, CARDS[1], lambda r: r is not None and r.attempt == given.attempt)
+        before = self.until(fleet, CARDS[1], runs_attempt(given.attempt))
         fleet.end("cpu-1", "because")
         gone = fleet.observe()["cpu-1"]
         assert (gone.phase, gone.reason) == (Phase.GONE, "because")
         assert "cpu-1" not in fleet.observe()
-        fleet.start(CARDS[1], self.given(tmp_path, next(numbers), 2))
-        after = self.until(fleet, CARDS[1], lambda r: r is not None and r.phase is Phase.IDLE)
+        fleet.warm(CARDS[1])
+        fleet.warm(CARDS[1])
+        warm = self.until(fleet, CARDS[1], lambda r: r is not None and r.phase is Phase.IDLE)
+        given = self.given(tmp_path, next(numbers), 2)
+        fleet.start(CARDS[1], given)
+        after = self.until(fleet, CARDS[1], ended_attempt(given.attempt))
         assert before is not None
+        assert warm is not None
         assert after is not None
-        assert after.generation > before.generation
+        assert after.generation == warm.generation > before.generation
 
 
 class TestInlineFleet(FleetContract):
@@ -192,6 +176,19 @@ class TestRayFleet(FleetContract):
             yield made
             made.close()
 
+    def test_each_card_has_a_process_of_its_own(
+        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
+    ) -> None:
+        pids = set()
+        for card in CARDS:
+            given = self.given(tmp_path, next(numbers), 1)
+            fleet.start(card, given)
+            report = self.until(fleet, card, ended_attempt(given.attempt))
+            assert report is not None
+            pids.add(report.pid)
+        assert len(pids) == 2
+        assert os.getpid() not in pids
+
     def test_a_worker_killed_from_outside_is_noticed(
         self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
     ) -> None:
@@ -219,18 +216,6 @@ class TestRayFleet(FleetContract):
         assert gone is not None
         assert gone.reason == "DriverMissing: libcuda.so.1 was not found on this machine"
 
-    def test_each_card_has_a_process_of_its_own(
-        self, fleet: Fleet, tmp_path: Path, numbers: Iterator[int]
-    ) -> None:
-        pids = set()
-        for card in CARDS:
-            fleet.start(card, self.given(tmp_path, next(numbers), 1))
-            report = self.until(fleet, card, lambda r: r is not None and r.phase is Phase.IDLE)
-            assert report is not None
-            pids.add(report.pid)
-        assert len(pids) == 2
-        assert os.getpid() not in pids
-
     @staticmethod
     def spare(fleet: RayFleet) -> int:
         """Keep a spare until it is ready; return its pid."""
@@ -243,7 +228,7 @@ class TestRayFleet(FleetContract):
         assert pid is not None
         return pid
 
-    def test_the_spare_becomes_the_worker_of_the_next_card_without_one(
+    def test_the_spare_becomes_the_worker_of_the_next_card_without_one_unless_it_has_ended(
         self, fleet: RayFleet, tmp_path: Path, numbers: Iterator[int]
     ) -> None:
         fleet.end("cpu-0", "so that there is none")
@@ -252,15 +237,22 @@ class TestRayFleet(FleetContract):
         given = self.given(tmp_path, next(numbers), 3)
         fleet.start(CARDS[0], given)
         assert fleet.spare_pid is None
-        done = self.until(
-            fleet,
-            CARDS[0],
-            lambda r: r is not None and r.last_attempt == given.attempt and r.phase is Phase.IDLE,
-        )
+        done = self.until(fleet, CARDS[0], ended_attempt(given.attempt))
         assert done is not None
         assert done.pid == pid
         assert self.kinds(given)[-1] == "end"
-        assert self.spare(fleet) != pid
+        second = self.spare(fleet)
+        known = identify_process(second)
+        assert second != pid
+        assert known is not None
+        fleet.end("cpu-0", "so that there is none")
+        fleet.observe()
+        os.kill(second, 9)
+        wait_for(lambda: not is_alive(known), "its end")
+        fleet.warm(CARDS[0])
+        report = self.until(fleet, CARDS[0], lambda r: r is not None and r.phase is Phase.IDLE)
+        assert report is not None
+        assert report.pid != second
         fleet.keep_spare(None)
         assert fleet.spare_pid is None
 
@@ -277,42 +269,3 @@ class TestRayFleet(FleetContract):
         assert gone.reason == "DriverMissing: libcuda.so.1 was not found on this machine"
         assert known is not None
         wait_for(lambda: not is_alive(known), "the end of its process")
-
-    def test_a_spare_that_ended_is_never_given_a_card(self, fleet: RayFleet) -> None:
-        fleet.end("cpu-0", "so that there is none")
-        fleet.observe()
-        pid = self.spare(fleet)
-        known = identify_process(pid)
-        assert known is not None
-        os.kill(pid, 9)
-        wait_for(lambda: not is_alive(known), "its end")
-        fleet.warm(CARDS[0])
-        report = self.until(fleet, CARDS[0], lambda r: r is not None and r.phase is Phase.IDLE)
-        assert report is not None
-        assert report.pid != pid
-        fleet.keep_spare(None)
-
-    def test_spares_that_end_are_replaced_less_and_less_often(self, fleet: RayFleet) -> None:
-        now_s, made = 0.0, 0
-
-        def create(card: Card) -> object:
-            nonlocal made
-            made += 1
-            return fleet._create_spare(card)
-
-        def ready() -> bool:
-            spare.keep(fleet._ray, CARDS[0])
-            return spare.pid is not None
-
-        spare = SpareWorker(create, 0.0, lambda: now_s)
-        for pause_s in (RETRY_S, 2 * RETRY_S):
-            wait_for(ready, "the spare")
-            os.kill(spare.pid or 0, 9)
-            wait_for(lambda: not ready(), "its end")
-            count, now_s = made, now_s + pause_s - 1
-            spare.keep(fleet._ray, CARDS[0])
-            assert made == count
-            now_s += 1
-            spare.keep(fleet._ray, CARDS[0])
-            assert made == count + 1
-        spare.end(fleet._ray)

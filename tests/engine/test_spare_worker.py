@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.ray_in_process import RayInProcess
 from tests.support.tick_contexts import WORKER, Bench, cpu_card, make_bench, recipe
 from workbench.fleet.inline_fleet import InlineFleet
+from workbench.fleet.spare_worker import RETRY_S, SpareWorker
 from workbench.machine.cards import Card
 from workbench.scheduler.tick_context import STOPPING
 
@@ -96,3 +100,44 @@ def test_a_spare_ends_before_training_waits_for_memory_and_starts_with_plenty(be
         bench.context.host_memory = lambda gib=available_gib: (int(gib * GIB), 16 * GIB)  # type: ignore[misc]
         kept.append(spare(bench) is not None)
     assert kept == [True, True, False, False, True]
+
+
+class SpareProcess:
+    """An actor that has nothing to import; its process waits for the end of its input."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+    def import_ahead(self, card: dict[str, Any]) -> dict[str, Any]:
+        return {"pid": self.process.pid, "unfit": ""}
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_spares_that_end_are_replaced_less_and_less_often() -> None:
+    now_s, made = 0.0, list[SpareProcess]()
+    card = Card(uuid="cpu-0", kind="cpu", name="CPU", total_bytes=GIB)
+
+    def make() -> SpareProcess:
+        made.append(SpareProcess())
+        return made[-1]
+
+    ray = RayInProcess(make)
+    spare = SpareWorker(lambda card: ray.remote(SpareProcess).remote(), 0.0, lambda: now_s)
+    spare.keep(ray, card)
+    for pause_s in (RETRY_S, 2 * RETRY_S, 4 * RETRY_S):
+        spare.keep(ray, card)
+        assert spare.pid == made[-1].process.pid
+        made[-1].close()
+        spare.keep(ray, card)
+        assert spare.pid is None
+        count, now_s = len(made), now_s + pause_s - 1
+        spare.keep(ray, card)
+        assert len(made) == count
+        now_s += 1
+        spare.keep(ray, card)
+        assert len(made) == count + 1
+    spare.end(ray)
+    assert made[-1].process.returncode is not None

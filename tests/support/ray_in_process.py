@@ -13,7 +13,7 @@ from typing import Any
 
 
 class RayInProcess:
-    """As much of the module ray as the boxes of a cluster use."""
+    """As much of the module ray as the boxes of a cluster and the spare worker use."""
 
     exceptions = SimpleNamespace(ActorDiedError=ChildProcessError)
     util = SimpleNamespace(
@@ -35,10 +35,16 @@ class RayInProcess:
     def remote(self, cls: type) -> Any:
         return _Class(self._make)
 
-    def get(self, question: Callable[[], Any], timeout: float) -> Any:
+    def get(self, question: Callable[[], Any], timeout: float | None = None) -> Any:
         if self.silent.is_set():
             self.goes_on.wait()
         return question()
+
+    def wait(self, questions: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return ([], questions) if self.silent.is_set() else (questions, [])
+
+    def kill(self, handle: _Handle, no_restart: bool) -> None:
+        handle._actor.close()
 
 
 class _Class:
