@@ -72,7 +72,21 @@ def test_check_runs_no_file_beside_the_recipe(hostile: Path, start: list[str]) -
     assert done.returncode == 0, done.stderr
 
 
-def test_train_and_merge_run_no_file_beside_the_recipe(hostile: Path) -> None:
+def test_train_runs_no_file_beside_the_recipe(hostile: Path) -> None:
+    trained = run(hostile, *CONSOLE, "train", "recipe.yaml", "--out", "run")
+    assert trained.returncode == 0, trained.stderr
+    assert list((hostile / "run").rglob("adapter_config.json"))
+
+
+def test_the_child_of_a_merge_runs_no_file_of_the_folder(hostile: Path) -> None:
+    (hostile / "adapter_config.json").write_text("{}")
+    merged = run(hostile, *MODULE, "merge", ".", "--out", "merged", "--no-score")
+    assert merged.returncode != 0
+    assert "adapter_model.safetensors" in merged.stderr, "refused by the child"
+
+
+@pytest.mark.slow  # the children of the two above, to the end of the second
+def test_a_merge_runs_no_file_beside_the_recipe(hostile: Path) -> None:
     trained = run(hostile, *CONSOLE, "train", "recipe.yaml", "--out", "run")
     assert trained.returncode == 0, trained.stderr
     adapter = str(next((hostile / "run").rglob("adapter_config.json")).parent)
@@ -100,7 +114,7 @@ def test_other_commands_run_no_file_of_the_folder(hostile: Path, words: list[str
 def test_an_empty_entry_of_pythonpath_is_not_the_folder(
     hostile: Path, path: str, start: list[str]
 ) -> None:
-    done = run(hostile, *start, "plan", "recipe.yaml", PYTHONPATH=path)
+    done = run(hostile, *start, "recipes", PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
 
 
