@@ -18,6 +18,7 @@ from tests.training.model.bases import DEMO
 from workbench.errors import ModelError
 from workbench.export.gguf.chat_parts import chat_parts, sample_conversations
 from workbench.export.gguf.modelfile import modelfile_body
+from workbench.export.gguf.write import write_gguf
 from workbench.training.model.tokenizer import load_tokenizer
 
 TEMPLATES: dict[str, str | None] = {"llama": None, **chat_templates.ALL}
@@ -131,10 +132,31 @@ def test_braces_of_a_template_are_text() -> None:
         assert render_go(template, messages) == text
 
 
-def test_the_command_writes_it_beside_the_file(workbench: Workbench, tmp_path: Path) -> None:  # noqa: F811
+def test_the_writer_reports_it_without_the_files_name(tmp_path: Path) -> None:
+    report = write_gguf(DEMO, tmp_path / "sums.gguf", "f16", ollama=True)
+    lines = report["modelfile"].splitlines()
+    assert lines[0].startswith('TEMPLATE """{{ if .System }}<|start_header_id|>system')
+    stops = {'PARAMETER stop "<|eot_id|>"', 'PARAMETER stop "<|end_of_text|>"'}
+    assert set(lines[-2:]) == stops
+
+
+def test_the_command_refuses_names_and_files_before_it_writes(
+    workbench: Workbench,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     told = workbench("gguf", DEMO, "-o", tmp_path / "Sums v1.gguf", "--ollama")
     assert told.code == 2
     assert "cannot stand in a Modelfile" in told.err
+    (tmp_path / "Modelfile").touch()
+    again = workbench("gguf", DEMO, "-o", tmp_path / "other.gguf", "--ollama")
+    assert again.code == 2
+    assert "Modelfile exists already" in again.err
+    lora = workbench("gguf", DEMO, "-o", tmp_path / "x" / "a.gguf", "--ollama", "--lora")
+    assert "needs the whole model" in lora.err
+
+
+@pytest.mark.slow  # a child of the command imports transformers; the two above have its parts
+def test_the_command_writes_it_beside_the_file(workbench: Workbench, tmp_path: Path) -> None:  # noqa: F811
     told = workbench("gguf", DEMO, "-o", tmp_path / "sums.gguf", "--ollama")
     assert told.code == 0, told.err
     lines = (tmp_path / "Modelfile").read_text().splitlines()
@@ -143,8 +165,3 @@ def test_the_command_writes_it_beside_the_file(workbench: Workbench, tmp_path: P
     stops = {'PARAMETER stop "<|eot_id|>"', 'PARAMETER stop "<|end_of_text|>"'}
     assert set(lines[-2:]) == stops
     assert f"ollama create sums -f {tmp_path / 'Modelfile'}" in told.out
-    again = workbench("gguf", DEMO, "-o", tmp_path / "other.gguf", "--ollama")
-    assert again.code == 2
-    assert "Modelfile exists already" in again.err
-    lora = workbench("gguf", DEMO, "-o", tmp_path / "x" / "a.gguf", "--ollama", "--lora")
-    assert "needs the whole model" in lora.err
