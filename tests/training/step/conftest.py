@@ -110,41 +110,49 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def build_model(
+    family: str = "llama", sizes: dict[str, Any] | None = None, **lora: Any
+) -> PeftModel:
+    """Return a tiny fp32 model of a family with these sizes and settings of LoRA, LoRA not 0."""
+    torch.manual_seed(0)
+    settings = SIZES | MORE.get(family, {}) | (sizes or {})
+    if family in SEEING:
+        inside = SEEING[family]
+        text = {"model_type": inside, **SIZES, **MORE.get(inside, {}), **(sizes or {})}
+        settings = {"text_config": text, "vision_config": EYES, "mm_tokens_per_image": 4}
+        settings["tie_word_embeddings"] = family != "mistral3"
+    config = AutoConfig.for_model(family, **settings)
+    base = model_loader(family).from_config(config, attn_implementation="eager")
+    for name, param in base.named_parameters():
+        if "norm" in name:
+            nn.init.normal_(param, 0.5, 0.2)
+        elif name.endswith("bias"):
+            nn.init.normal_(param, 0.0, 0.2)
+        elif name.endswith("A_log"):  # states that outlive a few tokens, as trained ones do
+            nn.init.normal_(param, -2.0, 0.5)
+        elif "conv1d" in name:  # with less, what is left of queries is mostly rounding
+            nn.init.normal_(param, 0.0, 1.0)
+    lora = {"target_modules": all_linear(base), **lora}
+    lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, **lora}
+    lora["exclude_modules"] = outside_language_model(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by an old name
+        model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **lora))
+    for name, param in model.named_parameters():
+        if param.requires_grad and "lora_B" in name:
+            nn.init.normal_(param, 0.0, 0.3)
+    return model
+
+
 @pytest.fixture
 def model_of() -> ModelOf:
-    """model_of(family, sizes={}, **lora settings) -> a tiny fp32 model, LoRA not 0."""
+    return build_model
 
-    def build(family: str = "llama", sizes: dict[str, Any] | None = None, **lora: Any) -> PeftModel:
-        torch.manual_seed(0)
-        settings = SIZES | MORE.get(family, {}) | (sizes or {})
-        if family in SEEING:
-            inside = SEEING[family]
-            text = {"model_type": inside, **SIZES, **MORE.get(inside, {}), **(sizes or {})}
-            settings = {"text_config": text, "vision_config": EYES, "mm_tokens_per_image": 4}
-            settings["tie_word_embeddings"] = family != "mistral3"
-        config = AutoConfig.for_model(family, **settings)
-        base = model_loader(family).from_config(config, attn_implementation="eager")
-        for name, param in base.named_parameters():
-            if "norm" in name:
-                nn.init.normal_(param, 0.5, 0.2)
-            elif name.endswith("bias"):
-                nn.init.normal_(param, 0.0, 0.2)
-            elif name.endswith("A_log"):  # states that outlive a few tokens, as trained ones do
-                nn.init.normal_(param, -2.0, 0.5)
-            elif "conv1d" in name:  # with less, what is left of queries is mostly rounding
-                nn.init.normal_(param, 0.0, 1.0)
-        lora = {"target_modules": all_linear(base), **lora}
-        lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, **lora}
-        lora["exclude_modules"] = outside_language_model(base)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by an old name
-            model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **lora))
-        for name, param in model.named_parameters():
-            if param.requires_grad and "lora_B" in name:
-                nn.init.normal_(param, 0.0, 0.3)
-        return model
 
-    return build
+@pytest.fixture(scope="module", params=FUSED_FAMILIES)
+def fused_model(request: pytest.FixtureRequest) -> PeftModel:
+    """A model of each family, for tests that leave it as it was."""
+    return build_model(request.param)
 
 
 @pytest.fixture

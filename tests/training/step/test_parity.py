@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 from tests.training.step.conftest import (
     FUSED_FAMILIES,
@@ -34,15 +35,13 @@ def _attention_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(choice, "choose_attention", lambda *_, **__: kernel)
 
 
-@pytest.mark.parametrize("family", FUSED_FAMILIES)
-def test_every_family_has_the_plain_gradients(family: str, model_of: ModelOf, rows: Rows) -> None:
-    model = model_of(family)
-    step = Step(model, options())
+def test_every_family_has_the_plain_gradients(fused_model: PeftModel, rows: Rows) -> None:
+    step = Step(fused_model, options())
     assert {entry.name for entry in step.optimizations() if not entry.on} <= {
         "graphs",
         "small_kernels",
     }
-    assert_same_gradients(model, rows, step)
+    assert_same_gradients(fused_model, rows, step)
 
 
 @pytest.mark.parametrize("family", ["gemma4_text", "gemma4_unified_text"])
@@ -101,12 +100,9 @@ def test_recomputing_layers_draw_the_same_masks(layers: int, model_of: ModelOf, 
     assert_same_gradients(model, rows, Step(model, options(recompute_layers=layers)))
 
 
-@pytest.mark.parametrize("family", FUSED_FAMILIES)
-def test_inputs_that_left_the_card_change_no_number(
-    family: str, model_of: ModelOf, rows: Rows
-) -> None:
-    model = model_of(family)
-    assert_same_gradients(model, rows, Step(model, options(recompute_layers=2, offload=True)))
+def test_inputs_that_left_the_card_change_no_number(fused_model: PeftModel, rows: Rows) -> None:
+    step = Step(fused_model, options(recompute_layers=2, offload=True))
+    assert_same_gradients(fused_model, rows, step)
 
 
 @pytest.mark.parametrize("offload", [False, True])
