@@ -9,6 +9,8 @@ from workbench.verdict.paired import compare_pairs
 from workbench.verdict.rows import ScoreKind
 
 QUICK = 300
+FEW = 100
+"""Repetitions of what takes 10 ms each: boards of many adapters, and many rows of losses."""
 SLOW = 2_000
 CHANCE = 0.001
 """Probability that a method which only just keeps a bound misses it in a run."""
@@ -16,6 +18,12 @@ CHANCE = 0.001
 repeated = pytest.mark.parametrize(
     "repetitions", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)]
 )
+seldom_repeated = pytest.mark.parametrize(
+    "repetitions", [FEW, pytest.param(SLOW, marks=pytest.mark.slow)]
+)
+
+QUICK_BOARDS = [(adapters, QUICK if adapters < 24 else FEW) for adapters in simulated.EQUAL]
+SLOW_BOARDS = [pytest.param(adapters, SLOW, marks=pytest.mark.slow) for adapters in simulated.EQUAL]
 
 
 def at_least(share: float, bound: float, repetitions: int) -> bool:
@@ -38,8 +46,9 @@ def near_95(share: float, repetitions: int) -> bool:
 
 def test_the_room_for_chance_still_finds_methods_that_are_wrong() -> None:
     # 25 % of sweeps claim falsely without corrections, a percentile bootstrap covers 83 %.
-    assert not at_most(0.25, 0.05, QUICK)
-    assert not near_95(0.83, QUICK)
+    for repetitions in (FEW, QUICK):
+        assert not at_most(0.25, 0.05, repetitions)
+        assert not near_95(0.83, repetitions)
     assert not near_95(0.90, SLOW)
     assert not at_most(0.07, 0.05, SLOW)
 
@@ -59,8 +68,10 @@ def test_wilson_covers_on_average_and_nowhere_badly(rows: int) -> None:
     assert lowest >= 0.83
 
 
-@repeated
-@pytest.mark.parametrize("rows", [64, 256])
+@pytest.mark.parametrize(
+    ("rows", "repetitions"),
+    [(64, QUICK), (256, FEW), *(pytest.param(n, SLOW, marks=pytest.mark.slow) for n in (64, 256))],
+)
 def test_intervals_of_paired_losses_cover_from_64_rows_on(rows: int, repetitions: int) -> None:
     covered, rejected = simulated.paired_loss_coverage(rows, repetitions)
 
@@ -101,8 +112,7 @@ def test_two_equal_adapters_are_told_apart_by_their_answers_at_most_as_often_as_
     assert levels.max() <= 0.05 / pairs
 
 
-@repeated
-@pytest.mark.parametrize("adapters", simulated.EQUAL)
+@pytest.mark.parametrize(("adapters", "repetitions"), [*QUICK_BOARDS, *SLOW_BOARDS])
 def test_equal_answers_are_seldom_called_better(adapters: int, repetitions: int) -> None:
     false, kept, _ = simulated.equal_answers(adapters, 64, repetitions)
 
@@ -110,11 +120,10 @@ def test_equal_answers_are_seldom_called_better(adapters: int, repetitions: int)
     assert at_least(kept, 0.95, repetitions)
 
 
-@repeated
 @pytest.mark.parametrize(
-    "adapters",
+    ("adapters", "repetitions"),
     # 4,950 pairs of losses take half a minute; those of answers stand for them in the quick tests.
-    [pytest.param(k, marks=pytest.mark.slow) if k == 100 else k for k in simulated.EQUAL],
+    [*QUICK_BOARDS[:-1], *SLOW_BOARDS],
 )
 def test_equal_losses_are_seldom_called_better(adapters: int, repetitions: int) -> None:
     false, kept, _ = simulated.equal_losses(adapters, 64, repetitions)
@@ -123,7 +132,7 @@ def test_equal_losses_are_seldom_called_better(adapters: int, repetitions: int) 
     assert at_least(kept, 0.95, repetitions)
 
 
-@repeated
+@seldom_repeated
 def test_the_tie_group_holds_the_true_best_and_still_tells_others_apart(repetitions: int) -> None:
     false, kept, size = simulated.close_losses(24, 200, repetitions)
 
