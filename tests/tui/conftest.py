@@ -189,6 +189,16 @@ async def shown(
         yield app, pilot
 
 
+async def answer_all(
+    app: WorkbenchApp, pilot: Pilot[Any], home: Home, said: str = "it is done"
+) -> None:
+    """Grant every request with these words, and wait until the screen has heard and said them."""
+    answer(home, True, said)
+    await until(pilot, lambda: said in text(app) and not app.view_state._expected)
+    app.clear_notifications()
+    await settled(app, pilot)
+
+
 def frame(app: WorkbenchApp) -> list[str]:
     """Return the screen as lines of plain text."""
     strips = app.screen._compositor.render_strips()

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 
-from tests.tui.conftest import answer, settled, shown, text, until
+from tests.tui.conftest import (
+    answer,
+    answer_all,
+    press_and_settle,
+    settled,
+    shown,
+    text,
+    until,
+)
 from tests.tui.filled import NOW
 from tests.tui.test_steering import DONE, PAUSED, QUEUED, RESUMED, RUNNING, SECOND, sent, view
 from tui.acts.undo import undo_request
@@ -15,8 +25,19 @@ from tui.app import WorkbenchApp
 from tui.messages import Wish
 from tui.screens.panel import Choice, Confirm, TypeId
 from workbench.home import Home
+from workbench.service import Service, Snapshot
 from workbench.store import card_table
 from workbench.store.writer import Store
+
+LAST = 19
+"""The last trial of the queue."""
+
+
+@pytest.fixture(scope="module")
+def snapshot(template: Path) -> Iterator[Snapshot]:
+    service = Service(Home(template), lambda: NOW)
+    yield service.snapshot()
+    service.close()
 
 
 async def mark(app: WorkbenchApp, pilot: Pilot[Any], *trials: int) -> None:
@@ -40,8 +61,21 @@ async def press_on_queued(app: WorkbenchApp, pilot: Pilot[Any], *keys: str) -> N
     await pilot.press(*keys)
 
 
-async def test_one_question_stops_all_marked_trials(running: Home) -> None:
+async def test_one_question_ends_all_marked_trials_and_killing_asks_for_their_number(
+    running: Home,
+) -> None:
     async with shown(running) as (app, pilot):
+        await mark(app, pilot, RUNNING, QUEUED)
+        await pilot.press("K")
+        await until(pilot, lambda: isinstance(app.screen, TypeId))
+        await pilot.press("3", "enter")
+        assert sent(running) == []
+        await pilot.press("2", "enter")
+        await until(pilot, lambda: len(sent(running)) == 2)
+        assert {verb for verb, _ in sent(running)} == {"kill"}
+        assert not app.view_state.marked
+        answer(running, True, "is killed")
+        await until(pilot, lambda: "2 trials: killed" in text(app))
         await mark(app, pilot, RUNNING, QUEUED, DONE)
         await pilot.press("s")
         await until(pilot, lambda: isinstance(app.screen, Confirm))
@@ -66,18 +100,6 @@ async def test_space_space_s_stops_both_and_not_the_row_below(running: Home) -> 
         assert {args["trial"] for _, args in sent(running)} == {RUNNING, RESUMED}
 
 
-async def test_killing_marked_trials_asks_for_their_number(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await mark(app, pilot, RUNNING, QUEUED)
-        await pilot.press("K")
-        await until(pilot, lambda: isinstance(app.screen, TypeId))
-        await pilot.press("3", "enter")
-        assert sent(running) == []
-        await pilot.press("2", "enter")
-        await until(pilot, lambda: len(sent(running)) == 2)
-        assert {verb for verb, _ in sent(running)} == {"kill"}
-
-
 async def test_marked_trials_are_paused_together_and_U_resumes_them(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await mark(app, pilot, RUNNING, RESUMED)
@@ -91,33 +113,25 @@ async def test_marked_trials_are_paused_together_and_U_resumes_them(running: Hom
         assert {verb for verb, _ in sent(running)} == {"resume"}
 
 
-async def test_escape_takes_the_marks_away(running: Home) -> None:
+async def test_two_hundred_marks_are_no_limit_and_escape_takes_them_away(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await mark(app, pilot, RUNNING)
-        await pilot.press("escape")
-        await settled(app, pilot)
-        assert not app.view_state.marked
-        assert app.current_mode == "Trials"
-
-
-async def test_two_hundred_marks_are_no_limit(running: Home) -> None:
-    async with shown(running) as (app, _pilot):
+        await press_and_settle(app, pilot, "2")
         for trial in range(200):
             app.view_state.toggle(trial)
         assert len(app.view_state.marked) == 200
         assert len(app.view_state.drawn()) == 8
+        await press_and_settle(app, pilot, "escape")
+        assert not app.view_state.marked
+        assert app.current_mode == "Trials"
 
 
-async def test_plus_plus_plus_raises_the_priority_by_three(running: Home) -> None:
+async def test_keys_pressed_faster_than_the_store_is_read_count_on(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await press_on_queued(app, pilot, "plus", "plus", "plus")
         await until(pilot, lambda: len(sent(running)) == 3)
         assert [args["priority"] for _, args in sent(running)] == [1, 2, 3]
-
-
-async def test_h_h_ends_as_it_began(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await press_on_queued(app, pilot, "h", "h", "H", "H")
+        await answer_all(app, pilot, running)
+        await pilot.press("h", "h", "H", "H")
         await until(pilot, lambda: len(sent(running)) == 4)
         assert [verb for verb, _ in sent(running)] == ["hold", "release", "hold", "release"]
 
@@ -133,19 +147,16 @@ async def test_a_refused_priority_counts_no_longer(running: Home) -> None:
         assert sent(running)[0][1]["priority"] == -1
 
 
-@pytest.mark.parametrize(("key", "row", "edge"), [("u", QUEUED, "first"), ("d", 19, "last")])
-async def test_the_edge_of_the_queue_says_so_and_sends_nothing(
-    running: Home, key: str, row: int, edge: str
+async def test_the_edge_of_the_queue_says_so_and_U_puts_a_trial_back_to_its_place(
+    running: Home,
 ) -> None:
     async with shown(running) as (app, pilot):
-        await view(app, pilot, "3", "queue", row)
-        await pilot.press(key)
-        await until(pilot, lambda: f"is the {edge} of its experiment already" in text(app))
+        for key, row, edge in (("u", QUEUED, "first"), ("d", LAST, "last")):
+            await view(app, pilot, "3", "queue", row)
+            await pilot.press(key)
+            words = f"is the {edge} of its experiment already"
+            await until(pilot, lambda words=words: words in text(app))  # type: ignore[misc]
         assert sent(running) == []
-
-
-async def test_U_puts_a_trial_back_to_its_place(running: Home) -> None:
-    async with shown(running) as (app, pilot):
         await view(app, pilot, "3", "queue", SECOND)
         await pilot.press("f")
         await until(pilot, lambda: sent(running))
@@ -156,44 +167,27 @@ async def test_U_puts_a_trial_back_to_its_place(running: Home) -> None:
         assert sent(running) == [("order", {"trial": SECOND, "to": "place", "rank": None})]
 
 
-async def test_U_without_an_action_says_why(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await pilot.press("U")
-        await until(pilot, lambda: "nothing was done that can be undone" in text(app))
-
-
 async def test_S_acts_on_the_whole_experiment(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await ask_for_experiment(app, pilot)
-        await until(pilot, lambda: "All trials of llama3-8b-support" in text(app))
-        await pilot.press("s")
-        await until(pilot, lambda: isinstance(app.screen, Confirm))
-        await pilot.press("y")
-        await until(pilot, lambda: sent(running))
-        assert sent(running) == [("stop-experiment", {"experiment": 2})]
-
-
-@pytest.mark.parametrize(
-    ("key", "verb"), [("p", "pause-experiment"), ("r", "resume-experiment"), ("h", "hold")]
-)
-async def test_an_experiment_is_paused_resumed_and_held_at_once(
-    running: Home, key: str, verb: str
-) -> None:
-    async with shown(running) as (app, pilot):
-        await ask_for_experiment(app, pilot)
-        await pilot.press(key)
-        await until(pilot, lambda: sent(running))
-        assert sent(running) == [(verb, {"experiment": 2})]
-
-
-async def test_killing_an_experiment_asks_for_the_number_of_its_trials(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await ask_for_experiment(app, pilot)
-        await pilot.press("K")
-        await until(pilot, lambda: isinstance(app.screen, TypeId))
-        await pilot.press("7", "enter")
-        await until(pilot, lambda: sent(running))
-        assert sent(running) == [("kill-experiment", {"experiment": 2})]
+        for key, verb in (
+            ("p", "pause-experiment"),
+            ("r", "resume-experiment"),
+            ("h", "hold"),
+            ("s", "stop-experiment"),
+            ("K", "kill-experiment"),
+        ):
+            await ask_for_experiment(app, pilot)
+            await until(pilot, lambda: "All trials of llama3-8b-support" in text(app))
+            await pilot.press(key)
+            if verb == "stop-experiment":
+                await until(pilot, lambda: isinstance(app.screen, Confirm))
+                await pilot.press("y")
+            elif verb == "kill-experiment":  # asks for the number of its trials
+                await until(pilot, lambda: isinstance(app.screen, TypeId))
+                await pilot.press("7", "enter")
+            await until(pilot, lambda: sent(running), verb)
+            assert sent(running) == [(verb, {"experiment": 2})]
+            await answer_all(app, pilot, running, verb)
 
 
 @pytest.mark.parametrize(
@@ -220,22 +214,19 @@ async def test_killing_an_experiment_asks_for_the_number_of_its_trials(running: 
         ("stop", {"trial": RUNNING}, None),
     ],
 )
-async def test_each_action_without_a_question_has_a_request_that_undoes_it(
-    running: Home, verb: str, args: dict[str, Any], revert: Wish | None
+def test_each_action_without_a_question_has_a_request_that_undoes_it(
+    snapshot: Snapshot, verb: str, args: dict[str, Any], revert: Wish | None
 ) -> None:
-    async with shown(running) as (app, _pilot):
-        assert undo_request(Wish(verb, args), app.view_state.snapshot) == revert
+    assert undo_request(Wish(verb, args), snapshot) == revert
 
 
-async def test_a_trial_that_runs_moves_back_to_its_card(running: Home) -> None:
-    async with shown(running) as (app, _pilot):
-        row = app.view_state.trial(RUNNING)
-        assert row is not None
-        back = undo_request(Wish("move", {"trial": RUNNING, "card": "x"}), app.view_state.snapshot)
-        assert back == Wish("move", {"trial": RUNNING, "card": row.card})
+def test_a_trial_that_runs_moves_back_to_its_card(snapshot: Snapshot) -> None:
+    [row] = [row for row in snapshot.trials if row.id == RUNNING]
+    back = undo_request(Wish("move", {"trial": RUNNING, "card": "x"}), snapshot)
+    assert back == Wish("move", {"trial": RUNNING, "card": row.card})
 
 
-async def test_U_drains_a_card_again(running: Home) -> None:
+async def test_d_undrains_a_card_and_U_drains_it_again(running: Home) -> None:
     store = Store(running.database, clock=lambda: NOW)
     uuid = store.cards()[0].uuid
     card_table.set_drained(store, uuid, True)
@@ -244,6 +235,7 @@ async def test_U_drains_a_card_again(running: Home) -> None:
         await view(app, pilot, "5", "cards", uuid)
         await pilot.press("d")
         await until(pilot, lambda: sent(running))
+        assert sent(running) == [("undrain", {"card": uuid})]
         answer(running, True, "the card takes trials")
         await until(pilot, lambda: "U undoes it" in text(app))
         await pilot.press("U")

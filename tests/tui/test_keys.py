@@ -13,7 +13,7 @@ from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests.tui.conftest import answer, press_and_settle, settled, shown, text, until
+from tests.tui.conftest import answer, answer_all, press_and_settle, shown, text, until
 from tests.tui.test_app import trials
 from tests.tui.test_steering import DONE, PAUSED, RESUMED, RUNNING, SECOND, sent, view
 from tui.app import WorkbenchApp
@@ -108,7 +108,11 @@ CASES: dict[str, Case] = {
     "list.page-up": Case(at(RUNNING), ("2", "trials", RESUMED)),
     "list.top": Case(at(RUNNING), ("2", "trials", DONE)),
     "list.end": Case(at(1), LISTED),
-    "filter": Case(lambda app, _home: app.screen.query_one("#filter", Input).has_focus, LISTED),
+    "filter": Case(
+        lambda app, _home: app.screen.query_one("#filter", Input).has_focus,
+        LISTED,
+        after=("escape",),
+    ),
     "trial.stop": Case(says("Stop trial 13?"), LISTED),
     "trial.kill": Case(says("Kill trial 13?"), LISTED),
     "trial.pause": Case(asks("pause", trial=RUNNING), LISTED),
@@ -134,7 +138,7 @@ CASES: dict[str, Case] = {
     "step-out": Case(lambda app, _home: app.current_mode == "Dashboard", LISTED),
     "palette": Case(on_screen("CommandPalette")),
     "engine": Case(says("the engine is running already")),
-    "keys": Case(says("Keys of Dashboard")),
+    "keys": Case(says("Keys of Dashboard"), before=("1",)),
     "leave": Case(lambda app, _home: app.return_value == 0),
     **{
         f"go.{name.lower()}": Case(
@@ -160,7 +164,7 @@ FIRST, LAST = ("undo",), ("leave",)
 
 @pytest.mark.parametrize("place", dict.fromkeys(row.place for row in TESTED))
 async def test_each_row_does_what_it_says(running: Home, place: str) -> None:
-    """One screen for the rows of a place; between two of them it goes back to the dashboard."""
+    """One screen for the rows of a place; between two of them it leaves panels and pages."""
     rows = [row for row in TESTED if row.place == place]
     async with shown(running, 100, 24) as (app, pilot):
         for row in sorted(rows, key=lambda row: (row.id in LAST, row.id not in FIRST)):
@@ -175,7 +179,7 @@ async def test_each_row_does_what_it_says(running: Home, place: str) -> None:
             await until(pilot, lambda case=case: case.seen(app, running), row.id)  # type: ignore[misc]
             if row.id not in LAST:
                 await press_and_settle(app, pilot, *case.after)
-                await go_back(app, pilot, running, row.id)
+                await go_back(app, pilot, running, f"answer to {row.id}")
 
 
 async def test_a_chat_without_an_answer_does_not_keep_the_screen_open(running: Home) -> None:
@@ -199,15 +203,12 @@ async def go(app: App, pilot: Pilot[int], row: KeyRow, case: Case) -> None:
 
 
 async def go_back(app: App, pilot: Pilot[int], home: Home, words: str) -> None:
-    """Answer with these words what was asked, and step out to a dashboard without marks."""
+    """Answer with these words what was asked, and step out to a view without marks."""
     if sent(home):
-        answer(home, True, f"answer to {words}")
-        await until(pilot, lambda: f"answer to {words}" in text(app))
-        await until(pilot, lambda: not app.view_state._expected)
-    while len(app.screen_stack) > 1 or app.current_mode != "Dashboard" or app.view_state.marked:
+        await answer_all(app, pilot, home, words)
+    while len(app.screen_stack) > 1 or app.view_state.marked:
         await pilot.press("escape")
     app.clear_notifications()
-    await settled(app, pilot)
 
 
 def _name(key: str) -> str:
