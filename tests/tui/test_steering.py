@@ -6,13 +6,22 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from textual import events
-from textual.command import CommandList
+from textual.command import CommandInput, CommandList
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests.tui.conftest import answer, compare_golden, frame, settled, shown, text, until
+from tests.tui.conftest import (
+    answer,
+    answer_all,
+    compare_golden,
+    frame,
+    press_and_settle,
+    settled,
+    shown,
+    text,
+    until,
+)
 from tests.tui.filled import HERE_3090, NOW
 from tui.app import WorkbenchApp
 from tui.new_run.page import NewRun
@@ -28,6 +37,9 @@ from workbench.store.writer import Store
 from workbench.trial import State
 
 RUNNING, RESUMED, PAUSED, DONE, BASE, QUEUED, SECOND = 13, 14, 11, 9, 8, 16, 18
+
+
+MISSPELT = "lora.rnak=32"
 
 
 def sent(home: Home) -> list[tuple[str, dict[str, Any]]]:
@@ -51,29 +63,7 @@ async def view(app: WorkbenchApp, pilot: Pilot[Any], digit: str, list: str, row:
     await settled(app, pilot)
 
 
-async def test_c_clones_with_what_is_typed(whole: Home) -> None:
-    async with shown(whole) as (app, pilot):
-        await submit(app, pilot, "c", "lora.rank=32 train.seed=7 warm=9")
-        await until(pilot, lambda: sent(whole))
-        [(verb, args)] = sent(whole)
-        assert verb == "clone"
-        assert args["trial"] == RUNNING
-        assert args["warm_trial"] == DONE
-        assert args["settings"]["lora.rank"] == 32
-        assert args["settings"]["train.seed"] == 7
-
-
-async def test_a_typing_error_shows_its_hint_and_the_input_is_kept(whole: Home) -> None:
-    async with shown(whole) as (app, pilot):
-        await submit(app, pilot, "c", "lora.rnak=32")
-        await until(pilot, lambda: "Did you mean lora.rank?" in text(app))
-        await pilot.press("escape", "c")
-        await until(pilot, lambda: isinstance(app.screen, NewRun) and app.screen.query(Input))
-        assert app.screen.query_one(Input).value == "lora.rnak=32"
-        assert sent(whole) == []
-
-
-async def test_every_line_of_a_paste_is_kept(whole: Home) -> None:
+async def test_c_clones_with_every_line_of_a_paste(whole: Home) -> None:
     async with shown(whole) as (app, pilot):
         await pilot.press("c")
         await until(pilot, lambda: isinstance(app.screen, NewRun) and app.screen.query(Input))
@@ -84,34 +74,36 @@ async def test_every_line_of_a_paste_is_kept(whole: Home) -> None:
         assert app.screen.query_one(Input).value == "lora.rank=32 train.seed=7 warm=9"
         await pilot.press("enter")
         await until(pilot, lambda: sent(whole))
-        [(_, args)] = sent(whole)
+        [(verb, args)] = sent(whole)
+        assert verb == "clone"
+        assert args["trial"] == RUNNING
         assert args["settings"]["lora.rank"] == 32
         assert args["settings"]["train.seed"] == 7
         assert args["warm_trial"] == DONE
 
 
-async def test_garbage_is_named_on_the_page_and_sends_nothing(whole: Home) -> None:
+async def test_garbage_is_named_on_the_page_sends_nothing_and_is_kept(whole: Home) -> None:
     async with shown(whole) as (app, pilot):
-        for words in ("warm=x", "lora.rank='8", "lora.rank=", "=", "warm=", "[red]"):
-            await submit(app, pilot, "c", words)
-            await until(pilot, lambda: "✗" in text(app))
-            assert isinstance(app.screen, NewRun), words
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, NewRun) and app.screen.answer)
+        page = app.screen
+        assert isinstance(page, NewRun)
+        for words in ("warm=x", "lora.rank='8", "lora.rank=", "=", "warm=", "[red]", MISSPELT):
+            before, page.query_one(Input).value = page.answer, words
+            await until(pilot, lambda before=before: page.answer is not before, words)  # type: ignore[misc]
+            await until(pilot, lambda: "✗" in text(app), words)
+            await pilot.press("enter")
+            await pilot.pause()
+            assert app.screen is page, words
             assert sent(whole) == [], words
-            await pilot.press("escape")
-            await until(pilot, lambda: not isinstance(app.screen, NewRun))
+        await until(pilot, lambda: "Did you mean lora.rank?" in text(app))
+        await pilot.press("escape", "c")
+        await until(pilot, lambda: isinstance(app.screen, NewRun) and app.screen.query(Input))
+        assert app.screen.query_one(Input).value == MISSPELT
+        assert sent(whole) == []
 
 
-async def test_escape_cancels_and_sends_nothing(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        for key in "cav":
-            await pilot.press(key)
-            await until(pilot, lambda: isinstance(app.screen, InputPanel | NewRun))
-            await pilot.press("escape")
-            await until(pilot, lambda: not isinstance(app.screen, InputPanel | NewRun))
-        assert sent(running) == []
-
-
-async def test_x_extends_an_ended_trial_only(running: Home) -> None:
+async def test_x_extends_an_ended_trial_only_and_c_clones_no_base(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await pilot.press("x")
         await until(pilot, lambda: "it is running; only an ended" in text(app))
@@ -127,17 +119,21 @@ async def test_x_extends_an_ended_trial_only(running: Home) -> None:
             ("extend", {"trial": DONE, "epochs": 1.0}),
             ("extend", {"trial": DONE, "steps": 100}),
         ]
-
-
-async def test_the_base_is_not_cloned(running: Home) -> None:
-    async with shown(running) as (app, pilot):
         await view(app, pilot, "2", "trials", BASE)
         await pilot.press("c")
         await until(pilot, lambda: "untouched base" in text(app))
 
 
-async def test_v_moves_to_the_card_of_that_number_or_name(running: Home) -> None:
+async def test_v_moves_to_the_card_of_that_number_or_name_unless_escape_cancels(
+    running: Home,
+) -> None:
     async with shown(running) as (app, pilot):
+        for key in "av":
+            await pilot.press(key)
+            await until(pilot, lambda: isinstance(app.screen, InputPanel))
+            await pilot.press("escape")
+            await until(pilot, lambda: not isinstance(app.screen, InputPanel))
+        assert sent(running) == []
         await submit(app, pilot, "v", "1")
         await until(pilot, lambda: sent(running))
         await submit(app, pilot, "v", "GPU-c77")
@@ -158,30 +154,7 @@ async def test_a_adds_a_number_of_trials_or_one_with_settings(whole: Home) -> No
         assert one["settings"] == {"train.learning_rate": 1e-4}
 
 
-@pytest.mark.parametrize(
-    ("key", "verb", "args"),
-    [
-        ("f", "order", {"trial": QUEUED, "to": "front"}),
-        ("u", "order", {"trial": SECOND, "to": "up"}),
-        ("d", "order", {"trial": QUEUED, "to": "down"}),
-        ("+", "priority", {"experiment": 2, "priority": 1}),
-        ("-", "priority", {"experiment": 2, "priority": -1}),
-        ("h", "hold", {"experiment": 2}),
-        ("H", "hold", {}),
-    ],
-)
-async def test_each_key_of_the_queue_sends_its_request(
-    running: Home, key: str, verb: str, args: dict[str, Any]
-) -> None:
-    async with shown(running, 80, 24) as (app, pilot):
-        await view(app, pilot, "3", "queue", args.get("trial", QUEUED))
-        await pilot.press({"+": "plus", "-": "minus"}.get(key, key))
-        await until(pilot, lambda: sent(running))
-        assert sent(running) == [(verb, args)]
-
-
-@pytest.mark.parametrize("key", ["h", "H"])
-async def test_the_key_that_holds_also_releases(running: Home, key: str) -> None:
+async def test_the_keys_that_hold_also_release(running: Home) -> None:
     store = Store(running.database, clock=lambda: NOW)
     store.steer_experiment(2, held=1)
     store.set_fact("held", "1")
@@ -189,35 +162,20 @@ async def test_the_key_that_holds_also_releases(running: Home, key: str) -> None
     async with shown(running, 80, 24) as (app, pilot):
         await view(app, pilot, "3", "queue", QUEUED)
         assert "its experiment is held" in text(app)
-        await pilot.press(key)
-        await until(pilot, lambda: sent(running))
-        assert sent(running)[0][0] == "release"
+        await pilot.press("h", "H")
+        await until(pilot, lambda: len(sent(running)) == 2)
+        assert sent(running) == [("release", {"experiment": 2}), ("release", {})]
 
 
-@pytest.mark.parametrize(
-    ("key", "drained", "verb", "now"),
-    [("d", 0, "drain", False), ("D", 0, "drain", True), ("d", 1, "undrain", None)],
-)
-async def test_cards_are_drained_by_key(
-    running: Home, key: str, drained: int, verb: str, now: bool | None
+async def test_an_answer_is_shown_with_the_key_that_undoes_it(
+    running: Home,
 ) -> None:
-    store = Store(running.database, clock=lambda: NOW)
-    uuid = store.cards()[0].uuid
-    card_table.set_drained(store, uuid, bool(drained))
-    store.close()
-    async with shown(running, 80, 24) as (app, pilot):
-        await view(app, pilot, "5", "cards", uuid)
-        await pilot.press(key)
-        await until(pilot, lambda: sent(running))
-        wanted = {"card": uuid} | ({} if now is None else {"now": now})
-        assert sent(running) == [(verb, wanted)]
-
-
-async def test_the_engines_answer_is_shown_with_the_key_that_undoes_it(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await view(app, pilot, "3", "queue", QUEUED)
         await pilot.press("h")
         await until(pilot, lambda: sent(running))
+        [path] = running.requests.glob("*.json")
+        assert json.loads(path.read_bytes())["verb"] == "hold"
         answer(running, True, "experiment x is held: none of its trials is placed")
         await until(pilot, lambda: "is held: none of its" in text(app))
         assert "U undoes it" in text(app)
@@ -250,44 +208,51 @@ async def test_without_an_engine_the_screen_says_that_the_request_waits(home: Ho
         await until(pilot, lambda: "once the engine is running" in text(app))
 
 
-async def test_the_palette_limits_parallel_trials(running: Home) -> None:
+async def choose_in_palette(app: WorkbenchApp, pilot: Pilot[Any], words: str) -> None:
+    await pilot.press("colon")
+    await until(pilot, lambda: app.screen.query(CommandInput))
+    app.screen.query_one(CommandInput).value = words
+    await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
+    await pilot.press("enter")
+
+
+async def test_the_palette_limits_parallel_trials_and_holds_without_queued_ones(
+    running: Home,
+) -> None:
     async with shown(running) as (app, pilot):
-        await pilot.press("colon", *"Limit its")
-        await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
-        await pilot.press("enter")
+        await choose_in_palette(app, pilot, "Limit its")
         await until(pilot, lambda: isinstance(app.screen, InputPanel))
         app.screen.query_one(Input).value = "2"
         await pilot.press("enter")
         await until(pilot, lambda: sent(running))
         assert sent(running) == [("max-parallel", {"experiment": 2, "limit": 2})]
+        await answer_all(app, pilot, running)
+        await view(app, pilot, "2", "trials", DONE)
+        await choose_in_palette(app, pilot, "or release its")
+        await until(pilot, lambda: sent(running))
+        [(verb, args)] = sent(running)
+        assert (verb, list(args)) == ("hold", ["experiment"])
 
 
-async def test_the_end_of_an_experiment_rings_the_bell_once(running: Home) -> None:
+async def test_the_end_of_an_experiment_rings_the_bell_once_unless_it_had_ended_before(
+    running: Home,
+) -> None:
+    store = Store(running.database, clock=lambda: NOW)
+    store.mark_ended(1)
     async with shown(running) as (app, pilot):
         written = wire(app)
-        store = Store(running.database, clock=lambda: NOW)
+        store.move(QUEUED, State.QUEUED, State.PAUSED, by="reconcile", why="x")
+        await until(pilot, lambda: app.view_state.trial(QUEUED).state is State.PAUSED)  # type: ignore[union-attr]
+        assert not written
         with store.writing():
             store.db.execute("update experiments set name = ? where id = 2", ("evil\x1b[2J\x07x",))
         store.mark_ended(2)
-        store.close()
         await until(pilot, lambda: "has ended" in text(app))
         [notice] = [data for data in written if "\x1b]9;" in data]
         assert notice.startswith("\x1b]9;evilx has ended: ")
         assert notice.endswith("\x1b\\\x07")
         assert not set(notice[4:-3]) & {"\x1b", "\x07"}
-
-
-async def test_an_experiment_that_had_ended_before_does_not_ring(running: Home) -> None:
-    store = Store(running.database, clock=lambda: NOW)
-    store.mark_ended(1)
     store.close()
-    async with shown(running) as (app, pilot):
-        written = wire(app)
-        store = Store(running.database, clock=lambda: NOW)
-        store.move(QUEUED, State.QUEUED, State.PAUSED, by="reconcile", why="x")
-        store.close()
-        await until(pilot, lambda: app.view_state.trial(QUEUED).state is State.PAUSED)  # type: ignore[union-attr]
-        assert not written
 
 
 def wire(app: WorkbenchApp) -> list[str]:
@@ -304,26 +269,16 @@ def wire(app: WorkbenchApp) -> list[str]:
     return written
 
 
-@pytest.mark.parametrize(("keys", "name"), [(("v",), "move"), (("question_mark",), "help")])
-async def test_panels_look_as_their_goldens(
-    running: Home, keys: tuple[str, ...], name: str
-) -> None:
+async def test_panels_look_as_their_goldens(running: Home) -> None:
     async with shown(running, 80, 24) as (app, pilot):
-        await pilot.press(*keys)
-        await until(pilot, lambda: not hasattr(app.screen, "HERE"))
-        await pilot.pause()
-        region = app.screen.query_one(".panel").region
-        lines = frame(app)[region.y : region.bottom]
-        compare_golden(f"{name}-80x24", [line[region.x : region.right] for line in lines])
-
-
-async def test_a_request_is_complete_json(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await view(app, pilot, "3", "queue", QUEUED)
-        await pilot.press("H")
-        await until(pilot, lambda: sent(running))
-        [path] = running.requests.glob("*.json")
-        assert json.loads(path.read_bytes())["verb"] == "hold"
+        for key, name in (("v", "move"), ("question_mark", "help")):
+            await pilot.press(key)
+            await until(pilot, lambda: not hasattr(app.screen, "HERE"))
+            await pilot.pause()
+            region = app.screen.query_one(".panel").region
+            lines = frame(app)[region.y : region.bottom]
+            compare_golden(f"{name}-80x24", [line[region.x : region.right] for line in lines])
+            await press_and_settle(app, pilot, "escape")
 
 
 async def test_ending_a_quarantine_shows_its_reason_first(running: Home) -> None:
@@ -359,25 +314,6 @@ def test_each_setting_is_a_line_with_its_importance() -> None:
     lines = ["".join(part for part, _ in line) for line in importance.importance_lines(report)]
     assert lines[2].split() == ["lr", "71%", "50%", "to", "88%", "best", "0.004"]
     assert lines[3].endswith("not statistically significant (p 0.40)")
-
-
-async def test_the_palette_holds_an_experiment_without_queued_trials(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await view(app, pilot, "2", "trials", DONE)
-        await pilot.press("colon", *"or release its")
-        await until(pilot, lambda: app.screen.query_one(CommandList).highlighted == 0)
-        await pilot.press("enter")
-        await until(pilot, lambda: sent(running))
-        [(verb, args)] = sent(running)
-        assert (verb, list(args)) == ("hold", ["experiment"])
-
-
-async def test_b_moves_a_trial_to_the_back(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await view(app, pilot, "3", "queue", QUEUED)
-        await pilot.press("b")
-        await until(pilot, lambda: sent(running))
-        assert sent(running) == [("order", {"trial": QUEUED, "to": "back"})]
 
 
 async def test_a_trial_that_was_acted_on_stays_under_the_cursor(running: Home) -> None:
