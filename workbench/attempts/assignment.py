@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 AHEAD = "ahead"
@@ -66,8 +66,8 @@ class Assignment:
     (None for a base that ships) and the digest of the prepared rows. None on the head itself."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the assignment as a JSON object."""
-        return asdict(self)
+        """Return the assignment as a JSON object, which shares its values."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 _STORED_NAMES = {"dequantised_layers": "resident_layers"}
@@ -78,8 +78,11 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values, with `micro_steps` added for people."""
-        fields = {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
-        return {**fields, "off": list(self.off), "micro_steps": self.micro_steps}
+        stored = {
+            _STORED_NAMES.get(one.name, one.name): getattr(self, one.name) for one in fields(self)
+        }
+        changed = {"buckets": dict(self.buckets), "off": list(self.off)}
+        return {**stored, **changed, "micro_steps": self.micro_steps}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

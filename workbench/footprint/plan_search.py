@@ -116,7 +116,7 @@ class PlanSearch:
         return self.needed_bytes(self.leanest)
 
     def needed_bytes(self, run: Run) -> int:
-        """Return the peak bytes of a way to run the recipe; takes some 20 µs."""
+        """Return the peak bytes of a way to run the recipe; takes some 50 µs."""
         return sum(predict(self.shape, self.recipe, run).values())
 
     def ways(self, asked: str) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -42,16 +41,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """The range that numpy.random.seed accepts, which transformers' Trainer calls with this seed."""
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _holds_secret(value: Any) -> bool:
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for one in value:
-            yield from _texts(one)
-    elif isinstance(value, dict):
-        for key, one in value.items():
-            yield from _texts(key)
-            yield from _texts(one)
+        return has_secret(value)
+    if isinstance(value, list):
+        return any(map(_holds_secret, value))
+    if isinstance(value, dict):
+        return any(_holds_secret(key) or _holds_secret(one) for key, one in value.items())
+    return False
 
 
 class Section(BaseModel):
@@ -72,7 +69,7 @@ class Section(BaseModel):
 
         A recipe is copied to the database and beside every adapter, and adapters are published.
         """
-        if any(has_secret(text) for text in _texts(value)):
+        if _holds_secret(value):
             raise ValueError(
                 "looks like a secret (a token, key or password), and a recipe is copied to every "
                 "adapter; take it out, and log in instead: hf auth login, or HF_TOKEN"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from workbench.errors import ModelError
 from workbench.footprint.model.extra_weights import ExtraWeights, extra_weights
@@ -82,13 +84,28 @@ PAIRED_ROTARY = frozenset({"glm4"})
 as a Llama's: they keep the code of transformers for it."""
 WRAPPER_FAMILIES = frozenset({"gemma3", "gemma4", "gemma4_unified", "mistral3"})
 """model_type of models for more than text whose text model the fused step trains by itself."""
+_READ_TOGETHER = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+"""Projections that read the tensor that another one reads, and the first of those that do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingGroup(NamedTuple):
+    """Projections that read one tensor, which decode/ computes as one product."""
+
+    layers: int
+    """Number of layers that have such a group."""
+    names: list[str]
+    inputs: int
+    outputs: int
+    """Outputs of all of them together."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelShape:
     """The shape of a decoder with gated feed-forward blocks, as Llama, Qwen, Gemma and Phi have.
 
-    `width`, `ffn`, `head_dim` and `vocab` are numbers of values.
+    `width`, `ffn`, `head_dim` and `vocab` are numbers of values. What a plan asks dozens of times
+    is computed once (cached properties need a `__dict__`, so there are no slots); nobody changes
+    it.
     """
 
     kind: str
@@ -227,8 +244,8 @@ class ModelShape:
         """Values of all key heads of a token; the value heads have as many."""
         return self.kv_heads * self.head_dim
 
-    @property
-    def projections(self) -> dict[str, tuple[int, int]]:
+    @cached_property
+    def projections(self) -> Mapping[str, tuple[int, int]]:
         """(in, out) of the linear layers of one block, by name; with kinds, of all of them."""
         if self.kinds:
             return {name: size for one in self.kinds for name, size in one.projections.items()}
@@ -267,7 +284,7 @@ class ModelShape:
     def _linear_params(self) -> int:
         return self.block_params + self.extra.linear
 
-    @property
+    @cached_property
     def cached_values(self) -> int:
         """Values of the keys of one position in all layers; as many are those of the values.
 
@@ -278,24 +295,39 @@ class ModelShape:
         own = [kind for kind in self.kinds if "k_proj" in kind.projections]
         return sum(kind.layers * kind.kv_width for kind in own)
 
-    @property
+    @cached_property
     def widest_ffn(self) -> int:
         """Values between the projections of the widest feed-forward block."""
         return max((kind.ffn for kind in self.kinds), default=self.ffn)
 
-    @property
+    @cached_property
+    def reading_groups(self) -> list[ReadingGroup]:
+        """The groups of each kind of layers, and Gemma 4's product for the tables of all."""
+        found = []
+        for kind in self.kinds or (self,):
+            sizes, together = kind.projections, defaultdict[str, list[str]](list)
+            for name in sizes:
+                together[_READ_TOGETHER.get(name, name)].append(name)
+            for names in together.values():
+                outputs = sum(sizes[name][1] for name in names)
+                found.append(ReadingGroup(kind.layers, names, sizes[names[0]][0], outputs))
+        if width := self.all_tables_width:
+            found.append(ReadingGroup(1, ["per_layer_model_projection"], self.width, width))
+        return found
+
+    @cached_property
     def all_tables_width(self) -> int:
         """Values of a token's embeddings for all layers together (Gemma 4)."""
         return sum(kind.layers * kind.table_width for kind in self.kinds)
 
-    @property
+    @cached_property
     def block_params(self) -> int:
         """Parameters of the linear layers of all blocks."""
         if self.kinds:
             return sum(one.block_params for one in self.kinds)
         return self.layers * sum(i * o for i, o in self.projections.values())
 
-    @property
+    @cached_property
     def other_params(self) -> int:
         """Parameters that stay in 16 bits: embeddings, head, norms, biases, a vision tower.
 

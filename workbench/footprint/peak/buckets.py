@@ -109,7 +109,7 @@ class Run:
 
 
 def predict(shape: ModelShape, recipe: Recipe, run: Run) -> dict[str, int]:
-    """Return the peak bytes by bucket; takes some 20 µs.
+    """Return the peak bytes by bucket; takes some 50 µs.
 
     On a GPU the sum of all buckets but `context` is what PyTorch's allocator reserves.
     """

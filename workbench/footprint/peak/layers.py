@@ -219,7 +219,7 @@ def plain_layer(shape: ModelShape, lora: Lora, precision: str, *, quadratic: boo
     )
 
 
-def _cast_inputs(shape: ModelShape, sizes: dict[str, tuple[int, int]], value: int) -> int:
+def _cast_inputs(shape: ModelShape, sizes: Mapping[str, tuple[int, int]], value: int) -> int:
     """Return the bytes of a token's inputs of adapters, each of which PEFT casts by itself.
 
     Three bytes more for each value of the residual stream were measured
@@ -244,12 +244,12 @@ def _mixer_bytes(shape: ModelShape, value: int) -> tuple[float, float]:
     return attention * (1 - share) + delta * share, max(attention, delta)
 
 
-def targeted_projections(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, int]]:
+def targeted_projections(shape: ModelShape, lora: Lora) -> Mapping[str, tuple[int, int]]:
     """Return (in, out) of the projections with an adapter; all where no name is known."""
     return _named_projections(shape, lora) or shape.projections
 
 
-def _named_projections(shape: ModelShape, lora: Lora) -> dict[str, tuple[int, int]]:
+def _named_projections(shape: ModelShape, lora: Lora) -> Mapping[str, tuple[int, int]]:
     every = shape.projections
     if lora.targets == "all-linear":
         return every

@@ -8,11 +8,9 @@ rows. The memory of captured training graphs has been released in both.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Collection
-from typing import NamedTuple
 
-from workbench.footprint.model.shape import ModelShape
+from workbench.footprint.model.shape import ModelShape, ReadingGroup
 from workbench.footprint.peak.layers import VALUE_BYTES
 from workbench.recipe.schema import Recipe
 
@@ -29,8 +27,6 @@ HEAD_ROWS = 128
 """Positions whose logits are held at once, for losses."""
 GRAPH_BYTES = 64 << 20
 """Room of captured steps of all sizes, in the pool that they share."""
-TOGETHER = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
-"""Projections that read the tensor that another one reads, and the first of those that do."""
 TILE_TOKENS, TILE_WIDTH = 4_096, 32_768
 """Logits that TRL's head holds at once (trl 1.16, kernels/chunked_logprob.py)."""
 
@@ -178,7 +174,7 @@ def low_rank_bytes(
     between.
     """
     values = 0
-    for one in _groups(shape):
+    for one in shape.reading_groups:
         members = [name for name in one.names if adapted is None or name in adapted]
         values += one.layers * padded_columns(rank * len(members)) * (one.inputs + one.outputs)
     return values * VALUE_BYTES[precision]
@@ -186,7 +182,7 @@ def low_rank_bytes(
 
 def kept_weights_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
     """Return the bytes of all 4-bit weights of the layers, dequantised, with the adapter's A."""
-    a = sum(one.layers * one.columns(recipe) * one.inputs for one in _groups(shape))
+    a = sum(one.layers * _columns(one, recipe) * one.inputs for one in shape.reading_groups)
     return (shape.linear_params + a) * VALUE_BYTES[precision]
 
 
@@ -194,38 +190,13 @@ def workspace_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
     """Return the bytes of the largest group of weights that read one tensor, dequantised, with the
     adapter's A.
     """
-    most = max((one.outputs + one.columns(recipe)) * one.inputs for one in _groups(shape))
+    most = max((one.outputs + _columns(one, recipe)) * one.inputs for one in shape.reading_groups)
     return most * VALUE_BYTES[precision]
 
 
-class _Group(NamedTuple):
-    """Projections that read one tensor, which decode/ computes as one product."""
-
-    layers: int
-    """Number of layers that have such a group."""
-    names: list[str]
-    inputs: int
-    outputs: int
-    """Outputs of all of them together."""
-
-    def columns(self, recipe: Recipe) -> int:
-        """Return the rows that A takes below the weights, where all of them are adapted."""
-        return padded_columns(recipe.lora.rank * len(self.names))
-
-
-def _groups(shape: ModelShape) -> list[_Group]:
-    """Return the groups of each kind of layers, and Gemma 4's product for the tables of all."""
-    found = []
-    for kind in shape.kinds or (shape,):
-        sizes, together = kind.projections, defaultdict[str, list[str]](list)
-        for name in sizes:
-            together[TOGETHER.get(name, name)].append(name)
-        for names in together.values():
-            outputs = sum(sizes[name][1] for name in names)
-            found.append(_Group(kind.layers, names, sizes[names[0]][0], outputs))
-    if width := shape.all_tables_width:
-        found.append(_Group(1, ["per_layer_model_projection"], shape.width, width))
-    return found
+def _columns(group: ReadingGroup, recipe: Recipe) -> int:
+    """Return the rows that A takes below the weights, where all of them are adapted."""
+    return padded_columns(recipe.lora.rank * len(group.names))
 
 
 def bytes_per_token(
