@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tests.training.test_checkpoint_writes import at, order, release
 from tests.training.test_run import logits_of_saved
 from tests.training.test_trainer import losses_of_trl
-from tests.training.trials import Bench, Log, halt_at, plan, recipe
+from tests.training.trials import Bench, Log, halt_at, plan, recipe_of_two_layers
 from workbench import fault_points
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
@@ -56,7 +56,9 @@ def card(cap_bytes: int | None = None) -> Card:
 def test_a_quantised_trial_trains_scores_and_leaves(
     optimizer: str, precision: str, tmp_path: Path
 ) -> None:
-    made = recipe(model__quantization="nf4", train__epochs=2, evaluate__every=4, **ANSWERS)
+    made = recipe_of_two_layers(
+        model__quantization="nf4", train__epochs=2, evaluate__every=4, **ANSWERS
+    )
     cut = plan(precision=precision, optimizer=optimizer, recompute_layers=5)
     log = Bench(tmp_path, made, plan=cut, card=card()).run()
     assert log.outcome is Outcome.DONE, log.end
@@ -68,7 +70,7 @@ def test_a_quantised_trial_trains_scores_and_leaves(
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_resumed_trial_repeats_the_uninterrupted_one(precision: str, tmp_path: Path) -> None:
-    made = recipe(model__quantization="nf4", train__epochs=2, train__log_every=1)
+    made = recipe_of_two_layers(model__quantization="nf4", train__epochs=2, train__log_every=1)
     cut = plan(precision=precision)
     expected = Bench(tmp_path / "a", made, plan=cut, card=card()).run()
     broken = Bench(tmp_path / "b", made, plan=cut, card=card())
@@ -79,7 +81,7 @@ def test_a_resumed_trial_repeats_the_uninterrupted_one(precision: str, tmp_path:
 
 
 def test_the_peak_stays_below_the_cap(tmp_path: Path) -> None:
-    made = recipe(model__quantization="nf4")
+    made = recipe_of_two_layers(model__quantization="nf4")
     cap = 4 << 30
     log = Bench(tmp_path, made, plan=plan(precision="bf16"), card=card(cap)).run()
     peaks = [row["values"]["peak_bytes"] for row in log.of("metric") if "loss" in row["values"]]
@@ -87,7 +89,7 @@ def test_the_peak_stays_below_the_cap(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_reported_as_such(tmp_path: Path) -> None:
-    made = recipe(model__quantization="none", train__batch_size=24, train__warmup=0)
+    made = recipe_of_two_layers(model__quantization="none", train__batch_size=24, train__warmup=0)
     cut = plan(
         precision="bf16", rows_per_step=24, tokens_per_micro=24 * 96, predicted_bytes=123 << 20
     )
@@ -99,7 +101,7 @@ def test_too_little_memory_is_reported_as_such(tmp_path: Path) -> None:
 
 def test_200_steps_lie_within_three_seeds_of_trl(tmp_path: Path) -> None:
     def made(seed: int) -> Recipe:
-        return recipe(
+        return recipe_of_two_layers(
             model__quantization="nf4", data__max_rows=800, train__max_steps=200,
             train__log_every=1, train__seed=seed, train__learning_rate=1e-3,
         )  # fmt: skip
@@ -171,7 +173,7 @@ def test_a_checkpoint_written_beside_captured_steps_holds_its_own_step(
     optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other trial gives the card back after the step of that checkpoint."""
-    made = recipe(
+    made = recipe_of_two_layers(
         model__quantization="nf4", train__max_steps=8, train__epochs=2, train__log_every=3
     )
     cut = plan(precision="bf16", optimizer=optimizer)
@@ -204,7 +206,7 @@ def test_trials_on_kept_graphs_capture_nothing_twice_and_repeat_fresh_ones(tmp_p
     cut = plan(precision="bf16", keeps_graphs=True, recompute_layers=1)
 
     def trial(name: str, worker: ResidentBase, seed: int) -> Log:
-        made = recipe(
+        made = recipe_of_two_layers(
             model__quantization="nf4", train__epochs=2, train__log_every=1, train__seed=seed,
             train__learning_rate=1e-3 * seed, lora__dropout=0.1, evaluate__every=5, **ANSWERS,
         )  # fmt: skip

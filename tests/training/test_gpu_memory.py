@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.training.test_gpu import card
-from tests.training.trials import Bench, plan, recipe
+from tests.training.trials import Bench, plan, recipe_of_two_layers
 from workbench.attempts.events import Outcome
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import next_fallback
@@ -51,7 +51,7 @@ def test_fifty_trials_on_one_worker_leave_the_card_as_the_first_left_it(tmp_path
     """Each trial takes the resident base, trains with graphs, scores and saves an adapter."""
     resident, left = ResidentBase(), []
     for turn in range(50):
-        made = recipe(
+        made = recipe_of_two_layers(
             model__quantization="nf4", train__max_steps=4, train__save_every=2, train__seed=turn
         )
         bench = Bench(tmp_path / str(turn), made, plan=plan(precision="bf16"), card=card())
@@ -74,15 +74,19 @@ def test_a_capped_card_that_runs_out_ends_on_a_fallback_step_that_fits(
         longest=TOKENS,
     )
     narrow = plan(precision="bf16", rows_per_step=ROWS, tokens_per_micro=TOKENS, longest=TOKENS)
-    straight = Bench(tmp_path / "wide", recipe(**WIDE), plan=wide, card=card()).run()
+    straight = Bench(tmp_path / "wide", recipe_of_two_layers(**WIDE), plan=wide, card=card()).run()
     most = int(torch.cuda.max_memory_reserved())
     emptied()
-    assert Bench(tmp_path / "narrow", recipe(**WIDE), plan=narrow, card=card()).run().scores
+    assert (
+        Bench(tmp_path / "narrow", recipe_of_two_layers(**WIDE), plan=narrow, card=card())
+        .run()
+        .scores
+    )
     least = int(torch.cuda.max_memory_reserved())
     emptied()
     assert most - least > 3 * PAGE_BYTES, "else no rung lies between them"
     cap = (most + least) // 2 + Meter(card()).context_bytes + CAP_SLACK_BYTES
-    bench = Bench(tmp_path / "capped", recipe(**WIDE), plan=wide, card=card(cap))
+    bench = Bench(tmp_path / "capped", recipe_of_two_layers(**WIDE), plan=wide, card=card(cap))
     tried: list[Plan] = []
     losses: dict[int, Any] = {}
     try:

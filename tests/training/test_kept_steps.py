@@ -46,7 +46,7 @@ def test_trials_after_another_are_those_of_fresh_bases(tmp_path: Path) -> None:
     for number, changed in enumerate(changes):
         kept = bench(tmp_path / f"kept-{number}", **changed)
         fresh = bench(tmp_path / f"fresh-{number}", **changed)
-        log, expected = kept.run(worker), fresh.run()
+        log, expected = kept.run(worker), fresh.run(ResidentBase())
         assert log.outcome is Outcome.DONE, log.end
         assert worker.keeper.holds
         steps.append(id(worker.keeper._step))
@@ -64,7 +64,7 @@ def test_a_trial_with_an_adapter_on_its_embeddings_trains_beside_others_and_keep
     bench(tmp_path / "before").run(worker)
     assert worker.keeper.holds
     kept, fresh = (bench(tmp_path / name, **tables) for name in ("kept", "fresh"))
-    log, expected = kept.run(worker), fresh.run()
+    log, expected = kept.run(worker), fresh.run(ResidentBase())
     assert log.outcome is expected.outcome is Outcome.DONE, log.end
     assert not worker.keeper.holds
     assert told(log) == told(expected)
@@ -83,7 +83,7 @@ def test_a_trial_that_gives_its_card_back_keeps_nothing_and_resumes_alike(tmp_pa
     assert not worker.keeper.holds
     bench(tmp_path / "between", **changed).run(worker)
     losses = {**first.losses, **halted.run(worker).losses}
-    assert losses == whole.run().losses
+    assert losses == whole.run(ResidentBase()).losses
     assert weights(halted) == weights(whole)
 
 
@@ -133,7 +133,7 @@ def test_twenty_trials_on_one_worker_are_those_of_fresh_bases(tmp_path: Path) ->
         steps.add(id(worker.keeper._step))
         gc.collect()
         alive.append(sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects()))
-        expected = fresh.run()
+        expected = fresh.run(ResidentBase())
         assert told(log) == told(expected)
         assert log.scores == expected.scores
         assert weights(kept) == weights(fresh)

@@ -11,28 +11,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.trials import DEMO_MODEL, Bench, Log, halt_at, recipe
+from tests.training.trials import Bench, Log, halt_at, recipe
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import COMMIT, WEIGHTS, json_digest
 from workbench.training.model import adapter
+from workbench.training.model.base import ResidentBase
 from workbench.training.scoring import scores
 from workbench.training.scoring.held_out_loss import score_rows
 from workbench.training.step import Step
 from workbench.training.step.kept import keeper
 
 SETTINGS: dict[str, Any] = {
-    "model__name": DEMO_MODEL,
-    "train__epochs": 3,
-    "train__max_steps": 14,
-    "train__learning_rate": 2e-2,
+    "train__max_steps": 5,
+    "train__learning_rate": 5e-2,
     "train__save_every": 1,
     "train__log_every": 1,
-    "evaluate__every": 4,
+    "evaluate__every": 1,
 }
-"""Fourteen steps at a rate so high that the held-out loss is lowest at step 12."""
-BEST, LAST = 12, 14
+"""Five steps at a rate so high that the held-out loss is lowest at step 3."""
+BEST, LAST = 3, 5
 
 
 def curve(*logs: Log) -> list[tuple[int, float]]:
@@ -48,8 +47,8 @@ def steps_on_disk(bench: Bench) -> list[str]:
 def half_way(home: Path, **settings: Any) -> Bench:
     """Return a bench whose trial gave its card back before its last weights were evaluated."""
     bench = Bench(home, recipe(**{**SETTINGS, **settings}))
-    assert bench.run(on=halt_at(12, Halt.YIELD)).end["step"] == 12
-    assert bench.run(on=halt_at(13, Halt.YIELD)).end["step"] == LAST
+    assert bench.run(on=halt_at(BEST, Halt.YIELD)).end["step"] == BEST
+    assert bench.run(on=halt_at(LAST, Halt.YIELD)).end["step"] == LAST
     return bench
 
 
@@ -64,7 +63,7 @@ def test_the_step_with_the_lowest_held_out_loss_is_scored_and_kept(
 ) -> None:
     bench, log = straight
     losses = dict(curve(log))
-    assert [step for step, _ in curve(log)] == [4, 8, 12, 14]
+    assert [step for step, _ in curve(log)] == [1, 2, BEST, 4, LAST]
     assert min(losses, key=lambda step: losses[step]) == BEST
     (score,) = log.of("score")
     assert (score["step"], score["values"]["loss"]) == (BEST, losses[BEST])
@@ -106,7 +105,7 @@ def test_losses_of_the_kept_step_are_not_computed_twice(
         return score_rows(*given, **named)
 
     monkeypatch.setattr(scores, "score_rows", counted)
-    short = {"train__max_steps": 4, "evaluate__every": 2}
+    short = {"train__max_steps": 2, "evaluate__every": 1}
     log = Bench(tmp_path, recipe(**{**SETTINGS, **short})).run()
     assert log.outcome is Outcome.DONE
     assert passes == [8, 8]
@@ -123,7 +122,7 @@ def test_the_adapter_holds_the_weights_of_that_step(straight: tuple[Bench, Log])
 
 
 def test_the_best_checkpoint_stays_beside_the_newest(straight: tuple[Bench, Log]) -> None:
-    assert steps_on_disk(straight[0]) == ["step-000012", "step-000013", "step-000014"]
+    assert steps_on_disk(straight[0]) == ["step-000003", "step-000004", "step-000005"]
 
 
 def test_a_resumed_trial_keeps_the_same_weights_digit_by_digit(
@@ -131,9 +130,9 @@ def test_a_resumed_trial_keeps_the_same_weights_digit_by_digit(
 ) -> None:
     """The card is given back at steps whose evaluation is due, and just after the best one."""
     expected, bench = straight[1], Bench(tmp_path, recipe(**SETTINGS))
-    logs = [bench.run(on=halt_at(step, Halt.YIELD)) for step in (4, 8, 12)]
-    assert [log.end["step"] for log in logs] == [4, 8, 12]
-    logs.append(bench.run())
+    logs = [bench.run(on=halt_at(step, Halt.YIELD)) for step in (1, BEST)]
+    assert [log.end["step"] for log in logs] == [1, BEST]
+    logs.append(bench.run(ResidentBase()))
     assert curve(*logs) == curve(expected)
     assert logs[-1].of("score") == expected.of("score")
     weights = f"adapter/{adapter.WEIGHTS}"
@@ -144,13 +143,13 @@ def test_a_resumed_trial_keeps_the_same_weights_digit_by_digit(
 def test_a_trial_that_is_stopped_later_keeps_its_best_weights(
     straight: tuple[Bench, Log], tmp_path: Path
 ) -> None:
-    bench = Bench(tmp_path, recipe(**{**SETTINGS, "train__max_steps": 40}))
-    log = bench.run(on=halt_at(13, Halt.FINISH))
+    bench = Bench(tmp_path, recipe(**{**SETTINGS, "evaluate__every": BEST, "train__max_steps": 12}))
+    log = bench.run(on=halt_at(4, Halt.FINISH))
     assert log.outcome is Outcome.STOPPED
     (score,) = log.of("score")
     losses = dict(curve(log))
-    assert list(losses) == [4, 8, 12, log.end["step"]]
-    assert score["step"] == min(losses, key=lambda step: losses[step])
+    assert list(losses) == [BEST, LAST]
+    assert score["step"] == min(losses, key=lambda step: losses[step]) == BEST
 
 
 def test_finishing_a_paused_trial_compares_its_last_weights_with_the_best(tmp_path: Path) -> None:
@@ -166,26 +165,26 @@ def test_a_damaged_best_checkpoint_is_reported_and_the_next_best_kept(tmp_path: 
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     log = bench.run()
     assert log.outcome is Outcome.DONE
-    assert log.of("score")[0]["step"] == LAST
+    assert log.of("score")[0]["step"] == 4
     [warning] = [row["text"] for row in log.of("log") if row["level"] == "warning"]
-    assert "step-000012 is damaged" in warning
+    assert "step-000003 is damaged" in warning
     assert "the next best one is used" in warning
 
 
 def test_a_trial_that_diverges_keeps_its_best_weights(tmp_path: Path) -> None:
     """The loss that training began with is in the checkpoint; the test makes it small."""
-    bench = Bench(tmp_path, recipe(**SETTINGS))
-    bench.run(on=halt_at(5, Halt.YIELD))
+    bench = Bench(tmp_path, recipe(**{**SETTINGS, "evaluate__every": BEST, "train__max_steps": 9}))
+    bench.run(on=halt_at(4, Halt.YIELD))
     newest = checkpoint.newest_first(bench.checkpoints)[0]
-    assert newest.name == "step-000006"
+    assert newest.name == "step-000005"
     body = json.loads((newest / COMMIT).read_text())
     del body["sha256"]
     body["window"]["start_loss"] = 0.01
     (newest / COMMIT).write_text(json.dumps({**body, "sha256": json_digest(body)}))
     log = bench.run()
     assert log.outcome is Outcome.DIVERGED, log.end
-    assert log.of("score")[0]["step"] == log.end["step"] == 4
-    assert "the checkpoint of step 4 was scored and kept" in log.end["hint"]
+    assert log.of("score")[0]["step"] == log.end["step"] == 3
+    assert "the checkpoint of step 3 was scored and kept" in log.end["hint"]
     assert log.of("adapter")
 
 
@@ -196,5 +195,5 @@ def test_the_last_weights_are_kept_where_the_recipe_says_so(tmp_path: Path) -> N
     assert losses[BEST] < losses[LAST]
     assert log.of("score")[0]["step"] == LAST
     assert log.scores["loss"] == losses[LAST]
-    assert steps_on_disk(bench) == ["step-000013", "step-000014"]
+    assert steps_on_disk(bench) == ["step-000004", "step-000005"]
     assert not [row for row in log.of("results") if not row["scored"]]

@@ -11,13 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.trials import Bench, plan, recipe
+from tests.training.trials import Bench, Log, plan, recipe
 from workbench import fault_points
 from workbench.attempts.events import Outcome
 from workbench.training.model.base import ResidentBase
 
-SETTINGS: dict[str, Any] = {"lora__dropout": 0.0, "train__epochs": 2, "train__log_every": 1}
-"""Twelve steps of four rows, with checkpoints at 4 and 8, and without dropout: its masks would
+SETTINGS: dict[str, Any] = {
+    "lora__dropout": 0.0,
+    "train__epochs": 2,
+    "train__max_steps": 7,
+    "train__log_every": 1,
+}
+"""Seven steps of four rows, with a checkpoint at 4, and without dropout: its masks would
 depend on how a batch is cut."""
 
 
@@ -43,6 +48,12 @@ def holds(tokens: int, *, after: int = 0, scoring: int = 1 << 30) -> Iterator[No
         hook.remove()
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """Return a whole trial that never ran out of memory."""
+    return Bench(tmp_path_factory.mktemp("straight"), recipe(**SETTINGS)).run()
+
+
 @pytest.fixture
 def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the file in which a fault is armed."""
@@ -58,13 +69,13 @@ def warnings_of(log: Any) -> list[str]:
     "rung",
     [
         {"tokens_per_micro": 192},
-        {"tokens_per_micro": 96},
         {"tokens_per_micro": 96, "recompute_layers": 5},
     ],
 )
-def test_losses_are_the_same_across_a_fallback_step(rung: dict[str, Any], tmp_path: Path) -> None:
-    straight = Bench(tmp_path / "a", recipe(**SETTINGS)).run()
-    climbing = Bench(tmp_path / "b", recipe(**SETTINGS))
+def test_losses_are_the_same_across_a_fallback_step(
+    rung: dict[str, Any], straight: Log, tmp_path: Path
+) -> None:
+    climbing = Bench(tmp_path, recipe(**SETTINGS))
     with holds(150, after=6):
         first = climbing.run()
     assert (first.outcome, first.end["cause"]) == (Outcome.FAILED, "out_of_memory")
@@ -73,7 +84,7 @@ def test_losses_are_the_same_across_a_fallback_step(rung: dict[str, Any], tmp_pa
     assert second.outcome is Outcome.DONE
     assert min(second.losses) == 5, "from the checkpoint of step 4"
     losses = {**first.losses, **second.losses}
-    assert set(losses) == set(range(1, 13))
+    assert set(losses) == set(range(1, 8))
     for step, (loss, norm) in straight.losses.items():
         assert losses[step][0] == pytest.approx(loss, rel=1e-6, abs=1e-6), step
         assert losses[step][1] == pytest.approx(norm, rel=1e-5), step
@@ -93,8 +104,7 @@ def test_an_attempt_reports_where_it_ran_out_of_memory_and_what_it_took(
     assert "were taken, 1.0 GiB predicted" in log.end["reason"]
 
 
-def test_a_passing_shortage_is_cured_by_emptying_the_card(tmp_path: Path) -> None:
-    straight = Bench(tmp_path / "a", recipe(**SETTINGS)).run()
+def test_a_passing_shortage_is_cured_by_emptying_the_card(straight: Log, tmp_path: Path) -> None:
     armed = [True]
 
     def once(module: nn.Module, inputs: Any) -> None:
@@ -104,7 +114,7 @@ def test_a_passing_shortage_is_cured_by_emptying_the_card(tmp_path: Path) -> Non
 
     hook = nn.modules.module.register_module_forward_pre_hook(once)
     try:
-        log = Bench(tmp_path / "b", recipe(**SETTINGS)).run()
+        log = Bench(tmp_path, recipe(**SETTINGS)).run()
     finally:
         hook.remove()
     assert log.outcome is Outcome.DONE
@@ -113,12 +123,12 @@ def test_a_passing_shortage_is_cured_by_emptying_the_card(tmp_path: Path) -> Non
 
 
 def test_a_shortage_while_saving_loses_no_checkpoint(fault: Path, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, recipe(**SETTINGS))
+    bench = Bench(tmp_path, recipe(**SETTINGS, train__save_every=2))
     fault.write_text("checkpoint.filled=oom@2")
     log = bench.run()
     assert log.outcome is Outcome.DONE
-    assert [row["step"] for row in log.of("checkpoint")] == [4, 8, 12]
-    assert "out of memory while the checkpoint of step 8 was written: once more" in warnings_of(log)
+    assert [row["step"] for row in log.of("checkpoint")] == [2, 4, 6, 7]
+    assert "out of memory while the checkpoint of step 4 was written: once more" in warnings_of(log)
 
 
 def test_scoring_takes_half_the_rows_at_a_time_from_then_on(tmp_path: Path) -> None:

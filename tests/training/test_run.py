@@ -31,6 +31,7 @@ from workbench.training.model.base import DTYPES, ResidentBase
 from workbench.training.model.weights import model_loader
 
 ANSWERS = {"evaluate__answer_pattern": r"####\s*(\S+)", "evaluate__max_new_tokens": 24}
+SHORT_ANSWERS = {"evaluate__answer_pattern": r"^(\d+)", "evaluate__max_new_tokens": 4}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def logits_of_saved(
     """The logits of one row: by the trained model as it saved its adapter; by that adapter in plain
     PEFT on a plain base; by the base alone."""
     made, seen, resident = (
-        recipe(model__name=DEMO_MODEL, train__epochs=4, **settings),
+        recipe(**{"model__name": DEMO_MODEL, "train__epochs": 4, **settings}),
         [],
         ResidentBase(),
     )
@@ -139,7 +140,7 @@ def logits_of_saved(
 
 
 def test_the_saved_adapter_gives_the_same_logits_in_plain_peft(tmp_path: Path) -> None:
-    trained, loaded, plain = logits_of_saved(tmp_path, "fp32")
+    trained, loaded, plain = logits_of_saved(tmp_path, "fp32", train__epochs=1)
     torch.testing.assert_close(loaded, trained, rtol=1e-4, atol=1e-4)
     assert float((trained - plain).abs().max()) > 0.1
 
@@ -152,7 +153,8 @@ def weight_names(folder: Path) -> set[str]:
 def test_only_the_text_part_of_a_vision_model_is_trained(family: str, tmp_path: Path) -> None:
     """Gemma 3 from 4B on, Gemma 4 and Mistral 3 have a vision tower, which gets no adapter."""
     folder, loader = seeing(tmp_path / "model", family), model_loader(family)
-    settings = recipe(model__name=str(folder), train__save_every=2, evaluate__every=2, **ANSWERS)
+    steps = {"train__save_every": 2, "evaluate__every": 2, "train__max_steps": 3}
+    settings = recipe(model__name=str(folder), **steps, **SHORT_ANSWERS)
     bench = Bench(tmp_path / "home", settings, plan=plan(recompute_layers=2, layers=2))
     log = bench.run()
     assert log.outcome is Outcome.DONE, log.end
@@ -225,7 +227,7 @@ def test_a_yield_ends_the_generation_of_answers(tmp_path: Path) -> None:
         if kind == "phase" and data["detail"] == "answers":
             control.request_halt(Halt.YIELD)
 
-    settings = recipe(train__max_steps=2, **ANSWERS)
+    settings = recipe(train__max_steps=2, **SHORT_ANSWERS)
     bench = Bench(tmp_path, settings, plan=plan(recompute_layers=5))
     assert bench.run(on=on).outcome is Outcome.YIELDED
     again = bench.run()
@@ -313,7 +315,7 @@ def test_a_bug_leaves_its_traceback_in_a_file_only(tmp_path: Path) -> None:
 
 
 def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_cut(tmp_path: Path) -> None:
-    settings = recipe(lora__dropout=0.0)
+    settings = recipe(lora__dropout=0.0, train__log_every=1, train__max_steps=3)
     whole = Bench(tmp_path / "a", settings, plan=plan()).run()
     cut = Bench(tmp_path / "b", settings, plan=plan(tokens_per_micro=96)).run()
     for step, (loss, norm) in whole.losses.items():

@@ -11,9 +11,10 @@ import torch
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from tests.training.trials import Bench, Log, plan, recipe, spec
+from tests.training.trials import Bench, Log, plan, recipe, recipe_of_two_layers, spec
 from workbench.attempts.events import Outcome
 from workbench.recipe import Recipe
+from workbench.training import libraries
 from workbench.training.dataset.prepared import load_prepared, prepare_data
 from workbench.training.model import adapter
 from workbench.training.model.base import ResidentBase
@@ -36,7 +37,7 @@ def losses_of_trl(
 ) -> dict[int, tuple[float, float]]:
     """Return loss and gradient norm at each log line of TRL's trainer on padded batches."""
     card = device == "cuda"
-    tokenizer = load_tokenizer(spec().path, None)
+    tokenizer = load_tokenizer(made.model.name, None)
     rows, _ = load_prepared(prepare_data(made, tokenizer, folder / "cache", lambda *_: None))
     train = made.train
     args = SFTConfig(
@@ -62,7 +63,12 @@ def losses_of_trl(
         save_strategy="no",
     )
     precision = "bf16" if card else "fp32"
-    way = spec(quantization=made.model.quantization, device=device, precision=precision)
+    way = spec(
+        path=made.model.name,
+        quantization=made.model.quantization,
+        device=device,
+        precision=precision,
+    )
     with ResidentBase().acquire(way) as base:
         model = adapter.add_adapter(base, made, lambda *_, **__: None)
         masters = {n: p.data for n, p in model.named_parameters() if p.requires_grad}
@@ -81,12 +87,26 @@ def losses_of_trl(
     return {row["step"]: (row["loss"], row["grad_norm"]) for row in history}
 
 
+EVERY_STEP: dict[str, Any] = {
+    "model__quantization": "nf4",
+    "lora__dropout": 0.0,
+    "train__max_steps": 4,
+    "train__log_every": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[float, float]]:
+    libraries.import_libraries(threads=1)
+    return losses_of_trl(recipe_of_two_layers(**EVERY_STEP), tmp_path_factory.mktemp("trl"))
+
+
 @pytest.mark.parametrize("cut", [{}, {"tokens_per_micro": 192}, {"recompute_layers": 3}], ids=str)
-def test_losses_and_gradients_are_those_of_trl(cut: dict[str, Any], tmp_path: Path) -> None:
-    made = recipe(lora__dropout=0.0, model__quantization="nf4", train__log_every=1)
-    log = Bench(tmp_path / "ours", made, plan=plan(**cut)).run()
+def test_losses_and_gradients_are_those_of_trl(
+    cut: dict[str, Any], expected: dict[int, tuple[float, float]], tmp_path: Path
+) -> None:
+    log = Bench(tmp_path, recipe_of_two_layers(**EVERY_STEP), plan=plan(layers=2, **cut)).run()
     assert log.outcome is Outcome.DONE
-    expected = losses_of_trl(made, tmp_path)
     assert log.losses.keys() == expected.keys()
     for step, row in expected.items():
         assert log.losses[step] == pytest.approx(row, rel=1e-3)

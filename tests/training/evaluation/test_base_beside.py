@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from tests.training.trials import Bench, Log, plan, recipe, shallow_model
+from tests.training.trials import Bench, Log, plan, recipe_of_two_layers, shallow_model
 from workbench.attempts.assignment import ANSWERS
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
@@ -27,8 +27,9 @@ pytestmark = [
 SETTINGS: dict[str, Any] = {
     "train__max_steps": 3,
     "train__learning_rate": 0.05,
-    "evaluate__answer_pattern": r"(\S+)",
-    "evaluate__max_new_tokens": 8,
+    "evaluate__answer_pattern": r"^(\S+)",
+    "evaluate__max_new_tokens": 4,
+    "data__eval_rows": 4,
 }
 On = Callable[[str, dict[str, Any], Control], None]
 
@@ -37,9 +38,9 @@ class Sweep:
     """Trials of one experiment on one bench: number 1 is the base."""
 
     def __init__(self, home: Path, *, rows_at_once: int = 3, **settings: Any) -> None:
-        made = recipe(**{**SETTINGS, **settings})
+        made = recipe_of_two_layers(**{**SETTINGS, **settings})
         self.bench = Bench(home, made, plan=plan(eval_batch=rows_at_once))
-        self.resident = ResidentBase()
+        self.resident: ResidentBase | None = None
         self.base = home / "trials" / "1"
         self.base.mkdir(parents=True)
 
@@ -156,7 +157,7 @@ def test_of_two_trials_that_are_scored_at_once_one_answers_the_base(tmp_path: Pa
     def second() -> None:
         other = Sweep.__new__(Sweep)
         other.bench = Bench(sweep.bench.home, sweep.bench.recipe, plan=sweep.bench.plan)
-        other.resident, other.base = ResidentBase(), sweep.base
+        other.base, other.resident = sweep.base, ResidentBase()  # a worker of its own
         log = other.train(3, on=when_answering(lambda control: count("second", control)))
         assert log.outcome is Outcome.DONE, log.end
 

@@ -22,8 +22,8 @@ from workbench.training.training_arguments import read_prepared
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
-PATTERN = {"evaluate__answer_pattern": r"(-?\d+)", "evaluate__max_new_tokens": 8}
-PATTERN |= {"model__name": DEMO_MODEL}
+PATTERN: dict[str, Any] = {"evaluate__answer_pattern": r"^(-?\d+)", "evaluate__max_new_tokens": 4}
+PATTERN |= {"model__name": DEMO_MODEL, "data__eval_rows": 4}
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 BASE = {"rows": "eval"}
-PATTERN = r"(\S+)"
+SHORT: dict[str, Any] = {
+    "evaluate__answer_pattern": r"^(\S+)",
+    "evaluate__max_new_tokens": 4,
+    "data__eval_rows": 2,
+}
 PROMPTS = {0: [5, 6, 7], 3: [8, 9], 4: [5] * 6}
 HOW: dict[str, Any] = {"shrunk": lambda size: None, "fell_back": lambda reason: None}
 
@@ -173,7 +177,7 @@ def run(bench: Bench, resident: ResidentBase, number: int, **given: Any) -> list
 def test_answers_of_a_base_whose_files_were_replaced_are_not_taken(tmp_path: Path) -> None:
     model, resident, keys = tmp_path / "model", ResidentBase(), []
     shutil.copytree(shallow_model(), model)
-    made = recipe(model__name=str(model), evaluate__answer_pattern=PATTERN, data__eval_rows=2)
+    made = recipe(model__name=str(model), **SHORT)
     bench = Bench(tmp_path / "home", made, plan=plan(eval_lanes=4), kind="base")
     waits = bench.home / "trials" / "2"
     waits.mkdir(parents=True)

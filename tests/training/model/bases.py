@@ -22,9 +22,11 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 Change = Callable[[dict[str, Tensor]], object]
 
 
-def copied(folder: Path, change: Change = lambda weights: None, **config: Any) -> Path:
-    """Copy the demo's model to `folder`, with changed weights and keys set in its config."""
-    shutil.copytree(DEMO, folder)
+def copied(
+    folder: Path, change: Change = lambda weights: None, source: Path = DEMO, **config: Any
+) -> Path:
+    """Copy a model (the demo's) to `folder`, with changed weights and keys set in its config."""
+    shutil.copytree(source, folder)
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})

@@ -47,7 +47,7 @@ def test_names_of_all_parts_mean_the_fused_projection(
 
 def test_the_default_targets_train_every_projection_of_a_phi_3(tmp_path: Path) -> None:
     folder = made(tmp_path / "model", "phi3", bos_token_id=0, eos_token_id=0)
-    settings = recipe(model__name=str(folder))
+    settings = recipe(model__name=str(folder), train__max_steps=1)
     assert check_model(resolve_model(settings.model), settings) == []
     bench = Bench(tmp_path / "home", settings)
     log = bench.run()

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.model import bases
 from tests.training.model.bases import UP, Q, copied, cut_short, in_four_bits, made, sharded
-from tests.training.trials import Bench, plan, recipe
+from tests.training.trials import Bench, plan, recipe, shallow_model
 from workbench.attempts.events import Outcome
 from workbench.errors import ModelError
 from workbench.export.merge import merge_adapter
@@ -90,7 +90,7 @@ def test_a_broken_base_is_refused_before_rows_are_prepared(tmp_path: Path) -> No
 
 def test_a_merge_refuses_a_base_that_is_not_whole(tmp_path: Path) -> None:
     """It would compare a base of random weights with itself and find no difference."""
-    bench = Bench(tmp_path / "home", recipe())
+    bench = Bench(tmp_path / "home", recipe(train__max_steps=1))
     bench.run()
     folder = copied(tmp_path / "model", lambda weights: weights.pop(UP))
     with pytest.raises(ModelError, match=UP):
@@ -102,7 +102,7 @@ def test_a_merge_refuses_a_base_that_is_not_whole(tmp_path: Path) -> None:
 def test_a_base_with_a_weight_that_is_nan_is_named_as_the_cause(
     quantization: str, save_every: int, tmp_path: Path
 ) -> None:
-    folder = copied(tmp_path / "model", not_a_number)
+    folder = copied(tmp_path / "model", not_a_number, Path(shallow_model(2)))
     settings: dict[str, Any] = {"model__name": str(folder), "model__quantization": quantization}
     settings |= {"train__save_every": save_every, "train__max_steps": 30}
     log = Bench(tmp_path / "home", recipe(**settings)).run()
@@ -114,7 +114,7 @@ def test_a_base_with_a_weight_that_is_nan_is_named_as_the_cause(
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_a_short_trial_on_a_base_with_nan_names_the_weight(keep: str, tmp_path: Path) -> None:
     """Its few steps are skipped, so that the held-out rows are the first to show it."""
-    folder = copied(tmp_path / "model", not_a_number)
+    folder = copied(tmp_path / "model", not_a_number, Path(shallow_model(2)))
     settings = {"model__name": str(folder), "train__keep": keep, "train__max_steps": 2}
     log = Bench(tmp_path / "home", recipe(**settings)).run()
     assert log.end["cause"] == "model"
@@ -122,7 +122,7 @@ def test_a_short_trial_on_a_base_with_nan_names_the_weight(keep: str, tmp_path: 
 
 
 def test_scoring_a_base_with_nan_names_the_weight(tmp_path: Path) -> None:
-    folder = copied(tmp_path / "model", not_a_number)
+    folder = copied(tmp_path / "model", not_a_number, Path(shallow_model(2)))
     log = Bench(tmp_path / "home", recipe(model__name=str(folder)), kind="base").run()
     assert UP in log.end["reason"]
 
@@ -142,8 +142,8 @@ def test_a_base_stored_in_four_bits_computes_in_the_plans_precision(
 
 
 def test_a_base_stored_in_four_bits_trains_and_merges(tmp_path: Path) -> None:
-    folder = in_four_bits(tmp_path / "model")
-    settings = recipe(model__name=str(folder), model__quantization="nf4")
+    folder = in_four_bits(tmp_path / "model", source=Path(shallow_model(2)))
+    settings = recipe(model__name=str(folder), model__quantization="nf4", train__max_steps=3)
     bench = Bench(tmp_path / "home", settings)
     log = bench.run()
     assert log.outcome is Outcome.DONE, log.end
@@ -190,6 +190,7 @@ def test_a_model_with_capped_scores_needs_no_setting(tmp_path: Path) -> None:
 def test_a_model_without_sdpa_is_refused_with_the_setting_that_works(tmp_path: Path) -> None:
     folder = made(tmp_path / "model", "bloom")
     settings: dict[str, Any] = {"model__name": str(folder), "lora__targets": "all-linear"}
+    settings |= {"train__max_steps": 1, "train__warmup": 0}
     with pytest.raises(ModelError) as refused:
         Bench(tmp_path / "a", recipe(**settings))
     assert refused.value.hint == "set model.attention: eager"

@@ -32,7 +32,7 @@ FAILING = """
 
 
 def scored_by(scorer: str | list[str], **settings: Any) -> Any:
-    few = {"train__max_steps": 2, "evaluate__max_new_tokens": 48}
+    few = {"train__max_steps": 2, "evaluate__max_new_tokens": 24}
     return recipe(evaluate__scorer=scorer, **{**few, **settings})
 
 
@@ -64,7 +64,7 @@ def test_a_pattern_alone_scores_exact_match_as_it_always_did(tmp_path: Path) -> 
     pattern = r"####\s*(\S+)"
     named = Bench(tmp_path / "1", scored_by("exact_match", evaluate__answer_pattern=pattern)).run()
     alone = recipe(
-        train__max_steps=2, evaluate__max_new_tokens=48, evaluate__answer_pattern=pattern
+        train__max_steps=2, evaluate__max_new_tokens=24, evaluate__answer_pattern=pattern
     )
     plain = values_of(Bench(tmp_path / "2", alone).run())
     assert plain == values_of(named)

@@ -112,16 +112,16 @@ def test_losses_of_many_evaluations_are_kept_in_part(evaluations: int, kept: int
 
 
 def scored_recipe(**settings: Any) -> Any:
-    scored = {"evaluate__answer_pattern": PATTERN, "evaluate__max_new_tokens": 16}
-    return recipe(**{"train__max_steps": 4, **scored, **settings})
+    scored = {"evaluate__answer_pattern": r"^(\d+)", "evaluate__max_new_tokens": 4}
+    return recipe(**{"train__max_steps": 2, **scored, **settings})
 
 
 def test_a_trial_keeps_the_result_of_every_row(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, scored_recipe(evaluate__every=2))
+    bench = Bench(tmp_path, scored_recipe(evaluate__every=1))
     log = bench.run()
     compared, *_, scored = log.of("results")
-    assert (compared["step"], compared["scored"]) == (2, False)
-    assert (scored["step"], scored["scored"], scored["rows"]) == (4, True, 8)
+    assert (compared["step"], compared["scored"]) == (1, False)
+    assert (scored["step"], scored["scored"], scored["rows"]) == (2, True, 8)
     assert len(scored["sha256"]) == 64
     found = read_answers(tmp_path, 1, scored["evaluation"])
     assert len(found) == 8
@@ -133,7 +133,7 @@ def test_a_trial_keeps_the_result_of_every_row(tmp_path: Path) -> None:
     names = {path.name for path in (bench.trial / "results").iterdir()}
     assert names >= {
         f"{scored['evaluation']}.jsonl.gz",
-        f"{scored['evaluation']}.step-2.jsonl.gz",
+        f"{scored['evaluation']}.step-1.jsonl.gz",
     }
 
 
@@ -149,7 +149,7 @@ def test_the_base_and_a_trial_are_kept_under_one_digest(tmp_path: Path) -> None:
 
 def test_what_ran_before_on_the_base_changes_no_digit(tmp_path: Path) -> None:
     resident = ResidentBase()
-    alone = Bench(tmp_path / "1", scored_recipe()).run().of("results")[0]
+    alone = Bench(tmp_path / "1", scored_recipe()).run(ResidentBase()).of("results")[0]
     Bench(tmp_path / "2", scored_recipe(lora__rank=16, train__seed=7)).run(resident)
     after = Bench(tmp_path / "3", scored_recipe()).run(resident).of("results")[0]
     assert after["sha256"] == alone["sha256"]
@@ -178,7 +178,7 @@ def test_too_many_rows_are_scored_and_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results_writer, "MOST_ROWS", 7)
-    log = Bench(tmp_path, scored_recipe(evaluate__every=2)).run()
+    log = Bench(tmp_path, scored_recipe(evaluate__every=1)).run()
     assert log.of("results") == []
     assert [line["text"] for line in log.of("log") if "no intervals" in line["text"]]
     assert log.scores["loss"] > 0
@@ -187,7 +187,8 @@ def test_too_many_rows_are_scored_and_not_kept(
 def test_foreign_text_is_kept_as_it_is(tmp_path: Path, write_rows: Any) -> None:
     rows = [{"question": f"\x1b[31m{n} {chr(0x202E)}", "answer": f"#### {n}"} for n in range(12)]
     path = write_rows(rows)
-    made = scored_recipe(data__train=str(path), data__eval=None, data__eval_rows=4)
+    settings = {"data__eval": None, "data__eval_rows": 4, "evaluate__answer_pattern": PATTERN}
+    made = scored_recipe(data__train=str(path), **settings)
     [kept] = Bench(tmp_path, made).run().of("results")
     found = read_answers(tmp_path, 1, kept["evaluation"])
     assert all("\x1b[31m" in row.question for row in found)
