@@ -62,11 +62,13 @@ def gpu(box: str, at: int, problem: str = "") -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize(("width", "height"), [(60, 16), (80, 24), (160, 50)])
-async def test_cards_stand_below_their_machine(cluster: Home, width: int, height: int) -> None:
-    async with shown(cluster, width, height) as (app, pilot):
+async def test_cards_stand_below_their_machine(cluster: Home) -> None:
+    async with shown(cluster, 60, 16) as (app, pilot):
         await press_and_settle(app, pilot, "5")
-        check_golden(app, f"cards-cluster-{width}x{height}")
+        for width, height in ((60, 16), (80, 24), (160, 50)):
+            await pilot.resize_terminal(width, height)
+            await settled(app, pilot)
+            check_golden(app, f"cards-cluster-{width}x{height}")
 
 
 async def test_a_machines_line_shows_its_facts_and_filters_by_it(cluster: Home) -> None:

@@ -46,43 +46,47 @@ async def test_enter_compares_what_is_marked_and_opens_what_is_not(running: Home
         best = await on_board(app, pilot)
         await press_and_settle(app, pilot, "enter")
         assert isinstance(app.screen, Trial)
-        await press_and_settle(app, pilot, "escape", "home", "space", "space")
+        await press_and_settle(app, pilot, "escape", "home", "space", "end")
+        base = board(app).key
+        assert base == BASE
+        await pilot.press("enter")  # a single mark: with the row under the cursor
+        await until(pilot, lambda: f"#{best[0]}, base compared" in text(app))
+        await press_and_settle(app, pilot, "escape", "home", "down", "space")
         assert app.view_state.marked == {*best[:2]}
         await press_and_settle(app, pilot, "enter")
         await until(pilot, lambda: f"#{best[0]}, #{best[1]} compared" in text(app))
         assert f"differences from #{best[0]}, on the same rows" in text(app)
 
 
-async def test_a_single_mark_is_compared_with_the_row_under_the_cursor(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        best = await on_board(app, pilot)
-        await press_and_settle(app, pilot, "home", "space", "end")
-        base = board(app).key
-        assert base == BASE
-        await pilot.press("enter")
-        await until(pilot, lambda: f"#{best[0]}, base compared" in text(app))
-
-
-def accept_chat(home: Home, trial: int) -> None:
-    """Answer the request for a chat as the engine would, with a trial that holds a card."""
+def answer_chat(home: Home, said: RequestAnswer) -> None:
+    """Answer the request for a chat as the engine would."""
     store = Store(home.database, clock=lambda: NOW)
     for path, request in scan_requests(home.requests):
         assert isinstance(request, Request)
         assert request.verb == "chat"
-        said = RequestAnswer(ok=True, text="", hint="", data={"trial": trial})
         store.record_answer(request, said)
         path.unlink()
     store.close()
 
 
-async def test_a_chat_shows_each_answer_as_it_is_written(running: Home) -> None:
+async def test_a_chat_shows_each_answer_as_it_is_written_or_why_it_was_refused(
+    running: Home,
+) -> None:
     files = session_of(running.trial(LIVE))
     asked = LineFollower(files.questions)
     async with shown(running, 80, 24) as (app, pilot):
         best = await on_board(app, pilot)
         await press_and_settle(app, pilot, "home", "t")
         await until(pilot, lambda: any(running.requests.glob("*.json")))
-        accept_chat(running, LIVE)
+        answer_chat(
+            running, RequestAnswer(ok=False, text="trial 9 is on another base", hint="", data={})
+        )
+        await until(pilot, lambda: "on another base" in text(app))
+        assert app.screen.query_one("#typed", Input).disabled
+        await press_and_settle(app, pilot, "escape", "t")
+        await until(pilot, lambda: any(running.requests.glob("*.json")))
+        # With a trial that holds a card.
+        answer_chat(running, RequestAnswer(ok=True, text="", hint="", data={"trial": LIVE}))
         append_line(files.answers, {"ready": True})
         chat = app.screen
         assert isinstance(chat, Chat)
@@ -108,22 +112,6 @@ async def test_a_chat_shows_each_answer_as_it_is_written(running: Home) -> None:
         await until(pilot, lambda: not files.person_is_there())
 
 
-async def test_a_refused_chat_says_why_and_takes_no_questions(running: Home) -> None:
-    async with shown(running, 80, 24) as (app, pilot):
-        await on_board(app, pilot)
-        await press_and_settle(app, pilot, "home", "t")
-        await until(pilot, lambda: any(running.requests.glob("*.json")))
-        store = Store(running.database, clock=lambda: NOW)
-        for path, request in scan_requests(running.requests):
-            assert isinstance(request, Request)
-            no = RequestAnswer(ok=False, text="trial 9 is on another base", hint="", data={})
-            store.record_answer(request, no)
-            path.unlink()
-        store.close()
-        await until(pilot, lambda: "on another base" in text(app))
-        assert app.screen.query_one("#typed", Input).disabled
-
-
 def test_a_transcript_shows_every_line_of_an_answer_with_its_name_once() -> None:
     said = Transcript(status="")
     said.turns = [Turn("", "why?"), Turn("#5", "so\nand so", "7 tokens")]
@@ -131,7 +119,7 @@ def test_a_transcript_shows_every_line_of_an_answer_with_its_name_once() -> None
     assert lines == ["> why?", "#5 so", "  and so", "  7 tokens", ""]
 
 
-async def test_e_scores_the_trial_on_the_rows_that_are_typed(
+async def test_e_scores_the_trial_on_the_rows_that_are_typed_once_they_are_there(
     whole: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = tmp_path / "new rows.jsonl"
@@ -139,21 +127,6 @@ async def test_e_scores_the_trial_on_the_rows_that_are_typed(
     monkeypatch.chdir(tmp_path)
     async with shown(whole) as (app, pilot):
         best = await on_board(app, pilot)
-        await press_and_settle(app, pilot, "home", "e")
-        await until(pilot, lambda: isinstance(app.screen, InputPanel))
-        app.screen.query_one(Input).value = "'new rows.jsonl' evaluate.max_new_tokens=7"
-        await pilot.press("enter")
-        await until(pilot, lambda: any(whole.requests.glob("*.json")))
-        [(_, request)] = list(scan_requests(whole.requests))
-        assert isinstance(request, Request)
-        assert (request.verb, request.args["subjects"]) == ("evaluate", [best[0]])
-        assert request.args["recipe"]["data"]["eval"] == str(rows)
-        assert request.args["recipe"]["evaluate"]["max_new_tokens"] == 7
-
-
-async def test_rows_that_are_not_there_are_refused_and_the_input_kept(whole: Home) -> None:
-    async with shown(whole) as (app, pilot):
-        await on_board(app, pilot)
         for _ in range(2):
             await press_and_settle(app, pilot, "home", "e")
             await until(pilot, lambda: isinstance(app.screen, InputPanel))
@@ -165,3 +138,14 @@ async def test_rows_that_are_not_there_are_refused_and_the_input_kept(whole: Hom
             assert "there is no file" in text(app)
             assert "e   asks again, with what you typed" in text(app)
             await pilot.press("escape")
+        await press_and_settle(app, pilot, "home", "e")
+        await until(pilot, lambda: isinstance(app.screen, InputPanel))
+        assert app.screen.query_one(Input).value == "gone.jsonl"
+        app.screen.query_one(Input).value = "'new rows.jsonl' evaluate.max_new_tokens=7"
+        await pilot.press("enter")
+        await until(pilot, lambda: any(whole.requests.glob("*.json")))
+        [(_, request)] = list(scan_requests(whole.requests))
+        assert isinstance(request, Request)
+        assert (request.verb, request.args["subjects"]) == ("evaluate", [best[0]])
+        assert request.args["recipe"]["data"]["eval"] == str(rows)
+        assert request.args["recipe"]["evaluate"]["max_new_tokens"] == 7

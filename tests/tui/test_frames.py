@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.tui.conftest import check_golden, settled, shown, until
+from tests.tui.conftest import check_golden, press_and_settle, settled, shown, until
 from workbench.home import Home
 
 SIZES = [(60, 16), (80, 24), (120, 40), (160, 50)]
 
 
-@pytest.mark.parametrize(("width", "height"), [(60, 16), (160, 50)])
-async def test_the_board_of_a_sweep_that_has_ended(running: Home, width: int, height: int) -> None:
-    async with shown(running, width, height) as (app, pilot):
-        await pilot.press("4", "left_square_bracket")
-        await settled(app, pilot)
-        check_golden(app, f"board-ended-{width}x{height}")
+async def test_the_board_of_a_sweep_that_has_ended(running: Home) -> None:
+    async with shown(running, 60, 16) as (app, pilot):
+        await press_and_settle(app, pilot, "4", "left_square_bracket")
+        for width, height in ((60, 16), (160, 50)):
+            await pilot.resize_terminal(width, height)
+            await settled(app, pilot)
+            check_golden(app, f"board-ended-{width}x{height}")
 
 
 async def test_a_short_list_leaves_its_room_to_the_curves_and_the_log(running: Home) -> None:

@@ -171,7 +171,7 @@ async def test_the_queue_names_a_shared_reason_in_its_title_alone(running: Home)
 # --- the view ---
 
 
-async def test_comma_and_period_sort_and_R_reverses(running: Home) -> None:
+async def test_keys_and_clicks_sort_and_the_cursor_stays_on_its_trial(running: Home) -> None:
     async with shown(running) as (app, pilot):
         await press_and_settle(app, pilot, "2", ".")
         assert "by trial ↑" in text(app)
@@ -180,37 +180,19 @@ async def test_comma_and_period_sort_and_R_reverses(running: Home) -> None:
         assert trials(app).rows[0].key == 20
         await press_and_settle(app, pilot, "comma")
         assert trials(app).rows[0].key == RUNNING
-
-
-async def test_the_cursor_stays_on_its_trial_while_the_list_is_sorted(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await press_and_settle(app, pilot, "2", "down", ".", ".", "R")
+        await press_and_settle(app, pilot, "g", "down", ".", ".", "R")
         assert trials(app).key == RESUMED
-
-
-async def test_a_click_on_a_column_sorts_by_it(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await press_and_settle(app, pilot, "2")
         head = text(app).splitlines()[2]
         await pilot.click("#trials", offset=(head.index("loss") - 1, 1))
         await settled(app, pilot)
         assert app.view_state.choice.sort == "loss"
+        assert trials(app).key == RESUMED
 
 
-async def test_z_hides_what_has_ended_and_is_remembered(running: Home) -> None:
-    async with shown(running) as (app, pilot):
+async def test_columns_and_hidden_rows_are_chosen_and_remembered(running: Home) -> None:
+    async with shown(running, 160, 50) as (app, pilot):
         await press_and_settle(app, pilot, "2", "z")
         assert "Trials · 7 of 20 · ended ones hidden" in text(app)
-    async with shown(running) as (app, pilot):
-        await press_and_settle(app, pilot, "2")
-        assert "Trials · 7 of 20 · ended ones hidden" in text(app)
-        await press_and_settle(app, pilot, "z")
-        assert "Trials · 20" in text(app)
-
-
-async def test_columns_are_chosen_and_remembered(running: Home) -> None:
-    async with shown(running, 160, 50) as (app, pilot):
-        await press_and_settle(app, pilot, "2")
         assert "tries" in text(app)
         await pilot.press("C")
         await until(pilot, lambda: isinstance(app.screen, ColumnsPanel))
@@ -220,6 +202,9 @@ async def test_columns_are_chosen_and_remembered(running: Home) -> None:
     async with shown(running, 160, 50) as (app, pilot):
         await press_and_settle(app, pilot, "2")
         assert "tries" not in text(app)
+        assert "Trials · 7 of 20 · ended ones hidden" in text(app)
+        await press_and_settle(app, pilot, "z")
+        assert "Trials · 20" in text(app)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +227,9 @@ def test_a_home_that_is_not_there_keeps_nothing(empty_home: Home) -> None:
 # --- Dashboard ---
 
 
-async def test_live_trials_stay_in_sight_however_far_the_cursor_roams(running: Home) -> None:
+async def test_live_trials_stay_in_sight_also_when_one_ends_under_the_cursor(
+    running: Home,
+) -> None:
     async with shown(running, 80, 24) as (app, pilot):
         await press_and_settle(app, pilot, "G")
         assert trials(app).key == 1
@@ -251,11 +238,6 @@ async def test_live_trials_stay_in_sight_however_far_the_cursor_roams(running: H
         assert "base" in lines
         await press_and_settle(app, pilot, "g")
         assert trials(app).key == RUNNING
-
-
-async def test_a_trial_that_ends_under_the_cursor_hides_none_that_runs(running: Home) -> None:
-    async with shown(running, 80, 24) as (app, pilot):
-        await press_and_settle(app, pilot, "down", "up")
         store = Store(running.database)
         store.end_attempt(store.attempts(RUNNING)[-1].id, "done", "")
         store.move(RUNNING, State.RUNNING, State.DONE, by="reconcile", why="trained to its end")
@@ -263,16 +245,6 @@ async def test_a_trial_that_ends_under_the_cursor_hides_none_that_runs(running: 
         await until(pilot, lambda: trials(app).rows[0].key == RESUMED)
         await settled(app, pilot)
         assert all(f"#{id} " in text(app) for id in (14, 15))
-
-
-@pytest.mark.parametrize(("width", "height"), [(60, 16), (80, 24), (120, 40), (160, 50)])
-async def test_the_counts_stand_at_the_top_right_at_every_width(
-    running: Home, width: int, height: int
-) -> None:
-    async with shown(running, width, height) as (app, pilot):
-        for digit in "123456":
-            await press_and_settle(app, pilot, digit)
-            assert "●3 ○3 ✗1" in text(app).splitlines()[0]
 
 
 async def test_a_failure_counts_until_it_is_looked_at_and_is_remembered(running: Home) -> None:
@@ -324,12 +296,6 @@ async def test_the_last_ended_trials_are_drawn_where_none_is_live(running: Home)
         assert "no loss logged yet" not in text(app)
 
 
-async def test_the_log_leaves_out_what_only_helps_to_debug(running: Home) -> None:
-    async with shown(running, 160, 50) as (app, _pilot):
-        assert "held-out loss at step 400" in text(app)
-        assert "checkpoint at step" not in text(app)
-
-
 async def test_the_mouse_wheel_does_not_snap_back(running: Home) -> None:
     async with shown(running, 80, 16) as (app, pilot):
         await press_and_settle(app, pilot, "2")
@@ -347,8 +313,12 @@ async def test_the_mouse_wheel_does_not_snap_back(running: Home) -> None:
         assert rows.scroll_offset.y <= 1
 
 
-async def test_logs_have_one_order_in_every_view(running: Home) -> None:
-    async with shown(running, 120, 90) as (app, pilot):
+async def test_logs_have_one_order_in_every_view_without_what_only_helps_to_debug(
+    running: Home,
+) -> None:
+    async with shown(running, 160, 90) as (app, pilot):
+        assert "held-out loss at step 400" in text(app)
+        assert "checkpoint at step" not in text(app)
         lines = text(app).splitlines()
         old, new = "base is resident", "checkpoint of step 400 verified"
 

@@ -49,7 +49,9 @@ async def choose(pilot: Pilot[Any], page: NewRun, name: str) -> None:
     await until(pilot, lambda: page.answer.get("name") == name)
 
 
-async def test_n_plans_a_recipe_on_every_card_while_one_types(running: Home) -> None:
+async def test_n_plans_a_recipe_on_every_card_and_names_mistakes(
+    running: Home,
+) -> None:
     async with shown(running, 120, 40) as (app, pilot):
         page = await opened(app, pilot)
         await choose(pilot, page, "llama3-8b-qlora")
@@ -59,6 +61,13 @@ async def test_n_plans_a_recipe_on_every_card_while_one_types(running: Home) -> 
             card.name for card in snapshot.cards if card.present
         ]
         before = page.answer["cards"][0]["peak_bytes"]
+        await typed(pilot, page, "lora.rnak=8")
+        await pilot.pause()
+        assert "Did you mean lora.rank?" in " ".join(text(app).split())
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.screen is page
+        assert list(scan_requests(running.requests)) == []
         await typed(pilot, page, "rank=64 max_tokens=2048")
         assert page.answer["changed"] == ["data.max_tokens", "lora.rank"]
         assert page.answer["cards"][0]["peak_bytes"] != before
@@ -70,18 +79,6 @@ async def test_n_plans_a_recipe_on_every_card_while_one_types(running: Home) -> 
         assert isinstance(request, Request)
         assert request.verb == "submit"
         assert request.args["recipe"]["lora"]["rank"] == 64
-
-
-async def test_a_mistake_is_named_below_and_enter_sends_nothing(running: Home) -> None:
-    async with shown(running, 80, 24) as (app, pilot):
-        page = await opened(app, pilot)
-        await typed(pilot, page, "lora.rnak=8")
-        await pilot.pause()
-        assert "Did you mean lora.rank?" in " ".join(text(app).split())
-        await pilot.press("enter")
-        await pilot.pause()
-        assert app.screen is page
-        assert list(scan_requests(running.requests)) == []
 
 
 async def test_c_on_a_failed_trial_begins_with_its_hint_applied(whole: Home) -> None:
@@ -108,14 +105,15 @@ async def test_a_screen_that_only_reads_opens_no_page(running: Home) -> None:
         assert not isinstance(app.screen, NewRun)
 
 
-@pytest.mark.parametrize(("width", "height"), SIZES)
-async def test_the_page_looks_as_its_golden(running: Home, width: int, height: int) -> None:
-    async with shown(running, width, height) as (app, pilot):
+async def test_the_page_looks_as_its_golden_at_every_size(running: Home) -> None:
+    async with shown(running, *SIZES[-1]) as (app, pilot):
         page = await opened(app, pilot)
         await choose(pilot, page, "llama3-8b-qlora")
         await typed(pilot, page, "rank=64")
-        await pilot.pause()
-        check_golden(app, f"new-run-{width}x{height}")
+        for width, height in reversed(SIZES):
+            await pilot.resize_terminal(width, height)
+            await settled(app, pilot)
+            check_golden(app, f"new-run-{width}x{height}")
 
 
 @pytest.mark.parametrize(

@@ -37,14 +37,6 @@ def test_a_terminated_app_restores_the_terminal(terminal: Callable[[str], PtyApp
     assert one.process.wait(10) == 128 + signal.SIGTERM
 
 
-def test_leaving_says_that_training_goes_on(terminal: Callable[[str], PtyApp]) -> None:
-    one = terminal(RUN)
-    one.send(b"q")
-    one.read_until(lambda: b"workbench engine stop" in one.seen)
-    assert one.seen.index(LEAVE) < one.seen.index(b"Training goes on without you")
-    assert one.process.wait(10) == 0
-
-
 def test_a_dropped_line_ends_the_app_even_where_hang_ups_are_ignored(
     terminal: Callable[[str], PtyApp],
 ) -> None:
