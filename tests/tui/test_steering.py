@@ -23,6 +23,7 @@ from tests.tui.conftest import (
     until,
 )
 from tests.tui.filled import HERE_3090, NOW
+from tests.tui.test_new_run import opened
 from tui.app import WorkbenchApp
 from tui.new_run.page import NewRun
 from tui.screens.panel import Confirm, ErrorPanel, InputPanel
@@ -84,10 +85,7 @@ async def test_c_clones_with_every_line_of_a_paste(whole: Home) -> None:
 
 async def test_garbage_is_named_on_the_page_sends_nothing_and_is_kept(whole: Home) -> None:
     async with shown(whole) as (app, pilot):
-        await pilot.press("c")
-        await until(pilot, lambda: isinstance(app.screen, NewRun) and app.screen.answer)
-        page = app.screen
-        assert isinstance(page, NewRun)
+        page = await opened(app, pilot, "c")
         for words in ("warm=x", "lora.rank='8", "lora.rank=", "=", "warm=", "[red]", MISSPELT):
             before, page.query_one(Input).value = page.answer, words
             await until(pilot, lambda before=before: page.answer is not before, words)  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Terminal:
         return [[seen(self.screen.buffer[y][x]) for x in size[1]] for y in size[0]]
 
 
+@cache
 def seen(cell: pyte.screens.Char) -> tuple[Any, ...]:
     attributes = (cell.underscore, cell.reverse, cell.strikethrough)
     if cell.data == " " and not any(attributes):
@@ -68,24 +70,29 @@ def seen(cell: pyte.screens.Char) -> tuple[Any, ...]:
 def expected(strip: Strip) -> list[tuple[Any, ...]]:
     """Return the cells of a strip, computed from its styles without the code under test."""
     cells: list[tuple[Any, ...]] = []
-    plain = pyte.screens.Char(" ")
     for text, style, _ in strip:
-        style = style or Style.null()
-        fg, bg = (_colour(one) for one in (style.color, style.bgcolor))
-        char = plain._replace(fg=fg, bg=bg, bold=bool(style.bold), italics=bool(style.italic))
-        char = char._replace(
-            underscore=bool(style.underline),
-            reverse=bool(style.reverse),
-            strikethrough=bool(style.strike),
-        )
         for letter in text:
-            width = Segment(letter).cell_length
-            if not width:
+            new = _cells_of(letter, style or Style.null())
+            if not new:
                 cells[-1] = (cells[-1][0] + letter, *cells[-1][1:])
-                continue
-            cells.append(seen(char._replace(data=letter)))
-            cells += [("",)] * (width - 1)
+            cells += new
     return cells
+
+
+@cache
+def _cells_of(letter: str, style: Style) -> tuple[tuple[Any, ...], ...]:
+    """Return the cells of one character; none where it belongs to the one before it."""
+    char = pyte.screens.Char(
+        letter,
+        *(_colour(one) for one in (style.color, style.bgcolor)),
+        bold=bool(style.bold),
+        italics=bool(style.italic),
+        underscore=bool(style.underline),
+        reverse=bool(style.reverse),
+        strikethrough=bool(style.strike),
+    )
+    width = Segment(letter).cell_length
+    return (seen(char), *[("",)] * (width - 1)) if width else ()
 
 
 def _colour(colour: Any) -> str:
