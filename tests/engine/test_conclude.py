@@ -42,8 +42,7 @@ def finish(bench: Bench, experiment: int) -> None:
 
 def keeper_of(folder: Path) -> list[str]:
     """A command that keeps what it reads, one file a call."""
-    script = f"import sys, uuid; open({str(folder)!r} + '/' + uuid.uuid4().hex, 'w').write("
-    return [sys.executable, "-c", script + "sys.stdin.read())"]
+    return ["sh", "-c", f"cat > {shlex.quote(str(folder))}/$$"]
 
 
 def with_command(bench: Bench, command: list[str] | None, limit_s: float = 60.0) -> None:
@@ -136,7 +135,7 @@ def test_paused_and_held_trials_have_not_ended(bench_of: MakeBench) -> None:
     "command",
     [
         ["/no/such/command"],
-        [sys.executable, "-c", "import sys; sys.exit(3)"],
+        ["sh", "-c", "exit 3"],
         ["bad\0name"],
     ],
 )
@@ -154,16 +153,18 @@ def test_a_command_that_fails_is_reported_and_stops_nothing(
 
 def test_a_command_that_hangs_is_ended_and_holds_up_nobody(bench_of: MakeBench) -> None:
     bench = bench_of()
-    with_command(bench, [sys.executable, "-c", "import time; time.sleep(1e6)"], limit_s=0.3)
+    with_command(bench, ["sleep", "infinity"], limit_s=0.3)
     finish(bench, bench.submit(recipe()))
     finish(bench, bench.submit(recipe()))
     settled(bench)
     assert "ended with 124" in (bench.context.home.logs / "notify.log").read_text()
 
 
-def test_the_fifth_end_waits_for_a_command_to_end(bench_of: MakeBench) -> None:
-    bench = bench_of(cpu_card(0))
-    with_command(bench, [sys.executable, "-c", "import time; time.sleep(1e6)"], limit_s=2.0)
+def test_the_fifth_end_waits_for_a_command_to_end(bench_of: MakeBench, tmp_path: Path) -> None:
+    bench, gate = bench_of(cpu_card(0)), tmp_path / "gate"
+    os.mkfifo(gate)
+    held = os.open(gate, os.O_RDWR)  # readers wait for a line or for the end of this
+    with_command(bench, ["sh", "-c", f"read line < {shlex.quote(str(gate))}"])
     ids = []
     for _ in range(5):
         id = bench.store.add_experiment(recipe().model_dump(mode="json"), "loss")
@@ -171,10 +172,12 @@ def test_the_fifth_end_waits_for_a_command_to_end(bench_of: MakeBench) -> None:
         ids.append(id)
     conclude(bench.context)
     assert [bool(bench.store.experiment(id).ended_utc) for id in ids] == [True] * 4 + [False]
+    os.write(held, b"\n" * 5)
     settled(bench)
     conclude(bench.context)
     settled(bench)
     assert bench.store.experiment(ids[4]).ended_utc
+    os.close(held)
 
 
 def test_the_notification_data_pass_no_shell(bench_of: MakeBench, tmp_path: Path) -> None:

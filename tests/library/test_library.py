@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.library.conftest import Answer, fill_adapter
+from tests.support.forked import run_forked
 from tests.support.tick_contexts import Bench, recipe
 from workbench.cli import main
 from workbench.errors import NotThere
@@ -233,16 +230,6 @@ def test_a_kill_leaves_the_old_state_or_the_new(
 
 
 def _killed_at(point: str, home: Home, command: list[str]) -> None:
-    env: dict[str, Any] = {
-        **os.environ,
-        "WORKBENCH_HOME": str(home.root),
-        "WORKBENCH_FAULT": f"{point}=kill",
-    }
-    ended = subprocess.run(
-        [sys.executable, "-m", "workbench", *command],
-        env=env,
-        cwd=Path(__file__).parents[2],
-        check=False,
-        capture_output=True,
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    env = {"WORKBENCH_HOME": str(home.root), "WORKBENCH_FAULT": f"{point}=kill"}
+    ended = run_forked(lambda: main(command), env)
+    assert ended.code == -signal.SIGKILL, ended.out
