@@ -624,7 +624,7 @@ def chosen(recipe: Recipe, model: dict[str, Any], on: Card) -> Plan | None:
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(recipe=RECIPES, model=CONFIGS, on=CARDS)
 def test_no_plan_exceeds_its_card_or_changes_the_batch(
     recipe: Recipe, model: dict[str, Any], on: Card
@@ -643,7 +643,7 @@ def test_no_plan_exceeds_its_card_or_changes_the_batch(
     assert again == plan
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(recipe=RECIPES, model=CONFIGS, on=CARDS, sample=st.lists(st.integers(1, 8192), min_size=1))
 def test_neither_does_one_that_knows_how_long_rows_are(
     recipe: Recipe, model: dict[str, Any], on: Card, sample: list[int]
@@ -671,7 +671,7 @@ def test_neither_does_one_that_knows_how_long_rows_are(
 MENDS = re.compile(r"(?:set|lower) ([a-z_.]+)(?:: | to )(\w+)$")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(recipe=RECIPES, model=CONFIGS, on=CARDS, quantization=st.sampled_from(["nf4", "none"]))
 def test_every_way_out_that_a_refusal_names_is_one(
     recipe: Recipe, model: dict[str, Any], on: Card, quantization: str

@@ -38,7 +38,7 @@ def swept(**parameters: Any) -> Recipe:
     return Recipe.model_validate({**GUIDE.model_dump(), "sweep": sweep})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(sorted(_SHAPES)),
     gib=st.floats(2, 90),

@@ -174,7 +174,7 @@ def _planned(recipe: Recipe, card: Card) -> None:
     card_outlooks(point, config, [card])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text=broken_recipes(), overrides=st.lists(OVERRIDE, max_size=1))
 def test_a_broken_recipe_is_taken_or_refused_with_words(text: str, overrides: list[str]) -> None:
     is_taken_or_refused_with_words(text, overrides)
