@@ -221,12 +221,14 @@ import sys
 from workbench.errors import ModelError
 from workbench.recipe.schema import Model
 from workbench.training.model.source import fetch_weights, resolve_model
-try:
-    found = resolve_model(Model(name="someone/tiny", revision=(sys.argv[1:] or [None])[0]))
-    fetch_weights(found)
-    print(found.path, found.revision, found.model_type)
-except ModelError as refused:
-    print(refused.what, "|", refused.hint)
+for question in sys.argv[1:]:
+    name, _, revision = question.partition("@")
+    try:
+        found = resolve_model(Model(name=name, revision=revision or None))
+        fetch_weights(found)
+        print(found.path, found.revision, found.model_type)
+    except ModelError as refused:
+        print(refused.what, "|", refused.hint)
 print("torch" in sys.modules)
 """
 
@@ -240,10 +242,29 @@ def test_weights_are_fetched_once_where_a_release_holds_them_twice() -> None:
     assert list(found) == [*weights, "tekken.json"]
 
 
-def asked_offline(cache: Path, *arguments: str) -> list[str]:
+def cached_files(cache: Path, name: str) -> Path:
+    """Return the folder of a model's files in the hub's cache, where `main` is COMMIT."""
+    repo = cache / f"models--{name.replace('/', '--')}"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    (repo / "snapshots" / COMMIT).mkdir(parents=True)
+    return repo / "snapshots" / COMMIT
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return what a process without a network finds; the hub client reads the environment early."""
+    cache = tmp_path_factory.mktemp("hub")
+    whole, part = (cached_files(cache, name) for name in ("someone/tiny", "someone/part"))
+    for snapshot in (whole, part):
+        (snapshot / "config.json").write_text('{"model_type": "llama"}')
+    (whole / "model.safetensors").write_bytes(b"")
+    (part / "model-00001-of-00002.safetensors").write_bytes(b"")
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (part / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    asked = ("someone/else", "someone/tiny", f"someone/tiny@{COMMIT}", f"someone/part@{COMMIT}")
     done = subprocess.run(
-        [sys.executable, "-c", HUB, *arguments],
+        [sys.executable, "-c", HUB, *asked],
         capture_output=True,
         text=True,
         timeout=60,
@@ -254,35 +275,18 @@ def asked_offline(cache: Path, *arguments: str) -> list[str]:
 
 
 def test_a_hub_that_cannot_be_reached_is_reported_with_a_hint_and_without_torch(
-    tmp_path: Path,
+    offline: list[str],
 ) -> None:
-    said, torch_loaded = asked_offline(tmp_path)
-    assert said.startswith("the hub cannot be asked about someone/tiny: ")
-    assert "hf download" in said
-    assert torch_loaded == "False"
+    assert offline[0].startswith("the hub cannot be asked about someone/else: ")
+    assert "hf download" in offline[0]
+    assert offline[-1] == "False"
 
 
-@pytest.mark.parametrize("revision", [(), (COMMIT,)])
-def test_without_a_network_the_cached_commit_is_used(
-    tmp_path: Path, revision: tuple[str, ...]
-) -> None:
-    repo = tmp_path / "models--someone--tiny"
-    snapshot = repo / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(COMMIT)
-    (snapshot / "config.json").write_text('{"model_type": "llama"}')
-    (snapshot / "model.safetensors").write_bytes(b"")
-    assert asked_offline(tmp_path, *revision)[0] == f"someone/tiny {COMMIT} llama"
+def test_without_a_network_the_cached_commit_is_used(offline: list[str]) -> None:
+    """It is asked for without a revision, and by its own."""
+    assert offline[1:3] == [f"someone/tiny {COMMIT} llama"] * 2
 
 
-def test_without_a_network_a_part_of_a_download_is_refused(tmp_path: Path) -> None:
-    snapshot = tmp_path / "models--someone--tiny" / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text('{"model_type": "llama"}')
-    (snapshot / "model-00001-of-00002.safetensors").write_bytes(b"")
-    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    said, _ = asked_offline(tmp_path, COMMIT)
-    assert said.startswith("the download of someone/tiny ")
-    assert "submit again: the download continues" in said
+def test_without_a_network_a_part_of_a_download_is_refused(offline: list[str]) -> None:
+    assert offline[3].startswith("the download of someone/part ")
+    assert "submit again: the download continues" in offline[3]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain, count, cycle
 
 import pytest
 from transformers import PreTrainedTokenizerBase
@@ -27,32 +27,21 @@ def pools(tokenizer: PreTrainedTokenizerBase) -> list[TokenizerPool]:
     return [TokenizerPool(parser, tokenizer, processes=count) for count in (1, 2)]
 
 
-def test_several_processes_make_the_same_tokens_in_the_same_order_up_to_the_same_refusal(
+def test_several_processes_make_the_same_tokens_in_order_up_to_the_same_refusal_and_read_little_on(
     pools: list[TokenizerPool],
 ) -> None:
+    """However long the file is, few of its rows are in memory."""
     wrong = DataRow("t.jsonl:501", {"prompt": 5, "completion": "a"})
     made: list[list[tuple[DataRow, Tokens]]] = []
     for pool in pools:
+        read = count(1)
+        endless = (
+            row for row, _ in zip(chain(ROWS[:500], [wrong], cycle(ROWS)), read, strict=False)
+        )
         made.append([])
         with pytest.raises(DataError, match=r"^t\.jsonl:501: prompt holds a number") as refused:
-            made[-1].extend(pool.tokens([*ROWS[:500], wrong, *ROWS[501:]]))
+            made[-1].extend(pool.tokens(endless))
         assert refused.value.hint
+        assert next(read) <= 1_300
     assert len(made[0]) == 500
     assert made[0] == made[1]
-
-
-def test_it_reads_little_further_than_what_was_asked_for(pools: list[TokenizerPool]) -> None:
-    """However long the file is, few of its rows are in memory."""
-    read = 0
-
-    def endless() -> Iterator[DataRow]:
-        nonlocal read
-        while True:
-            read += 1
-            yield ROWS[read % len(ROWS)]
-
-    tokens = pools[1].tokens(endless())
-    for _ in range(200):
-        next(tokens)
-    tokens.close()  # type: ignore[attr-defined]
-    assert read <= 1_200

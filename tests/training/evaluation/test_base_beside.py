@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from tests.training.trials import Bench, Log, plan, recipe_of_two_layers, shallow_model
+from tests.training.trials import DEMO_MODEL, Bench, Log, plan, recipe, shallow_model
 from workbench.attempts.assignment import ANSWERS
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
@@ -25,12 +25,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 SETTINGS: dict[str, Any] = {
-    "train__max_steps": 3,
+    "train__max_steps": 2,
     "train__learning_rate": 0.05,
     "evaluate__answer_pattern": r"^(\S+)",
     "evaluate__max_new_tokens": 4,
     "data__eval_rows": 4,
 }
+WHOLE: dict[str, Any] = {"model__name": DEMO_MODEL}
+"""Its first layers alone give the same answer to all rows."""
 On = Callable[[str, dict[str, Any], Control], None]
 
 
@@ -38,7 +40,7 @@ class Sweep:
     """Trials of one experiment on one bench: number 1 is the base."""
 
     def __init__(self, home: Path, *, rows_at_once: int = 3, **settings: Any) -> None:
-        made = recipe_of_two_layers(**{**SETTINGS, **settings})
+        made = recipe(**{**SETTINGS, **settings})
         self.bench = Bench(home, made, plan=plan(eval_batch=rows_at_once))
         self.resident: ResidentBase | None = None
         self.base = home / "trials" / "1"
@@ -98,11 +100,12 @@ def when_answering(act: Callable[[Control], None]) -> On:
 def test_base_and_trial_have_the_scores_and_rows_of_passes_of_their_own(
     rows_at_once: int, tmp_path: Path
 ) -> None:
-    apart = Sweep(tmp_path / "apart", rows_at_once=rows_at_once)
+    apart = Sweep(tmp_path / "apart", rows_at_once=rows_at_once, **WHOLE)
     base = apart.score_base()
     trial = results(apart.bench, apart.train(2, beside=False))
     assert base[2:] != trial[2:]
-    sweep = Sweep(tmp_path / "together", rows_at_once=rows_at_once)
+    assert len({row["extracted"] for row in base[2:]}) > 1
+    sweep = Sweep(tmp_path / "together", rows_at_once=rows_at_once, **WHOLE)
     assert results(sweep.bench, sweep.train(2)) == trial
     assert sweep.answers.exists()
     assert sweep.score_base() == base
@@ -110,7 +113,7 @@ def test_base_and_trial_have_the_scores_and_rows_of_passes_of_their_own(
 
 
 def test_the_bases_own_attempt_takes_the_answers_that_a_trial_left(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path)
+    sweep = Sweep(tmp_path, **WHOLE)
     before = results(sweep.bench, sweep.train(2))
     left = json.loads(sweep.answers.read_bytes())
     left["rows"] = [[row, ids[:1], False] for row, ids, _ in left["rows"]]
@@ -120,10 +123,16 @@ def test_the_bases_own_attempt_takes_the_answers_that_a_trial_left(tmp_path: Pat
     assert {row["tokens"] for row in before[2:]} != {1}
 
 
+@pytest.fixture(scope="module")
+def base_alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return Sweep(tmp_path_factory.mktemp("alone"), **WHOLE).score_base()
+
+
 @pytest.mark.parametrize("kept", [False, True], ids=["unscored", "its own rows are answered"])
-def test_a_paused_trial_leaves_the_base_to_the_next(kept: bool, tmp_path: Path) -> None:
-    base = Sweep(tmp_path / "apart").score_base()
-    sweep = Sweep(tmp_path / "together")
+def test_a_paused_trial_leaves_the_base_to_the_next(
+    kept: bool, base_alone: list[Any], tmp_path: Path
+) -> None:
+    sweep = Sweep(tmp_path, **WHOLE)
 
     def pause(control: Control) -> None:
         def look(done: int, rows: int) -> None:
@@ -138,7 +147,7 @@ def test_a_paused_trial_leaves_the_base_to_the_next(kept: bool, tmp_path: Path) 
     assert not sweep.answers.exists()
     assert sweep.train(3).outcome is Outcome.DONE
     assert sweep.answers.exists()
-    assert sweep.score_base() == base
+    assert sweep.score_base() == base_alone
 
 
 def test_of_two_trials_that_are_scored_at_once_one_answers_the_base(tmp_path: Path) -> None:

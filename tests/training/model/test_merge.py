@@ -21,7 +21,9 @@ from workbench.training.model.adapter import WEIGHTS
 @pytest.fixture(scope="module")
 def merged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     home = tmp_path_factory.mktemp("home")
-    bench = Bench(home, recipe(model__name=DEMO_MODEL, model__quantization="nf4"))
+    bench = Bench(
+        home, recipe(model__name=DEMO_MODEL, model__quantization="nf4", train__max_steps=2)
+    )
     bench.run()
     return home / "merged", merge_adapter(bench.trial / "adapter", home / "merged")
 

@@ -31,9 +31,15 @@ FAILING = """
 """
 
 
+FEW: dict[str, Any] = {
+    "train__max_steps": 2,
+    "evaluate__max_new_tokens": 24,
+    "data__eval_rows": 4,
+}
+
+
 def scored_by(scorer: str | list[str], **settings: Any) -> Any:
-    few = {"train__max_steps": 2, "evaluate__max_new_tokens": 24}
-    return recipe(evaluate__scorer=scorer, **{**few, **settings})
+    return recipe(evaluate__scorer=scorer, **{**FEW, **settings})
 
 
 def put_scorer(home: Path, name: str, body: str) -> Path:
@@ -55,7 +61,7 @@ def test_a_trial_has_the_mean_of_each_scorer(tmp_path: Path) -> None:
     values = values_of(log)
     assert {"f1", "rouge_l", "exact_match", "mine"} <= set(values)
     assert 0 <= values["exact_match"] <= values["f1"] <= 1
-    assert values["answers"] == values["rows"] == 8
+    assert values["answers"] == values["rows"] == 4
     (end,) = log.of("end")
     assert end["reason"] == ""
 
@@ -63,9 +69,7 @@ def test_a_trial_has_the_mean_of_each_scorer(tmp_path: Path) -> None:
 def test_a_pattern_alone_scores_exact_match_as_it_always_did(tmp_path: Path) -> None:
     pattern = r"####\s*(\S+)"
     named = Bench(tmp_path / "1", scored_by("exact_match", evaluate__answer_pattern=pattern)).run()
-    alone = recipe(
-        train__max_steps=2, evaluate__max_new_tokens=24, evaluate__answer_pattern=pattern
-    )
+    alone = recipe(**FEW, evaluate__answer_pattern=pattern)
     plain = values_of(Bench(tmp_path / "2", alone).run())
     assert plain == values_of(named)
     assert "exact_match" in plain
@@ -154,7 +158,7 @@ def test_preparing_refuses_a_direction_that_the_file_contradicts(tmp_path: Path)
 
 
 def test_preparing_refuses_json_where_no_expected_answer_is_json(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="json can score none of 8 held-out rows: no expected"):
+    with pytest.raises(RecipeError, match="json can score none of 4 held-out rows: no expected"):
         Bench(tmp_path, scored_by("json"))
 
 

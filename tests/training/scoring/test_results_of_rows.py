@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from tests.training.trials import Bench, recipe, spec
+from tests.training.trials import DEMO_MODEL, Bench, recipe, spec
 from workbench import fault_points
 from workbench.attempts.events import FailureCause, Outcome
+from workbench.recipe import shipped_file
 from workbench.recipe.schema import Evaluate
 from workbench.store.answers import read_answers
 from workbench.training import libraries
 from workbench.training.control import Control
 from workbench.training.dataset.prepared import load_prepared, prepare_data
 from workbench.training.model.base import ResidentBase
+from workbench.training.model.tokenizer import load_tokenizer
 from workbench.training.scoring import results_writer
 from workbench.training.scoring.answers import GeneratedAnswer, generate_answers
 from workbench.training.scoring.held_out_loss import score_rows
@@ -31,16 +33,21 @@ HOW: dict[str, Any] = {"precision": "fp32", "control": Control()}
 
 @pytest.fixture(scope="module")
 def base() -> Iterator[Any]:
+    """Return the whole demo: its first layers give the same answer to all rows."""
     libraries.import_libraries(threads=1)
-    with ResidentBase().acquire(spec()) as model:
+    with ResidentBase().acquire(spec(path=str(shipped_file(DEMO_MODEL)))) as model:
         yield model
 
 
-@pytest.fixture
-def held(tokenizer: Any, tmp_path: Path) -> Dataset:
-    return load_prepared(
-        prepare_data(recipe(data__eval_rows=16), tokenizer, tmp_path, lambda *_: None)
-    )[1]
+@pytest.fixture(scope="module")
+def rows_tokenizer() -> Any:
+    return load_tokenizer(spec().path, None)
+
+
+@pytest.fixture(scope="module")
+def held(rows_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    cache, made = tmp_path_factory.mktemp("rows"), recipe(data__eval_rows=16)
+    return load_prepared(prepare_data(made, rows_tokenizer, cache, lambda *_: None))[1]
 
 
 def losses(base: Any, rows: Dataset, batch_size: int) -> RowLosses:
@@ -53,32 +60,47 @@ def answers(base: Any, rows: Dataset, tokenizer: Any, batch_size: int) -> list[G
     )
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.fixture(scope="module")
+def of_three(base: Any, held: Dataset, rows_tokenizer: Any) -> list[GeneratedAnswer]:
+    """Return the answers that are generated three at a time."""
+    return answers(base, held, rows_tokenizer, 3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
 def test_they_do_not_depend_on_the_batch_size(
-    base: Any, held: Dataset, tokenizer: Any, batch_size: int
+    base: Any,
+    held: Dataset,
+    rows_tokenizer: Any,
+    of_three: list[GeneratedAnswer],
+    batch_size: int,
 ) -> None:
-    few, many = losses(base, held, batch_size), losses(base, held, 16)
+    few, many = losses(base, held, 3), losses(base, held, batch_size)
     assert few.nats == pytest.approx(many.nats, rel=1e-5)
     assert (few.right, few.targets) == (many.right, many.targets)
-    assert answers(base, held, tokenizer, batch_size) == answers(base, held, tokenizer, 16)
+    assert answers(base, held, rows_tokenizer, batch_size) == of_three
 
 
-def test_they_do_not_depend_on_the_order(base: Any, held: Dataset, tokenizer: Any) -> None:
+def test_they_do_not_depend_on_the_order(
+    base: Any, held: Dataset, rows_tokenizer: Any, of_three: list[GeneratedAnswer]
+) -> None:
     turned = held.select(range(len(held) - 1, -1, -1))
     there, back = losses(base, held, 3), losses(base, turned, 3)
     assert there.nats == pytest.approx(back.nats[::-1], rel=1e-5)
     assert there.targets == back.targets[::-1]
-    texts = [answer.text for answer in answers(base, turned, tokenizer, 3)]
-    assert texts[::-1] == [answer.text for answer in answers(base, held, tokenizer, 3)]
+    texts = [answer.text for answer in answers(base, turned, rows_tokenizer, 3)]
+    assert texts[::-1] == [answer.text for answer in of_three]
 
 
-def test_twice_gives_the_same_digits(base: Any, held: Dataset, tokenizer: Any) -> None:
+def test_twice_gives_the_same_digits(
+    base: Any, held: Dataset, rows_tokenizer: Any, of_three: list[GeneratedAnswer]
+) -> None:
     assert losses(base, held, 3) == losses(base, held, 3)
-    assert answers(base, held, tokenizer, 3) == answers(base, held, tokenizer, 3)
+    assert answers(base, held, rows_tokenizer, 3) == of_three
 
 
-def test_an_answer_says_why_it_ended(base: Any, held: Dataset, tokenizer: Any) -> None:
-    for answer in answers(base, held, tokenizer, 16):
+def test_an_answer_says_why_it_ended(held: Dataset, of_three: list[GeneratedAnswer]) -> None:
+    assert len({answer.text for answer in of_three}) > 8
+    for answer in of_three:
         assert answer.expected == held[answer.row]["answer"]
         assert (answer.ended_by, answer.tokens < 24) in {("end", True), ("length", False)}
 
