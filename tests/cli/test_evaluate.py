@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.adapters.folders import PEFT, write_adapter
 from tests.cli.conftest import Workbench
-from tests.cli.engines import Engine, recipe_file
+from tests.cli.engines import Engine, finished_home
 from workbench.adapters.evaluation_recipe import find_rows
 from workbench.cli.trials.evaluate import parse_columns
 from workbench.errors import NotThere, UsageError
@@ -17,11 +18,23 @@ from workbench.home import Home
 SWEEP = "{parameters: {lora.rank: [4, 8]}}"
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home beside its base `m`, without the file that it was trained on."""
+    home = finished_home(tmp_path_factory.mktemp("finished"), sweep=SWEEP)
+    (home.root.parent / "d.jsonl").unlink()
+    return home
+
+
 @pytest.fixture
-def ended(engine: Engine, workbench: Workbench, tmp_path: Path) -> Workbench:
+def copied(finished: Home, home: Home) -> None:
+    shutil.copytree(finished.root, home.root)
+
+
+@pytest.fixture
+def ended(copied: None, engine: Engine, workbench: Workbench, tmp_path: Path) -> Workbench:
     """Trials 2 and 3 of experiment `tiny` have ended; there are rows in `other rows.jsonl`."""
     (tmp_path / "other rows.jsonl").write_text('{"prompt": "1+2", "completion": "#### 3"}\n')
-    assert workbench("run", recipe_file(tmp_path, sweep=SWEEP), "--watch").code == 0
     return workbench
 
 
@@ -30,9 +43,9 @@ def foreign(folder: Path, base: Path) -> Path:
 
 
 def test_a_whole_experiment_and_a_foreign_folder_stand_on_one_board(
-    ended: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ended: Workbench, finished: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = foreign(tmp_path / "a folder", tmp_path / "m")
+    folder = foreign(tmp_path / "a folder", finished.root.parent / "m")
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
     told = ended("evaluate", "tiny", "./link", "--data", "other rows.jsonl", "--watch")
@@ -59,8 +72,8 @@ def test_json_has_the_experiment_and_with_watch_its_board(ended: Workbench, tmp_
     assert row["adapter"].endswith("trials/2/adapter")
 
 
-def test_the_training_file_may_be_gone(ended: Workbench, tmp_path: Path) -> None:
-    (tmp_path / "d.jsonl").unlink()
+def test_the_training_file_may_be_gone(ended: Workbench, finished: Home, tmp_path: Path) -> None:
+    assert not (finished.root.parent / "d.jsonl").exists()
     told = ended(
         "evaluate", "2", "--data", tmp_path / "other rows.jsonl", "-s", "evaluate.max_new_tokens=9"
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Workbench
-from tests.cli.engines import Engine, recipe_file
+from tests.cli.engines import Engine, finished_home, recipe_file
 from tests.support.waiting import wait_for
 from workbench.home import Home
 from workbench.machine.locks import lock_holder
@@ -20,10 +21,19 @@ LONG = str(10**9)
 SWEEP = "{parameters: {lora.rank: [4, 8]}}"
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return finished_home(tmp_path_factory.mktemp("finished"))
+
+
 @pytest.fixture
-def ended(engine: Engine, workbench: Workbench, tmp_path: Path) -> Workbench:
+def copied(finished: Home, home: Home) -> None:
+    shutil.copytree(finished.root, home.root)
+
+
+@pytest.fixture
+def ended(copied: None, engine: Engine, workbench: Workbench) -> Workbench:
     """Trial 2 of experiment `tiny` has ended and left an adapter."""
-    assert workbench("run", recipe_file(tmp_path), "--watch").code == 0
     return workbench
 
 

@@ -84,7 +84,8 @@ def _cells_of(letter: str, style: Style) -> tuple[tuple[Any, ...], ...]:
     """Return the cells of one character; none where it belongs to the one before it."""
     char = pyte.screens.Char(
         letter,
-        *(_colour(one) for one in (style.color, style.bgcolor)),
+        fg=_colour(style.color),
+        bg=_colour(style.bgcolor),
         bold=bool(style.bold),
         italics=bool(style.italic),
         underscore=bool(style.underline),
