@@ -52,6 +52,20 @@ def test_the_first_entry_of_the_alpha_pattern_decides_as_in_peft() -> None:
 
 
 @pytest.mark.parametrize(
+    "pattern",
+    [
+        {"q_proj": 8, "self_attn.q_proj": 8},
+        {"self_attn.q_proj": 64, "q_proj": 8},
+        {"^q_proj": 8, "self_attn.q_proj": 64},
+        {"q_proj": 8, "fused_q_proj": 64},
+    ],
+    ids=["equal", "exception first", "one module", "another name"],
+)
+def test_an_alpha_pattern_whose_every_entry_counts_is_read(pattern: dict[str, float]) -> None:
+    assert parse_settings({**PEFT, "alpha_pattern": pattern}).alpha_pattern == pattern
+
+
+@pytest.mark.parametrize(
     ("changed", "says"),
     [
         ({"peft_type": "IA3"}, "it is IA3, not a LoRA"),
@@ -70,6 +84,8 @@ def test_the_first_entry_of_the_alpha_pattern_decides_as_in_peft() -> None:
         ({"lora_alpha": float("inf")}, "its lora_alpha is inf"),
         ({"bias": "some"}, "its bias is some"),
         ({"alpha_pattern": {"(a+)+b": 3}}, "a regular expression"),
+        ({"alpha_pattern": {"q_proj": 8, "self_attn.q_proj": 64}}, "trained in another order"),
+        ({"alpha_pattern": {"q_proj": 8, "^x.q_proj": 64}}, "trained in another order"),
         ({"invented\x1b[31m": 1}, "it sets invented,"),
     ],
 )

@@ -151,6 +151,7 @@ def _settings(config: Mapping[str, Any]) -> LoraSettings:
     pattern = config.get("alpha_pattern") or {}
     if not isinstance(pattern, dict) or not all(_NAME.match(str(key)) for key in pattern):
         raise _refused("alpha_pattern holds a regular expression", "write out the modules' names")
+    _check_order(pattern)
     rank = config.get("r")
     if not isinstance(rank, int) or isinstance(rank, bool) or not 0 < rank <= 1 << 16:
         raise _refused(f"its rank r is {_shown(rank)}", "a whole number above zero is expected")
@@ -165,6 +166,26 @@ def _settings(config: Mapping[str, Any]) -> LoraSettings:
         fan_in_fan_out=bool(config.get("fan_in_fan_out")),
         alpha_pattern={str(key): _alpha(value) for key, value in pattern.items()},
     )
+
+
+def _check_order(pattern: Mapping[str, object]) -> None:
+    """Raise CheckpointError for an entry of `alpha_pattern` that an earlier one leaves no module.
+
+    The first entry that matches decides, and PEFT sorts the entries when it saves them
+    (findings/peft-saving-sorts-patterns.sh): an exception behind its rule probably stood before it.
+    """
+    names = list(pattern)
+    for place, name in enumerate(names):
+        whole = name.removeprefix("^")
+        for earlier in names[:place]:
+            ends = not earlier.startswith("^") and whole.endswith(f".{earlier}")
+            if (ends or whole == earlier) and pattern[earlier] != pattern[name]:
+                raise _refused(
+                    f"alpha_pattern gives {_shown(name)} the alpha {_shown(pattern[name])}, and "
+                    f"{_shown(earlier)}, which stands before it, {_shown(pattern[earlier])}: PEFT "
+                    "sorts the entries when it saves, so it was probably trained in another order",
+                    f"put the entry that counted, probably {_shown(name)}, first in {CONFIG}",
+                )
 
 
 def _alpha(value: object) -> float:
