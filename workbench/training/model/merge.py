@@ -102,7 +102,7 @@ def _refuse_tied_head(adapter_folder: Path) -> None:
         raise ModelError(
             f"the adapter changes {safe_line(found[0], 120)}, and head and embedding of this base "
             "are one weight",
-            hint="merge it where it was trained, with the embeddings untied first",
+            hint="merge it where it was trained: load it, clone the head's weight, then merge",
         )
 
 
