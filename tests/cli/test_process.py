@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -84,13 +83,13 @@ def test_ctrl_c_while_a_command_starts_prints_no_traceback(home: Home) -> None:
     assert (said.returncode, said.stdout, said.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize("argv", [["logs", "2", "-f"], ["watch", "--json"]])
+# Other commands, at many moments: tests/faults/test_ctrl_c.py.
 def test_ctrl_c_leaves_a_command_that_follows(
-    engine: Engine, home: Home, workbench: Workbench, tmp_path: Path, argv: list[str]
+    engine: Engine, home: Home, workbench: Workbench, tmp_path: Path
 ) -> None:
     workbench("run", recipe_file(tmp_path, max_steps=str(10**9)))
     with subprocess.Popen(
-        [*COMMAND, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "logs", "2", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as command:
         assert command.stdout is not None
         assert command.stderr is not None
@@ -144,9 +143,8 @@ def test_a_narrow_plain_terminal_gets_plain_ascii_safe_output(home: Home) -> Non
     assert max(len(line) for line in said.stdout.splitlines()) <= 60
 
 
-def test_the_schema_is_json(home: Home) -> None:
-    said = _run("schema")
-    assert "lora" in json.loads(said.stdout)["properties"]
+def test_the_schema_is_json(workbench: Workbench) -> None:
+    assert "lora" in workbench("schema").data["properties"]
 
 
 @pytest.mark.parametrize(
