@@ -10,7 +10,7 @@
 # warned of). Cloning the head's weight after loading and before merging is right. Related: huggingface/peft, issues
 # 2018, 2777 and 2864.
 #
-# What the workbench does: it refuses to merge a LoRA of embedding or head where both are one weight
+# What the workbench does: it gives the head a weight of its own before it merges such a LoRA
 # (workbench/training/model/merge.py).
 #
 # Passes while that is so; fails if it changes.

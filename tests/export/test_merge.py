@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -185,6 +186,28 @@ def test_tied_embeddings_come_apart_where_one_of_them_was_trained(
     assert report["max_logits_difference"] <= 2e-5 * max(1.0, report["max_logit"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.lm_head.weight is not model.model.embed_tokens.weight
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.parametrize("ensured", [False, True])
+@pytest.mark.parametrize("targets", [["q_proj", "embed_tokens"], ["q_proj", "lm_head"]])
+def test_a_lora_on_one_of_tied_embeddings_is_merged_as_peft_computes_it(
+    targets: list[str], ensured: bool, tmp_path: Path, rows: Path
+) -> None:
+    base = made(tmp_path / "base", "llama", tie_word_embeddings=True)
+    adapter = random_adapter(
+        base, tmp_path / "adapter", target_modules=targets, ensure_weight_tying=ensured
+    )
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    # As PEFT saves by default: with copies of the base's embedding and head.
+    adapted.save_pretrained(adapter, save_embedding_layers=True)
+    report = merge_adapter(adapter, tmp_path / "out", dtype="float32", rows=rows)
+    assert report["untied"] is True
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        expected, found = adapted.eval()(input_ids=ids).logits, model.eval()(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_tied_embeddings_stay_tied_where_neither_was_trained(tmp_path: Path, rows: Path) -> None:

@@ -25,7 +25,7 @@ from workbench.text import safe_line
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(\.default)?(\.weight)?\Z")
-_OTHER = re.compile(r"lora_|\.bias\Z")
+_OTHER = re.compile(r"lora_|\.bias\Z|\.base_layer\.weight\Z")
 EMBED, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 

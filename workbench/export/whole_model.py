@@ -13,16 +13,16 @@ def merge_whole(job: Job) -> dict[str, Any]:
     """Write the merged weights and config.json, and return the report with its `agreement`."""
     rows, about = job.checked_rows()
     rows = rows[:BATCH_ROWS]  # all their logits are in memory at the same time
-    model, dequantised, before, after = merge_in_memory(
+    merged = merge_in_memory(
         job.adapter, job.staged, job.base, job.revision, job.dtype, [padded(rows)]
     )
     sums = Comparison()
-    sums.add(rows, before[0], after[0])
+    sums.add(rows, merged.before[0], merged.after[0])
     found = sums.result()
     return {
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "dequantized": dequantised,
-        "untied": False,
+        "dtype": str(merged.model.dtype).removeprefix("torch."),
+        "dequantized": merged.dequantised,
+        "untied": merged.untied,
         "by_shard": False,
         "checked_on": about,
         **found.to_json(),

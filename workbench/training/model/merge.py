@@ -9,8 +9,10 @@ adapter is made in 32 bits and rounded once, so that no merge in the same dtype 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,18 @@ def apply_umask(folder: Path) -> None:
         file.chmod(0o666 & ~umask)
 
 
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A merged model that was written, and the logits of each batch before and after it."""
+
+    model: PreTrainedModel
+    dequantised: bool
+    untied: bool
+    """Embedding and head were one weight of the base, and are two now."""
+    before: list[torch.Tensor]
+    after: list[torch.Tensor]
+
+
 def merge_in_memory(
     adapter_folder: Path,
     staged: Path,
@@ -61,11 +75,10 @@ def merge_in_memory(
     revision: str | None,
     dtype: str | None,
     rows: Sequence[torch.Tensor],
-) -> tuple[PreTrainedModel, bool, list[torch.Tensor], list[torch.Tensor]]:
+) -> InMemory:
     """Write the merged model's weights and configuration; takes the base's size in memory.
 
-    Returns the merged model, True where the base was dequantised, and the logits of `rows`
-    (batches of token ids) before and after it. Raises ModelError for what cannot be merged.
+    `rows` are batches of token ids. Raises ModelError for what cannot be merged.
     """
     import torch
     from peft import PeftModel
@@ -73,18 +86,21 @@ def merge_in_memory(
     from workbench.training.model.saved_adapter import refuse_other_names
 
     model, dequantised = load_base(base, revision)
-    if _head_is_tied(model):
-        _refuse_tied_head(adapter_folder)
-    with as_model_error(adapter_folder):
+    untied = _head_is_tied(model) and _changes_one_of_two(adapter_folder)
+    with as_model_error(adapter_folder), warnings.catch_warnings():
+        # Merging tied weights "can lead to complications": the head is untied below.
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         adapted = PeftModel.from_pretrained(model, adapter_folder).eval()
         refuse_other_names(adapted, adapter_folder)
     before = [_logits(adapted, ids) for ids in rows]
+    if untied:
+        _untie_head(model)
     with as_model_error(adapter_folder):
         merged = merge_layers(adapted, None if dtype is None else getattr(torch, dtype))
     after = [_logits(merged, ids) for ids in rows]
     merged.config.__dict__.pop("quantization_config", None)
     merged.save_pretrained(staged, max_shard_size=SHARD)
-    return merged, dequantised, before, after
+    return InMemory(merged, dequantised, untied, before, after)
 
 
 def _head_is_tied(model: PreTrainedModel) -> bool:
@@ -92,18 +108,34 @@ def _head_is_tied(model: PreTrainedModel) -> bool:
     return head is not None and head.weight is embedding.weight
 
 
-def _refuse_tied_head(adapter_folder: Path) -> None:
-    """Raise ModelError for an adapter on one of two weights that are one: both would change."""
+def _changes_one_of_two(adapter_folder: Path) -> bool:
+    """Return True for a LoRA of head or embedding; raise ModelError where one was trained whole."""
     from safetensors import safe_open
 
     with safe_open(adapter_folder / "adapter_model.safetensors", framework="numpy") as file:
         found = [name for name in file.keys() if "lm_head" in name or "embed_tokens" in name]  # noqa: SIM118
-    if found:
+    whole = [name for name in found if "lora_" not in name and ".base_layer." not in name]
+    if whole:
         raise ModelError(
-            f"the adapter changes {safe_line(found[0], 120)}, and head and embedding of this base "
+            f"the adapter changes {safe_line(whole[0], 120)}, and head and embedding of this base "
             "are one weight",
             hint="merge it where it was trained: load it, clone the head's weight, then merge",
         )
+    return bool(found)
+
+
+def _untie_head(model: PreTrainedModel) -> None:
+    """Give the head below its adapter a weight of its own, equal to the embedding.
+
+    Head and embedding each have a change, which one weight would take up both
+    (findings/peft-merges-a-tied-change-twice.sh).
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    head = getattr(head, "base_layer", head)
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
 
 
 def tokenizer_of(

@@ -25,8 +25,13 @@ from workbench.errors import CheckpointError
 from workbench.text import safe_line
 
 AGAIN = "save the adapter again where it was trained"
-_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
-"""Ends of names that PEFT may write for a base whose vocabulary grew, besides the adapter."""
+_EMBEDDINGS = tuple(
+    f"{module}{inner}.weight"
+    for module in ("embed_tokens", "lm_head")
+    for inner in ("", ".base_layer")
+)
+"""Ends of names of the base's own embedding and head, which PEFT may write besides the adapter:
+where the vocabulary grew, or the adapter is on one of them."""
 
 
 def check_fits_base(base: nn.Module, found: AdapterFolder) -> None:
