@@ -18,7 +18,7 @@ from tests.tui.test_app import trials
 from tests.tui.test_steering import DONE, PAUSED, RESUMED, RUNNING, SECOND, sent, view
 from tui.app import WorkbenchApp
 from tui.keys import page
-from tui.keys.keymap import Keymap, KeyMistake, key_text
+from tui.keys.keymap import Keymap, KeyMistake, key_text, read_keymap
 from tui.keys.table import APP, LIST, PAGES, PLACES, ROWS, TABLE, VIEW, VIEWS, KeyRow, rows_at
 from tui.screens.panel import Confirm
 from tui.widgets.rowlist import RowList
@@ -243,9 +243,17 @@ def test_help_and_footer_name_only_keys_that_reach_their_row(place: str) -> None
         assert all(ROWS[id].footer == word for id in ids)
 
 
-async def test_help_lists_each_key_of_the_view_and_why_one_is_disabled(running: Home) -> None:
+async def test_a_disabled_key_says_why_as_help_does_beside_each_key_of_the_view(
+    running: Home,
+) -> None:
     async with shown(running, 100, 70) as (app, pilot):
         await view(app, pilot, "2", "trials", DONE)
+        await pilot.press("s")
+        await until(pilot, lambda: "it has ended already (done)" in text(app))
+        await pilot.press("r")
+        await until(pilot, lambda: text(app).count("it has ended already (done)") > 1)
+        assert sent(running) == []
+        app.clear_notifications()
         await pilot.press("question_mark")
         await until(pilot, lambda: "Keys of Trials" in text(app))
         whole = " ".join(text(app).replace("│", " ").split())
@@ -256,39 +264,25 @@ async def test_help_lists_each_key_of_the_view_and_why_one_is_disabled(running: 
         assert "queue" not in whole.replace("whole queue", "").lower().split("keys of")[1][:40]
 
 
-async def test_a_disabled_key_says_why_and_sends_nothing(running: Home) -> None:
+FILTERS = [("4", "board", "#1[03]", {10, 13}), ("4", "board", "!done", None)]
+FILTERS += [("5", "cards", "t4", None)]
+"""A view's digit, its list, a filter, and the keys of the rows that it leaves; None for some."""
+
+
+async def test_board_and_cards_are_filtered_too_but_not_a_trials_page(running: Home) -> None:
     async with shown(running) as (app, pilot):
-        await view(app, pilot, "2", "trials", DONE)
-        await pilot.press("s")
-        await until(pilot, lambda: "it has ended already (done)" in text(app))
-        await pilot.press("r")
-        await until(pilot, lambda: text(app).count("it has ended already (done)") > 1)
-        assert sent(running) == []
-
-
-@pytest.mark.parametrize(
-    ("digit", "id", "words", "left"),
-    [("4", "board", "#1[03]", {10, 13}), ("4", "board", "!done", None), ("5", "cards", "t4", None)],
-)
-async def test_board_and_cards_are_filtered_too(
-    running: Home, digit: str, id: str, words: str, left: set[int] | None
-) -> None:
-    async with shown(running) as (app, pilot):
-        await press_and_settle(app, pilot, digit)
-        rows = app.screen.query_one(f"#{id}", RowList)
-        await until(pilot, lambda: len(rows.rows) > 1)
-        before = len(rows.rows)
-        await pilot.press("slash", *words)
-        await until(pilot, lambda: 0 < len(rows.rows) < before)
-        assert left is None or {row.key for row in rows.rows} == left
-        assert f"filter: {words}" in text(app)
-        await press_and_settle(app, pilot, "escape")
-        await until(pilot, lambda: len(rows.rows) == before)
-
-
-async def test_a_trials_page_has_no_list_to_filter_and_says_so(running: Home) -> None:
-    async with shown(running) as (app, pilot):
-        await press_and_settle(app, pilot, "enter")
+        for digit, id, words, left in FILTERS:
+            await press_and_settle(app, pilot, digit)
+            rows = app.screen.query_one(f"#{id}", RowList)
+            before = len(rows.rows)
+            assert before > 1
+            await pilot.press("slash", *words)
+            await until(pilot, lambda: 0 < len(rows.rows) < before, words)  # noqa: B023
+            assert left is None or {row.key for row in rows.rows} == left
+            assert f"filter: {words}" in text(app)
+            await press_and_settle(app, pilot, "escape")
+            await until(pilot, lambda: len(rows.rows) == before, words)  # noqa: B023
+        await press_and_settle(app, pilot, "1", "enter")
         assert "/ filter" not in text(app)
         await pilot.press("slash")
         await until(pilot, lambda: "has no list to filter" in text(app))
@@ -325,22 +319,30 @@ async def test_keys_of_the_users_own_act_and_are_shown(running: Home, config: Pa
         assert "j n" in text(app)
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ('trial.stpo = "s"', "did you mean trial.stop?"),
-        ('trial.stop = "p"', "p is the key of trial.pause already"),
-        ('trial.stop = ""', "at least 1 character"),
-        ("trial.stop = 5", "keys"),
-        ("trial.stop = []", "names no key"),
-    ],
-)
-async def test_a_mistake_is_named_and_all_keys_stay(
-    running: Home, config: Path, line: str, words: str
-) -> None:
+MISTAKES = {
+    'trial.stpo = "s"': "did you mean trial.stop?",
+    'trial.stop = "p"': "p is the key of trial.pause already",
+    'trial.stop = ""': "at least 1 character",
+    "trial.stop = 5": "keys",
+    "trial.stop = []": "names no key",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_named(config: Path, line: str) -> None:
+    config.write_text(f"[keys]\n{line}\n")
+    keymap, mistake = read_keymap()
+    assert mistake is not None
+    assert MISTAKES[line] in f"{mistake.what}. {mistake.hint}"
+    assert keymap.changes() == {}
+
+
+async def test_a_mistake_is_shown_and_all_keys_stay(running: Home, config: Path) -> None:
+    [line, *_] = MISTAKES
     config.write_text(f"[keys]\n{line}\n")
     async with shown(running, 160, 50) as (app, pilot):
         await until(pilot, lambda: "your keys do not apply" in " ".join(text(app).split()))
+        assert "keys.trial.stpo" in text(app)
         await pilot.press("s")
         await until(pilot, lambda: isinstance(app.screen, Confirm))
 

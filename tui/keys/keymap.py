@@ -102,7 +102,8 @@ class Keymap:
         """Raise where two actions of one place have the same key and one of them was changed."""
         for place in PLACES:
             owner: dict[str, str] = {}
-            for row in rows_at(place):
+            # The mistake is in what was changed, also where the other row comes later.
+            for row in sorted(rows_at(place), key=lambda row: row.id in self._changed):
                 for key in self.keys_of(row.id):
                     other = owner.setdefault(key, row.id)
                     if other != row.id and {other, row.id} & self._changed.keys():
