@@ -370,13 +370,3 @@ async def test_a_screen_that_is_being_composed_is_left_alone(running: Home) -> N
         app._tick()
         await settled(app, pilot)
         assert "Trials" in text(app)
-
-
-async def test_events_of_the_level_debug_are_read_when_they_are_asked_for(running: Home) -> None:
-    async with shown(running, 120, 40) as (app, pilot):
-        await pilot.press("6")
-        await settled(app, pilot)
-        assert "checkpoint at step" not in text(app)
-        await pilot.press("l", "l", "l")
-        await until(pilot, lambda: "checkpoint at step" in text(app))
-        assert "Events · debug and above" in text(app)

@@ -34,6 +34,11 @@ async def test_events_are_listed_by_trial_card_and_level(running: Home) -> None:
         await press_and_settle(app, pilot, "escape", "l", "l")
         assert "error and above" in text(app)
         assert {row.cells[2] for row in rows.rows} == {(("error", "bad"),)}
+        await press_and_settle(app, pilot, "l")
+        assert "Events · debug and above" in text(app)
+        await until(pilot, lambda: "checkpoint at step" in text(app))  # read once asked for
+        await press_and_settle(app, pilot, "l")
+        assert "checkpoint at step" not in text(app)
         await press_and_settle(app, pilot, "slash", *"level:deb", "enter")
         assert "debug and above" in text(app)
         await press_and_settle(app, pilot, "escape", "G", "o")

@@ -72,7 +72,7 @@ def test_a_lost_line_ends_a_process_whose_exit_is_stuck(running: Home) -> None:
     import tui
 
     css = str(Path(tui.__file__).parent / "workbench.tcss")
-    with PtyApp(running.root, code=STUCK.format(css=css)) as app:
+    with PtyApp(running.root, columns=80, rows=24, code=STUCK.format(css=css)) as app:
         app.read_until(lambda: b"Dashboard" in app.seen)
         app.hang_up()
         assert app.process.wait(20) == 128 + signal.SIGHUP

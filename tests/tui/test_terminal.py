@@ -17,11 +17,11 @@ ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
 @pytest.fixture
-def terminal(running: Home) -> Iterator[Callable[[str], PtyApp]]:
+def terminal(running: Home) -> Iterator[Callable[..., PtyApp]]:
     opened: list[PtyApp] = []
 
-    def open_one(code: str) -> PtyApp:
-        opened.append(PtyApp(running.root, columns=120, rows=90, code=code))
+    def open_one(code: str, columns: int = 80, rows: int = 24) -> PtyApp:
+        opened.append(PtyApp(running.root, columns=columns, rows=rows, code=code))
         opened[-1].read_until(lambda: b"Dashboard" in opened[-1].seen)
         return opened[-1]
 
@@ -30,7 +30,7 @@ def terminal(running: Home) -> Iterator[Callable[[str], PtyApp]]:
         one.close()
 
 
-def test_a_terminated_app_restores_the_terminal(terminal: Callable[[str], PtyApp]) -> None:
+def test_a_terminated_app_restores_the_terminal(terminal: Callable[..., PtyApp]) -> None:
     one = terminal(RUN)
     one.process.send_signal(signal.SIGTERM)
     one.read_until(lambda: LEAVE in one.seen)
@@ -38,7 +38,7 @@ def test_a_terminated_app_restores_the_terminal(terminal: Callable[[str], PtyApp
 
 
 def test_a_dropped_line_ends_the_app_even_where_hang_ups_are_ignored(
-    terminal: Callable[[str], PtyApp],
+    terminal: Callable[..., PtyApp],
 ) -> None:
     one = terminal(IGNORING)
     one.hang_up()
@@ -47,7 +47,7 @@ def test_a_dropped_line_ends_the_app_even_where_hang_ups_are_ignored(
 
 def test_a_clone_is_changed_in_ones_editor_and_the_screen_comes_back(
     whole: Home,
-    terminal: Callable[[str], PtyApp],
+    terminal: Callable[..., PtyApp],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -56,7 +56,7 @@ def test_a_clone_is_changed_in_ones_editor_and_the_screen_comes_back(
     editor.chmod(0o700)
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.setenv("EDITOR", str(editor))
-    one = terminal(RUN)
+    one = terminal(RUN, 120, 90)
     one.send(b"c")
     one.read_until(lambda: "data.train" in one.text())
     one.send(b"\x0f")
@@ -71,7 +71,7 @@ def test_a_clone_is_changed_in_ones_editor_and_the_screen_comes_back(
 
 
 def test_the_screen_is_drawn_where_stderr_is_redirected(running: Home) -> None:
-    one = PtyApp(running.root, stderr=subprocess.DEVNULL)
+    one = PtyApp(running.root, columns=80, rows=24, stderr=subprocess.DEVNULL)
     try:
         one.read_until(lambda: b"Dashboard" in one.seen)
         one.send(b"q")
@@ -92,7 +92,7 @@ sys.exit(app.run_app())
 
 
 def test_a_screen_that_breaks_says_so_by_its_exit_code(
-    terminal: Callable[[str], PtyApp],
+    terminal: Callable[..., PtyApp],
 ) -> None:
     one = terminal(BROKEN)
     one.send(b"2")
