@@ -62,7 +62,7 @@ async def check_sizes(home: Home, kind: str, pages: Mapping[str, int] | None = N
 
 
 async def check_views(app: WorkbenchApp, pilot: Pilot[int], golden: str) -> None:
-    """Go through the views by their digits; failures change nothing that is unique to Events."""
+    """Go through the views by their digits; Events look the same where all trials failed."""
     views = VIEWS[:-1] if "failed" in golden else VIEWS
     for digit, name in enumerate(views, start=1):
         await press_and_settle(app, pilot, str(digit))
