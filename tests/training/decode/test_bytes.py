@@ -41,8 +41,12 @@ NEW = 24
 """New tokens of an answer."""
 
 
-def live_bytes() -> int:
-    """Return the bytes behind all live fp32 tensors, each storage counted once."""
+def live_bytes(known: frozenset[int] = frozenset()) -> int:
+    """Return the bytes behind all live fp32 tensors, each storage counted once.
+
+    Storages at the addresses `known` are left out: objects that were frozen are not seen, and views
+    of them would look new.
+    """
     gc.collect()
     alive = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
     each = {
@@ -50,16 +54,18 @@ def live_bytes() -> int:
         for one in alive
         if one.dtype is torch.float32
     }
-    return sum(each.values())
+    return sum(size for place, size in each.items() if place not in known)
 
 
 @contextmanager
 def forward_of(model: Any, **how: Any) -> Iterator[tuple[FastForward, int]]:
     """Give the model's FastForward and the bytes that it made live."""
-    before = live_bytes()
+    own = (*model.parameters(), *model.buffers())
+    known = frozenset(one.untyped_storage().data_ptr() for one in own)
+    before = live_bytes(known)
     forward = FastForward(model, torch.float32, **how)
     try:
-        yield forward, live_bytes() - before
+        yield forward, live_bytes(known) - before
     finally:
         forward.restore()
 
