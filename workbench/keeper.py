@@ -433,6 +433,22 @@ def _named(pid: int) -> dict[str, int] | None:
     return None if known is None else {"pid": known.pid, "started_ticks": known.started_ticks}
 
 
+def lock_in_background(home: Home) -> Lock | None:
+    """Return the home's keeper lock in a child of this process, which ends; None where it is held.
+
+    The lock's file names the child before this process ends, so that whoever started it can stop
+    the keeper at once.
+    """
+    lock = Lock(home.keeper_lock)
+    if not lock.take():
+        log.info("process %s keeps %s already", lock_holder(lock.path), home.root)
+        return None
+    if child := os.fork():
+        lock.sign(child)
+        os._exit(0)
+    return lock
+
+
 def main() -> int:
     """Start a keeper in the background; return at once where another one keeps the home."""
     log_without_secrets("%(asctime)s %(levelname)s %(message)s")
@@ -440,13 +456,9 @@ def main() -> int:
     if read_joined(home) is not None:  # a box of a cluster: its head has the engine
         command = python_command("workbench.node_keeper")
         os.execve(command[0], command, python_environment())
-    lock = Lock(home.keeper_lock)
-    if not lock.take():
-        log.info("process %s keeps %s already", lock_holder(lock.path), home.root)
+    lock = lock_in_background(home)
+    if lock is None:
         return 0
-    if os.fork():  # the one who started us has not to wait for us; the child keeps the lock
-        os._exit(0)
-    lock.sign()
     log.info("keeper %d of %s", os.getpid(), home.root)
     if problem := temp_problem():
         # As when the database cannot be used: the reason is shown, and retrying would not help.

@@ -32,9 +32,8 @@ from workbench.cluster.settings import (
 from workbench.errors import EngineError
 from workbench.fleet.kernel_cache import prune_kernels
 from workbench.home import find_home
-from workbench.keeper import WATCH_S, Keeper, Unit
+from workbench.keeper import WATCH_S, Keeper, Unit, lock_in_background
 from workbench.machine.head_watch import HeadWatch
-from workbench.machine.locks import Lock, lock_holder
 from workbench.machine.processes import find_marked, identify_process, is_alive, program_name
 from workbench.text.redact import log_without_secrets
 
@@ -181,13 +180,9 @@ def main() -> int:
     """Start a node's keeper in the background; return at once where another keeps the home."""
     log_without_secrets("%(asctime)s %(levelname)s %(message)s")
     home = find_home().make()
-    lock = Lock(home.keeper_lock)
-    if not lock.take():
-        log.info("process %s keeps %s already", lock_holder(lock.path), home.root)
+    lock = lock_in_background(home)
+    if lock is None:
         return 0
-    if os.fork():  # as in workbench.keeper: the caller does not wait, the child keeps the lock
-        os._exit(0)
-    lock.sign()
     log.info("keeper %d of the box at %s", os.getpid(), home.root)
     NodeKeeper(home, lock).run()
     return 0

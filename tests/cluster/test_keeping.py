@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,17 +12,38 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_for
 from workbench.cluster.certificates import certificate_environment, make_certificates
 from workbench.cluster.ray_commands import HEAD_PORTS
 from workbench.cluster.settings import HeadSettings, JoinedSettings, read_joined, write_settings
 from workbench.home import Home, private_temp
 from workbench.keeper import LOG_LIMIT_BYTES, Keeper
-from workbench.machine.locks import Lock
+from workbench.machine.locks import Lock, lock_holder
 from workbench.node_keeper import NodeKeeper
 
 
 def keeper_of(home: Home) -> Keeper:
     return Keeper(home, Lock(home.keeper_lock))
+
+
+START = """
+import os, signal, sys
+from pathlib import Path
+from workbench.home import Home
+from workbench.keeper import lock_in_background
+os.register_at_fork(after_in_child=signal.pause)  # as on a machine that is busy with others
+lock_in_background(Home(Path(sys.argv[1])))
+"""
+
+
+def test_a_keeper_can_be_stopped_as_soon_as_it_was_started(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").make()
+    subprocess.run([sys.executable, "-c", START, home.root], check=True)
+    keeper = lock_holder(home.keeper_lock)
+    assert keeper is not None
+    assert Path(f"/proc/{keeper}/cmdline").read_bytes().endswith(f"{home.root}\0".encode())
+    os.kill(keeper, signal.SIGTERM)
+    wait_for(lambda: lock_holder(home.keeper_lock) is None, "the end of the keeper")
 
 
 @pytest.mark.parametrize(("address", "there"), [("127.0.0.1", True), ("192.0.2.1", False)])

@@ -48,15 +48,13 @@ class Lock:
         self.sign()
         return True
 
-    def sign(self) -> None:
-        """Write this process's pid into the file; a child that inherited the lock by fork calls it
-        too.
-        """
+    def sign(self, pid: int | None = None) -> None:
+        """Write a pid into the file: ours, or that of a child that has inherited the lock."""
         assert self._handle is not None
         if fcntl.fcntl(self._handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             return  # another user's file that we may lock and not write
         os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(self._handle, f"{pid or os.getpid()}\n".encode(), 0)
 
     def stands(self) -> bool:
         """Return True while the locked file is the one that others see under the path.

@@ -72,8 +72,6 @@ class Showcase:
         self._locks = [Lock(home.keeper_lock), Lock(home.loop_lock)]
         if not all(lock.take() for lock in self._locks):
             raise EngineError(f"an engine runs on {home.root}", hint="name an empty folder")
-        for lock in self._locks:
-            lock.sign()
         config = home.root / "config.toml"
         config.write_text('[guards]\nballast = "0"\n')  # no reserve file for a made-up home
         self._cards = MadeUpCards(seed)
