@@ -10,7 +10,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -45,6 +47,25 @@ def fill(folder: Path) -> Path:
             except OSError:
                 continue
     return path
+
+
+@contextmanager
+def kept_full(folder: Path) -> Iterator[None]:
+    """Fill the disk again and again: trials that find it full remove what they began to write."""
+    ended = Event()
+
+    def keep() -> None:
+        while not ended.wait(0.001):
+            fill(folder)
+
+    thread = Thread(target=keep)
+    fill(folder)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_a_full_disk_is_reported_and_everything_continues_with_room(
@@ -132,8 +153,8 @@ def test_a_stop_on_a_full_disk_stops_the_engine(loop_runs: bool, small_disk: Pat
                 it.kill(it.pid("loop"))
                 waits = lambda: "is full" in it.service.engine().detail  # noqa: E731
                 wait_for(waits, "the keeper waits for room", LIMIT_S)
-                fill(small_disk)
-            stopped = workbench(it.home, "engine", "stop")
+            with kept_full(small_disk):
+                stopped = workbench(it.home, "engine", "stop")
             assert stopped.returncode == 0, stopped.stderr
             assert "the disk is full" in stopped.stderr
             assert it.service.engine().state == "stopped"
