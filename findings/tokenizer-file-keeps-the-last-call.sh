@@ -11,7 +11,7 @@
 # `tokenizer.padding_side` of the one that was saved is "right". Nothing is warned of. A plain call before saving
 # undoes all of it. That a call changes the tokenizer is huggingface/transformers, issue 24441.
 #
-# What the workbench does: it saves tokenizers with the truncation and padding that their own files had
+# What the workbench does: it takes no truncation and padding of a tokenizer's files, and saves none
 # (workbench/training/model/tokenizer.py).
 #
 # Passes while that is so; fails if it changes.

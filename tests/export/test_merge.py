@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from tests.export.adapters import ROWS, random_adapter, random_rows
 from tests.support.forked import run_forked
@@ -156,22 +156,6 @@ def test_a_vocabulary_larger_than_the_tokenizer_stays_as_the_base_has_it(
     assert report["max_logits_difference"] <= 1e-5 * max(1.0, report["max_logit"])
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert merged.get_input_embeddings().weight.shape[0] == 576
-
-
-def test_a_merged_tokenizer_neither_cuts_nor_pads(
-    tmp_path: Path, rows: Path, trained: Trained
-) -> None:
-    base, adapter = trained("llama")
-    adapter = shutil.copytree(adapter, tmp_path / "adapter")
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.pad_token = tokenizer.eos_token
-    tokenizer(["1 + 1"], truncation=True, max_length=2, padding="max_length")
-    tokenizer.save_pretrained(adapter)
-    saved, merged = adapter / "tokenizer.json", tmp_path / "out" / "tokenizer.json"
-    assert json.loads(saved.read_text())["truncation"]["max_length"] == 2
-    merge_adapter(adapter, tmp_path / "out", rows=rows)
-    found = json.loads(merged.read_text())
-    assert (found["truncation"], found["padding"]) == (None, None)
 
 
 @pytest.fixture(scope="module")

@@ -86,21 +86,29 @@ def test_a_tokenizer_without_reserved_tokens_pads_with_its_end_token(tmp_path: P
     assert tokens.ids[-1] == tokenizer.eos_token_id
 
 
-def test_ids_are_those_of_the_models_own_tokenizer_file(tmp_path: Path) -> None:
-    """transformers rebuilds a qwen2's tokenizer with digits one by one, whatever its file says."""
+@pytest.mark.parametrize("limited", [False, True])
+def test_ids_are_those_of_the_models_own_tokenizer_file(limited: bool, tmp_path: Path) -> None:
+    """transformers rebuilds a qwen2's tokenizer with digits one by one, whatever its file says.
+
+    The file may have the truncation and padding of somebody's last call, which go for nobody else.
+    """
     own = Tokenizer(models.BPE())
     own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|im_end|>"]
     )
     own.train_from_iterator(["it is 0123456789"] * 9, trainer)
+    ids = own.encode("it is 0123456789").ids
+    if limited:
+        own.enable_truncation(2)
+        own.enable_padding(length=64)
     own.save(str(tmp_path / "tokenizer.json"))
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
-    ids = own.encode("it is 0123456789").ids
     assert AutoTokenizer.from_pretrained(tmp_path)("it is 0123456789")["input_ids"] != ids
     tokenizer = load_tokenizer(str(tmp_path), None)
+    assert tokenizer.backend_tokenizer.encode("it is 0123456789").ids == ids
     assert tokenizer("it is 0123456789")["input_ids"] == ids
     assert (tokenizer.padding_side, tokenizer.eos_token) == ("right", "<|im_end|>")
     tokenizer.save_pretrained(tmp_path / "adapter")

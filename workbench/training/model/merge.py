@@ -143,24 +143,19 @@ def tokenizer_of(
 ) -> tuple[Any, tuple[str, str | None]]:
     """Return the adapter's tokenizer and where it is from; the base's where the adapter has none.
 
-    An adapter that PEFT saved holds weights and configuration alone. Truncation and padding of the
-    adapter's tokenizer are dropped: they are those of somebody's last call before saving
-    (findings/tokenizer-file-keeps-the-last-call.sh), and would cut a server's prompts.
+    An adapter that PEFT saved holds weights and configuration alone.
     """
     from workbench.training.model.tokenizer import load_tokenizer
 
     if not any((adapter_folder / name).is_file() for name in TOKENIZER_FILES):
         return load_tokenizer(base, revision), (base, revision)
     try:
-        found = load_tokenizer(str(adapter_folder), None)
+        return load_tokenizer(str(adapter_folder), None), (str(adapter_folder), None)
     except ModelError as broken:
         raise ModelError(
             f"the adapter in {safe_line(adapter_folder)} cannot be used: {broken.what}",
             hint="restore its tokenizer's files, or remove them: then the base's tokenizer is used",
         ) from broken
-    found.backend_tokenizer.no_truncation()
-    found.backend_tokenizer.no_padding()
-    return found, (str(adapter_folder), None)
 
 
 def merge_layers(adapted: PeftModel, dtype: torch.dtype | None) -> PreTrainedModel:

@@ -7,7 +7,6 @@ import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -48,10 +47,7 @@ class KeptTokenizer:
         held = self._held
         if held is None or (held.path, held.revision, held.files) != (path, revision, files):
             self._held = None
-            loaded = load_tokenizer(path, revision)
-            backend = loaded.backend_tokenizer
-            held = _Held(path, revision, files, loaded, backend.truncation, backend.padding)
-            self._held = held
+            self._held = held = _Held(path, revision, files, load_tokenizer(path, revision))
         return held.fresh()
 
     def save(self, folder: Path) -> None:
@@ -76,8 +72,6 @@ class _Held:
     revision: str | None
     files: tuple[tuple[str, int, int], ...]
     tokenizer: PreTrainedTokenizerBase
-    truncation: dict[str, Any] | None
-    padding: dict[str, Any] | None
     saved: dict[str, bytes] = field(default_factory=dict)
 
     def files_saved(self) -> dict[str, bytes]:
@@ -96,15 +90,7 @@ class _Held:
         for name, value in vars(self.tokenizer).items():
             if isinstance(value, dict | list | set):
                 setattr(made, name, value.copy())
-        backend = made.backend_tokenizer
-        if self.truncation is None:
-            backend.no_truncation()
-        else:
-            backend.enable_truncation(**self.truncation)
-        if self.padding is None:
-            backend.no_padding()
-        else:
-            backend.enable_padding(**self.padding)
+        _without_limits(made.backend_tokenizer)
         return made
 
 
@@ -121,7 +107,8 @@ def _text_files(path: str) -> tuple[tuple[str, int, int], ...]:
 def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer, padding on the right with a token it already has.
 
-    Texts get the ids that the model's own tokenizer.json gives.
+    Texts get the ids that the model's own tokenizer.json gives. Its truncation and padding are left
+    out: they are of somebody's last call (findings/tokenizer-file-keeps-the-last-call.sh).
     Raises ModelError when it cannot be loaded, is not a fast tokenizer or names no end token.
     """
     try:
@@ -148,6 +135,7 @@ def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
             hint="add a tokenizer.json (transformers converts most), or pick another model",
         )
     tokenizer = _with_own_ids(tokenizer, path, revision)
+    _without_limits(tokenizer.backend_tokenizer)
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {safe_line(path, 200)} names no end-of-sequence token",
@@ -174,10 +162,18 @@ def _with_own_ids(
     )
     if file is None:
         return tokenizer
-    own = Tokenizer.from_file(file).encode(_PROBE, add_special_tokens=False).ids
-    if tokenizer.backend_tokenizer.encode(_PROBE, add_special_tokens=False).ids == own:
+    found = [tokenizer.backend_tokenizer, Tokenizer.from_file(file)]
+    ids, own = (_without_limits(one).encode(_PROBE, add_special_tokens=False).ids for one in found)
+    if ids == own:
         return tokenizer
     return PreTrainedTokenizerFast.from_pretrained(path, revision=revision, padding_side="right")
+
+
+def _without_limits(backend: Tokenizer) -> Tokenizer:
+    """Return the same tokenizer, which then neither cuts nor pads."""
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
