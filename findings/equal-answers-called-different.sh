@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # mlxtend 0.25.0, statsmodels 0.15.0 and baycomp 1.0.3, seen on 2026-11-29 (Python 3.11, Linux x86_64).
 #
-# Two adapters are right on the same rows and wrong on the same rows: there is no difference. McNemar's test with the correction
-# for continuity divides (|b - c| - 1)² by b + c, that is 1 by 0, and p is 0.0: nothing could be more significant.
-# That is what `mlxtend.evaluate.mcnemar` does by default, and `statsmodels…mcnemar(table, exact=False)`; numpy warns
-# of the division on stderr, and a comparison of p with 0.05 goes through. With one row each way p is 0.48, not 1.
-# The exact test of both gives 1. (`evaluate` raises a ZeroDivisionError: huggingface/evaluate, pull request 795.)
+# Two adapters are right on the same rows and wrong on the same rows: there is no difference. McNemar's test with the
+# correction for continuity divides (|b - c| - 1)² by b + c, that is 1 by 0, and p is 0.0: nothing could be more
+# significant. That is what `mlxtend.evaluate.mcnemar` does by default, and `statsmodels…mcnemar(table, exact=False)`;
+# numpy warns of the division on stderr, and a comparison of p with 0.05 goes through. With one row each way p is
+# 0.48, not 1. The exact test of both gives 1. (`evaluate` raises a ZeroDivisionError: huggingface/evaluate, pull
+# request 795.)
 #
 # baycomp's `two_on_multiple(a, a)` returns how probable it is that a model is better than itself. One half is meant
 # for each side; a sample whose halves are equal counts for the first, and rounding decides the rest, so that the

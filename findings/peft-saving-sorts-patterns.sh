@@ -10,7 +10,7 @@
 # because the sizes differ.
 #
 # What the workbench does: it has no such patterns of its own. It refuses an adapter from elsewhere whose
-# `alpha_pattern` gives one module two alphas (workbench/adapters/lora_settings.py).
+# `alpha_pattern` has an entry behind another one that takes all its modules (workbench/adapters/lora_settings.py).
 #
 # Passes while that is so; fails if it changes.
 set -euo pipefail
