@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.conftest import Workbench, home, workbench  # noqa: F401
-from tests.support.forked import run_forked
 from tests.training.model.bases import seeing
 from tests.training.trials import Bench, recipe
 from workbench.attempts.events import Outcome
@@ -36,22 +33,10 @@ def trained(home: Path, **settings: object) -> tuple[Bench, Path]:  # noqa: F811
     return bench, rows
 
 
-def run_without_us(script: Path) -> None:
-    """Run the script in this process, a child, after it has forgotten our modules."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("workbench", "tui")]:
-        del sys.modules[name]
-    warnings.simplefilter("default")  # as in a new Python
-    runpy.run_path(str(script), run_name="__main__")
-
-
 def run_script(folder: Path) -> None:
     """Run the script where the workbench cannot be imported."""
     script = folder / "train.py"
     script.write_text(script.read_text().replace("import json\n", f"{BLOCKED}import json\n", 1))
-    if not torch.cuda.is_available():
-        ended = run_forked(lambda: run_without_us(script), {"HF_HUB_OFFLINE": "1"})
-        assert ended.code == 0, ended.out
-        return
     done = subprocess.run(
         [sys.executable, "-P", str(script)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
