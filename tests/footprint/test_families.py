@@ -219,7 +219,7 @@ def test_every_causal_model_of_transformers_is_counted_within_its_interval() -> 
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_loading_is_refused_for_exactly_what_transformers_refuses(every: bool) -> None:
-    """Of every kind of model that it has: each is imported, which takes seconds."""
+    """Importing every kind of model that transformers has takes seconds; a few stand for them."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 

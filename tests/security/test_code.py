@@ -20,7 +20,7 @@ from workbench.recipe import load_recipe
 from workbench.recipe.schema import Model
 from workbench.recipe.shipped import PACKAGE
 from workbench.training.checkpoints import checkpoint
-from workbench.training.model.base import BaseSpec, load_base
+from workbench.training.model.base import load_base
 from workbench.training.model.source import resolve_model
 from workbench.training.model.tokenizer import load_tokenizer
 from workbench.user_config import may_run_its_code, read_user_config
@@ -41,22 +41,14 @@ class Strange(LlamaForCausalLM):
 
 def load_as_trusted(folder: Path, marker: Path, config: Path) -> None:
     """Print what loads, and if its code has run, as nobody, another and this model is trusted."""
-    spec = BaseSpec(
-        path=str(folder),
-        revision=None,
-        quantization="none",
-        double_quantization=False,
-        precision="fp32",
-        attention="eager",
-        device="cpu",
-    )
+    way = trials.spec(path=str(folder), double_quantization=False, attention="eager")
     found = []
     for trusted in ("", "/another", str(folder)):
         text = f'[models]\ntrust_remote_code = [{{name = "{trusted}"}}]\n' if trusted else ""
         (config / "workbench" / "config.toml").write_text(text)
         try:
             load_tokenizer(str(folder), None)
-            loaded = type(load_base(spec)).__name__
+            loaded = type(load_base(way)).__name__
         except ModelError:
             loaded = ""
         found.append([loaded, marker.exists()])

@@ -23,7 +23,7 @@ class Ended:
     code: int
     """Exit code, or the negative number of the signal that killed the child."""
     out: str
-    """What the child wrote to stdout and stderr."""
+    """The text that the child wrote to stdout and stderr."""
 
 
 def run_forked(

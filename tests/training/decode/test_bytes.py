@@ -109,7 +109,7 @@ def test_low_rank_matrices_of_several_adapters_take_what_the_plan_says(
 def test_low_rank_matrices_of_every_family_take_what_the_plan_says(
     decoded_model: PeftModel,
 ) -> None:
-    """Of rank 4, which is filled up to 8."""
+    """The rank is 4, which is filled up to 8."""
     with forward_of(decoded_model) as (_, made):
         assert low_rank_bytes(shape_of(decoded_model), "fp32", rank=4) == made
 

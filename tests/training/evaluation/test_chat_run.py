@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerBase
 
 from tests.support.waiting import wait_for
+from tests.training.trials import spec
 from workbench.chat.session_files import LineFollower, SessionFiles, append_line
 from workbench.fleet import Halt
 from workbench.machine.locks import Lock
@@ -20,7 +21,7 @@ from workbench.training import libraries
 from workbench.training.control import Control, Interrupted
 from workbench.training.evaluation import chat_answers
 from workbench.training.evaluation.chat_run import ChatRun, answers_of, prompt_ids
-from workbench.training.model.base import BaseSpec, load_base
+from workbench.training.model.base import load_base
 from workbench.training.scoring.answers import end_ids
 
 # PEFT calls what transformers deprecates; a worker logs such warnings as events.
@@ -32,17 +33,7 @@ DEMO = local_path("workbench:demo/model")
 def _models(**more: Any) -> PeftModel:
     """Return the demo base with two random adapters, named 0 and 2."""
     assert DEMO is not None
-    base = load_base(
-        BaseSpec(
-            path=str(DEMO),
-            revision=None,
-            quantization="none",
-            double_quantization=False,
-            precision="fp32",
-            attention="sdpa",
-            device="cpu",
-        )
-    )
+    base = load_base(spec(path=str(DEMO), double_quantization=False))
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **more)
     torch.manual_seed(1)
     model = get_peft_model(base, config, adapter_name="0")
