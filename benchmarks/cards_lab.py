@@ -151,10 +151,13 @@ class Lab:
         The base is scored on the way, so that it takes no card from what is measured. After some
         tens of steps a worker holds the captured graphs of most sizes, too.
         """
-        for turn, card in enumerate(cards):
+        warm = self.submit("warm", len(cards), steps)
+        self.finish(warm)
+        # A card that came up late, when another had taken all trials, gets one alone.
+        for card in set(cards) - {attempt.card for attempt in self.attempts(warm)}:
             others = [one for one in cards if one != card]
             self.drain(others)
-            self.finish(self.submit(f"warm-{turn}", 1, steps))
+            self.finish(self.submit(f"warm-{card}", 1, steps))
             self.drain(others, back=True)
         wait(lambda: all(t.state.final for t in self.service.snapshot().trials), "the base's score")
 

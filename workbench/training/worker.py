@@ -36,10 +36,10 @@ log = logging.getLogger("workbench.worker")
 
 IDLE_S = 600.0
 """Seconds without an attempt after which a worker releases its base."""
-KEPT_S = 10.0
+KEPT_S = 30.0
 """Seconds without an attempt after which a worker releases the last trial's captured graphs. In a
-sweep the next trial follows in a fraction of one; a drained card, or one that another program took,
-gets none."""
+sweep the next trial follows in a fraction of one, in the next experiment after 10 to 20 of
+preparation; a drained card, or one that another program took, gets none."""
 
 _one_at_a_time = threading.Lock()
 """A lock for workers that share a process, as CPU cards do in tests: accelerate's state and torch's
