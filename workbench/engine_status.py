@@ -22,7 +22,7 @@ from workbench.text import safe_line
 LATE_S = 10.0
 """Seconds without a tick after which the loop is shown as not answering."""
 
-EngineState = Literal["running", "starting", "late", "stopped", "down"]
+EngineState = Literal["running", "starting", "late", "stopping", "stopped", "down"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,9 @@ class EngineStatus:
     """The engine as a front end shows it."""
 
     state: EngineState
-    """running; starting (a keeper lives, no tick yet); late (no tick for 10 s); stopped (by a
-    person, or by itself for a reason in `detail`); down (was never started, or died: the next
-    command starts it)."""
+    """running; starting (a keeper lives, no tick yet); late (no tick for 10 s); stopping (the loop
+    has ended, its keeper has not); stopped (by a person, or by itself for a reason in `detail`);
+    down (was never started, or died: the next command starts it)."""
     pid: int | None
     """The keeper's process; None while there is none."""
     tick_age_s: float | None
@@ -65,7 +65,7 @@ def read_status(home: Home, open_reader: Callable[[], Reader | None]) -> EngineS
     if loop is None and (joined := read_joined(home)) is not None:
         detail = f"this machine is a box of the cluster at {joined.head}, which has the engine"
     elif loop is None and stop_reason(home) is not None:  # the file goes when the engine starts
-        detail = "the engine is stopping; Ray is being ended"
+        state, detail = "stopping", "Ray is being ended"
     elif loop is None and free_bytes(home.root) < ROOM_BYTES:
         state = "starting"
         detail = f"the disk of {home.root} is full; free some, and the engine starts by itself"

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -50,6 +50,7 @@ from workbench.machine.processes import (
     KEEPER,
     LOOPBACK,
     MARK,
+    Identity,
     end_home_processes,
     end_unit,
     find_listeners,
@@ -90,6 +91,12 @@ class Unit:
     temp: Path
     watch: HeadWatch
     started_s: float
+    leaders: list[Identity] = field(init=False)
+    """Head and loop: each leads a session, in which those are found that have lost their mark."""
+
+    def __post_init__(self) -> None:
+        found = (identify_process(child.pid) for child in (self.head, self.loop))
+        self.leaders = [one for one in found if one is not None]
 
 
 class Keeper:
@@ -357,11 +364,9 @@ class Keeper:
         return f"{open_to_all[0][0]}:{open_to_all[0][1]}" if open_to_all else ""
 
     def _end_unit(self, unit: Unit) -> None:
+        stubborn = end_unit(unit.name, unit.leaders)
         for child in (unit.loop, unit.head):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-        stubborn = end_unit(unit.name)
         if stubborn:
             log.error("processes %s of unit %s would not die", stubborn, unit.name)
         self._remove_session(unit.temp)

@@ -3,12 +3,15 @@
 import errno
 import fcntl
 import os
+import platform
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from workbench.machine.processes import (
     KEEPER,
     MARK,
     end_home_processes,
+    end_unit,
     find_home_processes,
     identify_process,
     is_frozen,
@@ -90,6 +94,15 @@ def test_a_temp_folder_that_is_too_long_is_reported_with_a_hint(
     assert lock_holder(service.home.keeper_lock) is None
 
 
+def test_an_engine_that_has_ended_does_not_run_while_its_keeper_ends_ray(tmp_path: Path) -> None:
+    keeper = kept(tmp_path)
+    keeper.home.stopped.write_text("the temp folder is too long\nset TMPDIR")
+    service = Service(keeper.home)
+    assert service.engine().state == "stopping"
+    with pytest.raises(EngineError, match="did not start within"):
+        service.wait_for_engine(running=True, timeout_s=0.1)
+
+
 @pytest.mark.parametrize(
     ("words", "name"),
     [
@@ -113,33 +126,64 @@ def test_a_process_is_named_by_what_it_runs(tmp_path: Path, words: list[str], na
     assert program_name(process.pid) == ""
 
 
-def test_processes_of_a_home_are_found_by_mark_and_by_session(tmp_path: Path) -> None:
-    env = {**os.environ, MARK: "test-unit", "WORKBENCH_HOME": str(tmp_path)}
-    # The leader ends; its child has lost the mark, as a process that overwrote its environment.
+@contextmanager
+def orphan_without_mark(env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Yield a session's leader and the pid of its child, which has lost what its environment said.
+
+    So does a process that overwrote its environment, or that the kernel is taking down.
+    """
     child = "exec env -i sleep 60 & echo $!"
     leader = subprocess.Popen(
         ["sh", "-c", f"{child}; read go"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=env,
+        env={**os.environ, **env},
         text=True,
         start_new_session=True,
     )
-    assert leader.stdin is not None
     assert leader.stdout is not None
-    pid = int(leader.stdout.readline())
-    known = identify_process(leader.pid)
-    assert known is not None
-    runtime = {"head": {"pid": known.pid, "started_ticks": known.started_ticks}}
-    wait_for(lambda: set(find_home_processes(tmp_path, {})) == {leader.pid, pid}, "both are found")
-    leader.kill()
-    leader.wait()
-    assert find_home_processes(tmp_path, {}) == []
-    assert find_home_processes(tmp_path, runtime) == [pid]
-    leader.stdout.close()
-    leader.stdin.close()
-    ended, stubborn = end_home_processes(tmp_path, runtime)
-    assert (ended, stubborn) == (["sleep"], [])
+    with leader:
+        yield leader, int(leader.stdout.readline())
+
+
+def test_processes_of_a_home_are_found_by_mark_and_by_session(tmp_path: Path) -> None:
+    env = {MARK: "test-unit", "WORKBENCH_HOME": str(tmp_path)}
+    with orphan_without_mark(env) as (leader, pid):
+        known = identify_process(leader.pid)
+        assert known is not None
+        runtime = {"head": {"pid": known.pid, "started_ticks": known.started_ticks}}
+        both = {leader.pid, pid}
+        wait_for(lambda: set(find_home_processes(tmp_path, {})) == both, "both are found")
+        leader.kill()
+        leader.wait()
+        assert find_home_processes(tmp_path, {}) == []
+        assert find_home_processes(tmp_path, runtime) == [pid]
+        ended, stubborn = end_home_processes(tmp_path, runtime)
+        assert (ended, stubborn) == (["sleep"], [])
+
+
+def test_a_unit_ends_with_what_is_in_its_leaders_sessions() -> None:
+    with orphan_without_mark({MARK: "test-unit-of-leaders"}) as (leader, pid):
+        known = identify_process(leader.pid)
+        assert known is not None
+        leader.kill()
+        leader.wait()
+        assert end_unit("test-unit-of-leaders") == []
+        assert identify_process(pid) is not None
+        assert end_unit("test-unit-of-leaders", [known]) == []
+        assert identify_process(pid) is None
+
+
+def test_a_process_lives_while_one_of_its_threads_does() -> None:
+    exit_thread = {"x86_64": 60, "aarch64": 93}[platform.machine()]  # SYS_exit
+    code = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=[60]).start()"
+    code += f"; ctypes.CDLL(None).syscall({exit_thread}, 0)"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        wait_for(lambda: "State:\tZ" in status.read_text(), "its first thread has ended")
+        assert identify_process(process.pid) is not None
+        process.kill()
+    assert identify_process(process.pid) is None
 
 
 def test_a_loop_whose_keeper_died_while_it_was_starting_ends(tmp_path: Path) -> None:

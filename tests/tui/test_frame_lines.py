@@ -51,9 +51,9 @@ def test_a_late_engine_ages_between_readings(snapshot: Snapshot) -> None:
     assert "answered for 42 s" in joined(lines)
 
 
-@pytest.mark.parametrize("state", ["starting", "stopped", "down"])
+@pytest.mark.parametrize("state", ["starting", "stopping", "stopped", "down"])
 def test_every_other_state_says_what_it_means(snapshot: Snapshot, state: EngineState) -> None:
-    assert len(joined(banner_lines(engine(snapshot, state), 0, 0, ""))) > 20
+    assert len(joined(banner_lines(engine(snapshot, state, "Ray"), 0, 0, ""))) > 20
 
 
 @pytest.mark.parametrize("cells", [40, 80, 120, 200])

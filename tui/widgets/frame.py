@@ -21,6 +21,7 @@ _ENGINE: dict[str, Part] = {
     "running": ("● engine running", "good"),
     "starting": ("◐ engine starting", "live"),
     "late": ("! engine not answering", "warn"),
+    "stopping": ("◐ engine stopping", "live"),
     "stopped": ("■ engine stopped", "warn"),
     "down": ("✗ engine down", "bad"),
 }
@@ -111,6 +112,8 @@ def banner_lines(snapshot: Snapshot, at_utc: float, now: float, read_error: str)
         return [((f"! {read_error}", "bad"), (" The screen keeps trying to read it.", "dim"))]
     if engine.state == "starting":
         return [(("◐ The engine is starting: ", "live"), plain_part(engine.detail or "a moment"))]
+    if engine.state == "stopping":
+        return [(("◐ The engine is stopping: ", "live"), plain_part(engine.detail))]
     if engine.state == "late":
         age = None if engine.tick_age_s is None else engine.tick_age_s + max(0.0, now - at_utc)
         return [

@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -56,13 +56,17 @@ class ProcessStat:
 
 
 def read_stat(pid: int) -> ProcessStat | None:
-    """Return the facts about `pid`; None where no such process exists or only its zombie."""
+    """Return the facts about `pid`; None where no such process exists or only its zombie.
+
+    A process whose first thread has ended is shown as a zombie while others of its threads live: it
+    still holds its locks, its files and a card's memory, so it exists.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     fields = stat[stat.rindex(")") + 2 :].split()  # proc(5): fields from the third on
-    if fields[0] in "ZX":
+    if fields[0] in "ZX" and int(fields[17]) <= 1:
         return None
     return ProcessStat(Identity(pid, int(fields[19])), fields[0], int(fields[1]), int(fields[2]))
 
@@ -152,16 +156,15 @@ def end_home_processes(
     Return what the processes ran, and the pids that still lived after `deadline_s`.
     """
     programs: dict[int, str] = {}
-    until = time.monotonic() + deadline_s
-    while True:
-        left = find_home_processes(root, runtime)
-        for pid in left:  # before any is killed: the death of one can end others
+
+    def find() -> list[int]:
+        found = find_home_processes(root, runtime)
+        for pid in found:  # before any is killed: the death of one can end others
             programs.setdefault(pid, program_name(pid))
-        for pid in left:
-            _kill(pid)
-        if not left or time.monotonic() > until:
-            return [name for name in programs.values() if name], left
-        time.sleep(0.05)
+        return found
+
+    stubborn = _end_found(find, deadline_s)
+    return [name for name in programs.values() if name], stubborn
 
 
 def find_home_units(root: Path) -> set[str]:
@@ -204,15 +207,32 @@ def belongs_to_unit(pid: int, unit: str | None = None) -> bool:
     return f"{MARK}={name}".encode() in _environ(pid) or pid in find_marked(name)
 
 
-def end_unit(unit: str, deadline_s: float = 10.0) -> list[int]:
-    """Send SIGKILL to every process of `unit` until none is left.
+def end_unit(unit: str, leaders: Iterable[Identity] = (), deadline_s: float = 10.0) -> list[int]:
+    """Send SIGKILL to every process of `unit`, and of the leaders' sessions, until none is left.
 
     Return the pids that still lived after `deadline_s` (for example in an uninterruptible driver
     call); an empty list is success.
     """
+    sessions = list(leaders)
+
+    def find() -> list[int]:
+        return [*find_marked(unit), *(pid for one in sessions for pid in find_session(one))]
+
+    return _end_found(find, deadline_s)
+
+
+def _end_found(find: Callable[[], list[int]], deadline_s: float) -> list[int]:
+    """Send SIGKILL to what `find` finds until nothing is left; return what is left at the deadline.
+
+    The kernel takes a process's memory first, and with it the mark in its environment, then its
+    files, and with them its locks and a card's memory, which can take a second. So what was found
+    once is waited for.
+    """
+    seen: set[Identity] = set()
     until = time.monotonic() + deadline_s
     while True:
-        left = find_marked(unit)
+        seen |= {known for pid in find() if (known := identify_process(pid)) is not None}
+        left = [one.pid for one in seen if is_alive(one)]
         for pid in left:
             _kill(pid)
         if not left or time.monotonic() > until:
