@@ -11,6 +11,7 @@ from workbench.errors import WorkbenchError
 from workbench.footprint import NO_HISTORY, History, plan_trial
 from workbench.footprint.oom_fallback import hardware_key
 from workbench.footprint.peak.scoring_bytes import smallest_batch
+from workbench.footprint.plan import Plan
 from workbench.footprint.row_lengths import UNREAD, Lengths, lengths_of
 from workbench.footprint.worst_case import worst_case_recipe
 from workbench.formatting import plural
@@ -114,23 +115,21 @@ def resolve_once(
     """Return precision, optimizer and rows scored at once for all trials of an experiment.
 
     They keep the trials comparable: bf16 only when every GPU here has it (compute capability 8.0),
-    else fp16, which all have; the optimizer of fewer bytes as soon as one card that could run the
-    recipe needs it; as many rows at once as the sweep's largest trial can score on each card.
+    else fp16, which all have; the optimizer of fewer bytes as soon as one card needs it for the
+    largest trial of the sweep that fits there; as many rows at once as such trials can score on
+    each card.
     """
     cards = list({(hardware_key(card), card.capability): card for card in cards}.values())
-    precision, sweep = _precision(recipe, cards), recipe.sweep
-    recipe = apply_settings(recipe, {"model.precision": precision})
-    optimizer = recipe.train.optimizer
-    if optimizer == "auto":
-        chosen = [_optimizer(recipe, config, card, lengths, history) for card in cards]
-        optimizer = "paged_adamw_8bit" if "paged_adamw_8bit" in chosen else "adamw_torch"
-    recipe = apply_settings(recipe, {"train.optimizer": optimizer})
-    recipe = recipe.model_copy(update={"sweep": sweep})  # whose largest trial decides
-    return {
-        "model.precision": precision,
-        "train.optimizer": optimizer,
-        "evaluate.batch_size": _scored_at_once(recipe, config, cards, lengths, history),
-    }
+    settings: dict[str, Any] = {"model.precision": _precision(recipe, cards)}
+    settings["train.optimizer"] = recipe.train.optimizer
+    if recipe.train.optimizer == "auto":
+        plans = _largest_plans(recipe, settings, config, cards, lengths, history)
+        needed = any(plan.optimizer == "paged_adamw_8bit" for plan in plans)
+        settings["train.optimizer"] = "paged_adamw_8bit" if needed else "adamw_torch"
+    # In 16 bits the size of a batch decides the last digits of a loss, and now and then an answer.
+    plans = _largest_plans(recipe, settings, config, cards, lengths, history)
+    fewest = min((plan.eval_batch for plan in plans), default=smallest_batch(recipe))
+    return {**settings, "evaluate.batch_size": fewest}
 
 
 def _precision(recipe: Recipe, cards: list[Card]) -> str:
@@ -143,33 +142,30 @@ def _precision(recipe: Recipe, cards: list[Card]) -> str:
     return "bf16" if min(capabilities) >= (8, 0) else "fp16"
 
 
-def _scored_at_once(
-    recipe: Recipe, config: dict[str, Any], cards: list[Card], lengths: Lengths, history: History
-) -> int:
-    """Return the rows that every trial of the sweep can score at once on every card it fits.
+def _largest_plans(
+    recipe: Recipe,
+    settings: dict[str, Any],
+    config: dict[str, Any],
+    cards: list[Card],
+    lengths: Lengths,
+    history: History,
+) -> list[Plan]:
+    """Return for each card the plan of the sweep's largest trial, or that of the recipe itself.
 
-    In 16 bits the size of a batch decides the last digits of a loss, and now and then an answer.
+    A card that is too small for the largest trial still takes others; one that takes neither has no
+    plan here.
     """
-    sizes = []
-    for card in {(hardware_key(card), card.usable_bytes): card for card in cards}.values():
+    recipe = apply_settings(recipe, settings).model_copy(update={"sweep": recipe.sweep})
+    plans = []
+    for card in cards:
         largest, _ = worst_case_recipe(recipe, config, card)
-        # A card that is too small for the largest trial still takes others.
         for one in (largest, recipe):
             with suppress(WorkbenchError):
-                plan = plan_trial(one, config, card, lengths=lengths, history=history, advise=False)
-                sizes.append(plan.eval_batch)
+                plans.append(
+                    plan_trial(one, config, card, lengths=lengths, history=history, advise=False)
+                )
                 break
-    return min(sizes, default=smallest_batch(recipe))
-
-
-def _optimizer(
-    recipe: Recipe, config: dict[str, Any], card: Card, lengths: Lengths, history: History
-) -> str | None:
-    """Return the planner's optimizer for this card; None where the recipe does not fit it."""
-    try:
-        return plan_trial(recipe, config, card, lengths=lengths, history=history).optimizer
-    except WorkbenchError:
-        return None
+    return plans
 
 
 def _refuse(context: TickContext, experiment: Experiment, reason: str, hint: str) -> None:

@@ -1,4 +1,4 @@
-"""All trials of an experiment are scored with equally many rows at once."""
+"""All trials of an experiment have one precision, optimizer and number of rows scored at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from tests.support.tick_contexts import TINY, Bench, gpu_card, recipe
 from workbench.footprint import plan_trial
+from workbench.footprint.peak.buckets import GIB
+from workbench.footprint.row_lengths import Lengths
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler.evaluation.known_scores import base_key
@@ -23,6 +25,7 @@ LARGE = {
     "intermediate_size": 14336,
     "vocab_size": 128256,
 }
+SHORT: Lengths = {"longest": 512, "sample": [300] * 16, "scored": 512}
 
 
 def card(gib: float) -> Card:
@@ -63,6 +66,23 @@ def test_every_trial_of_the_sweep_has_a_plan_for_as_many_rows() -> None:
         for rank in (4, 64)
     }
     assert rows == {settings["evaluate.batch_size"]}
+
+
+def test_the_sweeps_largest_trial_decides_the_optimizer() -> None:
+    """Every trial that `plan` says fits a card has a plan there with what was resolved."""
+    ranks, where = (8, 512), card(24)
+    apart = [
+        plan_trial(recipe(lora={"rank": rank}), LARGE, where, lengths=SHORT).optimizer
+        for rank in ranks
+    ]
+    assert apart == ["adamw_torch", "paged_adamw_8bit"]
+    wanted = recipe(sweep={"parameters": {"lora.rank": list(ranks)}})
+    settings = resolve_once(wanted, LARGE, [where, card(12)], SHORT)
+    assert settings["train.optimizer"] == "paged_adamw_8bit"
+    for rank in ranks:
+        one = apply_settings(wanted, {**settings, "lora.rank": rank})
+        assert plan_trial(one, LARGE, where, lengths=SHORT).predicted_bytes < 24 * GIB
+    assert resolve_once(wanted, LARGE, [card(80)], SHORT)["train.optimizer"] == "adamw_torch"
 
 
 def test_trials_get_what_was_resolved(bench_of: MakeBench) -> None:
