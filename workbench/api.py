@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Self
 from workbench.engine_status import EngineStatus
 from workbench.errors import EngineError, UsageError, WorkbenchError
 from workbench.home import Home, find_home
-from workbench.service import ImportanceReport, Service, TrialDetail, refusal_error
+from workbench.service import ImportanceReport, Service, TrialDetail
 from workbench.store.board_rows import BoardRow, FinalistRow
 from workbench.store.rows import CardRow, EventRow, Experiment, Point, TrialRow
 from workbench.text import safe_line
@@ -41,8 +41,6 @@ if TYPE_CHECKING:  # pydantic costs 0.1 s, which only `submit` and `clone` need
 
 POLL_S = 0.2
 """Seconds between two looks at the store while waiting."""
-ANSWER_S = 60.0
-"""Seconds that a request waits for the engine's answer."""
 MOST_STARTS = 3
 """Times that `wait` starts a dead engine again before it gives up."""
 
@@ -325,7 +323,7 @@ class Workbench:
         from workbench.chat.client import ChatSession
 
         self._need_engine()
-        session = ChatSession.open(self._service, trials, ANSWER_S)
+        session = ChatSession.open(self._service, trials)
         try:
             session.wait_until_ready()
         except BaseException:
@@ -402,10 +400,7 @@ class Workbench:
     def _ask(self, verb: str, **args: Any) -> dict[str, Any]:
         """Send a request, and return the data of its answer with the text as `answer`."""
         self._need_engine()
-        answer = self._service.wait_for_answer(self._service.send(verb, **args), ANSWER_S)
-        if not answer.ok:
-            raise refusal_error(answer)
-        return answer.to_json()
+        return self._service.wait_for_answer(self._service.send(verb, **args)).to_json()
 
     def _need_engine(self) -> None:
         """Start the engine if it is down. Raises EngineError where a person has stopped it."""

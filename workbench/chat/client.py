@@ -11,7 +11,7 @@ from workbench import formatting
 from workbench.chat.session_files import LineFollower, append_line, session_of
 from workbench.errors import EngineError, UsageError, WorkbenchError
 from workbench.machine.locks import Lock
-from workbench.service import Service, refusal_error
+from workbench.service import ANSWER_S, Service
 from workbench.store.rows import TrialRow
 from workbench.text import safe_line, safe_text
 
@@ -69,7 +69,7 @@ class ChatSession:
         cls,
         service: Service,
         subjects: Sequence[int | None],
-        timeout_s: float = 60.0,
+        timeout_s: float = ANSWER_S,
         left: Callable[[], bool] = lambda: False,
     ) -> Self:
         """Ask the engine for a session and return it; it waits for a card like any trial.
@@ -80,8 +80,6 @@ class ChatSession:
         """
         request = service.send("chat", subjects=list(subjects))
         answer = service.wait_for_answer(request, timeout_s, left)
-        if not answer.ok:
-            raise refusal_error(answer)
         session = cls(service, subjects, int(answer.data["trial"]))
         session._files.folder.mkdir(parents=True, exist_ok=True)
         if not session._lock.take():

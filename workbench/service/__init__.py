@@ -13,7 +13,7 @@ from workbench.judging.comparison import Comparison
 from workbench.judging.judged_rows import Baseline
 from workbench.machine.history.minutes import CardMinute
 from workbench.service.engine_control import EngineControl
-from workbench.service.requesting import refusal_error
+from workbench.service.requesting import ANSWER_S
 from workbench.service.snapshots import CardDetail, ImportanceReport, Snapshot, TrialDetail
 from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.store.rows import (
@@ -29,6 +29,7 @@ from workbench.store.rows import (
 )
 
 __all__ = [
+    "ANSWER_S",
     "AnswerSample",
     "AttemptRow",
     "Baseline",
@@ -50,7 +51,6 @@ __all__ = [
     "Snapshot",
     "TrialDetail",
     "TrialRow",
-    "refusal_error",
 ]
 
 

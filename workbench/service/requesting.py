@@ -23,13 +23,8 @@ POLL_S = 0.02
 """Seconds between two looks while waiting for the engine."""
 GRACE_S = 8.0
 """Seconds that a new keeper may take to acquire its lock before it counts as dead."""
-
-
-def refusal_error(answer: RequestAnswer) -> WorkbenchError:
-    """Return the engine's refusal as an error with the exit code that the engine chose."""
-    error = WorkbenchError(answer.text, hint=answer.hint)
-    error.exit_code = int(answer.data.get("exit_code", 1))
-    return error
+ANSWER_S = 60.0
+"""Seconds that a request waits for the engine's answer."""
 
 
 class Requesting(StoreReading):
@@ -84,10 +79,11 @@ class Requesting(StoreReading):
         return reader.answer(request) if reader else None
 
     def wait_for_answer(
-        self, request: str, timeout_s: float = 60.0, left: Callable[[], bool] = lambda: False
+        self, request: str, timeout_s: float = ANSWER_S, left: Callable[[], bool] = lambda: False
     ) -> RequestAnswer:
-        """Wait for the engine's answer to a request and return it, a refusal too.
+        """Wait for the engine's answer to a request and return it.
 
+        Raises a refusal as WorkbenchError, with its hint and the exit code that the engine chose.
         Raises EngineError where the engine does not start or has ended, with the reason if that is
         known, has not answered within `timeout_s`, or nobody waits any more because `left` returns
         True. The request stays queued.
@@ -96,7 +92,9 @@ class Requesting(StoreReading):
         while True:
             answer = self.answer(request)
             if answer is not None:
-                return answer
+                if answer.ok:
+                    return answer
+                raise _refusal(answer)
             if left():
                 raise EngineError("nobody waits for the answer any more; the request is kept")
             waited_s = time.monotonic() - began
@@ -115,3 +113,9 @@ class Requesting(StoreReading):
                     hint=f"see `workbench engine status` and the logs in {self.home.logs}",
                 )
             time.sleep(POLL_S)
+
+
+def _refusal(answer: RequestAnswer) -> WorkbenchError:
+    error = WorkbenchError(answer.text, hint=answer.hint)
+    error.exit_code = int(answer.data.get("exit_code", 1))
+    return error

@@ -9,7 +9,7 @@ import typer
 from workbench import formatting
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.arguments import TrialId
-from workbench.cli.trials.control import need_engine, wait_for_answer
+from workbench.cli.trials.control import need_engine
 from workbench.errors import NotThere, UsageError
 from workbench.library.reproduction import Reproduction, changed_versions, compare_runs
 from workbench.machine.packages import installed_versions
@@ -79,7 +79,7 @@ def _submit(service: Service, found: TrialDetail, name: str, anyway: bool, as_da
     recipe = recipe_for_trial(found.experiment, found.trial.settings)
     recipe = apply_settings(recipe, {**found.experiment.resolved, "name": name})
     need_engine(service)
-    answer = wait_for_answer(service, service.submit(recipe))
+    answer = service.wait_for_answer(service.submit(recipe))
     if as_data:
         as_json(answer.to_json())
         return

@@ -16,7 +16,6 @@ from workbench.cli.machine import ssh
 from workbench.cli.machine.cards import print_check
 from workbench.cli.machine.cluster_list import STALE_S
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.control import wait_for_answer
 from workbench.cluster import settings
 from workbench.cluster.addresses import parse_address
 from workbench.cluster.certificates import invitation
@@ -180,7 +179,7 @@ def cluster_undrain_command(box: BoxName, as_data: Json = False) -> None:
 def _request(verb: str, as_data: bool, **args: object) -> None:
     service = Service()
     read_cluster(service.home)
-    answer = wait_for_answer(service, service.send(verb, **args))
+    answer = service.wait_for_answer(service.send(verb, **args))
     if as_data:
         as_json(answer.to_json())
     else:

@@ -8,7 +8,6 @@ import typer
 
 from workbench import formatting
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.control import wait_for_answer
 from workbench.cluster.settings import read_joined
 from workbench.errors import EngineError, UsageError
 from workbench.machine.files import has_room
@@ -66,7 +65,7 @@ def _ask_to_stop(service: Service) -> None:
     if not waits:
         try:
             if request := service.stop_engine():
-                print_note(wait_for_answer(service, request).text)
+                print_note(service.wait_for_answer(request).text)
             return
         except EngineError:
             if has_room(service.home.root):

@@ -11,11 +11,10 @@ from workbench import formatting
 from workbench.cli.recipes.measured_history import measured_history
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.board import board_answer, print_board
-from workbench.cli.trials.control import ANSWER_S, wait_for_answer
 from workbench.cli.trials.follow import follow_experiment
 from workbench.cli.trials.watch import ring_bell
 from workbench.errors import DoesNotFit, EngineError, WorkbenchError
-from workbench.service import Service
+from workbench.service import ANSWER_S, Service
 from workbench.store.rows import card_of
 from workbench.text import safe_line
 from workbench.trial import FINAL, State
@@ -100,7 +99,7 @@ def submit_to_engine(
     """
     check_ever_fits(service, recipe)
     start_engine_for(service, start=start)
-    answer = wait_for_answer(service, service.submit(recipe, warm_trial))
+    answer = service.wait_for_answer(service.submit(recipe, warm_trial))
     if answer.data["name"] != safe_line(recipe.name, 80):
         print_note(f"{safe_line(recipe.name, 80)} is the name of an earlier experiment")
     return {

@@ -13,12 +13,9 @@ from workbench.cli.confirmation import confirm_name
 from workbench.cli.errors import tell_error
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import EngineError, NotThere, WorkbenchError
-from workbench.service import Service, refusal_error
-from workbench.store.rows import Experiment, RequestAnswer, TrialRow
+from workbench.service import Service
+from workbench.store.rows import Experiment, TrialRow
 from workbench.text import safe_line
-
-ANSWER_S = 60.0
-"""Seconds that a command waits for the engine's answer."""
 
 Names = Annotated[
     list[str],
@@ -116,7 +113,7 @@ def _each(words: Iterable[str], verb: str, as_data: bool) -> None:
     answers = []
     for request in [one.send(service, verb) for one in found]:
         try:
-            answer = wait_for_answer(service, request)
+            answer = service.wait_for_answer(request)
             answers.append(answer.to_json())
             if not as_data:
                 print_answer(answer.text)
@@ -148,15 +145,3 @@ def need_engine(service: Service) -> None:
     if state == "down":
         print_note("starting the engine (takes some seconds)")
         service.start_engine()
-
-
-def wait_for_answer(service: Service, request: str, timeout_s: float = ANSWER_S) -> RequestAnswer:
-    """Wait for the engine's answer to a request and return it.
-
-    Raises a refusal as WorkbenchError with the exit code that the engine chose, and EngineError
-    where the engine has ended or has not answered within `timeout_s`. The request stays queued.
-    """
-    answer = service.wait_for_answer(request, timeout_s)
-    if not answer.ok:
-        raise refusal_error(answer)
-    return answer

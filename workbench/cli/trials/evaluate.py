@@ -16,7 +16,6 @@ from workbench.cli.child import ask_child
 from workbench.cli.recipes.run import follow_to_end, start_engine_for
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.board import board_answer, print_board
-from workbench.cli.trials.control import wait_for_answer
 from workbench.errors import RecipeError, UsageError
 from workbench.machine.python_children import python_command
 from workbench.service import RequestAnswer, Service
@@ -99,7 +98,7 @@ def evaluate_command(
         recipe = _recipe(found, find_rows(data), columns, answer_pattern, rows, name, settings)
     check_folders(found, recipe, same_base=same_base)
     start_engine_for(service, start=start)
-    answer = wait_for_answer(service, service.evaluate(recipe, found.adapters, same_base=same_base))
+    answer = service.wait_for_answer(service.evaluate(recipe, found.adapters, same_base=same_base))
     if not as_data:
         print_answer(answer.text)
     if watch:
@@ -162,7 +161,7 @@ def evaluate_on_own_rows(service: Service, trial: int, words: Sequence[str]) -> 
     recipe = _recipe(found, data["eval"], None, None, int(data["eval_rows"]), name, changes)
     check_folders(found, recipe, same_base=False)
     start_engine_for(service)
-    return wait_for_answer(service, service.evaluate(recipe, found.adapters, same_base=False))
+    return service.wait_for_answer(service.evaluate(recipe, found.adapters, same_base=False))
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import typer
 from workbench.cli.errors import tell_error
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.arguments import TrialId
-from workbench.cli.trials.control import need_engine, wait_for_answer
+from workbench.cli.trials.control import need_engine
 from workbench.errors import RecipeError, UsageError, WorkbenchError
 from workbench.service import Service
 
@@ -261,7 +261,7 @@ def _ask(service: Service, verb: str, as_data: bool, /, **args: Any) -> None:
         if args.get(named) is not None:
             look(args[named])  # an unknown name is reported before an engine is started
     need_engine(service)
-    answer = wait_for_answer(service, service.send(verb, **args))
+    answer = service.wait_for_answer(service.send(verb, **args))
     if as_data:
         as_json(answer.to_json())
         return
