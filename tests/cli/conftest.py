@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "80")
     return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def copied(finished: Home, home: Home) -> None:
+    """Fill the test's home with a copy of `finished`, which a test module makes once."""
+    shutil.copytree(finished.root, home.root)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -24,11 +23,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = finished_home(tmp_path_factory.mktemp("finished"), sweep=SWEEP)
     (home.root.parent / "d.jsonl").unlink()
     return home
-
-
-@pytest.fixture
-def copied(finished: Home, home: Home) -> None:
-    shutil.copytree(finished.root, home.root)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -24,11 +23,6 @@ SWEEP = "{parameters: {lora.rank: [4, 8]}}"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return finished_home(tmp_path_factory.mktemp("finished"))
-
-
-@pytest.fixture
-def copied(finished: Home, home: Home) -> None:
-    shutil.copytree(finished.root, home.root)
 
 
 @pytest.fixture
