@@ -139,11 +139,11 @@ class Lab:
         """Return the ids of the experiment's trials that train."""
         return [t.id for t in self.service.trials(experiment) if t.kind == "tune"]
 
-    def drain(self, cards: Sequence[str], *, back: bool = False) -> None:
-        """Keep new trials off the cards, or give the cards back."""
-        for card in cards:
-            verb = "undrain" if back else "drain"
-            self.service.wait_for_answer(self.service.send(verb, card=card))
+    def drain(self, cards: Sequence[str], *, back: bool = False, now: bool = False) -> None:
+        """Keep new trials off the cards, `now` those that run there, too; or give them back."""
+        verb, settings = ("undrain", {}) if back else ("drain", {"now": now})
+        for request in [self.service.send(verb, card=card, **settings) for card in cards]:
+            self.service.wait_for_answer(request)
 
     def warm(self, cards: Sequence[str], steps: int = 2) -> None:
         """Run short trials until each card has a worker that holds the base, and all have ended.
@@ -287,6 +287,15 @@ def lab(model: Path, data: Path, cards: str | None = None) -> Iterator[Lab]:
         os.environ.pop("WORKBENCH_CARDS", None)
         if before is not None:
             os.environ["WORKBENCH_CARDS"] = before
+
+
+def used_bytes(uuid: str) -> int:
+    """Return the bytes in use of a GPU, as NVML reports them."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
 
 
 def shaped_model(shape: str) -> Path:

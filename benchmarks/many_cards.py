@@ -6,9 +6,9 @@ to leave out. On real cards it checks and prints:
   1. one worker for each card, seeing only its own: the UUID in the store is the one NVML gives for
      that pid, and no process of ours stands on another card;
   2. trials over all cards against one card's share of them, on each of two cards with the others at
-     rest, on workers that hold the base and captured graphs: makespan from the first start to the last end, scaling
-     efficiency, idle seconds before each trial, tokens/s, and every trial's phases in time;
-     equal settings give equal losses, whichever card and whichever trials before;
+     rest, on workers that hold the base and captured graphs: makespan from the first start to the
+     last end, scaling efficiency, idle seconds before each trial, tokens/s, and the phases of each
+     trial in time; equal settings give equal losses, whichever card and whichever trials before;
   3. a search by TPE with ASHA: no card waits for a proposal;
   4. pause on one card, resume on another: the same losses;
   5. a worker killed -9 while it trains: the card's memory is back before the next trial starts
@@ -17,7 +17,9 @@ to leave out. On real cards it checks and prints:
      says, and then costs only its bytes;
   7. two cards capped to 24 and 12 GiB, big and small trials mixed: big ones go where they fit, and
      the sweep takes at most a tenth longer than in the best order of the same trials;
-  8. the CPU share of Ray, the engine and the screen at rest.
+  8. the CPU share of Ray, the engine and the screen at rest;
+  9. with an endless trial on every card: the same shares, each worker's memory, and the loop's
+     ticks; half of the cards drained at once and given back; the engine stopped and started.
 
 Trials have 150 steps with a held-out loss and a checkpoint every 50, so that fixed costs do not
 hide the cards; `--steps 16` is enough to see that it works. CPU cards share their cores and memory,
@@ -40,6 +42,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import host_load
+from busy_cards import busy
 from cards_lab import (
     SEARCH,
     Lab,
@@ -51,6 +55,7 @@ from cards_lab import (
     print_timeline,
     shaped_model,
     training_rows,
+    used_bytes,
     wait,
 )
 
@@ -58,17 +63,19 @@ from tests.support.best_makespan import best_makespan
 from workbench.errors import DoesNotFit
 from workbench.footprint import plan_trial
 from workbench.footprint.row_lengths import Lengths, lengths_of
-from workbench.machine.processes import find_marked
 from workbench.recipe import Recipe
 from workbench.store.rows import CardRow, card_of
 
 MOST_IDLE_S = 1.0
 """Seconds on average for which a card may stand still between two trials."""
-LEAST_SCALING = 0.97
+LEAST_SCALING, LEAST_SCALING_OF_MORE = 0.97, 0.95
+"""Scaling efficiency over two cards, and over more."""
 MOST_RATE_LOSS = 0.02
 """Share of its tokens/s that a card may lose to its neighbours' training."""
 RANKS = (32, 64, 128, 256, 512, 1024, 2048)
 """Ranks among which that of big trials is chosen."""
+ENDLESS = 1000
+"""Times the steps of a trial for one that does not end by itself."""
 MOST_ALONE = 2
 """Cards at most that run their share alone."""
 SHORT_STEPS = 40
@@ -86,14 +93,6 @@ def on_cards() -> dict[str, dict[int, int]]:
         running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
         found[pynvml.nvmlDeviceGetUUID(handle)] = {p.pid: p.usedGpuMemory or 0 for p in running}
     return found
-
-
-def used_bytes(uuid: str) -> int:
-    import pynvml
-
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
 
 
 # -- the checks
@@ -142,14 +141,15 @@ def scaling(
     lab.finish(many, 3600)
     spans = lab.spans(many)
     report.figures["makespan on all cards, s"] = round(makespan(spans), 1)
-    _idle(report, "idle s before a trial", spans)
+    _idle(report, "all cards", spans)
     rates = {card: _rates(lab, spans, card) for card in cards}
     report.figures["tokens/s with neighbours, by card"] = list(rates.values())
     if len(cards) == 1:
         report.skip("scaling efficiency", "one card")
         return
     share = max(1, trials // len(cards))
-    seconds, kept = [], []
+    seconds: list[float] = []
+    kept: list[float] = []
     for card in cards[:MOST_ALONE]:
         others = [one for one in cards if one != card]
         lab.drain(others)
@@ -164,16 +164,17 @@ def scaling(
         found = lab.spans(alone)
         seconds.append(makespan(found))
         report.figures[f"makespan of {share} of them, {where}, s"] = round(makespan(found), 1)
-        _idle(report, f"idle s before a trial, {where}", found)
+        _idle(report, where, found)
         rates_alone = _rates(lab, found, card)
         report.figures[f"tokens/s, {where}"] = rates_alone
         kept.append(statistics.median(rates[card]) / statistics.median(rates_alone))
     efficiency = statistics.mean(seconds) * trials / share / len(cards) / makespan(spans)
     gpu = cards[0].startswith("GPU-")
-    report.judge("scaling efficiency", efficiency >= LEAST_SCALING, round(efficiency, 3), gpu)
-    least = min(kept)
+    least = LEAST_SCALING if len(cards) == 2 else LEAST_SCALING_OF_MORE
+    report.judge("scaling efficiency", efficiency >= least, round(efficiency, 3), gpu)
+    worst = min(kept)
     report.judge(
-        "tokens/s kept beside neighbours", least >= 1 - MOST_RATE_LOSS, round(least, 3), gpu
+        "tokens/s kept beside neighbours", worst >= 1 - MOST_RATE_LOSS, round(worst, 3), gpu
     )
 
 
@@ -187,15 +188,25 @@ def searching(lab: Lab, report: Report, trials: int, steps: int, every: int) -> 
     report.figures["trials that ASHA ended"] = sum(
         1 for one in lab.service.trials(experiment) if one.pruned
     )
-    _idle(report, "idle s before a trial of the search", spans)
+    _idle(report, "the search", spans)
 
 
-def _idle(report: Report, name: str, spans: Sequence[Span]) -> None:
+def _idle(report: Report, where: str, spans: Sequence[Span]) -> None:
     print_timeline(spans)
+    report.figures[f"median s of each phase, {where}"] = _median_phases(spans)
+    name = f"idle s before a trial, {where}"
     idle = list(idle_before(spans).values())
     mean = sum(idle) / len(idle) if idle else 0.0
     report.figures[f"{name}, most"] = round(max(idle, default=0.0), 2)
     report.check(f"{name}, on average", mean <= MOST_IDLE_S, round(mean, 2))
+
+
+def _median_phases(spans: Sequence[Span]) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {}
+    for one in spans:
+        for phase, took_s in one.phases:
+            seconds.setdefault(phase, []).append(took_s)
+    return {phase: round(statistics.median(each), 2) for phase, each in seconds.items()}
 
 
 def _apart(one: dict[int, float], other: dict[int, float]) -> float:
@@ -223,7 +234,7 @@ def moving(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
     assert first is not None
     lab.service.wait_for_answer(lab.service.pause(moved))
     wait(lambda: lab.trial(moved).state == "paused", "the pause")
-    blockers = lab.submit("blockers", len(cards), steps * 20)
+    blockers = lab.submit("blockers", len(cards), ENDLESS * steps)
     wait(lambda: all(lab.live(b) for b in blockers), "all cards busy")
     elsewhere = next(b for b in blockers if lab.live(b).card != first.card)  # type: ignore[union-attr]
     lab.service.wait_for_answer(lab.service.resume(moved))
@@ -238,7 +249,7 @@ def moving(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
 
 def killing(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
     """Kill workers of endless trials, and stop the trials when everything was seen."""
-    trials = lab.submit("killed", len(cards), 100 * steps, save=5)
+    trials = lab.submit("killed", len(cards), ENDLESS * steps, save=5)
     first = trials[0]
     wait(lambda: all(lab.live(t) for t in trials), "a trial on every card")
     wait(lambda: (a := lab.live(first)) and a.checkpoint_step, "a checkpoint")
@@ -274,7 +285,7 @@ def sharing(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
     try:
         wait(lambda: _guard(lab, cards[-1]).startswith("in use"), "the card that is in use")
         held = time.monotonic()
-        trials = lab.submit("shared", len(cards), 100 * steps)
+        trials = lab.submit("shared", len(cards), ENDLESS * steps)
         wait(lambda: any(lab.live(one) for one in trials), "a trial on the other card")
         found = _said_by_ls(lab)
         report.check("what ls says", f"in use by pid {holder.pid}" in found, found)
@@ -362,56 +373,6 @@ def _fits(model: Path, rank: int, card: CardRow, lengths: Lengths) -> bool:
     return True
 
 
-def at_rest(lab: Lab, report: Report, seconds: float = 10.0) -> None:
-    """Measure the CPU share of every process while nothing runs, and of an open screen."""
-    runtime = json.loads(lab.service.home.runtime.read_text())
-    engine = [*find_marked(str(runtime["unit"])), int(runtime["keeper"]["pid"])]
-    screen = _screen(lab)
-    time.sleep(3.0)
-    before = {pid: _cpu_s(pid) for pid in engine}
-    screen_before = _cpu_s(screen.pid) if screen else 0.0
-    time.sleep(seconds)
-    spent = {pid: _cpu_s(pid) - before[pid] for pid in engine}
-    loop = int(runtime["loop"]["pid"])
-    share = {
-        "loop": round(100 * spent.get(loop, 0.0) / seconds, 2),
-        "Ray and idle workers": round(
-            100 * sum(s for pid, s in spent.items() if pid != loop) / seconds, 2
-        ),
-    }
-    if screen:
-        share["screen"] = round(100 * (_cpu_s(screen.pid) - screen_before) / seconds, 2)
-        screen.kill()
-        screen.wait()
-    report.check("CPU percent of one core at rest", sum(share.values()) < 100, share)
-
-
-def _screen(lab: Lab) -> subprocess.Popen[bytes] | None:
-    """Start the TUI in a pseudo-terminal of its own; None where that cannot be done."""
-    import pty
-
-    env = {**os.environ, "WORKBENCH_HOME": str(lab.service.home.root), "TERM": "xterm-256color"}
-    master, slave = pty.openpty()
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "workbench"], env=env, stdin=slave, stdout=slave, stderr=slave
-        )
-    except OSError:
-        return None
-    finally:
-        os.close(slave)
-        os.set_blocking(master, False)
-
-
-def _cpu_s(pid: int) -> float:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0.0
-    fields = stat[stat.rindex(")") + 2 :].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -424,7 +385,7 @@ def main() -> int:
     parser.add_argument("--search-trials", type=int, default=16)
     parser.add_argument("--out", type=Path)
     parser.add_argument(
-        "--only", default="scaling,searching,moving,killing,sharing,at_rest,unequal"
+        "--only", default="scaling,searching,moving,killing,sharing,at_rest,busy,unequal"
     )
     options = parser.parse_args()
     data = training_rows(options.data)
@@ -445,7 +406,8 @@ def main() -> int:
             "moving": lambda: moving(here, report, cards, few),
             "killing": lambda: killing(here, report, cards, few),
             "sharing": lambda: sharing(here, report, cards, few),
-            "at_rest": lambda: at_rest(here, report),
+            "at_rest": lambda: host_load.at_rest(here, report),
+            "busy": lambda: busy(here, report, cards, ENDLESS * few),
         }
         for name, check in checks.items():
             if name in asked:
