@@ -31,6 +31,7 @@ from workbench.training.dataset.files.sources import (
     find_test,
 )
 from workbench.training.dataset.first_pass import Progress
+from workbench.training.dataset.tokenizer_limits import without_limits
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -291,9 +292,7 @@ def prepared_digest(
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a digest of everything that decides which ids a text gets."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
+    backend = without_limits(tokenizer.backend_tokenizer)
     rest = [type(tokenizer).__name__, tokenizer.chat_template, tokenizer.special_tokens_map]
     text = backend.to_str() + json.dumps(rest, sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

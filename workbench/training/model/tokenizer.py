@@ -14,6 +14,7 @@ from transformers.utils import cached_file
 
 from workbench.errors import ModelError
 from workbench.text import safe_line
+from workbench.training.dataset.tokenizer_limits import without_limits
 from workbench.training.model.portable import save_tokenizer
 from workbench.training.model.weights import refuse_pointer
 from workbench.user_config import may_run_its_code
@@ -90,7 +91,7 @@ class _Held:
         for name, value in vars(self.tokenizer).items():
             if isinstance(value, dict | list | set):
                 setattr(made, name, value.copy())
-        _without_limits(made.backend_tokenizer)
+        without_limits(made.backend_tokenizer)
         return made
 
 
@@ -135,7 +136,7 @@ def load_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
             hint="add a tokenizer.json (transformers converts most), or pick another model",
         )
     tokenizer = _with_own_ids(tokenizer, path, revision)
-    _without_limits(tokenizer.backend_tokenizer)
+    without_limits(tokenizer.backend_tokenizer)
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {safe_line(path, 200)} names no end-of-sequence token",
@@ -163,17 +164,10 @@ def _with_own_ids(
     if file is None:
         return tokenizer
     found = [tokenizer.backend_tokenizer, Tokenizer.from_file(file)]
-    ids, own = (_without_limits(one).encode(_PROBE, add_special_tokens=False).ids for one in found)
+    ids, own = (without_limits(one).encode(_PROBE, add_special_tokens=False).ids for one in found)
     if ids == own:
         return tokenizer
     return PreTrainedTokenizerFast.from_pretrained(path, revision=revision, padding_side="right")
-
-
-def _without_limits(backend: Tokenizer) -> Tokenizer:
-    """Return the same tokenizer, which then neither cuts nor pads."""
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
 
 
 def _pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
