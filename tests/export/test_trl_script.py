@@ -22,6 +22,8 @@ from workbench.recipe import to_yaml
 
 WEIGHTS = "adapter_model.safetensors"
 BLOCKED = "import sys; sys.modules.update(workbench=None, tui=None)\n"
+DEPRECATIONS = ("-W", "error:`gradient_checkpointing:FutureWarning")
+"""Makes errors of the warnings about arguments that version 6 of transformers no longer takes."""
 
 
 def trained(home: Path, **settings: object) -> tuple[Bench, Path]:  # noqa: F811
@@ -38,7 +40,7 @@ def run_script(folder: Path) -> None:
     script = folder / "train.py"
     script.write_text(script.read_text().replace("import json\n", f"{BLOCKED}import json\n", 1))
     done = subprocess.run(
-        [sys.executable, "-P", str(script)],
+        [sys.executable, *DEPRECATIONS, "-P", str(script)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,

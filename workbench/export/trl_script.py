@@ -265,7 +265,7 @@ def main():
         lr_scheduler_type=SETTINGS["schedule"],
         warmup_steps=SETTINGS["warmup"],
         optim=SETTINGS["optimizer"],
-        gradient_checkpointing=SETTINGS["recompute"],
+        activation_checkpointing=SETTINGS["recompute"],
         seed=SETTINGS["seed"],
         bf16=compute_dtype() is torch.bfloat16,
         fp16=compute_dtype() is torch.float16,
