@@ -130,7 +130,6 @@ def test_its_state_goes_through_a_file_exactly() -> None:
     optimizer = FlatAdamW(flat, lr=0.01, weight_decay=0.1)
     fill_grads(flat, 0)
     optimizer.step()
-    optimizer.micro_steps = 3
     file = io.BytesIO()
     torch.save({"weights": flat.values, "optimizer": optimizer.state_dict()}, file)
     file.seek(0)
@@ -143,8 +142,16 @@ def test_its_state_goes_through_a_file_exactly() -> None:
         fill_grads(one, 1)
         opt.step()
     assert torch.equal(flat.values, other.values)
-    assert resumed.micro_steps == 3
     assert resumed.param_groups[0]["lr"] == 0.01
+
+
+def test_a_state_of_an_earlier_version_with_the_number_of_micro_steps_loads() -> None:
+    optimizer = FlatAdamW(flat_of(layers()), lr=0.01)
+    state = optimizer.state_dict()
+    resumed = FlatAdamW(flat_of(layers()), lr=0.5)
+    resumed.load_state_dict({**state, "state": {**state["state"], "micro_steps": 3}})
+    assert resumed.param_groups[0]["lr"] == 0.01
+    assert resumed.state_dict()["state"].keys() == state["state"].keys()
 
 
 def test_a_state_of_another_shape_is_refused() -> None:

@@ -95,11 +95,11 @@ class StepTraining:
         """Return the batch's mean loss in nats per target token, a scalar on the card.
 
         Micro-steps are numbered from the optimizer step's number, so that a resumed trial draws the
-        same dropout masks, whatever the optimizer keeps.
+        same dropout masks, and a rehearsal or another cut of a batch changes none of later steps.
         """
         step = self.step
         assert step is not None
-        step.optimizer.micro_steps = int(self.state.global_step) * MICRO_STEPS_AT_MOST
+        step.micro_steps = int(self.state.global_step) * MICRO_STEPS_AT_MOST
         return step.forward_backward(inputs)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

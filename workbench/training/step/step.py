@@ -40,8 +40,8 @@ class Step:
 
     `forward_backward(rows)` gives the mean loss of the batch as a tensor on the card;
     `optimizer_step()` clips and updates; `measured()` reads what the steps since the last call
-    measured. `optimizer.state_dict()` and the adapter are all that a checkpoint needs. `restore()`
-    leaves model and modules as they were, with the trained weights.
+    measured. A checkpoint needs `optimizer.state_dict()`, the adapter and, with dropout, the number
+    `micro_steps`. `restore()` leaves model and modules as they were, with the trained weights.
     """
 
     def __init__(self, model: Any, options: StepOptions) -> None:
@@ -86,6 +86,8 @@ class Step:
         # A Trainer calls it after each step; walking thousands of modules takes the host longer
         # than all else, and there is nothing to clear: gradients live in the flat buffer.
         self._model.__dict__["zero_grad"] = lambda set_to_none=True: None
+        self.micro_steps = 0
+        """Number of the next micro-step. With the seed it names the dropout masks."""
         self.optimizer = self._assembly.optimizer
         self.optimizer.register_step_post_hook(self._note)
         # Four times what is read at once, so that a late reading loses nothing.
@@ -113,7 +115,7 @@ class Step:
             if self._fused is not None:
                 self._fused.draw.first = index == 0
             self._run_part(part, divisor, first=index == 0)
-            self.optimizer.micro_steps += 1
+            self.micro_steps += 1
         return self._loss.clone()
 
     def _cut(self, rows: Rows, max_rows: int) -> list[Rows]:
@@ -260,7 +262,7 @@ class Step:
             max_length,
             divisor=divisor,
             seed=options.seed,
-            counter=self.optimizer.micro_steps,
+            counter=self.micro_steps,
             first=first,
         )
 

@@ -64,8 +64,6 @@ class FlatOptimizer(torch.optim.Optimizer):
             "skipped": zero.clone(),
             "skipped_in_a_row": zero.clone(),
         }
-        self.micro_steps = 0
-        """Micro-steps done. With the seed it names every dropout mask, so it is in the state."""
         self.norm = zero.clone()
         """The norm of the last step's gradients before clipping, on the card."""
 
@@ -149,21 +147,19 @@ class FlatOptimizer(torch.optim.Optimizer):
             {name: value for name, value in group.items() if name != "params"}
             for group in self.param_groups
         ]
-        kept = {**self._flat_state, "micro_steps": self.micro_steps}
-        return {"state": kept, "param_groups": groups}
+        return {"state": dict(self._flat_state), "param_groups": groups}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy every tensor in place, in its dtype. Raise ValueError where the shapes differ."""
         found = dict(state_dict["state"])
-        micro_steps = found.pop("micro_steps", None)
-        if micro_steps is None or found.keys() != self._flat_state.keys():
+        found.pop("micro_steps", None)  # earlier versions wrote it
+        if found.keys() != self._flat_state.keys():
             raise ValueError("this is not the state of this flat optimizer")
         for name, tensor in self._flat_state.items():
             if found[name].shape != tensor.shape:
                 raise ValueError(f"{name} has {found[name].numel()} elements, not {tensor.numel()}")
             tensor.copy_(found[name])
-        self.micro_steps = int(micro_steps)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})
 
