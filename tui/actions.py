@@ -45,14 +45,17 @@ def request_engine_start(*, asked: bool) -> Question:
     """
 
     def question(service: Service) -> Message:
-        state = service.engine().state
         if not asked:
             service.ensure_engine()
             return EngineStarted("")
-        if state in ("running", "starting", "late"):
+        engine = service.engine()
+        if engine.state == "stopping":  # waiting for its end here would stop all reading
+            return EngineStarted("the engine is stopping; start it once it has stopped")
+        stopping = service.stopping()
+        if not engine.has_ended and not stopping:
             return EngineStarted("the engine is running already")
         service.start_engine()
-        return EngineStarted("the engine is starting")
+        return EngineStarted(f"the engine {'goes on' if stopping else 'is starting'}")
 
     return question
 
@@ -114,7 +117,7 @@ def farewell_text(snapshot: Snapshot | None) -> str:
     tuned = [row for row in snapshot.trials if row.kind in (Kind.TUNE, Kind.SCORE)]
     live = sum(row.state.live for row in tuned)
     waiting = sum(row.state is State.QUEUED for row in tuned)
-    if snapshot.engine.state in ("stopped", "down"):
+    if snapshot.engine.has_ended:
         left = f" {formatting.plural(waiting, 'trial')} wait." if waiting else ""
         return f"The engine is not running, so nothing trains.{left} Come back with `workbench`."
     if not live and not waiting:

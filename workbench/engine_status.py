@@ -42,6 +42,11 @@ class EngineStatus:
     braked: bool = False
     """Nothing new is placed, for the reason in `detail`."""
 
+    @property
+    def has_ended(self) -> bool:
+        """True where no loop answers requests or trains: stopping, stopped or down."""
+        return self.state in ("stopping", "stopped", "down")
+
 
 def read_status(home: Home, open_reader: Callable[[], Reader | None]) -> EngineStatus:
     """Return the status of a home's engine in well under a millisecond.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from tests.support.tick_contexts import Bench, recipe
 from tests.support.waiting import wait_for
+from tests.tui.filled import engine_stopping
+from workbench.errors import EngineError
 from workbench.home import Home
+from workbench.service import Service
 from workbench.store.requests import scan_requests
 from workbench.trial import State
 
@@ -173,6 +177,50 @@ def test_nothing_is_asked_of_an_engine_that_a_person_stopped(
     assert "the engine is stopped" in said.err
     assert "workbench engine start" in said.err
     assert scan_requests(home.requests) == []
+
+
+def test_nothing_is_asked_of_an_engine_whose_loop_has_ended(
+    home: Home, workbench: Workbench, tmp_path: Path
+) -> None:
+    running = Engine(home)
+    running.begin()
+    _long_run(workbench, tmp_path)
+    running.close()
+    with engine_stopping(home):
+        said = workbench("stop", "2")
+        submitted = workbench("run", recipe_file(tmp_path))
+        assert workbench("engine", "status").out.startswith(f"engine stopping (pid {os.getpid()})")
+    assert "would continue if it is started" in submitted.err
+    assert said.code == 1
+    assert "the engine is stopping" in said.err
+    assert "workbench engine start" in said.err
+    assert scan_requests(home.requests) == []
+
+
+def test_a_stop_of_an_engine_whose_loop_has_ended_waits_for_its_keeper_alone(
+    home: Home, workbench: Workbench
+) -> None:
+    service = Service(home.make())
+    with engine_stopping(home):
+        assert not service.ensure_engine()
+        assert service.stop_engine() == ""
+        with pytest.raises(EngineError, match="did not stop within"):
+            service.wait_for_engine(running=False, timeout_s=0.1)
+    service.wait_for_engine(running=False, timeout_s=0.1)
+    assert scan_requests(home.requests) == []
+
+
+def test_a_start_goes_on_where_the_engine_ended_before_it_was_looked_at(home: Home) -> None:
+    class Started(Service):
+        """A Service that only notes a start."""
+
+        def start_engine(self) -> None:
+            (self.home.root / "started").touch()
+
+    home.make().stopped.touch()
+    with pytest.raises(EngineError, match="did not start within"):
+        Started(home).wait_for_engine(running=True, timeout_s=0.1)
+    assert (home.root / "started").exists()
 
 
 def test_reading_says_that_a_stopped_engine_lets_work_wait(

@@ -587,6 +587,18 @@ def engine_running(home: Home) -> Iterator[None]:
             lock.release()
 
 
+@contextmanager
+def engine_stopping(home: Home) -> Iterator[None]:
+    """Hold the keeper's lock while the engine counts as stopped, as a keeper does that ends Ray."""
+    lock = Lock(home.keeper_lock)
+    assert lock.take()
+    home.stopped.touch()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def main(folder: str) -> None:
     home = Home(Path(folder).absolute())
     if not home.database.exists():

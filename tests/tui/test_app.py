@@ -12,8 +12,9 @@ from textual.command import CommandList
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests.tui.conftest import answer, frame, settled, shown, text, until
-from tests.tui.filled import NOW, engine_running
+from tests.tui.conftest import NoEngine, answer, frame, settled, shown, text, until
+from tests.tui.filled import NOW, engine_running, engine_stopping
+from tui.actions import EngineStarted, request_engine_start
 from tui.app import WorkbenchApp
 from tui.screens.dashboard import Dashboard
 from tui.screens.panel import Confirm, ErrorPanel, TypeId
@@ -298,6 +299,26 @@ async def test_an_engine_that_was_stopped_is_only_offered(home: Home) -> None:
         assert not (home.root / "started").exists()
         await pilot.press("E")
         await until(pilot, lambda: (home.root / "started").exists())
+
+
+def test_a_start_while_ray_is_being_ended_waits_for_the_user(home: Home) -> None:
+    service = NoEngine(home.make())
+    with engine_stopping(home):
+        said = request_engine_start(asked=True)(service)
+        assert isinstance(said, EngineStarted)
+        assert "start it once it has stopped" in said.text
+        request_engine_start(asked=False)(service)
+    assert not (home.root / "started").exists()
+
+
+def test_a_start_while_trials_checkpoint_cancels_the_stop(running: Home) -> None:
+    store = Store(running.database)
+    store.set_fact("stopping", "1")
+    store.close()
+    said = request_engine_start(asked=True)(NoEngine(running))
+    assert isinstance(said, EngineStarted)
+    assert said.text == "the engine goes on"
+    assert (running.root / "started").exists()
 
 
 async def test_an_engine_that_died_is_started_and_the_banner_follows_it(home: Home) -> None:

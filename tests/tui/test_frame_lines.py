@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -67,7 +68,19 @@ def test_the_lines_above_and_below_fit(snapshot: Snapshot, cells: int) -> None:
         assert "■ engine stopped" in line_text(above)
 
 
+@pytest.mark.parametrize("state", get_args(EngineState))
+def test_counts_and_the_engines_state_in_words_fit_60_cells(
+    snapshot: Snapshot, state: EngineState
+) -> None:
+    counts: Line = (("●3", "live"), (" ○12", "dim"), (" ✗1", "bad"))
+    above = top_line("Dashboard", engine(snapshot, state), 60, counts)
+    assert line_width(above) == 60
+    assert "●3 ○12 ✗1  " in line_text(above)
+    assert " engine " in line_text(above)
+
+
 def test_leaving_says_what_goes_on(snapshot: Snapshot) -> None:
     assert "3 trials training, 3 waiting" in farewell_text(engine(snapshot, "running"))
-    assert "nothing trains" in farewell_text(engine(snapshot, "stopped"))
+    for state in ("stopping", "stopped", "down"):
+        assert "nothing trains" in farewell_text(engine(snapshot, state))
     assert "workbench demo" in farewell_text(None)

@@ -141,7 +141,7 @@ class Dashboard(View):
         choice = ListingChoice()  # the order of Trials belongs to Trials: live ones lead here
         shown = self._listing.listed(snapshot, self.filter, choice)
         settings, told = self._listing.settings(snapshot), self._listing.told(shown)
-        runs = snapshot.engine.state not in ("down", "stopped")
+        runs = not snapshot.engine.has_ended
         facts = trials.RowFacts(
             view_state=self.view_state, now=now, settings=settings, engine_runs=runs, told=told
         )

@@ -59,7 +59,7 @@ class Trials(View):
                     view_state=self.view_state,
                     now=self.view_state.now(),
                     settings=settings,
-                    engine_runs=snapshot.engine.state not in ("down", "stopped"),
+                    engine_runs=not snapshot.engine.has_ended,
                     told=told,
                 ),
             ),

@@ -34,7 +34,7 @@ class ReadOnlyService(Service):
 
     def ensure_engine(self) -> bool:
         """Return whether the engine may run, without starting it."""
-        return self.engine().state != "stopped"
+        return self.engine().state not in ("stopping", "stopped")
 
 
 def changes_something(row: KeyRow) -> bool:

@@ -129,7 +129,7 @@ class ChatSession:
         if trial.state.final:
             reason = safe_line(trial.reason) or f"it is {trial.state}"
             raise ChatEnded(f"the chat has ended: {reason}", hint=safe_line(trial.hint))
-        if self._service.engine().state in ("down", "stopped"):
+        if self._service.engine().has_ended:
             raise ChatEnded("the engine has ended", hint="workbench engine start")
         return trial
 

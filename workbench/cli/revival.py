@@ -20,13 +20,13 @@ def revive_engine(service: Service) -> None:
         return
     engine = service.engine()
     try:
-        if engine.state in ("down", "stopped") and not _work_waits(service):
+        if engine.has_ended and not _work_waits(service):
             return
         if engine.state == "down":
             print_note("the engine was not running and work waits: starting it")
             service.start_engine()
-        elif engine.state == "stopped":
-            print_note("the engine is stopped; `workbench engine start` continues training")
+        elif engine.has_ended:
+            print_note(f"the engine is {engine.state}; `workbench engine start` continues training")
         elif engine.detail:
             print_note(f"engine: {engine.detail}")
     except (WorkbenchError, OSError) as refused:

@@ -68,17 +68,21 @@ class EngineControl(Requesting):
 
         Returns False where it was stopped, and so does not run.
         """
-        state = self.engine().state
-        if state == "down":
+        engine = self.engine()
+        if engine.state == "down":
             self.start_engine()
-        return state != "stopped"
+            return True
+        return not engine.has_ended
 
     def stop_engine(self) -> str:
         """Ask the engine to checkpoint what runs, give the cards back, and end.
 
-        Returns the request. Returns an empty string where a keeper waits for the address of its
-        cluster: it is ended by a signal, because no loop reads requests then.
+        Returns the request. Returns an empty string where no loop reads requests: where the engine
+        is about to end already, and where a keeper waits for the address of its cluster, which is
+        ended by a signal.
         """
+        if self.engine().state == "stopping":
+            return ""
         if lock_holder(self.home.loop_lock) is None and missing_address(self.home):
             self._end_keeper()
             return ""
@@ -147,7 +151,8 @@ class EngineControl(Requesting):
                 return
             if not running and self.home.stopped.exists() and self._keeper_is_frozen():
                 return  # the loop has ended; `end_leftovers` does what the keeper cannot
-            if running and gone and was_stopping:  # it ended before it saw that it should go on
+            # It ended before it saw that it should go on, maybe before the first look.
+            if running and gone and (was_stopping or state == "stopped"):
                 self.start_engine()
                 state = "starting"
             if not running and was_stopping and not stopping and state == "running":

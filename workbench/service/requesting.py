@@ -102,7 +102,7 @@ class Requesting(StoreReading):
                 raise EngineError(
                     f"the engine does not start: {why[0]}; the request is kept", hint=why[1]
                 )
-            if waited_s > GRACE_S and self.engine().state in ("down", "stopped"):
+            if waited_s > GRACE_S and self.engine().has_ended:
                 raise EngineError(
                     "the engine ended before it answered; the request is kept for its next start",
                     hint=f"see {self.home.logs}/keeper.log, or run `workbench doctor`",

@@ -325,14 +325,15 @@ def _wait_until(fact: Callable[[], bool], limit_s: float) -> bool:
 
 
 def _stop_engine() -> bool:
-    """Stop the engine if it runs, with checkpoints; return whether it did."""
+    """Stop the engine if it runs, with checkpoints; return whether it would have gone on."""
     service = Service()
     if service.engine().state in ("down", "stopped"):
         return False
+    goes_on = not service.stopping()
     print_note("stopping the engine: what runs checkpoints first")
     service.stop_engine()
     service.wait_for_engine(running=False, timeout_s=STOP_S)
-    return True
+    return goes_on
 
 
 def _wait_for_head(home: Home, address: str) -> None:

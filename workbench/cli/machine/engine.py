@@ -31,11 +31,12 @@ def engine_start_command(as_data: Json = False) -> None:
             f"this machine is a box of the cluster at {joined.head}, which has the engine",
             hint=f"workbench cluster join {joined.head} connects it again",
         )
-    stopping = service.stopping()
-    if stopping or service.engine().state != "running":
+    stopping, state = service.stopping(), service.engine().state
+    if stopping or state != "running":
+        goes_on = stopping and state != "stopping"  # else its loop has ended, and starts again
         print_note(
             "the engine was stopping; it now continues"
-            if stopping
+            if goes_on
             else "starting the engine (takes some seconds)"
         )
         service.start_engine()

@@ -136,17 +136,18 @@ def start_engine_for(service: Service, *, start: bool = False) -> None:
     `start`. Raises EngineError where the answer is no, or where nobody can be asked.
     """
     service.home.make()
-    state = service.engine().state
-    if state == "stopped":
+    engine = service.engine()
+    if engine.state == "down":
+        print_note("starting the engine (takes some seconds)")
+    elif engine.has_ended:
         if not start:
             _ask_to_start(service)
         print_note("the engine was stopped: starting it again")
-    elif state == "down":
-        print_note("starting the engine (takes some seconds)")
     stopping = service.stopping()
     service.start_engine()
     if stopping:
-        print_note("the engine was stopping; it now continues")
+        if not engine.has_ended:
+            print_note("the engine was stopping; it now continues")
         service.wait_for_engine(running=True, timeout_s=ANSWER_S)
 
 

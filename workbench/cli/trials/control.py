@@ -136,12 +136,12 @@ def need_engine(service: Service) -> None:
 
     Commands that change something call this first.
     """
-    state = service.engine().state
-    if state == "stopped":
-        raise EngineError(
-            "the engine is stopped, so the request would not be carried out",
-            hint="run `workbench engine start`, then this command again",
-        )
-    if state == "down":
+    engine = service.engine()
+    if engine.state == "down":
         print_note("starting the engine (takes some seconds)")
         service.start_engine()
+    elif engine.has_ended:
+        raise EngineError(
+            f"the engine is {engine.state}, so the request would not be carried out",
+            hint="run `workbench engine start`, then this command again",
+        )
