@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from workbench import fault_points
 from workbench.engine_status import missing_address, stop_reason
@@ -22,10 +21,6 @@ from workbench.machine.processes import (
 )
 from workbench.machine.python_children import python_command, python_environment
 from workbench.machine.reserve_file import release_reserve
-
-if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
-    pass
-
 from workbench.service.requesting import POLL_S, Requesting
 
 

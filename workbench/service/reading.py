@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench import formatting
 from workbench.cluster.settings import boxes_file, read_json
-from workbench.engine_status import (
-    EngineStatus,
-    is_stopping,
-    read_status,
-)
+from workbench.engine_status import EngineStatus, is_stopping, read_status
 from workbench.errors import NotThere
 from workbench.home import Home, find_home
 from workbench.importance import LEAST_TRIALS, RankedTrial, rank_settings
@@ -23,6 +19,7 @@ from workbench.judging.judged_rows import Baseline, BoardJudge
 from workbench.library.marks import archived_experiments
 from workbench.library.removed import find_hidden, hidden_stamp
 from workbench.machine.history.minutes import CardMinute, HistoryReader
+from workbench.service.snapshots import CardDetail, ImportanceReport, Snapshot, TrialDetail
 from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.store.queries import attempt_history
 from workbench.store.queries.fair_share import forecast_order
@@ -31,11 +28,6 @@ from workbench.store.reader import Reader
 from workbench.store.recovery.journal import database_existed, database_gone
 from workbench.store.rows import CARD_SLOTS, CardRow, EventRow, Experiment, Point, TrialRow, card_of
 from workbench.trial import State
-
-if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
-    pass
-
-from workbench.service.snapshots import CardDetail, ImportanceReport, Snapshot, TrialDetail
 
 
 def _slots(reader: Reader) -> dict[str, tuple[int, str]]:
@@ -89,8 +81,7 @@ class StoreReading:
         """Return the store, or None where no engine ever ran.
 
         The database is opened again when its file was replaced, for example by a repair, or an
-        engine has migrated it. Raises
-        DatabaseDamaged where it is damaged or lost.
+        engine has migrated it. Raises DatabaseDamaged where it is damaged or lost.
         """
         try:
             inode = self.home.database.stat().st_ino

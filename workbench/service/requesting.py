@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 from workbench.cluster.settings import read_joined
 from workbench.engine_status import stop_reason
 from workbench.errors import EngineError, WorkbenchError
+from workbench.service.reading import StoreReading
 from workbench.store.requests import drop_request
-from workbench.store.rows import (
-    RequestAnswer,
-)
+from workbench.store.rows import RequestAnswer
 
 if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
     from workbench.recipe import Recipe
-
-from workbench.service.reading import StoreReading
 
 POLL_S = 0.02
 """Seconds between two looks while waiting for the engine."""

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from workbench.engine_status import (
-    EngineStatus,
-)
+from workbench.engine_status import EngineStatus
 from workbench.importance import Importance
 from workbench.machine.history.minutes import CardMinute
-from workbench.store.rows import (
-    AnswerSample,
-    AttemptRow,
-    CardRow,
-    Experiment,
-    MoveRow,
-    TrialRow,
-)
-
-if TYPE_CHECKING:  # pydantic costs a front end 0.1 s at its start
-    pass
+from workbench.store.rows import AnswerSample, AttemptRow, CardRow, Experiment, MoveRow, TrialRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
