@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ import typer
 
 from workbench.text import safe_line
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ExperimentOrNewest = Annotated[
+    str | None,
+    typer.Argument(metavar="EXPERIMENT", help="Its name or id; without one, the newest."),
+]
+
+
+def is_id(text: str) -> bool:
+    """Return True where the text is an id: ASCII digits alone."""
+    return text.isascii() and text.isdecimal()
+
 
 def trial_id(text: str) -> int:
     """Return the id of a trial. Raises typer.BadParameter for other text, such as a name."""
-    if not text.isascii() or not text.isdecimal():
+    if not is_id(text):
         raise typer.BadParameter(
             f"{safe_line(text, 60)} is not the number of a trial; `workbench ls` shows the numbers"
         )

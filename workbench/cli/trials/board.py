@@ -10,7 +10,8 @@ import typer
 from workbench import formatting
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer, print_note, terminal_width
-from workbench.cli.trials.listing import Json, Name, newest_experiment
+from workbench.cli.trials.arguments import ExperimentOrNewest, Json
+from workbench.cli.trials.listing import chosen_experiment
 from workbench.errors import UsageError
 from workbench.judging import board_words, finals_words
 from workbench.report.board_files import csv_text, markdown_text
@@ -26,7 +27,7 @@ NARROW = 100
 
 
 def board_command(
-    experiment: Name = None,
+    experiment: ExperimentOrNewest = None,
     csv: Annotated[
         bool,
         typer.Option("--csv", help="Print CSV with all digits. The verdict goes to stderr."),
@@ -45,9 +46,7 @@ def board_command(
         raise UsageError("--csv, --markdown and --json exclude each other", hint="give one of them")
     service = Service()
     revive_engine(service)
-    board = service.judged_board(
-        experiment if experiment is not None else newest_experiment(service)
-    )
+    board = service.judged_board(chosen_experiment(service, experiment))
     if as_data:
         as_json(board_data(board))
     elif csv:

@@ -15,7 +15,7 @@ from workbench.chat.client import Answer, ChatEnded, ChatSession, Piece
 from workbench.cli.errors import tell_error
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, colour_text, print_answer, print_note
-from workbench.cli.trials.arguments import TrialId
+from workbench.cli.trials.arguments import TrialId, is_id
 from workbench.errors import UsageError, WorkbenchError
 from workbench.service import Service
 from workbench.text import safe_text
@@ -80,7 +80,7 @@ def _subject(word: str) -> int | None:
     """Return the trial's id, or None for the base. Raises UsageError for another word."""
     if word == BASE:
         return None
-    if word.isdecimal() and word.isascii():
+    if is_id(word):
         return int(word)
     raise UsageError(f"--against takes a trial's id or base, not {word}", hint="workbench ls")
 
@@ -104,7 +104,7 @@ class Talk:
         self.forget()
 
     def forget(self) -> None:
-        """Begin every conversation anew, with the system message alone."""
+        """Begin every conversation again, with the system message alone."""
         first = [{"role": "system", "content": self._system}] if self._system else []
         self._said: list[list[dict[str, str]]] = [list(first) for _ in self._session.subjects]
 

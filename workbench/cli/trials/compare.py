@@ -10,8 +10,8 @@ import typer
 
 from workbench import formatting
 from workbench.cli.revival import revive_engine
-from workbench.cli.tables import as_json, out_table, print_answer
-from workbench.cli.trials.arguments import trial_id
+from workbench.cli.tables import as_json, out_table, print_answer, print_note
+from workbench.cli.trials.arguments import Json, trial_id
 from workbench.cli.trials.chat import Talk, show_piece
 from workbench.errors import UsageError
 from workbench.service import Comparison, Service
@@ -38,7 +38,7 @@ def compare_command(
         Path | None,
         typer.Option(metavar="FILE", help="Let all of them answer these lines as well."),
     ] = None,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Compare trials: settings that differ, scores on the same rows, and where they disagree.
 
@@ -151,9 +151,7 @@ def _print_curves(found: Comparison) -> None:
     if len(shared) < 2:
         return
     print_answer()
-    some = (
-        [shared[round(n * (len(shared) - 1) / 7)] for n in range(8)] if len(shared) > 8 else shared
-    )
+    some = _spread(shared, STEPS)
     names = [f"trial {t.id}" for t in found.trials if t.kind is not Kind.BASE]
     rows = [
         (name, *(formatting.number(curve[step]) for step in some))
@@ -161,6 +159,13 @@ def _print_curves(found: Comparison) -> None:
     ]
     heads = ("held-out loss at step", *(str(step) for step in some))
     out_table(heads, rows, right=heads[1:], flexible=0)
+
+
+def _spread(steps: list[int], most: int) -> list[int]:
+    """Return at most `most` of the steps, evenly spread, the first and the last among them."""
+    if len(steps) <= most:
+        return steps
+    return [steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)]
 
 
 def _print_rows(found: Comparison, count: int) -> None:
@@ -197,7 +202,6 @@ def _ask(
 ) -> list[dict[str, Any]]:
     """Let every compared model answer each prompt, and return the answers as JSON values."""
     from workbench.chat.client import ChatSession
-    from workbench.cli.tables import print_note
 
     subjects = [None if t.kind is Kind.BASE else t.id for t in found.trials]
     answers = []

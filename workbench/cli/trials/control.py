@@ -12,6 +12,7 @@ from workbench import formatting
 from workbench.cli.confirmation import confirm_name
 from workbench.cli.errors import tell_error
 from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.arguments import Json, is_id
 from workbench.errors import EngineError, NotThere, WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import Experiment, TrialRow
@@ -21,7 +22,6 @@ Names = Annotated[
     list[str],
     typer.Argument(metavar="TRIAL|EXPERIMENT", help="Trials' ids, or experiments' names."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def stop_command(names: Names, as_data: Json = False) -> None:
@@ -76,7 +76,7 @@ class _Named:
 
 def _find(service: Service, word: str) -> _Named:
     """Return the trial with this id, or the experiment with this name. Raises NotThere."""
-    if word.isdecimal() and word.isascii():
+    if is_id(word):
         detail = service.trial(int(word))
         return _Named(word, detail.trial, detail.experiment)
     return _Named(word, None, service.experiment(word))

@@ -15,6 +15,7 @@ from workbench import formatting
 from workbench.cli.child import ask_child
 from workbench.cli.recipes.run import follow_to_end, start_engine_for
 from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.arguments import Json, is_id
 from workbench.cli.trials.board import board_answer, print_board
 from workbench.errors import RecipeError, UsageError
 from workbench.machine.python_children import python_command
@@ -79,7 +80,7 @@ def evaluate_command(
     start: Annotated[
         bool, typer.Option("--start", help="Start an engine that you have stopped, without asking.")
     ] = False,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Score adapters on any rows: yours, and folders made by PEFT, TRL, Axolotl, Unsloth, …
 
@@ -186,7 +187,7 @@ def _find(service: Service, words: Sequence[str]) -> NamedAdapters:
 
     found = NamedAdapters()
     for word in dict.fromkeys(words):
-        if word.isdecimal() and word.isascii():
+        if is_id(word):
             detail = service.trial(int(word))
             found.source = found.source or (detail.experiment, detail.trial)
             found.adapters.append(detail.trial.id)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
-
-import typer
 
 from workbench import formatting
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer
-from workbench.cli.trials.listing import newest_experiment
+from workbench.cli.trials.arguments import ExperimentOrNewest, Json
+from workbench.cli.trials.listing import chosen_experiment
 from workbench.service import Service
 from workbench.text import safe_line
 
 
 def importance_command(
-    experiment: Annotated[
-        str | None,
-        typer.Argument(metavar="EXPERIMENT", help="Its name or id; without one, the newest."),
-    ] = None,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    experiment: ExperimentOrNewest = None,
+    as_data: Json = False,
 ) -> None:
     """Show how much each setting of a sweep mattered, and how certain that is.
 
@@ -29,7 +24,7 @@ def importance_command(
     """
     service = Service()
     revive_engine(service)
-    found = service.importance(experiment if experiment is not None else newest_experiment(service))
+    found = service.importance(chosen_experiment(service, experiment))
     if as_data:
         as_json({**asdict(found), "enough": found.enough})
         return

@@ -12,7 +12,7 @@ import typer
 from workbench import formatting
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
-from workbench.cli.trials.arguments import TrialId
+from workbench.cli.trials.arguments import Json, TrialId
 from workbench.cli.trials.trial_page import print_page
 from workbench.errors import NotThere
 from workbench.judging.board_words import id_ranges
@@ -22,7 +22,6 @@ from workbench.text import safe_line
 
 RECENT = 10
 """Experiments that `ls` lists without --all."""
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[
     str | None, typer.Argument(metavar="EXPERIMENT", help="The experiment's name or id.")
 ]
@@ -210,8 +209,13 @@ def _print_series(service: Service, detail: TrialDetail, name: str, as_data: boo
         print_answer(f"{point.step},{point.low!r}")
 
 
-def newest_experiment(service: Service) -> int:
-    """Return the newest experiment's id. Raises NotThere where nothing has run."""
+def chosen_experiment(service: Service, key: str | None) -> str | int:
+    """Return the name or id that was given, else the newest experiment's id.
+
+    Raises NotThere where none was given and nothing has run.
+    """
+    if key is not None:
+        return key
     experiments = service.experiments()
     if not experiments:
         raise NotThere(

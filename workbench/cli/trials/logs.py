@@ -16,7 +16,9 @@ from workbench.store.rows import EventRow
 from workbench.text import safe_line, safe_text
 
 POLL_S = 0.2
+"""Seconds between two looks for new lines."""
 ALL = 1_000_000
+"""More lines than any trial logs."""
 PROGRESS = ("progress", "checkpoint")
 """Kinds of events that are shown without --debug although their level is debug."""
 

@@ -20,6 +20,7 @@ from workbench import formatting
 from workbench.cli.child import ask_child
 from workbench.cli.export.after import OwnScores, describe_after, score_again
 from workbench.cli.tables import as_json, print_answer, print_note
+from workbench.cli.trials.arguments import Json, is_id
 from workbench.errors import NotThere, WorkbenchError
 from workbench.home import Home
 from workbench.library.exports import keep_export
@@ -60,7 +61,7 @@ def merge_command(
             help="Score the result on all held-out rows; by default where it is below 4 GiB.",
         ),
     ] = None,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Merge a trial's adapter into its base, in the base's dtype or another."""
     found = chosen_adapter(trial)
@@ -124,7 +125,7 @@ class ChosenAdapter:
 def chosen_adapter(word: str) -> ChosenAdapter:
     """Return the adapter of a trial's id, or of a folder; raises NotThere."""
     folder = adapter_of(word)
-    if not word.isdecimal():
+    if not is_id(word):
         return ChosenAdapter(folder=folder, own=_own_of_folder(folder))
     service = Service()
     found = service.trial(int(word))
@@ -203,7 +204,7 @@ def _report(text: str) -> dict[str, Any]:
 def adapter_of(trial: str) -> Path:
     """Return the adapter's folder for a trial's id or for the folder itself; raises NotThere."""
     folder = Path(trial)
-    if not trial.isdecimal():
+    if not is_id(trial):
         for place in (folder, folder / "adapter"):  # the second in a folder of `workbench train`
             if (place / "adapter_config.json").is_file():
                 return place

@@ -10,17 +10,15 @@ import typer
 
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, print_answer
-from workbench.cli.trials.listing import newest_experiment
+from workbench.cli.trials.arguments import ExperimentOrNewest
+from workbench.cli.trials.listing import chosen_experiment
 from workbench.errors import UsageError
 from workbench.service import Service
 from workbench.text import safe_line
 
 
 def report_command(
-    experiment: Annotated[
-        str | None,
-        typer.Argument(metavar="EXPERIMENT", help="Its name or id; without one, the newest."),
-    ] = None,
+    experiment: ExperimentOrNewest = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="The file; default: NAME.html here."),
@@ -38,9 +36,7 @@ def report_command(
 
     service = Service()
     revive_engine(service)
-    facts = gather_facts(
-        service, experiment if experiment is not None else newest_experiment(service)
-    )
+    facts = gather_facts(service, chosen_experiment(service, experiment))
     name = facts.board.experiment.name
     # A name may hold any printable character, also a slash; a file of it must lie here.
     path = out if out is not None else Path(re.sub(r"[^\w.-]+", "-", name) + ".html")

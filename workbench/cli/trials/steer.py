@@ -9,7 +9,7 @@ import typer
 
 from workbench.cli.errors import tell_error
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.arguments import TrialId
+from workbench.cli.trials.arguments import Json, TrialId, is_id
 from workbench.cli.trials.control import need_engine
 from workbench.errors import RecipeError, UsageError, WorkbenchError
 from workbench.service import Service
@@ -32,7 +32,6 @@ WarmStart = Annotated[
 ]
 NO_VALUE = ("none", "null")
 """Words for no value: the command line's own, and that in which recipes and settings have it."""
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def clone_command(
@@ -101,7 +100,7 @@ def _again(wrong: WorkbenchError) -> bool:
 def _trial_or_none(word: str) -> int | None:
     if word in NO_VALUE:
         return None
-    if not (word.isascii() and word.isdecimal()):
+    if not is_id(word):
         raise UsageError(
             f"--warm-start takes a trial's id, not {word}",
             hint="write --warm-start 7, or --warm-start none",

@@ -10,20 +10,16 @@ import typer
 from workbench import formatting
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import json_line, print_answer, print_note
+from workbench.cli.trials.arguments import ExperimentOrNewest
 from workbench.cli.trials.board import board_answer
 from workbench.cli.trials.follow import follow_experiment
-from workbench.cli.trials.listing import newest_experiment
+from workbench.cli.trials.listing import chosen_experiment
 from workbench.service import Service
 from workbench.text import safe_line
 
-Name = Annotated[
-    str | None,
-    typer.Argument(metavar="EXPERIMENT", help="Its name or id; without one, the newest."),
-]
-
 
 def watch_command(
-    experiment: Name = None,
+    experiment: ExperimentOrNewest = None,
     every: Annotated[
         float,
         typer.Option(
@@ -40,7 +36,7 @@ def watch_command(
     """Follow an experiment to its end in plain lines; ctrl-c leaves."""
     service = Service()
     revive_engine(service)
-    id = service.experiment(experiment if experiment is not None else newest_experiment(service)).id
+    id = service.experiment(chosen_experiment(service, experiment)).id
     try:
         if as_data:
             follow_experiment(service, id, print_note, on_trial=json_line)
