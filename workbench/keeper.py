@@ -51,6 +51,7 @@ from workbench.machine.processes import (
     LOOPBACK,
     MARK,
     Identity,
+    boot_id,
     end_home_processes,
     end_unit,
     find_listeners,
@@ -322,7 +323,7 @@ class Keeper:
         return path
 
     def _note_runtime(self, **what: object) -> None:
-        known = {"keeper": _named(os.getpid()), **what}
+        known = {"boot": boot_id(), "keeper": _named(os.getpid()), **what}
         if self.sampler is not None:
             known["sampler_unit"] = f"sampler-{os.getpid()}"
         with suppress(OSError):  # disk full: the marks in /proc still name what is ours
@@ -366,7 +367,7 @@ class Keeper:
     def _end_unit(self, unit: Unit) -> None:
         stubborn = end_unit(unit.name, unit.leaders)
         for child in (unit.loop, unit.head):
-            child.wait()
+            child.poll()  # never waits for one that would not die: others wait for the keeper
         if stubborn:
             log.error("processes %s of unit %s would not die", stubborn, unit.name)
         self._remove_session(unit.temp)

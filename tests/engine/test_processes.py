@@ -25,6 +25,7 @@ from workbench.machine.locks import Lock, lock_holder
 from workbench.machine.processes import (
     KEEPER,
     MARK,
+    boot_id,
     end_home_processes,
     end_unit,
     find_home_processes,
@@ -143,7 +144,9 @@ def orphan_without_mark(env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[
     )
     assert leader.stdout is not None
     with leader:
-        yield leader, int(leader.stdout.readline())
+        pid = int(leader.stdout.readline())
+        wait_for(lambda: program_name(pid) == "sleep", "the child has lost its environment")
+        yield leader, pid
 
 
 def test_processes_of_a_home_are_found_by_mark_and_by_session(tmp_path: Path) -> None:
@@ -151,12 +154,14 @@ def test_processes_of_a_home_are_found_by_mark_and_by_session(tmp_path: Path) ->
     with orphan_without_mark(env) as (leader, pid):
         known = identify_process(leader.pid)
         assert known is not None
-        runtime = {"head": {"pid": known.pid, "started_ticks": known.started_ticks}}
+        head = {"pid": known.pid, "started_ticks": known.started_ticks}
+        runtime = {"boot": boot_id(), "head": head}
         both = {leader.pid, pid}
         wait_for(lambda: set(find_home_processes(tmp_path, {})) == both, "both are found")
         leader.kill()
         leader.wait()
         assert find_home_processes(tmp_path, {}) == []
+        assert find_home_processes(tmp_path, {"boot": "an earlier one", "head": head}) == []
         assert find_home_processes(tmp_path, runtime) == [pid]
         ended, stubborn = end_home_processes(tmp_path, runtime)
         assert (ended, stubborn) == (["sleep"], [])

@@ -22,7 +22,7 @@ from workbench import fault_points
 from workbench.home import Home
 from workbench.keeper import CRASHES
 from workbench.machine.locks import lock_holder
-from workbench.machine.processes import end_unit, find_marked, identify_process
+from workbench.machine.processes import end_home_processes, find_marked, identify_process
 from workbench.recipe import Recipe, find_recipe, load_recipe
 from workbench.service import Service
 from workbench.store.requests import drop_request
@@ -201,9 +201,8 @@ class Whole:
         for pid in of_home(self.home) | {self.keeper()} - {0}:
             if identify_process(pid) is not None:
                 os.kill(pid, signal.SIGKILL)
-        for unit in ("unit", "sampler_unit"):
-            if unit in self.runtime():
-                assert end_unit(str(self.runtime()[unit])) == []
+        _, stubborn = end_home_processes(self.home.root, self.runtime())
+        assert stubborn == []
         wait_for(lambda: not self.keeper(), "the keeper ends")
 
     def _units(self) -> int:

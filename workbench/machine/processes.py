@@ -77,6 +77,11 @@ def identify_process(pid: int) -> Identity | None:
     return None if found is None else found.identity
 
 
+def boot_id() -> str:
+    """Return the kernel's name of this boot, in which alone an Identity means anything."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def is_frozen(pid: int) -> bool:
     """Return True for a process that is stopped by a signal (SIGSTOP) or a debugger."""
     found = read_stat(pid)
@@ -138,11 +143,12 @@ def find_home_processes(root: Path, runtime: dict[str, Any]) -> list[int]:
     """Return the pids of everything that a keeper started for the home `root` and that still runs.
 
     `runtime` is what that keeper wrote to runtime.json; {} where that is lost. Its head and loop
-    lead sessions of their own, in which processes are found that overwrote their environment.
+    lead sessions of their own, in which processes are found that overwrote their environment. After
+    a reboot others may be in sessions of these numbers, so that only marks count.
     """
     units = find_home_units(root)
     found = {pid for unit in units for pid in find_marked(unit)}
-    for name in ("head", "loop"):
+    for name in ("head", "loop") if runtime.get("boot") == boot_id() else ():
         with suppress(TypeError, KeyError):  # not written by a keeper
             found |= set(find_session(Identity(**runtime[name])))
     return sorted(pid for pid in found if pid != os.getpid() and identify_process(pid) is not None)
@@ -221,6 +227,14 @@ def end_unit(unit: str, leaders: Iterable[Identity] = (), deadline_s: float = 10
     return _end_found(find, deadline_s)
 
 
+def end_session(leader: Identity, deadline_s: float = 10.0) -> list[int]:
+    """Send SIGKILL to every process of the session that `leader` began, until none is left.
+
+    Return the pids that still lived after `deadline_s`, as `end_unit` does.
+    """
+    return _end_found(lambda: find_session(leader), deadline_s)
+
+
 def _end_found(find: Callable[[], list[int]], deadline_s: float) -> list[int]:
     """Send SIGKILL to what `find` finds until nothing is left; return what is left at the deadline.
 
@@ -232,9 +246,11 @@ def _end_found(find: Callable[[], list[int]], deadline_s: float) -> list[int]:
     until = time.monotonic() + deadline_s
     while True:
         seen |= {known for pid in find() if (known := identify_process(pid)) is not None}
-        left = [one.pid for one in seen if is_alive(one)]
-        for pid in left:
-            _kill(pid)
+        left = []
+        for one in seen:
+            if is_alive(one):  # asked right before the signal: its pid may be another's by now
+                _kill(one.pid)
+                left.append(one.pid)
         if not left or time.monotonic() > until:
             return left
         time.sleep(0.05)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.waiting import wait_for
 from workbench.machine.processes import identify_process
 from workbench.training.scoring.scorers.own_scorers import OwnScorer
 from workbench.training.scoring.scorers.sandbox import NoScore, ScorerLimits, run_scorer
@@ -126,7 +125,7 @@ def test_its_children_end_with_it(written: Written, tmp_path: Path) -> None:
     )
     assert run_scorer(written(body), ROWS[:1]) == [1.0]
     pid = int((tmp_path / "pid").read_text())
-    wait_for(lambda: identify_process(pid) is None, "the child ended")
+    assert identify_process(pid) is None
 
 
 def test_progress_may_end_it(written: Written, tmp_path: Path) -> None:

@@ -15,12 +15,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from workbench.machine.processes import Identity, find_session, identify_process
+from workbench.machine.processes import Identity, end_session, identify_process
 from workbench.machine.python_children import python_command, python_environment
 from workbench.text import safe_line
 from workbench.text.redact import is_secret_name
@@ -116,11 +115,7 @@ def _environment() -> dict[str, str]:
 
 def _end(child: subprocess.Popen[bytes], identity: Identity) -> None:
     """Kill the process and all others of its session, and close the pipes."""
-    for pid in find_session(identity):
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+    end_session(identity)
     child.wait()
     for pipe in (child.stdout, child.stderr):
         if pipe is not None:
