@@ -13,12 +13,14 @@ import pytest
 
 from tests.cli.conftest import Workbench
 from tests.support.tick_contexts import TINY, Bench, gpu_card, make_bench
-from workbench.cli.recipes.plan import card_outlooks
-from workbench.errors import WorkbenchError
+from workbench.cli.recipes.run import check_ever_fits
+from workbench.errors import DoesNotFit, WorkbenchError
 from workbench.footprint import named_config
+from workbench.footprint.sweeps.card_outlooks import card_outlooks
 from workbench.footprint.usual_cards import usual_card
 from workbench.home import Home
 from workbench.recipe import Recipe, find_recipe, load_recipe
+from workbench.service import Service
 
 KEYS = {"fits", "peak_bytes", "card_bytes", "buckets", "plan", "suggestions"}
 GUIDE = "llama3-8b-qlora"
@@ -218,6 +220,15 @@ def test_what_no_card_here_could_ever_take_is_refused_at_submission(
     assert "no card here can ever take it: llama3-8b-qlora needs at least" in said.err
     assert "use a card with " in said.err
     assert list(home.requests.iterdir()) == []
+
+
+def test_a_sweep_is_not_refused_at_submission_for_a_value_that_it_replaces(bench: Bench) -> None:
+    bench.store.db.execute("update cards set total_bytes = 8 << 30")
+    recipe = load_recipe(find_recipe(GUIDE), ["data.packing=true", "data.max_tokens=500000"])
+    with pytest.raises(DoesNotFit):
+        check_ever_fits(Service(), recipe)
+    sweep = {"parameters": {"data.max_tokens": [256, 512]}}
+    check_ever_fits(Service(), Recipe.model_validate({**recipe.model_dump(), "sweep": sweep}))
 
 
 def test_a_card_nobody_knows_names_the_nearest(workbench: Workbench) -> None:

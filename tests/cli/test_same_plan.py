@@ -120,7 +120,7 @@ def test_what_was_measured_counts_where_a_clone_or_a_move_is_checked(
     experiment = gpu_bench.store.experiment(1)
     recipe = trial_recipe(gpu_bench.trials()[1], experiment)
     with pytest.raises(DoesNotFit, match="by what was measured here"):
-        planning.check_fits(gpu_bench.context, recipe, experiment, the_card(gpu_bench))
+        planning.check_fits(gpu_bench.context, recipe, experiment, [the_card(gpu_bench)])
 
 
 def test_what_was_measured_counts_when_a_recipe_is_submitted(

@@ -9,11 +9,11 @@ from tests.support.tick_contexts import TINY, Bench, gpu_card, recipe
 from workbench.footprint import plan_trial
 from workbench.footprint.peak.buckets import GIB
 from workbench.footprint.row_lengths import Lengths
+from workbench.footprint.sweeps.resolve_once import resolve_once
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler.evaluation.known_scores import base_key
 from workbench.scheduler.plans.remembered_plans import trial_recipe
-from workbench.scheduler.propose_trials import resolve_once
 
 MakeBench = Callable[..., Bench]
 LARGE = {

@@ -14,8 +14,8 @@ from workbench.errors import DoesNotFit, UsageError
 from workbench.footprint import History, ModelShape, named_config, plan_trial, predict
 from workbench.footprint.model.known_models import _SHAPES
 from workbench.footprint.outlook import outlook_on, smallest_card, usual_outlooks
+from workbench.footprint.sweeps.worst_case import worst_case_recipe
 from workbench.footprint.usual_cards import SIZES_GB, card_of_size, usual_card
-from workbench.footprint.worst_case import worst_case_recipe
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe, apply_settings
 

@@ -12,11 +12,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workbench.cli.recipes.plan import card_outlooks
 from workbench.errors import WorkbenchError
 from workbench.footprint.model.known_models import named_config
+from workbench.footprint.sweeps.card_outlooks import card_outlooks
 from workbench.footprint.usual_cards import usual_card
-from workbench.footprint.worst_case import worst_case_recipe
 from workbench.machine.cards import Card
 from workbench.recipe import list_recipes, read_recipe, to_yaml
 from workbench.recipe.keys import setting_fields, type_alternatives
@@ -170,8 +169,7 @@ def _used(recipe: Recipe) -> None:
 def _planned(recipe: Recipe, card: Card) -> None:
     config = named_config("llama-3.2-1b")
     assert config is not None
-    point, _ = worst_case_recipe(recipe, config, card)
-    card_outlooks(point, config, [card])
+    card_outlooks(recipe, config, [card])
 
 
 @settings(max_examples=200, deadline=None)

@@ -6,7 +6,7 @@ Every suggestion is computed by the planner with the setting applied, so that it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from workbench.errors import DoesNotFit
 from workbench.footprint.card_limits import limit_bytes
@@ -61,6 +61,10 @@ class Outlook:
     suggestions: tuple[Suggestion, ...] = ()
     family: Family
     """The model's architecture, and how far its predictions can be trusted."""
+    recipe: Recipe
+    """The recipe of one trial that was judged: of a sweep, the trial that takes the most bytes."""
+    point: Changes = field(default_factory=dict)
+    """The settings of that trial in its sweep; empty without a sweep."""
 
     @property
     def range_bytes(self) -> tuple[int, int]:
@@ -97,11 +101,12 @@ def outlook_on(
     """
     family = family_of(ModelShape.of(config))
     try:
-        return _fitting_on(card, _plan_whole(recipe, config, card, lengths, history), family)
+        plan = _plan_whole(recipe, config, card, lengths, history)
+        return _fitting_on(card, plan, family, recipe)
     except DoesNotFit as refused:
         size, least = smallest_card(recipe, config, card, lengths, history)
         if not family.counted:  # nothing is suggested that may prove wrong
-            return _refused_by(card, refused, least, family)
+            return _refused_by(card, refused, least, family, recipe)
 
         def fits(changes: Changes) -> Plan | None:
             return _try(apply_settings(recipe, changes), config, card, lengths, history)
@@ -110,7 +115,8 @@ def outlook_on(
             *_setting_suggestions(recipe, config, lengths, fits),
             _card_suggestion(size, least),
         ]
-        return replace(_refused_by(card, refused, least, family), suggestions=tuple(found))
+        one = _refused_by(card, refused, least, family, recipe)
+        return replace(one, suggestions=tuple(found))
 
 
 def usual_outlooks(recipe: Recipe, config: Config) -> list[Outlook]:
@@ -120,11 +126,11 @@ def usual_outlooks(recipe: Recipe, config: Config) -> list[Outlook]:
     least: Plan | None = None
     for card in (card_of_size(gb * GIB, f"{gb} GB") for gb in SIZES_GB):
         try:
-            found.append(_fitting_on(card, _plan_whole(recipe, config, card), family))
+            found.append(_fitting_on(card, _plan_whole(recipe, config, card), family, recipe))
         except DoesNotFit as refused:
             # The cards differ in size alone, so that the leanest plan is the same for all.
             least = least or smallest_card(recipe, config, card)[1]
-            found.append(_refused_by(card, refused, least, family))
+            found.append(_refused_by(card, refused, least, family, recipe))
     return found
 
 
@@ -164,11 +170,19 @@ def resized_card(card: Card, total_bytes: int) -> Card:
     return replace(card, total_bytes=max(1, total_bytes), cap_bytes=None)
 
 
-def _fitting_on(card: Card, plan: Plan, family: Family) -> Outlook:
+def _fitting_on(card: Card, plan: Plan, family: Family, recipe: Recipe) -> Outlook:
     room = limit_bytes(card)
     fits = _range_of(plan, family)[1] <= room
     reason = "" if fits else "its weights are not counted, and may take more than there is room for"
-    return Outlook(card=card, fits=fits, room_bytes=room, plan=plan, family=family, reason=reason)
+    return Outlook(
+        card=card,
+        fits=fits,
+        room_bytes=room,
+        plan=plan,
+        family=family,
+        reason=reason,
+        recipe=recipe,
+    )
 
 
 def _range_of(plan: Plan, family: Family) -> tuple[int, int]:
@@ -177,7 +191,9 @@ def _range_of(plan: Plan, family: Family) -> tuple[int, int]:
     return family.range_bytes(plan.predicted_bytes, weights)
 
 
-def _refused_by(card: Card, refused: DoesNotFit, least: Plan, family: Family) -> Outlook:
+def _refused_by(
+    card: Card, refused: DoesNotFit, least: Plan, family: Family, recipe: Recipe
+) -> Outlook:
     return Outlook(
         card=card,
         fits=False,
@@ -185,6 +201,7 @@ def _refused_by(card: Card, refused: DoesNotFit, least: Plan, family: Family) ->
         plan=least,
         reason=refused.what,
         family=family,
+        recipe=recipe,
     )
 
 

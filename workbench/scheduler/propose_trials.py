@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from typing import Any
 
 from workbench import fault_points, search
 from workbench.errors import WorkbenchError
-from workbench.footprint import NO_HISTORY, History, plan_trial
-from workbench.footprint.oom_fallback import hardware_key
-from workbench.footprint.peak.scoring_bytes import smallest_batch
-from workbench.footprint.plan import Plan
-from workbench.footprint.row_lengths import UNREAD, Lengths, lengths_of
-from workbench.footprint.worst_case import worst_case_recipe
+from workbench.footprint import History
+from workbench.footprint.row_lengths import lengths_of
+from workbench.footprint.sweeps.resolve_once import resolve_once, shared_precision
 from workbench.formatting import plural
 from workbench.machine.cards import Card
 from workbench.machine.files import fresh_folder
-from workbench.recipe import Recipe, apply_settings, early_stop_problem_for
+from workbench.recipe import Recipe, early_stop_problem_for
 from workbench.scheduler.evaluation.enqueue_scores import enqueue_scores
 from workbench.scheduler.evaluation.known_scores import known_base
 from workbench.scheduler.finals import propose_finals
@@ -71,7 +67,7 @@ def enqueue_trials(
         return
     recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
     if "subjects" in result:
-        enqueue_scores(context, experiment, result, cards, _precision(recipe, cards))
+        enqueue_scores(context, experiment, result, cards, shared_precision(recipe, cards))
         return
     history = History(factors=known_factors(context))
     lengths = lengths_of(result["data"])
@@ -103,69 +99,6 @@ def enqueue_trials(
             context.store.note("data", str(note), level="warning", experiment=experiment.id)
         fault_points.at("propose_trials.before_commit")
     fault_points.at("propose_trials.after_commit")
-
-
-def resolve_once(
-    recipe: Recipe,
-    config: dict[str, Any],
-    cards: list[Card],
-    lengths: Lengths = UNREAD,
-    history: History = NO_HISTORY,
-) -> dict[str, Any]:
-    """Return precision, optimizer and rows scored at once for all trials of an experiment.
-
-    They keep the trials comparable: bf16 only when every GPU here has it (compute capability 8.0),
-    else fp16, which all have; the optimizer of fewer bytes as soon as one card needs it for the
-    largest trial of the sweep that fits there; as many rows at once as such trials can score on
-    each card.
-    """
-    cards = list({(hardware_key(card), card.capability): card for card in cards}.values())
-    settings: dict[str, Any] = {"model.precision": _precision(recipe, cards)}
-    settings["train.optimizer"] = recipe.train.optimizer
-    if recipe.train.optimizer == "auto":
-        plans = _largest_plans(recipe, settings, config, cards, lengths, history)
-        needed = any(plan.optimizer == "paged_adamw_8bit" for plan in plans)
-        settings["train.optimizer"] = "paged_adamw_8bit" if needed else "adamw_torch"
-    # In 16 bits the size of a batch decides the last digits of a loss, and now and then an answer.
-    plans = _largest_plans(recipe, settings, config, cards, lengths, history)
-    fewest = min((plan.eval_batch for plan in plans), default=smallest_batch(recipe))
-    return {**settings, "evaluate.batch_size": fewest}
-
-
-def _precision(recipe: Recipe, cards: list[Card]) -> str:
-    if recipe.model.precision != "auto":
-        return recipe.model.precision
-    # A trial may resume on any card of the home, so the weakest one decides.
-    capabilities = [card.capability for card in cards if card.capability]
-    if not capabilities:
-        return "fp32"
-    return "bf16" if min(capabilities) >= (8, 0) else "fp16"
-
-
-def _largest_plans(
-    recipe: Recipe,
-    settings: dict[str, Any],
-    config: dict[str, Any],
-    cards: list[Card],
-    lengths: Lengths,
-    history: History,
-) -> list[Plan]:
-    """Return for each card the plan of the sweep's largest trial, or that of the recipe itself.
-
-    A card that is too small for the largest trial still takes others; one that takes neither has no
-    plan here.
-    """
-    recipe = apply_settings(recipe, settings).model_copy(update={"sweep": recipe.sweep})
-    plans = []
-    for card in cards:
-        largest, _ = worst_case_recipe(recipe, config, card)
-        for one in (largest, recipe):
-            with suppress(WorkbenchError):
-                plans.append(
-                    plan_trial(one, config, card, lengths=lengths, history=history, advise=False)
-                )
-                break
-    return plans
 
 
 def _refuse(context: TickContext, experiment: Experiment, reason: str, hint: str) -> None:

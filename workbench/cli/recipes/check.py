@@ -12,7 +12,6 @@ from workbench import formatting
 from workbench.cli.errors import tell_error
 from workbench.cli.recipes.measured_history import measured_history
 from workbench.cli.recipes.plan import (
-    card_outlooks,
     cards_here,
     fit_colour,
     fit_word,
@@ -91,19 +90,15 @@ def _fit(
 ) -> tuple[list[Outlook], WorkbenchError | None]:
     """Return the outlook of the worst case on each kind of card, or why there is none.
 
-    Plans with the rows that were read, as the engine does; with rows of data.max_tokens where the
-    worst case reads other rows.
+    Plans with the rows that were read, as the engine does; with rows of data.max_tokens where a
+    sweep makes trials read other rows.
     """
     from workbench.footprint.row_lengths import lengths_of
-    from workbench.footprint.worst_case import worst_case_recipe
+    from workbench.footprint.sweeps.card_outlooks import card_outlooks
 
-    config = result["model"]["config"]
+    config, rows = result["model"]["config"], lengths_of(result["data"])
     try:
-        roomiest = max(cards, key=lambda one: one.usable_bytes)
-        point, _ = worst_case_recipe(recipe, config, roomiest)
-        rows = lengths_of(result["data"]) if point.data == recipe.data else None
-        history = measured_history(service)
-        return card_outlooks(point, config, cards, rows, history, swept=recipe), None
+        return card_outlooks(recipe, config, cards, rows, measured_history(service)), None
     except WorkbenchError as refused:
         return [], refused
 

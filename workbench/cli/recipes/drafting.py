@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from workbench.cli.recipes.measured_history import measured_history
-from workbench.cli.recipes.plan import card_outlooks, cards_here, stand_in
+from workbench.cli.recipes.plan import cards_here, stand_in
 from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.footprint.model.config import find_config, refuse_untrainable
 from workbench.footprint.model.positions import positions_warning
 from workbench.footprint.model.target_names import targets_warning
 from workbench.footprint.outlook import Outlook
 from workbench.footprint.plan import describe_plan
-from workbench.footprint.worst_case import worst_case_recipe
+from workbench.footprint.sweeps.card_outlooks import card_outlooks, outlook_key
 from workbench.formatting import setting_text
 from workbench.machine.cards import Card
 from workbench.recipe import (
@@ -188,30 +188,22 @@ def _outlook(service: Service, recipe: Recipe) -> Answer:
         cards = cards_here(service)
         known = bool(cards)
         cards = cards or [stand_in()]
-        point, swept = worst_case_recipe(recipe, config, max(cards, key=_usable))
-        found = card_outlooks(point, config, cards, history=measured_history(service), swept=recipe)
+        found = card_outlooks(recipe, config, cards, history=measured_history(service))
     except WorkbenchError as refused:
         missing = isinstance(refused, NotThere)
         return {"cards": [], "unplanned": refused.what, "advice": refused.hint, "missing": missing}
-    too_long = positions_warning(point.data.max_tokens, config)
-    targets = targets_warning(point.lora, config)
-    family = found[0].family.warning()
-    by_kind = {_kind(one.card): one for one in found}
-    outlooks = [(card, by_kind.get(_kind(card))) for card in cards]
+    worst = found[0]
+    too_long = positions_warning(worst.recipe.data.max_tokens, config)
+    targets = targets_warning(worst.recipe.lora, config)
+    family = worst.family.warning()
+    by_kind = {outlook_key(one.card): one for one in found}
+    outlooks = [(card, by_kind.get(outlook_key(card))) for card in cards]
     return {
         "cards": [_card(card, one, known=known) for card, one in outlooks if one is not None],
         "measures": source,
-        "worst": {key: setting_text(value) for key, value in swept.items()},
+        "worst": {key: setting_text(value) for key, value in worst.point.items()},
         "warnings": [warning for warning in (too_long, targets, family) if warning],
     }
-
-
-def _usable(card: Card) -> int:
-    return card.usable_bytes
-
-
-def _kind(card: Card) -> tuple[object, ...]:
-    return (card.kind, card.name, card.usable_bytes, card.total_bytes, card.capability)
 
 
 def _card(card: Card, one: Outlook, *, known: bool) -> Answer:

@@ -26,15 +26,14 @@ from workbench.cli.tables import (
     print_note,
     terminal_width,
 )
-from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
+from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import card_of
 from workbench.text import safe_line
 
 if TYPE_CHECKING:
-    from workbench.footprint import History, Plan
+    from workbench.footprint import Plan
     from workbench.footprint.outlook import Outlook
-    from workbench.footprint.row_lengths import Lengths
     from workbench.machine.cards import Card
     from workbench.recipe import Recipe
 
@@ -63,19 +62,19 @@ def plan_command(
     from workbench.footprint.model.positions import positions_warning
     from workbench.footprint.model.target_names import targets_warning
     from workbench.footprint.outlook import usual_outlooks
-    from workbench.footprint.worst_case import worst_case_recipe
+    from workbench.footprint.sweeps.card_outlooks import card_outlooks
+    from workbench.recipe import apply_settings
 
     wanted = load_with_settings(recipe, settings)
     config, source = find_config(wanted.model)
     refuse_untrainable(config, wanted.model.name, wanted.model.revision)
     service = Service()
     cards, why = meant_cards(service, card, vram)
-    roomiest = max(cards, key=lambda one: one.usable_bytes)
-    point, swept = worst_case_recipe(wanted, config, roomiest)
     history = measured_history(service, named=cards[0] if card is not None else None)
-    found = card_outlooks(point, config, cards, history=history, swept=wanted)
+    found = card_outlooks(wanted, config, cards, history=history)
     main = found[0]
-    usual = usual_outlooks(point, config)
+    point, swept = main.recipe, main.point
+    usual = usual_outlooks(apply_settings(wanted, swept), config)  # each card by itself
     too_long = positions_warning(point.data.max_tokens, config)
     targets = targets_warning(point.lora, config)
     warnings = [warning for warning in (too_long, targets, main.family.warning()) if warning]
@@ -157,43 +156,6 @@ def _cards_asked() -> list[Card]:
         print_note(f"the cards could not be asked: {safe_line(sample.problem)}")
     named = bool(os.environ.get(CARDS_VARIABLE))
     return [one.card for one in sample.cards if one.ok and (named or one.card.kind == "cuda")]
-
-
-def card_outlooks(
-    recipe: Recipe,
-    config: dict[str, Any],
-    cards: list[Card],
-    lengths: Lengths | None = None,
-    history: History | None = None,
-    swept: Recipe | None = None,
-) -> list[Outlook]:
-    """Return an outlook for each kind of card: those that fit first, the roomiest of them first.
-
-    `recipe` has no sweep; where it is the worst case of one, `swept` is the recipe with that sweep,
-    for which the suggestions are made.
-
-    Raises WorkbenchError where none of the cards has what the recipe asks for by name, e.g. bf16,
-    and ModelError for a model that cannot be planned.
-    """
-    from workbench.footprint import NO_HISTORY
-    from workbench.footprint.outlook import outlook_on
-    from workbench.footprint.row_lengths import UNREAD
-    from workbench.footprint.sweep_suggestions import with_sweep_suggestions
-
-    rows, history = lengths or UNREAD, history or NO_HISTORY
-    unlike = {(c.kind, c.name, c.usable_bytes, c.total_bytes, c.capability): c for c in cards}
-    found, lacking = [], []
-    for card in unlike.values():
-        try:
-            one = outlook_on(recipe, config, card, rows, history)
-            found.append(with_sweep_suggestions(one, swept or recipe, config, rows, history))
-        except ModelError:
-            raise
-        except WorkbenchError as refused:
-            lacking.append(refused)
-    if lacking and not found:
-        raise lacking[0]
-    return sorted(found, key=lambda one: (not one.fits, -one.room_bytes))
 
 
 def outlook_data(one: Outlook) -> dict[str, Any]:

@@ -192,6 +192,7 @@ def check_ever_fits(service: Service, recipe: Recipe) -> None:
     from workbench.footprint.model.families import family_of
     from workbench.footprint.model.shape import ModelShape
     from workbench.footprint.row_lengths import Lengths
+    from workbench.footprint.sweeps.worst_case import affects_bytes
 
     swept = recipe.sweep.parameters if recipe.sweep else {}
     try:
@@ -200,8 +201,7 @@ def check_ever_fits(service: Service, recipe: Recipe) -> None:
         return
     if "model.name" not in swept:
         refuse_untrainable(config, recipe.model.name, recipe.model.revision)
-    open_yet = any(key.startswith(("model.", "lora.", "train.optimizer")) for key in swept)
-    if open_yet or service.engine().state != "running":
+    if any(map(affects_bytes, swept)) or service.engine().state != "running":
         return
     if not family_of(ModelShape.of(config)).counted:  # preparing counts it
         return

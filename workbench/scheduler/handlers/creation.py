@@ -11,14 +11,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from workbench import search
-from workbench.errors import CheckpointError, DoesNotFit, UsageError, WorkbenchError
+from workbench.errors import CheckpointError, DoesNotFit, UsageError
 from workbench.machine.files import fresh_folder, sync_path, write_durably
 from workbench.recipe import Recipe, apply_settings
 from workbench.recipe.space import grid_points
 from workbench.scheduler import sweeps
 from workbench.scheduler.handlers import accepted
 from workbench.scheduler.handlers.queue import whole_number
-from workbench.scheduler.plans.planning import check_fits
+from workbench.scheduler.plans.planning import check_fits, recipe_with
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment, RequestAnswer, TrialRow, card_of
 from workbench.text import safe_line
@@ -259,17 +259,11 @@ def _add(
 
 
 def _check_fits(context: TickContext, experiment: Experiment, settings: dict[str, Any]) -> None:
-    recipe = apply_settings(_recipe(experiment), {**experiment.resolved, **settings})
-    misfit: WorkbenchError | None = None
-    cards = sorted(context.cards, key=lambda row: -card_of(row).usable_bytes)
-    for row in cards:
-        try:
-            check_fits(context, recipe, experiment, card_of(row))
-            return
-        except DoesNotFit as small:  # the roomiest card's words
-            misfit = misfit or small
-    if misfit is not None:
-        raise DoesNotFit(f"it would fit no card here: {misfit.what}", hint=misfit.hint)
+    recipe = recipe_with(experiment, settings)
+    try:
+        check_fits(context, recipe, experiment, map(card_of, context.cards))
+    except DoesNotFit as misfit:
+        raise DoesNotFit(f"it would fit no card here: {misfit.what}", hint=misfit.hint) from misfit
 
 
 def _words(settings: dict[str, Any]) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from workbench.adapters.subjects import NOT_OF_RECIPE
+from workbench.errors import DoesNotFit, WorkbenchError
 from workbench.footprint import History, Plan, plan_trial
-from workbench.footprint.row_lengths import UNREAD, Lengths, lengths_of
+from workbench.footprint.row_lengths import Lengths, lengths_of
+from workbench.footprint.sweeps.resolve_once import resolved_recipe, trial_lengths
 from workbench.machine.cards import Card
-from workbench.recipe import Recipe, apply_settings
+from workbench.recipe import Recipe
 from workbench.scheduler.plans import measured_peaks, oom_fallback
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment
@@ -23,7 +25,7 @@ def recipe_with(experiment: Experiment, settings: Mapping[str, Any]) -> Recipe:
     """
     recipe = Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
     mine = {key: value for key, value in settings.items() if key not in NOT_OF_RECIPE}
-    return apply_settings(recipe, {**experiment.resolved, **mine})
+    return resolved_recipe(recipe, experiment.resolved, mine)
 
 
 def plan_for(
@@ -50,9 +52,31 @@ def plan_for(
     )
 
 
-def check_fits(context: TickContext, recipe: Recipe, experiment: Experiment, card: Card) -> None:
-    """Raise DoesNotFit where the card, all of it, does not take a trial with that recipe."""
-    plan_for(context, recipe, experiment, card, None)
+def check_fits(
+    context: TickContext, recipe: Recipe, experiment: Experiment, cards: Iterable[Card]
+) -> None:
+    """Raise the reason where none of the cards, all of it, takes a trial with that recipe.
+
+    It is that of the roomiest card, or of the roomiest one that has what the recipe names.
+    """
+    refusals: list[WorkbenchError] = []
+    for card in sorted(cards, key=lambda card: -card.usable_bytes):
+        try:
+            plan_for(context, recipe, experiment, card, None)
+        except WorkbenchError as refused:
+            refusals.append(refused)
+        else:
+            return
+    if refusals:
+        raise main_refusal(refusals)
+
+
+def main_refusal(refusals: Sequence[WorkbenchError]) -> WorkbenchError:
+    """Return the reason to name of those of several cards, the roomiest first.
+
+    That a card is too small says more than that another lacks a precision or an attention.
+    """
+    return next((one for one in refusals if isinstance(one, DoesNotFit)), refusals[0])
 
 
 def known_lengths(recipe: Recipe, experiment: Experiment) -> Lengths:
@@ -61,8 +85,8 @@ def known_lengths(recipe: Recipe, experiment: Experiment) -> Lengths:
     A trial whose sweep varies `data` settings reads other rows than the experiment's preparation.
     """
     assert experiment.prepared is not None
-    same = recipe.data.model_dump(mode="json") == experiment.recipe.get("data")
-    return lengths_of(experiment.prepared["data"]) if same else UNREAD
+    data, own = recipe.data.model_dump(mode="json"), experiment.recipe.get("data") or {}
+    return trial_lengths(data, own, lengths_of(experiment.prepared["data"]))
 
 
 def history_version(context: TickContext, experiment: int) -> tuple[object, ...]:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 
-from workbench.errors import EngineError, WorkbenchError
+from workbench.errors import DoesNotFit, EngineError, WorkbenchError
 from workbench.footprint import Plan
-from workbench.footprint.worst_case import affects_bytes
+from workbench.footprint.sweeps.worst_case import affects_bytes
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe
 from workbench.scheduler.evaluation.scoring import is_scored_only, scoring_plan
-from workbench.scheduler.plans.planning import history_version, plan_for, recipe_with
+from workbench.scheduler.plans.planning import (
+    check_fits,
+    history_version,
+    main_refusal,
+    plan_for,
+    recipe_with,
+)
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 from workbench.text import safe_line
+from workbench.trial import Kind
 
 PLANS_A_TICK = 24
 """New plans made in one tick, at 2 to 12 ms each; the rest of the queue waits for the next tick."""
@@ -50,14 +57,17 @@ def check_trial_fits(
 def no_card_error(
     context: TickContext, trial: TrialRow, experiment: Experiment
 ) -> WorkbenchError | None:
-    """Return the refusal of the roomiest card when all of it is free; None where it fits."""
-    rows = [row for row in context.cards if row.present]
-    roomiest = max(rows, key=lambda row: card_of(row).usable_bytes)
-    try:
-        remembered_plan(context, trial, experiment, card_of(roomiest), None)
-    except WorkbenchError as reason:
-        return reason
-    return None
+    """Return why no card that is present takes the trial, all of it free; None where one does."""
+    refusals: list[WorkbenchError] = []
+    cards = [card_of(row) for row in context.cards if row.present]
+    for card in sorted(cards, key=lambda card: -card.usable_bytes):
+        try:
+            remembered_plan(context, trial, experiment, card, None)
+        except WorkbenchError as reason:
+            refusals.append(reason)
+        else:
+            return None
+    return main_refusal(refusals) if refusals else None
 
 
 def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
@@ -82,15 +92,11 @@ def remembered_plan(
     settings = json.dumps(trial.settings, sort_keys=True)
     # Cards of one kind share a plan: which of them it is for stands in no plan.
     kind = (card.kind, card.name, card.total_bytes, card.cap_bytes, card.capability)
-    key = (experiment.id, settings, cut, kind, room, *history_version(context, experiment.id))
+    version = history_version(context, experiment.id)
+    key = (experiment.id, trial.kind, settings, cut, kind, room, *version)
     if key not in context.plans:
         try:
-            recipe = trial_recipe(trial, experiment)
-            if is_scored_only(trial, experiment):
-                plan = scoring_plan(context, trial, experiment, recipe, card, room)
-            else:
-                plan = plan_for(context, recipe, experiment, card, room, cut)
-            context.plans[key] = plan
+            context.plans[key] = _new_plan(context, trial, experiment, card, room, cut)
         except WorkbenchError as refused:
             context.plans[key] = refused.with_traceback(None)
         except Exception as broken:
@@ -103,3 +109,36 @@ def remembered_plan(
         raise type(found)(found.what, hint=found.hint)
     assert isinstance(found, Plan)
     return found
+
+
+def _new_plan(
+    context: TickContext,
+    trial: TrialRow,
+    experiment: Experiment,
+    card: Card,
+    free_bytes: int | None,
+    cut: int | None,
+) -> Plan:
+    """Return the plan of the trial; arguments and errors as in `remembered_plan`.
+
+    The base of a sweep is planned with the recipe's own values, which may be none of the sweep's:
+    where no card could train with them, it is planned as what it does, which is scoring.
+    """
+    recipe = trial_recipe(trial, experiment)
+    if is_scored_only(trial, experiment):
+        return scoring_plan(context, trial, experiment, recipe, card, free_bytes)
+    try:
+        return plan_for(context, recipe, experiment, card, free_bytes, cut)
+    except DoesNotFit:
+        of_sweep = trial.kind is Kind.BASE and experiment.recipe.get("sweep")
+        if not of_sweep or _trains_somewhere(context, recipe, experiment):
+            raise
+    return scoring_plan(context, trial, experiment, recipe, card, free_bytes)
+
+
+def _trains_somewhere(context: TickContext, recipe: Recipe, experiment: Experiment) -> bool:
+    try:
+        check_fits(context, recipe, experiment, map(card_of, context.cards))
+    except WorkbenchError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from workbench.errors import DoesNotFit
 from workbench.footprint.outlook import Changes, Outlook, Suggestion, suggestion_words
 from workbench.footprint.planner import Config, History, plan_trial
 from workbench.footprint.row_lengths import Lengths
-from workbench.footprint.worst_case import worst_case_recipe
+from workbench.footprint.sweeps.worst_case import worst_case_recipe
 from workbench.recipe import apply_settings
 from workbench.recipe.schema import Choice, Parameter, Range, Recipe
 from workbench.recipe.space import values_of

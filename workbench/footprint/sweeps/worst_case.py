@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -70,10 +70,20 @@ def worst_case_recipe(
         return apply_settings(plain, point), point
     for key, values in parameters.items():
         if key in _BYTE_SETTINGS:
-            tried = _extremes(values)
+            tried = extremes(values)
             sizes = [needed({key: value}) for value in tried]
             point[key] = tried[sizes.index(max(sizes))]
     return apply_settings(plain, point), point
+
+
+def worst_points(recipe: Recipe, config: Config, cards: Sequence[Card]) -> list[dict[str, object]]:
+    """Return for each card the settings of the point that takes the most bytes on such cards.
+
+    Cards of one kind and compute capability differ in their size alone, which decides nothing here.
+    """
+    unlike = {(card.kind, card.capability): card for card in cards}
+    found = {kind: worst_case_recipe(recipe, config, card)[1] for kind, card in unlike.items()}
+    return [found[card.kind, card.capability] for card in cards]
 
 
 def _corners(parameters: Mapping[str, Parameter]) -> list[dict[str, Any]]:
@@ -86,7 +96,7 @@ def _corners(parameters: Mapping[str, Parameter]) -> list[dict[str, Any]]:
         if key in asked and values is not None:
             ends[key] = Choice(values=values, when=condition_of(parameter))
         elif key in _BYTE_SETTINGS:
-            ends[key] = Choice(values=_extremes(parameter), when=condition_of(parameter))
+            ends[key] = Choice(values=extremes(parameter), when=condition_of(parameter))
     return list(islice(grid_points(ends), MOST_CORNERS))
 
 
@@ -94,7 +104,7 @@ def _byte_settings(point: Mapping[str, Any]) -> dict[str, object]:
     return {key: value for key, value in point.items() if key in _BYTE_SETTINGS}
 
 
-def _extremes(parameter: Parameter) -> list[Any]:
+def extremes(parameter: Parameter) -> list[Any]:
     """Return both ends of numbers, since bytes rise or fall with them; all values of words."""
     if isinstance(parameter, Range):
         ends = (math.ceil(parameter.min), math.floor(parameter.max))
