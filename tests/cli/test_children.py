@@ -17,8 +17,8 @@ from tests.support.tick_contexts import Bench, recipe
 from tests.support.waiting import wait_for
 from workbench.cli import main
 from workbench.cli.child import _leave, ask_child, run_child
+from workbench.cli.export.merge import adapter_of, describe_difference
 from workbench.cli.recipes.train import default_folder, find_warm_source, prepare_folder
-from workbench.cli.trials.merge import adapter_of, describe_difference
 from workbench.errors import CheckpointError, NotThere, UsageError, WorkbenchError
 from workbench.home import Home
 from workbench.recipe import Recipe, load_recipe

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from workbench import __version__
 from workbench.cli.errors import report_error
-from workbench.cli.export import gguf, push, soup, vllm
+from workbench.cli.export import gguf, merge, push, soup, vllm
 from workbench.cli.export import recipe as export_recipe
 from workbench.cli.library import adapters, removal, reproduce, space
 from workbench.cli.machine import cards, cluster, completion, engine, repair, service
@@ -32,7 +32,6 @@ from workbench.cli.trials import (
     importance,
     listing,
     logs,
-    merge,
     report,
     steer,
     watch,

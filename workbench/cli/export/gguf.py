@@ -15,8 +15,7 @@ import typer
 from workbench import formatting
 from workbench.cli.child import ask_child
 from workbench.cli.export.after import describe_after, score_again
-from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.merge import (
+from workbench.cli.export.merge import (
     MODULE,
     ChosenAdapter,
     chosen_adapter,
@@ -24,6 +23,7 @@ from workbench.cli.trials.merge import (
     describe_scores,
     keep_report,
 )
+from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.errors import UsageError, WorkbenchError
 from workbench.machine.files import sync_path, write_durably
 from workbench.machine.python_children import python_command

@@ -11,8 +11,8 @@ import typer
 from workbench import formatting
 from workbench.cli.child import ask_child
 from workbench.cli.confirmation import confirm_name
+from workbench.cli.export.merge import adapter_of
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.merge import adapter_of
 from workbench.errors import WorkbenchError
 from workbench.machine.python_children import python_command
 from workbench.text import safe_line

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from workbench.cli.child import ask_child
+from workbench.cli.export.merge import chosen_adapter
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.merge import chosen_adapter
 from workbench.errors import NotThere, UsageError, WorkbenchError
 from workbench.machine.python_children import python_command
 from workbench.text import safe_line

@@ -11,9 +11,9 @@ import typer
 
 from workbench.cli.child import ask_child
 from workbench.cli.export.greedy_soup import greedy_trials
+from workbench.cli.export.merge import adapter_of
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.evaluate import evaluate_on_own_rows
-from workbench.cli.trials.merge import adapter_of
 from workbench.errors import UsageError, WorkbenchError
 from workbench.machine.python_children import python_command
 from workbench.service import RequestAnswer, Service

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.export.merge import chosen_adapter, keep_report
 from workbench.cli.tables import as_json, print_answer
-from workbench.cli.trials.merge import chosen_adapter, keep_report
 from workbench.text import safe_line
 
 

@@ -21,10 +21,10 @@ import typer
 
 from workbench.cli.child import run_child
 from workbench.cli.errors import INTERRUPTED
+from workbench.cli.export.merge import adapter_of
 from workbench.cli.recipes.measured_history import measured_history
 from workbench.cli.recipes.run import RecipeName, Settings, load_with_settings
 from workbench.cli.tables import print_note
-from workbench.cli.trials.merge import adapter_of
 from workbench.errors import CheckpointError, UsageError, WorkbenchError
 from workbench.home import find_home
 from workbench.machine.python_children import python_command
