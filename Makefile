@@ -26,8 +26,9 @@ test-lowest:
 	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable '.[test]'
 	@.venv-lowest/bin/python -m pytest -n 3 --dist worksteal
 
+# Two tests at a time, each process with an engine of its own; tests of one group stay together.
 faults: .venv/tools
-	@$(BIN)/python -m pytest -m "fault and not slow and not gpu" tests/faults
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "fault and not slow and not gpu" tests/faults
 
 check: .venv/tools
 	@$(BIN)/ruff format --check .

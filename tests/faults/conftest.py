@@ -13,13 +13,22 @@ CLOCK = Path(__file__).parent / "clock"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests last after which the shared engine's home no longer passes all checks."""
-    items.sort(key=lambda item: item.get_closest_marker("spoils_home") is not None)
+    """Run tests first that need no shared engine, whose trials train on and take both cores; then
+    long ones, so that of two processes none has to wait long for the other at the end.
+    """
+
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        shares = "whole" in getattr(item, "fixturenames", ())
+        return shares, item.get_closest_marker("begins_early") is None
+
+    items.sort(key=order)
 
 
 @pytest.fixture(scope="package")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    """One engine for all tests here. Its Python processes read a clock that a test can set."""
+    """One engine for all tests here that one process runs. Its Python processes read a clock that
+    a test can set.
+    """
     folder = tmp_path_factory.mktemp("whole")
     env = {
         "PYTHONPATH": os.pathsep.join([str(CLOCK), os.environ.get("PYTHONPATH", "")]),

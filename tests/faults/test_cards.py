@@ -10,6 +10,7 @@ from tests.support.whole import LIMIT_S, Whole
 pytestmark = pytest.mark.fault
 
 
+@pytest.mark.begins_early
 def test_a_sampler_that_stalls_is_replaced_and_training_continues(whole: Whole) -> None:
     whole.two_running()
     attempts = {a.id for a in whole.live()}

@@ -30,6 +30,7 @@ def _worker(whole: Whole, trial: int) -> int:
     return int(whole.service.trial(trial).attempts[-1].pid or 0)
 
 
+@pytest.mark.begins_early
 def test_an_answer_survives_the_loss_of_its_worker(whole: Whole) -> None:
     trial = _adapter_and_free_card(whole)
     with ChatSession.open(whole.service, [trial, None]) as chat:

@@ -19,6 +19,7 @@ from workbench.trial import State
 pytestmark = pytest.mark.fault
 
 
+@pytest.mark.begins_early
 def test_a_called_off_attempt_trains_nothing_while_the_loop_is_frozen(whole: Whole) -> None:
     """A trial moves while its first worker is still starting; then the loop stands still until
     that worker is up."""

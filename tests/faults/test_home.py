@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import wait_for
-from tests.support.whole import LIMIT_S, Whole, short_recipe, workbench
+from tests.support.whole import LIMIT_S, Whole, short_recipe, whole_engine, workbench
 from workbench.home import Home
 from workbench.service import Service
 from workbench.trial import State
@@ -125,20 +125,20 @@ def test_a_changed_data_file_is_refused_with_a_hint(whole: Whole, tmp_path: Path
         whole.two_running()
 
 
-@pytest.mark.spoils_home
-def test_folders_removed_by_hand_cost_their_own_work_and_no_more(whole: Whole) -> None:
-    """`repair` cannot make what was removed of the folders that are left."""
-    whole.two_running()
-    first, second = whole.live()
-    home = whole.home
-    experiments = home.root / "experiments"
-    mine = (home.trial(first.trial), home.attempt(first.id))
-    for folder in (*mine, experiments, home.cache, home.logs):
-        remove_in_use(folder)
-    whole.until_later_attempts([first])
-    assert [one.id for one in whole.live() if one.trial == second.trial] == [second.id]
-    remove_in_use(home.requests)
-    for words in (["ls"], ["show", str(first.trial)], ["logs", str(first.trial)], ["board"]):
-        said = workbench(home, *words)
-        assert said.returncode == 0, said.stderr
-    whole.obeyed(whole.service.pause(first.trial))
+def test_folders_removed_by_hand_cost_their_own_work_and_no_more(tmp_path: Path) -> None:
+    """`repair` cannot make what was removed of the folders that are left: a home of its own."""
+    with whole_engine(tmp_path, "[workers]\nspare = true\n") as it:
+        it.two_running()
+        first, second = it.live()
+        home = it.home
+        experiments = home.root / "experiments"
+        mine = (home.trial(first.trial), home.attempt(first.id))
+        for folder in (*mine, experiments, home.cache, home.logs):
+            remove_in_use(folder)
+        it.until_later_attempts([first])
+        assert [one.id for one in it.live() if one.trial == second.trial] == [second.id]
+        remove_in_use(home.requests)
+        for words in (["ls"], ["show", str(first.trial)], ["logs", str(first.trial)], ["board"]):
+            said = workbench(home, *words)
+            assert said.returncode == 0, said.stderr
+        it.obeyed(it.service.pause(first.trial))

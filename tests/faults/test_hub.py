@@ -19,7 +19,7 @@ import pytest
 from tests.support.sound import SECRET
 from workbench.recipe import find_recipe, load_recipe
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.xdist_group("hub")]  # preparations are made once
 
 LIMIT_S = 150
 """Its timeouts add up to well under a minute; the rest is for imports on a busy machine."""

@@ -154,6 +154,7 @@ def test_a_checkpoint_cut_as_it_was_written_is_not_resumed_from(whole: Whole) ->
         whole.until_later_attempts([victim])
 
 
+@pytest.mark.begins_early
 def test_workers_that_hang_are_asked_and_then_replaced_whether_they_answer_or_not(
     whole: Whole,
 ) -> None:
@@ -171,6 +172,7 @@ def test_workers_that_hang_are_asked_and_then_replaced_whether_they_answer_or_no
     assert "did not answer" in reasons[frozen.id]
 
 
+@pytest.mark.begins_early
 def test_a_killed_worker_is_replaced_by_the_spare_which_is_replaced_too(whole: Whole) -> None:
     whole.two_running()
     log = whole.home.logs / "loop.log"
