@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,20 @@ from workbench.trial import Kind, State
 
 SHORT_ROWS = {"max_length": 300, "length_sample": [200] * 8, "eval_max_length": 300}
 T4 = {"name": "T4", "capability": "7.5"}
+
+
+SPACE: dict[str, list[Any]] = {
+    "lora.rank": [4, 64, 512],
+    "lora.dropout": [0.0, 0.1],
+    "lora.targets": [["q_proj", "v_proj"], "all-linear"],
+    "train.batch_size": [1, 4],
+    "train.optimizer": ["auto", "adamw_torch", "sgd"],
+    "train.gradient_checkpointing": ["auto", "on"],
+    "model.double_quantization": [True, False],
+    "model.precision": ["auto", "fp16"],
+    "data.max_tokens": [512, 4096],
+    "data.packing": [False, True],
+}
 
 
 class Promise:
@@ -102,6 +117,14 @@ def test_the_card_that_needs_the_smaller_optimizer_decides_what_plan_shows(
     assert made.told(0).plan.optimizer == "paged_adamw_8bit"
     assert made.is_kept(0)
     assert made.is_kept(1)
+
+
+def test_all_trials_score_as_many_rows_at_once_as_plan_shows(promised: Promised) -> None:
+    own = {"data": {"train": "/d.jsonl", "max_tokens": 512}, "lora": {"rank": 64}}
+    made = promised(swept(own, train__batch_size=[1, 4]), gpu_card(0, 10.25))
+    assert made.is_kept(0)
+    rows = {plan.eval_batch for plan in made.planned(0) if plan}
+    assert rows == {made.told(0).plan.eval_batch}
 
 
 def test_trials_that_fit_are_not_refused_because_a_larger_one_fits_no_card(
@@ -190,3 +213,17 @@ def test_the_reason_is_that_of_a_card_that_has_what_the_recipe_names(bench_of: M
     told = card_outlooks(wanted, LARGE, [card_of(card) for card in bench.store.cards()])
     assert [one.card.uuid for one in told] == ["GPU-1"]
     assert row.reason == told[0].reason
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_what_people_are_told_of_any_sweep_on_any_cards_is_kept(
+    promised: Promised, seed: int
+) -> None:
+    dice = random.Random(seed)
+    own = {"data": {"train": "/d.jsonl", "max_tokens": 512}, "lora": {"rank": 16}}
+    names = dice.sample(list(SPACE), 2)
+    wanted = recipe(sweep={"parameters": {name: SPACE[name] for name in names}}, **own)
+    models = [T4, {"name": "RTX 3090"}, {"name": "H100", "capability": "9.0"}]
+    cards = [gpu_card(n, dice.uniform(7, 16), **dice.choice(models)) for n in range(3)]
+    made = promised(wanted, *cards)
+    assert [made.is_kept(card) for card in range(3)] == [True, True, True]

@@ -6,7 +6,7 @@ same function, so that what they say of a card is what the engine then plans the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from workbench.errors import WorkbenchError
@@ -15,12 +15,14 @@ from workbench.footprint.peak.scoring_bytes import smallest_batch
 from workbench.footprint.plan import Plan
 from workbench.footprint.planner import NO_HISTORY, Config, History, plan_trial
 from workbench.footprint.row_lengths import UNREAD, Lengths
-from workbench.footprint.sweeps.worst_case import extremes, worst_points
+from workbench.footprint.sweeps.worst_case import byte_points, extremes, worst_points
 from workbench.machine.cards import Card
 from workbench.recipe import apply_settings
 from workbench.recipe.schema import Recipe
 
 FEWER_BYTES = "paged_adamw_8bit"
+MOST_POINTS = 32
+"""Points of a sweep of which each is planned, to learn how many rows all of them can score."""
 
 
 def resolve_once(
@@ -34,18 +36,19 @@ def resolve_once(
 
     They keep the trials comparable: bf16 only when every GPU here has it (compute capability 8.0),
     else fp16, which all have; the optimizer of fewer bytes as soon as one card needs it for the
-    largest trial of the sweep, or no card takes that trial; as many rows at once as that trial can
-    score on each card. On a card that is too small for it, the recipe itself counts. `lengths` are
-    those of the recipe's own rows. Takes some 10 ms for each card, and 0.1 s for each swept value.
+    largest trial of the sweep, or no card takes that trial; as many rows at once as all trials can
+    score on each card that takes the largest. On a card that is too small for it, the recipe itself
+    counts. `lengths` are those of the recipe's own rows. Takes some 10 ms for each card and point
+    (MOST_POINTS at most), and 0.1 s for each swept value.
     """
     cards = list({(hardware_key(card), card.capability): card for card in cards}.values())
     lengths = sweep_lengths(recipe, lengths)
-    optimizer = recipe.train.optimizer
     settings: dict[str, Any] = {
         "model.precision": shared_precision(recipe, cards),
-        "train.optimizer": optimizer,
+        "train.optimizer": recipe.train.optimizer,
     }
     points = worst_points(with_resolved(recipe, settings), config, cards)
+    largest = list(zip(cards, points, strict=True))
 
     def fitting(card: Card, point: Mapping[str, Any]) -> Plan | None:
         one = resolved_recipe(recipe, settings, point)
@@ -54,22 +57,40 @@ def resolve_once(
         except WorkbenchError:
             return None
 
-    if optimizer == "auto":
-        largest = [
-            fitting(card, {**point, "train.optimizer": "auto"})
-            for card, point in zip(cards, points, strict=True)
-        ]
-        plans = [plan or fitting(card, {}) for card, plan in zip(cards, largest, strict=True)]
-        needed = any(plan is not None and plan.optimizer == FEWER_BYTES for plan in plans)
-        # Without a card for the largest trial, as many of the others as possible should fit.
-        needed = needed or not any(largest)
-        settings["train.optimizer"] = FEWER_BYTES if needed else "adamw_torch"
-    plans = [
-        fitting(card, point) or fitting(card, {}) for card, point in zip(cards, points, strict=True)
-    ]
-    # In 16 bits the size of a batch decides the last digits of a loss, and now and then an answer.
+    if recipe.train.optimizer == "auto":
+        settings["train.optimizer"] = _optimizer(largest, fitting)
+    settings["evaluate.batch_size"] = _rows_at_once(recipe, largest, fitting)
+    return settings
+
+
+Largest = Sequence[tuple[Card, Mapping[str, Any]]]
+"""For each card the point of the sweep that takes the most bytes there."""
+Fitting = Callable[[Card, Mapping[str, Any]], Plan | None]
+"""Plans a point of the sweep on a card; None where it does not fit."""
+
+
+def _optimizer(largest: Largest, fitting: Fitting) -> str:
+    plans = [fitting(card, {**point, "train.optimizer": "auto"}) for card, point in largest]
+    if not any(plans):  # as many of the other trials as possible should fit
+        return FEWER_BYTES
+    shown = [plan or fitting(card, {}) for (card, _), plan in zip(largest, plans, strict=True)]
+    needed = any(plan is not None and plan.optimizer == FEWER_BYTES for plan in shown)
+    return FEWER_BYTES if needed else "adamw_torch"
+
+
+def _rows_at_once(recipe: Recipe, largest: Largest, fitting: Fitting) -> int:
+    """Return the rows that every trial can score at once on each card that takes all of them.
+
+    In 16 bits the size of a batch decides the last digits of a loss, and now and then an answer.
+    """
+    plans: list[Plan | None] = []
+    for card, point in largest:
+        plan = fitting(card, point)
+        plans.append(plan or fitting(card, {}))
+        if plan is not None:  # smaller trials may run in a way that leaves less room to score
+            plans += [fitting(card, other) for other in byte_points(recipe, MOST_POINTS)]
     rows = [plan.eval_batch for plan in plans if plan is not None]
-    return {**settings, "evaluate.batch_size": min(rows, default=smallest_batch(recipe))}
+    return min(rows, default=smallest_batch(recipe))
 
 
 def shared_precision(recipe: Recipe, cards: Sequence[Card]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -89,6 +89,26 @@ def worst_points(recipe: Recipe, config: Config, cards: Sequence[Card]) -> list[
 def _corners(parameters: Mapping[str, Parameter]) -> list[dict[str, Any]]:
     """Return points that can exist, from the extremes of what decides bytes and all values that
     conditions name."""
+    return list(islice(_points(parameters, extremes), MOST_CORNERS))
+
+
+def byte_points(recipe: Recipe, most: int) -> list[dict[str, Any]]:
+    """Return points that can exist, of every value that decides bytes; of ranges both ends.
+
+    They are the first `most` of the grid; without a sweep the one without settings.
+    """
+    if recipe.sweep is None:
+        return [{}]
+
+    def values(parameter: Parameter) -> list[Any]:
+        return values_of(parameter) or extremes(parameter)
+
+    return list(islice(_points(recipe.sweep.parameters, values), most))
+
+
+def _points(
+    parameters: Mapping[str, Parameter], values_tried: Callable[[Parameter], list[Any]]
+) -> Iterator[dict[str, Any]]:
     asked = {key for one in parameters.values() for key in condition_of(one)}
     ends: dict[str, Parameter] = {}
     for key, parameter in parameters.items():
@@ -96,8 +116,8 @@ def _corners(parameters: Mapping[str, Parameter]) -> list[dict[str, Any]]:
         if key in asked and values is not None:
             ends[key] = Choice(values=values, when=condition_of(parameter))
         elif key in _BYTE_SETTINGS:
-            ends[key] = Choice(values=extremes(parameter), when=condition_of(parameter))
-    return list(islice(grid_points(ends), MOST_CORNERS))
+            ends[key] = Choice(values=values_tried(parameter), when=condition_of(parameter))
+    return grid_points(ends)
 
 
 def _byte_settings(point: Mapping[str, Any]) -> dict[str, object]:
