@@ -3,7 +3,8 @@
 Not part of the product. A layer's four products are split over their inputs and leave their parts
 in fp32; the kernel that sums a product's parts also adds the adapter's B and does what follows:
 the residual sum and the next norm, rotary embeddings and the writing of keys and values, or the
-gated activation. `decode_parts.py` compares them with what the decode path launches today.
+gated activation. With 4-bit weights decode_nf4.py makes such parts, too. `decode_parts.py` compares
+them with what the decode path launches today.
 """
 
 # B lanes, K inputs, M rows of weights with A below them, S parts of a sum, C columns of A,
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from decode_nf4 import PackedWeights, nf4_product
 from torch import Tensor
 
 from workbench.training.decode.forward import FastForward
@@ -237,10 +239,19 @@ class FewLanes:
     """
 
     def __init__(
-        self, forward: FastForward, *, most: int = 64, how: Mapping[str, Mapping[str, int]]
+        self,
+        forward: FastForward,
+        *,
+        most: int = 64,
+        how: Mapping[str, Mapping[str, int]],
+        packed: bool = False,
     ) -> None:
-        """Steps of up to `most` lanes; `how` has the tiles of each part, as split_product takes."""
+        """Steps of up to `most` lanes; `how` has the tiles of each part, as split_product takes.
+
+        `packed`: the weights stay in 4 bits, and the tiles are those of nf4_product.
+        """
         self._forward, self._most, self._how = forward, most, how
+        self._packed: dict[int, PackedWeights] | None = {} if packed else None
         self._groups = {id(one): group for group in forward.groups for one in group.modules}
         self._b_CN: dict[int, Tensor] = {}
         self._made: tuple[Tensor, Tensor] | None = None
@@ -313,6 +324,12 @@ class FewLanes:
         a_CK, b_NC = group._a_and_b()
         if id(group) not in self._b_CN:
             self._b_CN[id(group)] = b_NC.T.contiguous()
+        if self._packed is not None:
+            if id(group) not in self._packed:
+                packed = [weight._weight for weight in group._weights]
+                self._packed[id(group)] = PackedWeights.of(packed, a_CK)
+            parts = nf4_product(x_BK, self._packed[id(group)], **self._how[part])
+            return parts, self._b_CN[id(group)]
         w_MK = group._kept
         if w_MK is None:
             w_MK = group._dequantise_into(group._workspace.take(group._product_shape), a_CK)
