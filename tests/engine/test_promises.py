@@ -19,6 +19,7 @@ from workbench.footprint.sweeps.card_outlooks import card_outlooks, outlook_key
 from workbench.recipe import Recipe
 from workbench.scheduler.handlers.creation import clone_trial
 from workbench.scheduler.plans.remembered_plans import remembered_plan
+from workbench.service import Service
 from workbench.store.rows import card_of
 from workbench.trial import Kind, State
 
@@ -213,6 +214,17 @@ def test_the_reason_is_that_of_a_card_that_has_what_the_recipe_names(bench_of: M
     told = card_outlooks(wanted, LARGE, [card_of(card) for card in bench.store.cards()])
     assert [one.card.uuid for one in told] == ["GPU-1"]
     assert row.reason == told[0].reason
+
+
+def test_a_cards_page_names_the_precision_that_its_trials_get(bench_of: MakeBench) -> None:
+    bench = bench_of(gpu_card(0, 24), gpu_card(1, 16, **T4))
+    service = Service(bench.context.home)
+    before = [service.card(f"GPU-{n}").precision for n in range(2)]
+    assert [text.split(":")[0] for text in before] == ["fp16", "fp16"]
+    assert ["the other cards here decide it" in text for text in before] == [True, False]
+    bench.submit(recipe())
+    bench.until(State.DONE, bench.trials()[-1].id)
+    assert [service.card(f"GPU-{n}").precision for n in range(2)] == before
 
 
 @pytest.mark.parametrize("seed", range(16))

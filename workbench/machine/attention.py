@@ -5,6 +5,7 @@ The choice needs the card's compute capability and whether flash-attn is install
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from workbench.errors import WorkbenchError
@@ -14,6 +15,7 @@ FLASH_2 = (8, 0)
 """Lowest compute capability of Flash Attention 2: Ampere (github.com/Dao-AILab/flash-attention)."""
 
 _ASKED = "the recipe asks for it"
+_SHARED = "the other cards here decide it, since all trials of an experiment train alike"
 
 
 def attention_for(
@@ -64,11 +66,22 @@ def capability_words(card: Card) -> str:
     return f"has {card.capability[0]}.{card.capability[1]}"
 
 
-def precision_reason(card: Card, precision: str) -> str:
-    """Return why a trial trains in `precision` (bf16, fp16 or fp32) on the card."""
+def best_precision(cards: Iterable[Card]) -> str:
+    """Return the best precision that every GPU of `cards` has; fp32 where there is no GPU."""
+    # A trial may resume on any card of the home, so the weakest one decides.
+    capabilities = [card.capability or (0, 0) for card in cards if card.kind == "cuda"]
+    if not capabilities:
+        return "fp32"
+    return "bf16" if min(capabilities) >= FLASH_2 else "fp16"
+
+
+def precision_reason(card: Card, precision: str, shared: str) -> str:
+    """Return why a trial trains in `precision` (bf16, fp16 or fp32) on the card.
+
+    `shared` is the precision of recipes that name none, which the other cards decide, too.
+    """
+    if precision != best_precision([card]):
+        return _SHARED if precision == shared else _ASKED
     if card.kind == "cpu":
-        return "a CPU card trains in full precision" if precision == "fp32" else _ASKED
-    has_bf16 = card.capability is not None and card.capability >= FLASH_2
-    if precision != ("bf16" if has_bf16 else "fp16"):
-        return _ASKED
+        return "a CPU card trains in full precision"
     return f"bf16 needs compute capability 8.0, and the card {capability_words(card)}"

@@ -44,21 +44,22 @@ def _boxes(home: Home) -> dict[str, dict[str, Any]]:
 
 def _card_detail(reader: Reader, card: CardRow, history: tuple[CardMinute, ...]) -> CardDetail:
     """Return how the card trains by the newest plan on it, or as a recipe that names nothing."""
-    from workbench.machine.attention import precision_reason
+    from workbench.machine.attention import best_precision, precision_reason
 
+    shared = best_precision([card_of(row) for row in reader.cards() if row.present or row == card])
     known, found = card_of(card), attempt_history.newest_on_card(reader, card.uuid)
     trial, plan, pid = found or (None, {}, None)
     if plan.get("attention_why"):
         precision, attention = str(plan["precision"]), str(plan["attention_why"])
     else:
-        from workbench.footprint.card_limits import precision_for, usual_attention
+        from workbench.footprint.card_limits import usual_attention
 
-        trial, precision, attention = None, precision_for(known, "auto"), usual_attention(known)
+        trial, precision, attention = None, shared, usual_attention(known)
     return CardDetail(
         uuid=card.uuid,
         history=history,
         attention=attention,
-        precision=f"{precision}: {precision_reason(known, precision)}",
+        precision=f"{precision}: {precision_reason(known, precision, shared)}",
         planned_for=trial,
         worker_pid=pid,
     )

@@ -16,6 +16,7 @@ from workbench.footprint.plan import Plan
 from workbench.footprint.planner import NO_HISTORY, Config, History, plan_trial
 from workbench.footprint.row_lengths import UNREAD, Lengths
 from workbench.footprint.sweeps.worst_case import byte_points, extremes, worst_points
+from workbench.machine.attention import best_precision
 from workbench.machine.cards import Card
 from workbench.recipe import apply_settings
 from workbench.recipe.schema import Recipe
@@ -95,13 +96,8 @@ def _rows_at_once(recipe: Recipe, largest: Largest, fitting: Fitting) -> int:
 
 def shared_precision(recipe: Recipe, cards: Sequence[Card]) -> str:
     """Return the recipe's precision; for `auto` the best one that every GPU of `cards` has."""
-    if recipe.model.precision != "auto":
-        return recipe.model.precision
-    # A trial may resume on any card of the home, so the weakest one decides.
-    capabilities = [card.capability or (0, 0) for card in cards if card.kind == "cuda"]
-    if not capabilities:
-        return "fp32"
-    return "bf16" if min(capabilities) >= (8, 0) else "fp16"
+    named = recipe.model.precision
+    return best_precision(cards) if named == "auto" else named
 
 
 def with_resolved(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
