@@ -52,14 +52,52 @@ class PackedWeights:
             if state.nested:
                 found = dequantize_blockwise(state.absmax, state.state2) + state.offset
             scales.append(found.float().view(rows, width // BLOCK))
-        table = weights[0].quant_state.code.float()
+        table = weights[0].quant_state.code.float().clone()
         return cls(torch.cat(packed), torch.cat(scales), table, a_CK.contiguous())
+
+
+def _lookups() -> str:
+    """Return PTX that looks up both values of each of four bytes, high nibbles first.
+
+    The table begins at a multiple of 256 bytes, so that one byte selects a value. A load that
+    Triton sees would be copied to shared memory first, as those of the weights are.
+    """
+    lines = ["mov.b64 {base, top}, $9"]
+    lines += ["shr.b32 h, $8, 2", "and.b32 h, h, 0x3c3c3c3c"]
+    lines += ["shl.b32 l, $8, 2", "and.b32 l, l, 0x3c3c3c3c"]
+    for to in range(8):
+        nibbles, byte = ("h", to) if to < 4 else ("l", to - 4)
+        lines.append(f"prmt.b32 i, {nibbles}, base, {0x7650 + byte}")
+        lines.append("mov.b64 a, {i, top}")
+        lines.append(f"ld.global.nc.f32 ${to}, [a]")
+    return f"{{ .reg .b32 i, h, l, base, top; .reg .u64 a; {'; '.join(lines)}; }}"
+
+
+LOOKUPS = tl.constexpr(_lookups())
+
+
+@jit
+def _nf4_values(byte, table, IN_ASM: tl.constexpr):
+    """Return NF4's values of high and low nibbles, in fp32."""
+    if IN_ASM:
+        high, low = tl.inline_asm_elementwise(
+            LOOKUPS,
+            "=f,=f,=f,=f,=f,=f,=f,=f,r,l,l,l,l",
+            [byte, table.to(tl.uint64)],
+            dtype=(tl.float32, tl.float32),
+            is_pure=True,
+            pack=4,
+        )
+    else:
+        high, low = tl.load(table + (byte >> 4)), tl.load(table + (byte & 15))
+    return high, low
 
 
 @jit
 def _nf4_product_kernel(
     x_BK, bytes_NH, scales_NG, table, a_CK, parts_SBM, B, N, C, K, k_each,
     BLOCK_B: tl.constexpr, BLOCK_M: tl.constexpr, PER_STEP: tl.constexpr, HALF: tl.constexpr,
+    IN_ASM: tl.constexpr,
 ):  # fmt: skip
     """Write one part of the product for a block of rows: of W, or of A in the last blocks.
 
@@ -88,8 +126,8 @@ def _nf4_product_kernel(
                 scale = tl.load(from_scale, mask=in_m, other=0.0)[:, None]
                 even = tl.load(from_x, mask=in_b, other=0.0)
                 odd = tl.load(from_x + half, mask=in_b, other=0.0)
-                high = (tl.load(table + (byte >> 4)) * scale).to(kind)
-                low = (tl.load(table + (byte & 15)) * scale).to(kind)
+                high, low = _nf4_values(byte, table, IN_ASM)
+                high, low = (high * scale).to(kind), (low * scale).to(kind)
                 sums_MB = tl.dot(high, even, sums_MB, input_precision="ieee")
                 sums_MB = tl.dot(low, odd, sums_MB, input_precision="ieee")
                 from_w += HALF
@@ -133,8 +171,11 @@ def nf4_product(
 ) -> Tensor:
     """Return parts_SBM in fp32, whose sum over S is x @ W.T and, behind it, x @ A.T.
 
-    `splits` times `per_step` blocks of 64 inputs must divide K. Up to 128 lanes.
+    `splits` times `per_step` blocks of 64 inputs must divide K. Up to 128 lanes. w.table begins at
+    a multiple of 256 bytes, as every tensor of its own does on a GPU.
     """
+    if x_BK.is_cuda and w.table.data_ptr() % 256:
+        raise ValueError("the table of NF4's values is not aligned")
     (lanes, width), (rows, columns) = x_BK.shape, (len(w.bytes_NH), len(w.a_CK))
     k_each = width // splits
     if width % splits or k_each % (per_step * BLOCK):
@@ -144,7 +185,7 @@ def nf4_product(
     _nf4_product_kernel[(blocks, splits)](
         evens_first(x_BK), w.bytes_NH, w.scales_NG, w.table, w.a_CK, parts,
         lanes, rows, columns, width, k_each,
-        max(16, next_power_of_two(lanes)), block_m, per_step, BLOCK // 2,
+        max(16, next_power_of_two(lanes)), block_m, per_step, BLOCK // 2, x_BK.is_cuda,
         num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return parts
