@@ -227,6 +227,15 @@ def test_a_cards_page_names_the_precision_that_its_trials_get(bench_of: MakeBenc
     assert [service.card(f"GPU-{n}").precision for n in range(2)] == before
 
 
+def test_the_optimizer_that_takes_most_at_the_sweeps_rank_is_judged(promised: Promised) -> None:
+    own = {"data": {"train": "/d.jsonl", "max_tokens": 8192}, "lora": {"rank": 64}}
+    own["train"] = {"max_steps": 6, "optimizer": "sgd"}
+    wanted = swept(own, train__optimizer=["auto", "sgd", "adamw_torch"], lora__rank=[128, 4])
+    made = promised(wanted, gpu_card(0, 11.5))
+    assert None in made.planned(0)
+    assert not made.told(0).fits
+
+
 @pytest.mark.parametrize("seed", range(16))
 def test_what_people_are_told_of_any_sweep_on_any_cards_is_kept(
     promised: Promised, seed: int

@@ -53,8 +53,8 @@ def worst_case_recipe(
 
     Without a sweep it is the recipe itself, with no settings. Bytes are compared on cards like
     `card`, with rows of data.max_tokens. A point that cannot run on the card counts as the worst.
-    Without conditions each setting is judged alone; with them, the points that can exist at the
-    ends of ranges, MOST_CORNERS at most.
+    Without conditions each setting is judged beside the worst values of those before it; with them,
+    the points that can exist at the ends of ranges, MOST_CORNERS at most.
     """
     plain = recipe.model_copy(update={"sweep": None})
     if recipe.sweep is None:
@@ -68,11 +68,12 @@ def worst_case_recipe(
     if any(condition_of(parameters[key]) for key in _BYTE_SETTINGS if key in parameters):
         point = max(_corners(parameters), key=lambda p: needed(_byte_settings(p)))
         return apply_settings(plain, point), point
-    for key, values in parameters.items():
-        if key in _BYTE_SETTINGS:
-            tried = extremes(values)
-            sizes = [needed({key: value}) for value in tried]
+    for key in _BYTE_SETTINGS:  # the rank first, with which the optimizers differ most
+        if key in parameters:
+            tried = extremes(parameters[key])
+            sizes = [needed({**point, key: value}) for value in tried]
             point[key] = tried[sizes.index(max(sizes))]
+    point = {key: point[key] for key in parameters if key in point}
     return apply_settings(plain, point), point
 
 
