@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from decode_nf4 import PackedWeights, nf4_product
+from decode_nf4 import PackedWeights, evens_first, nf4_product
 from torch import Tensor
 
 from workbench.training.decode.forward import FastForward
@@ -328,7 +328,7 @@ class FewLanes:
             if id(group) not in self._packed:
                 packed = [weight._weight for weight in group._weights]
                 self._packed[id(group)] = PackedWeights.of(packed, a_CK)
-            parts = nf4_product(x_BK, self._packed[id(group)], **self._how[part])
+            parts = nf4_product(evens_first(x_BK), self._packed[id(group)], **self._how[part])
             return parts, self._b_CN[id(group)]
         w_MK = group._kept
         if w_MK is None:

@@ -154,13 +154,13 @@ def _nf4_product_kernel(
 
 
 def evens_first(x_BK: Tensor) -> Tensor:
-    """Return x with the even inputs of each row first, as nf4_product reads it."""
+    """Return x_B2H: the even inputs of each row first, as nf4_product reads them."""
     lanes, width = x_BK.shape
     return x_BK.view(lanes, width // 2, 2).transpose(1, 2).contiguous()
 
 
 def nf4_product(
-    x_BK: Tensor,
+    x_B2H: Tensor,
     w: PackedWeights,
     *,
     splits: int,
@@ -171,21 +171,22 @@ def nf4_product(
 ) -> Tensor:
     """Return parts_SBM in fp32, whose sum over S is x @ W.T and, behind it, x @ A.T.
 
-    `splits` times `per_step` blocks of 64 inputs must divide K. Up to 128 lanes. w.table begins at
+    x has its even inputs first (`evens_first`), which what computes it could write so. `splits` times `per_step` blocks of 64 inputs must divide K. Up to 128 lanes. w.table begins at
     a multiple of 256 bytes, as every tensor of its own does on a GPU.
     """
-    if x_BK.is_cuda and w.table.data_ptr() % 256:
+    if x_B2H.is_cuda and w.table.data_ptr() % 256:
         raise ValueError("the table of NF4's values is not aligned")
-    (lanes, width), (rows, columns) = x_BK.shape, (len(w.bytes_NH), len(w.a_CK))
+    lanes, width = len(x_B2H), x_B2H[0].numel()
+    rows, columns = len(w.bytes_NH), len(w.a_CK)
     k_each = width // splits
     if width % splits or k_each % (per_step * BLOCK):
         raise ValueError(f"{width} inputs do not lie in {splits} parts of {per_step} × {BLOCK}")
-    parts = torch.empty(splits, lanes, rows + columns, dtype=torch.float32, device=x_BK.device)
+    parts = torch.empty(splits, lanes, rows + columns, dtype=torch.float32, device=x_B2H.device)
     blocks = ceil_div(rows, block_m) + ceil_div(columns, block_m)
     _nf4_product_kernel[(blocks, splits)](
-        evens_first(x_BK), w.bytes_NH, w.scales_NG, w.table, w.a_CK, parts,
+        x_B2H, w.bytes_NH, w.scales_NG, w.table, w.a_CK, parts,
         lanes, rows, columns, width, k_each,
-        max(16, next_power_of_two(lanes)), block_m, per_step, BLOCK // 2, x_BK.is_cuda,
+        max(16, next_power_of_two(lanes)), block_m, per_step, BLOCK // 2, x_B2H.is_cuda,
         num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return parts

@@ -27,7 +27,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Params4bit
 from decode_candidates import gated, heads_to_cache, residual_norm, split_product
-from decode_nf4 import PackedWeights, nf4_product
+from decode_nf4 import PackedWeights, evens_first, nf4_product
 from scoring import copy_speed
 from scoring_contestants import shape_parser, usual_device, wait_for_card
 from torch import Tensor
@@ -55,6 +55,8 @@ class Part:
     """One product of every layer, with the tensors that it and what follows read."""
 
     x_BK: Tensor
+    x_B2H: Tensor
+    """The same, even inputs first."""
     weights: list[Tensor]
     """M rows of each layer's weights, NF4's values; the last C of them are A."""
     packed: dict[int, PackedWeights]
@@ -122,8 +124,10 @@ def _part(name: str, shape: tuple[int, ...], lanes: int, device: torch.device) -
         weights.append(made)
     angles = torch.arange(each, device=device, dtype=torch.float32).mul(0.3)
     cos, sin = (wave(angles).to(dtype).expand(1, lanes, each) for wave in _WAVES)
+    x_BK = normal(lanes, inputs)
     return Part(
-        normal(lanes, inputs),
+        x_BK,
+        evens_first(x_BK),
         weights,
         packed,
         normal(outputs, RANK, scale=0.1),
@@ -237,7 +241,7 @@ def _dense_product(how: Mapping[str, int], part: Part, w_MK: Tensor) -> Tensor:
 
 
 def _nf4_product(how: Mapping[str, int], part: Part, w_MK: Tensor) -> Tensor:
-    return nf4_product(part.x_BK, part.packed[id(w_MK)], **how)
+    return nf4_product(part.x_B2H, part.packed[id(w_MK)], **how)
 
 
 def _ended(name: str, b_CN: Tensor, product: Product) -> Way:
