@@ -171,8 +171,9 @@ def nf4_product(
 ) -> Tensor:
     """Return parts_SBM in fp32, whose sum over S is x @ W.T and, behind it, x @ A.T.
 
-    x has its even inputs first (`evens_first`), which what computes it could write so. `splits` times `per_step` blocks of 64 inputs must divide K. Up to 128 lanes. w.table begins at
-    a multiple of 256 bytes, as every tensor of its own does on a GPU.
+    x has its even inputs first (`evens_first`), which what computes it could write so. `splits`
+    times `per_step` blocks of 64 inputs must divide K. Up to 128 lanes. w.table begins at a
+    multiple of 256 bytes, as every tensor of its own does on a GPU.
     """
     if x_B2H.is_cuda and w.table.data_ptr() % 256:
         raise ValueError("the table of NF4's values is not aligned")
