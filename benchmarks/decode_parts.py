@@ -257,7 +257,7 @@ def _ended(name: str, b_CN: Tensor, product: Product) -> Way:
                 part.slots_B, part.positions_B, heads=part.heads, dtype=part.x_BK.dtype,
                 each=8, warps=4,
             )  # fmt: skip
-        return residual_norm(parts, b_CN, part.residual_BN, part.weight_N, 1e-5, 8)[1]
+        return residual_norm(parts, b_CN, part.residual_BN, part.weight_N, 1e-5, warps=8)[1]
 
     return way
 
