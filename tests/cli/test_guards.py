@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from workbench.formatting import cards_used
 from workbench.trial import State
 
 
-def drawing(bench: Bench, **changes: Any) -> None:
-    """One GPU that counts a kWh over the life of trial 2."""
+def drawing(bench: Bench, ago_s: float = 0.0, **changes: Any) -> None:
+    """One GPU that counts a kWh over the life of trial 2, which began `ago_s` before now."""
+    bench.now = time.time() - ago_s
     bench.seen = [gpu_card(0, power_limit_w=350.0, energy_j=0.0, xid_watch=1, **changes)]
     with bench.store.writing():
         bench.store.db.execute("delete from cards")
@@ -38,6 +40,20 @@ def test_cards_tell_heat_power_energy_and_limits(bench: Bench, workbench: Workbe
     [card] = workbench("cards", "--json").data
     assert card["energy_wh"] > 0
     assert card["xid_watch"] is True
+
+
+def test_measurements_of_an_engine_that_ended_are_not_shown_as_the_present_ones(
+    bench: Bench, workbench: Workbench
+) -> None:
+    drawing(bench, ago_s=3600.0, utilisation=99)
+    assert bench.store.cards()[0].utilisation == 99
+    said = workbench("cards")
+    assert "GPU-0" in said.out
+    assert "°C" not in said.out
+    assert "%" not in said.out
+    [card] = workbench("cards", "--json").data
+    assert card["temperature_c"] == 60
+    assert card["seen_utc"] < time.time() - 3000
 
 
 def test_a_card_in_use_is_shown_as_such(bench: Bench, workbench: Workbench) -> None:

@@ -49,7 +49,7 @@ def _short(
     cells: int,
 ) -> Line:
     """Return number, name, utilisation, bytes, temperature, power and trial, as far as they fit."""
-    old = now - card.seen_utc > table.STALE_S or not card.present
+    old = card.is_old(now)
     label = table.card_label(card, slots)
     busy = None if old or card.utilisation is None else card.utilisation / 100
     used = None if old or card.free_bytes is None else card.total_bytes - card.free_bytes

@@ -18,8 +18,6 @@ from workbench.service import CardDetail, CardRow, TrialRow
 
 _ABSENT = "the driver no longer reports it; the kernel's log (dmesg) may say why"
 _AWAY = "its box is not connected, or no longer reports it; `workbench cluster doctor` says more"
-STALE_S = 30.0
-"""A sample older than this is not shown as the card's present state."""
 
 
 def card_columns(cards: Sequence[CardRow]) -> tuple[Column, ...]:
@@ -50,7 +48,7 @@ def card_rows(
     now: float,
     slots: Mapping[str, tuple[int, str]] = MappingProxyType({}),
 ) -> list[ListRow]:
-    """Return a row for each card; measurements older than STALE_S are shown as unknown.
+    """Return a row for each card; old measurements are shown as unknown.
 
     `slots` has the numbers of nvidia-smi, by which two cards of one model are told apart.
     """
@@ -101,7 +99,7 @@ def _row(
     card: CardRow, trial: TrialRow | None, now: float, shows: tuple[bool, bool], label: str
 ) -> ListRow:
     heat, power = shows
-    old = now - card.seen_utc > STALE_S or not card.present
+    old = card.is_old(now)
     used = None if card.free_bytes is None or old else card.total_bytes - card.free_bytes
     share = None if used is None else used / card.total_bytes
     full = share is not None and share > 0.95

@@ -271,7 +271,13 @@ class CardRow:
     trial: int | None
     """The trial whose attempt holds it now; None: none."""
 
+    def is_old(self, now_utc: float) -> bool:
+        """Return whether its newest sample no longer shows its present state."""
+        return not self.present or now_utc - self.seen_utc > CARD_OLD_S
 
+
+CARD_OLD_S = 30.0
+"""Seconds after which a card's sample no longer shows its present state."""
 CARD_SLOTS = "card_slots"
 """The fact with [number in nvidia-smi, slot on the PCI bus] of each GPU, by UUID, as JSON."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 ASK_S = 3.0
 """Seconds that a command waits for the driver."""
+MEASURED = ("free_bytes", "utilisation", "temperature_c", "power_w", "power_limit_w")
+"""Fields of a card that are shown while its sample is new; JSON has them with `seen_utc`."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -38,6 +41,7 @@ def cards_command(as_data: Json = False) -> None:
     service = Service()
     revive_engine(service)
     snapshot = service.snapshot()
+    old = {card.uuid for card in snapshot.cards if card.is_old(time.time())}
     found = [asdict(card) for card in snapshot.cards]
     if not found:
         sample = cards_asked()
@@ -49,7 +53,7 @@ def cards_command(as_data: Json = False) -> None:
     elif not found:
         print_note("no card was found; `workbench doctor` says why")
     else:
-        _print(found)
+        _print([card | dict.fromkeys(MEASURED) if card["uuid"] in old else card for card in found])
         if line := formatting.guards_line(snapshot.guards):
             print_note(f"guards: {line}")
 
