@@ -72,7 +72,7 @@ LEAST_SCALING, LEAST_SCALING_OF_MORE = 0.97, 0.95
 """Scaling efficiency over two cards, and over more."""
 MOST_RATE_LOSS = 0.02
 """Share of its tokens/s that a card may lose to its neighbours' training."""
-RANKS = (32, 64, 128, 256, 512, 1024, 2048)
+RANKS = (32, 64, 128, 256, 384, 512, 768, 1024, 1280, 1536, 2048)
 """Ranks among which that of big trials is chosen."""
 ENDLESS = 1000
 """Times the steps of a trial for one that does not end by itself."""
