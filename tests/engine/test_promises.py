@@ -1,4 +1,4 @@
-"""What `plan` and `check` say of a sweep on a set of cards is what the engine then plans there."""
+"""`plan` and `check` promise of a sweep on a set of cards exactly what the engine plans there."""
 
 from __future__ import annotations
 

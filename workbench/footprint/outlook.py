@@ -61,10 +61,8 @@ class Outlook:
     suggestions: tuple[Suggestion, ...] = ()
     family: Family
     """The model's architecture, and how far its predictions can be trusted."""
-    recipe: Recipe
-    """The recipe of one trial that was judged: of a sweep, the trial that takes the most bytes."""
     point: Changes = field(default_factory=dict)
-    """The settings of that trial in its sweep; empty without a sweep."""
+    """Of a sweep, the settings of the trial that was judged; empty without one."""
 
     @property
     def range_bytes(self) -> tuple[int, int]:
@@ -101,12 +99,11 @@ def outlook_on(
     """
     family = family_of(ModelShape.of(config))
     try:
-        plan = _plan_whole(recipe, config, card, lengths, history)
-        return _fitting_on(card, plan, family, recipe)
+        return _fitting_on(card, _plan_whole(recipe, config, card, lengths, history), family)
     except DoesNotFit as refused:
         size, least = smallest_card(recipe, config, card, lengths, history)
         if not family.counted:  # nothing is suggested that may prove wrong
-            return _refused_by(card, refused, least, family, recipe)
+            return _refused_by(card, refused, least, family)
 
         def fits(changes: Changes) -> Plan | None:
             return _try(apply_settings(recipe, changes), config, card, lengths, history)
@@ -115,8 +112,7 @@ def outlook_on(
             *_setting_suggestions(recipe, config, lengths, fits),
             _card_suggestion(size, least),
         ]
-        one = _refused_by(card, refused, least, family, recipe)
-        return replace(one, suggestions=tuple(found))
+        return replace(_refused_by(card, refused, least, family), suggestions=tuple(found))
 
 
 def usual_outlooks(recipe: Recipe, config: Config) -> list[Outlook]:
@@ -126,11 +122,11 @@ def usual_outlooks(recipe: Recipe, config: Config) -> list[Outlook]:
     least: Plan | None = None
     for card in (card_of_size(gb * GIB, f"{gb} GB") for gb in SIZES_GB):
         try:
-            found.append(_fitting_on(card, _plan_whole(recipe, config, card), family, recipe))
+            found.append(_fitting_on(card, _plan_whole(recipe, config, card), family))
         except DoesNotFit as refused:
             # The cards differ in size alone, so that the leanest plan is the same for all.
             least = least or smallest_card(recipe, config, card)[1]
-            found.append(_refused_by(card, refused, least, family, recipe))
+            found.append(_refused_by(card, refused, least, family))
     return found
 
 
@@ -170,19 +166,11 @@ def resized_card(card: Card, total_bytes: int) -> Card:
     return replace(card, total_bytes=max(1, total_bytes), cap_bytes=None)
 
 
-def _fitting_on(card: Card, plan: Plan, family: Family, recipe: Recipe) -> Outlook:
+def _fitting_on(card: Card, plan: Plan, family: Family) -> Outlook:
     room = limit_bytes(card)
     fits = _range_of(plan, family)[1] <= room
     reason = "" if fits else "its weights are not counted, and may take more than there is room for"
-    return Outlook(
-        card=card,
-        fits=fits,
-        room_bytes=room,
-        plan=plan,
-        family=family,
-        reason=reason,
-        recipe=recipe,
-    )
+    return Outlook(card=card, fits=fits, room_bytes=room, plan=plan, family=family, reason=reason)
 
 
 def _range_of(plan: Plan, family: Family) -> tuple[int, int]:
@@ -191,9 +179,7 @@ def _range_of(plan: Plan, family: Family) -> tuple[int, int]:
     return family.range_bytes(plan.predicted_bytes, weights)
 
 
-def _refused_by(
-    card: Card, refused: DoesNotFit, least: Plan, family: Family, recipe: Recipe
-) -> Outlook:
+def _refused_by(card: Card, refused: DoesNotFit, least: Plan, family: Family) -> Outlook:
     return Outlook(
         card=card,
         fits=False,
@@ -201,7 +187,6 @@ def _refused_by(
         plan=least,
         reason=refused.what,
         family=family,
-        recipe=recipe,
     )
 
 

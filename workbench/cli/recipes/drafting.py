@@ -32,6 +32,7 @@ from workbench.formatting import setting_text
 from workbench.machine.cards import Card
 from workbench.recipe import (
     Recipe,
+    apply_settings,
     find_recipe,
     list_recipes,
     load_recipe,
@@ -192,16 +193,17 @@ def _outlook(service: Service, recipe: Recipe) -> Answer:
     except WorkbenchError as refused:
         missing = isinstance(refused, NotThere)
         return {"cards": [], "unplanned": refused.what, "advice": refused.hint, "missing": missing}
-    worst = found[0]
-    too_long = positions_warning(worst.recipe.data.max_tokens, config)
-    targets = targets_warning(worst.recipe.lora, config)
-    family = worst.family.warning()
+    swept = found[0].point
+    point = apply_settings(recipe, swept)
+    too_long = positions_warning(point.data.max_tokens, config)
+    targets = targets_warning(point.lora, config)
+    family = found[0].family.warning()
     by_kind = {outlook_key(one.card): one for one in found}
     outlooks = [(card, by_kind.get(outlook_key(card))) for card in cards]
     return {
         "cards": [_card(card, one, known=known) for card, one in outlooks if one is not None],
         "measures": source,
-        "worst": {key: setting_text(value) for key, value in worst.point.items()},
+        "worst": {key: setting_text(value) for key, value in swept.items()},
         "warnings": [warning for warning in (too_long, targets, family) if warning],
     }
 

@@ -73,8 +73,9 @@ def plan_command(
     history = measured_history(service, named=cards[0] if card is not None else None)
     found = card_outlooks(wanted, config, cards, history=history)
     main = found[0]
-    point, swept = main.recipe, main.point
-    usual = usual_outlooks(apply_settings(wanted, swept), config)  # each card by itself
+    swept = main.point
+    point = apply_settings(wanted, swept)
+    usual = usual_outlooks(point, config)  # each card by itself
     too_long = positions_warning(point.data.max_tokens, config)
     targets = targets_warning(point.lora, config)
     warnings = [warning for warning in (too_long, targets, main.family.warning()) if warning]

@@ -1,6 +1,6 @@
-"""What all trials of an experiment share: precision, optimizer and rows scored at once.
+"""The settings that all trials of an experiment share: precision, optimizer, rows scored at once.
 
-The engine settles it once, when an experiment is queued. `plan`, `check` and the screen ask the
+The engine settles them once, when an experiment is queued. `plan`, `check` and the screen ask the
 same function, so that what they say of a card is what the engine then plans there.
 """
 
@@ -18,7 +18,7 @@ from workbench.footprint.row_lengths import UNREAD, Lengths
 from workbench.footprint.sweeps.worst_case import byte_points, extremes, worst_points
 from workbench.machine.attention import best_precision
 from workbench.machine.cards import Card
-from workbench.recipe import apply_settings
+from workbench.recipe import apply_settings, settings_of
 from workbench.recipe.schema import Recipe
 
 FEWER_BYTES = "paged_adamw_8bit"
@@ -85,11 +85,12 @@ def _rows_at_once(recipe: Recipe, largest: Largest, fitting: Fitting) -> int:
     In 16 bits the size of a batch decides the last digits of a loss, and now and then an answer.
     """
     plans: list[Plan | None] = []
+    every = byte_points(recipe, MOST_POINTS)
     for card, point in largest:
         plan = fitting(card, point)
         plans.append(plan or fitting(card, {}))
         if plan is not None:  # smaller trials may run in a way that leaves less room to score
-            plans += [fitting(card, other) for other in byte_points(recipe, MOST_POINTS)]
+            plans += [fitting(card, other) for other in every]
     rows = [plan.eval_batch for plan in plans if plan is not None]
     return min(rows, default=smallest_batch(recipe))
 
@@ -112,13 +113,9 @@ def resolved_recipe(
 
     A trial's own `auto` is what was resolved, where the recipe itself leaves the setting open, too.
     """
-    own = recipe.model_dump()
-
-    def is_open(key: str) -> bool:
-        section, _, name = key.partition(".")
-        return key in resolved and own[section][name] == "auto"
-
-    mine = {key: v for key, v in settings.items() if not (v == "auto" and is_open(key))}
+    own = settings_of(recipe)
+    is_open = {key for key in resolved if own[key] == "auto"}
+    mine = {key: v for key, v in settings.items() if not (v == "auto" and key in is_open)}
     return apply_settings(recipe, {**resolved, **mine})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from workbench.adapters.subjects import NOT_OF_RECIPE
@@ -57,26 +57,29 @@ def check_fits(
 ) -> None:
     """Raise the reason where none of the cards, all of it, takes a trial with that recipe.
 
-    It is that of the roomiest card, or of the roomiest one that has what the recipe names.
+    It is the one that `refusal_of_all` names.
+    """
+    refusal = refusal_of_all(cards, lambda card: plan_for(context, recipe, experiment, card, None))
+    if refusal is not None:
+        raise refusal
+
+
+def refusal_of_all(cards: Iterable[Card], plan: Callable[[Card], object]) -> WorkbenchError | None:
+    """Return why `plan` refuses every card; None where it takes one, or there is none.
+
+    It is the reason of the roomiest card that is too small, which says more than that another one
+    lacks a precision or an attention; else that of the roomiest card.
     """
     refusals: list[WorkbenchError] = []
     for card in sorted(cards, key=lambda card: -card.usable_bytes):
         try:
-            plan_for(context, recipe, experiment, card, None)
+            plan(card)
         except WorkbenchError as refused:
             refusals.append(refused)
         else:
-            return
-    if refusals:
-        raise main_refusal(refusals)
-
-
-def main_refusal(refusals: Sequence[WorkbenchError]) -> WorkbenchError:
-    """Return the reason to name of those of several cards, the roomiest first.
-
-    That a card is too small says more than that another lacks a precision or an attention.
-    """
-    return next((one for one in refusals if isinstance(one, DoesNotFit)), refusals[0])
+            return None
+    too_small = (one for one in refusals if isinstance(one, DoesNotFit))
+    return next(too_small, refusals[0] if refusals else None)
 
 
 def known_lengths(recipe: Recipe, experiment: Experiment) -> Lengths:

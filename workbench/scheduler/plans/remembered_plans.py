@@ -11,11 +11,10 @@ from workbench.machine.cards import Card
 from workbench.recipe import Recipe
 from workbench.scheduler.evaluation.scoring import is_scored_only, scoring_plan
 from workbench.scheduler.plans.planning import (
-    check_fits,
     history_version,
-    main_refusal,
     plan_for,
     recipe_with,
+    refusal_of_all,
 )
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
@@ -58,16 +57,10 @@ def no_card_error(
     context: TickContext, trial: TrialRow, experiment: Experiment
 ) -> WorkbenchError | None:
     """Return why no card that is present takes the trial, all of it free; None where one does."""
-    refusals: list[WorkbenchError] = []
     cards = [card_of(row) for row in context.cards if row.present]
-    for card in sorted(cards, key=lambda card: -card.usable_bytes):
-        try:
-            remembered_plan(context, trial, experiment, card, None)
-        except WorkbenchError as reason:
-            refusals.append(reason)
-        else:
-            return None
-    return main_refusal(refusals) if refusals else None
+    return refusal_of_all(
+        cards, lambda card: remembered_plan(context, trial, experiment, card, None)
+    )
 
 
 def trial_recipe(trial: TrialRow, experiment: Experiment) -> Recipe:
@@ -131,14 +124,9 @@ def _new_plan(
         return plan_for(context, recipe, experiment, card, free_bytes, cut)
     except DoesNotFit:
         of_sweep = trial.kind is Kind.BASE and experiment.recipe.get("sweep")
-        if not of_sweep or _trains_somewhere(context, recipe, experiment):
+        cards = map(card_of, context.cards)
+        if not of_sweep or not refusal_of_all(
+            cards, lambda card: plan_for(context, recipe, experiment, card, None)
+        ):
             raise
     return scoring_plan(context, trial, experiment, recipe, card, free_bytes)
-
-
-def _trains_somewhere(context: TickContext, recipe: Recipe, experiment: Experiment) -> bool:
-    try:
-        check_fits(context, recipe, experiment, map(card_of, context.cards))
-    except WorkbenchError:
-        return False
-    return True
