@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.child import ask_child
 from workbench.cli.export.after import describe_after, score_again
 from workbench.cli.export.merge import (
@@ -61,7 +62,7 @@ def gguf_command(
             "by default where the file is below 4 GiB.",
         ),
     ] = None,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Write a GGUF file for llama.cpp and Ollama, and read it back tensor by tensor."""
     kind, target = kind.lower(), target.absolute()

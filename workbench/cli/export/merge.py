@@ -17,10 +17,10 @@ from typing import Annotated, Any
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json, is_id
 from workbench.cli.child import ask_child
 from workbench.cli.export.after import OwnScores, describe_after, score_again
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.arguments import Json, is_id
 from workbench.errors import NotThere, WorkbenchError
 from workbench.home import Home
 from workbench.library.exports import keep_export

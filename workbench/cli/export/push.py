@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.child import ask_child
 from workbench.cli.confirmation import confirm_name
 from workbench.cli.export.merge import adapter_of
@@ -29,7 +30,7 @@ def push_command(
         bool, typer.Option("--public", help="Let everybody read it; by default it is private.")
     ] = False,
     sure: Annotated[bool, typer.Option("--yes", help="Do not ask for the name again.")] = False,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Upload an adapter or a merged model to the hub, privately unless --public. Needs HF_TOKEN."""
     merged = Path(source) / "config.json"

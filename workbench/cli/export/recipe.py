@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.arguments import Json
 from workbench.cli.child import ask_child
 from workbench.cli.export.merge import chosen_adapter
 from workbench.cli.tables import as_json, print_answer, print_note
@@ -26,7 +27,7 @@ def export_recipe_command(
     trl: Annotated[
         bool, typer.Option("--trl", help="As a script of TRL and PEFT; the only kind so far.")
     ] = False,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Write a plain script, with the rows, that trains the same adapter without the workbench."""
     if not trl:

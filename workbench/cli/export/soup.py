@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from workbench.cli.arguments import Json
 from workbench.cli.child import ask_child
 from workbench.cli.export.greedy_soup import greedy_trials
 from workbench.cli.export.merge import adapter_of
@@ -48,7 +49,7 @@ def soup_command(
             help="Score it beside them on the first trial's held-out rows, as queued work.",
         ),
     ] = True,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Average adapters of one base: exactly, or at a smaller rank with the error told."""
     if greedy:

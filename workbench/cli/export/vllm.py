@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.arguments import Json
 from workbench.cli.export.merge import chosen_adapter, keep_report
 from workbench.cli.tables import as_json, print_answer
 from workbench.text import safe_line
@@ -18,7 +19,7 @@ def vllm_command(
     name: Annotated[
         str | None, typer.Option(help="The model's name for clients; by default the folder's.")
     ] = None,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Copy an adapter for vLLM, check rank and modules, and print the command that serves it."""
     from workbench.adapters.vllm_folder import write_vllm_folder  # imports the recipe's YAML

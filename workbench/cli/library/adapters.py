@@ -7,15 +7,13 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json, TrialId
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
-from workbench.cli.trials.arguments import TrialId
 from workbench.errors import UsageError
 from workbench.library.inventory import AdapterEntry, list_adapters
 from workbench.library.marks import TrialMarks, archive_experiment, change_marks, read_marks
 from workbench.service import Service
 from workbench.text import safe_line
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def adapters_command(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.confirmation import confirm_name
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
 from workbench.errors import UsageError, WorkbenchError
@@ -17,7 +18,6 @@ from workbench.library.trash import empty_trash, list_trash, restore_from_trash
 from workbench.service import Service
 from workbench.text import safe_line
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

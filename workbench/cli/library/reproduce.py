@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json, TrialId
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.arguments import TrialId
 from workbench.cli.trials.control import need_engine
 from workbench.errors import NotThere, UsageError
 from workbench.library.reproduction import Reproduction, changed_versions, compare_runs
@@ -24,7 +24,7 @@ def reproduce_command(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Also with other versions of the libraries.")
     ] = False,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Run a trial again with its recipe, rows and seed; once it has ended, show the differences.
 

@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
 from workbench.errors import UsageError, WorkbenchError
 from workbench.library.prunable import find_prunable, prune_folders
 from workbench.library.usage import KINDS, measure_usage
 from workbench.service import Service
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def du_command(as_data: Json = False) -> None:

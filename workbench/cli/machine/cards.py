@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import (
     STATE_COLOURS,
@@ -33,7 +34,6 @@ ASK_S = 3.0
 """Seconds that a command waits for the driver."""
 MEASURED = ("free_bytes", "utilisation", "temperature_c", "power_w", "power_limit_w")
 """Fields of a card that are shown while its sample is new; JSON has them with `seen_utc`."""
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def cards_command(as_data: Json = False) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli.arguments import Json
 from workbench.cli.machine import ssh
 from workbench.cli.machine.cards import print_check
 from workbench.cli.machine.cluster_list import STALE_S
@@ -30,7 +31,6 @@ from workbench.text import safe_line
 if TYPE_CHECKING:
     from workbench.doctor import Check
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BoxName = Annotated[str, typer.Argument(metavar="BOX", help="The box's name.")]
 
 

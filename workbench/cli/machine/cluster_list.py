@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
 from workbench.cluster import settings
 from workbench.errors import UsageError
@@ -18,7 +17,6 @@ from workbench.text import safe_line
 
 STALE_S = 10.0
 """Age of the loop's list of boxes, in seconds, from which it is shown as old."""
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def cluster_ls_command(as_data: Json = False) -> None:

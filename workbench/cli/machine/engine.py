@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cluster.settings import read_joined
 from workbench.errors import EngineError, UsageError
@@ -19,7 +18,6 @@ STOP_S = 600.0
 """Seconds that a stop may take: running trials write a checkpoint first, maybe to a slow disk."""
 
 app = typer.Typer(help="Start or stop the engine, or show its state.", no_args_is_help=True)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("start")

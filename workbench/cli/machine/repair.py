@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.home import find_home
 from workbench.text import safe_line
@@ -17,7 +18,7 @@ def repair_command(
         bool,
         typer.Option("--anyway", help="Rebuild a healthy database too."),
     ] = False,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Rebuild a damaged or lost database from what the home still holds.
 

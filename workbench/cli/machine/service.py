@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
+from workbench.cli.arguments import Json
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.home import find_home
 from workbench.machine import user_service
@@ -15,7 +15,6 @@ from workbench.text import safe_line
 
 LINGER = "loginctl enable-linger"
 app = typer.Typer(help="Start the engine at boot, by a systemd user service.", no_args_is_help=True)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("install")

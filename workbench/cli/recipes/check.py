@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.errors import tell_error
 from workbench.cli.recipes.measured_history import measured_history
 from workbench.cli.recipes.plan import (
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 def check_command(
     recipe: RecipeName,
     settings: Settings = None,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Check a recipe's data, and show what carries loss.
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
-
-import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.recipes.run import follow_to_end, submit_to_engine
 from workbench.cli.tables import as_json, print_note
 from workbench.cli.trials.board import board_data, print_board
@@ -19,7 +17,7 @@ from workbench.trial import State
 
 
 def demo_command(
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Fine-tune the shipped tiny model six ways; takes minutes."""
     from workbench.recipe import load_recipe, shipped_recipe, trial_count

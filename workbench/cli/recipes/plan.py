@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.recipes.measured_history import measured_history
 from workbench.cli.recipes.run import (
     RecipeName,
@@ -50,7 +51,7 @@ def plan_command(
     vram: Annotated[
         str | None, typer.Option("--vram", metavar="SIZE", help="Any card by its size: 24GiB")
     ] = None,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Show what a recipe takes on a card, before anything runs.
 

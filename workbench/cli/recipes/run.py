@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json
 from workbench.cli.recipes.measured_history import measured_history
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.board import board_answer, print_board
@@ -44,7 +45,7 @@ def run_command(
     start: Annotated[
         bool, typer.Option("--start", help="Start an engine that you have stopped, without asking.")
     ] = False,
-    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_data: Json = False,
 ) -> None:
     """Train a recipe's trials: one on each card, many at once."""
     service = Service()

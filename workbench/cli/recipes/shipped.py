@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.arguments import Json
 from workbench.cli.tables import as_json, print_answer, print_note, terminal_width
 from workbench.errors import NotThere, UsageError
 from workbench.text import safe_line
@@ -16,7 +17,6 @@ from workbench.text.quantities import plural
 app = typer.Typer(
     help="List, show or copy the recipes that ship, or import one of another trainer."
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name, as `recipes ls` shows it.")]
 
 

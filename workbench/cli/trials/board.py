@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import ExperimentOrNewest, Json
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer, print_note, terminal_width
-from workbench.cli.trials.arguments import ExperimentOrNewest, Json
 from workbench.cli.trials.listing import chosen_experiment
 from workbench.errors import UsageError
 from workbench.judging import board_words, finals_words

@@ -12,10 +12,10 @@ import typer
 
 from workbench import formatting
 from workbench.chat.client import Answer, ChatEnded, ChatSession, Piece
+from workbench.cli.arguments import TrialId, is_id
 from workbench.cli.errors import tell_error
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, colour_text, print_answer, print_note
-from workbench.cli.trials.arguments import TrialId, is_id
 from workbench.errors import UsageError, WorkbenchError
 from workbench.service import Service
 from workbench.text import safe_text

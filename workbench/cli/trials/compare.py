@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json, trial_id
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
-from workbench.cli.trials.arguments import Json, trial_id
 from workbench.cli.trials.chat import Talk, show_piece
 from workbench.errors import UsageError
 from workbench.service import Comparison, Service

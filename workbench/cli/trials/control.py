@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json, is_id
 from workbench.cli.confirmation import confirm_name
 from workbench.cli.errors import tell_error
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.arguments import Json, is_id
 from workbench.errors import EngineError, NotThere, WorkbenchError
 from workbench.service import Service
 from workbench.store.rows import Experiment, TrialRow

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from workbench.cli.arguments import Json
 from workbench.cli.child import ask_child
 from workbench.cli.recipes.run import follow_to_end, start_engine_for
 from workbench.cli.tables import as_json, print_answer
-from workbench.cli.trials.arguments import Json
 from workbench.cli.trials.board import board_answer, print_board
 from workbench.cli.trials.named_adapters import NamedAdapters, check_folders, find_adapters
 from workbench.errors import RecipeError, UsageError

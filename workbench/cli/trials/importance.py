@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from workbench import formatting
+from workbench.cli.arguments import ExperimentOrNewest, Json
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer
-from workbench.cli.trials.arguments import ExperimentOrNewest, Json
 from workbench.cli.trials.listing import chosen_experiment
 from workbench.service import Service
 from workbench.text import safe_line

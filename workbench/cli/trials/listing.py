@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import Json, TrialId
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
-from workbench.cli.trials.arguments import Json, TrialId
 from workbench.cli.trials.trial_page import print_page
 from workbench.errors import NotThere
 from workbench.judging.board_words import id_ranges

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import TrialId
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import json_line, print_answer, print_note
-from workbench.cli.trials.arguments import TrialId
 from workbench.service import Service
 from workbench.store.rows import EventRow
 from workbench.text import safe_line, safe_text

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench import formatting
+from workbench.cli.arguments import is_id
 from workbench.cli.tables import print_note
-from workbench.cli.trials.arguments import is_id
 from workbench.errors import UsageError
 from workbench.service import Service
 from workbench.text import safe_line

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.arguments import ExperimentOrNewest
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, print_answer
-from workbench.cli.trials.arguments import ExperimentOrNewest
 from workbench.cli.trials.listing import chosen_experiment
 from workbench.errors import UsageError
 from workbench.service import Service

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from workbench.cli.arguments import Json, TrialId, is_id
 from workbench.cli.errors import tell_error
 from workbench.cli.tables import as_json, print_answer, print_note
-from workbench.cli.trials.arguments import Json, TrialId, is_id
 from workbench.cli.trials.control import need_engine
 from workbench.errors import RecipeError, UsageError, WorkbenchError
 from workbench.service import Service

@@ -8,9 +8,9 @@ from typing import Annotated, TextIO
 import typer
 
 from workbench import formatting
+from workbench.cli.arguments import ExperimentOrNewest
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import json_line, print_answer, print_note
-from workbench.cli.trials.arguments import ExperimentOrNewest
 from workbench.cli.trials.board import board_answer
 from workbench.cli.trials.follow import follow_experiment
 from workbench.cli.trials.listing import chosen_experiment
