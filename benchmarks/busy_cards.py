@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 import host_load
-from cards_lab import Lab, Report, used_bytes, wait
+from cards_lab import Lab, Report, card_bytes, wait
 
 from workbench.store.rows import AttemptRow
 
@@ -60,8 +60,7 @@ def _restart(lab: Lab, report: Report, cards: Sequence[str], trials: Sequence[in
     lab.service.stop_engine()
     lab.service.wait_for_engine(running=False, timeout_s=120)
     report.figures["seconds until the engine has stopped"] = round(time.monotonic() - began, 1)
-    gpus = [card for card in cards if card.startswith("GPU-")]
-    left = {card: used_bytes(card) for card in gpus}
+    left = {card: used for card, used in card_bytes().items() if card in cards}
     report.check("bytes of cards after the stop", all(n < LEFT_BYTES for n in left.values()), left)
     began = time.monotonic()
     lab.service.start_engine()

@@ -289,13 +289,19 @@ def lab(model: Path, data: Path, cards: str | None = None) -> Iterator[Lab]:
             os.environ["WORKBENCH_CARDS"] = before
 
 
-def used_bytes(uuid: str) -> int:
-    """Return the bytes in use of a GPU, as NVML reports them."""
+def card_bytes() -> dict[str, int]:
+    """Return the bytes in use of each GPU; empty on a machine without NVIDIA's driver."""
     import pynvml
 
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return {}
+    handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+    return {
+        pynvml.nvmlDeviceGetUUID(one): int(pynvml.nvmlDeviceGetMemoryInfo(one).used)
+        for one in handles
+    }
 
 
 def shaped_model(shape: str) -> Path:

@@ -49,13 +49,13 @@ from cards_lab import (
     Lab,
     Report,
     Span,
+    card_bytes,
     idle_before,
     lab,
     makespan,
     print_timeline,
     shaped_model,
     training_rows,
-    used_bytes,
     wait,
 )
 
@@ -256,11 +256,11 @@ def killing(lab: Lab, report: Report, cards: list[str], steps: int) -> None:
     running = lab.live(first)
     assert running is not None
     gpu = running.card.startswith("GPU-")
-    before = used_bytes(running.card) if gpu else 0
+    before = card_bytes()[running.card] if gpu else 0
     victim = lab.kill_worker(first)
     killed = time.monotonic()
     if gpu:
-        wait(lambda: used_bytes(victim.card) < before // 4, "the card's memory", 60)
+        wait(lambda: card_bytes()[victim.card] < before // 4, "the card's memory", 60)
         value = f"{before / 2**30:.1f} GiB back after {time.monotonic() - killed:.1f} s"
         report.check("a killed worker's memory is back", True, value)
     lab.wait_for_resume(victim)

@@ -41,6 +41,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from cards_lab import card_bytes
+
 from tests.support.sound import newest_event, of_home, sound
 from tests.support.waiting import wait_for
 from tests.support.whole import TWO, Whole, short_recipe, whole_engine
@@ -417,21 +419,6 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
-
-
-def card_bytes() -> dict[str, int]:
-    """Return the bytes in use of each GPU; empty on a machine without NVIDIA's driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return {}
-    handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-    return {
-        pynvml.nvmlDeviceGetUUID(one): int(pynvml.nvmlDeviceGetMemoryInfo(one).used)
-        for one in handles
-    }
 
 
 def main() -> int:
