@@ -3,8 +3,7 @@
 Not part of the product. A layer's four products are split over their inputs and leave their parts
 in fp32; the kernel that sums a product's parts also adds the adapter's B and does what follows:
 the residual sum and the next norm, rotary embeddings and the writing of keys and values, or the
-gated activation. With 4-bit weights decode_nf4.py makes such parts, too. `decode_parts.py` compares
-them with what the decode path launches today.
+gated activation. `decode_parts.py` compares them with what the decode path launches today.
 """
 
 # B lanes, K inputs, M rows of weights with A below them, S parts of a sum, C columns of A,
@@ -16,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from decode_nf4 import PackedWeights, evens_first, nf4_product
 from torch import Tensor
 
 from workbench.training.decode.forward import FastForward
@@ -93,15 +91,9 @@ def _with_adapter(total, from_low, b_CN, n, inside, N, part_stride, S: tl.conste
 
 
 @jit
-def _place(n, N, EVENS_FIRST: tl.constexpr):
-    """Return where output n of N is written: in its place, or even ones before odd ones."""
-    return n // 2 + (n % 2) * (N // 2) if EVENS_FIRST else n
-
-
-@jit
 def _residual_norm_kernel(
     parts_SBM, b_CN, residual_BN, weight_N, sum_BN, out_BN, B, M, N, C, eps,
-    S: tl.constexpr, BLOCK: tl.constexpr, EVENS_FIRST: tl.constexpr,
+    S: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Add one lane's product to its residual stream, and write the norm of the sum."""
     lane = tl.program_id(0).to(tl.int64)
@@ -118,27 +110,19 @@ def _residual_norm_kernel(
     value = summed.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(value * value, 0) / N + eps)
     w = tl.load(weight_N + n, mask=inside, other=0.0)
-    to = out_BN + lane * N + _place(n, N, EVENS_FIRST)
-    tl.store(to, normalized_row(summed, inverse, w, False), mask=inside)
+    tl.store(out_BN + at, normalized_row(summed, inverse, w, False), mask=inside)
 
 
 def residual_norm(
-    parts_SBM: Tensor,
-    b_CN: Tensor,
-    residual_BN: Tensor,
-    weight_N: Tensor,
-    eps: float,
-    *,
-    warps: int,
-    evens_first: bool = False,
+    parts_SBM: Tensor, b_CN: Tensor, residual_BN: Tensor, weight_N: Tensor, eps: float, warps: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the product plus residual_BN, and the RMSNorm of that sum, in x_B2H's order if so."""
+    """Return the product plus residual_BN, and the RMSNorm of that sum."""
     splits, lanes, rows = parts_SBM.shape
     columns, width = b_CN.shape
     sums, out = torch.empty_like(residual_BN), torch.empty_like(residual_BN)
     _residual_norm_kernel[(lanes,)](
         parts_SBM, b_CN, residual_BN, weight_N, sums, out, lanes, rows, width, columns, eps,
-        splits, next_power_of_two(width), evens_first, num_warps=warps,
+        splits, next_power_of_two(width), num_warps=warps,
     )  # fmt: skip
     return sums, out
 
@@ -213,8 +197,7 @@ def heads_to_cache(
 
 @jit
 def _gated_kernel(
-    parts_SBM, b_CN, out_BN, B, M, N, C,
-    S: tl.constexpr, BLOCK: tl.constexpr, EVENS_FIRST: tl.constexpr,
+    parts_SBM, b_CN, out_BN, B, M, N, C, S: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Write silu(gate) * up for a block of one lane's outputs; up lies N behind gate."""
     lane = tl.program_id(0).to(tl.int64)
@@ -229,30 +212,17 @@ def _gated_kernel(
     kind = out_BN.dtype.element_ty
     gate, up = gate.to(kind).to(tl.float32), up.to(kind).to(tl.float32)
     active = (gate * tl.sigmoid(gate)).to(kind).to(tl.float32)
-    to = out_BN + lane * N + _place(n, N, EVENS_FIRST)
-    tl.store(to, (active * up).to(kind), mask=inside)
+    tl.store(out_BN + lane * N + n, (active * up).to(kind), mask=inside)
 
 
-def gated(
-    parts_SBM: Tensor,
-    b_CN: Tensor,
-    dtype: torch.dtype,
-    *,
-    block: int,
-    warps: int,
-    evens_first: bool = False,
-) -> Tensor:
-    """Return silu(gate) * up of a product whose outputs are gate and, behind it, up.
-
-    In x_B2H's order, if so.
-    """
+def gated(parts_SBM: Tensor, b_CN: Tensor, dtype: torch.dtype, *, block: int, warps: int) -> Tensor:
+    """Return silu(gate) * up of a product whose outputs are gate and, behind it, up."""
     splits, lanes, rows = parts_SBM.shape
     columns, both = b_CN.shape
     out = torch.empty(lanes, both // 2, dtype=dtype, device=parts_SBM.device)
     _gated_kernel[(lanes, ceil_div(both // 2, block))](
-        parts_SBM, b_CN, out, lanes, rows, both // 2, columns, splits, block, evens_first,
-        num_warps=warps,
-    )  # fmt: skip
+        parts_SBM, b_CN, out, lanes, rows, both // 2, columns, splits, block, num_warps=warps
+    )
     return out
 
 
@@ -267,24 +237,13 @@ class FewLanes:
     """
 
     def __init__(
-        self,
-        forward: FastForward,
-        *,
-        most: int = 64,
-        how: Mapping[str, Mapping[str, int]],
-        packed: bool = False,
+        self, forward: FastForward, *, most: int = 64, how: Mapping[str, Mapping[str, int]]
     ) -> None:
-        """Steps of up to `most` lanes; `how` has the tiles of each part, as split_product takes.
-
-        `packed`: the weights stay in 4 bits, and the tiles are those of nf4_product.
-        """
+        """Steps of up to `most` lanes; `how` has the tiles of each part, as split_product takes."""
         self._forward, self._most, self._how = forward, most, how
-        self._packed: dict[int, PackedWeights] | None = {} if packed else None
         self._groups = {id(one): group for group in forward.groups for one in group.modules}
         self._b_CN: dict[int, Tensor] = {}
         self._made: tuple[Tensor, Tensor] | None = None
-        """The last layer's output, and its norm: with 4-bit weights in the order of x_B2H, but for
-        the norm that is last of all."""
         layers = list(forward.parts.layers)
         after = [layer.input_layernorm for layer in layers[1:]] + [forward.parts.decoder.norm]
         self._before: list[tuple[Any, Any]] = []
@@ -317,10 +276,7 @@ class FewLanes:
             read = named["cached"][1]
             if read.cu is not None or hidden.shape[1] > self._most:
                 return original(hidden, *args, **named)  # type: ignore[no-any-return]
-            is_made = self._made is not None and self._made[0] is hidden
             normed_BD = layer.input_layernorm(hidden)[0]
-            if not is_made:
-                normed_BD = self._ordered(normed_BD)
             made = self._compute(layer, hidden[0], normed_BD, after, read, named)
             self._made = made[0][None], made[1][None]
             return self._made[0]
@@ -343,24 +299,13 @@ class FewLanes:
             q_BHD, keys, values, read.slots_T, read.positions_T,
             scale=attention.scaling, window=None, softcap=None,
         )  # fmt: skip
-        packed = self._packed is not None
-        product = self._product("out", self._ordered(out_BHD.flatten(1)), attention.o_proj)
+        product = self._product("out", out_BHD.flatten(1), attention.o_proj)
         norm = layer.post_attention_layernorm
-        x_BD, normed_BD = residual_norm(
-            *product, x_BD, norm.weight, norm.variance_epsilon, warps=8, evens_first=packed
-        )
+        x_BD, normed_BD = residual_norm(*product, x_BD, norm.weight, norm.variance_epsilon, 8)
         product = self._product("gate-up", normed_BD, mlp.gate_proj)
-        active_BF = gated(*product, dtype, block=1024, warps=4, evens_first=packed)
+        active_BF = gated(*product, dtype, block=1024, warps=4)
         product = self._product("down", active_BF, mlp.down_proj)
-        is_last = after is self._forward.parts.decoder.norm
-        return residual_norm(
-            *product, x_BD, after.weight, after.variance_epsilon,
-            warps=8, evens_first=packed and not is_last,
-        )  # fmt: skip
-
-    def _ordered(self, x_BK: Tensor) -> Tensor:
-        """Return x as products read it."""
-        return x_BK if self._packed is None else evens_first(x_BK).flatten(1)
+        return residual_norm(*product, x_BD, after.weight, after.variance_epsilon, 8)
 
     def _product(self, part: str, x_BK: Tensor, module: Any) -> tuple[Tensor, Tensor]:
         """Return (parts_SBM, b_CN) of a group's product, by its first module."""
@@ -368,12 +313,6 @@ class FewLanes:
         a_CK, b_NC = group._a_and_b()
         if id(group) not in self._b_CN:
             self._b_CN[id(group)] = b_NC.T.contiguous()
-        if self._packed is not None:
-            if id(group) not in self._packed:
-                packed = [weight._weight for weight in group._weights]
-                self._packed[id(group)] = PackedWeights.of(packed, a_CK)
-            parts = nf4_product(x_BK, self._packed[id(group)], **self._how[part])
-            return parts, self._b_CN[id(group)]
         w_MK = group._kept
         if w_MK is None:
             w_MK = group._dequantise_into(group._workspace.take(group._product_shape), a_CK)

@@ -18,16 +18,12 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Params4bit
 from decode_candidates import gated, heads_to_cache, residual_norm, split_product
-from decode_nf4 import PackedWeights, evens_first, nf4_product
 from scoring import copy_speed
 from scoring_contestants import shape_parser, usual_device, wait_for_card
 from torch import Tensor
@@ -55,12 +51,8 @@ class Part:
     """One product of every layer, with the tensors that it and what follows read."""
 
     x_BK: Tensor
-    x_B2H: Tensor
-    """The same, even inputs first."""
     weights: list[Tensor]
-    """M rows of each layer's weights, NF4's values; the last C of them are A."""
-    packed: dict[int, PackedWeights]
-    """The same in 4 bits, by the id of the tensor."""
+    """M rows of each layer's weights; the last C of them are A."""
     b_NC: Tensor
     residual_BN: Tensor
     weight_N: Tensor
@@ -77,7 +69,6 @@ def main() -> int:
     parser = shape_parser(__doc__)
     parser.add_argument("--lanes", type=int, default=64)
     parser.add_argument("--part", nargs="*", default=["qkv", "out", "gate-up", "down"])
-    parser.add_argument("--kinds", nargs="*", default=["dense", "nf4"], help="of candidates")
     parser.add_argument("--top", type=int, default=6, help="configurations to list")
     options = parser.parse_args()
     device = usual_device()
@@ -87,10 +78,8 @@ def main() -> int:
         part = _part(name, SHAPES[options.shape], options.lanes, device)
         weight = part.weights[0]
         floor_us = weight.numel() * weight.element_size() / speed * 1e6
-        four_us = weight.numel() * 4.5 / 8 / speed * 1e6
-        text = f"{tuple(weight.shape)}, to read once {floor_us:.1f} us, in 4 bits {four_us:.1f}"
-        print(f"\n{name}: {text}", flush=True)
-        ways = {"today": _TODAY[name], **dict(_candidates(name, part, options.kinds))}
+        print(f"\n{name}: {tuple(weight.shape)}, {floor_us:.1f} us to read once", flush=True)
+        ways = {"today": _TODAY[name], **dict(_candidates(name, part))}
         _compare(ways, part)
         if device.type == "cuda":
             _time(ways, part, options.top)
@@ -114,22 +103,11 @@ def _part(name: str, shape: tuple[int, ...], lanes: int, device: torch.device) -
         return made.normal_(generator=chance).mul_(scale)
 
     layers = LAYERS if device.type == "cuda" else 1
-    packed: dict[int, PackedWeights] = {}
-    weights = []
-    for _ in range(layers):
-        made = normal(outputs + RANK, inputs, scale=inputs**-0.5)
-        four_bit = _quantised(made[:outputs])
-        made[:outputs] = dequantize_4bit(four_bit.data, four_bit.quant_state)
-        packed[id(made)] = PackedWeights.of([four_bit], made[outputs:])
-        weights.append(made)
     angles = torch.arange(each, device=device, dtype=torch.float32).mul(0.3)
     cos, sin = (wave(angles).to(dtype).expand(1, lanes, each) for wave in _WAVES)
-    x_BK = normal(lanes, inputs)
     return Part(
-        x_BK,
-        evens_first(x_BK),
-        weights,
-        packed,
+        normal(lanes, inputs),
+        [normal(outputs + RANK, inputs, scale=inputs**-0.5) for _ in range(layers)],
         normal(outputs, RANK, scale=0.1),
         normal(lanes, outputs),
         normal(outputs),
@@ -144,13 +122,6 @@ def _part(name: str, shape: tuple[int, ...], lanes: int, device: torch.device) -
 
 
 _WAVES = (torch.cos, torch.sin)
-
-
-def _quantised(w_NK: Tensor) -> Any:
-    """Return bitsandbytes' Params4bit of the weights."""
-    how: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}
-    made = Params4bit(w_NK.clone(), requires_grad=False, **how)
-    return made._quantize(w_NK.device)
 
 
 # -- as the decode path computes it today
@@ -187,9 +158,6 @@ def _today_gated(part: Part, w_MK: Tensor) -> Tensor:
 
 
 Way = Callable[[Part, Tensor], Tensor]
-"""A way of a part: its result for one layer's weights."""
-Product = Callable[[Part, Tensor], Tensor]
-"""A product that leaves parts of sums, for `_ended`."""
 _TODAY: dict[str, Way] = {
     "qkv": _today_qkv,
     "out": _today_residual,
@@ -201,16 +169,11 @@ _TODAY: dict[str, Way] = {
 # -- the candidates
 
 
-def _candidates(name: str, part: Part, kinds: Sequence[str]) -> Iterator[tuple[str, Way]]:
+def _candidates(name: str, part: Part) -> Iterator[tuple[str, Way]]:
     """Yield each configuration whose tiles divide the part's inputs, by what names it."""
-    ways = {"dense": _dense_products, "nf4": _nf4_products}
-    for kind in kinds:
-        for how, product in ways[kind](name, part):
-            yield f"{kind} {how}", _ended(name, part.b_NC.T.contiguous(), product)
-
-
-def _dense_products(name: str, part: Part) -> Iterator[tuple[str, Product]]:
-    width, on_card = part.x_BK.shape[1], part.x_BK.is_cuda
+    b_CN = part.b_NC.T.contiguous()
+    width = part.x_BK.shape[1]
+    on_card = part.x_BK.is_cuda
     splits = (1, 2) if name == "gate-up" else (1, 2, 4, 8)
     rows, depths = ((64, 128), (64, 128)) if on_card else ((32,), (32,))
     for each in itertools.product(splits, rows, depths, (3, 4, 5), (4, 8)):
@@ -219,36 +182,14 @@ def _dense_products(name: str, part: Part) -> Iterator[tuple[str, Product]]:
         too_deep = stages * block_k * (block_m + 64) * 2 > 200_000
         if width % split or (width // split) % block_k or too_deep:
             continue
-        if on_card or (stages, warps) == (3, 4):
-            yield str(how), partial(_dense_product, how)
+        if not on_card and (stages, warps) != (3, 4):
+            continue
+        yield "S{} M{} K{} stages {} warps {}".format(*each), _candidate(name, b_CN, how)
 
 
-def _nf4_products(name: str, part: Part) -> Iterator[tuple[str, Product]]:
-    width, on_card = part.x_BK.shape[1], part.x_BK.is_cuda
-    splits = (1, 2) if name == "gate-up" else (1, 2, 4, 8)
-    tiles = ((64, 4), (128, 4), (128, 8), (256, 8)) if on_card else ((32, 4),)
-    for split, (block_m, warps), per_step, stages in itertools.product(
-        splits, tiles, (1, 2), (3, 4) if on_card else (3,)
-    ):
-        if (width // split) % (64 * per_step) == 0:
-            how = {"splits": split, "block_m": block_m, "per_step": per_step}
-            how |= {"stages": stages, "warps": warps}
-            yield str(how), partial(_nf4_product, how)
-
-
-def _dense_product(how: Mapping[str, int], part: Part, w_MK: Tensor) -> Tensor:
-    return split_product(part.x_BK, w_MK, **how)
-
-
-def _nf4_product(how: Mapping[str, int], part: Part, w_MK: Tensor) -> Tensor:
-    return nf4_product(part.x_B2H, part.packed[id(w_MK)], **how)
-
-
-def _ended(name: str, b_CN: Tensor, product: Product) -> Way:
-    """Return the way of a part whose product leaves parts of sums."""
-
+def _candidate(name: str, b_CN: Tensor, how: dict[str, int]) -> Way:
     def way(part: Part, w_MK: Tensor) -> Tensor:
-        parts = product(part, w_MK)
+        parts = split_product(part.x_BK, w_MK, **how)
         if name == "gate-up":
             return gated(parts, b_CN, part.x_BK.dtype, block=1024, warps=4)
         if name == "qkv":
@@ -257,7 +198,7 @@ def _ended(name: str, b_CN: Tensor, product: Product) -> Way:
                 part.slots_B, part.positions_B, heads=part.heads, dtype=part.x_BK.dtype,
                 each=8, warps=4,
             )  # fmt: skip
-        return residual_norm(parts, b_CN, part.residual_BN, part.weight_N, 1e-5, warps=8)[1]
+        return residual_norm(parts, b_CN, part.residual_BN, part.weight_N, 1e-5, 8)[1]
 
     return way
 

@@ -1,16 +1,14 @@
 """Measures what one step of the decode path takes, and which kernels take it.
 
     python benchmarks/decode_step.py [--shape 8b] [--lanes 16 64 256] [--top 12] [--few [TILES …]]
-                                      [--packed [TILES …]]
 
 For each number of lanes, with 4-bit weights unpacked at every token and with 16-bit copies of them:
 milliseconds of a captured step whose lanes are at token 300, as a multiple of reading the 4-bit
 weights and the head once at the measured copy speed; then the kernels that take most of it, by
 torch's profiler, with launches and microseconds a step. With `--few` the same again by the layers
 of decode_candidates.py, for up to 64 lanes; TILES such as down=4,64,64,4,4 are a part's splits,
-rows, depth, stages and warps. With `--packed` the same with weights that stay in 4 bits; TILES are
-splits, rows, blocks of 64 inputs a turn, stages and warps. Weights are random. `--shape tiny` tries
-the script on a CPU, without the floor's meaning.
+rows, depth, stages and warps. Weights are random. `--shape tiny` tries the script on a CPU, without
+the floor's meaning.
 """
 
 from __future__ import annotations
@@ -32,16 +30,6 @@ AT = 300
 """Tokens that each lane has read: the middle of a GSM8K answer."""
 STEPS = 16
 """Steps that are timed at once."""
-Tiles = tuple[tuple[str, ...], tuple[str, ...]]
-DENSE: Tiles = (
-    ("splits", "block_m", "block_k", "stages", "warps"),
-    ("qkv=2,64,64,4,4", "out=2,64,64,4,4", "gate-up=1,64,64,4,4", "down=4,64,64,4,4"),
-)
-PACKED: Tiles = (
-    ("splits", "block_m", "per_step", "stages", "warps"),
-    ("qkv=4,128,1,4,8", "out=4,128,1,4,8", "gate-up=1,128,1,4,8", "down=4,128,1,4,8"),
-)
-"""Names of the numbers that a product takes, and those of each part where none are given."""
 
 
 def main() -> int:
@@ -49,7 +37,6 @@ def main() -> int:
     parser.add_argument("--lanes", nargs="*", type=int, default=[16, 64, 256])
     parser.add_argument("--top", type=int, default=12, help="kernels to list")
     parser.add_argument("--few", nargs="*", help="tiles of parts, as decode_parts.py names them")
-    parser.add_argument("--packed", nargs="*", help="the same of products with 4-bit weights")
     options = parser.parse_args()
     device = usual_device()
     speed = copy_speed(device)
@@ -61,23 +48,20 @@ def main() -> int:
             for lanes in options.lanes:
                 way = "16-bit copies" if kept else "unpacked"
                 _show(forward, lanes, f"{lanes} lanes, {way}", floor_ms, options.top)
-            candidates = []
-            if options.few is not None:
-                candidates.append((f"{way}, candidate", _tiles(options.few, DENSE), False))
-            if options.packed is not None and not kept:
-                candidates.append(("4-bit, candidate", _tiles(options.packed, PACKED), True))
-            for name, tiles, packed in candidates:
-                candidate = FewLanes(forward, how=tiles, packed=packed)
-                for lanes in [lanes for lanes in options.lanes if lanes <= 64]:
-                    _show(forward, lanes, f"{lanes} lanes, {name}", floor_ms, options.top)
-                candidate.restore()
+            if options.few is None:
+                continue
+            candidate = FewLanes(forward, how=_tiles(options.few))
+            for lanes in [lanes for lanes in options.lanes if lanes <= 64]:
+                _show(forward, lanes, f"{lanes} lanes, {way}, candidate", floor_ms, options.top)
+            candidate.restore()
     return 0
 
 
-def _tiles(given: list[str], usual: Tiles) -> dict[str, dict[str, int]]:
+def _tiles(given: list[str]) -> dict[str, dict[str, int]]:
     """Return the tiles of each part, those given and the usual ones."""
-    names, texts = usual
-    parts = [text.split("=") for text in (*texts, *given)]
+    names = ("splits", "block_m", "block_k", "stages", "warps")
+    texts = ["qkv=2,64,64,4,4", "out=2,64,64,4,4", "gate-up=1,64,64,4,4", "down=4,64,64,4,4"]
+    parts = [text.split("=") for text in texts + given]
     return {
         part: dict(zip(names, map(int, tiles.split(",")), strict=True)) for part, tiles in parts
     }
