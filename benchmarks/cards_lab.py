@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workbench.attempts.events import Outcome
 from workbench.home import Home
 from workbench.recipe import load_recipe, shipped_file
 from workbench.service import Service
@@ -216,6 +217,8 @@ class Span:
     end_s: float
     phases: list[tuple[str, float]]
     """(phase, seconds), in their order."""
+    ended: str
+    """Why it ended, where the trial was not done."""
 
 
 def _span(home: Home, attempt: AttemptRow) -> Span:
@@ -231,7 +234,8 @@ def _span(home: Home, attempt: AttemptRow) -> Span:
         if phases and phases[-1][0] == name:
             at_s -= phases.pop()[1]
         phases.append((name, until_s - at_s))
-    return Span(attempt.trial, attempt.card, started, end, phases)
+    ended = "" if attempt.outcome == Outcome.DONE else f"{attempt.outcome}: {attempt.reason}"
+    return Span(attempt.trial, attempt.card, started, end, phases, ended)
 
 
 def idle_before(spans: Sequence[Span]) -> dict[int, float]:
@@ -259,7 +263,7 @@ def print_timeline(spans: Sequence[Span]) -> None:
         waited = f"idle {idle[one.trial]:.2f}" if one.trial in idle else "first"
         print(
             f"      trial {one.trial:>3} {one.card[:8]:<8} at {one.start_s - zero_s:6.1f} s  "
-            f"{phases}; before it: {waited}",
+            f"{phases}; before it: {waited}{one.ended and f'; {one.ended}'}",
             flush=True,
         )
 

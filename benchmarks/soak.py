@@ -54,12 +54,13 @@ from workbench.store.rows import AttemptRow
 from workbench.trial import State
 
 STEPS = 240
+STEPS_ON_GPU = 600
 UNFINISHED = 4
 """Trials that wait or run at any time."""
 SETTLE_S = 900.0
 """Most seconds until every trial has ended after the last fault."""
-STARTS_S = 20.0
-"""Seconds to wait for a trial that starts, before a card's memory is taken."""
+FREED_S = 5.0
+"""Most seconds that the driver may take to give memory back after the engine's end."""
 WORKER_S = 60.0
 """Seconds to wait for a worker when it is its turn: it is the last to come up."""
 STUCK_S = 60.0
@@ -76,19 +77,18 @@ PARTS = ["worker", "loop", "keeper", "sampler", "preparation", "any"]
 RAY = ["head", "raylet", "gcs_server", "DashboardAgent", "RuntimeEnvAgent", "monitor", "dashboard"]
 SIGNALS = ["KILL", "KILL", "TERM", "STOP"]
 TAKES_MEMORY = """
-import os, sys, time, torch
+import os, select, sys, torch
 print("ready", flush=True)
-os.environ["CUDA_VISIBLE_DEVICES"], seconds = sys.stdin.readline().split()
-until, held = time.monotonic() + float(seconds), []
-while time.monotonic() < until:
+os.environ["CUDA_VISIBLE_DEVICES"] = os.read(0, 100).decode().strip()
+held = []
+while not select.select([0], [], [], 0.01)[0]:
     size = torch.cuda.mem_get_info()[0] - (16 << 20)
     try:
         held += [torch.empty(size, dtype=torch.uint8, device="cuda")] if size > 1 << 24 else []
     except torch.OutOfMemoryError:
         pass
-    time.sleep(0.01)
 """
-"""A program that takes whatever is free of the card that it is told, for so many seconds."""
+"""A program that takes whatever is free of the card that it is told, until its input is closed."""
 OUT_OF_MEMORY = """
 select t.experiment from attempts a join trials t on t.id = a.trial where a.cause = 'out_of_memory'
 """
@@ -101,6 +101,7 @@ class Soak:
         self.whole = whole
         self.disk = disk
         self.gpus = gpus
+        self.steps = STEPS_ON_GPU if gpus else STEPS
         self.dice = random.Random(seed)
         self.kills: Counter[str] = Counter()
         self.stuck = 0
@@ -140,7 +141,7 @@ class Soak:
             *([self.take_card_memory] if self.gpus else []),
         ]
         fault = self.dice.choice(faults)
-        if self.gpus and not self.kills[self.take_card_memory.__name__]:
+        if self.gpus and not self.out_of_memory() and self.dice.random() < 0.5:
             fault = self.take_card_memory
         try:
             what = fault()
@@ -214,7 +215,9 @@ class Soak:
         )
 
     def take_card_memory(self) -> str:
-        """Take all free memory of a card for some seconds, from when a trial starts there."""
+        """Kill a worker, and take all free memory of a card as soon as a new worker trains there:
+        it has its context, and allocates everything else now.
+        """
         program = subprocess.Popen(
             [sys.executable, "-c", TAKES_MEMORY],
             stdin=subprocess.PIPE,
@@ -225,21 +228,24 @@ class Soak:
         assert program.stdin is not None
         assert program.stdout is not None
         program.stdout.readline()
-        starting: list[AttemptRow] = []
-        until = time.monotonic() + STARTS_S
-        while not starting and time.monotonic() < until:
-            self.pass_time(0.05)
-            live = self.whole.live()
-            starting = [a for a in live if self.whole.state(a.trial) is State.STARTING]
-        one = next(iter(starting or self.whole.live()), None)
-        if one is None:
-            program.kill()
-        else:
-            print(one.card, self.dice.uniform(2, 8), file=program.stdin, flush=True)
-        while program.poll() is None:
-            self.pass_time(0.1)
-        word = "starts" if starting else "runs"
-        return f"memory taken where trial {one.trial} {word}" if one else ""
+        what = self._signal("worker", "KILL")
+        seen = set(self._workers())
+        until = time.monotonic() + WORKER_S
+        fresh: list[AttemptRow] = []
+        while not fresh and time.monotonic() < until:
+            self.pass_time(0.02)
+            fresh = [a for a in self.whole.live() if a.pid and a.pid not in seen]
+        if fresh:
+            print(fresh[0].card, file=program.stdin, flush=True)
+            self.pass_time(self.dice.uniform(3, 9))
+        program.stdin.close()
+        program.wait()
+        return f"{what}, memory taken where trial {fresh[0].trial} starts" if fresh else what
+
+    def out_of_memory(self) -> int:
+        """Return how many attempts ran out of a card's memory."""
+        reader = self.whole.service.reader()
+        return len(reader.db.execute(OUT_OF_MEMORY).fetchall()) if reader else 0
 
     def fill_disk(self) -> str:
         """Fill the disk to its last byte, kill the loop, and give the room back later."""
@@ -273,6 +279,8 @@ class Soak:
         if who == "keeper":
             return whole.keeper()
         if who == "worker":
+            if all(trial.state.final for trial in whole.tuned()):
+                return 0
             with suppress(AssertionError):  # none comes up, e.g. while everything is prepared
                 wait_for(self._workers, "a worker trains", WORKER_S if not self.frozen else 5.0)
             return self.dice.choice(self._workers() or [0])
@@ -301,7 +309,7 @@ class Soak:
         missing = UNFINISHED - len([t for t in self.whole.tuned() if not t.state.final])
         waiting = [e for e in self.whole.service.snapshot().experiments if e.state == "preparing"]
         if missing >= 2 and not waiting:
-            recipe = short_recipe(f"train.max_steps={STEPS}", "train.save_every=4", sweep=TWO)
+            recipe = short_recipe(f"train.max_steps={self.steps}", "train.save_every=4", sweep=TWO)
             self.whole.obeyed(self.whole.service.submit(recipe))
 
     def at_its_limit(self) -> bool:
@@ -339,7 +347,7 @@ class Soak:
         """Return a pair that grows with every step, every end and every preparation."""
         now = self.whole.service.snapshot()
         ready = sum(experiment.state != "preparing" for experiment in now.experiments)
-        steps = sum(STEPS if trial.state.final else trial.step for trial in now.trials)
+        steps = sum(self.steps if trial.state.final else trial.step for trial in now.trials)
         return (ready + sum(trial.state.final for trial in now.trials), steps)
 
     def _report_stuck(self) -> None:
@@ -401,8 +409,7 @@ class Soak:
         for settings, found in twins.items():
             equal = "all equal" if len(set(found)) == 1 else f"{len(set(found))} DIFFERENT"
             print(f"{len(found)} twins of {settings}: {equal}")
-        met = len(reader.db.execute(OUT_OF_MEMORY).fetchall())
-        print(f"{met} attempts ran out of a card's memory")
+        print(f"{self.out_of_memory()} attempts ran out of a card's memory")
         return sum(len(found) - max(Counter(found).values()) for found in twins.values())
 
 
@@ -421,6 +428,32 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
+def bytes_at_rest() -> dict[str, int]:
+    """Return each GPU's bytes in use after a first program has come and gone.
+
+    The driver keeps some MiB of a card's memory from the first program until nobody has the card
+    open, NVML's readers included.
+    """
+    code = "import torch\nfor card in range(torch.cuda.device_count()): torch.ones(1, device=card)"
+    card_bytes()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return card_bytes()
+
+
+def wait_for_bytes(before: dict[str, int]) -> int:
+    """Return how many bytes more than `before` are in use after at most FREED_S; 0 if none are."""
+    since = time.monotonic()
+    while True:
+        more = {uuid: now - before[uuid] for uuid, now in card_bytes().items()}
+        waited = time.monotonic() - since
+        if max(more.values()) <= 0 or waited > FREED_S:
+            break
+        time.sleep(0.05)
+    held = sum(one for one in more.values() if one > 0)
+    print(f"{held} bytes more in use on the cards than before, {waited:.1f} s after the end")
+    return held
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0)
@@ -428,7 +461,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path)
     parser.add_argument("--gpus", action="store_true", help="on the machine's GPUs")
     asked = parser.parse_args()
-    before = card_bytes()
+    before = bytes_at_rest() if asked.gpus else {}
     if asked.gpus and not before:
         parser.error("--gpus: this machine has no GPU that NVIDIA's driver reports")
     with ExitStack() as stack:
@@ -447,9 +480,7 @@ def main() -> int:
         attempts = sum(trial.attempts for trial in trials)
         print(f"{len(trials)} trials in {attempts} attempts, {newest_event(whole.home)} events")
         print(f"faults: {dict(soak.kills)}")
-    held = sum(after - before[uuid] for uuid, after in card_bytes().items())
-    if asked.gpus:
-        print(f"{held / 2**20:.0f} MiB more in use on the cards than before")
+    held = wait_for_bytes(before) if asked.gpus else 0
     print(f"{sum(soak.kills.values())} kills, {lost} lost, {soak.stuck} stuck")
     return 1 if lost or soak.stuck or held > 0 else 0
 
