@@ -14,12 +14,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from tests.training.step.conftest import ModelOf, options
 from workbench.training.model.base import BaseState
 from workbench.training.model.targets import all_linear
 from workbench.training.step import Rows, Step, StepOptions
 from workbench.training.step.kept.keeper import StepKeeper
+from workbench.training.step.optimizer.adamw import FlatAdamW
 
 OPTIONS = options(learning_rate=1e-2)
 
@@ -198,6 +200,30 @@ def test_as_much_lives_after_many_trials_as_after_two(kept: Card, rows: Rows) ->
     assert kept.keeper is not None
     kept.keeper.release()
     assert not any(isinstance(one, Step) for one in gc.get_objects())
+
+
+def test_the_new_adapter_is_released_before_the_optimizer_takes_memory(
+    kept: Card, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a big rank it takes gigabytes, for which the plan counts no room beside the state."""
+    kept.train(rows, 1)
+    assert kept.keeper is not None
+    model, alive = kept.adapter(2), []
+    new = [StorageWeakRef(p.untyped_storage()) for p in model.parameters() if p.requires_grad]
+    make = FlatAdamW.__init__
+
+    def made(self: FlatAdamW, *args: Any, **settings: Any) -> None:
+        alive.append(sum(not storage.expired() for storage in new))
+        make(self, *args, **settings)
+
+    monkeypatch.setattr(FlatAdamW, "__init__", made)
+    gc.disable()  # a collection may come too late
+    try:
+        kept.keeper.make(model, OPTIONS)
+    finally:
+        gc.enable()
+    assert new
+    assert alive == [0]
 
 
 def test_python_modules_of_the_model_are_looked_through(kept: Card) -> None:

@@ -222,6 +222,7 @@ class Step:
         values = {name: param.data for name, param in model.named_parameters()}
         put_layers(model, self._layers)
         self.flat.refill(values[name] for name in self.flat.names)
+        del values  # the card may have no room for them beside the optimizer's state
         self._loss.zero_()
         self._patches.exchange()
         try:
