@@ -2,9 +2,9 @@
 
 `planner.plan_trial` is the one function that makes a plan; the scheduler, the commands `plan`,
 `check` and `run`, and the foreground `train` all call it. `buckets` predicts bytes, `plan_search`
-compares the ways to run a recipe, `outlook` suggests settings that fit, and `model` reads a model's
-`config.json`. Everything here is arithmetic on values: it imports recipe, machine and errors, never
-torch, the store or a clock.
+compares the ways to run a recipe, `suggestions` finds settings that fit, `outlook` joins plan and
+suggestions for a card, and `model` reads a model's `config.json`. Everything here is arithmetic on
+values: it imports recipe, machine and errors, never torch, the store or a clock.
 """
 
 from workbench.footprint.card_limits import precision_for

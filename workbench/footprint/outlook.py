@@ -1,11 +1,7 @@
-"""A recipe's outlook on a card: its plan there, or the nearest settings with which it would fit.
-
-Every suggestion is computed by the planner with the setting applied, so that it holds.
-"""
+"""A recipe's outlook on a card: its plan there, or the nearest settings with which it would fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from workbench.errors import DoesNotFit
@@ -13,12 +9,12 @@ from workbench.footprint.card_limits import limit_bytes
 from workbench.footprint.choose import least_bytes
 from workbench.footprint.measured_peaks import FLOOR
 from workbench.footprint.model.families import Family, family_of
-from workbench.footprint.model.positions import model_positions
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.peak.buckets import GIB
 from workbench.footprint.plan import Plan
 from workbench.footprint.planner import NO_HISTORY, Config, History, plan_trial
 from workbench.footprint.row_lengths import UNREAD, Lengths
+from workbench.footprint.suggestions import Changes, Suggestion, suggest_card, suggest_settings
 from workbench.footprint.usual_cards import SIZES_GB, card_of_size
 from workbench.machine.cards import Card
 from workbench.recipe import apply_settings
@@ -26,22 +22,6 @@ from workbench.recipe.schema import Recipe
 
 STEP_BYTES = GIB // 8
 """The precision with which the smallest card that takes a recipe is found."""
-Changes = dict[str, object]
-"""New values by dotted setting, as in `lora.rank`."""
-Try = Callable[[Changes], Plan | None]
-"""Plans the recipe with changes applied; None where it does not fit."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suggestion:
-    """A change with which the recipe fits."""
-
-    words: str
-    """The change for people, as an imperative."""
-    settings: Changes
-    """The settings to change; empty where another card is needed."""
-    peak_bytes: int
-    """The peak of the recipe with this change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,20 +79,19 @@ def outlook_on(
     """
     family = family_of(ModelShape.of(config))
     try:
-        return _fitting_on(card, _plan_whole(recipe, config, card, lengths, history), family)
+        plan = plan_trial(recipe, config, card, lengths=lengths, history=history, advise=False)
+        return _fitting_on(card, plan, family)
     except DoesNotFit as refused:
         size, least = smallest_card(recipe, config, card, lengths, history)
-        if not family.counted:  # nothing is suggested that may prove wrong
-            return _refused_by(card, refused, least, family)
+        outlook = _refused_by(card, refused, least, family)
+    if not family.counted:  # nothing is suggested that may prove wrong
+        return outlook
 
-        def fits(changes: Changes) -> Plan | None:
-            return _try(apply_settings(recipe, changes), config, card, lengths, history)
+    def plan_with(changes: Changes) -> Plan | None:
+        return _plan_if_fits(apply_settings(recipe, changes), config, card, lengths, history)
 
-        found = [
-            *_setting_suggestions(recipe, config, lengths, fits),
-            _card_suggestion(size, least),
-        ]
-        return replace(_refused_by(card, refused, least, family), suggestions=tuple(found))
+    settings = suggest_settings(recipe, config, lengths, plan_with)
+    return replace(outlook, suggestions=(*settings, suggest_card(size, least.predicted_bytes)))
 
 
 def usual_outlooks(recipe: Recipe, config: Config) -> list[Outlook]:
@@ -122,7 +101,8 @@ def usual_outlooks(recipe: Recipe, config: Config) -> list[Outlook]:
     least: Plan | None = None
     for card in (card_of_size(gb * GIB, f"{gb} GB") for gb in SIZES_GB):
         try:
-            found.append(_fitting_on(card, _plan_whole(recipe, config, card), family))
+            plan = plan_trial(recipe, config, card, advise=False)
+            found.append(_fitting_on(card, plan, family))
         except DoesNotFit as refused:
             # The cards differ in size alone, so that the leanest plan is the same for all.
             least = least or smallest_card(recipe, config, card)[1]
@@ -144,7 +124,7 @@ def smallest_card(
 
     def plan_on(steps: int) -> Plan | None:
         imagined = resized_card(card, steps * STEP_BYTES)
-        return _try(recipe, config, imagined, lengths, history, measured_as=card)
+        return _plan_if_fits(recipe, config, imagined, lengths, history, measured_as=card)
 
     # A correction lowers a prediction by FLOOR at most, so that nothing smaller can fit.
     low = int(least_bytes(recipe, config, card, lengths) * FLOOR) // STEP_BYTES
@@ -190,26 +170,7 @@ def _refused_by(card: Card, refused: DoesNotFit, least: Plan, family: Family) ->
     )
 
 
-def _plan_whole(
-    recipe: Recipe,
-    config: Config,
-    card: Card,
-    lengths: Lengths = UNREAD,
-    history: History = NO_HISTORY,
-    measured_as: Card | None = None,
-) -> Plan:
-    return plan_trial(
-        recipe,
-        config,
-        card,
-        lengths=lengths,
-        history=history,
-        measured_as=measured_as,
-        advise=False,
-    )
-
-
-def _try(
+def _plan_if_fits(
     recipe: Recipe,
     config: Config,
     card: Card,
@@ -217,111 +178,16 @@ def _try(
     history: History,
     measured_as: Card | None = None,
 ) -> Plan | None:
+    """Return the plan on the whole card; None where the recipe does not fit it."""
     try:
-        return _plan_whole(recipe, config, card, lengths, history, measured_as)
+        return plan_trial(
+            recipe,
+            config,
+            card,
+            lengths=lengths,
+            history=history,
+            measured_as=measured_as,
+            advise=False,
+        )
     except DoesNotFit:
         return None
-
-
-def _longest_useful(recipe: Recipe, config: Config, lengths: Lengths) -> int:
-    """Return the tokens below which data.max_tokens has to go to change anything.
-
-    More than the model's positions is never worth a suggestion: such rows are refused.
-    """
-    positions = model_positions(config) or recipe.data.max_tokens
-    read = lengths["longest"] or recipe.data.max_tokens
-    return min(recipe.data.max_tokens, read, positions + 1)
-
-
-def _setting_suggestions(
-    recipe: Recipe, config: Config, lengths: Lengths, fits: Try
-) -> Iterator[Suggestion]:
-    """Yield the nearest settings that fit: one alone where that is enough, else several."""
-    longest, cheap = _longest_useful(recipe, config, lengths), _cheaper_settings(recipe)
-    alone = [{key: value} for key, value in cheap.items()]
-    found = list(_fitting([*alone, *_lower(recipe, {}, longest, fits)], fits))
-    if not found and cheap:
-        together = [_needed(cheap, fits), *_lower(recipe, cheap, longest, fits)]
-        found = list(_fitting(together, fits))[:1]
-    if not found:
-        small: Changes = {**cheap, "lora.rank": min(8, recipe.lora.rank)}
-        found = list(_fitting(list(_lower(recipe, small, longest, fits)), fits))[:1]
-    yield from found
-
-
-def _card_suggestion(size: int, least: Plan) -> Suggestion:
-    gib = -(-size // GIB)
-    name = next((f"card of {gb} GB" for gb in SIZES_GB if gb >= gib), f"card of {gib} GiB")
-    needed = -(-10 * size // GIB) / 10  # rounded up: a card of that size must be enough
-    words = f"use a {name}: it needs {needed:.1f} GiB"
-    return Suggestion(words=words, settings={}, peak_bytes=least.predicted_bytes)
-
-
-def _needed(changes: Changes, fits: Try) -> Changes:
-    """Return the changes without those that it fits without, too."""
-    kept = dict(changes)
-    for key in changes:
-        without = {k: v for k, v in kept.items() if k != key}
-        if fits(without) is not None:
-            kept = without
-    return kept
-
-
-def _cheaper_settings(recipe: Recipe) -> Changes:
-    """Return settings that take fewer bytes at the cost of speed alone."""
-    changes: Changes = {}
-    if recipe.train.optimizer not in ("auto", "paged_adamw_8bit", "sgd"):
-        changes["train.optimizer"] = "paged_adamw_8bit"
-    if recipe.train.gradient_checkpointing == "off":
-        changes["train.gradient_checkpointing"] = "auto"
-    if recipe.model.quantization == "none":
-        changes["model.quantization"] = "nf4"
-    elif not recipe.model.double_quantization:
-        changes["model.double_quantization"] = True
-    return changes
-
-
-def _lower(recipe: Recipe, besides: Changes, longest: int, fits: Try) -> Iterator[Changes]:
-    """Yield the longest rows that fit, then the highest rank that does, each with `besides`.
-
-    `longest` bounds data.max_tokens from above, itself excluded.
-    """
-    steps = [*range(8, 64, 8), *range(64, longest, 64)]
-    yield from _largest("data.max_tokens", [n for n in steps if n < longest], besides, fits)
-    ranks = [1 << power for power in range(recipe.lora.rank.bit_length())]
-    yield from _largest("lora.rank", [n for n in ranks if n < recipe.lora.rank], besides, fits)
-
-
-def _largest(key: str, values: list[int], besides: Changes, fits: Try) -> Iterator[Changes]:
-    """Yield the change to the largest of rising `values` that fits, found by bisection, if any."""
-    low, high = 0, len(values)
-    while low < high:
-        middle = (low + high) // 2
-        if fits({**besides, key: values[middle]}) is None:
-            high = middle
-        else:
-            low = middle + 1
-    if low:
-        yield {**besides, key: values[low - 1]}
-
-
-def _fitting(candidates: list[Changes], fits: Try) -> Iterator[Suggestion]:
-    for changes in candidates:
-        plan = fits(changes)
-        if plan is not None:
-            yield Suggestion(
-                words=suggestion_words(changes), settings=changes, peak_bytes=plan.predicted_bytes
-            )
-
-
-def suggestion_words(changes: Changes) -> str:
-    """Return `set lora.rank: 8 and data.max_tokens: 512`."""
-    return "set " + " and ".join(f"{key}: {_yaml_value(value)}" for key, value in changes.items())
-
-
-def _yaml_value(value: object) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_yaml_value, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_yaml_value(one)}" for key, one in value.items()) + "}"
-    return str(value).lower() if isinstance(value, bool) else str(value)

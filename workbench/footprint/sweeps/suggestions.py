@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from workbench.errors import DoesNotFit
-from workbench.footprint.outlook import Changes, Outlook, Suggestion, suggestion_words
+from workbench.footprint.outlook import Outlook
 from workbench.footprint.planner import Config, History, plan_trial
 from workbench.footprint.row_lengths import Lengths
+from workbench.footprint.suggestions import Changes, Suggestion, suggestion_words
 from workbench.footprint.sweeps.worst_case import worst_case_recipe
 from workbench.recipe import apply_settings
 from workbench.recipe.schema import Choice, Parameter, Range, Recipe
