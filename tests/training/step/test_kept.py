@@ -209,11 +209,13 @@ def test_the_new_adapter_is_released_before_the_optimizer_takes_memory(
     kept.train(rows, 1)
     assert kept.keeper is not None
     model, alive = kept.adapter(2), []
-    new = [StorageWeakRef(p.untyped_storage()) for p in model.parameters() if p.requires_grad]
+    trained = [param for param in model.parameters() if param.requires_grad]
+    new = [StorageWeakRef(param.untyped_storage()) for param in trained]  # type: ignore[no-untyped-call]
+    del trained
     make = FlatAdamW.__init__
 
     def made(self: FlatAdamW, *args: Any, **settings: Any) -> None:
-        alive.append(sum(not storage.expired() for storage in new))
+        alive.append(sum(not storage.expired() for storage in new))  # type: ignore[no-untyped-call]
         make(self, *args, **settings)
 
     monkeypatch.setattr(FlatAdamW, "__init__", made)
