@@ -107,13 +107,38 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
     if shape.head_dim > WIDEST_HEAD and kernel in ("package", "torch", "triton"):
         kernel = "efficient"  # attention/interface.py does the same
     value = VALUE_BYTES[precision]
-    width, ffn, q, kv = shape.width, shape.ffn, shape.q_width, shape.kv_width
-    shared = kv == q
-    # Norms keep their inputs alone: their outputs and the gated activation are computed again in
-    # the backward pass (remake.py).
-    # A block that no norm precedes keeps the residual stream itself as its input.
-    norms = (4 if shape.norms_after else shape.norms) * width
+    width, ffn, dense = shape.width, shape.ffn, kernel == "dense"
     low = value * lora.rank * len(targeted_projections(shape, lora))
+    numbers = 4 * shape.norms + 4 * shape.heads  # fp32: a norm's one a row, attention's log-sums
+    numbers += 4 * shape.head_norm_rows if shape.head_norms else 0
+    cast = value if value < 4 else 0
+    kept = value * (_norm_values(shape) + _attention_values(shape, kernel) + 2 * ffn)
+    return Layer(
+        input=value * width,
+        kept=kept + low + numbers + _table_bytes(shape, value),
+        lasting=value * 2 * shape.table_width,  # the sum and the part added, see _table_bytes
+        peak=_gated_bytes(shape, lora, value),
+        attended=_attended_bytes(shape, value),
+        # The gated activation and the product's output, which is kept where a norm reads it; the
+        # output of the norm before them, which a caller holds; the residual stream's gradient.
+        again=value * (ffn + (3 if shape.norms == 2 and not shape.norms_after else 2) * width),
+        kept_pairs=shape.heads * (4 + cast + (4 if shape.softcap else 0)) + 1 if dense else 0,
+        peak_pairs=shape.heads * 12 if dense else 0,
+    )
+
+
+def _norm_values(shape: ModelShape) -> int:
+    """Return the values of a token that norms keep.
+
+    They are the inputs alone: outputs, and the gated activation, are computed again in the backward
+    pass (remake.py). A block that no norm precedes keeps the residual stream itself as its input.
+    """
+    return (4 if shape.norms_after else shape.norms) * shape.width
+
+
+def _attention_values(shape: ModelShape, kernel: str) -> int:
+    """Return the values of a token that attention keeps, from its projections to its output."""
+    q, kv = shape.q_width, shape.kv_width
     # Of the projections of queries, keys and values; it lives as long as any slice of it.
     product = sum(out for name, (_, out) in shape.projections.items() if name in QKV) or q + 2 * kv
     renewed = shape.head_norms or not shape.turns_in_place  # queries and keys are new tensors
@@ -121,52 +146,56 @@ def fused_layer(shape: ModelShape, lora: Lora, precision: str, kernel: str) -> L
     if shape.norms_values:  # which are new tensors then; reused ones are another layer's
         keys = 2 * kv if product > q else 0
     if kernel not in ("efficient", "dense"):  # q and k are turned where they are, or were normed
-        mixed = product + keys + (q if renewed else 0)
-        mixed += q if shape.scales_queries else 0
-    elif shared:
-        mixed = product + q + (keys if shape.norms_values else kv)  # turned q and k
+        values = product + keys + (q if renewed else 0)
+        values += q if shape.scales_queries else 0
+    elif kv == q:
+        values = product + q + (keys if shape.norms_values else kv)  # turned q and k
     else:
-        mixed = 3 * q  # turned q; k and v once for every query head
-        mixed += product if shape.head_norms else 0  # whose norms keep q and k as they came
-    mixed += q  # attention's output, which the next product reads
+        values = 3 * q  # turned q; k and v once for every query head
+        values += product if shape.head_norms else 0  # whose norms keep q and k as they came
+    values += q  # attention's output, which the next product reads
     if shape.gated:  # what the gates are between 0 and 1, and the product
-        mixed += 2 * q
+        values += 2 * q
     if shape.kind in PAIRED_ROTARY:
-        mixed += shape.head_dim  # cosines and sines of half a head, which each layer makes
-    numbers = 4 * shape.norms + 4 * shape.heads  # fp32: a norm's one a row, attention's log-sums
-    if shape.head_norms:
-        numbers += 4 * shape.head_norm_rows
-    # Gemma 4's embeddings for a layer: what is added to the table's rows and the sum, which all
-    # layers' recomputing leaves; the gate before and after its activation, and their product; the
-    # residual stream that the gate reads, and what the last norm reads.
-    lasting = 2 * shape.table_width
-    tables = value * (5 * shape.table_width + (2 * width if shape.table_width else 0))
-    tables += 8 if shape.table_width else 0  # two more norms
-    # Going backward through the feed-forward half, gradients take the place of the gated
-    # activation, made again, and of what it was made of; besides is the residual stream's.
-    gated = value * (width + ffn)
+        values += shape.head_dim  # cosines and sines of half a head, which each layer makes
+    return values
+
+
+def _table_bytes(shape: ModelShape, value: int) -> int:
+    """Return the bytes of a token that Gemma 4's embeddings for a layer add; 0 for other models.
+
+    They are what is added to the table's rows and the sum, which all layers' recomputing leaves;
+    the gate before and after its activation, and their product; the residual stream that the gate
+    reads, and what the last norm reads; and the numbers of two more norms.
+    """
+    if not shape.table_width:
+        return 0
+    return value * (5 * shape.table_width + 2 * shape.width) + 8
+
+
+def _gated_bytes(shape: ModelShape, lora: Lora, value: int) -> int:
+    """Return the bytes of a token on top of what is kept while the feed-forward half goes backward.
+
+    Gradients take the place of the gated activation, made again, and of what it was made of;
+    besides is the residual stream's.
+    """
+    gated = value * (shape.width + shape.ffn)
     if lora.rank > WIDEST_RANK:  # torch's masks hold 64-bit integers; dx needs memory of its own
-        gated += (48 if lora.dropout > 0 else 2 * value) * ffn
-    # Through attention, when the feed-forward half has gone: gradients of its output, of q, k, v,
-    # an fp32 accumulator of dq, and dk and dv for every query head before they are summed.
-    half = value * (norms // 2 + 2 * ffn)
-    attended = value * (width + 2 * q + 2 * kv + (0 if shared else 2 * q)) + 4 * q - half
-    if shape.gated:
-        attended += value * 2 * q
-    cast = value if value < 4 else 0
-    dense = kernel == "dense"
-    return Layer(
-        input=value * width,
-        kept=value * (norms + mixed + 2 * ffn) + low + numbers + tables,
-        lasting=value * lasting,
-        peak=gated,
-        attended=attended,
-        # The gated activation and the product's output, which is kept where a norm reads it; the
-        # output of the norm before them, which a caller holds; the residual stream's gradient.
-        again=value * (ffn + (3 if shape.norms == 2 and not shape.norms_after else 2) * width),
-        kept_pairs=shape.heads * (4 + cast + (4 if shape.softcap else 0)) + 1 if dense else 0,
-        peak_pairs=shape.heads * 12 if dense else 0,
-    )
+        gated += (48 if lora.dropout > 0 else 2 * value) * shape.ffn
+    return gated
+
+
+def _attended_bytes(shape: ModelShape, value: int) -> int:
+    """Return the bytes of a token on top of what is kept while attention goes backward.
+
+    The feed-forward half has gone by then. There are gradients of attention's output, of q, k, v,
+    an fp32 accumulator of dq, and dk and dv for every query head before they are summed.
+    """
+    q, kv = shape.q_width, shape.kv_width
+    half = value * (_norm_values(shape) // 2 + 2 * shape.ffn)
+    spread = 0 if kv == q else 2 * q
+    gates = 2 * q if shape.gated else 0
+    return value * (shape.width + 2 * q + 2 * kv + spread + gates) + 4 * q - half
 
 
 def _delta_layer(shape: ModelShape, delta: DeltaLayers, lora: Lora, precision: str) -> Layer:
