@@ -18,7 +18,8 @@ from workbench.judging.held_out_power import ShownDifference, shown_differences
 from workbench.judging.judged_rows import Baseline, BoardJudge
 from workbench.library.marks import archived_experiments
 from workbench.library.removed import find_hidden, hidden_stamp
-from workbench.machine.history.minutes import CardMinute, HistoryReader
+from workbench.machine.history.minutes import HistoryReader
+from workbench.service.card_detail import card_detail
 from workbench.service.snapshots import CardDetail, ImportanceReport, Snapshot, TrialDetail
 from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.store.queries import attempt_history
@@ -26,7 +27,7 @@ from workbench.store.queries.fair_share import forecast_order
 from workbench.store.queries.history import settings_by_merit
 from workbench.store.reader import Reader
 from workbench.store.recovery.journal import database_existed, database_gone
-from workbench.store.rows import CARD_SLOTS, CardRow, EventRow, Experiment, Point, TrialRow, card_of
+from workbench.store.rows import CARD_SLOTS, EventRow, Experiment, Point, TrialRow
 from workbench.trial import State
 
 
@@ -40,29 +41,6 @@ def _boxes(home: Home) -> dict[str, dict[str, Any]]:
     """Return the boxes of a cluster as the loop saw them last, by name; {} on one machine."""
     listed = read_json(boxes_file(home)).get("boxes", [])
     return {str(one["box"]): one for one in listed}
-
-
-def _card_detail(reader: Reader, card: CardRow, history: tuple[CardMinute, ...]) -> CardDetail:
-    """Return how the card trains by the newest plan on it, or as a recipe that names nothing."""
-    from workbench.machine.attention import best_precision, precision_reason
-
-    shared = best_precision([card_of(row) for row in reader.cards() if row.present or row == card])
-    known, found = card_of(card), attempt_history.newest_on_card(reader, card.uuid)
-    trial, plan, pid = found or (None, {}, None)
-    if plan.get("attention_why"):
-        precision, attention = str(plan["precision"]), str(plan["attention_why"])
-    else:
-        from workbench.footprint.card_limits import usual_attention
-
-        trial, precision, attention = None, shared, usual_attention(known)
-    return CardDetail(
-        uuid=card.uuid,
-        history=history,
-        attention=attention,
-        precision=f"{precision}: {precision_reason(known, precision, shared)}",
-        planned_for=trial,
-        worker_pid=pid,
-    )
 
 
 class StoreReading:
@@ -216,7 +194,7 @@ class StoreReading:
         card = next((one for one in reader.cards() if one.uuid == uuid), None)
         if card is None:
             raise NotThere(f"there is no card {uuid}", hint="`workbench cards` lists them")
-        return _card_detail(reader, card, self._history.minutes(uuid, self.clock()))
+        return card_detail(reader, card, self._history.minutes(uuid, self.clock()))
 
     def series(
         self, trial: int, name: str, points: int = 200, span: tuple[int, int] | None = None
