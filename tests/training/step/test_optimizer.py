@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from workbench.training.step.optimizer.adamw import FlatAdamW
 from workbench.training.step.optimizer.flat_optimizer import (
@@ -171,13 +172,19 @@ def test_masters_stay_fp32_and_compute_copies_follow() -> None:
     assert torch.equal(flat.value(flat.params[0]), flat.params[0].bfloat16())
 
 
-def test_released_parameters_keep_their_values_in_storage_of_their_own() -> None:
+def test_released_parameters_stay_where_they_are_and_all_else_goes() -> None:
+    """Copies would need room on the card beside all that the last step took."""
     module = layers()
     before = copy.deepcopy(module.state_dict())
-    flat = flat_of(module)
+    flat = flat_of(module, torch.bfloat16)
+    flat.attach_grads(flat.params)
+    places = [param.data_ptr() for param in module.parameters()]
+    rest = [StorageWeakRef(one.untyped_storage()) for one in (flat.grads, flat.compute)]  # type: ignore[no-untyped-call]
     flat.release()
-    flat.values.zero_()
+    del flat
+    assert [param.data_ptr() for param in module.parameters()] == places
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(one.expired() for one in rest)  # type: ignore[no-untyped-call]
 
 
 def test_it_reports_the_bytes_of_its_moments_once_they_are_made() -> None:

@@ -16,7 +16,7 @@ class FlatParameters:
     """Trained parameters as views of one fp32 buffer, their gradients as views of another.
 
     The modules keep their Parameter objects, so names and state dict are PEFT's; only the storage
-    behind them moves. `release()` gives each its own storage again.
+    behind them moves. After `release()` the buffer of values lives as long as they do.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], compute: torch.dtype) -> None:
@@ -100,9 +100,11 @@ class FlatParameters:
             param.grad = self.grad(param)
 
     def release(self) -> None:
-        """Give every parameter storage of its own, with its present values."""
+        """Let go the gradients; the parameters stay views of the buffer of values.
+
+        Copies of their own would lie on the card beside everything that the last step took.
+        """
         for param in self.params:
-            param.data = param.data.clone()
             param.grad = None
 
     def _view(self, buffer: Tensor, param: nn.Parameter) -> Tensor:
