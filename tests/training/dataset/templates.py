@@ -16,8 +16,13 @@ from workbench.training.dataset.chat.rendering import Renderer, Tokens
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.rows.shapes import Chat, example_of
 
-_SPECIAL = re.compile(r"<\|[^|<>'\s]*\|>|<｜[^<>\s]*?｜>|</?s>|<(?:start|end)_of_turn>")
-_ENDS = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|return|>", "<｜end▁of▁sentence｜>")
+_SPECIAL = re.compile(
+    r"<\|[^|<>'\s]*\|>|<｜[^<>\s]*?｜>|</?s>|<(?:start|end)_of_turn>"
+    r"|<\|(?:turn|channel|tool\w*)>|<(?:turn|channel|tool\w*)\|>"  # Gemma 4
+)
+_ENDS = (
+    "<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|return|>", "<｜end▁of▁sentence｜>", "<turn|>",
+)  # fmt: skip
 _PLAIN = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
 
 

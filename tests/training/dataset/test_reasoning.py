@@ -67,6 +67,30 @@ def test_reasoning_is_learned_where_the_familys_template_shows_it(
     assert kept.agrees
 
 
+@pytest.mark.parametrize("family", ["qwen3_5_think", "qwen3_6", "qwen3_8", "nemotron_3_nano"])
+def test_an_empty_block_that_begins_in_the_generation_prompt_is_masked_whole(
+    tokenizer: PreTrainedTokenizerBase, family: str
+) -> None:
+    """The prompt ends in a line break, which is one token with that of the empty block."""
+    own = family_tokenizer(tokenizer, family)
+    kept, masked = (rendered(own, PLAIN, reasoning=how) for how in ("keep", "mask"))
+    assert "\n" not in "".join(learned(own, masked))
+    assert learned(own, masked) == ["2" + END, "4" + END]
+    found = [{kind for kind, _ in tokens.findings} for tokens in (kept, masked)]
+    assert ["put before" in kinds for kinds in found] == [True, False]
+
+
+def test_a_call_without_text_is_masked_where_the_template_wants_null_for_it(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    own = family_tokenizer(tokenizer, "deepseek_r1_distill")
+    call = {"name": "rain", "arguments": {"town": "Ulm"}}
+    turns = [asked("rain?"), answer("", tool_calls=[call]), {"role": "tool", "content": "dry"}]
+    tokens = rendered(own, {"messages": [*turns, answer("Dry.")]}, reasoning="mask")
+    [called, _] = learned(own, tokens)
+    assert "Ulm" in called
+
+
 @pytest.mark.parametrize("row", [FIELD, TAGS], ids=["field", "tags"])
 @pytest.mark.parametrize(
     ("family", "before"), [("qwen3", EMPTY), ("qwen3_5_think", EMPTY), ("qwen2_5", "")]

@@ -210,6 +210,52 @@ def test_tools_may_be_flat_or_json_text() -> None:
             read_tools(wrong, "p")
 
 
+@pytest.mark.parametrize(("family", "called"), [("phi3", ()), ("qwen2_5", (CALLED,))])
+def test_a_result_that_the_template_leaves_out_is_refused(
+    tokenizer: PreTrainedTokenizerBase, family: str, called: tuple[dict[str, Any], ...]
+) -> None:
+    """Phi 3's template passes over turns of a role that it does not know."""
+    own = family_tokenizer(tokenizer, family)
+    own.chat_template = str(own.chat_template).replace('message.role == "tool"', "false")
+    with pytest.raises(DataError, match=r"t.jsonl:1: .* does not show the result of a call"):
+        rendered(own, row(asked("rain?"), *called, RESULT, answer("It is dry."), tools=[]))
+
+
+@pytest.mark.parametrize("family", ["gemma4", "gemma4_v4", "gemma4_v5"])
+def test_results_without_an_id_answer_the_calls_in_their_order(
+    tokenizer: PreTrainedTokenizerBase, family: str
+) -> None:
+    """Gemma 4 writes which function gave a result, and looks it up by the call's id."""
+    own = family_tokenizer(tokenizer, family)
+    snow = {"id": "b", "type": "function", "function": {"name": "snow", "arguments": {}}}
+    calls = [{"id": "a", **call(town="Ulm")}, snow]
+    results = [RESULT, {"role": "tool", "content": "deep"}]
+    given = row(asked("rain?"), answer(None, tool_calls=calls), *results, answer("Dry."))
+    tokens = rendered(own, given)
+    text = own.decode(tokens.ids)
+    assert text.index("response:rain{") < text.index("dry") < text.index("response:snow{")
+    [called, last] = learned(own, tokens)
+    assert called.endswith("call:snow{}<tool_call|><|tool_response>")
+    assert last == "Dry.<turn|>"
+    # A call has an end of its own, which is no answer's without one.
+    assert "open end" not in {kind for kind, _ in tokens.findings}
+
+
+def test_a_template_that_looks_results_up_is_refused_with_a_hint_that_works(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    own = family_tokenizer(tokenizer, "gemma4_v4")
+    lost = {**RESULT, "tool_call_id": "a"}  # the call has none
+    turns = asked("rain?"), CALLED, lost, answer("It is dry.")
+    with pytest.raises(DataError) as refused:
+        rendered(own, row(*turns))
+    assert "tool_call_id of their call, or the function's name in a field name" in (
+        refused.value.hint
+    )
+    for mended in ({**lost, "name": "rain"}, RESULT):
+        assert rendered(own, row(turns[0], CALLED, mended, turns[3])).ended
+
+
 # ── other formats ────────────────────────────────────────────────────────────────────────────
 
 

@@ -21,7 +21,7 @@ def reasoning_of(message: Message) -> str:
     for name in FIELDS:
         if isinstance(message.get(name), str) and message[name].strip():
             return str(message[name]).strip()
-    return _split(message["content"])[0]
+    return _split(message["content"] or "")[0]
 
 
 def without_reasoning(message: Message) -> Message:
@@ -65,7 +65,7 @@ def reasoning_spans(text: str, spans: Sequence[Span], answers: Sequence[Message]
 
 def _behind(text: str, at: int, end: int, answer: Message) -> int:
     """Return where the answer says something behind its reasoning, which ends at `at`."""
-    said = _split(answer["content"])[1].strip()
+    said = _split(answer["content"] or "")[1].strip()
     found = text.find(said, at, end) if said else -1
     if found >= 0:
         return found

@@ -38,7 +38,7 @@ from workbench.training.dataset.chat.template import (
     without_marks,
 )
 from workbench.training.dataset.chat.turn_ends import find_turn_format
-from workbench.training.dataset.chat.turns import ChatLayout, ChatTurns
+from workbench.training.dataset.chat.turns import ChatTurns
 from workbench.training.dataset.rows.shapes import Chat, Example, Pair, Text
 from workbench.training.dataset.rows.tools import names_of
 
@@ -102,6 +102,9 @@ class Renderer:
         """Ids of the tokens that close a turn."""
         has_template = chats and bool(tokenizer.chat_template)
         self.template = ChatTemplate(tokenizer, thinking=thinking) if has_template else None
+        special = (id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
+        self._closers = self.ends.union(special)
+        """Ids that close an earlier answer: some templates have other ends for those with calls."""
         names = tokenizer.convert_ids_to_tokens(sorted(self.ends))
         self._end_names = tuple(str(name) for name in names)
         begin = tokenizer.bos_token_id
@@ -160,7 +163,7 @@ class Renderer:
         if example.tools and not self._shows_tools:
             raise DataError(f"{place}: the model's chat template shows no tools", hint=_NO_TOOLS)
         _refuse_hidden_tools(example, without_marks(layout.text), place)
-        _refuse_hidden_calls(template, marked, place)
+        _refuse_hidden_turns(template, marked, place)
         ids, offsets = self.template.encode(layout.text)
         runs = [self._end_run(ids, *run) for run in _runs(offsets, layout.spans)]
         ended = not runs or ids[runs[-1][1] - 1] in self.ends
@@ -175,14 +178,15 @@ class Renderer:
         if self._reasoning == "mask":
             said = [marked[turn] for turn in trained_turns]
             for start, end in reasoning_spans(layout.text, layout.spans, said):
+                # A token can begin in the generation prompt: line breaks on both sides are one.
                 for n, (a, b) in enumerate(offsets):
-                    trained[n] = trained[n] and not start <= a < b <= end
+                    trained[n] = trained[n] and not (a < b and start < b <= end)
         # The next lines only look at the row; nothing they find changes what is trained on.
         findings += [("control", name) for name in control_tokens(layout.text)]
         findings += _left_out(messages, without_marks(layout.text))
         if layout.unopened:
             findings.append(("unopened", layout.unopened))
-        if any(ids[end - 1] not in self.ends for _, end in runs[:-1]):
+        if any(ids[end - 1] not in self._closers for _, end in runs[:-1]):
             findings.append(("open end", ""))
         if layout.unmarked:
             findings.append(("unmarked", ""))
@@ -190,7 +194,9 @@ class Renderer:
             findings.append(("no begin", str(self._tokenizer.bos_token)))
         if not answers:
             return Tokens(ids, trained, [], "", "", ended, findings=tuple(findings))
-        added = _put_before(messages[answers[-1]], layout) if layout.spans else ""
+        learned = (a for (a, b), loss in zip(offsets, trained, strict=True) if loss and a < b)
+        start = next((a for a in learned if a >= layout.spans[-1][0]), 0) if layout.spans else 0
+        added = _put_before(messages[answers[-1]], layout.text, start) if start else ""
         if added and not self.turn_format.unasked_header:
             findings.append(("put before", added))
         prompt_ids = self.template.encode(layout.prompt)[0]
@@ -270,36 +276,41 @@ class Renderer:
 def _refuse_hidden_tools(example: Chat, text: str, place: str) -> None:
     """Raise DataError for a tool or a call that the rendered text does not name."""
     calls = [call for message in example.messages for call in message.get("tool_calls", ())]
-    shown = [("tool", name, name) for name in names_of(example.tools)]
+    shown = [(f"tool {name}", name) for name in names_of(example.tools)]
     for name, call in zip(names_of(calls), calls, strict=True):
         said = [one for one in call["function"]["arguments"].values() if isinstance(one, str)]
-        shown += [("call of", name, value) for value in (name, *said)]
-    for what, name, value in shown:
+        shown += [(f"call of {name}", value) for value in (name, *said)]
+    for what, value in shown:
         if value.strip() not in text and json.dumps(value, ensure_ascii=False)[1:-1] not in text:
-            raise _hidden(what, name, place)
+            raise _hidden(what, place)
 
 
-def _hidden(what: str, name: str, place: str) -> DataError:
+def _hidden(what: str, place: str) -> DataError:
     return DataError(
-        f"{place}: the model's chat template does not show the {what} {safe_line(name, 60)}",
+        f"{place}: the model's chat template does not show the {safe_line(what, 80)}",
         hint=_NO_TOOLS,
     )
 
 
-def _refuse_hidden_calls(template: ChatTemplate, messages: Sequence[Message], place: str) -> None:
-    """Raise DataError for a call that the template leaves out.
+def _refuse_hidden_turns(template: ChatTemplate, messages: Sequence[Message], place: str) -> None:
+    """Raise DataError for a call, or for what a call gave, that the template leaves out.
 
-    The chat is rendered once more with names that stand nowhere else, because a call may say
-    nothing that its tool, its question or another call does not say, too.
+    The chat is rendered once more with words that stand nowhere else, because a call may say
+    nothing that its tool, its question or another call does not say, too, and results are written
+    in several ways.
     """
     names: dict[str, str] = {}
     renamed = []
     for message in messages:
-        if calls := message.get("tool_calls"):
+        if message["role"] == "tool":
+            name = f"workbench_result_{len(names)}_"
+            names[name] = "result of a call"
+            message = {**message, "content": name}
+        elif calls := message.get("tool_calls"):
             calls = [dict(call) for call in calls]
             for call in calls:
                 name = f"workbench_call_{len(names)}_"
-                names[name] = call["function"]["name"]
+                names[name] = f"call of {call['function']['name']}"
                 call["function"] = {**call["function"], "name": name}
             message = {**message, "tool_calls": calls}
         renamed.append(message)
@@ -307,11 +318,11 @@ def _refuse_hidden_calls(template: ChatTemplate, messages: Sequence[Message], pl
         return
     try:
         text = template.render(renamed, place)
-    except DataError:  # it looks calls up in its tools
+    except DataError:  # it looks calls up in its tools, or reads results as JSON
         return
     for name, own in names.items():
         if name not in text:
-            raise _hidden("call of", own, place)
+            raise _hidden(own, place)
 
 
 def _runs(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
@@ -324,16 +335,16 @@ def _runs(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
     return runs
 
 
-def _put_before(answer: Message, layout: ChatLayout) -> str:
+def _put_before(answer: Message, text: str, start: int) -> str:
     """Return the text that the template puts between header and last answer, to be learned; or "".
 
-    An answer with fields of its own, as its reasoning, is not looked at.
+    `start` is the first learned character. An answer with fields of its own, as its reasoning, is
+    not looked at.
     """
-    start = layout.spans[-1][0]
-    at = layout.text.find(answer["content"].strip(), start)
+    at = text.find(answer["content"].strip(), start)
     if len(answer) > 2 or at <= start or not answer["content"].strip():
         return ""
-    return without_marks(layout.text[start:at]).strip()[:_LONGEST_ADDED]
+    return without_marks(text[start:at]).strip()[:_LONGEST_ADDED]
 
 
 def _left_out(messages: Sequence[Message], text: str) -> list[Finding]:

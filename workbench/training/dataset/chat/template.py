@@ -219,6 +219,12 @@ class ChatTemplate:
 
     def _role_hint(self, messages: Sequence[Message]) -> str:
         """Return a hint to give turns of a role that the template refuses another one, or ''."""
+        named = [{"name": "rain", **one} if one["role"] == "tool" else one for one in messages]
+        if named != list(messages) and self._accepts(named):
+            return (
+                "the template looks up what each result answers: give turns of the role tool the "
+                "tool_call_id of their call, or the function's name in a field name"
+            )
         for role, other in (("developer", "system"), ("tool", "user")):
             changed = [one | {"role": other} if one["role"] == role else one for one in messages]
             if changed != list(messages) and self._accepts(changed):

@@ -49,7 +49,8 @@ def read_turns(turns: Any, name: str, place: str) -> tuple[list[dict[str, Any]],
             hint=_turns_hint(turns, name),
         )
     read = [_turn(turn, f"{place}: turn {n} of {name}") for n, turn in enumerate(turns, 1)]
-    return _joined([turn for turn, _ in read]), [name for _, unused in read for name in unused]
+    turns = _with_call_ids(_joined([turn for turn, _ in read]))
+    return turns, [name for _, unused in read for name in unused]
 
 
 def _joined(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -66,6 +67,21 @@ def _joined(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             joined.append(turn)
     return joined
+
+
+def _with_call_ids(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the turns, where results that name no call have the ids of the calls before them.
+
+    Results stand in the order of their calls. Templates look up by the id which function gave a
+    result, and without it write `unknown` (Gemma 4) or refuse the chat.
+    """
+    ids: list[str | None] = []
+    for turn in turns:
+        if turn["role"] != "tool":
+            ids = [call.get("id") for call in turn.get("tool_calls", ())]
+        elif ids and (own := ids.pop(0)) is not None:
+            turn.setdefault("tool_call_id", own)
+    return turns
 
 
 def _turns_hint(value: Any, name: str) -> str:
