@@ -62,6 +62,19 @@ def test_fifty_trials_on_one_worker_leave_the_card_as_the_first_left_it(tmp_path
     assert free_last >= free - PAGE_BYTES, left
 
 
+def test_trials_of_a_large_rank_on_kept_graphs_take_no_more_than_the_first(tmp_path: Path) -> None:
+    """The next adapter is written into the kept buffers and gone before there is an optimizer."""
+    resident, most = ResidentBase(), []
+    for turn in range(3):
+        made = recipe_of_two_layers(train__max_steps=4, train__seed=turn, lora__rank=1024)
+        kept = plan(precision="bf16", keeps_graphs=True)
+        bench = Bench(tmp_path / str(turn), made, plan=kept, card=card())
+        assert bench.run(resident, rehearse=False).outcome is Outcome.DONE
+        assert resident.keeper.holds
+        most.append(int(torch.cuda.max_memory_allocated()))
+    assert max(most[1:]) <= most[0] + 2 * MIB, most
+
+
 @pytest.mark.parametrize("rehearse", [True, False])
 def test_a_capped_card_that_runs_out_ends_on_a_fallback_step_that_fits(
     rehearse: bool, tmp_path: Path
