@@ -41,6 +41,7 @@ from workbench.home import (
     private_temp,
     read_runtime,
 )
+from workbench.kept_sampler import KeptSampler, StillFile
 from workbench.machine.files import has_room, write_durably
 from workbench.machine.head_watch import HeadWatch
 from workbench.machine.locks import Lock, lock_holder
@@ -65,10 +66,6 @@ from workbench.text.redact import log_without_secrets
 WATCH_S = 0.1
 TICK_LIMIT_S = 30.0
 """Seconds without a tick after which the loop is restarted together with its head."""
-SAMPLE_LIMIT_S = 15.0
-"""Seconds without a new sample after which the card sampler is killed and restarted."""
-SAMPLER_PAUSE_S = 2.0
-"""Least seconds between two starts of a sampler, however the first one ended."""
 CRASHES, CRASH_WINDOW_S = 5, 600.0
 """Number of crashes within CRASH_WINDOW_S seconds after which nothing new is placed."""
 NO_ROOM_PAUSE_S = 1.0
@@ -111,10 +108,8 @@ class Keeper:
         self.why = ""
         """The reason why the last unit ended; empty for a start that a person asked for."""
         self.ending = False
-        self.sampler: subprocess.Popen[bytes] | None = None
-        self._sampling_s = -SAMPLER_PAUSE_S
-        self._stalled = False
-        self._changed: dict[Path, tuple[int, float]] = {}
+        self.sampler = KeptSampler(home, self._spawn)
+        self._tick = StillFile(home.tick)
         self._checked: set[str] = set()
         self._temp_lock = -1
         self._room = True
@@ -144,7 +139,7 @@ class Keeper:
             if self.why != NO_ROOM and self._has_room():
                 self.crashes.append(time.monotonic())
                 time.sleep(min(10.0, 0.5 * 2 ** (len(self._recent()) - 1)))
-        self._end_sampler()
+        self.sampler.end()
         if self.lock.stands():
             self.home.runtime.unlink(missing_ok=True)
 
@@ -218,7 +213,7 @@ class Keeper:
     def _start_in(self, temp: Path, name: str, port: int) -> Unit:
         env = self._env(name, port)
         self.home.tick.unlink(missing_ok=True)
-        self._changed.clear()
+        self._tick = StillFile(self.home.tick)
         self._note_runtime(unit=name, port=port, temp=str(temp))
         command = head_command(port, temp)
         if self.cluster is not None:
@@ -324,8 +319,6 @@ class Keeper:
 
     def _note_runtime(self, **what: object) -> None:
         known = {"boot": boot_id(), "keeper": _named(os.getpid()), **what}
-        if self.sampler is not None:
-            known["sampler_unit"] = f"sampler-{os.getpid()}"
         with suppress(OSError):  # disk full: the marks in /proc still name what is ours
             write_durably(self.home.runtime, json.dumps(known).encode())
 
@@ -335,7 +328,7 @@ class Keeper:
             if not self.lock.stands():  # its folder was removed: a new keeper may have taken over
                 self.ending = True
                 break
-            self._keep_sampling()
+            self.sampler.keep()
             code = unit.loop.poll()
             if code is not None:
                 return LOOP_EXITS.get(code, f"the loop exited with {code}")
@@ -343,7 +336,7 @@ class Keeper:
                 return f"Ray's head exited with {unit.head.returncode}"
             if lost := _trouble_of(unit.watch):
                 return lost
-            if self._still_s(self.home.tick, unit.started_s) > TICK_LIMIT_S:
+            if self._tick.still_s(unit.started_s) > TICK_LIMIT_S:
                 return f"the loop did not tick for {TICK_LIMIT_S:.0f} s"
             exposed = self._exposed(unit)
             if exposed:
@@ -371,58 +364,6 @@ class Keeper:
         if stubborn:
             log.error("processes %s of unit %s would not die", stubborn, unit.name)
         self._remove_session(unit.temp)
-
-    # --- cards ---
-
-    def _keep_sampling(self) -> None:
-        """Restart a sampler that ended or hangs in the driver.
-
-        A sampler that hangs is killed and replaced only once it has gone: one that cannot be
-        killed would otherwise be joined by others. Never waits.
-        """
-        if self.sampler is not None and self.sampler.poll() is None:
-            still_s = self._still_s(self.home.sample, self._sampling_s)
-            if still_s >= SAMPLE_LIMIT_S and not self._stalled:
-                log.error("the card sampler has stalled")
-                self.sampler.kill()
-                self._stalled = True
-            return
-        if time.monotonic() - self._sampling_s < SAMPLER_PAUSE_S:
-            return
-        self._sampling_s, self._stalled = time.monotonic(), False
-        self._changed.pop(self.home.sample, None)
-        try:
-            self.sampler = self._spawn(
-                "sampler",
-                python_command(
-                    "workbench.machine.sampler",
-                    str(self.home.sample),
-                    f"--history={self.home.card_history}",
-                    f"--parent={os.getpid()}",
-                ),
-                {**os.environ, MARK: f"sampler-{os.getpid()}"},
-            )
-        except OSError as refused:
-            log.error("the card sampler could not be started: %s", refused)
-
-    def _end_sampler(self) -> None:
-        if self.sampler is not None:
-            self.sampler.kill()
-
-    def _still_s(self, path: Path, since_s: float) -> float:
-        """Return seconds since `path` last changed, by the monotonic clock: the wall clock may
-        jump. `since_s` counts where the file does not exist.
-        """
-        now = time.monotonic()
-        try:
-            stamp = path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return now - since_s
-        before = self._changed.get(path)
-        if before is None or before[0] != stamp:
-            self._changed[path] = (stamp, now)
-            return 0.0
-        return now - before[1]
 
 
 def _trouble_of(watch: HeadWatch) -> str:

@@ -63,7 +63,7 @@ class NodeKeeper(Keeper):
             return "stopped"
         port = find_head_port(joined.head)
         if port is None:
-            self._keep_sampling()
+            self.sampler.keep()
             note_state(self.home, "joining", f"the head {joined.head} does not answer")
             time.sleep(1.0)
             self.crashes.clear()  # a head that is away is nobody's crash: look again at once
@@ -126,7 +126,7 @@ class NodeKeeper(Keeper):
             if not self.lock.stands():
                 self.ending = True
                 break
-            self._keep_sampling()
+            self.sampler.keep()
             if unit.head.poll() is not None:
                 return self._why_ended(unit.head.returncode)
             if lost := unit.watch.trouble():
