@@ -64,13 +64,17 @@ from workbench.machine.reserve_file import release_reserve
 from workbench.text.redact import log_without_secrets
 
 WATCH_S = 0.1
+"""Seconds between two looks at head and loop."""
 TICK_LIMIT_S = 30.0
 """Seconds without a tick after which the loop is restarted together with its head."""
+LISTENERS_AFTER_S = 8.0
+"""Seconds after a unit's start at which all its processes listen, so that they can be checked."""
 CRASHES, CRASH_WINDOW_S = 5, 600.0
 """Number of crashes within CRASH_WINDOW_S seconds after which nothing new is placed."""
 NO_ROOM_PAUSE_S = 1.0
-"""Seconds between two looks at a full disk."""
+"""Seconds between two looks at a full disk, or for a missing address."""
 LOG_LIMIT_BYTES = 8 << 20
+"""Size of a child's log above which the next start of that child begins a new one."""
 
 NO_ROOM = "the disk is full"
 LOOP_EXITS = {0: "stopped", EXIT_NO_ROOM: NO_ROOM, EXIT_RAY_LOST: "Ray lost its node"}
@@ -84,11 +88,16 @@ class Unit:
     """One Ray head with its loop; they start and end together."""
 
     name: str
+    """The mark in the environment of all its processes."""
     head: subprocess.Popen[bytes]
     loop: subprocess.Popen[bytes]
+    """On a cluster's box, which has no loop, head and loop are both its Ray node."""
     temp: Path
+    """Ray's session folder."""
     watch: HeadWatch
     started_s: float
+    """Monotonic time of its start."""
+    listeners_checked: bool = False
     leaders: list[Identity] = field(init=False)
     """Head and loop: each leads a session, in which those are found that have lost their mark."""
 
@@ -104,14 +113,17 @@ class Keeper:
         self.home = home
         self.lock = lock
         self.crashes: deque[float] = deque(maxlen=CRASHES)
+        """Monotonic times of the last crashes."""
         self.fresh = True
+        """True until a unit has started: the first loop of a keeper forgets an earlier stop."""
         self.why = ""
         """The reason why the last unit ended; empty for a start that a person asked for."""
         self.ending = False
+        """True once the keeper was told to end, or has lost its lock."""
         self.sampler = KeptSampler(home, self._spawn)
         self._tick = StillFile(home.tick)
-        self._checked: set[str] = set()
         self._temp_lock = -1
+        """The descriptor that keeps the session folder from cleaners of the temp folder."""
         self._room = True
         """False while the keeper waits for room on a full disk."""
         self._address_there = True
@@ -265,17 +277,11 @@ class Keeper:
     def _env(self, unit: str, port: int) -> dict[str, str]:
         """Return a unit's environment: the caller's without RAY_*, our token, loopback only.
 
-        In a cluster, Ray is not held to loopback.
+        In a cluster, Ray is not held to loopback. Writes the token where the home has none yet.
         """
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         if not self.home.token.exists():
             write_durably(self.home.token, secrets.token_hex(32).encode())
-        brake = ""
-        if len(self._recent()) >= CRASHES:
-            brake = (
-                f"the engine crashed {CRASHES} times in ten minutes; nothing new is started. "
-                f"See {self.home.logs}/loop.log, then: workbench engine stop, and start"
-            )
         return {
             **env,
             MARK: unit,
@@ -284,7 +290,7 @@ class Keeper:
             "WORKBENCH_RAY": f"{self.cluster.address if self.cluster else '127.0.0.1'}:{port}",
             "WORKBENCH_FRESH": "1" if self.fresh else "",
             "WORKBENCH_WHY": self.why,
-            "WORKBENCH_BRAKE": brake,
+            "WORKBENCH_BRAKE": self._brake(),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.home.token),
@@ -295,6 +301,15 @@ class Keeper:
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "RAY_prestart_worker_first_driver": "0",  # idle ones that no actor here would take
         }
+
+    def _brake(self) -> str:
+        """Return why the loop may place nothing new; an empty string unless it crashed often."""
+        if len(self._recent()) < CRASHES:
+            return ""
+        return (
+            f"the engine crashed {CRASHES} times in ten minutes; nothing new is started. "
+            f"See {self.home.logs}/loop.log, then: workbench engine stop, and start"
+        )
 
     def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a child in a session of its own; its output goes to logs/<name>.log."""
@@ -310,7 +325,7 @@ class Keeper:
             )
 
     def _log_file(self, name: str) -> Path:
-        """Return the log of a child that starts; one that has grown too long is set aside."""
+        """Return the path of a starting child's log; one that has grown too long is renamed."""
         path = self.home.logs / f"{name}.log"
         path.parent.mkdir(exist_ok=True)  # a person may have removed the folder of logs
         if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
@@ -318,6 +333,7 @@ class Keeper:
         return path
 
     def _note_runtime(self, **what: object) -> None:
+        """Write runtime.json, which tells later keepers and commands what this one started."""
         known = {"boot": boot_id(), "keeper": _named(os.getpid()), **what}
         with suppress(OSError):  # disk full: the marks in /proc still name what is ours
             write_durably(self.home.runtime, json.dumps(known).encode())
@@ -351,9 +367,9 @@ class Keeper:
         """
         if self.cluster is not None:  # asked for; every port wants the token
             return ""
-        if unit.name in self._checked or time.monotonic() - unit.started_s < 8.0:
+        if unit.listeners_checked or time.monotonic() - unit.started_s < LISTENERS_AFTER_S:
             return ""
-        self._checked.add(unit.name)
+        unit.listeners_checked = True
         open_to_all = [a for a in find_listeners(find_marked(unit.name)) if a[0] not in LOOPBACK]
         return f"{open_to_all[0][0]}:{open_to_all[0][1]}" if open_to_all else ""
 
@@ -367,6 +383,7 @@ class Keeper:
 
 
 def _trouble_of(watch: HeadWatch) -> str:
+    """Return why the head can start no more workers; an empty string while it can."""
     try:
         return watch.trouble()
     except Exception:  # a watch that fails must not end what it watches
