@@ -11,11 +11,9 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from workbench import fault_points
 from workbench.formatting import plural
-from workbench.machine.files import fresh_folder
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.board import rank_adapters
 from workbench.store.queries import sweep_progress
@@ -62,7 +60,16 @@ def begin_finals(
             seeds = itertools.islice(
                 _new_seeds(experiment, finalist, used), max(0, finals.seeds - len(trained))
             )
-            added[finalist.id] = [_add(context, finalist, seed) for seed in seeds]
+            added[finalist.id] = [
+                context.add_trial(
+                    experiment.id,
+                    Kind.TUNE,
+                    {**finalist.settings, SEED: seed},
+                    warm_trial=finalist.warm_trial,
+                    finals_of=finalist.id,
+                )
+                for seed in seeds
+            ]
         sweep_progress.request_finals(context.store, experiment.id, None)
         text = f"experiment {experiment.name}: {describe_beginning(added)}"
         level = "info" if finalists else "warning"
@@ -130,17 +137,3 @@ def _new_seeds(experiment: Experiment, finalist: TrialRow, used: set[int]) -> It
         if seed not in used:
             used.add(seed)
             yield seed
-
-
-def _add(context: TickContext, finalist: TrialRow, seed: int) -> int:
-    settings: dict[str, Any] = {**finalist.settings, SEED: seed}
-    id = context.store.add_trial(
-        finalist.experiment,
-        context.store.next_number(finalist.experiment),
-        Kind.TUNE,
-        settings,
-        finalist.warm_trial,
-        finals_of=finalist.id,
-    )
-    fresh_folder(context.home.trial(id))
-    return id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from workbench import fault_points, search
@@ -12,12 +11,12 @@ from workbench.footprint.row_lengths import lengths_of
 from workbench.footprint.sweeps.resolve_once import resolve_once, shared_precision
 from workbench.formatting import plural
 from workbench.machine.cards import Card
-from workbench.machine.files import fresh_folder
-from workbench.recipe import Recipe, early_stop_problem_for
+from workbench.recipe import early_stop_problem_for
 from workbench.scheduler.evaluation.enqueue_scores import enqueue_scores
 from workbench.scheduler.evaluation.known_scores import known_base
 from workbench.scheduler.finals import propose_finals
 from workbench.scheduler.plans.measured_peaks import known_factors
+from workbench.scheduler.plans.planning import experiment_recipe
 from workbench.scheduler.sweeps import ask_for_more
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import Blocked, trial_queue
@@ -65,7 +64,7 @@ def enqueue_trials(
     if not result.get("ok"):
         _refuse(context, experiment, str(result.get("error")), str(result.get("hint") or ""))
         return
-    recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
+    recipe = experiment_recipe(experiment)
     if "subjects" in result:
         enqueue_scores(context, experiment, result, cards, shared_precision(recipe, cards))
         return
@@ -73,22 +72,22 @@ def enqueue_trials(
     lengths = lengths_of(result["data"])
     resolved = resolve_once(recipe, result["model"]["config"], cards, lengths, history)
     sweep = recipe.sweep
-    bit_by_bit = search.is_one_by_one(sweep)
-    settings = [] if bit_by_bit else search.initial_points(recipe)
+    one_by_one = search.is_one_by_one(sweep)
+    settings = [] if one_by_one else search.initial_points(recipe)
     with context.store.writing():
         base = known_base(context, experiment, result, resolved)
         if base is None:
-            base = _add(context, experiment.id, 0, Kind.BASE, {})
-        for number, point in enumerate(settings, start=1):
-            _add(context, experiment.id, number, Kind.TUNE, point)
+            base = context.add_trial(experiment.id, Kind.BASE, {})
+        for point in settings:
+            context.add_trial(experiment.id, Kind.TUNE, point)
         context.store.mark_ready(experiment.id, result, resolved, base)
-        if sweep is not None and (bit_by_bit or sweep.hours or sweep.gpu_hours):
-            most = sweep.trials if bit_by_bit else None
+        if sweep is not None and (one_by_one or sweep.hours or sweep.gpu_hours):
+            most = sweep.trials if one_by_one else None
             context.store.set_searching(experiment.id, on=True, most_trials=most)
         context.store.note(
             "ready",
             f"experiment {experiment.name}: "
-            + ("its sweep begins" if bit_by_bit else f"{plural(len(settings), 'trial')} queued"),
+            + ("its sweep begins" if one_by_one else f"{plural(len(settings), 'trial')} queued"),
             experiment=experiment.id,
         )
         unstopped = early_stop_problem_for(recipe, int(result["data"]["train_rows"]))
@@ -110,11 +109,3 @@ def _refuse(context: TickContext, experiment: Experiment, reason: str, hint: str
             level="error",
             experiment=experiment.id,
         )
-
-
-def _add(
-    context: TickContext, experiment: int, number: int, kind: Kind, settings: dict[str, object]
-) -> int:
-    trial = context.store.add_trial(experiment, number, kind, settings)
-    fresh_folder(context.home.trial(trial))
-    return trial

@@ -6,14 +6,11 @@ proposal depends on the store alone, so a restart changes nothing.
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from workbench import search
 from workbench.attempts.events import Outcome
 from workbench.errors import WorkbenchError
-from workbench.machine.files import fresh_folder
 from workbench.recipe import Recipe
+from workbench.scheduler.plans.planning import experiment_recipe
 from workbench.scheduler.tick_context import TickContext
 from workbench.search.history import Fate, PastTrial
 from workbench.store import Blocked
@@ -40,7 +37,7 @@ def ask_for_more(context: TickContext) -> None:
 
 
 def _advance(context: TickContext, experiment: Experiment) -> None:
-    recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
+    recipe = experiment_recipe(experiment)
     if why := budget_spent(context, experiment, recipe):
         _end(context, experiment, why, give_up=True)
         return
@@ -63,7 +60,7 @@ def _advance(context: TickContext, experiment: Experiment) -> None:
         if point is None:
             _end(context, experiment, "every point of its space was tried")
             return
-        add_trial(context, experiment.id, number, point)
+        context.add_trial(experiment.id, Kind.TUNE, point)
 
 
 def _trials_to_propose(context: TickContext, experiment: Experiment) -> int:
@@ -156,11 +153,3 @@ def as_past_trial(one: Past) -> PastTrial:
         step=one.step,
         eval_loss=one.eval_loss,
     )
-
-
-def add_trial(context: TickContext, experiment: int, number: int, settings: dict[str, Any]) -> int:
-    """Add a queued trial with its folder; return its id."""
-    with context.store.writing():
-        trial = context.store.add_trial(experiment, number, Kind.TUNE, settings)
-        fresh_folder(context.home.trial(trial))
-    return trial

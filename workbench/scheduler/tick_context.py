@@ -13,7 +13,7 @@ from workbench.fleet import Fleet, Phase, Report
 from workbench.footprint.oom_fallback import FallbackStep
 from workbench.home import Home
 from workbench.machine.cards import is_elsewhere
-from workbench.machine.files import free_bytes
+from workbench.machine.files import free_bytes, fresh_folder
 from workbench.machine.processes import belongs_to_unit
 from workbench.machine.resources import available_memory, total_memory
 from workbench.recipe.schema import EarlyStop
@@ -25,6 +25,7 @@ from workbench.scheduler.guards.idle_programs import Rests
 from workbench.store import Store
 from workbench.store.rows import AttemptRow, CardRow, card_of
 from workbench.text import safe_line
+from workbench.trial import Kind
 from workbench.user_config import ConfigWatch
 
 STOPPING = "stopping"
@@ -133,7 +134,28 @@ class TickContext:
 
     @property
     def stopping(self) -> bool:
+        """True while the engine checkpoints what runs, because it was asked to stop."""
         return bool(self.store.fact(STOPPING))
+
+    def add_trial(
+        self,
+        experiment: int,
+        kind: Kind,
+        settings: dict[str, Any],
+        *,
+        warm_trial: int | None = None,
+        finals_of: int | None = None,
+    ) -> int:
+        """Add a queued trial with an empty folder, in one commit, and return its id.
+
+        It gets the experiment's next number, the base 0. `warm_trial` and `finals_of` are those of
+        `Store.add_trial`.
+        """
+        with self.store.writing():
+            number = 0 if kind is Kind.BASE else self.store.next_number(experiment)
+            trial = self.store.add_trial(experiment, number, kind, settings, warm_trial, finals_of)
+            fresh_folder(self.home.trial(trial))
+        return trial
 
     def start(self, attempt: AttemptRow) -> None:
         """Send the attempt to its card's worker; may be repeated."""

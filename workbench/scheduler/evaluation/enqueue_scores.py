@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,10 +14,10 @@ from workbench.footprint.row_lengths import lengths_of
 from workbench.footprint.scoring_plan import plan_scoring
 from workbench.formatting import plural
 from workbench.machine.cards import Card
-from workbench.machine.files import fresh_folder
 from workbench.recipe import Recipe
 from workbench.scheduler.evaluation.known_scores import known_base, known_score, take_over_score
 from workbench.scheduler.evaluation.scoring import score_settings
+from workbench.scheduler.plans.planning import experiment_recipe
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment
 from workbench.trial import Kind
@@ -36,7 +35,7 @@ def enqueue_scores(
     `result` is what the preparation left, `precision` what its trials are scored in. An adapter
     that was scored on the same rows is not scored again.
     """
-    recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
+    recipe = experiment_recipe(experiment)
     resolved = {
         "model.precision": precision,
         "evaluate.batch_size": _rows_at_once(recipe, result, cards, precision),
@@ -46,12 +45,11 @@ def enqueue_scores(
     with context.store.writing():
         base = known_base(context, experiment, result, resolved)
         if base is None:
-            base = _add(context, experiment.id, 0, Kind.BASE, {})
+            base = context.add_trial(experiment.id, Kind.BASE, {})
         context.store.mark_ready(experiment.id, result, resolved, base)
-        for number, one in enumerate(result["subjects"], start=1):
+        for one in result["subjects"]:
             adapter = one.get("trial", one.get("folder"))
-            settings = score_settings(adapter, "eval")
-            id = _add(context, experiment.id, number, Kind.SCORE, settings)
+            id = context.add_trial(experiment.id, Kind.SCORE, score_settings(adapter, "eval"))
             source = known_score(context, ready, adapter)
             if source is not None and take_over_score(context, id, source):
                 reused += 1
@@ -93,11 +91,3 @@ def _rows_at_once(
             )
             sizes.append(plan.eval_batch)
     return min(sizes, default=smallest_batch(recipe))
-
-
-def _add(
-    context: TickContext, experiment: int, number: int, kind: Kind, settings: dict[str, object]
-) -> int:
-    trial = context.store.add_trial(experiment, number, kind, settings)
-    fresh_folder(context.home.trial(trial))
-    return trial

@@ -8,7 +8,6 @@ from __future__ import annotations
 from workbench import fault_points
 from workbench.formatting import plural
 from workbench.judging.finals import finalist_rows, read_finals
-from workbench.machine.files import fresh_folder
 from workbench.scheduler.evaluation.scoring import score_settings
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.board import rank_adapters
@@ -35,10 +34,7 @@ def add_test_scores(context: TickContext, experiment: Experiment) -> bool:
         return False
     with context.store.writing():
         for adapter in lacking:
-            number = context.store.next_number(experiment.id)
-            settings = score_settings(adapter, "test")
-            id = context.store.add_trial(experiment.id, number, Kind.SCORE, settings)
-            fresh_folder(context.home.trial(id))
+            context.add_trial(experiment.id, Kind.SCORE, score_settings(adapter, "test"))
         which = ", ".join(str(id) for id in finalists)
         text = f"experiment {experiment.name}: the base and the adapters of {_named(which)} are "
         text += f"scored on {plural(int(_test_rows(experiment)), 'test row')}"

@@ -18,6 +18,7 @@ from workbench.machine.cards import Card, is_elsewhere
 from workbench.recipe import Recipe
 from workbench.scheduler.evaluation.scoring import is_scored_only, scoring_plan
 from workbench.scheduler.plans.oom_fallback import fallback_steps
+from workbench.scheduler.plans.planning import experiment_recipe
 from workbench.scheduler.plans.remembered_plans import trial_recipe
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment, TrialRow
@@ -49,7 +50,7 @@ def plan_together(
     rows = _row_count(experiment, trial)
     others = [one for one in waiting if _is_like(one, trial, card)]
     others = others[: max(0, min(MOST_ADAPTERS, MOST_ROWS // rows) - 1)]
-    asked = Recipe.model_validate(experiment.recipe).evaluate.batch_size
+    asked = experiment_recipe(experiment).evaluate.batch_size
     cap = MOST_LANES if asked == "auto" else asked
     while others:
         lanes = min(cap, rows * (1 + len(others)))

@@ -7,7 +7,6 @@ from typing import Any
 
 from workbench.adapters.subjects import MODELS
 from workbench.errors import UsageError
-from workbench.machine.files import fresh_folder
 from workbench.scheduler.evaluation.scoring import chat_model
 from workbench.scheduler.handlers import accepted
 from workbench.scheduler.tick_context import TickContext
@@ -37,12 +36,9 @@ def open_chat(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
         _check_model(context, trial, trials[0])
     experiment = trials[0].experiment
     with context.store.writing():
-        number = context.store.next_number(experiment)
         models = [None if one is None else int(one) for one in subjects]
-        id = context.store.add_trial(experiment, number, Kind.CHAT, {MODELS: models})
-        # A person waits for it at a terminal.
-        context.store.to_front(id)
-        fresh_folder(context.home.trial(id))
+        id = context.add_trial(experiment, Kind.CHAT, {MODELS: models})
+        context.store.to_front(id)  # a person waits for it at a terminal
     return accepted(f"trial {id} is a chat; it waits for a card", trial=id)
 
 

@@ -18,7 +18,7 @@ from workbench.recipe.space import grid_points
 from workbench.scheduler import sweeps
 from workbench.scheduler.handlers import accepted
 from workbench.scheduler.handlers.queue import whole_number
-from workbench.scheduler.plans.planning import check_fits, recipe_with
+from workbench.scheduler.plans.planning import check_fits, experiment_recipe, recipe_with
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment, RequestAnswer, TrialRow, card_of
 from workbench.text import safe_line
@@ -69,7 +69,7 @@ def clone_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     source = _tuned(context, args["trial"])
     experiment = context.store.experiment(source.experiment)
     edits = dict(args.get("settings") or {})
-    recipe = apply_settings(_recipe(experiment), {**source.settings, **edits})
+    recipe = _recipe_of(experiment, {**source.settings, **edits})
     warm = _warm(context, args.get("warm_trial", source.warm_trial), recipe)
     apart = sorted(key for key in edits if not _shared(key, experiment))
     if apart:
@@ -98,11 +98,11 @@ def extend_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
             hint=f"wait for its end, or `workbench clone {source.id} -s train.epochs=…`",
         )
     experiment = context.store.experiment(source.experiment)
-    before = apply_settings(_recipe(experiment), source.settings)
+    before = _recipe_of(experiment, source.settings)
     more = _more(args)
     seed = (before.train.seed + 1) % 2**32  # else the rows would come in the same order again
     settings = {**source.settings, **more, "train.seed": seed}
-    warm = _warm(context, source.id, apply_settings(_recipe(experiment), settings))
+    warm = _warm(context, source.id, _recipe_of(experiment, settings))
     id = _add(context, experiment, settings, warm)
     amount = _words({key: value for key, value in more.items() if value is not None})
     text = (
@@ -147,7 +147,7 @@ def add_trials(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
             f"in experiment {name}",
             hint="submit it as an experiment of its own: `workbench clone TRIAL -s …`",
         )
-    recipe = apply_settings(_recipe(experiment), settings)
+    recipe = _recipe_of(experiment, settings)
     warm = _warm(context, args.get("warm_trial") or experiment.warm_trial, recipe)
     id = _add(context, experiment, settings, warm)
     text = f"trial {id} was added to {name}, with {_words(settings) or 'the recipe as it is'}; it "
@@ -156,7 +156,7 @@ def add_trials(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
 
 
 def _more_of_sweep(context: TickContext, experiment: Experiment, count: int) -> RequestAnswer:
-    recipe = Recipe.model_validate_json(json.dumps(experiment.recipe))
+    recipe = experiment_recipe(experiment)
     if recipe.sweep is None:
         raise UsageError(
             f"experiment {experiment.name} has no sweep to draw more trials from",
@@ -229,8 +229,10 @@ def _tuned(context: TickContext, trial: object) -> TrialRow:
     return found
 
 
-def _recipe(experiment: Experiment) -> Recipe:
-    return Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
+def _recipe_of(experiment: Experiment, settings: dict[str, Any]) -> Recipe:
+    """Return the recipe of a trial with these settings, before anything is resolved."""
+    one_trial = experiment_recipe(experiment).model_copy(update={"sweep": None})
+    return apply_settings(one_trial, settings)
 
 
 def _shared(key: str, experiment: Experiment) -> bool:
@@ -245,14 +247,12 @@ def _add(
     it.
     """
     _check_fits(context, experiment, settings)
-    number = context.store.next_number(experiment.id)
     with context.store.writing():
         if experiment.searching and experiment.most_trials is not None:
             # A trial that a person adds must not use up one of the sweep's own.
             more = experiment.most_trials + 1
             context.store.set_searching(experiment.id, on=True, most_trials=more)
-        id = context.store.add_trial(experiment.id, number, Kind.TUNE, settings, warm)
-    fresh_folder(context.home.trial(id))
+        id = context.add_trial(experiment.id, Kind.TUNE, settings, warm_trial=warm)
     text = f"trial {id} was added to {experiment.name}: {_words(settings) or 'as in the recipe'}"
     context.store.note("added", text, trial=id, experiment=experiment.id)
     return id
@@ -303,7 +303,7 @@ def _warm(context: TickContext, trial: object, recipe: Recipe) -> int | None:
             hint="choose another trial to start from",
         )
     of = context.store.experiment(source.experiment)
-    _check_alike(source.id, apply_settings(_recipe(of), source.settings), recipe)
+    _check_alike(source.id, _recipe_of(of, source.settings), recipe)
     return source.id
 
 

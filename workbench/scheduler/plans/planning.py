@@ -18,12 +18,18 @@ from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment
 
 
+def experiment_recipe(experiment: Experiment) -> Recipe:
+    """Return the experiment's recipe, its sweep included."""
+    # Through JSON, because the stored recipe is plain JSON and the schema is strict about types.
+    return Recipe.model_validate_json(json.dumps(experiment.recipe))
+
+
 def recipe_with(experiment: Experiment, settings: Mapping[str, Any]) -> Recipe:
     """Return the experiment's recipe with what was resolved once and a trial's own settings.
 
     Settings of a trial that only scores or chats are none of a recipe's.
     """
-    recipe = Recipe.model_validate_json(json.dumps({**experiment.recipe, "sweep": None}))
+    recipe = experiment_recipe(experiment).model_copy(update={"sweep": None})
     mine = {key: value for key, value in settings.items() if key not in NOT_OF_RECIPE}
     return resolved_recipe(recipe, experiment.resolved, mine)
 

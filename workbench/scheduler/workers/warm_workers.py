@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from workbench.machine.cards import Card, is_elsewhere
-from workbench.recipe import Recipe
 from workbench.recipe.space import trial_count
+from workbench.scheduler.plans.planning import experiment_recipe
 from workbench.scheduler.tick_context import TickContext
 from workbench.store import trial_queue
 from workbench.store.rows import CardRow, Experiment, card_of
@@ -42,7 +42,6 @@ def _order(card: Card) -> tuple[int, bool, str]:
 
 def _most_at_once(experiment: Experiment, cards: int) -> int:
     """Return how many cards the experiment's trials can use at once, its base's score included."""
-    recipe = Recipe.model_validate(experiment.recipe)
-    trials = trial_count(recipe.sweep)
+    trials = trial_count(experiment_recipe(experiment).sweep)
     at_once = cards if trials is None else 1 + trials
     return min(at_once, experiment.max_parallel or cards)
