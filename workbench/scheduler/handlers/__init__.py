@@ -1,6 +1,6 @@
 """Request handlers: each writes the desired state and answers what will happen and when.
 
-One module for each subject: trials, queue, cards, creation of trials, the engine itself.
+One module for each subject; `warm_start` checks for `creation` which adapter a trial starts from.
 `process_requests` calls them inside one commit with their answer, so a request that is sent
 twice is carried out once. They may import the store, the recipe, planning and the TickContext.
 """

@@ -11,16 +11,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from workbench import search
-from workbench.errors import CheckpointError, DoesNotFit, UsageError
+from workbench.errors import DoesNotFit, UsageError
 from workbench.machine.files import fresh_folder, sync_path, write_durably
-from workbench.recipe import Recipe, apply_settings
+from workbench.recipe import Recipe
 from workbench.recipe.space import grid_points
 from workbench.scheduler import sweeps
 from workbench.scheduler.handlers import accepted
 from workbench.scheduler.handlers.queue import whole_number
-from workbench.scheduler.plans.planning import check_fits, experiment_recipe, recipe_with
+from workbench.scheduler.handlers.trials import tuned_trial
+from workbench.scheduler.handlers.warm_start import find_warm_trial, warm_words
+from workbench.scheduler.plans.planning import (
+    check_fits,
+    experiment_recipe,
+    recipe_with,
+    unresolved_recipe,
+)
 from workbench.scheduler.tick_context import TickContext
-from workbench.store.rows import Experiment, RequestAnswer, TrialRow, card_of
+from workbench.store.rows import Experiment, RequestAnswer, card_of
 from workbench.text import safe_line
 from workbench.trial import Kind
 
@@ -28,21 +35,25 @@ SHARED = ("lora.", "train.", "data.group_by_length")
 """Settings in which trials of one experiment may differ: they train on the same rows and are scored
 on the same ones, against the same base. An experiment's own sweep may name others.
 """
-WEIGHTS = "adapter_model.safetensors"
 
 
 def submit_recipe(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     """Create an experiment from a recipe; it is prepared next."""
-    try:
-        recipe = Recipe.model_validate_json(json.dumps(args["recipe"]))
-    except ValidationError as wrong:
-        raise UsageError(f"the recipe is not valid: {wrong.errors()[0]['msg']}") from wrong
-    warm = _warm(context, args.get("warm_trial"), recipe)
+    recipe = submitted_recipe(args)
+    warm = find_warm_trial(context, args.get("warm_trial"), recipe)
     id, name = new_experiment(context, recipe, warm)
     asked = safe_line(recipe.name, 80)
     taken = f" ({asked} is the name of an earlier one)" if name != asked else ""
-    text = f"experiment {name} is being prepared{taken}{_warm_words(warm)}"
+    text = f"experiment {name} is being prepared{taken}{warm_words(warm)}"
     return accepted(text, experiment=id, name=name)
+
+
+def submitted_recipe(args: dict[str, Any]) -> Recipe:
+    """Return the recipe of a request; UsageError where it is not valid."""
+    try:
+        return Recipe.model_validate_json(json.dumps(args["recipe"]))
+    except ValidationError as wrong:
+        raise UsageError(f"the recipe is not valid: {wrong.errors()[0]['msg']}") from wrong
 
 
 def new_experiment(
@@ -66,43 +77,43 @@ def clone_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     """Create the same trial with other settings: in its experiment where the two can be compared,
     else in an experiment of its own.
     """
-    source = _tuned(context, args["trial"])
+    source = tuned_trial(context, args["trial"])
     experiment = context.store.experiment(source.experiment)
     edits = dict(args.get("settings") or {})
-    recipe = _recipe_of(experiment, {**source.settings, **edits})
-    warm = _warm(context, args.get("warm_trial", source.warm_trial), recipe)
+    recipe = unresolved_recipe(experiment, {**source.settings, **edits})
+    warm = find_warm_trial(context, args.get("warm_trial", source.warm_trial), recipe)
     apart = sorted(key for key in edits if not _shared(key, experiment))
     if apart:
         id, name = new_experiment(context, recipe, warm)
         text = (
             f"trial {source.id} is cloned into a new experiment, {name}: with another "
             f"{safe_line(', '.join(apart), 120)} its scores could not be compared in "
-            f"{experiment.name}; its data is checked first{_warm_words(warm)}"
+            f"{experiment.name}; its data is checked first{warm_words(warm)}"
         )
         return accepted(text, experiment=id, name=name)
     id = _add(context, experiment, {**source.settings, **edits}, warm)
     same = "so the same numbers" if warm == source.warm_trial else "from other weights"
     changed = "with " + _words(edits) if edits else f"with the same settings, {same}"
     text = (
-        f"trial {id} is trial {source.id} again, {changed}; it {_when(context)}{_warm_words(warm)}"
+        f"trial {id} is trial {source.id} again, {changed}; it {_when(context)}{warm_words(warm)}"
     )
     return accepted(text, trial=id, experiment=experiment.id, name=experiment.name)
 
 
 def extend_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
     """Create a trial that trains on from an ended trial's adapter, for more epochs or steps."""
-    source = _tuned(context, args["trial"])
+    source = tuned_trial(context, args["trial"])
     if not source.state.final:
         raise UsageError(
             f"trial {source.id} is {source.state}; only what has ended can be extended",
             hint=f"wait for its end, or `workbench clone {source.id} -s train.epochs=…`",
         )
     experiment = context.store.experiment(source.experiment)
-    before = _recipe_of(experiment, source.settings)
+    before = unresolved_recipe(experiment, source.settings)
     more = _more(args)
     seed = (before.train.seed + 1) % 2**32  # else the rows would come in the same order again
     settings = {**source.settings, **more, "train.seed": seed}
-    warm = _warm(context, source.id, _recipe_of(experiment, settings))
+    warm = find_warm_trial(context, source.id, unresolved_recipe(experiment, settings))
     id = _add(context, experiment, settings, warm)
     amount = _words({key: value for key, value in more.items() if value is not None})
     text = (
@@ -147,15 +158,16 @@ def add_trials(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
             f"in experiment {name}",
             hint="submit it as an experiment of its own: `workbench clone TRIAL -s …`",
         )
-    recipe = _recipe_of(experiment, settings)
-    warm = _warm(context, args.get("warm_trial") or experiment.warm_trial, recipe)
+    recipe = unresolved_recipe(experiment, settings)
+    warm = find_warm_trial(context, args.get("warm_trial") or experiment.warm_trial, recipe)
     id = _add(context, experiment, settings, warm)
     text = f"trial {id} was added to {name}, with {_words(settings) or 'the recipe as it is'}; it "
-    text += f"{_when(context)}{_warm_words(warm)}"
+    text += f"{_when(context)}{warm_words(warm)}"
     return accepted(text, trial=id, experiment=experiment.id, name=name)
 
 
 def _more_of_sweep(context: TickContext, experiment: Experiment, count: int) -> RequestAnswer:
+    """Let the sweep draw `count` more trials; UsageError where it cannot."""
     recipe = experiment_recipe(experiment)
     if recipe.sweep is None:
         raise UsageError(
@@ -218,24 +230,8 @@ def _more_of_grid(
 # --- what they share ---
 
 
-def _tuned(context: TickContext, trial: object) -> TrialRow:
-    found = context.store.trial(int(trial))  # type: ignore[call-overload]
-    if found.kind is not Kind.TUNE:
-        what = "the untouched base" if found.kind is Kind.BASE else "an adapter"
-        raise UsageError(
-            f"trial {found.id} scores {what}: there is nothing to train in it",
-            hint="choose a trial that trains an adapter; see `workbench ls`",
-        )
-    return found
-
-
-def _recipe_of(experiment: Experiment, settings: dict[str, Any]) -> Recipe:
-    """Return the recipe of a trial with these settings, before anything is resolved."""
-    one_trial = experiment_recipe(experiment).model_copy(update={"sweep": None})
-    return apply_settings(one_trial, settings)
-
-
 def _shared(key: str, experiment: Experiment) -> bool:
+    """Return whether trials with different values of the setting stay comparable."""
     sweep = experiment.recipe.get("sweep") or {}
     return key.startswith(SHARED) or key in (sweep.get("parameters") or {})
 
@@ -243,9 +239,7 @@ def _shared(key: str, experiment: Experiment) -> bool:
 def _add(
     context: TickContext, experiment: Experiment, settings: dict[str, Any], warm: int | None
 ) -> int:
-    """Add a queued trial with its folder; return its id. DoesNotFit when no card here could take
-    it.
-    """
+    """Add a queued trial and return its id; DoesNotFit where no card here could take it."""
     _check_fits(context, experiment, settings)
     with context.store.writing():
         if experiment.searching and experiment.most_trials is not None:
@@ -275,56 +269,3 @@ def _when(context: TickContext) -> str:
     if not any(card.present and card.trial is None for card in context.cards):
         return "waits for its turn on a card"
     return "starts as soon as it is its turn on a free card"
-
-
-# --- warm starts ---
-
-
-def _warm_words(warm: int | None) -> str:
-    return "" if warm is None else f"; its weights start from the adapter of trial {warm}"
-
-
-def _warm(context: TickContext, trial: object, recipe: Recipe) -> int | None:
-    """Return the trial whose adapter `recipe` can start from; None where none was asked for.
-
-    Raises UsageError or CheckpointError that says what prevents it.
-    """
-    if trial is None:
-        return None
-    source = _tuned(context, trial)
-    if context.store.adapter_sha256(source.id) is None:
-        raise UsageError(
-            f"trial {source.id} has left no adapter to start from ({source.state})",
-            hint="wait for its end, or choose one of the board: workbench board",
-        )
-    if not (Path(context.home.trial(source.id)) / "adapter" / WEIGHTS).is_file():
-        raise CheckpointError(
-            f"the adapter of trial {source.id} is gone from {context.home.trial(source.id)}",
-            hint="choose another trial to start from",
-        )
-    of = context.store.experiment(source.experiment)
-    _check_alike(source.id, _recipe_of(of, source.settings), recipe)
-    return source.id
-
-
-def _check_alike(source: int, theirs: Recipe, mine: Recipe) -> None:
-    """Raise UsageError where the adapter does not fit: another shape cannot be loaded, and another
-    scale would silently change the weights' effect.
-    """
-    if (theirs.model.name, theirs.model.revision) != (mine.model.name, mine.model.revision):
-        raise UsageError(
-            f"the adapter of trial {source} is for {safe_line(theirs.model.name)}, not for "
-            f"{safe_line(mine.model.name)}",
-            hint="start from a trial on the same model",
-        )
-    for name in ("rank", "alpha", "rslora", "bias", "targets"):
-        there, here = getattr(theirs.lora, name), getattr(mine.lora, name)
-        if name == "targets" and isinstance(there, list) and isinstance(here, list):
-            there, here = sorted(there), sorted(here)
-        if there != here:
-            value = f"[{', '.join(there)}]" if isinstance(there, list) else there
-            raise UsageError(
-                f"lora.{name} is {safe_line(here, 200)}, and the adapter of trial {source} has "
-                f"{safe_line(there, 200)}: it cannot start from it",
-                hint=f"-s lora.{name}={safe_line(value, 200)}, or without the warm start",
-            )

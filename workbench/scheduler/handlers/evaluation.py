@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.adapters.subjects import Subjects, scored_adapter, write_subjects
 from workbench.errors import CheckpointError, UsageError
 from workbench.formatting import plural
 from workbench.recipe import Recipe
 from workbench.scheduler.handlers import accepted
-from workbench.scheduler.handlers.creation import WEIGHTS, new_experiment
+from workbench.scheduler.handlers.creation import new_experiment, submitted_recipe
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import RequestAnswer
 from workbench.store.score_trials import saved_adapter
@@ -30,10 +28,7 @@ def evaluate_adapters(context: TickContext, args: dict[str, Any]) -> RequestAnsw
 
     It is prepared next: only then are the adapters' folders read, because that takes time.
     """
-    try:
-        recipe = Recipe.model_validate_json(json.dumps(args["recipe"]))
-    except ValidationError as wrong:
-        raise UsageError(f"the recipe is not valid: {wrong.errors()[0]['msg']}") from wrong
+    recipe = submitted_recipe(args)
     file = recipe.data.eval
     if file is None:
         raise UsageError("an evaluation needs rows", hint="name a file: --data FILE")

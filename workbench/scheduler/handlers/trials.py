@@ -31,6 +31,18 @@ def unended_trial(context: TickContext, args: dict[str, Any]) -> TrialRow:
     return trial
 
 
+def tuned_trial(context: TickContext, trial: object) -> TrialRow:
+    """Return the trial with that id; UsageError where it does not train an adapter."""
+    found = context.store.trial(int(trial))  # type: ignore[call-overload]
+    if found.kind is not Kind.TUNE:
+        what = "the untouched base" if found.kind is Kind.BASE else "an adapter"
+        raise UsageError(
+            f"trial {found.id} scores {what}: there is nothing to train in it",
+            hint="choose a trial that trains an adapter; see `workbench ls`",
+        )
+    return found
+
+
 def trial_position(trial: TrialRow) -> str:
     """Return the trial's name, state and step for an answer."""
     steps = f"step {trial.step}" + (f" of {trial.total_steps}" if trial.total_steps else "")

@@ -12,7 +12,7 @@ from workbench.footprint import History, Plan, plan_trial
 from workbench.footprint.row_lengths import Lengths, lengths_of
 from workbench.footprint.sweeps.resolve_once import resolved_recipe, trial_lengths
 from workbench.machine.cards import Card
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, apply_settings
 from workbench.scheduler.plans import measured_peaks, oom_fallback
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment
@@ -22,6 +22,12 @@ def experiment_recipe(experiment: Experiment) -> Recipe:
     """Return the experiment's recipe, its sweep included."""
     # Through JSON, because the stored recipe is plain JSON and the schema is strict about types.
     return Recipe.model_validate_json(json.dumps(experiment.recipe))
+
+
+def unresolved_recipe(experiment: Experiment, settings: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a trial with these settings, before anything is resolved."""
+    one_trial = experiment_recipe(experiment).model_copy(update={"sweep": None})
+    return apply_settings(one_trial, settings)
 
 
 def recipe_with(experiment: Experiment, settings: Mapping[str, Any]) -> Recipe:
