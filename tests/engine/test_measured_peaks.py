@@ -12,7 +12,7 @@ from workbench.footprint import named_config
 from workbench.footprint.plan import uncorrected_bytes
 from workbench.footprint.row_lengths import UNREAD
 from workbench.machine.cards import Card
-from workbench.scheduler.place import _previous_cut
+from workbench.scheduler.place import _previous_tokens_per_micro
 from workbench.scheduler.plans import measured_peaks, planning
 from workbench.scheduler.plans.remembered_plans import remembered_plan, trial_recipe
 from workbench.store.rows import card_of
@@ -105,7 +105,7 @@ def test_a_trial_goes_on_with_the_cut_of_its_checkpoint(bench_of: MakeBench) -> 
 
     def cut(gib: float, on: Card = card) -> int:
         row = bench.store.trial(trial.id)
-        kept = _previous_cut(bench.context, row, on)
+        kept = _previous_tokens_per_micro(bench.context, row, on)
         return remembered_plan(
             bench.context, row, experiment, on, int(gib * GIB), kept
         ).tokens_per_micro

@@ -48,9 +48,7 @@ def conclude(context: TickContext) -> None:
 
 
 def ending_text(experiment: Experiment, rows: list[BoardRow]) -> str:
-    """Return one line, such as `experiment demo has ended: 6 done; best trial 9, exact_match
-    0.688`.
-    """
+    """Return `experiment demo has ended: 6 done; best trial 9, exact_match 0.688`."""
     if experiment.state == "refused":
         return f"experiment {experiment.name} has ended: refused, {experiment.reason}"
     words, found = (*State, KILLED), experiment.outcomes

@@ -19,10 +19,8 @@ from workbench.trial import Kind
 def judge_trial(context: TickContext, trial: TrialRow, attempt: AttemptRow) -> None:
     """Mark the trial as pruned where its newest evaluation says that it should end.
 
-    Trials of finals run to their end, because their scores are averaged.
-
-    `attempt` is its live attempt, read after the new events. Costs one look-up where the
-    experiment stops nothing early.
+    `attempt` is its live attempt, read after the new events. Trials of finals run to their end,
+    because their scores are averaged. Costs one look-up where the experiment stops nothing early.
     """
     rule = _rule(context, trial.experiment)
     swept = trial.kind is Kind.TUNE and trial.finals_of is None
@@ -77,8 +75,9 @@ def _why(
 def _halving(
     context: TickContext, trial: TrialRow, reduction: int, first: int, losses: stopping.Curve
 ) -> str:
-    """Record every rung that the trial has newly reached and compare it with those that reached it
-    before; return in words why the trial should end, else an empty string.
+    """Record every rung that the trial has newly reached, and compare it with earlier trials there.
+
+    Returns in words why the trial should end; an empty string while it continues.
     """
     judged = count_rungs(context.store, trial.id)
     rungs = list(stopping.rungs_reached(losses, first, reduction))

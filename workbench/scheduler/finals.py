@@ -56,7 +56,9 @@ def begin_finals(
     added: dict[int, list[int]] = {}
     with context.store.writing():
         for finalist in finalists:
-            trained = [t for t in trials if t.finals_of == finalist.id and not _undone(t)]
+            trained = [
+                t for t in trials if t.finals_of == finalist.id and t.state is not State.STOPPED
+            ]
             seeds = itertools.islice(
                 _new_seeds(experiment, finalist, used), max(0, finals.seeds - len(trained))
             )
@@ -113,10 +115,6 @@ def choose_finalists(
 def _settings_key(trial: TrialRow) -> str:
     apart = {key: value for key, value in trial.settings.items() if key != SEED}
     return json.dumps([apart, trial.warm_trial], sort_keys=True)
-
-
-def _undone(trial: TrialRow) -> bool:
-    return trial.state is State.STOPPED
 
 
 def _own_seed(experiment: Experiment) -> int:

@@ -27,12 +27,7 @@ from workbench.scheduler.plans.remembered_plans import (
     remembered_plan,
 )
 from workbench.scheduler.start_attempt import start_attempt
-from workbench.scheduler.tick_context import (
-    BRAKE,
-    CARDS_PROBLEM,
-    HELD,
-    TickContext,
-)
+from workbench.scheduler.tick_context import BRAKE, CARDS_PROBLEM, HELD, TickContext
 from workbench.scheduler.unequal_cards import order_by_size
 from workbench.scheduler.workers.near_bases import FreeCards, base_of
 from workbench.scheduler.workers.warm_workers import warm_workers
@@ -47,23 +42,23 @@ is free (True). A tick stays short, and no trial that waits for one card delays 
 """
 
 REASONS_SHOWN = 16
-"""Cards that the reason of a trial which waits speaks of one by one."""
+"""Cards that the reason of a waiting trial names one by one."""
 
 
 def place(context: TickContext) -> None:
     """Give free cards to queued trials, and record what every other one waits for."""
-    hold = _nothing_placed_because(context)
+    hold = _reason_to_place_nothing(context)
     if hold:
         trial_queue.explain_all(context.store, hold)
         return
     if len(context.plans) > PLANS_KEPT:
         context.plans.clear()
-    enough = len(context.plans) + PLANS_A_TICK
+    most_plans = len(context.plans) + PLANS_A_TICK
     forget_ended(context)
     placing = _Placing(context)
     # Each placement changes whose turn is next, so the turns are consumed while they are updated.
     for trial in placing.in_turn():
-        if len(context.plans) >= enough:
+        if len(context.plans) >= most_plans:
             break
         if trial.experiment not in placing.full:
             placing.place_or_wait(trial)
@@ -99,8 +94,9 @@ class _Placing:
         self._turns = take_turns(store, store.clock(), first, self._known, self._running)
 
     def in_turn(self) -> Iterator[TrialRow]:
-        """Yield the queued trials in the order of their turns; bases that may be answered beside
-        others come last.
+        """Yield the queued trials in the order of their turns.
+
+        Bases that may be answered beside others come last.
         """
         return chain(self._turns, self._bases)
 
@@ -159,8 +155,8 @@ class _Placing:
 def _record_waits(context: TickContext, waits: dict[int, str], full: dict[int, int]) -> None:
     """Store what every queued trial waits for, in one commit.
 
-    An empty reason in `waits` means that the trial fits no card; `full` is experiment → its
-    limit.
+    An empty reason in `waits` means that the trial fits no card; `full` holds the limit of each
+    experiment that has reached it.
     """
     store = context.store
     with store.writing():
@@ -176,7 +172,7 @@ def _record_waits(context: TickContext, waits: dict[int, str], full: dict[int, i
         trial_queue.explain_others(store, waits, {*full, *held}, "waits its turn")
 
 
-def _nothing_placed_because(context: TickContext) -> str:
+def _reason_to_place_nothing(context: TickContext) -> str:
     """Return why nothing at all is placed now; an empty string when something may be."""
     if context.stopping:
         return "the engine is stopping"
@@ -218,10 +214,10 @@ def _busy_reason(context: TickContext, row: CardRow) -> str:
 
 
 def _is_working(context: TickContext, report: Report) -> bool:
-    """Return False for a worker that can be given a trial: it is idle, or its attempt has written
-    its end since it reported.
+    """Return False for a worker that can be given a trial.
 
-    In the second case it may still refuse, and `reconcile` sends the trial again.
+    It is idle, or its attempt has written its end since it reported. In the second case it may
+    still refuse, and `reconcile` sends the trial again.
     """
     if report.phase is not Phase.BUSY or report.attempt is None:
         return report.phase in (Phase.BUSY, Phase.GONE)
@@ -240,8 +236,15 @@ def _choose(
         if trial.kind == Kind.CHAT and is_elsewhere(row.uuid):
             continue  # the files of a chat are exchanged in the home itself
         with suppress(WorkbenchError):
-            free_bytes, cut = _free_bytes(context, row), _previous_cut(context, trial, card)
-            return card, remembered_plan(context, trial, experiment, card, free_bytes, cut)
+            plan = remembered_plan(
+                context,
+                trial,
+                experiment,
+                card,
+                _free_bytes(context, row),
+                _previous_tokens_per_micro(context, trial, card),
+            )
+            return card, plan
     return None
 
 
@@ -300,9 +303,10 @@ def _too_little_free(context: TickContext, row: CardRow) -> str:
 
 
 def _free_bytes(context: TickContext, row: CardRow) -> int | None:
-    """Return the bytes of the card that a plan may use: those that NVML reports as free and those
-    that our own idle worker there can release, less what idle programs may grow by; None where
-    there is nothing to measure (a CPU card).
+    """Return the bytes of the card that a plan may use; None for a CPU card, which reports none.
+
+    They are those that NVML reports as free and those that our own idle worker there can release,
+    less what idle programs may grow by.
     """
     if row.kind != "cuda" or row.free_bytes is None:
         return None
@@ -313,7 +317,7 @@ def _free_bytes(context: TickContext, row: CardRow) -> int | None:
     return idle_programs.left_beside(row, context.config().guards, free_bytes)
 
 
-def _previous_cut(context: TickContext, trial: TrialRow, card: Card) -> int | None:
+def _previous_tokens_per_micro(context: TickContext, trial: TrialRow, card: Card) -> int | None:
     """Return the tokens of a micro-step in the attempt before, where it ran on such a card.
 
     A trial that continues from a checkpoint then draws the same dropout masks, whatever else is

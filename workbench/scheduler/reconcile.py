@@ -26,7 +26,7 @@ def reconcile(context: TickContext) -> None:
     stopping = context.stopping
     live = context.store.live_attempts()
     with context.store.writing():  # each commit waits for the disk: one for all that was written
-        ended = {attempt.id for attempt in live if take_in(context, attempt) is not None}
+        ended = {attempt.id for attempt in live if ingest_attempt(context, attempt) is not None}
     fault_points.at("ingest.after_commit")
     at_work = frozenset({State.STARTING, State.RUNNING})
     trials = {trial.id: trial for trial in context.store.trials(states=at_work)}
@@ -55,7 +55,7 @@ def _halt_stale_attempts(context: TickContext) -> None:
             context.fleet.halt(card, report.attempt, Halt.YIELD)
 
 
-def take_in(context: TickContext, attempt: AttemptRow) -> AttemptEnd | None:
+def ingest_attempt(context: TickContext, attempt: AttemptRow) -> AttemptEnd | None:
     """Ingest the attempt's new events and move its trial accordingly; return its end, if it came.
 
     One commit: when the line of an end counts as read, the attempt has ended, wherever the loop

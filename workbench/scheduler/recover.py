@@ -12,7 +12,7 @@ from workbench.fleet import Halt, Phase, Report
 from workbench.fleet.trial_fence import call_off
 from workbench.scheduler.guards import card_guards
 from workbench.scheduler.guards.disk import outcome_when_lost
-from workbench.scheduler.reconcile import take_in
+from workbench.scheduler.reconcile import ingest_attempt
 from workbench.scheduler.tick_context import TickContext, events_file
 from workbench.store import card_table
 from workbench.store.queries import attempt_history
@@ -104,8 +104,9 @@ def _lost(context: TickContext, attempt: AttemptRow) -> str:
 
 
 def _request_checkpoint(context: TickContext, attempt: AttemptRow, still_s: float) -> None:
-    """Ask a worker that makes no progress to checkpoint and yield: it may only be slow, and then
-    continues elsewhere.
+    """Ask a worker that makes no progress to checkpoint and yield.
+
+    It may only be slow, and its trial then continues elsewhere.
     """
     context.fleet.halt(attempt.card, attempt.id, Halt.YIELD)
     if attempt.halt is not None:
@@ -144,8 +145,7 @@ def lose_attempt(
 ) -> None:
     """End the attempt with `outcome`, unless its event file says that it ended by itself.
 
-    Its trial returns to the queue, or fails where why_hopeless gives a reason; both are
-    reported.
+    Its trial returns to the queue, or fails where why_hopeless gives a reason; both are reported.
     """
     if _ended_by_itself(context, attempt):
         return
@@ -182,7 +182,7 @@ def _ended_by_itself(context: TickContext, attempt: AttemptRow) -> bool:
     before = -1
     while attempt.offset != before:
         before = attempt.offset
-        if take_in(context, attempt) is not None:
+        if ingest_attempt(context, attempt) is not None:
             return True
         attempt = context.store.attempt(attempt.id)
     return False
@@ -207,8 +207,9 @@ def why_hopeless(attempts: list[AttemptRow]) -> str:
 
 
 def _same_step(lost: list[AttemptRow]) -> bool:
-    """Return True when the two newest attempts died at one step with their workers, which makes the
-    step itself the likely cause.
+    """Return True when the two newest attempts died at one step with their workers.
+
+    The step itself is then the likely cause.
     """
     if len(lost) < 2 or any(a.outcome != Outcome.LOST for a in lost[:2]):
         return False

@@ -52,7 +52,7 @@ def _advance(context: TickContext, experiment: Experiment) -> None:
     # One at a time, each with fresh history: the next point depends on the one before.
     for _ in range(_trials_to_propose(context, experiment)):
         history = read_past(context.store, experiment.id, recipe.objective[0])
-        if over := _over(experiment, history):
+        if over := _why_over(experiment, history):
             _end(context, experiment, over[0], level=over[1])
             return
         number = context.store.next_number(experiment.id)
@@ -79,7 +79,7 @@ def _trials_to_propose(context: TickContext, experiment: Experiment) -> int:
     return max(free, 0 if live else 1) - queued
 
 
-def _over(experiment: Experiment, history: list[Past]) -> tuple[str, str] | None:
+def _why_over(experiment: Experiment, history: list[Past]) -> tuple[str, str] | None:
     """Return why the sweep proposes no more trials, and the level of that event, or None."""
     most = experiment.most_trials
     if most is not None and len(history) >= most:

@@ -29,7 +29,7 @@ from workbench.trial import Kind
 from workbench.user_config import ConfigWatch
 
 STOPPING = "stopping"
-"""Fact: the engine was asked to stop; holds the time, seconds since the epoch."""
+"""Fact: the engine was asked to stop; holds the time, UTC seconds."""
 HELD = "held"
 """Fact: a person holds the queue, so that nothing new is placed; empty otherwise."""
 BRAKE = "brake"
@@ -50,22 +50,35 @@ class TickContext:
     sample: Callable[[], list[dict[str, Any]] | None]
     """Returns rows for the cards table when there is a new sample, else None."""
     notifier: Notifier | None = None
+    """Starts the user's notification command; None where nobody is notified."""
     keeper: int | None = None
     """Pid of the keeper of this loop; a stop meant for an earlier keeper is ignored."""
     fleet_ready: Callable[[], bool] = lambda: True
+    """Returns whether the fleet can be asked: False while Ray starts."""
     disk_free: Callable[[Path], int] = free_bytes
+    """Returns the free bytes of the disk that holds a path."""
     host_memory: Callable[[], tuple[int, int]] = lambda: (available_memory(), total_memory())
     """Returns the bytes of the machine's memory that are available, and all of it."""
+    config: ConfigWatch = field(default_factory=ConfigWatch)
+    """The user's configuration, read again where its file has changed."""
+
+    # Read in each tick.
     reports: dict[str, Report] = field(default_factory=dict)
+    """The newest report of each card's worker, by the card's UUID."""
     cards: list[CardRow] = field(default_factory=list)
+    fallback_steps: dict[int, tuple[FallbackStep, ...]] = field(default_factory=dict)
+    """By experiment, what ran out of memory."""
+    measured: int | None = None
+    """The newest attempt with a measured peak; None until it is read in this tick."""
+
+    # Kept from tick to tick. A loop that starts again begins without it.
     unsendable: dict[int, str] = field(default_factory=dict)
     """Attempts whose assignment cannot be read, each with the reason; `recover` places their trials
     again.
     """
-    config: ConfigWatch = field(default_factory=ConfigWatch)
     metered: dict[str, CardRow] = field(default_factory=dict)
-    """Cards as they were when their energy was last recorded, by uuid. Kept in memory only, so that
-    the time in which no loop ran is recorded for nobody.
+    """Cards as they were when their energy was last recorded, by UUID. The time in which no loop
+    ran is recorded for nobody.
     """
     rests: Rests = field(default_factory=dict)
     """Since when each program of other users is idle, by card and pid."""
@@ -73,34 +86,28 @@ class TickContext:
     """Experiments and cards for which a worker was started ahead; see `warm_workers`."""
     held_bases: dict[str, tuple[int, tuple[str, str]]] = field(default_factory=dict)
     """By card, its worker's last attempt and that attempt's base; see `near_bases`."""
-    _by_uuid: tuple[object, dict[str, CardRow]] = (None, {})
     had_worker: bool = False
     """Whether any worker was seen since the loop started."""
     spare_has_room: bool = False
     """Whether the machine's memory allowed a spare worker when it was last asked."""
-    pruner: CheckpointPruner = field(init=False)
     pruned_utc: float = 0.0
-    """Time of the last request to prune checkpoints, seconds since the epoch."""
+    """Time of the last request to prune checkpoints, UTC seconds."""
     reserve_freed_bytes: int = 0
     """Bytes of the reserve file that were released and not yet reported."""
     beside: dict[int, int] = field(default_factory=dict)
-    """By score trial that waits, the running one beside which its answers are generated. Kept in
-    memory only: a loop that starts again may have them generated twice, on two cards."""
+    """By score trial that waits, the running one beside which its answers are generated. A loop
+    that starts again may have them generated twice, on two cards."""
     early_stops: dict[int, tuple[EarlyStop, int] | None] = field(default_factory=dict)
     """By experiment, the early-stop rule and its steps between evaluations."""
     plans: dict[tuple[object, ...], object] = field(default_factory=dict)
-    """Plans remembered by `place`: planning is pure, and each tick asks the same."""
-
-    fallback_steps: dict[int, tuple[FallbackStep, ...]] = field(default_factory=dict)
-    """By experiment, what ran out of memory; read again in each tick that needs it."""
+    """Plans and refusals by what they depend on; see `remembered_plans`."""
+    factors: tuple[object, dict[tuple[object, ...], float]] | None = None
+    """Correction factors from measured peaks, and the newest attempt in them (measured_peaks)."""
+    pruner: CheckpointPruner = field(init=False)
+    _by_uuid: tuple[object, dict[str, CardRow]] = (None, {})
 
     def __post_init__(self) -> None:
         self.pruner = CheckpointPruner(self.home)
-
-    measured: int | None = None
-    """The newest attempt with a measured peak; read once in a tick."""
-    factors: tuple[object, dict[tuple[object, ...], float]] | None = None
-    """Correction factors from measured peaks, and the newest attempt in them (measured_peaks)."""
 
     def cards_by_uuid(self) -> dict[str, CardRow]:
         """Return the cards by UUID; made again where `cards` was read again."""
@@ -120,6 +127,7 @@ class TickContext:
         self.cards = self.store.cards()
 
     def _without_ours(self, card: dict[str, Any]) -> dict[str, Any]:
+        """Return a card's sample without the processes that are the workbench's own."""
         if is_elsewhere(card["uuid"]):  # its machine has left its own out; pids differ there
             return card
         ours = {r.pid for r in self.reports.values() if r.phase is not Phase.GONE}

@@ -37,16 +37,16 @@ replaced. It usually ends by itself at once.
 def guard_cards(context: TickContext) -> None:
     """Update each card's heat and guard, end idle workers of cards in use, keep disk room."""
     guards = context.config().guards
-    _tell_config(context, guards)
+    _report_config(context, guards)
     changed = [row for row in context.cards if _update(context, row, guards)]
     if changed:
         context.cards = context.store.cards()
     for row in context.cards:
-        _let_go(context, row, guards)
+        _end_idle_worker(context, row, guards)
     keep_room(context, guards)
 
 
-def _tell_config(context: TickContext, guards: Guards) -> None:
+def _report_config(context: TickContext, guards: Guards) -> None:
     """Report a problem of the user's configuration and the guards in force, where they changed."""
     store, problem = context.store, context.config.problem
     if (store.fact(CONFIG_PROBLEM) or "") != problem:
@@ -66,12 +66,12 @@ def _update(context: TickContext, row: CardRow, guards: Guards) -> bool:
         return False
     with context.store.writing():
         card_table.update_card(context.store, row.uuid, heat=heat, guard=why)
-        for level, text in _told(row, heat, why, guards):
+        for level, text in _guard_news(row, heat, why, guards):
             context.store.note("guard", f"card {row.uuid} {text}", level=level)
     return True
 
 
-def _told(row: CardRow, heat: str, why: str, guards: Guards) -> Iterator[tuple[str, str]]:
+def _guard_news(row: CardRow, heat: str, why: str, guards: Guards) -> Iterator[tuple[str, str]]:
     """Yield (level, text) for each change that matters to people."""
     if heat == "hot" and row.heat != "hot":
         then = f"trial {row.trial} pauses" if row.trial is not None else "it gets no trial"
@@ -121,9 +121,10 @@ def in_use(row: CardRow, guards: Guards) -> str:
     return f"{USED} {describe_programs(users)}" if users else ""
 
 
-def _let_go(context: TickContext, row: CardRow, guards: Guards) -> None:
-    """End an idle worker on a card that somebody else uses or that is quarantined: its base and
-    context hold gigabytes.
+def _end_idle_worker(context: TickContext, row: CardRow, guards: Guards) -> None:
+    """End an idle worker on a card that is quarantined or that somebody else uses.
+
+    The worker's base and CUDA context hold gigabytes.
     """
     report = context.reports.get(row.uuid)
     if report is None or report.phase is not Phase.IDLE or row.trial is not None:
@@ -160,8 +161,9 @@ def why_unfit(context: TickContext, attempt: AttemptRow) -> str:
 
 
 def poisoned_reason(row: CardRow, attempt: AttemptRow, still_s: float, now: float) -> str:
-    """Return why the attempt's worker must be replaced: its program broke on the card and nothing
-    has moved since; an empty string otherwise.
+    """Return why the attempt's worker must be replaced; an empty string where it need not.
+
+    It must where its program broke on the card and nothing has moved since.
     """
     for at_utc, code in row.xids:
         since_s = now - at_utc

@@ -85,8 +85,9 @@ def _judge(store: Store, before: CardRow | None, row: CardRow) -> None:
 
 
 def fresh_xids(before: CardRow | None, now: CardRow) -> list[int]:
-    """Return the Xid codes reported since `before`, compared by their times: a clock that was set
-    hides none.
+    """Return the Xid codes reported since `before`.
+
+    They are told apart by their times, so that a clock that was set back hides none.
     """
     known = before.xids if before is not None else []
     return [int(code) for at_utc, code in now.xids if [at_utc, code] not in known]

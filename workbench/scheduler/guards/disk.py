@@ -130,7 +130,8 @@ def after_full_disk(
 
 
 def outcome_when_lost(context: TickContext) -> Outcome:
-    """Return the outcome of an attempt that lost its worker now: on a full disk the loss does not
-    count against the card.
+    """Return the outcome of an attempt that lost its worker now.
+
+    On a full disk the loss does not count against the card.
     """
     return Outcome.CUT if context.store.fact(DISK_LOW) else Outcome.LOST

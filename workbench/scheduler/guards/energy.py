@@ -11,9 +11,7 @@ LONGEST_S = 30.0
 
 
 def drawn_wh(before: CardRow | None, now: CardRow) -> float | None:
-    """Return watt-hours drawn between two samples; None where it is unknown, while 0 is a measured
-    value.
-    """
+    """Return the watt-hours drawn between two samples; None where they are unknown."""
     if before is None or now.problem:
         return None
     span_s = now.seen_utc - before.seen_utc

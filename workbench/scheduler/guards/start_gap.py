@@ -1,8 +1,8 @@
 """The start gap: cards that go from rest to load do so one after another.
 
 A weak power supply or breaker trips when several cards ramp up at the same moment; each machine of
-a cluster has its own. `place` asks
-`stagger_starts` which free cards may start now, and tells `note_start` of each start.
+a cluster has its own. `place` asks `stagger_starts` which free cards may start now, and calls
+`note_start` at each start.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from workbench.errors import UsageError, WorkbenchError
 from workbench.fleet import Halt
 from workbench.scheduler.handlers import accepted
 from workbench.scheduler.handlers.cards import find_card
-from workbench.scheduler.plans.remembered_plans import check_trial_fits
+from workbench.scheduler.plans.remembered_plans import remembered_plan
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.queries.fair_share import queue_place
 from workbench.store.rows import AttemptRow, CardRow, RequestAnswer, TrialRow, card_of
@@ -242,7 +242,7 @@ def _check_takes(context: TickContext, trial: TrialRow, card: CardRow) -> None:
         )
     experiment = context.store.experiment(trial.experiment)
     try:
-        check_trial_fits(context, trial, experiment, card_of(card))
+        remembered_plan(context, trial, experiment, card_of(card), free_bytes=None)
     except WorkbenchError as misfit:
         what = f"trial {trial.id} cannot go to {card.uuid}, so it stays where it is: {misfit.what}"
         raise type(misfit)(what, hint=misfit.hint) from misfit

@@ -46,13 +46,6 @@ def could_take(context: TickContext, trial: TrialRow, experiment: Experiment, ro
     return True
 
 
-def check_trial_fits(
-    context: TickContext, trial: TrialRow, experiment: Experiment, card: Card
-) -> None:
-    """Raise DoesNotFit where the card, all of it, does not take the trial."""
-    remembered_plan(context, trial, experiment, card, None)
-
-
 def no_card_error(
     context: TickContext, trial: TrialRow, experiment: Experiment
 ) -> WorkbenchError | None:
@@ -74,22 +67,25 @@ def remembered_plan(
     experiment: Experiment,
     card: Card,
     free_bytes: int | None,
-    cut: int | None = None,
+    previous_tokens_per_micro: int | None = None,
 ) -> Plan:
-    """Return the plan of this trial on this card, remembered by settings, cut, card and free bytes.
+    """Return the plan of this trial on this card, remembered by all that decides it.
 
-    `cut` is passed to choose_plan; it does not decide whether a plan exists. Raises DoesNotFit
-    or UsageError, or EngineError for what an older workbench's recipe or a strange model led to.
+    `free_bytes` None plans for the whole card. `previous_tokens_per_micro` is that of
+    `planner.plan_trial`; it does not decide whether a plan exists. Raises what plan_trial raises,
+    and EngineError for what an older workbench's recipe or a strange model led to.
     """
     room = None if free_bytes is None else free_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES
     settings = json.dumps(trial.settings, sort_keys=True)
     # Cards of one kind share a plan: which of them it is for stands in no plan.
     kind = (card.kind, card.name, card.total_bytes, card.cap_bytes, card.capability)
     version = history_version(context, experiment.id)
-    key = (experiment.id, trial.kind, settings, cut, kind, room, *version)
+    key = (experiment.id, trial.kind, settings, previous_tokens_per_micro, kind, room, *version)
     if key not in context.plans:
         try:
-            context.plans[key] = _new_plan(context, trial, experiment, card, room, cut)
+            context.plans[key] = _new_plan(
+                context, trial, experiment, card, room, previous_tokens_per_micro
+            )
         except WorkbenchError as refused:
             context.plans[key] = refused.with_traceback(None)
         except Exception as broken:
@@ -110,7 +106,7 @@ def _new_plan(
     experiment: Experiment,
     card: Card,
     free_bytes: int | None,
-    cut: int | None,
+    previous_tokens_per_micro: int | None,
 ) -> Plan:
     """Return the plan of the trial; arguments and errors as in `remembered_plan`.
 
@@ -121,7 +117,7 @@ def _new_plan(
     if is_scored_only(trial, experiment):
         return scoring_plan(context, trial, experiment, recipe, card, free_bytes)
     try:
-        return plan_for(context, recipe, experiment, card, free_bytes, cut)
+        return plan_for(context, recipe, experiment, card, free_bytes, previous_tokens_per_micro)
     except DoesNotFit:
         of_sweep = trial.kind is Kind.BASE and experiment.recipe.get("sweep")
         cards = map(card_of, context.cards)

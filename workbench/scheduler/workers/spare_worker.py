@@ -23,7 +23,7 @@ training does (6 %); one is started only where the second is left over beside it
 
 
 def keep_spare_worker(context: TickContext) -> None:
-    """Tell the fleet to keep a spare, or to keep none; repeated by each tick."""
+    """Let the fleet keep a spare, or keep none; repeated by each tick."""
     context.fleet.keep_spare(_card_to_stand_by(context))
 
 

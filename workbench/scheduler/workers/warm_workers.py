@@ -20,7 +20,7 @@ def warm_workers(context: TickContext, free: Iterable[CardRow]) -> None:
     """Create workers on free cards without one, for the trials of what is being prepared.
 
     As many as its trials can use, on the cards that `place` would choose first, and once for a card
-    and experiment: a worker that does not start is told of by the trial that needs it.
+    and experiment: a worker that does not start is reported by the trial that needs it.
     """
     preparing = [one for one in trial_queue.preparing_experiments(context.store) if not one.held]
     if not preparing:
