@@ -77,18 +77,28 @@ PARTS = ["worker", "loop", "keeper", "sampler", "preparation", "any"]
 RAY = ["head", "raylet", "gcs_server", "DashboardAgent", "RuntimeEnvAgent", "monitor", "dashboard"]
 SIGNALS = ["KILL", "KILL", "TERM", "STOP"]
 TAKES_MEMORY = """
-import os, select, sys, torch
+import ctypes, os, select, uuid
+cuda = ctypes.CDLL("libcuda.so.1")
+cuda.cuInit(0)
 print("ready", flush=True)
-os.environ["CUDA_VISIBLE_DEVICES"] = os.read(0, 100).decode().strip()
-held = []
+wanted = os.read(0, 100).decode().strip()
+device, context, found = ctypes.c_int(), ctypes.c_void_p(), (ctypes.c_ubyte * 16)()
+for index in range(64):
+    if cuda.cuDeviceGet(ctypes.byref(device), index):
+        raise SystemExit(f"no card {wanted}")
+    cuda.cuDeviceGetUuid_v2(found, device)
+    if f"GPU-{uuid.UUID(bytes=bytes(found))}" == wanted:
+        break
+cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+cuda.cuCtxSetCurrent(context)
+free, total, held = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_void_p()
 while not select.select([0], [], [], 0.01)[0]:
-    size = torch.cuda.mem_get_info()[0] - (16 << 20)
-    try:
-        held += [torch.empty(size, dtype=torch.uint8, device="cuda")] if size > 1 << 24 else []
-    except torch.OutOfMemoryError:
-        pass
+    cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    if free.value > 1 << 23:
+        cuda.cuMemAlloc_v2(ctypes.byref(held), ctypes.c_size_t(free.value - (1 << 22)))
 """
-"""A program that takes whatever is free of the card that it is told, until its input is closed."""
+"""A program that takes whatever is free of the card that it is told, until its input is closed.
+Without torch its context is there sooner than what a trial allocates."""
 OUT_OF_MEMORY = """
 select t.experiment from attempts a join trials t on t.id = a.trial where a.cause = 'out_of_memory'
 """
