@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -27,6 +28,10 @@ def read(values: dict[str, Any], *, templated: bool = True, **data: Any) -> Exam
         {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
         {"conversations": [ASKED, ANSWERED]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, ANSWERED]},
+        {"messages": json.dumps([ASKED, ANSWERED], indent=1)},
+        # Rows of both kinds in one parquet file.
+        {"messages": [{**ASKED, "from": None, "value": None}, ANSWERED]},
+        {"conversations": [{"from": "human", "value": "q", "role": None}, ANSWERED]},
         {"prompt": "q", "completion": "a"},
         {"instruction": "q", "output": "a"},
         {"instruction": "q", "input": "", "output": "a"},
@@ -73,6 +78,7 @@ def test_the_recipes_system_message_goes_before_rows_that_have_none() -> None:
         ({"conversations": [{"from": "x", "value": "a"}]}, "unknown role x", "roles are"),
         ({"messages": []}, "holds no turns", "list of turns"),
         ({"messages": "hello"}, "holds text", "list of turns"),
+        ({"messages": "[{'role': 'user'}]"}, "messages holds text that is not JSON", '"role"'),
         (
             {"messages": [{**ANSWERED, "tool_calls": [1]}]},
             "call 1 names no function",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -45,6 +46,43 @@ def test_a_column_without_which_a_row_means_something_else_is_refused_with_a_hin
     assert check(CHATS).train_rows == 8
     empty: list[Any] = [None, [], "", {}, "[]", "null"]
     assert check([{**row, name: empty[n % 6]} for n, row in enumerate(CHATS)]).train_rows == 8
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"prompt": "q #", "chosen": "a #", "rejected": "b"}, {"chosen": "completion"}),
+        ({"chosen": CHATS[0]["messages"], "rejected": []}, {"chosen": "messages"}),
+    ],
+)
+def test_rows_for_preference_training_are_refused_with_a_hint_that_works(
+    check: Check, row: dict[str, Any], columns: dict[str, str]
+) -> None:
+    rows = [json.loads(json.dumps(row).replace("q ", f"q {n}")) for n in range(10)]
+    said = refusal(check, rows)
+    [(old, new)] = columns.items()
+    assert said.endswith(f"the chosen answers can be learned: write data.columns: {{{old}: {new}}}")
+    assert check(rows, columns=columns).train_rows == 8
+
+
+def test_a_text_is_not_offered_as_a_list_of_turns(check: Check) -> None:
+    said = refusal(check, [{"chosen": "Human: q Assistant: a", "rejected": "b"}] * 5)
+    assert "messages" not in said
+
+
+def test_a_completion_that_is_not_wanted_is_refused_with_a_hint_that_works(check: Check) -> None:
+    rows = [{**row, "label": n != 3} for n, row in enumerate(PAIRS)]
+    said = refusal(check, rows)
+    assert said.startswith("train.jsonl:4: has label: false, and its completion would be learned")
+    assert check([row for row in rows if row["label"]]).train_rows == 7
+
+
+def test_earlier_turns_in_a_column_are_refused_with_a_hint_that_works(check: Check) -> None:
+    rows = [{"instruction": f"q {n}", "output": "a", "history": []} for n in range(10)]
+    assert check(rows).train_rows == 8
+    said = refusal(check, [*rows, {**rows[0], "history": [["Hi", "Hello"]]}])
+    assert said.startswith("train.jsonl:11: has history, earlier turns that would be left out")
+    assert "give the row as messages" in said
 
 
 def test_a_call_in_the_old_field_is_refused_with_a_hint_that_works(check: Check) -> None:

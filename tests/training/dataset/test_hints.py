@@ -135,7 +135,7 @@ def part_of(kind: str) -> list[dict[str, Any]]:
         ([{"prompt": ["q", "r"], "completion": ["a", "b"]}], {}, 'orient="records"', PAIRS, {}),
         ([{"prompt": {"0": "q"}, "completion": {"0": "a"}}], {}, 'orient="records"', PAIRS, {}),
         ([{**row, "completion": math.nan} for row in PAIRS], {}, 'write ""', PAIRS, {}),
-        ([{"messages": "[{}]"}] * 10, {}, "write the list of turns itself", CHATS, {}),
+        ([{"messages": "[{'role'}]"}] * 10, {}, "write it as JSON, e.g. [{", CHATS, {}),
         ([{**row, "prompt": 7} for row in PAIRS], {}, 'write it as text: "7" for 7', PAIRS, {}),
         ([{**row, "prompt": {"a": 1}} for row in PAIRS], {}, "e.g. as JSON in quotes", PAIRS, {}),
         ([{"text": row["messages"]} for row in CHATS], {}, "a column named messages", CHATS, {}),

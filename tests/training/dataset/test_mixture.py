@@ -141,6 +141,33 @@ def test_a_held_out_row_leaves_every_source_whatever_its_shape_and_columns(
     assert any("3 train rows left out, because they repeat held-out" in n for n in prepared.notes)
 
 
+def test_a_held_out_row_leaves_sources_with_another_system_message_of_the_recipe(
+    mix: Mix, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    prepared = mix((CHATS, {"system": "Be brief."}), (CHATS, {"system": "Be kind."}), eval_rows=3)
+    [trained, held] = (
+        {text.partition("user")[2] for text in texts(prepared, tokenizer, part)} for part in (0, 1)
+    )
+    assert (len(trained), len(held)) == (17, 3)
+    assert not held & trained
+
+
+def test_a_source_without_a_row_that_is_trained_on_is_reported(mix: Mix) -> None:
+    prepared = mix((CHATS[:2], {}), (CHATS[2:5], {}), eval_rows=4)  # one row is left
+    empty = next(n for n, one in enumerate(prepared.mixture) if not one["train_rows"])
+    [note] = [note for note in prepared.notes if "is trained on" in note]
+    assert note.startswith(f"none of the {empty + 2} rows of s{empty}.jsonl is trained on")
+
+
+def test_rows_of_two_kinds_in_one_file_are_refused_with_a_hint_that_works(mix: Mix) -> None:
+    pairs = [{"prompt": one["question"], "completion": one["answer"]} for one in SUMS]
+    with pytest.raises(DataError) as refused:
+        mix(([*pairs, *CHATS], {}))
+    assert refused.value.what.startswith("s0.jsonl:11: has no column prompt (it has messages)")
+    assert refused.value.hint.endswith("of their own, and list both files in data.train")
+    assert mix((pairs, {}), (CHATS, {})).train_rows == 28
+
+
 def test_a_number_of_rows_is_exact_beside_rows_that_are_held_out(mix: Mix) -> None:
     [chats] = mix((CHATS, {"rows": 30}), eval_rows=5).mixture
     assert (chats["read_rows"], chats["distinct_rows"], chats["train_rows"]) == (20, 15, 30)

@@ -162,6 +162,33 @@ def test_a_value_that_json_does_not_have_is_refused_in_calls_and_tools(
         read_tools(read.values["tools"], "tools")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"days": [float("nan")]}, "arguments: days holds nan, which JSON does not have"),
+        ('{"days": -Infinity}', "arguments: days holds -inf, which JSON does not have"),
+        ('{"days": 1, "days": 2}', "the key days stands twice in one object"),
+    ],
+)
+def test_arguments_that_no_reader_of_json_would_take_alike_are_refused(
+    arguments: Any, complaint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint):
+        read_calls({"name": "rain", "arguments": arguments}, "p")
+
+
+def test_a_tag_that_results_bring_and_the_template_puts_there_is_reported_until_it_is_gone(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Rows of Hermes' function calling write it; Qwen's template does so, too."""
+    own = family_tokenizer(tokenizer, "qwen2_5")
+    found = []
+    for result in ("<tool_response>\ndry\n</tool_response>", "dry", "<div><div>dry</div></div>"):
+        turns = asked("rain?"), CALLED, {**RESULT, "content": result}, answer("Dry.")
+        found.append([one for one in rendered(own, row(*turns)).findings if one[0] == "wrapped"])
+    assert found == [[("wrapped", "<tool_response>")], [], []]
+
+
 def test_a_call_that_the_template_leaves_out_is_refused(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:

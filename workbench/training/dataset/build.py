@@ -114,6 +114,7 @@ def _notes(
     """Return the warnings about the rows of all parts."""
     return [
         *split.notes(),
+        *(note for part in parts for note in part.notes()),
         *dict.fromkeys(note for part in parts for note in part.parser.notes(part.pool.renderer)),
         *train.stats.notes(),
         *train.warnings.notes(),

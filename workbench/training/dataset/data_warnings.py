@@ -37,6 +37,10 @@ FINDINGS = {
         "with the field {0} in a turn, which the chat template does not show",
         "write it into the turn's content, or take it out of the rows",
     ),
+    "wrapped": (
+        "with a result of a call that brings {0}, which the chat template puts around it, too",
+        "take it, and what closes it, out of the results",
+    ),
     "reasoning": (
         "with reasoning in an earlier answer, which the chat template leaves out, as it does when "
         "the model is asked; that answer is learned without",

@@ -69,7 +69,8 @@ class TrainPart:
     ) -> None:
         """Start with no rows read; `taken` is None for the only source of a recipe."""
         self.number, self.source, self.taken = number, source, taken
-        self._data = data
+        # Copies in sources with another system message of the recipe are copies.
+        self._said = data.model_copy(update={"system": None})
         self.parser = RowParser(data, templates=templates, most_tokens=most_tokens)
         self.read_rows = 0
         self.train_rows = 0
@@ -87,12 +88,12 @@ class TrainPart:
         """
         if self.taken is None:
             return row_key(row)
-        said = content_of(self._data, self.parser.shape, row)
+        said = content_of(self._said, self.parser.shape, row)
         return hashlib.sha256(said.encode(errors="surrogatepass")).digest()
 
     def start_pool(self, tokenizer: PreTrainedTokenizerBase, processes: int) -> None:
         """Start what tokenises this source's rows, once they were read and their shape is known."""
-        most = self._data.max_rows or self.read_rows
+        most = self._said.max_rows or self.read_rows
         many = min(most, self.read_rows) >= MANY_ROWS
         self.pool = TokenizerPool(self.parser, tokenizer, processes=processes if many else 1)
 
@@ -108,6 +109,15 @@ class TrainPart:
         self.train_rows += times
         self.tokens += times * kept.length
         self.target_tokens += times * sum(label != IGNORED for label in kept.labels[1:])
+
+    def notes(self) -> list[str]:
+        """Return a warning where none of the source's rows is trained on."""
+        if self.distinct_rows or self.taken is None:
+            return []
+        return [
+            f"none of the {self.read_rows} rows of {_shown(self.source.name)} is trained on: they "
+            "are held out or left out; lower data.eval_rows, or take the source out"
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers that `check` shows of this source."""

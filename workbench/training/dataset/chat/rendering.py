@@ -7,6 +7,7 @@ template, loss starts where generation would, and the token that ends a turn alw
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from workbench.training.dataset.rows.tools import names_of
 
 _LONGEST_ADDED = 60
 """Characters shown of what a template puts before an answer."""
+_TAG = re.compile(r"<[^<>\s]+>")
 _NO_TOOLS = (
     "use a model whose chat template shows tools and calls; or write both into the turns' content, "
     "or leave such rows out"
@@ -184,6 +186,7 @@ class Renderer:
         # The next lines only look at the row; nothing they find changes what is trained on.
         findings += [("control", name) for name in control_tokens(layout.text)]
         findings += _left_out(messages, without_marks(layout.text))
+        findings += _wrapped_twice(messages, without_marks(layout.text))
         if layout.unopened:
             findings.append(("unopened", layout.unopened))
         if any(ids[end - 1] not in self._closers for _, end in runs[:-1]):
@@ -385,6 +388,15 @@ def _parts(message: Message, *, earlier: bool) -> Iterator[tuple[Finding, str]]:
             yield ("left out", "assistant"), without_reasoning(bare)["content"]
         else:
             yield ("field", key), value
+
+
+def _wrapped_twice(messages: Sequence[Message], text: str) -> Iterator[Finding]:
+    """Yield the tags that results of calls begin with, and that the template puts there as well."""
+    for message in messages:
+        said = message["content"].strip() if message["role"] == "tool" else ""
+        tag = _TAG.match(said)
+        if tag and re.search(rf"{re.escape(tag[0])}\s*{re.escape(said)}", text):
+            yield ("wrapped", tag[0])
 
 
 def _squeezed(text: str) -> str:

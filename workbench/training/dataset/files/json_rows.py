@@ -264,6 +264,11 @@ def _without_copies(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_without_copies)
 
 
+def parse_json(text: str) -> Any:
+    """Return what JSON text says; ValueError for another, and for a key that stands twice."""
+    return _DECODER.decode(text)
+
+
 def _not_json(broken: Exception, place: str, column: str) -> DataError:
     if isinstance(broken, _KeyTwiceError):
         return DataError(f"{place}: {broken}", hint="keep one of the two, or rename the other")

@@ -7,13 +7,13 @@ encoded and large strings come out as text, maps as objects.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import DataError
 from workbench.text import safe_line
+from workbench.training.dataset.files.json_rows import parse_json
 from workbench.training.dataset.files.lines import MOST_BYTES, DataRow, file_label, too_long
 
 _BATCH_ROWS = 64
@@ -118,7 +118,9 @@ def _type_convert(field: Any) -> Convert | None:
 
 
 def _from_json(source: str | bytes | None) -> Any:
-    return None if source is None else json.loads(source)
+    if source is None:
+        return None
+    return parse_json(source.decode() if isinstance(source, bytes) else source)
 
 
 def _each_item(convert: Convert) -> Convert:

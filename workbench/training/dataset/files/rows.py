@@ -94,7 +94,8 @@ def _header(names: list[str], place: str) -> list[str]:
         return names
     raise DataError(
         f"{place}: the header has a column twice or without a name",
-        hint="give each column a name of its own in the first line",
+        hint="give each column a name of its own in the first line; pandas writes one without a "
+        "name unless it is told index=False",
     )
 
 

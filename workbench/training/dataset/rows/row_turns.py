@@ -19,7 +19,12 @@ from workbench.training.dataset.rows.fields import (
     refuse_unlearned,
     unused_fields,
 )
-from workbench.training.dataset.rows.tools import CALL_ROLES, RESULT_ROLES, read_calls
+from workbench.training.dataset.rows.tools import (
+    CALL_ROLES,
+    RESULT_ROLES,
+    read_calls,
+    read_json,
+)
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -39,14 +44,17 @@ _BY_COLUMN = (
 def read_turns(turns: Any, name: str, place: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the turns in the column `name`, and the names of their fields that are not used.
 
-    Each turn has `role`, one of ROLES, `content`, and further fields that are text; an assistant's
-    may have `tool_calls` (see `tools.read_calls`). Raises DataError, naming `place`, for what is no
-    list of turns, or holds something other than text.
+    The list may be given as its JSON text. Each turn has `role`, one of ROLES, `content`, and
+    further fields that are text; an assistant's may have `tool_calls` (see `tools.read_calls`).
+    Raises DataError, naming `place`, for what is no list of turns, or holds something other than
+    text.
     """
+    if isinstance(turns, str) and turns.lstrip().startswith("["):
+        turns = read_json(turns, f"{place}: {name}")
     if not isinstance(turns, list) or not turns:
         raise DataError(
             f"{place}: {name} holds {json_kind(turns) if turns else 'no turns'}",
-            hint=_turns_hint(turns, name),
+            hint=f"{name} is a list of turns, each with a role and its content",
         )
     read = [_turn(turn, f"{place}: turn {n} of {name}") for n, turn in enumerate(turns, 1)]
     turns = _with_call_ids(_joined([turn for turn, _ in read]))
@@ -84,16 +92,6 @@ def _with_call_ids(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return turns
 
 
-def _turns_hint(value: Any, name: str) -> str:
-    """Return how to give turns where something else stands: often the JSON text of a list."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        return (
-            f"{name} holds a list as text: write the list of turns itself, in jsonl or parquet, "
-            f"e.g. jq -c '.{name} |= fromjson' OLD.jsonl > NEW.jsonl"
-        )
-    return f"{name} is a list of turns, each with a role and its content"
-
-
 def _turn(turn: Any, place: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return one turn, and the names of its fields that are not used.
 
@@ -105,7 +103,9 @@ def _turn(turn: Any, place: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         if isinstance(turn, str):
             hint += f"; {_BY_COLUMN}"
         raise DataError(f"{place} is {json_kind(turn)}", hint=hint)
-    names = ("from", "value") if "from" in turn and "value" in turn else ("role", "content")
+    # Null is no value: where rows of both kinds share one schema, every turn has all four keys.
+    sharegpt = turn.get("from") is not None and "value" in turn
+    names = ("from", "value") if sharegpt else ("role", "content")
     role, content = turn.get(names[0]), turn.get(names[1])
     if role in CALL_ROLES:
         calls = read_calls(content, f"{place}: {names[1]}")

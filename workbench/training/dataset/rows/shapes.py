@@ -85,9 +85,12 @@ def find_shape(data: Data, row: DataRow) -> str:
             return shape
     if "messages" in data.columns.values():
         return "messages"
+    hint = _mapping_hint(row.values)
+    if hint and {"chosen", "rejected"} <= row.values.keys():
+        hint = f"of rows for preference training the chosen answers can be learned: {hint}"
     raise DataError(
         f"{row.place}: its columns ({_names(row.values)}) are no shape that is known here",
-        hint=_mapping_hint(row.values)
+        hint=hint
         or rows_inside_hint(row.values)
         or "name the shape's columns in data.columns, e.g. {question: prompt, answer: completion}",
     )
@@ -109,6 +112,8 @@ def example_of(data: Data, shape: str, row: DataRow, *, templated: bool) -> Exam
     Raises DataError, naming the row's place, where a value is not what the shape needs.
     """
     columns = mapped_columns(data, row)
+    if data.shape == "auto":
+        _refuse_other_columns(columns, shape, row)
     if shape == "text":
         example: Example = Text(_text(columns, "text", row))
         used = {"text"}
@@ -129,6 +134,24 @@ def example_of(data: Data, shape: str, row: DataRow, *, templated: bool) -> Exam
             example = replace(example, tools=read_tools(columns["tools"], f"{row.place}: tools"))
     unused = unused_fields(columns, used, f"{row.place}:")
     return replace(example, unused=(*example.unused, *unused)) if unused else example
+
+
+def _refuse_other_columns(columns: Mapping[str, Any], shape: str, row: DataRow) -> None:
+    """Raise DataError for a row without a column that the first one, which had the shape, has."""
+    if shape == "sharegpt" and "messages" in columns:
+        return
+    for name in NEEDED[shape]:
+        if name not in columns:
+            near = difflib.get_close_matches(name, [str(column) for column in columns], n=1)
+            hint = (
+                f"did you mean {safe_line(near[0], 60)}? Rename it in that row, as in the first one"
+                if near
+                else "the first row has it: put rows with other columns into a file of their own, "
+                "and list both files in data.train"
+            )
+            raise DataError(
+                f"{row.place}: has no column {name} (it has {_names(columns)})", hint=hint
+            )
 
 
 def content_of(data: Data, shape: str, row: DataRow) -> str:
@@ -154,6 +177,12 @@ def _own_system(columns: Mapping[str, Any], row: DataRow) -> str | None:
 def _prompt_completion(
     columns: Mapping[str, Any], row: DataRow, system: str | None, *, templated: bool
 ) -> tuple[Example, set[str]]:
+    if columns.get("label") is False:
+        raise DataError(
+            f"{row.place}: has label: false, and its completion would be learned",
+            hint="in rows for preference training it marks an answer that is not wanted: leave "
+            "out those with false, or the column where it means something else",
+        )
     used = {"prompt", "completion", "system"}
     system = _own_system(columns, row) or system
     turned = [name for name in ("prompt", "completion") if isinstance(columns.get(name), list)]
@@ -197,6 +226,11 @@ def _alpaca(
 ) -> Example:
     instruction, output = _text(columns, "instruction", row), _text(columns, "output", row)
     given = "" if columns.get("input") is None else _text(columns, "input", row)
+    if is_given(columns.get("history")):
+        raise DataError(
+            f"{row.place}: has history, earlier turns that would be left out of what is trained on",
+            hint="give the row as messages, the earlier turns among them",
+        )
     if templated:
         asked = f"{instruction}\n\n{given}" if given else instruction
         return _pair(asked, output, system, templated=True)
@@ -268,7 +302,8 @@ def _mapping_hint(columns: Mapping[str, Any]) -> str:
     for needed in (("prompt", "completion"), ("messages",), ("text",)):
         found = [next((have[s] for s in (w, *SYNONYMS[w]) if s in have), "") for w in needed]
         # A text beside a list of turns: the turns are a whole chat, and the text its first one.
-        whole = len({isinstance(columns[name], list) for name in found if name}) > 1
+        kinds = {isinstance(columns[name], list) for name in found if name}
+        whole = len(kinds) > 1 or (needed == ("messages",) and True not in kinds)
         if all(found) and len(set(found)) == len(found) and not whole:
             pairs = ", ".join(
                 f"{_quoted(f)}: {w}" for f, w in zip(found, needed, strict=True) if f != w

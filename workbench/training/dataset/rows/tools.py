@@ -7,11 +7,12 @@ the values that were given, with no key added and none left out.
 
 from __future__ import annotations
 
-import json
+import math
 from typing import Any
 
 from workbench.errors import DataError
 from workbench.text import safe_line
+from workbench.training.dataset.files.json_rows import parse_json
 from workbench.training.dataset.files.lines import json_kind
 
 CALL_ROLES = ("function_call", "tool_call")
@@ -28,7 +29,7 @@ def read_tools(value: Any, place: str) -> tuple[dict[str, Any], ...]:
 
     Takes a list or its JSON text. Raises DataError, naming `place`, for anything else.
     """
-    tools = _from_text(value, place)
+    tools = _from_text(value, place, _TOOL)
     if not isinstance(tools, list):
         raise DataError(f"{place} holds {json_kind(value)}", hint=f"write a list: [{_TOOL}]")
     return tuple(_tool(one, f"{place}: tool {n}") for n, one in enumerate(tools, 1))
@@ -65,7 +66,7 @@ def _call(call: Any, place: str) -> dict[str, Any]:
         raise DataError(f"{place} names no function", hint=f"write it as {_CALL}")
     assert isinstance(function, dict)
     given = function.get("arguments", function.get("parameters", {}))
-    arguments = _from_text(given, f"{place}: arguments") if given != "" else {}
+    arguments = _from_text(given, f"{place}: arguments") if str(given).strip() else {}
     if not isinstance(arguments, dict):
         raise DataError(
             f"{place}: arguments hold {json_kind(arguments)}, not an object",
@@ -87,6 +88,11 @@ def _check_is_json(value: Any, place: str) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_is_json(item, place)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise DataError(
+            f"{place} holds {value}, which JSON does not have",
+            hint="write null, or leave the key out; pandas writes NaN where it has no value",
+        )
     elif value is not None and not isinstance(value, str | int | float):
         raise DataError(
             f"{place} holds {json_kind(value)}, which JSON does not have",
@@ -94,16 +100,19 @@ def _check_is_json(value: Any, place: str) -> None:
         )
 
 
-def _from_text(value: Any, place: str) -> Any:
+def _from_text(value: Any, place: str, example: str = _CALL) -> Any:
     """Return the value, or what its JSON text says."""
-    if not isinstance(value, str):
-        return value
+    return read_json(value, place, example) if isinstance(value, str) else value
+
+
+def read_json(text: str, place: str, example: str = '[{"role": "user", "content": "Hi"}]') -> Any:
+    """Return what the JSON text says; DataError, naming `place` and an example, for another."""
     try:
-        return json.loads(value)
+        return parse_json(text)
     except (ValueError, RecursionError) as broken:
         raise DataError(
             f"{place} holds text that is not JSON: {safe_line(broken, 120)}",
-            hint=f"write it as JSON, e.g. {_CALL}",
+            hint=f"write it as JSON, e.g. {example}",
         ) from broken
 
 
