@@ -38,7 +38,7 @@ from workbench.scheduler.propose_trials import enqueue_trials
 from workbench.service import Service
 from workbench.showcase.play import LLAMA_8B
 from workbench.store import Store, card_table, results
-from workbench.store.reader import BAND_STEPS
+from workbench.store.queries.metrics import BAND_STEPS
 from workbench.store.recovery.backup import back_up
 from workbench.store.recovery.damage import look_through
 from workbench.store.rows import card_of

@@ -21,6 +21,7 @@ from workbench.scheduler.tick_context import BRAKE, assignment_file, events_file
 from workbench.search import initial_points
 from workbench.store import card_table, results
 from workbench.store.board import rank_adapters
+from workbench.store.queries.metrics import read_series
 from workbench.store.requests import drop_request
 from workbench.store.row_results import put_row_results, read_row_results
 from workbench.trial import FINAL, MOVES, DesiredState, State
@@ -130,7 +131,7 @@ def test_a_lost_worker_puts_its_trial_back_in_the_queue_from_its_checkpoint(
     resumed = bench.store.attempts(trial.id)[1]
     assert resumed.from_step == bench.store.attempts(trial.id)[0].checkpoint_step
     assert resumed.generation == 2
-    steps = [p.step for p in bench.store.series(trial.id, "loss")]
+    steps = [p.step for p in read_series(bench.store, trial.id, "loss")]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 

@@ -23,6 +23,7 @@ from tests.tui.test_app import press, trials
 from workbench.attempts.events import EventWriter
 from workbench.cli import main
 from workbench.home import Home
+from workbench.store.queries.metrics import metric_names
 from workbench.text import safe_text
 from workbench.trial import State
 
@@ -138,7 +139,7 @@ def test_rows_hold_none_of_it(poisoned: Home) -> None:
     trial = reader.trial(2)
     assert trial.state is State.FAILED
     assert not raw(trial.reason + trial.hint + trial.phase)
-    assert not raw("".join(reader.metric_names(2)))
+    assert not raw("".join(metric_names(reader, 2)))
     reader.close()
 
 

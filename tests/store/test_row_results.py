@@ -30,6 +30,7 @@ from workbench.home import Home
 from workbench.store import Reader, Store
 from workbench.store.answers import read_answers
 from workbench.store.ingest import ingest_events
+from workbench.store.queries.metrics import read_series
 from workbench.store.recovery.repair import differences_from_repair, repair_database
 from workbench.store.row_results import forget_row_results, put_row_results, read_row_results
 from workbench.trial import Kind
@@ -241,7 +242,7 @@ def test_a_damaged_file_is_a_warning_and_later_lines_are_read(
     ingest_events(store, store.attempt(1), home.attempt(1) / "events.jsonl")
     assert read_row_results(store, [1]) == []
     assert len(warnings(store)) == 1
-    assert store.series(1, "loss")
+    assert read_series(store, 1, "loss")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from workbench.errors import EngineError, NotThere, StoreError
 from workbench.store import Reader, Store, card_table, results
 from workbench.store.connection import SCHEMA_VERSION
 from workbench.store.ingest import ingest_events
-from workbench.store.reader import BAND_STEPS
+from workbench.store.queries.metrics import BAND_STEPS, read_series
 from workbench.store.requests import BadRequest, Request, drop_request, scan_requests
 from workbench.trial import Kind, State
 
@@ -113,7 +113,7 @@ def test_a_trial_that_is_not_there_says_which_are(store: Store) -> None:
 def test_a_later_attempts_value_wins(store: Store) -> None:
     results.put_metrics(store, 1, 5, {"loss": 9.0})
     results.put_metrics(store, 1, 5, {"loss": 1.0})
-    assert [(p.step, p.low, p.high) for p in store.series(1, "loss")] == [(5, 1.0, 1.0)]
+    assert [(p.step, p.low, p.high) for p in read_series(store, 1, "loss")] == [(5, 1.0, 1.0)]
     band = store.db.execute("select low, high from metric_bands").fetchone()
     assert tuple(band) == (1.0, 1.0)
 
@@ -122,7 +122,7 @@ def test_a_series_is_bounded_and_keeps_its_extremes(store: Store) -> None:
     with store.writing():
         for step in range(1, 5_001):
             results.put_metrics(store, 1, step, {"loss": -7.0 if step == 2_345 else 1.0})
-    points = store.series(1, "loss", points=100)
+    points = read_series(store, 1, "loss", points=100)
     assert len(points) <= 100
     assert min(p.low for p in points) == -7.0
     assert points[0].step == 1
@@ -139,7 +139,7 @@ def test_a_series_of_very_many_steps_is_read_from_bands(store: Store) -> None:
             " from metrics group by 3",
             (BAND_STEPS,),
         )
-    points = store.series(1, "loss", points=100)
+    points = read_series(store, 1, "loss", points=100)
     assert 90 <= len(points) <= 100
     assert {(p.low, p.high) for p in points} == {(0.0, 9.0)}
 
@@ -147,7 +147,7 @@ def test_a_series_of_very_many_steps_is_read_from_bands(store: Store) -> None:
 def test_nan_is_kept_as_a_gap(store: Store) -> None:
     results.put_metrics(store, 1, 1, {"loss": float("nan")})
     results.put_metrics(store, 1, 2, {"loss": 2.0})
-    assert [p.step for p in store.series(1, "loss")] == [2]
+    assert [p.step for p in read_series(store, 1, "loss")] == [2]
 
 
 def test_rows_and_offset_of_an_event_file_are_one_commit(store: Store, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_rows_and_offset_of_an_event_file_are_one_commit(store: Store, tmp_path:
     ingest_events(store, store.attempt(attempt), file)
     writer.write("metric", step=2, values={"loss": 1.0})
     ingest_events(store, store.attempt(attempt), file)
-    assert [p.step for p in store.series(1, "loss")] == [1, 2]
+    assert [p.step for p in read_series(store, 1, "loss")] == [1, 2]
     assert store.attempt(attempt).offset == file.stat().st_size
     assert ingest_events(store, store.attempt(attempt), file) is None
     writer.close()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import NotThere, UsageError
 from workbench.store.answers import RowAnswer, read_answers
+from workbench.store.queries.metrics import read_series
 from workbench.store.reader import Reader
 from workbench.store.row_results import read_row_results
 from workbench.store.rows import Point, TrialRow
@@ -111,7 +112,7 @@ def compare_trials(reader: Reader, home_root: Path, ids: Sequence[int]) -> Compa
 
 
 def _read_curves(reader: Reader, trials: Sequence[TrialRow]) -> dict[int, list[Point]]:
-    found = {t.id: reader.series(t.id, "eval_loss", CURVE_POINTS) for t in trials}
+    found = {t.id: read_series(reader, t.id, "eval_loss", CURVE_POINTS) for t in trials}
     return {id: points for id, points in found.items() if len(points) > 1}
 
 

@@ -25,6 +25,7 @@ from workbench.store.board_rows import BoardRow, JudgedBoard
 from workbench.store.queries import attempt_history
 from workbench.store.queries.fair_share import forecast_order
 from workbench.store.queries.history import settings_by_merit
+from workbench.store.queries.metrics import metric_names, read_series
 from workbench.store.reader import Reader
 from workbench.store.recovery.journal import database_existed, database_gone
 from workbench.store.rows import CARD_SLOTS, EventRow, Experiment, Point, TrialRow
@@ -182,7 +183,7 @@ class StoreReading:
                 moves=reader.moves(id),
                 samples=reader.samples(id),
                 base_samples=[] if base is None or base == id else reader.samples(base),
-                metric_names=reader.metric_names(id),
+                metric_names=metric_names(reader, id),
             )
 
     def card(self, uuid: str) -> CardDetail:
@@ -199,9 +200,9 @@ class StoreReading:
     def series(
         self, trial: int, name: str, points: int = 200, span: tuple[int, int] | None = None
     ) -> list[Point]:
-        """Return one metric of a trial as at most `points` points; see `Reader.series`."""
+        """Return one metric of a trial as at most `points` points; see `metrics.read_series`."""
         reader = self.reader()
-        return reader.series(trial, name, points, span) if reader else []
+        return read_series(reader, trial, name, points, span) if reader else []
 
     def events(
         self,

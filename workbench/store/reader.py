@@ -10,10 +10,10 @@ import json
 import sqlite3
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from workbench.errors import NotThere
 from workbench.store.connection import SCHEMA_VERSION, open_readonly
@@ -31,15 +31,15 @@ from workbench.store.rows import (
     EventRow,
     Experiment,
     MoveRow,
-    Point,
     RequestAnswer,
     TrialRow,
 )
 from workbench.trial import KILLED, State
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
 REMOVED_HINT = "`workbench trash ls` shows whether it can be restored"
-BAND_STEPS = 1_024
-"""Optimizer steps that one row of metric_bands covers."""
 
 TRIALS = """
 select t.*, e.name as experiment_name,
@@ -72,13 +72,12 @@ class Reader:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.db = connection
+        # Most rows are as they were at the last read, and building a TrialRow costs 10 µs.
         self._cards: dict[str, tuple[sqlite3.Row, CardRow]] = {}
         self._live: dict[int, tuple[sqlite3.Row, AttemptRow]] = {}
-        """Cards and live attempts as they were read last: most have not changed the next time."""
+        self._trials: dict[int, tuple[tuple[Any, ...], TrialRow]] = {}
         # A reader that nobody closes closes with its last reference: Python 3.13 warns otherwise.
         weakref.finalize(self, _close_connection, connection).atexit = False
-        # Most trials are as they were at the last read, and building a TrialRow costs 10 µs.
-        self._known: dict[int, tuple[tuple[Any, ...], TrialRow]] = {}
         self.hidden = NOTHING_HIDDEN
         """What front ends leave out of lists; the engine sees every row."""
 
@@ -218,13 +217,13 @@ class Reader:
         """Return the rows of a `TRIALS` query; unchanged ones are the objects of the last read."""
         names = [column[0] for column in cursor.description]
         cursor.row_factory = None  # plain tuples compare faster than sqlite3.Row
-        return [self._same_or_new(row, names) for row in cursor]
+        return [self._same_or_new_trial(row, names) for row in cursor]
 
-    def _same_or_new(self, row: tuple[Any, ...], names: list[str]) -> TrialRow:
-        known = self._known.get(row[0])
+    def _same_or_new_trial(self, row: tuple[Any, ...], names: list[str]) -> TrialRow:
+        known = self._trials.get(row[0])
         if known is None or known[0] != row:
             known = (row, trial_from_row(dict(zip(names, row, strict=True))))
-            self._known[row[0]] = known
+            self._trials[row[0]] = known
         return known[1]
 
     def attempts(self, trial: int) -> list[AttemptRow]:
@@ -235,11 +234,7 @@ class Reader:
     def live_attempts(self) -> list[AttemptRow]:
         """Return the attempts that have not ended, oldest first: at most one for each card."""
         rows = self.db.execute("select * from attempts where outcome is null order by id")
-        before, self._live = self._live, {}
-        for row in rows:
-            known = before.get(row["id"])
-            same = known is not None and known[0] == row
-            self._live[row["id"]] = known if same and known else (row, attempt_from_row(row))
+        self._live = _same_or_new(rows, "id", self._live, attempt_from_row)
         return [attempt for _, attempt in self._live.values()]
 
     def attempt(self, id: int) -> AttemptRow:
@@ -280,48 +275,6 @@ class Reader:
             for r in rows
         ]
 
-    # --- metrics ---
-
-    def metric_names(self, trial: int) -> list[str]:
-        """Return the names of the metrics that the trial has reported, sorted."""
-        rows = self.db.execute("select distinct name from metric_bands where trial = ?", (trial,))
-        return sorted(row[0] for row in rows)
-
-    def series(
-        self, trial: int, name: str, points: int = 200, span: tuple[int, int] | None = None
-    ) -> list[Point]:
-        """Return one metric over all steps as at most `points` parts of equally many steps.
-
-        `span` are the first and the last step to read, unless all. Each point has the lowest and
-        the highest value of its part. Reads at most points × 1,024 metric rows, or the bands where
-        there are more steps than that.
-        """
-        among = "trial = :trial and name = :name and step between :low and :high"
-        one = f"from metrics where {among})"
-        low, high = span or (0, 1 << 62)
-        bounds = {"trial": trial, "name": name, "low": low, "high": high}
-        first, last = self.db.execute(  # min and max in one select would read every row
-            f"select (select min(step) {one}, (select max(step) {one}", bounds
-        ).fetchone()
-        if first is None:
-            return []
-        width = (last - first) // points + 1
-        if width >= BAND_STEPS:
-            query = f"""select min(band) * {BAND_STEPS} as step, min(low) as low, max(high) as high
-                from metric_bands where trial = :trial and name = :name
-                and band between :low / {BAND_STEPS} and :high / {BAND_STEPS}
-                group by (band * {BAND_STEPS} - :first) / :width order by 1"""
-        else:
-            query = f"""select min(step) as step, min(value) as low, max(value) as high
-                from metrics where {among}
-                group by (step - :first) / :width order by 1"""
-        rows = self.db.execute(query, {**bounds, "first": first, "width": width})
-        return [
-            Point(step=r["step"], low=r["low"], high=r["high"])
-            for r in rows
-            if r["low"] is not None
-        ]
-
     # --- cards, events, answers ---
 
     def cards(self) -> list[CardRow]:
@@ -331,11 +284,7 @@ class Reader:
                left join attempts a on a.card = c.uuid and a.outcome is null
                order by c.present desc, c.kind desc, c.uuid"""
         )
-        before, self._cards = self._cards, {}
-        for row in rows:
-            known = before.get(row["uuid"])
-            same = known is not None and known[0] == row
-            self._cards[row["uuid"]] = known if same and known else (row, card_from_row(row))
+        self._cards = _same_or_new(rows, "uuid", self._cards, card_from_row)
         return [card for _, card in self._cards.values()]
 
     def events(
@@ -391,6 +340,23 @@ class Reader:
         """Return a value of the engine's own, for example whether the queue is held."""
         row = self.db.execute("select value from facts where key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
+
+
+def _same_or_new(
+    rows: Iterable[sqlite3.Row],
+    key: str,
+    before: Mapping[Key, tuple[sqlite3.Row, Value]],
+    from_row: Callable[[sqlite3.Row], Value],
+) -> dict[Key, tuple[sqlite3.Row, Value]]:
+    """Return each row with its object by the column `key`.
+
+    The object is that of `before` where the row has not changed since.
+    """
+    found: dict[Key, tuple[sqlite3.Row, Value]] = {}
+    for row in rows:
+        known = before.get(row[key])
+        found[row[key]] = known if known and known[0] == row else (row, from_row(row))
+    return found
 
 
 def _marks(values: Sequence[object]) -> str:

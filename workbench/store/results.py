@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from workbench.store.reader import BAND_STEPS
+from workbench.store.queries.metrics import BAND_STEPS
 from workbench.store.writer import Store
 from workbench.text import safe_text
 

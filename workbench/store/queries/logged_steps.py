@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
+from workbench.store.queries.metrics import metric_names
 from workbench.store.reader import TRIALS, Reader
 from workbench.store.rows import TrialRow
 
@@ -42,7 +43,7 @@ def steps_after(reader: Reader, trial: TrialRow, after: int) -> list[LoggedStep]
     """
     found: dict[int, dict[str, float]] = {}
     last = None  # of the names that have more steps than were read, the one that was read least far
-    for name in reader.metric_names(trial.id):
+    for name in metric_names(reader, trial.id):
         rows = reader.db.execute(
             """select step, value from metrics where trial = ? and name = ? and step > ?
                order by step limit ?""",
