@@ -80,6 +80,32 @@ def test_an_empty_block_that_begins_in_the_generation_prompt_is_masked_whole(
     assert ["put before" in kinds for kinds in found] == [True, False]
 
 
+def test_an_answer_of_reasoning_alone_is_masked_where_no_end_closes_it(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """GLM closes no answer, so that an end is appended, which has no characters."""
+    own = family_tokenizer(tokenizer, "glm4moe")
+    turns = [asked("1+1"), answer("<think>\nwhy\n</think>\n\n")]
+    tokens = rendered(own, {"messages": turns}, reasoning="mask")
+    assert learned(own, tokens) == [own.eos_token]
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "assistant"])
+def test_the_last_answer_alone_is_learned_where_the_template_changes_earlier_ones(
+    tokenizer: PreTrainedTokenizerBase, loss_on: str
+) -> None:
+    """gpt-oss shows the reasoning of calls until the answer follows; this template has marks."""
+    own = family_tokenizer(tokenizer, "gptoss_training")
+    call = {"name": "rain", "arguments": {"town": "Ulm"}}
+    turns = [
+        asked("rain?"), answer("", reasoning_content="look", tool_calls=[call]),
+        {"role": "tool", "content": "dry"}, answer("Dry.", reasoning_content="so"),
+    ]  # fmt: skip
+    said = learned(own, rendered(own, {"messages": turns}, loss_on))
+    assert ["Ulm" in text for text in said] == [True, False][loss_on == "completion" :]
+    assert "Dry." in said[-1]
+
+
 def test_a_call_without_text_is_masked_where_the_template_wants_null_for_it(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:

@@ -197,7 +197,8 @@ class Renderer:
             findings.append(("no begin", str(self._tokenizer.bos_token)))
         if not answers:
             return Tokens(ids, trained, [], "", "", ended, findings=tuple(findings))
-        learned = (a for (a, b), loss in zip(offsets, trained, strict=True) if loss and a < b)
+        # Of an end token that was appended there are no characters.
+        learned = (a for (a, b), loss in zip(offsets, trained, strict=False) if loss and a < b)
         start = next((a for a in learned if a >= layout.spans[-1][0]), 0) if layout.spans else 0
         added = _put_before(messages[answers[-1]], layout.text, start) if start else ""
         if added and not self.turn_format.unasked_header:

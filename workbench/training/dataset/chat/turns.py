@@ -59,7 +59,9 @@ class ChatTurns:
         if self._template.marked:
             text, marks = self._template.render_marked(messages, place)
             spans = [self._without_header(text, span) for span in marks]
-            if len(trained) < len(answers):
+            if len(trained) < len(answers) == len(spans):
+                spans = spans[-len(trained) :]  # the trained turns are the last ones
+            elif len(trained) < len(answers):
                 spans = self._later_spans(text, spans, messages[: trained[0]], place)
         else:
             text = self._template.render(messages, place)
