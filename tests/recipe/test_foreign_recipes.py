@@ -63,19 +63,28 @@ def test_a_llama_factory_file_becomes_a_recipe() -> None:
 def test_data_sets_of_llama_factory_are_looked_up_in_their_list(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.json").write_text("[]")
+    columns = {"prompt": "q", "response": "a", "system": "s", "tools": "tools"}
     about = {
-        "mine": {"file_name": "mine.json", "columns": {"prompt": "q", "response": "a"}},
+        "mine": {
+            "file_name": "mine.json",
+            "columns": columns,
+            "num_samples": 9,
+            "tags": {"a": "b"},
+        },
         "held": {"hf_hub_url": "me/held"},
     }
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(about))
     text = (
         "model_name_or_path: /m\nfinetuning_type: lora\nlora_target: q_proj,v_proj\n"
-        "dataset: mine\neval_dataset: held\nlearning_rate: 1e-4\n"
+        "dataset: mine\neval_dataset: held\nlearning_rate: 1e-4\nmask_history: true\n"
     )
-    recipe = import_recipe(written(tmp_path, text)).recipe
+    found = import_recipe(written(tmp_path, text))
+    recipe = found.recipe
+    assert (recipe.data.max_rows, recipe.data.loss_on) == (9, "completion")
+    assert found.left["dataset mine.tags"] == "has no counterpart"
     assert recipe.data.train == str(tmp_path / "data" / "mine.json")
     assert recipe.data.eval == "me/held"
-    assert recipe.data.columns == {"q": "instruction", "a": "output"}
+    assert recipe.data.columns == {"q": "instruction", "a": "output", "s": "system"}
     assert recipe.lora.targets == ["q_proj", "v_proj"]
 
 
@@ -90,7 +99,9 @@ def test_a_trl_file_becomes_a_recipe() -> None:
         "lr_scheduler_type",
         "output_dir",
         "neftune_noise_alpha",
+        "assistant_only_loss",
     }
+    assert "TRL learns chats whole" in found.left["assistant_only_loss"]
 
 
 def test_the_defaults_are_those_of_the_installed_trl() -> None:
@@ -206,3 +217,33 @@ def test_several_data_sets_become_sources_of_one_recipe(tmp_path: Path) -> None:
     assert third.train == "acme/other"
     assert found.left["datasets[1].shards"] == "has no counterpart"
     assert found.left["datasets[2].type"] == "steve is a format of its own"
+
+
+def test_files_of_a_format_become_sources_of_their_own(tmp_path: Path) -> None:
+    rows = written(tmp_path, "{}", "rows.jsonl")
+    text = (
+        "base_model: m\nadapter: qlora\ndatasets:\n"
+        f"- {{path: json, data_files: [{rows.name}, other.jsonl], ds_type: json, type: alpaca}}\n"
+    )
+    found = import_recipe(written(tmp_path, text))
+    first, second = found.recipe.data.parts
+    assert (first.train, first.shape) == (str(rows.resolve()), "alpaca")
+    assert (second.train, second.shape) == ("other.jsonl", "alpaca")
+    assert "is not needed" in found.left["datasets[0].ds_type"]
+    one = import_recipe(written(tmp_path, text.replace(", other.jsonl", "")))
+    assert one.recipe.data.train == str(rows.resolve())
+
+
+def test_losses_and_shares_of_trl_are_read(tmp_path: Path) -> None:
+    text = (
+        "model_name_or_path: m\nuse_peft: true\nassistant_only_loss: true\nloss_type: nll\n"
+        "datasets:\n- {path: acme/one, fraction: 0.5}\n- {path: acme/two, fraction: 0.25}\n"
+    )
+    found = import_recipe(written(tmp_path, text))
+    assert isinstance(found.recipe.data.train, list)
+    assert [one.weight for one in found.recipe.data.train] == [0.5, 0.25]
+    assert found.left == {}
+    other = import_recipe(written(tmp_path, text.replace("nll", "dft")))
+    assert set(other.left) == {"loss_type"}
+    with pytest.raises(RecipeError, match="preference"):
+        import_recipe(written(tmp_path, text.replace("nll", "sigmoid")))

@@ -142,6 +142,8 @@ def test_long_rows_are_cut_and_those_without_an_answer_left_are_left_out(
         ([], {}, r"^train\.jsonl holds no training rows"),
         (PAIRS[:2], {}, "leave none to train on"),
         (PAIRS, {"eval_split": "test"}, "is no hub data set and has no splits"),
+        (PAIRS, {"split": "train[:10%]"}, "data.split: train.jsonl is no hub data set"),
+        (PAIRS, {"config": "main"}, "data.config: train.jsonl is no hub data set"),
         ([{**row, "completion": ""} for row in PAIRS], {}, "8 of 8 train rows have no token"),
         (PAIRS, {"max_tokens": 8}, "8 of 8 train rows lose their whole answer"),
         ([{"text": f"t {n}"} for n in range(9)], {"loss_on": "completion"}, "has no such part"),

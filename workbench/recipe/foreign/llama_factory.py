@@ -41,8 +41,17 @@ DEFAULTS: dict[str, Any] = {
 
 MOST_INFO_BYTES = 4 << 20
 """Bytes of a dataset_info.json that is read."""
-COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "messages"}
+COLUMNS = {
+    "prompt": "instruction",
+    "query": "input",
+    "response": "output",
+    **{name: name for name in ("messages", "system", "tools", "history")},
+}
 """Their names of columns, and those of our shapes."""
+PARTS = {"subset": "config", "split": "split", "num_samples": "rows"}
+"""Keys of one data set in their list, and our settings of a source."""
+_FOUND = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "columns", "formatting", *PARTS)
+"""Keys of one data set that are read, or whose effect is recognised from the rows."""
 
 
 def _bits(value: Any) -> str:
@@ -61,6 +70,7 @@ RULES: dict[str, Rule] = {
     "cutoff_len": Rule("data.max_tokens", positive),
     "max_samples": Rule("data.max_rows", positive),
     "group_by_length": Rule("data.group_by_length", switch(True, False)),
+    "mask_history": Rule("data.loss_on", switch("completion", None)),
     "train_on_prompt": Rule("data.loss_on", switch("all", None)),
     "default_system": Rule("data.system", str),
     "val_size": Rule("data.eval_rows", held_out_rows),
@@ -106,9 +116,10 @@ def _take_data_set(
     if len(sources) > 1:
         found.settings[setting] = sources
         return
-    found.settings[setting] = sources[0]["path"]
-    if key == "dataset" and "columns" in sources[0]:
-        found.settings["data.columns"] = sources[0]["columns"]
+    found.settings[setting] = sources[0].pop("path")
+    if key == "dataset":
+        ours = {"rows": "max_rows"}
+        found.settings |= {f"data.{ours.get(one, one)}": v for one, v in sources[0].items()}
 
 
 def _source(
@@ -126,6 +137,9 @@ def _source(
         source["path"] = str(folder / str(file))
     elif hub := about.get("hf_hub_url"):
         source["path"] = str(hub)
+    source |= {ours: about[theirs] for theirs, ours in PARTS.items() if about.get(theirs)}
+    for theirs in sorted(set(about) - set(_FOUND)):
+        found.leave(f"{key} {name}.{theirs}", "has no counterpart")
     columns = about.get("columns")
     if isinstance(columns, dict):
         ours = {str(theirs): COLUMNS[one] for one, theirs in columns.items() if one in COLUMNS}

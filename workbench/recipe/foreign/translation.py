@@ -77,8 +77,9 @@ class Translation:
         `names` are their keys with ours. `shapes` are the values of their key `type` that name a
         shape of ours.
         """
-        sources: list[dict[str, str]] = []
-        for n, one in enumerate(data_sets if isinstance(data_sets, list) else ()):
+        sources: list[dict[str, str | float]] = []
+        listed = enumerate(data_sets if isinstance(data_sets, list) else ())
+        for n, one in ((n, file) for n, listed_set in listed for file in _each_file(listed_set)):
             if not isinstance(one, dict) or "path" not in one:
                 continue
             sources.append({})
@@ -88,10 +89,13 @@ class Translation:
                         sources[-1]["data.shape"] = shapes[str(value)]
                 elif name == "type" and shapes:
                     self.leave(f"{key}[{n}].type", f"{safe_line(value, 60)} is a format of its own")
+                elif name in names and isinstance(value, float):
+                    sources[-1][names[name]] = value
                 elif name in names:
                     sources[-1][names[name]] = str(value)
                 elif value not in (None, "", [], {}):
-                    self.leave(f"{key}[{n}].{name}", "has no counterpart")
+                    why = NEEDLESS.get(name, "has no counterpart")
+                    self.leave(f"{key}[{n}].{name}", why)
         if not sources:
             self.leave(key, "is no list of data sets")
         elif len(sources) == 1:
@@ -120,6 +124,22 @@ class Translation:
             self.leave(key, NEEDLESS.get(key, "has no counterpart"))
 
 
+_FORMATS = ("json", "csv", "parquet", "text")
+"""Names of `datasets` for files of a format, whose names stand in `data_files`."""
+
+
+def _each_file(data_set: Any) -> list[Any]:
+    """Return the data set, or one for each of its files where its path names their format."""
+    if not isinstance(data_set, dict) or data_set.get("path") not in _FORMATS:
+        return [data_set]
+    files = data_set.get("data_files")
+    files = [files] if isinstance(files, str) else files
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        return [data_set]
+    others = {name: value for name, value in data_set.items() if name != "data_files"}
+    return [{**others, "path": file} for file in files]
+
+
 _BY_COLUMNS = ("chat_template", "input_output")
 """Prompt formats of Axolotl that name no shape: it is recognised from the columns."""
 
@@ -129,9 +149,11 @@ NEEDLESS = {
         "is not needed: the home keeps every trial's files",
     ),
     **dict.fromkeys(
-        ("preprocessing_num_workers", "dataset_num_proc", "dataloader_num_workers", "ddp_timeout"),
+        ("preprocessing_num_workers", "dataset_num_proc", "dataloader_num_workers"),
         "is not needed: rows are tokenised once",
     ),
+    "ddp_timeout": "is not needed: a trial never spans cards",
+    "ds_type": "is not needed: the ending of a file's name says it",
     **dict.fromkeys(
         ("do_train", "do_eval", "strict", "plot_loss", "include_num_input_tokens_seen"),
         "is not needed",

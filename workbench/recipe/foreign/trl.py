@@ -39,6 +39,12 @@ DEFAULTS: dict[str, Any] = {
 """What TRL takes for a key that is not given, where ours differs (TRL 1.16). Without
 `lora_target_modules` PEFT chooses by the family: these two for Llama, Qwen, Gemma and Mistral."""
 
+
+def _loss_type(value: Any) -> None:
+    if value == "dft":
+        raise NoCounterpart("has no counterpart: the loss is the mean over tokens with loss")
+
+
 RULES: dict[str, Rule] = {
     **TRAINER_RULES,
     "load_in_4bit": Rule("model.quantization", switch("nf4", "none")),
@@ -58,25 +64,39 @@ RULES: dict[str, Rule] = {
     "max_length": Rule("data.max_tokens", positive),
     "max_seq_length": Rule("data.max_tokens", positive),
     "assistant_only_loss": Rule("data.loss_on", switch("assistant", None)),
+    "loss_type": Rule("data.loss_on", _loss_type),
     "completion_only_loss": Rule("data.loss_on", switch("completion", "all")),
 }
 
 
+_SFT_LOSSES = ("nll", "chunked_nll", "dft")
+"""Values of `loss_type` in SFTConfig; other trainers of TRL have others."""
+
+
 def translate_trl(keys: Mapping[str, Any]) -> Translation:
     """Return what the keys of a TRL file become. Raises NoCounterpart for another task."""
-    if any(key in keys for key in ("beta", "loss_type", "num_generations", "reward_model_path")):
+    other_task = any(key in keys for key in ("beta", "num_generations", "reward_model_path"))
+    if other_task or keys.get("loss_type", "nll") not in _SFT_LOSSES:
         raise NoCounterpart("the file is for preference or reward training, not for fine-tuning")
     found = Translation("TRL", settings=dict(DEFAULTS))
     found.take(keys, RULES)
     if "use_peft" not in keys:
         found.leave("use_peft", "is not given, so that TRL trains all weights: LoRA is used here")
+    if "data.loss_on" not in found.settings:
+        why = "is not true, so that TRL learns chats whole: here loss is on the answers"
+        found.leave("assistant_only_loss", f"{why}; data.loss_on: all learns all")
     found.drop_unused_evaluation(keys)
     known: dict[str, object] = {**RULES, "eval_strategy": None}
     if mixture := keys.get("datasets"):
         found.take_mixture(
             "datasets",
             mixture,
-            {"path": "data.train", "name": "data.config", "split": "data.split"},
+            {
+                "path": "data.train",
+                "name": "data.config",
+                "split": "data.split",
+                "fraction": "data.weight",
+            },
         )
         known["datasets"] = None
     if column := keys.get("dataset_text_field"):

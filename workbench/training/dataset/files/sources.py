@@ -63,10 +63,10 @@ def find_sources(
     `refresh` asks the hub again. Reads a new or changed file whole, for its hash. Raises DataError
     for a file that cannot be read, an unknown data set, or a hub that does not answer.
     """
-    train = [
-        _source(name, part.split, part, index, refresh=refresh)
-        for name, part in zip(data.train_names, data.parts, strict=True)
-    ]
+    train = []
+    for name, part in zip(data.train_names, data.parts, strict=True):
+        train.append(_source(name, part.split, part, index, refresh=refresh))
+        _refuse_hub_settings(train[-1], part)
     if (held := find_scored(data, index, refresh=refresh)) is not None:
         return train, held
     if data.eval_split is None:
@@ -79,6 +79,20 @@ def find_sources(
             hint="name the held-out file in data.eval, or leave data.eval_split out",
         )
     return train, _source(only.name, data.eval_split, data, index, refresh=refresh)
+
+
+def _refuse_hub_settings(source: DataSource, part: Data) -> None:
+    """Raise DataError for a local source with a setting that only a hub data set has."""
+    if source.path is None:
+        return
+    shown = safe_line(source.path.name, 80)
+    for name in ("split", "revision", "config"):
+        if getattr(part, name) != Data.model_fields[name].default:
+            raise DataError(
+                f"data.{name}: {shown} is no hub data set, of which it would name a part",
+                hint=f"leave {name} out; data.max_rows, or rows of a source in a list, takes a "
+                "part of a file's rows",
+            )
 
 
 def find_scored(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
