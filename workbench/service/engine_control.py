@@ -134,27 +134,42 @@ class EngineControl(Requesting):
 
         Raises EngineError after `timeout_s`, and where it cannot start or is started again.
         """
-        until, was_stopping = time.monotonic() + timeout_s, self.stopping()
+        until, stopping = time.monotonic() + timeout_s, self.stopping()
+        is_done = self._has_started if running else self._has_stopped
         while time.monotonic() < until:
             # Asked before the state: once the keeper has gone, nothing is being stopped.
-            stopping = self.stopping()
-            state = self.engine().state
-            gone = state in ("stopped", "down")
-            if running and state == "stopped" and (why := stop_reason(self.home)) and why[0]:
-                raise EngineError(f"the engine does not start: {why[0]}", hint=why[1])
-            if gone if not running else state == "running" and not stopping:
+            was_stopping, stopping = stopping, self.stopping()
+            if is_done(stopping, was_stopping):
                 return
-            if not running and self.home.stopped.exists() and self._keeper_is_frozen():
-                return  # the loop has ended; `end_leftovers` does what the keeper cannot
-            # It ended before it saw that it should go on, maybe before the first look.
-            if running and gone and (was_stopping or state == "stopped"):
-                self.start_engine()
-                state = "starting"
-            if not running and was_stopping and not stopping and state == "running":
-                raise EngineError("it was started again before it had ended", hint="stop it again")
-            was_stopping = stopping
             time.sleep(POLL_S)
         raise EngineError(
             f"the engine did not {'start' if running else 'stop'} within {timeout_s:.0f} s",
             hint=f"look into {self.home.logs}/keeper.log and loop.log, or run `workbench doctor`",
         )
+
+    def _has_started(self, stopping: bool, was_stopping: bool) -> bool:
+        """Return True where the engine ticks; start it again where it ended before it could go on.
+
+        Raises EngineError where it cannot start. `was_stopping` is `stopping` at the look before.
+        """
+        state = self.engine().state
+        if state == "stopped" and (why := stop_reason(self.home)) and why[0]:
+            raise EngineError(f"the engine does not start: {why[0]}", hint=why[1])
+        # It ended before it saw that it should go on, maybe before the first look.
+        if state == "stopped" or (state == "down" and was_stopping):
+            self.start_engine()
+        return state == "running" and not stopping
+
+    def _has_stopped(self, stopping: bool, was_stopping: bool) -> bool:
+        """Return True where the keeper has gone, or hangs and `end_leftovers` does its work.
+
+        Raises EngineError where somebody started the engine again.
+        """
+        state = self.engine().state
+        if state in ("stopped", "down"):
+            return True
+        if self.home.stopped.exists() and self._keeper_is_frozen():
+            return True
+        if was_stopping and not stopping and state == "running":
+            raise EngineError("it was started again before it had ended", hint="stop it again")
+        return False
