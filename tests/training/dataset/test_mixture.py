@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.errors import DataError
 from workbench.recipe import Recipe
 from workbench.recipe.schema import MixedSource
-from workbench.training.dataset.mixture import Repeats
+from workbench.training.dataset.mixture import row_counts
 from workbench.training.dataset.prepared import (
     Prepared,
     check_unchanged,
@@ -107,8 +107,17 @@ def test_every_source_has_its_own_shape_columns_and_number_of_rows(
 def test_a_weight_or_a_number_of_rows_says_how_often_an_epoch_has_a_row(
     weight: float | None, rows: int | None, counts: dict[int, int]
 ) -> None:
-    repeats = Repeats(MixedSource(path="/r.jsonl", weight=weight, rows=rows), 8)
-    assert Counter(map(repeats.of, range(8))) == counts
+    source = MixedSource(path="/r.jsonl", weight=weight, rows=rows)
+    assert Counter(row_counts(source, 8)) == counts
+
+
+def test_drawn_rows_stand_anywhere_in_a_source() -> None:
+    source = MixedSource(path="/r.jsonl", rows=1_000)
+    drawn = [number for number, times in enumerate(row_counts(source, 100_000)) if times]
+    assert len(drawn) == 1_000
+    tenths = Counter(number // 10_000 for number in drawn)
+    assert len(tenths) == 10
+    assert min(tenths.values()) > 60
 
 
 def test_a_weight_that_takes_no_row_is_refused(mix: Mix) -> None:

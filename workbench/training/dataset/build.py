@@ -17,7 +17,7 @@ from workbench.training.dataset.arrow_writer import BATCH_ROWS, EVAL, TRAIN, Arr
 from workbench.training.dataset.files.lines import DataRow
 from workbench.training.dataset.files.sources import DataSource
 from workbench.training.dataset.first_pass import Progress, reread_rows, survey_rows
-from workbench.training.dataset.mixture import Repeats, TrainPart, train_parts
+from workbench.training.dataset.mixture import TrainPart, row_counts, train_parts
 from workbench.training.dataset.packing import pack_file
 from workbench.training.dataset.row_parser import RowParser
 from workbench.training.dataset.split import HeldOut
@@ -199,7 +199,7 @@ class _Split:
         self, part: TrainPart, uses: deque[tuple[str, int]], progress: Progress
     ) -> Iterator[DataRow]:
         """Yield the rows that are used, and append to `uses` where each belongs and how often."""
-        repeats = Repeats(part.taken, part.read_rows - self._held.drawn_of(part.number))
+        counts = row_counts(part.taken, part.read_rows - self._held.drawn_of(part.number))
         limit = self._data.max_rows or part.read_rows
         before = sum(one.read_rows for one in self._parts[: part.number])
         trained = 0
@@ -209,7 +209,7 @@ class _Split:
             name = self._held.part_of(part.key(row), row.place) if self._draws else "train"
             times = 1
             if name == "train":
-                times = repeats.of(trained) if trained < limit else 0
+                times = next(counts, 0) if trained < limit else 0
                 trained += 1
             if name and times:
                 uses.append((name, times))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import DataError
@@ -29,29 +29,28 @@ _SEED = 0
 """Seed of the draws of rows: all trials of an experiment must train on the same ones."""
 
 
-class Repeats:
-    """The number of times that an epoch has each of the `rows` training rows of one source."""
+def row_counts(taken: MixedSource | None, rows: int) -> Iterator[int]:
+    """Yield how often an epoch has each of the `rows` training rows of one source, in their order.
 
-    def __init__(self, taken: MixedSource | None, rows: int) -> None:
-        """Draw the rows that an epoch has once more than the others.
-
-        Without `taken` each row is there once. Raises DataError where no row would be.
-        """
-        wanted = rows
-        if taken is not None:
-            wanted = taken.rows or round((1 if taken.weight is None else taken.weight) * rows)
-        if rows and not wanted:
-            assert taken is not None
-            raise DataError(
-                f"{_shown(taken.path)}: weight {taken.weight:g} of {rows} rows is no row",
-                hint="raise the weight, give the source a number of rows, or leave it out",
-            )
-        self._whole, more = divmod(wanted, rows) if rows else (0, 0)
-        self._more = set(random.Random(_SEED).sample(range(rows), more))
-
-    def of(self, number: int) -> int:
-        """Return how often an epoch has the training row `number` of this source, from 0 on."""
-        return self._whole + (number in self._more)
+    Without `taken` each row is there once. Which rows are there once more than the others is drawn
+    row by row (Knuth's algorithm S), so that no memory grows with the source. Raises DataError
+    where no row would be there.
+    """
+    wanted = rows
+    if taken is not None:
+        wanted = taken.rows or round((1 if taken.weight is None else taken.weight) * rows)
+    if rows and not wanted:
+        assert taken is not None
+        raise DataError(
+            f"{_shown(taken.path)}: weight {taken.weight:g} of {rows} rows is no row",
+            hint="raise the weight, give the source a number of rows, or leave it out",
+        )
+    whole, more = divmod(wanted, rows) if rows else (0, 0)
+    draw = random.Random(_SEED)
+    for left in range(rows, 0, -1):
+        drawn = draw.randrange(left) < more
+        more -= drawn
+        yield whole + drawn
 
 
 class TrainPart:
