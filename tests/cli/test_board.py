@@ -66,6 +66,23 @@ def test_the_marks_of_the_board_are_explained_below_it(swept: Bench, workbench: 
     assert "*   optimistic by about 0.0" in out
 
 
+def test_a_leader_that_no_trial_ties_with_is_not_tied_for_first(
+    swept: Bench, workbench: Workbench
+) -> None:
+    assert "; tied for first" in workbench("show", "4").out
+    put_rows(
+        swept.store,
+        3,
+        losses=made_up_losses(1.0, ROWS, seed=3),
+        right=made_up_answers(30, ROWS, 3),
+    )
+    query = "update scores set value = ? where trial = 3 and name = 'exact_match'"
+    swept.store.db.execute(query, (30 / ROWS,))
+    out = workbench("show", "4").out
+    assert "  verdict     trial 4: exact_match 0.833 [" in out
+    assert "tied for first" not in out
+
+
 def test_the_last_line_is_the_verdict(swept: Bench, workbench: Workbench) -> None:
     last = workbench("board").out.splitlines()[-1]
     assert last.startswith(VERDICT)

@@ -217,7 +217,7 @@ def claim_lines(
     """Return the claims about the trial under the cursor, and what the marks of the table mean."""
     rank_by = board.experiment.rank_by
     row = next((one for one in board.rows if one.trial == trial), None)
-    claims = board_words.row_line(row, rank_by) if row else ""
+    claims = board_words.row_line(row, board.rows, rank_by) if row else ""
     if baseline and trial is not None and (found := baseline.differences.get(trial)):
         gain = board_words.gain_text(found, up_is_better(rank_by), interval=True)
         claims += f"; vs trial {baseline.trial} {gain}, {board_words.p_text(found)}"

@@ -27,9 +27,12 @@ def rank_text(row: BoardRow, rows: Sequence[BoardRow]) -> str:
     """Return the rank, or `=1` for each of several trials that are tied for first."""
     if row.rank is None:
         return formatting.UNKNOWN
-    if row.tied_for_first and sum(bool(one.tied_for_first) for one in rows) > 1:
-        return f"{TIED}1"
-    return str(row.rank)
+    return f"{TIED}1" if row.tied_for_first and has_ties(rows) else str(row.rank)
+
+
+def has_ties(rows: Sequence[BoardRow]) -> bool:
+    """Return whether several trials are tied for first: a leader alone is tied with nobody."""
+    return sum(bool(row.tied_for_first) for row in rows) > 1
 
 
 def score_text(row: BoardRow) -> str:
@@ -66,8 +69,8 @@ def p_text(difference: ScoreDifference) -> str:
     return f"p {formatting.p_value(difference.p)}"
 
 
-def row_line(row: BoardRow, rank_by: str) -> str:
-    """Return the claims about one trial in a line; empty where there are none.
+def row_line(row: BoardRow, rows: Sequence[BoardRow], rank_by: str) -> str:
+    """Return the claims about one trial of a board's `rows` in a line; empty where there are none.
 
     For example `trial 4: exact_match 0.667 [0.568–0.752], 96 rows; vs base +0.667 [+0.560, +0.750],
     p < 0.001; tied for first`.
@@ -75,15 +78,15 @@ def row_line(row: BoardRow, rank_by: str) -> str:
     if row.score is None or row.score_low is None:
         return f"trial {row.trial}: {safe_line(row.score_note)}" if row.score_note else ""
     name = "the base" if row.kind == "base" else f"trial {row.trial}"
-    rows = f", {formatting.plural(row.score_rows, 'row')}" if row.score_rows else ""
+    count = f", {formatting.plural(row.score_rows, 'row')}" if row.score_rows else ""
     parts = [
-        f"{name}: {safe_line(rank_by)} {formatting.score(row.score)} [{interval_text(row)}]{rows}"
+        f"{name}: {safe_line(rank_by)} {formatting.score(row.score)} [{interval_text(row)}]{count}"
     ]
     for other, difference in (("base", row.vs_base), ("best", row.vs_leader)):
         if difference is not None:
             gain = gain_text(difference, up_is_better(rank_by), interval=True)
             parts.append(f"vs {other} {gain}, {p_text(difference)}")
-    if row.tied_for_first:
+    if row.tied_for_first and has_ties(rows):
         parts.append("tied for first")
     return "; ".join(parts)
 
@@ -124,8 +127,7 @@ def _marks(board: JudgedBoard) -> tuple[bool, str, bool]:
     leader = board.leader
     optimism = formatting.score(leader.optimism) if leader is not None and leader.optimism else ""
     optimism = TINY if optimism == "0.000" else optimism
-    tied = sum(bool(row.tied_for_first) for row in board.rows) > 1
-    return tied, optimism, any(row.score_approximate for row in board.rows)
+    return has_ties(board.rows), optimism, any(row.score_approximate for row in board.rows)
 
 
 def _reasons(rows: Iterable[BoardRow]) -> Iterator[str]:

@@ -189,7 +189,7 @@ def show_command(
     if as_data:
         as_json({**asdict(detail), "board": None if row is None else asdict(row)})
     else:
-        print_page(detail, row)
+        print_page(detail, row, rows)
 
 
 def _print_series(service: Service, detail: TrialDetail, name: str, as_data: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from workbench import formatting
 from workbench.cli.tables import STATE_COLOURS, out_table, print_answer
@@ -15,8 +15,8 @@ from workbench.store.rows import AttemptRow
 from workbench.text import safe_line, safe_text
 
 
-def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
-    """Print a trial's facts, attempts, moves and sampled answers; `row` is its row of the board."""
+def print_page(detail: TrialDetail, row: BoardRow | None, board: Sequence[BoardRow]) -> None:
+    """Print a trial's facts, attempts, moves and sampled answers; `row` is its row of `board`."""
     trial = detail.trial
     name = safe_line(detail.experiment.name)
     word = formatting.outcome_word(trial.state, trial.reason)
@@ -24,7 +24,7 @@ def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
         f"{formatting.trial_name(trial)} of {name}: {word}",
         STATE_COLOURS.get(trial.state, "bold"),
     )
-    for head, text in _facts(detail, row):
+    for head, text in _facts(detail, row, board):
         print_answer(f"  {head:<12}{text}")
     if detail.attempts:
         _attempts(detail.attempts)
@@ -43,7 +43,9 @@ def print_page(detail: TrialDetail, row: BoardRow | None) -> None:
             print_answer(f"  {head:<10}" + safe_text(text).replace("\n", "\n" + " " * 12))
 
 
-def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str]]:
+def _facts(
+    detail: TrialDetail, row: BoardRow | None, board: Sequence[BoardRow]
+) -> Iterator[tuple[str, str]]:
     trial = detail.trial
     yield "settings", formatting.settings_line(trial.settings) or "the recipe's own"
     if trial.warm_trial is not None:
@@ -73,7 +75,7 @@ def _facts(detail: TrialDetail, row: BoardRow | None) -> Iterator[tuple[str, str
     if row is not None and row.scores:
         yield "scores", ", ".join(_scores(row, detail.experiment.rank_by))
     if row is not None and row.score_low is not None:
-        yield "verdict", board_words.row_line(row, detail.experiment.rank_by)
+        yield "verdict", board_words.row_line(row, board, detail.experiment.rank_by)
     if row is not None and row.adapter:
         of = f", the weights of step {row.score_step}" if row.score_step else ""
         yield "adapter", f"{safe_line(row.adapter)} ({formatting.size(row.adapter_bytes)}{of})"
