@@ -13,6 +13,7 @@ from tests.cli.engines import Engine, recipe_file
 from tests.support.tick_contexts import Bench, recipe
 from tests.support.waiting import wait_for
 from tests.tui.filled import engine_stopping
+from workbench.chat.client import ChatSession
 from workbench.errors import EngineError
 from workbench.home import Home
 from workbench.service import Service
@@ -85,6 +86,26 @@ def test_kill_asks_for_the_id_of_every_trial_that_there_is(
     assert right.code == 3
     assert "nothing is scored or kept" in right.out
     assert "there is no trial 77" in right.err
+
+
+def test_kill_does_not_ask_about_what_has_ended(
+    engine: Engine, workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workbench("run", recipe_file(tmp_path), "--watch")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    said = workbench("kill", "2", "tiny")
+    assert (said.code, said.out) == (2, "")
+    assert "trial 2 is done already" in said.err
+    assert "all trials of tiny have ended already" in said.err
+    assert "nothing of it is scored or kept" not in said.err
+
+
+def test_without_a_terminal_kill_names_the_command_for_all_of_its_trials(
+    engine: Engine, workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _long_run(workbench, tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert "workbench kill --yes 2 tiny" in workbench("kill", "2", "tiny").err
 
 
 def test_kill_yes_does_not_ask(engine: Engine, workbench: Workbench, tmp_path: Path) -> None:
@@ -176,6 +197,35 @@ def test_nothing_is_asked_of_an_engine_that_a_person_stopped(
     assert said.code == 1
     assert "the engine is stopped" in said.err
     assert "workbench engine start" in said.err
+    assert scan_requests(home.requests) == []
+
+
+@pytest.mark.parametrize("argv", [("chat", "1", "-p", "x"), ("compare", "1", "2", "--prompts")])
+def test_no_card_is_asked_of_an_engine_that_a_person_stopped(
+    argv: tuple[str, ...],
+    bench: Bench,
+    home: Home,
+    workbench: Workbench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _stopped_with_work(bench, home, monkeypatch)
+    (tmp_path / "prompts.txt").write_text("1 + 2?\n")
+    prompts = [tmp_path / "prompts.txt"] if argv[-1] == "--prompts" else []
+    said = workbench(*argv, *prompts)
+    assert (said.code, said.out) == (1, "")
+    assert "the engine is stopped" in said.err
+    assert "workbench engine start" in said.err
+    assert scan_requests(home.requests) == []
+
+
+def test_a_chat_is_not_requested_of_a_stopped_engine(
+    bench: Bench, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stopped_with_work(bench, home, monkeypatch)
+    with pytest.raises(EngineError, match="is stopped, and a chat needs") as refused:
+        ChatSession.open(Service(home), [1])
+    assert "E on the screen" in refused.value.hint
     assert scan_requests(home.requests) == []
 
 

@@ -58,6 +58,15 @@ def adapter(tmp_path: Path) -> Path:
     return folder
 
 
+def test_without_a_terminal_it_names_the_whole_command_that_does_not_ask(
+    workbench: Workbench, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    told = workbench("push", adapter, "me/sums")
+    assert told.code == 2
+    assert f"workbench push --yes {adapter} me/sums" in told.err.replace("\n", "")
+
+
 def test_it_is_private_and_whole_after_one_commit(
     workbench: Workbench,
     repositories: dict[str, dict[str, Any]],

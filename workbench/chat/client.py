@@ -74,10 +74,17 @@ class ChatSession:
     ) -> Self:
         """Ask the engine for a session and return it; it waits for a card like any trial.
 
+        A dead engine is started.
+
         Raises the engine's refusal: an unknown trial, one without an adapter, another base; and
-        EngineError as soon as `left` returns True before the answer. A session that is granted
-        later has nobody in it, and ends by itself.
+        EngineError where the engine is stopped, or as soon as `left` returns True before the
+        answer. A session that is granted later has nobody in it, and ends by itself.
         """
+        if not service.ensure_engine():
+            raise EngineError(
+                "the engine is stopped, and a chat needs one of its cards",
+                hint="`workbench engine start`, or E on the screen, starts it",
+            )
         request = service.send("chat", subjects=list(subjects))
         answer = service.wait_for_answer(request, timeout_s, left)
         session = cls(service, subjects, int(answer.data["trial"]))

@@ -38,7 +38,7 @@ def push_command(
     if not sure:
         seen = "everybody can read" if public else "only its owner can read"
         print_note(f"{safe_line(folder)} goes to {safe_line(name)}, which {seen}")
-        confirm_name(name, "push", verb="upload to", done="uploaded")
+        confirm_name(name, "push", (source, name), verb="upload to", done="uploaded")
     more = ["--public"] if public else []
     ended = ask_child(python_command(MODULE, str(folder), name, *more))
     if ended.code:

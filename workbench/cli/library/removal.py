@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -36,7 +37,7 @@ def rm_command(
     records = [plan_removal(service.home, reader, word, service.clock()) for word in words]
     if not yes:
         for word, record in zip(words, records, strict=True):
-            _confirm_name(word, record)
+            _confirm_name(word, names, record)
     removed = remove_planned(service.home, records)
     if as_data:
         as_json(removed)
@@ -48,12 +49,12 @@ def rm_command(
         )
 
 
-def _confirm_name(word: str, record: RemovalRecord) -> None:
-    """Ask for the name to be typed again; raise WorkbenchError, with nothing removed, otherwise."""
+def _confirm_name(word: str, names: Sequence[str], record: RemovalRecord) -> None:
+    """Ask for one of the names to be typed again; otherwise raise WorkbenchError: all stay."""
     held = formatting.plural(len(record.trials), "trial")
     print_note(f"{safe_line(record.about)} ({held}, {formatting.size(record.bytes)}):")
     print_note("its checkpoints, adapters and results go to the trash")
-    confirm_name(word, "rm", verb="remove", done="removed")
+    confirm_name(word, "rm", names, verb="remove", done="removed")
 
 
 app = typer.Typer(help="Show, restore or empty the trash.", no_args_is_help=True)

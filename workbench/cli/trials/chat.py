@@ -14,8 +14,8 @@ from workbench import formatting
 from workbench.chat.client import Answer, ChatEnded, ChatSession, Piece
 from workbench.cli.arguments import TrialId, is_id
 from workbench.cli.errors import tell_error
-from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, colour_text, print_answer, print_note
+from workbench.cli.trials.control import need_engine
 from workbench.errors import UsageError, WorkbenchError
 from workbench.service import Service
 from workbench.text import safe_text
@@ -54,7 +54,7 @@ def chat_command(
     service = Service()
     subjects = [trial, *(_subject(word) for word in against or [])]
     detail = service.trial(trial)
-    revive_engine(service)
+    need_engine(service)
     data = detail.experiment.recipe.get("data") or {}
     message = system if system is not None else data.get("system")
     questions = _questions(prompt)

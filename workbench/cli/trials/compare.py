@@ -13,6 +13,7 @@ from workbench.cli.arguments import Json, trial_id
 from workbench.cli.revival import revive_engine
 from workbench.cli.tables import as_json, out_table, print_answer, print_note
 from workbench.cli.trials.chat import Talk, show_piece
+from workbench.cli.trials.control import need_engine
 from workbench.errors import UsageError
 from workbench.service import Comparison, Service
 from workbench.store.answers import RowAnswer
@@ -47,8 +48,11 @@ def compare_command(
     """
     service = Service()
     asked = None if prompts is None else read_prompts(prompts)
-    revive_engine(service)
+    if asked is None:
+        revive_engine(service)
     found = service.compare(trials)
+    if asked is not None:
+        need_engine(service)
     if as_data:
         answers = [] if asked is None else _ask(service, found, asked, show=False)
         as_json({**comparison_data(found, rows), "prompts": answers})

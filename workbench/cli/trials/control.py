@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -67,6 +67,13 @@ class _Named:
         progress = formatting.steps(self.trial.step, self.trial.total_steps)
         return f"{formatting.trial_name(self.trial)} ({self.trial.state}, step {progress})"
 
+    @property
+    def has_ended(self) -> bool:
+        """True where nothing of it is left to end."""
+        if self.trial is None:
+            return not self.experiment.is_unfinished
+        return self.trial.state.final
+
     def send(self, service: Service, verb: str) -> str:
         """Send the request for it and return the request's id."""
         if self.trial is None:
@@ -82,16 +89,18 @@ def _find(service: Service, word: str) -> _Named:
     return _Named(word, None, service.experiment(word))
 
 
-def _confirm(words: Iterable[str]) -> None:
+def _confirm(words: Sequence[str]) -> None:
     service = Service()
     for word in dict.fromkeys(words):
         try:
-            about = _find(service, word).about
+            found = _find(service, word)
         except NotThere:  # reported with the answers of the others
             continue
-        print_note(f"{about}:")
+        if found.has_ended:  # refused with the answers of the others, and keeps what it left
+            continue
+        print_note(f"{found.about}:")
         print_note("nothing of it is scored or kept")
-        confirm_name(word, "kill", verb="kill", done="killed")
+        confirm_name(word, "kill", words, verb="kill", done="killed")
 
 
 def _each(words: Iterable[str], verb: str, as_data: bool) -> None:
