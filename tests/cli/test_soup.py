@@ -58,6 +58,22 @@ def test_without_a_file_of_held_out_rows_it_says_how_to_score_it(
     assert f"workbench evaluate 2 3 {folder} --data FILE" in told.replace("\n", "")
 
 
+def test_with_a_stopped_engine_it_says_how_to_score_it_later(
+    engine: Engine, workbench: Workbench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "held.jsonl").write_text('{"prompt": "1+2", "completion": "#### 3"}\n')
+    held = "data.eval=" + str(tmp_path / "held.jsonl")
+    assert workbench("run", recipe_file(tmp_path, sweep=SWEEP), "-s", held, "--watch").code == 0
+    assert workbench("clone", "2", "-s", "train.max_steps=1000000000").code == 0
+    engine.close()
+    engine.home.stopped.touch()
+    folder = soup(tmp_path / "soup", tmp_path / "m")
+    assert score_beside(["2", "3"], folder) is None
+    told = capsys.readouterr().err.replace("\n", "")
+    assert "not scored: the engine was stopped" in told
+    assert f"`workbench engine start`, then workbench evaluate 2 3 {folder} --data FILE" in told
+
+
 def test_folders_alone_name_no_rows(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

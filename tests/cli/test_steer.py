@@ -113,6 +113,7 @@ MISTAKES = [
     (("clone", "2", "--warm-start", "seven"), "takes a trial's id"),
     (("extend", "2", "--epochs", "lots"), "lots is not a number"),
     (("extend", "2"), "say how much longer"),
+    (("extend", "2", "--epochs", "1", "--steps", "9"), "exclude each other"),
     (("extend", "2", "--epochs", "0"), "--epochs +1"),
     (("extend", "2", "--epochs", "nan"), "--epochs +1"),
     (("parallel", "tiny", "x"), "a number, or none"),

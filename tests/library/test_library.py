@@ -42,6 +42,13 @@ def test_adapters_show_base_data_scores_tags_and_note(bench: Bench, answer: Answ
     assert [row["trial"] for row in answer("adapters")] == [3, 2]
 
 
+def test_a_tag_that_no_adapter_has_is_named(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adapters", "tiny", "--tag", "bset"]) == 0
+    assert "no adapter of tiny has the tag bset" in capsys.readouterr().err
+
+
 def test_a_tag_can_be_dropped_and_a_note_removed(bench: Bench, answer: Answer) -> None:
     answer("tag", "2", "old", "keep")
     answer("note", "2", "words")
@@ -190,6 +197,16 @@ def test_prune_shows_first_and_moves_only_checkpoints_and_unused_rows(
     assert (home.trial(2) / "adapter").exists()
     answer("trash", "restore", record["entry"])
     assert files_of(home) == before
+
+
+def test_a_second_prune_says_that_nothing_is_left_and_prints_no_table(
+    bench: Bench, answer: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer("prune", "--yes")
+    assert main(["prune", "--yes"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "there is nothing to prune" in err
 
 
 def test_checkpoints_of_a_trial_without_an_adapter_are_kept(

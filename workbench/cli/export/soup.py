@@ -15,7 +15,7 @@ from workbench.cli.export.greedy_soup import greedy_trials
 from workbench.cli.export.merge import adapter_of
 from workbench.cli.tables import as_json, print_answer, print_note
 from workbench.cli.trials.evaluate import evaluate_on_own_rows
-from workbench.errors import UsageError, WorkbenchError
+from workbench.errors import EngineError, UsageError, WorkbenchError
 from workbench.machine.python_children import python_command
 from workbench.service import RequestAnswer, Service
 from workbench.text import safe_line
@@ -97,13 +97,15 @@ def score_beside(sources: Sequence[str], soup: Path) -> RequestAnswer | None:
     """
     trials = [int(word) for word in sources if word.isdecimal()]
     words = [*sources, str(soup.absolute())]
+    later = f"workbench evaluate {' '.join(map(safe_line, words))} --data FILE"
     try:
         if not trials:
-            raise UsageError(
-                "no trial of the home is in it",
-                hint=f"workbench evaluate {' '.join(map(safe_line, words))} --data FILE",
-            )
+            raise UsageError("no trial of the home is in it", hint=later)
         return evaluate_on_own_rows(Service(), trials[0], words)
+    except EngineError as stopped:
+        print_note(f"not scored: {safe_line(stopped.what)}")
+        print_note(f"  → `workbench engine start`, then {later}")
+        return None
     except WorkbenchError as refused:
         print_note(f"not scored: {safe_line(refused.what)}")
         print_note(f"  → {safe_line(refused.hint, 300)}")

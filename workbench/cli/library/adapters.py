@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -34,7 +35,7 @@ def adapters_command(
         as_json(found)
         return
     if not found:
-        print_note("no adapter here; `workbench run RECIPE` trains one")
+        print_note(_why_none(experiment, tag or ()))
         return
     out_table(
         ("trial", "experiment", "score", "base", "data", "size", "settings", "tags"),
@@ -48,6 +49,15 @@ def adapters_command(
             print_answer(f"{one.trial}: {safe_line(one.note)}")
         if not one.present:
             print_answer(f"{one.trial}: its folder is gone or not whole", "yellow")
+
+
+def _why_none(experiment: str | None, tags: Sequence[str]) -> str:
+    """Return why no adapter is listed, and what to do."""
+    where = "" if experiment is None else f" of {safe_line(experiment)}"
+    if not tags:
+        return f"no adapter{where} here; `workbench run RECIPE` trains one"
+    names = " and ".join(safe_line(one) for one in tags)
+    return f"no adapter{where} has the tag {names}; `workbench adapters` shows all with their tags"
 
 
 def _cells(one: AdapterEntry) -> tuple[object, ...]:

@@ -69,7 +69,7 @@ def prune_command(
     chosen = [reader.experiment(name) for name in names] if names else None
     found = find_prunable(service.home, reader, chosen)
     total = sum(one.bytes for one in found)
-    if not as_data:
+    if found and not as_data:
         rows = [(one.folder, formatting.size(one.bytes), one.why) for one in found]
         out_table(("folder", "size", "why"), rows, right=("size",), flexible=2)
     if dry_run:

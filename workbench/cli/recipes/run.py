@@ -175,7 +175,7 @@ def _ask_to_start(service: Service) -> None:
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise EngineError(
             "the engine stays stopped; nothing was submitted",
-            hint="`workbench run --start` starts it",
+            hint="`workbench engine start` starts it, and so does --start",
         )
 
 

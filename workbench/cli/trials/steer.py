@@ -120,6 +120,8 @@ def extend_command(
 ) -> None:
     """Train longer: a new trial that starts from an ended trial's adapter."""
     args: dict[str, Any] = {"trial": trial}
+    if epochs is not None and steps is not None:
+        raise UsageError("--epochs and --steps exclude each other", hint="give one of them")
     if epochs is not None:
         args["epochs"] = _number(epochs, float)
     if steps is not None:
