@@ -11,7 +11,7 @@ from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from tests.support.tick_contexts import Bench, recipe
 from workbench.cli.recipes.demo import need_all_done
-from workbench.cli.trials.follow import Narrator
+from workbench.cli.trials.follow import Narrator, last_move_to_queue
 from workbench.errors import WorkbenchError
 from workbench.home import Home
 from workbench.service import Service
@@ -109,6 +109,22 @@ def test_each_fact_is_printed_once(bench: Bench) -> None:
     assert about == moved
     assert line.endswith("trial 2  step 50/100  loss 1.5  1,234 tokens/s  ~1 min left")
     assert list(narrator.news([dataclasses.replace(moved, step=60)])) == []
+
+
+def test_a_trial_that_goes_back_to_the_queue_is_shown_with_its_reason(
+    bench: Bench, home: Home
+) -> None:
+    bench.submit(recipe())
+    bench.until(State.RUNNING, 2)
+    service = Service(home)
+    narrator = Narrator(
+        clock=lambda: 100.0, why_requeued=lambda trial: last_move_to_queue(service, trial)
+    )
+    assert len(list(narrator.news([bench.store.trial(2)]))) == 1
+    why = "the worker was lost; goes on from step 700"
+    bench.store.move(2, State.RUNNING, State.QUEUED, by="recover", why=why)
+    ((line, _),) = narrator.news([bench.store.trial(2)])
+    assert line.endswith(f"trial 2  queued  {why}")
 
 
 def test_of_a_resumed_trial_nothing_is_told_before_it_has_numbers(bench: Bench) -> None:

@@ -36,6 +36,8 @@ class Narrator:
     """A record of the lines printed about an experiment, so that each fact is printed once."""
 
     clock: Callable[[], float] = time.time
+    why_requeued: Callable[[TrialRow], str] = lambda trial: ""
+    """Returns why a trial that was at work is in the queue again."""
     states: dict[int, str] = field(default_factory=dict)
     waits: tuple[str, float, bool] = ("", 0.0, False)
     """The reason why nothing runs, since when (UTC seconds), and whether it was printed."""
@@ -78,9 +80,26 @@ class Narrator:
             self.states[trial.id] = trial.state
             self.progress[trial.id] = (0, self.clock(), QUIET_S)
             if not (first and trial.state is State.QUEUED):
-                yield _arrival(trial)
+                yield self._arrival(trial)
         if trial.state is State.RUNNING and self._due(trial):
             yield _progress(trial, self.clock())
+
+    def _arrival(self, trial: TrialRow) -> str:
+        """Return the line for a trial's new state."""
+        word = formatting.outcome_word(trial.state, trial.reason)
+        about = [f"{formatting.trial_name(trial)}  {word}"]
+        if trial.state.live:
+            on = f"on {safe_line(trial.card)}" if trial.card else ""
+            about += [on, formatting.brief_settings(trial.settings)]
+        elif trial.score is not None:
+            about.append(f"score {formatting.score(trial.score)}")
+        elif trial.state is State.QUEUED:
+            about.append(safe_line(self.why_requeued(trial)))
+        elif trial.reason != word:
+            about.append(safe_line(trial.reason))
+        if trial.state is State.FAILED and trial.hint:
+            about.append(f"→ {safe_line(trial.hint)}")
+        return "  ".join(part for part in about if part)
 
     def _due(self, trial: TrialRow) -> bool:
         """Return whether a line is due: at each quarter of the steps, and at growing intervals."""
@@ -95,22 +114,6 @@ class Narrator:
         longer_s = quiet_s if quarter > printed else min(2 * quiet_s, MOST_QUIET_S)
         self.progress[trial.id] = (quarter, self.clock(), longer_s)
         return True
-
-
-def _arrival(trial: TrialRow) -> str:
-    """Return the line for a trial's new state."""
-    word = formatting.outcome_word(trial.state, trial.reason)
-    about = [f"{formatting.trial_name(trial)}  {word}"]
-    if trial.state.live:
-        on = f"on {safe_line(trial.card)}" if trial.card else ""
-        about += [on, formatting.brief_settings(trial.settings)]
-    elif trial.score is not None:
-        about.append(f"score {formatting.score(trial.score)}")
-    elif trial.reason != word:
-        about.append(safe_line(trial.reason))
-    if trial.state is State.FAILED and trial.hint:
-        about.append(f"→ {safe_line(trial.hint)}")
-    return "  ".join(part for part in about if part)
 
 
 def _progress(trial: TrialRow, now_utc: float, *, brief: bool = False) -> str:
@@ -150,7 +153,8 @@ def follow_experiment(
     engine is started again, three times at most. Raises WorkbenchError with the reason where the
     experiment was refused, EngineError where no engine continues it.
     """
-    narrator, starts, trouble = Narrator(), 0, ("", False)
+    narrator = Narrator(why_requeued=lambda trial: last_move_to_queue(service, trial))
+    starts, trouble = 0, ("", False)
     spoke_s = time.monotonic()
     seen, looked_s = None, 0.0
     while True:
@@ -186,6 +190,12 @@ def follow_experiment(
                 spoke_s = time.monotonic()
             looked_s = time.monotonic()
         time.sleep(POLL_S)
+
+
+def last_move_to_queue(service: Service, trial: TrialRow) -> str:
+    """Return why the trial went back to the queue, such as a lost worker; '' if it never did."""
+    moves = service.trial(trial.id).moves
+    return next((move.why for move in reversed(moves) if move.after == State.QUEUED), "")
 
 
 def _mine(snapshot: Snapshot, id: int) -> tuple[Experiment, list[TrialRow]]:
