@@ -158,6 +158,17 @@ class TestHome:
         assert f" free at {home.root}" in machine.check_disk(home).finding
         assert not home.root.exists()
 
+    def test_a_disk_below_the_floor_of_the_configuration_is_a_failure(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "workbench").mkdir()
+        config = tmp_path / "workbench" / "config.toml"
+        config.write_text('[guards]\ndisk_floor = "9000000GiB"\n')
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        check = machine.check_disk(Home(tmp_path))
+        assert check.status == "fail"
+        assert "(guards.disk_floor): nothing new starts" in check.finding
+
     def test_a_home_that_is_a_file_is_a_failure(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         assert machine.check_home(Home(tmp_path / "file" / "home")).status == "fail"

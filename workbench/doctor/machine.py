@@ -13,7 +13,7 @@ from pathlib import Path
 
 from workbench.doctor.check import Check
 from workbench.errors import WorkbenchError
-from workbench.formatting import guards_line
+from workbench.formatting import guards_line, size
 from workbench.home import (
     RAY_TEMP_CHARACTERS,
     SHORT_TEMP_HINT,
@@ -117,15 +117,28 @@ def check_kernels() -> Check:
 
 def check_disk(home: Home) -> Check:
     """Check that the home's disk has room for a model and some trials."""
-    free = shutil.disk_usage(_existing(home.root)).free
+    free, floor = shutil.disk_usage(_existing(home.root)).free, _disk_floor_bytes()
     finding = f"{free / GIB:.0f} GiB free at {home.root}"
     hint = "free some space, or set WORKBENCH_HOME to a folder on a larger disk"
+    if free < floor:
+        finding += f", below {size(floor)} (guards.disk_floor): nothing new starts"
+        return Check(name="disk", status="fail", finding=finding, hint=hint)
     if free < LOW_DISK_BYTES:
         return Check(name="disk", status="fail", finding=finding, hint=hint)
     if free < LITTLE_DISK_BYTES:
         finding += "; an 8B model alone takes 16"
         return Check(name="disk", status="warn", finding=finding, hint=hint)
     return Check(name="disk", status="ok", finding=finding)
+
+
+def _disk_floor_bytes() -> int:
+    """Return the free bytes below which the engine starts nothing."""
+    from workbench.user_config import Guards, read_user_config
+
+    try:
+        return read_user_config().guards.disk_floor
+    except WorkbenchError:  # the check of the configuration has said so
+        return Guards().disk_floor
 
 
 def check_temp() -> Check:
