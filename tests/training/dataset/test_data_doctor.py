@@ -159,7 +159,8 @@ def test_duplicates_and_held_out_rows_that_are_trained_on_are_reported(
     prepared = check([*PAIRS, PAIRS[4], PAIRS[5]], eval=str(held), eval_rows=9)
     repeated = "2 train rows repeating earlier ones (first: train.jsonl:11); each counts again"
     shared = "1 held-out row standing in the training rows, too (first: eval.jsonl:1); take them"
-    for said in (repeated, shared):
+    scored = "1 eval row repeating earlier ones (first: eval.jsonl:2); each counts again in every s"
+    for said in (repeated, scored, shared):
         assert any(note.startswith(said) for note in prepared.notes), said
 
 

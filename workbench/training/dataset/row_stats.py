@@ -26,6 +26,7 @@ _END_HEADER = (
     "end with one of its tokens or a line break"
 )
 _REMOVE_COPIES = "each counts again in every epoch: take out those that are not meant"
+_REMOVE_SCORED_COPIES = "each counts again in every score: take out those that are not meant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +231,7 @@ class RowStats:
         """Return the data warnings in words, each with its first row and a hint."""
         longer = self._longer()
         joined = _END_HEADER if self._chats else _ADD_BREAK
+        remove_copies = _REMOVE_COPIES if self.name == "train" else _REMOVE_SCORED_COPIES
         said = (
             (self._cut, f"longer than {self._max_tokens} tokens and cut", self._whole()),
             (self._cut_away, "left out, because cutting took their whole answer", longer),
@@ -246,7 +248,7 @@ class RowStats:
                 "whose prompt has other tokens than with its answer behind it",
                 joined,
             ),
-            (RowCount(*self._seen.copies()), "repeating earlier ones", _REMOVE_COPIES),
+            (RowCount(*self._seen.copies()), "repeating earlier ones", remove_copies),
         )
         return [note for count, *words in said for note in count.note(self.name, *words)]
 
