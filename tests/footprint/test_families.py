@@ -11,10 +11,11 @@ import pytest
 
 from workbench.errors import ModelError
 from workbench.footprint import ModelShape, named_config
+from workbench.footprint.model.config_values import WRAPPER_FAMILIES
 from workbench.footprint.model.extra_weights import ExtraWeights
 from workbench.footprint.model.families import COUNTED_FAMILIES, UNCOUNTED_WEIGHTS, family_of
 from workbench.footprint.model.loadable import WITH_IMAGES, causal_class, is_loadable
-from workbench.footprint.model.shape import FUSED_FAMILIES, WRAPPER_FAMILIES
+from workbench.footprint.model.shape import FUSED_FAMILIES
 from workbench.footprint.model.weight_counts import WeightCounts, with_counts
 from workbench.footprint.outlook import outlook_on, usual_outlooks
 from workbench.footprint.peak.buckets import NF4_BYTES

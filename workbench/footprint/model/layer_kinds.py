@@ -11,7 +11,6 @@ from typing import Any
 
 from workbench.footprint.model.extra_weights import (
     Gemma4Layer,
-    Measure,
     kinds_of,
     layer_of_gemma4,
 )
@@ -20,14 +19,13 @@ Changes = dict[str, Any]
 """Fields of a ModelShape in which a kind of layer differs from the model's."""
 
 
-def layer_kinds(shape: Any, config: Mapping[str, Any], measure: Measure) -> list[Changes]:
+def layer_kinds(shape: Any, config: Mapping[str, Any]) -> list[Changes]:
     """Return the changes of each kind of layer, with the number of layers; [] if all are alike.
 
-    `shape` is the model's ModelShape without kinds, `config` the text model's config.json, from
-    which `measure` reads a checked whole number.
+    `shape` is the model's ModelShape without kinds, `config` the text model's config.json.
     """
     if shape.kind.startswith("gemma4"):
-        each = [layer_of_gemma4(config, measure, shape.layers, at) for at in range(shape.layers)]
+        each = [layer_of_gemma4(config, shape.layers, at) for at in range(shape.layers)]
         return [_gemma4(shape, one, count) for one, count in Counter(each).items()]
     if shape.kind.startswith("qwen3_5"):
         return _qwen3_5(shape, config)

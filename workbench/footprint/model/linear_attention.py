@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from workbench.footprint.model.extra_weights import Measure, kinds_of
+from workbench.footprint.model.config_values import read_size
+from workbench.footprint.model.extra_weights import kinds_of
 
 CHUNK = 64
 """Tokens of a chunk in transformers' torch_chunk_gated_delta_rule, and in the fused step."""
@@ -33,7 +34,7 @@ class DeltaLayers:
     """Values of one value head."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], measure: Measure, layers: int) -> Self | None:
+    def of(cls, config: Mapping[str, Any], layers: int) -> Self | None:
         """Return those of a text model's config.json; None where it has none."""
         if "linear_num_value_heads" not in config and not _is_qwen(config):
             return None
@@ -42,10 +43,10 @@ class DeltaLayers:
             return None
         return cls(
             count=count,
-            key_heads=measure(config, "linear_num_key_heads", default=16),
-            value_heads=measure(config, "linear_num_value_heads", default=32),
-            key_width=measure(config, "linear_key_head_dim", default=128),
-            value_width=measure(config, "linear_value_head_dim", default=128),
+            key_heads=read_size(config, "linear_num_key_heads", default=16),
+            value_heads=read_size(config, "linear_num_value_heads", default=32),
+            key_width=read_size(config, "linear_key_head_dim", default=128),
+            value_width=read_size(config, "linear_value_head_dim", default=128),
         )
 
     @property

@@ -8,20 +8,26 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from workbench.errors import ModelError
+from workbench.footprint.model.config_values import (
+    MOST_LAYERS,
+    SHARED_MLP,
+    attends_everywhere,
+    has_partial_rotary,
+    is_nested,
+    is_text_alone,
+    is_tied,
+    read_size,
+    text_settings,
+    window_of,
+)
 from workbench.footprint.model.extra_weights import ExtraWeights, extra_weights
 from workbench.footprint.model.layer_kinds import layer_kinds
 from workbench.footprint.model.linear_attention import DeltaLayers
-from workbench.footprint.model.loadable import causal_class
 from workbench.footprint.model.positions import model_positions
 from workbench.footprint.model.vision_tower import vision_weights
 from workbench.footprint.model.weight_counts import WeightCounts, counts_in
-from workbench.text import safe_line
 
 # Which kinds of model differ in what; the strings are values of model_type.
-_TIED_BY_DEFAULT = (
-    "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "gemma4_unified_text", "smollm3",
-)  # fmt: skip
 _FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text", "gemma4_text", "gemma4_unified_text", "glm4")
 _ONE_NORM = ("cohere", "cohere2")
 _NORMED_HEADS = (
@@ -33,37 +39,9 @@ _NORMS_AFTER = ("exaone4", "olmo2", "olmo3")  # of attention and feed-forward bl
 _BIASED_QKV = ("qwen2",)
 _FUSED_PROJECTIONS = ("phi3",)
 _FUSED_GATE_UP = ("glm", "glm4")
-_SHARED_MLP = ("granitemoehybrid",)  # whose dense feed-forward block is that of all experts
 _SCALED_QUERIES = ("ministral3",)  # by their position
 _TABLES_BY_KIND = ("gemma3", "gemma4", "olmo3")  # of rotary embeddings, one for each kind of layer
 _OWN_LINEAR_CLASS = ("falcon",)  # bitsandbytes leaves subclasses of nn.Linear in 16 bits
-_GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
-_DEFAULTS: dict[str, dict[str, float]] = {
-    "cwm": {"num_key_value_heads": 8, "head_dim": 128, "sliding_window": 8192},
-    "exaone4": {"sliding_window": 4096},
-    "gemma2": {**_GEMMA, "vocab_size": 256_000},
-    "gemma3_text": {**_GEMMA, "vocab_size": 262_208},
-    "gemma4_text": {**_GEMMA, "vocab_size": 262_144},
-    "gemma4_unified_text": {**_GEMMA, "vocab_size": 262_144},
-    "glm4": {"num_key_value_heads": 2, "head_dim": 128},
-    "ministral3": {"num_key_value_heads": 8, "head_dim": 128},
-    "granitemoehybrid": {"num_local_experts": 8, "shared_intermediate_size": 1024},
-    "mistral": {"num_key_value_heads": 8},
-    "olmo3": {"sliding_window": 4096},
-    "qwen3": {"head_dim": 128},
-    "qwen3_5_text": {"num_key_value_heads": 4, "head_dim": 256},
-    "seed_oss": {
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "attention_dropout": 0.1,
-        "residual_dropout": 0.1,
-    },
-    "smollm3": {"num_key_value_heads": 4},
-}
-"""Defaults of transformers' classes, which a config.json may leave out, as Gemma 3's do."""
-_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-MOST_LAYERS = 4_096
-"""More layers than any model has; a config.json beyond it is damaged or hostile."""
 OWN_DROPOUTS = ("attention_dropout", "resid_pdrop", "residual_dropout")
 """Settings of a model's own dropout, for which the fused step has no masks."""
 MEASURED_FAMILIES = frozenset(
@@ -82,8 +60,6 @@ UNDECODED_FAMILIES = frozenset({"qwen3_5_text"})
 PAIRED_ROTARY = frozenset({"glm4"})
 """Fused families whose rotary embeddings turn neighbouring values (2d, 2d + 1), not (d, d + D/2)
 as a Llama's: they keep the code of transformers for it."""
-WRAPPER_FAMILIES = frozenset({"gemma3", "gemma4", "gemma4_unified", "mistral3"})
-"""model_type of models for more than text whose text model the fused step trains by itself."""
 _READ_TOGETHER = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 """Projections that read the tensor that another one reads, and the first of those that do."""
 
@@ -156,51 +132,35 @@ class ModelShape:
 
         Raises ModelError where a size is missing or impossible, and for a mixture of experts.
         """
-        text = config.get("text_config")
-        outer = config.get("model_type")
-        alone = isinstance(text, Mapping) and _is_text_alone(outer, text.get("model_type"))
-        flat = {**config, **text} if isinstance(text, Mapping) else dict(config)
-        kind = flat.get("model_type", "?")
-        if not isinstance(kind, str):
-            raise _odd("model_type", kind)
-        flat = {**_DEFAULTS.get(kind, {}), **flat}
-        if _experts(flat) or _experts(flat.get("ffn_config")):
-            raise ModelError(
-                f"{safe_line(kind, 60)} is a mixture of experts: transformers holds the experts of "
-                "a layer in one tensor, which bitsandbytes leaves in 16 bits and LoRA does not "
-                "adapt, so that most of the model would be neither quantised nor trained",
-                hint="choose a dense model",
-            )
-        heads = _measure(flat, "num_attention_heads", "n_head")
-        if kind in _SHARED_MLP:
-            flat["intermediate_size"] = flat["shared_intermediate_size"]
-        width = _measure(flat, "hidden_size", "n_embd")
-        layers = _measure(flat, "num_hidden_layers", "n_layer", most=MOST_LAYERS)
-        extra = extra_weights(kind, flat, _measure, layers)
-        if not alone:
-            extra += vision_weights(config, width, _measure)
+        flat = text_settings(config)
+        kind, heads = flat["model_type"], read_size(flat, "num_attention_heads", "n_head")
+        width = read_size(flat, "hidden_size", "n_embd")
+        layers = read_size(flat, "num_hidden_layers", "n_layer", most=MOST_LAYERS)
+        extra = extra_weights(kind, flat, layers)
+        if not is_text_alone(config):
+            extra += vision_weights(config, width)
         found = cls(
             kind=kind,
             layers=layers,
             extra=extra,
-            delta=DeltaLayers.of(flat, _measure, layers),
+            delta=DeltaLayers.of(flat, layers),
             width=width,
             heads=heads,
-            kv_heads=_measure(flat, "num_key_value_heads", default=heads),
-            head_dim=_measure(flat, "head_dim", default=max(width // heads, 1)),
-            ffn=_measure(flat, "intermediate_size", "n_inner", default=4 * width),
-            vocab=_measure(flat, "vocab_size"),
-            tied=_is_tied(config, flat),
+            kv_heads=read_size(flat, "num_key_value_heads", default=heads),
+            head_dim=read_size(flat, "head_dim", default=max(width // heads, 1)),
+            ffn=read_size(flat, "intermediate_size", "n_inner", default=4 * width),
+            vocab=read_size(flat, "vocab_size"),
+            tied=is_tied(config, flat),
             softcap=bool(flat.get("attn_logit_softcapping")),
-            nested=isinstance(text, Mapping) and not alone and outer not in WRAPPER_FAMILIES,
+            nested=is_nested(config),
             counts=counts_in(config),
-            hybrid=kind in _SHARED_MLP and not _attends_everywhere(flat),
+            hybrid=kind in SHARED_MLP and not attends_everywhere(flat),
             dropout=any(flat.get(name) for name in OWN_DROPOUTS),
-            partial_rotary=_partial_rotary(flat),
-            window=_window(flat),
+            partial_rotary=has_partial_rotary(flat),
+            window=window_of(flat),
             positions=model_positions(config),
         )
-        kinds = tuple(replace(found, **changes) for changes in layer_kinds(found, flat, _measure))
+        kinds = tuple(replace(found, **changes) for changes in layer_kinds(found, flat))
         return replace(found, kinds=kinds)
 
     @property
@@ -262,7 +222,7 @@ class ModelShape:
         gates = {"gate_proj": (d, f), "up_proj": (d, f)}
         if self.kind in _FUSED_GATE_UP:
             gates = {"gate_up_proj": (d, 2 * f)}
-        if self.kind in _SHARED_MLP:
+        if self.kind in SHARED_MLP:
             gates = {"input_linear": (d, 2 * f)}
         return {
             "q_proj": (d, q),
@@ -270,7 +230,7 @@ class ModelShape:
             "v_proj": (d, kv),
             "o_proj": (q, d),
             **gates,
-            "output_linear" if self.kind in _SHARED_MLP else "down_proj": (f, d),
+            "output_linear" if self.kind in SHARED_MLP else "down_proj": (f, d),
         }
 
     @property
@@ -379,72 +339,3 @@ class ModelShape:
     def params(self) -> int:
         """All parameters; the last term is the norm before the head."""
         return self.linear_params + self.other_params + self.width
-
-
-def _is_text_alone(outer: object, inner: object) -> bool:
-    """Return True if loading takes the text model alone out of a model for more, as Qwen 3.5's."""
-    if not isinstance(outer, str) or not isinstance(inner, str) or outer == inner:
-        return False
-    loaded = causal_class(outer)
-    return loaded is not None and loaded == causal_class(inner)
-
-
-def _is_tied(config: Mapping[str, Any], flat: Mapping[str, Any]) -> bool:
-    """Return whether head and embedding are one matrix.
-
-    Of a model for more than text, the outer configuration decides; left out, they are.
-    """
-    if config.get("model_type") in WRAPPER_FAMILIES:
-        return bool(config.get("tie_word_embeddings", True))
-    return bool(flat.get("tie_word_embeddings", flat.get("model_type") in _TIED_BY_DEFAULT))
-
-
-def _attends_everywhere(config: Mapping[str, Any]) -> bool:
-    kinds = config.get("layer_types")
-    return isinstance(kinds, list) and {*kinds} <= {"attention", "full_attention"}
-
-
-def _experts(config: object) -> bool:
-    """Return whether a feed-forward block is several, of which each token uses a few."""
-    if not isinstance(config, Mapping):
-        return False
-    return any(config.get(name) not in (None, 0, 1) for name in _EXPERT_COUNTS)
-
-
-def _partial_rotary(config: Mapping[str, Any]) -> bool:
-    rope = config.get("rope_parameters")
-    source = rope if isinstance(rope, Mapping) else config
-    factor = source.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    return isinstance(factor, int | float) and factor < 1
-
-
-def _window(config: Mapping[str, Any]) -> int | None:
-    if config.get("use_sliding_window") is False or not config.get("sliding_window"):
-        return None
-    return _measure(config, "sliding_window")
-
-
-def _measure(
-    config: Mapping[str, Any], *names: str, default: int | None = None, most: int = (1 << 31) - 1
-) -> int:
-    """Return the first of these settings that is there, a whole number from 1 to `most`."""
-    for name in names:
-        value = config.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
-            raise _odd(name, value)
-        return value
-    if default is None:
-        raise ModelError(
-            f"the model's config.json has no {names[0]}",
-            hint="choose a decoder such as Llama, Mistral, Qwen, Gemma or Phi",
-        )
-    return default
-
-
-def _odd(name: str, value: object) -> ModelError:
-    return ModelError(
-        f"the model's config.json has {name}: {safe_line(value, 40)}",
-        hint="download the file again, or choose another model",
-    )

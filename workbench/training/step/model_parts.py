@@ -8,7 +8,8 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
-from workbench.footprint.model.shape import FUSED_FAMILIES, OWN_DROPOUTS, WRAPPER_FAMILIES
+from workbench.footprint.model.config_values import WRAPPER_FAMILIES
+from workbench.footprint.model.shape import FUSED_FAMILIES, OWN_DROPOUTS
 from workbench.training.step.head import Head
 
 
