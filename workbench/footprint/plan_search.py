@@ -28,6 +28,9 @@ DEQUANTISED_SHARE = 0.98
 FINER = 1.08
 """Ratio between neighbouring micro-step sizes that are tried where the rows' lengths are known."""
 
+Changes = dict[str, Any]
+"""New values of fields of a Run."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSearch:
@@ -92,6 +95,11 @@ class PlanSearch:
         return self.recipe.train.rows_per_step
 
     @property
+    def quantised(self) -> bool:
+        """True if the base's weights are stored in NF4."""
+        return self.recipe.model.quantization == "nf4"
+
+    @property
     def offloads(self) -> bool:
         """True if layers' inputs can wait in the machine's memory."""
         return self.shape.fused and self.run.card_kind == "cuda"
@@ -119,16 +127,16 @@ class PlanSearch:
         """Return the peak bytes of a way to run the recipe; takes some 50 µs."""
         return sum(predict(self.shape, self.recipe, run).values())
 
-    def ways(self, asked: str) -> list[dict[str, Any]]:
-        """Return the ways to recompute that `train.gradient_checkpointing` allows.
+    def ways(self, asked: str) -> list[Changes]:
+        """Return the ways to recompute that `train.gradient_checkpointing: {asked}` allows.
 
-        They are changes of a Run, the fastest first; each takes fewer bytes than the one before.
+        The fastest is the first; each takes fewer bytes than the one before.
         """
         layers = self.shape.layers
         # PEFT's own modules, which other families train with, recompute all layers or none.
         some = range(layers + 1) if self.shape.fused else (0, layers)
         counts = {"auto": some, "on": (layers,), "off": (0,)}[asked]
-        found: list[dict[str, Any]] = [{"recompute_layers": count} for count in counts]
+        found: list[Changes] = [{"recompute_layers": count} for count in counts]
         last = found[-1]
         if self.moves_tables:  # one row a token, where offload moves one a token and layer
             last = {**last, "host_tables": True}
@@ -211,11 +219,11 @@ class PlanSearch:
         number, which all trials share.
         """
         asked = lanes or rows_asked(self.recipe, decodes=run.decodes(self.shape))
-        packed = self.recipe.model.quantization == "nf4" and run.card_kind == "cuda"
-        keeps = packed and run.decodes(self.shape) and generates(self.recipe)
+        gpu_quantised = self.quantised and run.card_kind == "cuda"
+        can_dequantise = gpu_quantised and run.decodes(self.shape) and generates(self.recipe)
         given = lanes is None and self.recipe.evaluate.batch_size != "auto"
         best: tuple[float, float, Run] | None = None
-        for kept in (False, True)[: 1 + keeps]:
+        for kept in (False, True)[: 1 + can_dequantise]:
             way = replace(run, eval_dequantised=kept)
             rows = largest_fitting(asked, lambda n, way=way: fits(replace(way, eval_rows=n)))  # type: ignore[misc]
             if not rows:
@@ -241,15 +249,15 @@ class PlanSearch:
         if alone:
             ways = [way for way in ways if "offload" not in way]
             run = replace(run, long_recompute_layers=layers)
-        fewest = _first_fitting(run, ways, lambda way: self.needed_bytes(way) <= limit)
+        fewest = self._first_fitting(run, ways, limit)
         if fewest is None:
             return None
         run = fewest
         if run.host_tables and not run.offload:  # with the room that they leave, fewer layers do
             fewer = [{**way, "host_tables": True} for way in ways if "host_tables" not in way]
-            run = _first_fitting(run, fewer, lambda way: self.needed_bytes(way) <= limit) or run
-        packed = self.recipe.model.quantization == "nf4" and self.shape.fused
-        if not run.recompute_layers and packed and run.card_kind == "cuda":
+            run = self._first_fitting(run, fewer, limit) or run
+        quantised = self.quantised and self.shape.fused
+        if not run.recompute_layers and quantised and run.card_kind == "cuda":
             room = int(limit * DEQUANTISED_SHARE)
             most = largest_fitting(
                 layers, lambda n: self.needed_bytes(replace(run, dequantised_layers=n)) <= room
@@ -260,7 +268,21 @@ class PlanSearch:
             return run
         counts = range(run.recompute_layers, layers + 1)
         leaner = [{"long_recompute_layers": count} for count in counts]
-        return _first_fitting(run, leaner, lambda way: self.needed_bytes(way) <= limit)
+        return self._first_fitting(run, leaner, limit)
+
+    def _first_fitting(self, run: Run, ways: Sequence[Changes], limit: int) -> Run | None:
+        """Return `run` changed in the first way that fits `limit` bytes; None where none does.
+
+        By bisection, since each way takes less than the one before.
+        """
+        low, high = 0, len(ways) - 1
+        if self.needed_bytes(replace(run, **ways[high])) > limit:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            fits = self.needed_bytes(replace(run, **ways[middle])) <= limit
+            low, high = (low, middle) if fits else (middle + 1, high)
+        return replace(run, **ways[low])
 
     def _keeping(self, run: Run, room: int) -> Run:
         """Return `run`, with graphs that stay while rows are scored where they fit `room` bytes."""
@@ -281,7 +303,7 @@ class PlanSearch:
             token_passes,
             layers=self.shape.layers,
             dequantised=run.dequantised_layers,
-            packed=self.recipe.model.quantization == "nf4",
+            packed=self.quantised,
             offload=run.offload,
             new=run.major >= 9,
         )
@@ -307,22 +329,6 @@ def largest_fitting(top: int, fits: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
-
-
-def _first_fitting(
-    run: Run, ways: Sequence[dict[str, Any]], fits: Callable[[Run], bool]
-) -> Run | None:
-    """Return `run` changed in the first way that fits; None where none does.
-
-    By bisection, since each way takes less than the one before.
-    """
-    low, high = 0, len(ways) - 1
-    if not fits(replace(run, **ways[high])):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(replace(run, **ways[middle])) else (middle + 1, high)
-    return replace(run, **ways[low])
 
 
 def _longest_tokens(recipe: Recipe, longest: int | None) -> int:

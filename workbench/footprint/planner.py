@@ -85,10 +85,11 @@ def plan_trial(
     try:
         plan = _fit_corrected(choose, limit_bytes(card, free_bytes))
     except DoesNotFit:
-        # Say what the leanest plan really takes, so that the card it suggests is large enough.
         leanest = leanest_plan(recipe, config, card, lengths)
         measured = corrected_plan(leanest, history.factors, hardware, config)
         if measured.predicted_bytes > leanest.predicted_bytes:
+            # This refuses, too, and with the bytes that the leanest plan really takes, so that the
+            # card it suggests is large enough.
             choose(measured.predicted_bytes / leanest.predicted_bytes)
         raise
     ran_out = [step for step in history.fallback_steps if step.hardware == hardware]

@@ -101,9 +101,11 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         self.keeper = context.keeper
         self.window = MetricWindow(context.device)
         self._start_loss: float | None = None
+        """The loss of the trial's first window; None before it."""
         self._held_out: tuple[int, float] | None = None
         """Step and loss of the newest evaluation."""
         self._reported: list[Optimization] = []
+        """The optimizations as they were last logged."""
         self._rehearsed = False
 
     def run(self, found: Checkpoint | None, begin: Callable[[int], None]) -> tuple[int, bool]:
@@ -198,7 +200,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: Rows, num_items_in_batch: Any = None) -> Any:
         self._rehearse()
         if self.state.global_step % CHECK_EVERY == 0 and self.state.global_step:
-            self._check()
+            self._check_gradients()
         loss = self.retry_after_oom(lambda: super(TrialTrainer, self).training_step(model, inputs))
         self.window.add(loss, inputs.targets, inputs.tokens)
         self.context.control.beat()
@@ -259,7 +261,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         self._metrics["train"].clear()
         if "loss" not in logs:  # the trainer's own summary at the end
             return
-        self._check()
+        self._check_gradients()
         sums = self.window.read()
         loss = sums["nats"] / sums["targets"] if sums["targets"] else math.nan
         seconds, steps = max(sums["seconds"], 1e-9), max(sums["steps"], 1)
@@ -277,12 +279,12 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             values["skipped_steps"] = skipped
         self.emit_metric(values, seconds_left=self._seconds_left(values["step_s"]))
         self.window.put({})
-        self._compare(loss)
+        self._check_loss(loss)
 
-    def _compare(self, loss: float) -> None:
+    def _check_loss(self, loss: float) -> None:
         """Raise Diverged when a window's loss is far above the first window's.
 
-        A NaN loss means that the window had no finite step; `_check` decides about those.
+        A NaN loss means that the window had no finite step; `_check_gradients` decides about those.
         """
         if self._start_loss is None:
             self._start_loss = loss if math.isfinite(loss) else None
@@ -293,6 +295,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
             )
 
     def _seconds_left(self, step_s: float) -> float | None:
+        """Return the seconds until the trial's end; None where they are not estimated."""
         if self.context.time_left is None:
             return None
         step, steps = int(self.state.global_step), int(self.state.max_steps)
@@ -307,14 +310,14 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
         step, steps = int(self.state.global_step), int(self.state.max_steps)
         self.context.emit("metric", step=step, steps=steps, values=finite, **more)
 
-    def _check(self) -> None:
-        """Raise Diverged when too many steps in a row were skipped.
-
-        Also logs each optimization that the step uses or leaves out, once.
-        """
+    def _check_gradients(self) -> None:
+        """Raise Diverged when too many steps in a row were skipped. Waits for the card."""
         assert self.step is not None
         self.step.measured()
-        optimizations = self.step.optimizations()
+        self._report_optimizations(self.step.optimizations())
+
+    def _report_optimizations(self, optimizations: list[Optimization]) -> None:
+        """Log each optimization that the step uses or leaves out, where it has changed."""
         for optimization in optimizations:
             if optimization not in self._reported:
                 name = optimization.name if optimization.on else f"no {optimization.name}"
@@ -345,7 +348,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with self.context.control.doing("saving"):
-            self._check()
+            self._check_gradients()
             sums = self.window.read()
             if self._start_loss is not None:
                 sums[START_LOSS] = self._start_loss
