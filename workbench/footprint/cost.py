@@ -21,6 +21,12 @@ long as 76. These two are computed, not measured.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from workbench.footprint.micro_steps import micro_step_tokens
+from workbench.footprint.peak.buckets import Run
+
 REST, REST_RECOMPUTED = 1.0, 0.3
 """Passes of a token for everything but products and dequantising, and the part of it that a
 recomputing layer repeats."""
@@ -32,25 +38,38 @@ FLOOR = {True: 400.0, False: 76.0}
 """Tokens whose pass takes as long as the part of a pass that does not depend on its tokens."""
 
 
-def token_passes(
-    tokens: int,
-    count: int,
-    *,
-    layers: int,
-    recompute: int,
-    dequantised: int,
-    packed: bool,
-    offload: bool,
-    new: bool,
-) -> float:
-    """Return the time of `count` micro-steps with `tokens` tokens together, in passes of a token.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCost:
+    """The time that batches of a recipe take in each way to run it on a card."""
 
-    `recompute` and `dequantised` are numbers of the model's `layers`; `packed` says that weights
-    are stored in NF4, `offload` that inputs of recomputing layers leave the card, `new` that the
-    card is of the Hopper generation or later.
-    """
-    share = recompute / layers
-    dequantise = DEQUANTISE[new] * (1 - dequantised / layers) if packed else 0.0
-    fixed = (2 + share) * (FLOOR[new] + dequantise)
-    moved = OFFLOAD * share if offload else 0.0
-    return tokens * (2 + share + REST + REST_RECOMPUTED * share + moved) + count * fixed
+    batches: Sequence[Sequence[int]]
+    """Tokens of the rows of sampled batches."""
+    layers: int
+    """Layers of the model."""
+    quantised: bool
+    """True if weights are stored in NF4."""
+    known: dict[int, list[int]] = field(default_factory=dict)
+    """Tokens of every micro-step of the batches, by the micro-step's size: a cache."""
+
+    def passes(self, run: Run) -> float:
+        """Return the time that the batches take, in passes of one token."""
+        held = self._micro_steps(run.tokens_per_micro)
+        longer = [tokens for tokens in held if tokens > run.tokens_per_micro]
+        total, long = sum(held), sum(longer)
+        short = self._passes(run, total - long, len(held) - len(longer), run.recompute_layers)
+        return short + self._passes(run, long, len(longer), run.long_recompute_layers)
+
+    def _micro_steps(self, size: int) -> list[int]:
+        if size not in self.known:
+            cut = (micro_step_tokens(batch, size) for batch in self.batches)
+            self.known[size] = [tokens for steps in cut for tokens in steps]
+        return self.known[size]
+
+    def _passes(self, run: Run, tokens: int, count: int, recompute_layers: int) -> float:
+        """Return the time of `count` micro-steps with `tokens` tokens together."""
+        hopper = run.major >= 9
+        share = recompute_layers / self.layers
+        packed = 1 - run.dequantised_layers / self.layers if self.quantised else 0.0
+        fixed = (2 + share) * (FLOOR[hopper] + DEQUANTISE[hopper] * packed)
+        moved = OFFLOAD * share if run.offload else 0.0
+        return tokens * (2 + share + REST + REST_RECOMPUTED * share + moved) + count * fixed

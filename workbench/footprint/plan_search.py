@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from workbench.footprint.card_limits import holds_all_scores, precision_for
-from workbench.footprint.cost import token_passes
-from workbench.footprint.micro_steps import micro_step_tokens, padded_tokens
+from workbench.footprint.cost import BatchCost
+from workbench.footprint.micro_steps import padded_tokens
 from workbench.footprint.model.families import has_formula
 from workbench.footprint.model.shape import ModelShape
 from workbench.footprint.model.target_names import adapts_tables
@@ -44,10 +43,8 @@ class PlanSearch:
     """The implementation that transformers uses."""
     why: str
     """The reason for the attention, for people."""
-    batches: Sequence[Sequence[int]]
-    """Tokens of the rows of sampled batches, on which ways are compared."""
-    held: dict[int, list[int]] = field(default_factory=dict)
-    """Tokens of every micro-step of the sampled batches, by the micro-step's size: a cache."""
+    cost: BatchCost
+    """The time of sampled batches, by which ways are compared."""
 
     @classmethod
     def of(cls, recipe: Recipe, config: Mapping[str, Any], card: Card, lengths: Lengths) -> Self:
@@ -82,10 +79,14 @@ class PlanSearch:
             run=run,
             attention=attention,
             why=trains if shape.fused else why,
-            batches=sampled_batches(
-                [max(1, min(length, tokens)) for length in known],
-                recipe.train.rows_per_step,
-                grouped=recipe.data.group_by_length,
+            cost=BatchCost(
+                batches=sampled_batches(
+                    [max(1, min(length, tokens)) for length in known],
+                    recipe.train.rows_per_step,
+                    grouped=recipe.data.group_by_length,
+                ),
+                layers=shape.layers,
+                quantised=recipe.model.quantization == "nf4",
             ),
         )
 
@@ -154,12 +155,12 @@ class PlanSearch:
         for tokens in sizes:
             start = replace(self.run, optimizer=optimizer, tokens_per_micro=tokens)
             fastest_possible = replace(start, dequantised_layers=self.shape.layers)
-            if best and self._cost(fastest_possible) >= best[0]:
+            if best and self.cost.passes(fastest_possible) >= best[0]:
                 continue  # slower than the best one even with unlimited room
             found = self._fitted(start, limit)
             if found is None:
                 continue
-            cost = self._cost(found)
+            cost = self.cost.passes(found)
             if best is None or cost < best[0]:
                 best = (cost, found)
         return best[1] if best else None
@@ -172,10 +173,11 @@ class PlanSearch:
         """
         longest = self.run.longest
         sizes = {rows * longest for rows in _divisors(self.batch)}
-        known = len({length for batch in self.batches for length in batch}) > 1
+        batches = self.cost.batches
+        known = len({length for batch in batches for length in batch}) > 1
         if known and self.shape.fused and self.run.card_kind == "cuda":
-            least, most = (f(map(sum, self.batches)) for f in (min, max))
-            size = min(longest, least / len(self.batches[0]))
+            least, most = (f(map(sum, batches)) for f in (min, max))
+            size = min(longest, least / len(batches[0]))
             while size < most * FINER:
                 if size >= longest or self.recipe.train.gradient_checkpointing == "auto":
                     sizes.add(min(padded_tokens(math.ceil(size)), self.batch * longest))
@@ -288,27 +290,6 @@ class PlanSearch:
         """Return `run`, with graphs that stay while rows are scored where they fit `room` bytes."""
         keeps = replace(run, keeps_graphs=can_keep_graphs(self.shape, self.recipe, run))
         return keeps if self.needed_bytes(keeps) <= room else run
-
-    def _cost(self, run: Run) -> float:
-        """Return the time that the sampled batches take, in passes of one token."""
-        held = self.held.get(run.tokens_per_micro)
-        if held is None:
-            held = [
-                n for batch in self.batches for n in micro_step_tokens(batch, run.tokens_per_micro)
-            ]
-            self.held[run.tokens_per_micro] = held
-        longer = [tokens for tokens in held if tokens > run.tokens_per_micro]
-        total, long = sum(held), sum(longer)
-        passed = partial(
-            token_passes,
-            layers=self.shape.layers,
-            dequantised=run.dequantised_layers,
-            packed=self.quantised,
-            offload=run.offload,
-            new=run.major >= 9,
-        )
-        short = passed(total - long, len(held) - len(longer), recompute=run.recompute_layers)
-        return short + passed(long, len(longer), recompute=run.long_recompute_layers)
 
 
 def optimizers_of(recipe: Recipe) -> tuple[str, ...]:
