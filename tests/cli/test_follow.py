@@ -11,11 +11,11 @@ from tests.cli.conftest import Workbench
 from tests.cli.engines import Engine, recipe_file
 from tests.support.tick_contexts import Bench, recipe
 from workbench.cli.recipes.demo import need_all_done
-from workbench.cli.trials.follow import Narrator, last_move_to_queue
+from workbench.cli.trials.follow import Narrator, find_followed, last_move_to_queue
 from workbench.errors import WorkbenchError
 from workbench.home import Home
 from workbench.service import Service
-from workbench.trial import State
+from workbench.trial import Kind, State
 
 
 def test_watch_tells_the_way_on_stderr_and_the_board_on_stdout(
@@ -125,6 +125,14 @@ def test_a_trial_that_goes_back_to_the_queue_is_shown_with_its_reason(
     bench.store.move(2, State.RUNNING, State.QUEUED, by="recover", why=why)
     ((line, _),) = narrator.news([bench.store.trial(2)])
     assert line.endswith(f"trial 2  queued  {why}")
+
+
+def test_a_chat_is_neither_followed_nor_waited_for(bench: Bench, home: Home) -> None:
+    bench.submit(recipe())
+    bench.context.add_trial(1, Kind.CHAT, {"score.models": [2]})
+    snapshot = Service(home).snapshot()
+    assert [trial.kind for trial in find_followed(snapshot, 1)[1]] == [Kind.BASE, Kind.TUNE]
+    assert Kind.CHAT in {trial.kind for trial in snapshot.trials}
 
 
 def test_of_a_resumed_trial_nothing_is_told_before_it_has_numbers(bench: Bench) -> None:

@@ -32,6 +32,15 @@ def test_a_long_line_is_cut_in_its_flexible_column() -> None:
     assert line.endswith("…")
 
 
+def test_a_long_name_is_cut_before_the_flexible_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(1, "n" * 80, "ready", "1 paused, 3 done")]
+    (_, line) = format_table(("id", "name", "state", "trials"), rows, flexible=3)
+    assert line == f"1   {'n' * 50}…  ready  1 paused, 3 done"
+    monkeypatch.setenv("COLUMNS", "50")
+    (_, line) = format_table(("id", "name", "state", "trials"), rows, flexible=3)
+    assert line == f"1   {'n' * 23}…  ready  1 paused, 3…"
+
+
 def test_optional_columns_go_first() -> None:
     rows = [("a" * 30, "b" * 30, "c" * 30)]
     assert format_table(("a", "b", "c"), rows, flexible=0, optional=("b",))[0].split() == ["a", "c"]

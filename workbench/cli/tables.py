@@ -101,6 +101,10 @@ UNCUT = 10_000
 """Columns assumed where there is no terminal and no COLUMNS: lines are never cut."""
 
 
+NAME_CELLS = 24
+"""Columns that a text keeps where a table is too wide, besides its flexible column."""
+
+
 def terminal_width() -> int:
     """Return the terminal's columns, at least 40; UNCUT without a terminal and without COLUMNS."""
     return max(40, shutil.get_terminal_size((UNCUT, 24)).columns)
@@ -142,7 +146,8 @@ def format_table(
 
     `right` names the heads of right-aligned columns. A column named in `optional` is left out where
     all its cells are `-`; where lines are still too wide, more optional columns are left out in
-    the order given. Last, the column with index `flexible` is cut to fit.
+    the order given. Then texts longer than NAME_CELLS, such as names of experiments, are cut to
+    that. Last, the column with index `flexible` is cut to fit.
     """
     text = [[safe_line(cell) for cell in row] for row in rows]
     widths = [max(count_cells(line[n]) for line in [list(heads), *text]) for n in range(len(heads))]
@@ -151,9 +156,11 @@ def format_table(
     for head in sorted(optional, key=lambda head: head not in empty):
         if head in empty or _total(widths, kept) > terminal_width():
             kept.remove(list(heads).index(head))
-    over = _total(widths, kept) - terminal_width()
-    if over > 0:
-        widths[flexible] = max(8, widths[flexible] - over)
+    names = [n for n in kept if n != flexible % len(heads) and heads[n] not in right]
+    for n in [*sorted(names, key=lambda n: -widths[n]), flexible]:
+        least = 8 if n == flexible else NAME_CELLS
+        over = max(0, _total(widths, kept) - terminal_width())
+        widths[n] = min(widths[n], max(least, widths[n] - over))
 
     def line(row: Sequence[str], paint_cell: Callable[[str], str]) -> str:
         return "  ".join(

@@ -13,7 +13,7 @@ from workbench.errors import EngineError, WorkbenchError
 from workbench.service import Service, Snapshot
 from workbench.store.rows import Experiment, TrialRow
 from workbench.text import safe_line
-from workbench.trial import State
+from workbench.trial import Kind, State
 
 POLL_S = 0.05
 """Seconds between two looks at the store's version, which take 0.1 ms each."""
@@ -161,7 +161,7 @@ def follow_experiment(
         version = service.version()
         if version != seen or time.monotonic() - looked_s > LOOK_S:
             seen, snapshot = version, service.snapshot()
-            found = _mine(snapshot, experiment)
+            found = find_followed(snapshot, experiment)
             if looked_s == 0.0 and found[0].state == "preparing":
                 say(f"{formatting.clock(time.time())}  checking model and data")
             for line, trial in narrator.news(found[1]):
@@ -198,12 +198,14 @@ def last_move_to_queue(service: Service, trial: TrialRow) -> str:
     return next((move.why for move in reversed(moves) if move.after == State.QUEUED), "")
 
 
-def _mine(snapshot: Snapshot, id: int) -> tuple[Experiment, list[TrialRow]]:
+def find_followed(snapshot: Snapshot, id: int) -> tuple[Experiment, list[TrialRow]]:
+    """Return the experiment and its trials with the base; chats belong to those who chat."""
     experiment = next(one for one in snapshot.experiments if one.id == id)
     trials = [
         trial
         for trial in snapshot.trials
-        if trial.experiment == id or trial.id == experiment.base_trial
+        if (trial.experiment == id and trial.kind is not Kind.CHAT)
+        or trial.id == experiment.base_trial
     ]
     return experiment, trials
 

@@ -109,7 +109,8 @@ def _print_experiments(found: list[Experiment]) -> None:
         )
         for one in found
     ]
-    out_table(("id", "experiment", "state", "trials", "submitted"), rows, right=("id",), flexible=3)
+    heads = ("id", "experiment", "state", "trials", "submitted")
+    out_table(heads, rows, right=("id",), flexible=3, optional=("submitted",))
     for one in found:
         if one.state == "refused" and one.hint:
             print_answer(
