@@ -16,7 +16,7 @@ from workbench.fleet.boxes.agent import BoxAgent
 from workbench.fleet.boxes.box_health import BoxHealth
 from workbench.fleet.inline_fleet import InlineFleet
 from workbench.home import Home
-from workbench.scheduler.workers.near_bases import base_of
+from workbench.scheduler.placement.near_bases import base_of
 from workbench.store import card_table
 from workbench.trial import State
 

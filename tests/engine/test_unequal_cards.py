@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.best_makespan import best_makespan
 from tests.support.tick_contexts import Bench, cpu_card, recipe
-from workbench.scheduler.unequal_cards import big_trials_first, tokens_left
+from workbench.scheduler.placement.unequal_cards import big_trials_first, tokens_left
 from workbench.store.rows import TrialRow
 from workbench.store.trial_queue import first_queued
 from workbench.trial import Kind, State

@@ -6,30 +6,31 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 
-from workbench.attempts.events import Outcome
 from workbench.errors import WorkbenchError
-from workbench.fleet import Phase, Report
 from workbench.footprint import Plan
 from workbench.footprint.oom_fallback import hardware_key
-from workbench.formatting import describe_programs, plural
 from workbench.machine.cards import Card, is_elsewhere
-from workbench.machine.locks import lock_holder
 from workbench.scheduler.evaluation.base_beside import base_beside, waiting_bases
 from workbench.scheduler.evaluation.together import forget_ended, left_to_wait, plan_together
 from workbench.scheduler.guards import idle_programs, start_gap
-from workbench.scheduler.guards.disk import DISK_LOW
+from workbench.scheduler.placement.near_bases import FreeCards
+from workbench.scheduler.placement.unequal_cards import order_by_size
+from workbench.scheduler.placement.wait_reasons import (
+    able_cards,
+    busy_reason,
+    reason_to_place_nothing,
+    wait_for_any,
+    wait_for_one,
+)
 from workbench.scheduler.plans.remembered_plans import (
     PLANS_A_TICK,
     PLANS_KEPT,
-    could_take,
     like_key,
     no_card_error,
     remembered_plan,
 )
 from workbench.scheduler.start_attempt import start_attempt
-from workbench.scheduler.tick_context import BRAKE, CARDS_PROBLEM, HELD, TickContext
-from workbench.scheduler.unequal_cards import order_by_size
-from workbench.scheduler.workers.near_bases import FreeCards, base_of
+from workbench.scheduler.tick_context import TickContext
 from workbench.scheduler.workers.warm_workers import warm_workers
 from workbench.store import trial_queue
 from workbench.store.queries.fair_share import take_turns
@@ -41,13 +42,10 @@ LOOK_AHEAD, OF_EACH = {False: 128, True: 512}, {False: 16, True: 256}
 is free (True). A tick stays short, and no trial that waits for one card delays the others.
 """
 
-REASONS_SHOWN = 16
-"""Cards that the reason of a waiting trial names one by one."""
-
 
 def place(context: TickContext) -> None:
     """Give free cards to queued trials, and record what every other one waits for."""
-    hold = _reason_to_place_nothing(context)
+    hold = reason_to_place_nothing(context)
     if hold:
         trial_queue.explain_all(context.store, hold)
         return
@@ -71,7 +69,7 @@ class _Placing:
 
     def __init__(self, context: TickContext) -> None:
         self._context = context
-        self._busy = {row.uuid: _busy_reason(context, row) for row in context.cards}
+        self._busy = {row.uuid: busy_reason(context, row) for row in context.cards}
         """The reason why each card takes no trial; an empty text for those that are free."""
         self.free = {row.uuid: row for row in context.cards if not self._busy[row.uuid]}
         start_gap.stagger_starts(context, self.free, self._busy)
@@ -115,9 +113,28 @@ class _Placing:
         if chosen is not None:
             self._place(trial, experiment, *chosen)
             return
-        self.waits[trial.id] = reason = _wait_reason(self._context, trial, experiment, self._busy)
+        self.waits[trial.id] = reason = self._wait_reason(trial, experiment)
         if reason:
             self._stuck[like] = reason
+
+    def _wait_reason(self, trial: TrialRow, experiment: Experiment) -> str:
+        """Return what the trial waits for; one that fits no card fails, and waits for nothing."""
+        context = self._context
+        if trial.desired_card is not None:
+            return wait_for_one(context, trial, experiment, self._busy)
+        able = able_cards(context, trial, experiment)
+        if not able and (refusal := no_card_error(context, trial, experiment)) is not None:
+            what = refusal.what
+            context.store.move(
+                trial.id,
+                State.QUEUED,
+                State.FAILED,
+                by="place",
+                why=what,
+                reason=what,
+                hint=refusal.hint,
+            )
+        return wait_for_any(context, trial, experiment, able, self._busy)
 
     def _first_queued(self) -> list[TrialRow]:
         """Return the trials that are looked at in this tick, and learn of their experiments."""
@@ -172,60 +189,6 @@ def _record_waits(context: TickContext, waits: dict[int, str], full: dict[int, i
         trial_queue.explain_others(store, waits, {*full, *held}, "waits its turn")
 
 
-def _reason_to_place_nothing(context: TickContext) -> str:
-    """Return why nothing at all is placed now; an empty string when something may be."""
-    if context.stopping:
-        return "the engine is stopping"
-    brake = context.store.fact(BRAKE)
-    if brake:
-        return brake
-    if context.store.fact(HELD):
-        return "the queue is held; `workbench release` lets it go on"
-    if not any(row.present for row in context.cards):
-        return context.store.fact(CARDS_PROBLEM) or "no card has been seen yet"
-    if low := context.store.fact(DISK_LOW):
-        return low
-    return "" if context.fleet_ready() else "Ray is starting"
-
-
-def _busy_reason(context: TickContext, row: CardRow) -> str:
-    """Return why this card takes no trial now; an empty string when it does."""
-    if not row.present:
-        return "gone"
-    if row.quarantined:
-        return f"quarantined ({row.quarantined})"
-    if row.drained:
-        return "drained"
-    if row.problem:
-        return row.problem
-    if row.trial is not None:
-        return f"runs trial {row.trial}"
-    if row.guard:
-        return row.guard
-    report = context.reports.get(row.uuid)
-    if report is not None and _is_working(context, report):
-        return "its worker is not free yet"
-    if (
-        report is None
-        and (pid := lock_holder(context.home.card_lock(row.uuid, row.kind))) is not None
-    ):
-        return f"is in the hands of process {pid}"  # an old worker's, or another home's
-    return ""
-
-
-def _is_working(context: TickContext, report: Report) -> bool:
-    """Return False for a worker that can be given a trial.
-
-    It is idle, or its attempt has written its end since it reported. In the second case it may
-    still refuse, and `reconcile` sends the trial again.
-    """
-    if report.phase is not Phase.BUSY or report.attempt is None:
-        return report.phase in (Phase.BUSY, Phase.GONE)
-    outcome = context.store.attempt(report.attempt).outcome
-    ended = outcome in (Outcome.DONE, Outcome.STOPPED, Outcome.YIELDED)
-    return not ended or is_elsewhere(report.card)  # files of a card elsewhere may be on their way
-
-
 def _choose(
     context: TickContext, trial: TrialRow, experiment: Experiment, free: FreeCards
 ) -> tuple[Card, Plan] | None:
@@ -246,60 +209,6 @@ def _choose(
             )
             return card, plan
     return None
-
-
-def _wait_reason(
-    context: TickContext, trial: TrialRow, experiment: Experiment, busy: dict[str, str]
-) -> str:
-    """Return what the trial waits for; a trial that fits no card we know fails instead.
-
-    A card that is absent for now counts as known, because it may come back: its driver did not
-    load, its riser is loose.
-    """
-    base = base_of(trial, experiment)[0]
-    if trial.desired_card is not None:
-        wanted = [row for row in context.cards if row.uuid == trial.desired_card]
-        free = [_lack(context, row, base) for row in wanted] or ["it is unknown"]
-        return f"waits for {trial.desired_card}: {busy.get(trial.desired_card) or free[0]}"
-    takes: dict[tuple[object, ...], bool] = {}  # cards of one kind take the same trials
-    able = []
-    for row in context.cards:
-        kind = (row.kind, row.name, row.total_bytes, row.cap_bytes, row.capability)
-        if kind not in takes:
-            takes[kind] = could_take(context, trial, experiment, row)
-        able += [row] * takes[kind]
-    reason = None if able else no_card_error(context, trial, experiment)
-    if reason is not None:
-        context.store.move(
-            trial.id,
-            State.QUEUED,
-            State.FAILED,
-            by="place",
-            why=reason.what,
-            reason=reason.what,
-            hint=reason.hint,
-        )
-    reasons = "; ".join(
-        f"{row.uuid} {busy[row.uuid] or f'has {_lack(context, row, base)}'}"
-        for row in able[:REASONS_SHOWN]
-    )
-    more = len(able) - REASONS_SHOWN
-    reasons += f"; and {plural(more, 'more card')}" if more > 0 else ""
-    return f"waits for a card: {reasons}" if reasons else ""
-
-
-def _lack(context: TickContext, row: CardRow, base: str) -> str:
-    """Return what keeps a trial with that base from a card that is free."""
-    if not context.fleet.has_room(row.uuid, base):
-        return "no room for the base on its machine's disk"
-    return _too_little_free(context, row)
-
-
-def _too_little_free(context: TickContext, row: CardRow) -> str:
-    """Return `too little free`, with the idle programs that hold the rest where there are any."""
-    idle = idle_programs.idle_programs(row, context.config().guards)
-    beside = f" beside {describe_programs(idle)}" if idle else ""
-    return f"too little free{beside}"
 
 
 def _free_bytes(context: TickContext, row: CardRow) -> int | None:
