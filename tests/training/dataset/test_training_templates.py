@@ -38,6 +38,47 @@ def test_marks_and_comparison_of_prefixes_learn_the_same(
     assert [text.split("<")[0] for text in learned(own, by_marks)][-1].strip() in ("4", "")
 
 
+CALL = {"name": "rain", "arguments": {"town": "Ulm"}}
+WET = {"role": "tool", "content": "wet"}
+
+
+@pytest.mark.parametrize(
+    ("family", "turns"),
+    [
+        # A call ends by a token of its own, and the result behind it is written as JSON.
+        ("gptoss", [asked("rain?"), answer("", tool_calls=[CALL]), {**WET, "content": '"a"\n'}]),
+        ("gptoss", [asked("rain?"), answer("Hm", tool_calls=[CALL]), {**WET, "content": '"a"\n'}]),
+        ("gptoss", [asked("1+1"), answer("2\n"), asked("2+2")]),
+        ("gptoss", [asked("1+1"), answer("a"), asked("2+2")]),  # it stands in `channel`, too
+        # The next question says what the answer says, which the template leaves out.
+        (
+            "nemotron_3_nano",
+            [asked("1+1"), answer("x</think>", reasoning_content="so"), asked("x</think>")],
+        ),
+        # An end token in what a turn says ends nothing.
+        (
+            "nemotron_3_nano",
+            [
+                asked("rain?"),
+                answer("Not <|im_end|> yet", reasoning_content="so", tool_calls=[CALL]),
+                WET,
+                answer("Wet.", reasoning_content="so"),
+                asked("2+2"),
+            ],
+        ),
+    ],
+)
+def test_earlier_answers_are_found_without_marks_where_the_template_changes_them(
+    tokenizer: PreTrainedTokenizerBase, family: str, turns: list[dict[str, Any]]
+) -> None:
+    own = family_tokenizer(tokenizer, family)
+    row = {"messages": [*turns, answer("4")]}
+    by_marks = learned(own, rendered(own, row))
+    own.chat_template = UNKNOWN + own.chat_template
+    assert learned(own, rendered(own, row)) == by_marks
+    assert len(by_marks) == sum(turn["role"] == "assistant" for turn in row["messages"])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_marks_of_a_known_family_are_used(
     tokenizer: PreTrainedTokenizerBase, family: str

@@ -40,6 +40,8 @@ QUIET = {"verbose": False}
 
 _BEGIN, _END = "\ue0f1", "\ue0f2"
 """Private-use characters around a control token that came from a message and not the template."""
+FORGED = _BEGIN
+"""The character that stands before such a token in a rendered chat."""
 _MARKED = re.compile(f"{_BEGIN}(.*?){_END}|[{_BEGIN}{_END}]", re.DOTALL)
 _SHAPING = re.compile(r"think|thought|reason|tool|python|call", re.IGNORECASE)
 """Matches special tokens that a message may hold: they shape an answer, not the turns.

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from workbench.errors import DataError
-from workbench.training.dataset.chat.template import ChatTemplate, Message, Span
+from workbench.training.dataset.chat.template import FORGED, ChatTemplate, Message, Span
 from workbench.training.dataset.chat.turn_ends import TurnFormat, common_prefix
+from workbench.training.dataset.rows.tools import names_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,9 +44,13 @@ class ChatTurns:
     ) -> None:
         self._tokenizer, self._template, self._format = tokenizer, template, turn_format
         ends = tokenizer.convert_ids_to_tokens(sorted(turn_format.end_ids))
-        self._ends = re.compile("|".join(map(re.escape, ends)))
+        # Marked ones were brought by a message and end nothing.
+        self._ends = re.compile(f"(?<!{FORGED})(?:{'|'.join(map(re.escape, ends))})")
+        self._closing = re.compile(rf"\s*{self._ends.pattern}")
         added = map(str, tokenizer.added_tokens_decoder.values())
         self._added = re.compile("|".join(map(re.escape, added)) or "(?!)")
+        opener = self._added.search(turn_format.header)
+        self._opens = re.compile(f"(?<!{FORGED}){re.escape(opener[0])}" if opener else "(?!)")
 
     def lay_out(
         self, messages: Sequence[Message], trained: Sequence[int], place: str
@@ -175,9 +180,10 @@ class ChatTurns:
             end = self._ends.search(text, start)
             if end is None or end.end() > limit:
                 return None
+            stop = self._stop(text, start, end.end())
             # What the generation prompt supplies is not learned, where the turn has it.
             start += len(supplied) if text.startswith(supplied, start) else 0
-            spans[turn] = (start, end.end())
+            spans[turn] = (start, stop)
         return spans
 
     def _span(self, text: str, messages: Sequence[Message], turn: int, place: str) -> Span:
@@ -190,19 +196,44 @@ class ChatTurns:
             return start, len(after)
         # Some templates (Qwen3's) show more of the last answer than of earlier ones.
         content = _content(messages[turn]).strip()
-        found = text.find(content, start)
+        found, stop = self._closed(text, content, start)
         following = text.find(_content(messages[turn + 1]).strip(), start)
         # Calls stand behind the content.
         whole = bool(content) and not messages[turn].get("tool_calls")
-        if whole and found >= 0 and not 0 <= following < found:
-            return start, found + len(content)
         end = self._ends.search(text, start)
-        if end is None or 0 <= following < end.start():
+        # A next turn that says the same is not taken for an answer that is left out.
+        other = found == following and end is not None and end.start() < found
+        if whole and found >= 0 and not 0 <= following < found and not other:
+            return start, stop
+        stop = self._stop(text, start, end.end()) if end else start
+        called = names_of(messages[turn].get("tool_calls", ()))
+        hidden = any(name not in text[start:stop] for name in called)
+        if end is None or 0 <= following < end.start() or hidden:
             raise DataError(
                 f"{place}: the chat template leaves out or changes what turn {turn + 1} says",
                 hint="set data.loss_on: completion, to train on the last answer alone",
             )
-        return start, end.end()
+        return start, stop
+
+    def _closed(self, text: str, content: str, start: int) -> Span:
+        """Return the characters of an answer's text, with the end token where one follows.
+
+        A short answer stands in other words, too (`a` in `channel`), but before no end token.
+        """
+        first = at = text.find(content, start)
+        while content and at >= 0:
+            if end := self._closing.match(text, at + len(content)):
+                return at, end.end()
+            at = text.find(content, at + 1)
+        return first, first + len(content)
+
+    def _stop(self, text: str, start: int, end: int) -> int:
+        """Return where a turn ends that ends at `end` or where the next one begins.
+
+        The end of a call can be another token than that of an answer.
+        """
+        following = self._opens.search(text, start, end)
+        return following.start() if following else end
 
     def _start(self, text: str, messages: Sequence[Message], turn: int, place: str) -> int:
         content = _content(messages[turn])
