@@ -219,6 +219,7 @@ class Workbench:
             time.sleep(POLL_S)
 
     def _restart_engine(self, starts: int) -> None:
+        """Start a dead engine for the `starts`-th time; EngineError after MOST_STARTS times."""
         if starts > MOST_STARTS:
             raise EngineError(
                 f"the engine ended {MOST_STARTS} times",
@@ -230,7 +231,7 @@ class Workbench:
         """Raise where waiting cannot end, because a person has to do something first."""
         engine = self._service.engine()
         if engine.state == "stopped":
-            raise EngineError("the engine is stopped", hint="Workbench.start_engine() starts it")
+            raise _stopped()
         unfinished = {State(state) for state in experiment.counts if not State(state).final}
         live = any(state.live for state in unfinished)
         braked = engine.state == "running" and engine.braked
@@ -293,6 +294,7 @@ class Workbench:
         rows: int | None,
         name: str | None,
     ) -> Recipe:
+        """Return the recipe of an evaluation: that of the first trial, else of the first folder."""
         from workbench.adapters.adapter_folder import read_adapter
         from workbench.adapters.evaluation_recipe import find_rows, folder_recipe
         from workbench.trial_edits import scoring_recipe, trial_recipe
@@ -405,7 +407,11 @@ class Workbench:
     def _need_engine(self) -> None:
         """Start the engine if it is down. Raises EngineError where a person has stopped it."""
         if not self._service.ensure_engine():
-            raise EngineError("the engine is stopped", hint="Workbench.start_engine() starts it")
+            raise _stopped()
+
+
+def _stopped() -> EngineError:
+    return EngineError("the engine is stopped", hint="Workbench.start_engine() starts it")
 
 
 def _home(folder: str | Path | None) -> Home:

@@ -84,15 +84,11 @@ def enqueue_trials(
         if sweep is not None and (one_by_one or sweep.hours or sweep.gpu_hours):
             most = sweep.trials if one_by_one else None
             context.store.set_searching(experiment.id, on=True, most_trials=most)
-        context.store.note(
-            "ready",
-            f"experiment {experiment.name}: "
-            + ("its sweep begins" if one_by_one else f"{plural(len(settings), 'trial')} queued"),
-            experiment=experiment.id,
-        )
-        unstopped = early_stop_problem_for(recipe, int(result["data"]["train_rows"]))
-        if unstopped:
-            text = f"no trial will be stopped early: {unstopped}"
+        begins = "its sweep begins" if one_by_one else f"{plural(len(settings), 'trial')} queued"
+        text = f"experiment {experiment.name}: {begins}"
+        context.store.note("ready", text, experiment=experiment.id)
+        if problem := early_stop_problem_for(recipe, int(result["data"]["train_rows"])):
+            text = f"no trial will be stopped early: {problem}"
             context.store.note("search", text, level="warning", experiment=experiment.id)
         for note in result.get("notes", []):
             context.store.note("data", str(note), level="warning", experiment=experiment.id)
@@ -101,6 +97,7 @@ def enqueue_trials(
 
 
 def _refuse(context: TickContext, experiment: Experiment, reason: str, hint: str) -> None:
+    """Record in one commit that the experiment cannot run, and report it."""
     with context.store.writing():
         context.store.mark_refused(experiment.id, reason, hint)
         context.store.note(
