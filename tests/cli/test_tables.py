@@ -38,7 +38,7 @@ def test_a_long_name_is_cut_before_the_flexible_column(monkeypatch: pytest.Monke
     assert line == f"1   {'n' * 50}…  ready  1 paused, 3 done"
     monkeypatch.setenv("COLUMNS", "50")
     (_, line) = format_table(("id", "name", "state", "trials"), rows, flexible=3)
-    assert line == f"1   {'n' * 23}…  ready  1 paused, 3…"
+    assert line == f"1   {'n' * 23}…  ready  1 paused, 3 …"
 
 
 def test_optional_columns_go_first() -> None:
