@@ -69,6 +69,9 @@ def plan_trial(
     """
     hardware = hardware_key(measured_as or card)
 
+    def corrected(plan: Plan) -> Plan:
+        return corrected_plan(plan, history.factors, hardware, config)
+
     def choose(correction: float) -> Plan:
         plan = choose_plan(
             recipe,
@@ -80,23 +83,22 @@ def plan_trial(
             correction=correction,
             advise=advise,
         )
-        return corrected_plan(plan, history.factors, hardware, config)
+        return corrected(plan)
 
     try:
         plan = _fit_corrected(choose, limit_bytes(card, free_bytes))
     except DoesNotFit:
         leanest = leanest_plan(recipe, config, card, lengths)
-        measured = corrected_plan(leanest, history.factors, hardware, config)
-        if measured.predicted_bytes > leanest.predicted_bytes:
-            # This refuses, too, and with the bytes that the leanest plan really takes, so that the
-            # card it suggests is large enough.
-            choose(measured.predicted_bytes / leanest.predicted_bytes)
+        factor = corrected(leanest).predicted_bytes / leanest.predicted_bytes
+        if factor > 1:
+            # Refuses as well, naming the bytes that the leanest plan really takes and a card that
+            # is large enough for them.
+            choose(factor)
         raise
     ran_out = [step for step in history.fallback_steps if step.hardware == hardware]
     if not ran_out:
         return plan
-    lower = _lowered(plan, ran_out, recipe, config, card, lengths, free_bytes)
-    return corrected_plan(lower, history.factors, hardware, config)
+    return corrected(_lowered(plan, ran_out, recipe, config, card, lengths, free_bytes))
 
 
 def _lowered(

@@ -82,13 +82,16 @@ def plan_scoring(
     tries = [step for step in ran_out if step.hardware == hardware_key(card)]
     if not fits(run, limit) or len(tries) >= MOST_TRIES:
         raise _refusal(search, card, limit, adapter_parameters, len(tries))
-    buckets = scoring_buckets(search, run, adapter_parameters)
-    rows, lanes = run.eval_rows, 0
+    rows, lanes, parameters = run.eval_rows, 0, adapter_parameters
     if beside is not None and run.decodes(search.shape) and generates(recipe):
         wide = search.scored(run, partial(fits, limit=limit, more=beside.parameters), beside.lanes)
         if wide.eval_rows > 1 and wide.eval_rows >= min(rows, beside.lanes):
-            run, lanes = wide, wide.eval_rows
-            buckets = scoring_buckets(search, run, adapter_parameters + beside.parameters)
+            run, lanes, parameters = wide, wide.eval_rows, parameters + beside.parameters
+    return _plan_of(search, run, scoring_buckets(search, run, parameters), rows, lanes)
+
+
+def _plan_of(search: PlanSearch, run: Run, buckets: dict[str, int], rows: int, lanes: int) -> Plan:
+    """Return the plan of a run that scores `rows` rows at once, or `lanes` of several adapters."""
     return Plan(
         precision=run.precision,
         attention=search.attention,
