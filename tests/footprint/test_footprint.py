@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -54,6 +55,10 @@ def card(gib: float, capability: tuple[int, int] = (8, 6)) -> Card:
 CPU = Card(uuid="cpu-0", kind="cpu", name="CPU card 0", total_bytes=16 * GIB)
 T4 = card(15, (7, 5))
 BIG = card(640, (9, 0))
+
+
+def known(longest: int | None = None, sample: Sequence[int] | None = None) -> Lengths:
+    return {"longest": longest, "sample": sample, "scored": None}
 
 
 def with_(**changes: object) -> Recipe:
@@ -213,7 +218,9 @@ class TestChoice:
     def test_short_rows_are_what_the_cut_is_chosen_for(self) -> None:
         """Two whole rows fit; four of average length do too, and then one micro-step is best."""
         tight = card(8.5)
-        long, short = (choose_plan(GUIDE, LLAMA, tight, sample=[mean]) for mean in (512, 64))
+        long, short = (
+            choose_plan(GUIDE, LLAMA, tight, lengths=known(sample=[mean])) for mean in (512, 64)
+        )
         assert short.recompute_layers < long.recompute_layers
         assert short.tokens_per_micro >= 512
 
@@ -221,7 +228,7 @@ class TestChoice:
         """One row in 64 is of 2,048 tokens, the others of 256."""
         recipe = with_(data__max_tokens=2048)
         unread = choose_plan(recipe, LLAMA, card(12))
-        plan = choose_plan(recipe, LLAMA, card(12), sample=[256] * 63 + [2048])
+        plan = choose_plan(recipe, LLAMA, card(12), lengths=known(sample=[256] * 63 + [2048]))
         assert unread.recompute_layers > 5
         assert plan.recompute_layers == 0
         assert 256 <= plan.tokens_per_micro < 2048
@@ -232,14 +239,14 @@ class TestChoice:
         assert taken > limit_bytes(card(12)) * DEQUANTISED_SHARE
         for asked in ("on", "off"):
             fixed = with_(data__max_tokens=1024, train__gradient_checkpointing=asked)
-            made = choose_plan(fixed, LLAMA, card(12), sample=[256] * 63 + [1024])
+            made = choose_plan(fixed, LLAMA, card(12), lengths=known(sample=[256] * 63 + [1024]))
             assert made.tokens_per_micro >= 1024
 
     def test_a_micro_step_is_as_large_as_batches_are(self) -> None:
         """Four rows of up to 512 tokens, but seldom more than 1,100 together."""
         lengths = [*range(150, 350, 5), 512]
         whole = choose_plan(GUIDE, LLAMA, card(24))
-        plan = choose_plan(GUIDE, LLAMA, card(24), sample=lengths)
+        plan = choose_plan(GUIDE, LLAMA, card(24), lengths=known(sample=lengths))
         assert whole.tokens_per_micro == 2048
         assert 900 < plan.tokens_per_micro < 1500
         assert plan.tokens_per_micro % 64 == 0
@@ -250,7 +257,10 @@ class TestChoice:
         lengths = [100] * 60 + [500] * 4
         mixed, grouped = (
             choose_plan(
-                with_(data__group_by_length=group), LLAMA, card(12), longest=500, sample=lengths
+                with_(data__group_by_length=group),
+                LLAMA,
+                card(12),
+                lengths=known(longest=500, sample=lengths),
             )
             for group in (False, True)
         )
@@ -361,12 +371,14 @@ class TestChoice:
         assert choose_plan(off, LLAMA, card(16)).recompute_layers == 0
 
     def test_short_rows_need_less_than_the_recipe_allows(self) -> None:
-        short = choose_plan(GUIDE, LLAMA, BIG, longest=100)
+        short = choose_plan(GUIDE, LLAMA, BIG, lengths=known(longest=100))
         assert short.predicted_bytes < choose_plan(GUIDE, LLAMA, BIG).predicted_bytes
 
     def test_packing_fills_rows_whatever_the_longest_is(self) -> None:
         packed = with_(data__packing=True)
-        assert choose_plan(packed, LLAMA, BIG, longest=100) == choose_plan(packed, LLAMA, BIG)
+        assert choose_plan(packed, LLAMA, BIG, lengths=known(longest=100)) == choose_plan(
+            packed, LLAMA, BIG
+        )
 
     def test_free_bytes_bound_the_plan(self) -> None:
         assert choose_plan(GUIDE, LLAMA, card(24), free_bytes=9 * GIB).predicted_bytes <= 9 * GIB
@@ -467,7 +479,12 @@ class TestChoice:
             for step in range(40):
                 free = 20 * GIB + step * GIB // 16
                 plan = choose_plan(
-                    GUIDE, LLAMA, card(24), free, sample=lengths, previous_tokens_per_micro=kept
+                    GUIDE,
+                    LLAMA,
+                    card(24),
+                    free,
+                    lengths=known(sample=lengths),
+                    previous_tokens_per_micro=kept,
                 )
                 assert plan.predicted_bytes <= free
                 found.add(plan.tokens_per_micro)
@@ -476,7 +493,12 @@ class TestChoice:
         assert len(cuts(None)) > 1
         assert cuts(1024) == {1024}
         little = choose_plan(
-            GUIDE, LLAMA, card(24), 8 * GIB, sample=lengths, previous_tokens_per_micro=2048
+            GUIDE,
+            LLAMA,
+            card(24),
+            8 * GIB,
+            lengths=known(sample=lengths),
+            previous_tokens_per_micro=2048,
         )
         assert little.predicted_bytes <= 8 * GIB
 
@@ -484,7 +506,9 @@ class TestChoice:
         big = with_(train__batch_size=256, train__accumulation=2)
         for group in (False, True):
             recipe = apply_settings(big, {"data.group_by_length": group})
-            plan = choose_plan(recipe, LLAMA, card(24), sample=[*range(100, 300, 4), 512])
+            plan = choose_plan(
+                recipe, LLAMA, card(24), lengths=known(sample=[*range(100, 300, 4), 512])
+            )
             assert plan.tokens_per_micro not in {512 << power for power in range(10)}
 
     def test_seldom_long_rows_recompute_no_more_than_they_must(self) -> None:
@@ -493,7 +517,7 @@ class TestChoice:
         lengths = [*range(100, 400, 6), 1024]
         for eighths in range(68, 84):
             on = card(eighths / 8)
-            plan = choose_plan(recipe, LLAMA, on, sample=lengths)
+            plan = choose_plan(recipe, LLAMA, on, lengths=known(sample=lengths))
             if plan.tokens_per_micro < 1024 and plan.long_recompute_layers > plan.recompute_layers:
                 count = plan.long_recompute_layers - 1
                 less = replace(plan, long_recompute_layers=count, eval_batch=1)
@@ -653,7 +677,7 @@ def test_neither_does_one_that_knows_how_long_rows_are(
     lengths: Lengths = {"longest": max(sample), "sample": sample, "scored": None}
     unread = chosen(recipe, model, on)
     try:
-        plan = choose_plan(recipe, model, on, **lengths)
+        plan = choose_plan(recipe, model, on, lengths=lengths)
     except DoesNotFit:
         assert unread is None
         return

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,19 +24,16 @@ def choose_plan(
     config: Mapping[str, Any],
     card: Card,
     free_bytes: int | None = None,
-    longest: int | None = None,
-    sample: Sequence[int] | None = None,
-    scored: int | None = None,
     *,
+    lengths: Lengths = UNREAD,
     previous_tokens_per_micro: int | None = None,
     correction: float = 1.0,
     advise: bool = True,
 ) -> Plan:
     """Return the fastest plan for `recipe` on `card`; `config` is the model's config.json.
 
-    `longest`, `sample` and `scored` are the fields of row_lengths.Lengths; the other arguments and
-    the errors are those of planner.plan_trial. `correction` is the factor by which such plans took
-    more than predicted: the plan keeps within the card's bytes divided by it.
+    The arguments and errors are those of planner.plan_trial. `correction` is the factor by which
+    such plans took more than predicted: the plan keeps within the card's bytes divided by it.
 
     All ways to cut the batch into micro-steps are compared, each with as few recomputing layers as
     it needs and as many dequantised ones as there is room for, by the time they take (cost.py) on
@@ -44,7 +41,6 @@ def choose_plan(
     recomputing every layer is not enough, tables of embeddings stay in the machine's memory, and
     then the layers' inputs wait there, too.
     """
-    lengths: Lengths = {"longest": longest, "sample": sample, "scored": scored}
     search = PlanSearch.of(recipe, config, card, lengths)
     room = limit_bytes(card, free_bytes)
     limit = int(room / correction)

@@ -78,7 +78,7 @@ def plan_trial(
             config,
             card,
             free_bytes,
-            **lengths,
+            lengths=lengths,
             previous_tokens_per_micro=previous_tokens_per_micro,
             correction=correction,
             advise=advise,
