@@ -80,6 +80,40 @@ def test_an_empty_block_that_begins_in_the_generation_prompt_is_masked_whole(
     assert ["put before" in kinds for kinds in found] == [True, False]
 
 
+@pytest.mark.parametrize(
+    "family", ["qwen3", "qwen3_8", "qwen2_5", "gemma4_v5", "gptoss", "nemotron_3_nano", "llama3_1"]
+)
+@pytest.mark.parametrize(
+    ("thought", "said"),
+    [("4", "It is 4."), ("4", "4"), ("think", "think")],
+)
+def test_an_answer_with_the_words_of_its_reasoning_is_learned_whole(
+    tokenizer: PreTrainedTokenizerBase, family: str, thought: str, said: str
+) -> None:
+    """Also where the template leaves the reasoning out, as most do in earlier answers."""
+    own = family_tokenizer(tokenizer, family)
+    turns = [asked("2+2"), answer(said, reasoning=thought), asked("?"), answer("A", reasoning="A")]
+    row = {"messages": turns}
+    masked = learned(own, rendered(own, row, reasoning="mask"))
+    behind = [text.rpartition("<|message|>")[2].rpartition("<")[0] for text in masked]
+    assert behind == [said, "A"]
+    dropped = learned(own, rendered(own, row, reasoning="drop"))
+    assert [text.endswith(end) for text, end in zip(dropped, masked, strict=True)] == [True, True]
+
+
+def test_the_tag_behind_the_reasoning_of_a_call_carries_no_loss(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    own = family_tokenizer(tokenizer, "gemma4_v5")
+    call = {"name": "rain", "arguments": {"town": "Ulm"}}
+    turns = [
+        asked("rain?"), answer("", reasoning_content="look", tool_calls=[call]),
+        {"role": "tool", "content": "dry"}, answer("Dry."),
+    ]  # fmt: skip
+    [called, _] = learned(own, rendered(own, {"messages": turns}, reasoning="mask"))
+    assert called.startswith("<|tool_call>call:rain{")
+
+
 def test_an_answer_of_reasoning_alone_is_masked_where_no_end_closes_it(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
@@ -230,6 +264,8 @@ def test_reasoning_of_earlier_answers_that_the_template_leaves_out_is_told(
         (answer("\n<think> why </think>\nA</think>B"), "why", "A</think>B"),
         (answer("why\n</think>\n\nA"), "why", "A"),  # the prompt supplied the opening tag
         (answer("Write <think> and </think>."), "", "Write <think> and </think>."),
+        (answer("Write </think>.", thinking="why"), "why", "Write </think>."),
+        (answer("<think>so</think>A", thinking="why"), "why", "A"),
         (answer("<think>unclosed"), "", "<think>unclosed"),
     ],
 )

@@ -12,16 +12,26 @@ FIELDS = ("reasoning_content", "thinking", "reasoning")
 _OPEN, _CLOSE = "<think>", "</think>"
 _BLOCK = re.compile(rf"\s*(?:{_OPEN})?\s*{_CLOSE}\s*")
 """Matches the empty block that templates put before an answer without reasoning, or its end."""
-_CLOSING = re.compile(r"\s*<[^<>]*think[^<>]*>\s*", re.IGNORECASE)
-"""Matches the tag behind the reasoning."""
+_CLOSING = re.compile(r"\s*[<\[][^<>\[\]]+[>\]]\s*")
+"""Matches the tag behind the reasoning, as `</think>`, `<channel|>` or `[/THINK]`."""
 
 
 def reasoning_of(message: Message) -> str:
     """Return the reasoning that an answer was given with, without blanks around it; or ""."""
-    for name in FIELDS:
-        if isinstance(message.get(name), str) and message[name].strip():
-            return str(message[name]).strip()
-    return _split(message["content"] or "")[0]
+    return _field_of(message) or _split(message["content"] or "")[0]
+
+
+def _field_of(message: Message) -> str:
+    texts = (message[name] for name in FIELDS if isinstance(message.get(name), str))
+    return next((text.strip() for text in texts if text.strip()), "")
+
+
+def _said(message: Message) -> str:
+    """Return what an answer says without its reasoning."""
+    content = str(message["content"] or "")
+    # Beside a field, `</think>` alone is no end of a block whose opening tag is missing.
+    block = not _field_of(message) or content.lstrip().startswith(_OPEN)
+    return _split(content)[1] if block else content
 
 
 def without_reasoning(message: Message) -> Message:
@@ -29,7 +39,7 @@ def without_reasoning(message: Message) -> Message:
     if message["role"] != "assistant":
         return message
     kept = {key: value for key, value in message.items() if key not in FIELDS}
-    return {**kept, "content": _split(message["content"])[1]}
+    return {**kept, "content": _said(message)}
 
 
 def _split(content: str) -> tuple[str, str]:
@@ -50,24 +60,33 @@ def reasoning_spans(text: str, spans: Sequence[Span], answers: Sequence[Message]
     `spans` are the answers' characters, and `answers` their messages in the same order; an answer
     whose reasoning the template left out has none. Empty blocks count, too.
     """
+    paired = len(spans) == len(answers)  # else an answer has several marks, or none
     left = list(answers)
     for start, end in spans:
         if block := _BLOCK.match(text, start, end):
             yield start, block.end()
-        for number, answer in enumerate(left):
-            thought = reasoning_of(answer)
-            at = text.find(thought, start, end) if thought else -1
-            if at >= 0:
-                yield start, _behind(text, at + len(thought), end, answer)
+        for number, answer in enumerate(left[:1] if paired else left):
+            stop = _reasoning_end(text, start, end, answer)
+            if stop:
+                yield start, stop
+            if stop or paired:
                 del left[: number + 1]
                 break
 
 
-def _behind(text: str, at: int, end: int, answer: Message) -> int:
-    """Return where the answer says something behind its reasoning, which ends at `at`."""
-    said = _split(answer["content"] or "")[1].strip()
-    found = text.find(said, at, end) if said else -1
-    if found >= 0:
-        return found
-    closing = _CLOSING.match(text, at, end)
-    return closing.end() if closing else at
+def _reasoning_end(text: str, start: int, end: int, answer: Message) -> int:
+    """Return where an answer says something behind its reasoning; 0 where that is not shown.
+
+    A tag stands behind the reasoning and before the answer. An answer can hold the words of a
+    reasoning that the template left out.
+    """
+    thought, said = reasoning_of(answer), _said(answer).strip()
+    at, closing = start - 1, None
+    while thought and closing is None and (at := text.find(thought, at + 1, end)) >= 0:
+        closing = _CLOSING.match(text, at + len(thought), end)
+    if closing is None:
+        return 0
+    found = text.find(said, closing.end(), end)
+    if said and found < 0:
+        return 0 if said in text[start:end] else closing.end()
+    return found if said else closing.end()
