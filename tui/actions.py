@@ -117,13 +117,17 @@ def farewell_text(snapshot: Snapshot | None) -> str:
     tuned = [row for row in snapshot.trials if row.kind in (Kind.TUNE, Kind.SCORE)]
     live = sum(row.state.live for row in tuned)
     waiting = sum(row.state is State.QUEUED for row in tuned)
+    growing = sum(one.state == "preparing" or one.searching for one in snapshot.experiments)
     if snapshot.engine.has_ended:
         left = f" {formatting.plural(waiting, 'trial')} wait." if waiting else ""
         return f"The engine is not running, so nothing trains.{left} Come back with `workbench`."
-    if not live and not waiting:
-        return "Nothing is left to train. Come back with `workbench`."
+    if not live and not waiting and not growing:
+        paused = sum(row.state is State.PAUSED for row in tuned)
+        rest = f"Nothing trains; {formatting.plural(paused, 'trial')} paused."
+        return f"{rest if paused else 'Nothing is left to train.'} Come back with `workbench`."
     counts = [f"{formatting.plural(live, 'trial')} training"] if live else []
     counts += [f"{waiting} waiting"] if waiting else []
+    counts += [f"{formatting.plural(growing, 'experiment')} with trials to come"] if growing else []
     return (
         f"Training goes on without you: {', '.join(counts)}.\n"
         "Come back with `workbench`; end it with `workbench engine stop`, "

@@ -256,7 +256,9 @@ def brief_settings(settings: Mapping[str, object], *, short_keys: bool = False) 
 
 
 def _scored_words(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings with those of a score trial in words: `scores=trial 5`."""
+    """Return the settings with those of a chat or a score trial in words: `scores=trial 5`."""
+    if isinstance(models := settings.get("chat.models"), Sequence):
+        return {"chat": ", ".join(map(scored_name, models))}
     if "score.rows" not in settings:
         return dict(settings)
     name = scored_name(settings.get("score.adapter"))

@@ -112,6 +112,7 @@ def test_settings_are_short_where_a_column_is() -> None:
     assert formatting.brief_settings(settings) == "learning_rate=0.001 rank=8"
     assert formatting.brief_settings(settings, short_keys=True) == "lr=0.001 rank=8"
     assert formatting.brief_settings({"a.seed": 8, "b.seed": 1}) == "a.seed=8 b.seed=1"
+    assert formatting.brief_settings({"chat.models": [12, None]}) == "chat=trial 12, the base"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tui.widgets.frame import banner_lines, key_line, top_line
 from workbench.home import Home
 from workbench.service import EngineState, EngineStatus, Service, Snapshot
 from workbench.store.writer import Store
+from workbench.trial import Kind, State
 
 
 @pytest.fixture
@@ -77,6 +78,20 @@ def test_counts_and_the_engines_state_in_words_fit_60_cells(
     assert line_width(above) == 60
     assert "●3 ○12 ✗1  " in line_text(above)
     assert " engine " in line_text(above)
+
+
+def test_leaving_does_not_say_that_nothing_is_left_while_trials_are_to_come(
+    snapshot: Snapshot,
+) -> None:
+    running = engine(snapshot, "running")
+    preparing = replace(snapshot.experiments[0], state="preparing", searching=False)
+    text = farewell_text(replace(running, trials=[], experiments=[preparing]))
+    assert text.startswith("Training goes on without you: 1 experiment with trials to come.")
+    ended = replace(preparing, state="ready")
+    paused = replace(snapshot.trials[0], kind=Kind.TUNE, state=State.PAUSED)
+    text = farewell_text(replace(running, trials=[paused], experiments=[ended]))
+    assert text.startswith("Nothing trains; 1 trial paused.")
+    assert "Nothing is left" in farewell_text(replace(running, trials=[], experiments=[ended]))
 
 
 def test_leaving_says_what_goes_on(snapshot: Snapshot) -> None:
