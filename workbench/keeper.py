@@ -42,7 +42,7 @@ from workbench.home import (
     read_runtime,
 )
 from workbench.kept_sampler import KeptSampler, StillFile
-from workbench.machine.files import has_room, write_durably
+from workbench.machine.files import has_room, rotate_log, write_durably
 from workbench.machine.head_watch import HeadWatch
 from workbench.machine.locks import Lock, lock_holder
 from workbench.machine.processes import (
@@ -326,11 +326,7 @@ class Keeper:
 
     def _log_file(self, name: str) -> Path:
         """Return the path of a starting child's log; one that has grown too long is renamed."""
-        path = self.home.logs / f"{name}.log"
-        path.parent.mkdir(exist_ok=True)  # a person may have removed the folder of logs
-        if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
-            path.rename(path.with_suffix(".log.1"))
-        return path
+        return rotate_log(self.home.logs / f"{name}.log", LOG_LIMIT_BYTES)
 
     def _note_runtime(self, **what: object) -> None:
         """Write runtime.json, which tells later keepers and commands what this one started."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from workbench.home import Home
+from workbench.machine.files import rotate_log
 from workbench.machine.python_children import command_environment
 from workbench.service import Service
 from workbench.text import safe_line, safe_text
@@ -37,9 +38,7 @@ def main(arguments: list[str]) -> int:
     home, limit_s, command = Home(Path(arguments[0])), float(arguments[1]), arguments[2:]
     log = home.logs / "notify.log"
     with suppress(OSError):
-        log.parent.mkdir(exist_ok=True)  # a person may have removed the folder of logs
-        if log.stat().st_size > LOG_LIMIT_BYTES:
-            log.rename(log.with_suffix(".log.1"))
+        rotate_log(log, LOG_LIMIT_BYTES)
     # A file and not a pipe: a grandchild that keeps a pipe open would keep us waiting.
     with _file_in(log.parent) as said, _file_in(log.parent) as body:
         body.write(redact(json.dumps(add_verdict(home, json.load(sys.stdin)))).encode())

@@ -78,6 +78,18 @@ def fresh_folder(folder: Path) -> Path:
     return folder
 
 
+def rotate_log(log: Path, limit_bytes: int) -> Path:
+    """Return `log`, to be appended to: its folder is there, and a file above the limit is renamed.
+
+    It is then `NAME.log.1`, in the place of an earlier one. Raises OSError where that fails.
+    """
+    log.parent.mkdir(exist_ok=True)  # a person may have removed the folder of logs
+    with suppress(FileNotFoundError):
+        if log.stat().st_size > limit_bytes:
+            log.rename(log.with_suffix(".log.1"))
+    return log
+
+
 def write_durably(path: Path, body: bytes) -> None:
     """Replace a file by `body`: write a temporary file beside it, flush it, rename it.
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.home import Home, read_sink_problem
+from workbench.machine.files import rotate_log
 from workbench.machine.python_children import cpu_environment, python_command
 from workbench.user_config import UserConfig
 
@@ -107,13 +107,8 @@ class SinkProcesses:
 
     def _start(self, name: str, process: _Process, now_s: float) -> None:
         process.started_s = now_s
-        log = self._log(name)
         try:
-            log.parent.mkdir(exist_ok=True)  # a person may have removed the folder of logs
-            with suppress(FileNotFoundError):
-                if log.stat().st_size > LOG_LIMIT_BYTES:
-                    log.rename(log.with_suffix(".log.1"))
-            with log.open("ab") as out:
+            with rotate_log(self._log(name), LOG_LIMIT_BYTES).open("ab") as out:
                 process.child = subprocess.Popen(
                     python_command(self._module, name, str(self._home.root), process.settings),
                     env=cpu_environment(),
