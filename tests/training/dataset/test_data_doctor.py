@@ -173,6 +173,24 @@ def test_empty_answers_are_left_out_and_empty_prompts_reported(check: Check) -> 
     assert any("train row whose prompt is empty (first: train" in note for note in prepared.notes)
 
 
+def test_turns_in_plain_text_are_reported_and_ended_once(
+    check: Check, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Rows that were rendered before, as notebooks do; the template ends in a line break."""
+    turn = "<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>\n"
+    rows = [
+        {"text": turn.format("user", f"Say {n}") + turn.format("assistant", n)} for n in range(10)
+    ]
+    prepared = check(rows)
+    [note] = [note for note in prepared.notes if " train " in note]
+    assert note.startswith("8 train rows with turns of a chat in plain text (<|start_header_id|>")
+    assert "give such rows as messages" in note
+    ends = [row.count(tokenizer.eos_token_id) for row in load_prepared(prepared)[0]["input_ids"]]
+    assert ends == [2] * 8
+    as_pairs = [{"prompt": f"Say {n}", "completion": f"{n}"} for n in range(10)]
+    assert not check(as_pairs).notes
+
+
 def test_every_note_names_its_hint(check: Check, write_rows: Callable[..., Path]) -> None:
     long = {"prompt": "why " * 200, "completion": "So."}
     rows = [*PAIRS * 3, *[{**long, "completion": "because " * n} for n in (1, 200)], long]

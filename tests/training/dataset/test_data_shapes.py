@@ -116,6 +116,15 @@ def test_a_mapped_column_that_is_not_there_names_the_nearest() -> None:
     assert refused.value.hint == "did you mean question?"
 
 
+def test_a_mapped_column_that_not_every_row_needs_may_be_missing() -> None:
+    columns = {"question": "prompt", "answer": "completion", "persona": "system"}
+    row = {"question": "q", "answer": "a"}
+    assert read(row, columns=columns) == Chat((ASKED, ANSWERED))
+    with pytest.raises(DataError, match="names persona") as refused:
+        read({**row, "personas": "Be brief."}, columns=columns)
+    assert refused.value.hint == "did you mean personas?"
+
+
 def test_escapes_in_names_and_roles_do_not_reach_the_terminal() -> None:
     with pytest.raises(DataError) as refused:
         read({"messages": [{"role": "\x1b]0;x\x07bad", "content": ""}]})

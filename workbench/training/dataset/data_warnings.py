@@ -25,6 +25,10 @@ FINDINGS = {
         "whose text holds the control token {0}; it is trained on as plain text",
         "take it out of the rows: the chat template puts such tokens where they belong",
     ),
+    "turns": (
+        "with turns of a chat in plain text ({0}), all of which is learned, questions too",
+        "give such rows as messages, or as prompt and completion, to learn the answers alone",
+    ),
     "own end": (
         "whose answer brings its own end {0}, left out here",
         "take it out of the rows: the chat template puts it there",

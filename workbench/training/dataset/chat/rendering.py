@@ -125,7 +125,10 @@ class Renderer:
 
     def _text(self, example: Text) -> Tokens:
         ids = self._closed(self._plain(example.text))
-        return Tokens(ids, [True] * len(ids), [], "", "", True, self.ends.intersection(ids))
+        header = self.turn_format.header.strip()
+        found = (("turns", header),) if header and header in example.text else ()
+        ends = self.ends.intersection(ids)
+        return Tokens(ids, [True] * len(ids), [], "", "", True, ends, found)
 
     def _pair(self, example: Pair) -> Tokens:
         prompt_ids = self._plain(example.prompt)
@@ -145,8 +148,12 @@ class Renderer:
         return ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
 
     def _closed(self, ids: list[int]) -> list[int]:
+        """Return the ids with an end, unless they have one, behind which blanks may stand."""
         end = int(self._tokenizer.eos_token_id)
-        return ids if ids[-1:] == [end] else [*ids, end]
+        said = len(ids)
+        while said and self._blank(ids[said - 1]) and ids[said - 1] != end:
+            said -= 1
+        return ids if said and ids[said - 1] == end else [*ids, end]
 
     # ── chats ────────────────────────────────────────────────────────────────────────────────
 

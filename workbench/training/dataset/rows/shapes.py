@@ -26,6 +26,9 @@ NEEDED: dict[str, tuple[str, ...]] = {
 }
 """The columns each shape needs, in the order in which `auto` looks for them."""
 
+OPTIONAL = ("system", "tools", "input", "history")
+"""Columns that only some rows of a shape may have."""
+
 SYNONYMS = {
     "prompt": ("question", "query", "instruction", "input", "problem"),
     "completion": ("answer", "response", "output", "solution", "target", "chosen"),
@@ -281,9 +284,11 @@ def _value(columns: Mapping[str, Any], name: str, row: DataRow) -> Any:
 
 
 def _check_mapping(data: Data, row: DataRow) -> None:
-    for old in data.columns:
+    for old, new in data.columns.items():
         if old not in row.values:
             near = difflib.get_close_matches(old, [str(name) for name in row.values], n=1)
+            if new in OPTIONAL and not near:
+                continue  # JSON lines leave out what a row does not have
             raise DataError(
                 f"data.columns names {safe_line(old, 60)}, which {row.place} does not have",
                 hint=f"did you mean {safe_line(near[0], 60)}?"
