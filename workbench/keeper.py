@@ -183,8 +183,9 @@ class Keeper:
         return room
 
     def _has_address(self) -> bool:
-        """Return False while this machine lacks the address of its cluster: a VPN that is not up
-        yet, a cable that is out.
+        """Return False while this machine lacks the address of its cluster.
+
+        A VPN is not up yet, or a cable is out.
         """
         if self.cluster is None:
             return True
@@ -203,9 +204,7 @@ class Keeper:
         return [at for at in self.crashes if now - at < CRASH_WINDOW_S]
 
     def _end_leftovers(self) -> None:
-        """End the processes that an earlier keeper left behind, found by mark and by pid, which
-        also frees their locks.
-        """
+        """End the processes that an earlier keeper left behind, which also frees their locks."""
         runtime = read_runtime(self.home)
         if runtime:
             self.why = "its keeper was gone (killed, or a reboot)"
@@ -223,6 +222,7 @@ class Keeper:
             return self._start_in(temp, name, port)
 
     def _start_in(self, temp: Path, name: str, port: int) -> Unit:
+        """Start head and loop. Raises OSError, with neither left running, if one does not start."""
         env = self._env(name, port)
         self.home.tick.unlink(missing_ok=True)
         self._tick = StillFile(self.home.tick)

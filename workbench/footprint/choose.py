@@ -112,6 +112,7 @@ def price_plan(
 def _refusal(
     search: PlanSearch, card: Card, room: int, correction: float, advise: bool
 ) -> DoesNotFit:
+    """Return why the leanest plan does not fit `room` bytes; with `advise`, what would."""
     recipe, run, limit = search.recipe, search.leanest, int(room / correction)
     least = int(search.least * correction)
     measured = ""

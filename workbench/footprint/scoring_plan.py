@@ -141,6 +141,7 @@ def scoring_buckets(search: PlanSearch, run: Run, parameters: int) -> dict[str, 
 
 
 def _refusal(search: PlanSearch, card: Card, limit: int, parameters: int, tries: int) -> DoesNotFit:
+    """Return why one row at a time does not fit, or has run out of memory `tries` times."""
     one = replace(search.run, eval_rows=1)
     needed = sum(scoring_buckets(search, one, parameters).values()) / GIB
     what = (

@@ -19,8 +19,10 @@ may have committed one that it did not report any more."""
 
 
 def clear_killed(context: TickContext) -> None:
-    """Remove what killed trials keep, once their workers have let go of it: checkpoints, adapter,
-    results of single rows, and answers that were generated for them."""
+    """Remove what killed trials keep, once their workers have let go of it.
+
+    It is checkpoints, adapter, results of single rows, and answers that were generated for them.
+    """
     since_utc = context.store.clock() - RECENT_S
     for id, checkpoint_step in trial_queue.killed_trials(context.store, since_utc):
         if _remove_files(context, id) and checkpoint_step is not None:

@@ -44,6 +44,7 @@ def process_requests(context: TickContext) -> None:
 
 
 def _carry_out(context: TickContext, request: Request) -> None:
+    """Carry out a request, and record its answer or its refusal in the same commit."""
     try:
         with context.store.writing():
             answer = _handler(request)(context, request.args)

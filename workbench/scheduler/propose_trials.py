@@ -35,6 +35,7 @@ def propose_trials(context: TickContext) -> None:
 
 
 def _prepare_oldest(context: TickContext) -> None:
+    """Ask after the preparation of the oldest experiment; queue its trials once it has ended."""
     preparing = trial_queue.preparing_experiments(context.store)
     for experiment in preparing:
         cards = [card_of(row) for row in context.cards if row.present]

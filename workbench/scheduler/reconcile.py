@@ -91,6 +91,7 @@ def _has_grown(file: Path, offset: int) -> bool:
 
 
 def _finish(context: TickContext, trial: TrialRow, end: AttemptEnd) -> None:
+    """Move a trial whose attempt has ended, and report where it failed or ended early."""
     after, why = (
         oom_fallback.state_after(context, trial, end)
         or disk.after_full_disk(context, trial, end)
@@ -113,6 +114,7 @@ def _finish(context: TickContext, trial: TrialRow, end: AttemptEnd) -> None:
 
 
 def _after(trial: TrialRow, end: AttemptEnd, kept: bool) -> tuple[State, str]:
+    """Return the state after an end and why; `kept` says that the trial has left an adapter."""
     if end.outcome == Outcome.DONE:
         return State.DONE, f"finished at step {end.step}"
     if end.outcome == Outcome.DIVERGED and kept:
@@ -203,6 +205,7 @@ def _reconcile_paused(context: TickContext, trial: TrialRow) -> None:
 
 
 def _reconcile_queued(context: TickContext, trial: TrialRow) -> None:
+    """Pause or end a queued trial as it is desired; one with a checkpoint to score stays."""
     if trial.desired_state is DesiredState.PAUSE:
         context.store.move(
             trial.id, State.QUEUED, State.PAUSED, by="reconcile", why="paused in the queue"

@@ -37,6 +37,7 @@ def ask_for_more(context: TickContext) -> None:
 
 
 def _advance(context: TickContext, experiment: Experiment) -> None:
+    """Propose the next trials of a sweep, or end it where nothing is left to propose."""
     recipe = experiment_recipe(experiment)
     if why := budget_spent(context, experiment, recipe):
         _end(context, experiment, why, give_up=True)

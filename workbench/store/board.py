@@ -130,6 +130,7 @@ def _row(
     sign: float,
     root: Path,
 ) -> BoardRow:
+    """Return a row of the board; `sign` is 1 where a higher score is better, and -1 elsewhere."""
     score = scores.get(rank_by)
     ranked = row["kind"] != "base"
     gain = (

@@ -128,6 +128,7 @@ def _log(store: Store, attempt: AttemptRow, event: Event) -> None:
 
 
 def _metric(store: Store, attempt: AttemptRow, event: Event) -> None:
+    """Record a metric row, with the attempt's newest step, loss, rate and estimated end."""
     step = int(event.data["step"])
     values = _numbers(event.data["values"])
     if text := _progress(store, attempt.id, step, values):
@@ -221,6 +222,7 @@ def _results(store: Store, attempt: AttemptRow, event: Event, *, home: Path) -> 
 
 
 def _adapter(store: Store, attempt: AttemptRow, event: Event) -> None:
+    """Record the adapter that the trial left."""
     data = event.data
     path = f"trials/{attempt.trial}/adapter"  # relative to the home, which may be moved
     if not str(data["path"]).endswith(path):

@@ -63,8 +63,7 @@ def running_counts(reader: Reader) -> dict[int, int]:
 
 
 def unwilling_trials(reader: Reader) -> list[TrialRow]:
-    """Return queued trials that are not to run on: a person wants them paused, stopped or killed,
-    or early stopping ended them."""
+    """Return queued trials that are to be paused, stopped or killed, or that were ended early."""
     rows = reader.db.execute(
         f"{TRIALS} where t.state = 'queued' and (t.wanted <> 'run' or t.pruned <> '')"
     )
@@ -72,8 +71,10 @@ def unwilling_trials(reader: Reader) -> list[TrialRow]:
 
 
 def killed_trials(reader: Reader, since_utc: float) -> list[tuple[int, int | None]]:
-    """Return (id, checkpoint step) of killed trials that may have files: those with a checkpoint,
-    and those that were killed after `since_utc`."""
+    """Return (id, checkpoint step) of killed trials that may have files.
+
+    They are those with a checkpoint, and those that were killed after `since_utc`.
+    """
     rows = reader.db.execute(
         """select id, checkpoint_step from trials where state = 'stopped' and wanted = 'kill'
            and (checkpoint_step is not null or changed_utc > ?)""",

@@ -327,6 +327,7 @@ class TrialTrainer(StepTraining, SFTTrainer):  # type: ignore[misc]
     # -- held-out loss
 
     def _evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Compute and report the held-out loss; an interrupt ends training, with a checkpoint."""
         self.control.should_evaluate = False  # else the end of an epoch evaluates the step again
         self.window.pause()
         if self.step is not None and not self.context.plan.keeps_graphs:

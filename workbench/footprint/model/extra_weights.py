@@ -137,8 +137,10 @@ def _table_width(config: Mapping[str, Any]) -> int:
 
 
 def _tables_by_layer(config: Mapping[str, Any], layers: int, width: int) -> ExtraWeights:
-    """Return the embeddings that each layer has of each token: a table of vocab × layers × 256,
-    and the product for all layers that is added to them."""
+    """Return the weights of Gemma 4's embeddings of each token for each layer.
+
+    They are a table of vocab × layers × 256, and the product for all layers that is added to it.
+    """
     each = _table_width(config)
     if not each:
         return ExtraWeights()

@@ -187,9 +187,7 @@ def kept_weights_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int
 
 
 def workspace_bytes(shape: ModelShape, recipe: Recipe, precision: str) -> int:
-    """Return the bytes of the largest group of weights that read one tensor, dequantised, with the
-    adapter's A.
-    """
+    """Return the bytes of the largest group's weights, dequantised, with the adapter's A."""
     most = max((one.outputs + _columns(one, recipe)) * one.inputs for one in shape.reading_groups)
     return most * VALUE_BYTES[precision]
 

@@ -35,6 +35,7 @@ def with_sweep_suggestions(
 def _narrowed(
     outlook: Outlook, recipe: Recipe, config: Config, lengths: Lengths, history: History
 ) -> Iterator[Suggestion]:
+    """Yield the suggestions of settings that fit the whole sweep, as changes of the sweep."""
     for suggestion in outlook.suggestions:
         changes = _sweep_changes(recipe, suggestion.settings) if suggestion.settings else None
         if changes is None:

@@ -88,8 +88,10 @@ def worst_points(recipe: Recipe, config: Config, cards: Sequence[Card]) -> list[
 
 
 def _corners(parameters: Mapping[str, Parameter]) -> list[dict[str, Any]]:
-    """Return points that can exist, from the extremes of what decides bytes and all values that
-    conditions name."""
+    """Return points that can exist, at the extremes of the settings that decide bytes.
+
+    Settings that conditions name have all their values.
+    """
     return list(islice(_points(parameters, extremes), MOST_CORNERS))
 
 

@@ -24,8 +24,9 @@ class CheckpointPruner:
         return self._child is not None
 
     def start(self, order: list[int], need_bytes: int) -> None:
-        """Free `need_bytes` from these trials, the first one first. OSError where no process can be
-        started.
+        """Free `need_bytes` from these trials, the first one first.
+
+        Raises OSError where no process can be started.
         """
         assert self._child is None
         self._child = subprocess.Popen(

@@ -57,6 +57,7 @@ class Notifier:
         return run
 
     def _start(self, name: str, body: IO[bytes], arguments: list[str]) -> None:
+        """Start the child with `body` as its input; it counts as failed where that fails."""
         try:
             child = subprocess.Popen(
                 python_command("workbench.notification", *arguments),

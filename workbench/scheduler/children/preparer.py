@@ -74,6 +74,7 @@ class Preparer:
             return None
 
     def _start(self, experiments: list[int]) -> None:
+        """Start a child that prepares these experiments, without their earlier results."""
         for each in experiments:
             self._result(each).unlink(missing_ok=True)
         folder, *others = (str(self._home.experiment(each)) for each in experiments)

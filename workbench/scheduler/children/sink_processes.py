@@ -106,6 +106,7 @@ class SinkProcesses:
         return "warning", f"trials are not logged to {name}: {text}{hint}"
 
     def _start(self, name: str, process: _Process, now_s: float) -> None:
+        """Start the process of a sink; where that fails it is due again after its pause."""
         process.started_s = now_s
         try:
             with rotate_log(self._log(name), LOG_LIMIT_BYTES).open("ab") as out:

@@ -67,10 +67,10 @@ def start_gap_s(row: CardRow, guards: Guards) -> float:
 
 
 def is_at_rest(context: TickContext, row: CardRow) -> bool:
-    """Return False where a start adds little load: the card drew power in its newest sample, or
-    its worker goes from one trial to the next.
+    """Return False where a start adds little load.
 
-    A card that does not report its power counts as at rest.
+    The card drew power in its newest sample, or its worker goes from one trial to the next. A card
+    that does not report its power counts as at rest.
     """
     watts, limit_w = row.power_w, row.power_limit_w
     draws = watts is not None and limit_w is not None and watts >= REST_SHARE * limit_w

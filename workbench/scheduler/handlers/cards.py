@@ -51,6 +51,7 @@ def drain_card(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
 
 
 def _drain_box(context: TickContext, box: str, *, now: bool) -> RequestAnswer:
+    """Drain every card of a cluster's box, and answer what becomes of its trials."""
     cards = find_box(context, box)
     for card in cards:
         _drain(context, card, {"now": now})
@@ -66,6 +67,7 @@ def _drain_box(context: TickContext, box: str, *, now: bool) -> RequestAnswer:
 
 
 def _drain(context: TickContext, card: CardRow, args: dict[str, Any]) -> RequestAnswer:
+    """Drain one card, and answer what becomes of the trial on it."""
     card_table.set_drained(context.store, card.uuid, True)
     attempt = next((a for a in context.store.live_attempts() if a.card == card.uuid), None)
     if attempt is None:

@@ -74,8 +74,9 @@ def new_experiment(
 
 
 def clone_trial(context: TickContext, args: dict[str, Any]) -> RequestAnswer:
-    """Create the same trial with other settings: in its experiment where the two can be compared,
-    else in an experiment of its own.
+    """Create the same trial with other settings.
+
+    It joins the experiment where the two can be compared, and else gets one of its own.
     """
     source = tuned_trial(context, args["trial"])
     experiment = context.store.experiment(source.experiment)

@@ -64,6 +64,7 @@ def resume_experiment(context: TickContext, args: dict[str, Any]) -> RequestAnsw
 def _end_experiment(
     context: TickContext, args: dict[str, Any], end_trial: Handler, word: str
 ) -> RequestAnswer:
+    """End what is unfinished by `end_trial`; `word` says in the answer how."""
     experiment = context.store.experiment(args["experiment"])
     name = safe_line(experiment.name)
     _refuse_ended(experiment)

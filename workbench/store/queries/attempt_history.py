@@ -16,10 +16,10 @@ and t.kind = 'tune'"""
 
 
 def lost_in_a_row(reader: Reader, uuid: str) -> list[int]:
-    """Return the trials whose attempts this card lost since one last ended properly on it, or
-    since a person released it.
+    """Return the trials whose attempts this card lost in a row.
 
-    Attempts that were cut because the engine went away count neither for nor against the card.
+    The row begins where an attempt last ended properly on it, or a person released it. Attempts
+    that were cut because the engine went away count neither for nor against the card.
     """
     rows = reader.db.execute(
         """select trial from attempts where card = :card and outcome = 'lost'

@@ -125,8 +125,7 @@ def requested_finals(reader: Reader, experiment: Experiment) -> FinalsRequest | 
 
 
 def request_finals(store: Store, experiment: int, finals: FinalsRequest | None) -> None:
-    """Record which finals the experiment is still to begin; None: no more, whatever its recipe
-    says."""
+    """Record which finals are still to begin; None for none, whatever the recipe says."""
     store.set_fact(_finals_key(experiment), json.dumps(asdict(finals)) if finals else "")
 
 
