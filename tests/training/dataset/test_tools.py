@@ -322,6 +322,18 @@ def test_parquet_adds_no_arguments_to_a_call(tmp_path: Path) -> None:
     assert read == [[call(town="Ulm")], [call(days=2)]]
 
 
+def test_nulls_in_the_calls_of_json_lines_are_reported(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """`datasets.to_json` writes them, because it has one schema for all rows."""
+    own = family_tokenizer(tokenizer, "qwen2_5")
+    found = [
+        ("nulls", "") in rendered(own, row(asked("?"), answer("", tool_calls=[one]))).findings
+        for one in (call(town="Ulm", days=None), call(town="Ulm"), call(days=0))
+    ]
+    assert found == [True, False, False]
+
+
 def test_rows_with_tools_are_prepared_and_held_out(check: Check) -> None:
     template = (
         "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}"

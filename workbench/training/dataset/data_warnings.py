@@ -6,7 +6,8 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from workbench.training.dataset.chat.rendering import Finding, Tokens
+from workbench.training.dataset.chat.rendering import Tokens
+from workbench.training.dataset.chat.shown import Finding
 from workbench.training.dataset.row_stats import RowCount
 from workbench.training.dataset.rows.shapes import Chat, Example, Pair, Text
 
@@ -40,6 +41,12 @@ FINDINGS = {
     "field": (
         "with the field {0} in a turn, which the chat template does not show",
         "write it into the turn's content, or take it out of the rows",
+    ),
+    "nulls": (
+        "with a call that has an argument of null, which is learned as it stands",
+        "right where the tool takes null; where a program wrote one schema for all rows, as "
+        "datasets.to_json does, name its parquet file or hub data set instead, whose nulls are "
+        "left out, or take them out of the rows",
     ),
     "wrapped": (
         "with a result of a call that brings {0}, which the chat template puts around it, too",

@@ -6,10 +6,7 @@ template, loss starts where generation would, and the token that ends a turn alw
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -17,18 +14,21 @@ from itertools import takewhile
 from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import DataError
-from workbench.text import safe_line
 from workbench.training.dataset.chat.call_form import (
     CallForm,
     find_call_form,
     shows_tools,
     with_call_form,
 )
-from workbench.training.dataset.chat.reasoning import (
-    FIELDS,
-    reasoning_of,
-    reasoning_spans,
-    without_reasoning,
+from workbench.training.dataset.chat.reasoning import reasoning_spans, without_reasoning
+from workbench.training.dataset.chat.shown import (
+    NO_TOOLS,
+    Finding,
+    call_findings,
+    left_out,
+    put_before,
+    refuse_hidden_tools,
+    refuse_hidden_turns,
 )
 from workbench.training.dataset.chat.template import (
     QUIET,
@@ -41,17 +41,6 @@ from workbench.training.dataset.chat.template import (
 from workbench.training.dataset.chat.turn_ends import find_turn_format
 from workbench.training.dataset.chat.turns import ChatTurns
 from workbench.training.dataset.rows.shapes import Chat, Example, Pair, Text
-from workbench.training.dataset.rows.tools import names_of
-
-_LONGEST_ADDED = 60
-"""Characters shown of what a template puts before an answer."""
-_TAG = re.compile(r"<[^<>\s]+>")
-_NO_TOOLS = (
-    "use a model whose chat template shows tools and calls; or write both into the turns' content, "
-    "or leave such rows out"
-)
-Finding = tuple[str, str]
-"""A kind of `data_warnings.FINDINGS`, and the token, role or field that it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +159,9 @@ class Renderer:
         turns = ChatTurns(self._tokenizer, template, self.turn_format)
         layout = turns.lay_out(marked, trained_turns, place)
         if example.tools and not self._shows_tools:
-            raise DataError(f"{place}: the model's chat template shows no tools", hint=_NO_TOOLS)
-        _refuse_hidden_tools(example, without_marks(layout.text), place)
-        _refuse_hidden_turns(template, marked, place)
+            raise DataError(f"{place}: the model's chat template shows no tools", hint=NO_TOOLS)
+        refuse_hidden_tools(example, without_marks(layout.text), place)
+        refuse_hidden_turns(template, marked, place)
         ids, offsets = self.template.encode(layout.text)
         runs = [self._end_run(ids, *run) for run in _runs(offsets, layout.spans)]
         ended = not runs or ids[runs[-1][1] - 1] in self.ends
@@ -192,8 +181,8 @@ class Renderer:
                     trained[n] = trained[n] and not (a < b and start < b <= end)
         # The next lines only look at the row; nothing they find changes what is trained on.
         findings += [("control", name) for name in control_tokens(layout.text)]
-        findings += _left_out(messages, without_marks(layout.text))
-        findings += _wrapped_twice(messages, without_marks(layout.text))
+        findings += left_out(messages, without_marks(layout.text))
+        findings += call_findings(messages, without_marks(layout.text))
         if layout.unopened:
             findings.append(("unopened", layout.unopened))
         if any(ids[end - 1] not in self._closers for _, end in runs[:-1]):
@@ -207,7 +196,7 @@ class Renderer:
         # Of an end token that was appended there are no characters.
         learned = (a for (a, b), loss in zip(offsets, trained, strict=False) if loss and a < b)
         start = next((a for a in learned if a >= layout.spans[-1][0]), 0) if layout.spans else 0
-        added = _put_before(messages[answers[-1]], layout.text, start) if start else ""
+        added = put_before(messages[answers[-1]], layout.text, start) if start else ""
         if added and not self.turn_format.unasked_header:
             findings.append(("put before", added))
         prompt_ids = self.template.encode(layout.prompt)[0]
@@ -235,7 +224,7 @@ class Renderer:
         if not any("tool_calls" in message for message in messages):
             return messages
         if self._call_form is None:
-            raise DataError(f"{place}: the model's chat template shows no calls", hint=_NO_TOOLS)
+            raise DataError(f"{place}: the model's chat template shows no calls", hint=NO_TOOLS)
         return with_call_form(messages, self._call_form)
 
     def _said(self, ids: list[int]) -> str:
@@ -284,58 +273,6 @@ class Renderer:
         return not self._tokenizer.decode([id]).strip()
 
 
-def _refuse_hidden_tools(example: Chat, text: str, place: str) -> None:
-    """Raise DataError for a tool or a call that the rendered text does not name."""
-    calls = [call for message in example.messages for call in message.get("tool_calls", ())]
-    shown = [(f"tool {name}", name) for name in names_of(example.tools)]
-    for name, call in zip(names_of(calls), calls, strict=True):
-        said = [one for one in call["function"]["arguments"].values() if isinstance(one, str)]
-        shown += [(f"call of {name}", value) for value in (name, *said)]
-    for what, value in shown:
-        if value.strip() not in text and json.dumps(value, ensure_ascii=False)[1:-1] not in text:
-            raise _hidden(what, place)
-
-
-def _hidden(what: str, place: str) -> DataError:
-    return DataError(
-        f"{place}: the model's chat template does not show the {safe_line(what, 80)}",
-        hint=_NO_TOOLS,
-    )
-
-
-def _refuse_hidden_turns(template: ChatTemplate, messages: Sequence[Message], place: str) -> None:
-    """Raise DataError for a call, or for what a call gave, that the template leaves out.
-
-    The chat is rendered once more with words that stand nowhere else, because a call may say
-    nothing that its tool, its question or another call does not say, too, and results are written
-    in several ways.
-    """
-    names: dict[str, str] = {}
-    renamed = []
-    for message in messages:
-        if message["role"] == "tool":
-            name = f"workbench_result_{len(names)}_"
-            names[name] = "result of a call"
-            message = {**message, "content": name}
-        elif calls := message.get("tool_calls"):
-            calls = [dict(call) for call in calls]
-            for call in calls:
-                name = f"workbench_call_{len(names)}_"
-                names[name] = f"call of {call['function']['name']}"
-                call["function"] = {**call["function"], "name": name}
-            message = {**message, "tool_calls": calls}
-        renamed.append(message)
-    if not names:
-        return
-    try:
-        text = template.render(renamed, place)
-    except DataError:  # it looks calls up in its tools, or reads results as JSON
-        return
-    for name, own in names.items():
-        if name not in text:
-            raise _hidden(own, place)
-
-
 def _runs(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
     """Return for each span of characters the first token in it, and the one behind the last."""
     runs = []
@@ -344,71 +281,6 @@ def _runs(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
         if inside:
             runs.append((inside[0], inside[-1] + 1))
     return runs
-
-
-def _put_before(answer: Message, text: str, start: int) -> str:
-    """Return the text that the template puts between header and last answer, to be learned; or "".
-
-    `start` is the first learned character. An answer with fields of its own, as its reasoning, is
-    not looked at.
-    """
-    at = text.find(answer["content"].strip(), start)
-    if len(answer) > 2 or at <= start or not answer["content"].strip():
-        return ""
-    return without_marks(text[start:at]).strip()[:_LONGEST_ADDED]
-
-
-def _left_out(messages: Sequence[Message], text: str) -> list[Finding]:
-    """Return what messages say and the rendered text does not show, white space aside.
-
-    A text that several messages have must stand there as often. The results of tools are not
-    compared: templates write them as JSON, with other escapes.
-    """
-    shown = _squeezed(text)
-    needed: Counter[str] = Counter()
-    findings: dict[str, set[Finding]] = defaultdict(set)
-    last = max((n for n, one in enumerate(messages) if one["role"] == "assistant"), default=0)
-    for number, message in enumerate(messages):
-        said: set[str] = set()
-        for finding, value in _parts(message, earlier=number < last):
-            squeezed = _squeezed(value)
-            said.add(squeezed)
-            findings[squeezed].add(finding)
-        needed.update(said)
-    lost = (value for value, times in needed.items() if shown.count(value) < times)
-    return sorted(set().union(*(findings[value] for value in lost)))
-
-
-def _parts(message: Message, *, earlier: bool) -> Iterator[tuple[Finding, str]]:
-    """Yield what a message says, each with the finding where the template leaves it out."""
-    if message["role"] == "tool":
-        return
-    for key, value in message.items():
-        if key in ("role", "tool_calls"):  # calls were looked for by what they say
-            continue
-        if not (earlier and message["role"] == "assistant"):
-            yield (("left out", message["role"]) if key == "content" else ("field", key)), value
-        elif key in FIELDS:
-            yield ("reasoning", ""), value
-        elif key == "content":
-            bare = {"role": "assistant", "content": value}
-            yield ("reasoning", ""), reasoning_of(bare)
-            yield ("left out", "assistant"), without_reasoning(bare)["content"]
-        else:
-            yield ("field", key), value
-
-
-def _wrapped_twice(messages: Sequence[Message], text: str) -> Iterator[Finding]:
-    """Yield the tags that results of calls begin with, and that the template puts there as well."""
-    for message in messages:
-        said = message["content"].strip() if message["role"] == "tool" else ""
-        tag = _TAG.match(said)
-        if tag and re.search(rf"{re.escape(tag[0])}\s*{re.escape(said)}", text):
-            yield ("wrapped", tag[0])
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
