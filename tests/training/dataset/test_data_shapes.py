@@ -36,6 +36,7 @@ def read(values: dict[str, Any], *, templated: bool = True, **data: Any) -> Exam
         {"instruction": "q", "output": "a"},
         {"instruction": "q", "input": "", "output": "a"},
         {"prompt": "q", "completion": "a", "text": "something else"},
+        {"messages": None, "prompt": "q", "completion": "a", "text": None},
     ],
 )
 def test_every_shape_of_a_dialogue_becomes_the_same_chat(values: dict[str, Any]) -> None:
@@ -77,6 +78,7 @@ def test_the_recipes_system_message_goes_before_rows_that_have_none() -> None:
         ({"messages": [ASKED, {"role": "gpt", "content": "a"}]}, "turn 2 .* role gpt", "assistant"),
         ({"conversations": [{"from": "x", "value": "a"}]}, "unknown role x", "roles are"),
         ({"messages": []}, "holds no turns", "list of turns"),
+        ({"messages": None, "id": 1}, "holds no turns", "list of turns"),
         ({"messages": "hello"}, "holds text", "list of turns"),
         ({"messages": "[{'role': 'user'}]"}, "messages holds text that is not JSON", '"role"'),
         (

@@ -83,9 +83,12 @@ def find_shape(data: Data, row: DataRow) -> str:
     columns = mapped_columns(data, row)
     if data.shape != "auto":
         return data.shape
-    for shape, needed in NEEDED.items():
-        if all(name in columns for name in needed):
-            return shape
+    # Parquet has every column in every row: what is null is there for other rows.
+    filled = {name for name, value in columns.items() if value is not None}
+    for there in (filled, columns.keys()):
+        for shape, needed in NEEDED.items():
+            if there >= set(needed):
+                return shape
     if "messages" in data.columns.values():
         return "messages"
     hint = _mapping_hint(row.values)
