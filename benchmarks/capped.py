@@ -228,7 +228,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("/tmp/shaped-llama-3-8b"))
     parser.add_argument("--cap", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--rehearse", action="store_true", help="a tiny model on a CPU card")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/capped-h100.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/capped-h200.json"))
     return parser.parse_args()
 
 
