@@ -15,7 +15,7 @@ from workbench.errors import WorkbenchError
 from workbench.footprint import Plan
 from workbench.footprint.outlook import Outlook
 from workbench.footprint.row_lengths import lengths_of
-from workbench.footprint.sweeps.card_outlooks import card_outlooks, outlook_key
+from workbench.footprint.sweeps.card_outlooks import card_outlooks
 from workbench.recipe import Recipe
 from workbench.scheduler.handlers.creation import clone_trial
 from workbench.scheduler.plans.remembered_plans import remembered_plan
@@ -50,12 +50,12 @@ class Promise:
         bench.context.refresh()
         self.cards = [card_of(row) for row in bench.store.cards()]
         outlooks = card_outlooks(wanted, config, self.cards, lengths_of(data))
-        self._told = {outlook_key(one.card): one for one in outlooks}
+        self._told = {one.card.plan_key: one for one in outlooks}
         self._bench, self._id = bench, bench.submit(wanted, config, **data)
         bench.context.refresh()
 
     def told(self, card: int) -> Outlook:
-        return self._told[outlook_key(self.cards[card])]
+        return self._told[self.cards[card].plan_key]
 
     def planned(self, card: int, kind: Kind = Kind.TUNE) -> list[Plan | None]:
         """Return the plan of each trial on the whole card; None where the engine refuses it."""

@@ -52,6 +52,11 @@ class Card:
         """The card's bytes, or the user's limit if that is lower."""
         return min(self.total_bytes, self.cap_bytes or self.total_bytes)
 
+    @property
+    def plan_key(self) -> tuple[object, ...]:
+        """Equal for cards that get the same plans and the same refusals."""
+        return (self.kind, self.name, self.total_bytes, self.cap_bytes, self.capability)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -27,7 +27,7 @@ from workbench.footprint.model.positions import positions_warning
 from workbench.footprint.model.target_names import targets_warning
 from workbench.footprint.outlook import Outlook
 from workbench.footprint.plan import describe_plan
-from workbench.footprint.sweeps.card_outlooks import card_outlooks, outlook_key
+from workbench.footprint.sweeps.card_outlooks import card_outlooks
 from workbench.formatting import setting_text
 from workbench.machine.cards import Card
 from workbench.recipe import (
@@ -198,8 +198,8 @@ def _outlook(service: Service, recipe: Recipe) -> Answer:
     too_long = positions_warning(point.data.max_tokens, config)
     targets = targets_warning(point.lora, config)
     family = found[0].family.warning()
-    by_kind = {outlook_key(one.card): one for one in found}
-    outlooks = [(card, by_kind.get(outlook_key(card))) for card in cards]
+    by_kind = {one.card.plan_key: one for one in found}
+    outlooks = [(card, by_kind.get(card.plan_key)) for card in cards]
     return {
         "cards": [_card(card, one, known=known) for card, one in outlooks if one is not None],
         "measures": source,

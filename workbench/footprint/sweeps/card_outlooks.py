@@ -39,7 +39,7 @@ def card_outlooks(
     """
     resolved = resolve_once(recipe, config, cards, lengths, history)
     shared, rows = with_resolved(recipe, resolved), sweep_lengths(recipe, lengths)
-    unlike = list({outlook_key(card): card for card in cards}.values())
+    unlike = list({card.plan_key: card for card in cards}.values())
     found, lacking = [], []
     for card, point in zip(unlike, worst_points(shared, config, unlike), strict=True):
         try:
@@ -54,8 +54,3 @@ def card_outlooks(
     if lacking and not found:
         raise lacking[0]
     return sorted(found, key=lambda one: (not one.fits, -one.room_bytes))
-
-
-def outlook_key(card: Card) -> tuple[object, ...]:
-    """Return a key that is equal for cards with one outlook."""
-    return (card.kind, card.name, card.usable_bytes, card.total_bytes, card.capability)

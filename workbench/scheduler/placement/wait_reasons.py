@@ -12,7 +12,7 @@ from workbench.scheduler.guards.disk import DISK_LOW
 from workbench.scheduler.placement.near_bases import base_of
 from workbench.scheduler.plans.remembered_plans import could_take
 from workbench.scheduler.tick_context import BRAKE, CARDS_PROBLEM, HELD, TickContext
-from workbench.store.rows import CardRow, Experiment, TrialRow
+from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 
 REASONS_SHOWN = 16
 """Cards that the reason of a waiting trial names one by one."""
@@ -78,13 +78,13 @@ def able_cards(context: TickContext, trial: TrialRow, experiment: Experiment) ->
     A card that is absent for now counts as known, because it may come back: its driver did not
     load, its riser is loose.
     """
-    takes: dict[tuple[object, ...], bool] = {}  # cards of one kind take the same trials
+    takes: dict[tuple[object, ...], bool] = {}
     able = []
     for row in context.cards:
-        kind = (row.kind, row.name, row.total_bytes, row.cap_bytes, row.capability)
-        if kind not in takes:
-            takes[kind] = could_take(context, trial, experiment, row)
-        able += [row] * takes[kind]
+        key = card_of(row).plan_key
+        if key not in takes:
+            takes[key] = could_take(context, trial, experiment, row)
+        able += [row] * takes[key]
     return able
 
 

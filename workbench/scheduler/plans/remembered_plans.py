@@ -77,10 +77,16 @@ def remembered_plan(
     """
     room = None if free_bytes is None else free_bytes // ROOM_STEP_BYTES * ROOM_STEP_BYTES
     settings = json.dumps(trial.settings, sort_keys=True)
-    # Cards of one kind share a plan: which of them it is for stands in no plan.
-    kind = (card.kind, card.name, card.total_bytes, card.cap_bytes, card.capability)
     version = history_version(context, experiment.id)
-    key = (experiment.id, trial.kind, settings, previous_tokens_per_micro, kind, room, *version)
+    key = (
+        experiment.id,
+        trial.kind,
+        settings,
+        previous_tokens_per_micro,
+        card.plan_key,
+        room,
+        *version,
+    )
     if key not in context.plans:
         try:
             context.plans[key] = _new_plan(
