@@ -168,6 +168,7 @@ def test_a_value_that_json_does_not_have_is_refused_in_calls_and_tools(
         ({"days": [float("nan")]}, "arguments: days holds nan, which JSON does not have"),
         ('{"days": -Infinity}', "arguments: days holds -inf, which JSON does not have"),
         ('{"days": 1, "days": 2}', "the key days stands twice in one object"),
+        ('{"days": ' * 900 + "1" + "}" * 900, "days: days.*… is nested more than 64 deep"),
     ],
 )
 def test_arguments_that_no_reader_of_json_would_take_alike_are_refused(

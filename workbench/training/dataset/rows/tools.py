@@ -20,6 +20,8 @@ CALL_ROLES = ("function_call", "tool_call")
 RESULT_ROLES = ("observation", "tool_response", "function", "ipython")
 """Other names of the role `tool`, whose turns hold what a call gave."""
 
+_DEEPEST = 64
+"""Levels of the most nested value in a call or a tool."""
 _CALL = '{"name": "rain", "arguments": {"town": "Ulm"}}'
 _TOOL = '{"type": "function", "function": {"name": "rain", "parameters": {…}}}'
 
@@ -77,17 +79,22 @@ def _call(call: Any, place: str) -> dict[str, Any]:
     return {**own_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _check_is_json(value: Any, place: str) -> None:
+def _check_is_json(value: Any, place: str, inside: int = 0) -> None:
     """Raise DataError for a value that JSON does not have, such as a date in a parquet file.
 
     transformers 5.24 shows a chat template `<datetime>` in its place, and says nothing.
     """
+    if inside > _DEEPEST:
+        raise DataError(
+            f"{safe_line(place, 200)} is nested more than {_DEEPEST} deep",
+            hint="leave such rows out, or write that part as text",
+        )
     if isinstance(value, dict):
         for name, member in value.items():
-            _check_is_json(member, f"{place}: {safe_line(name, 60)}")
+            _check_is_json(member, f"{place}: {safe_line(name, 60)}", inside + 1)
     elif isinstance(value, list):
         for item in value:
-            _check_is_json(item, place)
+            _check_is_json(item, place, inside + 1)
     elif isinstance(value, float) and not math.isfinite(value):
         raise DataError(
             f"{place} holds {value}, which JSON does not have",
