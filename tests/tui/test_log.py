@@ -90,6 +90,20 @@ async def test_a_log_follows_finds_wraps_and_leaves_levels_out(talkative: Home) 
         assert not isinstance(app.screen, Log)
 
 
+async def test_a_log_shows_the_steps_of_its_trial(running: Home) -> None:
+    filler = Filler(running, NOW)
+    filler.set(3)
+    steps = "step 9 of 90: loss 1.5"
+    filler.store.note("progress", steps, level="debug", trial=RESUMED, attempt=1, at_utc=NOW)
+    filler.store.close()
+    async with shown(running, 80, 24) as (app, pilot):
+        await press_and_settle(app, pilot, "down", "enter", "l")
+        await until(pilot, lambda: steps in text(app))
+        await press_and_settle(app, pilot, "l")
+        await until(pilot, lambda: "warning and above" in text(app))
+        assert steps not in text(app)
+
+
 async def test_keys_of_a_log_that_has_nothing_for_them_say_why(running: Home) -> None:
     async with shown(running, 80, 24) as (app, pilot):
         await press_and_settle(app, pilot, "down", "enter", "l")

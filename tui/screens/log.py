@@ -68,8 +68,10 @@ class Log(View):
         self._paint_title(len(picture.events))
 
     def _empty_words(self) -> str:
+        row = self.view_state.trial(self.trial)
         if self.level in ("info", "debug"):
-            return "nothing is logged until the trial has a card"
+            began = row is not None and row.attempts
+            return f"nothing is logged {'yet' if began else 'until the trial has a card'}"
         key = self.view_state.keymap.shown_key("log.level")
         return f"no line has the level {self.level} or above; {key} shows others"
 

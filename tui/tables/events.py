@@ -60,7 +60,12 @@ RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 """The levels, the graver the higher."""
 
 
-def at_least(events: Sequence[EventRow], level: str) -> list[EventRow]:
-    """Return the events of that level and above; one of an unknown level counts as `info`."""
+def at_least(events: Sequence[EventRow], level: str, besides: str = "") -> list[EventRow]:
+    """Return the events of that level and above, and those of the kind `besides`.
+
+    An event of an unknown level counts as `info`.
+    """
     least = RANKS[level]
-    return [event for event in events if RANKS.get(event.level, 1) >= least]
+    return [
+        event for event in events if event.kind == besides or RANKS.get(event.level, 1) >= least
+    ]

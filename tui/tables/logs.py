@@ -13,6 +13,8 @@ from workbench.service import EventRow
 
 INDENT = 11
 """Cells before the text of a line: its time and the glyph of its level."""
+PROGRESS = "progress"
+"""The kind of events about steps, which stand in a trial's log although their level is debug."""
 _MOST = 4_000
 """Characters of one line that are shown."""
 
@@ -23,11 +25,12 @@ Entry = tuple[tuple[int, int], Line]
 def log_entries(events: Sequence[EventRow], level: str) -> list[Entry]:
     """Return the lines of all events of that level and above; text of several lines gives several.
 
-    The time and the level stand before the first line of an event.
+    `info` has the trial's steps too. The time and the level stand before an event's first line.
     """
+    shown = at_least(events, level, besides=PROGRESS if level == "info" else "")
     return [
         ((event.id, n), (*_lead(event, n), plain_part(text, TONES.get(event.level, ""), _MOST)))
-        for event in at_least(events, level)
+        for event in shown
         for n, text in enumerate(event.text.splitlines() or [""])
     ]
 
