@@ -64,6 +64,18 @@ async def view(app: WorkbenchApp, pilot: Pilot[Any], digit: str, list: str, row:
     await settled(app, pilot)
 
 
+async def test_no_notification_hides_what_is_asked(running: Home) -> None:
+    async with shown(running, 60, 16) as (app, pilot):
+        await view(app, pilot, "2", "trials", RUNNING)
+        await pilot.press("r")
+        await until(pilot, lambda: "it is running" in text(app))
+        await pilot.press("s")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await until(pilot, lambda: "Stop trial" in text(app))
+        await settled(app, pilot)
+        assert "it is running" not in text(app)
+
+
 async def test_c_clones_with_every_line_of_a_paste(whole: Home) -> None:
     async with shown(whole) as (app, pilot):
         await pilot.press("c")

@@ -27,6 +27,7 @@ class Overlay(ModalScreen[Result]):
     COMPONENT_CLASSES: ClassVar[set[str]] = strips.CLASSES
 
     def on_mount(self) -> None:
+        self.app.clear_notifications()  # they would hide what is asked on a small terminal
         # Closed before it was shown, by a key that was typed ahead or a lost line, it is empty.
         if self.children:
             self.fill()
