@@ -16,10 +16,10 @@ from workbench.footprint import Plan
 from workbench.footprint.peak.scoring_bytes import MOST_LANES
 from workbench.machine.cards import Card, is_elsewhere
 from workbench.recipe import Recipe
-from workbench.scheduler.evaluation.scoring import is_scored_only, scoring_plan
 from workbench.scheduler.plans.oom_fallback import fallback_steps
 from workbench.scheduler.plans.planning import experiment_recipe
 from workbench.scheduler.plans.remembered_plans import trial_recipe
+from workbench.scheduler.plans.scoring_trials import is_scored_only, scoring_plan
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import Experiment, TrialRow
 from workbench.trial import Kind

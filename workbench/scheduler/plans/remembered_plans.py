@@ -9,13 +9,13 @@ from workbench.footprint import Plan
 from workbench.footprint.sweeps.worst_case import affects_bytes
 from workbench.machine.cards import Card
 from workbench.recipe import Recipe
-from workbench.scheduler.evaluation.scoring import is_scored_only, scoring_plan
 from workbench.scheduler.plans.planning import (
     history_version,
     plan_for,
     recipe_with,
     refusal_of_all,
 )
+from workbench.scheduler.plans.scoring_trials import is_scored_only, scoring_plan
 from workbench.scheduler.tick_context import TickContext
 from workbench.store.rows import CardRow, Experiment, TrialRow, card_of
 from workbench.text import safe_line
