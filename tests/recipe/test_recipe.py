@@ -434,6 +434,8 @@ class TestSources:
             ("7", "must be a file, a folder, a hub id, or a list of them, not 7"),
             ("{path: acme/rows}", "or a list of them, not a mapping"),
             ("[7]", "data.train[1] must be a file, a folder, a hub id, or settings"),
+            ("[[acme/rows]]", "data.train[1] must be a file, a folder, a hub id, or settings"),
+            ("[{path: a/b, columns: [q]}]", "data.train[1].columns must be a mapping"),
             ("[{weight: 2}]", "data.train[1].path is missing"),
             ("[{path: acme/rows, wieght: 2}]", "data.train[1].wieght is not a setting of a source"),
             ("[{path: acme/rows, weight: 0}]", "data.train[1].weight must be above 0, not 0"),

@@ -71,22 +71,23 @@ def _mistakes(wrong: ValidationError, data: Any) -> Iterator[tuple[KeyPath, str]
     """Generate one mistake per path.
 
     Pydantic reports an error for every branch of a union. Errors of branches that the value
-    evidently does not belong to, such as "not a list" for a mapping, are dropped.
+    evidently does not belong to, such as "not a list" for a mapping, are dropped where another
+    error stands at their place or inside.
     """
     told: dict[KeyPath, str] = {}
+    dropped: dict[KeyPath, str] = {}
     for error in wrong.errors(include_url=False):
         path, value = _follow(error, data)
         kind = error["type"]
-        if kind == "list_type" and isinstance(value, dict):
-            continue
-        if kind in ("model_type", "dict_type", "literal_error") and isinstance(value, list):
-            continue
-        if path == ("data", "train") and kind == "string_type" and isinstance(value, list):
-            continue
-        if path not in told:
-            told[path] = _words(error, path, value)
-    if not told:  # all errors were dropped, yet the values are no recipe
-        told = {(): "is not a recipe"}
+        other_branch = (
+            (kind == "list_type" and isinstance(value, dict))
+            or (kind in ("model_type", "dict_type", "literal_error") and isinstance(value, list))
+            or (path == ("data", "train") and kind == "string_type" and isinstance(value, list))
+        )
+        (dropped if other_branch else told).setdefault(path, _words(error, path, value))
+    for path, words in sorted(dropped.items(), key=lambda one: -len(one[0])):  # innermost first
+        if not any(other[: len(path)] == path for other in told):
+            told[path] = words
     yield from told.items()
 
 

@@ -17,6 +17,7 @@ from workbench.errors import DataError
 from workbench.recipe import Recipe
 from workbench.training.dataset.prepared import Prepared, load_prepared, prepare_data
 
+DEMO = "workbench:demo/data/eval.jsonl"
 PAIRS = [{"prompt": f"What is {n} + 1?", "completion": f"#### {n + 1}"} for n in range(10)]
 
 RecipeOf = Callable[..., Recipe]
@@ -142,6 +143,8 @@ def test_long_rows_are_cut_and_those_without_an_answer_left_are_left_out(
         ([], {}, r"^train\.jsonl holds no training rows"),
         (PAIRS[:2], {}, "leave none to train on"),
         (PAIRS, {"eval_split": "test"}, "is no hub data set and has no splits"),
+        (PAIRS, {"eval": DEMO, "eval_split": "test"}, "eval.jsonl is no hub data set and has"),
+        (PAIRS, {"test": DEMO, "test_split": "test"}, "eval.jsonl is no hub data set and has"),
         (PAIRS, {"split": "train[:10%]"}, "data.split: train.jsonl is no hub data set"),
         (PAIRS, {"config": "main"}, "data.config: train.jsonl is no hub data set"),
         ([{**row, "completion": ""} for row in PAIRS], {}, "8 of 8 train rows have no token"),

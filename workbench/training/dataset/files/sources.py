@@ -72,12 +72,7 @@ def find_sources(
     if data.eval_split is None:
         return train, None
     [only] = train  # the schema refuses a split beside a list
-    if only.path is not None:
-        raise DataError(
-            f"data.eval_split: {safe_line(only.path.name, 80)} is no hub data set and has no "
-            "splits",
-            hint="name the held-out file in data.eval, or leave data.eval_split out",
-        )
+    _refuse_split(only, "eval_split", "name the held-out file in data.eval, or leave it out")
     return train, _source(only.name, data.eval_split, data, index, refresh=refresh)
 
 
@@ -103,7 +98,10 @@ def find_scored(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
     if data.eval is None:
         return None
     split = data.eval_split or data.split
-    return _source(data.eval, split, data, index, refresh=refresh)
+    source = _source(data.eval, split, data, index, refresh=refresh)
+    if data.eval_split is not None:
+        _refuse_split(source, "eval_split", "leave it out, or name the held-out file in data.eval")
+    return source
 
 
 def find_test(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
@@ -115,13 +113,20 @@ def find_test(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
         return None
     name, split = data.test or data.train_names[0], data.test_split or data.split
     source = _source(name, split, data, index, refresh=refresh)
-    if data.test is None and source.path is not None:
-        raise DataError(
-            f"data.test_split: {safe_line(source.path.name, 80)} is no hub data set and has no "
-            "splits",
-            hint="name the test file in data.test, or set data.test_rows",
+    if data.test_split is not None:
+        _refuse_split(
+            source,
+            "test_split",
+            "leave it out, and name the test file in data.test, or set data.test_rows",
         )
     return source
+
+
+def _refuse_split(source: DataSource, name: str, hint: str) -> None:
+    """Raise DataError for a setting `data.NAME` beside a local source, which has no splits."""
+    if source.path is not None:
+        shown = safe_line(source.path.name, 80)
+        raise DataError(f"data.{name}: {shown} is no hub data set and has no splits", hint=hint)
 
 
 def _source(name: str, split: str, data: Data, index: Path, *, refresh: bool) -> DataSource:
