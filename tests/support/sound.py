@@ -128,8 +128,8 @@ def _only_legal_moves_and_one_final_state(reader: Reader) -> None:
 def _every_adapter_verifies_and_is_finite(reader: Reader, home: Home) -> None:
     from safetensors.torch import load_file  # seconds, with torch
 
+    from workbench.adapters.adapter_folder import WEIGHTS
     from workbench.machine import staging
-    from workbench.training.model.adapter import WEIGHTS
 
     rows = {row["trial"]: row for row in _rows(reader, "select * from adapters")}
     for row in rows.values():

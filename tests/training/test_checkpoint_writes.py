@@ -15,6 +15,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from tests.training.test_host_memory import Machine
 from tests.training.trials import Bench, Log, recipe
 from workbench import fault_points
+from workbench.adapters import adapter_folder
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.fleet.trial_fence import Superseded, TrialFence, allow_attempt, call_off
@@ -25,7 +26,6 @@ from workbench.training.checkpoints.checkpoint import COMMIT
 from workbench.training.checkpoints.contents import RANDOM, STATE
 from workbench.training.control import Control
 from workbench.training.memory.host_memory import MemoryMonitor
-from workbench.training.model import adapter
 
 SETTINGS: dict[str, Any] = {"train__epochs": 2, "train__max_steps": 8}
 """Eight steps with checkpoints after the fourth and the last."""
@@ -234,7 +234,7 @@ def test_the_adapter_is_linked_while_its_weights_are_scored(fault: Path, tmp_pat
     log = bench.run(on=at("score", 8, lambda _: release(fault)))
     assert log.outcome is Outcome.DONE
     (saved,) = log.of("adapter")
-    weights = bench.trial / "adapter" / adapter.WEIGHTS
+    weights = bench.trial / "adapter" / adapter_folder.WEIGHTS
     assert saved["sha256"] == staging.file_sha256(weights)
     assert saved["bytes"] == weights.stat().st_size
     assert weights.samefile(checkpoint.folder_of(bench.checkpoints, 8) / checkpoint.WEIGHTS)
@@ -256,7 +256,7 @@ def test_an_adapter_that_cannot_be_linked_is_written(
     log = bench.run()
     assert log.outcome is Outcome.DONE
     (saved,) = log.of("adapter")
-    weights = bench.trial / "adapter" / adapter.WEIGHTS
+    weights = bench.trial / "adapter" / adapter_folder.WEIGHTS
     last = checkpoint.folder_of(bench.checkpoints, 8) / checkpoint.WEIGHTS
     assert not weights.samefile(last)
     assert saved["sha256"] == staging.file_sha256(weights)

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.trials import Bench, Log, halt_at, recipe
+from workbench.adapters import adapter_folder
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.training.checkpoints import checkpoint
 from workbench.training.checkpoints.checkpoint import COMMIT, WEIGHTS, json_digest
-from workbench.training.model import adapter
 from workbench.training.model.base import ResidentBase
 from workbench.training.scoring import scores
 from workbench.training.scoring.held_out_loss import score_rows
@@ -115,7 +115,7 @@ def test_the_adapter_holds_the_weights_of_that_step(straight: tuple[Bench, Log])
     bench, _ = straight
     best = load_file(checkpoint.folder_of(bench.checkpoints, BEST) / WEIGHTS)
     last = load_file(checkpoint.folder_of(bench.checkpoints, LAST) / WEIGHTS)
-    kept = load_file(bench.trial / "adapter" / adapter.WEIGHTS)
+    kept = load_file(bench.trial / "adapter" / adapter_folder.WEIGHTS)
     total = sum(float(weight.double().sum()) for weight in kept.values())
     assert total == pytest.approx(sum(float(one.double().sum()) for one in best.values()))
     assert total != pytest.approx(sum(float(one.double().sum()) for one in last.values()))
@@ -135,7 +135,7 @@ def test_a_resumed_trial_keeps_the_same_weights_digit_by_digit(
     logs.append(bench.run(ResidentBase()))
     assert curve(*logs) == curve(expected)
     assert logs[-1].of("score") == expected.of("score")
-    weights = f"adapter/{adapter.WEIGHTS}"
+    weights = f"adapter/{adapter_folder.WEIGHTS}"
     left, right = (load_file(one.trial / weights) for one in (straight[0], bench))
     assert all(torch.equal(left[name], right[name]) for name in left)
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from tests.training.model.bases import seeing
 from tests.training.step.conftest import SEEING
 from tests.training.trials import CARD, DEMO_MODEL, Bench, halt_at, plan, recipe
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.attempts.events import Outcome
 from workbench.errors import RecipeError
 from workbench.export.merge import merge_adapter
@@ -26,7 +27,6 @@ from workbench.recipe import load_recipe, shipped_file
 from workbench.training import libraries
 from workbench.training.checkpoints.checkpoint import COMMIT, json_digest, newest_verified
 from workbench.training.control import Control
-from workbench.training.model.adapter import WEIGHTS
 from workbench.training.model.base import DTYPES, ResidentBase
 from workbench.training.model.weights import model_loader
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.trials import Bench, Log, recipe
-from workbench.training.model.adapter import WEIGHTS
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.training.model.base import ResidentBase
 
 Weights = dict[str, torch.Tensor]

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from tests.training.model.bases import made, seeing
 from tests.training.step.conftest import SEEING
 from tests.training.trials import Bench, plan
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.attempts.events import Outcome
 from workbench.footprint import ModelShape, named_config
 from workbench.footprint.peak.layers import lora_params
 from workbench.recipe import Recipe, find_recipe, list_recipes, load_recipe
-from workbench.training.model.adapter import WEIGHTS
 
 HUB = [one.name for one in list_recipes() if one.name.endswith(("-qlora", "gb"))]
 """Recipes of one trial for a model of the hub, with rows of the hub."""

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.adapters.lora_settings import CONFIG, LoraSettings, parse_settings
 from workbench.errors import ModelError
 from workbench.export.base_files import BaseFiles
 from workbench.text import safe_line
 
-WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(\.default)?(\.weight)?\Z")
 _OTHER = re.compile(r"lora_|\.bias\Z|\.base_layer\.weight\Z")

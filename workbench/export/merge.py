@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workbench.adapters.adapter_folder import WEIGHTS
+from workbench.adapters.lora_settings import CONFIG
 from workbench.adapters.published_base import published_base
 from workbench.errors import ModelError, NotThere, WorkbenchError
 from workbench.export.child import print_report
@@ -94,9 +96,9 @@ def merge_adapter(
 
 
 def _check_adapter(folder: Path) -> None:
-    if not (folder / "adapter_config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise NotThere(f"{safe_line(folder)} holds no adapter", hint="give its folder")
-    if not (folder / "adapter_model.safetensors").is_file():
+    if not (folder / WEIGHTS).is_file():
         raise ModelError(
             f"{safe_line(folder)} holds no safetensors weights; pickled ones can run code",
             hint="give an adapter with adapter_model.safetensors",

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from workbench.adapters.adapter_folder import WEIGHTS
+from workbench.adapters.lora_settings import CONFIG
 from workbench.errors import ModelError
 from workbench.export.agreement import (
     LARGE_BYTES,
@@ -79,8 +81,8 @@ class Job:
         """Return a digest of everything that the merged weights depend on."""
         files = [(one.name, one.stat().st_size) for one in sorted(self.base_folder.iterdir())]
         about = {
-            "adapter": file_sha256(self.adapter / "adapter_model.safetensors"),
-            "config": file_sha256(self.adapter / "adapter_config.json"),
+            "adapter": file_sha256(self.adapter / WEIGHTS),
+            "config": file_sha256(self.adapter / CONFIG),
             "base": [str(self.base_folder), files],
             "dtype": self.dtype,
         }

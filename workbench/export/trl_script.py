@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from workbench.adapters.adapter_folder import WEIGHTS
+from workbench.adapters.lora_settings import CONFIG
 from workbench.errors import CheckpointError, DataError, NotThere, UsageError
 from workbench.export.child import print_report
 from workbench.machine import staging
@@ -81,7 +83,7 @@ def _loader(adapter: Path) -> str:
     """Return the class that loads the base: the adapter's names say if it sees, too."""
     from safetensors import safe_open
 
-    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as file:
+    with safe_open(adapter / WEIGHTS, framework="numpy") as file:
         sees = any(".language_model." in name for name in file.keys())  # noqa: SIM118
     return "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
 
@@ -90,7 +92,7 @@ def _about(adapter: Path) -> tuple[Recipe, dict[str, Any], int]:
     """Return the recipe, PEFT's configuration and the step of an adapter's folder."""
     try:
         recipe = load_recipe(adapter / "recipe.yaml")
-        config = json.loads((adapter / "adapter_config.json").read_bytes())
+        config = json.loads((adapter / CONFIG).read_bytes())
         step = int(json.loads((adapter / "scores.json").read_bytes())["step"])
     except (OSError, ValueError, KeyError, TypeError, NotThere) as broken:
         raise CheckpointError(

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.adapters.lora_settings import CONFIG
 from workbench.home import Home
 from workbench.library.exports import read_exports
 from workbench.library.marks import read_marks
 from workbench.store.reader import Reader
 from workbench.store.rows import Experiment
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.errors import NotThere
 from workbench.home import Home
 from workbench.library.marks import writing_library
@@ -80,7 +81,7 @@ def _checkpoints(home: Home, reader: Reader, experiment: Experiment) -> list[Pru
     found = []
     for trial in reader.trials(experiment.id, FINAL):
         folder = home.trial(trial.id) / "checkpoints"
-        kept = (home.trial(trial.id) / "adapter" / "adapter_model.safetensors").is_file()
+        kept = (home.trial(trial.id) / "adapter" / WEIGHTS).is_file()
         if kept and folder.is_dir() and trial.id not in needed:
             why = f"trial {trial.id} is {trial.state} and has its adapter"
             found.append(_prunable(home, folder, why))

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.trials import DEMO_MODEL, Bench, recipe
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.errors import ModelError, NotThere, UsageError, WorkbenchError
 from workbench.export.merge import merge_adapter
 from workbench.recipe.shipped import shipped_file
-from workbench.training.model.adapter import WEIGHTS
 
 
 @pytest.fixture(scope="module")

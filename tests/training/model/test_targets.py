@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.model.bases import made
 from tests.training.trials import Bench, recipe
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.attempts.events import Outcome
 from workbench.errors import RecipeError
 from workbench.footprint.model.fused_projections import with_fused
@@ -21,7 +22,7 @@ from workbench.footprint.peak.layers import lora_params
 from workbench.machine import staging
 from workbench.recipe.schema import LLAMA_PROJECTIONS, Model
 from workbench.recipe.shipped import shipped_file
-from workbench.training.model.adapter import WEIGHTS, adapter_state, add_adapter
+from workbench.training.model.adapter import adapter_state, add_adapter
 from workbench.training.model.preflight import check_model
 from workbench.training.model.source import resolve_model
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.trials import Bench, halt_at, recipe
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.attempts.events import Outcome
 from workbench.fleet import Halt
 from workbench.machine.staging import file_sha256
-from workbench.training.model.adapter import WEIGHTS
 
 STILL = {"train__learning_rate": 1e-12, "train__weight_decay": 0.0}
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.cli.child import run_child
 from workbench.cli.errors import INTERRUPTED
 from workbench.cli.export.merge import adapter_of
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 MODULE = "workbench.training.foreground"
 WARM = "warm.json"
-WEIGHTS = "adapter_model.safetensors"
 """The name under which PEFT looks for an adapter's weights."""
 
 

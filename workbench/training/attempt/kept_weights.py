@@ -11,6 +11,7 @@ from functools import partial
 from peft import PeftModel
 from torch import nn
 
+from workbench.adapters import adapter_folder
 from workbench.attempts.events import AttemptEnd, FailureCause, Outcome
 from workbench.errors import Diverged
 from workbench.machine import staging
@@ -137,7 +138,7 @@ class KeptWeights:
         setting = self.setting
         folder = staging.stage_folder(setting.trial / "adapter-weights")
         try:
-            written = WrittenWeights(folder / adapter.WEIGHTS)
+            written = WrittenWeights(folder / adapter_folder.WEIGHTS)
             committed = checkpoint.folder_of(setting.checkpoints, step)
             setting.writer.queue(partial(written.link, committed))
             yield written

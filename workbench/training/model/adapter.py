@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from workbench import fault_points
+from workbench.adapters.adapter_folder import WEIGHTS
+from workbench.adapters.lora_settings import CONFIG
 from workbench.adapters.published_base import published_base
 from workbench.errors import CheckpointError
 from workbench.footprint.model.loadable import loader_name
@@ -33,7 +35,6 @@ from workbench.training.model.portable import write_end_ids
 from workbench.training.model.targets import find_targets
 from workbench.training.model.tokenizer import KeptTokenizer
 
-WEIGHTS = "adapter_model.safetensors"
 """The name under which PEFT looks for an adapter's weights."""
 
 
@@ -149,7 +150,7 @@ def save_adapter(
         values |= {"base_model_name_or_path": base.name}
         values |= {"lora_alpha": plain_alpha(recipe.lora), "use_rslora": False}
         text = json.dumps(values, indent=2, sort_keys=True, default=_plain)
-        (staged / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+        (staged / CONFIG).write_text(text + "\n", encoding="utf-8")
         kept_tokenizer.save(staged)
         write_end_ids(staged, tokenizer, end_ids)
         (staged / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.adapters.adapter_folder import WEIGHTS
 from workbench.errors import DataError, ModelError, UsageError, WorkbenchError
 from workbench.machine.packages import package_problems
 from workbench.recipe.names import local_path
@@ -112,7 +113,7 @@ def _changes_one_of_two(adapter_folder: Path) -> bool:
     """Return True for a LoRA of head or embedding; raise ModelError where one was trained whole."""
     from safetensors import safe_open
 
-    with safe_open(adapter_folder / "adapter_model.safetensors", framework="numpy") as file:
+    with safe_open(adapter_folder / WEIGHTS, framework="numpy") as file:
         found = [name for name in file.keys() if "lm_head" in name or "embed_tokens" in name]  # noqa: SIM118
     whole = [name for name in found if "lora_" not in name and ".base_layer." not in name]
     if whole:

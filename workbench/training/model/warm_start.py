@@ -14,18 +14,15 @@ from typing import Any
 
 from peft import PeftModel
 
+from workbench.adapters.adapter_folder import WEIGHTS
+from workbench.adapters.lora_settings import CONFIG
 from workbench.errors import CheckpointError, RecipeError
 from workbench.footprint.model.fused_projections import with_fused
 from workbench.machine import staging
 from workbench.recipe.schema import Lora, Recipe
 from workbench.text import safe_line
 from workbench.training.control import Emit
-from workbench.training.model.adapter import (
-    WEIGHTS,
-    load_weights,
-    loadable_name,
-    plain_alpha,
-)
+from workbench.training.model.adapter import load_weights, loadable_name, plain_alpha
 
 
 def describe_source(source: dict[str, Any]) -> str:
@@ -44,7 +41,7 @@ def check_adapter(source: dict[str, Any], recipe: Recipe) -> None:
     folder, who = Path(source["folder"]), describe_source(source)
     weights = folder / WEIGHTS
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         found = staging.file_sha256(weights)
     except (OSError, ValueError) as gone:
         raise CheckpointError(

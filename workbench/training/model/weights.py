@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from workbench.adapters.lora_settings import CONFIG as ADAPTER_CONFIG
 from workbench.errors import ModelError, WorkbenchError
 from workbench.footprint.model.loadable import loader_name, refuse_unloadable
 from workbench.text import safe_line
@@ -31,7 +32,6 @@ _QUANTISED = re.compile(r"\.weight\.(absmax|nested_absmax|quant_map|nested_quant
 """bitsandbytes' additions to a weight that is stored in 4 bits."""
 _SHOWN = 3
 _POINTER = b"version https://git-lfs.github.com/spec/"
-ADAPTER_CONFIG = "adapter_config.json"
 _FEW_BITS = ("F4", "F6_", "F8_", "I8", "U8")
 """Beginnings of safetensors' names for number formats that need a scale to be weights."""
 
