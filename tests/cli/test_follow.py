@@ -15,6 +15,7 @@ from workbench.cli.trials.follow import Narrator, find_followed, last_move_to_qu
 from workbench.errors import WorkbenchError
 from workbench.home import Home
 from workbench.service import Service
+from workbench.store.requests import drop_request
 from workbench.trial import Kind, State
 
 
@@ -125,6 +126,17 @@ def test_a_trial_that_goes_back_to_the_queue_is_shown_with_its_reason(
     bench.store.move(2, State.RUNNING, State.QUEUED, by="recover", why=why)
     ((line, _),) = narrator.news([bench.store.trial(2)])
     assert line.endswith(f"trial 2  queued  {why}")
+
+
+def test_a_stopped_trial_is_said_to_be_stopped_once(bench: Bench, workbench: Workbench) -> None:
+    bench.submit(recipe())
+    drop_request(bench.context.home.requests, "stop", {"trial": 2})
+    bench.until(State.STOPPED, 2)
+    why = bench.store.trial(2).reason
+    assert why == "stopped before its first checkpoint"
+    ((line, _),) = Narrator(clock=lambda: 0.0).news([bench.store.trial(2)])
+    assert line.endswith(f"trial 2  {why}")
+    assert f"\ntrial 2: {why}\n" in workbench("ls").out
 
 
 def test_a_chat_is_neither_followed_nor_waited_for(bench: Bench, home: Home) -> None:

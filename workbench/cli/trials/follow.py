@@ -95,7 +95,9 @@ class Narrator:
             about.append(f"score {formatting.score(trial.score)}")
         elif trial.state is State.QUEUED:
             about.append(safe_line(self.why_requeued(trial)))
-        elif trial.reason != word:
+        elif trial.reason.startswith(word):  # "stopped at step 92" says both
+            about = [f"{formatting.trial_name(trial)}  {safe_line(trial.reason)}"]
+        else:
             about.append(safe_line(trial.reason))
         if trial.state is State.FAILED and trial.hint:
             about.append(f"→ {safe_line(trial.hint)}")
