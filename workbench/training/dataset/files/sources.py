@@ -72,7 +72,9 @@ def find_sources(
     if data.eval_split is None:
         return train, None
     [only] = train  # the schema refuses a split beside a list
-    _refuse_split(only, "eval_split", "name the held-out file in data.eval, or leave it out")
+    _refuse_split(
+        only, "eval_split", "name the held-out file in data.eval, or leave data.eval_split out"
+    )
     return train, _source(only.name, data.eval_split, data, index, refresh=refresh)
 
 
@@ -100,7 +102,7 @@ def find_scored(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
     split = data.eval_split or data.split
     source = _source(data.eval, split, data, index, refresh=refresh)
     if data.eval_split is not None:
-        _refuse_split(source, "eval_split", "leave it out, or name the held-out file in data.eval")
+        _refuse_split(source, "eval_split", "leave data.eval_split out, or name a hub data set")
     return source
 
 
@@ -117,7 +119,7 @@ def find_test(data: Data, index: Path, *, refresh: bool) -> DataSource | None:
         _refuse_split(
             source,
             "test_split",
-            "leave it out, and name the test file in data.test, or set data.test_rows",
+            "leave data.test_split out; name the test file in data.test, or set data.test_rows",
         )
     return source
 
