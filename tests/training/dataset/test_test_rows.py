@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,30 +13,15 @@ from transformers import PreTrainedTokenizerBase
 from tests.training.dataset.conftest import Check, refusal
 from workbench.errors import DataError
 from workbench.recipe import Recipe
-from workbench.training.dataset.files.sources import find_sources
 from workbench.training.dataset.prepared import (
-    _tokenizer_digest,
     check_unchanged,
     load_prepared,
     load_test_rows,
     prepare_data,
-    prepared_digest,
 )
 
 PAIRS = [{"prompt": f"What is {n} + 1?", "completion": f"#### {n + 1}"} for n in range(20)]
 OTHERS = [{"prompt": f"What is {n} + 2?", "completion": f"#### {n + 2}"} for n in range(5)]
-SETTINGS_OF_FORMAT_7: dict[str, Any] = {
-    "split": "train",
-    "eval_split": None,
-    "eval_rows": 2,
-    "max_rows": None,
-    "shape": "auto",
-    "columns": {},
-    "system": None,
-    "loss_on": "auto",
-    "chat_template": "auto",
-    "max_tokens": 256,
-}
 
 WriteRows = Callable[..., Path]
 RecipeOf = Callable[..., Recipe]
@@ -137,20 +120,3 @@ def test_a_recipe_without_test_rows_has_none(check: Check) -> None:
     assert (prepared.test_rows, prepared.test_digest, len(prepared.sources)) == (0, "", 2)
     with pytest.raises(DataError, match="no test rows"):
         load_test_rows(prepared)
-
-
-def test_recipes_without_test_rows_keep_the_digest_they_had_before_there_were_any(
-    recipe_of: RecipeOf, tokenizer: PreTrainedTokenizerBase, write_rows: WriteRows
-) -> None:
-    """The cache and resumed experiments of earlier versions stay valid."""
-    recipe = recipe_of(write_rows(PAIRS))
-    train, held = find_sources(recipe.data, Path("/nonexistent"), refresh=False)
-    what = {
-        "format": 7,
-        "settings": SETTINGS_OF_FORMAT_7,
-        "sources": [train[0].digest, None],
-        "files": ["train.jsonl"],
-        "tokenizer": _tokenizer_digest(tokenizer),
-    }
-    known = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
-    assert prepared_digest(recipe.data, tokenizer, train, held) == known

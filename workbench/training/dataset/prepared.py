@@ -37,21 +37,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 7
+FORMAT = 8
 """Version of the prepared rows; raise it when equal input gives other rows, to renew the cache."""
 
 _STAGED = ".staged-"
 _STALE_S = 86_400
 _IRRELEVANT = {"group_by_length", "train", "eval", "test", "revision"}
 """Settings that change no row; file names are covered by the digests of their contents."""
-_NEW = {
-    "test_split": None,
-    "test_rows": None,
-    "config": None,
-    "reasoning": "keep",
-    "packing": False,
-}
-"""Settings that came after FORMAT 7, with the value that they are not in the digest with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,8 +267,6 @@ def prepared_digest(
 ) -> str:
     """Return the digest of everything that prepared rows depend on; 32 hexadecimal digits."""
     settings = data.model_dump(mode="json", exclude=_IRRELEVANT)
-    # Recipes without test rows keep the digests that they had before there were any.
-    settings = {name: v for name, v in settings.items() if name not in _NEW or v != _NEW[name]}
     what = {
         "format": FORMAT,
         "settings": settings,
