@@ -99,11 +99,10 @@ class Requesting(StoreReading):
                 raise EngineError(
                     f"the engine does not start: {why[0]}; the request is kept", hint=why[1]
                 )
-            if waited_s > GRACE_S and (engine := self.engine()).has_ended:
-                look = f"see {self.home.logs}/keeper.log, or run `workbench doctor`"
+            if waited_s > GRACE_S and self.engine().has_ended:
                 raise EngineError(
                     "the engine ended before it answered; the request is kept for its next start",
-                    hint=look if engine.state == "down" else "`workbench engine start` starts it",
+                    hint=f"see {self.home.logs}/keeper.log, or run `workbench doctor`",
                 )
             if waited_s > timeout_s:
                 raise EngineError(
