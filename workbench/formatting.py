@@ -105,7 +105,7 @@ def guards_line(guards: Mapping[str, Any]) -> str:
     if not guards:
         return ""
     gap = guards["start_gap_s"]
-    floor = f"disk floor {size(guards['disk_floor'])}, ballast {size(guards['ballast'])}"
+    floor = f"disk floor {size(guards['disk_floor'])}, reserve file {size(guards['ballast'])}"
     shares = "shares cards in use" if guards["share"] else _idle_sharing(guards.get("idle_below"))
     gaps = (
         f"{GPU_START_GAP_S:g} s between starts of GPUs at rest"

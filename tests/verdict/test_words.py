@@ -38,6 +38,15 @@ def test_a_board_where_nobody_can_be_told_apart_says_so() -> None:
     assert sentence(*three[:2]).startswith("no trial stands out: both are tied for first")
 
 
+@pytest.mark.parametrize("others", [[], [first_right(2, 49), first_right(3, 48)]])
+def test_a_leader_that_beats_nobody_says_nothing_of_values_beyond_its_own(
+    others: list[RowResults],
+) -> None:
+    settings: dict[int, dict[str, object]] = {1: {"train.learning_rate": 1e-3}}
+    space: dict[str, object] = {"train.learning_rate": LOG_RANGE}
+    assert "edge" not in sentence(first_right(1, 50), *others, settings=settings, space=space)
+
+
 def test_one_trial_alone_is_called_neither_best_nor_tied() -> None:
     assert sentence(first_right(1, 50)) == (
         "trial 1 is the only one with a score: exact match 0.50 [0.40, 0.60]"

@@ -122,7 +122,7 @@ def describe_plan(plan: Mapping[str, Any]) -> dict[str, str]:
         "step": step,
         "recompute": _recompute_words(plan) + _offload_words(plan),
         **tables,
-        "unpacked": _share(plan.get("resident_layers"), plan.get("layers")),
+        "dequantised": _share(plan.get("resident_layers"), plan.get("layers")),
         **graphs,
     }
 

@@ -56,7 +56,8 @@ def describe_verdict(
     if compared and uncompared:
         parts.append(f"{uncompared} not compared")
     parts.append(_base_words(verdict))
-    parts.append(edge_words(settings.get(leader.trial, {}), space or {}))
+    if leader.better_than:  # else what leads is chance, and says nothing of values beyond
+        parts.append(edge_words(settings.get(leader.trial, {}), space or {}))
     if rows_only and verdict.seeds == 1 and compared:
         parts.append("row noise only: one seed each")
     return "; ".join(part for part in parts if part)
